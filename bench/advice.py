@@ -39,11 +39,7 @@ PRODUCTS: dict[str, tuple[str, ...]] = {
 }
 FEW = {"mesh": 8, "lid": 10, "bearing": 12, "gear": 15}  # good pictures
 LARGE, SPECKS = 800, (0.9, 1.0)  # pixels of a side of large products, and how hard their defects are
-FOLLOWED = {
-    "--align": "align",
-    "--min-defect": "min_defect",
-    "--false-alarm-rate": "false_alarm_rate",
-}
+FOLLOWED = {"--align": "align", "--min-defect": "min_defect"}
 PIECE = (0.62, 0.36)  # sides of a piece in shares of the picture's
 Drawn = tuple[np.ndarray, np.ndarray]
 
@@ -117,8 +113,9 @@ def fit(items: Sequence[Any], **options: Any) -> Any:
     return flawscope.fit([item.path for item in items], **how, **options)
 
 
-def advised(folder: Path, options: dict[str, Any]) -> Cell:
-    """What is said after the check, the fit and the evaluation, and what is measured there."""
+def advised(folder: Path, options: dict[str, Any], without: str = "") -> Cell:
+    """What is said after the check, the fit and the evaluation, and what is measured there. without: name of
+    a good picture that is left out."""
     import flawscope
     from flawscope.cli import advise
     from flawscope.datasets.check import check
@@ -130,7 +127,7 @@ def advised(folder: Path, options: dict[str, Any]) -> Cell:
     said = {
         "check": [one.line() for one in advise.after_check(data, check(data, near=False), is_aligned)],
     }
-    model = fit(data.train, **options)
+    model = fit([item for item in data.train if item.path.name != without], **options)
     said["fit"] = advise.after_fit(model.manifest)
     result = evaluate(model, data)
     said["evaluate"] = [one.line() for one in advise_after(result, model.manifest)]
@@ -155,6 +152,8 @@ def measure(kind: str, name: str, data: Path, work: Path) -> Cell:
     words = step.split(",")[0].split()
     if words[0] == "add":
         again = advised(drawn_folder(work, kind, name, learnt + int(words[1])), options)
+    elif words[0] == "look":  # whether a picture is good
+        again = advised(folder, options, without=words[2])
     elif words[0] in FOLLOWED:
         again = advised(folder, {**options, FOLLOWED[words[0]]: words[1]})
     else:  # a search, which `auto.py` measures: once it is done, it is not advised again

@@ -38,17 +38,6 @@ def test_missed_defects_call_for_other_settings_once():
     assert steps(defects=30, missed=2) == []  # fewer than a tenth
 
 
-def test_where_good_and_bad_ones_are_told_apart_the_threshold_is_the_step():
-    """No other setting could gain what a search takes."""
-    (one,) = advice(Facts(rate=0.05, defects=70, missed=33, auroc=0.995, eased=20))
-    assert one.line() == (
-        "33 of 70 defects are missed, 20 for the threshold alone: --false-alarm-rate 0.1, "
-        "twice as many false alarms"
-    )
-    assert steps(rate=0.05, defects=70, missed=33, auroc=0.995, eased=2) == []
-    assert steps(rate=0.05, defects=70, missed=33, auroc=0.975, eased=20)[0].startswith("fit --auto")
-
-
 def test_a_picture_that_alone_sets_the_threshold_comes_before_other_settings():
     (one,) = advice(Facts(defects=30, missed=20, sole="a.png", hidden=15))
     assert (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 from flawscope.artefact.model_file import Manifest
 from flawscope.calibration.tried import Choice
@@ -24,8 +23,6 @@ def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
         if one.truth is not None and one.truth.any():
             factor = math.sqrt(math.prod(sizes[-1]) / one.truth.size)  # the mask has the map's size
             marks.append(factor * float(largest_sizes(connected_parts(one.truth)[1])[0]))
-    calibration = manifest.calibration
-    eased = replace(calibration, rate=min(0.5, 2 * calibration.rate)).score_threshold
     choice = Choice.from_facts(manifest.facts)
     how, sole = manifest.preprocess, _sole_picture(manifest)
     is_whole = how.tile is None and how.reference is None
@@ -39,8 +36,6 @@ def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
             defects=result.defects["images"],
             missed=len(missed),
             tried=choice is not None and choice.has_tried,
-            auroc=result.metrics["image_auroc"] or 0.0,
-            eased=sum(one.prediction.score > eased for one in missed),
             sole=sole[0],
             hidden=sum(one.prediction.score > sole[1] for one in missed),
         )

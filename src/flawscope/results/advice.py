@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from flawscope.calibration.tried import MIN_GAIN
 from flawscope.errors import pluralize
 from flawscope.pictures.defect_size import choose_tile, pixels_left
 
@@ -43,10 +42,8 @@ class Facts:
         in tiles.
     defects, missed: how many were judged, and not found.
     tried: whether settings were tried (`--auto`).
-    auroc: of the pictures, 0..1: other settings are taken for gains of `MIN_GAIN` alone.
     sole, hidden: name of the good picture that alone sets the threshold, and how many of the missed defects
         would be found without it.
-    eased: how many of the missed defects would be found at twice the rate.
     """
 
     lies: str | None = None
@@ -58,10 +55,8 @@ class Facts:
     defects: int = 0
     missed: int = 0
     tried: bool = False
-    auroc: float = 0.0
     sole: str = ""
     hidden: int = 0
-    eased: int = 0
 
 
 def advice(facts: Facts) -> list[Advice]:
@@ -80,10 +75,6 @@ def _steps(facts: Facts) -> Iterator[Advice]:
         yield Advice(
             f"look whether {facts.sole} is good, else fit without it", f"{of}, {facts.hidden} for one picture"
         )
-    elif misses and facts.auroc > 1 - MIN_GAIN:  # good and bad ones are told apart: the threshold lies high
-        if 2 * facts.eased >= facts.missed:
-            step = f"--false-alarm-rate {2 * facts.rate:.2g}, twice as many false alarms"
-            yield Advice(step, f"{of}, {facts.eased} for the threshold alone")
     elif misses and not facts.tried:
         yield Advice("fit --auto, which tries how the pictures are best seen", of)
     if facts.missing:
