@@ -40,6 +40,7 @@ ALIKE, ALIKE_PART = 0.3, 0.85  # correlation that this quantile of pairs has the
 MIN_CLEAR = 0.6  # and where it is clear of what chance pairs of the set reach
 CLEAR = 12.0  # times the upper part of chance pairs, by Fisher's z
 CHANCE_PART = 0.75  # quantile of chance pairs, of which a fifth may be copies
+MIN_FOR_GAP = 6  # pictures: of fewer a single pair stands apart by chance
 MIN_Z_GAP = 0.8  # between Fisher's z of copies and of all other pairs, where each is compared with each
 MIN_UNSURE, MAX_NOISE = 0.994, 3.0  # whole fine structure's correlation, and what differs in units of noise
 MIN_OWN, MIN_GAP = 0.3, 1.75  # or what they have of their own, and how many times closer than others they are
@@ -160,7 +161,7 @@ def _decide(
     are_alike = math.tanh(float(np.quantile([*z.values()], ALIKE_PART))) > ALIKE
     sure = math.atanh(MIN_SURE_OF_ALIKE if are_alike else MIN_SURE)
     bar = sure if are_alike else min(sure, max(math.atanh(MIN_CLEAR), clear))
-    if count <= ALL_COMPARED:
+    if MIN_FOR_GAP <= count <= ALL_COMPARED:
         bar = min(bar, _above_gap(z.values()))
     gaps = [-differs for alike, differs in whole.values() if alike > MIN_FIRST_FIT]
     closer = float(np.quantile(gaps, 0.25)) / MIN_GAP if gaps else 0.0
