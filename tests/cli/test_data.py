@@ -18,9 +18,8 @@ def test_a_faulty_folder_is_checked(run, drawn, tmp_path):
     root = shutil.copytree(drawn / "plate", tmp_path / "plate")
     (root / "train/good/000.png").write_bytes(b"x")
     code, printed, err = run("data", "check", "--data", root, "--json", "--no-near")
-    assert code == 1
+    assert (code, err) == (1, ""), "it takes no time worth a line"
     assert "000.png" in json.dumps(json.loads(printed))
-    assert "check" in err
     code, printed, _ = run("data", "check", "--data", root, "--no-near", "--quiet")
     assert (code, "000.png" in printed) == (1, True)
 
