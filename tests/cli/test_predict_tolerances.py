@@ -46,7 +46,7 @@ def test_a_tolerated_part_is_told_apart_everywhere(run, folder):
         "(anomalous, within tolerance: region length 0.8 mm, may be up to 0.88 mm ≤ 1.2 mm (tolerances 7, "
         in spot
     )
-    assert "0 of 2 pictures anomalous, 1 within tolerance; " in err
+    assert "0 of 2 pictures anomalous, 1 within tolerance\n" in err
     rows = {Path(row.path).stem: row for row in read_table(folder / "out/results.csv")}
     assert (rows["good"].decision, rows["spot"].decision) == ("good", "within tolerance")
     facts = json.loads((folder / "out/results.json").read_text())
