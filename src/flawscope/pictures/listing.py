@@ -64,10 +64,10 @@ def why_passed_over(path: StrPath) -> str:
         return "it is no file, or a link that leads nowhere"
     if is_hidden_picture(path):
         return "it is hidden: its name begins with a point"
-    if is_picture(path) and not is_ignored(os.path.basename(path)):
-        return "it is the mask of a picture, by its name and its look"
     if is_ignored(os.path.basename(path)):
         return "it is hidden, or a file of the system"
+    if is_picture(path):
+        return "it is the mask of a picture, by its name and its look"
     suffix = os.path.splitext(path)[1].lower()
     return f"{suffix} is not a picture's ending" if suffix else "its name has no ending of a picture"
 

@@ -33,9 +33,7 @@ MAX_SHIFT = 8  # thumbnail pixels that pictures of one part may lie aside
 ALL_COMPARED = 32  # pictures up to which each is compared with all others, also mirrored
 NOMINATED, MIRRORED, CHANCE = 4, 1, 2  # of more pictures: likest ones in each sense, mirrored, and others
 MIN_SURE = 0.9  # correlation of what two pictures have of their own, from which they show one part
-MIN_SURE_OF_ALIKE = (
-    0.97  # the same where chance pairs resemble each other, as parts that fit themselves turned
-)
+MIN_SURE_OF_ALIKE = 0.97  # the same where chance pairs resemble each other, as gears that lie alike
 ALIKE, ALIKE_PART = 0.3, 0.85  # correlation that this quantile of pairs has there
 MIN_CLEAR = 0.6  # and where it is clear of what chance pairs of the set reach
 CLEAR = 12.0  # times the upper part of chance pairs, by Fisher's z
@@ -206,18 +204,11 @@ def _nominate(smooth: Floats, spectra: NDArray[np.complex64], bank: NDArray[np.b
     small = smooth.reshape(count, 16, 4, 16, 4).mean(axis=(2, 4)).reshape(count, -1)
     strength = np.log1p(np.abs(spectra[:, np.r_[-12:12], :13]))  # a shift does not change it
     mirrored = strength[:, np.r_[0, 23:0:-1]]  # rows -12..11, those of the opposite sign
-    likeness, turned = (
-        (_unit(small), _unit(small)),
-        (_unit(strength.reshape(count, -1)), _unit(mirrored.reshape(count, -1))),
-    )
+    alike, same, turned = (_unit(one.reshape(count, -1)) for one in (small, strength, mirrored))
     found: list[set[tuple[int, int]]] = [set() for _ in range(count)]
     rng = np.random.default_rng(0)
-    asked = (
-        (likeness, NOMINATED, (0,)),
-        ((turned[0], turned[0]), NOMINATED, (0,)),
-        (turned, MIRRORED, (1, 2)),
-    )
-    for (queries, keys), most, kinds in asked:
+    asked = ((alike, alike, NOMINATED, (0,)), (same, same, NOMINATED, (0,)), (same, turned, MIRRORED, (1, 2)))
+    for queries, keys, most, kinds in asked:
         for i in range(count):
             similar = keys @ queries[i]
             similar[i] = -np.inf

@@ -110,9 +110,8 @@ class ConnectionContext:
         in views and no number is given, else the one. owner: whose they are; None: the product's. InputError,
         NotFoundError."""
         owner = owner or name
-        views = (
-            [] if number is not None else self.inspector.judge.parts.views(self.addresses.address_id(name))
-        )
+        parts = self.inspector.judge.parts
+        views = [] if number is not None else parts.views(self.addresses.address_id(name))
         if not views:
             return [self.camera(owner, number)]
         sources = self.sources[self.addresses.configured_name(owner)]
