@@ -16,7 +16,9 @@ from PIL import Image
 from selenium.webdriver.support.ui import Select
 
 from flawscope_station.challenge.challenge import Challenge
-from flawscope_station.challenge.resemblance import LEAST, lies_alike, relative_boxes, resemblance
+from flawscope_station.challenge.readiness import LEAST
+from flawscope_station.challenge.resemblance import lies_alike, relative_boxes, resemblance
+from flawscope_station.inspecting import admission
 from flawscope_station.settings.shifts import ShiftSettings, moments
 from flawscope_station.settings.sources import FolderSourceSettings
 from flawscope_station.settings.station import Settings
@@ -223,10 +225,11 @@ def test_changed_settings_and_parts_are_challenged(prepare, settings, open_stati
     assert (line.state()["cause"], line.answers_good()) == ("settings", False)
 
 
-def test_it_is_due_at_its_time_whatever_the_clock_says(prepare):
+def test_it_is_due_at_its_time_whatever_the_clock_says(prepare, monkeypatch):
     line = prepare("06:00", "14:00", shifts=ShiftSettings({"early": "06:00"}, zone="Europe/Berlin"))
     clock, wall = ManualClock(), [round(datetime(2026, 11, 26, 9, tzinfo=UTC).timestamp() * 1e6)]
     line.challenge.clock, line.challenge.wall = clock, lambda: wall[0]
+    monkeypatch.setattr(admission, "now", lambda: wall[0])
     line.pass_all()
     assert line.state()["next_at"] == "2026-11-26T13:00:00.000Z"
     assert line.answers_good()

@@ -22,6 +22,7 @@ from brackets import SIDE, drawn
 from flawscope.calibration.parts import PartCalibration, PartPattern
 from flawscope.errors import InputError
 from flawscope.predictor.parts import PartCollector
+from flawscope_station.challenge.challenge import Challenge
 from flawscope_station.client import Client, RefusedError
 from flawscope_station.inspecting.part_set import PartSet
 from flawscope_station.inspecting.picture import Picture, with_part_and_view
@@ -575,3 +576,51 @@ def test_a_station_that_is_killed_has_whole_parts_alone(part_model, tmp_path):
     assert all(sorted(one["views"]) == [*VIEWS] for one in every)
     assert httpx.get(f"{served.url}{API}").json()["inspections"] == 3 * len(every)
     served.kill()
+
+
+# -------------------------------------------------------------------------------------------- challenge parts
+
+
+def test_a_part_in_views_is_a_challenge_part(line, part_model, tmp_path, open_station):
+    """It is kept from its inspections or as it is shown, by HTTP and a folder, and judged as a whole."""
+    (incoming := tmp_path / "incoming").mkdir()
+    pattern = r"(?P<part>\w+)_(?P<view>\w+)\.png"
+    running = line(challenge=(), sources=(FolderSourceSettings(str(incoming), DELETE, pattern),))
+    url, station = running.url, running.station
+    challenge, product = station.parts[Challenge], station.products[NAME]
+
+    def show(name: str, part: int, bad: str | None = None, **query: str) -> str:
+        answer = post(url, whole(part, bad), part=name, **query)
+        assert answer.status_code == 409, answer.text
+        told = answer.json()["results"]
+        assert {one["code"] for one in told} == {"not_production"}
+        return str(told[0]["error"])
+
+    for name, expected in (("g", "good"), ("d", "anomalous")):
+        wanted = {"name": name, "expected": expected}
+        assert httpx.post(f"{url}{API}/challenge/awaited", json=wanted).status_code == 200
+    assert "not ready" in post(url, whole(30), part="g").text, "another is awaited now"
+    assert show("d", 31, "left") == "the challenge part d is kept, and was judged as defective"
+    httpx.post(f"{url}{API}/challenge/awaited", json={"name": "g", "expected": "good"})
+    assert show("g", 30) == "the challenge part g is kept, and was judged as good"
+    assert [one["views"] for one in challenge.facts(product)["parts"]] == [["left", "right", "top"]] * 2
+    assert post(url, whole(32), part="4711").status_code == 503
+    assert "has passed; next is d" in show("g", 33, key="k")
+    assert "taken before" in show("g", 33, key="k"), "the same pictures again, under their key, too"
+    assert "taken before" in show("g", 33, key="k")
+    for name, data in whole(38, "left").items():
+        (incoming / f"d_{name}.png").write_bytes(data)
+    until(lambda: challenge.facts(product)["ready"])
+    assert post(url, whole(32), part="4711").status_code == 201
+    assert [one["part"] for one in httpx.get(f"{url}{API}/parts").json()["parts"]] == ["4711"]
+    found = httpx.get(f"{url}{API}/inspections", params={"purpose": "challenge"}).json()["inspections"]
+    assert {one["purpose"] for one in found} == {"challenge"}
+    shown = httpx.get(f"{url}{API}/inspections").json()["inspections"]
+    assert {(one["part"], one["purpose"]) for one in shown} == {("4711", "production")}
+    refused = httpx.post(f"{url}{API}/inspections/{found[0]['id']}/verdict", json={"verdict": "good"})
+    assert (refused.status_code, "challenge part" in refused.text) == (422, True)
+    assert station.store.totals(product)["inspections"] == 3
+    stored = challenge.facts(product)["parts"][0]["id"]
+    stored = f"{url}{API}/challenge/parts/{stored}/view?view="
+    assert len({httpx.get(stored + name).content for name in VIEWS}) == 3
+    assert httpx.get(stored + "below").status_code == 404

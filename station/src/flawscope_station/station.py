@@ -27,6 +27,7 @@ from flawscope_station.extension import Extension, Observers
 from flawscope_station.health import Health
 from flawscope_station.housekeeping import Housekeeping
 from flawscope_station.inspecting.admission import Inspector
+from flawscope_station.inspecting.interlock import Interlocks
 from flawscope_station.inspecting.judge import Judge
 from flawscope_station.inspecting.renderings import InspectionRenderer
 from flawscope_station.inspecting.tolerances import ProductTolerances
@@ -114,12 +115,15 @@ class Station:
         )
         decoding.raise_pixel_limit(limits.pixels)
         self.observers = Observers(report)
-        self.recorder = Recorder(self.store, self.observers)
+        self.interlocks = Interlocks()
+        self.recorder = Recorder(self.store, self.observers, self.interlocks.recorded)
         self.tolerances = ProductTolerances(self.store, self.versions, report)
         for name, product in settings.products.items():
             self.tolerances.add_product(self.products[name], name, product)
         failed = partial(report, "model_failed")
-        self.judge = Judge(self.versions, self.recorder, settings.near, self.tolerances, failed)
+        self.judge = Judge(
+            self.versions, self.recorder, self.interlocks, settings.near, self.tolerances, failed
+        )
         self.inspector = Inspector(self.judge, self.store, self.files, limits, names.keys())
         self.renderer = InspectionRenderer(self.store, self.inspector)
         self.live, self.records = EventBroadcaster(), Records(self.store, self.inspector.memory.turns)
@@ -168,7 +172,7 @@ class Station:
         self.routers += extension.routers
         self._feature_threads += extension.threads
         self.observers += extension.observers
-        self.inspector.interlocks += extension.interlocks
+        self.interlocks += extension.interlocks
         self.records.on_verdict += extension.on_verdict
         self.addresses.on_added += extension.on_added
         self.metrics.gauges += extension.gauges

@@ -1,47 +1,69 @@
 """Challenges of all products of a station: when they are due, what passes, and who may say so without them.
 
-A product is ready while its last challenge has passed, or was overridden, with the version that judges, the
-settings and challenge parts that it has now, and since the last moment at which one was due. Nothing else is
-remembered, so that a station that was killed is ready exactly when it was before.
+A challenge part is inspected like any other, and recorded with the purpose `challenge`. What was recorded
+says whether a product is ready (`readiness`), so that a station that was killed is ready exactly when it was
+before.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from typing import Any, TypeGuard
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from sqlalchemy import Row, insert, update
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.pictures import decoding
 from flawscope_station.access.audit import flatten_settings
 from flawscope_station.background import CLOCK, BackgroundThread, MonotonicClock
 from flawscope_station.challenge import records
-from flawscope_station.challenge.records import FAILED, OLD_PICTURE, OVERRIDDEN, PASSED, REPLACED, WRONG_PART
-from flawscope_station.challenge.resemblance import LEAST, Box, lies_alike, relative_boxes, resemblance
+from flawscope_station.challenge.readiness import (
+    FAILED,
+    OLD_PICTURE,
+    OVERRIDDEN,
+    PASSED,
+    WRONG_PART,
+    History,
+    Instant,
+    Readiness,
+    readiness,
+)
+from flawscope_station.challenge.resemblance import lies_alike, relative_boxes, resemblance
+from flawscope_station.inspecting.capacity import MemoryBudget
 from flawscope_station.inspecting.interlock import NotProductionError, NotReadyError
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.inspecting.renderings import InspectionRenderer, encode_webp, reduce_picture
+from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.settings.shifts import ShiftSettings, moments, times_of_day
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.store.database import now
 from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.inspection import make_label
-from flawscope_station.store.records import NotFoundError, add_event, iso
-from flawscope_station.store.schema import ANOMALOUS, GOOD, challenge_parts, challenge_results, challenges
+from flawscope_station.store.records import NotFoundError, add_event, inspection_query, iso
+from flawscope_station.store.schema import (
+    CHALLENGE,
+    GOOD,
+    challenge_parts,
+    challenge_views,
+    challenges,
+    inspections,
+    pictures,
+)
 
 CHECK_INTERVAL = 1.0  # seconds between two looks at whether challenges are due
-CLOCK_TOLERANCE = 60_000_000  # microseconds by which a clock may be set back after a challenge
 VIEW_SIDE = 640  # pixels of a stored picture
 MAX_NOTE_LENGTH = 200  # characters of a note, and of a reason
 AWAITED_SECONDS = 600.0  # within which the first picture of a new challenge part must come
 BATCH = "batch"  # cause of a challenge that somebody asked for
+_SAID = {
+    FAILED: "was judged wrongly, and the challenge has failed: call an engineer, or show all parts again",
+    WRONG_PART: "does not pass, for the picture does not look like it: lay it in as on its stored picture",
+    OLD_PICTURE: "does not pass, for the picture was taken before: take a new one",
+}
 
 
 class ChallengeOpenError(InputError):
@@ -50,14 +72,13 @@ class ChallengeOpenError(InputError):
 
 @dataclass(frozen=True)
 class State:
-    """State of a product. passed: numbers of the parts that have, in the last challenge. moment: at
-    which the next one is due, as the wall clock counts; deadline: as the monotonic clock does."""
+    """Challenge parts of a product, by name, their stored pictures, and its history. number: of the last
+    challenge."""
 
+    history: History
     parts: Mapping[str, Row[Any]] = field(default_factory=dict)
-    last: Row[Any] | None = None
-    passed: frozenset[int] = frozenset()
-    moment: int | None = None
-    deadline: float = math.inf
+    views: Mapping[int, Mapping[str, Row[Any]]] = field(default_factory=dict)
+    number: int | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +90,7 @@ class NewPart:
     expected: str
     note: str
     who: str
-    due: float
+    due: float = 0.0
 
 
 class Challenge(BackgroundThread):
@@ -101,6 +122,8 @@ class Challenge(BackgroundThread):
         self._awaited: dict[int, NewPart] = {}  # by product: the next picture of this part is kept
         self._hashed: dict[int, tuple[ProductSettings, str]] = {}  # by product, as text
         self._lock = threading.Lock()  # of changes; who reads takes a state as it is
+        # for one picture beyond the common budget, which the picture itself holds until it is answered
+        self._memory = MemoryBudget(0)
 
     def add_product(self, product_id: int) -> None:
         with self._lock:
@@ -117,27 +140,91 @@ class Challenge(BackgroundThread):
         if state is not None and part not in state.parts and self._wanted(product_id, part) is None:
             self._hold(product_id, state, self._version(product_id))
 
-    def release(self, picture: Picture, record: NewInspection) -> None:
-        """Take the picture of a challenge part, and raise NotProductionError with what became of it; raise
-        NotReadyError for others unless the product is ready with the version that has judged."""
+    def release(self, picture: Picture, record: NewInspection) -> NewInspection:
+        """Return the picture of a challenge part with its purpose; raise NotReadyError for others unless the
+        product is ready with the version that has judged."""
         state = self._states.get(record.product_id)
         if state is None:
-            return
-        if (new := self._wanted(record.product_id, picture.part)) is not None:
-            raise NotProductionError(
-                f"the challenge part {new.name} {self._keep_shown(new, picture, record)}"
-            )
+            return record
+        if self._wanted(record.product_id, record.part) is not None:
+            return replace(record, purpose=CHALLENGE, key=None)
         if self._is_unchallenged(record.product_id):
-            return
-        if (part := state.parts.get(picture.part or "")) is not None:
-            raise NotProductionError(f"the challenge part {part.name} {self._take(part, picture, record)}")
+            return record
+        if (part := state.parts.get(record.part or "")) is not None:
+            return self._shown(state, part, picture, record)
         self._hold(record.product_id, state, record.version_id)
+        return record
+
+    def recorded(self, several: Sequence[RecordedInspection]) -> None:
+        """Raise NotProductionError with what became of a challenge part that was recorded."""
+        first = several[0].inspection
+        if first.purpose != CHALLENGE:
+            return
+        number = first.challenge_part_id
+        said = self._keep_shown(several) if number is None else self._take(several, number)
+        self.wake()
+        raise NotProductionError(f"the challenge part {first.part} {said}")
+
+    def _shown(self, state: State, part: Row[Any], picture: Picture, record: NewInspection) -> NewInspection:
+        """Return the record of a challenge part, of the challenge under way or a new one that is due."""
+        product_id, version = record.product_id, record.version_id
+        alike, is_at_place = -1.0, None
+        if (view := state.views.get(part.id, {}).get(record.view or "")) is not None:
+            given = (picture.data, bytes(view.picture))
+            alike = resemblance(*(reduce_picture(data, part.name, VIEW_SIDE, self._memory) for data in given))
+            if stored := json.loads(view.boxes):
+                boxes = relative_boxes(record.regions, record.width, record.height)
+                is_at_place = lies_alike(boxes, stored)
+        with self._lock:
+            state, run = self._load(product_id), None
+            if (cause := self._readiness(product_id, state, version).cause) is not None:
+                last, judging = state.history.last, (version, self._state_hash(product_id, state))
+                if last is None or last.outcome is not None or last.judging != judging:
+                    state = self._begin(product_id, cause, version, "station")
+                run = state.number
+        with self.store.database.reading() as connection:
+            is_copy = records.was_taken_before(connection, product_id, record.pixels or "")
+        facts = {"resemblance": alike, "is_at_place": is_at_place, "is_copy": is_copy}
+        said = {**record.record, "challenge": facts}
+        of_challenge = {"purpose": CHALLENGE, "challenge_id": run, "challenge_part_id": part.id}
+        return replace(record, record=said, key=None, **of_challenge)
+
+    def _take(self, several: Sequence[RecordedInspection], number: int) -> str:
+        """Return in words what became of a challenge part that was recorded, and note the outcome."""
+        first = several[0].inspection
+        if first.challenge_id is None:
+            return "was not taken, for no challenge is due: begin one"
+        with self._lock:
+            state = self._load(first.product_id)
+            run = state.history.last
+            if state.number != first.challenge_id or run is None:
+                return "was not taken, for another challenge has begun: show it again"
+            numbers = [one.number for one in several]
+            place = next(i for i, one in enumerate(run.shown) if one.inspection in numbers)
+            shown, before = run.shown[place], replace(run, shown=run.shown[:place])
+            after = replace(run, shown=run.shown[: place + 1])  # others may have been recorded since
+            if before.outcome is None and after.outcome is not None:
+                self.store.note_event(
+                    f"challenge_{after.outcome}", "station", str(first.part), first.product_id
+                )
+        outcome = shown.outcome(run.parts[number], before.shown)
+        if outcome != PASSED or after.outcome == FAILED:
+            return _SAID[FAILED if outcome == PASSED else outcome]
+        if after.outcome == PASSED:
+            return "has passed; all have: parts are inspected again"
+        if number in before.result()[2]:
+            return "has passed already: show the next one"
+        missing = self._readiness(first.product_id, state, first.version_id).missing
+        return f"has passed; {f'next is {missing[0]}' if missing else 'a part of the other kind is missing'}"
 
     def _hold(self, product_id: int, state: State, version: int | None) -> None:
-        if (cause := self._cause(product_id, state, version)) is not None:
-            missing = ", ".join(_missing(state)) or "a good and a defective one must be stored"
+        found = self._readiness(product_id, state, version)
+        if found.cause is not None:
+            missing = ", ".join(found.missing) or "a good and a defective one must be stored"
             name = self.names[product_id]
-            raise NotReadyError(f"{name} is not ready, challenge parts have not passed ({cause}): {missing}")
+            raise NotReadyError(
+                f"{name} is not ready, challenge parts have not passed ({found.cause}): {missing}"
+            )
 
     def _version(self, product_id: int) -> int | None:
         with suppress(FlawscopeError):  # no model is open
@@ -149,28 +236,13 @@ class Challenge(BackgroundThread):
 
     # ---- whether a product is ready
 
-    def _cause(self, product_id: int, state: State, version: int | None) -> str | None:
-        """Return why a product is not ready; None: it is."""
-        last = state.last
+    def _readiness(self, product_id: int, state: State, version: int | None) -> Readiness:
         if self._is_unchallenged(product_id):
-            return None
-        if last is None:
-            return "first"
-        if last.outcome is None:
-            return str(last.cause)
-        if last.outcome not in (PASSED, OVERRIDDEN):
-            return FAILED
-        if last.version_id != version:
-            return "version"
-        if last.state_hash != self._state_hash(product_id, state):
-            return "settings"
-        if state.moment is None:
-            return None
-        if self.wall() >= state.moment:
-            return "time"
-        # the clock was set back, or stands
-        is_wrong = self.wall() < last.ended_at - CLOCK_TOLERANCE or self.clock.monotonic() >= state.deadline
-        return "clock" if is_wrong else None
+            return Readiness(None)
+        return readiness(state.history, (version, self._state_hash(product_id, state)), self._now())
+
+    def _now(self) -> Instant:
+        return Instant(self.wall(), self.clock.monotonic())
 
     def _state_hash(self, product_id: int, state: State) -> str:
         """Return a hash of the settings, challenge parts and tolerances of a product."""
@@ -187,19 +259,18 @@ class Challenge(BackgroundThread):
         """Read the state of a product after a change. In the lock."""
         with self.store.database.reading() as connection:
             parts = {part.name: part for part in records.current_parts(connection, product_id)}
-            last = next(iter(records.latest_challenges(connection, product_id)), None)
-            passed = frozenset[int]() if last is None else records.passed_parts(connection, last.id)
-        moment, deadline = None, math.inf
-        if last is not None and last.ended_at is not None and not self._is_unchallenged(product_id):
-            times = times_of_day(self.settings(product_id).challenge or (), self.shifts)
-            zone, ended = None if self.shifts is None else self.shifts.tz, last.ended_at
-            later = (at for at, _ in moments(times, zone, ended, range(-1, 3)) if at > ended)
-            moment = min(later, default=None)
-        if moment is not None:
-            seconds = (max(0, moment - self.wall()) + CLOCK_TOLERANCE) / 1e6
-            deadline = self.clock.monotonic() + seconds
-        self._states[product_id] = State(parts, last, passed, moment, deadline)
-        return self._states[product_id]
+            views = records.stored_views(connection, product_id)
+            found = records.find_runs(connection, product_id)
+        number, last = found[0] if found else (None, None)
+        names = {part.id: name for name, part in parts.items()}
+        history = History(self._now(), names, last, lambda at: self._next_due(product_id, at))
+        state = self._states[product_id] = State(history, parts, views, number)
+        return state
+
+    def _next_due(self, product_id: int, after: int) -> int | None:
+        times = times_of_day(self.settings(product_id).challenge or (), self.shifts)
+        zone = None if self.shifts is None else self.shifts.tz
+        return min((at for at, _ in moments(times, zone, after, range(-1, 3)) if at > after), default=None)
 
     # ---- a challenge
 
@@ -207,13 +278,14 @@ class Challenge(BackgroundThread):
         """Begin a challenge, such as before a batch: the product is not ready until it has passed.
 
         Raises:
-            ChallengeOpenError: one is under way.
+            ChallengeOpenError: a challenge is under way.
             InputError: the settings ask for none.
         """
         with self._lock:
             state, cause = self._load(product_id), self._checked_cause(product_id)
-            if _is_under_way(state.last):
-                raise ChallengeOpenError(f"{state.last.who} has begun a challenge: show its parts")
+            last = state.history.last
+            if last is not None and state.history.is_under_way:
+                raise ChallengeOpenError(f"{last.who} has begun a challenge: show its parts")
             self._begin(product_id, cause or BATCH, self.versions.number(product_id), who)
 
     def override(self, product_id: int, reason: str, who: str) -> None:
@@ -225,8 +297,7 @@ class Challenge(BackgroundThread):
             self._load(product_id)
             if (cause := self._checked_cause(product_id)) is None:
                 raise InputError(f"{self.names[product_id]} is ready: there is nothing to override")
-            ended = {"outcome": OVERRIDDEN, "ended_at": self.wall(), "reason": reason}
-            self._begin(product_id, cause, self.versions.number(product_id), who, **ended)
+            self._begin(product_id, cause, self.versions.number(product_id), who, reason)
         self.wake()
 
     def _checked_cause(self, product_id: int) -> str | None:
@@ -235,97 +306,46 @@ class Challenge(BackgroundThread):
             raise InputError(
                 f'{name} has no challenge: write `challenge: ["06:00"]` below it in station.yaml'
             )
-        return self._cause(product_id, self._states[product_id], self._version(product_id))
+        return self._readiness(product_id, self._states[product_id], self._version(product_id)).cause
 
-    def _begin(self, product_id: int, cause: str, version: int, who: str, **ended: Any) -> State:
-        """Begin a challenge in the place of the one under way; ended: columns of one that is over. In the
+    def _begin(self, product_id: int, cause: str, version: int, who: str, reason: str | None = None) -> State:
+        """Begin a challenge in the place of the last. reason: of an override, with which it is over. In the
         lock."""
-        state_hash = self._state_hash(product_id, self._states[product_id])
-        begun = {"cause": cause, "who": who, "begun_at": self.wall()}
-        new = {"product_id": product_id, "version_id": version, "state_hash": state_hash, **begun, **ended}
-        under_way = challenges.c.product_id == product_id, challenges.c.outcome.is_(None)
+        state = self._states[product_id]
+        values = {
+            "product_id": product_id,
+            "version_id": version,
+            "state_hash": self._state_hash(product_id, state),
+            "parts": json.dumps({part.id: part.expected for part in state.parts.values()}),
+            "cause": cause,
+            "who": who,
+            "begun_at": self.wall(),
+            "reason": reason,
+        }
         with self.store.database.writing() as connection:
-            replaced = {"outcome": REPLACED, "ended_at": self.wall()}
-            connection.execute(update(challenges).where(*under_way).values(replaced))
-            connection.execute(insert(challenges).values(new))
-            kind, text = f"challenge_{ended.get('outcome', 'begun')}", f"({cause}) {ended.get('reason', '')}"
-            add_event(connection, kind, who, text.strip(), product_id)
+            connection.execute(insert(challenges).values(values))
+            kind = "challenge_begun" if reason is None else f"challenge_{OVERRIDDEN}"
+            add_event(connection, kind, who, f"({cause}) {reason or ''}".strip(), product_id)
         return self._load(product_id)
-
-    def _take(self, part: Row[Any], picture: Picture, record: NewInspection) -> str:
-        """Record what became of a challenge part, in the challenge under way or a new one that is due; return
-        it in words."""
-        product_id, version, memory = record.product_id, record.version_id, self.renderer.inspector.memory
-        looks = (reduce_picture(data, part.name, VIEW_SIDE, memory) for data in (picture.data, part.view))
-        alike = resemblance(*looks)
-        with self._lock:
-            state = self._load(product_id)
-            if (cause := self._cause(product_id, state, version)) is None:
-                return "was not taken, for no challenge is due: begin one"
-            present = version, self._state_hash(product_id, state)
-            last = state.last
-            if last is None or last.outcome is not None or (last.version_id, last.state_hash) != present:
-                state = self._begin(product_id, cause, version, "station")
-            elif part.id in state.passed:
-                return "has passed already: show the next one"
-            assert state.last is not None
-            assert record.pixels  # hashed as it was decoded
-            with self.store.database.writing() as connection:
-                outcome = self._outcome(part, record, alike)
-                if records.was_taken_before(connection, product_id, record.pixels):
-                    outcome = OLD_PICTURE
-                result = {"part_id": part.id, "at": self.wall(), "outcome": outcome, "resemblance": alike}
-                same = ("anomalous", "score", "score_threshold", "pixels")
-                result |= {name: getattr(record, name) for name in same}
-                new = insert(challenge_results).values(challenge_id=state.last.id, **result)
-                connection.execute(new)
-                is_complete = outcome == PASSED and _is_complete(state, state.passed | {part.id})
-                if outcome == FAILED or is_complete:
-                    ended = update(challenges).where(challenges.c.id == state.last.id)
-                    connection.execute(ended.values(outcome=outcome, ended_at=self.wall()))
-                    add_event(connection, f"challenge_{outcome}", "station", part.name, product_id)
-            left = _missing(self._load(product_id))
-        self.wake()
-        if outcome != PASSED:
-            return _OUTCOMES[outcome]
-        after = "all have: parts are inspected again" if is_complete else f"next is {', '.join(left[:1])}"
-        return f"has passed; {after if is_complete or left else 'a part of the other kind is missing'}"
-
-    def _outcome(self, part: Row[Any], record: NewInspection, alike: float) -> str:
-        if alike < LEAST:
-            return WRONG_PART
-        if record.decision != part.expected:  # a defect within tolerance was not found
-            return FAILED
-        boxes = relative_boxes(record.regions, record.width, record.height)
-        return PASSED if not record.anomalous or lies_alike(boxes, json.loads(part.boxes)) else WRONG_PART
 
     # ---- challenge parts
 
     def add_part(
         self, product_id: int, number: int, name: str, expected: str, note: str, who: str
     ) -> dict[str, Any]:
-        """Keep the part of an inspection as a challenge part, and return it as the API shows it.
+        """Keep the part of an inspection as a challenge part, and return it as the API shows it; one in
+        several views with all of them.
 
         Args:
             number: of the inspection. name: the `part` under which it will be shown.
             expected: good or anomalous.
 
         Raises:
-            InputError: the name is taken or cannot be one, or the inspection shows one view of a part.
+            InputError: the name is taken or cannot be one.
             NotFoundError: there is no such inspection, or its picture was removed.
         """
         name, note = self._checked_name(product_id, name), _checked_text(note, "note")
-        data, _, called = self.renderer.picture(product_id, number)
-        row = self.store.inspection(product_id, number)
-        if row["part_id"] is not None:
-            raise InputError(
-                f"inspection {number} shows one view of a part: show parts that one picture judges"
-            )
-        source = decoding.HashedPicture(data)
-        self.versions.active(product_id)[1].manifest.preprocess.read(source, called)
-        boxes = relative_boxes(row["regions"], row["width"], row["height"])
-        view = self.renderer.view(product_id, number, VIEW_SIDE)
-        self._keep(product_id, NewPart(name, expected, note, who, 0.0), source.pixels, boxes, view)
+        self._keep(product_id, NewPart(name, expected, note, who), number)
         return next(part for part in self.facts(product_id)["parts"] if part["name"] == name)
 
     def await_part(self, product_id: int, name: str, expected: str, note: str, who: str) -> None:
@@ -339,18 +359,13 @@ class Challenge(BackgroundThread):
         new = self._awaited.get(product_id)
         return new if new and new.name == part and self.clock.monotonic() < new.due else None
 
-    def _keep_shown(self, new: NewPart, picture: Picture, record: NewInspection) -> str:
-        """Keep a new challenge part from its picture; return what became of it in words."""
-        if record.part_views is not None:
-            return "was not kept: the picture shows one view of it; show parts that one picture judges"
-        view = encode_webp(reduce_picture(picture.data, new.name, VIEW_SIDE, self.renderer.inspector.memory))
-        boxes = relative_boxes(record.regions, record.width, record.height)
-        assert record.pixels  # hashed as it was decoded
-        self._keep(record.product_id, new, record.pixels, boxes, view)
-        self._awaited.pop(record.product_id, None)
-        self.wake()
-        found = "as good" if record.decision == GOOD else "as defective"
-        return f"is kept, and was judged {found}"
+    def _keep_shown(self, several: Sequence[RecordedInspection]) -> str:
+        """Keep a new challenge part that was recorded; return what became of it in words."""
+        first = several[0].inspection
+        if (new := self._awaited.pop(first.product_id, None)) is None or new.name != first.part:
+            return "is kept already: show it again"  # its picture came twice
+        self._keep(first.product_id, new, several[0].number)
+        return f"is kept, and was judged {'as good' if first.decision_on_part == GOOD else 'as defective'}"
 
     def _checked_name(self, product_id: int, name: str) -> str:
         if not (name := make_label(name, None).part or ""):
@@ -359,51 +374,77 @@ class Challenge(BackgroundThread):
             raise InputError(f"there is a challenge part {name}: remove it first, or choose another name")
         return name
 
-    def _keep(self, product_id: int, new: NewPart, pixels: str, boxes: list[Box], view: bytes) -> None:
+    def _keep(self, product_id: int, new: NewPart, number: int) -> None:
+        """Keep the part of a recorded inspection, in all its views."""
+        query = inspection_query().add_columns(pictures.c.pixels)
+        query = query.where(inspections.c.product_id == product_id)
+        with self.store.database.reading() as connection:
+            row = connection.execute(query.where(inspections.c.id == number)).one_or_none()
+            if row is None:
+                raise NotFoundError(f"there is no inspection {number}")
+            of_part = inspections.c.part_id == row.part_id
+            rows = [row] if row.part_id is None else connection.execute(query.where(of_part)).all()
+        views = [
+            {
+                "view": one.view or "",
+                "pixels": one.pixels,
+                "boxes": json.dumps(relative_boxes(json.loads(one.record)["regions"], one.width, one.height)),
+                "picture": self._reduced(product_id, one.id),
+            }
+            for one in rows
+        ]
         values = {"product_id": product_id, "name": new.name, "expected": new.expected, "note": new.note}
-        values |= {"pixels": pixels, "boxes": json.dumps(boxes), "view": view}
         with self._lock:
             self._load(product_id)
             self._checked_name(product_id, new.name)  # two people may add it at once
             with self.store.database.writing() as connection:
-                connection.execute(insert(challenge_parts).values(values))
+                added = insert(challenge_parts).values(values).returning(challenge_parts.c.id)
+                part_id = connection.execute(added).scalar_one()
+                connection.execute(insert(challenge_views), [{**view, "part_id": part_id} for view in views])
                 text = f"{new.name}, {new.expected}: {new.note}"
                 add_event(connection, "challenge_part_added", new.who, text, product_id)
             self._load(product_id)
 
+    def _reduced(self, product_id: int, number: int) -> bytes:
+        data, _, name = self.renderer.picture(product_id, number)
+        return encode_webp(reduce_picture(data, name, VIEW_SIDE, self._memory))
+
     def remove_part(self, product_id: int, number: int, who: str) -> None:
-        """Remove a challenge part; its results stay. NotFoundError."""
+        """Remove a challenge part; what was shown of it stays. NotFoundError."""
         with self._lock:
-            part = self._part(product_id, number)
+            for part in self._states[product_id].parts.values():
+                if part.id == number:
+                    break
+            else:
+                raise NotFoundError(f"there is no challenge part {number} of this product")
             with self.store.database.writing() as connection:
                 gone = update(challenge_parts).where(challenge_parts.c.id == number)
                 connection.execute(gone.values(removed_at=self.wall()))
                 add_event(connection, "challenge_part_removed", who, part.name, product_id)
             self._load(product_id)
 
-    def view(self, product_id: int, number: int) -> bytes:
-        """Return the stored picture of a challenge part, as WebP. NotFoundError."""
-        return bytes(self._part(product_id, number).view)
-
-    def _part(self, product_id: int, number: int) -> Row[Any]:
-        for part in self._states[product_id].parts.values():
-            if part.id == number:
-                return part
-        raise NotFoundError(f"there is no challenge part {number} of this product")
+    def view(self, product_id: int, number: int, view: str | None = None) -> bytes:
+        """Return the stored picture of a challenge part, as WebP. view: of the part; None: the first.
+        NotFoundError."""
+        views = self._states[product_id].views.get(number, {})
+        row = next(iter(views.values()), None) if view is None else views.get(view)
+        if row is None:
+            raise NotFoundError(f"there is no challenge part {number} of this product with such a view")
+        return bytes(row.picture)
 
     # ---- for people
 
     def facts(self, product_id: int) -> dict[str, Any]:
         """Return the challenges of a product as the API shows them."""
         state = self._states[product_id]
-        cause = self._cause(product_id, state, self._version(product_id))
+        found = self._readiness(product_id, state, self._version(product_id))
         return {
             "asked": not self._is_unchallenged(product_id),
-            "ready": cause is None,
-            "cause": cause,
-            "under_way": _is_under_way(state.last),
-            "missing": [] if cause is None else _missing(state),
-            "next_at": iso(state.moment) if cause is None and state.moment is not None else None,
+            "ready": found.cause is None,
+            "cause": found.cause,
+            "under_way": state.history.is_under_way,
+            "missing": [*found.missing],
+            "next_at": iso(found.next_at) if found.next_at is not None else None,
             **records.describe(self.store.database, product_id),
         }
 
@@ -425,31 +466,8 @@ class Challenge(BackgroundThread):
                 self.report(f"challenge_{product_id}", self._why_held(product_id), stops=True)
 
 
-def _is_under_way(last: Row[Any] | None) -> TypeGuard[Row[Any]]:
-    return last is not None and last.outcome is None
-
-
-def _missing(state: State) -> list[str]:
-    """Return the names of the parts that are still to be shown."""
-    passed = state.passed if _is_under_way(state.last) else ()
-    return [name for name, part in state.parts.items() if part.id not in passed]
-
-
-def _is_complete(state: State, passed: frozenset[int]) -> bool:
-    """Whether all parts have passed, one good and one defective at least."""
-    has_both = {part.expected for part in state.parts.values()} == {GOOD, ANOMALOUS}
-    return has_both and all(part.id in passed for part in state.parts.values())
-
-
 def _checked_text(text: str, name: str) -> str:
     text = text.strip()
     if len(text) > MAX_NOTE_LENGTH or not text.isprintable():
         raise InputError(f"{name}: write a line of {MAX_NOTE_LENGTH} characters at most")
     return text
-
-
-_OUTCOMES = {
-    FAILED: "was judged wrongly, and the challenge has failed: call an engineer, or show all parts again",
-    WRONG_PART: "does not pass, for the picture does not look like it: lay it in as on its stored picture",
-    OLD_PICTURE: "does not pass, for the picture was taken before: take a new one",
-}

@@ -1,19 +1,37 @@
-"""Queries of challenge parts, challenges and their results."""
+"""Queries of challenge parts, challenges, and the inspections that belong to them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, exists, select
 
+from flawscope_station.challenge.readiness import REPLACED, Run, Shown
 from flawscope_station.store.database import Database
+from flawscope_station.store.insert import decision_of
 from flawscope_station.store.records import iso
-from flawscope_station.store.schema import challenge_parts, challenge_results, challenges
+from flawscope_station.store.schema import (
+    CHALLENGE,
+    challenge_parts,
+    challenge_views,
+    challenges,
+    inspections,
+    parts,
+    pictures,
+)
 
-PASSED, FAILED, OVERRIDDEN, REPLACED = "passed", "failed", "overridden", "replaced"  # outcomes of a challenge
-WRONG_PART, OLD_PICTURE = "wrong_part", "old_picture"  # outcomes of a picture, beside passed and failed
-MAX_RESULTS, MAX_CHALLENGES = 500, 20  # of a product, that people see
+MAX_SHOWN, MAX_CHALLENGES = 500, 20  # of a product, that people see
+
+
+class ShownRow(NamedTuple):
+    """Challenge part as it was shown. run: number of the challenge; None: none was due."""
+
+    run: int | None
+    score: float
+    score_threshold: float
+    shown: Shown
 
 
 def current_parts(connection: Connection, product_id: int) -> Sequence[Row[Any]]:
@@ -22,48 +40,124 @@ def current_parts(connection: Connection, product_id: int) -> Sequence[Row[Any]]
     return connection.execute(select(challenge_parts).where(*of_product).order_by(challenge_parts.c.id)).all()
 
 
-def latest_challenges(connection: Connection, product_id: int, count: int = 1) -> Sequence[Row[Any]]:
+def stored_views(connection: Connection, product_id: int) -> dict[int, dict[str, Row[Any]]]:
+    """Return the stored picture of each view, by number of the challenge part; one with a region first."""
+    query = select(challenge_views).join_from(challenge_views, challenge_parts)
+    query = query.where(challenge_parts.c.product_id == product_id, challenge_parts.c.removed_at.is_(None))
+    found: dict[int, dict[str, Row[Any]]] = {}
+    for row in sorted(connection.execute(query), key=lambda row: (row.boxes == "[]", row.view)):
+        found.setdefault(row.part_id, {})[row.view] = row
+    return found
+
+
+def find_runs(connection: Connection, product_id: int, count: int = 1) -> list[tuple[int, Run]]:
+    """Return numbers and challenges, the latest first."""
     query = select(challenges).where(challenges.c.product_id == product_id)
-    return connection.execute(query.order_by(challenges.c.id.desc()).limit(count)).all()
+    rows = connection.execute(query.order_by(challenges.c.id.desc()).limit(count)).all()
+    shown = find_shown(connection, product_id, runs=[row.id for row in rows])
+    return [
+        (
+            row.id,
+            Run(
+                (row.version_id, row.state_hash),
+                {int(number): expected for number, expected in json.loads(row.parts).items()},
+                row.begun_at,
+                row.cause,
+                row.who,
+                row.reason,
+                tuple(one.shown for one in shown if one.run == row.id),
+            ),
+        )
+        for row in rows
+    ]
 
 
-def passed_parts(connection: Connection, challenge_id: int) -> frozenset[int]:
-    """Return the numbers of the parts that have passed in a challenge."""
-    result = challenge_results.c
-    query = select(result.part_id).where(result.challenge_id == challenge_id, result.outcome == PASSED)
-    return frozenset(connection.execute(query).scalars())
+def find_shown(
+    connection: Connection, product_id: int, *, runs: Sequence[int] | None = None
+) -> list[ShownRow]:
+    """Return what was shown of challenge parts, in this order: in some challenges, or at any time, then
+    `MAX_SHOWN` pictures at most. Those that a part was kept from are not among them."""
+    column = inspections.c
+    query = select(inspections, pictures.c.pixels, parts.c.decision.label("part_decision"))
+    query = query.select_from(inspections.join(pictures).outerjoin(parts, parts.c.id == column.part_id))
+    query = query.where(column.product_id == product_id, column.purpose == CHALLENGE)
+    query = query.where(column.challenge_part_id.is_not(None)).order_by(column.id.desc())
+    query = query.limit(MAX_SHOWN) if runs is None else query.where(column.challenge_id.in_(runs))
+    groups: dict[object, list[Row[Any]]] = {}
+    for row in connection.execute(query).all()[::-1]:
+        groups.setdefault(("part", row.part_id) if row.part_id else row.id, []).append(row)
+    return [_shown(rows) for rows in groups.values()]
+
+
+def _shown(rows: Sequence[Row[Any]]) -> ShownRow:
+    first, worst = rows[0], max(rows, key=lambda row: row.severity)
+    facts: list[Mapping[str, Any]] = [json.loads(row.record)["challenge"] for row in rows]
+    at_place = [one["is_at_place"] for one in facts if one["is_at_place"] is not None]
+    shown = Shown(
+        first.challenge_part_id,
+        worst.id,
+        first.at,
+        first.part_decision or decision_of(first),
+        min(one["resemblance"] for one in facts),
+        any(at_place) or not at_place,
+        frozenset(row.pixels for row in rows),
+        any(one["is_copy"] for one in facts),
+    )
+    return ShownRow(first.challenge_id, worst.score, worst.score_threshold, shown)
 
 
 def was_taken_before(connection: Connection, product_id: int, pixels: str) -> bool:
-    """Whether these pixels are those of a stored picture, or of one that a challenge has taken."""
-    same = challenge_parts.c.pixels == pixels, challenge_results.c.pixels == pixels
-    stored = select(challenge_parts.c.id)
-    queries = stored.where(same[0]), stored.join_from(challenge_parts, challenge_results).where(same[1])
-    of_product = challenge_parts.c.product_id == product_id
-    return any(connection.execute(query.where(of_product).limit(1)).first() for query in queries)
+    """Whether these pixels are those of a stored picture, or of one that was shown as a challenge part."""
+    stored = select(challenge_views.c.part_id).join_from(challenge_views, challenge_parts)
+    stored = stored.where(challenge_parts.c.product_id == product_id, challenge_views.c.pixels == pixels)
+    is_same = (pictures.c.product_id == product_id) & (pictures.c.pixels == pixels)
+    shown = select(inspections.c.id).join_from(inspections, pictures).where(is_same)
+    shown = shown.where(inspections.c.product_id == product_id, inspections.c.purpose == CHALLENGE)
+    return bool(connection.scalar(select(exists(stored) | exists(shown))))
 
 
 def describe(database: Database, product_id: int) -> dict[str, Any]:
     """Return parts with their scores over time, and the latest challenges, as the API shows them."""
-    result = challenge_results.c
     with database.reading() as connection:
-        parts = current_parts(connection, product_id)
-        query = select(challenge_results).where(result.part_id.in_([part.id for part in parts]))
-        rows = connection.execute(query.order_by(result.id.desc()).limit(MAX_RESULTS)).all()[::-1]
-        latest = latest_challenges(connection, product_id, MAX_CHALLENGES)
-    names = ("outcome", "score", "score_threshold", "resemblance")
-    each = [
-        (row.part_id, {"at": iso(row.at), **{name: getattr(row, name) for name in names}}) for row in rows
-    ]
+        rows, views = current_parts(connection, product_id), stored_views(connection, product_id)
+        every = find_shown(connection, product_id)
+        runs = find_runs(connection, product_id, MAX_CHALLENGES)
     same = ("id", "name", "expected", "note")
-    told = ("id", "version_id", "cause", "who", "outcome", "reason")
     return {
         "parts": [
             {name: getattr(part, name) for name in same}
-            | {"results": [found for part_id, found in each if part_id == part.id]}
-            for part in parts
+            | {"views": [*views[part.id]], "results": _results(part, every)}
+            for part in rows
         ],
         "challenges": [
-            {name: getattr(row, name) for name in told} | {"begun_at": iso(row.begun_at)} for row in latest
+            {
+                "id": number,
+                "version_id": run.judging[0],
+                "cause": run.cause,
+                "who": run.who,
+                "outcome": run.outcome or (REPLACED if place else None),
+                "reason": run.reason,
+                "begun_at": iso(run.begun_at),
+            }
+            for place, (number, run) in enumerate(runs)
         ],
     }
+
+
+def _results(part: Row[Any], every: Sequence[ShownRow]) -> list[dict[str, Any]]:
+    """Return what became of a challenge part, the oldest first, where a challenge was due."""
+    due = [one for one in every if one.run is not None]
+    return [
+        {
+            "at": iso(one.shown.at),
+            "outcome": one.shown.outcome(
+                part.expected, [other.shown for other in due[:place] if other.run == one.run]
+            ),
+            "score": one.score,
+            "score_threshold": one.score_threshold,
+            "resemblance": one.shown.resemblance,
+            "inspection": one.shown.inspection,
+        }
+        for place, one in enumerate(due)
+        if one.shown.number == part.id
+    ]

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from flawscope.pictures import near_duplicates
 
 SIDE, MAX_SHIFT, SHIFT_STEP = 64, 8, 2  # pixels: of the compared pictures, and of the shifts between them
-LEAST = 0.65  # parts of one product that lie alike have 0.73 and more, other products 0.61 and less
 MARGIN = 0.1  # of a picture's sides, by which a region may lie elsewhere
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 as shares of the sides

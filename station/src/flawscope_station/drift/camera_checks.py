@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,10 +89,10 @@ class CameraChecks:
     def check(self, product_id: int, part: str | None) -> None:
         """Let every picture pass: nothing is known of one before it is decoded."""
 
-    def release(self, picture: Picture, record: NewInspection) -> None:
+    def release(self, picture: Picture, record: NewInspection) -> NewInspection:
         """Raise FrozenError for a picture with the pixels of those before."""
         if record.product_id not in self.names or record.source == "camera":
-            return
+            return record
         with self._lock:
             last = self._repeats.setdefault((record.product_id, record.view), _Repeats())
             if record.pixels is None or record.pixels != last.pixels:
@@ -102,6 +102,10 @@ class CameraChecks:
             self._set_fault(record.product_id, FROZEN, is_frozen)
         if is_frozen:
             raise FrozenError(f"{picture.name}: {_WORDS[FROZEN]}")
+        return record
+
+    def recorded(self, several: Sequence[RecordedInspection]) -> None:
+        """Answer every picture that was released."""
 
     # ---- observer
 

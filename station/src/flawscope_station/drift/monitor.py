@@ -16,7 +16,7 @@ from flawscope_station.drift.sequential_tests import Change, ScoreTest, read_not
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.open_models import NoModelError
 from flawscope_station.store.records import Store, iso
-from flawscope_station.store.schema import inspections
+from flawscope_station.store.schema import IS_PRODUCTION, inspections
 
 ALARM_EVENT, ACKNOWLEDGED_EVENT = "drift", "drift acknowledged"
 HISTORY = 20_000  # newest inspections that are read again after a restart
@@ -119,7 +119,7 @@ class DriftMonitor(BackgroundThread):
             select(column.id, column.at, column.score, column.anomalous)
             # expressions, so that no data base takes an index that is not in the order of numbers
             .where(column.id > test.last, column.product_id + 0 == product_id)
-            .where(column.version_id + 0 == test.version)
+            .where(column.version_id + 0 == test.version, IS_PRODUCTION)
             .order_by(column.id)
             .limit(ROWS_PER_QUERY)
         )

@@ -1,11 +1,13 @@
-"""Interlocks: what holds the answers of a station back, though it could inspect."""
+"""Interlocks hold the answers of a station back, though it could inspect."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from flawscope.errors import FlawscopeError
 from flawscope_station.inspecting.picture import Picture
+from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.store.insert import NewInspection
 
 RETRY_SECONDS = 10.0  # after which a picture that was held back may be sent again
@@ -28,8 +30,8 @@ class NotReadyError(InterlockError):
 
 
 class NotProductionError(InterlockError):
-    """The picture was judged for an interlock: nothing is answered about it, and it is not recorded as a part
-    of the production. It is done with, and not sent again."""
+    """The picture was judged for an interlock and recorded with another purpose than production: its decision
+    is not answered. It is done with, and not sent again."""
 
 
 class Interlock(Protocol):
@@ -39,8 +41,13 @@ class Interlock(Protocol):
         """Raise NotReadyError where a picture of this product or entry, of this part, may not be taken now.
         Waits for nothing."""
 
-    def release(self, picture: Picture, record: NewInspection) -> None:
-        """Raise NotReadyError or NotProductionError where a judged picture may not be recorded."""
+    def release(self, picture: Picture, record: NewInspection) -> NewInspection:
+        """Return a judged picture as it is to be recorded, maybe with another purpose than production; raise
+        NotReadyError where it may not be."""
+
+    def recorded(self, several: Sequence[RecordedInspection]) -> None:
+        """Raise NotProductionError in the place of the answer to a picture, or to the views of a part, which
+        were recorded with another purpose than production."""
 
 
 class Interlocks(list[Interlock]):
@@ -50,6 +57,11 @@ class Interlocks(list[Interlock]):
         for interlock in self:
             interlock.check(product_id, part)
 
-    def release(self, picture: Picture, record: NewInspection) -> None:
+    def release(self, picture: Picture, record: NewInspection) -> NewInspection:
         for interlock in self:
-            interlock.release(picture, record)
+            record = interlock.release(picture, record)
+        return record
+
+    def recorded(self, several: Sequence[RecordedInspection]) -> None:
+        for interlock in self:
+            interlock.recorded(several)

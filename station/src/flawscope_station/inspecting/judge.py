@@ -35,25 +35,24 @@ class Judge:
     """Judges pictures in the order in which they came, and hands them to the recorder.
 
     Args:
+        interlocks: may hold answers back.
         near: as in `Settings`.
         tolerances: rules that are applied to what the models say.
         report_error: gets an error of the model, "" when it works again.
-
-    Attributes:
-        interlocks: may hold answers back.
     """
 
     def __init__(
         self,
         versions: ModelRegistry,
         recorder: Recorder,
+        interlocks: Interlocks,
         near: float,
         tolerances: ProductTolerances,
         report_error: Callable[[str], None] = lambda text: None,
     ):
-        self.versions, self.recorder, self.near = versions, recorder, near
+        self.versions, self.recorder, self.interlocks, self.near = versions, recorder, interlocks, near
         self.tolerances, self.report_error = tolerances, report_error
-        self.interlocks, self.parts = Interlocks(), PartsCache(versions)
+        self.parts = PartsCache(versions)
         self._queue: FairQueue[Job] = FairQueue()
         self._model_calls: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
@@ -192,7 +191,7 @@ class Judge:
                 part = None if parts is None else self.parts.part_of(job.picture, parts)
                 record = replace(record, pixels=job.source.pixels, part_views=part)
                 with self.threads[0].call():  # an interlock may hang, too
-                    self.interlocks.release(job.picture, record)
+                    record = self.interlocks.release(job.picture, record)
                 judged = JudgedPicture(record, found, job.file_hash, job.answer)
                 whole = [judged] if part is None else part.collect(judged)
             except Exception as error:  # another version judges than when the picture came, or it is damaged

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -16,6 +16,7 @@ from flawscope_station.inspecting.capacity import without_traceback
 from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.inspection import KeyUsedError
 from flawscope_station.store.records import Store
+from flawscope_station.store.schema import PRODUCTION
 
 MAX_GROUP = 64  # inspections in a transaction, at most: flushing the disk costs as much for a single one
 
@@ -75,11 +76,17 @@ class Recorder:
     """Thread that records judged pictures in groups.
 
     Args:
-        announce: gets every new inspection after it was recorded.
+        announce: gets every new inspection of the production after it was recorded.
+        refuse: gets others, the views of a part together, and raises what is answered in their place.
     """
 
-    def __init__(self, store: Store, announce: Callable[[RecordedInspection], None]):
-        self.store, self.announce = store, announce
+    def __init__(
+        self,
+        store: Store,
+        announce: Callable[[RecordedInspection], None],
+        refuse: Callable[[Sequence[RecordedInspection]], None],
+    ):
+        self.store, self.announce, self.refuse = store, announce, refuse
         self._queue: SimpleQueue[list[JudgedPicture] | None] = SimpleQueue()
         self._ended = threading.Event()
         self.threads = [GuardedThread("recorder", self._work, self._ended)]
@@ -138,17 +145,20 @@ class Recorder:
         try:
             found = self.store.record([one.inspection for one in ready])
         except BaseException as error:
-            apart: dict[object, list[JudgedPicture]] = {}
-            for one in ready:
-                apart.setdefault(one.inspection.part_views or one, []).append(one)
+            apart = _by_part(ready)
             if len(apart) == 1 or isinstance(error, FlawscopeError):  # the store's, which all would get
                 for one in ready:
                     one.answer.set_exception(without_traceback(error))
                 return
-            for several in apart.values():  # an error of one does not harm the others
+            for several in apart:  # an error of one does not harm the others
                 self._record(several)
             return
+        numbers = {one: number for one, (number, _) in zip(ready, found, strict=True)}
+        for several in _by_part([one for one in ready if one.inspection.purpose != PRODUCTION]):
+            self._answer_others(several, numbers)
         for one, (number, is_new) in zip(ready, found, strict=True):
+            if one.answer.done():
+                continue
             if not is_new and (used := self._key_conflict(one.inspection)) is not None:
                 one.answer.set_exception(used)
                 continue
@@ -159,6 +169,16 @@ class Recorder:
             if is_new:
                 with suppress(Exception):  # a listener's error does not harm the answers
                     self.announce(recorded)
+
+    def _answer_others(self, several: list[JudgedPicture], numbers: dict[JudgedPicture, int]) -> None:
+        """Answer pictures, of one part, that are none of the production."""
+        found = [RecordedInspection(numbers[one], one.inspection, True, one.prediction) for one in several]
+        try:
+            self.refuse(found)
+            raise RuntimeError(f"nobody answers an inspection with purpose {found[0].inspection.purpose}")
+        except Exception as error:
+            for one in several:
+                one.answer.set_exception(without_traceback(error))
 
     def _with_fate(self, one: JudgedPicture, number: int) -> NewInspection:
         """Return the inspection with what became of its answer, which may have been given up meanwhile."""
@@ -178,3 +198,11 @@ class Recorder:
         if all(row.request_hash == taken.request_hash for row in rows):
             return None
         return KeyUsedError(f"request, inspection {rows[0].id}")
+
+
+def _by_part(pictures: Sequence[JudgedPicture]) -> list[list[JudgedPicture]]:
+    """Return the pictures apart, but the views of a part together."""
+    apart: dict[object, list[JudgedPicture]] = {}
+    for one in pictures:
+        apart.setdefault(one.inspection.part_views or one, []).append(one)
+    return [*apart.values()]

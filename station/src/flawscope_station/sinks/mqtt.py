@@ -25,7 +25,7 @@ from flawscope_station.sinks.outbox import Cursor, Message, Outbox
 from flawscope_station.store.database import Database, now
 from flawscope_station.store.parts import last_part
 from flawscope_station.store.records import describe_inspections, inspection_query
-from flawscope_station.store.schema import HOUR, hours, inspections, products
+from flawscope_station.store.schema import HOUR, IS_PRODUCTION, hours, inspections, products
 
 ONLINE, OFFLINE = "online", "offline"
 AT_LEAST_ONCE = 1  # quality of service
@@ -204,7 +204,7 @@ def _product_state(box: Outbox) -> dict[str, Any]:
     sums = [func.coalesce(func.sum(hours.c[name]), 0) for name in counts]
     query = (
         inspection_query()
-        .where(inspections.c.product_id == product_id)
+        .where(inspections.c.product_id == product_id, IS_PRODUCTION)
         .order_by(inspections.c.id.desc())
         .limit(1)
     )

@@ -12,7 +12,15 @@ from flawscope_station.sinks.cursors import AnySink, cursor_conditions
 from flawscope_station.store.database import Database, upsert
 from flawscope_station.store.parts import describe_parts, part_query
 from flawscope_station.store.records import describe_inspections, inspection_query, iso, parse_time
-from flawscope_station.store.schema import ANOMALOUS, deliveries, inspections, parts, verdicts
+from flawscope_station.store.schema import (
+    ANOMALOUS,
+    IS_PRODUCTION,
+    PRODUCTION,
+    deliveries,
+    inspections,
+    parts,
+    verdicts,
+)
 
 INSPECTION, VERDICT, PART_DECISION = "inspection.created", "verdict.given", "part.decided"  # types
 MAX_COUNTED = 10_000
@@ -171,6 +179,7 @@ class Outbox:
 
     def _inspection_conditions(self, cursor: Cursor) -> list[ColumnElement[bool]]:
         conditions = [inspections.c.product_id == self.product_id, inspections.c.id > cursor.inspection]
+        conditions.append(IS_PRODUCTION)
         anomalous = inspections.c.anomalous.is_(True), inspections.c.tolerated.is_(False)
         return conditions if self.only == "all" else [*conditions, *anomalous]
 
@@ -188,6 +197,7 @@ class Outbox:
 
     def _part_conditions(self, cursor: Cursor) -> list[ColumnElement[bool]]:
         conditions = [parts.c.product_id == self.product_id, parts.c.id > cursor.part]
+        conditions.append(parts.c.purpose == PRODUCTION)
         return conditions if self.only == "all" else [*conditions, parts.c.decision == ANOMALOUS]
 
     def _read_parts(self, connection: Connection, cursor: Cursor, limit: int) -> list[Message]:

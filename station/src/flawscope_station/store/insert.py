@@ -18,6 +18,7 @@ from flawscope_station.store.schema import (
     ANOMALOUS,
     GOOD,
     HOUR,
+    PRODUCTION,
     WITHIN,
     inspections,
     parts,
@@ -52,6 +53,8 @@ class NewInspection:
     picture, by which copies of it are known. tolerated: it is anomalous by its
     score, and within tolerance.
     unanswered: why its sender did not get the answer (`schema.UNANSWERED`); None: it did.
+    purpose: production or challenge. challenge_id, challenge_part_id: numbers of the challenge that it
+    belongs to and of the part that it shows.
     """
 
     product_id: int
@@ -81,6 +84,9 @@ class NewInspection:
     pixels: str | None = None
     tolerated: bool = False
     unanswered: str | None = None
+    purpose: str = PRODUCTION
+    challenge_id: int | None = None
+    challenge_part_id: int | None = None
     part_views: PartViews | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -142,7 +148,7 @@ def insert_inspections(connection: Connection, several: Sequence[NewInspection])
         results.append((number, is_new))
     for part in dict.fromkeys(one.part_views for _, one in added if one.part_views is not None):
         _add_part(connection, part, [row for row in added if row[1].part_views is part])
-    _add_to_hours(connection, [one for _, one in added])
+    _add_to_hours(connection, [one for _, one in added if one.purpose == PRODUCTION])
     return results
 
 
@@ -196,7 +202,8 @@ def _find_by_key(connection: Connection, address: int, key: str) -> int | None:
 def review_state(one: NewInspection | Row[Any], is_worst: bool = False) -> str:
     """State of the review of an inspection without a verdict; a person's rules have decided on one within
     tolerance."""
-    return WAITING if decision_of(one) == ANOMALOUS or one.near or is_worst else NO_REVIEW
+    is_doubtful = decision_of(one) == ANOMALOUS or one.near or is_worst
+    return WAITING if is_doubtful and one.purpose == PRODUCTION else NO_REVIEW
 
 
 def decision_of(row: Any) -> str:
@@ -234,13 +241,13 @@ def _add_part(connection: Connection, part: PartViews, seen: Sequence[tuple[int,
     flagged = [one for one in views if one.anomalous or one.view == part.worst]
     if part.decision == ANOMALOUS and all(one.tolerated for one in flagged):
         part.decision = WITHIN
-    values = {name: getattr(first, name) for name in ("product_id", "version_id", "part", "batch")}
+    values = {name: getattr(first, name) for name in ("product_id", "version_id", "part", "batch", "purpose")}
     values |= {"decision": part.decision, "worst": part.worst, "score": found.score, "p_value": found.p_value}
     new = parts.insert().values(**values, decided_at=now()).returning(parts.c.id)
     part.number = int(connection.execute(new).scalar_one())
     numbers = inspections.c.id.in_([number for number, _ in seen])
     connection.execute(update(inspections).where(numbers).values(part_id=part.number))
-    if part.decision == ANOMALOUS:
+    if part.decision == ANOMALOUS and first.purpose == PRODUCTION:
         alone = numbers, inspections.c.view == part.worst, inspections.c.review == NO_REVIEW
         connection.execute(update(inspections).where(*alone).values(review=WAITING))
 

@@ -42,6 +42,7 @@ EXAMPLE: dict[str, Any] = {
     "findings": [],
     "tolerances": None,
     "unanswered": None,
+    "purpose": "production",
     "picture": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     "width": 640,
     "height": 480,
@@ -145,6 +146,9 @@ class Inspection(BaseModel):
         None,
         description="why its sender did not get the answer: not in time, the line or client did not wait "
         "for it; null: it was answered",
+    )
+    purpose: Literal["production", "challenge"] = Field(
+        "production", description="challenge: a challenge part, which counts in no figure"
     )
 
     @property

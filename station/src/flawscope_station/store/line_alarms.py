@@ -12,7 +12,14 @@ from flawscope_station.store.database import Database
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.open_models import NoModelError
 from flawscope_station.store.records import DEFECT, GOOD
-from flawscope_station.store.schema import inspections, learnt_pixels, parts, pictures
+from flawscope_station.store.schema import (
+    IS_PRODUCTION,
+    PRODUCTION,
+    inspections,
+    learnt_pixels,
+    parts,
+    pictures,
+)
 
 RECENT_PARTS = 10_000  # latest inspections, or decisions on parts, that are counted
 
@@ -62,7 +69,7 @@ def _count_pictures(database: Database, product_id: int, version: int) -> LineAl
         select(*(inspections.c[name] for name in ("picture", "part", "batch", "anomalous", "verdict")))
         .select_from(inspections.join(pictures))
         .where(inspections.c.product_id == product_id, inspections.c.version_id == version)
-        .where(~inspections.c.tolerated, ~learnt)
+        .where(IS_PRODUCTION, ~inspections.c.tolerated, ~learnt)
         .order_by(inspections.c.id.desc())
         .limit(RECENT_PARTS)
     )
@@ -79,6 +86,7 @@ def _count_parts(database: Database, product_id: int, version: int) -> LineAlarm
     latest = (
         select(parts.c.id)
         .where(parts.c.product_id == product_id, parts.c.version_id == version)
+        .where(parts.c.purpose == PRODUCTION)
         .where(parts.c.decision.in_(("good", "anomalous")))
         .order_by(parts.c.id.desc())
         .limit(RECENT_PARTS)

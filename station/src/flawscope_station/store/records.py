@@ -38,6 +38,7 @@ from flawscope_station.store.removed_files import find_file_keys
 from flawscope_station.store.schema import (
     ANOMALOUS,
     HOUR,
+    PRODUCTION,
     events,
     hours,
     inspections,
@@ -239,7 +240,7 @@ class Store:
         with self.database.writing() as connection:
             query = select(inspections).where(inspections.c.id == number).with_for_update()
             row = connection.execute(query).one_or_none()
-            if row is None or row.unanswered == why:
+            if row is None or row.unanswered == why or row.purpose != PRODUCTION:
                 return
             connection.execute(update(inspections).where(inspections.c.id == number).values(unanswered=why))
             place = {"product_id": row.product_id, "version_id": row.version_id, "hour": row.at // HOUR}
@@ -270,8 +271,8 @@ class Store:
         Raises:
             NotFoundError: there is no such inspection.
             KeyUsedError: the key was used for another verdict.
-            InputError: the verdict is unknown, there is none to take back, the note is too long, or the kind
-                is no name or not of a defect.
+            InputError: the verdict is unknown, there is none to take back, the note is too long, the kind is
+                no name or not of a defect, or the inspection shows a challenge part.
         """
         if verdict not in (GOOD, DEFECT, SKIP, UNDO):
             raise InputError(f"{verdict!r:.40} is not a verdict: good, defect, skip or undo")
@@ -290,6 +291,8 @@ class Store:
             row = connection.execute(query).one_or_none()
             if row is None:
                 raise NotFoundError(f"there is no inspection {number}")
+            if row.purpose != PRODUCTION:
+                raise InputError(f"inspection {number} shows a challenge part, whose answer is known")
             content = {"verdict": verdict, "mask": mask, "note": note, "kind": kind or None}
             if key is None or not _is_repeated(connection, number, key, content):
                 if verdict == UNDO and not last_verdicts(connection, [number]).get(number):

@@ -23,11 +23,13 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    literal_column,
 )
 
 HOUR = 3_600_000_000  # microseconds
 GOOD, ANOMALOUS = "good", "anomalous"  # decisions
 LATE, WITHDRAWN, ABANDONED = UNANSWERED = "late", "withdrawn", "abandoned"  # why a sender got no answer
+PRODUCTION, CHALLENGE = "production", "challenge"  # purposes of an inspection
 WITHIN = "within tolerance"  # decision on a picture: anomalous, and a person's rules tolerate it
 REPORT_VIEW = "inspection_report"  # for SQL of others: its columns stay (docs/station-shifts.md)
 _TIME_SQL = {  # a time as text in SQLite, as a timestamp with time zone in PostgreSQL
@@ -51,6 +53,7 @@ CREATE VIEW {REPORT_VIEW} AS SELECT
     inspections.unanswered AS unanswered
 FROM inspections JOIN products ON products.id = inspections.product_id
 JOIN stations ON stations.id = products.station_id JOIN versions ON versions.id = inspections.version_id
+WHERE inspections.purpose = '{PRODUCTION}'
 """
 
 
@@ -160,6 +163,7 @@ parts = Table(
     Column("score", Double),
     Column("p_value", Double),
     Column("worst", Name, nullable=False),  # view
+    Column("purpose", String(12), nullable=False),
 )
 Index("parts_part", parts.c.product_id, parts.c.part)
 
@@ -191,6 +195,10 @@ inspections = Table(
     Column("unanswered", String(12)),  # late, withdrawn, abandoned; NULL: its sender got the answer
     Column("view", Name),
     Column("part_id", Key, ForeignKey("parts.id")),  # NULL: judged alone
+    # production, or challenge: shown to see whether the station judges rightly; it counts in no figure
+    Column("purpose", String(12), nullable=False),
+    Column("challenge_id", Key, ForeignKey("challenges.id")),  # NULL: none was due
+    Column("challenge_part_id", Key, ForeignKey("challenge_parts.id")),
     _picture_foreign_key("inspections"),
     UniqueConstraint("product_id", "key"),
 )
@@ -199,7 +207,7 @@ inspections = Table(
 Index(
     "inspections_search",
     *(inspections.c[name] for name in ("product_id", "id", "at", "anomalous", "verdict", "review", "score")),
-    *(inspections.c.version_id, inspections.c.tolerated),
+    *(inspections.c.version_id, inspections.c.tolerated, inspections.c.purpose),
 )
 Index("inspections_at", inspections.c.product_id, inspections.c.at)
 _is_waiting = inspections.c.review == "waiting"
@@ -210,6 +218,9 @@ for _label in (inspections.c.part, inspections.c.batch):
     _partial_index(
         f"inspections_{_label.name}", _label.is_not(None), inspections.c.product_id, _label, inspections.c.id
     )
+IS_PRODUCTION = inspections.c.purpose == literal_column(f"'{PRODUCTION}'")  # condition
+_is_challenge = inspections.c.purpose == "challenge"
+_partial_index("inspections_challenge", _is_challenge, inspections.c.product_id, inspections.c.id)
 _partial_index("inspections_part_id", inspections.c.part_id.is_not(None), inspections.c.part_id)
 
 verdicts = Table(
@@ -366,13 +377,21 @@ challenge_parts = Table(
     Column("name", Name, nullable=False),  # the `part` under which a sender shows it
     Column("expected", String(12), nullable=False),  # decision: good, anomalous
     Column("note", Text, nullable=False),
-    Column("pixels", Hash, nullable=False),  # of the stored picture
-    Column("boxes", Text, nullable=False),  # JSON: regions of the stored picture, as shares of its sides
-    Column("view", LargeBinary, nullable=False),  # WebP of the stored picture
     Column("removed_at", BigInteger),
 )
 
-# Challenges: the last one of a product says whether the product is ready
+# Stored picture of each view of a challenge part
+challenge_views = Table(
+    "challenge_views",
+    metadata,
+    Column("part_id", Key, ForeignKey("challenge_parts.id"), primary_key=True),
+    Column("view", Name, primary_key=True),  # "": the only picture
+    Column("pixels", Hash, nullable=False),
+    Column("boxes", Text, nullable=False),  # JSON: its regions, as shares of its sides
+    Column("picture", LargeBinary, nullable=False),  # WebP
+)
+
+# Challenges: with the inspections that belong to one they say what came of it
 challenges = Table(
     "challenges",
     metadata,
@@ -380,29 +399,13 @@ challenges = Table(
     _product_column(),
     Column("version_id", Key, ForeignKey("versions.id"), nullable=False),
     Column("state_hash", Hash, nullable=False),  # of the settings and the challenge parts
+    Column("parts", Text, nullable=False),  # JSON: number of each challenge part, and its decision
     Column("cause", String(12), nullable=False),  # why it was due
     Column("who", String(64), nullable=False),
     Column("begun_at", BigInteger, nullable=False),
-    Column("outcome", String(12)),  # passed, failed, overridden, replaced; NULL: under way
-    Column("ended_at", BigInteger),
-    Column("reason", Text),  # of an override
+    Column("reason", Text),  # of an override; NULL: parts are shown
 )
 Index("challenges_product", challenges.c.product_id, challenges.c.id)
-
-challenge_results = Table(
-    "challenge_results",
-    metadata,
-    _id_column(),
-    Column("challenge_id", Key, ForeignKey("challenges.id"), nullable=False, index=True),
-    Column("part_id", Key, ForeignKey("challenge_parts.id"), nullable=False, index=True),
-    Column("at", BigInteger, nullable=False),
-    Column("outcome", String(12), nullable=False),  # passed, failed, wrong_part, old_picture
-    Column("anomalous", Boolean, nullable=False),
-    Column("score", Double, nullable=False),
-    Column("score_threshold", Double, nullable=False),
-    Column("resemblance", Double, nullable=False),
-    Column("pixels", Hash, nullable=False),
-)
 
 # Version of the tables: a key of `migrations.STEPS`
 revision = Table("alembic_version", metadata, Column("version_num", String(32), primary_key=True))

@@ -38,8 +38,11 @@ from flawscope_station.store.records import (
 )
 from flawscope_station.store.schema import (
     ANOMALOUS,
+    CHALLENGE,
     HOUR,
+    IS_PRODUCTION,
     NOT_INSPECTED_EVENTS,
+    PRODUCTION,
     UNANSWERED,
     WITHIN,
     events,
@@ -58,6 +61,7 @@ _CHOICES = {
     "verdict": ("good", "defect", "none"),
     "review": ("none", "waiting", "done", "skipped"),
     "unanswered": ("any", "none", *UNANSWERED),
+    "purpose": (PRODUCTION, CHALLENGE),
 }
 _NUMBER_FILTERS: dict[str, tuple[Callable[[str], Any], Callable[[Any], bool], str]] = {
     "score_min": (float, math.isfinite, "a number"),
@@ -89,6 +93,7 @@ class Filters:
     batch: str | None = None
     cursor: str | None = None
     limit: int = 50
+    purpose: str = PRODUCTION
 
     @classmethod
     def from_query(cls, query: Mapping[str, str]) -> Filters:
@@ -177,7 +182,8 @@ def _build_query(product_id: int, filters: Filters, walk: bool) -> Select[Any]:
         was_answered = column.unanswered.is_(None)
         wanted.append(was_answered if asked.unanswered == "none" else ~was_answered)
     wanted += [text_condition(name, text, walk) for name, text in _text_filters(filters)]
-    return inspection_query().where(column.product_id == product_id, *wanted).order_by(column.id.desc())
+    wanted += [column.product_id == product_id, column.purpose == asked.purpose]
+    return inspection_query().where(*wanted).order_by(column.id.desc())
 
 
 def text_condition(name: str, text: str, walk: bool = False) -> ColumnElement[bool]:
@@ -311,7 +317,7 @@ def inspection_counts(product_id: int) -> Select[Any]:
     }
     scores = (column.score.label(f"score_{name}") for name in ("sum", "min", "max"))
     ones = (case((holds, 1), else_=0).label(name) for name, holds in counts.items())
-    return select(column.at, *scores, *ones).where(column.product_id == product_id)
+    return select(column.at, *scores, *ones).where(column.product_id == product_id, IS_PRODUCTION)
 
 
 def _totals(connection: Connection, counted: Subquery) -> dict[str, int]:
@@ -344,7 +350,7 @@ def _points(connection: Connection, product_id: int, first: int, until: int) -> 
     column = inspections.c
     query = (
         select(column.at, column.score, column.anomalous, column.tolerated, column.verdict, column.id)
-        .where(column.product_id == product_id, column.at >= first, column.at < until)
+        .where(column.product_id == product_id, IS_PRODUCTION, column.at >= first, column.at < until)
         .order_by(column.at.desc(), column.id.desc())
         .limit(MAX_POINTS)
     )
@@ -397,7 +403,7 @@ class PeriodSummary:
 def summarize_period(database: Database, product_id: int, since: int, until: int) -> PeriodSummary:
     """Sum up the inspections from `since` to below `until`, microseconds since 1970. StoreError."""
     column = inspections.c
-    within = (column.product_id == product_id, column.at >= since, column.at < until)
+    within = (column.product_id == product_id, IS_PRODUCTION, column.at >= since, column.at < until)
     with_picture = (pictures.c.product_id == column.product_id) & (pictures.c.hash == column.picture)
     confirmed = column.anomalous & ~column.tolerated & (column.verdict.is_(None) | (column.verdict != GOOD))
 

@@ -169,6 +169,10 @@ def parse_filters(
         Literal["", "any", "none", "late", "withdrawn", "abandoned"] | None,
         Query(description="why its sender did not get the answer"),
     ] = None,
+    purpose: Annotated[
+        Literal["", "production", "challenge"] | None,
+        Query(description="challenge: challenge parts, which are not found otherwise"),
+    ] = None,
     score_min: str | None = None,
     score_max: str | None = None,
     version: str | None = None,

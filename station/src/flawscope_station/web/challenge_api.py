@@ -8,7 +8,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from flawscope_station.challenge.challenge import Challenge
-from flawscope_station.challenge.resemblance import LEAST
+from flawscope_station.challenge.readiness import LEAST
 from flawscope_station.sources.source import TriggeredSource
 from flawscope_station.store.records import valid_id_or_zero
 from flawscope_station.store.schema import ANOMALOUS
@@ -30,9 +30,11 @@ class ChallengePart(BaseModel):
     name: str = Field(description="the `part` under which it is shown")
     expected: Literal["good", "anomalous"]
     note: str
+    views: list[str] = Field(description="of the part, each with a stored picture; an empty one: the only")
     results: list[dict[str, Any]] = Field(
         description="the oldest first: `at`, `outcome` (passed, failed, wrong_part, old_picture), `score`, "
-        f"`score_threshold`, `resemblance` to the stored picture, -1 to 1, of which {LEAST} is needed"
+        f"`score_threshold`, `resemblance` to the stored picture, -1 to 1, of which {LEAST} is needed, and "
+        "`inspection`, its number"
     )
 
 
@@ -148,9 +150,11 @@ def remove_challenge_part(
 
 
 @router.get("/challenge/parts/{number}/view", response_class=Response)
-def challenge_part_view(product_id: ProductId, number: int, challenge: ChallengeDep) -> Response:
+def challenge_part_view(
+    product_id: ProductId, number: int, challenge: ChallengeDep, view: str | None = None
+) -> Response:
     """Return the stored picture of a challenge part, as WebP."""
-    return Response(challenge.view(product_id, number), media_type="image/webp")
+    return Response(challenge.view(product_id, number, view), media_type="image/webp")
 
 
 @page_router.get("/{product}/challenge")
@@ -175,7 +179,7 @@ def challenge_page(
         state=state,
         next=next((one for one in state["parts"] if one["name"] in state["missing"]), None),
         charts={one["id"]: score_chart(one["results"]) for one in state["parts"]},
-        choices=[one for one in choices if one["picture"] and one["part_id"] is None],
+        choices=[one for one in choices if one["picture"]],
         chosen=chosen,
         has_camera=any(isinstance(source, TriggeredSource) for source in sources),
         size=(CHART_WIDTH, CHART_HEIGHT),

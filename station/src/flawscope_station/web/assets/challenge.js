@@ -11,11 +11,16 @@
     }
   }
 
-  /** Shows a challenge part, which is answered as a refusal; says what became of it. */
-  async function show(path, part, file) {
-    const options = { method: "POST", body: file, headers: file ? { "Content-Type": "application/octet-stream" } : {} };
+  /** Shows a challenge part, which is answered as a refusal; says what became of it. files: of all its views. */
+  async function show(path, part, files = []) {
+    const options = { method: "POST" };
+    if (files.length > 1) {
+      options.body = new FormData();
+      for (const file of files) options.body.append("files", file);
+    } else if (files.length) Object.assign(options, { body: files[0], headers: { "Content-Type": "application/octet-stream" } });
     const answer = await fetch(`${page.api}${path}?part=${encodeURIComponent(part)}`, options);
-    const { error, code } = await answer.json().catch(() => ({}));
+    const body = await answer.json().catch(() => ({}));
+    const { error, code } = body.results?.[0] ?? body;
     if (code !== "not_production") throw new Error(error ?? `HTTP ${answer.status}`);
     const { parts } = await api("/challenge");
     return `${part}: ${t(`challenge.${parts.find((one) => one.name === part).results.at(-1)?.outcome ?? "kept"}`)}`;
@@ -26,13 +31,14 @@
 
   on("begin", "click", () => api("/challenge", { body: {} }).then(() => ""));
   on("shoot", "click", () => show("/trigger", byId("shoot").dataset.part));
-  on("file", "change", () => show("/inspections", byId("file").dataset.part, byId("file").files[0]));
+  on("file", "change", () => show("/inspections", byId("file").dataset.part, byId("file").files));
   on("override", "submit", () => api("/challenge/override", { body: values(byId("override")) }).then(() => ""));
   on("add", "submit", async () => {
-    const { inspection, file, ...body } = values(byId("add"));
+    const { inspection, file: _, ...body } = values(byId("add"));
+    const { files } = byId("add").elements.file;
     if (inspection) return api("/challenge/parts", { body: { ...body, inspection: Number(inspection) } }).then(() => "");
     await api("/challenge/awaited", { body });
-    if (file.size) return show("/inspections", body.name, file);
+    if (files.length) return show("/inspections", body.name, files);
     if (byId("add").dataset.camera) return show("/trigger", body.name);
     return t("challenge.awaited", { name: body.name });
   });
