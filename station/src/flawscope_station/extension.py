@@ -33,6 +33,7 @@ class Extension:
     on_added: get number, name and settings of a product that the station has from now on.
     gauges: return metrics.
     routers: of the API and of pages, in the order in which they are asked.
+    menu: names of a product's pages that its menu lists.
     request_enders: end what requests wait for, when the server ends.
     """
 
@@ -44,6 +45,7 @@ class Extension:
     on_added: Sequence[Callable[[int, str, ProductSettings], object]] = ()
     gauges: Sequence[Callable[[], Gauges]] = ()
     routers: Sequence[Any] = ()
+    menu: Sequence[str] = ()
     request_enders: Sequence[Callable[[], object]] = ()
 
 

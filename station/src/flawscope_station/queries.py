@@ -58,12 +58,17 @@ class Records:
 
 
 class Overview:
-    """State of the products, as API and metrics show it."""
+    """State of the products, as API and metrics show it.
+
+    Attributes:
+        menu: names of the pages of a product that features add; its text `NAME.title` names each.
+    """
 
     def __init__(self, floor: ConnectionContext, sinks: Sinks, health: Health):
         self.floor, self.sinks, self.health = floor, sinks, health
         self.addresses, self.store, self.inspector = floor.addresses, floor.store, floor.inspector
         self.versions = floor.addresses.versions
+        self.menu: list[str] = []
 
     def facts(self, name: str) -> dict[str, Any]:
         """Return a product as the API shows it. NotFoundError."""

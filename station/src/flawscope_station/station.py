@@ -170,6 +170,7 @@ class Station:
     def _add(self, extension: Extension) -> None:
         self.parts |= {type(part): part for part in extension.parts}
         self.routers += extension.routers
+        self.overview.menu += extension.menu
         self._feature_threads += extension.threads
         self.observers += extension.observers
         self.interlocks += extension.interlocks

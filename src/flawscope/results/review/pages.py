@@ -76,8 +76,8 @@ class Texts:
 
 
 class Pages:
-    """Pages from folders of assets: templates and static files by name, and `texts/LANGUAGE.yaml`, whose
-    sections are joined.
+    """Pages from folders of assets: templates and static files by name, and texts, whose sections are joined:
+    `texts/LANGUAGE.yaml`, or `texts/PAGE.yaml` with each language.
 
     Args:
         folders: of assets beside those of the review.
@@ -105,8 +105,7 @@ class Pages:
         for name, known in by_language.items():
             if different := known.keys() ^ by_language[DEFAULT_LANGUAGE].keys():
                 raise FlawscopeError(
-                    f"texts/{name}.yaml: {min(different)} is not in every language; give each file the same "
-                    "keys"
+                    f"texts: {min(different)} is not in every language as in {name}; give each the same keys"
                 )
         return {language: Texts(language, flat) for language, flat in by_language.items()}
 
@@ -118,9 +117,12 @@ class Pages:
         return self.texts[next(names, None) or DEFAULT_LANGUAGE]
 
     def _read_texts(self, language: str) -> dict[str, str]:
-        files = [folder / "texts" / f"{language}.yaml" for folder in self._folders]
-        parts: list[Mapping[str, Mapping[str, Any]]]
-        parts = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in files]
+        parts: list[Mapping[str, Mapping[str, Any]]] = []
+        for file in (file for folder in self._folders for file in (folder / "texts").iterdir()):
+            stem = file.name.removesuffix(".yaml")
+            if stem == language or stem not in LANGUAGES:
+                part = yaml.safe_load(file.read_text(encoding="utf-8"))
+                parts.append(part if stem == language else part[language])
         sections = [section for part in parts for section in part.items()]
         return {f"{name}.{key}": str(text) for name, part in sections for key, text in part.items()}
 

@@ -83,6 +83,7 @@ class Page:
             product=product,
             products=list(self.overview.addresses.products) if person else [],
             facts=facts,
+            menu=self.overview.menu,
             bar=self._problem_bar(facts) if facts else "",
             person=person,
             may_judge=has_role(person, "operator"),
