@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flawscope.results import drawing
 from flawscope.results.findings import Finding, anomalous_parts, count_wrong, part_not_found
-from flawscope.views.frames import PartPose
+from flawscope.views.frames import PartPose as PartPose
 
 MAX_NAMED = 3  # anomalous parts that a remark names
 

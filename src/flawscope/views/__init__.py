@@ -8,15 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flawscope import lazy_names
-
-# Names for other packages, imported when they are first used (docs/api.md)
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from flawscope.views.frames import PartPose as PartPose
-
-__getattr__ = lazy_names(__name__, {"PartPose": "frames"})
-
 DEFAULT_OVERLAP = 0.25  # of a tile
 MAX_OVERLAP = 0.75
 
