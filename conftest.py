@@ -91,7 +91,8 @@ def no_search_for_copies(request, monkeypatch):
 def computed_once(shared):
     """Comparing pictures with each other and learning to find their parts is most of the time of a fit with
     so few: of the same pictures it is done once in a run."""
-    from flawscope.pictures import congealing, several_parts_learning, units
+    from flawscope.pictures import units
+    from flawscope.views import congealing, several_parts_learning
 
     def once(function):
         def recall(*given):

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import flawscope
-from flawscope.pictures.light import Light
 from flawscope.results import drawing
 from flawscope.results.alignment import Alignment
 from flawscope.synthesis.demo.dataset import draw_dataset, draw_picture
+from flawscope.views.light import Light
 
 HERE = Path(__file__).parent
 SHOWN = {"plate": ("good/001", "scratch/001", "missing_part/006"), "fabric": ("hole/001", "missing_pick/000")}

@@ -9,8 +9,8 @@ from PIL import Image
 from flawscope.artefact.model_file import Artefact, Manifest, Picture
 from flawscope.calibration.threshold import Calibration
 from flawscope.pictures.decoding import decode, pixel_hash
-from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import Predictor
+from flawscope.views.preprocess import Preprocess
 
 SIDE = 16  # of the network; pictures are twice as large
 RED, GREEN = 0, 1

@@ -11,10 +11,10 @@ from PIL import Image
 from brightness import draw, model
 from flawscope import compare, evaluate, load, open_dataset
 from flawscope.errors import InputError, check_arguments, require_type
-from flawscope.pictures.preprocess import Preprocess
-from flawscope.pictures.roi import read_roi
 from flawscope.predictor import Predictor
 from flawscope.predictor.router import Router
+from flawscope.views.preprocess import Preprocess
+from flawscope.views.roi import read_roi
 
 WRONG = [
     *(None, 5, 1.5, True, {}, {1, 2}, object(), lambda: 1, (0, 0, 0.5, 1), [3], np.zeros(3)),

@@ -17,9 +17,9 @@ from PIL import Image
 
 import flawscope
 from flawscope.pictures.decoding import decode
-from flawscope.pictures.preprocess import Preprocess
-from flawscope.pictures.views import Fusion
 from flawscope.runtime import onnx_file as runtime
+from flawscope.views.preprocess import Preprocess
+from flawscope.views.tiles import Fusion
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SIZE = 64  # of the small model

@@ -15,9 +15,9 @@ from brightness import HOSTILE, SIDE, Brightness, draw, model
 from flawscope.calibration.threshold import Calibration, parse_false_alarm_rate
 from flawscope.errors import InputError
 from flawscope.evaluation import evaluate
-from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import Predictor
 from flawscope.results.prediction import Prediction
+from flawscope.views.preprocess import Preprocess
 
 
 class Lanes(Brightness):

@@ -10,9 +10,9 @@ import flawscope
 import matrix
 from brightness import SIDE, draw, model
 from flawscope.errors import InputError
-from flawscope.pictures.undistort import Undistortion
 from flawscope.predictor.tolerating import tolerating, tolerator
 from flawscope.results.tolerance import Rule, Tolerances
+from flawscope.views.undistort import Undistortion
 
 LENS = Undistortion(80, 80, 80, 40, k1=-0.05)
 EVERY = Tolerances("1", "0" * 64, (32, 32), (Rule("any", length=1e3),))

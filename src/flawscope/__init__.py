@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from flawscope.fitting.fitting import fit as fit
     from flawscope.fitting.incremental_update import extend as extend
     from flawscope.fitting.joining import join as join
-    from flawscope.pictures.preprocess import Preprocess as Preprocess
     from flawscope.predictor import Predictor as Predictor
     from flawscope.predictor.router import Router as Router
     from flawscope.predictor.router import load as load
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from flawscope.results.prediction import Region as Region
     from flawscope.results.region_size import measure_scale as measure_scale
     from flawscope.results.table import Unjudged as Unjudged
+    from flawscope.views.preprocess import Preprocess as Preprocess
 
 _LAZY_IMPORTS = {
     "Calibration": "calibration.threshold",
@@ -51,7 +51,7 @@ _LAZY_IMPORTS = {
     "InputError": "errors",
     "Prediction": "results.prediction",
     "Predictor": "predictor",
-    "Preprocess": "pictures.preprocess",
+    "Preprocess": "views.preprocess",
     "Region": "results.prediction",
     "Router": "predictor.router",
     "Unjudged": "results.table",

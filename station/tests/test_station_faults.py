@@ -29,7 +29,7 @@ from sqlalchemy import event
 from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope.pictures import decoding
-from flawscope.pictures.preprocess import Preprocess
+from flawscope.views.preprocess import Preprocess
 from flawscope_station.client import Client
 from flawscope_station.inspecting.picture import Picture, check_picture
 from flawscope_station.settings.station import DATABASE_FILE, Limits, RetentionSettings

@@ -30,9 +30,9 @@ from flawscope.artefact.model_file import (
 )
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.pictures.preprocess import Preprocess
-from flawscope.pictures.views import Fusion
 from flawscope.runtime import onnx_file
+from flawscope.views.preprocess import Preprocess
+from flawscope.views.tiles import Fusion
 
 
 def example(**changes):

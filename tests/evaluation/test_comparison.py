@@ -12,7 +12,7 @@ from brightness import GREEN, RED, draw, draw_mask, model
 from flawscope.cli import main
 from flawscope.datasets import open_dataset
 from flawscope.evaluation.comparison import Difference, compare
-from flawscope.pictures.preprocess import Preprocess
+from flawscope.views.preprocess import Preprocess
 
 GOOD = [(0.1, 0.1), (0.2, 0.6), (0.6, 0.7), (0.7, 0.2), (0.3, 0.3)]  # red calls two anomalous, green two
 BAD = [(0.9, 0.9), (0.8, 0.4), (0.4, 0.8), (0.45, 0.7), (0.2, 0.95)]  # red finds two, green four

@@ -24,10 +24,10 @@ from flawscope.evaluation.metrics import confidence_interval_rate, pixel_metrics
 from flawscope.evaluation.report.words import Tally, sentences
 from flawscope.evaluation.result import PictureStore
 from flawscope.evaluation.robustness import robustness
-from flawscope.pictures.geometry import Geometry
-from flawscope.pictures.light import Light
-from flawscope.pictures.preprocess import Preprocess
 from flawscope.results.prediction import Levels, Prediction
+from flawscope.views.geometry import Geometry
+from flawscope.views.light import Light
+from flawscope.views.preprocess import Preprocess
 
 
 @pytest.fixture

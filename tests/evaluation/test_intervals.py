@@ -16,8 +16,8 @@ from flawscope.evaluation.intervals import (
     pixel_intervals,
 )
 from flawscope.evaluation.result import EvaluatedPicture
-from flawscope.pictures.preprocess import Preprocess
 from flawscope.results.prediction import Levels, Prediction
+from flawscope.views.preprocess import Preprocess
 
 
 def binormal(rng, good, bad, shift):

@@ -15,7 +15,7 @@ from flawscope.export.export import export
 from flawscope.export.recalibrate import ExportPictures
 from flawscope.methods.patchcore.model import Model
 from flawscope.pictures.decoding import decode, pixel_hash
-from flawscope.pictures.preprocess import Preprocess
+from flawscope.views.preprocess import Preprocess
 
 ROI = "0.4,0.2,0.95,0.9"
 CLOSE = 0.1  # of a score

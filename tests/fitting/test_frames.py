@@ -13,8 +13,8 @@ from flawscope.fitting.fitting import partial_fit
 from flawscope.fitting.preparation import prepare
 from flawscope.fitting.stored_options import refit_options
 from flawscope.methods import registry
-from flawscope.pictures.frames import AlignedPart
-from flawscope.pictures.preprocess import Preprocess
+from flawscope.views.frames import AlignedPart
+from flawscope.views.preprocess import Preprocess
 
 INSIDE, OUTSIDE = (15.0, 18.0), (-23.0, -12.0)  # of the zone, on the part, in pixels of a picture of 128
 QUICK = {"align": "turn", "size": "64", "device": "cpu", "check": False}

@@ -15,8 +15,8 @@ from flawscope.calibration.recognition import Recognition
 from flawscope.errors import InputError
 from flawscope.fitting import joining
 from flawscope.fitting.fitting import fit
-from flawscope.pictures.light import Light, light_variations
 from flawscope.results.prediction import Prediction
+from flawscope.views.light import Light, light_variations
 
 PRODUCTS, VIEWS, PATTERN, PARTS = ("block", "rings"), ("side", "top"), r"p\d+", 12
 SETTINGS = {"size": "64", "samples": 1, "device": "cpu", "check": False}

@@ -12,9 +12,9 @@ from flawscope.errors import InputError
 from flawscope.fitting import light_calibration
 from flawscope.fitting.training_pictures import Reader
 from flawscope.methods.task import Fitted, LeaveOut, Task
-from flawscope.pictures import preprocess
-from flawscope.pictures.light import Light, Normalization, channel_statistics, light_variations
-from flawscope.pictures.preprocess import Preprocess
+from flawscope.views import preprocess
+from flawscope.views.light import Light, Normalization, channel_statistics, light_variations
+from flawscope.views.preprocess import Preprocess
 
 SETTINGS = {"size": "64", "samples": 0, "device": "cpu"}
 

@@ -7,11 +7,11 @@ import pytest
 
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit, partial_fit
-from flawscope.fitting.picture_views import Windows
 from flawscope.fitting.training_pictures import Reader
+from flawscope.fitting.training_views import TrainingTiles
 from flawscope.methods.patchcore import places
-from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import load
+from flawscope.views.preprocess import Preprocess
 
 # pictures of one ground, of which each counts as a part
 SMALL = {"group": r"\d+", "samples": 1, "check": False, "device": "cpu"}
@@ -174,9 +174,9 @@ def test_what_goes_with_them_and_what_does_not():
 
 
 def test_of_very_many_pictures_every_place_is_seen_about_as_often(monkeypatch):
-    monkeypatch.setattr("flawscope.fitting.picture_views.MAX_VIEW_PIXELS", 64 * 64 * 4 * 30)
+    monkeypatch.setattr("flawscope.fitting.training_views.MAX_VIEW_PIXELS", 64 * 64 * 4 * 30)
     how = Preprocess((64, 64), tile=(64, 64), positions=(3, 3))
-    windows = Windows(Reader([still()[0]] * 30, how, set()), [(144, 144)] * 30, 0)
+    windows = TrainingTiles(Reader([still()[0]] * 30, how, set()), [(144, 144)] * 30, 0)
     assert len(windows) == 30 * 5
     seen = np.bincount(windows.positions, minlength=10)
     assert seen[0] == 30
@@ -196,7 +196,7 @@ def test_simulated_defects_are_found_at_their_places(kept, monkeypatch):
 
 
 def test_pictures_that_show_some_places_only_are_calibrated_as_a_whole(monkeypatch):
-    monkeypatch.setattr("flawscope.fitting.picture_views.MAX_VIEW_PIXELS", 64 * 64 * 4 * 12)
+    monkeypatch.setattr("flawscope.fitting.training_views.MAX_VIEW_PIXELS", 64 * 64 * 4 * 12)
     model = fit(list(still(12)), **SMALL)
     groups = model.artefact.tensors["bank_groups.0"]
     assert {len(set(row.tolist())) for row in groups[1:]} <= {
@@ -211,13 +211,13 @@ def test_pictures_that_show_some_places_only_are_calibrated_as_a_whole(monkeypat
 @pytest.mark.parametrize("seen_in", [1, 0])
 def test_a_place_that_one_part_shows_has_the_bank_of_all_other_tiles(seen_in, monkeypatch):
     """As a corner beside an aligned part may be: what lies there is judged by what other tiles show."""
-    load = Windows.load
+    load = TrainingTiles.load
 
     def seen(self, number):
         hidden = self.positions[number] == 1 and self.picture_of(number) >= seen_in
         return None if hidden else load(self, number)
 
-    monkeypatch.setattr(Windows, "load", seen)
+    monkeypatch.setattr(TrainingTiles, "load", seen)
     model = fit(list(still()), **SMALL)
     groups = model.artefact.tensors["bank_groups.0"]
     assert {len(np.unique(row)) for row in groups} == {6}

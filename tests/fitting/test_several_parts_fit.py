@@ -13,12 +13,12 @@ from flawscope.calibration.threshold import Calibration
 from flawscope.cli import main
 from flawscope.cli.output import prediction_line
 from flawscope.errors import InputError
-from flawscope.pictures.light import Light
-from flawscope.pictures.resampling import small_grey
-from flawscope.pictures.several_parts import OVERVIEW_SIDE
-from flawscope.pictures.several_parts_learning import learn_several_parts
 from flawscope.results import drawing
 from flawscope.results.table import ResultRow, TableWriter, read_table
+from flawscope.views.light import Light
+from flawscope.views.resampling import small_grey
+from flawscope.views.several_parts import OVERVIEW_SIDE
+from flawscope.views.several_parts_learning import learn_several_parts
 
 FIVE = range(5)
 OPTIONS = {"align": "turn", "several": True, "size": "64", "device": "cpu", "check": False}

@@ -19,9 +19,9 @@ from flawscope.fitting.update_evaluation import ReviewedPicture
 from flawscope.methods import registry
 from flawscope.pictures.channels import Channels
 from flawscope.pictures.decoding import decode, pixel_hash
-from flawscope.pictures.light import Light, light_variations
-from flawscope.pictures.undistort import Undistortion
 from flawscope.predictor.parts import part_calibration, stored_part_pattern
+from flawscope.views.light import Light, light_variations
+from flawscope.views.undistort import Undistortion
 from matrix import draw as part
 
 QUICK = {"device": "cpu", "check": False}

@@ -10,11 +10,11 @@ import torch
 from flawscope.errors import InputError
 from flawscope.fitting import tile_calibration
 from flawscope.fitting.fitting import fit
-from flawscope.fitting.picture_views import Windows
 from flawscope.fitting.training_pictures import Reader
-from flawscope.pictures.preprocess import Preprocess
+from flawscope.fitting.training_views import TrainingTiles
 from flawscope.predictor import load
 from flawscope.synthesis.demo.dataset import draw_picture
+from flawscope.views.preprocess import Preprocess
 
 SMALL = {"samples": 1, "check": False, "device": "cpu", "count": 300}
 
@@ -170,7 +170,9 @@ def test_wrong_settings_are_told_in_one_line(settings, text):
 
 def windows_of(sizes, roi=None, seed=0, tile=32):
     how = Preprocess((tile, tile), tile=(tile, tile))
-    return Windows(Reader([np.zeros((*s, 3), np.uint8) for s in sizes], how, set(), roi=roi), sizes, seed)
+    return TrainingTiles(
+        Reader([np.zeros((*s, 3), np.uint8) for s in sizes], how, set(), roi=roi), sizes, seed
+    )
 
 
 def test_windows_are_a_picture_as_a_whole_and_places_all_over_it():
@@ -190,7 +192,7 @@ def test_windows_are_learnt_from_where_anything_counts_and_of_many_pictures_some
     windows = windows_of([(160, 160)], roi=roi)
     assert 0 < len(windows.places[0]) <= 9
     assert windows.judged_counts == [1 + len(windows.places[0])]
-    monkeypatch.setattr("flawscope.fitting.picture_views.MAX_VIEW_PIXELS", 10 * 32 * 32)
+    monkeypatch.setattr("flawscope.fitting.training_views.MAX_VIEW_PIXELS", 10 * 32 * 32)
     windows = windows_of([(200, 200)] * 2)
     assert [len(places) for places in windows.places] == [5, 5]
     assert windows.places[0] != windows.places[1]

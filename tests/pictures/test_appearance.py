@@ -12,8 +12,8 @@ from flawscope.pictures.appearance import (
     describe_shifts,
     measure_appearance,
 )
-from flawscope.pictures.preprocess import Preprocess
 from flawscope.synthesis.demo.dataset import draw_picture
+from flawscope.views.preprocess import Preprocess
 
 NAMES = [feature.name for feature in FEATURES]
 

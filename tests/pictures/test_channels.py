@@ -11,7 +11,7 @@ from flawscope.calibration.parts import PartPattern
 from flawscope.errors import InputError
 from flawscope.pictures.channels import Channels, read_channels
 from flawscope.pictures.decoding import HashedPicture, decode, pixel_hash
-from flawscope.pictures.preprocess import Preprocess
+from flawscope.views.preprocess import Preprocess
 
 RNG = np.random.default_rng(0)
 VALUES = {dtype: RNG.integers(0, 200, (6, 7, 5)).astype(dtype) for dtype in (np.uint8, np.uint16)}

@@ -23,7 +23,7 @@ from flawscope.pictures.decoding import (
 from flawscope.pictures.files import upright_size
 from flawscope.pictures.levels import Levels
 from flawscope.pictures.masks import read_labels
-from flawscope.pictures.preprocess import Preprocess
+from flawscope.views.preprocess import Preprocess
 
 H, W = 37, 52
 LOSSLESS = [
@@ -299,7 +299,7 @@ BIG = """
 import resource, sys, time, warnings
 warnings.simplefilter("error")
 from flawscope.pictures.decoding import decode, pixel_hash
-from flawscope.pictures.preprocess import Preprocess
+from flawscope.views.preprocess import Preprocess
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 start = time.perf_counter()
 tensor, geometry = Preprocess()(sys.argv[1])

@@ -12,8 +12,8 @@ from flawscope.pictures.arrays import from_numpy
 from flawscope.pictures.decoding import decode, to_eight_bits
 from flawscope.pictures.levels import Levels, common_levels, own_levels, used_range
 from flawscope.pictures.near_duplicates import Look
-from flawscope.pictures.preprocess import Preprocess
 from flawscope.pictures.units import show_nothing
+from flawscope.views.preprocess import Preprocess
 
 
 def product(seed=0, bright=200):

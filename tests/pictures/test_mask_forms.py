@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw
 from deep_files import deep_png, tiff
 from flawscope.errors import InputError
 from flawscope.pictures.masks import marks_most, read_mask
-from flawscope.pictures.preprocess import Preprocess
-from flawscope.pictures.roi import describe_roi, read_roi
+from flawscope.views.preprocess import Preprocess
+from flawscope.views.roi import describe_roi, read_roi
 
 SIDE = 128
 RED, BLUE, BORDER = (128, 0, 0), (0, 0, 128), (224, 224, 192)

@@ -12,7 +12,7 @@ from flawscope.errors import InputError
 from flawscope.fitting.training_pictures import survey
 from flawscope.pictures.decoding import decode
 from flawscope.pictures.masks import read_mask
-from flawscope.pictures.preprocess import Preprocess
+from flawscope.views.preprocess import Preprocess
 
 
 @pytest.fixture

@@ -10,8 +10,6 @@ import pytest
 from flawscope.calibration.recognition import Recognition
 from flawscope.cli.output import prediction_line
 from flawscope.evaluation.report.pages import predictions_page
-from flawscope.pictures.geometry import Geometry
-from flawscope.pictures.part_views import PartPose
 from flawscope.results.findings import (
     MIN_ANOMALOUS_SEVERITY,
     REASONS,
@@ -25,6 +23,8 @@ from flawscope.results.found_parts import FoundPart, FoundParts, PartSearch
 from flawscope.results.prediction import Levels, Prediction
 from flawscope.results.review.pages import LANGUAGES, PAGES
 from flawscope.results.table import PART_COLUMNS, ResultRow
+from flawscope.views.frames import PartPose
+from flawscope.views.geometry import Geometry
 
 DUSTY = Finding("dusty", "<dust> on the lens", 0.02, decides=True)  # no module has heard of it
 POSE = PartPose(40.0, 30.0, 12.0, 1.0, False, 20.0, 0.4)

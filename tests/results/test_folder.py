@@ -14,12 +14,12 @@ from PIL import Image
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.listing import OUTPUT_LIST
 from flawscope.pictures.masks import read_mask
-from flawscope.pictures.preprocess import Preprocess
 from flawscope.results import run as runs
 from flawscope.results.folder import MAPS, PictureWriter
 from flawscope.results.prediction import Levels, Prediction
 from flawscope.results.run import ResultsFolder
 from flawscope.results.table import COLUMNS, OutputFiles, ResultRow, TableWriter, Unjudged, read_table
+from flawscope.views.preprocess import Preprocess
 
 SIZE = (16, 16)
 SPOT = np.zeros(SIZE)

@@ -7,8 +7,6 @@ from dataclasses import FrozenInstanceError, replace
 import numpy as np
 import pytest
 
-from flawscope.pictures.geometry import Geometry
-from flawscope.pictures.preprocess import Preprocess
 from flawscope.results.prediction import (
     MAX_REMEMBERED,
     MIN_WARNING_PICTURES,
@@ -16,6 +14,8 @@ from flawscope.results.prediction import (
     MismatchDetector,
     Prediction,
 )
+from flawscope.views.geometry import Geometry
+from flawscope.views.preprocess import Preprocess
 
 LEVEL = 0.5
 

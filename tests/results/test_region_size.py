@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from flawscope.errors import InputError
-from flawscope.pictures.geometry import Geometry
 from flawscope.results.prediction import Levels, Prediction
 from flawscope.results.region_size import measure_region, measure_scale, rectangle_sides
+from flawscope.views.geometry import Geometry
 
 SIDE = 200
 

@@ -11,10 +11,10 @@ from PIL import Image
 
 from flawscope.calibration.size_bounds import SizeBounds
 from flawscope.errors import InputError
-from flawscope.pictures.geometry import Geometry
 from flawscope.results.findings import count_wrong, describe_reasons, outside_light
 from flawscope.results.prediction import Levels, Prediction, Region
 from flawscope.results.tolerance import Rule, Tolerances, apply_tolerances
+from flawscope.views.geometry import Geometry
 
 HEIGHT, WIDTH = 12, 16
 PLAIN = Geometry((HEIGHT, WIDTH), (HEIGHT, WIDTH), (1.0, 1.0), (0.0, 0.0), mm_per_pixel=0.1)

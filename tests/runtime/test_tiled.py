@@ -21,11 +21,11 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.export import export as exports
 from flawscope.export.export import export
 from flawscope.export.recalibrate import POSITIONS_PER_SAMPLE, ExportPictures
-from flawscope.pictures import preprocess
-from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import Predictor
 from flawscope.runtime import onnx_file
 from flawscope.runtime.torch import TorchSession
+from flawscope.views import preprocess
+from flawscope.views.preprocess import Preprocess
 
 ROI = "0.4,0.2,0.95,0.9"
 

@@ -32,8 +32,8 @@ from flawscope.artefact.files import (
 from flawscope.calibration.kinds import KindClassifier, Kinds
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import InputError
-from flawscope.pictures.preprocess import Preprocess
-from flawscope.pictures.views import Fusion
+from flawscope.views.preprocess import Preprocess
+from flawscope.views.tiles import Fusion
 
 FORMAT = 2  # raised when an older flawscope could not read the file. 2: padding is marked
 JOINT_FORMAT, ROUTER_FORMAT = 3, 4  # of files with several products (`router_file`): the old, and the new

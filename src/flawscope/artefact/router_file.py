@@ -38,7 +38,7 @@ from flawscope.artefact.model_file import (
 from flawscope.calibration.parts import PartPattern
 from flawscope.calibration.recognition import ProductDescriptors, Recogniser
 from flawscope.errors import InputError
-from flawscope.pictures.preprocess import Preprocess
+from flawscope.views.preprocess import Preprocess
 
 MAX_PRODUCTS = 10_000
 MAX_NAME_LENGTH = 200

@@ -43,7 +43,7 @@ class ProductDescriptors:
     """Descriptors of one product's pictures: vectors of length 1.
 
     good: [N, D] float32, of good pictures. groups: [N] int32; pictures of a group show one part.
-    lights: [N] int32, number of the light that they were changed to (`pictures.light.lights_within`); empty
+    lights: [N] int32, number of the light that they were changed to (`views.light.lights_within`); empty
         where all are as they came.
     defective: [M, D] float32, of good pictures with a simulated defect. carriers: [M] int32, their groups.
     """

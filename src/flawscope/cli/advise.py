@@ -33,10 +33,10 @@ def after_fit(manifest: Manifest) -> list[str]:
 
 def after_check(dataset: Dataset, report: CheckReport, aligned: bool) -> list[Advice]:
     """Steps by the good pictures and the marked defects. aligned: how parts lie was said."""
-    from flawscope.pictures.defect_size import DEFAULT_SIZE
-    from flawscope.pictures.form import size_in_form, usual_form
     from flawscope.results.advice import Facts, advice
     from flawscope.synthesis.part_places import alignment_needed
+    from flawscope.views.defect_size import DEFAULT_SIZE
+    from flawscope.views.form import size_in_form, usual_form
 
     lies = None if aligned else alignment_needed([item.path for item in dataset.train])
     sizes = [(height, width) for width, height, _ in report.sizes]

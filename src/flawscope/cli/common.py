@@ -164,7 +164,7 @@ def scale_of(args: argparse.Namespace) -> float | None:
 
 def parse_length(text: str) -> float:
     """Reads a length of a pixel, or of what is in a picture, in mm."""
-    from flawscope.pictures.geometry import positive_length
+    from flawscope.views.geometry import positive_length
 
     try:
         return positive_length(float(text))

@@ -37,11 +37,11 @@ from flawscope.evaluation.result import (
 )
 from flawscope.evaluation.robustness import LIGHTS, robustness
 from flawscope.evaluation.unlearnt import with_unlearnt
-from flawscope.pictures.geometry import Geometry
-from flawscope.pictures.light import Light
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results.part import INCOMPLETE
 from flawscope.results.prediction import MIN_WARNING_PICTURES, MismatchDetector, Prediction
+from flawscope.views.geometry import Geometry
+from flawscope.views.light import Light
 
 OnPrediction = Callable[[Item, Prediction], None]
 

@@ -15,8 +15,8 @@ from flawscope.datasets.published import SATURATION_FILE
 from flawscope.errors import InputError, pluralize
 from flawscope.evaluation import metrics
 from flawscope.evaluation.result import PictureStore
-from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.masks import read_labels
+from flawscope.views.geometry import Geometry
 
 
 def shrink_mask(

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from flawscope.datasets import Item
 from flawscope.errors import FlawscopeError, missing_library_error, pluralize
 from flawscope.evaluation.robustness import Robustness
-from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.listing import natural_key
 from flawscope.results.html import table
 from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import RIGHT, Prediction, outcome, prediction_html
 from flawscope.results.table import ResultRow, Unjudged, table_columns
+from flawscope.views.geometry import Geometry
 
 if TYPE_CHECKING:
     import pandas

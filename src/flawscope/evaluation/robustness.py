@@ -15,8 +15,8 @@ from flawscope.errors import InputError
 from flawscope.evaluation import metrics
 from flawscope.evaluation.unlearnt import with_unlearnt
 from flawscope.pictures.decoding import decode, pixel_hash
-from flawscope.pictures.light import Light
 from flawscope.progress import ProgressCallback, ProgressCounter, ignore_progress
+from flawscope.views.light import Light
 
 FACTORS = (0.8, 0.9, 0.95, 1.05, 1.1, 1.2)
 LIGHTS = (

@@ -44,12 +44,12 @@ from flawscope.pictures.decoding import (
 from flawscope.pictures.levels import Levels
 from flawscope.pictures.near_duplicates import Look
 from flawscope.pictures.units import find_new_parts
-from flawscope.pictures.views import RunModel, Views, remove_padding_marks
 from flawscope.progress import ProgressCallback
 from flawscope.runtime import Session
 from flawscope.runtime.session import at_positions
 from flawscope.runtime.torch import TorchSession
 from flawscope.synthesis import DefectScale, simulate_defect
+from flawscope.views.views import RunModel, Views, remove_padding_marks
 
 MAX_COMPARED = 32  # views, of as many pictures as there can be
 MAX_DEFECTIVE = 8  # of them that are compared with a simulated defect, too

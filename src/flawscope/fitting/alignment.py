@@ -20,12 +20,12 @@ from flawscope.errors import InputError, pluralize
 from flawscope.methods import registry
 from flawscope.methods.detector import embed_pictures
 from flawscope.methods.task import Task
-from flawscope.pictures import congealing
 from flawscope.pictures.levels import Levels
-from flawscope.pictures.pose import PoseKind
-from flawscope.pictures.preprocess import Preprocess
 from flawscope.progress import ProgressCallback
 from flawscope.synthesis import DefectScale, Foreground, simulate_defect
+from flawscope.views import congealing
+from flawscope.views.pose import PoseKind
+from flawscope.views.preprocess import Preprocess
 
 KINDS: tuple[PoseKind, ...] = ("shift", "turn")  # the simplest first
 MAX_LEARNT, MAX_HELD_OUT = 24, 16  # pictures learnt from, and left out

@@ -29,7 +29,6 @@ from flawscope.calibration.size_bounds import SIZE_BOUNDS
 from flawscope.datasets import open_dataset
 from flawscope.errors import InputError, check_arguments, join_names, pluralize
 from flawscope.fitting.light_calibration import calibrate_in_each_light, judge_in_lights
-from flawscope.fitting.picture_views import Frames, Windows, frames_of, held_out_views, views_of
 from flawscope.fitting.preparation import PreparedFit, Say, discard, pop_options, prepare
 from flawscope.fitting.simulated_defects import (
     DEFECT_SIZES,
@@ -48,6 +47,7 @@ from flawscope.fitting.training_pictures import (
     survey,
     told_parts,
 )
+from flawscope.fitting.training_views import Frames, TrainingTiles, frames_of, held_out_views, views_of
 from flawscope.methods import registry
 from flawscope.methods.detector import Detector
 from flawscope.methods.method import Method
@@ -56,15 +56,15 @@ from flawscope.methods.task import Budget, Fitted, LeaveOut, Task
 from flawscope.pictures.apart import MAX_COMPARED, groups_apart, groups_of_other_look
 from flawscope.pictures.appearance import APPEARANCE_KEY as APPEARANCE
 from flawscope.pictures.appearance import AppearanceRange
-from flawscope.pictures.form import SIZES_KEY, extreme_sizes, known_sizes
-from flawscope.pictures.light import within_range
 from flawscope.pictures.units import find_new_parts, find_parts
-from flawscope.pictures.view_looks import VIEW_LOOKS_KEY, ViewLooks
-from flawscope.pictures.views import Fusion
 from flawscope.predictor import SCALE, Predictor, fitted_artefact
 from flawscope.predictor.parts import PART, part_calibration, stored_part_pattern
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.runtime.torch import TorchSession
+from flawscope.views.form import SIZES_KEY, extreme_sizes, known_sizes
+from flawscope.views.light import within_range
+from flawscope.views.tiles import Fusion
+from flawscope.views.view_looks import VIEW_LOOKS_KEY, ViewLooks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +144,7 @@ def fit(
     prepared = prepare(
         images, asked, preset=preset, settings=settings, names=names, say=say, step=step, **options
     )
-    if isinstance(views := prepared.views, Windows):  # judged again, as whole pictures
+    if isinstance(views := prepared.views, TrainingTiles):  # judged again, as whole pictures
         budget = replace(budget, scored_later=how.samples + held_out_views(views.judged_counts))
     task = replace(prepared.task, budget=budget)
     return _fit_and_assemble(prepared, task, how.samples, how.check)
@@ -318,7 +318,7 @@ def _calibrate(
     judge: JudgeInLights
     frames: Frames
     fusion: Fusion | None
-    if isinstance(views := prepared.views, Windows):
+    if isinstance(views := prepared.views, TrainingTiles):
         frames, frame_task = views.reader, views.reader.task(task)
         fitted, checked, fusion = calibrate_pictures(leave_out, view_fit, views, frame_task)
         judge = partial(judge_tiles_in_lights, leave_out, views, frame_task, fusion)

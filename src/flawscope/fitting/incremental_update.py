@@ -44,11 +44,11 @@ from flawscope.methods import registry
 from flawscope.methods.detector import Detector
 from flawscope.pictures.decoding import PictureSource, error_reason, pixel_hash
 from flawscope.pictures.listing import relative_names
-from flawscope.pictures.preprocess import Preprocess
 from flawscope.pictures.units import check_shows_something
 from flawscope.predictor import Predictor, fitted_artefact
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.runtime.torch import TorchSession
+from flawscope.views.preprocess import Preprocess
 
 EXTENDED, RECALIBRATED, RETRAINED = "extended", "recalibrated", "retrained"
 BUILDERS: Mapping[str, Callable[[Job], list[Candidate]]]

@@ -24,13 +24,13 @@ from flawscope.methods.descriptors import DescriptorNetwork, DescriptorSettings
 from flawscope.methods.detector import LoadPicture, embed_pictures
 from flawscope.methods.settings import PATCH_SIZE_IN_NAME, PatchSettings
 from flawscope.pictures.levels import widest
-from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import Predictor, fitted_artefact
 from flawscope.predictor.parts import stored_part_pattern
 from flawscope.predictor.router import Router
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.runtime import open_router
 from flawscope.runtime.torch import open_descriptors
+from flawscope.views.preprocess import Preprocess
 
 # Pictures are recognised at this size by this stage (of stride 8), which costs the least and tells products
 # apart the best of those that docs/decisions/0027-joint.md compares

@@ -29,8 +29,8 @@ from flawscope.errors import InputError
 from flawscope.fitting.training_pictures import JudgeInLights
 from flawscope.methods.detector import embed_pictures
 from flawscope.methods.task import Fitted, LeaveOut, Task
-from flawscope.pictures.light import Light, within_range
-from flawscope.pictures.preprocess import Preprocess
+from flawscope.views.light import Light, within_range
+from flawscope.views.preprocess import Preprocess
 
 STREAM = 51  # of random numbers: part of their seed
 MIN_RANK = 3  # of the threshold among the pictures of a light: lower, one odd picture decides

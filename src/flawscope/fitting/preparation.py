@@ -17,7 +17,6 @@ from flawscope.datasets import Dataset, open_dataset
 from flawscope.datasets.mask_remarks import refuse_marked_good
 from flawscope.errors import InputError, require_type
 from flawscope.fitting import alignment
-from flawscope.fitting.picture_views import Sizes, ViewSet, frames_of, grid_shape, views_of
 from flawscope.fitting.region import RoiSource, check_region, learn_region
 from flawscope.fitting.training_pictures import (
     Images,
@@ -35,6 +34,7 @@ from flawscope.fitting.training_pictures import (
     survey,
     told_parts,
 )
+from flawscope.fitting.training_views import Sizes, ViewSet, frames_of, grid_shape, views_of
 from flawscope.methods import registry
 from flawscope.methods.conflicts import check_options
 from flawscope.methods.detector import Detector, resolve_device
@@ -43,16 +43,16 @@ from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import SeenDefect, Task, TaskViews
 from flawscope.pictures.channels import Channels
 from flawscope.pictures.decoding import PictureSource
-from flawscope.pictures.defect_size import choose_tile, parse_pixels, reduction_remark
-from flawscope.pictures.form import size_text
-from flawscope.pictures.light import check_range
 from flawscope.pictures.listing import relative_names
-from flawscope.pictures.pose import PoseKind
-from flawscope.pictures.preprocess import Preprocess
-from flawscope.pictures.several_parts_learning import LearnedParts
-from flawscope.pictures.undistort import Undistortion
 from flawscope.pictures.units import find_parts
 from flawscope.progress import ProgressCallback, ignore_progress
+from flawscope.views.defect_size import choose_tile, parse_pixels, reduction_remark
+from flawscope.views.form import size_text
+from flawscope.views.light import check_range
+from flawscope.views.pose import PoseKind
+from flawscope.views.preprocess import Preprocess
+from flawscope.views.several_parts_learning import LearnedParts
+from flawscope.views.undistort import Undistortion
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

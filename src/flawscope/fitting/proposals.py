@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from flawscope.errors import InputError
 from flawscope.fitting.training_pictures import learn_part_finding
-from flawscope.pictures.congealing import learn_reference
 from flawscope.pictures.decoding import PictureSource
-from flawscope.pictures.pose import HALF_SIDE, PoseKind
-from flawscope.pictures.preprocess import Preprocess
+from flawscope.views.congealing import learn_reference
+from flawscope.views.pose import HALF_SIDE, PoseKind
+from flawscope.views.preprocess import Preprocess
 
 # Parts lie elsewhere where their places, in sides of the part, or their angles spread by more
 MIN_SHIFT, MIN_TURN = 0.1, math.radians(8)

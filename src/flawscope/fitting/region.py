@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from flawscope.errors import InputError, suggest_name
 from flawscope.fitting.training_pictures import survey
 from flawscope.pictures.decoding import PictureSource
-from flawscope.pictures.preprocess import Preprocess
-from flawscope.pictures.roi import FrameRegion, describe_roi, drawn_size, read_roi, same_shape, split_picture
+from flawscope.views.preprocess import Preprocess
+from flawscope.views.roi import FrameRegion, describe_roi, drawn_size, read_roi, same_shape, split_picture
 
 RoiSource = str | os.PathLike[str] | Sequence[float] | NDArray[np.bool_] | FrameRegion
 

@@ -12,9 +12,9 @@ from flawscope.artefact.model_file import Artefact
 from flawscope.fitting.preparation import Reading, Seeing
 from flawscope.methods import registry
 from flawscope.methods.settings import PictureSettings
-from flawscope.pictures.roi import FrameRegion
 from flawscope.predictor import SCALE
 from flawscope.predictor.parts import stored_part_pattern
+from flawscope.views.roi import FrameRegion
 
 
 def stored_seeing(old: Artefact) -> Seeing:

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from flawscope.calibration.threshold import from_values
 from flawscope.errors import InputError
-from flawscope.fitting.picture_views import Windows
+from flawscope.fitting.training_views import TrainingTiles
 from flawscope.methods.detector import BATCH
 from flawscope.methods.task import Fitted, LeaveOut, Task
 from flawscope.methods.threads import workers
-from flawscope.pictures.light import Light
-from flawscope.pictures.views import Fusion, TileBlender, Views
 from flawscope.progress import ProgressCounter
+from flawscope.views.light import Light
+from flawscope.views.tiles import Fusion, TileBlender
+from flawscope.views.views import Views
 
 STREAM = 61  # of random numbers
 PIXEL_STEP = 8  # of the canvas pixels that the median map value is taken from
@@ -66,7 +67,7 @@ class _OpenPicture:
 
 
 def calibrate_pictures(
-    leave_out: LeaveOut, numbers: Fitted, windows: Windows, task: Task
+    leave_out: LeaveOut, numbers: Fitted, windows: TrainingTiles, task: Task
 ) -> tuple[Fitted, Fitted, Fusion]:
     """Turns a calibration of views into one of whole pictures, each scored by a model that has not learnt
     from it.
@@ -116,7 +117,7 @@ def calibrate_pictures(
 
 def judge_tiles_in_lights(
     leave_out: LeaveOut,
-    windows: Windows,
+    windows: TrainingTiles,
     task: Task,
     fusion: Fusion,
     pictures: Sequence[int],
@@ -136,7 +137,7 @@ def judge_tiles_in_lights(
 
 def _compute_values(
     answers: _LeaveOneOutViews,
-    windows: Windows,
+    windows: TrainingTiles,
     task: Task,
     chosen: Sequence[int],
     light: Light | None = None,

@@ -13,15 +13,15 @@ import torch
 
 from flawscope.errors import pluralize
 from flawscope.fitting.light_calibration import count_drawn
-from flawscope.fitting.picture_views import ViewSet, Windows, held_out_views
 from flawscope.fitting.simulated_defects import TIME_SHARE
+from flawscope.fitting.training_views import TrainingTiles, ViewSet, held_out_views
 from flawscope.methods.detector import BATCH, Detector
 from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import Task
 from flawscope.methods.threads import workers
-from flawscope.pictures.defect_size import DEFAULT_SIZE
 from flawscope.progress import format_duration
+from flawscope.views.defect_size import DEFAULT_SIZE
 
 LONG_FIT, LONG_PICTURE = 120.0, 1.0  # seconds from which on a shorter way is named
 LARGE_SIZE = 1.1 * DEFAULT_SIZE**2  # pixels; of a form not quite as many
@@ -90,7 +90,7 @@ def forecast(
     with workers(model.roi.device) as each:  # one thread, as the fit's
         times = each(lambda given: predict(model, task, given), [images])[0]
     per_picture = sum(views.judged_counts) / max(1, pictures)
-    judged = views.count_judged() if isinstance(views, Windows) else task.count
+    judged = views.count_judged() if isinstance(views, TrainingTiles) else task.count
     if method.holds_out:
         judged = min(task.count, held_out_views(views.judged_counts))
     more = lights and lights * min(judged, count_drawn(task.count, len({*task.groups}), lights, task.rate))

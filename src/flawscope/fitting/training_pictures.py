@@ -27,22 +27,22 @@ from flawscope.methods.task import Fitted, SeenDefect, Task
 from flawscope.methods.threads import workers
 from flawscope.pictures.appearance import FeatureValues, measure_appearance
 from flawscope.pictures.channels import Channels
-from flawscope.pictures.congealing import learn_reference
 from flawscope.pictures.decoding import PictureSource, decode, error_reason, pixel_hash
 from flawscope.pictures.files import upright_size
 from flawscope.pictures.layouts import is_deep_colour, is_read_whole
 from flawscope.pictures.levels import Levels, UsedRange, common_levels, used_range
-from flawscope.pictures.light import Light, Normalization, channel_statistics
 from flawscope.pictures.listing import refuse_masks, relative_names
 from flawscope.pictures.masks import marks_most
 from flawscope.pictures.near_duplicates import Look
-from flawscope.pictures.pose import PoseKind, PoseReference
-from flawscope.pictures.preprocess import Preprocess
-from flawscope.pictures.several_parts import OVERVIEW_SIDE
-from flawscope.pictures.several_parts_learning import LearnedParts, learn_several_parts
-from flawscope.pictures.view_looks import thumbnail
-from flawscope.pictures.views import Views, hide_outside_roi
 from flawscope.progress import ProgressCallback, ProgressCounter
+from flawscope.views.congealing import learn_reference
+from flawscope.views.light import Light, Normalization, channel_statistics
+from flawscope.views.pose import PoseKind, PoseReference
+from flawscope.views.preprocess import Preprocess
+from flawscope.views.several_parts import OVERVIEW_SIDE
+from flawscope.views.several_parts_learning import LearnedParts, learn_several_parts
+from flawscope.views.view_looks import thumbnail
+from flawscope.views.views import Views, hide_outside_roi
 
 # Judges pictures in lights: scores and map maxima [N, lights, 2], as if none had been learnt from
 JudgeInLights = Callable[[Sequence[int], Sequence[Light]], NDArray[np.float64]]
@@ -85,7 +85,7 @@ class Reader:
         roi, hidden = model.roi.cpu().numpy(), model.config.hidden
         return cls([*sources], preprocess, {*known}, roi=roi, hidden=hidden, nearest=nearest)
 
-    # as `PartsOfPictures` and `Windows` have them: each picture is its own frame, and its own view
+    # as `TrainingFrames` and `TrainingTiles` have them: each picture is its own frame, and its own view
 
     def __len__(self) -> int:
         return len(self.sources)

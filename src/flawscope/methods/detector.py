@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from flawscope.errors import InputError, pluralize
 from flawscope.methods.settings import PictureSettings
 from flawscope.methods.threads import workers
-from flawscope.pictures.views import HIDDEN_GREY
 from flawscope.progress import ProgressCallback, ignore_progress
+from flawscope.views.views import HIDDEN_GREY
 
 BATCH = 4  # fixed: the result must not depend on the machine. On two cores the fastest of 1, 2, 4, 8
 GPU_BATCH = 32

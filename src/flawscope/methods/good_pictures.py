@@ -22,10 +22,10 @@ from flawscope.methods.detector import Detector, LoadPicture, StoreFeatures, emb
 from flawscope.methods.threads import workers
 from flawscope.pictures.decoding import to_eight_bits
 from flawscope.pictures.levels import Levels
-from flawscope.pictures.views import remove_padding_marks
 from flawscope.progress import ProgressCallback, ProgressCounter
 from flawscope.synthesis import Foreground
 from flawscope.synthesis.masks import bounding_box
+from flawscope.views.views import remove_padding_marks
 
 BLOCK = 4  # pictures a thread sees together: fixed, so that results do not depend on the threads
 CPU = torch.device("cpu")

@@ -17,8 +17,8 @@ from flawscope.config import redact_value as redact_value
 from flawscope.config import setting_names as setting_names
 from flawscope.errors import InputError
 from flawscope.methods.features.weights import DEFAULT_BACKBONE
-from flawscope.pictures import DEFAULT_OVERLAP, MAX_OVERLAP, parse_overlap
-from flawscope.pictures.form import MAX_SIDE, STEP, is_enlarged_much, size_in_form, size_text, usual_form
+from flawscope.views import DEFAULT_OVERLAP, MAX_OVERLAP, parse_overlap
+from flawscope.views.form import MAX_SIDE, STEP, is_enlarged_much, size_in_form, size_text, usual_form
 
 Size = tuple[int, int]  # (H, W)
 Rule = tuple[bool, str]  # a condition, and the message where it does not hold

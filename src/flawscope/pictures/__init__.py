@@ -1,11 +1,9 @@
-"""Turns picture files into the network's input, and maps back into pictures. Torch-free.
+"""Picture files and masks, and the pixels that are read from them. Torch-free.
 
-This file has the overlap of neighbouring tiles. It imports no numpy: a wrong setting is reported at once.
+Everything seen of the pixels, such as parts and tiles, is in `flawscope.views`.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 from flawscope import lazy_names
 
@@ -15,30 +13,7 @@ if TYPE_CHECKING:
     from flawscope.pictures.channels import displayed as displayed
     from flawscope.pictures.decoding import PictureSource as PictureSource
     from flawscope.pictures.masks import read_mask as read_mask
-    from flawscope.pictures.part_views import PartPose as PartPose
 
 __getattr__ = lazy_names(
-    __name__,
-    {
-        "PartPose": "part_views",
-        "PictureSource": "decoding",
-        "displayed": "channels",
-        "read_mask": "masks",
-    },
+    __name__, {"PictureSource": "decoding", "displayed": "channels", "read_mask": "masks"}
 )
-
-DEFAULT_OVERLAP = 0.25  # of a tile
-MAX_OVERLAP = 0.75
-
-
-def parse_overlap(text: str, tile: Sequence[int]) -> float | None:
-    """Reads "0.25", "25%" or "128px" as a share of a tile; None for any other text, or too large a share."""
-    text = text.strip().lower()
-    try:
-        if text.endswith("px"):
-            share = float(text[:-2]) / min(tile)
-        else:
-            share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
-    except ValueError:
-        return None
-    return share if 0 <= share <= MAX_OVERLAP else None

@@ -1,5 +1,5 @@
-"""Judges pictures of more than three channels, such as near infrared beside colour, or a part under several
-lights: they become views of one or three channels each, all of one place. Torch-free.
+"""Reads pictures of more than three channels, such as near infrared beside colour, or a part under several
+lights, and parts them into pictures of one or three channels each. Torch-free.
 
 Channels are the samples of a pixel of all pages of a TIFF file that have one size and type, or the last axis
 of an array [H, W, N] or of a .npy file. None of them is taken for transparency.
@@ -34,7 +34,6 @@ from flawscope.pictures.decoding import (
     to_eight_bits,
     without_warnings,
 )
-from flawscope.pictures.views import Float32, Fusion, RunModel, SeveralViews, Views
 
 Groups = tuple[tuple[int, ...], ...]
 ALL = "all"
@@ -118,22 +117,6 @@ def mean_channel(values: NDArray[Any]) -> NDArray[Any]:
     """Mean of the channels of a picture, grey of its type as `decode` returns it."""
     mean = values.mean(2, keepdims=True, dtype=np.float32)
     return decode((mean if values.dtype.kind == "f" else np.rint(mean)).astype(values.dtype))
-
-
-class ChannelViews(SeveralViews):
-    """Views of all channels of a picture, those of a group one after the other. The picture's score is the
-    largest of them, and so is its map at each place."""
-
-    def __init__(self, parts: Sequence[Views]):
-        super().__init__(parts, parts[0].geometry)
-        self.whole, self.placed, self.pose = parts[0].whole, parts[0].placed, parts[0].pose
-
-    def predict(self, run: RunModel, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
-        scores, maps = self.predict_each(run, fusion, batch)
-        return float(scores.max()), np.max(maps, axis=0)
-
-    def valid_mask(self) -> NDArray[np.bool_]:
-        return self.parts[0].valid_mask()
 
 
 def _parse(wanted: str) -> Groups:

@@ -24,12 +24,7 @@ from flawscope.calibration.threshold import Calibration, Rate
 from flawscope.errors import InputError, check_arguments
 from flawscope.pictures.appearance import AppearanceRange, measure_appearance
 from flawscope.pictures.decoding import PictureSource, error_reason, source_name
-from flawscope.pictures.form import describe_other_form, known_sizes
-from flawscope.pictures.geometry import Geometry, positive_length
 from flawscope.pictures.listing import refuse_masks
-from flawscope.pictures.part_views import PartPose, PartViews
-from flawscope.pictures.view_looks import ViewLooks, thumbnail
-from flawscope.pictures.views import RegionOfInterest, Views
 from flawscope.predictor.kinds import name_kinds
 from flawscope.predictor.parts import PART, named_as_another
 from flawscope.predictor.parts import PartCollector as PartCollector
@@ -54,6 +49,12 @@ from flawscope.results.found_parts import NOT_SEARCHED, PartSearch
 from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import PEAK_RADIUS, Levels, Prediction
 from flawscope.runtime import Run, Session, check_threads, open_session, read, read_manifest
+from flawscope.views.form import describe_other_form, known_sizes
+from flawscope.views.frames import PartPose
+from flawscope.views.geometry import Geometry, positive_length
+from flawscope.views.tiles import RegionOfInterest
+from flawscope.views.view_looks import ViewLooks, thumbnail
+from flawscope.views.views import PartViews, Views
 
 SCALE = "mm_per_pixel"  # among a model's facts: how long a pixel of its pictures is
 SHOWN_SAMPLES = 3  # stored pictures that a notebook shows

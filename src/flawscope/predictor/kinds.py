@@ -17,9 +17,9 @@ from flawscope.errors import InputError, pluralize
 from flawscope.pictures.decoding import PictureSource, error_reason, pixel_hash, source_name
 from flawscope.pictures.near_duplicates import Look
 from flawscope.pictures.units import find_new_parts
-from flawscope.pictures.views import Views
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results.prediction import Prediction
+from flawscope.views.views import Views
 
 if TYPE_CHECKING:
     from flawscope.predictor import Predictor

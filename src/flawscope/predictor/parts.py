@@ -15,10 +15,10 @@ from flawscope.calibration.promise import PromiseVerdict
 from flawscope.calibration.recognition import Recogniser, Recognition
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import PictureSource
-from flawscope.pictures.view_looks import ViewLooks, first_same
 from flawscope.results.findings import VIEW_EXCHANGED, same_picture, view_exchanged
 from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import Prediction
+from flawscope.views.view_looks import ViewLooks, first_same
 
 PART = "part"  # in the manifest's facts
 Manifests = Manifest | Mapping[str, Manifest]  # a model's, or where each view has its own, by view

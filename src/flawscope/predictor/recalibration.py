@@ -24,13 +24,13 @@ from flawscope.errors import InputError, join_names, pluralize
 from flawscope.pictures.appearance import APPEARANCE_KEY as APPEARANCE
 from flawscope.pictures.appearance import FeatureValues, describe_shifts
 from flawscope.pictures.decoding import PictureSource, pixel_hash
-from flawscope.pictures.light import Light, within_range
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.near_duplicates import Look
 from flawscope.pictures.units import find_new_parts, nothing_shown
 from flawscope.progress import ProgressCallback
 from flawscope.results.findings import COUNT_WRONG
 from flawscope.results.prediction import FAR_SHIFT
+from flawscope.views.light import Light, within_range
 
 if TYPE_CHECKING:
     from flawscope.predictor import Predictor

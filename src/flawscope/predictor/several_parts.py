@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.calibration.threshold import Calibration
-from flawscope.pictures.part_views import PartViews
-from flawscope.pictures.preprocess import Preprocess
 from flawscope.results.found_parts import FoundPart, FoundParts, PartSearch
 from flawscope.results.prediction import Prediction
+from flawscope.views.preprocess import Preprocess
+from flawscope.views.views import PartViews
 
 
 def with_parts(

@@ -20,9 +20,9 @@ from flawscope.errors import ExcludedPictureError, InputError, describe_value
 from flawscope.pictures.appearance import FeatureValues
 from flawscope.pictures.decoding import PictureSource, decode, error_reason, pixel_hash, source_name
 from flawscope.pictures.listing import list_pictures
-from flawscope.pictures.views import Views
 from flawscope.results.prediction import Prediction
 from flawscope.runtime import Runner
+from flawscope.views.views import Views
 
 PREFETCH_BATCHES = 4  # decoded while one is being computed
 LARGE_PICTURE_PIXELS = 50_000_000  # from more on, a picture is in memory alone

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from flawscope.errors import pluralize
-from flawscope.pictures.defect_size import choose_tile, pixels_left
+from flawscope.views.defect_size import choose_tile, pixels_left
 
 MOST = 3  # steps that are advised
 TOO_SMALL = 8.0  # pixels at the network below which one in five spots or more is missed (`defect_size`)

@@ -13,20 +13,17 @@ from PIL import Image
 
 from flawscope.errors import InputError, join_names
 from flawscope.pictures.channels import displayed
-from flawscope.pictures.congealing import learn_reference
 from flawscope.pictures.decoding import decode
-from flawscope.pictures.part_views import PartPose, PartViews
-from flawscope.pictures.pose import MAX_ERROR, SIDE, PoseKind, PoseReference
-from flawscope.pictures.preprocess import Preprocess
-from flawscope.pictures.resampling import picture_size
-from flawscope.pictures.several_parts import OVERVIEW_SIDE
-from flawscope.pictures.several_parts_learning import (
-    LearnedParts,
-    PartsCountedWrongError,
-    learn_several_parts,
-)
 from flawscope.results import drawing
 from flawscope.results.findings import part_not_found
+from flawscope.views.congealing import learn_reference
+from flawscope.views.frames import PartPose
+from flawscope.views.pose import MAX_ERROR, SIDE, PoseKind, PoseReference
+from flawscope.views.preprocess import Preprocess
+from flawscope.views.resampling import picture_size
+from flawscope.views.several_parts import OVERVIEW_SIDE
+from flawscope.views.several_parts_learning import LearnedParts, PartsCountedWrongError, learn_several_parts
+from flawscope.views.views import PartViews
 
 SHOWN_SIDE = 288  # pixels of a drawing
 MAX_PICTURES = 24  # pictures that are drawn

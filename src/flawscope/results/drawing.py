@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from flawscope.artefact.files import write_error
 from flawscope.errors import FlawscopeError, InputError, one_line_message
-from flawscope.pictures.geometry import Geometry
+from flawscope.views.geometry import Geometry
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

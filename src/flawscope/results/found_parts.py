@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.pictures.part_views import PartPose
 from flawscope.results import drawing
 from flawscope.results.findings import Finding, anomalous_parts, count_wrong, part_not_found
+from flawscope.views.frames import PartPose as PartPose
 
 MAX_NAMED = 3  # anomalous parts that a remark names
 

@@ -20,14 +20,14 @@ from flawscope.errors import InputError, pluralize
 from flawscope.pictures.appearance import FEATURES, FeatureValues, describe_shifts
 from flawscope.pictures.channels import displayed
 from flawscope.pictures.decoding import PictureSource
-from flawscope.pictures.geometry import Geometry
-from flawscope.pictures.part_views import PartPose
 from flawscope.pictures.pixel_sets import Pixels, connected_parts
 from flawscope.results import drawing, html
 from flawscope.results.findings import OUTSIDE_LIGHT, WITHIN_TOLERANCE, Decision, Finding, severity_text
 from flawscope.results.found_parts import NOT_SEARCHED, FoundParts, PartSearch
 from flawscope.results.region import Region as Region
 from flawscope.results.region_size import bound_sizes, measure_region
+from flawscope.views.frames import PartPose
+from flawscope.views.geometry import Geometry
 
 MAX_SHOWN_REGIONS = 5  # boxes that are named in a notebook
 WITHIN = "within tolerance"  # decision on an anomalous picture that a person's rules tolerate
@@ -110,7 +110,7 @@ class Prediction:
         Where it shows none of the products, score and map are those of the nearest. None of other models.
     parts: where the part lies, or each of several. Where none is found, score and map are those of the
         picture as it lies; of several parts, the score is that of the worst.
-    look: thumbnail by which the views of a part are compared (`pictures.view_looks`); None: it is part of
+    look: thumbnail by which the views of a part are compared (`views.view_looks`); None: it is part of
         none.
     findings: what was noticed beside the score (`noticing`).
     region_kinds: kinds of the regions' defects, in their order; empty for a model that knows none.

@@ -12,8 +12,8 @@ from flawscope.errors import InputError
 from flawscope.pictures.arrays import otsu
 from flawscope.pictures.channels import first_view
 from flawscope.pictures.decoding import PictureSource, source_name
-from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.pixel_sets import corners, rectangle_sides
+from flawscope.views.geometry import Geometry
 
 MIN_MARKER_LENGTH = 50  # pixels: an edge is known to some tenths of one
 MIN_CONTRAST = 5  # of a marker, in spreads of the ground

@@ -18,9 +18,9 @@ from flawscope.evaluation.report.thumbnails import (
     thumbnails,
 )
 from flawscope.evaluation.result import EvaluatedPicture
-from flawscope.pictures.preprocess import Preprocess
 from flawscope.results import drawing
 from flawscope.results.prediction import Levels, Prediction
+from flawscope.views.preprocess import Preprocess
 
 
 def prediction(values, size):

@@ -8,7 +8,7 @@ from flawscope.errors import InputError
 from flawscope.fitting.training_pictures import read_defects, seen_defect_pairs
 from flawscope.methods.prnet import METHOD
 from flawscope.pictures.decoding import pixel_hash
-from flawscope.pictures.preprocess import Preprocess
+from flawscope.views.preprocess import Preprocess
 
 SIZE = Preprocess((64, 64))
 

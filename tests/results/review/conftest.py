@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flawscope.pictures.preprocess import Preprocess
 from flawscope.results.prediction import Levels, Prediction
 from flawscope.results.review import ReviewSession, read_review_pictures
 from flawscope.results.run import ResultsFolder
 from flawscope.results.table import Unjudged
+from flawscope.views.preprocess import Preprocess
 
 SIZE = (48, 64)  # of a picture
 NAMES = {"a/part.png": 0.9, "b/part.png": 0.8, "b/part.jpg": 0.7, "fine.png": 0.2}  # name -> score

@@ -190,8 +190,8 @@ def test_the_proposed_mask_is_what_the_model_outlined(session):
 
 def test_of_regions_of_any_shape_the_mask_is_the_models_own(tmp_path):
     """Against the prediction's own mask at the picture's size: they differ at the edges only."""
-    from flawscope.pictures.preprocess import Preprocess
     from flawscope.results.prediction import Levels, Prediction
+    from flawscope.views.preprocess import Preprocess
 
     values = np.zeros((64, 64), np.float32)
     rows, columns = np.indices(values.shape)

@@ -25,8 +25,8 @@ from flawscope.errors import CheckpointError, FlawscopeError, InputError
 from flawscope.evaluation.benchmark.grid import Cell
 from flawscope.machine import machine_info, peak_memory
 from flawscope.methods import registry
-from flawscope.pictures.light import light_variations
 from flawscope.progress import ProgressCallback
+from flawscope.views.light import light_variations
 
 DOCUMENT_FORMAT = 1  # of a cell's document
 

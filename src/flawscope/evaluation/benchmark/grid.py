@@ -19,8 +19,8 @@ from flawscope.datasets.published import SATURATION_FILE, VISA_TABLE, realiad_ta
 from flawscope.datasets.seen_defects import choose_seen
 from flawscope.errors import InputError
 from flawscope.methods import registry, settings
-from flawscope.pictures.light import check_range
 from flawscope.pictures.listing import walk_files
+from flawscope.views.light import check_range
 
 SHOT_SUFFIX = "-shot"  # behind a number of pictures: column of a method fitted on so few
 MAX_HASHED_FILES = 20_000  # files in a folder that a setting names, beyond which their content is not read

@@ -34,8 +34,8 @@ from flawscope.evaluation.report.words import (
     size_text,
 )
 from flawscope.pictures.listing import printable
-from flawscope.pictures.pose import MAX_ERROR, PoseReference
 from flawscope.results.prediction import RIGHT, Prediction, outcome
+from flawscope.views.pose import MAX_ERROR, PoseReference
 
 REFERENCE_SIDE = 192  # pixels
 MAX_LOST, MAX_FARTHEST = 12, 6  # pictures shown without a part, and with those farthest from the reference

@@ -23,11 +23,11 @@ from flawscope.errors import pluralize
 from flawscope.evaluation import Evaluation, metrics
 from flawscope.machine import GIB, peak_memory, processor_name, usable_cores
 from flawscope.pictures.listing import printable
-from flawscope.pictures.preprocess import Preprocess
 from flawscope.progress import format_duration
 from flawscope.results.findings import severity_text
 from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import FALSE_ALARM, MAX_SHOWN_REGIONS, MISSED, Prediction
+from flawscope.views.preprocess import Preprocess
 
 MAX_PARTS = 60  # parts that a page shows; the table has all
 

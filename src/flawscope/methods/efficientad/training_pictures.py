@@ -25,9 +25,9 @@ from flawscope.methods.efficientad.networks import normalise
 from flawscope.methods.good_pictures import FeatureCache, GoodPictures, PartMasks, to_pixels
 from flawscope.pictures.decoding import decode, to_eight_bits
 from flawscope.pictures.listing import list_pictures
-from flawscope.pictures.views import remove_padding_marks
 from flawscope.progress import ProgressCallback
 from flawscope.synthesis import DefectScale, fractal_noise, generated_texture, simulate_defect
+from flawscope.views.views import remove_padding_marks
 
 Pixels = NDArray[np.uint8]
 

@@ -17,8 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, TypeAdapter,
 
 from flawscope import Region
 from flawscope.errors import InputError
-from flawscope.pictures import PartPose
-from flawscope.results import FoundParts, findings
+from flawscope.results import FoundParts, PartPose, findings
 
 Finding = findings.Finding  # the name of a field hides the module
 EXAMPLE: dict[str, Any] = {

@@ -5,10 +5,10 @@ import pytest
 from PIL import Image
 
 from flawscope.errors import InputError
-from flawscope.pictures import parse_overlap
-from flawscope.pictures.geometry import Geometry
-from flawscope.pictures.preprocess import Preprocess
-from flawscope.pictures.views import Fusion, TileBlender, TileGrid
+from flawscope.views import parse_overlap
+from flawscope.views.geometry import Geometry
+from flawscope.views.preprocess import Preprocess
+from flawscope.views.tiles import Fusion, TileBlender, TileGrid
 
 SIZES = [((64, 64), (64, 64)), ((65, 64), (64, 64)), ((100, 257), (32, 48)), ((300, 310), (64, 64))]
 

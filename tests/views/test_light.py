@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flawscope.pictures.light import Light
+from flawscope.views.light import Light
 
 
 @pytest.mark.parametrize(("dtype", "white"), [(np.uint8, 255), (np.uint16, 65535), (np.float32, 1.0)])

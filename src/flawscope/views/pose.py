@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.errors import InputError
-from flawscope.pictures.geometry import Geometry
+from flawscope.views.geometry import Geometry
 
 Float32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.errors import InputError
-from flawscope.pictures.frames import AlignedPart
-from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.masks import read_mask
-from flawscope.pictures.pose import HALF_SIDE, Pose, PoseReference
-from flawscope.pictures.preprocess import Preprocess
+from flawscope.views.frames import AlignedPart
+from flawscope.views.geometry import Geometry
+from flawscope.views.pose import HALF_SIDE, Pose, PoseReference
+from flawscope.views.preprocess import Preprocess
 
 Mask = NDArray[np.bool_]
 Drawn = str | os.PathLike[str] | Sequence[float] | NDArray[Any]

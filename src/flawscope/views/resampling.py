@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flawscope.pictures.geometry import Geometry
-from flawscope.pictures.pose import SIDE, Float32, reduced_size
-from flawscope.pictures.views import write_planes
+from flawscope.views.geometry import Geometry
+from flawscope.views.pose import SIDE, Float32, reduced_size
 
 Raster = Image.Image | NDArray[Any]
 Box = tuple[float, float, float, float]  # y0, x0, y1, x1
@@ -89,3 +88,14 @@ def warp_view(picture: Raster, placed: Geometry) -> NDArray[Any]:
     if planes.dtype == np.uint8:
         return transformed(Image.fromarray(padded))
     return np.stack([transformed(Image.fromarray(plane)) for plane in np.moveaxis(padded, 2, 0)], 2)
+
+
+def write_planes(planes: NDArray[Any], divisor: float, target: Float32) -> None:
+    """Writes pixels [H, W] or [H, W, C] of any depth into [3, H, W], in 0..1."""
+    if planes.ndim == 2 or planes.shape[2] == 1:
+        np.divide(planes.reshape(planes.shape[:2]), divisor, out=target[0], dtype=np.float32)
+        target[1:] = target[0]
+    else:
+        np.divide(planes.transpose(2, 0, 1), divisor, out=target, dtype=np.float32)
+    if planes.dtype != np.uint8:
+        np.clip(target, 0, 1, out=target)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from flawscope.pictures.view_looks import SIDE, VIEW_LOOKS_KEY, ViewLooks, first_same, thumbnail
+from flawscope.views.view_looks import SIDE, VIEW_LOOKS_KEY, ViewLooks, first_same, thumbnail
 
 
 def seen(view, seed, shift=0.0):

@@ -17,16 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.errors import InputError
-from flawscope.pictures.pose import (
-    HALF_SIDE,
-    SIDE,
-    SPREAD_SCALE,
-    Float32,
-    Pose,
-    PoseKind,
-    PoseReference,
-    align,
-)
+from flawscope.views.pose import HALF_SIDE, SIDE, SPREAD_SCALE, Float32, Pose, PoseKind, PoseReference, align
 
 MAX_PICTURES = 40  # pictures that the reference is learnt from
 MIN_REFERENCE_PICTURES = 8

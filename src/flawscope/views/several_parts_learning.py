@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.errors import InputError, pluralize
-from flawscope.pictures.congealing import MIN_REFERENCE_PICTURES, learn_cross_validated
-from flawscope.pictures.pose import SIDE, Float32, PoseKind, PoseReference
-from flawscope.pictures.several_parts import (
+from flawscope.views.congealing import MIN_REFERENCE_PICTURES, learn_cross_validated
+from flawscope.views.pose import SIDE, Float32, PoseKind, PoseReference
+from flawscope.views.several_parts import (
     MAX_SIDE,
     MAX_SOUGHT,
     MIN_DISTANCE,

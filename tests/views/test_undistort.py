@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from flawscope.errors import InputError
-from flawscope.pictures.geometry import Geometry
-from flawscope.pictures.preprocess import STAGES, Preprocess
-from flawscope.pictures.undistort import Undistortion
 from flawscope.predictor.tolerating import tolerator
 from flawscope.results.tolerance import Rule, Tolerances
+from flawscope.views.geometry import Geometry
+from flawscope.views.preprocess import STAGES, Preprocess
+from flawscope.views.undistort import Undistortion
 
 LENS = Undistortion(60, 55, 31, 23, k1=-0.25, k2=0.08, p1=0.01, p2=-0.02, k3=0.02)
 SIZE = (48, 64)

@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.pictures.geometry import Geometry
-from flawscope.pictures.pose import SIDE, Pose, PoseReference
-from flawscope.pictures.resampling import Raster, full_box, picture_size, resized, warp_view
+from flawscope.views.geometry import Geometry
+from flawscope.views.pose import SIDE, Pose, PoseReference, reduced_size
+from flawscope.views.resampling import Raster, full_box, picture_size, resized, small_grey, warp_view
+from flawscope.views.several_parts import OVERVIEW_SIDE, PartDetections, SeveralParts
 
 Float32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Size = tuple[int, int]
+
+_RIM_WIDTH = 3  # pixels around another part that do not count either, at half the small picture's size
 
 
 class Neighbours(NamedTuple):
@@ -144,3 +147,92 @@ def _cover(planes: NDArray[Any], hidden: Mask, ground: Mask) -> None:
         there = hidden & np.flip(ground, axes)
         planes[there] = np.flip(before, axes)[there]
         hidden = hidden & ~there
+
+
+@dataclass(frozen=True)
+class PartPose:
+    """Place of a part, and the square around it that is inspected.
+
+    x, y: middle of the square in pixels, x to the right, y down. angle: degrees from the reference,
+    clockwise, -180 to 180. scale: size against the reference. mirrored: the reference was mirrored before it
+    was turned. side: of the square, pixels. error: root mean square distance to the good parts, in spreads.
+    """
+
+    x: float
+    y: float
+    angle: float
+    scale: float
+    mirrored: bool
+    side: float
+    error: float
+
+    @classmethod
+    def from_pose(
+        cls, pose: Pose, reference: PoseReference, picture_size: tuple[int, int], side: int = SIDE
+    ) -> PartPose:
+        """Converts a pose in the small picture, of longer side `side`, to the picture of (H, W) pixels."""
+        small = reduced_size(picture_size, side)
+        down, across = picture_size[0] / small[0], picture_size[1] / small[1]
+        angle = math.degrees(math.remainder(pose.angle, 2 * math.pi))
+        square = 2 * reference.extent * pose.scale * math.sqrt(down * across)
+        x, y, angle, scale, square, error = (
+            round(float(number), 4)
+            for number in (pose.x * across, pose.y * down, angle, pose.scale, square, pose.error)
+        )
+        return cls(x, y, angle, scale, pose.mirrored, square, error)
+
+    def corners(self) -> NDArray[np.float64]:
+        """Corners (x, y) of the square [4, 2] in pixels: those of the reference from the upper left one,
+        clockwise as the reference shows them."""
+        cos, sin = math.cos(math.radians(self.angle)), math.sin(math.radians(self.angle))
+        turn = np.array([[cos, sin], [-sin, cos]]) * self.side / 2
+        square = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * (-1 if self.mirrored else 1, 1)
+        return np.asarray(square @ turn + (self.x, self.y))
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class PartFrames(NamedTuple):
+    """Parts in a picture. frames: of each; of the picture as it lies where there are none. middle: frame of a
+    part that lies as the reference does. objects: boxes (x0, y0, x1, y1) around other objects, in the
+    picture's pixels. count_error: what is wrong with the number of parts and objects; empty: nothing."""
+
+    frames: list[Frame]
+    middle: Frame
+    poses: list[PartPose]
+    objects: list[tuple[float, float, float, float]]
+    count_error: str
+
+
+def find_frames(
+    picture: Raster, divisor: float, network: tuple[int, int], framing: AlignedPart, several: SeveralParts
+) -> PartFrames:
+    """Finds the parts in a picture, whose frames are seen at `network` (H, W)."""
+    whole, reference = picture_size(picture), framing.reference
+    detections = several.find(
+        small_grey(picture, divisor, several.side), small_grey(picture, divisor, OVERVIEW_SIDE), reference
+    )
+
+    frames = [
+        replace(framing.frame(picture, divisor, network, pose), neighbours=masks)
+        for pose, masks in zip(detections.poses or [Pose(0, 0)], _neighbours(detections), strict=True)
+    ]
+    height, width = whole
+    objects = [(x0 * width, y0 * height, x1 * width, y1 * height) for x0, y0, x1, y1 in detections.objects]
+    poses = [PartPose.from_pose(pose, reference, whole, several.side) for pose in detections.poses]
+    count_error = several.count_error(len(poses), len(objects))
+    middle = framing.frame(picture, divisor, network, Pose(0, 0, error=0.0))
+    return PartFrames(frames, middle, poses, objects, count_error)
+
+
+def _neighbours(detections: PartDetections) -> list[Neighbours]:
+    """Masks of the others and of the part itself, of each part, with rims, [h / 2, w / 2]."""
+    from scipy import ndimage
+
+    bodies = detections.part_masks
+    if not detections.poses:
+        return [Neighbours(*np.zeros((2, *bodies.shape[1:]), np.bool_))]
+    rims = ndimage.binary_dilation(bodies, np.ones((1, 3, 3), np.bool_), _RIM_WIDTH)
+    count = rims.sum(0)
+    return [Neighbours((count > rim) & ~body, rim) for rim, body in zip(rims, bodies, strict=True)]

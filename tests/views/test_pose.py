@@ -9,11 +9,11 @@ import pytest
 from scipy import ndimage
 
 from flawscope.errors import InputError
-from flawscope.pictures.congealing import MIN_REFERENCE_PICTURES, learn_reference
-from flawscope.pictures.geometry import Geometry
-from flawscope.pictures.pose import SIDE, PoseReference
-from flawscope.pictures.preprocess import Preprocess
-from flawscope.pictures.resampling import small_grey
+from flawscope.views.congealing import MIN_REFERENCE_PICTURES, learn_reference
+from flawscope.views.geometry import Geometry
+from flawscope.views.pose import SIDE, PoseReference
+from flawscope.views.preprocess import Preprocess
+from flawscope.views.resampling import small_grey
 
 SIZE = (160, 200)  # of the pictures
 

@@ -28,8 +28,8 @@ from PIL import Image
 
 from flawscope.errors import InputError
 from flawscope.pictures.arrays import picture_error
-from flawscope.pictures.geometry import Geometry
-from flawscope.pictures.resampling import Raster, picture_size
+from flawscope.views.geometry import Geometry
+from flawscope.views.resampling import Raster, picture_size
 
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]
 _ROUNDS = 30  # of the fixed-point iteration that inverts the distortion

@@ -3,9 +3,9 @@
 import numpy as np
 
 from brackets import SIDE, drawn
-from flawscope.pictures.resampling import small_grey
-from flawscope.pictures.several_parts import OVERVIEW_SIDE, SeveralParts
-from flawscope.pictures.several_parts_learning import expected_counts, learn_several_parts
+from flawscope.views.resampling import small_grey
+from flawscope.views.several_parts import OVERVIEW_SIDE, SeveralParts
+from flawscope.views.several_parts_learning import expected_counts, learn_several_parts
 
 
 def test_parts_are_found_and_counted_and_other_objects_are_seen():

@@ -9,10 +9,10 @@ from PIL import Image
 
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import decode
-from flawscope.pictures.geometry import Geometry
-from flawscope.pictures.preprocess import Preprocess
-from flawscope.pictures.roi import read_roi
-from flawscope.pictures.views import remove_padding_marks
+from flawscope.views.geometry import Geometry
+from flawscope.views.preprocess import Preprocess
+from flawscope.views.roi import read_roi
+from flawscope.views.views import remove_padding_marks
 
 BILINEAR = Image.Resampling.BILINEAR
 PREPROCESSES = [

@@ -16,21 +16,21 @@ import numpy as np
 from PIL import Image
 
 from flawscope.errors import InputError, suggest_name
-from flawscope.pictures import DEFAULT_OVERLAP, MAX_OVERLAP
 from flawscope.pictures.arrays import grey_as_rgb, picture_error
-from flawscope.pictures.channels import Channels, ChannelViews, mean_channel
+from flawscope.pictures.channels import Channels, mean_channel
 from flawscope.pictures.decoding import HashedPicture, PictureSource, decode, load_picture, source_name
 from flawscope.pictures.depth import check_depth
-from flawscope.pictures.frames import AlignedPart, Frame, WholePicture
-from flawscope.pictures.geometry import Geometry, positive_integer
 from flawscope.pictures.levels import Levels
-from flawscope.pictures.light import Light, Normalization, ToneCorrection, light_variations
-from flawscope.pictures.part_views import PartViews, find_parts
-from flawscope.pictures.pose import SIDE, PoseReference
-from flawscope.pictures.resampling import Raster, resized, small_grey, warp_view
-from flawscope.pictures.several_parts import SeveralParts
-from flawscope.pictures.undistort import Undistortion
-from flawscope.pictures.views import TileGrid, Views, write_planes
+from flawscope.views import DEFAULT_OVERLAP, MAX_OVERLAP
+from flawscope.views.frames import AlignedPart, Frame, WholePicture, find_frames
+from flawscope.views.geometry import Geometry, positive_integer
+from flawscope.views.light import Light, Normalization, ToneCorrection, light_variations
+from flawscope.views.pose import SIDE, PoseReference
+from flawscope.views.resampling import Raster, resized, small_grey, warp_view, write_planes
+from flawscope.views.several_parts import SeveralParts
+from flawscope.views.tiles import TileGrid
+from flawscope.views.undistort import Undistortion
+from flawscope.views.views import ChannelViews, PartViews, Views
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -216,7 +216,7 @@ class Preprocess:
             pose = self.framing.find(lambda: small_grey(picture, divisor))
             return self._views_of(self.framing.frame(picture, divisor, self.size, pose), counted, name)
         assert isinstance(self.framing, AlignedPart)
-        parts = find_parts(picture, divisor, self.size, self.framing, self.several)
+        parts = find_frames(picture, divisor, self.size, self.framing, self.several)
         views = [self._views_of(frame, counted, name) for frame in parts.frames]
         return PartViews(views, parts, parts.middle.place(self.geometry(parts.middle.size)).scale[0])
 

@@ -1,6 +1,6 @@
-"""Splits pictures into views that a method learns from like pictures of their own. Views of a picture are
-held out or left out together, and results for views become results for pictures again: frames of the parts in
-pictures that show several, and windows of large frames."""
+"""Frames and tiles that a method learns from like pictures of their own: frames of pictures that have
+several, and tiles of large frames. Those of a picture are held out or left out together, and results for them
+become results for pictures again."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from flawscope.calibration import MIN_HELD_OUT
 from flawscope.errors import InputError
 from flawscope.fitting.training_pictures import UNREAD, JudgeInLights, Reader, count_parts
 from flawscope.methods.task import Fitted, Task, TaskViews, TilePositions
-from flawscope.pictures.light import Light
-from flawscope.pictures.preprocess import Preprocess
-from flawscope.pictures.several_parts_learning import LearnedParts
-from flawscope.pictures.views import RegionOfInterest, TileGrid, Views
+from flawscope.views.light import Light
+from flawscope.views.preprocess import Preprocess
+from flawscope.views.several_parts_learning import LearnedParts
+from flawscope.views.tiles import RegionOfInterest, TileGrid
+from flawscope.views.views import Views
 
 CACHE_BYTES = 512 << 20  # bytes of pictures that stay decoded
 WINDOW_STREAM, PART_STREAM = 60, 62  # streams of random numbers
@@ -46,14 +47,14 @@ class _CachedPicture:
         return 0 if self.views is None else self.views.nbytes
 
 
-class PictureViews:
+class TrainingViews:
     """Numbers the views of all pictures, those of a picture one after the other.
 
-    reader: of the pictures; of the frames of parts, which are windows' pictures. counts: number of each
+    reader: of the pictures; of tiles also of frames. counts: number of each
     picture's views for learning. judged_counts: of those by which it is judged.
     """
 
-    def __init__(self, reader: Reader | PartsOfPictures, counts: Sequence[int], judged_counts: Sequence[int]):
+    def __init__(self, reader: Reader | TrainingFrames, counts: Sequence[int], judged_counts: Sequence[int]):
         self.reader, self.judged_counts = reader, list(judged_counts)
         self.first: list[int] = np.concatenate([[0], np.cumsum(counts)]).astype(int).tolist()
         self._kept: dict[int, bool] = {}  # of pictures that were checked: whether they are no copies
@@ -153,18 +154,18 @@ class PictureViews:
 # -------------------------------------------------------------------------------------------- large pictures
 
 
-class Windows(PictureViews):
-    """Numbers the views of all pictures: for each picture the whole view, then its windows.
+class TrainingTiles(TrainingViews):
+    """Numbers the views of all pictures: for each picture the whole view, then its tiles.
 
-    Windows lie on the grid of its tiles, each moved at random within the overlap; where there are
-    too many of them, some of every picture, moved farther. Where they lie follows from the seed and the
+    They lie on the grid of tiles, each moved at random within the overlap; where there are too many of
+    them, some of every picture, moved farther. Where they lie follows from the seed and the
     picture's number. Where the model tells places apart they are the tiles themselves, and where there are
     too many, other ones of every picture.
 
     reader: of the frames. sizes: of the pictures; None: it cannot be read, and has a whole view alone.
     """
 
-    def __init__(self, reader: Reader | PartsOfPictures, sizes: Sizes, seed: int):
+    def __init__(self, reader: Reader | TrainingFrames, sizes: Sizes, seed: int):
         self.reader, self.seed = reader, seed
         how = reader.preprocess
         sizes = [sizes[reader.picture_of(frame)] for frame in range(len(reader))]
@@ -277,7 +278,7 @@ def _rotate_tiles(tiles: list[int], picture: int, room: int) -> list[int]:
 # ---------------------------------------------------------------------- pictures that show several parts
 
 
-class PartsOfPictures(PictureViews):
+class TrainingFrames(TrainingViews):
     """Numbers the parts of all pictures, and reads the frame of each like a picture of its own. A picture is
     judged by its worst part, and its own rate holds (`calibration.threshold`), since its parts are left out
     together.
@@ -363,8 +364,8 @@ class PartsOfPictures(PictureViews):
         return worst
 
 
-Frames = Reader | PartsOfPictures
-ViewSet = Frames | Windows
+Frames = Reader | TrainingFrames
+ViewSet = Frames | TrainingTiles
 
 
 def held_out_views(counts: Sequence[int]) -> int:
@@ -375,7 +376,7 @@ def held_out_views(counts: Sequence[int]) -> int:
 def views_of(frames: Frames, sizes: Sizes, seed: int) -> ViewSet:
     """Numbers the views that are learnt from: windows of large frames, or the frames. sizes: of the
     pictures."""
-    return frames if frames.preprocess.tile is None else Windows(frames, sizes, seed)
+    return frames if frames.preprocess.tile is None else TrainingTiles(frames, sizes, seed)
 
 
 def frames_of(reader: Reader, learnt: LearnedParts | None = None) -> Frames:
@@ -383,12 +384,12 @@ def frames_of(reader: Reader, learnt: LearnedParts | None = None) -> Frames:
     learnt: of several parts in a picture; None: they are counted."""
     how, count = reader.preprocess, len(reader.sources)
     if how.channels is not None:
-        return PartsOfPictures(reader, [len(how.channels.groups)] * count, [""] * count)
+        return TrainingFrames(reader, [len(how.channels.groups)] * count, [""] * count)
     if how.several is None:
         return reader
     if learnt is None:
-        return PartsOfPictures(reader, *count_parts(reader.sources, how))
-    return PartsOfPictures(reader, learnt.counts, learnt.count_errors)
+        return TrainingFrames(reader, *count_parts(reader.sources, how))
+    return TrainingFrames(reader, learnt.counts, learnt.count_errors)
 
 
 def grid_shape(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.errors import InputError, pluralize
-from flawscope.pictures.pose import HALF_SIDE, SIDE, Float32, Mask, Pose, PoseReference, blur
+from flawscope.views.pose import HALF_SIDE, SIDE, Float32, Mask, Pose, PoseReference, blur
 
 OVERVIEW_SIDE = 256  # pixels of the longer side of the picture in which the ground is found
 _OUTLIER_DISTANCE, _ITERATIONS = 3.0, 8  # spreads of the ground's pixels, rounds of its fit

@@ -1,0 +1,219 @@
+"""Places tiles on a picture's canvas, and blends their maps into the picture's. Torch-free.
+
+Sizes are (height, width), places (y, x).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.errors import InputError
+from flawscope.views.geometry import Geometry
+
+Float32 = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class TileGrid:
+    """Places of tiles on a canvas: rows of tiles from the top, from the left in each. The last ones are
+    moved inwards, so that nothing is padded."""
+
+    canvas: tuple[int, int]
+    tile: tuple[int, int]
+    overlap: float
+
+    def __post_init__(self) -> None:
+        if any(part > whole for part, whole in zip(self.tile, self.canvas, strict=True)):
+            raise ValueError("a tile is larger than the canvas")
+
+    @cached_property
+    def starts(self) -> tuple[list[int], list[int]]:
+        """Upper edges of the rows of tiles, and left edges of the columns."""
+        found = []
+        for whole, part in zip(self.canvas, self.tile, strict=True):
+            stride = max(1, part - round(self.overlap * part))
+            count = -(-(whole - part) // stride) + 1
+            found.append([min(i * stride, whole - part) for i in range(count)])
+        return found[0], found[1]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of tiles."""
+        return len(self.starts[0]), len(self.starts[1])
+
+    def __len__(self) -> int:
+        return math.prod(self.shape)
+
+    def row_and_column(self, tile: int) -> tuple[int, int]:
+        """Row and column of a tile in the grid."""
+        return divmod(tile, len(self.starts[1]))
+
+    def tiles_at(self, y: int, x: int) -> list[int]:
+        """Numbers of the tiles that show a pixel of the canvas."""
+        rows, columns = (
+            [i for i, start in enumerate(starts) if start <= at < start + side]
+            for starts, at, side in zip(self.starts, (y, x), self.tile, strict=True)
+        )
+        return [row * len(self.starts[1]) + column for row in rows for column in columns]
+
+    def unshared_window(self, tile: int) -> tuple[slice, slice]:
+        """Rows and columns of a tile that no other tile shows; there may be none."""
+        parts = []
+        for starts, side, k in zip(self.starts, self.tile, self.row_and_column(tile), strict=True):
+            first = starts[k - 1] + side - starts[k] if k else 0
+            last = starts[k + 1] - starts[k] if k + 1 < len(starts) else side
+            parts.append(slice(max(first, 0), max(first, 0, min(last, side))))
+        return parts[0], parts[1]
+
+    def corner(self, tile: int) -> tuple[int, int]:
+        """Upper left corner of a tile on the canvas."""
+        row, column = self.row_and_column(tile)
+        return self.starts[0][row], self.starts[1][column]
+
+    @cached_property
+    def weights(self) -> tuple[Float32, Float32]:
+        """Weights of the tiles along their height [rows, h] and width [columns, w]: 1 where a tile is alone,
+        falling linearly to the edge where a neighbour overlaps. The products of all tiles that show a pixel
+        sum to 1."""
+        return self._axis_weights(0), self._axis_weights(1)
+
+    def _axis_weights(self, axis: int) -> Float32:
+        starts, part, whole = self.starts[axis], self.tile[axis], self.canvas[axis]
+        middles = np.arange(part) + 0.5
+        ramps = np.ones((len(starts), part))
+        for before, after in zip(range(len(starts)), range(1, len(starts)), strict=False):
+            shared = starts[before] + part - starts[after]
+            if shared > 0:
+                ramps[before] *= np.clip((part - middles) / shared, 0, 1)
+                ramps[after] *= np.clip(middles / shared, 0, 1)
+        total = np.zeros(whole)
+        for start, ramp in zip(starts, ramps, strict=True):
+            total[start : start + part] += ramp
+        return np.stack(
+            [ramp / total[start : start + part] for start, ramp in zip(starts, ramps, strict=True)]
+        ).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """Settings that combine the maps of a picture's views into its score and its map; stored in the model.
+
+    score: "map": the score is the map's maximum; "views": the largest score of a view.
+    factor, shift: bring the whole view's map, and its score, to the scale of the tiles': value * factor +
+        shift.
+    """
+
+    score: str = "map"
+    factor: float = 1.0
+    shift: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.score not in ("map", "views"):
+            raise InputError(f"fusion by {self.score!r:.40}; choose map or views")
+        with np.errstate(over="ignore"):  # maps are computed with in float32
+            factor, shift = np.float32(self.factor), np.float32(self.shift)
+        if not 0 < factor < math.inf or not math.isfinite(shift):
+            raise InputError(
+                f"fusion with factor {self.factor:g}, shift {self.shift:g}; both finite, factor above 0"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"score": self.score, "factor": self.factor, "shift": self.shift}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Fusion:
+        """Reads a fusion. InputError for other entries, and for invalid values."""
+        if set(data) != {"score", "factor", "shift"}:
+            raise InputError("fusion has score, factor and shift, and nothing else")
+        numbers = data["factor"], data["shift"]
+        if any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers):
+            raise InputError("fusion: factor and shift are numbers")
+        return cls(data["score"], float(numbers[0]), float(numbers[1]))
+
+
+class RegionOfInterest:
+    """Region of interest on a canvas, never expanded to the canvas's size, which may be large.
+
+    mask: [H, W], as the view of the whole frame shows it. whole: where that view lies in the frame. visible:
+    the canvas's pixels [H, W] that show the picture; None: all.
+    """
+
+    def __init__(self, mask: Mask, whole: Geometry, canvas: tuple[int, int], visible: Mask | None = None):
+        self.mask, self.visible = mask, visible
+        self.rows, self.columns = whole.with_picture_size(canvas).nearest_indices()
+
+    def window(self, y: int, x: int, height: int, width: int) -> Mask:
+        """Mask [height, width] of the region at this place."""
+        inside = self.mask[self.rows[y : y + height]][:, self.columns[x : x + width]]
+        return inside if self.visible is None else inside & self.visible[y : y + height, x : x + width]
+
+    def tiles(self, grid: TileGrid) -> list[int]:
+        """Numbers of the tiles that show a pixel of the region."""
+        return [k for k in range(len(grid)) if self.window(*grid.corner(k), *grid.tile).any()]
+
+
+class TileBlender:
+    """Map and score of a picture, put together from its views one by one.
+
+    whole: where the view of the whole frame lies in it. region: pixels that count; None: all.
+    """
+
+    def __init__(
+        self, grid: TileGrid, whole: Geometry, fusion: Fusion, region: RegionOfInterest | None = None
+    ):
+        self.grid, self.whole, self.fusion, self.region = grid, whole, fusion, region
+        self.tiles = np.zeros(grid.canvas, np.float32)  # blended
+        self.lowest = math.inf  # of the tiles' maps
+        self.score = -math.inf  # the largest of a tile
+        self.view: tuple[float, Float32] | None = None  # of the whole picture
+
+    def add(self, view: int, score: float, view_map: Float32) -> None:
+        """Adds the answer for a view, its map [H, W]; 0 is the whole picture. In any order, each once."""
+        if view == 0:
+            self.view = score, view_map
+            return
+        self._add_weighted(view, view_map)
+        self.lowest = min(self.lowest, float(view_map.min()))
+        self.score = float(np.maximum(self.score, score))  # NaN stays NaN
+
+    def replace(self, view: int, before: Float32, after: Float32) -> None:
+        """Replaces the map `before` of a tile, which was added, by `after`."""
+        self._add_weighted(view, after - before)
+
+    def _add_weighted(self, view: int, view_map: Float32) -> None:
+        row, column = self.grid.row_and_column(view - 1)
+        (y, x), (height, width) = self.grid.corner(view - 1), self.grid.tile
+        down, across = self.grid.weights[0][row], self.grid.weights[1][column]
+        self.tiles[y : y + height, x : x + width] += view_map * down[:, None] * across
+
+    def result(self) -> tuple[float, Float32]:
+        """The picture's score and its map [H, W] at the canvas's size, which is this object's own."""
+        picture_map, fusion, (height, width) = self.tiles, self.fusion, self.grid.canvas
+        score = self.score
+        lowest = np.float32(self.lowest if math.isfinite(self.lowest) else 0.0)
+        at = self.whole.with_picture_size(self.grid.canvas)
+        step = max(1, (1 << 20) // width)
+        largest = -math.inf
+        if self.view is not None:
+            score = float(np.maximum(score, self.view[0] * fusion.factor + fusion.shift))
+            scaled = self.view[1] * np.float32(fusion.factor) + np.float32(fusion.shift)
+        for start in range(0, height, step):
+            rows = picture_map[start : start + step]
+            inside = None if self.region is None else self.region.window(start, 0, len(rows), width)
+            if inside is not None:
+                rows[~inside] = lowest  # tiles outside were not computed
+            if self.view is not None:
+                whole_map = at.window(start, 0, len(rows), width).warp(scaled, fill=-math.inf)
+                if inside is not None:
+                    whole_map[~inside] = -math.inf
+                np.maximum(rows, whole_map, out=rows)
+            largest = float(np.maximum(largest, rows.max()))
+        return (largest if fusion.score == "map" else score), picture_map

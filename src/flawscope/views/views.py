@@ -1,0 +1,308 @@
+"""Views of a picture for a network: the whole of a frame and its tiles, of a frame or of several, and how the
+answers for them are combined. Torch-free.
+
+A picture is scaled once, to its canvas, and tiles are cut from it at whole pixels, so that neighbours show
+the same pixels where they overlap. Sizes are (height, width), places (y, x).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.views.frames import PartFrames
+from flawscope.views.geometry import Geometry
+from flawscope.views.light import ToneCorrection
+from flawscope.views.pose import Pose
+from flawscope.views.resampling import picture_size, write_planes
+from flawscope.views.tiles import Fusion, RegionOfInterest, TileBlender, TileGrid
+
+Float32 = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+HIDDEN_GREY = 128 / 255  # of tiles outside of the region of interest
+
+# Runs a model: images [n, 3, H, W], and their places in the picture [n] int64; None: whole -> scores [n],
+# maps [n, H, W]
+RunModel = Callable[[Any, Any], Any]
+
+
+class Views:
+    """Views of a picture: 0 is the whole frame, the others are its tiles, row by row, made when they are
+    asked for. A frame of exactly one tile has that one view.
+
+    geometry: where the map of the picture lies in it: at the canvas's size with tiles. whole: where view 0
+    lies in the frame. grid: of the tiles; None: there is one view. tone: correction of the picture's light,
+    which `first` has had already; None: it is left as it is. pose: of the part, as the view shows it; None:
+    pictures are not aligned. placed: where view 0 lies in the picture. visible: the canvas's pixels [H, W]
+    that show the picture; None: all.
+    """
+
+    def __init__(
+        self,
+        first: Float32,
+        geometry: Geometry,
+        whole: Geometry | None = None,
+        grid: TileGrid | None = None,
+        canvas: NDArray[Any] | None = None,
+        divisor: float = 255.0,
+        tone: ToneCorrection | None = None,
+        pose: Pose | None = None,
+        placed: Geometry | None = None,
+        visible: Mask | None = None,
+    ):
+        self.first, self.geometry, self.whole = first, geometry, whole or geometry
+        self.placed = placed or geometry
+        self.grid = None if grid is None or len(grid) == 1 else grid
+        self.canvas, self.divisor, self.tone = canvas, divisor, tone
+        self.pose, self.visible = pose, visible
+        self.region: RegionOfInterest | None = None
+        if visible is not None:
+            self.with_roi(np.ones(self.whole.size, np.bool_))
+
+    @property
+    def unusable(self) -> str:
+        """Reason why nothing is to be learnt from the picture, where parts are aligned; empty: none."""
+        return "" if self.pose is None or self.pose.found else "its part was not found"
+
+    @property
+    def outside_light(self) -> bool | None:
+        """Whether the light cannot be corrected wholly; None: it is left as it is."""
+        return None if self.tone is None else not self.tone.inside
+
+    @property
+    def parts(self) -> Sequence[Views]:
+        """Views of each part among several; else these alone."""
+        return [self]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        return self.first.nbytes + (0 if self.canvas is None else self.canvas.nbytes)
+
+    def with_roi(self, mask: Mask | None) -> Views:
+        """Sets a region of interest [H, W], as the whole view shows it, and returns itself: pixels outside
+        are marked like padding, and `numbers` leaves out tiles without a pixel inside."""
+        if mask is not None:
+            self.region = RegionOfInterest(mask, self.whole, self.geometry.size, self.visible)
+        return self
+
+    def __len__(self) -> int:
+        return 1 if self.grid is None else 1 + len(self.grid)
+
+    def position(self, number: int) -> int:
+        """Position of a view in its frame: 0 of the whole, then of the tiles."""
+        return number
+
+    def placement(self, number: int) -> Geometry:
+        """Placement of a view in the picture."""
+        if not number or self.grid is None:
+            return self.placed
+        (y, x), (down, across) = self.grid.corner(number - 1), self.geometry.offset
+        return replace(self.geometry, size=self.grid.tile, offset=(down - y, across - x))
+
+    def view_numbers(self) -> list[int]:
+        """Numbers of the views with pixels that count."""
+        region, grid = self.region, self.grid
+        if region is None or grid is None:
+            return list(range(len(self)))
+        return [0, *(tile + 1 for tile in region.tiles(grid))]
+
+    def images(self, numbers: Iterable[int]) -> Float32:
+        """Views `[n, 3, H, W]` float32 in 0..1, padding marked."""
+        images = [self._view_image(number) for number in numbers]
+        return images[0][None] if len(images) == 1 else np.stack(images)  # one is not copied
+
+    def predict(self, run: RunModel, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
+        """The picture's score, and its map at `geometry.size`. fusion: None: there is one view. batch: views
+        run at a time."""
+        if self.grid is None or fusion is None:
+            scores, maps = run(self.images([0]), None)
+            return float(scores[0]), maps[0]
+        blended, numbers = TileBlender(self.grid, self.whole, fusion, self.region), self.view_numbers()
+        for start in range(0, len(numbers), batch):
+            these = numbers[start : start + batch]
+            where = np.array(these, np.int64)
+            for number, score, drawn in zip(these, *run(self.images(these), where), strict=True):
+                blended.add(number, float(score), drawn)
+        return blended.result()
+
+    def valid_mask(self) -> Mask:
+        """Mask [H, W] at `geometry.size`: pixels of the picture that lie in the region of interest."""
+        if self.grid is None:
+            valid_mask: Mask = self.images([0])[0, 0] >= 0
+            return valid_mask
+        size = self.geometry.size
+        return np.ones(size, np.bool_) if self.region is None else self.region.window(0, 0, *size)
+
+    def window(self, y: int, x: int) -> Float32:
+        """Tile `[3, H, W]` at any place of the canvas."""
+        assert self.canvas is not None
+        height, width = self.first.shape[2:]
+        image = np.empty((3, height, width), np.float32)
+        write_planes(self.canvas[y : y + height, x : x + width], self.divisor, image)
+        image = image if self.tone is None else self.tone(image)
+        inside = None if self.region is None else self.region.window(y, x, height, width)
+        return self._mark_outside(image, inside)
+
+    def _view_image(self, number: int) -> Float32:
+        if number and self.grid is not None:
+            return self.window(*self.grid.corner(number - 1))
+        return self._mark_outside(self.first[0], None if self.region is None else self.region.mask)
+
+    @staticmethod
+    def _mark_outside(image: Float32, inside: Mask | None) -> Float32:
+        return image if inside is None else np.where(inside | (image < 0), image, -1 - image)
+
+
+class SeveralViews(Views):
+    """Views of several parts or channels of a picture, those of one after the other, as many of each.
+
+    geometry: where the picture's map lies in it.
+    """
+
+    def __init__(self, parts: Sequence[Views], geometry: Geometry):
+        super().__init__(parts[0].first, geometry)
+        self._parts = parts
+
+    @property
+    def parts(self) -> Sequence[Views]:
+        return self._parts
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    @property
+    def outside_light(self) -> bool | None:
+        outside = [part.outside_light for part in self.parts]
+        return None if None in outside else any(outside)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts)
+
+    def with_roi(self, mask: Mask | None) -> SeveralViews:
+        for part in self.parts:
+            part.with_roi(mask)
+        return self
+
+    def position(self, number: int) -> int:
+        return number % len(self.parts[0])
+
+    def placement(self, number: int) -> Geometry:
+        each = len(self.parts[0])
+        return self.parts[number // each].placement(number % each)
+
+    def view_numbers(self) -> list[int]:
+        each = len(self.parts[0])
+        return [k * each + view for k, part in enumerate(self.parts) for view in part.view_numbers()]
+
+    def images(self, numbers: Iterable[int]) -> Float32:
+        each = len(self.parts[0])  # as many views of every part
+        return np.concatenate([self.parts[number // each].images([number % each]) for number in numbers])
+
+    def predict_each(
+        self, run: RunModel, fusion: Fusion | None, batch: int | None = None
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Scores [n] and maps [n, h, w] of each. batch: views that are computed together; None: all, of tiles
+        one."""
+        if fusion is None:  # each is one view
+            images, step = self.images(range(len(self))), batch or len(self)
+            answers = [run(images[k : k + step], None) for k in range(0, len(self), step)]
+            scores, maps = (np.concatenate(values) for values in zip(*answers, strict=True))
+        else:
+            pairs = [part.predict(run, fusion, batch or 1) for part in self.parts]
+            scores, maps = (np.array(values) for values in zip(*pairs, strict=True))
+        return np.asarray(scores), maps
+
+
+class PartViews(SeveralViews):
+    """Views of all parts in a picture, those of a part one after the other.
+
+    parts: views of each. found: the parts. scale: pixels of their maps for one of the picture's.
+    """
+
+    def __init__(self, parts: Sequence[Views], found: PartFrames, scale: float):
+        picture, share = picture_size(found.middle.picture), min(1.0, scale)  # no finer than the picture
+        height, width = (max(1, math.ceil(side * share)) for side in picture)
+        placed = Geometry(picture, (height, width), (height / picture[0], width / picture[1]), (0.0, 0.0))
+        super().__init__(parts, placed)
+        self.poses, self.objects = found.poses, found.objects
+        self.count_error = found.count_error
+
+    @property
+    def unusable(self) -> str:
+        return f"its parts are counted wrong: {self.count_error}" if self.count_error else ""
+
+    def predict(self, run: RunModel, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
+        scores, drawn, _ = self.predict_parts(run, fusion, batch)
+        return float(scores.max()), drawn
+
+    def predict_parts(
+        self, run: RunModel, fusion: Fusion | None, batch: int | None = None, roi: Mask | None = None
+    ) -> tuple[NDArray[Any], Float32, NDArray[np.uint16]]:
+        """Scores of all parts [n], the picture's map: the largest value where parts overlap, and the middle
+        one where there is none, and the number of the part that is inspected there, from 1; 0: none, or
+        several.
+
+        Args:
+            batch: views that are computed together; None: all, of tiles one.
+            roi: region of interest [H, W] that the network knows, as a part's view shows it.
+        """
+        scores, maps = self.predict_each(run, fusion, batch)
+        whole = np.full(self.geometry.size, -np.inf, np.float32)
+        numbers = np.zeros(self.geometry.size, np.uint16)
+        for number, (part, values) in enumerate(zip(self.parts, maps, strict=True), 1):
+            here = part.geometry.with_picture_size(self.geometry.size)
+            x0, y0, x1, y1 = (round(at) for at in here.to_picture((0, 0, *values.shape[::-1])))
+            if x0 < x1 and y0 < y1:
+                window = here.window(y0, x0, y1 - y0, x1 - x0)
+                valid, other = window.warp_mask(part.valid_mask()), whole[y0:y1, x0:x1] > -np.inf
+                seen = np.where(valid, window.warp(values, -np.inf), -np.inf)
+                whole[y0:y1, x0:x1] = np.maximum(whole[y0:y1, x0:x1], seen)
+                inspected = valid if roi is None else valid & window.warp_mask(roi)
+                numbers[y0:y1, x0:x1][valid & other] = 0
+                numbers[y0:y1, x0:x1][inspected & ~other] = number
+        covered = whole > -np.inf
+        whole[~covered] = np.median(whole[covered]) if covered.any() else 0.0
+        return scores, whole, numbers
+
+    def valid_mask(self) -> Mask:
+        return np.ones(self.geometry.size, np.bool_)
+
+
+class ChannelViews(SeveralViews):
+    """Views of all channels of a picture, those of a group one after the other. The picture's score is the
+    largest of them, and so is its map at each place."""
+
+    def __init__(self, parts: Sequence[Views]):
+        super().__init__(parts, parts[0].geometry)
+        self.whole, self.placed, self.pose = parts[0].whole, parts[0].placed, parts[0].pose
+
+    def predict(self, run: RunModel, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
+        scores, maps = self.predict_each(run, fusion, batch)
+        return float(scores.max()), np.max(maps, axis=0)
+
+    def valid_mask(self) -> NDArray[np.bool_]:
+        return self.parts[0].valid_mask()
+
+
+def remove_padding_marks(images: Float32) -> tuple[Float32, Mask]:
+    """Removes the marks of padding: images `[..., 3, H, W]` in 0..1, and a mask `[..., H, W]` bool of the
+    pixels that are not padding."""
+    inside: Mask = images[..., 0, :, :] >= 0
+    return np.where(images < 0, -1 - images, images), inside
+
+
+def hide_outside_roi(image: Float32, source: NDArray[np.int64] | None) -> Float32:
+    """Hides the pixels outside of the region of interest in an image `[3, H, W]`, padding marked. source:
+    [H W], the index of the pixel whose value each pixel gets; None: the image is a tile's, which is grey
+    where it is marked."""
+    if source is None:
+        return np.where(image < 0, -1 - HIDDEN_GREY, image)
+    return image.reshape(3, -1)[:, source].reshape(image.shape)
