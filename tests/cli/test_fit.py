@@ -62,12 +62,12 @@ def test_settings_come_from_file_category_flag_and_set_in_this_order(run, drawn,
         a + b for a, b in zip(faint, clear, strict=True)
     ]
     assert said.endswith("only labelled ones tell")
-    assert "time: " not in err
+    assert "memory: " not in err
     assert run("evaluate", out, "--data", drawn, "--out", tmp_path / "results", "--quiet")[0] == 0
     page = (tmp_path / "results/report.html").read_text(encoding="utf-8")
     assert said.split("found", 1)[1].strip() in page
     code, _, err = run(*call, "--no-check", "--verbose")
-    assert (code, "time: " in err) == (0, True)
+    assert (code, "memory: " in err) == (0, True)
     assert "simulated defects found" not in run("info", out)[1]
 
 
