@@ -19,7 +19,6 @@ UNSUPPORTED_ON_CLUSTER = {
     "labels": "no labels are written",
     "product": "it takes a model of one product",
     "scale_mm": "its rows have no sizes",
-    "scale_marker": "its rows have no sizes",
     "tolerances": "its rows have no kinds and sizes",
     "decimal_comma": "its tables are Parquet files",
 }

@@ -130,40 +130,16 @@ add_good = _adder(
 
 
 def add_scale(parser: Options) -> None:
-    either = parser.add_mutually_exclusive_group()
-    either.add_argument(
+    parser.add_argument(
         "--scale-mm",
         metavar="MM",
         type=parse_length,
         help="millimetres a pixel: regions get their sizes",
     )
-    either.add_argument(
-        "--scale-marker",
-        nargs=2,
-        metavar=("PICTURE", "MM"),
-        help="the same, measured: picture of one thing on plain ground, such as a gauge block, and how long "
-        "it is",
-    )
-
-
-def scale_of(args: argparse.Namespace) -> float | None:
-    """Returns how long a pixel is, in mm, as `add_scale` lets a person say it; None: it is not said."""
-    if args.scale_marker is None:
-        return args.scale_mm  # type: ignore[no-any-return]
-    from flawscope.results.region_size import measure_scale
-
-    picture, text = args.scale_marker
-    try:
-        length = parse_length(text)
-    except argparse.ArgumentTypeError as error:
-        raise InputError(f"--scale-marker: {error}") from None
-    scale = measure_scale(picture, length)
-    say_unless_quiet(args)(f"{picture}: {length:g} mm are {length / scale:.1f} pixels, {scale:.4g} mm each")
-    return scale
 
 
 def parse_length(text: str) -> float:
-    """Reads a length of a pixel, or of what is in a picture, in mm."""
+    """Reads a length of a pixel, in mm."""
     from flawscope.views.geometry import positive_length
 
     try:
