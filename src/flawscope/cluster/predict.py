@@ -18,7 +18,7 @@ from typing import IO, Any
 from flawscope.artefact.files import file_sha256
 from flawscope.artefact.model_file import Manifest
 from flawscope.cluster import connect, listing, shards
-from flawscope.cluster.listing import FileStore, ListingInfo, TruncatedList, is_url
+from flawscope.cluster.listing import FileStore, ListingInfo, TruncatedList
 from flawscope.cluster.shards import RUN_FILE, Job, Run
 from flawscope.errors import FlawscopeError, InputError, pluralize, require_installed
 from flawscope.pictures.listing import printable
@@ -75,10 +75,9 @@ def predict(
 
     Args:
         model: a model file. Nodes need not see it.
-        pictures: files, folders, patterns, tables with a column `path` (.parquet, .csv) or a path a line
-            (.txt), URLs of these, or `-` alone. All nodes must reach the pictures.
+        pictures: files, folders, patterns, or `-` alone. All nodes must reach the pictures.
         where: auto, local, or an address, as `--cluster` takes it.
-        out: folder or URL of the results, which all nodes reach under this name.
+        out: folder of the results, which all nodes reach under this name.
         false_alarm_rate: another target than the model's, 0.05 or "5%".
         engine: that runs an .onnx model, as `flawscope.load` takes it.
         device: auto, cpu or cuda; with GPUs each worker has one.
@@ -94,14 +93,17 @@ def predict(
     from flawscope.runtime import read_manifest
 
     connect.check_address(where)
-    require_installed("--cluster", "pyarrow", "fsspec", extras="cluster")
+    require_installed("--cluster", "pyarrow", extras="cluster")
+    for name in (out, *pictures):
+        if "://" in name:
+            raise InputError(f"{name} is an address: name a folder that all nodes see under one path")
     manifest = read_manifest(model)
     if false_alarm_rate is not None:
         manifest = replace(manifest, calibration=manifest.calibration.with_rate(false_alarm_rate))
     store = FileStore(out)
     if overlays:
         _refuse_among_pictures(store, out, pictures)
-    relative = any(s.lower().endswith(listing.TABLE_SUFFIXES) or not _is_absolute(s) for s in pictures)
+    relative = not all(map(os.path.isabs, pictures))
     call = {
         "model": [file_sha256(model)],
         "pictures": list(pictures),
@@ -124,14 +126,10 @@ def predict(
     )
 
 
-def _is_absolute(spec: str) -> bool:
-    return is_url(spec) or os.path.isabs(spec)
-
-
 def _refuse_among_pictures(store: FileStore, out: str, pictures: Sequence[str]) -> None:
     """Raises an InputError where a later run would find the overlays among its pictures."""
     for spec in pictures:
-        if not is_url(spec) and os.path.isdir(spec) and store.is_within(spec):
+        if os.path.isdir(spec) and store.is_within(spec):
             raise InputError(
                 f"--out {out} lies among the pictures, and a later run would judge its overlays: choose an "
                 f"--out outside of {spec}"
@@ -144,7 +142,7 @@ def _read_earlier_run(store: FileStore, call: Mapping[str, Any], stdin: Any) -> 
         for name in (shards.PARTS_FOLDER, shards.OVERLAYS_FOLDER, SUMMARY_NAME):
             if store.exists(name):
                 raise InputError(
-                    f"{store.url}/{name} is there already, and not of a run on a cluster: choose another "
+                    f"{store.root / name} is there already, and not of a run on a cluster: choose another "
                     "--out"
                 )
         return None
@@ -156,8 +154,8 @@ def _read_earlier_run(store: FileStore, call: Mapping[str, Any], stdin: Any) -> 
         )
     for name in other:
         raise InputError(
-            f"--out {store.url} holds a run with another {name}: give the same call, which goes on there, or "
-            "choose another --out"
+            f"--out {store.root} holds a run with another {name}: give the same call, which goes on there, "
+            "or choose another --out"
         )
     return run
 
@@ -214,7 +212,7 @@ def _judge_missing(
         run.write(store)
     elif run.device != device_kind:  # the last digits of scores would differ
         raise InputError(
-            f"--out {store.url} holds a run that was begun on {run.device}, and this cluster's workers have "
+            f"--out {store.root} holds a run that was begun on {run.device}, and this cluster's workers have "
             f"{device_kind}: go on with workers as before, or choose another --out"
         )
     missing = run.missing_shards(store)
@@ -225,7 +223,7 @@ def _judge_missing(
         f"{pluralize(run.size, 'picture')} each"
     )
     needs = {"num_cpus": resources.threads, "num_gpus": resources.gpus, "memory": memory}
-    counts = judge_shards(Job.upload(store.url, model), missing, needs)
+    counts = judge_shards(Job.upload(str(store.root), model), missing, needs)
     _report_progress(counts, run.count_inputs(missing), step)
     return run
 
