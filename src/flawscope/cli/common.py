@@ -177,17 +177,17 @@ def add_rate(parser: Options, default: str) -> None:
     )
 
 
-def add_data(parser: Options, *, required: bool = True, several: str = "") -> None:
+def add_data(parser: Options, *, several: str = "") -> None:
     """Adds the options of the data set. several: further meanings of `--category`, for the help."""
-    parser.add_argument("--data", required=required, metavar="ROOT", help="folder of pictures or categories")
+    parser.add_argument("--data", required=True, metavar="ROOT", help="folder of pictures or categories")
     text = f"which one, if ROOT holds several{several}"
     parser.add_argument("--category", metavar="NAME", help=text)
     add_good(parser)
 
 
-def add_settings(parser: Options, presets: str, default: str | None = None) -> None:
+def add_settings(parser: Options, presets: str) -> None:
     """Adds the options that `read_settings` reads; `presets` is the help of `--preset`."""
-    parser.add_argument("--preset", default=default, help=presets)
+    parser.add_argument("--preset", help=presets)
     parser.add_argument("--config", metavar="FILE", help="YAML file of options and settings")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; wins over the file"
