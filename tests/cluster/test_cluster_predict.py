@@ -68,9 +68,7 @@ def written(parts, out):
 
 
 @pytest.mark.smoke
-def test_rows_remarks_and_overlays_are_those_of_the_plain_command(
-    one_node, model_path, pictures, tmp_path, capfd
-):
+def test_rows_and_remarks_are_those_of_the_plain_command(one_node, model_path, pictures, tmp_path, capfd):
     folder = tmp_path / "folder"
     missing = tmp_path / "missing"
     specs = [str(pictures), str(missing)]
@@ -80,7 +78,7 @@ def test_rows_remarks_and_overlays_are_those_of_the_plain_command(
     assert main([*call, "--out", str(folder), "--threads", "1", "--only-anomalous"]) == 3
     said = capfd.readouterr().err.splitlines()
     out = tmp_path / "out"
-    clustered = [*call, "--out", str(out), "--cluster", one_node.address, "--overlays"]
+    clustered = [*call, "--out", str(out), "--cluster", one_node.address]
     assert main(clustered) == 3
     shown = capfd.readouterr()
     assert shown.out == ""
@@ -99,12 +97,6 @@ def test_rows_remarks_and_overlays_are_those_of_the_plain_command(
     for each in facts:
         del each["seconds"]
     assert facts[0] == facts[1]
-    # an overlay for each anomalous picture, the same file
-    drawn = sorted((out / "overlays").rglob("*.png"))
-    anomalous = [row for row in found if row["decision"] == "anomalous"]
-    assert len(drawn) == len(anomalous) > 0
-    by_plain = {path.read_bytes() for path in (folder / "overlays").rglob("*.png")}
-    assert {path.read_bytes() for path in drawn} == by_plain
     # all is done: nothing is judged, or written, again
     before = stamps(out)
     assert main(clustered) == 3
@@ -233,13 +225,11 @@ def test_wrong_calls_are_refused_in_one_line(model_path, pictures, tmp_path, cap
     local = ["--cluster", "local", "--out"]
     for more, said in (
         ([*local, "out", "--json"], "--json is not for --cluster"),
-        ([*local, "out", "--only-anomalous"], "--overlays draws the anomalous ones only"),
+        ([*local, "out", "--only-anomalous"], "nothing is printed or drawn for a picture"),
         ([*local, "r.csv"], "name a folder"),
         ([*local[:2]], "--cluster needs --out"),
         ([*local, "out", "--cluster", "nowhere"], "write auto"),
         ([*local, str(tmp_path / "out"), "--cluster", "127.0.0.1:1"], "cannot connect"),
-        ([*local, str(pictures / "out"), "--overlays"], "lies among the pictures"),
-        (["--overlays"], "--overlays is for --cluster"),
     ):
         assert main(["predict", str(model_path), str(pictures), *more]) == 2
         error = capsys.readouterr().err

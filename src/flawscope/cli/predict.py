@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="of a joint model: what all pictures show (default: it is recognised in each)",
     )
-    cluster_predict.add_arguments(parser)
+    common.add_cluster(parser)
     common.add_quiet(parser)
 
 

@@ -1,7 +1,7 @@
 """`predict` on a Ray cluster: shards of a listing are judged by tasks.
 
 Below the folder of results: `run.json`, the call; `listing.parquet`, which pictures, in which order;
-`parts/`, the results, a row for every input; `overlays/`, if asked for. Each part is written once and whole,
+`parts/`, the results, a row for every input. Each part is written once and whole,
 so that a run that was stopped, or that lost its workers, goes on with the shards that are missing.
 """
 
@@ -40,15 +40,14 @@ BYTES_PER_PIXEL = 512  # of a network's input, with all that the network compute
 @dataclass
 class Results:
     """Outcome of a run. totals: counts, and the latest pictures' mismatch with the model. manifest: the
-    model's, with the false-alarm rate of the call. unjudged: reasons why inputs were not judged. undrawn:
-    judged pictures without an overlay, with the reason. side_files: files beside the pictures, not read."""
+    model's, with the false-alarm rate of the call. unjudged: reasons why inputs were not judged.
+    side_files: files beside the pictures, not read."""
 
     totals: MismatchDetector
     manifest: Manifest
     side_files: TruncatedList = field(default_factory=TruncatedList)
     unjudged: TruncatedList = field(default_factory=TruncatedList)
     multi_picture_files: TruncatedList = field(default_factory=TruncatedList)
-    undrawn: TruncatedList = field(default_factory=TruncatedList)
 
 
 def predict(
@@ -61,7 +60,6 @@ def predict(
     engine: str | None = None,
     device: str = "auto",
     threads: int = 1,
-    overlays: bool = False,
     stdin: IO[bytes] | None = None,
     step: ProgressCallback = ignore_progress,
     say: Callable[[str], None] = lambda line: None,
@@ -82,7 +80,6 @@ def predict(
         engine: that runs an .onnx model, as `flawscope.load` takes it.
         device: auto, cpu or cuda; with GPUs each worker has one.
         threads: of a worker, which has as many cores. One scales best.
-        overlays: write overlays of anomalous pictures, too.
         stdin: read where the pictures are `-`.
         step: told how many pictures are done. say: gets lines for a person.
 
@@ -101,8 +98,6 @@ def predict(
     if false_alarm_rate is not None:
         manifest = replace(manifest, calibration=manifest.calibration.with_rate(false_alarm_rate))
     store = FileStore(out)
-    if overlays:
-        _refuse_among_pictures(store, out, pictures)
     relative = not all(map(os.path.isabs, pictures))
     call = {
         "model": [file_sha256(model)],
@@ -112,7 +107,6 @@ def predict(
         "engine": engine,
         "device": device,
         "threads": threads,
-        "overlays": overlays,
     }
     run = _read_earlier_run(store, call, stdin)
     info = run.listing if run else listing.write(pictures, store, stdin)
@@ -126,20 +120,10 @@ def predict(
     )
 
 
-def _refuse_among_pictures(store: FileStore, out: str, pictures: Sequence[str]) -> None:
-    """Raises an InputError where a later run would find the overlays among its pictures."""
-    for spec in pictures:
-        if os.path.isdir(spec) and store.is_within(spec):
-            raise InputError(
-                f"--out {out} lies among the pictures, and a later run would judge its overlays: choose an "
-                f"--out outside of {spec}"
-            )
-
-
 def _read_earlier_run(store: FileStore, call: Mapping[str, Any], stdin: Any) -> Run | None:
     """Reads this call's run from the folder; None where there is none. InputError: it has another run."""
     if not store.exists(RUN_FILE):
-        for name in (shards.PARTS_FOLDER, shards.OVERLAYS_FOLDER, SUMMARY_NAME):
+        for name in (shards.PARTS_FOLDER, SUMMARY_NAME):
             if store.exists(name):
                 raise InputError(
                     f"{store.root / name} is there already, and not of a run on a cluster: choose another "
@@ -279,7 +263,6 @@ def _collect_results(store: FileStore, run: Run, results: Results) -> Results:
             errors, totals = table.column("error"), results.totals
             results.unjudged.add(*errors.filter(compute.not_equal(errors, "")).to_pylist())
             results.multi_picture_files.add(*remarks["several"])
-            results.undrawn.add(*remarks["undrawn"])
             judged = table.filter(compute.equal(errors, ""))
             totals.count += len(judged)
             totals.anomalous += judged.column("decision").to_pylist().count("anomalous")

@@ -6,7 +6,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import socket
 import tempfile
 from collections.abc import Sequence
@@ -23,15 +22,13 @@ from flawscope.cluster.listing import Entry, FileStore, ListingInfo, TruncatedLi
 from flawscope.errors import FlawscopeError, InputError, one_line_message
 from flawscope.pictures.decoding import count_frames
 from flawscope.pictures.listing import printable
-from flawscope.results.drawing import save_png
-from flawscope.results.folder import RenderedPrediction
 from flawscope.results.prediction import Prediction
 from flawscope.results.table import FLOAT_COLUMNS, ResultRow, Unjudged, table_columns
 
 if TYPE_CHECKING:
-    from flawscope.pictures.decoding import PictureSource
+    pass
 
-RUN_FILE, PARTS_FOLDER, OVERLAYS_FOLDER = "run.json", "parts", "overlays"
+RUN_FILE, PARTS_FOLDER = "run.json", "parts"
 REMARKS_KEY = b"flawscope"  # key in a shard's metadata: files with several pictures, and what was not drawn
 
 
@@ -187,21 +184,16 @@ def _open_run(job: Job) -> tuple[FileStore, Run, Any]:
 
 
 def _judge_entries(store: FileStore, run: Run, predictor: Any, shard: int, entries: Sequence[Entry]) -> None:
-    remarks: dict[str, list[str]] = {"several": [], "undrawn": []}
+    remarks: dict[str, list[str]] = {"several": []}
     rows: list[dict[str, Any]] = []
     # one that is no picture is empty
     judged = predictor.stream([b"" if entry.error else Path(entry.path) for entry in entries])
-    for number, (entry, (source, result)) in enumerate(zip(entries, judged, strict=True)):
+    for entry, (_, result) in zip(entries, judged, strict=True):
         path = printable(entry.path)
         if isinstance(result, Prediction):
             reads_first = predictor.manifest.preprocess.channels is None
             if reads_first and (picture_count := count_frames(entry.path)) > 1:
                 remarks["several"].append(f"{path} ({picture_count})")
-            if run.call["overlays"] and result.is_anomalous:
-                stem = re.sub(r"[^\w.-]+", "_", Path(path).stem)[:80]
-                overlay = f"{OVERLAYS_FOLDER}/part-{shard:06}/{number:04}-{stem}.png"
-                if text := _write_overlay(store, overlay, source, result):
-                    remarks["undrawn"].append(f"{path}: {text} (scored, but not drawn)")
             named = replace(result, path=path)
             height, width = result.geometry.picture_size
             more = {"height": height, "width": width, "shifts": [*map(float, result.shifts)]}
@@ -214,18 +206,6 @@ def _judge_entries(store: FileStore, run: Run, predictor: Any, shard: int, entri
         kinds=manifest.kinds is not None, aligned=manifest.preprocess.reference is not None
     )
     store.write(shard_path(shard), encode_shard(rows, remarks, columns))
-
-
-def _write_overlay(store: FileStore, name: str, source: PictureSource, result: Prediction) -> str:
-    """Writes an overlay; returns the reason where it cannot be drawn or written, else an empty text: the
-    shard's rows are written all the same."""
-    file = io.BytesIO()
-    try:
-        save_png(file, RenderedPrediction.render(source, result).overlay)
-        store.write(name, file.getvalue())
-    except (FlawscopeError, MemoryError) as error:
-        return str(error)
-    return ""
 
 
 def encode_shard(
