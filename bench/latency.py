@@ -23,6 +23,7 @@ machine or this version cannot do is skipped with a remark.
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,20 +37,39 @@ if TYPE_CHECKING:
 
     Images = NDArray[np.float32]
 
+WARMUP = 3  # calls that are not timed
 FIT_STEPS = 20  # where no model is given
 PICTURES = 32  # different ones
 REST = 0.02  # seconds between works: threads of OpenMP and of ONNX Runtime spin for some milliseconds
 PARTS = ("run", "embed", "score", "plain", "published", "decode", "preprocess")
 
 
+def time_calls(model: Any, pictures: list[str], batch: int, calls: int) -> list[float]:
+    """Seconds of each call: `predict` of a picture, or `stream` of `batch` pictures."""
+
+    def call(k: int) -> float:
+        chosen = [pictures[(k * batch + i) % len(pictures)] for i in range(batch)]
+        begun = time.perf_counter()
+        model.predict(chosen[0]) if batch == 1 else list(model.stream(chosen, batch=batch))
+        return time.perf_counter() - begun
+
+    return [call(k) for k in range(WARMUP + calls)][WARMUP:]
+
+
+def throughput(model: Any, pictures: list[str], batch: int, count: int) -> float:
+    """Pictures a second of `stream` over at least `count` pictures."""
+    many = [pictures[k % len(pictures)] for k in range(max(count, 2 * batch))]
+    begun = time.perf_counter()
+    list(model.stream(many, batch=batch))
+    return len(many) / (time.perf_counter() - begun)
+
+
 def predict(model: str, pictures: list[str], batch: int, repeats: int, threads: int, device: str) -> Cell:
     """From paths to predictions, nothing else in this process."""
-    from flawscope.evaluation.benchmark import timing
-
     predictor = models.open_model(model, device, threads)
     return {
-        "predict": common.p50_p99(timing.time_calls(predictor, pictures, batch, repeats)),
-        "pictures_per_second": common.round_to(timing.throughput(predictor, pictures, batch, repeats), 4),
+        "predict": common.p50_p99(time_calls(predictor, pictures, batch, repeats)),
+        "pictures_per_second": common.round_to(throughput(predictor, pictures, batch, repeats), 4),
         "device_peak_mib": common.device_peak(device),
     }
 

@@ -158,7 +158,6 @@ def soon(teacher_path, monkeypatch):
     """What takes minutes takes seconds."""
     from flawscope.artefact import certificate
     from flawscope.evaluation.benchmark import run as runs
-    from flawscope.evaluation.benchmark import timing
     from flawscope.methods import patchcore, prnet, training
     from flawscope.methods.settings import PictureSettings
     from flawscope.results import review
@@ -173,7 +172,6 @@ def soon(teacher_path, monkeypatch):
     monkeypatch.setattr(runs, "Processes", Here)
     # a process of its own would see whole pictures
     monkeypatch.setattr(drafts, "Worker", LearnsHere)
-    monkeypatch.setattr(timing, "in_process", lambda work, *given: work(*given))
     # what is refused is tested elsewhere: models of so few and small pictures find hardly anything
     monkeypatch.setattr("flawscope.fitting.update_evaluation.MIN_KEPT_SHARE", 0.0)
     monkeypatch.setattr("flawscope.fitting.incremental_update.find_defect_like", lambda *_: set())

@@ -46,7 +46,6 @@ from flawscope.methods.features.weights import DEFAULT_BACKBONE
 from flawscope.methods.settings import Rule, check_rules, training_rules
 from flawscope.methods.task import CHECKPOINT_INTERVAL, Budget
 from flawscope.methods.training import Trainer
-from flawscope.methods.training_log import thin_curve
 from flawscope.methods.training_state import json_settings, pick_precision
 from flawscope.progress import ProgressCallback, format_duration, ignore_progress
 
@@ -362,7 +361,6 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
             "recipe": asdict(replace(self.recipe, steps=self.steps)),
             "steps": self.done,
             "curve": self.curve,
-            "training_curve": thin_curve(self.log.losses, self.done),
             "started_from": self.started_from,
             "seconds": round(self.seconds, 1),
             "device": self.device.type,

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from flawscope.predictor.router import load as load
     from flawscope.results.prediction import Prediction as Prediction
     from flawscope.results.prediction import Region as Region
-    from flawscope.results.region_size import measure_scale as measure_scale
     from flawscope.results.table import Unjudged as Unjudged
     from flawscope.views.preprocess import Preprocess as Preprocess
 
@@ -61,7 +60,6 @@ _LAZY_IMPORTS = {
     "fit": "fitting.fitting",
     "join": "fitting.joining",
     "load": "predictor.router",
-    "measure_scale": "results.region_size",
     "open_dataset": "datasets",
 }
 

@@ -59,20 +59,6 @@ def test_a_page_shows_each_form_in_which_pictures_and_masks_were_met(run, drawn,
     assert (code, ".html" in err) == (2, True)
 
 
-def test_a_model_accuses_a_foreign_picture_and_not_its_own(
-    run, model_path, efficientad_path, drawn, mixed, tmp_path
-):
-    root = shutil.copytree(drawn / "plate", tmp_path / "plate")
-    shutil.copy(mixed / "b.png", root / "train/good/foreign.png")
-    call = ["data", "check", "--data", root, "--json", "--no-near", "--model"]
-    suspects = [one["path"] for one in json.loads(run(*call, model_path)[1])["suspects"]]
-    assert suspects[0] == "train/good/foreign.png"
-    assert len(suspects) <= 2
-    code, printed, err = run(*call, efficientad_path)
-    assert (code, printed) == (2, "")
-    assert "efficientad does not look for suspicious pictures; give a model of patchcore" in err
-
-
 def test_poses_of_parts_are_told_and_drawn(run, tmp_path):
     rng = np.random.default_rng(0)
     good = tmp_path / "parts" / "good"

@@ -29,7 +29,7 @@ no_check: true
 size: 64
 categories:
   screw: {align: turn, several: true, light: 10%, min_defect: 8px}
-  nut: {align: null, group: 'p\\d', scale_mm: 0.05, scale_marker: null}
+  nut: {align: null, group: 'p\\d', scale_mm: 0.05}
 """
     screw, nut, other = (call([], text, tmp_path, name) for name in ("screw", "nut", "plate"))
     assert (screw.align, screw.several, screw.light, screw.min_defect) == ("turn", True, "10%", "8px")
@@ -53,11 +53,10 @@ def test_a_template_in_the_file_tells_parts_and_views(tmp_path):
     ("text", "message"),
     [
         ("alignn: turn", "unknown setting alignn; did you mean align"),
-        ("align: sideways", "align: sideways is none of none, shift, turn, full, auto"),
+        ("align: sideways", "align: sideways is none of none, shift, turn, full"),
         ("several: 3", "several: 3 is not true or false"),
         ("false_alarm_rate: 20", "false_alarm_rate: '20' is not a rate"),
         ("align: {kind: turn}", "is no value of --align"),
-        ("scale_marker: [a.png]", "scale_marker takes 2 values"),
         ("joint: true", "joint is for the command line: write --joint"),
         ("out: m.safetensors", "out is for the command line: write --out"),
         ("'@secret': 1", "unknown setting an address"),

@@ -99,17 +99,6 @@ def test_a_scratch_with_a_faint_end_is_not_tolerated(run, folder):
     assert "beyond tolerance: region length 0.6 mm, may be up to 1.98 mm > 1.2 mm (tol" in out
 
 
-def test_a_marker_of_known_length_says_the_scale(run, folder):
-    marker = np.zeros((90, 120), np.uint8)
-    marker[30:50, 10:110] = 200
-    Image.fromarray(marker).save(folder / "block.png")
-    call = ("predict", "m.safetensors", folder / "in/spot.png", "--json", "--scale-marker")
-    code, out, err = run(*call, folder / "block.png", "25")
-    assert code == 0
-    assert "block.png: 25 mm are 100.0 pixels, 0.25 mm each" in err
-    assert json.loads(out)["regions"][0]["length_mm"] == pytest.approx(8 * 0.25)
-
-
 def test_wrong_calls_are_one_line(run, folder):
     call = ("predict", "m.safetensors", folder / "in")
     for option, value, said in (
@@ -117,10 +106,6 @@ def test_wrong_calls_are_one_line(run, folder):
         ("--scale-mm", "nan", "'nan' is not a length"),
         ("--scale-mm", "1e200", "'1e200' is not a length"),  # its square is no number
         ("--tolerances", "gone.yaml", "cannot read gone.yaml"),
-        ("--scale-marker", ("gone.png", "25"), "cannot read picture gone.png"),
-        ("--scale-marker", (folder / "in/good.png", "0"), "--scale-marker: '0' is not a length"),
-        ("--scale-marker", (folder / "in/good.png", "25"), "good.png: nothing stands out"),
-        ("--scale-marker", ("a.png", "25", "--scale-mm", "0.1"), "not allowed with"),
     ):
         code, _, err = run(*call, option, *([value] if isinstance(value, str) else value))
         assert (code, len(err.splitlines())) == (2, 1)

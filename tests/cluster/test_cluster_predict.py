@@ -68,9 +68,7 @@ def written(parts, out):
 
 
 @pytest.mark.smoke
-def test_rows_remarks_and_overlays_are_those_of_the_plain_command(
-    one_node, model_path, pictures, tmp_path, capfd
-):
+def test_rows_and_remarks_are_those_of_the_plain_command(one_node, model_path, pictures, tmp_path, capfd):
     folder = tmp_path / "folder"
     missing = tmp_path / "missing"
     specs = [str(pictures), str(missing)]
@@ -80,7 +78,7 @@ def test_rows_remarks_and_overlays_are_those_of_the_plain_command(
     assert main([*call, "--out", str(folder), "--threads", "1", "--only-anomalous"]) == 3
     said = capfd.readouterr().err.splitlines()
     out = tmp_path / "out"
-    clustered = [*call, "--out", str(out), "--cluster", one_node.address, "--overlays"]
+    clustered = [*call, "--out", str(out), "--cluster", one_node.address]
     assert main(clustered) == 3
     shown = capfd.readouterr()
     assert shown.out == ""
@@ -99,12 +97,6 @@ def test_rows_remarks_and_overlays_are_those_of_the_plain_command(
     for each in facts:
         del each["seconds"]
     assert facts[0] == facts[1]
-    # an overlay for each anomalous picture, the same file
-    drawn = sorted((out / "overlays").rglob("*.png"))
-    anomalous = [row for row in found if row["decision"] == "anomalous"]
-    assert len(drawn) == len(anomalous) > 0
-    by_plain = {path.read_bytes() for path in (folder / "overlays").rglob("*.png")}
-    assert {path.read_bytes() for path in drawn} == by_plain
     # all is done: nothing is judged, or written, again
     before = stamps(out)
     assert main(clustered) == 3
@@ -135,22 +127,17 @@ def test_rows_of_several_parts_are_those_of_the_plain_command(cluster, several_m
     assert found == plain(several_model, given, *map(Path, engine), out=tmp_path / "plain.csv")
 
 
-def test_through_a_client_and_from_urls(cluster, model_path, pictures, tmp_path):
+def test_through_a_client(cluster, model_path, pictures, tmp_path):
     """In a process of its own, since this one may have been of the cluster."""
     broken, good = pictures / "broken.png", next((pictures / "good").iterdir())
-    table = tmp_path / "table.csv"
-    lines = ["path", f"file://{good}", f"file://{broken}", f"file://{tmp_path}/nothing.png", str(good)]
-    table.write_text("\n".join(lines))
-    out = tmp_path / "out"
-    call = [*COMMAND, model_path, f"file://{table}", "--cluster", cluster.client, "--out", f"file://{out}"]
+    given, out = [good, broken, tmp_path / "nothing.png"], tmp_path / "out"
+    call = [*COMMAND, model_path, *given, "--cluster", cluster.client, "--out", out]
     done = subprocess.run(call, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout) == (1, ""), done.stderr
-    found = rows(out)
-    first, damaged, nothing, same = found
-    assert first == same | {"path": f"file://{good}"}
-    assert damaged["error"] == f"cannot read picture file://{broken}: the file is truncated; copy it again"
-    assert nothing["error"].startswith(f"cannot read picture file://{tmp_path}/nothing.png: there is no such")
-    assert same["score"] == plain(model_path, good, out=tmp_path / "plain.csv")[0]["score"]
+    first, damaged, nothing = rows(out)
+    assert damaged["error"] == f"cannot read picture {broken}: the file is truncated; copy it again"
+    assert nothing["error"].startswith(f"{tmp_path}/nothing.png: no such")
+    assert first["score"] == plain(model_path, good, out=tmp_path / "plain.csv")[0]["score"]
 
 
 CONNECTIONS = """\
@@ -238,13 +225,11 @@ def test_wrong_calls_are_refused_in_one_line(model_path, pictures, tmp_path, cap
     local = ["--cluster", "local", "--out"]
     for more, said in (
         ([*local, "out", "--json"], "--json is not for --cluster"),
-        ([*local, "out", "--only-anomalous"], "--overlays draws the anomalous ones only"),
+        ([*local, "out", "--only-anomalous"], "nothing is printed or drawn for a picture"),
         ([*local, "r.csv"], "name a folder"),
         ([*local[:2]], "--cluster needs --out"),
         ([*local, "out", "--cluster", "nowhere"], "write auto"),
         ([*local, str(tmp_path / "out"), "--cluster", "127.0.0.1:1"], "cannot connect"),
-        ([*local, str(pictures / "out"), "--overlays"], "lies among the pictures"),
-        (["--overlays"], "--overlays is for --cluster"),
     ):
         assert main(["predict", str(model_path), str(pictures), *more]) == 2
         error = capsys.readouterr().err
@@ -304,7 +289,7 @@ try:
 except SystemExit:
     pass
 import flawscope.cluster.predict, flawscope.cluster.tasks
-assert not {"ray", "pyarrow", "fsspec"} & set(sys.modules), sys.modules.keys()
+assert not {"ray", "pyarrow"} & set(sys.modules), sys.modules.keys()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -68,7 +68,7 @@ def test_a_damaged_part_is_named(store):
 
 
 def test_a_node_that_does_not_see_what_it_needs_says_so(store, tmp_path):
-    def wrong(out=store.url, **more):
+    def wrong(out=str(store.root), **more):
         with pytest.raises(InputError) as error:
             judge_shard(Job(out, "", "", None, **more), 0)
         return str(error.value)
@@ -90,7 +90,7 @@ def test_a_part_that_ends_every_process_is_not_tried_forever(store, cluster, tmp
 
     monkeypatch.setattr(shards, "judge_shard", deadly)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not know this folder
-    counts = judge_shards(Job(store.url, "", "", None), range(5), {"num_cpus": 1})
+    counts = judge_shards(Job(str(store.root), "", "", None), range(5), {"num_cpus": 1})
     with (
         cluster_connection(cluster.address),
         pytest.raises(FlawscopeError, match="processes that judge part 1 end again and again: ") as error,

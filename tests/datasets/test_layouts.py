@@ -43,14 +43,11 @@ def test_mvtec(mvtec, save):
     assert dataset.kinds == ("good", "bent", "cut")
     assert dataset.has_masks
     assert dataset.validation == ()
-    assert open_dataset(mvtec, layout="loco").layout == "loco"
     shutil.rmtree(mvtec / "test")
     assert (open_dataset(mvtec).test, open_dataset(mvtec).has_masks) == ((), False)
     save(mvtec / "train/scratch/0.png")
     for options, words in (
         ({}, "only good pictures can be trained on"),
-        ({"layout": "visa"}, "looks like the mvtec layout"),
-        ({"layout": "coco"}, "choose from"),
         *(({"test_share": share}, "test share") for share in (-0.1, 1.0, float("nan"))),
     ):
         assert words in refused(mvtec, **options)

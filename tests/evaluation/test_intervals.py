@@ -66,7 +66,7 @@ def test_image_intervals_are_seeded_and_hold_the_value():
     found = image_intervals(labels, scores, decisions, resamples=200, seed=5)
     assert found == image_intervals(labels, scores, decisions, resamples=200, seed=5)
     values = {
-        "image_ap": metrics.average_precision(labels, scores),
+        "image_ap": metrics.image_metrics(labels, scores).ap,
         "image_f1_calibrated": metrics.f1_at(labels, decisions),
     }
     for name, value in values.items():

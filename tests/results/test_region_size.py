@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import ndimage
 
 from flawscope.errors import InputError
 from flawscope.results.prediction import Levels, Prediction
-from flawscope.results.region_size import measure_region, measure_scale, rectangle_sides
+from flawscope.results.region_size import measure_region, rectangle_sides
 from flawscope.views.geometry import Geometry
 
 SIDE = 200
@@ -95,61 +94,3 @@ def test_a_scale_goes_with_the_geometry():
     for wrong in (0, -1.0, "0.1", True, float("nan"), float("inf")):
         with pytest.raises(InputError, match="not a geometry"):
             Geometry.from_dict(scaled.to_dict() | {"mm_per_pixel": wrong})
-
-
-GROUND, BLOCK = (200, 190, 60), (60, 190, 200)  # as bright as each other
-
-
-def block(length=120, width=40, angle=0, *, blur=0.0, noise=0.0, x=0):
-    """A block on plain ground [SIDE, SIDE, 3], drawn 4 times finer; x: how far it lies aside, in pixels."""
-    fine = 4
-    rows, columns = (np.mgrid[: SIDE * fine, : SIDE * fine] + 0.5) / fine - SIDE / 2
-    columns = columns - x
-    along = np.cos(angle) * columns + np.sin(angle) * rows
-    across = np.cos(angle) * rows - np.sin(angle) * columns
-    inside = (abs(along) <= length / 2) & (abs(across) <= width / 2)
-    share = inside.reshape(SIDE, fine, SIDE, fine).mean((1, 3))
-    if blur:
-        share = ndimage.gaussian_filter(share, blur)
-    picture = np.array(GROUND) + share[..., None] * (np.array(BLOCK) - GROUND)
-    picture += np.random.default_rng(0).normal(0, noise, picture.shape) if noise else 0
-    return picture.round().clip(0, 255).astype(np.uint8)
-
-
-@settings(deadline=None, max_examples=10)
-@given(st.integers(0, 179), st.floats(60, 130), st.floats(12, 50), st.floats(0, 1), st.floats(0, 4))
-def test_a_marker_measures_the_pixels_at_any_angle(degrees, length, width, blur, noise):
-    picture = block(length, width, math.radians(degrees), blur=blur, noise=noise)
-    assert measure_scale(picture, 25) == pytest.approx(25 / length, rel=0.01)
-    grey = picture[..., 0].astype(np.uint16) * 16  # 12 bits, and a block that is darker
-    assert measure_scale(grey, 25) == pytest.approx(25 / length, rel=0.01)
-
-
-def test_print_on_a_marker_does_not_count(tmp_path):
-    picture = block()
-    picture[95:105, 60:140:8] = GROUND
-    assert measure_scale(picture, 12) == pytest.approx(0.1, rel=0.01)
-    mask = np.zeros((SIDE, SIDE), np.uint8)
-    mask[50:100, 30:150] = 255
-    assert measure_scale(mask, 12) == pytest.approx(0.1, rel=0.01)
-
-
-TWO = np.concatenate([block(60)[:, : SIDE // 2], block(60)], axis=1)[:, SIDE // 4 :]
-
-
-@pytest.mark.parametrize(
-    ("picture", "said"),
-    [
-        (np.full((SIDE, SIDE, 3), 90, np.uint8), "nothing stands out from its ground; lay the marker"),
-        (np.random.default_rng(0).integers(80, 120, (SIDE, SIDE, 3), np.uint8), "nothing stands out|may be"),
-        (np.arange(SIDE, dtype=np.uint8)[None].repeat(SIDE, 0), "nothing stands out"),
-        (TWO, "2 things in it may be the marker; show it alone"),
-        (block(x=60), "the marker touches the border; show all of it"),
-        (block(40, 20), "the marker is 40 pixels long, 50 are needed"),
-        (block(60, 30, blur=6), "edge is not sharp: it is [0-9]+ to [0-9]+ pixels long"),
-    ],
-)
-def test_what_may_not_be_the_marker_is_not_measured(picture, said):
-    with pytest.raises(InputError, match=said) as error:
-        measure_scale(picture, 25)
-    assert "\n" not in str(error.value)

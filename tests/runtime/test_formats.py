@@ -44,8 +44,7 @@ def test_every_command_takes_it(path, engine, model_path, drawn, tmp_path, capsy
         return ["--threads", "1", *(["--engine", engine] if engine and model.suffix == ".onnx" else [])]
 
     def run(command, model, *argv):
-        given = ["check", "--model", str(model)] if command == "data" else [str(model)]
-        assert main([command, *given, *argv, "--json", *how(model)]) == 0
+        assert main([command, str(model), *argv, "--json", *how(model)]) == 0
         return json.loads(capsys.readouterr().out)
 
     def calibrated(model):
@@ -69,8 +68,6 @@ def test_every_command_takes_it(path, engine, model_path, drawn, tmp_path, capsy
     assert found["calibration"]["scores"] == pytest.approx(expected["calibration"]["scores"], rel=1e-4)
     assert found["pictures"] == expected["pictures"]
     run("info", new, "--self-test")
-    found = run("data", path, "--data", str(drawn / "plate"), "--no-near")
-    assert found["suspects"] is not None
 
 
 def test_an_engine_that_does_not_run_such_a_file_is_one_line(model_path, onnx_path, drawn, capsys):

@@ -32,7 +32,6 @@ COMMANDS: dict[str, str] = {
     "evaluate": "measure a model on test pictures",
     "compare": "two models on the same test pictures",
     "agreement": "how far a model and people agree with known parts",
-    "measure": "time, memory and accuracy of models on this machine",
     "benchmark": "fit and evaluate a grid, with the literature's tables",
     "predict": "score pictures and show what is wrong",
     "review": "sort flagged pictures into good and defective",

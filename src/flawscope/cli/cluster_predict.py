@@ -14,37 +14,25 @@ from flawscope.errors import InputError
 # Options that do not go with --cluster, and why
 UNSUPPORTED_ON_CLUSTER = {
     "json": "the rows are in the Parquet files below --out",
-    "only_anomalous": "nothing is printed for a picture, and --overlays draws the anomalous ones only",
+    "only_anomalous": "nothing is printed or drawn for a picture",
     "maps": "no maps are written",
     "labels": "no labels are written",
     "product": "it takes a model of one product",
     "scale_mm": "its rows have no sizes",
-    "scale_marker": "its rows have no sizes",
     "tolerances": "its rows have no kinds and sizes",
     "decimal_comma": "its tables are Parquet files",
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_cluster(parser)
-    parser.add_argument(
-        "--overlays",
-        action="store_true",
-        help="with --cluster: overlays of anomalous pictures, too; else --out DIR has them anyway",
-    )
-
-
 def check_options(args: argparse.Namespace) -> None:
-    """Raises an InputError for options that do not go with `--cluster`, or without it."""
+    """Raises an InputError for options that do not go with `--cluster`."""
     if args.cluster is None:
-        if args.overlays:
-            raise InputError("--overlays is for --cluster: leave it out, --out DIR holds overlays anyway")
         return
     for name, instead in UNSUPPORTED_ON_CLUSTER.items():
         if getattr(args, name):
             raise InputError(f"{_option(name)} is not for --cluster, {instead}: leave it out")
     if not args.out:
-        raise InputError("--cluster needs --out, a folder or URL that all nodes reach: add it")
+        raise InputError("--cluster needs --out, a folder that all nodes reach: add it")
     if args.out.lower().endswith((".csv", ".xlsx", ".parquet")):
         raise InputError(
             f"--out {args.out}: with --cluster the results are a folder of Parquet files: name a folder"
@@ -72,14 +60,12 @@ def predict_on_cluster(args: argparse.Namespace) -> int:
         engine=args.engine,
         device=args.device,
         threads=args.threads or 1,
-        overlays=args.overlays,
         stdin=sys.stdin.buffer,
         step=common.progress_for(args),
         say=common.say_unless_quiet(args),
     )
     told = run_facts(args, {"": found.manifest}, found.totals, len(found.unjudged))
-    unwritten = {"overlay": len(found.undrawn)} if found.undrawn else {}
-    told |= {"complete": not unwritten, "unwritten": unwritten}
+    told |= {"complete": True, "unwritten": {}}
     told["not_judged"] = {path: why_passed_over(path) for path in found.side_files[:]}
     told["seconds"] = round(time.monotonic() - began, 3)
     FileStore(args.out).write(SUMMARY_NAME, f"{json.dumps(told, indent=1, allow_nan=False)}\n".encode())
@@ -91,8 +77,4 @@ def predict_on_cluster(args: argparse.Namespace) -> int:
     code = common.report_failures(found.unjudged)
     if more := len(found.unjudged) - len(found.unjudged.first):
         common.say(f"{more:,} of them are not named here: see the column error of the rows")
-    for text in found.undrawn:
-        common.say(f"skipped: {text}")
-    if found.undrawn:
-        code = 1
     return 3 if args.fail_on_anomaly and found.totals.anomalous else code

@@ -130,40 +130,16 @@ add_good = _adder(
 
 
 def add_scale(parser: Options) -> None:
-    either = parser.add_mutually_exclusive_group()
-    either.add_argument(
+    parser.add_argument(
         "--scale-mm",
         metavar="MM",
         type=parse_length,
         help="millimetres a pixel: regions get their sizes",
     )
-    either.add_argument(
-        "--scale-marker",
-        nargs=2,
-        metavar=("PICTURE", "MM"),
-        help="the same, measured: picture of one thing on plain ground, such as a gauge block, and how long "
-        "it is",
-    )
-
-
-def scale_of(args: argparse.Namespace) -> float | None:
-    """Returns how long a pixel is, in mm, as `add_scale` lets a person say it; None: it is not said."""
-    if args.scale_marker is None:
-        return args.scale_mm  # type: ignore[no-any-return]
-    from flawscope.results.region_size import measure_scale
-
-    picture, text = args.scale_marker
-    try:
-        length = parse_length(text)
-    except argparse.ArgumentTypeError as error:
-        raise InputError(f"--scale-marker: {error}") from None
-    scale = measure_scale(picture, length)
-    say_unless_quiet(args)(f"{picture}: {length:g} mm are {length / scale:.1f} pixels, {scale:.4g} mm each")
-    return scale
 
 
 def parse_length(text: str) -> float:
-    """Reads a length of a pixel, or of what is in a picture, in mm."""
+    """Reads a length of a pixel, in mm."""
     from flawscope.views.geometry import positive_length
 
     try:
@@ -201,17 +177,17 @@ def add_rate(parser: Options, default: str) -> None:
     )
 
 
-def add_data(parser: Options, *, required: bool = True, several: str = "") -> None:
+def add_data(parser: Options, *, several: str = "") -> None:
     """Adds the options of the data set. several: further meanings of `--category`, for the help."""
-    parser.add_argument("--data", required=required, metavar="ROOT", help="folder of pictures or categories")
+    parser.add_argument("--data", required=True, metavar="ROOT", help="folder of pictures or categories")
     text = f"which one, if ROOT holds several{several}"
     parser.add_argument("--category", metavar="NAME", help=text)
     add_good(parser)
 
 
-def add_settings(parser: Options, presets: str, default: str | None = None) -> None:
+def add_settings(parser: Options, presets: str) -> None:
     """Adds the options that `read_settings` reads; `presets` is the help of `--preset`."""
-    parser.add_argument("--preset", default=default, help=presets)
+    parser.add_argument("--preset", help=presets)
     parser.add_argument("--config", metavar="FILE", help="YAML file of options and settings")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; wins over the file"

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 
 from flawscope.artefact.files import check_writable
 from flawscope.cli import advise, common
-from flawscope.errors import InputError, pluralize
+from flawscope.errors import InputError
 
 if TYPE_CHECKING:
-    from flawscope.artefact.model_file import Manifest
     from flawscope.datasets import Dataset
     from flawscope.progress import ProgressCallback
     from flawscope.results.alignment import Alignment
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=["check"], help="what to do")
     common.add_data(parser)
-    parser.add_argument(
-        "--model", metavar="MODEL", help="also list good pictures that do not look good to this model"
-    )
     parser.add_argument(
         "--align",
         choices=["shift", "turn", "full"],
@@ -44,7 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_group(parser)
     parser.add_argument("--no-near", action="store_true", help="skip the search for near-duplicates")
     common.add_json(parser)
-    common.add_engine(parser)
     common.add_quiet(parser)
 
 
@@ -54,22 +49,14 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.datasets import open_dataset
     from flawscope.datasets.check import check
     from flawscope.datasets.dataset import group_warning
-    from flawscope.predictor import read_manifest
 
     if args.out:
         check_writable(Path(args.out), ".html")
     step = common.progress_for(args)
-    seed, group = 0, args.group
-    if args.model:  # split as it was for fitting
-        manifest = read_manifest(args.model)
-        _refuse_without_limit(args.model, manifest)
-        seed, fitted_group = common.seed_and_group(manifest)
-        group = group or fitted_group
-    dataset = open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)
-    if group_remark := group_warning([item.path for item in dataset.train], group):
+    dataset = open_dataset(args.data, args.category, group=args.group, good=args.good)
+    if group_remark := group_warning([item.path for item in dataset.train], args.group):
         common.say(group_remark)
     report = check(dataset, near=not args.no_near, progress=lambda done, total: step("check", done, total))
-    suspects, unknown = _find_suspects(args, dataset, step) if args.model else (None, 0)
     aligned, problem = None, None
     try:
         aligned = _check_alignment(args, dataset, step) if args.align else None
@@ -84,21 +71,11 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         document = report.to_dict() | ({} if aligned is None else {"alignment": aligned.to_dict()})
         document["advice"] = [one._asdict() for one in steps]
-        if suspects is not None:
-            document["suspects"] = [{"path": n, "score": s, "p_value": p} for n, s, p in suspects]
-            document["not_judged"] = unknown
         common.show(common.as_json(document))
     else:
         common.show("\n".join([*report.lines(), *([] if aligned is None else aligned.lines())]))
         for one in steps:
             common.show(f"next: {one.line()}")
-        if suspects is not None:
-            found = pluralize(len(suspects), "good picture")
-            common.show(f"\nsuspicious to {args.model}: {found}, most suspicious first")
-            for name, score, p in suspects:
-                common.show(f"  {name}  score {score:.4g}, p {p:.3f}")
-            if unknown:
-                common.show(f"{unknown} more cannot be judged: the model learnt from them and kept no score")
     if problem is not None:
         raise problem
     return 0 if report.ok and not (aligned and aligned.problem) else 1
@@ -113,57 +90,6 @@ def _check_alignment(args: argparse.Namespace, dataset: Dataset, step: ProgressC
     root = dataset.root
     say = lambda done, all_: step("alignment", done, all_)  # noqa: E731
     return Alignment.learn(good, others, args.align, root, say, several=args.several)
-
-
-def _refuse_without_limit(model: str, manifest: Manifest) -> None:
-    """InputError where the model does not know from which score on a picture is suspicious."""
-    from flawscope.methods import registry
-
-    if not registry.method(manifest.method).finds_suspects:
-        able = ", ".join(method.name for method in registry.loadable_methods() if method.finds_suspects)
-        raise InputError(
-            f"{model}: {manifest.method} does not look for suspicious pictures; give a model of {able}"
-        )
-    if manifest.suspicious_above is None:
-        raise InputError(f"{model} was fitted on too few pictures to tell a suspicious one; fit on more")
-
-
-def _find_suspects(
-    args: argparse.Namespace, dataset: Dataset, step: ProgressCallback
-) -> tuple[list[tuple[str, float, float]], int]:
-    """Returns good pictures with scores above the limit for training pictures, and the number not judged.
-
-    A picture the model was fitted on has its leave-one-out score in the manifest; its plain score would be
-    far too small. Where that score is not there (large sets calibrate on a part of their pictures, and
-    `calibrate` replaces the scores), the picture cannot be judged.
-    """
-    from flawscope.pictures.decoding import pixel_hash
-    from flawscope.predictor import load
-
-    predictor = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
-    manifest, calibration = predictor.manifest, predictor.calibration
-    limit = manifest.suspicious_above
-    own = dict(zip(manifest.facts.get("calibration_pictures", []), calibration.scores, strict=False))
-    learnt = {p.hash for p in manifest.pictures if p.role == "train"}
-    found, fresh, unknown = [], [], 0
-    for item in dataset.train:
-        try:
-            digest = pixel_hash(manifest.preprocess.decode(item.path))
-        except InputError:
-            continue  # the report above names it
-        if digest in own:
-            found.append((item.path, own[digest]))
-        elif digest in learnt:
-            unknown += 1
-        else:
-            fresh.append(item.path)
-    results = predictor.stream(fresh)
-    for done, (path, (_, result)) in enumerate(zip(fresh, results, strict=True), start=1):
-        step("scores", done, len(fresh))
-        if not isinstance(result, InputError):
-            found.append((path, result.score))
-    far = sorted((f for f in found if f[1] > limit), key=lambda f: -f[1])
-    return [(dataset.relative(path), float(s), float(calibration.p_values(s))) for path, s in far], unknown
 
 
 # --------------------------------------------------------------------------------------------------- the demo

@@ -328,13 +328,12 @@ def _run_several(
     if not found:
         return code
     kind = "category" if model is None else model.kind
-    averages = _averages(found, kind, names)
-    document, unread = {"categories": found, "averages": averages, "failed": failed}, list[str]()
+    document, unread = {"categories": found, "mean": _means(found), "failed": failed}, list[str]()
     if model is not None and datasets:
         document["parts"] = part_statistics(model, judge_parts(model, pictures, unread))
     common.show_document(args, document, lambda: _several_text(document, kind))
     if args.out:
-        rows = _several_rows(found, averages, kind)
+        rows = _several_rows(document, kind)
         path = own.path(TABLE_NAME) if folder else Path(args.out)
         tables.write_table(path, rows, decimal_comma=args.decimal_comma)
     return max(code, common.report_failures(unread))
@@ -353,38 +352,13 @@ def _model_path(folder: str, category: str) -> Path:
     raise InputError(f"{folder} has no {category}{MODEL_SUFFIXES[0]}: fit it with --category {category}")
 
 
-def _averages(found: Documents, kind: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Averages for the rows below the table: means over the measured categories, by the papers' groups where
-    all of a group were asked for; or over all products or views of a router.
-
-    Args:
-        names: of those that were asked for.
-    """
-    from flawscope.evaluation.benchmark.tables import category_groups
-
-    # a product may be called as one of the papers' is
-    every = {
-        group.label: group.categories
-        for group in category_groups(names)
-        if group.label != "others" and {*group.categories} <= {*names}
+def _means(found: Documents) -> dict[str, float | None]:
+    """Mean of each metric over the categories that have it; None where none has."""
+    values = {
+        metric: [value for one in found.values() if (value := one["metrics"].get(metric)) is not None]
+        for metric in _metric_names(found)
     }
-    grouped = {name for group in every.values() for name in group}
-    if rest := tuple(name for name in names if name not in grouped):
-        every["others" if every else "all"] = rest
-    if kind != "category":
-        every = {f"mean of {pluralize(len(found), kind)}": tuple(found)}
-    averages = {}
-    for label, names in every.items():
-        measured = [name for name in names if name in found]
-        means: dict[str, float | None] = {}
-        counts: dict[str, int] = {}  # of the categories that have the metric
-        for metric in _metric_names(found):
-            values = [found[name]["metrics"].get(metric) for name in measured]
-            known = [value for value in values if value is not None]
-            means[metric] = sum(known) / len(known) if known else None
-            counts[metric] = len(known)
-        averages[label] = {"categories": measured, "of": len(names), "metrics": means, "counts": counts}
-    return averages
+    return {metric: sum(known) / len(known) if known else None for metric, known in values.items()}
 
 
 def _count_mistaken(found: Documents, names: Iterable[str]) -> int:
@@ -400,7 +374,7 @@ def _several_text(document: Mapping[str, Any], kind: str) -> str:
     """Text for a person: the table of the papers' metrics, and the decisions on parts."""
     from flawscope.evaluation.benchmark.tables import METRICS
 
-    found, averages, has_products = document["categories"], document["averages"], kind == "product"
+    found, has_products = document["categories"], kind == "product"
 
     def cells(metrics: Mapping[str, float | None]) -> list[str]:
         return ["n/a" if (value := metrics.get(name)) is None else f"{value:.4f}" for name in METRICS]
@@ -414,16 +388,7 @@ def _several_text(document: Mapping[str, Any], kind: str) -> str:
         alarms = "" if (rate := one["false_alarms"]["measured"]) is None else f"{rate:.1%}"
         shown = _found_text(one["defects"]) if one["defects"]["images"] else ""
         rows.append((name, *cells(one["metrics"]), alarms, shown, *mistaken([name])))
-    for label, average in averages.items():
-        covered = len(average["categories"])
-        of = "" if covered == average["of"] else f" ({covered} of {average['of']})"
-        label = f"average: {label}{of}" if kind == "category" else label
-        counts = [average["counts"][name] for name in METRICS]
-        means = [
-            value if count in (0, covered) else f"{value} ({count} of {covered})"
-            for value, count in zip(cells(average["metrics"]), counts, strict=True)
-        ]
-        rows.append((label, *means, "", "", *mistaken(average["categories"])))
+    rows.append((f"mean of {len(found)}", *cells(document["mean"]), "", "", *mistaken([*found])))
     header = (kind, *METRICS.values(), "false alarms", "defects found")
     parts = [f"{name}: {line}" for name, one in found.items() for line in one["remarks"]]
     parts += [f"{name}: {_parts_text(one['parts'])}" for name, one in found.items() if one.get("parts")]
@@ -431,11 +396,13 @@ def _several_text(document: Mapping[str, Any], kind: str) -> str:
     return "\n\n".join([common.format_table(rows, (*header, "mistaken") if has_products else header), *parts])
 
 
-def _several_rows(found: Documents, averages: Documents, kind: str) -> Iterator[Sequence[Any]]:
+def _several_rows(document: Mapping[str, Any], kind: str) -> Iterator[Sequence[Any]]:
+    found, has_products = document["categories"], kind == "product"
+
     def mistaken(names: Sequence[str]) -> list[int]:
         return [_count_mistaken(found, names)] if has_products else []
 
-    metrics, has_products = _metric_names(found), kind == "product"
+    metrics = [*document["mean"]]
     more = ["false_alarms", "false_alarms_expected", "good_pictures", "defects_found", "defective_pictures"]
     more += ["mistaken"] if has_products else []
     yield ["category", "method", "pictures", *metrics, *more]
@@ -444,7 +411,4 @@ def _several_rows(found: Documents, averages: Documents, kind: str) -> Iterator[
         alarms = [one["false_alarms"][key] for key in ("measured", "expected", "images")]
         defects = [one["defects"][key] for key in ("found", "images")]
         yield [name, one["method"], one["images"], *values, *alarms, *defects, *mistaken([name])]
-    for label, average in averages.items():
-        values = [average["metrics"][m] for m in metrics]
-        label = f"average: {label}" if kind == "category" else label
-        yield [label, "", "", *values, *[""] * 5, *mistaken(average["categories"])]
+    yield [f"mean of {len(found)}", "", "", *document["mean"].values(), *[""] * 5, *mistaken([*found])]

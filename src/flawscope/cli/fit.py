@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 add_arguments = fit_options.add_arguments
-# Lines on time and memory that need no thought: of seconds, and of memory that suffices
-DETAIL = re.compile(r"time: \D*[\d.]+ s for|memory: (?!.*may not fit)")
+# Lines on memory that suffices need no thought
+DETAIL = re.compile(r"memory: (?!.*may not fit)")
 
 
 def run(args: argparse.Namespace) -> int:

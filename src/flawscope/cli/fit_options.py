@@ -40,7 +40,6 @@ RARE = frozenset(
             "each_view",
             "channels",
             "undistort",
-            "scale_marker",
             "backbone",
             "steps",
             "resume",
@@ -145,7 +144,7 @@ def _add_views(group: common.Options) -> None:
     )
     group.add_argument(
         "--align",
-        choices=("none", "shift", "turn", "full", "auto"),
+        choices=("none", "shift", "turn", "full"),
         metavar="HOW",
         help="find parts: shift, turn, full (mirrors), auto",
     )
@@ -322,20 +321,13 @@ def _read(file: str, name: str, value: Any) -> Any:
     parts = value if isinstance(value, list) else [value]
     if any(isinstance(one, bool | dict | list) for one in parts):
         raise InputError(f"{where}: {redact_value(value)} is no value of {flag(name)}: write it as there")
-    texts = [str(one) for one in parts]
-    if isinstance(action.nargs, int) and len(texts) != action.nargs:
-        raise InputError(f"{where} takes {action.nargs} values: write a list of them")
-    if not isinstance(action.nargs, int):
-        texts = [",".join(texts)]
-    read = []
-    for text in texts:
-        if action.choices is not None and text not in action.choices:
-            raise InputError(f"{where}: {text} is none of {', '.join(map(str, action.choices))}")
-        try:
-            read.append(action.type(text) if callable(action.type) else text)
-        except (argparse.ArgumentTypeError, ValueError) as error:
-            raise InputError(f"{where}: {error}") from None
-    return read if isinstance(action.nargs, int) else read[0]
+    text = ",".join(map(str, parts))
+    if action.choices is not None and text not in action.choices:
+        raise InputError(f"{where}: {text} is none of {', '.join(map(str, action.choices))}")
+    try:
+        return action.type(text) if callable(action.type) else text
+    except (argparse.ArgumentTypeError, ValueError) as error:
+        raise InputError(f"{where}: {error}") from None
 
 
 def _parse_template(args: argparse.Namespace) -> tuple[str, str | None]:

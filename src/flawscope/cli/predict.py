@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="of a joint model: what all pictures show (default: it is recognised in each)",
     )
-    cluster_predict.add_arguments(parser)
+    common.add_cluster(parser)
     common.add_quiet(parser)
 
 
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         require_own_files(args.labels, (path for path in inputs.sources if isinstance(path, Path)))
     step = common.progress_for(args) if inputs.total else ignore_progress
     predictor = common.load_model(args, args.model)
-    if (scale := common.scale_of(args)) is not None:
+    if (scale := args.scale_mm) is not None:
         for name, one in predictor.products.items():
             predictor = predictor.with_product(name, one.with_scale(scale))
     summary, stream = output.Summary(predictor), common.stream_of(predictor, args.product)

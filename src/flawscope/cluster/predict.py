@@ -1,7 +1,7 @@
 """`predict` on a Ray cluster: shards of a listing are judged by tasks.
 
 Below the folder of results: `run.json`, the call; `listing.parquet`, which pictures, in which order;
-`parts/`, the results, a row for every input; `overlays/`, if asked for. Each part is written once and whole,
+`parts/`, the results, a row for every input. Each part is written once and whole,
 so that a run that was stopped, or that lost its workers, goes on with the shards that are missing.
 """
 
@@ -18,7 +18,7 @@ from typing import IO, Any
 from flawscope.artefact.files import file_sha256
 from flawscope.artefact.model_file import Manifest
 from flawscope.cluster import connect, listing, shards
-from flawscope.cluster.listing import FileStore, ListingInfo, TruncatedList, is_url
+from flawscope.cluster.listing import FileStore, ListingInfo, TruncatedList
 from flawscope.cluster.shards import RUN_FILE, Job, Run
 from flawscope.errors import FlawscopeError, InputError, pluralize, require_installed
 from flawscope.pictures.listing import printable
@@ -40,15 +40,14 @@ BYTES_PER_PIXEL = 512  # of a network's input, with all that the network compute
 @dataclass
 class Results:
     """Outcome of a run. totals: counts, and the latest pictures' mismatch with the model. manifest: the
-    model's, with the false-alarm rate of the call. unjudged: reasons why inputs were not judged. undrawn:
-    judged pictures without an overlay, with the reason. side_files: files beside the pictures, not read."""
+    model's, with the false-alarm rate of the call. unjudged: reasons why inputs were not judged.
+    side_files: files beside the pictures, not read."""
 
     totals: MismatchDetector
     manifest: Manifest
     side_files: TruncatedList = field(default_factory=TruncatedList)
     unjudged: TruncatedList = field(default_factory=TruncatedList)
     multi_picture_files: TruncatedList = field(default_factory=TruncatedList)
-    undrawn: TruncatedList = field(default_factory=TruncatedList)
 
 
 def predict(
@@ -61,7 +60,6 @@ def predict(
     engine: str | None = None,
     device: str = "auto",
     threads: int = 1,
-    overlays: bool = False,
     stdin: IO[bytes] | None = None,
     step: ProgressCallback = ignore_progress,
     say: Callable[[str], None] = lambda line: None,
@@ -75,15 +73,13 @@ def predict(
 
     Args:
         model: a model file. Nodes need not see it.
-        pictures: files, folders, patterns, tables with a column `path` (.parquet, .csv) or a path a line
-            (.txt), URLs of these, or `-` alone. All nodes must reach the pictures.
+        pictures: files, folders, patterns, or `-` alone. All nodes must reach the pictures.
         where: auto, local, or an address, as `--cluster` takes it.
-        out: folder or URL of the results, which all nodes reach under this name.
+        out: folder of the results, which all nodes reach under this name.
         false_alarm_rate: another target than the model's, 0.05 or "5%".
         engine: that runs an .onnx model, as `flawscope.load` takes it.
         device: auto, cpu or cuda; with GPUs each worker has one.
         threads: of a worker, which has as many cores. One scales best.
-        overlays: write overlays of anomalous pictures, too.
         stdin: read where the pictures are `-`.
         step: told how many pictures are done. say: gets lines for a person.
 
@@ -94,14 +90,15 @@ def predict(
     from flawscope.runtime import read_manifest
 
     connect.check_address(where)
-    require_installed("--cluster", "pyarrow", "fsspec", extras="cluster")
+    require_installed("--cluster", "pyarrow", extras="cluster")
+    for name in (out, *pictures):
+        if "://" in name:
+            raise InputError(f"{name} is an address: name a folder that all nodes see under one path")
     manifest = read_manifest(model)
     if false_alarm_rate is not None:
         manifest = replace(manifest, calibration=manifest.calibration.with_rate(false_alarm_rate))
     store = FileStore(out)
-    if overlays:
-        _refuse_among_pictures(store, out, pictures)
-    relative = any(s.lower().endswith(listing.TABLE_SUFFIXES) or not _is_absolute(s) for s in pictures)
+    relative = not all(map(os.path.isabs, pictures))
     call = {
         "model": [file_sha256(model)],
         "pictures": list(pictures),
@@ -110,7 +107,6 @@ def predict(
         "engine": engine,
         "device": device,
         "threads": threads,
-        "overlays": overlays,
     }
     run = _read_earlier_run(store, call, stdin)
     info = run.listing if run else listing.write(pictures, store, stdin)
@@ -124,27 +120,13 @@ def predict(
     )
 
 
-def _is_absolute(spec: str) -> bool:
-    return is_url(spec) or os.path.isabs(spec)
-
-
-def _refuse_among_pictures(store: FileStore, out: str, pictures: Sequence[str]) -> None:
-    """Raises an InputError where a later run would find the overlays among its pictures."""
-    for spec in pictures:
-        if not is_url(spec) and os.path.isdir(spec) and store.is_within(spec):
-            raise InputError(
-                f"--out {out} lies among the pictures, and a later run would judge its overlays: choose an "
-                f"--out outside of {spec}"
-            )
-
-
 def _read_earlier_run(store: FileStore, call: Mapping[str, Any], stdin: Any) -> Run | None:
     """Reads this call's run from the folder; None where there is none. InputError: it has another run."""
     if not store.exists(RUN_FILE):
-        for name in (shards.PARTS_FOLDER, shards.OVERLAYS_FOLDER, SUMMARY_NAME):
+        for name in (shards.PARTS_FOLDER, SUMMARY_NAME):
             if store.exists(name):
                 raise InputError(
-                    f"{store.url}/{name} is there already, and not of a run on a cluster: choose another "
+                    f"{store.root / name} is there already, and not of a run on a cluster: choose another "
                     "--out"
                 )
         return None
@@ -156,8 +138,8 @@ def _read_earlier_run(store: FileStore, call: Mapping[str, Any], stdin: Any) -> 
         )
     for name in other:
         raise InputError(
-            f"--out {store.url} holds a run with another {name}: give the same call, which goes on there, or "
-            "choose another --out"
+            f"--out {store.root} holds a run with another {name}: give the same call, which goes on there, "
+            "or choose another --out"
         )
     return run
 
@@ -214,7 +196,7 @@ def _judge_missing(
         run.write(store)
     elif run.device != device_kind:  # the last digits of scores would differ
         raise InputError(
-            f"--out {store.url} holds a run that was begun on {run.device}, and this cluster's workers have "
+            f"--out {store.root} holds a run that was begun on {run.device}, and this cluster's workers have "
             f"{device_kind}: go on with workers as before, or choose another --out"
         )
     missing = run.missing_shards(store)
@@ -225,7 +207,7 @@ def _judge_missing(
         f"{pluralize(run.size, 'picture')} each"
     )
     needs = {"num_cpus": resources.threads, "num_gpus": resources.gpus, "memory": memory}
-    counts = judge_shards(Job.upload(store.url, model), missing, needs)
+    counts = judge_shards(Job.upload(str(store.root), model), missing, needs)
     _report_progress(counts, run.count_inputs(missing), step)
     return run
 
@@ -281,7 +263,6 @@ def _collect_results(store: FileStore, run: Run, results: Results) -> Results:
             errors, totals = table.column("error"), results.totals
             results.unjudged.add(*errors.filter(compute.not_equal(errors, "")).to_pylist())
             results.multi_picture_files.add(*remarks["several"])
-            results.undrawn.add(*remarks["undrawn"])
             judged = table.filter(compute.equal(errors, ""))
             totals.count += len(judged)
             totals.anomalous += judged.column("decision").to_pylist().count("anomalous")

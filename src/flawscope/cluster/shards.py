@@ -6,15 +6,11 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import socket
 import tempfile
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,22 +18,18 @@ from flawscope._version import __version__
 from flawscope.artefact.files import atomic_write, file_sha256
 from flawscope.cluster import listing
 from flawscope.cluster.connect import prepare_node
-from flawscope.cluster.listing import Entry, FileStore, ListingInfo, TruncatedList, filesystem, is_url, reason
-from flawscope.errors import FlawscopeError, InputError
-from flawscope.pictures.arrays import picture_error
-from flawscope.pictures.decoding import count_frames, source_name
+from flawscope.cluster.listing import Entry, FileStore, ListingInfo, TruncatedList
+from flawscope.errors import FlawscopeError, InputError, one_line_message
+from flawscope.pictures.decoding import count_frames
 from flawscope.pictures.listing import printable
-from flawscope.results.drawing import save_png
-from flawscope.results.folder import RenderedPrediction
 from flawscope.results.prediction import Prediction
 from flawscope.results.table import FLOAT_COLUMNS, ResultRow, Unjudged, table_columns
 
 if TYPE_CHECKING:
-    from flawscope.pictures.decoding import PictureSource
+    pass
 
-RUN_FILE, PARTS_FOLDER, OVERLAYS_FOLDER = "run.json", "parts", "overlays"
+RUN_FILE, PARTS_FOLDER = "run.json", "parts"
 REMARKS_KEY = b"flawscope"  # key in a shard's metadata: files with several pictures, and what was not drawn
-MAX_FETCHES = 16  # requests to an object store at a time
 
 
 @dataclass(frozen=True)
@@ -62,7 +54,7 @@ class Run:
             return cls(**{**document, "listing": ListingInfo(**document["listing"])})
         except (ValueError, KeyError, TypeError):
             raise InputError(
-                f"{store.url}/{RUN_FILE} is not of a run on a cluster: choose another --out"
+                f"{store.root / RUN_FILE} is not of a run on a cluster: choose another --out"
             ) from None
 
     def write(self, store: FileStore) -> None:
@@ -106,8 +98,8 @@ def read_shard(store: FileStore, shard: int) -> tuple[Any, dict[str, list[str]]]
         return table, remarks
     except (ArrowException, KeyError, TypeError, ValueError) as error:
         raise FlawscopeError(
-            f"{store.url}/{shard_path(shard)} is damaged ({reason(error)}): remove it, and the same call "
-            "judges it again"
+            f"{store.root / shard_path(shard)} is damaged ({one_line_message(error)}): remove it, and the "
+            "same call judges it again"
         ) from None
 
 
@@ -118,7 +110,7 @@ def read_shard(store: FileStore, shard: int) -> tuple[Any, dict[str, list[str]]]
 class Job:
     """Arguments of a run's tasks. The model is in Ray's object store, so that no node needs to see its file.
 
-    out: folder or URL of the results. model: name of the file. digest: its SHA-256, hex. content: in Ray.
+    out: folder of the results. model: name of the file. digest: its SHA-256, hex. content: in Ray.
     """
 
     out: str
@@ -192,71 +184,28 @@ def _open_run(job: Job) -> tuple[FileStore, Run, Any]:
 
 
 def _judge_entries(store: FileStore, run: Run, predictor: Any, shard: int, entries: Sequence[Entry]) -> None:
-    remarks: dict[str, list[str]] = {"several": [], "undrawn": []}
+    remarks: dict[str, list[str]] = {"several": []}
     rows: list[dict[str, Any]] = []
-    errors = {number: entry.error for number, entry in enumerate(entries) if entry.error}
-    judged = predictor.stream(_sources(entries, errors))
-    for number, (entry, (source, result)) in enumerate(zip(entries, judged, strict=True)):
+    # one that is no picture is empty
+    judged = predictor.stream([b"" if entry.error else Path(entry.path) for entry in entries])
+    for entry, (_, result) in zip(entries, judged, strict=True):
         path = printable(entry.path)
         if isinstance(result, Prediction):
-            reads_first = predictor.manifest.preprocess.channels is None and not is_url(entry.path)
+            reads_first = predictor.manifest.preprocess.channels is None
             if reads_first and (picture_count := count_frames(entry.path)) > 1:
                 remarks["several"].append(f"{path} ({picture_count})")
-            if run.call["overlays"] and result.is_anomalous:
-                stem = re.sub(r"[^\w.-]+", "_", Path(path).stem)[:80]
-                overlay = f"{OVERLAYS_FOLDER}/part-{shard:06}/{number:04}-{stem}.png"
-                if text := _write_overlay(store, overlay, source, result):
-                    remarks["undrawn"].append(f"{path}: {text} (scored, but not drawn)")
             named = replace(result, path=path)
             height, width = result.geometry.picture_size
             more = {"height": height, "width": width, "shifts": [*map(float, result.shifts)]}
             rows += [asdict(ResultRow.from_result(named)) | more, *map(asdict, ResultRow.part_rows(named))]
         else:
-            text = errors.get(number) or str(result)
-            if isinstance(source, bytes):
-                text = text.replace(source_name(source), entry.path)
+            text = entry.error or str(result)
             rows.append(asdict(ResultRow.from_result(Unjudged(path, printable(" ".join(text.split()))))))
     manifest = predictor.manifest
     columns = table_columns(
         kinds=manifest.kinds is not None, aligned=manifest.preprocess.reference is not None
     )
     store.write(shard_path(shard), encode_shard(rows, remarks, columns))
-
-
-def _write_overlay(store: FileStore, name: str, source: PictureSource, result: Prediction) -> str:
-    """Writes an overlay; returns the reason where it cannot be drawn or written, else an empty text: the
-    shard's rows are written all the same."""
-    file = io.BytesIO()
-    try:
-        save_png(file, RenderedPrediction.render(source, result).overlay)
-        store.write(name, file.getvalue())
-    except (FlawscopeError, MemoryError) as error:
-        return str(error)
-    return ""
-
-
-def _sources(entries: Sequence[Entry], errors: dict[int, str]) -> Iterator[PictureSource]:
-    """Yields paths of the disk unchanged, and the bytes of pictures of an object store, fetched ahead. A
-    picture that cannot be fetched is empty; `errors` gets the reason by its number."""
-
-    def fetch(number: int, path: str) -> PictureSource:
-        if number in errors or not is_url(path):
-            return b"" if number in errors else Path(path)
-        try:
-            files, place = filesystem(path)
-            return bytes(files.cat_file(place))
-        except FileNotFoundError:
-            errors[number] = str(picture_error(path, "there is no such file", "check the path"))
-        except Exception as error:  # each library has its own
-            errors[number] = str(picture_error(path, reason(error), "check the path and the rights"))
-        return b""
-
-    with ThreadPoolExecutor(MAX_FETCHES) as pool:
-        requests = (pool.submit(fetch, number, entry.path) for number, entry in enumerate(entries))
-        pending: deque[Future[PictureSource]] = deque(islice(requests, MAX_FETCHES))
-        while pending:
-            yield pending.popleft().result()
-            pending += islice(requests, 1)
 
 
 def encode_shard(

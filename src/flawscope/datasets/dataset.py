@@ -42,7 +42,7 @@ class Dataset:
 
     root: Path
     category: str
-    layout: str  # one of `layouts.LAYOUTS` but "auto"
+    layout: str  # mvtec, mvtec2, loco, btad, visa, realiad or folder
     train: tuple[Item, ...]  # good only
     test: tuple[Item, ...]
     validation: tuple[Item, ...] = ()  # good only; MVTec LOCO and MVTec AD 2 have one

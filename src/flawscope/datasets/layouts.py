@@ -49,7 +49,6 @@ ALL_GOOD = "all"  # names of folders of good pictures: every one
 REVIEW_FILE = "review.csv"  # the file of decisions, beside the folders good and defect
 DEFECT_FOLDER = "defect"
 NAME_GOOD = "name them with --good NAME[,NAME], the others are defects; --good all: all are good"
-LAYOUTS = ("auto", "mvtec", "mvtec2", "loco", "btad", "visa", "realiad", "folder")
 
 
 def find_categories(root: str | os.PathLike[str]) -> list[str]:
@@ -67,7 +66,6 @@ def open_dataset(
     root: str | os.PathLike[str],
     category: str | None = None,
     *,
-    layout: str = "auto",
     seed: int = 0,
     test_share: float = 0.2,
     group: str | None = None,
@@ -93,20 +91,11 @@ def open_dataset(
     categories and none is named, if there is no such category, or if it is not known which folders hold good
     pictures.
     """
-    if layout not in LAYOUTS:
-        raise InputError(f"no layout {layout!r}; choose from: {', '.join(LAYOUTS)}")
     if not 0 <= test_share < 1:
         raise InputError(f"test share {test_share}: must be at least 0 and below 1; 0.2 is usual")
     compile_group(group)  # a bad pattern is reported whatever the layout
     folder = _choose_category(_review_folder(_require_entries(root)), category, good)
     found = _layout_of(folder) or "bare"
-    if layout not in ("auto", found) and not (layout == "folder" and found == "bare"):
-        look = "a bare folder of pictures" if found == "bare" else f"the {found} layout"
-        if not (layout in _MVTEC_LIKE and found in _MVTEC_LIKE):
-            raise InputError(
-                f"{folder}: not in the {layout} layout, it looks like {look}; leave --layout out"
-            )
-        found = layout
     settings = SplitSettings(seed, test_share, group)
     if good is not None:
         if found not in ("folder", "bare"):

@@ -37,7 +37,6 @@ from flawscope.fitting.simulated_defects import (
     score_simulated_defects,
 )
 from flawscope.fitting.tile_calibration import calibrate_pictures, judge_tiles_in_lights
-from flawscope.fitting.time_forecast import forecast
 from flawscope.fitting.training_pictures import (
     Images,
     JudgeInLights,
@@ -235,11 +234,6 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
     model, reader, views = prepared.model, prepared.reader, prepared.views
     how, view_task = reader.preprocess, views.task(task)
     try:
-        foretold = forecast(
-            prepared.method, model, view_task, views, len(how.lights) - 1, pictures=task.count, check=check
-        )
-        if foretold is not None:
-            task.say(foretold.describe())
         view_fit = prepared.method.run_fit(model, view_task)
         leave_out = view_fit.leave_out or LeaveOut(model, view_fit, view_task.groups)
         fitted, checked, fusion, judge = _calibrate(prepared, view_fit, leave_out, task)
@@ -280,7 +274,7 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
         pictures=(*(old.manifest.pictures if old else ()), *_picture_roles(fitted, reader)),
         facts={
             **fitted.facts,
-            "summary": [*fitted.summary, *([prepared.chosen] if prepared.chosen else [])],
+            "summary": fitted.summary,
             **_calibration_facts(fitted, reader, task, leave_out.first_group),
             **(
                 {}

@@ -230,12 +230,6 @@ class TrainingTiles(TrainingViews):
         drawn = {*np.random.default_rng(seed).choice(whole, most, replace=False).tolist()}
         return sorted(i for i in frames if self.reader.picture_of(i) in drawn)
 
-    def count_judged(self) -> int:
-        """Number of views that calibration judges where pictures are left out."""
-        if len(self) == len(self.judged_counts):
-            return len(self)
-        return sum(self.judged_counts[i] for i in self.draw(range(len(self.judged_counts)), 0))
-
     def by_place(self, numbers: Iterable[int]) -> dict[tuple[int, int], int]:
         """Maps (picture, view) to the number of the tile, for the given numbers."""
         return {(self.picture_of(number), self.positions[number]): number for number in numbers}

@@ -17,7 +17,6 @@ _APART = {
 }
 # option: the one that it makes no sense without, and how to give that
 _NEEDS = {"several": ("align", "give --align shift, turn or full"), "view": ("part", "give --part too")}
-_NO_ALIGNMENT = ("none", "auto")  # auto may choose none
 
 
 class Conflict(NamedTuple):
@@ -50,7 +49,7 @@ def find_conflicts(options: Mapping[str, Any]) -> list[Conflict]:
         options: values by the names of a fit's options; None and False: not given.
     """
     given = {name for name, value in options.items() if value is not None and value is not False}
-    if options.get("align") in _NO_ALIGNMENT:
+    if options.get("align") == "none":
         given.discard("align")
     found = [
         Conflict(name, other, is_missing=False)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from flawscope.config import build_config, keep_known_settings
 from flawscope.errors import InputError
@@ -34,24 +33,6 @@ class Option:
         return self.flag.removeprefix("--").replace("-", "_")
 
 
-class ViewTimes(NamedTuple):
-    """Seconds that a view of a picture takes one thread: to be learnt from, to be judged, and to be judged as
-    if it had not been learnt from."""
-
-    learning: float
-    judging: float
-    leaving_out: float
-
-
-def time_views(model: Detector, task: Task, images: Tensor) -> ViewTimes:
-    """Times a detector of a method that learns in steps: untrained networks take as long as trained ones."""
-    for _ in range(2):  # the first time is slower
-        began = time.perf_counter()
-        float(model(images)[0].sum())  # other devices go on by themselves
-        took = (time.perf_counter() - began) / len(images)
-    return ViewTimes(0.0, took, took)
-
-
 @dataclass(frozen=True)
 class Method:
     """A method and what it can do. Nothing is guessed from the names of its settings.
@@ -73,8 +54,6 @@ class Method:
         extends: pictures can be added to a fitted model (`--update`).
         int8: `export --precision int8` makes it faster.
         predict_peak: predicts the peak memory of the process that fits, in bytes; None: unknown.
-        predict_times: predicts the times of a view, given an untrained detector, its task and some images; of
-            learning 0 where it takes as many steps as are asked for (`time_views`). None: unknown.
         options: flags of `flawscope fit` for its own settings.
     """
 
@@ -90,7 +69,6 @@ class Method:
     extends: bool = False
     int8: bool = True
     predict_peak: Callable[[Any, Task], int] | None = None
-    predict_times: Callable[[Any, Task, Tensor], ViewTimes] | None = None
     options: Sequence[Option] = ()
 
     @property

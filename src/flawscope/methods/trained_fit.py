@@ -19,7 +19,6 @@ from flawscope.methods.patch_detector import PatchDetector
 from flawscope.methods.settings import TrainingSettings
 from flawscope.methods.task import Fitted, SeenDefect, Task
 from flawscope.methods.training import Trainer
-from flawscope.methods.training_log import thin_curve
 from flawscope.methods.training_state import json_settings, network_digest
 from flawscope.progress import ProgressCallback, format_duration, ignore_progress
 
@@ -137,7 +136,6 @@ class TrainedFit:
             "minutes": trainer.minutes,
             "training_precision": trainer.precision,
             "curve": trainer.curve,
-            "training_curve": thin_curve(trainer.log.losses, trainer.done),
             "seconds": {"training": round(trainer.seconds, 1)},
         }
         learnt = learnt or self.task.pluralize(len(numbers))

@@ -163,7 +163,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
         for network in self.networks:
             network.train()
         names = (self.LOSSES, self.MEASUREMENTS)
-        self.log = TrainingLog(budget.log, *names, known=self.log.losses, done=self.done)
+        self.log = TrainingLog(budget.log, *names, done=self.done)
         with defer_interrupts() as interrupted, ThreadPoolExecutor(1) as ahead, closing(self.log):
             waiting = ahead.submit(self.batch, self.done)
             if self.pace is not None:

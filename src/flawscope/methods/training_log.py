@@ -1,4 +1,4 @@
-"""Log of a training: a row for every step, and a thinned loss curve."""
+"""Log of a training: a row for every step."""
 
 from __future__ import annotations
 
@@ -14,32 +14,12 @@ from torch import Tensor
 from flawscope.artefact.files import atomic_write
 from flawscope.errors import FlawscopeError
 
-MAX_POINTS = 200  # points of the thinned curve
 FLUSH_ROWS, FLUSH_SECONDS = 64, 2.0  # after which rows are written: reading a loss makes a device wait
-
-
-def thin_curve(losses: Sequence[float], done: int) -> dict[str, list[float]]:
-    """Loss curve for the manifest, of at most `MAX_POINTS` points: `loss`, the mean over a run of steps, and
-    `step`, the last one of the run.
-
-    Args:
-        losses: of the last steps of `done`.
-    """
-    width, count = 1, len(losses)
-    while count > MAX_POINTS * width:
-        width *= 2
-    starts = range(0, count, width)
-    means = [sum(losses[k : k + width]) / min(width, count - k) for k in starts]
-    ends: list[float] = [done - count + min(k + width, count) for k in starts]
-    return {"step": ends, "loss": [float(f"{mean:.6g}") for mean in means]}
 
 
 class TrainingLog:
     """A CSV file with a row for every step: step, loss, its parts if there are several, rate (the learning
     rate), seconds (of training, without interruptions), and what is measured now and then.
-
-    Attributes:
-        losses: of the steps so far; of a training that goes on, as many as its checkpoint knew.
     """
 
     def __init__(
@@ -48,7 +28,6 @@ class TrainingLog:
         losses: Sequence[str],
         measured: Sequence[str] = (),
         *,
-        known: Sequence[float] = (),
         done: int = 0,
     ):
         """
@@ -56,15 +35,13 @@ class TrainingLog:
             path: of the CSV file; None: there is none.
             losses: names of the parts.
             measured: names of what is measured now and then.
-            known, done: losses of the training that goes on, and after how many steps. Rows of later steps,
-                which are done again, are removed.
+            done: steps of a training that goes on. Rows of later steps, which are done again, are removed.
 
         Raises:
             FlawscopeError: the file cannot be written.
         """
         self.path, self.parts, self.measured = path, tuple(losses) if len(losses) > 1 else (), tuple(measured)
         self.columns = ("step", "loss", *self.parts, "rate", "seconds", *self.measured)
-        self.losses = [*known]
         self._pending: list[tuple[Tensor, dict[str, float]]] = []  # losses, and the row's others
         self._written = time.monotonic()
         if path is not None:
@@ -94,7 +71,6 @@ class TrainingLog:
         rows = csv.writer(text, lineterminator="\n")
         for parts, (_, row) in zip(torch.stack([w[0] for w in waiting]).tolist(), waiting, strict=True):
             row |= {"loss": sum(parts), **dict(zip(self.parts, parts, strict=False))}
-            self.losses.append(row["loss"])
             rows.writerow([_format_value(name, row.get(name)) for name in self.columns])
         if self.path is not None:
             try:

@@ -20,7 +20,6 @@ from flawscope.errors import CheckpointError, FlawscopeError, InputError, plural
 from flawscope.methods.training_log import TrainingLog
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, of every parameter
-LOSSES_KEY = "losses"  # key of the losses of every step in a checkpoint
 WARM_UP, FIRST_SHARE, LAST_SHARE = 0.3, 1 / 25, 1 / 25 / 1e4  # of one cycle's steps, and of its largest rate
 DROP_AT, DROP = 0.95, 0.1  # Batzner et al., A.1
 
@@ -315,8 +314,7 @@ class TrainingState:
             tensors[f"net.{name}"] = values
             known = self.optimiser.state.get(values, {})
             tensors |= {f"{key}.{name}": of_adam for key, of_adam in known.items()}
-        kept = {**to_arrays(tensors), LOSSES_KEY: np.array(self.log.losses)}
-        write_state(path, kept, "checkpoint", facts)
+        write_state(path, to_arrays(tensors), "checkpoint", facts)
 
     def restore(
         self, found: Arrays, facts: dict[str, Any], identity: dict[str, Any]
@@ -336,8 +334,6 @@ class TrainingState:
             self.steps_since_check = int(facts["since"])
             self.loss_sums.copy_(torch.tensor(facts["total"], dtype=self.loss_sums.dtype))
             self.curve, self.seconds = list(facts["curve"]), float(facts["seconds"])
-            known = found[LOSSES_KEY].tolist() if LOSSES_KEY in found else ()  # earlier versions have none
-            self.log = TrainingLog(None, self.LOSSES, known=known)
             self.minutes, kept = theirs.get("minutes"), facts.get("pace")
             self.planned_steps = facts.get("planned")
             if kept is None:

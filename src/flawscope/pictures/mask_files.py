@@ -18,11 +18,11 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from pathlib import PurePath, PurePosixPath
-from typing import TypeVar, cast
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import PICTURE_SUFFIXES
@@ -30,9 +30,7 @@ from flawscope.pictures.folder_words import says_good
 from flawscope.pictures.masks import DoubtfulMaskError, is_photograph, read_mask
 
 _T = TypeVar("_T")
-_Path = TypeVar("_Path", bound=PurePath)
 Folders = tuple[str, ...]
-Look = Callable[[PurePath], "bool | None"]
 
 MASK_FOLDERS = ("ground_truth", "masks", "mask", "groundtruth", "segmentationclass", "segmentationobject")
 LOOKED_AT = 4  # of files that are named alike, to see whether they are masks
@@ -108,14 +106,14 @@ def masked_folder(name: str) -> str | None:
     return None if match is None else (text[: match.start()] + text[match.end() :]).strip(" ._-")
 
 
-def seem_masks(pictures: Iterable[_Path]) -> list[_Path]:
+def seem_masks(pictures: Iterable[Path]) -> list[Path]:
     """Pictures that look like masks, but are none by the rule: they have a word for masks in their name, or
     the name of another picture that looks like none, in another folder or with something added to it."""
     paths = list(pictures)
-    named: dict[str, list[_Path]] = {}
+    named: dict[str, list[Path]] = {}
     for path in paths:
         named.setdefault(fold(path.stem), []).append(path)
-    groups: dict[tuple[PurePath, str], list[tuple[_Path, _Path | None]]] = {}
+    groups: dict[tuple[Path, str], list[tuple[Path, Path | None]]] = {}
     for path in paths:
         stem = fold(path.stem)
         if _HAS_WORD.search(stem) and _strip_word(stem):
@@ -136,44 +134,41 @@ def seem_masks(pictures: Iterable[_Path]) -> list[_Path]:
     ]
 
 
-def _seems_mask(path: PurePath, other: PurePath | None) -> bool:
+def _seems_mask(path: Path, other: Path | None) -> bool:
     return _look(path) is True and (other is None or _look(other) is False) and _marks_a_part(path)
 
 
-def _marks_a_part(path: PurePath) -> bool:
+def _marks_a_part(path: Path) -> bool:
     share = float(read_mask(path).mean())
     return 0 < share <= 0.5  # printed labels are bright in most places
 
 
-def find_masks(files: Iterable[_Path], look: Look | None = None) -> dict[_Path, _Path | None]:
+def find_masks(files: Iterable[Path]) -> dict[Path, Path | None]:
     """Finds the masks among picture files, and for each its picture; None where it has none. Folders above
-    all of the files say nothing. look: whether a file looks like a mask, None if it cannot be read."""
-    return cast(dict[_Path, _Path | None], _sort_out(list(files), look)[0])
+    all of the files say nothing."""
+    return _sort_out(list(files))[0]
 
 
-def find_photographs(files: Iterable[_Path]) -> list[_Path]:
+def find_photographs(files: Iterable[Path]) -> list[Path]:
     """Finds the pictures that are named like masks of others, and are photographs: they are no masks."""
-    return cast(list[_Path], _sort_out(list(files), None)[1])
+    return _sort_out(list(files))[1]
 
 
-def _sort_out(
-    paths: Sequence[PurePath], given_look: Look | None
-) -> tuple[dict[PurePath, PurePath | None], list[PurePath]]:
+def _sort_out(paths: Sequence[Path]) -> tuple[dict[Path, Path | None], list[Path]]:
     """Finds the masks, each with its picture, and the photographs that are named like masks."""
-    look = given_look or _look
     try:
         root = os.path.commonpath({os.path.dirname(path) for path in paths})
     except ValueError:  # there are none, or they have none in common: on two drives
         root = ""
     named = _named_like_masks(paths, root)
-    masks: dict[PurePath, PurePath | None] = {}
-    photographs: list[tuple[_Group, PurePath]] = []
-    for alike in _by_kind(named) if given_look is None else ():
+    masks: dict[Path, Path | None] = {}
+    photographs: list[tuple[_Group, Path]] = []
+    for alike in _by_kind(named):
         found = _find_photographs_among([path for group in alike for path in group.paths])
         for group in alike if found else ():
             photographs += [(group, path) for path in group.paths if path in found and not group.weak]
             group.paths = [path for path in group.paths if path not in found]
-    like_masks: list[PurePath] = []
+    like_masks: list[Path] = []
     if named:
         pictures = _Pictures(paths, root, {path for group in named for path in group.paths})
         surely = [path for path in paths if path not in pictures.suspects]
@@ -183,11 +178,11 @@ def _sort_out(
             for group, of in zip(named, partners, strict=True):
                 if sure == any(p is not None and p not in pictures.suspects for p in of.values()):
                     of = {path: None if partner in masks else partner for path, partner in of.items()}
-                    masks |= {path: of[path] for path in group.masks(of, surely, look)}
+                    masks |= {path: of[path] for path in group.masks(of, surely)}
         like_masks = [
             path for group, path in photographs if group.folder or pictures.partner(group, path) is not None
         ]
-    return masks | _twins([path for path in paths if path not in masks], look), like_masks
+    return masks | _twins([path for path in paths if path not in masks]), like_masks
 
 
 def _by_kind(groups: Iterable[_Group]) -> Iterable[list[_Group]]:
@@ -198,7 +193,7 @@ def _by_kind(groups: Iterable[_Group]) -> Iterable[list[_Group]]:
     return kinds.values()
 
 
-def _find_photographs_among(paths: Sequence[PurePath]) -> set[PurePath]:
+def _find_photographs_among(paths: Sequence[Path]) -> set[Path]:
     """Photographs among files that are named alike. They are larger than masks, so that the largest files are
     looked at first: it ends where several are none."""
     sizes = {path: _size(path) for path in paths}
@@ -207,7 +202,7 @@ def _find_photographs_among(paths: Sequence[PurePath]) -> set[PurePath]:
     seen = {path: _is_photograph(path) for path in sample}
     if all(seen.values()):
         return {*paths}
-    found: set[PurePath] = set()
+    found: set[Path] = set()
     for number, path in enumerate(ordered if any(seen.values()) else ()):
         if _is_photograph(path):
             found.add(path)
@@ -231,42 +226,40 @@ class _Group:
     weak: bool
     alone: bool
     kind: tuple[str, ...]
-    paths: list[PurePath] = field(default_factory=list)
+    paths: list[Path] = field(default_factory=list)
 
     @cached_property
-    def _members(self) -> set[PurePath]:
+    def _members(self) -> set[Path]:
         return set(self.paths)
 
-    def has(self, path: PurePath) -> bool:
+    def has(self, path: Path) -> bool:
         return path in self._members
 
-    def masks(
-        self, of: Mapping[PurePath, PurePath | None], surely: Sequence[PurePath], look: Look
-    ) -> list[PurePath]:
+    def masks(self, of: Mapping[Path, Path | None], surely: Sequence[Path]) -> list[Path]:
         """Returns those that are masks. of: their pictures. surely: what is a picture for sure."""
         paired = [path for path in self.paths if of[path] is not None]
         if paired and (self.telling or any(_in_picture_folder(of[path]) for path in paired)):
-            return [path for path in self.paths if of[path] is not None or self.folder or look(path)]
+            return [path for path in self.paths if of[path] is not None or self.folder or _look(path)]
         if not paired and not self.alone:
             return []
-        seen = [look(path) for path in _spread(paired or self.paths)]
+        seen = [_look(path) for path in _spread(paired or self.paths)]
         if True not in seen and (False in seen or not paired):
             return []
         others = [of[path] for path in paired] if self.weak else [] if paired or self.telling else surely
-        if others and all(path is None or look(path) is True for path in _spread(others)):
+        if others and all(path is None or _look(path) is True for path in _spread(others)):
             return []
         return [
             path
             for path in self.paths
-            if look(path) or (of[path] is not None and (False not in seen or look(path) is None))
+            if _look(path) or (of[path] is not None and (False not in seen or _look(path) is None))
         ]
 
 
-def _in_picture_folder(path: PurePath | None) -> bool:
+def _in_picture_folder(path: Path | None) -> bool:
     return path is not None and is_picture_folder(path.parent.name)
 
 
-def _named_like_masks(paths: Sequence[PurePath], root: str) -> list[_Group]:
+def _named_like_masks(paths: Sequence[Path], root: str) -> list[_Group]:
     groups: dict[tuple[str, ...], _Group] = {}
     for path in paths:
         text = os.fspath(path)[len(root) :].lower()
@@ -300,7 +293,7 @@ def _strip_word(stem: str) -> tuple[str, str, str] | None:
     return ("", stem, "alone") if _HAS_WORD.fullmatch(stem) else None
 
 
-def _folders(path: PurePath, root: str) -> Folders:
+def _folders(path: Path, root: str) -> Folders:
     return PurePosixPath(path.parent.as_posix()[len(root) :].strip("/")).parts
 
 
@@ -328,11 +321,11 @@ def _picture_names(stem: str) -> list[str]:
 class _Pictures:
     """Files by their names. suspects: those that may be masks themselves."""
 
-    def __init__(self, paths: Sequence[PurePath], root: str, suspects: set[PurePath]):
+    def __init__(self, paths: Sequence[Path], root: str, suspects: set[Path]):
         self.root, self.suspects = root, suspects
         # by name and last folder, and by name alone
-        self._places: dict[tuple[str, str | None], dict[Folders, list[PurePath]]] = {}
-        plain: dict[PurePath, Folders] = {}
+        self._places: dict[tuple[str, str | None], dict[Folders, list[Path]]] = {}
+        plain: dict[Path, Folders] = {}
         for path in paths:
             folder = path.parent
             if folder not in plain:
@@ -342,7 +335,7 @@ class _Pictures:
                     places = self._places.setdefault((name, last), {})
                     places.setdefault(plain[folder], []).append(path)
 
-    def partner(self, group: _Group, mask: PurePath) -> PurePath | None:
+    def partner(self, group: _Group, mask: Path) -> Path | None:
         """The picture of a mask; None where there is none, or several might be it."""
         stem = fold(mask.stem)
         if not group.folder:
@@ -363,9 +356,7 @@ class _Pictures:
         # several masks of a picture lie in a folder of its name (MVTec LOCO)
         return self._nearest(group, mask, below[:-1], [below[-1]]) if below else None
 
-    def _nearest(
-        self, group: _Group, mask: PurePath, below: Folders, names: Iterable[str]
-    ) -> PurePath | None:
+    def _nearest(self, group: _Group, mask: Path, below: Folders, names: Iterable[str]) -> Path | None:
         """The picture of one of these names that fits best, of the first name that any has; None where there
         is none, or several fit alike. below: its folders from where the mask's begin to differ no more."""
         hint, above = masked_folder(group.folder) or "", group.above
@@ -393,33 +384,33 @@ class _Pictures:
         return None
 
 
-def _twins(paths: Sequence[PurePath], look: Look) -> dict[PurePath, PurePath | None]:
+def _twins(paths: Sequence[Path]) -> dict[Path, Path | None]:
     """Masks that have their picture's name, in another format, in the same folder."""
-    by_name: dict[str, list[PurePath]] = {}
+    by_name: dict[str, list[Path]] = {}
     for path in paths:
         by_name.setdefault(os.path.splitext(os.fspath(path))[0].lower(), []).append(path)
-    groups: dict[tuple[PurePath, str], list[tuple[PurePath, PurePath]]] = {}
+    groups: dict[tuple[Path, str], list[tuple[Path, Path]]] = {}
     for alike in by_name.values():
         for path in alike if len(alike) == 2 else ():
             other = alike[alike[0] == path]
             groups.setdefault((path.parent.parent, path.suffix.lower()), []).append((path, other))
-    masks: dict[PurePath, PurePath | None] = {}
+    masks: dict[Path, Path | None] = {}
     for pairs in groups.values():
-        seen = [_is_twin(*pair, look) for pair in _spread(pairs)]
+        seen = [_is_twin(*pair) for pair in _spread(pairs)]
         if any(seen):
-            masks |= dict(pair for pair in pairs if all(seen) or _is_twin(*pair, look))
+            masks |= dict(pair for pair in pairs if all(seen) or _is_twin(*pair))
     return masks
 
 
-def _is_twin(path: PurePath, other: PurePath, look: Look) -> bool:
-    return look(path) is True and look(other) is False
+def _is_twin(path: Path, other: Path) -> bool:
+    return _look(path) is True and _look(other) is False
 
 
 def _spread(items: Sequence[_T]) -> Sequence[_T]:
     return items[:: max(1, len(items) // LOOKED_AT)][:LOOKED_AT]
 
 
-def _look(path: PurePath) -> bool | None:
+def _look(path: Path) -> bool | None:
     """Whether a file looks like a mask; None: it cannot be read."""
     try:
         stat = os.stat(path)
@@ -428,14 +419,14 @@ def _look(path: PurePath) -> bool | None:
     return _look_at(os.fspath(path), stat.st_mtime_ns, stat.st_size)
 
 
-def _size(path: PurePath) -> int:
+def _size(path: Path) -> int:
     try:
         return os.stat(path).st_size
     except OSError:
         return 0
 
 
-def _is_photograph(path: PurePath) -> bool:
+def _is_photograph(path: Path) -> bool:
     try:
         stat = os.stat(path)
     except OSError:

@@ -59,21 +59,15 @@ def test_no_bar_is_half_anomalous():
     assert counts[edges[:-1] >= 0.5].sum() == 2
 
 
-def test_losses_are_drawn_from_the_fine_curve_and_their_parts_from_the_coarse_one():
-    coarse = [{"step": k, "hard": 10 / k, "penalty": float("nan"), "loss": 9.0} for k in (50, 100)]
-    fine = {"step": [25, 50, 75, 100], "loss": [4.0, 3.0, 2.0, 1.5]}
-    lines = {
-        line.name: (line.x.tolist(), line.y.tolist())
-        for line in _loss_curves({"curve": coarse, "training_curve": fine})
-    }
-    assert lines["loss"] == (fine["step"], fine["loss"])
+def test_losses_are_drawn_by_their_parts():
+    curve = [{"step": k, "hard": 10 / k, "penalty": float("nan")} for k in (50, 100)]
+    lines = {line.name: (line.x.tolist(), line.y.tolist()) for line in _loss_curves({"curve": curve})}
     assert lines["hard"] == ([50, 100], [0.2, 0.1])
-    svg = loss_plot("losses", {"curve": coarse, "training_curve": fine})
+    svg = loss_plot("losses", {"curve": curve})
     assert "hard" in svg
     assert "penalty" not in svg
     assert "mathdefault" not in svg
     assert ">100<" in svg
-    assert ">loss<" in loss_plot("losses", {"curve": coarse})  # of earlier models
 
 
 @pytest.mark.parametrize(
@@ -83,8 +77,8 @@ def test_losses_are_drawn_from_the_fine_curve_and_their_parts_from_the_coarse_on
         {"curve": [{"step": 1, "hard": 2.0}]},
         {"curve": ["nothing", 3]},
         {"curve": [{"step": None, "hard": "x"}]},
-        {"curve": 3, "training_curve": {"step": 1, "loss": 2}},
-        {"training_curve": {"step": [1, 2], "loss": [10**400, {}]}},
+        {"curve": 3},
+        {"curve": [{"step": 1, "loss": 10**400}, {"step": 2, "loss": {}}]},
     ],
 )
 def test_a_model_file_may_hold_any_losses(facts):

@@ -20,18 +20,15 @@ from flawscope.evaluation.metrics._ranking import (
     count_normal,
     rank_metrics,
 )
-from flawscope.evaluation.metrics.pixel import PixelMetrics, au_pro, au_spro, pixel_metrics, saturation_pixels
+from flawscope.evaluation.metrics.pixel import PixelMetrics, au_spro, pixel_metrics, saturation_pixels
 
 __all__ = [
     "ImageMetrics",
     "PixelMetrics",
-    "au_pro",
     "au_spro",
     "auroc",
-    "average_precision",
     "confidence_interval_rate",
     "f1_at",
-    "f1_max",
     "image_metrics",
     "pixel_metrics",
     "saturation_pixels",
@@ -61,25 +58,6 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
     only one class is present.
     """
     return image_metrics(labels, scores).auroc
-
-
-def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Sum over thresholds of (recall step) x precision, one threshold per distinct score, no interpolation.
-
-    Arguments and errors as for `image_metrics`; NaN where only one class is present.
-    """
-    return image_metrics(labels, scores).ap
-
-
-def f1_max(labels: ArrayLike, scores: ArrayLike) -> tuple[float, float]:
-    """The best F1 over all thresholds, and the highest threshold that reaches it.
-
-    A score is flagged from the threshold on (score >= threshold). The threshold is chosen on the labels that
-    F1 is then measured on: report it as such, do not use it. Arguments and errors as for `image_metrics`;
-    (NaN, NaN) where only one class is present.
-    """
-    ranking = image_metrics(labels, scores)
-    return ranking.f1, ranking.f1_threshold
 
 
 def f1_at(labels: ArrayLike, decisions: ArrayLike) -> float:

@@ -57,13 +57,6 @@ def check_scores(scores: ArrayLike, labels: NDArray[np.bool_]) -> NDArray[np.flo
     return array
 
 
-def check_limit(limit: float) -> float:
-    """Returns `limit` as a false-positive rate above 0 and up to 1."""
-    if not 0 < limit <= 1:
-        raise InputError(f"the limit of the false-positive rate is {limit}, expected above 0 and up to 1")
-    return float(limit)
-
-
 def iterate_checked(
     maps: Maps, truths: Sequence[Any] | NDArray[Any], valid: Valid | None, name: str
 ) -> Iterator[tuple[int, NDArray[Any], Any, NDArray[np.bool_] | None]]:

@@ -24,7 +24,6 @@ from flawscope.evaluation.metrics._ranking import (
     Regions,
     Valid,
     batches,
-    check_limit,
     check_mask,
     count_normal,
     gather_regions,
@@ -62,7 +61,12 @@ def pixel_metrics(maps: Maps, masks: Masks, *, valid: Valid | None = None) -> Pi
     anomalous; float32 is compared as float32. `masks`: bool of the same shapes, True = anomalous. A good
     picture has a mask that is all False; a picture whose mask is None takes no part. `valid`: bool of the
     same shapes, or None for a picture: only these pixels count, and a map may have any value elsewhere.
-    AU-PRO is that of `au_pro`.
+
+    AU-PRO is the area under the per-region overlap curve for false-positive rates 0..limit, divided by the
+    limit. A region is an 8-connected component of a mask, as far as its pixels are valid; each weighs the
+    same over the whole test set. The false-positive rate is over all normal pixels of all pictures. One
+    point per distinct score, trapezoids between them, linear interpolation at the limit. Source: Bergmann et
+    al., IJCV 129 (2021), and the connectivity of the evaluation code published with it.
 
     Without an anomalous or without a normal pixel everything is NaN. The sequences are read twice, one
     picture after the other, so they may read from a file. The memory needed beside is some 32 bytes for each
@@ -76,20 +80,6 @@ def pixel_metrics(maps: Maps, masks: Masks, *, valid: Valid | None = None) -> Pi
     return PixelMetrics(
         ranking.auroc, ranking.ap, ranking.f1, ranking.f1_threshold, area, area_05, regions.count
     )
-
-
-def au_pro(maps: Maps, masks: Masks, limit: float = 0.3, *, valid: Valid | None = None) -> float:
-    """Area under the per-region overlap curve for false-positive rates 0..`limit`, divided by `limit`.
-
-    A region is an 8-connected component of a mask, as far as its pixels are valid; each weighs the same over
-    the whole test set. The false-positive rate is over all normal pixels of all pictures. One point per
-    distinct score, trapezoids between them, linear interpolation at `limit`. Source: Bergmann et al.,
-    IJCV 129 (2021), and the connectivity of the evaluation code published with it.
-
-    Arguments and errors as for `pixel_metrics`. NaN without an anomalous or without a normal pixel.
-    """
-    check_limit(limit)
-    return overlap_area(*_count_masks(maps, masks, valid), limit)
 
 
 def _count_masks(maps: Maps, masks: Masks, valid: Valid | None) -> tuple[RankCounts, Regions]:
@@ -150,15 +140,13 @@ def au_spro(
     picture, None for a picture that takes no part. sPRO is the mean over all regions of min(overlap /
     saturation, 1) with the saturation capped at the region's area; the false-positive rate is over the pixels
     outside every region. Regions may overlap. A mask without a pixel (lost in resizing) is no region. The
-    saturation is in pixels of the mask given: see `saturation_pixels`. Same curve and integral as `au_pro`,
+    saturation is in pixels of the mask given: see `saturation_pixels`. Same curve and integral as AU-PRO,
     which it equals where no region saturates early and regions are connected. The paper takes the logical and
     the structural anomalies apart, each with all good pictures, and averages the two results.
 
     NaN without a region or without a normal pixel. Raises InputError for NaN in a map, masks that are not
     bool, shapes that differ, or a saturation that is not above 0.
     """
-    for limit in limits:
-        check_limit(limit)
     counted, found = _count_regions(maps, regions, valid)
     return {float(limit): overlap_area(counted, found, limit) for limit in limits}
 

@@ -159,17 +159,10 @@ def loss_plot(name: str, facts: Mapping[str, Any]) -> str:
 
 
 def _loss_curves(facts: Mapping[str, Any]) -> list[Curve]:
-    """The whole loss from the fine curve where there is one, and its parts from the coarse one."""
-    coarse, fine = facts.get("curve") or [], facts.get("training_curve")
-    names = dict.fromkeys(key for point in coarse for key in point if key != "step")
-    found = {
-        name: ([point["step"] for point in coarse], [point.get(name) for point in coarse]) for name in names
-    }
-    if fine:
-        found = {"loss": (fine["step"], fine["loss"])} | {k: v for k, v in found.items() if k != "loss"}
+    curve = facts.get("curve") or []
     lines = []
-    for key, values in found.items():
-        x, y = np.array(values, dtype=np.float64)
+    for key in dict.fromkeys(key for point in curve for key in point if key != "step"):
+        x, y = np.array([(point["step"], point.get(key)) for point in curve], dtype=np.float64).T
         drawn = (x > 0) & (y > 0) & np.isfinite(x) & np.isfinite(y)  # both scales are logarithmic
         lines.append(Curve(key.replace("_", " "), x[drawn], y[drawn]))
     return lines

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from flawscope.methods.method import Method, deferred, time_views
+from flawscope.methods.method import Method, deferred
 from flawscope.methods.settings import Rule, TrainingSettings
 
 Size = Literal["xs", "s", "m"]  # of a PDN
@@ -81,6 +81,5 @@ METHOD = Method(
     create=deferred("flawscope.methods.efficientad.model:create"),
     rebuild=deferred("flawscope.methods.efficientad.model:Model.rebuild"),
     fit=deferred("flawscope.methods.efficientad.fit:fit"),
-    predict_times=time_views,
     holds_out=True,
 )

@@ -100,7 +100,6 @@ METHOD = Method(
     extends=True,
     int8=False,  # most of its time is the search
     predict_peak=deferred("flawscope.methods.patchcore.bank_selection:predict_peak"),
-    predict_times=deferred("flawscope.methods.patchcore.bank_selection:predict_times"),
     options=(
         Option(
             "--positions",

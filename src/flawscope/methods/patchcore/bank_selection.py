@@ -1,9 +1,8 @@
-"""Selection of the memory banks, and prediction of the memory and the time that a fit takes."""
+"""Selection of the memory banks, and prediction of the memory that a fit takes."""
 
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +12,8 @@ from torch import Tensor, nn
 
 from flawscope.errors import InputError, pluralize
 from flawscope.methods.detector import BATCH, GPU_BATCH
-from flawscope.methods.method import ViewTimes
 from flawscope.methods.patchcore import Config, coreset, quantized_search
-from flawscope.methods.patchcore.model import BLOCK, BankView, Model, shallow_copy
+from flawscope.methods.patchcore.model import BLOCK, Model
 from flawscope.methods.patchcore.patches import FitJob, Patches, choose_orientations
 from flawscope.methods.patchcore.selected_bank import NEXT_ELEMENTS, SelectedBank
 from flawscope.methods.task import Task
@@ -31,11 +29,6 @@ MAX_OF_ALL_POSITIONS = 400_000  # elements of all their banks: 250 MB with the d
 MIN_OF_POSITION = 500  # of a place, however many there are
 # Of patches of some places that stay, to leave pictures out of their banks once more
 MAX_KEPT_BYTES = 1 * GIB
-STAND_IN = 1024  # elements of a bank that is searched instead of the one that there is not yet
-# Times of a view that is learnt from, beside embedding it: selecting the banks searches them, and has its
-# own work. Of fits with banks of 8,000 to 60,000 elements (bench/results/fit.json), within 40 %
-SELECT_EMBEDS, SELECT_SEARCHES = 1.0, 0.8
-LEAVE_OUT_SEARCHES = 1.8  # of a view whose bank is selected anew around it
 
 
 # -------------------------------------------------------------------------------------------------- coresets
@@ -205,36 +198,3 @@ def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)  # MPS shares the machine's memory
-
-
-# ------------------------------------------------------------------------------------------------------ time
-
-
-def predict_times(model: Model, task: Task, images: Tensor) -> ViewTimes:
-    """Seconds that a view takes one thread. images: [B, 3, H, W], of some views."""
-    copies = choose_orientations(FitJob(model, task))
-    model.embed(images)  # the first time is slower
-    began = time.perf_counter()
-    features = model.embed(images)
-    float(features.sum())  # other devices go on by themselves
-    embedding = (time.perf_counter() - began) / len(images)
-    places = task.views.position_count
-    searching = 0.0
-    for v, (view, part) in enumerate(zip(model.views, model.parts(features), strict=True)):
-        patches = int(view.inside.sum()) * task.count * (1 + len(copies)) // (places or 1)
-        known = 0 if task.old is None else view.bank.shape[-2]
-        elements = min(model.config.cap, known + bank_size(model.config, v, patches, places))
-        searching += _search_seconds(view, part[:1]) * elements / STAND_IN
-    learning = (1 + len(copies)) * ((1 + SELECT_EMBEDS) * embedding + SELECT_SEARCHES * searching)
-    return ViewTimes(learning, embedding + searching, embedding + LEAVE_OUT_SEARCHES * searching)
-
-
-def _search_seconds(view: BankView, features: Tensor) -> float:
-    """Seconds in which `STAND_IN` elements are searched for the patches of a view [1, P, D]."""
-    stand_in = shallow_copy(view)
-    stand_in._set_elements(torch.zeros(STAND_IN, features.shape[2], device=features.device))
-    mask = view.valid_mask(None)
-    for _ in range(2):  # the first time is slower
-        began = time.perf_counter()
-        float(stand_in.search(features, mask).sum())
-    return time.perf_counter() - began

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from flawscope.methods.features.weights import DEFAULT_BACKBONE
-from flawscope.methods.method import Method, deferred, time_views
+from flawscope.methods.method import Method, deferred
 from flawscope.methods.settings import Rule, TrainingSettings
 
 STRIDES = (4, 8, 16, 32)  # of the backbone's stages; the last has no prototypes
@@ -73,7 +73,6 @@ METHOD = Method(
     create=deferred("flawscope.methods.prnet.model:create"),
     rebuild=deferred("flawscope.methods.prnet.model:Model.rebuild"),
     fit=deferred("flawscope.methods.prnet.fit:fit"),
-    predict_times=time_views,
     holds_out=True,
     takes_seen_defects=True,
 )
