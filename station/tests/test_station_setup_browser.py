@@ -249,7 +249,7 @@ def test_what_does_not_go_together_is_refused_at_the_click(beginner, forty, lang
     beginner.wait(lambda: beginner.find("#start").is_enabled())
     assert not shown(beginner, "#conflicts")
     choose(beginner, "#light", "10")
-    choose(beginner, "#align", "none")
+    choose(beginner, "#align", "auto")
     beginner.wait(lambda: shown(beginner, "#conflicts"))
     choose(beginner, "#align", "shift")
     beginner.wait(lambda: beginner.find("#start").is_enabled())

@@ -53,7 +53,7 @@ def test_a_template_in_the_file_tells_parts_and_views(tmp_path):
     ("text", "message"),
     [
         ("alignn: turn", "unknown setting alignn; did you mean align"),
-        ("align: sideways", "align: sideways is none of none, shift, turn, full"),
+        ("align: sideways", "align: sideways is none of none, shift, turn, full, auto"),
         ("several: 3", "several: 3 is not true or false"),
         ("false_alarm_rate: 20", "false_alarm_rate: '20' is not a rate"),
         ("align: {kind: turn}", "is no value of --align"),

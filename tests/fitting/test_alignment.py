@@ -127,5 +127,21 @@ def test_good_pictures_without_the_part_are_named_and_turned_parts_get_no_copies
     found = flawscope.fit(good, align="turn", group="picture", size="64", device="cpu", check=False)
     assert found.manifest.facts["augment"] == "none"
     good = [part(seed)[0] for seed in range(8)]
-    with pytest.raises(InputError, match="align is 'upright'; give 'shift', 'turn', 'full' or 'none'"):
+    with pytest.raises(
+        InputError, match="align is 'upright'; give 'shift', 'turn', 'full', 'none' or 'auto'"
+    ):
         flawscope.fit(good, align="upright", size="64", device="cpu")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("turned", [True, False])
+def test_auto_aligns_only_parts_that_lie_anyhow(turned):
+    flat = np.random.default_rng(0).normal(90, 8, (16, SIDE, SIDE, 1)).clip(0, 255).astype(np.uint8)
+    good = [part(seed)[0] for seed in range(16)] if turned else [*flat.repeat(3, 3)]
+    found = flawscope.fit(good, align="auto", size="64", device="cpu", check=False)
+    line = found.manifest.facts["summary"][-1]
+    reference = found.manifest.preprocess.reference
+    assert line.startswith(f"align auto: {'turn' if turned else 'none'}")
+    assert (reference is not None and reference.kind == "turn") == turned
+    few = flawscope.fit(good[:4], align="auto", size="64", device="cpu", check=False)
+    assert "align auto: none, since 4 good pictures are too few" in few.manifest.facts["summary"][-1]

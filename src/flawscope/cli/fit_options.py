@@ -144,7 +144,7 @@ def _add_views(group: common.Options) -> None:
     )
     group.add_argument(
         "--align",
-        choices=("none", "shift", "turn", "full"),
+        choices=("none", "shift", "turn", "full", "auto"),
         metavar="HOW",
         help="find parts: shift, turn, full (mirrors), auto",
     )

@@ -274,7 +274,7 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
         pictures=(*(old.manifest.pictures if old else ()), *_picture_roles(fitted, reader)),
         facts={
             **fitted.facts,
-            "summary": fitted.summary,
+            "summary": [*fitted.summary, *([prepared.chosen] if prepared.chosen else [])],
             **_calibration_facts(fitted, reader, task, leave_out.first_group),
             **(
                 {}

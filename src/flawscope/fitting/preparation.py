@@ -16,12 +16,14 @@ from flawscope.calibration.threshold import DEFAULT_RATE, Rate, parse_false_alar
 from flawscope.datasets import Dataset, open_dataset
 from flawscope.datasets.mask_remarks import refuse_marked_good
 from flawscope.errors import InputError, require_type
+from flawscope.fitting import alignment
 from flawscope.fitting.region import RoiSource, check_region, learn_region
 from flawscope.fitting.training_pictures import (
     Images,
     Reader,
     SeenDefects,
     Survey,
+    decoded_or_none,
     learn_normalization,
     learn_part_finding,
     learn_pose_reference,
@@ -56,7 +58,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Say = Callable[[str], None]
-Align = PoseKind | Literal["none"]
+Align = PoseKind | Literal["none", "auto"]
 R = TypeVar("R", bound="DataclassInstance")
 
 
@@ -69,8 +71,9 @@ class PreparedFit:
     """Untrained detector, and the arguments of its method's `fit`.
 
     origin: of pretrained weights. views: of the pictures, which are learnt from; without any the pictures.
-    unusable: seen defects that cannot be used, each with the reason. force: pictures that are as far out as
-    defects are good. remarks: on pictures that show one part, or may.
+    unusable: seen defects that cannot be used, each with the reason. chosen: a line on what `align` chose;
+    None: nothing was chosen. force: pictures that are as far out as defects are good. remarks: on pictures
+    that show one part, or may.
     """
 
     method: Method
@@ -83,6 +86,7 @@ class PreparedFit:
     group: str | None = None
     part: PartPattern | None = None
     unusable: Sequence[str] = ()
+    chosen: str | None = None
     force: bool = False
     scale_mm: float | None = None
     remarks: Sequence[str] = ()
@@ -98,7 +102,8 @@ class Seeing:
     light: range of the light in which the false-alarm rate is kept, 0.1 or "10%": brightness and contrast
         differ by so much from the good pictures', white balance by half of it; None: light like theirs.
     align: poses in which parts lie, "shift", "turn" (and shifted) or "full" (mirrored and at another scale,
-        too): each is found and seen as if all lay alike; "none": pictures are seen as they are.
+        too): each is found and seen as if all lay alike; "none": pictures are seen as they are; "auto": as
+        left-out good pictures and simulated defects say (`fitting.alignment`).
     several: pictures show several parts each: all are found, counted and judged; `align` says how they lie.
     channels: pictures have more channels than three, judged together (`pictures.channels`): "all", colours
         together and each other one by itself, or the views by the channels' numbers, "1-3,4".
@@ -176,7 +181,7 @@ def prepare(
     steps = _Steps(seeing, reading, method, preset, options, say, step)
     config = steps.check(settings)
     pictures = steps.open_pictures(images, names, config.seed)
-    frames = steps.find_frames(pictures)
+    frames = steps.find_frames(pictures, config.seed)
     if settings is None:  # these are meant as they are
         config = steps.see_in_form(config, frames, pictures)
     config = steps.choose_tiles(config, frames, pictures)
@@ -199,6 +204,7 @@ def prepare(
         group=reading.group or reading.part,
         part=pictures.pattern,
         unusable=unusable,
+        chosen=frames.chosen,
         force=reading.force,
         scale_mm=seeing.scale_mm,
         remarks=pictures.remarks,
@@ -224,10 +230,12 @@ class _Pictures(NamedTuple):
 
 
 class _Frames(NamedTuple):
-    """Frames of the pictures. preprocess: until there. learnt: several parts in a picture."""
+    """Frames of the pictures. preprocess: until there. learnt: several parts in a picture. chosen: a line
+    on what `align` chose; None: nothing was chosen."""
 
     preprocess: Preprocess
     learnt: LearnedParts | None = None
+    chosen: str | None = None
 
     def of(self, config: PictureSettings, places: tuple[int, int] | None = None) -> Preprocess:
         """The preprocessing with a method's picture settings. places: rows and columns of tiles that are told
@@ -310,22 +318,32 @@ class _Steps:
             sources, names, apart, category, groups, views, pattern, pairs, seen, channels, remarks
         )
 
-    def find_frames(self, pictures: _Pictures) -> _Frames:
+    def find_frames(self, pictures: _Pictures, seed: int) -> _Frames:
         how, sources, levels = self.how, pictures.sources, pictures.surveyed.levels
         lens = how.undistort
         if lens is not None and not isinstance(lens, Undistortion):
             lens = Undistortion.read(lens)
         preprocess = Preprocess.of_levels(levels, undistort=lens, channels=pictures.channels)
-        kind: PoseKind | None = None if how.align == "none" else how.align
+        kind, chosen = None if how.align == "none" else how.align, None
+        if kind == "auto":
+            task = alignment.AlignmentTask(
+                lambda i: decoded_or_none(sources[i], preprocess.upright),
+                len(sources),
+                self.device,
+                levels,
+                self.step,
+            )
+            kind, chosen = alignment.choose_alignment(seed, task, pictures.groups)
+            self.say(chosen)
         if kind is None:
-            return _Frames(preprocess, None)
+            return _Frames(preprocess, None, chosen)
         learnt = learn_part_finding(sources, preprocess, kind) if how.several else None
         if learnt is not None:
             self.say(learnt.describe())
         reference = learn_pose_reference(sources, preprocess, kind) if learnt is None else learnt.reference
         self.say(reference.describe())
         several = None if learnt is None else learnt.settings
-        return _Frames(replace(preprocess, reference=reference, several=several), learnt)
+        return _Frames(replace(preprocess, reference=reference, several=several), learnt, chosen)
 
     def see_in_form(self, config: PictureSettings, frames: _Frames, pictures: _Pictures) -> PictureSettings:
         """Settings with sizes in the form that the pictures have; an aligned part's frame is a square."""
@@ -456,7 +474,7 @@ def predict_peak_memory(
         return None
     options = {k: v for k, v in call.items() if k in asked.config.__dataclass_fields__ or k == "scale"}
     config = registry.configure(asked, preset, options)
-    if config.tells_positions_apart is None:
+    if config.tells_positions_apart is None or call.get("align") == "auto":
         return None
     prepared = prepare(images, asked, preset=preset, **call)
     return asked.predict_peak(prepared.model, prepared.views.task(prepared.task))
@@ -465,8 +483,8 @@ def predict_peak_memory(
 def check_alignment(align: Align, options: Mapping[str, Any]) -> None:
     """Checks how parts are to be aligned, and that `options`, as `find_conflicts` takes them, go together.
     ConflictError where they do not; InputError where there is no such way to align."""
-    if align not in (*get_args(PoseKind), "none"):
-        raise InputError(f"align is {align!r:.40}; choose none, {', '.join(get_args(PoseKind))}")
+    if align not in (*get_args(PoseKind), "none", "auto"):
+        raise InputError(f"align is {align!r:.40}; choose none, {', '.join(get_args(PoseKind))}, auto")
     check_options(options)
 
 

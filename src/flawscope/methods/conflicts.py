@@ -17,6 +17,7 @@ _APART = {
 }
 # option: the one that it makes no sense without, and how to give that
 _NEEDS = {"several": ("align", "give --align shift, turn or full"), "view": ("part", "give --part too")}
+_NO_ALIGNMENT = ("none", "auto")  # auto may choose none
 
 
 class Conflict(NamedTuple):
@@ -49,7 +50,7 @@ def find_conflicts(options: Mapping[str, Any]) -> list[Conflict]:
         options: values by the names of a fit's options; None and False: not given.
     """
     given = {name for name, value in options.items() if value is not None and value is not False}
-    if options.get("align") == "none":
+    if options.get("align") in _NO_ALIGNMENT:
         given.discard("align")
     found = [
         Conflict(name, other, is_missing=False)

@@ -77,7 +77,7 @@ class FitOptions(BaseModel):
     light: float | None = Field(
         None, gt=0, le=0.3, description="share of other light in which the promise is kept, 0.1 for 10 %"
     )
-    align: Literal["none", "shift", "turn", "full"] | None = Field(
+    align: Literal["none", "shift", "turn", "full", "auto"] | None = Field(
         None, description="how parts lie: each is found, and seen as if all lay alike; null: none"
     )
     several: bool | None = Field(None, description="pictures show several parts each")
