@@ -104,6 +104,8 @@ def test_every_result_tells_kinds(named, labelled, tmp_path, capsys):
     assert all(len(row.kinds.split("; ")) == len(row.boxes) for row in rows if row.boxes)
     assert main(["info", str(named)]) == 0
     assert "ink (5), notch (5), wire (5): an answer lacks the true kind" in capsys.readouterr().out
+    prediction = flawscope.load(named).predict(labelled / "test/notch/0.png")
+    assert prediction.regions[0].kinds_text in prediction._repr_html_()
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])

@@ -1,5 +1,6 @@
 """The predictor: streams, calibration anew, and what is given in Python and notebooks."""
 
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -206,3 +207,36 @@ def test_draw_opens_the_file_that_it_is_of_and_shows_deep_pictures(found, tmp_pa
     white = replace(predictor.manifest.preprocess, white_level=999.0)
     artefact = replace(predictor.artefact, manifest=replace(predictor.manifest, preprocess=white))
     assert Predictor(artefact, predictor.session).predict(path).draw().max() > 200
+
+
+def check(html, pictures, most):
+    """Well-formed, small, and nothing in it comes from elsewhere or from a file's name."""
+    assert html.count("<img ") == pictures
+    assert "<img src=x" not in html
+    assert not re.findall(r"https?://|<script|onerror=alert\(1\)>", html)
+    assert len(html) < most
+    for tag in ("div", "table", "tr", "b", "code"):
+        assert len(re.findall(f"<{tag}[ >]", html)) == html.count(f"</{tag}>")
+
+
+def test_a_prediction_shows_picture_heat_map_and_decision(found, root, tmp_path):
+    check(html := found._repr_html_(), 2, 100_000)
+    assert "anomalous" in html
+    check(model().predict(root / f"test/good/1{HOSTILE}.png")._repr_html_(), 2, 100_000)
+    check(replace(found, path="moved.png")._repr_html_(), 1, 50_000)  # its heat map alone
+    check(replace(found, path=None)._repr_html_(), 1, 50_000)
+    noise = np.random.default_rng(0).integers(0, 256, (1200, 1600, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.jpg", quality=70)
+    check(model().predict(tmp_path / "noise.jpg")._repr_html_(), 2, 200_000)
+
+
+def test_what_is_shown_of_models_and_evaluations(evaluation):
+    samples = np.random.default_rng(0).integers(0, 256, (5, 3, 16, 16), np.uint8)
+    check(html := model(tensors={"samples": samples})._repr_html_(), 3, 50_000)
+    assert "score threshold 0.5" in html
+    check(model()._repr_html_(), 0, 5_000)
+    check(html := evaluation._repr_html_(), 12, 300_000)
+    assert f"{evaluation.metrics['image_auroc']:.4f}" in html
+    captions = re.findall(r"(?:good|dent)(?:, missed|, false alarm)?(?= &nbsp; <code>)", html)
+    assert sorted(captions[:2]) == ["dent, missed", "good, false alarm"]
+    assert not any("," in caption for caption in captions[2:])

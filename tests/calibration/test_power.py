@@ -76,8 +76,40 @@ def test_a_model_of_an_earlier_version_says_nothing_of_contrasts():
     found = DefectScores(SCORES, {}, 3, 1.0, 0.05, GOOD.score_threshold)
     assert "small 2 of 4 (15% to 85%), large 3 of 4 (30% to 95%); on 3 good pictures" in found.describe()
     assert found.describe().endswith("only labelled ones tell")
+    assert found.limit("small", 0.5) is None
     assert "contrasts" not in found.to_dict()["sizes"]["small"]
     assert DefectScores.from_facts({KEY: DefectScores({"a": (1.0,)}, {}, 3, 1.0, 0.05, 1.0).to_dict()})
+
+
+@pytest.mark.parametrize("middle", [8.0, 16.0, 30.0])
+def test_the_contrast_from_which_on_half_are_found_is_where_they_begin_to_be(middle):
+    """Simulated answers, whose curve is known."""
+    rng = np.random.default_rng(3)
+    limits = []
+    for _ in range(20):
+        contrasts = 4 * 16 ** rng.random(40)
+        chance = 1 / (1 + (middle / contrasts) ** 4)  # 2.8 logits an octave
+        scores = (rng.random(40) < chance) * 2.0
+        found = DefectScores({"small": tuple(scores)}, {"small": tuple(contrasts)}, 3, 1.0, 0.05, 1.0)
+        half, most = found.limit("small", 0.5), found.limit("small", 0.9)
+        assert half is not None
+        assert most is not None
+        assert half <= most
+        limits.append(half)
+    assert np.median(limits) == pytest.approx(middle, rel=0.15)
+    assert np.quantile(limits, [0.05, 0.95]) == pytest.approx([middle, middle], rel=0.45)
+
+
+def test_no_limit_is_made_up():
+    contrasts = tuple(4 * 16 ** np.linspace(0, 1, 12))
+    every, nothing = ((score,) * 12 for score in (2.0, 0.0))
+    found = DefectScores({"a": every, "b": nothing}, {"a": contrasts, "b": contrasts}, 3, 1.0, 0.05, 1.0)
+    assert (found.limit("a", 0.5), found.limit("b", 0.5)) == (0.0, np.inf)
+    assert "half are found from these contrasts on: a below 4, b above 64;" in found.describe()
+    assert json.dumps(found.to_dict(), allow_nan=False)
+    few = DefectScores({"a": every[:7]}, {"a": contrasts[:7]}, 3, 1.0, 0.05, 1.0)
+    assert few.limit("a", 0.5) is None
+    assert "half" not in few.describe()
 
 
 def test_the_counts_follow_the_threshold(found):

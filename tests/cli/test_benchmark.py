@@ -39,17 +39,19 @@ def test_a_benchmark_with_a_failure_is_done_apart_from_it_and_then_goes_on(run, 
     shutil.rmtree(root / "wood")
     shutil.copytree(drawn / "plate", root / "wood")
     before = next((out / "cells").glob("plate-*")).stat().st_mtime_ns
-    code, printed, err = run("benchmark", *call, "--json", "--quiet")
+    code, printed, err = run("benchmark", *call, "--json", "--keep-models", "--quiet")
     assert code == 0
     document = json.loads(printed)
     assert document == json.loads((out / "results.json").read_text())
     assert [cell["state"] for cell in document["cells"]] == ["done", "done"]
     assert next((out / "cells").glob("plate-*")).stat().st_mtime_ns == before
+    assert [path.name.split("-")[0] for path in (out / "models").iterdir()] == ["wood"]
     assert len(err.splitlines()) == 1  # which categories are missing
-    # nothing left to do: at once
-    code, _, err = run("benchmark", *call)
+    # nothing left to do: at once, and it says what is not there
+    code, _, err = run("benchmark", *call, "--keep-models")
     assert code == 0
     assert "2 done already" in err
+    assert "some were done without --keep-models" in err
 
 
 @pytest.mark.slow

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import sys
+import types
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -248,6 +250,7 @@ def test_masks_that_resizing_would_lose_count_and_are_told(root):
     assert line.startswith("3 of 4 masks so small that no pixel is left at the map's size")
     assert line in result.to_dict()["remarks"]
     assert line in format_evaluation(result)
+    assert line in result._repr_html_().replace("&#x27;", "'")
     assert "keeps the nearest one" in result.labels["pixel_metrics"]
     maps = [p.prediction.map for p in result.pictures]
     truths = [p.truth for p in result.pictures if p.truth is not None]
@@ -479,6 +482,24 @@ def test_a_bad_saturation_file_is_one_line_with_its_name(loco, text):
     (loco / "defects_config.json").write_text(text)
     with pytest.raises(InputError, match="saturation file"):
         found(loco)
+
+
+def test_a_table_for_pandas_has_a_row_for_each_test_picture(root, monkeypatch):
+    pandas = types.ModuleType("pandas")
+    pandas.DataFrame = list
+    monkeypatch.setitem(sys.modules, "pandas", pandas)
+    (root / "test/good/broken.png").write_bytes(b"\x89PNG")
+    rows = found(root, seen={"train": [root / "test/dent/d0.png"]}).to_dataframe()
+    assert len(rows) == 8
+    by_name = {Path(row["path"]).name: row for row in rows}
+    assert (by_name["d1.png"]["decision"], by_name["d1.png"]["defective"]) == ("anomalous", True)
+    assert by_name["broken.png"]["score"] is None
+    assert "broken.png" in by_name["broken.png"]["error"]
+    assert "left out" in by_name["d0.png"]["error"]
+    assert all(list(row) == list(rows[0]) for row in rows)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(InputError, match=r"to_dataframe\(\) needs pandas: pip install"):
+        found(root).to_dataframe()
 
 
 def test_the_same_pictures_are_counted_in_each_light(root):

@@ -285,12 +285,14 @@ class Faint(Difference):
         return (maps.sum((1, 2)) > 4).float(), maps
 
 
-def test_faint_defects_are_told_from_clear_ones(good, monkeypatch):
+def test_the_contrast_that_a_model_needs_is_measured(good, monkeypatch):
     monkeypatch.setattr(simulated_defects, "MAX_PER_SIZE", MOST)
     found = checked(Faint(good))
     for size in ("medium", "large"):
         assert 0 < found.count_found(size)[0] < MOST  # neither nothing nor all
         assert found.count_found(size, 22.0)[0] == found.count_found(size, 22.0)[1] > 10
+        half = found.limit(size, 0.5)
+        assert 6 < half < 18
     assert "only labelled ones tell" in found.describe()
 
 

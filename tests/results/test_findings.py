@@ -61,6 +61,7 @@ def test_a_new_finding_is_shown_by_all_that_show_remarks():
     ]
     row = ResultRow.from_result(found)
     assert (row.decision, row.p_value, row.severity) == ("anomalous", 0.02, MIN_ANOMALOUS_SEVERITY)
+    assert "<b>&lt;dust&gt; on the lens</b>" in found._repr_html_()
     page = predictions_page([row], [found], {"expected_rate": 0.05})
     assert "Noticed" in page
     assert "on the lens" in page

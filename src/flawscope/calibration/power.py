@@ -12,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from flawscope.calibration.size_bounds import UNCALIBRATED, SizeBounds
 from flawscope.calibration.threshold import Calibration
-from flawscope.errors import pluralize
+from flawscope.errors import join_names, pluralize
 
 SIMULATED_DEFECTS = "simulated_defects"  # among a model's facts
 NORMAL_QUANTILE = 1.959963984540054  # of 97.5 %: both tails together are 5 %
@@ -22,7 +24,8 @@ CONTRAST_RANGE = (4.0, 64.0)  # grey levels: from hardly visible to as strong as
 CLEAR = 16.0  # grey levels: from here on an eye sees it at once
 # Share of the clear defects of a size that a model is expected to find (docs/measurements.md)
 MIN_DETECTION_RATE = 0.75
-MIN_DEFECTS = 8  # of fewer no share is told, nor does a guard decide
+MIN_DEFECTS = 8  # of fewer neither a share nor a limit is told, nor does a guard decide
+STEEPNESS = (3.0, 1.0)  # logits an octave, and their standard deviation: expected before a defect is seen
 
 
 def wilson_interval(found: float, count: float) -> tuple[float, float]:
@@ -83,14 +86,28 @@ class DefectScores:
     def _contrasts(self, size: str) -> Sequence[float]:
         return self.contrasts.get(size) or [CLEAR] * len(self.scores[size])
 
+    def limit(self, size: str, share: float) -> float | None:
+        """Contrast from which on this share of the defects of a size is found, in grey levels; infinite where
+        it is beyond `CONTRAST_RANGE`, 0 where it is below; None where too few tell."""
+        answers = self._answers(size) if self.contrasts else []
+        if len(answers) < MIN_DEFECTS:
+            return None
+        middle, slope = _fit_logistic([(math.log2(contrast), found) for contrast, found in answers])
+        octaves = middle + math.log(share / (1 - share)) / slope
+        low, high = (math.log2(level) for level in CONTRAST_RANGE)
+        return 0.0 if octaves < low else math.inf if octaves > high else 2.0**octaves
+
     def describe(self) -> str:
         """Line for a person with the shares by size and contrast, and what they do not say."""
         parts = [self._describe_size(size) for size in self.scores]
+        limits = [(size, limit) for size in self.scores if (limit := self.limit(size, 0.5)) is not None]
+        words = [f"{size} {_limit_in_words(limit)}" for size, limit in limits]
         (low, high), explained = CONTRAST_RANGE, ""
         if self.contrasts:
             explained = f"; contrasts are grey levels, {low:g} to {CLEAR:g} faint, to {high:g} clear"
         return (
             f"{', '.join(parts)}"
+            f"{f'; half are found from these contrasts on: {join_names(words)}' if words else ''}"
             f"{explained}"
             f"; on {pluralize(self.pictures, 'good picture')} that it has not learnt from, at a false-alarm "
             f"rate of {self.rate:.1%}; 95 % intervals, of simulated defects; what share of real ones is "
@@ -141,7 +158,11 @@ class DefectScores:
             interval = list(wilson_interval(found, count))
             sizes[size] = {"defects": count, "found": found, "interval": interval, "scores": list(scores)}
             if self.contrasts:
-                sizes[size] |= {"contrasts": [round(one, 2) for one in self.contrasts[size]]}
+                limits = {f"contrast_{share:.0%}": self.limit(size, share) for share in (0.5, 0.9)}
+                finite = {
+                    key: one if one is None or math.isfinite(one) else None for key, one in limits.items()
+                }
+                sizes[size] |= {"contrasts": [round(one, 2) for one in self.contrasts[size]], **finite}
         return {
             "sizes": sizes,
             "pictures": self.pictures,
@@ -172,6 +193,27 @@ class DefectScores:
             return cls(scores, contrasts, pictures, seconds, rate, threshold, precision)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             return None
+
+
+def _fit_logistic(answers: Sequence[tuple[float, bool]]) -> tuple[float, float]:
+    """Middle and slope of the logistic curve of found defects over their contrast in octaves: the most likely
+    ones, given `STEEPNESS`. The middle lies beyond the answers where all or none are found."""
+    places = np.array([place for place, _ in answers])
+    found = np.array([is_found for _, is_found in answers])
+    middles = np.linspace(places.min() - 2, places.max() + 2, 121)[:, None, None]
+    slopes = np.linspace(0.5, 8.0, 31)[None, :, None]
+    logits = slopes * (places - middles) * np.where(found, 1, -1)
+    likelihood = (
+        -np.logaddexp(0, -logits).sum(2) - (slopes[..., 0] - STEEPNESS[0]) ** 2 / 2 / STEEPNESS[1] ** 2
+    )
+    row, column = np.unravel_index(int(likelihood.argmax()), likelihood.shape)
+    return float(middles[row, 0, 0]), float(slopes[0, column, 0])
+
+
+def _limit_in_words(contrast: float) -> str:
+    if not contrast:
+        return f"below {CONTRAST_RANGE[0]:g}"
+    return f"above {CONTRAST_RANGE[1]:g}" if math.isinf(contrast) else f"{contrast:.0f}"
 
 
 def update_detection_facts(facts: Mapping[str, Any], calibration: Calibration) -> dict[str, Any]:

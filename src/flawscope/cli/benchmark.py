@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flawscope.cli import common
 from flawscope.cluster import connect, tasks
-from flawscope.errors import pluralize, require_installed
+from flawscope.errors import InputError, pluralize, require_installed
 from flawscope.progress import JobsProgress
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--methods", default="patchcore", metavar="LIST", help="with commas (default: patchcore)"
     )
-    parser.add_argument("--seeds", default="0", metavar="LIST", help="such as 0,1,2 (default: 0)")
+    parser.add_argument("--seeds", metavar="LIST", help="such as 0,1,2 (default: 0)")
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="results; what is done there already is not done again"
     )
@@ -66,6 +66,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N|FOLDER|FILE",
         help="prnet: defects to learn from, so many of a category's test pictures; it is not tested on them",
     )
+    parser.add_argument(
+        "--light",
+        type=common.parse_rate,
+        metavar="SHARE",
+        help="fit for light that differs by up to SHARE, 10%% say, and judge in such light too",
+    )
+    parser.add_argument(
+        "--shots",
+        metavar="LIST",
+        help="fit each method on so few good pictures instead of all, such as 1,2,4,8",
+    )
+    parser.add_argument(
+        "--draws",
+        type=common.count_parser("draws"),
+        metavar="N",
+        help="--shots: draw the pictures so often, with the seeds 0 to N-1 (default: 3)",
+    )
     common.add_group(parser)
     common.add_good(parser)
     parser.add_argument(
@@ -74,6 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="cells at a time (default: as cores and memory allow)",
     )
+    parser.add_argument("--keep-models", action="store_true", help="keep the model files, in DIR/models")
     parser.add_argument("--json", action="store_true", help="print one JSON document, as results.json")
     common.add_device(parser)
     common.add_cluster(parser)
@@ -109,6 +127,8 @@ def run(args: argparse.Namespace) -> int:
             f"{', '.join(dict.fromkeys(cell.category for cell in grid.cells))}; "
             f"{methods_and_seeds(grid)}" + (f"; {len(before)} done already" if before else "")
         )
+        if not left and args.keep_models and not all(store.model_path(cell).is_file() for cell in grid.cells):
+            say(f"some were done without --keep-models: remove their files in {store.cells} to fit anew")
         live = JobsProgress(say, common.say, terminal=sys.stderr.isatty() and not args.quiet)
         try:
             with _pool(args, left, live) as (plan, pool):
@@ -139,7 +159,7 @@ def _pool(
         if left:
             jobs, threads = jobs_and_threads(len(left), args.jobs, args.threads, args.device, live.say)
         yield (
-            RunPlan(args.data, jobs, threads),
+            RunPlan(args.data, jobs, threads, args.keep_models),
             Processes(jobs, threads, live.step),
         )
         return
@@ -149,24 +169,27 @@ def _pool(
         connect.cluster_connection(args.cluster),
         tasks.task_pool("cell", fits, args.data, args.out, live, most, args.threads, args.device) as pool,
     ):
-        yield RunPlan(args.data, pool.max_concurrency, pool.resources.threads), pool
+        yield RunPlan(args.data, pool.max_concurrency, pool.resources.threads, args.keep_models), pool
 
 
 def _fit_arguments(cell: Cell, root: str) -> dict[str, Any]:
     """The cell's fit, as `preparation.predict_peak_memory` takes it."""
-    own = {name: getattr(cell, name) for name in ("category", "group", "seen", "device")}
-    return {"images": os.path.abspath(root), "method": cell.method, **own, **cell.options}
+    own = {name: getattr(cell, name) for name in ("category", "group", "seen", "device", "light")}
+    return {"images": os.path.abspath(root), "method": cell.base_method, **own, **cell.options}
 
 
 def _plan_and_report(args: argparse.Namespace) -> Grid:
     """Plans the grid, and reports missing and unusable categories."""
     from flawscope.evaluation.benchmark import grid as grids
 
+    if args.draws and (args.seeds or not args.shots):
+        raise InputError("--draws is the number of seeds for --shots: give --shots, and leave out --seeds")
+    seeds = args.seeds or (",".join(map(str, range(args.draws or 3))) if args.shots else "0")
     grid = grids.plan_grid(
         args.data,
         categories=args.categories,
         methods=args.methods,
-        seeds=args.seeds,
+        seeds=seeds,
         configs=args.config,
         sets=args.set,
         steps=args.steps,
@@ -174,6 +197,8 @@ def _plan_and_report(args: argparse.Namespace) -> Grid:
         seen=args.seen,
         group=args.group,
         device=args.device,
+        light=args.light,
+        shots=args.shots,
         good=args.good,
     )
     if grid.missing:

@@ -35,12 +35,13 @@ from flawscope.evaluation.result import (
     LazySequence,
     PictureStore,
 )
-from flawscope.evaluation.robustness import robustness
+from flawscope.evaluation.robustness import LIGHTS, robustness
 from flawscope.evaluation.unlearnt import with_unlearnt
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results.part import INCOMPLETE
 from flawscope.results.prediction import MIN_WARNING_PICTURES, MismatchDetector, Prediction
 from flawscope.views.geometry import Geometry
+from flawscope.views.light import Light
 
 OnPrediction = Callable[[Item, Prediction], None]
 
@@ -69,7 +70,7 @@ def evaluate(
     dataset: Dataset,
     *,
     full_resolution: bool = False,
-    robust: bool = False,
+    robust: bool | Collection[Light] = False,
     leave_out: Collection[str] = (),
     take: OnPrediction | None = None,
     step: ProgressCallback = ignore_progress,
@@ -83,7 +84,8 @@ def evaluate(
 
     Args:
         full_resolution: pixel metrics at the pictures' own size too, labelled `full_*`. Slower.
-        robust: judge every picture in other light and out of focus too (`robustness`): 20 times the work.
+        robust: judge every picture in other light and out of focus too (`robustness`), or in these lights:
+            20 times the work, or as many times as there are lights.
         leave_out: hashes (`decoding.pixel_hash`) of further pictures to leave out.
         take: called with every item and its prediction, to write pictures.
 
@@ -110,6 +112,7 @@ def evaluate(
             f"none of {pluralize(len(dataset.test), 'test picture')} of {dataset.root} can be evaluated: "
             + (seen.failures[0] if seen.failures else "the model was fitted on all of them")
         )
+    lights = (LIGHTS if robust else ()) if isinstance(robust, bool) else robust
     labels: dict[str, Any] = {}
     shown = zip(kept.items, kept.predictions, strict=True)
     judged = judge_parts(predictor, shown, seen.failures)
@@ -135,7 +138,7 @@ def evaluate(
         mismatch=_mismatch_warning(kept, predictor),
         labels=labels,
         parts=part_statistics(predictor, judged),
-        robustness=robustness(predictor, dataset, leave_out=leave_out, step=step) if robust else (),
+        robustness=robustness(predictor, dataset, lights=lights, leave_out=leave_out, step=step),
         failures=tuple(seen.failures),
         judged_parts=judged,
         pictures=kept.pictures,

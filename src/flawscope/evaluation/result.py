@@ -17,16 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.datasets import Item
-from flawscope.errors import FlawscopeError, pluralize
+from flawscope.errors import FlawscopeError, missing_library_error, pluralize
 from flawscope.evaluation.robustness import Robustness
 from flawscope.pictures.listing import natural_key
+from flawscope.results.html import table
 from flawscope.results.part import PartPrediction
-from flawscope.results.prediction import Prediction, outcome
-from flawscope.results.table import Unjudged
+from flawscope.results.prediction import RIGHT, Prediction, outcome, prediction_html
+from flawscope.results.table import ResultRow, Unjudged, table_columns
 from flawscope.views.geometry import Geometry
 
 if TYPE_CHECKING:
-    pass
+    import pandas
 
 T = TypeVar("T")
 
@@ -169,6 +170,7 @@ METRIC_NAMES = {  # of the metrics, for a person
 }
 DEFECT_PIXELS = ("all", "outside", "pictures_outside")
 MASK_COUNTS = ("pictures", "empty", "lost", "regions", "lost_regions")
+NOTEBOOK_PICTURES = 6  # pictures in a notebook: the worst mistakes, then near mistakes
 LEFT_OUT_REASON = "left out: the model was fitted or calibrated on it"
 
 
@@ -287,6 +289,22 @@ class Evaluation:
         """Whether the model names kinds of defects."""
         return any(one.prediction.region_kinds for one in self.pictures)
 
+    def to_dataframe(self) -> pandas.DataFrame:
+        """Table with a row for each test picture: path, kind, defective, and the columns of `results.csv`.
+        Needs pandas; InputError where it is missing."""
+        try:
+            import pandas
+        except ImportError:
+            raise missing_library_error("to_dataframe()", "pandas", extras="pandas") from None
+        columns = table_columns(kinds=self.names_kinds, aligned=self.aligned)
+        rows = []
+        for item, said in all_results(self):
+            row = ResultRow.from_result(said)
+            values = {name: getattr(row, name) for name in columns}
+            path = values.pop("path") or str(item.path)
+            rows.append({"path": path, "kind": item.kind, "defective": item.anomalous, **values})
+        return pandas.DataFrame(rows)
+
     def __repr__(self) -> str:
         parts = [f"{self.category}: {self.method}", pluralize(self.images, "test picture")]
         for name, label in (("image_auroc", "image AUROC"), ("au_pro", "AU-PRO")):
@@ -296,6 +314,21 @@ class Evaluation:
             defective = self.masks["pictures"] + self.without_mask
             parts[-1] += f" of {self.masks['pictures']} of {defective} defective pictures"
         return f"<Evaluation {', '.join(parts)}, false alarms {_false_alarm_text(self)}>"
+
+    def _repr_html_(self) -> str:
+        """HTML for notebooks: the metrics, and the worst mistakes with picture, heat map and decision."""
+        metrics = [
+            (METRIC_NAMES.get(k, k), "n/a" if v is None else f"{v:.4f}") for k, v in self.metrics.items()
+        ]
+        kinds = [(kind, str(v["images"]), str(v["anomalous"])) for kind, v in self.kinds.items()]
+        tables = (
+            table([(f"{self.category}: {self.method}", pluralize(self.images, "test picture"))]),
+            table(metrics, ("metric", "value")),
+            table([("false alarms", _false_alarm_text(self))]),
+            table([("note", line) for line in self.remarks]),
+            table(kinds, ("kind", "pictures", "called anomalous")),
+        )
+        return f"<div>{''.join((*tables, *map(_picture_html, _worst_mistakes(self))))}</div>"
 
     def to_dict(self) -> dict[str, Any]:
         """The document that `evaluate --json` prints."""
@@ -342,3 +375,18 @@ def _false_alarm_text(result: Evaluation) -> str:
     of = pluralize(known["images"], "good picture")
     told = "no promise" if known["expected"] is None else f"expected {known['expected']:.1%}"
     return f"{count} of {of} ({low:.1%} to {high:.1%}, {told})"
+
+
+def _picture_html(one: EvaluatedPicture) -> str:
+    """Element with a picture and the fault of its decision."""
+    mistake = "" if one.outcome == RIGHT else f", {one.outcome}"
+    return prediction_html(one.prediction, f"{one.item.kind}{mistake}")
+
+
+def _worst_mistakes(result: Evaluation) -> list[EvaluatedPicture]:
+    def margin(index: int) -> float:
+        one = result.pictures[index]
+        return abs(one.prediction.severity) * (-1 if one.outcome == RIGHT else 1)
+
+    order = sorted(range(len(result.pictures)), key=lambda index: -margin(index))
+    return [result.pictures[index] for index in order[:NOTEBOOK_PICTURES]]

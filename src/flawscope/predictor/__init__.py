@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from flawscope.artefact import model_file
 from flawscope.artefact.certificate import Certificate, certify_samples
 from flawscope.artefact.files import ARCHIVE_SUFFIX, EXPORTED_SUFFIX, exported_error
-from flawscope.artefact.model_file import Artefact, Manifest
-from flawscope.calibration.power import update_detection_facts
+from flawscope.artefact.model_file import Artefact, Manifest, unpack_images
+from flawscope.calibration.power import describe_detection, update_detection_facts
 from flawscope.calibration.size_bounds import SizeBounds
 from flawscope.calibration.threshold import Calibration, Rate
 from flawscope.errors import InputError, check_arguments
@@ -43,6 +43,7 @@ from flawscope.predictor.streaming import (
     stream_predictions,
 )
 from flawscope.progress import ProgressCallback, ignore_progress
+from flawscope.results import html
 from flawscope.results.findings import other_form, outside_light
 from flawscope.results.found_parts import NOT_SEARCHED, PartSearch
 from flawscope.results.part import PartPrediction
@@ -56,6 +57,7 @@ from flawscope.views.view_looks import ViewLooks, thumbnail
 from flawscope.views.views import PartViews, Views
 
 SCALE = "mm_per_pixel"  # among a model's facts: how long a pixel of its pictures is
+SHOWN_SAMPLES = 3  # stored pictures that a notebook shows
 
 
 def load(
@@ -168,6 +170,16 @@ class Predictor:
         learnt = Counter(picture.role for picture in manifest.pictures)
         yield "pictures", ", ".join(f"{n} {role}" for role, n in learnt.items()) or "no pictures known"
         yield "decision", self.calibration.promise()
+
+    def _repr_html_(self) -> str:
+        """Shows a notebook the model's facts and the pictures that it holds."""
+        found = describe_detection(self.manifest.facts, self.calibration)
+        rows = [*self._facts(), *([("simulated defects found", found)] if found else [])]
+        rows += [("note", note) for note in self.manifest.notes]
+        samples = self.artefact.tensors.get("samples")
+        pictures = [] if samples is None else [*unpack_images(samples[:SHOWN_SAMPLES])]
+        shown = [(255 * p.transpose(1, 2, 0).clip(0, 1)).astype(np.uint8) for p in pictures]
+        return html.table(rows) + "".join(html.image_tag(html.shrink(one)) for one in shown)
 
     @check_arguments()
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -1,10 +1,23 @@
-"""Makes HTML: the environment of the pages' templates, data in a page. Jinja2 is loaded when it is used."""
+"""Makes HTML: the environment of the pages' templates, data inside a page, and small pictures and tables for
+notebooks. Jinja2 is loaded when it is used."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flawscope.pictures.listing import printable
+
+MAX_SIDE = 280  # pixels that a picture in a notebook is high and wide at most
+JPEG_QUALITY = 80  # of its JPEG
 
 
 def environment(text_of: Callable[[str], str]) -> Any:
@@ -26,3 +39,36 @@ def script_json(value: Any) -> Any:
 
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def shrink(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Scales a picture down to [H, W, 3] of at most `MAX_SIDE` high and wide."""
+    image = Image.fromarray(picture)
+    image.thumbnail((MAX_SIDE, MAX_SIDE))
+    return np.asarray(image)
+
+
+def image_tag(picture: NDArray[np.uint8]) -> str:
+    """Element with a picture [H, W, 3] as data in the page."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "jpeg", quality=JPEG_QUALITY)
+    data = base64.b64encode(file.getvalue()).decode("ascii")
+    height, width = picture.shape[:2]
+    style = "display:inline-block;margin:2px"
+    return f"<img style='{style}' width='{width}' height='{height}' src='data:image/jpeg;base64,{data}'>"
+
+
+def table(rows: Iterable[Sequence[str]], header: Sequence[str] = ()) -> str:
+    """Table of texts; all of them are escaped."""
+
+    def row(cells: Sequence[str], tag: str) -> str:
+        inside = (f"<{tag} style='text-align:left'>{escape_text(cell)}</{tag}>" for cell in cells)
+        return f"<tr>{''.join(inside)}</tr>"
+
+    head = row(header, "th") if header else ""
+    return f"<table>{head}{''.join(row(cells, 'td') for cells in rows)}</table>"
+
+
+def escape_text(text: str) -> str:
+    """Escapes text for HTML; control characters are shown."""
+    return escape(printable(text))

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
+from html import escape
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,7 +21,7 @@ from flawscope.pictures.appearance import FEATURES, FeatureValues, describe_shif
 from flawscope.pictures.channels import displayed
 from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.pixel_sets import Pixels, connected_parts
-from flawscope.results import drawing
+from flawscope.results import drawing, html
 from flawscope.results.findings import OUTSIDE_LIGHT, WITHIN_TOLERANCE, Decision, Finding, severity_text
 from flawscope.results.found_parts import NOT_SEARCHED, FoundParts, PartSearch
 from flawscope.results.region import Region as Region
@@ -28,9 +29,10 @@ from flawscope.results.region_size import bound_sizes, measure_region
 from flawscope.views.frames import PartPose
 from flawscope.views.geometry import Geometry
 
-MAX_SHOWN_REGIONS = 5  # that are named
+MAX_SHOWN_REGIONS = 5  # boxes that are named in a notebook
 WITHIN = "within tolerance"  # decision on an anomalous picture that a person's rules tolerate
 # readable on white and on black
+DECISION_COLOURS = {"anomalous": "#dc2626", WITHIN: "#b45309", "good": "#16a34a"}
 PEAK_RADIUS = 1 / 16  # of the longer side of a network's view: a map is about that wide around a point
 
 
@@ -340,6 +342,9 @@ class Prediction:
             f"{f', {self.path}' if self.path else ''}>"
         )
 
+    def _repr_html_(self) -> str:
+        return prediction_html(self)
+
     def to_dict(self) -> dict[str, Any]:
         """The document that `predict --json` prints."""
         return {
@@ -362,6 +367,44 @@ class Prediction:
 
     def _product_entries(self) -> dict[str, Any]:
         return {"product": self.product, "product_p_value": self.product_p_value}
+
+
+def prediction_html(prediction: Prediction, caption: str = "", source: PictureSource | None = None) -> str:
+    """The picture, its heat map, and the decision; the heat map alone where the picture cannot be read.
+    caption: beside the decision. source: the picture; by default the file that the prediction is of."""
+    name = prediction.path or ""
+    words = [
+        f"<b style='color:{DECISION_COLOURS[prediction.decision]}'>{prediction.decision}</b>",
+        f"severity {severity_text(prediction.severity)}",
+        f"p {prediction.p_value:.3f}",
+        f"score {prediction.score:.4g}, threshold {prediction.score_threshold:.4g}",
+        *(f"<b>{escape(finding.words)}</b>" for finding in prediction.findings),
+        *([escape(caption)] if caption else []),
+        *([f"<code>{html.escape_text(name)}</code>"] if name else []),
+    ]
+    boxes = [
+        f"({', '.join(f'{v:.0f}' for v in region.box)})"
+        + (f" {escape(region.kinds_text)}" if region.kinds_text else "")
+        for region in prediction.regions
+    ]
+    if boxes:
+        more = f" and {len(boxes) - MAX_SHOWN_REGIONS} more" if len(boxes) > MAX_SHOWN_REGIONS else ""
+        words.append(f"regions {' '.join(boxes[:MAX_SHOWN_REGIONS])}{more}")
+    pictures = "".join(html.image_tag(panel) for panel in _panels(prediction, source))
+    return f"<div><div>{pictures}</div><div>{' &nbsp; '.join(words)}</div></div>"
+
+
+def _panels(found: Prediction, source: PictureSource | None) -> list[NDArray[np.uint8]]:
+    picture_source = found.path if source is None else source
+    try:
+        if picture_source is None:
+            raise InputError("not known")
+        picture = html.shrink(displayed(picture_source))
+        return [picture, found.with_note(drawing.contour(*found.over(picture)))]
+    except InputError:  # moved since, or never a file
+        return (
+            [html.shrink(drawing.colour_map(found.map, *found.levels.colour_range))] if found.map.size else []
+        )
 
 
 MIN_WARNING_PICTURES = 4  # pictures that a warning needs

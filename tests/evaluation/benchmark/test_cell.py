@@ -7,9 +7,12 @@ from typing import NamedTuple
 
 import pytest
 
+from flawscope.datasets import open_dataset
 from flawscope.errors import CheckpointError, InputError
-from flawscope.evaluation.benchmark.cell import CellStore, RunPlan, fit_and_evaluate
+from flawscope.evaluation.benchmark.cell import CellStore, RunPlan, few_shot_dataset, fit_and_evaluate
 from flawscope.evaluation.benchmark.grid import Cell, plan_grid
+from flawscope.evaluation.benchmark.markdown import render
+from flawscope.evaluation.benchmark.tables import Results
 
 FAST = ["efficientad.window=41", "efficientad.border=0", "efficientad.training=fp32"]
 
@@ -148,6 +151,30 @@ def test_every_refusal_of_a_checkpoint_is_told_apart(tmp_path):
         Trainer.restore(nn.Module(), {}, {"identity": {"seed": 1}}, {"seed": 2})
 
 
+def test_a_model_that_is_kept_is_not_missing_when_the_cell_cannot_be_written(two, tmp_path, monkeypatch):
+    from flawscope.evaluation.benchmark import cell
+    from flawscope.fitting import fitting
+
+    task = task_for(two, tmp_path, sets=["patchcore.size=64"])
+    task = task._replace(plan=replace(task.plan, keep_models=True))
+    write = cell.write_json
+
+    def full(path, document):
+        if path == task.out:
+            raise Stop
+        write(path, document)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cell, "write_json", full)
+        with pytest.raises(Stop):
+            run(task)
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "fit", full)  # not called
+        document = run(task)
+    assert document["model_bytes"] == task.store.model_path(task.cell).stat().st_size
+    assert not task.work.exists()
+
+
 def test_a_fit_without_its_model_is_made_again(two, tmp_path):
     task = task_for(two, tmp_path, sets=["patchcore.size=64"])
     task.work.mkdir(parents=True)
@@ -177,6 +204,34 @@ def test_a_fitted_model_is_not_fitted_again(two, tmp_path, monkeypatch):
     assert whole["evaluation"]["metrics"]["image_auroc"] is not None
     assert whole["peak_memory"] > 50 * 2**20  # torch alone takes more
     assert whole["settings"]["size"] == "64"
+
+
+def test_with_a_range_of_light_it_is_judged_in_each_light(two, tmp_path):
+    document = run(task_for(two, tmp_path, sets=["patchcore.size=64"], light=0.1))
+    lights = document["evaluation"]["robustness"]
+    assert [one["name"] for one in lights[:3]] == ["unchanged", "brightness 0.9", "brightness 1.1"]
+    assert len(lights) == 7
+    images = document["evaluation"]["images"]
+    assert all(one["good"] + one["defective"] == images for one in lights)
+
+
+def test_few_pictures_are_drawn_by_the_seed_and_the_test_stays(two, tmp_path):
+    dataset = open_dataset(two, "grid")
+    one, three = (few_shot_dataset(dataset, count, 0) for count in (1, 3))
+    assert {*one.train} < {*three.train} < {*dataset.train}
+    assert few_shot_dataset(dataset, 3, 1).train != three.train
+    with pytest.raises(InputError, match="ask for fewer --shots"):
+        few_shot_dataset(dataset, 999, 0)
+    task = task_for(two, tmp_path, sets=["patchcore.size=64"], shots="1")
+    document = run(task)
+    assert (document["method"], document["pictures"]["train"]) == ("patchcore-1-shot", 1)
+    assert document["evaluation"]["images"] == len(dataset.test)
+    results = Results(
+        plan_grid(two, categories="grid", sets=["patchcore.size=64"], shots="1"),
+        {task.cell.name: document},
+        {},
+    )
+    assert "patchcore-1-shot" in render(results)
 
 
 def test_seen_defects_are_learnt_from_and_not_tested_on(two, tmp_path):

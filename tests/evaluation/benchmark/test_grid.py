@@ -9,6 +9,7 @@ from PIL import Image
 from flawscope.datasets.layouts import MVTEC, OBJECTS, TEXTURES
 from flawscope.errors import InputError
 from flawscope.evaluation.benchmark.grid import plan_grid
+from flawscope.evaluation.benchmark.tables import methods_and_seeds
 
 
 def names(grid):
@@ -37,6 +38,38 @@ def test_the_first_seed_of_everything_comes_first(two):
         for category in ("grid", "plate")
     ]
     assert all(cell.options["seed"] == cell.seed for cell in grid.cells)
+
+
+def test_a_method_may_have_seeds_of_its_own(two):
+    call = {"categories": "plate", "methods": "patchcore,efficientad"}
+    grid = plan_grid(two, **call, seeds="0,1,2", sets=["efficientad.seeds=1", "efficientad.steps=5"])
+    assert grid.seeds == {"patchcore": (0, 1, 2), "efficientad": (1,)}
+    found = [(c.method, c.seed) for c in grid.cells]
+    assert found == [("patchcore", 0), ("efficientad", 1), ("patchcore", 1), ("patchcore", 2)]
+    assert methods_and_seeds(grid) == "patchcore (seeds 0, 1, 2), efficientad (seed 1)"
+    same = plan_grid(two, **call, seeds="0,1,2", sets=["efficientad.steps=5"])  # seeds make no other cells
+    assert {c.name for c in grid.cells} < {c.name for c in same.cells}
+    with pytest.raises(InputError, match="seeds x: not whole"):
+        plan_grid(two, **call, sets=["efficientad.seeds=x"])
+
+
+def test_few_pictures_are_columns_of_their_own_and_draws_are_seeds(two):
+    grid = plan_grid(two, categories="grid", seeds="0,1", shots="1,4")
+    assert grid.methods == ("patchcore-1-shot", "patchcore-4-shot")
+    assert [(c.method, c.shots, c.seed) for c in grid.cells] == [
+        (f"patchcore-{shots}-shot", shots, seed) for seed in (0, 1) for shots in (1, 4)
+    ]
+    assert not {*names(grid)} & {*names(plan_grid(two, categories="grid", seeds="0,1"))}
+    for call in ({"shots": "0"}, {"shots": "x"}):
+        with pytest.raises(InputError, match="--shots"):
+            plan_grid(two, **call)
+
+
+def test_light_is_another_setting(two):
+    plain, lit = plan_grid(two), plan_grid(two, light=0.1)
+    assert not {*names(plain)} & {*names(lit)}
+    assert all(cell.light == cell.identity["light"] == 0.1 for cell in lit.cells)
+    assert not any("light" in cell.identity for cell in plain.cells)  # names as before there was a range
 
 
 def test_settings_come_from_the_file_by_category_then_from_set(two, tmp_path):
@@ -187,14 +220,14 @@ def test_a_category_that_cannot_be_used_does_not_stop_the_others(two, tmp_path):
         ({"sets": ["size=3"]}, "write it as METHOD.key=value"),
         ({"sets": ["efficientad.steps=3"]}, "efficientad is none of --methods patchcore"),
         ({"sets": ["patchcore.sizee=64"]}, "unknown setting sizee; did you mean size?"),
-        ({"sets": ["patchcore.seed=1"]}, "give --seeds"),
+        ({"sets": ["patchcore.seed=1"]}, "give --seeds, or"),
         ({"sets": ["patchcore.seen=3"]}, "learns from good pictures only"),
         ({"configs": ["patchcore"]}, "write it as METHOD=FILE"),
         ({"configs": ["patchcore=nowhere.yaml"]}, "cannot read config nowhere.yaml"),
         ({"steps": 3}, "none of patchcore learns in steps"),
         ({"seen": "3"}, "learn from good pictures only"),
         ({"group": "("}, "not a regular expression"),
-        ({"seeds": "x"}, "seeds x: not whole"),
+        ({"light": 0.5}, "light 50%: a range above 30% is no small change"),
     ],
 )
 def test_wrong_calls_are_told_before_anything_runs(two, call, match):

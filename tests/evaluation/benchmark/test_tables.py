@@ -47,7 +47,7 @@ def made(values, rows, failed=None, **grid):
     seeds = tuple(sorted({seed for *_, seed in keys}))
     cells = tuple(cell(*key) for key in keys)
     return Results(
-        Grid(rows, methods, seeds, cells, **grid),
+        Grid(rows, methods, dict.fromkeys(methods, seeds), cells, **grid),
         {cell(*key).name: document(value) for key, value in values.items()},
         {cell(*key).name: reason for key, reason in (failed or {}).items()},
     )
@@ -216,6 +216,15 @@ def test_the_csv_has_a_row_a_cell_and_no_zeros_for_what_is_missing(tmp_path):
     assert rows[2]["peak_memory_mib"] == "1024"
     assert rows[3]["image_auroc"] == rows[0]["image_auroc"] == ""
     assert rows[3]["reason"] == "x, y"
+
+
+def test_figures_in_each_light_are_summed_over_the_seeds():
+    results = made({("tile", "patchcore", seed): 0.9 for seed in (0, 1)}, ("tile",))
+    assert "In other light" not in render(results)
+    for seed, one in enumerate(results.done.values()):
+        counts = {"good": 10, "false_alarms": seed, "defective": 8, "found": 7}
+        one["evaluation"]["robustness"] = [{"name": name, **counts} for name in ("unchanged", "contrast 0.9")]
+    assert lines_of(render(results), "In other light")["tile"] == ["patchcore", *["1 of 20, 14 of 16"] * 2]
 
 
 def test_the_json_says_the_same():

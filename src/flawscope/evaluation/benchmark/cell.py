@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from flawscope.artefact.files import atomic_write
+from flawscope.datasets import Dataset
 from flawscope.errors import CheckpointError, FlawscopeError, InputError
 from flawscope.evaluation.benchmark.grid import Cell
 from flawscope.machine import machine_info, peak_memory
 from flawscope.methods import registry
 from flawscope.progress import ProgressCallback
+from flawscope.views.light import light_variations
 
 DOCUMENT_FORMAT = 1  # of a cell's document
 
@@ -35,6 +38,7 @@ class RunPlan:
     root: str
     jobs: int
     threads: int
+    keep_models: bool = False
 
 
 def run_cell(cell: Cell, store: CellStore, plan: RunPlan, step: ProgressCallback) -> dict[str, Any]:
@@ -73,7 +77,8 @@ def fit_and_evaluate(
     began = time.perf_counter()
     predictor = load(model, device=cell.device, threads=threads)
     assert isinstance(predictor, Predictor)
-    found = evaluate(predictor, dataset, step=step)
+    lights = () if cell.light is None else light_variations(cell.light)
+    found = evaluate(predictor, dataset, robust=lights, step=step)
     seconds = time.perf_counter() - began
     manifest = predictor.manifest
     document = {
@@ -98,7 +103,13 @@ def fit_and_evaluate(
         "versions": manifest.versions,
         "identity": cell.identity,
     }
-    write_json(store.cell_path(cell), document)  # with it the cell is done
+    try:
+        if plan.keep_models:
+            store.model_path(cell).parent.mkdir(exist_ok=True)
+            with open(model, "rb") as source, atomic_write(store.model_path(cell)) as kept:
+                shutil.copyfileobj(source, kept)
+    finally:
+        write_json(store.cell_path(cell), document)  # last: with it the cell is done
     shutil.rmtree(work, ignore_errors=True)
     return document
 
@@ -120,16 +131,19 @@ def _fit_model(
     set_thread_count(threads)
     reuse_freed_memory()
     checkpoint = checkpoint_path(model)
+    if cell.shots:
+        dataset = few_shot_dataset(dataset, cell.shots, cell.seed)
 
     def fit() -> Any:
         return flawscope.fit(
             dataset,
-            method=cell.method,
+            method=cell.base_method,
             seen=cell.seen,
             group=cell.group,
+            light=cell.light,
             minutes=cell.minutes,
             checkpoint=checkpoint,
-            resume=registry.method(cell.method).learns_in_steps,
+            resume=registry.method(cell.base_method).learns_in_steps,
             device=cell.device,
             check=False,  # real defects follow
             say=say,
@@ -156,6 +170,22 @@ def _fit_model(
         "skipped": predictor.failures,
         "peak_memory": peak_memory(),
     }
+
+
+def few_shot_dataset(dataset: Dataset, count: int, seed: int) -> Dataset:
+    """Keeps `count` good pictures to learn from, the first in an order drawn by the seed, so that a larger
+    count includes the pictures of a smaller one. Test pictures stay.
+
+    Raises:
+        InputError: there are fewer.
+    """
+    train = list(dataset.train)
+    if len(train) < count:
+        raise InputError(
+            f"{dataset.category} has {len(train)} good pictures, not {count}: ask for fewer --shots"
+        )
+    random.Random(seed).shuffle(train)
+    return replace(dataset, train=tuple(train[:count]), validation=())
 
 
 def _prepare_work_folder(work: Path, threads: int) -> int:
@@ -199,6 +229,9 @@ class CellStore:
     def remove_work_folder(self, cell: Cell) -> None:
         """Removes the work folder of a finished cell: its process may have been killed before that."""
         shutil.rmtree(self.work_folder(cell), ignore_errors=True)
+
+    def model_path(self, cell: Cell) -> Path:
+        return self.root / "models" / f"{cell.name}.safetensors"
 
     def prepare(self) -> None:
         """Makes the folders, and removes partial files of killed writers."""

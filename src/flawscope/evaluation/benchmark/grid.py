@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -19,7 +20,9 @@ from flawscope.datasets.seen_defects import choose_seen
 from flawscope.errors import InputError
 from flawscope.methods import registry, settings
 from flawscope.pictures.listing import walk_files
+from flawscope.views.light import check_range
 
+SHOT_SUFFIX = "-shot"  # behind a number of pictures: column of a method fitted on so few
 MAX_HASHED_FILES = 20_000  # files in a folder that a setting names, beyond which their content is not read
 
 
@@ -30,6 +33,8 @@ class Cell:
     options: the method's settings, all of them.
     seen: defects that it learns from too, as `fitting.fit` takes them; they are not tested on.
     identity: everything that decides the result; files that settings name count by content, not by place.
+    light: range of the light in which the false-alarm rate is kept; None: light like the good pictures'.
+    shots: number of good pictures that it learns from, drawn by the seed; 0: all.
     good: names of the folders of good pictures, as `open_dataset` takes them.
     """
 
@@ -42,7 +47,14 @@ class Cell:
     minutes: float | None
     device: str
     identity: dict[str, Any]
+    light: float | None = None
+    shots: int = 0
     good: str | None = None
+
+    @property
+    def base_method(self) -> str:
+        """Method that is fitted: `method` without `-NUMBER` and `SHOT_SUFFIX`."""
+        return base_method(self.method)
 
     @property
     def label(self) -> str:
@@ -59,6 +71,7 @@ class Grid:
     """The cells of a call.
 
     rows: categories in the order of the tables.
+    seeds: by method.
     missing: categories that the data do not have.
     unusable: other categories, each with the reason.
     cells: in the order they are worked off: the first seed of everything comes first.
@@ -66,7 +79,7 @@ class Grid:
 
     rows: tuple[str, ...]
     methods: tuple[str, ...]
-    seeds: tuple[int, ...]
+    seeds: Mapping[str, tuple[int, ...]]
     cells: tuple[Cell, ...]
     missing: tuple[str, ...] = ()
     unusable: Mapping[str, str] = field(default_factory=dict)
@@ -85,6 +98,8 @@ def plan_grid(
     seen: str | None = None,
     group: str | None = None,
     device: str = "auto",
+    light: float | None = None,
+    shots: str | None = None,
     good: str | None = None,
 ) -> Grid:
     """The grid of a call of `flawscope benchmark`, whose options these are, with every setting checked. Loads
@@ -92,7 +107,7 @@ def plan_grid(
 
     Args:
         root: folder of categories in any layout that `open_dataset` reads, or one category.
-        sets: `METHOD.key=value`; win over the files of `configs`.
+        sets: `METHOD.key=value`; win over the files of `configs`. `METHOD.seeds=LIST` wins over `seeds`.
         steps, minutes, seen: for the methods that know them.
 
     Raises:
@@ -101,8 +116,12 @@ def plan_grid(
     chosen = split_names(methods, "--methods", "name one or more, such as patchcore,efficientad")
     for name in chosen:
         registry.method(name)  # an unknown one is reported now
-    numbers = _parse_seeds(seeds)
-    files, own = _options_by_method(chosen, configs, sets)
+    if light is not None:
+        check_range(light)
+    few = _parse_numbers(shots, "--shots", "1,2,4,8") if shots else ()
+    if 0 in few:
+        raise InputError("--shots: 0 pictures teach nothing; write for example 1,2,4,8")
+    numbers, files, own = _options_by_method(chosen, _parse_numbers(seeds, "--seeds", "0,1,2"), configs, sets)
     rows, missing = select_categories(root, categories, "--categories")
     given = {"steps": steps, "minutes": minutes, "seen": seen}
     values = {
@@ -115,18 +134,25 @@ def plan_grid(
         raise InputError(f"--steps, --minutes: none of {', '.join(chosen)} learns in steps; leave them out")
     if seen and not any(map(_learns_from_defects, chosen)):
         raise InputError(f"--seen: {' and '.join(chosen)} learn from good pictures only; leave it out")
+    first = numbers[chosen[0]][0]
     present = [row for row in rows if row not in missing]
-    usable, unusable = _open_categories(root, present, numbers[0], group, good)
+    usable, unusable = _open_categories(root, present, first, group, good)
     common = {"group": group, "minutes": minutes, "device": device}
+    if light is not None:
+        common["light"] = light  # without it, names of cells are those of versions that did not have it
     if good is not None:
-        common["good"] = good  # without it, names of cells are those of versions that did not have it
+        common["good"] = good  # likewise
     cells = tuple(_cells(chosen, numbers, usable, values, common))
+    if few:
+        cells = tuple(_few_shot_cell(cell, count) for cell in cells for count in few)
+        numbers = {f"{method}-{count}{SHOT_SUFFIX}": numbers[method] for method in chosen for count in few}
+        chosen = tuple(numbers)
     return Grid(rows, chosen, numbers, cells, missing, unusable)
 
 
 def _cells(
     methods: Sequence[str],
-    seeds: Sequence[int],
+    seeds: Mapping[str, tuple[int, ...]],
     datasets: Mapping[str, Dataset],
     values: Mapping[tuple[str, str], tuple[Any, int | str]],
     common: Mapping[str, Any],
@@ -135,11 +161,11 @@ def _cells(
     common: settings of all cells, minutes only for methods that learn in steps."""
     known: dict[str, str] = {}
     data = {category: _dataset_digest(dataset, known) for category, dataset in datasets.items()}
-    for seed in seeds:
+    for place in range(max(map(len, seeds.values()))):
         for method in methods:
-            for category, dataset in datasets.items():
+            for category, dataset in datasets.items() if place < len(seeds[method]) else ():
                 config, defects = values[method, category]
-                config = replace(config, seed=seed)
+                config = replace(config, seed=seeds[method][place])
                 named = {key: _path_identity(getattr(config, key), known) for key in config.PATHS}
                 call = {**common, "minutes": common["minutes"] if _learns_in_steps(method) else None}
                 identity = {
@@ -162,27 +188,45 @@ def _cells(
                 )
 
 
+def _few_shot_cell(cell: Cell, count: int) -> Cell:
+    return replace(
+        cell,
+        method=f"{cell.method}-{count}{SHOT_SUFFIX}",
+        identity={**cell.identity, "shots": count},
+        shots=count,
+    )
+
+
+def base_method(name: str) -> str:
+    """Returns the method of a column of the tables: its name without a suffix."""
+    return re.sub(rf"-\d+{SHOT_SUFFIX}$", "", name)
+
+
 # -------------------------------------------------------------------------------------- the call's arguments
 
 
 def _options_by_method(
-    chosen: Sequence[str], configs: Sequence[str], sets: Sequence[str]
-) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """File of settings and single settings of each method."""
+    chosen: Sequence[str], seeds: tuple[int, ...], configs: Sequence[str], sets: Sequence[str]
+) -> tuple[dict[str, tuple[int, ...]], dict[str, str], dict[str, list[str]]]:
+    """Seeds, file of settings and single settings of each method."""
+    numbers = dict.fromkeys(chosen, seeds)
     files = dict(_split_pair(text, "--config", "METHOD=FILE", chosen, "=") for text in configs)
     own: dict[str, list[str]] = {}
     for text in sets:
         method, rest = _split_pair(text, "--set", "METHOD.key=value", chosen, ".")
-        if rest.partition("=")[0].strip() == "seed":
-            raise InputError(f"--set {method}.seed: give --seeds")
-        own.setdefault(method, []).append(rest)
-    return files, own
+        if rest.startswith("seeds="):
+            numbers[method] = _parse_numbers(rest.removeprefix("seeds="), f"--set {method}.seeds", "0,1,2")
+        elif rest.partition("=")[0].strip() == "seed":
+            raise InputError(f"--set {method}.seed: give --seeds, or --set {method}.seeds=0,1,2")
+        else:
+            own.setdefault(method, []).append(rest)
+    return numbers, files, own
 
 
-def _parse_seeds(text: str) -> tuple[int, ...]:
-    words = split_names(text, "--seeds", "write numbers with commas, such as 0,1,2")
+def _parse_numbers(text: str, option: str, example: str) -> tuple[int, ...]:
+    words = split_names(text, option, f"write numbers with commas, such as {example}")
     if not all(word.isdecimal() for word in words):
-        raise InputError(f"--seeds {text}: not whole numbers of at least 0; write for example 0,1,2")
+        raise InputError(f"{option} {text}: not whole numbers of at least 0; write for example {example}")
     return tuple(dict.fromkeys(map(int, words)))
 
 

@@ -12,6 +12,7 @@ from string import ascii_lowercase
 from typing import Any
 
 from flawscope.errors import pluralize
+from flawscope.evaluation.benchmark.grid import base_method
 from flawscope.evaluation.benchmark.tables import (
     COSTS,
     METRICS,
@@ -65,6 +66,7 @@ def render(results: Results) -> str:
     letters = {s.id: f"[{ascii_lowercase[k]}]" for k, s in enumerate(s for s in results.sources if s.table)}
     parts = ["# Benchmark", _introduction(results)]
     parts += [_metric_section(results, metric, letters, notes) for metric in METRICS]
+    parts.append(_light_section(results))
     parts += [_cost_section(results, notes), notes.section(), _published_section(results, letters)]
     parts += [_settings_section(results), _environment_section(results)]
     return "\n\n".join(filter(None, parts)).rstrip() + "\n"
@@ -75,7 +77,7 @@ def _introduction(results: Results) -> str:
     count = f"{len(results.done)} of {pluralize(len(grid.cells), 'cell')} done"
     if results.failed:
         count += f", {len(results.failed)} failed"
-    several = len(grid.seeds) > 1
+    several = any(len(seeds) > 1 for seeds in grid.seeds.values())
     lines = [
         f"{methods_and_seeds(grid)}; {count}.",
         "Shares from 0 to 1, higher is better"
@@ -161,6 +163,25 @@ def _format_published(source: Source, metric: str, group: Group) -> str:
 # --------------------------------------------------------------------------------------- beside the figures
 
 
+def _light_section(results: Results) -> str:
+    """Table of false alarms and defects found in each light of a range."""
+    rows, lights = [], dict[str, None]()
+    for category, method in itertools.product(results.grid.rows, results.grid.methods):
+        found = [results.document(cell) for cell in results.cells.get((method, category), [])]
+        tables = [d["evaluation"]["robustness"] for d in found if d and d["evaluation"].get("robustness")]
+        shown = []
+        for same in zip(*tables, strict=True):
+            count = {
+                key: sum(one[key] for one in same) for key in ("false_alarms", "good", "found", "defective")
+            }
+            lights[same[0]["name"]] = None
+            shown.append("{false_alarms} of {good}, {found} of {defective}".format(**count))
+        if shown:
+            rows.append([category, method, *shown])
+    text = "False alarms, and defects found, at the models' own thresholds, over all seeds."
+    return _section("In other light", text, [*lights], rows)
+
+
 def _cost_section(results: Results, notes: _Footnotes) -> str:
     rows = []
     for category, method in itertools.product(results.grid.rows, results.grid.methods):
@@ -229,7 +250,7 @@ def _settings_section(results: Results) -> str:
 
 def _changed_settings(method: str, settings: dict[str, Any]) -> str:
     """Describes the settings that differ from the defaults, without seeds and steps, which have columns."""
-    defaults = json.loads(json.dumps(asdict(registry.method(method).config())))
+    defaults = json.loads(json.dumps(asdict(registry.method(base_method(method)).config())))
     found = [
         f"`{key}: {value}`"
         for key, value in settings.items()

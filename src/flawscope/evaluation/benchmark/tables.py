@@ -123,7 +123,7 @@ class Results:
 
     def value(self, metric: str, method: str, category: str) -> Aggregate:
         values = list(self.seeds(metric, method, category).values())
-        return Aggregate(_mean(values), _deviation(values), len(values), len(self.grid.seeds))
+        return Aggregate(_mean(values), _deviation(values), len(values), len(self.grid.seeds[method]))
 
     def average(self, metric: str, method: str, group: Group) -> Aggregate:
         """The mean of the categories' means; its deviation over the seeds that cover all of them."""
@@ -166,7 +166,7 @@ class Results:
             "flawscope": __version__,
             "categories": list(self.grid.rows),
             "methods": list(self.grid.methods),
-            "seeds": list(self.grid.seeds),
+            "seeds": {method: list(seeds) for method, seeds in self.grid.seeds.items()},
             "missing": list(self.grid.missing),
             "unusable": dict(self.grid.unusable),
             "cells": [
@@ -216,7 +216,7 @@ class Results:
         writer.writeheader()
         for category, method in itertools.product(self.grid.rows, self.grid.methods):
             cells = {cell.seed: cell for cell in self.cells.get((method, category), [])}
-            for seed in self.grid.seeds:
+            for seed in self.grid.seeds[method]:
                 row = {"category": category, "method": method, "seed": seed}
                 row |= self._csv_row(category, cells.get(seed))
                 writer.writerow({name: csv_cell(value) for name, value in row.items()})
@@ -234,8 +234,14 @@ class Results:
 
 
 def methods_and_seeds(grid: Grid) -> str:
-    """`patchcore, prnet; seeds 0, 1`."""
-    return f"{', '.join(grid.methods)}; seed{'s' * (len(grid.seeds) > 1)} {', '.join(map(str, grid.seeds))}"
+    """`patchcore, prnet; seeds 0, 1`, or by method where they differ."""
+
+    def words(seeds: Sequence[int]) -> str:
+        return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+
+    if len({*grid.seeds.values()}) == 1:
+        return f"{', '.join(grid.methods)}; {words(grid.seeds[grid.methods[0]])}"
+    return ", ".join(f"{method} ({words(grid.seeds[method])})" for method in grid.methods)
 
 
 def published_average(source: Source, metric: str, group: Group) -> tuple[Figure, int] | None:
