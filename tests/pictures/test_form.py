@@ -25,6 +25,13 @@ def test_a_side_is_no_smaller_than_the_network_takes():
     assert max(size_in_form(1024, 50.0)) <= 4096
 
 
-def test_the_usual_form_is_that_of_most():
-    assert usual_form([(100, 200), (100, 210), (300, 100)]) == pytest.approx(100 / 200, rel=0.06)
+def test_the_usual_form_is_that_of_nearly_all():
+    strips = [(100, 200), (100, 210), (100, 300)] * 3
+    assert usual_form(strips) == usual_form([*strips, (300, 100)]) == pytest.approx(100 / 210)
     assert usual_form([]) == 1
+
+
+@pytest.mark.parametrize("other", [(300, 100), (100, 100), (100, 140)])
+def test_pictures_of_several_forms_are_seen_as_squares(other):
+    """A form must suit nearly all: of 5 pictures 1 would be stretched more than to a square."""
+    assert usual_form([(100, 200)] * 4 + [other]) == 1
