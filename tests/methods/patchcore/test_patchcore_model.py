@@ -229,7 +229,7 @@ def test_each_size_sees_the_reduced_picture():
     torch.testing.assert_close(model.embed(image), expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("fusion", ["maximum", "norm"])
+@pytest.mark.parametrize("fusion", ["maximum", "norm", "sizes"])
 @pytest.mark.parametrize("score", ["reweighted", "map"])
 def test_combine_joins_standardised_values(score, fusion):
     model = two_sizes(left_half(), score=score, sigma=2.0, fusion=fusion)
@@ -246,6 +246,8 @@ def test_combine_joins_standardised_values(score, fusion):
         joined, lowest = torch.maximum(first, second), max(-0.5 / 0.2, -0.7 / 0.1)
         if fusion == "norm":
             joined, lowest = torch.hypot(first.clamp(min=0), second.clamp(min=0)), 0.0
+        if fusion == "sizes":
+            joined, lowest = (first.clamp(min=0) ** 3 + second.clamp(min=0) ** 3) ** (1 / 3), 0.0
         joined[:, 24:] = lowest  # as if every patch were in the bank
         torch.testing.assert_close(drawn[i], joined, rtol=1e-4, atol=1e-4)
         expected = max((float(scores[0][i]) - 1.0) / 0.3, (float(scores[1][i]) - 2.0) / 0.4)
@@ -284,9 +286,19 @@ def test_stages_apart_have_grids_and_banks_of_their_own_at_the_larger_sizes():
             away = torch.cdist(patches[i], bank).amin(1).view(1, 1, *grid)
             resized = F.interpolate(away, size=(32, 48), mode="bilinear", align_corners=False)
             maps.append((resized[0, 0] - mean) / spread)
-        expected = torch.stack(maps).clamp(min=0).square().sum(0).sqrt()
-        torch.testing.assert_close(drawn[i], expected, rtol=1e-4, atol=1e-4)
+        coarse_look, *fine_look = (one.clamp(min=0) for one in maps)
+        both = sum(one**1.5 for one in fine_look) ** (2 / 3) / 2 ** (1 / 6)
+        torch.testing.assert_close(drawn[i], (coarse_look**3 + both**3) ** (1 / 3), rtol=1e-4, atol=1e-4)
         assert float(scores[i]) == pytest.approx(float(drawn[i].max()))
+
+
+def test_noise_of_one_size_hardly_changes_what_the_other_sees():
+    model = Model(
+        replace(CONFIG, size="16x24+32x48", layers="apart", score="map", fusion="sizes"), TwoStages()
+    )
+    seen, noise = torch.tensor([3.0]), torch.tensor([1.0])
+    assert 3.0 < float(model.fuse([seen, noise, noise])) < 3.15 < 3 * (11 / 9) ** 0.5  # the norm's
+    assert float(model.fuse([-noise, noise, noise])) == pytest.approx(2**0.5)
 
 
 def test_files_of_older_versions_keep_what_they_mean():

@@ -27,6 +27,9 @@ from flawscope.methods.patchcore.quantized_search import (
 from flawscope.methods.threads import workers
 
 TIE_TOLERANCE = 1e-5  # relative
+# Powers p of (sum of x^p)^(1/p), by which maps are joined: 1 is the sum, 2 the norm, infinity the largest
+STAGES_POWER = 1.5  # of stages at one size: nearly as sharp where they agree, and one alone still counts
+SIZES_POWER = 3.0  # of sizes: what one sees is not blurred by the noise of the others
 MAX_CONFIRMED = 256 * 2**20  # bytes of bank elements that a picture's patches are compared with in fp32
 BLOCK = 1024  # patches x bank elements multiplied at once: 4 MiB of products, minimum taken in the cache
 EXPORTED_BLOCK = 128  # bank elements, in an exported graph, whose queries are some thousand
@@ -129,11 +132,22 @@ class Model(PatchDetector):
         return torch.stack(scores).amax(0), drawn
 
     def fuse(self, maps: Sequence[Tensor]) -> Tensor:
-        """Join the maps of all banks, on one scale: the largest value counts, or the root of the sum of
-        squares of what lies above an ordinary good picture's."""
+        """Join the maps of all banks, on one scale, as `Config.fusion` says; but with `maximum`, what lies
+        below an ordinary good picture's counts as 0."""
         if self.config.fusion == "maximum":
             return torch.stack(list(maps)).amax(0)
-        return torch.stack(list(maps)).clamp(min=0).square().sum(0).sqrt()
+        maps = [one.clamp(min=0) for one in maps]
+        if self.config.fusion == "norm":
+            return torch.stack(maps).square().sum(0).sqrt()
+        at_sizes: dict[tuple[int, int], list[Tensor]] = {}
+        for view, one in zip(self.views, maps, strict=True):
+            at_sizes.setdefault(view.size, []).append(one)
+        # on the norm's scale: as many equal maps have the same sum with any power
+        joined = [
+            power_sum(of_size, STAGES_POWER) * len(of_size) ** (1 / 2 - 1 / STAGES_POWER)
+            for of_size in at_sizes.values()
+        ]
+        return power_sum(joined, SIZES_POWER)
 
     choose = deferred("flawscope.methods.patchcore.places:choose")
     left_out = deferred("flawscope.methods.patchcore.leave_one_out:left_out")
@@ -343,6 +357,13 @@ class BankView(PatchView):
             close = self.bank[near <= near.min() * (1 + TIE_TOLERANCE)]
             found.append(bool((far != patch).any() or (close != close[:1]).any()))
         return torch.tensor(found)
+
+
+def power_sum(maps: Sequence[Tensor], p: float) -> Tensor:
+    """(the sum of x^p)^(1/p) of maps x from 0 on."""
+    if len(maps) == 1:
+        return maps[0]
+    return torch.stack(list(maps)).pow(p).sum(0).pow(1 / p)
 
 
 def shallow_copy(module: Module) -> Module:
