@@ -27,9 +27,9 @@ from flawscope.methods.patchcore.quantized_search import (
 from flawscope.methods.threads import workers
 
 TIE_TOLERANCE = 1e-5  # relative
-# Powers p of (sum of x^p)^(1/p), by which maps are joined: 1 is the sum, 2 the norm, infinity the largest
-STAGES_POWER = 1.5  # of stages at one size: nearly as sharp where they agree, and one alone still counts
-SIZES_POWER = 3.0  # of sizes: what one sees is not blurred by the noise of the others
+# Powers p of (sum of x^p)^(1/p), by which outlines are drawn: 1 is the sum, 2 the norm, infinity the largest
+STAGES_POWER = 1.5  # of stages at one size: sharper where they agree, and one alone still counts
+SIZES_POWER = 2.5  # of sizes: what one sees is not blurred by the noise of the others
 MAX_CONFIRMED = 256 * 2**20  # bytes of bank elements that a picture's patches are compared with in fp32
 BLOCK = 1024  # patches x bank elements multiplied at once: 4 MiB of products, minimum taken in the cache
 EXPORTED_BLOCK = 128  # bank elements, in an exported graph, whose queries are some thousand
@@ -120,11 +120,15 @@ class Model(PatchDetector):
         maps = [view.anomaly_map(d) for view, d in zip(self.views, distances, strict=True)]
         normal = [self.normal[v] for v in range(len(maps))]
         drawn, lowest = maps[0], maps[0].new_zeros(())
+        counted = self.roi if inside is None else inside
         if len(maps) > 1:
-            drawn = self.fuse([(m - n[0]) / n[1] for m, n in zip(maps, normal, strict=True)])
+            maps = [(m - n[0]) / n[1] for m, n in zip(maps, normal, strict=True)]
+            drawn = self.fuse(maps)
             # pixels that do not count get the lowest value of a map, as if every patch were in the bank
             lowest = self.fuse([-n[0] / n[1] for n in normal])
-        drawn = torch.where(self.roi if inside is None else inside, drawn, lowest)
+        drawn = torch.where(counted, drawn, lowest)
+        if len(maps) > 1 and self.config.fusion == "sizes" and self.config.tile is None:
+            drawn = self.outlined(drawn, maps, counted)
         if self.config.score == "map":
             return drawn.flatten(1).amax(1), drawn
         if len(maps) > 1:
@@ -132,22 +136,26 @@ class Model(PatchDetector):
         return torch.stack(scores).amax(0), drawn
 
     def fuse(self, maps: Sequence[Tensor]) -> Tensor:
-        """Join the maps of all banks, on one scale, as `Config.fusion` says; but with `maximum`, what lies
-        below an ordinary good picture's counts as 0."""
+        """Join the maps of all banks, on one scale: the largest value counts, or the root of the sum of
+        squares of what lies above an ordinary good picture's."""
         if self.config.fusion == "maximum":
             return torch.stack(list(maps)).amax(0)
-        maps = [one.clamp(min=0) for one in maps]
-        if self.config.fusion == "norm":
-            return torch.stack(maps).square().sum(0).sqrt()
+        return torch.stack(list(maps)).clamp(min=0).square().sum(0).sqrt()
+
+    def outlined(self, drawn: Tensor, maps: Sequence[Tensor], counted: Tensor) -> Tensor:
+        """Draw joined maps `[B, H, W]` sharper, their maxima as they are: the stages of a size are joined
+        before the sizes, by other powers than the norm's. 0 where `counted`, bool, does not hold."""
         at_sizes: dict[tuple[int, int], list[Tensor]] = {}
         for view, one in zip(self.views, maps, strict=True):
-            at_sizes.setdefault(view.size, []).append(one)
+            at_sizes.setdefault(view.size, []).append(one.clamp(min=0))
         # on the norm's scale: as many equal maps have the same sum with any power
-        joined = [
-            power_sum(of_size, STAGES_POWER) * len(of_size) ** (1 / 2 - 1 / STAGES_POWER)
-            for of_size in at_sizes.values()
+        sizes = [
+            power_sum(stages, STAGES_POWER) * len(stages) ** (1 / 2 - 1 / STAGES_POWER)
+            for stages in at_sizes.values()
         ]
-        return power_sum(joined, SIZES_POWER)
+        sharp = power_sum(sizes, SIZES_POWER) * counted
+        highest, peak = (one.flatten(1).amax(1)[:, None, None] for one in (drawn, sharp))
+        return sharp * (highest / peak.clamp(min=torch.finfo(peak.dtype).tiny))
 
     choose = deferred("flawscope.methods.patchcore.places:choose")
     left_out = deferred("flawscope.methods.patchcore.leave_one_out:left_out")
