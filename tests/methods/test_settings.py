@@ -132,7 +132,7 @@ def test_names_that_a_fit_sets_are_taken():
 def test_sizes_of_one_number_get_the_form_of_the_pictures(method, settings, pictures, size):
     known = dict(settings)
     config = registry.method(method).configure(known.pop("preset", "default"), known)
-    seen = config.in_form([pictures] * 9 + [(100, 100)])
+    seen = config.in_form([pictures] * 3 + [(100, 100)])
     assert seen.size == size
     assert config.in_form([]) == config
     assert seen.in_form([pictures]) == seen or "x" not in size  # what was chosen is kept
