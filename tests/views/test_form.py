@@ -23,5 +23,13 @@ def test_a_side_is_no_smaller_than_the_network_takes():
 
 
 def test_the_usual_form_is_that_of_most():
-    assert usual_form([(100, 200), (100, 210), (300, 100)]) == pytest.approx(100 / 200, rel=0.06)
+    strips = [(100, 200), (100, 210), (100, 300)] * 3
+    assert usual_form(strips) == usual_form([*strips, (300, 100)]) == pytest.approx(100 / 210)
+    assert usual_form([(100, 200)] * 4 + [(100, 140), (100, 100)]) == 0.5
     assert usual_form([]) == 1
+
+
+@pytest.mark.parametrize("others", [1, 2])
+def test_pictures_that_lie_and_stand_are_seen_as_squares(others):
+    """The form of most would stretch the others four times, a square all of them twice."""
+    assert usual_form([(100, 200)] * 4 + [(200, 100)] * others) == 1

@@ -39,7 +39,7 @@ def after_check(dataset: Dataset, report: CheckReport, aligned: bool) -> list[Ad
     from flawscope.views.form import size_in_form, usual_form
 
     lies = None if aligned else alignment_needed([item.path for item in dataset.train])
-    sizes = [(height, width) for width, height, _ in report.sizes]
+    sizes = [(height, width) for width, height, count in report.sizes for _ in range(count)]
     network = (
         size_in_form(DEFAULT_SIZE, usual_form(sizes)) if sizes and lies is None and not aligned else None
     )

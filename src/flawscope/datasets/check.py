@@ -168,7 +168,7 @@ def check(
         findings += _near_copies(dataset, readable)
     findings += _mixed_findings(sizes, modes)
     # reduced to the default size
-    if found := reduction_remark([(height, width) for width, height in sizes]):
+    if found := reduction_remark([(height, width) for width, height in sizes.elements()]):
         findings.append(Finding("note", "reduced", ".", *found))
     if truth := dataset.truth:
         findings += [*_label_faults(dataset, truth), *_unused_pictures(dataset, truth)]

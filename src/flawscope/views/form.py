@@ -17,14 +17,24 @@ MAX_SIDE = 4096  # pixels of a side at the network
 STEP = 16  # sides that follow from a form are multiples of it: the stride of the coarser feature map
 LARGEST_SQUARE_FORM = 1.6  # factor from a square up to which pictures are stretched to one
 MAX_ENLARGEMENT = 2.0  # times, along a side, up to which a form is better than a square
+NEARLY_ALL = 0.9  # share of the pictures that a form must not stretch more than a square does
 SAME_FORM = 1.1  # factor by which forms differ that count as the same
 SAME_SIDE = 1.5  # factor by which sides differ that count as the same
 SIZES_KEY = "picture_sizes"  # among a model's facts
 
 
 def usual_form(sizes: Sequence[Size]) -> float:
-    """Median of height by width; 1 without any picture."""
-    return statistics.median_low(height / width for height, width in sizes) if sizes else 1.0
+    """Median of height by width; 1 where nearly all pictures would be stretched less to a square, or without
+    any picture."""
+    forms = sorted(height / width for height, width in sizes)
+    usual = statistics.median_low(forms) if forms else 1.0
+
+    def stretch(to: float) -> float:
+        """Factor, as a logarithm, that nearly all are within."""
+        factors = sorted(abs(math.log(form / to)) for form in forms)
+        return factors[math.ceil(NEARLY_ALL * len(factors)) - 1] if factors else 0.0
+
+    return usual if stretch(usual) <= 1.01 * stretch(1.0) else 1.0
 
 
 def is_enlarged_much(side: int, sizes: Sequence[Size]) -> bool:

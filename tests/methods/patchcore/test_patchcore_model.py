@@ -229,7 +229,7 @@ def test_each_size_sees_the_reduced_picture():
     torch.testing.assert_close(model.embed(image), expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("fusion", ["maximum", "norm"])
+@pytest.mark.parametrize("fusion", ["maximum", "norm", "sizes"])
 @pytest.mark.parametrize("score", ["reweighted", "map"])
 def test_combine_joins_standardised_values(score, fusion):
     model = two_sizes(left_half(), score=score, sigma=2.0, fusion=fusion)
@@ -244,9 +244,13 @@ def test_combine_joins_standardised_values(score, fusion):
             maps.append(rows @ d.view(grid) @ columns.T)
         first, second = (maps[0] - 0.5) / 0.2, (maps[1] - 0.7) / 0.1
         joined, lowest = torch.maximum(first, second), max(-0.5 / 0.2, -0.7 / 0.1)
-        if fusion == "norm":
+        if fusion != "maximum":
             joined, lowest = torch.hypot(first.clamp(min=0), second.clamp(min=0)), 0.0
         joined[:, 24:] = lowest  # as if every patch were in the bank
+        if fusion == "sizes":  # the outline is another, as high
+            sharp = (first.clamp(min=0) ** 2.5 + second.clamp(min=0) ** 2.5) ** (1 / 2.5)
+            sharp[:, 24:] = 0.0
+            joined = sharp * (joined.max() / sharp.max())
         torch.testing.assert_close(drawn[i], joined, rtol=1e-4, atol=1e-4)
         expected = max((float(scores[0][i]) - 1.0) / 0.3, (float(scores[1][i]) - 2.0) / 0.4)
         assert float(found[i]) == pytest.approx(float(joined.max()) if score == "map" else expected, rel=1e-4)
@@ -284,9 +288,28 @@ def test_stages_apart_have_grids_and_banks_of_their_own_at_the_larger_sizes():
             away = torch.cdist(patches[i], bank).amin(1).view(1, 1, *grid)
             resized = F.interpolate(away, size=(32, 48), mode="bilinear", align_corners=False)
             maps.append((resized[0, 0] - mean) / spread)
-        expected = torch.stack(maps).clamp(min=0).square().sum(0).sqrt()
-        torch.testing.assert_close(drawn[i], expected, rtol=1e-4, atol=1e-4)
+        coarse_look, *fine_look = (one.clamp(min=0) for one in maps)
+        both = sum(one**1.5 for one in fine_look) ** (2 / 3) / 2 ** (1 / 6)
+        sharp = (coarse_look**2.5 + both**2.5) ** (1 / 2.5)
+        highest = torch.stack(maps).clamp(min=0).square().sum(0).sqrt().max()
+        torch.testing.assert_close(drawn[i], sharp * (highest / sharp.max()), rtol=1e-4, atol=1e-4)
         assert float(scores[i]) == pytest.approx(float(drawn[i].max()))
+
+
+def test_outlines_decide_nothing_and_are_those_of_the_norm_in_tiles():
+    distances = [random(3, 6, seed=23).abs(), random(3, 24, seed=24).abs()]
+    found = {}
+    for fusion, tile in (("norm", None), ("sizes", None), ("sizes", (32, 48))):
+        model = two_sizes(left_half(), score="map", sigma=2.0, fusion=fusion, tile=tile)
+        found[fusion, tile] = model.combine([], distances)
+    of_norm, of_sizes, in_tiles = found.values()
+    torch.testing.assert_close(of_sizes[0], of_norm[0], rtol=1e-6, atol=0)
+    assert not torch.allclose(of_sizes[1], of_norm[1])
+    assert torch.equal(in_tiles[1], of_norm[1])
+    blank = two_sizes(left_half(), score="map", fusion="sizes")
+    scores, drawn = blank.combine([], [torch.zeros(1, 6), torch.zeros(1, 24)])  # below every good map
+    assert not scores.any()
+    assert not drawn.any()
 
 
 def test_files_of_older_versions_keep_what_they_mean():

@@ -29,8 +29,9 @@ class Config(PatchSettings):
     # of the stages: one bank for all, joined to one vector; apart: joined at the smallest size, and at larger
     # ones a bank for each, on its own grid
     layers: Literal["joined", "apart"] = "apart"
-    # of several maps, on one scale: the largest counts, or the root of the sum of their squares
-    fusion: Literal["maximum", "norm"] = "norm"
+    # of several maps, on one scale: the largest counts, or the root of the sum of their squares; sizes: that
+    # decides, and the outline joins those of one size first, then the sizes; in tiles as norm
+    fusion: Literal["maximum", "norm", "sizes"] = "sizes"
     neighbours: int = 9  # b of Eq. 7; 1 turns the re-weighting off
     score: Literal["reweighted", "map"] = "map"  # Eq. 7, or the map's maximum
     # of tiles: a memory bank that all share, or each has its own, for parts that lie still; auto: as left-out

@@ -27,6 +27,9 @@ from flawscope.methods.patchcore.quantized_search import (
 from flawscope.methods.threads import workers
 
 TIE_TOLERANCE = 1e-5  # relative
+# Powers p of (sum of x^p)^(1/p), by which outlines are drawn: 1 is the sum, 2 the norm, infinity the largest
+STAGES_POWER = 1.5  # of stages at one size: sharper where they agree, and one alone still counts
+SIZES_POWER = 2.5  # of sizes: what one sees is not blurred by the noise of the others
 MAX_CONFIRMED = 256 * 2**20  # bytes of bank elements that a picture's patches are compared with in fp32
 BLOCK = 1024  # patches x bank elements multiplied at once: 4 MiB of products, minimum taken in the cache
 EXPORTED_BLOCK = 128  # bank elements, in an exported graph, whose queries are some thousand
@@ -117,11 +120,15 @@ class Model(PatchDetector):
         maps = [view.anomaly_map(d) for view, d in zip(self.views, distances, strict=True)]
         normal = [self.normal[v] for v in range(len(maps))]
         drawn, lowest = maps[0], maps[0].new_zeros(())
+        counted = self.roi if inside is None else inside
         if len(maps) > 1:
-            drawn = self.fuse([(m - n[0]) / n[1] for m, n in zip(maps, normal, strict=True)])
+            maps = [(m - n[0]) / n[1] for m, n in zip(maps, normal, strict=True)]
+            drawn = self.fuse(maps)
             # pixels that do not count get the lowest value of a map, as if every patch were in the bank
             lowest = self.fuse([-n[0] / n[1] for n in normal])
-        drawn = torch.where(self.roi if inside is None else inside, drawn, lowest)
+        drawn = torch.where(counted, drawn, lowest)
+        if len(maps) > 1 and self.config.fusion == "sizes" and self.config.tile is None:
+            drawn = self.outlined(drawn, maps, counted)
         if self.config.score == "map":
             return drawn.flatten(1).amax(1), drawn
         if len(maps) > 1:
@@ -134,6 +141,21 @@ class Model(PatchDetector):
         if self.config.fusion == "maximum":
             return torch.stack(list(maps)).amax(0)
         return torch.stack(list(maps)).clamp(min=0).square().sum(0).sqrt()
+
+    def outlined(self, drawn: Tensor, maps: Sequence[Tensor], counted: Tensor) -> Tensor:
+        """Draw joined maps `[B, H, W]` sharper, their maxima as they are: the stages of a size are joined
+        before the sizes, by other powers than the norm's. 0 where `counted`, bool, does not hold."""
+        at_sizes: dict[tuple[int, int], list[Tensor]] = {}
+        for view, one in zip(self.views, maps, strict=True):
+            at_sizes.setdefault(view.size, []).append(one.clamp(min=0))
+        # on the norm's scale: as many equal maps have the same sum with any power
+        sizes = [
+            power_sum(stages, STAGES_POWER) * len(stages) ** (1 / 2 - 1 / STAGES_POWER)
+            for stages in at_sizes.values()
+        ]
+        sharp = power_sum(sizes, SIZES_POWER) * counted
+        highest, peak = (one.flatten(1).amax(1)[:, None, None] for one in (drawn, sharp))
+        return sharp * (highest / peak.clamp(min=torch.finfo(peak.dtype).tiny))
 
     choose = deferred("flawscope.methods.patchcore.places:choose")
     left_out = deferred("flawscope.methods.patchcore.leave_one_out:left_out")
@@ -343,6 +365,13 @@ class BankView(PatchView):
             close = self.bank[near <= near.min() * (1 + TIE_TOLERANCE)]
             found.append(bool((far != patch).any() or (close != close[:1]).any()))
         return torch.tensor(found)
+
+
+def power_sum(maps: Sequence[Tensor], p: float) -> Tensor:
+    """(the sum of x^p)^(1/p) of maps x from 0 on."""
+    if len(maps) == 1:
+        return maps[0]
+    return torch.stack(list(maps)).pow(p).sum(0).pow(1 / p)
 
 
 def shallow_copy(module: Module) -> Module:
