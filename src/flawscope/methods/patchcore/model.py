@@ -116,9 +116,8 @@ class Model(PatchDetector):
         Image scores are read with `score: reweighted` alone."""
         maps = [view.anomaly_map(d) for view, d in zip(self.views, distances, strict=True)]
         normal = [self.normal[v] for v in range(len(maps))]
-        drawn, lowest = maps[0], maps[0].new_zeros(())
+        drawn, lowest = self.join(maps), maps[0].new_zeros(())
         if len(maps) > 1:
-            drawn = self.fuse([(m - n[0]) / n[1] for m, n in zip(maps, normal, strict=True)])
             # pixels that do not count get the lowest value of a map, as if every patch were in the bank
             lowest = self.fuse([-n[0] / n[1] for n in normal])
         drawn = torch.where(self.roi if inside is None else inside, drawn, lowest)
@@ -127,6 +126,13 @@ class Model(PatchDetector):
         if len(maps) > 1:
             scores = [(s - n[2]) / n[3] for s, n in zip(scores, normal, strict=True)]
         return torch.stack(scores).amax(0), drawn
+
+    def join(self, maps: Sequence[Tensor]) -> Tensor:
+        """Bring the maps of all banks to one scale, and fuse them; of one bank alone it is as it is."""
+        if len(maps) == 1:
+            return maps[0]
+        normal = [self.normal[v] for v in range(len(maps))]
+        return self.fuse([(m - n[0]) / n[1] for m, n in zip(maps, normal, strict=True)])
 
     def fuse(self, maps: Sequence[Tensor]) -> Tensor:
         """Join the maps of all banks, on one scale: the largest value counts, or the root of the sum of
