@@ -155,7 +155,7 @@ class BankWithout:
         freed, picks = self._select_again(self.features[far])
         self.missing = self.missing.index_fill(0, freed, True)
         self.added = torch.cat([self.added, picks])
-        self.distances = self._distances(freed) * self.valid_mask
+        self.distances = self._distances(freed, picks) * self.valid_mask
         return True
 
     def _select_again(self, far: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,9 +190,9 @@ class BankWithout:
             wanted &= ((squares > selected.radius**2) | gone[numbers]).all(1)
         return selected.points[rows[wanted]] - self.view.centre
 
-    def _distances(self, freed: Tensor) -> Tensor:
-        """Distances [P] when elements were `freed` and others added; exact for the patches looked at and for
-        those beside them, which the map is smoothed over; elsewhere freed elements still count."""
+    def _distances(self, freed: Tensor, picks: Tensor) -> Tensor:
+        """Distances [P] when elements were `freed` and `picks` [K, D] added; exact for the patches looked at
+        and for those beside them, which the map is smoothed over; elsewhere freed elements still count."""
         found, features = self.distances.clone(), self.features
         if len(freed):
             looked_at = (self._counted & ~self._left).float().view(1, *self.view.grid)
@@ -201,10 +201,11 @@ class BankWithout:
             near = nearest_distance(features[exact], self.view.bank[freed])
             exact = exact[near <= found[exact] * (1 + ROUNDING)]
             norms = self.view.norms.masked_fill(self.missing, torch.inf)
-            found[exact] = self.view.search(features[None, exact], torch.ones(len(exact)).to(found), norms)[0]
-        if not len(self.added):
-            return found
-        return torch.minimum(found, nearest_distance(features, self.added))
+            away = self.view.search(features[None, exact], torch.ones(len(exact)).to(found), norms)[0]
+            found[exact] = (
+                away if not len(self.added) else away.minimum(nearest_distance(features[exact], self.added))
+            )
+        return torch.minimum(found, nearest_distance(features, picks)) if len(picks) else found
 
 
 def settle(banks: Sequence[BankWithout], join: Callable[[Sequence[Tensor]], Tensor]) -> None:
