@@ -25,6 +25,7 @@ REGIONS = ((0.1, 0.1, 0.9, 0.8), (0.2, 0.1, 0.9, 0.9))
 Draw = Callable[[int], Any]  # number of a part -> picture [H, W, 3] uint8
 # combination: options of the fits, and how the models are used
 COMBINATIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "two sizes": ({"size": "96+192"}, "single"),
     "align + region": ({"align": "turn", "roi": REGIONS[0]}, "single"),
     "align + tile": ({"align": "turn", "tile": True}, "single"),
     "align + joint": ({"align": "turn"}, "joint"),
@@ -186,6 +187,7 @@ def main() -> int:
     parser.add_argument("--new", type=int, default=20, help="new good units (default: %(default)s)")
     parser.add_argument("--side", type=int, default=96, help="of a drawn part (default: %(default)s)")
     parser.add_argument("--times", action="store_true", help="measure times of pairs and their halves")
+    parser.add_argument("--only", help="combinations, as the table calls them, divided by commas")
     parser.add_argument("--turns", type=int, default=3, help="of the times (default: %(default)s)")
     args = common.parse_arguments(parser, draws=1, new=4, learnt=8, turns=1)
     record = common.Record(args, "the promise where options go together")
@@ -195,7 +197,8 @@ def main() -> int:
             "times the slower half", [time_row(name, cell) for name, cell in cells.items() if cell]
         )
         return record.status()
-    cells: dict[str, list[Cell]] = {name: [] for name in COMBINATIONS}
+    names = [*COMBINATIONS] if args.only is None else args.only.split(",")
+    cells: dict[str, list[Cell]] = {name: [] for name in names}
     for product in range(args.draws):  # a run that is stopped has as many of each combination
         for name, found in cells.items():
             work = partial(measure, args, name, product)

@@ -7,12 +7,17 @@
 data   `flawscope fit` of each category, whole processes: seconds and peak memory.
 drawn  the same on --counts drawn pictures of --side pixels: what grows with their number. Where a method
        predicts its memory before it starts, the prediction stands beside the measured peak.
+
+--cpu gives processor seconds instead, of each stage, which other work on the machine hardly changes.
 """
 
 from __future__ import annotations
 
 import sys
+import time
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import common
@@ -46,12 +51,45 @@ def measure(args: Args, method: str, root: Path, folder: Path, settings: Setting
     return found
 
 
+def fit_by_cpu(root: str, preset: str, settings: Settings, threads: int) -> Cell:
+    """A fit of PatchCore whose stages are timed by the processor's clock."""
+    import torch
+
+    import flawscope
+    from flawscope.methods.patchcore import patches
+
+    torch.set_num_threads(threads)
+    patches.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[assignment]
+    model = flawscope.fit(root, preset=preset, device="cpu", **settings)
+    facts, took = model.manifest.facts, time.process_time()
+    stages = facts["seconds"]
+    first = stages["features"] + stages["coreset"]
+    return {
+        "pictures": sum(one.role in ("train", "calibration") for one in model.manifest.pictures),
+        "left out": model.calibration.count,
+        "stages": stages,
+        "/ features and coreset": common.round_to((first + stages["calibration"]) / first, 3),
+        "cpu_seconds": common.round_to(took),
+        "bank": facts["bank"],
+        "patches": facts["patches"],
+        "predicted_mib": facts["memory_predicted"] // common.MIB,
+    }
+
+
+def measure_cpu(args: Args, root: Path, settings: Settings) -> Cell:
+    child = common.run_function(
+        fit_by_cpu, root=root, preset=args.preset, settings=settings, threads=args.threads
+    )
+    return {**child.json, "peak_mib": child.peak // common.MIB}
+
+
 def main() -> int:
     parser = common.make_parser(__doc__, "fit", methods="patchcore")
     parser.add_argument("--only", default="data,drawn", help="default: %(default)s")
     parser.add_argument("--counts", type=common.ints, default=[60, 200, 1000], help="default: 60,200,1000")
     parser.add_argument("--side", type=int, default=256, help="of drawn pictures (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="of whole processes (default: %(default)s)")
+    parser.add_argument("--cpu", action="store_true", help="processor seconds of PatchCore's stages")
     args = common.parse_arguments(parser, threads=2, counts=[12], side=64, repeats=1)
     record = common.Record(args, "whole fits")
     rows = []
@@ -64,6 +102,10 @@ def main() -> int:
             for method in common.methods(args):
                 settings = common.settings(args, method)
                 of = f"{name}/{method}, {common.label_of(settings, args.preset)}, {args.threads} threads"
+                if args.cpu:
+                    cell = record.attempt(of, partial(measure_cpu, args, root, settings))
+                    rows += [] if cell is None else [{"fit": of, **common.without_metadata(cell)}]
+                    continue
                 work = lambda m=method, r=root, s=settings: measure(args, m, r, folder, s)  # noqa: E731
                 if cell := record.attempt(of, work):
                     row = {k: cell[k] for k in SHOWN if k in cell}

@@ -13,6 +13,7 @@ import threading
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -74,6 +75,15 @@ def small(settings: dict[str, Any], job: dict[str, Any], step: Any) -> dict[str,
         step(stage, done, total)
 
     return run_job({**job, "given": given}, told)
+
+
+def searches(job: dict[str, Any], step: Any) -> dict[str, Any]:
+    """Try settings until it is interrupted, and then learn for ever."""
+    with suppress(KeyboardInterrupt):
+        while True:
+            step("auto: as given", 0, 1)
+    while True:
+        step("features", 0, 1)
 
 
 def never_ends(job: Any, step: Any) -> dict[str, Any]:
@@ -524,6 +534,18 @@ def test_a_stop_before_the_first_step_holds(empty, http, good, monkeypatch):
     until(lambda: len([one for one in found if one is not None]) and len(found) > 1)
     assert found[found.index(next(filter(None, found))) + 1] is None, "it is not begun again"
     assert http.get(f"{NEW}/plate").json()["stage"] == "stopped"
+
+
+def test_a_stop_of_a_search_keeps_the_best_so_far_and_a_second_ends_all(empty, http, good):
+    empty.station.parts[drafts.Drafts].worker = Worker(searches)
+    begin(http)
+    for path in good[:2]:
+        send(http, path.name, path.read_bytes())
+    http.post(f"{NEW}/plate/learn", json={"auto": 10}).raise_for_status()
+    until(lambda: (http.get(f"{NEW}/plate").json()["step"] or {}).get("stage") == "auto: as given")
+    assert http.post(f"{NEW}/plate/stop").json()["stage"] == "learning"
+    until(lambda: http.get(f"{NEW}/plate").json()["step"]["stage"] == "features")
+    assert http.post(f"{NEW}/plate/stop").json()["stage"] == "stopped"
 
 
 @pytest.mark.slow

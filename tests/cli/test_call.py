@@ -62,7 +62,8 @@ WRONG = [
     (["fit", "--dat", "x", "--out", "m.safetensors"], "did you mean --data?"),
     (["evaluate", "m", "--data", "x", "--full-res"], "did you mean --full-resolution?"),
     ([*BENCHMARK, "--method", "patchcore"], "did you mean --methods?"),
-    (["fit"], "required: --data, --out"),
+    (["fit"], "required: --data"),
+    (["fit", "--data", "pictures"], "give --out MODEL"),
     (["predict", "m"], "required: PICTURE"),
     (["info", "m", "extra"], "extra"),
     # values

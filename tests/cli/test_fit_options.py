@@ -42,6 +42,30 @@ categories:
     assert fit_options.with_file(call([], text, tmp_path), "screw").align == "turn"
 
 
+def test_what_is_of_the_whole_call_stands_in_the_file_too(tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        "{out: of_file.safetensors, evaluate: true, joint: false, align: turn}", encoding="utf-8"
+    )
+    parser = argparse.ArgumentParser()
+    fit.add_arguments(parser)
+
+    def called(*words):
+        given = parser.parse_args(["--data", "pictures", *words])
+        return fit_options.with_file(fit_options.with_call_of_file(given), None)
+
+    found = called("--config", str(config))
+    assert (found.out, found.evaluate, found.joint, found.align) == (
+        "of_file.safetensors",
+        True,
+        False,
+        "turn",
+    )
+    assert called("--config", str(config), "--out", "m.safetensors").out == "m.safetensors"
+    with pytest.raises(InputError, match="give --out"):
+        called()
+
+
 def test_a_template_in_the_file_tells_parts_and_views(tmp_path):
     found = call([], "channels: '{part}_{light}.png'", tmp_path)
     assert found.channels is None
@@ -57,14 +81,14 @@ def test_a_template_in_the_file_tells_parts_and_views(tmp_path):
         ("several: 3", "several: 3 is not true or false"),
         ("false_alarm_rate: 20", "false_alarm_rate: '20' is not a rate"),
         ("align: {kind: turn}", "is no value of --align"),
-        ("joint: true", "joint is for the command line: write --joint"),
-        ("out: m.safetensors", "out is for the command line: write --out"),
+        ("each_view: true", "each_view is for the command line: write --each-view"),
+        ("categories: {screw: {out: a.safetensors}}", "out is of the whole call: write it above categories"),
         ("'@secret': 1", "unknown setting an address"),
     ],
 )
 def test_a_wrong_name_or_value_is_one_line(text, message, tmp_path):
     with pytest.raises(InputError) as error:
-        call([], text, tmp_path)
+        call([], text, tmp_path, "screw" if "screw" in text else None)
     assert message in str(error.value)
     assert "c.yaml" in str(error.value)
 

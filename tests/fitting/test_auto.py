@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import flawscope
 from flawscope.calibration.tried import Choice
 from flawscope.errors import InputError
 from flawscope.fitting import auto, fit_auto
 from flawscope.fitting.proposals import Recipe, propose_frames, propose_views
 from flawscope.fitting.trial_pictures import make_stages
+from flawscope.methods.feature_memory import FeatureMemory
+from flawscope.methods.patch_detector import PatchDetector
 from flawscope.synthesis.demo.dataset import draw_picture
 
 
@@ -184,6 +187,32 @@ def test_simulated_defects_alone_propose_no_smaller_look():
 
     assert sizes(False) == {"256+768", None}
     assert sizes(True) > {"256", "512"}
+
+
+def test_features_are_computed_once_for_fits_of_the_same_settings(small_backbone, monkeypatch):
+    """A fit to more pictures embeds those that are new; other settings, and more than fits, share nothing."""
+    embed, embedded = PatchDetector.embed, []
+    monkeypatch.setattr(
+        PatchDetector, "embed", lambda model, images: embedded.append(len(images)) or embed(model, images)
+    )
+    options = {"device": "cpu", "check": False, "samples": 0, "force": True, "size": "64", **small_backbone}
+    shown, memory = pictures(10), FeatureMemory()
+    alone = flawscope.fit(shown, **options)
+
+    def count(name, some, **more):
+        embedded.clear()
+        with memory.used_for(name):
+            fitted = flawscope.fit(some, **{**options, **more})
+        return fitted, sum(embedded)
+
+    plain = count("", shown[:6])[1]
+    both, again = count("", shown)
+    assert again <= plain - 6 + 4
+    assert both.calibration.scores == pytest.approx(alone.calibration.scores, rel=1e-4)
+    assert count("other", shown)[1] >= again + 6
+    assert count("", shown, size="32")[1] >= again + 6
+    memory.drop(but=("other",))
+    assert count("", shown)[1] >= again + 6
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.predictor import load
     from flawscope.predictor.router import is_router
 
+    args = fit_options.with_call_of_file(args)
     several = args.joint or common.asks_several(args)
     category = (
         None if several else args.category or (fit_one.only_category(args.data) if args.config else None)

@@ -19,10 +19,11 @@ from flawscope.errors import InputError, suggest_name
 from flawscope.methods import registry
 from flawscope.methods.settings import parse_assignments, read_config, redact_value, setting_names
 
-# Of the call, not of what is fitted
+# Of the call, not of what is fitted; those in `CALL_IN_FILE` may stand in the file, above `categories`
+CALL_IN_FILE = ("out", "joint", "evaluate")
 OF_THE_CALL = frozenset(
     (
-        *("data", "category", "out", "config", "set", "update", "fair", "joint", "each_view", "evaluate"),
+        *(*CALL_IN_FILE, "data", "category", "config", "set", "update", "fair", "each_view"),
         *("json", "cluster", "quiet", "verbose", "only_view"),
     )
 )
@@ -198,7 +199,6 @@ def _add_method(group: common.Options) -> set[str]:
 def _add_running(group: common.Options) -> None:
     group.add_argument(
         "--out",
-        required=True,
         metavar="MODEL",
         help="model file; for several categories a folder",
     )
@@ -238,19 +238,41 @@ def _join_or(names: Sequence[str]) -> str:
 # ------------------------------------------------------------------------------------------------ in a file
 
 
+def with_call_of_file(args: argparse.Namespace) -> argparse.Namespace:
+    """Returns the call with the options of `CALL_IN_FILE` that `--config` has. InputError: there is no
+    output."""
+    values, typed = read_config(args.config) if args.config else {}, _typed(args)
+    own = argparse.Namespace(**{**vars(args), "typed": typed})
+    for name in CALL_IN_FILE:
+        if name not in typed and values.get(name) is not None:
+            setattr(own, name, _read(args.config, name, values[name]))
+    if own.out is None:
+        raise InputError("there is no file for the model: give --out MODEL, or `out: MODEL` in --config FILE")
+    return own
+
+
+def _typed(args: argparse.Namespace) -> frozenset[str]:
+    """Names of the options that stand on the command line."""
+    if args.typed is not None:
+        return frozenset(args.typed)
+    return frozenset(name for name in _actions() if getattr(args, name) not in (None, False, []))
+
+
 def with_file(args: argparse.Namespace, category: str | None) -> argparse.Namespace:
     """Returns the call with the options of `--config` for this category; None: those for all.
 
     Raises:
         InputError: the file or `--set` has an unknown name, or one that stands elsewhere; a wrong value.
     """
-    typed = args.typed
-    if typed is None:
-        typed = frozenset(name for name in _actions() if getattr(args, name) not in (None, False, []))
+    typed = _typed(args)
     for name in parse_assignments(args.set):
         if name in file_options():
             raise InputError(f"--set {name}: it is an option; write {flag(name)} instead")
     values = read_config(args.config, category) if args.config else {}
+    of_all = read_config(args.config) if args.config else {}
+    for name in CALL_IN_FILE:
+        if values.pop(name, None) != of_all.get(name):
+            raise InputError(f"config {args.config}: {name} is of the whole call: write it above categories")
     _check_names(args.config, values)
     own = argparse.Namespace(**{**vars(args), "typed": typed, "filed": frozenset(values.keys() - typed)})
     for name in file_options() & values.keys():

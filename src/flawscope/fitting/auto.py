@@ -37,6 +37,7 @@ from flawscope.fitting.training_pictures import (
     split_sources,
 )
 from flawscope.fitting.trial_pictures import STREAM, SimulatedPatch, Stage, make_stages
+from flawscope.methods.feature_memory import FeatureMemory
 from flawscope.pictures.decoding import PictureSource, decode, pixel_hash, to_eight_bits
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.units import find_parts, group_numbers
@@ -101,7 +102,8 @@ def fit_auto(
     choice, recipe = search.run()
     for line in choice.lines():
         say(line)
-    predictor = fit(images, names=names, say=say, step=step, **{**options, **recipe.options})
+    with search.memory.used_for(recipe.flags):
+        predictor = fit(images, names=names, say=say, step=step, **{**options, **recipe.options})
     return _with_choice(predictor, choice, search.given)
 
 
@@ -144,6 +146,7 @@ class _Search:
         self.names = names or relative_names(self.sources)
         self.groups = group_numbers(self.names, options.get("group"))
         self.trials: list[Trial] = []
+        self.memory = FeatureMemory()
         self.recipes = dict[str, Recipe]()
         self.scored: dict[tuple[str, int], Scored] = {}
         self.seconds = dict[str, tuple[float, int]]()  # of the fit of each setting, and of how many pictures
@@ -163,6 +166,7 @@ class _Search:
             except KeyboardInterrupt:
                 self.say("interrupted: the best so far is fitted; once more stops")
                 found, reason = self._best_so_far()
+        self.memory.drop(but=(found.flags,))
         simulated = sum(int((one.carriers != GIVEN).sum()) for (f, _), one in self.scored.items() if not f)
         took = round(time.monotonic() - self.began, 1)
         trials = tuple(self.trials)
@@ -305,6 +309,7 @@ class _Search:
         base = self.scored.get(("", number))
         if base is not None:
             trial = replace(trial, gain=_rounded(scored.gain_over(base, self.seed)))
+            self.memory.drop(but=("", *(one.flags for one in (*self.trials, trial) if one.has_gained)))
         self.scored[flags, number] = scored
         self.trials.append(trial)
         return scored
@@ -329,20 +334,23 @@ class _Search:
         step("", 0, 1)
         began = time.monotonic()
         options = {**self.options, **recipe.options, "force": True, "drop_suspects": False}
-        model = fit(
-            [self.sources[i] for i in stage.learnt],
-            **{**options, "group": None, "samples": 0, "check": False, "step": step},
-        )
+        with self.memory.used_for(recipe.flags):
+            model = fit(
+                [self.sources[i] for i in stage.learnt],
+                **{**options, "group": None, "samples": 0, "check": False, "step": step},
+            )
         fitted = time.monotonic()
         good = self._judge(model, [self.sources[i] for i in stage.left_out], step)
         judged = time.monotonic()
         place = {picture: k for k, picture in enumerate(stage.left_out)}
         bad = self._judge(model, [*stage.simulated, *stage.given], step)
         carriers = [place[one.carrier] for one in stage.simulated] + [GIVEN] * len(stage.given)
-        self.seconds[recipe.flags] = fitted - began, len(stage.learnt)
+        # the longest for a picture: later fits find the features of some in memory
+        times = (fitted - began, len(stage.learnt)), self.seconds.get(recipe.flags, (0.0, 1))
+        self.seconds[recipe.flags] = took = max(times, key=lambda pair: pair[0] / pair[1])
         scored = Scored(good[0], bad[0], np.array(carriers))
         # were all fitted with it, the time would be beyond the limit
-        final = (fitted - began) * len(self.sources) / len(stage.learnt)
+        final = took[0] * len(self.sources) / took[1]
         if time.monotonic() + final > self.until:
             raise _TimeIsUpError
         trial = Trial(

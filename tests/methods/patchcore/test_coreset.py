@@ -218,10 +218,8 @@ def test_where_too_many_pairs_are_near_all_products_are_taken(monkeypatch):
     assert found[1].radius == pytest.approx(found[0].radius, rel=1e-5)
 
 
-@pytest.mark.parametrize("few", [10_000, 0])
 @pytest.mark.parametrize(("known", "radius"), [(0, 30.0), (40, 20.0), (40, 1.0), (40, 1e3)])
-def test_what_is_not_covered_is_picked_as_by_the_plain_loop(monkeypatch, few, known, radius):
-    monkeypatch.setattr(coreset, "FEW_POINTS", few)
+def test_what_is_not_covered_is_picked_as_by_the_plain_loop(known, radius):
     points, start = whole(1, 300, 6, 30), whole(2, known, 6, 30)
     points = torch.cat([points, points[:50]])  # some twice
     begun = start if known else None

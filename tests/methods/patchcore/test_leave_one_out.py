@@ -10,7 +10,7 @@ from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.methods.patchcore import Config, selected_bank
 from flawscope.methods.patchcore.coreset import select
 from flawscope.methods.patchcore.model import BankView
-from flawscope.methods.patchcore.selected_bank import SelectedBank
+from flawscope.methods.patchcore.selected_bank import STRIDE, BankWithout, SelectedBank, settle
 from flawscope.synthesis.demo.dataset import draw_picture
 
 PATCHES = 24  # of a picture of 32 x 48
@@ -33,13 +33,19 @@ def selected(shown, ratio, groups=None):
     return SelectedBank(view, of[result.indices], points, of, result), result
 
 
+def settled(selection, picture, group, known, counted):
+    bank = selection.without_group(picture, group, counted, known)
+    settle([bank], lambda maps: maps[0])
+    return bank
+
+
 def left_out(shown, ratio):
     """The largest distance of each picture to the bank as if it had never been there."""
     selection, result = selected(shown, ratio)
     known = result.leave_out.view(len(shown), PATCHES)
     counted = torch.ones(PATCHES)
     return np.array(
-        [float(selection.bank_without_group(p, i, known[i], counted)[2].max()) for i, p in enumerate(shown)]
+        [float(settled(selection, p, i, known[i], counted).distances.max()) for i, p in enumerate(shown)]
     )
 
 
@@ -56,7 +62,6 @@ def refitted(shown, ratio):
 def test_as_a_bank_that_never_met_the_picture(monkeypatch, ratio, full):
     """Its own element leaves its cluster empty: without selecting anew scores are several times too high."""
     monkeypatch.setattr(selected_bank, "FULL_CELLS", full)
-    monkeypatch.setattr(selected_bank, "FEW_CANDIDATES", 1)
     shown = pictures(20, 1)
     real, found = refitted(shown, ratio), left_out(shown, ratio)
     assert np.median(found) == pytest.approx(np.median(real), rel=0.1)
@@ -74,19 +79,19 @@ def test_a_bank_of_all_patches_kept_nothing_out():
         assert found[i] == pytest.approx(float(torch.cdist(picture, others).amin(1).max()), rel=1e-4)
 
 
-def test_nothing_of_the_group_is_left():
+def test_nothing_of_the_group_is_left(monkeypatch):
+    monkeypatch.setattr(selected_bank, "FARTHEST", PATCHES)  # all are looked at
     shown, groups = pictures(9, 3), torch.arange(9) // 3
     selection, result = selected(shown, 0.3, groups)
     known = result.leave_out.view(9, PATCHES)[4]
-    missing, added, distances = selection.bank_without_group(shown[4], 1, known, torch.ones(PATCHES))
+    found = settled(selection, shown[4], 1, known, torch.ones(PATCHES))
     own = selection.groups == 1
-    assert set(own.nonzero().flatten().tolist()) <= set(missing.tolist())
+    assert bool(found.missing[own].all())
     others = torch.cat([shown[:3], shown[6:]]).flatten(0, 1) - selection.view.centre
-    assert float(torch.cdist(added, others).amin(1).max()) < 0.05  # patches of other parts alone
-    hidden = torch.zeros_like(own).index_fill(0, missing, True)
-    bank = torch.cat([selection.view.bank[~hidden], added])
+    assert float(torch.cdist(found.added, others).amin(1).max()) < 0.05  # patches of other parts alone
+    bank = torch.cat([selection.view.bank[~found.missing], found.added])
     literal = torch.cdist(shown[4] - selection.view.centre, bank).amin(1)
-    torch.testing.assert_close(distances, literal, rtol=1e-3, atol=1e-3)  # 24 patches: all are looked at
+    torch.testing.assert_close(found.distances, literal, rtol=1e-3, atol=1e-3)
 
 
 def test_what_does_not_count_is_not_looked_at():
@@ -95,7 +100,7 @@ def test_what_does_not_count_is_not_looked_at():
     counted = torch.zeros(PATCHES).index_fill(0, torch.tensor([3, 5]), 1.0)
     strange = shown[2].index_fill(0, torch.tensor([7]), 1e3)
     known = result.leave_out.view(8, PATCHES)[2]
-    distances = selection.bank_without_group(strange, 2, known, counted)[2]
+    distances = settled(selection, strange, 2, known, counted).distances
     assert distances[counted == 0].abs().max() == 0
     assert distances[[3, 5]].min() > 0
 
@@ -104,19 +109,35 @@ def test_pictures_of_one_part_cannot_be_left_out():
     shown = pictures(3, 5)
     selection, _ = selected(shown, 0.3, torch.zeros(3, dtype=torch.long))
     with pytest.raises(InputError, match="at least two parts"):
-        selection.bank_without_group(shown[0], 0, torch.ones(PATCHES), torch.ones(PATCHES))
+        selection.without_group(shown[0], 0, torch.ones(PATCHES))
 
 
-def test_the_farthest_patch_and_the_maximum_of_the_map_decide():
+def test_what_decides_in_a_view_and_in_all_together_is_looked_at(monkeypatch):
+    """The farthest patch of each view, and where its map and the joined map have their maxima."""
     config = Config(size="160x240", neighbourhood=1)  # 600 patches of 8 pixels
     view = BankView(config, Pixels(), (160, 240), torch.ones(160, 240, dtype=torch.bool))
-    selection = SelectedBank.__new__(SelectedBank)
-    selection.view = view
-    distances = torch.rand(600, generator=torch.Generator().manual_seed(4))
-    deciding = set(selection._deciding_patches(distances).tolist())
-    drawn = view.anomaly_map(distances[None])[0]
-    row, column = divmod(int(drawn.argmax()), 240)
-    assert deciding == {row // 8 * 30 + column // 8, int(distances.argmax())}
+    view.set_bank(torch.zeros(2, 3))
+    selection, rng = SelectedBank.__new__(SelectedBank), torch.Generator().manual_seed(4)
+    selection.view, selection.groups, selection.radius = view, torch.tensor([0, 1]), 1.0
+    away = [torch.rand(600, generator=rng) for _ in range(2)]
+    away[0][100], away[1][500] = 0.9, 0.9
+    away[0][300] = away[1][300] = 1.5  # in both: decides together
+    nothing = torch.zeros(0, dtype=torch.long), torch.zeros(0, 3)
+    monkeypatch.setattr(BankWithout, "_select_again", lambda self, far: nothing)
+    banks = [selection.without_group(torch.zeros(600, 3), 1, torch.ones(600), one) for one in away]
+    looked_at = [set(), set()]
+    whole = BankWithout.look_at
+
+    def look_at(self, patches):
+        looked_at[banks.index(self)].update(patches.tolist())
+        return whole(self, patches)
+
+    monkeypatch.setattr(BankWithout, "look_at", look_at)
+    settle(banks, lambda maps: maps[0] * maps[1])
+    maps = [view.anomaly_map(one[None])[0][STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE] for one in away]
+    for found, one, drawn in zip(looked_at, away, maps, strict=True):
+        places = [divmod(int(values.argmax()), 60) for values in (drawn, maps[0] * maps[1])]
+        assert found == {int(one.argmax()), *(row // 2 * 30 + column // 2 for row, column in places)}
 
 
 def test_banks_by_place_are_extended_by_one_picture(small_backbone):

@@ -19,7 +19,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,7 +28,6 @@ from flawscope.methods.patchcore.quantized_search import ByteBound, PickBound
 from flawscope.methods.threads import MapBlocks, run_serially, workers
 
 POOL_SIZE = 4096  # farthest points looked at between two updates of everything
-FEW_POINTS = 2048  # all distances among which are computed at once
 STRIDE = 64  # picks between two checks of how many are still right (each a host sync on a GPU)
 ROWS = 2048  # rows of a block: its products with a batch of picks stay in the cache
 BATCH = 512  # most picks multiplied at once
@@ -139,24 +137,21 @@ def cover(points: Tensor, start: Tensor, radius: float) -> Tensor:
     Returns:
         Rows [K], in order of picking.
     """
-    square = _squares(points, start).amin(1) if len(start) else points.new_full((len(points),), torch.inf)
-    rows = (square > radius * radius).nonzero().flatten()
-    points, square = points[rows], square[rows]
-    if len(rows) > FEW_POINTS or points.device.type != "cpu":
+    norms = (points * points).sum(1)
+    left = norms.new_full((len(points),), torch.inf)
+    if len(start):
+        left = torch.addmm((start * start).sum(1), points, start.T, alpha=-2).amin(1).add_(norms)
+    rows = (left > radius * radius).nonzero().flatten()
+    points, norms, left, picks = points[rows], norms[rows], left[rows], list[int]()
+    if points.device.type != "cpu":  # a sync a pick
         known = start if len(start) else None
         return rows[select(points, len(rows), start=known, until=radius).indices] if len(rows) else rows
-    away, left, picks = _squares(points, points).numpy(), square.numpy(), list[int]()
     while len(left) and left[pick := int(left.argmax())] > radius * radius:
-        np.minimum(left, away[pick], out=left)
+        away = torch.addmv(norms, points, points[pick], alpha=-2).add_(norms[pick])
+        torch.minimum(left, away, out=left)
         left[pick] = PICKED
         picks.append(pick)
     return rows[picks]
-
-
-def _squares(points: Tensor, others: Tensor) -> Tensor:
-    """Squared distances [N, M] of points [N, D] to others [M, D]."""
-    square = torch.addmm((others * others).sum(1), points, others.T, alpha=-2)
-    return square.add_((points * points).sum(1)[:, None])
 
 
 class _Distances:

@@ -334,7 +334,7 @@ def _calibrate_by_rereading(
     found: dict[int, LeftOutPicture] = {}
 
     def store(index: int, one: Tensor, inside: Tensor | None) -> None:
-        found[index] = score_left_out(selections, one, groups[index], inside)
+        found[index] = score_left_out(job.model, selections, one, groups[index], inside)
 
     embed_pictures(job.model, job.task.load, chosen, store, job.task.step, "calibration")
     chosen = [i for i in chosen if i in found]  # without pictures that can no longer be read

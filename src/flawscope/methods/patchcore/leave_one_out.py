@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -13,13 +14,21 @@ from torch import Tensor
 from flawscope.calibration.threshold import upper_fence
 from flawscope.methods.patchcore.model import BankView, Model
 from flawscope.methods.patchcore.patches import FitJob, Patches, to_grid
-from flawscope.methods.patchcore.selected_bank import SelectedBank, distances_without, score_without
+from flawscope.methods.patchcore.selected_bank import (
+    STRIDE,
+    BankWithout,
+    SelectedBank,
+    distances_without,
+    score_without,
+    settle,
+)
 from flawscope.methods.task import Fitted, LeaveOut, LeftOut
 from flawscope.methods.threads import workers
 from flawscope.progress import ProgressCounter
 
 SPREAD_QUANTILE = 0.99  # of good pictures' map values: how far it lies above their mean is the maps' scale
-SAMPLED = 61  # of so many pixels, one is looked at for it: a prime, so that no column is left out
+SAMPLED = 5  # of so many pixels of a coarse map, one is looked at for it: no column is left out
+FIRST_PICTURES = 32  # that a first scale is taken from, by which maps are joined before
 ONE_PART_METHOD = "compared with itself elsewhere"  # how one part alone is calibrated
 SURROUNDINGS = 1 / 8  # of a side: what is nearer to a patch in its own picture shows the same
 BLOCK_ROWS = 512  # patches compared at once
@@ -52,6 +61,12 @@ class LeftOutPicture:
     views: Sequence[tuple[Tensor, Tensor]]
     inside: Tensor | None
 
+    @classmethod
+    def settled(cls, model: Model, banks: Sequence[BankWithout], inside: Tensor | None) -> LeftOutPicture:
+        """The picture of these banks, which look at what decides."""
+        settle(banks, model.join)
+        return cls([(bank.score(), bank.distances) for bank in banks], inside)
+
     def combine(self, model: Model) -> tuple[Tensor, Tensor]:
         """Score [1] and map [1, H, W]."""
         scores, distances = ([one[None] for one in part] for part in zip(*self.views, strict=True))
@@ -80,7 +95,8 @@ class LeaveOutOfBanks(LeaveOut):
         selections = self.selections.get(position if self.located else 0)
         if selections is None or group not in self.learnt:
             return self.bound(group, features, inside, position)
-        return score_left_out(selections, features, self.first_group + group, inside).combine(self.model)
+        model, number = self.model, self.first_group + group
+        return score_left_out(model, selections, features, number, inside).combine(model)
 
     def score_number(self, number: int) -> LeftOut | None:
         picture = self.scored.get(number)
@@ -104,15 +120,18 @@ def leave_one_out(
     distances = distances_to_others(patches, selections)
     advance = ProgressCounter(job.task.step, "leave-one-out", len(chosen))
 
+    def known(i: int) -> list[Tensor]:
+        pairs = zip(distances, selections, strict=True)
+        return [to_grid(one[i], selected.view.inside.bool()) for one, selected in pairs]
+
     def raw(i: int) -> LeftOutPicture:
-        found = [
-            score_in_view(patches, i, v, selection, to_grid(distances[v][i], selection.view.inside.bool()))
-            for v, selection in enumerate(selections)
-        ]
+        found = left_out_picture(job.model, patches, i, selections, known(i))
         advance()
-        return LeftOutPicture(found, patches.pixel_mask(i))
+        return found
 
     with workers(job.device) as each:
+        some = [(known(i), patches.pixel_mask(i)) for i in chosen[:: -(-len(chosen) // FIRST_PICTURES)]]
+        set_scales(job, [LeftOutPicture([(d.amax(), d) for d in away], seen) for away, seen in some])
         return calibrate(job, each(raw, chosen))
 
 
@@ -130,8 +149,7 @@ def scores_above(
             found = LeftOutPicture([(one.amax(), one) for one in away], inside).combine(model)[0]
             if float(found) <= limit:
                 return float(found)
-        views = [score_in_view(patches, i, v, one, away[v]) for v, one in enumerate(selections)]
-        return float(LeftOutPicture(views, inside).combine(model)[0])
+        return float(left_out_picture(model, patches, i, selections, away).combine(model)[0])
 
     with workers(model.roi.device) as each:
         found = zip(rows, each(score, rows), strict=True)
@@ -144,26 +162,45 @@ def distances_to_others(patches: Patches, selections: Sequence[SelectedBank]) ->
     return [patches.scatter_values(v, values) for v, values in enumerate(known) if values is not None]
 
 
-def score_in_view(
+def bank_without(
     patches: Patches, i: int, v: int, selection: SelectedBank, distances: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Image score and patch distances [P] of picture i in view v (`SelectedBank.score_without_group`)."""
+) -> BankWithout:
+    """The bank of view v as if the group of picture i had never been there (`SelectedBank.without_group`)."""
     view = selection.view
-    features = to_grid(patches.features[v][i], view.inside.bool())
-    return selection.score_without_group(
-        features, int(patches.groups[i]), valid_mask_of(view, patches.pixel_mask(i)), distances
+    features, valid_mask = to_grid(patches.features[v][i], view.inside.bool()), patches.pixel_mask(i)
+    return selection.without_group(
+        features, int(patches.groups[i]), valid_mask_of(view, valid_mask), distances
     )
 
 
+def distances_in_view(
+    patches: Patches, i: int, v: int, selection: SelectedBank, distances: Tensor | None = None
+) -> Tensor:
+    """Distances [P] of picture i to the bank of view v alone (`bank_without`)."""
+    bank = bank_without(patches, i, v, selection, distances)
+    settle([bank], itemgetter(0))
+    return bank.distances
+
+
+def left_out_picture(
+    model: Model, patches: Patches, i: int, selections: Sequence[SelectedBank], distances: Sequence[Tensor]
+) -> LeftOutPicture:
+    """Compare picture i with the banks as if its group had never been there. distances: [P] of each view, to
+    the elements of other groups."""
+    pairs = zip(selections, distances, strict=True)
+    banks = [bank_without(patches, i, v, *pair) for v, pair in enumerate(pairs)]
+    return LeftOutPicture.settled(model, banks, patches.pixel_mask(i))
+
+
 def score_left_out(
-    selections: Sequence[SelectedBank], features: Tensor, group: int, inside: Tensor | None
+    model: Model, selections: Sequence[SelectedBank], features: Tensor, group: int, inside: Tensor | None
 ) -> LeftOutPicture:
     """Compare a picture, its features [P of all views, D] absolute, with the banks as if its group had never
     been there. inside: [H, W] bool, the pixels that count; None: the region of interest."""
     parts = features.split([selection.view.inside.numel() for selection in selections])
     pairs = [(one, part[:, : one.view.embedding.width]) for one, part in zip(selections, parts, strict=True)]
-    views = [one.score_without_group(part, group, valid_mask_of(one.view, inside)) for one, part in pairs]
-    return LeftOutPicture(views, inside)
+    banks = [one.without_group(part, group, valid_mask_of(one.view, inside)) for one, part in pairs]
+    return LeftOutPicture.settled(model, banks, inside)
 
 
 def valid_mask_of(view: BankView, inside: Tensor | None) -> Tensor:
@@ -171,27 +208,23 @@ def valid_mask_of(view: BankView, inside: Tensor | None) -> Tensor:
     return view.valid_mask(None if inside is None else inside[None]).view(-1)
 
 
-def calibrate(job: FitJob, raw: Sequence[LeftOutPicture]) -> GoodValues:
-    """Bring the sizes to one scale, unless an earlier fit has done it, and combine them."""
-    model, of_map = job.model, job.config.score == "map"
+def set_scales(job: FitJob, raw: Sequence[LeftOutPicture]) -> np.ndarray:
+    """Bring the maps of all views to one scale, unless an earlier fit has done it; return each view's own
+    scores [N, views], distances: good pictures spread alike in their units."""
+    model, of_map, found = job.model, job.config.score == "map", list[tuple[float, ...]]()
 
     def look(v: int, picture: LeftOutPicture) -> tuple[float, np.ndarray, float]:
-        """The mean of a picture's map values in one view, some of them, and the view's own score, a distance:
-        good pictures spread alike in its units."""
+        """The mean of a picture's map values in one view, some of them, and the view's own score."""
         score, distances = picture.views[v]
-        values = model.views[v].anomaly_map(distances[None])[0][model.region(picture.inside)].cpu()
-        strength = float(values.max() if of_map else score)
+        drawn = model.views[v].anomaly_map(distances[None])[0]
+        values = some_pixels(drawn, model.region(picture.inside)).cpu()
+        strength = float(drawn.where(model.region(picture.inside), 0.0).max() if of_map else score)
         return float(values.double().mean()), values[::SAMPLED].clone().numpy(), strength
 
-    def join(picture: LeftOutPicture) -> tuple[float, float, float]:
-        found, whole = picture.combine(model)
-        return float(found), float(whole.max()), float(whole[0][model.region(picture.inside)].median())
-
-    strengths = []
     with workers(job.device) as each:
         for v in range(len(model.normal)):
             means, samples, of_view = zip(*each(partial(look, v), raw), strict=True)
-            strengths.append(of_view)
+            found.append(of_view)
             if len(model.normal) > 1 and job.existing_banks is None:
                 mean = float(np.mean(means))
                 spread = max(0.0, float(np.quantile(np.concatenate(samples), SPREAD_QUANTILE)) - mean)
@@ -201,8 +234,27 @@ def calibrate(job: FitJob, raw: Sequence[LeftOutPicture]) -> GoodValues:
                 pairs = (mean, spread), of_scores
                 numbers = [x for m, s in pairs for x in (m, max(s, 1e-6 * abs(m) + 1e-12))]
                 model.normal[v] = torch.tensor(numbers)
+    return np.array(found).T
+
+
+def some_pixels(values: Tensor, region: Tensor) -> Tensor:
+    """Values [H, W] at every `STRIDE`-th pixel, of those in a region; all of these in a tiny one."""
+    some = (slice(STRIDE // 2, None, STRIDE),) * 2
+    return values[some][region[some]] if bool(region[some].any()) else values[region]
+
+
+def calibrate(job: FitJob, raw: Sequence[LeftOutPicture]) -> GoodValues:
+    """Bring the sizes to one scale, unless an earlier fit has done it, and combine them."""
+    model, strengths = job.model, set_scales(job, raw)
+
+    def join(picture: LeftOutPicture) -> tuple[float, float, float]:
+        found, whole = picture.combine(model)
+        of_good = some_pixels(whole[0], model.region(picture.inside))
+        return float(found), float(whole.max()), float(of_good.median())
+
+    with workers(job.device) as each:
         scores, maxima, medians = np.array(each(join, raw)).T
-    return GoodValues(scores, maxima, medians, np.array(strengths).T)
+    return GoodValues(scores, maxima, medians, strengths)
 
 
 def suspicion_fence(model: Model, strengths: np.ndarray) -> float:
@@ -238,7 +290,7 @@ def calibrate_one_part(job: FitJob, patches: Patches, selections: Sequence[Selec
                 known = to_grid(patches.scatter_values(v, bank.result.distances)[i], region)
                 away = torch.maximum(away, known) * valid_mask_of(bank.view, inside)
             else:
-                away = score_in_view(patches, i, v, bank)[1]
+                away = distances_in_view(patches, i, v, bank)
             # without Eq. 7's weight, which is at most 1: its neighbours would be of the patch itself
             found.append((away.amax(), away))
         return LeftOutPicture(found, inside)

@@ -119,11 +119,9 @@ class Model(PatchDetector):
         Image scores are read with `score: reweighted` alone."""
         maps = [view.anomaly_map(d) for view, d in zip(self.views, distances, strict=True)]
         normal = [self.normal[v] for v in range(len(maps))]
-        drawn, lowest = maps[0], maps[0].new_zeros(())
+        maps, drawn, lowest = self.scaled(maps), self.join(maps), maps[0].new_zeros(())
         counted = self.roi if inside is None else inside
         if len(maps) > 1:
-            maps = [(m - n[0]) / n[1] for m, n in zip(maps, normal, strict=True)]
-            drawn = self.fuse(maps)
             # pixels that do not count get the lowest value of a map, as if every patch were in the bank
             lowest = self.fuse([-n[0] / n[1] for n in normal])
         drawn = torch.where(counted, drawn, lowest)
@@ -134,6 +132,15 @@ class Model(PatchDetector):
         if len(maps) > 1:
             scores = [(s - n[2]) / n[3] for s, n in zip(scores, normal, strict=True)]
         return torch.stack(scores).amax(0), drawn
+
+    def join(self, maps: Sequence[Tensor]) -> Tensor:
+        """Bring the maps of all banks to one scale, and fuse them; of one bank alone it is as it is."""
+        return maps[0] if len(maps) == 1 else self.fuse(self.scaled(maps))
+
+    def scaled(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Bring the maps of all banks to one scale; of one bank alone it is as it is."""
+        normal = [self.normal[v] for v in range(len(maps))] if len(maps) > 1 else []
+        return [(m - n[0]) / n[1] for m, n in zip(maps, normal, strict=True)] if normal else [*maps]
 
     def fuse(self, maps: Sequence[Tensor]) -> Tensor:
         """Join the maps of all banks, on one scale: the largest value counts, or the root of the sum of

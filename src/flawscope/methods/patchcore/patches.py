@@ -15,7 +15,8 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from flawscope.artefact.model_file import Artefact
 from flawscope.errors import InputError
-from flawscope.methods.detector import check_region_visible, embed_pictures
+from flawscope.methods import feature_memory
+from flawscope.methods.detector import LoadPicture, StoreFeatures, check_region_visible, embed_pictures
 from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore.model import BankView, Model
 from flawscope.methods.task import Task
@@ -274,13 +275,39 @@ def collect_patches(job: FitJob, indices: Sequence[int], stage: str) -> Patches:
                 own[row] = view.valid_mask(seen[None])[0].bool()[mask]
         got.append(number)
 
-    embed_pictures(model, load, numbers, store, task.step, stage)
+    _embed_once(job, load, numbers, store, stage)
     used = set(task.settle(sorted(number for number in got if number < task.count)))
     pictures = [number % task.count for number in numbers]
     every = Patches(
         features, valid_mask if job.config.pads else None, inside, pictures, job.groups_of(pictures)
     )
     return every.keep_rows([rows[number] for number in sorted(got) if number % task.count in used])
+
+
+def _embed_once(
+    job: FitJob, load: LoadPicture, numbers: Sequence[int], store: StoreFeatures, stage: str
+) -> None:
+    """`embed_pictures`, but for those that a fit before has embedded, if fits share them."""
+    memory, keys = feature_memory.current(), dict[int, bytes]()
+    if memory is None or job.device.type != "cpu":
+        embed_pictures(job.model, load, numbers, store, job.task.step, stage)
+        return
+
+    def load_new(number: int) -> Tensor | None:
+        image = load(number)
+        if image is None:
+            return None
+        keys[number] = feature_memory.key_of(job.model, image)
+        if (known := memory.find(keys[number])) is None:
+            return image
+        store(number, *known)
+        return None
+
+    def keep(number: int, one: Tensor, inside: Tensor | None) -> None:
+        memory.keep(keys.pop(number), (one, inside))
+        store(number, one, inside)
+
+    embed_pictures(job.model, load_new, numbers, keep, job.task.step, stage)
 
 
 def nearest_distance(features: Tensor, elements: Tensor) -> Tensor:

@@ -21,8 +21,8 @@ from flawscope.methods.patchcore import Config, coreset
 from flawscope.methods.patchcore.bank_selection import MAX_KEPT_BYTES, bank_size, select_bank, select_banks
 from flawscope.methods.patchcore.leave_one_out import (
     LeftOutPicture,
+    distances_in_view,
     distances_to_others,
-    score_in_view,
 )
 from flawscope.methods.patchcore.model import Model, pad_rows
 from flawscope.methods.patchcore.patches import FitJob, Patches, collect_patches, nearest_distance, to_grid
@@ -153,7 +153,7 @@ def _score_left_out(
         away = to_grid(others[v][i], view.inside.bool())
         picture = places.frame_of[number], v
         if float(view.anomaly_map(away[None]).max()) > highest.get(picture, -np.inf):
-            away = torch.minimum(away, score_in_view(patches, i, v, selection, away)[1])
+            away = torch.minimum(away, distances_in_view(patches, i, v, selection, away))
             inner = view.anomaly_map(away[None])[0][places.unshared_part(number)]
             if inner.numel():
                 highest[picture] = max(highest.get(picture, -np.inf), float(inner.max()))

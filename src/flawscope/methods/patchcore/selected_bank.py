@@ -2,11 +2,14 @@
 
 To take a picture's own elements out of the bank is not enough. They kept patches of other pictures out, so
 that there are holes where they were, which a picture that was never there does not meet. Therefore the bank
-is selected anew where it matters: around the patches of the left-out picture that are farthest from it. What
-was picked before the picture's own elements would have been picked without them, and stays (decision 0016).
+is selected anew where it matters: around the patches of the left-out picture that are farthest from it, and
+that decide the score then. What was picked before the picture's own elements would have been picked without
+them, and stays (decision 0016).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -18,24 +21,22 @@ from flawscope.methods.patchcore.model import BankView, farthest_patch, reweight
 from flawscope.methods.patchcore.patches import nearest_distance
 from flawscope.methods.threads import workers
 
-FARTHEST = 16  # patches of a picture around which the bank is selected anew; as many more until they suffice
+FARTHEST = 4  # patches of a picture around which the bank is selected anew at once, beside those that decide
 FREED = 8  # elements nearest to each of them: those picked after the picture's own one nearby are freed
-KEPT_NEIGHBOURS = 128  # elements nearest to each of them, which else stay and keep new ones away
-COMPARED_ELEMENTS = 8  # with which a patch is compared before all others: most are near to one of them
-FEW_CANDIDATES = 1000  # patches that are compared with all at once
+KEPT_NEIGHBOURS = 32  # elements nearest to each of them, which else stay and keep new ones away
 FULL_CELLS = 30  # patches to an element, from which on the next elements of each are looked up beforehand
 NEXT_ELEMENTS = 3
+COMPARED_ELEMENTS = 8  # that these are looked for among
 BLOCK_ELEMENTS = 512  # whose neighbours are found at once
 ROUNDING = 1e-3  # relative, of distances
+STRIDE = 4  # pixels: of so many in a row and in a column, one is looked at for the largest map value
 ONE_PART = "leave-one-out needs pictures of at least two parts: give more good pictures"
 
 
 class SelectedBank:
     """A view's bank, in the order in which its elements were picked, and the patches that it is picked from.
 
-    Every patch belongs to the cell of the element that is nearest to it. Methods are asked about one picture:
-    its features [P, D], absolute; its group; its valid_mask [P], 1 where a patch counts; and the distances
-    [P] of its patches to the elements of other groups.
+    Every patch belongs to the cell of the element that is nearest to it.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class SelectedBank:
         if len(points) >= FULL_CELLS * len(groups) > FULL_CELLS:
             self.next_elements = self._find_next_elements()
 
-    def _cell(self, element: int) -> Tensor:
+    def cell(self, element: int) -> Tensor:
         """Rows of the patches that are nearest to an element."""
         first = int(self.cell_starts[element])
         return self.points_by_cell[first : first + int(self.cell_sizes[element])]
@@ -73,7 +74,7 @@ class SelectedBank:
             )
             near = away.topk(min(COMPARED_ELEMENTS, len(bank) - 1), largest=False).indices
             for element, others in zip(elements.tolist(), near, strict=True):
-                rows = self._cell(element)
+                rows = self.cell(element)
                 points = self.points[rows] - self.view.centre
                 away = torch.addmm(norms[others], points, bank[others].T, alpha=-2)
                 found = away.topk(min(NEXT_ELEMENTS, len(others)), largest=False)
@@ -85,106 +86,143 @@ class SelectedBank:
             each(search, torch.arange(len(bank), device=bank.device).split(BLOCK_ELEMENTS))
         return numbers, squares
 
-    def score_without_group(
+    def without_group(
         self, features: Tensor, group: int, valid_mask: Tensor, distances: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The image score of a picture, and its patch distances [P], as if its group had never been there."""
+    ) -> BankWithout:
+        """The bank as if a group had never been there, for one picture of it. InputError where there is no
+        other group.
+
+        Args:
+            features: [P, D], absolute.
+            valid_mask: [P], 1 where a patch counts.
+            distances: [P], to the elements of other groups, where they are known.
+        """
+        if bool((self.groups == group).all()):
+            raise InputError(ONE_PART)
         if distances is None:
             distances = distances_without(self.view, features, self.groups == group, valid_mask)
-        hidden, added, distances = self.bank_without_group(features, group, distances, valid_mask)
-        missing = torch.zeros_like(self.groups, dtype=torch.bool).index_fill_(0, hidden, True)
-        return score_without(self.view, features, missing, valid_mask, distances, added), distances
+        return BankWithout(self, features, group, valid_mask, distances)
 
-    def bank_without_group(
-        self, features: Tensor, group: int, distances: Tensor, valid_mask: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The bank without `group`: numbers [L] of the elements that are missing; patches [K, D] of other
-        pictures that take their place, relative to the centre; its distances [P] to a picture of the group.
-        InputError where there is no other group."""
-        own = (self.groups == group).nonzero().flatten()
-        if len(own) == len(self.groups):
-            raise InputError(ONE_PART)
-        distances = distances * valid_mask
-        if not len(own) or not self.radius > 0:  # nothing was kept out
-            return own, self.points[:0], distances
-        features, most = features - self.view.centre, int(valid_mask.sum())
-        far = distances.topk(min(FARTHEST, most)).indices
-        while True:
-            freed, added = self._select_again(features[far], group, own)
-            exact = self._add_neighbours(far)
-            found = self._distances(features, exact, own, freed, added, distances) * valid_mask
-            deciding = self._deciding_patches(found)
-            if len(far) >= most or torch.isin(deciding, far).all():
-                return torch.cat([own, freed]), added, found
-            # the farthest patches now: some of the first ones have come nearer
-            further = found.topk(min(FARTHEST, most)).indices
-            far = torch.cat([far, further, deciding]).unique()
 
-    def _select_again(self, far: Tensor, group: int, own: Tensor) -> tuple[Tensor, Tensor]:
-        """Further elements [L] missing and patches [K, D] added around patches [Q, D] of the group with
-        `own`."""
-        bank = self.view.bank
+class BankWithout:
+    """A selected bank as if a group had never been there. It is selected anew around some patches of a
+    picture of that group, those that are looked at (`look_at`).
+
+    Attributes:
+        missing: [M] bool, elements that are not there.
+        added: [K, D], patches of other pictures that take their place, relative to the view's centre.
+        distances: [P], of the picture's patches; exact for those looked at and beside them, elsewhere as if
+            all elements of other groups had stayed.
+    """
+
+    def __init__(
+        self, selected: SelectedBank, features: Tensor, group: int, valid_mask: Tensor, distances: Tensor
+    ):
+        self.selected, self.view, self.group = selected, selected.view, group
+        self.features, self.valid_mask = features - self.view.centre, valid_mask
+        self.missing = selected.groups == group
+        self.own = self.missing.nonzero().flatten()
+        self.added, self.distances = self.features[:0], distances * valid_mask
+        self._counted = valid_mask > 0
+        # patches that were not looked at; without own elements, nothing was kept out
+        is_changed = bool(len(self.own)) and selected.radius > 0
+        self._left = self._counted.clone() if is_changed else torch.zeros_like(self._counted)
+
+    def score(self) -> Tensor:
+        """The image score (`score_without`)."""
+        features = self.features + self.view.centre
+        return score_without(self.view, features, self.missing, self.valid_mask, self.distances, self.added)
+
+    def coarse_map(self) -> Tensor:
+        """Every `STRIDE`-th pixel of the anomaly map, from the middle of the first ones on, [h, w]."""
+        rows, columns = (one[STRIDE // 2 :: STRIDE] for one in (self.view.rows, self.view.columns))
+        return rows @ self.distances.view(self.view.grid) @ columns.T
+
+    def patch_at(self, pixel: Tensor, shape: torch.Size) -> Tensor:
+        """Number of the patch at a pixel of a map of this shape."""
+        (height, width), (h, w) = shape, self.view.grid
+        return (pixel // width * h // height) * w + pixel % width * w // width
+
+    def look_at(self, patches: Tensor) -> bool:
+        """Select the bank anew around patches, by number, and around those that are farthest now; return
+        whether there was one that was not looked at before."""
+        far = patches[self._left[patches]]
+        if not len(far):
+            return False
+        away = self.distances.masked_fill(~self._left, -1.0)
+        far = torch.cat([far, away.topk(min(FARTHEST, int(self._left.sum()))).indices]).unique()
+        self._left[far] = False
+        freed, picks = self._select_again(self.features[far])
+        self.missing = self.missing.index_fill(0, freed, True)
+        self.added = torch.cat([self.added, picks])
+        self.distances = self._distances(freed, picks) * self.valid_mask
+        return True
+
+    def _select_again(self, far: Tensor) -> tuple[Tensor, Tensor]:
+        """Further elements [L] missing and patches [K, D] added around patches [Q, D]."""
+        bank, own = self.view.bank, self.own
         square = torch.addmm(self.view.norms, far, bank.T, alpha=-2)  # but for |x|², which changes no order
         to_own = square[:, own]
-        square[:, own] = torch.inf
-        near = square.topk(min(KEPT_NEIGHBOURS, len(bank) - len(own)), largest=False)
+        square.masked_fill_(self.missing, torch.inf)
+        present = len(bank) - int(self.missing.sum())
+        near = square.topk(min(KEPT_NEIGHBOURS, present), largest=False)
         freed = near.indices[:, :FREED].unique()
         freed = freed[freed > own[torch.cdist(bank[freed], bank[own]).argmin(1)]]
         around = near.indices.unique()
         around = around[~torch.isin(around, freed)]
         lost = own[(to_own <= near.values[:, -1:]).any(0)]  # those farther off leave no hole here
-        emptied = torch.cat([own, freed]), torch.cat([freed, lost])
         # with the elements themselves: those of a model that is extended have no patch here
-        candidates = torch.cat([bank[freed], self._uncovered(*emptied, around, group)])
-        return freed, candidates[coreset.cover(candidates, bank[around], self.radius)]
+        candidates = torch.cat([bank[freed], self._uncovered(freed, torch.cat([freed, lost]))])
+        start = torch.cat([bank[around], self.added])
+        return freed, candidates[coreset.cover(candidates, start, self.selected.radius)]
 
-    def _uncovered(self, gone: Tensor, emptied: Tensor, around: Tensor, group: int) -> Tensor:
-        """Patches [K, D], relative to the centre, of other groups in the cells of the elements `emptied`, but
-        for most of those within the radius of elements that are not `gone`, which are never picked."""
-        bank, sizes = self.view.bank, self.cell_sizes[emptied]
-        cell = torch.arange(len(emptied), device=bank.device).repeat_interleave(sizes)
-        first = (self.cell_starts[emptied] - (sizes.cumsum(0) - sizes))[cell]
-        rows = self.points_by_cell[first + torch.arange(len(cell), device=bank.device)]
-        wanted = self.point_groups[rows] != group
-        if self.next_elements is not None:
-            numbers, squares = (one[rows] for one in self.next_elements)
-            missing = torch.zeros_like(self.groups, dtype=torch.bool).index_fill_(0, gone, True)
-            wanted &= ((squares > self.radius**2) | missing[numbers]).all(1)
-        points, cell = self.points[rows[wanted]] - self.view.centre, cell[wanted]
-        square = torch.addmm(self.view.norms[around], bank[emptied], bank[around].T, alpha=-2)
-        near = around[square.topk(min(COMPARED_ELEMENTS, len(around)), largest=False).indices]
-        for elements in near.T:  # nearest to the cells' own first
-            if len(points) <= FEW_CANDIDATES:
-                break
-            far = (points - bank[elements[cell]]).square().sum(1) > self.radius**2
-            points, cell = points[far], cell[far]
-        return points
+    def _uncovered(self, freed: Tensor, emptied: Tensor) -> Tensor:
+        """Patches [K, D], relative to the centre, of other groups in the cells of the elements `emptied` [L],
+        but for those known to be near to elements that stay when others are `freed`."""
+        selected = self.selected
+        sizes = selected.cell_sizes[emptied]
+        first = (selected.cell_starts[emptied] - (sizes.cumsum(0) - sizes)).repeat_interleave(sizes)
+        rows = selected.points_by_cell[first + torch.arange(len(first), device=first.device)]
+        wanted = selected.point_groups[rows] != self.group
+        if selected.next_elements is not None:
+            numbers, squares = (one[rows] for one in selected.next_elements)
+            gone = self.missing.index_fill(0, freed, True)
+            wanted &= ((squares > selected.radius**2) | gone[numbers]).all(1)
+        return selected.points[rows[wanted]] - self.view.centre
 
-    def _add_neighbours(self, patches: Tensor) -> Tensor:
-        """Numbers of the patches and of those beside them, which the map is smoothed over."""
-        mask = torch.zeros(1, *self.view.grid).to(self.view.bank.device)
-        mask.view(-1)[patches] = 1
-        return max_pool2d(mask, 3, stride=1, padding=1).flatten().nonzero().flatten()
-
-    def _distances(
-        self, features: Tensor, exact: Tensor, own: Tensor, freed: Tensor, added: Tensor, distances: Tensor
-    ) -> Tensor:
-        """Distances [P], exact for the patches numbered `exact`; elsewhere freed elements still count."""
-        found, bank, norms = distances.clone(), self.view.bank, self.view.norms
-        if len(freed):  # patches that are nearer to another element keep their distance
-            near = nearest_distance(features[exact], bank[freed])
+    def _distances(self, freed: Tensor, picks: Tensor) -> Tensor:
+        """Distances [P] when elements were `freed` and `picks` [K, D] added; exact for the patches looked at
+        and for those beside them, which the map is smoothed over; elsewhere freed elements still count."""
+        found, features = self.distances.clone(), self.features
+        if len(freed):
+            looked_at = (self._counted & ~self._left).float().view(1, *self.view.grid)
+            exact = max_pool2d(looked_at, 3, stride=1, padding=1).flatten().nonzero().flatten()
+            # patches that are nearer to another element keep their distance
+            near = nearest_distance(features[exact], self.view.bank[freed])
             exact = exact[near <= found[exact] * (1 + ROUNDING)]
-            norms = norms.index_fill(0, torch.cat([own, freed]), torch.inf)
-            found[exact] = self.view.search(features[None, exact], torch.ones(len(exact)).to(found), norms)[0]
-        return torch.minimum(found, nearest_distance(features, added)) if len(added) else found
+            norms = self.view.norms.masked_fill(self.missing, torch.inf)
+            away = self.view.search(features[None, exact], torch.ones(len(exact)).to(found), norms)[0]
+            found[exact] = (
+                away if not len(self.added) else away.minimum(nearest_distance(features[exact], self.added))
+            )
+        return torch.minimum(found, nearest_distance(features, picks)) if len(picks) else found
 
-    def _deciding_patches(self, distances: Tensor) -> Tensor:
-        """Numbers of the patches that decide the score: the farthest, and the cell with the map's maximum."""
-        drawn = self.view.anomaly_map(distances[None])[0]
-        (height, width), (h, w) = drawn.shape, self.view.grid
-        pixel = drawn.argmax()
-        cell = (pixel // width * h // height) * w + pixel % width * w // width
-        return torch.stack([distances.argmax(), cell]).unique()
+
+def settle(banks: Sequence[BankWithout], join: Callable[[Sequence[Tensor]], Tensor]) -> None:
+    """Have the banks of a picture's views look at patches until what decides is exact: in each view the
+    farthest patch and the map's maximum, and that of all maps together.
+
+    Args:
+        join: the maps of all views to one.
+    """
+    maps = [bank.coarse_map() for bank in banks]
+    is_settled = False
+    while not is_settled:
+        joined, is_settled = join(maps).argmax(), True
+        for v, bank in enumerate(banks):
+            peaks = (bank.patch_at(pixel, maps[v].shape) for pixel in (maps[v].argmax(), joined))
+            if bank.look_at(torch.stack([bank.distances.argmax(), *peaks]).unique()):
+                maps[v], is_settled = bank.coarse_map(), False
 
 
 def distances_without(view: BankView, features: Tensor, hidden: Tensor, valid_mask: Tensor) -> Tensor:

@@ -103,6 +103,13 @@ class Worker:
         if self._process is not None and time.monotonic() - self._last_used > IDLE_SECONDS:
             self._end()
 
+    def interrupt(self, stages: str) -> None:
+        """Have the job that runs get a KeyboardInterrupt, as from Ctrl-C, at its next step of a stage whose
+        name begins with `stages`; at other stages it goes on."""
+        with self._lock, suppress(OSError):
+            if self._pipe is not None:
+                self._pipe.send(stages)
+
     def stop(self) -> None:
         """End the job that runs; the next one begins in a new process."""
         self._stopped = True
@@ -144,7 +151,8 @@ def run_jobs(pipe: Connection, pixels: int, work: JobFunction, niceness: int) ->
     with suppress(EOFError, OSError):
         while True:
             job = pipe.recv()
-            pipe.send(_run_job(job, pipe, work))
+            if not isinstance(job, str):  # else an interrupt that came after the end
+                pipe.send(_run_job(job, pipe, work))
 
 
 def _end_with_station() -> None:
@@ -155,12 +163,19 @@ def _end_with_station() -> None:
 
 
 def _run_job(job: dict[str, Any], pipe: Connection, work: JobFunction) -> tuple[str, Any]:
-    last_report = [0.0]
+    last_report, interrupted, lock = 0.0, list[str](), threading.Lock()
 
     def step(stage: str, done: int, total: int) -> None:
-        if time.monotonic() - last_report[0] > PROGRESS_INTERVAL:
-            last_report[0] = time.monotonic()
-            pipe.send(("step", (stage, done, total)))
+        nonlocal last_report
+        with lock:
+            if time.monotonic() - last_report > PROGRESS_INTERVAL:
+                last_report = time.monotonic()
+                pipe.send(("step", (stage, done, total)))
+                if pipe.poll():
+                    interrupted.append(pipe.recv())
+            if any(stage.startswith(one) for one in interrupted):
+                interrupted.clear()
+                raise KeyboardInterrupt
 
     try:
         return "done", work(job, step)

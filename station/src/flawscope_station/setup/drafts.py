@@ -23,7 +23,7 @@ from flawscope_station.learning.process import TRIAL_NICENESS, StoppedError, Wor
 from flawscope_station.settings.station import Limits, check_product_name
 from flawscope_station.setup import draft as draft_module
 from flawscope_station.setup.draft import READY, WAITING, AddedPicture, Draft, read_zip
-from flawscope_station.setup.job import run_job
+from flawscope_station.setup.job import SEARCH, run_job
 from flawscope_station.store.database import now
 from flawscope_station.store.files import Files
 from flawscope_station.store.records import NotFoundError, iso
@@ -76,6 +76,7 @@ class Drafts(BackgroundThread):
         self._trials = Turns(1, MAX_TRIALS)
         self._current: tuple[Draft, str] | None = None  # and its job: fit or worth
         self._progress: dict[str, Any] | None = None
+        self._is_search_ended = False  # a person stopped the search for settings of the current job
 
     def _load_draft(self, name: str) -> Draft:
         return Draft(self.files, name, self.limits, self.memory)
@@ -131,7 +132,7 @@ class Drafts(BackgroundThread):
     def remove(self, name: str) -> None:
         """Remove a draft with its pictures; a product that went live stays."""
         draft = self.draft(name)
-        self.stop_learning(draft)
+        self.stop_learning(draft, keep_best=False)
         with self._lock:
             del self._drafts[name]
             draft.remove()
@@ -194,10 +195,16 @@ class Drafts(BackgroundThread):
                 self.worker.stop()  # it can be found out later
         self.wake()
 
-    def stop_learning(self, draft: Draft) -> None:
-        """Stop what is learnt of a draft; it can go on later."""
+    def stop_learning(self, draft: Draft, *, keep_best: bool = True) -> None:
+        """Stop what is learnt of a draft; it can go on later. A search for settings ends at the first stop,
+        and the best so far is learnt, unless it is not to be kept."""
         with self._lock:
             if self._current is not None and self._current[0] is draft:
+                is_search = self._progress is not None and self._progress["stage"].startswith(SEARCH)
+                if keep_best and is_search and not self._is_search_ended:
+                    self._is_search_ended = True
+                    self.worker.interrupt(SEARCH)
+                    return
                 self.worker.stop()
             if draft.stage in draft_module.BUSY_STAGES:
                 draft.change(stage=draft_module.STOPPED)
@@ -226,6 +233,7 @@ class Drafts(BackgroundThread):
 
     def _run_job(self, draft: Draft, what: str) -> None:
         with self._lock:
+            self._is_search_ended = False
             if what == "fit":
                 if draft.stage not in draft_module.BUSY_STAGES:  # a person stopped it a moment ago
                     self._current = None

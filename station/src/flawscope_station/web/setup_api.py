@@ -221,7 +221,8 @@ def learn(draft: DraftDep, drafts: DraftsDep, body: setup_schemas.LearningOption
 
 @router.post("/{name}/stop", response_model=setup_schemas.NewProductState)
 def stop(draft: DraftDep, drafts: DraftsDep) -> Any:
-    """Stop the learning. A method that learns in steps can go on later."""
+    """Stop the learning. A method that learns in steps can go on later. Of a search for settings the first
+    stop ends the search: the best so far is learnt."""
     drafts.stop_learning(draft)
     return drafts.facts(draft)
 

@@ -296,7 +296,7 @@
   byId("stop").addEventListener("click", async () => {
     try {
       take(await api(`${home}/stop`, { body: {} }));
-      say(t("new.stage_stopped"));
+      say(t(BUSY.includes(state.stage) ? "new.search_ends" : "new.stage_stopped"));
     } catch (error) {
       failed(error);
     }

@@ -1,0 +1,71 @@
+"""Features that fits share: a search tries the same settings on some pictures, on more, and on all."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from threading import Lock
+
+from torch import Tensor
+
+from flawscope.methods.detector import Detector
+
+MAX_BYTES = 2**29  # of features that are kept
+Features = tuple[Tensor, Tensor | None]  # of an image, and the pixels that count (`StoreFeatures`)
+
+
+class FeatureMemory:
+    """Keeps the features of images on a CPU, under the name of the settings that they were computed with, up
+    to `most` bytes; then it takes no more."""
+
+    def __init__(self, most: int = MAX_BYTES):
+        self._most, self._size, self._lock = most, 0, Lock()
+        self._known = dict[str, dict[bytes, Features]]()
+        self._name = ""
+
+    @contextmanager
+    def used_for(self, name: str) -> Iterator[None]:
+        """Have fits in this context use what was kept under a name, and keep more."""
+        self._name, token = name, _current.set(self)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+
+    def drop(self, *, but: Collection[str]) -> None:
+        """Forget the features under other names than these."""
+        self._known = {name: kept for name, kept in self._known.items() if name in but}
+        self._size = sum(_size(one) for kept in self._known.values() for one in kept.values())
+
+    def find(self, key: bytes) -> Features | None:
+        return self._known.get(self._name, {}).get(key)
+
+    def keep(self, key: bytes, found: Features) -> None:
+        with self._lock:
+            if self._size + _size(found) <= self._most:
+                self._size += _size(found)
+                features, inside = found
+                copy = features.clone(), None if inside is None else inside.clone()
+                self._known.setdefault(self._name, {})[key] = copy
+
+
+_current = ContextVar[FeatureMemory | None]("features", default=None)
+
+
+def current() -> FeatureMemory | None:
+    """The memory that fits use here; None: none."""
+    return _current.get()
+
+
+def key_of(model: Detector, image: Tensor) -> bytes:
+    """Digest of an image [3, H, W] on a CPU, and of what says how the model sees it."""
+    digest = hashlib.blake2b(repr(model.config).encode(), digest_size=16)
+    for tensor in (model.roi, image):
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.digest()
+
+
+def _size(found: Features) -> int:
+    return sum(one.nbytes for one in found if one is not None)
