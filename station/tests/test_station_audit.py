@@ -14,10 +14,10 @@ import pytest
 from flawscope_station.access import audit
 from flawscope_station.access.audit import search, trim_events
 from flawscope_station.access.roles import ROLES, Person, has_role
-from flawscope_station.settings.sinks import SinkSettings
 from flawscope_station.settings.station import Settings
 from flawscope_station.store.database import Database, now
 from flawscope_station.store.schema import events
+from sink_helpers import make_sink
 from station_helpers import INSPECTIONS, NAME, until
 
 PASSWORD = "a long pass phrase"
@@ -252,7 +252,7 @@ def test_records_are_searched_paged_and_bounded(database, monkeypatch):
 
 
 def test_changed_settings_are_named_when_the_station_starts(open_station, settings):
-    hook = SinkSettings("https://mes.example/hunter2")
+    hook = make_sink(webhook="https://mes.example/hunter2")
     product = settings.products[NAME]
     for changed in (
         {},

@@ -24,7 +24,9 @@ from joserfc import jwt
 from joserfc.jwk import RSAKey
 
 from flawscope.errors import InputError
-from flawscope_station.settings.openid import OpenIdSettings, read_openid
+from flawscope_station.settings.openid import OpenIdSettings
+from flawscope_station.settings.station import Settings
+from flawscope_station.settings.values import read_as
 from flawscope_station.web.sign_in_pages import OpenIdProvider
 from station_helpers import PATIENCE, until
 from tablet import PHONE, SLATE, driver_fixture, needs_chromium, tablet_fixture
@@ -141,7 +143,7 @@ def running_fixture(open_station, settings, company, tmp_path):
     (tmp_path / "secret").write_text(SECRET)
     groups = {"quality": "operator", "it": "admin"}
     given = {"issuer": company.url, "client": CLIENT, "groups": groups, "secret_file": "secret"}
-    return open_station(openid=read_openid(given, tmp_path), proxy=True)
+    return open_station(openid=read_as(OpenIdSettings, given, tmp_path), proxy=True)
 
 
 @pytest.fixture
@@ -289,10 +291,10 @@ def test_a_provider_that_is_away_or_calls_itself_otherwise_keeps_nobody_out(open
 def test_a_wrong_setting_is_one_line(given, said):
     right = {"issuer": "https://login.example", "client": CLIENT, "groups": {"quality": "operator"}}
     with pytest.raises(InputError, match=said) as caught:
-        OpenIdProvider(read_openid({**right, **given}, Path()))
+        OpenIdProvider(read_as(OpenIdSettings, {**right, **given}, Path()))
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="openid: setting client and groups is missing"):
-        read_openid({"issuer": "https://login.example"}, Path())
+        read_as(Settings, {"openid": {"issuer": "https://login.example"}}, Path())
 
 
 @needs_chromium

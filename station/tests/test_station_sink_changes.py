@@ -15,16 +15,16 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from flawscope_station.settings.sinks import MqttSettings, SinkSettings
+from flawscope_station.settings.sinks import SinkSettings
 from flawscope_station.settings.station import ProductSettings, Settings
 from flawscope_station.sinks import UNDELIVERED, Sinks, delivery, mqtt, webhook
 from flawscope_station.sinks.delivery import UndeliveredError
-from flawscope_station.sinks.mqtt import MqttSink
+from flawscope_station.sinks.mqtt import MqttSettings, MqttSink
 from flawscope_station.sinks.outbox import INSPECTION, Message
 from flawscope_station.store.database import Database
 from flawscope_station.store.records import Store
 from flawscope_station.store.schema import deliveries
-from sink_helpers import Listener, Mosquitto, Receiver, new_folder
+from sink_helpers import Listener, Mosquitto, Receiver, make_broker, make_sink, new_folder
 from station_helpers import NAME, add_version, taken, until
 
 MESSAGES = 100
@@ -41,7 +41,7 @@ class Floor:
         self.version = dict([add_version(self.database)])
         self.problems: dict[str, str | None] = {}
 
-    def open(self, sinks: SinkTuple, mqtt: MqttSettings | None = None, name: str = NAME) -> Sinks:
+    def open(self, sinks: SinkTuple, mqtt: SinkSettings | None = None, name: str = NAME) -> Sinks:
         settings = Settings({name: ProductSettings("m.safetensors", sinks=sinks)}, mqtt=mqtt)
         numbers = {name: self.store.add_product(name)}
         pictures: Any = None
@@ -81,11 +81,11 @@ def receivers():
 
 
 def hook(address: str, **more: Any) -> SinkSettings:
-    return SinkSettings(webhook=address, picture="none", **more)
+    return make_sink(webhook=address, picture="none", **more)
 
 
 def directory(path: Path, **more: Any) -> SinkSettings:
-    return SinkSettings(folder=str(path), picture="none", **more)
+    return make_sink(folder=str(path), picture="none", **more)
 
 
 A, B, NAMED = (
@@ -172,13 +172,13 @@ def test_what_waits_for_a_folder_is_written_or_told(way, floor, receivers, tmp_p
 @pytest.mark.skipif(Mosquitto.program() is None, reason="Mosquitto is not installed")
 @pytest.mark.parametrize("more", [{}, {"topic": "another/{product}"}])
 def test_what_waits_for_a_broker_goes_to_its_new_address(floor, more):
-    floor.open((), MqttSettings("mqtt://192.0.2.1"))
+    floor.open((), make_broker(broker="mqtt://192.0.2.1"))
     floor.record()
     broker = Mosquitto(new_folder())
     broker.start()
     listener = Listener(broker.port, "#")
     try:
-        sinks = floor.open((), MqttSettings(broker.url, **more))
+        sinks = floor.open((), make_broker(broker=broker.url, **more))
         sinks.start()
         numbers = set[int]()
 
@@ -207,7 +207,7 @@ def test_one_of_several_changed_sinks_loses_nothing(floor):
 
 
 def test_a_store_of_an_earlier_version_keeps_what_waits(floor):
-    floor.open((A, B, NAMED), MqttSettings("mqtt://192.0.2.1"))
+    floor.open((A, B, NAMED), make_broker(broker="mqtt://192.0.2.1"))
     floor.record()
     old = {}
     for kind, name in (
@@ -225,13 +225,13 @@ def test_a_store_of_an_earlier_version_keeps_what_waits(floor):
             connection.execute(update(deliveries).where(deliveries.c.sink == new).values(sink=key))
     assert floor.stored_keys() == sorted(old)
     changed = hook("http://192.0.2.9/a?token=2"), B, NAMED
-    facts = floor.open(changed, MqttSettings("mqtts://192.0.2.2")).facts(NAME)
+    facts = floor.open(changed, make_broker(broker="mqtts://192.0.2.2")).facts(NAME)
     assert [one["waiting"] for one in facts] == [MESSAGES] * 4
     assert not floor.told()
 
 
 def test_a_broker_that_goes_and_a_product_that_is_renamed_are_told(floor):
-    floor.open((A,), MqttSettings("mqtt://192.0.2.1"))
+    floor.open((A,), make_broker(broker="mqtt://192.0.2.1"))
     floor.record()
     floor.open((A,))
     assert len(floor.told()) == 1
@@ -300,7 +300,9 @@ def test_a_webhook_that_drips_the_body_of_a_good_answer_has_the_message(monkeypa
 def test_a_broker_that_drips_is_given_up(monkeypatch):
     monkeypatch.setattr(mqtt, "ANSWER_TIMEOUT", 1.0)
     port, close = dripping(b"\x16\x03\x03\x40\x00", b"\x02")  # a TLS record that never ends
-    sink = MqttSink(MqttSettings(f"mqtts://127.0.0.1:{port}"), "station", "f" * 12, [], list)
+    sink = MqttSink(
+        MqttSettings(f"mqtts://127.0.0.1:{port}"), delivery.MessagePictures(None, sender="f" * 12)
+    )
     begun = time.monotonic()
     for _ in range(2):
         with pytest.raises(UndeliveredError, match="it does not answer"):

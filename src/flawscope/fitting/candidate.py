@@ -15,6 +15,7 @@ from flawscope.fitting.update_evaluation import ReviewedPicture
 from flawscope.methods.threads import reuse_freed_memory, set_thread_count
 from flawscope.predictor import load
 from flawscope.progress import ProgressCallback, ignore_progress
+from flawscope.results.judgement import Judgement
 
 
 def make_candidate(
@@ -30,7 +31,7 @@ def make_candidate(
     device: str,
     threads: int,
     step: ProgressCallback = ignore_progress,
-) -> dict[str, Any]:
+) -> Judgement:
     """Writes a candidate's model file, and returns its judgement.
 
     Args:

@@ -123,4 +123,5 @@ def flatten_settings(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
         return
     for key, item in items.items():
-        yield from flatten_settings(item, f"{path}.{key}" if path else key)
+        is_plugin = key in ("plugin", "values") and isinstance(item, Mapping)  # stand below its name
+        yield from flatten_settings(item, path if is_plugin else f"{path}.{key}" if path else key)

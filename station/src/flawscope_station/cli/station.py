@@ -92,7 +92,7 @@ def _list_users(args: argparse.Namespace) -> None:
 def _add_token(args: argparse.Namespace) -> None:
     from flawscope_station.settings.values import parse_age
 
-    seconds = None if args.expires is None else parse_age(args.expires, "--expires")
+    seconds = None if args.expires is None else parse_age(args.expires)
     with _open_access(args, make=True) as access:
         secret = access.add_token(args.name, args.role, expires=seconds)
     cli.show(secret)

@@ -16,13 +16,14 @@ from typing import Any
 
 from flawscope.errors import FlawscopeError, message_with_type
 from flawscope.pictures import decoding
+from flawscope.results import Judgement
 
 IDLE_SECONDS = 600.0  # seconds without a job after which it is ended: it holds a few hundred megabytes
 PROGRESS_INTERVAL = 0.25  # seconds between two reports of progress
 LEARNING_NICENESS = 19  # the lowest priority: on a busy machine it gets a seventieth of a core
 TRIAL_NICENESS = 5  # a person waits: a quarter of a core at least
 ProgressCallback = Callable[[str, int, int], None]
-JobFunction = Callable[[dict[str, Any], ProgressCallback], dict[str, Any]]
+JobFunction = Callable[[dict[str, Any], ProgressCallback], Any]
 SPAWN_CONTEXT = multiprocessing.get_context("spawn")
 
 
@@ -59,8 +60,8 @@ class Worker:
         process = self._process
         return process.pid if process is not None and process.is_alive() else None
 
-    def run(self, job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
-        """Return the result of `make_candidate` for a job.
+    def run(self, job: dict[str, Any], step: ProgressCallback) -> Any:
+        """Return the result of a job.
 
         Raises:
             WorkerError: the job cannot be done, or the process ended.
@@ -73,7 +74,7 @@ class Worker:
                 if kind == "step":
                     step(*found)
                 elif kind == "done":
-                    return dict(found)
+                    return found
                 else:
                     raise WorkerError(found)
         except (EOFError, OSError):
@@ -170,7 +171,7 @@ def _run_job(job: dict[str, Any], pipe: Connection, work: JobFunction) -> tuple[
         return "error", message_with_type(error)
 
 
-def make_candidate(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
+def make_candidate(job: dict[str, Any], step: ProgressCallback) -> Judgement:
     """Make a candidate's model file, and return its judgement, as `flawscope.fitting.make_candidate` does.
 
     Args:

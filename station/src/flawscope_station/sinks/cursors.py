@@ -13,11 +13,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, delete, select, update
 
-from flawscope_station.settings.sinks import MqttSettings, PluginSinkSettings, SinkSettings
+from flawscope_station.settings.sinks import SinkSettings
 from flawscope_station.store.database import Database
 from flawscope_station.store.schema import deliveries
 
-AnySink = SinkSettings | PluginSinkSettings | MqttSettings
 POSITIONS = ("inspection_id", "verdict_id", "part_number")  # columns
 
 
@@ -37,7 +36,7 @@ class StoredCursor:
         return StoredCursor(row, kind, digest, int(place[0]) if place else None)
 
 
-def cursor_key(sink: AnySink, place: int) -> str:
+def cursor_key(sink: SinkSettings, place: int) -> str:
     """Return the key under which a sink's cursor is stored."""
     return f"{sink.kind}:{_digest(sink.cursor_name)}:{place}"
 
@@ -46,7 +45,9 @@ def cursor_conditions(product_id: int, key: str) -> Sequence[ColumnElement[bool]
     return deliveries.c.product_id == product_id, deliveries.c.sink == key
 
 
-def hand_on_cursors(database: Database, sinks: Mapping[int, Mapping[int, AnySink]]) -> list[StoredCursor]:
+def hand_on_cursors(
+    database: Database, sinks: Mapping[int, Mapping[int, SinkSettings]]
+) -> list[StoredCursor]:
     """Store each cursor under the key that its sink has now; return those of which no sink is left.
 
     Args:
@@ -81,7 +82,7 @@ def delete_cursors(database: Database, cursors: Sequence[StoredCursor]) -> None:
 
 
 def _match(
-    stored: Sequence[StoredCursor], sinks: Mapping[int, AnySink]
+    stored: Sequence[StoredCursor], sinks: Mapping[int, SinkSettings]
 ) -> tuple[dict[int, tuple[StoredCursor, dict[str, int]]], list[StoredCursor]]:
     """Return the cursor of each place that has one, with the positions from which it goes on, and the others.
 

@@ -50,7 +50,7 @@ class Addresses:
         self._added: dict[str, tuple[bool, int]] = {}  # by entry: whether its version is new, the version
         numbers = {name: store.add_product(name) for name in self.configured}
         joint = {name for name, number in numbers.items() if self._is_joint(name, number)}
-        rates = {number: self.configured[name].wanted_rate for name, number in numbers.items()}
+        rates = {number: self.configured[name].false_alarm_rate for name, number in numbers.items()}
         versions.rates = {number: rate for number, rate in rates.items() if rate is not None}
         for name, number in numbers.items():
             self.names[number] = name
