@@ -194,7 +194,7 @@ def test_a_station_has_every_metric_and_label_of_the_dashboard(running, parts):
 def test_a_real_prometheus_reads_the_station_and_answers_every_query(running, judged, tmp_path):
     """With its settings of deploy/, another target and interval, and a token."""
     access = running.station.access
-    (tmp_path / "flawscope-token").write_text(access.add_token("prometheus", "viewer"))
+    (tmp_path / "flawscope-token").write_text(access.tokens.add("prometheus", "viewer"))
     given = (DEPLOY / "prometheus.yml").read_text()
     given = given.replace("127.0.0.1:8080", running.url.removeprefix("http://")).replace("15s", "1s")
     (tmp_path / "prometheus.yml").write_text(given)
@@ -203,7 +203,7 @@ def test_a_real_prometheus_reads_the_station_and_answers_every_query(running, ju
     own = ("--config.file=prometheus.yml", f"--web.listen-address=127.0.0.1:{port}")
     process = subprocess.Popen(["prometheus", *own], cwd=tmp_path, stderr=subprocess.DEVNULL)
     try:
-        server, line = f"http://127.0.0.1:{port}/api/v1", access.add_token("line", "operator")
+        server, line = f"http://127.0.0.1:{port}/api/v1", access.tokens.add("line", "operator")
         with httpx.Client(base_url=server) as http, Client(running.url, token=line) as client:
 
             def is_answered(query: str) -> bool:

@@ -136,7 +136,7 @@ def test_what_waits_is_sent_or_told(way, floor, receivers, tmp_path):
     told = [text for code, text in floor.problems.items() if code.startswith(UNDELIVERED) and text]
     assert sum(text.count(f"{MESSAGES} records") for text in told) == gone
     floor.opened[-1].start()
-    wanted = [one.webhook or "" for one in after]
+    wanted = [one.address for one in after]
     for receiver in receivers:
         if any(address.startswith(receiver.url) for address in wanted) and way != "one added at the end":
             until(lambda one=receiver: len(one.taken) >= MESSAGES)
@@ -211,8 +211,8 @@ def test_a_store_of_an_earlier_version_keeps_what_waits(floor):
     floor.record()
     old = {}
     for kind, name in (
-        ("webhook", A.webhook),
-        ("webhook", B.webhook),
+        ("webhook", A.address),
+        ("webhook", B.address),
         ("webhook", "mes"),
         ("mqtt", "mqtt://192.0.2.1"),
     ):
@@ -278,7 +278,7 @@ MESSAGE = Message(
 def test_a_webhook_that_drips_its_answer_is_given_up(begins, monkeypatch):
     monkeypatch.setattr(webhook, "EXCHANGE_SECONDS", 1.0)
     port, close = dripping(begins)
-    sink, begun = webhook.Webhook(hook(f"http://127.0.0.1:{port}/")), time.monotonic()
+    sink, begun = webhook.Webhook(webhook.WebhookSettings(f"http://127.0.0.1:{port}/")), time.monotonic()
     with pytest.raises(UndeliveredError):
         sink.send(MESSAGE)
     assert time.monotonic() - begun < 5
@@ -289,7 +289,7 @@ def test_a_webhook_that_drips_its_answer_is_given_up(begins, monkeypatch):
 def test_a_webhook_that_drips_the_body_of_a_good_answer_has_the_message(monkeypatch):
     monkeypatch.setattr(webhook, "MAX_ANSWER_SECONDS", 1.0)
     port, close = dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
-    sink, begun = webhook.Webhook(hook(f"http://127.0.0.1:{port}/")), time.monotonic()
+    sink, begun = webhook.Webhook(webhook.WebhookSettings(f"http://127.0.0.1:{port}/")), time.monotonic()
     for _ in range(2):
         sink.send(MESSAGE)
     assert time.monotonic() - begun < 10

@@ -20,7 +20,7 @@ from typing import Any
 from flawscope import machine
 from flawscope.pictures import decoding
 from flawscope_station.access.audit import note_changed_settings
-from flawscope_station.access.users import Access
+from flawscope_station.access.authenticator import Access
 from flawscope_station.background import GuardedThread, unfailing
 from flawscope_station.connections import ConnectionContext, Connections, Timing
 from flawscope_station.extension import Extension, HasThreads, Observers, Service

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import delete, or_, select, update
 
 from flawscope.errors import InputError
-from flawscope_station.access.users import SIGN_IN_FAILED
+from flawscope_station.access.authenticator import SIGN_IN_FAILED
 from flawscope_station.settings.station import Settings
 from flawscope_station.store.database import Database
 from flawscope_station.store.model_registry import VERSION_ACTIVATED, VERSION_ADDED

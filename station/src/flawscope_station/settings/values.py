@@ -159,10 +159,10 @@ def time_of(text: str, what: str, right: str = "a time such as 5 s") -> float:
     return seconds
 
 
-def parse_age(text: str) -> float:
-    """Return the seconds of `30 days`. A month has 30 days, a year 365. InputError."""
+def parse_age(text: str, what: str = "") -> float:
+    """Return the seconds of `30 days`. A month has 30 days, a year 365. InputError: `what` begins it."""
     if not (match := _AGE.fullmatch(text)):
-        raise InputError(f"{text!r} is not a time; write for example 30 days or 1 year, or null")
+        raise InputError(f"{what}{text!r} is not a time; write for example 30 days or 1 year, or null")
     return float(match[1]) * _SECONDS[match[2][0].lower()]
 
 
