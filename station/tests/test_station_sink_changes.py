@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import socket
 import threading
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import select
 
 from flawscope_station.settings.sinks import SinkSettings
 from flawscope_station.settings.station import ProductSettings, Settings
@@ -204,30 +203,6 @@ def test_one_of_several_changed_sinks_loses_nothing(floor):
     assert (first.waiting(), second.waiting()) == (10, 100)
     (facts,) = floor.open((hook("http://192.0.2.7/b"),)).facts(NAME)
     assert facts["waiting"] == 100
-
-
-def test_a_store_of_an_earlier_version_keeps_what_waits(floor):
-    floor.open((A, B, NAMED), make_broker(broker="mqtt://192.0.2.1"))
-    floor.record()
-    old = {}
-    for kind, name in (
-        ("webhook", A.address),
-        ("webhook", B.address),
-        ("webhook", "mes"),
-        ("mqtt", "mqtt://192.0.2.1"),
-    ):
-        digest = hashlib.sha256(str(name).encode()).hexdigest()[:32]
-        old[f"{kind}:{digest}"] = next(
-            key for key in floor.stored_keys() if key.startswith(f"{kind}:{digest}")
-        )
-    with floor.database.writing() as connection:
-        for key, new in old.items():
-            connection.execute(update(deliveries).where(deliveries.c.sink == new).values(sink=key))
-    assert floor.stored_keys() == sorted(old)
-    changed = hook("http://192.0.2.9/a?token=2"), B, NAMED
-    facts = floor.open(changed, make_broker(broker="mqtts://192.0.2.2")).facts(NAME)
-    assert [one["waiting"] for one in facts] == [MESSAGES] * 4
-    assert not floor.told()
 
 
 def test_a_broker_that_goes_and_a_product_that_is_renamed_are_told(floor):

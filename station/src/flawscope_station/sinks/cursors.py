@@ -22,18 +22,17 @@ POSITIONS = ("inspection_id", "verdict_id", "part_number")  # columns
 
 @dataclass(frozen=True)
 class StoredCursor:
-    """Cursor in the store. place: of its sink among the product's, from 1, 0 of the broker; None: an earlier
-    version stored it."""
+    """Cursor in the store. place: of its sink among the product's, from 1, 0 of the broker."""
 
     row: Row[Any]
     kind: str
     hash: str
-    place: int | None
+    place: int
 
     @staticmethod
     def of(row: Row[Any]) -> StoredCursor:
-        kind, digest, *place = row.sink.split(":")
-        return StoredCursor(row, kind, digest, int(place[0]) if place else None)
+        kind, digest, place = row.sink.split(":")
+        return StoredCursor(row, kind, digest, int(place))
 
 
 def cursor_key(sink: SinkSettings, place: int) -> str:
