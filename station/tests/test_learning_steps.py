@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, select
 
+from flawscope.calibration.judgement import DecisionCounts, Judgement
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.results.judgement import DecisionCounts, Judgement
 from flawscope.results.review.pages import LANGUAGES
 from flawscope_station.learning import activation, process
 from flawscope_station.learning import candidate_plan as plans

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flawscope.artefact import model_file
+from flawscope.calibration.judgement import Judgement
 from flawscope.errors import InputError
 from flawscope.export.export import export
 from flawscope.fitting.incremental_update import open_fitted_dataset, update
@@ -15,7 +16,6 @@ from flawscope.fitting.update_evaluation import ReviewedPicture
 from flawscope.methods.threads import reuse_freed_memory, set_thread_count
 from flawscope.predictor import load
 from flawscope.progress import ProgressCallback, ignore_progress
-from flawscope.results.judgement import Judgement
 
 
 def make_candidate(

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flawscope.calibration.judgement import DecisionCounts, Judgement, MissedDefect, ScoreChange
 from flawscope.calibration.power import wilson_interval
 from flawscope.calibration.promise import judge_promise
 from flawscope.calibration.threshold import Calibration, from_values
@@ -17,7 +18,6 @@ from flawscope.errors import InputError, pluralize
 from flawscope.pictures.decoding import PictureSource
 from flawscope.predictor import Predictor
 from flawscope.progress import ProgressCallback, ignore_progress
-from flawscope.results.judgement import DecisionCounts, Judgement, MissedDefect, ScoreChange
 
 CORRECTIONS = "corrections"  # among a model's facts
 WEAKER_SHARE = 0.5  # of a known defect's severity: with less, it is said that it stands out less

@@ -8,16 +8,10 @@ from flawscope import lazy_names
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from flawscope.results.found_parts import FoundParts as FoundParts
-    from flawscope.results.judgement import Judgement as Judgement
     from flawscope.results.review.pages import Pages as Pages
     from flawscope.results.review.pages import Texts as Texts
 
 __getattr__ = lazy_names(
     __name__,
-    {
-        "FoundParts": "found_parts",
-        "Judgement": "judgement",
-        "Pages": "review.pages",
-        "Texts": "review.pages",
-    },
+    {"FoundParts": "found_parts", "Pages": "review.pages", "Texts": "review.pages"},
 )

@@ -41,7 +41,7 @@ class Service(HasThreads, Protocol):
 
 @dataclass(frozen=True)
 class Extension:
-    """What a part adds to a station.
+    """Contribution of a part to a station.
 
     parts: that routes ask for, each by its class.
     services: are started in this order when pictures come, all asked to end before the last picture is

@@ -50,8 +50,7 @@ class Accounts:
     def all(self) -> list[Row[Any]]:
         """Return the columns `shown` of all accounts, by name."""
         query = select(*(self.table.c[name] for name in self.shown)).order_by(self.table.c.name)
-        with self.database.reading() as connection:
-            return list(connection.execute(query))
+        return self.database.rows(query)
 
     def remove(self, name: str, *, who: str = COMMAND_LINE) -> None:
         """Remove an account, with its sessions."""
@@ -117,8 +116,7 @@ class Users(Accounts):
     def find(self, name: str) -> Row[Any] | None:
         if not _NAME_PATTERN.fullmatch(name):  # not every text is allowed in the data base
             return None
-        with self.database.reading() as connection:
-            return connection.execute(select(users).where(users.c.name == name)).one_or_none()
+        return self.database.row(select(users).where(users.c.name == name))
 
     def confirm(self, connection: Connection, user: Row[Any], new_hash: str | None) -> bool:
         """Lock a user within a transaction, and store a new hash of the same password; return False where the
@@ -160,8 +158,7 @@ class Tokens(Accounts):
         return secret
 
     def find(self, hashed: str) -> Row[Any] | None:
-        with self.database.reading() as connection:
-            return connection.execute(select(tokens).where(tokens.c.hash == hashed)).one_or_none()
+        return self.database.row(select(tokens).where(tokens.c.hash == hashed))
 
     def note_use(self, number: int, at: int) -> None:
         with suppress(StoreError), self.database.writing() as connection:

@@ -75,8 +75,7 @@ def search(
         query = query.where(event.kind.in_(SUBJECTS[about]))
     bounds = (since, event.at.__ge__), (until, event.at.__lt__), (before, event.id.__lt__)
     query = query.where(*(compare(bound) for bound, compare in bounds if bound is not None))
-    with database.reading() as connection:
-        rows = connection.execute(query.order_by(event.id.desc()).limit(limit)).all()
+    rows = database.rows(query.order_by(event.id.desc()).limit(limit))
     names = ("id", "kind", "who", "address", "product", "text")
     return [{"at": iso(row.at), **{name: getattr(row, name) for name in names}} for row in rows]
 
@@ -89,8 +88,7 @@ def trim_events(database: Database) -> None:
         with database.reading() as connection:
             last = connection.execute(query).scalar_one_or_none()
         if last is not None:
-            with database.writing() as connection:
-                connection.execute(delete(events).where(is_of_kinds, events.c.id <= last))
+            database.change(delete(events).where(is_of_kinds, events.c.id <= last))
 
 
 def note_changed_settings(database: Database, settings: Settings, who: str) -> None:

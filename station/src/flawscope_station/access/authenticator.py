@@ -1,5 +1,5 @@
-"""Who sends a request: a person with a session, a program with a token, or, on a station without either,
-everybody on its own machine."""
+"""Finds who sends a request: a person with a session, a program with a token, or everybody on the machine of a
+station that has neither."""
 
 from __future__ import annotations
 

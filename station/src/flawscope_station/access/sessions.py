@@ -30,20 +30,17 @@ class Sessions:
         return cookie
 
     def end(self, cookie: str) -> None:
-        with self.database.writing() as connection:
-            connection.execute(delete(sessions).where(sessions.c.hash == digest(cookie)))
+        self.database.change(delete(sessions).where(sessions.c.hash == digest(cookie)))
 
     def remove_ended(self) -> None:
         """Remove sessions that have ended, as every sign-in does."""
-        with self.database.writing() as connection:
-            connection.execute(delete(sessions).where(_ended(now())))
+        self.database.change(delete(sessions).where(_ended(now())))
 
     def find(self, hashed: str) -> Row[Any] | None:
         """Return name and role of a session's user, and its end; it may have ended."""
         columns: list[Any] = [users.c.name, users.c.role, sessions.c.expires_at]
         query = select(*columns).join_from(sessions, users).where(sessions.c.hash == hashed)
-        with self.database.reading() as connection:
-            return connection.execute(query).one_or_none()
+        return self.database.row(query)
 
 
 def is_current(until: int) -> bool:

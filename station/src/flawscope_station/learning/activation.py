@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 from sqlalchemy import Row
 
 from flawscope import machine
+from flawscope.calibration import judgement as judgements
 from flawscope.errors import FlawscopeError, InputError, message_with_type, pluralize
-from flawscope.results import Judgement
 from flawscope_station.access.audit import SETTINGS_CHANGED
 from flawscope_station.background import BackgroundThread
 from flawscope_station.learning import candidate_records as records
@@ -262,7 +262,9 @@ class Learning(BackgroundThread):
                 "engine": self.versions.engine_for(active.file),
                 "device": self.versions.device,
             }
-            found: Judgement = self.worker.run(job, lambda *step: self._steps.__setitem__(number, step))
+            found: judgements.Judgement = self.worker.run(
+                job, lambda *step: self._steps.__setitem__(number, step)
+            )
             gone, contradictory = plan.verdicts.gone, {*found.contradictory, *plan.verdicts.contradictory}
             found = replace(found, contradictory=sorted(contradictory), gone=gone)
             self._add_version(row, plan, active, learn, found, out, begun)
@@ -316,7 +318,7 @@ class Learning(BackgroundThread):
         plan: Plan,
         active: ActiveVersion,
         learn: LearningSettings,
-        judgement: Judgement,
+        judgement: judgements.Judgement,
         out: Path,
         begun: float,
     ) -> None:

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter
 from sqlalchemy import Connection, Row, select, update
 
-from flawscope.results import Judgement
+from flawscope.calibration import judgement as judgements
 from flawscope_station.store.database import Database, now
 from flawscope_station.store.records import VERDICT_EVENT, add_event, fetch_row, iso
 from flawscope_station.store.schema import candidates, events, inspections, products, verdicts
 
 Facts = Mapping[str, Any]
-_JUDGEMENT = TypeAdapter(Judgement)
+_JUDGEMENT = TypeAdapter(judgements.Judgement)
 QUEUED, RUNNING, READY, LIVE = "queued", "running", "ready", "live"
 REJECTED, FAILED, REMOVED = "rejected", "failed", "removed"
 UNFINISHED, UNUSED = (QUEUED, RUNNING), (READY, REJECTED)
@@ -89,16 +89,14 @@ class Candidates:
             .where(candidates.c.status.in_(UNUSED))
             .where(candidates.c.version_id == active.scalar_subquery())
         )
-        with self.database.writing() as connection:
-            connection.execute(query.values(status=LIVE))
+        self.database.change(query.values(status=LIVE))
 
     def next_unfinished(self) -> Row[Any] | None:
         """Return the oldest candidate that is to be made, or that was being made when something ended it."""
         query = (
             select(candidates).where(candidates.c.status.in_(UNFINISHED)).order_by(candidates.c.id).limit(1)
         )
-        with self.database.reading() as connection:
-            return connection.execute(query).one_or_none()
+        return self.database.row(query)
 
     def row(self, product_id: int, number: int) -> Row[Any]:
         """Return a candidate. NotFoundError."""
@@ -119,8 +117,7 @@ class Candidates:
     def latest(self, product_id: int, most: int = 50) -> list[Row[Any]]:
         """Return the latest candidates, newest first."""
         query = select(candidates).where(candidates.c.product_id == product_id)
-        with self.database.reading() as connection:
-            return list(connection.execute(query.order_by(candidates.c.id.desc()).limit(most)))
+        return self.database.rows(query.order_by(candidates.c.id.desc()).limit(most))
 
 
 def candidate_of_version(connection: Connection, product_id: int, version: int) -> Row[Any] | None:
@@ -193,7 +190,9 @@ def list_history(database: Database, product_id: int, limit: int) -> list[dict[s
 SWITCHED, NOT_OPENED = "switched", "not_opened"
 
 
-def wait_reasons(judgement: Judgement, corrections: int, after: int, is_active: bool = True) -> list[str]:
+def wait_reasons(
+    judgement: judgements.Judgement, corrections: int, after: int, is_active: bool = True
+) -> list[str]:
     """Return the reasons why a candidate waits for a person; empty: it goes live.
 
     A candidate goes live where it finds all known defects that the active version finds (`lost`) and 98 % of

@@ -14,9 +14,9 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from flawscope.calibration import judgement as judgements
 from flawscope.errors import FlawscopeError, message_with_type
 from flawscope.pictures import decoding
-from flawscope.results import Judgement
 
 IDLE_SECONDS = 600.0  # seconds without a job after which it is ended: it holds a few hundred megabytes
 PROGRESS_INTERVAL = 0.25  # seconds between two reports of progress
@@ -171,7 +171,7 @@ def _run_job(job: dict[str, Any], pipe: Connection, work: JobFunction) -> tuple[
         return "error", message_with_type(error)
 
 
-def make_candidate(job: dict[str, Any], step: ProgressCallback) -> Judgement:
+def make_candidate(job: dict[str, Any], step: ProgressCallback) -> judgements.Judgement:
     """Make a candidate's model file, and return its judgement, as `flawscope.fitting.make_candidate` does.
 
     Args:

@@ -343,8 +343,7 @@ class Retention:
         start = self._checked.get((product_id, kind), 0)
         while start < last:
             begun = time.monotonic()
-            with self.database.reading() as connection:
-                rows = connection.execute(query.where(column.id > start)).all()
+            rows = self.database.rows(query.where(column.id > start))
             self._pause(time.monotonic() - begun)
             yield from rows
             start = rows[-1].number if len(rows) == ROWS_PER_QUERY else last

@@ -13,9 +13,9 @@ from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from flawscope.artefact import files as model_files
+from flawscope.calibration import judgement as judgements
 from flawscope.errors import InputError
 from flawscope.predictor import rates
-from flawscope.results import Judgement
 from flawscope_station.access.roles import has_role
 from flawscope_station.learning.activation import Learning
 from flawscope_station.learning.candidate_records import (
@@ -111,7 +111,7 @@ class Candidate(BaseModel):
     waits: list[
         Literal["lost", "simulated", "weaker", "no_gain", "few", "asked", "switched", "not_opened"]
     ] = Field(description="why the rule does not let it go live")
-    judgement: Judgement | None
+    judgement: judgements.Judgement | None
     at_risk: list[int] = Field(description="what `losing` must name to use it")
     seconds: dict[str, float] | None
     step: CandidateStep | None

@@ -1,4 +1,4 @@
-"""What is known of the next model beside the one that judges now."""
+"""Judgement of the next model beside the one that judges now."""
 
 from __future__ import annotations
 
