@@ -25,4 +25,4 @@ def page_products(store: Store, files: Files, configured: Collection[str]) -> di
         .order_by(versions.c.id)
     )
     rows = store.database.rows(query)
-    return {name: ProductSettings(str(files.folder / file)) for name, file in rows}
+    return {row.name: ProductSettings(str(files.folder / row.file)) for row in rows}

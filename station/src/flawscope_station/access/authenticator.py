@@ -1,5 +1,5 @@
-"""Finds who sends a request: a person with a session, a program with a token, or everybody on the machine of a
-station that has neither."""
+"""Finds who sends a request: a person with a session, a program with a token, or everybody on the machine of
+a station that has neither."""
 
 from __future__ import annotations
 

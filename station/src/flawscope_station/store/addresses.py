@@ -127,8 +127,8 @@ class Addresses:
     def _load_products(self, entry: str) -> None:
         """Add the products of an entry that are not here yet, also those that only earlier models knew."""
         query = select(products.c.id, products.c.name).where(products.c.entry_id == self.entries[entry])
-        rows = self.store.database.rows(query.order_by(products.c.id))
-        for number, name in rows:
+        for row in self.store.database.rows(query.order_by(products.c.id)):
+            number, name = row.id, row.name
             if name not in self.products:
                 self.settings[name] = replace(self.configured[entry], folder=None, sources=())
                 self._entry_of[name], self.names[number] = entry, name

@@ -229,7 +229,7 @@ class Store:
         row = self.database.row(query)
         if row is None:
             raise NotFoundError(f"there is no inspection {number}")
-        return PictureRecord(*row)
+        return PictureRecord(*tuple(row))
 
     def set_unanswered(self, number: int, why: str | None) -> None:
         """Write down why an inspection's sender did not get the answer; None: it did, after all."""
