@@ -22,7 +22,18 @@ from typing import Any
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
+from flawscope_station.settings.sinks import SinkSettings, read_broker, read_sinks
 from station_helpers import PATIENCE, free_port, until
+
+
+def make_sink(**given: Any) -> SinkSettings:
+    """Settings of a sink as `station.yaml` gives them."""
+    return read_sinks([given], Path())[0]
+
+
+def make_broker(**given: Any) -> SinkSettings | None:
+    return read_broker(given, Path())
+
 
 # ------------------------------------------------------------------------------------------------- the broker
 

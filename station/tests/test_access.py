@@ -15,8 +15,11 @@ from starlette.requests import HTTPConnection
 
 from flawscope.cli import main
 from flawscope.errors import InputError
-from flawscope_station.access import users as module
+from flawscope_station.access import accounts, authenticator
+from flawscope_station.access import sessions as session_module
+from flawscope_station.access.authenticator import CACHE_SECONDS, Access, ExpiredError
 from flawscope_station.access.roles import LOCAL_PERSON, ROLES, Person, has_role
+from flawscope_station.access.sessions import SESSION_SECONDS
 from flawscope_station.access.sign_in import (
     ADDRESS_LIMIT,
     NAME_LIMIT,
@@ -24,7 +27,6 @@ from flawscope_station.access.sign_in import (
     SignInError,
     SignInThrottle,
 )
-from flawscope_station.access.users import CACHE_SECONDS, SESSION_SECONDS, Access, ExpiredError
 from flawscope_station.store.database import Database, StoreError, now
 from flawscope_station.store.records import SENDER_ADDRESS
 from flawscope_station.store.schema import events, metadata, sessions, users
@@ -43,6 +45,11 @@ class Clock:
         return self.at
 
 
+def set_clock(monkeypatch: pytest.MonkeyPatch, now: Any) -> None:
+    for module in (accounts, authenticator, session_module):
+        monkeypatch.setattr(module, "now", now)
+
+
 @pytest.fixture
 def clock():
     return Clock()
@@ -51,8 +58,8 @@ def clock():
 def cheap(database: Database, clock: Clock) -> Access:
     """Hashes in no time; what waits or is remembered goes by the clock."""
     access = Access(database)
-    access.passwords.hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-    access._throttle, access.clock = SignInThrottle(clock), clock
+    access.users.passwords.hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    access.throttle, access.clock = SignInThrottle(clock), clock
     return access
 
 
@@ -105,19 +112,19 @@ def test_senders_send_viewers_look_and_the_others_may_do_what_those_below_them_m
 def test_a_station_is_open_until_it_has_a_user_or_a_token_and_again_without(access):
     assert access.is_open
     assert access.authenticate(request(access)) == LOCAL_PERSON == Person("local", "admin")
-    access.add_user("anna", PASSWORD, "operator")
+    access.users.add("anna", PASSWORD, "operator")
     assert not access.is_open
     assert access.authenticate(request(access)) is None
-    access.add_token("line", "operator")
-    access.remove_user("anna")
+    access.tokens.add("line", "operator")
+    access.users.remove("anna")
     assert not access.is_open
-    access.remove_token("line")
+    access.tokens.remove("line")
     assert access.is_open
 
 
 def test_who_cannot_be_added_is_told_in_one_line(access):
-    access.add_user(" bea\n", PASSWORD, "admin")  # what surrounds a name is not of it
-    access.add_token("line", "admin")
+    access.users.add(" bea\n", PASSWORD, "admin")  # what surrounds a name is not of it
+    access.tokens.add("line", "admin")
     before = told(access)
 
     def refused(said: str, change: Any, *given: Any, **more: Any) -> None:
@@ -127,29 +134,33 @@ def test_who_cannot_be_added_is_told_in_one_line(access):
         assert PASSWORD not in str(error.value)
 
     for name in ("a" * 65, "<b>", "", "-a"):
-        refused("cannot be a name", access.add_user, name, PASSWORD, "admin")
-    refused("everybody on an open station", access.add_user, "Local", PASSWORD, "admin")
-    refused("no role 'boss': choose sender, viewer", access.add_user, "anna", PASSWORD, "boss")
-    refused("a sender is no person", access.add_user, "anna", PASSWORD, "sender")
-    refused("has 9 characters: use 10", access.add_user, "anna", "123456789", "admin")
-    refused("has 1,001 characters", access.add_user, "anna", "x" * 1001, "admin")
+        refused("cannot be a name", access.users.add, name, PASSWORD, "admin")
+    refused("everybody on an open station", access.users.add, "Local", PASSWORD, "admin")
+    refused("no role 'boss': choose sender, viewer", access.users.add, "anna", PASSWORD, "boss")
+    refused("a sender is no person", access.users.add, "anna", PASSWORD, "sender")
+    refused("has 9 characters: use 10", access.users.add, "anna", "123456789", "admin")
+    refused("has 1,001 characters", access.users.add, "anna", "x" * 1001, "admin")
     for taken in ("bea", "line"):
-        refused(f"there is a (user|token) {taken} already", access.add_user, taken, PASSWORD, "admin")
-        refused(f"there is a (user|token) {taken} already", access.add_token, taken, "admin")
+        refused(f"there is a (user|token) {taken} already", access.users.add, taken, PASSWORD, "admin")
+        refused(f"there is a (user|token) {taken} already", access.tokens.add, taken, "admin")
     for seconds in (0.0, -5.0, 101 * 365 * 86400.0):
-        refused("at most 100 years", access.add_token, "other", "operator", expires=seconds)
-    for change in (access.remove_user, access.remove_token, lambda name: access.set_password(name, PASSWORD)):
+        refused("at most 100 years", access.tokens.add, "other", "operator", expires=seconds)
+    for change in (
+        access.users.remove,
+        access.tokens.remove,
+        lambda name: access.users.set_password(name, PASSWORD),
+    ):
         refused(r"there is no (user|token) anna; see `flawscope station", change, "anna")
     assert told(access) == before
-    assert [one.name for one in access.users()] == ["bea"]
+    assert [one.name for one in access.users.all()] == ["bea"]
 
 
 def test_every_change_is_an_event_and_tells_who_did_it(access):
-    access.add_user("anna", PASSWORD, "operator", who="bea")
-    access.set_password("anna", PASSWORD + "!", who="bea")
-    access.add_token("line", "engineer")
-    access.remove_token("line")
-    access.remove_user("anna")
+    access.users.add("anna", PASSWORD, "operator", who="bea")
+    access.users.set_password("anna", PASSWORD + "!", who="bea")
+    access.tokens.add("line", "engineer")
+    access.tokens.remove("line")
+    access.users.remove("anna")
     assert told(access) == [
         ("user_added", "bea", "user anna added as operator"),
         ("password_changed", "bea", "password of user anna changed"),
@@ -160,10 +171,10 @@ def test_every_change_is_an_event_and_tells_who_did_it(access):
 
 
 def test_no_secret_is_in_the_store(access):
-    usual = Access(access.database).passwords.hasher
+    usual = Access(access.database).users.passwords.hasher
     assert (usual.time_cost, usual.memory_cost) == (PasswordHasher().time_cost, PasswordHasher().memory_cost)
-    access.add_user("anna", PASSWORD, "operator")
-    token, cookie = access.add_token("line", "operator"), access.sign_in("anna", PASSWORD, "::1")
+    access.users.add("anna", PASSWORD, "operator")
+    token, cookie = access.tokens.add("line", "operator"), access.sign_in("anna", PASSWORD, "::1")
     for name, password in (("anna", "not her secret word"), ("my secret word", PASSWORD)):
         with pytest.raises(SignInError):
             access.sign_in(name, password, "10.0.0.9")
@@ -183,19 +194,19 @@ def test_no_secret_is_in_the_store(access):
 
 
 def test_a_session_ends_after_twelve_hours_and_is_removed(access, clock, monkeypatch):
-    access.add_user("anna", PASSWORD, "engineer")
+    access.users.add("anna", PASSWORD, "engineer")
     cookie, start = access.sign_in("anna", PASSWORD, "127.0.0.1"), now()
     assert SESSION_SECONDS == 12 * 3600
-    monkeypatch.setattr(module, "now", lambda: start + 43_190_000_000)
+    set_clock(monkeypatch, lambda: start + 43_190_000_000)
     assert access.authenticate(request(access, cookie))
-    monkeypatch.setattr(module, "now", lambda: start + 43_201_000_000)
+    set_clock(monkeypatch, lambda: start + 43_201_000_000)
     assert access.authenticate(request(access, cookie)) is None  # from memory
     assert len(rows(access, sessions)) == 1
     clock.at += CACHE_SECONDS + 0.1
     assert access.authenticate(request(access, cookie)) is None
     assert rows(access, sessions) == []
     access.sign_in("anna", PASSWORD, "127.0.0.1")
-    monkeypatch.setattr(module, "now", lambda: start + 90_000_000_000)
+    set_clock(monkeypatch, lambda: start + 90_000_000_000)
     access.sign_in("anna", PASSWORD, "127.0.0.1")
     assert len(rows(access, sessions)) == 1, "signing in removes them, too"
 
@@ -204,14 +215,14 @@ def test_a_session_ends_after_twelve_hours_and_is_removed(access, clock, monkeyp
 @pytest.mark.parametrize("change", ["remove", "password"])
 def test_removing_a_user_or_changing_the_password_ends_the_sessions_at_once(access, other, clock, change):
     """At once in the process that does it; in others within seconds."""
-    access.add_user("anna", PASSWORD, "engineer")
-    access.add_user("bea", PASSWORD, "engineer")
+    access.users.add("anna", PASSWORD, "engineer")
+    access.users.add("bea", PASSWORD, "engineer")
     cookie, beas = (access.sign_in(name, PASSWORD, "127.0.0.1") for name in ("anna", "bea"))
     assert all(one.authenticate(request(one, cookie)) for one in (access, other))
     if change == "remove":
-        access.remove_user("anna")
+        access.users.remove("anna")
     else:
-        access.set_password("anna", PASSWORD + "!")
+        access.users.set_password("anna", PASSWORD + "!")
     assert access.authenticate(request(access, cookie)) is None
     clock.at += CACHE_SECONDS + 0.1
     assert other.authenticate(request(other, cookie)) is None
@@ -221,26 +232,26 @@ def test_removing_a_user_or_changing_the_password_ends_the_sessions_at_once(acce
 
 @pytest.mark.both_databases
 def test_a_password_that_changes_while_it_is_checked_signs_nobody_in(access, other, monkeypatch):
-    access.add_user("anna", PASSWORD, "engineer")
-    check = access.passwords.verify
+    access.users.add("anna", PASSWORD, "engineer")
+    check = access.users.passwords.verify
 
     def slow(hashed: str, *tried: Any) -> bool:
         right = check(hashed, *tried)
-        other.set_password("anna", PASSWORD + "!")
+        other.users.set_password("anna", PASSWORD + "!")
         return right
 
-    monkeypatch.setattr(access.passwords, "verify", slow)
+    monkeypatch.setattr(access.users.passwords, "verify", slow)
     with pytest.raises(SignInError, match="name or password is wrong"):
         access.sign_in("anna", PASSWORD, "127.0.0.1")
     assert rows(access, sessions) == []
 
 
 def test_a_hash_with_other_parameters_is_made_anew_when_its_user_signs_in(access):
-    access.add_user("anna", PASSWORD, "engineer")
+    access.users.add("anna", PASSWORD, "engineer")
     (before,) = rows(access, users)
     cookie = access.sign_in("anna", PASSWORD, "127.0.0.1")
     assert rows(access, users) == [before]
-    access.passwords.hasher = PasswordHasher(time_cost=2, memory_cost=16, parallelism=1)
+    access.users.passwords.hasher = PasswordHasher(time_cost=2, memory_cost=16, parallelism=1)
     access.sign_in("anna", PASSWORD, "127.0.0.1")
     (after,) = rows(access, users)
     assert "m=16,t=2" in after.password
@@ -250,7 +261,7 @@ def test_a_hash_with_other_parameters_is_made_anew_when_its_user_signs_in(access
 
 def test_a_cookie_is_known_until_its_session_ends(access):
     """Names are folded; letters that keyboards write in two ways are the same."""
-    access.add_user("jürgen", "Schlüssel für Jürgen", "engineer")
+    access.users.add("jürgen", "Schlüssel für Jürgen", "engineer")
     names, password = ("ju\u0308rgen", " Jürgen"), "Schlu\u0308ssel fu\u0308r Ju\u0308rgen"
     one, two = (access.sign_in(name, password, "127.0.0.1") for name in names)
     assert access.authenticate(request(access, one)) == access.authenticate(request(access, two))
@@ -266,8 +277,8 @@ def test_a_cookie_is_known_until_its_session_ends(access):
 
 
 def test_an_unknown_name_takes_as_long_for_the_answer(access, monkeypatch):
-    access.add_user("anna", PASSWORD, "engineer")
-    access.passwords.verify(None, "")  # the hash that is compared with is made once
+    access.users.add("anna", PASSWORD, "engineer")
+    access.users.passwords.verify(None, "")  # the hash that is compared with is made once
     verify, checked = PasswordHasher.verify, []
 
     def spied(self: PasswordHasher, hashed: str, password: bytes) -> bool:
@@ -286,7 +297,7 @@ def test_an_unknown_name_takes_as_long_for_the_answer(access, monkeypatch):
 
 
 def test_who_guesses_has_to_wait_longer_and_longer_and_nobody_else_does(access, clock):
-    access.add_user("anna", PASSWORD, "engineer")
+    access.users.add("anna", PASSWORD, "engineer")
     waits, failures = [], 0
     while failures < PAIR_LIMIT[0] + 9:
         with pytest.raises(SignInError) as error:
@@ -321,23 +332,23 @@ def failed(attempts: SignInThrottle, name: str, address: str) -> int:
 @pytest.mark.parametrize("address", ["10.0.0.1", "2001:db8::7"])
 def test_wrong_names_from_a_shared_address_lock_nobody_out(access, clock, address):
     """The one who guesses there gets one answer a second; who signed in there is not held up."""
-    access.add_user("anna", PASSWORD, "engineer")
+    access.users.add("anna", PASSWORD, "engineer")
     for i in range(ADDRESS_LIMIT[0]):
         with pytest.raises(SignInError, match="name or password is wrong"):
             access.sign_in(f"n{i}", "wrong pass phrase", address)
-    assert [failed(access._throttle, f"m{i}", address) for i in range(9)] == [1] * 9
+    assert [failed(access.throttle, f"m{i}", address) for i in range(9)] == [1] * 9
     clock.at += 1
     assert access.sign_in("anna", PASSWORD, address)
-    assert [failed(access._throttle, f"m{i}", address) for i in range(3)] == [1, 1, 1]
+    assert [failed(access.throttle, f"m{i}", address) for i in range(3)] == [1, 1, 1]
     assert access.sign_in("anna", PASSWORD, address), "at once"
     clock.at += 1
-    assert [failed(access._throttle, f"m{i}", address) for i in range(3)] == [0, 1, 1]
+    assert [failed(access.throttle, f"m{i}", address) for i in range(3)] == [0, 1, 1]
 
 
 def test_a_name_tried_from_new_addresses_waits_but_not_at_its_owners(access, clock):
-    access.add_user("anna", PASSWORD, "engineer")
+    access.users.add("anna", PASSWORD, "engineer")
     access.sign_in("anna", PASSWORD, "192.0.2.1")
-    waits = [failed(access._throttle, "anna", f"10.0.0.{i}") for i in range(NAME_LIMIT[0] + 2)]
+    waits = [failed(access.throttle, "anna", f"10.0.0.{i}") for i in range(NAME_LIMIT[0] + 2)]
     assert waits == [0] * NAME_LIMIT[0] + [1, 1]
     assert access.sign_in("anna", PASSWORD, "192.0.2.1"), "at once"
 
@@ -372,7 +383,7 @@ def test_guesses_at_the_same_time_are_counted_before_they_are_checked(clock):
 
 
 def test_a_flood_of_sign_ins_leaves_threads_free(access, monkeypatch):
-    access.passwords.verify(None, "")
+    access.users.passwords.verify(None, "")
     go, inside, sent_away = threading.Event(), [], threading.Semaphore(0)
 
     def slow(self: PasswordHasher, hashed: str, password: bytes) -> bool:
@@ -401,8 +412,8 @@ def test_a_flood_of_sign_ins_leaves_threads_free(access, monkeypatch):
         waits = [sorted(one.result() for one in several) for several in (first, others)]
     assert waits == [["0"] * 4 + ["2"] * 6] * 2
     assert len(inside) == 8
-    assert not access.passwords.pending
-    assert failed(access._throttle, "n9", "10.0.0.0") == 0, "who was sent away did not fail"
+    assert not access.users.passwords.pending
+    assert failed(access.throttle, "n9", "10.0.0.0") == 0, "who was sent away did not fail"
 
 
 # ----------------------------------------------------------------------------------------------------- tokens
@@ -410,7 +421,7 @@ def test_a_flood_of_sign_ins_leaves_threads_free(access, monkeypatch):
 
 @pytest.mark.both_databases
 def test_a_token_is_known_and_not_after_it_was_removed(access, other, clock):
-    secret = access.add_token("line", "operator")
+    secret = access.tokens.add("line", "operator")
     assert secret.startswith("fls_")
     assert len(secret) > 40
     assert all(
@@ -418,31 +429,31 @@ def test_a_token_is_known_and_not_after_it_was_removed(access, other, clock):
         for one in (access, other)
     )
     assert access.authenticate(request(access, token=secret[:-1])) is None
-    access.remove_token("line")
-    access.add_token("line", "operator")
+    access.tokens.remove("line")
+    access.tokens.add("line", "operator")
     assert access.authenticate(request(access, token=secret)) is None
     clock.at += CACHE_SECONDS + 0.1
     assert other.authenticate(request(other, token=secret)) is None
 
 
 def test_its_use_is_noted_every_minute(access, clock, monkeypatch):
-    secret, start = access.add_token("line", "operator"), now()
+    secret, start = access.tokens.add("line", "operator"), now()
     seen = []
     for seconds in (0, 5, 59, 61, 100, 122):
-        monkeypatch.setattr(module, "now", lambda at=start + seconds * 1_000_000: at)
+        set_clock(monkeypatch, lambda at=start + seconds * 1_000_000: at)
         clock.at += CACHE_SECONDS + 0.1
         access.authenticate(request(access, token=secret))
-        used = access.tokens()[0].used_at
+        used = access.tokens.all()[0].used_at
         seen.append((used - start) / 1e6)
     assert seen == [0, 0, 0, 61, 61, 122]
 
 
 def test_a_token_that_expires_is_known_until_then(access, other, clock, monkeypatch):
     """It is told so, in other processes too; it does not open the station to everybody."""
-    secret, start = access.add_token("line", "operator", expires=90 * 86400), now()
-    assert access.tokens()[0].expires_at == pytest.approx(start + 90 * 86_400_000_000, abs=5e6)
+    secret, start = access.tokens.add("line", "operator", expires=90 * 86400), now()
+    assert access.tokens.all()[0].expires_at == pytest.approx(start + 90 * 86_400_000_000, abs=5e6)
     assert all(one.authenticate(request(one, token=secret)) for one in (access, other))
-    monkeypatch.setattr(module, "now", lambda: start + 91 * 86_400_000_000)
+    set_clock(monkeypatch, lambda: start + 91 * 86_400_000_000)
     for seconds in (0.0, CACHE_SECONDS + 0.1):  # from memory, and read again
         clock.at += seconds
         for one in (access, other):
@@ -451,7 +462,7 @@ def test_a_token_that_expires_is_known_until_then(access, other, clock, monkeypa
             ):
                 one.authenticate(request(one, token=secret))
     assert access.authenticate(request(access)) is None
-    used = access.tokens()[0].used_at
+    used = access.tokens.all()[0].used_at
     assert used < start + 86_400_000_000, "a refused use is none"
     assert told(access)[-1] == ("sign_in_failed", "line", "token line has expired")
 
@@ -459,7 +470,7 @@ def test_a_token_that_expires_is_known_until_then(access, other, clock, monkeypa
 def test_unknown_tokens_are_noted_every_minute(access, monkeypatch):
     start = now()
     for seconds, address in ((0, "10.0.0.1"), (5, "10.0.0.1"), (6, "10.0.0.2"), (61, "10.0.0.1")):
-        monkeypatch.setattr(module, "now", lambda at=start + seconds * 1_000_000: at)
+        set_clock(monkeypatch, lambda at=start + seconds * 1_000_000: at)
         SENDER_ADDRESS.set(address)
         access.authenticate(request(access, token="fls_guess"))
     SENDER_ADDRESS.set(None)
@@ -469,8 +480,8 @@ def test_unknown_tokens_are_noted_every_minute(access, monkeypatch):
 
 def test_a_token_is_no_cookie_and_a_cookie_no_token(access):
     """Also where both have been seen: what comes with a cookie may be another site's, with a token not."""
-    access.add_user("anna", PASSWORD, "operator")
-    token, cookie = access.add_token("line", "operator"), access.sign_in("anna", PASSWORD, "127.0.0.1")
+    access.users.add("anna", PASSWORD, "operator")
+    token, cookie = access.tokens.add("line", "operator"), access.sign_in("anna", PASSWORD, "127.0.0.1")
     assert access.authenticate(request(access, token=token))
     assert access.authenticate(request(access, cookie=cookie))
     assert access.authenticate(request(access, cookie=token)) is None
@@ -481,7 +492,7 @@ def test_a_token_is_no_cookie_and_a_cookie_no_token(access):
 def test_for_seconds_nobody_asks_the_data_base_and_while_it_is_lost_nobody_is_known(
     access, clock, monkeypatch
 ):
-    asked = request(access, token=access.add_token("line", "operator"))
+    asked = request(access, token=access.tokens.add("line", "operator"))
     found = access.authenticate(asked)
 
     lost = StoreError("it cannot be used", "store_unreachable")
@@ -541,7 +552,7 @@ def test_users_and_tokens_by_command(call, tmp_path, capsys):
     assert secret not in out
     assert call("token", "remove", "line-3") == call("user", "remove", "anna") == 0
     assert "everybody on the station's machine may do everything" in capsys.readouterr().err
-    assert access.users() == access.tokens() == rows(access, sessions) == []
+    assert access.users.all() == access.tokens.all() == rows(access, sessions) == []
 
 
 def test_in_a_terminal_the_password_is_asked_twice(call, tmp_path, capsys, monkeypatch):
@@ -549,7 +560,7 @@ def test_in_a_terminal_the_password_is_asked_twice(call, tmp_path, capsys, monke
     monkeypatch.setattr("flawscope_station.cli.station.getpass", lambda prompt: next(typed))
     assert call("user", "add", "anna", typed=None) == 2
     assert "the two passwords differ" in capsys.readouterr().err
-    assert station(tmp_path).users() == []
+    assert station(tmp_path).users.all() == []
     assert call("user", "add", "anna", typed=None) == 0
     assert station(tmp_path).sign_in("anna", PASSWORD, "127.0.0.1")
 
@@ -569,4 +580,4 @@ def test_a_wrong_call_is_one_line(call, tmp_path, capsys, argv, typed, text):
     err = capsys.readouterr().err.replace(f"this is a new station, in {tmp_path / 'shop'}\n", "")
     assert text in err
     assert err.count("\n") == 1
-    assert not (tmp_path / "shop").exists() or station(tmp_path).users() == []
+    assert not (tmp_path / "shop").exists() or station(tmp_path).users.all() == []

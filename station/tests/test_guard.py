@@ -12,9 +12,9 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
 
 from flawscope.errors import InputError
+from flawscope_station.access.authenticator import Access
 from flawscope_station.access.roles import LOCAL_PERSON, PERSON_KEY, Person
 from flawscope_station.access.sign_in import SignInThrottle
-from flawscope_station.access.users import Access
 from flawscope_station.settings.station import Settings
 from flawscope_station.store.database import Database, StoreError
 from flawscope_station.web.middleware import (
@@ -39,8 +39,8 @@ def access(tmp_path):
     database = Database(f"sqlite:///{tmp_path / 'station.sqlite'}")
     database.migrate()
     access = Access(database)
-    access.passwords.hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-    access._throttle = SignInThrottle(lambda: 0.0)  # what must wait waits for ever
+    access.users.passwords.hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    access.throttle = SignInThrottle(lambda: 0.0)  # what must wait waits for ever
     yield access
     database.close()
 
@@ -113,7 +113,7 @@ def client(app, access):
 @pytest.fixture
 def signed_in(client, access):
     """As anna, an operator."""
-    access.add_user("anna", PASSWORD, "operator")
+    access.users.add("anna", PASSWORD, "operator")
     client.post("/sign-in", params={"name": "anna", "password": PASSWORD})
     return client
 
@@ -187,7 +187,7 @@ def test_an_open_station_serves_its_own_machine_alone(client, access, address, h
         assert response.status_code == status
         assert response.text == LOCAL_PERSON.name if status == 200 else "station user add" in response.text
     assert client.get("/healthz", client=address, headers=headers).status_code == 200
-    token = access.add_token("line", "operator")
+    token = access.tokens.add("line", "operator")
     headers = {**headers, "Authorization": f"Bearer {token}"}
     assert client.get("/api/v1/products", client=address, headers=headers).text == "line"
 
@@ -260,7 +260,7 @@ def test_other_sites_change_nothing_with_a_session_and_sign_nobody_in(signed_in)
 
 
 def test_a_token_is_sent_by_no_other_site(client, access):
-    bearer = {"Authorization": f"bearer {access.add_token('line', 'operator')}"}
+    bearer = {"Authorization": f"bearer {access.tokens.add('line', 'operator')}"}
     for headers in ({}, *FOREIGN):
         assert client.post("/api/v1/x", headers=headers | bearer).text == "line"
 
@@ -275,7 +275,7 @@ def test_through_tls_only_the_page_that_came_through_it_is_its_own(client):
 
 
 def test_who_is_not_signed_in_is_told_or_led_to_the_page_that_does(client, access):
-    access.add_user("anna", PASSWORD, "operator")
+    access.users.add("anna", PASSWORD, "operator")
     for path in ("/api/v1/products", "/metrics", "/api/v1/nothing"):
         for headers in ({}, {"Authorization": "Bearer fls_wrong"}, {"Authorization": "Basic YTpi"}):
             response = client.get(path, headers=headers)
@@ -299,7 +299,7 @@ def test_who_is_not_signed_in_is_told_or_led_to_the_page_that_does(client, acces
 
 def test_a_small_role_is_refused_also_without_a_guard(client, app, access):
     for role, status in {"operator": 403, "engineer": 200, "admin": 200}.items():
-        headers = {"Authorization": f"Bearer {access.add_token(role, role)}"}
+        headers = {"Authorization": f"Bearer {access.tokens.add(role, role)}"}
         response = client.post("/api/v1/engineer", headers=headers)
         assert response.status_code == status
         assert status == 200 or response.json()["code"] == "role_too_small"
@@ -330,7 +330,7 @@ def test_after_signing_in_nobody_is_led_to_another_site():
 
 
 def test_every_answer_makes_browsers_careful(client, access):
-    access.add_user("anna", PASSWORD, "operator")
+    access.users.add("anna", PASSWORD, "operator")
     answers = [
         client.get("/healthz"),
         client.get("/api/v1/x"),
@@ -399,6 +399,6 @@ def test_other_machines_are_served_only_with_users_or_tokens(access):
         check_listen_address(Settings(host="::", store="/srv/shop"), access)
     for host in ("127.0.0.1", "localhost", "::1", "[::1]", "127.0.0.2"):
         check_listen_address(Settings(host=host), access)
-    access.add_token("line", "operator")
+    access.tokens.add("line", "operator")
     for settings in outside:
         check_listen_address(settings, access)

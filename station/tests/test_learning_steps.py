@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, select
 
+from flawscope.calibration.judgement import DecisionCounts, Judgement
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.results.review.pages import LANGUAGES
 from flawscope_station.learning import activation, process
@@ -32,10 +34,8 @@ from flawscope_station.web.templates import PAGES
 from learning_helpers import echo
 from station_helpers import add_version, taken, until
 
-FOUND = {
-    **{"how": "extended", "learnt": [5], "lost": [], "weaker": [], "contradictory": [], "seconds": {}},
-    "good": {"after": [0, 9], "before": [3, 9]},
-}
+COUNTS = DecisionCounts(9, [3, 0.1, 0.7], [0, 0.0, 0.3])
+FOUND = Judgement(how="extended", learnt=[5], good=COUNTS, defects=COUNTS)
 
 
 class Kept(Candidates):
@@ -379,15 +379,15 @@ def test_more_corrections_than_a_question_may_name():
         ({"weaker": [3]}, ["weaker"]),
         ({"questions": []}, []),
         ({"refused": ["simulated"], "responsible": [4]}, ["simulated"]),
-        ({"good": {"before": [2], "after": [2]}}, ["no_gain"]),
-        ({"good": {"before": [2], "after": [3]}, "lost": [1]}, ["lost", "no_gain"]),
+        ({"good": DecisionCounts(9, [2], [2])}, ["no_gain"]),
+        ({"good": DecisionCounts(9, [2], [3]), "lost": [1]}, ["lost", "no_gain"]),
     ],
 )
 def test_the_rule(changes, why):
-    judgement = {"lost": [], "weaker": [], "good": {"before": [2], "after": [1]}, **changes}
+    judgement = replace(FOUND, **changes)
     assert wait_reasons(judgement, 5, 5) == why
     assert wait_reasons(judgement, 4, 5) == [*why, "few"]
-    assert wait_reasons({**judgement, "questions": ["a"]}, 5, 5) == [*why, "asked"]
+    assert wait_reasons(replace(judgement, questions=["a"]), 5, 5) == [*why, "asked"]
     assert wait_reasons(judgement, 5, 5, is_active=False) == [*why, "switched"]
 
 
@@ -405,7 +405,7 @@ def test_the_rule(changes, why):
 )
 def test_a_version_that_loses_something_is_not_advised(judged, active, use, reason):
     good = {"before": [7, 0.6, 1.0], "after": [1, 0.0, 0.5], "count": 9}
-    judgement = {"lost": [], "weaker": [], "found": [], "good": good, **judged}
+    judgement = {"how": "extended", "learnt": [], "good": good, "defects": good, **judged}
     found = advice({"status": "ready", "compared_with": 1, "judgement": judgement}, active)
     assert found[:2] == (use, reason)
     for language in LANGUAGES:

@@ -14,10 +14,10 @@ import pytest
 from flawscope_station.access import audit
 from flawscope_station.access.audit import search, trim_events
 from flawscope_station.access.roles import ROLES, Person, has_role
-from flawscope_station.settings.sinks import SinkSettings
 from flawscope_station.settings.station import Settings
 from flawscope_station.store.database import Database, now
 from flawscope_station.store.schema import events
+from sink_helpers import make_sink
 from station_helpers import INSPECTIONS, NAME, until
 
 PASSWORD = "a long pass phrase"
@@ -30,7 +30,7 @@ def by_token(running):
     """Whose token has a role, which is its name, too."""
 
     def made(role: str, name: str = "") -> httpx.Client:
-        token = running.station.access.add_token(name or role, role)
+        token = running.station.access.tokens.add(name or role, role)
         return httpx.Client(base_url=running.url, headers={"Authorization": f"Bearer {token}"}, timeout=60)
 
     return made
@@ -41,7 +41,7 @@ def browser(running):
     """Signed in as a user whose role is the name."""
 
     def made(role: str) -> httpx.Client:
-        running.station.access.add_user(role, PASSWORD, role)
+        running.station.access.users.add(role, PASSWORD, role)
         client = httpx.Client(base_url=running.url, timeout=60)
         answer = client.post("/sign-in", data={"name": role, "password": PASSWORD})
         assert answer.status_code == 303
@@ -114,9 +114,9 @@ def test_what_changes_something_wants_a_role(by_token):
 @pytest.mark.listens
 def test_a_stream_ends_with_the_right_to_look(running, browser):
     viewer = browser("viewer")
-    running.station.access.add_token("other", "admin")
+    running.station.access.tokens.add("other", "admin")
     with viewer.stream("GET", f"/api/v1/products/{NAME}/live") as answer:
-        running.station.access.remove_user("viewer")
+        running.station.access.users.remove("viewer")
         ended = time.monotonic() + 20
         for _ in answer.iter_lines():
             assert time.monotonic() < ended
@@ -124,7 +124,7 @@ def test_a_stream_ends_with_the_right_to_look(running, browser):
 
 
 def test_a_token_that_expired_is_told_so(running, parts):
-    token = running.station.access.add_token("camera1", "sender", expires=1.0)
+    token = running.station.access.tokens.add("camera1", "sender", expires=1.0)
     camera = httpx.Client(base_url=running.url, headers={"Authorization": f"Bearer {token}"})
     assert camera.post(f"/api/v1/{INSPECTIONS}", content=parts[0]).status_code == 201
 
@@ -174,7 +174,7 @@ def test_the_audit_says_who_did_what_and_from_where(running, browser, by_token, 
         f"/api/v1/products/{NAME}/versions", params={"name": "b.onnx"}, content=other_model.read_bytes()
     ).json()["id"]
     engineer.post(f"/api/v1/products/{NAME}/versions/{added}/activate")
-    running.station.access.remove_token("engineer")
+    running.station.access.tokens.remove("engineer")
     entries = admin.get("/api/v1/audit").json()["entries"]
     found = [(one["kind"], one["who"], one["address"], one["product"]) for one in entries]
     here = "127.0.0.1"
@@ -252,7 +252,7 @@ def test_records_are_searched_paged_and_bounded(database, monkeypatch):
 
 
 def test_changed_settings_are_named_when_the_station_starts(open_station, settings):
-    hook = SinkSettings("https://mes.example/hunter2")
+    hook = make_sink(webhook="https://mes.example/hunter2")
     product = settings.products[NAME]
     for changed in (
         {},

@@ -17,7 +17,7 @@ from sqlalchemy import select
 from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope.predictor import read_manifest
-from flawscope_station.access.users import Access
+from flawscope_station.access.authenticator import Access
 from flawscope_station.settings.station import Settings
 from flawscope_station.store.backup import backup, restore
 from flawscope_station.store.database import Database
@@ -45,7 +45,7 @@ def filled(database_url, tmp_path):
         facts = {"key": f"key {k}", "anomalous": bool(k % 2)}
         store.record([taken_file(files, plate, one, f"picture {k}".encode(), k, **facts)])
     store.add_verdict(plate, 1, DEFECT, "anna", files.keep(MASKS, b"a mask", ".png"))
-    Access(database).add_user("anna", "a long password", "admin")
+    Access(database).users.add("anna", "a long password", "admin")
     database.close()
     return settings
 

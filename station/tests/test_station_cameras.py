@@ -94,12 +94,12 @@ products:
             "/dev/video0",
             "trigger",
             None,
-            "500 ms",
+            0.5,
             (("framerate", "30"), ("video_size", "1920x1080")),
-            latency="200 ms",
+            latency=0.2,
         ),
     )
-    assert (product.all_sources[3].frame_timeout, product.all_sources[3].latency_seconds) == (0.5, 0.2)
+    assert (product.all_sources[3].frame_timeout, product.all_sources[3].latency) == (0.5, 0.2)
 
 
 @pytest.mark.parametrize(

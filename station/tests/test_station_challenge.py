@@ -257,7 +257,7 @@ def test_times_that_clocks_skip_or_repeat_come_once():
 def test_only_a_person_with_the_right_overrides_and_says_why(prepare):
     line = prepare()
     access = line.station.access
-    tokens = {role: access.add_token(role, role) for role in ("viewer", "operator", "engineer", "admin")}
+    tokens = {role: access.tokens.add(role, role) for role in ("viewer", "operator", "engineer", "admin")}
 
     def override(role: str, reason: str) -> int:
         headers = {"Authorization": f"Bearer {tokens[role]}"}

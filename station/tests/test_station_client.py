@@ -235,7 +235,7 @@ def test_what_is_not_there_is_said(client, common, parts):
 
 
 def test_a_token_is_wanted_and_checked(running, parts, tmp_path):
-    token = running.station.access.add_token("line", "operator")
+    token = running.station.access.tokens.add("line", "operator")
     for unknown in (None, "fls_no"):
         with Client(running.url, unknown) as client, pytest.raises(RefusedError, match="station token add"):
             client.inspect(parts[0], "plate")

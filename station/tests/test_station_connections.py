@@ -144,7 +144,7 @@ def test_a_client_is_not_blamed_for_what_held_up_the_station():
 
 
 def test_who_has_not_signed_in_sends_little(running):
-    running.station.access.add_user("anna", "a long password", "admin")
+    running.station.access.users.add("anna", "a long password", "admin")
     with httpx.Client(base_url=running.url, headers={"Origin": running.url}, timeout=60) as stranger:
         for password, status in {"x" * 100_000: 413, "x": 401}.items():
             sent = stranger.post("/sign-in", data={"name": "anna", "password": password})

@@ -21,8 +21,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from flawscope.cli import Parser, commands
 from flawscope_station.client import Client, RefusedError
-from flawscope_station.settings.sinks import SinkSettings, read_mqtt
+from flawscope_station.settings.sinks import read_broker
 from flawscope_station.settings.station import ProductSettings, read_settings
+from sink_helpers import make_sink
 from station_helpers import NAME, free_port, until
 
 ROOT = Path(__file__).parents[2]
@@ -99,7 +100,7 @@ def test_compose_stands_mosquitto_beside_the_station(compose, tmp_path):
     page = (ROOT / "docs/station-mqtt.md").read_text(encoding="utf-8")
     assert mosquitto["image"] in page
     blocks = [yaml.safe_load(one)["mqtt"] for one in re.findall(r"```yaml\n(.*?)```", page, re.S)]
-    found = {one["broker"]: read_mqtt(one, tmp_path) for one in blocks}
+    found = {one["broker"]: read_broker(one, tmp_path).plugin.values for one in blocks}
     assert getattr(found["mqtt://mosquitto"], "password_file", "") == "/run/secrets/mqtt_password"
 
 
@@ -157,7 +158,7 @@ ASKED = re.compile(r"(flawscope_\w+)(?:\{([^}]*)\})?")  # a metric and the label
 def running(settings, open_station, tmp_path):
     """With a folder and a sink, whose metrics others lack."""
     (tmp_path / "in").mkdir()
-    model, sinks = settings.products[NAME].model, (SinkSettings("http://127.0.0.1:9/hook"),)
+    model, sinks = settings.products[NAME].model, (make_sink(webhook="http://127.0.0.1:9/hook"),)
     return open_station(products={NAME: ProductSettings(model, folder=str(tmp_path / "in"), sinks=sinks)})
 
 
@@ -193,7 +194,7 @@ def test_a_station_has_every_metric_and_label_of_the_dashboard(running, parts):
 def test_a_real_prometheus_reads_the_station_and_answers_every_query(running, judged, tmp_path):
     """With its settings of deploy/, another target and interval, and a token."""
     access = running.station.access
-    (tmp_path / "flawscope-token").write_text(access.add_token("prometheus", "viewer"))
+    (tmp_path / "flawscope-token").write_text(access.tokens.add("prometheus", "viewer"))
     given = (DEPLOY / "prometheus.yml").read_text()
     given = given.replace("127.0.0.1:8080", running.url.removeprefix("http://")).replace("15s", "1s")
     (tmp_path / "prometheus.yml").write_text(given)
@@ -202,7 +203,7 @@ def test_a_real_prometheus_reads_the_station_and_answers_every_query(running, ju
     own = ("--config.file=prometheus.yml", f"--web.listen-address=127.0.0.1:{port}")
     process = subprocess.Popen(["prometheus", *own], cwd=tmp_path, stderr=subprocess.DEVNULL)
     try:
-        server, line = f"http://127.0.0.1:{port}/api/v1", access.add_token("line", "operator")
+        server, line = f"http://127.0.0.1:{port}/api/v1", access.tokens.add("line", "operator")
         with httpx.Client(base_url=server) as http, Client(running.url, token=line) as client:
 
             def is_answered(query: str) -> bool:

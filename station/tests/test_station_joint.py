@@ -21,9 +21,9 @@ from flawscope.runtime import OpenRouter, open_router
 from flawscope.synthesis.demo.dataset import draw_picture
 from flawscope_station.cli import serve
 from flawscope_station.client import Client
-from flawscope_station.settings.sinks import MqttSettings, SinkSettings
 from flawscope_station.settings.sources import CameraSourceSettings, FolderSourceSettings
 from flawscope_station.settings.station import LearningSettings, ProductSettings
+from sink_helpers import make_broker, make_sink
 from station_helpers import Running, png, until
 
 PRODUCTS = ("fabric", "plate", "Blech 7/ä")
@@ -415,9 +415,9 @@ def test_a_camera_is_triggered_with_and_without_the_product(open_line):
 
 def test_sinks_get_all_products_inspections(open_station, joint_models, tmp_path):
     """Also of those that a later version brings."""
-    out = SinkSettings(folder=str(tmp_path / "out"), picture="none")
+    out = make_sink(folder=str(tmp_path / "out"), picture="none")
     entry = ProductSettings(str(joint_models / "two.zip"), sinks=(out,))
-    broker = MqttSettings("mqtt://127.0.0.1:1")
+    broker = make_broker(broker="mqtt://127.0.0.1:1")
     line = Line(open_station(products={"line": entry}, mqtt=broker))
     version = line.add(joint_models / "three.zip").json()["id"]
     line.http.post(f"plate/versions/{version}/activate")

@@ -21,12 +21,13 @@ from flawscope.pictures import decoding
 from flawscope.pictures.decoding import HashedPicture, decode, load_picture, pixel_hash
 from flawscope_station import housekeeping as housekeeping_module
 from flawscope_station.housekeeping import Housekeeping
+from flawscope_station.inspecting.admission import Inspector
 from flawscope_station.settings.shifts import ShiftSettings
-from flawscope_station.settings.sinks import SinkSettings
 from flawscope_station.settings.sources import FolderSourceSettings
 from flawscope_station.settings.station import ProductSettings, RetentionSettings
 from flawscope_station.shifts import Shift
 from flawscope_station.shifts.reports import ShiftReporter, shift_message
+from flawscope_station.sinks import Sinks
 from flawscope_station.sinks import delivery as delivery_module
 from flawscope_station.sinks import outbox as outbox_module
 from flawscope_station.sinks.delivery import Delivery
@@ -240,8 +241,7 @@ def test_the_station_makes_room_as_pictures_are_recorded(database, tmp_path, mon
 
 
 def outbox(database: Database, product: int, **how: Any) -> Outbox:
-    settings = SinkSettings("http://127.0.0.1:9", **how)
-    return Outbox(database, product, NAME, "webhook:1", settings, station="s", sender="1", address=None)
+    return Outbox(database, product, NAME, "webhook:1", station="s", sender="1", address=None, **how)
 
 
 def add_part(database: Database, product: int, version: int, number: int) -> int:
@@ -496,21 +496,22 @@ def test_a_model_that_is_replaced_while_it_is_kept_is_one_of_both(
 
 
 @pytest.mark.parametrize(
-    "part", ["housekeeping.end", "sinks.stop", "inspector.close", "inspector.close_pools"]
+    ("part", "name"),
+    [(Housekeeping, "end"), (Sinks, "stop"), (Inspector, "close"), (Inspector, "close_pools")],
 )
-def test_an_error_of_one_part_lets_others_end(settings, parts, part):
-    station = started(settings)
-    number = inspect(station, parts[0])
-    owner, name = part.split(".")
-    stop = getattr(getattr(station, owner), name)
+def test_an_error_of_one_part_lets_others_end(settings, parts, part, name, monkeypatch):
+    stop = getattr(part, name)
 
-    def broken() -> None:
-        stop()
+    def broken(self: Any) -> None:
+        stop(self)
         raise OSError("it is broken")
 
-    setattr(getattr(station, owner), name, broken)
-    with pytest.raises(OSError, match="it is broken"):
-        station.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(part, name, broken)
+        station = started(settings)
+        number = inspect(station, parts[0])
+        with pytest.raises(OSError, match="it is broken"):
+            station.close()
     again = started(settings)  # the folder is free
     try:
         assert again.store.inspection(again.products[NAME], number)["id"] == number

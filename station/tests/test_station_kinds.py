@@ -13,9 +13,9 @@ import pytest
 import flawscope
 from flawscope.predictor.kinds import Example, learn_kinds
 from flawscope_station.client import Client
-from flawscope_station.settings.sinks import SinkSettings
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.store.kinds import KindCounts, count_kinds
+from sink_helpers import make_sink
 from station_helpers import NAME, until
 
 PERIOD = {"since": "2026-01-01", "until": "2027-01-01"}
@@ -30,7 +30,7 @@ def test_a_model_with_kinds_tells_them_everywhere(open_station, receive, model_p
     expected = learnt.model.predict(pictures[0])
     assert expected.regions[0].kinds is not None
     receiver, model = receive(), str(tmp_path / "named.safetensors")
-    sinks = (SinkSettings(webhook=receiver.url),)
+    sinks = (make_sink(webhook=receiver.url),)
     running = open_station(products={NAME: ProductSettings(model, sinks=sinks)})
     with Client(running.url) as client:
         found = client.inspect(pictures[0])

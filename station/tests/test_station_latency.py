@@ -172,7 +172,7 @@ def test_a_camera_without_a_latency_is_refused_for_triggers(tmp_path):
         given = {"camera": address, "every": "trigger", "latency": "0.4 s"}
         found = read_source(given, tmp_path)
         assert isinstance(found, CameraSourceSettings)
-        assert found.latency_seconds == pytest.approx(0.4)
+        assert found.latency == pytest.approx(0.4)
         read_source({"camera": address, "every": "1 s"}, tmp_path)
     for wrong in ("soon", "-1 s", 400, "0 s"):
         with pytest.raises(InputError, match="latency"):

@@ -103,7 +103,7 @@ def test_every_page_fits_is_accessible_and_keeps_to_the_policy(tablet, running, 
         asked = tablet.js("return performance.getEntriesByType('resource').map((one) => one.name)")
         assert [name for name in asked if not name.startswith((tablet.url, "data:", "blob:"))] == []
     assert tablet.complaints() == []
-    running.station.access.add_user("anna", PASSWORD, "operator")
+    running.station.access.users.add("anna", PASSWORD, "operator")
     tablet.driver.get(f"{tablet.url}/sign-in")
     assert tablet.unfit(PHONE, SLATE) == []
     assert tablet.js("return document.querySelector('header').getBoundingClientRect().width") == SLATE[0]

@@ -13,10 +13,9 @@ import httpx
 import pytest
 
 from flawscope_station.client import Client
-from flawscope_station.settings.sinks import MqttSettings
 from flawscope_station.sinks.delivery import POLL_INTERVAL
 from flawscope_station.sinks.mqtt import MqttSink
-from sink_helpers import Cable, Listener, Mosquitto, listens, new_folder
+from sink_helpers import Cable, Listener, Mosquitto, listens, make_broker, new_folder
 from station_helpers import NAME, Load, Running, free_port, until
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +72,9 @@ def online(listener: Listener) -> bool:
 @needs_mosquitto
 def test_inspections_verdicts_states_and_problems_are_there(broker, open_station, listen, parts):
     """On both data bases."""
-    running = open_station(mqtt=MqttSettings(broker.url, topic="plant/hall 2"), public=("line3.example",))
+    running = open_station(
+        mqtt=make_broker(broker=broker.url, topic="plant/hall 2"), public=("line3.example",)
+    )
     listener = listen(broker.port, "plant/#")
     until(lambda: online(listener))
     with Client(running.url) as client:
@@ -124,7 +125,7 @@ def test_a_cable_that_is_cut_again_and_again(broker, open_station, listen, parts
     """Nothing is lost, all comes in order, what comes twice has the same id; the page says that the broker is
     away."""
     cable = Cable(broker.port)
-    running = open_station(mqtt=MqttSettings(f"mqtt://127.0.0.1:{cable.port}", topic="plant/hall 2"))
+    running = open_station(mqtt=make_broker(broker=f"mqtt://127.0.0.1:{cable.port}", topic="plant/hall 2"))
     listener = listen(broker.port, TOPIC, STATUS)
     until(lambda: online(listener))
     load = Load(running.url, parts, clients=2)
@@ -150,7 +151,7 @@ def test_a_cable_that_is_cut_again_and_again(broker, open_station, listen, parts
 @needs_mosquitto
 def test_a_broker_that_is_killed_in_the_middle_of_it_loses_nothing(broker, open_station, listen, parts):
     """What was on its way may come again, under the same id."""
-    running = open_station(mqtt=MqttSettings(broker.url, topic="plant/hall 2"))
+    running = open_station(mqtt=make_broker(broker=broker.url, topic="plant/hall 2"))
     listener = listen(broker.port, TOPIC, STATUS)
     until(lambda: online(listener))
     time.sleep(0.5)  # Mosquitto writes down a moment later who listens: else what comes first has no reader
@@ -184,7 +185,7 @@ def test_a_password_and_rights(open_station, listen, tmp_path, parts):
     secret.write_text("open\n")
     with listening(folder, f"password_file {folder}/words\nacl_file {rights}") as broker:
         running = open_station(
-            mqtt=MqttSettings(broker.url, topic="plant/hall 2", user="line", password_file=str(secret))
+            mqtt=make_broker(broker=broker.url, topic="plant/hall 2", user="line", password_file=str(secret))
         )
         until(lambda: any("refuses" in one.text for one in running.station.problems()))
         (problem,) = running.station.problems()
@@ -213,9 +214,9 @@ def test_tls_with_a_certificate_of_ones_own(open_station, parts, tmp_path):
     )
     with listening(folder, f"certfile {folder}/cert.pem\nkeyfile {folder}/key.pem") as broker:
         url = f"mqtts://localhost:{broker.port}"
-        unknown = open_station(mqtt=MqttSettings(url), store=str(tmp_path / "other"), database=None)
+        unknown = open_station(mqtt=make_broker(broker=url), store=str(tmp_path / "other"), database=None)
         until(lambda: any("certificate verify failed" in one.text for one in unknown.station.problems()))
-        running = open_station(mqtt=MqttSettings(url, ca_file=str(folder / "cert.pem")))
+        running = open_station(mqtt=make_broker(broker=url, ca_file=str(folder / "cert.pem")))
         until(lambda: broker_of(running).is_connected)
         send(running.url, parts, range(3))
         until(lambda: running.station.sinks.facts(NAME)[0]["delivered"] == 3)
@@ -223,7 +224,7 @@ def test_tls_with_a_certificate_of_ones_own(open_station, parts, tmp_path):
 
 def test_a_broker_that_never_was_harms_nothing(running, open_station, parts):
     running.close()
-    there = open_station(mqtt=MqttSettings(f"mqtt://127.0.0.1:{free_port()}"))
+    there = open_station(mqtt=make_broker(broker=f"mqtt://127.0.0.1:{free_port()}"))
     assert len(send(there.url, parts, range(3))) == 3
     until(lambda: any("3 messages wait" in one.text for one in there.station.problems()))
     begun = time.monotonic()

@@ -24,7 +24,9 @@ from joserfc import jwt
 from joserfc.jwk import RSAKey
 
 from flawscope.errors import InputError
-from flawscope_station.settings.openid import OpenIdSettings, read_openid
+from flawscope_station.settings.openid import OpenIdSettings
+from flawscope_station.settings.station import Settings
+from flawscope_station.settings.values import read_as
 from flawscope_station.web.sign_in_pages import OpenIdProvider
 from station_helpers import PATIENCE, until
 from tablet import PHONE, SLATE, driver_fixture, needs_chromium, tablet_fixture
@@ -141,7 +143,7 @@ def running_fixture(open_station, settings, company, tmp_path):
     (tmp_path / "secret").write_text(SECRET)
     groups = {"quality": "operator", "it": "admin"}
     given = {"issuer": company.url, "client": CLIENT, "groups": groups, "secret_file": "secret"}
-    return open_station(openid=read_openid(given, tmp_path), proxy=True)
+    return open_station(openid=read_as(OpenIdSettings, given, tmp_path), proxy=True)
 
 
 @pytest.fixture
@@ -170,22 +172,22 @@ def test_a_member_signs_in_with_the_role_of_the_groups(browse, company, running)
     answer = enter(anna)
     assert (answer.status_code, 'url=/plate/live"' in answer.text) == (200, True)
     assert role(anna) == "less"
-    assert [(one.name, one.role) for one in access.users()] == [("anna", "operator")]
+    assert [(one.name, one.role) for one in access.users.all()] == [("anna", "operator")]
     company.groups = ["none of ours", "it", "quality"]
     enter(other)
     assert role(other) == "admin"
-    assert [(one.name, one.role) for one in access.users()] == [("anna", "admin")]
+    assert [(one.name, one.role) for one in access.users.all()] == [("anna", "admin")]
     anna.post("/sign-out")
     assert role(anna) is None
     company.groups = "quality"  # some providers send a single one so
     enter(anna)
     assert role(anna) == "less"
     with pytest.raises(InputError, match="company's account"):
-        access.set_password("anna", PASSWORD)
+        access.users.set_password("anna", PASSWORD)
 
 
 def test_accounts_of_the_station_stay_and_cannot_be_taken_over(browse, company, running):
-    running.station.access.add_user("anna", PASSWORD, "admin")
+    running.station.access.users.add("anna", PASSWORD, "admin")
     stranger, local = browse(), browse()
     answer = enter(stranger)
     assert answer.status_code == 403
@@ -228,7 +230,7 @@ def test_a_wrong_token_lets_nobody_in(wrong, browse, company, running):
     assert answer.status_code in (401, 403), answer.text
     assert said in answer.text
     assert role(client) is None
-    assert running.station.access.users() == []
+    assert running.station.access.users.all() == []
 
 
 def test_state_is_the_browsers_and_holds_once(browse, company):
@@ -264,7 +266,7 @@ def test_a_provider_that_is_away_or_calls_itself_otherwise_keeps_nobody_out(open
     """The station starts, accounts of its own sign in, and the page says it in one line."""
     other = "http://localhost:9" if said == "did not work" else company.url.replace("localhost", "127.0.0.1")
     running = open_station(openid=OpenIdSettings(other, CLIENT, {"quality": "operator"}))
-    running.station.access.add_user("anna", PASSWORD, "admin")
+    running.station.access.users.add("anna", PASSWORD, "admin")
     with httpx.Client(base_url=running.url, timeout=30, follow_redirects=True) as client:
         answer = enter(client)
         assert (answer.status_code, said in answer.text) == (502, True)
@@ -289,10 +291,10 @@ def test_a_provider_that_is_away_or_calls_itself_otherwise_keeps_nobody_out(open
 def test_a_wrong_setting_is_one_line(given, said):
     right = {"issuer": "https://login.example", "client": CLIENT, "groups": {"quality": "operator"}}
     with pytest.raises(InputError, match=said) as caught:
-        OpenIdProvider(read_openid({**right, **given}, Path()))
+        OpenIdProvider(read_as(OpenIdSettings, {**right, **given}, Path()))
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="openid: setting client and groups is missing"):
-        read_openid({"issuer": "https://login.example"}, Path())
+        read_as(Settings, {"openid": {"issuer": "https://login.example"}}, Path())
 
 
 @needs_chromium

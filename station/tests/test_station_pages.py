@@ -288,8 +288,8 @@ def test_periods_keep_the_other_filters(visitor):
 
 @pytest.fixture
 def users(running):
-    running.station.access.add_user("anna", PASSWORD, "operator")
-    running.station.access.add_user("emil", PASSWORD, "engineer")
+    running.station.access.users.add("anna", PASSWORD, "operator")
+    running.station.access.users.add("emil", PASSWORD, "engineer")
 
 
 def sign_in(browser: httpx.Client, name: str, password: str = PASSWORD, next: str = "/") -> httpx.Response:
@@ -315,7 +315,7 @@ def test_signing_in_leads_to_where_one_wanted(browser, users):
 
 
 def test_too_many_tries_have_to_wait(browser, running, users):
-    attempts = running.station.access._throttle = SignInThrottle(lambda: 0.0)  # what must wait waits for ever
+    attempts = running.station.access.throttle = SignInThrottle(lambda: 0.0)  # what must wait waits for ever
     for _ in range(10):
         with suppress(SignInError):
             attempts.begin("anna", "127.0.0.1")

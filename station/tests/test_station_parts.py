@@ -28,7 +28,6 @@ from flawscope_station.inspecting.part_set import PartSet
 from flawscope_station.inspecting.picture import Picture, with_part_and_view
 from flawscope_station.inspecting.writer import Answer
 from flawscope_station.queries import Overview
-from flawscope_station.settings.sinks import MqttSettings, SinkSettings
 from flawscope_station.settings.sources import DELETE, CameraSourceSettings, FolderSourceSettings
 from flawscope_station.settings.station import ProductSettings, RetentionSettings
 from flawscope_station.store.database import StoreError
@@ -37,7 +36,7 @@ from flawscope_station.store.insert import PartViews
 from flawscope_station.store.records import Store
 from flawscope_station.store.retention import Retention
 from flawscope_station.store.schema import LATE, inspections, parts
-from sink_helpers import Listener, Mosquitto, new_folder
+from sink_helpers import Listener, Mosquitto, make_broker, make_sink, new_folder
 from station_helpers import NAME, Running, Served, add_version, aged, free_port, png, taken, until
 from tablet import PHONE, SLATE, Tablet, needs_chromium
 from tablet import driver_fixture as driver_fixture
@@ -422,7 +421,7 @@ def test_a_part_whose_anomalous_views_are_tolerated_is(database):
 
 def test_every_sink_gets_each_part_once(line, receive, tmp_path):
     receiver = receive()
-    sinks = (SinkSettings(webhook=receiver.url), SinkSettings(folder=str(tmp_path / "found")))
+    sinks = (make_sink(webhook=receiver.url), make_sink(folder=str(tmp_path / "found")))
     running = line(sinks=sinks)
     with Client(running.url) as client:
         client.inspect_part(whole(GOOD), "p4711", batch="b")
@@ -449,7 +448,7 @@ def test_mqtt_has_a_topic_for_parts(line):
     broker.start()
     try:
         listener = Listener(broker.port, "flawscope/#")
-        running = line(mqtt=MqttSettings(broker.url))
+        running = line(mqtt=make_broker(broker=broker.url))
         topic = f"flawscope/station/{NAME}"
         with Client(running.url) as client:
             client.inspect_part(whole(90, "top"), "4711")

@@ -71,7 +71,7 @@ def two_fixture(running):
     """An operator and an engineer."""
     found = {}
     for role in ("operator", "engineer"):
-        running.station.access.add_user(role, PASSWORD, role)
+        running.station.access.users.add(role, PASSWORD, role)
         client = found[role] = httpx.Client(base_url=running.url, timeout=30)
         client.post("/sign-in", data={"name": role, "password": PASSWORD})
     yield found

@@ -10,9 +10,8 @@ import httpx
 
 from flawscope import Prediction
 from flawscope_station.client import Client
-from flawscope_station.settings.sinks import SinkSettings
 from flawscope_station.settings.station import ProductSettings
-from sink_helpers import Receiver
+from sink_helpers import Receiver, make_sink
 from station_helpers import NAME, until
 
 WEIGHT = {"mean": 12.5, "of": ["left", "right"]}
@@ -28,7 +27,7 @@ def test_a_field_of_the_library_needs_no_file_of_the_station(
         lambda self: {**document(self), "weight_g": WEIGHT, "source": "x", "note": "y"},
     )
     folder, receiver = tmp_path / "found", Receiver()
-    sinks = SinkSettings(webhook=receiver.url), SinkSettings(folder=str(folder))
+    sinks = make_sink(webhook=receiver.url), make_sink(folder=str(folder))
     running = open_station(products={NAME: ProductSettings(str(model_file), sinks=sinks)})
     with Client(running.url) as client, httpx.Client(base_url=running.url, timeout=60) as http:
         found = client.inspect(parts[-1], NAME)

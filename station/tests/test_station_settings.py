@@ -16,10 +16,13 @@ from hypothesis import strategies as st
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope_station.client.messages import normalize_url as of_station
-from flawscope_station.settings.sinks import MqttSettings, SinkSettings, read_mqtt, read_sinks
+from flawscope_station.settings.sinks import SinkSettings, read_broker, read_sinks
 from flawscope_station.settings.sources import CameraSourceSettings, read_source, redact_camera_address
 from flawscope_station.settings.station import Settings, read_settings
-from flawscope_station.settings.values import redact_address, redact_text, time_of
+from flawscope_station.settings.values import read_as, redact_address, redact_text, time_of
+from flawscope_station.sinks.folder import FolderSinkSettings
+from flawscope_station.sinks.mqtt import MqttSettings
+from flawscope_station.sinks.webhook import WebhookSettings
 from flawscope_station.store.database import Database
 from flawscope_station.store.records import Store
 
@@ -113,7 +116,7 @@ SINKS: tuple[tuple[Any, str], ...] = (
     ([{"webhook": "https://mes.example:x"}], "check host and port"),
     ([{"webhook": "https://mes.example", "secret": "word"}], "name that as secret_file"),
     ([{"webhook": "https://mes.example", "picture": "all"}], "one of none, picture, overlay, both"),
-    ([{"folder": "found", "secret_file": "f"}], "a webhook's"),
+    ([{"folder": "found", "secret_file": "f"}], "unknown setting secret_file"),
     ([{"folder": "found"}, {"folder": "found"}], "is there twice: give each its own `name`"),
     ([{"folder": "found", "name": ""}], "1 to 60 characters"),
 )
@@ -162,7 +165,7 @@ SOURCES: tuple[tuple[Any, str], ...] = (
 DAY = {"early": "06:00", "late": "14:00"}
 SHIFTS: tuple[tuple[Any, str], ...] = (
     ({}, "write `begin"),
-    ([], "write `begin"),
+    ([], "shifts: [] is not `key: value` lines"),
     ({"begin": {"early": "6 am"}}, "times of day"),
     ({"begin": {"early": "06:00", "late": "06:00"}}, "same time"),
     ({"begin": {"a/b": "06:00"}}, "cannot be a name"),
@@ -193,7 +196,7 @@ def of_plate(**given: Any) -> dict[str, Any]:
             for text in ("often", "0 %", "60 %", "1", "-1 %", "")
         ),
         (of_plate(challenge=["06:00", "late"]), "plate: challenge: write times of day or names of shifts"),
-        ({"name": "a/b"}, "name 'a/b' cannot be a station's: use letters"),
+        ({"name": "a/b"}, "name: 'a/b' cannot be a station's: use letters"),
         *(
             ({wrong: 1}, f"did you mean {right}?")
             for wrong, right in {"product": "products", "prt": "port"}.items()
@@ -225,20 +228,20 @@ def test_what_stands_below_products_and_shifts_is_read(tmp_path):
     assert settings.shifts.folder == str(tmp_path / "reports")
     products = list(settings.products.values())
     assert [one.camera_checks for one in products] == [True, False, True, True, True]
-    assert [one.drift_bound for one in products] == pytest.approx([0.01, 0.05, None, 0.02, 0.01])
-    assert [one.wanted_rate for one in products] == [None, None, 0.02, 0.02, None]
+    assert [one.drift for one in products] == pytest.approx([0.01, 0.05, None, 0.02, 0.01])
+    assert [one.false_alarm_rate for one in products] == [None, None, 0.02, 0.02, None]
     assert [one.challenge for one in products] == [None, None, None, None, ("06:00", "late")]
 
 
 def test_paths_are_relative_to_the_file(tmp_path):
     given = [{"folder": "found"}, {"webhook": "https://mes.example", "secret_file": "a", "ca_file": "/b"}]
-    folder, hook = read_sinks([*given, {"folder": "~/found"}], tmp_path)[:2]
+    folder, hook, home = (one.plugin.values for one in read_sinks([*given, {"folder": "~/found"}], tmp_path))
     assert folder.folder == str(tmp_path / "found")
     assert (hook.secret_file, hook.ca_file) == (str(tmp_path / "a"), "/b")
-    assert read_sinks([{"folder": "~/found"}], tmp_path)[0].folder == str(Path.home() / "found")
-    assert read_mqtt("mqtt://host", tmp_path) == MqttSettings("mqtt://host")
+    assert home.folder == str(Path.home() / "found")
+    assert read_broker("mqtt://host", tmp_path).plugin.values == MqttSettings("mqtt://host")
     assert MqttSettings("mqtt://host").connection == ("host", 1883, False)
-    found = read_mqtt({"broker": "mqtts://host", "ca_file": "ca.pem"}, tmp_path)
+    found = read_broker({"broker": "mqtts://host", "ca_file": "ca.pem"}, tmp_path).plugin.values
     assert (found.ca_file, found.connection) == (str(tmp_path / "ca.pem"), ("host", 8883, True))
 
 
@@ -251,9 +254,11 @@ def test_the_example_lists_every_setting_of_sinks():
     blocks = [[line.removeprefix("# ") for line in part] for part in (lines[:split], lines[split:])]
     found = [yaml.safe_load(textwrap.dedent("\n".join(block))) for block in blocks]
     hook, folder = found[0]["sinks"]
-    assert set(hook) | set(folder) == {one.name for one in fields(SinkSettings)}
+    common = {one.name for one in fields(SinkSettings)} - {"plugin"}
+    own = {one.name for kind in (WebhookSettings, FolderSinkSettings) for one in fields(kind)}
+    assert set(hook) | set(folder) == common | own
     assert read_sinks([hook, folder], root)
-    assert set(found[1]["mqtt"]) == {one.name for one in fields(MqttSettings)}
+    assert set(found[1]["mqtt"]) == (common - {"name"}) | {one.name for one in fields(MqttSettings)}
 
 
 @pytest.mark.parametrize("text", ["10000000000000000000000 s", "99999 h", f"{'9' * 400} s"])
@@ -309,11 +314,11 @@ def test_no_place_of_an_address_gives_a_secret_away(parts, mark, place):
         return [sink.label for sink in read_sinks([{"webhook": one}], Path())]
 
     def of_broker(one: str) -> str:
-        found = read_mqtt(one, Path())
+        found = read_broker(one, Path())
         return "" if found is None else found.label
 
     def of_database(one: str) -> list[str]:
-        return [Database(Settings(database=one).url).name]
+        return [Database(read_as(Settings, {"database": one}, Path()).url).name]
 
     texts = [redact_address(address("https")), redact_camera_address(address("rtsp"))]
     texts += [said(of_sinks, address(scheme)) for scheme in ("https", "ftp")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import socket
 import threading
 import time
@@ -13,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import select
 
-from flawscope_station.settings.sinks import MqttSettings, SinkSettings
+from flawscope_station.settings.sinks import SinkSettings
 from flawscope_station.settings.station import ProductSettings, Settings
 from flawscope_station.sinks import UNDELIVERED, Sinks, delivery, mqtt, webhook
 from flawscope_station.sinks.delivery import UndeliveredError
-from flawscope_station.sinks.mqtt import MqttSink
+from flawscope_station.sinks.mqtt import MqttSettings, MqttSink
 from flawscope_station.sinks.outbox import INSPECTION, Message
 from flawscope_station.store.database import Database
 from flawscope_station.store.records import Store
 from flawscope_station.store.schema import deliveries
-from sink_helpers import Listener, Mosquitto, Receiver, new_folder
+from sink_helpers import Listener, Mosquitto, Receiver, make_broker, make_sink, new_folder
 from station_helpers import NAME, add_version, taken, until
 
 MESSAGES = 100
@@ -41,7 +40,7 @@ class Floor:
         self.version = dict([add_version(self.database)])
         self.problems: dict[str, str | None] = {}
 
-    def open(self, sinks: SinkTuple, mqtt: MqttSettings | None = None, name: str = NAME) -> Sinks:
+    def open(self, sinks: SinkTuple, mqtt: SinkSettings | None = None, name: str = NAME) -> Sinks:
         settings = Settings({name: ProductSettings("m.safetensors", sinks=sinks)}, mqtt=mqtt)
         numbers = {name: self.store.add_product(name)}
         pictures: Any = None
@@ -81,11 +80,11 @@ def receivers():
 
 
 def hook(address: str, **more: Any) -> SinkSettings:
-    return SinkSettings(webhook=address, picture="none", **more)
+    return make_sink(webhook=address, picture="none", **more)
 
 
 def directory(path: Path, **more: Any) -> SinkSettings:
-    return SinkSettings(folder=str(path), picture="none", **more)
+    return make_sink(folder=str(path), picture="none", **more)
 
 
 A, B, NAMED = (
@@ -136,7 +135,7 @@ def test_what_waits_is_sent_or_told(way, floor, receivers, tmp_path):
     told = [text for code, text in floor.problems.items() if code.startswith(UNDELIVERED) and text]
     assert sum(text.count(f"{MESSAGES} records") for text in told) == gone
     floor.opened[-1].start()
-    wanted = [one.webhook or "" for one in after]
+    wanted = [one.address for one in after]
     for receiver in receivers:
         if any(address.startswith(receiver.url) for address in wanted) and way != "one added at the end":
             until(lambda one=receiver: len(one.taken) >= MESSAGES)
@@ -172,13 +171,13 @@ def test_what_waits_for_a_folder_is_written_or_told(way, floor, receivers, tmp_p
 @pytest.mark.skipif(Mosquitto.program() is None, reason="Mosquitto is not installed")
 @pytest.mark.parametrize("more", [{}, {"topic": "another/{product}"}])
 def test_what_waits_for_a_broker_goes_to_its_new_address(floor, more):
-    floor.open((), MqttSettings("mqtt://192.0.2.1"))
+    floor.open((), make_broker(broker="mqtt://192.0.2.1"))
     floor.record()
     broker = Mosquitto(new_folder())
     broker.start()
     listener = Listener(broker.port, "#")
     try:
-        sinks = floor.open((), MqttSettings(broker.url, **more))
+        sinks = floor.open((), make_broker(broker=broker.url, **more))
         sinks.start()
         numbers = set[int]()
 
@@ -206,32 +205,8 @@ def test_one_of_several_changed_sinks_loses_nothing(floor):
     assert facts["waiting"] == 100
 
 
-def test_a_store_of_an_earlier_version_keeps_what_waits(floor):
-    floor.open((A, B, NAMED), MqttSettings("mqtt://192.0.2.1"))
-    floor.record()
-    old = {}
-    for kind, name in (
-        ("webhook", A.webhook),
-        ("webhook", B.webhook),
-        ("webhook", "mes"),
-        ("mqtt", "mqtt://192.0.2.1"),
-    ):
-        digest = hashlib.sha256(str(name).encode()).hexdigest()[:32]
-        old[f"{kind}:{digest}"] = next(
-            key for key in floor.stored_keys() if key.startswith(f"{kind}:{digest}")
-        )
-    with floor.database.writing() as connection:
-        for key, new in old.items():
-            connection.execute(update(deliveries).where(deliveries.c.sink == new).values(sink=key))
-    assert floor.stored_keys() == sorted(old)
-    changed = hook("http://192.0.2.9/a?token=2"), B, NAMED
-    facts = floor.open(changed, MqttSettings("mqtts://192.0.2.2")).facts(NAME)
-    assert [one["waiting"] for one in facts] == [MESSAGES] * 4
-    assert not floor.told()
-
-
 def test_a_broker_that_goes_and_a_product_that_is_renamed_are_told(floor):
-    floor.open((A,), MqttSettings("mqtt://192.0.2.1"))
+    floor.open((A,), make_broker(broker="mqtt://192.0.2.1"))
     floor.record()
     floor.open((A,))
     assert len(floor.told()) == 1
@@ -278,7 +253,7 @@ MESSAGE = Message(
 def test_a_webhook_that_drips_its_answer_is_given_up(begins, monkeypatch):
     monkeypatch.setattr(webhook, "EXCHANGE_SECONDS", 1.0)
     port, close = dripping(begins)
-    sink, begun = webhook.Webhook(hook(f"http://127.0.0.1:{port}/")), time.monotonic()
+    sink, begun = webhook.Webhook(webhook.WebhookSettings(f"http://127.0.0.1:{port}/")), time.monotonic()
     with pytest.raises(UndeliveredError):
         sink.send(MESSAGE)
     assert time.monotonic() - begun < 5
@@ -289,7 +264,7 @@ def test_a_webhook_that_drips_its_answer_is_given_up(begins, monkeypatch):
 def test_a_webhook_that_drips_the_body_of_a_good_answer_has_the_message(monkeypatch):
     monkeypatch.setattr(webhook, "MAX_ANSWER_SECONDS", 1.0)
     port, close = dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
-    sink, begun = webhook.Webhook(hook(f"http://127.0.0.1:{port}/")), time.monotonic()
+    sink, begun = webhook.Webhook(webhook.WebhookSettings(f"http://127.0.0.1:{port}/")), time.monotonic()
     for _ in range(2):
         sink.send(MESSAGE)
     assert time.monotonic() - begun < 10
@@ -300,7 +275,9 @@ def test_a_webhook_that_drips_the_body_of_a_good_answer_has_the_message(monkeypa
 def test_a_broker_that_drips_is_given_up(monkeypatch):
     monkeypatch.setattr(mqtt, "ANSWER_TIMEOUT", 1.0)
     port, close = dripping(b"\x16\x03\x03\x40\x00", b"\x02")  # a TLS record that never ends
-    sink = MqttSink(MqttSettings(f"mqtts://127.0.0.1:{port}"), "station", "f" * 12, [], list)
+    sink = MqttSink(
+        MqttSettings(f"mqtts://127.0.0.1:{port}"), delivery.MessagePictures(None, sender="f" * 12)
+    )
     begun = time.monotonic()
     for _ in range(2):
         with pytest.raises(UndeliveredError, match="it does not answer"):

@@ -30,7 +30,7 @@ from flawscope_station.sinks import folder as folder_sink
 from flawscope_station.sinks.outbox import Message
 from flawscope_station.store.backup import backup, restore
 from flawscope_station.store.retention import Retention
-from sink_helpers import Receiver
+from sink_helpers import Receiver, make_sink
 from station_helpers import NAME, Load, Served, aged, failing, free_port, until
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +46,7 @@ def soon(monkeypatch):
 
 @pytest.fixture
 def with_sinks(settings, open_station):
-    """`with_sinks(SinkSettings(...))`: a station on either data base."""
+    """`with_sinks(make_sink(webhook=...))`: a station on either data base."""
     model = settings.products[NAME].model
 
     def one(*sinks: SinkSettings, **more: Any) -> Any:
@@ -89,7 +89,7 @@ def test_a_webhook_gets_what_the_api_shows_and_can_check_it(receive, with_sinks,
     other = SECRET.replace("A", "B")
     (tmp_path / "secret").write_text(f"{SECRET}\n{other}\n")
     receiver, genuine = receive(), receiver_of_the_docs()
-    sink = SinkSettings(receiver.url, secret_file=str(tmp_path / "secret"))
+    sink = make_sink(webhook=receiver.url, secret_file=str(tmp_path / "secret"))
     running = with_sinks(sink, public=("line3.example",))
     with Client(running.url) as client:
         several = [client.inspect(parts[0], name="good.png"), client.inspect(parts[-1], name="bad ü.png")]
@@ -132,7 +132,7 @@ def test_a_receiver_that_fails_in_every_way_gets_all_in_order(receive, with_sink
     endless = (500, {"body": b"x" * 50_000_000})  # which nobody reads
     answers = 500, "cut", (302, away), 401, "hang", 204, (429, {"Retry-After": "1"}), 404, 503, endless
     receiver = receive(*answers)
-    running = with_sinks(SinkSettings(receiver.url))
+    running = with_sinks(make_sink(webhook=receiver.url))
     sent = send(running.url, parts, range(5))
     until(lambda: f"sink_{running.station.products[NAME]}_1" in codes(running))
     until(lambda: len(receiver.taken) == 5)
@@ -151,7 +151,7 @@ def test_a_receiver_that_fails_in_every_way_gets_all_in_order(receive, with_sink
 def test_what_is_refused_for_itself_is_noted_and_the_next_one_comes(receive, with_sinks, parts):
     no = (422, {"body": b"no such part\n<b>more</b>"})
     receiver = receive(*[(422, dict(no[1])) for _ in range(delivery.MAX_REFUSALS)])
-    running = with_sinks(SinkSettings(receiver.url))
+    running = with_sinks(make_sink(webhook=receiver.url))
     first, second = send(running.url, parts, range(2))
     until(lambda: numbers(receiver) == [second])
     station = running.station
@@ -168,7 +168,7 @@ def test_it_goes_on_after_a_restart_and_a_new_one_begins_with_what_comes(receive
     running = with_sinks()
     send(running.url, parts, range(2))
     running.close()
-    running = with_sinks(SinkSettings(dead, name="mes"))
+    running = with_sinks(make_sink(webhook=dead, name="mes"))
     waiting = send(running.url, parts, range(2, 27))
     with Client(running.url) as client:
         client.verdict(waiting[0], "defect")
@@ -178,7 +178,7 @@ def test_it_goes_on_after_a_restart_and_a_new_one_begins_with_what_comes(receive
     assert "cannot be reached" in facts["error"]
     running.close()
     receiver, second = receive(), receive()
-    running = with_sinks(SinkSettings(receiver.url, name="mes"), SinkSettings(second.url))
+    running = with_sinks(make_sink(webhook=receiver.url, name="mes"), make_sink(webhook=second.url))
     until(lambda: len(receiver.taken) == 26)
     assert numbers(receiver) == [*waiting, waiting[0]], "those before it was there are not its"
     assert receiver.taken[-1].json["type"] == "verdict.given"
@@ -186,7 +186,7 @@ def test_it_goes_on_after_a_restart_and_a_new_one_begins_with_what_comes(receive
     until(lambda: numbers(second) == waiting)
     running.close()
     with_sinks().close()
-    running = with_sinks(SinkSettings(receiver.url, name="mes"))
+    running = with_sinks(make_sink(webhook=receiver.url, name="mes"))
     (last,) = send(running.url, parts, range(31, 32))
     until(lambda: numbers(receiver)[-1] == last)
     assert len(receiver.taken) == 28, "one that was taken out begins anew"
@@ -194,7 +194,7 @@ def test_it_goes_on_after_a_restart_and_a_new_one_begins_with_what_comes(receive
 
 def test_pictures_go_along_and_those_that_are_gone_do_not_hold_up(receive, with_sinks, parts):
     receiver = receive(*[503] * 100_000)
-    running = with_sinks(SinkSettings(receiver.url, picture="both"))
+    running = with_sinks(make_sink(webhook=receiver.url, picture="both"))
     with Client(running.url) as client:
         several = [client.inspect(parts[0], name="good.png"), client.inspect(parts[-1], name="bad.png")]
     assert [one.decision for one in several] == ["good", "anomalous"]
@@ -220,7 +220,7 @@ def test_pictures_go_along_and_those_that_are_gone_do_not_hold_up(receive, with_
 def test_only_anomalous_ones_and_what_people_say_of_all(receive, with_sinks, parts):
     receiver, silent = receive(), receive()
     running = with_sinks(
-        SinkSettings(receiver.url, only="anomalous"), SinkSettings(silent.url, verdicts=False)
+        make_sink(webhook=receiver.url, only="anomalous"), make_sink(webhook=silent.url, verdicts=False)
     )
     with Client(running.url) as client:
         several = [client.inspect(data) for data in parts]
@@ -237,7 +237,7 @@ def test_a_slow_one_holds_nothing_up(receive, with_sinks, parts):
     """Inspections are answered, and another sink gets all, while it has not answered the first."""
     slow, fast = receive(), receive()
     slow.delay = 60.0
-    running = with_sinks(SinkSettings(slow.url), SinkSettings(fast.url))
+    running = with_sinks(make_sink(webhook=slow.url), make_sink(webhook=fast.url))
     sent = send(running.url, parts, range(20))
     until(lambda: numbers(fast) == sent)
     assert (len(slow.requests), slow.taken) == (1, [])
@@ -284,7 +284,7 @@ def test_a_station_that_is_killed_loses_nothing(receive, settings, model_file, t
 def test_a_restored_station_says_nothing_under_an_id_that_was_used(receive, with_sinks, parts, tmp_path):
     """Its numbers begin again at the backup: who has had the first ones takes the others for new."""
     receiver = receive()
-    sinks = SinkSettings(receiver.url), SinkSettings(folder=str(tmp_path / "found"), picture="none")
+    sinks = make_sink(webhook=receiver.url), make_sink(folder=str(tmp_path / "found"), picture="none")
     running = with_sinks(*sinks)
     send(running.url, parts, range(1))
     until(lambda: [one["delivered"] for one in running.station.sinks.facts(NAME)] == [1, 1])
@@ -306,7 +306,7 @@ def test_a_restored_station_says_nothing_under_an_id_that_was_used(receive, with
 
 def test_a_folder_gets_files(with_sinks, parts, tmp_path):
     folder = tmp_path / "a" / "found"
-    running = with_sinks(SinkSettings(folder=str(folder)))
+    running = with_sinks(make_sink(folder=str(folder)))
     with Client(running.url) as client:
         good = client.inspect(parts[0], name="shift 1/good ü.png")
         bad = client.inspect(parts[-1], name="../../bad.png")
@@ -333,7 +333,7 @@ def test_a_folder_gets_files(with_sinks, parts, tmp_path):
 
 def test_nothing_is_overwritten_and_nothing_written_twice(with_sinks, parts, tmp_path):
     folder = tmp_path / "found"
-    running = with_sinks(SinkSettings(folder=str(folder)))
+    running = with_sinks(make_sink(folder=str(folder)))
     day = folder / time.strftime("%Y-%m-%d", time.gmtime())
     day.mkdir()
     for ending in (".json", "-2.png"):
@@ -356,7 +356,7 @@ def test_nothing_is_overwritten_and_nothing_written_twice(with_sinks, parts, tmp
 
 def test_a_folder_that_is_away_is_shown_and_filled_when_it_is_back(with_sinks, parts, tmp_path):
     folder, elsewhere = tmp_path / "found", tmp_path / "elsewhere"
-    running = with_sinks(SinkSettings(folder=str(folder), picture="none"))
+    running = with_sinks(make_sink(folder=str(folder), picture="none"))
     folder.rename(elsewhere)
     sent = send(running.url, parts, range(3))
     until(lambda: any("is not there" in one.text for one in running.station.problems()))
@@ -371,7 +371,7 @@ def test_of_a_further_product_a_sink_that_cannot_be_used_is_a_problem_and_the_ot
 ):
     running, receiver = with_sinks(), receive()
     (tmp_path / "file").touch()
-    wrong, right = SinkSettings(folder=str(tmp_path / "file" / "found")), SinkSettings(receiver.url)
+    wrong, right = make_sink(folder=str(tmp_path / "file" / "found")), make_sink(webhook=receiver.url)
     sinks = running.station.sinks
     product = replace(sinks.settings.products[NAME], sinks=(wrong, right))
     sinks.add_product(sinks.products[NAME], NAME, product)
@@ -381,7 +381,7 @@ def test_of_a_further_product_a_sink_that_cannot_be_used_is_a_problem_and_the_ot
 
 
 def test_a_full_disk_is_waited_for(with_sinks, parts, tmp_path, monkeypatch):
-    running = with_sinks(SinkSettings(folder=str(tmp_path / "found"), picture="none"))
+    running = with_sinks(make_sink(folder=str(tmp_path / "found"), picture="none"))
     said = {errno.ENOSPC: "its disk is full", errno.EDQUOT: "its disk is full", errno.EROFS: "is read-only"}
     for count, (number, words) in enumerate(said.items(), 1):
         with monkeypatch.context() as patch:
@@ -396,7 +396,7 @@ def test_a_full_disk_is_waited_for(with_sinks, parts, tmp_path, monkeypatch):
 
 def test_the_page_shows_where_inspections_go(receive, with_sinks, parts):
     url = receive(*[500] * 100_000).url.removesuffix("/hook")
-    running = with_sinks(*(SinkSettings(f"{url}/services/secret{n}?token=secret") for n in range(2)))
+    running = with_sinks(*(make_sink(webhook=f"{url}/services/secret{n}?token=secret") for n in range(2)))
     send(running.url, parts, range(2))
     until(lambda: codes(running))
     for language, words in (("en", ("Delivered to", "2 waiting")), ("de", ("Geliefert an", "2 warten"))):
@@ -416,5 +416,5 @@ def test_a_secret_that_cannot_be_had_is_one_line(text, tmp_path):
     if text is not None:
         path.write_text(text)
     with pytest.raises(InputError, match=r"secret_file: .*secret") as caught:
-        webhook.Webhook(SinkSettings("http://127.0.0.1:9", secret_file=str(path)))
+        webhook.Webhook(webhook.WebhookSettings("http://127.0.0.1:9", secret_file=str(path)))
     assert not text or len(text) < 5 or text.split()[-1] not in str(caught.value).replace("line `whsec_`", "")

@@ -38,7 +38,6 @@ from flawscope_station.inspecting.picture import Picture
 from flawscope_station.learning.activation import Learning
 from flawscope_station.problems import Problems
 from flawscope_station.settings.shifts import ShiftSettings
-from flawscope_station.settings.sinks import SinkSettings
 from flawscope_station.settings.sources import FolderSourceSettings
 from flawscope_station.settings.station import LearningSettings
 from flawscope_station.setup.drafts import Drafts
@@ -46,6 +45,7 @@ from flawscope_station.shifts.reports import ShiftReporter
 from flawscope_station.station import Station
 from flawscope_station.store import files as store_files
 from flawscope_station.store.database import StoreError
+from sink_helpers import make_sink
 from station_helpers import NAME, PATIENCE, ManualClock, Running, delayed, everything, failing, opened, until
 
 # ------------------------------------------------------------------------------ lines for a person
@@ -345,7 +345,7 @@ def asked_fixture(settings, tmp_path, monkeypatch):
     product = replace(
         settings.products[NAME],
         sources=(FolderSourceSettings(str(tmp_path / "incoming")),),
-        sinks=(SinkSettings(folder=str(tmp_path / "found")),),
+        sinks=(make_sink(folder=str(tmp_path / "found")),),
         learn=LearningSettings(),
     )
     shifts = ShiftSettings(folder=str(tmp_path / "reports"), begin={"day": "00:00"})

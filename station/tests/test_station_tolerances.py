@@ -27,14 +27,13 @@ from flawscope_station.challenge.readiness import History, Instant
 from flawscope_station.client import Client
 from flawscope_station.inspecting.tolerances import ProductTolerances
 from flawscope_station.learning.candidate_plan import draw_good_pictures, read_verdicts
-from flawscope_station.settings.sinks import SinkSettings
 from flawscope_station.settings.station import ProductSettings, read_settings
 from flawscope_station.sinks.mqtt import _product_state
 from flawscope_station.store.database import Database, StoreError
 from flawscope_station.store.open_models import NoModelError, ProductModel
 from flawscope_station.store.records import TOLERANCES_EVENT, Store
 from flawscope_station.store.schema import REPORT_VIEW
-from sink_helpers import Receiver
+from sink_helpers import Receiver, make_sink
 from station_helpers import NAME, add_version, taken, until
 
 WITHIN = "within tolerance"
@@ -58,7 +57,7 @@ def test_a_part_within_tolerance_is_told_apart_everywhere(open_station, model_fi
     side = predictor.predict(spot).geometry.picture_size[0]
     rules = write(tmp_path / "tolerances.yaml", 3, side=side)
     every, bad = Receiver(), Receiver()
-    sinks = SinkSettings(webhook=every.url), SinkSettings(webhook=bad.url, only="anomalous")
+    sinks = make_sink(webhook=every.url), make_sink(webhook=bad.url, only="anomalous")
     product = ProductSettings(str(scaled), tolerances=str(rules), sinks=sinks)
     running = open_station(products={NAME: product})
     force = running.station.tolerances.in_force(running.station.products[NAME])

@@ -24,7 +24,6 @@ from sqlalchemy import text
 from flawscope_station.inspecting.job import LateError
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.inspecting.writer import Answer
-from flawscope_station.settings.sinks import SinkSettings
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.shifts import Shift
 from flawscope_station.shifts.reports import hourly_rows, shift_data
@@ -32,6 +31,7 @@ from flawscope_station.sources.trigger import wait_for_inspection
 from flawscope_station.store.database import now
 from flawscope_station.store.schema import ABANDONED, LATE, REPORT_VIEW, WITHDRAWN
 from flawscope_station.store.search import summarize_period
+from sink_helpers import make_sink
 from station_helpers import PATIENCE, everything, until
 
 API = "/api/v1/products/plate"
@@ -94,7 +94,7 @@ def test_unanswered_parts_are_told_apart_in_each_place(
     open_station, model_file, parts, tmp_path, monkeypatch
 ):
     sink = tmp_path / "sink"
-    product = ProductSettings(str(model_file), sinks=(SinkSettings(folder=str(sink), picture="none"),))
+    product = ProductSettings(str(model_file), sinks=(make_sink(folder=str(sink), picture="none"),))
     running = open_station(products={"plate": product})
     station, begun = running.station, now()
     gate = Gate(station, monkeypatch)

@@ -20,7 +20,6 @@ from hypothesis.stateful import (
 from sqlalchemy import select
 
 from flawscope.errors import InputError
-from flawscope_station.settings.sinks import SinkSettings
 from flawscope_station.settings.station import RetentionSettings
 from flawscope_station.sinks.outbox import Outbox
 from flawscope_station.store.database import Database
@@ -98,7 +97,7 @@ class Machine(RuleBasedStateMachine):
         version = version or add_version(self.database, self.name)[1]
         self.world = World(self.database, store, Files(self.folder), product, version, self.clock)
         given = {"station": "s", "sender": "s", "address": None}
-        self.outbox = Outbox(self.database, product, self.name, "folder:x", SinkSettings(folder="x"), **given)
+        self.outbox = Outbox(self.database, product, self.name, "folder:x", **given)
 
     def teardown(self) -> None:
         self.database.close()

@@ -114,15 +114,13 @@ def test_the_judgement(model, part):
     pictures = [*stained, bad, missed, plain]
     made = update(model.artefact, model, pictures, device="cpu")
     found = made.judgement()
-    assert found["good"]["count"] == 4
-    before = found["good"]["before"]
-    assert before == [3, *(round(end, 4) for end in wilson_interval(3, 4))]
-    assert set(found["gained"]) <= {0, 1, 2}
-    assert [one["id"] for one in found["missed"] if one["id"] == 21] == [21]
-    assert 0 < found["missed"][-1]["rate"] <= 1
-    assert set(map(int, found["scores"])) == {
-        *(n for key in ("gained", "alarms", "lost", "found", "weaker") for n in found[key])
-    }
+    assert found.good.count == 4
+    assert found.good.before == [3, *(round(end, 4) for end in wilson_interval(3, 4))]
+    assert set(found.gained) <= {0, 1, 2}
+    assert [one.id for one in found.missed if one.id == 21] == [21]
+    assert 0 < found.missed[-1].rate <= 1
+    lists = found.gained, found.alarms, found.lost, found.found, found.weaker
+    assert set(map(int, found.scores)) == {number for several in lists for number in several}
 
 
 def test_what_stands_out_less_and_is_not_clear_any_more(model, part):
@@ -141,7 +139,7 @@ def test_what_stands_out_less_and_is_not_clear_any_more(model, part):
             "after": {**made.comparison.after, 20: after},
         }
         found = replace(made, clear=clear, comparison=replace(made.comparison, **scores)).judgement()
-        return [number for number in found["weaker"] if number == 20]
+        return [number for number in found.weaker if number == 20]
 
     assert weaker(1.6 * fence_severity) == weaker(1.6 * fence_severity, None) == [], "more than half"
     assert weaker(1.2 * fence_severity) == [], "less than half, and still clear"
@@ -203,7 +201,7 @@ def test_a_correction_that_hides_a_known_defect_is_responsible(model, part, tmp_
     assert made.comparison.found["known"] == [1, 0, 1]
     assert made.responsible == [1]
     found = made.judgement()
-    assert (found["lost"], found["responsible"], found["refused"]) == ([2], [1], ["known"])
+    assert (found.lost, found.responsible, found.refused) == ([2], [1], ["known"])
     harmless = update(model.artefact, model, [pictures[0], pictures[2]], device="cpu", check=False)
     assert harmless.comparison.found["known"] == [1, 1, 1]
     assert harmless.comparison.refused == harmless.responsible == []

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flawscope.artefact import model_file
+from flawscope.calibration.judgement import Judgement
 from flawscope.errors import InputError
 from flawscope.export.export import export
 from flawscope.fitting.incremental_update import open_fitted_dataset, update
@@ -30,7 +31,7 @@ def make_candidate(
     device: str,
     threads: int,
     step: ProgressCallback = ignore_progress,
-) -> dict[str, Any]:
+) -> Judgement:
     """Writes a candidate's model file, and returns its judgement.
 
     Args:

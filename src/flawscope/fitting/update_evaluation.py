@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flawscope.calibration.judgement import DecisionCounts, Judgement, MissedDefect, ScoreChange
 from flawscope.calibration.power import wilson_interval
 from flawscope.calibration.promise import judge_promise
 from flawscope.calibration.threshold import Calibration, from_values
@@ -215,13 +216,14 @@ class Comparison:
         is_clear = clear is not None and severity > clear
         return severity < WEAKER_SHARE * self.before[number].severity and not is_clear
 
-    def counts(self, numbers: Sequence[int]) -> dict[str, Any]:
-        """Numbers of these pictures: all, and those that each model calls anomalous, with 95 % intervals."""
-        counts: dict[str, Any] = {"count": len(numbers)}
-        for when, scores in (("before", self.before), ("after", self.after)):
-            anomalous = sum(scores[number].anomalous for number in numbers)
-            counts[when] = [anomalous, *(round(end, 4) for end in wilson_interval(anomalous, len(numbers)))]
-        return counts
+    def counts(self, numbers: Sequence[int]) -> DecisionCounts:
+        """Numbers of these pictures: all, and those that each model calls anomalous."""
+
+        def anomalous(scores: dict[int, Score]) -> list[float]:
+            several = sum(scores[number].anomalous for number in numbers)
+            return [several, *(round(end, 4) for end in wilson_interval(several, len(numbers)))]
+
+        return DecisionCounts(len(numbers), anomalous(self.before), anomalous(self.after))
 
 
 @dataclass(frozen=True)
@@ -274,41 +276,28 @@ class Update:
             said.append(f"{name} defects found: {text}")
         return said
 
-    def judgement(self) -> dict[str, Any]:
-        """Returns the judgement as JSON values; lists are numbers of inspections.
-
-        good, defects: number judged, and number called anomalous by each of the two models as
-        [count, low, high], with the 95 % interval (Wilson) of their share. gained: false alarms that would
-        pass. alarms: good pictures that would newly be called anomalous. lost: known defects that would no
-        longer be found. found: missed defects that would be found. weaker: known defects that stand out less
-        than half as much, and are no longer farther out than good pictures are (`clear`; where that is not
-        known, the half alone counts). missed: known defects that are not found, and the false-alarm rate that
-        would find them. scores: of the pictures in these lists, before and after, each as [score, threshold].
-        simulated: defects as [found before, after, how many]. questions: that are open. refused: the losses,
-        and their cause, `responsible`.
-        """
+    def judgement(self) -> Judgement:
+        """Returns what a person should know of it."""
         of = self.comparison
-        lists = {
+        lists: dict[str, Any] = {
             "gained": of.changed(of.good, True, False),
             "alarms": of.changed(of.good, False, True),
             "lost": of.lost,
             "found": of.changed(of.defects, False, True),
             "weaker": [n for n in of.changed(of.defects, True, True) if of.is_weaker(n, self.clear)],
         }
-        models = {"before": of.before, "after": of.after}
         shown = sorted({number for several in lists.values() for number in several})
-        missed = [n for n in of.defects if not of.after[n].anomalous]
         plain = "how", "learnt", "unsure", "contradictory", "inside", "drawn", "kept", "responsible"
-        return {
+        return Judgement(
             **{name: getattr(self, name) for name in plain},
-            "unreadable": sorted(self.unreadable),
-            "questions": list(self.predictor.questions),
-            "good": of.counts(of.good),
-            "defects": of.counts(of.defects),
+            unreadable=sorted(self.unreadable),
+            questions=list(self.predictor.questions),
+            good=of.counts(of.good),
+            defects=of.counts(of.defects),
             **lists,
-            "missed": [{"id": n, "rate": of.after[n].p_value} for n in missed],
-            "scores": {str(n): {when: [*scores[n][:2]] for when, scores in models.items()} for n in shown},
-            "cross_fitted": sum(score.learnt for score in of.after.values()),
-            "simulated": of.found.get(SIMULATED),
-            "refused": of.refused,
-        }
+            missed=[MissedDefect(n, of.after[n].p_value) for n in of.defects if not of.after[n].anomalous],
+            scores={str(n): ScoreChange([*of.before[n][:2]], [*of.after[n][:2]]) for n in shown},
+            cross_fitted=sum(score.learnt for score in of.after.values()),
+            simulated=of.found.get(SIMULATED),
+            refused=of.refused,
+        )

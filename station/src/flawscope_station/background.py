@@ -244,7 +244,7 @@ class ThreadWatch(BackgroundThread):
 
     def _check(self) -> None:
         failed, stuck, down = list[str](), list[str](), list[str]()
-        for thread, inspects in [*self._list_threads(), (self.threads[0], False)]:
+        for thread, inspects in self._list_threads():
             thread.revive()
             text = f"{thread.name}: {thread.failure}"
             if thread.is_down or thread.was_down(TOLD_SECONDS):

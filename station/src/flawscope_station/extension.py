@@ -1,17 +1,17 @@
-"""Seams of a station, at which a feature adds itself that the core does not know; `assembly` lists them.
+"""Seams of a station, at which a part adds itself when it is made: those of the core, and features that the
+core does not know; `assembly` lists these.
 
-A feature is made when the core is there, of the parts of the core that it needs. Sources, sinks and
-connections of other packages have seams of their own (`plugins`).
+Sources, sinks and connections of other packages have seams of their own (`plugins`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from flawscope.errors import message_with_type
-from flawscope_station.background import BackgroundThread
+from flawscope_station.background import GuardedThread
 from flawscope_station.inspecting.interlock import Interlock
 from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.live import Gauges
@@ -20,13 +20,34 @@ from flawscope_station.settings.station import ProductSettings
 Observer = Callable[[RecordedInspection], object]
 
 
+class HasThreads(Protocol):
+    """Part whose threads are watched; they may change."""
+
+    @property
+    def threads(self) -> Sequence[GuardedThread]: ...
+
+
+class Service(HasThreads, Protocol):
+    """Part that works beside the pictures, such as a `BackgroundThread`."""
+
+    def start(self) -> None: ...
+
+    def end(self) -> None:
+        """Ask it to begin nothing more; return at once."""
+
+    def stop(self) -> None:
+        """End it, and return when it has ended."""
+
+
 @dataclass(frozen=True)
 class Extension:
-    """Parts, threads and functions that a feature adds to a station.
+    """Contribution of a part to a station.
 
-    parts: that its routes ask for, each by its class.
-    threads: are started in this order when pictures come, all asked to end before the last picture is
-    answered, and watched meanwhile.
+    parts: that routes ask for, each by its class.
+    services: are started in this order when pictures come, all asked to end before the last picture is
+    answered, stopped in the reverse order, and watched meanwhile.
+    inspecting: pictures wait where a thread of theirs fails or hangs. watched: they do not.
+    ends: functions that end the part, called in the reverse order, after those of all that was added later.
     observers: get every new inspection after it was recorded and answered, in the recorder's thread.
     interlocks: may hold pictures back.
     on_verdict: get the number of a product when somebody gave a verdict.
@@ -38,7 +59,10 @@ class Extension:
     """
 
     parts: Sequence[object] = ()
-    threads: Sequence[BackgroundThread] = ()
+    services: Sequence[Service] = ()
+    inspecting: Sequence[HasThreads] = ()
+    watched: Sequence[HasThreads] = ()
+    ends: Sequence[Callable[[], object]] = ()
     observers: Sequence[Observer] = ()
     interlocks: Sequence[Interlock] = ()
     on_verdict: Sequence[Callable[[int], object]] = ()

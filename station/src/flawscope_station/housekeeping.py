@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from flawscope.errors import FlawscopeError, one_line_message
 from flawscope_station.access.audit import trim_events
-from flawscope_station.access.users import Access
+from flawscope_station.access.authenticator import Access
 from flawscope_station.background import BackgroundThread
 from flawscope_station.problems import Action
 from flawscope_station.settings.station import RetentionSettings
@@ -91,7 +91,7 @@ class Housekeeping(BackgroundThread):
             self._removed, problem = RemovalSummary(), summary.problem
             if line := summary.line():
                 self.store.note_event(REMOVED_EVENT, "station", f"removed {line}, as `keep` says")
-            self.access.remove_ended_sessions()
+            self.access.sessions.remove_ended()
             trim_events(self.database)
         except Exception as error:  # tried again in an hour; inspections go on
             problem = f"what is kept too long cannot be removed: {one_line_message(error)}"

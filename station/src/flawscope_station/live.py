@@ -141,11 +141,15 @@ class Metrics(Collector):
     """Prometheus metrics of one station.
 
     Args:
-        gauges, sinks: return the values at the time of a request; sinks may fail.
+        sinks: returns the sinks' values at the time of a request; it may fail.
+
+    Attributes:
+        gauges: functions that return the others' values.
     """
 
-    def __init__(self, gauges: list[Callable[[], Gauges]], sinks: Callable[[], SinkGauges]):
-        self.registry, self.gauges, self.sinks = CollectorRegistry(), gauges, sinks
+    def __init__(self, sinks: Callable[[], SinkGauges]):
+        self.registry, self.sinks = CollectorRegistry(), sinks
+        self.gauges: list[Callable[[], Gauges]] = []
 
         def counter(name: str, what: str, label: str) -> Counter:
             return Counter(f"flawscope_{name}", what, ("product", label), registry=self.registry)

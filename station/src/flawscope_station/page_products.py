@@ -24,6 +24,5 @@ def page_products(store: Store, files: Files, configured: Collection[str]) -> di
         .where(products.c.name.not_in(configured))
         .order_by(versions.c.id)
     )
-    with store.database.reading() as connection:
-        rows = connection.execute(query).all()
-    return {name: ProductSettings(str(files.folder / file)) for name, file in rows}
+    rows = store.database.rows(query)
+    return {row.name: ProductSettings(str(files.folder / row.file)) for row in rows}

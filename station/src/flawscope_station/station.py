@@ -20,10 +20,10 @@ from typing import Any
 from flawscope import machine
 from flawscope.pictures import decoding
 from flawscope_station.access.audit import note_changed_settings
-from flawscope_station.access.users import Access
-from flawscope_station.background import BackgroundThread, GuardedThread, unfailing
+from flawscope_station.access.authenticator import Access
+from flawscope_station.background import GuardedThread, unfailing
 from flawscope_station.connections import ConnectionContext, Connections, Timing
-from flawscope_station.extension import Extension, Observers
+from flawscope_station.extension import Extension, HasThreads, Observers, Service
 from flawscope_station.health import Health
 from flawscope_station.housekeeping import Housekeeping
 from flawscope_station.inspecting.admission import Inspector
@@ -74,22 +74,23 @@ class Station:
         self.say = say = unfailing(say)
         self._problems = Problems(say)
         self.report = self._problems.report
+        self.parts: dict[type, Any] = {}
+        self.routers: list[Any] = []
+        self._services: list[Service] = []
+        self._watched: list[tuple[HasThreads, bool]] = []
+        self._request_enders: list[Callable[[], object]] = []
+        self._ending = ExitStack()
         self._open_store(settings)
         self._wire()
-        core: list[object] = [self.settings, self.files, self.database, self.access, self.store]
-        core += [self.versions, self.addresses, self.inspector, self.renderer, self.sources, self.floor]
-        core += [self.live, self.records, self.housekeeping, self.health, self.overview, self.metrics]
-        self.parts: dict[type, Any] = {type(part): part for part in core}
-        self.routers: list[Any] = []
-        self._feature_threads: list[BackgroundThread] = []
-        self._request_enders: list[Callable[[], object]] = [self.live.close]
         for feature in features:
             self._add(feature(self))
 
     def _open_store(self, settings: Settings) -> None:
         self.files = Files(settings.store)
         self.files.lock()
+        self._ending.callback(self.files.unlock)
         self.database = Database(settings.url)
+        self._ending.callback(self.database.close)
         self.database.migrate()
         claim_identity(self.database, self.files, settings.name)
         self.access = Access(self.database, is_closed=settings.openid is not None)
@@ -107,13 +108,11 @@ class Station:
 
     def _wire(self) -> None:
         """Make the parts above the store, each of those that it calls."""
-        settings, limits, names, report = (
-            self.settings,
-            self.settings.limits,
-            self.addresses.names,
-            self.report,
-        )
-        decoding.raise_pixel_limit(limits.pixels)
+        settings, report, names = self.settings, self.report, self.addresses.names
+        decoding.raise_pixel_limit(settings.limits.pixels)
+        # reports of shifts are made for some days afterwards
+        needs = 0 if settings.shifts is None else (REPORT_DAYS + 1) * 86400
+        self.housekeeping = Housekeeping(self.store, self.files, settings.keep, self.access, report, needs)
         self.observers = Observers(report)
         self.interlocks = Interlocks()
         self.recorder = Recorder(self.store, self.observers, self.interlocks.recorded)
@@ -124,7 +123,7 @@ class Station:
         self.judge = Judge(
             self.versions, self.recorder, self.interlocks, settings.near, self.tolerances, failed
         )
-        self.inspector = Inspector(self.judge, self.store, self.files, limits, names.keys())
+        self.inspector = Inspector(self.judge, self.store, self.files, settings.limits, names.keys())
         self.renderer = InspectionRenderer(self.store, self.inspector)
         self.live, self.records = EventBroadcaster(), Records(self.store, self.inspector.memory.turns)
         self.refusals = Refusals(self.addresses, self.live)
@@ -132,15 +131,12 @@ class Station:
             self.inspector.submit,
             report,
             self.store,
-            limits,
+            settings.limits,
             self.refusals.note,
             self.inspector.interlocks.check,
             self.inspector.judge.parts,
         )
         self.sources.update({name: [] for name in self.addresses.configured})
-        # reports of shifts are made for some days afterwards
-        needs = 0 if settings.shifts is None else (REPORT_DAYS + 1) * 86400
-        self.housekeeping = Housekeeping(self.store, self.files, settings.keep, self.access, report, needs)
         self.health = Health(
             self._problems, self.store, self.addresses, self.inspector, self.housekeeping, self._threads
         )
@@ -160,37 +156,72 @@ class Station:
             settings, self.files.identity(), self.products, self.store, self.renderer, report, self.problems
         )
         self.overview = Overview(self.floor, self.sinks, self.health)
-        self.metrics = Metrics([self.overview.gauges, self.live.gauges], self.sinks.gauges)
+        self.metrics = Metrics(self.sinks.gauges)
         self.refusals.on_refused.append(lambda *labels: self.metrics.refused.labels(*labels).inc())
-        self.observers += [self._count, self.housekeeping.check_space, self.renderer.keep_map]
-        self.observers += [self.sinks.observe, self._publish]
-        self.addresses.on_added += [self.sinks.add_product, self.tolerances.add_product]
-        self.records.on_verdict.append(self.sinks.wake)
+        kept = settings, self.files, self.database, self.access, self.store, self.versions, self.addresses
+        self._add(Extension((*kept, self.records, self.metrics), observers=(self._count,)))
+        self._add(
+            Extension((self.housekeeping,), (self.housekeeping,), observers=(self.housekeeping.check_space,))
+        )
+        self._add(
+            Extension(
+                (self.inspector, self.renderer),
+                inspecting=(self.judge, self.recorder),
+                ends=(self.inspector.close_pools, self.recorder.close, self.inspector.close),
+                observers=(self.renderer.keep_map,),
+            )
+        )
+        self._add(
+            Extension(
+                services=(self.tolerances, self.sinks),
+                observers=(self.sinks.observe,),
+                on_verdict=(self.sinks.wake,),
+                on_added=(self.sinks.add_product, self.tolerances.add_product),
+            )
+        )
+        self._add(
+            Extension(
+                (self.live,),
+                observers=(self._publish,),
+                gauges=(self.overview.gauges, self.live.gauges),
+                request_enders=(self.live.close,),
+            )
+        )
+        self._add(
+            Extension(
+                (self.sources, self.floor, self.overview, self.health),
+                services=(self.health.watch,),
+                inspecting=(self.sources, self.connections),
+                watched=(self._problems,),
+                ends=(self._problems.stop,),
+            )
+        )
 
     def _add(self, extension: Extension) -> None:
         self.parts |= {type(part): part for part in extension.parts}
         self.routers += extension.routers
         self.overview.menu += extension.menu
-        self._feature_threads += extension.threads
+        self._services += extension.services
+        self._watched += [(part, True) for part in extension.inspecting]
+        self._watched += [(part, False) for part in (*extension.watched, *extension.services)]
         self.observers += extension.observers
         self.interlocks += extension.interlocks
         self.records.on_verdict += extension.on_verdict
         self.addresses.on_added += extension.on_added
         self.metrics.gauges += extension.gauges
         self._request_enders += extension.request_enders
+        for end in (*extension.ends, *(service.stop for service in extension.services)):
+            self._ending.callback(end)
 
     def start(self) -> None:
         """Open the models, then take pictures. InputError where a model in the settings cannot be used."""
         self.addresses.open()
-        self.tolerances.start()
-        self.sinks.start()
-        numbers = {**self.products, **self.addresses.entries}
-        self.sources.open(self.addresses.configured, numbers)
+        for service in self._services:
+            service.start()
+        self._ending.callback(self.sources.stop)
+        self.sources.open(self.addresses.configured, {**self.products, **self.addresses.entries})
+        self._ending.callback(self.connections.stop)
         self.connections.start()
-        for thread in self._feature_threads:
-            thread.start()
-        self.housekeeping.start()
-        self.health.watch.start()
 
     def end_requests(self) -> None:
         """End what requests wait for without a bound: news for open pages, and trials of new products."""
@@ -200,35 +231,14 @@ class Station:
     def close(self) -> None:
         """Take nothing more, answer all pictures, end. An error of one part keeps no other from ending; the
         first is raised at last."""
-        parts: tuple[Callable[[], object], ...] = (
-            self.health.watch.stop,
-            self._problems.stop,
-            self.housekeeping.end,
-            self.tolerances.stop,
-            self.end_requests,
-            self.connections.stop,
-            self.sources.stop,
-            *(thread.end for thread in self._feature_threads),
-            *(thread.stop for thread in self._feature_threads),
-            self.inspector.close,
-            self.recorder.close,
-            self.sinks.stop,
-            self.inspector.close_pools,
-            self.housekeeping.stop,
-            self.database.close,
-            self.files.unlock,
-        )
-        with ExitStack() as ending:
-            for end in reversed(parts):
-                ending.callback(end)
+        for service in self._services:
+            self._ending.callback(service.end)
+        self._ending.callback(self.end_requests)
+        self._ending.close()
 
     def _threads(self) -> Iterator[tuple[GuardedThread, bool]]:
-        """Yield all threads, and whether pictures cannot be inspected without it. Plugins may have none."""
-        sources = [source for several in list(self.sources.values()) for source in several]
-        inspecting: list[Any] = [self.judge, self.recorder, *sources, *self.connections]
-        others: list[Any] = [*self.sinks.deliveries, self.housekeeping, self.tolerances, self._problems]
-        for parts, inspects in ((inspecting, True), ([*others, *self._feature_threads], False)):
-            yield from ((thread, inspects) for part in parts for thread in getattr(part, "threads", ()))
+        """Yield all threads, and whether pictures cannot be inspected without it."""
+        yield from ((thread, inspects) for part, inspects in self._watched for thread in part.threads)
 
     # ---- observers
 

@@ -138,9 +138,9 @@ def check_sink(
         AssertionError: what does not hold.
     """
     from flawscope_station.inspecting.picture import Picture
-    from flawscope_station.settings.sinks import PluginSinkSettings
+    from flawscope_station.settings.sinks import SinkSettings
 
-    sinks = (PluginSinkSettings(plugin=_read_settings(plugin, settings)),)
+    sinks = (SinkSettings(_read_settings(plugin, settings)),)
     rng, received_before = np.random.default_rng(0), list(received())
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(2):

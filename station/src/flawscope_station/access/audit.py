@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import delete, or_, select, update
 
 from flawscope.errors import InputError
-from flawscope_station.access.users import SIGN_IN_FAILED
+from flawscope_station.access.authenticator import SIGN_IN_FAILED
 from flawscope_station.settings.station import Settings
 from flawscope_station.store.database import Database
 from flawscope_station.store.model_registry import VERSION_ACTIVATED, VERSION_ADDED
@@ -75,8 +75,7 @@ def search(
         query = query.where(event.kind.in_(SUBJECTS[about]))
     bounds = (since, event.at.__ge__), (until, event.at.__lt__), (before, event.id.__lt__)
     query = query.where(*(compare(bound) for bound, compare in bounds if bound is not None))
-    with database.reading() as connection:
-        rows = connection.execute(query.order_by(event.id.desc()).limit(limit)).all()
+    rows = database.rows(query.order_by(event.id.desc()).limit(limit))
     names = ("id", "kind", "who", "address", "product", "text")
     return [{"at": iso(row.at), **{name: getattr(row, name) for name in names}} for row in rows]
 
@@ -89,8 +88,7 @@ def trim_events(database: Database) -> None:
         with database.reading() as connection:
             last = connection.execute(query).scalar_one_or_none()
         if last is not None:
-            with database.writing() as connection:
-                connection.execute(delete(events).where(is_of_kinds, events.c.id <= last))
+            database.change(delete(events).where(is_of_kinds, events.c.id <= last))
 
 
 def note_changed_settings(database: Database, settings: Settings, who: str) -> None:
@@ -123,4 +121,5 @@ def flatten_settings(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
         return
     for key, item in items.items():
-        yield from flatten_settings(item, f"{path}.{key}" if path else key)
+        is_plugin = key in ("plugin", "values") and isinstance(item, Mapping)  # stand below its name
+        yield from flatten_settings(item, path if is_plugin else f"{path}.{key}" if path else key)

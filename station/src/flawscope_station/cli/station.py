@@ -16,7 +16,7 @@ from flawscope.errors import InputError, pluralize, suggest_name
 from flawscope_station.access.roles import ROLES
 
 if TYPE_CHECKING:
-    from flawscope_station.access.users import Access
+    from flawscope_station.access.authenticator import Access
     from flawscope_station.settings.sources import CameraSourceSettings
     from flawscope_station.settings.station import Settings
     from flawscope_station.store.backup import Contents
@@ -66,42 +66,42 @@ def run(args: argparse.Namespace) -> int:
 
 def _add_user(args: argparse.Namespace) -> None:
     with _open_access(args, make=True) as access:
-        access.add_user(args.name, _password(args.name), args.role)
+        access.users.add(args.name, _password(args.name), args.role)
     cli.say(f"user {args.name} can sign in as {args.role}")
 
 
 def _remove_user(args: argparse.Namespace) -> None:
     with _open_access(args) as access:
-        access.remove_user(args.name)
+        access.users.remove(args.name)
         cli.say(f"user {args.name} is removed and signed out")
         _say_if_open(access)
 
 
 def _set_password(args: argparse.Namespace) -> None:
     with _open_access(args) as access:
-        access.set_password(args.name, _password(args.name))
+        access.users.set_password(args.name, _password(args.name))
     cli.say(f"user {args.name} has a new password and is signed out")
 
 
 def _list_users(args: argparse.Namespace) -> None:
     with _open_access(args) as access:
-        rows = [(one.name, one.role, _utc(one.created_at)) for one in access.users()]
+        rows = [(one.name, one.role, _utc(one.created_at)) for one in access.users.all()]
         _show(rows, ("user", "role", "since"), access)
 
 
 def _add_token(args: argparse.Namespace) -> None:
     from flawscope_station.settings.values import parse_age
 
-    seconds = None if args.expires is None else parse_age(args.expires, "--expires")
+    seconds = None if args.expires is None else parse_age(args.expires, "--expires: ")
     with _open_access(args, make=True) as access:
-        secret = access.add_token(args.name, args.role, expires=seconds)
+        secret = access.tokens.add(args.name, args.role, expires=seconds)
     cli.show(secret)
     cli.say("this is shown once; programs send it as `Authorization: Bearer TOKEN`")
 
 
 def _remove_token(args: argparse.Namespace) -> None:
     with _open_access(args) as access:
-        access.remove_token(args.name)
+        access.tokens.remove(args.name)
         cli.say(f"token {args.name} is removed")
         _say_if_open(access)
 
@@ -109,7 +109,7 @@ def _remove_token(args: argparse.Namespace) -> None:
 def _list_tokens(args: argparse.Namespace) -> None:
     with _open_access(args) as access:
         rows = [
-            (t.name, t.role, *map(_utc, (t.created_at, t.expires_at, t.used_at))) for t in access.tokens()
+            (t.name, t.role, *map(_utc, (t.created_at, t.expires_at, t.used_at))) for t in access.tokens.all()
         ]
         _show(rows, ("token", "role", "since", "expires", "last used"), access)
 
@@ -237,7 +237,7 @@ def station_settings(args: argparse.Namespace) -> Settings:
 @contextmanager
 def _open_access(args: argparse.Namespace, *, make: bool = False) -> Iterator[Access]:
     """Opens users and tokens of a station. make: a missing station is created."""
-    from flawscope_station.access.users import Access
+    from flawscope_station.access.authenticator import Access
     from flawscope_station.settings.station import DATABASE_FILE
     from flawscope_station.store.database import Database
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from flawscope.errors import InputError
-from flawscope_station.background import stop_all
+from flawscope_station.background import GuardedThread, stop_all
 from flawscope_station.inspecting.admission import Inspector
 from flawscope_station.problems import Listener
 from flawscope_station.refusals import Refusals
@@ -127,7 +127,7 @@ class ConnectionContext:
         """Return when an answer must be there, as `time.monotonic` counts; deadline: milliseconds, None: as
         the settings of the product say, which may be never."""
         product = self.addresses.configured[self.addresses.configured_name(name)]
-        seconds = product.deadline_seconds if deadline is None else deadline / 1000
+        seconds = product.deadline if deadline is None else deadline / 1000
         return math.inf if seconds is None else time.monotonic() + seconds
 
 
@@ -155,8 +155,10 @@ class Connections:
         self._plugins, self._floor = plugins, floor
         self._all: list[Connection] = []
 
-    def __iter__(self) -> Iterator[Connection]:
-        return iter(self._all)
+    @property
+    def threads(self) -> list[GuardedThread]:
+        """Threads of the connections, which may have none."""
+        return [thread for one in self._all for thread in getattr(one, "threads", ())]
 
     def start(self) -> None:
         """Make and start them. InputError where the settings do not fit the station."""

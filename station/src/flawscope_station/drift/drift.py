@@ -36,7 +36,7 @@ class Drift:
             self.add_product(product_id, names[product_id], product)
 
     def add_product(self, product_id: int, name: str, product: ProductSettings) -> None:
-        if (bound := product.drift_bound) is not None:
+        if (bound := product.drift) is not None:
             self.monitor.add_product(product_id, bound)
         if product.camera_checks:
             self._checked[product_id] = name

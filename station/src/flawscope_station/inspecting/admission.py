@@ -98,7 +98,7 @@ class Inspector:
             new = [one for one in pictures if (one.product_id, one.key or "") not in self._by_key]
             size = sum(len(one.data) for one in new)
             full = any(self._is_full(one.product_id, len(new)) for one in new)
-            too_large = 0 < self._unanswered_bytes > 4 * self.limits.upload_bytes - size
+            too_large = 0 < self._unanswered_bytes > 4 * self.limits.upload - size
             if self._ending or (new and (full or too_large)):
                 raise BusyError(self._retry_seconds())
             for one in new:
@@ -110,7 +110,7 @@ class Inspector:
         """Raise StoreError where no picture could be kept."""
         if full := self.store.database.full:
             raise StoreError(full, "disk_full")
-        self.files.check_free_space(self.limits.upload_bytes)
+        self.files.check_free_space(self.limits.upload)
 
     def check_room(self, product_id: int, due: float = math.inf, part: str | None = None) -> None:
         """Check before a picture of a part is read: BusyError where there is no place, NotReadyError where an

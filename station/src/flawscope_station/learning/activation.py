@@ -7,12 +7,14 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Row
 
 from flawscope import machine
+from flawscope.calibration import judgement as judgements
 from flawscope.errors import FlawscopeError, InputError, message_with_type, pluralize
 from flawscope_station.access.audit import SETTINGS_CHANGED
 from flawscope_station.background import BackgroundThread
@@ -144,7 +146,7 @@ class Learning(BackgroundThread):
         return {
             one["id"]: []
             if one["switches"] or one["id"] not in made
-            else records.inspections_at_risk(json.loads(made[one["id"]].facts).get("judgement") or {})
+            else records.at_risk(json.loads(made[one["id"]].facts))
             for one in versions
         }
 
@@ -260,8 +262,12 @@ class Learning(BackgroundThread):
                 "engine": self.versions.engine_for(active.file),
                 "device": self.versions.device,
             }
-            judgement = self.worker.run(job, lambda *step: self._steps.__setitem__(number, step))
-            self._add_version(row, plan, active, learn, judgement, out, begun)
+            found: judgements.Judgement = self.worker.run(
+                job, lambda *step: self._steps.__setitem__(number, step)
+            )
+            gone, contradictory = plan.verdicts.gone, {*found.contradictory, *plan.verdicts.contradictory}
+            found = replace(found, contradictory=sorted(contradictory), gone=gone)
+            self._add_version(row, plan, active, learn, found, out, begun)
         except StoppedError:
             return  # still running in the data base: made anew when the station starts
         except Exception as error:  # any: else the candidate would be running for ever
@@ -312,20 +318,19 @@ class Learning(BackgroundThread):
         plan: Plan,
         active: ActiveVersion,
         learn: LearningSettings,
-        judgement: dict[str, Any],
+        judgement: judgements.Judgement,
         out: Path,
         begun: float,
     ) -> None:
         """Add the worker's model as a version, and activate it if the rule says so."""
         product_id, valid = row.product_id, plan.verdicts
-        learnt = sorted({*plan.learnt, *judgement["learnt"]})
+        learnt = sorted({*plan.learnt, *judgement.learnt})
         text = f"{pluralize(len(learnt), 'correction')}, on version {plan.start}"
         version = self._retry_write(lambda: self.versions.add(product_id, out, text, row.who))
         seconds = round(time.monotonic() - begun, 2)
         is_active = self.versions.number(product_id) == active.number
-        contradictory = sorted({*judgement["contradictory"], *valid.contradictory})
-        facts = {
-            "how": judgement["how"],
+        facts: dict[str, Any] = {
+            "how": judgement.how,
             "learnt": learnt,
             "verdicts": valid.verdicts,
             "corrections": [
@@ -333,7 +338,7 @@ class Learning(BackgroundThread):
                 for verdict in valid.corrections
             ],
             "compared_with": active.number,
-            "judgement": {**judgement, "contradictory": contradictory, "gone": valid.gone},
+            "judgement": asdict(judgement),
             "seconds": {"total": seconds},
             "error": None,
             "waits": records.wait_reasons(judgement, len(valid.corrections), learn.after, is_active),

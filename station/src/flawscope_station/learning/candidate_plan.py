@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, select
 
 from flawscope.artefact import files
-from flawscope.calibration.defect_like import Strength, defect_like
+from flawscope.calibration import defect_like
 from flawscope.errors import install_command
 from flawscope.methods import registry
 from flawscope.predictor import router
@@ -178,11 +178,11 @@ def find_unsure(valid: ValidVerdicts, active: ActiveVersion, asked: Sequence[int
     own = [verdict for verdict in valid.judged if verdict.inspection.version_id == active.number]
     found = [o.inspection.severity for o in own if o.verdict == DEFECT and o.inspection.anomalous]
     alarms = {
-        one.number: Strength(one.inspection.score, one.inspection.severity)
+        one.number: defect_like.Strength(one.inspection.score, one.inspection.severity)
         for one in own
         if one.verdict == GOOD and one.is_correction
     }
-    doubtful = defect_like(alarms, found, active.fence).union(asked)
+    doubtful = defect_like.defect_like(alarms, found, active.fence).union(asked)
     once = (v for v in valid.corrections if v.verdict == GOOD and not v.is_confirmed)
     return [one.number for one in once if one.number in doubtful]
 

@@ -8,13 +8,16 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
+from pydantic import TypeAdapter
 from sqlalchemy import Connection, Row, select, update
 
+from flawscope.calibration import judgement as judgements
 from flawscope_station.store.database import Database, now
 from flawscope_station.store.records import VERDICT_EVENT, add_event, fetch_row, iso
 from flawscope_station.store.schema import candidates, events, inspections, products, verdicts
 
 Facts = Mapping[str, Any]
+_JUDGEMENT = TypeAdapter(judgements.Judgement)
 QUEUED, RUNNING, READY, LIVE = "queued", "running", "ready", "live"
 REJECTED, FAILED, REMOVED = "rejected", "failed", "removed"
 UNFINISHED, UNUSED = (QUEUED, RUNNING), (READY, REJECTED)
@@ -86,16 +89,14 @@ class Candidates:
             .where(candidates.c.status.in_(UNUSED))
             .where(candidates.c.version_id == active.scalar_subquery())
         )
-        with self.database.writing() as connection:
-            connection.execute(query.values(status=LIVE))
+        self.database.change(query.values(status=LIVE))
 
     def next_unfinished(self) -> Row[Any] | None:
         """Return the oldest candidate that is to be made, or that was being made when something ended it."""
         query = (
             select(candidates).where(candidates.c.status.in_(UNFINISHED)).order_by(candidates.c.id).limit(1)
         )
-        with self.database.reading() as connection:
-            return connection.execute(query).one_or_none()
+        return self.database.row(query)
 
     def row(self, product_id: int, number: int) -> Row[Any]:
         """Return a candidate. NotFoundError."""
@@ -116,8 +117,7 @@ class Candidates:
     def latest(self, product_id: int, most: int = 50) -> list[Row[Any]]:
         """Return the latest candidates, newest first."""
         query = select(candidates).where(candidates.c.product_id == product_id)
-        with self.database.reading() as connection:
-            return list(connection.execute(query.order_by(candidates.c.id.desc()).limit(most)))
+        return self.database.rows(query.order_by(candidates.c.id.desc()).limit(most))
 
 
 def candidate_of_version(connection: Connection, product_id: int, version: int) -> Row[Any] | None:
@@ -130,11 +130,9 @@ def candidate_of_version(connection: Connection, product_id: int, version: int) 
     return connection.execute(query).one_or_none()
 
 
-def inspections_at_risk(judgement: Facts) -> list[int]:
-    """Return the inspections to look at before a version is used: known defects that it loses, and
-    corrections that make it lose simulated ones."""
-    refused = judgement.get("refused", [])
-    return [*judgement.get("lost", []), *(judgement["responsible"] if "simulated" in refused else [])]
+def at_risk(facts: Facts) -> list[int]:
+    """Return the inspections to look at before a candidate's version is used."""
+    return _JUDGEMENT.validate_python(judged).at_risk if (judged := facts.get("judgement")) else []
 
 
 def describe_candidate(row: Row[Any], step: tuple[str, int, int] | None = None) -> dict[str, Any]:
@@ -154,7 +152,7 @@ def describe_candidate(row: Row[Any], step: tuple[str, int, int] | None = None) 
         "error": facts.get("error"),
         "waits": facts.get("waits", []),
         "judgement": facts.get("judgement"),
-        "at_risk": inspections_at_risk(facts.get("judgement") or {}),
+        "at_risk": at_risk(facts),
         "seconds": facts.get("seconds"),
         "step": None if step is None else {"stage": step[0], "done": step[1], "total": step[2]},
     }
@@ -192,7 +190,9 @@ def list_history(database: Database, product_id: int, limit: int) -> list[dict[s
 SWITCHED, NOT_OPENED = "switched", "not_opened"
 
 
-def wait_reasons(judgement: Facts, corrections: int, after: int, is_active: bool = True) -> list[str]:
+def wait_reasons(
+    judgement: judgements.Judgement, corrections: int, after: int, is_active: bool = True
+) -> list[str]:
     """Return the reasons why a candidate waits for a person; empty: it goes live.
 
     A candidate goes live where it finds all known defects that the active version finds (`lost`) and 98 % of
@@ -202,18 +202,17 @@ def wait_reasons(judgement: Facts, corrections: int, after: int, is_active: bool
     (`switched`). A version that cannot be opened then waits, too (`not_opened`).
 
     Args:
-        judgement: as the worker returns it.
         corrections: number of them.
         after: number that is enough.
     """
-    good = judgement["good"]
+    good = judgement.good
     reasons = {
-        "lost": bool(judgement["lost"]),
-        "simulated": "simulated" in judgement.get("refused", []),
-        "weaker": bool(judgement["weaker"]),
-        "no_gain": good["after"][0] >= good["before"][0],
+        "lost": bool(judgement.lost),
+        "simulated": "simulated" in judgement.refused,
+        "weaker": bool(judgement.weaker),
+        "no_gain": good.after[0] >= good.before[0],
         "few": corrections < after,
-        "asked": bool(judgement.get("questions")),
+        "asked": bool(judgement.questions),
         SWITCHED: not is_active,
     }
     return [reason for reason, holds in reasons.items() if holds]
@@ -235,20 +234,19 @@ def advice(candidate: Facts, active: int | None) -> Advice | None:
         candidate: as the API shows it.
         active: the version in use.
     """
-    judged = candidate["judgement"]
-    if not judged:
+    if not candidate["judgement"]:
         return None
-    good = judged["good"]
-    before, after = int(good["before"][0]), int(good["after"][0])
-    numbers = {"before": before, "after": after, "n": int(good["count"])}
+    judged = _JUDGEMENT.validate_python(candidate["judgement"])
+    before, after = int(judged.good.before[0]), int(judged.good.after[0])
+    numbers = {"before": before, "after": after, "n": judged.good.count}
     if candidate["status"] == "ready" and candidate["compared_with"] != active:
         return Advice(False, "old", {"version": int(candidate["compared_with"])})
-    for reason in ("lost", "weaker"):
-        if judged[reason]:
-            return Advice(False, reason, {"n": len(judged[reason])})
-    if "simulated" in judged.get("refused", ()):
-        found, still, count = judged["simulated"]
+    for reason, numbers_lost in (("lost", judged.lost), ("weaker", judged.weaker)):
+        if numbers_lost:
+            return Advice(False, reason, {"n": len(numbers_lost)})
+    if "simulated" in judged.refused and judged.simulated is not None:
+        found, still, count = judged.simulated
         return Advice(False, "simulated", {"before": found, "after": still, "n": count})
-    if judged["found"]:
-        return Advice(True, "finds", {"found": len(judged["found"]), **numbers})
+    if judged.found:
+        return Advice(True, "finds", {"found": len(judged.found), **numbers})
     return Advice(after < before, "fewer" if after < before else "no_gain", numbers)

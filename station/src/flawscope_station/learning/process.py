@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from flawscope.calibration import judgement as judgements
 from flawscope.errors import FlawscopeError, message_with_type
 from flawscope.pictures import decoding
 
@@ -22,7 +23,7 @@ PROGRESS_INTERVAL = 0.25  # seconds between two reports of progress
 LEARNING_NICENESS = 19  # the lowest priority: on a busy machine it gets a seventieth of a core
 TRIAL_NICENESS = 5  # a person waits: a quarter of a core at least
 ProgressCallback = Callable[[str, int, int], None]
-JobFunction = Callable[[dict[str, Any], ProgressCallback], dict[str, Any]]
+JobFunction = Callable[[dict[str, Any], ProgressCallback], Any]
 SPAWN_CONTEXT = multiprocessing.get_context("spawn")
 
 
@@ -59,8 +60,8 @@ class Worker:
         process = self._process
         return process.pid if process is not None and process.is_alive() else None
 
-    def run(self, job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
-        """Return the result of `make_candidate` for a job.
+    def run(self, job: dict[str, Any], step: ProgressCallback) -> Any:
+        """Return the result of a job.
 
         Raises:
             WorkerError: the job cannot be done, or the process ended.
@@ -73,7 +74,7 @@ class Worker:
                 if kind == "step":
                     step(*found)
                 elif kind == "done":
-                    return dict(found)
+                    return found
                 else:
                     raise WorkerError(found)
         except (EOFError, OSError):
@@ -185,7 +186,7 @@ def _run_job(job: dict[str, Any], pipe: Connection, work: JobFunction) -> tuple[
         return "error", message_with_type(error)
 
 
-def make_candidate(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
+def make_candidate(job: dict[str, Any], step: ProgressCallback) -> judgements.Judgement:
     """Make a candidate's model file, and return its judgement, as `flawscope.fitting.make_candidate` does.
 
     Args:

@@ -1,4 +1,4 @@
-"""Plugins of a station: sources, sinks and connections of installed packages, and their settings.
+"""Plugins of a station: sources, sinks and connections, and their settings.
 
 A package adds one through an entry point, name = "package.module:PLUGIN", in the group of its kind. In
 `station.yaml` its settings stand under its name, and are checked by its own dataclass.
@@ -7,25 +7,33 @@ A package adds one through an entry point, name = "package.module:PLUGIN", in th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from flawscope.config import build_config
 from flawscope.errors import InputError, one_line_message, suggest_name
-from flawscope_station.settings.values import resolve_paths
+from flawscope_station.settings.values import check_names, field_names
 
 SOURCE_GROUP, SINK_GROUP, CONNECTION_GROUP = "flawscope.sources", "flawscope.sinks", "flawscope.connections"
 
 
+# found as those of other packages are
+_OWN = [
+    metadata.EntryPoint(name, f"flawscope_station.sinks.{name}:PLUGIN", SINK_GROUP)
+    for name in ("webhook", "folder", "mqtt")
+]
+
+
 @dataclass(frozen=True)
 class Plugin:
-    """Source, sink or connection from outside; docs/adding-a-connection.md shows one of each.
+    """Source, sink or connection; docs/adding-a-connection.md shows one of each.
 
     name: as in the entry point and in `station.yaml`.
     settings: a frozen dataclass; a text in the place of its `key: value` lines is its first field. It raises
-    InputError where values do not fit each other.
+    InputError where values do not fit each other. Those of a sink may have an `address`, which identifies it
+    where it has no name, and a `label` for people, without secrets.
     open: makes it, without starting anything. A source of `SourceContext`, settings and its number among the
     product's that are no folders; a sink of settings and `MessagePictures`; a connection of
     `ConnectionContext` and settings.
@@ -37,15 +45,24 @@ class Plugin:
     open: Callable[..., Any]
     paths: tuple[str, ...] = ()
 
+    @property
+    def first(self) -> str:
+        """Name of the first setting; "" where there is none."""
+        return next((one.name for one in fields(self.settings)), "")
+
     def read(self, given: Any, home: Path) -> ConfiguredPlugin:
         """Read its settings; paths are relative to `home`. InputError."""
-        first = fields(self.settings)[0].name if fields(self.settings) else ""
-        values = given if isinstance(given, Mapping) else {} if given is None else {first: given}
+        values = given if isinstance(given, Mapping) else {} if given is None else {self.first: given}
         try:
-            settings = resolve_paths(build_config(self.settings, values), home, *self.paths)
+            check_names(values, field_names(self.settings))
+            settings = build_config(self.settings, values)
         except InputError as error:
             raise InputError(f"{self.name}: {error}") from None
-        return ConfiguredPlugin(self.name, settings, self.open)
+        paths = {name: getattr(settings, name) for name in self.paths}
+        found = {
+            name: str(home / Path(path).expanduser()) for name, path in paths.items() if path is not None
+        }
+        return ConfiguredPlugin(self.name, replace(settings, **found), self.open)
 
 
 @dataclass(frozen=True)
@@ -58,14 +75,16 @@ class ConfiguredPlugin:
 
 
 def plugin_names(group: str) -> list[str]:
-    """Return the names of the installed plugins of a group."""
-    return sorted({entry.name for entry in metadata.entry_points(group=group)})
+    """Return the names of the plugins of a group, the station's own first."""
+    own = [entry.name for entry in _OWN if entry.group == group]
+    return [*own, *sorted({entry.name for entry in metadata.entry_points(group=group)} - set(own))]
 
 
 def load_plugin(group: str, name: str) -> Plugin:
     """Load a plugin. InputError where it is not installed, or its package is broken."""
     kind = group.removeprefix("flawscope.").removesuffix("s")
-    entry = next(iter(metadata.entry_points(group=group, name=name)), None)
+    own = [one for one in _OWN if (one.group, one.name) == (group, name)]
+    entry = next(iter([*own, *metadata.entry_points(group=group, name=name)]), None)
     if entry is None:
         hint = suggest_name(name, plugin_names(group))
         raise InputError(f"no {kind} called {name:.60}: {hint}; others come with packages of their own")
@@ -83,8 +102,10 @@ def load_plugin(group: str, name: str) -> Plugin:
 def read_connections(given: Any, home: Path) -> tuple[ConfiguredPlugin, ...]:
     """Read the setting `connections` of a station. InputError."""
     entries = given or []
+    if all(isinstance(one, ConfiguredPlugin) for one in entries):
+        return tuple(entries)
     if not isinstance(entries, list) or any(not isinstance(one, Mapping) or len(one) != 1 for one in entries):
-        raise InputError("connections must be a list: write `- NAME:` and its settings below it")
+        raise InputError("it must be a list: write `- NAME:` and its settings below it")
     return tuple(
         load_plugin(CONNECTION_GROUP, str(name)).read(one[name], home) for one in entries for name in one
     )

@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import field
 from datetime import UTC, datetime, time, timedelta, tzinfo
 from itertools import product
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
-from flawscope.config import build_config
+from pydantic import AfterValidator, BeforeValidator
+from pydantic.dataclasses import dataclass
+
 from flawscope.errors import InputError
-from flawscope_station.settings.sinks import SinkSettings
-from flawscope_station.settings.values import resolve_paths
+from flawscope_station.settings.values import CONFIG, FilePath, Section, check_web_address, named
 
 REPORT_DAYS = 3  # that reports are made for afterwards, where the station did not run
-_NAME = re.compile(r"[\w-]{1,30}")
 
 
-@dataclass(frozen=True)
-class ShiftSettings:
+def _clock_text(given: Any) -> Any:
+    """Return the text of a time of day; YAML reads 14:00 without quotes as 840 minutes."""
+    return f"{given // 60:02}:{given % 60:02}" if isinstance(given, int) else given
+
+
+def _time_of_day(text: str) -> str:
+    try:
+        time.fromisoformat(text)
+    except ValueError:
+        raise InputError(f'begin must be times of day such as "06:00", and not {text}') from None
+    return text
+
+
+ClockText = Annotated[str, BeforeValidator(_clock_text)]
+
+
+@dataclass(frozen=True, config=CONFIG)
+class ShiftSettings(Section):
     """Settings of shifts.
 
     begin: when each begins, by name, such as `early: "06:00"`; it ends where the next one begins.
@@ -31,32 +45,30 @@ class ShiftSettings:
     webhook: an address that gets the counts of each. secret_file, ca_file: as of other webhooks.
     """
 
-    begin: Mapping[str, str] = field(default_factory=dict)
+    begin: dict[
+        Annotated[str, named(r"[\w-]{1,30}", "use letters, digits, _ and -")],
+        Annotated[ClockText, AfterValidator(_time_of_day)],
+    ] = field(default_factory=dict)
     zone: str | None = None
     language: str = "en"
-    folder: str | None = None
+    folder: FilePath | None = None
     webhook: str | None = None
-    secret_file: str | None = None
-    ca_file: str | None = None
+    secret_file: FilePath | None = None
+    ca_file: FilePath | None = None
 
     def __post_init__(self) -> None:
         if not self.begin:
-            raise InputError('shifts: write `begin: {early: "06:00", late: "14:00"}`')
-        for name in self.begin:
-            if not _NAME.fullmatch(name):
-                raise InputError(f"shifts: {name!r:.40} cannot be a name: use letters, digits, _ and -")
+            raise InputError('write `begin: {early: "06:00", late: "14:00"}`')
         if len(set(self.times.values())) < len(self.begin):
-            raise InputError("shifts: two begin at the same time")
-        _ = self.tz, self.webhook_settings
+            raise InputError("two begin at the same time")
+        if self.webhook is not None:
+            check_web_address(self.webhook)
+        _ = self.tz
 
     @property
     def times(self) -> dict[str, time]:
-        """Times of day at which the shifts begin. InputError."""
-        try:
-            return {name: time.fromisoformat(str(text)) for name, text in self.begin.items()}
-        except ValueError:
-            wrong = next(iter(self.begin.values()))
-            raise InputError(f'shifts: begin must be times of day such as "06:00", and not {wrong}') from None
+        """Times of day at which the shifts begin."""
+        return {name: time.fromisoformat(text) for name, text in self.begin.items()}
 
     @property
     def tz(self) -> tzinfo | None:
@@ -64,27 +76,7 @@ class ShiftSettings:
         try:
             return None if self.zone is None else ZoneInfo(self.zone)
         except (KeyError, ValueError, OSError):
-            why = f"shifts: zone {self.zone!r:.40} is unknown: write one such as Europe/Berlin"
-            raise InputError(why) from None
-
-    @property
-    def webhook_settings(self) -> SinkSettings | None:
-        """Webhook, with the settings of a sink. InputError."""
-        if self.webhook is None:
-            return None
-        return SinkSettings(self.webhook, secret_file=self.secret_file, ca_file=self.ca_file)
-
-
-def read_shifts(given: Any, home: Path) -> ShiftSettings | None:
-    """Read the setting `shifts`; paths are relative to `home`. InputError."""
-    if given is None:
-        return None
-    if not isinstance(given, dict):
-        raise InputError('shifts: write `begin: {early: "06:00", late: "14:00"}` below it')
-    begin = {str(name): clock_text(one) for name, one in dict(given.get("begin") or {}).items()}
-    return resolve_paths(
-        build_config(ShiftSettings, {**given, "begin": begin}), home, "folder", "secret_file", "ca_file"
-    )
+            raise InputError(f"zone {self.zone!r:.40} is unknown: write one such as Europe/Berlin") from None
 
 
 def times_of_day(names: Sequence[str], shifts: ShiftSettings | None) -> list[time]:
@@ -109,8 +101,3 @@ def moments(times: Iterable[time], zone: tzinfo | None, at: int, days: range) ->
     for day, begin in product(days, times):
         moment = datetime.combine(first + timedelta(days=day), begin, tzinfo=zone)
         yield round(moment.timestamp() * 1e6), begin
-
-
-def clock_text(given: Any) -> str:
-    """Return the text of a time of day; YAML reads 14:00 without quotes as 840 minutes."""
-    return f"{given // 60:02}:{given % 60:02}" if isinstance(given, int) else str(given)

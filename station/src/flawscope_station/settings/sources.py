@@ -10,15 +10,28 @@ import difflib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from flawscope.config import build_config, redact_value
+from pydantic import AfterValidator, BeforeValidator, ValidationInfo
+from pydantic.dataclasses import dataclass
+
+from flawscope.config import redact_value
 from flawscope.errors import InputError, suggest_name
 from flawscope_station.settings.plugins import SOURCE_GROUP, ConfiguredPlugin, load_plugin, plugin_names
-from flawscope_station.settings.values import redact_address, resolve_paths, secret, time_of, with_password
+from flawscope_station.settings.values import (
+    CONFIG,
+    FilePath,
+    Section,
+    read_as,
+    redact_address,
+    seconds_such_as,
+    secret,
+    time_of,
+    with_password,
+)
 
 PASSWORD_HINT = "password_file: write the address as rtsp://USER@HOST/PATH"
 ALLOWED_PROTOCOLS = {  # scheme -> protocols that FFmpeg may use
@@ -99,8 +112,51 @@ def ffmpeg_input(address: str, timeout: float) -> tuple[str, str | None, dict[st
     return address, None, options
 
 
-@dataclass(frozen=True)
-class FolderSourceSettings:
+def _destination(then: str, info: ValidationInfo) -> str:
+    if then in (KEEP, DELETE) or info.context is None:
+        return then
+    matches = difflib.get_close_matches(then.lower(), (KEEP, DELETE, "remove"), n=1, cutoff=0.75)
+    if matches or not then:
+        meant = DELETE if matches == ["remove"] else matches[0] if matches else KEEP
+        raise InputError(
+            f"{then!r:.40} is not keep, delete or a folder; did you mean {meant}? A folder of that name is "
+            f"written ./{then or 'NAME'}"
+        )
+    folder = str(info.context / then)
+    if os.path.realpath(folder) == os.path.realpath(info.data["folder"]):
+        raise InputError("it is moved to the same folder; name another one, or keep")
+    return folder
+
+
+def _pattern(text: str) -> str:
+    try:
+        groups = re.compile(text).groupindex
+    except re.error as error:
+        raise InputError(f"it is no regular expression: {error}") from None
+    if not groups or groups.keys() - {"part", "batch", "view"}:
+        right = "write (?P<part>...), (?P<batch>...) and (?P<view>...)"
+        raise InputError(f"it groups {', '.join(groups) or 'none'}; {right}")
+    return text
+
+
+def _every(text: str) -> str:
+    if text not in (EVERY_FRAME, ON_TRIGGER):
+        time_of(text, "", "frame, trigger, or a time such as 1 s")
+    return text
+
+
+def _options(given: Any) -> Any:
+    if isinstance(given, tuple):
+        return given
+    if not isinstance(given or {}, Mapping):
+        raise InputError("options are not `name: value` lines, such as `video_size: 1920x1080`")
+    if own := [name for name in given or () if name in _OPTIONS_OF_STATION]:
+        raise InputError(f"option {own[0]} is the station's own; leave it out")
+    return tuple(sorted((given or {}).items()))
+
+
+@dataclass(frozen=True, config=CONFIG)
+class FolderSourceSettings(Section):
     """Settings of a folder of pictures.
 
     then: what happens to a file when its inspection is on the disk: `keep`, `delete`, or a folder to move to.
@@ -109,34 +165,34 @@ class FolderSourceSettings:
     view: of a part, which all its pictures show.
     """
 
-    folder: str
-    then: str = KEEP
-    pattern: str | None = None
+    folder: FilePath
+    then: Annotated[str, AfterValidator(_destination)] = KEEP
+    pattern: Annotated[str, AfterValidator(_pattern)] | None = None
     view: str | None = None
 
 
-@dataclass(frozen=True)
-class CameraSourceSettings:
+@dataclass(frozen=True, config=CONFIG)
+class CameraSourceSettings(Section):
     """Settings of a camera.
 
     camera: `rtsp://…`, `rtsps://…`, `http://…`, `https://…`, `udp://…`, `/dev/video0`, `avfoundation:NAME` or
     `dshow:video=NAME`.
     every: `frame`, a time such as `1 s`, or `trigger`.
     password_file: holds the password that the address leaves out.
-    lost_after: time without a frame after which a camera is away.
+    lost_after: seconds without a frame after which a camera is away.
     options: of FFmpeg, such as `video_size: 1920x1080`.
     view: of a part, which all frames show.
-    latency: time from the exposure of a frame until it is decoded, at most; None: not known, and no trigger
-    is answered.
+    latency: seconds from the exposure of a frame until it is decoded, at most; None: not known, and no
+    trigger is answered.
     """
 
     camera: str = field(repr=False)
-    every: str = EVERY_FRAME
-    password_file: str | None = None
-    lost_after: str = "5 s"
-    options: tuple[tuple[str, str], ...] = ()
+    every: Annotated[str, AfterValidator(_every)] = EVERY_FRAME
+    password_file: FilePath | None = None
+    lost_after: Annotated[float, seconds_such_as("5 s")] = 5.0
+    options: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_options)] = ()
     view: str | None = None
-    latency: str | None = None
+    latency: Annotated[float, seconds_such_as("500 ms")] | None = None
 
     @property
     def frame_interval(self) -> float | None:
@@ -145,12 +201,7 @@ class CameraSourceSettings:
 
     @property
     def frame_timeout(self) -> float:
-        return time_of(self.lost_after, "lost_after")
-
-    @property
-    def latency_seconds(self) -> float:
-        """Seconds from the exposure of a frame until it is decoded, at most; 0 where that is not known."""
-        return 0.0 if self.latency is None else time_of(self.latency, "latency", "a time such as 500 ms")
+        return self.lost_after
 
     @property
     def display_name(self) -> str:
@@ -171,83 +222,38 @@ SourceSettings = FolderSourceSettings | CameraSourceSettings | ConfiguredPlugin
 
 def read_source(value: Any, home: Path) -> SourceSettings:
     """Read an entry of the list `sources`; paths are relative to `home`. InputError."""
+    if isinstance(value, SourceSettings):
+        return value
     if not isinstance(value, Mapping):
         given = redact_value(f"{value!r:.80}")
         raise InputError(f"source {given} is no source: write `- folder: DIR` or `- camera: ADDRESS`")
-    kinds = [kind for kind in ("folder", "camera") if kind in value]
-    if len(kinds) == 2:
+    known = ("folder", "camera", *plugin_names(SOURCE_GROUP))
+    kinds = [kind for kind in known if kind in value]
+    if kinds[:2] == ["folder", "camera"]:
         raise InputError("a source is a folder or a camera, not both: make two of it, each with its own `-`")
-    if not kinds and (name := next((key for key in value if key in plugin_names(SOURCE_GROUP)), None)):
-        if len(value) > 1:
-            raise InputError(f"{name}: write its settings below it, and nothing beside it")
-        return load_plugin(SOURCE_GROUP, name).read(value[name], home)
     if not kinds:
-        known = ("folder", "camera", *plugin_names(SOURCE_GROUP))
         hint = (
             suggest_name(str(next(iter(value))), known) if value else "it names neither `folder` nor `camera`"
         )
         raise InputError(f"source with {', '.join(map(redact_value, value)) or 'nothing'}: {hint}")
-    return _read_folder(value, home) if kinds == ["folder"] else _read_camera(value, home)
-
-
-def _read_folder(value: Mapping[str, Any], home: Path) -> FolderSourceSettings:
-    given = build_config(FolderSourceSettings, value)
-    folder = str(home / given.folder)
-    _check_pattern(given)
-    if given.then in (KEEP, DELETE):
-        return replace(given, folder=folder)
-    matches = difflib.get_close_matches(given.then.lower(), (KEEP, DELETE, "remove"), n=1, cutoff=0.75)
-    if matches or not given.then:
-        meant = DELETE if matches == ["remove"] else matches[0] if matches else KEEP
-        raise InputError(
-            f"folder {given.folder}: then: {given.then!r:.40} is not keep, delete or a folder; did you mean "
-            f"{meant}? A folder of that name is written ./{given.then or 'NAME'}"
-        )
-    then = str(home / given.then)
-    if os.path.realpath(then) == os.path.realpath(folder):
-        raise InputError(
-            f"folder {given.folder}: then: it is moved to the same folder; name another one, or keep"
-        )
-    return replace(given, folder=folder, then=then)
-
-
-def _check_pattern(given: FolderSourceSettings) -> None:
-    if given.pattern is None:
-        return
+    if kinds[0] not in ("folder", "camera"):
+        if len(value) > 1:
+            raise InputError(f"{kinds[0]}: write its settings below it, and nothing beside it")
+        return load_plugin(SOURCE_GROUP, kinds[0]).read(value[kinds[0]], home)
+    address = str(value[kinds[0]] or "")
+    shown = redact_camera_address(address) if kinds[0] == "camera" else address
     try:
-        groups = re.compile(given.pattern).groupindex
-    except re.error as error:
-        raise InputError(f"folder {given.folder}: pattern is no regular expression: {error}") from None
-    if not groups or groups.keys() - {"part", "batch", "view"}:
-        names = ", ".join(groups) or "none"
-        raise InputError(
-            f"folder {given.folder}: pattern has the groups {names}; write (?P<part>...), (?P<batch>...) and "
-            "(?P<view>...)"
-        )
-
-
-def _read_camera(value: Mapping[str, Any], home: Path) -> CameraSourceSettings:
-    address, options = str(value["camera"] or ""), value.get("options") or {}
-    try:
-        if not isinstance(options, Mapping):
-            raise InputError("options are not `name: value` lines, such as `video_size: 1920x1080`")
-        if own := [name for name in options if name in _OPTIONS_OF_STATION]:
-            raise InputError(f"option {own[0]} is the station's own; leave it out")
-        plain = {key: one for key, one in value.items() if key != "options"}
-        given = build_config(CameraSourceSettings, {**plain, "camera": address})
-        _check_camera(given)
+        if kinds[0] == "folder":
+            return read_as(FolderSourceSettings, value, home)
+        found = read_as(CameraSourceSettings, {**value, "camera": address}, home)
+        _check_camera(found)
+        return found
     except InputError as error:
-        raise InputError(f"camera {redact_camera_address(address)}: {error}") from None
-    pairs = tuple(sorted((str(name), str(text)) for name, text in options.items()))
-    return resolve_paths(replace(given, options=pairs), home, "password_file")
+        raise InputError(f"{kinds[0]} {shown}: {error}") from None
 
 
 def _check_camera(given: CameraSourceSettings) -> None:
     check_address(given.camera)
-    if given.every not in (EVERY_FRAME, ON_TRIGGER):
-        time_of(given.every, "every", "frame, trigger, or a time such as 1 s")
-    time_of(given.lost_after, "lost_after")
-    _ = given.latency_seconds
     if given.every == ON_TRIGGER and given.latency is None:
         raise InputError(f"every: a trigger takes a frame that was exposed after it: {MEASURE_LATENCY}")
     if given.password_file is not None:

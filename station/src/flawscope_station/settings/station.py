@@ -4,46 +4,76 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic.dataclasses import dataclass
 
 from flawscope.artefact import files
-from flawscope.config import build_config, read_config
+from flawscope.config import read_config
 from flawscope.errors import InputError
-from flawscope_station.settings.openid import OpenIdSettings, read_openid
+from flawscope_station.settings.openid import OpenIdSettings
 from flawscope_station.settings.plugins import ConfiguredPlugin, read_connections
-from flawscope_station.settings.shifts import ShiftSettings, clock_text, read_shifts, times_of_day
-from flawscope_station.settings.sinks import (
-    MqttSettings,
-    PluginSinkSettings,
-    SinkSettings,
-    read_mqtt,
-    read_sinks,
-)
+from flawscope_station.settings.shifts import ClockText, ShiftSettings, times_of_day
+from flawscope_station.settings.sinks import SinkSettings, read_broker, read_sinks
 from flawscope_station.settings.sources import FolderSourceSettings, SourceSettings, read_source
 from flawscope_station.settings.values import (
-    parse_age,
-    parse_share,
-    parse_size,
+    CONFIG,
+    Age,
+    FilePath,
+    Section,
+    Share,
+    Size,
+    named,
+    read_as,
     redact_address,
-    resolve_paths,
+    seconds_such_as,
     secret,
-    time_of,
     with_password,
+    worded_errors,
 )
 
 DEFAULT_NAME = "station"  # default name of a station
 DEFAULT_FOLDER = "station"  # default folder of the store
 DATABASE_FILE = "station.sqlite"  # in the store
-MIN_UPLOAD_BYTES, MIN_STALLED_SECONDS = 64 * 1024, 0.1  # bytes, seconds
 RESERVED_NAMES = ("static", "api", "sign-in", "sign-out", "language", "healthz", "readyz", "metrics")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _NAME_RULE = "use letters, digits, dot, dash and underscore, 64 at most"
 
+AtLeastOne = Annotated[int, Field(ge=1)]
 
-@dataclass(frozen=True)
-class LearningSettings:
+
+def check_product_name(name: str) -> str:
+    """Return the name of a product, which stands in addresses. InputError."""
+    if name.lower() in RESERVED_NAMES:
+        raise InputError(f"{name!r} cannot be a product's name: it is a page of its own; choose another")
+    if not re.fullmatch(_NAME, name):
+        raise InputError(f"{name!r} cannot be a product's name: {_NAME_RULE}")
+    return name
+
+
+def _read_sources(given: Any, info: ValidationInfo) -> tuple[SourceSettings, ...]:
+    if not isinstance(given or [], list | tuple):
+        raise InputError("sources is not a list: write `- folder: DIR` or `- camera: ADDRESS` below it")
+    return tuple(read_source(one, info.context or Path()) for one in given or ())
+
+
+def _enough_for_pages(upload: int, info: ValidationInfo) -> int:
+    if upload < 64 * 1024 and info.context is not None:
+        raise InputError("64 KB or more: no page could be used with less")
+    return upload
+
+
+def _one_of_engines(engine: str) -> str:
+    if engine not in files.ENGINES:
+        raise InputError(f"{engine!r:.40} is none: choose {' or '.join(files.ENGINES)}")
+    return engine
+
+
+@dataclass(frozen=True, config=CONFIG)
+class LearningSettings(Section):
     """Settings of learning from verdicts.
 
     rule: `ask`: a version waits for a click; `auto`: it goes live where it loses no known defect and has
@@ -55,18 +85,14 @@ class LearningSettings:
     """
 
     rule: Literal["ask", "auto"] = "ask"
-    after: int = 5
-    keep: int = 5
-    trained: str | None = None
-    pictures: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.after < 1 or self.keep < 1:
-            raise InputError("after and keep must be 1 or more")
+    after: AtLeastOne = 5
+    keep: AtLeastOne = 5
+    trained: FilePath | None = None
+    pictures: FilePath | None = None
 
 
-@dataclass(frozen=True)
-class ProductSettings:
+@dataclass(frozen=True, config=CONFIG)
+class ProductSettings(Section):
     """Settings of an inspected product.
 
     model: a model file of any kind; a joint one stands for all of its products, which have these settings;
@@ -87,37 +113,28 @@ class ProductSettings:
     tolerances: file of the rules that tolerate an anomalous part; None: nothing is tolerated.
     """
 
-    model: str | None = None
-    folder: str | None = None
-    drift: str | None = "1 %"
+    model: FilePath | None = None
+    folder: FilePath | None = None
+    drift: Share | None = 0.01
     camera_checks: bool = True
-    sinks: tuple[SinkSettings | PluginSinkSettings, ...] = ()
-    sources: tuple[SourceSettings, ...] = ()
+    sinks: Annotated[
+        tuple[SinkSettings, ...],
+        BeforeValidator(lambda given, info: read_sinks(given, info.context or Path())),
+    ] = ()
+    sources: Annotated[tuple[SourceSettings, ...], BeforeValidator(_read_sources)] = ()
     learn: LearningSettings | None = None
-    deadline: str | None = None
-    part_deadline: str = "10 s"
-    false_alarm_rate: str | float | None = None
-    challenge: tuple[str, ...] | None = None
-    tolerances: str | None = None
+    deadline: Annotated[float, seconds_such_as("800 ms")] | None = None
+    part_deadline: Annotated[float, seconds_such_as("10 s")] = 10.0
+    false_alarm_rate: Share | None = None
+    challenge: tuple[ClockText, ...] | None = None
+    tolerances: FilePath | None = None
 
-    @property
-    def wanted_rate(self) -> float | None:
-        """`false_alarm_rate` as a share, 0 to 0.5, both exclusive; None: as the version has it."""
-        rate = self.false_alarm_rate
-        return None if rate is None else parse_share(str(rate), "false_alarm_rate")
-
-    @property
-    def part_seconds(self) -> float:
-        return time_of(self.part_deadline, "part_deadline", "a time such as 10 s")
-
-    @property
-    def deadline_seconds(self) -> float | None:
-        return None if self.deadline is None else time_of(self.deadline, "deadline", "a time such as 800 ms")
-
-    @property
-    def drift_bound(self) -> float | None:
-        """Bound of the probability of a false alarm, 0 to 0.5, both exclusive; None: drift is not tested."""
-        return None if self.drift is None else parse_share(self.drift, "drift")
+    @model_validator(mode="before")
+    @classmethod
+    def _read_model(cls, given: Any) -> Any:
+        if given is None:
+            raise InputError("it has no model: write `model: FILE` below it, or `model: null`")
+        return {"model": given} if isinstance(given, str) else given
 
     @property
     def all_sources(self) -> tuple[SourceSettings, ...]:
@@ -125,8 +142,8 @@ class ProductSettings:
         return self.sources if self.folder is None else (FolderSourceSettings(self.folder), *self.sources)
 
 
-@dataclass(frozen=True)
-class Limits:
+@dataclass(frozen=True, config=CONFIG)
+class Limits(Section):
     """Limits that are checked before a picture is decoded.
 
     queue: pictures that wait or are being judged, at most; more are refused with 503.
@@ -135,14 +152,10 @@ class Limits:
     stalled: seconds after which a client that sends nothing more or does not read its answer is cut off.
     """
 
-    queue: int = 64
-    upload: str = "100 MB"
-    pixels: int = 200_000_000
-    stalled: float = 30.0
-
-    @property
-    def upload_bytes(self) -> int:
-        return parse_size(self.upload, "limits: upload")
+    queue: AtLeastOne = 64
+    upload: Annotated[Size, AfterValidator(_enough_for_pages)] = 100 * 1024**2
+    pixels: AtLeastOne = 200_000_000
+    stalled: Annotated[float, Field(ge=0.1)] = 30.0
 
     @property
     def decoding_bytes(self) -> int:
@@ -150,8 +163,8 @@ class Limits:
         return 10 * self.pixels
 
 
-@dataclass(frozen=True)
-class RetentionSettings:
+@dataclass(frozen=True, config=CONFIG)
+class RetentionSettings(Section):
     """Times for which pictures are kept, by kind; null is for ever. Records stay when a picture is removed.
 
     good: the model passed it, and nobody reviewed it.
@@ -163,24 +176,15 @@ class RetentionSettings:
     A picture that a model version learnt from is never removed.
     """
 
-    good: str | None = "30 days"
-    anomalous: str | None = "1 year"
-    reviewed: str | None = None
-    records: str | None = None
-    space: str | None = None
-
-    def seconds(self, kind: str) -> float | None:
-        """Return the time for which a kind is kept; None: for ever."""
-        value = getattr(self, kind)
-        return None if value is None else parse_age(value, f"keep: {kind}")
-
-    @property
-    def space_bytes(self) -> int | None:
-        return None if self.space is None else parse_size(self.space, "keep: space")
+    good: Age | None = 30 * 86400.0
+    anomalous: Age | None = 365 * 86400.0
+    reviewed: Age | None = None
+    records: Age | None = None
+    space: Size | None = None
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, config=CONFIG)
+class Settings(Section):
     """Settings of a station.
 
     name: of the station, in messages to other systems.
@@ -199,25 +203,50 @@ class Settings:
     openid: the provider of a company's accounts; None: people have accounts of the station alone.
     """
 
-    products: Mapping[str, ProductSettings] = field(default_factory=dict)
-    name: str = DEFAULT_NAME
-    store: str = DEFAULT_FOLDER
+    products: dict[Annotated[str, AfterValidator(check_product_name)], ProductSettings] = field(
+        default_factory=dict
+    )
+    name: Annotated[str, named(_NAME, _NAME_RULE, "a station's")] = DEFAULT_NAME
+    store: Annotated[FilePath, Field(validate_default=True)] = DEFAULT_FOLDER
     database: str | None = None
-    password_file: str | None = None
+    password_file: FilePath | None = None
     host: str = "127.0.0.1"
-    port: int = 8080
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
     public: tuple[str, ...] = ()
     proxy: bool = False
-    engine: str | None = None
+    engine: Annotated[str, AfterValidator(_one_of_engines)] | None = None
     device: str = "auto"
-    threads: int | None = None
-    near: float = 1.5
+    threads: AtLeastOne | None = None
+    near: Annotated[float, Field(ge=0)] = 1.5
     limits: Limits = Limits()
     keep: RetentionSettings = RetentionSettings()
-    mqtt: MqttSettings | None = None
-    connections: tuple[ConfiguredPlugin, ...] = ()
+    mqtt: Annotated[
+        SinkSettings | None, BeforeValidator(lambda given, info: read_broker(given, info.context or Path()))
+    ] = None
+    connections: Annotated[
+        tuple[ConfiguredPlugin, ...],
+        BeforeValidator(lambda given, info: read_connections(given, info.context or Path())),
+    ] = ()
     shifts: ShiftSettings | None = None
     openid: OpenIdSettings | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_null(cls, given: Any) -> Any:
+        """A setting without a value has its default."""
+        return (
+            {key: one for key, one in given.items() if one is not None}
+            if isinstance(given, Mapping)
+            else given
+        )
+
+    def __post_init__(self) -> None:
+        _ = self.url
+        for name, product in self.products.items():
+            try:
+                times_of_day(product.challenge or (), self.shifts)
+            except InputError as error:
+                raise InputError(f"product {name}: {error}") from None
 
     @property
     def url(self) -> str:
@@ -247,59 +276,10 @@ def read_settings(path: str | Path) -> Settings:
     Raises:
         InputError: the file cannot be read, or has unknown settings or values of the wrong kind.
     """
-    values, home = read_config(path), Path(path).resolve().parent
-    products = values.pop("products", None) or {}
-    if not isinstance(products, dict):
-        raise InputError(f"{path}: `products` must map a name to its model")
     try:
-        mqtt = read_mqtt(values.pop("mqtt", None), home)
-        connections = read_connections(values.pop("connections", None), home)
-        shifts = read_shifts(values.pop("shifts", None), home)
-        openid = read_openid(values.pop("openid", None), home)
-        given = {key: one for key, one in values.items() if one is not None or key not in ("limits", "keep")}
-        settings = resolve_paths(build_config(Settings, given), home, "store", "password_file")
-        read = {check_product_name(str(key)): read_product(key, one, home) for key, one in products.items()}
-        settings = replace(settings, products=read, mqtt=mqtt, connections=connections)
-        return check_settings(replace(settings, shifts=shifts, openid=openid))
+        return read_as(Settings, read_config(path), Path(path).resolve().parent)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-
-
-def check_settings(settings: Settings) -> Settings:
-    """Return the same settings. InputError where a value is not allowed."""
-    if not _NAME.fullmatch(settings.name):
-        raise InputError(f"name {settings.name!r:.80} cannot be a station's: {_NAME_RULE}")
-    _ = settings.url, settings.limits.upload_bytes, settings.keep.space_bytes
-    for kind in ("good", "anomalous", "reviewed", "records"):
-        settings.keep.seconds(kind)
-    for name, product in settings.products.items():
-        try:
-            _ = product.drift_bound, product.deadline_seconds, product.part_seconds, product.wanted_rate
-            times_of_day(product.challenge or (), settings.shifts)
-        except InputError as error:
-            raise InputError(f"product {name}: {error}") from None
-    if not 0 <= settings.port < 65536:
-        raise InputError(f"port {settings.port} is not one: choose 1 to 65535, or 0 for a free one")
-    if settings.limits.queue < 1 or settings.limits.pixels < 1:
-        raise InputError("limits: queue and pixels must be 1 or more")
-    if settings.limits.upload_bytes < MIN_UPLOAD_BYTES or settings.limits.stalled < MIN_STALLED_SECONDS:
-        raise InputError(
-            "limits: upload must be 64 KB or more, stalled 0.1 s: no page could be used with less"
-        )
-    if settings.engine not in (None, *files.ENGINES):
-        raise InputError(f"engine {settings.engine!r:.40} is none: choose {' or '.join(files.ENGINES)}")
-    if settings.near < 0:
-        raise InputError("near must be 0 or more")
-    return settings
-
-
-def check_product_name(name: str) -> str:
-    """Return the name of a product, which stands in addresses. InputError."""
-    if name.lower() in RESERVED_NAMES:
-        raise InputError(f"{name!r} cannot be a product's name: it is a page of its own; choose another")
-    if not _NAME.fullmatch(name):
-        raise InputError(f"{name!r} cannot be a product's name: {_NAME_RULE}")
-    return name
 
 
 def suggest_product_name(text: str) -> str:
@@ -309,33 +289,13 @@ def suggest_product_name(text: str) -> str:
 
 
 def single_product_settings(model: str, name: str, folder: str | None = None) -> Settings:
-    """Return the settings of a station for one model file."""
+    """Return the settings of a station for one model file. InputError."""
     files.suffix_of(model)
-    return Settings(products={check_product_name(name): ProductSettings(model, folder)})
+    with worded_errors():
+        return Settings({name: ProductSettings(model, folder)})
 
 
 def override_settings(settings: Settings, **values: Any) -> Settings:
-    """Return the settings with the values that are not None, as the command line gives them."""
-    return check_settings(
-        replace(settings, **{name: value for name, value in values.items() if value is not None})
-    )
-
-
-def read_product(name: str, value: Any, home: Path) -> ProductSettings:
-    """Read what stands below a product's name; paths are relative to `home`. InputError."""
-    given = {"model": value} if isinstance(value, str) else value
-    if not isinstance(given, dict):
-        raise InputError(f"product {name} has no model: write `model: FILE` below it, or `model: null`")
-    listed = given.get("sources") or []
-    try:
-        if not isinstance(listed, list):
-            raise InputError("sources is not a list: write `- folder: DIR` or `- camera: ADDRESS` below it")
-        plain = {key: one for key, one in given.items() if key not in ("sources", "sinks")}
-        if isinstance(times := plain.get("challenge"), list):
-            plain["challenge"] = [clock_text(time) for time in times]
-        found = resolve_paths(build_config(ProductSettings, plain), home, "model", "folder", "tolerances")
-        sinks, sources = read_sinks(given.get("sinks"), home), tuple(read_source(one, home) for one in listed)
-    except InputError as error:
-        raise InputError(f"product {name}: {error}") from None
-    learn = found.learn and resolve_paths(found.learn, home, "trained", "pictures")
-    return replace(found, sources=sources, sinks=sinks, learn=learn)
+    """Return the settings with the values that are not None, as the command line gives them. InputError."""
+    with worded_errors():
+        return replace(settings, **{name: value for name, value in values.items() if value is not None})

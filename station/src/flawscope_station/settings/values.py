@@ -1,18 +1,37 @@
-"""Values of settings: numbers with units, paths, secrets in files, and addresses without secrets."""
+"""Values of settings: how they are read and their errors worded, numbers with units, paths, secrets in files,
+and addresses without secrets."""
 
 from __future__ import annotations
 
 import re
 import ssl
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import quote, unquote
+from typing import Annotated, Any, TypeVar
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
-from flawscope.errors import InputError, one_line_message
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails
+
+from flawscope.config import redact_value
+from flawscope.errors import InputError, one_line_message, suggest_name
 
 T = TypeVar("T")
 
+CONFIG = ConfigDict(
+    extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False, hide_input_in_errors=True
+)
 _TIME = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|sec|seconds?|min|minutes?|h|hours?)\s*")
 _AGE = re.compile(r"\s*(\d{1,5}(?:\.\d+)?)\s*(hours?|days?|weeks?|months?|years?|h|d|w)\s*", re.IGNORECASE)
 _SIZE = re.compile(r"\s*(\d{1,15}(?:\.\d+)?)\s*([KMGT]?)i?B?\s*", re.IGNORECASE)
@@ -21,48 +40,190 @@ _SECONDS = {"h": 3600, "d": 86400, "w": 604800, "m": 30 * 86400, "y": 365 * 8640
 _HOST = re.compile(r"(?:\w[\w.-]*|\[[\w:.%]+\])?(?::\d{1,5})?")
 MAX_TIME = 366 * 86400.0  # seconds of a setting that threads wait for, at most
 _MIN_SECRET_LENGTH = 4  # letters; a part of an address with fewer is no secret
+_KINDS = {  # of values, by the beginning of pydantic's name of an error
+    "int": "a whole number",
+    "float": "a number",
+    "finite": "a number",
+    "bool": "true or false",
+    "string": "a text",
+    "tuple": "a list",
+}
+
+
+# ------------------------------------------------------------------------------------------ reading settings
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Section:
+    """Settings that stand together in `station.yaml`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_names(cls, given: Any) -> Any:
+        if isinstance(given, Mapping):
+            check_names(given, field_names(cls))
+        return given
+
+
+def field_names(kind: type[Any]) -> dict[str, None]:
+    """Return the names of the settings of a dataclass, in their order."""
+    return {one.name: None for one in fields(kind)}
+
+
+def check_names(given: Mapping[Any, Any], known: Collection[str]) -> None:
+    """Raise InputError where a name is unknown; a secret itself stands in no settings."""
+    for key in given:
+        if key not in known and key in ("password", "secret", "token"):
+            raise InputError(f"{key} does not stand here: write it into a file, and name that as {key}_file")
+        if key not in known:
+            raise InputError(f"unknown setting {redact_value(key)}; {suggest_name(str(key), known)}")
+
+
+def read_as(kind: type[T], given: Any, home: Path) -> T:
+    """Return settings as `station.yaml` gives them; paths are relative to `home`. InputError."""
+    with worded_errors():
+        return TypeAdapter(kind).validate_python(given, context=home)
+
+
+@contextmanager
+def worded_errors() -> Iterator[None]:
+    """Raise pydantic's errors as InputError: one line with the setting, the reason and the remedy."""
+    try:
+        yield
+    except ValidationError as error:
+        first, *others = error.errors(include_url=False)
+        place, text = first["loc"], _worded(first)
+        if first["type"] == "missing":
+            place = place[:-1]
+            missing = [str(one["loc"][-1]) for one in (first, *others) if one["type"] == "missing"]
+            text = f"setting {' and '.join(missing)} is missing: write `{missing[0]}: ...`"
+        names = _place(place)  # a plugin's error begins with its name
+        raise InputError(text if names and text.startswith(names) else f"{names}{text}") from None
+
+
+def _worded(error: ErrorDetails) -> str:
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "value_error":
+        return str(context["error"])
+    given = redact_value(f"{error['input']!r:.80}")
+    if kind == "literal_error":
+        expected = context["expected"].replace("'", "").replace(" or ", ", ")
+        return f"{given} is not one of {expected}"
+    if "ge" in context or "le" in context:
+        bound = f"{context['ge']} or more" if "ge" in context else f"{context['le']} or less"
+        return f"{given} is not {bound}"
+    if kind.startswith(("dataclass", "dict", "mapping")):
+        return f"{given} is not `key: value` lines"
+    return f"{given} is not {_KINDS.get(kind.partition('_')[0], 'allowed')}"
+
+
+def _place(path: tuple[int | str, ...]) -> str:
+    """Return the names before a setting, as they stand in `station.yaml`."""
+    names = [str(one) for one in path if not isinstance(one, int)]
+    if names[-1:] == ["[key]"]:  # its text names it
+        names = names[:-2]
+    if names[:1] == ["products"]:
+        names = [f"product {names[1]}" if names[1:] else "products", *names[2:]]
+    return "".join(f"{name}: " for name in names)
+
+
+def _resolved(path: str, info: ValidationInfo) -> str:
+    return path if info.context is None else str(info.context / Path(path).expanduser())
+
+
+def _quantity(read: Callable[[str], float]) -> BeforeValidator:
+    """Read a text; in Python a number is one, in `station.yaml` it wants its unit."""
+
+    def parse(given: Any, info: ValidationInfo) -> float:
+        is_number = isinstance(given, int | float) and info.context is None
+        return given if is_number else read(str(given))
+
+    return BeforeValidator(parse)
+
+
+FilePath = Annotated[str, AfterValidator(_resolved)]  # relative to `station.yaml`
+
+
+def seconds_such_as(example: str) -> BeforeValidator:
+    """Return what reads a time as seconds."""
+    return _quantity(lambda text: time_of(text, "", f"a time such as {example}"))
 
 
 def time_of(text: str, what: str, right: str = "a time such as 5 s") -> float:
-    """Return the seconds of `1 s`, `500 ms` or `2 min`: up to a year. InputError."""
+    """Return the seconds of `1 s`, `500 ms` or `2 min`: up to a year. InputError: `what` begins it."""
     match = _TIME.fullmatch(str(text))
     unit = {"m": 60, "h": 3600, "s": 1}[match[2][0]] if match else 0
     seconds = float(match[1]) * (0.001 if match[2] == "ms" else unit) if match else 0.0
     if not 0 < seconds <= MAX_TIME:
-        raise InputError(f"{what}: {text!r:.40} is not {right}")
+        raise InputError(f"{what and f'{what}: '}{text!r:.40} is not {right}")
     return seconds
 
 
-def parse_age(text: str, what: str) -> float:
-    """Return the seconds of `30 days`. A month has 30 days, a year 365. InputError."""
-    match = _AGE.fullmatch(str(text))
-    if not match:
-        raise InputError(f"{what}: {text!r} is not a time; write for example 30 days or 1 year, or null")
+def parse_age(text: str, what: str = "") -> float:
+    """Return the seconds of `30 days`. A month has 30 days, a year 365. InputError: `what` begins it."""
+    if not (match := _AGE.fullmatch(text)):
+        raise InputError(f"{what}{text!r} is not a time; write for example 30 days or 1 year, or null")
     return float(match[1]) * _SECONDS[match[2][0].lower()]
 
 
-def parse_size(text: str, what: str) -> int:
-    """Return the bytes of `100 MB` or `2G`, in powers of 1024. InputError."""
-    match = _SIZE.fullmatch(str(text))
-    if not match:
-        raise InputError(f"{what}: {text!r} is not a size; write for example 100 MB")
+def _parse_size(text: str) -> int:
+    if not (match := _SIZE.fullmatch(text)):
+        raise InputError(f"{text!r} is not a size; write for example 100 MB")
     return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
 
 
-def parse_share(text: str, what: str) -> float:
-    """Return the share of `1 %` or `0.01`: more than 0 and less than a half. InputError."""
-    match = _SHARE.fullmatch(str(text))
+def size_text(size: float) -> str:
+    """Return bytes as a setting gives them, in powers of 1024: 100 MB."""
+    for unit in ("B", "KB", "MB"):
+        if size < 1024:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:.3g} GB"
+
+
+def _parse_share(text: str) -> float:
+    match = _SHARE.fullmatch(text)
     share = float(match[1]) / (100 if match[2] else 1) if match else 0.0
     if not 0 < share < 0.5:
-        raise InputError(f"{what}: {text!r} is not a share between 0 and 50 %; write 1 %, or null")
+        raise InputError(f"{text!r} is not a share between 0 and 50 %; write 1 %, or null")
     return share
 
 
-def resolve_paths(settings: T, home: Path, *names: str) -> T:
-    """Return settings with the named paths resolved against `home`; None stays None."""
-    given: dict[str, str | None] = {name: getattr(settings, name) for name in names}
-    found: Any = {n: str(home / Path(path).expanduser()) for n, path in given.items() if path is not None}
-    return replace(settings, **found)  # type: ignore[type-var]
+Age = Annotated[float, _quantity(parse_age)]  # seconds, of days to years
+Size = Annotated[int, _quantity(_parse_size)]  # bytes, in powers of 1024
+Share = Annotated[float, _quantity(_parse_share)]  # 1 %, 0.01: more than 0 and less than a half
+
+
+def named(pattern: str, rule: str, what: str = "a name") -> AfterValidator:
+    """Return what checks a name; `rule` says how it is written."""
+
+    def check(name: str) -> str:
+        if not re.fullmatch(pattern, name):
+            raise InputError(f"{name!r:.80} cannot be {what}: {rule}")
+        return name
+
+    return AfterValidator(check)
+
+
+def split_address(address: str, name: str) -> SplitResult:
+    """Return the parts of an address. InputError, which begins with `name`."""
+    try:
+        parts = urlsplit(address)
+        _ = parts.port
+    except ValueError:
+        raise InputError(f"{name}: it is not an address: check host and port") from None
+    return parts
+
+
+def check_web_address(address: str, name: str = "webhook") -> str:
+    """Return https://host/path, which holds no password. InputError, which begins with `name`."""
+    parts = split_address(address, name)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InputError(f"{name}: {redact_address(address)!r} is not https://host/path")
+    if parts.username is not None or parts.password is not None:
+        why = "leave the password out of the address; `secret_file` signs what is sent"
+        raise InputError(f"{name}: {why}")
+    return address
 
 
 def redact_address(address: str) -> str:

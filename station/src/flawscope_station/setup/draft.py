@@ -28,6 +28,7 @@ from flawscope_station.inspecting.capacity import MemoryBudget
 from flawscope_station.inspecting.picture import TooLargeError, base_name, check_picture
 from flawscope_station.inspecting.renderings import encode_webp, reduce_picture
 from flawscope_station.settings.station import Limits
+from flawscope_station.settings.values import size_text
 from flawscope_station.store.files import Files, rename_without_overwrite, write_error
 from flawscope_station.store.records import NotFoundError
 
@@ -365,11 +366,12 @@ def _read_entry(file: zipfile.ZipFile, entry: zipfile.ZipInfo, limits: Limits) -
         return InputError(f"{name:.80} is encrypted: pack the pictures without a password")
     try:
         with file.open(entry) as part:
-            data = part.read(limits.upload_bytes + 1)  # whatever the zip says of its size
+            data = part.read(limits.upload + 1)  # whatever the zip says of its size
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError):
         return InputError(f"{name:.80} is damaged in the zip: pack it again")
-    if len(data) > limits.upload_bytes:
+    if len(data) > limits.upload:
         return TooLargeError(
-            f"{name:.80} is larger than {limits.upload}: make it smaller, or raise `limits: upload`"
+            f"{name:.80} is larger than {size_text(limits.upload)}: make it smaller, or raise `limits: "
+            "upload`"
         )
     return data

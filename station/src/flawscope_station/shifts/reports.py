@@ -23,7 +23,7 @@ from flawscope_station.inspecting.renderings import InspectionRenderer, encode_w
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.shifts import Shift, ended_shifts
 from flawscope_station.sinks.outbox import Message
-from flawscope_station.sinks.webhook import Webhook
+from flawscope_station.sinks.webhook import Webhook, WebhookSettings
 from flawscope_station.store.database import now
 from flawscope_station.store.records import Store, iso
 from flawscope_station.store.search import COUNT_NAMES, Box, PeriodSummary, summarize_period
@@ -102,8 +102,9 @@ class ShiftReporter(BackgroundThread):
             for suffix, text in ((".csv", hourly_csv(found)), (".html", page)):
                 with files.atomic_write(folder / f"{name}{suffix}") as file:
                     file.write(text.encode())
-        if (hook := self.settings.webhook_settings) is not None:
-            webhook = Webhook(hook)
+        if self.settings.webhook is not None:
+            signed = self.settings.secret_file, self.settings.ca_file
+            webhook = Webhook(WebhookSettings(self.settings.webhook, "none", *signed))
             try:
                 webhook.send(shift_message(self.sender, product, number, shift, found))
             finally:

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from flawscope.errors import InputError, pluralize
+from flawscope_station.background import GuardedThread
 from flawscope_station.inspecting.renderings import InspectionRenderer
 from flawscope_station.inspecting.writer import RecordedInspection
-from flawscope_station.settings.sinks import MqttSettings, PluginSinkSettings, SinkSettings
+from flawscope_station.settings.sinks import SinkSettings
 from flawscope_station.settings.station import ProductSettings, Settings
-from flawscope_station.sinks.cursors import (
-    AnySink,
-    StoredCursor,
-    cursor_key,
-    delete_cursors,
-    hand_on_cursors,
-)
+from flawscope_station.sinks.cursors import StoredCursor, cursor_key, delete_cursors, hand_on_cursors
 from flawscope_station.sinks.delivery import Delivery, MessagePictures, Sink
-from flawscope_station.sinks.folder import FolderSink
-from flawscope_station.sinks.mqtt import MqttSink
 from flawscope_station.sinks.outbox import MAX_COUNTED, Message, Outbox
-from flawscope_station.sinks.webhook import Webhook
 from flawscope_station.store.database import StoreError
 from flawscope_station.store.records import Store
 from flawscope_station.store.station_identity import public_address
@@ -58,21 +50,21 @@ class Sinks:
         problems: Callable[[], list[Any]],
     ):
         self.settings, self.products, self.store, self.report = settings, products, store, report
-        self._sender_id, self._problems = identity[:SENDER_DIGITS], problems
-        self._pictures = MessagePictures(pictures)
+        self._sender_id = identity[:SENDER_DIGITS]
+        shown = lambda: [one.to_dict() for one in problems()]  # noqa: E731
+        self._context = MessagePictures(pictures, settings.name, self._sender_id, shown)
+        self._broker: Delivery | None = None  # one sink of all products
         self.deliveries = list[Delivery]()
-        sinks: dict[int, dict[int, AnySink]] = {number: {} for number in products.values()}
-        for name, product in settings.products.items():
-            sinks[products[name]] |= dict(enumerate(product.sinks, 1))
-        if settings.mqtt is not None:
-            for own in sinks.values():
-                own[BROKER_PLACE] = settings.mqtt
+        sinks = {products[name]: dict(enumerate(one.sinks, 1)) for name, one in settings.products.items()}
+        if (broker := settings.mqtt) is not None:
+            sinks = {number: {BROKER_PLACE: broker, **sinks.get(number, {})} for number in products.values()}
         left = hand_on_cursors(store.database, sinks)
         for name, product in settings.products.items():
-            places = enumerate(product.sinks, 1)
-            self.deliveries += [self._make_delivery(name, place, one) for place, one in places]
-        if settings.mqtt is not None:
-            self.deliveries.append(self._make_mqtt_delivery(settings.mqtt))
+            for place, one in enumerate(product.sinks, 1):
+                self.deliveries.append(self._make_delivery(name, place, one))
+        if broker is not None:
+            self._broker = self._open(broker, BROKER_PLACE, products, "mqtt_away")
+            self.deliveries.append(self._broker)
         self._drop(left)
 
     def start(self) -> None:
@@ -89,11 +81,8 @@ class Sinks:
             else:
                 self.deliveries.append(delivery)
                 delivery.start()
-        for broker in self.deliveries:
-            if isinstance(broker.sink, MqttSink) and self.settings.mqtt is not None:
-                outbox = self._make_outbox(name, BROKER_PLACE, self.settings.mqtt)
-                broker.outboxes.append(outbox)
-                broker.sink.outboxes.append(outbox)
+        if self._broker is not None and self.settings.mqtt is not None:
+            self._broker.outboxes.append(self._make_outbox(name, BROKER_PLACE, self.settings.mqtt))
 
     def observe(self, recorded: RecordedInspection) -> None:
         self.wake(recorded.inspection.product_id)
@@ -104,10 +93,17 @@ class Sinks:
             if any(outbox.product_id == product_id for outbox in one.outboxes):
                 one.wake()
 
-    def stop(self) -> None:
-        """End; messages that are not delivered yet are delivered after the next start."""
+    @property
+    def threads(self) -> list[GuardedThread]:
+        return [thread for one in self.deliveries for thread in one.threads]
+
+    def end(self) -> None:
         for one in self.deliveries:
             one.end()
+
+    def stop(self) -> None:
+        """End; messages that are not delivered yet are delivered after the next start."""
+        self.end()
         deadline = time.monotonic() + STOP_TIMEOUT
         for one in self.deliveries:
             one.stop(max(0.0, deadline - time.monotonic()))
@@ -138,53 +134,40 @@ class Sinks:
 
     # ---- made from the settings
 
-    def _make_delivery(
-        self, name: str, position: int, settings: SinkSettings | PluginSinkSettings
-    ) -> Delivery:
-        number = self.products[name]
-        sink = self._make_sink(settings)
-        if isinstance(sink, Webhook):
-            before = self.settings.products[name].sinks[: position - 1]
-            if same_label := sum(one.label == settings.label for one in before):  # on one host
-                sink.label += f" ({same_label + 1})"
-        outbox = self._make_outbox(name, position, settings)
-        if isinstance(sink, FolderSink) and not outbox.delivered:
-            sink.make_folder()
+    def _make_delivery(self, name: str, place: int, settings: SinkSettings) -> Delivery:
+        made = self._open(settings, place, [name], f"sink_{self.products[name]}_{place}")
+        labels = [one.sink.label.partition(" (")[0] for one, _ in self.for_product(name)]
+        if same_label := labels.count(settings.label):  # on one host
+            made.sink.label += f" ({same_label + 1})"
+        return made
+
+    def _open(self, settings: SinkSettings, place: int, names: Iterable[str], code: str) -> Delivery:
+        """Make a sink and its delivery. names: of the products that it serves. code: of its problem."""
+        sink: Sink = settings.plugin.open(settings.plugin.values, self._context)
+        sink.kind, sink.label = settings.kind, settings.label
+        sink.outboxes = outboxes = [self._make_outbox(name, place, settings) for name in names]
+        sink.prepare(is_new=not any(box.delivered for box in outboxes))
 
         def refused(message: Message, why: str) -> None:
             text = f"{sink.label} did not take {message.type} {message.number} ({message.id}): {why}"
-            self.store.note_event(UNDELIVERED, EVENT_SOURCE, text, number)
+            self.store.note_event(UNDELIVERED, EVENT_SOURCE, text, message.product_id)
 
-        return Delivery(sink, [outbox], lambda why: self.report(f"sink_{number}_{position}", why), refused)
+        return Delivery(sink, outboxes, lambda why: self.report(code, why), refused)
 
-    def _make_sink(self, settings: SinkSettings | PluginSinkSettings) -> Sink:
-        if isinstance(settings, PluginSinkSettings):
-            assert settings.plugin is not None
-            sink: Sink = settings.plugin.open(settings.plugin.values, self._pictures)
-            sink.kind, sink.label = settings.plugin.name, settings.label
-            return sink
-        return Webhook(settings, self._pictures) if settings.webhook else FolderSink(settings, self._pictures)
+    def _make_outbox(self, name: str, place: int, settings: SinkSettings) -> Outbox:
+        key = cursor_key(settings, place)
+        return self._open_outbox(self.products[name], name, key, settings.only, settings.verdicts)
 
-    def _make_mqtt_delivery(self, settings: MqttSettings) -> Delivery:
-        outboxes = [self._make_outbox(name, BROKER_PLACE, settings) for name in self.products]
-
-        def problems() -> list[dict[str, str]]:
-            return [one.to_dict() for one in self._problems()]
-
-        sink = MqttSink(settings, self.settings.name, self._sender_id, outboxes, problems)
-        sink.make_client()  # its files can be read
-        return Delivery(sink, outboxes, lambda why: self.report("mqtt_away", why))
-
-    def _make_outbox(self, name: str, place: int, settings: AnySink) -> Outbox:
-        return self._open_outbox(self.products[name], name, cursor_key(settings, place), settings)
-
-    def _open_outbox(self, product_id: int, name: str, key: str, settings: AnySink) -> Outbox:
+    def _open_outbox(
+        self, product_id: int, name: str, key: str, only: str = "all", verdicts: bool = True
+    ) -> Outbox:
         return Outbox(
             self.store.database,
             product_id,
             name,
             key,
-            settings,
+            only=only,
+            verdicts=verdicts,
             station=self.settings.name,
             sender=self._sender_id,
             address=public_address(self.settings),
@@ -197,7 +180,7 @@ class Sinks:
         for one in cursors:
             product_id = one.row.product_id
             name = names.get(product_id, f"product {product_id}")
-            count = self._open_outbox(product_id, name, one.row.sink, PluginSinkSettings()).waiting()
+            count = self._open_outbox(product_id, name, one.row.sink).waiting()
             if count:
                 place = f" at place {one.place}" if one.place else ""
                 many = f"{count:,} or more records" if count >= MAX_COUNTED else pluralize(count, "record")

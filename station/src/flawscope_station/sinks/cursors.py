@@ -13,31 +13,29 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, delete, select, update
 
-from flawscope_station.settings.sinks import MqttSettings, PluginSinkSettings, SinkSettings
+from flawscope_station.settings.sinks import SinkSettings
 from flawscope_station.store.database import Database
 from flawscope_station.store.schema import deliveries
 
-AnySink = SinkSettings | PluginSinkSettings | MqttSettings
 POSITIONS = ("inspection_id", "verdict_id", "part_number")  # columns
 
 
 @dataclass(frozen=True)
 class StoredCursor:
-    """Cursor in the store. place: of its sink among the product's, from 1, 0 of the broker; None: an earlier
-    version stored it."""
+    """Cursor in the store. place: of its sink among the product's, from 1, 0 of the broker."""
 
     row: Row[Any]
     kind: str
     hash: str
-    place: int | None
+    place: int
 
     @staticmethod
     def of(row: Row[Any]) -> StoredCursor:
-        kind, digest, *place = row.sink.split(":")
-        return StoredCursor(row, kind, digest, int(place[0]) if place else None)
+        kind, digest, place = row.sink.split(":")
+        return StoredCursor(row, kind, digest, int(place))
 
 
-def cursor_key(sink: AnySink, place: int) -> str:
+def cursor_key(sink: SinkSettings, place: int) -> str:
     """Return the key under which a sink's cursor is stored."""
     return f"{sink.kind}:{_digest(sink.cursor_name)}:{place}"
 
@@ -46,7 +44,9 @@ def cursor_conditions(product_id: int, key: str) -> Sequence[ColumnElement[bool]
     return deliveries.c.product_id == product_id, deliveries.c.sink == key
 
 
-def hand_on_cursors(database: Database, sinks: Mapping[int, Mapping[int, AnySink]]) -> list[StoredCursor]:
+def hand_on_cursors(
+    database: Database, sinks: Mapping[int, Mapping[int, SinkSettings]]
+) -> list[StoredCursor]:
     """Store each cursor under the key that its sink has now; return those of which no sink is left.
 
     Args:
@@ -81,7 +81,7 @@ def delete_cursors(database: Database, cursors: Sequence[StoredCursor]) -> None:
 
 
 def _match(
-    stored: Sequence[StoredCursor], sinks: Mapping[int, AnySink]
+    stored: Sequence[StoredCursor], sinks: Mapping[int, SinkSettings]
 ) -> tuple[dict[int, tuple[StoredCursor, dict[str, int]]], list[StoredCursor]]:
     """Return the cursor of each place that has one, with the positions from which it goes on, and the others.
 

@@ -25,10 +25,21 @@ MAX_REFUSALS = 6  # of a message that the other side refuses
 
 
 class MessagePictures:
-    """Pictures of messages; None where there is none: `missing_picture_fields` says why."""
+    """Pictures of messages; None where there is none: `missing_picture_fields` says why.
 
-    def __init__(self, renderings: InspectionRenderer):
-        self.renderings = renderings
+    Attributes:
+        station, sender: the station's name, and what begins the ids of its messages.
+        problems: returns the present problems, as the API shows them.
+    """
+
+    def __init__(
+        self,
+        renderings: InspectionRenderer,
+        station: str = "station",
+        sender: str = "",
+        problems: Callable[[], list[dict[str, Any]]] = list,
+    ):
+        self.renderings, self.station, self.sender, self.problems = renderings, station, sender, problems
 
     def original(self, message: Message) -> tuple[bytes, str] | None:
         """Return the file as it came, and its ending."""
@@ -91,15 +102,21 @@ class UndeliveredError(FlawscopeError):
 
 
 class Sink:
-    """Contract of a sink. All methods are called from one thread, except `close`.
+    """Contract of a sink. `send` and `refresh` are called from one thread.
 
-    Attributes:
+    Attributes, which the station sets:
         kind: as the API names it.
         label: for people, without secrets.
+        outboxes: of the products whose inspections it gets, which may grow.
     """
 
     kind: str
     label: str
+    outboxes: Sequence[Outbox]
+
+    def prepare(self, *, is_new: bool) -> None:
+        """Get ready at the station's start; nothing was ever delivered where `is_new`. InputError where it
+        cannot be used."""
 
     def send(self, message: Message) -> None:
         """Send a message; return when the other side has it. UndeliveredError."""
@@ -118,7 +135,7 @@ class Delivery(BackgroundThread):
     """Thread that sends to a sink the messages in the store that it has not had, a page at a time.
 
     Args:
-        outboxes: of the products whose inspections are sent.
+        outboxes: of the products whose inspections are sent, which may grow.
         report: reports the problem, or its end with None.
         refused: is called with a message that was given up, and the reason.
 
@@ -129,12 +146,12 @@ class Delivery(BackgroundThread):
     def __init__(
         self,
         sink: Sink,
-        outboxes: Sequence[Outbox],
+        outboxes: list[Outbox],
         report: Callable[[str | None], None],
         refused: Callable[[Message, str], None] = lambda message, why: None,
     ):
         super().__init__(f"sink-{sink.kind}")
-        self.sink, self.outboxes, self.report, self.refused = sink, list(outboxes), report, refused
+        self.sink, self.outboxes, self.report, self.refused = sink, outboxes, report, refused
         self.error: str | None = None
         self._backoff = Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY, 0.25)
         self._refusals: dict[str, int] = {}  # id of a message -> number of times that it was refused

@@ -7,13 +7,14 @@ import json
 import os
 import re
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from flawscope.artefact import files
 from flawscope.errors import InputError
-from flawscope_station.settings.sinks import SinkSettings
+from flawscope_station.settings.plugins import Plugin
 from flawscope_station.sinks.delivery import MessagePictures, Sink, UndeliveredError, missing_picture_fields
 from flawscope_station.sinks.outbox import INSPECTION, PART_DECISION, Message
 from flawscope_station.store.files import rename_without_overwrite
@@ -22,24 +23,34 @@ from flawscope_station.store.records import iso
 MAX_NAME_LENGTH = 60  # characters of the sender's name
 
 
+@dataclass(frozen=True)
+class FolderSinkSettings:
+    """Settings of a folder. folder: where files are written. picture: pictures to send."""
+
+    folder: str
+    picture: Literal["none", "picture", "overlay", "both"] = "both"
+
+    @property
+    def address(self) -> str:
+        return self.folder
+
+    label = address
+
+
 class FolderSink(Sink):
     """Writes `DIR/2026-11-22/000017-name.json`, with `.png` (the picture as it came) and `-overlay.webp`
     beside it; for a verdict `000017-name-verdict-5.json`, for a part `part-000005-4711.json`. An existing
     file is never changed: a name that is taken by something else gets `-2`, `-3` and so on."""
 
-    kind = "folder"
-
-    def __init__(self, settings: SinkSettings, pictures: MessagePictures):
-        assert settings.folder is not None
+    def __init__(self, settings: FolderSinkSettings, pictures: MessagePictures):
         self.settings, self.pictures = settings, pictures
-        self.label = settings.label
         self.folder = Path(settings.folder)
 
-    def make_folder(self) -> None:
-        """Make the folder before the first message; later a missing folder is away, such as a share.
-        InputError."""
+    def prepare(self, *, is_new: bool) -> None:
+        """Make the folder before the first message; later a missing folder is away, such as a share."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            if is_new:
+                self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(
                 f"sinks: cannot make the folder {self.folder}: {error.strerror}; choose another"
@@ -70,7 +81,7 @@ class FolderSink(Sink):
     def _write_files(self, day: Path, stem: str, record: Path, message: Message) -> bool:
         """Write the files of a message; return False where a name is taken by something else."""
         files: dict[str, str | None] = {}
-        wanted = self.settings.pictures if message.type == INSPECTION else "none"
+        wanted = self.settings.picture if message.type == INSPECTION else "none"
         if wanted in ("picture", "both"):
             found = self.pictures.original(message)
             files["picture"] = None if found is None else f"{stem}{found[1]}"
@@ -127,3 +138,6 @@ def _error_text(error: OSError) -> str:
     if error.errno == errno.EROFS:
         return "its disk is read-only"
     return f"it cannot be written: {error.strerror or error}"
+
+
+PLUGIN = Plugin("folder", FolderSinkSettings, FolderSink, paths=("folder",))

@@ -6,21 +6,23 @@ Topics and their contents are listed in docs/station-mqtt.md.
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 from sqlalchemy import func, select
 
-from flawscope.errors import one_line_message
-from flawscope_station.settings.sinks import MqttSettings
-from flawscope_station.settings.values import error_text, tls_context
-from flawscope_station.sinks.delivery import Sink, UndeliveredError
+from flawscope.errors import InputError, one_line_message
+from flawscope_station.settings.plugins import Plugin
+from flawscope_station.settings.values import error_text, redact_address, secret, split_address, tls_context
+from flawscope_station.sinks.delivery import MessagePictures, Sink, UndeliveredError
 from flawscope_station.sinks.outbox import Cursor, Message, Outbox
 from flawscope_station.store.database import Database, now
 from flawscope_station.store.parts import last_part
@@ -35,36 +37,80 @@ PROBLEMS_INTERVAL = 2.0  # seconds between two looks at the problems
 STATE_INTERVAL = 0.5  # seconds between two states of a product, at least
 MAX_CLIENT_ID = 23  # characters of a client's name that every broker takes (MQTT 3.1.1, 3.1.3.1)
 DAY_HOURS = 24
+DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
+_TOPIC = re.compile(r"[^/+#$\x00-\x1f][^+#\x00-\x1f]*")
 _STATE_FIELDS = ("id", "at", "name", "decision", "score", "p_value", "severity", "score_threshold", "verdict")
 
 
-class MqttSink(Sink):
-    """Sink that publishes to the station's broker in MQTT 3.1.1, which every broker speaks.
+@dataclass(frozen=True)
+class MqttSettings:
+    """Settings of the station's broker.
 
-    Args:
-        station, sender: the station's name, and its digits.
-        outboxes: of all products.
-        problems: returns the present problems.
+    broker: `mqtt://host:1883`, or `mqtts://host:8883` with TLS.
+    user, password_file: the station's credentials.
+    ca_file: certificates to trust beside the usual.
+    certificate_file, key_file: the station's own.
+    topic: begins all topics.
     """
 
-    kind = "mqtt"
+    broker: str
+    user: str | None = None
+    password_file: str | None = None
+    ca_file: str | None = None
+    certificate_file: str | None = None
+    key_file: str | None = None
+    topic: str = "flawscope"
 
-    def __init__(
-        self,
-        settings: MqttSettings,
-        station: str,
-        sender: str,
-        outboxes: list[Outbox],
-        problems: Callable[[], list[dict[str, str]]],
-    ):
-        self.settings, self.outboxes, self.problems = settings, outboxes, problems
-        self.label = settings.label
-        self._client_id = f"flawscope-{sender}"[:MAX_CLIENT_ID]
-        self._base_topic = f"{settings.topic}/{station}"
+    def __post_init__(self) -> None:
+        parts = split_address(self.broker, "broker")
+        if parts.username is not None or parts.password is not None:
+            raise InputError("broker: write `user` and `password_file` instead of a password in the address")
+        if parts.scheme not in DEFAULT_PORTS or not parts.hostname or parts.path.strip("/") or parts.query:
+            raise InputError(
+                f"broker: {redact_address(self.broker)!r} is not mqtt://host:1883 or mqtts://host:8883"
+            )
+        if self.password_file is not None and self.user is None:
+            raise InputError("password_file wants a `user`")
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise InputError("certificate_file and key_file belong together: write both, or none")
+        if parts.scheme == "mqtt" and (self.ca_file or self.certificate_file):
+            raise InputError("certificates are TLS's: write broker as mqtts://, or leave them out")
+        if not _TOPIC.fullmatch(self.topic) or self.topic.endswith("/"):
+            raise InputError(f"topic: {self.topic!r:.60} cannot begin a topic: leave out +, #, $ and outer /")
+
+    @property
+    def address(self) -> str:
+        return self.broker
+
+    @property
+    def connection(self) -> tuple[str, int, bool]:
+        """Host, port, and whether TLS is used."""
+        parts = urlsplit(self.broker)
+        return parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme], parts.scheme == "mqtts"
+
+    @property
+    def label(self) -> str:
+        return redact_address(self.broker)
+
+    def password(self) -> str | None:
+        """Return the line in `password_file`. InputError."""
+        return None if self.password_file is None else secret(self.password_file, "mqtt: password_file")
+
+
+class MqttSink(Sink):
+    """Sink that publishes to the station's broker in MQTT 3.1.1, which every broker speaks."""
+
+    def __init__(self, settings: MqttSettings, context: MessagePictures):
+        self.settings, self.problems = settings, context.problems
+        self._client_id = f"flawscope-{context.sender}"[:MAX_CLIENT_ID]
+        self._base_topic = f"{settings.topic}/{context.station}"
         self._client: paho.Client | None = None
         self._lost_reason: str | None = "it is not connected"  # None: there is a connection
         self._retained: dict[str, str] = {}  # topic -> what the broker keeps
         self._sent_states: dict[str, tuple[float, Cursor]] = {}  # by product: time and cursor of the last
+
+    def prepare(self, *, is_new: bool) -> None:
+        self.make_client()  # its files can be read
 
     @property
     def is_connected(self) -> bool:
@@ -226,3 +272,8 @@ def _product_state(box: Outbox) -> dict[str, Any]:
         "inspections_24_hours": int(day_total),
         "share_24_hours": round(int(day_anomalous) / int(day_total), 6) if day_total else None,
     }
+
+
+PLUGIN = Plugin(
+    "mqtt", MqttSettings, MqttSink, paths=("password_file", "ca_file", "certificate_file", "key_file")
+)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, func, select, update
 
-from flawscope_station.sinks.cursors import AnySink, cursor_conditions
+from flawscope_station.sinks.cursors import cursor_conditions
 from flawscope_station.store.database import Database, upsert
 from flawscope_station.store.parts import describe_parts, part_query
 from flawscope_station.store.records import describe_inspections, inspection_query, iso, parse_time
@@ -71,7 +71,7 @@ class Outbox:
     """Messages of one product that one sink has not had. A new sink begins with what comes from now on.
 
     Args:
-        settings: select the messages (`only`, `verdicts`).
+        only, verdicts: select the messages, as `SinkSettings`.
         station: its name, which every message has.
         sender: distinguishes the ids of messages from those of other stations.
         address: of the station's pages, where others can reach them.
@@ -91,14 +91,15 @@ class Outbox:
         product_id: int,
         product: str,
         key: str,
-        settings: AnySink,
         *,
+        only: str = "all",
+        verdicts: bool = True,
         station: str,
         sender: str,
         address: str | None,
     ):
         self.database, self.product_id, self.product, self.key = database, product_id, product, key
-        self.only, self.wants_verdicts = settings.only, settings.verdicts
+        self.only, self.wants_verdicts = only, verdicts
         self.station, self.sender, self.address = station, sender, address
         self.failed = 0
         with database.writing() as connection:

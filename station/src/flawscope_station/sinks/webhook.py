@@ -9,15 +9,16 @@ import hmac
 import json
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 
 from flawscope import __version__
 from flawscope.errors import InputError, one_line_message
-from flawscope_station.settings.sinks import SinkSettings
-from flawscope_station.settings.values import redact_text, tls_context
+from flawscope_station.settings.plugins import Plugin
+from flawscope_station.settings.values import check_web_address, redact_address, redact_text, tls_context
 from flawscope_station.sinks.delivery import MessagePictures, Sink, UndeliveredError, missing_picture_fields
 from flawscope_station.sinks.outbox import PART_DECISION, Message
 
@@ -31,15 +32,36 @@ SECRET_PREFIX = "whsec_"
 MIN_SECRET_BYTES, MAX_SECRET_BYTES = 24, 64  # as the specification says
 
 
+@dataclass(frozen=True)
+class WebhookSettings:
+    """Settings of a webhook.
+
+    webhook: an address that gets a POST. picture: pictures to send.
+    secret_file: lines `whsec_...` to sign with. ca_file: certificates to trust beside the usual.
+    """
+
+    webhook: str
+    picture: Literal["none", "picture", "overlay", "both"] = "none"
+    secret_file: str | None = None
+    ca_file: str | None = None
+
+    def __post_init__(self) -> None:
+        check_web_address(self.webhook)
+
+    @property
+    def address(self) -> str:
+        return self.webhook
+
+    @property
+    def label(self) -> str:
+        return redact_address(self.webhook)
+
+
 class Webhook(Sink):
     """Sink that sends messages to a webhook. Raises InputError where its files cannot be read."""
 
-    kind = "webhook"
-
-    def __init__(self, settings: SinkSettings, pictures: MessagePictures | None = None):
-        assert settings.webhook is not None
+    def __init__(self, settings: WebhookSettings, pictures: MessagePictures | None = None):
         self.settings, self.pictures = settings, pictures
-        self.label = settings.label
         self.address = settings.webhook
         if settings.secret_file is not None:
             read_secrets(settings.secret_file)
@@ -80,7 +102,7 @@ class Webhook(Sink):
 
     def body(self, message: Message) -> dict[str, Any]:
         """Return the JSON of a message, with its pictures in base64."""
-        chosen = self.settings.pictures
+        chosen = self.settings.picture
         if chosen == "none" or self.pictures is None or message.type == PART_DECISION:
             return message.envelope()
         images = {}
@@ -172,3 +194,6 @@ def signature_header(keys: list[bytes], id: str, timestamp: int, body: bytes) ->
     """
     content = f"{id}.{timestamp}.".encode() + body
     return " ".join(f"v1,{_base64(hmac.digest(key, content, 'sha256'))}" for key in keys)
+
+
+PLUGIN = Plugin("webhook", WebhookSettings, Webhook, paths=("secret_file", "ca_file"))

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from functools import partial
 
 from flawscope.errors import InputError, suggest_name
-from flawscope_station.background import STOP_TIMEOUT, stop_all
+from flawscope_station.background import STOP_TIMEOUT, GuardedThread, stop_all
 from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.parts import PartsCache
 from flawscope_station.inspecting.picture import Picture
@@ -72,8 +72,13 @@ class Sources(dict[str, list[Source]]):
         for source in self._all_sources():
             source.start()
 
+    @property
+    def threads(self) -> list[GuardedThread]:
+        """Threads of the sources; plugins may have none."""
+        return [thread for source in self._all_sources() for thread in getattr(source, "threads", ())]
+
     def stop(self) -> None:
-        _stop_all(self._all_sources())
+        stop_all([source.stop for source in self._all_sources()], STOP_TIMEOUT + 5)  # which each has
 
     def _all_sources(self) -> list[Source]:
         return [source for sources in self.values() for source in sources]
@@ -107,7 +112,7 @@ class Sources(dict[str, list[Source]]):
             refused,
             partial(self._check, number),
             self._parts,
-            product.part_seconds,
+            product.part_deadline,
         )
         counts = Counter[bool]()
         made: list[Source] = []
@@ -132,10 +137,6 @@ def _folders_moved_to(products: Iterable[ProductSettings]) -> list[str]:
         for one in sources
         if isinstance(one, FolderSourceSettings) and one.then not in (KEEP, DELETE)
     ]
-
-
-def _stop_all(sources: Sequence[Source]) -> None:
-    stop_all([source.stop for source in sources], STOP_TIMEOUT + 5)  # which each has
 
 
 def find_camera(name: str, sources: Sequence[Source], number: int | None = None) -> TriggeredSource:

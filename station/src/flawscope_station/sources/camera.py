@@ -424,7 +424,7 @@ class FfmpegCamera(LiveCamera):
 
     def __init__(self, line: SourceContext, settings: CameraSourceSettings, number: int):
         super().__init__(line, settings, number)
-        self._stream_settings, self._latency = settings, settings.latency_seconds
+        self._stream_settings, self._latency = settings, settings.latency or 0.0
         if settings.latency is None:
             self.untimed = (
                 f"{self._label} has no `latency`, so nothing is known of when a frame was exposed: "

@@ -29,6 +29,7 @@ from flawscope_station.inspecting.interlock import NotProductionError, NotReadyE
 from flawscope_station.inspecting.picture import Picture, TooLargeError
 from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.settings.sources import DELETE, KEEP, FolderSourceSettings
+from flawscope_station.settings.values import size_text
 from flawscope_station.sources.arrivals import MIN_PAUSE_RATIO, NO_STAMP, Arrivals, FileStamp
 from flawscope_station.sources.moved_files import is_unchanged, move_unchanged, read_unchanged
 from flawscope_station.sources.source import AWAY, RUNNING, WAITING, SourceContext, State, to_utf8
@@ -246,8 +247,10 @@ class FolderSource(BackgroundThread):
         key, unread = self._picture_key(path, stamp), self._unread_picture(path)
         self.line.check(unread.part)
         limits, size = self.line.share.limits, f"{stamp.size / 1e6:.0f} MB"
-        if stamp.size > limits.upload_bytes:
-            error = TooLargeError(f"{path} has {size}, {limits.upload} are accepted: raise `limits: upload`")
+        if stamp.size > limits.upload:
+            error = TooLargeError(
+                f"{path} has {size}, {size_text(limits.upload)} are accepted: raise `limits: upload`"
+            )
             self.line.refused(error)
             raise error
         try:

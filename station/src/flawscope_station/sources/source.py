@@ -132,8 +132,7 @@ class QueueShare:
         """Wait for room for a picture of so many bytes; return False where the source ends before."""
         with self._changed:
             while self._count and (
-                self._count >= max(1, self.limits.queue // 2)
-                or self._bytes + size > 2 * self.limits.upload_bytes
+                self._count >= max(1, self.limits.queue // 2) or self._bytes + size > 2 * self.limits.upload
             ):
                 if ended.is_set():
                     return False

@@ -50,7 +50,7 @@ class Addresses:
         self._added: dict[str, tuple[bool, int]] = {}  # by entry: whether its version is new, the version
         numbers = {name: store.add_product(name) for name in self.configured}
         joint = {name for name, number in numbers.items() if self._is_joint(name, number)}
-        rates = {number: self.configured[name].wanted_rate for name, number in numbers.items()}
+        rates = {number: self.configured[name].false_alarm_rate for name, number in numbers.items()}
         versions.rates = {number: rate for number, rate in rates.items() if rate is not None}
         for name, number in numbers.items():
             self.names[number] = name
@@ -127,9 +127,8 @@ class Addresses:
     def _load_products(self, entry: str) -> None:
         """Add the products of an entry that are not here yet, also those that only earlier models knew."""
         query = select(products.c.id, products.c.name).where(products.c.entry_id == self.entries[entry])
-        with self.store.database.reading() as connection:
-            rows = connection.execute(query.order_by(products.c.id)).all()
-        for number, name in rows:
+        for row in self.store.database.rows(query.order_by(products.c.id)):
+            number, name = row.id, row.name
             if name not in self.products:
                 self.settings[name] = replace(self.configured[entry], folder=None, sources=())
                 self._entry_of[name], self.names[number] = entry, name

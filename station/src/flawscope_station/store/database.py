@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, Executable, Row, create_engine, event, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -91,6 +91,21 @@ class Database:
             self.failure = str(error)
             raise
         self.full = self.failure = ""
+
+    def rows(self, query: Executable) -> list[Row[Any]]:
+        """Return all rows of a query. StoreError."""
+        with self.reading() as connection:
+            return list(connection.execute(query))
+
+    def row(self, query: Executable) -> Row[Any] | None:
+        """Return the one row of a query; None: there is none. StoreError."""
+        with self.reading() as connection:
+            return connection.execute(query).one_or_none()
+
+    def change(self, statement: Executable) -> None:
+        """Carry out a statement in a transaction of its own. StoreError."""
+        with self.writing() as connection:
+            connection.execute(statement)
 
     @contextmanager
     def _translated_errors(self) -> Iterator[None]:

@@ -89,8 +89,7 @@ def iso(at: int) -> str:
 
 def fetch_row(database: Database, table: Table, product_id: int, number: int) -> Row[Any]:
     """Row of a product's version or candidate. NotFoundError."""
-    with database.reading() as connection:
-        row = connection.execute(select(table).filter_by(product_id=product_id, id=number)).one_or_none()
+    row = database.row(select(table).filter_by(product_id=product_id, id=number))
     if row is None:
         raise NotFoundError(f"there is no {table.name[:-1]} {number} of this product")
     return row
@@ -160,8 +159,7 @@ class Store:
         """Inspections under these keys, with the columns that `KeyedRequest.matches` needs."""
         columns = (inspections.c[name] for name in ("id", "key", "picture", "source", "request_hash"))
         query = select(*columns).where(is_at_address(product_id), inspections.c.key.in_(keys))
-        with self.database.reading() as connection:
-            return connection.execute(query).all()
+        return self.database.rows(query)
 
     def find_answers(self, product_id: int, request: KeyedRequest) -> dict[int, int]:
         """Inspections that a request led to before: place of its picture -> number.
@@ -229,11 +227,10 @@ class Store:
             .join_from(inspections, pictures)
             .where(inspections.c.product_id == product_id, inspections.c.id == number)
         )
-        with self.database.reading() as connection:
-            row = connection.execute(query).one_or_none()
+        row = self.database.row(query)
         if row is None:
             raise NotFoundError(f"there is no inspection {number}")
-        return PictureRecord(*row)
+        return PictureRecord(*tuple(row))
 
     def set_unanswered(self, number: int, why: str | None) -> None:
         """Write down why an inspection's sender did not get the answer; None: it did, after all."""
@@ -332,8 +329,7 @@ class Store:
     def events(self, kind: str, product_id: int) -> list[Row[Any]]:
         """Events of a kind and product, the latest first, 500 at most."""
         query = select(events).where(events.c.kind == kind, events.c.product_id == product_id)
-        with self.database.reading() as connection:
-            return list(connection.execute(query.order_by(events.c.id.desc()).limit(MAX_EVENTS)).all())
+        return self.database.rows(query.order_by(events.c.id.desc()).limit(MAX_EVENTS))
 
 
 def _waiting_count(connection: Connection, product_id: int) -> int:

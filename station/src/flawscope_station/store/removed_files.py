@@ -32,8 +32,7 @@ def keep_file_keys(connection: Connection, rows: Sequence[Row[Any]]) -> None:
 def find_file_keys(database: Database, address: int, *wanted: ColumnElement[bool]) -> Sequence[Row[Any]]:
     """Rows of `removed_files` of a product, or of those of an entry."""
     query = select(removed_files).where(_is_at_address(address), *wanted)
-    with database.reading() as connection:
-        return connection.execute(query).all()
+    return database.rows(query)
 
 
 def forget_file_keys(database: Database, address: int, prefix: str, there: Collection[str]) -> None:
@@ -47,8 +46,7 @@ def forget_file_keys(database: Database, address: int, prefix: str, there: Colle
     gone = [key for key, ending in endings.items() if ending not in there]
     for start in range(0, len(gone), KEYS_PER_QUERY):
         keys = removed_files.c.key.in_(gone[start : start + KEYS_PER_QUERY])
-        with database.writing() as connection:
-            connection.execute(delete(removed_files).where(_is_at_address(address), keys))
+        database.change(delete(removed_files).where(_is_at_address(address), keys))
 
 
 def _is_at_address(address: int) -> ColumnElement[bool]:

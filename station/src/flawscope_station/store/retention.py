@@ -118,13 +118,13 @@ class Retention:
         record_seconds: float = 0.0,
     ):
         self.database, self.files, self.clock = database, files, clock
-        self._space = keep.space_bytes
+        self._space = keep.space
         self._used, self._written = 0, files.written  # bytes of all pictures when they were counted last
         self._frees = self._hastens = False  # for space; without a rest
         self._freed = RemovalSummary()  # for space, in pauses of other work
         self._came = 0  # bytes that came while room was made, lately: so much is kept free, too
         self._ended = ended or threading.Event()
-        ages = {kind: keep.seconds(kind) for kind in (*KINDS, RECORDS)}
+        ages = {kind: getattr(keep, kind) for kind in (*KINDS, RECORDS)}
         if (age := ages[RECORDS]) is not None:
             ages[RECORDS] = max(age, record_seconds)
         for kind in (GOOD, ANOMALOUS):
@@ -343,8 +343,7 @@ class Retention:
         start = self._checked.get((product_id, kind), 0)
         while start < last:
             begun = time.monotonic()
-            with self.database.reading() as connection:
-                rows = connection.execute(query.where(column.id > start)).all()
+            rows = self.database.rows(query.where(column.id > start))
             self._pause(time.monotonic() - begun)
             yield from rows
             start = rows[-1].number if len(rows) == ROWS_PER_QUERY else last

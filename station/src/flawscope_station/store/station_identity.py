@@ -125,6 +125,5 @@ class Clock:
         )
 
     def _save(self, at: int) -> None:
-        with self.database.writing() as connection:
-            connection.execute(update(stations).values(clock_at=at))
+        self.database.change(update(stations).values(clock_at=at))
         self.at = at

@@ -19,8 +19,9 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from flawscope.errors import InputError
+from flawscope_station.access.authenticator import Access, ExpiredError
 from flawscope_station.access.roles import LOCAL_PERSON, PERSON_KEY, VIEWER, Person, has_role
-from flawscope_station.access.users import SESSION_SECONDS, Access, ExpiredError
+from flawscope_station.access.sessions import SESSION_SECONDS
 from flawscope_station.settings.station import DEFAULT_FOLDER, Settings
 from flawscope_station.store.database import StoreError
 from flawscope_station.store.records import SENDER_ADDRESS

@@ -13,6 +13,7 @@ from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from flawscope.artefact import files as model_files
+from flawscope.calibration import judgement as judgements
 from flawscope.errors import InputError
 from flawscope.predictor import rates
 from flawscope_station.access.roles import has_role
@@ -81,63 +82,6 @@ class LearnOptions(BaseModel):
     good: list[int] = Field([], description="inspections of `unsure` that are good, looked at once more")
 
 
-class DecisionCounts(BaseModel):
-    """Reviewed pictures: how many there are, and how many were called anomalous before and after, each as
-    [count, low, high] with the 95 % interval of the share."""
-
-    count: int
-    before: list[float]
-    after: list[float]
-
-
-class MissedDefect(BaseModel):
-    id: int
-    rate: float = Field(description="the least false-alarm rate at which it would be found")
-
-
-class ScoreChange(BaseModel):
-    """Score and threshold before and after."""
-
-    before: list[float]
-    after: list[float]
-
-
-class CandidateComparison(BaseModel):
-    """Comparison of a candidate with the version that was active, on reviewed pictures, each judged as if the
-    candidate had not learnt from it. Lists hold numbers of inspections."""
-
-    how: Literal["extended", "recalibrated", "retrained"]
-    good: DecisionCounts
-    defects: DecisionCounts
-    gained: list[int] = Field(description="false alarms that would pass")
-    alarms: list[int] = Field(description="good ones that would be flagged, and were not")
-    lost: list[int] = Field(description="known defects that would not be found any more")
-    found: list[int] = Field(description="missed defects that would be found")
-    weaker: list[int] = Field(
-        description="known defects that would stand out less than half as much, "
-        "and no more than odd good pictures do"
-    )
-    missed: list[MissedDefect] = Field(description="known defects that are not found")
-    scores: dict[str, ScoreChange]
-    cross_fitted: int = Field(description="judged pictures that were left out for it")
-    learnt: list[int] = Field(description="what was learnt from")
-    unsure: list[int] = Field(description='"good" ones that look like known defects: say it again')
-    contradictory: list[int] = Field(description="the same pixels were called good and a defect")
-    unreadable: list[int]
-    inside: list[int] = Field(description="defects that the model has learnt from as good parts")
-    gone: list[int] = Field(description="pictures that were removed")
-    drawn: int = Field(description="good pictures of the line that the threshold comes from, too")
-    kept: bool = Field(description="the threshold stayed as it was: else more defects would be lost")
-    simulated: list[int] | None = Field(
-        None, description="simulated defects: found before, found after, how many there are"
-    )
-    questions: list[str] = Field([], description="open ones about the pictures")
-    refused: list[Literal["known", "simulated", "threshold"]] = Field(
-        [], description="of which defects less than 98 % of those before would be found"
-    )
-    responsible: list[int] = Field([], description="the corrections by which these are lost")
-
-
 class CandidateStep(BaseModel):
     stage: str
     done: int
@@ -167,7 +111,7 @@ class Candidate(BaseModel):
     waits: list[
         Literal["lost", "simulated", "weaker", "no_gain", "few", "asked", "switched", "not_opened"]
     ] = Field(description="why the rule does not let it go live")
-    judgement: CandidateComparison | None
+    judgement: judgements.Judgement | None
     at_risk: list[int] = Field(description="what `losing` must name to use it")
     seconds: dict[str, float] | None
     step: CandidateStep | None

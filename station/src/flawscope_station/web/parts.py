@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 
-from flawscope_station.access.users import Access
+from flawscope_station.access.authenticator import Access
 from flawscope_station.connections import ConnectionContext
 from flawscope_station.health import Health
 from flawscope_station.inspecting.renderings import InspectionRenderer

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.methods import conflicts
 from flawscope_station import refusals
-from flawscope_station.access.users import ExpiredError
+from flawscope_station.access.authenticator import ExpiredError
 from flawscope_station.challenge.challenge import ChallengeOpenError
 from flawscope_station.learning.activation import DefectsLostError
 from flawscope_station.setup.drafts import NameTakenError

@@ -20,9 +20,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.routing import Route
 
 from flawscope.errors import FlawscopeError, InputError, one_line_message
+from flawscope_station.access.authenticator import Access
 from flawscope_station.access.roles import ROLES
 from flawscope_station.access.sign_in import SignInError
-from flawscope_station.access.users import Access
 from flawscope_station.settings.openid import OpenIdSettings
 from flawscope_station.settings.values import secret, tls_context
 from flawscope_station.web.middleware import COMPANY_PATH, client_ip, delete_cookie, local_path, set_cookie

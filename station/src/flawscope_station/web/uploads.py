@@ -42,7 +42,7 @@ class RequestBody:
 
     def __init__(self, limiter: BodyLimiter, scope: Scope, receive: Receive):
         self.limiter, self._receive = limiter, receive
-        self.max_bytes = limiter.limits.upload_bytes if scope[PERSON_KEY] is not None else ANONYMOUS_BYTES
+        self.max_bytes = limiter.limits.upload if scope[PERSON_KEY] is not None else ANONYMOUS_BYTES
         length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         self._announced = int(length) if length.isdigit() else 0
         self._started = time.monotonic()
@@ -109,7 +109,7 @@ class BodyLimiter:
 
     @property
     def max_bytes(self) -> int:
-        return 4 * self.limits.upload_bytes
+        return 4 * self.limits.upload
 
     def has_room(self, held_bytes: int, added: int) -> bool:
         """Whether a request whose body has `held_bytes` in memory may have `added` bytes more."""
