@@ -70,19 +70,16 @@ bench: $(READY) ## measure everything (bench/results/), a day; goes on where it 
 	$(BIN)/python bench/accuracy.py --seen 0,10
 	$(BIN)/python bench/fit.py
 	$(BIN)/python bench/fit.py --set size=256 --out bench/results/fit-256.json
-	$(BIN)/python bench/step.py --seen 10
 	$(BIN)/python bench/latency.py
 	$(BIN)/python bench/latency.py --methods patchcore --set size=256 --out bench/results/latency-256.json
 	$(BIN)/python bench/parity.py
-	$(BIN)/python bench/precision.py
 	$(BIN)/python bench/calibration.py
 	$(BIN)/python bench/choose.py
-	$(BIN)/python bench/coreset.py
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/peers/run.py
 
 # with what is there: a machine that has a GPU has a torch of its own
-gpu: ## measure all that needs a GPU (bench/results/gpu*.json), in less than 25 minutes; without one it says so
+gpu: ## measure all that needs a GPU (bench/results/gpu*.json), in 16 minutes at most; without one it says so
 	$(firstword $(wildcard $(BIN)/python) $(PYTHON)) bench/gpu.py $(ARGS)
 
 $(VENV)/.docs: pyproject.toml constraints.txt

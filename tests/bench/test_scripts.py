@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 BENCH = Path(__file__).parents[2] / "bench"
-SHARED = ("common.py", "drawn.py", "million.py", "models.py", "references.py")
+SHARED = ("common.py", "drawn.py", "models.py")
 SCRIPTS = sorted(p.name for p in BENCH.glob("*.py") if p.name not in SHARED)
 
 
