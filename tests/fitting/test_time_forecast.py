@@ -79,6 +79,7 @@ def test_where_it_is_long_the_setting_that_makes_it_long_is_named(monkeypatch, o
     assert not line.partition(". ")[2]
 
 
+@pytest.mark.slow
 def test_a_real_fit_takes_about_as_long_as_foretold():
     """Very roughly: machines in use are uneven."""
     foretold = []
