@@ -112,7 +112,7 @@ def subject(args: Args, folder: Path, of: tuple[str, Path, str], engine: tuple[s
 
 
 def measured(args: Args, folder: Path, of: Any, engine: Any, batch: int) -> Cell:
-    from flawscope.artefact.model_file import read_manifest
+    from flawscope.predictor import read_manifest
 
     model = subject(args, folder, of, engine)
     paths = common.pictures_below(of[1] / "test")
