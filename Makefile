@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # all tests in several processes; the few that ARGS names are done before those have started
-PARALLEL := -n logical --maxprocesses 8 --dist worksteal
+PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 
 # conftest.py says which tests are of these kinds
 QUICK := smoke or not (service or browser or cluster or docs or training or slow)
@@ -17,10 +17,10 @@ CODE := src tests conftest.py station line bench docs examples docker deploy
 # Tests start hundreds of processes: each would compile every module again
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test chain lint format bench gpu docs dist bundle notes clean
+.PHONY: help install demo test chain lint format bench readme-table gpu docs dist bundle notes clean
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 # PyPI's torch for Linux is built for graphics cards and takes gigabytes; its own index has one for the processor.
 # An index or folder of one's own is taken as it is, and where that index cannot be reached PyPI's will do.
@@ -70,19 +70,18 @@ bench: $(READY) ## measure everything (bench/results/), a day; goes on where it 
 	$(BIN)/python bench/accuracy.py --seen 0,10
 	$(BIN)/python bench/fit.py
 	$(BIN)/python bench/fit.py --set size=256 --out bench/results/fit-256.json
-	$(BIN)/python bench/step.py --seen 10
 	$(BIN)/python bench/latency.py
 	$(BIN)/python bench/latency.py --methods patchcore --set size=256 --out bench/results/latency-256.json
 	$(BIN)/python bench/parity.py
-	$(BIN)/python bench/precision.py
 	$(BIN)/python bench/calibration.py
 	$(BIN)/python bench/choose.py
-	$(BIN)/python bench/coreset.py
-	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/peers/run.py
 
+readme-table: $(READY) ## write the README's table of figures from bench/results/
+	$(BIN)/python docs/readme_table.py
+
 # with what is there: a machine that has a GPU has a torch of its own
-gpu: ## measure all that needs a GPU (bench/results/gpu*.json), in less than 25 minutes; without one it says so
+gpu: ## measure all that needs a GPU (bench/results/gpu*.json), in 16 minutes at most; without one it says so
 	$(firstword $(wildcard $(BIN)/python) $(PYTHON)) bench/gpu.py $(ARGS)
 
 $(VENV)/.docs: pyproject.toml constraints.txt

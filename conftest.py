@@ -24,6 +24,7 @@ from PIL import Image
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from flawscope.pictures.near_duplicates import Compared
 from flawscope.synthesis.demo.dataset import CATEGORIES, draw_dataset, draw_picture
 
 # Before OpenVINO is loaded: without this package it reports nothing of these runs to its makers
@@ -65,6 +66,12 @@ def pytest_collection_modifyitems(items):
         items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """One more than there are cores: tests of a station, of a PLC and of cameras mostly wait."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_protocol(item):
     """End the process of a test that hangs, with the tracebacks of its threads: others go on in a new one."""
@@ -81,10 +88,12 @@ def pytest_collection_finish():
 
 @pytest.fixture(autouse=True)
 def no_search_for_copies(request, monkeypatch):
-    """`evaluate` looks for test pictures that are near-copies of training pictures, which is most of its time
-    with so few: only tests marked `copies` do."""
+    """Fits look for pictures of one part, `evaluate` for test pictures that are near-copies of training
+    pictures, which is most of their time with so few: only tests marked `copies` do."""
     if "copies" not in request.keywords:
+        nothing = Compared([], [])
         monkeypatch.setattr("flawscope.evaluation.promise._copies_of", lambda learnt, shown: [])
+        monkeypatch.setattr("flawscope.pictures.units.compare_pictures", lambda looks, bank: nothing)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,9 +6,8 @@
 `products`: real sets below DATA; `drawn`: plates that lie turned, several in a picture, large ones with small
 defects, and plain ones. The search sees the good pictures to learn from; model and default are judged on test
 pictures that it never saw. `given`: with so many of the test defects to choose by, judged on the others.
-`promise`: p-values of new good pictures after the search, over draws; `worst`: of drawn numbers, where
-settings have nothing in common. Seconds are of the processor, with one
-thread: the machine may be shared. `budget`: wall time of a search that has less time than it wants.
+`promise`: p-values of new good pictures after the search, over draws. Seconds are of the processor, with one
+thread: the machine may be shared.
 """
 
 from __future__ import annotations
@@ -36,7 +35,6 @@ REAL = (
 GIVEN_PRODUCTS, GIVEN_COUNTS, GIVEN_MOST = ("real/fabric", "real/commutator"), (5, 10, 20), 20
 LEARNT, NEW, DEFECTIVE = 30, 30, 40  # drawn pictures
 PROMISE_LEARNT, DRAWS = 24, 20
-WORST_DRAWS, WORST_SETTINGS, WORST_COUNTS = 1000, 6, (24, 60)
 MINUTES = 120.0  # no limit: a shared machine is slow
 SEED = 67
 
@@ -194,63 +192,6 @@ def measure_promise(draw: int, size: str | None) -> Cell:
     }
 
 
-def worst_case(learnt: int, by_rule: bool) -> Cell:
-    """P-values where settings have nothing in common, so that a choice among them is worth most to chance: a
-    calibration by the very pictures that chose is then as wrong as it can be.
-
-    by_rule: as the search chooses; else what is best on average is always taken.
-    """
-    from flawscope.calibration.tried import Scored, Trial
-    from flawscope.fitting.trial_pictures import LEFT_OUT, LEFT_OUT_SHARE, SIMULATED
-
-    rng, values, changed = np.random.default_rng([SEED, learnt]), list[float](), 0
-    counts = [min(most, learnt // LEFT_OUT_SHARE) for most in LEFT_OUT]
-    for draw in range(WORST_DRAWS):
-        good = rng.normal(size=(WORST_SETTINGS, learnt + NEW))
-
-        def scored(k: int, stage: int, good: Any = good) -> Scored:
-            own = good[k, counts[0] * stage :][: counts[stage]]
-            carriers = np.arange(SIMULATED[stage]) % counts[stage]
-            return Scored(own, rng.normal(1, 1, carriers.size), carriers)
-
-        every = [[scored(k, stage) for stage in (0, 1)] for k in range(WORST_SETTINGS)]
-
-        def trial(k: int, stage: int, every: Any = every, draw: int = draw) -> Trial:
-            one, base = every[k][stage], every[0][stage]
-            return Trial(str(k), stage, one.auroc(), one.gain_over(base, draw))
-
-        if by_rule:
-            gained = [one for k in range(1, WORST_SETTINGS) if (one := trial(k, 0)).has_gained]
-            gained = sorted(gained, key=lambda one: -(one.auroc or 0))[:2]
-            better = [one for first in gained if (one := trial(int(first.flags), 1)).is_better]
-            chosen = int(max(better, key=lambda one: one.auroc or 0).flags) if better else 0
-        else:
-            chosen = int(np.argmax([first.auroc() + second.auroc() for first, second in every]))
-        changed += chosen > 0
-        known, new = good[chosen, :learnt], good[chosen, learnt:]
-        values += ((1 + (known[:, None] >= new).sum(0)) / (learnt + 1)).tolist()
-    found = np.array(values)
-    levels = {f"p <= {k}/{learnt + 1}": round(float((found <= k / (learnt + 1) + 1e-9).mean()), 4)
-              for k in (1, 2, 5, 12)}  # fmt: skip
-    return {
-        "changed": round(changed / WORST_DRAWS, 3),
-        "mean": round(float(found.mean()), 4),
-        "uniform": round((1 + 1 / (learnt + 1)) / 2, 4),
-        **levels,
-    }
-
-
-def measure_budget(root: Path, minutes: float) -> Cell:
-    import flawscope
-    from flawscope.fitting.auto import fit_auto
-
-    good = [item.path for item in flawscope.open_dataset(root).train]
-    model, spent = timed(lambda: fit_auto(good, minutes=minutes, device="cpu", force=True))
-    tried = model.manifest.facts["tried"]
-    return {**spent, "minutes": minutes, "pictures": len(good), "trials": len(tried["trials"]), **{
-        "chosen": tried["flags"] or "as given"}}  # fmt: skip
-
-
 def promise_rows(cells: Sequence[Cell]) -> list[Cell]:
     """Distribution of the p-values, which is that of uniform ones on 1/(n+1), ..., 1."""
     values = np.array([value for cell in cells for value in cell["p_values"]])
@@ -265,7 +206,7 @@ def main() -> int:
     import torch
 
     parser = common.make_parser(__doc__, "auto")
-    parser.add_argument("--parts", default="products,drawn,given,promise,worst", help="default: %(default)s")
+    parser.add_argument("--parts", default="products,drawn,given,promise", help="default: %(default)s")
     parser.add_argument("--products", default=",".join(REAL), help="of `products` (default: %(default)s)")
     parser.add_argument("--scenes", default=";".join(SCENES), help="of `drawn` (default: %(default)s)")
     parser.add_argument(
@@ -295,13 +236,6 @@ def main() -> int:
     for name in GIVEN_PRODUCTS if "given" in parts else ():
         for count in args.counts if (data / name).is_dir() else ():
             attempt(f"{name}, {count} given", partial(compare, data / name, count, size=args.size))
-    for count in WORST_COUNTS if "worst" in parts else ():
-        for by_rule in (True, False):
-            how = "by the rule" if by_rule else "always the best"
-            cell = record.attempt(f"worst case, {count} pictures, {how}", partial(worst_case, count, by_rule))
-            common.print_table(f"{count} good pictures, {how}", [common.without_metadata(cell or {})])
-    if "budget" in parts:
-        attempt("budget", partial(measure_budget, data / "mvtec/toothbrush", 3.0))
     promised = list[Cell]()
     for draw in range(DRAWS) if "promise" in parts else ():
         cell = record.attempt(f"promise {draw}{at}", partial(measure_promise, draw, args.size))

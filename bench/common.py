@@ -249,11 +249,6 @@ def summary(times: Sequence[float]) -> Cell:
     return {"median": round_to(statistics.median(times)), "all": [round_to(t) for t in times]}
 
 
-def median_ratio(a: Sequence[float], b: Sequence[float]) -> float:
-    """The median of a / b, round by round."""
-    return round_to(statistics.median(x / y for x, y in zip(a, b, strict=True)), 4)
-
-
 def round_to(value: float | None, digits: int = 6) -> Any:
     """Rounds to so many significant digits; None stays."""
     return None if value is None else float(f"{value:.{digits}g}")

@@ -1,4 +1,4 @@
-"""What does a GPU bring? The other scripts on CUDA, in one go and in less than 25 minutes.
+"""What does a GPU bring? The other scripts on CUDA, in one go and in 16 minutes at most.
 
     python bench/gpu.py
     python bench/gpu.py --only tests,predict
@@ -9,10 +9,8 @@ prints the commands that it would run. Each is a process of its own with a time 
 takes too long costs only itself. Without --data the pictures are drawn: they decide no time.
 
     tests     those marked `cuda`: scores as on the CPU, no wait for the GPU in a pick or step, memory
-    coreset   the exact coreset beside the plain loop (coreset.py)
-    fit       PatchCore, EfficientAD and PRN, 300 steps (accuracy.py)
+    fit       PatchCore, EfficientAD and PRN, 300 steps (accuracy.py), with the seconds of each stage
     predict   PatchCore and EfficientAD at several batches and precisions (latency.py)
-    steps     a training step of EfficientAD and PRN (step.py)
 
 Writes bench/results/gpu-NAME.json, each as its script does without a GPU.
 """
@@ -36,7 +34,7 @@ sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "src"))  # where it
 import common
 from common import Args
 
-TOTAL = 25 * 60  # seconds of everything
+TOTAL = 16 * 60  # seconds of everything
 
 
 class Step(NamedTuple):
@@ -49,7 +47,7 @@ class Step(NamedTuple):
 
 def plan(args: Args, data: Path) -> list[Step]:
     """The steps in the order in which they run. SystemExit where --only names others."""
-    quick, methods = args.quick, "efficientad,prnet"
+    quick = args.quick
     beside = ["--data", str(data), "--categories", args.categories.split(",")[0], "--device", args.device]
     tiny = [f"{m}.{k}={v}" for m, values in common.QUICK.items() for k, v in values.items() if quick]
 
@@ -59,18 +57,14 @@ def plan(args: Args, data: Path) -> list[Step]:
         program = [sys.executable, str(common.ROOT / "bench" / name)]
         return [*program, *words, *beside, *sets, "--again", "--out", path]
 
-    points = ["--points", "1000", "--picks", "100", "--repeats", "1"] if quick else []
     steps, batches = ("2", "1,2") if quick else ("300", "1,8,16,32,64")
     latency = ["--methods", "patchcore,efficientad", "--runtimes", "torch", "--precisions", "fp32,fp16,bf16"]
     latency += ["--batches", batches, "--repeats", "2" if quick else "60"]
-    training = ["--methods", methods, "--seen", "2" if quick else "10", "--repeats", "1" if quick else "20"]
     fits = ["--methods", "all", "--seen", "2", "--steps", steps]
     found = [
         Step("tests", [sys.executable, "-m", "pytest", "-m", "cuda", "tests/gpu"], 240),
-        Step("coreset", script("coreset.py", "coreset", *points), 180),
         Step("fit", script("accuracy.py", "fit", *fits, settings=tiny), 360),
         Step("predict", script("latency.py", "predict", *latency, settings=tiny), 360),
-        Step("steps", script("step.py", "steps", *training, settings=tiny), 300),
     ]
     asked = args.only.split(",") if args.only else [step.name for step in found]
     if unknown := sorted({*asked} - {step.name for step in found}):
@@ -109,7 +103,7 @@ def main() -> int:
     parser = common.make_parser(__doc__, "gpu")
     parser.set_defaults(categories="plate")
     parser.add_argument("--device", default="cuda", help="default: %(default)s; cpu: to try the script")
-    parser.add_argument("--only", default="", help="some of the steps, such as tests,coreset,fit")
+    parser.add_argument("--only", default="", help="some of the steps, such as tests,fit")
     args = common.parse_arguments(parser)
     with common.workspace(args.work) as work:
         data = Path(args.data or work)

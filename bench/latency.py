@@ -7,12 +7,10 @@
 
 Every cell is measured in two processes of its own. One only answers for pictures, as `flawscope predict`
 does: `predict` from path to answer, pictures per second with decoding beside it, peak memory. The other takes
-the work apart, all works in every round (A B A B), so that ratios are of neighbours in time:
+the work apart, all works in every round (A B A B):
 
     run          what the session does: images to scores and maps
     embed, score its two steps, the networks and the search; in torch
-    plain, published
-                 references in torch (`references.py`)
     decode, preprocess
                  in one thread; `predict` decodes ahead
 
@@ -41,7 +39,7 @@ WARMUP = 3  # calls that are not timed
 FIT_STEPS = 20  # where no model is given
 PICTURES = 32  # different ones
 REST = 0.02  # seconds between works: threads of OpenMP and of ONNX Runtime spin for some milliseconds
-PARTS = ("run", "embed", "score", "plain", "published", "decode", "preprocess")
+PARTS = ("run", "embed", "score", "decode", "preprocess")
 
 
 def time_calls(model: Any, pictures: list[str], batch: int, calls: int) -> list[float]:
@@ -74,37 +72,29 @@ def predict(model: str, pictures: list[str], batch: int, repeats: int, threads: 
     }
 
 
-def parts(
-    model: str, trained: str, pictures: list[str], batch: int, repeats: int, threads: int, device: str
-) -> Cell:
-    """Seconds of every part and of the references, interleaved in this process."""
+def parts(model: str, pictures: list[str], batch: int, repeats: int, threads: int, device: str) -> Cell:
+    """Seconds of every part, interleaved in this process."""
     import numpy as np
     import torch
 
-    import references
     from flawscope.pictures.decoding import load_picture
     from flawscope.runtime.torch import TorchSession
 
     torch.set_num_threads(threads)
     predictor = models.open_model(model, device, threads)
     session, preprocess = predictor.session, predictor.manifest.preprocess
-    reference = models.open_model(trained, device if device.startswith("cuda") else "cpu", threads).session
-    assert isinstance(reference, TorchSession)
     paths = [pictures[k % len(pictures)] for k in range(batch)]
     opened = [load_picture(p, None) for p in paths]
     images = np.concatenate([preprocess(picture)[0] for picture in opened])
     works: dict[str, Work] = {"run": lambda: session.run(images)}
     if isinstance(session, TorchSession):
         works |= torch_steps(session, images)
-    given = torch.from_numpy(images).to(reference.device)
-    works |= references.forward(predictor.manifest.method, reference.model, given)
     works |= {
         "decode": lambda: [load_picture(p, None) for p in paths],
         "preprocess": lambda: [preprocess(picture) for picture in opened],
     }
     times = common.time_rounds(works, repeats, warm=min(repeats, 3), pause=REST)
-    ratios = {f"run / {k}": common.median_ratio(times["run"], times[k]) for k in PARTS[1:5] if k in times}
-    return {"seconds": {name: common.p50_p99(t) for name, t in times.items()}, "ratio": ratios}
+    return {"seconds": {name: common.p50_p99(t) for name, t in times.items()}}
 
 
 def torch_steps(session: Any, images: Images) -> dict[str, Work]:
@@ -142,16 +132,16 @@ def subject(args: Args, folder: Path, of: tuple[str, Path, str], engine: tuple[s
 
 
 def measured(args: Args, folder: Path, of: Any, engine: Any, batch: int) -> Cell:
-    from flawscope.artefact.model_file import read_manifest
+    from flawscope.predictor import read_manifest
 
-    model, trained = (subject(args, folder, of, e) for e in (engine, ("torch", "fp32")))
+    model = subject(args, folder, of, engine)
     paths = common.pictures_below(of[1] / "test")
     pictures = [str(path) for path in paths[:: max(1, len(paths) // PICTURES)]][:PICTURES]
     same: dict[str, Any] = {"pictures": pictures, "batch": batch, "threads": args.threads}
     same |= {"device": args.device, "repeats": max(min(args.repeats, 10), args.repeats // batch)}
-    apart = common.run_function(parts, model=model, trained=trained, **same).json
+    apart = common.run_function(parts, model=model, **same).json
     child = common.run_function(predict, model=model, **same)
-    manifest = read_manifest(trained)
+    manifest = read_manifest(model)
     kept = {k: manifest.facts[k] for k in ("bank", "patches", "steps") if k in manifest.facts}
     return {
         **apart,
@@ -197,7 +187,6 @@ def row_of(name: str, engine: str, batch: int, cell: Cell) -> Cell:
         "predict": common.to_ms(cell["predict"]),
         "p99": common.round_to(1000 * cell["predict"]["p99"], 4),
         **{k: common.to_ms(cell["seconds"].get(k)) for k in PARTS},
-        **cell["ratio"],
         "pictures/s": cell["pictures_per_second"],
         "peak MiB": cell["process_peak_mib"],
         "file MiB": cell["file_mib"],

@@ -1,4 +1,4 @@
-"""The station: what it adds to a prediction, what it does under load, when it is killed and when it is full.
+"""The station: what it adds to a prediction, and what it does under load and when it is killed.
 
     python bench/station.py
     python bench/station.py --only kill --kills 100
@@ -17,11 +17,6 @@ learning    answers a second to the same load before a new product is learnt, an
 kill        `kill -9` at random moments under load, and a new start: acknowledged inspections that are lost,
             pictures that are there twice
 outage      the same where PostgreSQL is ended without a word at random moments, and started again
-million     inspections put into the tables; milliseconds of searches with each filter, of trends over several
-            times, of what the pages ask for, and of pages in Chromium until they can be used
-uploads     broken pictures: what is answered, files that nobody knows, and memory, which may grow by 10 MiB
-            from a fifth of them on: what is kept at hand for the pages, and the heaps of threads, are full
-            by then
 """
 
 from __future__ import annotations
@@ -44,7 +39,6 @@ import httpx
 
 import common
 from common import MIB, Args, Cell, Record
-from million import fill, in_browser, questions
 
 sys.path.insert(0, str(common.ROOT / "station" / "tests"))
 
@@ -53,7 +47,7 @@ from station_helpers import INSPECTIONS, Load, Served
 
 CLIENTS, TWICE = 8, 2.0
 ADDED = {"median": 8.0, "p99": 30.0}  # milliseconds
-THROUGHPUT, SEARCH, PAGE = 0.9, 200.0, 1000.0  # of bare predict; milliseconds; milliseconds
+THROUGHPUT = 0.9  # of bare predict
 WHILE_LEARNING = 0.8  # of the answers a second without a product that is learnt
 
 
@@ -334,79 +328,6 @@ def outage(args: Args, kind: str, model: Path, pictures: list[bytes]) -> Cell:
     return found | {"doubles": doubles, "odd": load.odd[:5]}
 
 
-# ---------------------------------------------------------------------------------------------------- million
-
-
-def million(args: Args, kind: str, model: Path, pictures: list[bytes]) -> Cell:
-    from flawscope_station.settings.station import Settings
-    from flawscope_station.store.database import Database
-
-    with station(args, kind, model) as served:
-        served.start()  # makes the tables, the product and its version
-        served.kill(helpers.signal.SIGTERM)
-        url = served.words[served.words.index("--database") + 1] if kind == "postgresql" else None
-        store = served.words[served.words.index("--station") + 1]
-        database = Database(Settings(store=store, database=url).url)
-        took = common.seconds(lambda: fill(database, args.count))
-        database.close()
-        start = common.seconds(served.start)
-        times: dict[str, list[float]] = {}
-        with httpx.Client(base_url=served.url, timeout=300) as client:
-            for place in range(60):  # real pictures for the pages
-                client.post(f"/api/v1/{INSPECTIONS}", content=fresh(pictures, f"m{place}", place))
-            asked = questions(served.url)
-            for _ in range(args.rounds):
-                for name, (path, query) in asked.items():
-                    began = time.perf_counter()
-                    answer = client.get(path, params=query)
-                    times.setdefault(name, []).append(time.perf_counter() - began)
-                    assert answer.status_code == 200, f"{name}: {answer.text[:300]}"
-        browser = in_browser(served.url, args.rounds)
-        held = resident(served) // MIB
-    spreads = {name: common.p50_p99([1000 * one for one in several]) for name, several in times.items()}
-    return {
-        "count": args.count,
-        "fill_seconds": round(took),
-        "start_seconds": common.round_to(start, 3),
-        "first": {name: common.round_to(1000 * several[0], 4) for name, several in times.items()},
-        "milliseconds": {k: {"median": one["median"], "p99": one["p99"]} for k, one in spreads.items()},
-        "browser": browser,
-        "resident_mib": held,
-    }
-
-
-# ---------------------------------------------------------------------------------------------------- uploads
-
-
-def uploads(args: Args, kind: str, model: Path, pictures: list[bytes]) -> Cell:
-    rng, given = random.Random(3), helpers.originals(pictures[:2] + pictures[-2:])
-    statuses: Counter[int] = Counter()
-    memory, odd = [], []
-    with station(args, kind, model) as served:
-        served.start()
-        with httpx.Client(base_url=f"{served.url}/api/v1/", timeout=60) as client:
-            for number in range(args.uploads):
-                data = helpers.broken(rng, rng.choice(given))
-                answer = client.post(INSPECTIONS, content=data, params={"name": f"{number}"})
-                statuses[answer.status_code] += 1
-                if answer.status_code >= 500:
-                    odd.append(f"{number}: {answer.status_code} {answer.text[:200]}")
-                if number % max(1, args.uploads // 20) == 0:
-                    memory.append(resident(served) // MIB)
-        memory.append(resident(served) // MIB)
-        known = {one["picture"] for one in helpers.everything(served.url)}
-        store = Path(served.words[served.words.index("--station") + 1])
-        kept = {path.stem for path in (store / "pictures").rglob("*") if path.is_file()}
-    return {
-        "uploads": args.uploads,
-        "statuses": {str(k): v for k, v in sorted(statuses.items())},
-        "errors": odd[:20],
-        "resident_mib": memory,
-        "growth_mib": memory[-1] - memory[len(memory) // 5],
-        "files_unknown": len(kept - known),
-    }
-
-
 # ----------------------------------------------------------------------------------------------------- tables
 
 
@@ -448,40 +369,26 @@ def rows(step: str, kind: str, cell: Cell) -> list[Cell]:
             row("starts", cell["starts"], f"{cell['kills']}", started and not cell["odd"]),
             row("start, median, s", common.round_to(cell["start"]["median"], 3), "", True),
         ]
-    if step == "outage":
-        counts = [none(what, cell[what]) for what in ("lost", "doubles")]
-        return [row("acknowledged", cell["acknowledged"], "", True), *counts, none("odd", len(cell["odd"]))]
-    if step == "million":
-        found_ms, browser = cell["milliseconds"], cell["browser"]
-        limit = {n: PAGE if n.startswith("page:") else SEARCH for n in found_ms}
-        asked = [row(n, v["p99"], f"< {limit[n]:g} ms", v["p99"] < limit[n]) for n, v in found_ms.items()]
-        return asked + [row(f"usable: {n}", v, f"< {PAGE:g} ms", v < PAGE) for n, v in browser.items()]
-    statuses = " ".join(f"{k}: {v}" for k, v in cell["statuses"].items())
-    return [
-        row("answers", statuses, "no 500", not cell["errors"]),
-        row("memory grows, MiB", cell["growth_mib"], "flat: <= 10", cell["growth_mib"] <= 10),
-        none("files that nobody knows", cell["files_unknown"]),
-    ]
+    counts = [none(what, cell[what]) for what in ("lost", "doubles")]
+    return [row("acknowledged", cell["acknowledged"], "", True), *counts, none("odd", len(cell["odd"]))]
 
 
 STEPS: dict[str, Callable[..., Cell]] = {
-    one.__name__: one for one in (overhead, load, learning, kill, outage, million, uploads)
+    one.__name__: one for one in (overhead, load, learning, kill, outage)
 }
 
 
 def main() -> int:
     parser = common.make_parser(__doc__, "station", data=False)
-    parser.add_argument(
-        "--only", default="overhead,load,learning,kill,outage,million,uploads", help="default: %(default)s"
-    )
+    parser.add_argument("--only", default=",".join(STEPS), help="default: %(default)s")
     parser.add_argument("--stores", default="sqlite,postgresql", help="default: %(default)s")
     parser.add_argument("--minutes", type=float, default=10.0, help="of load (default: %(default)s)")
     parser.add_argument("--kills", type=int, default=100, help="default: %(default)s")
     parser.add_argument("--outages", type=int, default=20, help="of PostgreSQL (default: %(default)s)")
-    parser.set_defaults(size="256", side=512, repeats=500, count=1_000_000, rounds=20, uploads=10_000)
-    quick = {"size": "64", "side": 96, "repeats": 20, "count": 5000, "rounds": 2, "uploads": 200}
+    parser.set_defaults(size="256", side=512, repeats=500)
+    quick = {"size": "64", "side": 96, "repeats": 20}
     args = common.parse_arguments(parser, threads=1, minutes=0.1, kills=2, outages=2, **quick)
-    record = Record(args, "the station: overhead, load, kill -9, a million inspections, broken uploads")
+    record = Record(args, "the station: overhead, load, kill -9")
     missed = False
     with common.workspace(args.work) as work:
         model, pictures = made(args, work)

@@ -108,6 +108,7 @@ def test_what_is_hidden_is_what_an_extra_brings():
     assert {"openvino", "ray"} & core == {"openvino", "ray"} & whole
 
 
+@pytest.mark.slow
 def test_in_the_core_each_command_works_or_says_which_words_to_type(tmp_path, onnx_path, model_path):
     draw_pictures(tmp_path)
     (tmp_path / "part.safetensors").write_bytes(model_path.read_bytes())

@@ -321,6 +321,14 @@ def test_figures_come_from_the_scripts_that_are_named():
     assert named == {path.name for path in (ROOT / "bench" / "results").glob("*.json")} == set(made)
 
 
+def test_the_readme_has_the_figures_of_the_results_files():
+    """Each with the commit at which it was measured."""
+    table = drawing("readme_table")
+    assert table.README.read_text(encoding="utf-8") == table.drawn(), "run make readme-table"
+    said = table.README.read_text(encoding="utf-8").replace(table.BEGIN, table.END).split(table.END)
+    assert not re.findall(r"\d[.,]\d+ ?(?:ms|s|MiB|%)|0\.\d{3,}|\*screen\*", said[0] + said[2])
+
+
 def test_what_is_not_measured_yet_is_not():
     """Neither is there a results file, nor, of a script's parts that are named, a cell of one."""
     page = (DOCS / "measurements.md").read_text(encoding="utf-8")

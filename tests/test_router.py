@@ -49,9 +49,7 @@ def joined(which, data, shared):
 
 @pytest.fixture(
     scope="module",
-    params=[
-        pytest.param(which, marks=[] if which in ("plain", "all") else pytest.mark.slow) for which in SETTINGS
-    ],
+    params=[pytest.param(which, marks=[] if which == "plain" else pytest.mark.slow) for which in SETTINGS],
 )
 def pair(request, two_products, shared):
     """A folder with the model of each product, and the router to both. Read only."""

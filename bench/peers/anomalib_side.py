@@ -174,38 +174,6 @@ def untrained(args: argparse.Namespace) -> dict[str, Any]:
     return exported(model.eval(), args)
 
 
-def parity(args: argparse.Namespace) -> dict[str, Any]:
-    """The model as the engine runs it, and its export by the inferencer, on every test picture.
-
-    `largest_with_same_resizing`: the model resizes as its export does.
-    """
-    import torch
-    from anomalib.deploy import OpenVINOInferencer
-
-    model = load(args.source)
-    os.chdir(args.source.parent)
-    config = {"INFERENCE_PRECISION_HINT": args.precision} if args.precision else None
-    inferencer = OpenVINOInferencer(args.exported, device="CPU", config=config)
-    rows = []
-    with torch.no_grad():
-        for path in pictures(args):
-            a, b, c = answers(model, path)[1], inferencer.predict(path), model(tensor(path))
-            pixels = float(abs(a.anomaly_map.numpy().squeeze() - b.anomaly_map.squeeze()).max())
-            score, label = float(b.pred_score.squeeze()), bool(b.pred_label.squeeze())
-            off, same = abs(float(a.pred_score) - score), abs(float(c.pred_score) - score)
-            rows.append((float(a.pred_score), off, same, pixels, bool(a.pred_label) != label))
-    trained, off, same, pixels, differ = zip(*rows, strict=True)
-    return {
-        "largest": max(off),
-        "score_range": max(trained) - min(trained),
-        "decisions_differ": sum(differ),
-        "pictures": len(rows),
-        "largest_with_same_resizing": max(same),
-        "largest_in_maps": max(pixels),
-        "precision": inferencer.model.get_property("INFERENCE_PRECISION_HINT").to_string(),
-    }
-
-
 def predict(args: argparse.Namespace) -> dict[str, Any]:
     """Seconds of the inferencer's `predict(path)` for the listed pictures in turn, after a first round."""
     import torch
@@ -237,14 +205,13 @@ def predict(args: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    tasks = {f.__name__: f for f in (fit, test, export, untrained, parity, predict)}
+    tasks = {f.__name__: f for f in (fit, test, export, untrained, predict)}
     parser.add_argument("task", choices=tuple(tasks))
     parser.add_argument("source", type=Path, help="what the task reads")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--category")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--exported", type=Path)
     parser.add_argument("--precision", help="OpenVINO's INFERENCE_PRECISION_HINT")
     parser.add_argument("--picture-size", type=lambda t: [int(n) for n in t.split("x")], help="HxW")
     parser.add_argument("--network-size", type=lambda t: [int(n) for n in t.split("x")], help="HxW")

@@ -76,21 +76,6 @@ def judge(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def parity(args: argparse.Namespace) -> dict[str, Any]:
-    """The trained model and its export on every test picture."""
-    trained, exported = (opened(path) for path in (args.source, args.exported))
-    rows = [(trained.predict(p), exported.predict(p)) for p in pictures(args.data)]
-    scores = [a.score for a, _ in rows]
-    return {
-        "largest": max(abs(a.score - b.score) for a, b in rows),
-        "score_range": max(scores) - min(scores),
-        "decisions_differ": sum(a.is_anomalous != b.is_anomalous for a, b in rows),
-        "pictures": len(rows),
-        "largest_in_maps": max(float(abs(a.map - b.map).max()) for a, b in rows),
-        "precision": "f32",
-    }
-
-
 def timed(args: argparse.Namespace) -> dict[str, Any]:
     """Seconds of `predict(path)` for the listed pictures in turn, after a first round of five."""
     model = opened(args.source, device="cpu", threads=args.threads)
@@ -112,10 +97,9 @@ def sizes(args: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    tasks = {"predict": predict, "judge": judge, "parity": parity, "time": timed, "sizes": sizes}
+    tasks = {"predict": predict, "judge": judge, "time": timed, "sizes": sizes}
     parser.add_argument("task", choices=tuple(tasks))
     parser.add_argument("source", type=Path, help="a model, or the folder with raw.npz")
-    parser.add_argument("exported", type=Path, nargs="?")
     parser.add_argument("--data", type=Path, help="the category's folder")
     parser.add_argument("--pictures", type=Path, help="JSON list of files")
     parser.add_argument("--repeats", type=int, default=30)

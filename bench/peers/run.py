@@ -4,10 +4,8 @@
     python bench/peers/run.py --only patchcore --categories toothbrush,transistor
 
 install      an environment each, made here in the work folder: seconds, MiB, distributions
-start        --help and imports, in turn
 patchcore    a whole fit each, never extrapolated; then both judged on the same test pictures by
              flawscope.evaluation.metrics, and at the threshold that each sets by itself
-export       trained and exported model of each compared on the test pictures
 latency      from a path to an answer, processes that take turns
 untrained    the same for fitted models of ours, --models METHOD=FILE (and exports that lie beside
              them), in fp32 and int8; anomalib's EfficientAD has random weights, its PatchCore our largest
@@ -39,7 +37,8 @@ sys.path.insert(0, str(HERE.parent))
 import common  # noqa: E402
 from common import Args, ChildResult, Record  # noqa: E402
 
-STARTS, PICTURES, ROUNDS = 5, 30, 2  # repeats of starts; pictures that are timed in each round of latencies
+PICTURES, ROUNDS = 30, 2  # that are timed in each round of latencies
+STARTS = 5  # processes that answer for one picture
 BOTH = ("flawscope", "anomalib")
 ANOMALIB = "anomalib==2.7.0"
 # of each step: what is installed into which environment. anomalib without its extra for OpenVINO, which has
@@ -205,34 +204,6 @@ def installs(args: Args, record: Record, place: Place) -> None:
         record.attempt(f"install/{label}", lambda label=label: install(place, label))  # type: ignore[misc]
 
 
-# --------------------------------------------------------------------------------------------------- start
-
-
-def start(args: Args, record: Record, place: Place) -> None:
-    def measure() -> dict[str, Any]:
-        ours, theirs = place.python("flawscope"), place.python("anomalib")
-        ours_for_fit = "import torch, flawscope.methods.detector, flawscope.methods.patchcore.model"
-        their_parts = "from anomalib.engine import Engine; from anomalib.models import Patchcore"
-        commands = {
-            "--help/flawscope": [ours.with_name("flawscope"), "--help"],
-            "--help/anomalib": [theirs.with_name("anomalib"), "--help"],
-            "import/flawscope": [ours, "-c", "import flawscope"],
-            "import/anomalib": [theirs, "-c", "import anomalib"],
-            "import all for a fit/flawscope": [ours, "-c", ours_for_fit],
-            "import all for a fit/anomalib": [theirs, "-c", their_parts],
-        }
-
-        def once(command: Sequence[str | Path]) -> common.Work:
-            options: dict[str, Any] = {"env": clean(), "cwd": place.folder, "capture_output": True}
-            return lambda: subprocess.run(command, check=True, **options)
-
-        works = {name: once(command) for name, command in commands.items()}
-        times = common.time_rounds(works, STARTS, warm=1)
-        return {"seconds": {name: common.summary(t) for name, t in times.items()}}
-
-    record.attempt("start", measure)
-
-
 # ----------------------------------------------------------------------------------------------- patchcore
 
 
@@ -283,35 +254,6 @@ def patchcore(args: Args, record: Record, place: Place) -> None:
 
         record.attempt(f"patchcore/{category}/fit", fitted)
         record.attempt(f"patchcore/{category}/test", judged)
-
-
-# -------------------------------------------------------------------------------------------------- export
-
-
-def export(args: Args, record: Record, place: Place) -> None:
-    category = args.categories.split(",")[0]
-
-    def measure() -> dict[str, Any]:
-        result: dict[str, Any] = {}
-        script = [place.python("flawscope"), HERE / "flawscope_side.py"]
-        for program in BOTH:
-            made = place.exported(category, program)
-            folder = place.trained(category, program).parent
-            file = Path(made["made"]["openvino"])
-            weights = file if file.suffix == ".onnx" else file.with_suffix(".bin")
-            result[program] = {"file_mib": common.size_mib(weights), "failed": made["failed"]}
-            result[program]["way"] = made.get("way", "as shipped")
-            if program == "flawscope":
-                data = place.data() / category
-                found = measured([*script, "parity", place.trained(category, program), file, "--data", data])
-                result[program]["as shipped"] = found.json
-                continue
-            for name, more in (("as shipped", ()), ("f32", ("--precision", "f32"))):
-                words = ("parity", folder / "model.ckpt", "--exported", file, "--data", place.data())
-                result[program][name] = place.side(*words, "--category", category, *more).json
-        return result
-
-    record.attempt(f"export/{category}", measure)
 
 
 # ------------------------------------------------------------------------------------------------- latency
@@ -473,9 +415,7 @@ def show(record: Record) -> None:
 
 PARTS = {
     "install": installs,
-    "start": start,
     "patchcore": patchcore,
-    "export": export,
     "latency": latency,
     "untrained": untrained,
 }

@@ -104,6 +104,7 @@ def test_distilling_lowers_the_held_out_loss(photographs, tmp_path):
     assert float(outside.norm() / said.norm()) < 2e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 4])
 @pytest.mark.usefixtures("quick")
 def test_a_resumed_run_ends_as_an_uninterrupted_one(photographs, tmp_path, stop):

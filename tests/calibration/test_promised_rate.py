@@ -54,7 +54,7 @@ def test_a_rate_above_a_half_is_worded_by_its_rank():
 def test_a_sound_model_is_called_broken_as_seldom_as_is_said(learnt, shown):
     """Scores of any distribution, drawn anew for threshold and test; a test that takes the promised rate for
     that of the one model would call up to a fifth of sound models broken."""
-    rng, draws, broken = np.random.default_rng(learnt + shown), 4000, 0
+    rng, draws, broken = np.random.default_rng(learnt + shown), 2000, 0
     for _ in range(draws):
         scores = rng.gamma(3.0, size=learnt + shown)
         made = from_values(scores[:learnt], scores[:learnt], [0.0])

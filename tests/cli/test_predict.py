@@ -382,7 +382,8 @@ def test_names_of_cameras_scanners_and_people_are_judged_or_told(
                 picture.convert("RGB").resize((32, 32)).save(path)
             else:
                 path.write_bytes(b"none")
-    _, printed, err = run("predict", model_path, folder, "--json", "--out", tmp_path / "out", *quiet)
+    call = ("predict", model_path, folder, "--json", "--out", tmp_path / "out", *PLAIN, *quiet)
+    _, printed, err = run(*call)
     judged = {Path(json.loads(line)["path"]).relative_to(folder).as_posix() for line in printed.splitlines()}
     facts = json.loads((tmp_path / "out/results.json").read_text())
     passed_over = {

@@ -3,12 +3,15 @@
 import argparse
 import json
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import flawscope
+from flawscope.artefact import model_file
 from flawscope.cli.questions import digest_call
 from flawscope.predictor import read_manifest
 from flawscope.synthesis.demo import dataset
@@ -44,10 +47,16 @@ def mixed(good, tmp_path_factory):
     return save(folder, {f"misfire{k}.png": half_black(plate(100 + k)) for k in range(3)})
 
 
-def test_good_pictures_are_not_asked_about(run, good, tmp_path):
-    model = tmp_path / "m.safetensors"
-    code, _, said = run("fit", "--data", good, "--out", model, *QUICK)
-    assert (code, "question" in said) == (0, False)
+@pytest.fixture
+def model(good, shared, tmp_path):
+    """A copy of a model of the good pictures, about which nothing is asked."""
+
+    def fill(folder):
+        fitted = flawscope.fit(sorted(map(str, good.iterdir())), size=64, device="cpu", check=False)
+        assert fitted.questions == ()
+        fitted.save(folder / "m.safetensors")
+
+    return Path(shutil.copy(shared("questions", fill) / "m.safetensors", tmp_path))
 
 
 def test_a_fit_keeps_its_work_and_the_same_call_accepts_it(run, mixed, tmp_path):
@@ -86,9 +95,8 @@ def test_an_accepted_file_is_fitted_anew_by_another_force(run, mixed, tmp_path):
     assert "accepted: " not in run(*call)[2]
 
 
-def test_a_calibration_keeps_its_work(run, good, tmp_path):
-    model, new = tmp_path / "m.safetensors", tmp_path / "new.safetensors"
-    run("fit", "--data", good, "--out", model, *QUICK)
+def test_a_calibration_keeps_its_work(run, model, tmp_path):
+    new = tmp_path / "new.safetensors"
     few = save(tmp_path / "few", {f"new{k}.png": plate(200 + k) for k in range(4)})
     for out in (new, model):  # the model itself is not lost before somebody says so
         written = new if out is new else tmp_path / "m-open.safetensors"
@@ -106,21 +114,19 @@ def test_a_calibration_keeps_its_work(run, good, tmp_path):
         assert out is new or not written.exists()
 
 
-def test_pictures_that_show_nothing_at_a_calibration_are_a_question(run, good, tmp_path):
-    model, new = tmp_path / "m.safetensors", tmp_path / "new.safetensors"
-    run("fit", "--data", good, "--out", model, *QUICK)
+def test_pictures_that_show_nothing_at_a_calibration_are_a_question(run, model, tmp_path):
+    new = tmp_path / "new.safetensors"
     more = {f"new{k}.png": plate(200 + k) for k in range(20)}
     folder = save(tmp_path / "more", {**more, "cap.png": np.zeros((SIDE, SIDE, 3), np.uint8)})
     code, _, said = run("calibrate", model, "--good", folder, "--out", new, "--quiet")
     assert (code, "question: cap.png: shows nothing" in said, new.exists()) == (2, True, True)
 
 
-def test_an_export_keeps_its_work(run, good, tmp_path, monkeypatch):
+def test_an_export_keeps_its_work(run, model, tmp_path, monkeypatch):
     """What asks is a reduced precision, which not every processor has: here the export itself asks."""
     from flawscope.export import export as exporting
 
-    model, out, plain = tmp_path / "m.safetensors", tmp_path / "m.onnx", exporting.export
-    run("fit", "--data", good, "--out", model, *QUICK)
+    out, plain = tmp_path / "m.onnx", exporting.export
 
     def asked(artefact, path, **options):
         plain(artefact, path, **options)
@@ -139,10 +145,9 @@ def test_an_export_keeps_its_work(run, good, tmp_path, monkeypatch):
     assert (after.questions, after.manifest.notes[-1]) == ((), "accepted: a.png is far out")
 
 
-def test_a_calibration_names_pictures_that_were_flagged_before(run, good, tmp_path):
+def test_a_calibration_names_pictures_that_were_flagged_before(run, model, tmp_path):
     """Two that score alike hide each other from a rule that looks at one after another."""
-    model, new = tmp_path / "m.safetensors", tmp_path / "new.safetensors"
-    run("fit", "--data", good, "--out", model, *QUICK)
+    new = tmp_path / "new.safetensors"
     folder = save(tmp_path / "new", {f"new{k}.png": plate(200 + k) for k in range(20)})
     save(folder, {f"misfire{k}.png": half_black(plate(300 + k)) for k in range(2)})
     run("calibrate", model, "--good", folder, "--out", new, "--quiet", "--force")
@@ -152,10 +157,9 @@ def test_a_calibration_names_pictures_that_were_flagged_before(run, good, tmp_pa
     assert "misfire1.png" in note
 
 
-def test_a_calibration_names_pictures_of_another_look(run, good, tmp_path):
+def test_a_calibration_names_pictures_of_another_look(run, model, tmp_path):
     """Dark ones score low, so that no score tells of them."""
-    model, new = tmp_path / "m.safetensors", tmp_path / "new.safetensors"
-    run("fit", "--data", good, "--out", model, *QUICK)
+    new = tmp_path / "new.safetensors"
     folder = save(tmp_path / "new", {f"new{k}.png": plate(200 + k) for k in range(20)})
     save(folder, {f"dark{k}.png": (plate(300 + k) * 0.3).astype(np.uint8) for k in range(3)})
     run("calibrate", model, "--good", folder, "--out", new, "--quiet", "--force")
@@ -196,18 +200,11 @@ def test_in_python_the_model_carries_the_question(mixed):
 
 
 @pytest.mark.parametrize("damage", [7, "text", [1], {"a": 1}])
-def test_a_damaged_list_of_questions_is_refused(run, good, tmp_path, damage):
-    from dataclasses import replace
-
-    from flawscope.artefact import model_file
-
-    path = tmp_path / "m.safetensors"
-    artefact = flawscope.fit(
-        sorted(map(str, good.iterdir()))[:4], size=64, device="cpu", samples=0, check=False
-    ).artefact
+def test_a_damaged_list_of_questions_is_refused(run, model, damage):
+    artefact = model_file.read(model)
     facts = {**artefact.manifest.facts, "questions": damage}
-    model_file.write(replace(artefact, manifest=replace(artefact.manifest, facts=facts)), path)
-    code, _, said = run("info", path)
+    model_file.write(replace(artefact, manifest=replace(artefact.manifest, facts=facts)), model)
+    code, _, said = run("info", model)
     assert (code, "manifest is damaged (questions)" in said) == (2, True)
 
 

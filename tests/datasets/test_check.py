@@ -13,8 +13,8 @@ from flawscope.datasets.check import check
 from flawscope.errors import InputError
 
 
-def found(root, **options):
-    return [(f.severity, f.code, f.subject, f.others) for f in check(root, **options).findings]
+def found(root):
+    return [(f.severity, f.code, f.subject, f.others) for f in check(root, near=False).findings]
 
 
 def test_a_clean_set_has_no_findings(mvtec, tmp_path):
@@ -30,8 +30,8 @@ def test_a_clean_set_has_no_findings(mvtec, tmp_path):
     assert report.sizes == ((48, 48, 26),)
     assert report.modes == (("colour", 26),)
     assert report.lines()[-1] == "nothing found"
-    assert check(open_dataset(mvtec)) == report
-    assert check(str(mvtec)).to_dict() == report.to_dict()
+    assert check(open_dataset(mvtec), near=False) == check(mvtec, near=False) == report
+    assert check(str(mvtec), near=False).to_dict() == report.to_dict()
     with pytest.raises(InputError):
         check(tmp_path / "nowhere")
 
@@ -87,7 +87,7 @@ PLANTED = {  # what is done to the clean set -> what is found
 def test_a_planted_fault_is_the_one_that_is_found(mvtec, fault):
     plant, finding = PLANTED[fault]
     plant(mvtec)
-    report = check(mvtec)
+    report = check(mvtec, near=False)
     assert [(f.severity, f.code, f.subject, f.others) for f in report.findings] == [finding]
     assert report.ok == (finding[0] != "error")
     assert report.findings[0].message
@@ -197,7 +197,7 @@ def test_nearly_the_same_in_train_and_test(mvtec, save):
 def test_report_for_people_and_machines(mvtec):
     for k in range(7):
         (mvtec / f"train/good/{k:03}.png").write_bytes(b"")
-    report = check(mvtec)
+    report = check(mvtec, near=False)
     lines = report.lines()
     assert sum(line.startswith("error: train/good/") for line in lines) == 5
     assert "error: unreadable: 2 more of these; --json lists all" in lines
@@ -212,5 +212,5 @@ def test_report_for_people_and_machines(mvtec):
 
 def test_progress_is_told_picture_by_picture(mvtec):
     calls = []
-    check(mvtec, progress=lambda done, total: calls.append((done, total)))
+    check(mvtec, near=False, progress=lambda done, total: calls.append((done, total)))
     assert calls == [(k, 26) for k in range(1, 27)]

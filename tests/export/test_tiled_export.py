@@ -95,7 +95,7 @@ def test_pictures_that_cannot_be_left_out_are_left_away(
     bf16_in_name, tiled, tiled_pictures, tmp_path, monkeypatch
 ):
     """Methods that need a part's other pictures for it say so picture by picture."""
-    path, left_out = tiled(), Model.left_out
+    path, left_out = tiled(roi=ROI), Model.left_out
     before, hashes = model_file.read(path).manifest, []
     groups = before.facts["calibration_groups"]
 

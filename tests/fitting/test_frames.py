@@ -59,7 +59,10 @@ def test_the_zone_moves_with_the_part(zoned):
         assert with_defect.score == pytest.approx(found.score, rel=0.1)  # of the pose, a little
 
 
-@pytest.mark.parametrize("how", ["saved", "extended", "calibrated", "fitted anew", "fitted on others"])
+ANEW = pytest.param("fitted anew", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("how", ["saved", "extended", "calibrated", ANEW, "fitted on others"])
 def test_the_zone_stays_in_models_made_from_it(how, zoned, good, tmp_path):
     new = [bracket(seed)[0] for seed in range(300, 324)]
     if how == "saved":

@@ -26,6 +26,8 @@ from flawscope.fitting.updated_models import CAP_GROWTH
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.results.review import DEFECT, GOOD, DecisionLog
 
+QUICK = {"device": "cpu", "check": False}
+
 
 def reviewed(model, number, source, good, **more):
     found = model.predict(source)
@@ -36,7 +38,7 @@ def reviewed(model, number, source, good, **more):
 def test_corrected_pictures_alone_do_not_decide_the_threshold(model, part):
     stained = [reviewed(model, k, part(200 + k, stained=True), True, sure=True) for k in range(3)]
     plain = [ReviewedPicture(10 + k, part(100 + k), True, drawn=True, judged=False) for k in range(4)]
-    made = update(model.artefact, model, [*stained, *plain], device="cpu")
+    made = update(model.artefact, model, [*stained, *plain], **QUICK)
     assert (made.how, made.learnt, made.drawn) == ("extended", [0, 1, 2], 4)
     calibration, before = made.predictor.calibration, model.calibration
     assert calibration.scores[: before.count] == before.scores
@@ -44,21 +46,21 @@ def test_corrected_pictures_alone_do_not_decide_the_threshold(model, part):
     assert calibration.method.endswith("; 4 drawn from the line")
     assert all(score.learnt for score in made.comparison.after.values())
     # the score of a left-out picture is that of a model which never saw it
-    without = update(model.artefact, model, [*stained[1:], *plain], device="cpu").predictor
+    without = update(model.artefact, model, [*stained[1:], *plain], **QUICK).predictor
     fresh = without.predict(stained[0].source).score
     assert made.comparison.after[0].score == pytest.approx(fresh, rel=0.05)
     assert made.predictor.predict(stained[0].source).score < fresh - 1, "as it is, it knows the picture"
     # drawn ones among the corrected do decide
-    some = update(model.artefact, model, [replace(stained[0], drawn=True), *stained[1:]], device="cpu")
+    some = update(model.artefact, model, [replace(stained[0], drawn=True), *stained[1:]], **QUICK)
     assert some.predictor.calibration.count == before.count + 1
 
 
 def test_the_next_one_keeps_what_the_last_one_was_learnt_from(model, part):
     first = [reviewed(model, k, part(200 + k, stained=True), True, sure=True) for k in range(2)]
-    once = update(model.artefact, model, first, device="cpu").predictor
+    once = update(model.artefact, model, first, **QUICK).predictor
     more = [replace(one, learn=False, before=None) for one in first]
     more.append(replace(reviewed(model, 5, part(205, stained=True), True, sure=True), before=None))
-    twice = update(once.artefact, once, more, device="cpu")
+    twice = update(once.artefact, once, more, **QUICK)
     assert twice.learnt == [5]
     assert set(twice.comparison.after) == {0, 1, 5}
     assert all(score.learnt for score in twice.comparison.after.values())
@@ -70,10 +72,10 @@ def test_a_full_bank_gets_room_once(model, part):
     config = {**model.manifest.config, "cap": len(model.artefact.tensors["bank_groups.0"])}
     full = replace(model.artefact, manifest=replace(model.manifest, config=config))
     stained = [reviewed(model, k, part(200 + k, stained=True), True, sure=True) for k in range(3)]
-    made = update(full, model, stained, device="cpu").predictor
+    made = update(full, model, stained, **QUICK).predictor
     grown = len(made.artefact.tensors["bank_groups.0"])
     assert config["cap"] < grown <= CAP_GROWTH * config["cap"] + 1
-    again = update(made.artefact, made, [replace(stained[0], source=part(210, stained=True))], device="cpu")
+    again = update(made.artefact, made, [replace(stained[0], source=part(210, stained=True))], **QUICK)
     assert again.predictor.manifest.config["cap"] == made.manifest.config["cap"]
 
 
@@ -81,9 +83,9 @@ def test_what_needs_a_second_look(model, part):
     alike = [reviewed(model, k, part(200 + k, stained=True), True) for k in range(3)]
     odd = reviewed(model, 7, part(300, "missing_part"), True)
     odd = replace(odd, learn=True, before=1.5 * model.calibration.score_threshold)
-    loose = update(model.artefact, model, [replace(one, sure=True) for one in [*alike, odd]], device="cpu")
+    loose = update(model.artefact, model, [replace(one, sure=True) for one in [*alike, odd]], **QUICK)
     assert loose.learnt == [0, 1, 2, 7]
-    strict = update(model.artefact, model, [*alike, odd], device="cpu", strict=True)
+    strict = update(model.artefact, model, [*alike, odd], **QUICK, strict=True)
     assert 7 in strict.unsure
     assert 7 not in strict.learnt
 
@@ -96,9 +98,9 @@ def test_same_pixels_and_unreadable_pictures(model, part, tmp_path):
     other = replace(one, number=2, source=str(copy), good=False, learn=False)
     gone = replace(one, number=3, source=str(tmp_path / "gone.png"))
     third = reviewed(model, 4, part(201, stained=True), True, sure=True)
-    made = update(model.artefact, model, [one, other, gone, third], device="cpu")
+    made = update(model.artefact, model, [one, other, gone, third], **QUICK)
     assert (made.contradictory, [*made.unreadable], made.learnt) == ([1, 2], [3], [4])
-    twice = update(model.artefact, model, [third, replace(third, number=9)], device="cpu")
+    twice = update(model.artefact, model, [third, replace(third, number=9)], **QUICK)
     assert list(twice.comparison.after) == [4], "copies count once"
     known = next(iter(model.manifest.pictures)).hash
     assert score_pictures(model, [ReviewedPicture(0, "not read", True, digest=known)], {})[0].learnt, (
@@ -112,7 +114,7 @@ def test_the_judgement(model, part):
     missed = reviewed(model, 21, part(100), False)
     plain = reviewed(model, 22, part(101), True)
     pictures = [*stained, bad, missed, plain]
-    made = update(model.artefact, model, pictures, device="cpu")
+    made = update(model.artefact, model, pictures, **QUICK)
     found = made.judgement()
     assert found.good.count == 4
     assert found.good.before == [3, *(round(end, 4) for end in wilson_interval(3, 4))]
@@ -127,7 +129,7 @@ def test_what_stands_out_less_and_is_not_clear_any_more(model, part):
     """A mark on good and bad parts alike: what it added to a defect's severity goes, and no harm is done."""
     stained = [reviewed(model, k, part(200 + k, stained=True), True, sure=True) for k in range(3)]
     bad = reviewed(model, 20, part(310, "missing_part", stained=True), False)
-    made = update(model.artefact, model, [*stained, bad], device="cpu")
+    made = update(model.artefact, model, [*stained, bad], **QUICK)
     fence_severity = float(model.calibration.severity(model.manifest.facts["suspicious_above"]))
     assert made.clear == pytest.approx(fence_severity)
     assert fence_severity > 0
@@ -150,12 +152,12 @@ def test_what_stands_out_less_and_is_not_clear_any_more(model, part):
 def test_a_threshold_of_the_line_alone_for_other_methods(model, part):
     drawn = [ReviewedPicture(k, part(100 + k), True, drawn=True, judged=False) for k in range(20)]
     with pytest.raises(InputError, match=r"5 good pictures of the line can calibrate, 19 are needed"):
-        update(model.artefact, model, drawn[:5], how="recalibrated", device="cpu")
-    made = update(model.artefact, model, drawn, how="recalibrated", device="cpu")
+        update(model.artefact, model, drawn[:5], how="recalibrated", **QUICK)
+    made = update(model.artefact, model, drawn, how="recalibrated", **QUICK)
     assert made.predictor.calibration.count == 20
     assert made.predictor.calibration.method == "held out"
     with pytest.raises(InputError, match="nothing new to learn from"):
-        update(model.artefact, model, [ReviewedPicture(1, part(5), True)], device="cpu")
+        update(model.artefact, model, [ReviewedPicture(1, part(5), True)], **QUICK)
 
 
 @pytest.mark.slow

@@ -81,7 +81,7 @@ def test_padding_stays_marked_and_counts_nowhere():
 def test_good_parts_in_every_light_are_good_and_other_light_is_told(fitted):
     assert "in each light within 10%" in fitted.calibration.method
     assert any("simulated defects are found" in note for note in fitted.manifest.notes)
-    new = [part(100 + k) for k in range(40)]
+    new = [part(100 + k) for k in range(16)]
     for light in light_variations(0.1):
         answers = fitted.predict([light(picture) for picture in new])
         assert np.mean([one.is_anomalous for one in answers]) <= 0.2
@@ -99,7 +99,7 @@ def test_a_large_range_of_light_is_refused():
         flawscope.fit([part(k) for k in range(4)], light="60%", **SETTINGS)
 
 
-@pytest.mark.parametrize("positions", ["shared", "each"])
+@pytest.mark.parametrize("positions", ["shared", pytest.param("each", marks=pytest.mark.slow)])
 def test_pictures_in_tiles_keep_the_rate_in_each_light(positions, monkeypatch):
     good, options = [part(k) for k in range(10)], {**SETTINGS, "light": "10%", "check": False, "tile": 48}
     options |= {"positions": positions, "false_alarm_rate": "10%"}
@@ -126,7 +126,7 @@ def test_pictures_in_tiles_keep_the_rate_in_each_light(positions, monkeypatch):
 
 
 def test_calibrated_anew_or_updated_it_keeps_the_rate_in_each_light(fitted):
-    good = [part(300 + k) for k in range(20)]
+    good = [part(300 + k) for k in range(10)]
     again = fitted.calibrate(good, force=True)
     assert again.calibration.method == "held out, in each light within 10%"
     lit = [[r.score for _, r in fitted.stream([light(p) for p in good])] for light in light_variations(0.1)]
@@ -138,7 +138,8 @@ def test_calibrated_anew_or_updated_it_keeps_the_rate_in_each_light(fitted):
         assert np.mean([one.is_anomalous for one in answers]) <= 0.2
 
 
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_an_exported_model_brings_pictures_to_the_same_light(bf16_in_name, fitted, tmp_path, precision):
     from flawscope.export.export import export
 

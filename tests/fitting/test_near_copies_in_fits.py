@@ -12,6 +12,7 @@ from flawscope.predictor.recalibration import recalibrate
 from flawscope.progress import ignore_progress
 from flawscope.synthesis.demo import fabric, plate, scene
 
+pytestmark = pytest.mark.copies
 SIDE = 96
 
 

@@ -75,6 +75,7 @@ def test_what_lies_in_another_place_is_odd():
     assert not model.predict(new).severity > 1
 
 
+@pytest.mark.slow
 def test_left_out_pictures_score_as_unseen_ones():
     model = fit(list(still(12)), **SMALL)
     new = [model.predict(picture).score for picture in still(12, seed=3)]

@@ -16,9 +16,6 @@ from flawscope.errors import InputError
 from flawscope.results import drawing
 from flawscope.results.table import ResultRow, TableWriter, read_table
 from flawscope.views.light import Light
-from flawscope.views.resampling import small_grey
-from flawscope.views.several_parts import OVERVIEW_SIDE
-from flawscope.views.several_parts_learning import learn_several_parts
 
 FIVE = range(5)
 OPTIONS = {"align": "turn", "several": True, "size": "64", "device": "cpu", "check": False}
@@ -135,6 +132,7 @@ def test_tables_have_a_row_for_each_part_and_are_read_back_as_pictures(predictor
     assert [one.part_index for one in parts] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_few_pictures_and_different_numbers_are_enough():
     shown = [drawn(400 + seed, range(3 + seed % 3))[0] for seed in range(5)]
     found = flawscope.fit(shown, **OPTIONS)
@@ -144,6 +142,7 @@ def test_few_pictures_and_different_numbers_are_enough():
     assert found.predict(drawn(410, range(4))[0]).remark in ("", "part 1 of 4")
 
 
+@pytest.mark.slow
 def test_a_zone_is_that_of_every_part(good):
     """Drawn around one part's end in the first picture: defects lie in its middle."""
     x, y = drawn(0, range(5))[1][0]
@@ -258,25 +257,10 @@ def test_the_page_of_a_data_check_is_written_where_parts_are_not_found(tmp_path,
     (tmp_path / "good").mkdir()
     for number in range(6):
         Image.fromarray(drawn(number, FIVE)[0]).save(tmp_path / "good" / f"{number:02}.png")
-    how = [
-        "--data",
-        str(tmp_path),
-        "--align",
-        "shift",
-        "--several",
-        "--quiet",
-        "--no-near",
-    ]  # they lie turned
-    assert main(["data", "check", *how, "--out", str(tmp_path / "poses.html")]) == 2
-    assert "give --align turn, by which they are counted right in 6 of 6" in capsys.readouterr().err
+    how = ["--align", "shift", "--several", "--quiet", "--no-near"]  # they lie turned
+    assert main(["data", "check", "--data", str(tmp_path), *how, "--out", str(tmp_path / "poses.html")]) == 2
+    remedy = (
+        "finds no parts in the good pictures: give --align turn, by which they are counted right in 6 of 6"
+    )
+    assert remedy in capsys.readouterr().err
     assert (tmp_path / "poses.html").is_file()
-
-
-def test_where_no_part_is_found_the_way_that_finds_them_is_named(good):
-    pictures = [small_grey(one, 255.0, OVERVIEW_SIDE) for one in good[:5]]
-
-    def small(i, side):
-        return small_grey(good[i], 255.0, side)
-
-    with pytest.raises(InputError, match="shift finds no parts in the good pictures: give --align turn, by"):
-        learn_several_parts(pictures, small, "shift")

@@ -49,7 +49,7 @@ SETTINGS = {
     "tile": {"tile": (48, 48)},
     "positions": {"tile": (48, 48), "positions": "each"},
     "two sizes": {"size": "48+64"},
-    "stages apart": {"size": "48+64", "layers": "apart"},
+    "stages joined": {"size": "48+64", "layers": "joined"},
     "cap": {"cap": 500},
     "ratio": {"ratio": 0.5},
     "seed": {"seed": 3},
@@ -84,9 +84,7 @@ def decisive(artefact):
     manifest = artefact.manifest
     how = manifest.preprocess
     options = stored_options(artefact)
-    region = getattr(
-        options["roi"], "mask", options["roi"]
-    )  # of aligned parts it has its reference beside it
+    region = getattr(options["roi"], "mask", options["roi"])  # of aligned parts its reference stands beside
     options["roi"] = None if region is None else region.tolist()
     of_method = registry.method(manifest.method).parse_stored(manifest.config)
     return {
@@ -115,16 +113,32 @@ def plain(folder):
 
 def test_every_option_of_a_fit_is_tried_here():
     assert {field.name for field in (*fields(Seeing), *fields(Reading))} == {*CASES} | OF_THE_CALL
+    assert sorted(name for names in TOGETHER for name in names) == sorted([*CASES, *SETTINGS])
 
 
-@pytest.mark.parametrize("name", [*CASES, *SETTINGS])
-def test_a_training_anew_keeps_each_option(name, folder, plain, tmp_path):
-    options = (CASES | SETTINGS)[name]
+# Those that go together share a model: each changes a field of its own
+TOGETHER = [
+    ("several", "seed", "samples", "false_alarm_rate"),
+    ("align", "light", "force"),
+    ("part", "view", "channels", "ratio"),
+    ("scale_mm", "undistort", "group", "roi", "two sizes", "cap"),
+    ("min_defect",),
+    ("drop_suspects", "keep_aspect", "crop"),
+    ("tile", "positions"),
+    ("stages joined",),
+]
+
+
+@pytest.mark.parametrize("names", TOGETHER, ids=" ".join)
+def test_a_training_anew_keeps_each_option(names, folder, plain, tmp_path):
+    options = {key: value for name in names for key, value in (CASES | SETTINGS)[name].items()}
     model = fitted(folder, options)
     model.save(tmp_path / "model.safetensors")
     old = model_file.read(tmp_path / "model.safetensors")
     kept = decisive(old)
-    assert kept != plain, "the option changes something that is compared"
+    for key in ("tiles" if key == "min_defect" else key for key in options):
+        one, other = ({**vars(found["config"]), **found}[key] for found in (kept, plain))
+        assert one != other, f"{key} changes something that is compared"
     if "several" not in options:  # such models cannot be extended
         extended = decisive(partial_fit(old, [part(300)], names=["p300_top.png"], **QUICK).artefact)
         assert extended | {"promise": kept["promise"]} == kept

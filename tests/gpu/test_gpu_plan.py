@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 BENCH = Path(__file__).parents[2] / "bench"
-NAMES = ["tests", "coreset", "fit", "predict", "steps"]
+NAMES = ["tests", "fit", "predict"]
 
 
 def test_without_a_gpu_it_says_so_and_what_it_would_run(tmp_path):

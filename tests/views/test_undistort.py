@@ -195,6 +195,7 @@ def test_a_model_with_a_lens_answers_for_the_picture_as_taken(tmp_path):
     assert loaded.predict(bad).score == found.score
 
 
+@pytest.mark.slow
 def test_with_an_alignment_the_pixels_that_count_are_known_in_the_picture_as_taken():
     """Those of the undistorted picture that the turned frame's region of interest shows."""
     import flawscope

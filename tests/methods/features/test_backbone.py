@@ -309,6 +309,7 @@ def test_swin_gives_channels_first():
         assert torch.equal(found, map_.movedim(-1, 1))
 
 
+@pytest.mark.slow
 def test_timm_imports_beside_a_broken_torchvision():
     """torchvision's default build beside a CPU torch: its operators are unknown and importing it fails."""
     code = (
