@@ -276,6 +276,7 @@ def test_a_pattern_that_says_nothing_is_told():
     assert group_warning(paths, r".*").startswith("--group '.*' matches another text in each name")
 
 
+@pytest.mark.copies  # bars in every direction count as copies of each other
 def test_how_parts_lie_is_told_where_nothing_could_be_tried(run, tmp_path):
     rng = np.random.default_rng(3)
     (tmp_path / "bars").mkdir()
