@@ -89,6 +89,7 @@ def test_settings_are_found_out_and_what_was_tried_is_kept(run, drawn, tmp_path)
     assert (code, "settings were tried before" in err) == (0, True), err
 
 
+@pytest.mark.copies
 def test_what_is_not_learnt_from_is_named(run, mixed, tmp_path):
     (mixed / "b.png").write_bytes(b"x")
     out = tmp_path / "m.safetensors"
