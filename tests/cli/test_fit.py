@@ -89,6 +89,7 @@ def test_settings_are_found_out_and_what_was_tried_is_kept(run, drawn, tmp_path)
     assert (code, "settings were tried before" in err) == (0, True), err
 
 
+@pytest.mark.copies
 def test_what_is_not_learnt_from_is_named(run, mixed, tmp_path):
     (mixed / "b.png").write_bytes(b"x")
     out = tmp_path / "m.safetensors"
@@ -276,6 +277,7 @@ def test_a_pattern_that_says_nothing_is_told():
     assert group_warning(paths, r".*").startswith("--group '.*' matches another text in each name")
 
 
+@pytest.mark.copies  # bars in every direction count as copies of each other
 def test_how_parts_lie_is_told_where_nothing_could_be_tried(run, tmp_path):
     rng = np.random.default_rng(3)
     (tmp_path / "bars").mkdir()

@@ -114,7 +114,7 @@ def test_the_judgement(model, part):
     missed = reviewed(model, 21, part(100), False)
     plain = reviewed(model, 22, part(101), True)
     pictures = [*stained, bad, missed, plain]
-    made = update(model.artefact, model, pictures, **QUICK)
+    made = update(model.artefact, model, pictures, device="cpu")
     found = made.judgement()
     assert found.good.count == 4
     assert found.good.before == [3, *(round(end, 4) for end in wilson_interval(3, 4))]
