@@ -20,11 +20,12 @@ from flawscope.artefact.files import PARTIAL_SUFFIX
 from flawscope.pictures import decoding
 from flawscope.pictures.decoding import HashedPicture, decode, load_picture, pixel_hash
 from flawscope_station import housekeeping as housekeeping_module
+from flawscope_station.extension import Extension
 from flawscope_station.housekeeping import Housekeeping
 from flawscope_station.inspecting.admission import Inspector
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.settings.sources import FolderSourceSettings
-from flawscope_station.settings.station import ProductSettings, RetentionSettings
+from flawscope_station.settings.station import ProductSettings, RetentionSettings, Settings
 from flawscope_station.shifts import Shift
 from flawscope_station.shifts.reports import ShiftReporter, shift_message
 from flawscope_station.sinks import Sinks
@@ -493,6 +494,34 @@ def test_a_model_that_is_replaced_while_it_is_kept_is_one_of_both(
     assert kept.parent == files.model_folder(row.hash)
     assert kept.read_bytes() == other_model.read_bytes()
     assert not list(files.folder.rglob(f"*{PARTIAL_SUFFIX}"))
+
+
+class Noting:
+    """Service that notes what becomes of it."""
+
+    threads = ()
+
+    def __init__(self, name: str, noted: list[str]):
+        self.start = lambda: noted.append(f"{name} starts")
+        self.end = lambda: noted.append(f"{name} is to end")
+        self.stop = lambda: noted.append(f"{name} has ended")
+
+
+def test_what_was_made_last_ends_first(tmp_path):
+    noted: list[str] = []
+
+    def feature(name: str) -> Any:
+        return lambda core: Extension(
+            services=(Noting(name, noted),), ends=(lambda: noted.append(f"end of {name}"),)
+        )
+
+    station = Station(Settings(store=str(tmp_path)), features=[feature("one"), feature("two")])
+    station.start()
+    station.close()
+    assert noted == [
+        *("one starts", "two starts", "two is to end", "one is to end"),
+        *("two has ended", "end of two", "one has ended", "end of one"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -245,6 +245,18 @@ def test_paths_are_relative_to_the_file(tmp_path):
     assert (found.ca_file, found.connection) == (str(tmp_path / "ca.pem"), ("host", 8883, True))
 
 
+def test_a_sinks_own_settings_stand_below_its_kind_or_beside_it(tmp_path):
+    beside = {"webhook": "https://mes.example", "picture": "both", "only": "anomalous"}
+    below = {"webhook": {"webhook": "https://mes.example", "picture": "both"}, "only": "anomalous"}
+    assert read_sinks([beside], tmp_path) == read_sinks([below], tmp_path)
+    assert read_sinks([beside], tmp_path)[0].only == "anomalous"
+
+
+def test_a_setting_without_a_value_has_its_default(tmp_path):
+    (tmp_path / "station.yaml").write_text("products:\nport:\nnear: null\nlimits: null\nmqtt:\n")
+    assert read_settings(tmp_path / "station.yaml") == Settings(store=str(tmp_path / "station"))
+
+
 def test_the_example_lists_every_setting_of_sinks():
     """configs/station.yaml, where they stand in comments."""
     root = Path(__file__).parents[2]
