@@ -66,12 +66,6 @@ def pytest_collection_modifyitems(items):
         items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers(config):
-    """One more than there are cores: tests of a station, of a PLC and of cameras mostly wait."""
-    return (os.cpu_count() or 1) + 1
-
-
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_protocol(item):
     """End the process of a test that hangs, with the tracebacks of its threads: others go on in a new one."""

@@ -214,7 +214,7 @@ def test_dropping_a_planted_defect_is_as_if_it_had_never_been_there(size):
     assert roles(kept) == ["train"] * 13
     few = fit_small([*fine, spoilt], **settings, calibration_pictures=6)
     assert few.calibration.count == 6
-    assert [name for name, _ in few.suspects] == ["picture 12"]
+    assert few.suspects[0][0] == "picture 12"  # six say little of what is suspicious: there may be others
     dropped = fit_small([*fine, spoilt], **settings, drop_suspects=True)
     assert [name for name, _ in dropped.suspects] == ["picture 12"]
     assert roles(dropped) == ["train"] * 12 + ["dropped"]

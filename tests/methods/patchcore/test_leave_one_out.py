@@ -105,6 +105,18 @@ def test_what_does_not_count_is_not_looked_at():
     assert distances[[3, 5]].min() > 0
 
 
+def test_a_bank_of_which_nothing_is_left_is_selected_anew():
+    """Of two elements one is the picture's own, and the other is freed."""
+    shown = pictures(4, 6)
+    selection, result = selected(shown, 2 / (4 * PATCHES))
+    group = int(selection.groups[0])
+    known = result.leave_out.view(4, PATCHES)[group]
+    found = settled(selection, shown[group], group, known, torch.ones(PATCHES))
+    assert bool(found.missing.all())
+    assert len(found.added)
+    assert bool(found.distances.isfinite().all())
+
+
 def test_pictures_of_one_part_cannot_be_left_out():
     shown = pictures(3, 5)
     selection, _ = selected(shown, 0.3, torch.zeros(3, dtype=torch.long))

@@ -170,7 +170,8 @@ class BankWithout:
         freed = freed[freed > own[torch.cdist(bank[freed], bank[own]).argmin(1)]]
         around = near.indices.unique()
         around = around[~torch.isin(around, freed)]
-        lost = own[(to_own <= near.values[:, -1:]).any(0)]  # those farther off leave no hole here
+        # those farther off than all these leave no hole here
+        lost = own[(to_own <= near.values[:, -1:]).any(0)] if present else own
         # with the elements themselves: those of a model that is extended have no patch here
         candidates = torch.cat([bank[freed], self._uncovered(freed, torch.cat([freed, lost]))])
         start = torch.cat([bank[around], self.added])
