@@ -587,6 +587,9 @@ def test_a_part_in_views_is_a_challenge_part(line, part_model, tmp_path, open_st
     running = line(challenge=(), sources=(FolderSourceSettings(str(incoming), DELETE, pattern),))
     url, station = running.url, running.station
     challenge, product = station.parts[Challenge], station.products[NAME]
+    predictor = flawscope.load(part_model, device="cpu", threads=1)
+    each = (part for part in range(GOOD, 100) if not predictor.predict_part(whole(part)).is_anomalous)
+    kept, shown, other = next(each), next(each), next(each)  # one of ten would be a false alarm
 
     def show(name: str, part: int, bad: str | None = None, **query: str) -> str:
         answer = post(url, whole(part, bad), part=name, **query)
@@ -598,19 +601,19 @@ def test_a_part_in_views_is_a_challenge_part(line, part_model, tmp_path, open_st
     for name, expected in (("g", "good"), ("d", "anomalous")):
         wanted = {"name": name, "expected": expected}
         assert httpx.post(f"{url}{API}/challenge/awaited", json=wanted).status_code == 200
-    assert "not ready" in post(url, whole(30), part="g").text, "another is awaited now"
+    assert "not ready" in post(url, whole(kept), part="g").text, "another is awaited now"
     assert show("d", 31, "left") == "the challenge part d is kept, and was judged as defective"
     httpx.post(f"{url}{API}/challenge/awaited", json={"name": "g", "expected": "good"})
-    assert show("g", 30) == "the challenge part g is kept, and was judged as good"
-    assert [one["views"] for one in challenge.facts(product)["parts"]] == [["left", "right", "top"]] * 2
-    assert post(url, whole(32), part="4711").status_code == 503
-    assert "has passed; next is d" in show("g", 33, key="k")
-    assert "taken before" in show("g", 33, key="k"), "the same pictures again, under their key, too"
-    assert "taken before" in show("g", 33, key="k")
+    assert show("g", kept) == "the challenge part g is kept, and was judged as good"
+    assert [sorted(one["views"]) for one in challenge.facts(product)["parts"]] == [[*VIEWS]] * 2
+    assert post(url, whole(other), part="4711").status_code == 503
+    assert "has passed; next is d" in show("g", shown, key="k")
+    assert "taken before" in show("g", shown, key="k"), "the same pictures again, under their key, too"
+    assert "taken before" in show("g", shown, key="k")
     for name, data in whole(38, "left").items():
         (incoming / f"d_{name}.png").write_bytes(data)
     until(lambda: challenge.facts(product)["ready"])
-    assert post(url, whole(32), part="4711").status_code == 201
+    assert post(url, whole(other), part="4711").status_code == 201
     assert [one["part"] for one in httpx.get(f"{url}{API}/parts").json()["parts"]] == ["4711"]
     found = httpx.get(f"{url}{API}/inspections", params={"purpose": "challenge"}).json()["inspections"]
     assert {one["purpose"] for one in found} == {"challenge"}

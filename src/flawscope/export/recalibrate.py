@@ -42,6 +42,7 @@ from flawscope.pictures.decoding import (
     to_eight_bits,
 )
 from flawscope.pictures.levels import Levels
+from flawscope.pictures.listing import relative_names
 from flawscope.pictures.near_duplicates import Look
 from flawscope.pictures.units import find_new_parts
 from flawscope.progress import ProgressCallback
@@ -252,7 +253,7 @@ def recalibrate(
         miscounted=before.miscounted,
         units=_units(pictures, answers, before),
     )
-    names = [pictures.looks[digest][0] for digest in answers]
+    names = relative_names([pictures.looks[digest][0] for digest in answers])  # no path of this machine
     defects = DefectScores.from_facts(artefact.manifest.facts)
     if defects is not None and before.precision == defects.precision:
         defects = replace(defects, precision=reduced.precision)  # its scores are near the trained model's
