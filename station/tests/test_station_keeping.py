@@ -248,7 +248,7 @@ def outbox(database: Database, product: int, **how: Any) -> Outbox:
 def add_part(database: Database, product: int, version: int, number: int) -> int:
     """An inspection's part, which is decided on."""
     row = {"product_id": product, "version_id": version, "part": "4711", "decided_at": 0}
-    row |= {"decision": "good", "worst": "top"}
+    row |= {"decision": "good", "worst": "top", "purpose": "production"}
     with database.writing() as connection:
         part = int(connection.execute(parts.insert().values(row).returning(parts.c.id)).scalar_one())
         where = inspections.c.id == number

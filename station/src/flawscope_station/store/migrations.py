@@ -13,7 +13,7 @@ from sqlalchemy import Connection, inspect, select, text, update
 from flawscope_station.store.schema import create_view_sql, metadata, revision
 
 # Versions of the tables in order, each with the step that migrates from the version before
-STEPS: dict[str, Callable[[Connection], None]] = {"0001": lambda connection: None}
+STEPS: dict[str, Callable[[Connection], None]] = {"0002": lambda connection: None}
 
 
 class UnknownVersionError(Exception):
