@@ -23,7 +23,7 @@ pytestmark = pytest.mark.both_databases
 
 
 def of_the_next_version(monkeypatch: pytest.MonkeyPatch, step: Callable[[Connection], object]) -> None:
-    monkeypatch.setattr(migrations, "STEPS", {**migrations.STEPS, "0002": step})
+    monkeypatch.setattr(migrations, "STEPS", {**migrations.STEPS, "0003": step})
 
 
 def add_column(connection: Connection) -> None:
@@ -37,7 +37,7 @@ def names(path: Path) -> list[str]:
 
 def test_the_tables_are_copied_before_they_change_and_lead_back(database, tmp_path, monkeypatch):
     Store(database).add_product("plate")
-    copy = tmp_path / "station.sqlite.0001"
+    copy = tmp_path / "station.sqlite.0002"
     database.migrate()
     assert not copy.exists(), "nothing was to be done"
     with monkeypatch.context() as patch:
