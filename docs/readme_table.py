@@ -44,10 +44,10 @@ def alarms(name: str, product: str) -> tuple[str, str]:
 
 
 def promise() -> tuple[str, str]:
-    today = alarms("calibration-default.json", "toothbrush")
-    before = alarms("calibration.json", "transistor")  # of the default before today's
-    text = f"target 5 %: {today[0]}, with the default before today's {before[0]}"
-    return f"{text}, good ones not learnt from, called anomalous", f"{today[1]}; {before[1]}"
+    first, second = (alarms("calibration-default.json", product) for product in ("toothbrush", "transistor"))
+    text = f"target 5 %: {first[0]}, {second[0]}, good ones not learnt from, called anomalous"
+    commits = ", ".join(one[1].partition(", ")[2] for one in (first, second))
+    return text, f"{first[1].partition(', ')[0]}, {commits}"
 
 
 def parity() -> tuple[str, str]:
