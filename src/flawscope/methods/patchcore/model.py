@@ -119,9 +119,11 @@ class Model(PatchDetector):
         Image scores are read with `score: reweighted` alone."""
         maps = [view.anomaly_map(d) for view, d in zip(self.views, distances, strict=True)]
         normal = [self.normal[v] for v in range(len(maps))]
-        maps, drawn, lowest = self.scaled(maps), self.join(maps), maps[0].new_zeros(())
+        maps = self.scaled(maps)
+        drawn, lowest = maps[0], maps[0].new_zeros(())
         counted = self.roi if inside is None else inside
         if len(maps) > 1:
+            drawn = self.fuse(maps)
             # pixels that do not count get the lowest value of a map, as if every patch were in the bank
             lowest = self.fuse([-n[0] / n[1] for n in normal])
         drawn = torch.where(counted, drawn, lowest)
@@ -139,8 +141,10 @@ class Model(PatchDetector):
 
     def scaled(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Bring the maps of all banks to one scale; of one bank alone it is as it is."""
-        normal = [self.normal[v] for v in range(len(maps))] if len(maps) > 1 else []
-        return [(m - n[0]) / n[1] for m, n in zip(maps, normal, strict=True)] if normal else [*maps]
+        if len(maps) == 1:
+            return [*maps]
+        normal = [self.normal[v] for v in range(len(maps))]
+        return [(m - n[0]) / n[1] for m, n in zip(maps, normal, strict=True)]
 
     def fuse(self, maps: Sequence[Tensor]) -> Tensor:
         """Join the maps of all banks, on one scale: the largest value counts, or the root of the sum of

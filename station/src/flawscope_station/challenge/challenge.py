@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache, partial
 from typing import Any
 
 from sqlalchemy import Row, insert, update
@@ -212,7 +213,7 @@ class Challenge(BackgroundThread):
             return _SAID[FAILED if outcome == PASSED else outcome]
         if after.outcome == PASSED:
             return "has passed; all have: parts are inspected again"
-        if number in before.result()[2]:
+        if number in before.result[2]:
             return "has passed already: show the next one"
         missing = self._readiness(first.product_id, state, first.version_id).missing
         return f"has passed; {f'next is {missing[0]}' if missing else 'a part of the other kind is missing'}"
@@ -263,7 +264,8 @@ class Challenge(BackgroundThread):
             found = records.find_runs(connection, product_id)
         number, last = found[0] if found else (None, None)
         names = {part.id: name for name, part in parts.items()}
-        history = History(self._now(), names, last, lambda at: self._next_due(product_id, at))
+        next_due = cache(partial(self._next_due, product_id))  # each picture of the line asks
+        history = History(self._now(), names, last, next_due)
         state = self._states[product_id] = State(history, parts, views, number)
         return state
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from flawscope_station.store.schema import ANOMALOUS, GOOD
 
@@ -67,9 +68,9 @@ class Run:
     reason: str | None = None
     shown: tuple[Shown, ...] = ()
 
+    @cached_property  # each picture of the line asks
     def result(self) -> tuple[str | None, int | None, frozenset[int]]:
-        """Return the outcome, when it came, and the numbers of the parts that have passed; None: it is under
-        way."""
+        """The outcome, when it came, and the numbers of the parts that have passed; None: it is under way."""
         passed = set[int]()
         if self.reason is not None:
             return OVERRIDDEN, self.begun_at, frozenset()
@@ -85,7 +86,7 @@ class Run:
     @property
     def outcome(self) -> str | None:
         """passed, failed or overridden; None: it is under way."""
-        return self.result()[0]
+        return self.result[0]
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class History:
 
     def passed(self) -> frozenset[int]:
         """Return the numbers of the parts that have passed in the challenge under way."""
-        return self.last.result()[2] if self.last is not None and self.is_under_way else frozenset()
+        return self.last.result[2] if self.last is not None and self.is_under_way else frozenset()
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def readiness(history: History, judging: tuple[int | None, str], now: Instant) -
         judging: number of the version and hash of settings and parts, as they are now.
     """
     last = history.last
-    outcome, ended, _ = (None, None, None) if last is None else last.result()
+    outcome, ended, _ = (None, None, None) if last is None else last.result
     due = None if ended is None else history.next_due(ended)
     cause = _cause(last, outcome, judging)
     if cause is None and due is not None and ended is not None:
