@@ -232,6 +232,17 @@ def test_pictures_that_are_equally_far_out_do_not_hide_each_other():
     assert calibration(near).far_out() == []
 
 
+def test_few_good_scores_rarely_lie_far_out_by_chance():
+    """In about one of 16 draws for any number of scores, where 3 spreads alone are reached in one of 6 by 8
+    scores. A score as foreign parts get lies far out among 5."""
+    rng = np.random.default_rng(0)
+    for count in (5, 6, 8, 12, 24, 40):
+        far = [bool(calibration(rng.gumbel(10, 1, count)).far_out()) for _ in range(400)]
+        assert np.mean(far) < 0.11, count  # of one score or several
+    assert calibration([11.2, 11.4, 12.2, 12.4, 70.0]).far_out() == [4]
+    assert calibration([11.2, 11.4, 12.2, 70.0]).far_out() == []
+
+
 def test_too_few_units_do_not_replace_a_calibration_of_more():
     before = calibration(range(33))
     for few in (

@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 
 from flawscope.calibration import min_calibration_size
 from flawscope.calibration.power import MIN_DEFECTS, DefectScores, wilson_interval
-from flawscope.calibration.threshold import Calibration
+from flawscope.calibration.threshold import Calibration, far_severity
 from flawscope.errors import join_names, pluralize
 
-FAR_ALONE = 15.0  # severity by the rest, from which on it is asked; of good ones up to 14 was seen
+FAR_ALONE = 5.0  # times `far_severity`, from which on it is asked; of good ones a severity of 14 was seen
 HIDDEN_SHARE = 0.25  # of them: so many, surely, that pictures hide by raising the threshold are a question
 CLEARLY_ABOVE = 1.0  # severity by the model before, from which on a picture is named
-MIN_UNITS = 6  # parts; of fewer, drawn good ones had one that lay as far from the rest as defects do
 MIN_CHANCE = 0.01  # with which unseen pictures score so low
 
 
@@ -50,11 +49,10 @@ def defect_like_question(
     *,
     before: Calibration | None = None,
 ) -> str | None:
-    """Question about pictures that score apart from the others, of `MIN_UNITS` parts at least, and hide
-    defects: because of them the threshold lies so high that surely a quarter of the clear simulated defects
-    of middle and large size are good, which would be found without them, and half of all. Where fewer than
-    `MIN_DEFECTS` tell, about those that alone set the threshold, farther out than good ones were seen. None:
-    there are no such pictures.
+    """Question about pictures that score apart from the others and hide defects: because of them the
+    threshold lies so high that surely a quarter of the clear simulated defects of middle and large size are
+    good, which would be found without them, and half of all. Where fewer than `MIN_DEFECTS` tell, about those
+    that alone set the threshold, farther out than good ones were seen. None: there are no such pictures.
 
     Args:
         names: of the scores' pictures, in their order.
@@ -63,8 +61,7 @@ def defect_like_question(
     """
     if not calibration.promised:
         return None
-    clear = _clear_defects(defects, calibration.precision)
-    far = calibration.far_out() if calibration.unit_count >= MIN_UNITS else []
+    clear, far = _clear_defects(defects, calibration.precision), calibration.far_out()
     rest = calibration.without_units(far)
     if len(clear) < MIN_DEFECTS:
         return _far_question(calibration, rest, [names[place] for place in far], len(clear))
@@ -98,7 +95,7 @@ def _far_question(
     if not names or rest is calibration or not calibration.is_sole(rest.score_threshold):
         return None
     nearest = sorted(calibration.scores)[-len(names)]
-    if float(rest.severity(nearest)) < FAR_ALONE:
+    if float(rest.severity(nearest)) < FAR_ALONE * far_severity(rest.unit_count + 1):
         return None
     return (
         f"{join_names(names)} alone {'sets' if len(names) == 1 else 'set'} the score threshold, far out: "

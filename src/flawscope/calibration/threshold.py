@@ -34,9 +34,10 @@ from flawscope.errors import InputError, pluralize
 DEFAULT_RATE = 0.05
 Rate = float | str  # 0.05 or "5%"
 NORMAL_MAD = 1.4826  # standard deviations of normal values in their median absolute deviation
-MIN_FOR_SOLE = 4  # units, from which on it can be said that one lies apart from the others
+MIN_FOR_SOLE = 5  # units, from which on it can be said that one lies apart from the others
 SOLE_SHARE = 0.5  # of the threshold's height above the middle, which is left without the picture that sets it
-FAR_SEVERITY = 3.0  # of a picture, by the others, from which on it may be as far out as defects are
+FAR_SEVERITY = 3.0  # of a picture, by many others, from which on it may be as far out as defects are
+FEW_FAR_SEVERITY = 2.6  # the same by few: times n / (n - 4), for n units; see `far_severity`
 DEFAULT_OUTLINE = 0.65  # of the height nearby: chosen on simulated defects (docs/resolution-and-threshold.md)
 MIN_SPREAD = 0.1  # of the way from good maps' level to their maxima; 0.13 to 0.36 was found on eight models
 
@@ -51,6 +52,13 @@ def parse_false_alarm_rate(value: Rate) -> float:
     if isinstance(value, bool) or not 0 < number < 1:
         raise InputError(f"{value!r} is not a rate: write 0.05 or 5%")
     return number
+
+
+def far_severity(count: int) -> float:
+    """Severity, by the rest, of the highest of `count` scores that chance exceeds in one of 16 draws of a
+    Gumbel distribution (of maxima), simulated for 5 to 24 scores; `FAR_SEVERITY` for more. The spread of few
+    scores is often far too small: of 8 the highest lies 3 spreads above the rest in one of 6 draws."""
+    return max(FAR_SEVERITY, FEW_FAR_SEVERITY * count / (count - 4)) if count > 4 else math.inf
 
 
 @dataclass(frozen=True)
@@ -289,11 +297,10 @@ class Calibration:
         there are, up to a quarter, of which the nearest is far out beside the rest without all of them. So
         two that are equally far out do not hide each other."""
         order: list[int] = np.argsort(-np.asarray(self.scores), kind="stable").tolist()
-        if self.unit_count < MIN_FOR_SOLE:
-            return []
         for count in range(max(1, self.count // 4), 0, -1):
             rest = self.without_units(order[:count])
-            if rest is not self and float(rest.severity(self.scores[order[count - 1]])) > FAR_SEVERITY:
+            limit = far_severity(rest.unit_count + 1)
+            if rest is not self and float(rest.severity(self.scores[order[count - 1]])) > limit:
                 return order[:count]
         return []
 
