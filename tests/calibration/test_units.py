@@ -220,6 +220,18 @@ def test_few_simulated_defects_decide_nothing_but_what_lies_far_out_is_asked_abo
         assert question.endswith(f"there are {count}")
 
 
+def test_a_foreign_part_is_asked_about_by_a_model_that_finds_few_defects_too():
+    """Scores of drawn fabrics with a picture of keys among them: half of the defects score as good ones do."""
+    names, weak = [f"{k}.png" for k in range(12)], clear_defects(*np.linspace(14, 20.5, 40))
+    good = [*np.linspace(16.5, 19.5, 11)]
+    question = defect_like_question(calibration([*good, 78.6]), names, weak)
+    assert question is not None
+    assert question.endswith("half of the 40 clear simulated defects score less than 17.25")
+    assert defect_like_question(calibration([*good, 21.0]), names, weak) is None
+    strong = clear_defects(*np.linspace(90, 99, 40))
+    assert defect_like_question(calibration([*good, 78.6]), names, strong) is None
+
+
 def test_pictures_that_are_equally_far_out_do_not_hide_each_other():
     near = [*np.linspace(18, 22, 18)]
     for bad in ((66, 66.1), (66, 60), (48, 48, 48.5), (40, 40, 40, 41), (30, 30.2)):

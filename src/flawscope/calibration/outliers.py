@@ -51,8 +51,9 @@ def defect_like_question(
 ) -> str | None:
     """Question about pictures that score apart from the others and hide defects: because of them the
     threshold lies so high that surely a quarter of the clear simulated defects of middle and large size are
-    good, which would be found without them, and half of all. Where fewer than `MIN_DEFECTS` tell, about those
-    that alone set the threshold, farther out than good ones were seen. None: there are no such pictures.
+    good, which would be found without them, and half of all; or, where the model finds few defects anyway or
+    fewer than `MIN_DEFECTS` tell, they alone set the threshold, farther out than good ones were seen. None:
+    there are no such pictures.
 
     Args:
         names: of the scores' pictures, in their order.
@@ -63,18 +64,23 @@ def defect_like_question(
         return None
     clear, far = _clear_defects(defects, calibration.precision), calibration.far_out()
     rest = calibration.without_units(far)
+    far_names = [names[place] for place in far]
     if len(clear) < MIN_DEFECTS:
-        return _far_question(calibration, rest, [names[place] for place in far], len(clear))
+        unknown = f"whether defects are hidden {MIN_DEFECTS} simulated ones would tell, there are {len(clear)}"
+        return _far_question(calibration, rest, far_names, unknown)
     usual = float(np.median(clear))
-    lost = int(((clear > rest.score_threshold) & (clear <= calibration.score_threshold)).sum())
-    surely = wilson_interval(lost, len(clear))[0]
-    if far and rest is not calibration and calibration.score_threshold >= usual and surely > HIDDEN_SHARE:
-        several, (are, them) = join_names([names[place] for place in far]), _verb(far)
-        return (
-            f"{several} {are} as far out as defects are: without {them} the score threshold is "
-            f"{rest.score_threshold:.4g} instead of {calibration.score_threshold:.4g}, and {lost} of "
-            f"{len(clear)} clear simulated defects more would be found"
-        )
+    if far and rest is not calibration and calibration.score_threshold >= usual:
+        lost = int(((clear > rest.score_threshold) & (clear <= calibration.score_threshold)).sum())
+        if wilson_interval(lost, len(clear))[0] > HIDDEN_SHARE:
+            are, them = _verb(far)
+            return (
+                f"{join_names(far_names)} {are} as far out as defects are: without {them} the score threshold "
+                f"is {rest.score_threshold:.4g} instead of {calibration.score_threshold:.4g}, and {lost} of "
+                f"{len(clear)} clear simulated defects more would be found"
+            )
+        hidden = f"half of the {len(clear)} clear simulated defects score less than {usual:.4g}"
+        if question := _far_question(calibration, rest, far_names, hidden):
+            return question
     # a model that could not tell defects from good pictures before says nothing about the pictures
     middle = float(np.median(calibration.scores))
     if before is not None and _surely_most(clear > before.score_threshold) and _surely_most(clear <= middle):
@@ -90,7 +96,7 @@ def _verb(several: Sequence[object]) -> tuple[str, str]:
 
 
 def _far_question(
-    calibration: Calibration, rest: Calibration, names: Sequence[str], defects: int
+    calibration: Calibration, rest: Calibration, names: Sequence[str], defects: str
 ) -> str | None:
     if not names or rest is calibration or not calibration.is_sole(rest.score_threshold):
         return None
@@ -99,9 +105,7 @@ def _far_question(
         return None
     return (
         f"{join_names(names)} alone {'sets' if len(names) == 1 else 'set'} the score threshold, far out: "
-        f"{calibration.score_threshold:.4g}, without {_verb(names)[1]} "
-        f"{rest.score_threshold:.4g}; whether defects are hidden {MIN_DEFECTS} simulated ones would tell, "
-        f"there are {defects}"
+        f"{calibration.score_threshold:.4g}, without {_verb(names)[1]} {rest.score_threshold:.4g}; {defects}"
     )
 
 
