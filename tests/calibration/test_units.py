@@ -221,7 +221,7 @@ def test_few_simulated_defects_decide_nothing_but_what_lies_far_out_is_asked_abo
 
 
 def test_a_foreign_part_is_asked_about_by_a_model_that_finds_few_defects_too():
-    """Scores of drawn fabrics with a picture of keys among them: half of the defects score as good ones do."""
+    """Scores of drawn fabrics with a picture of keys among them; half of the defects score as good ones."""
     names, weak = [f"{k}.png" for k in range(12)], clear_defects(*np.linspace(14, 20.5, 40))
     good = [*np.linspace(16.5, 19.5, 11)]
     question = defect_like_question(calibration([*good, 78.6]), names, weak)

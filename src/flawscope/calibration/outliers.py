@@ -66,16 +66,16 @@ def defect_like_question(
     rest = calibration.without_units(far)
     far_names = [names[place] for place in far]
     if len(clear) < MIN_DEFECTS:
-        unknown = f"whether defects are hidden {MIN_DEFECTS} simulated ones would tell, there are {len(clear)}"
-        return _far_question(calibration, rest, far_names, unknown)
+        needed = f"whether defects are hidden {MIN_DEFECTS} simulated ones would tell"
+        return _far_question(calibration, rest, far_names, f"{needed}, there are {len(clear)}")
     usual = float(np.median(clear))
     if far and rest is not calibration and calibration.score_threshold >= usual:
         lost = int(((clear > rest.score_threshold) & (clear <= calibration.score_threshold)).sum())
         if wilson_interval(lost, len(clear))[0] > HIDDEN_SHARE:
             are, them = _verb(far)
             return (
-                f"{join_names(far_names)} {are} as far out as defects are: without {them} the score threshold "
-                f"is {rest.score_threshold:.4g} instead of {calibration.score_threshold:.4g}, and {lost} of "
+                f"{join_names(far_names)} {are} as far out as defects are: without {them} the score "
+                f"threshold is {rest.score_threshold:.4g} instead of {calibration.score_threshold:.4g}, and {lost} of "
                 f"{len(clear)} clear simulated defects more would be found"
             )
         hidden = f"half of the {len(clear)} clear simulated defects score less than {usual:.4g}"
