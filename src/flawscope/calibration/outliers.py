@@ -75,8 +75,8 @@ def defect_like_question(
             are, them = _verb(far)
             return (
                 f"{join_names(far_names)} {are} as far out as defects are: without {them} the score "
-                f"threshold is {rest.score_threshold:.4g} instead of {calibration.score_threshold:.4g}, and {lost} of "
-                f"{len(clear)} clear simulated defects more would be found"
+                f"threshold is {rest.score_threshold:.4g} instead of {calibration.score_threshold:.4g}, and "
+                f"{lost} of {len(clear)} clear simulated defects more would be found"
             )
         hidden = f"half of the {len(clear)} clear simulated defects score less than {usual:.4g}"
         if question := _far_question(calibration, rest, far_names, hidden):
