@@ -19,7 +19,6 @@ from flawscope.methods.conflicts import ConflictError
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Artefact
     from flawscope.calibration.parts import PartPattern
-    from flawscope.calibration.tried import Choice
     from flawscope.datasets import Dataset, Item
     from flawscope.predictor import Predictor
     from flawscope.progress import ProgressCallback
@@ -218,16 +217,8 @@ def _fit_new(args: argparse.Namespace, call: FitSettings, dataset: Dataset, how:
         if args.align is None:  # "none" is an answer
             del given["align"]
         given |= {"minutes": args.auto, "resume": False, "device": args.device}
-        return auto.fit_auto(dataset, earlier=_earlier_search(args) if args.resume else None, **given)
+        return auto.fit_auto(dataset, earlier=args.out if args.resume else None, **given)
     return fitting.fit(dataset, checkpoint=checkpoint_path(args.out), device=args.device, **given)
-
-
-def _earlier_search(args: argparse.Namespace) -> Choice | None:
-    """Returns what was tried for the model that is at `--out`; None: there is none."""
-    from flawscope.calibration.tried import Choice
-    from flawscope.predictor import read_manifest
-
-    return Choice.from_facts(read_manifest(args.out).facts) if os.path.isfile(args.out) else None
 
 
 def _extend(args: argparse.Namespace, old: Artefact, dataset: Dataset, how: dict[str, Any]) -> Predictor:

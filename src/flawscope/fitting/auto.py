@@ -41,7 +41,7 @@ from flawscope.methods.feature_memory import FeatureMemory
 from flawscope.pictures.decoding import PictureSource, decode, pixel_hash, to_eight_bits
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.units import find_parts, group_numbers
-from flawscope.predictor import Predictor
+from flawscope.predictor import Predictor, read_manifest
 from flawscope.progress import ProgressCallback, ignore_progress
 
 MIN_PARTS = 12  # good parts to try by
@@ -68,7 +68,7 @@ def fit_auto(
     minutes: float = 10.0,
     seen: SeenDefects = 0,
     names: Sequence[str] = (),
-    earlier: Choice | None = None,
+    earlier: Choice | str | os.PathLike[str] | None = None,
     say: Say = discard,
     step: ProgressCallback = ignore_progress,
     **options: Any,
@@ -80,8 +80,8 @@ def fit_auto(
         minutes: for all, the fit that follows included. An interrupt ends the search, and keeps the best.
         seen: defective pictures to choose by, as `Reading` has it: nothing is learnt from them, and
             evaluation leaves them out.
-        earlier: a search to go on with: what it tried is not tried again, if pictures and options are the
-            same.
+        earlier: a search to go on with, or the model file that it made, if there is one: what it tried is
+            not tried again, if pictures and options are the same.
 
     Returns:
         As `fit`; its facts hold what was tried (`calibration.tried.Choice`).
@@ -98,6 +98,8 @@ def fit_auto(
         group = options.get("group") or options.get("part")
         seed = int(options.get("seed") or 0)
         images = open_dataset(images, options.get("category"), seed=seed, group=group)
+    if isinstance(earlier, str | os.PathLike):
+        earlier = Choice.from_facts(read_manifest(earlier).facts) if os.path.isfile(earlier) else None
     search = _Search(images, seen, list(names), dict(options), until, earlier, say, step)
     choice, recipe = search.run()
     for line in choice.lines():

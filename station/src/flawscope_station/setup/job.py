@@ -96,7 +96,6 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
 def _fit_auto(job: dict[str, Any], model: Path, step: ProgressCallback) -> Any:
     """Fit with the settings that the pictures need; goes on with what was tried for the model before."""
     from flawscope import fitting
-    from flawscope.predictor import router
 
     given = dict(job["given"])
     minutes = given.pop("auto")
@@ -107,9 +106,8 @@ def _fit_auto(job: dict[str, Any], model: Path, step: ProgressCallback) -> Any:
             done, total = round(time.monotonic() - began), round(60 * minutes)
         step(stage, done, total)
 
-    earlier = fitting.Choice.from_facts(router.read_manifest(model).facts) if model.is_file() else None
     return fitting.fit_auto(
-        job["pictures"], minutes=minutes, earlier=earlier, device=job["device"], step=tell, **given
+        job["pictures"], minutes=minutes, earlier=model, device=job["device"], step=tell, **given
     )
 
 
