@@ -6,9 +6,9 @@
 `products`: real sets below DATA; `drawn`: plates that lie turned, several in a picture, large ones with small
 defects, and plain ones. The search sees the good pictures to learn from; model and default are judged on test
 pictures that it never saw. `given`: with so many of the test defects to choose by, judged on the others.
-`promise`: p-values of new good pictures after the search, over draws. `budget`: time of 60 pictures with so many
-minutes; `sharing`: with features computed once for all settings that share them, and without. Seconds are of the
-processor: the machine may be shared.
+`promise`: p-values of new good pictures after the search, over draws. `budget`: time of 60 pictures with so
+many minutes; `sharing`: with features computed once for settings that share them, and without. Seconds are of
+the processor: the machine may be shared.
 """
 
 from __future__ import annotations
