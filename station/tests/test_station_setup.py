@@ -81,7 +81,7 @@ def searches(job: dict[str, Any], step: Any) -> dict[str, Any]:
     """Try settings until it is interrupted, and then learn for ever."""
     with suppress(KeyboardInterrupt):
         while True:
-            step("auto: as given", 0, 1)
+            step("trying the settings as given", 0, 1)
     while True:
         step("features", 0, 1)
 
@@ -542,7 +542,8 @@ def test_a_stop_of_a_search_keeps_the_best_so_far_and_a_second_ends_all(empty, h
     for path in good[:2]:
         send(http, path.name, path.read_bytes())
     http.post(f"{NEW}/plate/learn", json={"auto": 10}).raise_for_status()
-    until(lambda: (http.get(f"{NEW}/plate").json()["step"] or {}).get("stage") == "auto: as given")
+    trying = "trying the settings as given"
+    until(lambda: (http.get(f"{NEW}/plate").json()["step"] or {}).get("stage") == trying)
     assert http.post(f"{NEW}/plate/stop").json()["stage"] == "learning"
     until(lambda: http.get(f"{NEW}/plate").json()["step"]["stage"] == "features")
     assert http.post(f"{NEW}/plate/stop").json()["stage"] == "stopped"

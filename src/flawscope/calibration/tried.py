@@ -102,20 +102,19 @@ class Trial:
         name = self.flags or "as given"
         if self.auroc is None:
             return name, "", "", "", "", self.note
-        gain = (
-            "" if self.gain is None else f"{self.gain[0]:+.3f} ({self.gain[1]:+.3f} to {self.gain[2]:+.3f})"
-        )
+        gain = "" if self.gain is None else "{:+.1%} ({:+.1%} to {:+.1%})".format(*self.gain)
         return (
             name,
             f"{self.false_alarms[0]} of {self.false_alarms[1]}",
             f"{self.found[0]} of {self.found[1]}",
-            f"{self.auroc:.3f}",
+            f"{self.auroc:.1%}",
             f"{1000 * self.seconds:.0f} ms",
             gain or self.note,
         )
 
 
-HEADER = ("settings", "false alarms", "found", "AUROC", "a picture", "gain (95 % interval)")
+# "told apart" is the AUROC: the share of pairs of a good and a bad picture in which the bad one scores higher
+HEADER = ("settings", "false alarms", "found", "told apart", "a picture", "gain (95 % interval)")
 
 
 @dataclass(frozen=True)

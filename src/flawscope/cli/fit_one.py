@@ -15,6 +15,7 @@ from flawscope.cli.output import file_remarks
 from flawscope.errors import InputError, join_names, pluralize, require_installed
 from flawscope.methods import registry
 from flawscope.methods.conflicts import ConflictError
+from flawscope.progress import Detail
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Artefact
@@ -130,7 +131,8 @@ def fit_model(
     dataset = open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)
     if args.only_view is not None:
         dataset = split_by_view(dataset, args.only_view[0], "train", "validation")[args.only_view[1]]
-    say(f"{dataset.category}: {pluralize(len(dataset.train), 'good picture')} ({dataset.layout} layout)")
+    say(f"{dataset.category}: {pluralize(len(dataset.train), 'good picture')}")
+    say(Detail(f"folders: {dataset.layout} layout"))
     reads_all = args.channels is not None or (old and old.manifest.preprocess.channels) is not None
     for line in training_remarks(dataset, group, reads_all):
         say(line)

@@ -44,7 +44,8 @@ from flawscope.pictures.units import find_parts, group_numbers
 from flawscope.predictor import Predictor, read_manifest
 from flawscope.progress import ProgressCallback, ignore_progress
 
-MIN_PARTS = 12  # good parts to try by
+TRYING = "trying"  # stages of the search begin so
+MIN_PARTS = 12  # good parts to try by: of more than ten PatchCore puts no turned copies in its bank
 BATCH = 8  # pictures that are judged between two looks at the clock
 FIRST = 0.25  # share of the time for the settings as given: if it takes longer, others are not tried
 RESERVE = 1.25  # times the time that a fit is expected to take
@@ -225,12 +226,12 @@ class _Search:
         shuffled = [self.given_sources[int(i)] for i in rng.permutation(len(self.given_sources))]
         first, second = make_stages(self.load, self.order, shuffled, self.seed, self.can_simulate)
         if self._attempt(given, first, 1) is None:
-            return given, "there was no time to try others"
+            return given, "there was no time to try others: give more minutes"
         side = max(max(decode(self.sources[i]).shape[:2]) for i in self.order[:3])
         look_at_first = [i for i in self.order if i not in second.left_out][:LOOKED_AT]
         frame = given
         if self._is_free("align") and self._is_free("several"):
-            self.step("auto: how parts lie", 0, 1)
+            self.step(f"{TRYING} how parts lie", 0, 1)
             sources = [self.sources[i] for i in look_at_first]
             for recipe in propose_frames(sources, lambda i: self.load(look_at_first[i])):
                 self._attempt(recipe, first, 1)
@@ -246,7 +247,7 @@ class _Search:
         given = Recipe()
         gained = self._gained(1)
         if not gained:
-            return given, f"nothing gained {MIN_GAIN:g} of AUROC or more"
+            return given, f"nothing else told good from bad better by {MIN_GAIN:.0%} or more"
         if self._attempt(given, stage, 2) is None:
             return self._best_so_far()
         plain, best = self._plainest(gained), max(gained, key=lambda one: one.auroc or 0.0)
@@ -263,12 +264,13 @@ class _Search:
     def _decide(self, stage: int) -> tuple[Recipe, str]:
         sure = [one for one in self.trials if one.stage == stage and one.is_better]
         if not sure:
-            return Recipe(), "nothing else was better beyond its interval"
+            return Recipe(), "nothing else was surely better"
         best = self._plainest(sure)
         assert best.gain is not None
         gain, low, high = best.gain
-        text = f"it gains {gain:.3f} of AUROC ({low:.3f} to {high:.3f}) on pictures that it was not chosen by"
-        return self.recipes[best.flags], text if stage == 2 else f"it gains {gain:.3f} of AUROC"
+        text = f"it tells good from bad better, by {gain:.1%}"
+        by_others = f"{text} ({low:.1%} to {high:.1%}) on pictures that it was not chosen by"
+        return self.recipes[best.flags], by_others if stage == 2 else text
 
     def _gained(self, stage: int) -> list[Trial]:
         return [one for one in self.trials if one.stage == stage and one.has_gained]
@@ -326,7 +328,7 @@ class _Search:
         return self.until - final - later
 
     def _try(self, recipe: Recipe, stage: Stage, number: int, until: float) -> tuple[Trial, Scored]:
-        label = f"auto: {recipe.flags or 'as given'}"
+        label = f"{TRYING} {recipe.flags or 'the settings as given'}"
 
         def step(name: str, done: int, total: int) -> None:
             if time.monotonic() > until:
@@ -340,6 +342,7 @@ class _Search:
             model = fit(
                 [self.sources[i] for i in stage.learnt],
                 **{**options, "group": None, "samples": 0, "check": False, "step": step},
+                **({} if options.get("augment") else {"augment": "none"}),  # as in the fit: see `MIN_PARTS`
             )
         fitted = time.monotonic()
         good = self._judge(model, [self.sources[i] for i in stage.left_out], step)

@@ -13,7 +13,7 @@ from flawscope_station.learning.process import ProgressCallback
 
 UNUSUAL_COUNT = 8  # good pictures that look most unlike the others
 OVERLAY_SIDE = 900  # pixels of the longer side of a picture that is tried
-SEARCH = "auto: "  # stages of a search for settings begin so
+SEARCH = "trying "  # stages of a search for settings begin so
 
 
 def run_job(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
