@@ -303,7 +303,7 @@
   });
 
   const STAGES = [
-    ["try", /^auto/],
+    ["try", /^trying/],
     ["test", /simulated/],
     ["judge", /leave-one-out|calibration/],
     ["choose", /coreset|prototype/],
