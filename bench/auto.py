@@ -36,7 +36,7 @@ REAL = (
 GIVEN_PRODUCTS, GIVEN_COUNTS, GIVEN_MOST = ("real/fabric", "real/commutator"), (5, 10, 20), 20
 LEARNT, NEW, DEFECTIVE = 30, 30, 40  # drawn pictures
 PROMISE_LEARNT, DRAWS = 24, 20
-BUDGETS, BUDGET_PRODUCT, BUDGET_PICTURES = (0.2, 2.0, 5.0, 10.0), "mvtec/transistor", 60
+BUDGETS, BUDGET_PRODUCT, BUDGET_PICTURES = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0), "mvtec/transistor", 60
 MINUTES = 120.0  # no limit: a shared machine is slow
 SEED = 67
 
