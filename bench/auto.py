@@ -194,7 +194,7 @@ def measure_promise(draw: int, size: str | None) -> Cell:
     }
 
 
-def measure_budget(root: Path, minutes: float, is_shared: bool = True) -> Cell:
+def measure_budget(root: Path, minutes: float, is_shared: bool = True, size: str | None = None) -> Cell:
     """Time of a search and of all that `flawscope fit` does after it. is_shared: settings share features."""
     import flawscope
     from flawscope.calibration.tried import Choice
@@ -203,7 +203,8 @@ def measure_budget(root: Path, minutes: float, is_shared: bool = True) -> Cell:
 
     auto.FeatureMemory = FeatureMemory if is_shared else partial(FeatureMemory, most=0)  # type: ignore
     good = [item.path for item in flawscope.open_dataset(root).train][:BUDGET_PICTURES]
-    model, spent = timed(lambda: auto.fit_auto(good, minutes=minutes, device="cpu", force=True))
+    how = {} if size is None else {"size": size}
+    model, spent = timed(lambda: auto.fit_auto(good, minutes=minutes, device="cpu", force=True, **how))
     choice = Choice.from_facts(model.manifest.facts)
     assert choice is not None
     return {
@@ -267,8 +268,12 @@ def main() -> int:
         for minutes in (BUDGETS if "budget" in parts else ())
     }
     if "sharing" in parts:
+        where = {"": root, "turned, ": drawn_pictures(args.work, "turned")} if args.work else {"": root}
         spent |= {
-            f"features are {how}": partial(measure_budget, root, MINUTES, how == "shared")
+            f"{name}features are {how}{at}": partial(
+                measure_budget, folder, MINUTES, how == "shared", args.size
+            )
+            for name, folder in where.items()
             for how in ("shared", "not shared")
         }
     if found := {name: cell for name, work in spent.items() if (cell := record.attempt(name, work))}:
