@@ -75,6 +75,8 @@ def test_what_is_better_beyond_its_interval_is_chosen_and_fitted_to_all(scripted
     assert choice.flags == "--align turn"
     assert scripted.calls[-1] == (40, {"align": "turn"})
     assert [one.flags for one in choice.trials if one.stage == 2][:2] == ["", "--align turn"]
+    again = len({one.flags for one in choice.trials if one.stage == 2})
+    assert any(line.startswith(f"the first {again} were tried twice") for line in choice.lines())
 
 
 def test_few_pictures_are_tried_as_all_are_fitted(scripted, monkeypatch):

@@ -164,8 +164,11 @@ class Choice:
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
         ]
+        again = sum(one.stage == 2 for one in self.shown())
+        told = f"the first {again} were tried twice: this is the second time, on other pictures"
         lines = [
             *(table if len(rows) > 1 else []),
+            *([told] if again else []),
             f"chosen: {self.flags or 'as given'}, since {self.reason}",
         ]
         if any(not one.was_ended for one in self.shown()):

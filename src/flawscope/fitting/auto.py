@@ -338,11 +338,11 @@ class _Search:
         step("", 0, 1)
         began = time.monotonic()
         options = {**self.options, **recipe.options, "force": True, "drop_suspects": False}
+        options["augment"] = options.get("augment") or "none"  # as `auto` has it in the fit: see `MIN_PARTS`
         with self.memory.used_for(recipe.flags):
             model = fit(
                 [self.sources[i] for i in stage.learnt],
                 **{**options, "group": None, "samples": 0, "check": False, "step": step},
-                **({} if options.get("augment") else {"augment": "none"}),  # as in the fit: see `MIN_PARTS`
             )
         fitted = time.monotonic()
         good = self._judge(model, [self.sources[i] for i in stage.left_out], step)
