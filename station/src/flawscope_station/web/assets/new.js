@@ -303,11 +303,11 @@
   });
 
   const STAGES = [
-    ["try", /^trying/],
+    ["try", /^trying|^align/],
     ["test", /simulated/],
-    ["judge", /leave-one-out|calibration/],
+    ["judge", /leave-one-out|calibration|judging/],
     ["choose", /coreset|prototype/],
-    ["look", /feature|picture|statistic|target/],
+    ["look", /feature|picture|statistic|target|copies/],
   ];
   function progressWords() {
     const { stage, step, before } = state;
