@@ -65,7 +65,7 @@ def test_a_picture_that_alone_sets_the_threshold_comes_before_other_settings():
 
 def test_more_good_pictures_where_the_rate_cannot_be_promised():
     (one,) = advice(Facts(rate=0.05, missing=12))
-    assert one.line() == "at most 5.0% of false alarms cannot be promised yet: add 12 more good pictures"
+    assert one.line() == "a false-alarm rate of 5.0% cannot be promised yet: add 12 more good pictures"
 
 
 def test_at_most_three_and_what_is_worth_most_first():

@@ -82,7 +82,7 @@ def _steps(facts: Facts) -> Iterator[Advice]:
         yield Advice("fit --auto, which tries how the pictures are best seen", of)
     if facts.missing:
         more = pluralize(facts.missing, "more good picture")
-        yield Advice(f"add {more}", f"at most {facts.rate:.1%} of false alarms cannot be promised yet")
+        yield Advice(f"add {more}", f"a false-alarm rate of {facts.rate:.1%} cannot be promised yet")
 
 
 def is_reduced(pictures: Sequence[Size], network: Size | None) -> bool:
