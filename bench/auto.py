@@ -6,8 +6,9 @@
 `products`: real sets below DATA; `drawn`: plates that lie turned, several in a picture, large ones with small
 defects, and plain ones. The search sees the good pictures to learn from; model and default are judged on test
 pictures that it never saw. `given`: with so many of the test defects to choose by, judged on the others.
-`promise`: p-values of new good pictures after the search, over draws. Seconds are of the processor, with one
-thread: the machine may be shared.
+`promise`: p-values of new good pictures after the search, over draws. `budget`: time of 60 pictures with so
+many minutes; `sharing`: with features computed once for settings that share them, and without. Seconds are of
+the processor: the machine may be shared.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ REAL = (
 GIVEN_PRODUCTS, GIVEN_COUNTS, GIVEN_MOST = ("real/fabric", "real/commutator"), (5, 10, 20), 20
 LEARNT, NEW, DEFECTIVE = 30, 30, 40  # drawn pictures
 PROMISE_LEARNT, DRAWS = 24, 20
+BUDGETS, BUDGET_PRODUCT, BUDGET_PICTURES = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0), "mvtec/transistor", 60
 MINUTES = 120.0  # no limit: a shared machine is slow
 SEED = 67
 
@@ -192,6 +194,30 @@ def measure_promise(draw: int, size: str | None) -> Cell:
     }
 
 
+def measure_budget(root: Path, minutes: float, is_shared: bool = True, size: str | None = None) -> Cell:
+    """Time of a search and of all that `flawscope fit` does after it. is_shared: settings share features."""
+    import flawscope
+    from flawscope.calibration.tried import Choice
+    from flawscope.fitting import auto
+    from flawscope.methods.feature_memory import FeatureMemory
+
+    auto.FeatureMemory = FeatureMemory if is_shared else partial(FeatureMemory, most=0)  # type: ignore
+    good = [item.path for item in flawscope.open_dataset(root).train][:BUDGET_PICTURES]
+    how = {} if size is None else {"size": size}
+    model, spent = timed(lambda: auto.fit_auto(good, minutes=minutes, device="cpu", force=True, **how))
+    choice = Choice.from_facts(model.manifest.facts)
+    assert choice is not None
+    return {
+        **spent,
+        "minutes": minutes,
+        "search_seconds": choice.seconds,
+        "fit_seconds": model.manifest.facts["seconds_total"],
+        "chosen": choice.flags or "as given",
+        "reason": choice.reason,
+        "trials": [[*trial.cells(), trial.stage] for trial in choice.trials],
+    }
+
+
 def promise_rows(cells: Sequence[Cell]) -> list[Cell]:
     """Distribution of the p-values, which is that of uniform ones on 1/(n+1), ..., 1."""
     values = np.array([value for cell in cells for value in cell["p_values"]])
@@ -236,6 +262,26 @@ def main() -> int:
     for name in GIVEN_PRODUCTS if "given" in parts else ():
         for count in args.counts if (data / name).is_dir() else ():
             attempt(f"{name}, {count} given", partial(compare, data / name, count, size=args.size))
+    root = data / BUDGET_PRODUCT
+    spent = {
+        f"budget of {minutes:g} minutes": partial(measure_budget, root, minutes)
+        for minutes in (BUDGETS if "budget" in parts else ())
+    }
+    if "sharing" in parts:
+        where = {"": root, "turned, ": drawn_pictures(args.work, "turned")} if args.work else {"": root}
+        spent |= {
+            f"{name}features are {how}{at}": partial(
+                measure_budget, folder, MINUTES, how == "shared", args.size
+            )
+            for name, folder in where.items()
+            for how in ("shared", "not shared")
+        }
+    if found := {name: cell for name, work in spent.items() if (cell := record.attempt(name, work))}:
+        common.print_table("time of 60 pictures", [
+            {"": name, "wall s": cell["wall_seconds"], "cpu s": cell["cpu_seconds"],
+             "tried": len({trial[0] for trial in cell["trials"] if trial[5] != "no time"})}
+            for name, cell in found.items()
+        ])  # fmt: skip
     promised = list[Cell]()
     for draw in range(DRAWS) if "promise" in parts else ():
         cell = record.attempt(f"promise {draw}{at}", partial(measure_promise, draw, args.size))

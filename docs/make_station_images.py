@@ -23,7 +23,7 @@ import flawscope
 from flawscope.synthesis.demo.dataset import draw_dataset, draw_picture
 from flawscope_station.assembly import open_station
 from flawscope_station.client import Client
-from flawscope_station.inspecting import worker as inspector
+from flawscope_station.inspecting import admission
 from flawscope_station.learning.activation import Learning
 from flawscope_station.settings.station import override_settings, single_product_settings
 from flawscope_station.station import Station
@@ -88,7 +88,7 @@ def work(url: str) -> None:
                 stamp(shown, rng)
             shown.save(file, "PNG")
             moment = round((begun + k * EVERY) * 1e6)
-            inspector.now = lambda moment=moment: moment
+            admission.now = lambda moment=moment: moment
             found = client.inspect(file.getvalue(), name=f"part-{k:04d}.png")
             if found.review == "waiting" and k < PARTS // 2:
                 client.verdict(found.id, "defect" if defect else "good")

@@ -26,6 +26,10 @@ CLEAR_LINE = "\r\x1b[K"  # back to the line's beginning, and clear it
 _WRITE_LOCK = threading.RLock()
 
 
+class Detail(str):
+    """Line of a job that a person needs only to find out why: commands print it with `--verbose`."""
+
+
 class ProgressCounter:
     """Reports that one more of a stage is done, from any thread."""
 

@@ -42,6 +42,7 @@ from flawscope_station.learning.process import Worker
 from flawscope_station.settings.sources import CameraSourceSettings
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.setup import draft, drafts
+from flawscope_station.setup import job as setup_job
 from flawscope_station.setup.job import run_job, search_facts
 from flawscope_station.store.backup import backup, restore
 from flawscope_station.web.app import SHUTDOWN_SECONDS
@@ -81,7 +82,7 @@ def searches(job: dict[str, Any], step: Any) -> dict[str, Any]:
     """Try settings until it is interrupted, and then learn for ever."""
     with suppress(KeyboardInterrupt):
         while True:
-            step("auto: as given", 0, 1)
+            step("trying the settings as given", 0, 1)
     while True:
         step("features", 0, 1)
 
@@ -542,10 +543,27 @@ def test_a_stop_of_a_search_keeps_the_best_so_far_and_a_second_ends_all(empty, h
     for path in good[:2]:
         send(http, path.name, path.read_bytes())
     http.post(f"{NEW}/plate/learn", json={"auto": 10}).raise_for_status()
-    until(lambda: (http.get(f"{NEW}/plate").json()["step"] or {}).get("stage") == "auto: as given")
+    trying = "trying the settings as given"
+    until(lambda: (http.get(f"{NEW}/plate").json()["step"] or {}).get("stage") == trying)
     assert http.post(f"{NEW}/plate/stop").json()["stage"] == "learning"
     until(lambda: http.get(f"{NEW}/plate").json()["step"]["stage"] == "features")
     assert http.post(f"{NEW}/plate/stop").json()["stage"] == "stopped"
+
+
+def test_a_search_is_one_stage_that_ends_with_its_minutes(monkeypatch, tmp_path):
+    """Its settings are no stages: the time that is left would begin anew with each."""
+    clock, told = iter((100.0, 104.0, 104.0 + 116)), []
+
+    def search(pictures, *, step, **options):
+        step("near-copies", 1, 2)
+        step("trying the settings as given", 0, 1)
+        step("trying --size 256+768", 3, 8)
+
+    monkeypatch.setattr("flawscope.fitting.fit_auto", search, raising=False)
+    monkeypatch.setattr(setup_job, "time", SimpleNamespace(monotonic=clock.__next__))
+    asked = {"given": {"auto": 2}, "pictures": [], "device": "cpu"}
+    setup_job._fit_auto(asked, tmp_path / "m", lambda *step: told.append(step))
+    assert told == [("near-copies", 1, 2), ("trying", 0, 116), ("trying", 116, 116)]
 
 
 @pytest.mark.slow

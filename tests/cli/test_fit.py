@@ -63,11 +63,12 @@ def test_settings_come_from_file_category_flag_and_set_in_this_order(run, drawn,
     ]
     assert said.endswith("only labelled ones tell")
     assert "memory: " not in err
+    assert "layout" not in err
     assert run("evaluate", out, "--data", drawn, "--out", tmp_path / "results", "--quiet")[0] == 0
     page = (tmp_path / "results/report.html").read_text(encoding="utf-8")
     assert said.split("found", 1)[1].strip() in page
     code, _, err = run(*call, "--no-check", "--verbose")
-    assert (code, "memory: " in err) == (0, True)
+    assert (code, "memory: " in err, " layout" in err) == (0, True, True)
     assert "simulated defects found" not in run("info", out)[1]
 
 
@@ -97,7 +98,7 @@ def test_what_is_not_learnt_from_is_named(run, mixed, tmp_path):
     assert code == 1
     assert len(read_manifest(out).pictures) == 2
     for said in (
-        "mixed: 3 good pictures (folder layout)",
+        "mixed: 3 good pictures",
         "not learnt from: 2 files of formats that are not read: d.mp4, f",
         "1 file with several pictures; the first of each is taken: c.gif (2)",
         "1 file beside the pictures not looked at: e.txt",

@@ -6,9 +6,23 @@ import numpy as np
 
 from flawscope.artefact.model_file import Picture
 from flawscope.datasets import open_dataset
-from flawscope.evaluation import evaluate
+from flawscope.evaluation import evaluate, next_steps
 from flawscope.evaluation.next_steps import advise_after
 from flawscope.predictor import load
+
+
+def test_a_search_is_advised_where_parts_lie_elsewhere(drawn, model_path, monkeypatch):
+    """It asks the good test pictures, and only where defects are missed."""
+    model, asked = load(model_path, device="cpu"), []
+    found = evaluate(model, open_dataset(drawn, "plate"))
+    for poses, advised in (((), False), (("turn",), True)):
+        monkeypatch.setattr(next_steps, "poses_that_vary", lambda good, p=poses: asked.append(len(good)) or p)
+        missed = [
+            one._replace(prediction=replace(one.prediction, is_anomalous=False)) for one in found.pictures
+        ]
+        steps = advise_after(replace(found, pictures=missed), model.manifest)
+        assert any("--auto" in one.step for one in steps) == advised
+    assert asked == [sum(not one.item.anomalous for one in found.pictures)] * 2
 
 
 def test_a_picture_that_hides_defects_is_named(drawn, model_path):

@@ -35,4 +35,4 @@ def test_copies_of_training_pictures_are_named_and_a_broken_promise_has_reasons(
     assert broken["expected_interval"] == pytest.approx([0.0104, 0.1153], abs=1e-4)
     lines = promise.describe_promise({**broken, "images": 4, "expected": 0.05})
     assert lines[0].startswith("the promise was broken: a sound model calls so many anomalous in 0.")
-    assert "1 good test picture of 4 are near-copies" in lines[-1]
+    assert "1 of 4 good test pictures: " in lines[-1]

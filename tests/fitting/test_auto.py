@@ -75,6 +75,19 @@ def test_what_is_better_beyond_its_interval_is_chosen_and_fitted_to_all(scripted
     assert choice.flags == "--align turn"
     assert scripted.calls[-1] == (40, {"align": "turn"})
     assert [one.flags for one in choice.trials if one.stage == 2][:2] == ["", "--align turn"]
+    again = len({one.flags for one in choice.trials if one.stage == 2})
+    assert any(line.startswith(f"the first {again} were tried twice") for line in choice.lines())
+
+
+def test_few_pictures_are_tried_as_all_are_fitted(scripted, monkeypatch):
+    """Of ten pictures PatchCore tries turned copies, which take eight times as long: of all it does not."""
+    inner, augment = auto.fit, []
+    monkeypatch.setattr(
+        auto, "fit", lambda images, **o: augment.append(o.get("augment")) or inner(images, **o)
+    )
+    fit_auto(scripted.good[:14])
+    assert set(augment[:-1]) == {"none"}
+    assert augment[-1] is None
 
 
 def test_settings_stay_where_nothing_is_better(scripted):
@@ -98,7 +111,7 @@ def test_settings_that_cannot_be_tried_are_told(scripted):
 
 def test_nothing_is_tried_without_time(scripted):
     choice, _ = fit_auto(scripted.good, minutes=1e-6)
-    assert (choice.flags, choice.reason) == ("", "there was no time to try others")
+    assert (choice.flags, choice.reason) == ("", "there was no time to try others: give more minutes")
     assert [one.note for one in choice.trials] == ["no time"]
 
 

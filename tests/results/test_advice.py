@@ -32,10 +32,25 @@ def test_one_small_defect_among_many_large_ones_needs_none():
     assert steps(marks=[20.0] + [300.0] * 30, pictures=LARGE, network=(416, 624)) == []
 
 
-def test_missed_defects_call_for_other_settings_once():
-    assert steps(defects=30, missed=5) == ["fit --auto, which tries how the pictures are best seen"]
-    assert steps(defects=30, missed=5, tried=True) == []
-    assert steps(defects=30, missed=2) == []  # fewer than a tenth
+SEARCH = "fit --auto, which tries how the pictures are best seen"
+
+
+@pytest.mark.parametrize(
+    "shown", [{"lies_elsewhere": True}, {"pictures": [(640, 640)], "network": (512, 512)}]
+)
+def test_missed_defects_call_for_other_settings_once(shown):
+    assert steps(defects=30, missed=5, **shown) == [SEARCH]
+    assert steps(defects=30, missed=5, tried=True, **shown) == []
+    assert steps(defects=30, missed=2, **shown) == []  # fewer than a tenth
+
+
+@pytest.mark.parametrize(
+    ("side", "network"),
+    [(512, (512, 512)), (256, (512, 512)), (640, (128, 128)), (640, None)],
+    ids=["as it is", "enlarged", "a size of its own", "tiles"],
+)
+def test_no_search_is_advised_that_could_show_no_more(side, network):
+    assert steps(defects=30, missed=5, pictures=[(side, side)], network=network) == []
 
 
 def test_a_picture_that_alone_sets_the_threshold_comes_before_other_settings():
@@ -45,12 +60,12 @@ def test_a_picture_that_alone_sets_the_threshold_comes_before_other_settings():
         == "20 of 30 defects are missed, 15 for one picture: look whether a.png is good, else "
         + ("fit without it")
     )
-    assert steps(defects=30, missed=20, sole="a.png", hidden=5)[0].startswith("fit --auto")
+    assert steps(defects=30, missed=20, sole="a.png", hidden=5, lies_elsewhere=True) == [SEARCH]
 
 
 def test_more_good_pictures_where_the_rate_cannot_be_promised():
     (one,) = advice(Facts(rate=0.05, missing=12))
-    assert one.line() == "at most 5.0% of false alarms cannot be promised yet: add 12 more good pictures"
+    assert one.line() == "a false-alarm rate of 5.0% cannot be promised yet: add 12 more good pictures"
 
 
 def test_at_most_three_and_what_is_worth_most_first():

@@ -102,20 +102,19 @@ class Trial:
         name = self.flags or "as given"
         if self.auroc is None:
             return name, "", "", "", "", self.note
-        gain = (
-            "" if self.gain is None else f"{self.gain[0]:+.3f} ({self.gain[1]:+.3f} to {self.gain[2]:+.3f})"
-        )
+        gain = "" if self.gain is None else "{:+.1%} ({:+.1%} to {:+.1%})".format(*self.gain)
         return (
             name,
             f"{self.false_alarms[0]} of {self.false_alarms[1]}",
             f"{self.found[0]} of {self.found[1]}",
-            f"{self.auroc:.3f}",
+            f"{self.auroc:.1%}",
             f"{1000 * self.seconds:.0f} ms",
             gain or self.note,
         )
 
 
-HEADER = ("settings", "false alarms", "found", "AUROC", "a picture", "gain (95 % interval)")
+# "told apart" is the AUROC: the share of pairs of a good and a bad picture in which the bad one scores higher
+HEADER = ("settings", "false alarms", "found", "told apart", "a picture", "gain (95 % interval)")
 
 
 @dataclass(frozen=True)
@@ -165,8 +164,11 @@ class Choice:
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
         ]
+        again = sum(one.stage == 2 for one in self.shown())
+        told = f"the first {again} were tried twice: this is the second time, on other pictures"
         lines = [
             *(table if len(rows) > 1 else []),
+            *([told] if again else []),
             f"chosen: {self.flags or 'as given'}, since {self.reason}",
         ]
         if any(not one.was_ended for one in self.shown()):

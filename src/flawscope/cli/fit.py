@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,14 +11,13 @@ from typing import TYPE_CHECKING
 from flawscope.cli import advise, common, fit_one, fit_options, fit_several, questions, router
 from flawscope.cluster import connect
 from flawscope.errors import InputError, pluralize
+from flawscope.progress import Detail
 
 if TYPE_CHECKING:
     from flawscope.predictor import Predictor
 
 
 add_arguments = fit_options.add_arguments
-# Lines on memory that suffices need no thought
-DETAIL = re.compile(r"memory: (?!.*may not fit)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     say = common.say_unless_quiet(args)
 
     def tell(line: str) -> None:
-        if args.verbose or not DETAIL.match(line):
+        if args.verbose or not isinstance(line, Detail):
             say(line)
 
     if args.cluster is None:

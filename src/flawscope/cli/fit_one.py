@@ -15,11 +15,11 @@ from flawscope.cli.output import file_remarks
 from flawscope.errors import InputError, join_names, pluralize, require_installed
 from flawscope.methods import registry
 from flawscope.methods.conflicts import ConflictError
+from flawscope.progress import Detail
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Artefact
     from flawscope.calibration.parts import PartPattern
-    from flawscope.calibration.tried import Choice
     from flawscope.datasets import Dataset, Item
     from flawscope.predictor import Predictor
     from flawscope.progress import ProgressCallback
@@ -131,7 +131,8 @@ def fit_model(
     dataset = open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)
     if args.only_view is not None:
         dataset = split_by_view(dataset, args.only_view[0], "train", "validation")[args.only_view[1]]
-    say(f"{dataset.category}: {pluralize(len(dataset.train), 'good picture')} ({dataset.layout} layout)")
+    say(f"{dataset.category}: {pluralize(len(dataset.train), 'good picture')}")
+    say(Detail(f"folders: {dataset.layout} layout"))
     reads_all = args.channels is not None or (old and old.manifest.preprocess.channels) is not None
     for line in training_remarks(dataset, group, reads_all):
         say(line)
@@ -218,16 +219,8 @@ def _fit_new(args: argparse.Namespace, call: FitSettings, dataset: Dataset, how:
         if args.align is None:  # "none" is an answer
             del given["align"]
         given |= {"minutes": args.auto, "resume": False, "device": args.device}
-        return auto.fit_auto(dataset, earlier=_earlier_search(args) if args.resume else None, **given)
+        return auto.fit_auto(dataset, earlier=args.out if args.resume else None, **given)
     return fitting.fit(dataset, checkpoint=checkpoint_path(args.out), device=args.device, **given)
-
-
-def _earlier_search(args: argparse.Namespace) -> Choice | None:
-    """Returns what was tried for the model that is at `--out`; None: there is none."""
-    from flawscope.calibration.tried import Choice
-    from flawscope.predictor import read_manifest
-
-    return Choice.from_facts(read_manifest(args.out).facts) if os.path.isfile(args.out) else None
 
 
 def _extend(args: argparse.Namespace, old: Artefact, dataset: Dataset, how: dict[str, Any]) -> Predictor:

@@ -7,11 +7,14 @@ import math
 from flawscope.artefact.model_file import Manifest
 from flawscope.calibration.tried import Choice
 from flawscope.evaluation.result import Evaluation
+from flawscope.pictures.decoding import decode, to_eight_bits
 from flawscope.pictures.pixel_sets import connected_parts, largest_sizes
 from flawscope.results.advice import Advice, Facts, advice
 from flawscope.results.prediction import MISSED
+from flawscope.views.pose_spread import poses_that_vary
+from flawscope.views.preprocess import Preprocess
 
-MEASURED = 40  # missed defects whose sizes are measured
+MEASURED = 40  # missed defects whose sizes, and good pictures whose poses are measured
 
 
 def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
@@ -24,6 +27,7 @@ def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
             factor = math.sqrt(math.prod(sizes[-1]) / one.truth.size)  # the mask has the map's size
             marks.append(factor * float(largest_sizes(connected_parts(one.truth)[1])[0]))
     choice = Choice.from_facts(manifest.facts)
+    tried = choice is not None and choice.has_tried
     how, sole = manifest.preprocess, _sole_picture(manifest)
     is_whole = how.tile is None and how.reference is None
     return advice(
@@ -35,11 +39,19 @@ def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
             network=how.network_size if is_whole else None,
             defects=result.defects["images"],
             missed=len(missed),
-            tried=choice is not None and choice.has_tried,
+            lies_elsewhere=bool(missed) and not tried and how.reference is None and _lies_elsewhere(result),
+            tried=tried,
             sole=sole[0],
             hidden=sum(one.prediction.score > sole[1] for one in missed),
         )
     )
+
+
+def _lies_elsewhere(result: Evaluation) -> bool:
+    """Whether parts lie elsewhere in good test pictures."""
+    good = [one.item.path for one in result.pictures if not one.item.anomalous][:MEASURED]
+    how = Preprocess()
+    return bool(poses_that_vary([how.small(to_eight_bits(decode(path))) for path in good]))
 
 
 def _sole_picture(manifest: Manifest) -> tuple[str, float]:

@@ -63,8 +63,8 @@ def describe_promise(found: Mapping[str, Any]) -> list[str]:
         lines += [f"  {reason}" for reason in found["reasons"]]
     if copies := found.get("copies_of_training"):
         lines.append(
-            f"{pluralize(len(copies), 'good test picture')} of {found['images']} are near-copies of training "
-            f"pictures, and so say little about new parts: {join_names(copies)}"
+            f"nearly the same as pictures learnt from, and so little evidence of new parts: "
+            f"{len(copies)} of {pluralize(found['images'], 'good test picture')}: {join_names(copies)}"
         )
     return lines
 

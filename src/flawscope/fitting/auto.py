@@ -41,10 +41,11 @@ from flawscope.methods.feature_memory import FeatureMemory
 from flawscope.pictures.decoding import PictureSource, decode, pixel_hash, to_eight_bits
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.units import find_parts, group_numbers
-from flawscope.predictor import Predictor
+from flawscope.predictor import Predictor, read_manifest
 from flawscope.progress import ProgressCallback, ignore_progress
 
-MIN_PARTS = 12  # good parts to try by
+TRYING = "trying"  # stages of the search begin so
+MIN_PARTS = 12  # good parts to try by: of more than ten PatchCore puts no turned copies in its bank
 BATCH = 8  # pictures that are judged between two looks at the clock
 FIRST = 0.25  # share of the time for the settings as given: if it takes longer, others are not tried
 RESERVE = 1.25  # times the time that a fit is expected to take
@@ -68,7 +69,7 @@ def fit_auto(
     minutes: float = 10.0,
     seen: SeenDefects = 0,
     names: Sequence[str] = (),
-    earlier: Choice | None = None,
+    earlier: Choice | str | os.PathLike[str] | None = None,
     say: Say = discard,
     step: ProgressCallback = ignore_progress,
     **options: Any,
@@ -80,8 +81,8 @@ def fit_auto(
         minutes: for all, the fit that follows included. An interrupt ends the search, and keeps the best.
         seen: defective pictures to choose by, as `Reading` has it: nothing is learnt from them, and
             evaluation leaves them out.
-        earlier: a search to go on with: what it tried is not tried again, if pictures and options are the
-            same.
+        earlier: a search to go on with, or the model file that it made, if there is one: what it tried is
+            not tried again, if pictures and options are the same.
 
     Returns:
         As `fit`; its facts hold what was tried (`calibration.tried.Choice`).
@@ -98,6 +99,8 @@ def fit_auto(
         group = options.get("group") or options.get("part")
         seed = int(options.get("seed") or 0)
         images = open_dataset(images, options.get("category"), seed=seed, group=group)
+    if isinstance(earlier, str | os.PathLike):
+        earlier = Choice.from_facts(read_manifest(earlier).facts) if os.path.isfile(earlier) else None
     search = _Search(images, seen, list(names), dict(options), until, earlier, say, step)
     choice, recipe = search.run()
     for line in choice.lines():
@@ -223,12 +226,12 @@ class _Search:
         shuffled = [self.given_sources[int(i)] for i in rng.permutation(len(self.given_sources))]
         first, second = make_stages(self.load, self.order, shuffled, self.seed, self.can_simulate)
         if self._attempt(given, first, 1) is None:
-            return given, "there was no time to try others"
+            return given, "there was no time to try others: give more minutes"
         side = max(max(decode(self.sources[i]).shape[:2]) for i in self.order[:3])
         look_at_first = [i for i in self.order if i not in second.left_out][:LOOKED_AT]
         frame = given
         if self._is_free("align") and self._is_free("several"):
-            self.step("auto: how parts lie", 0, 1)
+            self.step(f"{TRYING} how parts lie", 0, 1)
             sources = [self.sources[i] for i in look_at_first]
             for recipe in propose_frames(sources, lambda i: self.load(look_at_first[i])):
                 self._attempt(recipe, first, 1)
@@ -244,7 +247,7 @@ class _Search:
         given = Recipe()
         gained = self._gained(1)
         if not gained:
-            return given, f"nothing gained {MIN_GAIN:g} of AUROC or more"
+            return given, f"nothing else told good from bad better by {MIN_GAIN:.0%} or more"
         if self._attempt(given, stage, 2) is None:
             return self._best_so_far()
         plain, best = self._plainest(gained), max(gained, key=lambda one: one.auroc or 0.0)
@@ -261,12 +264,13 @@ class _Search:
     def _decide(self, stage: int) -> tuple[Recipe, str]:
         sure = [one for one in self.trials if one.stage == stage and one.is_better]
         if not sure:
-            return Recipe(), "nothing else was better beyond its interval"
+            return Recipe(), "nothing else was surely better"
         best = self._plainest(sure)
         assert best.gain is not None
         gain, low, high = best.gain
-        text = f"it gains {gain:.3f} of AUROC ({low:.3f} to {high:.3f}) on pictures that it was not chosen by"
-        return self.recipes[best.flags], text if stage == 2 else f"it gains {gain:.3f} of AUROC"
+        text = f"it tells good from bad better, by {gain:.1%}"
+        by_others = f"{text} ({low:.1%} to {high:.1%}) on pictures that it was not chosen by"
+        return self.recipes[best.flags], by_others if stage == 2 else text
 
     def _gained(self, stage: int) -> list[Trial]:
         return [one for one in self.trials if one.stage == stage and one.has_gained]
@@ -324,7 +328,7 @@ class _Search:
         return self.until - final - later
 
     def _try(self, recipe: Recipe, stage: Stage, number: int, until: float) -> tuple[Trial, Scored]:
-        label = f"auto: {recipe.flags or 'as given'}"
+        label = f"{TRYING} {recipe.flags or 'the settings as given'}"
 
         def step(name: str, done: int, total: int) -> None:
             if time.monotonic() > until:
@@ -334,6 +338,7 @@ class _Search:
         step("", 0, 1)
         began = time.monotonic()
         options = {**self.options, **recipe.options, "force": True, "drop_suspects": False}
+        options["augment"] = options.get("augment") or "none"  # as `auto` has it in the fit: see `MIN_PARTS`
         with self.memory.used_for(recipe.flags):
             model = fit(
                 [self.sources[i] for i in stage.learnt],

@@ -45,7 +45,7 @@ from flawscope.pictures.channels import Channels
 from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.units import find_parts
-from flawscope.progress import ProgressCallback, ignore_progress
+from flawscope.progress import Detail, ProgressCallback, ignore_progress
 from flawscope.views.defect_size import choose_tile, parse_pixels, reduction_remark
 from flawscope.views.form import size_text
 from flawscope.views.light import check_range
@@ -341,7 +341,8 @@ class _Steps:
         if learnt is not None:
             self.say(learnt.describe())
         reference = learn_pose_reference(sources, preprocess, kind) if learnt is None else learnt.reference
-        self.say(reference.describe())
+        told = reference.describe()
+        self.say(Detail(told) if np.isfinite(reference.errors).all() else told)
         several = None if learnt is None else learnt.settings
         return _Frames(replace(preprocess, reference=reference, several=several), learnt, chosen)
 
@@ -350,7 +351,9 @@ class _Steps:
         known = [size for size in pictures.surveyed.sizes if size is not None]
         seen = config if frames.preprocess.reference is not None else config.in_form(known)
         if seen.size != config.size:
-            self.say(f"--size {seen.size}: as many pixels as {config.size}, in the form of the pictures")
+            self.say(
+                Detail(f"--size {seen.size}: as many pixels as {config.size}, in the form of the pictures")
+            )
         return seen
 
     def choose_tiles(self, config: Any, frames: _Frames, pictures: _Pictures) -> Any:

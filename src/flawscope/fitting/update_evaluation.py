@@ -269,11 +269,9 @@ class Update:
             "score threshold: {:.4g} before, {:.4g} after".format(*thresholds),
         ]
         for name in (SIMULATED, KNOWN):
-            text = "not measured"
             if name in found:
                 before, after, count = found[name]
-                text = f"{before} of {count} before, {after} of {count} after"
-            said.append(f"{name} defects found: {text}")
+                said.append(f"{name} defects found: {before} of {count} before, {after} of {count} after")
         return said
 
     def judgement(self) -> Judgement:

@@ -220,7 +220,10 @@ def find_parts(
         )
     if not joined:
         return list(groups)
-    say(f"near-copies: {describe(joined)}; counted as {pluralize(parts, 'part')} (else --group '.*')")
+    say(
+        f"near-copies: {describe(joined)}; counted as {pluralize(parts, 'part')} "
+        "(if each is a part of its own: --group '.*')"
+    )
     return numbers
 
 

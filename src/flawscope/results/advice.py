@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from flawscope.errors import pluralize
-from flawscope.views.defect_size import choose_tile, pixels_left
+from flawscope.views.defect_size import DEFAULT_SIZE, choose_tile, pixels_left
+from flawscope.views.form import Size, size_in_form, usual_form
 
 MOST = 3  # steps that are advised
 TOO_SMALL = 8.0  # pixels at the network below which one in five spots or more is missed (`defect_size`)
@@ -41,6 +42,7 @@ class Facts:
     pictures, network: sizes (H, W) of pictures, and the one that they are scaled to; None where they are seen
         in tiles.
     defects, missed: how many were judged, and not found.
+    lies_elsewhere: whether parts lie elsewhere from picture to picture.
     tried: whether settings were tried (`--auto`).
     sole, hidden: name of the good picture that alone sets the threshold, and how many of the missed defects
         would be found without it.
@@ -50,10 +52,11 @@ class Facts:
     rate: float = 0.0
     missing: int = 0
     marks: Sequence[float] = ()
-    pictures: Sequence[tuple[int, int]] = ()
-    network: tuple[int, int] | None = None
+    pictures: Sequence[Size] = ()
+    network: Size | None = None
     defects: int = 0
     missed: int = 0
+    lies_elsewhere: bool = False
     tried: bool = False
     sole: str = ""
     hidden: int = 0
@@ -75,11 +78,19 @@ def _steps(facts: Facts) -> Iterator[Advice]:
         yield Advice(
             f"look whether {facts.sole} is good, else fit without it", f"{of}, {facts.hidden} for one picture"
         )
-    elif misses and not facts.tried:
+    elif misses and not facts.tried and (facts.lies_elsewhere or is_reduced(facts.pictures, facts.network)):
         yield Advice("fit --auto, which tries how the pictures are best seen", of)
     if facts.missing:
         more = pluralize(facts.missing, "more good picture")
-        yield Advice(f"add {more}", f"at most {facts.rate:.1%} of false alarms cannot be promised yet")
+        yield Advice(f"add {more}", f"a false-alarm rate of {facts.rate:.1%} cannot be promised yet")
+
+
+def is_reduced(pictures: Sequence[Size], network: Size | None) -> bool:
+    """Whether pictures are scaled down to the default size: a larger one, which a search tries, shows
+    more."""
+    if network is None or not pictures or network != size_in_form(DEFAULT_SIZE, usual_form(pictures)):
+        return False
+    return any(pixels_left(1, size, network) < 1 for size in pictures)
 
 
 def _smaller_view(facts: Facts) -> Advice | None:

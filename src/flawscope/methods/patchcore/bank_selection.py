@@ -17,6 +17,7 @@ from flawscope.methods.patchcore.model import BLOCK, Model
 from flawscope.methods.patchcore.patches import FitJob, Patches, choose_orientations
 from flawscope.methods.patchcore.selected_bank import NEXT_ELEMENTS, SelectedBank
 from flawscope.methods.task import Task
+from flawscope.progress import Detail
 
 MIB, GIB = 2**20, 2**30
 MAX_FEATURE_BYTES = 2 * GIB  # of features that are kept in memory if nobody asks for more
@@ -105,9 +106,9 @@ class MemoryPlan:
             if self.shards == 1
             else f"{self.features / GIB:.1f} GiB of features are streamed in {self.shards} shards"
         )
-        tight = "; that may not fit: close other programs" if self.peak > self.free else ""
         free = f"{self.free / GIB:.1f} GiB free"
-        return f"memory: about {self.peak / GIB:.2f} GiB at the peak, {free}; {how}{tight}"
+        line = f"memory: about {self.peak / GIB:.2f} GiB at the peak, {free}; {how}"
+        return f"{line}; that may not fit: close other programs" if self.peak > self.free else Detail(line)
 
 
 def predict_peak(model: Model, task: Task) -> int:

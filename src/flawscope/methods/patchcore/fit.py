@@ -47,6 +47,7 @@ from flawscope.methods.patchcore.patches import (
 )
 from flawscope.methods.patchcore.selected_bank import SelectedBank
 from flawscope.methods.task import Fitted, Task
+from flawscope.progress import Detail
 
 ROUNDS = 3  # of dropping suspects: defects of one kind hide each other until the first are gone
 
@@ -276,10 +277,8 @@ def _fit_streamed(job: FitJob, planned: MemoryPlan) -> Fitted:
     job.record_time("coreset")
     calibrated, good = _calibrate_by_rereading(job, used, selections)
     job.record_time("calibration")
-    job.task.say(
-        f"covering radius at most {', '.join(f'{r:.4g}' for r in radii)} "
-        f"({pluralize(planned.shards, 'shard')})"
-    )
+    radius = ", ".join(f"{r:.4g}" for r in radii)
+    job.task.say(Detail(f"covering radius at most {radius} ({pluralize(planned.shards, 'shard')})"))
     groups_of = [selection.groups for selection in selections]
     fitted = _make_result(job, good, calibrated, used, groups_of, {0: selections}, {})
     fitted.facts |= {"patches": sum(patches), "covering_radius": radii}

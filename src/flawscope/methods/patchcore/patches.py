@@ -21,6 +21,7 @@ from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore.model import BankView, Model
 from flawscope.methods.task import Task
 from flawscope.pictures.apart import GRID, MAX_COMPARED
+from flawscope.progress import Detail
 
 FEW_PICTURES = 10  # pictures up to which `auto` tries copies
 COMPARED_PATCHES = 1024  # patches of a left-out picture, at most
@@ -362,7 +363,7 @@ def keep_helpful_copies(job: FitJob, patches: Patches) -> Patches:
         job.orientations = ()
         return patches.keep_rows(range(len(patches.pictures)))
     why = ", which --augment none leaves out" if one_part else f": left-out pictures are {gain:.0%} nearer"
-    job.task.say(f"turned and mirrored copies are in the bank too{why}")
+    job.task.say(Detail(f"turned and mirrored copies are in the bank too{why}"))
     return patches
 
 

@@ -29,6 +29,7 @@ from flawscope.methods.patchcore.patches import FitJob, Patches, collect_patches
 from flawscope.methods.patchcore.selected_bank import SelectedBank
 from flawscope.methods.task import Task
 from flawscope.methods.threads import run_serially
+from flawscope.progress import Detail
 
 RNG_STREAM = 62
 COMPARED_POSITIONS = 8  # compared by `prefers_own_banks`
@@ -220,10 +221,8 @@ def prefers_own_banks(model: Model, task: Task) -> bool:
         return False
     of_own, of_shared = np.mean(found, axis=0).tolist()
     which, count = "each" if of_own < of_shared else "shared", pluralize(len(found), "left-out tile")
-    task.say(
-        f"positions: {which}, since {count} are {of_own:.4g} away from banks of their own places, "
-        f"{of_shared:.4g} from a shared one"
-    )
+    away = f"{count} are {of_own:.4g} away from banks of their own places, {of_shared:.4g} from a shared one"
+    task.say(Detail(f"positions: {which}, since {away}"))
     return which == "each"
 
 

@@ -13,7 +13,7 @@ from flawscope_station.learning.process import ProgressCallback
 
 UNUSUAL_COUNT = 8  # good pictures that look most unlike the others
 OVERLAY_SIDE = 900  # pixels of the longer side of a picture that is tried
-SEARCH = "auto: "  # stages of a search for settings begin so
+SEARCH = "trying"  # stages of a search for settings begin so: here they are one
 
 
 def run_job(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
@@ -96,20 +96,22 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
 def _fit_auto(job: dict[str, Any], model: Path, step: ProgressCallback) -> Any:
     """Fit with the settings that the pictures need; goes on with what was tried for the model before."""
     from flawscope import fitting
-    from flawscope.predictor import router
 
     given = dict(job["given"])
     minutes = given.pop("auto")
     began = time.monotonic()
+    first: float | None = None  # when the first setting was tried
 
     def tell(stage: str, done: int, total: int) -> None:
+        nonlocal first
         if stage.startswith(SEARCH):  # nobody knows how many settings are tried: the time is known
-            done, total = round(time.monotonic() - began), round(60 * minutes)
+            now = time.monotonic()
+            first = first or now
+            stage, done, total = SEARCH, round(now - first), round(60 * minutes - (first - began))
         step(stage, done, total)
 
-    earlier = fitting.Choice.from_facts(router.read_manifest(model).facts) if model.is_file() else None
     return fitting.fit_auto(
-        job["pictures"], minutes=minutes, earlier=earlier, device=job["device"], step=tell, **given
+        job["pictures"], minutes=minutes, earlier=model, device=job["device"], step=tell, **given
     )
 
 

@@ -303,11 +303,11 @@
   });
 
   const STAGES = [
-    ["try", /^auto/],
+    ["try", /^trying|^align/],
     ["test", /simulated/],
-    ["judge", /leave-one-out|calibration/],
+    ["judge", /leave-one-out|calibration|judging/],
     ["choose", /coreset|prototype/],
-    ["look", /feature|picture|statistic|target/],
+    ["look", /feature|picture|statistic|target|copies/],
   ];
   function progressWords() {
     const { stage, step, before } = state;
@@ -385,7 +385,9 @@
     );
     byId("curve").textContent = curve(result);
     byId("rates-part").hidden = !result.rates.length;
-    byId("rates-table").replaceChildren(...result.rates.map((one) => rateRow(one, result)));
+    const isTried = result.rates.some(({ found }) => Object.keys(found).length);
+    byId("rates-found").hidden = !isTried;
+    byId("rates-table").replaceChildren(...result.rates.map((one) => rateRow(one, result, isTried)));
     byId("odd").replaceChildren(
       ...result.odd.map((one) => {
         const item = card(small(one.name), one.name);
@@ -433,7 +435,7 @@
   }
 
   /** What a false-alarm rate would mean for this model. */
-  function rateRow({ rate, expected, supported, missing, found }, { wanted_rate }) {
+  function rateRow({ rate, expected, supported, missing, found }, { wanted_rate }, isTried) {
     const cell = (text) => make("td", { className: "number" }, text);
     const title = make("th", { scope: "row" }, t("rates.of_hundred", { rate: number(100 * rate, 3) }));
     const row = make("tr", {}, title);
@@ -444,7 +446,7 @@
       return row;
     }
     const [k, n] = Object.values(found).reduce(([k, n], [hit, all]) => [k + hit, n + all], [0, 0]);
-    row.append(cell(number(1000 * expected, 2)), ...(day ? [cell(number(day * expected, 2))] : []), cell(n ? t("rates.of", { k, n }) : "–"));
+    row.append(cell(number(1000 * expected, 2)), ...(day ? [cell(number(day * expected, 2))] : []), ...(isTried ? [cell(n ? t("rates.of", { k, n }) : "–")] : []));
     return row;
   }
 
@@ -491,7 +493,7 @@
   function tried(one) {
     if (one.error) return make("li", { className: "card", title: one.error }, t("new.refusal_unreadable", { name: one.name }));
     const badge = mark(one.decision === "good", t(`common.${one.decision}`));
-    return card(`data:image/webp;base64,${one.overlay}`, one.name, badge, make("span", { className: "small" }, ` ${t("common.severity")} ${number(one.severity)}`));
+    return card(`data:image/webp;base64,${one.overlay}`, one.name, badge, make("span", { className: "small" }, ` ${t("new.severity", { n: number(one.severity) })}`));
   }
 
   byId("go-live").addEventListener("click", async () => {
