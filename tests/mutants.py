@@ -60,6 +60,14 @@ AREAS = {
             ]
         ),
     ),
+    "inspecting": (
+        "station/src/flawscope_station/inspecting/*.py",
+        " ".join(
+            f"station/tests/*{word}*.py"
+            for word in ["api", "deadline", "threads", "interlock", "unanswered", "tolerances", "parts"]
+        ),
+    ),
+    "challenge": ("station/src/flawscope_station/challenge/*.py", "station/tests/*challenge*.py"),
     "outbox": (
         "station/src/flawscope_station/sinks/outbox.py",
         "station/tests/*store_machine*.py station/tests/*outbox*.py station/tests/*sinks*.py",
@@ -202,6 +210,8 @@ def pytest(copy: Path, arguments: list[str], **env: str) -> subprocess.Completed
         "no:cacheprovider",
         "-k",
         "not postgresql",
+        "-m",
+        "not slow and not browser",
     ]
     env = {
         **os.environ,
@@ -252,6 +262,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--again", type=Path, help="results of an earlier run")
+    parser.add_argument("--areas", default=",".join(AREAS), help="default: all")
     parser.add_argument("--number", type=int, default=200)
     parser.add_argument("--seed", type=int, default=36)
     parser.add_argument("--jobs", type=int, default=2)
@@ -266,7 +277,7 @@ def main() -> None:
     else:
         every = [
             {"area": area, "module": str(path.relative_to(ROOT)), **site}
-            for area in AREAS
+            for area in args.areas.split(",")
             for path in modules(area)
             for site in sites(path)
         ]

@@ -55,12 +55,16 @@ def reels_fixture(parts, tmp_path):
 def settings_text(
     settings: Settings, products: dict[str, str], connection: str, more: Mapping[str, Any] | None = None
 ) -> str:
-    """station.yaml. products: model by name, with the folder of its camera after a space. more: settings of
-    each."""
+    """station.yaml. products: model by name, with the folder of its camera after a space, or
+    VIEW=FOLDER of several. more: settings of each."""
     lines = ["products:"]
     for name, given in products.items():
-        model, folder = given.split()
+        model, *cameras = given.split()
         lines += [f"  {name}:", f"    model: {model}", "    camera_checks: false"]
         lines += [f"    {key}: {value}" for key, value in (more or {}).items()]
-        lines += ["    sources:", f"      - reel: {folder}"]
+        lines += ["    sources:"]
+        for view, _, folder in (camera.rpartition("=") for camera in cameras):
+            lines += [
+                f"      - reel: {{folder: {folder}, view: {view}}}" if view else f"      - reel: {folder}"
+            ]
     return "\n".join([*lines, f"store: {settings.store}", "port: 0", "threads: 1", "device: cpu", connection])

@@ -4,11 +4,8 @@ pictures of several parts."""
 from __future__ import annotations
 
 import io
-import os
-import random
 import threading
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -37,45 +34,28 @@ from flawscope_station.store.records import Store
 from flawscope_station.store.retention import Retention
 from flawscope_station.store.schema import LATE, inspections, parts
 from sink_helpers import Listener, Mosquitto, make_broker, make_sink, new_folder
-from station_helpers import NAME, Running, Served, add_version, aged, free_port, png, taken, until
+from station_helpers import NAME, Running, add_version, aged, delayed, held, png, recorded, taken, until
 from tablet import PHONE, SLATE, Tablet, needs_chromium
 from tablet import driver_fixture as driver_fixture
+from view_helpers import (  # noqa: F401
+    API,
+    VIEWS,
+    bad_at_the_top,
+    by_length_fixture,
+    part_model_fixture,
+    post,
+    recorded_parts,
+    view,
+    whole,
+)
 
-VIEWS = ("left", "right", "top")
 GOOD = 20  # a part that is good; one of ten others would be a false alarm
-API = f"/api/v1/products/{NAME}"
-
-
-def view(part: int, name: str, defect: bool = False) -> bytes:
-    """PNG of a drawn part from one side."""
-    k = VIEWS.index(name)
-    rng = np.random.default_rng([part, k])
-    picture = np.full((80, 80, 3), (60, 80 + 50 * k, 120), np.float64)
-    picture[20:60, 20 + 8 * k : 60] = 150
-    if defect:
-        picture[34:44, 44:54] = 30
-    return png((picture + rng.normal(0, 3, picture.shape)).clip(0, 255).astype(np.uint8))
 
 
 def of_product(product: str, part: int, name: str) -> bytes:
     """PNG of a part of one of two products: the lid is the box in other colours."""
     shown = np.asarray(Image.open(io.BytesIO(view(part, name))))
     return png(255 - shown if product == "lid" else shown)
-
-
-@pytest.fixture(scope="session")
-def part_model(shared):
-    """Judges parts of three views. Read only."""
-
-    def fill(folder: Path) -> None:
-        (folder / "good").mkdir()
-        for part in range(9):
-            for name in VIEWS:
-                (folder / "good" / f"p{part}_{name}.png").write_bytes(view(part, name))
-        how: dict[str, Any] = {"part": r"p\d+", "size": 64, "check": False, "device": "cpu"}
-        flawscope.fit(folder / "good", **how).save(folder / "part.safetensors")
-
-    return shared("part-model", fill) / "part.safetensors"
 
 
 @pytest.fixture
@@ -111,17 +91,6 @@ def decided(url: str, count: int) -> list[dict[str, Any]]:
         return every if len(every) >= count else None
 
     return list(until(found))
-
-
-def whole(part: int, bad: str | None = None) -> dict[str, bytes]:
-    """Pictures of a part from all sides."""
-    return {name: view(part, name, name == bad) for name in ("top", "left", "right")}
-
-
-def post(url: str, files: dict[str, bytes], **query: str) -> httpx.Response:
-    sent = [("files", (name, data)) for name, data in files.items()]
-    headers = {"Idempotency-Key": query.pop("key")} if "key" in query else {}
-    return httpx.post(f"{url}{API}/inspections", params=query, files=sent, headers=headers, timeout=60)
 
 
 def test_a_part_is_judged_as_the_model_does_in_python(client, part_model):
@@ -545,36 +514,52 @@ def test_a_picture_is_recorded_with_its_parts(open_station, several_model, tmp_p
         assert page.text.count("<dt>Part ") == 6
 
 
-@pytest.mark.slow
-def test_a_station_that_is_killed_has_whole_parts_alone(part_model, tmp_path):
-    """Those that were answered among them, each once, whatever is sent again."""
-    kills, rng = int(os.environ.get("KILLS", "3")), random.Random(0)
-    words = [str(part_model), "--station", str(tmp_path / "store"), "--product", NAME]
-    served = Served([*words, "--device", "cpu", "--threads", "1"], free_port())
-    answered: dict[str, int] = {}
-    for number in range(kills + 1):
-        served.start(240)
-        if number < kills:
-            threading.Timer(rng.uniform(0.5, 4.0), served.kill).start()
-        for part in range(1000 if number < kills else len(answered) + 5):
-            name = f"p{part}"
-            try:
-                answer = post(served.url, whole(part), part=name, key=name)
-            except httpx.TransportError:
-                break
-            assert answer.status_code == 201, answer.text
-            seen = {one["inspection"]["part_id"] for one in answer.json()["results"]}
-            assert seen == {answered.setdefault(name, *seen)}
-        if number < kills:
-            until(lambda: served.process is not None and served.process.poll() is not None)
-    every, cursor = [], ""
-    while cursor is not None:
-        page = httpx.get(f"{served.url}{API}/parts", params={"limit": 500, "cursor": cursor}).json()
-        every, cursor = every + page["parts"], page["next"]
-    assert len({one["part"] for one in every}) == len(every) >= len(answered)
-    assert all(sorted(one["views"]) == [*VIEWS] for one in every)
-    assert httpx.get(f"{served.url}{API}").json()["inspections"] == 3 * len(every)
-    served.kill()
+@pytest.mark.parametrize("way", ["http", "folder"])
+def test_a_tolerance_and_a_kind_hold_for_a_part(open_station, part_model, naming, by_length, tmp_path, way):
+    model = flawscope.load(part_model, device="cpu", threads=1).with_scale(0.1)
+    model.save(tmp_path / "scaled.safetensors")
+    rules, allowed = tmp_path / "tolerances.yaml", bad_at_the_top(model, VIEWS)
+    text = "version: 1\npicture: [80, 80]\nrules: [{kind: any, length: 1000}]\n"
+    rules.write_text(text)
+    (incoming := tmp_path / "incoming").mkdir()
+    sources = (FolderSourceSettings(str(incoming), DELETE),)
+    product = ProductSettings(str(tmp_path / "scaled.safetensors"), tolerances=str(rules), sources=sources)
+    running = open_station(products={NAME: product})
+    for name, decision in (("p1", "within tolerance"), ("p2", "anomalous")):
+        if way == "http":
+            assert post(running.url, whole(allowed, "top"), part=name).status_code == 201
+        else:
+            for seen_from, data in whole(allowed, "top").items():
+                (incoming / f"{name}_{seen_from}.png").write_bytes(data + name.encode())
+        newest = decided(running.url, int(name[1:]))[0]
+        assert (newest["part"], newest["decision"], newest["worst"]) == (name, decision, "top")
+        one = httpx.get(f"{running.url}{API}/inspections/{newest['views']['top']}").json()
+        assert (one["decision"], one["regions"][0]["kinds"]) == (decision, ["scratch"])
+        rules.write_text(text.replace("1000", "0.001").replace("version: 1", "version: 2"))
+        until(lambda: (running.station.tolerances.in_force(1) or {})["version"] == "2")
+
+
+def test_a_part_that_is_late_is_so_in_all_views(line, monkeypatch, tmp_path):
+    """It is judged by nobody, or recorded whole as late; a folder waits for its parts as long as it takes."""
+    (incoming := tmp_path / "incoming").mkdir()
+    running = line(deadline="1 s", sources=(FolderSourceSettings(str(incoming), DELETE),))
+    with held(running.station):
+        answer = post(running.url, whole(GOOD), part="A")
+        assert (answer.status_code, {one["code"] for one in answer.json()["results"]}) == (504, {"late"})
+        assert running.station.inspector.backlog() == 0, "its places are free"
+    assert recorded_parts(running.url, {}) == {}
+    going, store = threading.Event(), running.station.store
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "record", delayed(store.record, going))
+        assert post(running.url, whole(GOOD), part="B").status_code == 504
+        for name, data in whole(23).items():
+            (incoming / f"p23_{name}.png").write_bytes(data)
+        until(lambda: running.station.inspector.backlog() == 6)
+        going.set()
+        decided(running.url, 2)
+    assert recorded_parts(running.url, {"B": whole(GOOD), "p23": whole(23)}).keys() == {"B", "p23"}
+    found = {(one["part"], one["unanswered"]) for one in recorded(running.station)}
+    assert found == {("B", "late"), ("p23", None)}
 
 
 # -------------------------------------------------------------------------------------------- challenge parts

@@ -13,11 +13,12 @@ from flawscope_station.plugins import RUNNING, Picture, Plugin, State, now
 class ReelSettings:
     folder: str
     pattern: str = "*.png"
+    view: str | None = None
 
 
 class Reel:
     def __init__(self, line, settings, number):
-        self.line, self.number = line, number
+        self.line, self.number, self.view = line, number, settings.view
         self.state = State("camera", f"camera{number}", settings.folder, "trigger")
         paths = sorted(Path(settings.folder).glob(settings.pattern))
         if not paths:
@@ -41,7 +42,8 @@ class Reel:
 
     def picture(self, shot, key):
         self.state.taken += 1
-        return Picture(self.line.product_id, shot.read_bytes(), shot.name, "camera", key, triggers=1)
+        about = {"triggers": 1, "view": self.view}
+        return Picture(self.line.product_id, shot.read_bytes(), shot.name, "camera", key, **about)
 
 
 REEL = Plugin("reel", ReelSettings, Reel, paths=("folder",))

@@ -22,7 +22,6 @@ from flawscope_station.problems import Listener
 from flawscope_station.refusals import Refusals
 from flawscope_station.settings.plugins import ConfiguredPlugin
 from flawscope_station.sources import find_camera
-from flawscope_station.sources.camera import LiveCamera
 from flawscope_station.sources.source import ReportProblem, Source, TriggeredSource
 from flawscope_station.store.addresses import Addresses
 from flawscope_station.store.records import Store
@@ -115,8 +114,7 @@ class ConnectionContext:
         if not views:
             return [self.camera(owner, number)]
         sources = self.sources[self.addresses.configured_name(owner)]
-        cameras = [one for one in sources if isinstance(one, LiveCamera)]
-        by_view = {camera.settings.view: camera for camera in cameras}
+        by_view = {getattr(one, "view", None): one for one in sources if isinstance(one, TriggeredSource)}
         if missing := [view for view in views if view not in by_view]:
             raise InputError(
                 f"{name} has no camera for {', '.join(missing)}: write `view:` below each camera"

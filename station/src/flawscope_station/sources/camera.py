@@ -107,7 +107,7 @@ class LiveCamera:
     _frames_are_parts = False  # else only the newest one counts
 
     def __init__(self, line: SourceContext, settings: LiveCameraSettings, number: int):
-        self.line, self.settings, self.number = line, settings, number
+        self.line, self.settings, self.number, self.view = line, settings, number, settings.view
         self.state = State(SOURCE, f"camera{number}", settings.display_name, settings.every)
         self._changed = threading.Condition()
         self._pending: deque[Shot] = deque()  # due, and not submitted yet
@@ -169,8 +169,8 @@ class LiveCamera:
         """Encode a frame as a picture to submit. InputError where the frame is too large."""
         data = encode_png(shot.frame, self.line.share.limits.pixels)
         name = f"{self.state.name}-{iso(shot.at).replace(':', '-')}.png"
-        triggers, view = shot.triggers or None, self.settings.view
-        return Picture(self.line.product_id, data, name, SOURCE, key, triggers=triggers, view=view)
+        triggers = shot.triggers or None
+        return Picture(self.line.product_id, data, name, SOURCE, key, triggers=triggers, view=self.view)
 
     def _take_triggers(self, exposed_at: float = math.inf) -> dict[Future[Shot], Trigger]:
         """Take the triggers that had come when a frame was exposed."""

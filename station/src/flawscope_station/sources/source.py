@@ -93,6 +93,7 @@ class TriggeredSource(Source, Protocol):
 
     Attributes:
         number: among the product's cameras, from 1.
+        view: of a part, which all its pictures show; may be missing.
     """
 
     number: int

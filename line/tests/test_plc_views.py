@@ -1,0 +1,227 @@
+"""A PLC with two cameras whose product is judged in two views: one trigger is one part."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+
+import flawscope
+from flawscope_line.plc.handshake import Code
+from flawscope_station.settings.station import read_settings
+from plc_helpers import (  # noqa: F401
+    WIRES,
+    connection,
+    play_fixture,
+    plc_at,
+    plugins_fixture,
+    reels_fixture,
+    settings_text,
+)
+from plugin_helpers import LINE
+from station_helpers import NAME, PATIENCE, Served, free_port, opened, until
+from view_helpers import (  # noqa: F401
+    API,
+    bad_at_the_top,
+    by_length_fixture,
+    lives,
+    pair_model_fixture,
+    recorded_parts,
+    whole,
+)
+
+KILLS, PARTS = int(os.environ.get("KILLS", "2")), int(os.environ.get("PARTS", "20"))
+PAIR = ("left", "top")
+pytestmark = pytest.mark.usefixtures("plugins")
+
+
+class Belt:
+    """Lays parts under two cameras."""
+
+    def __init__(self, folder: Path):
+        self.folders = {name: folder / name for name in PAIR}
+        for one in self.folders.values():
+            one.mkdir()
+        self.lay(0)
+
+    def lay(self, part: int, bad: str | None = None) -> dict[str, bytes]:
+        pictures = whole(part, bad, PAIR)
+        for name, data in pictures.items():
+            (self.folders[name] / "new").write_bytes(data)
+            (self.folders[name] / "new").rename(self.folders[name] / "0.png")
+        return pictures
+
+    def product(self, model: Path) -> str:
+        """As `settings_text` takes it."""
+        return " ".join([str(model), *(f"{name}={folder}" for name, folder in self.folders.items())])
+
+
+@pytest.fixture
+def belt(tmp_path):
+    return Belt(tmp_path)
+
+
+def good_parts(model: Path, count: int) -> list[int]:
+    """Parts that the model calls good: one of ten others would be a false alarm."""
+    predictor = flawscope.load(model, device="cpu", threads=1)
+    each = (
+        part for part in range(20, 200) if not predictor.predict_part(whole(part, None, PAIR)).is_anomalous
+    )
+    return [next(each) for _ in range(count)]
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_trigger_is_a_part(play, belt, pair_model, wire):
+    """The decision, the worst view's score and its record."""
+    played = play(wire, {NAME: belt.product(pair_model)})
+    (good,) = good_parts(pair_model, 1)
+    sent = {}
+    for part, bad in ((good, None), (31, "top"), (32, "left")):
+        sent[f"P{part}"] = belt.lay(part, bad)
+        outcome, shown = played.plc.inspect(f"P{part}")
+        assert outcome == ("nok" if bad else "ok"), shown
+        found = recorded_parts(played.running.url, sent)[f"P{part}"]
+        assert shown["inspection"] == found["views"][found["worst"]]
+        assert bad in (None, found["worst"])
+        assert played.plc.ready(1) is not None
+
+
+def test_a_tolerance_and_a_kind_hold_for_a_part(play, belt, pair_model, naming, by_length, tmp_path):
+    model = flawscope.load(pair_model, device="cpu", threads=1).with_scale(0.1)
+    model.save(tmp_path / "scaled.safetensors")
+    rules, allowed = tmp_path / "tolerances.yaml", bad_at_the_top(model, PAIR)
+    text = "version: 1\npicture: [80, 80]\nrules: [{kind: any, length: 1000}]\n"
+    rules.write_text(text)
+    played = play(
+        products={NAME: belt.product(tmp_path / "scaled.safetensors")}, product={"tolerances": rules}
+    )
+    belt.lay(allowed, "top")
+    outcome, shown = played.plc.inspect("A")
+    assert (outcome, shown["tolerated"], shown["kind"]) == ("ok", True, 2)
+    rules.write_text(text.replace("1000", "0.001").replace("version: 1", "version: 2"))
+    until(lambda: (played.running.station.tolerances.in_force(1) or {})["version"] == "2")
+    assert played.plc.ready(1) is not None
+    outcome, shown = played.plc.inspect("B")
+    assert (outcome, shown["tolerated"], shown["kind"]) == ("nok", False, 2)
+    found = httpx.get(f"{played.running.url}{API}/parts").json()["parts"]
+    assert [(one["part"], one["decision"]) for one in found] == [
+        ("B", "anomalous"),
+        ("A", "within tolerance"),
+    ]
+
+
+def test_a_part_that_is_late_or_withdrawn_is_so_in_all_views(play, belt, pair_model, monkeypatch):
+    played = play(products={NAME: belt.product(pair_model)}, deadline="1500 ms")
+    recorder, opened_again = played.running.station.recorder, threading.Event()
+    record = recorder._record
+
+    def held(group):
+        opened_again.wait(PATIENCE)
+        record(group)
+
+    monkeypatch.setattr(recorder, "_record", held)
+    sent, added = {}, []
+    add = recorder.add
+    monkeypatch.setattr(recorder, "add", lambda whole: (added.append(whole), add(whole))[1])
+    for number, (part, code) in enumerate((("L", Code.LATE), ("W", Code.WITHDRAWN))):
+        opened_again.clear()
+        sent[part] = belt.lay(40 + number)
+        played.plc.say(part=part, trigger=True)
+        until(lambda number=number: len(added) > number)
+        if code is Code.LATE:
+            shown = played.plc.until(lambda shown: shown["done"])
+        else:
+            played.plc.say(trigger=False)
+            shown = played.plc.until(lambda shown: not shown["busy"])
+        assert (shown["ok"], shown["code"]) == (False, code)
+        opened_again.set()
+        until(lambda: played.running.station.inspector.backlog() == 0)
+        assert played.plc.ready(1) is not None
+    assert recorded_parts(played.running.url, sent).keys() == sent.keys()
+    found = {(one["part"], one["view"]): one["unanswered"] for one in played.inspections()}
+    assert found == {(p, v): why for p, why in (("L", "late"), ("W", "withdrawn")) for v in PAIR}
+
+
+def test_challenge_parts_are_set_up_and_shown(settings, belt, pair_model, tmp_path):
+    port, path = free_port(), tmp_path / "station.yaml"
+    wire = connection("modbus", port, {1: NAME})
+    path.write_text(settings_text(settings, {NAME: belt.product(pair_model)}, wire, {"challenge": "[]"}))
+    running = opened(read_settings(path))
+    api, plc = f"{running.url}{API}", plc_at("modbus", port)
+    kept, shown_later, production = good_parts(pair_model, 3)
+
+    def show(name: str, part: int, bad: str | None = None) -> None:
+        belt.lay(part, bad)
+        plc.say(trigger=False, recipe=1, part=name)
+        assert plc.ready(1) is not None, "a challenge part may be triggered"
+        outcome, shown = plc.inspect(name)
+        assert (outcome, shown["ok"], shown["code"]) == ("fault", False, Code.NOT_READY)
+
+    def refused(name: str) -> None:
+        plc.say(trigger=False, recipe=1, part=name)
+        assert plc.until(lambda shown: shown["code"] == Code.NOT_READY and not shown["ready"]) is not None
+        assert plc.inspect(name)[0] == "fault"
+
+    try:
+        refused("P1")
+        for name, expected, part, bad in (("g", "good", kept, None), ("d", "defective", 31, "top")):
+            new = {"name": name, "expected": expected}
+            assert httpx.post(f"{api}/challenge/awaited", json=new).status_code == 200
+            show(name, part, bad)
+        views = [sorted(one["views"]) for one in httpx.get(f"{api}/challenge").json()["parts"]]
+        assert views == [[*PAIR]] * 2
+        refused("P2")
+        show("g", shown_later)
+        refused("P3")
+        show("d", 33, "top")
+        assert httpx.get(f"{api}/challenge").json()["ready"]
+        sent = {"P4": belt.lay(production)}
+        plc.say(part="P4")
+        assert plc.ready(1) is not None
+        assert plc.inspect("P4")[0] == "ok"
+        assert recorded_parts(running.url, sent).keys() == {"P4"}, "challenge parts are not in the records"
+    finally:
+        plc.close()
+        running.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wire", ["modbus", "modbus-client"])
+def test_parts_at_a_station_that_is_killed(plugins, settings, belt, pair_model, tmp_path, wire):
+    """Each part has one outcome at the PLC, and is in the records if that is not an error.
+    KILLS and PARTS say how many."""
+    port, path = free_port(), tmp_path / "station.yaml"
+    text = connection(wire, port, {1: NAME}, watchdog="1 s")
+    path.write_text(settings_text(settings, {NAME: belt.product(pair_model)}, text))
+    there = os.pathsep.join((str(plugins), str(LINE), os.environ.get("PYTHONPATH", "")))
+    served = Served([str(path)], free_port(), {"PYTHONPATH": there})
+    sent: dict[str, dict[str, bytes]] = {}
+    outcomes: dict[str, str] = {}
+    plc = plc_at(wire, port) if wire == "modbus-client" else None
+    for life, is_last in enumerate(lives(served, KILLS, 3.0)):
+        plc = plc_at(wire, port) if wire != "modbus-client" else plc
+        assert plc is not None
+        share = PARTS if is_last else PARTS * (life + 1) // (KILLS + 1)
+        while len(outcomes) < share:
+            if plc.ready(1, 60.0 if is_last else 1.0) is None:
+                assert not is_last
+                if served.process is None or served.process.poll() is not None:
+                    break
+                continue
+            number = len(outcomes)
+            name = f"P{number}"
+            sent[name] = belt.lay(number, "top" if number % 3 == 2 else None)
+            outcomes[name] = plc.inspect(name, seconds=2)[0]
+        if wire != "modbus-client" or is_last:
+            plc.close()
+    found = recorded_parts(served.url, sent)
+    served.kill()
+    told = {name: outcome for name, outcome in outcomes.items() if outcome != "fault"}
+    assert len(outcomes) == PARTS
+    assert len(told) >= PARTS - 2 * KILLS, "a busy machine may lose its link, too"
+    for name, outcome in told.items():
+        assert found[name]["decision"] == {"ok": "good", "nok": "anomalous"}[outcome]
+    print(f"{wire}: {len(told)} of {len(outcomes)} answered, {len(found)} in the records")

@@ -1,0 +1,78 @@
+"""Parts in several views at a station that is killed: every part that was handed in is recorded, or whoever
+handed it in was told that it is not, and none is made from pictures of two parts.
+
+KILLS and PARTS say how many.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+import time
+
+import httpx
+import pytest
+
+from station_helpers import NAME, Served, free_port, until
+from view_helpers import lives, part_model_fixture, post, recorded_parts, whole  # noqa: F401
+
+KILLS, PARTS = int(os.environ.get("KILLS", "3")), int(os.environ.get("PARTS", "40"))
+pytestmark = pytest.mark.slow
+
+
+def test_parts_by_http(part_model, tmp_path):
+    """Those that were answered stay as they were, whatever is sent again."""
+    words = [str(part_model), "--station", str(tmp_path / "store"), "--product", NAME]
+    served = Served([*words, "--device", "cpu", "--threads", "1"], free_port())
+    sent = {f"p{number}": whole(number) for number in range(PARTS)}
+    answered: dict[str, int] = {}
+    for _ in lives(served, KILLS, 1.5):
+        for name in [*list(answered)[-3:], *(name for name in sent if name not in answered)]:
+            try:
+                answer = post(served.url, sent[name], part=name, key=name)
+            except (httpx.TransportError, json.JSONDecodeError):
+                break
+            assert answer.status_code == 201, answer.text
+            seen = {one["inspection"]["part_id"] for one in answer.json()["results"]}
+            assert seen == {answered.setdefault(name, *seen)}
+    found = recorded_parts(served.url, sent)
+    served.kill()
+    assert {name: one["id"] for name, one in found.items()} == answered
+    assert len(answered) == PARTS
+
+
+def test_parts_by_folder(part_model, tmp_path):
+    """Their files come in any order, those of several parts at once."""
+    (incoming := tmp_path / "incoming").mkdir()
+    settings = {
+        "products": {
+            NAME: {"model": str(part_model), "sources": [{"folder": str(incoming), "then": "delete"}]}
+        },
+        "store": str(tmp_path / "store"),
+    }
+    (tmp_path / "station.yaml").write_text(json.dumps(settings))
+    served = Served([str(tmp_path / "station.yaml"), "--device", "cpu", "--threads", "1"], free_port())
+    sent = {f"p{number}": whole(number) for number in range(PARTS)}
+
+    def write() -> None:
+        rng, names = random.Random(1), [*sent]
+        for begin in range(0, PARTS, 3):
+            files = [(part, *one) for part in names[begin : begin + 3] for one in sent[part].items()]
+            rng.shuffle(files)
+            for part, name, data in files:
+                (incoming / f".{part}").write_bytes(data)
+                (incoming / f".{part}").rename(incoming / f"{part}_{name}.png")
+                time.sleep(0.02)
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    for is_last in lives(served, KILLS, 2.5):
+        if is_last:
+            until(lambda: not writer.is_alive())
+            while left := len([*incoming.iterdir()]):
+                until(lambda left=left: len([*incoming.iterdir()]) < left)
+    found = recorded_parts(served.url, sent)
+    served.kill()
+    assert found.keys() == sent.keys()

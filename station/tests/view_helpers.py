@@ -1,0 +1,127 @@
+"""Parts in several views: pictures, a model that judges them, and what a station has recorded of them."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+import flawscope
+from flawscope import Prediction
+from flawscope.predictor import tolerating
+from flawscope.results.findings import tolerance_finding
+from flawscope.results.tolerance import Tolerances
+from station_helpers import NAME, Served, everything, png, until
+
+VIEWS = ("left", "right", "top")
+API = f"/api/v1/products/{NAME}"
+
+
+def view(part: int, name: str, defect: bool = False) -> bytes:
+    """PNG of a drawn part from one side."""
+    k = VIEWS.index(name)
+    rng = np.random.default_rng([part, k])
+    picture = np.full((80, 80, 3), (60, 80 + 50 * k, 120), np.float64)
+    picture[20:60, 20 + 8 * k : 60] = 150
+    if defect:
+        picture[34:44, 44:54] = 30
+    return png((picture + rng.normal(0, 3, picture.shape)).clip(0, 255).astype(np.uint8))
+
+
+def whole(
+    part: int, bad: str | None = None, views: Sequence[str] = ("top", "left", "right")
+) -> dict[str, bytes]:
+    """Pictures of a part from all sides."""
+    return {name: view(part, name, name == bad) for name in views}
+
+
+def fit_parts(model: Path, views: Sequence[str]) -> None:
+    """Fit a model that judges parts by these views."""
+    (good := model.parent / "good").mkdir()
+    for part in range(9):
+        for name in views:
+            (good / f"p{part}_{name}.png").write_bytes(view(part, name))
+    how: dict[str, Any] = {"part": r"p\d+", "size": 64, "check": False, "device": "cpu"}
+    flawscope.fit(good, **how).save(model)
+
+
+@pytest.fixture(name="part_model", scope="session")
+def part_model_fixture(shared):
+    """Judges parts of three views. Read only."""
+    fill = lambda folder: fit_parts(folder / "part.safetensors", VIEWS)  # noqa: E731
+    return shared("part-model", fill) / "part.safetensors"
+
+
+@pytest.fixture(name="pair_model", scope="session")
+def pair_model_fixture(shared):
+    """Judges parts of the views left and top. Read only."""
+    fill = lambda folder: fit_parts(folder / "pair.safetensors", ("left", "top"))  # noqa: E731
+    return shared("pair-model", fill) / "pair.safetensors"
+
+
+def bad_at_the_top(model: flawscope.Predictor, views: Sequence[str]) -> int:
+    """Return a part whose other views the model calls good, each alone."""
+
+    def is_good(part: int) -> bool:
+        return not any(model.predict(view(part, one)).is_anomalous for one in views if one != "top")
+
+    return next(part for part in range(30, 200) if is_good(part))
+
+
+@pytest.fixture(name="by_length")
+def by_length_fixture(monkeypatch):
+    """Rules of more than 1 mm tolerate every defect, others none: small pictures tell no size."""
+
+    def apply(found: Prediction, numbers: object, rules: Tolerances) -> Prediction:
+        length = rules.rules[0].length
+        return found.noticing(tolerance_finding(length is not None and length > 1, (), rules.version))
+
+    monkeypatch.setattr(tolerating, "apply_tolerances", apply)
+
+
+def post(url: str, files: dict[str, bytes], **query: str) -> httpx.Response:
+    sent = [("files", (name, data)) for name, data in files.items()]
+    headers = {"Idempotency-Key": query.pop("key")} if "key" in query else {}
+    return httpx.post(f"{url}{API}/inspections", params=query, files=sent, headers=headers, timeout=60)
+
+
+def recorded_parts(url: str, sent: Mapping[str, Mapping[str, bytes]]) -> dict[str, dict[str, Any]]:
+    """Return a station's parts by name; check that each is there once, whole, and made from its own pictures.
+
+    sent: pictures by part and view.
+    """
+    found: list[dict[str, Any]] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        page = httpx.get(f"{url}{API}/parts", params={"limit": 500, "cursor": cursor}, timeout=60).json()
+        found, cursor = found + page["parts"], page["next"]
+    pictures = {one["id"]: one["picture"] for one in everything(url)}
+    for one in found:
+        own = {name: hashlib.sha256(data).hexdigest() for name, data in sent[one["part"]].items()}
+        assert {name: pictures.pop(number) for name, number in one["views"].items()} == own
+    assert not pictures, "pictures without a part"
+    parts = {one["part"]: one for one in found}
+    assert len(parts) == len(found), "a part twice"
+    return parts
+
+
+def lives(served: Served, kills: int, seconds: float) -> Iterator[bool]:
+    """Start a station again and again, and kill it within so many seconds; yield whether this is the last
+    life, in which it is not killed."""
+    rng = random.Random(0)
+    for _ in range(kills):
+        served.start(240)
+        timer = threading.Timer(rng.uniform(0.0, seconds), served.kill)
+        timer.start()
+        yield False
+        timer.join()
+        until(lambda: served.process is not None and served.process.poll() is not None)
+    served.start(240)
+    yield True
