@@ -6,6 +6,7 @@ import math
 
 from flawscope.artefact.model_file import Manifest
 from flawscope.calibration.tried import Choice
+from flawscope.errors import InputError
 from flawscope.evaluation.result import Evaluation
 from flawscope.pictures.decoding import decode, to_eight_bits
 from flawscope.pictures.pixel_sets import connected_parts, largest_sizes
@@ -51,7 +52,10 @@ def _lies_elsewhere(result: Evaluation) -> bool:
     """Whether parts lie elsewhere in good test pictures."""
     good = [one.item.path for one in result.pictures if not one.item.anomalous][:MEASURED]
     how = Preprocess()
-    return bool(poses_that_vary([how.small(to_eight_bits(decode(path))) for path in good]))
+    try:
+        return bool(poses_that_vary([how.small(to_eight_bits(decode(path))) for path in good]))
+    except InputError:  # removed since it was judged
+        return False
 
 
 def _sole_picture(manifest: Manifest) -> tuple[str, float]:
