@@ -67,6 +67,7 @@ def test_a_damaged_scale_is_told(wrong):
         model(facts={"mm_per_pixel": wrong})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [{}, {"roi": (20, 20, 60, 60)}, {"undistort": LENS}])
 def test_each_of_several_parts_is_tolerated_by_itself(how):
     good = [matrix.draw(seed, "top", True, "one", False) for seed in range(8)]

@@ -547,6 +547,7 @@ SYSTEM_NAMES = ("Thumbs.db", "sub/Thumbs.db", "desktop.ini", ".DS_Store", "._alo
 UNSEEN_FOLDERS = ("@eaDir", ".trash", "$RECYCLE.BIN", "__MACOSX")
 
 
+@pytest.mark.slow
 def test_names_of_cameras_scanners_and_people_are_inspected_or_told(line):
     """A picture is inspected whatever its name: masks are for learning."""
     assert len(PICTURE_NAMES) + len(OTHER_NAMES) >= 200

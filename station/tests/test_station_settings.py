@@ -316,6 +316,7 @@ def said(call: Any, *values: Any) -> str:
 
 @settings(deadline=None)
 @given(secrets, st.sampled_from("/@:?#&=;%\\ .-"), places)
+@pytest.mark.slow
 def test_no_place_of_an_address_gives_a_secret_away(parts, mark, place):
     assume(mark != "@" or not place.endswith(":{0}"))  # behind an @ at the end stands the host
 

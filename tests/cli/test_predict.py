@@ -364,6 +364,7 @@ NAMES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("names", "quiet"), [(NAMES, []), (SOME_NAMES, ["--quiet"])], ids=["all", "quiet"])
 def test_names_of_cameras_scanners_and_people_are_judged_or_told(
     run, model_path, drawn, tmp_path, names, quiet

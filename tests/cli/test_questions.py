@@ -122,6 +122,7 @@ def test_pictures_that_show_nothing_at_a_calibration_are_a_question(run, model, 
     assert (code, "question: cap.png: shows nothing" in said, new.exists()) == (2, True, True)
 
 
+@pytest.mark.slow
 def test_an_export_keeps_its_work(run, model, tmp_path, monkeypatch):
     """What asks is a reduced precision, which not every processor has: here the export itself asks."""
     from flawscope.export import export as exporting
@@ -171,6 +172,7 @@ def test_a_calibration_names_pictures_of_another_look(run, model, tmp_path):
     assert "new" not in note.partition("expected: ")[2]
 
 
+@pytest.mark.slow
 def test_questions_of_one_of_several_products(run, good, mixed, tmp_path):
     root = tmp_path / "products"
     shutil.copytree(good, root / "fine/train/good")

@@ -197,6 +197,7 @@ def test_a_picture_of_the_wrong_product_is_counted_and_judged_by_the_right_one(r
     assert found["products"] == {"pictures": 11, "mistaken": {"fabric": 1, "none of these": 1}}
 
 
+@pytest.mark.slow
 def test_update_adds_a_product_and_pictures_of_one(run, line, pictures, tmp_path):
     one, two, three = (tmp_path / f"{name}.safetensors" for name in ("one", "two", "three"))
     data, quick = pictures / "data", ("--device", "cpu", "--no-check", "--quiet")

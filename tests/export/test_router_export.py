@@ -63,6 +63,7 @@ def repacked(path, out, change, kind=0):
     return out
 
 
+@pytest.mark.slow
 def test_it_answers_as_the_trained_one_and_knows_its_certificates(exported, two_products, engine):
     trained, model = opened(exported / "line.safetensors"), opened(exported / "line.zip", engine)
     assert {one.session.runtime for one in model.products.values()} == {engine}

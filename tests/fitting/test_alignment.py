@@ -32,6 +32,7 @@ def predictor():
     return found
 
 
+@pytest.mark.slow
 def test_a_defect_is_found_and_marked_where_it_lies(predictor):
     for seed in range(100, 104):
         picture, (x, y) = part(seed, defect=True)
@@ -117,6 +118,7 @@ def test_the_light_is_that_of_pictures_with_the_part():
     assert np.allclose(ranges[0].means, ranges[1].means, atol=0.02)
 
 
+@pytest.mark.slow
 def test_good_pictures_without_the_part_are_named_and_turned_parts_get_no_copies():
     good = [part(seed)[0] for seed in range(16)] + [part(500, empty=True)[0]]
     found = flawscope.fit(good, align="turn", size="64", device="cpu", check=False, force=True)

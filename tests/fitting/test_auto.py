@@ -182,6 +182,7 @@ def test_stages_share_no_left_out_picture_and_no_defect():
             assert changed.sum() <= one.pixels.shape[0] * one.pixels.shape[1]
 
 
+@pytest.mark.slow
 def test_parts_that_lie_turned_are_to_be_aligned_and_others_are_not():
     turned, still = pictures(8, 128, turned=True), pictures(8, 128)
     proposed = [one.options for one in propose_frames(turned, turned.__getitem__)]

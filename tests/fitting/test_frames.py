@@ -44,6 +44,7 @@ def judged(model, spot, seeds=range(100, 110)):
     return [model.predict(bracket(seed, spot)[0]).is_anomalous for seed in seeds]
 
 
+@pytest.mark.slow
 def test_the_zone_moves_with_the_part(zoned):
     assert all(judged(zoned, INSIDE))
     assert judged(zoned, OUTSIDE) == judged(zoned, None)
@@ -62,6 +63,7 @@ def test_the_zone_moves_with_the_part(zoned):
 ANEW = pytest.param("fitted anew", marks=pytest.mark.slow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["saved", "extended", "calibrated", ANEW, "fitted on others"])
 def test_the_zone_stays_in_models_made_from_it(how, zoned, good, tmp_path):
     new = [bracket(seed)[0] for seed in range(300, 324)]

@@ -80,6 +80,7 @@ def line(all_three):
     return flawscope.load(all_three / "line.safetensors", device="cpu")
 
 
+@pytest.mark.slow
 def test_each_product_of_a_joint_model_keeps_its_own_light_and_is_known_in_each(line):
     first, second = (line.products[name].manifest.preprocess.normalization for name in PRODUCTS)
     assert first != second
@@ -133,6 +134,7 @@ def test_exported_it_brings_pictures_to_the_light_of_their_product(all_three, li
             assert its.views[v].to_dict().get("outside_light") is False
 
 
+@pytest.mark.slow
 def test_the_commands_decide_on_the_parts_of_each_product(run, data, tmp_path):
     """`--joint --part`: a part has a product, found by all its views; something else is anomalous."""
     model, new = tmp_path / "line.safetensors", tmp_path / "new"

@@ -241,6 +241,7 @@ def test_pictures_counted_wrong_rank_above_all_scores():
     assert (many.expected_rate, many.effective_rate, many.score_threshold) == (6 / 25, 6 / 25, 19)
 
 
+@pytest.mark.slow
 def test_data_check_draws_all_parts(good, tmp_path, capsys):
     (tmp_path / "good").mkdir()
     for number, picture in enumerate(good):
@@ -253,6 +254,7 @@ def test_data_check_draws_all_parts(good, tmp_path, capsys):
     assert (tmp_path / "poses.html").is_file()
 
 
+@pytest.mark.slow
 def test_the_page_of_a_data_check_is_written_where_parts_are_not_found(tmp_path, capsys):
     (tmp_path / "good").mkdir()
     for number in range(6):

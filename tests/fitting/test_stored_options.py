@@ -129,6 +129,7 @@ TOGETHER = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", TOGETHER, ids=" ".join)
 def test_a_training_anew_keeps_each_option(names, folder, plain, tmp_path):
     options = {key: value for name in names for key, value in (CASES | SETTINGS)[name].items()}
@@ -178,6 +179,7 @@ def test_a_training_anew_keeps_pairs_of_options(options, folder):
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("align", "group", "tile", "false_alarm_rate")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["roi", "light", *SLOW])
 def test_the_next_model_keeps_each_option_in_whatever_way_it_is_made(name, folder):
     options = (CASES | SETTINGS)[name]

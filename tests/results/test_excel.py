@@ -22,6 +22,7 @@ def german(path):
         ]
 
 
+@pytest.mark.slow
 def test_predict_writes_a_workbook_and_csv_with_decimal_commas(run, onnx_path, drawn, tmp_path):
     given = ["predict", onnx_path, drawn / "plate/test/scratch", "--json"]
     code, printed, _ = run(*given, "--out", tmp_path / "t.xlsx")

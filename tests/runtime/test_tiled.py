@@ -68,6 +68,7 @@ def test_a_picture_of_one_tile_that_is_fitted_in_lies_where_it_is_shown():
     assert views.geometry.visible_mask().mean() == 0.5
 
 
+@pytest.mark.slow
 def test_batches_of_tiles_change_nothing(tiled, pictures):
     model = flawscope.load(tiled(".onnx", roi=ROI))
     for path in pictures[:3]:
@@ -79,6 +80,7 @@ def test_batches_of_tiles_change_nothing(tiled, pictures):
             np.testing.assert_allclose(also, drawn, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score", ["map", "views"])
 @pytest.mark.parametrize("which", [0, 3], ids=["whole picture", "tile"])
 def test_a_view_without_a_number_makes_the_picture_have_none(
@@ -182,6 +184,7 @@ def test_a_canvas_far_larger_than_its_picture_is_refused_before_there_is_one(til
     assert model.predict(Image.new("RGB", (9, 8))).map.shape == (64, 72)
 
 
+@pytest.mark.slow
 def test_a_tile_is_compared_with_its_own_place_alone(engine, tiled, tiled_pictures):
     """Both engines, each tile by the bank of every place: its own is the one that was used."""
     model = flawscope.load(tiled(".onnx", positions="each"), engine=engine)

@@ -115,6 +115,7 @@ def test_a_wheel_looks_the_same_after_a_tooth():
     assert all(reference.find(small_grey(wheel())).found for _ in range(6))
 
 
+@pytest.mark.slow
 def test_mirrored_parts_are_told_from_others():
     pictures = [drawn(seed, mirrored=seed % 2 == 1)[0] for seed in range(12)]
     reference = learn_reference([small_grey(picture) for picture in pictures], "full")

@@ -348,6 +348,7 @@ def test_the_exported_graph_finds_the_same(batch, session, model):
     np.testing.assert_allclose(found[1], expected[1].numpy(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_exported_graph_falls_back_too(session, model):
     """Of features beyond the largest byte the groups that are kept need not hold the nearest."""
     odd = torch.rand(3, 3, 32, 48, generator=generator(1)) * 5 - 2
