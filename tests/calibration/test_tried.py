@@ -68,7 +68,7 @@ def test_a_choice_is_stored_and_told():
     lines = tried_lines(facts)
     assert lines[-2] == "chosen: --align turn, since it gains"
     assert "--resume" in lines[-1]
-    assert any("0 of 10" in line and "+0.100 (+0.050 to +0.200)" in line for line in lines)
+    assert any("0 of 10" in line and "+10.0% (+5.0% to +20.0%)" in line for line in lines)
     assert any("no time" in line for line in lines)
     assert all(len(line) <= 110 for line in lines)
 
