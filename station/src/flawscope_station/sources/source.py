@@ -89,11 +89,11 @@ class Source(Protocol):
 
 @runtime_checkable
 class TriggeredSource(Source, Protocol):
-    """Source that takes a picture when it is told to: a camera.
+    """Source that takes a picture when it is told to: a camera. One that shows a view of a part says which by
+    an attribute `view`.
 
     Attributes:
         number: among the product's cameras, from 1.
-        view: of a part, which all its pictures show; may be missing.
     """
 
     number: int
