@@ -227,7 +227,7 @@ def test_dropping_a_planted_defect_is_as_if_it_had_never_been_there(size):
     assert dropped.calibration == clean.calibration
 
 
-PER_PICTURE = PATCHES * (WIDTH * 4 + 4 * 3 + 8 + 4 + 8 + 8 * NEXT_ELEMENTS) / 2**30  # GiB, as planned
+PER_PICTURE = PATCHES * (WIDTH * 4 + 4 * 3 + 8 + 4 + 8 + 4 * NEXT_ELEMENTS) / 2**30  # GiB, as planned
 
 
 def test_streaming_keeps_its_promises(fitted):

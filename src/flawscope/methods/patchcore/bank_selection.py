@@ -136,9 +136,9 @@ def plan_memory(model: Model, task: Task, count: int) -> MemoryPlan:
     width = model.width
     patches = [int(view.inside.sum()) for view in model.views]
     # features, three distances or norms, a group number, the nearest element, a place in its cell, and the
-    # next elements with their distances
+    # next elements
     numbers = sum(n * view.embedding.width for n, view in zip(patches, model.views, strict=True))
-    per_picture = numbers * 4 + sum(patches) * (4 * 3 + 8 + 4 + 8 + 8 * NEXT_ELEMENTS)
+    per_picture = numbers * 4 + sum(patches) * (4 * 3 + 8 + 4 + 8 + 4 * NEXT_ELEMENTS)
     if config.pads:  # what counts, of patches and pixels, and the points without the others
         per_picture += sum(patches) + numbers * 4 + model.roi.numel()
     banks = [bank_size(config, v, n * count // (places or 1), places) for v, n in enumerate(patches)]

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -146,10 +147,13 @@ def cover(points: Tensor, start: Tensor, radius: float) -> Tensor:
     if points.device.type != "cpu":  # a sync a pick
         known = start if len(start) else None
         return rows[select(points, len(rows), start=known, until=radius).indices] if len(rows) else rows
-    while len(left) and left[pick := int(left.argmax())] > radius * radius:
-        away = torch.addmv(norms, points, points[pick], alpha=-2).add_(norms[pick])
-        torch.minimum(left, away, out=left)
-        left[pick] = PICKED
+    # as arrays, which share the tensors' memory: so short a step would wait for torch most of its time
+    away = torch.empty_like(left)
+    measured, remaining = away.numpy(), left.numpy()
+    while len(left) and remaining[pick := int(remaining.argmax())] > radius * radius:
+        torch.addmv(norms, points, points[pick], alpha=-2, out=away).add_(norms[pick])
+        np.minimum(remaining, measured, out=remaining)
+        remaining[pick] = PICKED
         picks.append(pick)
     return rows[picks]
 

@@ -379,10 +379,12 @@ class BankView(PatchView):
 
 
 def power_sum(maps: Sequence[Tensor], p: float) -> Tensor:
-    """(the sum of x^p)^(1/p) of maps x from 0 on."""
+    """(the sum of x^p)^(1/p) of maps x from 0 on; p is half of an odd number."""
     if len(maps) == 1:
         return maps[0]
-    return torch.stack(list(maps)).pow(p).sum(0).pow(1 / p)
+    # by products: `pow` takes several times as long
+    powers = (reduce(torch.mul, [one] * int(p), one.sqrt()) for one in maps)
+    return reduce(torch.add, powers).pow(1 / p)
 
 
 def shallow_copy(module: Module) -> Module:

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.functional import max_pool2d
 
 from flawscope.errors import InputError
 from flawscope.methods.patchcore import coreset
@@ -54,7 +54,7 @@ class SelectedBank:
         self.points_by_cell = result.nearest.argsort()
         self.cell_sizes = torch.bincount(result.nearest, minlength=len(groups))
         self.cell_starts = self.cell_sizes.cumsum(0) - self.cell_sizes
-        self.next_elements: tuple[Tensor, Tensor] | None = None
+        self.next_elements: Tensor | None = None
         if len(points) >= FULL_CELLS * len(groups) > FULL_CELLS:
             self.next_elements = self._find_next_elements()
 
@@ -63,10 +63,11 @@ class SelectedBank:
         first = int(self.cell_starts[element])
         return self.points_by_cell[first : first + int(self.cell_sizes[element])]
 
-    def _find_next_elements(self) -> tuple[Tensor, Tensor]:
-        """Numbers [N, K] of further elements near each patch, and their squared distances."""
-        bank, norms, shape = self.view.bank, self.view.norms, (len(self.points), NEXT_ELEMENTS)
-        numbers, squares = norms.new_zeros(shape, dtype=torch.int32), norms.new_full(shape, torch.inf)
+    def _find_next_elements(self) -> Tensor:
+        """Numbers [N, K] of further elements that cover each patch; M, which is none, where fewer do."""
+        bank, norms = self.view.bank, self.view.norms
+        shape = len(self.points), NEXT_ELEMENTS
+        numbers = torch.full(shape, len(bank), dtype=torch.int32, device=bank.device)
 
         def search(elements: Tensor) -> None:
             away = torch.addmm(norms, bank[elements], bank.T, alpha=-2).scatter_(
@@ -78,13 +79,13 @@ class SelectedBank:
                 points = self.points[rows] - self.view.centre
                 away = torch.addmm(norms[others], points, bank[others].T, alpha=-2)
                 found = away.topk(min(NEXT_ELEMENTS, len(others)), largest=False)
+                covers = found.values + (points * points).sum(1, keepdim=True) <= self.radius**2
                 count = found.indices.shape[1]
-                numbers[rows, :count] = others[found.indices].int()
-                squares[rows, :count] = found.values + (points * points).sum(1, keepdim=True)
+                numbers[rows, :count] = others[found.indices].where(covers, len(bank)).int()
 
         with workers(bank.device) as each:
             each(search, torch.arange(len(bank), device=bank.device).split(BLOCK_ELEMENTS))
-        return numbers, squares
+        return numbers
 
     def without_group(
         self, features: Tensor, group: int, valid_mask: Tensor, distances: Tensor | None = None
@@ -186,9 +187,8 @@ class BankWithout:
         rows = selected.points_by_cell[first + torch.arange(len(first), device=first.device)]
         wanted = selected.point_groups[rows] != self.group
         if selected.next_elements is not None:
-            numbers, squares = (one[rows] for one in selected.next_elements)
-            gone = self.missing.index_fill(0, freed, True)
-            wanted &= ((squares > selected.radius**2) | gone[numbers]).all(1)
+            gone = F.pad(self.missing.index_fill(0, freed, True), (0, 1), value=True)
+            wanted &= gone[selected.next_elements[rows]].all(1)
         return selected.points[rows[wanted]] - self.view.centre
 
     def _distances(self, freed: Tensor, picks: Tensor) -> Tensor:
@@ -197,7 +197,7 @@ class BankWithout:
         found, features = self.distances.clone(), self.features
         if len(freed):
             looked_at = (self._counted & ~self._left).float().view(1, *self.view.grid)
-            exact = max_pool2d(looked_at, 3, stride=1, padding=1).flatten().nonzero().flatten()
+            exact = F.max_pool2d(looked_at, 3, stride=1, padding=1).flatten().nonzero().flatten()
             # patches that are nearer to another element keep their distance
             near = nearest_distance(features[exact], self.view.bank[freed])
             exact = exact[near <= found[exact] * (1 + ROUNDING)]
