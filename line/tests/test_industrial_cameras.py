@@ -177,6 +177,7 @@ def opening_fixture(request):
     return opened
 
 
+@pytest.mark.slow
 def test_a_trigger_gets_the_frame_that_was_exposed_for_it(basler):
     found = triggered(150)
     assert (found["right"], found["wrong"]) == (150, 0)

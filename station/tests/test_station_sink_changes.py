@@ -88,9 +88,9 @@ def directory(path: Path, **more: Any) -> SinkSettings:
 
 
 A, B, NAMED = (
-    hook("http://192.0.2.1/a?token=1"),
-    hook("http://192.0.2.1/b"),
-    hook("http://192.0.2.1/c", name="mes"),
+    hook("http://127.0.0.2:9/a?token=1"),
+    hook("http://127.0.0.2:9/b"),
+    hook("http://127.0.0.2:9/c", name="mes"),
 )
 
 # What the settings say afterwards, from the addresses of three receivers and a folder; and how many sinks are
