@@ -81,6 +81,7 @@ def test_it_answers_as_the_trained_one_and_knows_its_certificates(exported, two_
         assert all(one.passed for one in certified)
 
 
+@pytest.mark.slow
 def test_each_file_in_it_is_an_ordinary_exported_model(exported, two_products, tmp_path, engine):
     with zipfile.ZipFile(exported / "line.zip") as archive:
         archive.extract("plate.onnx", tmp_path)

@@ -110,6 +110,7 @@ def test_a_zone_is_drawn_on_the_picture_that_it_names(good, tmp_path):
         region(f"{shares}@nowhere.png")
 
 
+@pytest.mark.slow
 def test_a_part_whose_zone_lies_outside_of_the_picture_is_not_found(zoned):
     picture, place = bracket(7)
     how, beside = zoned.manifest.preprocess, round(place((0, 0))[0]) - 36

@@ -93,6 +93,7 @@ def test_each_product_of_a_joint_model_keeps_its_own_light_and_is_known_in_each(
     assert known.limit >= np.sqrt(2 - 2 * apart.max(1)).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [None, 1, 3])
 def test_in_every_light_a_picture_finds_its_product_and_is_judged_as_by_its_own_model(all_three, line, batch):
     for name in PRODUCTS:

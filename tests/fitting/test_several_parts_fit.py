@@ -35,6 +35,7 @@ def predictor(good):
     return found
 
 
+@pytest.mark.slow
 def test_the_picture_with_another_number_is_told_and_counts_as_a_false_alarm(predictor):
     (failure,) = predictor.failures
     assert "1 missing: 4 parts found, 5 expected" in failure

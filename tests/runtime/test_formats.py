@@ -29,6 +29,7 @@ def path(engine, model_path, onnx_path):
     return model_path if engine is None else onnx_path
 
 
+@pytest.mark.slow
 def test_a_rate_that_cannot_be_had_is_said_by_python_and_the_command(model_path, drawn, capsys):
     with pytest.warns(UserWarning, match=r"0\.1% cannot be promised"):
         flawscope.load(model_path, false_alarm_rate=0.001)
@@ -39,6 +40,7 @@ def test_a_rate_that_cannot_be_had_is_said_by_python_and_the_command(model_path,
     assert "0.1% cannot be promised" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_every_command_takes_it(path, engine, model_path, drawn, tmp_path, capsys):
     def how(model):
         return ["--threads", "1", *(["--engine", engine] if engine and model.suffix == ".onnx" else [])]

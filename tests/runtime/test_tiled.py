@@ -101,6 +101,7 @@ def test_a_view_without_a_number_makes_the_picture_have_none(
         )
 
 
+@pytest.mark.slow
 def test_a_tiled_model_is_calibrated_anew_by_pictures(engine, tiled, tiled_pictures, tmp_path):
     good = sorted((tiled_pictures / "good").iterdir())
     model = flawscope.load(tiled(".onnx", roi=ROI), engine=engine)
@@ -208,6 +209,7 @@ def test_a_tile_is_compared_with_its_own_place_alone(engine, tiled, tiled_pictur
     np.testing.assert_array_equal(model.session.run(images)[0], model.session.run(images, 0 * where)[0])
 
 
+@pytest.mark.slow
 def test_a_picture_with_other_tiles_is_one_line(tiled, tmp_path, capsys):
     Image.new("RGB", (160, 224), "grey").save(tmp_path / "tall.png")
     path = tiled(".onnx", positions="each")

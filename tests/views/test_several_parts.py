@@ -1,6 +1,7 @@
 """Several drawn parts in a picture, whose places are known."""
 
 import numpy as np
+import pytest
 
 from brackets import SIDE, drawn
 from flawscope.views.resampling import small_grey
@@ -8,6 +9,7 @@ from flawscope.views.several_parts import OVERVIEW_SIDE, SeveralParts
 from flawscope.views.several_parts_learning import expected_counts, learn_several_parts
 
 
+@pytest.mark.slow
 def test_parts_are_found_and_counted_and_other_objects_are_seen():
     good = [drawn(seed, range(seed % 3, 5 + seed % 3))[0] for seed in range(8)]
     learnt = learn_several_parts(

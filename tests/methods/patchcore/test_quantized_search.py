@@ -368,6 +368,7 @@ def test_the_exported_graph_falls_back_too(session, model):
     np.testing.assert_allclose(scores[[0, 2]], expected[0][[0, 2]].numpy(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_file_holds_the_bank_once_and_its_bytes_are_made_when_it_is_opened(exported, model, tmp_path):
     import onnx
     import onnxruntime
