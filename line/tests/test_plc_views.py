@@ -22,10 +22,10 @@ from plc_helpers import (  # noqa: F401
     settings_text,
 )
 from plugin_helpers import LINE
-from station_helpers import NAME, PATIENCE, Served, free_port, opened, until
+from station_helpers import NAME, Served, delayed, free_port, opened, until
 from view_helpers import (  # noqa: F401
     API,
-    bad_at_the_top,
+    Tolerated,
     by_length_fixture,
     lives,
     pair_model_fixture,
@@ -90,19 +90,12 @@ def test_a_trigger_is_a_part(play, belt, pair_model, wire):
 
 
 def test_a_tolerance_and_a_kind_hold_for_a_part(play, belt, pair_model, naming, by_length, tmp_path):
-    model = flawscope.load(pair_model, device="cpu", threads=1).with_scale(0.1)
-    model.save(tmp_path / "scaled.safetensors")
-    rules, allowed = tmp_path / "tolerances.yaml", bad_at_the_top(model, PAIR)
-    text = "version: 1\npicture: [80, 80]\nrules: [{kind: any, length: 1000}]\n"
-    rules.write_text(text)
-    played = play(
-        products={NAME: belt.product(tmp_path / "scaled.safetensors")}, product={"tolerances": rules}
-    )
-    belt.lay(allowed, "top")
+    tolerated = Tolerated(pair_model, PAIR, tmp_path)
+    played = play(products={NAME: belt.product(tolerated.model)}, product={"tolerances": tolerated.rules})
+    belt.lay(tolerated.part, "top")
     outcome, shown = played.plc.inspect("A")
     assert (outcome, shown["tolerated"], shown["kind"]) == ("ok", True, 2)
-    rules.write_text(text.replace("1000", "0.001").replace("version: 1", "version: 2"))
-    until(lambda: (played.running.station.tolerances.in_force(1) or {})["version"] == "2")
+    tolerated.tighten(played.running.station)
     assert played.plc.ready(1) is not None
     outcome, shown = played.plc.inspect("B")
     assert (outcome, shown["tolerated"], shown["kind"]) == ("nok", False, 2)
@@ -116,13 +109,7 @@ def test_a_tolerance_and_a_kind_hold_for_a_part(play, belt, pair_model, naming, 
 def test_a_part_that_is_late_or_withdrawn_is_so_in_all_views(play, belt, pair_model, monkeypatch):
     played = play(products={NAME: belt.product(pair_model)}, deadline="1500 ms")
     recorder, opened_again = played.running.station.recorder, threading.Event()
-    record = recorder._record
-
-    def held(group):
-        opened_again.wait(PATIENCE)
-        record(group)
-
-    monkeypatch.setattr(recorder, "_record", held)
+    monkeypatch.setattr(recorder, "_record", delayed(recorder._record, opened_again))
     sent, added = {}, []
     add = recorder.add
     monkeypatch.setattr(recorder, "add", lambda whole: (added.append(whole), add(whole))[1])

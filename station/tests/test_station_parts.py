@@ -40,7 +40,7 @@ from tablet import driver_fixture as driver_fixture
 from view_helpers import (  # noqa: F401
     API,
     VIEWS,
-    bad_at_the_top,
+    Tolerated,
     by_length_fixture,
     part_model_fixture,
     post,
@@ -516,27 +516,22 @@ def test_a_picture_is_recorded_with_its_parts(open_station, several_model, tmp_p
 
 @pytest.mark.parametrize("way", ["http", "folder"])
 def test_a_tolerance_and_a_kind_hold_for_a_part(open_station, part_model, naming, by_length, tmp_path, way):
-    model = flawscope.load(part_model, device="cpu", threads=1).with_scale(0.1)
-    model.save(tmp_path / "scaled.safetensors")
-    rules, allowed = tmp_path / "tolerances.yaml", bad_at_the_top(model, VIEWS)
-    text = "version: 1\npicture: [80, 80]\nrules: [{kind: any, length: 1000}]\n"
-    rules.write_text(text)
+    tolerated = Tolerated(part_model, VIEWS, tmp_path)
     (incoming := tmp_path / "incoming").mkdir()
     sources = (FolderSourceSettings(str(incoming), DELETE),)
-    product = ProductSettings(str(tmp_path / "scaled.safetensors"), tolerances=str(rules), sources=sources)
+    product = ProductSettings(str(tolerated.model), tolerances=str(tolerated.rules), sources=sources)
     running = open_station(products={NAME: product})
     for name, decision in (("p1", "within tolerance"), ("p2", "anomalous")):
         if way == "http":
-            assert post(running.url, whole(allowed, "top"), part=name).status_code == 201
+            assert post(running.url, whole(tolerated.part, "top"), part=name).status_code == 201
         else:
-            for seen_from, data in whole(allowed, "top").items():
+            for seen_from, data in whole(tolerated.part, "top").items():
                 (incoming / f"{name}_{seen_from}.png").write_bytes(data + name.encode())
         newest = decided(running.url, int(name[1:]))[0]
         assert (newest["part"], newest["decision"], newest["worst"]) == (name, decision, "top")
         one = httpx.get(f"{running.url}{API}/inspections/{newest['views']['top']}").json()
         assert (one["decision"], one["regions"][0]["kinds"]) == (decision, ["scratch"])
-        rules.write_text(text.replace("1000", "0.001").replace("version: 1", "version: 2"))
-        until(lambda: (running.station.tolerances.in_force(1) or {})["version"] == "2")
+        tolerated.tighten(running.station)
 
 
 def test_a_part_that_is_late_is_so_in_all_views(line, monkeypatch, tmp_path):

@@ -18,6 +18,7 @@ from flawscope import Prediction
 from flawscope.predictor import tolerating
 from flawscope.results.findings import tolerance_finding
 from flawscope.results.tolerance import Tolerances
+from flawscope_station.station import Station
 from station_helpers import NAME, Served, everything, png, until
 
 VIEWS = ("left", "right", "top")
@@ -73,6 +74,24 @@ def bad_at_the_top(model: flawscope.Predictor, views: Sequence[str]) -> int:
         return not any(model.predict(view(part, one)).is_anomalous for one in views if one != "top")
 
     return next(part for part in range(30, 200) if is_good(part))
+
+
+class Tolerated:
+    """A model with a scale, and a file of tolerances that allow every defect until they are tightened, with
+    `by_length`. part: one that is bad at the top alone."""
+
+    TEXT = "version: 1\npicture: [80, 80]\nrules: [{kind: any, length: 1000}]\n"
+
+    def __init__(self, model: Path, views: Sequence[str], folder: Path):
+        scaled = flawscope.load(model, device="cpu", threads=1).with_scale(0.1)
+        self.model, self.rules = folder / "scaled.safetensors", folder / "tolerances.yaml"
+        scaled.save(self.model)
+        self.rules.write_text(self.TEXT)
+        self.part = bad_at_the_top(scaled, views)
+
+    def tighten(self, station: Station) -> None:
+        self.rules.write_text(self.TEXT.replace("1000", "0.001").replace("version: 1", "version: 2"))
+        until(lambda: (station.tolerances.in_force(1) or {})["version"] == "2")
 
 
 @pytest.fixture(name="by_length")

@@ -36,7 +36,7 @@ SEARCH = "fit --auto, which tries how the pictures are best seen"
 
 
 @pytest.mark.parametrize(
-    "shown", [{"lies_elsewhere": True}, {"pictures": [(640, 640)], "network": (512, 512)}]
+    "shown", [{"lies_elsewhere": lambda: True}, {"pictures": [(640, 640)], "network": (512, 512)}]
 )
 def test_missed_defects_call_for_other_settings_once(shown):
     assert steps(defects=30, missed=5, **shown) == [SEARCH]
@@ -60,7 +60,7 @@ def test_a_picture_that_alone_sets_the_threshold_comes_before_other_settings():
         == "20 of 30 defects are missed, 15 for one picture: look whether a.png is good, else "
         + ("fit without it")
     )
-    assert steps(defects=30, missed=20, sole="a.png", hidden=5, lies_elsewhere=True) == [SEARCH]
+    assert steps(defects=30, missed=20, sole="a.png", hidden=5, lies_elsewhere=lambda: True) == [SEARCH]
 
 
 def test_more_good_pictures_where_the_rate_cannot_be_promised():

@@ -69,7 +69,7 @@ def defect_like_question(
         needed = f"whether defects are hidden {MIN_DEFECTS} simulated ones would tell"
         return _far_question(calibration, rest, far_names, f"{needed}, there are {len(clear)}")
     usual = float(np.median(clear))
-    if far and rest is not calibration and calibration.score_threshold >= usual:
+    if far and calibration.score_threshold >= usual:
         lost = int(((clear > rest.score_threshold) & (clear <= calibration.score_threshold)).sum())
         if wilson_interval(lost, len(clear))[0] > HIDDEN_SHARE:
             are, them = _verb(far)
@@ -98,7 +98,7 @@ def _verb(several: Sequence[object]) -> tuple[str, str]:
 def _far_question(
     calibration: Calibration, rest: Calibration, names: Sequence[str], defects: str
 ) -> str | None:
-    if not names or rest is calibration or not calibration.is_sole(rest.score_threshold):
+    if not names or not calibration.is_sole(rest.score_threshold):
         return None
     nearest = sorted(calibration.scores)[-len(names)]
     if float(rest.severity(nearest)) < FAR_ALONE * far_severity(rest.unit_count + 1):

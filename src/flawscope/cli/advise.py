@@ -35,14 +35,11 @@ def after_check(dataset: Dataset, report: CheckReport, aligned: bool) -> list[Ad
     """Steps by the good pictures and the marked defects. aligned: how parts lie was said."""
     from flawscope.results.advice import Facts, advice
     from flawscope.synthesis.part_places import alignment_needed
-    from flawscope.views.defect_size import DEFAULT_SIZE
-    from flawscope.views.form import size_in_form, usual_form
+    from flawscope.views.defect_size import default_network
 
     lies = None if aligned else alignment_needed([item.path for item in dataset.train])
     sizes = [(height, width) for width, height, count in report.sizes for _ in range(count)]
-    network = (
-        size_in_form(DEFAULT_SIZE, usual_form(sizes)) if sizes and lies is None and not aligned else None
-    )
+    network = default_network(sizes) if sizes and lies is None and not aligned else None
     marks = _marked_lengths(dataset) if network is not None else []
     return advice(Facts(lies=lies, marks=marks, pictures=sizes, network=network))
 

@@ -174,10 +174,11 @@ def format_evaluation(result: Evaluation) -> str:
     from flawscope.evaluation.promise import describe_promise
 
     rows = [(METRIC_NAMES.get(k, k), f"{v:.4f}") for k, v in result.metrics.items() if v is not None]
+    table = [common.format_table(rows, ("metric", "value"))] if rows else []
     parts = [
         f"{result.category}: {result.method}, {result.counts()} in {format_duration(result.seconds)}",
         "\n".join(_decision_lines(result)),
-        "\n".join([*([common.format_table(rows, ("metric", "value"))] if rows else []), *result.remarks]),
+        "\n".join([*table, *result.remarks]),
     ]
     parts += ["\n".join(lines)] if (lines := describe_promise(result.false_alarms)) else []
     kinds = [

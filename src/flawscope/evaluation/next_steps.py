@@ -28,7 +28,6 @@ def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
             factor = math.sqrt(math.prod(sizes[-1]) / one.truth.size)  # the mask has the map's size
             marks.append(factor * float(largest_sizes(connected_parts(one.truth)[1])[0]))
     choice = Choice.from_facts(manifest.facts)
-    tried = choice is not None and choice.has_tried
     how, sole = manifest.preprocess, _sole_picture(manifest)
     is_whole = how.tile is None and how.reference is None
     return advice(
@@ -40,8 +39,8 @@ def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
             network=how.network_size if is_whole else None,
             defects=result.defects["images"],
             missed=len(missed),
-            lies_elsewhere=bool(missed) and not tried and how.reference is None and _lies_elsewhere(result),
-            tried=tried,
+            lies_elsewhere=lambda: how.reference is None and _lies_elsewhere(result),
+            tried=choice is not None and choice.has_tried,
             sole=sole[0],
             hidden=sum(one.prediction.score > sole[1] for one in missed),
         )

@@ -46,7 +46,7 @@ from flawscope.pictures.decoding import PictureSource, error_reason, pixel_hash
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.units import check_shows_something
 from flawscope.predictor import Predictor, fitted_artefact
-from flawscope.progress import Detail, ProgressCallback, ignore_progress
+from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.runtime.torch import TorchSession
 from flawscope.views.preprocess import Preprocess
 
@@ -159,7 +159,7 @@ def extend(
     )
     predictor = made.predictor
     for line in [note for note in predictor.manifest.notes if note not in old.manifest.notes]:
-        say(Detail(line) if line.startswith("extended by ") else line)
+        say(line)
     for line in made.lines():
         say(line)
     comparison = made.comparison

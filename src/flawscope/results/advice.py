@@ -6,13 +6,13 @@ Torch-free. What is known after a check, a fit or an evaluation is gathered by t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from flawscope.errors import pluralize
-from flawscope.views.defect_size import DEFAULT_SIZE, choose_tile, pixels_left
-from flawscope.views.form import Size, size_in_form, usual_form
+from flawscope.views.defect_size import choose_tile, default_network, pixels_left
+from flawscope.views.form import Size
 
 MOST = 3  # steps that are advised
 TOO_SMALL = 8.0  # pixels at the network below which one in five spots or more is missed (`defect_size`)
@@ -42,7 +42,7 @@ class Facts:
     pictures, network: sizes (H, W) of pictures, and the one that they are scaled to; None where they are seen
         in tiles.
     defects, missed: how many were judged, and not found.
-    lies_elsewhere: whether parts lie elsewhere from picture to picture.
+    lies_elsewhere: tells whether parts lie elsewhere from picture to picture; asked only where it decides.
     tried: whether settings were tried (`--auto`).
     sole, hidden: name of the good picture that alone sets the threshold, and how many of the missed defects
         would be found without it.
@@ -56,7 +56,7 @@ class Facts:
     network: Size | None = None
     defects: int = 0
     missed: int = 0
-    lies_elsewhere: bool = False
+    lies_elsewhere: Callable[[], bool] = lambda: False
     tried: bool = False
     sole: str = ""
     hidden: int = 0
@@ -78,7 +78,7 @@ def _steps(facts: Facts) -> Iterator[Advice]:
         yield Advice(
             f"look whether {facts.sole} is good, else fit without it", f"{of}, {facts.hidden} for one picture"
         )
-    elif misses and not facts.tried and (facts.lies_elsewhere or is_reduced(facts.pictures, facts.network)):
+    elif misses and not facts.tried and (is_reduced(facts.pictures, facts.network) or facts.lies_elsewhere()):
         yield Advice("fit --auto, which tries how the pictures are best seen", of)
     if facts.missing:
         more = pluralize(facts.missing, "more good picture")
@@ -88,7 +88,7 @@ def _steps(facts: Facts) -> Iterator[Advice]:
 def is_reduced(pictures: Sequence[Size], network: Size | None) -> bool:
     """Whether pictures are scaled down to the default size: a larger one, which a search tries, shows
     more."""
-    if network is None or not pictures or network != size_in_form(DEFAULT_SIZE, usual_form(pictures)):
+    if network is None or not pictures or network != default_network(pictures):
         return False
     return any(pixels_left(1, size, network) < 1 for size in pictures)
 

@@ -73,13 +73,18 @@ def choose_tile(
     return (height, width), scale
 
 
+def default_network(pictures: Sequence[Size]) -> Size:
+    """The size that pictures are scaled to by default, of several the largest."""
+    return size_in_form(DEFAULT_SIZE, usual_form(pictures))
+
+
 def reduction_remark(pictures: Sequence[Size], network: Size | None = None) -> tuple[str, str] | None:
     """Describes the effect of scaling whole pictures on a defect of `SMALL` pixels in the largest, and
     the remedy; None where a picture is reduced less than `MIN_REMARKED_REDUCTION` times.
 
     `network` is the size that they are scaled to, of several the largest; None: the default.
     """
-    size = network or size_in_form(DEFAULT_SIZE, usual_form(pictures))
+    size = network or default_network(pictures)
     picture = min(pictures, key=lambda one: pixels_left(1, one, size), default=size)
     left = pixels_left(SMALL, picture, size)
     if left > SMALL / MIN_REMARKED_REDUCTION:

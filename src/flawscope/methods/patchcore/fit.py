@@ -165,10 +165,8 @@ def _keep_old_calibration(fitted: Fitted, job: FitJob, old: Artefact) -> None:
     radii = zip(fitted.facts["covering_radius"], facts["covering_radius"], strict=True)
     fitted.facts["covering_radius"] = [max(pair) for pair in radii]
     fitted.facts["patches"] += facts["patches"]
-    fitted.notes.append(
-        f"extended by {job.task.pluralize(len(fitted.used))}; the scores of the {before.count} from before "
-        "are kept: if anything, the threshold is too high"
-    )
+    kept = f"the scores of the {before.count} from before are kept: if anything, the threshold is too high"
+    fitted.notes.append(Detail(f"extended by {job.task.pluralize(len(fitted.used))}; {kept}"))
     full = [view for view in job.views if len(view.bank) >= job.config.cap]
     if full:
         fitted.notes.append(
