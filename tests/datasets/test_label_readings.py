@@ -10,6 +10,8 @@ from contextlib import suppress
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from test_labels import EXPORTS, runs
+from test_labels import place as place_export
 
 from flawscope.datasets import open_dataset
 from flawscope.datasets.check import check
@@ -23,13 +25,6 @@ W, H = 96, 64  # of the pictures as they are stored
 PLACES = [(60, 10), (10, 40), (70, 45), (30, 20), (50, 30), (12, 8), (80, 8), (44, 50)]  # left, top
 WIDTH, HEIGHT = 12, 6
 TURNED = 6  # EXIF: shown turned by 90 degrees clockwise, 64 x 96
-
-
-@pytest.fixture
-def root(tmp_path, save):
-    for k in range(3):
-        save(tmp_path / f"part/good/{k}.png")
-    return tmp_path / "part"
 
 
 def draw(root, turns=(1,) * 8, suffix=".png"):
@@ -296,11 +291,8 @@ def test_marks_land_on_the_picture_that_they_name(root):
 
 def test_a_task_without_a_picture_is_passed_over(root):
     shown = draw(root)
-    write_tasks(
-        root,
-        ({"text": "a note"}, region(**outline(STORED[1]))),
-        ({"image": "0.png"}, region(**outline(STORED[0]))),
-    )
+    wordy, ordinary = (region(**outline(STORED[k])) for k in (1, 0))
+    write_tasks(root, ({"text": "a note"}, wordy), ({"image": "0.png"}, ordinary))
     np.testing.assert_array_equal(read(root)[0][0], shown[0])
     assert "task without a picture 1" in " ".join(f.line() for f in check(root, near=False).findings)
 
@@ -332,29 +324,22 @@ def test_what_is_labelled_as_no_defect_is_none(root, label):
     assert f"label {label} 1" in " ".join(f.line() for f in check(root, near=False).findings)
 
 
-def labelme_empty(root):
-    shapes = [{"label": "dent", "points": [], "shape_type": kind} for kind in ("polygon", "circle", "point")]
-    (root / "bad/0.json").write_text(json.dumps({"shapes": shapes, "imagePath": "0.png"}))
+NO_POINTS = {"all_points_x": [], "all_points_y": []}
+SHAPES = [{"name": "polygon", **NO_POINTS}, {"name": "polyline", **NO_POINTS}, {}]
+REGIONS = [{"shape_attributes": shape, "region_attributes": {}} for shape in SHAPES]
+MARKS = [{"label": "dent", "points": [], "shape_type": kind} for kind in ("polygon", "circle", "point")]
+EMPTY = {
+    "LabelMe": ("bad/0.json", {"shapes": MARKS, "imagePath": "0.png"}),
+    "VIA": ("via.json", {"0": {"filename": "0.png", "size": 1, "regions": REGIONS}}),
+    "VIA's project": ("via.json", {"_via_settings": {}, "_via_img_metadata": {}}),
+}
 
 
-def via_empty(root):
-    shapes = [
-        {"name": "polygon", "all_points_x": [], "all_points_y": []},
-        {"name": "polyline", "all_points_x": [], "all_points_y": []},
-        {},
-    ]
-    regions = [{"shape_attributes": shape, "region_attributes": {}} for shape in shapes]
-    (root / "via.json").write_text(json.dumps({"0": {"filename": "0.png", "size": 1, "regions": regions}}))
-
-
-def via_project_empty(root):
-    (root / "via.json").write_text(json.dumps({"_via_settings": {}, "_via_img_metadata": {}}))
-
-
-@pytest.mark.parametrize("write", [labelme_empty, via_empty, via_project_empty])
-def test_empty_shapes_are_no_marks(root, write):
+@pytest.mark.parametrize("name", EMPTY)
+def test_empty_shapes_are_no_marks(root, name):
     draw(root)
-    write(root)
+    file, document = EMPTY[name]
+    (root / file).write_text(json.dumps(document))
     assert read(root)[0] == [None] * 8
     findings = [f for f in check(root, near=False).findings if f.code in ("labels", "labels-unreadable")]
     assert [f.code for f in findings] == ["labels"]
@@ -363,11 +348,8 @@ def test_empty_shapes_are_no_marks(root, write):
 def test_run_lengths_may_stand_in_a_list(root):
     shown = draw(root)
     write_coco(root, STORED[:1], width=W, height=H)
-    flat = shown[0].T.ravel()
-    edges = np.flatnonzero(np.diff(flat.astype(int))) + 1
-    counts = np.diff([0, *edges, flat.size]).tolist()
     document = json.loads((root / "coco.json").read_text())
-    document["annotations"][0]["segmentation"] = [{"size": [H, W], "counts": counts}]
+    document["annotations"][0]["segmentation"] = [{"size": [H, W], "counts": runs(shown[0].T.ravel())}]
     (root / "coco.json").write_text(json.dumps(document))
     np.testing.assert_array_equal(read(root)[0][0], shown[0])
 
@@ -456,18 +438,13 @@ def mutated(text, rng):
 
 @pytest.mark.parametrize("form", range(26))
 def test_a_mutated_file_ends_nothing(root, form):
-    from test_labels import EXPORTS, place
-
     name = [*EXPORTS][form % len(EXPORTS)]
-    place(root, EXPORTS[name])
+    place_export(root, EXPORTS[name])
     rng = random.Random(form)
-    for _ in range(MUTATIONS):
+    for _ in range(4):
         for file, text in EXPORTS[name].files.items():
             (root / file).write_bytes(mutated(text, rng))
         for item in defective(root):
             with suppress(InputError):
                 union_masks(item.masks, (48, 64))
         remarks(root)
-
-
-MUTATIONS = 4

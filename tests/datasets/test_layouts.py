@@ -173,23 +173,6 @@ def test_visa_table_with_a_fault(visa, row, reason):
     assert reason in refused(visa, "candle")
 
 
-@pytest.mark.parametrize(
-    ("good", "bad"),
-    [
-        *[("good", "bad"), ("Good", "BAD"), ("ok", "ko"), ("OK", "NOK"), ("normal", "abnormal")],
-        *[("Normal", "Anomaly"), ("good", "defect"), ("good", "Defective")],
-    ],
-)
-def test_good_and_bad_by_any_name(tmp_path, save, good, bad):
-    for k in range(10):
-        save(tmp_path / good / f"{k}.png")
-    save(tmp_path / bad / "x.png")
-    dataset = open_dataset(tmp_path)
-    assert dataset.layout == "folder"
-    assert (len(dataset.train), len(dataset.test)) == (8, 3)
-    assert dataset.kinds == (good, bad)
-
-
 def test_kinds_and_masks_of_a_folder(tmp_path, save, mask):
     save(tmp_path / "good/0.png")
     for name in ("plain", "inside", "scratch/7", "scratch/deep/8", "dent/7", "a/9", "b/9"):
