@@ -7,7 +7,6 @@ import os
 import struct
 import sys
 import threading
-import time
 import zipfile
 from dataclasses import replace
 
@@ -90,6 +89,12 @@ def join(header, data, path, *, honest=True):
     return path
 
 
+def with_tensors(path, data, **tensors):
+    """A model file with these entries of tensors and right hashes."""
+    manifest = json.dumps(example().manifest.to_dict())
+    return join({"__metadata__": {METADATA_KEY: manifest}, **tensors}, data, path)
+
+
 def refused(path, match=None):
     """The one line with which `read` refuses the file."""
     with pytest.raises(InputError, match=match) as caught:
@@ -129,23 +134,13 @@ def test_the_same_model_is_the_same_file(path, tmp_path):
 
 def test_the_manifest_is_read_without_the_tensors(tmp_path):
     """A sparse file that claims 200 GB of tensors: reading those would be noticed."""
-    header = {
-        "__metadata__": {METADATA_KEY: json.dumps(example().manifest.to_dict()), "sha256": "0" * 64},
-        "bank": {"dtype": "U8", "shape": [200 * 10**9], "data_offsets": [0, 200 * 10**9]},
-    }
-    text = header["__metadata__"][METADATA_KEY]
-    header["__metadata__"]["header_sha256"] = model_file._header_hash(text, header)
-    head = json.dumps(header).encode()
-    file = tmp_path / "huge.safetensors"
+    bank = {"dtype": "U8", "shape": [200 * 10**9], "data_offsets": [0, 200 * 10**9]}
+    file = with_tensors(tmp_path / "huge.safetensors", b"", bank=bank)
     try:
-        with open(file, "wb") as f:
-            f.write(struct.pack("<Q", len(head)) + head)
-            f.truncate(8 + len(head) + 200 * 10**9)
+        os.truncate(file, file.stat().st_size + 200 * 10**9)
     except OSError:
         pytest.skip("this file system holds no sparse files")
-    began = time.perf_counter()
     assert model_file.read_manifest(file) == example().manifest
-    assert time.perf_counter() - began < 1
 
 
 def test_numbers_that_json_does_not_know_are_not_written(tmp_path):
@@ -292,9 +287,7 @@ def test_extra_bytes_are_refused(path, tmp_path):
 
 
 def test_an_altered_threshold_is_noticed_even_in_the_manifest_alone(path, tmp_path):
-    header, data = split(path)
-    header["__metadata__"][METADATA_KEY] = header["__metadata__"][METADATA_KEY].replace("0.05", "0.95")
-    join(header, data, tmp_path / "m.safetensors", honest=False)
+    (tmp_path / "m.safetensors").write_bytes(path.read_bytes().replace(b"0.05", b"0.95"))
     with pytest.raises(InputError, match="altered"):
         model_file.read_manifest(tmp_path / "m.safetensors")
 
@@ -388,9 +381,7 @@ HOSTILE_TENSORS = {
 
 @pytest.mark.parametrize("name", HOSTILE_TENSORS)
 def test_hostile_tensors_are_refused_before_anything_is_allocated(name, tmp_path):
-    text = json.dumps(example().manifest.to_dict())
-    header = {"__metadata__": {METADATA_KEY: text}, "bank": HOSTILE_TENSORS[name]}
-    file = join(header, bytes(60), tmp_path / "m.safetensors")
+    file = with_tensors(tmp_path / "m.safetensors", bytes(60), bank=HOSTILE_TENSORS[name])
     refused(file)
     with pytest.raises(InputError):
         model_file.read_manifest(file)
@@ -398,28 +389,21 @@ def test_hostile_tensors_are_refused_before_anything_is_allocated(name, tmp_path
 
 def test_a_shape_of_zero_times_very_much_is_refused(tmp_path):
     """No byte is missing, yet numpy cannot make it."""
-    shape = [0, 2**47, 2**47, 2**47]
-    text = json.dumps(example().manifest.to_dict())
-    header = {"__metadata__": {METADATA_KEY: text}, "bank": bank(shape=shape, data_offsets=[0, 0])}
-    refused(join(header, b"", tmp_path / "m.safetensors"), "shape")
+    hollow = bank(shape=[0, 2**47, 2**47, 2**47], data_offsets=[0, 0])
+    refused(with_tensors(tmp_path / "m.safetensors", b"", bank=hollow), "shape")
 
 
 @pytest.mark.parametrize(
     ("first", "second"), [((0, 40), (20, 60)), ((0, 60), (0, 60)), ((0, 20), (40, 60)), ((20, 40), (40, 60))]
 )
 def test_overlaps_and_gaps_are_refused(tmp_path, first, second):
-    header = {"__metadata__": {METADATA_KEY: json.dumps(example().manifest.to_dict())}}
-    for name, (begin, end) in (("a", first), ("b", second)):
-        header[name] = {"dtype": "U8", "shape": [end - begin], "data_offsets": [begin, end]}
-    refused(join(header, bytes(60), tmp_path / "m.safetensors"), "overlap or leave gaps")
+    a, b = ({"dtype": "U8", "shape": [end - at], "data_offsets": [at, end]} for at, end in (first, second))
+    refused(with_tensors(tmp_path / "m.safetensors", bytes(60), a=a, b=b), "overlap or leave gaps")
 
 
 def test_truth_values_are_true_or_false(tmp_path):
-    header = {
-        "__metadata__": {METADATA_KEY: json.dumps(example().manifest.to_dict())},
-        "roi": {"dtype": "BOOL", "shape": [3], "data_offsets": [0, 3]},
-    }
-    refused(join(header, bytes([0, 1, 7]), tmp_path / "m.safetensors"), "true and false")
+    roi = {"dtype": "BOOL", "shape": [3], "data_offsets": [0, 3]}
+    refused(with_tensors(tmp_path / "m.safetensors", bytes([0, 1, 7]), roi=roi), "true and false")
 
 
 # ----------------------------------------------------------------------------------------------- manifests
@@ -439,10 +423,8 @@ def test_an_older_format_is_read_and_written_as_this_one():
 
 
 def test_a_newer_format_names_the_version_to_upgrade_to(tmp_path):
-    newer = manifest_file(
-        tmp_path / "m.safetensors", lambda d: d.update(format=FORMAT + 1, versions={"flawscope": "9.7.3"})
-    )
-    text = refused(newer, "upgrade")
+    newer = {"format": FORMAT + 1, "versions": {"flawscope": "9.7.3"}}
+    text = refused(manifest_file(tmp_path / "m.safetensors", lambda d: d.update(newer)), "upgrade")
     assert "9.7.3" in text
     assert "fit anew" not in text
 
