@@ -191,16 +191,6 @@ def test_kinds_and_masks_of_a_folder(tmp_path, save, mask):
     ]
 
 
-def test_only_good_pictures_are_all_for_training(tmp_path, save):
-    for k in range(5):
-        save(tmp_path / f"bare/{k}.png")
-        save(tmp_path / f"named/good/{k}.png")
-    for name in ("bare", "named"):
-        dataset = open_dataset(tmp_path / name)
-        assert (len(dataset.train), dataset.test) == (5, ())
-        assert {item.kind for item in dataset.train} == {"good"}
-
-
 @pytest.mark.parametrize("name", ["bad/1.png", "shift1/Defect/1.png", "test/dent/1.png", "a/train/1.png"])
 def test_signs_of_defects_are_refused_not_ignored(tmp_path, save, name):
     save(tmp_path / "bare/0.png")

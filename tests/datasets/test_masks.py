@@ -112,13 +112,6 @@ def test_other_json_files_and_what_a_model_has_found_are_no_ground_truth(root):
     assert masks(root) == {}
 
 
-def test_run_lengths_that_do_not_fit_are_told_when_they_are_drawn(root):
-    coco(root, "bad/dent/0.png", {"segmentation": {"size": [SIDE, SIDE], "counts": [1, 2]}})
-    (item,) = (item for item in open_dataset(root).test if item.masks)
-    with pytest.raises(InputError, match="run lengths do not make 48x48 pixels"):
-        union_masks(item.masks, (SIDE, SIDE))
-
-
 def test_seen_defects_may_have_label_files_of_their_own_or_of_their_data_set(root, monkeypatch):
     labelme(root / "bad/scratch/0.json", points=OUTLINE)
     (item,) = list_seen(root / "bad")

@@ -236,15 +236,6 @@ def test_what_the_manifest_says_must_be_what_the_network_does(tiled, tmp_path):
         TorchSession.open(Artefact(replace(each.manifest, preprocess=how), each.tensors), "cpu")
 
 
-@pytest.mark.parametrize("value", [[2], [0, 3], "2x3", [2.5, 3], [2, 3, 4]])
-def test_positions_that_make_no_sense_are_one_line(value):
-    data = {**Preprocess((64, 64), tile=(96, 96), positions=(2, 3)).to_dict(), "positions": value}
-    with pytest.raises(InputError, match="positions is"):
-        Preprocess.from_dict(data)
-    with pytest.raises(InputError, match="there are none"):
-        Preprocess((64, 64), positions=(2, 3))
-
-
 @pytest.mark.slow
 def test_reduced_precisions_leave_a_picture_out_at_its_places(bf16_in_name, tiled, tiled_pictures, tmp_path):
     good = list_pictures(tiled_pictures / "train")

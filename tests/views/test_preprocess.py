@@ -266,7 +266,8 @@ def test_preprocess_goes_through_json():
         *[{"tile": value, "size": [16, 16]} for value in ([0, 4], "x", [1, 1], [16, 16 * 1024 + 1])],
         *[{"overlap": value} for value in (2.0, 0.76, -0.1, True)],
         {"crop": [8, 8], "tile": [16, 16], "size": [16, 16]},
-        {"positions": [1, 2]},
+        {"positions": [1, 2]},  # there are no tiles
+        *[{"positions": v, "tile": [96, 96]} for v in ([2], [0, 3], "2x3", [2.5, 3], [2, 3, 4])],
     ],
 )
 def test_bad_preprocess_is_refused(bad):
