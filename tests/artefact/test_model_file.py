@@ -105,9 +105,6 @@ def refused(path, match=None):
     return text
 
 
-# ---------------------------------------------------------------------------------------------- round trip
-
-
 def test_what_is_written_is_read(path):
     want, got = example(), read(path)
     assert got.manifest == want.manifest
@@ -147,9 +144,6 @@ def test_numbers_that_json_does_not_know_are_not_written(tmp_path):
     with pytest.raises(ValueError):
         write(example(facts={"radius": float("nan")}), tmp_path / "m.safetensors")
     assert list(tmp_path.iterdir()) == []
-
-
-# ------------------------------------------------------------------------------------------------- writing
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, MemoryError, SystemExit, RuntimeError])
@@ -254,9 +248,6 @@ def test_check_writable_makes_nothing(tmp_path):
         check_writable(tmp_path)
 
 
-# ------------------------------------------------------------------------------------------- damaged files
-
-
 def test_every_truncation_is_refused(path, tmp_path):
     body = path.read_bytes()
     file = tmp_path / "cut.safetensors"
@@ -291,8 +282,6 @@ def test_an_altered_threshold_is_noticed_even_in_the_manifest_alone(path, tmp_pa
     with pytest.raises(InputError, match="altered"):
         model_file.read_manifest(tmp_path / "m.safetensors")
 
-
-# ------------------------------------------------------------------------------------------- hostile files
 
 NO_MODEL = {
     "empty": b"",
@@ -404,9 +393,6 @@ def test_overlaps_and_gaps_are_refused(tmp_path, first, second):
 def test_truth_values_are_true_or_false(tmp_path):
     roi = {"dtype": "BOOL", "shape": [3], "data_offsets": [0, 3]}
     refused(with_tensors(tmp_path / "m.safetensors", bytes([0, 1, 7]), roi=roi), "true and false")
-
-
-# ----------------------------------------------------------------------------------------------- manifests
 
 
 def manifest_file(path, change):
@@ -590,9 +576,6 @@ def test_random_damage_to_the_manifest_is_an_input_error_or_nothing(tmp_path):
     assert passed < 500
 
 
-# ---------------------------------------------------------------------------- what the model is opened with
-
-
 def test_an_unknown_method_is_one_line(tmp_path):
     from flawscope.predictor import load
 
@@ -621,8 +604,6 @@ def test_a_config_that_makes_no_sense_is_one_line(model_path, tmp_path, config, 
         load(tmp_path / "m.safetensors")
     assert "\n" not in str(caught.value)
 
-
-# ------------------------------------------------------------------------------------------ sample pictures
 
 RNG = np.random.default_rng(0)
 LEVELS = np.arange(256, dtype=np.float32).reshape(1, 16, 16) / np.float32(255)

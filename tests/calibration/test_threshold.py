@@ -22,9 +22,6 @@ def calibration(scores, rate=0.05, maxima=None):
     return Calibration(scores=scores, map_maxima=maxima, map_level=0.0, rate=rate)
 
 
-# ------------------------------------------------------------------------------------------------ severity
-
-
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 19, 200])
 def test_severity_is_the_way_above_the_score_threshold_in_spreads_of_good_pictures(n):
     rng = np.random.default_rng(n)
@@ -53,9 +50,6 @@ def test_equal_scores_have_a_spread_too(scores):
     assert made.spread > 0
     assert 0 < float(made.severity(scores[0] + 1)) < math.inf
     assert made.severity(scores[0]) == 0
-
-
-# ---------------------------------------------------------------------------------------------- thresholds
 
 
 @pytest.mark.parametrize("n", [1, 2, 9, 19, 20, 99, 199])
@@ -126,9 +120,6 @@ def test_from_values_takes_the_maps_maxima_and_the_median_of_their_medians():
     assert (made.scores, made.rate, made.method) == ((1.0, 2.0, 3.0), 0.2, "test")
 
 
-# ---------------------------------------------------------------------------------------------------- JSON
-
-
 def test_json_round_trip_is_exact():
     rng = np.random.default_rng(3)
     made = Calibration(
@@ -179,9 +170,6 @@ def test_damaged_entries_are_input_errors(change):
 def test_senseless_rates_are_refused(rate):
     with pytest.raises(InputError, match="rate"):
         calibration((1, 2, 3)).with_rate(rate)
-
-
-# ------------------------------------------------------------------------------------------------ suspects
 
 
 @pytest.mark.parametrize("seed", range(20))

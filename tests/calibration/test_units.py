@@ -139,9 +139,6 @@ def test_an_envelope_over_lights_is_never_below_any_light():
         assert (made.p_values(queries) >= calibration(column, units).p_values(queries) - 1e-12).all()
 
 
-# ------------------------------------------------------------------------- which pictures set the threshold
-
-
 def spread(*more):
     return [*np.linspace(2, 4, 18), *more]
 

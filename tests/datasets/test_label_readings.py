@@ -106,9 +106,6 @@ def remarks(root):
     return " | ".join(mask_remarks(open_dataset(root)))
 
 
-# ----------------------------------------------------------------------------------- pictures of another size
-
-
 @pytest.mark.parametrize("scale", [2, 1.5, 4])
 def test_marks_of_larger_pictures_are_left_out_also_those_that_fit(root, scale):
     draw(root)
@@ -161,9 +158,6 @@ def test_marks_of_smaller_pictures_are_told(root):
     assert "within the first" not in remarks(root)
 
 
-# ------------------------------------------------------------------------------------------- turned pictures
-
-
 def test_marks_on_turned_pictures_are_read_as_far_as_they_fit(root):
     shown = draw(root, [TURNED] * 8)
     write_via(root, STORED)  # as stored: x reaches beyond the width that is shown
@@ -195,9 +189,6 @@ def test_a_turned_picture_that_fits_both_ways_is_told(root):
     draw(root)
     write_yolo(root, STORED, W, H)
     assert "stored turned" not in remarks(root)
-
-
-# ------------------------------------------------------------------------------------------ YOLO's key points
 
 
 def pose(place, visibility, count, rng):
@@ -238,9 +229,6 @@ def test_polygons_are_no_key_points():
         words = ["0", *(f"{v:.6f}" for v in np.clip(ring, 0, 1).ravel())]
         taken += have_key_points([words]) is not False
     assert taken <= 20
-
-
-# --------------------------------------------------------------------------------------------- Label Studio
 
 
 def region(name="image", item=None, **value):
@@ -295,9 +283,6 @@ def test_a_task_without_a_picture_is_passed_over(root):
     write_tasks(root, ({"text": "a note"}, wordy), ({"image": "0.png"}, ordinary))
     np.testing.assert_array_equal(read(root)[0][0], shown[0])
     assert "task without a picture 1" in " ".join(f.line() for f in check(root, near=False).findings)
-
-
-# ----------------------------------------------------------------------------------- names, labels, emptiness
 
 
 def test_a_name_may_hold_what_looks_like_an_escape(root):
@@ -365,9 +350,6 @@ def test_pictures_that_share_a_label_file_are_told_and_a_suffix_tells_them_apart
     assert {item.path.suffix for item in defective(root) if item.masks} == {".jpg"}
 
 
-# ------------------------------------------------------------------------------- overlays, and seen defects
-
-
 def test_overlays_are_no_kind_of_defect(root):
     draw(root)
     shutil.copytree(root / "bad", root / "bad/overlay")
@@ -405,9 +387,6 @@ def test_seen_defects_that_are_left_out_are_counted(root):
     (root / "via.json").write_text((root / "via.json").read_text()[:-9])
     with pytest.raises(InputError, match=r"in via\.json, which could not be read: 8"):
         choose_seen(str(root / "bad"))
-
-
-# ------------------------------------------------------------------------------------------------- mutations
 
 
 def mutated(text, rng):

@@ -22,9 +22,6 @@ H, W = 48, 64
 Y, X = np.mgrid[:H, :W] + 0.5  # centres of the pixels
 
 
-# --------------------------------------------------------------------- masks, drawn without the readers' help
-
-
 def rectangle(x0, y0, x1, y1):
     mask = np.zeros((H, W), bool)
     mask[y0:y1, x0:x1] = True

@@ -96,9 +96,6 @@ def test_a_map_that_is_not_a_number_makes_the_score_none():
     assert np.isnan(blended.result()[0])
 
 
-# ------------------------------------------------------------------------------------------- from pictures
-
-
 def test_tiles_are_cut_from_the_picture_pixel_by_pixel():
     shown = picture(90, 120)
     views = Preprocess((32, 32), tile=(32, 32)).views(shown)

@@ -173,9 +173,6 @@ def test_what_all_elements_lose_alike_is_not_trusted():
         assert_exact(Searched(bank)(query), query, bank)
 
 
-# ------------------------------------------------------------------------------------------------ the bound
-
-
 def rounded(searched, queries):
     """Squared distances [N, M] of rounded queries and elements in steps, from the parts that the screen is
     made of, and what both lose, |e_x| [N] and |e_m| [M], in steps."""
