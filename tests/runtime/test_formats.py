@@ -13,6 +13,7 @@ import flawscope
 from flawscope import predictor, runtime
 from flawscope.cli import main
 from flawscope.errors import InputError
+from flawscope.testing.case import torch_threads
 
 FIXTURES = {".safetensors": "model_path", ".onnx": "onnx_path"}
 
@@ -149,9 +150,7 @@ def test_many_threads_may_predict_at_once(path, engine, drawn):
     """A server's do. Same numbers, and every thread's and torch's thread count stays what it was."""
     import torch
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
+    with torch_threads(3):
         model = flawscope.load(path, engine=engine, device="cpu")
         pictures = sorted((drawn / "plate/test").glob("*/*.png"))[:5]
         images = np.concatenate([model.manifest.preprocess(picture)[0] for picture in pictures])
@@ -170,9 +169,7 @@ def test_many_threads_may_predict_at_once(path, engine, drawn):
                 np.testing.assert_allclose(scores, expected, rtol=1e-6)
                 assert count == 3
         with ThreadPoolExecutor(1) as fresh:
-            assert fresh.submit(torch.get_num_threads).result() == torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
+            assert fresh.submit(torch.get_num_threads).result() == 3
 
 
 def test_the_engine_computes_with_so_many_threads(path, engine):
