@@ -105,13 +105,15 @@ def refused(path, match=None):
     return text
 
 
-def test_what_is_written_is_read(path):
+def test_what_is_written_is_read_and_written_again_as_the_same_file(path, tmp_path):
     want, got = example(), read(path)
     assert got.manifest == want.manifest
     assert set(got.tensors) == set(want.tensors)
     for name, tensor in want.tensors.items():
         np.testing.assert_array_equal(got.tensors[name], tensor, strict=True)
         assert got.tensors[name].flags.writeable  # torch takes them over
+    write(read(path), tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
 
 
 def test_the_file_is_ordinary_safetensors(path):
@@ -122,11 +124,6 @@ def test_the_file_is_ordinary_safetensors(path):
         np.testing.assert_array_equal(loaded[name], tensor, strict=True)
     (length,) = struct.unpack("<Q", path.read_bytes()[:8])
     assert (8 + length) % 8 == 0  # tensors are aligned for whoever maps the file
-
-
-def test_the_same_model_is_the_same_file(path, tmp_path):
-    write(read(path), tmp_path / "again.safetensors")
-    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
 
 
 def test_the_manifest_is_read_without_the_tensors(tmp_path):
@@ -231,15 +228,12 @@ def test_a_reader_sees_the_old_or_the_new_file_never_a_part(tmp_path):
         thread.join()
 
 
-def test_a_missing_folder_is_told_before_and_while_writing(tmp_path):
+def test_a_missing_folder_is_told_before_and_while_writing_and_asking_makes_nothing(tmp_path):
     file = tmp_path / "no" / "m.safetensors"
     with pytest.raises(InputError, match="no folder"):
         check_writable(file)
     with pytest.raises(FlawscopeError, match="cannot write"):
         write(example(), file)
-
-
-def test_check_writable_makes_nothing(tmp_path):
     assert check_writable(tmp_path / "m.safetensors", ".safetensors") == tmp_path / "m.safetensors"
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError, match="end in"):
@@ -270,14 +264,11 @@ def test_every_byte_matters(path, tmp_path):
         refused(file)
 
 
-def test_extra_bytes_are_refused(path, tmp_path):
+def test_extra_bytes_and_an_altered_threshold_are_noticed_even_in_the_manifest_alone(path, tmp_path):
     (tmp_path / "long.safetensors").write_bytes(path.read_bytes() + b"\0")
     refused(tmp_path / "long.safetensors")
     with pytest.raises(InputError, match="extra data"):
         model_file.read_manifest(tmp_path / "long.safetensors")
-
-
-def test_an_altered_threshold_is_noticed_even_in_the_manifest_alone(path, tmp_path):
     (tmp_path / "m.safetensors").write_bytes(path.read_bytes().replace(b"0.05", b"0.95"))
     with pytest.raises(InputError, match="altered"):
         model_file.read_manifest(tmp_path / "m.safetensors")
@@ -609,22 +600,13 @@ RNG = np.random.default_rng(0)
 LEVELS = np.arange(256, dtype=np.float32).reshape(1, 16, 16) / np.float32(255)
 
 
-def test_eight_bits_come_back_exactly():
-    packed = pack_images(LEVELS)
-    assert packed.dtype == np.uint8
-    np.testing.assert_array_equal(packed.ravel(), np.arange(256))
-    np.testing.assert_array_equal(unpack_images(packed), LEVELS)
-
-
-def test_marked_padding_comes_back_exactly():
+def test_eight_bits_and_marked_padding_come_back_exactly():
     """The value v of a padded pixel stands as -1 - v: also 0, and also 1."""
-    marked = np.stack([LEVELS, -1 - LEVELS])
-    packed = pack_images(marked)
-    assert packed.dtype == np.int16
-    np.testing.assert_array_equal(packed[1].ravel(), -1 - np.arange(256))
-    found = unpack_images(packed)
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, marked)
+    whole = np.arange(256).reshape(LEVELS.shape)
+    for image, kind, stored in ((LEVELS, np.uint8, whole), (-1 - LEVELS, np.int16, -1 - whole)):
+        packed = pack_images(image)
+        np.testing.assert_array_equal(packed, stored.astype(kind), strict=True)
+        np.testing.assert_array_equal(unpack_images(packed), image, strict=True)
 
 
 @pytest.mark.parametrize("value", [0.5, -1.3, 1 / 7, -0.25, 2.0, np.nan, -np.inf])

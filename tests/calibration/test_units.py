@@ -191,7 +191,7 @@ def test_few_simulated_defects_decide_nothing_but_what_lies_far_out_is_asked_abo
         assert defect_like_question(far, NAMES, defects).endswith(f"there are {count}")
 
 
-def test_a_foreign_part_is_asked_about_by_a_model_that_finds_few_defects_too():
+def test_a_foreign_part_is_asked_about_by_a_model_that_finds_few_defects_too_and_not_blamed_for_them():
     """Scores of drawn fabrics with a picture of keys among them; half of the defects score as good ones."""
     weak, strong = (clear_defects(*np.linspace(*ends, 40)) for ends in ((14, 20.5), (90, 99)))
     near, foreign = (calibration([*np.linspace(16.5, 19.5, 11), odd]) for odd in (21.0, 78.6))
@@ -199,6 +199,9 @@ def test_a_foreign_part_is_asked_about_by_a_model_that_finds_few_defects_too():
     assert defect_like_question(foreign, NAMES, weak).endswith(said)
     assert defect_like_question(near, NAMES, weak) is None
     assert defect_like_question(foreign, NAMES, strong) is None
+    odd = calibration(spread(7.5))
+    assert odd.far_out()
+    assert defect_like_question(odd, NAMES, clear_defects(*np.linspace(2, 3.9, 10))) is None
 
 
 def test_pictures_that_are_equally_far_out_do_not_hide_each_other():
@@ -229,12 +232,6 @@ def test_too_few_units_do_not_replace_a_calibration_of_more():
         assert "needs 19, and only" in too_few_question(calibration(*few), before, 33)
     assert too_few_question(calibration(range(19)), before, 0) is None
     assert too_few_question(calibration(range(5)), calibration(range(5)), 0) is None
-
-
-def test_a_model_that_finds_few_defects_without_the_picture_does_not_blame_it():
-    odd = calibration(spread(7.5))
-    assert odd.far_out()
-    assert defect_like_question(odd, NAMES, clear_defects(*np.linspace(2, 3.9, 10))) is None
 
 
 def test_a_rate_that_nothing_can_promise_needs_a_finite_number_of_pictures():

@@ -430,21 +430,18 @@ def test_hostile_xml_is_refused_at_its_first_line(root, text):
     assert "document type, <!DOCTYPE>, which no tool writes" in finding.message
 
 
-def test_a_brush_that_is_cut_off_is_told_when_it_is_drawn(root):
+def test_run_lengths_that_are_cut_off_or_wrap_around_are_refused_when_they_are_drawn(root):
     place(root, Export({"a.json": json.dumps([task(region("brushlabels", rle=brush(ELL)[:-9]))])}, ELL))
     with pytest.raises(InputError, match="a brush's run lengths are cut off: export them again"):
         union_masks(marked(root).masks, (H, W))
+    with pytest.raises(InputError, match="run lengths do not make 8x4 pixels"):
+        from_runs(np.array([1 << 62] * 4 + [32]), (4, 8))
 
 
 def test_polygons_fill_pixels_whose_centre_is_inside():
     for corners in np.random.default_rng(3).uniform(-5, 55, (20, 3, 2)):
         found = PictureLabels(Path("x"), (H, W), (filled(corners),)).read()
         np.testing.assert_array_equal(found, triangle(*corners))
-
-
-def test_run_lengths_whose_sum_wraps_around_are_refused():
-    with pytest.raises(InputError, match="run lengths do not make 8x4 pixels"):
-        from_runs(np.array([1 << 62] * 4 + [32]), (4, 8))
 
 
 def test_deep_json_is_of_no_form(root):
