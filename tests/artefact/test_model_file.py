@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from flawscope.artefact import model_file
-from flawscope.artefact.certificate import MAP_STRIDE
 from flawscope.artefact.files import atomic_write, check_writable
 from flawscope.artefact.model_file import (
     FORMAT,
@@ -29,7 +28,6 @@ from flawscope.artefact.model_file import (
 )
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.runtime import onnx_file
 from flawscope.views.preprocess import Preprocess
 from flawscope.views.tiles import Fusion
 
@@ -567,14 +565,6 @@ def test_random_damage_to_the_manifest_is_an_input_error_or_nothing(tmp_path):
     assert passed < 500
 
 
-def test_an_unknown_method_is_one_line(tmp_path):
-    from flawscope.predictor import load
-
-    write(example(method="os.system"), tmp_path / "m.safetensors")
-    with pytest.raises(InputError, match=r"no method called os\.system"):
-        load(tmp_path / "m.safetensors")
-
-
 @pytest.mark.parametrize(
     ("config", "match"),
     [
@@ -596,7 +586,6 @@ def test_a_config_that_makes_no_sense_is_one_line(model_path, tmp_path, config, 
     assert "\n" not in str(caught.value)
 
 
-RNG = np.random.default_rng(0)
 LEVELS = np.arange(256, dtype=np.float32).reshape(1, 16, 16) / np.float32(255)
 
 
@@ -616,16 +605,3 @@ def test_what_eight_bits_would_change_stays_float(value):
     packed = pack_images(images)
     assert packed.dtype == np.float32
     np.testing.assert_array_equal(unpack_images(packed), images)
-
-
-@pytest.mark.parametrize("kind", [np.uint8, np.int16])
-def test_exported_models_carry_them(kind):
-    samples = RNG.integers(0, 128, (2, 3, 16, 24)).astype(kind)
-    maps = np.zeros((2, 16 // MAP_STRIDE, 24 // MAP_STRIDE), np.float32)
-    calibration = Calibration((1.0,), (1.0,), 0.0)
-    manifest = Manifest("none", {}, Preprocess((16, 24)), calibration, samples=({}, {}))
-    entries = onnx_file._build_entries(Artefact(manifest, {"samples": samples, "sample_maps": maps}), "")
-    found = onnx_file._unpack_tensors(entries, onnx_file._parse_manifest(entries, "model"), "model")
-    assert found["samples"].dtype == kind
-    np.testing.assert_array_equal(found["samples"], samples)
-    assert len(onnx_file._parse_manifest(entries, "model").samples) == 2

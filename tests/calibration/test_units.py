@@ -1,6 +1,5 @@
 """Pictures of one part are one unit: the promise holds over units, by the literal formula and by chance."""
 
-import math
 from dataclasses import replace
 from fractions import Fraction
 
@@ -8,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom
 
 from flawscope.calibration.outliers import (
     defect_like_question,
@@ -86,24 +84,6 @@ def test_pictures_that_are_units_each_answer_as_they_did(scores, rate):
     assert plain.score_threshold == numbered.score_threshold
     assert plain.expected_rate == numbered.expected_rate
     assert from_values(scores, scores, [0], units=range(n)).units == ()
-
-
-@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
-@pytest.mark.parametrize(("parts", "pictures"), [(4, 6), (5, 20), (20, 3)])
-def test_new_parts_are_called_anomalous_as_often_as_promised(parts, pictures, correlation):
-    """Before, the pictures were counted: 5 parts of 20 pictures gave 7 % and 12 % where 5 % was promised."""
-    rng = np.random.default_rng([parts, pictures, int(10 * correlation)])
-    units = np.repeat(np.arange(parts), pictures)
-    alarms = 0
-    promised = calibration(np.zeros(len(units)), units).effective_rate
-    for _ in range(1000):
-        part = math.sqrt(correlation) * rng.standard_normal(parts + 1)
-        drawn = part[np.append(units, parts)] + math.sqrt(1 - correlation) * rng.standard_normal(
-            len(units) + 1
-        )
-        alarms += bool(calibration(drawn[:-1], units).is_anomalous(drawn[-1]))
-    assert promised == max(0.05, 1 / (parts + 1))
-    assert binom(1000, promised).sf(alarms - 1) > 1e-3
 
 
 def test_a_file_without_units_is_as_before_and_one_with_units_keeps_them():

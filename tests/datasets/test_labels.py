@@ -332,27 +332,6 @@ def test_exports_are_read_to_the_pixel(root, name):
     assert sorted(kind for mask in labels for kind in mask.kinds) == sorted(export.kinds.split(" "))
 
 
-@pytest.mark.parametrize(
-    ("picture", "names", "colours"),
-    [
-        ("bad/dent/part_7.png", ["bad/dent/part_7_mask.png"], 0),
-        ("bad/dent/part_7.png", ["bad/dent/masks/part_7.png"], 0),
-        ("bad/JPEGImages/p.jpg", ["bad/SegmentationClass/p.png", "bad/SegmentationObject/p.png"], 2),  # VOC
-    ],
-)
-def test_masks_are_read_to_the_pixel(root, picture, names, colours):
-    pixels = Image.fromarray(ELL.astype(np.uint8) * (1 if colours else 255))
-    if colours:
-        pixels.putpalette([0, 0, 0, 128, 0, 0])
-    place(root, Export({}, ELL, picture=picture))
-    for name in names:
-        (root / name).parent.mkdir(exist_ok=True)
-        pixels.save(root / name)
-    item = marked(root)
-    assert len(item.masks) == len(names)
-    np.testing.assert_array_equal(union_masks(item.masks, (H, W)), ELL)
-
-
 def test_tools_go_together(root):
     """A picture of each tool in one set, each with its own labels."""
     chosen = [name for name in EXPORTS if EXPORTS[name].picture == "bad/dent/part_7.png"]

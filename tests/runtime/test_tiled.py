@@ -64,6 +64,7 @@ def test_a_picture_of_one_tile_that_is_fitted_in_lies_where_it_is_shown():
     views = how.views(picture)
     assert len(views) == 1
     assert views.geometry == how.geometry((96, 48)) == how.whole.geometry((96, 48))
+    np.testing.assert_array_equal(views.images([0]), how.whole(picture)[0])
     np.testing.assert_array_equal(views.images([0])[0, 0] >= 0, views.geometry.visible_mask())
     assert views.geometry.visible_mask().mean() == 0.5
 

@@ -109,15 +109,6 @@ def test_tiles_are_cut_from_the_picture_pixel_by_pixel():
     np.testing.assert_array_equal(images[:1], Preprocess((32, 32))(shown)[0])
 
 
-def test_a_picture_of_exactly_one_tile_is_seen_as_without_tiles():
-    shown = picture(48, 64)
-    views = Preprocess((48, 64), tile=(48, 64)).views(shown)
-    image, geometry = Preprocess((48, 64))(shown)
-    assert len(views) == 1
-    assert views.geometry == geometry
-    np.testing.assert_array_equal(views.images([0]), image)
-
-
 @pytest.mark.parametrize(("height", "width"), [(31, 90), (90, 31), (4, 4)])
 def test_a_picture_smaller_than_a_tile_is_told(height, width):
     with pytest.raises(InputError, match=f"it has {width} x {height} pixels, less than a tile of 32 x 32"):
