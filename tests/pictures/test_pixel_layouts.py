@@ -109,9 +109,10 @@ def test_floating_point_colour_and_grey_whose_white_is_0(tmp_path):
     assert read_mask(mask).sum() == 1
 
 
-def test_an_alpha_that_a_file_names_is_composited():
+def test_an_alpha_that_a_file_names_is_composited_and_another_channel_refused(refused):
     rgba = np.dstack([np.full((4, 5, 3), 9, np.uint8), np.uint8([[0, 255, 255, 255, 255]] * 4)])
     assert decode(tiff(rgba, extra=(2,)))[0, :2, 0].tolist() == [255, 9]
+    refused(lambda: decode(tiff(rgba, extra=(0,))), "4 channels")
 
 
 def test_colour_that_other_formats_would_cut_is_refused(refused):
