@@ -19,20 +19,20 @@ def test_as_many_scores_as_the_smallest_p_value_needs(rate, scores):
     assert 1 / (scores + 1) <= rate + 1e-12 < 1 / scores
 
 
+FEW = (2, 1), (7, 1), (8, 2), (39, 9), (40, 10), (100, 10), (119, 12), (120, 19), (190, 19), (300, 30)
+
+
 @pytest.mark.parametrize(
-    ("total", "count"),
-    [(2, 1), (7, 1), (8, 2), (39, 9), (40, 10), (100, 10), (119, 12), (120, 19), (190, 19), (300, 30)],
+    ("total", "count", "how"),
+    [
+        *[(*pair, {}) for pair in FEW],
+        *[(60, 30, {"share": 0.5}), (600, 99, {"rate": 0.01}), (200, 24, {"more": 5})],
+        (400, 80, {"rate": 0.01}),  # a fifth at most
+        (119, 12, {"more": 5}),  # too few for pictures of their own
+    ],
 )
-def test_how_many(total, count):
-    assert len(held(total)) == count
-
-
-def test_a_share_a_rate_and_more_of_them():
-    assert len(held(60, share=0.5)) == 30
-    assert len(held(400, rate=0.01)) == 80  # a fifth at most
-    assert len(held(600, rate=0.01)) == 99
-    assert len(held(200, more=5)) == 24
-    assert len(held(119, more=5)) == 12  # too few for pictures of their own
+def test_how_many(total, count, how):
+    assert len(held(total, **how)) == count
 
 
 @pytest.mark.parametrize("total", [30, 150])
@@ -42,11 +42,6 @@ def test_whole_groups(total):
     assert all(len({groups[i] for i in part}) == 1 and len(part) == 3 for part in taken)
     assert len({groups[part[0]] for part in taken}) == len(taken)
     assert taken == held(total, groups) != held(total, groups, seed=1)
-
-
-def test_reserved_pictures_of_a_group_stay_together():
-    taken = held(10, [0] * 3 + [1] * 2 + [2] * 5, reserved=[0, 1, 2, 3, 4])
-    assert sorted(map(sorted, taken)) == [[0, 1, 2], [3, 4]]
 
 
 def test_a_large_part_is_not_spent_for_a_few_pictures():
@@ -68,16 +63,13 @@ def test_what_the_data_set_keeps_apart_is_held_out_with_its_parts_other_pictures
     assert sorted(map(sorted, taken)) == [[50, 51], [52, 53]]
     assert sorted(held(60, reserved=[58, 99])) == [[58]]  # 99 could not be read
     assert len(held(10, reserved=range(10))) == 2  # nothing else to learn from: as if none were kept apart
+    taken = held(10, [0] * 3 + [1] * 2 + [2] * 5, reserved=[0, 1, 2, 3, 4])
+    assert sorted(map(sorted, taken)) == [[0, 1, 2], [3, 4]]
 
 
-@pytest.mark.parametrize("total", [0, 1])
-def test_too_few(total):
-    with pytest.raises(InputError, match=rf"too few usable pictures for prnet \({total}\)"):
-        held(total)
-
-
-def test_one_part():
-    with pytest.raises(
-        InputError, match=r"all pictures show one part \(--group\), and efficientad holds out"
-    ):
+def test_too_few_pictures_and_one_part_are_refused():
+    for total in (0, 1):
+        with pytest.raises(InputError, match=rf"too few usable pictures for prnet \({total}\)"):
+            held(total)
+    with pytest.raises(InputError, match=r"show one part \(--group\), and efficientad holds out"):
         held(6, [4] * 6, method="efficientad")

@@ -96,12 +96,15 @@ def test_a_file_from_before_answers_as_it_did():
             np.testing.assert_allclose([*answer.kind_p_values.values()], expected)
 
 
-def test_few_examples_state_what_they_can_promise():
+def test_few_examples_state_what_they_can_promise_and_there_may_be_more_than_folds():
     values, labels = clusters(np.random.default_rng(0), 3)
     found = kinds.learn(values, labels, 0.05).kinds
     assert found.effective_error == 2 / 13
     assert "15.4%" in found.describe()
     assert "5.0% takes 39 examples" in found.describe()
+    values, labels = clusters(np.random.default_rng(0), 40)
+    found = kinds.learn(values, labels).kinds
+    assert len(found.distances) == 160 == sum(map(sum, found.confusion))
 
 
 def test_a_kind_with_two_examples_is_passed_over():
@@ -122,12 +125,6 @@ def test_order_and_unit_change_nothing():
     one = kinds.learn(values, labels).classify(tried)
     other = kinds.learn(7 * values[order], [labels[k] for k in order]).classify(7 * tried)
     assert [answer.kinds for answer in one] == [answer.kinds for answer in other]
-
-
-def test_more_examples_than_folds():
-    values, labels = clusters(np.random.default_rng(0), 40)
-    found = kinds.learn(values, labels).kinds
-    assert len(found.distances) == 160 == sum(map(sum, found.confusion))
 
 
 def test_stored_and_read():

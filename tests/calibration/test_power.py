@@ -92,8 +92,6 @@ def test_the_contrast_from_which_on_half_are_found_is_where_they_begin_to_be(mid
         scores = (rng.random(40) < chance) * 2.0
         found = DefectScores({"small": tuple(scores)}, {"small": tuple(contrasts)}, 3, 1.0, 0.05, 1.0)
         half, most = found.limit("small", 0.5), found.limit("small", 0.9)
-        assert half is not None
-        assert most is not None
         assert half <= most
         limits.append(half)
     assert np.median(limits) == pytest.approx(middle, rel=0.15)
@@ -136,7 +134,6 @@ def test_facts_keep_it_through_json(found):
     assert (one["defects"], one["found"]) == (2, 1)
     assert one["interval"] == pytest.approx(wilson_interval(1, 2))
     said = describe_detection(facts, GOOD)
-    assert said is not None
     assert said.endswith("measured in bf16")
     assert "measured in" not in (describe_detection({KEY: found.to_dict()}, GOOD) or "")
 

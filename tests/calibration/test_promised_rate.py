@@ -44,9 +44,6 @@ def test_the_promise_of_parts_tells_it_too():
     assert "1 of 21 good parts will be called anomalous (4.8 %; for this one model between 0 and 17 %)" in (
         made.promise()
     )
-
-
-def test_a_rate_above_a_half_is_worded_by_its_rank():
     assert describe_rate(0.75, 3, "pictures").startswith("about 3 of 4 good pictures")
 
 

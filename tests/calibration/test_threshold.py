@@ -22,30 +22,6 @@ def calibration(scores, rate=0.05, maxima=None):
     return Calibration(scores=scores, map_maxima=maxima, map_level=0.0, rate=rate)
 
 
-# ------------------------------------------------------------------------------------------------ p-values
-
-
-@pytest.mark.parametrize("n", [1, 2, 7, 19, 60])
-def test_p_value_is_the_literal_conformal_formula_also_at_ties(n):
-    rng = np.random.default_rng(n)
-    scores = rng.integers(0, 6, n) / 2  # few distinct values: ties among them and with the queries
-    queries = np.concatenate([np.arange(-1, 5, 0.25), scores, [-math.inf, math.inf]])
-    expected = [(1 + sum(s >= q for s in scores)) / (n + 1) for q in queries]
-    np.testing.assert_array_equal(calibration(scores).p_values(queries[None]), [expected])
-    assert calibration(scores).p_values(5.0).shape == ()
-
-
-def test_without_ties_the_share_is_exactly_what_the_formula_says():
-    """P(p <= k/(n+1)) = k/(n+1): not only bounded, the threshold wastes nothing."""
-    rng = np.random.default_rng(8)
-    draws = rng.random((4000, 20))
-    hits = np.mean([bool(calibration(d[:19]).is_anomalous(d[19])) for d in draws])
-    assert hits == pytest.approx(0.05, abs=4 * math.sqrt(0.05 * 0.95 / 4000))
-
-
-# ------------------------------------------------------------------------------------------------ severity
-
-
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 19, 200])
 def test_severity_is_the_way_above_the_score_threshold_in_spreads_of_good_pictures(n):
     rng = np.random.default_rng(n)
@@ -74,9 +50,6 @@ def test_equal_scores_have_a_spread_too(scores):
     assert made.spread > 0
     assert 0 < float(made.severity(scores[0] + 1)) < math.inf
     assert made.severity(scores[0]) == 0
-
-
-# ---------------------------------------------------------------------------------------------- thresholds
 
 
 @pytest.mark.parametrize("n", [1, 2, 9, 19, 20, 99, 199])
@@ -130,14 +103,10 @@ def test_a_score_that_is_no_number_is_never_called_good():
     assert made.p_values(math.nan) == 1 / 31
 
 
-def test_the_mask_threshold_lies_in_the_middle_of_the_colours():
-    made = Calibration((1.0, 2.0), (3.0, 4.0), map_level=1.0)
-    low, high = made.colour_range
-    assert (low, (low + high) / 2) == (1.0, made.mask_threshold)
-
-
 @pytest.mark.parametrize("level", [0.0, 1.0, 1e9])
-def test_the_colour_range_is_never_empty(level):
+def test_the_colour_range_has_the_mask_threshold_in_its_middle_and_is_never_empty(level):
+    made = Calibration((1.0, 2.0), (3.0, 4.0), map_level=1.0)
+    assert made.colour_range == (1.0, 2 * made.mask_threshold - 1.0)
     low, high = Calibration((0.0,), (level,), map_level=level + 5).colour_range
     assert low < high
 
@@ -149,9 +118,6 @@ def test_from_values_takes_the_maps_maxima_and_the_median_of_their_medians():
     assert made.map_level == 2.0
     assert {type(v) for v in (*made.scores, *made.map_maxima, made.map_level)} == {float}
     assert (made.scores, made.rate, made.method) == ((1.0, 2.0, 3.0), 0.2, "test")
-
-
-# ---------------------------------------------------------------------------------------------------- JSON
 
 
 def test_json_round_trip_is_exact():
@@ -204,9 +170,6 @@ def test_damaged_entries_are_input_errors(change):
 def test_senseless_rates_are_refused(rate):
     with pytest.raises(InputError, match="rate"):
         calibration((1, 2, 3)).with_rate(rate)
-
-
-# ------------------------------------------------------------------------------------------------ suspects
 
 
 @pytest.mark.parametrize("seed", range(20))

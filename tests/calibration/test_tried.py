@@ -25,12 +25,8 @@ def test_auroc_of_one_kind_of_defects_is_that_of_scikit_learn():
     assert scored(good, bad, rng.integers(0, 20, 31)).auroc() == pytest.approx(wanted)
 
 
-def test_given_and_simulated_defects_count_half_each():
-    both = scored([1, 2], [3, 0, 0, 0], [GIVEN, 0, 1, 1])
-    assert both.auroc() == pytest.approx((1 + 0) / 2)
-
-
-def test_infinite_scores_are_the_highest_and_equal():
+def test_given_and_simulated_defects_count_half_each_and_infinite_scores_are_equal():
+    assert scored([1, 2], [3, 0, 0, 0], [GIVEN, 0, 1, 1]).auroc() == pytest.approx((1 + 0) / 2)
     assert scored([1, np.inf], [np.inf]).auroc() == pytest.approx(0.75)
 
 

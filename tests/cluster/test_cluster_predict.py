@@ -269,7 +269,6 @@ real = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *more: None if name == "ray" else real(name, *more)
 sys.modules["ray"] = None
 from flawscope.cli import main
-from flawscope.results.table import FLOAT_COLUMNS, from_csv_cell
 sys.exit(main(["predict", {str(model_path)!r}, ".", "--cluster", "local", "--out", {str(tmp_path / "o")!r}]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
@@ -283,7 +282,6 @@ def test_help_and_the_package_load_no_ray():
     code = """
 import sys, flawscope
 from flawscope.cli import main
-from flawscope.results.table import FLOAT_COLUMNS, from_csv_cell
 try:
     main(["predict", "--help"])
 except SystemExit:

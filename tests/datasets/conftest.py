@@ -28,6 +28,14 @@ def save():
 
 
 @pytest.fixture
+def root(tmp_path, save):
+    """Three good pictures."""
+    for k in range(3):
+        save(tmp_path / f"part/good/{k}.png")
+    return tmp_path / "part"
+
+
+@pytest.fixture
 def mask():
     marked = np.zeros((48, 48), np.uint8)
     marked[10:20, 10:20] = 255

@@ -160,20 +160,17 @@ def test_files_that_take_no_part(mvtec, save):
     ]
 
 
-def test_few_pictures_and_nothing_to_test(tmp_path, save):
+def test_few_pictures_and_nothing_to_test_are_told_and_a_folder_of_good_ones_has_no_splits(tmp_path, save):
     for k in range(3):
         save(tmp_path / f"{k}.png")
     report = check(tmp_path)
     assert [f.code for f in report.findings] == ["few", "no-test"]
     assert "no false-alarm rate below 25%" in report.findings[0].message
     assert report.ok
-
-
-def test_a_folder_of_good_pictures_has_no_splits(tmp_path, save):
     for k in range(3):
-        save(tmp_path / "good" / f"{k}.png")
-    shutil.copy(tmp_path / "good/0.png", tmp_path / "good/copy.png")
-    for root in (tmp_path, tmp_path / "good"):
+        save(tmp_path / "part/good" / f"{k}.png")
+    shutil.copy(tmp_path / "part/good/0.png", tmp_path / "part/good/copy.png")
+    for root in (tmp_path / "part", tmp_path / "part/good"):
         said = " ".join(check(root).lines())
         assert "the same picture is 2 times in the folder" in said
         assert not {"train", "test"} & set(re.findall(r"\w+", said))

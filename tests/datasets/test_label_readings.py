@@ -10,6 +10,8 @@ from contextlib import suppress
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from test_labels import EXPORTS, runs
+from test_labels import place as place_export
 
 from flawscope.datasets import open_dataset
 from flawscope.datasets.check import check
@@ -23,13 +25,6 @@ W, H = 96, 64  # of the pictures as they are stored
 PLACES = [(60, 10), (10, 40), (70, 45), (30, 20), (50, 30), (12, 8), (80, 8), (44, 50)]  # left, top
 WIDTH, HEIGHT = 12, 6
 TURNED = 6  # EXIF: shown turned by 90 degrees clockwise, 64 x 96
-
-
-@pytest.fixture
-def root(tmp_path, save):
-    for k in range(3):
-        save(tmp_path / f"part/good/{k}.png")
-    return tmp_path / "part"
 
 
 def draw(root, turns=(1,) * 8, suffix=".png"):
@@ -111,9 +106,6 @@ def remarks(root):
     return " | ".join(mask_remarks(open_dataset(root)))
 
 
-# ----------------------------------------------------------------------------------- pictures of another size
-
-
 @pytest.mark.parametrize("scale", [2, 1.5, 4])
 def test_marks_of_larger_pictures_are_left_out_also_those_that_fit(root, scale):
     draw(root)
@@ -166,9 +158,6 @@ def test_marks_of_smaller_pictures_are_told(root):
     assert "within the first" not in remarks(root)
 
 
-# ------------------------------------------------------------------------------------------- turned pictures
-
-
 def test_marks_on_turned_pictures_are_read_as_far_as_they_fit(root):
     shown = draw(root, [TURNED] * 8)
     write_via(root, STORED)  # as stored: x reaches beyond the width that is shown
@@ -200,9 +189,6 @@ def test_a_turned_picture_that_fits_both_ways_is_told(root):
     draw(root)
     write_yolo(root, STORED, W, H)
     assert "stored turned" not in remarks(root)
-
-
-# ------------------------------------------------------------------------------------------ YOLO's key points
 
 
 def pose(place, visibility, count, rng):
@@ -243,9 +229,6 @@ def test_polygons_are_no_key_points():
         words = ["0", *(f"{v:.6f}" for v in np.clip(ring, 0, 1).ravel())]
         taken += have_key_points([words]) is not False
     assert taken <= 20
-
-
-# --------------------------------------------------------------------------------------------- Label Studio
 
 
 def region(name="image", item=None, **value):
@@ -296,16 +279,10 @@ def test_marks_land_on_the_picture_that_they_name(root):
 
 def test_a_task_without_a_picture_is_passed_over(root):
     shown = draw(root)
-    write_tasks(
-        root,
-        ({"text": "a note"}, region(**outline(STORED[1]))),
-        ({"image": "0.png"}, region(**outline(STORED[0]))),
-    )
+    wordy, ordinary = (region(**outline(STORED[k])) for k in (1, 0))
+    write_tasks(root, ({"text": "a note"}, wordy), ({"image": "0.png"}, ordinary))
     np.testing.assert_array_equal(read(root)[0][0], shown[0])
     assert "task without a picture 1" in " ".join(f.line() for f in check(root, near=False).findings)
-
-
-# ----------------------------------------------------------------------------------- names, labels, emptiness
 
 
 def test_a_name_may_hold_what_looks_like_an_escape(root):
@@ -332,29 +309,22 @@ def test_what_is_labelled_as_no_defect_is_none(root, label):
     assert f"label {label} 1" in " ".join(f.line() for f in check(root, near=False).findings)
 
 
-def labelme_empty(root):
-    shapes = [{"label": "dent", "points": [], "shape_type": kind} for kind in ("polygon", "circle", "point")]
-    (root / "bad/0.json").write_text(json.dumps({"shapes": shapes, "imagePath": "0.png"}))
+NO_POINTS = {"all_points_x": [], "all_points_y": []}
+SHAPES = [{"name": "polygon", **NO_POINTS}, {"name": "polyline", **NO_POINTS}, {}]
+REGIONS = [{"shape_attributes": shape, "region_attributes": {}} for shape in SHAPES]
+MARKS = [{"label": "dent", "points": [], "shape_type": kind} for kind in ("polygon", "circle", "point")]
+EMPTY = {
+    "LabelMe": ("bad/0.json", {"shapes": MARKS, "imagePath": "0.png"}),
+    "VIA": ("via.json", {"0": {"filename": "0.png", "size": 1, "regions": REGIONS}}),
+    "VIA's project": ("via.json", {"_via_settings": {}, "_via_img_metadata": {}}),
+}
 
 
-def via_empty(root):
-    shapes = [
-        {"name": "polygon", "all_points_x": [], "all_points_y": []},
-        {"name": "polyline", "all_points_x": [], "all_points_y": []},
-        {},
-    ]
-    regions = [{"shape_attributes": shape, "region_attributes": {}} for shape in shapes]
-    (root / "via.json").write_text(json.dumps({"0": {"filename": "0.png", "size": 1, "regions": regions}}))
-
-
-def via_project_empty(root):
-    (root / "via.json").write_text(json.dumps({"_via_settings": {}, "_via_img_metadata": {}}))
-
-
-@pytest.mark.parametrize("write", [labelme_empty, via_empty, via_project_empty])
-def test_empty_shapes_are_no_marks(root, write):
+@pytest.mark.parametrize("name", EMPTY)
+def test_empty_shapes_are_no_marks(root, name):
     draw(root)
-    write(root)
+    file, document = EMPTY[name]
+    (root / file).write_text(json.dumps(document))
     assert read(root)[0] == [None] * 8
     findings = [f for f in check(root, near=False).findings if f.code in ("labels", "labels-unreadable")]
     assert [f.code for f in findings] == ["labels"]
@@ -363,11 +333,8 @@ def test_empty_shapes_are_no_marks(root, write):
 def test_run_lengths_may_stand_in_a_list(root):
     shown = draw(root)
     write_coco(root, STORED[:1], width=W, height=H)
-    flat = shown[0].T.ravel()
-    edges = np.flatnonzero(np.diff(flat.astype(int))) + 1
-    counts = np.diff([0, *edges, flat.size]).tolist()
     document = json.loads((root / "coco.json").read_text())
-    document["annotations"][0]["segmentation"] = [{"size": [H, W], "counts": counts}]
+    document["annotations"][0]["segmentation"] = [{"size": [H, W], "counts": runs(shown[0].T.ravel())}]
     (root / "coco.json").write_text(json.dumps(document))
     np.testing.assert_array_equal(read(root)[0][0], shown[0])
 
@@ -381,9 +348,6 @@ def test_pictures_that_share_a_label_file_are_told_and_a_suffix_tells_them_apart
         path.unlink()
     write_coco(root, STORED, [f"{k}.jpg" for k in range(8)])
     assert {item.path.suffix for item in defective(root) if item.masks} == {".jpg"}
-
-
-# ------------------------------------------------------------------------------- overlays, and seen defects
 
 
 def test_overlays_are_no_kind_of_defect(root):
@@ -425,9 +389,6 @@ def test_seen_defects_that_are_left_out_are_counted(root):
         choose_seen(str(root / "bad"))
 
 
-# ------------------------------------------------------------------------------------------------- mutations
-
-
 def mutated(text, rng):
     data = bytearray(text.encode())
     for _ in range(rng.randint(1, 4)):
@@ -456,18 +417,13 @@ def mutated(text, rng):
 
 @pytest.mark.parametrize("form", range(26))
 def test_a_mutated_file_ends_nothing(root, form):
-    from test_labels import EXPORTS, place
-
     name = [*EXPORTS][form % len(EXPORTS)]
-    place(root, EXPORTS[name])
+    place_export(root, EXPORTS[name])
     rng = random.Random(form)
-    for _ in range(MUTATIONS):
+    for _ in range(4):
         for file, text in EXPORTS[name].files.items():
             (root / file).write_bytes(mutated(text, rng))
         for item in defective(root):
             with suppress(InputError):
                 union_masks(item.masks, (48, 64))
         remarks(root)
-
-
-MUTATIONS = 4

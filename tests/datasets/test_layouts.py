@@ -173,23 +173,6 @@ def test_visa_table_with_a_fault(visa, row, reason):
     assert reason in refused(visa, "candle")
 
 
-@pytest.mark.parametrize(
-    ("good", "bad"),
-    [
-        *[("good", "bad"), ("Good", "BAD"), ("ok", "ko"), ("OK", "NOK"), ("normal", "abnormal")],
-        *[("Normal", "Anomaly"), ("good", "defect"), ("good", "Defective")],
-    ],
-)
-def test_good_and_bad_by_any_name(tmp_path, save, good, bad):
-    for k in range(10):
-        save(tmp_path / good / f"{k}.png")
-    save(tmp_path / bad / "x.png")
-    dataset = open_dataset(tmp_path)
-    assert dataset.layout == "folder"
-    assert (len(dataset.train), len(dataset.test)) == (8, 3)
-    assert dataset.kinds == (good, bad)
-
-
 def test_kinds_and_masks_of_a_folder(tmp_path, save, mask):
     save(tmp_path / "good/0.png")
     for name in ("plain", "inside", "scratch/7", "scratch/deep/8", "dent/7", "a/9", "b/9"):
@@ -206,16 +189,6 @@ def test_kinds_and_masks_of_a_folder(tmp_path, save, mask):
         ("bad/scratch/7.png", "scratch", True, ("masks/scratch/7.png",)),
         ("bad/scratch/deep/8.png", "scratch", True, ("masks/8.bmp",)),
     ]
-
-
-def test_only_good_pictures_are_all_for_training(tmp_path, save):
-    for k in range(5):
-        save(tmp_path / f"bare/{k}.png")
-        save(tmp_path / f"named/good/{k}.png")
-    for name in ("bare", "named"):
-        dataset = open_dataset(tmp_path / name)
-        assert (len(dataset.train), dataset.test) == (5, ())
-        assert {item.kind for item in dataset.train} == {"good"}
 
 
 @pytest.mark.parametrize("name", ["bad/1.png", "shift1/Defect/1.png", "test/dent/1.png", "a/train/1.png"])

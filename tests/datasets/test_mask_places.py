@@ -176,14 +176,6 @@ def test_black_masks_of_good_pictures_are_not_learnt_from(place, save):
     assert not [f for f in check(root, near=False).findings if f.code == "good-marked"]
 
 
-@pytest.mark.parametrize("name", ["good/0_mask.png", "masks/good/0.png", "good/masks/0.png"])
-def test_marked_good_pictures_are_reported(name, place):
-    root = place(["bad/x.png"], [name])
-    found = [f for f in check(root, near=False).findings if f.code == "good-marked"]
-    assert [(f.severity, f.subject) for f in found] == [("warning", "good/0.png")]
-    assert f"{name} marks something in it" in found[0].message
-
-
 def test_masks_without_pictures_are_none_of_the_pictures(place):
     stray = ["bad/gone_mask.png", "masks/elsewhere.png"]
     root = place(["bad/a.png"], ["bad/a_mask.png", *stray])

@@ -2,7 +2,6 @@
 
 import json
 import unicodedata
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +9,6 @@ from PIL import Image
 
 from flawscope.datasets import open_dataset
 from flawscope.datasets.check import check
-from flawscope.datasets.labels import PictureLabels
-from flawscope.datasets.labels.shapes import filled
 from flawscope.datasets.mask_remarks import good_remarks, mask_remarks
 from flawscope.datasets.masks import union_masks
 from flawscope.datasets.seen_defects import list_seen
@@ -98,30 +95,6 @@ def test_boxes_are_masks_and_the_check_says_so(root):
     assert "beside" not in codes
 
 
-def test_polygons_fill_pixels_whose_centre_is_inside():
-    """Against a test of every centre."""
-    rng = np.random.default_rng(3)
-    for _ in range(20):
-        corners = rng.uniform(-5, 45, (3, 2))
-        found = PictureLabels(Path("x"), (40, 40), (filled(corners),)).read()
-        y, x = np.mgrid[:40, :40] + 0.5
-        sides = [
-            (b[0] - a[0]) * (y - a[1]) - (b[1] - a[1]) * (x - a[0])
-            for a, b in zip(corners, np.roll(corners, -1, 0), strict=True)
-        ]
-        inside = np.all(np.array(sides) > 0, 0) | np.all(np.array(sides) < 0, 0)
-        np.testing.assert_array_equal(found, inside)
-
-
-@pytest.mark.parametrize(
-    "name", ["0.png", "dent/0.png", "bad\\dent\\0.png", "/elsewhere/part/bad/dent/0.png", "bad/dent/0.jpg"]
-)
-def test_names_with_other_folders(root, name):
-    (root / "bad/scratch/0.png").rename(root / "bad/scratch/1.png")
-    coco(root, name, {"bbox": [5, 10, 25, 10]}, file="labels/instances_default.json")
-    assert list(masks(root)) == ["dent"]
-
-
 def test_a_mask_picture_wins_and_good_pictures_need_none(root, save, mask):
     coco(root, "bad/dent/0.png", {"bbox": [5, 10, 25, 10]})
     save(root / "masks/dent/0.png", mask)
@@ -137,13 +110,6 @@ def test_other_json_files_and_what_a_model_has_found_are_no_ground_truth(root):
     (root / "drawing.json").write_text(json.dumps({"shapes": "round", "imagePath": 3}))
     (root / "notes.xml").write_text("<notes/>")
     assert masks(root) == {}
-
-
-def test_run_lengths_that_do_not_fit_are_told_when_they_are_drawn(root):
-    coco(root, "bad/dent/0.png", {"segmentation": {"size": [SIDE, SIDE], "counts": [1, 2]}})
-    (item,) = (item for item in open_dataset(root).test if item.masks)
-    with pytest.raises(InputError, match="run lengths do not make 48x48 pixels"):
-        union_masks(item.masks, (SIDE, SIDE))
 
 
 def test_seen_defects_may_have_label_files_of_their_own_or_of_their_data_set(root, monkeypatch):
@@ -227,6 +193,8 @@ def test_sizes_that_are_not_told_are_the_pictures(root, kind, missing):
         (unicodedata.normalize("NFD", "Gehäuse.png"), unicodedata.normalize("NFC", "Gehäuse.png")),
         (unicodedata.normalize("NFC", "Gehäuse.png"), unicodedata.normalize("NFD", "gehäuse.png")),
         ("7.png", "7.PNG.jpg"),
+        *[("0.png", name) for name in ("0.png", "dent/0.png", "bad\\dent\\0.png", "bad/dent/0.jpg")],
+        ("0.png", "/elsewhere/part/bad/dent/0.png"),
     ],
 )
 def test_names_as_tools_change_them(root, save, picture, name):

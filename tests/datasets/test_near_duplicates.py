@@ -167,11 +167,9 @@ def test_a_single_likeness_joins_no_two_groups():
 
 
 def test_all_may_be_copies_and_only_pairs_with_the_bank_count():
-    images = [product(k) for k in range(10)]
-    thumbnails = [small(i) for i in images] + [small(jpeg(i)) for i in images]
-    assert pairs(thumbnails, list(range(20))) == [(k, k + 10) for k in range(10)]
     images = [product(k) for k in range(4)]
     thumbnails = [small(i) for i in images] + [small(jpeg(i)) for i in images]
+    assert pairs(thumbnails, [*range(8)]) == [(k, k + 4) for k in range(4)]
     assert pairs(thumbnails, [0]) == [(0, 4)]
     assert pairs(thumbnails, []) == []
     assert pairs(thumbnails[:1], [0]) == []

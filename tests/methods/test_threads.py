@@ -9,15 +9,14 @@ import pytest
 import torch
 
 from flawscope.methods.threads import run_serially, workers
+from flawscope.testing.case import torch_threads
 
 
 @pytest.fixture
 def threads():
     """torch with three threads, whatever the machine has; put back afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield 3
-    torch.set_num_threads(before)
+    with torch_threads(3):
+        yield 3
 
 
 def test_results_keep_their_order_in_workers_inside_workers_and_alone(threads):

@@ -196,9 +196,6 @@ def test_in_bf16_the_weights_stay_in_fp32():
     assert {v.dtype for v in run(trainer).networks[0].parameters()} == {torch.float32}
 
 
-# ------------------------------------------------------------------------- a training that ends at a time
-
-
 STEP = 0.5  # seconds at speed 1
 
 

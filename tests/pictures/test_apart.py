@@ -33,15 +33,17 @@ def groups(cells, units=None):
     return groups_apart(cells, range(len(cells)) if units is None else units)
 
 
-@pytest.mark.parametrize("count", [2, 3, 4])
-def test_a_group_of_one_kind_is_found_although_its_members_explain_each_other(count):
-    good, bad = cells(24), odd(count, seed=5)
-    assert groups(np.concatenate([good, bad])) == [[24 + k for k in range(count)]]
-
-
-def test_groups_of_two_kinds_do_not_hide_each_other():
-    found = groups(np.concatenate([odd(2, 5), cells(30), odd(2, 7), odd(1, 11)]))
-    assert sorted(found) == [[0, 1], [32, 33], [34]]
+@pytest.mark.parametrize(
+    ("shown", "found"),
+    [
+        *[((cells(24), odd(count, seed=5)), [[24 + k for k in range(count)]]) for count in (2, 3, 4)],
+        ((odd(2, 5), cells(30), odd(2, 7), odd(1, 11)), [[0, 1], [32, 33], [34]]),  # none hides another
+        ((cells(24), odd(8, 5)), []),  # a variant that is common
+        ((cells(MIN_PICTURES - 3), odd(2, 5)), []),  # few pictures say nothing
+    ],
+)
+def test_small_groups_are_found_although_their_members_explain_each_other(shown, found):
+    assert sorted(groups(np.concatenate(shown))) == found
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -50,14 +52,6 @@ def test_good_pictures_lie_together(seed):
     made = cells(24, seed + 100)
     order = rng.permuted(np.tile(np.arange(16), (24, 1)), axis=1)  # parts turned: cells change places
     assert groups(np.take_along_axis(made, order[..., None], axis=1)) == []
-
-
-def test_a_variant_that_is_common_is_no_group_apart():
-    assert groups(np.concatenate([cells(24), odd(8, 5)])) == []
-
-
-def test_few_pictures_say_nothing():
-    assert groups(np.concatenate([cells(MIN_PICTURES - 3), odd(2, 5)])) == []
 
 
 def test_a_gap_that_is_narrow_is_none():

@@ -61,14 +61,12 @@ def test_a_region_of_a_few_pixels_says_nothing():
     roi[:3, :3] = True
     assert measure_appearance(noise(3), roi) == ()
     known = AppearanceRange.from_measures(measure_appearance(noise(s)) for s in range(MIN_PICTURES))
-    assert known is not None
     assert known.shifts(()) == ()
 
 
 def test_shifts_are_widths_of_the_range_that_a_picture_lies_outside():
     rows = [(0.4 + 0.02 * (k % 6), 0.0, 0.0, 0.2, -5.0, -4.0) for k in range(12)]  # 0.4 to 0.5
     known = AppearanceRange.from_measures(rows)
-    assert known is not None
     assert all(shift == 0 for row in rows for shift in known.shifts(row))
     far = known.shifts((0.35, 0.015, -0.01, 0.2, -4.9, -4.0))
     assert far == pytest.approx((-0.5, 1.5, -1.0, 0.0, 1.0, 0.0))  # equal values: the least widths
@@ -82,8 +80,6 @@ def test_a_widened_range_is_that_of_all_pictures():
     assert AppearanceRange.from_measures(rows[:MIN_PICTURES]) is not None
     first = AppearanceRange.from_measures(rows[:15])
     every = AppearanceRange.from_measures(rows)
-    assert first is not None
-    assert every is not None
     wider = first.widen([first.shifts(row) for row in rows[15:]])
     assert wider.pictures == every.pictures == 30
     np.testing.assert_allclose(wider.ranges, every.ranges, rtol=1e-9, atol=1e-12)
@@ -91,9 +87,7 @@ def test_a_widened_range_is_that_of_all_pictures():
 
 def test_it_is_kept_among_a_model_s_facts():
     known = AppearanceRange.from_measures(measure_appearance(noise(s)) for s in range(12))
-    assert known is not None
     back = AppearanceRange.from_facts({APPEARANCE_KEY: known.to_dict()})
-    assert back is not None
     np.testing.assert_allclose(back.ranges, known.ranges, atol=1e-6)
     good = known.to_dict()
     for damaged in (
@@ -116,7 +110,6 @@ def test_drawn_products_are_told_apart_and_their_defects_are_not():
         return measure_appearance(preprocess(picture)[0][0])
 
     known = AppearanceRange.from_measures(seen("plate", s) for s in range(14))
-    assert known is not None
 
     def farthest(rows):
         return [max(map(abs, known.shifts(row))) for row in rows]

@@ -296,18 +296,16 @@ def test_threads_leave_the_warning_filters_alone(rgb, encoded):
 
 
 BIG = """
-import resource, sys, time, warnings
+import resource, sys, warnings
 warnings.simplefilter("error")
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.views.preprocess import Preprocess
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-start = time.perf_counter()
 tensor, geometry = Preprocess()(sys.argv[1])
 assert geometry.picture_size == (10000, 10000)
 assert 0 <= tensor.min() and tensor.max() <= 1 and 0.4 < tensor.mean() < 0.6
-seconds = time.perf_counter() - start
 pixel_hash(decode(sys.argv[1]))
-print(seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
 
@@ -321,9 +319,7 @@ def test_100_megapixels_are_silent_and_small(tmp_path, name):
         [sys.executable, "-W", "error", "-c", BIG, str(path)], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    seconds, megabytes = map(float, done.stdout.split())
-    assert megabytes < 450  # two copies of the grey picture; as RGB it would take 700
-    assert seconds < 30
+    assert float(done.stdout) < 450  # megabytes: two copies of the grey picture; as RGB it would take 700
 
 
 def test_hash_is_of_the_pixels_whatever_the_file(rgb, encoded):

@@ -1,7 +1,5 @@
 """Masks are told from pictures by their look first: a photograph is a picture, whatever its name."""
 
-import time
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -108,7 +106,5 @@ def test_few_of_many_files_are_looked_at(tmp_path, monkeypatch):
         for name, source in ((f"{k}.png", first), (f"masks/{k}.png", one)):
             (tmp_path / name).hardlink_to(source)
             files.append(tmp_path / name)
-    began = time.process_time()
     assert len(find_masks(files)) == 3000
     assert len(seen) <= 3 * LOOKED_AT
-    assert time.process_time() - began < 5

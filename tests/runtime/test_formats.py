@@ -2,9 +2,7 @@
 
 import json
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from threading import Barrier
 
 import numpy as np
 import pytest
@@ -143,36 +141,6 @@ def test_an_xml_file_of_an_older_version_is_one_line_with_the_remedy(tmp_path, c
 def test_threads_that_make_no_sense_are_told_before_the_file_is_read(threads):
     with pytest.raises(InputError, match="1 or more"):
         flawscope.load("no.safetensors", threads=threads)
-
-
-def test_many_threads_may_predict_at_once(path, engine, drawn):
-    """A server's do. Same numbers, and every thread's and torch's thread count stays what it was."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        model = flawscope.load(path, engine=engine, device="cpu")
-        pictures = sorted((drawn / "plate/test").glob("*/*.png"))[:5]
-        images = np.concatenate([model.manifest.preprocess(picture)[0] for picture in pictures])
-        expected, meeting = model.session.run(images)[0], Barrier(8, timeout=30)
-
-        def caller(number):
-            meeting.wait()  # none of them has used torch yet
-            if number % 2:
-                scores = model.session.run(images)[0].tolist()
-            else:
-                scores = [p.score for p in model.predict([str(picture) for picture in pictures])]
-            return scores, torch.get_num_threads()
-
-        with ThreadPoolExecutor(8) as callers:
-            for scores, count in callers.map(caller, range(8)):
-                np.testing.assert_allclose(scores, expected, rtol=1e-6)
-                assert count == 3
-        with ThreadPoolExecutor(1) as fresh:
-            assert fresh.submit(torch.get_num_threads).result() == torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_the_engine_computes_with_so_many_threads(path, engine):

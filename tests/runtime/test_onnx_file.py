@@ -223,8 +223,6 @@ def test_no_operator_on_the_list_can_hold_a_graph_or_make_text():
                 assert types != {"tensor(string)"}, name
 
 
-# --------------------------------------------------------------- what only running it shows: much memory
-
 HUGE = [2**18, 2**17]  # of float32: 128 GiB
 HUNGRY = {
     "constant": lambda: used("x", [constant("s", HUGE)], node("ConstantOfShape", ["s"], ["x"])),

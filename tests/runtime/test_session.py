@@ -13,7 +13,6 @@ import pytest
 
 import flawscope
 from flawscope import predictor
-from flawscope.artefact import model_file
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.runtime import onnx_file, open_session
 
@@ -168,17 +167,6 @@ def test_another_network_with_right_hashes_is_one_line(what, engine, onnx_path, 
     onnx_file.write(onnx_file.read(onnx_path), proto.SerializeToString(), path)
     with pytest.raises(InputError, match=str(path)) as error:
         flawscope.load(path, engine=engine)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("name", ["views.0.bank", "views.0.centre", "roi", "normal"])
-def test_damaged_tensors_are_one_line(name, model_path):
-    artefact = model_file.read(model_path)
-    tensors = {**artefact.tensors, name: artefact.tensors[name][..., :-1]}
-    if name == "views.0.bank":
-        del tensors[name]
-    with pytest.raises(InputError, match=r"bank.*fit anew" if name not in tensors else "fit anew") as error:
-        open_session(replace(artefact, tensors=tensors), "m.safetensors", device="cpu")
     assert "\n" not in str(error.value)
 
 

@@ -64,6 +64,7 @@ def test_a_picture_of_one_tile_that_is_fitted_in_lies_where_it_is_shown():
     views = how.views(picture)
     assert len(views) == 1
     assert views.geometry == how.geometry((96, 48)) == how.whole.geometry((96, 48))
+    np.testing.assert_array_equal(views.images([0]), how.whole(picture)[0])
     np.testing.assert_array_equal(views.images([0])[0, 0] >= 0, views.geometry.visible_mask())
     assert views.geometry.visible_mask().mean() == 0.5
 
@@ -234,15 +235,6 @@ def test_what_the_manifest_says_must_be_what_the_network_does(tiled, tmp_path):
     how = replace(each.manifest.preprocess, positions=(3, 3))
     with pytest.raises(InputError, match="memory banks do not fit its tiles"):
         TorchSession.open(Artefact(replace(each.manifest, preprocess=how), each.tensors), "cpu")
-
-
-@pytest.mark.parametrize("value", [[2], [0, 3], "2x3", [2.5, 3], [2, 3, 4]])
-def test_positions_that_make_no_sense_are_one_line(value):
-    data = {**Preprocess((64, 64), tile=(96, 96), positions=(2, 3)).to_dict(), "positions": value}
-    with pytest.raises(InputError, match="positions is"):
-        Preprocess.from_dict(data)
-    with pytest.raises(InputError, match="there are none"):
-        Preprocess((64, 64), positions=(2, 3))
 
 
 @pytest.mark.slow

@@ -43,7 +43,6 @@ def test_what_scaling_leaves_of_a_defect():
 def test_tiles_show_the_defect_just_large_enough():
     for defect in (3.0, MIN_PIXELS, 20.0, 50.0):
         found = choose_tile(defect, [LARGE], SQUARE)
-        assert found is not None
         tile, scale = found
         assert scale == max(0.5, defect / MIN_PIXELS)
         assert [side / scale for side in tile] == pytest.approx(SQUARE, rel=0.002)

@@ -132,9 +132,6 @@ def test_too_few_pictures_and_pictures_that_are_alike_are_refused(kind):
         learn_reference([one] * MIN_REFERENCE_PICTURES, kind)
 
 
-# ------------------------------------------------------------------------------------------------ views
-
-
 def test_aligned_views_of_a_part_are_alike_in_every_depth(reference):
     how = Preprocess((64, 64), reference=reference)
     assert Preprocess.from_dict(json.loads(json.dumps(how.to_dict()))) == how

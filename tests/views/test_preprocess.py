@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import decode
@@ -28,9 +29,6 @@ GEOMETRIES = [
 ]
 
 
-# ---------------------------------------------------------------------------------------------- geometry
-
-
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_boxes_go_there_and_back(geometry):
     height, width = geometry.picture_size
@@ -44,23 +42,12 @@ def test_boxes_go_there_and_back(geometry):
     assert Geometry.from_dict(json.loads(json.dumps(geometry.to_dict()))) == geometry
 
 
-def literal_warp(values, geometry, fill):
-    """Bilinear at pixel centres, one output pixel at a time."""
-    (hp, wp), (h, w) = geometry.picture_size, geometry.size
-    out = np.full((hp, wp), fill, dtype=np.float64)
-    for i in range(hp):
-        for j in range(wp):
-            y = (i + 0.5) * geometry.scale[0] + geometry.offset[0]
-            x = (j + 0.5) * geometry.scale[1] + geometry.offset[1]
-            if not (0 <= y < h and 0 <= x < w):
-                continue
-            y, x = min(max(y - 0.5, 0), h - 1), min(max(x - 0.5, 0), w - 1)
-            r, c = int(y), int(x)
-            below, beside, a, b = min(r + 1, h - 1), min(c + 1, w - 1), y - r, x - c
-            top = (1 - b) * values[r, c] + b * values[r, beside]
-            bottom = (1 - b) * values[below, c] + b * values[below, beside]
-            out[i, j] = (1 - a) * top + a * bottom
-    return out
+def scipys_warp(values, geometry, fill):
+    """Bilinear at pixel centres."""
+    whole, sides = np.indices(geometry.picture_size) + 0.5, np.reshape(geometry.size, (2, 1, 1))
+    places = whole * np.reshape(geometry.scale, (2, 1, 1)) + np.reshape(geometry.offset, (2, 1, 1))
+    drawn = ndimage.map_coordinates(values.astype(np.float64), places - 0.5, order=1, mode="nearest")
+    return np.where(((places >= 0) & (places < sides)).all(0), drawn, fill)
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
@@ -68,11 +55,11 @@ def test_warp_is_bilinear(geometry):
     values = np.random.default_rng(0).random(geometry.size, dtype=np.float32)
     got = geometry.warp(values, fill=-7)
     assert got.dtype == np.float32
-    np.testing.assert_allclose(got, literal_warp(values, geometry, -7), atol=1e-5)
+    np.testing.assert_allclose(got, scipys_warp(values, geometry, -7), atol=1e-5)
     other, (height, width) = geometry.with_picture_size((40, 20)), geometry.picture_size
     np.testing.assert_allclose(other.to_network((0, 0, 20, 40)), geometry.to_network((0, 0, width, height)))
     # what the network does not see is unknown, not zero
-    np.testing.assert_allclose(other.warp(values), literal_warp(values, other, np.nan), atol=1e-5)
+    np.testing.assert_allclose(other.warp(values), scipys_warp(values, other, np.nan), atol=1e-5)
     np.testing.assert_array_equal(
         other.warp_mask(np.ones(geometry.size, bool)), ~np.isnan(other.warp(values))
     )
@@ -109,9 +96,6 @@ def test_wrong_sizes_and_bad_dicts_are_refused(refused):
     for bad in ({"more": 1}, {"scale": [0, 1]}, {"size": [1.5, 2]}, {"offset": [1]}):
         refused(lambda bad=bad: Geometry.from_dict(good | bad), "geometry")
     refused(lambda: Geometry.from_dict({}), "geometry")
-
-
-# -------------------------------------------------------------------------------------------- preprocess
 
 
 @pytest.mark.parametrize("preprocess", PREPROCESSES, ids=str)
@@ -266,15 +250,13 @@ def test_preprocess_goes_through_json():
         *[{"tile": value, "size": [16, 16]} for value in ([0, 4], "x", [1, 1], [16, 16 * 1024 + 1])],
         *[{"overlap": value} for value in (2.0, 0.76, -0.1, True)],
         {"crop": [8, 8], "tile": [16, 16], "size": [16, 16]},
-        {"positions": [1, 2]},
+        {"positions": [1, 2]},  # there are no tiles
+        *[{"positions": v, "tile": [96, 96]} for v in ([2], [0, 3], "2x3", [2.5, 3], [2, 3, 4])],
     ],
 )
 def test_bad_preprocess_is_refused(bad):
     with pytest.raises(InputError, match=next(iter(bad))):
         Preprocess.from_dict(bad)
-
-
-# ------------------------------------------------------------------------------------ region of interest
 
 
 @pytest.mark.parametrize(

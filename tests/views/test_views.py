@@ -96,9 +96,6 @@ def test_a_map_that_is_not_a_number_makes_the_score_none():
     assert np.isnan(blended.result()[0])
 
 
-# ------------------------------------------------------------------------------------------- from pictures
-
-
 def test_tiles_are_cut_from_the_picture_pixel_by_pixel():
     shown = picture(90, 120)
     views = Preprocess((32, 32), tile=(32, 32)).views(shown)
@@ -110,15 +107,6 @@ def test_tiles_are_cut_from_the_picture_pixel_by_pixel():
         expected = shown[y : y + 32, x : x + 32].transpose(2, 0, 1) / np.float32(255)
         np.testing.assert_array_equal(images[k + 1], expected)
     np.testing.assert_array_equal(images[:1], Preprocess((32, 32))(shown)[0])
-
-
-def test_a_picture_of_exactly_one_tile_is_seen_as_without_tiles():
-    shown = picture(48, 64)
-    views = Preprocess((48, 64), tile=(48, 64)).views(shown)
-    image, geometry = Preprocess((48, 64))(shown)
-    assert len(views) == 1
-    assert views.geometry == geometry
-    np.testing.assert_array_equal(views.images([0]), image)
 
 
 @pytest.mark.parametrize(("height", "width"), [(31, 90), (90, 31), (4, 4)])

@@ -12,6 +12,7 @@ from flawscope.errors import InputError
 from flawscope.methods.patchcore import coreset, quantized_search
 from flawscope.methods.patchcore.coreset import select
 from flawscope.methods.patchcore.quantized_search import ByteBound, PickBound
+from flawscope.testing.case import torch_threads
 
 
 def plain_loop(features, count, first=0, start=None):
@@ -245,14 +246,10 @@ def test_no_other_group_is_infinitely_far():
 def test_thread_count_changes_no_bit(monkeypatch):
     monkeypatch.setattr(coreset, "ROWS", 64)
     features, groups = real(13, 700, 33) + 5, torch.arange(700) // 70
-    before, results = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
+    results = []
+    for threads in (1, 2, 3):
+        with torch_threads(threads):
             results.append(select(features, 200, groups=groups))
-            assert torch.get_num_threads() == threads
-    finally:
-        torch.set_num_threads(before)
     for other in results[1:]:
         assert torch.equal(results[0].indices, other.indices)
         assert torch.equal(results[0].distances, other.distances)

@@ -1,19 +1,15 @@
 """PRN's inference path: sizes, the score, the region of interest, batches, and what an artefact may hold."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 
-from flawscope.artefact.model_file import read
 from flawscope.errors import InputError
 from flawscope.methods.prnet import Config
 from flawscope.methods.prnet.model import create
 from flawscope.methods.prnet.prototypes import residual
 from flawscope.methods.task import Budget
 from flawscope.methods.training_state import initialise
-from flawscope.runtime.torch import TorchSession
 
 
 def random(*shape, seed=1):
@@ -80,11 +76,8 @@ def test_the_logits_are_the_networks_of_standardised_maps_and_residuals(model):
 
 @pytest.mark.parametrize("stages", [(0, 1, 2, 3), (1, 1, 2, 3)])
 def test_stages_of_other_strides_are_refused(stages):
-    with pytest.raises(
-        InputError, match="do not have strides 4,8,16,32: choose others, --set stages"
-    ) as told:
+    with pytest.raises(InputError, match="do not have strides 4,8,16,32: choose others, --set stages"):
         create(Config(size="64", stages=stages))
-    assert "\n" not in str(told.value)
 
 
 def test_the_backbone_stays_what_it_was_while_the_network_learns(trainer_of):
@@ -111,10 +104,7 @@ UNFIT, SENSELESS = "do not fit its configuration", "are not finite, or out of ra
 
 
 def changed(name, change):
-    def apply(tensors, config):
-        tensors[name] = change(tensors[name])
-
-    return apply
+    return lambda tensors, config: tensors.update({name: change(tensors[name])})
 
 
 def setting(name, value):
@@ -153,14 +143,8 @@ def filled(value):
         (setting("batch", 1), "batch must be at least 2"),
     ],
 )
-def test_a_model_that_fits_nothing_is_one_line(prnet_path, spoil, text):
-    artefact = read(prnet_path)
-    tensors, config = dict(artefact.tensors), dict(artefact.manifest.config)
-    spoil(tensors, config)
-    manifest = replace(artefact.manifest, config=config)
-    with pytest.raises(InputError, match=text) as caught:
-        TorchSession.open(replace(artefact, manifest=manifest, tensors=tensors), "cpu")
-    assert "\n" not in str(caught.value)
+def test_a_model_that_fits_nothing_is_one_line(prnet_path, spoil, text, refusal):
+    assert text in refusal(prnet_path, spoil)
 
 
 def test_residuals_lie_on_the_grid_of_stride_8_and_are_0_for_a_prototype(model):

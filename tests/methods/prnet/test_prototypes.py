@@ -19,6 +19,7 @@ from flawscope.methods.prnet.prototypes import (
     nearest_prototype,
     residual,
 )
+from flawscope.testing.case import torch_threads
 
 
 def groups(count, shape=(3, 4, 6), kinds=6, seed=0, apart=3.0):
@@ -94,12 +95,8 @@ def test_neither_blocks_nor_threads_nor_memory_change_the_result(monkeypatch):
         asked.append(len(numbers))
         return maps[numbers]
 
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(3)
+    with torch_threads(3):
         other = k_means(load, 50, restarts=3)
-    finally:
-        torch.set_num_threads(threads)
     assert max(asked) <= 8
     assert torch.equal(plain.prototypes, other.prototypes)
     assert plain.history == other.history

@@ -15,18 +15,15 @@ def files(root):
 
 @pytest.mark.parametrize(("category", "defect"), ALL)
 def test_the_mask_is_exactly_what_the_defect_changed(category, defect):
-    good, nothing = draw_picture(category, np.random.default_rng(4), size=160)
-    assert good.shape == (160, 160, 3)
-    assert good.dtype == np.uint8
-    assert not nothing.any()
-    for difficulty in (0.0, 0.5, 1.0):
-        bad, mask = draw_picture(category, np.random.default_rng(4), defect, difficulty, size=160)
-        assert bad.dtype == np.uint8
-        assert mask.shape == (160, 160)
-        assert mask.dtype == np.bool_
-        assert mask.any()
-        assert (bad[~mask] == good[~mask]).all()
-        assert np.abs(bad.astype(int) - good).max(-1)[mask].mean() >= 5
+    for size in (16, 31, 160):
+        good, nothing = draw_picture(category, np.random.default_rng(4), size=size)
+        assert (good.shape, good.dtype, nothing.any()) == ((size, size, 3), np.uint8, False)
+        for difficulty in (0.0, 0.5, 1.0):
+            bad, mask = draw_picture(category, np.random.default_rng(4), defect, difficulty, size=size)
+            assert (bad.dtype, mask.shape, mask.dtype) == (np.uint8, (size, size), np.bool_)
+            assert mask.any()
+            assert (bad[~mask] == good[~mask]).all()
+            assert size < 160 or np.abs(bad.astype(int) - good).max(-1)[mask].mean() >= 5
 
 
 @pytest.mark.parametrize(("category", "defect"), ALL)
@@ -40,15 +37,6 @@ def test_hard_defects_are_smaller_or_fainter(category, defect):
         return total
 
     assert amount(1.0) < 0.6 * amount(0.0)
-
-
-@pytest.mark.parametrize("category", list(CATEGORIES))
-@pytest.mark.parametrize("size", [16, 31, 256])
-def test_any_size(category, size):
-    for defect in (None, *CATEGORIES[category].defects):
-        picture, mask = draw_picture(category, np.random.default_rng(1), defect, 0.5, size=size)
-        assert picture.shape == (size, size, 3)
-        assert mask.any() == (defect is not None)
 
 
 def test_pictures_do_not_depend_on_how_many_are_drawn(tmp_path):
