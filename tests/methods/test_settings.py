@@ -2,9 +2,9 @@
 
 import pytest
 
-from flawscope.config import build_config, parse_assignments, read_config
 from flawscope.errors import InputError
 from flawscope.methods import efficientad, patchcore, prnet, registry
+from flawscope.methods.config import build_config, parse_assignments, read_config
 from flawscope.methods.settings import TrainingSettings
 
 SIZES = "is not N, HxW, or several joined by +"

@@ -33,9 +33,9 @@ def after_fit(manifest: Manifest) -> list[str]:
 
 def after_check(dataset: Dataset, report: CheckReport, aligned: bool) -> list[Advice]:
     """Steps by the good pictures and the marked defects. aligned: how parts lie was said."""
+    from flawscope.pictures.defect_size import default_network
     from flawscope.results.advice import Facts, advice
     from flawscope.synthesis.part_places import alignment_needed
-    from flawscope.views.defect_size import default_network
 
     lies = None if aligned else alignment_needed([item.path for item in dataset.train])
     sizes = [(height, width) for width, height, count in report.sizes for _ in range(count)]

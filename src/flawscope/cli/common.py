@@ -140,7 +140,7 @@ def add_scale(parser: Options) -> None:
 
 def parse_length(text: str) -> float:
     """Reads a length of a pixel, in mm."""
-    from flawscope.views.geometry import positive_length
+    from flawscope.pictures.form import positive_length
 
     try:
         return positive_length(float(text))

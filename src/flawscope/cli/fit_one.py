@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -98,6 +98,13 @@ def fit_and_save(args: argparse.Namespace, say: Say, step: ProgressCallback) -> 
         checkpoint.unlink(missing_ok=True)
         say(f"training log: {training_log_path(checkpoint)}")
     return predictor
+
+
+def predict_memory(fit: Mapping[str, Any]) -> int | None:
+    """`preparation.predict_peak_memory` of a fit, for a process that may load torch."""
+    from flawscope.fitting.preparation import predict_peak_memory
+
+    return predict_peak_memory(**fit)
 
 
 def require_training() -> None:

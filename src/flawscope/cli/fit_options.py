@@ -17,7 +17,7 @@ from typing import Any
 from flawscope.cli import common
 from flawscope.errors import InputError, suggest_name
 from flawscope.methods import registry
-from flawscope.methods.settings import parse_assignments, read_config, redact_value, setting_names
+from flawscope.methods.config import parse_assignments, read_config, redact_value, setting_names
 
 # Of the call, not of what is fitted; those in `CALL_IN_FILE` may stand in the file, above `categories`
 CALL_IN_FILE = ("out", "joint", "evaluate")

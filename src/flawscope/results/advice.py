@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from flawscope.errors import pluralize
-from flawscope.views.defect_size import choose_tile, default_network, pixels_left
-from flawscope.views.form import Size
+from flawscope.pictures.defect_size import choose_tile, default_network, pixels_left
+from flawscope.pictures.form import Size
 
 MOST = 3  # steps that are advised
 TOO_SMALL = 8.0  # pixels at the network below which one in five spots or more is missed (`defect_size`)

@@ -22,7 +22,7 @@ from flawscope.pictures.decoding import PictureSource, decode
 from flawscope.synthesis.demo.dataset import CATEGORIES, draw_dataset, draw_picture
 
 if TYPE_CHECKING:
-    from flawscope.methods.detector import Detector
+    pass
 
 Floats = NDArray[np.float32]
 ScoresAndMaps = tuple[Floats, Floats]  # scores [N] and maps [N, H, W]
@@ -205,10 +205,6 @@ def predict_scores_and_maps(
     parts = [model.session.run(images[k : k + batch]) for k in range(0, len(images), batch)]
     scores, maps = (np.concatenate(part) for part in zip(*parts, strict=True))
     return scores, maps
-
-
-def detector_of(model: Predictor) -> Detector:
-    return cast("Detector", cast(Any, model.session).model)
 
 
 @contextmanager

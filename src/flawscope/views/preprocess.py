@@ -20,6 +20,7 @@ from flawscope.pictures.arrays import grey_as_rgb, picture_error
 from flawscope.pictures.channels import Channels, mean_channel
 from flawscope.pictures.decoding import HashedPicture, PictureSource, decode, load_picture, source_name
 from flawscope.pictures.depth import check_depth
+from flawscope.pictures.form import MAX_CANVAS_PIXELS
 from flawscope.pictures.levels import Levels
 from flawscope.views import DEFAULT_OVERLAP, MAX_OVERLAP
 from flawscope.views.frames import AlignedPart, Frame, WholePicture, find_frames
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 # Factors of a tile's scaling for the network: beyond them a small picture would become a gigantic canvas, or
 # a large one a point
 MAX_ENLARGEMENT, MAX_REDUCTION = 8, 1024
-MAX_CANVAS_PIXELS = 1 << 28  # of a canvas that is larger than its picture
 
 
 # Stages before sizes and tiles, by the keys of the fields and of the model file: a new one is a file, its
