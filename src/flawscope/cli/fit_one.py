@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flawscope.cli import advise, common, fit_options, questions
+from flawscope.cli import common, fit_options, questions
 from flawscope.cli.output import file_remarks
 from flawscope.errors import InputError, join_names, pluralize, require_installed
 from flawscope.methods import registry
@@ -122,6 +122,7 @@ def fit_model(
     """Fits one model, or adds to `old`."""
     from flawscope.calibration.tried import Choice
     from flawscope.datasets import open_dataset
+    from flawscope.evaluation.next_steps import advise_before
 
     group = args.group or args.part
     if old is not None:
@@ -143,9 +144,9 @@ def fit_model(
     reads_all = args.channels is not None or (old and old.manifest.preprocess.channels) is not None
     for line in training_remarks(dataset, group, reads_all):
         say(line)
-    advised = [] if old is not None or args.align or args.channels else advise.before_fit(dataset)
-    for line in () if args.auto else advised:
-        say(line)
+    advised = [] if old is not None or args.align or args.channels else advise_before(dataset)
+    for one in () if args.auto else advised:
+        say(one.line())
     how = {
         "group": args.group,
         "drop_suspects": args.drop_suspects,
@@ -166,8 +167,8 @@ def fit_model(
         raise InputError(text) from None
     choice = Choice.from_facts(predictor.manifest.facts)
     if choice is not None and not choice.has_tried:  # else it was tried
-        for line in advised:
-            say(f"next: {line}")
+        for one in advised:
+            say(f"next: {one.line()}")
     return predictor
 
 

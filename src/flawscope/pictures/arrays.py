@@ -141,3 +141,10 @@ def otsu(values: NDArray[Any]) -> tuple[float, float]:
     best = int(between.argmax())
     variance = float(values.var())
     return float(edges[best + 1]), float(between[best] / variance) if variance > 0 else 0.0
+
+
+def check_picture(picture: NDArray[Any], name: str = "picture") -> None:
+    """Refuse anything but `[H, W, 3]` uint8: textures in 0..1 pasted into pictures in 0..255 have made
+    defects invisible elsewhere."""
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        raise InputError(f"A {name} is [H, W, 3] uint8 in 0..255, not {list(picture.shape)} {picture.dtype}.")
