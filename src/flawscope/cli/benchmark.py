@@ -158,10 +158,7 @@ def _pool(
         jobs, threads = 1, 1
         if left:
             jobs, threads = jobs_and_threads(len(left), args.jobs, args.threads, args.device, live.say)
-        yield (
-            RunPlan(args.data, jobs, threads, args.keep_models),
-            Processes(jobs, threads, live.step),
-        )
+        yield (RunPlan(args.data, jobs, threads, args.keep_models), Processes(jobs, threads, live.step))
         return
     fits = {cell.label: _fit_arguments(cell, args.data) for cell in left}
     most, shared, how = (

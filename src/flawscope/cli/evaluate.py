@@ -136,11 +136,7 @@ def _write_results(
 
     say = common.say_unless_quiet(args)
     inputs = [item.path for item, _ in all_results(result)]
-    columns = {
-        "kinds": result.names_kinds,
-        "aligned": result.aligned,
-        "decimal_comma": args.decimal_comma,
-    }
+    columns = {"kinds": result.names_kinds, "aligned": result.aligned, "decimal_comma": args.decimal_comma}
     results = ResultsFolder(folder, dataset.root, say, inputs=inputs, maps=args.maps or "png16", **columns)
     unwritten = WriteErrors(common.say)
     with unwritten.collect("summary"):

@@ -113,11 +113,7 @@ def require_training() -> None:
 
 
 def fit_model(
-    args: argparse.Namespace,
-    call: FitSettings,
-    old: Artefact | None,
-    say: Say,
-    step: ProgressCallback,
+    args: argparse.Namespace, call: FitSettings, old: Artefact | None, say: Say, step: ProgressCallback
 ) -> Predictor:
     """Fits one model, or adds to `old`."""
     from flawscope.calibration.tried import Choice

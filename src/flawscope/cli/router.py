@@ -130,10 +130,7 @@ def _view_calls(
 
 
 def _describe(
-    args: argparse.Namespace,
-    old: RouterArtefact | None,
-    products: Mapping[str, Artefact],
-    calls: Calls,
+    args: argparse.Namespace, old: RouterArtefact | None, products: Mapping[str, Artefact], calls: Calls
 ) -> DescriptorModel:
     """The network that tells products apart, and descriptors of the pictures that were learnt."""
     from flawscope.datasets import open_dataset

@@ -148,10 +148,7 @@ class _CheckedPicture:
 
 
 def check(
-    data: Dataset | str | os.PathLike[str],
-    *,
-    near: bool = True,
-    progress: Progress | None = None,
+    data: Dataset | str | os.PathLike[str], *, near: bool = True, progress: Progress | None = None
 ) -> CheckReport:
     """Checks every picture and mask of one category; faults become findings.
 

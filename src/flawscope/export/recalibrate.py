@@ -35,12 +35,7 @@ from flawscope.errors import InputError, pluralize
 from flawscope.methods.detector import Detector
 from flawscope.methods.good_pictures import add_defect
 from flawscope.methods.threads import workers
-from flawscope.pictures.decoding import (
-    PictureSource,
-    error_reason,
-    pixel_hash,
-    source_name,
-)
+from flawscope.pictures.decoding import PictureSource, error_reason, pixel_hash, source_name
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.near_duplicates import Look
 from flawscope.pictures.units import find_new_parts

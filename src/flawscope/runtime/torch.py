@@ -19,11 +19,7 @@ from flawscope.methods import registry
 from flawscope.methods.descriptors import DescriptorNetwork
 from flawscope.methods.detector import Detector, resolve_device
 from flawscope.methods.threads import set_thread_count, workers
-from flawscope.runtime.session import (
-    Answers,
-    Describe,
-    at_positions,
-)
+from flawscope.runtime.session import Answers, Describe, at_positions
 
 
 class TorchSession:
