@@ -16,10 +16,9 @@ import numpy as np
 from PIL import Image
 
 from flawscope.errors import InputError, suggest_name
-from flawscope.pictures.arrays import grey_as_rgb, picture_error
+from flawscope.pictures.arrays import check_depth, grey_as_rgb, picture_error
 from flawscope.pictures.channels import Channels, mean_channel
 from flawscope.pictures.decoding import HashedPicture, PictureSource, decode, load_picture, source_name
-from flawscope.pictures.depth import check_depth
 from flawscope.pictures.form import MAX_CANVAS_PIXELS
 from flawscope.pictures.levels import Levels
 from flawscope.views import DEFAULT_OVERLAP, MAX_OVERLAP
