@@ -15,8 +15,6 @@ from flawscope.errors import InputError
 from flawscope.evaluation.metrics._ranking import (
     ImageMetrics,
     Regions,
-    check_flags,
-    check_scores,
     count_normal,
     rank_metrics,
 )
@@ -42,10 +40,11 @@ def image_metrics(labels: ArrayLike, scores: ArrayLike) -> ImageMetrics:
     they are (float64 inside), never rescaled or squashed. With labels of one class everything is NaN: no
     mistake would be possible.
 
-    Raises InputError (a ValueError) for NaN scores, other labels, or shapes that differ.
+    Raises InputError (a ValueError) for NaN scores.
     """
-    truth = check_flags(labels, "labels")
-    values = check_scores(scores, truth)
+    truth, values = np.asarray(labels, np.bool_), np.asarray(scores, np.float64)
+    if np.isnan(values).any():
+        raise InputError(f"{np.isnan(values).sum()} scores are NaN; a metric cannot rank them")
     anomalous = values[truth]
     one = Regions(anomalous, np.zeros(min(anomalous.size, 1), np.int64), np.ones(1), np.ones(1), 1)
     return rank_metrics(count_normal(one, [values[~truth]]))
@@ -62,13 +61,8 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
 
 def f1_at(labels: ArrayLike, decisions: ArrayLike) -> float:
     """F1 = 2 TP / (2 TP + FP + FN) of given decisions; both [N], bool or 0/1. NaN where only one class
-    is present.
-
-    Raises InputError for other values or shapes that differ.
-    """
-    truth, flagged = check_flags(labels, "labels"), check_flags(decisions, "decisions")
-    if truth.shape != flagged.shape:
-        raise InputError(f"decisions has shape {flagged.shape}, expected {truth.shape} as labels has")
+    is present."""
+    truth, flagged = np.asarray(labels, np.bool_), np.asarray(decisions, np.bool_)
     positives = int(truth.sum())
     if positives in (0, truth.size):
         return math.nan

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from flawscope.errors import InputError
 
@@ -27,71 +27,18 @@ Maps = Sequence[NDArray[Any]] | NDArray[Any]
 Valid = Sequence[NDArray[np.bool_] | None] | NDArray[np.bool_]
 
 
-def check_flags(flags: ArrayLike, name: str) -> NDArray[np.bool_]:
-    """Returns `flags` as [N] bool; integers must be 0 or 1."""
-    array = np.asarray(flags)
-    if array.ndim != 1:
-        raise InputError(f"{name} has shape {array.shape}, expected [N]")
-    if array.dtype == np.bool_:
-        return array
-    if array.size == 0:
-        return array.astype(np.bool_)
-    if not np.issubdtype(array.dtype, np.integer):
-        raise InputError(f"{name} has dtype {array.dtype}, expected bool or integers 0 and 1")
-    if array.min() < 0 or array.max() > 1:
-        raise InputError(f"{name} runs from {array.min()} to {array.max()}, expected only 0 and 1")
-    return array.astype(np.bool_)
-
-
-def check_scores(scores: ArrayLike, labels: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Returns `scores` as [N] float64, unchanged, without NaN and as many as there are labels."""
-    array = np.asarray(scores)
-    if np.iscomplexobj(array):
-        raise InputError(f"scores has dtype {array.dtype}, expected real numbers")
-    array = array.astype(np.float64, copy=False)
-    if array.shape != labels.shape:
-        raise InputError(f"scores has shape {array.shape}, expected {labels.shape} as labels has")
-    if np.isnan(array).any():
-        where = int(np.flatnonzero(np.isnan(array))[0])
-        raise InputError(f"scores[{where}] is NaN (of {np.isnan(array).sum()}); a metric cannot rank it")
-    return array
-
-
-def iterate_checked(
-    maps: Maps, truths: Sequence[Any] | NDArray[Any], valid: Valid | None, name: str
-) -> Iterator[tuple[int, NDArray[Any], Any, NDArray[np.bool_] | None]]:
-    """Yields index, map [H, W], truth and valid pixels of every picture with a ground truth: maps are real,
-    without NaN where they count. Every element is asked for once."""
-    if len(maps) != len(truths):
-        raise InputError(f"{len(maps)} maps and {len(truths)} {name}, expected as many of each")
-    if valid is not None and len(valid) != len(maps):
-        raise InputError(f"{len(maps)} maps and {len(valid)} masks of valid pixels, expected as many of each")
+def with_truth(
+    maps: Maps, truths: Sequence[Any] | NDArray[Any], valid: Valid | None
+) -> Iterator[tuple[NDArray[Any], Any, NDArray[np.bool_] | None]]:
+    """Yields map [H, W], truth and valid pixels of every picture with a ground truth. Every element is asked
+    for once. InputError: a map is NaN where it counts."""
     for i in range(len(maps)):
-        truth = truths[i]
-        if truth is None:
+        if (truth := truths[i]) is None:
             continue
-        values = np.asarray(maps[i])
-        if values.ndim != 2:
-            raise InputError(f"maps[{i}] has shape {values.shape}, expected [H, W]")
-        if values.dtype.kind not in "fiub":
-            raise InputError(f"maps[{i}] has dtype {values.dtype}, expected real numbers")
-        keep = None if valid is None else valid[i]
-        if keep is not None:
-            keep = check_mask(keep, values.shape, f"valid[{i}]")
+        values, keep = np.asarray(maps[i]), None if valid is None else valid[i]
         if np.isnan(values if keep is None else values[keep]).any():
             raise InputError(f"maps[{i}] contains NaN; a metric cannot rank it")
-        yield i, values, truth, keep
-
-
-def check_mask(mask: ArrayLike, shape: tuple[int, ...], name: str) -> NDArray[np.bool_]:
-    """Returns `mask` as bool of the shape of its map. Other types are refused: only the caller knows which
-    grey value is a defect."""
-    array = np.asarray(mask)
-    if array.dtype != np.bool_:
-        raise InputError(f"{name} has dtype {array.dtype}, expected bool; pass mask > 0")
-    if array.shape != shape:
-        raise InputError(f"{name} has shape {array.shape}, its map has {shape}; resize it to nearest first")
-    return array
+        yield values, truth, keep
 
 
 Scores = NDArray[np.floating[Any]]

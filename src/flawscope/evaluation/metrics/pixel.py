@@ -24,12 +24,11 @@ from flawscope.evaluation.metrics._ranking import (
     Regions,
     Valid,
     batches,
-    check_mask,
     count_normal,
     gather_regions,
-    iterate_checked,
     overlap_area,
     rank_metrics,
+    with_truth,
 )
 
 # [H, W] bool each, None where a picture has no ground truth; or one [N, H, W] array
@@ -72,7 +71,7 @@ def pixel_metrics(maps: Maps, masks: Masks, *, valid: Valid | None = None) -> Pi
     picture after the other, so they may read from a file. The memory needed beside is some 32 bytes for each
     anomalous pixel and 200 MB. The arguments are left as they are.
 
-    Raises InputError (a ValueError) for NaN in a map, for masks that are not bool, or shapes that differ.
+    Raises InputError (a ValueError) for NaN in a map.
     """
     counted, regions = _count_masks(maps, masks, valid)
     ranking = rank_metrics(counted)
@@ -88,8 +87,7 @@ def _count_masks(maps: Maps, masks: Masks, valid: Valid | None) -> tuple[RankCou
     areas: list[float] = []
     dtypes: set[np.dtype[Any]] = set()
     normal_pixels = 0
-    for i, values, given, keep in iterate_checked(maps, masks, valid, "masks"):
-        mask = check_mask(given, values.shape, f"masks[{i}]")
+    for values, mask, keep in with_truth(maps, masks, valid):
         dtypes.add(values.dtype)
         inside = mask if keep is None else mask & keep
         counting = mask.size if keep is None else int(np.count_nonzero(keep))
@@ -101,7 +99,7 @@ def _count_masks(maps: Maps, masks: Masks, valid: Valid | None) -> tuple[RankCou
     regions = gather_regions(pieces, [1.0] * len(areas), areas, len(areas), dtypes)
     normal = (
         values[~mask if keep is None else ~mask & keep]
-        for _, values, mask, keep in iterate_checked(maps, masks, valid, "masks")
+        for values, mask, keep in with_truth(maps, masks, valid)
     )
     return count_normal(regions, batches(normal, normal_pixels, regions.scores.dtype)), regions
 
@@ -144,8 +142,7 @@ def au_spro(
     which it equals where no region saturates early and regions are connected. The paper takes the logical and
     the structural anomalies apart, each with all good pictures, and averages the two results.
 
-    NaN without a region or without a normal pixel. Raises InputError for NaN in a map, masks that are not
-    bool, shapes that differ, or a saturation that is not above 0.
+    NaN without a region or without a normal pixel. Raises InputError for NaN in a map.
     """
     counted, found = _count_regions(maps, regions, valid)
     return {float(limit): overlap_area(counted, found, limit) for limit in limits}
@@ -175,14 +172,10 @@ def _count_regions(maps: Maps, regions: SaturatedRegions, valid: Valid | None) -
     divisors: list[float] = []
     dtypes: set[np.dtype[Any]] = set()
     number = pixels = 0
-    for i, values, here, keep in iterate_checked(maps, regions, valid, "lists of regions"):
+    for values, here, keep in with_truth(maps, regions, valid):
         dtypes.add(values.dtype)
         pixels += values.size
-        for j, (given, saturation) in enumerate(here):
-            name = f"regions[{i}][{j}]"
-            mask = check_mask(given, values.shape, name)
-            if not saturation > 0:
-                raise InputError(f"the saturation of {name} is {saturation}, expected a number above 0")
+        for mask, saturation in here:
             scores = np.sort(values[mask if keep is None else mask & keep])
             if scores.size == 0:
                 continue
@@ -200,7 +193,7 @@ def _count_regions(maps: Maps, regions: SaturatedRegions, valid: Valid | None) -
     found = gather_regions(pieces, shares, divisors, number, dtypes)
     normal = (
         values[_outside(here, values.shape) if keep is None else _outside(here, values.shape) & keep]
-        for _, values, here, keep in iterate_checked(maps, regions, valid, "lists of regions")
+        for values, here, keep in with_truth(maps, regions, valid)
     )
     return count_normal(found, batches(normal, pixels, found.scores.dtype)), found
 
