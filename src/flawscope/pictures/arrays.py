@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.errors import InputError
 from flawscope.pictures.levels import no_data_value, used_range
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Float32 = NDArray[np.float32]
+Float32 = NDArray[np.float32]
 
 _ROWS_PER_BLOCK = 256  # of a picture that are made opaque at a time
 TWELVE_BITS = 4095  # up to which 16-bit values are taken for those of a camera with fewer bits

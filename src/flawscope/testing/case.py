@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,6 @@ from flawscope import Dataset, InputError, Predictor, load, open_dataset
 from flawscope.methods.method import Method
 from flawscope.pictures.decoding import PictureSource, decode
 from flawscope.synthesis.demo.dataset import CATEGORIES, draw_dataset, draw_picture
-
-if TYPE_CHECKING:
-    pass
 
 Floats = NDArray[np.float32]
 ScoresAndMaps = tuple[Floats, Floats]  # scores [N] and maps [N, H, W]

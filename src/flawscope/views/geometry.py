@@ -9,18 +9,16 @@ import math
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flawscope.errors import InputError
 from flawscope.pictures.form import positive_length
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Float32 = NDArray[np.float32]
-    Mask = NDArray[np.bool_]
+Float32 = NDArray[np.float32]
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

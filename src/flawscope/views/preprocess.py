@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.errors import InputError, suggest_name
@@ -32,11 +33,8 @@ from flawscope.views.tiles import TileGrid
 from flawscope.views.undistort import Undistortion
 from flawscope.views.views import ChannelViews, PartViews, Views
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Float32 = NDArray[np.float32]
-    Mask = NDArray[np.bool_]
+Float32 = NDArray[np.float32]
+Mask = NDArray[np.bool_]
 
 # Factors of a tile's scaling for the network: beyond them a small picture would become a gigantic canvas, or
 # a large one a point
