@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.predictor import load
     from flawscope.predictor.rates import promise_of
     from flawscope.predictor.router import is_router
-    from flawscope.results.advice import Facts, advice
+    from flawscope.results.advice import advice
 
     args = fit_options.with_call_of_file(args)
     several = args.joint or common.asks_several(args)
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         say(line)
     say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB); `flawscope info {out}` tells all about it")
     rate, missing = predictor.calibration.rate, promise_of(predictor.manifest).missing
-    for one in advice(Facts(rate=rate, missing=missing)):
+    for one in advice(rate=rate, missing=missing):
         say(f"next: {one.line()}")
     for line in next_steps(args, out):
         say(line)

@@ -18,7 +18,7 @@ from flawscope.evaluation.result import Evaluation
 from flawscope.pictures.defect_size import default_network
 from flawscope.pictures.part_places import alignment_needed
 from flawscope.pictures.pixel_sets import connected_parts, largest_sizes
-from flawscope.results.advice import Advice, Facts, advice
+from flawscope.results.advice import Advice, advice
 from flawscope.results.prediction import MISSED
 
 MEASURED = 40  # masks, or missed defects, whose sizes are measured
@@ -26,7 +26,7 @@ MEASURED = 40  # masks, or missed defects, whose sizes are measured
 
 def advise_before(dataset: Dataset) -> list[Advice]:
     """Steps before a fit, by how the parts lie."""
-    return advice(Facts(lies=alignment_needed([item.path for item in dataset.train])))
+    return advice(lies=alignment_needed([item.path for item in dataset.train]))
 
 
 def advise_checked(dataset: Dataset, report: CheckReport, aligned: bool) -> list[Advice]:
@@ -35,7 +35,7 @@ def advise_checked(dataset: Dataset, report: CheckReport, aligned: bool) -> list
     sizes = [(height, width) for width, height, count in report.sizes for _ in range(count)]
     network = default_network(sizes) if sizes and lies is None and not aligned else None
     marks = _marked_lengths(dataset) if network is not None else []
-    return advice(Facts(lies=lies, marks=marks, pictures=sizes, network=network))
+    return advice(lies=lies, marks=marks, pictures=sizes, network=network)
 
 
 def _marked_lengths(dataset: Dataset) -> list[float]:
@@ -66,19 +66,17 @@ def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
     is_whole = how.tile is None and how.reference is None
     good = [one.item.path for one in result.pictures if not one.item.anomalous]
     return advice(
-        Facts(
-            rate=manifest.calibration.rate,
-            missing=manifest.calibration.pictures_missing,
-            marks=marks,
-            pictures=sizes,
-            network=how.network_size if is_whole else None,
-            defects=result.defects["images"],
-            missed=len(missed),
-            lies_elsewhere=lambda: how.reference is None and alignment_needed(good) is not None,
-            tried=choice is not None and choice.has_tried,
-            sole=sole[0],
-            hidden=sum(one.prediction.score > sole[1] for one in missed),
-        )
+        rate=manifest.calibration.rate,
+        missing=manifest.calibration.pictures_missing,
+        marks=marks,
+        pictures=sizes,
+        network=how.network_size if is_whole else None,
+        defects=result.defects["images"],
+        missed=len(missed),
+        lies_elsewhere=lambda: how.reference is None and alignment_needed(good) is not None,
+        tried=choice is not None and choice.has_tried,
+        sole=sole[0],
+        hidden=sum(one.prediction.score > sole[1] for one in missed),
     )
 
 
