@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flawscope import machine
-from flawscope.calibration.tried import TRYING
+from flawscope.calibration import tried
 from flawscope.errors import FlawscopeError, InputError, message_with_type, suggest_name
 from flawscope.methods import conflicts, registry
 from flawscope.predictor import part_names
@@ -201,10 +201,10 @@ class Drafts(BackgroundThread):
         and the best so far is learnt, unless it is not to be kept."""
         with self._lock:
             if self._current is not None and self._current[0] is draft:
-                is_search = self._progress is not None and self._progress["stage"].startswith(TRYING)
+                is_search = self._progress is not None and self._progress["stage"].startswith(tried.TRYING)
                 if keep_best and is_search and not self._is_search_ended:
                     self._is_search_ended = True
-                    self.worker.interrupt(TRYING)
+                    self.worker.interrupt(tried.TRYING)
                     return
                 self.worker.stop()
             if draft.stage in draft_module.BUSY_STAGES:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flawscope.calibration.tried import TRYING
+from flawscope.calibration import tried
 from flawscope_station.learning.process import ProgressCallback
 
 UNUSUAL_COUNT = 8  # good pictures that look most unlike the others
@@ -104,10 +104,10 @@ def _fit_auto(job: dict[str, Any], model: Path, step: ProgressCallback) -> Any:
 
     def tell(stage: str, done: int, total: int) -> None:
         nonlocal first
-        if stage.startswith(TRYING):  # nobody knows how many settings are tried: the time is known
+        if stage.startswith(tried.TRYING):  # nobody knows how many settings are tried: the time is known
             now = time.monotonic()
             first = first or now
-            stage, done, total = TRYING, round(now - first), round(60 * minutes - (first - began))
+            stage, done, total = tried.TRYING, round(now - first), round(60 * minutes - (first - began))
         step(stage, done, total)
 
     return fitting.fit_auto(
