@@ -14,10 +14,9 @@ import pytest
 import yaml
 
 import flawscope
-from flawscope import config
 from flawscope.cli import commands, load_command
 from flawscope.errors import InputError
-from flawscope.methods import registry
+from flawscope.methods import config, registry
 from flawscope.predictor import Predictor
 
 ROOT = Path(__file__).parents[1]

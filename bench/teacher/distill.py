@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from flawscope.artefact.model_file import package_versions
 from flawscope.artefact.state_file import checkpoint_path, load_checkpoint
-from flawscope.config import build_config, parse_assignments
 from flawscope.datasets import list_pictures
 from flawscope.errors import FlawscopeError, InputError, pluralize
+from flawscope.methods.config import build_config, parse_assignments
 from flawscope.methods.detector import resolve_device
 from flawscope.methods.efficientad import CHANNELS, RECEPTIVE_FIELD, WIDTHS, Size
 from flawscope.methods.efficientad.networks import (

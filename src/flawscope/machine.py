@@ -11,6 +11,7 @@ from typing import Any
 
 GIB = 2**30
 FIT_MEMORY_LIMIT = 4 * GIB  # bytes that a fit may take; the built-in methods stay below
+SMALL_BATCH, LARGE_BATCH = 8, 64  # batch sizes for 256 x 256 pixels: `LARGE_BATCH` for torch on a GPU
 FIT_THREADS = 2  # with fewer, reading pictures and computing wait for each other
 
 
@@ -66,3 +67,8 @@ def peak_memory() -> int:
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return 0
+
+
+def batch_size_for(size: tuple[int, int], most: int) -> int:
+    """Batch size that is fastest for pictures of this height and width; `most` for 256 x 256 pixels."""
+    return max(1, min(most, most * 256 * 256 // (size[0] * size[1])))

@@ -15,8 +15,8 @@ def test_a_search_is_advised_where_parts_lie_elsewhere(drawn, model_path, monkey
     """It asks the good test pictures, and only where defects are missed."""
     model, asked = load(model_path, device="cpu"), []
     found = evaluate(model, open_dataset(drawn, "plate"))
-    for poses, advised in (((), False), (("turn",), True)):
-        monkeypatch.setattr(next_steps, "poses_that_vary", lambda good, p=poses: asked.append(len(good)) or p)
+    for how, advised in ((None, False), ("turn", True)):
+        monkeypatch.setattr(next_steps, "alignment_needed", lambda good, h=how: asked.append(len(good)) or h)
         missed = [
             one._replace(prediction=replace(one.prediction, is_anomalous=False)) for one in found.pictures
         ]

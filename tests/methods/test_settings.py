@@ -2,8 +2,8 @@
 
 import pytest
 
-from flawscope.config import build_config, parse_assignments, read_config
 from flawscope.methods import efficientad, patchcore, prnet, registry
+from flawscope.methods.config import build_config, parse_assignments, read_config
 from flawscope.methods.settings import TrainingSettings
 from flawscope.testing import must_refuse
 

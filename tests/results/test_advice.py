@@ -2,13 +2,13 @@
 
 import pytest
 
-from flawscope.results.advice import MOST, Facts, advice
+from flawscope.results.advice import MOST, advice
 
 LARGE = [(2000, 3000)]
 
 
 def steps(**facts):
-    return [one.step for one in advice(Facts(**facts))]
+    return [one.step for one in advice(**facts)]
 
 
 def test_nothing_is_advised_where_nothing_is_to_be_gained():
@@ -22,7 +22,7 @@ def test_parts_that_lie_elsewhere(lies, step):
 
 
 def test_marked_defects_that_vanish_at_the_network_need_tiles():
-    (one,) = advice(Facts(marks=[20.0, 22.0, 300.0], pictures=LARGE, network=(416, 624)))
+    (one,) = advice(marks=[20.0, 22.0, 300.0], pictures=LARGE, network=(416, 624))
     assert one.step.startswith("--min-defect 20px")
     assert one.reason == "a quarter of the marked defects are up to 20 px long, 4 px at the network"
     assert "times as long a picture" in one.step
@@ -54,7 +54,7 @@ def test_no_search_is_advised_that_could_show_no_more(side, network):
 
 
 def test_a_picture_that_alone_sets_the_threshold_comes_before_other_settings():
-    (one,) = advice(Facts(defects=30, missed=20, sole="a.png", hidden=15))
+    (one,) = advice(defects=30, missed=20, sole="a.png", hidden=15)
     assert (
         one.line()
         == "20 of 30 defects are missed, 15 for one picture: look whether a.png is good, else "
@@ -64,7 +64,7 @@ def test_a_picture_that_alone_sets_the_threshold_comes_before_other_settings():
 
 
 def test_more_good_pictures_where_the_rate_cannot_be_promised():
-    (one,) = advice(Facts(rate=0.05, missing=12))
+    (one,) = advice(rate=0.05, missing=12)
     assert one.line() == "a false-alarm rate of 5.0% cannot be promised yet: add 12 more good pictures"
 
 

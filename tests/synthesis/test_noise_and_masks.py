@@ -91,8 +91,6 @@ def test_areas_that_do_not_fit():
     assert allowed_area((4, 5), np.zeros((4, 5), np.bool_)).all()
     with pytest.raises(InputError, match="foreground"):
         allowed_area((32, 32), np.ones((3, 3), np.bool_))
-    with pytest.raises(InputError, match="cells"):
-        perlin_noise((8, 8), (0, 2), np.random.default_rng(0))
 
 
 def test_perlin_mask_is_never_empty_where_all_noise_is_below_zero():

@@ -16,6 +16,7 @@ RESAMPLES = 1000
 TAILS = (0.025, 0.975)
 # AUROC that must be gained: simulated defects are no real ones, and a smaller gain on them says little
 MIN_GAIN = 0.02
+TRYING = "trying"  # stages of a search's progress begin so
 NO_TIME = "no time"  # why a setting was not tried to the end
 GIVEN = -1  # carrier of a defect that lies on none of the good pictures
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flawscope.cli import common
+from flawscope.cli import common, fit_one
 from flawscope.cluster import connect, tasks
 from flawscope.errors import InputError, pluralize, require_installed
 from flawscope.progress import JobsProgress
@@ -158,22 +158,23 @@ def _pool(
         jobs, threads = 1, 1
         if left:
             jobs, threads = jobs_and_threads(len(left), args.jobs, args.threads, args.device, live.say)
-        yield (
-            RunPlan(args.data, jobs, threads, args.keep_models),
-            Processes(jobs, threads, live.step),
-        )
+        yield (RunPlan(args.data, jobs, threads, args.keep_models), Processes(jobs, threads, live.step))
         return
     fits = {cell.label: _fit_arguments(cell, args.data) for cell in left}
-    most = min(len(left), args.jobs or len(left))
+    most, shared, how = (
+        min(len(left), args.jobs or len(left)),
+        (args.data, args.out),
+        (args.threads, args.device),
+    )
     with (
         connect.cluster_connection(args.cluster),
-        tasks.task_pool("cell", fits, args.data, args.out, live, most, args.threads, args.device) as pool,
+        tasks.task_pool("cell", fits, fit_one.predict_memory, *shared, live, most, *how) as pool,
     ):
         yield RunPlan(args.data, pool.max_concurrency, pool.resources.threads, args.keep_models), pool
 
 
 def _fit_arguments(cell: Cell, root: str) -> dict[str, Any]:
-    """The cell's fit, as `preparation.predict_peak_memory` takes it."""
+    """The cell's fit, as `fit_one.predict_memory` takes it."""
     own = {name: getattr(cell, name) for name in ("category", "group", "seen", "device", "light")}
     return {"images": os.path.abspath(root), "method": cell.base_method, **own, **cell.options}
 

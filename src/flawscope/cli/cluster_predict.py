@@ -48,11 +48,13 @@ def predict_on_cluster(args: argparse.Namespace) -> int:
     from flawscope.cluster.listing import FileStore
     from flawscope.cluster.predict import predict
     from flawscope.pictures.listing import why_passed_over
+    from flawscope.predictor import read_manifest
     from flawscope.results.run import SUMMARY_NAME
 
     began = time.monotonic()
     found = predict(
         args.model,
+        read_manifest(args.model),
         args.pictures,
         where=args.cluster,
         out=args.out,

@@ -117,30 +117,19 @@ add_view = _adder(
     metavar="PATTERN",
     help="--part: regular expression of the view (default: the rest of the file's name)",
 )
-add_roi = _adder(
-    "--roi",
-    metavar="MASK|x0,y0,x1,y1",
-    help="region of interest; a box is in fractions",
-)
-add_good = _adder(
-    "--good",
-    metavar="NAME[,NAME]",
-    help="good folders, where names do not tell; or all",
-)
+add_roi = _adder("--roi", metavar="MASK|x0,y0,x1,y1", help="region of interest; a box is in fractions")
+add_good = _adder("--good", metavar="NAME[,NAME]", help="good folders, where names do not tell; or all")
 
 
 def add_scale(parser: Options) -> None:
     parser.add_argument(
-        "--scale-mm",
-        metavar="MM",
-        type=parse_length,
-        help="millimetres a pixel: regions get their sizes",
+        "--scale-mm", metavar="MM", type=parse_length, help="millimetres a pixel: regions get their sizes"
     )
 
 
 def parse_length(text: str) -> float:
     """Reads a length of a pixel, in mm."""
-    from flawscope.views.geometry import positive_length
+    from flawscope.pictures.form import positive_length
 
     try:
         return positive_length(float(text))
@@ -170,10 +159,7 @@ def add_engine(parser: Options, threads: str = "all cores") -> None:
 
 def add_rate(parser: Options, default: str) -> None:
     parser.add_argument(
-        "--false-alarm-rate",
-        type=parse_rate,
-        metavar="RATE",
-        help=f"of good pictures (default: {default})",
+        "--false-alarm-rate", type=parse_rate, metavar="RATE", help=f"of good pictures (default: {default})"
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flawscope.artefact.files import EXPORTED_SUFFIX, atomic_write, suffix_of
-from flawscope.cli import common, tables
+from flawscope.cli import common
 from flawscope.evaluation import report
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _write(args: argparse.Namespace, found: Comparison, document: dict[str, Any]) -> None:
     from flawscope.evaluation.report.pages import comparison_page
+    from flawscope.results.excel import write_table
     from flawscope.results.run import SUMMARY_NAME
     from flawscope.results.table import OutputFiles
 
@@ -65,7 +66,7 @@ def _write(args: argparse.Namespace, found: Comparison, document: dict[str, Any]
     own.remove_earlier(say)
     with atomic_write(own.path(SUMMARY_NAME)) as file:
         file.write(f"{common.as_json(document)}\n".encode("utf-8", "backslashreplace"))
-    tables.write_table(own.path(PICTURES_FILE), _picture_rows(document))
+    write_table(own.path(PICTURES_FILE), _picture_rows(document))
     page = report.write_page(own.path(report.REPORT_NAME), comparison_page(found, common.progress_for(args)))
     say(f"page: {page}")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flawscope.artefact.files import check_writable
-from flawscope.cli import advise, common
+from flawscope.cli import common
 from flawscope.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.datasets import open_dataset
     from flawscope.datasets.check import check
     from flawscope.datasets.dataset import group_warning
+    from flawscope.evaluation.next_steps import advise_checked
 
     if args.out:
         check_writable(Path(args.out), ".html")
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         aligned = _check_alignment(args, dataset, step) if args.align else None
     except InputError as error:  # the rest is told and shown all the same
         problem = error
-    steps = advise.after_check(dataset, report, aligned=bool(args.align))
+    steps = advise_checked(dataset, report, aligned=bool(args.align))
     if args.out:
         from flawscope.evaluation.report import write_page
         from flawscope.evaluation.report.pages import check_page

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from flawscope.artefact.files import MODEL_SUFFIXES
-from flawscope.cli import common, fit_one, tables
+from flawscope.cli import common, fit_one
 from flawscope.errors import InputError, pluralize
 from flawscope.evaluation import report
 from flawscope.progress import format_duration
@@ -99,6 +99,7 @@ def evaluate_model(
     from flawscope.evaluation import evaluate
     from flawscope.evaluation.next_steps import advise_after
     from flawscope.evaluation.result import all_results
+    from flawscope.results.excel import open_table
 
     predictor = predictor or common.load_single(args, args.model)
     result = evaluate(
@@ -114,7 +115,8 @@ def evaluate_model(
     if folder:
         failures += _write_results(args, folder, result, predictor, dataset, step)
     elif args.out:
-        table = tables.open_table(args, kinds=result.names_kinds, aligned=result.aligned)
+        columns = {"kinds": result.names_kinds, "aligned": result.aligned}
+        table = open_table(args.out, decimal_comma=args.decimal_comma, **columns)
         for _, one in all_results(result):
             table.add_result(one)
         table.close()
@@ -132,15 +134,12 @@ def _write_results(
     """Writes the results folder, figures and tables first; returns the pictures that could not be drawn."""
     from flawscope.cli.output import part_rows
     from flawscope.evaluation.result import all_results
+    from flawscope.results.excel import write_table
     from flawscope.results.run import PARTS_TABLE_NAME, ResultsFolder, WriteErrors
 
     say = common.say_unless_quiet(args)
     inputs = [item.path for item, _ in all_results(result)]
-    columns = {
-        "kinds": result.names_kinds,
-        "aligned": result.aligned,
-        "decimal_comma": args.decimal_comma,
-    }
+    columns = {"kinds": result.names_kinds, "aligned": result.aligned, "decimal_comma": args.decimal_comma}
     results = ResultsFolder(folder, dataset.root, say, inputs=inputs, maps=args.maps or "png16", **columns)
     unwritten = WriteErrors(common.say)
     with unwritten.collect("summary"):
@@ -156,7 +155,7 @@ def _write_results(
         with unwritten.collect("table"):
             decided = (one.prediction for one in result.judged_parts)
             path, rows = results.own.path(PARTS_TABLE_NAME), part_rows(decided, products=False)
-            tables.write_table(path, rows, decimal_comma=args.decimal_comma)
+            write_table(path, rows, decimal_comma=args.decimal_comma)
     for done, (item, prediction, *_) in enumerate(result.pictures, start=1):
         with unwritten.collect("picture"):
             results.pictures.add(item.path, prediction)
@@ -299,6 +298,7 @@ def _run_several(
     """Evaluates the model of each category, or one of several; one table, averages last, is printed and
     written to `--out`. datasets: of a router's views, and empty for others."""
     from flawscope.evaluation.evaluation import judge_parts, part_statistics
+    from flawscope.results.excel import write_table
     from flawscope.results.run import TABLE_NAME
     from flawscope.results.table import OutputFiles
 
@@ -336,7 +336,7 @@ def _run_several(
     if args.out:
         rows = _several_rows(document, kind)
         path = own.path(TABLE_NAME) if folder else Path(args.out)
-        tables.write_table(path, rows, decimal_comma=args.decimal_comma)
+        write_table(path, rows, decimal_comma=args.decimal_comma)
     return max(code, common.report_failures(unread))
 
 

@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flawscope.cli import advise, common, fit_one, fit_options, fit_several, questions, router
+from flawscope.cli import common, fit_one, fit_options, fit_several, questions, router
 from flawscope.cluster import connect
 from flawscope.errors import InputError, pluralize
 from flawscope.progress import Detail
@@ -23,7 +23,9 @@ add_arguments = fit_options.add_arguments
 def run(args: argparse.Namespace) -> int:
     from flawscope.artefact import files
     from flawscope.predictor import load
+    from flawscope.predictor.rates import promise_of
     from flawscope.predictor.router import is_router
+    from flawscope.results.advice import advice
 
     args = fit_options.with_call_of_file(args)
     several = args.joint or common.asks_several(args)
@@ -63,7 +65,10 @@ def run(args: argparse.Namespace) -> int:
     for line in summary(predictor, args.verbose):
         say(line)
     say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB); `flawscope info {out}` tells all about it")
-    for line in (*advise.after_fit(predictor.manifest), *next_steps(args, out)):
+    rate, missing = predictor.calibration.rate, promise_of(predictor.manifest).missing
+    for one in advice(rate=rate, missing=missing):
+        say(f"next: {one.line()}")
+    for line in next_steps(args, out):
         say(line)
     failures = list(predictor.failures)
     if args.evaluate:

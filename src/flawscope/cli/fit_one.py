@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flawscope.cli import advise, common, fit_options, questions
+from flawscope.cli import common, fit_options, questions
 from flawscope.cli.output import file_remarks
 from flawscope.errors import InputError, join_names, pluralize, require_installed
 from flawscope.methods import registry
@@ -100,21 +100,25 @@ def fit_and_save(args: argparse.Namespace, say: Say, step: ProgressCallback) -> 
     return predictor
 
 
+def predict_memory(fit: Mapping[str, Any]) -> int | None:
+    """`preparation.predict_peak_memory` of a fit, for a process that may load torch."""
+    from flawscope.fitting.preparation import predict_peak_memory
+
+    return predict_peak_memory(**fit)
+
+
 def require_training() -> None:
     """InputError where what fits is not installed."""
     require_installed("fitting", "torch", "timm", extras="train")
 
 
 def fit_model(
-    args: argparse.Namespace,
-    call: FitSettings,
-    old: Artefact | None,
-    say: Say,
-    step: ProgressCallback,
+    args: argparse.Namespace, call: FitSettings, old: Artefact | None, say: Say, step: ProgressCallback
 ) -> Predictor:
     """Fits one model, or adds to `old`."""
     from flawscope.calibration.tried import Choice
     from flawscope.datasets import open_dataset
+    from flawscope.evaluation.next_steps import advise_before
 
     group = args.group or args.part
     if old is not None:
@@ -136,9 +140,9 @@ def fit_model(
     reads_all = args.channels is not None or (old and old.manifest.preprocess.channels) is not None
     for line in training_remarks(dataset, group, reads_all):
         say(line)
-    advised = [] if old is not None or args.align or args.channels else advise.before_fit(dataset)
-    for line in () if args.auto else advised:
-        say(line)
+    advised = [] if old is not None or args.align or args.channels else advise_before(dataset)
+    for one in () if args.auto else advised:
+        say(one.line())
     how = {
         "group": args.group,
         "drop_suspects": args.drop_suspects,
@@ -159,8 +163,8 @@ def fit_model(
         raise InputError(text) from None
     choice = Choice.from_facts(predictor.manifest.facts)
     if choice is not None and not choice.has_tried:  # else it was tried
-        for line in advised:
-            say(f"next: {line}")
+        for one in advised:
+            say(f"next: {one.line()}")
     return predictor
 
 

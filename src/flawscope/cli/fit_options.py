@@ -17,7 +17,7 @@ from typing import Any
 from flawscope.cli import common
 from flawscope.errors import InputError, suggest_name
 from flawscope.methods import registry
-from flawscope.methods.settings import parse_assignments, read_config, redact_value, setting_names
+from flawscope.methods.config import parse_assignments, read_config, redact_value, setting_names
 
 # Of the call, not of what is fitted; those in `CALL_IN_FILE` may stand in the file, above `categories`
 CALL_IN_FILE = ("out", "joint", "evaluate")
@@ -35,16 +35,7 @@ COMMON_SETTINGS = frozenset(("method", "preset", "seen", "scale"))
 # Reachable, and shown by --help-all alone
 RARE = frozenset(
     (
-        *(
-            "part",
-            "view",
-            "each_view",
-            "channels",
-            "undistort",
-            "backbone",
-            "steps",
-            "resume",
-        ),
+        *("part", "view", "each_view", "channels", "undistort", "backbone", "steps", "resume"),
         *(
             "fair",
             "json",
@@ -128,9 +119,7 @@ def _add_pictures(group: common.Options) -> None:
         "k2, p1, p2, k3 by name",
     )
     group.add_argument(
-        "--seen",
-        metavar="N|FOLDER|FILE",
-        help="defects to learn from: N test pictures, or a folder",
+        "--seen", metavar="N|FOLDER|FILE", help="defects to learn from: N test pictures, or a folder"
     )
 
 
@@ -197,11 +186,7 @@ def _add_method(group: common.Options) -> set[str]:
 
 
 def _add_running(group: common.Options) -> None:
-    group.add_argument(
-        "--out",
-        metavar="MODEL",
-        help="model file; for several categories a folder",
-    )
+    group.add_argument("--out", metavar="MODEL", help="model file; for several categories a folder")
     group.add_argument("--update", metavar="MODEL", help="add the pictures to this model")
     group.add_argument("--joint", action="store_true", help="one file for all, `predict` tells them apart")
     group.add_argument("--evaluate", action="store_true", help="measure the model on the test pictures")

@@ -179,7 +179,7 @@ def _fit_on_cluster(
     how = len(calls), args.threads, args.device
     with (
         connect.cluster_connection(args.cluster),
-        tasks.task_pool("fit", fits, args.data, out, live, *how) as pool,
+        tasks.task_pool("fit", fits, fit_one.predict_memory, args.data, out, live, *how) as pool,
     ):
         for name, call in calls.items():
             call.threads = pool.resources.threads
@@ -234,7 +234,7 @@ def fit_in_task(args: argparse.Namespace, say: fit_one.Say) -> Predictor:
 
 
 def _peak_arguments(call: argparse.Namespace) -> dict[str, Any]:
-    """Arguments of `predicted_peak` for the fit."""
+    """The fit, as `fit_one.predict_memory` takes it."""
     settings = fit_one.read_fit_settings(call)
     given = {
         name: getattr(call, name)

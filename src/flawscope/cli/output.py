@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any
 
-from flawscope.cli import common, tables
+from flawscope.cli import common
 from flawscope.errors import InputError, join_names, pluralize
 from flawscope.evaluation import report
 
@@ -158,6 +158,7 @@ class Output:
         columns: Mapping[str, bool] = MappingProxyType({}),
         parts: PartCollector | None = None,
     ):
+        from flawscope.results.excel import open_table
         from flawscope.results.labels import LabelWriter
         from flawscope.results.run import ResultsFolder, WriteErrors
 
@@ -170,7 +171,7 @@ class Output:
         self.table: TableWriter | ExcelTable | None = None
         self.labels: LabelWriter | None = None
         if args.out and common.is_table(args.out):
-            self.table = tables.open_table(args, **columns)
+            self.table = open_table(args.out, decimal_comma=args.decimal_comma, **columns)
         elif args.out:
             say = common.say_unless_quiet(args)
             maps = args.maps or "png16"
@@ -225,6 +226,7 @@ class Output:
         Args:
             levels: of deep pictures, as they are shown.
         """
+        from flawscope.results.excel import write_table
         from flawscope.results.run import PARTS_TABLE_NAME, TABLE_NAME
 
         for found in self.parts.decide_incomplete() if self.parts else ():
@@ -237,7 +239,7 @@ class Output:
                 with self.unwritten.collect("table"):
                     rows = part_rows(self.decided_parts, self.products)
                     path = self.results.own.path(PARTS_TABLE_NAME)
-                    tables.write_table(path, rows, decimal_comma=self.args.decimal_comma)
+                    write_table(path, rows, decimal_comma=self.args.decimal_comma)
             if self.labels:
                 with self.unwritten.collect("file of labels"):
                     self.labels.finish()

@@ -24,6 +24,7 @@ def fit(args: argparse.Namespace) -> int:
     """Fits a model of each product or view as `fit` does, or adds to those of a router, and writes all in one
     file. Where one fails, the others are kept beside it, for --resume."""
     from flawscope.artefact import files, model_file, router_file
+    from flawscope.predictor.router import open_joined
 
     if args.update and args.cluster is not None:
         raise InputError("--update adds to a model on this machine: leave out --cluster")
@@ -58,10 +59,9 @@ def fit(args: argparse.Namespace) -> int:
         common.say(f"{out} is not written: --resume keeps the other models, which are in {folder}")
         return fit_several.exit_code(outcomes)
     products |= {name: model_file.read(call.out) for name, call in calls.items()}
-    from flawscope.fitting import joining  # torch
 
     known = _describe(args, old, products, calls) if pattern is None else None
-    model = joining.open_joined(router_file.RouterArtefact(products, known, pattern), args.device)
+    model = open_joined(router_file.RouterArtefact(products, known, pattern), args.device)
     questions.save(model, out, args.call_digest, args.update)
     out = questions.written(out, args.update)
     shutil.rmtree(folder)
@@ -130,10 +130,7 @@ def _view_calls(
 
 
 def _describe(
-    args: argparse.Namespace,
-    old: RouterArtefact | None,
-    products: Mapping[str, Artefact],
-    calls: Calls,
+    args: argparse.Namespace, old: RouterArtefact | None, products: Mapping[str, Artefact], calls: Calls
 ) -> DescriptorModel:
     """The network that tells products apart, and descriptors of the pictures that were learnt."""
     from flawscope.datasets import open_dataset

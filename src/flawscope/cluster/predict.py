@@ -21,6 +21,7 @@ from flawscope.cluster import connect, listing, shards
 from flawscope.cluster.listing import FileStore, ListingInfo, TruncatedList
 from flawscope.cluster.shards import RUN_FILE, Job, Run
 from flawscope.errors import FlawscopeError, InputError, pluralize, require_installed
+from flawscope.machine import LARGE_BATCH, SMALL_BATCH, batch_size_for
 from flawscope.pictures.listing import printable
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results.prediction import MAX_REMEMBERED, MismatchDetector
@@ -52,6 +53,7 @@ class Results:
 
 def predict(
     model: str | os.PathLike[str],
+    manifest: Manifest,
     pictures: Sequence[str],
     *,
     where: str = "auto",
@@ -72,7 +74,7 @@ def predict(
     shards that are not. Neither this process nor a worker holds more than a part of the listing.
 
     Args:
-        model: a model file. Nodes need not see it.
+        model: a model file. Nodes need not see it. manifest: what it says.
         pictures: files, folders, patterns, or `-` alone. All nodes must reach the pictures.
         where: auto, local, or an address, as `--cluster` takes it.
         out: folder of the results, which all nodes reach under this name.
@@ -87,14 +89,11 @@ def predict(
         InputError: the call is wrong, the folder holds another run, or a node does not see a folder.
         FlawscopeError: a file could not be read or written, or the cluster was lost.
     """
-    from flawscope.runtime import read_manifest
-
     connect.check_address(where)
     require_installed("--cluster", "pyarrow", extras="cluster")
     for name in (out, *pictures):
         if "://" in name:
             raise InputError(f"{name} is an address: name a folder that all nodes see under one path")
-    manifest = read_manifest(model)
     if false_alarm_rate is not None:
         manifest = replace(manifest, calibration=manifest.calibration.with_rate(false_alarm_rate))
     store = FileStore(out)
@@ -166,8 +165,6 @@ def _worker_memory(manifest: Manifest, model_bytes: int, gpu: bool) -> int:
 
 def _batch_size(manifest: Manifest, *, on_gpu: bool = False) -> int:
     """Number of pictures that are computed together."""
-    from flawscope.runtime.session import LARGE_BATCH, SMALL_BATCH, batch_size_for
-
     return batch_size_for(manifest.preprocess.network_size, LARGE_BATCH if on_gpu else SMALL_BATCH)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flawscope._version import __version__
 from flawscope.artefact.files import atomic_write, file_sha256
@@ -24,9 +24,6 @@ from flawscope.pictures.decoding import count_frames
 from flawscope.pictures.listing import printable
 from flawscope.results.prediction import Prediction
 from flawscope.results.table import FLOAT_COLUMNS, ResultRow, Unjudged, table_columns
-
-if TYPE_CHECKING:
-    pass
 
 RUN_FILE, PARTS_FOLDER = "run.json", "parts"
 REMARKS_KEY = b"flawscope"  # key in a shard's metadata: files with several pictures, and what was not drawn

@@ -18,7 +18,6 @@ from flawscope.cluster import connect
 from flawscope.cluster.connect import ProgressQueue, TaskResources, prepare_node, task_result
 from flawscope.errors import FlawscopeError, pluralize
 from flawscope.machine import FIT_MEMORY_LIMIT, GIB
-from flawscope.methods import registry
 from flawscope.progress import JobsProgress, throttled
 
 TASK_RETRIES = 5  # of a task whose node or process was lost
@@ -30,6 +29,7 @@ STOP_TIMEOUT = 30.0  # seconds for tasks that were stopped to save a checkpoint
 def task_pool(
     noun: str,
     fits: Mapping[str, Mapping[str, Any]],
+    predict: Callable[[Mapping[str, Any]], int | None],
     data: str,
     out: str,
     live: JobsProgress,
@@ -41,7 +41,8 @@ def task_pool(
 
     Args:
         noun: what a person calls a task, such as "cell".
-        fits: by the tasks' labels, as `_predict_memory` takes them.
+        fits: by the tasks' labels, as `predict` takes them.
+        predict: predicts the bytes of a fit; None: unknown. It is called on a node.
         data, out: folders that all nodes have to see, with the pictures and for the results.
         most: tasks that may be started and not ended.
 
@@ -51,7 +52,7 @@ def task_pool(
     resources = connect.allocate(connect.list_nodes(), len(fits), threads, device)
     connect.require_shared(data, "put the pictures where every node sees them under this path")
     connect.require_shared_folder(out)
-    pool = TaskPool(resources, _fit_memory(fits, resources), live, most)
+    pool = TaskPool(resources, _fit_memory(fits, predict, resources), live, most)
     low, high = (f"{peak / GIB:.1f}" for peak in (min(pool.memory.values()), max(pool.memory.values())))
     live.say(
         f"{pluralize(pool.max_concurrency, noun)} at a time on {pluralize(len(resources.nodes), 'node')}, "
@@ -64,28 +65,31 @@ def task_pool(
         pool.stop()
 
 
-def _fit_memory(fits: Mapping[str, Mapping[str, Any]], resources: TaskResources) -> dict[str, int]:
-    """Predicts the bytes of each fit (`Method.predict_peak`) by a task, so that this process needs no torch.
-    It is `FIT_MEMORY_LIMIT` without a prediction, and on GPUs, where it would be of their own memory."""
+def _fit_memory(
+    fits: Mapping[str, Mapping[str, Any]],
+    predict: Callable[[Mapping[str, Any]], int | None],
+    resources: TaskResources,
+) -> dict[str, int]:
+    """Predicts the bytes of each fit by a task, so that this process needs no torch. They are
+    `FIT_MEMORY_LIMIT` without a prediction, and on GPUs, where it would be of their own memory."""
     import ray
 
     found = dict.fromkeys(fits, FIT_MEMORY_LIMIT)
-    if not resources.gpus and any(registry.method(fit["method"]).predict_peak for fit in fits.values()):
-        task = ray.remote(max_calls=1)(_predict_memory).options(num_cpus=resources.threads)
+    if not resources.gpus:
+        task = ray.remote(max_calls=1)(_predict_each).options(num_cpus=resources.threads)
         with suppress(ray.exceptions.RayTaskError, ray.exceptions.WorkerCrashedError):
-            memory: dict[str, int] = ray.get(task.remote(dict(fits)))
+            memory: dict[str, int] = ray.get(task.remote(predict, dict(fits)))
             found |= memory
     return found
 
 
-def _predict_memory(fits: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-    """Predicts the memory of fits, given as arguments of `preparation.predict_peak_memory`."""
-    from flawscope.fitting.preparation import predict_peak_memory
-
+def _predict_each(
+    predict: Callable[[Mapping[str, Any]], int | None], fits: Mapping[str, Mapping[str, Any]]
+) -> dict[str, int]:
     found = {}
     for label, fit in fits.items():
         with suppress(Exception):  # the fit itself reports it
-            found[label] = predict_peak_memory(**fit) or FIT_MEMORY_LIMIT
+            found[label] = predict(fit) or FIT_MEMORY_LIMIT
     return found
 
 

@@ -27,12 +27,12 @@ from flawscope.errors import InputError, join_names, one_line_message, pluralize
 from flawscope.pictures.appearance import pixel_format
 from flawscope.pictures.channels import first_view
 from flawscope.pictures.decoding import count_frames, pixel_hash
+from flawscope.pictures.defect_size import reduction_remark
 from flawscope.pictures.folder_words import says_good
 from flawscope.pictures.listing import COMPANION_SUFFIXES, natural_key, not_pictures_in
 from flawscope.pictures.mask_files import seem_masks
 from flawscope.pictures.masks import marks_most
 from flawscope.pictures.near_duplicates import Look, clusters, near_duplicates
-from flawscope.views.defect_size import reduction_remark
 
 _T = TypeVar("_T", str, tuple[int, int])
 Progress = Callable[[int, int], None]
@@ -148,10 +148,7 @@ class _CheckedPicture:
 
 
 def check(
-    data: Dataset | str | os.PathLike[str],
-    *,
-    near: bool = True,
-    progress: Progress | None = None,
+    data: Dataset | str | os.PathLike[str], *, near: bool = True, progress: Progress | None = None
 ) -> CheckReport:
     """Checks every picture and mask of one category; faults become findings.
 

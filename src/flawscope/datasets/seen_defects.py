@@ -112,9 +112,7 @@ def _read_list(path: Path, dataset: Dataset | None) -> list[Item]:
 
 
 def list_seen(
-    folder: str | os.PathLike[str],
-    category: str | None = None,
-    say: Callable[[str], None] = lambda _: None,
+    folder: str | os.PathLike[str], category: str | None = None, say: Callable[[str], None] = lambda _: None
 ) -> list[Item]:
     """Lists defective pictures with masks: the test pictures of a data set, or any folder of pictures with
     masks in it, or in a folder `masks` or the like beside it or above it (`pictures.mask_files`), or with

@@ -238,12 +238,10 @@ def parts_needed(rate: float, misses: int = 0, confidence: float = CONFIDENCE) -
     most `misses` of them came up. The least n with P(X <= misses) <= 1 - confidence, X binomial (n, rate);
     299 for 1 % without a miss.
 
-    Raises InputError unless `LEAST_CLAIM` <= rate < 1 and misses >= 0.
+    Raises InputError unless `LEAST_CLAIM` <= rate < 1.
     """
     if not LEAST_CLAIM <= rate < 1:
         raise InputError(f"the rate of a claim is {rate:g}, expected {LEAST_CLAIM:f} and more, below 1")
-    if misses < 0:
-        raise InputError(f"{misses} misses, expected 0 or more")
     from scipy.special import bdtr
 
     low, high = misses, misses + 1  # at low too few

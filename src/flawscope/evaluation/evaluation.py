@@ -248,9 +248,7 @@ def _defect_statistics(kept: PictureStore) -> dict[str, Any]:
 
 
 def judge_parts(
-    predictor: Predictor | Router,
-    pictures: Iterable[tuple[Item, Prediction]],
-    failures: list[str],
+    predictor: Predictor | Router, pictures: Iterable[tuple[Item, Prediction]], failures: list[str]
 ) -> tuple[JudgedPart, ...]:
     """The parts that pictures show; a part is defective where any of them is. Empty where the model decides
     on pictures alone.

@@ -1,21 +1,55 @@
-"""Advises what to do after an evaluation, by what was missed."""
+"""Advises what to do before a fit, and after a check or an evaluation: gathers the facts for `advice`."""
 
 from __future__ import annotations
 
 import math
+from contextlib import suppress
+
+import numpy as np
+from numpy.typing import NDArray
 
 from flawscope.artefact.model_file import Manifest
 from flawscope.calibration.tried import Choice
+from flawscope.datasets import Dataset
+from flawscope.datasets.check import CheckReport
+from flawscope.datasets.masks import read_any_mask
 from flawscope.errors import InputError
 from flawscope.evaluation.result import Evaluation
-from flawscope.pictures.decoding import decode, to_eight_bits
+from flawscope.pictures.defect_size import default_network
+from flawscope.pictures.part_places import alignment_needed
 from flawscope.pictures.pixel_sets import connected_parts, largest_sizes
-from flawscope.results.advice import Advice, Facts, advice
+from flawscope.results.advice import Advice, advice
 from flawscope.results.prediction import MISSED
-from flawscope.views.pose_spread import poses_that_vary
-from flawscope.views.preprocess import Preprocess
 
-MEASURED = 40  # missed defects whose sizes, and good pictures whose poses are measured
+MEASURED = 40  # masks, or missed defects, whose sizes are measured
+
+
+def advise_before(dataset: Dataset) -> list[Advice]:
+    """Steps before a fit, by how the parts lie."""
+    return advice(lies=alignment_needed([item.path for item in dataset.train]))
+
+
+def advise_checked(dataset: Dataset, report: CheckReport, aligned: bool) -> list[Advice]:
+    """Steps by the good pictures and the marked defects. aligned: how parts lie was said."""
+    lies = None if aligned else alignment_needed([item.path for item in dataset.train])
+    sizes = [(height, width) for width, height, count in report.sizes for _ in range(count)]
+    network = default_network(sizes) if sizes and lies is None and not aligned else None
+    marks = _marked_lengths(dataset) if network is not None else []
+    return advice(lies=lies, marks=marks, pictures=sizes, network=network)
+
+
+def _marked_lengths(dataset: Dataset) -> list[float]:
+    """Length of the largest piece of each marked defect, in pixels of the pictures."""
+    marked, found = [item for item in dataset.test if item.anomalous and item.masks], list[float]()
+    for item in marked[:: max(1, len(marked) // MEASURED)]:
+        with suppress(InputError):  # the check names it
+            longest = max(_length(read_any_mask(mask)) for mask in item.masks)
+            found += [longest] if longest else []
+    return found
+
+
+def _length(mask: NDArray[np.bool_]) -> float:
+    return float(largest_sizes(connected_parts(mask)[1])[0])
 
 
 def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
@@ -26,35 +60,24 @@ def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
         sizes.append(one.prediction.geometry.picture_size)
         if one.truth is not None and one.truth.any():
             factor = math.sqrt(math.prod(sizes[-1]) / one.truth.size)  # the mask has the map's size
-            marks.append(factor * float(largest_sizes(connected_parts(one.truth)[1])[0]))
+            marks.append(factor * _length(one.truth))
     choice = Choice.from_facts(manifest.facts)
     how, sole = manifest.preprocess, _sole_picture(manifest)
     is_whole = how.tile is None and how.reference is None
+    good = [one.item.path for one in result.pictures if not one.item.anomalous]
     return advice(
-        Facts(
-            rate=manifest.calibration.rate,
-            missing=manifest.calibration.pictures_missing,
-            marks=marks,
-            pictures=sizes,
-            network=how.network_size if is_whole else None,
-            defects=result.defects["images"],
-            missed=len(missed),
-            lies_elsewhere=lambda: how.reference is None and _lies_elsewhere(result),
-            tried=choice is not None and choice.has_tried,
-            sole=sole[0],
-            hidden=sum(one.prediction.score > sole[1] for one in missed),
-        )
+        rate=manifest.calibration.rate,
+        missing=manifest.calibration.pictures_missing,
+        marks=marks,
+        pictures=sizes,
+        network=how.network_size if is_whole else None,
+        defects=result.defects["images"],
+        missed=len(missed),
+        lies_elsewhere=lambda: how.reference is None and alignment_needed(good) is not None,
+        tried=choice is not None and choice.has_tried,
+        sole=sole[0],
+        hidden=sum(one.prediction.score > sole[1] for one in missed),
     )
-
-
-def _lies_elsewhere(result: Evaluation) -> bool:
-    """Whether parts lie elsewhere in good test pictures."""
-    good = [one.item.path for one in result.pictures if not one.item.anomalous][:MEASURED]
-    how = Preprocess()
-    try:
-        return bool(poses_that_vary([how.small(to_eight_bits(decode(path))) for path in good]))
-    except InputError:  # removed since it was judged
-        return False
 
 
 def _sole_picture(manifest: Manifest) -> tuple[str, float]:

@@ -274,10 +274,7 @@ def _weight_ranges(weights: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _corrected_bias(
-    node: Any,
-    tensors: Mapping[str, NDArray[Any]],
-    top: NDArray[np.float32],
-    means: NDArray[np.float64],
+    node: Any, tensors: Mapping[str, NDArray[Any]], top: NDArray[np.float32], means: NDArray[np.float64]
 ) -> NDArray[np.float32]:
     """Bias of a convolution, corrected for the change that rounding its weights makes to the means of its
     channels (Nagel et al. 2019, Data-Free Quantization, section 4.2; the means of inputs are measured here).

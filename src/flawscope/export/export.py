@@ -103,10 +103,7 @@ def export(
 
 
 def certify_export(
-    made: ReducedModel,
-    given: ExportPictures,
-    shown: ProbeImages,
-    step: ProgressCallback,
+    made: ReducedModel, given: ExportPictures, shown: ProbeImages, step: ProgressCallback
 ) -> tuple[Artefact, list[Certificate]]:
     """The artefact of an exported network, calibrated for its precision, with each engine's certificate.
 

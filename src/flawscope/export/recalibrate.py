@@ -33,15 +33,9 @@ from flawscope.calibration.power import DefectScores
 from flawscope.calibration.threshold import Calibration, from_values
 from flawscope.errors import InputError, pluralize
 from flawscope.methods.detector import Detector
+from flawscope.methods.good_pictures import add_defect
 from flawscope.methods.threads import workers
-from flawscope.pictures.decoding import (
-    PictureSource,
-    error_reason,
-    pixel_hash,
-    source_name,
-    to_eight_bits,
-)
-from flawscope.pictures.levels import Levels
+from flawscope.pictures.decoding import PictureSource, error_reason, pixel_hash, source_name
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.near_duplicates import Look
 from flawscope.pictures.units import find_new_parts
@@ -49,8 +43,7 @@ from flawscope.progress import ProgressCallback
 from flawscope.runtime import Session
 from flawscope.runtime.session import at_positions
 from flawscope.runtime.torch import TorchSession
-from flawscope.synthesis import DefectScale, simulate_defect
-from flawscope.views.views import RunModel, Views, remove_padding_marks
+from flawscope.views.views import RunModel, Views
 
 MAX_COMPARED = 32  # views, of as many pictures as there can be
 MAX_DEFECTIVE = 8  # of them that are compared with a simulated defect, too
@@ -170,16 +163,6 @@ class ExportPictures:
                 continue
             del picture  # a large one need not be held beside its tiles
             yield digest, views.with_roi(self.artefact.tensors.get("region"))
-
-
-def add_defect(
-    image: NDArray[np.float32], rng: np.random.Generator, scale: DefectScale | None = None
-) -> NDArray[np.float32]:
-    """Puts a simulated defect on a view `[1, 3, H, W]`."""
-    shown, inside = remove_padding_marks(image)
-    pixels = to_eight_bits(shown[0].transpose(1, 2, 0), Levels(0.0, 1.0))
-    bad = simulate_defect(pixels, rng, scale=scale).picture.transpose(2, 0, 1)[None]
-    return np.where(inside[:, None], bad.astype(np.float32) / 255.0, image)
 
 
 # ---------------------------------------------------------------------------------------------- calibration

@@ -21,13 +21,14 @@ from flawscope.calibration.recognition import Recogniser
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.export import onnx_graph
 from flawscope.export.export import check_exportable, engines_for, export
-from flawscope.export.recalibrate import add_defect
+from flawscope.methods.descriptors import DescriptorNetwork
+from flawscope.methods.good_pictures import add_defect
 from flawscope.pictures.decoding import PictureSource
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.runtime import exported_engine, onnx_file, router_archive
 from flawscope.runtime.onnx_file import NetworkFile
 from flawscope.runtime.session import exported_descriptors
-from flawscope.runtime.torch import describing, open_descriptors
+from flawscope.runtime.torch import describing
 
 TOLERANCE = 1e-3  # by which a descriptor, of length 1, may differ between engines
 
@@ -82,7 +83,7 @@ def export_router(
 def _exported_recognition(by: DescriptorModel) -> DescriptorModel:
     """The network that recognises products, as a graph that every engine here computes alike.
     FlawscopeError where one does not."""
-    network = open_descriptors(by, "cpu")
+    network = DescriptorNetwork.open(by, "cpu")
     onnx_graph.prepare_trace(network)
     graph = onnx_graph.trace_module(
         network, {"images": torch.zeros(2, 3, *network.size)}, ["descriptors"]

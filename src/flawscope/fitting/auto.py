@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.artefact.model_file import Artefact, Picture
-from flawscope.calibration.tried import GIVEN, MIN_GAIN, NO_TIME, TRIED, Scored, Trial
+from flawscope.calibration.tried import GIVEN, MIN_GAIN, NO_TIME, TRIED, TRYING, Scored, Trial
 from flawscope.calibration.tried import Choice as Choice
 from flawscope.datasets import Dataset, open_dataset
 from flawscope.datasets.seen_defects import choose_seen
@@ -44,7 +44,6 @@ from flawscope.pictures.units import find_parts, group_numbers
 from flawscope.predictor import Predictor, read_manifest
 from flawscope.progress import ProgressCallback, ignore_progress
 
-TRYING = "trying"  # stages of the search begin so
 MIN_PARTS = 12  # good parts to try by: of more than ten PatchCore puts no turned copies in its bank
 BATCH = 8  # pictures that are judged between two looks at the clock
 FIRST = 0.25  # share of the time for the settings as given: if it takes longer, others are not tried

@@ -33,7 +33,6 @@ from flawscope.fitting.preparation import PreparedFit, Say, discard, pop_options
 from flawscope.fitting.simulated_defects import (
     DEFECT_SIZES,
     MAX_PER_SIZE,
-    open_detector,
     score_simulated_defects,
 )
 from flawscope.fitting.tile_calibration import calibrate_pictures, judge_tiles_in_lights
@@ -55,12 +54,11 @@ from flawscope.methods.task import Budget, Fitted, LeaveOut, Task
 from flawscope.pictures.apart import MAX_COMPARED, groups_apart, groups_of_other_look
 from flawscope.pictures.appearance import APPEARANCE_KEY as APPEARANCE
 from flawscope.pictures.appearance import AppearanceRange
+from flawscope.pictures.form import SIZES_KEY, extreme_sizes, known_sizes
 from flawscope.pictures.units import find_new_parts, find_parts
-from flawscope.predictor import SCALE, Predictor, fitted_artefact
+from flawscope.predictor import SCALE, Predictor, fitted_artefact, open_fitted
 from flawscope.predictor.parts import PART, part_calibration, stored_part_pattern
 from flawscope.progress import ProgressCallback, ignore_progress
-from flawscope.runtime.torch import TorchSession
-from flawscope.views.form import SIZES_KEY, extreme_sizes, known_sizes
 from flawscope.views.light import within_range
 from flawscope.views.tiles import Fusion
 from flawscope.views.view_looks import VIEW_LOOKS_KEY, ViewLooks
@@ -184,7 +182,7 @@ def partial_fit(
         seed = method.parse_stored(manifest.config).seed
         images = open_dataset(os.fspath(images), seed=seed, group=parts)
     sources, _, _ = split_sources(images, None)
-    detector = open_detector(old, device)
+    detector = open_fitted(old, device).detector
     known = (p.hash for p in manifest.pictures if p.role != "calibration")
     reader = Reader.of_model(detector, manifest.preprocess, sources, known)
     reader.names = list(names) or reader.names
@@ -296,9 +294,8 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
     )
     if prepared.part is not None:
         manifest.facts["summary"].append(part_calibration(manifest, prepared.part).promise())
-    predictor = Predictor(
-        Artefact(manifest.asking(*before, *questions), tensors), TorchSession(model, str(model.roi.device))
-    )
+    made = Artefact(manifest.asking(*before, *questions), tensors)
+    predictor = open_fitted(made, str(model.roi.device), model)
     predictor.failures = [*prepared.unusable, *reader.failures.values()]
     predictor.suspects = [(reader.names[i], score) for i, score in fitted.suspects.items()]
     return predictor

@@ -41,13 +41,11 @@ from flawscope.fitting.updated_models import (
     with_room,
 )
 from flawscope.methods import registry
-from flawscope.methods.detector import Detector
 from flawscope.pictures.decoding import PictureSource, error_reason, pixel_hash
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.units import check_shows_something
-from flawscope.predictor import Predictor, fitted_artefact
+from flawscope.predictor import Predictor, fitted_artefact, open_fitted
 from flawscope.progress import ProgressCallback, ignore_progress
-from flawscope.runtime.torch import TorchSession
 from flawscope.views.preprocess import Preprocess
 
 EXTENDED, RECALIBRATED, RETRAINED = "extended", "recalibrated", "retrained"
@@ -147,7 +145,7 @@ def extend(
     ]
     made = update(
         old,
-        Predictor(old, TorchSession.open(old, device)),
+        open_fitted(old, device),
         pictures,
         fair=fair,
         refuse_unsure=not drop_suspects,
@@ -253,11 +251,9 @@ def update(
     candidates = BUILDERS[how](job)
     defects, simulated = None, dict[int, tuple[float, ...]]()
     if how == EXTENDED and check:
-        defects = defects_on_samples(
-            active.artefact if isinstance(active.session, TorchSession) else old, device
-        )
+        defects = defects_on_samples(active.artefact if active.session.runtime == "torch" else old, device)
     if defects is not None:
-        simulated = score_with_models(defects, [defects.model, _detector(candidates[0][0])], step=step)
+        simulated = score_with_models(defects, [defects.model, candidates[0][0].detector], step=step)
     judged = [one for one in usable if one.number in before]
     judged = [*{one.digest: one for one in reversed(judged)}.values()][::-1]  # the first of copies
     sample = [one for one in judged if one.drawn] if fair else []
@@ -386,16 +382,11 @@ def _find_responsible(
         model = learn_pictures(with_room(old), [one], device=device, check=False)
         alone = [model.predict(picture.source).score for picture in known]
         if defects is not None:
-            by_number = score_with_models(defects, [_detector(model)], simulated)
+            by_number = score_with_models(defects, [model.detector], simulated)
             alone += [by_number[number][0] for number in simulated]
         if any(b > a and b - now >= BLAME_SHARE * (b - a) for (b, a), now in zip(scores, alone, strict=True)):
             found.append(one.number)
     return found or [one.number for one in learnt]
-
-
-def _detector(model: Predictor) -> Detector:
-    assert isinstance(model.session, TorchSession)
-    return model.session.model
 
 
 def open_fitted_dataset(folder: str | os.PathLike[str], old: Artefact) -> Dataset:

@@ -26,10 +26,8 @@ from flawscope.methods.settings import PATCH_SIZE_IN_NAME, PatchSettings
 from flawscope.pictures.levels import widest
 from flawscope.predictor import Predictor, fitted_artefact
 from flawscope.predictor.parts import stored_part_pattern
-from flawscope.predictor.router import Router
+from flawscope.predictor.router import Router, open_joined
 from flawscope.progress import ProgressCallback, ignore_progress
-from flawscope.runtime import open_router
-from flawscope.runtime.torch import open_descriptors
 from flawscope.views.preprocess import Preprocess
 
 # Pictures are recognised at this size by this stage (of stride 8), which costs the least and tells products
@@ -84,13 +82,6 @@ def join(
         for name, one in artefacts.items()
     }
     return open_joined(RouterArtefact(artefacts, with_products(network, found)), device)
-
-
-def open_joined(artefact: RouterArtefact, device: str = "auto") -> Router:
-    """A router in torch. InputError where names tell no part."""
-    found = Router.opened(open_router(artefact, device=device))
-    found.parts()
-    return found
 
 
 def with_products(network: DescriptorModel, found: Mapping[str, Described]) -> DescriptorModel:
@@ -153,7 +144,7 @@ def describe_product(
     if isinstance(images, str | os.PathLike):
         images = open_dataset(os.fspath(images))
     sources, _, _ = split_sources(images, None)
-    opened = open_descriptors(network, device)
+    opened = DescriptorNetwork.open(network, device)
     roi, nearest = (None if one is None else one.cpu().numpy() for one in (opened.roi, opened.nearest))
     reader = Reader(sources, network.preprocess, set(), roi=roi, hidden=opened.config.hidden, nearest=nearest)
     learnt = {picture.hash for picture in manifest.pictures if picture.role in LEARNT_ROLES} - {*but}

@@ -43,11 +43,11 @@ from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import SeenDefect, Task, TaskViews
 from flawscope.pictures.channels import Channels
 from flawscope.pictures.decoding import PictureSource
+from flawscope.pictures.defect_size import choose_tile, parse_pixels, reduction_remark
+from flawscope.pictures.form import size_text
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.units import find_parts
 from flawscope.progress import Detail, ProgressCallback, ignore_progress
-from flawscope.views.defect_size import choose_tile, parse_pixels, reduction_remark
-from flawscope.views.form import size_text
 from flawscope.views.light import check_range
 from flawscope.views.pose import PoseKind
 from flawscope.views.preprocess import Preprocess

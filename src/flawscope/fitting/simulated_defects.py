@@ -23,8 +23,8 @@ from flawscope.methods.detector import BATCH, GPU_BATCH, Detector, LoadPicture, 
 from flawscope.methods.good_pictures import crop_padding
 from flawscope.methods.task import Fitted, LeaveOut, LeftOut, Task
 from flawscope.pictures.pixel_sets import connected_parts, largest_sizes, without_edge
+from flawscope.predictor import open_fitted
 from flawscope.progress import ProgressCallback, ignore_progress
-from flawscope.runtime.torch import TorchSession
 from flawscope.synthesis import DefectScale, Foreground, simulate_defect
 
 STREAM = 50  # of random numbers: part of their seed
@@ -217,18 +217,13 @@ def _contrast(number: int) -> float:
     return math.exp(low_high[0] + share * (low_high[1] - low_high[0]))
 
 
-def open_detector(model: Artefact, device: str) -> Detector:
-    """Detector that a model file describes, on a device."""
-    return TorchSession.open(model, device).model
-
-
 def defects_on_samples(model: Artefact, device: str) -> SimulatedDefects | None:
     """Simulated defects on the sample pictures that a model holds. The models that are made from it know
     these pictures too, so that the defect alone decides. None where there are none; a tile is no picture."""
     samples = [torch.from_numpy(unpack_images(image)) for image in model.tensors.get("samples", ())]
     if not samples or model.manifest.preprocess.tile is not None:
         return None
-    return SimulatedDefects(open_detector(model, device), samples.__getitem__, range(len(samples)))
+    return SimulatedDefects(open_fitted(model, device).detector, samples.__getitem__, range(len(samples)))
 
 
 def score_with_models(

@@ -16,12 +16,11 @@ from flawscope.fitting.simulated_defects import (
     DEFECT_SIZES,
     SimulatedDefects,
     defects_on_samples,
-    open_detector,
     score_with_models,
 )
 from flawscope.fitting.training_pictures import Reader
 from flawscope.pictures.listing import pictures_in
-from flawscope.predictor import Predictor
+from flawscope.predictor import Predictor, open_fitted
 from flawscope.progress import ProgressCallback
 
 EXAMPLE_COUNT = 9  # pictures with simulated defects that are shown
@@ -87,7 +86,7 @@ def learning_curve(
     for stride in SUBSET_STEPS:
         if len(subset := paths[::stride]) >= MIN_SUBSET:
             models[len(subset)] = fit(subset, device=device, samples=0, check=False, step=step, **options)
-    detectors = [open_detector(one.artefact, "cpu") for one in models.values()]
+    detectors = [open_fitted(one.artefact, "cpu").detector for one in models.values()]
     if not detectors or detectors[0].config.tile is not None:  # tiles are judged one by one
         return {"curve": {}, "tested": {}}
     first, (one, *_) = detectors[0], models.values()

@@ -29,11 +29,10 @@ from flawscope.methods import registry
 from flawscope.pictures.decoding import PictureSource, decode, pixel_hash
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.units import find_new_parts
-from flawscope.predictor import Predictor
+from flawscope.predictor import Predictor, open_fitted
 from flawscope.predictor.parts import part_calibration, stored_part_pattern
 from flawscope.predictor.recalibration import recalibrate, values_in_lights
 from flawscope.progress import ProgressCallback
-from flawscope.runtime.torch import TorchSession
 
 RADIUS_KEY = "covering_radius"  # among a model's facts
 CAP_GROWTH = 1.25  # factor by which a full memory bank may exceed its cap, for corrected pictures
@@ -92,7 +91,7 @@ def extend_bank(job: Job) -> list[Candidate]:
     left_out = dict(facts.get(CORRECTIONS, {}).get("left_out", {}))
     inside = {picture.hash for picture in old.manifest.pictures if picture.role != "calibration"}
     chosen = list({one.digest: one for one in job.wanted if one.digest not in inside}.values())
-    predictor = Predictor(old, TorchSession.open(old, job.device))
+    predictor = open_fitted(old, job.device)
     if chosen:
         alarms = sum(job.before[one.number].anomalous for one in chosen if one.number in job.before)
         start = with_room(old) if 2 * alarms >= len(chosen) else _without_update_notes(old)

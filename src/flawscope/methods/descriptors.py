@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flawscope.config import build_config, keep_known_settings
+from flawscope.artefact.router_file import DescriptorModel
+from flawscope.errors import InputError
+from flawscope.methods.config import build_config, keep_known_settings
+from flawscope.methods.detector import resolve_device
 from flawscope.methods.features.backbone import Backbone
 from flawscope.methods.patch_detector import PatchDetector, PatchView
 from flawscope.methods.settings import PatchSettings, ViewSpec
@@ -64,6 +68,19 @@ class DescriptorNetwork(PatchDetector):
 
     METHOD = DescriptorSettings  # `rebuild` parses settings by it
     config: DescriptorSettings
+
+    @classmethod
+    def open(cls, model: DescriptorModel, device: str = "auto") -> Self:
+        """Opens the network of a file, on a device. InputError where its tensors do not fit."""
+        tensors = {name: torch.from_numpy(np.asarray(values)) for name, values in model.tensors.items()}
+        try:
+            network = cls.rebuild(model.config, tensors)
+        except (KeyError, RuntimeError, IndexError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"the network that recognises its products does not fit its settings ({reason}): fit anew"
+            ) from None
+        return network.to(resolve_device(device)).eval()
 
     def view(self, size: tuple[int, int], stage: int | None = None) -> PatchView:
         return DescriptorView(self.config, self.backbone, size, self.roi, stage)

@@ -23,7 +23,7 @@ from flawscope.methods.threads import workers
 from flawscope.pictures.decoding import to_eight_bits
 from flawscope.pictures.levels import Levels
 from flawscope.progress import ProgressCallback, ProgressCounter
-from flawscope.synthesis import Foreground
+from flawscope.synthesis import Foreground, simulate_defect
 from flawscope.synthesis.masks import bounding_box
 from flawscope.views.views import remove_padding_marks
 
@@ -338,3 +338,11 @@ def crop_padding(image: Tensor) -> tuple[Pixels, tuple[slice, slice]]:
     pixels, inside = to_pixels(image)
     box = bounding_box(inside)
     return np.ascontiguousarray(pixels[box]), box
+
+
+def add_defect(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Puts a simulated defect on an image `[1, 3, H, W]` as the network takes it."""
+    shown, inside = remove_padding_marks(image)
+    pixels = to_eight_bits(shown[0].transpose(1, 2, 0), Levels(0.0, 1.0))
+    bad = simulate_defect(pixels, rng).picture.transpose(2, 0, 1)[None]
+    return np.where(inside[:, None], bad.astype(np.float32) / 255.0, image)

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from flawscope import config as settings
 from flawscope.errors import InputError, one_line_message, suggest_name
+from flawscope.methods import config as settings
 from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
 

@@ -8,17 +8,11 @@ from dataclasses import dataclass, replace
 from inspect import get_annotations
 from typing import Any, ClassVar, Literal, Self
 
-from flawscope.config import convert_value
-
-# The command line reads them here
-from flawscope.config import parse_assignments as parse_assignments
-from flawscope.config import read_config as read_config
-from flawscope.config import redact_value as redact_value
-from flawscope.config import setting_names as setting_names
 from flawscope.errors import InputError
+from flawscope.methods.config import convert_value, parse_assignments, read_config
 from flawscope.methods.features.weights import DEFAULT_BACKBONE
+from flawscope.pictures.form import MAX_SIDE, STEP, is_enlarged_much, size_in_form, size_text, usual_form
 from flawscope.views import DEFAULT_OVERLAP, MAX_OVERLAP, parse_overlap
-from flawscope.views.form import MAX_SIDE, STEP, is_enlarged_much, size_in_form, size_text, usual_form
 
 Size = tuple[int, int]  # (H, W)
 Rule = tuple[bool, str]  # a condition, and the message where it does not hold

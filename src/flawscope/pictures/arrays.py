@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.errors import InputError
-from flawscope.pictures.levels import no_data_value
+from flawscope.pictures.levels import no_data_value, used_range
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Float32 = NDArray[np.float32]
+Float32 = NDArray[np.float32]
 
 _ROWS_PER_BLOCK = 256  # of a picture that are made opaque at a time
+TWELVE_BITS = 4095  # up to which 16-bit values are taken for those of a camera with fewer bits
+TOLERANCE = 1e-3  # of the white level, by which floats may lie outside of 0 and it: resampling overshoots
 
 
 def picture_error(name: str, reason: str, remedy: str) -> InputError:
@@ -141,3 +141,51 @@ def otsu(values: NDArray[Any]) -> tuple[float, float]:
     best = int(between.argmax())
     variance = float(values.var())
     return float(edges[best + 1]), float(between[best] / variance) if variance > 0 else 0.0
+
+
+def check_picture(picture: NDArray[Any], name: str = "picture") -> None:
+    """Refuse anything but `[H, W, 3]` uint8: textures in 0..1 pasted into pictures in 0..255 have made
+    defects invisible elsewhere."""
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        raise InputError(f"A {name} is [H, W, 3] uint8 in 0..255, not {list(picture.shape)} {picture.dtype}.")
+
+
+def check_depth(picture: NDArray[Any], white: float | None, black: float | None, name: str) -> None:
+    """InputError for a deep picture whose values lie far off a model's levels: it would be black or white.
+
+    white, black: levels of the model; None: it learnt from 8-bit pictures, or has no black level, as earlier
+    models.
+    """
+    level = white or (65535.0 if picture.dtype == np.uint16 else 1.0)
+    lowest, largest = float(picture.min()), float(picture.max())
+    if black is not None and largest > level:
+        largest = used_range(picture).high  # stray pixels are clipped
+    if lowest < -TOLERANCE * level:
+        remedy = f"replace values that say no data, or scale it to 0..{level:g}, where 0 is black"
+        raise picture_error(name, f"its values go down to {lowest:g}", remedy)
+    if white is None and picture.dtype == np.uint16 and 0 < largest <= TWELVE_BITS:
+        raise picture_error(
+            name,
+            f"its 16-bit values go up to {largest:g}, and the model learnt from 8-bit pictures",
+            "fit on pictures like this one, or scale it to 0..65535",
+        )
+    unit = level == 1 or (level < 1 and black is None)
+    if picture.dtype != np.uint16 and unit and largest > level * (1 + TOLERANCE):
+        which = "no white level is set" if white is None else f"the white level is {level:g}"
+        remedy = "divide it by 255 first" if largest <= 255 else "divide it first"
+        raise picture_error(name, f"its floats go up to {largest:g} and {which}", remedy)
+    if picture.dtype != np.uint16 and level >= 255 and 0 < largest <= 1:
+        raise picture_error(name, f"its floats are in 0..1, the white level is {level:g}", "multiply it")
+    dark = black or 0.0
+    above, below = largest > 2 * level - dark, lowest < 2 * dark - level
+    middle = float(np.median(picture)) if above or below else level
+    for side, far, limit, found in (
+        ("above", largest, f"white level of {level:g}, up to", above and middle > level),
+        ("below", lowest, f"black level of {dark:g}, down to", below and middle < dark),
+    ):
+        if found:
+            raise picture_error(
+                name,
+                f"half of its values lie {side} the model's {limit} {far:g}",
+                "fit on pictures of this depth, or scale it",
+            )

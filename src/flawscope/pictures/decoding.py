@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import IO, Any, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, features
 
 from flawscope.errors import FlawscopeError, describe_value, install_command, message_with_type
@@ -31,10 +32,7 @@ from flawscope.pictures.arrays import (
 from flawscope.pictures.files import TRUNCATED, apply_orientation, find_damage
 from flawscope.pictures.levels import Levels, own_levels
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Float32 = NDArray[np.float32]
+Float32 = NDArray[np.float32]
 
 PICTURE_SUFFIXES: frozenset[str] = frozenset(
     {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".avif", ".heic", ".heif"}

@@ -40,9 +40,7 @@ def natural_key(path: str | Path) -> NaturalKey:
     for part in Path(path).as_posix().split("/"):
         name = unicodedata.normalize("NFC", part)
         pieces = re.split(r"([0-9]+)", name)
-        key.append(
-            (tuple((int(p), "") if k % 2 else (-1, p.casefold()) for k, p in enumerate(pieces)), name),
-        )
+        key.append((tuple((int(p), "") if k % 2 else (-1, p.casefold()) for k, p in enumerate(pieces)), name))
     return tuple(key)
 
 

@@ -63,11 +63,7 @@ _LABEL_STUDIO = re.compile(r"task-\d+")  # task-1-annotation-2-by-3-tag-scratch-
 _SUFFIXES = "|".join(sorted(suffix[1:] for suffix in PICTURE_SUFFIXES))
 # What tools add: the suffix once more, Roboflow's hash, Label Studio's number of an upload
 EXPORTED = re.compile(rf"(.+)[._](?:{_SUFFIXES})\.rf\.[\w\-]+")
-_DECORATIONS = (
-    EXPORTED,
-    re.compile(rf"(.+)[._](?:{_SUFFIXES})"),
-    re.compile(r"[0-9a-f]{8}-(.+)"),
-)
+_DECORATIONS = (EXPORTED, re.compile(rf"(.+)[._](?:{_SUFFIXES})"), re.compile(r"[0-9a-f]{8}-(.+)"))
 
 
 def fold(name: str) -> str:

@@ -16,12 +16,7 @@ import numpy as np
 
 from flawscope.errors import InputError
 from flawscope.pictures.arrays import picture_error
-from flawscope.pictures.decoding import (
-    PillowSource,
-    count_frames,
-    open_upright_deep,
-    source_name,
-)
+from flawscope.pictures.decoding import PillowSource, count_frames, open_upright_deep, source_name
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,14 +9,14 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.artefact import model_file
 from flawscope.artefact.certificate import Certificate, certify_samples
-from flawscope.artefact.files import ARCHIVE_SUFFIX, EXPORTED_SUFFIX, exported_error
+from flawscope.artefact.files import ARCHIVE_SUFFIX, EXPORTED_SUFFIX, TRAINED_SUFFIX, exported_error
 from flawscope.artefact.model_file import Artefact, Manifest, unpack_images
 from flawscope.calibration.power import describe_detection, update_detection_facts
 from flawscope.calibration.size_bounds import SizeBounds
@@ -24,6 +24,7 @@ from flawscope.calibration.threshold import Calibration, Rate
 from flawscope.errors import InputError, check_arguments
 from flawscope.pictures.appearance import AppearanceRange, measure_appearance
 from flawscope.pictures.decoding import PictureSource, error_reason, source_name
+from flawscope.pictures.form import describe_other_form, known_sizes, positive_length
 from flawscope.pictures.listing import refuse_masks
 from flawscope.predictor.kinds import name_kinds
 from flawscope.predictor.parts import PART, named_as_another
@@ -49,9 +50,8 @@ from flawscope.results.found_parts import NOT_SEARCHED, PartSearch
 from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import PEAK_RADIUS, Levels, Prediction
 from flawscope.runtime import Run, Session, check_threads, open_session, read, read_manifest
-from flawscope.views.form import describe_other_form, known_sizes
 from flawscope.views.frames import PartPose
-from flawscope.views.geometry import Geometry, positive_length
+from flawscope.views.geometry import Geometry
 from flawscope.views.tiles import RegionOfInterest
 from flawscope.views.view_looks import ViewLooks, thumbnail
 from flawscope.views.views import PartViews, Views
@@ -79,6 +79,15 @@ def load(
     if predictor.calibration.pictures_missing:
         warnings.warn(predictor.calibration.promise(), stacklevel=2)
     return predictor
+
+
+def open_fitted(artefact: Artefact, device: str = "auto", detector: Any = None) -> Predictor:
+    """Opens a fitted model in memory in torch. detector: its network, if there is one already."""
+    if detector is None:
+        return Predictor(artefact, open_session(artefact, f"model{TRAINED_SUFFIX}", device=device))
+    from flawscope.runtime.torch import TorchSession
+
+    return Predictor(artefact, TorchSession(detector, device))
 
 
 @check_arguments()
@@ -148,6 +157,11 @@ class Predictor:
     @property
     def calibration(self) -> Calibration:
         return self.artefact.manifest.calibration
+
+    @property
+    def detector(self) -> Any:
+        """Network of a fitted model, in torch: a `flawscope.methods.detector.Detector`."""
+        return cast(Any, self.session).model
 
     @property
     def products(self) -> dict[str, Predictor]:

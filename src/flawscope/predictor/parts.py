@@ -165,11 +165,7 @@ class PartCollector:
 
     @classmethod
     def _decide(
-        cls,
-        calibration: PartCalibration,
-        looks: ViewLooks | None,
-        part: str,
-        views: Mapping[str, Prediction],
+        cls, calibration: PartCalibration, looks: ViewLooks | None, part: str, views: Mapping[str, Prediction]
     ) -> PartPrediction:
         views = {view: compare_view(looks, view, one) for view, one in views.items()}
         same = first_same({view: one.look for view, one in views.items() if one.look is not None})

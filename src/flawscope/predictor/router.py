@@ -102,6 +102,13 @@ def load(
     return found
 
 
+def open_joined(artefact: RouterArtefact, device: str = "auto") -> Router:
+    """Opens a router in memory in torch. InputError where names tell no part."""
+    found = Router.opened(open_router(artefact, device=device))
+    found.parts()
+    return found
+
+
 def accept_questions(model: Predictor | Router) -> tuple[Predictor | Router, list[str]]:
     """Returns the model without open questions of any product (`Predictor.accept`), and these, each once."""
     asked = [line for product in model.products.values() for line in product.questions]

@@ -13,20 +13,18 @@ import textwrap
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import IO, Any, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from flawscope.artefact.files import write_error
 from flawscope.errors import FlawscopeError, InputError, one_line_message
 from flawscope.views.geometry import Geometry
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Pixels = NDArray[np.uint8]
-    Values = NDArray[np.floating[Any]]
+Pixels = NDArray[np.uint8]
+Values = NDArray[np.floating[Any]]
 
 Colour: TypeAlias = tuple[int, int, int]
 Drawable: TypeAlias = np.ndarray[Any, Any] | Image.Image

@@ -1,4 +1,4 @@
-"""Writes a table of results as an Excel workbook, which opens alike in every language."""
+"""Writes tables of results: as CSV, or as an Excel workbook, which opens alike in every language."""
 
 from __future__ import annotations
 
@@ -7,10 +7,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from flawscope.artefact.files import atomic_write
+from flawscope.artefact.files import CSV_ENCODING, atomic_write
 from flawscope.errors import require_installed
 from flawscope.results.prediction import Prediction
-from flawscope.results.table import ResultRow, Unjudged, csv_cell, table_columns
+from flawscope.results.table import (
+    EXCEL_SUFFIX,
+    ResultRow,
+    TableWriter,
+    Unjudged,
+    csv_cell,
+    csv_line,
+    table_columns,
+)
 
 NUMBER_FORMAT = "0.0000"  # of numbers that are not whole; the cell holds all digits
 
@@ -64,3 +72,20 @@ class ExcelTable:
 
     def close(self) -> None:
         write_workbook(self.path, self.rows)
+
+
+def open_table(path: str, *, decimal_comma: bool, **columns: bool) -> TableWriter | ExcelTable:
+    """Opens a table of results, .csv or .xlsx, which has no decimal commas of its own."""
+    if path.lower().endswith(EXCEL_SUFFIX):
+        return ExcelTable(path, **columns)
+    return TableWriter(path, decimal_comma=decimal_comma, **columns)
+
+
+def write_table(path: Path, rows: Iterable[Sequence[Any]], *, decimal_comma: bool = False) -> None:
+    """Writes a table, .csv or .xlsx, whole or not at all."""
+    if path.suffix.lower() == EXCEL_SUFFIX:
+        write_workbook(path, rows)
+        return
+    text = "".join(csv_line(row, decimal_comma=decimal_comma) for row in rows)
+    with atomic_write(path) as file:
+        file.write(text.encode(CSV_ENCODING, "backslashreplace"))

@@ -25,7 +25,7 @@ from flawscope.results import drawing, html
 from flawscope.results.findings import OUTSIDE_LIGHT, WITHIN_TOLERANCE, Decision, Finding, severity_text
 from flawscope.results.found_parts import NOT_SEARCHED, FoundParts, PartSearch
 from flawscope.results.region import Region as Region
-from flawscope.results.region_size import bound_sizes, measure_region
+from flawscope.results.region import bound_sizes, measure_region
 from flawscope.views.frames import PartPose
 from flawscope.views.geometry import Geometry
 

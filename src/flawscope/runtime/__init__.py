@@ -100,7 +100,7 @@ def open_router(
         torch_runtime.share_weights([*opened.values()], [*artefact.products.values()])
         if artefact.recognition is None:
             return OpenRouter(artefact, opened, None)
-        network = torch_runtime.open_descriptors(artefact.recognition, device)
+        network = torch_runtime.DescriptorNetwork.open(artefact.recognition, device)
         return OpenRouter(artefact, opened, torch_runtime.describing(network))
     assert not isinstance(path, RouterArtefact)
     artefact, members = router_archive.read(path)

@@ -17,13 +17,7 @@ import numpy as np
 
 from flawscope.artefact import files, router_file
 from flawscope.artefact.model_file import ROUTER_FORMAT, package_versions
-from flawscope.artefact.router_file import (
-    GRAPH,
-    MAX_PRODUCTS,
-    DescriptorModel,
-    RouterArtefact,
-    RouterFacts,
-)
+from flawscope.artefact.router_file import GRAPH, MAX_PRODUCTS, DescriptorModel, RouterArtefact, RouterFacts
 from flawscope.errors import InputError
 from flawscope.runtime import onnx_file
 from flawscope.runtime.onnx_file import Member, NetworkFile

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from flawscope.artefact import files
 from flawscope.artefact.model_file import Artefact
 from flawscope.errors import FlawscopeError, InputError, one_line_message
+from flawscope.machine import SMALL_BATCH, batch_size_for
 from flawscope.runtime import onnx_check
 from flawscope.runtime.onnx_file import Member, NetworkFile
-
-SMALL_BATCH, LARGE_BATCH = 8, 64  # batch sizes for 256 x 256 pixels: `LARGE_BATCH` for torch on a GPU
 
 Answers = tuple[NDArray[np.float32], NDArray[np.float32]]  # scores `[B]` and maps `[B, H, W]`
 Run = Callable[..., Answers]
@@ -75,11 +74,6 @@ class Session(Runner, Protocol):
 def at_positions(images: NDArray[np.float32], positions: NDArray[np.int64] | None) -> NDArray[np.int64]:
     """Positions `[B]` of images, as `Session.run` takes them; 0 of whole pictures."""
     return np.zeros(len(images), np.int64) if positions is None else positions
-
-
-def batch_size_for(size: tuple[int, int], most: int) -> int:
-    """Batch size that is fastest for pictures of this height and width; `most` for 256 x 256 pixels."""
-    return max(1, min(most, most * 256 * 256 // (size[0] * size[1])))
 
 
 # ------------------------------------------------------------------------------------------ exported networks

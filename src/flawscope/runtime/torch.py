@@ -13,20 +13,13 @@ from torch import Tensor
 
 from flawscope.artefact import model_file
 from flawscope.artefact.model_file import Artefact
-from flawscope.artefact.router_file import DescriptorModel
 from flawscope.errors import InputError
+from flawscope.machine import LARGE_BATCH, SMALL_BATCH, batch_size_for
 from flawscope.methods import registry
 from flawscope.methods.descriptors import DescriptorNetwork
 from flawscope.methods.detector import Detector, resolve_device
 from flawscope.methods.threads import set_thread_count, workers
-from flawscope.runtime.session import (
-    LARGE_BATCH,
-    SMALL_BATCH,
-    Answers,
-    Describe,
-    at_positions,
-    batch_size_for,
-)
+from flawscope.runtime.session import Answers, Describe, at_positions
 
 
 class TorchSession:
@@ -109,19 +102,6 @@ def share_weights(sessions: Sequence[TorchSession], artefacts: Sequence[Artefact
                 same = first.setdefault((id(source), own.dtype), own)
                 if same.shape == own.shape:
                     own.data = same.data
-
-
-def open_descriptors(model: DescriptorModel, device: str = "auto") -> DescriptorNetwork:
-    """The network of a descriptor model, on a device."""
-    tensors = {name: torch.from_numpy(np.asarray(values)) for name, values in model.tensors.items()}
-    try:
-        network = DescriptorNetwork.rebuild(model.config, tensors)
-    except (KeyError, RuntimeError, IndexError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"the network that recognises its products does not fit its settings ({reason}): fit anew"
-        ) from None
-    return network.to(resolve_device(device)).eval()
 
 
 def describing(network: DescriptorNetwork) -> Describe:

@@ -5,7 +5,7 @@ chosen with them. Pictures are `[H, W, 3]` uint8, RGB, in one intensity scale th
 takes its `numpy.random.Generator` and touches no global state.
 """
 
-from flawscope.synthesis.foreground import Foreground, foreground_mask
+from flawscope.pictures.foreground import Foreground, foreground_mask
 from flawscope.synthesis.masks import SCALE_AREAS, DefectScale, fractal_noise, generated_texture
 from flawscope.synthesis.simulate import (
     KINDS,

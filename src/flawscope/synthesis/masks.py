@@ -35,8 +35,6 @@ def perlin_noise(shape: tuple[int, int], cells: tuple[int, int], rng: np.random.
     any number of cells. The four-corner sum is linear in the gradients and separable, so that the rows are
     interpolated on the lattice's columns first and only the second axis works on all pixels.
     """
-    if min(shape) < 1 or min(cells) < 1:
-        raise InputError(f"Perlin noise needs a size and cells of at least 1, not {shape} and {cells}.")
     angle = rng.uniform(0, 2 * np.pi, (cells[1] + 1, cells[0] + 1)).astype(np.float32)
     down, across = np.sin(angle), np.cos(angle)  # [columns, rows] of the lattice
     y, dy, fade_y = _lattice_axis(shape[0], cells[0])

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from flawscope.errors import InputError
+from flawscope.pictures.arrays import check_picture
 from flawscope.pictures.decoding import to_eight_bits
 from flawscope.synthesis.masks import Area, Floats, Mask, Picture, bounding_box, draw_centre, fractal_noise
 
@@ -23,13 +23,6 @@ Change = Callable[[Picture, np.random.Generator, float], Picture]
 
 _LEVELS = np.arange(256, dtype=np.float64)
 _LUMA = np.asarray([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's grey
-
-
-def check_picture(picture: Picture, name: str = "picture") -> None:
-    """Refuse anything but `[H, W, 3]` uint8: textures in 0..1 pasted into pictures in 0..255 have made
-    defects invisible elsewhere."""
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-        raise InputError(f"A {name} is [H, W, 3] uint8 in 0..255, not {list(picture.shape)} {picture.dtype}.")
 
 
 def is_grey(picture: Picture) -> bool:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from flawscope.errors import InputError
+from flawscope.pictures.arrays import check_picture
 from flawscope.pictures.decoding import decode, to_eight_bits
 from flawscope.pictures.listing import list_pictures
 from flawscope.synthesis import materials
@@ -42,7 +43,6 @@ from flawscope.synthesis.materials import (
     DefectRequest,
     Textures,
     change_appearance,
-    check_picture,
     is_grey,
     to_grey,
 )

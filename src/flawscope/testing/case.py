@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,6 @@ from flawscope import Dataset, InputError, Predictor, load, open_dataset
 from flawscope.methods.method import Method
 from flawscope.pictures.decoding import PictureSource, decode
 from flawscope.synthesis.demo.dataset import CATEGORIES, draw_dataset, draw_picture
-
-if TYPE_CHECKING:
-    from flawscope.methods.detector import Detector
 
 Floats = NDArray[np.float32]
 ScoresAndMaps = tuple[Floats, Floats]  # scores [N] and maps [N, H, W]
@@ -205,10 +202,6 @@ def predict_scores_and_maps(
     parts = [model.session.run(images[k : k + batch]) for k in range(0, len(images), batch)]
     scores, maps = (np.concatenate(part) for part in zip(*parts, strict=True))
     return scores, maps
-
-
-def detector_of(model: Predictor) -> Detector:
-    return cast("Detector", cast(Any, model.session).model)
 
 
 @contextmanager

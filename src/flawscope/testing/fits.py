@@ -25,7 +25,6 @@ from flawscope.pictures.decoding import PictureSource, decode, pixel_hash
 from flawscope.synthesis.demo.dataset import CATEGORIES, draw_picture
 from flawscope.testing.case import (
     Case,
-    detector_of,
     must,
     must_be_close,
     must_refuse,
@@ -137,7 +136,7 @@ def _score_and_map_levels(model: Predictor, source: PictureSource) -> tuple[floa
     """Score of a picture, and maximum and median of its map inside the region that counts."""
     import torch
 
-    detector, image = detector_of(model), torch.from_numpy(preprocess_pictures(model, [source]))
+    detector, image = model.detector, torch.from_numpy(preprocess_pictures(model, [source]))
     with torch.inference_mode():
         inside = detector.inside(image)
         scores, maps = detector.score(detector.embed(image), inside)
@@ -149,7 +148,7 @@ def _left_out_score(model: Predictor, source: PictureSource, group: int) -> floa
     """Score of a picture by `Detector.left_out`; None where the method has none."""
     import torch
 
-    detector, image = detector_of(model), torch.from_numpy(preprocess_pictures(model, [source]))
+    detector, image = model.detector, torch.from_numpy(preprocess_pictures(model, [source]))
     kept = {k: torch.from_numpy(np.asarray(v)) for k, v in model.artefact.tensors.items()}
     with torch.inference_mode():
         found = detector.left_out(detector.embed(image), group, kept, detector.inside(image))

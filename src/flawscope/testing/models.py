@@ -16,7 +16,6 @@ from flawscope.pictures.decoding import PictureSource, decode, pixel_hash
 from flawscope.testing.case import (
     Case,
     Floats,
-    detector_of,
     must,
     must_be_close,
     must_refuse,
@@ -32,7 +31,7 @@ def answers_have_their_form(case: Case) -> None:
     import torch
 
     detector, images = (
-        detector_of(case.fitted()),
+        case.fitted().detector,
         torch.from_numpy(preprocess_pictures(case.fitted(), case.probes[::2])),
     )
     before, given = {k: v.clone() for k, v in detector.state_dict().items()}, images.clone()
@@ -82,7 +81,7 @@ def damaged_files_are_refused(case: Case) -> None:
     """Tensors that are missing, or that contradict the settings, are an InputError of one line."""
     artefact = case.fitted().artefact
     session: Any = type(case.fitted().session)
-    own = [k for k in detector_of(case.fitted()).state_dict() if not k.startswith("backbone.")]
+    own = [k for k in case.fitted().detector.state_dict() if not k.startswith("backbone.")]
     spoilt: list[dict[str, Any]] = [{"roi": np.ones((3, 3), np.bool_)}]
     spoilt += [{"roi": artefact.tensors["roi"].astype(np.float32)}]
     left_out = [{k: v for k, v in artefact.tensors.items() if k != name} for name in {own[0], own[-1]}]
@@ -114,7 +113,7 @@ def region_of_interest(case: Case) -> None:
     plain = case.fitted()
     images = torch.from_numpy(preprocess_pictures(plain, [case.defect]))
     with torch.inference_mode():
-        score, drawn = detector_of(plain)(images)
+        score, drawn = plain.detector(images)
         for side in (0, 1):
             elsewhere = _half_without_maximum(drawn[0], side)
             kept = {k: torch.from_numpy(np.asarray(v)) for k, v in plain.artefact.tensors.items()}
@@ -141,14 +140,14 @@ def padding(case: Case) -> None:
 
     model = case.fitted("strips")
     detector, images = (
-        detector_of(model),
+        model.detector,
         torch.from_numpy(preprocess_pictures(model, case.prediction_pictures("strips")[:2])),
     )
     with torch.inference_mode():
         inside = detector.inside(images)
         must(inside is not None and 0 < float(inside.float().mean()) < 1, "`inside` does not know padding")
         features = detector.embed(images)
-        detector.filled = lambda images: images  # type: ignore[method-assign]
+        detector.filled = lambda images: images
         marked = detector.embed(images)
         del detector.filled  # the class has its own
         must(not torch.equal(features, marked), "`embed` takes marks for pixels")
@@ -270,13 +269,13 @@ def _network_view(model: Predictor, source: PictureSource) -> NDArray[np.float32
     """Picture [H, W, 3] at the network's size, with padding and outside filled (`Detector.filled`)."""
     import torch
 
-    image = detector_of(model).filled(torch.from_numpy(preprocess_pictures(model, [source])))
+    image = model.detector.filled(torch.from_numpy(preprocess_pictures(model, [source])))
     return np.ascontiguousarray(image[0].permute(1, 2, 0).numpy())
 
 
 def _learnt_tensors(case: Case, model: Predictor) -> dict[str, bytes]:
     """Tensors that a fit learns, as bytes, without those that depend on held-out pictures."""
-    others = {"roi", "samples", "sample_maps", *detector_of(model).calibrated}
+    others = {"roi", "samples", "sample_maps", *model.detector.calibrated}
     return {k: v.tobytes() for k, v in model.artefact.tensors.items() if k not in others}
 
 

@@ -9,19 +9,16 @@ import math
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flawscope.errors import InputError
+from flawscope.pictures.form import positive_length
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Float32 = NDArray[np.float32]
-    Mask = NDArray[np.bool_]
-
-MAX_LENGTH = 1e6  # mm of a pixel: a kilometre
+Float32 = NDArray[np.float32]
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -259,13 +256,6 @@ def _parse_matrix(values: Any) -> tuple[float, float, float, float]:
     if not yy * xx - yx * xy:
         raise ValueError(values)
     return yy, yx, xy, xx
-
-
-def positive_length(value: Any) -> float:
-    """Returns millimetres of a pixel, above 0 to `MAX_LENGTH`. ValueError for any other value."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_LENGTH:
-        raise ValueError(value)
-    return float(value)
 
 
 def positive_integer(value: Any) -> int:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flawscope.errors import InputError
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Float32 = NDArray[np.float32]
-    Mask = NDArray[np.bool_]
+Float32 = NDArray[np.float32]
+Mask = NDArray[np.bool_]
 
 RED, BLUE = 0, 2  # channels
 MAX_RANGE = 0.3  # of light: beyond it pictures are clipped at white, and contrast is lost

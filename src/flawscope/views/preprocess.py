@@ -10,16 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.errors import InputError, suggest_name
-from flawscope.pictures.arrays import grey_as_rgb, picture_error
+from flawscope.pictures.arrays import check_depth, grey_as_rgb, picture_error
 from flawscope.pictures.channels import Channels, mean_channel
 from flawscope.pictures.decoding import HashedPicture, PictureSource, decode, load_picture, source_name
-from flawscope.pictures.depth import check_depth
+from flawscope.pictures.form import MAX_CANVAS_PIXELS
 from flawscope.pictures.levels import Levels
 from flawscope.views import DEFAULT_OVERLAP, MAX_OVERLAP
 from flawscope.views.frames import AlignedPart, Frame, WholePicture, find_frames
@@ -32,16 +33,12 @@ from flawscope.views.tiles import TileGrid
 from flawscope.views.undistort import Undistortion
 from flawscope.views.views import ChannelViews, PartViews, Views
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Float32 = NDArray[np.float32]
-    Mask = NDArray[np.bool_]
+Float32 = NDArray[np.float32]
+Mask = NDArray[np.bool_]
 
 # Factors of a tile's scaling for the network: beyond them a small picture would become a gigantic canvas, or
 # a large one a point
 MAX_ENLARGEMENT, MAX_REDUCTION = 8, 1024
-MAX_CANVAS_PIXELS = 1 << 28  # of a canvas that is larger than its picture
 
 
 # Stages before sizes and tiles, by the keys of the fields and of the model file: a new one is a file, its

@@ -3,7 +3,6 @@ import pytest
 from PIL import Image
 
 from flawscope.datasets import open_dataset
-from flawscope.errors import InputError
 from flawscope.synthesis.demo.dataset import CATEGORIES, draw_dataset, draw_picture
 
 ALL = [(c, d) for c, known in CATEGORIES.items() for d in known.defects]
@@ -67,19 +66,3 @@ def test_it_opens_as_an_mvtec_data_set(category, tmp_path):
         assert mask.shape == (40, 40)
         assert set(np.unique(mask)) == {0, 255}
         assert (folder / "test" / path.parent.name / path.name.replace("_mask", "")).is_file()
-
-
-def test_wrong_calls_are_refused_in_one_line(tmp_path):
-    rng = np.random.default_rng(0)
-    with pytest.raises(InputError, match="fabric"):
-        draw_picture("plates", rng)
-    with pytest.raises(InputError, match="fabric"):
-        draw_dataset(tmp_path, category="plates")
-    with pytest.raises(InputError, match="scratch"):
-        draw_picture("plate", rng, "hole")
-    with pytest.raises(InputError, match="difficulty"):
-        draw_picture("plate", rng, "dent", 1.5)
-    with pytest.raises(InputError, match="16"):
-        draw_picture("plate", rng, size=15)
-    with pytest.raises(InputError, match="at least 0"):
-        draw_dataset(tmp_path, train=-1)

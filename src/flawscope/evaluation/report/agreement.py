@@ -81,11 +81,7 @@ def study_remarks(read: ReadStudy, learnt: int) -> Iterator[str]:
 
 
 def agreement_page(
-    read: ReadStudy,
-    found: Agreement,
-    claim: float,
-    model: Sequence[tuple[str, str]],
-    remarks: Iterable[str],
+    read: ReadStudy, found: Agreement, claim: float, model: Sequence[tuple[str, str]], remarks: Iterable[str]
 ) -> str:
     """The page of a study. claim: miss rate to be shown. model: facts of the model. InputError: Jinja2 or
     WebP is missing."""

@@ -38,11 +38,7 @@ _TAPPED_HOLES = ((42.0, 66.0), (76.0, 66.0))
 _LABEL, _LABEL_HALF = (76.0, -20.0), (50.0, 46.0)  # centre and half sides of the print
 _INKS = np.asarray([(24, 68, 122), (34, 34, 38), (222, 112, 28)], np.float32)
 _TINTS = ((0.55, 0.42, 0.24), (0.42, 0.4, 0.42), (0.5, 0.52, 0.3))  # of stains
-_SURFACE_FLAWS = {
-    "scratch": scene.draw_scratch,
-    "dent": scene.draw_dent,
-    "contamination": scene.draw_speck,
-}
+_SURFACE_FLAWS = {"scratch": scene.draw_scratch, "dent": scene.draw_dent, "contamination": scene.draw_speck}
 _PRINT_SCALE = 4  # pixels per unit on the printing plate
 
 

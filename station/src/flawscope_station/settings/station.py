@@ -12,8 +12,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, mod
 from pydantic.dataclasses import dataclass
 
 from flawscope.artefact import files
-from flawscope.config import read_config
 from flawscope.errors import InputError
+from flawscope.methods.config import read_config
 from flawscope_station.settings.openid import OpenIdSettings
 from flawscope_station.settings.plugins import ConfiguredPlugin, read_connections
 from flawscope_station.settings.shifts import ClockText, ShiftSettings, times_of_day

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flawscope import machine
+from flawscope.calibration import tried
 from flawscope.errors import FlawscopeError, InputError, message_with_type, suggest_name
 from flawscope.methods import conflicts, registry
 from flawscope.predictor import part_names
@@ -23,7 +24,7 @@ from flawscope_station.learning.process import TRIAL_NICENESS, StoppedError, Wor
 from flawscope_station.settings.station import Limits, check_product_name
 from flawscope_station.setup import draft as draft_module
 from flawscope_station.setup.draft import READY, WAITING, AddedPicture, Draft, read_zip
-from flawscope_station.setup.job import SEARCH, run_job
+from flawscope_station.setup.job import run_job
 from flawscope_station.store.database import now
 from flawscope_station.store.files import Files
 from flawscope_station.store.records import NotFoundError, iso
@@ -200,10 +201,10 @@ class Drafts(BackgroundThread):
         and the best so far is learnt, unless it is not to be kept."""
         with self._lock:
             if self._current is not None and self._current[0] is draft:
-                is_search = self._progress is not None and self._progress["stage"].startswith(SEARCH)
+                is_search = self._progress is not None and self._progress["stage"].startswith(tried.TRYING)
                 if keep_best and is_search and not self._is_search_ended:
                     self._is_search_ended = True
-                    self.worker.interrupt(SEARCH)
+                    self.worker.interrupt(tried.TRYING)
                     return
                 self.worker.stop()
             if draft.stage in draft_module.BUSY_STAGES:

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flawscope.calibration import tried
 from flawscope_station.learning.process import ProgressCallback
 
 UNUSUAL_COUNT = 8  # good pictures that look most unlike the others
 OVERLAY_SIDE = 900  # pixels of the longer side of a picture that is tried
-SEARCH = "trying"  # stages of a search for settings begin so: here they are one
 
 
 def run_job(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
@@ -104,10 +104,10 @@ def _fit_auto(job: dict[str, Any], model: Path, step: ProgressCallback) -> Any:
 
     def tell(stage: str, done: int, total: int) -> None:
         nonlocal first
-        if stage.startswith(SEARCH):  # nobody knows how many settings are tried: the time is known
+        if stage.startswith(tried.TRYING):  # nobody knows how many settings are tried: the time is known
             now = time.monotonic()
             first = first or now
-            stage, done, total = SEARCH, round(now - first), round(60 * minutes - (first - began))
+            stage, done, total = tried.TRYING, round(now - first), round(60 * minutes - (first - began))
         step(stage, done, total)
 
     return fitting.fit_auto(

@@ -21,8 +21,7 @@ import math
 from collections.abc import Sequence
 
 from flawscope.errors import InputError
-from flawscope.views.form import STEP, Size, size_in_form, size_text, usual_form
-from flawscope.views.preprocess import MAX_CANVAS_PIXELS
+from flawscope.pictures.form import MAX_CANVAS_PIXELS, STEP, Size, size_in_form, size_text, usual_form
 
 MIN_PIXELS = 16.0  # of a defect at the network, pixels
 MAX_ENLARGEMENT = 2.0  # times

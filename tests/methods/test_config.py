@@ -9,12 +9,12 @@ from typing import Literal
 import pytest
 from yaml import safe_load
 
-from flawscope.config import build_config, keep_known_settings, parse_assignments, read_config
 from flawscope.errors import InputError
 from flawscope.methods import registry
+from flawscope.methods.config import build_config, keep_known_settings, parse_assignments, read_config
 from flawscope_station.settings import station as settings
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 SHIPPED = sorted(path for path in CONFIGS.glob("*.yaml") if path.stem != "station")
 
 

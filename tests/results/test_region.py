@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from flawscope.errors import InputError
 from flawscope.results.prediction import Levels, Prediction
-from flawscope.results.region_size import measure_region, rectangle_sides
+from flawscope.results.region import measure_region, rectangle_sides
 from flawscope.views.geometry import Geometry
 
 SIDE = 200

@@ -14,12 +14,14 @@ from typing import Any
 Size = tuple[int, int]
 
 MAX_SIDE = 4096  # pixels of a side at the network
+MAX_CANVAS_PIXELS = 1 << 28  # of what is scaled to it, where that is larger than the picture
 STEP = 16  # sides that follow from a form are multiples of it: the stride of the coarser feature map
 LARGEST_SQUARE_FORM = 1.6  # factor from a square up to which pictures are stretched to one
 MAX_ENLARGEMENT = 2.0  # times, along a side, up to which a form is better than a square
 NEARLY_ALL = 0.9  # share of the pictures that a form must not stretch more than a square does
 SAME_FORM = 1.1  # factor by which forms differ that count as the same
 SAME_SIDE = 1.5  # factor by which sides differ that count as the same
+MAX_LENGTH = 1e6  # mm of a pixel: a kilometre
 SIZES_KEY = "picture_sizes"  # among a model's facts
 
 
@@ -90,6 +92,13 @@ def describe_other_form(size: Size, known: Sequence[Size]) -> str:
                 f"{size[1]} x {size[0]} pixels, another {noun} than learnt from ({nearest[1]} x {nearest[0]})"
             )
     return ""
+
+
+def positive_length(value: Any) -> float:
+    """Returns millimetres of a pixel, above 0 to `MAX_LENGTH`. ValueError for any other value."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_LENGTH:
+        raise ValueError(value)
+    return float(value)
 
 
 def _form(size: Size) -> float:

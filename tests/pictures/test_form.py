@@ -1,6 +1,6 @@
 import pytest
 
-from flawscope.views.form import size_in_form, usual_form
+from flawscope.pictures.form import size_in_form, usual_form
 
 
 @pytest.mark.parametrize("form", [2, 0.5, 2.53, 3.3, 1 / 5, 12])

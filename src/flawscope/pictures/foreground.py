@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from flawscope.errors import InputError
-from flawscope.pictures.arrays import otsu
-from flawscope.synthesis.masks import Floats, Mask, Picture
-from flawscope.synthesis.materials import check_picture
+from flawscope.pictures.arrays import check_picture, otsu
+
+Floats = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+Picture = NDArray[np.uint8]
 
 SIDE = 128  # pixels of the longer side: of colours and outlines; windows have half as many
 _WINDOW = 8  # pixels at half of `SIDE`

@@ -16,8 +16,7 @@ import numpy as np
 
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import decode
-from flawscope.synthesis.foreground import foreground_mask, shrink
-from flawscope.synthesis.masks import Mask, Picture
+from flawscope.pictures.foreground import Mask, Picture, foreground_mask, shrink
 
 MIN_PICTURES, MAX_PICTURES = 8, 16  # pictures that are looked at
 MIN_FOUND = 0.9  # share of the pictures that must show a part of the usual shape

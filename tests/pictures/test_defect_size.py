@@ -4,7 +4,7 @@ import pytest
 
 from flawscope.errors import InputError
 from flawscope.methods import registry
-from flawscope.views.defect_size import (
+from flawscope.pictures.defect_size import (
     DEFAULT_SIZE,
     MIN_PIXELS,
     SMALL,
@@ -13,7 +13,8 @@ from flawscope.views.defect_size import (
     pixels_left,
     reduction_remark,
 )
-from flawscope.views.preprocess import MAX_CANVAS_PIXELS, Preprocess
+from flawscope.pictures.form import MAX_CANVAS_PIXELS
+from flawscope.views.preprocess import Preprocess
 
 LARGE, SQUARE = (4000, 6000), (512, 512)
 

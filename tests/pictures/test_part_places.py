@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from flawscope.synthesis.part_places import alignment_needed, poses_needed
+from flawscope.pictures.part_places import alignment_needed, poses_needed
 
 SIDE = 160
 
