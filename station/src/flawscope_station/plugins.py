@@ -15,6 +15,7 @@ from flawscope_station.inspecting.interlock import NotReadyError as NotReadyErro
 from flawscope_station.inspecting.job import LateError as LateError
 from flawscope_station.inspecting.job import ModelError as ModelError
 from flawscope_station.inspecting.picture import Picture as Picture
+from flawscope_station.inspecting.picture import TooLargeError as TooLargeError
 from flawscope_station.inspecting.writer import RecordedInspection as RecordedInspection
 from flawscope_station.problems import Problem as Problem
 from flawscope_station.settings.plugins import Plugin as Plugin

@@ -49,6 +49,8 @@ class DefectsLostError(InputError):
         lost: inspections of these defects, or of the corrections that are responsible.
     """
 
+    status, code = 409, "loses_defects"
+
     def __init__(self, version: int, lost: Sequence[int]):
         named = ", ".join(map(str, lost[:20])) + (" ..." if len(lost) > 20 else "")
         super().__init__(

@@ -1,4 +1,4 @@
-"""Backup of a station to one archive: SQLite's data base at one moment, and the files of the station's folder.
+"""Backup of a station to one archive: SQLite's data base at one moment, and the files of its folder.
 
 Pictures, masks and models are named by their content and never change, so the station keeps running
 meanwhile. The data base is copied first and written last, before the folder's identity: where that is there,

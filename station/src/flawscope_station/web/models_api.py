@@ -45,7 +45,6 @@ from flawscope_station.web.parts import (
     VersionsDep,
     part,
 )
-from flawscope_station.web.refusals import RefusedError
 from flawscope_station.web.uploads import get_body
 
 MAX_MODEL_BYTES = 2 * 1024**3  # of a model file that is sent
@@ -202,8 +201,6 @@ async def add_version(
         who = person.name
         number = await asyncio.to_thread(addresses.add_version, name, temporary, f"sent by {who}", who)
         return await asyncio.to_thread(addresses.versions.version, product_id, number)
-    except RefusedError:
-        raise
     except InputError as error:
         raise InputError(str(error).replace(str(temporary), file_name)) from None
     finally:
