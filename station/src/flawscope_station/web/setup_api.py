@@ -12,8 +12,6 @@ from fastapi.responses import FileResponse
 from flawscope.methods import conflicts, registry
 from flawscope.predictor import part_names, rates
 from flawscope_station.access.roles import ENGINEER
-from flawscope_station.connections import ConnectionContext
-from flawscope_station.inspecting.picture import Picture
 from flawscope_station.setup.draft import (
     AddedPicture,
     DefectFolderError,
@@ -143,14 +141,10 @@ async def capture(
     draft: DraftDep, body: setup_schemas.CaptureRequest, drafts: DraftsDep, floor: FloorDep
 ) -> Any:
     """Add what a camera shows now."""
-    picture = await _capture(floor, body)
+    camera = floor.camera(body.product, body.camera)
+    picture = await asyncio.to_thread(camera.picture, await wait_for_shot(camera, FRAME_SECONDS, None), None)
     added = await asyncio.to_thread(drafts.add, draft, [(picture.name, picture.data)])
     return {"results": [one._asdict() for one in added]}
-
-
-async def _capture(floor: ConnectionContext, body: setup_schemas.CaptureRequest) -> Picture:
-    camera = floor.camera(body.product, body.camera)
-    return await asyncio.to_thread(camera.picture, await wait_for_shot(camera, FRAME_SECONDS, None), None)
 
 
 async def _receive_zip(
@@ -236,20 +230,8 @@ def stop(draft: DraftDep, drafts: DraftsDep) -> Any:
 async def try_pictures(draft: DraftDep, request: Request, drafts: DraftsDep, file: PictureName = "") -> Any:
     """Judge a few pictures with what was learnt; nothing is kept."""
     uploaded, _ = await uploads.read_uploads(request, file)
-    return await _judge(drafts, draft, [(upload.name, upload.data) for upload in uploaded])
-
-
-@router.post("/{name}/try-capture", response_model=setup_schemas.TriedPictures, responses=refusals(504))
-async def try_capture(
-    draft: DraftDep, body: setup_schemas.CaptureRequest, drafts: DraftsDep, floor: FloorDep
-) -> Any:
-    """Judge what a camera shows now with what was learnt; nothing is kept."""
-    picture = await _capture(floor, body)
-    return await _judge(drafts, draft, [(picture.name, picture.data)])
-
-
-async def _judge(drafts: Drafts, draft: Draft, pictures: list[tuple[str, bytes]]) -> dict[str, Any]:
-    results = await asyncio.to_thread(drafts.try_model, draft, pictures)
+    sent = [(upload.name, upload.data) for upload in uploaded]
+    results = await asyncio.to_thread(drafts.try_model, draft, sent)
     for result in results:
         if "overlay" in result:
             result["overlay"] = base64.b64encode(result["overlay"]).decode()
