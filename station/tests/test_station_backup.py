@@ -224,4 +224,5 @@ def test_errors_name_the_remedy(filled, tmp_path, capsys):
     assert "there is no station" in said("backup", str(tmp_path / "x.tar"), "--station", str(tmp_path / "no"))
     assert not (tmp_path / "no").exists()
     assert "make it first" in said("backup", str(tmp_path / "no/x.tar"), "--station", filled.store)
+    assert "choose another folder" in said("backup", f"{filled.store}/x.tar", "--station", filled.store)
     assert "there is no backup" in said("restore", str(tmp_path / "x.tar"), "--station", str(tmp_path / "no"))

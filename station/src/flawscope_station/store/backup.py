@@ -38,6 +38,8 @@ def backup(settings: Settings, target: str | os.PathLike[str]) -> int:
         raise InputError(f"there is no station in {home}: name its folder with --station, or --settings FILE")
     if path.exists():
         raise InputError(f"{path} exists, and a backup is never overwritten: choose another name")
+    if home.resolve() in path.resolve().parents:
+        raise InputError(f"{path} lies in the station's folder, which it is a copy of: choose another folder")
     Files(home).identity()
     # maps can be computed again; -wal and -shm are in the copy
     left_out = (DATABASE_FILE, IDENTITY_FILE, LOCK_FILE, MAPS)
