@@ -55,7 +55,7 @@ class Extension:
     parts: that routes ask for, each by its class.
     services: are started in this order when pictures come, all asked to end before the last picture is
     answered, stopped in the reverse order, and watched meanwhile.
-    inputs: are started after all services, and stopped before any.
+    inputs: are started after all services, and stopped before any of these ends.
     inspecting: pictures wait where a thread of theirs fails or hangs. watched: they do not.
     ends: functions that end the part, called in the reverse order, after those of all that was added later.
     observers: get every new inspection after it was recorded and answered, in the recorder's thread.

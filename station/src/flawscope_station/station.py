@@ -156,7 +156,7 @@ class Station:
             settings, self.files.identity(), self.products, self.store, self.renderer, report, self.problems
         )
         self.overview = Overview(self.floor, self.sinks, self.health)
-        self.metrics = Metrics(self.sinks.gauges)
+        self.metrics = Metrics()
         self.refusals.on_refused.append(lambda *labels: self.metrics.refused.labels(*labels).inc())
         kept = settings, self.files, self.database, self.access, self.store, self.versions, self.addresses
         self._add(Extension((*kept, self.records, self.metrics), observers=(self._count,)))
@@ -177,6 +177,7 @@ class Station:
                 observers=(self.sinks.observe,),
                 on_verdict=(self.sinks.wake,),
                 on_added=(self.sinks.add_product, self.tolerances.add_product),
+                gauges=(self.sinks.gauges,),
             )
         )
         self._add(
