@@ -52,13 +52,19 @@ RefusalCode = Literal["raw", "too_large", "full", "unreadable", "defects"]
 class DraftFullError(InputError):
     """A draft has as many pictures as a product can have."""
 
+    code = "full"
+
 
 class RawFileError(InputError):
     """A camera's raw file."""
 
+    code = "raw"
+
 
 class DefectFolderError(InputError):
     """A picture lies in a folder of defective parts, by the folder's name."""
+
+    code = "defects"
 
 
 class AddedPicture(NamedTuple):
@@ -74,16 +80,8 @@ class AddedPicture(NamedTuple):
     def refused(
         cls, name: str, error: FlawscopeError, text: str, other_code: RefusalCode | None = None
     ) -> AddedPicture:
-        code = next((code for kind, code in _REFUSAL_CODES if isinstance(error, kind)), other_code)
-        return cls(name, "refused", text, code)
-
-
-_REFUSAL_CODES: tuple[tuple[type[FlawscopeError], RefusalCode], ...] = (
-    (RawFileError, "raw"),
-    (TooLargeError, "too_large"),
-    (DraftFullError, "full"),
-    (DefectFolderError, "defects"),
-)
+        is_too_large = isinstance(error, TooLargeError)
+        return cls(name, "refused", text, "too_large" if is_too_large else getattr(error, "code", other_code))
 
 
 def refuse_defect_folder(name: str) -> None:

@@ -14,7 +14,6 @@ from flawscope.predictor import part_names, rates
 from flawscope_station.access.roles import ENGINEER
 from flawscope_station.setup.draft import (
     AddedPicture,
-    DefectFolderError,
     Draft,
     describe_result,
     refuse_defect_folder,
@@ -118,10 +117,7 @@ async def add_pictures(
     """Add pictures of good parts: the body is a picture or a zip of them; a form may hold several. Those that
     are kept are on the disk when the answer comes; the same content is kept once."""
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    try:
-        refuse_defect_folder(file)
-    except DefectFolderError as error:
-        raise RefusedError(422, str(error), "defects") from None
+    refuse_defect_folder(file)
     if kind in ("application/zip", "application/x-zip-compressed") or file.lower().endswith(".zip"):
         added = await _receive_zip(files, drafts, draft, request, file or "the zip")
         return {"results": [picture._asdict() for picture in added]}
