@@ -3,15 +3,12 @@ region was changed."""
 
 from __future__ import annotations
 
-import io
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
-from PIL import Image
 
 from flawscope.results.findings import Finding
 from flawscope_station.drift import camera_checks
@@ -42,7 +39,7 @@ def problems():
 
 @pytest.fixture
 def check(problems):
-    return CameraChecks(None, {1: "plate"}, problems.report)
+    return CameraChecks({1: "plate"}, problems.report)
 
 
 @pytest.mark.parametrize(("brightness", "kind"), [(0.01, "dark"), (0.99, "overexposed")])
@@ -118,40 +115,3 @@ def test_three_pictures_in_a_row_of_another_form_are_a_problem(check, problems):
     observe(check, findings=())
     assert problems == {}
     check.observe(RecordedInspection(1, taken(2, 1, findings=OTHER), True))  # of a product without checks
-
-
-def test_another_size_of_a_cameras_frames_is_a_problem_at_the_first_one(open_station):
-    """Compared with the first frame of the version, also after a restart; each camera by itself."""
-    station = open_station().station
-    number = station.products["plate"]
-
-    def show(name: str, width: int, height: int, source: str = "camera") -> None:
-        noise = np.random.default_rng(len(name)).integers(0, 255, (height, width, 3), dtype=np.uint8)
-        data = io.BytesIO()
-        Image.fromarray(noise).save(data, "PNG")
-        (answer,) = station.inspector.submit([Picture(number, data.getvalue(), name, source)])
-        answer.result(60)
-
-    problems: Any = Problems()
-
-    def checked() -> CameraChecks:
-        return CameraChecks(station.store, {number: "plate"}, problems.report)
-
-    def last(check: CameraChecks, name: str, width: int, height: int, source: str = "camera") -> None:
-        show(name, width, height, source)
-        version = station.versions.number(number)
-        new = taken(number, version, name=name, source=source, width=width, height=height)
-        check.observe(RecordedInspection(1, new, True))
-
-    check = checked()
-    last(check, "camera1-a.png", 96, 64)
-    last(check, "camera2-b.png", 64, 64)
-    last(check, "sent.png", 32, 32, "http")
-    assert problems == {}
-    last(check, "camera1-c.png", 48, 32)
-    assert list(problems) == [f"camera_size_{number}_1"]
-    assert "camera 1 gives 48 x 32 pixels, and gave 96 x 64" in problems[f"camera_size_{number}_1"]
-    last(check, "camera1-d.png", 96, 64)
-    assert problems == {}
-    last(checked(), "camera1-e.png", 96, 32)
-    assert list(problems) == [f"camera_size_{number}_1"]

@@ -24,7 +24,7 @@ from flawscope_station.learning import activation, process
 from flawscope_station.learning import candidate_plan as plans
 from flawscope_station.learning import candidate_records as states
 from flawscope_station.learning.activation import CannotLearnError, Learning
-from flawscope_station.learning.candidate_records import Candidates, advice, wait_reasons
+from flawscope_station.learning.candidate_records import Candidate, Candidates, advice, wait_reasons
 from flawscope_station.learning.process import StoppedError, Worker, WorkerError, make_candidate
 from flawscope_station.settings.station import LearningSettings
 from flawscope_station.store.database import Database, StoreError
@@ -406,7 +406,9 @@ def test_the_rule(changes, why):
 def test_a_version_that_loses_something_is_not_advised(judged, active, use, reason):
     good = {"before": [7, 0.6, 1.0], "after": [1, 0.0, 0.5], "count": 9}
     judgement = {"how": "extended", "learnt": [], "good": good, "defects": good, **judged}
-    found = advice({"status": "ready", "compared_with": 1, "judgement": judgement}, active)
+    made = {"id": 1, "start": 1, "version": 2, "by": "anna", "created_at": "", "changed_at": ""}
+    made |= {"status": "ready", "compared_with": 1}
+    found = advice(Candidate.model_validate({**made, "judgement": judgement}), active)
     assert found[:2] == (use, reason)
     for language in LANGUAGES:
         texts = PAGES.texts[language]
@@ -414,4 +416,4 @@ def test_a_version_that_loses_something_is_not_advised(judged, active, use, reas
             assert texts.count(f"advice.{reason}", found.values["n"])
         else:
             assert texts(f"advice.{reason}", **found.values)
-    assert advice({"status": "running", "judgement": None}, active) is None
+    assert advice(Candidate.model_validate({**made, "status": "running"}), active) is None

@@ -28,7 +28,7 @@ STATION: dict[str, str] = {
     "inspecting": "background settings store",
     "housekeeping": "background settings store problems access",
     "sources": "background settings store inspecting",
-    "refusals": "live store inspecting sources",
+    "refusals": "live store inspecting",
     "sinks": "background settings store inspecting",
     "connections": "background settings store problems inspecting sources refusals",
     "extension": "background settings live inspecting",

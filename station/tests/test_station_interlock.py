@@ -1,4 +1,4 @@
-"""Refusals of interlocks: each source goes on, and none takes them for a full queue or a bad picture."""
+"""Refusals: each source goes on, and none takes one for a full queue or a bad picture."""
 
 from __future__ import annotations
 
@@ -16,28 +16,29 @@ import pytest
 from av import VideoFrame
 from PIL import Image
 
-from flawscope.errors import InputError
-from flawscope_station import sources
+from flawscope.errors import FlawscopeError, InputError
+from flawscope_station import inspecting, plugins, sources, web
 from flawscope_station.inspecting.capacity import BusyError
-from flawscope_station.inspecting.interlock import InterlockError, NotProductionError, NotReadyError
-from flawscope_station.inspecting.picture import Picture
+from flawscope_station.inspecting.interlock import NotProductionError, NotReadyError
+from flawscope_station.inspecting.picture import Picture, TooLargeError
 from flawscope_station.settings.sources import CameraSourceSettings, FolderSourceSettings
 from flawscope_station.settings.station import Limits
 from flawscope_station.sources.camera import FfmpegCamera, LiveCamera, Shot
 from flawscope_station.sources.folder import SHOWN, UNREADABLE, FolderSource
 from flawscope_station.sources.source import QueueShare, SourceContext
 from flawscope_station.store.database import Database
+from flawscope_station.store.inspection import RefusalError
 from flawscope_station.store.records import Store
 from flawscope_station.web.refusals import error_headers, status_and_code
 from station_helpers import ManualClock, add_version
 
-ERRORS = [*InterlockError.__subclasses__()]
+ERRORS = [NotReadyError, NotProductionError]  # of interlocks
 
 
 class Floor:
     """A station that refuses pictures of all parts but "shown"; places: check, submit, answer."""
 
-    def __init__(self, folder: Path, error: InterlockError, place: str):
+    def __init__(self, folder: Path, error: RefusalError, place: str):
         self.database = Database(f"sqlite:///{folder / 'station.sqlite'}")
         self.database.migrate()
         self.store, self.error, self.place, self.is_held = Store(self.database), error, place, True
@@ -64,7 +65,7 @@ class Floor:
         self.refuse(one.part, "submit")
         try:
             self.refuse(one.part, "answer")
-        except InterlockError as error:
+        except RefusalError as error:
             answer.set_exception(error)
         else:
             self.taken.append(one)
@@ -73,10 +74,10 @@ class Floor:
 
 
 @pytest.fixture(params=["check", "submit", "answer"])
-def floors(request, tmp_path) -> Iterator[Callable[[InterlockError], Floor]]:
+def floors(request, tmp_path) -> Iterator[Callable[[RefusalError], Floor]]:
     made: list[Floor] = []
 
-    def one(error: InterlockError) -> Floor:
+    def one(error: RefusalError) -> Floor:
         made.append(Floor(tmp_path, error, request.param))
         return made[-1]
 
@@ -85,7 +86,8 @@ def floors(request, tmp_path) -> Iterator[Callable[[InterlockError], Floor]]:
         floor.database.close()
 
 
-def run_folder(floor: Floor) -> None:
+def folder_of(floor: Floor) -> tuple[FolderSource, Callable[[float], None]]:
+    """A folder of three pictures, and what lets it run for seconds."""
     settings = FolderSourceSettings(str(floor.folder), "keep", r"(?P<part>\w+)\.png")
     source = FolderSource(floor.line, settings, 1, clock=floor.clock)
 
@@ -98,6 +100,11 @@ def run_folder(floor: Floor) -> None:
         buffer = io.BytesIO()
         Image.new("RGB", (16, 16), (40 + len(name), ord(name[0]), 0)).save(buffer, "PNG")
         (floor.folder / f"{name}.png").write_bytes(buffer.getvalue())
+    return source, run
+
+
+def run_folder(floor: Floor) -> None:
+    source, run = folder_of(floor)
     run(5)
     assert [one.part for one in floor.taken] == ["shown"], "it is behind the others"
     run(120)
@@ -154,8 +161,48 @@ def test_a_source_goes_on(source, error, floors):
     RUNS[source](floor)
 
 
+def kinds(above: type[Any]) -> Iterator[type[Any]]:
+    for kind in above.__subclasses__():
+        yield kind
+        yield from kinds(kind)
+
+
+def refusals() -> list[type[RefusalError]]:
+    """All kinds of refusals, also those that no module of the station has imported yet."""
+    for package in (inspecting, sources, web):
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{package.__name__}.{module.name}")
+    return [*kinds(RefusalError)]
+
+
+def test_no_refusal_is_bad_input_or_means_that_others_wait():
+    every = refusals()
+    assert {*ERRORS, BusyError, TooLargeError, plugins.CameraLostError, plugins.StoreError} <= {*every}
+    assert not [kind for kind in every if issubclass(kind, InputError)]
+    assert not [*kinds(BusyError)]
+    rooms = inspecting.__name__, sources.__name__
+    assert not [
+        kind for kind in kinds(FlawscopeError) if kind.__module__.startswith(rooms) and kind not in every
+    ]
+
+
+@pytest.mark.parametrize("kind", [one for one in refusals() if one not in (*ERRORS, BusyError)])
+def test_a_folder_gives_up_no_picture_for_a_refusal_unless_it_is_too_large(tmp_path, kind):
+    floor = Floor(tmp_path, kind.__new__(kind, "why"), "answer")
+    try:
+        source, run = folder_of(floor)
+        run(120)
+        floor.is_held = False
+        run(600)
+        given_up = floor.store.events(UNREADABLE, floor.product)
+        assert len(given_up) == (2 if kind is TooLargeError else 0)
+        assert len({one.part for one in floor.taken}) == len(floor.taken) == 3 - len(given_up)
+        source.stop()
+    finally:
+        floor.database.close()
+
+
 @pytest.mark.parametrize("error", ERRORS)
-def test_a_refusal_is_of_no_other_kind_and_has_a_code_of_its_own(error):
-    assert not issubclass(error, BusyError | InputError)
+def test_a_refusal_of_an_interlock_has_a_code_of_its_own(error):
     assert status_and_code(error("x")) in [(503, "not_ready"), (409, "not_production")]
     assert ("Retry-After" in error_headers(error("x"))) is (error is NotReadyError)

@@ -512,14 +512,17 @@ def test_what_was_made_last_ends_first(tmp_path):
 
     def feature(name: str) -> Any:
         return lambda core: Extension(
-            services=(Noting(name, noted),), ends=(lambda: noted.append(f"end of {name}"),)
+            services=(Noting(name, noted),),
+            inputs=(Noting(f"input of {name}", noted),),
+            ends=(lambda: noted.append(f"end of {name}"),),
         )
 
     station = Station(Settings(store=str(tmp_path)), features=[feature("one"), feature("two")])
     station.start()
     station.close()
     assert noted == [
-        *("one starts", "two starts", "two is to end", "one is to end"),
+        *("one starts", "two starts", "input of one starts", "input of two starts"),
+        *("two is to end", "one is to end", "input of two has ended", "input of one has ended"),
         *("two has ended", "end of two", "one has ended", "end of one"),
     ]
 

@@ -187,7 +187,7 @@ def test_from_nothing_to_a_product_that_inspects(empty, http, good, drawn, tmp_p
     backup(settings, tmp_path / "station.tar")
     restored = empty_settings(tmp_path / "restored")
     restore(tmp_path / "station.tar", restored)
-    another = opened(restored)  # which has no drafts
+    another = opened(restored)
     assert list(another.station.products) == ["plate"]
     assert another.station.versions.models.is_open(another.station.products["plate"])
     another.close()

@@ -39,6 +39,15 @@ class Service(HasThreads, Protocol):
         """End it, and return when it has ended."""
 
 
+class Input(Protocol):
+    """Part by which pictures come."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None:
+        """Take nothing more, and return when what was taken is answered."""
+
+
 @dataclass(frozen=True)
 class Extension:
     """Contribution of a part to a station.
@@ -46,6 +55,7 @@ class Extension:
     parts: that routes ask for, each by its class.
     services: are started in this order when pictures come, all asked to end before the last picture is
     answered, stopped in the reverse order, and watched meanwhile.
+    inputs: are started after all services, and stopped before any of these ends.
     inspecting: pictures wait where a thread of theirs fails or hangs. watched: they do not.
     ends: functions that end the part, called in the reverse order, after those of all that was added later.
     observers: get every new inspection after it was recorded and answered, in the recorder's thread.
@@ -60,6 +70,7 @@ class Extension:
 
     parts: Sequence[object] = ()
     services: Sequence[Service] = ()
+    inputs: Sequence[Input] = ()
     inspecting: Sequence[HasThreads] = ()
     watched: Sequence[HasThreads] = ()
     ends: Sequence[Callable[[], object]] = ()

@@ -133,22 +133,18 @@ class ReviewLeases:
 
 _BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 # Name (`_total`: a counter) -> help text, and values by product ("": of the station) or by product and sink
-Gauges = dict[str, tuple[str, dict[str, float]]]
-SinkGauges = dict[str, tuple[str, dict[tuple[str, str], float]]]
+Gauges = dict[str, tuple[str, dict[Any, float]]]
 
 
 class Metrics(Collector):
     """Prometheus metrics of one station.
 
-    Args:
-        sinks: returns the sinks' values at the time of a request; it may fail.
-
     Attributes:
-        gauges: functions that return the others' values.
+        gauges: functions that return values at the time of a request; they may fail.
     """
 
-    def __init__(self, sinks: Callable[[], SinkGauges]):
-        self.registry, self.sinks = CollectorRegistry(), sinks
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
         self.gauges: list[Callable[[], Gauges]] = []
 
         def counter(name: str, what: str, label: str) -> Counter:
@@ -173,12 +169,11 @@ class Metrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Yield the present values, when the registry asks for them."""
-        for name, (what, values) in (gauge for gauges in self.gauges for gauge in gauges().items()):
-            labelled = [((product,) if product else (), n) for product, n in values.items()]
-            yield _metric_family(name, what, labelled)
-        with suppress(FlawscopeError):
-            for name, (what, of_sinks) in self.sinks().items():
-                yield _metric_family(name, what, list(of_sinks.items()))
+        for gauges in self.gauges:
+            with suppress(FlawscopeError):  # the store is away
+                for name, (what, values) in gauges().items():
+                    of = (((key,) if key and isinstance(key, str) else tuple(key)) for key in values)
+                    yield _metric_family(name, what, list(zip(of, values.values(), strict=True)))
 
 
 def _metric_family(name: str, what: str, values: Sequence[tuple[tuple[str, ...], float]]) -> Metric:

@@ -15,6 +15,7 @@ from flawscope_station.inspecting.interlock import NotReadyError as NotReadyErro
 from flawscope_station.inspecting.job import LateError as LateError
 from flawscope_station.inspecting.job import ModelError as ModelError
 from flawscope_station.inspecting.picture import Picture as Picture
+from flawscope_station.inspecting.picture import TooLargeError as TooLargeError
 from flawscope_station.inspecting.writer import RecordedInspection as RecordedInspection
 from flawscope_station.problems import Problem as Problem
 from flawscope_station.settings.plugins import Plugin as Plugin
@@ -42,6 +43,7 @@ from flawscope_station.sources.trigger import check_triggers as check_triggers
 from flawscope_station.sources.trigger import shoot as shoot
 from flawscope_station.store.database import StoreError as StoreError
 from flawscope_station.store.database import now as now
+from flawscope_station.store.inspection import RefusalError as RefusalError
 from flawscope_station.store.inspection import make_label as make_label
 from flawscope_station.store.open_models import NoModelError as NoModelError
 from flawscope_station.store.schema import ANOMALOUS as ANOMALOUS

@@ -7,41 +7,21 @@ from collections.abc import Callable
 from typing import Any
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope_station.inspecting.capacity import BusyError
-from flawscope_station.inspecting.interlock import NotProductionError, NotReadyError
-from flawscope_station.inspecting.job import LateError, ModelError
-from flawscope_station.inspecting.picture import TooLargeError
+from flawscope_station.inspecting.interlock import NotProductionError
 from flawscope_station.live import EventBroadcaster
-from flawscope_station.sources.source import AwayError, CameraFrozenError, NoFrameError
 from flawscope_station.store.addresses import Addresses
-from flawscope_station.store.database import StoreError, now
-from flawscope_station.store.inspection import KeyUsedError
-from flawscope_station.store.open_models import NoModelError
-from flawscope_station.store.records import NotFoundError, iso
+from flawscope_station.store.database import now
+from flawscope_station.store.records import iso
 
 REFUSAL_EVENT = "refusal"  # on the live stream
-CODES: tuple[tuple[type[FlawscopeError], int, str], ...] = (
-    (NotFoundError, 404, "not_found"),
-    (NotReadyError, 503, "not_ready"),
-    (BusyError, 503, "busy"),
-    (LateError, 504, "late"),
-    (ModelError, 503, "model_failed"),
-    (NoModelError, 503, "no_model"),
-    (CameraFrozenError, 503, "camera_frozen"),
-    (AwayError, 503, "camera_away"),
-    (NoFrameError, 504, "no_frame"),
-    (NotProductionError, 409, "not_production"),
-    (TooLargeError, 422, "too_many_pixels"),
-    (KeyUsedError, 409, "key_used"),
-    (InputError, 422, "invalid"),
-)
 
 
 def status_and_code(error: BaseException) -> tuple[int, str]:
     """Return the HTTP status of an error of a picture, and its code for programs."""
-    if isinstance(error, StoreError):
-        return {"disk_full": 507, "file_missing": 404}.get(error.code, 503), error.code
-    return next(((status, code) for kind, status, code in CODES if isinstance(error, kind)), (503, "failed"))
+    status, code = (422, "invalid") if isinstance(error, InputError) else (503, "failed")
+    if isinstance(error, FlawscopeError):
+        status, code = getattr(error, "status", status), getattr(error, "code", code)
+    return status, code
 
 
 class Refusals:

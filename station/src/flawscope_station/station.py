@@ -23,7 +23,7 @@ from flawscope_station.access.audit import note_changed_settings
 from flawscope_station.access.authenticator import Access
 from flawscope_station.background import GuardedThread, unfailing
 from flawscope_station.connections import ConnectionContext, Connections, Timing
-from flawscope_station.extension import Extension, HasThreads, Observers, Service
+from flawscope_station.extension import Extension, HasThreads, Input, Observers, Service
 from flawscope_station.health import Health
 from flawscope_station.housekeeping import Housekeeping
 from flawscope_station.inspecting.admission import Inspector
@@ -77,6 +77,7 @@ class Station:
         self.parts: dict[type, Any] = {}
         self.routers: list[Any] = []
         self._services: list[Service] = []
+        self._inputs: list[Input] = []
         self._watched: list[tuple[HasThreads, bool]] = []
         self._request_enders: list[Callable[[], object]] = []
         self._ending = ExitStack()
@@ -130,13 +131,12 @@ class Station:
         self.sources = Sources(
             self.inspector.submit,
             report,
-            self.store,
+            self.addresses,
             settings.limits,
             self.refusals.note,
             self.inspector.interlocks.check,
             self.inspector.judge.parts,
         )
-        self.sources.update({name: [] for name in self.addresses.configured})
         self.health = Health(
             self._problems, self.store, self.addresses, self.inspector, self.housekeeping, self._threads
         )
@@ -156,7 +156,7 @@ class Station:
             settings, self.files.identity(), self.products, self.store, self.renderer, report, self.problems
         )
         self.overview = Overview(self.floor, self.sinks, self.health)
-        self.metrics = Metrics(self.sinks.gauges)
+        self.metrics = Metrics()
         self.refusals.on_refused.append(lambda *labels: self.metrics.refused.labels(*labels).inc())
         kept = settings, self.files, self.database, self.access, self.store, self.versions, self.addresses
         self._add(Extension((*kept, self.records, self.metrics), observers=(self._count,)))
@@ -177,6 +177,7 @@ class Station:
                 observers=(self.sinks.observe,),
                 on_verdict=(self.sinks.wake,),
                 on_added=(self.sinks.add_product, self.tolerances.add_product),
+                gauges=(self.sinks.gauges,),
             )
         )
         self._add(
@@ -191,6 +192,7 @@ class Station:
             Extension(
                 (self.sources, self.floor, self.overview, self.health),
                 services=(self.health.watch,),
+                inputs=(self.sources, self.connections),
                 inspecting=(self.sources, self.connections),
                 watched=(self._problems,),
                 ends=(self._problems.stop,),
@@ -202,6 +204,7 @@ class Station:
         self.routers += extension.routers
         self.overview.menu += extension.menu
         self._services += extension.services
+        self._inputs += extension.inputs
         self._watched += [(part, True) for part in extension.inspecting]
         self._watched += [(part, False) for part in (*extension.watched, *extension.services)]
         self.observers += extension.observers
@@ -218,10 +221,9 @@ class Station:
         self.addresses.open()
         for service in self._services:
             service.start()
-        self._ending.callback(self.sources.stop)
-        self.sources.open(self.addresses.configured, {**self.products, **self.addresses.entries})
-        self._ending.callback(self.connections.stop)
-        self.connections.start()
+        for one in self._inputs:
+            self._ending.callback(one.stop)
+            one.start()
 
     def end_requests(self) -> None:
         """End what requests wait for without a bound: news for open pages, and trials of new products."""

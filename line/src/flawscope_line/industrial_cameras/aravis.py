@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from av import VideoFrame
 
-from flawscope.errors import InputError
+from flawscope.errors import FlawscopeError, InputError
 from flawscope_line.industrial_cameras import IndustrialCameraSettings
 from flawscope_line.industrial_cameras.camera import NumberedFrame, check_pixel_format, select_camera
 from flawscope_station.plugins import CameraLostError
@@ -58,7 +58,7 @@ class AravisDevice:
         except self._error_type as error:
             self.close()
             raise CameraLostError(_error_text(error)) from None
-        except InputError:
+        except FlawscopeError:
             self.close()
             raise
 

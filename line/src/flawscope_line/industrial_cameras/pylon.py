@@ -8,7 +8,7 @@ from typing import Any
 from av import VideoFrame
 from pypylon import genicam, pylon
 
-from flawscope.errors import InputError, one_line_message
+from flawscope.errors import FlawscopeError, InputError, one_line_message
 from flawscope_line.industrial_cameras import IndustrialCameraSettings
 from flawscope_line.industrial_cameras.camera import NumberedFrame, check_pixel_format, select_camera
 from flawscope_station.plugins import CameraLostError
@@ -39,7 +39,7 @@ class PylonDevice:
         except genicam.GenericException as error:
             self.close()
             raise CameraLostError(_error_text(error)) from None
-        except InputError:
+        except FlawscopeError:
             self.close()
             raise
         self._colour, self._grey = pylon.ImageFormatConverter(), pylon.ImageFormatConverter()

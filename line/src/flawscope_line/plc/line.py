@@ -48,6 +48,7 @@ from flawscope_station.plugins import (
     NotReadyError,
     RecordedInspection,
     StoreError,
+    TooLargeError,
     TriggeredSource,
     check_triggers,
     make_label,
@@ -68,7 +69,7 @@ _CODES_OF_ERRORS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], Cod
     ((AwayError, NoFrameError), Code.CAMERA),
     ((NoModelError, ModelError), Code.NO_MODEL),
     ((BusyError, StoreError), Code.REFUSED),
-    (InputError, Code.PICTURE),
+    ((InputError, TooLargeError), Code.PICTURE),
 )
 InputsHandler = Callable[[Inputs | None], Outputs]
 TransportFactory = Callable[[InputsHandler], "Transport"]

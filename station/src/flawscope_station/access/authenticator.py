@@ -31,6 +31,8 @@ MAX_CACHED = 4096  # credentials in memory; wrong ones are not kept
 class ExpiredError(FlawscopeError):
     """The token has expired."""
 
+    status, code = 401, "token_expired"
+
 
 @dataclass(frozen=True)
 class _CachedPerson:

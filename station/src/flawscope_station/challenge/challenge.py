@@ -70,6 +70,8 @@ _SAID = {
 class ChallengeOpenError(InputError):
     """Somebody has begun a challenge already."""
 
+    status, code = 409, "challenge_open"
+
 
 @dataclass(frozen=True)
 class State:

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flawscope import cli
-from flawscope.errors import InputError, pluralize, suggest_name
+from flawscope.errors import InputError, suggest_name
 from flawscope_station.access.roles import ROLES
 
 if TYPE_CHECKING:
     from flawscope_station.access.authenticator import Access
     from flawscope_station.settings.sources import CameraSourceSettings
     from flawscope_station.settings.station import Settings
-    from flawscope_station.store.backup import Contents
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -153,24 +152,17 @@ def _utc(at: int | None) -> str:
 # ----------------------------------------------------------------------------------------- backup and restore
 
 
-def _backup(args: argparse.Namespace) -> int:
+def _backup(args: argparse.Namespace) -> None:
     from flawscope_station.store.backup import backup
 
-    return _say_contents(args.file, backup(station_settings(args), args.file))
+    cli.show(f"{args.file}: {backup(station_settings(args), args.file) / 1e6:.1f} MB")
 
 
-def _restore(args: argparse.Namespace) -> int:
+def _restore(args: argparse.Namespace) -> None:
     from flawscope_station.store.backup import restore
 
     settings = station_settings(args)
-    return _say_contents(settings.store, restore(args.file, settings))
-
-
-def _say_contents(place: str, held: Contents) -> int:
-    cli.show(f"{place}: {held.line()}")
-    if held.missing:
-        cli.say(f"warning: {pluralize(len(held.missing), 'file')} lost or damaged: {held.missing[0]}")
-    return 1 if held.missing else 0
+    cli.show(f"{settings.store}: {restore(args.file, settings) / 1e6:.1f} MB")
 
 
 # ---------------------------------------------------------------------------------------------------- cameras

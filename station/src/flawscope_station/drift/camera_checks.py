@@ -5,22 +5,16 @@ Each looks at what the inspection knows: nothing is decoded for them.
 
 from __future__ import annotations
 
-import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
-
 from flawscope_station.inspecting.interlock import NotReadyError
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.store.insert import NewInspection
-from flawscope_station.store.records import Store
-from flawscope_station.store.schema import inspections, pictures
-from flawscope_station.store.search import text_condition
 
 DARK, OVEREXPOSED, FROZEN = FAULT_KINDS = "dark", "overexposed", "frozen"
 MIN_BRIGHTNESS, MAX_BRIGHTNESS = 0.02, 0.98  # 0..1, beyond which a picture shows nothing
@@ -29,13 +23,11 @@ FROZEN_PICTURES = 10  # equal pictures in a row are a frozen camera
 FROZEN_MICROSECONDS = 30_000_000  # least time from the first to the last of them
 OTHER_FORM = "other_form"  # code of the library's finding
 MANY = 3  # pictures in a row of another form, which are a problem
-_CAMERA = re.compile(r"camera(\d+)-")  # begins the names of a camera's pictures
 _WORDS = {
     DARK: "pictures are black: is the camera off, or the light out?",
     OVEREXPOSED: "pictures are white: is the lens blinded, or the exposure too long?",
     FROZEN: "the same picture comes again and again: start the camera or its program anew",
 }
-Size = tuple[int, int]  # width, height
 
 
 class FrozenError(NotReadyError):
@@ -60,12 +52,11 @@ class CameraChecks:
         report: reports a problem, as `Problems.report`.
     """
 
-    def __init__(self, store: Store, names: Mapping[int, str], report: Callable[..., None]):
-        self.store, self.names, self.report = store, names, report
+    def __init__(self, names: Mapping[int, str], report: Callable[..., None]):
+        self.names, self.report = names, report
         self._faults: dict[int, set[str]] = {}
         self._light: dict[tuple[int, str], int] = Counter()  # pictures in a row, by product and fault or ""
         self._in_row: Counter[int] = Counter()  # pictures of another form, by product
-        self._sizes: dict[tuple[int, int, str], Size] = {}  # of the first picture, by version and camera
         self._repeats: dict[tuple[int, str | None], _Repeats] = {}  # by product and view
         self._lock = threading.Lock()
 
@@ -115,8 +106,6 @@ class CameraChecks:
             return
         self._check_light(recorded)
         self._check_form(found)
-        if found.source == "camera" and (camera := _CAMERA.match(found.name)):
-            self._check_size(found, camera[1])
 
     def _check_light(self, recorded: RecordedInspection) -> None:
         product_id, brightness = recorded.inspection.product_id, recorded.inspection.brightness
@@ -139,24 +128,3 @@ class CameraChecks:
         if words is None or self._in_row[product_id] >= MANY:
             why = words and f"{self.names[product_id]}: {MANY} pictures in a row: {words}"
             self.report(f"{OTHER_FORM}_{product_id}", why)
-
-    def _check_size(self, found: NewInspection, camera: str) -> None:
-        """Compare a frame with the first one that the camera gave this version: its binning or its region was
-        changed where their sizes differ."""
-        key, size = (found.product_id, found.version_id, camera), (found.width, found.height)
-        if key not in self._sizes:
-            self._sizes[key] = self._first_size(found, camera) or size
-        first, why = self._sizes[key], None
-        if size != first:
-            why = f"{self.names[found.product_id]}: camera {camera} gives {size[0]} x {size[1]} pixels, and "
-            why += f"gave {first[0]} x {first[1]}: look at its binning and its region"
-        self.report(f"camera_size_{found.product_id}_{camera}", why)
-
-    def _first_size(self, found: NewInspection, camera: str) -> Size | None:
-        column = inspections.c
-        query = select(pictures.c.width, pictures.c.height).join_from(inspections, pictures)
-        of_camera = column.source == found.source, text_condition("name", f"camera{camera}-*")
-        place = column.product_id == found.product_id, column.version_id == found.version_id
-        with self.store.database.reading() as connection:
-            row = connection.execute(query.where(*place, *of_camera).order_by(column.id).limit(1)).first()
-        return None if row is None else (row.width, row.height)

@@ -31,7 +31,7 @@ class Drift:
     ):
         self._checked: dict[int, str] = {}
         self.monitor = DriftMonitor(store, versions, names, report)
-        self.camera = CameraChecks(store, self._checked, report)
+        self.camera = CameraChecks(self._checked, report)
         for product_id, product in settings.items():
             self.add_product(product_id, names[product_id], product)
 

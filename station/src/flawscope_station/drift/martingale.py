@@ -27,9 +27,9 @@ narrower by the factor c (`SPREADS`), exp(z^2 (1 - 1 / c^2) / 2) / c.
 from __future__ import annotations
 
 import math
+import random
 from array import array
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable
 from statistics import NormalDist
 
 import numpy as np
@@ -40,21 +40,13 @@ SPREADS = (0.5, 0.75, 1.5, 2.5)
 CALM = 100  # numbers before which hardly anything is staked, for so few say little
 JUMP = 0.01  # share of each bet's capital that goes to all bets, each time
 EPOCH = 500_000  # numbers that are kept, 8 bytes each; then ranks begin anew, and the capital stays
-BLOCK = 4096  # sorted numbers in a block when it is split
 Floats = NDArray[np.float64]
-_MASK = 2**64 - 1
 _normal = NormalDist().inv_cdf
 
 
-def uniform(number: int, stream: int) -> float:
-    """Return a number in (0, 1) that depends on these two alone and looks random.
-
-    Splitmix64 (Steele, Lea, Flood 2014): a restart computes the same numbers again.
-    """
-    x = (number * 0x9E3779B97F4A7C15 + stream * 0xD1342543DE82EF95 + 0x632BE59BD9B4E019) & _MASK
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
-    return (((x ^ (x >> 31)) >> 11) + 0.5) / 2**53
+def uniform(number: int) -> float:
+    """Return a random number in (0, 1] that depends on this one alone: a restart computes the same again."""
+    return 1 - random.Random(number).random()
 
 
 class Ranks:
@@ -65,36 +57,21 @@ class Ranks:
     """
 
     def __init__(self, epoch: int = EPOCH):
-        self.epoch = epoch
-        self._begin()
-
-    def _begin(self) -> None:
-        self._blocks, self._lowest, self._count = [array("d")], [-math.inf], 0
+        self.epoch, self._sorted = epoch, array("d")
 
     def p_value(self, number: float, u: float) -> float:
-        """Return the p-value of the next number, in (0, 1); small for a high one. u: in (0, 1)."""
-        if self._count >= self.epoch:
-            self._begin()
+        """Return the p-value of the next number, in (0, 1); small for a high one. u: in (0, 1]."""
+        if len(self._sorted) >= self.epoch:
+            self._sorted = array("d")
         greater, equal = self.add(number)
-        return min((greater + u * equal) / self._count, 1 - 2**-53)
+        return min((greater + u * equal) / len(self._sorted), 1 - 2**-53)
 
     def add(self, number: float) -> tuple[int, int]:
         """Insert a number that is not NaN; return how many of all, itself among them, are greater, and how
-        many are equal. Takes microseconds, even among hundreds of thousands."""
-        place = bisect_right(self._lowest, number) - 1
-        block = self._blocks[place]
-        insort(block, number)
-        self._count += 1
-        if len(block) > BLOCK:
-            half = len(block) // 2
-            self._blocks[place : place + 1] = [block[:half], block[half:]]
-            self._lowest.insert(place + 1, block[half])
-        not_more = self._below(number, bisect_right)
-        return self._count - not_more, not_more - self._below(number, bisect_left)
-
-    def _below(self, number: float, bisect: Callable[..., int]) -> int:
-        place = max(0, bisect(self._lowest, number) - 1)
-        return sum(map(len, self._blocks[:place])) + bisect(self._blocks[place], number)
+        many are equal."""
+        insort(self._sorted, number)
+        not_more = bisect_right(self._sorted, number)
+        return len(self._sorted) - not_more, not_more - bisect_left(self._sorted, number)
 
 
 class Capital:

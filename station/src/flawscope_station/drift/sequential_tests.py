@@ -128,7 +128,7 @@ class ScoreTest:
         self.seen += 1
         if anomalous:
             return None
-        p = self._ranks.p_value(score, uniform(number, 1))
+        p = self._ranks.p_value(score, uniform(number))
         log_gains = score_bets(np.array(p))
         position = StreamPosition(number, at, self.good, self._sum)
         for place in np.flatnonzero(self._won <= 0.0):

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from flawscope import machine
-from flawscope.errors import FlawscopeError
 from flawscope.pictures import decoding
+from flawscope_station.store.inspection import RefusalError
 
 J = TypeVar("J")
 E = TypeVar("E", bound=BaseException)
@@ -123,12 +123,14 @@ def limit_malloc() -> bool:
     return all(libc.mallopt(name, value) for name, value in wanted.items())
 
 
-class BusyError(FlawscopeError):
+class BusyError(RefusalError):
     """The queue or the memory is full: nothing was taken.
 
     Attributes:
         seconds: time until there should be room.
     """
+
+    code = "busy"
 
     def __init__(self, seconds: float, why: str = "the queue is full"):
         super().__init__(f"{why}; try again in {seconds:.0f} s")

@@ -5,20 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from flawscope.errors import FlawscopeError
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.store.insert import NewInspection
+from flawscope_station.store.inspection import RefusalError
 
 RETRY_SECONDS = 10.0  # after which a picture that was held back may be sent again
 
 
-class InterlockError(FlawscopeError):
-    """An interlock refuses a picture. Neither is the queue full nor the picture bad: no source waits with
-    others behind it, and none takes it for unreadable."""
-
-
-class NotReadyError(InterlockError):
+class NotReadyError(RefusalError):
     """An interlock holds: the picture was not taken, or is not answered. The same picture may be sent again,
     and pictures of other parts may be taken meanwhile.
 
@@ -26,12 +21,14 @@ class NotReadyError(InterlockError):
         seconds: after which it may be sent again.
     """
 
-    seconds = RETRY_SECONDS
+    code, seconds = "not_ready", RETRY_SECONDS
 
 
-class NotProductionError(InterlockError):
+class NotProductionError(RefusalError):
     """The picture was judged for an interlock and recorded with another purpose than production: its decision
     is not answered. It is done with, and not sent again."""
+
+    status, code = 409, "not_production"
 
 
 class Interlock(Protocol):

@@ -6,23 +6,27 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from flawscope.errors import FlawscopeError
 from flawscope.pictures import decoding
 from flawscope_station.inspecting.capacity import without_traceback
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.inspecting.writer import Answer, RecordedInspection
+from flawscope_station.store.inspection import RefusalError
 from flawscope_station.store.open_models import Model
 
 
-class LateError(FlawscopeError):
+class LateError(RefusalError):
     """A picture cannot be judged before its deadline, or was not. why: for a person."""
+
+    status, code = 504, "late"
 
     def __init__(self, why: str):
         super().__init__(f"not judged in time: {why}; send fewer at once, or allow more time")
 
 
-class ModelError(FlawscopeError):
+class ModelError(RefusalError):
     """The model failed on pictures that can be read."""
+
+    code = "model_failed"
 
 
 @dataclass

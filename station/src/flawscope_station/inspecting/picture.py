@@ -16,7 +16,7 @@ from flawscope.predictor import PartCollector
 from flawscope_station.inspecting.part_set import PartSet
 from flawscope_station.settings.station import Limits
 from flawscope_station.store.insert import NewInspection
-from flawscope_station.store.inspection import KeyedRequest, make_label
+from flawscope_station.store.inspection import KeyedRequest, RefusalError, make_label
 from flawscope_station.store.open_models import ProductModel
 
 SUFFIXES = {
@@ -25,8 +25,10 @@ SUFFIXES = {
 }
 
 
-class TooLargeError(InputError):
-    """A picture with more pixels than are accepted."""
+class TooLargeError(RefusalError):
+    """A picture has more pixels, or bytes, than are accepted."""
+
+    status, code = 422, "too_many_pixels"
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,8 @@ class DefectsLostError(InputError):
         lost: inspections of these defects, or of the corrections that are responsible.
     """
 
+    status, code = 409, "loses_defects"
+
     def __init__(self, version: int, lost: Sequence[int]):
         named = ", ".join(map(str, lost[:20])) + (" ..." if len(lost) > 20 else "")
         super().__init__(
@@ -99,20 +101,20 @@ class Learning(BackgroundThread):
 
     # ---- requests of people
 
-    def request_candidate(self, product_id: int, who: str, how: str = "") -> dict[str, Any]:
+    def request_candidate(self, product_id: int, who: str, how: str = "") -> records.Candidate:
         """Queue a candidate unless one is queued, and return it. InputError where none can be made."""
         active = self._check_can_learn(product_id, how)
         for row in self.candidates.latest(product_id):
             if row.status == records.QUEUED:
-                return records.describe_candidate(row)
+                return records.Candidate.of(row)
         if not self._read_verdicts(product_id).judged:
             raise InputError("nobody has said what a picture is: review some first")
         number = self.candidates.add(product_id, active.number, who, {"asked": how})
         self.report(f"learning_{product_id}", None)
         self.wake()
-        return records.describe_candidate(self.candidates.row(product_id, number))
+        return records.Candidate.of(self.candidates.row(product_id, number))
 
-    def reject(self, product_id: int, number: int, who: str) -> dict[str, Any]:
+    def reject(self, product_id: int, number: int, who: str) -> records.Candidate:
         """Reject a candidate that is queued, ready or failed. InputError for any other."""
         row = self.candidates.row(product_id, number)
         allowed = records.QUEUED, records.READY, records.FAILED
@@ -120,7 +122,7 @@ class Learning(BackgroundThread):
         if not self.candidates.change(number, records.REJECTED, only=allowed, **event):
             raise InputError(f"candidate {number} is {row.status}: it cannot be rejected any more")
         self.report(f"learning_{product_id}", None)
-        return records.describe_candidate(self.candidates.row(product_id, number))
+        return records.Candidate.of(self.candidates.row(product_id, number))
 
     def activate(self, product_id: int, number: int, who: str, losing: Sequence[int] = ()) -> None:
         """Activate a version; its open questions are accepted by that.
@@ -146,7 +148,7 @@ class Learning(BackgroundThread):
         return {
             one["id"]: []
             if one["switches"] or one["id"] not in made
-            else records.at_risk(json.loads(made[one["id"]].facts))
+            else records.Candidate.of(made[one["id"]]).at_risk
             for one in versions
         }
 
@@ -172,7 +174,7 @@ class Learning(BackgroundThread):
             "new": self._count_new(valid, rows),
             "contradictory": valid.contradictory,
             "unsure": unsure,
-            "candidates": [records.describe_candidate(row, self._steps.get(row.id)) for row in rows],
+            "candidates": [records.Candidate.of(row, self._steps.get(row.id)) for row in rows],
         }
 
     @staticmethod

@@ -6,9 +6,9 @@ import heapq
 import json
 from collections.abc import Mapping
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, Field
 from sqlalchemy import Connection, Row, select, update
 
 from flawscope.calibration import judgement as judgements
@@ -16,8 +16,6 @@ from flawscope_station.store.database import Database, now
 from flawscope_station.store.records import VERDICT_EVENT, add_event, fetch_row, iso
 from flawscope_station.store.schema import candidates, events, inspections, products, verdicts
 
-Facts = Mapping[str, Any]
-_JUDGEMENT = TypeAdapter(judgements.Judgement)
 QUEUED, RUNNING, READY, LIVE = "queued", "running", "ready", "live"
 REJECTED, FAILED, REMOVED = "rejected", "failed", "removed"
 UNFINISHED, UNUSED = (QUEUED, RUNNING), (READY, REJECTED)
@@ -29,6 +27,51 @@ EVENT_READY, EVENT_FAILED, EVENT_REJECTED, EVENT_WAITS, EVENT_REMOVED = (
     "candidate waits",
     "candidate removed",
 )
+
+
+class CandidateStep(BaseModel):
+    stage: str
+    done: int
+    total: int
+
+
+class Correction(BaseModel):
+    id: int
+    verdict: Literal["good", "defect"]
+    verdict_id: int
+
+
+class Candidate(BaseModel):
+    """Version that is being made, or was made, from verdicts."""
+
+    id: int
+    status: Literal["queued", "running", "ready", "live", "rejected", "failed", "removed"]
+    start: int = Field(description="the version that it was made from")
+    version: int | None = Field(description="that it became")
+    compared_with: int | None = None
+    by: str
+    created_at: str
+    changed_at: str
+    how: str = ""
+    corrections: list[Correction] = []
+    error: str | None = None
+    waits: list[
+        Literal["lost", "simulated", "weaker", "no_gain", "few", "asked", "switched", "not_opened"]
+    ] = Field([], description="why the rule does not let it go live")
+    judgement: judgements.Judgement | None = None
+    at_risk: list[int] = Field([], description="what `losing` must name to use it")
+    seconds: dict[str, float] | None = None
+    step: CandidateStep | None = None
+
+    @classmethod
+    def of(cls, row: Row[Any], step: tuple[str, int, int] | None = None) -> Candidate:
+        """Return a candidate of its row. step: stage, done and total of what is being made."""
+        times = {name: iso(getattr(row, name)) for name in ("created_at", "changed_at")}
+        own = {"id": row.id, "status": row.status, "start": row.start_version_id, "version": row.version_id}
+        doing = step and dict(zip(CandidateStep.model_fields, step, strict=True))
+        found = cls.model_validate({**json.loads(row.facts), **own, **times, "by": row.who, "step": doing})
+        found.at_risk = found.judgement.at_risk if found.judgement else []
+        return found
 
 
 class Candidates:
@@ -56,7 +99,7 @@ class Candidates:
         kind: str = "",
         who: str = "",
         text: str = "",
-        facts: Facts | None = None,
+        facts: Mapping[str, Any] | None = None,
         only: tuple[str, ...] = (),
         **columns: int | None,
     ) -> bool:
@@ -130,34 +173,6 @@ def candidate_of_version(connection: Connection, product_id: int, version: int) 
     return connection.execute(query).one_or_none()
 
 
-def at_risk(facts: Facts) -> list[int]:
-    """Return the inspections to look at before a candidate's version is used."""
-    return _JUDGEMENT.validate_python(judged).at_risk if (judged := facts.get("judgement")) else []
-
-
-def describe_candidate(row: Row[Any], step: tuple[str, int, int] | None = None) -> dict[str, Any]:
-    """Return a candidate as the API shows it."""
-    facts = json.loads(row.facts)
-    return {
-        "id": row.id,
-        "status": row.status,
-        "start": row.start_version_id,
-        "version": row.version_id,
-        "compared_with": facts.get("compared_with"),
-        "by": row.who,
-        "created_at": iso(row.created_at),
-        "changed_at": iso(row.changed_at),
-        "how": facts.get("how", ""),
-        "corrections": facts.get("corrections", []),
-        "error": facts.get("error"),
-        "waits": facts.get("waits", []),
-        "judgement": facts.get("judgement"),
-        "at_risk": at_risk(facts),
-        "seconds": facts.get("seconds"),
-        "step": None if step is None else {"stage": step[0], "done": step[1], "total": step[2]},
-    }
-
-
 def list_history(database: Database, product_id: int, limit: int) -> list[dict[str, Any]]:
     """Return the latest events of a product's models and verdicts on its pictures, newest first."""
     # verdicts come from their own table
@@ -227,20 +242,15 @@ class Advice(NamedTuple):
     values: Mapping[str, int]
 
 
-def advice(candidate: Facts, active: int | None) -> Advice | None:
-    """Return advice on a candidate; None where it is not made yet or was not judged.
-
-    Args:
-        candidate: as the API shows it.
-        active: the version in use.
-    """
-    if not candidate["judgement"]:
+def advice(candidate: Candidate, active: int | None) -> Advice | None:
+    """Return advice on a candidate; None where it is not made yet or was not judged. active: the version in
+    use."""
+    if (judged := candidate.judgement) is None:
         return None
-    judged = _JUDGEMENT.validate_python(candidate["judgement"])
     before, after = int(judged.good.before[0]), int(judged.good.after[0])
     numbers = {"before": before, "after": after, "n": judged.good.count}
-    if candidate["status"] == "ready" and candidate["compared_with"] != active:
-        return Advice(False, "old", {"version": int(candidate["compared_with"])})
+    if candidate.status == READY and candidate.compared_with not in (None, active):
+        return Advice(False, "old", {"version": candidate.compared_with or 0})
     for reason, numbers_lost in (("lost", judged.lost), ("weaker", judged.weaker)):
         if numbers_lost:
             return Advice(False, reason, {"n": len(numbers_lost)})

@@ -79,7 +79,7 @@ def check_names(given: Mapping[Any, Any], known: Collection[str]) -> None:
             raise InputError(f"unknown setting {redact_value(key)}; {suggest_name(str(key), known)}")
 
 
-def read_as(kind: type[T], given: Any, home: Path) -> T:
+def read_as(kind: type[T], given: Any, home: Path | None) -> T:
     """Return settings as `station.yaml` gives them; paths are relative to `home`. InputError."""
     with worded_errors():
         return TypeAdapter(kind).validate_python(given, context=home)

@@ -52,13 +52,19 @@ RefusalCode = Literal["raw", "too_large", "full", "unreadable", "defects"]
 class DraftFullError(InputError):
     """A draft has as many pictures as a product can have."""
 
+    code = "full"
+
 
 class RawFileError(InputError):
     """A camera's raw file."""
 
+    code = "raw"
+
 
 class DefectFolderError(InputError):
     """A picture lies in a folder of defective parts, by the folder's name."""
+
+    code = "defects"
 
 
 class AddedPicture(NamedTuple):
@@ -72,18 +78,10 @@ class AddedPicture(NamedTuple):
 
     @classmethod
     def refused(
-        cls, name: str, error: InputError, text: str, other_code: RefusalCode | None = None
+        cls, name: str, error: FlawscopeError, text: str, other_code: RefusalCode | None = None
     ) -> AddedPicture:
-        code = next((code for kind, code in _REFUSAL_CODES if isinstance(error, kind)), other_code)
-        return cls(name, "refused", text, code)
-
-
-_REFUSAL_CODES: tuple[tuple[type[InputError], RefusalCode], ...] = (
-    (RawFileError, "raw"),
-    (TooLargeError, "too_large"),
-    (DraftFullError, "full"),
-    (DefectFolderError, "defects"),
-)
+        is_too_large = isinstance(error, TooLargeError)
+        return cls(name, "refused", text, "too_large" if is_too_large else getattr(error, "code", other_code))
 
 
 def refuse_defect_folder(name: str) -> None:
@@ -171,7 +169,8 @@ class Draft:
         that was left out.
 
         Raises:
-            InputError: it is no picture, damaged or too large.
+            InputError: it is no picture, or damaged.
+            TooLargeError: it has too many pixels.
             DraftFullError: there are as many pictures as a product takes.
             StoreError: it cannot be written.
         """
@@ -199,7 +198,7 @@ class Draft:
             self.files.write(self.home / THUMBNAILS_FOLDER / f"{path.name}.webp", small, durable=False)
         return AddedPicture(path.name, "kept")
 
-    def add_all(self, sent: Iterable[tuple[str, bytes | InputError]]) -> Iterator[AddedPicture]:
+    def add_all(self, sent: Iterable[tuple[str, bytes | FlawscopeError]]) -> Iterator[AddedPicture]:
         """Keep several pictures; one that is refused does not keep the others out."""
         for name, data in sent:
             try:
@@ -210,7 +209,7 @@ class Draft:
             except DraftFullError as error:
                 yield AddedPicture.refused(name, error, str(error))
                 return
-            except InputError as error:
+            except (InputError, TooLargeError) as error:
                 told = str(error).replace(f"({len(data)} bytes)", name)  # type: ignore[arg-type]
                 yield AddedPicture.refused(name, error, told, "unreadable")
 
@@ -317,7 +316,7 @@ def _picture_names(folder: Path) -> list[str]:
 # -------------------------------------------------------------------------------------------------- zip files
 
 
-def read_zip(path: Path, name: str, limits: Limits) -> Iterator[tuple[str, bytes | InputError]]:
+def read_zip(path: Path, name: str, limits: Limits) -> Iterator[tuple[str, bytes | FlawscopeError]]:
     """Yield each file with its name, or the reason why it is refused; nothing is unpacked to the disk.
 
     Args:
@@ -357,7 +356,7 @@ def _is_litter_path(name: str) -> bool:
     return any(listing.is_ignored(part) and part not in ("..", ".") for part in PurePosixPath(name).parts)
 
 
-def _read_entry(file: zipfile.ZipFile, entry: zipfile.ZipInfo, limits: Limits) -> bytes | InputError:
+def _read_entry(file: zipfile.ZipFile, entry: zipfile.ZipInfo, limits: Limits) -> bytes | FlawscopeError:
     name = entry.filename
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:

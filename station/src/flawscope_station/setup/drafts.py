@@ -48,6 +48,8 @@ CHECK_CODE = "import os, sys; getattr(os, 'nice', int)(19); from flawscope impor
 class NameTakenError(InputError):
     """The name belongs to a product that was not made here."""
 
+    status, code = 409, "name_taken"
+
 
 class Drafts(BackgroundThread):
     """Drafts by name; models are learnt one after another, in a process beside the station.

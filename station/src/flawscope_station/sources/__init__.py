@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from functools import partial
 
@@ -26,7 +26,8 @@ from flawscope_station.sources.source import (
     Submit,
     TriggeredSource,
 )
-from flawscope_station.store.records import NotFoundError, Store
+from flawscope_station.store.addresses import Addresses
+from flawscope_station.store.records import NotFoundError
 
 
 class Sources(dict[str, list[Source]]):
@@ -42,32 +43,24 @@ class Sources(dict[str, list[Source]]):
         self,
         submit: Submit,
         report: ReportProblem,
-        store: Store,
+        addresses: Addresses,
         limits: Limits,
         refused: Callable[[str, BaseException], object],
         check: Callable[[int, str | None], None],
         parts: PartsCache,
     ):
-        super().__init__()
-        self._check, self._parts = check, parts
-        self._submit, self._report, self._store, self.share = submit, report, store, QueueShare(limits)
+        super().__init__({name: [] for name in addresses.configured})
+        self._check, self._parts, self._addresses = check, parts, addresses
+        self._submit, self._report, self.share = submit, report, QueueShare(limits)
         self._refused = refused
 
-    def open(self, products: Mapping[str, ProductSettings], numbers: Mapping[str, int]) -> None:
-        """Make all sources, then start them.
-
-        Args:
-            numbers: of the products in the store.
-
-        Raises:
-            InputError: PyAV is not installed, and a camera is named; or a plugin cannot be used.
-        """
+    def start(self) -> None:
+        """Make all sources, then start them. InputError: PyAV is not installed, and a camera is named; or a
+        plugin cannot be used."""
+        products, number = self._addresses.configured, self._addresses.address_id
         excluded = _folders_moved_to(products.values())
         self.update(
-            {
-                name: self._make_sources(name, product, numbers[name], excluded)
-                for name, product in products.items()
-            }
+            {name: self._make_sources(name, one, number(name), excluded) for name, one in products.items()}
         )
         for source in self._all_sources():
             source.start()
@@ -107,7 +100,7 @@ class Sources(dict[str, list[Source]]):
             number,
             submit,
             self._report,
-            self._store,
+            self._addresses.store,
             self.share,
             refused,
             partial(self._check, number),

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from flawscope.errors import FlawscopeError, InputError, pluralize
+from flawscope.errors import FlawscopeError, pluralize
 from flawscope_station.background import Backoff, GuardedThread
 from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.picture import Picture
@@ -197,7 +197,7 @@ class LiveCamera:
         while not self._ended.is_set():
             try:
                 why = self._run_session(backoff)
-            except InputError as error:
+            except FlawscopeError as error:
                 why = str(error)
             except Exception as error:  # of the library: another try may succeed
                 why = f"{type(error).__name__} in the decoder"

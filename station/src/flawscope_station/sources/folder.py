@@ -225,7 +225,7 @@ class FolderSource(BackgroundThread):
             for path in paths:
                 self._hold(arrivals, path, error)
             return []
-        except InputError as error:
+        except (InputError, TooLargeError) as error:
             for path in paths:
                 self._handle_unreadable(arrivals, path, error)
             return []
@@ -242,7 +242,7 @@ class FolderSource(BackgroundThread):
         its key.
 
         Raises:
-            InputError: it is too large. NotReadyError: an interlock holds.
+            TooLargeError. NotReadyError: an interlock holds.
         """
         key, unread = self._picture_key(path, stamp), self._unread_picture(path)
         self.line.check(unread.part)
@@ -275,7 +275,7 @@ class FolderSource(BackgroundThread):
 
     def _handle_answer(self, arrivals: Arrivals, path: Path, future: Future[RecordedInspection]) -> None:
         error = future.exception()
-        if isinstance(error, InputError):
+        if isinstance(error, InputError | TooLargeError):
             self._handle_unreadable(arrivals, path, error)
         elif isinstance(error, NotReadyError):
             self._hold(arrivals, path, error)
@@ -324,7 +324,7 @@ class FolderSource(BackgroundThread):
         problem.why = str(error)
         arrivals.later(path, self._clock.monotonic() + HELD_SECONDS)
 
-    def _handle_unreadable(self, arrivals: Arrivals, path: Path, error: InputError) -> None:
+    def _handle_unreadable(self, arrivals: Arrivals, path: Path, error: FlawscopeError) -> None:
         """Try an unreadable picture again, for it may not be whole yet; at last note it once as an event."""
         self._problem_files.pop(path, None)
         stamp, place = arrivals.stamp(path), path

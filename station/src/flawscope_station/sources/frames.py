@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flawscope.errors import InputError
 from flawscope_station.inspecting.picture import TooLargeError
 from flawscope_station.settings.sources import CameraSourceSettings, ffmpeg_input
+from flawscope_station.store.inspection import RefusalError
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -26,8 +26,10 @@ REMEMBERED_FRAMES = 25  # packets whose median time apart is the usual one
 MAX_BROKEN_PACKETS = 250  # packets, one after another, that cannot be decoded; then the stream is opened anew
 
 
-class CameraLostError(InputError):
+class CameraLostError(RefusalError):
     """The camera cannot be reached, or sends nothing any more; the text says why."""
+
+    code = "camera_away"
 
 
 class FrameReader:

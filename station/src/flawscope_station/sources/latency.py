@@ -110,7 +110,7 @@ def measure_latency(
         set_light: turns the light on or off, and returns when, as `time.monotonic` counts.
 
     Raises:
-        InputError: the camera cannot be read, or does not follow the light.
+        InputError: the camera gives too few frames, or does not follow the light. CameraLostError.
     """
     seen: list[tuple[float, float]] = []
     errors: list[Exception] = []

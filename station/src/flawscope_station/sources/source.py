@@ -8,14 +8,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from flawscope.errors import FlawscopeError
 from flawscope_station.background import Backoff
 from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.parts import PartsCache
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.settings.station import Limits
-from flawscope_station.store.inspection import KeyedRequest
+from flawscope_station.store.inspection import KeyedRequest, RefusalError
 from flawscope_station.store.records import Store, iso
 
 # states; FROZEN: a camera that repeats a frame
@@ -109,16 +108,22 @@ class TriggeredSource(Source, Protocol):
         """Encode a frame as a picture to submit. InputError where it cannot be inspected."""
 
 
-class AwayError(FlawscopeError):
+class AwayError(RefusalError):
     """The camera of a trigger is away."""
+
+    code = "camera_away"
 
 
 class CameraFrozenError(AwayError):
     """The camera of a trigger repeats a frame that came before."""
 
+    code = "camera_frozen"
 
-class NoFrameError(FlawscopeError):
+
+class NoFrameError(RefusalError):
     """No frame came in time after a trigger."""
+
+    status, code = 504, "no_frame"
 
 
 class QueueShare:

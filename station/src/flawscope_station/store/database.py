@@ -15,8 +15,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 
 from flawscope.artefact import files
-from flawscope.errors import FlawscopeError, InputError, one_line_message
+from flawscope.errors import InputError, one_line_message
 from flawscope_station.settings.values import redact_address
+from flawscope_station.store.inspection import RefusalError
 from flawscope_station.store.migrations import UnknownVersionError, is_current, migrate, table_version
 
 LOCK_TIMEOUT = 10.0  # seconds that a writer waits for another one
@@ -30,7 +31,7 @@ _TIMEOUTS = {
 }
 
 
-class StoreError(FlawscopeError):
+class StoreError(RefusalError):
     """The store cannot be read or written now; the request had no effect.
 
     Attributes:
@@ -39,7 +40,7 @@ class StoreError(FlawscopeError):
 
     def __init__(self, text: str, code: str):
         super().__init__(text)
-        self.code = code
+        self.status, self.code = {"disk_full": 507, "file_missing": 404}.get(code, 503), code
 
 
 def now() -> int:

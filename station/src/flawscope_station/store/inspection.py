@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, TypeAdapter, WithJsonSchema
 
 from flawscope import Region
-from flawscope.errors import InputError
+from flawscope.errors import FlawscopeError, InputError
 from flawscope.results import FoundParts, PartPose, findings
 
 Finding = findings.Finding  # the name of a field hides the module
@@ -169,8 +169,23 @@ UNANSWERED_REQUEST = "request, which is not answered yet"
 MAX_LABEL_LENGTH = 100  # characters of a part's number, and of a batch
 
 
-class KeyUsedError(InputError):
+class RefusalError(FlawscopeError):
+    """A picture, or a trigger, is not judged.
+
+    Each kind stands for itself, so that whoever hands pictures in decides about each: none is `InputError`,
+    after which a picture is given up as unreadable, and none but `BusyError` says that others wait, too.
+
+    Attributes:
+        status: of HTTP. code: for programs.
+    """
+
+    status, code = 503, "failed"
+
+
+class KeyUsedError(RefusalError):
     """The key of a request names another request."""
+
+    status, code = 409, "key_used"
 
     def __init__(self, use: str):
         super().__init__(

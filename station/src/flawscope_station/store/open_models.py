@@ -8,14 +8,16 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from flawscope import Prediction, Predictor, Router
-from flawscope.errors import FlawscopeError
+from flawscope_station.store.inspection import RefusalError
 
 _MAX_SPARE = 1  # models that stay open although they judge nothing
 Model = Predictor | Router
 
 
-class NoModelError(FlawscopeError):
+class NoModelError(RefusalError):
     """No model of a product is open."""
+
+    code = "no_model"
 
 
 class ProductModel(NamedTuple):

@@ -69,6 +69,8 @@ SENDER_ADDRESS: ContextVar[str | None] = ContextVar("address", default=None)
 class NotFoundError(InputError):
     """The product, inspection or version does not exist."""
 
+    status, code = 404, "not_found"
+
 
 class PictureRecord(NamedTuple):
     """Picture of an inspection. removed_at: microseconds since 1970; None while the file is there. tolerated:

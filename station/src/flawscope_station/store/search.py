@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, Literal
 
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic.dataclasses import dataclass as checked_dataclass
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
@@ -25,6 +25,7 @@ from sqlalchemy import (
 )
 
 from flawscope.errors import InputError
+from flawscope_station.settings.values import CONFIG, read_as
 from flawscope_station.store.database import Database, now
 from flawscope_station.store.kinds import KindCounts, count_kinds
 from flawscope_station.store.records import (
@@ -37,12 +38,9 @@ from flawscope_station.store.records import (
     valid_id_or_zero,
 )
 from flawscope_station.store.schema import (
-    ANOMALOUS,
-    CHALLENGE,
     HOUR,
     IS_PRODUCTION,
     NOT_INSPECTED_EVENTS,
-    PRODUCTION,
     UNANSWERED,
     WITHIN,
     events,
@@ -56,22 +54,28 @@ MAX_PAGE_SIZE = 500  # inspections of a page
 MAX_SORTED_MATCHES = 2000  # matches beyond which a search walks in order instead of sorting
 _UNINDEXED_AT: ColumnElement[int] = literal_column("+inspections.at", BigInteger)  # +: without index
 _PREFIX_FILTERS = ("name", "part", "batch")  # filters that may be a prefix, as A12*
-_CHOICES = {
-    "decision": (GOOD, ANOMALOUS, WITHIN),
-    "verdict": ("good", "defect", "none"),
-    "review": ("none", "waiting", "done", "skipped"),
-    "unanswered": ("any", "none", *UNANSWERED),
-    "purpose": (PRODUCTION, CHALLENGE),
-}
-_NUMBER_FILTERS: dict[str, tuple[Callable[[str], Any], Callable[[Any], bool], str]] = {
-    "score_min": (float, math.isfinite, "a number"),
-    "score_max": (float, math.isfinite, "a number"),
-    "version": (int, lambda number: 0 <= number < 2**63, "a number"),
-    "limit": (int, lambda number: 1 <= number <= MAX_PAGE_SIZE, f"a number from 1 to {MAX_PAGE_SIZE}"),
-}
 
 
-@dataclass(frozen=True)
+def _moment(given: Any) -> Any:
+    return parse_time(given) if isinstance(given, str) else given
+
+
+def _printed(text: str) -> str:
+    if "\0" in text:
+        raise InputError("it holds a character that no name has")
+    return text
+
+
+def _checked_cursor(text: str) -> str:
+    decode_cursor(text)  # checked now: when an export uses it, the answer has begun
+    return text
+
+
+Moment = Annotated[int, BeforeValidator(_moment)]
+Name = Annotated[str, AfterValidator(_printed)]
+
+
+@checked_dataclass(frozen=True, config=CONFIG)
 class Filters:
     """Filters of a search; None: any.
 
@@ -79,27 +83,27 @@ class Filters:
     with A12, also of part and batch. cursor: `next` of the page before.
     """
 
-    since: int | None = None
-    until: int | None = None
-    decision: str | None = None
-    verdict: str | None = None
-    review: str | None = None
-    unanswered: str | None = None
+    since: Moment | None = None
+    until: Moment | None = None
+    decision: Literal["good", "anomalous", "within tolerance"] | None = None
+    verdict: Literal["good", "defect", "none"] | None = None
+    review: Literal["none", "waiting", "done", "skipped"] | None = None
+    unanswered: Literal["any", "none", "late", "withdrawn", "abandoned"] | None = None
     score_min: float | None = None
     score_max: float | None = None
-    version: int | None = None
-    name: str | None = None
-    part: str | None = None
-    batch: str | None = None
-    cursor: str | None = None
-    limit: int = 50
-    purpose: str = PRODUCTION
+    version: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    name: Name | None = None
+    part: Name | None = None
+    batch: Name | None = None
+    cursor: Annotated[str, AfterValidator(_checked_cursor)] | None = None
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE_SIZE)] = 50
+    purpose: Literal["production", "challenge"] = "production"
 
     @classmethod
     def from_query(cls, query: Mapping[str, str]) -> Filters:
         """Filters from a URL's query; empty values and unknown names are ignored. InputError, one line."""
         texts = {field.name: query.get(field.name, "").strip() for field in fields(cls)}
-        return cls(**{name: _parse_filter(name, text) for name, text in texts.items() if text})
+        return read_as(cls, {name: text for name, text in texts.items() if text}, None)
 
 
 @dataclass(frozen=True)
@@ -133,9 +137,7 @@ def iterate_pages(database: Database, product_id: int, filters: Filters) -> Iter
     """All inspections that match, a page at a time."""
     cursor: str | None = filters.cursor
     while True:
-        page = search(
-            database, product_id, Filters(**{**vars(filters), "cursor": cursor, "limit": MAX_PAGE_SIZE})
-        )
+        page = search(database, product_id, replace(filters, cursor=cursor, limit=MAX_PAGE_SIZE))
         yield page.inspections
         if (cursor := page.next) is None:
             return
@@ -206,24 +208,6 @@ def _prefix_end(begin: str) -> str | None:
         return None
     code = ord(begin[-1]) + 1
     return begin[:-1] + chr(0xE000 if code == 0xD800 else code)
-
-
-def _parse_filter(name: str, text: str) -> Any:
-    if name in ("since", "until"):
-        return parse_time(text)
-    if name in _CHOICES and text not in _CHOICES[name]:
-        raise InputError(f"{name}={text:.40} is not one of {', '.join(_CHOICES[name])}")
-    if name in _NUMBER_FILTERS:
-        read, allows, kind = _NUMBER_FILTERS[name]
-        with suppress(ValueError, OverflowError):
-            if allows(number := read(text)):
-                return number
-        raise InputError(f"{name}={text:.40} is not {kind}")
-    if "\0" in text:
-        raise InputError(f"{name} holds a character that no name has")
-    if name == "cursor":
-        decode_cursor(text)  # checked now: when an export uses it, the answer has begun
-    return text
 
 
 def encode_cursor(number: int) -> str:

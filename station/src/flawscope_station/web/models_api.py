@@ -13,15 +13,15 @@ from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from flawscope.artefact import files as model_files
-from flawscope.calibration import judgement as judgements
 from flawscope.errors import InputError
 from flawscope.predictor import rates
 from flawscope_station.access.roles import has_role
 from flawscope_station.learning.activation import Learning
 from flawscope_station.learning.candidate_records import (
+    READY,
     REJECTED,
+    Candidate,
     advice,
-    describe_candidate,
     list_history,
 )
 from flawscope_station.setup.drafts import NameTakenError
@@ -45,7 +45,6 @@ from flawscope_station.web.parts import (
     VersionsDep,
     part,
 )
-from flawscope_station.web.refusals import RefusedError
 from flawscope_station.web.uploads import get_body
 
 MAX_MODEL_BYTES = 2 * 1024**3  # of a model file that is sent
@@ -80,41 +79,6 @@ class LearnOptions(BaseModel):
         "", description="empty: as the method can without a training"
     )
     good: list[int] = Field([], description="inspections of `unsure` that are good, looked at once more")
-
-
-class CandidateStep(BaseModel):
-    stage: str
-    done: int
-    total: int
-
-
-class Correction(BaseModel):
-    id: int
-    verdict: Literal["good", "defect"]
-    verdict_id: int
-
-
-class Candidate(BaseModel):
-    """Version that is being made, or was made, from verdicts."""
-
-    id: int
-    status: Literal["queued", "running", "ready", "live", "rejected", "failed", "removed"]
-    start: int = Field(description="the version that it was made from")
-    version: int | None = Field(description="that it became")
-    compared_with: int | None
-    by: str
-    created_at: str
-    changed_at: str
-    how: str
-    corrections: list[Correction]
-    error: str | None
-    waits: list[
-        Literal["lost", "simulated", "weaker", "no_gain", "few", "asked", "switched", "not_opened"]
-    ] = Field(description="why the rule does not let it go live")
-    judgement: judgements.Judgement | None
-    at_risk: list[int] = Field(description="what `losing` must name to use it")
-    seconds: dict[str, float] | None
-    step: CandidateStep | None
 
 
 class LearningState(BaseModel):
@@ -202,8 +166,6 @@ async def add_version(
         who = person.name
         number = await asyncio.to_thread(addresses.add_version, name, temporary, f"sent by {who}", who)
         return await asyncio.to_thread(addresses.versions.version, product_id, number)
-    except RefusedError:
-        raise
     except InputError as error:
         raise InputError(str(error).replace(str(temporary), file_name)) from None
     finally:
@@ -305,7 +267,7 @@ def learn(
 
 @router.get("/candidates/{number}", response_model=Candidate)
 def candidate(product_id: ProductId, number: int, learning: LearningDep) -> Any:
-    return describe_candidate(learning.candidates.row(product_id, valid_id_or_zero(number)))
+    return Candidate.of(learning.candidates.row(product_id, valid_id_or_zero(number)))
 
 
 @router.post("/candidates/{number}/reject", response_model=Candidate)
@@ -338,16 +300,16 @@ def models(
     candidates = state["candidates"][:MAX_CANDIDATES]
     made = learning.candidates.by_version(product_id)
     elsewhere = {number for number, row in made.items() if row.status == REJECTED}
-    elsewhere |= {c["version"] for c in candidates if c["status"] == "ready"}
-    judgements = [c["judgement"] for c in candidates if c["judgement"]]
-    lists = [judgement.get(key, ())[:MAX_THUMBNAILS] for judgement in judgements for key in THUMBNAIL_LISTS]
+    elsewhere |= {c.version for c in candidates if c.status == READY}
+    judgements = [c.judgement for c in candidates if c.judgement]
+    lists = [getattr(judgement, key)[:MAX_THUMBNAILS] for judgement in judgements for key in THUMBNAIL_LISTS]
     lists.append(state["unsure"][:MAX_THUMBNAILS])
-    lists += [[one["id"] for one in judgement["missed"][:MAX_THUMBNAILS]] for judgement in judgements]
+    lists += [[one.id for one in judgement.missed[:MAX_THUMBNAILS]] for judgement in judgements]
     return page.render(
         "models",
         sections=("models", "learning", "rates"),
         **_rate_facts(page, versions, active, listed["versions"]),
-        missed_rates=lambda missed: {one["id"]: one["rate"] for one in missed},
+        missed_rates=lambda missed: {one.id: one.rate for one in missed},
         learning=state,
         candidates=candidates,
         trail=list_history(store.database, product_id, 100),
@@ -355,7 +317,7 @@ def models(
         others=[v for v in listed["versions"] if v is not active and v["id"] not in elsewhere],
         kept=hold_promise(versions, product_id),
         losses=learning.losses(product_id, listed["versions"]),
-        advice={c["id"]: advice(c, listed["active"]) for c in candidates},
+        advice={c.id: advice(c, listed["active"]) for c in candidates},
         known=store.inspections_by_number(product_id, set().union(*lists)),
         MOST=MAX_THUMBNAILS,
         previous=versions.previous_version(product_id, listed["active"]),

@@ -11,25 +11,15 @@ from starlette.exceptions import HTTPException as PlainError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.errors import FlawscopeError
 from flawscope.methods import conflicts
 from flawscope_station import refusals
-from flawscope_station.access.authenticator import ExpiredError
-from flawscope_station.challenge.challenge import ChallengeOpenError
-from flawscope_station.learning.activation import DefectsLostError
-from flawscope_station.setup.drafts import NameTakenError
+from flawscope_station.store.inspection import RefusalError
 
 _DELAY = 5  # seconds of Retry-After, unless the error has its own
-_CODES: tuple[tuple[type[FlawscopeError], int, str], ...] = (  # beside those of pictures
-    (ExpiredError, 401, "token_expired"),
-    (ChallengeOpenError, 409, "challenge_open"),
-    (NameTakenError, 409, "name_taken"),
-    (DefectsLostError, 409, "loses_defects"),
-    (conflicts.ConflictError, 422, "conflict"),
-)
 
 
-class RefusedError(InputError, HTTPException):  # FastAPI passes an HTTPException on
+class RefusedError(RefusalError, HTTPException):  # FastAPI passes an HTTPException on
     """A request that is not served.
 
     Attributes:
@@ -46,10 +36,9 @@ class RefusedError(InputError, HTTPException):  # FastAPI passes an HTTPExceptio
 
 def status_and_code(error: FlawscopeError) -> tuple[int, str]:
     """Return the HTTP status of an error, and its code for programs."""
-    if isinstance(error, RefusedError):
-        return error.status, error.code
-    own = ((status, code) for kind, status, code in _CODES if isinstance(error, kind))
-    return next(own, None) or refusals.status_and_code(error)
+    if isinstance(error, conflicts.ConflictError):
+        return 422, "conflict"
+    return refusals.status_and_code(error)
 
 
 def error_response(error: FlawscopeError) -> Response:

@@ -12,11 +12,8 @@ from fastapi.responses import FileResponse
 from flawscope.methods import conflicts, registry
 from flawscope.predictor import part_names, rates
 from flawscope_station.access.roles import ENGINEER
-from flawscope_station.connections import ConnectionContext
-from flawscope_station.inspecting.picture import Picture
 from flawscope_station.setup.draft import (
     AddedPicture,
-    DefectFolderError,
     Draft,
     describe_result,
     refuse_defect_folder,
@@ -120,10 +117,7 @@ async def add_pictures(
     """Add pictures of good parts: the body is a picture or a zip of them; a form may hold several. Those that
     are kept are on the disk when the answer comes; the same content is kept once."""
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    try:
-        refuse_defect_folder(file)
-    except DefectFolderError as error:
-        raise RefusedError(422, str(error), "defects") from None
+    refuse_defect_folder(file)
     if kind in ("application/zip", "application/x-zip-compressed") or file.lower().endswith(".zip"):
         added = await _receive_zip(files, drafts, draft, request, file or "the zip")
         return {"results": [picture._asdict() for picture in added]}
@@ -143,14 +137,10 @@ async def capture(
     draft: DraftDep, body: setup_schemas.CaptureRequest, drafts: DraftsDep, floor: FloorDep
 ) -> Any:
     """Add what a camera shows now."""
-    picture = await _capture(floor, body)
+    camera = floor.camera(body.product, body.camera)
+    picture = await asyncio.to_thread(camera.picture, await wait_for_shot(camera, FRAME_SECONDS, None), None)
     added = await asyncio.to_thread(drafts.add, draft, [(picture.name, picture.data)])
     return {"results": [one._asdict() for one in added]}
-
-
-async def _capture(floor: ConnectionContext, body: setup_schemas.CaptureRequest) -> Picture:
-    camera = floor.camera(body.product, body.camera)
-    return await asyncio.to_thread(camera.picture, await wait_for_shot(camera, FRAME_SECONDS, None), None)
 
 
 async def _receive_zip(
@@ -236,20 +226,8 @@ def stop(draft: DraftDep, drafts: DraftsDep) -> Any:
 async def try_pictures(draft: DraftDep, request: Request, drafts: DraftsDep, file: PictureName = "") -> Any:
     """Judge a few pictures with what was learnt; nothing is kept."""
     uploaded, _ = await uploads.read_uploads(request, file)
-    return await _judge(drafts, draft, [(upload.name, upload.data) for upload in uploaded])
-
-
-@router.post("/{name}/try-capture", response_model=setup_schemas.TriedPictures, responses=refusals(504))
-async def try_capture(
-    draft: DraftDep, body: setup_schemas.CaptureRequest, drafts: DraftsDep, floor: FloorDep
-) -> Any:
-    """Judge what a camera shows now with what was learnt; nothing is kept."""
-    picture = await _capture(floor, body)
-    return await _judge(drafts, draft, [(picture.name, picture.data)])
-
-
-async def _judge(drafts: Drafts, draft: Draft, pictures: list[tuple[str, bytes]]) -> dict[str, Any]:
-    results = await asyncio.to_thread(drafts.try_model, draft, pictures)
+    sent = [(upload.name, upload.data) for upload in uploaded]
+    results = await asyncio.to_thread(drafts.try_model, draft, sent)
     for result in results:
         if "overlay" in result:
             result["overlay"] = base64.b64encode(result["overlay"]).decode()

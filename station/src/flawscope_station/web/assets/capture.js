@@ -5,15 +5,12 @@
   const { draft } = station;
   if (!draft || !byId("camera")) return;
 
-  const chosen = () => {
-    const [option] = byId("camera").selectedOptions;
-    return { product: option.dataset.product, camera: Number(option.value) };
-  };
-
   byId("capture").addEventListener("click", async () => {
     byId("capture").disabled = true;
+    const [option] = byId("camera").selectedOptions;
+    const body = { product: option.dataset.product, camera: Number(option.value) };
     try {
-      const [{ name, status, error }] = (await api(`${draft.home}/capture`, { body: chosen() })).results;
+      const [{ name, status, error }] = (await api(`${draft.home}/capture`, { body })).results;
       if (status === "refused") draft.refuse(error);
       else draft.say(t(status === "known" ? "capture.again" : "capture.taken", { name }), status === "known");
       await draft.look();
@@ -23,6 +20,4 @@
     byId("capture").disabled = false;
     byId("capture").focus();
   });
-  byId("try-camera").hidden = false;
-  byId("try-camera").addEventListener("click", () => draft.judge(() => api(`${draft.home}/try-capture`, { body: chosen(), seconds: 60 })));
 })();

@@ -557,7 +557,7 @@
     setTimeout(follow, isCalm ? 4000 : 1000);
   }
   const restart = () => (byId("start").disabled = !startable());
-  station.draft = { home, small, say, failed, refuse, leaveOut, look, judge, make, restart, listed, of: () => state }; // for the scripts beside this one
+  station.draft = { home, small, say, failed, refuse, leaveOut, look, make, restart, listed, of: () => state }; // for the scripts beside this one
   take(state);
   setTimeout(follow, 300);
 })();
