@@ -13,6 +13,7 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.listing import OUTPUT_LIST, pictures_in
 from flawscope.pictures.masks import read_mask
 from flawscope.results import review as sessions
+from flawscope.results.prediction import Levels, Prediction
 from flawscope.results.review import (
     DEFECT,
     GOOD,
@@ -23,6 +24,7 @@ from flawscope.results.review import (
     read_review_pictures,
 )
 from flawscope.results.table import ResultRow
+from flawscope.views.preprocess import Preprocess
 
 
 def files(folder):
@@ -190,9 +192,6 @@ def test_the_proposed_mask_is_what_the_model_outlined(session):
 
 def test_of_regions_of_any_shape_the_mask_is_the_models_own(tmp_path):
     """Against the prediction's own mask at the picture's size: they differ at the edges only."""
-    from flawscope.results.prediction import Levels, Prediction
-    from flawscope.views.preprocess import Preprocess
-
     values = np.zeros((64, 64), np.float32)
     rows, columns = np.indices(values.shape)
     values[(rows - 20) ** 2 + (columns - 30) ** 2 < 90] = 1

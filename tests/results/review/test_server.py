@@ -108,9 +108,8 @@ def test_decisions_are_made_and_taken_back(review):
     assert verdict(review, 2, "skip")[0] == 200
     waiting = json.loads(ask(review, "api/review?limit=9")[2])
     assert ([one["id"] for one in waiting["inspections"]], waiting["waiting"]) == ([1], 1)
-    assert verdict(review, 1, "undo")[0] == 200
-    assert verdict(review, 1, "undo")[0] == 200
-    assert verdict(review, 2, "undo")[0] == 200
+    for number in (1, 1, 2):
+        assert verdict(review, number, "undo")[0] == 200
     assert review.session.decisions() == {}
     assert json.loads(ask(review, "api/review?limit=9")[2])["waiting"] == 3
 
@@ -122,9 +121,7 @@ def test_an_outline_that_is_drawn_is_kept(review):
     sent = base64.b64encode(file.getvalue()).decode()
     assert verdict(review, 0, DEFECT, mask=sent)[0] == 200
     mask = read_mask(ask(review, "api/inspections/1/mask")[2])
-    assert mask.shape == (48, 64)
-    assert mask.sum() == 4
-    assert mask[10:12, 14:16].all()
+    assert (mask.shape, np.argwhere(mask).tolist()) == ((48, 64), [[10, 14], [10, 15], [11, 14], [11, 15]])
     assert verdict(review, 1, DEFECT, mask="x")[0] == 400
     assert verdict(review, 1, DEFECT, mask=base64.b64encode(b"no picture").decode())[0] == 409
     assert review.session.decisions() == {0: DEFECT}
@@ -143,8 +140,7 @@ def test_what_no_page_sends_is_refused(review):
 def test_what_cannot_be_kept_is_said_to_the_page(review):
     review.session.pictures[0].path.unlink()
     status, said = verdict(review, 0, GOOD)
-    assert status == 409
-    assert "is it there" in said["error"]
+    assert (status, "is it there" in said["error"]) == (409, True)
     assert ask(review, "api/inspections/1/view")[0] == 409
 
 
