@@ -56,12 +56,12 @@ def files(folder):
 def test_the_files_hold_the_map_the_mask_and_an_overlay_of_the_pictures_size(tmp_path):
     path, out = tmp_path / "data/test/dent/000.png", tmp_path / "out"
     pictures = PictureWriter(out, tmp_path / "data")
-    pictures.add(path, predict(path))
+    pictures.add(path, predict(path, 1.5))
     written = {f"{folder}/dent/000.png" for folder in ("overlays", "maps", "masks")}
     assert files(out) == written | {"maps/scale.json"}
     np.testing.assert_array_equal(read_mask(out / "masks/dent/000.png"), SPOT > 0.5)
     map16 = np.array(Image.open(out / "maps/dent/000.png"))
-    np.testing.assert_allclose(map16 / 65535, 0.9 * SPOT, atol=1e-4)  # 0..1 is the fixed colour range
+    np.testing.assert_array_equal(map16, 65535 * SPOT)  # 0..1 is the fixed colour range
     assert Image.open(out / "overlays/dent/000.png").size == (60, 40)
     pictures.add(path, predict(path, picture=(1000, 5000)))
     assert Image.open(out / "overlays/dent/000.png").size == pytest.approx((2048, 2048 / 5), abs=1)
