@@ -365,8 +365,7 @@ def test_outputs_are_told_one_by_one_so_that_none_says_ok_too_early():
 
     done = Outputs(done=True, ok=True, result=1, score=2.0, part="A", inspection=3)
     told = write_order(Outputs(busy=True, part="A"), done)
-    assert told[0] == "busy"
-    assert told[-1] == "done"
+    assert (told[0], told[-1]) == ("busy", "done")
     assert told.index("ok") > max(told.index(name) for name in ("score", "result", "inspection"))
     told = write_order(done, Outputs(ready=True))
     assert told[-1] == "ready"

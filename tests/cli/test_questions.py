@@ -109,8 +109,7 @@ def test_a_calibration_keeps_its_work(run, model, tmp_path):
         assert out is new or model.read_bytes() == before
         code, _, said = run("calibrate", model, "--good", few, "--out", out, "--quiet", "--force")
         assert (code, "accepted: " in said) == (0, True)
-        assert flawscope.load(out).calibration.count == 4
-        assert flawscope.load(out).questions == ()
+        assert (flawscope.load(out).calibration.count, flawscope.load(out).questions) == (4, ())
         assert out is new or not written.exists()
 
 

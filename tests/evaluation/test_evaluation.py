@@ -156,8 +156,7 @@ def test_what_the_model_has_seen_is_left_out_whatever_its_name(root, role, copy)
     copy(learnt[0], root / "test/good/new.png")
     copy(learnt[1], root / "test/dent/new.png")
     result = found(root, seen={role: learnt})
-    assert result.left_out == {"good": 1, "dent": 1}
-    assert result.to_dict()["left_out"] == 2
+    assert (result.left_out, result.to_dict()["left_out"]) == ({"good": 1, "dent": 1}, 2)
     assert (result.metrics, result.images) == (plain.metrics, 7)
     pixels = np.array(Image.open(learnt[2]))
     pixels[3, 3, 1] ^= 1  # another picture
@@ -365,8 +364,7 @@ def test_a_letterboxs_border_counts_nowhere(tmp_path):
         [seen.prediction.map[shown] for seen in result.pictures],
         [seen.truth[shown] for seen in result.pictures if seen.truth is not None],
     )
-    assert result.metrics["pixel_ap"] == by_hand.ap
-    assert result.metrics["au_pro"] == by_hand.au_pro
+    assert (result.metrics["pixel_ap"], result.metrics["au_pro"]) == (by_hand.ap, by_hand.au_pro)
     assert result.defect_pixels == {"all": 32, "outside": 0, "pictures_outside": 0}
     assert result.remarks == []
 
@@ -467,8 +465,7 @@ def test_a_defect_without_mask_is_not_taken_for_good_in_spro(loco):
     before = found(loco).metrics["au_spro_0.05"]
     draw(loco / "test/logical_anomalies/001.png", 0.99)
     result = found(loco)
-    assert result.without_mask == 1
-    assert result.metrics["au_spro_0.05"] == pytest.approx(before)
+    assert (result.without_mask, result.metrics["au_spro_0.05"]) == (1, pytest.approx(before))
 
 
 def test_a_damaged_loco_mask_is_reported_not_blamed_on_the_saturation_file(loco):

@@ -84,8 +84,7 @@ def test_auto_takes_copies_where_parts_lie_any_way_round_and_are_few():
     assert any("copies are in the bank" in line for line in told)
     images = parts(2)
     same = fitted([images[0], np.clip(images[0].astype(int) + 1, 0, 255).astype(np.uint8)], group=r"\d+")
-    assert same.manifest.facts["augment"] == "none"
-    assert same.manifest.facts["patches"] == 2 * 64
+    assert (same.manifest.facts["augment"], same.manifest.facts["patches"]) == ("none", 2 * 64)
     images = patterned(4) * 3
     images = [np.roll(image, k, axis=0) for k, image in enumerate(images)]
     auto, none = fitted(images), fitted(images, augment="none")

@@ -291,8 +291,7 @@ def test_extending_twice(fitted, tmp_path):
     once = read(tmp_path / "a.safetensors")
     twice = partial_fit(tmp_path / "a.safetensors", parts(4, seed=10), device="cpu", check=False)
     assert twice.calibration.scores[:16] == once.manifest.calibration.scores
-    assert len(twice.manifest.pictures) == 20
-    assert len(twice.manifest.facts["calibration_pictures"]) == 20
+    assert (len(twice.manifest.pictures), len(twice.manifest.facts["calibration_pictures"])) == (20, 20)
     # each picture's own elements are left out: a group of one round is none of another
     groups = twice.manifest.facts["calibration_groups"]
     assert list(groups) == twice.manifest.facts["calibration_pictures"]
@@ -318,8 +317,7 @@ def test_two_sizes_have_a_bank_each(fitted_two, tmp_path):
     facts, tensors = fitted_two.manifest.facts, fitted_two.artefact.tensors
     banks = [bank_of(fitted_two, v) for v in range(3)]
     assert [len(bank) for bank in banks] == [round(0.1 * 12 * 36), *(round(2.4 * n) for n in (PATCHES, 16))]
-    assert facts["bank"] == sum(map(len, banks))
-    assert facts["patches"] == 12 * (36 + PATCHES + 16)
+    assert (facts["bank"], facts["patches"]) == (sum(map(len, banks)), 12 * (36 + PATCHES + 16))
     assert [len(tensors[f"bank_groups.{v}"]) for v in range(3)] == list(map(len, banks))
     parts = views_of(features_of(fitted_two, good()))
     radii = [radius_of(part, bank) for part, bank in zip(parts, banks, strict=True)]
@@ -361,8 +359,7 @@ def test_extending_two_sizes_keeps_the_old_of_both(fitted_two):
             fitted_two.artefact.tensors[f"views.{v}.centre"].tobytes()
         )
     assert new.artefact.tensors["normal"].tobytes() == fitted_two.artefact.tensors["normal"].tobytes()
-    assert new.calibration.scores[:12] == fitted_two.calibration.scores
-    assert new.calibration.count == 17
+    assert (new.calibration.scores[:12], new.calibration.count) == (fitted_two.calibration.scores, 17)
     features = views_of(features_of(new, [*good(), *more]))
     for v, radius in enumerate(new.manifest.facts["covering_radius"]):
         assert radius_of(features[v], bank_of(new, v)) <= radius * (1 + 1e-5)
@@ -511,10 +508,8 @@ def test_names_are_relative_to_the_common_folder(tmp_path, monkeypatch):
 def test_larger_sizes_keep_at_least_a_few_thousand(monkeypatch):
     monkeypatch.setattr("flawscope.methods.patchcore.bank_selection.MIN_FINE_BANK", 2000)
     config = Config(fine_ratio=0.03)
-    assert memory.bank_size(config, 1, 10_000) == 2000
-    assert memory.bank_size(config, 1, 500) == 500
-    assert memory.bank_size(config, 1, 200_000) == 6000
-    assert memory.bank_size(config, 0, 10_000) == 1000
+    assert (memory.bank_size(config, 1, 10_000), memory.bank_size(config, 1, 500)) == (2000, 500)
+    assert (memory.bank_size(config, 1, 200_000), memory.bank_size(config, 0, 10_000)) == (6000, 1000)
     assert memory.bank_size(Config(count=50), 1, 10_000) == 50
 
 

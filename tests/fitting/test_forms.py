@@ -40,8 +40,7 @@ def model(data):
 
 def test_the_sizes_have_the_form_of_the_pictures_and_are_stored(model):
     manifest = flawscope.load(model).manifest
-    assert manifest.config["size"] == "48x96+64x144"
-    assert manifest.preprocess.network_size == (64, 144)
+    assert (manifest.config["size"], manifest.preprocess.network_size) == ("48x96+64x144", (64, 144))
     assert manifest.facts["picture_sizes"] == [[HEIGHT, WIDTH]]
 
 

@@ -61,8 +61,7 @@ def test_the_next_one_keeps_what_the_last_one_was_learnt_from(model, part):
     more = [replace(one, learn=False, before=None) for one in first]
     more.append(replace(reviewed(model, 5, part(205, stained=True), True, sure=True), before=None))
     twice = update(once.artefact, once, more, **QUICK)
-    assert twice.learnt == [5]
-    assert set(twice.comparison.after) == {0, 1, 5}
+    assert (twice.learnt, set(twice.comparison.after)) == ([5], {0, 1, 5})
     assert all(score.learnt for score in twice.comparison.after.values())
     assert sum(note.startswith("learnt from ") for note in twice.predictor.manifest.notes) == 1
     assert sum(note.startswith("extended by ") for note in twice.predictor.manifest.notes) == 1
@@ -154,8 +153,7 @@ def test_a_threshold_of_the_line_alone_for_other_methods(model, part):
     with pytest.raises(InputError, match=r"5 good pictures of the line can calibrate, 19 are needed"):
         update(model.artefact, model, drawn[:5], how="recalibrated", **QUICK)
     made = update(model.artefact, model, drawn, how="recalibrated", **QUICK)
-    assert made.predictor.calibration.count == 20
-    assert made.predictor.calibration.method == "held out"
+    assert (made.predictor.calibration.count, made.predictor.calibration.method) == (20, "held out")
     with pytest.raises(InputError, match="nothing new to learn from"):
         update(model.artefact, model, [ReviewedPicture(1, part(5), True)], **QUICK)
 
@@ -200,8 +198,7 @@ def test_a_correction_that_hides_a_known_defect_is_responsible(model, part, tmp_
         reviewed(model, 2, str(tmp_path / "known.png"), False),
     ]
     made = update(model.artefact, model, pictures, device="cpu", check=False)
-    assert made.comparison.found["known"] == [1, 0, 1]
-    assert made.responsible == [1]
+    assert (made.comparison.found["known"], made.responsible) == ([1, 0, 1], [1])
     found = made.judgement()
     assert (found.lost, found.responsible, found.refused) == ([2], [1], ["known"])
     harmless = update(model.artefact, model, [pictures[0], pictures[2]], device="cpu", check=False)

@@ -154,12 +154,9 @@ def test_the_commands_decide_on_the_parts_of_each_product(run, data, tmp_path):
     assert code == 3, said
     parts = {one["part"]: one for one in map(json.loads, lines.splitlines()) if "part" in one}
     found = {name: (one["product"], one["decision"]) for name, one in parts.items()}
-    assert found["p60"] == ("block", "anomalous")
-    assert found["p50"][0] == "rings"
-    assert found["p61"] == ("rings", "anomalous")
-    assert found["p99"] == (None, "anomalous")
-    assert parts["p61"]["missing"] == ["side"]
-    assert parts["p60"]["p_value"] == 1 / (PARTS + 1)
+    assert (found["p60"], found["p50"][0]) == (("block", "anomalous"), "rings")
+    assert (found["p61"], found["p99"]) == (("rings", "anomalous"), (None, "anomalous"))
+    assert (parts["p61"]["missing"], parts["p60"]["p_value"]) == (["side"], 1 / (PARTS + 1))
     with (tmp_path / "out" / "parts.csv").open(encoding="utf-8-sig") as file:
         rows = {row["part"]: row["product"] for row in csv.DictReader(file)}
     assert rows == {"p60": "block", "p50": "rings", "p61": "rings", "p99": Prediction.NO_PRODUCT_NAME}

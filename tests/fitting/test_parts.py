@@ -83,8 +83,7 @@ def test_real_iad_has_figures_of_pictures_pixels_and_samples(tmp_path, capsys):
     call = ["--data", str(root), "--out", out, *how, "--no-check", "--evaluate", "--json", "--quiet"]
     assert main(["fit", *call]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["images"] == 18
-    assert found["kinds"]["BX"]["images"] == 4
+    assert (found["images"], found["kinds"]["BX"]["images"]) == (18, 4)
     assert found["metrics"]["image_auroc"] > 0.9
     assert found["metrics"]["pixel_auroc"] > 0.9
     parts = found["parts"]
@@ -105,8 +104,7 @@ def test_parts_are_decided_on_by_all_views(data, model, tmp_path, capsys):
     assert len(lines) == 7 + 4
     assert set(parts) == {"p60", "p61", "p62", "p63"}
     assert all(p["decision"] == "anomalous" and p["worst"] == "top" for p in parts.values())
-    assert parts["p62"]["p_value"] == 1 / 21
-    assert parts["p63"]["missing"] == ["side"]
+    assert (parts["p62"]["p_value"], parts["p63"]["missing"]) == (1 / 21, ["side"])
     assert set(parts["p60"]["views"]) == set(VIEWS)
     rows = list(csv.DictReader((tmp_path / "out" / "parts.csv").open(encoding="utf-8-sig")))
     assert [(row["part"], row["missing"]) for row in rows][-1] == ("p63", "side")

@@ -48,8 +48,7 @@ def test_each_place_has_a_bank_of_what_was_seen_there(each):
     assert each.manifest.preprocess.positions == grid.shape == (3, 3)
     assert each.artefact.tensors["views.0.bank"].shape[:2] == (10, 100)
     assert each.artefact.tensors["bank_groups.0"].shape == (10, 100)
-    assert each.manifest.facts["bank"] == 1000
-    assert each.manifest.config["positions"] == "each"
+    assert (each.manifest.facts["bank"], each.manifest.config["positions"]) == (1000, "each")
     assert {int(g) for g in np.unique(each.artefact.tensors["bank_groups.0"])} == set(range(6))
 
 

@@ -83,8 +83,7 @@ def test_a_wrong_count_is_an_outcome_of_its_own(predictor, cells, other, remark)
     found = predictor.predict(drawn(200, cells, other)[0])
     assert found.is_anomalous
     assert found.severity > 0
-    assert found.remark == remark
-    assert found.to_dict()["part_p_value"] == 2 / 13
+    assert (found.remark, found.to_dict()["part_p_value"]) == (remark, 2 / 13)
     assert found.p_value <= 2 / 13
     assert found.part_found is bool(cells)
     squares = found.squares((SIDE, SIDE))
@@ -167,8 +166,7 @@ def test_parts_go_with_light_tiles_zone_and_positions(good, tmp_path):
     together = {"tile": 48, "light": "10%", "roi": ZONE, "positions": "each"}
     model = flawscope.fit(good, **OPTIONS, **together)
     known, how = model.calibration, model.manifest.preprocess
-    assert known.miscounted == 1
-    assert len(known.scores) == 11
+    assert (known.miscounted, len(known.scores)) == (1, 11)
     assert how.positions is not None
     darker = Light(brightness=0.92)
     for seed in range(100, 102):

@@ -38,8 +38,7 @@ def spotted(picture, y, x, side=10):
 def test_a_model_with_tiles_judges_whole_pictures(tiled, tmp_path):
     new = parts(4, seed=1)
     answer = tiled.predict(new[0])
-    assert answer.map.shape == (144, 144)
-    assert answer.score == answer.map.max()
+    assert (answer.map.shape, answer.score) == ((144, 144), answer.map.max())
     assert tiled.calibration.count == 8
     tiled.save(tmp_path / "m.safetensors")
     again = load(tmp_path / "m.safetensors", device="cpu")
@@ -110,8 +109,7 @@ def test_the_order_in_which_tiles_are_answered_changes_nothing(tiled, monkeypatc
 
     monkeypatch.setattr(tile_calibration, "workers", backwards)
     other = fit(list(parts()), tile=64, **SMALL)
-    assert other.manifest.fusion == tiled.manifest.fusion
-    assert other.calibration == tiled.calibration
+    assert (other.manifest.fusion, other.calibration) == (tiled.manifest.fusion, tiled.calibration)
 
 
 def test_only_tiles_in_the_region_of_interest_are_computed():

@@ -94,8 +94,7 @@ def test_a_training_that_is_interrupted_ends_as_one_that_is_not(two, training, t
     )  # it keeps to the number that it began with
     assert learnt == [0, 1, 2, 2]  # steps 0 and 1 were not done again
     assert figures(broken) == figures(whole)
-    assert broken["threads"] == 1
-    assert broken["fit"] == {"seconds": None, "resumed": True}
+    assert (broken["threads"], broken["fit"]) == (1, {"seconds": None, "resumed": True})
     assert not task.work.exists()
 
 
@@ -237,5 +236,4 @@ def test_few_pictures_are_drawn_by_the_seed_and_the_test_stays(two, tmp_path):
 def test_seen_defects_are_learnt_from_and_not_tested_on(two, tmp_path):
     call = {"methods": "prnet", "seen": "2", "steps": 1, "sets": ["prnet.size=64", "prnet.batch=2"]}
     document = run(task_for(two, tmp_path, **call))
-    assert document["pictures"]["seen"] == 2
-    assert document["evaluation"]["left_out"] == 2
+    assert (document["pictures"]["seen"], document["evaluation"]["left_out"]) == (2, 2)

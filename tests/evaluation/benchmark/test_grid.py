@@ -17,8 +17,7 @@ def names(grid):
 
 
 def test_rows_stand_in_the_usual_order_and_others_after_them(two):
-    assert MVTEC[0] == "carpet"
-    assert MVTEC[-1] == "zipper"
+    assert (MVTEC[0], MVTEC[-1]) == ("carpet", "zipper")
     assert (len(TEXTURES), len(OBJECTS)) == (5, 10)
     grid = plan_grid(two)
     assert (grid.rows, grid.missing) == (("grid", "plate"), ())  # nothing else was asked for
@@ -181,8 +180,7 @@ def test_seen_defects_and_textures_count_by_their_content(two, tmp_path):
     first, by_list = cell(folder, textures), cell(listed, textures)
     assert str(tmp_path) not in str(first.identity) + str(by_list.identity)
     moved = made(tmp_path / "elsewhere")
-    assert cell(moved[0], moved[2]).name == first.name
-    assert cell(moved[1], moved[2]).name == by_list.name
+    assert (cell(moved[0], moved[2]).name, cell(moved[1], moved[2]).name) == (first.name, by_list.name)
     for changed in ("defects/a.png", "masks/a.png"):
         (tmp_path / "here" / changed).write_bytes(b"1" * 9)
         second, second_by_list = cell(folder, textures), cell(listed, textures)

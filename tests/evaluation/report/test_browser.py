@@ -187,12 +187,10 @@ def test_the_slider_shows_what_other_rates_would_have_made(opened):
         return opened.find_element(By.ID, f"rate-{name}").text
 
     assert text("missed-small").startswith("2 of 4,")
-    assert text("value") == "4.8 %"
-    assert text("day") == "48"
+    assert (text("value"), text("day")) == ("4.8 %", "48")
     opened.find_element(By.ID, "rate-slider").send_keys(Keys.END)
     assert text("missed-small").startswith("1 of 4,")  # 0.3 lies below the tenth largest, 0.45 above
-    assert text("day") == "476"
-    assert text("option") == "--false-alarm-rate 47.62%"
+    assert (text("day"), text("option")) == ("476", "--false-alarm-rate 47.62%")
     changed = opened.find_elements(By.CSS_SELECTOR, "#rate-names .open")
     assert ["onerror" in button.text for button in changed] == [True]
     assert text("names").endswith("anomalous, right")

@@ -218,15 +218,13 @@ def test_every_position_is_what_its_option_makes_of_the_pictures(count):
     assert len(points) <= MAX_POINTS + 1
     assert [point["threshold"] for point in points] == sorted((p["threshold"] for p in points), reverse=True)
     (now,) = (point for point in points if point["now"])
-    assert now["threshold"] == made.score_threshold
-    assert now["rate"] == pytest.approx(made.expected_rate)
+    assert (now["threshold"], now["rate"]) == (made.score_threshold, pytest.approx(made.expected_rate))
     for point in points[:: max(1, len(points) // 20)]:
         other = made.with_rate(float(point["option"].split()[1].rstrip("%")) / 100)
         assert other.score_threshold == point["threshold"]
         assert other.expected_rate == pytest.approx(point["rate"])
         called = other.is_anomalous(scores)
-        assert point["missed"] == (~called & bad).sum()
-        assert point["alarms"] == (called & ~bad).sum()
+        assert (point["missed"], point["alarms"]) == ((~called & bad).sum(), (called & ~bad).sum())
         assert point["missed"] + point["alarms"] <= point["defective"] + point["good"] == 50
 
 

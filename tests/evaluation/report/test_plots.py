@@ -54,8 +54,7 @@ def test_no_bar_is_half_anomalous():
     scores = np.array([0.1, 0.5, 0.5000001, 3.0, -2.0])
     edges = bin_edges(-2.0, 3.0, 0.5)
     counts = bin_counts(scores, edges)
-    assert counts.sum() == len(scores)
-    assert counts[edges[1:] <= 0.5].sum() == 3
+    assert (counts.sum(), counts[edges[1:] <= 0.5].sum()) == (len(scores), 3)
     assert counts[edges[:-1] >= 0.5].sum() == 2
 
 

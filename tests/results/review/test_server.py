@@ -71,8 +71,7 @@ def test_the_page_has_its_pictures_and_nothing_from_outside(review):
     assert "default-src 'none'" in headers["Content-Security-Policy"]
     waiting = json.loads(ask(review, "api/review?limit=2&reader=x")[2])
     assert [one["name"] for one in waiting["inspections"]] == ["a/part", "b/part"]
-    assert waiting["inspections"][0]["detail"] == "p 0.100 · score 0.9"
-    assert waiting["waiting"] == 3
+    assert (waiting["inspections"][0]["detail"], waiting["waiting"]) == ("p 0.100 · score 0.9", 3)
     later = json.loads(ask(review, "api/review?limit=9&after=2")[2])
     assert [one["id"] for one in later["inspections"]] == [3]
     for kind in ("view", "overlay"):
@@ -131,8 +130,7 @@ def test_what_no_page_sends_is_refused(review):
     for sent in (b"", b"{", b"[]", b"null", b" " * 9_000_000):
         with suppress(ConnectionError):  # what is too long is not read
             assert ask(review, "api/inspections/1/verdict", sent)[0] == 400
-    assert verdict(review, 99, GOOD)[0] == 404
-    assert verdict(review, 0, "../x")[0] == 409
+    assert (verdict(review, 99, GOOD)[0], verdict(review, 0, "../x")[0]) == (404, 409)
     assert ask(review, "api/inspections/1/verdict", {"number": "x"})[0] == 409
     assert review.session.decisions() == {}
 
