@@ -131,30 +131,12 @@ def test_every_picture_is_handed_on_once_with_its_item_and_their_order_changes_n
     assert evaluate(model(), replace(dataset, test=dataset.test[::-1])).metrics == result.metrics
 
 
-def renamed(source, target):
-    shutil.copy(source, target)
-
-
-def as_bmp(source, target):
-    Image.open(source).save(target.with_suffix(".bmp"))
-
-
-def recompressed(source, target):
-    Image.open(source).convert("RGBA").save(target.with_suffix(".png"), compress_level=0)
-
-
-@pytest.mark.parametrize(
-    ("role", "copy"),
-    [
-        *(("train", renamed), ("calibration", as_bmp), ("duplicate", recompressed), ("dropped", renamed)),
-        ("seen", as_bmp),
-    ],
-)
-def test_what_the_model_has_seen_is_left_out_whatever_its_name(root, role, copy):
+@pytest.mark.parametrize("role", ["train", "calibration", "duplicate", "dropped", "seen"])
+def test_what_the_model_has_seen_is_left_out_whatever_its_name(root, role):
     learnt = [root / f"train/good/{k}.png" for k in range(3)]
     plain = found(root)
-    copy(learnt[0], root / "test/good/new.png")
-    copy(learnt[1], root / "test/dent/new.png")
+    Image.open(learnt[0]).save(root / "test/good/new.bmp")
+    Image.open(learnt[1]).convert("RGBA").save(root / "test/dent/new.png", compress_level=0)
     result = found(root, seen={role: learnt})
     assert (result.left_out, result.to_dict()["left_out"]) == ({"good": 1, "dent": 1}, 2)
     assert (result.metrics, result.images) == (plain.metrics, 7)
@@ -195,20 +177,6 @@ def test_a_bad_mask_is_reported_and_its_picture_counts_without(root, fault, full
     assert result.metrics["image_auroc"] == pytest.approx(11 / 12)
 
 
-def test_only_good_or_only_bad_pictures_have_null_figures(root):
-    dataset = open_dataset(root)
-    good, bad = (
-        evaluate(model(), replace(dataset, test=tuple(i for i in dataset.test if i.anomalous == which)))
-        for which in (False, True)
-    )
-    assert good.metrics["image_auroc"] is bad.metrics["image_auroc"] is None
-    assert (good.labels["image_f1"], good.labels["pixel_f1"]) == (None, None)
-    assert "nan" not in json.dumps(good.to_dict())
-    assert good.false_alarms["measured"] == 0.25
-    assert bad.false_alarms["measured"] is None
-    assert (bad.false_alarms["images"], bad.false_alarms["interval"]) == (0, [0.0, 1.0])
-
-
 def test_nothing_to_test_is_an_input_error(root):
     good = root / "train/good"
     with pytest.raises(InputError, match="no test pictures"):
@@ -243,13 +211,12 @@ def test_masks_that_resizing_would_lose_count_and_are_told(root):
     result = found(root)
     assert result.masks == {"pictures": 4, "empty": 0, "lost": 3, "regions": 4, "lost_regions": 0}
     kept = [np.argwhere(p.truth).tolist() for p in result.pictures if p.item.anomalous]
-    assert kept[:3] == [[[0, 0]], [[3, 3]], [[15, 15]]]
-    assert len(kept[3]) > 1
+    assert (kept[:3], len(kept[3]) > 1) == ([[[0, 0]], [[3, 3]], [[15, 15]]], True)
     (line,) = result.remarks
     assert line.startswith("3 of 4 masks so small that no pixel is left at the map's size")
-    assert line in result.to_dict()["remarks"]
-    assert line in format_evaluation(result)
-    assert line in result._repr_html_().replace("&#x27;", "'")
+    page = result._repr_html_().replace("&#x27;", "'")
+    for told in (result.to_dict()["remarks"], format_evaluation(result), page):
+        assert line in told
     assert "keeps the nearest one" in result.labels["pixel_metrics"]
     maps = [p.prediction.map for p in result.pictures]
     truths = [p.truth for p in result.pictures if p.truth is not None]
@@ -305,15 +272,22 @@ def test_a_turned_part_keeps_a_small_mask():
 
 
 def test_without_good_or_without_defective_pictures_nothing_is_perfect(root):
+    dataset = open_dataset(root)
+    good, bad = (
+        evaluate(model(), replace(dataset, test=tuple(i for i in dataset.test if i.anomalous == which)))
+        for which in (False, True)
+    )
+    for result in (good, bad):
+        for name in ("image_auroc", "image_ap", "image_f1", "image_f1_calibrated"):
+            assert result.metrics[name] is None, name
+        assert result.labels["image_f1"] is None
+        assert "nan" not in json.dumps(result.to_dict())
+    assert (good.labels["pixel_f1"], good.false_alarms["measured"]) == (None, 0.25)
+    assert bad.false_alarms.items() >= {"measured": None, "images": 0, "interval": [0.0, 1.0]}.items()
+    assert bad.metrics["pixel_auroc"] is not None
+    told = format_evaluation(bad)
+    assert ("image AUROC" in told, "pixel AUROC" in told) == (False, True)
     shutil.rmtree(root / "test/good")
-    values = found(root).metrics
-    for name in ("image_auroc", "image_ap", "image_f1", "image_f1_calibrated"):
-        assert values[name] is None, name
-    assert values["pixel_auroc"] is not None
-    assert found(root).labels["image_f1"] is None
-    told = format_evaluation(found(root))
-    assert "image AUROC" not in told
-    assert "pixel AUROC" in told
     for path in (root / "ground_truth").rglob("*.png"):
         Image.new("L", (2 * SIDE, 2 * SIDE), 255).save(path)  # no good pixel either
     assert set(found(root).metrics.values()) == {None}
