@@ -127,9 +127,9 @@ def test_what_is_undefined_is_nan():
     values = np.random.default_rng(0).normal(size=(1, 4, 4)).astype(np.float32)
     good, full = np.zeros((1, 4, 4), dtype=bool), np.ones((1, 4, 4), dtype=bool)
     for maps, masks, regions in ((values, good, 0), (values, full, 1), ([], [], 0), (values, [None], 0)):
-        found = astuple(pixel_metrics(maps, masks))
-        assert np.isnan(found[:5]).all()
-        assert found[5] == regions
+        found = pixel_metrics(maps, masks)
+        assert np.isnan(astuple(found)[:5]).all()
+        assert found.regions == regions
     maps, masks = draw(51)  # pictures without ground truth take no part
     unknown = np.full((3, 3), np.nan, dtype=np.float32)
     assert pixel_metrics([unknown, *maps], [None, *masks]) == pixel_metrics(maps, masks)
@@ -291,12 +291,8 @@ def test_bad_regions_are_named():
 
 
 def test_saturation_from_the_configuration():
-    # cut, as the published code does; 1 where 0 would be divided by
-    assert [saturation_pixels(n, f, relative=True) for n, f in ((1000, 0.25), (999, 0.5), (1, 0.5))] == [
-        250,
-        499,
-        1,
-    ]
+    for pixels, share, saturation in ((1000, 0.25, 250), (999, 0.5, 499), (1, 0.5, 1)):  # cut, and never 0
+        assert saturation_pixels(pixels, share, relative=True) == saturation
     assert [saturation_pixels(n, 300, relative=False) for n in (1000, 200)] == [300, 200]
     assert saturation_pixels(200, 300, relative=False, scale=1 / 16) == 300 / 16
     with pytest.raises(ValueError, match="must all be above 0"):
