@@ -266,24 +266,21 @@ def test_groups_are_named_and_drawn_whole_to_calibrate_on(memory):
     assert set(used) <= {p.hash for p in predictor.manifest.pictures}
 
 
-def test_memory_plan_follows_what_is_free(monkeypatch, fitted):
+def test_memory_plan_follows_what_is_free_and_gives_two_gib_at_most(monkeypatch, fitted):
+    model = fitted.session.model
+
+    def planned(count, free):
+        there = SimpleNamespace(available=free)
+        monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: there)
+        return memory.plan_memory(model, Task(lambda i: None, range(count), rate=0.05), count).shards
+
     for pictures_free, shards in ((40, 1), (24, 1), (12, 2), (4, 6)):
-        free = SimpleNamespace(available=int(pictures_free * PER_PICTURE * 2**30) + 100)
-        monkeypatch.setattr(memory.psutil, "virtual_memory", lambda free=free: free)
-        plan = memory.plan_memory(fitted.session.model, Task(lambda i: None, range(12), rate=0.05), 12)
-        assert plan.shards == shards
-    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+        assert planned(12, int(pictures_free * PER_PICTURE * 2**30) + 100) == shards
     with pytest.raises(InputError, match="raise --set memory=GiB, or choose a smaller --size"):
-        fit_small()
-
-
-def test_nobody_is_given_more_than_two_gib_for_features(monkeypatch, fitted):
-    model, plenty = fitted.session.model, SimpleNamespace(available=100 * 2**30)
-    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: plenty)
-    many = int(5 / PER_PICTURE)  # pictures with 5 GiB of features
-    for limit, shards in ((None, 3), (4.0, 2), (20.0, 1)):
+        planned(12, 1000)
+    for limit, shards in ((None, 3), (4.0, 2), (20.0, 1)):  # of 5 GiB of features
         monkeypatch.setattr(model, "config", replace(model.config, memory=limit))
-        assert memory.plan_memory(model, Task(lambda i: None, range(many), rate=0.05), many).shards == shards
+        assert planned(int(5 / PER_PICTURE), 100 * 2**30) == shards
 
 
 def test_extending_twice(fitted, tmp_path):
@@ -481,24 +478,18 @@ def test_overflowing_features_name_the_precision(monkeypatch):
 def test_device_names():
     assert resolve_device("cpu").type == "cpu"
     assert resolve_device("auto").type in ("cpu", "cuda", "mps")
-    for name in ("tpu", "cpu:abc", "cuda0", ""):
-        with pytest.raises(InputError, match=r"no device called .*: use auto"):
+    there = torch.cuda.is_available()
+    missing = "and no cuda:99" if there else "sees no cuda device here: use --device cpu"
+    unknown = dict.fromkeys(("tpu", "cpu:abc", "cuda0", ""), "no device called .*: use auto")
+    for name, said in {**unknown, "cuda:99" if there else "cuda": missing}.items():
+        with pytest.raises(InputError, match=said):
             resolve_device(name)
-    if torch.cuda.is_available():
-        with pytest.raises(InputError, match="and no cuda:99"):
-            resolve_device("cuda:99")
-    else:
-        with pytest.raises(InputError, match="sees no cuda device here: use --device cpu"):
-            resolve_device("cuda")
 
 
 def test_names_are_relative_to_the_common_folder(tmp_path, monkeypatch):
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        for k in range(2):
-            Image.fromarray(parts(1, seed=20 + k + 2 * (folder == "b"))[0]).save(
-                tmp_path / folder / f"{k}.png"
-            )
+    for picture, name in zip(good(), ("a/0.png", "a/1.png", "b/0.png", "b/1.png"), strict=False):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(picture).save(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     predictor = fit_small([Path("a/0.png"), "a/1.png", tmp_path / "b/0.png", os.path.join("b", "1.png")])
     assert [p.name for p in predictor.manifest.pictures] == ["a/0.png", "a/1.png", "b/0.png", "b/1.png"]
@@ -535,26 +526,15 @@ def measured(paths, preprocess, roi=None):
     return [measure_appearance(preprocess(path)[0][0], roi) for path in paths]
 
 
-def test_the_range_is_that_of_the_training_pictures(model_path, drawn):
-    artefact = read(model_path)
-    train = sorted((drawn / "plate/train/good").glob("*.png"))
-    wanted = AppearanceRange.from_measures(measured(train, artefact.manifest.preprocess))
-    found = AppearanceRange.from_facts(artefact.manifest.facts)
-    assert found.pictures == len(train) == 12
-    np.testing.assert_allclose(found.ranges, wanted.ranges, atol=1e-6)
-    model = load(model_path, device="cpu", threads=1)
-    assert all(abs(shift) < 1e-3 for path in train for shift in model.predict(path).shifts)
-
-
-def test_outside_the_region_anything_may_be(drawn):
-    train = sorted((drawn / "plate/train/good").glob("*.png"))
-    model = fit(
-        list(map(str, train)), size=64, device="cpu", roi="0.25,0.25,0.75,0.75", samples=0, check=False
-    )
-    roi = model.artefact.tensors["roi"]
+@pytest.mark.parametrize("region", [None, "0.25,0.25,0.75,0.75"])
+def test_the_range_is_that_of_the_training_pictures_and_outside_the_region_anything_may_be(region):
+    model = fit_small(roi=region)
+    roi = model.artefact.tensors["roi"] if region else None
+    wanted = AppearanceRange.from_measures(measured(good(), model.manifest.preprocess, roi))
     found = AppearanceRange.from_facts(model.manifest.facts)
-    wanted = AppearanceRange.from_measures(measured(train, model.manifest.preprocess, roi))
+    assert found.pictures == 12
     np.testing.assert_allclose(found.ranges, wanted.ranges, atol=1e-6)
+    assert all(abs(shift) < 1e-3 for one in good() for shift in model.predict(one).shifts)
 
 
 def test_an_extended_model_expects_the_new_pictures_too(model_path, drawn):
