@@ -202,12 +202,9 @@ def test_copies_and_missed_pictures_are_no_examples(model_path):
     assert found.notes == ["wire: 1 picture without a region there"]
     with pytest.raises(InputError, match="notch 2"):
         learn_kinds(model, examples[:2])
-
-
-def test_names_that_differ_in_case_alone_are_refused(model_path):
-    examples = [Example(draw("notch", k)[0], "Notch" if k % 2 else "notch") for k in range(6)]
+    named = [Example(draw("notch", k)[0], "Notch" if k % 2 else "notch") for k in range(6)]
     with pytest.raises(InputError, match="kinds notch and Notch differ in upper case alone: name them alike"):
-        learn_kinds(flawscope.load(model_path), examples)
+        learn_kinds(model, named)
 
 
 def test_labels_in_a_folder_of_no_kind_name_the_kinds(model_path, tmp_path, capsys):

@@ -3,12 +3,13 @@
 import ast
 import hashlib
 import importlib
-import importlib.util
 import json
 import re
+import runpy
 import shlex
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -246,27 +247,21 @@ def test_every_guard_is_explained():
 
 
 def drawing(name="draw_packages"):
-    """docs/draw_packages.py, or another"""
-    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """docs/draw_packages.py, or another, as a module."""
+    return SimpleNamespace(**runpy.run_path(str(DOCS / f"{name}.py")))
 
 
 def test_drawings_are_those_of_the_imports_and_of_the_results():
     packages, corrections = drawing(), drawing("draw_corrections")
     text = corrections.svg()
-    assert text.count('<path class="right"') == len(corrections.ROWS) * len(corrections.COLUMNS) + 1, (
-        "and key"
-    )
+    marks = len(corrections.ROWS) * len(corrections.COLUMNS) + 1  # and the key
+    assert text.count('<path class="right"') == marks
     for draw, drawn in ((packages, packages.svg()), (corrections, text)):
-        assert draw.PICTURE.read_text(encoding="utf-8") == drawn, f"run python {draw.__file__}"
+        assert draw.PICTURE.read_text(encoding="utf-8") == drawn, "run the script"
     methods = drawing("draw_methods")
     for name in registry.BUILT_IN:
         kept = (methods.IMAGES / f"{name}.svg").read_text(encoding="utf-8")
-        assert kept == methods.svg(name), f"run python {methods.__file__}"
+        assert kept == methods.svg(name), "run the script"
 
 
 def test_the_architecture_has_a_line_for_every_package_from_the_ground_up():
