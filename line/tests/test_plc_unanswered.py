@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from flawscope_line.plc.handshake import Code
-from plc_helpers import play_fixture, plugins_fixture, reels_fixture  # noqa: F401
 from station_helpers import NAME, PATIENCE, until
 
 pytestmark = pytest.mark.usefixtures("plugins")
