@@ -180,36 +180,27 @@ def test_what_the_pixel_metrics_do_not_cover_is_a_footnote_of_theirs():
 def test_settings_times_and_machines_are_said():
     results = made({("wood", "patchcore", 0): 0.9, ("tile", "patchcore", 0): 0.9}, ("tile", "wood"))
     name = cell("wood", "patchcore", 0).name
-    changed = {
-        name: document(
-            0.9, settings={"size": "256"}, fit={"seconds": None, "resumed": True}, skipped=["x: bad"]
-        )
-    }
-    text = render(Results(results.grid, {**results.done, **changed}, {}))
-    assert "- patchcore (wood): `size: 256`; all else as by default" in text
-    assert "- patchcore (tile): as by default" in text
-    assert "a processor, 2 cores, 8 GiB, Linux; computed on cpu; flawscope 1" in text
-    assert "wood patchcore seed 0: 1 skipped or without mask: x: bad." in text
-    assert "that fit's time is not known" in text
+    how = {"settings": {"size": "256"}, "fit": {"seconds": None, "resumed": True}, "skipped": ["x: bad"]}
+    text = render(Results(results.grid, {**results.done, name: document(0.9, **how)}, {}))
+    for said in (
+        "- patchcore (wood): `size: 256`; all else as by default",
+        "- patchcore (tile): as by default",
+        "a processor, 2 cores, 8 GiB, Linux; computed on cpu; flawscope 1",
+        "wood patchcore seed 0: 1 skipped or without mask: x: bad.",
+        "that fit's time is not known",
+    ):
+        assert said in text
     rows = text.split("## Time and memory")[1].split("## ")[0].splitlines()
     times = next(line for line in rows if line.startswith("| tile")).strip("|").split("|")
     assert [c.strip() for c in times][2:5] == ["2.0 s", "1.0 s", "1.00 GiB"]
 
 
 def test_the_csv_has_a_row_a_cell_and_no_zeros_for_what_is_missing(tmp_path):
-    results = made(
-        {("tile", "patchcore", 0): 0.5},
-        ("carpet", "tile"),
-        {("tile", "patchcore", 1): "x, y"},
-        missing=("carpet",),
-    )
+    failed = {("tile", "patchcore", 1): "x, y"}
+    results = made({("tile", "patchcore", 0): 0.5}, ("carpet", "tile"), failed, missing=("carpet",))
     rows = list(csv.DictReader(io.StringIO(results.to_csv())))
-    assert [(r["category"], r["seed"], r["state"]) for r in rows] == [
-        ("carpet", "0", "missing"),
-        ("carpet", "1", "missing"),
-        ("tile", "0", "done"),
-        ("tile", "1", "failed"),
-    ]
+    states = [f"{row['category']} {row['seed']} {row['state']}" for row in rows]
+    assert states == ["carpet 0 missing", "carpet 1 missing", "tile 0 done", "tile 1 failed"]
     assert (rows[2]["image_auroc"], rows[2]["peak_memory_mib"]) == ("0.5", "1024")
     assert rows[3]["image_auroc"] == rows[0]["image_auroc"] == ""
     assert rows[3]["reason"] == "x, y"
@@ -241,10 +232,8 @@ def test_the_json_says_the_same():
 
 def test_every_figure_is_a_share_of_a_known_category_with_a_known_mark():
     assert len(SOURCES) > 10
-    assert SOURCES["patchcore-paper-10"].cells["image_auroc"]["screw"] == Figure(0.970, "S")
-    assert SOURCES["patchcore-paper-10"].cells["image_auroc"]["bottle"] == Figure(
-        1.0, "M"
-    )  # a mark of its own
+    cells = SOURCES["patchcore-paper-10"].cells["image_auroc"]
+    assert (cells["screw"], cells["bottle"]) == (Figure(0.970, "S"), Figure(1.0, "M"))  # a mark of its own
     for source in SOURCES.values():
         assert set(source.cells) | set(source.means) <= set(METRICS), source.id
         for cells in source.cells.values():
