@@ -1,6 +1,7 @@
 """Pictures that are no squares: the sizes at which they are seen, and what is said of another form."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,9 +70,8 @@ def test_another_form_or_size_is_told_and_the_same_is_not(model, tmp_path, capsy
         Image.fromarray(strip(700, size)).save(tmp_path / f"{name}.png")
     assert main(["predict", str(model), str(tmp_path), "--json", "--device", "cpu", "--quiet"]) == 0
     told = {}
-    for line in capsys.readouterr().out.splitlines():
-        one = json.loads(line)
-        told[one["path"].rpartition("/")[2][:-4]] = [f["words"] for f in one.get("findings", [])]
+    for one in map(json.loads, capsys.readouterr().out.splitlines()):
+        told[Path(one["path"]).stem] = [finding["words"] for finding in one.get("findings", [])]
     learnt = f"({WIDTH} x {HEIGHT})"
     assert told == {
         "same": [],
