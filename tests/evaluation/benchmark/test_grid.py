@@ -90,8 +90,7 @@ def test_steps_minutes_and_seen_go_to_the_methods_that_know_them(two):
     assert {m: c.seen for m, c in found.items()} == {"patchcore": 0, "efficientad": 0, "prnet": 2}
     both = {"methods": "patchcore,efficientad", "sets": ["efficientad.preset=paper"]}
     timed = {cell.method: cell for cell in plan_grid(two, **both, minutes=2).cells}
-    assert timed["patchcore"].minutes is None
-    assert timed["efficientad"].minutes == 2
+    assert {method: cell.minutes for method, cell in timed.items()} == {"patchcore": None, "efficientad": 2}
     assert timed["efficientad"].options["steps"] is None  # wins over the preset's 70,000
 
 
@@ -114,12 +113,8 @@ def test_a_cell_is_called_by_what_decides_its_result_and_by_nothing_else(two, tm
     moved = tmp_path / "elsewhere"
     shutil.copytree(two, moved)
     assert names(plan_grid(moved, categories="grid")) == base
-    others = [
-        names(plan_grid(two, categories="grid", sets=["patchcore.size=64"])),
-        names(plan_grid(two, categories="grid", seeds="1")),
-        names(plan_grid(two, categories="grid", device="cpu")),
-        names(plan_grid(two, categories="grid", group=r"^(\d)")),
-    ]
+    more = ({"sets": ["patchcore.size=64"]}, {"seeds": "1"}, {"device": "cpu"}, {"group": r"^(\d)"})
+    others = [names(plan_grid(two, categories="grid", **one)) for one in more]
     next((moved / "grid/train/good").iterdir()).unlink()
     others.append(names(plan_grid(moved, categories="grid")))
     (moved / "grid/defects_config.json").write_text("[]")  # fixes the saturation
@@ -184,7 +179,6 @@ def test_seen_defects_and_textures_count_by_their_content(two, tmp_path):
     for changed in ("defects/a.png", "masks/a.png"):
         (tmp_path / "here" / changed).write_bytes(b"1" * 9)
         second, second_by_list = cell(folder, textures), cell(listed, textures)
-        assert (second.name, second_by_list.name) != (first.name, by_list.name)
         assert second.name != first.name
         assert second_by_list.name != by_list.name
         first, by_list = second, second_by_list
