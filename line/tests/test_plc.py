@@ -24,15 +24,14 @@ import pytest
 import flawscope
 from flawscope.cli import main
 from flawscope.errors import InputError
-from flawscope_line.plc.handshake import Code, Inputs, Kind, Outputs, Phase, Rules, State, outputs
-from flawscope_line.plc.line import _answer_of_inspection, kind_number
+from flawscope_line.plc.handshake import Code, Inputs, Kind, Outputs
+from flawscope_line.plc.line import kind_number
 from flawscope_line.plc.signals import NAMESPACE, REGISTERS, TO_PLC, TO_STATION, pack, register_count, unpack
-from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.settings.plugins import CONNECTION_GROUP, load_plugin
 from flawscope_station.settings.station import read_settings
 from plc_helpers import WIRES, connection, plc_at
 from plugin_helpers import LINE, ROOT, settings_text
-from station_helpers import NAME, PATIENCE, Served, everything, free_port, held, opened, taken, until
+from station_helpers import NAME, PATIENCE, Served, everything, free_port, held, opened, until
 
 pytestmark = pytest.mark.usefixtures("plugins")
 
@@ -82,16 +81,6 @@ def test_the_wire_tells_a_part_within_tolerance(play, reels, model_file, spot, n
         assert (outcome, shown["tolerated"], shown["result"], shown["kind"]) == told
     cleared = played.plc.until(lambda shown: not shown["done"])
     assert (cleared["tolerated"], cleared["result"]) == (False, 0), "the answer was read"
-
-
-def test_a_part_within_tolerance_is_ok_and_told_apart():
-    regions = [{"kinds": ["dent"], "kind_p_values": {"crack": 0.01, "dent": 1.0}}]
-    for tolerated in (True, False):
-        inspection = taken(1, 1, anomalous=True, tolerated=tolerated, regions=regions)
-        answer = _answer_of_inspection(5, RecordedInspection(17, inspection, True))
-        shown = outputs(State(Phase.DONE, answer=answer, is_alive=True), Rules({1: 1.0}))
-        assert (shown.ok, shown.nok, shown.tolerated) == (tolerated, not tolerated, tolerated)
-        assert (shown.result, shown.kind) == (4 if tolerated else 2, 2)
 
 
 @pytest.mark.parametrize("wire", WIRES)
