@@ -235,16 +235,15 @@ def test_a_part_whose_frame_came_before_is_told(play):
     signals, taken, camera = play()
     signals.pass_part()
     until(lambda: len(taken.pictures) == 1)
-    signals.frames.append(NumberedFrame(1, picture_of(9)))  # its number came before
-    until(lambda: camera.state.state == FROZEN)
-    signals.frames.append(NumberedFrame(2, picture_of(10)))
-    until(lambda: camera.state.state == RUNNING)
-    signals.frames.append(NumberedFrame(3, picture_of(10)))  # its pixels
-    until(lambda: camera.state.state == FROZEN)
-    signals.frames.append(NumberedFrame(4, picture_of(11), 5))
-    until(lambda: camera.state.state == RUNNING)
-    signals.frames.append(NumberedFrame(5, picture_of(12), 5))  # its time
-    until(lambda: camera.state.state == FROZEN)
+    for frame, state in (
+        (NumberedFrame(1, picture_of(9)), FROZEN),  # its number came before
+        (NumberedFrame(2, picture_of(10)), RUNNING),
+        (NumberedFrame(3, picture_of(10)), FROZEN),  # its pixels
+        (NumberedFrame(4, picture_of(11), 5), RUNNING),
+        (NumberedFrame(5, picture_of(12), 5), FROZEN),  # its time
+    ):
+        signals.frames.append(frame)
+        until(lambda state=state: camera.state.state == state)
     until(lambda: taken.problems.get("camera_frozen_1_1"))
     camera.stop(1.0)
     assert (len(taken.pictures), taken.told) == (3, 3)

@@ -111,6 +111,18 @@ def test_one_picture_makes_a_model_without_a_promise(one, tmp_path):
     assert loaded.predict(spoilt).p_value == 0.5
 
 
+@pytest.mark.parametrize("score", ["reweighted", "map"])
+def test_scores_of_one_picture_have_no_spread_and_yet_a_threshold_that_defects_exceed(score):
+    (good,) = parts(1, seed=1, size=96)
+    model = fitted([good], size="48+96", score=score, samples=0)
+    assert model.calibration.spread > 0.01 * model.calibration.score_threshold > 0
+    bad = good.copy()
+    bad[30:60, 30:60] = (255, 0, 255)
+    assert model.predict(bad).is_anomalous
+    assert model.predict(bad).severity < 1000, "on the scale of good pictures"
+    assert not model.predict(good).is_anomalous
+
+
 def test_pictures_of_one_part_promise_nothing_and_those_of_two_do(one):
     images = parts(3)
     alone = fitted(images, group="picture", augment="none")
