@@ -6,7 +6,6 @@ import zipfile
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import brackets
 import flawscope
@@ -19,6 +18,7 @@ from flawscope.predictor import Predictor
 from flawscope.results.prediction import Prediction
 from flawscope.runtime import is_router, read_router_facts
 from flawscope.synthesis.demo.dataset import draw_picture
+from picture_files import save
 
 PRODUCTS = ("fabric", "plate")
 SIZE = 64
@@ -293,14 +293,10 @@ def test_deep_pictures_are_recognised_by_the_products_white_level(tmp_path):
     def deep(name, rng):
         return 16 * draw_picture(name, rng, size=96)[0][:, :, 1].astype(np.uint16)
 
-    rng, models, pictures = np.random.default_rng(0), {}, {}
-    for name in PRODUCTS:
-        folder = tmp_path / name
-        folder.mkdir()
-        for k in range(8):
-            Image.fromarray(deep(name, rng)).save(folder / f"{k}.png")
-        pictures[name] = folder
-        models[name] = fit(folder, size=SIZE, **QUICK)
+    rng = np.random.default_rng(0)
+    named = {name: {f"{k}.png": deep(name, rng) for k in range(8)} for name in PRODUCTS}
+    pictures = {name: save(tmp_path / name, named[name]) for name in PRODUCTS}
+    models = {name: fit(folder, size=SIZE, **QUICK) for name, folder in pictures.items()}
     router = joining.join(models, pictures, device="cpu")
     level = models["plate"].manifest.preprocess.white_level
     assert router.artefact.recognition.preprocess.white_level == level is not None

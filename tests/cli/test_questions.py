@@ -8,23 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import flawscope
 from flawscope.artefact import model_file
 from flawscope.cli.questions import digest_call
 from flawscope.predictor import read_manifest
 from flawscope.synthesis.demo import dataset
+from picture_files import save
 
 SIDE, GOOD = 64, 20
 QUICK = ("--size", "64", "--device", "cpu", "--no-check", "--quiet")
-
-
-def save(folder, pictures):
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, picture in pictures.items():
-        Image.fromarray(picture).save(folder / name)
-    return folder
 
 
 def plate(k):

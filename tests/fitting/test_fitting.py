@@ -27,6 +27,7 @@ from flawscope.pictures.appearance import APPEARANCE_KEY, AppearanceRange, measu
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.predictor import load
 from flawscope.synthesis.demo.dataset import draw_picture
+from picture_files import save
 
 PATCHES = 64  # of a picture at 64 px: stride 8
 WIDTH, FINE = 152, 40  # EfficientNet-Lite0, stages 2 and 3, and stage 2
@@ -109,8 +110,7 @@ def test_two_sizes_have_the_same_bytes_with_any_number_of_threads():
 
 
 def test_folder_and_list_of_its_pictures_give_the_same_model(tmp_path):
-    for k, image in enumerate(good()[:5]):
-        Image.fromarray(image).save(tmp_path / f"{k}.png")
+    save(tmp_path, {f"{k}.png": image for k, image in enumerate(good()[:5])})
     a, b = fit_small(tmp_path), fit_small(list(good()[:5]))
     assert torch.equal(bank_of(a), bank_of(b))
     assert [p.hash for p in a.manifest.pictures] == [pixel_hash(i) for i in good()[:5]]
@@ -190,8 +190,7 @@ def test_a_picture_too_large_for_memory_is_told_like_an_unreadable_one(monkeypat
 
 def test_deep_pictures_share_one_white_level(tmp_path):
     deep = [image[:, :, 0].astype(np.uint16) * 16 for image in good()[:4]]  # a 12-bit camera
-    for k, image in enumerate(deep):
-        Image.fromarray(image).save(tmp_path / f"{k}.png")
+    save(tmp_path, {f"{k}.png": image for k, image in enumerate(deep)})
     kinds = {
         "numpy": deep,
         "pil": [Image.fromarray(image) for image in deep],
@@ -487,9 +486,7 @@ def test_device_names():
 
 
 def test_names_are_relative_to_the_common_folder(tmp_path, monkeypatch):
-    for picture, name in zip(good(), ("a/0.png", "a/1.png", "b/0.png", "b/1.png"), strict=False):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        Image.fromarray(picture).save(tmp_path / name)
+    save(tmp_path, dict(zip(("a/0.png", "a/1.png", "b/0.png", "b/1.png"), good(), strict=False)))
     monkeypatch.chdir(tmp_path)
     predictor = fit_small([Path("a/0.png"), "a/1.png", tmp_path / "b/0.png", os.path.join("b", "1.png")])
     assert [p.name for p in predictor.manifest.pictures] == ["a/0.png", "a/1.png", "b/0.png", "b/1.png"]

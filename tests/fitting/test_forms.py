@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import flawscope
 from flawscope.cli import main
 from flawscope.fitting.fitting import partial_fit
 from flawscope.methods import patchcore
+from picture_files import save
 
 HEIGHT, WIDTH = 48, 120
 
@@ -23,12 +23,9 @@ def strip(seed, size=(HEIGHT, WIDTH)):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("strips")
-    for split, count in (("train", 20), ("test", 4)):
-        (root / split / "good").mkdir(parents=True)
-        for k in range(count):
-            Image.fromarray(strip(1000 * (split == "test") + k)).save(root / split / "good" / f"{k:02}.png")
-    return root
+    named = {f"train/good/{k:02}.png": strip(k) for k in range(20)}
+    named |= {f"test/good/{k:02}.png": strip(1000 + k) for k in range(4)}
+    return save(tmp_path_factory.mktemp("strips"), named)
 
 
 @pytest.fixture(scope="module")
@@ -59,15 +56,15 @@ def test_settings_as_a_whole_and_sizes_of_two_numbers_are_meant_as_they_are(data
 
 
 def test_another_form_or_size_is_told_and_the_same_is_not(model, tmp_path, capsys):
-    for name, size in {
+    sizes = {
         "same": (HEIGHT, WIDTH),
         "nearly": (50, 118),
         "twice": (2 * HEIGHT, 2 * WIDTH),
         "square": (80, 80),
         "turned": (WIDTH, HEIGHT),
         "half": (HEIGHT // 2, WIDTH // 2),
-    }.items():
-        Image.fromarray(strip(700, size)).save(tmp_path / f"{name}.png")
+    }
+    save(tmp_path, {f"{name}.png": strip(700, size) for name, size in sizes.items()})
     assert main(["predict", str(model), str(tmp_path), "--json", "--device", "cpu", "--quiet"]) == 0
     told = {}
     for one in map(json.loads, capsys.readouterr().out.splitlines()):

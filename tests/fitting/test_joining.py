@@ -1,6 +1,7 @@
 """Routers with `--light` and `--part`, and to a model for each view."""
 
 import csv
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -17,6 +18,7 @@ from flawscope.fitting import joining
 from flawscope.fitting.fitting import fit
 from flawscope.results.prediction import Prediction
 from flawscope.views.light import Light, light_variations
+from picture_files import save
 
 PRODUCTS, VIEWS, PATTERN, PARTS = ("block", "rings"), ("side", "top"), r"p\d+", 12
 SETTINGS = {"size": "64", "samples": 1, "device": "cpu", "check": False}
@@ -44,18 +46,16 @@ def view(product, part, name, defect=False):
 def data(shared):
     """Two products: good parts to learn, and good and defective ones to test, all in two views. Read only."""
 
+    each = {"train/good": range(PARTS), "test/good": range(50, 54), "test/hole": range(60, 63)}
+
     def fill(root):
-        for product in PRODUCTS:
-            for kind, numbers in (
-                ("train/good", range(PARTS)),
-                ("test/good", range(50, 54)),
-                ("test/hole", range(60, 63)),
-            ):
-                (root / product / kind).mkdir(parents=True)
-                for part in numbers:
-                    for name in VIEWS:
-                        picture = view(product, part, name, kind == "test/hole")
-                        Image.fromarray(picture).save(root / product / kind / f"p{part:02d}_{name}.png")
+        for product, (kind, numbers) in itertools.product(PRODUCTS, each.items()):
+            named = {
+                f"p{part:02d}_{name}.png": view(product, part, name, kind == "test/hole")
+                for part in numbers
+                for name in VIEWS
+            }
+            save(root / product / kind, named)
 
     return shared("joint-parts", fill)
 
@@ -281,11 +281,8 @@ def test_each_view_has_its_own_model_and_the_part_one_decision(answer, data, tmp
     remedy = "the model knows no view below: name it by one of side, top"
     answer("predict", model, tmp_path / "p01_below.png", code=1, said=remedy)
     before = router_file.read(model)
-    more = tmp_path / "more/train/good"
-    more.mkdir(parents=True)
-    for part in range(30, 34):
-        for name in VIEWS:
-            Image.fromarray(view("rings", part, name)).save(more / f"p{part}_{name}.png")
+    more = {f"p{part}_{name}.png": view("rings", part, name) for part in range(30, 34) for name in VIEWS}
+    save(tmp_path / "more/train/good", more)
     quick = ("--device", "cpu", "--no-check", "--quiet", "--force")
     answer("fit", "--data", tmp_path / "more", "--update", model, "--out", model, *quick)
     for name, one in router_file.read(model).products.items():

@@ -12,6 +12,7 @@ import flawscope
 from flawscope.artefact import model_file
 from flawscope.cli import main
 from flawscope.errors import InputError
+from picture_files import save
 
 VIEWS = ("side", "top")
 
@@ -25,26 +26,17 @@ def view(part, k, defect=False):
     return (picture + rng.normal(0, 3, picture.shape)).clip(0, 255).astype(np.uint8)
 
 
-def write_part(folder, pictures):
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, picture in pictures.items():
-        Image.fromarray(picture).save(folder / name)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """20 good parts to learn, 6 good and 4 defective ones to test; the defect shows from the top only."""
-    root = tmp_path_factory.mktemp("parts")
     each = {"train/good": range(20), "test/good": range(50, 56), "test/hole": range(60, 64)}
-    for kind, numbers in each.items():
-        named = {
-            f"p{part:02d}_{name}.png": view(part, k, kind == "test/hole" and k == 1)
-            for part in numbers
-            for k, name in enumerate(VIEWS)
-        }
-        write_part(root / kind, named)
-    return root
+    named = {
+        f"{kind}/p{part:02d}_{name}.png": view(part, k, kind == "test/hole" and k == 1)
+        for kind, numbers in each.items()
+        for part in numbers
+        for k, name in enumerate(VIEWS)
+    }
+    return save(tmp_path_factory.mktemp("parts"), named)
 
 
 @pytest.fixture(scope="module")
@@ -143,10 +135,8 @@ def test_in_python_and_where_names_do_not_tell(model, capsys):
 
 
 def test_names_twice_or_unknown_are_reported_and_the_others_decided(model, tmp_path, answer):
-    for name in ("p01_side.png", "again/p01_side.png", "p01_top.png", "p02_below.png", "p03_side.png"):
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(view(1, int("top" in name))).save(path)
+    names = ("p01_side.png", "again/p01_side.png", "p01_top.png", "p02_below.png", "p03_side.png")
+    save(tmp_path, {name: view(1, int("top" in name)) for name in names})
     said = ["shows part p01 from side too", "the model knows no view below"]
     said.append("0 of 2 parts anomalous, 1 incomplete; ")
     answer("predict", model, tmp_path, code=1, said=said, printed=["part p01: good", "part p03: incomplete"])
@@ -158,7 +148,7 @@ def test_names_twice_or_unknown_are_reported_and_the_others_decided(model, tmp_p
 def test_update_calibrate_and_export_keep_parts(bf16_in_name, data, model, tmp_path):
     predictor = flawscope.load(model, device="cpu")
     new = {f"p{part}_{name}.png": view(part, k) for part in range(30, 36) for k, name in enumerate(VIEWS)}
-    more = write_part(tmp_path / "more", new)
+    more = save(tmp_path / "more", new)
     larger = flawscope.extend(model, more, device="cpu", check=False, fair=True)
     assert len(larger.parts().calibration.parts) == 26
     anew = predictor.calibrate(more, force=True)
@@ -201,9 +191,8 @@ def test_views_that_were_exchanged_or_shown_twice_make_no_good_part(model, tmp_p
         "p72": ((side, side), "side and top are the same picture"),
         "p73": ((view(73, 1), view(74, 1)), "named as view side, looks like top"),  # another of the same view
     }.items():
-        folder = write_part(
-            tmp_path / part, {f"{part}_{v}.png": one for v, one in zip(VIEWS, pictures, strict=True)}
-        )
+        named = {f"{part}_{v}.png": one for v, one in zip(VIEWS, pictures, strict=True)}
+        folder = save(tmp_path / part, named)
         assert main(["predict", str(model), str(folder), "--device", "cpu", "--quiet"]) == 0
         line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(f"part {part}"))
         assert (": good," in line) == (remark is None)
@@ -224,9 +213,8 @@ def third(part, k):
 
 def test_no_good_part_of_three_views_is_called_exchanged_and_each_exchange_is(tmp_path):
     names = ("a", "b", "c")
-    good = write_part(
-        tmp_path / "good", {f"p{k:02}_{v}.png": third(k, n) for k in range(20) for n, v in enumerate(names)}
-    )
+    named = {f"p{k:02}_{v}.png": third(k, n) for k in range(20) for n, v in enumerate(names)}
+    good = save(tmp_path / "good", named)
     predictor = flawscope.fit(str(good), part=r"p\d+", size="64", check=False, device="cpu")
     parts = predictor.parts()
     for k in range(100, 130):

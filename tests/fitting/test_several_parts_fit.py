@@ -16,6 +16,7 @@ from flawscope.errors import InputError
 from flawscope.results import drawing
 from flawscope.results.table import ResultRow, TableWriter, read_table
 from flawscope.views.light import Light
+from picture_files import save
 
 FIVE = range(5)
 OPTIONS = {"align": "turn", "several": True, "size": "64", "device": "cpu", "check": False}
@@ -240,10 +241,8 @@ def test_pictures_counted_wrong_rank_above_all_scores():
 
 @pytest.mark.slow
 def test_data_check_draws_all_parts_also_where_they_are_not_found(good, tmp_path, run):
-    for folder, pictures in (("all", good), ("turned", [drawn(number, FIVE)[0] for number in range(6)])):
-        (tmp_path / folder / "good").mkdir(parents=True)
-        for number, picture in enumerate(pictures):
-            Image.fromarray(picture).save(tmp_path / folder / "good" / f"{number:02}.png")
+    save(tmp_path, {f"all/good/{number:02}.png": picture for number, picture in enumerate(good)})
+    save(tmp_path, {f"turned/good/{number:02}.png": drawn(number, FIVE)[0] for number in range(6)})
 
     def checked(folder, align):
         page = tmp_path / f"{folder}.html"

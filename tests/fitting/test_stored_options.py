@@ -23,6 +23,7 @@ from flawscope.predictor.parts import part_calibration, stored_part_pattern
 from flawscope.views.light import Light, light_variations
 from flawscope.views.undistort import Undistortion
 from matrix import draw as part
+from picture_files import save
 
 QUICK = {"device": "cpu", "check": False}
 # For each option of a fit a value that is not its default, as a person gives it
@@ -62,13 +63,12 @@ OF_THE_CALL = {"category", "device", "seen"}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """`good` with 8 parts in two views, and `several` with pictures of two parts."""
-    root = tmp_path_factory.mktemp("options")
-    for name, several, views in (("good", False, ("top", "side")), ("several", True, ("top",))):
-        (root / name / "train" / "good").mkdir(parents=True)
-        for seed, view in itertools.product(range(8), views):
-            picture = Image.fromarray(part(seed, view, several))
-            picture.save(root / name / "train" / "good" / f"p{seed:02d}_{view}.png")
-    return root
+    named = {
+        f"{name}/train/good/p{seed:02d}_{view}.png": part(seed, view, name == "several")
+        for name, views in (("good", ("top", "side")), ("several", ("top",)))
+        for seed, view in itertools.product(range(8), views)
+    }
+    return save(tmp_path_factory.mktemp("options"), named)
 
 
 def data_of(folder, options):
