@@ -141,6 +141,13 @@ def test_a_name_that_cannot_be_shown_spoils_nothing(run, model_path, batch, tmp_
     assert len(names_of(run("predict", model_path, name.parent, "--json")[1])) == 3
 
 
+def test_another_rate_moves_the_threshold(run, model_path, batch):
+    rates = ("10%", "50%", "0.5")
+    err = [run("predict", model_path, batch / "a.png", "--false-alarm-rate", rate)[2] for rate in rates]
+    assert "about 1 of 13 good pictures will be called anomalous" in err[0]  # of 12 calibration pictures
+    assert err[0] != err[1] == err[2]
+
+
 def test_pictures_of_another_product_are_told_and_defects_of_the_right_one_are_not(
     run, model_path, drawn, tmp_path
 ):
