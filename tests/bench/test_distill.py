@@ -81,11 +81,8 @@ def test_distilling_lowers_the_held_out_loss(photographs, tmp_path):
     assert losses[2] < min(losses[0], 0.95)
     assert facts["loss"] == pytest.approx(losses[2], rel=2e-3)  # in fp16, with 384 outputs
     state, stored = read_teacher(tmp_path / "t.safetensors")
-    assert {k: stored[k] for k in ("curve", "loss", "steps", "rank")} == {
-        **{k: facts[k] for k in ("curve", "loss")},
-        "steps": 60,
-        "rank": 152,
-    }
+    told = {"curve": facts["curve"], "loss": facts["loss"], "steps": 60, "rank": 152}
+    assert told.items() <= stored.items()
     assert (stored["pictures"]["training"], stored["pictures"]["held_out"]) == (19, 5)
     assert stored["backbone"]["licence"] == "Apache-2.0"
     assert "579344248a93" in stored["backbone"]["origin"]

@@ -109,11 +109,8 @@ def test_pictures_in_tiles_keep_the_rate_in_each_light(positions, monkeypatch):
     check_each_light(flawscope.fit(good, **options), range(100, 108), 0.25)
     judged = []
     monkeypatch.setattr(preprocess, "light_variations", lambda share: [Light(), Light()])
-    monkeypatch.setattr(
-        light_calibration,
-        "envelope",
-        lambda values, *units: judged.append(values) or envelope(values, *units),
-    )
+    watched = lambda values, *units: judged.append(values) or envelope(values, *units)  # noqa: E731
+    monkeypatch.setattr(light_calibration, "envelope", watched)
     flawscope.fit(good, **options)
     # unchanged light gives what the fit has found; of each place it has found it in a more exact way
     np.testing.assert_allclose(*judged[0].T, rtol=1e-4 if positions == "shared" else 0.3)
@@ -264,8 +261,7 @@ def test_calibrated_anew_parts_lost_in_a_light_count_above_all_scores(monkeypatc
 
 
 def test_a_part_that_is_lost_in_another_light_is_told():
-    reader = Reader(
-        [part(0)], Mock(tile=None, **{"views.return_value": Mock(unusable="no part found")}), set()
-    )
+    how = Mock(tile=None, **{"views.return_value": Mock(unusable="no part found")})
+    reader = Reader([part(0)], how, set())
     assert reader.views_in_light(0, Light(brightness=1.1)) is None
     assert reader.failures == {0: "with brightness 1.1 no part found, in picture 0"}
