@@ -16,7 +16,7 @@ from flawscope.datasets import open_dataset
 from flawscope.datasets.dataset import group_warning
 from flawscope.datasets.layouts import names_several, present_categories
 from flawscope.errors import InputError
-from flawscope.fitting import update_evaluation
+from flawscope.fitting import simulated_defects, update_evaluation
 from flawscope.predictor import load
 
 FOUND = re.compile(
@@ -27,8 +27,10 @@ FOUND = re.compile(
 )
 
 
-def test_settings_come_from_file_category_flag_and_set_in_this_order(run, drawn, tmp_path):
+def test_settings_come_from_file_category_flag_and_set_in_this_order(run, drawn, tmp_path, monkeypatch):
     """The category is the data's own when it is not named. Simulated defects that are found are said."""
+    monkeypatch.setattr(simulated_defects, "TIME_SHARE", 1e3)  # as many on a busy machine
+    monkeypatch.setattr(simulated_defects, "MAX_PER_SIZE", 8)
     config = tmp_path / "c.yaml"
     config.write_text(
         "size: 128\nratio: 0.5\nsigma: 1\nseed: 5\ncategories: {plate: {size: 96, ratio: 0.4}}\n"
