@@ -6,6 +6,7 @@ import resource
 import signal
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -222,7 +223,7 @@ def test_a_list_that_leads_outside_removes_nothing_there(tmp_path):
     assert (other / "x.png").exists()
     (out / "results.csv").write_text("mine")  # of somebody else: never replaced
     with pytest.raises(InputError, match=r"results\.csv is there already"):
-        ResultsFolder(out, None, lambda line: None)
+        ResultsFolder(out, None, said.append)
     assert (out / "results.csv").read_text() == "mine"
 
 
@@ -237,9 +238,6 @@ def test_the_most_severe_keep_their_maps(tmp_path, monkeypatch):
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     results = ResultsFolder(tmp_path, None, pytest.fail)
 
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_text", Mock(side_effect=OSError(28, "No space left on device")))
     with pytest.raises(FlawscopeError, match="No space left on device; free some space"):
         results.add_details(predicted("a.png"))
