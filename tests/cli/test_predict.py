@@ -66,11 +66,10 @@ def test_every_input_of_a_folder_has_a_line_a_row_and_a_file(run, model_path, mi
 def test_a_person_reads_picture_and_verdict(run, model_path, batch, tmp_path):
     code, printed, err = run("predict", model_path, batch / "a.png", batch / "b.png")
     assert code == 0
-    assert [line.split()[:2] for line in printed.splitlines()] == [
-        ["good", "severity"],
-        ["anomalous", "severity"],
+    read = [line.split()[:3] for line in printed.splitlines()]
+    assert [[*words, sign[0]] for *words, sign in read] == [
+        *(["good", "severity", "-"], ["anomalous", "severity", "+"])
     ]
-    assert [line.split()[2][0] for line in printed.splitlines()] == ["-", "+"]
     assert "1 of 2 pictures anomalous" in err
     assert "good pictures will be called anomalous" in err
     assert "warning" not in err
@@ -372,18 +371,14 @@ def test_names_of_cameras_scanners_and_people_are_judged_or_told(
     _, printed, err = run(*call)
     judged = {Path(json.loads(line)["path"]).relative_to(folder).as_posix() for line in printed.splitlines()}
     facts = json.loads((tmp_path / "out/results.json").read_text())
-    passed_over = {
-        Path(path).relative_to(folder).as_posix(): why for path, why in facts["not_judged"].items()
-    }
-    assert judged | passed_over.keys() == {*names}
-    assert judged & passed_over.keys() == set()
-    assert passed_over == {
+    passed = {Path(path).relative_to(folder).as_posix(): why for path, why in facts["not_judged"].items()}
+    assert judged | passed.keys() == {*names}
+    assert judged & passed.keys() == set()
+    other = ("notes.txt", "labels.json", "a.png.part")
+    assert passed == {
         ".hidden.png": "it is hidden: its name begins with a point",
         "true_mask.png": "it is the mask of a picture, by its name and its look",
-        **{
-            name: f"{Path(name).suffix} is not a picture's ending"
-            for name in ("notes.txt", "labels.json", "a.png.part")
-        },
+        **{name: f"{Path(name).suffix} is not a picture's ending" for name in other},
     }
     for name in (".hidden.png", "true_mask.png"):
         assert (f"not judged: {folder / name}: " in err) or quiet
