@@ -178,9 +178,8 @@ def test_a_bad_file_is_one_line_with_its_name(tmp_path, text, match):
 
 
 def test_assignments_are_read_as_yaml_and_the_last_one_wins():
-    values = parse_assignments(
-        ["ratio=0.05", "keep-aspect=true", "weights=", "a=b=c", "size=[1, 2]", "ratio=0.2"]
-    )
+    words = "ratio=0.05|keep-aspect=true|weights=|a=b=c|size=[1, 2]|ratio=0.2"
+    values = parse_assignments(words.split("|"))
     assert values == {"ratio": 0.2, "keep_aspect": True, "weights": None, "a": "b=c", "size": [1, 2]}
 
 

@@ -106,9 +106,7 @@ def test_published_columns_stand_beside_their_own_categories_and_say_what_they_l
     both = made({("candle", "patchcore", 0): 0.9, ("wood", "patchcore", 0): 0.7}, ("wood", "candle"))
     assert lines_of(render(both), "image AUROC")["others"][0] == "0.9000"
     text = render(made({("carpet", "prnet", 0): 0.9}, TEXTURES)).split("Further ones")[1]
-    row = next(line for line in text.splitlines() if line.startswith("| MuSc"))
-    assert "0.9777ᴿ" in row
-    assert "0.9345ᴿ" in row
+    assert re.search(r"^\| MuSc.*0\.9777ᴿ.*0\.9345ᴿ|^\| MuSc.*0\.9345ᴿ.*0\.9777ᴿ", text, re.M)
     assert "- MuSc: xrli-U/MuSc" in text
 
 
@@ -168,13 +166,11 @@ def test_what_the_pixel_metrics_do_not_cover_is_a_footnote_of_theirs():
     evaluation = {**done[name]["evaluation"], "remarks": ["11 of 12 defective pictures without a mask"]}
     done[name] = {**done[name], "evaluation": evaluation}
     text = render(Results(results.grid, done, {}))
-    (note,) = re.findall(
-        r"^(.) wood patchcore seed 0: 11 of 12 defective pictures without a mask\.", text, re.M
-    )
+    remark = "wood patchcore seed 0: 11 of 12 defective pictures without a mask."
+    (note,) = re.findall(rf"^(.) {remark}", text, re.M)
     marked = [section for section in text.split("\n## ") if note in section.split("\n## Notes")[0][:2000]]
     titles = [section.splitlines()[0] for section in marked]
-    assert "AU-PRO" in titles
-    assert "Image AUROC" not in titles
+    assert ("AU-PRO" in titles, "Image AUROC" in titles) == (True, False)
 
 
 def test_settings_times_and_machines_are_said():
