@@ -30,6 +30,22 @@ def encoded():
     return bytes_of
 
 
+@pytest.fixture
+def answer(run):
+    """`answer(*words, code=0, said="", printed="")`: what `flawscope WORDS` prints; it ends with this code,
+    with these words on stderr and stdout."""
+
+    def call(*words, code=0, said=(), printed=()):
+        found, out, err = run(*words)
+        assert found == code, err
+        for expected, text in ((said, err), (printed, out)):
+            for word in [expected] if isinstance(expected, str) else expected:
+                assert word in text, text
+        return out
+
+    return call
+
+
 @pytest.fixture(scope="session")
 def refused():
     """refused(call, *words): it raises InputError in one line with the words, a reason and a remedy."""

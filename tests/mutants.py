@@ -43,36 +43,17 @@ AREAS = {
         "tests/test_predictor.py tests/results tests/runtime/test_tiled.py tests/cli/test_call.py "
         "tests/fitting/test_fitting.py tests/evaluation",
     ),
-    "store": (
-        "station/src/flawscope_station/store/*.py",
-        " ".join(
-            f"station/tests/*{word}*.py"
-            for word in [
-                "store",
-                "retention",
-                "backup",
-                "clock",
-                "identity",
-                "migrations",
-                "faults",
-                "api",
-                "one_station",
-            ]
-        ),
-    ),
-    "inspecting": (
-        "station/src/flawscope_station/inspecting/*.py",
-        " ".join(
-            f"station/tests/*{word}*.py"
-            for word in ["api", "deadline", "threads", "interlock", "unanswered", "tolerances", "parts"]
-        ),
-    ),
-    "challenge": ("station/src/flawscope_station/challenge/*.py", "station/tests/*challenge*.py"),
-    "outbox": (
-        "station/src/flawscope_station/sinks/outbox.py",
-        "station/tests/*store_machine*.py station/tests/*outbox*.py station/tests/*sinks*.py",
-    ),
 }
+# rooms of the station -> words in the names of their tests
+for _room, _words in {
+    "store": "store retention backup clock identity migrations faults api one_station",
+    "inspecting": "api deadline threads interlock unanswered tolerances parts",
+    "challenge": "challenge",
+    "sinks/outbox.py": "store_machine outbox sinks",
+}.items():
+    _place = _room if _room.endswith(".py") else f"{_room}/*.py"
+    _tests = " ".join(f"station/tests/*{word}*.py" for word in _words.split())
+    AREAS[Path(_room).stem] = f"station/src/flawscope_station/{_place}", _tests
 OTHER = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.And: ast.Or,
@@ -134,12 +115,14 @@ def modules(area: str) -> list[Path]:
     return sorted(ROOT.glob(AREAS[area][0]))
 
 
+def is_same(site: dict[str, Any], mutant: dict[str, Any]) -> bool:
+    return all(site[key] == mutant[key] for key in ("function", "before", "after", "nth"))
+
+
 def mutated(text: str, mutant: dict[str, Any], path: Path) -> str | None:
     """The module's text with the fault; None where its place is gone."""
-    for found in sites(path):
-        if all(found[key] == mutant[key] for key in ("function", "before", "after", "nth")):
-            break
-    else:
+    found = next((site for site in sites(path) if is_same(site, mutant)), None)
+    if found is None:
         return None
     lines = text.split("\n")
     start = sum(len(line) + 1 for line in lines[: found["line"] - 1])
@@ -155,31 +138,21 @@ class Coverage:
         self.lines: dict[Path, dict[int, list[str]]] = {}
         with tempfile.TemporaryDirectory() as folder:
             database, times = Path(folder, "coverage"), Path(folder, "times.xml")
-            arguments = [
-                "--cov=src/flawscope",
-                "--cov=station/src",
-                "--cov-context=test",
-                "--cov-report=",
-                f"--junitxml={times}",
-            ]
-            pytest(copy, [*arguments, *tests], COVERAGE_FILE=str(database))
+            where = ["--cov=src/flawscope", "--cov=station/src", "--cov-context=test", "--cov-report="]
+            pytest(copy, [*where, f"--junitxml={times}", *tests], COVERAGE_FILE=str(database))
             data = CoverageData(str(database))
             data.read()
             for module in modules(area):
                 here = copy / module.relative_to(ROOT)
                 self.lines[here] = data.contexts_by_lineno(str(here))
-            cases = ET.parse(times).iter("testcase")
-            names = [
-                (f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}", case)
-                for case in cases
-            ]
-            self.seconds = {name: float(case.get("time", 0)) for name, case in names}
+            self.seconds = {}
+            for case in ET.parse(times).iter("testcase"):
+                file = case.get("classname", "").replace(".", "/")
+                self.seconds[f"{file}.py::{case.get('name')}"] = float(case.get("time", 0))
 
     def tests(self, place: Path, text: str, mutant: dict[str, Any]) -> list[str]:
         """Tests that execute the mutant's statement, the quickest first."""
-        site = next(
-            s for s in sites(place) if all(s[k] == mutant[k] for k in ("function", "before", "after", "nth"))
-        )
+        site = next(s for s in sites(place) if is_same(s, mutant))
         around = [
             node
             for node in ast.walk(ast.parse(text))
@@ -200,31 +173,12 @@ class Coverage:
 
 
 def pytest(copy: Path, arguments: list[str], **env: str) -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "--no-header",
-        "-p",
-        "no:cacheprovider",
-        "-k",
-        "not postgresql",
-        "-m",
-        "not slow and not browser",
-    ]
-    env = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(
-            [*(str(copy / house) for house in SOURCES), os.environ.get("PYTHONPATH", "")]
-        ),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        **env,
-    }
+    command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider"]
+    command += ["-k", "not postgresql", "-m", "not slow and not browser", *arguments]
+    path = os.pathsep.join([*(str(copy / house) for house in SOURCES), os.environ.get("PYTHONPATH", "")])
+    env = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", **env}
     limit = LIMIT if "-x" in arguments else None
-    return subprocess.run(
-        [*command, *arguments], cwd=copy, env=env, capture_output=True, text=True, timeout=limit
-    )
+    return subprocess.run(command, cwd=copy, env=env, capture_output=True, text=True, timeout=limit)
 
 
 def run(mutant: dict[str, Any], copy: Path, coverage: Coverage, first: Path) -> dict[str, Any]:
@@ -257,9 +211,8 @@ def run(mutant: dict[str, Any], copy: Path, coverage: Coverage, first: Path) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    how = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=how)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--again", type=Path, help="results of an earlier run")
     parser.add_argument("--areas", default=",".join(AREAS), help="default: all")
@@ -270,10 +223,8 @@ def main() -> None:
     if args.out.exists():
         drawn = json.loads(args.out.read_text())
     elif args.again:
-        drawn = [
-            {k: v for k, v in one.items() if k not in ("found", "seconds", "tests")}
-            for one in json.loads(args.again.read_text())
-        ]
+        answers, earlier = ("found", "seconds", "tests"), json.loads(args.again.read_text())
+        drawn = [{k: v for k, v in one.items() if k not in answers} for one in earlier]
     else:
         every = [
             {"area": area, "module": str(path.relative_to(ROOT)), **site}
@@ -285,21 +236,11 @@ def main() -> None:
     copies: Queue[Path] = Queue()
     with tempfile.TemporaryDirectory() as folder:
         for n in range(args.jobs):
-            for part in (
-                "src",
-                "tests",
-                "conftest.py",
-                "station",
-                "line",
-                "docs",
-                "examples",
-                "pyproject.toml",
-            ):
-                source, target = ROOT / part, Path(folder) / str(n) / part
+            for part in ("src", "tests", "station", "line", "docs", "examples"):
                 ignored = shutil.ignore_patterns("__pycache__", ".hypothesis")
-                shutil.copytree(source, target, ignore=ignored) if source.is_dir() else shutil.copy(
-                    source, target
-                )
+                shutil.copytree(ROOT / part, Path(folder) / str(n) / part, ignore=ignored)
+            for part in ("conftest.py", "pyproject.toml"):
+                shutil.copy(ROOT / part, Path(folder) / str(n) / part)
             copies.put(Path(folder) / str(n))
         first = Path(folder) / "0"
         left = {one["area"] for one in drawn if "found" not in one}
@@ -313,17 +254,8 @@ def main() -> None:
                 copies.put(copy)
             args.out.write_text(json.dumps(drawn, indent=1) + "\n")
             one = drawn[number]
-            print(
-                number,
-                one["module"],
-                one["line"],
-                one["before"],
-                "->",
-                one["after"],
-                ":",
-                one["found"],
-                flush=True,
-            )
+            place = f"{number} {one['module']} {one['line']}"
+            print(f"{place} {one['before']} -> {one['after']} : {one['found']}", flush=True)
 
         with ThreadPoolExecutor(args.jobs) as pool:
             list(pool.map(judged, [n for n, one in enumerate(drawn) if "found" not in one]))

@@ -64,8 +64,7 @@ RIGHT: dict[str, tuple[type, ...]] = {
 def test_wrong_types_are_one_line_that_names_the_argument(name):
     call = calls()[name]
     for wrong in WRONG:
-        right = isinstance(wrong, RIGHT.get(name, ())) and not (wrong is True and name != "bgr")
-        if right:
+        if isinstance(wrong, RIGHT.get(name, ())) and not (wrong is True and name != "bgr"):
             continue
         with pytest.raises(InputError) as caught:
             call(wrong)

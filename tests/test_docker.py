@@ -1,6 +1,6 @@
 """The Dockerfile: what an image must and must not be, and that its steps work, without a Docker daemon."""
 
-import importlib.util
+import importlib
 import re
 import subprocess
 import sys
@@ -16,13 +16,9 @@ TARGETS = ("runtime", "train", "station")
 @pytest.fixture(scope="module")
 def check():
     """docker/check.py."""
-    spec = importlib.util.spec_from_file_location("docker_check", ROOT / "docker" / "check.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "docker")
+        return importlib.import_module("check")
 
 
 def of(check, target, word):

@@ -51,11 +51,8 @@ def brought(extras):
         if one.marker and not any(one.marker.evaluate({"extra": extra}) for extra in {"", *of}):
             continue
         if plain(one.name) == "flawscope":
-            left += [
-                (each, frozenset())
-                for extra in one.extras
-                for each in project["optional-dependencies"][extra]
-            ]
+            each = [line for extra in one.extras for line in project["optional-dependencies"][extra]]
+            left += [(line, frozenset()) for line in each]
             continue
         if (plain(one.name), frozenset(one.extras)) in found:
             continue
@@ -81,6 +78,14 @@ def environment(extras, folder):
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(HIDE.format(hidden=hidden_modules(extras)), encoding="utf-8")
     return {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@pytest.fixture
+def installed(tmp_path):
+    """The environment of who typed what the README types, with its pictures at hand."""
+    draw_pictures(tmp_path)
+    env = environment(("train", "export"), tmp_path / "site")
+    return env | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
 
 
 def run(words, folder, env):
@@ -135,27 +140,21 @@ def test_in_the_core_each_command_works_or_says_which_words_to_type(tmp_path, on
 
 @pytest.mark.slow
 @pytest.mark.docs
-def test_after_the_install_of_the_readme_each_command_works(tmp_path):
-    draw_pictures(tmp_path)
-    env = environment(("train", "export"), tmp_path / "site")
-    env |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
+def test_after_the_install_of_the_readme_each_command_works(installed, tmp_path):
     for words in readme_commands():
         if words[0] == "demo":
             words = [*words, "--train", "20"]
-        done = run([*words, *(["--no-check"] if words[0] == "fit" else [])], tmp_path, env)
+        done = run([*words, *(["--no-check"] if words[0] == "fit" else [])], tmp_path, installed)
         assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
 
 
 @pytest.mark.slow
 @pytest.mark.docs
 @pytest.mark.parametrize("preset", presets())
-def test_after_the_install_of_the_readme_each_preset_has_its_weights(preset, tmp_path):
-    draw_pictures(tmp_path)
-    env = environment(("train", "export"), tmp_path / "site")
-    env |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
+def test_after_the_install_of_the_readme_each_preset_has_its_weights(preset, installed, tmp_path):
     words = ["fit", "--data", "pictures", "--out", "m.safetensors", "--preset", preset, "--no-check"]
     in_steps = registry.method(registry.default_method_name(None, preset)).learns_in_steps
-    done = run([*words, *(["--steps", "2"] if in_steps else [])], tmp_path, env)
+    done = run([*words, *(["--steps", "2"] if in_steps else [])], tmp_path, installed)
     if done.returncode:
         assert done.stderr.splitlines()[-1].startswith("flawscope: no weights for backbone"), done.stderr
         assert preset not in ("default", "accurate", "small")

@@ -9,9 +9,12 @@ import pytest
 from PIL import Image
 
 import flawscope
+from flawscope.artefact import model_file
 from flawscope.cli import main
 from flawscope.errors import InputError
+from flawscope.fitting.fitting import partial_fit
 from flawscope.predictor.kinds import Example, learn_kinds, region_descriptors
+from flawscope.results.table import read_table
 from flawscope.synthesis.demo.dataset import draw_picture
 
 KINDS = ("ink", "notch", "wire")
@@ -95,15 +98,12 @@ def test_new_pictures_get_their_kind(named):
     assert right >= 8  # of 12; 4 by chance
 
 
-def test_every_result_tells_kinds(named, labelled, tmp_path, capsys):
-    from flawscope.results.table import read_table
-
-    assert main(["predict", str(named), str(labelled / "test"), "--out", str(tmp_path), "--quiet"]) == 0
+def test_every_result_tells_kinds(named, labelled, tmp_path, answer):
+    answer("predict", named, labelled / "test", "--out", tmp_path, "--quiet")
     rows = read_table(tmp_path / "results.csv")
     assert any(set(row.kinds.replace("; ", " or ").split(" or ")) & {*KINDS} for row in rows)
     assert all(len(row.kinds.split("; ")) == len(row.boxes) for row in rows if row.boxes)
-    assert main(["info", str(named)]) == 0
-    assert "ink (5), notch (5), wire (5): an answer lacks the true kind" in capsys.readouterr().out
+    answer("info", named, printed="ink (5), notch (5), wire (5): an answer lacks the true kind")
     prediction = flawscope.load(named).predict(labelled / "test/notch/0.png")
     assert prediction.regions[0].kinds_text in prediction._repr_html_()
 
@@ -134,21 +134,18 @@ def exported_named(named, shared):
     return shared("named-onnx", lambda folder: export(named, folder / "named.onnx")) / "named.onnx"
 
 
-def test_exported_models_learn_kinds_by_residuals(exported_named, labelled, tmp_path, onnx_path, capsys):
+def test_exported_models_learn_kinds_by_residuals(exported_named, labelled, tmp_path, onnx_path, answer):
     out = tmp_path / "again.onnx"
-    assert main(["kinds", str(exported_named), "--data", str(labelled), "--out", str(out), "--quiet"]) == 0
+    answer("kinds", exported_named, "--data", labelled, "--out", out, "--quiet")
     assert flawscope.load(out).manifest.kinds.error == 0.1
-    call = ["kinds", str(onnx_path), "--data", str(labelled), "--out", str(tmp_path / "named.onnx")]
-    assert main(call) == 2
-    assert "`flawscope kinds` takes the .safetensors model" in capsys.readouterr().err
+    remedy = "`flawscope kinds` takes the .safetensors model"
+    answer("kinds", onnx_path, "--data", labelled, "--out", tmp_path / "n.onnx", code=2, said=remedy)
 
 
-def test_calibrate_keeps_kinds_and_update_drops_them(named, drawn, tmp_path):
+def test_calibrate_keeps_kinds_and_update_drops_them(named, tmp_path, answer):
     out = tmp_path / "rate.safetensors"
-    assert main(["calibrate", str(named), "--false-alarm-rate", "0.2", "--out", str(out), "--quiet"]) == 0
+    answer("calibrate", named, "--false-alarm-rate", "0.2", "--out", out, "--quiet")
     assert flawscope.load(out).manifest.kinds == flawscope.load(named).manifest.kinds
-    from flawscope.fitting.fitting import partial_fit
-
     extended = partial_fit(named, [good(200), good(201)], device="cpu", check=False)
     assert extended.manifest.kinds is None
     assert any("run `flawscope kinds` again" in note for note in extended.manifest.notes)
@@ -202,15 +199,12 @@ def test_copies_and_missed_pictures_are_no_examples(model_path):
     assert found.notes == ["wire: 1 picture without a region there"]
     with pytest.raises(InputError, match="notch 2"):
         learn_kinds(model, examples[:2])
-
-
-def test_names_that_differ_in_case_alone_are_refused(model_path):
-    examples = [Example(draw("notch", k)[0], "Notch" if k % 2 else "notch") for k in range(6)]
+    named = [Example(draw("notch", k)[0], "Notch" if k % 2 else "notch") for k in range(6)]
     with pytest.raises(InputError, match="kinds notch and Notch differ in upper case alone: name them alike"):
-        learn_kinds(flawscope.load(model_path), examples)
+        learn_kinds(model, named)
 
 
-def test_labels_in_a_folder_of_no_kind_name_the_kinds(model_path, tmp_path, capsys):
+def test_labels_in_a_folder_of_no_kind_name_the_kinds(model_path, tmp_path, answer):
     root = tmp_path / "set"
     (root / "good").mkdir(parents=True)
     (root / "bad").mkdir()
@@ -225,22 +219,18 @@ def test_labels_in_a_folder_of_no_kind_name_the_kinds(model_path, tmp_path, caps
             document = {"imagePath": "", "imageHeight": 96, "imageWidth": 96, "shapes": [shape]}
             (root / f"bad/{kind}{number}.json").write_text(json.dumps(document))
     out = tmp_path / "named.safetensors"
-    assert main(["kinds", str(model_path), "--data", str(root), "--out", str(out), "--quiet"]) == 0
+    call = ("kinds", model_path, "--data", root, "--out", out)
+    answer(*call, "--quiet")
     assert flawscope.load(out).manifest.kinds.names == KINDS[:2]
     for labels in (root / "bad").glob("*.json"):
         labels.write_text(labels.read_text().replace("96", "48"))
-    capsys.readouterr()
-    assert main(["kinds", str(model_path), "--data", str(root), "--out", str(out)]) == 2
-    assert "it is 48x48, its picture 96x96" in capsys.readouterr().err
+    answer(*call, code=2, said="it is 48x48, its picture 96x96")
 
 
 def test_a_damaged_file_is_refused(named, tmp_path):
-    from flawscope.artefact import model_file
-
     artefact = model_file.read(named)
-    tensors = {**artefact.tensors, "kinds": np.array(artefact.tensors["kinds"])}
     document, run = model_file.split_run_facts(artefact.manifest)
-    tensors["kinds"] = tensors["kinds"][:-1]
+    tensors = {**artefact.tensors, "kinds": artefact.tensors["kinds"][:-1].copy()}
     model_file.write_contents(document, run, tensors, tmp_path / "short.safetensors")
     with pytest.raises(InputError, match=r"kinds of defects do not fit"):
         model_file.read(tmp_path / "short.safetensors")

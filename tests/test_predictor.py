@@ -15,7 +15,6 @@ from brightness import HOSTILE, SIDE, Brightness, draw, model
 from flawscope.calibration.threshold import Calibration, parse_false_alarm_rate
 from flawscope.errors import InputError
 from flawscope.evaluation import evaluate
-from flawscope.predictor import Predictor
 from flawscope.results.prediction import Prediction
 from flawscope.views.preprocess import Preprocess
 
@@ -128,11 +127,11 @@ def test_a_folder_without_pictures_and_predict_of_a_folder_are_told_at_once(tmp_
 def test_a_frame_of_opencv(root):
     picture = np.asarray(Image.open(root / "test/dent/1.png"))
     right = model().predict(picture)
-    opaque = np.dstack([picture[..., ::-1], np.full(picture.shape[:2], 255, np.uint8)])
-    for frame in (picture[..., ::-1], opaque):
-        assert model().predict(frame, bgr=True).score == right.score
-    batch = np.stack([picture[..., ::-1]] * 2)
-    assert [one.score for one in model().predict(batch, bgr=True)] == [right.score] * 2
+    frame = picture[..., ::-1]
+    opaque = np.dstack([frame, np.full(frame.shape[:2], 255, np.uint8)])
+    for given in (frame, opaque, np.stack([frame] * 2)):
+        found = model().predict(given, bgr=True)
+        assert {one.score for one in (found if isinstance(found, list) else [found])} == {right.score}
     assert model().predict(picture, bgr=True).score != right.score  # its blue is noise
     grey = np.full((32, 32), 99, np.uint8)
     assert model().predict(grey, bgr=True).score == model().predict(grey).score
@@ -151,9 +150,8 @@ def test_calibrating_on_nothing_new_is_refused_and_padding_counts_nowhere(root):
             model(seen={"train": learnt}).calibrate(given)
     how = Preprocess((SIDE, SIDE), keep_aspect=True)
     pictures = [np.full((10, 80, 3), 50 + k, np.uint8) for k in range(3)]  # most is padding
-    found = model(preprocess=how, tensors={"roi": np.ones((SIDE, SIDE), bool)}).calibrate(
-        [*pictures, pictures[0]], force=True
-    )
+    padded = model(preprocess=how, tensors={"roi": np.ones((SIDE, SIDE), bool)})
+    found = padded.calibrate([*pictures, pictures[0]], force=True)
     assert found.calibration.map_level == pytest.approx(51 / 255)
     assert [p.role for p in found.manifest.pictures] == ["calibration"] * 3
 
@@ -198,15 +196,12 @@ def test_draw_opens_the_file_that_it_is_of_and_shows_deep_pictures(found, tmp_pa
     drawn = found.draw()
     assert drawn.shape == (32, 32, 3)
     assert np.array_equal(drawn, found.draw(np.asarray(Image.open(str(found.path)))))
-    with pytest.raises(InputError, match="give the picture"):
-        replace(found, path=None).draw()
-    with pytest.raises(InputError, match="no such file"):
-        replace(found, path="none.png").draw()
-    path, predictor = tmp_path / "deep.png", model()
-    Image.fromarray(np.full((32, 32), 999, np.uint16)).save(path)
-    white = replace(predictor.manifest.preprocess, white_level=999.0)
-    artefact = replace(predictor.artefact, manifest=replace(predictor.manifest, preprocess=white))
-    assert Predictor(artefact, predictor.session).predict(path).draw().max() > 200
+    for path, said in ((None, "give the picture"), ("none.png", "no such file")):
+        with pytest.raises(InputError, match=said):
+            replace(found, path=path).draw()
+    Image.fromarray(np.full((32, 32), 999, np.uint16)).save(tmp_path / "deep.png")
+    deep = model(preprocess=Preprocess((SIDE, SIDE), white_level=999.0))
+    assert deep.predict(tmp_path / "deep.png").draw().max() > 200
 
 
 def check(html, pictures, most):

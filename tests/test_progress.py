@@ -21,17 +21,20 @@ def clock(monkeypatch):
     return now
 
 
+def go(step, stage, numbers, total, clock, seconds):
+    """Each step takes so many seconds."""
+    for k in numbers:
+        step(stage, k, total)
+        clock[0] += seconds
+
+
 def test_a_log_gets_one_line_a_stage(clock):
     log = io.StringIO()
     step = TerminalProgress(log)
     for stage in ("reading", "fitting"):
-        for k in range(1, 51):
-            step(stage, k, 50)
-            clock[0] += 0.1
-    lines = log.getvalue().splitlines()
-    assert [line.split(":")[0] for line in lines] == ["reading", "fitting"]
-    assert "\x1b" not in log.getvalue()
-    assert "\r" not in log.getvalue()
+        go(step, stage, range(1, 51), 50, clock, 0.1)
+    assert [line.split(":")[0] for line in log.getvalue().splitlines()] == ["reading", "fitting"]
+    assert not {"\x1b", "\r"} & {*log.getvalue()}
 
 
 def test_what_follows_a_comma_may_change_within_a_stage(clock):
@@ -49,13 +52,9 @@ def test_what_follows_a_comma_may_change_within_a_stage(clock):
 def test_a_terminal_is_not_flooded_and_hears_no_time_that_is_not_worth_naming(clock):
     screen = Screen()
     step = TerminalProgress(screen)
-    for k in range(1000):
-        step("fitting", k, 100_000)
-        clock[0] += 0.001
+    go(step, "fitting", range(1000), 100_000, clock, 0.001)
     assert screen.getvalue().count("\r") <= 6
-    for k in range(5):
-        step("checking", k, 4)
-        clock[0] += 0.3
+    go(step, "checking", range(5), 4, clock, 0.3)
     assert "0.0 s" not in screen.getvalue()
     assert "checking: 3 of 4\r" in screen.getvalue()
 
@@ -72,10 +71,7 @@ def test_a_short_stage_leaves_no_line(clock):
 
 def test_a_log_hears_of_a_long_stage_now_and_then(clock):
     log = io.StringIO()
-    step = TerminalProgress(log)
-    for k in range(1, 101):
-        step("fitting", k, 100)
-        clock[0] += 1.0
+    go(TerminalProgress(log), "fitting", range(1, 101), 100, clock, 1.0)
     assert log.getvalue().splitlines() == [
         "fitting: 31 of 100, 1.0 a second, 1 min 07 s left",
         "fitting: 61 of 100, 1.0 a second, 38 s left",

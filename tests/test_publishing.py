@@ -36,9 +36,7 @@ def test_notes_are_the_section_of_a_version():
     assert notes(CHANGELOG, "0.2.0", "0.3.0") == notes(CHANGELOG, None, "0.2.0") == fixed
     assert notes(CHANGELOG, None, "0.3.0") == "### Added\n- New."
     for version in ("0.1.0", "9.9"):  # nothing in it; not there
-        with pytest.raises(
-            SystemExit, match=re.escape(f"says nothing of {version}: it has Unreleased, 0.2.0")
-        ):
+        with pytest.raises(SystemExit, match=f"says nothing of {version}: it has Unreleased, 0.2.0"):
             notes(CHANGELOG, version, "0.3.0")
     done = subprocess.run([sys.executable, NOTES], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

@@ -24,49 +24,49 @@ def test_each_rate_is_told_as_the_model_at_that_rate_tells_it(onnx_path):
         assert row["supported"] is (row["missing"] == 0) is (row["expected"] <= row["rate"] + 1e-9)
 
 
+@pytest.fixture
+def calibrated(onnx_path):
+    """`calibrated(count)`: a model that was calibrated on so many good pictures."""
+
+    def made(count, **more):
+        model, values = flawscope.load(onnx_path), tuple(map(float, range(count)))
+        known = replace(model.calibration, scores=values, map_maxima=values, **more)
+        return model.with_calibration(known)
+
+    return made
+
+
 @pytest.mark.parametrize("count", [1, 9, 12, 19, 60])
-def test_a_model_at_a_rate_keeps_it_or_is_refused(onnx_path, count):
+def test_a_model_at_a_rate_keeps_it_or_is_refused(calibrated, count):
     """The lowest rate of n good pictures is 1 / (n + 1)."""
-    model = flawscope.load(onnx_path)
-    values = tuple(float(k) for k in range(count))
-    calibration = replace(model.calibration, scores=values, map_maxima=values)
-    model = model.with_calibration(calibration)
-    lowest = 1 / (count + 1)
+    model, lowest = calibrated(count), 1 / (count + 1)
     assert promise_of(at_rate(model, lowest + 1e-12).manifest).rate <= lowest + 1e-9
     with pytest.raises(InputError, match=f"calibrated on {count} good ones"):
         at_rate(model, 0.99 * lowest)
+    supported = {row["rate"]: row["supported"] for row in describe_rates(model.manifest)}
     for rate, needed in offered_rates():
-        assert (needed <= count) is describe_rates(model.manifest)[_place(model, rate)]["supported"]
+        assert (needed <= count) is supported[rate]
 
 
 @pytest.mark.parametrize("count", [2, 5, 11, 12, 13, 60, 1234])
-def test_the_rate_that_is_advised_can_be_chosen(onnx_path, count):
+def test_the_rate_that_is_advised_can_be_chosen(calibrated, count):
     """Also where it is written with two digits: 8.4 % of 11 good pictures, not 8.3 %."""
-    model = flawscope.load(onnx_path)
-    values = tuple(float(k) for k in range(count))
-    model = model.with_calibration(replace(model.calibration, scores=values, map_maxima=values))
+    model = calibrated(count)
     with pytest.raises(InputError) as refused:
         at_rate(model, 1e-4)
     found = re.search(r"support (\S+) % or more", str(refused.value))
     assert at_rate(model, float(found[1]) / 100).manifest.calibration.rate <= 1.1 / (count + 1)
 
 
-def test_pictures_of_one_part_count_as_one(onnx_path):
-    model = flawscope.load(onnx_path)
-    values, units = tuple(map(float, range(12))), tuple(k // 3 for k in range(12))
-    model = model.with_calibration(replace(model.calibration, scores=values, map_maxima=values, units=units))
+def test_pictures_of_one_part_count_as_one(calibrated):
+    model = calibrated(12, units=tuple(k // 3 for k in range(12)))
     assert promise_of(model.manifest).calibrated == 4
     with pytest.raises(InputError, match="calibrated on 4 good ones, which support 20 % or more"):
         at_rate(model, 0.05)
 
 
-def _place(model, rate):
-    return [row["rate"] for row in describe_rates(model.manifest)].index(rate)
-
-
-def test_a_model_that_promises_nothing_has_no_rate_to_change(onnx_path):
-    model = flawscope.load(onnx_path)
-    silent = model.with_calibration(replace(model.calibration, promised=False))
+def test_a_model_that_promises_nothing_has_no_rate_to_change(calibrated):
+    silent = calibrated(12, promised=False)
     assert not any(row["supported"] for row in describe_rates(silent.manifest))
     with pytest.raises(InputError, match="promises no false-alarm rate"):
         at_rate(silent, 0.2)

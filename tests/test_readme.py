@@ -86,15 +86,12 @@ def draw_pictures(folder):
         draw(f"pictures/good/part{k // 2:02d}_{'ab'[k % 2]}.png")
     for k, defect in enumerate(3 * ("hole", "thread", "stain")):
         draw(f"pictures/bad/{defect}/{k}.png", defect, f"pictures/masks/{defect}/{k}.png")
-    for k in range(12):  # as many as a model of `pictures` was calibrated on
-        draw(f"more_pictures/{k}.png")
     for k in range(5):
         draw(f"large_pictures/{k}.png", size=300)
-    for k in range(4):
-        draw(f"photographs/{k}.png")
-        draw(f"materials/{k}.png")
-    for name in ("001", "002"):
-        draw(f"new_pictures/{name}.png")
+    names = [f"more_pictures/{k}" for k in range(12)]  # as many as a model of `pictures` was calibrated on
+    names += [f"{folder}/{k}" for k in range(4) for folder in ("photographs", "materials")]
+    for name in (*names, "new_pictures/001", "new_pictures/002"):
+        draw(f"{name}.png")
     draw("new_pictures/007.png", "hole")
     draw_products(folder, rng)
     for trial in ("trial1", "trial2"):  # of known parts, which a person has inspected, too
@@ -107,11 +104,8 @@ def draw_pictures(folder):
 
 def draw_products(folder, rng):
     """Three products of a line: drawn parts, one of them in other colours."""
-    for product, drawn, order in (
-        ("fabric", "fabric", [0, 1, 2]),
-        ("plate", "plate", [0, 1, 2]),
-        ("tile", "plate", [2, 0, 1]),
-    ):
+    for product, drawn in {"fabric": "fabric", "plate": "plate", "tile": "plate"}.items():
+        order = [2, 0, 1] if product == "tile" else [0, 1, 2]
         names = [f"products/{product}/good/{k}.png" for k in range(10)]
         names += [f"more_products/{product}/good/{k}.png" for k in range(4)]
         names += [f"products/{product}/bad/hole/0.png", f"mixed_pictures/{product}.png"]
@@ -275,35 +269,27 @@ def test_everything_in_the_pages_runs(page, workplace, shared, soon, stations, t
         call(["fit", "--data", "pictures", "--out", MODEL], shared)
     ran = 0
     for language, text in blocks(page):
-        if language == "bibtex":
-            continue
         if language == "python":
             exec(compile(stations.there(text), str(page), "exec"), {})
-            ran += 1
-            continue
-        if language == "yaml" and text.startswith("# tolerances.yaml"):
+        elif language == "yaml" and text.startswith("# tolerances.yaml"):
             Path("tolerances.yaml").write_text(text, encoding="utf-8")
-            ran += 1
-            continue
-        if language == "yaml":
+        elif language == "yaml":
             Path("station.yaml").write_text(text, encoding="utf-8")
             Path("database_password").write_text("secret", encoding="utf-8")
             assert read_settings("station.yaml").products
-            ran += 1
-            continue
-        assert language == "console", f"a block of {language} that nothing runs"
-        for words in commands(text):
-            if words[0] in NOT_HERE:
+        else:
+            assert language in ("console", "bibtex"), f"a block of {language} that nothing runs"
+        ran += language in ("python", "yaml")
+        for words in commands(text) if language == "console" else ():
+            here = [stations.there(word) for word in words]
+            if words[0] in NOT_HERE or (words[0] == "curl" and not shutil.which("curl")):
                 continue
             if words[0] == "curl":
-                if shutil.which("curl"):
-                    subprocess.run([stations.there(word) for word in words], check=True)
-                    ran += 1
-                continue
-            assert words[0] == "flawscope"
-            wanted = 3 if "--fail-on-anomaly" in words else 0  # there is a hole among the new pictures
-            code = call([stations.there(word) for word in words[1:]], shared)
-            assert code == wanted, f"{shlex.join(words)}\n{capsys.readouterr().err}"
+                subprocess.run(here, check=True)
+            else:
+                assert words[0] == "flawscope"
+                wanted = 3 if "--fail-on-anomaly" in words else 0  # there is a hole among the new pictures
+                assert call(here[1:], shared) == wanted, f"{shlex.join(words)}\n{capsys.readouterr().err}"
             ran += 1
     assert ran > (7 if page == README else 0)
     if page == README:

@@ -6,7 +6,6 @@ import zipfile
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import brackets
 import flawscope
@@ -19,6 +18,7 @@ from flawscope.predictor import Predictor
 from flawscope.results.prediction import Prediction
 from flawscope.runtime import is_router, read_router_facts
 from flawscope.synthesis.demo.dataset import draw_picture
+from picture_files import save
 
 PRODUCTS = ("fabric", "plate")
 SIZE = 64
@@ -81,12 +81,8 @@ def test_a_picture_is_judged_by_the_model_of_its_product_bit_for_bit(pair, two_p
         assert (found.product, found.recognition and found.recognition.nearest) == (name, name)
         assert 0 < (found.product_p_value or 0) <= 1
         assert found.score == pytest.approx(same.score, rel=1e-5)
-        assert (found.is_anomalous, found.shifts, found.part_pose) == (
-            same.is_anomalous,
-            same.shifts,
-            same.part_pose,
-        )
-        assert found.geometry == same.geometry
+        for fact in ("is_anomalous", "shifts", "part_pose", "geometry"):
+            assert getattr(found, fact) == getattr(same, fact)
         np.testing.assert_allclose(found.map, same.map, rtol=1e-4, atol=1e-4)
         said = next(router.stream([path], 1, product=name))[1]
         if batch == 1:
@@ -227,15 +223,16 @@ def test_methods_without_a_backbone_of_their_own_are_recognised_by_the_default_o
 def test_files_of_one_and_of_several_products_are_told_apart(plain, tmp_path):
     router = opened(plain)
     router.products["plate"].save(tmp_path / "plate.safetensors")
-    assert is_router(plain)
-    assert not is_router(tmp_path / "plate.safetensors")
+    single = tmp_path / "plate.safetensors"
+    assert (is_router(plain), is_router(single)) == (True, False)
     assert [*read_router_facts(plain).manifests] == [*PRODUCTS]
-    with pytest.raises(InputError, match="it is a joint model of several products"):
-        model_file.read(plain)
-    with pytest.raises(InputError, match="it is a model of one product"):
-        router_file.read(tmp_path / "plate.safetensors")
-    with pytest.raises(InputError, match=r"this router is saved as \.safetensors"):
-        router.save(tmp_path / "line.onnx")
+    for call, path, said in (
+        (model_file.read, plain, "it is a joint model of several products"),
+        (router_file.read, single, "it is a model of one product"),
+        (router.save, tmp_path / "line.onnx", r"this router is saved as \.safetensors"),
+    ):
+        with pytest.raises(InputError, match=said):
+            call(path)
 
 
 DAMAGES = ("cut", "byte", "name", "tensor", "unused", "descriptor", "twice", "preprocess")
@@ -280,14 +277,14 @@ def test_a_file_that_is_no_archive_of_a_router_is_one_clear_line(tmp_path):
     path.write_bytes(b"no archive")
     with pytest.raises(InputError, match="it is no exported router"):
         flawscope.load(path)
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("router.json", json.dumps({"format": ROUTER_FORMAT, "products": []}))
-    with pytest.raises(InputError, match="it is no exported router"):
-        flawscope.load(path)
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("router.json", json.dumps({"format": ROUTER_FORMAT + 1}))
-    with pytest.raises(InputError, match="made by a newer flawscope"):
-        flawscope.load(path)
+    for document, said in (
+        ({"format": ROUTER_FORMAT, "products": []}, "it is no exported router"),
+        ({"format": ROUTER_FORMAT + 1}, "made by a newer flawscope"),
+    ):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("router.json", json.dumps(document))
+        with pytest.raises(InputError, match=said):
+            flawscope.load(path)
 
 
 def test_deep_pictures_are_recognised_by_the_products_white_level(tmp_path):
@@ -296,14 +293,10 @@ def test_deep_pictures_are_recognised_by_the_products_white_level(tmp_path):
     def deep(name, rng):
         return 16 * draw_picture(name, rng, size=96)[0][:, :, 1].astype(np.uint16)
 
-    rng, models, pictures = np.random.default_rng(0), {}, {}
-    for name in PRODUCTS:
-        folder = tmp_path / name
-        folder.mkdir()
-        for k in range(8):
-            Image.fromarray(deep(name, rng)).save(folder / f"{k}.png")
-        pictures[name] = folder
-        models[name] = fit(folder, size=SIZE, **QUICK)
+    rng = np.random.default_rng(0)
+    named = {name: {f"{k}.png": deep(name, rng) for k in range(8)} for name in PRODUCTS}
+    pictures = {name: save(tmp_path / name, named[name]) for name in PRODUCTS}
+    models = {name: fit(folder, size=SIZE, **QUICK) for name, folder in pictures.items()}
     router = joining.join(models, pictures, device="cpu")
     level = models["plate"].manifest.preprocess.white_level
     assert router.artefact.recognition.preprocess.white_level == level is not None

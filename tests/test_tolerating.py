@@ -19,9 +19,8 @@ EVERY = Tolerances("1", "0" * 64, (32, 32), (Rule("any", length=1e3),))
 
 
 def decisions(found, *pictures):
-    return [
-        str(result) if isinstance(result, InputError) else result.decision for _, result in found(pictures)
-    ]
+    answers = (result for _, result in found(pictures))
+    return [str(one) if isinstance(one, InputError) else one.decision for one in answers]
 
 
 def test_a_region_at_the_edge_of_the_region_of_interest_is_not_tolerated(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from emulated_line.plc import Plc
 
 from flawscope_station.settings.station import read_settings
-from plugin_helpers import plugins_fixture, reels_fixture, settings_text  # noqa: F401
+from plugin_helpers import settings_text
 from station_helpers import NAME, Running, free_port, opened, recorded
 
 WIRES = ("modbus", "modbus-client", "opcua")  # of the station; a PLC that is a Modbus server is the second

@@ -41,10 +41,11 @@ class Signals:
         self.frames: deque[NumberedFrame] = deque()
         self.number = 0
 
-    def pass_part(self, *, lost: bool = False, damaged: bool = False) -> None:
-        self.number += 1
-        if not lost:
-            self.frames.append(NumberedFrame(self.number, None if damaged else picture_of(self.number)))
+    def pass_parts(self, count: int = 1, *, lost: bool = False, damaged: bool = False) -> None:
+        for _ in range(count):
+            self.number += 1
+            if not lost:
+                self.frames.append(NumberedFrame(self.number, None if damaged else picture_of(self.number)))
 
     def trigger(self) -> None:
         raise AssertionError("a signal triggers it")
@@ -122,11 +123,10 @@ def play_fixture(monkeypatch):
 def test_parts_that_come_at_once_are_all_inspected(play):
     """As many as may wait; the newest frame is not all that counts."""
     signals, taken, _ = play()
-    for _ in range(MAX_PARTS_WAITING):
-        signals.pass_part()
+    signals.pass_parts(MAX_PARTS_WAITING)
     until(lambda: len(taken.pictures) == MAX_PARTS_WAITING)
     for _ in range(34):
-        signals.pass_part()
+        signals.pass_parts()
         time.sleep(0.005)
     until(lambda: len(taken.pictures) == 50)
     assert len({one.key for one in taken.pictures}) == 50
@@ -139,8 +139,7 @@ def test_parts_for_which_there_is_no_room_are_told(play, monkeypatch):
     monkeypatch.setattr(camera_module, "MISSED_INTERVAL", 0.05)
     signals, taken, source = play(queue=8)
     taken.is_held = True
-    for _ in range(100):
-        signals.pass_part()
+    signals.pass_parts(100)
     until(lambda: not signals.frames and source.state.dropped)
     until(lambda: any("come faster than they are inspected" in one for one in taken.shown))
     taken.release()
@@ -159,8 +158,7 @@ def test_a_queue_that_is_full_makes_parts_wait(play):
             raise BusyError(1.0)
 
     taken.refusal = busy
-    for _ in range(10):
-        signals.pass_part()
+    signals.pass_parts(10)
     until(lambda: len(taken.pictures) == 10)
     assert (source.state.dropped, taken.told) == (0, 0)
 
@@ -172,22 +170,20 @@ def test_parts_that_could_not_be_inspected_are_told(play, error):
     """After the next one was inspected, too: then the frames are not refused any more."""
     signals, taken, _ = play()
     taken.error = error
-    for _ in range(3):
-        signals.pass_part()
+    signals.pass_parts(3)
     until(lambda: taken.told == 3)
     taken.error = None
-    signals.pass_part()
+    signals.pass_parts()
     until(lambda: taken.problems.get("camera_refused_1_1", "") is None)
     assert "3 parts" in str(taken.problems["camera_missed_1_1"])
 
 
 def test_frames_that_did_not_arrive_are_parts_that_were_missed(play):
     signals, taken, source = play()
-    signals.pass_part()
-    signals.pass_part(lost=True)
-    signals.pass_part(lost=True)
-    signals.pass_part(damaged=True)
-    signals.pass_part()
+    signals.pass_parts()
+    signals.pass_parts(2, lost=True)
+    signals.pass_parts(damaged=True)
+    signals.pass_parts()
     until(lambda: len(taken.pictures) == 2 and taken.told == 3)
     assert source.state.broken == 3
 
@@ -195,7 +191,7 @@ def test_frames_that_did_not_arrive_are_parts_that_were_missed(play):
 def test_a_look_through_the_camera_takes_no_part_away(play):
     signals, taken, source = play()
     look = source.next_shot()
-    signals.pass_part()
+    signals.pass_parts()
     assert look.result(PATIENCE).frame is not None
     until(lambda: len(taken.pictures) == 1)
 
@@ -209,8 +205,7 @@ def test_a_camera_with_a_signal_of_its_own_answers_no_trigger(play):
 def test_parts_that_wait_when_the_station_ends_are_told(play):
     signals, taken, source = play(queue=2)
     taken.is_held = True
-    for _ in range(5):
-        signals.pass_part()
+    signals.pass_parts(5)
     until(lambda: len(taken.pictures) == 1 and len(source._pending) >= 2 and not signals.frames)
     source.stop(0.1)
     assert len(taken.pictures) + taken.told == 5
@@ -226,25 +221,24 @@ def test_parts_are_told_though_the_store_is_away(play):
 
     taken.line.store.note_event = away
     taken.error = ModelError("the model failed")
-    signals.pass_part()
+    signals.pass_parts()
     until(lambda: taken.problems.get("camera_missed_1_1"))
 
 
 def test_a_part_whose_frame_came_before_is_told(play):
     """By its number, by the camera's clock, by its pixels: a frame counts once."""
     signals, taken, camera = play()
-    signals.pass_part()
+    signals.pass_parts()
     until(lambda: len(taken.pictures) == 1)
-    signals.frames.append(NumberedFrame(1, picture_of(9)))  # its number came before
-    until(lambda: camera.state.state == FROZEN)
-    signals.frames.append(NumberedFrame(2, picture_of(10)))
-    until(lambda: camera.state.state == RUNNING)
-    signals.frames.append(NumberedFrame(3, picture_of(10)))  # its pixels
-    until(lambda: camera.state.state == FROZEN)
-    signals.frames.append(NumberedFrame(4, picture_of(11), 5))
-    until(lambda: camera.state.state == RUNNING)
-    signals.frames.append(NumberedFrame(5, picture_of(12), 5))  # its time
-    until(lambda: camera.state.state == FROZEN)
+    for frame, state in (
+        (NumberedFrame(1, picture_of(9)), FROZEN),  # its number came before
+        (NumberedFrame(2, picture_of(10)), RUNNING),
+        (NumberedFrame(3, picture_of(10)), FROZEN),  # its pixels
+        (NumberedFrame(4, picture_of(11), 5), RUNNING),
+        (NumberedFrame(5, picture_of(12), 5), FROZEN),  # its time
+    ):
+        signals.frames.append(frame)
+        until(lambda state=state: camera.state.state == state)
     until(lambda: taken.problems.get("camera_frozen_1_1"))
     camera.stop(1.0)
     assert (len(taken.pictures), taken.told) == (3, 3)

@@ -324,8 +324,6 @@ def test_a_camera_that_another_program_uses_says_so(fake):
         "from flawscope_line.industrial_cameras import IndustrialCameraSettings as Settings; "
         "AravisDevice(Settings('FV01'))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=os.environ
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "another program uses it: end that one" in done.stderr
     first.stop()

@@ -9,7 +9,8 @@ from flawscope_line.plc.handshake import Code
 from flawscope_line.plc.line import error_code
 from flawscope_station.inspecting.interlock import InterlockError
 from flawscope_station.settings.station import read_settings
-from plc_helpers import connection, plc_at, plugins_fixture, reels_fixture, settings_text  # noqa: F401
+from plc_helpers import connection, plc_at
+from plugin_helpers import settings_text
 from station_helpers import NAME, again, free_port, opened, until
 
 pytestmark = pytest.mark.usefixtures("plugins")
@@ -95,14 +96,16 @@ def test_it_is_set_up_from_nothing_by_four_sources(settings, reels, model_file, 
     api, plc = f"{running.url}/api/v1/products/{NAME}", plc_at("modbus", port)
     told, passed = running.station.store.events, list[str]()
 
-    def by_http(part: str, data: bytes) -> str:
-        answer = httpx.post(f"{api}/inspections", params={"part": part}, content=data, timeout=60)
+    def post(where: str, part: str, data: bytes | None = None) -> str:
+        answer = httpx.post(f"{api}/{where}", params={"part": part}, content=data, timeout=60)
         return "recorded" if answer.status_code == 201 else str(answer.json()["error"])
+
+    def by_http(part: str, data: bytes) -> str:
+        return post("inspections", part, data)
 
     def by_camera(part: str, data: bytes) -> str:
         under_camera.write_bytes(data)
-        answer = httpx.post(f"{api}/trigger", params={"part": part}, timeout=60)
-        return "recorded" if answer.status_code == 201 else str(answer.json()["error"])
+        return post("trigger", part)
 
     def by_plc(part: str, data: bytes) -> str:
         under_camera.write_bytes(data)
@@ -114,13 +117,9 @@ def test_it_is_set_up_from_nothing_by_four_sources(settings, reels, model_file, 
         outcome, shown = plc.inspect(part)
         assert shown is not None
         assert outcome != "ok" or not shown["error"]
-        return (
-            "recorded"
-            if outcome in ("ok", "nok")
-            else "not ready"
-            if shown["code"] == Code.NOT_READY
-            else "?"
-        )
+        if outcome in ("ok", "nok"):
+            return "recorded"
+        return "not ready" if shown["code"] == Code.NOT_READY else "?"
 
     def by_folder(part: str, data: bytes) -> str:
         (incoming / f"{part}.png").write_bytes(data)

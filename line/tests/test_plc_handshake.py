@@ -31,13 +31,10 @@ ROOT = Path(__file__).parents[2]
 HISTORIES = int(os.environ.get("FLAWSCOPE_HISTORIES", "1500"))
 
 
-@settings(
-    max_examples=HISTORIES,
-    deadline=None,
-    database=None,
-    derandomize=True,
-    suppress_health_check=[*HealthCheck],
-)
+QUIET = {"deadline": None, "database": None, "suppress_health_check": [*HealthCheck]}
+
+
+@settings(max_examples=HISTORIES, derandomize=True, **QUIET)
 @given(st.binary(min_size=LENGTHS[0], max_size=LENGTHS[1]))
 def test_no_history_gives_ok_for_a_part_that_was_not_judged_good(history):
     live(history)

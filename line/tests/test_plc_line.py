@@ -104,11 +104,15 @@ class Plc:
 def play_fixture():
     made: list[PlcLine] = []
 
-    def open_one(floor: Floor | None = None, **given: Any) -> tuple[PlcLine, Floor, Plc]:
+    def open_one(
+        floor: Floor | None = None, *, until_ready: bool = True, **given: Any
+    ) -> tuple[PlcLine, Floor, Plc]:
         plc, floor = Plc(), floor or Floor()
         settings = ModbusSettings({1: "plate", 2: "lid"}, listen="127.0.0.1:1502", **given)
         made.append(PlcLine("modbus", floor, settings, lambda handle: Wire(handle, plc), floor.clock))
         made[-1].start()
+        if until_ready:
+            floor.until(lambda: plc.read.ready)
         return made[-1], floor, plc
 
     yield open_one
@@ -119,7 +123,6 @@ def play_fixture():
 @pytest.mark.parametrize("watchdog", ["30 s", None])
 def test_a_break_that_the_watchdog_does_not_notice_is_told_and_over(play, watchdog):
     _, floor, plc = play(watchdog=watchdog)
-    floor.until(lambda: plc.read.ready)
     for _ in range(2):
         plc.is_cut = True
         until(lambda: "no route" in str(floor.problems.get("plc_away_1_1")))
@@ -129,7 +132,6 @@ def test_a_break_that_the_watchdog_does_not_notice_is_told_and_over(play, watchd
 
 def test_a_break_that_the_watchdog_notices_is_over_when_the_heart_beats_again(play):
     _, floor, plc = play(watchdog="60 s")
-    floor.until(lambda: plc.read.ready)
     plc.is_cut = True
     until(lambda: floor.problems.get("plc_away_1_1"))
     plc.is_beating = False
@@ -142,7 +144,6 @@ def test_a_break_that_the_watchdog_notices_is_over_when_the_heart_beats_again(pl
 
 def test_a_heart_that_stops_while_the_wire_is_whole_is_told_once(play):
     _, floor, plc = play(watchdog="60 s")
-    floor.until(lambda: plc.read.ready)
     plc.is_beating = False
     beats = plc.beats
     until(lambda: plc.exchanges[-1:] == [beats])
@@ -200,7 +201,7 @@ def test_a_model_that_cannot_be_opened_is_tried_again_less_and_less_often(play):
         no_model()
 
     floor.loads = deque([slow])
-    play(floor)
+    play(floor, until_ready=False)
     floor.until(lambda: len(floor.begun) >= 7)
     floor.loads = deque([no_model])
     assert most[0] == 1, "several loads at once"
@@ -211,7 +212,7 @@ def test_a_model_that_cannot_be_opened_is_tried_again_less_and_less_often(play):
 def test_a_model_that_opens_at_last_is_used_and_another_one_waits_for_nothing(play):
     floor = Floor()
     floor.loads = deque([no_model, no_model, lambda: None])
-    _, _, plc = play(floor)
+    _, _, plc = play(floor, until_ready=False)
     until(lambda: plc.read.code == Code.NO_MODEL)
     floor.until(lambda: plc.read.ready)
     plc.recipe = 2
@@ -227,16 +228,14 @@ def test_a_load_without_a_thread_is_tried_again(play, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(asyncio, "to_thread", none)
-        _, floor, plc = play()
+        _, floor, plc = play(until_ready=False)
         floor.until(lambda: plc.read.code == Code.NO_MODEL and tries[0] > 1)
     floor.until(lambda: plc.read.ready)
 
 
 @pytest.mark.parametrize("error", [OSError(2, "the folder is gone"), RuntimeError("a bug"), MemoryError()])
 def test_a_check_that_fails_is_a_fault_and_no_end(play, error):
-    floor = Floor()
-    _, _, plc = play(floor)
-    floor.until(lambda: plc.read.ready)
+    _, floor, plc = play()
 
     def fail() -> None:
         raise error
@@ -250,7 +249,6 @@ def test_a_check_that_fails_is_a_fault_and_no_end(play, error):
 def test_a_line_whose_thread_fails_is_begun_again(play, monkeypatch):
     """Also while a model is being loaded."""
     line, floor, plc = play()
-    floor.until(lambda: plc.read.ready)
     go = threading.Event()
     floor.loads = deque([lambda: go.wait(PATIENCE)])
     plc.recipe = 2
@@ -270,7 +268,6 @@ def test_a_line_whose_thread_fails_is_begun_again(play, monkeypatch):
 def test_ready_falls_at_once_when_a_camera_is_lost(play):
     """Not at the next look at queue and models: no time passes here."""
     _, floor, plc = play()
-    floor.until(lambda: plc.read.ready)
     for state in (AWAY, FROZEN):
         floor.state.state = state
         until(lambda: not plc.read.ready)
@@ -282,7 +279,6 @@ def test_ready_falls_at_once_when_a_camera_is_lost(play):
 def test_a_camera_that_changes_its_state_is_heard_without_a_look(play, monkeypatch):
     """Its thread wakes the line, whose next look would come in an hour."""
     made, floor, plc = play()
-    floor.until(lambda: plc.read.ready)
     monkeypatch.setattr(line_module, "TICK", 3600.0)
     monkeypatch.setattr(Wire, "every", 3600.0)
     for state in (FROZEN, AWAY):
@@ -297,7 +293,6 @@ def test_a_camera_that_changes_its_state_is_heard_without_a_look(play, monkeypat
 def test_a_camera_that_failed_a_trigger_gives_a_frame_before_the_next_one(play):
     """Or a second passes: one that only triggers expose cannot show earlier that it is back."""
     line, floor, plc = play()
-    floor.until(lambda: plc.read.ready)
     for passes in (lambda: setattr(floor.state, "last", 7), lambda: floor.clock.advance(DOUBT_SECONDS)):
         line._post_event(Answer(0, None, Code.CAMERA))
         until(lambda: not plc.read.ready)

@@ -12,26 +12,10 @@ import pytest
 import flawscope
 from flawscope_line.plc.handshake import Code
 from flawscope_station.settings.station import read_settings
-from plc_helpers import (  # noqa: F401
-    WIRES,
-    connection,
-    play_fixture,
-    plc_at,
-    plugins_fixture,
-    reels_fixture,
-    settings_text,
-)
-from plugin_helpers import LINE
+from plc_helpers import WIRES, connection, plc_at
+from plugin_helpers import LINE, settings_text
 from station_helpers import NAME, Served, delayed, free_port, opened, until
-from view_helpers import (  # noqa: F401
-    API,
-    Tolerated,
-    by_length_fixture,
-    lives,
-    pair_model_fixture,
-    recorded_parts,
-    whole,
-)
+from view_helpers import API, Tolerated, lives, recorded_parts, whole
 
 KILLS, PARTS = int(os.environ.get("KILLS", "2")), int(os.environ.get("PARTS", "20"))
 PAIR = ("left", "top")
@@ -66,10 +50,8 @@ def belt(tmp_path):
 
 def good_parts(model: Path, count: int) -> list[int]:
     """Parts that the model calls good: one of ten others would be a false alarm."""
-    predictor = flawscope.load(model, device="cpu", threads=1)
-    each = (
-        part for part in range(20, 200) if not predictor.predict_part(whole(part, None, PAIR)).is_anomalous
-    )
+    predict = flawscope.load(model, device="cpu", threads=1).predict_part
+    each = (part for part in range(20, 200) if not predict(whole(part, None, PAIR)).is_anomalous)
     return [next(each) for _ in range(count)]
 
 
@@ -100,10 +82,8 @@ def test_a_tolerance_and_a_kind_hold_for_a_part(play, belt, pair_model, naming, 
     outcome, shown = played.plc.inspect("B")
     assert (outcome, shown["tolerated"], shown["kind"]) == ("nok", False, 2)
     found = httpx.get(f"{played.running.url}{API}/parts").json()["parts"]
-    assert [(one["part"], one["decision"]) for one in found] == [
-        ("B", "anomalous"),
-        ("A", "within tolerance"),
-    ]
+    decisions = [(one["part"], one["decision"]) for one in found]
+    assert decisions == [("B", "anomalous"), ("A", "within tolerance")]
 
 
 def test_a_part_that_is_late_or_withdrawn_is_so_in_all_views(play, belt, pair_model, monkeypatch):

@@ -64,8 +64,7 @@ def stopping_after(count):
 
 def same(a, b):
     (one, facts), (other, expected) = read_teacher(a), read_teacher(b)
-    assert facts["curve"] == expected["curve"]
-    assert facts["loss"] == expected["loss"]
+    assert (facts["curve"], facts["loss"]) == (expected["curve"], expected["loss"])
     assert list(one) == list(other)
     return all(torch.equal(one[k], other[k]) for k in one)
 
@@ -82,13 +81,9 @@ def test_distilling_lowers_the_held_out_loss(photographs, tmp_path):
     assert losses[2] < min(losses[0], 0.95)
     assert facts["loss"] == pytest.approx(losses[2], rel=2e-3)  # in fp16, with 384 outputs
     state, stored = read_teacher(tmp_path / "t.safetensors")
-    assert {k: stored[k] for k in ("curve", "loss", "steps", "rank")} == {
-        **{k: facts[k] for k in ("curve", "loss")},
-        "steps": 60,
-        "rank": 152,
-    }
-    assert stored["pictures"]["training"] == 19
-    assert stored["pictures"]["held_out"] == 5
+    told = {"curve": facts["curve"], "loss": facts["loss"], "steps": 60, "rank": 152}
+    assert told.items() <= stored.items()
+    assert (stored["pictures"]["training"], stored["pictures"]["held_out"]) == (19, 5)
     assert stored["backbone"]["licence"] == "Apache-2.0"
     assert "579344248a93" in stored["backbone"]["origin"]
     assert stored["recipe"]["steps"] == 60

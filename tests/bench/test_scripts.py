@@ -84,3 +84,13 @@ def test_without_data_a_script_says_so(tmp_path):
     done = run("calibration.py", "--data", str(tmp_path), "--out", str(tmp_path / "out.json"))
     assert done.returncode == 0
     assert "skipped: no mvtec/transistor below the data root" in done.stderr
+
+
+def test_without_a_gpu_its_script_says_so_and_what_it_would_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    done = run("gpu.py", "--out", tmp_path / "gpu.json")
+    assert done.returncode == 0, done.stderr
+    first, *rest = done.stdout.splitlines()
+    assert first.startswith("no GPU: torch ")
+    assert [line.split(",")[0].strip() for line in rest] == ["tests", "fit", "predict"]
+    assert not list(tmp_path.iterdir())

@@ -139,9 +139,8 @@ def test_a_wrong_call_is_one_line_with_exit_code_2_and_leaves_nothing(
 def test_a_file_that_begins_with_a_dash_is_told_how_to_be_written(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "-dash.png").touch()
-    assert "-dash.png would be an option; the file of this name is ./-dash.png;" in one_line(
-        run("predict", "m", "-dash.png")
-    )
+    remedy = "-dash.png would be an option; the file of this name is ./-dash.png;"
+    assert remedy in one_line(run("predict", "m", "-dash.png"))
     assert "there is no model m" in one_line(run("predict", "m", "--", "-dash.png"))
 
 
@@ -166,9 +165,7 @@ def test_every_error_is_one_line_with_its_exit_code(run, monkeypatch, error, cod
     assert text in one_line(found)
     if isinstance(error, Exception):
         found, _, said = run("info", "m", "--debug")
-        assert found == code
-        assert "Traceback" in said
-        assert "in failing" in said
+        assert (found, "Traceback" in said, "in failing" in said) == (code, True, True)
         assert text.partition(";")[0] in said.splitlines()[-1]
 
 
@@ -182,11 +179,9 @@ def test_a_closed_pipe_is_no_traceback(drawn):
     """`flawscope data check ... | head -0`."""
     reader, writer = os.pipe()
     os.close(reader)
+    words = ["data", "check", "--data", str(drawn), "--no-near", "--quiet"]
     try:
-        done = shell(
-            f"sys.exit(main(['data', 'check', '--data', {str(drawn)!r}, '--no-near', '--quiet']))",
-            stdout=writer,
-        )
+        done = shell(f"sys.exit(main({words!r}))", stdout=writer)
     finally:
         os.close(writer)
     assert (done.returncode, done.stderr) == (1, "")
@@ -197,20 +192,17 @@ def test_a_closed_pipe_is_no_traceback(drawn):
 @pytest.mark.parametrize("words", [["--version"], ["info", "MODEL", "--json"]], ids=lambda words: words[0])
 def test_a_full_disk_behind_stdout_is_one_line(words, unbuffered, model_path):
     words = [str(model_path) if word == "MODEL" else word for word in words]
+    env = os.environ | {"PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "w") as full:
-        done = shell(
-            f"sys.exit(main({words!r}))", stdout=full, env=os.environ | {"PYTHONUNBUFFERED": unbuffered}
-        )
-    assert done.returncode == 1
+        done = shell(f"sys.exit(main({words!r}))", stdout=full, env=env)
     text = "cannot write the output: No space left on device; free some space or send it elsewhere"
-    assert done.stderr == f"flawscope: {text}\n"
+    assert (done.returncode, done.stderr) == (1, f"flawscope: {text}\n")
 
 
 def test_the_module_is_the_command_and_a_closed_stdout_is_no_error():
     words = [sys.executable, "-m", "flawscope", "predct"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     done = shell("sys.stdout = None; sys.exit(main(['--version']))")
     assert (done.returncode, done.stderr) == (0, "")
 

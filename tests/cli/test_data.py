@@ -14,17 +14,21 @@ from flawscope.datasets import open_dataset
 from flawscope.synthesis.demo import dataset
 
 
-def test_a_faulty_folder_is_checked(run, drawn, tmp_path):
+def test_a_faulty_folder_is_checked(run, answer, drawn, tmp_path):
     root = shutil.copytree(drawn / "plate", tmp_path / "plate")
     (root / "train/good/000.png").write_bytes(b"x")
     code, printed, err = run("data", "check", "--data", root, "--json", "--no-near")
     assert (code, err) == (1, ""), "it takes no time worth a line"
     assert "000.png" in json.dumps(json.loads(printed))
-    code, printed, _ = run("data", "check", "--data", root, "--no-near", "--quiet")
-    assert (code, "000.png" in printed) == (1, True)
+    answer("data", "check", "--data", root, "--no-near", "--quiet", code=1, printed="000.png")
 
 
-def test_a_page_shows_each_form_in_which_pictures_and_masks_were_met(run, drawn, tmp_path):
+def shown_on(page):
+    """The pictures of a page, with what stands beside each."""
+    return json.loads(page.read_text().partition('id="data">')[2].partition("</script>")[0])
+
+
+def test_a_page_shows_each_form_in_which_pictures_and_masks_were_met(answer, drawn, tmp_path):
     root = tmp_path / "part"
     shutil.copytree(drawn / "plate/train/good", root / "good")
     good = np.asarray(Image.open(root / "good/000.png").convert("RGB"))
@@ -42,24 +46,20 @@ def test_a_page_shows_each_form_in_which_pictures_and_masks_were_met(run, drawn,
     shapes = [{"label": "x", "points": points, "shape_type": "polygon"}]
     facts = {"imagePath": "b.png", "imageHeight": height, "imageWidth": width, "shapes": shapes}
     (root / "bad/b.json").write_text(json.dumps(facts))
-    page = tmp_path / "check.html"
-    code, printed, _ = run("data", "check", "--data", root, "--json", "--no-near", "--out", page)
-    assert code == 0
-    forms = {one["marks"]: one for one in json.loads(printed)["forms"]}
-    assert {"no mask", "LabelMe, outlines", "mask in a folder below: .png, mode L"} < forms.keys()
-    assert any("5 channels, seen as 1, 2, 3, 4, 5" in one["pixels"] for one in json.loads(printed)["forms"])
-    text = page.read_text()
-    assert "warning: plain: 2 more of these; --json lists all" in text
-    shown = json.loads(text.partition('id="data">')[2].partition("</script>")[0])
-    marked = {dict(one["facts"])["Marked"]: "truth" in one["layers"] for one in shown}
+    page, call = tmp_path / "check.html", ("data", "check", "--data", root)
+    found = json.loads(answer(*call, "--json", "--no-near", "--out", page))["forms"]
+    forms = {one["marks"] for one in found}
     drawn_in = {"LabelMe, outlines", "mask in a folder below: .png, mode L"}
+    assert drawn_in | {"no mask"} < forms
+    assert any("5 channels, seen as 1, 2, 3, 4, 5" in one["pixels"] for one in found)
+    assert "warning: plain: 2 more of these; --json lists all" in page.read_text()
+    marked = {dict(one["facts"])["Marked"]: "truth" in one["layers"] for one in shown_on(page)}
     assert marked == {name: name in drawn_in for name in forms}
-    assert len(shown) == len(json.loads(printed)["forms"])
-    code, _, err = run("data", "check", "--data", root, "--out", tmp_path / "check.png")
-    assert (code, ".html" in err) == (2, True)
+    assert len(shown_on(page)) == len(found)
+    answer(*call, "--out", tmp_path / "check.png", code=2, said=".html")
 
 
-def test_poses_of_parts_are_told_and_drawn(run, tmp_path):
+def test_poses_of_parts_are_told_and_drawn(answer, tmp_path):
     rng = np.random.default_rng(0)
     good = tmp_path / "parts" / "good"
     good.mkdir(parents=True)
@@ -73,14 +73,12 @@ def test_poses_of_parts_are_told_and_drawn(run, tmp_path):
         picture += rng.normal(0, 3, picture.shape)
         Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(good / f"{number}.png")
     call = "data", "check", "--data", good.parent, "--no-near", "--align", "shift"
-    code, printed, _ = run(*call, "--json", "--out", tmp_path / "poses.html")
-    told = json.loads(printed)["alignment"]["pictures"]
-    assert (code, [one["part_found"] for one in told].count(False)) == (0, 1)
-    page = (tmp_path / "poses.html").read_text()
-    shown = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+    told = json.loads(answer(*call, "--json", "--out", tmp_path / "poses.html"))["alignment"]["pictures"]
+    assert [one["part_found"] for one in told].count(False) == 1
+    shown = shown_on(tmp_path / "poses.html")
     assert [one["name"] for one in shown].count("reference") == 1
     assert sum(dict(one["facts"]).get("Part", "").endswith("spreads off") for one in shown) == 9
-    assert "parts found in 9 of 10 pictures" in run(*call)[1]
+    answer(*call, printed="parts found in 9 of 10 pictures")
 
 
 def test_a_demo_may_only_be_drawn(tmp_path, monkeypatch, capsys):
@@ -120,20 +118,18 @@ def test_the_demo_says_how_the_program_is_typed_here(tmp_path, monkeypatch):
     program.parent.mkdir(parents=True)
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
-    monkeypatch.setattr("sys.argv", [str(program), "demo"])
-    monkeypatch.setenv("PATH", str(program.parent))
-    assert data._program_as_typed() == "flawscope"
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.chdir(tmp_path / "some where")
-    assert data._program_as_typed() == ".venv/bin/flawscope"
-    monkeypatch.setattr("sys.argv", [".venv/bin/flawscope", "demo"])
-    assert data._program_as_typed() == ".venv/bin/flawscope"
-    monkeypatch.chdir(tmp_path / "some where" / ".venv")
-    monkeypatch.setattr("sys.argv", [str(program), "demo"])
-    assert data._program_as_typed() == "bin/flawscope"
-    monkeypatch.chdir("/")
-    assert data._program_as_typed() == shlex.quote(str(program).lstrip("/"))
-    monkeypatch.setattr("sys.argv", ["/usr/lib/flawscope/__main__.py", "demo"])
     monkeypatch.setattr("sys.executable", str(program.parent / "python"))
+    here, inside, module = tmp_path / "some where", program.parents[1], "/usr/lib/flawscope/__main__.py"
     python = shlex.quote(str(program.parent / "python").lstrip("/"))
-    assert data._program_as_typed() == f"{python} -m flawscope"
+    for path, folder, called, typed in (
+        (program.parent, ".", program, "flawscope"),
+        (tmp_path, here, program, ".venv/bin/flawscope"),
+        (tmp_path, here, ".venv/bin/flawscope", ".venv/bin/flawscope"),
+        (tmp_path, inside, program, "bin/flawscope"),
+        (tmp_path, "/", program, shlex.quote(str(program).lstrip("/"))),
+        (tmp_path, "/", module, f"{python} -m flawscope"),
+    ):
+        monkeypatch.setenv("PATH", str(path))
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr("sys.argv", [str(called), "demo"])
+        assert data._program_as_typed() == typed

@@ -36,22 +36,18 @@ def efficientad(data, teacher_path, tmp_path, monkeypatch):
     return ["fit", "--data", data, *fast, *BOTH, "--out", tmp_path / "m.safetensors"]
 
 
-def test_efficientad_writes_a_model_and_removes_its_checkpoint(run, efficientad, data, tmp_path):
+def test_efficientad_writes_a_model_and_removes_its_checkpoint(answer, efficientad, data, tmp_path):
     out = tmp_path / "m.safetensors"
-    code, printed, err = run(*efficientad, "--set", f"natural={data / 'train/good'}", "--steps", "3")
-    assert (code, printed) == (0, "")
+    call = (*efficientad, "--set", f"natural={data / 'train/good'}", "--steps", "3")
+    assert answer(*call, said=["2 pictures to learn from, 1 held out", f"wrote {out} ("]) == ""
     assert sorted(tmp_path.iterdir()) == [out, out.with_suffix(".training.csv")]
-    assert "2 pictures to learn from, 1 held out" in err
-    assert f"wrote {out} (" in err
     manifest = read_manifest(out)
     assert (manifest.method, manifest.config["steps"], manifest.config["window"]) == ("efficientad", 3, 41)
     assert manifest.facts["penalty"].startswith("3 pictures of folder good (")
-    printed = run("info", out)[1]
-    assert "trained 3 steps" in printed
-    assert "2 train" in printed
-    code, _, err = run("fit", "--data", data, "--update", out, "--out", tmp_path / "n.safetensors")
-    assert code == 2
-    assert "--update is for patchcore: put the new pictures to the good ones and fit efficientad anew" in err
+    answer("info", out, printed=["trained 3 steps", "2 train"])
+    remedy = "--update is for patchcore: put the new pictures to the good ones and fit efficientad anew"
+    call = ("fit", "--data", data, "--update", out, "--out", tmp_path / "n.safetensors")
+    answer(*call, code=2, said=remedy)
 
 
 def test_a_run_that_was_stopped_says_what_is_kept_and_goes_on(run, efficientad, data, tmp_path, monkeypatch):
@@ -98,24 +94,21 @@ def test_minutes_win_over_a_presets_steps(run, efficientad, tmp_path, monkeypatc
     assert "time of the fit" in printed
 
 
-def test_prns_seen_defects_from_the_fit_to_the_evaluation(run, drawn, tmp_path):
-    out = tmp_path / "m.safetensors"
-    code, printed, err = run("fit", "--data", drawn, *PRN, "--seen", "2", "--steps", "2", "--out", out)
-    assert (code, printed) == (0, "")
-    assert "9 good pictures to learn from, 3 held out for the threshold; 2 seen defects" in err
-    assert "2 steps of 2 on this processor, fp32" in err
-    assert f"training log: {out.with_suffix('.training.csv')}" in err
-    assert sorted(tmp_path.iterdir()) == [out, out.with_suffix(".training.csv")]  # no checkpoint is left
+def test_prns_seen_defects_from_the_fit_to_the_evaluation(answer, drawn, tmp_path):
+    out, log = tmp_path / "m.safetensors", tmp_path / "m.training.csv"
+    said = ["9 good pictures to learn from, 3 held out for the threshold; 2 seen defects"]
+    said += ["2 steps of 2 on this processor, fp32", f"training log: {log}"]
+    assert answer("fit", "--data", drawn, *PRN, "--seen", "2", "--steps", "2", "--out", out, said=said) == ""
+    assert sorted(tmp_path.iterdir()) == [out, log]  # no checkpoint is left
     data = open_dataset(drawn, "plate")
     chosen = [data.relative(item.path) for item in draw_seen(data, 2, 0)]
 
-    found = json.loads(run("evaluate", out, "--data", drawn, "--device", "cpu", "--json", "--quiet")[1])
+    found = json.loads(answer("evaluate", out, "--data", drawn, "--device", "cpu", "--json", "--quiet"))
     assert found["left_out_by_kind"] == {Path(name).parent.name: 1 for name in chosen}
     assert (found["left_out"], found["images"], found["method"]) == (2, len(data.test) - 2, "prnet")
-    printed = run("info", out)[1]
-    for words in ("9 train", "2 seen", "trained 2 steps", "on 9 good pictures and 2 seen defects"):
-        assert words in printed
-    pictures = json.loads(run("info", out, "--json")[1])["pictures"]
+    words = ["9 train", "2 seen", "trained 2 steps", "on 9 good pictures and 2 seen defects"]
+    answer("info", out, printed=words)
+    pictures = json.loads(answer("info", out, "--json"))["pictures"]
     assert {p["name"] for p in pictures if p["role"] == "seen"} == {
         Path(name).relative_to("test").as_posix() for name in chosen
     }

@@ -7,6 +7,7 @@ import pytest
 
 from flawscope.cli import fit, fit_one, fit_options
 from flawscope.errors import InputError
+from flawscope.predictor import read_manifest
 
 BARE = ["--data", "pictures", "--out", "m.safetensors"]
 
@@ -55,12 +56,8 @@ def test_what_is_of_the_whole_call_stands_in_the_file_too(tmp_path):
         return fit_options.with_file(fit_options.with_call_of_file(given), None)
 
     found = called("--config", str(config))
-    assert (found.out, found.evaluate, found.joint, found.align) == (
-        "of_file.safetensors",
-        True,
-        False,
-        "turn",
-    )
+    assert (found.out, found.evaluate) == ("of_file.safetensors", True)
+    assert (found.joint, found.align) == (False, "turn")
     assert called("--config", str(config), "--out", "m.safetensors").out == "m.safetensors"
     with pytest.raises(InputError, match="give --out"):
         called()
@@ -68,9 +65,7 @@ def test_what_is_of_the_whole_call_stands_in_the_file_too(tmp_path):
 
 def test_a_template_in_the_file_tells_parts_and_views(tmp_path):
     found = call([], "channels: '{part}_{light}.png'", tmp_path)
-    assert found.channels is None
-    assert found.part
-    assert found.view
+    assert (found.channels, bool(found.part), bool(found.view)) == (None, True, True)
 
 
 @pytest.mark.parametrize(
@@ -98,30 +93,24 @@ def test_an_option_is_no_setting(tmp_path):
         call(["--set", "align=turn"], "size: 64", tmp_path)
 
 
-def test_options_are_named_as_they_were_given(run, drawn, model_path, tmp_path):
-    config, rest = tmp_path / "c.yaml", ["--data", drawn, "--out", tmp_path / "m.safetensors"]
+def test_options_are_named_as_they_were_given(answer, drawn, model_path, tmp_path):
+    config, call = tmp_path / "c.yaml", ["fit", "--data", drawn, "--out", tmp_path / "m.safetensors"]
     config.write_text("categories: {plate: {several: true}}", encoding="utf-8")
-    _, _, err = run("fit", *rest, "--config", config)
-    assert f"several of {config} needs --align" in err
-    _, _, err = run("fit", *rest, "--several")
-    assert "--several needs --align" in err
+    answer(*call, "--config", config, code=2, said=f"several of {config} needs --align")
+    answer(*call, "--several", code=2, said="--several needs --align")
     config.write_text("keep_aspect: true\nlight: 10%", encoding="utf-8")
-    _, _, err = run("fit", *rest, "--update", model_path, "--config", config, "--roi", "0,0,1,1")
-    assert f"leave out keep_aspect of {config}, --roi, light of {config}" in err
+    said = f"leave out keep_aspect of {config}, --roi, light of {config}"
+    answer(*call, "--update", model_path, "--config", config, "--roi", "0,0,1,1", code=2, said=said)
 
 
-def test_one_call_fits_products_with_different_options(run, two_products, tmp_path):
+def test_one_call_fits_products_with_different_options(answer, two_products, tmp_path):
     config, out = tmp_path / "c.yaml", tmp_path / "m"
     config.write_text(
         "size: 64\nno_check: true\ncategories:\n  plate: {align: shift, false_alarm_rate: 20%}\n",
         encoding="utf-8",
     )
     call = ["fit", "--data", two_products, "--category", "fabric,plate", "--config", config]
-    code, _, err = run(*call, "--out", out)
-    assert code == 0, err
-    from flawscope.predictor import read_manifest
-
-    assert "fabric: 1 of 2" in err  # told before the first is done
+    answer(*call, "--out", out, said="fabric: 1 of 2")  # told before the first is done
     fabric, plate = (read_manifest(out / f"{name}.safetensors") for name in ("fabric", "plate"))
     assert (fabric.calibration.rate, plate.calibration.rate) == (0.05, 0.2)
     assert fabric.preprocess.reference is None

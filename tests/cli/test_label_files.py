@@ -35,24 +35,19 @@ def write(root, places):
     (root / "via.json").write_text(json.dumps(pictures))
 
 
-def evaluated(run, model, root):
-    code, printed, err = run("evaluate", model, "--data", root, "--json")
-    assert code == 0, err
-    return json.loads(printed), err
+BEYOND = [(20, 20, 30, 30), (80, 80, 90, 10), (20, 20, 30, 30), (20, 20, 30, 30)]  # the second, its picture
 
 
-def test_evaluate_counts_what_is_left_out_in_its_own_line(run, model_path, root):
-    document, _ = evaluated(run, model_path, root)
-    assert document["without_mask"] == 0
-    write(root, [(20, 20, 30, 30), (80, 80, 90, 10), (20, 20, 30, 30), (20, 20, 30, 30)])
-    document, _ = evaluated(run, model_path, root)
-    assert document["without_mask_by_reason"] == {"marked beyond the picture (VIA)": 1}
-    _, printed, _ = run("evaluate", model_path, "--data", root)
-    assert "1 of 4 defective pictures without a usable mask" in printed
-    assert "; marked beyond the picture (VIA): 1" in printed
-    code, printed, _ = run("data", "check", "--data", root, "--no-near")
-    assert code == 0
-    assert "without a mask: marked beyond the picture (VIA)" in printed
+def test_evaluate_counts_what_is_left_out_in_its_own_line(answer, model_path, root):
+    call = ("evaluate", model_path, "--data", root)
+    assert json.loads(answer(*call, "--json"))["without_mask"] == 0
+    write(root, BEYOND)
+    reasons = json.loads(answer(*call, "--json"))["without_mask_by_reason"]
+    assert reasons == {"marked beyond the picture (VIA)": 1}
+    counted = "1 of 4 defective pictures without a usable mask"
+    answer(*call, printed=[counted, "; marked beyond the picture (VIA): 1"])
+    told = "without a mask: marked beyond the picture (VIA)"
+    answer("data", "check", "--data", root, "--no-near", printed=told)
 
 
 @pytest.mark.parametrize(
@@ -67,31 +62,28 @@ def test_evaluate_counts_what_is_left_out_in_its_own_line(run, model_path, root)
         ("tasks.json", '[{"data": {"image": "0.png"}, "annotations": [{"result": 3}]}]'),
     ],
 )
-def test_a_file_that_cannot_be_read_ends_nothing(run, model_path, root, tmp_path, name, text):
+def test_a_file_that_cannot_be_read_ends_nothing(answer, model_path, root, tmp_path, name, text):
     (root / name).write_text(text)
-    assert run("predict", model_path, root / "bad", "--quiet")[0] == 0
-    document, err = evaluated(run, model_path, root)
-    assert f"{name} could not be read" in err
+    told = f"{name} could not be read"
+    answer("predict", model_path, root / "bad", "--quiet")
+    document = json.loads(answer("evaluate", model_path, "--data", root, "--json", said=told))
     if name == "via.json":
         reason = "in via.json, which could not be read"
         assert document["without_mask_by_reason"] == {reason: KINDS}
         call = ("fit", "--data", root, "--size", "64", "--device", "cpu", "--no-check")
-        code, _, err = run(*call, "--out", tmp_path / "own.safetensors")
-        assert (code, f"{name} could not be read" in err) == (0, True), err
-    code, printed, _ = run("data", "check", "--data", root, "--no-near")
-    assert code == 1
-    assert f"error: {name}: could not be read" in printed
+        answer(*call, "--out", tmp_path / "own.safetensors", said=told)
+    answer("data", "check", "--data", root, "--no-near", code=1, printed=f"error: {name}: could not be read")
 
 
-def test_two_pictures_of_a_name_end_nothing(run, model_path, root, tmp_path):
+def test_two_pictures_of_a_name_end_nothing(answer, model_path, root):
     (root / "bad/new").mkdir()
     shutil.copy(root / "bad/1.png", root / "bad/new/0.png")
-    document, _ = evaluated(run, model_path, root)
+    document = json.loads(answer("evaluate", model_path, "--data", root, "--json"))
     assert document["without_mask_by_reason"] == {"marked by a name that 2 pictures have": 2}
 
 
 def test_defects_to_learn_from_are_counted(run, root, tmp_path):
-    write(root, [(20, 20, 30, 30), (80, 80, 90, 10), (20, 20, 30, 30), (20, 20, 30, 30)])
+    write(root, BEYOND)
     words = ("--data", root / "good", "--seen", root / "bad", "--size", "64", "--steps", "1")
     code, _, err = run("fit", *words, "--method", "prnet", "--out", tmp_path / "m.safetensors")
     assert code in (0, 2), err
@@ -99,20 +91,19 @@ def test_defects_to_learn_from_are_counted(run, root, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["yolo", "labelme"])
-def test_labels_that_pictures_would_share_are_refused_before_the_work(run, model_path, tmp_path, form):
+def test_labels_that_pictures_would_share_are_refused_before_the_work(answer, model_path, tmp_path, form):
     folder = tmp_path / "new"
     (folder / "a").mkdir(parents=True)
     rng = np.random.default_rng(0)
     for name in ("x.JPG", "x.bmp", "x.png", "a/x.png"):
         Image.fromarray(rng.integers(0, 255, (96, 96, 3), dtype=np.uint8)).save(folder / name)
     words = ("predict", model_path, folder, "--out", tmp_path / "out", "--maps", "none")
-    code, printed, err = run(*words, "--labels", form)
-    assert (code, printed) == (2, "")
-    assert f"would share a file of labels with --labels {form}: rename one, or take --labels coco" in err
+    refusal = f"would share a file of labels with --labels {form}: rename one, or take --labels coco"
+    assert answer(*words, "--labels", form, code=2, said=refusal) == ""
     assert not (tmp_path / "out/labels").exists()
-    assert run(*words, "--labels", "coco")[0] == 0
+    answer(*words, "--labels", "coco")
     for name in ("x.JPG", "x.bmp"):
         (folder / name).unlink()
-    assert run(*words, "--labels", form)[0] == 0
+    answer(*words, "--labels", form)
     suffix = {"yolo": "txt", "labelme": "json"}[form]
     assert len(list((tmp_path / "out/labels").rglob(f"*.{suffix}"))) == 2

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from flawscope.fitting.training_pictures import read_defects
 from flawscope.views.preprocess import Preprocess
 
 
@@ -30,12 +31,7 @@ FORMS = {
     "below": ("test/{kind}/labels/{stem}.png", lambda mask, path: mask.save(path)),
     "a palette": ("ground_truth/{kind}/{stem}.png", _swapped),
     "transparent outside": ("test/masks/{kind}/{stem}.png", _transparent),
-    "1 outside": (
-        "test/{kind}/{stem}.mask.png",
-        lambda mask, path: Image.fromarray(np.where(np.asarray(mask) > 0, 255, 1).astype(np.uint8)).save(
-            path
-        ),
-    ),
+    "1 outside": ("test/{kind}/{stem}.mask.png", lambda mask, path: mask.point(lambda v: v or 1).save(path)),
     "JPEG": ("test/{kind}/gt/{stem}.jpg", lambda mask, path: mask.convert("L").save(path, quality=80)),
 }
 
@@ -63,28 +59,25 @@ def rearranged(drawn, tmp_path):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_figures_are_those_of_the_usual_layout(form, run, rearranged, model_path, drawn):
-    documents = []
-    for data in (drawn, rearranged(form)):
-        code, printed, err = run("evaluate", model_path, "--data", data, "--json")
-        assert code == 0, err
-        documents.append(json.loads(printed))
-    clean, other = documents
-    assert other["images"] == clean["images"]
-    assert {k: v["images"] for k, v in other["kinds"].items()} == {
-        k: v["images"] for k, v in clean["kinds"].items()
-    }
-    assert other["without_mask"] == clean["without_mask"]
+def test_figures_are_those_of_the_usual_layout(form, answer, rearranged, model_path, drawn):
+    clean, other = (
+        json.loads(answer("evaluate", model_path, "--data", data, "--json"))
+        for data in (drawn, rearranged(form))
+    )
+    for key in ("images", "without_mask"):
+        assert other[key] == clean[key]
+    assert [(k, v["images"]) for k, v in other["kinds"].items()] == [
+        (k, v["images"]) for k, v in clean["kinds"].items()
+    ]
     assert other["metrics"] == pytest.approx(clean["metrics"], abs=0.01 if form == "JPEG" else 1e-9)
 
 
-def test_no_mask_is_learnt_from_calibrated_on_or_judged(run, rearranged, model_path, drawn, tmp_path):
+def test_no_mask_is_learnt_from_calibrated_on_or_judged(run, answer, rearranged, model_path, drawn, tmp_path):
     data, usual = rearranged("beside"), drawn / "plate"
     good = len(list((usual / "train/good").iterdir()))
-    code, _, err = run("fit", "--data", data, "--size", 64, "--out", tmp_path / "m.safetensors", "--no-check")
-    assert code == 0
-    assert f"{good} good pictures" in err
-    assert "3 files beside the pictures not looked at, masks among them: 000_mask.png" in err
+    passed = "3 files beside the pictures not looked at, masks among them: 000_mask.png"
+    call = ("fit", "--data", data, "--size", 64, "--out", tmp_path / "m.safetensors", "--no-check")
+    answer(*call, said=[f"{good} good pictures", passed])
     code, printed, err = run("predict", model_path, data / "plate/test", "--json")
     pictures = sum(1 for path in (usual / "test").rglob("*.png"))
     assert (code, len(printed.splitlines())) == (0, pictures)
@@ -121,12 +114,8 @@ def test_what_is_odd_about_masks_is_told(run, rearranged, model_path, tmp_path):
     )
     assert f"mask not used: cannot use mask {resized}: it is 7x7" in err
     assert "skipped" not in err
-    assert (
-        f"warning: counted as good, but something is marked: train/good/{good.name.replace('_mask', '')} (in"
-        in err
-    )
-    from flawscope.fitting.training_pictures import read_defects
-
+    marked = good.name.replace("_mask", "")
+    assert f"warning: counted as good, but something is marked: train/good/{marked} (in" in err
     said = []
     pictures = [(inverted.with_name(picture), [inverted])]
     read_defects(pictures, Preprocess(size=(64, 64)), None, said.append)

@@ -39,7 +39,7 @@ def test_calibrate_sets_what_new_pictures_say_and_names_what_it_left_out(run, mo
     assert found["left_out_by_kind"] == {"good": len(scores)}
 
 
-def test_calibrate_with_a_rate_alone_keeps_the_scores(run, model_path, tmp_path, drawn):
+def test_calibrate_with_a_rate_alone_keeps_the_scores(run, answer, model_path, tmp_path, drawn):
     old, new = read_manifest(model_path), tmp_path / "new.safetensors"
     code, _, err = run("calibrate", model_path, "--false-alarm-rate", "30%", "--out", new)
     made = read_manifest(new)
@@ -48,35 +48,36 @@ def test_calibrate_with_a_rate_alone_keeps_the_scores(run, model_path, tmp_path,
     assert made.calibration.score_threshold < old.calibration.score_threshold
     assert err.splitlines() == [made.calibration.promise(), f"wrote {new}"]
     assert made.pictures == old.pictures
-    call = ["predict", model_path, drawn / "plate/test", "--false-alarm-rate", "30%", "--json", "--quiet"]
-    by_option = [json.loads(line)["is_anomalous"] for line in run(*call)[1].splitlines()]
-    kept = run("predict", new, drawn / "plate/test", "--json", "--quiet")[1].splitlines()
-    assert [json.loads(line)["is_anomalous"] for line in kept] == by_option
-    code, _, err = run("calibrate", model_path, "--out", new)
-    assert (code, "--good FOLDER" in err, "--false-alarm-rate" in err) == (2, True, True)
+    by_option, kept = (
+        [
+            json.loads(line)["is_anomalous"]
+            for line in answer("predict", *how, drawn / "plate/test", "--json", "--quiet").splitlines()
+        ]
+        for how in ((model_path, "--false-alarm-rate", "30%"), (new,))
+    )
+    assert kept == by_option
+    answer("calibrate", model_path, "--out", new, code=2, said=["--good FOLDER", "--false-alarm-rate"])
 
 
-def test_after_calibrating_on_other_light_it_is_as_expected(run, model_path, drawn, tmp_path):
+def test_after_calibrating_on_other_light_it_is_as_expected(run, answer, model_path, drawn, tmp_path):
     for path in drawn.glob("plate/test/good/*.png"):
         with Image.open(path) as picture:
             picture.point([value * 6 // 10 for value in range(256)] * 3).save(tmp_path / path.name)
-    _, _, err = run("predict", model_path, tmp_path)
-    assert "4 of 4 pictures look unlike the training pictures as a whole" in err
-    assert "darker" in err
+    warning = "4 of 4 pictures look unlike the training pictures as a whole"
+    answer("predict", model_path, tmp_path, said=[warning, "darker"])
     new = tmp_path / "new.safetensors"
-    assert run("calibrate", model_path, "--good", tmp_path, "--out", new, "--quiet", "--force")[0] == 0
+    answer("calibrate", model_path, "--good", tmp_path, "--out", new, "--quiet", "--force")
     assert "warning" not in run("predict", new, tmp_path)[2]
 
 
-def test_info_for_a_person_and_for_a_program(run, model_path):
+def test_info_for_a_person_and_for_a_program(run, answer, model_path):
     code, printed, err = run("info", model_path)
     assert (code, err) == (0, "")
     words = ("patchcore", "plate", "64x64", "12 train", "score threshold", "mask threshold", "Apache-2.0")
     assert all(word in printed for word in words)
-    code, printed, err = run("info", model_path, "--self-test", "--json")
-    assert code == 0
-    assert json.loads(printed) == read_manifest(model_path).to_dict()
-    assert "self-test passed: 3 pictures in batches of 1, 3, 8, fp32, torch" in err
+    passed = "self-test passed: 3 pictures in batches of 1, 3, 8, fp32, torch"
+    document = json.loads(answer("info", model_path, "--self-test", "--json", said=passed))
+    assert document == read_manifest(model_path).to_dict()
 
 
 def test_a_failing_self_test_is_exit_code_1(run, model_path, tmp_path):
@@ -91,11 +92,8 @@ def test_a_failing_self_test_is_exit_code_1(run, model_path, tmp_path):
         assert run("info", tmp_path / "m.safetensors", "--self-test")[0] == code
 
 
-def test_backbones_lists_the_default_and_what_is_at_hand(run):
-    code, printed, _ = run("backbones", "--json")
-    rows = {row["name"]: row for row in json.loads(printed)}
-    assert code == 0
-    assert rows[DEFAULT_BACKBONE]["at_hand"] is True
-    assert rows[DEFAULT_BACKBONE]["licence"] == "Apache-2.0"
-    code, printed, _ = run("backbones")
-    assert (code, DEFAULT_BACKBONE in printed) == (0, True)
+def test_backbones_lists_the_default_and_what_is_at_hand(answer):
+    rows = {row["name"]: row for row in json.loads(answer("backbones", "--json"))}
+    default = rows[DEFAULT_BACKBONE]
+    assert (default["at_hand"], default["licence"]) == (True, "Apache-2.0")
+    answer("backbones", printed=DEFAULT_BACKBONE)

@@ -42,14 +42,12 @@ def through_tool(form, out, root):
         assert all(np.isfinite(r["score"]) for task in tasks for r in task["predictions"][0]["result"])
         return sum(len(task["predictions"][0]["result"]) for task in tasks)
     if form == "labelme":
-        shapes = 0
-        for file in (out / "labels").rglob("*.json"):
-            document = json.loads(file.read_text())
+        documents = {file: json.loads(file.read_text()) for file in (out / "labels").rglob("*.json")}
+        for file, document in documents.items():
             picture = root / "bad" / file.relative_to(out / "labels").with_suffix(".png")
             assert picture.name == document["imagePath"]
             shutil.copy(file, picture.parent)
-            shapes += len(document["shapes"])
-        return shapes
+        return sum(len(document["shapes"]) for document in documents.values())
     shutil.copytree(out / "labels", root / "labels")
     shutil.copy(out / "data.yaml", root)
     scores = json.loads((out / "scores.json").read_text())
@@ -59,9 +57,9 @@ def through_tool(form, out, root):
 
 
 @pytest.mark.parametrize("form", ["coco", "labelstudio", "yolo", "labelme"])
-def test_what_is_marked_comes_back_within_a_pixel(run, model_path, root, tmp_path, form):
+def test_what_is_marked_comes_back_within_a_pixel(answer, model_path, root, tmp_path, form):
     out = tmp_path / "out"
-    assert run("predict", model_path, root / "bad", "--labels", form, "--out", out, "--maps", "none")[0] == 0
+    answer("predict", model_path, root / "bad", "--labels", form, "--out", out, "--maps", "none")
     regions = through_tool(form, out, root)
     model = flawscope.load(model_path)
     items = [item for item in open_dataset(root).test if item.anomalous]
@@ -76,11 +74,10 @@ def test_what_is_marked_comes_back_within_a_pixel(run, model_path, root, tmp_pat
         assert not (ndimage.binary_erosion(mask, np.ones((3, 3)), border_value=1) & ~read).any()
     assert marked == regions > 0
     assert {item.path for item in list_seen(root / "bad") if item.masks} <= {item.path for item in items}
-    code, printed, _ = run("evaluate", model_path, "--data", root, "--json")
-    assert code == 0
-    assert json.loads(printed)["metrics"]["pixel_f1_calibrated"] > 0.8
-    _, printed, _ = run("data", "check", "--data", root, "--json", "--no-near")
-    findings = {finding["code"]: finding["message"] for finding in json.loads(printed)["findings"]}
+    found = json.loads(answer("evaluate", model_path, "--data", root, "--json"))
+    assert found["metrics"]["pixel_f1_calibrated"] > 0.8
+    checked = json.loads(answer("data", "check", "--data", root, "--json", "--no-near"))
+    findings = {finding["code"]: finding["message"] for finding in checked["findings"]}
     assert f"{regions} mark" in findings["labels"]
     assert not {"label-stray", "no-labels", "boxes"} & findings.keys()
 
@@ -101,7 +98,5 @@ def test_labels_as_they_are_written_are_no_ground_truth(run, model_path, root, t
         (["--out", "o", "--cluster", "local"], "--labels is not for --cluster, no labels are written"),
     ],
 )
-def test_calls_that_cannot_write_labels(run, model_path, root, words, reason):
-    code, _, err = run("predict", model_path, root / "bad", "--labels", "coco", *words)
-    assert code == 2
-    assert reason in err
+def test_calls_that_cannot_write_labels(answer, model_path, root, words, reason):
+    answer("predict", model_path, root / "bad", "--labels", "coco", *words, code=2, said=reason)

@@ -39,13 +39,8 @@ def test_a_tolerated_part_is_told_apart_everywhere(run, folder):
     call = ("predict", "m.safetensors", folder / "in", *rules)
     code, out, err = run(*call, "--fail-on-anomaly", "--out", folder / "out")
     good, spot = sorted(out.splitlines())
-    assert code == 4
-    assert good.startswith("good ")
-    assert spot.startswith("within tolerance severity")
-    assert (
-        "(anomalous, within tolerance: region length 0.8 mm, may be up to 0.88 mm ≤ 1.2 mm (tolerances 7, "
-        in spot
-    )
+    assert (code, good.split()[0], spot.split(" ")[:3]) == (4, "good", ["within", "tolerance", "severity"])
+    assert "(anomalous, within tolerance: region length 0.8 mm, may be up to 0.88 mm ≤ 1.2 mm (tol" in spot
     assert "0 of 2 pictures anomalous, 1 within tolerance\n" in err
     rows = {Path(row.path).stem: row for row in read_table(folder / "out/results.csv")}
     assert (rows["good"].decision, rows["spot"].decision) == ("good", "within tolerance")
@@ -56,15 +51,13 @@ def test_a_tolerated_part_is_told_apart_everywhere(run, folder):
     lines = {name: outlines(folder / f"out/overlays/{name}.png") for name in ("good", "spot")}
     assert lines == {"good": set(), "spot": {WITHIN_COLOUR}}
     details = json.loads((folder / "out/predictions/spot.json").read_text())
-    assert details["regions"][0]["length_mm"] == pytest.approx(0.8)
-    assert details["regions"][0]["length_mm_at_most"] == pytest.approx(0.88)
+    sizes = [details["regions"][0][name] for name in ("length_mm", "length_mm_at_most")]
+    assert sizes == pytest.approx([0.8, 0.88])
     assert details["findings"][0]["code"] == "within_tolerance"
-    if (page := folder / "out" / REPORT_NAME).is_file():
-        text = page.read_text(encoding="utf-8")
-        assert digest in text
-        assert "yellow on a part within tolerance" in text
-        assert "0 of 2 pictures anomalous, 1 within tolerance" in text
-        assert '<span class="badge within-tolerance">within tolerance</span>' in text
+    badge = '<span class="badge within-tolerance">within tolerance</span>'
+    text = (folder / "out" / REPORT_NAME).read_text(encoding="utf-8")
+    for words in (digest, "yellow on a part within tolerance", "0 of 2 pictures anomalous, 1 within", badge):
+        assert words in text
     # a study of agreement takes it for a good part
     (folder / "ref.csv").write_text("part,reference\ngood,good\nspot,bad\n")
     study = read_study([folder / "out"], folder / "ref.csv").study
@@ -88,28 +81,27 @@ def test_beyond_tolerance_is_anomalous_with_the_reason(run, folder):
     assert "say --scale-mm" in json.loads(out)["findings"][0]["words"]
 
 
-def test_a_scratch_with_a_faint_end_is_not_tolerated(run, folder):
+def test_a_scratch_with_a_faint_end_is_not_tolerated(answer, folder):
     pixels = np.zeros((32, 32, 3), np.uint8)
     pixels[8:12, 6:12, 0] = 230
     pixels[8:12, 12:24, 0] = 100  # below the mask threshold, above what good pictures show
     Image.fromarray(pixels).save(folder / "scratch.png")
     rules = ("--tolerances", folder / "rules.yaml", "--scale-mm", "0.1", "--fail-on-anomaly")
-    code, out, _ = run("predict", "m.safetensors", folder / "scratch.png", *rules)
-    assert code == 3
-    assert "beyond tolerance: region length 0.6 mm, may be up to 1.98 mm > 1.2 mm (tol" in out
+    said = "beyond tolerance: region length 0.6 mm, may be up to 1.98 mm > 1.2 mm (tol"
+    answer("predict", "m.safetensors", folder / "scratch.png", *rules, code=3, printed=said)
 
 
-def test_wrong_calls_are_one_line(run, folder):
-    call = ("predict", "m.safetensors", folder / "in")
-    for option, value, said in (
-        ("--scale-mm", "0", "'0' is not a length: write millimetres"),
-        ("--scale-mm", "nan", "'nan' is not a length"),
-        ("--scale-mm", "1e200", "'1e200' is not a length"),  # its square is no number
-        ("--tolerances", "gone.yaml", "cannot read gone.yaml"),
-    ):
-        code, _, err = run(*call, option, *([value] if isinstance(value, str) else value))
-        assert (code, len(err.splitlines())) == (2, 1)
-        assert said in err
-    code, _, err = run(*call, "--tolerances", folder / "rules.yaml", "--cluster", "local", "--out", "x")
-    assert code == 2
-    assert "--tolerances is not for --cluster" in err
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--scale-mm 0", "'0' is not a length: write millimetres"),
+        ("--scale-mm nan", "'nan' is not a length"),
+        ("--scale-mm 1e200", "'1e200' is not a length"),  # its square is no number
+        ("--tolerances gone.yaml", "cannot read gone.yaml"),
+        ("--tolerances rules.yaml --cluster local --out x", "--tolerances is not for --cluster"),
+    ],
+)
+def test_wrong_calls_are_one_line(run, folder, monkeypatch, words, said):
+    monkeypatch.chdir(folder)
+    code, _, err = run("predict", "m.safetensors", "in", *words.split())
+    assert (code, len(err.splitlines()), said in err) == (2, 1, True)

@@ -49,11 +49,8 @@ def test_predict_says_which_product_a_picture_shows(run, line, pictures, tmp_pat
     code, lines, said = run("predict", line, pictures / "new", "--json", "--out", out, "--device", "cpu")
     assert code == 0, said
     found = {Path(one["path"]).stem: one for one in map(json.loads, lines.splitlines())}
-    assert {name: one["product"] for name, one in found.items()} == {
-        "fabric": "fabric",
-        "plate": "plate",
-        "noise": None,
-    }
+    products = {name: one["product"] for name, one in found.items()}
+    assert products == {"fabric": "fabric", "plate": "plate", "noise": None}
     assert found["noise"]["is_anomalous"]
     assert 0 < found["plate"]["product_p_value"] <= 1
     with open(out / "results.csv", encoding="utf-8-sig", newline="") as file:
@@ -67,19 +64,18 @@ def test_predict_says_which_product_a_picture_shows(run, line, pictures, tmp_pat
     assert "none of these 1" in said
 
 
-def test_a_product_can_be_named(run, line, pictures):
+def test_a_product_can_be_named(run, answer, line, pictures):
     call = ("predict", line, pictures / "new/noise.png", "--device", "cpu", "--product")
-    code, lines, _ = run(*call, "plate", "--json")
-    assert (code, json.loads(lines)["product"], json.loads(lines)["product_p_value"]) == (0, "plate", None)
+    found = json.loads(answer(*call, "plate", "--json"))
+    assert (found["product"], found["product_p_value"]) == ("plate", None)
     code, _, said = run(*call, "bottle")
     assert (code, said) == (2, "flawscope: the model has no product bottle: it knows fabric, plate\n")
 
 
-def test_info_tells_of_each_product(run, line):
-    code, lines, _ = run("info", line, "--self-test", "--device", "cpu")
-    assert code == 0
+def test_info_tells_of_each_product(answer, line):
+    lines = answer("info", line, "--self-test", "--device", "cpu")
     assert lines.startswith("joint model of 2 products: fabric, plate\n")
-    document = json.loads(run("info", line, "--json")[1])
+    document = json.loads(answer("info", line, "--json"))
     assert document["products"]["plate"]["category"] == "plate"
 
 
@@ -124,25 +120,27 @@ def test_a_fit_that_was_stopped_goes_on_with_the_products_that_are_left(run, pic
     assert [*tmp_path.iterdir()] == [out]
 
 
-def test_one_product_is_calibrated_by_its_name(run, line, pictures, tmp_path):
+def check_names(answer, call):
+    """A product that is not named, or not there."""
+    answer(*call, code=2, said="name it with --product, fabric or plate")
+    answer(*call, "--product", "bottle", code=2, said="has no product bottle")
+
+
+def test_one_product_is_calibrated_by_its_name(answer, line, pictures, tmp_path):
     draw_dataset(tmp_path / "more", category="plate", train=9, good=0, bad_per_kind=0, size=96, seed=5)
     good, out = tmp_path / "more/plate/train/good", tmp_path / "new.safetensors"
     call = ("calibrate", line, "--out", out, "--device", "cpu")
-    code, _, said = run(*call, "--good", good)
-    assert (code, "name it with --product, fabric or plate" in said) == (2, True)
-    code, _, said = run(*call, "--good", good, "--product", "bottle")
-    assert (code, "has no product bottle" in said) == (2, True)
-    code, _, said = run(*call, "--good", good, "--product", "plate", "--force")
-    assert code == 0, said
+    check_names(answer, [*call, "--good", good])
+    answer(*call, "--good", good, "--product", "plate", "--force")
     before, after = router_file.read(line).products, router_file.read(out).products
     assert after["plate"].manifest.calibration.count == 9
     assert after["fabric"].manifest == before["fabric"].manifest
-    assert run(*call, "--false-alarm-rate", "20%")[0] == 0
+    answer(*call, "--false-alarm-rate", "20%")
     rates = {one.manifest.calibration.rate for one in router_file.read(out).products.values()}
     assert rates == {0.2}
 
 
-def test_one_product_learns_kinds_by_its_name(run, line, tmp_path):
+def test_one_product_learns_kinds_by_its_name(answer, line, tmp_path):
     data, out = tmp_path / "plates", tmp_path / "named.safetensors"
     draw_dataset(data, category="plate", train=4, good=1, bad_per_kind=0, size=96, seed=6)
     (data / "plate/test/spot").mkdir()
@@ -151,16 +149,12 @@ def test_one_product_learns_kinds_by_its_name(run, line, tmp_path):
         spotted[30:60, 30 + 5 * number : 55 + 5 * number] = 255
         Image.fromarray(spotted).save(data / f"plate/test/spot/{number}.png")
     call = ("kinds", line, "--data", data, "--out", out, "--device", "cpu")
-    code, _, said = run(*call)
-    assert (code, "name it with --product, fabric or plate" in said) == (2, True)
-    code, _, said = run(*call, "--product", "bottle")
-    assert (code, "has no product bottle" in said) == (2, True)
-    code, _, said = run(*call, "--product", "plate")
-    assert code == 0, said
+    check_names(answer, call)
+    answer(*call, "--product", "plate")
     before, after = router_file.read(line).products, router_file.read(out).products
     assert after["plate"].manifest.kinds is not None
     assert after["fabric"].manifest == before["fabric"].manifest
-    code, lines, _ = run("predict", out, data / "plate/test", "--json", "--device", "cpu")
+    lines = answer("predict", out, data / "plate/test", "--json", "--device", "cpu")
     found = [json.loads(one) for one in lines.splitlines()]
     assert any(region["kind_p_values"] for one in found for region in one["regions"])
 
@@ -224,7 +218,7 @@ def test_update_adds_a_product_and_pictures_of_one(run, line, pictures, tmp_path
     assert (tmp_path / "before").read_bytes() == (tmp_path / "after").read_bytes()
 
 
-def test_an_update_that_would_lose_defects_is_refused_and_names_the_product(run, line, tmp_path):
+def test_an_update_that_would_lose_defects_is_refused_and_names_the_product(answer, line, tmp_path):
     rng, folder = np.random.default_rng(1), tmp_path / "more/plate/train/good"
     folder.mkdir(parents=True)
     for k in range(3):
@@ -232,7 +226,5 @@ def test_an_update_that_would_lose_defects_is_refused_and_names_the_product(run,
         Image.fromarray(noise).save(folder / f"{k}.png")
     out = tmp_path / "new.safetensors"
     call = ("--data", tmp_path / "more", "--category", "plate", "--update", line, "--out", out)
-    code, _, said = run("fit", *call, "--device", "cpu", "--no-check", "--quiet")
-    assert code == 1
-    assert "plate: failed: refused: " in said
+    answer("fit", *call, "--device", "cpu", "--no-check", "--quiet", code=1, said="plate: failed: refused: ")
     assert not out.exists()

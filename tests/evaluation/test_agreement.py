@@ -60,11 +60,8 @@ def test_aiags_example_has_the_published_figures():
     assert (found.agreeing.number, found.agreeing_rightly.number) == (39, 39)
     assert [round(100 * one.miss_rate.rate, 1) for one in found.appraisers] == [6.2, 6.2, 12.5]
     assert [round(100 * one.false_alarm_rate.rate, 1) for one in found.appraisers] == [4.9, 2.0, 8.8]
-    assert a.grades == {
-        "effectiveness": "marginal",
-        "miss_rate": "unacceptable",
-        "false_alarm_rate": "acceptable",
-    }
+    grades = {"effectiveness": "marginal", "miss_rate": "unacceptable", "false_alarm_rate": "acceptable"}
+    assert a.grades == grades
     assert (a.grade, c.grade) == ("unacceptable", "unacceptable")
 
 
@@ -116,29 +113,18 @@ def test_figures_are_those_counted_one_by_one(n, trials, wrong, seed):
         alike = [len({*row}) == 1 for row in said]
         bad = [row for row, t in zip(said, truth, strict=True) if t]
         good = [row for row, t in zip(said, truth, strict=True) if not t]
-        assert (one.effectiveness.number, one.effectiveness.of) == (sum(right), n)
-        assert (one.repeatability is None) == (trials == 1)
-        assert one.repeatability is None or (one.repeatability.number, one.repeatability.of) == (
-            sum(alike),
-            n,
-        )
-        assert (one.miss_rate.number, one.miss_rate.of) == (
-            sum(not s for row in bad for s in row),
-            trials * len(bad),
-        )
-        assert (one.false_alarm_rate.number, one.false_alarm_rate.of) == (
-            sum(s for row in good for s in row),
-            trials * len(good),
-        )
+        shares = [one.effectiveness, one.miss_rate, one.false_alarm_rate, one.repeatability]
+        missed, alarms = sum(not s for row in bad for s in row), sum(s for row in good for s in row)
+        counted = [(sum(right), n), (missed, trials * len(bad)), (alarms, trials * len(good))]
+        counted.append(None if trials == 1 else (sum(alike), n))
+        assert [share and (share.number, share.of) for share in shares] == counted
         always = binomtest(sum(not any(row) for row in bad), len(bad)).proportion_ci(method="exact")
         ever = binomtest(sum(not all(row) for row in bad), len(bad)).proportion_ci(method="exact")
         assert (one.miss_rate.low, one.miss_rate.high) == pytest.approx((always.low, ever.high), abs=1e-9)
         assert one.miss_rate.low <= one.miss_rate.rate <= one.miss_rate.high
         flat = [s for row in said for s in row]
-        assert close(
-            one.kappas["cohen_reference"],
-            literal_cohen([bool(t) for t in truth for _ in range(trials)], flat),
-        )
+        known = [bool(t) for t in truth for _ in range(trials)]
+        assert close(one.kappas["cohen_reference"], literal_cohen(known, flat))
         each = [
             literal_fleiss([[row[k], bool(t)] for row, t in zip(said, truth, strict=True)])
             for k in range(trials)
@@ -195,15 +181,8 @@ def test_no_number_of_parts_shows_it(rate, misses):
 
 
 def test_grades_at_the_limits():
-    assert [grade("effectiveness", v) for v in (0.9, 0.899, 0.8, 0.79)] == [
-        *("acceptable", "marginal", "marginal", "unacceptable")
-    ]
-    assert [grade("miss_rate", v) for v in (0.02, 0.021, 0.05, 0.051)] == [
-        *("acceptable", "marginal", "marginal", "unacceptable")
-    ]
-    assert [grade("false_alarm_rate", v) for v in (0.05, 0.06, 0.10, 0.11)] == [
-        *("acceptable", "marginal", "marginal", "unacceptable")
-    ]
-    assert [grade_kappa(v) for v in (0.76, 0.75, 0.40, 0.39, None)] == [
-        *("good", "fair", "fair", "poor", "unknown")
-    ]
+    limits = {"effectiveness": (0.9, 0.899, 0.8, 0.79), "miss_rate": (0.02, 0.021, 0.05, 0.051)}
+    for name, values in {**limits, "false_alarm_rate": (0.05, 0.06, 0.10, 0.11)}.items():
+        assert " ".join(grade(name, v) for v in values) == "acceptable marginal marginal unacceptable"
+    kappas = (0.76, 0.75, 0.40, 0.39, None)
+    assert " ".join(map(grade_kappa, kappas)) == "good fair fair poor unknown"

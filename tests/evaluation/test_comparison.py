@@ -121,7 +121,9 @@ def test_the_command_compares_a_model_with_its_export(model_path, onnx_path, dra
         rows = [*csv.DictReader(file)]
     assert [row["path"] for row in rows] == [one["path"] for one in document["pictures"]]
     assert [float(row["score_b"]) for row in rows] == [one["b"]["score"] for one in document["pictures"]]
-    assert "No decision differs" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert "No decision differs" in page
+    assert 'data-order="changed"' in page  # the pictures are shown all the same
     assert main(call) == 0
     out = capsys.readouterr().out
     assert "both decide alike on 11 pictures" in out

@@ -82,12 +82,11 @@ def test_the_figures_are_those_one_counts_by_hand(root):
     assert values.items() <= full.metrics.items()
     pixel = ("pixel_auroc", "pixel_ap", "pixel_f1", "pixel_f1_calibrated", "au_pro", "au_pro_05")
     names = [f"full_{name}" for name in pixel]
-    marked = [(one.prediction.picture_mask(), one.item) for one in full.pictures if one.truth is not None]
-    truths = [
-        union_masks(item.masks, mask.shape) if item.masks else np.zeros_like(mask) for mask, item in marked
-    ]
-    hits = sum(int((mask & truth).sum()) for (mask, _), truth in zip(marked, truths, strict=True))
-    total = sum(int(mask.sum()) for mask, _ in marked) + sum(int(truth.sum()) for truth in truths)
+    hits = total = 0
+    for one in full.pictures:
+        mask, masks = one.prediction.picture_mask(), one.item.masks
+        truth = union_masks(masks, mask.shape) if masks else np.zeros_like(mask)
+        hits, total = hits + (mask & truth).sum(), total + mask.sum() + truth.sum()
     assert full.metrics["full_pixel_f1_calibrated"] == pytest.approx(2 * hits / total)
     assert {*full.metrics} - {*values} == {*names}
     assert "full_resolution" in full.labels
@@ -131,33 +130,14 @@ def test_every_picture_is_handed_on_once_with_its_item_and_their_order_changes_n
     assert evaluate(model(), replace(dataset, test=dataset.test[::-1])).metrics == result.metrics
 
 
-def renamed(source, target):
-    shutil.copy(source, target)
-
-
-def as_bmp(source, target):
-    Image.open(source).save(target.with_suffix(".bmp"))
-
-
-def recompressed(source, target):
-    Image.open(source).convert("RGBA").save(target.with_suffix(".png"), compress_level=0)
-
-
-@pytest.mark.parametrize(
-    ("role", "copy"),
-    [
-        *(("train", renamed), ("calibration", as_bmp), ("duplicate", recompressed), ("dropped", renamed)),
-        ("seen", as_bmp),
-    ],
-)
-def test_what_the_model_has_seen_is_left_out_whatever_its_name(root, role, copy):
+@pytest.mark.parametrize("role", ["train", "calibration", "duplicate", "dropped", "seen"])
+def test_what_the_model_has_seen_is_left_out_whatever_its_name(root, role):
     learnt = [root / f"train/good/{k}.png" for k in range(3)]
     plain = found(root)
-    copy(learnt[0], root / "test/good/new.png")
-    copy(learnt[1], root / "test/dent/new.png")
+    Image.open(learnt[0]).save(root / "test/good/new.bmp")
+    Image.open(learnt[1]).convert("RGBA").save(root / "test/dent/new.png", compress_level=0)
     result = found(root, seen={role: learnt})
-    assert result.left_out == {"good": 1, "dent": 1}
-    assert result.to_dict()["left_out"] == 2
+    assert (result.left_out, result.to_dict()["left_out"]) == ({"good": 1, "dent": 1}, 2)
     assert (result.metrics, result.images) == (plain.metrics, 7)
     pixels = np.array(Image.open(learnt[2]))
     pixels[3, 3, 1] ^= 1  # another picture
@@ -190,32 +170,18 @@ def test_a_bad_mask_is_reported_and_its_picture_counts_without(root, fault, full
         draw_mask(mask, size=(50, 50))
     result = found(root, full_resolution)
     (failure,) = result.failures
-    assert "d1_mask.png" in failure
-    assert "counted without its mask" in failure
+    assert ("d1_mask.png" in failure, "counted without its mask" in failure) == (True, True)
     assert (result.images, result.without_mask) == (7, 1)
     assert result.metrics["image_auroc"] == pytest.approx(11 / 12)
 
 
-def test_only_good_or_only_bad_pictures_have_null_figures(root):
-    dataset = open_dataset(root)
-    good, bad = (
-        evaluate(model(), replace(dataset, test=tuple(i for i in dataset.test if i.anomalous == which)))
-        for which in (False, True)
-    )
-    assert good.metrics["image_auroc"] is bad.metrics["image_auroc"] is None
-    assert (good.labels["image_f1"], good.labels["pixel_f1"]) == (None, None)
-    assert "nan" not in json.dumps(good.to_dict())
-    assert good.false_alarms["measured"] == 0.25
-    assert bad.false_alarms["measured"] is None
-    assert (bad.false_alarms["images"], bad.false_alarms["interval"]) == (0, [0.0, 1.0])
-
-
 def test_nothing_to_test_is_an_input_error(root):
-    good = root / "train/good"
-    with pytest.raises(InputError, match="no test pictures"):
-        found(good, seen={"train": list(good.rglob("*.png"))})
-    with pytest.raises(InputError, match="fitted on all of them"):
-        found(root, seen={"train": list((root / "test").rglob("*.png"))})
+    for folder, seen, said in (
+        (root / "train/good", root / "train/good", "no test pictures"),
+        (root, root / "test", "fitted on all of them"),
+    ):
+        with pytest.raises(InputError, match=said):
+            found(folder, seen={"train": list(seen.rglob("*.png"))})
     for path in (root / "test").rglob("*.png"):
         path.write_bytes(b"no picture")
     with pytest.raises(InputError, match="none of 7 test pictures"):
@@ -244,13 +210,12 @@ def test_masks_that_resizing_would_lose_count_and_are_told(root):
     result = found(root)
     assert result.masks == {"pictures": 4, "empty": 0, "lost": 3, "regions": 4, "lost_regions": 0}
     kept = [np.argwhere(p.truth).tolist() for p in result.pictures if p.item.anomalous]
-    assert kept[:3] == [[[0, 0]], [[3, 3]], [[15, 15]]]
-    assert len(kept[3]) > 1
+    assert (kept[:3], len(kept[3]) > 1) == ([[[0, 0]], [[3, 3]], [[15, 15]]], True)
     (line,) = result.remarks
     assert line.startswith("3 of 4 masks so small that no pixel is left at the map's size")
-    assert line in result.to_dict()["remarks"]
-    assert line in format_evaluation(result)
-    assert line in result._repr_html_().replace("&#x27;", "'")
+    page = result._repr_html_().replace("&#x27;", "'")
+    for told in (result.to_dict()["remarks"], format_evaluation(result), page):
+        assert line in told
     assert "keeps the nearest one" in result.labels["pixel_metrics"]
     maps = [p.prediction.map for p in result.pictures]
     truths = [p.truth for p in result.pictures if p.truth is not None]
@@ -267,9 +232,8 @@ def test_regions_that_vanish_beside_others_are_counted(root):
     result = found(root)
     assert (result.masks["lost"], result.masks["regions"], result.masks["lost_regions"]) == (0, 3, 2)
     assert result.remarks[0].startswith("2 of 3 marked regions so small")
-    assert (
-        pixel_metrics(*zip(*((p.prediction.map, p.truth) for p in result.pictures), strict=True)).regions == 1
-    )
+    maps, truths = zip(*((p.prediction.map, p.truth) for p in result.pictures), strict=True)
+    assert pixel_metrics(maps, truths).regions == 1
 
 
 def test_an_empty_mask_is_no_mask_and_it_is_said_of_how_many_the_figures_are(root):
@@ -279,10 +243,8 @@ def test_an_empty_mask_is_no_mask_and_it_is_said_of_how_many_the_figures_are(roo
     result = found(root)
     assert (result.without_mask, result.masks["pictures"], result.masks["empty"]) == (2, 1, 1)
     (line,) = result.remarks
-    assert line.startswith(
-        "2 of 3 defective pictures without a usable mask: the pixel metrics are of the other 1"
-    )
-    assert line.endswith("masks that mark nothing: 1")
+    begin = "2 of 3 defective pictures without a usable mask: the pixel metrics are of the other 1"
+    assert (line.startswith(begin), line.endswith("masks that mark nothing: 1")) == (True, True)
     assert "of 1 of 3 defective pictures" in repr(result)
     assert line in format_evaluation(result)
     assert "2 of 3 defective" in " ".join(sentences(Tally(4, 0, 3, 0), model().calibration, result.remarks))
@@ -306,15 +268,22 @@ def test_a_turned_part_keeps_a_small_mask():
 
 
 def test_without_good_or_without_defective_pictures_nothing_is_perfect(root):
+    dataset = open_dataset(root)
+    good, bad = (
+        evaluate(model(), replace(dataset, test=tuple(i for i in dataset.test if i.anomalous == which)))
+        for which in (False, True)
+    )
+    for result in (good, bad):
+        for name in ("image_auroc", "image_ap", "image_f1", "image_f1_calibrated"):
+            assert result.metrics[name] is None, name
+        assert result.labels["image_f1"] is None
+        assert "nan" not in json.dumps(result.to_dict())
+    assert (good.labels["pixel_f1"], good.false_alarms["measured"]) == (None, 0.25)
+    assert bad.false_alarms.items() >= {"measured": None, "images": 0, "interval": [0.0, 1.0]}.items()
+    assert bad.metrics["pixel_auroc"] is not None
+    told = format_evaluation(bad)
+    assert ("image AUROC" in told, "pixel AUROC" in told) == (False, True)
     shutil.rmtree(root / "test/good")
-    values = found(root).metrics
-    for name in ("image_auroc", "image_ap", "image_f1", "image_f1_calibrated"):
-        assert values[name] is None, name
-    assert values["pixel_auroc"] is not None
-    assert found(root).labels["image_f1"] is None
-    told = format_evaluation(found(root))
-    assert "image AUROC" not in told
-    assert "pixel AUROC" in told
     for path in (root / "ground_truth").rglob("*.png"):
         Image.new("L", (2 * SIDE, 2 * SIDE), 255).save(path)  # no good pixel either
     assert set(found(root).metrics.values()) == {None}
@@ -332,15 +301,13 @@ def test_only_pixels_in_the_region_of_interest_count_and_defects_outside_are_no_
     assert result.defect_pixels == {"all": 192, "outside": 128, "pictures_outside": 2}
     assert result.to_dict()["defect_pixels"] == result.defect_pixels
     (line,) = result.remarks
-    assert line.startswith("66.7% of the defects' pixels lie outside")
-    assert line.endswith("2 pictures with no other defect")
+    assert re.match("66.7% of the defects' pixels lie outside.*2 pictures with no other defect$", line)
     assert "inside the region of interest" in result.labels["pixel_metrics"]
     halves = [seen.prediction.map[:, :8] for seen in result.pictures]
     truths = [seen.truth[:, :8] for seen in result.pictures if seen.truth is not None]
     by_hand, values = pixel_metrics(halves, truths), result.metrics
-    assert [values[name] for name in ("pixel_auroc", "pixel_ap", "au_pro")] == [
-        *(by_hand.auroc, by_hand.ap, by_hand.au_pro)
-    ]
+    known = [values[name] for name in ("pixel_auroc", "pixel_ap", "au_pro")]
+    assert known == [by_hand.auroc, by_hand.ap, by_hand.au_pro]
     assert values["pixel_f1_calibrated"] == 0  # the only defect inside is below the threshold
     assert sum((half > 0.5).sum() for half in halves) == 128  # of the good picture that is called anomalous
     full = pixel_metrics(
@@ -365,8 +332,7 @@ def test_a_letterboxs_border_counts_nowhere(tmp_path):
         [seen.prediction.map[shown] for seen in result.pictures],
         [seen.truth[shown] for seen in result.pictures if seen.truth is not None],
     )
-    assert result.metrics["pixel_ap"] == by_hand.ap
-    assert result.metrics["au_pro"] == by_hand.au_pro
+    assert (result.metrics["pixel_ap"], result.metrics["au_pro"]) == (by_hand.ap, by_hand.au_pro)
     assert result.defect_pixels == {"all": 32, "outside": 0, "pictures_outside": 0}
     assert result.remarks == []
 
@@ -467,8 +433,7 @@ def test_a_defect_without_mask_is_not_taken_for_good_in_spro(loco):
     before = found(loco).metrics["au_spro_0.05"]
     draw(loco / "test/logical_anomalies/001.png", 0.99)
     result = found(loco)
-    assert result.without_mask == 1
-    assert result.metrics["au_spro_0.05"] == pytest.approx(before)
+    assert (result.without_mask, result.metrics["au_spro_0.05"]) == (1, pytest.approx(before))
 
 
 def test_a_damaged_loco_mask_is_reported_not_blamed_on_the_saturation_file(loco):
@@ -493,12 +458,11 @@ def test_a_table_for_pandas_has_a_row_for_each_test_picture(root, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", pandas)
     (root / "test/good/broken.png").write_bytes(b"\x89PNG")
     rows = found(root, seen={"train": [root / "test/dent/d0.png"]}).to_dataframe()
-    assert len(rows) == 8
-    by_name = {Path(row["path"]).name: row for row in rows}
-    assert (by_name["d1.png"]["decision"], by_name["d1.png"]["defective"]) == ("anomalous", True)
-    assert by_name["broken.png"]["score"] is None
-    assert "broken.png" in by_name["broken.png"]["error"]
-    assert "left out" in by_name["d0.png"]["error"]
+    by_name = {Path(row["path"]).stem: row for row in rows}
+    assert len(by_name) == 8
+    assert (by_name["d1"]["decision"], by_name["d1"]["defective"]) == ("anomalous", True)
+    assert (by_name["broken"]["score"], "broken.png" in by_name["broken"]["error"]) == (None, True)
+    assert "left out" in by_name["d0"]["error"]
     assert all(list(row) == list(rows[0]) for row in rows)
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(InputError, match=r"to_dataframe\(\) needs pandas: pip install"):
@@ -513,10 +477,8 @@ def test_the_same_pictures_are_counted_in_each_light(root):
     same, dark, bright = robustness(predictor, open_dataset(root), lights=lights)
     # good ones have 0.1, 0.2 and 0.3, defects 0.4, 0.8 and 0.9; anomalous is above 0.5
     assert (same.good, same.defective) == (dark.good, dark.defective) == (3, 3)
-    assert (same.false_alarms, same.found) == (0, 2)
-    assert (dark.false_alarms, dark.found) == (0, 0)
-    assert (bright.false_alarms, bright.found) == (1, 3)
-    assert same.image_auroc == 1
+    counts = [(one.false_alarms, one.found) for one in (same, dark, bright)]
+    assert (counts, same.image_auroc) == ([(0, 2), (0, 0), (1, 3)], 1)
     assert (bright.false_alarm_rate, bright.found_rate) == (pytest.approx(1 / 3), 1)
     whole = evaluate(predictor, open_dataset(root), robust=True)
     assert whole.robustness[0] == same

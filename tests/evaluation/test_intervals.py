@@ -53,8 +53,7 @@ def test_separated_classes_are_no_certainty():
     """5 separate pairs, all in the right order: the exact binomial bound, not [1, 1]."""
     labels = np.array([False] * 20 + [True] * 5)
     found = auroc_interval(labels, labels + 0.0)
-    assert found.low == pytest.approx(0.025 ** (1 / 5))
-    assert found.high == 1
+    assert (found.low, found.high) == (pytest.approx(0.025 ** (1 / 5)), 1)
     assert "5 separate pairs" in found.method
     upside_down = auroc_interval(labels, -1.0 * labels)
     assert (upside_down.low, upside_down.high) == (0, pytest.approx(1 - 0.025 ** (1 / 5)))
@@ -109,26 +108,18 @@ def evaluated(maps, truths):
 
 def exact(maps, truths):
     found = metrics.pixel_metrics(maps, truths)
-    return {
-        "pixel_auroc": found.auroc,
-        "pixel_ap": found.ap,
-        "pixel_f1": found.f1,
-        "au_pro": found.au_pro,
-        "au_pro_05": found.au_pro_05,
-    }
+    names = ("pixel_auroc", "pixel_ap", "pixel_f1", "au_pro", "au_pro_05")
+    return {name: getattr(found, name.removeprefix("pixel_")) for name in names}
 
 
 def test_counted_pixels_give_the_exact_metrics_nearly(pictures):
     maps, truths = pictures
     counts = count_pixels(evaluated(maps, truths))
-    found = {name: float(values[0]) for name, values in counts.curves().metrics().items()}
-    assert found == pytest.approx(exact(maps, truths), abs=2e-3)
     # a resample is the pictures as often as they were drawn
-    times = np.array([0, 3, 1, 1, 0, 2, 2, 0, 1, 0, 1, 1])
-    repeated = [i for i, k in enumerate(times) for _ in range(k)]
-    drawn = counts.curves(times[None]).metrics()
-    expected = exact([maps[i] for i in repeated], [truths[i] for i in repeated])
-    assert {name: float(values[0]) for name, values in drawn.items()} == pytest.approx(expected, abs=2e-3)
+    for times in ([1] * 12, [0, 3, 1, 1, 0, 2, 2, 0, 1, 0, 1, 1]):
+        drawn = counts.curves(np.array([times])).metrics()
+        expected = exact(np.repeat(maps, times, 0), np.repeat(truths, times, 0))
+        assert {name: float(values[0]) for name, values in drawn.items()} == pytest.approx(expected, abs=2e-3)
 
 
 def test_pixel_intervals_hold_the_values(pictures):
@@ -150,9 +141,8 @@ def test_pictures_without_truth_take_no_part(pictures):
     kept = [k for k in range(12) if k not in (1, 3)]
     assert counts.normal[:, -1].tolist() == [float((~truths[k]).sum()) for k in kept]
     assert counts.defective.tolist() == [bool(truths[k].any()) for k in kept]
-    assert count_pixels(evaluated(maps, [None] * 12)) is None
-    assert count_pixels(evaluated(maps, [np.zeros_like(t) for t in truths])) is None
-    assert count_pixels(evaluated(maps, [np.ones_like(t) for t in truths])) is None
+    for same in (None, np.zeros_like(truths[0]), np.ones_like(truths[0])):
+        assert count_pixels(evaluated(maps, [same] * 12)) is None
     assert count_pixels([]) is None
 
 

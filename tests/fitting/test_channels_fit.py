@@ -8,7 +8,6 @@ from PIL import Image
 from scipy import ndimage
 
 import flawscope
-from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope.export.recalibrate import ExportPictures
 from flawscope.fitting.incremental_update import extend
@@ -61,7 +60,7 @@ def test_whoever_uses_the_model_reads_all_channels(model):
     assert len(ExportPictures(model.artefact, more).probe_images().images)
 
 
-def test_commands_read_all_channels(model, tmp_path, monkeypatch, capsys):
+def test_commands_read_all_channels(model, tmp_path, monkeypatch, run, answer):
     monkeypatch.chdir(tmp_path)
     model.save("m.safetensors")
     shape = {"shape_type": "rectangle", "label": "", "points": [[25, 20], [50, 45]]}
@@ -74,14 +73,10 @@ def test_commands_read_all_channels(model, tmp_path, monkeypatch, capsys):
                 (tmp_path / f"set/bad/spot/p{seed}.json").write_text(json.dumps(labels))
     pages = [Image.fromarray(page) for page in np.moveaxis(lights(950), 2, 0)]
     pages[0].save("pages.tif", save_all=True, append_images=pages[1:])
-    assert main(["predict", "m.safetensors", "pages.tif"]) == 0
-    assert "the first of each is taken" not in capsys.readouterr().err  # all are seen
-    assert main(["kinds", "m.safetensors", "--data", "set", "--out", "named.safetensors"]) == 0
-    assert "spot (4)" in capsys.readouterr().err
-    assert main(["evaluate", "m.safetensors", "--data", "set", "--robustness"]) == 2
-    assert "no light to change" in capsys.readouterr().err
-    assert main(["predict", "named.safetensors", "set", "--out", "trial", "--quiet"]) == 0
-    study = ["agreement", "trial", "--reference", "set", "--model", "m.safetensors", "--json"]
-    capsys.readouterr()
-    assert main(study) == 0
-    assert json.loads(capsys.readouterr().out)["defective"] == 4
+    code, _, said = run("predict", "m.safetensors", "pages.tif")
+    assert (code, "the first of each is taken" in said) == (0, False)  # all are seen
+    answer("kinds", "m.safetensors", "--data", "set", "--out", "named.safetensors", said="spot (4)")
+    answer("evaluate", "m.safetensors", "--data", "set", "--robustness", code=2, said="no light to change")
+    answer("predict", "named.safetensors", "set", "--out", "trial", "--quiet")
+    study = ("agreement", "trial", "--reference", "set", "--model", "m.safetensors", "--json")
+    assert json.loads(answer(*study))["defective"] == 4

@@ -12,8 +12,6 @@ from flawscope.methods.patchcore.patches import orient
 from flawscope.predictor import load
 from flawscope.synthesis.demo.dataset import draw_picture
 
-WAYS = range(1, 8)
-
 
 def parts(count, seed=0, size=64):
     rng = np.random.default_rng(seed)
@@ -49,13 +47,10 @@ def test_a_region_in_the_padding_of_a_picture_is_refused(count):
 
 def test_a_copy_keeps_the_size_and_the_region():
     square, wide = torch.ones(4, 4, dtype=torch.bool), torch.ones(4, 6, dtype=torch.bool)
-    assert patches.possible_orientations("all", square) == tuple(WAYS)
-    assert patches.possible_orientations("all", wide) == (1, 2, 3)
-    left = square.clone()
-    left[:, 2:] = False
-    assert patches.possible_orientations("all", left) == (1,)
-    left[0] = False
-    assert patches.possible_orientations("all", left) == ()
+    left = square & (torch.arange(4) < 2)
+    part = left & (torch.arange(4)[:, None] > 0)
+    for shape, ways in ((square, range(1, 8)), (wide, (1, 2, 3)), (left, (1,)), (part, ())):
+        assert patches.possible_orientations("all", shape) == tuple(ways)
     region = np.zeros((64, 64), np.uint8)
     region[1:, :32] = 255
     with pytest.raises(InputError, match="augment: mirror is not possible"):
@@ -84,8 +79,7 @@ def test_auto_takes_copies_where_parts_lie_any_way_round_and_are_few():
     assert any("copies are in the bank" in line for line in told)
     images = parts(2)
     same = fitted([images[0], np.clip(images[0].astype(int) + 1, 0, 255).astype(np.uint8)], group=r"\d+")
-    assert same.manifest.facts["augment"] == "none"
-    assert same.manifest.facts["patches"] == 2 * 64
+    assert (same.manifest.facts["augment"], same.manifest.facts["patches"]) == ("none", 2 * 64)
     images = patterned(4) * 3
     images = [np.roll(image, k, axis=0) for k, image in enumerate(images)]
     auto, none = fitted(images), fitted(images, augment="none")
@@ -102,11 +96,9 @@ def one():
 
 def test_one_picture_makes_a_model_without_a_promise(one, tmp_path):
     calibration = one.calibration
-    assert not calibration.promised
-    assert calibration.count == 1
-    assert calibration.promise().startswith(
-        f"score threshold {calibration.score_threshold:.4g}; no promise: one"
-    )
+    assert (calibration.promised, calibration.count) == (False, 1)
+    threshold = f"score threshold {calibration.score_threshold:.4g}"
+    assert calibration.promise().startswith(f"{threshold}; no promise: one")
     one.save(tmp_path / "m.safetensors")
     loaded = load(tmp_path / "m.safetensors", device="cpu")
     assert loaded.calibration == calibration
@@ -119,11 +111,22 @@ def test_one_picture_makes_a_model_without_a_promise(one, tmp_path):
     assert loaded.predict(spoilt).p_value == 0.5
 
 
+@pytest.mark.parametrize("score", ["reweighted", "map"])
+def test_scores_of_one_picture_have_no_spread_and_yet_a_threshold_that_defects_exceed(score):
+    (good,) = parts(1, seed=1, size=96)
+    model = fitted([good], size="48+96", score=score, samples=0)
+    assert model.calibration.spread > 0.01 * model.calibration.score_threshold > 0
+    bad = good.copy()
+    bad[30:60, 30:60] = (255, 0, 255)
+    assert model.predict(bad).is_anomalous
+    assert model.predict(bad).severity < 1000, "on the scale of good pictures"
+    assert not model.predict(good).is_anomalous
+
+
 def test_pictures_of_one_part_promise_nothing_and_those_of_two_do(one):
     images = parts(3)
     alone = fitted(images, group="picture", augment="none")
-    assert not alone.calibration.promised
-    assert alone.calibration.count == 3
+    assert (alone.calibration.promised, alone.calibration.count) == (False, 3)
     assert "3 good pictures of one part" in alone.calibration.promise()
     assert fitted(images[:2]).calibration.promised
     more = partial_fit(one.artefact, parts(2, seed=8), device="cpu", check=False)
@@ -134,8 +137,7 @@ def test_the_threshold_of_one_part_is_not_below_what_its_pictures_have_without_e
     rng, (part,) = np.random.default_rng(2), parts(1)
     noisy = [np.clip(part + rng.normal(0, 6, part.shape), 0, 255).astype(np.uint8) for _ in range(8)]
     alone, each = (fitted(noisy, group=group, augment="none").calibration for group in ("picture", None))
-    assert not alone.promised
-    assert each.promised
+    assert (alone.promised, each.promised) == (False, True)
     assert alone.score_threshold >= each.score_threshold - 1e-4
 
 
@@ -144,9 +146,6 @@ def test_elsewhere_is_the_nearest_chosen_patch_not_around():
     own, chosen = torch.from_numpy(rng.normal(size=(64, 5))).float(), torch.arange(0, 64, 3)
     found = distances_elsewhere(own, chosen, (8, 8), torch.ones(64, dtype=torch.bool))
     for p in range(64):
-        allowed = [
-            float((own[p] - own[q]).norm())
-            for q in chosen.tolist()
-            if max(abs(p // 8 - q // 8), abs(p % 8 - q % 8)) > 1
-        ]
-        assert float(found[p]) == pytest.approx(min(allowed), rel=1e-5)
+        away = [q for q in chosen.tolist() if max(abs(p // 8 - q // 8), abs(p % 8 - q % 8)) > 1]
+        nearest = min(float((own[p] - own[q]).norm()) for q in away)
+        assert float(found[p]) == pytest.approx(nearest, rel=1e-5)

@@ -27,6 +27,7 @@ from flawscope.pictures.appearance import APPEARANCE_KEY, AppearanceRange, measu
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.predictor import load
 from flawscope.synthesis.demo.dataset import draw_picture
+from picture_files import save
 
 PATCHES = 64  # of a picture at 64 px: stride 8
 WIDTH, FINE = 152, 40  # EfficientNet-Lite0, stages 2 and 3, and stage 2
@@ -109,8 +110,7 @@ def test_two_sizes_have_the_same_bytes_with_any_number_of_threads():
 
 
 def test_folder_and_list_of_its_pictures_give_the_same_model(tmp_path):
-    for k, image in enumerate(good()[:5]):
-        Image.fromarray(image).save(tmp_path / f"{k}.png")
+    save(tmp_path, {f"{k}.png": image for k, image in enumerate(good()[:5])})
     a, b = fit_small(tmp_path), fit_small(list(good()[:5]))
     assert torch.equal(bank_of(a), bank_of(b))
     assert [p.hash for p in a.manifest.pictures] == [pixel_hash(i) for i in good()[:5]]
@@ -190,8 +190,7 @@ def test_a_picture_too_large_for_memory_is_told_like_an_unreadable_one(monkeypat
 
 def test_deep_pictures_share_one_white_level(tmp_path):
     deep = [image[:, :, 0].astype(np.uint16) * 16 for image in good()[:4]]  # a 12-bit camera
-    for k, image in enumerate(deep):
-        Image.fromarray(image).save(tmp_path / f"{k}.png")
+    save(tmp_path, {f"{k}.png": image for k, image in enumerate(deep)})
     kinds = {
         "numpy": deep,
         "pil": [Image.fromarray(image) for image in deep],
@@ -266,24 +265,21 @@ def test_groups_are_named_and_drawn_whole_to_calibrate_on(memory):
     assert set(used) <= {p.hash for p in predictor.manifest.pictures}
 
 
-def test_memory_plan_follows_what_is_free(monkeypatch, fitted):
+def test_memory_plan_follows_what_is_free_and_gives_two_gib_at_most(monkeypatch, fitted):
+    model = fitted.session.model
+
+    def planned(count, free):
+        there = SimpleNamespace(available=free)
+        monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: there)
+        return memory.plan_memory(model, Task(lambda i: None, range(count), rate=0.05), count).shards
+
     for pictures_free, shards in ((40, 1), (24, 1), (12, 2), (4, 6)):
-        free = SimpleNamespace(available=int(pictures_free * PER_PICTURE * 2**30) + 100)
-        monkeypatch.setattr(memory.psutil, "virtual_memory", lambda free=free: free)
-        plan = memory.plan_memory(fitted.session.model, Task(lambda i: None, range(12), rate=0.05), 12)
-        assert plan.shards == shards
-    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+        assert planned(12, int(pictures_free * PER_PICTURE * 2**30) + 100) == shards
     with pytest.raises(InputError, match="raise --set memory=GiB, or choose a smaller --size"):
-        fit_small()
-
-
-def test_nobody_is_given_more_than_two_gib_for_features(monkeypatch, fitted):
-    model, plenty = fitted.session.model, SimpleNamespace(available=100 * 2**30)
-    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: plenty)
-    many = int(5 / PER_PICTURE)  # pictures with 5 GiB of features
-    for limit, shards in ((None, 3), (4.0, 2), (20.0, 1)):
+        planned(12, 1000)
+    for limit, shards in ((None, 3), (4.0, 2), (20.0, 1)):  # of 5 GiB of features
         monkeypatch.setattr(model, "config", replace(model.config, memory=limit))
-        assert memory.plan_memory(model, Task(lambda i: None, range(many), rate=0.05), many).shards == shards
+        assert planned(int(5 / PER_PICTURE), 100 * 2**30) == shards
 
 
 def test_extending_twice(fitted, tmp_path):
@@ -291,8 +287,7 @@ def test_extending_twice(fitted, tmp_path):
     once = read(tmp_path / "a.safetensors")
     twice = partial_fit(tmp_path / "a.safetensors", parts(4, seed=10), device="cpu", check=False)
     assert twice.calibration.scores[:16] == once.manifest.calibration.scores
-    assert len(twice.manifest.pictures) == 20
-    assert len(twice.manifest.facts["calibration_pictures"]) == 20
+    assert (len(twice.manifest.pictures), len(twice.manifest.facts["calibration_pictures"])) == (20, 20)
     # each picture's own elements are left out: a group of one round is none of another
     groups = twice.manifest.facts["calibration_groups"]
     assert list(groups) == twice.manifest.facts["calibration_pictures"]
@@ -318,8 +313,7 @@ def test_two_sizes_have_a_bank_each(fitted_two, tmp_path):
     facts, tensors = fitted_two.manifest.facts, fitted_two.artefact.tensors
     banks = [bank_of(fitted_two, v) for v in range(3)]
     assert [len(bank) for bank in banks] == [round(0.1 * 12 * 36), *(round(2.4 * n) for n in (PATCHES, 16))]
-    assert facts["bank"] == sum(map(len, banks))
-    assert facts["patches"] == 12 * (36 + PATCHES + 16)
+    assert (facts["bank"], facts["patches"]) == (sum(map(len, banks)), 12 * (36 + PATCHES + 16))
     assert [len(tensors[f"bank_groups.{v}"]) for v in range(3)] == list(map(len, banks))
     parts = views_of(features_of(fitted_two, good()))
     radii = [radius_of(part, bank) for part, bank in zip(parts, banks, strict=True)]
@@ -361,8 +355,7 @@ def test_extending_two_sizes_keeps_the_old_of_both(fitted_two):
             fitted_two.artefact.tensors[f"views.{v}.centre"].tobytes()
         )
     assert new.artefact.tensors["normal"].tobytes() == fitted_two.artefact.tensors["normal"].tobytes()
-    assert new.calibration.scores[:12] == fitted_two.calibration.scores
-    assert new.calibration.count == 17
+    assert (new.calibration.scores[:12], new.calibration.count) == (fitted_two.calibration.scores, 17)
     features = views_of(features_of(new, [*good(), *more]))
     for v, radius in enumerate(new.manifest.facts["covering_radius"]):
         assert radius_of(features[v], bank_of(new, v)) <= radius * (1 + 1e-5)
@@ -484,24 +477,16 @@ def test_overflowing_features_name_the_precision(monkeypatch):
 def test_device_names():
     assert resolve_device("cpu").type == "cpu"
     assert resolve_device("auto").type in ("cpu", "cuda", "mps")
-    for name in ("tpu", "cpu:abc", "cuda0", ""):
-        with pytest.raises(InputError, match=r"no device called .*: use auto"):
+    there = torch.cuda.is_available()
+    missing = "and no cuda:99" if there else "sees no cuda device here: use --device cpu"
+    unknown = dict.fromkeys(("tpu", "cpu:abc", "cuda0", ""), "no device called .*: use auto")
+    for name, said in {**unknown, "cuda:99" if there else "cuda": missing}.items():
+        with pytest.raises(InputError, match=said):
             resolve_device(name)
-    if torch.cuda.is_available():
-        with pytest.raises(InputError, match="and no cuda:99"):
-            resolve_device("cuda:99")
-    else:
-        with pytest.raises(InputError, match="sees no cuda device here: use --device cpu"):
-            resolve_device("cuda")
 
 
 def test_names_are_relative_to_the_common_folder(tmp_path, monkeypatch):
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        for k in range(2):
-            Image.fromarray(parts(1, seed=20 + k + 2 * (folder == "b"))[0]).save(
-                tmp_path / folder / f"{k}.png"
-            )
+    save(tmp_path, dict(zip(("a/0.png", "a/1.png", "b/0.png", "b/1.png"), good(), strict=False)))
     monkeypatch.chdir(tmp_path)
     predictor = fit_small([Path("a/0.png"), "a/1.png", tmp_path / "b/0.png", os.path.join("b", "1.png")])
     assert [p.name for p in predictor.manifest.pictures] == ["a/0.png", "a/1.png", "b/0.png", "b/1.png"]
@@ -511,10 +496,8 @@ def test_names_are_relative_to_the_common_folder(tmp_path, monkeypatch):
 def test_larger_sizes_keep_at_least_a_few_thousand(monkeypatch):
     monkeypatch.setattr("flawscope.methods.patchcore.bank_selection.MIN_FINE_BANK", 2000)
     config = Config(fine_ratio=0.03)
-    assert memory.bank_size(config, 1, 10_000) == 2000
-    assert memory.bank_size(config, 1, 500) == 500
-    assert memory.bank_size(config, 1, 200_000) == 6000
-    assert memory.bank_size(config, 0, 10_000) == 1000
+    assert (memory.bank_size(config, 1, 10_000), memory.bank_size(config, 1, 500)) == (2000, 500)
+    assert (memory.bank_size(config, 1, 200_000), memory.bank_size(config, 0, 10_000)) == (6000, 1000)
     assert memory.bank_size(Config(count=50), 1, 10_000) == 50
 
 
@@ -540,26 +523,15 @@ def measured(paths, preprocess, roi=None):
     return [measure_appearance(preprocess(path)[0][0], roi) for path in paths]
 
 
-def test_the_range_is_that_of_the_training_pictures(model_path, drawn):
-    artefact = read(model_path)
-    train = sorted((drawn / "plate/train/good").glob("*.png"))
-    wanted = AppearanceRange.from_measures(measured(train, artefact.manifest.preprocess))
-    found = AppearanceRange.from_facts(artefact.manifest.facts)
-    assert found.pictures == len(train) == 12
-    np.testing.assert_allclose(found.ranges, wanted.ranges, atol=1e-6)
-    model = load(model_path, device="cpu", threads=1)
-    assert all(abs(shift) < 1e-3 for path in train for shift in model.predict(path).shifts)
-
-
-def test_outside_the_region_anything_may_be(drawn):
-    train = sorted((drawn / "plate/train/good").glob("*.png"))
-    model = fit(
-        list(map(str, train)), size=64, device="cpu", roi="0.25,0.25,0.75,0.75", samples=0, check=False
-    )
-    roi = model.artefact.tensors["roi"]
+@pytest.mark.parametrize("region", [None, "0.25,0.25,0.75,0.75"])
+def test_the_range_is_that_of_the_training_pictures_and_outside_the_region_anything_may_be(region):
+    model = fit_small(roi=region)
+    roi = model.artefact.tensors["roi"] if region else None
+    wanted = AppearanceRange.from_measures(measured(good(), model.manifest.preprocess, roi))
     found = AppearanceRange.from_facts(model.manifest.facts)
-    wanted = AppearanceRange.from_measures(measured(train, model.manifest.preprocess, roi))
+    assert found.pictures == 12
     np.testing.assert_allclose(found.ranges, wanted.ranges, atol=1e-6)
+    assert all(abs(shift) < 1e-3 for one in good() for shift in model.predict(one).shifts)
 
 
 def test_an_extended_model_expects_the_new_pictures_too(model_path, drawn):

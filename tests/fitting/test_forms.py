@@ -1,15 +1,16 @@
 """Pictures that are no squares: the sizes at which they are seen, and what is said of another form."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import flawscope
 from flawscope.cli import main
 from flawscope.fitting.fitting import partial_fit
 from flawscope.methods import patchcore
+from picture_files import save
 
 HEIGHT, WIDTH = 48, 120
 
@@ -22,12 +23,9 @@ def strip(seed, size=(HEIGHT, WIDTH)):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("strips")
-    for split, count in (("train", 20), ("test", 4)):
-        (root / split / "good").mkdir(parents=True)
-        for k in range(count):
-            Image.fromarray(strip(1000 * (split == "test") + k)).save(root / split / "good" / f"{k:02}.png")
-    return root
+    named = {f"train/good/{k:02}.png": strip(k) for k in range(20)}
+    named |= {f"test/good/{k:02}.png": strip(1000 + k) for k in range(4)}
+    return save(tmp_path_factory.mktemp("strips"), named)
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +38,7 @@ def model(data):
 
 def test_the_sizes_have_the_form_of_the_pictures_and_are_stored(model):
     manifest = flawscope.load(model).manifest
-    assert manifest.config["size"] == "48x96+64x144"
-    assert manifest.preprocess.network_size == (64, 144)
+    assert (manifest.config["size"], manifest.preprocess.network_size) == ("48x96+64x144", (64, 144))
     assert manifest.facts["picture_sizes"] == [[HEIGHT, WIDTH]]
 
 
@@ -59,20 +56,19 @@ def test_settings_as_a_whole_and_sizes_of_two_numbers_are_meant_as_they_are(data
 
 
 def test_another_form_or_size_is_told_and_the_same_is_not(model, tmp_path, capsys):
-    for name, size in {
+    sizes = {
         "same": (HEIGHT, WIDTH),
         "nearly": (50, 118),
         "twice": (2 * HEIGHT, 2 * WIDTH),
         "square": (80, 80),
         "turned": (WIDTH, HEIGHT),
         "half": (HEIGHT // 2, WIDTH // 2),
-    }.items():
-        Image.fromarray(strip(700, size)).save(tmp_path / f"{name}.png")
+    }
+    save(tmp_path, {f"{name}.png": strip(700, size) for name, size in sizes.items()})
     assert main(["predict", str(model), str(tmp_path), "--json", "--device", "cpu", "--quiet"]) == 0
     told = {}
-    for line in capsys.readouterr().out.splitlines():
-        one = json.loads(line)
-        told[one["path"].rpartition("/")[2][:-4]] = [f["words"] for f in one.get("findings", [])]
+    for one in map(json.loads, capsys.readouterr().out.splitlines()):
+        told[Path(one["path"]).stem] = [finding["words"] for finding in one.get("findings", [])]
     learnt = f"({WIDTH} x {HEIGHT})"
     assert told == {
         "same": [],

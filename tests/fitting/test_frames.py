@@ -97,17 +97,14 @@ def test_a_zone_is_drawn_on_the_picture_that_it_names(good, tmp_path):
         options = {"align": "turn", "size": "64", "device": "cpu", "force": True}
         return prepare(tmp_path, registry.method("patchcore"), **options, roi=roi).reader.roi
 
-    masks = [
-        region(f"{box}@{name}")
-        for box, name in ((in_pixels, "05.png"), (shares, "05.png"), (shares, str(tmp_path / "05.png")))
-    ]
-    assert np.array_equal(masks[0], masks[1])
-    assert np.array_equal(masks[1], masks[2])
-    assert not np.array_equal(region(shares), masks[0])  # of 00.png, which lies otherwise
-    with pytest.raises(InputError, match=r"drawn on 12\.png, and its part was not found: name a better"):
-        region(f"{shares}@12.png")
-    with pytest.raises(InputError, match="nowhere"):
-        region(f"{shares}@nowhere.png")
+    drawn = region(f"{in_pixels}@05.png")
+    for name in ("05.png", tmp_path / "05.png"):
+        assert np.array_equal(region(f"{shares}@{name}"), drawn)
+    assert not np.array_equal(region(shares), drawn)  # of 00.png, which lies otherwise
+    lost = r"drawn on 12\.png, and its part was not found: name a better"
+    for name, said in (("12.png", lost), ("nowhere.png", "nowhere")):
+        with pytest.raises(InputError, match=said):
+            region(f"{shares}@{name}")
 
 
 @pytest.mark.slow
@@ -156,15 +153,11 @@ def test_tiny_defects_on_turned_parts_are_found_in_tiles_where_they_lie(tiled, l
     plain = flawscope.fit(large, **QUICK, force=True)
     spots = [bracket(seed, INSIDE, side=LARGE, **TINY) for seed in range(200, 206)]
     clean = [bracket(seed, side=LARGE)[0] for seed in range(210, 216)]
-    auroc = {}
-    for name, model in (("plain", plain), ("tiled", tiled)):
-        defective, good = (
-            np.array([prediction.score for prediction in model.predict(pictures)])
-            for pictures in ([picture for picture, _ in spots], clean)
-        )
-        auroc[name] = (defective[:, None] > good).mean()
-    assert auroc["tiled"] > 0.95
-    assert auroc["plain"] < 0.85
+    shown = [[picture for picture, _ in spots], clean]
+    scores = {m: [np.array([p.score for p in m.predict(one)]) for one in shown] for m in (plain, tiled)}
+    auroc = {model: (bad[:, None] > good).mean() for model, (bad, good) in scores.items()}
+    assert auroc[plain] < 0.85
+    assert auroc[tiled] > 0.95
     for picture, place in spots[:3]:
         found = tiled.predict(picture)
         drawn = found.picture_map()
@@ -208,7 +201,6 @@ def test_what_lies_outside_of_the_picture_counts_in_no_tile(tiled):
 
 @pytest.mark.slow
 def test_tiles_and_a_zone_move_together(large):
-
     x, y = bracket(0, side=LARGE)[1](INSIDE)
     down, right = np.mgrid[:LARGE, :LARGE] + 0.5
     zone = np.hypot(right - x, down - y) < 40

@@ -78,20 +78,23 @@ def test_padding_stays_marked_and_counts_nowhere():
     np.testing.assert_allclose(means[0], 0.4, atol=0.01)
 
 
-def test_good_parts_in_every_light_are_good_and_other_light_is_told(fitted):
-    assert "in each light within 10%" in fitted.calibration.method
-    assert any("simulated defects are found" in note for note in fitted.manifest.notes)
-    new = [part(100 + k) for k in range(16)]
+def check_each_light(model, seeds, most=0.2):
+    """In each light so many good parts at most are anomalous, and a scratched one is."""
+    assert "in each light within 10%" in model.calibration.method
+    new = [part(seed) for seed in seeds]
     for light in light_variations(0.1):
-        answers = fitted.predict([light(picture) for picture in new])
-        assert np.mean([one.is_anomalous for one in answers]) <= 0.2
+        answers = model.predict([light(picture) for picture in new])
+        assert np.mean([one.is_anomalous for one in answers]) <= most
         assert not any(one.to_dict().get("outside_light") for one in answers)
-    answer = fitted.predict(Light(brightness=0.6)(new[0]))
-    assert answer.to_dict().get("outside_light")
-    assert answer.to_dict()["outside_light"] is True
     scratched = new[0].copy()
     scratched[45:48, 22:58] = 90
-    assert fitted.predict(scratched).is_anomalous
+    assert model.predict(scratched).is_anomalous
+
+
+def test_good_parts_in_every_light_are_good_and_other_light_is_told(fitted):
+    check_each_light(fitted, range(100, 116))
+    assert any("simulated defects are found" in note for note in fitted.manifest.notes)
+    assert fitted.predict(Light(brightness=0.6)(part(100))).to_dict()["outside_light"] is True
 
 
 def test_a_large_range_of_light_is_refused():
@@ -103,23 +106,11 @@ def test_a_large_range_of_light_is_refused():
 def test_pictures_in_tiles_keep_the_rate_in_each_light(positions, monkeypatch):
     good, options = [part(k) for k in range(10)], {**SETTINGS, "light": "10%", "check": False, "tile": 48}
     options |= {"positions": positions, "false_alarm_rate": "10%"}
-    model = flawscope.fit(good, **options)
-    assert "in each light within 10%" in model.calibration.method
-    new = [part(100 + k) for k in range(8)]
-    for light in light_variations(0.1):
-        answers = model.predict([light(picture) for picture in new])
-        assert np.mean([one.is_anomalous for one in answers]) <= 0.25
-        assert not any(one.to_dict().get("outside_light") for one in answers)
-    scratched = new[0].copy()
-    scratched[45:48, 22:58] = 90
-    assert model.predict(scratched).is_anomalous
+    check_each_light(flawscope.fit(good, **options), range(100, 108), 0.25)
     judged = []
     monkeypatch.setattr(preprocess, "light_variations", lambda share: [Light(), Light()])
-    monkeypatch.setattr(
-        light_calibration,
-        "envelope",
-        lambda values, *units: judged.append(values) or envelope(values, *units),
-    )
+    watched = lambda values, *units: judged.append(values) or envelope(values, *units)  # noqa: E731
+    monkeypatch.setattr(light_calibration, "envelope", watched)
     flawscope.fit(good, **options)
     # unchanged light gives what the fit has found; of each place it has found it in a more exact way
     np.testing.assert_allclose(*judged[0].T, rtol=1e-4 if positions == "shared" else 0.3)
@@ -131,11 +122,7 @@ def test_calibrated_anew_or_updated_it_keeps_the_rate_in_each_light(fitted):
     assert again.calibration.method == "held out, in each light within 10%"
     lit = [[r.score for _, r in fitted.stream([light(p) for p in good])] for light in light_variations(0.1)]
     np.testing.assert_allclose(again.calibration.scores, envelope(np.array(lit).T), rtol=1e-5)
-    more = flawscope.extend(fitted, good)
-    assert "in each light within 10%" in more.calibration.method
-    for light in light_variations(0.1):
-        answers = more.predict([light(part(400 + k)) for k in range(20)])
-        assert np.mean([one.is_anomalous for one in answers]) <= 0.2
+    check_each_light(flawscope.extend(fitted, good), range(400, 420))
 
 
 @pytest.mark.slow
@@ -203,9 +190,7 @@ def test_the_promise_counts_the_pictures_that_were_judged_in_every_light(monkeyp
     assert "about 1 of 20 good" in model.calibration.promise()
     assert any("on 19 of 40 good pictures" in note for note in model.manifest.notes)
     assert sum(one.role == "train" for one in model.manifest.pictures) == 40  # all are known
-    for light in light_variations(0.1):
-        answers = model.predict([light(part(900 + k)) for k in range(20)])
-        assert np.mean([one.is_anomalous for one in answers]) <= 0.2
+    check_each_light(model, range(900, 920))
 
 
 def test_a_picture_that_cannot_be_read_again_is_told_by_any_number_of_threads(monkeypatch):
@@ -276,8 +261,7 @@ def test_calibrated_anew_parts_lost_in_a_light_count_above_all_scores(monkeypatc
 
 
 def test_a_part_that_is_lost_in_another_light_is_told():
-    reader = Reader(
-        [part(0)], Mock(tile=None, **{"views.return_value": Mock(unusable="no part found")}), set()
-    )
+    how = Mock(tile=None, **{"views.return_value": Mock(unusable="no part found")})
+    reader = Reader([part(0)], how, set())
     assert reader.views_in_light(0, Light(brightness=1.1)) is None
     assert reader.failures == {0: "with brightness 1.1 no part found, in picture 0"}

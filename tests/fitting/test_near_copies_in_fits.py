@@ -21,9 +21,8 @@ def part(number, view=0):
     rng = np.random.default_rng([number, view])
     canvas = plate.render(SIDE, np.random.default_rng(number), None)
     if view:
-        canvas = shift(canvas, (*rng.uniform(-1, 1, 2), 0), order=1, mode="nearest") * np.float32(
-            1 + 0.03 * view
-        )
+        moved = shift(canvas, (*rng.uniform(-1, 1, 2), 0), order=1, mode="nearest")
+        canvas = moved * np.float32(1 + 0.03 * view)
     return scene.simulate_sensor(canvas, rng)
 
 
@@ -107,9 +106,8 @@ def test_a_picture_of_nothing_is_refused_unless_told_otherwise(level):
 
 def test_updates_and_calibrations_count_parts_and_fewer_are_refused():
     old = fitted([part(k) for k in range(6)])
-    new = partial_fit(
-        old, [part(50 + k, view) for k in range(2) for view in range(3)], device="cpu", check=False
-    )
+    more = [part(50 + k, view) for k in range(2) for view in range(3)]
+    new = partial_fit(old, more, device="cpu", check=False)
     assert (new.calibration.count, new.calibration.unit_count) == (12, 8)
     model = fitted([part(k) for k in range(8)])
     several = [part(100 + k, view) for k in range(3) for view in range(3)]

@@ -12,6 +12,7 @@ import flawscope
 from flawscope.artefact import model_file
 from flawscope.cli import main
 from flawscope.errors import InputError
+from picture_files import save
 
 VIEWS = ("side", "top")
 
@@ -28,19 +29,14 @@ def view(part, k, defect=False):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """20 good parts to learn, 6 good and 4 defective ones to test; the defect shows from the top only."""
-    root = tmp_path_factory.mktemp("parts")
-    for split, kind, numbers in (
-        ("train", "good", range(20)),
-        ("test", "good", range(50, 56)),
-        ("test", "hole", range(60, 64)),
-    ):
-        folder = root / split / kind
-        folder.mkdir(parents=True, exist_ok=True)
-        for part in numbers:
-            for k, name in enumerate(VIEWS):
-                picture = view(part, k, kind == "hole" and k == 1)
-                Image.fromarray(picture).save(folder / f"p{part:02d}_{name}.png")
-    return root
+    each = {"train/good": range(20), "test/good": range(50, 56), "test/hole": range(60, 64)}
+    named = {
+        f"{kind}/p{part:02d}_{name}.png": view(part, k, kind == "test/hole" and k == 1)
+        for kind, numbers in each.items()
+        for part in numbers
+        for k, name in enumerate(VIEWS)
+    }
+    return save(tmp_path_factory.mktemp("parts"), named)
 
 
 @pytest.fixture(scope="module")
@@ -83,38 +79,29 @@ def test_real_iad_has_figures_of_pictures_pixels_and_samples(tmp_path, capsys):
     call = ["--data", str(root), "--out", out, *how, "--no-check", "--evaluate", "--json", "--quiet"]
     assert main(["fit", *call]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["images"] == 18
-    assert found["kinds"]["BX"]["images"] == 4
+    assert (found["images"], found["kinds"]["BX"]["images"]) == (18, 4)
     assert found["metrics"]["image_auroc"] > 0.9
     assert found["metrics"]["pixel_auroc"] > 0.9
     parts = found["parts"]
     assert [parts[key] for key in ("good", "defective", "found", "incomplete", "auroc")] == [5, 4, 4, 0, 1.0]
 
 
-def test_parts_are_decided_on_by_all_views(data, model, tmp_path, capsys):
-    assert main(["info", str(model)]) == 0
-    assert (
-        "parts of 2 views (side, top): about 1 of 21 good parts will be called anomalous"
-        in capsys.readouterr().out
-    )
+def test_parts_are_decided_on_by_all_views(data, model, tmp_path, answer):
+    promise = "parts of 2 views (side, top): about 1 of 21 good parts will be called anomalous"
+    answer("info", model, printed=promise)
     (data / "test" / "hole" / "p63_side.png").unlink()
-    call = ["predict", str(model), str(data / "test" / "hole"), "--json", "--out", str(tmp_path / "out")]
-    assert main([*call, "--fail-on-anomaly"]) == 3
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    call = ["predict", model, data / "test" / "hole", "--json", "--out", tmp_path / "out"]
+    lines = [json.loads(line) for line in answer(*call, "--fail-on-anomaly", code=3).splitlines()]
     parts = {line["part"]: line for line in lines if "part" in line}
-    assert len(lines) == 7 + 4
-    assert set(parts) == {"p60", "p61", "p62", "p63"}
-    assert all(p["decision"] == "anomalous" and p["worst"] == "top" for p in parts.values())
-    assert parts["p62"]["p_value"] == 1 / 21
-    assert parts["p63"]["missing"] == ["side"]
+    assert (len(lines), {*parts}) == (7 + 4, {"p60", "p61", "p62", "p63"})
+    assert {(p["decision"], p["worst"]) for p in parts.values()} == {("anomalous", "top")}
+    assert (parts["p62"]["p_value"], parts["p63"]["missing"]) == (1 / 21, ["side"])
     assert set(parts["p60"]["views"]) == set(VIEWS)
     rows = list(csv.DictReader((tmp_path / "out" / "parts.csv").open(encoding="utf-8-sig")))
     assert [(row["part"], row["missing"]) for row in rows][-1] == ("p63", "side")
-    assert main(["evaluate", str(model), "--data", str(data), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)["parts"]
+    found = json.loads(answer("evaluate", model, "--data", data, "--json"))["parts"]
     assert (found["good"], found["defective"], found["found"], found["auroc"]) == (6, 4, 4, 1.0)
-    assert main(["evaluate", str(model), "--data", str(data)]) == 0
-    assert "4 of 4 defective found, AUROC 1.0000" in capsys.readouterr().out
+    answer("evaluate", model, "--data", data, printed="4 of 4 defective found, AUROC 1.0000")
 
 
 def test_pages_show_parts(data, model, tmp_path):
@@ -147,31 +134,21 @@ def test_in_python_and_where_names_do_not_tell(model, capsys):
         single.predict_part({"top": view(1, 1)})
 
 
-def test_names_twice_or_unknown_are_reported_and_the_others_decided(data, model, tmp_path, capsys):
-    for name in ("p01_side.png", "again/p01_side.png", "p01_top.png", "p02_below.png", "p03_side.png"):
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(view(1, int("top" in name))).save(path)
-    assert main(["predict", str(model), str(tmp_path)]) == 1
-    said = capsys.readouterr()
-    assert "shows part p01 from side too" in said.err
-    assert "the model knows no view below" in said.err
-    assert "part p01: good" in said.out
-    assert "part p03: incomplete" in said.out
-    assert "0 of 2 parts anomalous, 1 incomplete; " in said.err
-    assert main(["predict", str(model), str(tmp_path / "p03_side.png"), "--fail-on-anomaly"]) == 3
-    assert main(["predict", str(model), str(tmp_path / "again"), "--only-anomalous"]) == 0
-    assert "part p01: incomplete" in capsys.readouterr().out
+def test_names_twice_or_unknown_are_reported_and_the_others_decided(model, tmp_path, answer):
+    names = ("p01_side.png", "again/p01_side.png", "p01_top.png", "p02_below.png", "p03_side.png")
+    save(tmp_path, {name: view(1, int("top" in name)) for name in names})
+    said = ["shows part p01 from side too", "the model knows no view below"]
+    said.append("0 of 2 parts anomalous, 1 incomplete; ")
+    answer("predict", model, tmp_path, code=1, said=said, printed=["part p01: good", "part p03: incomplete"])
+    answer("predict", model, tmp_path / "p03_side.png", "--fail-on-anomaly", code=3)
+    answer("predict", model, tmp_path / "again", "--only-anomalous", printed="part p01: incomplete")
 
 
 @pytest.mark.slow
 def test_update_calibrate_and_export_keep_parts(bf16_in_name, data, model, tmp_path):
     predictor = flawscope.load(model, device="cpu")
-    more = tmp_path / "more"
-    more.mkdir()
-    for part in range(30, 36):
-        for k, name in enumerate(VIEWS):
-            Image.fromarray(view(part, k)).save(more / f"p{part}_{name}.png")
+    new = {f"p{part}_{name}.png": view(part, k) for part in range(30, 36) for k, name in enumerate(VIEWS)}
+    more = save(tmp_path / "more", new)
     larger = flawscope.extend(model, more, device="cpu", check=False, fair=True)
     assert len(larger.parts().calibration.parts) == 26
     anew = predictor.calibrate(more, force=True)
@@ -206,13 +183,6 @@ def test_a_damaged_pattern_is_one_line(model, tmp_path):
         flawscope.load(tmp_path / "m.safetensors", device="cpu").parts()
 
 
-def write_part(folder, pictures):
-    folder.mkdir(exist_ok=True)
-    for name, picture in pictures.items():
-        Image.fromarray(picture).save(folder / name)
-    return folder
-
-
 def test_views_that_were_exchanged_or_shown_twice_make_no_good_part(model, tmp_path, capsys):
     side, top = view(70, 0), view(70, 1)
     for part, (pictures, remark) in {
@@ -221,9 +191,8 @@ def test_views_that_were_exchanged_or_shown_twice_make_no_good_part(model, tmp_p
         "p72": ((side, side), "side and top are the same picture"),
         "p73": ((view(73, 1), view(74, 1)), "named as view side, looks like top"),  # another of the same view
     }.items():
-        folder = write_part(
-            tmp_path / part, {f"{part}_{v}.png": one for v, one in zip(VIEWS, pictures, strict=True)}
-        )
+        named = {f"{part}_{v}.png": one for v, one in zip(VIEWS, pictures, strict=True)}
+        folder = save(tmp_path / part, named)
         assert main(["predict", str(model), str(folder), "--device", "cpu", "--quiet"]) == 0
         line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(f"part {part}"))
         assert (": good," in line) == (remark is None)
@@ -244,9 +213,8 @@ def third(part, k):
 
 def test_no_good_part_of_three_views_is_called_exchanged_and_each_exchange_is(tmp_path):
     names = ("a", "b", "c")
-    good = write_part(
-        tmp_path / "good", {f"p{k:02}_{v}.png": third(k, n) for k in range(20) for n, v in enumerate(names)}
-    )
+    named = {f"p{k:02}_{v}.png": third(k, n) for k in range(20) for n, v in enumerate(names)}
+    good = save(tmp_path / "good", named)
     predictor = flawscope.fit(str(good), part=r"p\d+", size="64", check=False, device="cpu")
     parts = predictor.parts()
     for k in range(100, 130):

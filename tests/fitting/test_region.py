@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit
 from flawscope.fitting.region import check_region
@@ -25,46 +24,45 @@ def folder(drawn, tmp_path):
     return root
 
 
-def call(folder, roi, tmp_path, capsys):
-    words = ["fit", "--data", folder, "--roi", roi, "--size", 32, "--out", tmp_path / "m.safetensors"]
-    code = main([*map(str, words), "--align", "shift", "--force"])
-    return code, capsys.readouterr().err
+@pytest.fixture
+def call(folder, tmp_path, run):
+    """`call(roi)`: exit code and stderr of a fit with this region."""
+    words = ("fit", "--data", folder, "--size", 32, "--out", tmp_path / "m.safetensors", "--align", "shift")
+    return lambda roi: run(*words, "--force", "--roi", roi)[::2]
 
 
-def test_the_picture_is_named_as_data_check_prints_it(folder, tmp_path, capsys):
+def test_the_picture_is_named_as_data_check_prints_it(folder, call):
     path = folder / "good/003.png"
     for named in ("003.png", "good/003.png", str(path)):
         sources = sorted((folder / "good").glob("*.png"))
         check_region(f"{BOX}@{named}", sources, [one.name for one in sources], [(72, 96)] * len(sources))
-    code, said = call(folder, f"{BOX}@good/003.png", tmp_path, capsys)
+    code, said = call(f"{BOX}@good/003.png")
     assert "there is no" not in said, said
     assert code == 0 or "no part" in said, said
 
 
 @pytest.mark.parametrize("named", ["good/909.png", "bad/000.png", "00.png"])
-def test_a_wrong_name_is_told_before_the_pictures_are_compared(folder, tmp_path, capsys, named, monkeypatch):
+def test_a_wrong_name_is_told_before_the_pictures_are_compared(call, named, monkeypatch):
     monkeypatch.setattr("flawscope.fitting.preparation.look_at", lambda *_: pytest.fail("the work began"))
-    code, said = call(folder, f"{BOX}@{named}", tmp_path, capsys)
-    assert code == 2
-    assert f"there is no picture {named}" in said
+    code, said = call(f"{BOX}@{named}")
+    assert (code, f"there is no picture {named}" in said) == (2, True)
 
 
 @pytest.mark.parametrize("size", [(256, 256), (96, 96), (72, 96), (320, 100)])  # width, height
-def test_a_mask_of_another_shape_is_refused_before_the_work(folder, tmp_path, capsys, size, monkeypatch):
+def test_a_mask_of_another_shape_is_refused_before_the_work(folder, tmp_path, call, size, monkeypatch):
     monkeypatch.setattr("flawscope.fitting.preparation.look_at", lambda *_: pytest.fail("the work began"))
     mask = tmp_path / "roi.png"
     shape = size[::-1]
     upper = np.zeros(shape, np.uint8)
     upper[:40] = 255
     Image.fromarray(upper).save(mask)
-    code, said = call(folder, mask, tmp_path, capsys)
+    code, said = call(mask)
     assert code == 2
     assert f"{size[0]} x {size[1]} pixels, and pictures have 96 x 72" in said
     assert ("not as it is stored" in said) == (size == (72, 96))
-    with pytest.raises(InputError, match="draw it on a picture"):
-        fit(folder, roi=np.ones(shape, bool), **QUICK)
-    with pytest.raises(InputError, match="draw it on a picture"):
-        fit(folder, roi=f"0,0,{size[0]},{size[1]}@{size[0]}x{size[1]}", **QUICK)
+    for roi in (np.ones(shape, bool), f"0,0,{size[0]},{size[1]}@{size[0]}x{size[1]}"):
+        with pytest.raises(InputError, match="draw it on a picture"):
+            fit(folder, roi=roi, **QUICK)
 
 
 def test_stored_pixels_of_turned_pictures_are_no_region(folder, tmp_path):

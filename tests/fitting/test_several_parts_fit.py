@@ -16,6 +16,7 @@ from flawscope.errors import InputError
 from flawscope.results import drawing
 from flawscope.results.table import ResultRow, TableWriter, read_table
 from flawscope.views.light import Light
+from picture_files import save
 
 FIVE = range(5)
 OPTIONS = {"align": "turn", "several": True, "size": "64", "device": "cpu", "check": False}
@@ -60,9 +61,9 @@ def test_every_part_is_found_and_judged_by_itself(predictor):
         assert found.is_anomalous == any(one.is_anomalous for one in several.parts)
         whole = found.picture_map()
         assert whole.shape == picture.shape[:2]
-        bad = min(several.parts, key=lambda one: math.dist(places[2], (one.part_pose.x, one.part_pose.y)))
+        bad = several.parts[min(range(5), key=lambda k: math.dist(places[2], at[k]))]
         colours = [one.colour == drawing.BAD_COLOUR for one in found.squares((SIDE, SIDE))]
-        assert colours == [one.is_anomalous for one in found.found_parts.parts]
+        assert colours == [one.is_anomalous for one in several.parts]
         caught += found.is_anomalous and found.remark == f"part {bad.part_index} of 5"
         if bad.is_anomalous:
             y, x = np.unravel_index(whole.argmax(), whole.shape)
@@ -83,15 +84,12 @@ def test_a_wrong_count_is_an_outcome_of_its_own(predictor, cells, other, remark)
     found = predictor.predict(drawn(200, cells, other)[0])
     assert found.is_anomalous
     assert found.severity > 0
-    assert found.remark == remark
-    assert found.to_dict()["part_p_value"] == 2 / 13
+    assert (found.remark, found.to_dict()["part_p_value"]) == (remark, 2 / 13)
     assert found.p_value <= 2 / 13
     assert found.part_found is bool(cells)
     squares = found.squares((SIDE, SIDE))
-    assert [one.text for one in squares] == [
-        *(str(k + 1) for k in range(len(cells))),
-        *[""] * (other is not None),
-    ]
+    numbers = [str(k + 1) for k in range(len(cells))]
+    assert [one.text for one in squares] == [*numbers, *[""] * (other is not None)]
     assert {one.colour for one in squares if not one.text} <= {drawing.BAD_COLOUR}
     if found.score <= found.score_threshold:  # nothing but the count is wrong
         assert "severity finding" in prediction_line(found)
@@ -167,8 +165,7 @@ def test_parts_go_with_light_tiles_zone_and_positions(good, tmp_path):
     together = {"tile": 48, "light": "10%", "roi": ZONE, "positions": "each"}
     model = flawscope.fit(good, **OPTIONS, **together)
     known, how = model.calibration, model.manifest.preprocess
-    assert known.miscounted == 1
-    assert len(known.scores) == 11
+    assert (known.miscounted, len(known.scores)) == (1, 11)
     assert how.positions is not None
     darker = Light(brightness=0.92)
     for seed in range(100, 102):
@@ -243,27 +240,20 @@ def test_pictures_counted_wrong_rank_above_all_scores():
 
 
 @pytest.mark.slow
-def test_data_check_draws_all_parts(good, tmp_path, capsys):
-    (tmp_path / "good").mkdir()
-    for number, picture in enumerate(good):
-        Image.fromarray(picture).save(tmp_path / "good" / f"{number:02}.png")
-    call = ["data", "check", "--data", str(tmp_path), "--align", "turn", "--several", "--quiet", "--no-near"]
-    main([*call, "--out", str(tmp_path / "poses.html")])
-    told = capsys.readouterr().out
+def test_data_check_draws_all_parts_also_where_they_are_not_found(good, tmp_path, run):
+    save(tmp_path, {f"all/good/{number:02}.png": picture for number, picture in enumerate(good)})
+    save(tmp_path, {f"turned/good/{number:02}.png": drawn(number, FIVE)[0] for number in range(6)})
+
+    def checked(folder, align):
+        page = tmp_path / f"{folder}.html"
+        how = ("--align", align, "--several", "--quiet", "--no-near", "--out", page)
+        found = run("data", "check", "--data", tmp_path / folder, *how)
+        assert page.is_file()
+        return found
+
+    _, told, _ = checked("all", "turn")
     assert "several parts: 5 in a picture, 1 of 12 counted wrong" in told
     assert "parts counted wrong in good/07.png" in told
-    assert (tmp_path / "poses.html").is_file()
-
-
-@pytest.mark.slow
-def test_the_page_of_a_data_check_is_written_where_parts_are_not_found(tmp_path, capsys):
-    (tmp_path / "good").mkdir()
-    for number in range(6):
-        Image.fromarray(drawn(number, FIVE)[0]).save(tmp_path / "good" / f"{number:02}.png")
-    how = ["--align", "shift", "--several", "--quiet", "--no-near"]  # they lie turned
-    assert main(["data", "check", "--data", str(tmp_path), *how, "--out", str(tmp_path / "poses.html")]) == 2
-    remedy = (
-        "finds no parts in the good pictures: give --align turn, by which they are counted right in 6 of 6"
-    )
-    assert remedy in capsys.readouterr().err
-    assert (tmp_path / "poses.html").is_file()
+    code, _, said = checked("turned", "shift")
+    remedy = "give --align turn, by which they are counted right in 6 of 6"
+    assert (code, f"finds no parts in the good pictures: {remedy}" in said) == (2, True)

@@ -59,17 +59,14 @@ def good():
     return torch.from_numpy(picture).permute(2, 0, 1).float() / 255 + 1e-4  # not a whole grey level
 
 
-def checked(model, *, learnt=False, scores=(0.0,) * 4, **more):
-    count = len(scores)
-    budget = more.pop("budget", Budget())
-    task = Task(lambda i: model.good, range(10, 10 + count), rate=0.05, budget=budget, **more)
-    fitted = Fitted(
-        Calibration(scores, scores, 0.0), list(range(count)), list(range(count)) if learnt else []
-    )
-    leave_out = LeaveOut(model, fitted, task.groups, first_group=90)
-    return score_simulated_defects(
-        leave_out, fitted, task, began=simulated_defects.time.monotonic() - LONG_FIT
-    )
+def checked(model, *, learnt=False, scores=(0.0,) * 4, leave_out=LeaveOut, budget=None):
+    """As of a model that was fitted for a long time, of which groups count from 100 on."""
+    numbers = list(range(len(scores)))
+    task = Task(lambda i: model.good, [10 + k for k in numbers], rate=0.05, budget=budget or Budget())
+    fitted = Fitted(Calibration(scores, scores, 0.0), numbers, numbers if learnt else [])
+    began = simulated_defects.time.monotonic() - LONG_FIT
+    left_out = leave_out(model, fitted, task.groups, first_group=90)
+    return score_simulated_defects(left_out, fitted, task, began)
 
 
 def test_who_sees_every_difference_finds_all_and_who_is_blind_none(good):
@@ -112,13 +109,10 @@ def test_defects_lie_where_something_counts(good):
 
 def test_pictures_that_were_learnt_from_are_left_out_by_their_group(good):
     held, learnt = Difference(good), Difference(good)
-    as_held, as_learnt = checked(held), checked(learnt, learnt=True)
-    assert held.groups == []
-    assert set(learnt.groups) == set(range(100, 104))
-    count = min(len(as_held.scores["large"]), len(as_learnt.scores["large"]))
-    np.testing.assert_allclose(
-        as_learnt.scores["large"][:count], np.array(as_held.scores["large"][:count]) / 2, rtol=1e-6
-    )
+    whole, halved = checked(held).scores["large"], checked(learnt, learnt=True).scores["large"]
+    assert (held.groups, {*learnt.groups}) == ([], {*range(100, 104)})
+    count = min(len(whole), len(halved))
+    np.testing.assert_allclose(halved[:count], np.array(whole[:count]) / 2, rtol=1e-6)
 
 
 def test_pictures_that_are_false_alarms_carry_no_defects(good):
@@ -199,15 +193,10 @@ def fitted():
     return fit(parts(8), size=64, device="cpu", samples=0)
 
 
-def test_it_can_be_left_out_and_changes_nothing_else(fitted):
+def test_it_changes_nothing_and_an_extended_model_is_checked_anew_or_says_that_it_is_not(fitted):
     without = fit(parts(8), size=64, device="cpu", samples=0, check=False)
-    assert "simulated_defects" in fitted.manifest.facts
-    assert "simulated_defects" not in without.manifest.facts
     assert without.calibration == fitted.calibration
     assert all(np.array_equal(v, without.artefact.tensors[k]) for k, v in fitted.artefact.tensors.items())
-
-
-def test_an_extended_model_is_checked_anew_or_says_that_it_is_not(fitted):
     more = parts(4, seed=5)
     new = partial_fit(fitted.artefact, more, device="cpu")
     found = new.manifest.facts["simulated_defects"]
@@ -255,13 +244,9 @@ def test_a_method_may_leave_out_in_its_own_way(good):
             asked.append(group)
             return torch.full((1,), 7.0), torch.zeros(1, SIDE, SIDE)
 
-    scores = (0.0,) * 4
-    fitted = Fitted(Calibration(scores, scores, 0.0), [0, 1, 2, 3], [0, 1, 2, 3])
-    task = Task(lambda i: good, range(100, 104), rate=0.05)
-    began = simulated_defects.time.monotonic() - LONG_FIT
-    found = score_simulated_defects(OwnWay(model, fitted, task.groups), fitted, task, began)
+    found = checked(model, learnt=True, leave_out=OwnWay)
     assert {score for scores in found.scores.values() for score in scores} == {7.0}
-    assert set(asked) == {100, 101, 102, 103}
+    assert set(asked) == {10, 11, 12, 13}
     assert model.groups == []
 
 
@@ -272,17 +257,16 @@ def test_contrasts_fill_their_range_evenly_at_each_size_however_many_there_are()
             drawn = [simulated_defects._contrast(size + k * len(DEFECT_SIZES)) for k in range(count)]
             places = np.sort(np.log(np.array(drawn) / low) / np.log(high / low))
             assert np.diff([0, *places, 1]).max() < 2.7 / count  # no gap is much wider than their share
-    assert [simulated_defects._contrast(n) for n in (0, 5)] == [
-        simulated_defects._contrast(n) for n in (0, 5)
-    ]
 
 
 class Faint(Difference):
-    """Sees differences above a number of grey levels alone."""
+    """Sees differences above a number of grey levels alone, on more than so many pixels."""
+
+    levels, pixels = 14.5, 4
 
     def score(self, features, inside=None):
-        maps = ((features - self.good).abs().amax(1) * 255 > 14.5).float()
-        return (maps.sum((1, 2)) > 4).float(), maps
+        maps = ((features - self.good).abs().amax(1) * 255 > self.levels).float()
+        return (maps.sum((1, 2)) > self.pixels).float(), maps
 
 
 def test_the_contrast_that_a_model_needs_is_measured(good, monkeypatch):
@@ -301,13 +285,9 @@ def test_settings_that_see_more_are_told_apart(good, monkeypatch):
     monkeypatch.setattr(simulated_defects, "MAX_PER_SIZE", MOST)
     shares = []
     for levels in (6.5, 12.5, 25.5):
-
-        class Sees(Difference):
-            def score(self, features, inside=None, levels=levels):
-                maps = ((features - self.good).abs().amax(1) * 255 > levels).float()
-                return (maps.sum((1, 2)) > 2).float(), maps
-
-        found = checked(Sees(good))
+        model = Faint(good)
+        model.levels, model.pixels = levels, 2
+        found = checked(model)
         shares.append(sum(found.count_found(str(size))[0] for size in DEFECT_SIZES) / (3 * MOST))
     assert shares[0] - shares[1] > 0.1
     assert shares[1] - shares[2] > 0.1
@@ -324,11 +304,7 @@ def test_the_found_defects_bound_sizes(good, at):
             values[0, at : at + 4, 30:34] = 1
             return torch.full((1,), 7.0), values
 
-    model, scores = Difference(good), (0.0,) * 4
-    fitted = Fitted(Calibration(scores, scores, 0.0), [0, 1, 2, 3], [0, 1, 2, 3])
-    task = Task(lambda i: good, range(100, 104), rate=0.05)
-    began = simulated_defects.time.monotonic() - LONG_FIT
-    found = score_simulated_defects(Square(model, fitted, task.groups), fitted, task, began)
+    found = checked(Difference(good), learnt=True, leave_out=Square)
     count = sum(map(len, found.scores.values()))
     assert found.bounds.count == (count if at else 0)
     assert (found.bounds.length > 2) == bool(at)  # the longest of them has more than 8 pixels

@@ -1,7 +1,7 @@
 """A model that is made from another keeps every option that its decision depends on."""
 
 import itertools
-from dataclasses import fields, replace
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -23,6 +23,7 @@ from flawscope.predictor.parts import part_calibration, stored_part_pattern
 from flawscope.views.light import Light, light_variations
 from flawscope.views.undistort import Undistortion
 from matrix import draw as part
+from picture_files import save
 
 QUICK = {"device": "cpu", "check": False}
 # For each option of a fit a value that is not its default, as a person gives it
@@ -62,13 +63,12 @@ OF_THE_CALL = {"category", "device", "seen"}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """`good` with 8 parts in two views, and `several` with pictures of two parts."""
-    root = tmp_path_factory.mktemp("options")
-    for name, several, views in (("good", False, ("top", "side")), ("several", True, ("top",))):
-        (root / name / "train" / "good").mkdir(parents=True)
-        for seed, view in itertools.product(range(8), views):
-            picture = Image.fromarray(part(seed, view, several))
-            picture.save(root / name / "train" / "good" / f"p{seed:02d}_{view}.png")
-    return root
+    named = {
+        f"{name}/train/good/p{seed:02d}_{view}.png": part(seed, view, name == "several")
+        for name, views in (("good", ("top", "side")), ("several", ("top",)))
+        for seed, view in itertools.product(range(8), views)
+    }
+    return save(tmp_path_factory.mktemp("options"), named)
 
 
 def data_of(folder, options):
@@ -156,24 +156,15 @@ PAIRS = [
 
 
 @pytest.mark.slow
-@settings(
-    max_examples=12,
-    derandomize=True,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=12, derandomize=True, deadline=None, suppress_health_check=[*HealthCheck])
 @given(options=st.sampled_from(PAIRS))
 def test_a_training_anew_keeps_pairs_of_options(options, folder):
     try:
-        model = fitted(folder, options)
+        old = fitted(folder, options).artefact
     except InputError:  # such as tiles of several parts
         return
-    again = fit(
-        open_fitted_dataset(data_of(folder, options), model.artefact),
-        check=False,
-        **refit_options(model.artefact),
-    )
-    assert decisive(again.artefact) == decisive(model.artefact)
+    again = fit(open_fitted_dataset(data_of(folder, options), old), check=False, **refit_options(old))
+    assert decisive(again.artefact) == decisive(old)
 
 
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("align", "group", "tile", "false_alarm_rate")]
@@ -185,14 +176,11 @@ def test_the_next_model_keeps_each_option_in_whatever_way_it_is_made(name, folde
     options = (CASES | SETTINGS)[name]
     model = fitted(folder, options)
     kept = stored_options(model.artefact)
-    new = [part(100 + k) for k in range(3)]
-    pictures = [
-        ReviewedPicture(k, picture, True, f"line{k}", learn=True, sure=True) for k, picture in enumerate(new)
-    ]
-    for k, picture in enumerate(pictures):  # a training reads files
+    new, pictures = [part(100 + k) for k in range(3)], []
+    for k, picture in enumerate(new):  # a training reads files
         path = folder / f"line{k}.png"
-        Image.fromarray(new[k]).save(path)
-        pictures[k] = replace(picture, source=path)
+        Image.fromarray(picture).save(path)
+        pictures.append(ReviewedPicture(k, path, True, f"line{k}", learn=True, sure=True))
     good = open_fitted_dataset(folder / "good", model.artefact)
     trained = update(model.artefact, model, pictures, how="retrained", good=good, device="cpu", check=False)
     extended = extend(model, new, device="cpu", check=False)

@@ -38,8 +38,7 @@ def spotted(picture, y, x, side=10):
 def test_a_model_with_tiles_judges_whole_pictures(tiled, tmp_path):
     new = parts(4, seed=1)
     answer = tiled.predict(new[0])
-    assert answer.map.shape == (144, 144)
-    assert answer.score == answer.map.max()
+    assert (answer.map.shape, answer.score) == ((144, 144), answer.map.max())
     assert tiled.calibration.count == 8
     tiled.save(tmp_path / "m.safetensors")
     again = load(tmp_path / "m.safetensors", device="cpu")
@@ -53,10 +52,9 @@ def test_a_defect_on_a_seam_is_one_region_where_it_lies(tiled):
     seam = grid.starts[1][1] + 8  # in the middle of what the first two columns share
     answer = tiled.predict(spotted(parts(1, seed=1)[0], 70, seam - 5))
     assert answer.is_anomalous
-    x0, y0, x1, y1 = answer.regions[0].box
+    ((x0, y0, x1, y1),) = (region.box for region in answer.regions)
     assert x0 < seam < x1
     assert y0 < 75 < y1
-    assert len(answer.regions) == 1
 
 
 def test_maps_of_good_pictures_are_at_seams_as_elsewhere():
@@ -110,8 +108,7 @@ def test_the_order_in_which_tiles_are_answered_changes_nothing(tiled, monkeypatc
 
     monkeypatch.setattr(tile_calibration, "workers", backwards)
     other = fit(list(parts()), tile=64, **SMALL)
-    assert other.manifest.fusion == tiled.manifest.fusion
-    assert other.calibration == tiled.calibration
+    assert (other.manifest.fusion, other.calibration) == (tiled.manifest.fusion, tiled.calibration)
 
 
 def test_only_tiles_in_the_region_of_interest_are_computed():
@@ -169,10 +166,8 @@ def test_wrong_settings_are_told_in_one_line(settings, text):
 
 
 def windows_of(sizes, roi=None, seed=0, tile=32):
-    how = Preprocess((tile, tile), tile=(tile, tile))
-    return TrainingTiles(
-        Reader([np.zeros((*s, 3), np.uint8) for s in sizes], how, set(), roi=roi), sizes, seed
-    )
+    how, pictures = Preprocess((tile, tile), tile=(tile, tile)), [np.zeros((*s, 3), np.uint8) for s in sizes]
+    return TrainingTiles(Reader(pictures, how, set(), roi=roi), sizes, seed)
 
 
 def test_windows_are_a_picture_as_a_whole_and_places_all_over_it():

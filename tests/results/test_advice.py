@@ -4,72 +4,63 @@ import pytest
 
 from flawscope.results.advice import MOST, advice
 
-LARGE = [(2000, 3000)]
+SMALL = {"pictures": [(2000, 3000)], "network": (416, 624)}
+MISSED = {"defects": 30, "missed": 5}
+ELSEWHERE = {"lies_elsewhere": lambda: True}
+SEARCH = "fit --auto, which tries how the pictures are best seen"
 
 
-def steps(**facts):
-    return [one.step for one in advice(**facts)]
-
-
-def test_nothing_is_advised_where_nothing_is_to_be_gained():
-    assert steps(defects=30, missed=0, marks=[60.0] * 30, pictures=LARGE, network=(512, 512)) == []
-    assert steps(rate=0.05, missing=0) == []
-
-
-@pytest.mark.parametrize(("lies", "step"), [("turn", "--align turn"), ("shift", "--align shift")])
-def test_parts_that_lie_elsewhere(lies, step):
-    assert steps(lies=lies) == [step]
+@pytest.mark.parametrize(
+    ("facts", "steps"),
+    [
+        ({"defects": 30, "missed": 0, "marks": [60.0] * 30, **SMALL, "network": (512, 512)}, []),
+        ({"rate": 0.05, "missing": 0}, []),
+        ({"lies": "turn"}, ["--align turn"]),
+        ({"lies": "shift"}, ["--align shift"]),
+        ({"marks": [20.0] + [300.0] * 30, **SMALL}, []),  # one small defect among many large ones
+        ({**MISSED, **ELSEWHERE}, [SEARCH]),
+        ({**MISSED, "pictures": [(640, 640)], "network": (512, 512)}, [SEARCH]),
+        ({**MISSED, **ELSEWHERE, "tried": True}, []),
+        ({**ELSEWHERE, "defects": 30, "missed": 2}, []),  # fewer than a tenth
+        ({**ELSEWHERE, "defects": 30, "missed": 20, "sole": "a.png", "hidden": 5}, [SEARCH]),
+        # a search could show no more: as it is, enlarged, a size of its own, tiles
+        *(
+            ({**MISSED, "pictures": [(side, side)], "network": network}, [])
+            for side, network in ((512, (512, 512)), (256, (512, 512)), (640, (128, 128)), (640, None))
+        ),
+    ],
+)
+def test_a_step_is_advised_where_something_is_to_be_gained(facts, steps):
+    assert [one.step for one in advice(**facts)] == steps
 
 
 def test_marked_defects_that_vanish_at_the_network_need_tiles():
-    (one,) = advice(marks=[20.0, 22.0, 300.0], pictures=LARGE, network=(416, 624))
+    (one,) = advice(marks=[20.0, 22.0, 300.0], **SMALL)
     assert one.step.startswith("--min-defect 20px")
     assert one.reason == "a quarter of the marked defects are up to 20 px long, 4 px at the network"
     assert "times as long a picture" in one.step
 
 
-def test_one_small_defect_among_many_large_ones_needs_none():
-    assert steps(marks=[20.0] + [300.0] * 30, pictures=LARGE, network=(416, 624)) == []
-
-
-SEARCH = "fit --auto, which tries how the pictures are best seen"
-
-
 @pytest.mark.parametrize(
-    "shown", [{"lies_elsewhere": lambda: True}, {"pictures": [(640, 640)], "network": (512, 512)}]
+    ("facts", "line"),
+    [
+        (
+            {"defects": 30, "missed": 20, "sole": "a.png", "hidden": 15},
+            "20 of 30 defects are missed, 15 for one picture: look whether a.png is good, "
+            "else fit without it",
+        ),
+        (
+            {"rate": 0.05, "missing": 12},
+            "a false-alarm rate of 5.0% cannot be promised yet: add 12 more good pictures",
+        ),
+    ],
 )
-def test_missed_defects_call_for_other_settings_once(shown):
-    assert steps(defects=30, missed=5, **shown) == [SEARCH]
-    assert steps(defects=30, missed=5, tried=True, **shown) == []
-    assert steps(defects=30, missed=2, **shown) == []  # fewer than a tenth
-
-
-@pytest.mark.parametrize(
-    ("side", "network"),
-    [(512, (512, 512)), (256, (512, 512)), (640, (128, 128)), (640, None)],
-    ids=["as it is", "enlarged", "a size of its own", "tiles"],
-)
-def test_no_search_is_advised_that_could_show_no_more(side, network):
-    assert steps(defects=30, missed=5, pictures=[(side, side)], network=network) == []
-
-
-def test_a_picture_that_alone_sets_the_threshold_comes_before_other_settings():
-    (one,) = advice(defects=30, missed=20, sole="a.png", hidden=15)
-    assert (
-        one.line()
-        == "20 of 30 defects are missed, 15 for one picture: look whether a.png is good, else "
-        + ("fit without it")
-    )
-    assert steps(defects=30, missed=20, sole="a.png", hidden=5, lies_elsewhere=lambda: True) == [SEARCH]
-
-
-def test_more_good_pictures_where_the_rate_cannot_be_promised():
-    (one,) = advice(rate=0.05, missing=12)
-    assert one.line() == "a false-alarm rate of 5.0% cannot be promised yet: add 12 more good pictures"
+def test_a_step_has_its_reason(facts, line):
+    (one,) = advice(**facts)
+    assert one.line() == line
 
 
 def test_at_most_three_and_what_is_worth_most_first():
-    every = {"marks": [5.0], "pictures": LARGE, "network": (416, 624), "rate": 0.05, "missing": 3}
-    found = steps(lies="turn", defects=10, missed=5, **every)
-    assert len(found) == MOST
-    assert found[0] == "--align turn"
+    every = {"marks": [5.0], **SMALL, "rate": 0.05, "missing": 3, "defects": 10, "missed": 5}
+    found = advice(lies="turn", **every)
+    assert (len(found), found[0].step) == (MOST, "--align turn")

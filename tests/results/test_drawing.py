@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.results.drawing import (
@@ -113,8 +112,8 @@ def test_outlines_show_on_dark_and_on_bright_metal(grey):
 
     picture = np.full((300, 300, 3), grey, np.uint8)
     ground = luminance(picture[:1, 0].astype(float))[0]
-    for colour in (None, TRUTH_COLOUR):
-        drawn = contour(picture, mask, *([] if colour is None else [colour]), dashed=colour is TRUTH_COLOUR)
+    for given in ({}, {"colour": TRUTH_COLOUR, "dashed": True}):
+        drawn = contour(picture, mask, **given)
         seen = luminance(drawn[(drawn != picture).any(axis=2)].astype(float))
         bright, dark = np.maximum(seen, ground) + 0.05, np.minimum(seen, ground) + 0.05
         assert (bright / dark).max() >= 3
@@ -156,11 +155,8 @@ def test_contour_follows_the_distance_to_the_mask():
 
 def test_contour_at_the_border_of_an_empty_mask_and_of_a_small_one(photo):
     np.testing.assert_array_equal(contour(photo, np.zeros((60, 80), bool)), photo)
-    everything = contour(photo, np.ones((60, 80), bool), (0, 255, 255), 2)
-    framed = (everything == (0, 255, 255)).all(axis=2)
-    assert framed[:2].all()
-    assert framed[:, -2:].all()
-    assert not framed[2:-2, 2:-2].any()
+    framed = (contour(photo, np.ones((60, 80), bool), (0, 255, 255), 2) == (0, 255, 255)).all(axis=2)
+    np.testing.assert_array_equal(framed, np.pad(np.zeros((56, 76), bool), 2, constant_values=True))
     small = np.zeros((6, 8), bool)
     small[2, 3] = True  # stretched: rows 20 to 29, columns 30 to 39
     line = (contour(photo, small, (0, 255, 255), 1) == (0, 255, 255)).all(axis=2)
@@ -168,32 +164,12 @@ def test_contour_at_the_border_of_an_empty_mask_and_of_a_small_one(photo):
     assert line[30, 30:40].all()
 
 
-def test_files_hold_the_values(tmp_path, photo):
-    values = np.random.default_rng(0).random((13, 17), dtype=np.float32) * 4
-    save_map(tmp_path / "map.npy", values, 1, 3)
-    np.testing.assert_array_equal(np.load(tmp_path / "map.npy"), values)
-    save_map(tmp_path / "map.tiff", values, 1, 3)
-    with Image.open(tmp_path / "map.tiff") as image:
-        np.testing.assert_array_equal(np.asarray(image), values)
-    save_map(tmp_path / "map.png", values, 1, 3)
-    with Image.open(tmp_path / "map.png") as image:
-        stored = np.asarray(image).astype(np.float64)
-    assert stored.max() == 65535
-    assert stored.min() == 0
-    np.testing.assert_allclose(1 + stored / 65535 * 2, np.clip(values, 1, 3), atol=2 / 65535)
-    save_png(tmp_path / "photo.png", photo)
-    with Image.open(tmp_path / "photo.png") as image:
-        np.testing.assert_array_equal(np.asarray(image), photo)
-
-
 def test_files_that_cannot_be_written(tmp_path, photo):
-    for call in (
-        lambda: save_png(tmp_path / "none" / "a.png", photo),
-        lambda: save_map(tmp_path / "none" / "a.png", np.zeros((2, 2)), 0, 1),
-        lambda: save_map(tmp_path / "none" / "a.tiff", np.zeros((2, 2)), 0, 1),
-    ):
+    with pytest.raises(FlawscopeError, match="cannot write"):
+        save_png(tmp_path / "none" / "a.png", photo)
+    for suffix in ("png", "tiff"):
         with pytest.raises(FlawscopeError, match="cannot write"):
-            call()
+            save_map(tmp_path / f"none/a.{suffix}", np.zeros((2, 2)), 0, 1)
     with pytest.raises(FlawscopeError, match="not finite"):
         save_map(tmp_path / "nan.tiff", np.full((2, 2), np.nan), 0, 1)
 
@@ -227,15 +203,10 @@ def test_a_note_lies_where_no_part_is():
 def test_squares_have_their_own_colours_and_numbers():
     picture = np.zeros((200, 200, 3), np.uint8)
     good, bad = box(10, 10, 90, 90), box(110, 110, 195, 195)
-    drawn = draw_squares(
-        picture, [Square(good, "1"), Square(bad, "2", BAD_COLOUR), Square(box(120, 5, 190, 80))]
-    )
-    for colour, (rows, columns) in {
-        POSE_COLOUR: (slice(100), slice(100)),
-        BAD_COLOUR: (slice(100, 200),) * 2,
-    }.items():
-        here = (drawn == colour).all(2)
-        assert here[rows, columns].sum() > 300
+    squares = [Square(good, "1"), Square(bad, "2", BAD_COLOUR), Square(box(120, 5, 190, 80))]
+    drawn = draw_squares(picture, squares)
+    for colour, place in ((POSE_COLOUR, slice(100)), (BAD_COLOUR, slice(100, 200))):
+        assert (drawn == colour).all(2)[place, place].sum() > 300
     assert not (drawn == BAD_COLOUR).all(2)[:100].any()
     plain = draw_squares(picture, [Square(good)])
     assert (draw_squares(picture, [Square(good, "1")]) != plain).any()

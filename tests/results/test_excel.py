@@ -32,6 +32,7 @@ def test_predict_writes_a_workbook_and_csv_with_decimal_commas(run, onnx_path, d
     assert header[:3] == ("path", "score", "p_value")
     assert [row[1] for row in rows] == pytest.approx([one["score"] for one in found], rel=1e-12)  # numbers
     assert run(*given, "--out", tmp_path / "t.csv", "--decimal-comma")[0] == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"t.xlsx", "t.csv"}  # tables alone
     text = (tmp_path / "t.csv").read_text(encoding="utf-8-sig")
     assert text.startswith("path;score;p_value;")
     assert [float(row["score"]) for row in german(tmp_path / "t.csv")] == [one["score"] for one in found]
@@ -42,9 +43,8 @@ def test_predict_writes_a_workbook_and_csv_with_decimal_commas(run, onnx_path, d
     assert [row.score for row in read_table(tmp_path / "t.csv")] == [one["score"] for one in found]
     assert run(*given, "--out", tmp_path / "folder", "--decimal-comma")[0] == 0
     assert (tmp_path / "folder/report.html").is_file()
-    assert [row.score for row in read_table(tmp_path / "folder/results.csv")] == [
-        one["score"] for one in found
-    ]
+    written = read_table(tmp_path / "folder/results.csv")
+    assert [row.score for row in written] == [one["score"] for one in found]
 
 
 def test_evaluate_writes_a_workbook(run, onnx_path, drawn, tmp_path):

@@ -16,23 +16,23 @@ from flawscope.views.geometry import Geometry
 SIDE = 200
 
 
-def turned_rectangle(length, width, angle):
-    """Pixels of a map [SIDE, SIDE] whose middle lies in a rectangle around its middle."""
-    rows, columns = np.mgrid[:SIDE, :SIDE] + 0.5 - SIDE / 2
-    along = np.cos(angle) * columns + np.sin(angle) * rows
-    across = np.cos(angle) * rows - np.sin(angle) * columns
+def turned_rectangle(length, width, angle, y, x):
+    """Which of these places lie in a rectangle around 0."""
+    along = np.cos(angle) * x + np.sin(angle) * y
+    across = np.cos(angle) * y - np.sin(angle) * x
     return np.nonzero((abs(along) <= length / 2) & (abs(across) <= width / 2))
 
 
 @settings(deadline=None)
 @given(st.integers(0, 359), st.floats(20, 120), st.floats(4, 18))
 def test_a_rectangle_has_its_sides_at_any_angle(degrees, length, width):
-    rows, columns = turned_rectangle(length, width, math.radians(degrees))
+    places = np.mgrid[:SIDE, :SIDE] + 0.5 - SIDE / 2
+    rows, columns = turned_rectangle(length, width, math.radians(degrees), *places)
     plain = Geometry((SIDE, SIDE), (SIDE, SIDE), (1.0, 1.0), (0.0, 0.0), mm_per_pixel=0.1)
     found = measure_region(rows, columns, plain)
     # too small by what the drawing leaves out, half a pixel at either end; too large by two pixels at most
-    assert -0.101 <= found["length_mm"] - length / 10 <= 0.2
-    assert -0.101 <= found["width_mm"] - width / 10 <= 0.2
+    for name, true in (("length_mm", length), ("width_mm", width)):
+        assert -0.101 <= found[name] - true / 10 <= 0.2
     assert found["area_mm2"] == pytest.approx(len(rows) / 100)
 
 
@@ -49,10 +49,7 @@ def test_sizes_are_the_pictures_and_not_the_views(geometry):
     height, width = geometry.picture_size
     grid = np.mgrid[:SIDE, :SIDE] + 0.5
     y, x = geometry.inverse().locate(grid[0], grid[1])
-    y, x = y - height / 2, x - width / 2
-    turn = math.radians(30)
-    along, across = np.cos(turn) * x + np.sin(turn) * y, np.cos(turn) * y - np.sin(turn) * x
-    rows, columns = np.nonzero((abs(along) <= 30) & (abs(across) <= 10))
+    rows, columns = turned_rectangle(60, 20, math.radians(30), y - height / 2, x - width / 2)
     found, pixel = measure_region(rows, columns, replace(geometry, mm_per_pixel=2.0)), 1 / min(geometry.scale)
     assert found["length_mm"] / 2 == pytest.approx(60, abs=1.5 * pixel)
     assert found["width_mm"] / 2 == pytest.approx(20, abs=1.5 * pixel)

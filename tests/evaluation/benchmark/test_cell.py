@@ -89,13 +89,11 @@ def test_a_training_that_is_interrupted_ends_as_one_that_is_not(two, training, t
         run(task)
     assert not task.out.exists()
     assert (task.work / "model.checkpoint.safetensors").is_file()
-    broken = run(
-        task._replace(plan=replace(task.plan, threads=7))
-    )  # it keeps to the number that it began with
+    # it keeps to the number of threads that it began with
+    broken = run(task._replace(plan=replace(task.plan, threads=7)))
     assert learnt == [0, 1, 2, 2]  # steps 0 and 1 were not done again
     assert figures(broken) == figures(whole)
-    assert broken["threads"] == 1
-    assert broken["fit"] == {"seconds": None, "resumed": True}
+    assert (broken["threads"], broken["fit"]) == (1, {"seconds": None, "resumed": True})
     assert not task.work.exists()
 
 
@@ -226,16 +224,11 @@ def test_few_pictures_are_drawn_by_the_seed_and_the_test_stays(two, tmp_path):
     document = run(task)
     assert (document["method"], document["pictures"]["train"]) == ("patchcore-1-shot", 1)
     assert document["evaluation"]["images"] == len(dataset.test)
-    results = Results(
-        plan_grid(two, categories="grid", sets=["patchcore.size=64"], shots="1"),
-        {task.cell.name: document},
-        {},
-    )
-    assert "patchcore-1-shot" in render(results)
+    grid = plan_grid(two, categories="grid", sets=["patchcore.size=64"], shots="1")
+    assert "patchcore-1-shot" in render(Results(grid, {task.cell.name: document}, {}))
 
 
 def test_seen_defects_are_learnt_from_and_not_tested_on(two, tmp_path):
     call = {"methods": "prnet", "seen": "2", "steps": 1, "sets": ["prnet.size=64", "prnet.batch=2"]}
     document = run(task_for(two, tmp_path, **call))
-    assert document["pictures"]["seen"] == 2
-    assert document["evaluation"]["left_out"] == 2
+    assert (document["pictures"]["seen"], document["evaluation"]["left_out"]) == (2, 2)

@@ -17,8 +17,7 @@ def names(grid):
 
 
 def test_rows_stand_in_the_usual_order_and_others_after_them(two):
-    assert MVTEC[0] == "carpet"
-    assert MVTEC[-1] == "zipper"
+    assert (MVTEC[0], MVTEC[-1]) == ("carpet", "zipper")
     assert (len(TEXTURES), len(OBJECTS)) == (5, 10)
     grid = plan_grid(two)
     assert (grid.rows, grid.missing) == (("grid", "plate"), ())  # nothing else was asked for
@@ -91,8 +90,7 @@ def test_steps_minutes_and_seen_go_to_the_methods_that_know_them(two):
     assert {m: c.seen for m, c in found.items()} == {"patchcore": 0, "efficientad": 0, "prnet": 2}
     both = {"methods": "patchcore,efficientad", "sets": ["efficientad.preset=paper"]}
     timed = {cell.method: cell for cell in plan_grid(two, **both, minutes=2).cells}
-    assert timed["patchcore"].minutes is None
-    assert timed["efficientad"].minutes == 2
+    assert {method: cell.minutes for method, cell in timed.items()} == {"patchcore": None, "efficientad": 2}
     assert timed["efficientad"].options["steps"] is None  # wins over the preset's 70,000
 
 
@@ -115,12 +113,8 @@ def test_a_cell_is_called_by_what_decides_its_result_and_by_nothing_else(two, tm
     moved = tmp_path / "elsewhere"
     shutil.copytree(two, moved)
     assert names(plan_grid(moved, categories="grid")) == base
-    others = [
-        names(plan_grid(two, categories="grid", sets=["patchcore.size=64"])),
-        names(plan_grid(two, categories="grid", seeds="1")),
-        names(plan_grid(two, categories="grid", device="cpu")),
-        names(plan_grid(two, categories="grid", group=r"^(\d)")),
-    ]
+    more = ({"sets": ["patchcore.size=64"]}, {"seeds": "1"}, {"device": "cpu"}, {"group": r"^(\d)"})
+    others = [names(plan_grid(two, categories="grid", **one)) for one in more]
     next((moved / "grid/train/good").iterdir()).unlink()
     others.append(names(plan_grid(moved, categories="grid")))
     (moved / "grid/defects_config.json").write_text("[]")  # fixes the saturation
@@ -181,12 +175,10 @@ def test_seen_defects_and_textures_count_by_their_content(two, tmp_path):
     first, by_list = cell(folder, textures), cell(listed, textures)
     assert str(tmp_path) not in str(first.identity) + str(by_list.identity)
     moved = made(tmp_path / "elsewhere")
-    assert cell(moved[0], moved[2]).name == first.name
-    assert cell(moved[1], moved[2]).name == by_list.name
+    assert (cell(moved[0], moved[2]).name, cell(moved[1], moved[2]).name) == (first.name, by_list.name)
     for changed in ("defects/a.png", "masks/a.png"):
         (tmp_path / "here" / changed).write_bytes(b"1" * 9)
         second, second_by_list = cell(folder, textures), cell(listed, textures)
-        assert (second.name, second_by_list.name) != (first.name, by_list.name)
         assert second.name != first.name
         assert second_by_list.name != by_list.name
         first, by_list = second, second_by_list

@@ -84,10 +84,8 @@ def test_what_was_not_measured_is_blank_and_an_average_says_what_it_covers():
     results = made(values, MVTEC, missing=tuple(c for c in MVTEC if c not in ("tile", "screw")))
     text = render(results)
     rows = lines_of(text, "image AUROC")
-    assert rows["tile"][0] == "0.9000"
-    assert rows["carpet"][0] == ""
-    assert rows["textures"][0] == "0.9000 (1 of 5)"
-    assert rows["objects"][0] == "0.7000 (1 of 10)"
+    assert (rows["tile"][0], rows["carpet"][0]) == ("0.9000", "")
+    assert (rows["textures"][0], rows["objects"][0]) == ("0.9000 (1 of 5)", "0.7000 (1 of 10)")
     assert rows["all"][0] == "0.8000 (2 of 15)"
     # published figures over the same categories: (0.989 + 0.970) / 2
     assert rows["those"][:2] == ["0.8000", f"{(0.989 + 0.970) / 2:.3f}"]
@@ -108,9 +106,7 @@ def test_published_columns_stand_beside_their_own_categories_and_say_what_they_l
     both = made({("candle", "patchcore", 0): 0.9, ("wood", "patchcore", 0): 0.7}, ("wood", "candle"))
     assert lines_of(render(both), "image AUROC")["others"][0] == "0.9000"
     text = render(made({("carpet", "prnet", 0): 0.9}, TEXTURES)).split("Further ones")[1]
-    row = next(line for line in text.splitlines() if line.startswith("| MuSc"))
-    assert "0.9777ᴿ" in row
-    assert "0.9345ᴿ" in row
+    assert re.search(r"^\| MuSc.*0\.9777ᴿ.*0\.9345ᴿ|^\| MuSc.*0\.9345ᴿ.*0\.9777ᴿ", text, re.M)
     assert "- MuSc: xrli-U/MuSc" in text
 
 
@@ -170,50 +166,38 @@ def test_what_the_pixel_metrics_do_not_cover_is_a_footnote_of_theirs():
     evaluation = {**done[name]["evaluation"], "remarks": ["11 of 12 defective pictures without a mask"]}
     done[name] = {**done[name], "evaluation": evaluation}
     text = render(Results(results.grid, done, {}))
-    (note,) = re.findall(
-        r"^(.) wood patchcore seed 0: 11 of 12 defective pictures without a mask\.", text, re.M
-    )
+    remark = "wood patchcore seed 0: 11 of 12 defective pictures without a mask."
+    (note,) = re.findall(rf"^(.) {remark}", text, re.M)
     marked = [section for section in text.split("\n## ") if note in section.split("\n## Notes")[0][:2000]]
     titles = [section.splitlines()[0] for section in marked]
-    assert "AU-PRO" in titles
-    assert "Image AUROC" not in titles
+    assert ("AU-PRO" in titles, "Image AUROC" in titles) == (True, False)
 
 
 def test_settings_times_and_machines_are_said():
     results = made({("wood", "patchcore", 0): 0.9, ("tile", "patchcore", 0): 0.9}, ("tile", "wood"))
     name = cell("wood", "patchcore", 0).name
-    changed = {
-        name: document(
-            0.9, settings={"size": "256"}, fit={"seconds": None, "resumed": True}, skipped=["x: bad"]
-        )
-    }
-    text = render(Results(results.grid, {**results.done, **changed}, {}))
-    assert "- patchcore (wood): `size: 256`; all else as by default" in text
-    assert "- patchcore (tile): as by default" in text
-    assert "a processor, 2 cores, 8 GiB, Linux; computed on cpu; flawscope 1" in text
-    assert "wood patchcore seed 0: 1 skipped or without mask: x: bad." in text
-    assert "that fit's time is not known" in text
+    how = {"settings": {"size": "256"}, "fit": {"seconds": None, "resumed": True}, "skipped": ["x: bad"]}
+    text = render(Results(results.grid, {**results.done, name: document(0.9, **how)}, {}))
+    for said in (
+        "- patchcore (wood): `size: 256`; all else as by default",
+        "- patchcore (tile): as by default",
+        "a processor, 2 cores, 8 GiB, Linux; computed on cpu; flawscope 1",
+        "wood patchcore seed 0: 1 skipped or without mask: x: bad.",
+        "that fit's time is not known",
+    ):
+        assert said in text
     rows = text.split("## Time and memory")[1].split("## ")[0].splitlines()
     times = next(line for line in rows if line.startswith("| tile")).strip("|").split("|")
     assert [c.strip() for c in times][2:5] == ["2.0 s", "1.0 s", "1.00 GiB"]
 
 
 def test_the_csv_has_a_row_a_cell_and_no_zeros_for_what_is_missing(tmp_path):
-    results = made(
-        {("tile", "patchcore", 0): 0.5},
-        ("carpet", "tile"),
-        {("tile", "patchcore", 1): "x, y"},
-        missing=("carpet",),
-    )
+    failed = {("tile", "patchcore", 1): "x, y"}
+    results = made({("tile", "patchcore", 0): 0.5}, ("carpet", "tile"), failed, missing=("carpet",))
     rows = list(csv.DictReader(io.StringIO(results.to_csv())))
-    assert [(r["category"], r["seed"], r["state"]) for r in rows] == [
-        ("carpet", "0", "missing"),
-        ("carpet", "1", "missing"),
-        ("tile", "0", "done"),
-        ("tile", "1", "failed"),
-    ]
-    assert rows[2]["image_auroc"] == "0.5"
-    assert rows[2]["peak_memory_mib"] == "1024"
+    states = [f"{row['category']} {row['seed']} {row['state']}" for row in rows]
+    assert states == ["carpet 0 missing", "carpet 1 missing", "tile 0 done", "tile 1 failed"]
+    assert (rows[2]["image_auroc"], rows[2]["peak_memory_mib"]) == ("0.5", "1024")
     assert rows[3]["image_auroc"] == rows[0]["image_auroc"] == ""
     assert rows[3]["reason"] == "x, y"
 
@@ -236,8 +220,7 @@ def test_the_json_says_the_same():
     textures = table["averages"]["textures"]
     assert textures["patchcore"] == {"mean": 0.5, "deviation": None, "count": 1, "of": 5}
     assert textures["published"]["patchcore-paddle"]["count"] == 5
-    assert found["cells"][0]["state"] == "done"
-    assert found["missing"] == ["carpet"]
+    assert (found["cells"][0]["state"], found["missing"]) == ("done", ["carpet"])
 
 
 # ------------------------------- published figures were typed: their averages must be those that are printed
@@ -245,10 +228,8 @@ def test_the_json_says_the_same():
 
 def test_every_figure_is_a_share_of_a_known_category_with_a_known_mark():
     assert len(SOURCES) > 10
-    assert SOURCES["patchcore-paper-10"].cells["image_auroc"]["screw"] == Figure(0.970, "S")
-    assert SOURCES["patchcore-paper-10"].cells["image_auroc"]["bottle"] == Figure(
-        1.0, "M"
-    )  # a mark of its own
+    cells = SOURCES["patchcore-paper-10"].cells["image_auroc"]
+    assert (cells["screw"], cells["bottle"]) == (Figure(0.970, "S"), Figure(1.0, "M"))  # a mark of its own
     for source in SOURCES.values():
         assert set(source.cells) | set(source.means) <= set(METRICS), source.id
         for cells in source.cells.values():

@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -146,22 +147,32 @@ def test_panels_lie_over_each_other_and_all_decode(opened):
         press(opened, Keys.ESCAPE)
 
 
+@contextmanager
+def screen(driver, width, height):
+    """A browser with a screen of this size; narrow ones are those of phones."""
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        yield
+    finally:
+        driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def check_first_screen(driver, place, width, height):
+    """The pictures are there as a whole; returns where."""
+    WebDriverWait(driver, 5).until(lambda d: d.find_elements(By.CSS_SELECTOR, place))
+    box = driver.execute_script(f"return document.querySelector('{place}').getBoundingClientRect()")
+    assert 0 < box["top"] < box["bottom"] < height
+    assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+    return box
+
+
 @pytest.mark.parametrize(("width", "height"), [(1400, 900), (390, 844)])
 def test_the_worst_mistake_is_in_the_first_screen(opened, width, height):
-    """Its pictures as a whole, on a screen and on a phone."""
-    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
-    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    try:
-        box = "return document.querySelector('#mistakes .stage').getBoundingClientRect()"
+    with screen(opened, width, height):
         opened.refresh()
-        WebDriverWait(opened, 5).until(lambda d: d.find_elements(By.CSS_SELECTOR, "#mistakes .stage"))
-        place = opened.execute_script(box)
-        assert 0 < place["top"] < place["bottom"] < height
-        assert place["height"] > 80
-        assert opened.execute_script("return document.documentElement.scrollWidth") <= width
+        assert check_first_screen(opened, "#mistakes .stage", width, height)["height"] > 80
         assert opened.find_element(By.CSS_SELECTOR, "[data-sort=score]").is_displayed()
-    finally:
-        opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_layers_are_switched_off_by_button_and_by_key_everywhere(opened):
@@ -187,12 +198,10 @@ def test_the_slider_shows_what_other_rates_would_have_made(opened):
         return opened.find_element(By.ID, f"rate-{name}").text
 
     assert text("missed-small").startswith("2 of 4,")
-    assert text("value") == "4.8 %"
-    assert text("day") == "48"
+    assert (text("value"), text("day")) == ("4.8 %", "48")
     opened.find_element(By.ID, "rate-slider").send_keys(Keys.END)
     assert text("missed-small").startswith("1 of 4,")  # 0.3 lies below the tenth largest, 0.45 above
-    assert text("day") == "476"
-    assert text("option") == "--false-alarm-rate 47.62%"
+    assert (text("day"), text("option")) == ("476", "--false-alarm-rate 47.62%")
     changed = opened.find_elements(By.CSS_SELECTOR, "#rate-names .open")
     assert ["onerror" in button.text for button in changed] == [True]
     assert text("names").endswith("anomalous, right")
@@ -208,27 +217,13 @@ def test_the_other_pages_fit_a_phone_and_complain_of_nothing(browser, hostile, t
     predictions = [one.prediction for one in hostile.result.pictures]
     same = compare(hostile.predictor, hostile.predictor, hostile.dataset, resamples=20)
     facts = {"category": "thing", "expected_rate": 0.05, "promise": "score threshold 0.5: 5 % expected"}
-    pages = (
-        write_page(
-            tmp_path / "predictions.html",
-            predictions_page([*map(ResultRow.from_result, predictions)], predictions, facts),
-        ),
-        write_page(tmp_path / "comparison.html", comparison_page(same)),
-    )
-    metrics = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    try:
-        for page in pages:
-            browser.get(page.as_uri())
+    rows = [*map(ResultRow.from_result, predictions)]
+    with screen(browser, 390, 844):
+        for text in (predictions_page(rows, predictions, facts), comparison_page(same)):
+            browser.get(write_page(tmp_path / "page.html", text).as_uri())
             assert browser.execute_script("return document.documentElement.dataset.ready") == "yes"
-            assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
-            box = "return document.querySelector('.stage').getBoundingClientRect()"
-            WebDriverWait(browser, 5).until(lambda d: d.find_elements(By.CSS_SELECTOR, ".stage"))
-            place = browser.execute_script(box)
-            assert 0 < place["top"] < place["bottom"] < 844, page.name  # in the first screen
+            check_first_screen(browser, ".stage", 390, 844)
             assert browser.get_log("browser") == []
-    finally:
-        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_a_review_is_done_by_keys_and_by_buttons(browser, hostile, tmp_path):
@@ -252,26 +247,24 @@ def test_a_review_is_done_by_keys_and_by_buttons(browser, hostile, tmp_path):
                 WebDriverWait(browser, 5).until(lambda d: d.execute_script(seen) == str(shown + 1))
                 assert place.text == pictures[shown].name
 
+        def press_keys(*steps):
+            """Each key, what is decided then, and which picture is shown."""
+            for key, wanted, shown in steps:
+                page.send_keys(key)
+                decided(wanted, shown)
+
+        good, bad = "good", "defect"
         decided({}, 0)
-        page.send_keys("f")
-        decided({0: "good"}, 1)
-        page.send_keys("d")
-        decided({0: "good", 1: "defect"}, 2)
-        page.send_keys("u")
-        decided({0: "good"}, 1)
+        press_keys(("f", {0: good}, 1), ("d", {0: good, 1: bad}, 2), ("u", {0: good}, 1))
         browser.find_element(By.ID, "good").click()
-        decided({0: "good", 1: "good"}, 2)
-        page.send_keys(Keys.ARROW_LEFT)
-        decided({0: "good", 1: "good"}, 1)
+        decided({0: good, 1: good}, 2)
+        press_keys((Keys.ARROW_LEFT, {0: good, 1: good}, 1))
         assert browser.find_element(By.ID, "good").get_attribute("aria-pressed") == "true"
         browser.find_element(By.ID, "defect").click()  # decided otherwise
-        decided({0: "good", 1: "defect"}, 2)
-        page.send_keys(Keys.ARROW_RIGHT)
-        decided({0: "good", 1: "defect"}, 3)
-        page.send_keys("g")
-        decided({0: "good", 1: "defect", 3: "good"}, 2)  # what was passed comes again
-        page.send_keys("d")
-        decided({0: "good", 1: "defect", 2: "defect", 3: "good"})
+        decided({0: good, 1: bad}, 2)
+        press_keys((Keys.ARROW_RIGHT, {0: good, 1: bad}, 3))
+        press_keys(("g", {0: good, 1: bad, 3: good}, 2))  # what was passed comes again
+        press_keys(("d", {0: good, 1: bad, 2: bad, 3: good}, None))
         browser.get(review.url)
         WebDriverWait(browser, 5).until(lambda d: d.find_element(By.ID, "end").is_displayed())
         browser.find_element(By.TAG_NAME, "body").send_keys(Keys.ARROW_LEFT)

@@ -83,6 +83,9 @@ def calibration(count, rate=0.05):
     return Calibration(values, values, 0.1, rate=rate)
 
 
+UNPROMISED = replace(calibration(1), promised=False)
+
+
 @pytest.mark.parametrize(
     ("good", "false_alarms", "known", "promised", "words"),
     [
@@ -92,13 +95,7 @@ def calibration(count, rate=0.05):
         # 38 pictures promise 1/39 at a target of 5 %, and a sound model may have 9 %
         (1000, 60, calibration(38), "about 1 of 39", "promise was kept"),
         (1000, 100, calibration(38), "about 1 of 39", "promise was broken"),
-        (
-            1000,
-            600,
-            replace(calibration(1), promised=False),
-            "no promise: one good picture",
-            "Nothing was promised",
-        ),
+        (1000, 600, UNPROMISED, "no promise: one good picture", "Nothing was promised"),
     ],
 )
 def test_what_the_pictures_promise_is_compared_with_what_was_measured(

@@ -50,19 +50,16 @@ def test_every_input_is_listed_and_the_most_severe_is_first(predictions):
 
 
 def test_names_are_those_below_the_folder_that_all_have_in_common(tmp_path):
-    rows = [
-        ResultRow(str(tmp_path / name), 1.0, 0.5, 0.1, "anomalous", 0.5) for name in ("a/1.png", "b/1.png")
-    ]
+    paths = [str(tmp_path / name) for name in ("a/1.png", "b/1.png")]
+    rows = [ResultRow(path, 1.0, 0.5, 0.1, "anomalous", 0.5) for path in paths]
     text = predictions_page(rows, [], FACTS)
     assert [picture["name"] for picture in pictures_in(text)] == ["a/1.png", "b/1.png"]
     assert str(tmp_path) not in text
 
 
 def test_a_run_without_a_judged_picture_has_a_page(tmp_path):
-    path = write_page(
-        tmp_path / REPORT_NAME, predictions_page([ResultRow("x.png", error="x.png is empty")], [], FACTS)
-    )
-    assert "x.png is empty" in path.read_text(encoding="utf-8")
+    page = predictions_page([ResultRow("x.png", error="x.png is empty")], [], FACTS)
+    assert "x.png is empty" in write_page(tmp_path / REPORT_NAME, page).read_text(encoding="utf-8")
 
 
 def test_what_is_too_much_for_a_page_is_counted(monkeypatch):
@@ -101,12 +98,6 @@ def test_every_picture_has_what_both_found_and_changed_decisions_come_first(foun
     assert [int(index) for index in cards] == [one.index for one in found.changed]
 
 
-def test_a_model_beside_itself_shows_the_pictures_all_the_same(hostile):
-    text = comparison_page(compare(hostile.predictor, hostile.predictor, hostile.dataset, resamples=20))
-    assert "No decision differs" in text
-    assert 'data-order="changed"' in text
-
-
 def decided(predictions, name, p_value, missing=()):
     views = {"top": predictions[1], "side": predictions[0]}
     return PartPrediction(name, 2.0, p_value, p_value < 0.05, "top", views, missing)
@@ -129,9 +120,7 @@ def test_a_page_shows_names_as_they_are_and_what_is_missing(predictions, monkeyp
     rows = [ResultRow.from_result(one) for one in predictions]
     text = " ".join(predictions_page(rows, [], FACTS, parts=[first, replace(gone, p_value=0.5)]).split())
     assert "<img" not in text.partition("<main>")[2].partition("</main>")[0]
-    assert "no picture" in text
-    assert "1 of 2 parts shown" in text
-    assert "2 of 2 parts anomalous" in text
-    assert "listed without its picture" in " ".join(
-        predictions_page(rows, [], FACTS, parts=[gone]).partition("<main>")[2].split()
-    )
+    for said in ("no picture", "1 of 2 parts shown", "2 of 2 parts anomalous"):
+        assert said in text
+    alone = predictions_page(rows, [], FACTS, parts=[gone]).partition("<main>")[2]
+    assert "listed without its picture" in " ".join(alone.split())

@@ -43,10 +43,8 @@ def test_a_type_may_have_any_name():
     names = ('<b>&"x', "$x^", "\x07bell", "n" * 200)
     groups = [Group(name, np.array([0.1, 0.2]), True) for name in names]
     drawn = histograms("scores", groups, 0.15)
-    assert "<b>" not in drawn
-    assert "&lt;b&gt;&amp;" in drawn
-    assert "$x^ (2)" in drawn
-    assert "n" * 40 not in drawn
+    words = ("&lt;b&gt;&amp;", "$x^ (2)", "<b>", "n" * 40)
+    assert [word in drawn for word in words] == [True, True, False, False]
 
 
 def test_no_bar_is_half_anomalous():
@@ -54,8 +52,7 @@ def test_no_bar_is_half_anomalous():
     scores = np.array([0.1, 0.5, 0.5000001, 3.0, -2.0])
     edges = bin_edges(-2.0, 3.0, 0.5)
     counts = bin_counts(scores, edges)
-    assert counts.sum() == len(scores)
-    assert counts[edges[1:] <= 0.5].sum() == 3
+    assert (counts.sum(), counts[edges[1:] <= 0.5].sum()) == (len(scores), 3)
     assert counts[edges[:-1] >= 0.5].sum() == 2
 
 
@@ -64,10 +61,7 @@ def test_losses_are_drawn_by_their_parts():
     lines = {line.name: (line.x.tolist(), line.y.tolist()) for line in _loss_curves({"curve": curve})}
     assert lines["hard"] == ([50, 100], [0.2, 0.1])
     svg = loss_plot("losses", {"curve": curve})
-    assert "hard" in svg
-    assert "penalty" not in svg
-    assert "mathdefault" not in svg
-    assert ">100<" in svg
+    assert [word in svg for word in ("hard", ">100<", "penalty", "mathdefault")] == [True, True, False, False]
 
 
 @pytest.mark.parametrize(

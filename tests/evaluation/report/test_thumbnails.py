@@ -54,11 +54,10 @@ def test_a_layer_over_the_photo_is_what_is_drawn_on_the_photo(what):
     photo = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
     values = rng.random((40, 50)).astype(np.float32)
 
-    def draw(picture):
-        if what == "overlay":
-            return drawing.overlay(picture, values, 0.0, 1.0)
-        return drawing.contour(picture, values > 0.9)
-
+    draw = {
+        "overlay": lambda picture: drawing.overlay(picture, values, 0.0, 1.0),
+        "contour": lambda picture: drawing.contour(picture, values > 0.9),
+    }[what]
     over = rgba_layer(draw, (40, 50))
     together = Image.alpha_composite(Image.fromarray(photo).convert("RGBA"), over).convert("RGB")
     difference = np.abs(np.asarray(together).astype(int) - draw(photo))
@@ -135,6 +134,5 @@ def test_at_the_least_size_the_first_in_the_order_are_shown(noise, monkeypatch):
     one = picture_layers(noise.item.path, noise.prediction, noise.item.masks, MIN_SIDE, None)
     monkeypatch.setattr("flawscope.evaluation.report.thumbnails.PAGE_BYTES", int(2.5 * size_of(one)))
     made = thumbnails([noise] * 5, [3, 1, 4, 0, 2])
-    assert [found if isinstance(found, str) else opened(found["photo"]).width for found in made] == [
-        *(PAGE_FULL, MIN_SIDE, PAGE_FULL, MIN_SIDE, PAGE_FULL)
-    ]
+    shown = [found if isinstance(found, str) else opened(found["photo"]).width for found in made]
+    assert shown == [PAGE_FULL, MIN_SIDE, PAGE_FULL, MIN_SIDE, PAGE_FULL]

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.listing import OUTPUT_LIST, pictures_in
 from flawscope.pictures.masks import read_mask
 from flawscope.results import review as sessions
+from flawscope.results.prediction import Levels, Prediction
 from flawscope.results.review import (
     DEFECT,
     GOOD,
@@ -23,6 +25,7 @@ from flawscope.results.review import (
     read_review_pictures,
 )
 from flawscope.results.table import ResultRow
+from flawscope.views.preprocess import Preprocess
 
 
 def files(folder):
@@ -98,9 +101,8 @@ def test_files_of_somebody_else_are_not_replaced(session):
 
 
 def test_a_decision_can_be_changed_and_taken_back(session):
-    session.decide(0, DEFECT)
-    session.decide(1, GOOD)
-    session.decide(0, GOOD)
+    for number, decision in ((0, DEFECT), (1, GOOD), (0, GOOD)):
+        session.decide(number, decision)
     assert set(files(session.out)) == {"review.csv", "good/a_part.png", "good/b_part.png"}
     session.undo(0)
     assert session.decisions() == {1: GOOD}
@@ -109,19 +111,6 @@ def test_a_decision_can_be_changed_and_taken_back(session):
     session.undo(1)
     assert session.decisions() == {}
     assert set(files(session.out)) == {"review.csv"}
-
-
-def test_a_later_session_goes_on_and_makes_missing_copies_again(session):
-    session.decide(0, GOOD)
-    session.decide(1, DEFECT)
-    kept = files(session.out)
-    for name in ("good/a_part.png", "defect/b_part.png"):
-        (session.out / name).unlink()
-    later = again(session)
-    assert later.decisions() == {0: GOOD, 1: DEFECT}
-    assert files(session.out) == kept
-    later.undo(1)  # also of the session before
-    assert later.decisions() == {0: GOOD}
 
 
 def test_an_outline_that_a_person_drew_is_the_mask_and_stays(session):
@@ -152,20 +141,14 @@ def test_a_line_that_was_being_written_when_the_power_failed_costs_only_itself(s
 
 def test_a_decision_is_on_the_disk_before_it_holds(session, monkeypatch):
     """The line is forced to the disk; where that fails nothing is decided and nothing is left behind."""
-    synced = []
-    real = os.fsync
-
-    def full(number):
-        synced.append(number)
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(FlawscopeError, match="No space left"):
-        session.decide(0, GOOD)
-    assert synced
+    full = Mock(side_effect=OSError(28, "No space left on device"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(FlawscopeError, match="No space left"):
+            session.decide(0, GOOD)
+    assert full.called
     assert session.decisions() == {}
     assert not list((session.out / "good").iterdir())
-    monkeypatch.setattr(os, "fsync", real)
     session.decide(0, GOOD)
     assert session.decisions() == {0: GOOD}
 
@@ -190,9 +173,6 @@ def test_the_proposed_mask_is_what_the_model_outlined(session):
 
 def test_of_regions_of_any_shape_the_mask_is_the_models_own(tmp_path):
     """Against the prediction's own mask at the picture's size: they differ at the edges only."""
-    from flawscope.results.prediction import Levels, Prediction
-    from flawscope.views.preprocess import Preprocess
-
     values = np.zeros((64, 64), np.float32)
     rows, columns = np.indices(values.shape)
     values[(rows - 20) ** 2 + (columns - 30) ** 2 < 90] = 1
