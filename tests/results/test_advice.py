@@ -45,12 +45,19 @@ def test_missed_defects_call_for_other_settings_once(shown):
 
 
 @pytest.mark.parametrize(
-    ("side", "network"),
-    [(512, (512, 512)), (256, (512, 512)), (640, (128, 128)), (640, None)],
-    ids=["as it is", "enlarged", "a size of its own", "tiles"],
+    ("pictures", "network"),
+    [
+        ([(512, 512)], (512, 512)),
+        ([(256, 256)], (512, 512)),
+        ([(640, 640)], (128, 128)),
+        ([(640, 640)], None),
+        ([(816, 323)], (816, 320)),
+        ([(512, 512)] * 5 + [(640, 640)], (512, 512)),
+    ],
+    ids=["as it is", "enlarged", "a size of its own", "tiles", "rounded to the network's step", "one larger"],
 )
-def test_no_search_is_advised_that_could_show_no_more(side, network):
-    assert steps(defects=30, missed=5, pictures=[(side, side)], network=network) == []
+def test_no_search_is_advised_that_could_show_no_more(pictures, network):
+    assert steps(defects=30, missed=5, pictures=pictures, network=network) == []
 
 
 def test_a_picture_that_alone_sets_the_threshold_comes_before_other_settings():
