@@ -157,12 +157,14 @@ def test_a_picture_that_alone_sets_the_threshold_is_named_with_the_threshold_wit
     names = [f"{k}.png" for k in range(19)]
     note = sole_note(calibration(spread(7.5)), names)
     assert note is not None
-    assert "18.png alone sets the score threshold: 7.5, without it 4;" in note
+    assert (
+        "18.png alone decides from when on a picture is called anomalous (score 7.5, without it 4):" in note
+    )
     assert sole_note(calibration(spread(4.2)), names) is None
     # of a part with two such pictures both go
     note = sole_note(calibration(spread(7.5, 7.4), [*range(18), 18, 18]), [*names, "19.png"])
     assert note is not None
-    assert "without it 4;" in note
+    assert "without it 4)" in note
 
 
 def clear_defects(*scores):
@@ -239,7 +241,7 @@ def test_pictures_that_are_equally_far_out_do_not_hide_each_other():
         assert sorted(made.far_out()) == [18 + k for k in range(len(bad))]
         note = sole_note(made, [f"{k}.png" for k in range(made.count)])
         assert note is not None
-        assert "alone set the score threshold" in note
+        assert "alone decide from when on" in note
         assert "without them 22" in note
     assert calibration(near).far_out() == []
 

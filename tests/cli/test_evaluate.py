@@ -56,7 +56,7 @@ def test_one_document_is_printed_and_written_beside_the_report(run, model_path, 
     table = tmp_path / "x.csv"
     code, printed, err = run("evaluate", model_path, "--data", drawn, "--out", table, "--quiet")
     assert (code, err) == (0, "")
-    for words in ("image AUROC", "(test labels)", "false alarms"):
+    for words in ("metric, 1 at best", "image AUROC", "(test labels)", "severity (anomalous: above 0)"):
         assert words in printed
     rows = read_table(table)
     assert len(rows) == len(test)
