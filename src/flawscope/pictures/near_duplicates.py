@@ -42,8 +42,8 @@ MIN_FOR_GAP = 6  # pictures: of fewer a single pair stands apart by chance
 MIN_Z_GAP = 0.8  # between Fisher's z of copies and of all other pairs, where each is compared with each
 MIN_UNSURE, MAX_NOISE = 0.994, 3.0  # whole fine structure's correlation, and what differs in units of noise
 MIN_OWN, MIN_GAP = 0.3, 1.75  # or what they have of their own, and how many times closer than others they are
-# Where so many pairs resemble each other by degrees, parts lie at any angle, and what two that lie alike share
-# is not their own: copies are alike so far in all, or but for noise
+# Share of pairs that resemble each other by degrees, from which parts lie at any angle: two that lie alike
+# share more than is their own there, and copies are alike so far in all, or but for noise
 GRADED, MIN_GRADED, MIN_ALIKE_OF_GRADED = (0.3, 0.9), 0.1, 0.997
 MIN_FIRST_FIT = 0.6  # correlation below which pictures lie otherwise, and say nothing of the usual distance
 MIN_OTHERS = 3  # pictures that say what a set shares
