@@ -317,7 +317,7 @@ class _Steps:
             looks = look_at(sources, self.step, channels)
             groups = find_parts(looks, names, groups, pattern=group, force=which.force, say=remarks.append)
         else:
-            groups = parts
+            groups = [*parts]
         apart = range(len(learnt), len(sources))
         for line in (*remarks, *seen.remarks):
             self.say(line)
