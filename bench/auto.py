@@ -133,12 +133,16 @@ def timed(work: Callable[[], Any]) -> tuple[Any, Cell]:
 
 
 def compare(
-    root: Path, given: int | None = None, recipe: dict[str, Any] | None = None, size: str | None = None
+    root: Path,
+    given: int | None = None,
+    recipe: dict[str, Any] | None = None,
+    size: str | None = None,
+    minutes: float = MINUTES,
 ) -> Cell:
     """What the search finds out, and what model and default get on test pictures that it never saw.
 
     given: defects to choose by, None: none. recipe: known to be right, judged beside. size: of the pictures,
-        which is not searched for then; None: it is.
+        which is not searched for then; None: it is. minutes: of the search.
     """
     import flawscope
     from flawscope.calibration.tried import Choice
@@ -155,7 +159,7 @@ def compare(
     good = [item.path for item in data.train]
     options: dict[str, Any] = {"device": "cpu", "check": False, "samples": 0, "force": True}
     options |= {} if size is None else {"size": size}
-    model, spent = timed(lambda: fit_auto(good, minutes=MINUTES, seen=seen, **options))
+    model, spent = timed(lambda: fit_auto(good, minutes=minutes, seen=seen, **options))
     choice = Choice.from_facts(model.manifest.facts)
     assert choice is not None
     found: Cell = {
@@ -238,6 +242,7 @@ def main() -> int:
     parser.add_argument(
         "--size", help="of the pictures: only how parts lie is searched for then, in less time"
     )
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="of `drawn` (default: no limit)")
     parser.add_argument("--counts", type=common.ints, default=list(GIVEN_COUNTS), help="of `given`")
     args = common.parse_arguments(parser, parts="drawn", scenes="plain", size="32")
     torch.set_num_threads(args.threads)
@@ -255,7 +260,8 @@ def main() -> int:
     with common.workspace(args.work) as folder:
         for name in args.scenes.split(";") if "drawn" in parts else ():
             attempt(name, lambda name=name: compare(
-                drawn_pictures(Path(folder), name), recipe=RECIPES.get(name), size=args.size))  # fmt: skip
+                drawn_pictures(Path(folder), name), recipe=RECIPES.get(name), size=args.size,
+                minutes=args.minutes))  # fmt: skip
     for name in args.products.split(",") if "products" in parts else ():
         if (data / name).is_dir():
             attempt(name, partial(compare, data / name, size=args.size))

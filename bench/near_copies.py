@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+import auto
 import common
 import guards
 from flawscope.pictures.near_duplicates import Compared, Look, compare_pictures
@@ -72,7 +73,7 @@ def main() -> int:
     parser.add_argument("--most", type=int, default=24)
     args = common.parse_arguments(parser, most=24)
     root = args.data or Path(os.environ.get("FLAWSCOPE_DATA") or common.ROOT / "data")
-    kinds = guards.drawn_kinds()[0]
+    kinds = {**guards.drawn_kinds()[0], "turned plates": lambda side, k: auto.Scene(side).draw(k)}
     record = common.Record(args, "pictures that count as copies, rightly and wrongly")
     products = [*kinds] if args.products == "all" else [*filter(None, args.products.split(","))]
     for name in [*filter(None, args.sets.split(",")), *products]:

@@ -57,12 +57,12 @@ def test_a_number_is_told_over_all_sizes_and_of_enough_defects_alone():
     for few in (((0, 1), (0, 1), (1, 1)), ((1, 2), (2, 2), (2, 2)), ((3, 7),)):
         assert said(*few) == [], few
     for counts, words in (
-        (((1, 3), (3, 3), (3, 3)), "7 of 9 (45% to 94%)"),
-        (((0, 8), (0, 8), (0, 8)), "0 of 24 (0% to 14%)"),
-        (((8, 8),), "8 of 8 (68% to 100%)"),
+        (((1, 3), (3, 3), (3, 3)), "7 of 9, faint ones too (95 %: 45% to 94%)"),
+        (((0, 8), (0, 8), (0, 8)), "0 of 24, faint ones too (95 %: 0% to 14%)"),
+        (((8, 8),), "8 of 8, faint ones too (95 %: 68% to 100%)"),
     ):
         (line,) = said(*counts)
-        assert line.startswith(f"simulated defects found: {words}, "), counts
+        assert line.startswith(f"simulated defects found: {words}; "), counts
     assert describe_found({}) == []
 
 

@@ -125,10 +125,12 @@ def spread(*more):
 
 def test_a_picture_that_alone_sets_the_threshold_is_named_with_the_threshold_without_it():
     note = sole_note(calibration(spread(7.5)), NAMES)
-    assert "18.png alone sets the score threshold: 7.5, without it 4;" in note
+    assert (
+        "18.png alone decides from when on a picture is called anomalous (score 7.5, without it 4):" in note
+    )
     assert sole_note(calibration(spread(4.2)), NAMES) is None
     # of a part with two such pictures both go
-    assert "without it 4;" in sole_note(calibration(spread(7.5, 7.4), [*range(18), 18, 18]), NAMES)
+    assert "without it 4)" in sole_note(calibration(spread(7.5, 7.4), [*range(18), 18, 18]), NAMES)
 
 
 def clear_defects(*scores):
@@ -190,7 +192,7 @@ def test_pictures_that_are_equally_far_out_do_not_hide_each_other():
         made = calibration([*near, *bad])
         assert sorted(made.far_out()) == [18 + k for k in range(len(bad))]
         note = sole_note(made, NAMES)
-        assert "alone set the score threshold" in note
+        assert "alone decide from when on" in note
         assert "without them 22" in note
     assert calibration(near).far_out() == []
 

@@ -52,7 +52,7 @@ def test_one_document_is_printed_and_written_beside_the_report(run, answer, mode
     table = tmp_path / "x.csv"
     code, printed, err = run(*call, "--out", table, "--quiet")
     assert (code, err) == (0, "")
-    for words in ("image AUROC", "(test labels)", "false alarms"):
+    for words in ("metric, 1 at best", "image AUROC", "(test labels)", "severity (anomalous: above 0)"):
         assert words in printed
     assert [bool(row.decision) for row in read_table(table)] == [True] * len(test)
 

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from flawscope.artefact.model_file import read_manifest
+from flawscope.cli.fit import next_steps, summary
 from flawscope.datasets import open_dataset
 from flawscope.datasets.dataset import group_warning
 from flawscope.datasets.layouts import names_several, present_categories
@@ -44,7 +46,7 @@ def test_settings_come_from_file_category_flag_and_set_in_this_order(run, drawn,
     assert (code, measured["metrics"], measured["kinds"]) == (0, again["metrics"], again["kinds"])
     assert run(*call, "--evaluate", "--category", "all")[0] == run(*call, "--json")[0] == 2
     assert "12 good pictures" in err
-    assert re.search(r"simulated defects found: \d+ of \d\d+ \(\d+% to \d+%\), faint ones too", err)
+    assert re.search(r"simulated defects found: \d+ of \d\d+, faint ones too \(95 %: \d+% to \d+%\)", err)
     assert any(line.startswith("about 1 of ") for line in err.splitlines())
     assert max(len(line) for line in err.splitlines() if str(out) not in line) <= 120
     made = read_manifest(out)
@@ -180,6 +182,16 @@ def test_update_adds_pictures_unless_fewer_defects_would_be_found(
     answer("info", out, printed="not measured after the model was extended")
     answer(*call, "--no-check", "--fair", "--force", "--quiet")
     assert read_manifest(out).calibration.count == 16
+
+
+def test_lines_of_a_fit_need_no_explanation(model_path):
+    """Whether good pictures that stand out were learnt from; the next steps name no package."""
+    manifest = read_manifest(model_path)
+    lines = summary(SimpleNamespace(manifest=manifest, suspects=[("a.png", 9.0)]))
+    assert "unlike the other good ones, but learnt from: 1 picture, most suspicious first:" in lines
+    assert lines[-1] == "look whether they are good; --drop-suspects leaves out such"
+    args = SimpleNamespace(category=None, data="parts")
+    assert not any("torch" in line for line in next_steps(args, model_path))
 
 
 # ------------------------------------------ several categories; instead of fitting, the shared model is taken

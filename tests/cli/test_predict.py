@@ -72,6 +72,8 @@ def test_a_person_reads_picture_and_verdict(run, model_path, batch, tmp_path):
     ]
     assert "1 of 2 pictures anomalous" in err
     assert "good pictures will be called anomalous" in err
+    assert "severity: above 0 is anomalous" in err
+    assert "p: the share of good pictures that score as high" in err
     assert "warning" not in err
     quiet = run("predict", model_path, batch / "a.png", "--quiet", "--out", tmp_path / "out")
     assert (quiet[0], len(quiet[1].splitlines()), quiet[2]) == (0, 1, "")

@@ -15,7 +15,7 @@ from flawscope.pictures.near_duplicates import (
     near_duplicates,
     thumbnail,
 )
-from flawscope.synthesis.demo.dataset import draw_dataset
+from flawscope.synthesis.demo.dataset import draw_dataset, draw_picture
 
 BICUBIC = Image.Resampling.BICUBIC
 
@@ -158,6 +158,24 @@ def test_copies_that_were_moved_turned_and_mirrored():
     turned[3:] = [i.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for i in turned[3:]]
     looks = [small(i) for i in [*images, *turned]]
     assert pairs(looks, [*range(16)]) == [(k, 8 + k) for k in range(8)]
+
+
+def turned_plate(k, angle):
+    rng = np.random.default_rng([67, k])
+    plate = Image.fromarray(draw_picture("plate", rng, size=150)[0]).convert("RGBA")
+    shown = plate.rotate(angle, BICUBIC, expand=True)
+    level = rng.normal(70, 4, (256, 256, 1)).repeat(3, 2).clip(0, 255).astype(np.uint8)
+    ground = Image.fromarray(level)
+    ground.paste(shown, ((256 - shown.width) // 2, (256 - shown.height) // 2), shown)
+    return ground
+
+
+def test_parts_that_lie_turned_alike_are_no_copies():
+    """Two that lie at nearly the same angle share what no other picture of the set shows."""
+    angles = np.random.default_rng(0).uniform(0, 360, 18)
+    looks = [small(turned_plate(k, angle)) for k, angle in enumerate(angles)]
+    copy = small(turned_plate(4, angles[4]).rotate(1, BICUBIC, translate=(2, 1), fillcolor=(70,) * 3))
+    assert pairs([*looks, copy], range(19)) == [(4, 18)]
 
 
 def test_a_single_likeness_joins_no_two_groups():

@@ -15,6 +15,7 @@ from flawscope.fitting.proposals import Recipe, propose_frames, propose_views
 from flawscope.fitting.trial_pictures import make_stages
 from flawscope.methods.feature_memory import FeatureMemory
 from flawscope.methods.patch_detector import PatchDetector
+from flawscope.pictures.near_duplicates import Compared
 from flawscope.synthesis.demo.dataset import draw_picture
 
 
@@ -220,6 +221,23 @@ def test_features_are_computed_once_for_fits_of_the_same_settings(small_backbone
     assert count("", shown, size="32")[1] >= again + 6
     memory.drop(but=("other",))
     assert count("", shown)[1] >= again + 6
+
+
+def test_near_copies_are_looked_for_once_and_in_the_fit(small_backbone, monkeypatch):
+    """Trials learn from one picture of each part, which were told apart before."""
+    compared, fitted = [], []
+    monkeypatch.setattr(
+        "flawscope.pictures.units.compare_pictures",
+        lambda looks, bank: compared.append(len(looks)) or Compared([(0, 1, 1.0)], []),
+    )
+    inner = auto.fit
+    monkeypatch.setattr(auto, "fit", lambda some, **o: fitted.append(len(some)) or inner(some, **o))
+    monkeypatch.setattr(auto, "propose_frames", lambda *_: [])
+    options = {"device": "cpu", "check": False, "samples": 0, "size": "32", **small_backbone}
+    model = fit_auto(pictures(14), **options)
+    assert fitted == [7, 14]
+    assert compared == [14, 14]
+    assert model.calibration.unit_count == 13
 
 
 @pytest.mark.slow

@@ -80,14 +80,17 @@ def test_a_very_large_picture_is_enlarged_no_more_than_it_may_be():
 
 def test_the_remark_names_the_largest_picture_and_is_left_out_where_little_is_lost():
     assert reduction_remark([(3000, 4000), LARGE]) == (
-        "pictures are 6000x4000: at the default size, 512 px, a defect of 20 px has 1.7 px left",
-        "give fit --min-defect 20px, or --tile",
+        "pictures are 6000x4000 and seen at the default size, 512 px, where a defect 20 px long is only "
+        "1.7 px long",
+        "to find such small ones give fit --min-defect 20px, or --tile",
     )
     assert reduction_remark([(2047, 2047)]) is None  # less than four times
     assert reduction_remark([(2048, 100)]) is None  # a strip is seen in its own form
     assert reduction_remark([]) is None
     message, _ = reduction_remark([LARGE], network=(768, 1024)) or ("", "")
-    assert message == "pictures are 6000x4000: at size 768x1024 a defect of 20 px has 3.4 px left"
+    assert message == (
+        "pictures are 6000x4000 and seen at size 768x1024, where a defect 20 px long is only 3.4 px long"
+    )
     for side in (2048, 4000, 12000):  # who follows the remark gets tiles
         assert reduction_remark([(side, side)])
         assert choose_tile(SMALL, [(side, side)], SQUARE)

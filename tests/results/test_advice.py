@@ -23,10 +23,18 @@ SEARCH = "fit --auto, which tries how the pictures are best seen"
         ({**MISSED, **ELSEWHERE, "tried": True}, []),
         ({**ELSEWHERE, "defects": 30, "missed": 2}, []),  # fewer than a tenth
         ({**ELSEWHERE, "defects": 30, "missed": 20, "sole": "a.png", "hidden": 5}, [SEARCH]),
-        # a search could show no more: as it is, enlarged, a size of its own, tiles
+        # a search could show no more: as it is, enlarged, a size of its own, tiles, sides rounded to the
+        # network's step, one larger picture of many
         *(
-            ({**MISSED, "pictures": [(side, side)], "network": network}, [])
-            for side, network in ((512, (512, 512)), (256, (512, 512)), (640, (128, 128)), (640, None))
+            ({**MISSED, "pictures": pictures, "network": network}, [])
+            for pictures, network in (
+                ([(512, 512)], (512, 512)),
+                ([(256, 256)], (512, 512)),
+                ([(640, 640)], (128, 128)),
+                ([(640, 640)], None),
+                ([(816, 323)], (816, 320)),
+                ([(512, 512)] * 5 + [(640, 640)], (512, 512)),
+            )
         ),
     ],
 )

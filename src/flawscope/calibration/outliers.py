@@ -29,16 +29,16 @@ def sole_note(calibration: Calibration, names: Sequence[str]) -> str | None:
     rest = calibration.without_units(far)
     if calibration.unit_count > 1 + rest.unit_count and calibration.is_sole(rest.score_threshold):
         return (
-            f"{join_names([names[place] for place in far])} alone set the score threshold: "
-            f"{calibration.score_threshold:.4g}, without them {rest.score_threshold:.4g}; look whether they "
-            "are good"
+            f"{join_names([names[place] for place in far])} alone decide from when on a picture is called "
+            f"anomalous (score {calibration.score_threshold:.4g}, without them {rest.score_threshold:.4g}): "
+            "look whether they are good"
         )
     if found is None:
         return None
     place, without = found
     return (
-        f"{names[place]} alone sets the score threshold: {calibration.score_threshold:.4g}, without it "
-        f"{without:.4g}; look whether it is good"
+        f"{names[place]} alone decides from when on a picture is called anomalous (score "
+        f"{calibration.score_threshold:.4g}, without it {without:.4g}): look whether it is good"
     )
 
 

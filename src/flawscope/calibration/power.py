@@ -120,7 +120,7 @@ class DefectScores:
         if count < MIN_DEFECTS:
             return None
         low, high = wilson_interval(found, count)
-        return f"{found} of {count} ({low:.0%} to {high:.0%})"
+        return f"{found} of {count}, faint ones too (95 %: {low:.0%} to {high:.0%})"
 
     def _describe_size(self, size: str) -> str:
         clear, count = self.count_found(size, CLEAR)
@@ -229,7 +229,7 @@ def describe_found(facts: Mapping[str, Any]) -> list[str]:
     total = None if stored is None else stored.describe_total()
     if total is None:
         return []
-    return [f"simulated defects found: {total}, faint ones too; real ones may be easier or harder to find"]
+    return [f"simulated defects found: {total}; real ones may be easier or harder to find"]
 
 
 def describe_detection(facts: Mapping[str, Any], calibration: Calibration) -> str | None:

@@ -173,7 +173,7 @@ def format_evaluation(result: Evaluation) -> str:
     from flawscope.evaluation.promise import describe_promise
 
     rows = [(METRIC_NAMES.get(k, k), f"{v:.4f}") for k, v in result.metrics.items() if v is not None]
-    table = [common.format_table(rows, ("metric", "value"))] if rows else []
+    table = [common.format_table(rows, ("metric, 1 at best", "value"))] if rows else []
     parts = [
         f"{result.category}: {result.method}, {result.counts()} in {format_duration(result.seconds)}",
         "\n".join(_decision_lines(result)),
@@ -184,7 +184,7 @@ def format_evaluation(result: Evaluation) -> str:
         (kind, v["images"], v["anomalous"], f"{v['mean_score']:.4g}", f"{v['median_severity']:+.1f}")
         for kind, v in result.kinds.items()
     ]
-    header = ("kind", "pictures", "called anomalous", "mean score", "median severity")
+    header = ("kind", "pictures", "called anomalous", "mean score", "median severity (anomalous: above 0)")
     parts.append(common.format_table(kinds, header))
     if result.parts:
         parts.append(_parts_text(result.parts))
@@ -210,7 +210,7 @@ def _decision_lines(result: Evaluation) -> Iterator[str]:
     told = "no promise"
     if alarms["expected"] is not None:
         kept = "broken, see below" if alarms["broken"] else "kept"
-        told = f"promised {alarms['expected']:.1%}: {kept}"
+        told = f"promise of {alarms['expected']:.1%} {kept}"
     yield (
         f"false alarms: {round(alarms['measured'] * alarms['images'])} of "
         f"{pluralize(alarms['images'], 'good picture')} (95 %: {low:.0%} to {high:.0%} of such); {told}"

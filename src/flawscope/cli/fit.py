@@ -102,15 +102,14 @@ def summary(predictor: Predictor, verbose: bool = False) -> list[str]:
     brief = calibration.describe_rate() if calibration.promised else calibration.brief()
     lines = [brief if short else promise.text, *describe_found(manifest.facts)]
     if predictor.suspects:
-        dropped = "left out" if any(p.role == "dropped" for p in manifest.pictures) else "kept"
-        lines.append(
-            f"{dropped}: {pluralize(len(predictor.suspects), 'suspicious picture')}, most suspicious first:"
-        )
+        was_dropped = any(p.role == "dropped" for p in manifest.pictures)
+        unlike = f"unlike the other good ones, {'left out' if was_dropped else 'but learnt from'}"
+        lines.append(f"{unlike}: {pluralize(len(predictor.suspects), 'picture')}, most suspicious first:")
         lines += [f"  {name}  score {score:.4g}" for name, score in predictor.suspects[:20]]
         if len(predictor.suspects) > 20:
             lines.append(f"  and {len(predictor.suspects) - 20} more")
-        if dropped == "kept":
-            lines.append("look at them; --drop-suspects leaves them out")
+        if not was_dropped:
+            lines.append("look whether they are good; --drop-suspects leaves out such")
     return lines
 
 
@@ -123,6 +122,9 @@ def next_steps(args: argparse.Namespace, out: Path) -> list[str]:
             ["evaluate", out, "--data", args.data, *category, "--out", "results"],
             "measures on good and bad ones",
         ),
-        (["export", out, "--out", out.with_suffix(".onnx")], "makes a copy that needs no torch"),
+        (
+            ["export", out, "--out", out.with_suffix(".onnx")],
+            "makes a copy for computers that only judge: less to install",
+        ),
     )
     return ["next:", *(f"  flawscope {shlex.join(map(str, words))}   {what}" for words, what in steps)]

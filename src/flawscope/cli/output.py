@@ -369,11 +369,16 @@ def run_facts(
     }
 
 
+# What the numbers of `prediction_line` mean
+LEGEND = "severity: above 0 is anomalous, 3 is clear; p: the share of good pictures that score as high"
+
+
 def totals_line(totals: MismatchDetector, calibration: Calibration, tolerances: bool = False) -> str:
-    """Line with the number of anomalous pictures, and the promised rate. tolerances: some are applied."""
+    """Lines with the number of anomalous pictures, the promised rate, and what the numbers mean. tolerances:
+    some are applied."""
     within = f", {totals.tolerated} within tolerance" if tolerances else ""
     pictures = pluralize(totals.count, "picture")
-    return f"{totals.anomalous} of {pictures} anomalous{within}\n{calibration.brief()}"
+    return f"{totals.anomalous} of {pictures} anomalous{within}\n{calibration.brief()}\n{LEGEND}"
 
 
 def parts_line(decided: Sequence[PartPrediction], promise: str) -> str:

@@ -338,11 +338,10 @@ class _Search:
         began = time.monotonic()
         options = {**self.options, **recipe.options, "force": True, "drop_suspects": False}
         options["augment"] = options.get("augment") or "none"  # as `auto` has it in the fit: see `MIN_PARTS`
+        options |= {"group": None, "samples": 0, "check": False, "step": step}
+        options["parts"] = range(len(stage.learnt))  # near-copies were looked for, and each shows another
         with self.memory.used_for(recipe.flags):
-            model = fit(
-                [self.sources[i] for i in stage.learnt],
-                **{**options, "group": None, "samples": 0, "check": False, "step": step},
-            )
+            model = fit([self.sources[i] for i in stage.learnt], **options)
         fitted = time.monotonic()
         good = self._judge(model, [self.sources[i] for i in stage.left_out], step)
         judged = time.monotonic()

@@ -167,6 +167,7 @@ def prepare(
     preset: str = "default",
     settings: PictureSettings | None = None,
     names: Sequence[str] = (),
+    parts: Sequence[int] | None = None,
     say: Say = discard,
     step: ProgressCallback = ignore_progress,
     **options: Any,
@@ -175,12 +176,13 @@ def prepare(
 
     Args:
         settings, names: as `fitting.fit` takes them.
+        parts: number of the part that each good picture shows; None: names and near-copies tell.
         **options: of `Seeing` and `Reading`, and settings of the method where `settings` are not given.
     """
     seeing, reading = pop_options(Seeing, options), pop_options(Reading, options)
     steps = _Steps(seeing, reading, method, preset, options, say, step)
     config = steps.check(settings)
-    pictures = steps.open_pictures(images, names, config.seed)
+    pictures = steps.open_pictures(images, names, parts, config.seed)
     frames = steps.find_frames(pictures, config.seed)
     if settings is None:  # these are meant as they are
         config = steps.see_in_form(config, frames, pictures)
@@ -289,7 +291,9 @@ class _Steps:
         self.device = resolve_device(which.device)
         return config
 
-    def open_pictures(self, images: Images, names: Sequence[str], seed: int) -> _Pictures:
+    def open_pictures(
+        self, images: Images, names: Sequence[str], parts: Sequence[int] | None, seed: int
+    ) -> _Pictures:
         which, method, channels = self.which, self.method, self.how.channels
         pattern = None if which.part is None else PartPattern(which.part, which.view)
         group = which.group or which.part
@@ -308,9 +312,12 @@ class _Steps:
         channels = Channels.of(channels, sources) if isinstance(channels, str) else channels
         seen = survey(sources, None if channels is None else channels.read)
         check_region(self.how.roi, sources, names, seen.sizes)
-        looks = look_at(sources, self.step, channels)
         remarks: list[str] = []
-        groups = find_parts(looks, names, groups, pattern=group, force=which.force, say=remarks.append)
+        if parts is None:
+            looks = look_at(sources, self.step, channels)
+            groups = find_parts(looks, names, groups, pattern=group, force=which.force, say=remarks.append)
+        else:
+            groups = [*parts]
         apart = range(len(learnt), len(sources))
         for line in (*remarks, *seen.remarks):
             self.say(line)

@@ -88,7 +88,10 @@ def reduction_remark(pictures: Sequence[Size], network: Size | None = None) -> t
     left = pixels_left(SMALL, picture, size)
     if left > SMALL / MIN_REMARKED_REDUCTION:
         return None
-    where = f"size {size_text(size)}" if network else f"the default size, {size_text(size)} px,"
+    where = f"size {size_text(size)}," if network else f"the default size, {size_text(size)} px,"
     height, width = picture
-    message = f"pictures are {width}x{height}: at {where} a defect of {SMALL:g} px has {left:.1f} px left"
-    return message, f"give fit --min-defect {SMALL:g}px, or --tile"
+    message = (
+        f"pictures are {width}x{height} and seen at {where} where a defect {SMALL:g} px long is only "
+        f"{left:.1f} px long"
+    )
+    return message, f"to find such small ones give fit --min-defect {SMALL:g}px, or --tile"

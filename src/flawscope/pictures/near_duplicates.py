@@ -42,6 +42,9 @@ MIN_FOR_GAP = 6  # pictures: of fewer a single pair stands apart by chance
 MIN_Z_GAP = 0.8  # between Fisher's z of copies and of all other pairs, where each is compared with each
 MIN_UNSURE, MAX_NOISE = 0.994, 3.0  # whole fine structure's correlation, and what differs in units of noise
 MIN_OWN, MIN_GAP = 0.3, 1.75  # or what they have of their own, and how many times closer than others they are
+# Share of pairs that resemble each other by degrees, from which parts lie at any angle: two that lie alike
+# share more than is their own there, and copies are alike so far in all, or but for noise
+GRADED, MIN_GRADED, MIN_ALIKE_OF_GRADED = (0.3, 0.9), 0.1, 0.997
 MIN_FIRST_FIT = 0.6  # correlation below which pictures lie otherwise, and say nothing of the usual distance
 MIN_OTHERS = 3  # pictures that say what a set shares
 STEPS = 3  # of registration
@@ -163,13 +166,15 @@ def _decide(
         bar = min(bar, _above_gap(z.values()))
     gaps = [-differs for alike, differs in whole.values() if alike > MIN_FIRST_FIT]
     closer = float(np.quantile(gaps, 0.25)) / MIN_GAP if gaps else 0.0
+    graded = np.mean([GRADED[0] < alike < GRADED[1] for alike, _ in whole.values()]) >= MIN_GRADED
     copies, unsure = [], []
     for pair in sorted(z):
         alike, differs = whole[pair]
         same_but_for_noise = alike >= MIN_UNSURE and -differs <= MAX_NOISE
         if not bank & {*pair}:
             continue
-        if (z[pair] >= bar) if count > MIN_OTHERS else same_but_for_noise:
+        is_as_near = not graded or alike >= MIN_ALIKE_OF_GRADED or -differs <= MAX_NOISE
+        if (z[pair] >= bar and is_as_near) if count > MIN_OTHERS else same_but_for_noise:
             copies.append((*pair, math.tanh(z[pair]) if count > MIN_OTHERS else alike))
         elif same_but_for_noise or (alike >= MIN_UNSURE and -differs <= closer and z[pair] >= MIN_OWN):
             unsure.append((*pair, alike))

@@ -6,6 +6,7 @@ Torch-free. What is known after a check, a fit or an evaluation is gathered by t
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ MOST = 3  # steps that are advised
 TOO_SMALL = 8.0  # pixels at the network below which one in five spots or more is missed (`defect_size`)
 SMALL_SHARE = 0.25  # of the marked defects: a step is worth its time where so many are too small
 MIN_MISSED = 0.1  # share of the defects from which on other settings are advised
+REDUCED = 0.9  # share of a side's pixels left to most pictures, below which a larger size shows more
 LIES = {"turn": "parts lie at any angle", "shift": "parts lie at different places"}
 
 
@@ -77,11 +79,11 @@ def advice(
 
 
 def is_reduced(pictures: Sequence[Size], network: Size | None) -> bool:
-    """Whether pictures are scaled down to the default size: a larger one, which a search tries, shows
-    more."""
+    """Whether most pictures are scaled down to the default size: a larger one, which a search tries, shows
+    more. Sides are rounded to the network's step, so that a few percent less is as they are."""
     if network is None or not pictures or network != default_network(pictures):
         return False
-    return any(pixels_left(1, size, network) < 1 for size in pictures)
+    return statistics.median_low(pixels_left(1, size, network) for size in pictures) < REDUCED
 
 
 def _smaller_view(marks: Sequence[float], pictures: Sequence[Size], network: Size) -> Advice | None:
