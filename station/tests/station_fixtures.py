@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import numpy as np
@@ -35,9 +35,7 @@ from station_helpers import (
     png,
     running_postgres,
 )
-
-if TYPE_CHECKING:
-    pass
+from tablet import driver_fixture, tablet_fixture  # noqa: F401
 
 _numbers = count()
 

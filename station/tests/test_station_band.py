@@ -22,8 +22,6 @@ from flawscope_station.store.inspection import MAX_LABEL_LENGTH, KeyUsedError
 from flawscope_station.store.open_models import NoModelError
 from station_helpers import failing, until
 from tablet import API, Tablet, needs_chromium, tablet_at
-from tablet import driver_fixture as driver_fixture
-from tablet import tablet_fixture as tablet_fixture
 
 pytestmark = needs_chromium
 

@@ -27,7 +27,6 @@ from flawscope_station.store.database import now
 from flawscope_station.web.challenge_api import CHART_HEIGHT, CHART_WIDTH, score_chart
 from station_helpers import NAME, ManualClock, Running, Served, again, free_port, png, recorded, until
 from tablet import API, PHONE, SLATE, needs_chromium, tablet_at
-from tablet import driver_fixture as driver_fixture
 
 HOUR = 3_600_000_000
 

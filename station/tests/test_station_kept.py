@@ -20,9 +20,8 @@ from flawscope_station.store.records import Store
 from flawscope_station.store.schema import learnt_pixels, pictures
 from learning_helpers import API, NAME, Line, drawn_part
 from station_helpers import add_version, taken
-from tablet import PHONE, SLATE, driver_fixture, needs_chromium, tablet_fixture
+from tablet import PHONE, SLATE, needs_chromium
 
-__all__ = ["driver_fixture", "tablet_fixture"]
 HASHES = (f"{number:064x}" for number in range(10**9))
 
 

@@ -23,8 +23,6 @@ from flawscope_station.store.schema import learnt_pixels, pictures
 from learning_helpers import API, NAME, Line, drawn_part
 from station_helpers import Load, everything, until
 from tablet import PHONE, SLATE, needs_chromium
-from tablet import driver_fixture as driver_fixture
-from tablet import tablet_fixture as tablet_fixture
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,6 @@ from selenium.webdriver.common.keys import Keys
 
 from flawscope_station.drift.drift import Drift
 from tablet import API, PHONE, SLATE, needs_chromium
-from tablet import driver_fixture as driver_fixture
-from tablet import tablet_fixture as tablet_fixture
 
 pytestmark = needs_chromium
 

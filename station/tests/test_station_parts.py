@@ -36,7 +36,6 @@ from flawscope_station.store.schema import LATE, inspections, parts
 from sink_helpers import Listener, Mosquitto, make_broker, make_sink, new_folder
 from station_helpers import NAME, Running, add_version, aged, delayed, held, png, recorded, taken, until
 from tablet import PHONE, SLATE, Tablet, needs_chromium
-from tablet import driver_fixture as driver_fixture
 from view_helpers import (  # noqa: F401
     API,
     VIEWS,

@@ -16,9 +16,8 @@ from flawscope_station.learning.candidate_plan import make_plan
 from flawscope_station.store.throughput import pictures_a_day, reviewed_defects
 from learning_helpers import Line, drawn_part
 from station_helpers import NAME, make_older
-from tablet import PHONE, driver_fixture, needs_chromium, tablet_at
+from tablet import PHONE, needs_chromium, tablet_at
 
-__all__ = ["driver_fixture"]
 WIDE, NIGHT = (1400, 900, False), (1400, 900, True)
 API = f"/api/v1/products/{NAME}"
 

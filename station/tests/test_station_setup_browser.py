@@ -13,9 +13,9 @@ from selenium.webdriver.common.action_chains import ActionChains
 
 from flawscope.synthesis.demo.dataset import draw_dataset
 from setup_helpers import empty_fixture
-from tablet import PHONE, Tablet, driver_fixture, needs_chromium, tablet_fixture
+from tablet import PHONE, Tablet, needs_chromium
 
-__all__ = ["driver_fixture", "empty_fixture", "tablet_fixture"]
+__all__ = ["empty_fixture"]
 pytestmark = needs_chromium
 WIDE, NIGHT = (1400, 900, False), (1400, 900, True)
 EDGES = ("left", "top", "right", "bottom")
