@@ -62,9 +62,6 @@ def names(url: str) -> list[str]:
     return sorted(one["name"] for one in everything(url))
 
 
-# --------------------------------------------------------------------------------------------------- settings
-
-
 def test_sources_of_a_file_of_settings(tmp_path, model_file):
     (tmp_path / "station.yaml").write_text(
         f"""
@@ -131,9 +128,6 @@ def test_what_ffmpeg_may_open():
         options = ffmpeg_input(f"{scheme}://h/s", 2)[2]
         assert options["protocol_whitelist"] == allowed
         assert "file" not in allowed
-
-
-# ----------------------------------------------------------------------------------------------------- frames
 
 
 @pytest.mark.usefixtures("stream_of_file")
@@ -299,9 +293,6 @@ def test_frames_that_come_too_fast_are_left_out_and_counted(open_station, settin
     assert (found[0]["source"], found[0]["width"], found[0]["height"]) == ("camera", 96, 64)
 
 
-# ----------------------------------------------------------------------------------------------- real streams
-
-
 def test_a_stream_is_cut_and_back(rtsp, open_station, settings, tmp_path):
     """The server is killed: a problem within seconds, and inspections go on when it is there again."""
     (tmp_path / "secret").write_text(f"{PASSWORD}\n")
@@ -373,9 +364,6 @@ def test_a_wrong_password_is_said_and_not_shown(rtsp, open_station, settings):
     everywhere = [text, *said, str(sources(running.url)), httpx.get(f"{running.url}/plate/live").text]
     everywhere += [httpx.get(f"{running.url}/metrics").text, repr(running.station.settings)]
     assert not any("wr0ng" in one for one in everywhere)
-
-
-# --------------------------------------------------------------------------------------------------- triggers
 
 
 def test_a_trigger_takes_the_first_frame_after_it(open_station, settings):

@@ -107,9 +107,6 @@ def prepare(settings, open_station, judged):
     return one
 
 
-# --------------------------------------------------------------------------------------- what must be shown
-
-
 def test_nothing_is_answered_until_each_part_has_got_its_answer(prepare):
     line = prepare()
     assert (line.state()["ready"], line.state()["cause"]) == (False, "first")
@@ -179,9 +176,6 @@ def test_without_parts_of_both_kinds_nothing_passes(prepare, kind):
     (name,) = (one["name"] for one in line.state()["parts"])
     assert "passed" in line.show(name)
     assert not line.answers_good()
-
-
-# ------------------------------------------------------------------------------------------ what makes it due
 
 
 def test_another_model_is_challenged_also_for_pictures_that_wait(prepare, other_model):
@@ -338,9 +332,6 @@ def test_a_station_that_is_killed_is_ready_when_it_was_before(prepare, settings,
                 line.show(part)
     finally:
         served.kill()
-
-
-# ---------------------------------------------------------------------------------------- scores, resemblance
 
 
 def test_scores_are_drawn_between_the_lowest_and_the_highest():

@@ -112,9 +112,6 @@ def test_a_data_base_that_another_program_holds(sqlite_station, parts):
     assert len(names(url)) == 2
 
 
-# --------------------------------------------------------------------------------------------------- the disk
-
-
 def test_a_full_disk_is_said_and_nothing_is_half_taken(sqlite_station, parts, monkeypatch):
     url = sqlite_station.url
     assert send(url, parts[0]).status_code == 201
@@ -289,9 +286,6 @@ def test_who_goes_away_takes_nothing_along(running, parts):
     assert len(found) == len(set(found))
 
 
-# -------------------------------------------------------------------------------------------------- the model
-
-
 def test_a_model_that_fails_harms_nothing_but_its_pictures(running, parts, monkeypatch):
     """Now and then, with many pictures on their way, also ones that were judged and wait for the store."""
     session = running.station.versions.active(1)[1].session
@@ -369,9 +363,6 @@ def test_a_model_that_is_lost_from_the_store_is_taken_from_the_settings_again(op
     first.close()
     with Client(open_station().url) as client:
         assert client.inspect(parts[0]).version == version
-
-
-# ------------------------------------------------------------------------------------------------ the process
 
 
 def check_all_there(url: str, load: Load) -> None:

@@ -188,9 +188,6 @@ def line(tmp_path):
     database.close()
 
 
-# ----------------------------------------------------------------------------------------------------- taking
-
-
 def test_what_is_there_is_taken_oldest_first_then_what_comes(line):
     line.put("b.png", picture(1), age=30)
     line.put("deep/er/a.png", picture(2), age=60)
@@ -266,9 +263,6 @@ def test_names_that_a_data_base_cannot_take(line):
     assert deep in line.names()
     with line.store.database.reading() as connection:
         assert all(len(key) <= 200 for key in connection.execute(select(inspections.c.key)).scalars())
-
-
-# -------------------------------------------------------------------------------------------- what goes wrong
 
 
 def test_an_unreadable_picture_is_one_event_and_a_problem_until_it_is_mended(line):
@@ -357,9 +351,6 @@ def test_pictures_that_go_away_untaken_are_noted(line):
     line.until(lambda: (found := line.sources[0]._arrivals) is not None and found.waiting == 1)
     path.unlink()
     line.until(lambda: line.texts(VANISHED) == ["a.bmp went away before being inspected"])
-
-
-# ----------------------------------------------------------------------------- what happens to a file then
 
 
 def files_of(folder: Path) -> list[str]:
@@ -495,8 +486,6 @@ def test_files_that_cannot_be_moved_are_a_problem_and_inspections_go_on(line, tm
     assert len(line.names()) == 2
 
 
-# -------------------------------------------------------------------------------- everything is accounted for
-
 # As cameras, scanners, programs and people name pictures, and other files that lie beside them
 STEMS_TEXT = (
     "IMG_0001|DSC00042|DSCN1234|P1010001|100_0815|_MG_2210|20240501_101530|2024-05-01 10.15.30|Scan 1|"
@@ -574,8 +563,6 @@ def test_names_of_cameras_scanners_and_people_are_inspected_or_told(line):
     assert len(line.texts(PASSED_OVER)) == len(wanted)
     assert trends(line.store.database, line.product)["totals"]["not_inspected"] == len(wanted)
 
-
-# ---- ways of writing: each says which contents are inspected in the end, and what else is told of which name
 
 Way = tuple[list[bytes], dict[str, list[str]]]
 FIRST, SECOND = (bare_picture(shade) for shade in (1, 2))

@@ -106,9 +106,6 @@ def test_no_request_is_answered_with_500(running, api, kind):
     assert running.station.inspector.backlog() == 0
 
 
-# -------------------------------------------------------------------------------------------- broken pictures
-
-
 def test_broken_pictures_are_refused_or_judged_and_leave_nothing(running, api, parts):
     rng, given = random.Random(0), originals(parts)
     process = psutil.Process()

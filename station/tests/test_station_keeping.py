@@ -145,9 +145,6 @@ def test_a_judged_picture_is_recorded_with_the_hash_of_its_pixels(open_one, part
     assert found == {hashlib.sha256(data).hexdigest(): pixel_hash(decode(data)) for data in several}
 
 
-# ---------------------------------------------------------------------------------------------------- removal
-
-
 def learn_from(database: Database, version: int, *pixels: str) -> None:
     with database.writing() as connection:
         rows = [{"version_id": version, "pixels": one} for one in pixels]
@@ -217,9 +214,6 @@ def test_space_is_made_whatever_else_is_being_removed(database, tmp_path, busy, 
 
     monkeypatch.setattr(StrayFiles if busy == "sweep" else Retention, busy, long)
     assert retention.run().pictures >= 20, "they are counted"
-
-
-# --------------------------------------------------------------------------------------- what others wait for
 
 
 def test_the_station_makes_room_as_pictures_are_recorded(database, tmp_path, monkeypatch):
@@ -414,9 +408,6 @@ def test_messages_of_two_stations_have_ids_of_their_own():
     assert shift_message("a", NAME, 1, Shift("day", 1, 2), found).id in ids
 
 
-# --------------------------------------------------------------------------------------------------- restarts
-
-
 def test_a_start_waits_for_no_walk_through_files(settings, monkeypatch):
     Files(settings.store)
     left = Path(settings.store) / PICTURES / "abc" / f".a.png.1{PARTIAL_SUFFIX}"
@@ -440,9 +431,6 @@ def test_a_start_waits_for_no_walk_through_files(settings, monkeypatch):
     finally:
         going.set()
         station.close()
-
-
-# ----------------------------------------------------------------------------------------- the station itself
 
 
 def test_two_reviewers_that_ask_at_once_get_different_pictures(open_one, parts, monkeypatch):

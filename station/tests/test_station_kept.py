@@ -143,9 +143,6 @@ def test_the_pages_and_the_api_tell_it(running):
     assert version["interval"] == pytest.approx(found["interval"])
 
 
-# ----------------------------------------------------------------------- what looks like a defect, and losses
-
-
 def stained_once(line: Line) -> list[int]:
     """False alarms that stand out like defects, each called good once."""
     found = [
@@ -219,9 +216,6 @@ def test_the_page_asks_once_and_names_what_would_be_lost(tablet):
     tablet.wait(lambda: tablet.find("#sure").is_displayed())
     assert "Look at these inspections first: 1, 2." in tablet.text("#losses")
     assert tablet.complaints() == []
-
-
-# ------------------------------------------------------------------------------ simulated defects of a draft
 
 
 @pytest.mark.parametrize(

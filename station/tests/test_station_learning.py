@@ -316,9 +316,6 @@ def test_a_full_disk_while_a_version_is_made(open_station, tmp_path, left):
         running.close()
 
 
-# -------------------------------------------------------------------------------------------- another version
-
-
 @pytest.mark.parametrize("rule", ["ask", "auto"])
 def test_another_version_is_put_to_use_meanwhile(open_station, settings, model_file, tmp_path, rule):
     """What was made from version 1 is shown as that, and does not go live by the rule; another one is made

@@ -60,9 +60,6 @@ def post(browser: httpx.Client, data: bytes, name: str = "part.png") -> dict[str
     return found
 
 
-# ------------------------------------------------------------------------------------------------------ texts
-
-
 def texts_of(language: str) -> dict[str, str]:
     return PAGES.texts[language].flat
 
@@ -129,9 +126,6 @@ def test_numbers_are_written_as_the_language_writes_them():
     assert PAGES.texts["en"].count("review.left", 1) == texts_of("en")["review.left_one"].format(n=1)
 
 
-# ---------------------------------------------------------------------------------------- files of the pages
-
-
 def test_what_others_wrote_is_unchanged_and_named():
     readme = (WEB / "vendored/README.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| (\S+) \|.*\| ([0-9a-f]{64}) \|$", readme, re.MULTILINE))
@@ -177,9 +171,6 @@ def test_static_files_are_those_that_are_known(visitor):
     outside = ("base.html.j2", "texts/en.yaml", "../pages.py", "..%2fpages.py", "%2fetc%2fpasswd", "", "live")
     for name in outside:
         assert visitor.get(f"/static/{name}").status_code == 404, name
-
-
-# ------------------------------------------------------------------------------------------------- the pages
 
 
 def test_every_page_says_what_it_is(visitor):

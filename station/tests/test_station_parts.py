@@ -556,9 +556,6 @@ def test_a_part_that_is_late_is_so_in_all_views(line, monkeypatch, tmp_path):
     assert found == {("B", "late"), ("p23", None)}
 
 
-# -------------------------------------------------------------------------------------------- challenge parts
-
-
 def test_a_part_in_views_is_a_challenge_part(line, part_model, tmp_path, open_station):
     """It is kept from its inspections or as it is shown, by HTTP and a folder, and judged as a whole."""
     (incoming := tmp_path / "incoming").mkdir()

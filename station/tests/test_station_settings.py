@@ -103,8 +103,6 @@ def test_a_station_signs_in_to_a_postgresql_that_wants_a_password(postgres, tmp_
     assert backup(settings, tmp_path / "b.tar").missing == []
 
 
-# ------------------------------------------------------------------------------------------- what cannot be
-
 SINKS: tuple[tuple[Any, str], ...] = (
     ("https://mes.example", "sinks must be a list"),
     (["https://mes.example"], "write `- webhook: ADDRESS` or `- folder: DIR`"),

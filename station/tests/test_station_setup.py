@@ -141,9 +141,6 @@ def done(http: httpx.Client) -> dict[str, Any]:
     return found
 
 
-# ------------------------------------------------------------------------------------------------ the way
-
-
 def test_from_nothing_to_a_product_that_inspects(empty, http, good, drawn, tmp_path):
     """The whole way by the API; the model is that of `flawscope fit` but for times, and is there again."""
     assert http.get("/").headers["location"] == "/-/new"
@@ -327,9 +324,6 @@ def test_a_settings_file_without_products_and_no_model_at_all_are_allowed(tmp_pa
         serve.station_settings(parser.parse_args(["--folder", "in"]))
 
 
-# ---------------------------------------------------------------------------------------------- the pictures
-
-
 def test_what_is_no_picture_is_said_in_one_line_and_the_rest_is_kept(empty, http, good, monkeypatch):
     begin(http)
     whole = good[0].read_bytes()
@@ -480,9 +474,6 @@ def test_two_people_send_the_same_pictures_at_once(empty, good):
     assert [sorted(several) for several in zip(*said, strict=True)] == [["kept", *["known"] * 3]] * len(good)
     with httpx.Client(base_url=empty.url) as http:
         assert listed(http)["pictures"] == [path.name for path in good]
-
-
-# --------------------------------------------------------------------------------------- stopped and killed
 
 
 def test_learning_is_stopped_and_what_was_not_begun_is_said(http, good):

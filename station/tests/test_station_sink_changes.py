@@ -216,9 +216,6 @@ def test_a_broker_that_goes_and_a_product_that_is_renamed_are_told(floor):
     assert UNDELIVERED in floor.problems, "of a product without pages"
 
 
-# ---------------------------------------------------------------------------------- an exchange has an end
-
-
 def dripping(prefix: bytes, drop: bytes = b"x") -> tuple[int, Callable[[], None]]:
     """The port of a server that reads, and answers with a drop each tenth of a second, for ever."""
     listener, ended = socket.create_server(("127.0.0.1", 0)), threading.Event()

@@ -68,9 +68,6 @@ def codes(running: Any) -> list[str]:
     return [one.code for one in running.station.problems()]
 
 
-# --------------------------------------------------------------------------------------------------- webhooks
-
-
 def receiver_of_the_docs() -> Callable[..., bool]:
     """The check of signatures that docs/station-mqtt.md shows."""
     text = (ROOT / "docs/station-mqtt.md").read_text(encoding="utf-8")
@@ -299,9 +296,6 @@ def test_a_restored_station_says_nothing_under_an_id_that_was_used(receive, with
     until(lambda: len(receiver.taken) == 3 and len(list((tmp_path / "found").glob("*/*.json"))) == 3)
     assert numbers(receiver) == [1, 2, 2]
     assert len({one.headers["webhook-id"] for one in receiver.taken}) == 3
-
-
-# ---------------------------------------------------------------------------------------------------- folders
 
 
 def test_a_folder_gets_files(with_sinks, parts, tmp_path):

@@ -91,9 +91,6 @@ def fill(filled: Filled, count: int, seed: int = 1) -> None:
         filled.decide(number, rng.choice(["good", "defect", "skip"]))
 
 
-# -------------------------------------------------------------------------------------------------- searching
-
-
 def choices(rng: random.Random, filled: Filled) -> Filters:
     """Some filters, at random."""
     wanted: dict[str, Any] = {
@@ -383,9 +380,6 @@ def test_trends_of_all_time_and_of_nothing(filled):
     assert (backwards["points"], backwards["totals"]["inspections"]) == ([], 0)
     last = trends(filled.database, filled.product, BEGIN + 3 * DAY, BEGIN + 4 * DAY)
     assert (last["points"], last["buckets"]) == ([], [])
-
-
-# ---------------------------------------------------------------------------------------- tables and versions
 
 
 def test_a_migrated_store_can_be_opened_by_several_at_once(database_url, tmp_path):

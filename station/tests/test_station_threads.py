@@ -48,8 +48,6 @@ from flawscope_station.store.database import StoreError
 from sink_helpers import make_sink
 from station_helpers import NAME, PATIENCE, ManualClock, Running, delayed, everything, failing, opened, until
 
-# ------------------------------------------------------------------------------ lines for a person
-
 
 class Broken(io.StringIO):
     """A stream that nobody reads any more."""
@@ -112,9 +110,6 @@ def test_a_problem_is_told_whatever_becomes_of_its_line():
     problems = Problems(say)
     problems.report("disk_full", "it is full")
     assert [one.code for one in problems.all()] == ["disk_full"]
-
-
-# -------------------------------------------------------------------------------------------- guarded threads
 
 
 class Panic(BaseException):
@@ -247,9 +242,6 @@ def test_work_that_returns_too_early_is_begun_again():
     until(lambda: len(begun) >= 2)
     ended.set()
     thread.join(PATIENCE)
-
-
-# ------------------------------------------------------------------------------------------------- a station
 
 
 def fill(pipe: int) -> None:

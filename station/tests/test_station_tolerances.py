@@ -47,9 +47,6 @@ def write(path: Path, version: int, length: float = 1e3, side: int = 32, more: s
     return path
 
 
-# --------------------------------------------------------------------------------------------- a real station
-
-
 @pytest.mark.both_databases
 def test_a_part_within_tolerance_is_told_apart_everywhere(open_station, model_file, judged, spot, tmp_path):
     predictor, scaled, good = flawscope.load(model_file).with_scale(0.1), tmp_path / "scaled.onnx", judged[0]
@@ -143,9 +140,6 @@ def test_other_rules_want_a_new_challenge():
     in_force.side_effect = [None, {"sha256": "a"}, {"sha256": "b"}]
     state = State(History(Instant(0, 0.0)), {"d-1": part})
     assert len({Challenge._state_hash(challenge, 1, state) for _ in range(3)}) == 3
-
-
-# ------------------------------------------------------------------------------------------ rules that change
 
 
 class Floor:
@@ -301,9 +295,6 @@ def test_the_file_stands_beside_the_settings(settings, tmp_path):
     path = tmp_path / "station.yaml"
     path.write_text(f"products:\n  {NAME}: {{model: m.onnx, tolerances: rules.yaml}}\n")
     assert read_settings(path).products[NAME].tolerances == str(tmp_path / "rules.yaml")
-
-
-# -------------------------------------------------------------------------------------------------- learning
 
 
 def test_a_tolerated_part_is_never_learnt_as_good(database):
