@@ -74,11 +74,6 @@ def with_sources(
     return {"plate": ProductSettings(settings.products["plate"].model, sources=sources)}
 
 
-def problems(url: str) -> dict[str, str]:
-    found = httpx.get(f"{url}/api/v1/status", timeout=30).json()["problems"]
-    return {one["code"]: one["text"] for one in found}
-
-
 def sources(url: str) -> list[dict[str, Any]]:
     return list(httpx.get(f"{url}/api/v1/products/plate", timeout=30).json()["sources"])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import io
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -226,10 +227,23 @@ def served(settings):
     words = [settings.products[NAME].model, "--station", settings.store, "--product", NAME]
     words += ["--device", "cpu", "--threads", "1"]
     words += ["--database", settings.database] if settings.database else []
-    made = Served(words, free_port())
-    yield made
-    if made.process is not None and made.process.poll() is None:
-        made.kill()
+    with closing(Served(words, free_port())) as made:
+        yield made
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """`serve(product, limits=...)`: the same by a file of settings."""
+    with ExitStack() as stack:
+
+        def one(product: dict[str, Any], **settings: Any) -> Served:
+            settings = {"store": str(tmp_path / "store"), "device": "cpu", "threads": 1, **settings}
+            (path := tmp_path / "station.yaml").write_text(
+                json.dumps({"products": {NAME: product}, **settings})
+            )
+            return stack.enter_context(closing(Served([str(path)], free_port())))
+
+        yield one
 
 
 @pytest.fixture

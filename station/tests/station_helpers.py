@@ -258,6 +258,10 @@ class Served:
         self.log.seek(0)
         return str(self.log.read().decode(errors="replace"))
 
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+
     def kill(self, how: int = signal.SIGKILL) -> int:
         """Its exit code."""
         assert self.process is not None, "it was not started"
@@ -302,6 +306,20 @@ class Load:
                     count += 1
                 elif answer.status_code != 503:
                     self.odd.append(f"{answer.status_code} {answer.text}")
+
+
+def post(
+    url: str, data: bytes, product: str = NAME, *, key: str = "", name: str = "a.png", **query: Any
+) -> httpx.Response:
+    """Ask a station to inspect a picture."""
+    there, headers = f"{url}/api/v1/products/{product}/inspections", {"Idempotency-Key": key} if key else {}
+    return httpx.post(there, params={"name": name, **query}, content=data, headers=headers, timeout=60)
+
+
+def problems(url: str) -> dict[str, str]:
+    """Texts of a station's problems by code."""
+    found = httpx.get(f"{url}/api/v1/status", timeout=30).json()["problems"]
+    return {one["code"]: one["text"] for one in found}
 
 
 def everything(url: str) -> list[dict[str, Any]]:

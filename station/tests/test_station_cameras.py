@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from camera_helpers import PASSWORD, problems, source_context, sources, with_sources, write_video
+from camera_helpers import PASSWORD, source_context, sources, with_sources, write_video
 from camera_helpers import rtsp_fixture as rtsp_fixture
 from flawscope.errors import FlawscopeError, InputError
 from flawscope_station.client import Client
@@ -33,7 +33,7 @@ from flawscope_station.sources import camera as camera_module
 from flawscope_station.sources.camera import MAX_IN_FLIGHT, LiveCamera
 from flawscope_station.sources.frames import FrameReader, encode_png
 from flawscope_station.store.database import StoreError
-from station_helpers import everything, failing, until
+from station_helpers import everything, failing, problems, until
 
 MANY = 10**7  # pixels
 DRAWN = "lavfi:testsrc2=size=96x64:rate=25,realtime"  # an input device as a local camera is one

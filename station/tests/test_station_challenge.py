@@ -25,7 +25,7 @@ from flawscope_station.settings.station import Settings
 from flawscope_station.station import Station
 from flawscope_station.store.database import now
 from flawscope_station.web.challenge_api import CHART_HEIGHT, CHART_WIDTH, score_chart
-from station_helpers import NAME, ManualClock, Running, Served, again, free_port, png, recorded, until
+from station_helpers import NAME, ManualClock, Running, Served, again, png, recorded, until
 from tablet import API, PHONE, SLATE, needs_chromium, tablet_at
 
 HOUR = 3_600_000_000
@@ -311,27 +311,20 @@ def test_a_folder_takes_challenge_parts_behind_parts_that_wait(
     until(lambda: not line.station.problems())
 
 
-def test_a_station_that_is_killed_is_ready_when_it_was_before(prepare, settings, judged, tmp_path):
+def test_a_station_that_is_killed_is_ready_when_it_was_before(prepare, settings, judged, serve):
     prepare().close()
-    path, product = tmp_path / "station.yaml", settings.products[NAME]
-    path.write_text(
-        f"products:\n  {NAME}:\n    model: {product.model}\n    challenge: []\nstore: {settings.store}\n"
-        "threads: 1\ndevice: cpu\n"
-    )
-    served = Served([str(path)], free_port())
-    try:
-        served.start()
-        line = Line(served, judged)
-        line.show("g-1")
-        for part in ("d-1", None):
-            served.kill()
-            served.start()
-            assert line.state()["missing"] == ([part] if part else [])
-            assert line.answers_good() is (part is None)
-            if part:
-                line.show(part)
-    finally:
+    product = {"model": settings.products[NAME].model, "challenge": []}
+    served = serve(product, store=settings.store)
+    served.start()
+    line = Line(served, judged)
+    line.show("g-1")
+    for part in ("d-1", None):
         served.kill()
+        served.start()
+        assert line.state()["missing"] == ([part] if part else [])
+        assert line.answers_good() is (part is None)
+        if part:
+            line.show(part)
 
 
 def test_scores_are_drawn_between_the_lowest_and_the_highest():

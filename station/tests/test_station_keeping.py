@@ -19,7 +19,6 @@ from sqlalchemy import func, select, update
 from flawscope.artefact.files import PARTIAL_SUFFIX
 from flawscope.pictures import decoding
 from flawscope.pictures.decoding import HashedPicture, decode, load_picture, pixel_hash
-from flawscope_station import housekeeping as housekeeping_module
 from flawscope_station.extension import Extension
 from flawscope_station.housekeeping import Housekeeping
 from flawscope_station.inspecting.admission import Inspector
@@ -214,25 +213,6 @@ def test_space_is_made_whatever_else_is_being_removed(database, tmp_path, busy, 
 
     monkeypatch.setattr(StrayFiles if busy == "sweep" else Retention, busy, long)
     assert retention.run().pictures >= 20, "they are counted"
-
-
-def test_the_station_makes_room_as_pictures_are_recorded(database, tmp_path, monkeypatch):
-    files, store = Files(tmp_path / "files"), Store(database)
-    product, version = add_version(database)
-    keep = RetentionSettings(None, None, None, None, "100 KB")
-    access: Any = SimpleNamespace(remove_ended_sessions=lambda: None)
-    monkeypatch.setattr(housekeeping_module, "CHECK_INTERVAL", 3600.0)
-    keeper = Housekeeping(store, files, keep, access, lambda *problem: None)
-    keeper.start()
-    try:
-        until(lambda: keeper._removes_at)
-        for number in range(30):
-            store.record([taken_file(files, product, version, os.urandom(10_000), now(), pixels="")])
-            keeper.check_space()
-            until(lambda: not keeper._retention.is_full)
-            assert bytes_below(files.folder / PICTURES) <= 100 * 1024, number
-    finally:
-        keeper.stop()
 
 
 def outbox(database: Database, product: int, **how: Any) -> Outbox:

@@ -12,7 +12,7 @@ import httpx
 
 import flawscope_station
 from sink_helpers import Receiver
-from station_helpers import NAME, Served, free_port, until
+from station_helpers import NAME, until
 
 SOURCE = Path(flawscope_station.__file__).parent
 FIELD = {
@@ -64,7 +64,7 @@ PAGE = {
 }
 
 
-def test_a_field_touches_three_files_and_a_page_four(model_file, parts, tmp_path):
+def test_a_field_touches_three_files_and_a_page_four(serve, model_file, parts, tmp_path):
     package = tmp_path / "source" / "flawscope_station"
     shutil.copytree(SOURCE, package, ignore=shutil.ignore_patterns("__pycache__"))
     for name, (old, new) in (FIELD | PAGE).items():
@@ -72,26 +72,20 @@ def test_a_field_touches_three_files_and_a_page_four(model_file, parts, tmp_path
         assert text.count(old) == 1 or not old, name
         (package / name).write_text(text.replace(old, new) if old else new)
     assert (len(FIELD), len(PAGE)) == (3, 4)
-    receiver, settings = Receiver(), tmp_path / "station.yaml"
-    settings.write_text(
-        f"products:\n  {NAME}:\n    model: {model_file}\n    sinks: [{{webhook: '{receiver.url}'}}]\n"
-        f"store: {tmp_path / 'store'}\nthreads: 1\ndevice: cpu\n"
-    )
-    served = Served([str(settings)], free_port(), {"PYTHONPATH": str(package.parent)})
+    receiver = Receiver()
+    served = serve({"model": str(model_file), "sinks": [{"webhook": receiver.url}]})
+    served.environment["PYTHONPATH"] = str(package.parent)
     served.start()
-    try:
-        with httpx.Client(base_url=served.url, timeout=60) as http:
-            api = f"/api/v1/products/{NAME}"
-            found = http.post(f"{api}/inspections", content=parts[0]).json()
-            assert found["belt"] == "north"
-            assert http.get(f"{api}/inspections/{found['id']}").json()["belt"] == "north"
-            assert '"belt"' in json.dumps(http.get("/api/v1/openapi.json").json())
-            (row,) = csv.DictReader(io.StringIO(http.get(f"{api}/export").content.decode("utf-8-sig")))
-            assert row["belt"] == "north"
-            until(lambda: receiver.taken)
-            assert json.loads(receiver.taken[0].body)["data"]["belt"] == "north"
-            page = http.get(f"/{NAME}/belt", headers={"Accept-Language": "de"}).text
-            assert "<p>Förderband: 3</p>" in page
-            assert f'<a href="/{NAME}/belt">Belt</a>' in http.get(f"/{NAME}/live").text, "in the menu"
-    finally:
-        served.kill()
+    with httpx.Client(base_url=served.url, timeout=60) as http:
+        api = f"/api/v1/products/{NAME}"
+        found = http.post(f"{api}/inspections", content=parts[0]).json()
+        assert found["belt"] == "north"
+        assert http.get(f"{api}/inspections/{found['id']}").json()["belt"] == "north"
+        assert '"belt"' in json.dumps(http.get("/api/v1/openapi.json").json())
+        (row,) = csv.DictReader(io.StringIO(http.get(f"{api}/export").content.decode("utf-8-sig")))
+        assert row["belt"] == "north"
+        until(lambda: receiver.taken)
+        assert json.loads(receiver.taken[0].body)["data"]["belt"] == "north"
+        page = http.get(f"/{NAME}/belt", headers={"Accept-Language": "de"}).text
+        assert "<p>Förderband: 3</p>" in page
+        assert f'<a href="/{NAME}/belt">Belt</a>' in http.get(f"/{NAME}/live").text, "in the menu"

@@ -48,7 +48,7 @@ from flawscope_station.store.backup import backup, restore
 from flawscope_station.web.app import SHUTDOWN_SECONDS
 from flawscope_station.web.templates import PAGES
 from setup_helpers import NEW, begin, empty_fixture, empty_settings, encoded, http_fixture
-from station_helpers import Running, Served, free_port, opened, png, until
+from station_helpers import Running, Served, free_port, opened, until
 
 __all__ = ["empty_fixture", "http_fixture"]
 # How many defects are simulated depends on the time
@@ -821,14 +821,3 @@ def test_a_product_of_the_settings_without_a_model_is_made_by_its_own_camera(ope
     with httpx.Client(base_url=running.url, timeout=60) as http:
         until(lambda: http.get(lid).json()["sources"][0]["state"] == "running")
         assert http.post(f"{lid}/trigger").status_code == 201
-
-
-def test_where_pictures_have_sizes_of_their_own_none_is_odd(tmp_path):
-    def odd(*widths):
-        names = [f"{k}.png" for k in range(len(widths))]
-        for name, width in zip(names, widths, strict=True):
-            (tmp_path / name).write_bytes(png(np.zeros((8, width, 3), np.uint8)))
-        return draft.Draft.odd_sizes(SimpleNamespace(folder=tmp_path, pictures=lambda: names))
-
-    assert odd(*range(8, 42)) == []
-    assert odd(8, 8, 8, 9) == ["3.png"]
