@@ -18,10 +18,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import flawscope
 from flawscope import Region
+from flawscope.cli import main
+from flawscope.predictor.tolerating import tolerator
+from flawscope.results.tolerance import Rule, Tolerances
 from flawscope_station.client import Client
 from flawscope_station.learning.process import Worker
 from flawscope_station.settings.station import Limits, ProductSettings, Settings
+from flawscope_station.store.database import Database
 from sink_helpers import Receiver
 from station_helpers import (
     NAME,
@@ -83,8 +88,6 @@ def database_url(request):
 @pytest.fixture
 def database(database_url, tmp_path):
     """With its tables."""
-    from flawscope_station.store.database import Database
-
     made = Database(Settings(store=str(tmp_path), database=database_url).url)
     made.migrate()
     yield made
@@ -103,7 +106,6 @@ def model_file(onnx_path):
 @pytest.fixture(scope="session")
 def other_model(model_file, drawn, shared):
     """The same with another threshold. Read only."""
-    from flawscope.cli import main
 
     def fill(folder: Path) -> None:
         good, out = drawn / "plate" / "test" / "good", str(folder / "new.onnx")
@@ -263,10 +265,6 @@ def naming(monkeypatch):
 def spot(judged, model_file):
     """A picture with a spot in its middle: the model calls it anomalous, and nothing beside it may be wrong,
     so that a tolerance allows it."""
-    import flawscope
-    from flawscope.predictor.tolerating import tolerator
-    from flawscope.results.tolerance import Rule, Tolerances
-
     model = flawscope.load(model_file).with_scale(0.1)
     for side in (4, 3, 5, 2, 6):
         with Image.open(io.BytesIO(judged[0])) as image:
@@ -284,8 +282,6 @@ def spot(judged, model_file):
 @pytest.fixture(scope="session")
 def judged(parts, model_file):
     """A picture that the model calls good, and one that it calls anomalous."""
-    import flawscope
-
     found = flawscope.load(model_file).predict(parts)
     decisions = [one.is_anomalous for one in found]
     return parts[decisions.index(False)], parts[decisions.index(True)]

@@ -22,10 +22,9 @@ from PIL import Image
 
 from flawscope.predictor import load
 from flawscope_station.settings.station import Limits
-from station_helpers import PATIENCE, delayed, until
+from station_helpers import INSPECTIONS, PATIENCE, delayed, until
 
 PRODUCT = "products/plate"
-INSPECTIONS = f"{PRODUCT}/inspections"
 
 
 @pytest.fixture

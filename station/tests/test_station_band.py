@@ -67,6 +67,13 @@ def shows(tablet: Tablet, state: str) -> Callable[[], bool]:
     return lambda: band(tablet)[0] == state
 
 
+def open_on_good(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
+    """Live, after a good part."""
+    tablet.post(judged[0], "one.png")
+    tablet.open("live")
+    tablet.wait(shows(tablet, "good"))
+
+
 def colour(tablet: Tablet) -> str:
     return str(tablet.js("return getComputedStyle(document.querySelector('#band')).backgroundColor"))
 
@@ -113,9 +120,7 @@ def test_a_part_that_is_refused_takes_the_place_of_a_good_one(tablet, judged, mo
     ],
 )
 def test_a_problem_that_stops_the_product_owns_the_band(tablet, judged, code, said):
-    tablet.post(judged[0], "one.png")
-    tablet.open("live")
-    tablet.wait(shows(tablet, "good"))
+    open_on_good(tablet, judged)
     tablet.station.health._check = lambda: None  # which says that all is well
     tablet.station.health.watch.check = lambda: None
     tablet.station.report(code, "why", stops=True)
@@ -130,9 +135,7 @@ def test_a_problem_of_another_product_does_not_and_the_bar_names_it(open_station
     running = open_station(products={name: ProductSettings(model) for name in ("plate", "lid")})
     lid = running.station.products["lid"]
     with tablet_at(running, driver) as tablet:
-        tablet.post(judged[0], "one.png")
-        tablet.open("live")
-        tablet.wait(shows(tablet, "good"))
+        open_on_good(tablet, judged)
         running.station.report(f"camera_frozen_{lid}_1", "why", stops=True)
         tablet.wait(lambda: "lid: The camera repeats the same picture" in tablet.text("#problem"))
         assert band(tablet)[0] == "good"
@@ -174,9 +177,7 @@ def test_what_was_judged_before_the_station_began_is_not_the_present_part(open_s
     """Parts may have been refused since then, of which nobody knows any more."""
     first = open_station()
     with tablet_at(first, driver) as tablet:
-        tablet.post(judged[0], "one.png")
-        tablet.open("live")
-        tablet.wait(shows(tablet, "good"))
+        open_on_good(tablet, judged)
     first.close()
     with tablet_at(open_station(), driver) as tablet:
         tablet.open("live")

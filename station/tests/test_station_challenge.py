@@ -45,8 +45,7 @@ class Line:
 
     @property
     def challenge(self) -> Challenge:
-        found: Challenge = self.station.parts[Challenge]
-        return found
+        return self.station.parts[Challenge]
 
     def close(self) -> None:
         assert isinstance(self.running, Running)
@@ -62,8 +61,7 @@ class Line:
         return str(answer.json()["error"])
 
     def state(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.client.get("/challenge").json()
-        return found
+        return dict(self.client.get("/challenge").json())
 
     def page(self, language: str = "en") -> str:
         headers = {"Accept-Language": language}

@@ -20,10 +20,9 @@ from flawscope_station.inspecting.picture import Picture
 from flawscope_station.settings.sources import CameraSourceSettings, FolderSourceSettings, read_source
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.store.inspection import KeyUsedError, Label, trigger_request, upload_request
-from station_helpers import until
+from station_helpers import INSPECTIONS, until
 
 PRODUCT = "products/plate"
-INSPECTIONS = f"{PRODUCT}/inspections"
 SLOW = "lavfi:testsrc2=size=96x64:rate=1,realtime"
 
 

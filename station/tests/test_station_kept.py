@@ -203,7 +203,6 @@ def test_the_page_asks_once_and_names_what_would_be_lost(tablet):
     line = Line(tablet.url)
     found = stained_once(line)
     tablet.open("models")
-    tablet.wait(lambda: tablet.js("return document.documentElement.dataset.ready") == "yes")
     assert tablet.unfit(PHONE, SLATE) == []
     assert "Look at them once more" in tablet.text("[aria-labelledby=learn]")
     tablet.click("[data-learn]:not([data-learn=''])")

@@ -96,7 +96,6 @@ def test_every_page_fits_is_accessible_and_keeps_to_the_policy(tablet, running, 
     tablet.post(judged[1])
     for page in PAGES:
         tablet.open(page)
-        tablet.wait(lambda: tablet.js("return document.documentElement.dataset.ready") == "yes")
         assert tablet.unfit(PHONE, SLATE) == [], page
         tablet.js("document.querySelectorAll('main details').forEach((one) => { one.open = true; })")
         assert tablet.unfit(PHONE) == [], page

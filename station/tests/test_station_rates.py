@@ -155,7 +155,6 @@ def test_a_rate_is_chosen_on_the_page(open_station, settings, driver):
     with tablet_at(running, driver) as tablet:
         tablet.screen(*WIDE)
         tablet.open("models")
-        tablet.wait(lambda: tablet.js("return document.documentElement.dataset.ready") == "yes")
         tablet.click("#rates summary")
         rows = [one.text for one in tablet.all("#rates tbody tr")]
         assert len(rows) == 7

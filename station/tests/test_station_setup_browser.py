@@ -62,6 +62,12 @@ def begin(tablet: Tablet, name: str = "Bracket left") -> None:
     tablet.wait(lambda: tablet.js("return document.documentElement.dataset.ready"))
 
 
+def begin_with_three(tablet: Tablet, forty: Path) -> None:
+    begin(tablet)
+    drag(tablet, "#drop", *sorted((forty / "train" / "good").iterdir())[:3])
+    tablet.wait(lambda: tablet.text("#count").startswith("3 "))
+
+
 def learn(tablet: Tablet) -> None:
     """By a click, at 64 pixels: it takes seconds."""
     tablet.js(
@@ -188,9 +194,7 @@ def test_parts_that_lie_turned_are_told_and_chosen_by_a_click(beginner, tmp_path
 
 
 def test_a_region_is_dragged_and_the_smallest_defect_is_shown(beginner, forty):
-    begin(beginner)
-    drag(beginner, "#drop", *sorted((forty / "train" / "good").iterdir())[:3])
-    beginner.wait(lambda: beginner.text("#count").startswith("3 "))
+    begin_with_three(beginner, forty)
     beginner.wait(lambda: "…" not in beginner.text("#check-said"))
     beginner.click("#look-at summary")
     beginner.wait(lambda: beginner.js("return document.getElementById('whole').naturalWidth"))
@@ -228,9 +232,7 @@ def choose(tablet: Tablet, selector: str, value: str) -> None:
 )
 def test_what_does_not_go_together_is_refused_at_the_click(beginner, forty, language, words):
     """In the page's language, beside what was changed; and learning begins again when it is put right."""
-    begin(beginner)
-    drag(beginner, "#drop", *sorted((forty / "train" / "good").iterdir())[:3])
-    beginner.wait(lambda: beginner.text("#count").startswith("3 "))
+    begin_with_three(beginner, forty)
     beginner.driver.add_cookie({"name": "language", "value": language})
     beginner.driver.refresh()
     beginner.wait(lambda: beginner.find("#start").is_enabled())

@@ -27,6 +27,7 @@ from flawscope_station.background import (
     MIN_RESTART_DELAY,
     SETTLED_SECONDS,
     TOLD_SECONDS,
+    Backoff,
     GuardedThread,
     Log,
     ThreadWatch,
@@ -139,20 +140,18 @@ def work_fixture():
     made.ended.set()
 
 
-def watch_of(thread: GuardedThread, told: dict[str, str | None]) -> ThreadWatch:
-    return ThreadWatch(
-        lambda: [(thread, True)], lambda: None, lambda code, why, **_: told.update({code: why})
-    )
+def watched(work: Work, *clock: ManualClock) -> tuple[GuardedThread, dict[str, str | None], ThreadWatch]:
+    """Its thread, what is told of it, and who watches it."""
+    thread, told = GuardedThread("work", work, work.ended, *clock), dict[str, str | None]()
+    report = lambda code, why, **_: told.update({code: why})  # noqa: E731
+    return thread, told, ThreadWatch(lambda: [(thread, True)], lambda: None, report)
 
 
 @pytest.mark.parametrize(
     "error", [ValueError("a\nb"), Panic("gone"), SystemExit(1), MemoryError(), OSError(28)]
 )
 def test_work_that_fails_is_begun_again_and_told_for_a_while(work, error):
-    clock = ManualClock()
-    thread = GuardedThread("work", work, work.ended, clock)
-    told: dict[str, str | None] = {}
-    watch = watch_of(thread, told)
+    thread, told, watch = watched(work, clock := ManualClock())
     watch.check()
     assert set(told.values()) == {None}, "it was not started"
     thread.start()
@@ -182,9 +181,7 @@ def test_work_that_fails_is_begun_again_and_told_for_a_while(work, error):
 
 def test_a_thread_that_is_gone_is_started_anew(work, monkeypatch):
     """Whatever ended it: here the guard itself fails."""
-    thread = GuardedThread("work", work, work.ended)
-    told: dict[str, str | None] = {}
-    watch = watch_of(thread, told)
+    thread, told, watch = watched(work)
     with monkeypatch.context() as patch:
         patch.setattr(threading, "excepthook", lambda args: None)
         patch.setattr(thread, "_note_failure", lambda failure: 1 / 0)
@@ -198,9 +195,7 @@ def test_a_thread_that_is_gone_is_started_anew(work, monkeypatch):
 
 def test_a_thread_being_started_is_not_begun_twice(work, monkeypatch):
     """Whatever looks meanwhile: a busy computer takes its time to start one."""
-    thread = GuardedThread("work", work, work.ended)
-    told: dict[str, str | None] = {}
-    watch = watch_of(thread, told)
+    thread, told, watch = watched(work)
     start, looked, starting = threading.Thread.start, threading.Event(), threading.Event()
 
     def start_slowly(one: threading.Thread) -> None:
@@ -223,9 +218,7 @@ def test_a_thread_being_started_is_not_begun_twice(work, monkeypatch):
 
 
 def test_a_thread_that_cannot_start_is_started_later(work, monkeypatch):
-    thread = GuardedThread("work", work, work.ended)
-    told: dict[str, str | None] = {}
-    watch = watch_of(thread, told)
+    thread, told, watch = watched(work)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", failing(RuntimeError("can't start new thread")))
         thread.start()
@@ -242,6 +235,15 @@ def test_work_that_returns_too_early_is_begun_again():
     until(lambda: len(begun) >= 2)
     ended.set()
     thread.join(PATIENCE)
+
+
+def test_pauses_double_up_to_the_longest_and_begin_anew_after_success():
+    pauses = Backoff(1.0, 5.0)
+    assert [pauses.next() for _ in range(5)] == [1.0, 2.0, 4.0, 5.0, 5.0]
+    pauses.reset()
+    assert pauses.next() == 1.0
+    several = [Backoff(1.0, 8.0, 0.25).next() for _ in range(200)]
+    assert 0.75 <= min(several) < 1.0 < max(several) <= 1.25, "spread"
 
 
 def fill(pipe: int) -> None:
