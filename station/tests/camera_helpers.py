@@ -1,8 +1,6 @@
 """What the tests of cameras share: videos that they draw, a camera on the network to cut, and what a station
 says of its sources."""
 
-from __future__ import annotations
-
 import io
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """What the tests of learning share: drawn parts, and somebody who sends them and says what they are."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any

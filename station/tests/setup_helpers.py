@@ -1,7 +1,5 @@
 """A station that begins with nothing, and what people send to it."""
 
-from __future__ import annotations
-
 import io
 from contextlib import closing
 from pathlib import Path

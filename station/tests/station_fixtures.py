@@ -1,8 +1,6 @@
 """Stations to test: on SQLite, and, where a test is marked `both_databases`, also on a PostgreSQL of the
 distribution that the tests start themselves."""
 
-from __future__ import annotations
-
 import functools
 import io
 import json

@@ -1,7 +1,5 @@
 """A person at a browser, and a program, on the same station."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

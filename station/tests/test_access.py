@@ -1,7 +1,5 @@
 """Users, sessions and tokens; and `flawscope station`, which changes them."""
 
-from __future__ import annotations
-
 import io
 import threading
 from concurrent.futures import ThreadPoolExecutor

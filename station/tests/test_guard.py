@@ -1,7 +1,5 @@
 """What a request has to pass before the station sees it."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Annotated, Any
 

@@ -1,7 +1,5 @@
 """Learning without a model: what a product, the data base or the process does to the others and to itself."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """The JSON API through a real server, on both data bases."""
 
-from __future__ import annotations
-
 import base64
 import csv
 import io

@@ -1,7 +1,5 @@
 """Who may do what at a running station, what no route takes, and what the audit says of it."""
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Callable

@@ -1,8 +1,6 @@
 """The band of the Live page belongs to the present part: an earlier verdict is never shown as that of a part
 that was not judged. In a real browser."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import httpx

@@ -1,7 +1,5 @@
 """Live and review in a real browser: headless Chromium, by keys, mouse and finger."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Cameras: real streams, and what happens when they are cut."""
 
-from __future__ import annotations
-
 import io
 import signal
 import struct
@@ -79,6 +77,7 @@ products:
         every: trigger
         latency: 200 ms
         lost_after: 500 ms
+        view: top
         options: {{video_size: 1920x1080, framerate: 30}}
 """
     )
@@ -93,6 +92,7 @@ products:
             None,
             0.5,
             (("framerate", "30"), ("video_size", "1920x1080")),
+            view="top",
             latency=0.2,
         ),
     )

@@ -1,7 +1,5 @@
 """Challenge parts: until they have passed nothing is answered, whoever asks, also after a kill."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, time

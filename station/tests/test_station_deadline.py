@@ -1,7 +1,5 @@
 """Deadlines, turns of products, and large pictures: nobody waits for long behind others."""
 
-from __future__ import annotations
-
 import io
 import threading
 import time

@@ -1,8 +1,6 @@
 """Drift in a station: from what is recorded to what a person sees, over restarts, and what drift and a person
 do to each other."""
 
-from __future__ import annotations
-
 import threading
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """What happens when something breaks: the data base, the disk, a model, a client, the process itself."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import io

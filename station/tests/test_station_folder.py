@@ -1,7 +1,5 @@
 """Pictures that appear in a folder: each once, none lost, and nobody else harmed."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """A frame counts once: from the first repeat a camera is frozen, until a new frame comes."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path

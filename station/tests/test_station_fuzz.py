@@ -1,7 +1,5 @@
 """Whatever comes, the station answers with something else than 500."""
 
-from __future__ import annotations
-
 import errno
 import gc
 import http.client

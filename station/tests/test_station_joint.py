@@ -1,7 +1,5 @@
 """One joint model serves all of its products, with and without the product in the address."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace

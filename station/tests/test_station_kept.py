@@ -1,7 +1,5 @@
 """The promised false-alarm rate beside the line, what people say twice, versions that were rejected."""
 
-from __future__ import annotations
-
 import json
 from importlib import import_module
 from types import SimpleNamespace

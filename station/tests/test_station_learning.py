@@ -1,7 +1,5 @@
 """What people say becomes a version: made beside the inspections, judged, live by a click or by the rule."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

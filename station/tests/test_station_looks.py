@@ -1,8 +1,6 @@
 """History, trends, models and the sign-in in a real browser; and what holds for every page: it fits, it is
 accessible, it keeps to the policy."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import Any
 

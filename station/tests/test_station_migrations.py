@@ -1,7 +1,5 @@
 """Tables of an earlier version are copied, then migrated; who knows neither is told."""
 
-from __future__ import annotations
-
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing

@@ -1,7 +1,5 @@
 """Sign-in with a company's account, against a provider that can be made to answer wrongly."""
 
-from __future__ import annotations
-
 import base64
 import functools
 import hashlib

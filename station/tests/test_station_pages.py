@@ -1,7 +1,5 @@
 """The pages as the server sends them, their texts, and the files that others wrote."""
 
-from __future__ import annotations
-
 import hashlib
 import html
 import re

@@ -1,8 +1,6 @@
 """Parts in several views at the station: one decision for each part, whatever happens between its views; and
 pictures of several parts."""
 
-from __future__ import annotations
-
 import io
 import threading
 from dataclasses import replace

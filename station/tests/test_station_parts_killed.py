@@ -4,8 +4,6 @@ handed it in was told that it is not, and none is made from pictures of two part
 KILLS and PARTS say how many.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random

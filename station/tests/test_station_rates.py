@@ -1,7 +1,5 @@
 """False-alarm rates of a running station: changed on Models, and named in its settings."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """How many files a change touches: a field that the library gains, one of the station's own, and a page."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,8 +1,6 @@
 """A new product in a real browser: from an empty folder to one that is live. Chromium and selenium are
 needed."""
 
-from __future__ import annotations
-
 import io
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What waits for a sink when the settings change: all of it is sent, or it is told how much is not."""
 
-from __future__ import annotations
-
 import socket
 import threading
 import time

@@ -1,7 +1,5 @@
 """Webhooks and folders: what was inspected arrives, whatever happens to the other side or the station."""
 
-from __future__ import annotations
-
 import base64
 import errno
 import hmac

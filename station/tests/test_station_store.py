@@ -1,7 +1,5 @@
 """The store, on both data bases, against plain loops over the same rows."""
 
-from __future__ import annotations
-
 import itertools
 import random
 from collections.abc import Callable, Iterable

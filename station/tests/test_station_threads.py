@@ -1,7 +1,5 @@
 """Threads of a station: what fails is begun again and told, and `/readyz` says what is true."""
 
-from __future__ import annotations
-
 import io
 import os
 import signal
@@ -37,7 +35,6 @@ from flawscope_station.drift.drift import Drift
 from flawscope_station.inspecting import admission
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.learning.activation import Learning
-from flawscope_station.problems import Problems
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.settings.sources import FolderSourceSettings
 from flawscope_station.settings.station import LearningSettings
@@ -102,15 +99,6 @@ def test_a_log_waits_for_nobody():
         log(f"{number}")
     log.close()
     assert said == [f"{number}" for number in range(50)]
-
-
-def test_a_problem_is_told_whatever_becomes_of_its_line():
-    def say(line: str) -> None:
-        raise BrokenPipeError
-
-    problems = Problems(say)
-    problems.report("disk_full", "it is full")
-    assert [one.code for one in problems.all()] == ["disk_full"]
 
 
 class Panic(BaseException):

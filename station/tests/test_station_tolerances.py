@@ -1,7 +1,5 @@
 """Tolerances at a station: a third decision, told apart everywhere, and rules that change meanwhile."""
 
-from __future__ import annotations
-
 import csv
 import io
 import os
