@@ -35,6 +35,7 @@ from flawscope_station.drift.drift import Drift
 from flawscope_station.inspecting import admission
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.learning.activation import Learning
+from flawscope_station.problems import Problems
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.settings.sources import FolderSourceSettings
 from flawscope_station.settings.station import LearningSettings
@@ -99,6 +100,15 @@ def test_a_log_waits_for_nobody():
         log(f"{number}")
     log.close()
     assert said == [f"{number}" for number in range(50)]
+
+
+def test_a_problem_is_told_whatever_becomes_of_its_line():
+    def say(line: str) -> None:
+        raise BrokenPipeError
+
+    problems = Problems(say)
+    problems.report("disk_full", "it is full")
+    assert [one.code for one in problems.all()] == ["disk_full"]
 
 
 class Panic(BaseException):
