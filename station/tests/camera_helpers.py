@@ -1,8 +1,6 @@
 """What the tests of cameras share: videos that they draw, a camera on the network to cut, and what a station
 says of its sources."""
 
-from __future__ import annotations
-
 import io
 import subprocess
 import sys
@@ -72,11 +70,6 @@ def with_sources(
     settings: Settings, *sources: FolderSourceSettings | CameraSourceSettings
 ) -> dict[str, ProductSettings]:
     return {"plate": ProductSettings(settings.products["plate"].model, sources=sources)}
-
-
-def problems(url: str) -> dict[str, str]:
-    found = httpx.get(f"{url}/api/v1/status", timeout=30).json()["problems"]
-    return {one["code"]: one["text"] for one in found}
 
 
 def sources(url: str) -> list[dict[str, Any]]:

@@ -1,7 +1,5 @@
 """What the tests of learning share: drawn parts, and somebody who sends them and says what they are."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
@@ -10,7 +8,7 @@ import httpx
 import numpy as np
 
 from flawscope.synthesis.demo.dataset import draw_picture
-from station_helpers import png, until
+from station_helpers import inspected, png, until
 
 NAME = "plate"
 API = f"/api/v1/products/{NAME}"
@@ -31,9 +29,7 @@ class Line:
         self.http = httpx.Client(base_url=url, timeout=60)
 
     def send(self, data: bytes, name: str = "part.png") -> dict[str, Any]:
-        answer = self.http.post(f"{API}/inspections", params={"name": name}, content=data)
-        assert answer.status_code in (200, 201), answer.text
-        return dict(answer.json())
+        return inspected(self.http, data, name)
 
     def say(self, number: int, verdict: str) -> None:
         answer = self.http.post(f"{API}/inspections/{number}/verdict", json={"verdict": verdict})

@@ -1,7 +1,5 @@
 """Plugins as if they were installed, those of examples/line, and stations that use them."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping
 from pathlib import Path

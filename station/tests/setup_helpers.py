@@ -1,7 +1,5 @@
 """A station that begins with nothing, and what people send to it."""
 
-from __future__ import annotations
-
 import io
 from contextlib import closing
 from pathlib import Path
@@ -44,5 +42,4 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 def begin(http: httpx.Client, name: str = "plate") -> dict[str, Any]:
     answer = http.post(NEW, json={"name": name})
     assert answer.status_code == 201, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
+    return dict(answer.json())

@@ -1,8 +1,6 @@
 """What the tests of sinks share: a broker of one's own, a network that can be cut, who listens. Knows nothing
 of pytest."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

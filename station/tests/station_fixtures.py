@@ -1,26 +1,30 @@
 """Stations to test: on SQLite, and, where a test is marked `both_databases`, also on a PostgreSQL of the
 distribution that the tests start themselves."""
 
-from __future__ import annotations
-
 import functools
 import io
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
+import flawscope
 from flawscope import Region
+from flawscope.cli import main
+from flawscope.predictor.tolerating import tolerator
+from flawscope.results.tolerance import Rule, Tolerances
 from flawscope_station.client import Client
 from flawscope_station.learning.process import Worker
 from flawscope_station.settings.station import Limits, ProductSettings, Settings
+from flawscope_station.store.database import Database
 from sink_helpers import Receiver
 from station_helpers import (
     NAME,
@@ -35,9 +39,7 @@ from station_helpers import (
     png,
     running_postgres,
 )
-
-if TYPE_CHECKING:
-    pass
+from tablet import driver_fixture, tablet_fixture  # noqa: F401
 
 _numbers = count()
 
@@ -84,8 +86,6 @@ def database_url(request):
 @pytest.fixture
 def database(database_url, tmp_path):
     """With its tables."""
-    from flawscope_station.store.database import Database
-
     made = Database(Settings(store=str(tmp_path), database=database_url).url)
     made.migrate()
     yield made
@@ -104,7 +104,6 @@ def model_file(onnx_path):
 @pytest.fixture(scope="session")
 def other_model(model_file, drawn, shared):
     """The same with another threshold. Read only."""
-    from flawscope.cli import main
 
     def fill(folder: Path) -> None:
         good, out = drawn / "plate" / "test" / "good", str(folder / "new.onnx")
@@ -228,10 +227,23 @@ def served(settings):
     words = [settings.products[NAME].model, "--station", settings.store, "--product", NAME]
     words += ["--device", "cpu", "--threads", "1"]
     words += ["--database", settings.database] if settings.database else []
-    made = Served(words, free_port())
-    yield made
-    if made.process is not None and made.process.poll() is None:
-        made.kill()
+    with closing(Served(words, free_port())) as made:
+        yield made
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """`serve(product, limits=...)`: the same by a file of settings."""
+    with ExitStack() as stack:
+
+        def one(product: dict[str, Any], **settings: Any) -> Served:
+            settings = {"store": str(tmp_path / "store"), "device": "cpu", "threads": 1, **settings}
+            (path := tmp_path / "station.yaml").write_text(
+                json.dumps({"products": {NAME: product}, **settings})
+            )
+            return stack.enter_context(closing(Served([str(path)], free_port())))
+
+        yield one
 
 
 @pytest.fixture
@@ -251,10 +263,6 @@ def naming(monkeypatch):
 def spot(judged, model_file):
     """A picture with a spot in its middle: the model calls it anomalous, and nothing beside it may be wrong,
     so that a tolerance allows it."""
-    import flawscope
-    from flawscope.predictor.tolerating import tolerator
-    from flawscope.results.tolerance import Rule, Tolerances
-
     model = flawscope.load(model_file).with_scale(0.1)
     for side in (4, 3, 5, 2, 6):
         with Image.open(io.BytesIO(judged[0])) as image:
@@ -272,8 +280,6 @@ def spot(judged, model_file):
 @pytest.fixture(scope="session")
 def judged(parts, model_file):
     """A picture that the model calls good, and one that it calls anomalous."""
-    import flawscope
-
     found = flawscope.load(model_file).predict(parts)
     decisions = [one.is_anomalous for one in found]
     return parts[decisions.index(False)], parts[decisions.index(True)]

@@ -22,21 +22,28 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import httpx
 import numpy as np
+import psycopg
+from anyio.from_thread import start_blocking_portal
 from PIL import Image
+from sqlalchemy import update
 
+from flawscope_station.assembly import open_station
 from flawscope_station.background import MonotonicClock
+from flawscope_station.inspecting.picture import Picture
 from flawscope_station.settings.station import Settings
-
-if TYPE_CHECKING:
-    from flawscope_station.station import Station
-    from flawscope_station.store.database import Database
-    from flawscope_station.store.files import Files
-    from flawscope_station.store.insert import NewInspection
-    from flawscope_station.store.station_identity import Clock
+from flawscope_station.station import Station
+from flawscope_station.store.database import Database, now
+from flawscope_station.store.files import PICTURES, Files
+from flawscope_station.store.insert import NewInspection
+from flawscope_station.store.records import Store
+from flawscope_station.store.schema import HOUR, inspections, versions
+from flawscope_station.store.search import Filters
+from flawscope_station.store.station_identity import Clock
+from flawscope_station.web.app import StationServer, create_app
 
 NAME = "plate"  # the product
 INSPECTIONS = f"products/{NAME}/inspections"
@@ -148,8 +155,6 @@ class Postgres:
         return f"postgresql://postgres@/{name}?host={self.folder}"
 
     def _say(self, sql: str) -> None:
-        import psycopg
-
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             connection.execute(sql)
 
@@ -232,8 +237,6 @@ class Served:
 
     def start(self, patience: float = PATIENCE) -> None:
         """Returns when it is ready for pictures."""
-        import httpx
-
         self.begin()
         assert self.process is not None
         begun = time.monotonic()
@@ -257,6 +260,10 @@ class Served:
     def said(self) -> str:
         self.log.seek(0)
         return str(self.log.read().decode(errors="replace"))
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
 
     def kill(self, how: int = signal.SIGKILL) -> int:
         """Its exit code."""
@@ -304,6 +311,28 @@ class Load:
                     self.odd.append(f"{answer.status_code} {answer.text}")
 
 
+def post(
+    url: str, data: bytes, product: str = NAME, *, key: str = "", name: str = "a.png", **query: Any
+) -> httpx.Response:
+    """Ask a station to inspect a picture."""
+    there, headers = f"{url}/api/v1/products/{product}/inspections", {"Idempotency-Key": key} if key else {}
+    return httpx.post(there, params={"name": name, **query}, content=data, headers=headers, timeout=60)
+
+
+def inspected(http: httpx.Client, data: bytes, name: str = "part.png") -> dict[str, Any]:
+    """What a station's API says of a picture that is sent to it."""
+    headers = {"Content-Type": "image/png"}
+    answer = http.post(f"/api/v1/{INSPECTIONS}", params={"name": name}, content=data, headers=headers)
+    assert answer.status_code in (200, 201), answer.text
+    return dict(answer.json())
+
+
+def problems(url: str) -> dict[str, str]:
+    """Texts of a station's problems by code."""
+    found = httpx.get(f"{url}/api/v1/status", timeout=30).json()["problems"]
+    return {one["code"]: one["text"] for one in found}
+
+
 def everything(url: str) -> list[dict[str, Any]]:
     """All inspections of a station."""
     found: list[dict[str, Any]] = []
@@ -326,8 +355,6 @@ def missing(url: str, load: Load) -> tuple[list[str], int]:
 
 def taken(product: int, version: int, **given: Any) -> NewInspection:
     """An inspection to record, of a good part; `given` says what is otherwise."""
-    from flawscope_station.store.insert import NewInspection
-
     usual = {"picture": "0" * 64, "suffix": ".png", "bytes": 1, "width": 4, "height": 4, "at": 0}
     usual |= {"name": "part.png", "source": "http", "score": 1.0, "p_value": 0.5, "severity": -1.0}
     usual |= {"score_threshold": 2.0, "anomalous": False, "near": False}
@@ -339,8 +366,6 @@ def taken(product: int, version: int, **given: Any) -> NewInspection:
 
 def taken_file(files: Files, product: int, version: int, data: bytes, at: int, **given: Any) -> NewInspection:
     """An inspection to record, whose picture is kept."""
-    from flawscope_station.store.files import PICTURES
-
     return taken(
         product, version, picture=files.keep(PICTURES, data, ".png"), bytes=len(data), at=at, **given
     )
@@ -348,9 +373,6 @@ def taken_file(files: Files, product: int, version: int, data: bytes, at: int, *
 
 def add_version(database: Database, product: str = NAME, content: str = "0" * 64) -> tuple[int, int]:
     """A product and a version of it that has no file: their numbers."""
-    from flawscope_station.store.records import Store
-    from flawscope_station.store.schema import versions
-
     number = Store(database).add_product(product)
     row = {"product_id": number, "hash": content, "file": "none", "origin": "", "created_at": 0}
     row["facts"] = '{"score_threshold": 1.0}'
@@ -361,10 +383,6 @@ def add_version(database: Database, product: str = NAME, content: str = "0" * 64
 
 def aged(database: Database) -> Clock:
     """The clock of a station, two hours after all that it has was recorded."""
-    from flawscope_station.store.database import now
-    from flawscope_station.store.schema import HOUR
-    from flawscope_station.store.station_identity import Clock
-
     clock = Clock(database, lambda: now() + 2 * HOUR)
     clock.check()
     return clock
@@ -444,8 +462,6 @@ class Listening:
     """A station's real server, in a thread of its own."""
 
     def __init__(self, station: Station):
-        from flawscope_station.web.app import StationServer
-
         self.server = StationServer(station)
         self._thread = threading.Thread(target=self.server.run, daemon=True)
         self._thread.start()
@@ -466,10 +482,6 @@ class InProcess:
     _all: ClassVar[dict[str, InProcess]] = {}  # by URL
 
     def __init__(self, station: Station):
-        from anyio.from_thread import start_blocking_portal
-
-        from flawscope_station.web.app import create_app
-
         self._application = httpx.ASGITransport(create_app(station), raise_app_exceptions=False)
         self._portal_context = start_blocking_portal()
         self._portal = self._portal_context.__enter__()
@@ -531,8 +543,6 @@ class Running:
 
 def started(settings: Settings, say: Callable[[str], None] = lambda line: None) -> Station:
     """A station that nobody reaches by HTTP."""
-    from flawscope_station.assembly import open_station
-
     station = open_station(settings, say)
     try:
         station.start()
@@ -557,16 +567,12 @@ Opener = Callable[..., Running]
 
 def inspect(station: Station, data: bytes, name: str = "a.png") -> int:
     """Number of the inspection of a picture that nobody sent by HTTP."""
-    from flawscope_station.inspecting.picture import Picture
-
     (answer,) = station.inspector.submit([Picture(station.products[NAME], data, name, "http")])
     return answer.result(60).number
 
 
 def recorded(station: Station, product: str = NAME) -> list[dict[str, Any]]:
     """Inspections of a product, the newest first."""
-    from flawscope_station.store.search import Filters
-
     return station.records.search(station.products[product], Filters(limit=500)).inspections
 
 
@@ -584,9 +590,5 @@ def held(station: Station) -> Iterator[None]:
 
 def make_older(database: Database, days: float) -> None:
     """Makes all inspections so many days older."""
-    from sqlalchemy import update
-
-    from flawscope_station.store.schema import HOUR, inspections
-
     with database.writing() as connection:
         connection.execute(update(inspections).values(at=inspections.c.at - round(24 * HOUR * days)))

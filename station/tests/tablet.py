@@ -1,7 +1,5 @@
 """A person at a browser, and a program, on the same station."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +15,7 @@ from selenium.common.exceptions import TimeoutException, WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from station_helpers import PATIENCE
+from station_helpers import PATIENCE, inspected
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
@@ -60,21 +58,16 @@ class Tablet:
     # ---- what the program does
 
     def post(self, data: bytes, name: str = "part.png") -> dict[str, Any]:
-        headers = {"Content-Type": "image/png"}
-        answer = self.http.post(f"{API}/inspections", params={"name": name}, content=data, headers=headers)
-        assert answer.status_code == 201, answer.text
-        found: dict[str, Any] = answer.json()
-        return found
+        return inspected(self.http, data, name)
 
     def known(self, number: int) -> dict[str, Any]:
-        found: dict[str, Any] = self.http.get(f"{API}/inspections/{number}").json()
-        return found
+        return dict(self.http.get(f"{API}/inspections/{number}").json())
 
     # ---- what the person does and sees
 
     def open(self, page: str) -> None:
         self.driver.get(f"{self.url}/plate/{page}")
-        self.wait(lambda: self.js("return document.readyState") == "complete")
+        self.wait(lambda: self.js("return document.documentElement.dataset.ready") == "yes")
 
     def js(self, script: str, *arguments: Any) -> Any:
         return self.driver.execute_script(script, *arguments)

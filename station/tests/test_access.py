@@ -1,7 +1,5 @@
 """Users, sessions and tokens; and `flawscope station`, which changes them."""
 
-from __future__ import annotations
-
 import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -106,9 +104,6 @@ def test_senders_send_viewers_look_and_the_others_may_do_what_those_below_them_m
     assert not any(has_role(who, role) for who in (None, Person("x", "of a newer version")) for role in ROLES)
 
 
-# ------------------------------------------------------------------------------------------- users and tokens
-
-
 def test_a_station_is_open_until_it_has_a_user_or_a_token_and_again_without(access):
     assert access.is_open
     assert access.authenticate(request(access)) == LOCAL_PERSON == Person("local", "admin")
@@ -190,9 +185,6 @@ def test_no_secret_is_in_the_store(access):
         assert secret not in kept
 
 
-# --------------------------------------------------------------------------------------------------- sessions
-
-
 def test_a_session_ends_after_twelve_hours_and_is_removed(access, clock, monkeypatch):
     access.users.add("anna", PASSWORD, "engineer")
     cookie, start = access.sign_in("anna", PASSWORD, "127.0.0.1"), now()
@@ -271,9 +263,6 @@ def test_a_cookie_is_known_until_its_session_ends(access):
     assert access.authenticate(request(access, one)) is None
     assert access.authenticate(request(access, two))
     access.sign_out(request(access))
-
-
-# -------------------------------------------------------------------------------------------- failed sign-ins
 
 
 def test_an_unknown_name_takes_as_long_for_the_answer(access, monkeypatch):
@@ -416,9 +405,6 @@ def test_a_flood_of_sign_ins_leaves_threads_free(access, monkeypatch):
     assert failed(access.throttle, "n9", "10.0.0.0") == 0, "who was sent away did not fail"
 
 
-# ----------------------------------------------------------------------------------------------------- tokens
-
-
 @pytest.mark.both_databases
 def test_a_token_is_known_and_not_after_it_was_removed(access, other, clock):
     secret = access.tokens.add("line", "operator")
@@ -506,9 +492,6 @@ def test_for_seconds_nobody_asks_the_data_base_and_while_it_is_lost_nobody_is_kn
 def test_two_stations_on_a_machine_have_two_cookies(access, other, tmp_path):
     assert access.cookie == other.cookie
     assert access.cookie != Access(Database(f"sqlite:///{tmp_path / 'two.sqlite'}")).cookie
-
-
-# ----------------------------------------------------------------------------------------------- command line
 
 
 @pytest.fixture

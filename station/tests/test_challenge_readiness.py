@@ -1,7 +1,5 @@
 """Readiness is a function of the history: a product answers only after each of its parts has passed."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from hypothesis import given

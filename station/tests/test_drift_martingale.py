@@ -1,7 +1,5 @@
 """The mathematics of drift: ranks, p-values, bets and capital."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from statistics import NormalDist

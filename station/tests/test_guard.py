@@ -1,7 +1,5 @@
 """What a request has to pass before the station sees it."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Annotated, Any
 
@@ -200,8 +198,6 @@ def test_the_machines_own_address_is_of_this_machine(client):
     assert [sent[0]["status"] for sent in (own, other, socket)] == [200, 403, 200]
 
 
-# ---------------------------------------------------------------------------------------------- other origins
-
 SAME = [
     {},
     {"Origin": HERE},
@@ -271,9 +267,6 @@ def test_through_tls_only_the_page_that_came_through_it_is_its_own(client):
         assert sent.status_code == status
 
 
-# ----------------------------------------------------------------------------------------------- who and what
-
-
 def test_who_is_not_signed_in_is_told_or_led_to_the_page_that_does(client, access):
     access.users.add("anna", PASSWORD, "operator")
     for path in ("/api/v1/products", "/metrics", "/api/v1/nothing"):
@@ -324,9 +317,6 @@ def test_after_signing_in_nobody_is_led_to_another_site():
     outside = ["//evil.example", "/\\evil.example", "/a\\b", "https://evil.example", "javascript:alert(1)"]
     for other in ("", None, *outside, "/\t/evil.example", "/a\r\nSet-Cookie: b"):
         assert local_path(other) == "/"
-
-
-# ---------------------------------------------------------------------------------------------------- answers
 
 
 def test_every_answer_makes_browsers_careful(client, access):

@@ -1,7 +1,5 @@
 """Each house alone: the library without the station, and all three from their wheels."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

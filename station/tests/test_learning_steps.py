@@ -1,7 +1,5 @@
 """Learning without a model: what a product, the data base or the process does to the others and to itself."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -256,9 +254,6 @@ def test_verdicts_are_not_read_while_a_product_cannot_learn(made):
     assert made.versions.now == {1: 2, 2: 2}
 
 
-# ------------------------------------------------------------------------------------------------ the process
-
-
 @pytest.fixture
 def worker(monkeypatch):
     """Whose process gives back what it is given."""
@@ -304,9 +299,6 @@ def test_the_process_ends_with_the_station():
     )
     told = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, timeout=60)
     until(lambda: not Path(f"/proc/{told.stdout.strip()}/cmdline").exists())
-
-
-# -------------------------------------------------------------------------------------------------- verdicts
 
 
 def test_words_are_what_holds(database):

@@ -1,7 +1,5 @@
 """One station for each data base: who claims it, and what becomes of one that several stations shared."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The JSON API through a real server, on both data bases."""
 
-from __future__ import annotations
-
 import base64
 import csv
 import io
@@ -22,10 +20,9 @@ from PIL import Image
 
 from flawscope.predictor import load
 from flawscope_station.settings.station import Limits
-from station_helpers import PATIENCE, delayed, until
+from station_helpers import INSPECTIONS, PATIENCE, delayed, until
 
 PRODUCT = "products/plate"
-INSPECTIONS = f"{PRODUCT}/inspections"
 
 
 @pytest.fixture
@@ -58,9 +55,6 @@ def count(api: httpx.Client) -> int:
 
 def files_in(running: Any, kind: str = "pictures") -> list[Path]:
     return [path for path in (running.station.files.folder / kind).rglob("*") if path.is_file()]
-
-
-# ------------------------------------------------------------------------------------------------- inspecting
 
 
 @pytest.mark.smoke
@@ -132,9 +126,6 @@ def test_several_in_a_form_with_a_broken_one_among_them(shared_api, parts):
     assert count(shared_api) == before + 2
     one = shared_api.post(INSPECTIONS, files=[("files", ("x.png", b"no picture"))])
     assert (one.status_code, one.json()["code"]) == (422, "invalid")
-
-
-# ----------------------------------------------------------------------------------------------------- limits
 
 
 def test_what_is_too_large_is_refused_before_it_is_read(shared_api, common):
@@ -224,9 +215,6 @@ def test_when_the_queue_is_full_nothing_is_taken(open_station, parts, monkeypatc
         found = api.get(INSPECTIONS).json()["inspections"]
         assert sorted(one["name"] for one in found) == ["0.png", "1.png", "2.png", "3.png"]
         assert send(api, parts[0], "4.png", Idempotency_Key="later").status_code == 201
-
-
-# -------------------------------------------------------------------------------------------------- searching
 
 
 @pytest.fixture
@@ -408,9 +396,6 @@ def test_a_model_comes_goes_live_and_back(api, parts, other_model):
     for name in ("a.pt", "a.xml", "", "../a.onnx/", ".onnx", "-a.onnx", "a" * 300 + ".onnx"):
         assert api.post(there, params={"name": name}, content=b"x").status_code == 422, name
     assert len(api.get(there).json()["versions"]) == 2
-
-
-# ------------------------------------------------------------------------------------------------- and others
 
 
 def events_of(response: httpx.Response) -> Iterator[tuple[str, Any]]:

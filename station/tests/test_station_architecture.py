@@ -1,7 +1,5 @@
 """The packages of the station and the line: who may import whom. docs/architecture.md tells it in words."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import re

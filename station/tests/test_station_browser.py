@@ -1,7 +1,5 @@
 """Live and review in a real browser: headless Chromium, by keys, mouse and finger."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np
@@ -14,8 +12,6 @@ from selenium.webdriver.common.keys import Keys
 from flawscope_station.settings.sources import CameraSourceSettings
 from flawscope_station.settings.station import ProductSettings
 from tablet import API, PHONE, SLATE, Tablet, needs_chromium, tablet_at
-from tablet import driver_fixture as driver_fixture
-from tablet import tablet_fixture as tablet_fixture
 
 pytestmark = needs_chromium
 

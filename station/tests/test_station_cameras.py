@@ -1,7 +1,5 @@
 """Cameras: real streams, and what happens when they are cut."""
 
-from __future__ import annotations
-
 import io
 import signal
 import struct
@@ -16,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from camera_helpers import PASSWORD, problems, source_context, sources, with_sources, write_video
+from camera_helpers import PASSWORD, source_context, sources, with_sources, write_video
 from camera_helpers import rtsp_fixture as rtsp_fixture
 from flawscope.errors import FlawscopeError, InputError
 from flawscope_station.client import Client
@@ -33,7 +31,7 @@ from flawscope_station.sources import camera as camera_module
 from flawscope_station.sources.camera import MAX_IN_FLIGHT, LiveCamera
 from flawscope_station.sources.frames import FrameReader, encode_png
 from flawscope_station.store.database import StoreError
-from station_helpers import everything, failing, until
+from station_helpers import everything, failing, problems, until
 
 MANY = 10**7  # pixels
 DRAWN = "lavfi:testsrc2=size=96x64:rate=25,realtime"  # an input device as a local camera is one
@@ -62,9 +60,6 @@ def names(url: str) -> list[str]:
     return sorted(one["name"] for one in everything(url))
 
 
-# --------------------------------------------------------------------------------------------------- settings
-
-
 def test_sources_of_a_file_of_settings(tmp_path, model_file):
     (tmp_path / "station.yaml").write_text(
         f"""
@@ -82,6 +77,7 @@ products:
         every: trigger
         latency: 200 ms
         lost_after: 500 ms
+        view: top
         options: {{video_size: 1920x1080, framerate: 30}}
 """
     )
@@ -96,6 +92,7 @@ products:
             None,
             0.5,
             (("framerate", "30"), ("video_size", "1920x1080")),
+            view="top",
             latency=0.2,
         ),
     )
@@ -131,9 +128,6 @@ def test_what_ffmpeg_may_open():
         options = ffmpeg_input(f"{scheme}://h/s", 2)[2]
         assert options["protocol_whitelist"] == allowed
         assert "file" not in allowed
-
-
-# ----------------------------------------------------------------------------------------------------- frames
 
 
 @pytest.mark.usefixtures("stream_of_file")
@@ -299,9 +293,6 @@ def test_frames_that_come_too_fast_are_left_out_and_counted(open_station, settin
     assert (found[0]["source"], found[0]["width"], found[0]["height"]) == ("camera", 96, 64)
 
 
-# ----------------------------------------------------------------------------------------------- real streams
-
-
 def test_a_stream_is_cut_and_back(rtsp, open_station, settings, tmp_path):
     """The server is killed: a problem within seconds, and inspections go on when it is there again."""
     (tmp_path / "secret").write_text(f"{PASSWORD}\n")
@@ -373,9 +364,6 @@ def test_a_wrong_password_is_said_and_not_shown(rtsp, open_station, settings):
     everywhere = [text, *said, str(sources(running.url)), httpx.get(f"{running.url}/plate/live").text]
     everywhere += [httpx.get(f"{running.url}/metrics").text, repr(running.station.settings)]
     assert not any("wr0ng" in one for one in everywhere)
-
-
-# --------------------------------------------------------------------------------------------------- triggers
 
 
 def test_a_trigger_takes_the_first_frame_after_it(open_station, settings):

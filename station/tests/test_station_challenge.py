@@ -1,7 +1,5 @@
 """Challenge parts: until they have passed nothing is answered, whoever asks, also after a kill."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, time
@@ -25,9 +23,8 @@ from flawscope_station.settings.station import Settings
 from flawscope_station.station import Station
 from flawscope_station.store.database import now
 from flawscope_station.web.challenge_api import CHART_HEIGHT, CHART_WIDTH, score_chart
-from station_helpers import NAME, ManualClock, Running, Served, again, free_port, png, recorded, until
+from station_helpers import NAME, ManualClock, Running, Served, again, png, recorded, until
 from tablet import API, PHONE, SLATE, needs_chromium, tablet_at
-from tablet import driver_fixture as driver_fixture
 
 HOUR = 3_600_000_000
 
@@ -46,8 +43,7 @@ class Line:
 
     @property
     def challenge(self) -> Challenge:
-        found: Challenge = self.station.parts[Challenge]
-        return found
+        return self.station.parts[Challenge]
 
     def close(self) -> None:
         assert isinstance(self.running, Running)
@@ -63,8 +59,7 @@ class Line:
         return str(answer.json()["error"])
 
     def state(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.client.get("/challenge").json()
-        return found
+        return dict(self.client.get("/challenge").json())
 
     def page(self, language: str = "en") -> str:
         headers = {"Accept-Language": language}
@@ -106,9 +101,6 @@ def prepare(settings, open_station, judged):
         return Line(open_station(**settings_with(settings, *times, folder=folder), **more), judged)
 
     return one
-
-
-# --------------------------------------------------------------------------------------- what must be shown
 
 
 def test_nothing_is_answered_until_each_part_has_got_its_answer(prepare):
@@ -180,9 +172,6 @@ def test_without_parts_of_both_kinds_nothing_passes(prepare, kind):
     (name,) = (one["name"] for one in line.state()["parts"])
     assert "passed" in line.show(name)
     assert not line.answers_good()
-
-
-# ------------------------------------------------------------------------------------------ what makes it due
 
 
 def test_another_model_is_challenged_also_for_pictures_that_wait(prepare, other_model):
@@ -318,30 +307,20 @@ def test_a_folder_takes_challenge_parts_behind_parts_that_wait(
     until(lambda: not line.station.problems())
 
 
-def test_a_station_that_is_killed_is_ready_when_it_was_before(prepare, settings, judged, tmp_path):
+def test_a_station_that_is_killed_is_ready_when_it_was_before(prepare, settings, judged, serve):
     prepare().close()
-    path, product = tmp_path / "station.yaml", settings.products[NAME]
-    path.write_text(
-        f"products:\n  {NAME}:\n    model: {product.model}\n    challenge: []\nstore: {settings.store}\n"
-        "threads: 1\ndevice: cpu\n"
-    )
-    served = Served([str(path)], free_port())
-    try:
-        served.start()
-        line = Line(served, judged)
-        line.show("g-1")
-        for part in ("d-1", None):
-            served.kill()
-            served.start()
-            assert line.state()["missing"] == ([part] if part else [])
-            assert line.answers_good() is (part is None)
-            if part:
-                line.show(part)
-    finally:
+    product = {"model": settings.products[NAME].model, "challenge": []}
+    served = serve(product, store=settings.store)
+    served.start()
+    line = Line(served, judged)
+    line.show("g-1")
+    for part in ("d-1", None):
         served.kill()
-
-
-# ---------------------------------------------------------------------------------------- scores, resemblance
+        served.start()
+        assert line.state()["missing"] == ([part] if part else [])
+        assert line.answers_good() is (part is None)
+        if part:
+            line.show(part)
 
 
 def test_scores_are_drawn_between_the_lowest_and_the_highest():

@@ -1,7 +1,5 @@
 """The client against a real station, also over a line that breaks."""
 
-from __future__ import annotations
-
 import io
 import itertools
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """Connections and bodies that never end: they are let go, and keep nobody else out."""
 
-from __future__ import annotations
-
 import asyncio
 import socket
 import time

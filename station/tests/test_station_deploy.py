@@ -1,8 +1,6 @@
 """The unit of systemd and compose.yaml: what they start exists, and nothing runs with more rights than it
 needs."""
 
-from __future__ import annotations
-
 import configparser
 import importlib
 import json

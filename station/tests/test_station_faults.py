@@ -1,7 +1,5 @@
 """What happens when something breaks: the data base, the disk, a model, a client, the process itself."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import io
@@ -36,17 +34,7 @@ from flawscope_station.settings.station import DATABASE_FILE, Limits, RetentionS
 from flawscope_station.store import database as database_module
 from flawscope_station.store.database import StoreError
 from flawscope_station.store.files import RESERVED_BYTES
-from station_helpers import INSPECTIONS, Load, failing, missing, until
-
-
-def problems(url: str) -> set[str]:
-    return {one["code"] for one in httpx.get(f"{url}/api/v1/status", timeout=30).json()["problems"]}
-
-
-def send(url: str, data: bytes, key: str = "", name: str = "a.png") -> httpx.Response:
-    headers = {"Content-Type": "image/png"} | ({"Idempotency-Key": key} if key else {})
-    there = f"{url}/api/v1/{INSPECTIONS}"
-    return httpx.post(there, params={"name": name}, content=data, headers=headers, timeout=60)
+from station_helpers import INSPECTIONS, Load, failing, missing, post, problems, until
 
 
 def names(url: str) -> list[str]:
@@ -64,7 +52,7 @@ def test_a_data_base_that_goes_and_comes_back(open_station, parts, own_postgres,
     cluster = own_postgres
     with cluster.database() as url:
         running = open_station(database=url)
-        assert send(running.url, parts[0], "before").status_code == 201
+        assert post(running.url, parts[0], key="before").status_code == 201
         with httpx.stream("GET", f"{running.url}/api/v1/products/plate/live", timeout=30) as stream:
             lines = stream.iter_lines()
             assert next(lines) == "event: state"
@@ -74,7 +62,7 @@ def test_a_data_base_that_goes_and_comes_back(open_station, parts, own_postgres,
         assert (said.status_code, said.json()["code"]) == (503, "store_unreachable")
         assert caplog.records == []
         begun = time.monotonic()
-        refused = send(running.url, parts[1], "meanwhile")
+        refused = post(running.url, parts[1], key="meanwhile")
         assert time.monotonic() - begun < 15
         assert (refused.status_code, refused.json()["code"]) == (503, "store_unreachable")
         assert int(refused.headers["retry-after"]) > 0
@@ -83,9 +71,9 @@ def test_a_data_base_that_goes_and_comes_back(open_station, parts, own_postgres,
         assert until(lambda: httpx.get(f"{running.url}/readyz", timeout=30).status_code == 503)
         assert running.station.inspector.backlog() == 0
         cluster.start()
-        until(lambda: send(running.url, parts[1], "meanwhile").status_code == 201)
+        until(lambda: post(running.url, parts[1], key="meanwhile").status_code == 201)
         until(lambda: "store_unreachable" not in problems(running.url))
-        again = send(running.url, parts[0], "before")
+        again = post(running.url, parts[0], key="before")
         assert (again.status_code, again.json()["id"]) == (200, 1)
         assert len(names(running.url)) == 2
         running.close()
@@ -100,34 +88,31 @@ def sqlite_station(open_station, monkeypatch):
 
 def test_a_data_base_that_another_program_holds(sqlite_station, parts):
     url, store = sqlite_station.url, Path(sqlite_station.station.settings.store)
-    assert send(url, parts[0]).status_code == 201
+    assert post(url, parts[0]).status_code == 201
     other = sqlite3.connect(store / DATABASE_FILE, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    refused = send(url, parts[1], "held")
+    refused = post(url, parts[1], key="held")
     assert (refused.status_code, refused.json()["code"]) == (503, "store_unreachable")
     assert names(url) == ["a.png"], "what is there can be read"
     other.rollback()
     other.close()
-    assert send(url, parts[1], "held").status_code == 201
+    assert post(url, parts[1], key="held").status_code == 201
     assert len(names(url)) == 2
-
-
-# --------------------------------------------------------------------------------------------------- the disk
 
 
 def test_a_full_disk_is_said_and_nothing_is_half_taken(sqlite_station, parts, monkeypatch):
     url = sqlite_station.url
-    assert send(url, parts[0]).status_code == 201
+    assert post(url, parts[0]).status_code == 201
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", failing(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
-        refused = send(url, parts[1], "full")
+        refused = post(url, parts[1], key="full")
         assert (refused.status_code, refused.json()["code"]) == (507, "disk_full")
         assert "free some space" in refused.json()["error"]
     assert parts_left(sqlite_station) == []
     assert len(names(url)) == 1
     assert sqlite_station.station.inspector.backlog() == 0
-    assert send(url, parts[1], "full").status_code == 201
+    assert post(url, parts[1], key="full").status_code == 201
 
 
 @contextmanager
@@ -166,9 +151,9 @@ def test_pictures_are_refused_just_when_the_station_is_not_ready(open_station, p
             fill(disk, free)
             if free > size + RESERVED_BYTES:  # a write in the background may have failed before
                 until(lambda: httpx.get(f"{running.url}/readyz").status_code == 200)
-                assert send(running.url, parts[place], f"{free}").status_code == 201
+                assert post(running.url, parts[place], key=f"{free}").status_code == 201
                 continue
-            answer, ready = send(running.url, parts[place], f"{free}"), httpx.get(f"{running.url}/readyz")
+            answer, ready = post(running.url, parts[place], key=f"{free}"), httpx.get(f"{running.url}/readyz")
             assert (answer.status_code, answer.json()["code"]) == (507, "disk_full")
             assert (ready.status_code, ready.json()["problems"][0]["code"]) == (503, "disk_full")
             assert "disk_full" in problems(running.url)
@@ -178,16 +163,15 @@ def test_pictures_are_refused_just_when_the_station_is_not_ready(open_station, p
         running.close()
 
 
-def test_a_station_that_was_killed_on_a_full_disk_says_so_until_there_is_room(served, parts, tmp_path):
+def test_a_station_that_was_killed_on_a_full_disk_says_so_until_there_is_room(
+    serve, model_file, parts, tmp_path
+):
     disk = tmp_path / "disk"
     with small_disk(disk, "64m"):
-        settings = tmp_path / "station.yaml"
-        model, store = served.words[0], disk / "store"
-        text = f"products: {{plate: {model}}}\nstore: {store}\ndevice: cpu\nlimits: {{upload: 8 MB}}\n"
-        settings.write_text(text)
-        served.words = [str(settings)]
+        store = disk / "store"
+        served = serve({"model": str(model_file)}, store=str(store), limits={"upload": "8 MB"})
         served.start()
-        assert send(served.url, parts[0]).status_code == 201
+        assert post(served.url, parts[0]).status_code == 201
         fill(disk)
         served.kill()
         for left in (store / "station.sqlite-shm", store / "station.sqlite-wal"):
@@ -200,13 +184,13 @@ def test_a_station_that_was_killed_on_a_full_disk_says_so_until_there_is_room(se
         page = httpx.get(f"{served.url}/plate/live", headers={"Accept-Language": "de"})
         assert (page.status_code, "Platz schaffen" in page.text) == (507, True)
         assert str(store) not in page.text, "nobody has signed in"
-        refused = send(served.url, parts[1])
+        refused = post(served.url, parts[1])
         assert (refused.status_code, refused.json()["code"]) == (507, "disk_full")
         (disk / "ballast").unlink()
         for left in ("station.sqlite-shm", "station.sqlite-wal"):
             shutil.move(tmp_path / left, store)
         until(lambda: httpx_status(f"{served.url}/readyz") == 200)
-        assert send(served.url, parts[1], name="b.png").status_code == 201
+        assert post(served.url, parts[1], name="b.png").status_code == 201
         assert names(served.url) == ["b.png", "a.png"]
         fill(disk)
         served.kill()
@@ -233,19 +217,20 @@ def test_a_data_base_without_room_is_as_full_as_a_disk(running, parts):
     with suppress(StoreError):
         while True:
             running.station.store.note_event("test", "", "x" * 4000)
-    answer, ready = send(running.url, parts[0]), httpx.get(f"{running.url}/readyz")
+    answer, ready = post(running.url, parts[0]), httpx.get(f"{running.url}/readyz")
     assert (answer.status_code, ready.status_code) == (507, 503)
     most = 1_000_000
     until(lambda: httpx.get(f"{running.url}/readyz").status_code == 200)
-    assert send(running.url, parts[0]).status_code == 201
+    assert post(running.url, parts[0]).status_code == 201
 
 
-def test_space_for_pictures_is_looked_at_while_they_come(open_station, parts):
+def test_space_for_pictures_is_looked_at_while_they_come(open_station, parts, monkeypatch):
+    monkeypatch.setattr("flawscope_station.housekeeping.CHECK_INTERVAL", 3600.0)  # it is woken
     running = open_station(keep=RetentionSettings(None, None, None, None, "200 KB"))
     retention = running.station.housekeeping._retention
     until(lambda: retention._next_rescan)
     for place in range(30):
-        assert send(running.url, parts[0] + bytes(20_000 + place)).status_code == 201
+        assert post(running.url, parts[0] + bytes(20_000 + place)).status_code == 201
     pictures = running.station.files.folder / "pictures"
 
     def held() -> int:
@@ -281,15 +266,12 @@ def test_who_goes_away_takes_nothing_along(running, parts):
         head += f"Content-Type: image/png\r\nContent-Length: {len(body)}\r\n\r\n"
         with socket.create_connection((host, int(port))) as gone:
             gone.sendall(head.encode() + (body if place % 2 else body[:-10]))
-    assert send(running.url, parts[0]).status_code == 201
+    assert post(running.url, parts[0]).status_code == 201
     until(lambda: running.station.inspector.backlog() == 0)
     found = names(running.url)
     assert found[-1:] == ["a.png"] or "a.png" in found
     assert all(name == "a.png" or int(name[1:]) % 2 for name in found), "half a picture was taken"
     assert len(found) == len(set(found))
-
-
-# -------------------------------------------------------------------------------------------------- the model
 
 
 def test_a_model_that_fails_harms_nothing_but_its_pictures(running, parts, monkeypatch):
@@ -305,14 +287,16 @@ def test_a_model_that_fails_harms_nothing_but_its_pictures(running, parts, monke
 
     with monkeypatch.context() as patch, ThreadPoolExecutor(8) as pool:
         patch.setattr(session, "run", sometimes)
-        answers = list(pool.map(lambda k: send(running.url, parts[k % 5], f"k{k}", f"k{k}"), range(60)))
+        answers = list(
+            pool.map(lambda k: post(running.url, parts[k % 5], key=f"k{k}", name=f"k{k}"), range(60))
+        )
     states = {answer.status_code for answer in answers}
     assert states == {201, 503}
     for answer in answers:
         if answer.status_code == 503:
             assert answer.json()["code"] == "model_failed"
             assert "\n" not in answer.json()["error"]
-    again = [send(running.url, parts[k % 5], f"k{k}", f"k{k}") for k in range(60)]
+    again = [post(running.url, parts[k % 5], key=f"k{k}", name=f"k{k}") for k in range(60)]
     assert {answer.status_code for answer in again} <= {200, 201}
     assert sorted(names(running.url)) == sorted(f"k{k}" for k in range(60))
     assert "model_failed" not in problems(running.url)
@@ -369,9 +353,6 @@ def test_a_model_that_is_lost_from_the_store_is_taken_from_the_settings_again(op
     first.close()
     with Client(open_station().url) as client:
         assert client.inspect(parts[0]).version == version
-
-
-# ------------------------------------------------------------------------------------------------ the process
 
 
 def check_all_there(url: str, load: Load) -> None:
@@ -443,9 +424,9 @@ def test_an_error_of_the_store_is_told_to_everybody_in_the_group(running, parts,
     away = failing(StoreError("the data base is on holiday; wait", "store_unreachable"))
     with monkeypatch.context() as patch, ThreadPoolExecutor(4) as pool:
         patch.setattr(running.station.store, "record", away)
-        answers = list(pool.map(lambda part: send(running.url, part), parts[:4]))
+        answers = list(pool.map(lambda part: post(running.url, part), parts[:4]))
     assert {answer.status_code for answer in answers} == {503}
-    assert send(running.url, parts[0]).status_code == 201
+    assert post(running.url, parts[0]).status_code == 201
     until(lambda: running.station.inspector.backlog() == 0)
     files = [path for path in (running.station.files.folder / "pictures").rglob("*") if path.is_file()]
     assert len(files) == 1, "pictures that nobody knows were left"
@@ -456,9 +437,9 @@ def test_a_picture_that_no_reader_foresees_is_its_own_fault(running, parts, monk
     """It could not be read; the model is fine, and the other pictures are judged."""
     with monkeypatch.context() as patch:
         patch.setattr(*place, failing(TypeError("Cannot handle this data type")))
-        answer = send(running.url, parts[0])
+        answer = post(running.url, parts[0])
         assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
         assert "could not be read (unexpected TypeError: Cannot handle" in answer.json()["error"]
         assert httpx.get(f"{running.url}/readyz").status_code == 200
         assert httpx.get(f"{running.url}/api/v1/status").json()["problems"] == []
-    assert send(running.url, parts[0]).status_code == 201
+    assert post(running.url, parts[0]).status_code == 201

@@ -1,7 +1,5 @@
 """A frame counts once: from the first repeat a camera is frozen, until a new frame comes."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,12 +11,12 @@ import numpy as np
 import pytest
 from av import VideoFrame
 
-from camera_helpers import DelayedCamera, problems, source_context, sources, with_sources, write_video
+from camera_helpers import DelayedCamera, source_context, sources, with_sources, write_video
 from flawscope_station.settings.sources import CameraSourceSettings
 from flawscope_station.sources.camera import FfmpegCamera
 from flawscope_station.sources.frames import has_same_pixels
 from flawscope_station.sources.source import FROZEN, RUNNING, CameraFrozenError
-from station_helpers import PATIENCE, everything, until
+from station_helpers import PATIENCE, everything, problems, until
 
 TRIGGER = "/api/v1/products/plate/trigger"
 SIZES = [(64, 48), (61, 47), (8, 6)]  # rows of the second are filled up

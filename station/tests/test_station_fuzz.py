@@ -1,7 +1,5 @@
 """Whatever comes, the station answers with something else than 500."""
 
-from __future__ import annotations
-
 import errno
 import gc
 import http.client
@@ -104,9 +102,6 @@ def test_no_request_is_answered_with_500(running, api, kind):
         assert len(reached) > len(statuses) / 2, f"hardly anything is reached: {statuses}"
     assert api.get("/healthz").status_code == 200
     assert running.station.inspector.backlog() == 0
-
-
-# -------------------------------------------------------------------------------------------- broken pictures
 
 
 def test_broken_pictures_are_refused_or_judged_and_leave_nothing(running, api, parts):

@@ -1,7 +1,5 @@
 """A key names a request and a part's number a part."""
 
-from __future__ import annotations
-
 import csv
 import io
 import threading
@@ -17,13 +15,12 @@ from PIL import Image
 from flawscope.errors import InputError
 from flawscope_station.client import Client
 from flawscope_station.inspecting.picture import Picture
-from flawscope_station.settings.sources import CameraSourceSettings, FolderSourceSettings, read_source
+from flawscope_station.settings.sources import CameraSourceSettings, read_source
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.store.inspection import KeyUsedError, Label, trigger_request, upload_request
-from station_helpers import until
+from station_helpers import INSPECTIONS, until
 
 PRODUCT = "products/plate"
-INSPECTIONS = f"{PRODUCT}/inspections"
 SLOW = "lavfi:testsrc2=size=96x64:rate=1,realtime"
 
 
@@ -213,14 +210,6 @@ def test_a_folder_reads_parts_from_names(open_station, settings, parts, tmp_path
     assert found["other.png"] == (None, None)
     assert Counter(found.values())[None, None] == 2, (
         "a number that cannot be kept is no reason to lose a part"
-    )
-
-
-def test_patterns_and_views_are_read(tmp_path):
-    right = read_source({"folder": "in", "pattern": "(?P<batch>a)", "then": "done"}, tmp_path)
-    assert right == FolderSourceSettings(str(tmp_path / "in"), str(tmp_path / "done"), "(?P<batch>a)")
-    assert (
-        read_source({"camera": "rtsp://192.0.2.1/s", "every": "1 s", "view": "top"}, tmp_path).view == "top"
     )
 
 

@@ -1,7 +1,5 @@
 """Refusals: each source goes on, and none takes one for a full queue or a bad picture."""
 
-from __future__ import annotations
-
 import importlib
 import inspect
 import io

@@ -1,7 +1,5 @@
 """One joint model serves all of its products, with and without the product in the address."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace
@@ -116,9 +114,6 @@ class Line:
         return self.http.post(f"{product}/versions", params={"name": path.name}, content=path.read_bytes())
 
 
-# ------------------------------------------------------------------------------------------------ judging
-
-
 def test_it_judges_as_the_library_with_and_without_the_product(open_line, joint_models):
     line = open_line()
     model = flawscope.load(joint_models / "three.zip", device="cpu", threads=1)
@@ -213,9 +208,6 @@ def test_a_deadline_holds_at_the_entry(open_line):
     assert line.send("plate", GOOD["plate"]).status_code == 504
     assert line.send("line", GOOD["plate"], deadline=60_000).status_code == 201
     assert "pictures of line are not judged in time" in str(line.station.problems())
-
-
-# ------------------------------------------------------------------------------------------------- models
 
 
 def test_a_version_is_switched_for_all_products_and_back(open_line, joint_models):
@@ -375,9 +367,6 @@ def test_learning_is_refused_with_the_remedy(open_line):
     assert (refused.status_code, refused.json()["error"]) == (422, said["why_not"])
     page = httpx.get(f"{line.running.url}/{product}/models").text
     assert "fit --update" in page
-
-
-# ------------------------------------------------------------------------------------ sources and clients
 
 
 @pytest.mark.both_databases

@@ -19,7 +19,6 @@ from sqlalchemy import func, select, update
 from flawscope.artefact.files import PARTIAL_SUFFIX
 from flawscope.pictures import decoding
 from flawscope.pictures.decoding import HashedPicture, decode, load_picture, pixel_hash
-from flawscope_station import housekeeping as housekeeping_module
 from flawscope_station.extension import Extension
 from flawscope_station.housekeeping import Housekeeping
 from flawscope_station.inspecting.admission import Inspector
@@ -145,9 +144,6 @@ def test_a_judged_picture_is_recorded_with_the_hash_of_its_pixels(open_one, part
     assert found == {hashlib.sha256(data).hexdigest(): pixel_hash(decode(data)) for data in several}
 
 
-# ---------------------------------------------------------------------------------------------------- removal
-
-
 def learn_from(database: Database, version: int, *pixels: str) -> None:
     with database.writing() as connection:
         rows = [{"version_id": version, "pixels": one} for one in pixels]
@@ -217,28 +213,6 @@ def test_space_is_made_whatever_else_is_being_removed(database, tmp_path, busy, 
 
     monkeypatch.setattr(StrayFiles if busy == "sweep" else Retention, busy, long)
     assert retention.run().pictures >= 20, "they are counted"
-
-
-# --------------------------------------------------------------------------------------- what others wait for
-
-
-def test_the_station_makes_room_as_pictures_are_recorded(database, tmp_path, monkeypatch):
-    files, store = Files(tmp_path / "files"), Store(database)
-    product, version = add_version(database)
-    keep = RetentionSettings(None, None, None, None, "100 KB")
-    access: Any = SimpleNamespace(remove_ended_sessions=lambda: None)
-    monkeypatch.setattr(housekeeping_module, "CHECK_INTERVAL", 3600.0)
-    keeper = Housekeeping(store, files, keep, access, lambda *problem: None)
-    keeper.start()
-    try:
-        until(lambda: keeper._removes_at)
-        for number in range(30):
-            store.record([taken_file(files, product, version, os.urandom(10_000), now(), pixels="")])
-            keeper.check_space()
-            until(lambda: not keeper._retention.is_full)
-            assert bytes_below(files.folder / PICTURES) <= 100 * 1024, number
-    finally:
-        keeper.stop()
 
 
 def outbox(database: Database, product: int, **how: Any) -> Outbox:
@@ -414,9 +388,6 @@ def test_messages_of_two_stations_have_ids_of_their_own():
     assert shift_message("a", NAME, 1, Shift("day", 1, 2), found).id in ids
 
 
-# --------------------------------------------------------------------------------------------------- restarts
-
-
 def test_a_start_waits_for_no_walk_through_files(settings, monkeypatch):
     Files(settings.store)
     left = Path(settings.store) / PICTURES / "abc" / f".a.png.1{PARTIAL_SUFFIX}"
@@ -440,9 +411,6 @@ def test_a_start_waits_for_no_walk_through_files(settings, monkeypatch):
     finally:
         going.set()
         station.close()
-
-
-# ----------------------------------------------------------------------------------------- the station itself
 
 
 def test_two_reviewers_that_ask_at_once_get_different_pictures(open_one, parts, monkeypatch):

@@ -1,7 +1,5 @@
 """The promised false-alarm rate beside the line, what people say twice, versions that were rejected."""
 
-from __future__ import annotations
-
 import json
 from importlib import import_module
 from types import SimpleNamespace
@@ -20,9 +18,8 @@ from flawscope_station.store.records import Store
 from flawscope_station.store.schema import learnt_pixels, pictures
 from learning_helpers import API, NAME, Line, drawn_part
 from station_helpers import add_version, taken
-from tablet import PHONE, SLATE, driver_fixture, needs_chromium, tablet_fixture
+from tablet import PHONE, SLATE, needs_chromium
 
-__all__ = ["driver_fixture", "tablet_fixture"]
 HASHES = (f"{number:064x}" for number in range(10**9))
 
 
@@ -144,9 +141,6 @@ def test_the_pages_and_the_api_tell_it(running):
     assert version["interval"] == pytest.approx(found["interval"])
 
 
-# ----------------------------------------------------------------------- what looks like a defect, and losses
-
-
 def stained_once(line: Line) -> list[int]:
     """False alarms that stand out like defects, each called good once."""
     found = [
@@ -207,7 +201,6 @@ def test_the_page_asks_once_and_names_what_would_be_lost(tablet):
     line = Line(tablet.url)
     found = stained_once(line)
     tablet.open("models")
-    tablet.wait(lambda: tablet.js("return document.documentElement.dataset.ready") == "yes")
     assert tablet.unfit(PHONE, SLATE) == []
     assert "Look at them once more" in tablet.text("[aria-labelledby=learn]")
     tablet.click("[data-learn]:not([data-learn=''])")
@@ -220,9 +213,6 @@ def test_the_page_asks_once_and_names_what_would_be_lost(tablet):
     tablet.wait(lambda: tablet.find("#sure").is_displayed())
     assert "Look at these inspections first: 1, 2." in tablet.text("#losses")
     assert tablet.complaints() == []
-
-
-# ------------------------------------------------------------------------------ simulated defects of a draft
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """Kinds of defects at a station: in every answer, on its pages, in reports, and as a person names them."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

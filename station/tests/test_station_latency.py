@@ -1,8 +1,6 @@
 """Cameras that are behind: a trigger takes a frame that was exposed after it, or none; and how far they are
 behind is measured."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from random import Random

@@ -1,7 +1,5 @@
 """What people say becomes a version: made beside the inspections, judged, live by a click or by the rule."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -21,10 +19,8 @@ from flawscope_station.learning.activation import Learning
 from flawscope_station.settings.station import LearningSettings, ProductSettings
 from flawscope_station.store.schema import learnt_pixels, pictures
 from learning_helpers import API, NAME, Line, drawn_part
-from station_helpers import Load, everything, until
+from station_helpers import Load, everything, problems, until
 from tablet import PHONE, SLATE, needs_chromium
-from tablet import driver_fixture as driver_fixture
-from tablet import tablet_fixture as tablet_fixture
 
 
 @pytest.fixture(scope="module")
@@ -255,10 +251,6 @@ def held_up(running: Any, line: Line) -> Iterator[int]:
         os.kill(process, signal.SIGCONT)
 
 
-def problems(line: Line) -> dict[str, str]:
-    return {one["code"]: one["text"] for one in line.http.get("/api/v1/status").json()["problems"]}
-
-
 def other_version(line: Line, model: Path, folder: Path, rate: str = "2%") -> int:
     """An operator's own model file; its number."""
     path = folder / "other.safetensors"
@@ -299,7 +291,7 @@ def test_a_full_disk_while_a_version_is_made(open_station, tmp_path, left):
         with held_up(running, line) as number, ballast.open("wb", buffering=0) as file, suppress(OSError):
             while (free := running.station.files.free_bytes()) > left:
                 file.write(bytes(min(1 << 14, free - left)))
-        text = until(lambda: problems(line).get("learning_1"))
+        text = until(lambda: problems(running.url).get("learning_1"))
         assert text.startswith("a version waits to be made from corrections: ")
         assert " the disk of " in text
         assert text.endswith("; free some space")
@@ -310,15 +302,12 @@ def test_a_full_disk_while_a_version_is_made(open_station, tmp_path, left):
         ballast.unlink()
         made = line.ended(number)
         assert (made["status"], made["version"]) == ("ready", 2), made["error"]
-        until(lambda: "learning_1" not in problems(line))
+        until(lambda: "learning_1" not in problems(running.url))
         assert len(line.http.get(f"{API}/versions").json()["versions"]) == 2
         until(lambda: not list(running.station.files.folder.rglob("*.part")), "an unfinished file stays")
         assert line.send(drawn_part(8), "after.png")["version"] == 1
         line.http.close()
         running.close()
-
-
-# -------------------------------------------------------------------------------------------- another version
 
 
 @pytest.mark.parametrize("rule", ["ask", "auto"])
@@ -386,7 +375,6 @@ def test_the_page_models_learns_shows_gains_and_losses_and_goes_back(tablet):
     found = line.shift()
     tablet.open("models")
     assert "3 false alarms were corrected" in tablet.text("[aria-labelledby=learn]")
-    tablet.wait(lambda: tablet.js("return document.documentElement.dataset.ready") == "yes")
     tablet.click("#learn-now")
     tablet.wait(lambda: tablet.all("[data-status=ready]"), 90)
     tablet.wait(lambda: tablet.js("return document.documentElement.dataset.ready") == "yes")

@@ -1,7 +1,5 @@
 """Models of options of a fit (`matrix.py`) answer at the station as `predict` does."""
 
-from __future__ import annotations
-
 import io
 from dataclasses import replace
 

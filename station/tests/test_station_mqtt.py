@@ -1,7 +1,5 @@
 """The station's broker: a real Mosquitto, cut, killed and started again."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import time

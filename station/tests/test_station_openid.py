@@ -1,7 +1,5 @@
 """Sign-in with a company's account, against a provider that can be made to answer wrongly."""
 
-from __future__ import annotations
-
 import base64
 import functools
 import hashlib
@@ -29,9 +27,8 @@ from flawscope_station.settings.station import Settings
 from flawscope_station.settings.values import read_as
 from flawscope_station.web.sign_in_pages import OpenIdProvider
 from station_helpers import PATIENCE, until
-from tablet import PHONE, SLATE, driver_fixture, needs_chromium, tablet_fixture
+from tablet import PHONE, SLATE, needs_chromium
 
-__all__ = ["driver_fixture", "tablet_fixture"]
 pytestmark = pytest.mark.listens  # what a proxy says of the client counts
 CLIENT, SECRET = "flawscope", "the client's secret"
 PASSWORD = "correct horse battery"

@@ -1,7 +1,5 @@
 """The pages as the server sends them, their texts, and the files that others wrote."""
 
-from __future__ import annotations
-
 import hashlib
 import html
 import re
@@ -24,6 +22,7 @@ from flawscope_station import housekeeping
 from flawscope_station.access.sign_in import SignInError, SignInThrottle
 from flawscope_station.web import pages, sign_in_pages
 from flawscope_station.web.templates import PAGES, TABS
+from station_helpers import inspected
 
 WEB = Path(str(resources.files("flawscope_station.web") / "assets"))
 SHARED = Path(str(ASSETS))  # with the review of a folder of results
@@ -46,21 +45,8 @@ def browser(running):
 def visitor(common, parts):
     """The same, at the station that the tests of this file share; it has a picture."""
     with httpx.Client(base_url=common.url, timeout=30) as client:
-        post(client, parts[0])
+        inspected(client, parts[0])
         yield client
-
-
-def post(browser: httpx.Client, data: bytes, name: str = "part.png") -> dict[str, Any]:
-    headers = {"Content-Type": "image/png"}
-    answer = browser.post(
-        "/api/v1/products/plate/inspections", params={"name": name}, content=data, headers=headers
-    )
-    assert answer.status_code == 201, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
-
-
-# ------------------------------------------------------------------------------------------------------ texts
 
 
 def texts_of(language: str) -> dict[str, str]:
@@ -129,9 +115,6 @@ def test_numbers_are_written_as_the_language_writes_them():
     assert PAGES.texts["en"].count("review.left", 1) == texts_of("en")["review.left_one"].format(n=1)
 
 
-# ---------------------------------------------------------------------------------------- files of the pages
-
-
 def test_what_others_wrote_is_unchanged_and_named():
     readme = (WEB / "vendored/README.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| (\S+) \|.*\| ([0-9a-f]{64}) \|$", readme, re.MULTILINE))
@@ -179,9 +162,6 @@ def test_static_files_are_those_that_are_known(visitor):
         assert visitor.get(f"/static/{name}").status_code == 404, name
 
 
-# ------------------------------------------------------------------------------------------------- the pages
-
-
 def test_every_page_says_what_it_is(visitor):
     assert visitor.get("/").headers["location"] == "/plate/live"
     for name in ALL:
@@ -220,7 +200,7 @@ def test_what_is_not_there_is_said_on_a_page(visitor):
 
 
 def test_names_never_become_markup(visitor, parts):
-    number = post(visitor, parts[0], HOSTILE)["id"]
+    number = inspected(visitor, parts[0], HOSTILE)["id"]
     for name in ("live", "history", f"inspections/{number}"):
         text = visitor.get(f"/plate/{name}").text
         assert "<img src=x" not in text, name
@@ -237,7 +217,7 @@ def test_a_finding_that_nothing_knows_is_recorded_and_shown(visitor, parts, monk
         return made if isinstance(made, InputError) else made.noticing(dusty)
 
     monkeypatch.setattr(Predictor, "_prediction", noticing)
-    made = post(visitor, parts[0], "dusty.png")
+    made = inspected(visitor, parts[0], "dusty.png")
     assert (made["findings"], made["decision"]) == ([dusty.to_dict()], "anomalous")
     assert made["p_value"] <= 0.02
     assert (
@@ -251,7 +231,7 @@ def test_a_finding_that_nothing_knows_is_recorded_and_shown(visitor, parts, monk
 def test_the_history_filters_and_turns_pages(browser, parts):
     count = pages.PER_PAGE + 3
     for k in range(count):
-        post(browser, parts[k % 2], f"{k:03}.png")
+        inspected(browser, parts[k % 2], f"{k:03}.png")
     names = r'<span class="name"><bdi>(.*?)</bdi>'
     first = browser.get("/plate/history").text
     assert re.findall(names, first) == [f"{k:03}.png" for k in reversed(range(3, count))]
@@ -342,7 +322,7 @@ def test_signing_out_ends_the_session_from_its_own_page_alone(browser, users):
 
 def test_operators_see_no_engineers_buttons(browser, users, parts):
     sign_in(browser, "emil")
-    post(browser, parts[0])
+    inspected(browser, parts[0])
     assert 'id="upload"' in browser.get("/plate/models").text
     assert "/export?" in browser.get("/plate/history").text
     assert 'id="drift-normal"' in browser.get("/plate/trends").text

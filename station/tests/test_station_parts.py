@@ -1,8 +1,6 @@
 """Parts in several views at the station: one decision for each part, whatever happens between its views; and
 pictures of several parts."""
 
-from __future__ import annotations
-
 import io
 import threading
 from dataclasses import replace
@@ -36,7 +34,6 @@ from flawscope_station.store.schema import LATE, inspections, parts
 from sink_helpers import Listener, Mosquitto, make_broker, make_sink, new_folder
 from station_helpers import NAME, Running, add_version, aged, delayed, held, png, recorded, taken, until
 from tablet import PHONE, SLATE, Tablet, needs_chromium
-from tablet import driver_fixture as driver_fixture
 from view_helpers import (  # noqa: F401
     API,
     VIEWS,
@@ -555,9 +552,6 @@ def test_a_part_that_is_late_is_so_in_all_views(line, monkeypatch, tmp_path):
     assert recorded_parts(running.url, {"B": whole(GOOD), "p23": whole(23)}).keys() == {"B", "p23"}
     found = {(one["part"], one["unanswered"]) for one in recorded(running.station)}
     assert found == {("B", "late"), ("p23", None)}
-
-
-# -------------------------------------------------------------------------------------------- challenge parts
 
 
 def test_a_part_in_views_is_a_challenge_part(line, part_model, tmp_path, open_station):

@@ -4,8 +4,6 @@ handed it in was told that it is not, and none is made from pictures of two part
 KILLS and PARTS say how many.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random
@@ -15,17 +13,16 @@ import time
 import httpx
 import pytest
 
-from station_helpers import NAME, Served, free_port, until
+from station_helpers import until
 from view_helpers import lives, part_model_fixture, post, recorded_parts, whole  # noqa: F401
 
 KILLS, PARTS = int(os.environ.get("KILLS", "3")), int(os.environ.get("PARTS", "40"))
 pytestmark = pytest.mark.slow
 
 
-def test_parts_by_http(part_model, tmp_path):
+def test_parts_by_http(part_model, serve):
     """Those that were answered stay as they were, whatever is sent again."""
-    words = [str(part_model), "--station", str(tmp_path / "store"), "--product", NAME]
-    served = Served([*words, "--device", "cpu", "--threads", "1"], free_port())
+    served = serve({"model": str(part_model)})
     sent = {f"p{number}": whole(number) for number in range(PARTS)}
     answered: dict[str, int] = {}
     for _ in lives(served, KILLS, 1.5):
@@ -38,22 +35,15 @@ def test_parts_by_http(part_model, tmp_path):
             seen = {one["inspection"]["part_id"] for one in answer.json()["results"]}
             assert seen == {answered.setdefault(name, *seen)}
     found = recorded_parts(served.url, sent)
-    served.kill()
     assert {name: one["id"] for name, one in found.items()} == answered
     assert len(answered) == PARTS
 
 
-def test_parts_by_folder(part_model, tmp_path):
+def test_parts_by_folder(part_model, serve, tmp_path):
     """Their files come in any order, those of several parts at once."""
     (incoming := tmp_path / "incoming").mkdir()
-    settings = {
-        "products": {
-            NAME: {"model": str(part_model), "sources": [{"folder": str(incoming), "then": "delete"}]}
-        },
-        "store": str(tmp_path / "store"),
-    }
-    (tmp_path / "station.yaml").write_text(json.dumps(settings))
-    served = Served([str(tmp_path / "station.yaml"), "--device", "cpu", "--threads", "1"], free_port())
+    source = {"folder": str(incoming), "then": "delete"}
+    served = serve({"model": str(part_model), "sources": [source]})
     sent = {f"p{number}": whole(number) for number in range(PARTS)}
 
     def write() -> None:
@@ -74,5 +64,4 @@ def test_parts_by_folder(part_model, tmp_path):
             while left := len([*incoming.iterdir()]):
                 until(lambda left=left: len([*incoming.iterdir()]) < left)
     found = recorded_parts(served.url, sent)
-    served.kill()
     assert found.keys() == sent.keys()

@@ -1,8 +1,6 @@
 """Sources, sinks and connections of other packages: found by their entry points, checked by their records,
 true to the contract. Those of examples/line stand for what others write."""
 
-from __future__ import annotations
-
 import csv
 import re
 import socketserver
@@ -20,11 +18,7 @@ import yaml
 from flawscope.errors import InputError
 from flawscope_station.access.audit import search
 from flawscope_station.settings.plugins import (
-    CONNECTION_GROUP,
-    SINK_GROUP,
-    SOURCE_GROUP,
     Plugin,
-    plugin_names,
 )
 from flawscope_station.settings.station import read_settings
 from flawscope_station.testing import check_sink, check_source
@@ -41,12 +35,6 @@ def ids(path: Path) -> list[str]:
         return []
     with path.open(newline="") as file:
         return [row["id"] for row in csv.DictReader(file)]
-
-
-def test_plugins_are_found_by_their_entry_points():
-    assert {"modbus", "opcua"} <= set(plugin_names(CONNECTION_GROUP))
-    assert "reel" in plugin_names(SOURCE_GROUP)
-    assert "csv" in plugin_names(SINK_GROUP)
 
 
 def test_the_examples_keep_the_contract(reels, model_file, tmp_path):

@@ -1,7 +1,5 @@
 """What is wrong: as it begins, changes, is acknowledged and ends, and in which words a person reads of it."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

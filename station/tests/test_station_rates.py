@@ -1,7 +1,5 @@
 """False-alarm rates of a running station: changed on Models, and named in its settings."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 
@@ -16,9 +14,8 @@ from flawscope_station.learning.candidate_plan import make_plan
 from flawscope_station.store.throughput import pictures_a_day, reviewed_defects
 from learning_helpers import Line, drawn_part
 from station_helpers import NAME, make_older
-from tablet import PHONE, driver_fixture, needs_chromium, tablet_at
+from tablet import PHONE, needs_chromium, tablet_at
 
-__all__ = ["driver_fixture"]
 WIDE, NIGHT = (1400, 900, False), (1400, 900, True)
 API = f"/api/v1/products/{NAME}"
 
@@ -156,7 +153,6 @@ def test_a_rate_is_chosen_on_the_page(open_station, settings, driver):
     with tablet_at(running, driver) as tablet:
         tablet.screen(*WIDE)
         tablet.open("models")
-        tablet.wait(lambda: tablet.js("return document.documentElement.dataset.ready") == "yes")
         tablet.click("#rates summary")
         rows = [one.text for one in tablet.all("#rates tbody tr")]
         assert len(rows) == 7

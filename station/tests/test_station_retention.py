@@ -275,9 +275,6 @@ def test_a_number_is_never_given_again(world):
     )
 
 
-# ------------------------------------------------------------------------------ cut off, and at the same time
-
-
 class Cut(BaseException):
     """Nobody catches it: as if the process had been killed."""
 

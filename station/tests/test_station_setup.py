@@ -48,7 +48,7 @@ from flawscope_station.store.backup import backup, restore
 from flawscope_station.web.app import SHUTDOWN_SECONDS
 from flawscope_station.web.templates import PAGES
 from setup_helpers import NEW, begin, empty_fixture, empty_settings, encoded, http_fixture
-from station_helpers import Running, Served, free_port, opened, png, until
+from station_helpers import Running, Served, free_port, opened, until
 
 __all__ = ["empty_fixture", "http_fixture"]
 # How many defects are simulated depends on the time
@@ -101,15 +101,19 @@ def send(http: httpx.Client, name: str, data: bytes, product: str = "plate") -> 
     return http.post(f"{NEW}/{product}/pictures", params={"name": name}, content=data, headers=PNG)
 
 
+def begin_with(http: httpx.Client, pictures: list[Path]) -> None:
+    begin(http)
+    for path in pictures:
+        send(http, path.name, path.read_bytes())
+
+
 def results(answer: httpx.Response) -> list[dict[str, Any]]:
     assert answer.status_code == 201, answer.text
-    found: list[dict[str, Any]] = answer.json()["results"]
-    return found
+    return list(answer.json()["results"])
 
 
 def listed(http: httpx.Client, product: str = "plate") -> dict[str, list[str]]:
-    found: dict[str, list[str]] = http.get(f"{NEW}/{product}/pictures").json()
-    return found
+    return dict(http.get(f"{NEW}/{product}/pictures").json())
 
 
 def zipped(files: dict[str, bytes]) -> bytes:
@@ -131,6 +135,12 @@ def learnt(http: httpx.Client, **how: Any) -> dict[str, Any]:
     return done(http)
 
 
+def checked(http: httpx.Client) -> dict[str, list[str]]:
+    """The pictures that each finding of the check names."""
+    check = until(lambda: (found := http.get(f"{NEW}/plate").json()["check"]) and found["current"] and found)
+    return {one["code"]: one["pictures"] for one in check["findings"]}
+
+
 def done(http: httpx.Client) -> dict[str, Any]:
     def state() -> dict[str, Any] | None:
         found: dict[str, Any] = http.get(f"{NEW}/plate").json()
@@ -139,9 +149,6 @@ def done(http: httpx.Client) -> dict[str, Any]:
     found: dict[str, Any] = until(state)
     assert found["stage"] == "ready", found["error"]
     return found
-
-
-# ------------------------------------------------------------------------------------------------ the way
 
 
 def test_from_nothing_to_a_product_that_inspects(empty, http, good, drawn, tmp_path):
@@ -208,9 +215,7 @@ def test_from_nothing_to_a_product_that_inspects(empty, http, good, drawn, tmp_p
 
 def test_how_pictures_are_seen_is_found_out_and_told(empty, http, good):
     """Learning again goes on with what was tried; only PatchCore is searched for."""
-    begin(http)
-    for path in good:
-        send(http, path.name, path.read_bytes())
+    begin_with(http, good)
     for _ in range(2):
         found = learnt(http, auto=10)
         assert found["auto"] == 10
@@ -327,9 +332,6 @@ def test_a_settings_file_without_products_and_no_model_at_all_are_allowed(tmp_pa
         serve.station_settings(parser.parse_args(["--folder", "in"]))
 
 
-# ---------------------------------------------------------------------------------------------- the pictures
-
-
 def test_what_is_no_picture_is_said_in_one_line_and_the_rest_is_kept(empty, http, good, monkeypatch):
     begin(http)
     whole = good[0].read_bytes()
@@ -405,8 +407,7 @@ def test_pictures_that_all_have_sizes_of_their_own_are_not_offered_to_be_left_ou
     begin(http)
     for k in range(5):
         send(http, f"{k}.png", encoded(Image.open(good[0]).resize((50 + k // 2, 60 + k // 2))))
-    check = until(lambda: (found := http.get(f"{NEW}/plate").json()["check"]) and found["current"] and found)
-    assert {one["code"]: one["pictures"] for one in check["findings"]}["mixed-sizes"] == []
+    assert checked(http)["mixed-sizes"] == []
 
 
 def test_a_product_takes_so_many_pictures_and_no_more(http, good, monkeypatch):
@@ -450,13 +451,10 @@ def test_telephones_turn_pictures_and_the_page_shows_them_upright(http):
 
 
 def test_the_check_names_the_pictures_that_are_concerned(http, good):
-    begin(http)
-    for path in good:
-        send(http, path.name, path.read_bytes())
+    begin_with(http, good)
     send(http, "copy.bmp", encoded(Image.open(good[3]), "BMP"))  # the same pixels in another file
     send(http, "small.png", encoded(Image.open(good[4]).resize((50, 50))))
-    check = until(lambda: (found := http.get(f"{NEW}/plate").json()["check"]) and found["current"] and found)
-    pictures = {one["code"]: one["pictures"] for one in check["findings"]}
+    pictures = checked(http)
     assert sorted(pictures["copy"]) == sorted(["copy.bmp", good[3].name])
     assert pictures["mixed-sizes"] == ["small.png"]
 
@@ -480,9 +478,6 @@ def test_two_people_send_the_same_pictures_at_once(empty, good):
     assert [sorted(several) for several in zip(*said, strict=True)] == [["kept", *["known"] * 3]] * len(good)
     with httpx.Client(base_url=empty.url) as http:
         assert listed(http)["pictures"] == [path.name for path in good]
-
-
-# --------------------------------------------------------------------------------------- stopped and killed
 
 
 def test_learning_is_stopped_and_what_was_not_begun_is_said(http, good):
@@ -528,9 +523,7 @@ def test_a_stop_before_the_first_step_holds(empty, http, good, monkeypatch):
         return found[-1]
 
     monkeypatch.setattr(made, "_next_job", stopped_meanwhile)
-    begin(http)
-    for path in good[:2]:
-        send(http, path.name, path.read_bytes())
+    begin_with(http, good[:2])
     http.post(f"{NEW}/plate/learn", json={})
     until(lambda: len([one for one in found if one is not None]) and len(found) > 1)
     assert found[found.index(next(filter(None, found))) + 1] is None, "it is not begun again"
@@ -539,9 +532,7 @@ def test_a_stop_before_the_first_step_holds(empty, http, good, monkeypatch):
 
 def test_a_stop_of_a_search_keeps_the_best_so_far_and_a_second_ends_all(empty, http, good):
     empty.station.parts[drafts.Drafts].worker = Worker(searches)
-    begin(http)
-    for path in good[:2]:
-        send(http, path.name, path.read_bytes())
+    begin_with(http, good[:2])
     http.post(f"{NEW}/plate/learn", json={"auto": 10}).raise_for_status()
     trying = "trying the settings as given"
     until(lambda: (http.get(f"{NEW}/plate").json()["step"] or {}).get("stage") == trying)
@@ -571,9 +562,7 @@ def test_a_training_that_was_stopped_goes_on_and_ends(empty, http, good, teacher
     """That each method resumes its own training is tested with the library."""
     made, how = empty.station.parts[drafts.Drafts], {"method": "efficientad"}
     made.worker = Worker(partial(small, {**SMALL, "teacher": str(teacher_path)}))
-    begin(http)
-    for path in good:
-        send(http, path.name, path.read_bytes())
+    begin_with(http, good)
     http.post(f"{NEW}/plate/learn", json=how).raise_for_status()
     model = made.draft("plate").model
     until(checkpoint_path(model).is_file)
@@ -608,9 +597,7 @@ def test_a_station_that_ends_does_not_wait_for_a_trial(empty, http):
 
 def test_a_result_stays_until_there_is_another(http, good):
     """While something else is learnt, when that is stopped, and when it fails: model, report, examples."""
-    begin(http)
-    for path in good[:8]:
-        send(http, path.name, path.read_bytes())
+    begin_with(http, good[:8])
     first = learnt(http, roi="0.1,0.1,0.9,0.9")["result"]
     files = {name: http.get(f"{NEW}/plate/{name}").content for name in ("model", "report")}
 
@@ -655,9 +642,7 @@ def test_a_result_stays_until_there_is_another(http, good):
 def test_what_does_not_go_together_is_refused_at_once(http, good, options, conflict):
     """The page asks before anybody waits, and learning refuses it for programs."""
     together = {"align": "turn", "roi": "0.1,0,0.9,1", "min_defect": 9, "light": 0.1}
-    begin(http)
-    for path in good[:2]:
-        send(http, path.name, path.read_bytes())
+    begin_with(http, good[:2])
     asked = http.post(f"{NEW}/plate/options", json=options).json()["conflicts"]
     assert conflict in [[one["first"], one["second"], one["is_missing"]] for one in asked]
     refused = http.post(f"{NEW}/plate/learn", json=options)
@@ -770,9 +755,7 @@ def test_a_killed_station_has_every_confirmed_picture_and_goes_on(tmp_path, good
 
 @pytest.mark.slow
 def test_a_run_that_the_station_was_killed_in_goes_on_at_the_start(empty, http, good):
-    begin(http)
-    for path in good[:8]:
-        send(http, path.name, path.read_bytes())
+    begin_with(http, good[:8])
     http.post(f"{NEW}/plate/learn", json={"size": "64"})
     until(lambda: http.get(f"{NEW}/plate").json()["stage"] == "learning")
     empty.close()
@@ -830,14 +813,3 @@ def test_a_product_of_the_settings_without_a_model_is_made_by_its_own_camera(ope
     with httpx.Client(base_url=running.url, timeout=60) as http:
         until(lambda: http.get(lid).json()["sources"][0]["state"] == "running")
         assert http.post(f"{lid}/trigger").status_code == 201
-
-
-def test_where_pictures_have_sizes_of_their_own_none_is_odd(tmp_path):
-    def odd(*widths):
-        names = [f"{k}.png" for k in range(len(widths))]
-        for name, width in zip(names, widths, strict=True):
-            (tmp_path / name).write_bytes(png(np.zeros((8, width, 3), np.uint8)))
-        return draft.Draft.odd_sizes(SimpleNamespace(folder=tmp_path, pictures=lambda: names))
-
-    assert odd(*range(8, 42)) == []
-    assert odd(8, 8, 8, 9) == ["3.png"]

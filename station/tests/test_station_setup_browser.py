@@ -1,8 +1,6 @@
 """A new product in a real browser: from an empty folder to one that is live. Chromium and selenium are
 needed."""
 
-from __future__ import annotations
-
 import io
 import re
 from pathlib import Path
@@ -13,9 +11,9 @@ from selenium.webdriver.common.action_chains import ActionChains
 
 from flawscope.synthesis.demo.dataset import draw_dataset
 from setup_helpers import empty_fixture
-from tablet import PHONE, Tablet, driver_fixture, needs_chromium, tablet_fixture
+from tablet import PHONE, Tablet, needs_chromium
 
-__all__ = ["driver_fixture", "empty_fixture", "tablet_fixture"]
+__all__ = ["empty_fixture"]
 pytestmark = needs_chromium
 WIDE, NIGHT = (1400, 900, False), (1400, 900, True)
 EDGES = ("left", "top", "right", "bottom")
@@ -60,6 +58,12 @@ def begin(tablet: Tablet, name: str = "Bracket left") -> None:
     tablet.press(name, "\n")
     tablet.wait(lambda: tablet.driver.current_url.endswith("/-/new/Bracket-left"))
     tablet.wait(lambda: tablet.js("return document.documentElement.dataset.ready"))
+
+
+def begin_with_three(tablet: Tablet, forty: Path) -> None:
+    begin(tablet)
+    drag(tablet, "#drop", *sorted((forty / "train" / "good").iterdir())[:3])
+    tablet.wait(lambda: tablet.text("#count").startswith("3 "))
 
 
 def learn(tablet: Tablet) -> None:
@@ -188,9 +192,7 @@ def test_parts_that_lie_turned_are_told_and_chosen_by_a_click(beginner, tmp_path
 
 
 def test_a_region_is_dragged_and_the_smallest_defect_is_shown(beginner, forty):
-    begin(beginner)
-    drag(beginner, "#drop", *sorted((forty / "train" / "good").iterdir())[:3])
-    beginner.wait(lambda: beginner.text("#count").startswith("3 "))
+    begin_with_three(beginner, forty)
     beginner.wait(lambda: "…" not in beginner.text("#check-said"))
     beginner.click("#look-at summary")
     beginner.wait(lambda: beginner.js("return document.getElementById('whole').naturalWidth"))
@@ -228,9 +230,7 @@ def choose(tablet: Tablet, selector: str, value: str) -> None:
 )
 def test_what_does_not_go_together_is_refused_at_the_click(beginner, forty, language, words):
     """In the page's language, beside what was changed; and learning begins again when it is put right."""
-    begin(beginner)
-    drag(beginner, "#drop", *sorted((forty / "train" / "good").iterdir())[:3])
-    beginner.wait(lambda: beginner.text("#count").startswith("3 "))
+    begin_with_three(beginner, forty)
     beginner.driver.add_cookie({"name": "language", "value": language})
     beginner.driver.refresh()
     beginner.wait(lambda: beginner.find("#start").is_enabled())

@@ -1,7 +1,5 @@
 """Shifts, and reports of them: on a page, in a folder and to a webhook."""
 
-from __future__ import annotations
-
 import csv
 import io
 from datetime import UTC, datetime

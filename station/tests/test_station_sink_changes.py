@@ -1,7 +1,5 @@
 """What waits for a sink when the settings change: all of it is sent, or it is told how much is not."""
 
-from __future__ import annotations
-
 import socket
 import threading
 import time
@@ -214,9 +212,6 @@ def test_a_broker_that_goes_and_a_product_that_is_renamed_are_told(floor):
     floor.open((A,), name="renamed")
     assert len(floor.told()) == 2
     assert UNDELIVERED in floor.problems, "of a product without pages"
-
-
-# ---------------------------------------------------------------------------------- an exchange has an end
 
 
 def dripping(prefix: bytes, drop: bytes = b"x") -> tuple[int, Callable[[], None]]:

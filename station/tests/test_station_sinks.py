@@ -1,7 +1,5 @@
 """Webhooks and folders: what was inspected arrives, whatever happens to the other side or the station."""
 
-from __future__ import annotations
-
 import base64
 import errno
 import hmac
@@ -18,7 +16,6 @@ from typing import Any
 
 import httpx
 import pytest
-import yaml
 
 from flawscope.errors import InputError
 from flawscope_station.client import Client
@@ -31,7 +28,7 @@ from flawscope_station.sinks.outbox import Message
 from flawscope_station.store.backup import backup, restore
 from flawscope_station.store.retention import Retention
 from sink_helpers import Receiver, make_sink
-from station_helpers import NAME, Load, Served, aged, failing, free_port, until
+from station_helpers import NAME, Load, aged, failing, free_port, until
 
 ROOT = Path(__file__).parents[2]
 KEY = bytes(range(32))
@@ -66,9 +63,6 @@ def numbers(receiver: Receiver) -> list[int]:
 
 def codes(running: Any) -> list[str]:
     return [one.code for one in running.station.problems()]
-
-
-# --------------------------------------------------------------------------------------------------- webhooks
 
 
 def receiver_of_the_docs() -> Callable[..., bool]:
@@ -245,40 +239,30 @@ def test_a_slow_one_holds_nothing_up(receive, with_sinks, parts):
     until(lambda: numbers(slow) == sent)
 
 
-def test_a_station_that_is_killed_loses_nothing(receive, settings, model_file, tmp_path, parts):
+def test_a_station_that_is_killed_loses_nothing(receive, serve, model_file, tmp_path, parts):
     """What comes again has the same id."""
-    receiver, path = receive(), tmp_path / "station.yaml"
-    values = {
-        "products": {
-            NAME: {"model": str(model_file), "sinks": [{"webhook": receiver.url}, {"folder": "found"}]}
-        },
-        "store": settings.store,
-    }
-    path.write_text(yaml.safe_dump(values))
-    served = Served([str(path), "--device", "cpu", "--threads", "1"], free_port())
+    receiver = receive()
+    sinks = [{"webhook": receiver.url}, {"folder": "found"}]
+    served = serve({"model": str(model_file), "sinks": sinks})
     served.start()
-    try:
-        load = Load(served.url, parts, clients=2)
-        load.start()
-        until(lambda: len(load.taken) > 20)
-        served.kill()
-        served.start()
-        count = len(load.taken)
-        until(lambda: len(load.taken) > count + 5)
-        load.end()
-        wanted = {number for number, _ in load.taken.values()}
-        until(lambda: set(numbers(receiver)) >= wanted, "lost")
-        ids = {one.json["data"]["id"]: one.headers["webhook-id"] for one in receiver.taken}
-        assert all(ids[one.json["data"]["id"]] == one.headers["webhook-id"] for one in receiver.taken)
-        folder = tmp_path / "found"
-        until(lambda: len(list(folder.glob("*/*.json"))) >= len(wanted), "lost")
-        served.kill(signal.SIGTERM)
-        written = Counter(json.loads(one.read_bytes())["data"]["id"] for one in folder.glob("*/*.json"))
-        assert set(written) >= wanted
-        assert set(written.values()) == {1}, "twice"
-    finally:
-        if served.process is not None and served.process.poll() is None:
-            served.kill()
+    load = Load(served.url, parts, clients=2)
+    load.start()
+    until(lambda: len(load.taken) > 20)
+    served.kill()
+    served.start()
+    count = len(load.taken)
+    until(lambda: len(load.taken) > count + 5)
+    load.end()
+    wanted = {number for number, _ in load.taken.values()}
+    until(lambda: set(numbers(receiver)) >= wanted, "lost")
+    ids = {one.json["data"]["id"]: one.headers["webhook-id"] for one in receiver.taken}
+    assert all(ids[one.json["data"]["id"]] == one.headers["webhook-id"] for one in receiver.taken)
+    folder = tmp_path / "found"
+    until(lambda: len(list(folder.glob("*/*.json"))) >= len(wanted), "lost")
+    served.kill(signal.SIGTERM)
+    written = Counter(json.loads(one.read_bytes())["data"]["id"] for one in folder.glob("*/*.json"))
+    assert set(written) >= wanted
+    assert set(written.values()) == {1}, "twice"
 
 
 def test_a_restored_station_says_nothing_under_an_id_that_was_used(receive, with_sinks, parts, tmp_path):
@@ -299,9 +283,6 @@ def test_a_restored_station_says_nothing_under_an_id_that_was_used(receive, with
     until(lambda: len(receiver.taken) == 3 and len(list((tmp_path / "found").glob("*/*.json"))) == 3)
     assert numbers(receiver) == [1, 2, 2]
     assert len({one.headers["webhook-id"] for one in receiver.taken}) == 3
-
-
-# ---------------------------------------------------------------------------------------------------- folders
 
 
 def test_a_folder_gets_files(with_sinks, parts, tmp_path):

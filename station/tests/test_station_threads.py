@@ -1,7 +1,5 @@
 """Threads of a station: what fails is begun again and told, and `/readyz` says what is true."""
 
-from __future__ import annotations
-
 import io
 import os
 import signal
@@ -27,6 +25,7 @@ from flawscope_station.background import (
     MIN_RESTART_DELAY,
     SETTLED_SECONDS,
     TOLD_SECONDS,
+    Backoff,
     GuardedThread,
     Log,
     ThreadWatch,
@@ -47,8 +46,6 @@ from flawscope_station.store import files as store_files
 from flawscope_station.store.database import StoreError
 from sink_helpers import make_sink
 from station_helpers import NAME, PATIENCE, ManualClock, Running, delayed, everything, failing, opened, until
-
-# ------------------------------------------------------------------------------ lines for a person
 
 
 class Broken(io.StringIO):
@@ -114,9 +111,6 @@ def test_a_problem_is_told_whatever_becomes_of_its_line():
     assert [one.code for one in problems.all()] == ["disk_full"]
 
 
-# -------------------------------------------------------------------------------------------- guarded threads
-
-
 class Panic(BaseException):
     """As some libraries raise it: no Exception."""
 
@@ -144,20 +138,18 @@ def work_fixture():
     made.ended.set()
 
 
-def watch_of(thread: GuardedThread, told: dict[str, str | None]) -> ThreadWatch:
-    return ThreadWatch(
-        lambda: [(thread, True)], lambda: None, lambda code, why, **_: told.update({code: why})
-    )
+def watched(work: Work, *clock: ManualClock) -> tuple[GuardedThread, dict[str, str | None], ThreadWatch]:
+    """Its thread, what is told of it, and who watches it."""
+    thread, told = GuardedThread("work", work, work.ended, *clock), dict[str, str | None]()
+    report = lambda code, why, **_: told.update({code: why})  # noqa: E731
+    return thread, told, ThreadWatch(lambda: [(thread, True)], lambda: None, report)
 
 
 @pytest.mark.parametrize(
     "error", [ValueError("a\nb"), Panic("gone"), SystemExit(1), MemoryError(), OSError(28)]
 )
 def test_work_that_fails_is_begun_again_and_told_for_a_while(work, error):
-    clock = ManualClock()
-    thread = GuardedThread("work", work, work.ended, clock)
-    told: dict[str, str | None] = {}
-    watch = watch_of(thread, told)
+    thread, told, watch = watched(work, clock := ManualClock())
     watch.check()
     assert set(told.values()) == {None}, "it was not started"
     thread.start()
@@ -187,9 +179,7 @@ def test_work_that_fails_is_begun_again_and_told_for_a_while(work, error):
 
 def test_a_thread_that_is_gone_is_started_anew(work, monkeypatch):
     """Whatever ended it: here the guard itself fails."""
-    thread = GuardedThread("work", work, work.ended)
-    told: dict[str, str | None] = {}
-    watch = watch_of(thread, told)
+    thread, told, watch = watched(work)
     with monkeypatch.context() as patch:
         patch.setattr(threading, "excepthook", lambda args: None)
         patch.setattr(thread, "_note_failure", lambda failure: 1 / 0)
@@ -203,9 +193,7 @@ def test_a_thread_that_is_gone_is_started_anew(work, monkeypatch):
 
 def test_a_thread_being_started_is_not_begun_twice(work, monkeypatch):
     """Whatever looks meanwhile: a busy computer takes its time to start one."""
-    thread = GuardedThread("work", work, work.ended)
-    told: dict[str, str | None] = {}
-    watch = watch_of(thread, told)
+    thread, told, watch = watched(work)
     start, looked, starting = threading.Thread.start, threading.Event(), threading.Event()
 
     def start_slowly(one: threading.Thread) -> None:
@@ -228,9 +216,7 @@ def test_a_thread_being_started_is_not_begun_twice(work, monkeypatch):
 
 
 def test_a_thread_that_cannot_start_is_started_later(work, monkeypatch):
-    thread = GuardedThread("work", work, work.ended)
-    told: dict[str, str | None] = {}
-    watch = watch_of(thread, told)
+    thread, told, watch = watched(work)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", failing(RuntimeError("can't start new thread")))
         thread.start()
@@ -249,7 +235,13 @@ def test_work_that_returns_too_early_is_begun_again():
     thread.join(PATIENCE)
 
 
-# ------------------------------------------------------------------------------------------------- a station
+def test_pauses_double_up_to_the_longest_and_begin_anew_after_success():
+    pauses = Backoff(1.0, 5.0)
+    assert [pauses.next() for _ in range(5)] == [1.0, 2.0, 4.0, 5.0, 5.0]
+    pauses.reset()
+    assert pauses.next() == 1.0
+    several = [Backoff(1.0, 8.0, 0.25).next() for _ in range(200)]
+    assert 0.75 <= min(several) < 1.0 < max(several) <= 1.25, "spread"
 
 
 def fill(pipe: int) -> None:

@@ -1,7 +1,5 @@
 """Tolerances at a station: a third decision, told apart everywhere, and rules that change meanwhile."""
 
-from __future__ import annotations
-
 import csv
 import io
 import os
@@ -45,9 +43,6 @@ def write(path: Path, version: int, length: float = 1e3, side: int = 32, more: s
     rule = f"{{kind: any, length: {length}{more}}}"
     path.write_text(f"version: {version}\npicture: [{side}, {side}]\nrules: [{rule}]\n")
     return path
-
-
-# --------------------------------------------------------------------------------------------- a real station
 
 
 @pytest.mark.both_databases
@@ -143,9 +138,6 @@ def test_other_rules_want_a_new_challenge():
     in_force.side_effect = [None, {"sha256": "a"}, {"sha256": "b"}]
     state = State(History(Instant(0, 0.0)), {"d-1": part})
     assert len({Challenge._state_hash(challenge, 1, state) for _ in range(3)}) == 3
-
-
-# ------------------------------------------------------------------------------------------ rules that change
 
 
 class Floor:
@@ -301,9 +293,6 @@ def test_the_file_stands_beside_the_settings(settings, tmp_path):
     path = tmp_path / "station.yaml"
     path.write_text(f"products:\n  {NAME}: {{model: m.onnx, tolerances: rules.yaml}}\n")
     assert read_settings(path).products[NAME].tolerances == str(tmp_path / "rules.yaml")
-
-
-# -------------------------------------------------------------------------------------------------- learning
 
 
 def test_a_tolerated_part_is_never_learnt_as_good(database):

@@ -3,8 +3,6 @@
 They are told apart in records, pages, exports, counts, metrics, shift reports, sinks and SQL.
 """
 
-from __future__ import annotations
-
 import asyncio
 import csv
 import io

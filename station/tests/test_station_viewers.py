@@ -1,7 +1,5 @@
 """People who look do not stop the line: pictures go first, and what is drawn for people is bounded."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 import time

@@ -1,7 +1,5 @@
 """Store, retention and outbox do what a dictionary says, in any order of events, on both data bases."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Parts in several views: pictures, a model that judges them, and what a station has recorded of them."""
 
-from __future__ import annotations
-
 import hashlib
 import random
 import threading
