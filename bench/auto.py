@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,9 +91,9 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-def drawn_pictures(folder: Path, name: str) -> Path:
-    """Folder in MVTec AD's layout."""
-    scene, root = SCENES[name], folder / name.replace(", ", "-")
+def drawn_pictures(folder: Path, name: str, draw: int = 0) -> Path:
+    """Folder in MVTec AD's layout; other pictures with each draw."""
+    scene, root = SCENES[name], folder / f"{name.replace(', ', '-')}{draw or ''}"
     if root.is_dir():
         return root
     defects = dataset.CATEGORIES["plate"].defects
@@ -102,7 +103,7 @@ def drawn_pictures(folder: Path, name: str) -> Path:
     for where, defect, k in jobs:
         path = root / where / f"{k:04d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(scene.draw(k, defect)).save(path, compress_level=1)
+        Image.fromarray(scene.draw(10_000 * draw + k, defect)).save(path, compress_level=1)
     return root
 
 
@@ -243,6 +244,7 @@ def main() -> int:
         "--size", help="of the pictures: only how parts lie is searched for then, in less time"
     )
     parser.add_argument("--minutes", type=float, default=MINUTES, help="of `drawn` (default: no limit)")
+    parser.add_argument("--draws", type=int, default=1, help="of each of `drawn` (default: %(default)s)")
     parser.add_argument("--counts", type=common.ints, default=list(GIVEN_COUNTS), help="of `given`")
     args = common.parse_arguments(parser, parts="drawn", scenes="plain", size="32")
     torch.set_num_threads(args.threads)
@@ -258,9 +260,9 @@ def main() -> int:
             cells[name] = cell
 
     with common.workspace(args.work) as folder:
-        for name in args.scenes.split(";") if "drawn" in parts else ():
-            attempt(name, lambda name=name: compare(
-                drawn_pictures(Path(folder), name), recipe=RECIPES.get(name), size=args.size,
+        for name, draw in product(args.scenes.split(";"), range(args.draws)) if "drawn" in parts else ():
+            attempt(f"{name}, draw {draw}" if draw else name, lambda name=name, draw=draw: compare(
+                drawn_pictures(Path(folder), name, draw), recipe=RECIPES.get(name), size=args.size,
                 minutes=args.minutes))  # fmt: skip
     for name in args.products.split(",") if "products" in parts else ():
         if (data / name).is_dir():

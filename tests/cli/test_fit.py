@@ -187,7 +187,10 @@ def test_update_adds_pictures_unless_fewer_defects_would_be_found(
 def test_lines_of_a_fit_need_no_explanation(model_path):
     """Whether good pictures that stand out were learnt from; the next steps name no package."""
     manifest = read_manifest(model_path)
-    lines = summary(SimpleNamespace(manifest=manifest, suspects=[("a.png", 9.0)]))
+    model = SimpleNamespace(manifest=manifest, suspects=[("a.png", 9.0)])
+    lines = summary(model)
+    # an update tells before what is found, beside what was found before
+    assert summary(model, updated=True) == [one for one in lines if "simulated defects" not in one] != lines
     assert "unlike the other good ones, but learnt from: 1 picture, most suspicious first:" in lines
     assert lines[-1] == "look whether they are good; --drop-suspects leaves out such"
     args = SimpleNamespace(category=None, data="parts")

@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         predictor = fit_several.fit_in_task(args, tell)
     out = questions.written(out, args.update)
-    for line in summary(predictor, args.verbose):
+    for line in summary(predictor, args.verbose, updated=args.update is not None):
         say(line)
     say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB); `flawscope info {out}` tells all about it")
     rate, missing = predictor.calibration.rate, promise_of(predictor.manifest).missing
@@ -89,9 +89,9 @@ def _evaluate(args: argparse.Namespace, predictor: Predictor) -> list[str]:
     return list(result.failures)
 
 
-def summary(predictor: Predictor, verbose: bool = False) -> list[str]:
+def summary(predictor: Predictor, verbose: bool = False, updated: bool = False) -> list[str]:
     """Lines on a fit: the promise, simulated defects, what stands out. verbose: and what the promise comes
-    from; `info` has it, too."""
+    from; `info` has it, too. updated: what is found was told, beside what was found before."""
     from flawscope.calibration.power import describe_found
     from flawscope.predictor.rates import promise_of
 
@@ -100,7 +100,7 @@ def summary(predictor: Predictor, verbose: bool = False) -> list[str]:
     calibration, short = manifest.calibration, not verbose and not promise.by_part
     # what the rate lacks stands among the next steps
     brief = calibration.describe_rate() if calibration.promised else calibration.brief()
-    lines = [brief if short else promise.text, *describe_found(manifest.facts)]
+    lines = [brief if short else promise.text, *([] if updated else describe_found(manifest.facts))]
     if predictor.suspects:
         was_dropped = any(p.role == "dropped" for p in manifest.pictures)
         unlike = f"unlike the other good ones, {'left out' if was_dropped else 'but learnt from'}"

@@ -264,8 +264,8 @@ class Update:
         was, now = (sum(scores[n].anomalous for n in learnt) for scores in (of.before, of.after))
         thresholds = of.active.score_threshold, self.predictor.calibration.score_threshold
         said = [
-            f"called anomalous of {pluralize(len(learnt), 'picture')} learnt: {was} before, {now} after, "
-            "each as if it was not learnt",
+            f"called anomalous of the {pluralize(len(learnt), 'picture')} learnt: {was} before, {now} after, "
+            "each by a model that has not learnt it",
             "score threshold: {:.4g} before, {:.4g} after".format(*thresholds),
         ]
         for name in (SIMULATED, KNOWN):

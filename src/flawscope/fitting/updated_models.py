@@ -250,8 +250,8 @@ def _set_calibration(
         else "the earlier calibration pictures alone"
     )
     note = (
-        f"learnt from {pluralize(learnt, 'picture')}; the threshold comes from {threshold}: chosen ones are "
-        "no fair sample"
+        f"learnt from {pluralize(learnt, 'picture')}; the threshold comes from {threshold}: pictures "
+        "that somebody chose do not show what good ones are like"
     )
     made = Predictor(replace(predictor.artefact, manifest=manifest), predictor.session)
     made = made.with_calibration(calibration, note)
