@@ -16,7 +16,7 @@ from flawscope.results.table import FLOAT_COLUMNS, from_csv_cell
 
 COMMAND = [sys.executable, "-m", "flawscope", "predict"]
 # The lines that a run on a cluster may write
-OURS = re.compile(r"prediction|results in|warning: |skipped: |about |\d+ ")
+OURS = re.compile(r"prediction|results in|warning: |skipped: |about |severity: |\d+ ")
 
 
 @pytest.fixture(scope="module")
