@@ -221,7 +221,7 @@ def test_chosen_pictures_leave_the_calibration_as_it_was(model, part):
     assert new.predict(stained[0]).score < model.predict(stained[0]).score
     threshold = f"{model.calibration.score_threshold:.4g}"
     assert f"score threshold: {threshold} before, {threshold} after" in said
-    assert any(line.startswith("called anomalous of 3 pictures learnt: 3 before") for line in said)
+    assert any(line.startswith("called anomalous of the 3 pictures learnt: 3 before") for line in said)
 
 
 def test_a_fair_sample_sets_the_threshold_if_it_is_one(model, part):
