@@ -161,14 +161,12 @@ def _pool(
         yield (RunPlan(args.data, jobs, threads, args.keep_models), Processes(jobs, threads, live.step))
         return
     fits = {cell.label: _fit_arguments(cell, args.data) for cell in left}
-    most, shared, how = (
-        min(len(left), args.jobs or len(left)),
-        (args.data, args.out),
-        (args.threads, args.device),
-    )
+    most = min(len(left), args.jobs or len(left))
     with (
         connect.cluster_connection(args.cluster),
-        tasks.task_pool("cell", fits, fit_one.predict_memory, *shared, live, most, *how) as pool,
+        tasks.task_pool(
+            "cell", fits, fit_one.predict_memory, args.data, args.out, live, most, args.threads, args.device
+        ) as pool,
     ):
         yield RunPlan(args.data, pool.max_concurrency, pool.resources.threads, args.keep_models), pool
 
