@@ -102,6 +102,23 @@ def test_an_interrupt_keeps_what_was_found(scripted):
     assert "no time to try it on other pictures" in choice.reason
 
 
+def test_what_there_was_no_time_to_try_again_is_chosen_by_the_first_trial(scripted, monkeypatch):
+    scripted.reaches["--align turn"] = 4.0
+    inner = auto.fit
+
+    def late(images, **options):
+        found, tried = inner(images, **options), [own for _, own in scripted.calls]
+        if tried[-1] == {"align": "turn"} and tried.count(tried[-1]) == 2:
+            raise auto._TimeIsUpError
+        return found
+
+    monkeypatch.setattr(auto, "fit", late)
+    choice, _ = fit_auto(scripted.good)
+    assert [one.note for one in choice.trials if (one.flags, one.stage) == ("--align turn", 2)] == ["no time"]
+    assert choice.flags == "--align turn"
+    assert choice.reason.endswith("there was no time to try it on other pictures")
+
+
 def test_settings_that_cannot_be_tried_are_told(scripted):
     scripted.reaches["--align turn"] = InputError("no part: leave it out")
     choice, _ = fit_auto(scripted.good)

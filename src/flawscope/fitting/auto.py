@@ -152,6 +152,7 @@ class _Search:
         self.recipes = dict[str, Recipe]()
         self.scored: dict[tuple[str, int], Scored] = {}
         self.seconds = dict[str, tuple[float, int]]()  # of the fit of each setting, and of how many pictures
+        self.again = dict[str, float]()  # seconds that each setting will take in the second stage
         self.given: dict[str, str] = {}
         self.given_sources: list[PictureSource] = []
         for source in _given_defects(seen, images, self.seed, say):
@@ -252,11 +253,11 @@ class _Search:
         plain, best = self._plainest(gained), max(gained, key=lambda one: one.auroc or 0.0)
         for flags in dict.fromkeys((plain.flags, best.flags)):
             self._attempt(self.recipes[flags], stage, 2)
-        return self._decide(2)
+        return self._best_so_far()
 
     def _best_so_far(self) -> tuple[Recipe, str]:
         """Returns what is better beyond its interval in the last stage that was reached."""
-        stage = 2 if any(one.stage == 2 and one.gain for one in self.trials) else 1
+        stage = 2 if any(one.stage == 2 and one.flags and one.was_ended for one in self.trials) else 1
         found, reason = self._decide(stage)
         return found, reason if stage == 2 else f"{reason}; there was no time to try it on other pictures"
 
@@ -321,10 +322,12 @@ class _Search:
         """Time until which a trial must be done, so that the rest can follow."""
         if "" not in self.seconds:
             return self.began + FIRST * (self.until - self.began)
-        each, learnt = self.seconds[""]
-        final = RESERVE * each * len(self.sources) / learnt
-        later = 0.0 if stage == 2 else 2.0 * RESERVE * each
-        return self.until - final - later
+        likely = [""]
+        if gained := [one for one in self._gained(1) if one.flags in self.seconds]:
+            likely.append(self._plainest(gained).flags)
+        final = max(took / learnt for took, learnt in map(self.seconds.__getitem__, likely))
+        later = 0.0 if stage == 2 else sum(map(self.again.__getitem__, likely))
+        return self.until - RESERVE * (final * len(self.sources) + later)
 
     def _try(self, recipe: Recipe, stage: Stage, number: int, until: float) -> tuple[Trial, Scored]:
         label = f"{TRYING} {recipe.flags or 'the settings as given'}"
@@ -351,6 +354,8 @@ class _Search:
         # the longest for a picture: later fits find the features of some in memory
         times = (fitted - began, len(stage.learnt)), self.seconds.get(recipe.flags, (0.0, 1))
         self.seconds[recipe.flags] = took = max(times, key=lambda pair: pair[0] / pair[1])
+        more = time.monotonic() - judged  # twice as many defects are simulated in the second stage
+        self.again[recipe.flags] = judged - began + more * (2 if number == 1 else 1)
         scored = Scored(good[0], bad[0], np.array(carriers))
         # were all fitted with it, the time would be beyond the limit
         final = took[0] * len(self.sources) / took[1]
