@@ -32,6 +32,7 @@ VARIANTS = {
     "one size, maximum of the map": {"size": "48", "score": "map"},
     "two sizes, region of interest": {"size": "48+64", "roi": ROI},
     "stages apart": {"size": "48+64", "layers": "apart"},
+    "a fine stage": {"size": "48+64", "fine_stages": [1]},
     "padded, not square": {"size": "48x64", "keep_aspect": True},
 }
 ENGINES = ("onnxruntime", "openvino")

@@ -35,7 +35,7 @@ class DescriptorSettings(PatchSettings):
     def view_specs(self) -> tuple[ViewSpec, ...]:
         if self.layers == "joined":
             return super().view_specs
-        return tuple((size, stage) for size in self.view_sizes for stage in range(len(self.stages)))
+        return tuple((size, (stage,)) for size in self.view_sizes for stage in self.stages)
 
     @classmethod
     def parse_stored(cls, values: Mapping[str, Any]) -> Self:
@@ -52,9 +52,9 @@ class DescriptorView(PatchView):
         backbone: Backbone,
         size: tuple[int, int],
         roi: Tensor,
-        stage: int | None,
+        stages: tuple[int, ...],
     ):
-        super().__init__(config, backbone, size, roi, config.dimensions, stage)
+        super().__init__(config, backbone, size, roi, config.dimensions, stages)
         self.normalizes = config.distance == "cosine"
 
     def patches(self, maps: Any) -> Tensor:
@@ -82,8 +82,8 @@ class DescriptorNetwork(PatchDetector):
             ) from None
         return network.to(resolve_device(device)).eval()
 
-    def view(self, size: tuple[int, int], stage: int | None = None) -> PatchView:
-        return DescriptorView(self.config, self.backbone, size, self.roi, stage)
+    def view(self, size: tuple[int, int], stages: tuple[int, ...]) -> PatchView:
+        return DescriptorView(self.config, self.backbone, size, self.roi, stages)
 
     def forward(self, images: Tensor, positions: Tensor | None = None) -> Tensor:  # type: ignore[override]
         return self.describe(self.embed(images), self.inside(images))

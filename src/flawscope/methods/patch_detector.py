@@ -71,7 +71,7 @@ class PatchEmbedding(nn.Module):
 class PatchView(nn.Module):
     """Sees the image at `size` as P patches of D numbers, and draws maps at the image's own size.
 
-    stage: the place, among the chosen stages, of the only one that it sees; None: all, joined.
+    stages: of the backbone, whose maps it joins.
     """
 
     inside: Tensor  # [P], 1 where a patch counts
@@ -88,8 +88,8 @@ class PatchView(nn.Module):
         backbone: Backbone,
         size: tuple[int, int],
         roi: Tensor,
-        dimensions: int | None = None,
-        stage: int | None = None,
+        dimensions: int | None,
+        stages: tuple[int, ...],
     ):
         """
         Args:
@@ -97,7 +97,8 @@ class PatchView(nn.Module):
             dimensions: D, as `PatchEmbedding` takes it.
         """
         super().__init__()
-        self.size, self.stage = size, stage
+        self.size, self.stages = size, stages
+        self.places = [config.backbone_stages.index(stage) for stage in stages]
         image = (roi.shape[0], roi.shape[1])
         shapes = self.select_stages(backbone.shapes_at(size))
         self.embedding = PatchEmbedding(shapes, config.neighbourhood, dimensions)
@@ -113,8 +114,8 @@ class PatchView(nn.Module):
         self.register_buffer("inside", patches_in_region(roi, self.grid), persistent=False)
 
     def select_stages(self, of_stages: Sequence[T]) -> list[T]:
-        """Pick, of one for each stage, those that this view sees."""
-        return list(of_stages if self.stage is None else of_stages[self.stage : self.stage + 1])
+        """Pick, of one for each stage of the backbone, those that this view sees."""
+        return [of_stages[place] for place in self.places]
 
     def patches(self, maps: Sequence[Tensor]) -> Tensor:
         """Turn the maps of all stages into patches `[B, P, D]` float32."""
@@ -164,9 +165,9 @@ class PatchDetector(Detector):
         self.patches = [view.inside.numel() for view in self.views]
         self.width = max(view.embedding.width for view in self.views)
 
-    def view(self, size: tuple[int, int], stage: int | None = None) -> PatchView:
-        """The view at a size (H, W), of one stage or of all."""
-        return PatchView(self.config, self.backbone, size, self.roi, stage=stage)
+    def view(self, size: tuple[int, int], stages: tuple[int, ...]) -> PatchView:
+        """The view at a size (H, W), of these stages joined."""
+        return PatchView(self.config, self.backbone, size, self.roi, None, stages)
 
     def judge(self, patches: Tensor) -> Tensor:
         """Values `[B, P]` float32 of patches `[B, P, D]` float32; higher is more anomalous."""
@@ -208,7 +209,9 @@ class PatchDetector(Detector):
     @classmethod
     def create(cls, config: Any, roi: Tensor | None = None) -> tuple[Self, WeightsOrigin]:
         """A detector with its backbone, not fitted, and the name, origin and licence of the weights."""
-        backbone, origin = load_backbone(config.backbone, config.stages, config.network_size, config.weights)
+        backbone, origin = load_backbone(
+            config.backbone, config.backbone_stages, config.network_size, config.weights
+        )
         return cls(config, backbone, roi).eval(), origin
 
     @classmethod
@@ -219,7 +222,7 @@ class PatchDetector(Detector):
             raise InputError(
                 f"the model sees by the plain transformer {typed.backbone}, which is no longer read: fit anew"
             )
-        backbone = empty_backbone(typed.backbone, typed.stages, typed.network_size, tensors)
+        backbone = empty_backbone(typed.backbone, typed.backbone_stages, typed.network_size, tensors)
         model = cls(typed, backbone, roi)
         model.fill(tensors)
         return model.eval()

@@ -16,7 +16,7 @@ from flawscope.views import DEFAULT_OVERLAP, MAX_OVERLAP, parse_overlap
 
 Size = tuple[int, int]  # (H, W)
 Rule = tuple[bool, str]  # a condition, and the message where it does not hold
-ViewSpec = tuple[Size, int | None]  # a size, and the index of one of the stages; None: all of them, joined
+ViewSpec = tuple[Size, tuple[int, ...]]  # a size, and the stages of the backbone that are joined there
 # timm's names of plain transformers contain the patch size in pixels; those with windows have stages
 PATCH_SIZE_IN_NAME = re.compile(r"(?!.*window)^.*patch(\d+)")
 
@@ -226,7 +226,12 @@ class PatchSettings(PictureSettings):
     @property
     def view_specs(self) -> tuple[ViewSpec, ...]:
         """Size and stage of each view of a picture, smallest size first."""
-        return tuple((size, None) for size in self.view_sizes)
+        return tuple((size, self.stages) for size in self.view_sizes)
+
+    @property
+    def backbone_stages(self) -> tuple[int, ...]:
+        """All stages that the views see."""
+        return tuple(sorted({stage for _, stages in self.view_specs for stage in stages}))
 
 
 @dataclass(frozen=True)

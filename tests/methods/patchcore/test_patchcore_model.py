@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+import flawscope
+from flawscope.datasets import list_pictures
 from flawscope.errors import InputError
 from flawscope.methods.features.backbone import load_backbone
 from flawscope.methods.patch_detector import patches_in_region, reducing_matrix, smoothing_matrix
@@ -28,7 +30,7 @@ class Pixels(nn.Module):
 
 
 CONFIG = Config(
-    size="32x48", neighbourhood=1, layers="joined", score="reweighted"
+    size="32x48", stages=(2,), neighbourhood=1, layers="joined", score="reweighted"
 )  # 4 x 6 patches of 3 numbers
 
 
@@ -268,7 +270,8 @@ class TwoStages(Pixels):
 
 
 def test_stages_apart_have_grids_and_banks_of_their_own_at_the_larger_sizes():
-    model = Model(replace(CONFIG, size="16x24+32x48", layers="apart", score="map", sigma=0.0), TwoStages())
+    seen = {"size": "16x24+32x48", "stages": (2, 3), "layers": "apart"}
+    model = Model(replace(CONFIG, **seen, score="map", sigma=0.0), TwoStages())
     assert [view.grid for view in model.views] == [(2, 3), (4, 6), (2, 3)]
     assert [view.embedding.width for view in model.views] == [8, 3, 5]
     banks = random(11, 8, seed=21), random(7, 3, seed=22), random(9, 5, seed=23)
@@ -294,6 +297,27 @@ def test_stages_apart_have_grids_and_banks_of_their_own_at_the_larger_sizes():
         highest = torch.stack(maps).clamp(min=0).square().sum(0).sqrt().max()
         torch.testing.assert_close(drawn[i], sharp * (highest / sharp.max()), rtol=1e-4, atol=1e-4)
         assert float(scores[i]) == pytest.approx(float(drawn[i].max()))
+
+
+def test_a_fine_stage_has_a_bank_at_the_larger_sizes_alone():
+    seen = {"size": "16x24+32x48", "stages": (3,), "fine_stages": (2,), "layers": "apart"}
+    model = Model(replace(CONFIG, **seen, score="map"), TwoStages())
+    assert [view.stages for view in model.views] == [(3,), (3,), (2,)]
+    assert [view.grid for view in model.views] == [(1, 1), (2, 3), (4, 6)]
+    images = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(24))
+    fine = model.parts(model.embed(images))[2]
+    assert torch.equal(fine, F.avg_pool2d(images, 8).flatten(2).transpose(1, 2))
+
+
+def test_the_map_of_a_fine_stage_counts_half(drawn):
+    """Its spread in good pictures is that of a stage with full weight, doubled."""
+    good = list_pictures(drawn / "plate/train/good")
+    how = {"size": "48+64", "device": "cpu", "check": False, "samples": 0, "force": True}
+    half = flawscope.fit(good, **how, stages=(2, 3), fine_stages=(1,))
+    full = flawscope.fit(good, **how, stages=(2, 3, 1))
+    spreads = [model.session.model.normal[:, 1] for model in (half, full)]
+    assert float(spreads[0][3] / spreads[1][3]) == pytest.approx(2.0, rel=0.01)
+    assert torch.equal(spreads[0][1:3], spreads[1][1:3])
 
 
 def test_outlines_decide_nothing_and_are_those_of_the_norm_in_tiles():
@@ -336,7 +360,7 @@ def test_files_that_are_no_longer_read_say_so(stored, text):
 
 @pytest.fixture(scope="module")
 def real_model():
-    config = Config(size="48x64+64x96", layers="joined", score="reweighted")
+    config = Config(size="48x64+64x96", stages=(2,), layers="joined", score="reweighted")
     backbone, _ = load_backbone(config.backbone, config.stages, config.network_size)
     model = Model(config, backbone)
     images = torch.rand(8, 3, 64, 96, generator=torch.Generator().manual_seed(16))

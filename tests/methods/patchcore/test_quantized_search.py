@@ -252,7 +252,7 @@ def picture(count, seed):
 
 @pytest.fixture(scope="module")
 def model():
-    made = Model(replace(Config(size="32x48", neighbourhood=1), sigma=1.0), Unshuffled())
+    made = Model(replace(Config(size="32x48", neighbourhood=1, stages=(2,)), sigma=1.0), Unshuffled())
     made.views[0].set_bank(made.embed(picture(100, 70)).flatten(0, 1))
     made.for_export()
     return made
@@ -300,7 +300,7 @@ def test_it_is_made_for_export_from_a_number_of_elements_on(model):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
 def test_a_bank_that_is_no_numbers_has_none(value):
     """From a damaged file: there would be no end of digits."""
-    model = Model(Config(size="32x48", neighbourhood=1, score="map"), Unshuffled())
+    model = Model(Config(size="32x48", neighbourhood=1, stages=(2,), score="map"), Unshuffled())
     bank = normal(COUNT, 192)
     bank[5, 7] = value
     model.views[0].load_bank(bank, torch.zeros(0, 1, dtype=torch.int32))

@@ -29,6 +29,8 @@ class Config(PatchSettings):
     # of the stages: one bank for all, joined to one vector; apart: joined at the smallest size, and at larger
     # ones a bank for each, on its own grid
     layers: Literal["joined", "apart"] = "apart"
+    # of layers: apart, more stages with a bank each at the larger sizes; their maps count half
+    fine_stages: tuple[int, ...] = ()
     # of several maps, on one scale: the largest counts, or the root of the sum of their squares; sizes: that
     # decides, and the outline joins those of one size first, then the sizes; in tiles as norm
     fusion: Literal["maximum", "norm", "sizes"] = "sizes"
@@ -57,6 +59,7 @@ class Config(PatchSettings):
                 self.augment in ("none", "auto"),
                 f"positions and augment: {self.augment} do not go together, turned tiles show other places",
             )
+        yield not {*self.fine_stages} & {*self.stages}, "fine_stages must be other stages than stages"
         yield self.neighbours >= 1, "neighbours must be at least 1"
         yield self.memory is None or self.memory > 0, "memory must be a number of GiB above 0"
         yield self.shards is None or self.shards >= 1, "shards must be at least 1"
@@ -71,13 +74,14 @@ class Config(PatchSettings):
         if self.layers == "joined":
             return super().view_specs
         smallest, *larger = self.view_sizes
-        return ((smallest, None), *((size, stage) for size in larger for stage in range(len(self.stages))))
+        apart = (*self.stages, *self.fine_stages)
+        return ((smallest, self.stages), *((size, (stage,)) for size in larger for stage in apart))
 
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "small": {"size": "256+384", "ratio": 0.03},
-    "accurate": {"backbone": "tf_efficientnet_lite2", "fine_ratio": 0.01},
+    "accurate": {"backbone": "tf_efficientnet_lite2", "fine_ratio": 0.01, "fine_stages": (1,)},
     # 3.1 and the authors' code: resize 256, centre crop 224, 1024 numbers a patch
     "paper": {
         "backbone": "wide_resnet50_2",

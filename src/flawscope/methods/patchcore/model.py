@@ -59,8 +59,8 @@ class Model(PatchDetector):
         self.register_buffer("normal", torch.tensor([[0.0, 1.0, 0.0, 1.0]]).repeat(len(self.views), 1))
         self.eval()
 
-    def view(self, size: tuple[int, int], stage: int | None = None) -> BankView:
-        return BankView(self.config, self.backbone, size, self.roi, stage)
+    def view(self, size: tuple[int, int], stages: tuple[int, ...]) -> BankView:
+        return BankView(self.config, self.backbone, size, self.roi, stages)
 
     @property
     def score_is_map_maximum(self) -> bool:
@@ -217,9 +217,14 @@ class BankView(PatchView):
     table: Tensor  # [M, b], nearest elements, itself first
 
     def __init__(
-        self, config: Config, backbone: Backbone, size: tuple[int, int], roi: Tensor, stage: int | None = None
+        self,
+        config: Config,
+        backbone: Backbone,
+        size: tuple[int, int],
+        roi: Tensor,
+        stages: tuple[int, ...],
     ):
-        super().__init__(config, backbone, size, roi, config.dimensions, stage)
+        super().__init__(config, backbone, size, roi, config.dimensions, stages)
         self.config = config
         self.register_buffer("centre", torch.zeros(self.embedding.width))
         self.register_buffer("bank", torch.zeros(0, self.embedding.width))

@@ -97,7 +97,7 @@ class FitJob:
         """The stage's name, with the size, and the stage of the backbone, where there are several."""
         if len(self.views) == 1:
             return stage
-        of_stage = "" if view.stage is None else f", stage {self.config.stages[view.stage]}"
+        of_stage = f", stage {view.stages[0]}" if len(view.stages) == 1 < len(self.config.stages) else ""
         return f"{stage} at {view.size[0]}{of_stage}"
 
     def progress(self, stage: str) -> Callable[[int, int], None]:
