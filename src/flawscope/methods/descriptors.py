@@ -35,7 +35,7 @@ class DescriptorSettings(PatchSettings):
     def view_specs(self) -> tuple[ViewSpec, ...]:
         if self.layers == "joined":
             return super().view_specs
-        return tuple((size, (stage,)) for size in self.view_sizes for stage in self.stages)
+        return tuple((size, (stage,)) for size in self.view_sizes for stage in sorted(self.stages))
 
     @classmethod
     def parse_stored(cls, values: Mapping[str, Any]) -> Self:

@@ -226,7 +226,8 @@ class PatchSettings(PictureSettings):
     @property
     def view_specs(self) -> tuple[ViewSpec, ...]:
         """Size and stage of each view of a picture, smallest size first."""
-        return tuple((size, self.stages) for size in self.view_sizes)
+        stages = tuple(sorted(self.stages))  # a backbone gives its maps in its own order
+        return tuple((size, stages) for size in self.view_sizes)
 
     @property
     def backbone_stages(self) -> tuple[int, ...]:

@@ -73,9 +73,9 @@ class Config(PatchSettings):
     def view_specs(self) -> tuple[ViewSpec, ...]:
         if self.layers == "joined":
             return super().view_specs
-        smallest, *larger = self.view_sizes
-        apart = (*self.stages, *self.fine_stages)
-        return ((smallest, self.stages), *((size, (stage,)) for size in larger for stage in apart))
+        (smallest, joined), *larger = super().view_specs
+        apart = (*joined, *self.fine_stages)
+        return ((smallest, joined), *((size, (stage,)) for size, _ in larger for stage in apart))
 
 
 PRESETS: dict[str, dict[str, Any]] = {

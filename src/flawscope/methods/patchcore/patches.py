@@ -97,7 +97,8 @@ class FitJob:
         """The stage's name, with the size, and the stage of the backbone, where there are several."""
         if len(self.views) == 1:
             return stage
-        of_stage = f", stage {view.stages[0]}" if len(view.stages) == 1 < len(self.config.stages) else ""
+        alone = [one.size for one in self.views].count(view.size) == 1
+        of_stage = "" if alone else f", stage {view.stages[0]}"
         return f"{stage} at {view.size[0]}{of_stage}"
 
     def progress(self, stage: str) -> Callable[[int, int], None]:
