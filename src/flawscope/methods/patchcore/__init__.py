@@ -29,7 +29,7 @@ class Config(PatchSettings):
     # of the stages: one bank for all, joined to one vector; apart: joined at the smallest size, and at larger
     # ones a bank for each, on its own grid
     layers: Literal["joined", "apart"] = "apart"
-    # of layers: apart, more stages with a bank each at the larger sizes; their maps count half
+    # of layers: apart, more stages, each with a bank of 2,000 at the larger sizes; their maps count half
     fine_stages: tuple[int, ...] = ()
     # of several maps, on one scale: the largest counts, or the root of the sum of their squares; sizes: that
     # decides, and the outline joins those of one size first, then the sizes; in tiles as norm
