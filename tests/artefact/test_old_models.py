@@ -53,7 +53,8 @@ def test_a_joint_model_opens_as_a_router_and_scores_as_it_did(kind, tmp_path):
     """Commit 7ff3e569 wrote them: of products, one of them with a range of light, and of views."""
     folder = OLD.parent / "joint-7ff3e569"
     expected = json.loads((folder / "expected.json").read_text())
-    near = 1e-6 if torch.backends.cpu.get_cpu_capability() == expected["processor"] else 1e-4
+    # makers of processors round differently, too
+    near = 1e-5 if torch.backends.cpu.get_cpu_capability() == expected["processor"] else 1e-4
     flawscope.load(folder / f"{kind}.safetensors", device="cpu").save(tmp_path / "new.safetensors")
     for path in (folder / f"{kind}.safetensors", tmp_path / "new.safetensors"):
         model = flawscope.load(path, device="cpu")

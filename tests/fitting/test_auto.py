@@ -119,15 +119,6 @@ def test_what_there_was_no_time_to_try_again_is_chosen_by_the_first_trial(script
     assert choice.reason.endswith("there was no time to try it on other pictures")
 
 
-def test_tiles_are_tried_first_and_chosen_last(scripted, monkeypatch):
-    views = [Recipe({"size": "256+768"}), Recipe({"min_defect": "25px"})]
-    monkeypatch.setattr(auto, "propose_views", lambda *_: views)
-    scripted.reaches |= {one.flags: 4.0 for one in views}
-    choice, _ = fit_auto(scripted.good)
-    assert [own.get("min_defect") for _, own in scripted.calls[1:4]] == [None, "25px", None]
-    assert choice.flags == "--size 256+768"
-
-
 def test_settings_that_cannot_be_tried_are_told(scripted):
     scripted.reaches["--align turn"] = InputError("no part: leave it out")
     choice, _ = fit_auto(scripted.good)

@@ -237,9 +237,7 @@ class _Search:
                 self._attempt(recipe, first, 1)
             if gained := self._gained(1):
                 frame = self.recipes[self._plainest(gained).flags]
-        views = propose_views(frame, side, bool(self.given))
-        # tiles first: they take the longest, and gain most where pictures are large
-        for recipe in sorted(views, key=lambda one: "min_defect" not in one.options):
+        for recipe in propose_views(frame, side, bool(self.given)):
             if all(self._is_free(name) for name in recipe.options.keys() - frame.options.keys()):
                 self._attempt(recipe, first, 1)
         return self._confirm(second)
@@ -279,11 +277,10 @@ class _Search:
 
     def _plainest(self, trials: Sequence[Trial]) -> Trial:
         """Returns the plainest of those that are as good as the best: less than `MIN_GAIN` behind it. Of
-        equally plain ones it is the first that was proposed, and tiles come last."""
+        equally plain ones it is the first that was proposed."""
         best = max(one.auroc or 0.0 for one in trials)
         near = [one for one in trials if best - (one.auroc or 0.0) < MIN_GAIN]
-        options = {one.flags: self.recipes[one.flags].options for one in near}
-        return min(near, key=lambda one: (len(options[one.flags]), "min_defect" in options[one.flags]))
+        return min(near, key=lambda one: len(self.recipes[one.flags].options))
 
     # --------------------------------------------------------------------------------------------- trials
 
