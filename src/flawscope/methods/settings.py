@@ -225,7 +225,7 @@ class PatchSettings(PictureSettings):
 
     @property
     def view_specs(self) -> tuple[ViewSpec, ...]:
-        """Size and stage of each view of a picture, smallest size first."""
+        """Size and stages of each view of a picture, smallest size first."""
         stages = tuple(sorted(self.stages))  # a backbone gives its maps in its own order
         return tuple((size, stages) for size in self.view_sizes)
 

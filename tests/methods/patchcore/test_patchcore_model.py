@@ -367,7 +367,7 @@ def test_files_that_are_no_longer_read_say_so(stored, text):
 
 @pytest.fixture(scope="module")
 def real_model():
-    config = Config(size="48x64+64x96", stages=(2,), layers="joined", score="reweighted")
+    config = Config(size="48x64+64x96", layers="joined", score="reweighted")
     backbone, _ = load_backbone(config.backbone, config.stages, config.network_size)
     model = Model(config, backbone)
     images = torch.rand(8, 3, 64, 96, generator=torch.Generator().manual_seed(16))

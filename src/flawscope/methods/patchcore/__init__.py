@@ -77,6 +77,10 @@ class Config(PatchSettings):
         apart = (*joined, *self.fine_stages)
         return ((smallest, joined), *((size, (stage,)) for size, _ in larger for stage in apart))
 
+    def is_fine(self, view: int) -> bool:
+        """Whether a view, counted from the smallest size, is of one of `fine_stages`."""
+        return self.view_specs[view][1][0] in self.fine_stages
+
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},

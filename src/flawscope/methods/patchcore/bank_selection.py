@@ -45,7 +45,7 @@ def bank_size(config: Config, view: int, patches: int, positions: int | None = N
         wanted = config.count
     elif config.view_specs[view][0] == config.view_sizes[0]:
         wanted = round(config.ratio * patches)
-    elif config.view_specs[view][1][0] in config.fine_stages:
+    elif config.is_fine(view):
         wanted = MIN_FINE_BANK  # of so many patches a share would take most of the fit
     else:
         wanted = max(round(config.fine_ratio * patches), MIN_FINE_BANK)

@@ -229,7 +229,7 @@ def set_scales(job: FitJob, raw: Sequence[LeftOutPicture]) -> np.ndarray:
             if len(model.normal) > 1 and job.existing_banks is None:
                 mean = float(np.mean(means))
                 spread = max(0.0, float(np.quantile(np.concatenate(samples), SPREAD_QUANTILE)) - mean)
-                if model.views[v].stages[0] in job.config.fine_stages:
+                if job.config.is_fine(v):
                     spread /= FINE_WEIGHT
                 scores = np.zeros(1) if of_map else np.array(of_view)
                 # the scores of one picture have no spread: on the scale of its map
