@@ -17,7 +17,7 @@ CODE := src tests conftest.py station line bench docs examples docker deploy
 # Tests start hundreds of processes: each would compile every module again
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test chain lint format bench readme-table gpu docs dist bundle notes clean
+.PHONY: help install demo test chain lint format bench figures gpu docs dist bundle notes clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -77,8 +77,8 @@ bench: $(READY) ## measure everything (bench/results/), a day; goes on where it 
 	$(BIN)/python bench/choose.py
 	$(BIN)/python bench/peers/run.py
 
-readme-table: $(READY) ## write the README's table of figures from bench/results/
-	$(BIN)/python docs/readme_table.py
+figures: $(READY) ## write the README's figures and the table of accuracy from bench/results/
+	$(BIN)/python docs/figures.py
 
 # with what is there: a machine that has a GPU has a torch of its own
 gpu: ## measure all that needs a GPU (bench/results/gpu*.json), in 16 minutes at most; without one it says so

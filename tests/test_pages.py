@@ -303,11 +303,12 @@ def test_figures_come_from_the_scripts_that_are_named():
     assert named == {path.name for path in (ROOT / "bench" / "results").glob("*.json")} == set(made)
 
 
-def test_the_readme_has_the_figures_of_the_results_files():
-    """Each with the commit at which it was measured."""
-    table = drawing("readme_table")
-    assert table.README.read_text(encoding="utf-8") == table.drawn(), "run make readme-table"
-    said = table.README.read_text(encoding="utf-8").replace(table.BEGIN, table.END).split(table.END)
+def test_figures_are_those_of_the_results_files():
+    """Each of the README with the commit at which it was measured."""
+    made = drawing("figures")
+    for page in made.TABLES:
+        assert page.read_text(encoding="utf-8") == made.drawn(page), f"{page.name}: run make figures"
+    said = made.README.read_text(encoding="utf-8").replace(made.BEGIN, made.END).split(made.END)
     assert not re.findall(r"\d[.,]\d+ ?(?:ms|s|MiB|%)|0\.\d{3,}|\*screen\*", said[0] + said[2])
 
 

@@ -1,6 +1,6 @@
-"""Draws the README's table of figures from the results files, with the commits they were measured at.
+"""Draws the README's table of figures, and the table of accuracy in measurements.md, from the results files.
 
-python docs/readme_table.py
+python docs/figures.py
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / "README.md"
+README, MEASUREMENTS = ROOT / "README.md", ROOT / "docs" / "measurements.md"
 BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->\n"
 PRODUCTS = {"transistor": "transistors", "toothbrush": "toothbrushes", "pcb": "bare boards", "lens": "lenses"}
+MORE_PRODUCTS = {"commutator": "commutators", "cookie": "cookies", "fabric": "fabric"}
+PRESETS = {"small": "`small`", "default": "default", "accurate": "`accurate`"}
 Cells = dict[str, Any]
 
 
@@ -98,7 +100,7 @@ ROWS = {
 
 def accuracy() -> str:
     found = cells("accuracy-default.json", "test/")
-    by_product = {cell["of"]["category"]: f"{cell['metrics']['image_auroc']:.4f}" for cell in found.values()}
+    by_product = {name: f"{cell['metrics']['image_auroc']:.4f}" for name, cell in judged("default").items()}
     shown = [f"{by_product[name]} on {PRODUCTS[name]}" for name in PRODUCTS]
     where = source("accuracy-default.json", found)
     return (
@@ -107,7 +109,7 @@ def accuracy() -> str:
     )
 
 
-def lines() -> Iterator[str]:
+def figures() -> Iterator[str]:
     yield "| | measured | results, commit |"
     yield "|---|---|---|"
     for row, what in ROWS.items():
@@ -116,13 +118,48 @@ def lines() -> Iterator[str]:
     yield accuracy()
 
 
-def drawn() -> str:
-    """The README with the figures of the files."""
-    text = README.read_text(encoding="utf-8")
-    shown = BEGIN + "\n" + "\n".join(lines()) + "\n\n" + END
+def judged(preset: str) -> Cells:
+    """The cell of each product."""
+    return {cell["of"]["category"]: cell for cell in cells(f"accuracy-{preset}.json", "test/").values()}
+
+
+def presets() -> Iterator[str]:
+    by_preset = {preset: judged(preset) for preset in PRESETS}
+
+    def row(what: str, *products: str) -> Iterator[str]:
+        yield what
+        for found in by_preset.values():
+            means = [
+                sum(found[product]["metrics"][key] for product in products) / len(products)
+                for key in ("image_auroc", "au_pro", "pixel_ap")
+            ]
+            yield " / ".join(
+                f"{mean:.{digits}f}".removeprefix("0") for mean, digits in zip(means, (4, 3, 3), strict=True)
+            )
+        alarms = [found[products[0]]["false_alarms"] for found in by_preset.values()]
+        counts = ", ".join(str(one["alarms"]) for one in alarms)
+        yield f"{counts} of {alarms[0]['images']}" if len(products) == 1 else "-"
+
+    yield f"| | {' | '.join(PRESETS.values())} | false alarms of each |"
+    yield "|---|---|---|---|---|"
+    for products, mean in ((PRODUCTS, "mean of these four"), (MORE_PRODUCTS, "")):
+        for name, shown in products.items():
+            yield f"| {' | '.join(row(shown, name))} |"
+        every = [*PRODUCTS] if mean else [*PRODUCTS, *MORE_PRODUCTS]
+        yield f"| {' | '.join(row(mean or 'mean of all', *every))} |"
+
+
+TABLES = {README: figures, MEASUREMENTS: presets}
+
+
+def drawn(page: Path) -> str:
+    """A page with the figures of the files."""
+    text = page.read_text(encoding="utf-8")
+    shown = BEGIN + "\n" + "\n".join(TABLES[page]()) + "\n\n" + END
     text = re.sub(r"\*\*[\d.]+ GB\*\*", f"**{megabytes('flawscope') / 1024:.1f} GB**", text)
     return re.sub(f"{BEGIN}.*{END}", lambda _: shown, text, flags=re.S)
 
 
 if __name__ == "__main__":
-    README.write_text(drawn(), encoding="utf-8")
+    for page in TABLES:
+        page.write_text(drawn(page), encoding="utf-8")
