@@ -74,7 +74,6 @@ bench: $(READY) ## measure everything (bench/results/), a day; goes on where it 
 	$(BIN)/python bench/latency.py --methods patchcore --set size=256 --out bench/results/latency-256.json
 	$(BIN)/python bench/parity.py
 	$(BIN)/python bench/calibration.py
-	$(BIN)/python bench/choose.py
 	$(BIN)/python bench/peers/run.py
 
 figures: $(READY) ## write the README's figures and the table of accuracy from bench/results/
