@@ -46,7 +46,7 @@ AREAS = {
 }
 # rooms of the station -> words in the names of their tests
 for _room, _words in {
-    "store": "store retention backup clock identity migrations faults api one_station",
+    "store": "store retention backup clock identity migrations faults api one_station parts",
     "inspecting": "api deadline threads interlock unanswered tolerances parts",
     "challenge": "challenge",
     "sinks/outbox.py": "store_machine outbox sinks",

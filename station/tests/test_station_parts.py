@@ -437,6 +437,7 @@ def test_records_of_a_part_go_together(database, tmp_path):
         store.record(
             [taken(product, version, part=str(k), view=v, picture=digest, part_views=part) for v in "ab"]
         )
+    store.record([taken(product, version, picture=files.keep(PICTURES, b"alone", ".png"))])
     Retention(database, files, RetentionSettings(good="1 hour", records="1 hour"), aged(database)).run()
     with database.reading() as connection:
         left = [row.part for row in connection.execute(select(parts).order_by(parts.c.id))]
