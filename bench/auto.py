@@ -87,7 +87,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "turned": {"align": "turn"},
     "turned, small": {"align": "turn"},
     "several": {"align": "turn", "several": True},
-    "large": {"min_defect": "25px"},
+    "large": {"size": "256+1024"},
 }
 
 

@@ -433,6 +433,7 @@ def test_products_status_health_and_metrics(api, running, parts):
     (product,) = api.get("products").json()["products"]
     assert product == api.get(PRODUCT).json()
     assert (product["name"], product["inspections"], product["backlog"]) == ("plate", 1, 0)
+    assert product["rate"] == 0.02  # of the last minute
     status = api.get("status").json()
     assert [one["code"] for one in status["problems"] if one["code"] != "disk_full"] == []
     with httpx.Client(base_url=running.url) as root:

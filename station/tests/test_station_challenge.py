@@ -380,9 +380,9 @@ def test_it_is_set_up_from_nothing(settings, open_station, judged, tmp_path):
     assert line.client.post("/challenge/awaited", json=new).json()["parts"] == []
     assert line.show("g-1") == "the challenge part g-1 is kept, and was judged as good"
     assert line.client.post("/challenge/awaited", json=new).status_code == 422, "it is there"
-    for word in ("broken", "bad"):
-        body = {"name": "d-1", "expected": word}
-        assert line.client.post("/challenge/awaited", json=body).status_code == 422
+    for wrong in ({"expected": "broken"}, {"expected": "bad"}, {"note": "two\nlines"}, {"note": "x" * 201}):
+        body = {"name": "d-1", "expected": "defective"} | wrong
+        assert line.client.post("/challenge/awaited", json=body).status_code == 422, wrong
     new = {"name": "d-1", "expected": "defective"}
     assert line.client.post("/challenge/awaited", json=new).status_code == 200
     assert send("d-1").endswith("the challenge part d-1 is kept, and was judged as defective")

@@ -275,6 +275,18 @@ def test_a_number_is_never_given_again(world):
     )
 
 
+def test_an_earlier_removal_for_space_is_told_with_the_next(world):
+    before, after = RemovalSummary(pictures=2, bytes=30, problem="before"), RemovalSummary(1, records=3)
+    assert after + before == RemovalSummary(3, 30, 3)
+
+
+def test_files_lie_where_earlier_stations_look_for_them(world):
+    digest = world.files.keep(PICTURES, b"a picture", ".png")
+    assert world.files.path(PICTURES, digest, ".png") == world.files.folder / "pictures" / digest[:3] / (
+        f"{digest}.png"
+    )
+
+
 class Cut(BaseException):
     """Nobody catches it: as if the process had been killed."""
 

@@ -214,6 +214,15 @@ def test_simulated_defects_alone_propose_no_smaller_look():
     assert sizes(True) > {"256", "512"}
 
 
+def test_of_large_pictures_a_larger_look_is_tried_before_tiles():
+    def larger(side):
+        shown = [one.flags for one in propose_views(Recipe(), side, False)]
+        return [one for one in shown if "256+1024" in one or "min-defect" in one]
+
+    assert larger(999) == []
+    assert larger(1600) == ["--size 256+1024", "--min-defect 25px"]
+
+
 def test_features_are_computed_once_for_fits_of_the_same_settings(small_backbone, monkeypatch):
     """A fit to more pictures embeds those that are new; other settings, and more than fits, share nothing."""
     embed, embedded = PatchDetector.embed, []

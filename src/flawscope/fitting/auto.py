@@ -38,6 +38,7 @@ from flawscope.fitting.training_pictures import (
 )
 from flawscope.fitting.trial_pictures import STREAM, SimulatedPatch, Stage, make_stages
 from flawscope.methods.feature_memory import FeatureMemory
+from flawscope.methods.features.backbone import import_timm
 from flawscope.pictures.decoding import PictureSource, decode, pixel_hash, to_eight_bits
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.units import find_parts, group_numbers
@@ -197,6 +198,7 @@ class _Search:
             of = "deep pictures" if is_deep else "a region"
             return f"defects are not simulated in {of}: give some (--seen)"
         self._take_up([one.thumbnail.tobytes() for one in looks if one is not None])
+        import_timm()  # takes seconds, which are not of the first setting
         return None
 
     def _take_up(self, thumbnails: Sequence[bytes]) -> None:

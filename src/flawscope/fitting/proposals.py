@@ -19,7 +19,7 @@ from flawscope.views.congealing import learn_reference
 from flawscope.views.pose import HALF_SIDE, PoseKind
 from flawscope.views.preprocess import Preprocess
 
-LARGE = 1000  # pixels along the longer side, from which tiles are tried
+LARGE = 1000  # pixels along the longer side, from which they are seen larger still, and in tiles
 TILED = 64  # the smallest defect that these are for is that share of it: two tiles cover a side
 # Parts lie elsewhere where their places, in sides of the part, or their angles spread by more
 MIN_SHIFT, MIN_TURN = 0.1, math.radians(8)
@@ -88,6 +88,7 @@ def propose_views(frame: Recipe, side: int, judged_by_given: bool) -> Iterator[R
     yield frame.with_options(size="256+768")
     yield frame.with_options(preset="accurate")
     if side >= LARGE and "several" not in frame.options:
+        yield frame.with_options(size="256+1024")
         yield frame.with_options(min_defect=f"{round(side / TILED)}px")
     if judged_by_given:
         for size in ("512", "256", "384+512"):
