@@ -11,7 +11,7 @@ import flawscope
 from flawscope.calibration.tried import Choice
 from flawscope.errors import InputError
 from flawscope.fitting import auto, fit_auto
-from flawscope.fitting.proposals import Recipe, propose_frames, propose_views
+from flawscope.fitting.proposals import Recipe, propose_frames, propose_tiles, propose_views
 from flawscope.fitting.trial_pictures import make_stages
 from flawscope.methods.feature_memory import FeatureMemory
 from flawscope.methods.patch_detector import PatchDetector
@@ -119,6 +119,19 @@ def test_what_there_was_no_time_to_try_again_is_chosen_by_the_first_trial(script
     assert choice.reason.endswith("there was no time to try it on other pictures")
 
 
+def test_tiles_are_tried_when_all_else_was_tried_twice(scripted):
+    """They may take all the time that is left."""
+    large = scripted.good[:] = [np.pad(one, ((0, 1000), (0, 0), (0, 0))) for one in pictures(24)]
+    scripted.reaches |= {"--size 256+1024": 2.5, "--min-defect 17px": auto._TimeIsUpError()}
+    choice, _ = fit_auto(large)
+    assert choice.flags == "--size 256+1024"
+    assert [(one.flags, one.note) for one in choice.trials][-1] == ("--min-defect 17px", "no time")
+    scripted.reaches["--min-defect 17px"] = 9.0
+    again = [(one.flags, one.stage) for one in fit_auto(large)[0].trials]
+    assert again[-2:] == [("--min-defect 17px", 1), ("--min-defect 17px", 2)]
+    assert len(again) == len({*again})
+
+
 def test_settings_that_cannot_be_tried_are_told(scripted):
     scripted.reaches["--align turn"] = InputError("no part: leave it out")
     choice, _ = fit_auto(scripted.good)
@@ -214,10 +227,10 @@ def test_simulated_defects_alone_propose_no_smaller_look():
     assert sizes(True) > {"256", "512"}
 
 
-def test_of_large_pictures_a_larger_look_is_tried_before_tiles():
+def test_large_pictures_are_seen_larger_and_then_in_tiles():
     def larger(side):
-        shown = [one.flags for one in propose_views(Recipe(), side, False)]
-        return [one for one in shown if "256+1024" in one or "min-defect" in one]
+        shown = [*propose_views(Recipe(), side, False), *propose_tiles(Recipe(), side)]
+        return [one.flags for one in shown if "256+1024" in one.flags or "min-defect" in one.flags]
 
     assert larger(999) == []
     assert larger(1600) == ["--size 256+1024", "--min-defect 25px"]

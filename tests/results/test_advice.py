@@ -42,10 +42,10 @@ def test_a_step_is_advised_where_something_is_to_be_gained(facts, steps):
     assert [one.step for one in advice(**facts)] == steps
 
 
-def test_marked_defects_that_vanish_at_the_network_need_tiles():
+def test_missed_defects_that_vanish_at_the_network_need_tiles():
     (one,) = advice(marks=[20.0, 22.0, 300.0], **SMALL)
     assert one.step.startswith("--min-defect 20px")
-    assert one.reason == "a quarter of the marked defects are up to 20 px long, 4 px at the network"
+    assert one.reason == "a quarter of the missed defects are up to 20 px long, 4 px at the network"
     assert "times as long a picture" in one.step
 
 

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.datasets import open_dataset
     from flawscope.datasets.check import check
     from flawscope.datasets.dataset import group_warning
-    from flawscope.evaluation.next_steps import advise_checked
+    from flawscope.evaluation.next_steps import advise_before
 
     if args.out:
         check_writable(Path(args.out), ".html")
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         aligned = _check_alignment(args, dataset, step) if args.align else None
     except InputError as error:  # the rest is told and shown all the same
         problem = error
-    steps = advise_checked(dataset, report, aligned=bool(args.align))
+    steps = [] if args.align else advise_before(dataset)
     if args.out:
         from flawscope.evaluation.report import write_page
         from flawscope.evaluation.report.pages import check_page

@@ -1,9 +1,8 @@
-"""Advises what to do before a fit, and after a check or an evaluation: gathers the facts for `advice`."""
+"""Advises what to do before a fit, and after an evaluation: gathers the facts for `advice`."""
 
 from __future__ import annotations
 
 import math
-from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,41 +10,18 @@ from numpy.typing import NDArray
 from flawscope.artefact.model_file import Manifest
 from flawscope.calibration.tried import Choice
 from flawscope.datasets import Dataset
-from flawscope.datasets.check import CheckReport
-from flawscope.datasets.masks import read_any_mask
-from flawscope.errors import InputError
 from flawscope.evaluation.result import Evaluation
-from flawscope.pictures.defect_size import default_network
 from flawscope.pictures.part_places import alignment_needed
 from flawscope.pictures.pixel_sets import connected_parts, largest_sizes
 from flawscope.results.advice import Advice, advice
 from flawscope.results.prediction import MISSED
 
-MEASURED = 40  # masks, or missed defects, whose sizes are measured
+MEASURED = 40  # missed defects whose sizes are measured
 
 
 def advise_before(dataset: Dataset) -> list[Advice]:
     """Steps before a fit, by how the parts lie."""
     return advice(lies=alignment_needed([item.path for item in dataset.train]))
-
-
-def advise_checked(dataset: Dataset, report: CheckReport, aligned: bool) -> list[Advice]:
-    """Steps by the good pictures and the marked defects. aligned: how parts lie was said."""
-    lies = None if aligned else alignment_needed([item.path for item in dataset.train])
-    sizes = [(height, width) for width, height, count in report.sizes for _ in range(count)]
-    network = default_network(sizes) if sizes and lies is None and not aligned else None
-    marks = _marked_lengths(dataset) if network is not None else []
-    return advice(lies=lies, marks=marks, pictures=sizes, network=network)
-
-
-def _marked_lengths(dataset: Dataset) -> list[float]:
-    """Length of the largest piece of each marked defect, in pixels of the pictures."""
-    marked, found = [item for item in dataset.test if item.anomalous and item.masks], list[float]()
-    for item in marked[:: max(1, len(marked) // MEASURED)]:
-        with suppress(InputError):  # the check names it
-            longest = max(_length(read_any_mask(mask)) for mask in item.masks)
-            found += [longest] if longest else []
-    return found
 
 
 def _length(mask: NDArray[np.bool_]) -> float:

@@ -13,7 +13,7 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +28,7 @@ from flawscope.datasets.seen_defects import choose_seen
 from flawscope.errors import InputError, check_arguments, pluralize
 from flawscope.fitting.fitting import fit
 from flawscope.fitting.preparation import Say, discard
-from flawscope.fitting.proposals import Recipe, propose_frames, propose_views
+from flawscope.fitting.proposals import Recipe, propose_frames, propose_tiles, propose_views
 from flawscope.fitting.training_pictures import (
     Images,
     SeenDefects,
@@ -239,10 +239,16 @@ class _Search:
                 self._attempt(recipe, first, 1)
             if gained := self._gained(1):
                 frame = self.recipes[self._plainest(gained).flags]
-        for recipe in propose_views(frame, side, bool(self.given)):
-            if all(self._is_free(name) for name in recipe.options.keys() - frame.options.keys()):
-                self._attempt(recipe, first, 1)
+        self._attempt_all(propose_views(frame, side, bool(self.given)), frame, first)
+        self._confirm(second)
+        self._attempt_all(propose_tiles(frame, side), frame, first)  # may take what time is left
         return self._confirm(second)
+
+    def _attempt_all(self, recipes: Iterable[Recipe], frame: Recipe, stage: Stage) -> None:
+        """Tries recipes in the first stage, but for those whose options were given."""
+        for recipe in recipes:
+            if all(self._is_free(name) for name in recipe.options.keys() - frame.options.keys()):
+                self._attempt(recipe, stage, 1)
 
     def _confirm(self, stage: Stage) -> tuple[Recipe, str]:
         """Tries the best of the first stage anew, and returns what is better beyond its interval."""
@@ -294,8 +300,8 @@ class _Search:
     def _attempt(self, recipe: Recipe, stage: Stage, number: int) -> Scored | None:
         """Tries a recipe in a stage, and notes what it got; None: it was tried before, or not to the end."""
         flags = recipe.flags
-        if (flags, number) in self.scored:
-            return self.scored[flags, number]
+        if any((one.flags, one.stage) == (flags, number) for one in self.trials):
+            return self.scored.get((flags, number))
         self.recipes[flags] = recipe
         if (trial := self.known.get((flags, number))) is not None:
             self.trials.append(trial)

@@ -89,11 +89,16 @@ def propose_views(frame: Recipe, side: int, judged_by_given: bool) -> Iterator[R
     yield frame.with_options(preset="accurate")
     if side >= LARGE and "several" not in frame.options:
         yield frame.with_options(size="256+1024")
-        yield frame.with_options(min_defect=f"{round(side / TILED)}px")
     if judged_by_given:
         for size in ("512", "256", "384+512"):
             yield frame.with_options(size=size)
     yield frame.with_options(preset="small")
+
+
+def propose_tiles(frame: Recipe, side: int) -> Iterator[Recipe]:
+    """Yields recipes that see the frame of large pictures in tiles, which takes ten times as long or more."""
+    if side >= LARGE and "several" not in frame.options:
+        yield frame.with_options(min_defect=f"{round(side / TILED)}px")
 
 
 def poses_that_vary(pictures: Sequence[NDArray[np.float32]]) -> tuple[PoseKind, ...]:

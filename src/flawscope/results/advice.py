@@ -1,6 +1,6 @@
 """Advises what to do next: at most three steps, each with its reason; none where nothing is to be gained.
 
-Torch-free. What is known after a check, a fit or an evaluation is gathered by the caller.
+Torch-free. What is known before a fit and after an evaluation is gathered by the caller.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from flawscope.pictures.form import Size
 
 MOST = 3  # steps that are advised
 TOO_SMALL = 8.0  # pixels at the network below which one in five spots or more is missed (`defect_size`)
-SMALL_SHARE = 0.25  # of the marked defects: a step is worth its time where so many are too small
+SMALL_SHARE = 0.25  # of the missed defects: a step is worth its time where so many are too small
 MIN_MISSED = 0.1  # share of the defects from which on other settings are advised
 REDUCED = 0.9  # share of a side's pixels left to most pictures, below which a larger size shows more
 LIES = {"turn": "parts lie at any angle", "shift": "parts lie at different places"}
@@ -52,8 +52,7 @@ def advice(
     Args:
         lies: `--align` that the outlines of good parts ask for; None: they lie alike, or are aligned already.
         rate, missing: the false-alarm rate asked for, and how many more good pictures it needs.
-        marks: length of the largest piece of each marked defect, in pixels of the pictures; after an
-            evaluation of those that were missed.
+        marks: length of the largest piece of each missed defect that is marked, in pixels of the pictures.
         pictures, network: sizes (H, W) of pictures, and the one that they are scaled to; None where they are
             seen in tiles.
         defects, missed: how many were judged, and not found.
@@ -87,7 +86,7 @@ def is_reduced(pictures: Sequence[Size], network: Size | None) -> bool:
 
 
 def _smaller_view(marks: Sequence[float], pictures: Sequence[Size], network: Size) -> Advice | None:
-    """Advises `--min-defect` where marked defects are too small at the network to be found."""
+    """Advises `--min-defect` where missed defects are too small at the network to be found."""
     usual = sorted(marks)[int(SMALL_SHARE * (len(marks) - 1))]
     left, wanted = min(pixels_left(usual, size, network) for size in pictures), max(1, math.floor(usual))
     if left >= TOO_SMALL or (chosen := choose_tile(wanted, pictures, network)) is None:
@@ -99,5 +98,5 @@ def _smaller_view(marks: Sequence[float], pictures: Sequence[Size], network: Siz
     )
     return Advice(
         f"--min-defect {wanted}px, which takes about {1 + math.prod(counts)} times as long a picture",
-        f"a quarter of the marked defects are up to {usual:.0f} px long, {left:.0f} px at the network",
+        f"a quarter of the missed defects are up to {usual:.0f} px long, {left:.0f} px at the network",
     )
