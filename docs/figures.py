@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->\n"
 PRODUCTS = {"transistor": "transistors", "toothbrush": "toothbrushes", "pcb": "bare boards", "lens": "lenses"}
 MORE_PRODUCTS = {"commutator": "commutators", "cookie": "cookies", "fabric": "fabric"}
 PRESETS = {"small": "`small`", "default": "default", "accurate": "`accurate`"}
+METRICS = {"image_auroc": 4, "au_pro": 3, "pixel_ap": 3}  # and the digits that are shown
 Cells = dict[str, Any]
 
 
@@ -98,10 +99,15 @@ ROWS = {
 }
 
 
+def of_products(found: Cells) -> Cells:
+    """The cell of each product."""
+    return {cell["of"]["category"]: cell for cell in found.values()}
+
+
 def accuracy() -> str:
     found = cells("accuracy-default.json", "test/")
-    by_product = {name: f"{cell['metrics']['image_auroc']:.4f}" for name, cell in judged("default").items()}
-    shown = [f"{by_product[name]} on {PRODUCTS[name]}" for name in PRODUCTS]
+    judged = of_products(found)
+    shown = [f"{judged[name]['metrics']['image_auroc']:.4f} on {PRODUCTS[name]}" for name in PRODUCTS]
     where = source("accuracy-default.json", found)
     return (
         f"Accuracy of the default: image AUROC {', '.join(shown[:2])} of MVTec AD, {', '.join(shown[2:])} "
@@ -118,35 +124,26 @@ def figures() -> Iterator[str]:
     yield accuracy()
 
 
-def judged(preset: str) -> Cells:
-    """The cell of each product."""
-    return {cell["of"]["category"]: cell for cell in cells(f"accuracy-{preset}.json", "test/").values()}
+def means(judged: Cells, products: Sequence[str]) -> str:
+    found = (
+        sum(judged[product]["metrics"][metric] for product in products) / len(products) for metric in METRICS
+    )
+    shown = (f"{mean:.{digits}f}" for mean, digits in zip(found, METRICS.values(), strict=True))
+    return " / ".join(one.removeprefix("0") for one in shown)
 
 
 def presets() -> Iterator[str]:
-    by_preset = {preset: judged(preset) for preset in PRESETS}
-
-    def row(what: str, *products: str) -> Iterator[str]:
-        yield what
-        for found in by_preset.values():
-            means = [
-                sum(found[product]["metrics"][key] for product in products) / len(products)
-                for key in ("image_auroc", "au_pro", "pixel_ap")
-            ]
-            yield " / ".join(
-                f"{mean:.{digits}f}".removeprefix("0") for mean, digits in zip(means, (4, 3, 3), strict=True)
-            )
-        alarms = [found[products[0]]["false_alarms"] for found in by_preset.values()]
-        counts = ", ".join(str(one["alarms"]) for one in alarms)
-        yield f"{counts} of {alarms[0]['images']}" if len(products) == 1 else "-"
-
+    judged = [of_products(cells(f"accuracy-{preset}.json", "test/")) for preset in PRESETS]
+    every = PRODUCTS | MORE_PRODUCTS
+    rows = {shown: [name] for name, shown in PRODUCTS.items()} | {"mean of these four": [*PRODUCTS]}
+    rows |= {shown: [name] for name, shown in MORE_PRODUCTS.items()} | {"mean of all": [*every]}
     yield f"| | {' | '.join(PRESETS.values())} | false alarms of each |"
     yield "|---|---|---|---|---|"
-    for products, mean in ((PRODUCTS, "mean of these four"), (MORE_PRODUCTS, "")):
-        for name, shown in products.items():
-            yield f"| {' | '.join(row(shown, name))} |"
-        every = [*PRODUCTS] if mean else [*PRODUCTS, *MORE_PRODUCTS]
-        yield f"| {' | '.join(row(mean or 'mean of all', *every))} |"
+    for what, products in rows.items():
+        alarms = [one[products[0]]["false_alarms"] for one in judged]
+        counts = f"{', '.join(str(one['alarms']) for one in alarms)} of {alarms[0]['images']}"
+        columns = [what, *(means(one, products) for one in judged), counts if len(products) == 1 else "-"]
+        yield f"| {' | '.join(columns)} |"
 
 
 TABLES = {README: figures, MEASUREMENTS: presets}
@@ -156,7 +153,8 @@ def drawn(page: Path) -> str:
     """A page with the figures of the files."""
     text = page.read_text(encoding="utf-8")
     shown = BEGIN + "\n" + "\n".join(TABLES[page]()) + "\n\n" + END
-    text = re.sub(r"\*\*[\d.]+ GB\*\*", f"**{megabytes('flawscope') / 1024:.1f} GB**", text)
+    if page == README:
+        text = re.sub(r"\*\*[\d.]+ GB\*\*", f"**{megabytes('flawscope') / 1024:.1f} GB**", text)
     return re.sub(f"{BEGIN}.*{END}", lambda _: shown, text, flags=re.S)
 
 

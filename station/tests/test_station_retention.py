@@ -282,9 +282,8 @@ def test_an_earlier_removal_for_space_is_told_with_the_next(world):
 
 def test_files_lie_where_earlier_stations_look_for_them(world):
     digest = world.files.keep(PICTURES, b"a picture", ".png")
-    assert world.files.path(PICTURES, digest, ".png") == world.files.folder / "pictures" / digest[:3] / (
-        f"{digest}.png"
-    )
+    folder = world.files.folder / "pictures" / digest[:3]
+    assert world.files.path(PICTURES, digest, ".png") == folder / f"{digest}.png"
 
 
 class Cut(BaseException):

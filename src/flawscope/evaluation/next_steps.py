@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-from numpy.typing import NDArray
-
 from flawscope.artefact.model_file import Manifest
 from flawscope.calibration.tried import Choice
 from flawscope.datasets import Dataset
@@ -24,10 +21,6 @@ def advise_before(dataset: Dataset) -> list[Advice]:
     return advice(lies=alignment_needed([item.path for item in dataset.train]))
 
 
-def _length(mask: NDArray[np.bool_]) -> float:
-    return float(largest_sizes(connected_parts(mask)[1])[0])
-
-
 def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
     """Steps by the defects that were missed, and by the promise; none where there is nothing to gain."""
     missed = [one for one in result.pictures if one.outcome == MISSED]
@@ -36,7 +29,8 @@ def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
         sizes.append(one.prediction.geometry.picture_size)
         if one.truth is not None and one.truth.any():
             factor = math.sqrt(math.prod(sizes[-1]) / one.truth.size)  # the mask has the map's size
-            marks.append(factor * _length(one.truth))
+            length = largest_sizes(connected_parts(one.truth)[1])[0]
+            marks.append(factor * float(length))
     choice = Choice.from_facts(manifest.facts)
     how, sole = manifest.preprocess, _sole_picture(manifest)
     is_whole = how.tile is None and how.reference is None

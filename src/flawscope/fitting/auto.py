@@ -198,7 +198,6 @@ class _Search:
             of = "deep pictures" if is_deep else "a region"
             return f"defects are not simulated in {of}: give some (--seen)"
         self._take_up([one.thumbnail.tobytes() for one in looks if one is not None])
-        import_timm()  # takes seconds, which are not of the first setting
         return None
 
     def _take_up(self, thumbnails: Sequence[bytes]) -> None:
@@ -227,6 +226,7 @@ class _Search:
         rng = np.random.default_rng([self.seed, STREAM])
         shuffled = [self.given_sources[int(i)] for i in rng.permutation(len(self.given_sources))]
         first, second = make_stages(self.load, self.order, shuffled, self.seed, self.can_simulate)
+        import_timm()  # takes seconds, which are not of the first setting
         if self._attempt(given, first, 1) is None:
             return given, "there was no time to try others: give more minutes"
         side = max(max(decode(self.sources[i]).shape[:2]) for i in self.order[:3])

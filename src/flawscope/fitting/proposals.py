@@ -87,7 +87,7 @@ def propose_views(frame: Recipe, side: int, judged_by_given: bool) -> Iterator[R
     """
     yield frame.with_options(size="256+768")
     yield frame.with_options(preset="accurate")
-    if side >= LARGE and "several" not in frame.options:
+    if _is_large(frame, side):
         yield frame.with_options(size="256+1024")
     if judged_by_given:
         for size in ("512", "256", "384+512"):
@@ -97,8 +97,13 @@ def propose_views(frame: Recipe, side: int, judged_by_given: bool) -> Iterator[R
 
 def propose_tiles(frame: Recipe, side: int) -> Iterator[Recipe]:
     """Yields recipes that see the frame of large pictures in tiles, which takes ten times as long or more."""
-    if side >= LARGE and "several" not in frame.options:
+    if _is_large(frame, side):
         yield frame.with_options(min_defect=f"{round(side / TILED)}px")
+
+
+def _is_large(frame: Recipe, side: int) -> bool:
+    """Whether a frame shows much of large pictures: of several parts each is seen by itself."""
+    return side >= LARGE and "several" not in frame.options
 
 
 def poses_that_vary(pictures: Sequence[NDArray[np.float32]]) -> tuple[PoseKind, ...]:
