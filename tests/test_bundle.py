@@ -24,7 +24,7 @@ mkdir -p -m 1777 {root}/tmp
 mkdir -p {root}/dev {root}/proc {root}/etc {root}/var {root}/root
 mount --rbind /dev {root}/dev
 mount -t proc proc {root}/proc
-exec chroot {root} /usr/bin/env -i PATH={python}/bin:/usr/sbin:/usr/bin:/sbin:/bin sh -c '{command}'
+exec chroot {root} /usr/bin/env -i PIP_COMPILE=0 PATH={python}/bin:/usr/sbin:/usr/bin:/sbin:/bin sh -c '{command}'
 """
 
 

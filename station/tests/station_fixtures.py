@@ -4,10 +4,14 @@ distribution that the tests start themselves."""
 import functools
 import io
 import json
+import multiprocessing
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from itertools import count
+from multiprocessing.forkserver import ensure_running
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,7 @@ from flawscope.cli import main
 from flawscope.predictor.tolerating import tolerator
 from flawscope.results.tolerance import Rule, Tolerances
 from flawscope_station.client import Client
+from flawscope_station.learning import process
 from flawscope_station.learning.process import Worker
 from flawscope_station.settings.station import Limits, ProductSettings, Settings
 from flawscope_station.store.database import Database
@@ -143,6 +148,30 @@ def prompt_workers():
     machine."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Worker.__init__, "__defaults__", (0,))
+        yield
+
+
+class Forked:
+    """In the place of a context that spawns: its processes come from one that has loaded torch once."""
+
+    def __init__(self) -> None:
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["loaded_torch"])
+        self.Pipe = self._context.Pipe
+
+    def Process(self, **given: Any) -> BaseProcess:  # noqa: N802
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+            ensure_running()
+        return self._context.Process(**given)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def torch_loaded_once():
+    """Processes that learn are spawned in test_learning_steps alone: each loads torch, which takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        if hasattr(os, "fork"):
+            patch.setattr(process, "SPAWN_CONTEXT", Forked())
         yield
 
 

@@ -1,6 +1,7 @@
 """Learning without a model: what a product, the data base or the process does to the others and to itself."""
 
 import json
+import multiprocessing
 import os
 import signal
 import sqlite3
@@ -31,6 +32,13 @@ from flawscope_station.store.schema import candidates, events, metadata, picture
 from flawscope_station.web.templates import PAGES
 from learning_helpers import echo
 from station_helpers import add_version, taken, until
+
+
+@pytest.fixture(autouse=True)
+def spawned(monkeypatch):
+    """Processes are started as in the station."""
+    monkeypatch.setattr(process, "SPAWN_CONTEXT", multiprocessing.get_context("spawn"))
+
 
 COUNTS = DecisionCounts(9, [3, 0.1, 0.7], [0, 0.0, 0.3])
 FOUND = Judgement(how="extended", learnt=[5], good=COUNTS, defects=COUNTS)
