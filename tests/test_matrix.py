@@ -46,16 +46,15 @@ def answers(model, names, data):
     return [prediction.score for prediction in predictions], [one.is_anomalous for one in predictions]
 
 
-def check_export(model, names, data, *precision):
-    """The exported model gives the answers of the fitted one; of reduced precision it gives some."""
+def check_export(model, names, data):
+    """The exported model gives the answers of the fitted one."""
     deployed = model.with_suffix(".zip" if {"joint", "each-view"} & {*names} else ".onnx")
     # what was learnt from is 0 but for rounding, whose root engines tell apart: others are compared
     others = ["--pictures", str(pictures_of(names, data)[0].parent)] if "min-defect" in names else []
-    assert main(["export", str(model), "--out", str(deployed), *precision, *others]) == 0
+    assert main(["export", str(model), "--out", str(deployed), *others]) == 0
     before, after = answers(model, names, data), answers(deployed, names, data)
-    if not precision:
-        np.testing.assert_allclose(after[0], before[0], rtol=1e-4)
-        assert after[1] == before[1]
+    np.testing.assert_allclose(after[0], before[0], rtol=1e-4)
+    assert after[1] == before[1]
 
 
 @pytest.mark.parametrize(
@@ -107,9 +106,6 @@ def test_a_model_of_each_option_goes_with_each_use(option, fit, data, tmp_path, 
         assert learnt[1] > learnt[0]
 
     check_export(model, names, data)
-    if option == "method":
-        pictures = str(data / "one/train/good")
-        check_export(model, names, data, "--precision", "int8", "--pictures", pictures)
 
 
 @pytest.mark.parametrize("pair", [tuple(sorted(pair)) for pair in matrix.LEFT_OUT], ids="+".join)

@@ -159,7 +159,7 @@ class Forked:
         self._context.set_forkserver_preload(["loaded_torch"])
         self.Pipe = self._context.Pipe
 
-    def Process(self, **given: Any) -> BaseProcess:  # noqa: N802
+    def Process(self, **given: Any) -> BaseProcess:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PYTHONPATH", str(Path(__file__).parent))
             ensure_running()
@@ -168,7 +168,7 @@ class Forked:
 
 @pytest.fixture(scope="session", autouse=True)
 def torch_loaded_once():
-    """Processes that learn are spawned in test_learning_steps alone: each loads torch, which takes seconds."""
+    """Processes that learn are spawned in test_learning_steps alone: each would load torch."""
     with pytest.MonkeyPatch.context() as patch:
         if hasattr(os, "fork"):
             patch.setattr(process, "SPAWN_CONTEXT", Forked())

@@ -13,6 +13,7 @@ import pytest
 
 import flawscope
 from flawscope import Prediction
+from flawscope.cli import main
 from flawscope.predictor import tolerating
 from flawscope.results.findings import tolerance_finding
 from flawscope.results.tolerance import Tolerances
@@ -63,6 +64,18 @@ def pair_model_fixture(shared):
     """Judges parts of the views left and top. Read only."""
     fill = lambda folder: fit_parts(folder / "pair.safetensors", ("left", "top"))  # noqa: E731
     return shared("pair-model", fill) / "pair.safetensors"
+
+
+@pytest.fixture(name="deployed", scope="session")
+def deployed_fixture(part_model, pair_model, shared):
+    """The models as exported, by their names: stations that are started again and again load no torch. Read
+    only."""
+
+    def fill(folder: Path) -> None:
+        for model in (part_model, pair_model):
+            assert main(["export", str(model), "--out", str(folder / f"{model.stem}.onnx"), "--quiet"]) == 0
+
+    return shared("deployed-parts", fill)
 
 
 def bad_at_the_top(model: flawscope.Predictor, views: Sequence[str]) -> int:
