@@ -135,8 +135,6 @@ def test_parts_that_come_at_once_are_all_inspected(play):
 
 def test_parts_for_which_there_is_no_room_are_told(play, monkeypatch):
     """Each once, as an event and as a problem, which ends."""
-    monkeypatch.setattr(camera_module, "MISSED_SECONDS", 1.5)
-    monkeypatch.setattr(camera_module, "MISSED_INTERVAL", 0.05)
     signals, taken, source = play(queue=8)
     taken.is_held = True
     signals.pass_parts(100)
@@ -145,6 +143,7 @@ def test_parts_for_which_there_is_no_room_are_told(play, monkeypatch):
     taken.release()
     until(lambda: len(taken.pictures) + source.state.dropped == 100)
     until(lambda: taken.told == source.state.dropped > 0)
+    monkeypatch.setattr(camera_module, "MISSED_SECONDS", 0.0)  # the hour is over
     until(lambda: taken.problems["camera_missed_1_1"] is None)
 
 
