@@ -3,4 +3,4 @@
 from plc_helpers import play_fixture  # noqa: F401
 from plugin_helpers import plugins_fixture, reels_fixture  # noqa: F401
 from station_fixtures import *  # noqa: F403
-from view_helpers import by_length_fixture, deployed_fixture, pair_model_fixture, part_model_fixture  # noqa: F401
+from view_helpers import by_length_fixture, pair_model_fixture  # noqa: F401

@@ -15,7 +15,7 @@ from flawscope_station.settings.station import read_settings
 from plc_helpers import WIRES, connection, plc_at
 from plugin_helpers import LINE, settings_text
 from station_helpers import NAME, Served, delayed, free_port, opened, until
-from view_helpers import API, Tolerated, lives, recorded_parts, whole
+from view_helpers import API, Tolerated, exported, lives, recorded_parts, whole
 
 KILLS, PARTS = int(os.environ.get("KILLS", "2")), int(os.environ.get("PARTS", "20"))
 PAIR = ("left", "top")
@@ -157,12 +157,12 @@ def test_challenge_parts_are_set_up_and_shown(settings, belt, pair_model, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("wire", ["modbus", "modbus-client"])
-def test_parts_at_a_station_that_is_killed(plugins, settings, belt, deployed, tmp_path, wire):
+def test_parts_at_a_station_that_is_killed(plugins, settings, belt, pair_model, shared, tmp_path, wire):
     """Each part has one outcome at the PLC, and is in the records if that is not an error.
     KILLS and PARTS say how many."""
     port, path = free_port(), tmp_path / "station.yaml"
     text = connection(wire, port, {1: NAME}, watchdog="1 s")
-    path.write_text(settings_text(settings, {NAME: belt.product(deployed / "pair.onnx")}, text))
+    path.write_text(settings_text(settings, {NAME: belt.product(exported(pair_model, shared))}, text))
     there = os.pathsep.join((str(plugins), str(LINE), os.environ.get("PYTHONPATH", "")))
     served = Served([str(path)], free_port(), {"PYTHONPATH": there})
     sent: dict[str, dict[str, bytes]] = {}

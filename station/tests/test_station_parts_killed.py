@@ -14,23 +14,15 @@ import httpx
 import pytest
 
 from station_helpers import until
-from view_helpers import (  # noqa: F401
-    deployed_fixture,
-    lives,
-    pair_model_fixture,
-    part_model_fixture,
-    post,
-    recorded_parts,
-    whole,
-)
+from view_helpers import exported, lives, part_model_fixture, post, recorded_parts, whole  # noqa: F401
 
 KILLS, PARTS = int(os.environ.get("KILLS", "3")), int(os.environ.get("PARTS", "40"))
 pytestmark = pytest.mark.slow
 
 
-def test_parts_by_http(deployed, serve):
+def test_parts_by_http(part_model, shared, serve):
     """Those that were answered stay as they were, whatever is sent again."""
-    served = serve({"model": str(deployed / "part.onnx")})
+    served = serve({"model": str(exported(part_model, shared))})
     sent = {f"p{number}": whole(number) for number in range(PARTS)}
     answered: dict[str, int] = {}
     for _ in lives(served, KILLS, 1.5):
@@ -47,11 +39,11 @@ def test_parts_by_http(deployed, serve):
     assert len(answered) == PARTS
 
 
-def test_parts_by_folder(deployed, serve, tmp_path):
+def test_parts_by_folder(part_model, shared, serve, tmp_path):
     """Their files come in any order, those of several parts at once."""
     (incoming := tmp_path / "incoming").mkdir()
     source = {"folder": str(incoming), "then": "delete"}
-    served = serve({"model": str(deployed / "part.onnx"), "sources": [source]})
+    served = serve({"model": str(exported(part_model, shared)), "sources": [source]})
     sent = {f"p{number}": whole(number) for number in range(PARTS)}
 
     def write() -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import random
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +66,13 @@ def pair_model_fixture(shared):
     return shared("pair-model", fill) / "pair.safetensors"
 
 
-@pytest.fixture(name="deployed", scope="session")
-def deployed_fixture(part_model, pair_model, shared):
-    """The models as exported, by their names: stations that are started again and again load no torch. Read
-    only."""
+def exported(model: Path, shared: Callable[..., Path]) -> Path:
+    """Return the model as exported: a station that is started again and again loads no torch. Read only."""
 
     def fill(folder: Path) -> None:
-        for model in (part_model, pair_model):
-            assert main(["export", str(model), "--out", str(folder / f"{model.stem}.onnx"), "--quiet"]) == 0
+        assert main(["export", str(model), "--out", str(folder / "model.onnx"), "--quiet"]) == 0
 
-    return shared("deployed-parts", fill)
+    return shared(f"exported-{model.stem}", fill) / "model.onnx"
 
 
 def bad_at_the_top(model: flawscope.Predictor, views: Sequence[str]) -> int:
