@@ -7,8 +7,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 # all tests in several processes; the few that ARGS names are done before those have started
 PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 
-# conftest.py says which tests are of these kinds
-QUICK := smoke or not (service or browser or cluster or docs or training or slow)
+# the first floor of tests, and one of each kind of tests/whole
+QUICK := smoke or not whole
 
 # of all three houses: the library, the station, and plugins for a line
 CODE := src tests conftest.py station line bench docs examples docker deploy
@@ -50,7 +50,7 @@ install: $(READY) ## create .venv with everything for development
 demo: $(or $(wildcard $(READY)),$(VENV)/.demo) ## draw a data set, fit, evaluate, write pictures (demo/)
 	$(BIN)/flawscope demo --out demo
 
-test: $(READY) ## run the tests that are quick, and one of each kind that is not; ALL=1: all of them
+test: $(READY) ## run the tests of rooms, and one of each kind of whole ones; ALL=1: all of them
 	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),$(PARALLEL) $(if $(ALL),,-m "$(QUICK)"))
 
 chain: $(READY) ## all methods, runtimes and precisions give the same numbers, in minutes

@@ -30,40 +30,21 @@ from flawscope.synthesis.demo.dataset import CATEGORIES, draw_dataset, draw_pict
 # Before OpenVINO is loaded: without this package it reports nothing of these runs to its makers
 sys.modules.setdefault("openvino_telemetry", None)
 
+pytest_plugins = ["durations"]
+
 MAX_TEST_SECONDS = 600  # for a test with its fixtures: more is a hang
 SIZE = 64  # pixels a side that the small model sees
 Run = Callable[..., tuple[int, str, str]]
 
 
-# Kinds of tests that take long: `make test` runs one `smoke` test of each, `make test ALL=1` all of them.
-FIXTURES = {
-    "service": {"settings", "common", "empty", "served", "postgres", "own_postgres"},
-    "browser": {"driver", "tablet", "browser"},
-    "training": {"efficientad_path", "teacher_path"},
-}
-PLACES = {
-    "cluster": ("cluster/",),
-    "docs": ("test_readme", "test_pages", "test_examples", "test_docker", "test_install", "test_publishing"),
-    "training": ("methods/efficientad", "methods/prnet", "methods/test_contract", "cli/test_fit_methods"),
-}
-
-
 def pytest_collection_modifyitems(items):
-    """Mark tests by what they need and where they are. Where several processes share the tests, the slow ones
-    come first: none of them is left for the end, when the other processes have nothing to do."""
+    """Tests of the second floor are those below tests/whole/. They come first: none of those that take long is
+    left for the end, when the other processes have nothing to do."""
     for item in items:
-        place = item.path.as_posix().rpartition("/tests/")[2]
-        named = set(getattr(item, "fixturenames", ()))
-        for kind, needed in FIXTURES.items():
-            if named & needed and (kind != "browser" or "driver" in named or "report/" in place):
-                item.add_marker(kind)
-        for kind, begins in PLACES.items():
-            if place.startswith(begins):
-                item.add_marker(kind)
-        if "postgresql" in item.name:
-            item.add_marker("service")
+        if "/tests/whole/" in item.path.as_posix():
+            item.add_marker("whole")
     if os.environ.get("PYTEST_XDIST_WORKER"):
-        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+        items.sort(key=lambda item: item.get_closest_marker("whole") is None)
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -139,7 +139,6 @@ def test_in_the_core_each_command_works_or_says_which_words_to_type(tmp_path, on
 
 
 @pytest.mark.slow
-@pytest.mark.docs
 def test_after_the_install_of_the_readme_each_command_works(installed, tmp_path):
     # what the demo does then is what the others do
     more = {"demo": ("--only-draw", "--train", "2"), "fit": ("--size", "64", "--no-check")}
@@ -149,7 +148,6 @@ def test_after_the_install_of_the_readme_each_command_works(installed, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.docs
 @pytest.mark.parametrize("preset", presets())
 def test_after_the_install_of_the_readme_each_preset_has_its_weights(preset, installed, tmp_path):
     words = ["fit", "--data", "pictures", "--out", "m.safetensors", "--preset", preset, "--no-check"]

@@ -187,7 +187,8 @@ def in_process():
 
 def place_of(node: Any) -> type[Listening | InProcess]:
     """Where stations of a test answer: without a server, unless it is marked `listens` or has a browser."""
-    return Listening if any(map(node.get_closest_marker, ("listens", "browser"))) else InProcess
+    in_browser = {"driver", "tablet", "browser"} & {*getattr(node, "fixturenames", ())}
+    return Listening if in_browser or node.get_closest_marker("listens") else InProcess
 
 
 @pytest.fixture(scope="module")

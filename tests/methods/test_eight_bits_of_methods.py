@@ -15,7 +15,6 @@ from flawscope.export.export import export
 from flawscope.export.recalibrate import ExportPictures
 from flawscope.runtime.torch import TorchSession
 
-pytestmark = pytest.mark.training
 
 
 @pytest.mark.slow

@@ -1,0 +1,137 @@
+"""What each test costs: the processor's seconds, its own processes' included, kept in build/durations.tsv.
+
+A fixture that several tests share has a row of its own, so that no test pays for being the first. Tests lie on
+two floors (CONTRIBUTING.md): those of the first cost little and start no process and no server. The run names
+those that do not keep to it, and fails where they are beyond what a busy machine explains.
+"""
+
+import os
+import sys
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+
+MOST = 0.3  # seconds of the processor for a test of the first floor
+NOISE = 3.0  # times as many on a busy machine, or for the first to import something
+REFUSED = ("subprocess.Popen", "os.posix_spawn", "os.fork", "socket.bind", "socket.connect")
+WHOLE = "tests/whole/"
+
+
+def processor_seconds():
+    """Of this process and of those that it started and that have ended."""
+    times = os.times()
+    return time.process_time() + times.children_user + times.children_system
+
+
+class Durations:
+    """Of one process of a run. Where several share the tests, the first gets the reports of all."""
+
+    def __init__(self, config):
+        self._spent, self._shared, self._fixtures = 0.0, 0.0, []
+        self._asked, self._item = set(), None
+        self._rows, self._outcomes, self._skips, self._astray = Counter(), {}, defaultdict(set), {}
+        self.place = Path(os.environ.get("DURATIONS", config.rootpath / "build" / "durations.tsv"))
+        self.is_worker = hasattr(config, "workerinput")
+        if not self.is_worker:
+            self.place.parent.mkdir(exist_ok=True)
+            self.place.write_text("seconds\toutcome\tname\n", encoding="utf-8")
+        sys.addaudithook(self._audit)
+
+    def _audit(self, event, args):
+        if event in REFUSED and self._item and not (event == "os.fork" and "forkserver" in sys.modules):
+            self._asked.add(event)
+
+    # ------------------------------------------------------------------------------------- where tests run
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(self, item):
+        self._spent, self._shared, self._fixtures, self._asked = 0.0, 0.0, [], set()
+        return (yield from self._measured())
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item):
+        self._item = None if WHOLE in item.nodeid else item
+        try:
+            return (yield from self._measured())
+        finally:
+            self._item = None
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self, item):
+        try:
+            return (yield from self._measured())
+        finally:
+            own = (item.nodeid, self._spent - self._shared)
+            item.user_properties.append(("durations", [own, *self._fixtures]))
+            item.user_properties.append(("asked", sorted(self._asked)))
+
+    def _measured(self):
+        begun = processor_seconds()
+        try:
+            return (yield)
+        finally:
+            self._spent += processor_seconds() - begun
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef, request):
+        begun, within = processor_seconds(), self._shared
+        try:
+            return (yield)
+        finally:
+            if fixturedef.scope != "function":
+                cost = processor_seconds() - begun - (self._shared - within)  # less that of fixtures it asks for
+                self._shared += cost
+                self._fixtures.append((f"fixture {fixturedef.argname}", cost))
+
+    # ---------------------------------------------------------------------------------- where they are told
+
+    def pytest_runtest_logreport(self, report):
+        if self.is_worker:
+            return
+        if report.skipped and isinstance(report.longrepr, tuple):
+            self._skips[report.longrepr[2].removeprefix("Skipped: ")].add(report.nodeid)
+        if report.when != "teardown":
+            if report.outcome != "passed" or report.when == "call":
+                self._outcomes[report.nodeid] = report.outcome
+            return
+        facts = dict(report.user_properties)
+        if facts.get("asked"):
+            self._astray[report.nodeid] = "/".join(facts["asked"])
+        with self.place.open("a", encoding="utf-8") as table:
+            for name, cost in facts.get("durations", []):
+                self._rows[name] += cost
+                table.write(f"{cost:.3f}\t{self._outcomes.get(name, 'passed')}\t{name}\n")
+
+    def _beyond(self, most):
+        return {
+            name: f"{cost:.1f} s of the processor"
+            for name, cost in self._rows.items()
+            if cost > most and not name.startswith("fixture ") and WHOLE not in name
+        }
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session):
+        wrong = self._beyond(MOST * NOISE) | self._astray
+        if not self.is_worker and wrong and session.exitstatus == 0 and os.environ.get("CI"):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter):
+        floors, files = Counter(), Counter()
+        for name, cost in self._rows.items():
+            floors["fixtures" if name.startswith("fixture ") else "whole" if WHOLE in name else "first floor"] += cost
+            files[name.partition("::")[0]] += cost
+        told = ", ".join(f"{floor} {cost:.0f} s" for floor, cost in floors.most_common())
+        terminalreporter.write_line(f"of the processor: {told}; each in {self.place}; most:")
+        for name, cost in files.most_common(40 if floors["whole"] > 1000 else 5):
+            terminalreporter.write_line(f"{cost:8.1f}  {name}")
+        for name, why in (self._beyond(MOST) | self._astray).items():
+            terminalreporter.write_line(f"not of the first floor ({MOST} s, no process, no socket): {name}: {why}")
+        reasons = [f"{len(names)} ({reason})" for reason, names in sorted(self._skips.items())]
+        if reasons:
+            terminalreporter.write_line(f"skipped: {', '.join(reasons)}")
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(Durations(config))
