@@ -26,6 +26,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from flawscope.pictures.near_duplicates import Compared
 from flawscope.synthesis.demo.dataset import CATEGORIES, draw_dataset, draw_picture
+from small_network import SMALL_NETWORK
 
 # Before OpenVINO is loaded: without this package it reports nothing of these runs to its makers
 sys.modules.setdefault("openvino_telemetry", None)
@@ -38,8 +39,8 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 def pytest_collection_modifyitems(items):
-    """Tests of the second floor are those below tests/whole/. They come first: none of those that take long is
-    left for the end, when the other processes have nothing to do."""
+    """Tests below tests/whole/ are of the second floor. They come first: none of those that take long is left
+    for the end, when the other processes have nothing to do."""
     for item in items:
         if "/tests/whole/" in item.path.as_posix():
             item.add_marker("whole")
@@ -186,7 +187,7 @@ def model_path(drawn, shared):
     from flawscope.fitting.fitting import fit
 
     def fill(folder):
-        fit(drawn, size=SIZE, device="cpu", seed=0).save(folder / "plate.safetensors")
+        fit(drawn, size=SIZE, device="cpu", seed=0, **SMALL_NETWORK).save(folder / "plate.safetensors")
 
     return shared("model", fill) / "plate.safetensors"
 
@@ -289,7 +290,7 @@ def several_model(shared):
         from flawscope.cli import main
 
         good = [drawn(seed, range(5))[0] for seed in range(8)]
-        options = {"align": "turn", "several": True, "size": "64", "check": False}
+        options = {"align": "turn", "several": True, "size": "64", "check": False, **SMALL_NETWORK}
         flawscope.fit(good, device="cpu", **options).save(folder / "made.safetensors")
         assert main(["export", str(folder / "made.safetensors"), "--out", str(folder / "made.onnx")]) == 0
 
@@ -297,21 +298,9 @@ def several_model(shared):
 
 
 @pytest.fixture(scope="session")
-def small_backbone(shared):
-    """Settings for timm's smallest EfficientNet with drawn weights: a graph of half the steps is traced in
-    less time."""
-    import torch
-    from safetensors.torch import save_file
-
-    from flawscope.methods.features.backbone import import_timm
-
-    def fill(folder):
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            network = import_timm().create_model("test_efficientnet", pretrained=False)
-        save_file(network.state_dict(), folder / "drawn.safetensors")
-
-    return {"backbone": "test_efficientnet", "weights": str(shared("backbone", fill) / "drawn.safetensors")}
+def small_backbone():
+    """Settings of a model that need not know much."""
+    return SMALL_NETWORK
 
 
 @pytest.fixture(scope="session")
@@ -353,7 +342,7 @@ def tiled(tiled_pictures, shared):
         from flawscope.fitting.fitting import fit
 
         def fill(folder):
-            options = {"tile": 96, "size": SIZE, "cap": 400, "roi": roi, "check": False}
+            options = {"tile": 96, "size": SIZE, "cap": 400, "roi": roi, "check": False, **SMALL_NETWORK}
             options["positions"] = positions
             model = fit(list_pictures(tiled_pictures / "train"), device="cpu", seed=0, **options)
             model.save(folder / "plate.safetensors")

@@ -122,12 +122,17 @@ class Durations:
         for name, cost in self._rows.items():
             floors["fixtures" if name.startswith("fixture ") else "whole" if WHOLE in name else "first floor"] += cost
             files[name.partition("::")[0]] += cost
+        if not floors:
+            return
         told = ", ".join(f"{floor} {cost:.0f} s" for floor, cost in floors.most_common())
         terminalreporter.write_line(f"of the processor: {told}; each in {self.place}; most:")
         for name, cost in files.most_common(40 if floors["whole"] > 1000 else 5):
             terminalreporter.write_line(f"{cost:8.1f}  {name}")
-        for name, why in (self._beyond(MOST) | self._astray).items():
-            terminalreporter.write_line(f"not of the first floor ({MOST} s, no process, no socket): {name}: {why}")
+        astray = self._beyond(MOST) | self._astray
+        for name, why in [*astray.items()][:20]:
+            terminalreporter.write_line(f"not of the first floor: {name}: {why}")
+        if astray:
+            terminalreporter.write_line(f"{len(astray)} tests take more than {MOST} s, a process or a socket")
         reasons = [f"{len(names)} ({reason})" for reason, names in sorted(self._skips.items())]
         if reasons:
             terminalreporter.write_line(f"skipped: {', '.join(reasons)}")
