@@ -5,6 +5,7 @@ two floors (CONTRIBUTING.md): those of the first cost little and start no proces
 those that do not keep to it, and fails where they are beyond what a busy machine explains.
 """
 
+import builtins
 import os
 import sys
 import time
@@ -38,6 +39,20 @@ class Durations:
             self.place.parent.mkdir(exist_ok=True)
             self.place.write_text("seconds\toutcome\tname\n", encoding="utf-8")
         sys.addaudithook(self._audit)
+        self._import, self._importing = builtins.__import__, False
+        builtins.__import__ = self._load
+
+    def _load(self, name, *given, **named):
+        """What a test is the first to import is nobody's."""
+        if self._importing or name in sys.modules:
+            return self._import(name, *given, **named)
+        begun, self._importing = processor_seconds(), True
+        try:
+            return self._import(name, *given, **named)
+        finally:
+            self._importing = False
+            self._shared += (cost := processor_seconds() - begun)
+            self._fixtures.append(("imports", cost))
 
     def _audit(self, event, args):
         if event in REFUSED and self._item and not (event == "os.fork" and "forkserver" in sys.modules):
@@ -108,7 +123,7 @@ class Durations:
         return {
             name: f"{cost:.1f} s of the processor"
             for name, cost in self._rows.items()
-            if cost > most and not name.startswith("fixture ") and WHOLE not in name
+            if cost > most and "::" in name and WHOLE not in name
         }
 
     @pytest.hookimpl(trylast=True)
@@ -120,7 +135,7 @@ class Durations:
     def pytest_terminal_summary(self, terminalreporter):
         floors, files = Counter(), Counter()
         for name, cost in self._rows.items():
-            floors["fixtures" if name.startswith("fixture ") else "whole" if WHOLE in name else "first floor"] += cost
+            floors["shared" if "::" not in name else "whole" if WHOLE in name else "first floor"] += cost
             files[name.partition("::")[0]] += cost
         if not floors:
             return

@@ -102,7 +102,7 @@ def demo_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--train",
         type=common.count_parser("pictures"),
-        default=60,
+        default=40,
         metavar="N",
         help="good pictures to draw (default: %(default)s)",
     )
@@ -127,7 +127,8 @@ def demo(args: argparse.Namespace) -> int:
     out = common.prepare_output_folder(args.out)
     root = out if args.only_draw else out / "data"
     common.say(f"drawing a data set of category {args.category} in {root}")
-    dataset.draw_dataset(root, category=args.category, train=args.train, seed=args.seed)
+    # few defects: all of it is to be over within a minute
+    dataset.draw_dataset(root, category=args.category, train=args.train, bad_per_kind=4, seed=args.seed)
     if args.only_draw:
         print(root / args.category)
         return 0

@@ -305,7 +305,7 @@ def shrink_mask(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bo
 
 def save_png(path: str | os.PathLike[str] | IO[bytes], picture: Drawable) -> None:
     """Writes a picture as 8-bit PNG, to a path or an open file. FlawscopeError if it cannot be written."""
-    _save(_as_image(picture), path, "PNG", compress_level=4)
+    _save(_as_image(picture), path, "PNG", compress_level=2)
 
 
 def save_map(path: Path, values: Values, low: float, high: float) -> None:
@@ -320,7 +320,7 @@ def save_map(path: Path, values: Values, low: float, high: float) -> None:
     if path.suffix == ".png":
         _check_scale(low, high)
         share = np.clip((values.astype(np.float64) - low) / (high - low), 0, 1)
-        _save(Image.fromarray(np.round(share * 65535).astype(np.uint16)), path, "PNG", compress_level=4)
+        _save(Image.fromarray(np.round(share * 65535).astype(np.uint16)), path, "PNG", compress_level=2)
     elif path.suffix == ".tiff":
         _save(Image.fromarray(values), path, "TIFF")
     else:
