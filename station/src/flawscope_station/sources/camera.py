@@ -38,6 +38,7 @@ from flawscope_station.sources.source import (
 from flawscope_station.store.database import now
 from flawscope_station.store.inspection import KeyedRequest
 from flawscope_station.store.records import iso
+from flawscope_station.store.schema import MISSED
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -46,7 +47,6 @@ SOURCE = "camera"  # of an inspection
 CAMERA_PROBLEMS = ("camera_away", "camera_frozen")  # for which it gives no frame
 MAX_IN_FLIGHT = 4  # frames of a camera that are submitted and not answered, at most: more would be old
 MAX_PARTS_WAITING = 16  # frames of parts that wait to be submitted, at most: they take memory
-MISSED_EVENT = "not inspected"  # an event
 MISSED_INTERVAL = 1.0  # seconds between two events
 MISSED_SECONDS = 3600.0  # seconds for which parts that were not inspected are a problem; the event stays
 MIN_RETRY_DELAY, MAX_RETRY_DELAY = 0.5, 30.0  # seconds until a lost camera is tried again
@@ -397,7 +397,7 @@ class LiveCamera:
         if count:
             text = f"{pluralize(count, 'part')} of {self._label} not inspected: {why}"
             with suppress(Exception):  # a store that is away: the problem says it meanwhile
-                self.line.store.note_event(MISSED_EVENT, SOURCE, text, self.line.product_id)
+                self.line.store.note_event(MISSED, SOURCE, text, self.line.product_id)
         if missed:
             text = f"{pluralize(missed, 'part')} of {self._label} not inspected within the last hour: {why}"
             self._report("camera_missed", text)
