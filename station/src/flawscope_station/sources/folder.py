@@ -478,15 +478,19 @@ class FolderSource(BackgroundThread):
 
     def _note_passed_over(self, arrivals: Arrivals) -> None:
         """Name the first files that are passed over for a reason; of more, tell now and then how many."""
-        texts, more = [], dict[str, str]()
+        texts, more = [], dict[str, Path]()
         for path, why in arrivals.passed_over(self._clock.monotonic()).items():
             self._passed_over[why] += 1
             count = self._passed_over[why]
             if count <= NAMED_FILES:
                 texts.append(self._describe_file(path, arrivals.other_stamp(path), why))
             elif count.bit_count() == 1:  # 32, 64 and so on
-                more[why] = f"{count} files so far, {self._known.name(path)} the last: {why}"
-        self.line.store.note_new_events(PASSED_OVER, SOURCE, [*texts, *more.values()], self.line.product_id)
+                more[why] = path
+        texts += [
+            f"{self._passed_over[why]} files so far, {self._known.name(path)} among them: {why}"
+            for why, path in more.items()
+        ]
+        self.line.store.note_new_events(PASSED_OVER, SOURCE, texts, self.line.product_id)
 
     def _report_scan(self, arrivals: Arrivals) -> None:
         """Note the pictures that went away uninspected, and report the problems with others."""
