@@ -5,8 +5,8 @@ of views of two?
     python bench/folder.py --files 1000,10000 --parts 60
 
 listing    files that are kept lie there; milliseconds of the processor for a listing of the known ones
-latency    a source runs beside as many; a new picture comes each second: milliseconds until it is handed in,
-           in a model's place stands what answers at once
+latency    a source runs beside as many that it knows; a new picture comes each second: milliseconds until it
+           is handed in; in a model's place stands what answers at once
 parts      parts in two views, of which a fifth lacks one, whose numbers come again, while the station is
            begun anew, files are renamed or overwritten and times rounded (`folder_parts` of the tests)
 """
@@ -38,13 +38,19 @@ def fill(folder: Path, count: int) -> None:
         (folder / f"{k:06d}.png").write_bytes(b"%d" % k)
 
 
+def judged(folder: Path) -> Arrivals:
+    """What a source knows of a folder when all that lies there is inspected."""
+    arrivals = Arrivals(folder)
+    arrivals.scan(0)
+    for path in arrivals.scan(1):
+        arrivals.done(path, digest=b"")
+    return arrivals
+
+
 def listing(count: int) -> Cell:
     with tempfile.TemporaryDirectory() as place:
         fill(Path(place), count)
-        arrivals = Arrivals(place)
-        arrivals.scan(0)
-        for path in arrivals.scan(1):
-            arrivals.done(path, digest=b"")
+        arrivals = judged(Path(place))
         begun = time.process_time()
         for now in range(LISTINGS):
             assert arrivals.scan(2 + now) == []
@@ -67,10 +73,9 @@ def latency(count: int, new: int) -> Cell:
 
         folder.submit, folder.clock = submit, CLOCK  # type: ignore[method-assign, assignment]
         folder.restart()
+        folder.source._arrivals = judged(folder.place)
         folder.source.start()
-        while len(came) < count:
-            time.sleep(0.5)
-        time.sleep(3)
+        time.sleep(5)
         cpu, begun, times = time.process_time(), time.monotonic(), []
         for k in range(new):
             time.sleep(max(0.0, begun + k - time.monotonic()))

@@ -23,7 +23,7 @@ from flawscope.pictures import decoding, listing
 
 PATIENCE = 30.0  # seconds that a file which cannot be read may still be incomplete
 SETTLE = 2.0  # seconds; shares answer from a cache for 1 to 3 s, and copies have their full size at once
-STATS_PER_LISTING = 5000  # files that are known, at most, whose times a listing asks for
+STATS_PER_LISTING = 2000  # files that are known, at most, whose times a listing asks for
 COARSE_NS = 10_000_000  # ns; times that are multiples of it are of a file system that rounds them
 # Formats that cannot be read before they are whole; a part of another can look like the whole picture.
 SELF_CHECKING = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".gif", ".jp2"})
@@ -146,7 +146,7 @@ class Arrivals:
         self._recognise_folder()
         ready = [
             path
-            for path, listed in self._present.items()
+            for path, listed in self._asked.items()
             if not self._is_done(path, listed) and self._is_whole(path, listed, now)
         ]
         self._forget()
@@ -308,7 +308,8 @@ class Arrivals:
                 # else it was renamed; where times are rounded, another file may have its inode, size and time
                 if not stamp.inode or stamp not in stamps or stamp.modified_ns % COARSE_NS == 0:
                     self.gone[Path(path)] = stamp
-        if self._identity is not None and _identity(self.folder) == self._identity:
+        is_there = self._identity is not None and _identity(self.folder) == self._identity
+        if is_there and self._known_there + len(self._left) < len(self._done):
             self._left |= self._done.keys() - present.keys()
         if present and len(self._done) > 2 * len(present):  # now and then
             self._done = {path: one for path, one in self._done.items() if path in present}
@@ -319,6 +320,8 @@ class Arrivals:
         the times are asked for. InputError where the folder itself cannot be read."""
         begun = time.monotonic()
         self._present: dict[str, _Listed] = {}  # pictures
+        self._asked: dict[str, _Listed] = {}  # of these, those whose times were asked for
+        self._known_there = 0  # of `_done`
         self._others: dict[str, FileStamp] = {}
         self._folders: dict[str, int] = {}  # and their times of change
         folders, seen = [os.fspath(self.folder)], set()
@@ -346,14 +349,12 @@ class Arrivals:
         folders: list[str] = []
         own = listing.read_output_list(Path(folder))
         left_out = {os.path.join(folder, name) for name in (*own, listing.OUTPUT_LIST)} | self.apart
-        names = {entry.name for entry in entries}
-        shares = 1 + len(self._done) // STATS_PER_LISTING
-        for entry in entries:
+        rest = self._pass_known(entries)
+        hides = any(entry.name.startswith("._") for entry in rest)
+        names = {entry.name for entry in entries} if hides else set()
+        for entry in rest:
             path = entry.path
-            known = self._done.get(path)
-            if known is not None and (hash(path) + self._turn) % shares and path not in self._pending:
-                self._present[path] = known.listed
-            elif path in self._told and path in self._asides:
+            if path in self._told and path in self._asides:
                 self._others[path] = self._asides[path][0]
             elif path not in left_out and not (
                 entry.name.startswith("._") and entry.name.removeprefix("._") in names
@@ -361,6 +362,24 @@ class Arrivals:
                 with suppress(OSError):  # gone
                     self._sort_entry(entry, folders)
         return folders
+
+    def _pass_known(self, entries: list[os.DirEntry[str]]) -> list[os.DirEntry[str]]:
+        """Take known files, of which there may be very many, as they were; return the entries whose times are
+        to be asked for."""
+        done, present, turn = self._done, self._present, self._turn
+        odd = self._pending.keys() | self._left
+        shares = 1 + len(done) // STATS_PER_LISTING
+        rest = []
+        for entry in entries:
+            path = entry.path
+            known = done.get(path)
+            if known is not None:
+                self._known_there += 1
+                if (hash(path) + turn) % shares and path not in odd:
+                    present[path] = known.listed
+                    continue
+            rest.append(entry)
+        return rest
 
     def _sort_entry(self, entry: os.DirEntry[str], folders: list[str]) -> None:
         path, is_ignored, is_folder = entry.path, listing.is_ignored(entry.name), entry.is_dir()
@@ -371,8 +390,8 @@ class Arrivals:
         else:
             is_regular = entry.is_file() and not is_ignored  # else hidden, or a link that leads nowhere
             listed = _Listed.of(path, follow=is_regular)
-            if is_regular and decoding.is_picture(path):
-                self._present[path] = listed
+            if is_regular and (path in self._done or decoding.is_picture(path)):
+                self._present[path] = self._asked[path] = listed
             else:
                 self._others[path] = listed.stamp
 
