@@ -10,7 +10,8 @@ import pytest
 
 from flawscope.results.findings import Finding
 from flawscope_station.drift import camera_checks
-from flawscope_station.drift.camera_checks import MANY, OTHER_FORM, CameraChecks, FrozenError
+from flawscope_station.drift.camera_checks import MANY, OTHER_FORM, CameraChecks
+from flawscope_station.inspecting.interlock import FrozenError
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.inspecting.writer import RecordedInspection
 from station_helpers import recorded, taken
@@ -80,13 +81,23 @@ def test_a_picture_that_comes_again_and_again_is_not_answered_until_there_is_ano
         return False
 
     assert all(show("a", k) for k in range(20)), "so quickly somebody tries something"
-    assert all(show("a" if k % 2 else "b", 100 + 9 * k) for k in range(20))
     assert all(show("c", 300 + 9 * k, view="top" if k % 2 else "side") for k in range(18)), "views are apart"
     assert [show("d", 500 + 10 * k) for k in range(12)] == [True] * 9 + [False] * 3
     assert problems == {"camera_frozen_1": f"plate: {WORDS}"}
     assert show("e", 700)
     assert problems == {}
+    assert not show("d", 701), "whoever held it back sends it again"
+    assert (problems, show("g", 702)) == ({}, True)
     assert all(show("f", 800 + 10 * k, source="camera") for k in range(20)), "it knows its frames itself"
+
+
+@pytest.mark.parametrize(
+    ("pictures", "refused"), [("a", 11), ("ab", 10), ("abc", 9), ("abcd", 0), ("aaaaaaaab", 3)]
+)
+def test_a_camera_that_gives_its_last_pictures_in_turn_is_frozen(check, pictures, refused):
+    """Up to three of them; nine repeats are let through, for a part may stand still."""
+    last = camera_checks._Repeats()
+    assert sum(last.note(pictures[k % len(pictures)], 10**7 * k)[1] for k in range(20)) == refused
 
 
 def test_a_frozen_sender_is_refused_and_the_product_is_not_ready(open_station, parts, monkeypatch):
@@ -96,7 +107,7 @@ def test_a_frozen_sender_is_refused_and_the_product_is_not_ready(open_station, p
     for _ in range(9):
         assert httpx.post(url, content=parts[0]).status_code == 201
     answer = httpx.post(url, content=parts[0])
-    assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
+    assert (answer.status_code, answer.json()["code"]) == (503, "camera_frozen")
     assert httpx.get(f"{running.url}/readyz").status_code == 503
     assert len(recorded(running.station)) == 9
     assert httpx.post(url, content=parts[1]).status_code == 201

@@ -185,6 +185,30 @@ def test_what_was_judged_before_the_station_began_is_not_the_present_part(open_s
         tablet.wait(shows(tablet, "good"))
 
 
+@pytest.mark.parametrize(
+    ("events", "state"),
+    [  # in the order in which they come: refused, good, anomalous, given up (unanswered), and when they began
+        *(("r5 g3", "refused"), ("r5 g5", "refused"), ("r5 g6", "good"), ("g3 r5", "refused")),
+        *(("r5 r2 g3", "refused"), ("r2 r5 g3", "refused"), ("r5 a3", "refused"), ("r5 g3 g4", "refused")),
+        *(("u5 g3", "refused"), ("u5 g6", "good"), ("r5 g6 g3", "good"), ("r5 g3 a6", "anomalous")),
+    ],
+)
+def test_a_refusal_is_forgotten_by_what_began_later_alone(tablet, judged, events, state):
+    open_on_good(tablet, judged)
+    station, (last,) = tablet.station, tablet.http.get(f"{API}/inspections?limit=1").json()["inspections"]
+    product, decisions = station.products["plate"], {"g": "good", "a": "anomalous", "u": "good"}
+    for k, event in enumerate(events.split()):
+        at = f"2999-01-01T00:00:0{event[1]}.000Z"
+        if event[0] == "r":
+            station.live.publish(product, {"at": at, "code": "failed", "part": None}, "refusal")
+        else:
+            given_up = "late" if event[0] == "u" else None
+            item = {**last, "id": 900 + k, "at": at, "decision": decisions[event[0]], "unanswered": given_up}
+            station.live.publish(product, {**item, "name": f"{k}.png"})
+            tablet.wait(lambda k=k: f"{k}.png" in tablet.text("#name"))
+    tablet.wait(shows(tablet, state))
+
+
 def test_a_held_picture_is_not_the_present_part(tablet, judged):
     tablet.post(judged[1], "one.png")
     tablet.open("live")

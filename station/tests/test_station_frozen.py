@@ -14,7 +14,7 @@ from av import VideoFrame
 from camera_helpers import DelayedCamera, source_context, sources, with_sources, write_video
 from flawscope_station.settings.sources import CameraSourceSettings
 from flawscope_station.sources.camera import FfmpegCamera
-from flawscope_station.sources.frames import has_same_pixels
+from flawscope_station.sources.frames import pixel_hash
 from flawscope_station.sources.source import FROZEN, RUNNING, CameraFrozenError
 from station_helpers import PATIENCE, everything, problems, until
 
@@ -38,19 +38,38 @@ def test_frames_have_the_same_pixels_or_not(kind, size):
     picture = np.random.default_rng(0).integers(0, 200, (height, width, 3), dtype=np.uint8)
     other = picture.copy()
     other[-1, -1] = 255
-    assert has_same_pixels(frame_of(picture, kind), frame_of(picture, kind))
-    assert not has_same_pixels(frame_of(picture, kind), frame_of(other, kind))
+    assert pixel_hash(frame_of(picture, kind)) == pixel_hash(frame_of(picture, kind))
+    assert pixel_hash(frame_of(picture, kind)) != pixel_hash(frame_of(other, kind))
 
 
-def test_a_single_other_pixel_between_the_sampled_ones_is_seen():
-    picture = np.zeros((600, 800, 3), np.uint8)
-    places = [(0, 1), (299, 401), (599, 799)]
-    for place in places:
-        other = picture.copy()
-        other[place] = 1
-        assert not has_same_pixels(frame_of(picture, "rgb24"), frame_of(other, "rgb24"))
-    assert not has_same_pixels(frame_of(picture, "rgb24"), frame_of(picture[:-2], "rgb24"))
-    assert not has_same_pixels(frame_of(picture, "rgb24"), frame_of(picture, "gray"))
+def shown(way: str, number: int) -> VideoFrame:
+    """A frame of a camera that froze after its tenth, in one of eight ways."""
+    rng = np.random.default_rng(min(number, 9))  # noise: no two exposures are equal
+    frozen, new = rng.integers(0, 200, (8, 8, 3)), np.random.default_rng(number).integers(0, 200, (8, 8, 3))
+    turns = {"same": 1, "two": 2, "three": 3, "its file": 30, "replayed": 300}.get(way)
+    if turns and number >= 10:
+        frozen = np.random.default_rng(10 + (number - 10) % turns).integers(0, 200, (8, 8, 3))
+    elif way == "clock" and number >= 10:
+        frozen[0, :, 0] = number % 256, number // 256, 1, 2, 3, 4, 5, 6
+    elif way == "half" and number >= 10:
+        frozen[4:] = new[4:]
+    elif way == "black" and number >= 10:
+        frozen[:] = 0
+    return frame_of(frozen.astype(np.uint8), "rgb24")
+
+
+@pytest.mark.parametrize(
+    ("way", "first_refused"),
+    [
+        *(("same", 11), ("two", 12), ("three", 13), ("its file", 40), ("black", 11)),
+        *(("replayed", None), ("clock", None), ("half", None)),  # as the documentation says
+    ],
+)
+def test_no_frame_that_came_before_is_new(way, first_refused):
+    """From its first repeat on, whichever of the last ones comes again."""
+    source = FfmpegCamera(source_context(), CameraSourceSettings("rtsp://h/s", "trigger"), 1)
+    refused = [number for number in range(600) if not source._is_new(shown(way, number))]
+    assert refused == ([] if first_refused is None else [*range(first_refused, 600)])
 
 
 @pytest.fixture(name="camera")
@@ -111,7 +130,7 @@ def test_a_video_that_shows_a_still_picture_is_not_frozen(opened, tmp_path, monk
     monkeypatch.setattr(
         "flawscope_station.sources.frames.ffmpeg_input", lambda address, timeout: (f"file:{path}", None, {})
     )
-    monkeypatch.setattr("flawscope_station.sources.camera.has_same_pixels", lambda frame, other: True)
+    monkeypatch.setattr("flawscope_station.sources.camera.pixel_hash", lambda frame: 1)
     taken: list[Any] = []
     monkeypatch.setattr(FfmpegCamera, "_handle_repeat", lambda *given: taken.append(given))
     source = opened("rtsp://h/s", "frame")

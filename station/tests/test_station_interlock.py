@@ -17,7 +17,7 @@ from PIL import Image
 from flawscope.errors import FlawscopeError, InputError
 from flawscope_station import inspecting, plugins, sources, web
 from flawscope_station.inspecting.capacity import BusyError
-from flawscope_station.inspecting.interlock import NotProductionError, NotReadyError
+from flawscope_station.inspecting.interlock import FrozenError, NotProductionError, NotReadyError
 from flawscope_station.inspecting.picture import Picture, TooLargeError
 from flawscope_station.settings.sources import CameraSourceSettings, FolderSourceSettings
 from flawscope_station.settings.station import Limits
@@ -27,6 +27,7 @@ from flawscope_station.sources.source import QueueShare, SourceContext
 from flawscope_station.store.database import Database
 from flawscope_station.store.inspection import RefusalError
 from flawscope_station.store.records import Store
+from flawscope_station.store.schema import MISSED
 from flawscope_station.web.refusals import error_headers, status_and_code
 from station_helpers import ManualClock, add_version
 
@@ -185,15 +186,17 @@ def test_no_refusal_is_bad_input_or_means_that_others_wait():
 
 
 @pytest.mark.parametrize("kind", [one for one in refusals() if one not in (*ERRORS, BusyError)])
-def test_a_folder_gives_up_no_picture_for_a_refusal_unless_it_is_too_large(tmp_path, kind):
+def test_a_folder_gives_up_no_picture_for_a_refusal_unless_it_is_too_large_or_repeated(tmp_path, kind):
     floor = Floor(tmp_path, kind.__new__(kind, "why"), "answer")
     try:
         source, run = folder_of(floor)
         run(120)
         floor.is_held = False
         run(600)
-        given_up = floor.store.events(UNREADABLE, floor.product)
-        assert len(given_up) == (2 if kind is TooLargeError else 0)
+        given_up = [
+            one.kind for what in (UNREADABLE, MISSED) for one in floor.store.events(what, floor.product)
+        ]
+        assert given_up == 2 * {TooLargeError: [UNREADABLE], FrozenError: [MISSED]}.get(kind, [])
         assert len({one.part for one in floor.taken}) == len(floor.taken) == 3 - len(given_up)
         source.stop()
     finally:

@@ -30,7 +30,7 @@ from flawscope_station.store.files import PICTURES, Files
 from flawscope_station.store.insert import PartViews
 from flawscope_station.store.records import Store
 from flawscope_station.store.retention import Retention
-from flawscope_station.store.schema import LATE, inspections, parts
+from flawscope_station.store.schema import LATE, MISSED, inspections, parts
 from sink_helpers import Listener, Mosquitto, make_broker, make_sink, new_folder
 from station_helpers import NAME, Running, add_version, aged, delayed, held, png, recorded, taken, until
 from tablet import PHONE, SLATE, Tablet, needs_chromium
@@ -274,21 +274,20 @@ def test_a_folder_gathers_the_views_of_a_part_and_says_what_is_missing(line, tmp
     found = {one["part"]: (one["decision"], sorted(one["views"])) for one in decided(running.url, 2)}
     assert found == {"p60": ("good", [*VIEWS]), "61": ("anomalous", [*VIEWS])}
 
-    def told() -> str:
-        problems = {one.kind: one.text for one in running.station.problems()}
-        return problems.get("folder_waits", "")
+    def told() -> list[str]:
+        return [row.text for row in running.station.store.events(MISSED, 1)]
 
     codes: list[str] = []
     running.station.refusals.on_refused.append(lambda name, code: codes.append(code))
     (folders[0] / "p62_top.png").write_bytes(view(62, "top"))
-    until(lambda: "part p62 lacks left, right" in told())
+    until(lambda: any("p62_top.png of" in text and "part p62 lacks left, right" in text for text in told()))
     assert codes == ["failed"], "Live is told that a part is not judged, once"
     (folders[0] / "odd.png").write_bytes(view(62, "left"))
     until(lambda: any("odd.png" in row.text for row in running.station.store.events("unreadable", 1)))
-    for name in VIEWS[:2]:
+    for name in VIEWS:
         (folders[0] / f"p62_{name}.png").write_bytes(view(62, name))
     decided(running.url, 3)
-    until(lambda: told() == "")
+    assert len(told()) == 1
     until(lambda: [path.name for path in folders[0].iterdir()] == ["odd.png"])
     assert len(httpx.get(f"{running.url}{API}/inspections").json()["inspections"]) == 9
 

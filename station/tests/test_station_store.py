@@ -278,7 +278,8 @@ def test_a_key_is_taken_once_whoever_sends_it_and_when(filled):
         counted = select(func.sum(hours.c.inspected)).where(hours.c.product_id == filled.product)
         assert connection.execute(counted).scalar_one() == 10
     there = {key: next(iter(several)) for key, several in numbers.items()}
-    assert filled.store.numbers_by_key(filled.product, [*map(str, there), "k10"]) == there
+    known = filled.store.known_files(filled.product, [*map(str, there), "k10"])
+    assert {key: number for key, (number, _) in known.items()} == there
     without = [replace(base[0], key=None)] * 3
     assert len({number for number, is_new in filled.store.record(without) if is_new}) == 3
 

@@ -458,7 +458,7 @@ FAULTS: dict[str, tuple[Break, str]] = {
     "the folder's round panics": (_set(folder, "_scan", PANIC), "not_inspecting"),
     "the folder's thread ends": (_set(folder, "_report", EXIT), "not_inspecting"),
     "the folder is away": (_folder_gone, "folder_away"),
-    "the folder cannot ask the store": (_set(lambda one: one.store, "numbers_by_key", BUG), "folder_waits"),
+    "the folder cannot ask the store": (_set(lambda one: one.store, "known_files", BUG), "folder_waits"),
     "a sink is away": (
         _set(lambda one: one.sinks.deliveries[0].sink, "send", OSError(113, "No route")),
         "sink",

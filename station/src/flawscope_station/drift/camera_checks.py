@@ -6,12 +6,12 @@ Each looks at what the inspection knows: nothing is decoded for them.
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from flawscope_station.inspecting.interlock import NotReadyError
+from flawscope_station.inspecting.interlock import FrozenError
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.store.insert import NewInspection
@@ -19,7 +19,9 @@ from flawscope_station.store.insert import NewInspection
 DARK, OVEREXPOSED, FROZEN = FAULT_KINDS = "dark", "overexposed", "frozen"
 MIN_BRIGHTNESS, MAX_BRIGHTNESS = 0.02, 0.98  # 0..1, beyond which a picture shows nothing
 PICTURES_IN_ROW = 5  # that are dark or overexposed, or as usual again
-FROZEN_PICTURES = 10  # equal pictures in a row are a frozen camera
+FROZEN_PICTURES = 10  # pictures in a row that came before are a frozen camera
+RECENT_PICTURES = 3  # other ones, among which they came: buffers give their last ones in turn
+REFUSED_PICTURES = 16  # that were refused, and are remembered
 FROZEN_MICROSECONDS = 30_000_000  # least time from the first to the last of them
 OTHER_FORM = "other_form"  # code of the library's finding
 MANY = 3  # pictures in a row of another form, which are a problem
@@ -30,17 +32,27 @@ _WORDS = {
 }
 
 
-class FrozenError(NotReadyError):
-    """A sender's camera repeats a picture: it is not answered."""
-
-
 @dataclass
 class _Repeats:
-    """Equal pictures in a row."""
+    """Pictures in a row that came before. recent: pixels of the last new ones. refused: of those that were
+    refused: whoever held them back may send them when the camera is back."""
 
-    pixels: str | None = None
+    recent: deque[str] = field(default_factory=lambda: deque(maxlen=RECENT_PICTURES))
+    refused: deque[str] = field(default_factory=lambda: deque(maxlen=REFUSED_PICTURES))
     count: int = 0
     since: int = 0  # microseconds since 1970
+
+    def note(self, pixels: str | None, at: int) -> tuple[bool, bool]:
+        """Take note of a picture; return whether the camera is frozen, and whether the picture is refused."""
+        if pixels is None or pixels not in (*self.recent, *self.refused):
+            self.count, self.since = 0, at
+            if pixels is not None:
+                self.recent.append(pixels)
+        self.count += 1
+        is_frozen = self.count >= FROZEN_PICTURES and abs(at - self.since) >= FROZEN_MICROSECONDS
+        if is_frozen and pixels is not None and pixels not in self.refused:
+            self.refused.append(pixels)
+        return is_frozen, is_frozen or pixels in self.refused
 
 
 class CameraChecks:
@@ -86,12 +98,9 @@ class CameraChecks:
             return record
         with self._lock:
             last = self._repeats.setdefault((record.product_id, record.view), _Repeats())
-            if record.pixels is None or record.pixels != last.pixels:
-                last.pixels, last.count, last.since = record.pixels, 0, record.at
-            last.count += 1
-            is_frozen = last.count >= FROZEN_PICTURES and abs(record.at - last.since) >= FROZEN_MICROSECONDS
+            is_frozen, is_refused = last.note(record.pixels, record.at)
             self._set_fault(record.product_id, FROZEN, is_frozen)
-        if is_frozen:
+        if is_refused:
             raise FrozenError(f"{picture.name}: {_WORDS[FROZEN]}")
         return record
 

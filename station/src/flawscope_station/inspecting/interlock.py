@@ -24,6 +24,12 @@ class NotReadyError(RefusalError):
     code, seconds = "not_ready", RETRY_SECONDS
 
 
+class FrozenError(NotReadyError):
+    """A sender's camera repeats a picture: it is not answered, also not when it is sent again."""
+
+    code = "camera_frozen"
+
+
 class NotProductionError(RefusalError):
     """The picture was judged for an interlock and recorded with another purpose than production: its decision
     is not answered. It is done with, and not sent again."""

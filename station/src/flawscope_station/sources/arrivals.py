@@ -2,14 +2,17 @@
 
 The folder is listed again and again. File-system events would be faster by a fraction of a second, but they
 do not come from network shares, they get lost when too many come at once, and they do not tell when a file is
-whole: listings would be needed beside them.
+whole: listings would be needed beside them. A folder's own time of change is a hint to list it at once.
+
+Names, inodes and times say which files are to be read, and never that a picture is known: only its content
+does. So that a listing takes little, it asks for the times of a part of the known files, in turn.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +23,8 @@ from flawscope.pictures import decoding, listing
 
 PATIENCE = 30.0  # seconds that a file which cannot be read may still be incomplete
 SETTLE = 2.0  # seconds; shares answer from a cache for 1 to 3 s, and copies have their full size at once
-MIN_PAUSE_RATIO = 4  # least ratio of the pause between two scans to a scan's time, to spare a network share
+STATS_PER_LISTING = 2000  # files that are known, at most, whose times a listing asks for
+COARSE_NS = 10_000_000  # ns; times that are multiples of it are of a file system that rounds them
 # Formats that cannot be read before they are whole; a part of another can look like the whole picture.
 SELF_CHECKING = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".gif", ".jp2"})
 
@@ -46,6 +50,12 @@ class _Listed(NamedTuple):
     stamp: FileStamp
     touched_ns: int
 
+    @classmethod
+    def of(cls, path: str, *, follow: bool = True) -> _Listed:
+        """Ask for a file's times. OSError. On Windows the entries of a folder have no inode."""
+        facts = os.stat(path, follow_symlinks=follow)
+        return cls(FileStamp.from_stat(facts), facts.st_ctime_ns)
+
 
 class _DoneFile(NamedTuple):
     listed: _Listed
@@ -54,7 +64,7 @@ class _DoneFile(NamedTuple):
 
 @dataclass
 class _PendingFile:
-    stamp: FileStamp
+    listed: _Listed
     changed_at: float  # when it was last seen to change
     retry_at: float  # not tried before
 
@@ -62,16 +72,16 @@ class _PendingFile:
 class Arrivals:
     """Pictures that appear below a folder, each given out once, when it is whole.
 
-    `scan` lists the folder. A picture is given out when its size and time of change are the same in two
-    scans, and in formats that do not show whether they are whole for `settle` seconds; in the order of the
-    times of change. The caller answers with `done`, with `failed` where the picture cannot be read, or with
-    `later`. A picture that failed is given out again, less and less often, until it has not changed for
-    `patience` seconds. A file that was renamed or moved within the folder is not new; one that was written
-    anew is, also under its name and with its time, and so is a second name of a file. A file that was touched
-    alone (its rights, an attribute) is given out again where its content is known: `content_known` tells.
+    `scan` lists the folder; `look` looks at the pictures that are not judged alone. A picture is given out
+    when its size and time of change are the same twice, and in formats that do not show whether they are
+    whole for `settle` seconds; in the order of the times of change. The caller answers with `done`, with
+    `failed` where the picture cannot be read, or with `later`. A picture that failed is given out again, less
+    and less often, until it has not changed for `patience` seconds. Whatever has another name, inode or time
+    than what was judged is given out, also a file that was renamed or touched alone: `content_known`, and
+    the caller's store, tell whether the picture is known.
 
     Attributes:
-        at_start: pictures that were there before.
+        at_start: paths of the pictures that were there before.
         gone: pictures that went away before they could be judged, with the stamps that they had.
         others: files that are no pictures, hidden and systems' files and folders, by the last scan.
         took: seconds of the last scan.
@@ -98,25 +108,29 @@ class Arrivals:
         """
         self.folder, self.patience, self.settle = Path(os.path.abspath(folder)), patience, settle
         self.apart = frozenset(os.path.abspath(one) for one in apart)
-        self._done: dict[Path, _DoneFile] = {}
-        self._stamps: dict[FileStamp, Path] = {}  # of `_done`: a file that is renamed keeps it
-        self._left: set[Path] = set()  # of `_done`: those that went away
+        self._done: dict[str, _DoneFile] = {}
+        self._left: set[str] = set()  # of `_done`: those that went away
         self._identity: tuple[int, int] | None = None  # of the folder; None: it is away
-        self._asides: dict[Path, tuple[FileStamp, float]] = {}  # others, and since when they are as they are
-        self._told: set[Path] = set()  # of the others
-        self._pending: dict[Path, _PendingFile] = {}
+        self._asides: dict[str, tuple[FileStamp, float]] = {}  # others, and since when they are as they are
+        self._told: set[str] = set()  # of the others
+        self._pending: dict[str, _PendingFile] = {}
+        self._turn = 0  # of the known files that are looked at
         self.gone: dict[Path, FileStamp] = {}
-        self.others: list[Path] = []
         self.took = 0.0
-        self.at_start = frozenset(self._list_pictures())
+        self._list_files()
+        self.at_start = frozenset(self._present)
 
     @property
     def waiting(self) -> int:
         """Number of pictures that are there and not judged yet."""
         return len(self._pending)
 
+    @property
+    def others(self) -> list[Path]:
+        return [Path(path) for path in self._others]
+
     def scan(self, now: float) -> list[Path]:
-        """Return the pictures that are whole by now, in the order of their times of change.
+        """List the folder; return the pictures that are whole by now, in the order of their times of change.
 
         Args:
             now: seconds on a clock that never goes back.
@@ -125,28 +139,39 @@ class Arrivals:
             InputError: the folder cannot be read at the moment.
         """
         try:
-            present = self._list_pictures()
+            self._list_files()
         except InputError:
             self._identity = None
             raise
-        self._recognise_folder(present)
-        ready = []
-        for path, listed in present.items():
-            if self._is_done(path, listed, present):
-                continue
-            stamp = listed.stamp
-            pending = self._pending.get(path)
-            if pending is None or pending.stamp != stamp:
-                checked = path.suffix.lower() in SELF_CHECKING
-                self._pending[path] = _PendingFile(stamp, now, now if checked else now + self.settle)
-            elif now >= pending.retry_at:
-                ready.append(path)
-        self._forget(present)
+        self._recognise_folder()
+        ready = [
+            path
+            for path, listed in self._asked.items()
+            if not self._is_done(path, listed) and self._is_whole(path, listed, now)
+        ]
+        self._forget()
         self._asides = {
             path: kept if (kept := self._asides.get(path, (stamp, now)))[0] == stamp else (stamp, now)
             for path, stamp in self._others.items()
         }
-        return sorted(ready, key=lambda path: (present[path].stamp.modified_ns, path))
+        return self._in_order(ready)
+
+    def look(self, now: float) -> list[Path]:
+        """Return the pictures of which earlier scans knew, and which are whole by now."""
+        ready = []
+        for path in [*self._pending]:
+            with suppress(OSError):  # gone: the next scan tells
+                listed = self._present[path] = _Listed.of(path)
+                if self._is_whole(path, listed, now):
+                    ready.append(path)
+        return self._in_order(ready)
+
+    def is_touched(self) -> bool:
+        """Whether files came or went since the last scan, as far as the folders' times of change tell."""
+        try:
+            return any(os.stat(path).st_mtime_ns != changed for path, changed in self._folders.items())
+        except OSError:
+            return True
 
     def passed_over(self, now: float | None = None) -> dict[Path, str]:
         """Return files that are not given out (`others`), each once, with the reason: those that have not
@@ -158,51 +183,74 @@ class Arrivals:
             if path not in self._told and (now is None or now - since >= self.patience)
         ]
         self._told = {path for path in self._told if path in self._asides} | {*found}
-        return {path: listing.why_passed_over(path) for path in found}
+        return {Path(path): listing.why_passed_over(path) for path in found}
 
     def other_stamp(self, path: Path) -> FileStamp:
         """Return the stamp of one of `others`; `NO_STAMP`: its name alone counts."""
-        return self._asides[path][0]
-
-    def knows_name(self, path: Path) -> bool:
-        """Whether a picture that was given out was judged under this name, and only touched since then, or
-        overwritten with the same size and time."""
-        return path in self._done and self._done[path].listed.stamp[:2] == self.stamp(path)[:2]
+        return self._asides[str(path)][0]
 
     def content_known(self, path: Path, digest: bytes) -> bool:
         """Whether a picture that was given out was judged with this content, of this name and time."""
-        return self.knows_name(path) and self._done[path].digest == digest
+        known = self._done.get(str(path))
+        return known is not None and known.digest == digest and known.listed.stamp[:2] == self.stamp(path)[:2]
 
     def stamp(self, path: Path) -> FileStamp:
-        """Return the stamp, in the last scan, of a picture that was given out and not answered."""
-        return self._pending[path].stamp
+        """Return the stamp, when it was last seen, of a picture that was given out and not answered."""
+        return self._pending[str(path)].listed.stamp
+
+    def unchanged_since(self, path: Path) -> float:
+        """Return when a picture that was given out and not answered was last seen to change."""
+        return self._pending[str(path)].changed_at
+
+    def pending(self) -> set[Path]:
+        """Return the pictures that are there and not judged yet."""
+        return {Path(path) for path in self._pending}
 
     def done(self, path: Path, *, removed: bool = False, digest: bytes | None = None) -> None:
-        """Answer that a picture was judged, as it was in the last scan.
+        """Answer that a picture was judged, as it was when it was last seen.
 
         Args:
             removed: so was the file, by the caller: another of the same name is new.
-            digest: of the content; without it a change that leaves size and time alone is not seen.
+            digest: of the content; None: nobody read it.
         """
-        stamp = self._pending.pop(path).stamp
-        if removed:
-            if path in self._done:
-                self._forget_done(path)
-        else:
-            self._remember(path, self._listed.get(path, _Listed(stamp, 0)), digest)
+        name = str(path)
+        listed = self._pending.pop(name).listed
+        self._forget_done(name)
+        if not removed:
+            self._done[name] = _DoneFile(listed, digest)
+
+    def judged_stamp(self, path: Path) -> FileStamp | None:
+        """Return the stamp of a picture that was judged and is there; None for others."""
+        name = str(path)
+        return self._done[name].listed.stamp if name in self._done and name not in self._left else None
+
+    def check(self, path: Path, digest: bytes) -> bool:
+        """Compare the content of a picture that was judged; where it is another, it is given out again."""
+        known = self._done[str(path)]
+        if known.digest not in (None, digest):
+            self._forget_done(str(path))
+            return False
+        self._done[str(path)] = known._replace(digest=digest)
+        return True
+
+    def is_coarse(self, path: Path) -> bool:
+        """Whether the times of a picture that was judged are of a file system that rounds them: they do not
+        tell that it was written anew."""
+        known = self._done.get(str(path))
+        return known is not None and known.listed.touched_ns % COARSE_NS == 0
 
     def stamps(self) -> set[FileStamp]:
         """Return the stamps of all pictures that are there, and of some that went away."""
-        return {*self._stamps} | {one.stamp for one in self._pending.values()}
+        return {one.listed.stamp for one in (*self._done.values(), *self._pending.values())}
 
     def later(self, path: Path, again: float) -> None:
         """Answer that a picture is to be given out again, not before this moment."""
-        self._pending[path].retry_at = again
+        self._pending[str(path)].retry_at = again
 
     def failed(self, path: Path, now: float) -> bool:
         """Answer that a picture cannot be read; return whether it is given up: it had time to become
         whole."""
-        pending = self._pending[path]
+        pending = self._pending[str(path)]
         if now - pending.changed_at >= self.patience:
             self.done(path)
             return True
@@ -211,76 +259,141 @@ class Arrivals:
 
     # ---- what is there
 
-    def _list_pictures(self) -> dict[Path, _Listed]:
-        begun = time.monotonic()
-        found: dict[Path, _Listed] = {}
-        self._others: dict[Path, FileStamp] = {}
-        for path, listed, is_regular in _iter_files(self.folder, self.apart):
-            if is_regular and decoding.is_picture(path):
-                found[path] = listed
-            else:
-                self._others[path] = listed.stamp
-        self.others, self._listed = [*self._others], found
-        self.took = time.monotonic() - begun
-        return found
+    def _is_done(self, path: str, listed: _Listed) -> bool:
+        known = self._done.get(path)
+        if known is None or (known.listed == listed and path not in self._left):
+            return known is not None
+        if path in self._left or known.listed.stamp.inode != listed.stamp.inode:  # it was copied here again
+            self._forget_done(path)
+        return False
 
-    def _recognise_folder(self, present: Mapping[Path, _Listed]) -> None:
-        """Take the files of a share that was away for those from before, whatever their inodes are now."""
+    def _is_whole(self, path: str, listed: _Listed, now: float) -> bool:
+        """Whether a picture that is not judged is to be given out now."""
+        pending = self._pending.get(path)
+        if pending is not None and pending.listed.stamp == listed.stamp:
+            pending.listed = listed
+            return now >= pending.retry_at
+        is_checked = os.path.splitext(path)[1].lower() in SELF_CHECKING
+        self._pending[path] = _PendingFile(listed, now, now if is_checked else now + self.settle)
+        return False
+
+    def _in_order(self, ready: list[str]) -> list[Path]:
+        paths = sorted(ready, key=lambda path: (self._present[path].stamp.modified_ns, path))
+        return [Path(path) for path in paths]
+
+    def _recognise_folder(self) -> None:
+        """Take the files of a share that was away for those from before, whatever their inodes are now, until
+        their content is compared."""
         identity = _identity(self.folder)
-        if identity == self._identity or not present:
+        if identity == self._identity or not self._present:
             return
         self._identity = identity
-        for path, listed in present.items():
+        for path, listed in self._present.items():
             known = self._done.get(path)
             if known is not None and known.listed.stamp[:2] == listed.stamp[:2]:
                 self._left.discard(path)
-                self._remember(path, listed, known.digest)
+                self._done[path] = known._replace(listed=listed)
 
-    def _is_done(self, path: Path, listed: _Listed, present: Mapping[Path, _Listed]) -> bool:
-        stamp, known = listed.stamp, self._done.get(path)
-        if known is not None and known.listed.stamp[:2] == stamp[:2]:
-            if known.listed == listed or (known.digest is None and path not in self._left):
-                self._left.discard(path)
-                return True
-            is_other = path in self._left or known.listed.stamp.inode != stamp.inode
-            if is_other:  # it was copied here again
-                self._forget_done(path)
-            return False
-        before = self._stamps.get(stamp)
-        if not stamp.inode or before is None:
-            return False
-        if (there := present.get(before)) is not None and there.stamp == stamp:
-            return False  # a second name of the file
-        self._pending.pop(path, None)
-        digest = self._forget_done(before)
-        self._remember(path, listed, digest)
-        return True
-
-    def _remember(self, path: Path, listed: _Listed, digest: bytes | None = None) -> None:
-        self._done[path] = _DoneFile(listed, digest)
-        self._stamps[listed.stamp] = path
-
-    def _forget_done(self, path: Path) -> bytes | None:
-        """Forget a picture; return the digest of its content, if it is known."""
+    def _forget_done(self, path: str) -> None:
         self._left.discard(path)
-        known = self._done.pop(path)
-        if self._stamps.get(known.listed.stamp) == path:
-            del self._stamps[known.listed.stamp]
-        return known.digest
+        self._done.pop(path, None)
 
-    def _forget(self, present: Mapping[Path, _Listed]) -> None:
+    def _forget(self) -> None:
         """Forget files that are gone. A folder that is away, or another, is no evidence."""
-        inodes = {listed.stamp.inode for listed in present.values()}
-        for path in self._pending.keys() - present.keys():
-            stamp = self._pending.pop(path).stamp
-            if not stamp.inode or stamp.inode not in inodes:  # else it was renamed
-                self.gone[path] = stamp
-        if self._identity is not None and _identity(self.folder) == self._identity:
+        present = self._present
+        if gone := self._pending.keys() - present.keys():
+            stamps = {listed.stamp for listed in present.values()}
+            for path in gone:
+                stamp = self._pending.pop(path).listed.stamp
+                # else it was renamed; where times are rounded, another file may have its inode, size and time
+                if not stamp.inode or stamp not in stamps or stamp.modified_ns % COARSE_NS == 0:
+                    self.gone[Path(path)] = stamp
+        is_there = self._identity is not None and _identity(self.folder) == self._identity
+        if is_there and self._known_there + len(self._left) < len(self._done):
             self._left |= self._done.keys() - present.keys()
         if present and len(self._done) > 2 * len(present):  # now and then
             self._done = {path: one for path, one in self._done.items() if path in present}
-            self._stamps = {one.listed.stamp: path for path, one in self._done.items()}
             self._left &= self._done.keys()
+
+    def _list_files(self) -> None:
+        """List the folder, unsorted, for there may be very many files. Of a part of the known ones, in turn,
+        the times are asked for. InputError where the folder itself cannot be read."""
+        begun = time.monotonic()
+        self._present: dict[str, _Listed] = {}  # pictures
+        self._asked: dict[str, _Listed] = {}  # of these, those whose times were asked for
+        self._known_there = 0  # of `_done`
+        self._others: dict[str, FileStamp] = {}
+        self._folders: dict[str, int] = {}  # and their times of change
+        folders, seen = [os.fspath(self.folder)], set()
+        while folders:
+            current = folders.pop()
+            try:
+                facts = os.stat(current)
+                if (facts.st_dev, facts.st_ino) in seen:
+                    continue
+                seen.add((facts.st_dev, facts.st_ino))
+                with os.scandir(current) as files:
+                    entries = list(files)
+            except OSError as error:
+                if current == os.fspath(self.folder) or not isinstance(error, FileNotFoundError):
+                    raise listing.folder_error(Path(current), error) from None
+                continue
+            self._folders[current] = facts.st_mtime_ns
+            folders += self._sort_entries(current, entries)
+        self._turn += 1
+        self.took = time.monotonic() - begun
+
+    def _sort_entries(self, folder: str, entries: list[os.DirEntry[str]]) -> list[str]:
+        """Sort the entries of a folder into pictures and others; return its subfolders. Files that vanish
+        meanwhile are left out, and what macOS notes beside a file that is there."""
+        folders: list[str] = []
+        own = listing.read_output_list(Path(folder))
+        left_out = {os.path.join(folder, name) for name in (*own, listing.OUTPUT_LIST)} | self.apart
+        rest = self._pass_known(entries)
+        hides = any(entry.name.startswith("._") for entry in rest)
+        names = {entry.name for entry in entries} if hides else set()
+        for entry in rest:
+            path = entry.path
+            if path in self._told and path in self._asides:
+                self._others[path] = self._asides[path][0]
+            elif path not in left_out and not (
+                entry.name.startswith("._") and entry.name.removeprefix("._") in names
+            ):
+                with suppress(OSError):  # gone
+                    self._sort_entry(entry, folders)
+        return folders
+
+    def _pass_known(self, entries: list[os.DirEntry[str]]) -> list[os.DirEntry[str]]:
+        """Take known files, of which there may be very many, as they were; return the entries whose times are
+        to be asked for."""
+        done, present, turn = self._done, self._present, self._turn
+        odd = self._pending.keys() | self._left
+        shares = 1 + len(done) // STATS_PER_LISTING
+        rest = []
+        for entry in entries:
+            path = entry.path
+            known = done.get(path)
+            if known is not None:
+                self._known_there += 1
+                if (hash(path) + turn) % shares and path not in odd:
+                    present[path] = known.listed
+                    continue
+            rest.append(entry)
+        return rest
+
+    def _sort_entry(self, entry: os.DirEntry[str], folders: list[str]) -> None:
+        path, is_ignored, is_folder = entry.path, listing.is_ignored(entry.name), entry.is_dir()
+        if is_folder and not is_ignored:
+            folders.append(path)
+        elif is_folder or entry.name.casefold() in listing.IGNORED_NAMES:
+            self._others[path] = NO_STAMP
+        else:
+            is_regular = entry.is_file() and not is_ignored  # else hidden, or a link that leads nowhere
+            listed = _Listed.of(path, follow=is_regular)
+            if is_regular and (path in self._done or decoding.is_picture(path)):
+                self._present[path] = self._asked[path] = listed
+            else:
+                self._others[path] = listed.stamp
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
@@ -289,43 +402,3 @@ def _identity(folder: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
-
-
-def _iter_files(folder: Path, apart: frozenset[str]) -> Iterator[tuple[Path, _Listed, bool]]:
-    """Yield every file of `pictures.listing.walk_files`, unsorted, for there may be very many, and whether it
-    is a regular one that may be a picture. Others are hidden and systems' files and folders, and links that
-    lead nowhere. Files that vanish meanwhile are left out, and what macOS notes beside a file that is there.
-    InputError where the folder itself cannot be read."""
-    folders, seen = [folder], set()
-    while folders:
-        current = folders.pop()
-        try:
-            identity = os.stat(current)
-            if (identity.st_dev, identity.st_ino) in seen:
-                continue
-            seen.add((identity.st_dev, identity.st_ino))
-            with os.scandir(current) as files:
-                entries = list(files)
-        except OSError as error:
-            if current == folder or not isinstance(error, FileNotFoundError):
-                raise listing.folder_error(current, error) from None
-            continue
-        own = {
-            os.fspath(current / name) for name in (*listing.read_output_list(current), listing.OUTPUT_LIST)
-        }
-        names = {entry.name for entry in entries}
-        for entry in entries:
-            path, is_ignored = entry.path, listing.is_ignored(entry.name)
-            if path in own or path in apart or entry.name.removeprefix("._") in names - {entry.name}:
-                continue
-            with suppress(OSError):  # gone, or a link that leads nowhere
-                is_folder = entry.is_dir()
-                if is_folder and not is_ignored:
-                    folders.append(Path(path))
-                elif is_folder or entry.name.casefold() in listing.IGNORED_NAMES:
-                    yield Path(path), _Listed(NO_STAMP, 0), False
-                else:
-                    is_regular = entry.is_file() and not is_ignored
-                    # on Windows entries have no inode
-                    facts = os.stat(path, follow_symlinks=is_regular)
-                    yield Path(path), _Listed(FileStamp.from_stat(facts), facts.st_ctime_ns), is_regular

@@ -3,7 +3,7 @@ camera that a signal at the part triggers each frame is a part, and is inspected
 
 One thread decodes and never waits for anything else, so that no frame gets old in a buffer; others encode the
 newest frame and submit it. A camera that is lost is opened again, for ever. A trigger gets a frame that was
-exposed after it, or none: see `LiveCamera.next_shot`. A frame counts once: with the pixels of the one before
+exposed after it, or none: see `LiveCamera.next_shot`. A frame counts once: with the pixels of one of the last
 it is none, and the camera is frozen until a new one comes.
 """
 
@@ -24,7 +24,7 @@ from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.settings.sources import EVERY_FRAME, MEASURE_LATENCY, ON_TRIGGER, CameraSourceSettings
-from flawscope_station.sources.frames import FrameReader, encode_png, has_same_pixels
+from flawscope_station.sources.frames import FrameReader, encode_png, pixel_hash
 from flawscope_station.sources.source import (
     AWAY,
     FROZEN,
@@ -38,6 +38,7 @@ from flawscope_station.sources.source import (
 from flawscope_station.store.database import now
 from flawscope_station.store.inspection import KeyedRequest
 from flawscope_station.store.records import iso
+from flawscope_station.store.schema import MISSED
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -46,13 +47,13 @@ SOURCE = "camera"  # of an inspection
 CAMERA_PROBLEMS = ("camera_away", "camera_frozen")  # for which it gives no frame
 MAX_IN_FLIGHT = 4  # frames of a camera that are submitted and not answered, at most: more would be old
 MAX_PARTS_WAITING = 16  # frames of parts that wait to be submitted, at most: they take memory
-MISSED_EVENT = "not inspected"  # an event
 MISSED_INTERVAL = 1.0  # seconds between two events
 MISSED_SECONDS = 3600.0  # seconds for which parts that were not inspected are a problem; the event stays
 MIN_RETRY_DELAY, MAX_RETRY_DELAY = 0.5, 30.0  # seconds until a lost camera is tried again
 CHECK_INTERVAL = 0.25  # seconds between two checks whether frames still come
 FROZEN_SECONDS = 1.0  # seconds of repeats after which people are told, unless a part is refused before
-FROZEN_TEXT = "it sends the frame that came before"
+FROZEN_TEXT = "it sends a frame that came before"
+RECENT_FRAMES = 64  # whose pixels are remembered: buffers give their last ones in turn
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,8 @@ class LiveCamera:
         self._in_flight = 0  # frames that are submitted and not answered
         self._next_due = 0.0
         self._last_frame_at = time.monotonic()  # when the last frame came, or the camera was opened
-        self._newest: VideoFrame | None = None  # also of the session before: some send it again
+        # hashes of the last frames, also of the session before: some send one again
+        self._recent: deque[int] = deque(maxlen=RECENT_FRAMES)
         self._newest_clock: int | None = None
         self._new_at = time.monotonic()  # when the last new frame came
         self._ended = threading.Event()
@@ -210,14 +212,13 @@ class LiveCamera:
         raise NotImplementedError
 
     def _is_new(self, frame: VideoFrame, clock: int | None = None) -> bool:
-        """Whether this is another frame than the one before, which is remembered. clock: when it was exposed,
-        as the camera says; None: it does not."""
-        before, clock_before = self._newest, self._newest_clock
-        self._newest, self._newest_clock, self._last_frame_at = frame, clock, time.monotonic()
-        if before is not None and clock is not None and clock == clock_before:
+        """Whether this is another frame than the last ones, among which it is remembered. clock: when it was
+        exposed, as the camera says; None: it does not."""
+        pixels, clock_before = pixel_hash(frame), self._newest_clock
+        self._newest_clock, self._last_frame_at = clock, time.monotonic()
+        if pixels in self._recent or (clock is not None and clock == clock_before):
             return False
-        if before is not None and has_same_pixels(frame, before):
-            return False
+        self._recent.append(pixels)
         self._new_at = self._last_frame_at
         return True
 
@@ -397,7 +398,7 @@ class LiveCamera:
         if count:
             text = f"{pluralize(count, 'part')} of {self._label} not inspected: {why}"
             with suppress(Exception):  # a store that is away: the problem says it meanwhile
-                self.line.store.note_event(MISSED_EVENT, SOURCE, text, self.line.product_id)
+                self.line.store.note_event(MISSED, SOURCE, text, self.line.product_id)
         if missed:
             text = f"{pluralize(missed, 'part')} of {self._label} not inspected within the last hour: {why}"
             self._report("camera_missed", text)

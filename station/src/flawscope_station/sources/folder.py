@@ -3,10 +3,14 @@
 Every picture is inspected, whatever its name: masks are for learning. What is not inspected is an event with
 its name: a file that cannot be read, that went away, that is no picture, or that was inspected before.
 
-A picture's key in the store is its path, time of change and size. A crash after a picture was recorded,
-before its file was moved or deleted, leaves a file whose key is known: the next start moves or deletes it. A
-file that comes with a known key later is the same again, or another of that name, time and size, which is
-inspected.
+A picture's key in the store is its path, time of change and size; its content tells whether it is known. A
+crash after a picture was recorded, before its file was moved or deleted, leaves a file whose key and content
+are known: the next start moves or deletes it. Files that are kept are taken as known at a start, and read
+again one after another, a little at a time, for they may have been written anew meanwhile; so are, for ever,
+those whose times the file system rounds.
+
+Files of a part in views are handed in together, where they were written at most the part's deadline apart. A
+part that lacks views, or comes twice, and a picture that a frozen camera repeats, are told and done with.
 """
 
 from __future__ import annotations
@@ -14,49 +18,56 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections import deque
+import time
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from sqlalchemy import select
-
 from flawscope.errors import FlawscopeError, InputError, message_with_type, pluralize
 from flawscope_station.background import CLOCK, BackgroundThread, Backoff, MonotonicClock
-from flawscope_station.inspecting.interlock import NotProductionError, NotReadyError
+from flawscope_station.inspecting.interlock import FrozenError, NotProductionError, NotReadyError
 from flawscope_station.inspecting.picture import Picture, TooLargeError
 from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.settings.sources import DELETE, KEEP, FolderSourceSettings
 from flawscope_station.settings.values import size_text
-from flawscope_station.sources.arrivals import MIN_PAUSE_RATIO, NO_STAMP, Arrivals, FileStamp
-from flawscope_station.sources.moved_files import is_unchanged, move_unchanged, read_unchanged
+from flawscope_station.sources.arrivals import NO_STAMP, SETTLE, Arrivals, FileStamp
+from flawscope_station.sources.gathering import Group, SeenView, gather
+from flawscope_station.sources.known_files import KnownFiles
+from flawscope_station.sources.moved_files import (
+    hash_unchanged,
+    is_unchanged,
+    move_unchanged,
+    read_unchanged,
+)
 from flawscope_station.sources.source import AWAY, RUNNING, WAITING, SourceContext, State, to_utf8
 from flawscope_station.store.database import now
-from flawscope_station.store.insert import is_at_address
-from flawscope_station.store.inspection import FOLDER, Label, make_label
+from flawscope_station.store.inspection import FOLDER, Label, RefusalError, make_label
 from flawscope_station.store.records import iso
-from flawscope_station.store.removed_files import find_file_keys, forget_file_keys
+from flawscope_station.store.removed_files import GIVEN_UP
 from flawscope_station.store.schema import (
+    MISSED,
     PASSED_OVER,
     REPEATED,
     UNREADABLE,
     VANISHED,
-    inspections,
-    removed_files,
 )
 
 SOURCE = FOLDER
 FORGET_SECONDS = 86_400.0  # until the keys of files that went away are forgotten again
 SHOWN = "challenge_part_shown"  # event
-POLL_INTERVAL = 0.2  # seconds between two listings, at least
-IDLE_RATIO = 10  # least ratio of the pause to a listing's time while nothing waits
+POLL_INTERVAL = 0.2  # seconds between two looks, at least
+# Least ratio of the pause between two listings to a listing's time, to spare a network share: while files
+# come or wait, and while none do
+BUSY_RATIO, IDLE_RATIO = 3, 10
+MAX_LOOKED_AT = 1000  # pictures that are looked at between two listings, at most
+CHECK_SECONDS, CHECK_RATIO = 0.1, 20  # seconds of reading known files again at once; least ratio of the pause
+NAMED_FILES = 20  # files that are passed over for the same reason and named; of more, the number is told
 MIN_RETRY_DELAY, MAX_RETRY_DELAY = 1.0, 300.0  # seconds before a picture that was put off is tried again
 HELD_SECONDS = 1.0  # before a picture that an interlock holds back is tried again
 PROBLEM_SECONDS = 3600.0  # seconds for which an unreadable picture is a problem; the event stays
-MAX_KEY_LENGTH = 200  # characters
-LOOKUP_BATCH = 256  # keys that are looked up at once
 WORK_RATIO = 20  # least ratio of inspecting to listing time where many pictures wait
 CODE_WAITING, CODE_UNREADABLE, CODE_NOT_REMOVED = "folder_waits", "folder_unreadable", "folder_then"
 
@@ -97,14 +108,14 @@ class FolderSource(BackgroundThread):
         self.view = settings.view
         self.state = State(SOURCE, f"folder{number}", to_utf8(str(self.folder)), to_utf8(self.then))
         self._excluded = [*excluded] if self.target is None else [*excluded, str(self.target)]
-        own = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
-        self._key_prefix = f"{SOURCE}@{own}:"
+        self._known = KnownFiles(line.store, line.product_id, self.folder)
         self._arrivals: Arrivals | None = None
         self._problem_files: dict[Path, _ProblemFile] = {}
         self._digests: dict[Path, bytes] = {}  # of the pictures at hand
-        self._at_start: set[Path] = set()  # files that were there at the first listing
-        self._waiting_since: dict[tuple[str | None, str | None], float] = {}  # by part and batch
-        self._forget_at = 0.0
+        self._at_start: set[str] = set()  # files that were there at the first listing
+        self._to_check: deque[Path] = deque()  # known files whose content is to be compared
+        self._check_at = self._list_at = self._list_again_at = self._forget_at = 0.0
+        self._passed_over: Counter[str] = Counter()  # files, by reason
         self._is_blocked = False  # the cause that put off a picture would put off others, too
 
     # ---- loop
@@ -129,20 +140,34 @@ class FolderSource(BackgroundThread):
         return pause
 
     def _scan(self) -> float:
-        """List the folder and inspect its whole files; return the seconds until the next round."""
+        """List the folder, or look at the files that wait, and inspect the whole ones; return the seconds
+        until the next round."""
+        at = self._clock.monotonic()
         with self.threads[0].call():  # a share may hang
             if self._arrivals is None:
                 self._arrivals = Arrivals(self.folder, apart=self._excluded)
                 self._at_start = {*self._arrivals.at_start}
             arrivals = self._arrivals
-            found = {path: arrivals.stamp(path) for path in arrivals.scan(self._clock.monotonic())}
+            is_listed = at >= self._list_at or (at >= self._list_again_at and arrivals.is_touched())
+            if is_listed:
+                paths = arrivals.scan(at)
+            else:
+                paths = arrivals.look(at) if arrivals.waiting <= MAX_LOOKED_AT else []
+            found = {path: arrivals.stamp(path) for path in paths}
         seconds = max(MIN_RETRY_DELAY, WORK_RATIO * arrivals.took)
         self._inspect_files(arrivals, found, self._clock.monotonic() + seconds)
-        self._report_scan(arrivals)
-        self._note_passed_over(arrivals)
-        self._forget_removed(arrivals)
-        is_busy = arrivals.waiting > len(self._problem_files)
-        return max(POLL_INTERVAL, (MIN_PAUSE_RATIO if is_busy else IDLE_RATIO) * arrivals.took)
+        if is_listed:
+            self._report_scan(arrivals)
+            self._note_passed_over(arrivals)
+            self._forget_removed(arrivals)
+            at = self._clock.monotonic()
+            is_busy = arrivals.waiting > max(MAX_LOOKED_AT, len(self._problem_files))
+            self._list_again_at = at + max(POLL_INTERVAL, BUSY_RATIO * arrivals.took)
+            self._list_at = (
+                self._list_again_at if is_busy else at + max(POLL_INTERVAL, IDLE_RATIO * arrivals.took)
+            )
+        self._check_known_files(arrivals)
+        return POLL_INTERVAL
 
     # ---- pictures
 
@@ -150,60 +175,75 @@ class FolderSource(BackgroundThread):
         """Inspect pictures, several at once, and wait for the answers."""
         in_flight: deque[tuple[Path, Future[RecordedInspection]]] = deque()
         self._is_blocked = False
-        for several in self._parts_of(arrivals, found):
+        for several in self._parts_of(arrivals, self._unknown_files(arrivals, found), found):
             if self._ended.is_set() or self._clock.monotonic() > deadline or self._is_blocked:
                 break
-            path, is_known = several[0]
-            if is_known and self.then == KEEP and path in self._at_start:
-                self._finish_file(arrivals, path)  # it is there since an earlier start
-            else:
-                in_flight += self._submit_files(arrivals, several, found)
+            in_flight += self._submit_files(arrivals, several, found)
             while in_flight and in_flight[0][1].done():
                 self._handle_answer(arrivals, *in_flight.popleft())
         for one in in_flight:
             self._handle_answer(arrivals, *one)
 
-    def _parts_of(
+    def _unknown_files(
         self, arrivals: Arrivals, found: Mapping[Path, FileStamp]
+    ) -> Iterator[tuple[Path, bool]]:
+        """Yield each picture that was not inspected, and whether the store has its key, of another content.
+        What was is done with; a file that is kept since an earlier start is read later."""
+        for path, known in self._known.match(found):
+            if known is None:
+                yield path, False
+                continue
+            number, picture = known
+            stays = number == GIVEN_UP or self.then == KEEP
+            if stays and str(path) in self._at_start:
+                self._at_start.discard(str(path))
+                self._digests[path] = bytes.fromhex(picture)
+                self._finish_file(arrivals, path, stays)
+                self._to_check.append(path)
+            elif (digest := self._read_digest(arrivals, path, found[path])) is None:
+                continue
+            elif arrivals.content_known(path, digest) or self._known.has(path, found[path], digest):
+                self._finish_repeated(arrivals, path, found[path], digest, stays)
+            else:
+                yield path, True
+
+    def _parts_of(
+        self, arrivals: Arrivals, files: Iterator[tuple[Path, bool]], found: Mapping[Path, FileStamp]
     ) -> Iterator[list[tuple[Path, bool]]]:
         """Yield the files of each part together, each with whether the store has its key: one, or all views.
-        Those of a part that lacks views wait, which is told after a time."""
+        What lacks views waits for them, or for files of its number that are not whole, and is given up."""
         parts = self.line.parts
         views = [] if parts is None else parts.views(self.line.product_id)
-        waiting: dict[tuple[str | None, str | None], dict[str | None, Path]] = {}
-        for path, is_known in self._match_known_keys(found):
-            picture = self._unread_picture(path)
-            if not views or parts is None or is_known:
-                yield [(path, is_known)]
-                continue
-            with suppress(InputError):  # its name tells no part: it is refused alone
-                picture = parts.named(picture)
-            of_part = waiting.setdefault((picture.part, picture.batch), {})
-            of_part.setdefault(picture.view, path)  # one that comes again is of the next part of this number
-            if picture.part is None or picture.view not in views:
-                yield [(of_part.pop(picture.view), False)]
-            elif len(of_part) == len(views):
-                yield [(of_part.pop(view), False) for view in views]
-        left = {key: of_part for key, of_part in waiting.items() if of_part}
-        at = self._clock.monotonic()
-        self._waiting_since = {key: self._waiting_since.get(key, at) for key in left}
-        for key, of_part in left.items():
-            if at - self._waiting_since[key] >= self.line.part_seconds:
-                why = f"part {key[0]} lacks {', '.join(view for view in views if view not in of_part)}"
-                if not any(path in self._problem_files for path in of_part.values()):
-                    self.line.refused(FlawscopeError(why))
-                for path in of_part.values():
-                    problem = _ProblemFile(CODE_WAITING, arrivals.stamp(path), self._waiting_since[key], why)
-                    self._problem_files.setdefault(path, problem)
+        if not views:
+            yield from ([one] for one in files)
+            return
+        seen = []
+        for path, is_known in files:
+            one = self._seen_view(path, found[path], is_known)
+            if one.part[0] is None or one.view not in views:
+                yield [(path, is_known)]  # it is refused alone
+            else:
+                seen.append(one)
+        not_whole = {self._seen_view(path, NO_STAMP).part for path in arrivals.pending() - found.keys()}
+        for group in gather(
+            [one for one in seen if one.part not in not_whole], views, self.line.part_seconds
+        ):
+            if not group.why:
+                yield [(one.path, one.is_known) for one in group.files]
+            elif group.is_over or self._has_waited(arrivals, group):
+                self._give_up(arrivals, [one.path for one in group.files], FlawscopeError(group.why))
 
-    def _match_known_keys(self, found: Mapping[Path, FileStamp]) -> Iterator[tuple[Path, bool]]:
-        """Yield each picture, and whether the store has its key, that is, it was inspected before."""
-        paths = list(found)
-        for first in range(0, len(paths), LOOKUP_BATCH):
-            batch = paths[first : first + LOOKUP_BATCH]
-            keys = {path: self._picture_key(path, found[path]) for path in batch}
-            known = self.line.store.numbers_by_key(self.line.product_id, list(keys.values()))
-            yield from ((path, key in known) for path, key in keys.items())
+    def _seen_view(self, path: Path, stamp: FileStamp, is_known: bool = False) -> SeenView:
+        picture = self._unread_picture(path)
+        with suppress(InputError):  # its name tells no part
+            if self.line.parts is not None:
+                picture = self.line.parts.named(picture)
+        return SeenView(path, (picture.part, picture.batch), picture.view, stamp.modified_ns, is_known)
+
+    def _has_waited(self, arrivals: Arrivals, group: Group) -> bool:
+        """Whether the other views of a part must have come by now."""
+        since = min(arrivals.unchanged_since(one.path) for one in group.files)
+        return self._clock.monotonic() - since >= self.line.part_seconds + SETTLE
 
     def _submit_files(
         self,
@@ -213,13 +253,11 @@ class FolderSource(BackgroundThread):
     ) -> list[tuple[Path, Future[RecordedInspection]]]:
         """Read the files of a part and submit them; return none where they are not submitted, or not now."""
         paths = [path for path, _ in several]
-        pictures = []
         try:
-            for path, is_known in several:
-                picture = self._read_picture(arrivals, path, found[path], is_known)
-                if picture is None:
-                    return []
-                pictures.append(picture)
+            read = [self._read_picture(arrivals, path, found[path], is_known) for path, is_known in several]
+            pictures = [one for one in read if one is not None]
+            if len(pictures) < len(read):
+                return []
             answers = self.line.hand_in(pictures, self._ended)
         except NotReadyError as error:
             for path in paths:
@@ -232,7 +270,7 @@ class FolderSource(BackgroundThread):
         return [] if answers is None else [*zip(paths, answers, strict=True)]
 
     def _unread_picture(self, path: Path) -> Picture:
-        name = self._picture_name(path)
+        name = self._known.name(path)
         return Picture(self.line.product_id, b"", name, SOURCE, **self._parse_label(name)._asdict())
 
     def _read_picture(
@@ -244,7 +282,7 @@ class FolderSource(BackgroundThread):
         Raises:
             TooLargeError. NotReadyError: an interlock holds.
         """
-        key, unread = self._picture_key(path, stamp), self._unread_picture(path)
+        key, unread = self._known.key(path, stamp), self._unread_picture(path)
         self.line.check(unread.part)
         limits, size = self.line.share.limits, f"{stamp.size / 1e6:.0f} MB"
         if stamp.size > limits.upload:
@@ -262,25 +300,55 @@ class FolderSource(BackgroundThread):
         if data is None:
             return None
         digest = self._digests[path] = hashlib.sha256(data).digest()
-        if arrivals.content_known(path, digest) or (self.then == KEEP and self._was_moved(data, stamp)):
-            self._finish_file(arrivals, path)
-            return None
-        if (is_known and self._has_content(key, digest)) or (not is_known and self._was_moved(data, stamp)):
-            self._note(REPEATED, path, stamp, "it was inspected before, and is not inspected again")
-            self._finish_file(arrivals, path)
+        if not is_known and (arrivals.content_known(path, digest) or self._known.was_moved(stamp, digest)):
+            self._finish_repeated(arrivals, path, stamp, digest)
             return None
         if is_known:
-            key = self._picture_key(path, stamp, digest)
+            key = self._known.key(path, stamp, digest)
         return replace(unread, data=data, key=key)
+
+    def _read_digest(self, arrivals: Arrivals, path: Path, stamp: FileStamp) -> bytes | None:
+        """Return the hash of a file's content, which is remembered; None where it cannot be read now."""
+        try:
+            with self.threads[0].call():
+                digest = hash_unchanged(path, stamp)
+        except OSError as error:
+            self._retry_later(arrivals, path, CODE_WAITING, f"cannot read {path}: {error.strerror}")
+            return None
+        if digest is not None:
+            self._digests[path] = digest
+        return digest
+
+    def _check_known_files(self, arrivals: Arrivals) -> None:
+        """Read some of the known files again; those of another content are pictures that wait."""
+        if self._clock.monotonic() < self._check_at:
+            return
+        begun, left = time.monotonic(), len(self._to_check)
+        while left and time.monotonic() - begun < CHECK_SECONDS:
+            path, left = self._to_check.popleft(), left - 1
+            if (stamp := arrivals.judged_stamp(path)) is None:
+                continue
+            try:
+                with self.threads[0].call():
+                    digest = hash_unchanged(path, stamp)
+            except OSError:
+                self._to_check.append(path)
+                continue
+            is_same = digest is None or arrivals.check(path, digest)
+            if is_same and arrivals.is_coarse(path):
+                self._to_check.append(path)
+        self._check_at = self._clock.monotonic() + max(SETTLE, CHECK_RATIO * (time.monotonic() - begun))
 
     def _handle_answer(self, arrivals: Arrivals, path: Path, future: Future[RecordedInspection]) -> None:
         error = future.exception()
         if isinstance(error, InputError | TooLargeError):
             self._handle_unreadable(arrivals, path, error)
+        elif isinstance(error, FrozenError):
+            self._give_up(arrivals, [path], error)
         elif isinstance(error, NotReadyError):
             self._hold(arrivals, path, error)
         elif isinstance(error, NotProductionError):
-            text = f"{self._picture_name(path)}: {error}"
+            text = f"{self._known.name(path)}: {error}"
             self.line.store.note_event(SHOWN, SOURCE, text, self.line.product_id)
             self._finish_file(arrivals, path)
         elif error is not None:
@@ -289,21 +357,50 @@ class FolderSource(BackgroundThread):
             self.state.taken, self.state.last = self.state.taken + 1, now()
             self._finish_file(arrivals, path)
 
-    def _finish_file(self, arrivals: Arrivals, path: Path) -> None:
-        """Move, delete or keep the file of a recorded picture, as the settings say."""
-        stamp = arrivals.stamp(path)
+    def _finish_file(self, arrivals: Arrivals, path: Path, stays: bool | None = None) -> None:
+        """Move, delete or keep the file of a recorded picture, as the settings say. stays: it is kept."""
+        stamp, stays = arrivals.stamp(path), self.then == KEEP if stays is None else stays
         try:
             with self.threads[0].call():
-                if self.target is not None:
+                if self.target is not None and not stays:
                     move_unchanged(path, stamp, self.target / path.relative_to(self.folder))
-                elif self.then == DELETE and is_unchanged(path, stamp):  # else it is a new, uninspected file
+                elif not stays and is_unchanged(path, stamp):  # else it is a new, uninspected file
                     path.unlink(missing_ok=True)
         except OSError as error:
             self._retry_later(arrivals, path, CODE_NOT_REMOVED, error.strerror or type(error).__name__)
             return
-        self._at_start.discard(path)
-        arrivals.done(path, removed=self.then != KEEP, digest=self._digests.pop(path, None))
+        arrivals.done(path, removed=not stays, digest=self._digests.pop(path, None))
         self._problem_files.pop(path, None)
+        if stays and arrivals.is_coarse(path):
+            self._to_check.append(path)
+
+    def _finish_repeated(
+        self, arrivals: Arrivals, path: Path, stamp: FileStamp, digest: bytes, stays: bool | None = None
+    ) -> None:
+        """Be done with a file that was inspected before, and tell of it, unless it was touched or renamed."""
+        is_there = arrivals.content_known(path, digest)
+        if not is_there and (self.then != KEEP or not self._known.was_moved(stamp, digest)):
+            self._note(REPEATED, path, stamp, "it was inspected before, and is not inspected again")
+        self._finish_file(arrivals, path, stays)
+
+    def _give_up(self, arrivals: Arrivals, paths: Sequence[Path], error: FlawscopeError) -> None:
+        """Tell of the files of a part that is not inspected, and be done with them, also after a restart. One
+        that was inspected under another name is not told."""
+        given_up = []
+        for path in paths:
+            stamp = arrivals.stamp(path)
+            digest = self._digests.get(path) or self._read_digest(arrivals, path, stamp)
+            if digest is None:
+                continue
+            if self._known.was_moved(stamp, digest):
+                self._finish_file(arrivals, path)
+                continue
+            self._known.give_up(path, stamp, digest)
+            given_up.append(path)
+            arrivals.done(path, digest=self._digests.pop(path, None))
+            self._set_aside(path, stamp, error, MISSED)
+        if given_up and not isinstance(error, RefusalError):  # else that was told
+            self.line.refused(error)
 
     def _retry_later(self, arrivals: Arrivals, path: Path, code: str, why: str) -> None:
         """Try a picture again, for ever, less and less often: the cause is not the picture."""
@@ -327,21 +424,23 @@ class FolderSource(BackgroundThread):
     def _handle_unreadable(self, arrivals: Arrivals, path: Path, error: FlawscopeError) -> None:
         """Try an unreadable picture again, for it may not be whole yet; at last note it once as an event."""
         self._problem_files.pop(path, None)
-        stamp, place = arrivals.stamp(path), path
+        stamp = arrivals.stamp(path)
         if not arrivals.failed(path, self._clock.monotonic()):
             return
+        self._set_aside(path, stamp, error, UNREADABLE)
+
+    def _set_aside(self, path: Path, stamp: FileStamp, error: FlawscopeError, kind: str) -> None:
+        """Note that a file is not inspected, and move it where inspected files are moved."""
+        place = path
         if self.target is not None:
             with suppress(OSError):  # it stays
                 target = self.target / UNREADABLE / path.relative_to(self.folder)
                 place = move_unchanged(path, stamp, target) or path
         why = to_utf8(str(error))
         self._problem_files[place] = _ProblemFile(CODE_UNREADABLE, stamp, self._clock.monotonic(), why)
-        self._note(UNREADABLE, path, stamp, why)
+        self._note(kind, path, stamp, why)
 
     # ---- names
-
-    def _picture_name(self, path: Path) -> str:
-        return to_utf8(path.relative_to(self.folder).as_posix())
 
     def _parse_label(self, name: str) -> Label:
         """Return part, batch and view from a picture's name; none where the store would refuse them."""
@@ -351,48 +450,15 @@ class FolderSource(BackgroundThread):
             return make_label(groups.get("part"), groups.get("batch"), groups.get("view") or self.view)
         return Label(view=self.view)
 
-    def _picture_key(self, path: Path, stamp: FileStamp, digest: bytes = b"") -> str:
-        """Return the key of a picture. digest: of its content, where another has its name, time and size."""
-        name, exact = self._picture_name(path), path.relative_to(self.folder).as_posix()
-        ends = _key_ending(stamp)
-        key = f"{self._key_prefix}{name}{ends}"
-        if len(key) <= MAX_KEY_LENGTH and name == exact and not digest:
-            return key
-        return f"{self._key_prefix}#{hashlib.sha256(os.fsencode(exact) + digest).hexdigest()}{ends}"
-
-    def _has_content(self, key: str, digest: bytes) -> bool:
-        """Whether the picture that was inspected under this key has this content."""
-        store, product_id = self.line.store, self.line.product_id
-        removed = find_file_keys(store.database, product_id, removed_files.c.key == key)
-        rows = [*store.find_by_keys(product_id, [key]), *removed]
-        return digest.hex() in {row.picture for row in rows}
-
-    def _was_moved(self, data: bytes, stamp: FileStamp) -> bool:
-        """Whether this file was inspected under another name, now gone: programs sort files into folders."""
-        query = select(inspections.c.key).where(
-            is_at_address(self.line.product_id),
-            inspections.c.picture == hashlib.sha256(data).hexdigest(),
-            inspections.c.source == SOURCE,
-        )
-        database, digest = self.line.store.database, hashlib.sha256(data).hexdigest()
-        removed = find_file_keys(database, self.line.product_id, removed_files.c.picture == digest)
-        with database.reading() as connection:
-            keys = [str(key) for key in connection.execute(query.limit(100)).scalars()]
-        keys += [str(row.key) for row in removed]
-        begins, ends = self._key_prefix, _key_ending(stamp)
-        own = [key for key in keys if key.startswith(begins) and key.endswith(ends)]
-        before = [key[len(begins) : -len(ends)] for key in own]
-        return any(not name.startswith("#") and not (self.folder / name).exists() for name in before)
-
     def _forget_removed(self, arrivals: Arrivals) -> None:
-        """Forget once a day the keys of files that went away after their records did. A file that was moved
-        is there. An empty folder whose files are kept is no evidence: a share that is away looks like one."""
+        """Forget once a day the keys of files that went away. An empty folder whose files are kept is no
+        evidence: a share that is away looks like one."""
         is_busy = arrivals.waiting > len(self._problem_files)
         if is_busy or self._clock.monotonic() < self._forget_at:
             return
-        there = {_key_ending(stamp) for stamp in arrivals.stamps()}
+        there = arrivals.stamps()
         if there or self.then != KEEP:
-            forget_file_keys(self.line.store.database, self.line.product_id, self._key_prefix, there)
+            self._known.forget(there)
             self._forget_at = self._clock.monotonic() + FORGET_SECONDS
 
     # ---- reports
@@ -407,21 +473,30 @@ class FolderSource(BackgroundThread):
 
     def _describe_file(self, path: Path, stamp: FileStamp, why: str) -> str:
         if stamp == NO_STAMP:
-            return f"{self._picture_name(path)}: {why}"
-        return f"{self._picture_name(path)} of {iso(stamp.modified_ns // 1000)}, {stamp.size} bytes: {why}"
+            return f"{self._known.name(path)}: {why}"
+        return f"{self._known.name(path)} of {iso(stamp.modified_ns // 1000)}, {stamp.size} bytes: {why}"
 
     def _note_passed_over(self, arrivals: Arrivals) -> None:
-        texts = [
-            self._describe_file(path, arrivals.other_stamp(path), why)
-            for path, why in arrivals.passed_over(self._clock.monotonic()).items()
+        """Name the first files that are passed over for a reason; of more, tell now and then how many."""
+        texts, more = [], dict[str, Path]()
+        for path, why in arrivals.passed_over(self._clock.monotonic()).items():
+            self._passed_over[why] += 1
+            count = self._passed_over[why]
+            if count <= NAMED_FILES:
+                texts.append(self._describe_file(path, arrivals.other_stamp(path), why))
+            elif count.bit_count() == 1:  # 32, 64 and so on
+                more[why] = path
+        texts += [
+            f"{self._passed_over[why]} files so far, {self._known.name(path)} among them: {why}"
+            for why, path in more.items()
         ]
         self.line.store.note_new_events(PASSED_OVER, SOURCE, texts, self.line.product_id)
 
     def _report_scan(self, arrivals: Arrivals) -> None:
         """Note the pictures that went away uninspected, and report the problems with others."""
-        vanished = [path for path, is_known in self._match_known_keys(arrivals.gone) if not is_known]
+        vanished = [path for path, known in self._known.match(arrivals.gone) if known is None]
         if vanished:
-            texts = [f"{self._picture_name(path)} went away before being inspected" for path in vanished]
+            texts = [f"{self._known.name(path)} went away before being inspected" for path in vanished]
             for text in texts:
                 self.line.store.note_event(VANISHED, SOURCE, text, self.line.product_id)
         for path, one in list(self._problem_files.items()):
@@ -432,13 +507,9 @@ class FolderSource(BackgroundThread):
         removal = "deleted" if self.target is None else f"moved to {self.target}"
         for code, thing, outcome in (
             (CODE_WAITING, "picture", "could not be inspected yet"),
-            (CODE_UNREADABLE, "picture", "cannot be read"),
+            (CODE_UNREADABLE, "picture", "not inspected"),
             (CODE_NOT_REMOVED, "inspected picture", f"cannot be {removal}"),
         ):
             reasons = [one.why for one in self._problem_files.values() if one.code == code]
             many = pluralize(len(reasons), thing)
             self._report(code, f"{many} in {self.folder} {outcome}: {reasons[-1]}" if reasons else None)
-
-
-def _key_ending(stamp: FileStamp) -> str:
-    return f":{stamp.modified_ns}:{stamp.size}"

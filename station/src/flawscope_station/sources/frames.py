@@ -153,17 +153,19 @@ def too_large_error(width: int, height: int, pixels: int) -> TooLargeError:
 
 # ----------------------------------------------------------------------------------------------------- pixels
 
-SAMPLED = 8191  # bytes of a plane that are compared first: a frame that differs nearly always differs there
+HASHED_AT_ONCE = 2**18  # bytes: they stay in the processor's cache
 
 
-def has_same_pixels(frame: VideoFrame, other: VideoFrame) -> bool:
-    """Return whether two frames have the same pixels, which two exposures of a sensor never have."""
-    if (frame.format.name, frame.width, frame.height) != (other.format.name, other.width, other.height):
-        return False
-    pairs = list(zip(_rows(frame), _rows(other), strict=True))
-    steps = [max(1, one.size // SAMPLED) for one, _ in pairs]
-    sampled = (np.array_equal(a.flat[::k], b.flat[::k]) for (a, b), k in zip(pairs, steps, strict=True))
-    return all(sampled) and all(np.array_equal(one, two) for one, two in pairs)
+def pixel_hash(frame: VideoFrame) -> int:
+    """Return a hash of a frame's pixels, which two exposures of a sensor never share: each pixel counts, and
+    what fills the rows up does not. It holds in this process alone."""
+    form = frame.format.name, frame.width, frame.height
+    # Python's own hash takes a third of a checksum's time
+    found: list[Any] = [form]
+    for plane in _rows(frame):
+        step = max(1, HASHED_AT_ONCE // max(1, plane.shape[1]))
+        found += [hash(plane[top : top + step].tobytes()) for top in range(0, len(plane), step)]
+    return hash(tuple(found))
 
 
 def _rows(frame: VideoFrame) -> list[NDArray[np.uint8]]:

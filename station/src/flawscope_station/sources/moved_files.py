@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import hashlib
 import os
 import shutil
 from contextlib import suppress
@@ -23,6 +24,16 @@ def read_unchanged(path: Path, stamp: FileStamp) -> bytes | None:
                 len(data) == stamp.size and FileStamp.from_stat(os.fstat(file.fileno()))[:2] == stamp[:2]
             )
             return data if is_whole else None
+    except FileNotFoundError:
+        return None
+
+
+def hash_unchanged(path: Path, stamp: FileStamp) -> bytes | None:
+    """Return the SHA-256 of a file; None where it changed or went away. OSError."""
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").digest()
+            return digest if FileStamp.from_stat(os.fstat(file.fileno()))[:2] == stamp[:2] else None
     except FileNotFoundError:
         return None
 

@@ -150,12 +150,12 @@ class Store:
         with self.database.writing() as connection:
             return insert_inspections(connection, several)
 
-    def numbers_by_key(self, product_id: int, keys: Sequence[str]) -> dict[str, int]:
-        """Numbers of the inspections under these keys, by key; of a folder's files also where the record was
-        removed."""
+    def known_files(self, product_id: int, keys: Sequence[str]) -> dict[str, tuple[int, str]]:
+        """Number of the inspection under each key, and hash of its picture; of a folder's files also where
+        the record was removed, or where there was none (`GIVEN_UP`)."""
         removed = find_file_keys(self.database, product_id, removed_files.c.key.in_(keys))
-        there = {str(row.key): int(row.id) for row in self.find_by_keys(product_id, keys)}
-        return {str(row.key): int(row.inspection_id) for row in removed} | there
+        there = {str(row.key): (int(row.id), str(row.picture)) for row in self.find_by_keys(product_id, keys)}
+        return {str(row.key): (int(row.inspection_id), str(row.picture)) for row in removed} | there
 
     def find_by_keys(self, product_id: int, keys: Sequence[str]) -> Sequence[Row[Any]]:
         """Inspections under these keys, with the columns that `KeyedRequest.matches` needs."""

@@ -1,4 +1,5 @@
-"""Keys of a folder's files whose records were removed: a file that stays there is not inspected again."""
+"""Keys of a folder's files that have no record, because it was removed, or because they were given up: a file
+that stays there is not inspected again."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from flawscope_station.store.database import Database, upsert
 from flawscope_station.store.schema import products, removed_files
 
 KEYS_PER_QUERY = 500
+GIVEN_UP = 0  # in the place of a record's number: there was none
 
 
 def keep_file_keys(connection: Connection, rows: Sequence[Row[Any]]) -> None:
@@ -27,6 +29,14 @@ def keep_file_keys(connection: Connection, rows: Sequence[Row[Any]]) -> None:
     if values:
         new = upsert(connection.dialect.name, removed_files).on_conflict_do_nothing()
         connection.execute(new, values)
+
+
+def keep_given_up(database: Database, product_id: int, key: str, picture: str) -> None:
+    """Keep the key of a file that is not inspected, and that people were told of. picture: its hash."""
+    values = {"product_id": product_id, "key": key, "picture": picture, "inspection_id": GIVEN_UP}
+    database.change(
+        upsert(database.engine.dialect.name, removed_files).values(**values).on_conflict_do_nothing()
+    )
 
 
 def find_file_keys(database: Database, address: int, *wanted: ColumnElement[bool]) -> Sequence[Row[Any]]:

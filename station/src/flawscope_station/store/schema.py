@@ -340,7 +340,8 @@ tokens = Table(
 
 # Kinds of events: a file of a folder that was not inspected, each its own
 UNREADABLE, VANISHED, PASSED_OVER, REPEATED = "unreadable", "gone", "passed over", "the same again"
-NOT_INSPECTED_EVENTS = (UNREADABLE, VANISHED, PASSED_OVER, REPEATED)
+MISSED = "not inspected"  # a part that a camera or a folder showed
+NOT_INSPECTED_EVENTS = (UNREADABLE, VANISHED, PASSED_OVER, REPEATED, MISSED)
 
 # Events of the station: sign-ins, activations, new users, verdicts and so on
 events = Table(

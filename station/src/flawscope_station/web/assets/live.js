@@ -10,7 +10,7 @@
   let held = false;
   let away = ""; // every camera: since when
   let stopped = null; // kind of the problem for which nothing is inspected
-  let refused = null; // what came last was not judged: why, and which part
+  let refused = null; // what was not judged: when, why, and which part; nothing that began later was judged
   let seen = Date.now(); // when something came last
   let idle = false; // nothing came since the station began
   let newer = 0; // arrived since it is held
@@ -81,13 +81,28 @@
     return page.texts[`${section}.${kind}`] ?? t(`${section}.other`);
   }
 
+  /** Something was not judged. Events come as they end: an earlier refusal leaves a later one as it is. */
+  function remember(found) {
+    if (!refused || found.at >= refused.at) refused = found;
+  }
+
   /** A part came that was not judged. */
   function refuse(found, loud = true) {
-    refused = found;
+    remember(found);
     seen = Date.now();
     idle = false;
     if (loud) tone();
     current();
+  }
+
+  /** Something was judged that began at this time: what was refused later stays. */
+  function forget(at) {
+    if (refused && at > refused.at) refused = null;
+  }
+
+  /** When a part began: its first view. None of its views is known: long ago. */
+  function began(found) {
+    return newest.filter((one) => one.part_id === found.id).map((one) => one.at).sort()[0] ?? "";
   }
 
   // Where pictures come from ---------------------------------------------------------------------------
@@ -209,8 +224,8 @@
   function came(item, loud) {
     seen = Date.now() - (loud ? 0 : Math.max(0, stationTime() - new Date(item.at)));
     idle = false;
-    if (item.unanswered) refused = { code: item.unanswered, part: item.part };
-    else if (!views.length) refused = null; // else its part is not decided on yet
+    if (item.unanswered) remember({ at: item.at, code: item.unanswered, part: item.part });
+    else if (!views.length) forget(item.at); // else its part is not decided on yet
   }
 
   function arrived(item, loud = true) {
@@ -228,7 +243,8 @@
     if (!found) return;
     newestPart = found;
     const givenUp = newest.find((one) => one.part_id === found.id && one.unanswered);
-    refused = givenUp ? { code: givenUp.unanswered, part: found.part } : null;
+    if (givenUp) remember({ at: givenUp.at, code: givenUp.unanswered, part: found.part });
+    else forget(began(found));
     idle = false;
     if (loud) seen = Date.now();
     if (loud && found.decision === "anomalous") tone();
@@ -281,7 +297,7 @@
 
   /** What came last, as the station knows it: a part that was not judged, or the newest inspection. */
   function caughtUp(facts) {
-    const last = views.length ? newestPart?.decided_at : newest[0]?.at;
+    const last = views.length ? newestPart && began(newestPart) : newest[0]?.at;
     if (facts.refused && facts.refused.at > (last ?? "")) {
       refuse(facts.refused, false);
       seen = Date.now() - (stationTime() - new Date(facts.refused.at));
@@ -327,12 +343,10 @@
         const facts = await api("", { seconds: 5 });
         state(facts);
         const { inspections } = await api(`/inspections?limit=${KEPT}`);
-        if (views.length) {
-          const { parts } = await api(`/parts?limit=${KEPT}`);
-          decided(parts[0], false);
-        }
+        const { parts } = views.length ? await api(`/parts?limit=${KEPT}`) : { parts: [] };
         back();
         for (const item of inspections.reverse()) arrived(item, false);
+        decided(parts[0], false);
         caughtUp(facts);
         break;
       } catch (error) {

@@ -1,0 +1,69 @@
+"""Files of a folder that belong together: all views of a part, none of another one of its number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+SECOND = 1_000_000_000  # ns
+ROUNDED = 2 * SECOND  # ns by which file systems may round times: FAT
+
+
+@dataclass(frozen=True)
+class SeenView:
+    """File that shows a view of a part.
+
+    part: number and batch. changed_ns: when the file says that it was written, in ns. is_known: the store has
+    its key, of another content.
+    """
+
+    path: Path
+    part: tuple[str | None, str | None]
+    view: str | None
+    changed_ns: int
+    is_known: bool = False
+
+
+class Group(NamedTuple):
+    """Files of a part. why: why they are not all its views; "": they are. is_over: no other is to come."""
+
+    files: list[SeenView]
+    why: str
+    is_over: bool
+
+
+def gather(files: Iterable[SeenView], views: Sequence[str], seconds: float) -> Iterator[Group]:
+    """Yield the files of each part, in the order of the views where all are there.
+
+    Args:
+        files: in the order of their times.
+        seconds: from the first to the last file of a part, at most. Which of two files with the same view
+            belongs to a part that lacks another view is not guessed: none does.
+    """
+    begun: dict[tuple[str | None, str | None], list[SeenView]] = {}
+    for one in files:
+        group = begun.setdefault(one.part, [])
+        if group and one.changed_ns - group[0].changed_ns > _longest(group[0], one, seconds):
+            yield Group(group, _reason(group, views, seconds), True)
+            group = begun[one.part] = []
+        group.append(one)
+        if sorted(str(one.view) for one in group) == sorted(views):
+            yield Group(sorted(group, key=lambda one: views.index(str(one.view))), "", True)
+            del begun[one.part]
+    for group in begun.values():
+        yield Group(group, _reason(group, views, seconds), False)
+
+
+def _longest(first: SeenView, last: SeenView, seconds: float) -> float:
+    """Return the time between two files of a part, at most, in ns."""
+    is_rounded = first.changed_ns % SECOND == last.changed_ns % SECOND == 0
+    return seconds * SECOND + (ROUNDED if is_rounded else 0)
+
+
+def _reason(group: Sequence[SeenView], views: Sequence[str], seconds: float) -> str:
+    seen, number = [one.view for one in group], group[0].part[0]
+    if twice := [view for view in views if seen.count(view) > 1]:
+        return f"part {number} came twice within {seconds:g} s, {', '.join(twice)} of both: not all of each"
+    return f"part {number} lacks {', '.join(view for view in views if view not in seen)}"
