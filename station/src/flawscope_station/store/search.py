@@ -39,13 +39,13 @@ from flawscope_station.store.records import (
 )
 from flawscope_station.store.schema import (
     HOUR,
-    IS_PRODUCTION,
     NOT_INSPECTED_EVENTS,
     UNANSWERED,
     WITHIN,
     events,
     hours,
     inspections,
+    on_line,
     pictures,
     versions,
 )
@@ -301,7 +301,7 @@ def inspection_counts(product_id: int) -> Select[Any]:
     }
     scores = (column.score.label(f"score_{name}") for name in ("sum", "min", "max"))
     ones = (case((holds, 1), else_=0).label(name) for name, holds in counts.items())
-    return select(column.at, *scores, *ones).where(column.product_id == product_id, IS_PRODUCTION)
+    return select(column.at, *scores, *ones).where(on_line(product_id))
 
 
 def _totals(connection: Connection, counted: Subquery) -> dict[str, int]:
@@ -334,7 +334,7 @@ def _points(connection: Connection, product_id: int, first: int, until: int) -> 
     column = inspections.c
     query = (
         select(column.at, column.score, column.anomalous, column.tolerated, column.verdict, column.id)
-        .where(column.product_id == product_id, IS_PRODUCTION, column.at >= first, column.at < until)
+        .where(on_line(product_id), column.at >= first, column.at < until)
         .order_by(column.at.desc(), column.id.desc())
         .limit(MAX_POINTS)
     )
@@ -387,7 +387,7 @@ class PeriodSummary:
 def summarize_period(database: Database, product_id: int, since: int, until: int) -> PeriodSummary:
     """Sum up the inspections from `since` to below `until`, microseconds since 1970. StoreError."""
     column = inspections.c
-    within = (column.product_id == product_id, IS_PRODUCTION, column.at >= since, column.at < until)
+    within = (on_line(product_id), column.at >= since, column.at < until)
     with_picture = (pictures.c.product_id == column.product_id) & (pictures.c.hash == column.picture)
     confirmed = column.anomalous & ~column.tolerated & (column.verdict.is_(None) | (column.verdict != GOOD))
 
