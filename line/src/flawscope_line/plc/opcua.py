@@ -22,7 +22,7 @@ from flawscope_line.plc import OpcUaSettings
 from flawscope_line.plc.brief_log import log_briefly
 from flawscope_line.plc.handshake import Inputs, Outputs
 from flawscope_line.plc.line import InputsHandler, TransportError
-from flawscope_line.plc.signals import NAMESPACE, OPC_UA_TYPES, ROOT_NODE, TO_PLC, TO_STATION, Signal
+from flawscope_line.plc.signals import NAMESPACE, OPC_UA_TYPES, PADDING, ROOT_NODE, TO_PLC, TO_STATION, Signal
 
 Nodes = dict[str, tuple[Node, ua.VariantType]]
 MAX_CHUNK_BYTES, MAX_CHUNKS = 65535, 64  # of a request
@@ -65,11 +65,8 @@ class OpcUaServer:
 
     async def _take_inputs(self) -> None:
         """Handle what a client has written."""
-        values = {
-            name: self._server.read_attribute_value(node.nodeid).Value.Value
-            for name, (node, _) in self._inputs.items()
-        }
-        self._last_inputs = Inputs(**{**values, "part": (values["part"] or "").strip()})
+        values = {name: await node.read_value() for name, (node, _) in self._inputs.items()}
+        self._last_inputs = Inputs(**{**values, "part": (values["part"] or "").strip(PADDING)})
         await self.exchange()
 
     async def exchange(self) -> None:
@@ -128,13 +125,13 @@ class _Session(InternalSession):
         """Write inputs, all of a request or none: Trigger does not rise with a part that was refused."""
         codes = [self._refusal(one) for one in params.NodesToWrite]
         if any(codes):
-            return [ua.StatusCode(code or ua.StatusCodes.BadTransactionFailed) for code in codes]
+            return [ua.StatusCode(code or ua.UInt32(ua.StatusCodes.BadTransactionFailed)) for code in codes]
         async with self.iserver.lock:  # no other's write comes in between
             results = await super().write(params)
             await self.iserver.take_inputs()
         return results
 
-    def _refusal(self, one: ua.WriteValue) -> int:
+    def _refusal(self, one: ua.WriteValue) -> ua.UInt32:
         """Return why a value cannot be written; 0: it can."""
         kind, value = self.iserver.writable.get(one.NodeId), one.Value
         if kind is None or one.AttributeId != ua.AttributeIds.Value:
@@ -144,7 +141,8 @@ class _Session(InternalSession):
         is_good = value.StatusCode is None or value.StatusCode.is_good()
         if not is_good or value.Value is None or value.Value.VariantType != kind:
             return ua.StatusCodes.BadTypeMismatch
-        return 0 if isinstance(value.Value.Value, _PYTHON_TYPES[kind]) else ua.StatusCodes.BadTypeMismatch
+        is_alone = isinstance(value.Value.Value, _PYTHON_TYPES[kind])
+        return ua.UInt32(0) if is_alone else ua.UInt32(ua.StatusCodes.BadTypeMismatch)
 
     async def create_subscription(
         self, params: ua.CreateSubscriptionParameters, *given: Any, **more: Any

@@ -344,12 +344,10 @@ class FolderSource(BackgroundThread):
         return to_utf8(path.relative_to(self.folder).as_posix())
 
     def _parse_label(self, name: str) -> Label:
-        """Return part, batch and view from a picture's name; none where the store would refuse them."""
+        """Return part, batch and view from a picture's name."""
         found = self.pattern.search(name) if self.pattern is not None else None
         groups = {} if found is None else found.groupdict()
-        with suppress(InputError):
-            return make_label(groups.get("part"), groups.get("batch"), groups.get("view") or self.view)
-        return Label(view=self.view)
+        return make_label(groups.get("part"), groups.get("batch"), groups.get("view") or self.view)
 
     def _picture_key(self, path: Path, stamp: FileStamp, digest: bytes = b"") -> str:
         """Return the key of a picture. digest: of its content, where another has its name, time and size."""

@@ -27,6 +27,7 @@ from sqlalchemy import (
 from flawscope.errors import InputError
 from flawscope_station.settings.values import CONFIG, read_as
 from flawscope_station.store.database import Database, now
+from flawscope_station.store.inspection import PADDING, label_text
 from flawscope_station.store.kinds import KindCounts, count_kinds
 from flawscope_station.store.records import (
     DEFECT,
@@ -73,6 +74,7 @@ def _checked_cursor(text: str) -> str:
 
 Moment = Annotated[int, BeforeValidator(_moment)]
 Name = Annotated[str, AfterValidator(_printed)]
+LabelText = Annotated[str, AfterValidator(label_text)]
 
 
 @checked_dataclass(frozen=True, config=CONFIG)
@@ -93,8 +95,8 @@ class Filters:
     score_max: float | None = None
     version: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     name: Name | None = None
-    part: Name | None = None
-    batch: Name | None = None
+    part: LabelText | None = None
+    batch: LabelText | None = None
     cursor: Annotated[str, AfterValidator(_checked_cursor)] | None = None
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE_SIZE)] = 50
     purpose: Literal["production", "challenge"] = "production"
@@ -102,7 +104,7 @@ class Filters:
     @classmethod
     def from_query(cls, query: Mapping[str, str]) -> Filters:
         """Filters from a URL's query; empty values and unknown names are ignored. InputError, one line."""
-        texts = {field.name: query.get(field.name, "").strip() for field in fields(cls)}
+        texts = {field.name: query.get(field.name, "").strip(PADDING) for field in fields(cls)}
         return read_as(cls, {name: text for name, text in texts.items() if text}, None)
 
 
