@@ -11,7 +11,7 @@ KEPT = {
     "\x1d01040\x1d21A\x1e\x04": "␝01040␝21A␞␄",
     "a\0b\x7f": "a␀b␡",
     "a\u00a0b\u200b\u2028\x85": "a\\u00a0b\\u200b\\u2028\\u0085",
-    "caf\udce9": "caf\\udce9",
+    "Teil\udce9": "Teil\\udce9",
     "Größe 7 – ünï 部品": "Größe 7 – ünï 部品",
     "": "",
 }

@@ -1,5 +1,5 @@
-"""Every part is inspected, whatever its number holds, whatever type its picture has, and wherever a slash or a
-company's proxy stands; strangers are told no names."""
+"""Every part is inspected, whatever its number holds, whatever type its picture has, and wherever a slash or
+a proxy stands; strangers are told no names."""
 
 import csv
 import io

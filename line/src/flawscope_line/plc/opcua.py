@@ -125,13 +125,13 @@ class _Session(InternalSession):
         """Write inputs, all of a request or none: Trigger does not rise with a part that was refused."""
         codes = [self._refusal(one) for one in params.NodesToWrite]
         if any(codes):
-            return [ua.StatusCode(code or ua.UInt32(ua.StatusCodes.BadTransactionFailed)) for code in codes]
+            return [ua.StatusCode(ua.UInt32(code or ua.StatusCodes.BadTransactionFailed)) for code in codes]
         async with self.iserver.lock:  # no other's write comes in between
             results = await super().write(params)
             await self.iserver.take_inputs()
         return results
 
-    def _refusal(self, one: ua.WriteValue) -> ua.UInt32:
+    def _refusal(self, one: ua.WriteValue) -> int:
         """Return why a value cannot be written; 0: it can."""
         kind, value = self.iserver.writable.get(one.NodeId), one.Value
         if kind is None or one.AttributeId != ua.AttributeIds.Value:
@@ -142,7 +142,7 @@ class _Session(InternalSession):
         if not is_good or value.Value is None or value.Value.VariantType != kind:
             return ua.StatusCodes.BadTypeMismatch
         is_alone = isinstance(value.Value.Value, _PYTHON_TYPES[kind])
-        return ua.UInt32(0) if is_alone else ua.UInt32(ua.StatusCodes.BadTypeMismatch)
+        return 0 if is_alone else ua.StatusCodes.BadTypeMismatch
 
     async def create_subscription(
         self, params: ua.CreateSubscriptionParameters, *given: Any, **more: Any
