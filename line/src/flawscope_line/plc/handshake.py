@@ -36,7 +36,7 @@ class Code(IntEnum):
     NO_MODEL = 5  # the recipe's model cannot be opened, failed, or judges parts in several views
     CAMERA = 6  # it is away, or gave no frame
     REFUSED = 7  # the station has no room: its queue or its disk is full, or its data base is away
-    PICTURE = 8  # it cannot be read or kept, or the part has no number that can be
+    PICTURE = 8  # it cannot be read or kept
     LATE = 9  # not judged within the product's deadline
     CHANGED = 10  # Recipe or Part changed before Trigger fell
     WITHDRAWN = 11  # Trigger fell while Busy: no answer is given

@@ -278,7 +278,8 @@ class PlcLine:
             job, error = self._error
             known = error if job == state.job and error_code(error) is code else None
             word = "" if known else code.name.lower()
-            self.floor.refusals.note(product, known or FlawscopeError(word), part or None, word)
+            label = make_label(part, None).part
+            self.floor.refusals.note(product, known or FlawscopeError(word), label, word)
 
     def _report_link(self) -> None:
         """Report whether the PLC is away: its transport is broken, or its heartbeat stood still."""
@@ -378,7 +379,7 @@ class PlcLine:
 
     def _find_fault(self, product: str) -> Code:
         try:
-            part = None if self.state.plc is None else self.state.plc.part
+            part = None if self.state.plc is None else make_label(self.state.plc.part, None).part
             self.floor.inspector.check_room(self.floor.addresses.address_id(product), part=part)
         except Exception as error:  # also of the disk: it says that no picture can be inspected
             return error_code(error)

@@ -15,6 +15,7 @@ from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
 from flawscope_line.plc import ModbusSettings
+from flawscope_line.plc.brief_log import log_briefly
 from flawscope_line.plc.handshake import Inputs, Outputs
 from flawscope_line.plc.line import InputsHandler, TransportError
 from flawscope_line.plc.signals import (
@@ -41,6 +42,7 @@ class ModbusServer:
         self._is_written = False
 
     async def open(self) -> None:
+        log_briefly("pymodbus")
         settings, kind = self.settings, DataType.REGISTERS
         blocks = [
             SimData(settings.inputs, values=self._input_registers, datatype=kind),
@@ -93,6 +95,7 @@ class ModbusClient:
         self._client = AsyncModbusTcpClient(host, port=port, timeout=TIMEOUT, retries=0, reconnect_delay=0)
 
     async def open(self) -> None:
+        log_briefly("pymodbus")
         if not await self._client.connect():
             raise TransportError(f"the PLC at {':'.join(map(str, self.settings.address))} does not answer")
 

@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from asyncua import Server as UaServer
 from asyncua import ua
-from asyncua.common.callback import CallbackType
+from asyncua.common.connection import TransportLimits
 from asyncua.common.node import Node
+from asyncua.common.utils import ServiceError
+from asyncua.crypto.permission_rules import User, UserRole
+from asyncua.server.internal_server import InternalServer
+from asyncua.server.internal_session import InternalSession
+from asyncua.server.subscription_service import SubscriptionService
+from asyncua.server.user_managers import UserManager
 
 from flawscope_line.plc import OpcUaSettings
+from flawscope_line.plc.brief_log import log_briefly
 from flawscope_line.plc.handshake import Inputs, Outputs
 from flawscope_line.plc.line import InputsHandler, TransportError
-from flawscope_line.plc.signals import NAMESPACE, OPC_UA_TYPES, ROOT_NODE, TO_PLC, TO_STATION, Signal
+from flawscope_line.plc.signals import NAMESPACE, OPC_UA_TYPES, PADDING, ROOT_NODE, TO_PLC, TO_STATION, Signal
 
 Nodes = dict[str, tuple[Node, ua.VariantType]]
+MAX_CHUNK_BYTES, MAX_CHUNKS = 65535, 64  # of a request
+_STRANGER = User(role=UserRole.Anonymous)  # before it has signed in
+MIN_PUBLISHING_MS = 10.0  # between two notifications of a subscription
+_PYTHON_TYPES: dict[ua.VariantType, tuple[type, ...]] = {
+    ua.VariantType.Boolean: (bool,),
+    ua.VariantType.UInt16: (int,),
+    ua.VariantType.String: (str, type(None)),
+}
 
 
 class OpcUaServer:
@@ -32,24 +47,27 @@ class OpcUaServer:
         self._last_outputs = Outputs()
 
     async def open(self) -> None:
-        logging.getLogger("asyncua").setLevel(logging.ERROR)  # else it logs every client that leaves
+        log_briefly("asyncua")
         host, port = self.settings.address
-        self._server = server = UaServer()
+        core = _Core(self._take_inputs)
+        self._server = server = UaServer(core)
+        server.limits = TransportLimits(*(MAX_CHUNK_BYTES,) * 2, MAX_CHUNKS, MAX_CHUNK_BYTES * MAX_CHUNKS)
         await server.init()
         server.set_endpoint(f"opc.tcp://{host}:{port}/")
         server.set_server_name("flawscope")
         server.set_security_policy([ua.SecurityPolicyType.NoSecurity])
         self._inputs, self._outputs = await add_nodes(server)
-        server.subscribe_server_callback(CallbackType.PostWrite, self._on_write)
+        core.writable = {node.nodeid: kind for node, kind in self._inputs.values()}
         try:
             await server.start()
         except OSError as error:
             raise TransportError(f"{host}:{port} cannot be used: {error.strerror}") from None
 
-    async def _on_write(self, event: Any, _: Any) -> None:
-        if event.is_external:
-            self._last_inputs = self._read_inputs()
-            await self.exchange()
+    async def _take_inputs(self) -> None:
+        """Handle what a client has written."""
+        values = {name: await node.read_value() for name, (node, _) in self._inputs.items()}
+        self._last_inputs = Inputs(**{**values, "part": (values["part"] or "").strip(PADDING)})
+        await self.exchange()
 
     async def exchange(self) -> None:
         async with self._exchange_lock:
@@ -60,16 +78,78 @@ class OpcUaServer:
                 await self._server.write_attribute_value(node.nodeid, value)
             self._last_outputs = outputs
 
-    def _read_inputs(self) -> Inputs:
-        """Return the values of the nodes; of one that was written as bad, its first."""
-        found: dict[str, Any] = {}
-        for name, (node, _) in self._inputs.items():
-            value = self._server.read_attribute_value(node.nodeid).Value
-            found |= {} if value is None or value.Value is None else {name: value.Value}
-        return Inputs(**{**found, "part": found.get("part", "").strip()})
-
     async def close(self) -> None:
         await self._server.stop()
+
+
+class _Anybody(UserManager):
+    """Whoever signs in, and however, may do the same: asyncua's own makes `admin` the administrator."""
+
+    def get_user(self, *given: Any, **more: Any) -> User:
+        return User(role=UserRole.User)
+
+
+class _Core(InternalServer):
+    """Server core of which a client may read everything and write `writable`, and nothing else.
+
+    A session is its connection's: asyncua would give it to whoever names its token, which can be guessed.
+
+    Args:
+        take_inputs: handles what was written.
+
+    Attributes:
+        writable: types by node.
+    """
+
+    def __init__(self, take_inputs: Callable[[], Awaitable[None]]):
+        super().__init__(_Anybody())
+        self.take_inputs, self.lock = take_inputs, asyncio.Lock()
+        self.writable: dict[ua.NodeId, ua.VariantType] = {}
+
+    def create_session(self, name: str, user: User = _STRANGER, external: bool = False) -> InternalSession:
+        return _Session(self, self.aspace, SubscriptionService(self.aspace, self), name, user, external)
+
+    def lookup_external_session(self, auth_token: ua.NodeId) -> None:
+        return None
+
+    def register_server(self, server: Any, conf: Any = None) -> None:
+        raise ServiceError(ua.StatusCodes.BadServiceUnsupported)
+
+
+class _Session(InternalSession):
+    """Session of a client, which has a subscription service of its own: it reaches no other's."""
+
+    iserver: _Core
+
+    async def write(self, params: ua.WriteParameters) -> list[ua.StatusCode]:
+        """Write inputs, all of a request or none: Trigger does not rise with a part that was refused."""
+        codes = [self._refusal(one) for one in params.NodesToWrite]
+        if any(codes):
+            return [ua.StatusCode(ua.UInt32(code or ua.StatusCodes.BadTransactionFailed)) for code in codes]
+        async with self.iserver.lock:  # no other's write comes in between
+            results = await super().write(params)
+            await self.iserver.take_inputs()
+        return results
+
+    def _refusal(self, one: ua.WriteValue) -> int:
+        """Return why a value cannot be written; 0: it can."""
+        kind, value = self.iserver.writable.get(one.NodeId), one.Value
+        if kind is None or one.AttributeId != ua.AttributeIds.Value:
+            return ua.StatusCodes.BadUserAccessDenied
+        if one.IndexRange:
+            return ua.StatusCodes.BadIndexRangeInvalid
+        is_good = value.StatusCode is None or value.StatusCode.is_good()
+        if not is_good or value.Value is None or value.Value.VariantType != kind:
+            return ua.StatusCodes.BadTypeMismatch
+        is_alone = isinstance(value.Value.Value, _PYTHON_TYPES[kind])
+        return 0 if is_alone else ua.StatusCodes.BadTypeMismatch
+
+    async def create_subscription(
+        self, params: ua.CreateSubscriptionParameters, *given: Any, **more: Any
+    ) -> ua.CreateSubscriptionResult:
+        wanted = params.RequestedPublishingInterval
+        params.RequestedPublishingInterval = wanted if wanted > MIN_PUBLISHING_MS else MIN_PUBLISHING_MS
+        return await super().create_subscription(params, *given, **more)
 
 
 def write_order(before: Outputs, now: Outputs) -> list[str]:

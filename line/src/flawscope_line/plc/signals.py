@@ -20,6 +20,7 @@ OPC_UA_TYPES = {
     "text": "String",
 }
 MAX_PART_LENGTH = 32  # of a part's number
+PADDING = " \t\r\n\0"  # around a part's number
 NAMESPACE = "urn:flawscope:plc"
 ROOT_NODE = "Flawscope"  # object of the nodes
 
@@ -87,7 +88,7 @@ def pack(values: Inputs | Outputs, signals: Sequence[Signal]) -> list[int]:
             words[signal.register] |= int(value) << (signal.bit or 0)
             continue
         if signal.kind == "text":
-            data = value.encode("ascii", "replace")[:MAX_PART_LENGTH].ljust(MAX_PART_LENGTH, b"\0")
+            data = value.encode("latin-1", "replace")[:MAX_PART_LENGTH].ljust(MAX_PART_LENGTH, b"\0")
         elif signal.kind == "real":
             data = struct.pack(">f", value)
         else:
@@ -107,7 +108,7 @@ def unpack(words: Sequence[int], signals: Sequence[Signal]) -> dict[str, Any]:
             shifted = registers[0] >> (signal.bit or 0) & MASKS[signal.kind]
             values[signal.name] = bool(shifted) if signal.kind == "bit" else shifted
         elif signal.kind == "text":
-            values[signal.name] = data.split(b"\0")[0].decode("ascii", "replace").strip()
+            values[signal.name] = data.split(b"\0")[0].decode("latin-1").strip(PADDING)
         elif signal.kind == "real":
             values[signal.name] = struct.unpack(">f", data)[0]
         else:

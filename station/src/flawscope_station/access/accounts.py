@@ -25,6 +25,7 @@ from flawscope_station.store.schema import sessions, tokens, users
 COMMAND_LINE = "command line"  # `who` of an event; no user can have this name
 MAX_TOKEN_SECONDS = 100 * 365 * 86400.0
 _NAME_PATTERN = re.compile(r"\w[\w.@+-]{0,63}")
+_ALPHABETS = {"LATIN", "CYRILLIC", "GREEK"}  # whose letters look alike
 _TOKEN_PREFIX = "fls_"  # people and scanners recognize a token by it
 
 
@@ -179,6 +180,9 @@ def check_name(name: str) -> str:
     if not _NAME_PATTERN.fullmatch(normalized):
         rule = "use letters, digits and . _ - + @, beginning with a letter, 64 at most"
         raise InputError(f"{name!r:.80} cannot be a name: {rule}")
+    letters = {unicodedata.name(c, "").partition(" ")[0] for c in normalized if c.isalpha()}
+    if unicodedata.normalize("NFKC", normalized) != normalized or len(letters & _ALPHABETS) > 1:
+        raise InputError(f"{name!r:.80} looks like another name: use the letters of one keyboard")
     if normalized == LOCAL_PERSON.name:
         raise InputError(f"{normalized} is everybody on an open station: choose another name")
     return normalized

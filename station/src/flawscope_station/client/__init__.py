@@ -31,6 +31,7 @@ from flawscope_station.client.messages import (
     parse,
     read_file,
 )
+from flawscope_station.settings.proxies import find_proxy
 from flawscope_station.settings.values import redact_address
 from flawscope_station.store.inspection import Inspection
 from flawscope_station.web.schemas import PartWithInspections, Product, Version
@@ -85,7 +86,10 @@ class Client:
         token = os.environ.get(TOKEN_VARIABLE) or None if token is None else token
         headers = {"User-Agent": f"flawscope/{__version__}"}
         headers |= {} if token is None else {"Authorization": f"Bearer {check_token(token)}"}
-        self._http = httpx.Client(base_url=f"{self.url}/api/v1/", headers=headers, timeout=timeout)
+        way = httpx.HTTPTransport(proxy=find_proxy(self.url))
+        self._http = httpx.Client(
+            base_url=f"{self.url}/api/v1/", headers=headers, timeout=timeout, transport=way
+        )
         self._default_products: dict[bool, str] = {}
 
     def __enter__(self) -> Client:

@@ -16,7 +16,7 @@ from flawscope_station.drift.sequential_tests import Change, ScoreTest, read_not
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.open_models import NoModelError
 from flawscope_station.store.records import Store, iso
-from flawscope_station.store.schema import IS_PRODUCTION, inspections
+from flawscope_station.store.schema import IS_PRODUCTION, inspections, on_line
 
 ALARM_EVENT, ACKNOWLEDGED_EVENT = "drift", "drift acknowledged"
 HISTORY = 20_000  # newest inspections that are read again after a restart
@@ -129,7 +129,7 @@ class DriftMonitor(BackgroundThread):
     def _begin(self, product_id: int, version: int) -> ScoreTest:
         """Return the test of a version: after the last inspection by another one, or acknowledged, and with
         the alarm that was noted since."""
-        column, mine = inspections.c, inspections.c.product_id == product_id
+        column, mine = inspections.c, on_line(product_id)
         last = select(func.max(column.id)).where(mine, column.version_id != version)
         old = select(column.id).where(mine).order_by(column.id.desc()).offset(HISTORY).limit(1)
         with self.store.database.reading() as connection:

@@ -22,7 +22,7 @@ from flawscope_station.settings.station import LearningSettings
 from flawscope_station.store.files import MASK_SUFFIX, MASKS, PICTURES, Files
 from flawscope_station.store.model_registry import rate_root
 from flawscope_station.store.records import DEFECT, GOOD, verdict_stacks
-from flawscope_station.store.schema import inspections, pictures
+from flawscope_station.store.schema import challenge_parts, challenge_views, inspections, on_line, pictures
 
 EXTENSION_PICTURES, TRAINING_PICTURES = 24, 200  # good pictures of the line that are drawn
 RECENT_INSPECTIONS = 5000  # inspections that the line's good pictures are drawn from
@@ -138,7 +138,7 @@ def read_verdicts(connection: Connection, product_id: int) -> ValidVerdicts:
     query = (
         select(inspections, pictures.c.suffix, pictures.c.removed_at)
         .select_from(inspections.join(pictures))
-        .where(inspections.c.product_id == product_id, inspections.c.verdict.is_not(None))
+        .where(on_line(product_id), inspections.c.verdict.is_not(None))
         .where(~inspections.c.tolerated | (inspections.c.verdict == DEFECT))  # good: it may pass, not so made
         .order_by(inspections.c.id)
     )
@@ -193,15 +193,23 @@ def draw_good_pictures(connection: Connection, product_id: int, count: int, seed
 
     A passed picture counts as good unless a verdict says otherwise. Where some of the flagged ones are not
     reviewed yet, the same share of the passed ones is left out, so that false alarms keep their share. None
-    within tolerance is drawn.
+    within tolerance is drawn, nor one that a challenge part was kept from: the model may have missed it.
     """
     latest = (
         select(inspections.c.id, inspections.c.anomalous, inspections.c.verdict)
-        .where(inspections.c.product_id == product_id, ~inspections.c.tolerated)
+        .where(on_line(product_id), ~inspections.c.tolerated)
         .order_by(inspections.c.id.desc())
         .limit(RECENT_INSPECTIONS)
     )
-    rows = connection.execute(latest).all()
+    kept = (
+        select(challenge_views.c.pixels)
+        .join_from(challenge_views, challenge_parts)
+        .where(challenge_parts.c.product_id == product_id)
+    )
+    shown = select(inspections.c.id).join_from(inspections, pictures)
+    shown = shown.where(on_line(product_id), pictures.c.pixels.in_(kept))
+    masters = {*connection.scalars(shown)}
+    rows = [row for row in connection.execute(latest) if row.id not in masters]
     flagged = sum(row.anomalous for row in rows)
     reviewed = sum(row.anomalous and row.verdict is not None for row in rows)
     share = reviewed / flagged if flagged else 1.0

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, select, update
 from flawscope.calibration import judgement as judgements
 from flawscope_station.store.database import Database, now
 from flawscope_station.store.records import VERDICT_EVENT, add_event, fetch_row, iso
-from flawscope_station.store.schema import candidates, events, inspections, products, verdicts
+from flawscope_station.store.schema import candidates, events, inspections, on_line, products, verdicts
 
 QUEUED, RUNNING, READY, LIVE = "queued", "running", "ready", "live"
 REJECTED, FAILED, REMOVED = "rejected", "failed", "removed"
@@ -181,7 +181,7 @@ def list_history(database: Database, product_id: int, limit: int) -> list[dict[s
     said = (
         select(verdicts, inspections.c.name)
         .select_from(verdicts.join(inspections))
-        .where(inspections.c.product_id == product_id)
+        .where(on_line(product_id))
         .order_by(verdicts.c.id.desc())
     )
     with database.reading() as connection:

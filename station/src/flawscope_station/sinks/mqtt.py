@@ -27,7 +27,7 @@ from flawscope_station.sinks.outbox import Cursor, Message, Outbox
 from flawscope_station.store.database import Database, now
 from flawscope_station.store.parts import last_part
 from flawscope_station.store.records import describe_inspections, inspection_query
-from flawscope_station.store.schema import HOUR, IS_PRODUCTION, hours, inspections, products
+from flawscope_station.store.schema import HOUR, hours, inspections, on_line, products
 
 ONLINE, OFFLINE = "online", "offline"
 AT_LEAST_ONCE = 1  # quality of service
@@ -248,12 +248,7 @@ def _product_state(box: Outbox) -> dict[str, Any]:
     conditions, since = hours.c.product_id == product_id, now() // HOUR - DAY_HOURS + 1
     counts = "inspected", "anomalous", "within_tolerance", "unanswered"
     sums = [func.coalesce(func.sum(hours.c[name]), 0) for name in counts]
-    query = (
-        inspection_query()
-        .where(inspections.c.product_id == product_id, IS_PRODUCTION)
-        .order_by(inspections.c.id.desc())
-        .limit(1)
-    )
+    query = inspection_query().where(on_line(product_id)).order_by(inspections.c.id.desc()).limit(1)
     active = select(products.c.active_version_id).where(products.c.id == product_id)
     with database.reading() as connection:
         total, anomalous, tolerated, unanswered = connection.execute(select(*sums).where(conditions)).one()

@@ -14,10 +14,9 @@ from flawscope_station.store.parts import describe_parts, part_query
 from flawscope_station.store.records import describe_inspections, inspection_query, iso, parse_time
 from flawscope_station.store.schema import (
     ANOMALOUS,
-    IS_PRODUCTION,
-    PRODUCTION,
     deliveries,
     inspections,
+    on_line,
     parts,
     verdicts,
 )
@@ -179,14 +178,13 @@ class Outbox:
     # ---- queries
 
     def _inspection_conditions(self, cursor: Cursor) -> list[ColumnElement[bool]]:
-        conditions = [inspections.c.product_id == self.product_id, inspections.c.id > cursor.inspection]
-        conditions.append(IS_PRODUCTION)
+        conditions = [on_line(self.product_id), inspections.c.id > cursor.inspection]
         anomalous = inspections.c.anomalous.is_(True), inspections.c.tolerated.is_(False)
         return conditions if self.only == "all" else [*conditions, *anomalous]
 
     def _verdict_query(self, cursor: Cursor) -> Any:
         query = select(verdicts, inspections.c.id.label("of")).join_from(verdicts, inspections)
-        return query.where(verdicts.c.id > cursor.verdict, inspections.c.product_id == self.product_id)
+        return query.where(verdicts.c.id > cursor.verdict, on_line(self.product_id))
 
     def _read_verdicts(self, connection: Connection, cursor: Cursor, limit: int) -> list[Message]:
         found = connection.execute(self._verdict_query(cursor).order_by(verdicts.c.id).limit(limit)).all()
@@ -197,8 +195,7 @@ class Outbox:
         return [self._verdict_message(row, described_by_id[row.of]) for row in found]
 
     def _part_conditions(self, cursor: Cursor) -> list[ColumnElement[bool]]:
-        conditions = [parts.c.product_id == self.product_id, parts.c.id > cursor.part]
-        conditions.append(parts.c.purpose == PRODUCTION)
+        conditions = [on_line(self.product_id, parts), parts.c.id > cursor.part]
         return conditions if self.only == "all" else [*conditions, parts.c.decision == ANOMALOUS]
 
     def _read_parts(self, connection: Connection, cursor: Cursor, limit: int) -> list[Message]:

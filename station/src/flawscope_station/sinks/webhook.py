@@ -18,6 +18,7 @@ import httpx
 from flawscope import __version__
 from flawscope.errors import InputError, one_line_message
 from flawscope_station.settings.plugins import Plugin
+from flawscope_station.settings.proxies import find_proxy
 from flawscope_station.settings.values import check_web_address, redact_address, redact_text, tls_context
 from flawscope_station.sinks.delivery import MessagePictures, Sink, UndeliveredError, missing_picture_fields
 from flawscope_station.sinks.outbox import PART_DECISION, Message
@@ -68,6 +69,8 @@ class Webhook(Sink):
         self._loop = asyncio.new_event_loop()  # so that an exchange can be ended as a whole
         self._client = httpx.AsyncClient(
             verify=tls_context(settings.ca_file),
+            trust_env=False,
+            proxy=find_proxy(settings.webhook),
             timeout=TIMEOUTS,
             follow_redirects=False,
             limits=httpx.Limits(max_connections=1, keepalive_expiry=60.0),

@@ -443,12 +443,10 @@ class FolderSource(BackgroundThread):
     # ---- names
 
     def _parse_label(self, name: str) -> Label:
-        """Return part, batch and view from a picture's name; none where the store would refuse them."""
+        """Return part, batch and view from a picture's name."""
         found = self.pattern.search(name) if self.pattern is not None else None
         groups = {} if found is None else found.groupdict()
-        with suppress(InputError):
-            return make_label(groups.get("part"), groups.get("batch"), groups.get("view") or self.view)
-        return Label(view=self.view)
+        return make_label(groups.get("part"), groups.get("batch"), groups.get("view") or self.view)
 
     def _forget_removed(self, arrivals: Arrivals) -> None:
         """Forget once a day the keys of files that went away. An empty folder whose files are kept is no

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, TypeAdapter, WithJsonSchema
 
 from flawscope import Region
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.errors import FlawscopeError
 from flawscope.results import FoundParts, PartPose, findings
 
 Finding = findings.Finding  # the name of a field hides the module
@@ -166,7 +166,8 @@ HTTP, ENTRY = "http", "any"  # schemes of senders' keys in the store: of a produ
 HTTP_PREFIX = f"{HTTP}:"  # prefix of senders' keys
 MAX_FILES = 100  # files of a form
 UNANSWERED_REQUEST = "request, which is not answered yet"
-MAX_LABEL_LENGTH = 100  # characters of a part's number, and of a batch
+MAX_LABEL_LENGTH = 500  # characters of a part's number, and of a batch: an index takes no more than 2.7 kB
+PADDING = " \t\r\n\0"  # around a label
 
 
 class RefusalError(FlawscopeError):
@@ -207,14 +208,24 @@ class Label(NamedTuple):
 
 
 def make_label(part: str | None, batch: str | None, view: str | None = None) -> Label:
-    """Label of a picture; empty texts become None. InputError where one is too long or cannot be printed."""
-    found = Label(*((text or "").strip() or None for text in (part, batch, view)))
-    for name, text in found._asdict().items():
-        if text and (len(text) > MAX_LABEL_LENGTH or not text.isprintable()):
-            raise InputError(
-                f"{name}={text!r:.60} has not 1 to {MAX_LABEL_LENGTH} characters that can be printed"
-            )
-    return found
+    """Label of a picture; empty texts become None. Whatever a text holds, the picture is inspected."""
+    return Label(*(label_text(text or "") or None for text in (part, batch, view)))
+
+
+def label_text(text: str) -> str:
+    """Return a part's number, batch or view as it is kept and shown everywhere: another number has another
+    text. What cannot be printed is written by its sign, such as ␝ for GS, or as \\u00a0; of more than
+    `MAX_LABEL_LENGTH` characters the end is a hash."""
+    kept = "".join(c if c.isprintable() else _sign(ord(c)) for c in text.strip(PADDING))
+    if len(kept) <= MAX_LABEL_LENGTH:
+        return kept
+    digest = hashlib.sha256(kept.encode()).hexdigest()[:32]
+    return f"{kept[: MAX_LABEL_LENGTH - len(digest) - 1]}…{digest}"
+
+
+def _sign(code: int) -> str:
+    """Return how a character that cannot be printed is shown: control pictures are those of Unicode."""
+    return chr(0x2400 + code) if code < 0x20 else "\u2421" if code == 0x7F else f"\\u{code:04x}"
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,9 @@ from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.open_models import NoModelError
 from flawscope_station.store.records import DEFECT, GOOD
 from flawscope_station.store.schema import (
-    IS_PRODUCTION,
-    PRODUCTION,
     inspections,
     learnt_pixels,
+    on_line,
     parts,
     pictures,
 )
@@ -68,8 +67,8 @@ def _count_pictures(database: Database, product_id: int, version: int) -> LineAl
     query = (
         select(*(inspections.c[name] for name in ("picture", "part", "batch", "anomalous", "verdict")))
         .select_from(inspections.join(pictures))
-        .where(inspections.c.product_id == product_id, inspections.c.version_id == version)
-        .where(IS_PRODUCTION, ~inspections.c.tolerated, ~learnt)
+        .where(on_line(product_id), inspections.c.version_id == version)
+        .where(~inspections.c.tolerated, ~learnt)
         .order_by(inspections.c.id.desc())
         .limit(RECENT_PARTS)
     )
@@ -85,8 +84,7 @@ def _count_parts(database: Database, product_id: int, version: int) -> LineAlarm
     verdict on its most unusual view, and is a defect where any view is."""
     latest = (
         select(parts.c.id)
-        .where(parts.c.product_id == product_id, parts.c.version_id == version)
-        .where(parts.c.purpose == PRODUCTION)
+        .where(on_line(product_id, parts), parts.c.version_id == version)
         .where(parts.c.decision.in_(("good", "anomalous")))
         .order_by(parts.c.id.desc())
         .limit(RECENT_PARTS)

@@ -9,8 +9,9 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, select
 
 from flawscope_station.store.database import Database
+from flawscope_station.store.inspection import label_text
 from flawscope_station.store.records import NotFoundError, describe_inspections, inspection_query, iso
-from flawscope_station.store.schema import PRODUCTION, inspections, parts, products
+from flawscope_station.store.schema import inspections, on_line, parts, products
 from flawscope_station.store.search import decode_cursor, encode_cursor
 
 
@@ -41,10 +42,10 @@ def search_parts(
     limit: int = 50,
 ) -> tuple[list[dict[str, Any]], str | None]:
     """Return parts as the API shows them, the newest first, and the next cursor. InputError: the cursor."""
-    query = part_query().where(parts.c.product_id == product_id, parts.c.purpose == PRODUCTION)
+    query = part_query().where(on_line(product_id, parts))
     query = query.order_by(parts.c.id.desc())
     if part:
-        query = query.where(parts.c.part == part)
+        query = query.where(parts.c.part == label_text(part))
     if decision:
         query = query.where(parts.c.decision == decision)
     if cursor:

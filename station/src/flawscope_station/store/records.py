@@ -28,7 +28,6 @@ from flawscope_station.store.insert import (
     review_state,
 )
 from flawscope_station.store.inspection import (
-    MAX_LABEL_LENGTH,
     Inspection,
     KeyedRequest,
     KeyUsedError,
@@ -51,6 +50,7 @@ from flawscope_station.store.schema import (
 
 GOOD, DEFECT, SKIP, UNDO = "good", "defect", "skip", "undo"
 # a literal: a partial index serves only queries that state its condition
+MAX_KIND_LENGTH = 100  # characters of a defect's kind
 IS_WAITING = inspections.c.review == literal_column(f"'{WAITING}'")
 MAX_EVENTS = 500  # that are read at once
 VERDICT_EVENT, REMOVED_EVENT, TOLERANCES_EVENT = "verdict", "removed", "tolerances_changed"  # events
@@ -279,9 +279,9 @@ class Store:
         if len(note) > MAX_NOTE_LENGTH:
             raise InputError(f"the note has {len(note)} characters; {MAX_NOTE_LENGTH} at most")
         kind = kind.strip()
-        if kind and (len(kind) > MAX_LABEL_LENGTH or not kind.isprintable()):
+        if kind and (len(kind) > MAX_KIND_LENGTH or not kind.isprintable()):
             raise InputError(
-                f"kind={kind!r:.60} has not 1 to {MAX_LABEL_LENGTH} characters that can be printed"
+                f"kind={kind!r:.60} has not 1 to {MAX_KIND_LENGTH} characters that can be printed"
             )
         if kind and verdict != DEFECT:
             raise InputError(f"kind={kind!r:.60} is of a defect: leave it out of the verdict {verdict}")

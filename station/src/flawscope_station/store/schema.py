@@ -15,6 +15,7 @@ from sqlalchemy import (
     Double,
     ForeignKey,
     ForeignKeyConstraint,
+    FromClause,
     Index,
     Integer,
     LargeBinary,
@@ -23,6 +24,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    and_,
     literal_column,
 )
 
@@ -219,6 +221,15 @@ for _label in (inspections.c.part, inspections.c.batch):
         f"inspections_{_label.name}", _label.is_not(None), inspections.c.product_id, _label, inspections.c.id
     )
 IS_PRODUCTION = inspections.c.purpose == literal_column(f"'{PRODUCTION}'")  # condition
+
+
+def on_line(product_id: int, table: FromClause = inspections) -> ColumnElement[bool]:
+    """Condition of a product's inspections, or parts, that came from the line. Whoever learns, draws or
+    counts asks by it: what was shown in a challenge is none of them."""
+    is_production = IS_PRODUCTION if table is inspections else table.c.purpose == PRODUCTION
+    return and_(table.c.product_id == product_id, is_production)
+
+
 _is_challenge = inspections.c.purpose == "challenge"
 _partial_index("inspections_challenge", _is_challenge, inspections.c.product_id, inspections.c.id)
 _partial_index("inspections_part_id", inspections.c.part_id.is_not(None), inspections.c.part_id)

@@ -27,6 +27,7 @@ from sqlalchemy import (
 from flawscope.errors import InputError
 from flawscope_station.settings.values import CONFIG, read_as
 from flawscope_station.store.database import Database, now
+from flawscope_station.store.inspection import PADDING, label_text
 from flawscope_station.store.kinds import KindCounts, count_kinds
 from flawscope_station.store.records import (
     DEFECT,
@@ -39,13 +40,13 @@ from flawscope_station.store.records import (
 )
 from flawscope_station.store.schema import (
     HOUR,
-    IS_PRODUCTION,
     NOT_INSPECTED_EVENTS,
     UNANSWERED,
     WITHIN,
     events,
     hours,
     inspections,
+    on_line,
     pictures,
     versions,
 )
@@ -73,6 +74,7 @@ def _checked_cursor(text: str) -> str:
 
 Moment = Annotated[int, BeforeValidator(_moment)]
 Name = Annotated[str, AfterValidator(_printed)]
+LabelText = Annotated[str, AfterValidator(label_text)]
 
 
 @checked_dataclass(frozen=True, config=CONFIG)
@@ -93,8 +95,8 @@ class Filters:
     score_max: float | None = None
     version: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     name: Name | None = None
-    part: Name | None = None
-    batch: Name | None = None
+    part: LabelText | None = None
+    batch: LabelText | None = None
     cursor: Annotated[str, AfterValidator(_checked_cursor)] | None = None
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE_SIZE)] = 50
     purpose: Literal["production", "challenge"] = "production"
@@ -102,7 +104,7 @@ class Filters:
     @classmethod
     def from_query(cls, query: Mapping[str, str]) -> Filters:
         """Filters from a URL's query; empty values and unknown names are ignored. InputError, one line."""
-        texts = {field.name: query.get(field.name, "").strip() for field in fields(cls)}
+        texts = {field.name: query.get(field.name, "").strip(PADDING) for field in fields(cls)}
         return read_as(cls, {name: text for name, text in texts.items() if text}, None)
 
 
@@ -301,7 +303,7 @@ def inspection_counts(product_id: int) -> Select[Any]:
     }
     scores = (column.score.label(f"score_{name}") for name in ("sum", "min", "max"))
     ones = (case((holds, 1), else_=0).label(name) for name, holds in counts.items())
-    return select(column.at, *scores, *ones).where(column.product_id == product_id, IS_PRODUCTION)
+    return select(column.at, *scores, *ones).where(on_line(product_id))
 
 
 def _totals(connection: Connection, counted: Subquery) -> dict[str, int]:
@@ -334,7 +336,7 @@ def _points(connection: Connection, product_id: int, first: int, until: int) -> 
     column = inspections.c
     query = (
         select(column.at, column.score, column.anomalous, column.tolerated, column.verdict, column.id)
-        .where(column.product_id == product_id, IS_PRODUCTION, column.at >= first, column.at < until)
+        .where(on_line(product_id), column.at >= first, column.at < until)
         .order_by(column.at.desc(), column.id.desc())
         .limit(MAX_POINTS)
     )
@@ -387,7 +389,7 @@ class PeriodSummary:
 def summarize_period(database: Database, product_id: int, since: int, until: int) -> PeriodSummary:
     """Sum up the inspections from `since` to below `until`, microseconds since 1970. StoreError."""
     column = inspections.c
-    within = (column.product_id == product_id, IS_PRODUCTION, column.at >= since, column.at < until)
+    within = (on_line(product_id), column.at >= since, column.at < until)
     with_picture = (pictures.c.product_id == column.product_id) & (pictures.c.hash == column.picture)
     confirmed = column.anomalous & ~column.tolerated & (column.verdict.is_(None) | (column.verdict != GOOD))
 

@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 
 from flawscope_station.store.database import Database, now
 from flawscope_station.store.records import DEFECT
-from flawscope_station.store.schema import HOUR, inspections
+from flawscope_station.store.schema import HOUR, inspections, on_line
 
 RECENT_DAYS = 7  # of which the pictures are counted
 MAX_REVIEWED = 1000  # defects that are listed
@@ -19,7 +19,7 @@ def pictures_a_day(database: Database, product_id: int) -> float | None:
     """Return how many pictures of a product the line brings a day, by the last week; None: it has not run
     for a day yet."""
     begin = now() - RECENT_DAYS * _DAY
-    where = inspections.c.product_id == product_id, inspections.c.at >= begin
+    where = on_line(product_id), inspections.c.at >= begin
     with database.reading() as connection:
         count, first = connection.execute(
             select(func.count(), func.min(inspections.c.at)).where(*where)
@@ -33,7 +33,7 @@ def reviewed_defects(database: Database, product_id: int, versions: Sequence[int
     `MAX_REVIEWED`."""
     query = (
         select(inspections.c.score)
-        .where(inspections.c.product_id == product_id, inspections.c.verdict == DEFECT)
+        .where(on_line(product_id), inspections.c.verdict == DEFECT)
         .where(inspections.c.version_id.in_(versions))
         .order_by(inspections.c.id.desc())
         .limit(MAX_REVIEWED)

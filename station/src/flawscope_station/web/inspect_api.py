@@ -21,9 +21,9 @@ from flawscope_station.inspecting.picture import Picture
 from flawscope_station.inspecting.writer import Answer, RecordedInspection
 from flawscope_station.sources.trigger import shoot, submit_request, wait_for_inspection
 from flawscope_station.store.inspection import (
-    MAX_LABEL_LENGTH,
     Inspection,
     Label,
+    make_label,
     trigger_request,
     upload_request,
 )
@@ -57,7 +57,7 @@ class JudgingRoute(APIRoute):
             except Exception as error:
                 is_stranger = isinstance(error, RefusedError) and error.status in (401, 403)
                 if not is_stranger and not getattr(request.state, "is_noted", False):
-                    part = request.query_params.get("part", "")[:MAX_LABEL_LENGTH] or None
+                    part = make_label(request.query_params.get("part"), None).part
                     refusals = find_part(request, ConnectionContext).refusals
                     refusals.note(request.path_params["name"], error, part, WRONG_REQUEST)
                 raise
@@ -65,7 +65,7 @@ class JudgingRoute(APIRoute):
         return note
 
 
-router = api_router(408, 409, 413, 415, 504, 507, role=SENDER)
+router = api_router(408, 409, 413, 504, 507, role=SENDER)
 router.route_class = JudgingRoute
 
 

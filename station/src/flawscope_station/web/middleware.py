@@ -114,6 +114,8 @@ class Guard:
             return await send({"type": "websocket.close", "code": 1008})
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
+        if (path := scope["path"]).endswith("/"):  # the same address: not every program follows a redirect
+            scope["path"] = path.rstrip("/") or "/"
         request = HTTPConnection(scope)
         SENDER_ADDRESS.set(client_ip(request))
         send_with_headers = _with_security_headers(scope, send)

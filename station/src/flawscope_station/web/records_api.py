@@ -75,8 +75,6 @@ def find_parts(
     decision: Literal["", "good", "anomalous", "within tolerance"] = "",
 ) -> Any:
     """List parts that are seen in several views, the newest first."""
-    if "\0" in part:
-        raise InputError("part holds a character that no number has")
     wanted: dict[str, Any] = {"part": part, "decision": decision, "cursor": cursor, "limit": limit}
     parts, next_cursor = search_parts(database, product_id, **wanted)
     return {"parts": parts, "next": next_cursor}

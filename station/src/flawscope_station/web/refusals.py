@@ -53,7 +53,7 @@ def error_headers(error: FlawscopeError) -> dict[str, str]:
         return {"WWW-Authenticate": "Bearer"}
     if status == 503:
         return {"Retry-After": str(math.ceil(getattr(error, "seconds", _DELAY)))}
-    return {"Connection": "close"} if status in (408, 413, 415) else {}  # the body stays unread
+    return {"Connection": "close"} if status in (408, 413) else {}  # the body stays unread
 
 
 def install_error_handler(app: FastAPI, render_page: Callable[..., Response]) -> None:

@@ -108,7 +108,7 @@ def pictures(draft: DraftDep) -> Any:
     "/{name}/pictures",
     status_code=201,
     response_model=setup_schemas.AddedPictures,
-    responses=refusals(408, 413, 415, 507),
+    responses=refusals(408, 413, 507),
     openapi_extra=file_body_schema("image/*", "application/zip", allow_form=True),
 )
 async def add_pictures(
@@ -220,7 +220,7 @@ def stop(draft: DraftDep, drafts: DraftsDep) -> Any:
 @router.post(
     "/{name}/try",
     response_model=setup_schemas.TriedPictures,
-    responses=refusals(408, 413, 415),
+    responses=refusals(408, 413),
     openapi_extra=file_body_schema("image/*", allow_form=True),
 )
 async def try_pictures(draft: DraftDep, request: Request, drafts: DraftsDep, file: PictureName = "") -> Any:

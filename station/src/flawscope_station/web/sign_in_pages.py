@@ -24,6 +24,7 @@ from flawscope_station.access.authenticator import Access
 from flawscope_station.access.roles import ROLES
 from flawscope_station.access.sign_in import SignInError
 from flawscope_station.settings.openid import OpenIdSettings
+from flawscope_station.settings.proxies import find_proxy
 from flawscope_station.settings.values import secret, tls_context
 from flawscope_station.web.middleware import COMPANY_PATH, client_ip, delete_cookie, local_path, set_cookie
 from flawscope_station.web.pages import Page
@@ -127,6 +128,8 @@ class OpenIdProvider:
                 "scope": settings.scope,
                 "code_challenge_method": "S256",
                 "verify": certificates,
+                "trust_env": False,
+                "proxy": find_proxy(settings.issuer),
                 "timeout": PROVIDER_TIMEOUT,
             },
         )

@@ -22,7 +22,7 @@ from flawscope_station.access.roles import PERSON_KEY, SENDER
 from flawscope_station.inspecting.picture import base_name, check_picture
 from flawscope_station.inspecting.renderings import encode_png
 from flawscope_station.settings.station import Limits
-from flawscope_station.store.inspection import MAX_FILES, MAX_LABEL_LENGTH, Label, make_label
+from flawscope_station.store.inspection import MAX_FILES, Label, make_label
 from flawscope_station.web.refusals import RefusedError
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ MIN_BYTES_PER_SECOND = 10_000  # of a body, on average
 MAX_LOOP_DELAY = 0.1  # seconds; if the event loop is later than that, the client is not to blame
 _BODY_KEY = "flawscope.body"
 MAX_KEY_LENGTH = 184  # characters, with room for the prefix in the store
-_RAW_TYPES = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")  # last: of curl
 
 
 class RequestBody:
@@ -147,18 +146,15 @@ class Upload:
 
 
 async def read_uploads(request: Request, name: str) -> tuple[list[Upload], bool]:
-    """Read the pictures of a request; the second value says whether they came in a form.
+    """Read the pictures of a request; the second value says whether they came in a form. A body of any other
+    type is a picture's file, whose bytes say what it is: programs send what they like, or no type.
 
     Raises:
-        RefusedError: the body is too large, too slow or empty, or its type is not a picture's.
+        RefusedError: the body is too large, too slow or empty.
     """
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if media_type == "multipart/form-data":
         return await _read_form(request), True
-    if media_type and not media_type.startswith(_RAW_TYPES):
-        types = "image/… or application/octet-stream, or a form with `files`"
-        text = f"{media_type:.60} is no picture: send {types}"
-        raise RefusedError(415, text, "not_a_picture")
     data = await request.body()
     if not data:
         raise RefusedError(422, "the request has no picture in its body", "empty")
@@ -227,11 +223,11 @@ def idempotency_key(request: Request) -> str | None:
 
 
 async def parse_label(
-    part: Annotated[str, Query(description=f"its number; {MAX_LABEL_LENGTH} characters at most")] = "",
+    part: Annotated[str, Query(description="its number")] = "",
     batch: Annotated[str, Query(description="that the part belongs to")] = "",
     view: Annotated[
         str, Query(description="of the part, where the model judges parts in several views")
     ] = "",
 ) -> Label:
-    """Dependency: return the label of a request's pictures. InputError where it is invalid."""
+    """Dependency: return the label of a request's pictures."""
     return make_label(part, batch, view)

@@ -1,0 +1,58 @@
+"""A company's proxy, as the environment names it, for addresses that need one.
+
+What runs here and whatever `no_proxy` names is reached directly, and so is all where only a SOCKS proxy is
+named, which is not spoken: a variable that was set for browsers stops no station.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from contextlib import suppress
+from urllib.parse import SplitResult, urlsplit
+from urllib.request import getproxies
+
+import httpx
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def find_proxy(address: str) -> str | None:
+    """Return the URL of the proxy for an address, or None: it is reached directly."""
+    target, named = urlsplit(address), getproxies()
+    host = (target.hostname or "").rstrip(".")
+    direct = re.split(r"[\s,;]+", named.get("no", ""))
+    if _is_here(host) or any(_matches(one, target, host) for one in direct):
+        return None
+    proxy = named.get(target.scheme) or named.get("all") or ""
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    with suppress(httpx.InvalidURL):
+        found = httpx.URL(proxy.strip())
+        if found.scheme in _DEFAULT_PORTS and found.host:
+            return str(found)
+    return None
+
+
+def _is_here(host: str) -> bool:
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost" or host.endswith(".localhost")
+
+
+def _matches(entry: str, target: SplitResult, host: str) -> bool:
+    """Whether an entry of `no_proxy` names the host: `*`, a name, `.domain`, `*.domain`, an IP address, a
+    network such as 10.0.0.0/8; each perhaps with a port."""
+    if entry in ("", "*"):
+        return entry == "*"
+    entry = entry.partition("://")[2] or entry
+    with suppress(ValueError):  # also ::1, which has colons and no port
+        network = ipaddress.ip_network(entry.strip("[]"), strict=False)
+        try:
+            return ipaddress.ip_address(host) in network
+        except ValueError:
+            return False  # a name: it is not looked up
+    name, _, port = entry.rpartition(":") if re.search(r":\d+$", entry) else (entry, "", "")
+    name = name.strip("[]").lower().removeprefix("*").strip(".")
+    if port and int(port) != (target.port or _DEFAULT_PORTS.get(target.scheme)):
+        return False
+    return bool(name) and (host == name or host.endswith(f".{name}"))
