@@ -18,6 +18,7 @@ from flawscope.pictures.decoding import decode, to_eight_bits
 from flawscope.pictures.levels import Levels
 from flawscope.pictures.listing import natural_key, subfolders
 from flawscope.pictures.mask_files import fold, masked_folder
+from flawscope.pictures.text_files import read_text
 
 RANDOM_STREAM = 40  # stream of random numbers
 
@@ -84,7 +85,7 @@ def draw_seen(
 def _read_list(path: Path, dataset: Dataset | None) -> list[Item]:
     """Pictures of a text file: paths from the working folder, from the file's folder, or in the data set."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the list {path}: {error}; give a text file of paths") from None
     known = {item.path.resolve(): item for item in dataset.test} if dataset else {}
