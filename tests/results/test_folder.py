@@ -163,6 +163,8 @@ def test_a_table_is_read_back_as_it_was_written(tmp_path):
     assert read_table(path)[0].score == 0.9  # no digit is lost
     path.write_bytes(path.read_bytes()[3:])  # without the mark of UTF-8
     assert read_table(path) == rows
+    path.write_text("path,new,score,severity,decision\na.png,7,0.9,2,anomalous\n")  # of another version
+    assert read_table(path) == [ResultRow("a.png", 0.9, severity=2.0, decision="anomalous")]
 
 
 @pytest.mark.parametrize("text", ["a,b\n1,2\n", ",".join(COLUMNS) + "\nx,much,,,,,,\n"])

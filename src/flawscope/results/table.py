@@ -129,6 +129,8 @@ COLUMNS = tuple(
     for field in fields(ResultRow)
     if field.name not in (*KIND_COLUMNS, *PRODUCT_COLUMNS, *PART_COLUMNS)
 )
+# What a table must have to be one; the tables of another version may lack other columns, or have more
+NEEDED_COLUMNS = ("path", "score", "severity", "decision")
 FLOAT_COLUMNS = tuple(field.name for field in fields(ResultRow) if field.type == "float | None")
 
 
@@ -223,8 +225,9 @@ def read_table(path: str | os.PathLike[str]) -> list[ResultRow]:
             file.seek(0)
             comma = _has_commas(header)
             found = csv.DictReader(file, delimiter=";" if comma else ",")
-            if not set(COLUMNS) <= set(found.fieldnames or ()):
-                raise InputError(f"{path} is no table of results: its columns are not {', '.join(COLUMNS)}")
+            if not {*NEEDED_COLUMNS} <= {*(found.fieldnames or ())}:
+                needed = ", ".join(NEEDED_COLUMNS)
+                raise InputError(f"{path} is no table of results: its columns are not {needed} and others")
             return [_parse_row(values, comma) for values in found if not values.get("part_index")]
     except FileNotFoundError:
         raise InputError(
