@@ -197,6 +197,9 @@ def test_copies_and_missed_pictures_are_no_examples(model_path):
     found = learn_kinds(model, examples)
     assert found.model.manifest.kinds.counts == (3,)
     assert found.notes == ["wire: 1 picture without a region there"]
+    black = Example(np.zeros((96, 96, 3), np.uint8), "notch")  # one alone does not end all work
+    [line] = [line for line in learn_kinds(model, [*examples, black]).notes if "shows nothing" in line]
+    assert "--force" not in line
     with pytest.raises(InputError, match="notch 2"):
         learn_kinds(model, examples[:2])
     named = [Example(draw("notch", k)[0], "Notch" if k % 2 else "notch") for k in range(6)]

@@ -49,7 +49,7 @@ def test_the_password_comes_from_the_file_beside_the_settings(tmp_path, end):
     assert database.engine.url.password == PASSWORD
     assert PASSWORD not in database.name
     assert "p%40ss" not in database.name
-    (tmp_path / "secret").write_text("another")
+    (tmp_path / "secret").write_text("another\r\n", "utf-16")  # as PowerShell's > writes it
     assert ":another@" in settings.url, "it is read again"
 
 
@@ -61,7 +61,8 @@ def test_the_password_comes_from_the_file_beside_the_settings(tmp_path, end):
         ("", URL, r"secret holds nothing: write the password"),
         ("\n", URL, r"secret holds nothing"),
         ("one\ntwo\n", URL, r"secret holds more than a line of text"),
-        (b"\xff\xfe", URL, r"secret is no text"),
+        (b"\xff\xfe", URL, r"secret holds nothing"),  # UTF-16
+        (b"\xfc", URL, r"secret is no text: its letters are not UTF-8; save it as UTF-8"),
         ("secret", None, r"password_file is PostgreSQL's: name its `database`"),
         ("secret", "postgresql://line:here@db/x", r"a user and no password"),
         ("secret", "postgresql://db/x", r"write `database` as postgresql://user@host/name"),
@@ -126,7 +127,7 @@ MQTT: tuple[tuple[Any, str], ...] = (
     ({"broker": "mqtts://host", "key_file": "f"}, "belong together"),
     ({"broker": "mqtt://host", "topic": "a/#"}, "cannot begin a topic"),
     ({"broker": "mqtt://host", "only": "good"}, "one of all, anomalous"),
-    (3, "no broker"),
+    (3, "is not mqtt://host"),
 )
 SOURCES: tuple[tuple[Any, str], ...] = (
     ("incoming", "'incoming' is no source: write `- folder: DIR`"),
@@ -160,6 +161,10 @@ SHIFTS: tuple[tuple[Any, str], ...] = (
     ({}, "write `begin"),
     ([], "shifts: [] is not `key: value` lines"),
     ({"begin": {"early": "6 am"}}, "times of day"),
+    ({"begin": {"early": 6}}, 'and not 6; write "06:00"'),
+    ({"begin": {"early": "0600"}}, "times of day"),
+    ({"begin": {"early": "24:00"}}, "times of day"),
+    ({"begin": {"early": "06:00+02:00"}}, "times of day"),
     ({"begin": {"early": "06:00", "late": "06:00"}}, "same time"),
     ({"begin": {"a/b": "06:00"}}, "cannot be a name"),
     ({"begin": DAY, "zone": "Mars/Olympus"}, "zone 'Mars/Olympus' is unknown"),
@@ -188,6 +193,7 @@ def of_plate(**given: Any) -> dict[str, Any]:
             for name in ("drift", "false_alarm_rate")
             for text in ("often", "0 %", "60 %", "1", "-1 %", "")
         ),
+        (of_plate(challenge=[6]), "plate: challenge: write times of day"),
         (of_plate(challenge=["06:00", "late"]), "plate: challenge: write times of day or names of shifts"),
         ({"name": "a/b"}, "name: 'a/b' cannot be a station's: use letters"),
         *(
@@ -224,6 +230,36 @@ def test_what_stands_below_products_and_shifts_is_read(tmp_path):
     assert [one.drift for one in products] == pytest.approx([0.01, 0.05, None, 0.02, 0.01])
     assert [one.false_alarm_rate for one in products] == [None, None, 0.02, 0.02, None]
     assert [one.challenge for one in products] == [None, None, None, None, ("06:00", "late")]
+
+
+def test_names_and_numbers_are_what_is_written(tmp_path):
+    """YAML 1.1 makes numbers, minutes and truth of them, and of two such names one."""
+    names = "0012345 12345 010 1.10 1.1 1_000 2026-11-29 on no 1e3 0x1F null"
+    products = "".join(f"  {name}: {{model: a.onnx}}\n" for name in names.split())
+    (tmp_path / "station.yaml").write_text(
+        f"products:\n{products}  '1':\n    model: a.onnx\n    camera_checks: off\n"
+        "    sources: [{folder: 007, view: 1.10}]\n    sinks: [{folder: 08, name: 010}]\n"
+        "name: 1.10\nport: 0080\nnear: 1.50\nproxy: On\nthreads: 1\npublic: [no, 010]\n"
+        "shifts: {begin: {1: 6:00, no: 14:00:30}}\n",
+        encoding="utf-16",
+    )
+    read = read_settings(tmp_path / "station.yaml")
+    one = read.products.pop("1")
+    assert [*read.products] == names.split()
+    assert (one.camera_checks, one.sources[0].view, one.sinks[0].name) == (False, "1.10", "010")
+    assert [Path(path).name for path in (one.sources[0].folder, one.sinks[0].address)] == ["007", "08"]
+    assert (read.name, read.port, read.near, read.proxy, read.public) == (
+        "1.10",
+        80,
+        1.5,
+        True,
+        ("no", "010"),
+    )
+    assert {name: str(at) for name, at in read.shifts.times.items()} == {"1": "06:00:00", "no": "14:00:30"}
+    for wrong, said in (("12:30", "'12:30' cannot be a product's name"), ("a", "a stands twice, line 1")):
+        (tmp_path / "station.yaml").write_text(f"products: {{a: x.onnx, {wrong}: y.onnx}}")
+        with pytest.raises(InputError, match=said):
+            read_settings(tmp_path / "station.yaml")
 
 
 def test_paths_are_relative_to_the_file(tmp_path):

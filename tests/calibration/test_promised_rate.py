@@ -5,7 +5,13 @@ import pytest
 from scipy.stats import beta, betabinom
 
 from flawscope.calibration.parts import PartCalibration
-from flawscope.calibration.promise import SIGNIFICANCE, describe_rate, judge_promise, rate_interval
+from flawscope.calibration.promise import (
+    SIGNIFICANCE,
+    describe_rate,
+    judge_pictures,
+    judge_promise,
+    rate_interval,
+)
 from flawscope.calibration.threshold import from_values
 
 
@@ -62,7 +68,29 @@ def test_a_sound_model_is_called_broken_as_seldom_as_is_said(learnt, shown):
     assert broken / draws > 0.005  # and it is no test that never speaks
 
 
+@pytest.mark.parametrize("alike", [0.6, 1.0])
+def test_pictures_of_one_part_do_not_break_a_promise_together(alike):
+    """20 parts learnt from and 10 shown, six pictures each, which the part makes so much alike. Counted by
+    pictures, a tenth of sound models would be called broken."""
+    rng, draws, chances = np.random.default_rng(1), 1000, []
+    units = np.repeat(np.arange(30), 6)
+    for _ in range(draws):
+        scores = alike * rng.normal(size=30)[units] + np.sqrt(1 - alike**2) * rng.normal(size=180)
+        made = from_values(scores[:120], scores[:120], [0.0], units=units[:120])
+        alarms, promised = made.is_anomalous(scores[120:]), (made.expected_rate, made.unit_count)
+        by_unit = judge_pictures(alarms, units[120:], *promised)
+        chances.append((by_unit.chance, judge_promise(int(alarms.sum()), 60, *promised).chance))
+    for level in (SIGNIFICANCE, 0.01):  # of `evaluate`, and of an update
+        share, by_picture = (np.array(chances) < level).mean(axis=0)
+        assert share < level + 3 * np.sqrt(level * (1 - level) / draws)
+        assert alike < 1 or by_picture > 1.5 * level
+        assert alike < 1 or share > 0.1 * level
+
+
 def test_a_broken_promise_is_seen():
+    assert judge_pictures([True] * 12 + [False] * 48, range(60), 1 / 21, 20).broken
+    assert not judge_pictures([True] * 12 + [False] * 48, [k // 6 for k in range(60)], 1 / 21, 20).broken
+    assert not judge_pictures([], [], 1 / 21, 20).broken
     assert judge_promise(12, 60, 1 / 21, 20).broken
     assert not judge_promise(8, 60, 1 / 21, 20).broken
     assert not judge_promise(0, 0, 1 / 21, 20).broken

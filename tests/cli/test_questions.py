@@ -208,6 +208,21 @@ def test_other_data_or_settings_are_another_call(tmp_path):
     for change in (b"22", b"1"):
         (tmp_path / "a.png").write_bytes(change)
         assert digest() != first  # by its size, by its time
+    first = digest()
+    for own in ("out/m.safetensors", "out/m-open.safetensors"):  # what the first call wrote into its pictures
+        (tmp_path / own).parent.mkdir(exist_ok=True)
+        (tmp_path / own).write_bytes(b"a model")
+        assert digest() == first
+    source = str(tmp_path / "out/m.safetensors")  # of an update in place
+    first, before = digest(), digest(update=source)
+    (tmp_path / "out/m.safetensors").write_bytes(b"another model")
+    assert (digest(), digest(update=source) == before) == (first, False)
+    (tmp_path / "out/b.safetensors").write_bytes(b"1")
+    assert digest() != first  # a file that another call wrote
+    first = digest(out=str(tmp_path / "models"))  # of several products
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/lid.safetensors").write_bytes(b"1")
+    assert digest(out=str(tmp_path / "models")) == first
     first = digest(data=f"{tmp_path}/*.png")
     (tmp_path / "b.png").write_bytes(b"1")
     assert digest(data=f"{tmp_path}/*.png") != first

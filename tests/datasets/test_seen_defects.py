@@ -64,7 +64,7 @@ def test_never_more_than_there_are():
     data = dataset_of(2, 2, without=3)
     for four in (4, "4", " 4 "):
         assert choose_seen(four, data, 5) == draw_seen(data, 4, 5)
-    with pytest.raises(InputError, match="cannot draw 5 seen defects: widget has 4 test pictures"):
+    with pytest.raises(InputError, match="cannot draw 5 seen defects: widget has 4 defective test"):
         choose_seen(5, data)
     with pytest.raises(InputError, match="cannot draw 1 seen defect: a list of pictures has 0"):
         choose_seen(1)
@@ -103,6 +103,7 @@ def test_without_masks_it_is_told(tmp_path, save):
         InputError, match="no defective picture with a mask; put masks of the same names into"
     ):
         choose_seen(tmp_path / "defects")
+    assert names(choose_seen(tmp_path / "defects", masked=False)) == ["defects/a.png"]
     save(tmp_path / "masks/b.png")
     with pytest.raises(InputError, match="no defective picture with a mask"):
         choose_seen(tmp_path / "masks")  # its pictures are not their own masks
@@ -193,6 +194,10 @@ def test_a_list_names_pictures_of_the_data_set_or_beside_it(listed, mvtec, tmp_p
     (mvtec / "ground_truth/cut/001_mask.png").unlink()
     with pytest.raises(InputError, match=r"names test/cut/001\.png, which has no mask: put one beside it"):
         listed("test/bent/000.png", "test/cut/001.png")
+    dataset, path = open_dataset(mvtec), tmp_path / "lists/seen.txt"
+    assert names(choose_seen(path, dataset, masked=False)) == ["bent/000.png", "cut/001.png"]
+    assert len(choose_seen(4, dataset, masked=False)) == 4 > len(choose_seen(mvtec, dataset))
+    assert len(choose_seen(mvtec, dataset, masked=False)) == 4
     with pytest.raises(InputError, match="cannot read the list"):
         choose_seen(mvtec / "test/cut/000.png")
 
@@ -203,7 +208,7 @@ def test_a_list_names_pictures_of_the_data_set_or_beside_it(listed, mvtec, tmp_p
         ("test/cut/009.png", "which is not there: mend the line"),
         ("test/cut", "which is not there"),
         ("x" * 5000, "which is not there"),
-        ("test/good/000.png", "which has no mask"),
+        ("test/good/000.png", "which is not among the defective pictures: drop the line"),
         ("train/good/000.png", "which has no mask"),
         ("ground_truth/cut/000_mask.png", "which has no mask"),
         ("# nothing", "names no picture: write one path a line"),

@@ -247,7 +247,9 @@ def test_an_empty_mask_is_no_mask_and_it_is_said_of_how_many_the_figures_are(roo
     assert (line.startswith(begin), line.endswith("masks that mark nothing: 1")) == (True, True)
     assert "of 1 of 3 defective pictures" in repr(result)
     assert line in format_evaluation(result)
-    assert "2 of 3 defective" in " ".join(sentences(Tally(4, 0, 3, 0), model().calibration, result.remarks))
+    assert "2 of 3 defective" in " ".join(
+        sentences(Tally(4, 0, 3, 0), model().calibration, False, result.remarks)
+    )
 
 
 def test_a_turned_part_keeps_a_small_mask():

@@ -22,15 +22,18 @@ def test_copies_of_training_pictures_are_named_and_a_broken_promise_has_reasons(
 
     train = [item(f"t{seed}.png", seed) for seed in range(8)]
     shown = [item("copy.png", 3, 1.0), *(item(f"new{seed}.png", seed) for seed in range(20, 23))]
-    model = SimpleNamespace(calibration=from_values(range(60), range(60), [0.0]))
+    known = from_values(range(60), range(60), [0.0])
 
-    def checked(alarms):
+    def checked(alarms, group=None):
+        manifest = SimpleNamespace(facts={"group": group})
+        model = SimpleNamespace(calibration=known, manifest=manifest, parts=lambda: None)
         predictions = [SimpleNamespace(is_anomalous=k < alarms, shifts=()) for k in range(len(shown))]
         return promise.check_promise(model, train, list(zip(shown, predictions, strict=True)))
 
     kept, broken = checked(0), checked(3)
     assert kept["copies_of_training"] == [str(tmp_path / "copy.png")]
     assert (kept["broken"], kept["reasons"], broken["broken"]) == (False, [], True)
+    assert not checked(3, group=r"new\d")["broken"]  # three pictures of one part
     assert any("of another day" in reason for reason in broken["reasons"])
     assert broken["expected_interval"] == pytest.approx([0.0104, 0.1153], abs=1e-4)
     lines = promise.describe_promise({**broken, "images": 4, "expected": 0.05})

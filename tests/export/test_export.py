@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import flawscope
 from flawscope.artefact import certificate as certificates
@@ -208,8 +209,14 @@ def test_a_model_that_knows_no_groups_needs_pictures_it_has_not_seen(
         export(old, out, precision="bf16", pictures=train)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
+    cap = tmp_path / "cap.png"  # one black picture is a question of the model, which is written
+    Image.fromarray(np.zeros((96, 96, 3), np.uint8)).save(cap)
+    export(old, tmp_path / "asked.onnx", precision="bf16", pictures=[*unseen, cap])
+    question, *_ = flawscope.load(tmp_path / "asked.onnx").questions
+    assert question.startswith("cap.png: shows nothing beside the others")
     export(old, out, precision="bf16", pictures=[*train, *unseen])
     model = flawscope.load(out)
+    assert not model.questions
     assert (model.calibration.count, model.calibration.method) == (UNSEEN, "held out")
     np.testing.assert_allclose(model.calibration.scores, scores_of(model, unseen), rtol=1e-5)
 

@@ -1,6 +1,7 @@
 """The search for settings, with models that score by a script; and one with real ones."""
 
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -43,7 +44,7 @@ class Scripted:
         self.good, self.reach = {one.tobytes() for one in good}, reach
 
     def predict(self, shown):
-        for one in shown:
+        for one in map(np.asarray, (Image.open(x) if isinstance(x, Path) else x for x in shown)):
             noise = np.random.default_rng([one.sum()]).normal()
             score = noise + (0 if one.tobytes() in self.good else self.reach)
             yield SimpleNamespace(score=score, is_anomalous=score > 2, findings=())
@@ -185,10 +186,13 @@ def test_few_pictures_leave_nothing_to_choose_by(scripted):
     assert scripted.calls == [(8, {})]
 
 
-def test_given_defects_are_told_and_marked_as_seen(scripted):
-    defects = [(one, []) for one in pictures(46)[40:]]
-    choice, given = fit_auto(scripted.good, seen=defects)
-    assert choice.given == len(given) == 6
+def test_given_defects_are_told_and_marked_as_seen(scripted, tmp_path):
+    defects = pictures(46)[40:]
+    for k, one in enumerate(defects):
+        Image.fromarray(one).save(tmp_path / f"{k}.png")
+    for seen in ([(one, []) for one in defects], tmp_path):  # a plant's photographs have no masks
+        choice, given = fit_auto(scripted.good, seen=seen)
+        assert choice.given == len(given) == 6
 
 
 @pytest.mark.parametrize(("options", "said"), [({"method": "prnet"}, "prnet"), ({"minutes": 0}, "no time")])

@@ -10,7 +10,6 @@ from PIL import Image
 
 import flawscope
 from flawscope.calibration.power import wilson_interval
-from flawscope.calibration.threshold import Calibration
 from flawscope.datasets import open_dataset
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit
@@ -19,7 +18,6 @@ from flawscope.fitting.update_evaluation import (
     Comparison,
     ReviewedPicture,
     Score,
-    exceeds_chance,
     score_pictures,
 )
 from flawscope.fitting.updated_models import CAP_GROWTH
@@ -264,18 +262,6 @@ def test_what_looks_like_a_defect_is_refused_by_name(model, part):
         extended(model, [bad], drop_suspects=True)
     with pytest.raises(InputError, match="nothing new to learn from"):
         extended(extended(model, [good]), [good])
-
-
-def test_chance_alone_is_no_reason_to_call_a_sample_unlike():
-    """The share of fair samples that are called unlike is at most 1 %."""
-    rng = np.random.default_rng(0)
-    called = []
-    for _ in range(600):
-        scores = tuple(rng.normal(size=40))
-        before = Calibration(scores, scores, 0.0)
-        called.append(exceeds_chance(before, rng.normal(size=20)))
-        assert exceeds_chance(before, np.full(4, max(scores) + 1))
-    assert 0 < sum(called) <= 0.025 * len(called)
 
 
 def test_what_a_review_wrote_is_known_by_each_of_its_folders(model, part, tmp_path):

@@ -50,7 +50,7 @@ def test_the_network_sees_the_crop_and_it_alone_must_be_a_multiple():
         ("patchcore", "size=1x2x3", SIZES),
         ("patchcore", "size=-256", SIZES),
         ("patchcore", "size=256²", SIZES),  # a digit to str.isdigit, no number
-        ("patchcore", "size=true", "is not a text"),
+        ("patchcore", "size=true", "is not N, HxW"),
         ("patchcore", "size=15", "between 16 and 4096"),
         ("patchcore", "size=256+4097", "between 16 and 4096"),
         ("patchcore", "size=256+256x256", "up to 4 different sizes"),

@@ -90,6 +90,13 @@ def test_it_is_kept_among_a_model_s_facts():
     back = AppearanceRange.from_facts({APPEARANCE_KEY: known.to_dict()})
     np.testing.assert_allclose(back.ranges, known.ranges, atol=1e-6)
     good = known.to_dict()
+    fewer = {name: pair for name, pair in good["ranges"].items() if name != "red"}  # of an earlier version
+    earlier = AppearanceRange.from_facts({APPEARANCE_KEY: {**good, "ranges": fewer}})
+    far = measure_appearance(noise(99) * 0.3)
+    assert earlier.to_dict() == {**good, "ranges": fewer}
+    expected = [0 if k == 1 else value for k, value in enumerate(back.shifts(far))]
+    np.testing.assert_allclose(earlier.shifts(far), expected)
+    assert earlier.widen([earlier.shifts(far)]).to_dict()["ranges"].keys() == fewer.keys()
     for damaged in (
         {},
         {APPEARANCE_KEY: None},

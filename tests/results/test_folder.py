@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flawscope.artefact.files import check_replaceable, check_writable
+from flawscope.cli.common import check_results_folder
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.listing import OUTPUT_LIST
 from flawscope.pictures.masks import read_mask
@@ -161,6 +163,8 @@ def test_a_table_is_read_back_as_it_was_written(tmp_path):
     assert read_table(path)[0].score == 0.9  # no digit is lost
     path.write_bytes(path.read_bytes()[3:])  # without the mark of UTF-8
     assert read_table(path) == rows
+    path.write_text("path,new,score,severity,decision\na.png,7,0.9,2,anomalous\n")  # of another version
+    assert read_table(path) == [ResultRow("a.png", 0.9, severity=2.0, decision="anomalous")]
 
 
 @pytest.mark.parametrize("text", ["a,b\n1,2\n", ",".join(COLUMNS) + "\nx,much,,,,,,\n"])
@@ -207,6 +211,42 @@ def test_a_second_run_removes_what_the_first_one_wrote_and_nothing_else(tmp_path
     mine = {"notes.txt", "break.png", "predictions/mine.json"}
     assert files(tmp_path) == mine | {"results.csv", "results.json", "predictions/b.json"}
     assert said == [f"{tmp_path}: 5 files of an earlier run removed", f"{tmp_path}: 3 other files left alone"]
+
+
+@pytest.mark.parametrize("held", ["results.csv", "results.json", "predictions/a.json", "report.html"])
+def test_of_a_run_whose_file_is_open_elsewhere_nothing_is_removed(tmp_path, monkeypatch, held):
+    """As Excel holds a table on Windows, where it can then be neither renamed nor removed."""
+    first = ResultsFolder(tmp_path, None, pytest.fail)
+    first.add_details(predicted("a.png"))
+    first.write_summary({})
+    first.own.path("report.html").write_text("page")
+    first.table.close()
+    before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
+    rename, unlink = os.rename, os.unlink
+
+    def locked(call):
+        def act(path, *more):
+            if Path(path) == tmp_path / held:
+                raise PermissionError(13, "The file is being used by another process")
+            return call(path, *more)
+
+        return act
+
+    monkeypatch.setattr(os, "rename", locked(rename))
+    monkeypatch.setattr(os, "unlink", locked(unlink))
+    monkeypatch.setattr(Path, "unlink", lambda path: os.unlink(path))
+    for start in (
+        lambda: ResultsFolder(tmp_path, None, pytest.fail),
+        lambda: check_results_folder(str(tmp_path)),
+        lambda: check_replaceable(tmp_path / held),
+        lambda: check_writable(tmp_path / held),
+    ):
+        with pytest.raises(
+            InputError, match="used by another process; close it where it is open, or"
+        ) as said:
+            start()
+        assert str(tmp_path / held) in str(said.value)
+    assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == before
 
 
 def test_a_list_that_leads_outside_removes_nothing_there(tmp_path):

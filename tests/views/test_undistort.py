@@ -121,8 +121,8 @@ def test_files_of_every_form_give_the_same_lens(tmp_path):
     ("text", "words"),
     [
         ("fx: 1", "described by fx, fy"),
-        ("[1, 2]", r"lens\.yaml: .*described by fx, fy"),
-        ("fx: a\nfy: 1\ncx: 1\ncy: 1", "no numbers"),
+        ("[1, 2]", r"lens\.yaml describes no lens"),
+        ("fx: a\nfy: 1\ncx: 1\ncy: 1", "describes no lens"),
         ("fx: 0\nfy: 1\ncx: 1\ncy: 1", "above 0"),
         ("fx: 1\nfy: 1\ncx: 1\ncy: 1\nk9: 1", "nothing else"),
         ("camera_matrix: [[1, 0, 1], [0, 1, 1]]", "describes no lens"),

@@ -88,6 +88,25 @@ def write_error(path: Path, error: OSError) -> FlawscopeError:
     return FlawscopeError(f"cannot write {path}: {error.strerror or error}; {remedy}")
 
 
+def check_replaceable(path: Path) -> None:
+    """Checks before work that a file that may be there can be replaced or removed; changes nothing.
+
+    Raises:
+        InputError: its folder cannot be written, or on Windows somebody holds it open, as Excel does a table.
+    """
+    try:
+        os.rename(path, path)  # wants on Windows what replacing it wants
+        if not os.access(path.parent if os.name != "nt" else path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise InputError(
+            f"cannot replace {path}: {why}; close it where it is open, or choose another --out"
+        ) from None
+
+
 def check_writable(path: str | os.PathLike[str], suffix: str | None = None) -> Path:
     """Checks before long work that `path` can be written. Makes no file."""
     path = Path(path)
@@ -100,6 +119,7 @@ def check_writable(path: str | os.PathLike[str], suffix: str | None = None) -> P
         raise InputError(f"--out {path}: there is no folder {parent}; make it first")
     if not os.access(parent, os.W_OK):
         raise InputError(f"--out {path}: folder {parent} cannot be written; choose another")
+    check_replaceable(path)
     return path
 
 

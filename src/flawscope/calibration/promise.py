@@ -8,6 +8,8 @@ good pictures is beta-binomial: both the threshold's pictures and the test pictu
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +42,18 @@ def judge_promise(alarms: int, pictures: int, rate: float, units: int) -> Promis
     """
     chance = _beta_binomial_tail(alarms, pictures, *_beta(rate, units))
     return PromiseVerdict(chance, chance < SIGNIFICANCE)
+
+
+def judge_pictures(alarms: Sequence[bool], numbers: Sequence[int], rate: float, units: int) -> PromiseVerdict:
+    """Judges a promise, as `judge_promise`, by new good pictures of which several may be of one unit: a unit
+    counts by the share of its pictures that were called anomalous.
+
+    Args:
+        alarms: [N], whether each picture was called anomalous. numbers: [N], of its unit.
+    """
+    _, unit, sizes = np.unique(np.asarray(numbers), return_inverse=True, return_counts=True)
+    found = float((np.asarray(alarms, dtype=bool) / sizes[unit]).sum())
+    return judge_promise(math.floor(found + 1e-9), len(sizes), rate, units)
 
 
 def rate_interval(rate: float, units: int) -> tuple[float, float]:

@@ -11,10 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flawscope.artefact.files import CSV_ENCODING, atomic_write, check_replaceable
 from flawscope.cli import common, fit_one
 from flawscope.cluster import connect, tasks
 from flawscope.errors import InputError, pluralize, require_installed
 from flawscope.progress import JobsProgress
+
+TABLES = ("results.json", "results.csv", "results.md")
 
 if TYPE_CHECKING:
     from flawscope.evaluation.benchmark.cell import RunPlan
@@ -109,6 +112,8 @@ def run(args: argparse.Namespace) -> int:
     if args.cluster is None:
         require_installed("fitting", "torch", "timm", extras="train")
     out = common.prepare_output_folder(args.out)
+    for name in TABLES:
+        check_replaceable(out / name)
     say = common.say_unless_quiet(args)
     store = CellStore(out)
     latest = Results(grid, {}, {})
@@ -208,13 +213,12 @@ def _plan_and_report(args: argparse.Namespace) -> Grid:
 
 
 def _write_tables(results: Results, out: Path) -> None:
-    from flawscope.artefact.files import CSV_ENCODING, atomic_write
     from flawscope.evaluation.benchmark.cell import write_json
     from flawscope.evaluation.benchmark.markdown import render
 
-    write_json(out / "results.json", results.to_dict())
-    tables = ("results.csv", results.to_csv(), CSV_ENCODING), ("results.md", render(results), "utf-8")
-    for name, text, encoding in tables:
+    write_json(out / TABLES[0], results.to_dict())
+    texts = (results.to_csv(), CSV_ENCODING), (render(results), "utf-8")
+    for name, (text, encoding) in zip(TABLES[1:], texts, strict=True):
         with atomic_write(out / name) as file:
             file.write(text.encode(encoding))
 

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flawscope.artefact.files import check_replaceable
 from flawscope.errors import (
     COUNTED_WITHOUT_MASK,
     FlawscopeError,
@@ -223,9 +224,7 @@ def check_output(args: argparse.Namespace) -> None:
         before = args.out if is_table(args.out) else Path(args.out, TABLE_NAME)
         args.decimal_comma = args.decimal_comma or has_decimal_commas(before)
     if args.out and not is_table(args.out):
-        from flawscope.results.run import refuse_foreign
-
-        refuse_foreign(prepare_output_folder(args.out), report.REPORT_NAME)
+        check_results_folder(args.out)
         return
     if args.out and args.out.lower().endswith(".xlsx"):
         from flawscope.results.excel import require_excel
@@ -237,6 +236,17 @@ def check_output(args: argparse.Namespace) -> None:
         raise InputError("--maps has nothing to write to: add --out DIR")
     if args.out and not (folder := Path(args.out).absolute().parent).is_dir():
         raise InputError(f"--out {args.out}: there is no folder {folder}; make it first")
+    if args.out:
+        check_replaceable(Path(args.out))
+
+
+def check_results_folder(path: str, *names: str) -> None:
+    """Makes the folder of a run, and checks before the work that its main files, and those of these names,
+    can be written, and all of an earlier run replaced."""
+    from flawscope.results.run import SUMMARY_NAME, TABLE_NAME
+    from flawscope.results.table import OutputFiles
+
+    OutputFiles(prepare_output_folder(path)).check(TABLE_NAME, SUMMARY_NAME, report.REPORT_NAME, *names)
 
 
 def add_figures(parser: Options, out: str, metavar: str = "DIR") -> None:

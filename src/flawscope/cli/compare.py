@@ -35,13 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from flawscope.results.run import refuse_foreign
-
     step = common.progress_for(args)
     dataset = _dataset(args)
     if args.out:
         report.require_libraries(plots=False)
-        refuse_foreign(common.prepare_output_folder(args.out), PICTURES_FILE, report.REPORT_NAME)
+        common.check_results_folder(args.out, PICTURES_FILE)
 
     from flawscope.evaluation.comparison import compare
 

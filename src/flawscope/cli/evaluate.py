@@ -306,7 +306,7 @@ def _run_several(
     folder = Path(args.out) if args.out and not common.is_table(args.out) else None
     if folder:
         own = OutputFiles(common.prepare_output_folder(args.out))
-        own.refuse_foreign(TABLE_NAME)
+        own.check(TABLE_NAME)
     found: dict[str, dict[str, Any]] = {}
     pictures: list[tuple[Item, Prediction]] = []  # of all views
 

@@ -17,7 +17,13 @@ from typing import Any
 from flawscope.cli import common
 from flawscope.errors import InputError, suggest_name
 from flawscope.methods import registry
-from flawscope.methods.config import parse_assignments, read_config, redact_value, setting_names
+from flawscope.methods.config import (
+    convert_value,
+    parse_assignments,
+    read_config,
+    redact_value,
+    setting_names,
+)
 
 # Of the call, not of what is fitted; those in `CALL_IN_FILE` may stand in the file, above `categories`
 CALL_IN_FILE = ("out", "joint", "evaluate")
@@ -322,11 +328,12 @@ def _read(file: str, name: str, value: Any) -> Any:
     """Reads a value of the file as the command line reads it."""
     action, where = _actions()[name], f"config {file}: {name}"
     if action.nargs == 0:
-        if not isinstance(value, bool):
-            raise InputError(f"{where}: {redact_value(value)} is not true or false")
-        return value
+        try:
+            return convert_value(value, bool)
+        except TypeError:
+            raise InputError(f"{where}: {redact_value(value)} is not true or false") from None
     parts = value if isinstance(value, list) else [value]
-    if any(isinstance(one, bool | dict | list) for one in parts):
+    if any(isinstance(one, dict | list) for one in parts):
         raise InputError(f"{where}: {redact_value(value)} is no value of {flag(name)}: write it as there")
     text = ",".join(map(str, parts))
     if action.choices is not None and text not in action.choices:

@@ -32,12 +32,18 @@ REMEDY = (
 
 
 def digest_call(args: argparse.Namespace) -> str:
-    """Digest of a call: its arguments, and the names, sizes and times of the files that these name."""
+    """Digest of a call: its arguments, and the names, sizes and times of the files that these name, without
+    those that it writes itself."""
     given = {name: value for name, value in vars(args).items() if name not in OTHER}
     roots = {value for name, value in given.items() if isinstance(value, str) and name not in WRITTEN}
     paths = {path for root in roots for found in glob(root) or [root] for path in _files(found)}
     files = []
+    own = [os.path.abspath(given[name]) for name in WRITTEN if given.get(name)]
+    own += [str(_beside(path)) for path in own]
     for path in sorted(paths):
+        is_own = any(Path(os.path.abspath(path)).is_relative_to(one) for one in own)
+        if is_own and path not in roots:  # it only lies in a folder that is read
+            continue
         with suppress(OSError):
             facts = os.stat(path)
             files.append((path, facts.st_size, facts.st_mtime_ns))

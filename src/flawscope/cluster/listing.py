@@ -19,6 +19,7 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.decoding import is_picture
 from flawscope.pictures.listing import iter_inputs
 from flawscope.pictures.mask_files import find_masks
+from flawscope.pictures.text_files import text_lines
 
 LISTING = "listing.parquet"
 ROW_GROUP_SIZE = 1_000  # paths that are read at a time
@@ -186,10 +187,18 @@ def _entries(specs: Sequence[str], stream: IO[bytes] | None, info: ListingInfo) 
             yield Entry(spec, str(error))
 
 
+def stdin_digest(stream: IO[bytes]) -> str:
+    """Digest of the list of paths on stdin, as `ListingInfo` holds it."""
+    digest = hashlib.sha256()
+    for line in text_lines(stream):
+        digest.update(line)
+    return digest.hexdigest()
+
+
 def _stdin_paths(stream: IO[bytes], info: ListingInfo) -> Iterator[str]:
     """Yields the paths on stdin, one a line, and notes their digest. InputError: it is no text."""
     digest = hashlib.sha256()
-    for line in stream:
+    for line in text_lines(stream):
         digest.update(line)
         if b"\0" in line:
             raise InputError("stdin holds no list of paths; a picture is judged without --cluster")

@@ -7,7 +7,6 @@ so that a run that was stopped, or that lost its workers, goes on with the shard
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -132,9 +131,7 @@ def _read_earlier_run(store: FileStore, call: Mapping[str, Any], stdin: Any) -> 
     run = Run.read(store)
     other = [name for name, value in call.items() if run.call.get(name) != value]
     if not other and run.listing.digest and stdin:
-        other = ["list of paths on stdin"] * (
-            hashlib.file_digest(stdin, "sha256").hexdigest() != run.listing.digest
-        )
+        other = ["list of paths on stdin"] * (listing.stdin_digest(stdin) != run.listing.digest)
     for name in other:
         raise InputError(
             f"--out {store.root} holds a run with another {name}: give the same call, which goes on there, "

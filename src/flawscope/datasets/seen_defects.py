@@ -18,6 +18,7 @@ from flawscope.pictures.decoding import decode, to_eight_bits
 from flawscope.pictures.levels import Levels
 from flawscope.pictures.listing import natural_key, subfolders
 from flawscope.pictures.mask_files import fold, masked_folder
+from flawscope.pictures.text_files import read_text
 
 RANDOM_STREAM = 40  # stream of random numbers
 
@@ -27,46 +28,56 @@ def choose_seen(
     dataset: Dataset | None = None,
     seed: int = 0,
     say: Callable[[str], None] = lambda _: None,
+    *,
+    masked: bool = True,
 ) -> list[Item]:
-    """Chooses the defective pictures, with masks, that `--seen` means.
+    """Chooses the defective pictures that `--seen` means: those with masks, or where none are used
+    (`masked`) all.
 
     seen: a number, drawn from the test pictures with `seed`; a folder, as `list_seen` reads it; or a
     text file with one picture a line, in the data set's test pictures or with masks as in such a folder.
     `say` gets a line on defective pictures without a usable mask. InputError: too few to draw from, or a
-    listed picture without a mask.
+    listed picture without a mask; neither where none are used.
     """
     text = str(seen).strip()
     if text.isdecimal():
-        return draw_seen(dataset, int(text), seed, say)
+        return draw_seen(dataset, int(text), seed, say, masked=masked)
     path = Path(text if isinstance(seen, int) else seen)
     if os.path.isfile(path):  # also of names that no file can have
-        return _read_list(path, dataset)
+        return _read_list(path, dataset, masked)
     if not text or not os.path.isdir(path):  # an empty text would be the folder one is in
         raise InputError(f"setting seen: {text:.200} is neither a number, a folder nor a list of pictures")
-    return list_seen(path, dataset.category if dataset else None, say)
+    return list_seen(path, dataset.category if dataset else None, say, masked=masked)
 
 
-def _with_masks(items: Iterable[Item], say: Callable[[str], None]) -> list[Item]:
-    """Defective pictures with masks. `say` gets a line on the others."""
+def _usable(items: Iterable[Item], say: Callable[[str], None], masked: bool) -> list[Item]:
+    """Defective pictures; where masks are used, those with one, and `say` gets a line on the others."""
     defective = [item for item in items if item.anomalous]
-    masked = [item for item in defective if item.masks]
-    if masked and (others := len(defective) - len(masked)):
+    usable = [item for item in defective if item.masks or not masked]
+    if usable and (others := len(defective) - len(usable)):
         of = pluralize(len(defective), "defective picture")
         reasons = count_reasons(item.unmarked for item in defective)
         say(f"note: {others} of {of} cannot be learnt from: {reasons}")
-    return masked
+    return usable
 
 
 def draw_seen(
-    dataset: Dataset | None, count: int, seed: int, say: Callable[[str], None] = lambda _: None
+    dataset: Dataset | None,
+    count: int,
+    seed: int,
+    say: Callable[[str], None] = lambda _: None,
+    *,
+    masked: bool = True,
 ) -> list[Item]:
-    """Draws `count` defective test pictures with masks, as evenly over the kinds as they allow."""
-    items = _with_masks(dataset.test, say if count else lambda _: None) if dataset else []
+    """Draws `count` defective test pictures, with masks where these are used, as evenly over the kinds as
+    they allow."""
+    items = _usable(dataset.test, say if count else lambda _: None, masked) if dataset else []
     if count > len(items):
         where = dataset.root if dataset else "a list of pictures"
         raise InputError(
             f"cannot draw {pluralize(count, 'seen defect')}: {where} has "
-            f"{pluralize(len(items), 'test picture')} with a mask; give a smaller number, or a folder"
+            f"{pluralize(len(items), 'defective test picture')}{' with a mask' * masked}; give a smaller "
+            "number, or a folder"
         )
     rng = np.random.default_rng([seed, RANDOM_STREAM])
     kinds = sorted({item.kind for item in items}, key=natural_key)
@@ -81,10 +92,10 @@ def draw_seen(
     return sorted(drawn[:count], key=lambda item: natural_key(item.path))
 
 
-def _read_list(path: Path, dataset: Dataset | None) -> list[Item]:
+def _read_list(path: Path, dataset: Dataset | None, masked: bool) -> list[Item]:
     """Pictures of a text file: paths from the working folder, from the file's folder, or in the data set."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the list {path}: {error}; give a text file of paths") from None
     known = {item.path.resolve(): item for item in dataset.test} if dataset else {}
@@ -100,8 +111,10 @@ def _read_list(path: Path, dataset: Dataset | None) -> list[Item]:
         item = known.get(full) or next(
             (i for i in _defective_pictures(found.parent) if i.path.resolve() == full), None
         )
-        if item is None or not item.anomalous or not item.masks:
-            why = f" ({', '.join(item.left_out)})" if item and item.left_out else ""
+        if item is None or not item.anomalous:
+            raise InputError(f"{path} names {line}, which is not among the defective pictures: drop the line")
+        if masked and not item.masks:
+            why = f" ({', '.join(item.left_out)})" if item.left_out else ""
             raise InputError(
                 f"{path} names {line}, which has no mask{why}: put one beside it, or drop the line"
             )
@@ -112,12 +125,16 @@ def _read_list(path: Path, dataset: Dataset | None) -> list[Item]:
 
 
 def list_seen(
-    folder: str | os.PathLike[str], category: str | None = None, say: Callable[[str], None] = lambda _: None
+    folder: str | os.PathLike[str],
+    category: str | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    *,
+    masked: bool = True,
 ) -> list[Item]:
-    """Lists defective pictures with masks: the test pictures of a data set, or any folder of pictures with
-    masks in it, or in a folder `masks` or the like beside it or above it (`pictures.mask_files`), or with
-    label files below the folder or the data set that holds it. `say` gets a line on defective pictures
-    without a usable mask. Raises `InputError` where there is none with one.
+    """Lists defective pictures, with masks where these are used: the test pictures of a data set, or any
+    folder of pictures. Masks lie in it, or in a folder `masks` or the like beside it or above it
+    (`pictures.mask_files`), or in label files below the folder or the data set that holds it. `say` gets a
+    line on defective pictures without a usable mask. InputError: there is none that can be used.
     """
     root = Path(folder)
     items: Iterable[Item] = ()
@@ -129,13 +146,15 @@ def list_seen(
             if len(categories) > 1:
                 raise
             reason = str(error)  # the folder "test" of a data set looks like half a data set
-    if not any(item.masks for item in items):
+    if not _usable(items, lambda _: None, masked):
         items = _defective_pictures(root)
-    masked = _with_masks(items, say)
-    if not masked:
+    usable = _usable(items, say, masked)
+    if not usable and not masked:
+        raise InputError(f"{folder}: no picture of a defect: put some into it")
+    if not usable:
         left_out = count_reasons(item.unmarked for item in items if item.left_out)
         raise InputError(f"{reason} ({left_out})" if left_out else reason)
-    return masked
+    return usable
 
 
 def read_seen(item: Item, levels: Levels | None = None) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flawscope.calibration.promise import judge_promise
+from flawscope.calibration.parts import PartPattern
+from flawscope.calibration.promise import judge_pictures
 from flawscope.datasets import Item
 from flawscope.errors import InputError, join_names, pluralize
 from flawscope.pictures.channels import first_view
+from flawscope.pictures.listing import relative_names
 from flawscope.pictures.near_duplicates import Look, near_duplicates
-from flawscope.pictures.units import find_units, same_sources
+from flawscope.pictures.units import compile_group, find_units, name_parts, same_sources
 from flawscope.results.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -28,7 +31,7 @@ def check_promise(
     nothing was promised.
 
     expected_interval: in which the rate of this one model lies. alarms: false alarms. chance, broken: as
-    `judge_promise` says. reasons: why it may be broken, as sentences. copies_of_training: names of good test
+    `judge_pictures` says. reasons: why it may be broken, as sentences. copies_of_training: names of good test
     pictures that are near-copies of training pictures.
 
     Args:
@@ -37,16 +40,17 @@ def check_promise(
     calibration = predictor.calibration
     if not good or not calibration.promised:
         return {}
-    alarms = sum(prediction.is_anomalous for _, prediction in good)
-    chance, broken = judge_promise(alarms, len(good), calibration.expected_rate, calibration.unit_count)
+    alarms = [prediction.is_anomalous for _, prediction in good]
     learnt, shown = _looks(train), _looks([item for item, _ in good])
+    units = _units(predictor, shown, [item.path for item, _ in good])
+    chance, broken = judge_pictures(alarms, units, calibration.expected_rate, calibration.unit_count)
     copies = sorted({*_copies_of(learnt, shown), *_made_of_the_same(train, [item for item, _ in good])})
     return {
         "expected_interval": [*calibration.rate_interval],
-        "alarms": alarms,
+        "alarms": sum(alarms),
         "chance": chance,
         "broken": broken,
-        "reasons": list(_reasons(predictor, learnt, shown, good)) if broken else [],
+        "reasons": list(_reasons(predictor, learnt, good)) if broken else [],
         "copies_of_training": [str(good[k][0].path) for k in copies],
     }
 
@@ -72,7 +76,6 @@ def describe_promise(found: Mapping[str, Any]) -> list[str]:
 def _reasons(
     predictor: Predictor,
     learnt: Sequence[Look | None],
-    shown: Sequence[Look | None],
     good: Sequence[tuple[Item, Prediction]],
 ) -> Iterator[str]:
     copies = _count_copies(learnt)
@@ -87,12 +90,28 @@ def _reasons(
             f"{shifted} of the good test pictures look otherwise as a whole than those learnt from (light, "
             "camera, place): calibrate on pictures of that day, or fit with --light"
         )
-    if alike := _count_copies(shown):
-        yield f"{alike} of the good test pictures are near-copies of others: a part is counted several times"
     yield (
         "they show good parts of another day, batch, light or camera: learn from some of them, or calibrate "
         "on some"
     )
+
+
+def _units(predictor: Predictor, shown: Sequence[Look | None], paths: Sequence[Path]) -> list[int]:
+    """Numbers [N] of the units of pictures: those of one part, as the model tells parts, and near-copies."""
+    names = relative_names(list(paths))
+    parts: Sequence[object] = name_parts(names, compile_group(predictor.manifest.facts.get("group")))
+    if (collector := predictor.parts()) is not None:
+        parts = [_part_of(collector.pattern, name) for name in names]
+    numbers: dict[object, int] = {}
+    told = [numbers.setdefault(k if part is None else (part,), len(numbers)) for k, part in enumerate(parts)]
+    return find_units(shown, told).numbers
+
+
+def _part_of(pattern: PartPattern, name: str) -> str | None:
+    try:
+        return pattern.parse_part(name)
+    except InputError:
+        return None  # told where parts are judged
 
 
 def _count_copies(looks: Sequence[Look | None]) -> int:

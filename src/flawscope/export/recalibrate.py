@@ -38,7 +38,7 @@ from flawscope.methods.threads import workers
 from flawscope.pictures.decoding import PictureSource, error_reason, pixel_hash, source_name
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.near_duplicates import Look
-from flawscope.pictures.units import find_new_parts
+from flawscope.pictures.units import find_new_parts, nothing_shown
 from flawscope.progress import ProgressCallback
 from flawscope.runtime import Session
 from flawscope.runtime.session import at_positions
@@ -241,7 +241,11 @@ def recalibrate(
     if defects is not None and before.precision == defects.precision:
         defects = replace(defects, precision=reduced.precision)  # its scores are near the trained model's
     unseen = any(pair.unseen for pair in answers.values())
-    question = defect_like_question(calibration, names, defects) if unseen else None
+    new = [pictures.looks[digest] for digest, pair in answers.items() if pair.unseen]
+    questions = [
+        nothing_shown([look for _, look in new], relative_names([name for name, _ in new])),
+        defect_like_question(calibration, names, defects) if unseen else None,
+    ]
     notes = [*filter(None, [sole_note(calibration, names)])] if unseen else []
     now, then = (np.array([pair[k] for pair in answers.values()]).T for k in (0, 1))  # reduced, trained
     changed = int(np.count_nonzero(calibration.is_anomalous(now[0]) != before.is_anomalous(then[0])))
@@ -255,7 +259,7 @@ def recalibrate(
         errors /= difference_scales(before.scores, before.score_threshold, expected)
         certificates.append(replace(found, simulated=float(np.nan_to_num(errors, nan=np.inf).max())))
     manifest = _recalibrated_manifest(artefact.manifest, calibration, answers, reduced)
-    manifest = replace(manifest, notes=(*manifest.notes, *notes)).asking(question)
+    manifest = replace(manifest, notes=(*manifest.notes, *notes)).asking(*questions)
     return _update_samples(replace(artefact, manifest=manifest), session), certificates
 
 
@@ -342,12 +346,12 @@ def _answer_pictures(
 
 def _units(pictures: ExportPictures, answers: Mapping[str, AnswerPair], before: Calibration) -> list[int]:
     """Units of the pictures: those of the fit, and of others as a new calibration finds them; then those of
-    the pictures that were counted wrong. InputError: others show nothing."""
+    the pictures that were counted wrong."""
     facts = pictures.artefact.manifest.facts
     units: dict[str, int] = {k: v for k, v in facts.get("calibration_groups", {}).items() if k in answers}
     others = [digest for digest in answers if digest not in units]
     names, looks = [pictures.looks[one][0] for one in others], [pictures.looks[one][1] for one in others]
-    found = find_new_parts(looks, names, facts.get("group"), say=lambda line: None)
+    found = find_new_parts(looks, names, facts.get("group"), force=True, say=lambda line: None)
     first = 1 + max(units.values(), default=0)
     units |= {digest: first + unit for digest, unit in zip(others, found, strict=True)}
     first += 1 + max(found, default=0)

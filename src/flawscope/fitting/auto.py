@@ -405,10 +405,10 @@ def _rounded(gain: tuple[float, float, float]) -> tuple[float, float, float]:
 
 
 def _given_defects(seen: SeenDefects, images: Images, seed: int, say: Say) -> list[PictureSource]:
-    """Defective pictures that `seen` means; masks are not asked for where pictures are listed."""
+    """Defective pictures that `seen` means; their masks are not used."""
     if not isinstance(seen, int | str | os.PathLike):
         return [picture for picture, _ in seen]
     if str(seen).strip() == "0":
         return []
     dataset = images if isinstance(images, Dataset) else None
-    return [item.path for item in choose_seen(seen, dataset, seed, say)]
+    return [item.path for item in choose_seen(seen, dataset, seed, say, masked=False)]

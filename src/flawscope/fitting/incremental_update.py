@@ -15,6 +15,7 @@ import numpy as np
 
 from flawscope.artefact.model_file import Artefact
 from flawscope.calibration.defect_like import Strength, defect_like
+from flawscope.calibration.promise import judge_pictures
 from flawscope.datasets import Dataset, find_categories, group_numbers, open_dataset
 from flawscope.datasets.layouts import confirmed_good
 from flawscope.datasets.mask_remarks import refuse_marked_good
@@ -24,11 +25,11 @@ from flawscope.fitting.simulated_defects import SimulatedDefects, defects_on_sam
 from flawscope.fitting.stored_options import stored_reading, stored_settings
 from flawscope.fitting.training_pictures import Images, look_at, split_sources
 from flawscope.fitting.update_evaluation import (
+    SIGNIFICANCE,
     Comparison,
     ReviewedPicture,
     Score,
     Update,
-    exceeds_chance,
     score_pictures,
 )
 from flawscope.fitting.updated_models import (
@@ -262,11 +263,10 @@ def update(
     for model, scores in candidates:
         after = scores(judged)
         scored = [one for one in sample if one.number in after]
-        drawn, units = (
-            [after[one.number].score for one in scored],
-            [sample_units[one.digest] for one in scored],
-        )
-        unlike = bool(scored) and exceeds_chance(active.calibration, drawn, units)
+        known, units = active.calibration, [sample_units[one.digest] for one in scored]
+        alarms = [bool(known.is_anomalous(after[one.number].score)) for one in scored]
+        chance = judge_pictures(alarms, units, known.expected_rate, known.unit_count).chance
+        unlike = bool(scored) and chance < SIGNIFICANCE
         found = Comparison(model, active.calibration, judged, before, after, simulated, unlike)
         if best is None or found.loss < best.loss:
             best = found

@@ -3,17 +3,13 @@ ever learnt from them, and on simulated defects."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from flawscope.calibration.judgement import DecisionCounts, Judgement, MissedDefect, ScoreChange
 from flawscope.calibration.power import wilson_interval
-from flawscope.calibration.promise import judge_promise
-from flawscope.calibration.threshold import Calibration, from_values
+from flawscope.calibration.threshold import Calibration
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.decoding import PictureSource
 from flawscope.predictor import Predictor
@@ -106,20 +102,6 @@ def score_pictures(
         elif one.digest not in learnt and one.digest in known:
             scores[one.number] = Score.of(calibration, known[one.digest])
     return scores
-
-
-def exceeds_chance(before: Calibration, scores: Sequence[float], units: Sequence[int] = ()) -> bool:
-    """Tests whether more scores of a sample lie above the threshold than chance allows for a fair sample.
-
-    The test of `judge_promise`, at a level of its own. Pictures of one unit count as one.
-
-    Args:
-        units: of the scores; empty: each is one.
-    """
-    sample = from_values(scores, scores, [0.0], units=units)
-    above = math.floor(float(sample.weights[before.is_anomalous(np.array(sample.scores))].sum()) + 1e-9)
-    found = judge_promise(above, sample.unit_count, before.expected_rate, before.unit_count)
-    return found.chance < SIGNIFICANCE
 
 
 @dataclass(frozen=True)

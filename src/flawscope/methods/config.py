@@ -11,30 +11,28 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flawscope.errors import InputError, one_line_message, suggest_name
+from flawscope.errors import InputError, suggest_name
+from flawscope.pictures.text_files import load_yaml, read_yaml
 
 T = TypeVar("T")
-MAX_YAML_LENGTH, MAX_YAML_DEPTH, MAX_YAML_ALIASES = 50_000, 20, 30  # settings have three levels
+_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
 def read_config(path: str | Path, category: str | None = None) -> dict[str, Any]:
-    """Reads a YAML file as plain values: the overrides under `categories: {NAME: ...}` win over the rest."""
-    import yaml
-
+    """Reads a YAML file as names and texts, which `build_config` reads as the settings' types: the overrides
+    under `categories: {NAME: ...}` win over the rest."""
     try:
-        values = load_yaml(Path(path).read_text(encoding="utf-8")) or {}
+        values = read_yaml(path) or {}
     except OSError as error:
         raise InputError(f"cannot read config {path}: {error.strerror}; name an existing YAML file") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, 2020-13-45
-        raise InputError(f"config {path} is not YAML: {_yaml_problem(error)}; mend that line") from None
+    except ValueError as error:
+        remedy = "" if ";" in str(error) else "; mend that line"
+        raise InputError(f"config {path} is not YAML: {error}{remedy}") from None
     if not isinstance(values, dict):
         raise InputError(f"config {path} is not a list of `key: value` lines: mend it")
     categories = values.pop("categories", None) or {}
     if not isinstance(categories, dict) or not all(isinstance(v, dict) for v in categories.values()):
         raise InputError(f"config {path}: `categories` must map a name to its values")
-    for name in categories:
-        if not isinstance(name, str):  # YAML reads BTAD's 01 as a number
-            raise InputError(f"config {path}: write the category {name!r} in quotes, as its folder is called")
     if category is not None and category not in categories:
         near = difflib.get_close_matches(category, categories, n=1)
         if near:
@@ -44,36 +42,8 @@ def read_config(path: str | Path, category: str | None = None) -> dict[str, Any]
     return {**values, **categories.get(category, {})}
 
 
-def load_yaml(text: str) -> Any:
-    """Reads YAML as plain values. ValueError or yaml.YAMLError: it is none, or is so long or deep, or names
-    values so often, that reading it takes minutes."""
-    import yaml
-
-    if len(text) > MAX_YAML_LENGTH:
-        raise ValueError(f"it has more than {MAX_YAML_LENGTH:,} characters")
-    depth = aliases = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        aliases += isinstance(event, yaml.AliasEvent)
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_YAML_DEPTH:
-            raise ValueError(f"it is nested more than {MAX_YAML_DEPTH} deep")
-    if aliases > MAX_YAML_ALIASES:
-        raise ValueError(f"it has more than {MAX_YAML_ALIASES} aliases")
-    return yaml.safe_load(text)
-
-
-def _yaml_problem(error: Exception) -> str:
-    """Describes an error of YAML without the line itself, which may hold a password."""
-    mark = getattr(error, "problem_mark", None)
-    return (
-        one_line_message(error) if mark is None else f"{getattr(error, 'problem', '')}, line {mark.line + 1}"
-    )
-
-
 def parse_assignments(pairs: Iterable[str]) -> dict[str, Any]:
-    """Reads `["ratio=0.05", "size=384"]` as values, as YAML would."""
-    import yaml
-
+    """Reads `["ratio=0.05", "size=384"]` as values, as `read_config` reads lines of a file."""
     values: dict[str, Any] = {}
     for pair in pairs:
         key, found, text = pair.partition("=")
@@ -81,7 +51,7 @@ def parse_assignments(pairs: Iterable[str]) -> dict[str, Any]:
             raise InputError(f"--set {pair!r} is not key=value: write for example --set ratio=0.05")
         try:
             values[key.strip().replace("-", "_")] = load_yaml(text)
-        except (yaml.YAMLError, ValueError, RecursionError):
+        except ValueError:
             raise InputError(f"--set {pair!r:.99}: the value cannot be read; quote it") from None
     return values
 
@@ -150,7 +120,10 @@ def convert_value(value: Any, hint: Any) -> Any:
             return value
         raise ValueError
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return {convert_value(key, args[0]): convert_value(one, args[1]) for key, one in dict(value).items()}
+        made = {convert_value(key, args[0]): convert_value(one, args[1]) for key, one in dict(value).items()}
+        if len(made) < len(value):  # 1 and 01
+            raise ValueError
+        return made
     if origin is tuple:
         if isinstance(value, str):
             value = (value if args[0] is str else value.replace("x", ",")).split(",")
@@ -163,6 +136,8 @@ def convert_value(value: Any, hint: Any) -> Any:
         if len(value) != len(args):
             raise ValueError
         return tuple(convert_value(v, a) for v, a in zip(value, args, strict=True))
+    if isinstance(value, str) and hint in (bool, int):
+        value = _WORDS.get(value.lower()) if hint is bool else _whole(value)
     if hint not in (bool, int, float, str) or isinstance(value, bool) != (hint is bool):
         raise TypeError
     if hint is str and not isinstance(value, str | int | Path):
@@ -173,6 +148,14 @@ def convert_value(value: Any, hint: Any) -> Any:
     if hint is float and not math.isfinite(converted):
         raise ValueError
     return converted
+
+
+def _whole(text: str) -> int | float:
+    """Number of a text: 010 is ten."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)  # 1.0e3
 
 
 def describe_type(hint: Any) -> str:

@@ -42,6 +42,7 @@ FEATURES = (
     Feature("fine_detail", "less fine detail", "more fine detail", 0.1),  # log2 of the mean step between
     Feature("coarse_detail", "less coarse detail", "more coarse detail", 0.1),  # pixels, and grid points
 )
+UNBOUNDED = (-math.inf, math.inf)
 FeatureValues = tuple[float, ...]
 """A number for each of `FEATURES`; empty where nothing was measured."""
 
@@ -86,7 +87,8 @@ def _adjacent_pairs(counts: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class AppearanceRange:
-    """Range of good pictures: (low, high) of each of `FEATURES`, and the number of pictures."""
+    """Range of good pictures: (low, high) of each of `FEATURES`, and the number of pictures. A feature that a
+    model of an earlier version did not measure has no bounds, and no picture lies outside."""
 
     ranges: tuple[tuple[float, float], ...]
     pictures: int
@@ -113,7 +115,8 @@ class AppearanceRange:
         ranges = list(self.ranges)
         for one in rows:
             for k, (shift, (low, high)) in enumerate(zip(one, self.ranges, strict=True)):
-                reach = shift * max(high - low, FEATURES[k].min_width)
+                width = max(high - low, FEATURES[k].min_width)
+                reach = shift * width if math.isfinite(width) else 0.0
                 ranges[k] = min(ranges[k][0], low + reach), max(ranges[k][1], high + reach)
         return AppearanceRange(tuple(ranges), self.pictures + len(rows))
 
@@ -123,18 +126,21 @@ class AppearanceRange:
         ranges = {
             feature.name: [round(value, 6) for value in pair]
             for feature, pair in zip(FEATURES, self.ranges, strict=True)
+            if pair != UNBOUNDED
         }
         return {"ranges": ranges, "pictures": self.pictures}
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> AppearanceRange | None:
-        """Reads the range from a model's facts; None where there is none, or another kind."""
+        """Reads the range from a model's facts; None where there is none, or none of a known feature."""
         try:
             kept = facts[APPEARANCE_KEY]
-            pairs = [tuple(map(float, kept["ranges"][feature.name])) for feature in FEATURES]
-            if not all(len(p) == 2 and p[0] <= p[1] and all(map(math.isfinite, p)) for p in pairs):
+            names = [feature.name for feature in FEATURES if feature.name in kept["ranges"]]
+            known = {name: tuple(map(float, kept["ranges"][name])) for name in names}
+            if not all(len(p) == 2 and p[0] <= p[1] and all(map(math.isfinite, p)) for p in known.values()):
                 return None
-            return cls(tuple((low, high) for low, high in pairs), int(kept["pictures"]))
+            pairs = [known.get(feature.name, UNBOUNDED) for feature in FEATURES]
+            return cls(tuple((low, high) for low, high in pairs), int(kept["pictures"])) if known else None
         except (KeyError, TypeError, ValueError, OverflowError):
             return None
 

@@ -15,19 +15,12 @@ from flawscope.artefact.files import atomic_write, write_error
 from flawscope.errors import FlawscopeError, pluralize
 from flawscope.results.folder import PictureWriter
 from flawscope.results.prediction import Prediction
-from flawscope.results.table import OutputFiles, TableWriter, Unjudged
+from flawscope.results.table import TableWriter, Unjudged
 
 PREDICTIONS_FOLDER, TABLE_NAME, SUMMARY_NAME = "predictions", "results.csv", "results.json"
 PARTS_TABLE_NAME = "parts.csv"  # a row for each part, where the model decides on parts
 MAX_TOLD = 5  # different errors of a kind of files that are told
 MAX_MAP_BYTES = 256 << 20  # bytes of maps that are kept for a page, of the most severe predictions
-
-
-def refuse_foreign(out: Path, *names: str) -> None:
-    """InputError where a file of somebody else has the name of a run's main file or is one of `names`."""
-    own = OutputFiles(out)
-    for name in (TABLE_NAME, SUMMARY_NAME, *names):
-        own.refuse_foreign(name)
 
 
 class WriteErrors:

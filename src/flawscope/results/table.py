@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flawscope.artefact.files import CSV_ENCODING, write_error
+from flawscope.artefact.files import CSV_ENCODING, check_replaceable, write_error
 from flawscope.artefact.files import csv_cell as csv_cell
 from flawscope.artefact.files import from_csv_cell as from_csv_cell
 from flawscope.errors import InputError, pluralize
@@ -129,6 +129,8 @@ COLUMNS = tuple(
     for field in fields(ResultRow)
     if field.name not in (*KIND_COLUMNS, *PRODUCT_COLUMNS, *PART_COLUMNS)
 )
+# What a table must have to be one; the tables of another version may lack other columns, or have more
+NEEDED_COLUMNS = ("path", "score", "severity", "decision")
 FLOAT_COLUMNS = tuple(field.name for field in fields(ResultRow) if field.type == "float | None")
 
 
@@ -223,8 +225,9 @@ def read_table(path: str | os.PathLike[str]) -> list[ResultRow]:
             file.seek(0)
             comma = _has_commas(header)
             found = csv.DictReader(file, delimiter=";" if comma else ",")
-            if not set(COLUMNS) <= set(found.fieldnames or ()):
-                raise InputError(f"{path} is no table of results: its columns are not {', '.join(COLUMNS)}")
+            if not {*NEEDED_COLUMNS} <= {*(found.fieldnames or ())}:
+                needed = ", ".join(NEEDED_COLUMNS)
+                raise InputError(f"{path} is no table of results: its columns are not {needed} and others")
             return [_parse_row(values, comma) for values in found if not values.get("part_index")]
     except FileNotFoundError:
         raise InputError(
@@ -269,8 +272,9 @@ class OutputFiles:
         self.known = set(read_output_list(folder))
 
     def remove_earlier(self, say: Callable[[str], None]) -> None:
-        """Removes an earlier run's files; `say` gets a line where the folder is not empty. InputError: they
-        cannot be removed."""
+        """Removes an earlier run's files; `say` gets a line where the folder is not empty. InputError: one
+        cannot be removed, and all are there as before."""
+        self.check()
         removed = 0
         for name in sorted(self.known):
             try:
@@ -279,10 +283,7 @@ class OutputFiles:
             except FileNotFoundError:
                 pass
             except OSError as error:
-                raise InputError(
-                    f"cannot remove {self.folder / name} of an earlier run: {error.strerror}; "
-                    "choose another --out"
-                ) from None
+                raise write_error(self.folder / name, error) from None
         folders = {parent for name in self.known for parent in Path(name).parents} - {Path()}
         for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
             with suppress(OSError):  # other files lie in it
@@ -294,8 +295,15 @@ class OutputFiles:
         if others := sum(len(files) for _, _, files in os.walk(self.folder)):
             say(f"{self.folder}: {pluralize(others, 'other file')} left alone")
 
-    def refuse_foreign(self, name: str) -> None:
-        """InputError if the folder has a file of this name that flawscope did not write."""
+    def check(self, *names: str) -> None:
+        """InputError, before anything is changed: a file of an earlier run cannot be removed, or one of these
+        names is that of a file that flawscope did not write."""
+        for name in names:
+            self._refuse_foreign(name)
+        for name in sorted(self.known):
+            check_replaceable(self.folder / name)
+
+    def _refuse_foreign(self, name: str) -> None:
         if name not in self.known and os.path.lexists(self.folder / name):
             raise InputError(
                 f"{self.folder / name} is there already, and no list says that flawscope wrote it: move it, "
@@ -310,7 +318,7 @@ class OutputFiles:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if name not in self.known:
-                self.refuse_foreign(name)
+                self._refuse_foreign(name)
                 with open(self.folder / OUTPUT_LIST, "a", encoding="ascii") as file:
                     file.write(json.dumps(name) + "\n")
                 self.known.add(name)

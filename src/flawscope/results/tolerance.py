@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from flawscope.errors import InputError, suggest_name
 from flawscope.pictures.masks import read_mask
 from flawscope.pictures.pixel_sets import without_edge
+from flawscope.pictures.text_files import decode_text, load_yaml
 from flawscope.results.findings import ANOMALOUS_PARTS, Reason, tolerance_finding
 from flawscope.results.prediction import Prediction, Region
 
@@ -114,39 +115,35 @@ class Tolerances:
     @classmethod
     def read(cls, path: Path) -> Tolerances:
         """Reads a file. InputError: it cannot be read, or a rule is not clear."""
-        import yaml
-
         try:
             content = path.read_bytes()
-            return cls._parse(yaml.load(content, _loader()), content, path)
-        except InputError:
-            raise
+            data = load_yaml(decode_text(content))
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}; name a file of tolerances") from None
-        # OverflowError: of huge numbers
-        except (yaml.YAMLError, ValueError, OverflowError, RecursionError, TypeError) as error:
-            raise InputError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}; mend it") from None
+        except ValueError as error:
+            raise InputError(f"{path} is not YAML: {error}; mend it") from None
+        return cls._parse(data, content, path)
 
     @classmethod
     def _parse(cls, data: Any, content: bytes, path: Path) -> Tolerances:
         known = ["version", "picture", "rules"]
         _check_keys(data, known, str(path))
         version, picture, rules = (data.get(name) for name in known)
-        if isinstance(version, bool) or not isinstance(version, int | str) or not _is_name(str(version)):
-            raise InputError(f"{path}: version is {version!r:.60}: write a whole number, or text in quotes")
-        sides = picture if isinstance(picture, list) else []
-        if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        if not isinstance(version, str) or not _is_name(version):
+            raise InputError(f"{path}: version is {version!r:.60}: write a whole number, or a text")
+        sides = [_number(side, int) for side in picture] if isinstance(picture, list) else []
+        if len(sides) != 2 or not all(side > 0 for side in sides):
             raise InputError(
                 f"{path}: picture is {picture!r:.60}: write [width, height] of the pictures, in pixels"
             )
         if not isinstance(rules, list) or not rules:
             raise InputError(f"{path} has no rules: write a list, each with kind and length, width or area")
-        digest, size = hashlib.sha256(content), (sides[1], sides[0])
+        digest, size = hashlib.sha256(content), (int(sides[1]), int(sides[0]))
         found = [_parse_rule(rule, f"{path} rule {k}", path.parent, size) for k, rule in enumerate(rules, 1)]
         for rule in found:
             digest.update(rule.zone.tobytes() if isinstance(rule.zone, np.ndarray) else b"")
         masks = (path.parent / rule["zone"] for rule in rules if isinstance(rule.get("zone"), str))
-        return cls(str(version).strip(), digest.hexdigest(), size, tuple(found), tuple(masks))
+        return cls(version.strip(), digest.hexdigest(), size, tuple(found), tuple(masks))
 
     def to_dict(self) -> dict[str, str]:
         """Facts for the results of a run."""
@@ -239,17 +236,22 @@ def _kinds(region: Region) -> tuple[str | None, ...]:
 
 def _parse_rule(data: Any, place: str, folder: Path, size: tuple[int, int]) -> Rule:
     _check_keys(data, [field.name for field in fields(Rule)], place)
-    kind, number, zone = data.get("kind"), data.get("number"), data.get("zone")
+    kind, zone = data.get("kind"), data.get("zone")
+    number = int(_number(data["number"], int)) if "number" in data else None
     if not isinstance(kind, str) or not _is_name(kind):
         raise InputError(f"{place}: kind is {kind!r:.60}: name the kind, or write any")
-    limits = {name: data[name] for name in LIMITS if name in data}
+    limits = {name: _number(data[name], float) for name in LIMITS if name in data}
     for name, value in limits.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise InputError(f"{place}: {name} is {value!r}: write a number of {LIMITS[name][1]} above 0")
+        if not 0 < value < math.inf:
+            raise InputError(
+                f"{place}: {name} is {data[name]!r:.60}: write a number of {LIMITS[name][1]} above 0"
+            )
     if not limits:
         raise InputError(f"{place} has no limit: write length, width or area")
-    if "number" in data and (type(number) is not int or number < 1):
-        raise InputError(f"{place}: number is {number!r}: write a whole number of regions, 1 or more")
+    if number is not None and number < 1:
+        raise InputError(
+            f"{place}: number is {data['number']!r:.60}: write a whole number of regions, 1 or more"
+        )
     if "zone" in data:
         zone = _parse_zone(zone, place, folder, size)
     return Rule(kind.strip(), **limits, zone=zone, number=number)
@@ -263,14 +265,22 @@ def _parse_zone(zone: Any, place: str, folder: Path, size: tuple[int, int]) -> Z
         if not marked.any():
             raise InputError(f"{place}: nothing in {zone} is white: draw white where the rule holds")
         return marked
-    sides = zone if isinstance(zone, list) else []
-    if len(sides) == 4 and all(isinstance(v, int | float) and not isinstance(v, bool) for v in sides):
-        x0, y0, x1, y1 = map(float, sides)
+    sides = [_number(side, float) for side in zone] if isinstance(zone, list) else []
+    if len(sides) == 4 and not any(map(math.isnan, sides)):
+        x0, y0, x1, y1 = sides
         if min(x1, size[1]) - max(x0, 0) > 1 and min(y1, size[0]) - max(y0, 0) > 1:
             return x0, y0, x1, y1
     raise InputError(
         f"{place}: zone is {zone!r:.60}: write [x0, y0, x1, y1] in pixels of the picture, or a mask's file"
     )
+
+
+def _number(text: Any, kind: type[float]) -> float:
+    """Number that a text says; 0 where it is no whole one, NaN where it is none."""
+    try:
+        return kind(text)
+    except (TypeError, ValueError):
+        return 0 if kind is int else math.nan
 
 
 def _is_name(text: str) -> bool:
@@ -283,18 +293,3 @@ def _check_keys(data: Any, known: Sequence[str], place: str) -> None:
     for key in data:
         if key not in known:
             raise InputError(f"{place}: unknown key {key!r}; {suggest_name(str(key), known)}")
-
-
-def _loader() -> Any:
-    """Loader of YAML that refuses a key that stands twice: which of the two holds is not clear."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-            for key in keys:
-                if keys.count(key) > 1:
-                    raise ValueError(f"{key} stands twice, line {node.start_mark.line + 1}")
-            return dict(super().construct_mapping(node, deep))
-
-    return Loader

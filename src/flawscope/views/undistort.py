@@ -19,7 +19,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from PIL import Image
 
 from flawscope.errors import InputError
 from flawscope.pictures.arrays import picture_error
+from flawscope.pictures.text_files import load_yaml, read_text
 from flawscope.views.geometry import Geometry
 from flawscope.views.resampling import Raster, picture_size
 
@@ -69,10 +69,8 @@ class Undistortion:
         Raises:
             InputError: it cannot be read, or has other entries.
         """
-        import yaml
-
         try:
-            data = yaml.safe_load(_OPENCV.sub("", Path(path).read_text(encoding="utf-8")))
+            data = load_yaml(_OPENCV.sub("", read_text(path)))
             if "camera_matrix" in data:
                 (fx, _, cx), (_, fy, cy), _ = np.reshape(_entries(data["camera_matrix"]), (3, 3)).tolist()
                 numbers = _entries(data["distortion_coefficients"])
@@ -81,12 +79,13 @@ class Undistortion:
                 values = dict(zip(("k1", "k2", "p1", "p2", "k3"), numbers, strict=False))
                 sizes = {side: data.get(f"image_{side}", 0) for side in ("width", "height")}
                 data = {"fx": fx, "fy": fy, "cx": cx, "cy": cy, **values, **sizes}
-            return cls.from_dict(data)
+            whole = ("width", "height")
+            return cls.from_dict({key: (int if key in whole else float)(one) for key, one in data.items()})
         except InputError as error:  # a ValueError, too
             raise InputError(f"{path}: {error}") from None
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}") from None
-        except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             raise InputError(
                 f"{path} describes no lens: give fx, fy, cx, cy and k1, k2, p1, p2, k3"
             ) from None

@@ -1,5 +1,9 @@
 """A bank as if a group had never been there, beside one that never met it."""
 
+from operator import itemgetter
+from types import SimpleNamespace
+from typing import get_args, get_type_hints
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +14,13 @@ from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.methods.patchcore import Config, selected_bank
 from flawscope.methods.patchcore.coreset import select
 from flawscope.methods.patchcore.model import BankView
-from flawscope.methods.patchcore.selected_bank import STRIDE, BankWithout, SelectedBank, settle
+from flawscope.methods.patchcore.selected_bank import (
+    SETTLED_SCORES,
+    STRIDE,
+    BankWithout,
+    SelectedBank,
+    settle,
+)
 from flawscope.synthesis.demo.dataset import draw_picture
 
 PATCHES = 24  # of a picture of 32 x 48
@@ -162,3 +172,10 @@ def test_banks_by_place_are_extended_by_one_picture(small_backbone):
     assert new.calibration.scores[: old.calibration.count] == old.calibration.scores
     assert new.calibration.count == old.calibration.count + 1
     assert min(new.calibration.scores) > 0
+
+
+def test_of_a_new_score_somebody_has_to_say_what_decides_it():
+    assert {*get_args(get_type_hints(Config)["score"])} == {*SETTLED_SCORES}
+    bank = SimpleNamespace(view=SimpleNamespace(config=SimpleNamespace(score="mean")))
+    with pytest.raises(NotImplementedError, match="what decides the score mean"):
+        settle([bank], itemgetter(0))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from flawscope.datasets.labels import shapes
 from flawscope.datasets.labels.shapes import Entry, Mark, Polygon, Shape
 from flawscope.errors import InputError
+from flawscope.pictures.text_files import load_yaml, read_text
 
 SETTINGS = ("data.yaml", "dataset.yaml", "classes.txt", "obj.names")
 ROUNDING = 0.01  # how far outside of the picture what is at its edge may be written
@@ -36,15 +37,13 @@ def find_settings(root: Path, folder: Path) -> YoloSettings:
 
 
 def _read_settings(path: Path) -> YoloSettings:
-    import yaml
-
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        document: Any = yaml.safe_load(text) if path.suffix == ".yaml" else {"names": text.splitlines()}
+        text = read_text(path)
+        document: Any = load_yaml(text) if path.suffix == ".yaml" else {"names": text.splitlines()}
         names = document.get("names") or {}
         numbered = names if isinstance(names, dict) else dict(enumerate(names))
         return YoloSettings({int(k): str(v) for k, v in numbered.items()}, "kpt_shape" in document)
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
+    except (OSError, ValueError, TypeError, AttributeError):
         raise InputError(
             f"{path} is damaged, it looks like the settings of YOLO (it names no kinds): export it again"
         ) from None

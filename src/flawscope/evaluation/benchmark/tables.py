@@ -17,6 +17,8 @@ from flawscope._version import __version__
 from flawscope.artefact.files import csv_cell
 from flawscope.datasets.layouts import MVTEC, OBJECTS, TEXTURES
 from flawscope.evaluation.benchmark.grid import Cell, Grid
+from flawscope.methods.config import build_config
+from flawscope.pictures.text_files import read_yaml
 
 # key in an evaluation -> its name in the literature
 METRICS = {
@@ -311,21 +313,19 @@ def mark_meanings() -> dict[str, str]:
 
 @cache
 def _read_published() -> tuple[list[Source], dict[str, str]]:
-    import yaml
-
-    data = yaml.safe_load(PUBLISHED_FILE.read_text(encoding="utf-8"))
+    data = read_yaml(PUBLISHED_FILE)
     return [_parse_source(**entry) for entry in data["sources"]], data["marks"]
 
 
 def _parse_source(*, unit: str, metrics: dict[str, Any], **facts: Any) -> Source:
     scale = {"percent": 100.0, "fraction": 1.0}[unit]
-    source = Source(**facts)
+    source = build_config(Source, facts)
     for metric, given in metrics.items():
         marks = given.get("marks", {})
         source.cells[metric] = {
-            category: Figure(value / scale, marks.get(category, given["mark"]))
+            category: Figure(float(value) / scale, marks.get(category, given["mark"]))
             for category, value in given.get("cells", {}).items()
         }
         if "mean" in given:
-            source.means[metric] = Figure(given["mean"] / scale, given.get("mean_mark", given["mark"]))
+            source.means[metric] = Figure(float(given["mean"]) / scale, given.get("mean_mark", given["mark"]))
     return source

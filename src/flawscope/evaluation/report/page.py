@@ -89,6 +89,7 @@ def evaluation_page(
         summary=sentences(
             figures.tally,
             calibration,
+            bool(result.false_alarms.get("broken")),
             [*result.remarks, *(f"next: {one.line()}" for one in advise_after(result, manifest))],
         ),
         mismatch=result.mismatch,

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 from flawscope._version import __version__
 from flawscope.artefact.model_file import Manifest
 from flawscope.calibration.power import describe_detection
-from flawscope.calibration.promise import judge_promise
 from flawscope.calibration.threshold import Calibration
 from flawscope.calibration.tried import tried_lines
 from flawscope.datasets import Dataset
@@ -133,12 +132,12 @@ def part_cards(
     ]
 
 
-def sentences(tally: Tally, calibration: Calibration, remarks: Iterable[str] = ()) -> list[str]:
+def sentences(tally: Tally, calibration: Calibration, broken: bool, remarks: Iterable[str] = ()) -> list[str]:
     """Says what the score threshold promises, whether that was kept, and how many defects were missed.
 
     remarks: on defects that the pixel metrics do not cover.
     """
-    lines = [_promise(calibration), _false_alarms(tally, calibration), _missed(tally)]
+    lines = [_promise(calibration), _false_alarms(tally, calibration, broken), _missed(tally)]
     return [*lines, *(f"{line[0].upper()}{line[1:]}." for line in remarks)]
 
 
@@ -156,15 +155,13 @@ def _promise(calibration: Calibration) -> str:
     return text
 
 
-def _false_alarms(tally: Tally, calibration: Calibration) -> str:
+def _false_alarms(tally: Tally, calibration: Calibration, broken: bool) -> str:
     if not tally.good:
         return "There are no good test pictures: false alarms were not measured."
     low, high = metrics.confidence_interval_rate(tally.false_alarms, tally.good)
     if not calibration.promised:
         judged = "Nothing was promised about it."
-    elif judge_promise(
-        tally.false_alarms, tally.good, calibration.expected_rate, calibration.unit_count
-    ).broken:
+    elif broken:
         judged = "The promise was broken; are the good test pictures like those that the model learnt from?"
     else:
         judged = "The promise was kept."

@@ -30,6 +30,7 @@ COMPARED_ELEMENTS = 8  # that these are looked for among
 BLOCK_ELEMENTS = 512  # whose neighbours are found at once
 ROUNDING = 1e-3  # relative, of distances
 STRIDE = 4  # pixels: of so many in a row and in a column, one is looked at for the largest map value
+SETTLED_SCORES = ("map", "reweighted")  # settings of `score` of which `settle` knows what decides them
 ONE_PART = "leave-one-out needs pictures of at least two parts: give more good pictures"
 
 
@@ -215,7 +216,12 @@ def settle(banks: Sequence[BankWithout], join: Callable[[Sequence[Tensor]], Tens
 
     Args:
         join: the maps of all views to one.
+
+    Raises:
+        NotImplementedError: the score may be decided by something else, which would not be exact.
     """
+    for score in {bank.view.config.score for bank in banks} - {*SETTLED_SCORES}:
+        raise NotImplementedError(f"settle does not look at what decides the score {score}")
     maps = [bank.coarse_map() for bank in banks]
     is_settled = False
     while not is_settled:

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from flawscope.artefact.files import check_replaceable, write_error
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.channels import first_view
 from flawscope.pictures.masks import read_mask
@@ -191,7 +192,7 @@ class DecisionLog:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise FlawscopeError(f"cannot write {self.path}: {error.strerror}; free some space") from None
+            raise write_error(self.path, error) from None
         self.lines.append(line)
 
 
@@ -210,6 +211,7 @@ class ReviewSession:
     def __init__(self, pictures: Sequence[ReviewPicture], out: Path):
         self.pictures, self.out = pictures, out
         out.mkdir(parents=True, exist_ok=True)
+        check_replaceable(out / DECISIONS_FILE)
         self.log, self._own_files = DecisionLog(out / DECISIONS_FILE), OutputFiles(out)
         self._number_by_path = {picture.row.path: number for number, picture in enumerate(pictures)}
         self._lock = threading.RLock()

@@ -10,9 +10,8 @@ from importlib.resources.abc import Traversable
 from typing import Any, ClassVar
 from urllib.parse import quote
 
-import yaml
-
 from flawscope.errors import FlawscopeError
+from flawscope.pictures.text_files import load_yaml
 from flawscope.results import html
 from flawscope.results.findings import Reason, Value
 
@@ -121,7 +120,7 @@ class Pages:
         for file in (file for folder in self._folders for file in (folder / "texts").iterdir()):
             stem = file.name.removesuffix(".yaml")
             if stem == language or stem not in LANGUAGES:
-                part = yaml.safe_load(file.read_text(encoding="utf-8"))
+                part = load_yaml(file.read_text(encoding="utf-8"))
                 parts.append(part if stem == language else part[language])
         sections = [section for part in parts for section in part.items()]
         return {f"{name}.{key}": str(text) for name, part in sections for key, text in part.items()}

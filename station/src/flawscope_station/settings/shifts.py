@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import field
 from datetime import UTC, datetime, time, timedelta, tzinfo
 from itertools import product
-from typing import Annotated, Any
+from typing import Annotated
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator
 from pydantic.dataclasses import dataclass
 
 from flawscope.errors import InputError
 from flawscope_station.settings.values import CONFIG, FilePath, Section, check_web_address, named
 
+_CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?")
 REPORT_DAYS = 3  # that reports are made for afterwards, where the station did not run
 
 
-def _clock_text(given: Any) -> Any:
-    """Return the text of a time of day; YAML reads 14:00 without quotes as 840 minutes."""
-    return f"{given // 60:02}:{given % 60:02}" if isinstance(given, int) else given
+def clock_time(text: str) -> time:
+    """Return a time of day: 06:00, 6:00, 06:00:30. ValueError: 6 could be an hour or a minute."""
+    if not (match := _CLOCK.fullmatch(text)):
+        raise ValueError(text)
+    return time(*(int(one) for one in match.groups() if one))
 
 
 def _time_of_day(text: str) -> str:
     try:
-        time.fromisoformat(text)
+        clock_time(text)
     except ValueError:
-        raise InputError(f'begin must be times of day such as "06:00", and not {text}') from None
+        hint = f'; write "{int(text):02}:00"' if re.fullmatch("[01]?[0-9]|2[0-3]", text) else ""
+        raise InputError(f'begin must be times of day such as "06:00", and not {text}{hint}') from None
     return text
-
-
-ClockText = Annotated[str, BeforeValidator(_clock_text)]
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -47,7 +49,7 @@ class ShiftSettings(Section):
 
     begin: dict[
         Annotated[str, named(r"[\w-]{1,30}", "use letters, digits, _ and -")],
-        Annotated[ClockText, AfterValidator(_time_of_day)],
+        Annotated[str, AfterValidator(_time_of_day)],
     ] = field(default_factory=dict)
     zone: str | None = None
     language: str = "en"
@@ -68,7 +70,7 @@ class ShiftSettings(Section):
     @property
     def times(self) -> dict[str, time]:
         """Times of day at which the shifts begin."""
-        return {name: time.fromisoformat(text) for name, text in self.begin.items()}
+        return {name: clock_time(text) for name, text in self.begin.items()}
 
     @property
     def tz(self) -> tzinfo | None:
@@ -83,7 +85,7 @@ def times_of_day(names: Sequence[str], shifts: ShiftSettings | None) -> list[tim
     """Return times of day, of which each is given so or by the shift that begins then. InputError."""
     begins = {} if shifts is None else shifts.times
     try:
-        return [begins[name] if name in begins else time.fromisoformat(name) for name in names]
+        return [begins[name] if name in begins else clock_time(name) for name in names]
     except ValueError:
         known = "".join(f", {name}" for name in begins)
         raise InputError(f'challenge: write times of day or names of shifts: "06:00"{known}') from None

@@ -16,7 +16,7 @@ from flawscope.errors import InputError
 from flawscope.methods.config import read_config
 from flawscope_station.settings.openid import OpenIdSettings
 from flawscope_station.settings.plugins import ConfiguredPlugin, read_connections
-from flawscope_station.settings.shifts import ClockText, ShiftSettings, times_of_day
+from flawscope_station.settings.shifts import ShiftSettings, times_of_day
 from flawscope_station.settings.sinks import SinkSettings, read_broker, read_sinks
 from flawscope_station.settings.sources import FolderSourceSettings, SourceSettings, read_source
 from flawscope_station.settings.values import (
@@ -126,7 +126,7 @@ class ProductSettings(Section):
     deadline: Annotated[float, seconds_such_as("800 ms")] | None = None
     part_deadline: Annotated[float, seconds_such_as("10 s")] = 10.0
     false_alarm_rate: Share | None = None
-    challenge: tuple[ClockText, ...] | None = None
+    challenge: tuple[str, ...] | None = None
     tolerances: FilePath | None = None
 
     @model_validator(mode="before")

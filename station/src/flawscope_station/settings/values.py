@@ -26,6 +26,7 @@ from pydantic_core import ErrorDetails
 
 from flawscope.errors import InputError, one_line_message, suggest_name
 from flawscope.methods.config import redact_value
+from flawscope.pictures.text_files import read_text
 
 T = TypeVar("T")
 
@@ -260,11 +261,11 @@ def secret(path: str, what: str) -> str:
         InputError: the file cannot be read, or holds nothing or more than a line.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_text(path)
     except OSError as error:
         raise InputError(f"{what}: cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{what}: {path} is no text") from None
+    except ValueError as error:
+        raise InputError(f"{what}: {path} is no text: {error}") from None
     password = text.removesuffix("\n").removesuffix("\r")
     if not password or not password.isprintable():
         content = "more than a line of text" if password else "nothing"

@@ -10,13 +10,13 @@ import json
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import httpx
 
 from flawscope import __version__
 from flawscope.errors import InputError, one_line_message
+from flawscope.pictures.text_files import read_text
 from flawscope_station.settings.plugins import Plugin
 from flawscope_station.settings.proxies import find_proxy
 from flawscope_station.settings.values import check_web_address, redact_address, redact_text, tls_context
@@ -172,7 +172,7 @@ def read_secrets(path: str) -> list[bytes]:
         InputError: the file cannot be read, or holds something else. No message shows its content.
     """
     try:
-        return [_parse_secret(line) for line in Path(path).read_text(encoding="ascii").split() or [""]]
+        return [_parse_secret(line) for line in read_text(path).split() or [""]]
     except OSError as error:
         raise InputError(f"secret_file: cannot read {path}: {error.strerror}") from None
     except ValueError:

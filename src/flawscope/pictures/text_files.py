@@ -1,0 +1,108 @@
+"""Reads texts that people write beside pictures: settings, lists, secrets; in the encodings that editors and
+shells give them. YAML leaves every value as it is written: the setting's type says what it means."""
+
+from __future__ import annotations
+
+import codecs
+import os
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import IO, Any
+
+from flawscope.errors import one_line_message
+
+# settings have three levels; the longest are names of 1,000 kinds
+MAX_YAML_LENGTH, MAX_YAML_DEPTH, MAX_YAML_ALIASES = 100_000, 20, 30
+UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # PowerShell's `>` writes one
+_NULL, _MERGE, _TEXT = (f"tag:yaml.org,2002:{name}" for name in ("null", "merge", "str"))
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Reads a text: UTF-8 with or without a mark, UTF-16 with one. OSError. ValueError: it is neither; its
+    text begins with the reason and ends with the remedy."""
+    return decode_text(Path(path).read_bytes())
+
+
+def decode_text(data: bytes) -> str:
+    """Decodes what `read_text` reads."""
+    try:
+        text = data.decode("utf-16" if data.startswith(UTF_16_MARKS) else "utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError("its letters are not UTF-8; save it as UTF-8") from None
+    if "\0" in text:  # UTF-16 without a mark, or UTF-32
+        raise ValueError("it is no text in UTF-8; save it as UTF-8")
+    return text
+
+
+def text_lines(stream: IO[bytes]) -> Iterator[bytes]:
+    """Yields the lines of a list in UTF-8 as they come, without a mark; one of UTF-16 is read to its end."""
+    first = stream.readline().removeprefix(codecs.BOM_UTF8)
+    if first.startswith(UTF_16_MARKS):
+        yield from decode_text(first + stream.read()).encode().splitlines(keepends=True)
+    elif first:
+        yield first
+        yield from stream
+
+
+def read_yaml(path: str | os.PathLike[str]) -> Any:
+    """Reads a file as `load_yaml` does. OSError, ValueError."""
+    return load_yaml(read_text(path))
+
+
+def load_yaml(text: str) -> Any:
+    """Reads YAML as lists, mappings and texts, with None for null: 010, 1.10, 12:30, no and 1_000 stay
+    as they are written. Names are texts, and null is one, too.
+
+    Raises:
+        ValueError: it is none, a name stands twice, or it is so long or deep, or names values so often, that
+            reading it takes minutes. Its text does not quote the line, which may hold a password.
+    """
+    import yaml
+
+    if len(text) > MAX_YAML_LENGTH:
+        raise ValueError(f"it has more than {MAX_YAML_LENGTH:,} characters")
+    depth = aliases = 0
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            aliases += isinstance(event, yaml.AliasEvent)
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_YAML_DEPTH:
+                raise ValueError(f"it is nested more than {MAX_YAML_DEPTH} deep")
+        if aliases > MAX_YAML_ALIASES:
+            raise ValueError(f"it has more than {MAX_YAML_ALIASES} aliases")
+        return yaml.load(text, _loader())
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ValueError(f"{error.problem}{line}") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(one_line_message(error)) from None
+
+
+@cache
+def _loader() -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        yaml_implicit_resolvers = {  # noqa: RUF012 - as PyYAML has it
+            first: [one for one in found if one[0] in (_NULL, _MERGE)]
+            for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            """Refuses a name that stands twice: which of the two holds is not clear."""
+            node, seen = super().compose_mapping_node(anchor), set[str]()
+            for key, _ in node.value:
+                problem = ""
+                if not isinstance(key, yaml.ScalarNode):
+                    problem = "a name is no text"
+                elif key.value in seen:
+                    name = "a name" if "://" in key.value or "@" in key.value else f"{key.value:.60}"
+                    problem = f"{name} stands twice"
+                if problem:
+                    raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
+                seen.add(key.value)
+                key.tag = _MERGE if key.tag == _MERGE else _TEXT
+            return node
+
+    return Loader
