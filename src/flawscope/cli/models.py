@@ -119,7 +119,8 @@ def calibrate(args: argparse.Namespace) -> int:
     """Make new thresholds from new good pictures, since the camera or the light has changed, or for another
     false-alarm rate. The network stays."""
     from flawscope.datasets import list_pictures
-    from flawscope.datasets.layouts import is_review, refuse_unknown
+    from flawscope.datasets.layouts import is_review
+    from flawscope.datasets.own_folders import refuse_unknown
     from flawscope.predictor.router import load
 
     out = files.check_writable(args.out, os.path.splitext(args.model)[1].lower())

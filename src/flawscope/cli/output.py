@@ -4,6 +4,7 @@ results folder."""
 from __future__ import annotations
 
 import argparse
+import codecs
 import io
 import json
 import os
@@ -91,7 +92,13 @@ def _read_stdin(stream: IO[bytes]) -> PictureInputs:
     from flawscope.pictures.decoding import is_encoded
 
     head = stream.peek(64)[:64] if isinstance(stream, io.BufferedReader) else b""
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # PowerShell's
+        return PictureInputs(
+            Path(line) for line in stream.read().decode("utf-16").splitlines() if line.strip()
+        )
     if b"\0" not in head:
+        if head.startswith(codecs.BOM_UTF8):
+            stream.read(len(codecs.BOM_UTF8))
         lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in stream)
         return PictureInputs(Path(line) for line in lines if line.strip())
     if not is_encoded(head):

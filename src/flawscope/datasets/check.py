@@ -385,6 +385,8 @@ def _label_faults(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
             f"{pluralize(len(read.files), 'file')} of {form}: {pluralize(read.kinds.total(), 'mark')} in "
             f"{pluralize(read.pictures, 'picture')}{f' ({kinds})' if kinds else ''}"
         )
+        if said := join_names([f"{what} {n}" for what, n in read.about.most_common()]):
+            message += f"; of whole pictures: {said}"
         left_out = join_names([f"{what} {n}" for what, n in read.left_out.most_common()])
         yield Finding("note", "labels", subject, message, f"left out: {left_out or 'nothing'}")
     for path, reason in truth.labels.unreadable.items():
@@ -438,6 +440,8 @@ def _other_files(dataset: Dataset) -> Iterator[Finding]:
     unknown: dict[tuple[str, str], list[Path]] = {}
     beside: list[str] = []
     used = {Path(m) for items in dataset.splits.values() for item in items for m in item.masks}
+    forms = dataset.truth.labels.summaries().values() if dataset.truth else ()
+    used |= {path for form in forms if form.about for path in form.files}
     for path in not_pictures_in(dataset.root):
         if path in used:
             continue

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
 from flawscope.artefact import checkpoint_path, files
-from flawscope.datasets.layouts import refuse_unknown
+from flawscope.datasets.own_folders import refuse_unknown
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures import decoding, listing
 from flawscope.predictor import rates, router
