@@ -380,7 +380,7 @@ def test_what_is_no_picture_is_said_in_one_line_and_the_rest_is_kept(empty, http
         ),
         (
             "MT_Free|MT_Blowhole",
-            "MT_Blowhole (2), MT_Free (2, good by its name): pack the folder of good",
+            "MT_Blowhole (2), MT_Free (2, good by its name): pack the good ones alone",
         ),
         ("2024-05-01|2024-05-02", ""),
         ("Gutteile", ""),
@@ -399,7 +399,7 @@ def test_pictures_of_a_folder_of_defects_are_refused_by_name(http, good):
     begin(http)
     answer = send(http, "part/niO/3.png", good[0].read_bytes())
     assert (answer.status_code, answer.json()["code"]) == (422, "defects")
-    assert "part/niO/3.png lies in a folder that is not good by its name" in answer.json()["error"]
+    assert "part/niO/3.png is not good by its name, or its folder's" in answer.json()["error"]
     assert results(send(http, "part/iO/3.png", good[0].read_bytes()))[0]["name"] == "3.png"
 
 

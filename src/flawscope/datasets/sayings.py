@@ -22,8 +22,8 @@ from flawscope.pictures.mask_files import fold
 from flawscope.pictures.name_words import Said, read_names
 
 MAX_VALUES = 20  # of a column of labels; one with more holds something else
-MAX_BYTES_ABOVE = 1 << 24  # larger files above the pictures' folder are not opened
-SUFFIXES_ABOVE = {".csv", ".tsv", ".xlsx", ".json", ".jsonl", ".xml", ".txt"}
+MAX_LIST_BYTES = 1 << 24  # larger files above the pictures' folder, or in a zip, are not opened
+SUFFIXES = {".csv", ".tsv", ".xlsx", ".json", ".jsonl", ".xml", ".txt"}
 _TRUE = word_set("1 true yes y ja j oui si sim tak x wahr vrai vero verdadero verdadeiro prawda")
 _FALSE = word_set(
     "0 false no n nein non nao nie nee falsch faux falso falsz none keine kein keiner - nan null ohne aucun "
@@ -42,7 +42,7 @@ _SCORES = word_set("score scores severity probability punktzahl schweregrad punt
 
 
 class Saying(NamedTuple):
-    """What one source says of a picture: the words, which `--good` may name, and where they stand."""
+    """Words of one source on a picture, which `--good` may name, and where they stand."""
 
     said: Said
     words: str
@@ -51,19 +51,19 @@ class Saying(NamedTuple):
 
 @dataclass
 class Sayings:
-    """What is said of each of some pictures, in their order; nothing of some. is_unknown: a list has values
+    """Sayings on each of some pictures, in their order; none on some. is_unknown: a list has values
     of which nobody knows what they say."""
 
     of: dict[Path, list[Saying]] = field(default_factory=dict)
     is_unknown: bool = False
 
     def said(self, picture: Path) -> Said:
-        """What all sources together say of a picture."""
+        """Reads what all sources together say of a picture."""
         found = {one.said for one in self.of.get(picture, ())} - {Said.NOTHING}
         return Said.UNCLEAR if len(found) > 1 else next(iter(found), Said.NOTHING)
 
     def calls_bad(self, picture: Path) -> str:
-        """Where a picture is called defective; empty where nothing does."""
+        """Names the source that calls a picture defective; empty where nothing does."""
         return next((one.source for one in self.of.get(picture, ()) if one.said is Said.BAD), "")
 
     def names(self, picture: Path, wanted: set[str]) -> bool:
@@ -73,6 +73,14 @@ class Sayings:
             if fold(one.words) in wanted or any((w := {*split_words(name)}) and w <= own for name in wanted):
                 return True
         return False
+
+    def doubtful(self) -> list[Path]:
+        """The pictures that may be defective, where some may: those that are called so, else those of which
+        nothing is said."""
+        if not self.is_doubtful():
+            return []
+        called = [path for path in self.of if self.said(path) in (Said.BAD, Said.UNCLEAR)]
+        return called or [path for path in self.of if self.said(path) is Said.NOTHING]
 
     @property
     def words(self) -> set[str]:
@@ -126,20 +134,26 @@ class Sayings:
 
 
 def read_sayings(root: Path, pictures: Sequence[Path], labels: LabelFiles | None = None) -> Sayings:
-    """Reads what is said of pictures below `root`, which need not be there. labels: the files below it.
+    """Reads what is said of pictures below `root`, by names and files. labels: the files below it.
 
     Raises:
         InputError: a list cannot be read for want of a library.
     """
     found = Sayings({picture: [] for picture in pictures})
-    files = [labels or LabelFiles(root, pictures), *_files_above(root, pictures)] if root.is_dir() else []
-    for one in files:
+    for one in [labels or LabelFiles(root, pictures), *_files_above(root, pictures)]:
         if missing := next(iter(one.unread_lists.items()), None):
             raise InputError(f"{missing[0]} may say which pictures are good: {missing[1]}, or move it away")
         for source, texts in one.sayings().items():
-            _add_source(
-                found, source, {one.given[p]: own for p, own in texts.items() if one.given[p] in found.of}
-            )
+            own = {one.given[path]: said for path, said in texts.items()}
+            _add_source(found, source, {path: said for path, said in own.items() if path in found.of})
+    for picture, said_by_name in read_name_sayings(pictures).of.items():
+        found.of[picture] += said_by_name
+    return found
+
+
+def read_name_sayings(pictures: Sequence[Path]) -> Sayings:
+    """Reads what the names of pictures say, which need not be there."""
+    found = Sayings({picture: [] for picture in pictures})
     by_folder: dict[Path, list[Path]] = {}
     for picture in pictures:
         by_folder.setdefault(picture.parent, []).append(picture)
@@ -155,8 +169,8 @@ def _files_above(root: Path, pictures: Sequence[Path]) -> Iterator[LabelFiles]:
     whole = Path(os.path.abspath(root))
     for levels, folder in enumerate(whole.parents[:2], start=1):
         try:
-            entries = [e for e in list_entries(folder) if Path(e.name).suffix.lower() in SUFFIXES_ABOVE]
-            paths = [folder / e.name for e in entries if e.is_file() and e.stat().st_size <= MAX_BYTES_ABOVE]
+            entries = [e for e in list_entries(folder) if Path(e.name).suffix.lower() in SUFFIXES]
+            paths = [folder / e.name for e in entries if e.is_file() and e.stat().st_size <= MAX_LIST_BYTES]
         except (InputError, OSError):  # others' folders
             continue
         if paths:
@@ -167,7 +181,7 @@ def _files_above(root: Path, pictures: Sequence[Path]) -> Iterator[LabelFiles]:
 
 
 class _Column(NamedTuple):
-    """What a column says of pictures. is_unknown: nobody knows what its values say."""
+    """Column of a list: what it says of pictures. is_unknown: nobody knows what its values say."""
 
     of: dict[Path, tuple[Said, str]]
     is_unknown: bool = False

@@ -75,7 +75,8 @@ def read_study(paths: Sequence[Path], reference: Path | None) -> ReadStudy:
         paths: tables of trials, .csv, with the columns part, appraiser, trial and decision; folders of
             `predict --out`, each one trial of its model, of pictures that are named by the part.
         reference: a table, .csv, with the columns part and reference; or a folder of pictures that are named
-            by the part, the good ones in `good` or another such word. None: the tables of trials have a column `reference`.
+            by the part, the good ones in `good` or another such word. None: the tables of trials have a
+            column `reference`.
 
     Raises:
         InputError: a file cannot be read, or the study is not complete; the line says which part.

@@ -24,7 +24,7 @@ from flawscope.pictures.folder_words import (
 
 
 class Said(Enum):
-    """What is said of a picture. UNCLEAR: both, or nobody knows which."""
+    """Tells what is said of a picture. UNCLEAR: both, or nobody knows which."""
 
     GOOD = "good"
     BAD = "not good"
@@ -33,7 +33,7 @@ class Said(Enum):
 
 
 class NameReading(NamedTuple):
-    """What a file's name says, and the words that say it."""
+    """Result of reading a file's name: what it says, and the words that say it."""
 
     said: Said
     words: str = ""
@@ -69,7 +69,7 @@ def read_names(stems: Sequence[str]) -> list[NameReading]:
 
 
 def _read(chunks: Chunks) -> NameReading:
-    """What chunks say; single letters are places and counters."""
+    """Reads chunks; single letters are places and counters."""
     # numbers make no difference but for being there: so few texts are read
     text = " ".join(re.sub(r"\d+", "0", chunk) for chunk in chunks if len(chunk) > 1 or chunk.isdecimal())
     telling = [word for word in split_words(text) if word_says(word) is not None or is_turning(word)]

@@ -270,8 +270,8 @@ class LabelFiles:
         return bool(stem) and any(name in self._known for name in (fold(stem), *plain_names(unquote(stem))))
 
     def sayings(self) -> dict[str, dict[Path, Texts]]:
-        """What is said of whole pictures, by source and by picture: texts, each under the name of its column,
-        tag or question. A name that several pictures have says something of those nearest to the file."""
+        """Sorts what is said of whole pictures by source and by picture. A name that several pictures have says
+        something of those nearest to the file."""
         found: dict[str, dict[Path, Texts]] = {}
         for entry, every in self._assigned:
             pictures = every

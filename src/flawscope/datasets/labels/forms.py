@@ -51,8 +51,13 @@ def read_label_file(
     found = _read_form(path, suffix, data, own, settings) if suffix in MAX_BYTES else None
     if found is not None and (found.form or found.fault):
         return found
+
+    def is_sure(text: str) -> bool:  # numbers in a damaged file of a tool may be pictures' names
+        is_number = text.isdecimal() and (suffix == ".txt" or _SIGN.search(data) is not None)
+        return not is_number and is_name(text)
+
     try:
-        entries = tables.read_list(data, suffix, own, is_name)
+        entries = tables.read_list(data, suffix, own, is_sure)
     except InputError as error:
         return LabelDocument(tables.FORM, [], str(error))
     except Exception:  # it is no list

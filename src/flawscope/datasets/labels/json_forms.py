@@ -157,7 +157,7 @@ def parse_via(document: Record, _own: str) -> Iterator[Entry]:
 
 
 def _via_texts(name: str, value: Any) -> tuple[tuple[str, str], ...]:
-    """What an attribute of a picture says; of several that may be ticked those that are."""
+    """Reads an attribute of a picture; of several that may be ticked those that are."""
     return told_texts(
         f"label {name}",
         [key for key, ticked in value.items() if ticked] if isinstance(value, dict) else [value],
@@ -237,8 +237,8 @@ def parse_label_studio(document: Any, _own: str) -> Iterator[Entry]:
                 for path in every:
                     marks[path] = [Mark(None, "mark in one of several pictures")]
                 continue
-            if told := _label_studio_texts(region):
-                about[of] += told
+            if said := _label_studio_texts(region):
+                about[of] += said
             else:
                 marks[of].append(_label_studio_mark(region, sizes[of]))
         predictions = [Mark(None, "prediction") for found in task.get("predictions") or () if found]
@@ -271,7 +271,7 @@ def _marked_picture(region: Record, pictures: dict[str, list[str]], every: list[
 
 
 def _label_studio_texts(region: Record) -> tuple[tuple[str, str], ...]:
-    """What was chosen for a whole picture; a choice for a region has its place, and is none."""
+    """Reads what was chosen for a whole picture; a choice for a region has its place, and is none."""
     value, name = region["value"], f"choice {region.get('from_name') or ''}"
     if value.keys() & _PLACED:
         return ()

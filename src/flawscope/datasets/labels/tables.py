@@ -46,7 +46,8 @@ def read_list(data: bytes, suffix: str, own: str, is_name: IsName) -> list[Entry
     named = {h: {text for row in rows for text in row.get(h, ())[:1] if is_name(text)} for h in headers}
     column = max(headers, key=lambda name: len(named[name]), default="")
     if not column or not named[column]:
-        if len(rows) != 1 or not is_name(own) or suffix not in (".json", ".txt"):
+        is_own = len(rows) == 1 and (suffix == ".json" or (suffix == ".txt" and len(rows[0]) == 1))
+        if not is_own or not is_name(own):
             return []
         return [Entry(own, None, [], about=_about(rows[0], ""))]
     return [_entry(row[column][0], _about(row, column)) for row in rows if row.get(column)]
@@ -197,5 +198,5 @@ def _record_row(record: dict[str, Any]) -> Row:
 
 
 def told_texts(header: str, values: Iterable[Any]) -> tuple[tuple[str, str], ...]:
-    """What a labelling tool says of a whole picture, under a name."""
+    """Texts that a labelling tool says of a whole picture, under a name."""
     return tuple((header, text) for value in values for text in _texts(value) if text)
