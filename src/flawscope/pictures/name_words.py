@@ -56,6 +56,8 @@ def read_names(stems: Sequence[str]) -> list[NameReading]:
     names = [_CHUNK.findall(plain_words(_UUID.sub(" ", stem))) for stem in stems]
     first, last = _shared(names)
     cores = [name[first : len(name) - last] for name in names]
+    if any(is_turning(chunk) for core in cores for chunk in core):  # what it turns round may be shared
+        first, last, cores = 0, 0, names
     found = [_read(core) for core in cores]
     if {one.said for one in found} != {Said.GOOD, Said.BAD}:
         types = _types(cores)

@@ -270,7 +270,7 @@ class LabelFiles:
         return bool(stem) and any(name in self._known for name in (fold(stem), *plain_names(unquote(stem))))
 
     def sayings(self) -> dict[str, dict[Path, Texts]]:
-        """Sorts what is said of whole pictures by source and by picture. A name that several pictures have says
+        """Sorts what is said of whole pictures by source and picture. A name that several pictures have says
         something of those nearest to the file."""
         found: dict[str, dict[Path, Texts]] = {}
         for entry, every in self._assigned:

@@ -19,6 +19,7 @@ from typing import Any
 from flawscope.datasets.labels.shapes import Entry, name_entry, picture_path
 from flawscope.errors import missing_library_error
 from flawscope.pictures.decoding import is_picture
+from flawscope.pictures.folder_words import says_good
 
 FORM = "list"
 SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".xlsx")
@@ -46,7 +47,9 @@ def read_list(data: bytes, suffix: str, own: str, is_name: IsName) -> list[Entry
     named = {h: {text for row in rows for text in row.get(h, ())[:1] if is_name(text)} for h in headers}
     column = max(headers, key=lambda name: len(named[name]), default="")
     if not column or not named[column]:
-        is_own = len(rows) == 1 and (suffix == ".json" or (suffix == ".txt" and len(rows[0]) == 1))
+        texts = [text for row in rows for own_texts in row.values() for text in own_texts]
+        is_word = suffix == ".txt" and len(texts) == 1 and says_good(texts[0]) is not None
+        is_own = len(rows) == 1 and (suffix == ".json" or is_word)
         if not is_own or not is_name(own):
             return []
         return [Entry(own, None, [], about=_about(rows[0], ""))]
