@@ -341,7 +341,7 @@ def test_what_is_no_picture_is_said_in_one_line_and_the_rest_is_kept(empty, http
     assert "photo.dng is a camera's raw file" in send(http, "photo.dng", whole).json()["error"]
     files = {
         "parts/one.png": whole,
-        "parts/broken.png": whole[:200],
+        "parts/cut.png": whole[:200],
         "../../out.png": good[1].read_bytes(),
         "/etc/out.png": good[1].read_bytes(),
         "C:\\out.png": good[1].read_bytes(),
@@ -359,7 +359,7 @@ def test_what_is_no_picture_is_said_in_one_line_and_the_rest_is_kept(empty, http
     assert outside == ["../../out.png", "/etc/out.png", "C:\\out.png"]
     assert "larger than 2 MB" in told["parts/large.bmp"]
     codes = {one["name"]: one["code"] for one in found}
-    assert (codes["parts/broken.png"], codes["parts/large.bmp"]) == ("unreadable", "too_large")
+    assert (codes["parts/cut.png"], codes["parts/large.bmp"]) == ("unreadable", "too_large")
     assert (codes["../../out.png"], codes["one.png"]) == (None, None)
     assert listed(http)["pictures"] == ["one.png", "two.png"]
     assert "no zip file" in send_zip(http, b"PK\x03\x04 no zip").json()["error"]
@@ -380,7 +380,7 @@ def test_what_is_no_picture_is_said_in_one_line_and_the_rest_is_kept(empty, http
         ),
         (
             "MT_Free|MT_Blowhole",
-            "MT_Blowhole (2), MT_Free (2, good by its name): pack the folder of good",
+            "MT_Blowhole (2), MT_Free (2, good by its name): pack the good ones alone",
         ),
         ("2024-05-01|2024-05-02", ""),
         ("Gutteile", ""),
@@ -399,8 +399,19 @@ def test_pictures_of_a_folder_of_defects_are_refused_by_name(http, good):
     begin(http)
     answer = send(http, "part/niO/3.png", good[0].read_bytes())
     assert (answer.status_code, answer.json()["code"]) == (422, "defects")
-    assert "part/niO/3.png lies in a folder that is not good by its name" in answer.json()["error"]
+    assert "part/niO/3.png is not good by its name, or its folder's" in answer.json()["error"]
     assert results(send(http, "part/iO/3.png", good[0].read_bytes()))[0]["name"] == "3.png"
+    answer = send(http, "cam2_NG_0004.png", good[1].read_bytes())
+    assert (answer.status_code, answer.json()["code"]) == (422, "defects")
+    files = {f"{k}.png": path.read_bytes() for k, path in enumerate(good[:3])}
+    answer = send_zip(
+        http, zipped({**files, "../l.csv": b"", "l.csv": b"file,label\n0.png,OK\n2.png,NG"})
+    ).json()
+    assert (
+        "all.zip: which pictures are good? . (1, nothing is said), NG (1, not good by l.csv)"
+        in answer["error"]
+    )
+    assert listed(http)["pictures"] == ["3.png"]
 
 
 def test_pictures_that_all_have_sizes_of_their_own_are_not_offered_to_be_left_out(http, good):

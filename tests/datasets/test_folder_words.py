@@ -81,6 +81,7 @@ EXPECTED = {
     "bueno !malo|buenas !defectuosas|sin_defectos !defectos|aceptados !rechazados|buono !difettoso|"
     "buoni !scarti|senza_difetti !difetti|bom !ruim|sem_defeito !defeitos|dobre !wadliwe|zgodne !niezgodne|"
     "bez_wad !braki|train/iO !test/niO test/iO|good !bad extra|"
+    "train/iO !train/niO|train/good !train/defect !valid/defect|"
     ".|widgets",  # as people sort good pictures: no question
     6: "iO good !niO|2024-05-01 2024-05-02|cam1 cam2|batch_3 batch_4|Frühschicht Spätschicht|left right|"
     "2024-05-01/Gutteile 2024-05-02/Gutteile|good/2024-05-01 good/2024-05-02|good/red good/blue|kos01 kos02|"
@@ -91,7 +92,7 @@ EXPECTED = {
     "2024-05-01 !niO|positive !negative|0 !1|G !B|A_Ware !B_Ware|clean !dirty|fine !rusty|. !Kratzer|. !niO|"
     "!niO|widgets/fresh !widgets/worn",
     "not good by its name": "good good/2024 !good/rejected",
-    "only good pictures": "train/iO !train/niO",
+    "only good pictures": "train/iO !train/Kratzer",
     "choose one": "2024-05-01/iO !2024-05-01/niO 2024-05-02/iO !2024-05-02/niO",
 }
 LAYOUTS = {folders: found for found, every in EXPECTED.items() for folders in every.split("|")}
@@ -100,7 +101,7 @@ LAYOUTS = {folders: found for found, every in EXPECTED.items() for folders in ev
 def build(save, root, folders):
     for folder in folders.split():
         for k in range(3):
-            save(root / folder.lstrip("!") / f"{'bad' if folder.startswith('!') else 'fine'}{k}.png")
+            save(root / folder.lstrip("!") / f"{'dent' if folder.startswith('!') else 'fine'}{k}.png")
 
 
 @pytest.mark.parametrize("folders", LAYOUTS)
@@ -114,9 +115,9 @@ def test_defects_are_never_learnt_as_good_in_silence(tmp_path, save, folders):
         return
     dataset = open_dataset(tmp_path / "part", test_share=0)
     learnt = [item.path.name for item in dataset.train]
-    assert not any(name.startswith("bad") for name in learnt)
+    assert not any(name.startswith("dent") for name in learnt)
     assert len(learnt) == expected
-    assert {item.path.name[:3] for item in dataset.test if item.anomalous} <= {"bad"}
+    assert {item.path.name[:4] for item in dataset.test if item.anomalous} <= {"dent"}
 
 
 def test_the_question_counts_and_its_answers_are_taken(tmp_path, save):

@@ -86,7 +86,7 @@ GOOD = ("p1,Eva,1,good,good", "p2,Eva,1,bad,bad", "p1,Eva,2,good,good", "p2,Eva,
         (("p1,Eva,1,good,good", "p2,Eva,1,bad,good"), r"the reference has good parts alone \(2\): a study"),
         (("p1,Eva,1,bad,bad",), "the reference has defective parts alone"),
         ((*GOOD, "p1,Eva,3,good,bad"), "line 6: part p1 is good in one row and defective in another"),
-        (("p1,Eva,1,maybe,good",), "line 2: 'maybe' is neither good nor defective: write good, ok"),
+        (("p1,Eva,1,maybe,good",), "line 2: 'maybe' is neither good nor defective: write good or defective"),
         (("p1,,1,good,good",), "line 2: appraiser is empty: fill it in"),
         ((*GOOD[:3], "p2,eva,1,bad,bad"), "line 5: Eva decides on part p2 twice in trial 1"),  # eva is Eva
         ((), "there is no decision"),

@@ -16,7 +16,6 @@ from flawscope.export.recalibrate import ExportPictures
 from flawscope.runtime.torch import TorchSession
 
 
-
 @pytest.mark.slow
 def test_in_8_bits_it_is_calibrated_on_what_it_has_not_learnt(cases, tmp_path):
     out = tmp_path / "plate.onnx"

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reference",
         metavar="FILE.csv|FOLDER",
         help="which parts are defective: a table (part, reference), or a folder with pictures named by the "
-        "part, the good ones in good (default: the column reference of the table of trials)",
+        "part, the good ones in good, ok, iO, ... (default: the column reference of the table of trials)",
     )
     parser.add_argument("--model", metavar="MODEL", help="model file, for its facts and hash on the page")
     parser.add_argument(

@@ -119,7 +119,8 @@ def calibrate(args: argparse.Namespace) -> int:
     """Make new thresholds from new good pictures, since the camera or the light has changed, or for another
     false-alarm rate. The network stays."""
     from flawscope.datasets import list_pictures
-    from flawscope.datasets.layouts import is_review, refuse_unknown
+    from flawscope.datasets.layouts import is_review
+    from flawscope.datasets.own_folders import refuse_unknown
     from flawscope.predictor.router import load
 
     out = files.check_writable(args.out, os.path.splitext(args.model)[1].lower())
@@ -187,7 +188,10 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
         "folder with pictures of all products",
     )
     parser.add_argument(
-        "--force", action="store_true", help="after a question: accept what the same call wrote"
+        "--force",
+        action="store_true",
+        help="--pictures are good, whatever they are called; after a question: accept what the same call "
+        "wrote",
     )
     common.add_quiet(parser)
 
@@ -196,6 +200,7 @@ def export(args: argparse.Namespace) -> int:
     """Write a fitted model for ONNX Runtime and OpenVINO, which need no torch, and prove that it answers as
     before."""
     from flawscope.datasets import list_pictures
+    from flawscope.datasets.own_folders import refuse_unknown
     from flawscope.predictor import fitted_artefact, read_manifest
     from flawscope.predictor.router import is_router, load, read_router_facts
 
@@ -211,6 +216,9 @@ def export(args: argparse.Namespace) -> int:
     if not several:
         artefact = fitted_artefact(args.model)
         options["pictures"] = list_pictures(args.pictures) if args.pictures else []
+        if args.pictures and os.path.isdir(args.pictures) and not args.force:
+            remedy = "give the folder of good ones alone, or add --force"
+            refuse_unknown(Path(args.pictures), options["pictures"], remedy)
     require_installed("export", "torch", extras="train,export")
     options["step"] = common.progress_for(args)
     if several:

@@ -23,6 +23,7 @@ from flawscope.datasets.layouts import open_dataset
 from flawscope.datasets.mask_remarks import describe_marks, marked_good, turn_doubt
 from flawscope.datasets.masks import GroundTruth, read_any_mask
 from flawscope.datasets.published import SATURATION_FILE
+from flawscope.datasets.sayings import read_sayings
 from flawscope.errors import InputError, join_names, one_line_message, pluralize
 from flawscope.pictures.appearance import pixel_format
 from flawscope.pictures.channels import first_view
@@ -169,7 +170,7 @@ def check(
         findings.append(Finding("note", "reduced", ".", *found))
     if truth := dataset.truth:
         findings += [*_label_faults(dataset, truth), *_unused_pictures(dataset, truth)]
-    for look in (_masks_missing, _other_files, _too_few_pictures):
+    for look in (_called_otherwise, _masks_missing, _other_files, _too_few_pictures):
         findings += look(dataset)
     findings.sort(key=lambda f: (SEVERITIES.index(f.severity), f.code, natural_key(f.subject)))
     return CheckReport(
@@ -385,6 +386,8 @@ def _label_faults(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
             f"{pluralize(len(read.files), 'file')} of {form}: {pluralize(read.kinds.total(), 'mark')} in "
             f"{pluralize(read.pictures, 'picture')}{f' ({kinds})' if kinds else ''}"
         )
+        if said := join_names([f"{what} {n}" for what, n in read.about.most_common()]):
+            message += f"; of whole pictures: {said}"
         left_out = join_names([f"{what} {n}" for what, n in read.left_out.most_common()])
         yield Finding("note", "labels", subject, message, f"left out: {left_out or 'nothing'}")
     for path, reason in truth.labels.unreadable.items():
@@ -433,11 +436,28 @@ def _unused_pictures(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
         yield Finding("note", "unused", folder, message, "move what should take part")
 
 
+def _called_otherwise(dataset: Dataset) -> Iterator[Finding]:
+    """Pictures to learn from that somebody named good, and that names or lists do not call so."""
+    if dataset.reviewed or not dataset.drawn_split:  # opening others refuses these
+        return
+    labels = dataset.truth.labels if dataset.truth else None
+    learnt = [item.path for item in dataset.train]
+    if doubtful := [*map(dataset.relative, read_sayings(dataset.root, learnt, labels).doubtful())]:
+        message = f"{pluralize(len(doubtful), 'picture')} to learn from not called good as others are: "
+        remedy = "leave out what is defective"
+        others = tuple(doubtful[1:])
+        yield Finding(
+            "warning", "called-otherwise", doubtful[0], message + join_names(doubtful), remedy, others
+        )
+
+
 def _other_files(dataset: Dataset) -> Iterator[Finding]:
     """Unread files: by folder those that may show a part, together those beside pictures."""
     unknown: dict[tuple[str, str], list[Path]] = {}
     beside: list[str] = []
     used = {Path(m) for items in dataset.splits.values() for item in items for m in item.masks}
+    forms = dataset.truth.labels.summaries().values() if dataset.truth else ()
+    used |= {path for form in forms if form.about for path in form.files}
     for path in not_pictures_in(dataset.root):
         if path in used:
             continue

@@ -11,13 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.datasets.dataset import Dataset, Item, count_reasons
-from flawscope.datasets.layouts import defects_in, find_categories, open_dataset
+from flawscope.datasets.layouts import find_categories, open_dataset
 from flawscope.datasets.masks import GroundTruth, union_masks
+from flawscope.datasets.own_folders import defects_in
+from flawscope.datasets.sayings import read_sayings
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.decoding import decode, to_eight_bits
 from flawscope.pictures.levels import Levels
 from flawscope.pictures.listing import natural_key, subfolders
 from flawscope.pictures.mask_files import fold, masked_folder
+from flawscope.pictures.name_words import Said
 from flawscope.pictures.text_files import read_text
 
 RANDOM_STREAM = 40  # stream of random numbers
@@ -181,4 +184,10 @@ def _defective_pictures(root: Path) -> list[Item]:
         if masked_folder(name) in ("", fold(full.name)) and not full.is_relative_to(path)
     ]
     truth = GroundTruth(full.parent if part_of_a_set else full, beside)
-    return [replace(item, kind=item.path.parent.name) for item in defects_in(full, truth)]
+    items = defects_in(full, truth)
+    sayings = read_sayings(full, [item.path for item in items], truth.labels)
+    return [
+        replace(item, kind=item.path.parent.name)
+        for item in items
+        if sayings.said(item.path) is not Said.GOOD
+    ]

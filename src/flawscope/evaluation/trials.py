@@ -15,16 +15,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flawscope.artefact.files import CSV_ENCODING, file_sha256, from_csv_cell
+from flawscope.datasets.sayings import read_sayings
 from flawscope.errors import InputError, join_names, pluralize
 from flawscope.evaluation.agreement import Study
+from flawscope.pictures.folder_words import one_may_negate, says_good
 from flawscope.pictures.listing import list_inputs, natural_key
+from flawscope.pictures.name_words import Said
 from flawscope.results.run import PARTS_TABLE_NAME, SUMMARY_NAME, TABLE_NAME
 from flawscope.results.table import ResultRow, read_table
 
-# Words of a decision and of the reference, without upper case; AIAG writes 1 for a good part and 0 for a
-# defective one
-GOOD_WORDS = ("good", "ok", "pass", "accept", "1", "within tolerance")
-DEFECTIVE_WORDS = ("defective", "anomalous", "bad", "nok", "ng", "fail", "reject", "0")
+# Decisions that are no words of good and defective: AIAG writes 1 for a good part and 0 for a defective one
+OTHER_WORDS = {"1": True, "0": False, "within tolerance": True}
 TRIAL_COLUMNS, REFERENCE_COLUMNS = ("part", "appraiser", "trial", "decision"), ("part", "reference")
 ENOUGH = "a study needs good and defective parts, about as many of each, and some near the limit"
 
@@ -74,7 +75,8 @@ def read_study(paths: Sequence[Path], reference: Path | None) -> ReadStudy:
         paths: tables of trials, .csv, with the columns part, appraiser, trial and decision; folders of
             `predict --out`, each one trial of its model, of pictures that are named by the part.
         reference: a table, .csv, with the columns part and reference; or a folder of pictures that are named
-            by the part, the good ones in `good`. None: the tables of trials have a column `reference`.
+            by the part, the good ones in `good` or another such word. None: the tables of trials have a
+            column `reference`.
 
     Raises:
         InputError: a file cannot be read, or the study is not complete; the line says which part.
@@ -208,9 +210,16 @@ def _reference_folder(folder: Path) -> dict[str, bool]:
     for path in list_inputs(folder)[0]:
         if (first := found.setdefault(path.stem, path)) != path:
             raise InputError(f"{first} and {path} have one part's name: name pictures by the part")
-    if any(path.parent == folder for path in found.values()):
+    of = {part: path.relative_to(folder).parts[:-1] for part, path in found.items()}
+    sayings = read_sayings(folder, [*found.values()])
+    if sayings.is_plain:
+        return {part: sayings.said(path) is Said.BAD for part, path in found.items()}
+    if () in of.values():
         raise InputError(f"{folder}: put the pictures of good parts in a folder good, others in defective")
-    return {part: path.relative_to(folder).parts[0] != "good" for part, path in found.items()}
+    if one_may_negate({parts[0] for parts in of.values()}):
+        names = join_names(sorted({parts[0] for parts in of.values()}))
+        raise InputError(f"{folder}: which of {names} are good? Call their folders good and defective")
+    return {part: not says_good(parts[0]) for part, parts in of.items()}
 
 
 # --------------------------------------------------------------------------------------------------- tables
@@ -246,8 +255,9 @@ def _read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[s
 
 def _parse_word(text: str, place: str) -> bool:
     """Whether a word means a defective part. InputError: neither."""
-    word = text.casefold()
-    if word in GOOD_WORDS or word in DEFECTIVE_WORDS:
-        return word in DEFECTIVE_WORDS
-    allowed = f"{', '.join(GOOD_WORDS)} or {', '.join(DEFECTIVE_WORDS)}"
-    raise InputError(f"{place}: {text!r} is neither good nor defective: write {allowed}")
+    good = OTHER_WORDS.get(text.casefold(), says_good(text))
+    if good is None:
+        raise InputError(
+            f"{place}: {text!r} is neither good nor defective: write good or defective, ok or nok"
+        )
+    return not good

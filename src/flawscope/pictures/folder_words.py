@@ -14,14 +14,15 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 
-def _set(words: str) -> frozenset[str]:
+def word_set(words: str) -> frozenset[str]:
+    """The words of a text."""
     return frozenset(words.split())
 
 
 GOOD = ("good", "ok", "normal")  # the names that published data sets use
 
 # English, German, French, Spanish, Italian, Portuguese, Polish, Dutch; as `_plain` writes them
-_GOOD_WORDS = _set(
+_GOOD_WORDS = word_set(
     "good ok okay io normal pass passed accept accepted acceptable perfect intact healthy conforming "
     "conformant compliant flawless faultless clean approved gut gute guten guter gutes gutware inordnung "
     "einwandfrei makellos bestanden akzeptiert angenommen freigegeben bon bons bonne bonnes conforme "
@@ -31,7 +32,7 @@ _GOOD_WORDS = _set(
     "aceitos aceita aceitas aprovado aprovados aprovada aprovadas dobry dobre dobra dobrych zgodny zgodne "
     "zgodna przyjety przyjete sprawny sprawne goed goede goeden goedgekeurd goedgekeurde akkoord"
 )
-_BAD_WORDS = _set(
+_BAD_WORDS = word_set(
     "bad ko nok ng nio abnormal anomaly anomalies anomalous def defect defects defective defectives "
     "faulty fault faults fail fails failed failure failures reject rejects rejected scrap scrapped damage "
     "damages damaged broken flaw flaws flawed error errors schlecht schlechtware schlechte schlechten "
@@ -49,29 +50,29 @@ _BAD_WORDS = _set(
     "braki brakow odrzut odrzuty odrzucone uszkodzony uszkodzone uszkodzenie uszkodzenia uszkodzen slecht "
     "slechte afkeur afgekeurd afgekeurde fout fouten foutief defecte beschadigde"
 )
-_NEGATIONS = _set(
+_NEGATIONS = word_set(
     "no not non none nicht kein keine keinen keiner ohne sans pas sin senza sem nao nie bez without niet "
     "geen zonder ikke inte"
 )
-_PREFIXES = _set("un in nicht not non no nie")  # written together with what they turn round
-_FREE = _set("free frei freie freien libre libres libero liberi libera livre livres exempt")
-_FILLERS = _set(  # between a negation and its word
+_PREFIXES = word_set("un in nicht not non no nie")  # written together with what they turn round
+_FREE = word_set("free frei freie freien libre libres libero liberi libera livre livres exempt")
+_FILLERS = word_set(  # between a negation and its word
     "a an any the of from de des du d le la les un une von der die das in el los del da di do to jest sa "
     "sind est e o be yet quite found"
 )
-_DOUBTS = _set(  # nobody knows what the name says
+_DOUBTS = word_set(  # nobody knows what the name says
     "almost nearly maybe perhaps but and or vs with fast beinahe vielleicht aber und oder mit presque "
     "mais et ou avec casi quiza pero y con quase talvez mas com quasi forse o ma ed prawie moze ale lub i "
     "z"
 )
-_NOUNS = _set(  # say nothing beside other words
+_NOUNS = word_set(  # say nothing beside other words
     "part parts piece pieces image images img imgs picture pictures pic pics photo photos foto fotos "
     "sample samples product products item items folder set data teil teile teilen bild bilder stuck "
     "stucke stueck stuecke muster probe proben ordner produkt produkte pieza piezas imagen imagenes pezzo "
     "pezzi immagine immagini peca pecas imagem imagens sztuki zdjecia czesci"
 )
 # Words by which people sort pictures of good parts: by time, place, camera, light
-_SORTING = _NOUNS | _set(
+_SORTING = _NOUNS | word_set(
     "cam cams camera cameras kamera kameras sensor shift schicht turno equipe zmiana batch lot los charge "
     "lote lotto serie series partia run tray pallet palette box order auftrag line linie linea ligne "
     "machine maschine station nest cavity kavitat kavitaet mold form view views ansicht vue vista side "
@@ -86,7 +87,7 @@ _SORTING = _NOUNS | _set(
     "pm"
 )
 
-_CLASSES = _set(  # numbers behind them tell kinds, of defects too
+_CLASSES = word_set(  # numbers behind them tell kinds, of defects too
     "class classe classes clase klasse klassen klasa label labels type types typ typen tipo kind kinds "
     "sorte category kategorie grade quality qualitat result results ergebnis"
 )
@@ -116,15 +117,15 @@ _COMPOUND = re.compile(
 def says_good(name: str) -> bool | None:
     """Tells whether a folder's name says that good parts lie in it (True), or defective ones (False); None
     where it says neither, or both."""
-    words = _words(name)
+    words = split_words(name)
     found: list[bool] = []
     turned, before_free = False, None
     for position, word in enumerate(words):
-        said = _said(word)
+        said = word_says(word)
         if word in _FREE:
             if before_free is False:  # "defect free": the word was counted as defective
                 found[-1] = not found[-1]
-            elif any(_said(later) is not None for later in words[position + 1 :]):
+            elif any(word_says(later) is not None for later in words[position + 1 :]):
                 turned = not turned  # "free of defects"
             elif any(later not in _NOUNS and not later.isdecimal() for later in words[position + 1 :]):
                 return None  # "free of rust": nobody knows of what
@@ -158,7 +159,9 @@ def other_words(name: str) -> frozenset[str]:
     or a kind of defect."""
     plain = _NEGATIONS | _FILLERS | _SORTING | _FREE
     return frozenset(
-        word for word in _words(name) if not word.isdecimal() and word not in plain and _said(word) is None
+        word
+        for word in split_words(name)
+        if not word.isdecimal() and word not in plain and word_says(word) is None
     )
 
 
@@ -172,7 +175,7 @@ def one_may_negate(names: Iterable[str]) -> bool:
 def sorts_good(names: Sequence[str]) -> bool:
     """Tells whether folders side by side sort pictures of one kind: their names are dates, numbers, cameras
     and the like, or differ by their numbers alone."""
-    each = [_words(name) for name in names]
+    each = [split_words(name) for name in names]
     numbers = {int(word) for words in each for word in words if word.isdecimal()}
     bare = {tuple(word for word in words if not word.isdecimal()) for words in each}
     if len(each) > 1 and len(bare) == 1:
@@ -192,23 +195,38 @@ def _is_sorting(words: Sequence[str], name: str) -> bool:
     )
 
 
-def _words(name: str) -> list[str]:
-    """Words of a name, plain, and its numbers."""
-    for pattern, plain in _ABBREVIATIONS:
-        name = pattern.sub(plain, name)
+def split_words(name: str, *, camel: bool = False) -> list[str]:
+    """Words of a name, plain, and its numbers. camel: capitals cut up known words, too."""
     words: list[str] = []
-    for run in _RUNS.findall(_without_accents(name)):
+    for run in _RUNS.findall(plain_words(name)):
         folded = run.casefold()
-        pieces = [folded] if _is_known(folded) else [piece.casefold() for piece in _CAMEL.split(run)]
-        words += pieces
+        whole = not camel and _is_known(folded)
+        words += [folded] if whole else [piece.casefold() for piece in _CAMEL.split(run)]
     return words
 
 
+def plain_words(name: str) -> str:
+    """A name without accents, and with each abbreviation as a word of its own."""
+    for pattern, plain in _ABBREVIATIONS:
+        name = pattern.sub(plain, name)
+    return _without_accents(name)
+
+
+def is_turning(word: str) -> bool:
+    """Whether a word may turn round what stands beside it, as "not" and "free" do."""
+    return word.casefold() in _NEGATIONS or word.casefold() in _FREE
+
+
+def is_sorting(word: str) -> bool:
+    """Whether a word says how people sort pictures, such as a camera or a light."""
+    return word in _SORTING or word in _FILLERS
+
+
 def _is_known(word: str) -> bool:
-    return _said(word) is not None or word in _NEGATIONS or word in _SORTING
+    return word_says(word) is not None or word in _NEGATIONS or word in _SORTING
 
 
-def _said(word: str) -> bool | None:
+def word_says(word: str) -> bool | None:
     """Tells what a word alone says, whole or composed: `unbeschaedigt`, `Gutteile`, `fehlerfrei`."""
     if word in _GOOD_WORDS or word in _BAD_WORDS:
         return word in _GOOD_WORDS

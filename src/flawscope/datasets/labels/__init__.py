@@ -16,15 +16,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.datasets.labels.forms import LabelDocument, read_label_file
-from flawscope.datasets.labels.shapes import Shape, Size
+from flawscope.datasets.labels.shapes import Shape, Size, picture_path
+from flawscope.datasets.labels.tables import FORM as LIST
 from flawscope.datasets.labels.yolo import find_settings
 from flawscope.errors import InputError
-from flawscope.pictures.decoding import open_upright
+from flawscope.pictures.decoding import is_picture, open_upright
 from flawscope.pictures.files import TRANSPOSING, stored_turn, turn_array, upright_size
 from flawscope.pictures.folder_words import says_good
-from flawscope.pictures.listing import walk_files
+from flawscope.pictures.listing import subfolders, walk_files
 from flawscope.pictures.mask_files import fold, is_mask_folder, is_picture_folder, plain_names
 
+Texts = list[tuple[str, str]]  # what is said of a picture, each under the name of its column or tag
 LARGER_SHARE = 0.1  # of a source's pictures with marks beyond the border: then it was made on larger ones
 CORNER, CHANCE = 0.7, 0.001  # share of the sides, and of sets whose marks all lie there by chance
 
@@ -71,7 +73,8 @@ class PictureLabels(os.PathLike[str]):
 
 class _Entry(NamedTuple):
     """Entry of a label file for one picture: its folders, folded, and its name; the suffix, if it says that.
-    left_out: kinds of marks that are none. source: the file, or the form of files of one picture each."""
+    left_out: kinds of marks that are none. source: the file, or the form of files of one picture each. about:
+    what is said of the whole picture."""
 
     folders: tuple[str, ...]
     stem: str
@@ -79,6 +82,7 @@ class _Entry(NamedTuple):
     labels: PictureLabels
     left_out: tuple[str, ...]
     source: str
+    about: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass
@@ -91,12 +95,14 @@ class _Found:
 
 @dataclass
 class FormSummary:
-    """Label files of a form: their marks by kind, and what was left out of them."""
+    """Label files of a form: their marks by kind, what was left out of them, and what they say of whole
+    pictures."""
 
     files: list[Path] = field(default_factory=list)
     pictures: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
+    about: Counter[str] = field(default_factory=Counter)
 
 
 class LabelFiles:
@@ -107,9 +113,18 @@ class LabelFiles:
     name make no difference where there is no picture of the exact name.
     """
 
-    def __init__(self, root: Path, pictures: Iterable[Path]):
-        self.root = root
-        self._pictures = [path for path in pictures if path.is_relative_to(root)]
+    def __init__(
+        self, root: Path, pictures: Iterable[Path], files: Iterable[Path] | None = None, above: int = 0
+    ):
+        """files: instead of those anywhere below `root`. above: how many levels the pictures' own folder lies
+        below `root`, where only a part of what is there is meant.
+
+        Attributes:
+            given: the pictures as they were given, by their paths below `root`.
+        """
+        self.root, self._files, self._above = root, files, above
+        self.given = {Path(os.path.abspath(path)) if above else path: path for path in pictures}
+        self._pictures = [path for path in self.given if path.is_relative_to(root)]
 
     def find(self, picture: Path) -> tuple[PictureLabels, ...]:
         """The labels of one of the pictures that can be used."""
@@ -223,7 +238,7 @@ class LabelFiles:
         """Yields what the files say of each picture. names: folded names of the pictures."""
         for path, document in self._documents:
             source = self._name(path) if len(document.entries) > 1 else document.form
-            for name, size, marks, suffix in document.entries:
+            for name, size, marks, suffix, about in document.entries:
                 place = PurePosixPath(name.replace("\\", "/"))
                 if fold(place.name) not in names:  # a name may hold %20 itself
                     place = PurePosixPath(unquote(name).replace("\\", "/"))
@@ -237,21 +252,67 @@ class LabelFiles:
                     document.form,
                 )
                 left_out = tuple(mark.kind for mark in marks if mark.draw is None)
-                if marks and name:
+                if (marks or about) and name:
                     folders = _fold_folders(place.parent.parts)
-                    yield _Entry(folders, place.name, fold(suffix), labels, left_out, source)
+                    yield _Entry(folders, place.name, fold(suffix), labels, left_out, source, about)
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
 
     @cached_property
+    def _known(self) -> set[str]:
+        return {name for picture in self._pictures for name in plain_names(picture.stem)}
+
+    def _names_picture(self, text: str) -> bool:
+        """Whether a text of a list is the name or the path of one of the pictures."""
+        place = PurePosixPath(picture_path(text.strip()).replace("\\", "/"))
+        stem = place.stem if is_picture(place) else place.name
+        return bool(stem) and any(name in self._known for name in (fold(stem), *plain_names(unquote(stem))))
+
+    def sayings(self) -> dict[str, dict[Path, Texts]]:
+        """Sorts what is said of whole pictures by source and picture. A name that several pictures have says
+        something of those nearest to the file."""
+        found: dict[str, dict[Path, Texts]] = {}
+        for entry, every in self._assigned:
+            pictures = every
+            if not entry.about:
+                continue
+            folder = entry.labels.path.parent
+            if self._above and not entry.folders:  # bare names may be of others
+                pictures = [path for path in pictures if self._above == 1 and not self._is_elsewhere(path)]
+            exact = [path for path in pictures if path.parent == folder.joinpath(*entry.folders)]
+            near = exact or [path for path in pictures if path.is_relative_to(folder)] or pictures
+            for picture in near:
+                found.setdefault(entry.source, {}).setdefault(picture, []).extend(entry.about)
+        return found
+
+    @cached_property
+    def _beside(self) -> list[Path]:
+        return [*subfolders(self.root).values()] if self._above else []
+
+    def _is_elsewhere(self, picture: Path) -> bool:
+        """Whether another folder of the root has a picture of this name."""
+        return any(
+            (folder / picture.name).exists() for folder in self._beside if not picture.is_relative_to(folder)
+        )
+
+    @property
+    def unread_lists(self) -> dict[Path, str]:
+        """Lists of pictures that could not be read, each with the reason."""
+        return {
+            path: document.fault
+            for path, document in self._documents
+            if document.form == LIST and document.fault
+        }
+
+    @cached_property
     def _documents(self) -> list[tuple[Path, LabelDocument]]:
         settings = cache(partial(find_settings, self.root))
         documents = []
-        for path in walk_files(self.root):
+        for path in walk_files(self.root) if self._files is None else self._files:
             parts = path.relative_to(self.root).with_suffix("").parts
             own = "/".join((*(part for part in parts[:-1] if not is_mask_folder(part)), parts[-1]))
-            if (document := read_label_file(path, own, settings)) is not None:
+            if (document := read_label_file(path, own, settings, self._names_picture)) is not None:
                 documents.append((path, document))
         return documents
 
@@ -264,6 +325,7 @@ class LabelFiles:
                 summary.files.append(path)
                 for entry in document.entries:
                     summary.pictures += any(mark.draw for mark in entry.marks)
+                    summary.about.update(text for _, text in entry.about)
                     for mark in entry.marks:
                         (summary.kinds if mark.draw else summary.left_out)[mark.kind] += 1
         return found
@@ -271,9 +333,8 @@ class LabelFiles:
     @property
     def of_no_form(self) -> list[Path]:
         """Files of no form that might be labels: JSON, XML, and text that is named like a picture."""
-        names = {name for picture in self._pictures for name in plain_names(picture.stem)}
         unread = (path for path, document in self._documents if not document.form and not document.fault)
-        return [path for path in unread if path.suffix.lower() != ".txt" or fold(path.stem) in names]
+        return [path for path in unread if path.suffix.lower() != ".txt" or fold(path.stem) in self._known]
 
 
 def _fold_folders(parts: Iterable[str]) -> tuple[str, ...]:

@@ -9,11 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flawscope.datasets.labels import json_forms, xml_forms, yolo
+from flawscope.datasets.labels import json_forms, tables, xml_forms, yolo
 from flawscope.datasets.labels.shapes import NO_DEFECT, Entry, Mark
 from flawscope.errors import InputError, one_line_message
 
 MAX_BYTES = {".json": 1 << 30, ".xml": 1 << 28, ".txt": 1 << 24}  # larger files are not opened
+MAX_LIST_BYTES = 1 << 26
 # What damaged files of labels have, and others have not
 _SIGN = re.compile(
     rb'"(annotations|shapes|imagePath|shape_attributes|original_width)"\s*:|<(!DOCTYPE )?annotations?[\s>]'
@@ -30,21 +31,45 @@ class LabelDocument(NamedTuple):
 
 
 def read_label_file(
-    path: Path, own: str, settings: Callable[[Path], yolo.YoloSettings]
+    path: Path, own: str, settings: Callable[[Path], yolo.YoloSettings], is_name: tables.IsName
 ) -> LabelDocument | None:
     """Reads a file of labels; None where its name says that it is none. Whatever is wrong with it is its
     `fault`: nobody else's work ends because of it.
 
-    own: the path of the picture of which the file has the name. settings: finds YOLO's for a folder.
+    own: the path of the picture of which the file has the name. settings: finds YOLO's for a folder. is_name:
+    whether a text names a picture.
     """
     suffix = path.suffix.lower()
-    unread = LabelDocument("", [])
-    if suffix not in MAX_BYTES:
+    most = MAX_BYTES.get(suffix, MAX_LIST_BYTES if suffix in tables.SUFFIXES else 0)
+    if not most:
         return None
+    unread = LabelDocument("", [])
     try:
-        data = path.read_bytes() if path.stat().st_size <= MAX_BYTES[suffix] else b""
+        data = path.read_bytes() if path.stat().st_size <= most else b""
     except (OSError, MemoryError):
         return unread
+    found = _read_form(path, suffix, data, own, settings) if suffix in MAX_BYTES else None
+    if found is not None and (found.form or found.fault):
+        return found
+
+    def is_sure(text: str) -> bool:  # numbers in a damaged file of a tool may be pictures' names
+        is_number = text.isdecimal() and (suffix == ".txt" or _SIGN.search(data) is not None)
+        return not is_number and is_name(text)
+
+    try:
+        entries = tables.read_list(data, suffix, own, is_sure)
+    except InputError as error:
+        return LabelDocument(tables.FORM, [], str(error))
+    except Exception:  # it is no list
+        entries = []
+    return LabelDocument(tables.FORM, entries) if any(entry.about for entry in entries) else found
+
+
+def _read_form(
+    path: Path, suffix: str, data: bytes, own: str, settings: Callable[[Path], yolo.YoloSettings]
+) -> LabelDocument | None:
+    """Reads a file of a labelling tool; of no form where it is none, None where nothing is in it."""
+    unread = LabelDocument("", [])
     try:
         document = _load(suffix, data)
     except Exception as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import PurePosixPath
@@ -21,8 +20,10 @@ from flawscope.datasets.labels.shapes import (
     Shape,
     Size,
     name_entry,
+    picture_path,
     read_size,
 )
+from flawscope.datasets.labels.tables import told_texts
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import is_picture
 from flawscope.pictures.masks import read_mask
@@ -35,12 +36,10 @@ def is_records(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
 
 
-def _picture_path(address: Any) -> str:
-    """Path of a picture in its address, which may have a query, or a path in it as Label Studio's."""
-    return re.sub(r"(\.\w+)\?.*|.*\?d=", r"\1", str(address))
-
-
 # ------------------------------------------------------------------------------------------------------- COCO
+
+
+_COCO_PLACES = {"bbox", "segmentation", "keypoints", "caption"}  # without any: classes of whole pictures
 
 
 def is_coco(document: Any) -> bool:
@@ -54,10 +53,14 @@ def parse_coco(document: Record, _own: str) -> Iterator[Entry]:
     for annotation in document["annotations"]:
         annotations_of.setdefault(_to_id(annotation["image_id"]), []).append(annotation)
     images = {_to_id(image["id"]): image for image in document["images"]}
+    is_classes = len(document["annotations"]) > 1 and not any(
+        annotation.get(key) for annotation in document["annotations"] for key in _COCO_PLACES
+    )
     lost = {number: {"file_name": f"image_id {number}"} for number in annotations_of if number not in images}
     kinds = {_to_id(kind.get("id")): str(kind.get("name", "")) for kind in document.get("categories") or ()}
     for number, image in [*images.items(), *lost.items()]:
         size, marks = read_size(image.get("height"), image.get("width")), list[Mark]()
+        whole: list[str] = []
         for annotation in annotations_of.get(number, ()):
             kind = kinds.get(_to_id(annotation.get("category_id")), "")
             marked = annotation.get("segmentation")
@@ -78,9 +81,12 @@ def parse_coco(document: Record, _own: str) -> Iterator[Entry]:
             if len(marks) == found and annotation.get("bbox"):
                 x, y, width, height = map(float, annotation["bbox"])
                 marks.append(Mark(shapes.filled(shapes.box((x, y, x + width, y + height))), kind, True))
+            elif len(marks) == found and kind and is_classes:
+                whole.append(kind)
             elif len(marks) == found:
                 marks.append(Mark(None, NO_PLACE))
-        yield name_entry(_picture_path(image["file_name"]), size, marks)
+        about = told_texts("class", whole)
+        yield name_entry(picture_path(image["file_name"]), size, marks)._replace(about=about)
 
 
 def _read_runs(counts: Any) -> NDArray[np.int64]:
@@ -105,7 +111,9 @@ def parse_labelme(document: Record, own: str) -> Iterator[Entry]:
     """Entry of a file of LabelMe (https://github.com/wkentaro/labelme), also of AnyLabeling."""
     size = read_size(document.get("imageHeight"), document.get("imageWidth"))
     suffix = PurePosixPath(str(document["imagePath"])).suffix
-    yield Entry(own, size, [_labelme_mark(shape) for shape in document["shapes"]], suffix)
+    flags = document.get("flags")
+    about = [one for k, v in flags.items() for one in told_texts(k, [v])] if isinstance(flags, dict) else ()
+    yield Entry(own, size, [_labelme_mark(shape) for shape in document["shapes"]], suffix, tuple(about))
 
 
 def _labelme_mark(shape: Record) -> Mark:
@@ -144,7 +152,16 @@ def parse_via(document: Record, _own: str) -> Iterator[Entry]:
     for picture in _via_pictures(document).values():
         regions = picture["regions"]
         marks = [_via_mark(region) for region in (regions.values() if isinstance(regions, dict) else regions)]
-        yield name_entry(_picture_path(picture["filename"]), None, marks)
+        about = [one for k, v in (picture.get("file_attributes") or {}).items() for one in _via_texts(k, v)]
+        yield name_entry(picture_path(picture["filename"]), None, marks)._replace(about=tuple(about))
+
+
+def _via_texts(name: str, value: Any) -> tuple[tuple[str, str], ...]:
+    """Reads an attribute of a picture; of several that may be ticked those that are."""
+    return told_texts(
+        f"label {name}",
+        [key for key, ticked in value.items() if ticked] if isinstance(value, dict) else [value],
+    )
 
 
 def _via_mark(region: Record) -> Mark:
@@ -213,16 +230,21 @@ def parse_label_studio(document: Any, _own: str) -> Iterator[Entry]:
                 of, told = _marked_picture(region, pictures, every), (f"original_{s}" for s in _SIDES)
                 sizes[of] = sizes.get(of) or read_size(*map(region.get, told))
         marks: dict[str | None, list[Mark]] = {path: [] for path in every}
+        about: dict[str | None, list[tuple[str, str]]] = {path: [] for path in every}
         for region in (region for region in regions.values() if region["value"]):
             of = _marked_picture(region, pictures, every)
             if of is None:  # nobody knows which: none of them is marked wholly
                 for path in every:
                     marks[path] = [Mark(None, "mark in one of several pictures")]
                 continue
-            marks[of].append(_label_studio_mark(region, sizes[of]))
+            if said := _label_studio_texts(region):
+                about[of] += said
+            else:
+                marks[of].append(_label_studio_mark(region, sizes[of]))
         predictions = [Mark(None, "prediction") for found in task.get("predictions") or () if found]
         for path in every:
-            yield name_entry(path, sizes.get(path), [*marks[path], *predictions])
+            entry = name_entry(path, sizes.get(path), [*marks[path], *predictions])
+            yield entry._replace(about=tuple(about[path]))
         if not every:
             yield Entry("", None, [Mark(None, "task without a picture")])
 
@@ -231,7 +253,7 @@ def _task_pictures(task: Record) -> dict[str, list[str]]:
     """Paths of a task's pictures, by the names of its data."""
     found: dict[str, list[str]] = {}
     for name, value in [*task["data"].items(), ("", task.get("file_upload"))]:
-        paths = [_picture_path(one) for one in (value if isinstance(value, list) else [value])]
+        paths = [picture_path(one) for one in (value if isinstance(value, list) else [value])]
         paths = [path for path in paths if is_picture(PurePosixPath(path))]
         if paths and (name or not found):  # the upload is one of the data
             found[name] = paths
@@ -246,6 +268,17 @@ def _marked_picture(region: Record, pictures: dict[str, list[str]], every: list[
     if len(paths) > 1 and isinstance(page, int) and (paths is not every or len(pictures) == 1):
         paths = paths[page : page + 1] if page >= 0 else []
     return paths[0] if len(paths) == 1 else None
+
+
+def _label_studio_texts(region: Record) -> tuple[tuple[str, str], ...]:
+    """Reads what was chosen for a whole picture; a choice for a region has its place, and is none."""
+    value, name = region["value"], f"choice {region.get('from_name') or ''}"
+    if value.keys() & _PLACED:
+        return ()
+    paths = [value.get("choices") or [], *(value.get("taxonomy") or [])]
+    return tuple(
+        one for path in paths for one in told_texts(name, path if isinstance(path, list) else [path])
+    )
 
 
 def _label_studio_mark(region: Record, size: Size | None) -> Mark:

@@ -59,18 +59,25 @@ class Mark(NamedTuple):
 
 class Entry(NamedTuple):
     """Entry of a label file for a picture. name: its path in the file, without suffix. size: None where the
-    file does not say it. suffix: of the picture, where the file says it."""
+    file does not say it. suffix: of the picture, where the file says it. about: what is said of the whole
+    picture, each text under the name of a column, a tag or a question."""
 
     name: str
     size: Size | None
     marks: list[Mark]
     suffix: str = ""
+    about: tuple[tuple[str, str], ...] = ()
 
 
 def name_entry(name: str, size: Size | None, marks: list[Mark]) -> Entry:
     """Entry for a picture's path with its suffix."""
     stem = re.sub(r"\.[^./\\]*$", "", name)
     return Entry(stem, size, marks, name[len(stem) :])
+
+
+def picture_path(address: Any) -> str:
+    """Path of a picture in its address, which may have a query, or a path in it as Label Studio's."""
+    return re.sub(r"(\.\w+)\?.*|.*\?d=", r"\1", str(address))
 
 
 def read_size(height: Any, width: Any) -> Size | None:

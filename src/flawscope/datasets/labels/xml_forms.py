@@ -74,8 +74,13 @@ def parse_cvat(document: Element, _own: str) -> Iterator[Entry]:
         raise InputError("it is of a video, whose frames have no names; choose CVAT for images")
     for picture in document.iterfind("image"):
         size = read_size(picture.get("height"), picture.get("width"))
-        marks = [_cvat_mark(shape) for shape in picture]
-        yield name_entry(picture.attrib["name"], size, marks)
+        tags = [shape for shape in picture if shape.tag == "tag"]
+        marks = [_cvat_mark(shape) for shape in picture if shape.tag != "tag"]
+        about = [("tag", tag.get("label", "")) for tag in tags]
+        about += [
+            (of.get("name", ""), (of.text or "").strip()) for tag in tags for of in tag.iter("attribute")
+        ]
+        yield name_entry(picture.attrib["name"], size, marks)._replace(about=tuple(about))
 
 
 def _cvat_mark(shape: Element) -> Mark:

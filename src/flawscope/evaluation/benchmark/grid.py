@@ -14,7 +14,8 @@ from typing import Any
 
 from flawscope._version import __version__
 from flawscope.datasets import Dataset, open_dataset
-from flawscope.datasets.layouts import select_categories, split_names
+from flawscope.datasets.layouts import select_categories
+from flawscope.datasets.own_folders import split_names
 from flawscope.datasets.published import SATURATION_FILE, VISA_TABLE, realiad_table
 from flawscope.datasets.seen_defects import choose_seen
 from flawscope.errors import InputError

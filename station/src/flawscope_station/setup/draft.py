@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import tempfile
 import threading
 import zipfile
 import zlib
@@ -20,7 +21,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
 from flawscope.artefact import checkpoint_path, files
-from flawscope.datasets.layouts import refuse_unknown
+from flawscope.datasets.own_folders import refuse_unknown
+from flawscope.datasets.sayings import (
+    MAX_LIST_BYTES,
+    SUFFIXES,
+    Sayings,
+    read_name_sayings,
+    read_sayings,
+)
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures import decoding, listing
 from flawscope.predictor import rates, router
@@ -62,7 +70,7 @@ class RawFileError(InputError):
 
 
 class DefectFolderError(InputError):
-    """A picture lies in a folder of defective parts, by the folder's name."""
+    """A picture is defective, by its name or that of its folder."""
 
     code = "defects"
 
@@ -85,14 +93,16 @@ class AddedPicture(NamedTuple):
 
 
 def refuse_defect_folder(name: str) -> None:
-    """Raise DefectFolderError where a path leads through a folder that says that its parts are defective."""
+    """Raise DefectFolderError where the name of a picture, or of a folder on its path, says that it is
+    defective."""
     folder = Path("pictures")
+    path = folder.joinpath(*re.split(r"[/\\\\]", name))
     try:
-        refuse_unknown(folder, [folder.joinpath(*re.split(r"[/\\\\]", name))])
+        refuse_unknown(folder, [path], sayings=read_name_sayings([path]))
     except InputError:
         raise DefectFolderError(
-            f"{name} lies in a folder that is not good by its name: choose the folder of good parts, or, "
-            "where they are good, the pictures without their folder"
+            f"{name} is not good by its name, or its folder's: choose good parts, or, where it is good, give "
+            "it another name, without its folder"
         ) from None
 
 
@@ -335,7 +345,7 @@ def read_zip(path: Path, name: str, limits: Limits) -> Iterator[tuple[str, bytes
                 raise InputError(
                     f"{name} unpacks to {size / 1e9:.1f} GB, which pictures do not: pack the pictures alone"
                 )
-            _refuse_unknown_folders(name, [entry.filename for entry in entries])
+            _refuse_unknown(file, path.parent, name, entries)
             for entry in entries:
                 yield entry.filename, _read_entry(file, entry, limits)
     except InputError:
@@ -344,11 +354,29 @@ def read_zip(path: Path, name: str, limits: Limits) -> Iterator[tuple[str, bytes
         raise InputError(f"{name} is no zip file, or damaged: pack the pictures again") from None
 
 
-def _refuse_unknown_folders(name: str, inside: Iterable[str]) -> None:
-    paths = (PurePosixPath(one.replace("\\", "/")) for one in inside)
-    usual = [Path(name, *path.parts) for path in paths if not {"..", "/"} & {*path.parts}]
-    pictures = [path for path in usual if decoding.is_picture(path) and ":" not in path.parts[1]]
-    refuse_unknown(Path(name), pictures, "pack the folder of good ones alone")
+def _refuse_unknown(file: zipfile.ZipFile, folder: Path, name: str, entries: list[zipfile.ZipInfo]) -> None:
+    """Refuse a zip of whose pictures nobody knows whether they are good, by folders, names and lists in it.
+
+    Args:
+        folder: where the lists may be unpacked for a moment.
+        name: of the zip.
+    """
+    inside = {entry: PurePosixPath(entry.filename.replace("\\", "/")) for entry in entries}
+    usual = {e: p for e, p in inside.items() if not {"..", "/"} & {*p.parts} and ":" not in str(p)}
+    with tempfile.TemporaryDirectory(dir=folder) as unpacked:
+        root = Path(unpacked, "pictures")
+        root.mkdir()
+        pictures = [root / path for path in usual.values() if decoding.is_picture(path)]
+        left = MAX_LIST_BYTES
+        for entry, path in usual.items():
+            if path.suffix.lower() in SUFFIXES and entry.file_size <= left:
+                left -= entry.file_size
+                (root / path).parent.mkdir(parents=True, exist_ok=True)
+                (root / path).write_bytes(file.read(entry))
+        sayings = read_sayings(root, pictures)
+    named = {Path(name, path.relative_to(root)): said for path, said in sayings.of.items()}
+    told = Sayings(named, sayings.is_unknown)
+    refuse_unknown(Path(name), [*named], "pack the good ones alone", told)
 
 
 def _is_litter_path(name: str) -> bool:

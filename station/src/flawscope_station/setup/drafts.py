@@ -403,7 +403,7 @@ class Checks(BackgroundThread):
     def _run_check(self, draft: Draft) -> dict[str, Any]:
         if not draft.pictures():
             return {"findings": [], "sizes": []}
-        arguments = ["data", "check", "--data", str(draft.folder), "--json", "--quiet"]
+        arguments = ["data", "check", "--data", str(draft.folder), "--good", "all", "--json", "--quiet"]
         self._process = subprocess.Popen(
             [sys.executable, "-c", CHECK_CODE, *arguments],
             stdout=subprocess.PIPE,

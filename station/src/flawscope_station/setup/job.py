@@ -48,7 +48,7 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
         made = _fit_auto(job, model, step)
     else:
         made = fitting.fit(
-            job["pictures"],
+            _pictures(job),
             device=job["device"],
             checkpoint=checkpoint,
             resume=job["resume"],
@@ -93,6 +93,14 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     }
 
 
+def _pictures(job: dict[str, Any]) -> Any:
+    """Open the pictures, which somebody chose as good whatever they are called."""
+    from flawscope.datasets import open_dataset
+    from flawscope.datasets.own_folders import ALL_GOOD
+
+    return open_dataset(job["pictures"], good=ALL_GOOD)
+
+
 def _fit_auto(job: dict[str, Any], model: Path, step: ProgressCallback) -> Any:
     """Fit with the settings that the pictures need; goes on with what was tried for the model before."""
     from flawscope import fitting
@@ -111,7 +119,7 @@ def _fit_auto(job: dict[str, Any], model: Path, step: ProgressCallback) -> Any:
         step(stage, done, total)
 
     return fitting.fit_auto(
-        job["pictures"], minutes=minutes, earlier=model, device=job["device"], step=tell, **given
+        _pictures(job), minutes=minutes, earlier=model, device=job["device"], step=tell, **given
     )
 
 

@@ -1,0 +1,205 @@
+"""Reads lists of pictures and of what is said of each: CSV, text, Excel, and JSON of no labelling tool.
+
+Such a list has no form of its own. What makes it one is that a column names pictures that are there; what the
+other columns say is read elsewhere (`labels.sayings`).
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import json
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from flawscope.datasets.labels.shapes import Entry, name_entry, picture_path
+from flawscope.errors import missing_library_error
+from flawscope.pictures.decoding import is_picture
+from flawscope.pictures.folder_words import says_good
+
+FORM = "list"
+SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".xlsx")
+_DELIMITERS = (",", ";", "\t", "|", " ")
+_OF_A_MODEL = {"p_value"}  # columns of what a model found, which is no ground truth
+_SHARED_STRING = re.compile(rb"<t[^>]*>([^<]+)</t>")
+
+IsName = Callable[[str], bool]
+Row = dict[str, list[str]]  # texts by the column's name
+
+
+def read_list(data: bytes, suffix: str, own: str, is_name: IsName) -> list[Entry]:
+    """Entries of a list; empty where the file is none.
+
+    own: the path of the picture of which the file has the name. is_name: whether a text names a picture.
+
+    Raises:
+        InputError: it is a list in Excel's form, and the library for it is missing.
+    """
+    rows = [*_rows(data, suffix, is_name)]
+    headers = list(dict.fromkeys(name for row in rows for name in row))
+    if _OF_A_MODEL & {name.casefold() for name in headers}:
+        return []
+    # of several columns the one that names most pictures; their numbers may be names, too
+    named = {h: {text for row in rows for text in row.get(h, ())[:1] if is_name(text)} for h in headers}
+    column = max(headers, key=lambda name: len(named[name]), default="")
+    if not column or not named[column]:
+        texts = [text for row in rows for own_texts in row.values() for text in own_texts]
+        is_word = suffix == ".txt" and len(texts) == 1 and says_good(texts[0]) is not None
+        is_own = len(rows) == 1 and (suffix == ".json" or is_word)
+        if not is_own or not is_name(own):
+            return []
+        return [Entry(own, None, [], about=_about(rows[0], ""))]
+    return [_entry(row[column][0], _about(row, column)) for row in rows if row.get(column)]
+
+
+def _entry(name: str, about: tuple[tuple[str, str], ...]) -> Entry:
+    entry = name_entry(picture_path(name), None, [])
+    entry = entry if is_picture(f"a{entry.suffix}") else Entry(name, None, [])  # "part 1.5" has no suffix
+    return entry._replace(about=about)
+
+
+def _about(row: Row, column: str) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (header.strip(), text.strip())
+        for header, texts in row.items()
+        if header != column
+        for text in texts
+        if not is_picture(PurePosixPath(text))
+    )
+
+
+def _rows(data: bytes, suffix: str, is_name: IsName) -> Iterator[Row]:
+    if suffix == ".xlsx":
+        tables = _sheets(data, is_name)
+    elif suffix in (".json", ".jsonl"):
+        text = _text(data)
+        yield from _json_rows(
+            [json.loads(line) for line in text.splitlines() if line.strip()]
+            if suffix == ".jsonl"
+            else json.loads(text),
+            is_name,
+        )
+        return
+    else:
+        tables = [_best_cut(_text(data), is_name)]
+    for table in tables:
+        table = [[cell.strip() for cell in cells] for cells in table if any(map(str.strip, cells))]
+        if not table:
+            continue
+        names = table[0] if len(table) > 1 and not any(map(is_name, table[0])) else []
+        body = table[1:] if names else table
+        # two columns without names are a picture and what is said of it
+        unnamed = [
+            f"column {k + 1}" if max(map(len, table)) > 2 else "label" for k in range(max(map(len, table)))
+        ]
+        keys = [name or other for name, other in zip(names, unnamed, strict=False)] if names else unnamed
+        keys = [key if keys.index(key) == k else f"{key} {k + 1}" for k, key in enumerate(keys)]
+        for cells in body:
+            yield {key: [cell] for key, cell in zip(keys, cells, strict=False)}
+
+
+def _text(data: bytes) -> str:
+    """Text as Excel, PowerShell and editors store it."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return data.decode("utf-16")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("cp1252", "replace")
+
+
+def _best_cut(text: str, is_name: IsName) -> list[list[str]]:
+    """Rows of a text, cut where most pictures' names and something beside them come out; else one cell a
+    row."""
+    lines = text.splitlines()
+    best, most = [[line] for line in lines], 0
+    for delimiter in _DELIMITERS:
+        try:
+            rows = [*csv.reader(lines, delimiter=delimiter, skipinitialspace=True)]
+        except csv.Error:
+            continue
+        count = sum(len(row) > 1 and any(is_name(cell.strip()) for cell in row) for row in rows)
+        if count > most:
+            best, most = rows, count
+    return best
+
+
+def _sheets(data: bytes, is_name: IsName) -> list[list[list[str]]]:
+    if importlib.util.find_spec("openpyxl") is None:
+        with zipfile.ZipFile(io.BytesIO(data)) as file:
+            parts = [file.read(name) for name in file.namelist() if name.endswith(".xml")]
+        if not any(
+            is_name(text.decode(errors="replace")) for xml in parts for text in _SHARED_STRING.findall(xml)
+        ):
+            return []
+        raise missing_library_error("it names pictures, and reading it", "openpyxl", extras="report")
+    import openpyxl
+
+    book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
+    return [
+        [[*map(_scalar, cells)] for cells in sheet.iter_rows(values_only=True)] for sheet in book.worksheets
+    ]
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return "" if value is None else str(value)
+
+
+def _texts(value: Any) -> list[str]:
+    """Texts of a value in JSON: itself, those of a list, or of {"choices": [...]}."""
+    if isinstance(value, dict):
+        value = next(iter(value.values()), None) if len(value) == 1 else None
+    values = value if isinstance(value, list) else [value]
+    return [_scalar(one) for one in values if not isinstance(one, list | dict)]
+
+
+def _json_rows(document: Any, is_name: IsName) -> Iterator[Row]:
+    """Rows of a list of records, at the top or within a record; of records or values by a picture's name; or
+    of lists of pictures by what is said of them."""
+    if isinstance(document, list):
+        for record in document:
+            if isinstance(record, dict):
+                yield _record_row(record)
+            elif isinstance(record, list) and len(record) == 2:
+                yield {"picture": _texts(record[0]), "label": _texts(record[1])}
+        return
+    if not isinstance(document, dict):
+        return
+    if not any(map(is_name, document)):
+        inside = [value for value in document.values() if isinstance(value, list | dict)]
+        lists = {k: v for k, v in document.items() if isinstance(v, list) and _name_pictures(v, is_name)}
+        if lists:
+            yield from (
+                {"picture": [str(one)], "label": [key]} for key, value in lists.items() for one in value
+            )
+        elif inside:
+            yield from (row for value in inside for row in _json_rows(value, is_name))
+        else:
+            yield _record_row(document)
+        return
+    for name, value in document.items():
+        if isinstance(value, dict) and len(value) > 1:
+            yield {"picture": [name], **_record_row(value)}
+        else:
+            yield {"picture": [name], "label": _texts(value)}
+
+
+def _name_pictures(values: Sequence[Any], is_name: IsName) -> bool:
+    return any(isinstance(one, str) and is_name(one) for one in values)
+
+
+def _record_row(record: dict[str, Any]) -> Row:
+    return {str(key): texts for key, value in record.items() if (texts := _texts(value))}
+
+
+def told_texts(header: str, values: Iterable[Any]) -> tuple[tuple[str, str], ...]:
+    """Texts that a labelling tool says of a whole picture, under a name."""
+    return tuple((header, text) for value in values for text in _texts(value) if text)

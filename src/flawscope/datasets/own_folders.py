@@ -1,0 +1,230 @@
+"""Opens people's own folders: good beside bad, or a bare folder of pictures; and asks where nobody knows
+which of them are good.
+
+What a picture is follows from the name of its folder (`pictures.folder_words`), from its own name, and from
+lists and labelling tools (`sayings`). Where these differ, or tell of a part alone, it is a question.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from flawscope.datasets.dataset import Dataset, Item, SplitSettings, category_of, split_dataset
+from flawscope.datasets.masks import GroundTruth
+from flawscope.datasets.sayings import Sayings, read_sayings
+from flawscope.errors import InputError, join_names, suggest_name
+from flawscope.pictures.folder_words import (
+    GOOD,
+    one_may_negate,
+    says_good,
+    says_only_bad,
+    sorts_good,
+)
+from flawscope.pictures.listing import known_formats, natural_key, pictures_in, subfolder, subfolders
+from flawscope.pictures.mask_files import MASK_FOLDERS, fold, is_mask_folder, is_picture_folder
+from flawscope.pictures.name_words import Said
+
+ALL_GOOD = "all"  # names of folders of good pictures: every one
+NAME_GOOD = "name them with --good NAME[,NAME], the others are defects; --good all: all are good"
+
+
+def open_bare(root: Path, settings: SplitSettings) -> Dataset:
+    """Opens good pictures alone, or with defects where each picture is called one or the other. A folder with
+    signs of a split or of defects is refused, not trained on."""
+    paths = pictures_in(root)
+    if not paths:
+        raise InputError(f"{root}: no pictures and no known layout; known formats: {known_formats()}")
+    if category_of(root).casefold() in MASK_FOLDERS:
+        raise InputError(f"{root}: a folder of masks, by its name; give the folder that holds it")
+    hints = _split_hint(path.relative_to(root).parent.parts for path in paths)
+    if hints is not None:
+        reason = "the name hints at a split, but the folders around it follow no known layout"
+        raise InputError(f"{root / hints}: {reason}; make it train/good and test/KIND, or good beside bad")
+    sayings = read_sayings(root, paths)
+    if sayings.is_plain:
+        return _open_told(root, sayings, settings)
+    refuse_unknown(root, paths, sayings=sayings)
+    return _all_good(root, paths)
+
+
+def _open_told(root: Path, sayings: Sayings, settings: SplitSettings) -> Dataset:
+    """Opens pictures each of which is called good or defective, by its name or by a list. InputError where
+    none is good, or where a folder that says "bad" has a good one."""
+    good = [path for path in sayings.of if sayings.said(path) is Said.GOOD]
+    folders = {path.parent.relative_to(root).parts for path in good}
+    if not good or any(says_good(name) is False for parts in folders for name in (category_of(root), *parts)):
+        raise sayings.question(root, NAME_GOOD)
+    truth = GroundTruth(root)
+    known = {*truth.pictures}  # without overlays
+    bad = [path for path in sayings.of if path not in {*good} and path in known]
+    test = [Item(p, sayings.kind(p), True, truth.find(p), truth.left_out(p)) for p in bad]
+    return split_dataset(root, "folder", root, [path for path in good if path in known], test, settings)
+
+
+def open_folder(root: Path, settings: SplitSettings) -> Dataset:
+    """Opens good/ and bad/ (or ok and nok, ...); subfolders of bad/ are kinds; masks beside or inside. Other
+    folders are not looked at beside one that says "bad" and no more, else they are a question."""
+    truth, good = GroundTruth(root), good_folders(root)
+    sayings = read_sayings(root, truth.pictures, truth.labels)
+    full = {path: found for path in subfolders(root).values() if (found := truth.pictures_in(path))}
+    bad = [path for path in full if says_good(path.name) is False]
+    is_unknown = full.keys() - {*good, *bad} and not any(says_only_bad(path.name) for path in bad)
+    if is_unknown or one_may_negate([path.name for path in good if path in full]):
+        raise _question(root, Counter({(path.name,): len(found) for path, found in full.items()}))
+    test = [item for folder in bad for item in defects_in(folder, truth)]
+    paths = [path for folder in good for path in good_pictures(folder, truth.pictures_in(folder), sayings)]
+    # without defects there is no test: every good picture is for training
+    share = settings if test else settings._replace(share=0)
+    return split_dataset(root, "folder", good[0] if len(good) == 1 else root, paths, test, share)
+
+
+def open_named(root: Path, names: str, settings: SplitSettings) -> Dataset:
+    """Opens a folder whose good pictures somebody named: by their folders, or by words that names and lists
+    say of them. What is called defective stays it, unless its folder is named that says "good", or its word.
+    InputError where nothing has one of the names."""
+    asked = split_names(names, "--good", "name folders of good pictures, or all")
+    truth = GroundTruth(root)
+    folders = {path: path.relative_to(root).parent for path in truth.pictures}
+    if asked == (ALL_GOOD,):
+        return _all_good(root, truth.pictures)
+    own = {p: {"."} if f == Path() else {*f.parts, f.as_posix()} for p, f in folders.items()}
+    there = {name for names_ in own.values() for name in names_}
+    sayings = read_sayings(root, truth.pictures, truth.labels)
+    known = {*map(fold, there)}
+    words = {fold(name) for name in asked} - known
+    for name in asked:
+        one = {fold(name)}
+        if not one <= known and not any(sayings.names(path, one) for path in folders):
+            suggested = suggest_name(name, sorted(there | sayings.words, key=natural_key))
+            raise InputError(f"{root}: --good {name}: no pictures there; {suggested}")
+    good, test = list[Path](), list[Item]()
+    for path, folder in folders.items():
+        named = [name for name in own[path] if fold(name) in {*map(fold, asked)}]
+        is_bad = sayings.calls_bad(path) and not any(map(says_good, named))
+        if (named and not is_bad) or sayings.names(path, words):
+            good.append(path)
+        else:
+            kind = _kind_of(folder.parts) or sayings.kind(path) or category_of(root)
+            test.append(Item(path, kind, True, truth.find(path), truth.left_out(path)))
+    if not good:
+        raise sayings.question(root, NAME_GOOD)
+    own_folder = root / asked[0]
+    alone = own_folder if len(asked) == 1 and own_folder.is_dir() and asked != (".",) else root
+    share = settings if test else settings._replace(share=0)
+    return split_dataset(root, "folder", alone, good, test, share)
+
+
+def _all_good(root: Path, paths: Iterable[Path]) -> Dataset:
+    items = tuple(Item(path, "good", False) for path in paths)
+    return Dataset(root, category_of(root), "folder", items, (), drawn_split=True)
+
+
+def good_folders(folder: Path) -> list[Path]:
+    """Subfolders of good pictures; first of all the one that published data sets have."""
+    first = subfolder(folder, *GOOD)
+    named = (
+        path for name, path in subfolders(folder).items() if says_good(name) and not is_mask_folder(name)
+    )
+    return [*dict.fromkeys([*([] if first is None else [first]), *named])]
+
+
+def good_pictures(folder: Path, paths: Sequence[Path], sayings: Sayings, remedy: str = "") -> Sequence[Path]:
+    """The pictures of a folder of good ones. InputError where a folder in it says that its are defective, or
+    the name of one or a list that it is."""
+    remedy = remedy or f"move it, or name {folder.name} with --good where its pictures are good"
+    for path in paths:
+        below = path.relative_to(folder).parts[:-1]
+        if any(says_good(name) is False and not is_mask_folder(name) for name in below):
+            raise InputError(f"{path.parent}: not good by its name, within {folder.name}; {remedy}")
+        if source := sayings.calls_bad(path):
+            by = "its name" if source == "name" else source
+            raise InputError(f"{path}: not good by {by}, within {folder.name}; {remedy}")
+    return paths
+
+
+def defects_in(folder: Path, truth: GroundTruth) -> list[Item]:
+    """Defective pictures in a folder and its subfolders, which are their kinds. Folders of good pictures are
+    left out."""
+    items = []
+    for path in truth.pictures_in(folder):
+        parts = path.relative_to(folder).parts[:-1]
+        if not any(map(says_good, parts)):
+            kind = next((part for part in parts if not is_picture_folder(part)), folder.name)
+            items.append(Item(path, kind, True, truth.find(path), truth.left_out(path)))
+    return items
+
+
+def _kind_of(folders: Sequence[str]) -> str:
+    """Kind of a defect by its folders: a folder that says which, else one that says that it is one."""
+    telling = [name for name in folders if not is_picture_folder(name) and not sorts_good([name])]
+    return next((name for name in telling if not says_only_bad(name)), telling[-1] if telling else "")
+
+
+def refuse_unknown(
+    root: Path, paths: Iterable[Path], remedy: str = NAME_GOOD, sayings: Sayings | None = None
+) -> None:
+    """Raises InputError, with a question, where pictures below `root` are not known to be good.
+
+    Their folders do not tell: one says that they are not, or several lie side by side that say nothing, and
+    are not such as people sort good pictures by (`folder_words.sorts_good`), or one may say "not good" in an
+    unknown language (`folder_words.one_may_negate`). Or what is said of single ones (`Sayings.is_doubtful`).
+
+    Args:
+        remedy: ends the error.
+        sayings: of the pictures, where they were read.
+    """
+    paths = list(paths)
+    sayings = read_sayings(root, paths) if sayings is None else sayings
+    if sayings.is_doubtful():
+        raise sayings.question(root, remedy)
+    counts = Counter(path.relative_to(root).parent.parts for path in paths)
+    if says_only_bad(category_of(root)):
+        raise _question(root.parent, Counter({(category_of(root),): counts.total()}), remedy)
+    inside: dict[tuple[str, ...], set[str]] = {}  # folders by the one that holds them
+    for parts in counts:
+        for depth, name in enumerate(parts):
+            inside.setdefault(parts[:depth], set()).add(name)
+    for above, names in sorted(inside.items(), key=lambda entry: (len(entry[0]), entry[0])):
+        said, unknown = {says_good(name) for name in names}, [n for n in names if says_good(n) is None]
+        beside = len(names) > 1 or counts[above] > 0
+        is_mixed = True in said and (unknown or counts[above] > 0)
+        if (
+            one_may_negate(names)
+            or False in said
+            or is_mixed
+            or (beside and unknown and not sorts_good(unknown))
+        ):
+            here = Counter[tuple[str, ...]]()
+            for parts, number in counts.items():
+                if parts[: len(above)] == above:
+                    here[parts[: len(above) + 1]] += number
+            raise _question(root, here, remedy)
+
+
+def _question(root: Path, counts: Mapping[tuple[str, ...], int], remedy: str = NAME_GOOD) -> InputError:
+    """The question which folders hold good pictures. counts: of the pictures, by the folder below `root`."""
+    words = {True: ", good by its name", False: ", not good by its name", None: ""}
+    listed = []
+    for parts in sorted(counts, key=lambda parts: natural_key("/".join(parts))):
+        said = words[says_good(parts[-1])] if parts else ""
+        listed.append(f"{'/'.join(parts) or '.'} ({counts[parts]}{said})")
+    return InputError(f"{root}: which folders hold good pictures? {join_names(listed, 12)}: {remedy}")
+
+
+def _split_hint(folders: Iterable[tuple[str, ...]]) -> Path | None:
+    telling = ("train", "test")
+    for parts in dict.fromkeys(folders):
+        for depth, name in enumerate(parts):
+            if name.casefold() in telling:
+                return Path(*parts[: depth + 1])
+    return None
+
+
+def split_names(text: str, option: str, remedy: str) -> tuple[str, ...]:
+    """Words between commas, each once. InputError, with the remedy, where there is none."""
+    words = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    if not words:
+        raise InputError(f"{option} is empty: {remedy}")
+    return words
