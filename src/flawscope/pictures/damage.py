@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 CUT = "the file is damaged (a stretch of its pixels is empty, from within a row on)"
 _CHECKSUM = "the file is damaged (a checksum differs)"
 _EXACT = frozenset({"PNG", "BMP", "DIB", "TIFF", "PPM", "GIF", "WEBP"})  # pixels may be as they were stored
-_FILLED = 16  # equal bytes at the end of a WebP, which may be no data
+_WEBP_SPARE = 8  # bytes that an encoder may leave at the end
 _EMPTY = bytes(64)  # at the end of an AVIF, whose data never ends so
 _NEAR = 16  # pixels beside the end of a transfer that are looked at
 _MIN_CUT = 8  # pixels of a row that are missing, for that to be known
 _MAX_EQUAL = 0.1  # share of the pixels above these that may be like them
+_MIN_VALUES = 4  # different ones among as many pixels; what is drawn has fewer
 _SHARP = 0.5  # of the step to the equal values, below which a row is like the one before
 
 
@@ -37,7 +38,7 @@ def load(image: Image.Image) -> str:
     known to be. OSError and what else Pillow raises: it is damaged."""
     tiles, stream = getattr(image, "tile", ()), getattr(image, "fp", None)
     kind, data = image.format or "", b""
-    if tiles and stream is not None:
+    if stream is not None:
         place = stream.tell()
         stream.seek(0)
         data = stream.read()
@@ -121,6 +122,8 @@ def _ends_within(rows: NDArray[Any], value: Any) -> bool:
     if (before[end:] == value).all(1).mean() > _MAX_EQUAL:
         return False
     shown = slice(max(0, end - _NEAR - 1), end - 1)  # the last pixel may be there in part
+    if min(len(np.unique(one)) for one in (last[shown], before[behind])) < _MIN_VALUES:
+        return False
     step = np.abs(last[shown] - before[shown]).mean()
     return bool(step < _SHARP * min(np.abs(one - value).mean() for one in (last[shown], before[behind])))
 
@@ -144,23 +147,19 @@ def _png_fault(data: bytes) -> str:
 
 
 def _webp_fault(data: bytes) -> str:
-    """A WebP that ends with equal bytes, and can be decoded without them, never had the data that belonged
-    there."""
+    """The data of a WebP ends with what its last pixels need; where these do without, it is not theirs."""
     at = 12
     while (name := data[at : at + 4]) not in (b"VP8 ", b"VP8L", b""):
         at += 8 + (int.from_bytes(data[at + 4 : at + 8], "little") + 1) // 2 * 2
-    body = data[at + 8 : at + 8 + int.from_bytes(data[at + 4 : at + 8], "little")]
-    if len(body) < 2 * _FILLED or len({*body[-_FILLED:]}) > 1:
-        return ""
-    body = body[:-_FILLED]
-    body += bytes(len(body) % 2)
-    file = b"RIFF" + (len(body) + 12).to_bytes(4, "little") + b"WEBP" + name
+    length = int.from_bytes(data[at + 4 : at + 8], "little")
+    body = data[at + 8 : at + 8 + length - length % 2 - _WEBP_SPARE]
+    head = b"RIFF" + (len(body) + 12).to_bytes(4, "little") + b"WEBP" + name
     try:
-        with Image.open(io.BytesIO(file + len(body).to_bytes(4, "little") + body), formats=["WEBP"]) as image:
+        with Image.open(io.BytesIO(head + len(body).to_bytes(4, "little") + body), formats=["WEBP"]) as image:
             image.load()
     except Exception:  # the bytes were needed
         return ""
-    return TRUNCATED
+    return jpeg.TOO_MUCH
 
 
 def _jpeg2000_fault(data: bytes) -> str:

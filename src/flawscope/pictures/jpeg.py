@@ -23,7 +23,7 @@ _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
 _FRAMES = {*range(_BASELINE, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _RESTARTS = range(0xD0, 0xD8)
 _ALONE = {0x01, 0xD8, *_RESTARTS}  # markers without a length
-_END, _START_OF_SCAN = 0xD9, 0xDA
+_END, _START_OF_SCAN, _RESTART_INTERVAL = 0xD9, 0xDA, 0xDD
 _COEFFICIENTS = 64  # of a block
 _SPARE = 16  # bytes that an encoder may leave behind the last block
 _SHORT = 128  # bytes below which a stretch is counted by restart markers alone, to save time
@@ -64,7 +64,7 @@ def read_layout(data: bytes) -> Layout:
     """Walks the markers of a JPEG to its end; what lies behind is none of it."""
     stretches: list[tuple[int, int]] = []
     missing: dict[int, list[int]] = {}  # bits of each coefficient of each component that are still to come
-    at, kind = 2, 0
+    at, kind, interval, frame = 2, 0, 0, b""
     while (marker := _MARKER.search(data, at)) and (code := data[marker.end() - 1]) != _END:
         at = marker.end()
         if code in _ALONE:
@@ -73,18 +73,34 @@ def read_layout(data: bytes) -> Layout:
         head = data[at + 2 : at + length]
         at += length
         if code in _FRAMES:
-            kind, missing = code, {one: [99] * _COEFFICIENTS for one in head[6::3]}
-        elif code == _START_OF_SCAN and len(head) > 5:
+            kind, frame, missing = code, head, {one: [99] * _COEFFICIENTS for one in head[6::3]}
+        elif code == _RESTART_INTERVAL:
+            interval = int.from_bytes(head, "big")
+        elif code == _START_OF_SCAN and len(head) > 5 and frame:
             first, last, bits = head[-3:] if kind == _PROGRESSIVE else (0, _COEFFICIENTS - 1, 0)
             for one in head[1:-3:2]:
                 missing.get(one, [0] * _COEFFICIENTS)[first : last + 1] = [bits & 15] * (last + 1 - first)
             found, in_order = _stretches(data, at)
-            if not in_order:
-                return Layout(stretches, kind, INCOMPLETE)
+            count = -(-_units(frame, head[1:-3:2]) // interval) if interval else 1
+            if not in_order or len(found) != count:
+                return Layout(stretches, kind, TRUNCATED if found[-1][1] == len(data) else INCOMPLETE)
             stretches += found
             at = found[-1][1]
     whole = stretches and not any(map(any, missing.values()))
     return Layout(stretches, kind, TRUNCATED if marker is None else "" if whole else INCOMPLETE)
+
+
+def _units(frame: bytes, components: bytes) -> int:
+    """Number of units between which restart markers of a scan are counted: blocks of its only component, or
+    squares of all."""
+    height, width = (int.from_bytes(frame[k : k + 2], "big") for k in (1, 3))
+    factors = {one: (both >> 4, both & 15) for one, both in zip(frame[6::3], frame[7::3], strict=False)}
+    across, down = (max(sides) for sides in zip(*factors.values(), strict=True))
+    if len(components) > 1:
+        return -(-width // (8 * across)) * -(-height // (8 * down))
+    own_across, own_down = factors.get(components[0], (across, down))
+    own = -(-width * own_across // across), -(-height * own_down // down)
+    return -(-own[0] // 8) * -(-own[1] // 8)
 
 
 def _stretches(data: bytes, begin: int) -> tuple[list[tuple[int, int]], bool]:
@@ -94,7 +110,8 @@ def _stretches(data: bytes, begin: int) -> tuple[list[tuple[int, int]], bool]:
         found.append((begin, marker.start()))
         code, begin = data[marker.end() - 1], marker.end()
         if code not in _RESTARTS:
-            return found, True
+            last, end = found[-1]
+            return found[:-1] if len(found) > 1 and last == end else found, True
         if code != _RESTARTS[(len(found) - 1) % len(_RESTARTS)]:
             return found, False
     return [*found, (begin, len(data))], True
