@@ -45,8 +45,8 @@ SHOWN = ("as it is", "black band", "white band", "ellipse", "turned box", "backg
 SIZE_AT = {"BMP": (18, 22, "little"), "PNG": (16, 20, "big")}
 RAW = ("BMP", "PPM", "TIFF")  # without an end mark
 KINDS = (
-    "cut off", "end mark", "hole", "hole of zeros", "zeros to the end", "zeros before the end", "ones to the end",
-    "height more", "height less", "width", "stripe of zeros", "flipped byte",
+    "cut off", "end mark", "hole", "hole of zeros", "zeros to the end", "zeros before the end",
+    "ones to the end", "height more", "height less", "width", "stripe of zeros", "flipped byte",
 )  # fmt: skip
 
 
@@ -72,7 +72,7 @@ def resized(data: bytes, kind: str, width: int, height: int) -> bytes | None:
     return bytes(changed)
 
 
-def damage(data: bytes, what: str, kind: str, size: tuple[int, int], rng: np.random.Generator) -> bytes | None:
+def damage(data: bytes, what: str, kind: str, size: Any, rng: np.random.Generator) -> bytes | None:
     begin = data.find(b"\xff\xda") + 20 if kind == "JPEG" else 200
     at = int(rng.integers(begin, max(begin + 1, len(data) - 400)))
     rest, (width, height) = len(data) - at, size

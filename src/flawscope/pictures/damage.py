@@ -29,8 +29,8 @@ _EMPTY = bytes(64)  # at the end of an AVIF, whose data never ends so
 _NEAR = 16  # pixels beside the end of a transfer that are looked at
 _MIN_CUT = 8  # pixels of a row that are missing, for that to be known
 _MAX_EQUAL = 0.1  # share of the pixels above these that may be like them
-_MIN_VALUES = 4  # different ones among as many pixels; what is drawn has fewer
-_SHARP = 0.5  # of the step to the equal values, below which a row is like the one before
+_MIN_VALUES = 3  # different ones among as many pixels; what is drawn has fewer
+_SHARP = 0.75  # of the step to the equal values, below which a row is like the one before
 
 
 def load(image: Image.Image) -> str:

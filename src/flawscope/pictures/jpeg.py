@@ -107,11 +107,14 @@ def _stretches(data: bytes, begin: int) -> tuple[list[tuple[int, int]], bool]:
     """Finds the stretches of a scan, between restart markers, and whether these are in order."""
     found = []
     while marker := _MARKER.search(data, begin):
-        found.append((begin, marker.start()))
+        end = marker.start()
+        while end > begin and data[end - 1] == 0xFF:  # any number of them may come before a marker
+            end -= 1
+        found.append((begin, end))
         code, begin = data[marker.end() - 1], marker.end()
         if code not in _RESTARTS:
-            last, end = found[-1]
-            return found[:-1] if len(found) > 1 and last == end else found, True
+            is_empty = len(found) > 1 and found[-1] == (end, end)  # behind a marker that nothing follows
+            return found[:-1] if is_empty else found, True
         if code != _RESTARTS[(len(found) - 1) % len(_RESTARTS)]:
             return found, False
     return [*found, (begin, len(data))], True
