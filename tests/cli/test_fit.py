@@ -100,14 +100,14 @@ def test_what_is_not_learnt_from_is_named(answer, mixed, tmp_path):
     said = [
         "mixed: 3 good pictures",
         "not learnt from: 2 files of formats that are not read: d.mp4, f",
-        "1 file with several pictures; the first of each is taken: c.gif (2)",
+        "c.gif: it holds 2 pictures; store them one by one",
         "1 file beside the pictures not looked at: e.txt",
         "skipped: cannot read picture",
         f"flawscope export {out} --out {out.with_suffix('.onnx')} ",
     ]
     how = ("--size", "64", "--no-check", "--device", "cpu", "--out", out)
     answer("fit", "--data", mixed, *how, code=1, said=said)
-    assert len(read_manifest(out).pictures) == 2
+    assert len(read_manifest(out).pictures) == 1
 
 
 def test_a_question_before_the_work_and_its_answer(answer, drawn, tmp_path):

@@ -78,7 +78,7 @@ PLANTED = {  # what is done to the clean set -> what is found
     ),
     "frames": (
         lambda r: animated(r / GOOD / "000.png", r / GOOD / "000.gif") or (r / GOOD / "000.png").unlink(),
-        ("warning", "frames", GOOD + "000.gif", ()),
+        ("error", "unreadable", GOOD + "000.gif", ()),
     ),
 }
 

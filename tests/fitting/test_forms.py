@@ -55,7 +55,7 @@ def test_settings_as_a_whole_and_sizes_of_two_numbers_are_meant_as_they_are(data
     assert not extended.predict(strip(600, (96, 96))).findings
 
 
-def test_another_form_or_size_is_told_and_the_same_is_not(model, tmp_path, capsys):
+def test_another_form_is_not_good_another_size_is_told_and_the_same_is_not(model, tmp_path, capsys):
     sizes = {
         "same": (HEIGHT, WIDTH),
         "nearly": (50, 118),
@@ -66,9 +66,13 @@ def test_another_form_or_size_is_told_and_the_same_is_not(model, tmp_path, capsy
     }
     save(tmp_path, {f"{name}.png": strip(700, size) for name, size in sizes.items()})
     assert main(["predict", str(model), str(tmp_path), "--json", "--device", "cpu", "--quiet"]) == 0
-    told = {}
+    told, decided = {}, set()
     for one in map(json.loads, capsys.readouterr().out.splitlines()):
         told[Path(one["path"]).stem] = [finding["words"] for finding in one.get("findings", [])]
+        if any(finding["decides"] for finding in one.get("findings", [])):
+            assert one["decision"] == "anomalous"
+            decided.add(Path(one["path"]).stem)
+    assert decided == {"square", "turned"}
     learnt = f"({WIDTH} x {HEIGHT})"
     assert told == {
         "same": [],

@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, PngImagePlugin, features
 
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import (
     PICTURE_SUFFIXES,
-    count_frames,
     decode,
     is_picture,
     pixel_hash,
@@ -35,6 +35,7 @@ LOSSLESS = [
     ("GIF", {}),
 ]
 LOSSY = [("JPEG", {}), ("JPEG", {"progressive": True})]
+SEVERAL = [LOSSLESS[0], LOSSLESS[2], *LOSSLESS[4:], ("MPO", {})]
 
 
 def shades(side=48):
@@ -194,15 +195,29 @@ def test_the_size_by_the_header_is_that_of_the_upright_picture(rgb, encoded, pla
         np.testing.assert_array_equal(decode(image), rgb if place == "none" else np.rot90(rgb, -1))
 
 
-@pytest.mark.parametrize(("file_format", "options"), [LOSSLESS[2], *LOSSLESS[4:]])
-def test_several_frames_give_the_first_and_are_counted(tmp_path, rgb, encoded, file_format, options):
+@pytest.mark.parametrize(("file_format", "options"), SEVERAL)
+def test_several_pictures_in_a_file_are_refused(rgb, encoded, refused, file_format, options):
     pictures = [Image.fromarray(rgb), Image.fromarray(255 - rgb)]
-    path, damaged = (tmp_path / f"{name}.{file_format}" for name in "ab")
-    path.write_bytes(encoded(pictures[0], file_format, save_all=True, append_images=pictures[1:], **options))
-    np.testing.assert_array_equal(decode(path), decode(encoded(pictures[0], file_format, **options)))
-    damaged.write_bytes(path.read_bytes()[:6])
-    assert [count_frames(p) for p in (path, damaged, tmp_path / f"gone.{file_format}")] == [2, 1, 1]
-    assert count_frames("any.png") == 1
+    data = encoded(pictures[0], file_format, save_all=True, append_images=pictures[1:], **options)
+    refused(lambda: decode(data), "it holds 2 pictures", "store them one by one")
+
+
+def test_what_a_telephone_or_camera_stores_beside_a_photograph_is_no_second_one(rgb, encoded, refused):
+    photograph, small = Image.fromarray(rgb), Image.fromarray(rgb[::2, ::2])
+    with_preview = encoded(photograph, "MPO", save_all=True, append_images=[small], quality=95)
+    np.testing.assert_array_equal(decode(with_preview), decode(encoded(photograph, "JPEG", quality=95)))
+    map_of_lights = {"xmp": b"http://ns.adobe.com/hdr-gain-map/1.0/"}
+    decode(encoded(photograph, "MPO", save_all=True, append_images=[photograph], **map_of_lights))
+    for order, words in ((0, ""), (1, "a preview")):  # a smaller copy in a TIFF says so
+        pages = [(rgb, {}), (rgb[::2, ::2].copy(), {"subfiletype": 1})]
+        file = io.BytesIO()
+        with tifffile.TiffWriter(file) as writer:
+            for values, how in pages[:: -1 if order else 1]:
+                writer.write(values, photometric="rgb", metadata=None, **how)
+        if words:
+            refused(lambda file=file: decode(file.getvalue()), words)
+        else:
+            np.testing.assert_array_equal(decode(file.getvalue()), rgb)
 
 
 @pytest.mark.parametrize(("file_format", "options"), [*LOSSLESS[:-1], *LOSSY])

@@ -75,7 +75,7 @@ def predict_on_cluster(args: argparse.Namespace) -> int:
         common.say(f"results in {args.out}: a row for every input in parts, a summary in {SUMMARY_NAME}")
         if found.totals.count:
             common.say(totals_line(found.totals, found.manifest.calibration))
-        say_remarks(found.multi_picture_files, found.side_files, found.totals)
+        say_remarks(found.side_files, found.totals)
     code = common.report_failures(found.unjudged)
     if more := len(found.unjudged) - len(found.unjudged.first):
         common.say(f"{more:,} of them are not named here: see the column error of the rows")

@@ -334,14 +334,6 @@ def load_single(args: argparse.Namespace, path: str) -> Predictor:
     return model if args.false_alarm_rate is None else model.with_rate(args.false_alarm_rate)
 
 
-def picture_counter(model: Predictor | Router) -> Callable[[str], int]:
-    """Returns what counts the pictures in a file of which the first is judged; 1 where all are channels."""
-    from flawscope.pictures.decoding import count_frames
-
-    reads_all = any(one.manifest.preprocess.channels is not None for one in model.products.values())
-    return (lambda path: 1) if reads_all else count_frames
-
-
 def product_names(model: Predictor | Router, args: argparse.Namespace) -> list[str]:
     """Returns the products of a model that a call changes: --product, else all. InputError where the model
     has no such one."""

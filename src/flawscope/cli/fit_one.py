@@ -137,8 +137,7 @@ def fit_model(
         dataset = split_by_view(dataset, args.only_view[0], "train", "validation")[args.only_view[1]]
     say(f"{dataset.category}: {pluralize(len(dataset.train), 'good picture')}")
     say(Detail(f"folders: {dataset.layout} layout"))
-    reads_all = args.channels is not None or (old and old.manifest.preprocess.channels) is not None
-    for line in training_remarks(dataset, group, reads_all):
+    for line in training_remarks(dataset, group):
         say(line)
     advised = [] if old is not None or args.align or args.channels else advise_before(dataset)
     for one in () if args.auto else advised:
@@ -258,14 +257,10 @@ def only_category(root: str) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def training_remarks(dataset: Dataset, group: str | None, reads_all: bool = False) -> Iterator[str]:
-    """Yields remarks on the training pictures, by their names. InputError: `group` matches no name.
-
-    reads_all: the pictures in a file are channels.
-    """
+def training_remarks(dataset: Dataset, group: str | None) -> Iterator[str]:
+    """Yields remarks on the training pictures, by their names. InputError: `group` matches no name."""
     from flawscope.datasets.dataset import group_warning
     from flawscope.datasets.mask_remarks import picture_remarks
-    from flawscope.pictures.decoding import count_frames
     from flawscope.pictures.listing import COMPANION_SUFFIXES, masks_in, not_pictures_in
 
     paths = [item.path for item in (*dataset.train, *dataset.validation)]
@@ -287,10 +282,5 @@ def training_remarks(dataset: Dataset, group: str | None, reads_all: bool = Fals
     if unread:
         files = pluralize(len(unread), "file")
         yield f"not learnt from: {files} of formats that are not read: {join_names(unread)}"
-    several = [
-        (path.relative_to(folder).as_posix(), count)
-        for path in paths
-        if not reads_all and (count := count_frames(path)) > 1
-    ]
-    yield from file_remarks([f"{name} ({count})" for name, count in several], beside)
+    yield from file_remarks(beside)
     yield from picture_remarks(dataset)

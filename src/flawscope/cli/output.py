@@ -44,14 +44,12 @@ class PictureInputs:
     """Inputs to judge.
 
     sources: files, or the content of one picture. total: how many; 0 where paths come one by one from stdin.
-    side_files: files that are no pictures, and masks. multi_picture_files: of several pictures, of which the
-    first is judged; known after judging. errors: reasons by the sources that do not exist.
+    side_files: files that are no pictures, and masks. errors: reasons by the sources that do not exist.
     """
 
     sources: Iterable[PictureSource]
     total: int = 0
     side_files: list[str] = field(default_factory=list)
-    multi_picture_files: list[str] = field(default_factory=list)
     errors: dict[Path, str] = field(default_factory=dict)
 
 
@@ -100,13 +98,10 @@ def _read_stdin(stream: IO[bytes]) -> PictureInputs:
     return PictureInputs([stream.read()], 1)
 
 
-def file_remarks(several: Sequence[str], beside: Sequence[str]) -> Iterator[str]:
-    """Yields remarks. several: files with several pictures. beside: masks, and files that are no pictures."""
+def file_remarks(beside: Sequence[str]) -> Iterator[str]:
+    """Yields a remark on masks and files that are no pictures."""
     from flawscope.pictures.decoding import is_picture
 
-    if several:
-        files = pluralize(len(several), "file")
-        yield f"{files} with several pictures; the first of each is taken: {join_names(several)}"
     if beside:
         among = ", masks among them" if any(map(is_picture, beside[:])) else ""
         files = pluralize(len(beside), "file")
@@ -392,7 +387,7 @@ def parts_line(decided: Sequence[PartPrediction], promise: str) -> str:
     return f"{counts[ANOMALOUS]} of {of} anomalous{incomplete}; {promise}"
 
 
-def say_remarks(several: Sequence[str], beside: Sequence[str], totals: MismatchDetector) -> None:
+def say_remarks(beside: Sequence[str], totals: MismatchDetector) -> None:
     """Names pictures that were passed over, and prints remarks on unread files, and a warning where the
     pictures are unlike those learnt."""
     from flawscope.pictures.decoding import is_picture
@@ -401,7 +396,7 @@ def say_remarks(several: Sequence[str], beside: Sequence[str], totals: MismatchD
     named = [path for path in beside[:] if is_picture(path)]
     for path in named:
         common.say(f"not judged: {path}: {why_passed_over(path)}")
-    for line in file_remarks(several, [path for path in beside[:] if not is_picture(path)]):
+    for line in file_remarks([path for path in beside[:] if not is_picture(path)]):
         common.say(line)
     if more := len(beside) - len(beside[:]):
         common.say(f"{pluralize(more, 'file')} more beside the pictures are not named here")

@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     totals = summary.totals
     began, complete = time.monotonic(), False
     try:
-        _judge(inputs, stream, results, totals, step, common.picture_counter(predictor))
+        _judge(inputs, stream, results, totals, step)
         complete = True
     except KeyboardInterrupt:
         of = f" of {inputs.total:,}" if inputs.total else ""
@@ -121,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
             common.say(summary.line())
             if results.parts:
                 common.say(output.parts_line(results.decided_parts, results.parts.promise()))
-        output.say_remarks(inputs.multi_picture_files, inputs.side_files, totals)
+        output.say_remarks(inputs.side_files, totals)
     code = results.exit_code
     bad = {part.decision for part in results.decided_parts} - {"good"} if results.parts else totals.anomalous
     if not args.fail_on_anomaly:
@@ -135,7 +135,6 @@ def _judge(
     results: output.Output,
     totals: MismatchDetector,
     step: ProgressCallback,
-    count_pictures: Callable[[str], int],
 ) -> None:
     """Judges the inputs. Ctrl-C waits until an input has been counted and its row and files are written."""
     from flawscope.results.table import Unjudged
@@ -152,7 +151,5 @@ def _judge(
                 totals.add(result)  # an unprinted result has no row either
         if interrupted.is_set():
             raise KeyboardInterrupt
-        if not isinstance(result, InputError) and name != output.STDIN and (held := count_pictures(name)) > 1:
-            inputs.multi_picture_files.append(f"{name} ({held})")
         if inputs.total:
             step("prediction", done, inputs.total)

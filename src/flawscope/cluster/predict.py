@@ -47,7 +47,6 @@ class Results:
     manifest: Manifest
     side_files: TruncatedList = field(default_factory=TruncatedList)
     unjudged: TruncatedList = field(default_factory=TruncatedList)
-    multi_picture_files: TruncatedList = field(default_factory=TruncatedList)
 
 
 def predict(
@@ -253,10 +252,9 @@ def _collect_results(store: FileStore, run: Run, results: Results) -> Results:
 
     results.side_files = run.listing.beside
     with ThreadPoolExecutor(MAX_READERS) as pool:
-        for table, remarks in pool.map(partial(shards.read_shard, store), range(run.shards)):
+        for table in pool.map(partial(shards.read_shard, store), range(run.shards)):
             errors, totals = table.column("error"), results.totals
             results.unjudged.add(*errors.filter(compute.not_equal(errors, "")).to_pylist())
-            results.multi_picture_files.add(*remarks["several"])
             judged = table.filter(compute.equal(errors, ""))
             totals.count += len(judged)
             totals.anomalous += judged.column("decision").to_pylist().count("anomalous")

@@ -20,13 +20,11 @@ from flawscope.cluster import listing
 from flawscope.cluster.connect import prepare_node
 from flawscope.cluster.listing import Entry, FileStore, ListingInfo, TruncatedList
 from flawscope.errors import FlawscopeError, InputError, one_line_message
-from flawscope.pictures.decoding import count_frames
 from flawscope.pictures.listing import printable
 from flawscope.results.prediction import Prediction
 from flawscope.results.table import FLOAT_COLUMNS, ResultRow, Unjudged, table_columns
 
 RUN_FILE, PARTS_FOLDER = "run.json", "parts"
-REMARKS_KEY = b"flawscope"  # key in a shard's metadata: files with several pictures, and what was not drawn
 
 
 @dataclass(frozen=True)
@@ -80,19 +78,18 @@ def shard_path(shard: int) -> str:
     return f"{PARTS_FOLDER}/part-{shard:06}.parquet"
 
 
-def read_shard(store: FileStore, shard: int) -> tuple[Any, dict[str, list[str]]]:
+def read_shard(store: FileStore, shard: int) -> Any:
     """Reads a written shard: its decisions, severities, errors and shifts as a pyarrow table without rows of
-    parts, and its remarks. FlawscopeError: it cannot be read."""
+    parts. FlawscopeError: it cannot be read."""
     from pyarrow import ArrowException, parquet
 
     data = store.read(shard_path(shard))
     try:
         file = parquet.ParquetFile(io.BytesIO(data))
-        remarks = json.loads(file.schema_arrow.metadata[REMARKS_KEY])
         table = file.read(["decision", "severity", "error", "shifts", "part_index"])
         if "part_index" in table.column_names:
             table = table.filter(table["part_index"].is_null())
-        return table, remarks
+        return table
     except (ArrowException, KeyError, TypeError, ValueError) as error:
         raise FlawscopeError(
             f"{store.root / shard_path(shard)} is damaged ({one_line_message(error)}): remove it, and the "
@@ -181,16 +178,12 @@ def _open_run(job: Job) -> tuple[FileStore, Run, Any]:
 
 
 def _judge_entries(store: FileStore, run: Run, predictor: Any, shard: int, entries: Sequence[Entry]) -> None:
-    remarks: dict[str, list[str]] = {"several": []}
     rows: list[dict[str, Any]] = []
     # one that is no picture is empty
     judged = predictor.stream([b"" if entry.error else Path(entry.path) for entry in entries])
     for entry, (_, result) in zip(entries, judged, strict=True):
         path = printable(entry.path)
         if isinstance(result, Prediction):
-            reads_first = predictor.manifest.preprocess.channels is None
-            if reads_first and (picture_count := count_frames(entry.path)) > 1:
-                remarks["several"].append(f"{path} ({picture_count})")
             named = replace(result, path=path)
             height, width = result.geometry.picture_size
             more = {"height": height, "width": width, "shifts": [*map(float, result.shifts)]}
@@ -202,12 +195,10 @@ def _judge_entries(store: FileStore, run: Run, predictor: Any, shard: int, entri
     columns = table_columns(
         kinds=manifest.kinds is not None, aligned=manifest.preprocess.reference is not None
     )
-    store.write(shard_path(shard), encode_shard(rows, remarks, columns))
+    store.write(shard_path(shard), encode_shard(rows, columns))
 
 
-def encode_shard(
-    rows: Sequence[dict[str, Any]], remarks: dict[str, list[str]], columns: Sequence[str]
-) -> bytes:
+def encode_shard(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> bytes:
     """Encodes a shard's Parquet file: the columns of `predict --out FILE.csv`, the picture's size in
     pixels, and its shifts from the training pictures (`appearance.FEATURES`)."""
     import pyarrow
@@ -218,7 +209,6 @@ def encode_shard(
     for column in ("height", "width"):
         schema = schema.append(pyarrow.field(column, pyarrow.int32()))
     schema = schema.append(pyarrow.field("shifts", pyarrow.list_(pyarrow.float64())))
-    schema = schema.with_metadata({REMARKS_KEY: json.dumps(remarks).encode()})
     file = io.BytesIO()
     parquet.write_table(pyarrow.Table.from_pylist([*rows], schema=schema), file)
     return file.getvalue()

@@ -27,7 +27,7 @@ from flawscope.datasets.sayings import read_sayings
 from flawscope.errors import InputError, join_names, one_line_message, pluralize
 from flawscope.pictures.appearance import pixel_format
 from flawscope.pictures.channels import first_view
-from flawscope.pictures.decoding import count_frames, pixel_hash
+from flawscope.pictures.decoding import pixel_hash
 from flawscope.pictures.defect_size import reduction_remark
 from flawscope.pictures.folder_words import says_good
 from flawscope.pictures.listing import COMPANION_SUFFIXES, natural_key, not_pictures_in
@@ -245,10 +245,6 @@ def _check_picture(dataset: Dataset, split: str, item: Item) -> _CheckedPicture:
     if channels:
         message = f"has {channels}"
         faults.append(Finding("note", "channels", subject, message, "fit with --channels all"))
-    elif (frame_count := count_frames(item.path)) > 1:
-        message = f"holds {frame_count} pictures, and only the first is read"
-        remedy = "store them one by one, or fit with --channels all"
-        faults.append(Finding("warning", "frames", subject, message, remedy))
     mode = "" if plain else f"{pixel_format(picture)}{channels and f' ({channels})'}"
     return _CheckedPicture(split, item, size, mode, pixel_hash(picture), look, tuple(faults))
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, features
 
 from flawscope.errors import FlawscopeError, describe_value, install_command, message_with_type
-from flawscope.pictures import layouts, tiff
+from flawscope.pictures import damage, frames, layouts, tiff
 from flawscope.pictures.arrays import (
     composite_over_white,
     from_numpy,
@@ -29,7 +29,7 @@ from flawscope.pictures.arrays import (
     picture_error,
     require_finite,
 )
-from flawscope.pictures.files import TRUNCATED, apply_orientation, find_damage
+from flawscope.pictures.files import TRUNCATED, apply_orientation
 from flawscope.pictures.levels import Levels, own_levels
 
 Float32 = NDArray[np.float32]
@@ -43,7 +43,6 @@ VIDEO_SUFFIXES = frozenset(
 )
 # A camera's raw file often looks like a TIFF, whose only readable picture is a small preview
 RAW_SUFFIXES = frozenset({".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".raw"})
-FRAME_SUFFIXES = frozenset({".gif", ".tif", ".tiff", ".webp", ".avif"})  # may hold several pictures
 
 
 @dataclass
@@ -69,7 +68,7 @@ _NUMPY = b"\x93NUMPY"
 _AVIF = (b"ftypavif", b"ftypavis")  # from byte 4 on
 _HEIF = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"))
 _MEMORY_HUNGRY = frozenset({"WEBP", "JPEG2000"})  # their libraries hold a picture several times
-_COPY_AGAIN = "copy it again"
+_ONE_BY_ONE = "store them one by one"
 _WARNINGS_LOCK = threading.Lock()
 _filters: list[warnings.catch_warnings[None]] = []  # the same object, once for each thread that decodes
 
@@ -82,20 +81,6 @@ def is_picture(path: str | os.PathLike[str]) -> bool:
 def is_encoded(head: bytes) -> bool:
     """Whether a file that begins with these bytes, 12 or more, is a picture in a supported format."""
     return head.startswith(_MAGIC) or head[4:12] in (*_AVIF, *_HEIF)
-
-
-def count_frames(source: PillowSource) -> int:
-    """The number of pictures in a file, of which the first is read; 1 where it cannot be opened."""
-    if isinstance(source, Image.Image):
-        return 1
-    if not isinstance(source, bytes) and Path(source).suffix.lower() not in FRAME_SUFFIXES:
-        return 1
-    file = io.BytesIO(source) if isinstance(source, bytes) else source
-    try:
-        with without_warnings(), Image.open(file, formats=_FORMATS) as image:
-            return int(getattr(image, "n_frames", 1))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return 1
 
 
 # ---------------------------------------------------------------------------------------------- decoding
@@ -111,7 +96,7 @@ def decode(source: PictureSource | HashedPicture, *, name: str | None = None) ->
       `Preprocess.white_level` says); float64 becomes float32.
     - Transparency is composited over white, as a viewer shows it; an alpha that is the same everywhere is
       left out. Further channels are refused. EXIF orientation is applied; embedded colour profiles are not.
-      Files with several frames give the first, PIL images the current one.
+      Files with several pictures are refused; PIL images give the current one.
 
     The result may be read-only and may share memory with `source`: copy it before writing into it.
     `name` stands in the error for sources without a path. Raises InputError for anything missing, damaged,
@@ -285,38 +270,45 @@ def read_array(stream: IO[bytes], name: str) -> NDArray[Any] | None:
             shape, _, dtype = read(stream)
             begin, end = stream.tell(), stream.seek(0, os.SEEK_END)
     except Exception as error:  # of a torn header: what Python's parser raises, MemoryError among it
-        raise picture_error(name, f"the file is damaged ({error})", _COPY_AGAIN) from None
+        raise picture_error(name, f"the file is damaged ({error})", layouts.COPY_AGAIN) from None
     if dtype.hasobject:
         raise picture_error(name, "it holds Python objects", "store an array of numbers")
     if min(shape, default=0) < 0 or end - begin < math.prod(shape) * dtype.itemsize:
-        raise picture_error(name, TRUNCATED, _COPY_AGAIN)  # before as much memory is taken
+        raise picture_error(name, TRUNCATED, layouts.COPY_AGAIN)  # before as much memory is taken
     stream.seek(0)
     try:
         return np.asarray(np.load(stream, allow_pickle=False))
     except (ValueError, EOFError, OSError) as error:
-        raise picture_error(name, f"the file is damaged ({error})", _COPY_AGAIN) from None
+        raise picture_error(name, f"the file is damaged ({error})", layouts.COPY_AGAIN) from None
 
 
 def _open_stream(stream: IO[bytes], name: str) -> tuple[Image.Image, NDArray[Any] | None]:
     array = read_array(stream, name)
     with without_warnings():  # about odd directories of a TIFF
+        _refuse(frames.describe_pages(stream), f"{_ONE_BY_ONE}, or fit with --channels all", name)
         values = layouts.read_whole(stream, name, max_pixels()) if array is None else from_numpy(array, name)
+    if array is not None and values is not None and damage.has_cut(values):
+        _refuse(damage.CUT, layouts.COPY_AGAIN, name)
     if values is not None:
         image = Image.new("L", (values.shape[1], values.shape[0]))
         image.format = "TIFF"
         return image, values
     stream.seek(0)
     image = _open_header(stream, name)
+    _refuse(frames.describe_frames(image), _ONE_BY_ONE, name)
     deep = layouts.is_deep_colour(image)
     loaded = _load_upright(image, name)
-    if damage := find_damage(stream, image.format or ""):
-        raise picture_error(name, damage, _COPY_AGAIN)
     if not deep:
         return loaded, None
     stream.seek(0)
     again = _open_header(stream, name)
     grey = layouts.take_lower_bytes(again)
     return loaded, layouts.join_bytes(loaded, _load_upright(again, name), grey)
+
+
+def _refuse(reason: str, remedy: str, name: str) -> None:
+    if reason:
+        raise picture_error(name, reason, remedy)
 
 
 def max_pixels() -> int:
@@ -332,7 +324,7 @@ def raise_pixel_limit(most: int) -> None:
 def _open_header(stream: IO[bytes], name: str) -> Image.Image:
     head = stream.read(12)
     if not head:
-        raise picture_error(name, "it is empty", _COPY_AGAIN)
+        raise picture_error(name, "it is empty", layouts.COPY_AGAIN)
     stream.seek(0)
     if is_heif := head[4:] in _HEIF:
         _register_heif(name)
@@ -353,7 +345,7 @@ def _open_header(stream: IO[bytes], name: str) -> Image.Image:
                     raise picture_error(
                         name, f"{layout}, which Pillow does not read", layouts.STORE_AGAIN
                     ) from None
-                raise picture_error(name, "the file is truncated or damaged", _COPY_AGAIN) from None
+                raise picture_error(name, "the file is truncated or damaged", layouts.COPY_AGAIN) from None
             raise picture_error(name, "it is not a picture we know", "convert it to PNG") from None
     return image
 
@@ -378,12 +370,13 @@ def _load_upright(image: Image.Image, name: str) -> Image.Image:
     large = image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf)  # TIFF warns here once more
     try:
         with without_warnings() if large else nullcontext():
-            image.load()
+            fault = damage.load(image)
     except MemoryError:
         raise
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, ...
         reason = TRUNCATED if "truncated" in str(error).lower() else f"the file is damaged ({error})"
-        raise picture_error(name, reason, _COPY_AGAIN) from None
+        raise picture_error(name, reason, layouts.COPY_AGAIN) from None
+    _refuse(fault, layouts.COPY_AGAIN, name)
     return apply_orientation(image)
 
 

@@ -1,9 +1,8 @@
-"""Checks files of pictures beside their pixels: whether a file is whole, and which way is up."""
+"""Reads what files of pictures say beside their pixels: which way is up, and their parts."""
 
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import IO, TYPE_CHECKING, Any
@@ -27,46 +26,13 @@ _ORIENTATIONS = {
 }
 
 
-def find_damage(stream: IO[bytes], kind: str) -> str:
-    """Says what is wrong with a picture that Pillow decodes without an error; empty where no fault is known.
-    kind: the format, as Pillow calls it."""
-    if kind == "PNG":
-        return _png_damage(stream)
-    return _jpeg_damage(stream) if kind in ("JPEG", "MPO") else ""
-
-
-def _chunks(stream: IO[bytes]) -> Iterator[tuple[bytes, int]]:
+def png_chunks(stream: IO[bytes]) -> Iterator[tuple[bytes, int]]:
     """Yields type and length of each chunk of a PNG; the stream stands at the chunk's data then."""
     place = stream.seek(8)
     while len(head := stream.read(8)) == 8:
         length = int.from_bytes(head[:4], "big")
         yield head[4:], length
         place = stream.seek(place + 8 + length + 4)
-
-
-def _png_damage(stream: IO[bytes]) -> str:
-    """Damage in a PNG: Pillow checks no checksum of the pixel data, and stops reading after the last row."""
-    for kind, length in _chunks(stream):
-        body, check = stream.read(length), stream.read(4)
-        if len(check) < 4:
-            break
-        critical = not kind[0] & 0x20  # upper case first letter
-        if critical and zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(check, "big"):
-            return "the file is damaged (a checksum differs)"
-        if kind == b"IEND":
-            return ""
-    return TRUNCATED
-
-
-def _jpeg_damage(stream: IO[bytes]) -> str:
-    """Damage in a JPEG: one that was cut off and filled with zeros decodes, but lacks its end marker."""
-    stream.seek(2)
-    while len(head := stream.read(4)) == 4:
-        if head[0] != 0xFF or head[1] in (0xDA, 0xFF):  # start of scan, or bytes that only libjpeg skips
-            break
-        stream.seek(int.from_bytes(head[2:], "big") - 2, os.SEEK_CUR)
-    # FF D9 never stands inside the compressed data.
-    return "" if b"\xff\xd9" in stream.read() else TRUNCATED
 
 
 def turn_array(values: NDArray[Any], orientation: int) -> NDArray[Any]:
@@ -117,7 +83,7 @@ def _pixels_last(stream: IO[bytes]) -> bool:
     """Whether a PNG has no metadata after its pixels. The stream stays where it is."""
     place = stream.tell()
     try:
-        kinds = [kind for kind, _ in _chunks(stream)]
+        kinds = [kind for kind, _ in png_chunks(stream)]
     finally:
         stream.seek(place)
     return kinds[-2:] == [b"IDAT", b"IEND"]

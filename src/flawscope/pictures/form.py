@@ -82,16 +82,17 @@ def known_sizes(facts: Mapping[str, Any]) -> list[Size]:
         return []
 
 
-def describe_other_form(size: Size, known: Sequence[Size]) -> str:
-    """Says that a picture has another form or size than those that a model learnt from; empty: it has not."""
+def describe_other_form(size: Size, known: Sequence[Size]) -> tuple[str, bool]:
+    """Says that a picture has another form or size than those that a model learnt from, and whether it is
+    the form; empty: it has not. Where forms or sizes differed by more, as much more is the same."""
     for key, factor, noun in ((_form, SAME_FORM, "form"), (_side, SAME_SIDE, "size")):
         low, high = (end(map(key, known), default=key(size)) for end in (min, max))
+        factor = max(factor, high / low)
         if not low / factor <= key(size) <= high * factor:
             nearest = min(known, key=lambda one: abs(math.log(key(one) / key(size))))
-            return (
-                f"{size[1]} x {size[0]} pixels, another {noun} than learnt from ({nearest[1]} x {nearest[0]})"
-            )
-    return ""
+            words = f"another {noun} than learnt from ({nearest[1]} x {nearest[0]})"
+            return f"{size[1]} x {size[0]} pixels, {words}", key is _form
+    return "", False
 
 
 def positive_length(value: Any) -> float:

@@ -18,7 +18,9 @@ from PIL import Image
 from flawscope.errors import install_command
 from flawscope.pictures import tiff
 from flawscope.pictures.arrays import narrow_integers, picture_error
+from flawscope.pictures.damage import CUT, has_cut
 from flawscope.pictures.files import TRUNCATED, turn_array
+from flawscope.pictures.jpeg import TOO_MUCH
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 STORE_AGAIN = "store it as grey or RGB with 8 or 16 bits, PNG or TIFF"
 CHANNELS_ONLY = "fit with --channels all, or store it as grey, RGB or RGBA"
 DAMAGED = "the file is damaged"
+COPY_AGAIN = "copy it again"
 _DEEP_MODES = frozenset({"RGB;16", "RGBA;16", "LA;16"})  # of PNG, without the order of the bytes
 _PPM = re.compile(rb"P6(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)\s")
 _HEAD = 4096  # bytes of a JPEG 2000 in which its layout stands
@@ -88,7 +91,11 @@ def read_whole(stream: IO[bytes], name: str, most: int) -> NDArray[Any] | None:
     if stream.read(4) not in tiff.MAGIC:
         return _read_ppm(stream)
     page = tiff.first_page(stream)
-    if page is None or not page.is_beyond_pillow:
+    if page is None:
+        return None
+    if page.holds_more:
+        raise picture_error(name, TOO_MUCH, COPY_AGAIN)
+    if not page.is_beyond_pillow:
         return None
     if page.is_mosaic:
         raise picture_error(name, "it is a Bayer mosaic", "have the camera's software turn it into colour")
@@ -121,7 +128,7 @@ def read_page(stream: IO[bytes], page: tiff.Page, name: str, most: int) -> NDArr
     if not page.is_readable:
         raise picture_error(name, page.describe(), STORE_AGAIN)
     try:
-        values = narrow_integers(turn_array(tiff.read(stream, page), page.orientation))
+        stored = tiff.read(stream, page)
     except MemoryError:
         raise
     except tiff.MissingCodecError as error:
@@ -129,8 +136,10 @@ def read_page(stream: IO[bytes], page: tiff.Page, name: str, most: int) -> NDArr
         raise picture_error(name, str(error), remedy) from None
     except Exception as error:  # of a damaged directory, of numpy, of libtiff
         reason = TRUNCATED if "truncated" in str(error) else f"{DAMAGED} ({error})"
-        raise picture_error(name, reason, "copy it again") from None
-    return values
+        raise picture_error(name, reason, COPY_AGAIN) from None
+    if has_cut(stored):
+        raise picture_error(name, CUT, COPY_AGAIN)
+    return narrow_integers(turn_array(stored, page.orientation))
 
 
 def size_error(name: str, most: int) -> InputError:

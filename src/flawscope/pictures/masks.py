@@ -16,7 +16,7 @@ import numpy as np
 
 from flawscope.errors import InputError
 from flawscope.pictures.arrays import picture_error
-from flawscope.pictures.decoding import PillowSource, count_frames, open_upright_deep, source_name
+from flawscope.pictures.decoding import PillowSource, open_upright_deep, source_name
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,10 +40,6 @@ def read_mask(source: PillowSource) -> Mask:
     doubt."""
     name = source_name(source)
     image, deep = open_upright_deep(source, name)
-    if (frames := count_frames(source)) > 1:
-        raise picture_error(
-            name, f"it holds {frames} pictures, and nobody knows which is the mask", STORE_AS_PNG
-        )
     lossy = _is_lossy(image, source)
     levels = _levels(image, deep, lossy, name)
     top = levels.max()

@@ -46,7 +46,9 @@ class Page:
     """Picture of a TIFF file, as its directory describes it; pixels are read while the file is open.
 
     size: (H, W) as stored. bits, format: of a value, and its sample format; 0 where channels differ. extra:
-    kinds of the channels behind the colours. slices: of a volume.
+    kinds of the channels behind the colours. slices: of a volume. is_preview: it is a smaller copy of another
+    picture, or tells where that is transparent. holds_more: it has more strips or tiles than its size, or
+    uncompressed values of a row more.
     """
 
     page: TiffPage
@@ -59,6 +61,8 @@ class Page:
     extra: tuple[int, ...]
     orientation: int
     slices: int
+    is_preview: bool
+    holds_more: bool
 
     @classmethod
     def of(cls, page: TiffPage) -> Page:
@@ -79,6 +83,8 @@ class Page:
             tuple(map(int, page.extrasamples)),
             number(page.tags.valueof(_ORIENTATION, 1)),
             int(page.imagedepth),
+            bool(page.is_reduced or page.is_mask),
+            _holds_more(page),
         )
 
     @property
@@ -138,6 +144,15 @@ class Page:
         white = ", whose white is 0" if self.photometric == 0 else ""
         slices = f", in {self.slices} slices" if self.slices != 1 else ""
         return f"it is a TIFF of {channels}{kind}values of {depth}{white}{slices}"
+
+
+def _holds_more(page: TiffPage) -> bool:
+    sizes, bits = [int(size) for size in page.databytecounts], page.bitspersample
+    row = (int(page.imagewidth) * int(page.samplesperpixel) * (bits if isinstance(bits, int) else 0) + 7) // 8
+    whole = row * int(page.imagelength) * int(page.imagedepth)
+    is_raw = int(page.compression) == 1 and not page.is_tiled and row > 0
+    more = is_raw and whole + row <= sum(sizes) <= page.parent.filehandle.size
+    return len(sizes) > math.prod(page.chunked) or more
 
 
 def read_pages(stream: IO[bytes]) -> Iterator[Page]:

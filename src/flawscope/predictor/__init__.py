@@ -389,7 +389,7 @@ class Predictor:
             place = PartPose.from_pose(pose, reference, size) if pose.found else None
             parts = PartSearch(reference.p_value(pose.error), place)
         map_, geometry = self.manifest.preprocess.restored(map_, views.geometry)
-        stretched = describe_other_form(geometry.picture_size, self.known_sizes)
+        unlike, is_stretched = describe_other_form(geometry.picture_size, self.known_sizes)
         c = self.calibration
         nearby = PEAK_RADIUS * max(self.session.size) / max(map_.shape)
         found = Prediction(
@@ -409,7 +409,7 @@ class Predictor:
             size_bounds=self.size_bounds,
         ).noticing(
             *([outside_light()] if views.outside_light else []),
-            *([other_form(stretched)] if stretched else []),
+            *([other_form(unlike, decides=is_stretched)] if unlike else []),
             *parts.findings(),
         )
         return found if self.view_looks is None else named_as_another(self.manifest, self.view_looks, found)

@@ -117,9 +117,10 @@ def outside_light() -> Finding:
     return Finding(OUTSIDE_LIGHT, "light outside the range")
 
 
-def other_form(words: str) -> Finding:
-    """The picture has another form or size than those learnt from: it is stretched, or shows more or less."""
-    return Finding(OTHER_FORM, words)
+def other_form(words: str, decides: bool) -> Finding:
+    """The picture has another form or size than those learnt from. decides: the form, for it is stretched or
+    shows more or less, and nobody knows what its score means."""
+    return Finding(OTHER_FORM, words, decides=decides)
 
 
 def view_exchanged(view: str, shown: str) -> Finding:

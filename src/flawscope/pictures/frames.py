@@ -1,0 +1,60 @@
+"""Counts the pictures in a file. Of several, one would be judged, and what the others show by nobody."""
+
+from __future__ import annotations
+
+from typing import IO, Any
+
+from PIL import Image
+
+from flawscope.pictures import tiff
+
+_ENTRIES = 0xB002  # of the pictures in a multi-picture JPEG
+_GAIN_MAPS = (b"hdr-gain-map", b"iso:ts:21496")  # names in a JPEG that brings one along
+
+
+def describe_frames(image: Image.Image) -> str:
+    """Says that a file other than a TIFF holds several pictures; empty where it is one. What a telephone
+    stores beside a photograph, such as a preview, depths or a map of its lights, is none. image: the first,
+    opened and not loaded yet."""
+    if image.format == "TIFF":
+        return ""
+    count = _count_photographs(image) if image.format == "MPO" else int(getattr(image, "n_frames", 1))
+    return f"it holds {count} pictures" if count > 1 else ""
+
+
+def describe_pages(stream: IO[bytes]) -> str:
+    """Says that a TIFF holds several pictures, or begins with a preview; empty where it is one picture,
+    perhaps with smaller copies, and for other files."""
+    pages = [page.is_preview for page in tiff.read_pages(stream)]
+    if pages.count(False) > 1:
+        return f"it holds {pages.count(False)} pictures"
+    return "its first picture is a preview" if len(pages) > 1 and pages[0] else ""
+
+
+def _count_photographs(image: Any) -> int:
+    """Number of pictures in a multi-picture JPEG that are views of their own; what has no kind is one where
+    it is as large as the first."""
+    kinds = [entry["Attribute"]["MPType"] for entry in image.mpinfo[_ENTRIES]]
+    place = image.fp.tell()
+    image.fp.seek(0)
+    data = image.fp.read()
+    has_map = any(name in data for name in _GAIN_MAPS)
+    image.fp.seek(place)
+    count = 1
+    for number, kind in enumerate(kinds[1:], start=1):
+        if kind.startswith("Multi-Frame"):
+            count += 1
+        elif kind in ("Undefined", "Unknown", "Baseline MP Primary Image") and not has_map:
+            count += _looks_like_first(image, number)
+    return count
+
+
+def _looks_like_first(image: Any, number: int) -> bool:
+    first = image.size, image.mode
+    try:
+        image.seek(number)
+        return (image.size, image.mode) == first
+    except Exception:  # what cannot be opened shows nothing
+        return False
+    finally:
+        image.seek(0)
