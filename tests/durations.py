@@ -1,8 +1,8 @@
 """What each test costs: the processor's seconds, its own processes' included, kept in build/durations.tsv.
 
-A fixture that several tests share has a row of its own, so that no test pays for being the first. Tests lie on
-two floors (CONTRIBUTING.md): those of the first cost little and start no process and no server. The run names
-those that do not keep to it, and fails where they are beyond what a busy machine explains.
+A fixture that several tests share has a row of its own, so that no test pays for being the first. Tests lie
+on two floors (CONTRIBUTING.md): those of the first cost little and start no process and no server. The run
+names those that do not keep to it, and fails where they are beyond what a busy machine explains.
 """
 
 import builtins
@@ -96,7 +96,8 @@ class Durations:
             return (yield)
         finally:
             if fixturedef.scope != "function":
-                cost = processor_seconds() - begun - (self._shared - within)  # less that of fixtures it asks for
+                # less that of fixtures that it asks for
+                cost = processor_seconds() - begun - (self._shared - within)
                 self._shared += cost
                 self._fixtures.append((f"fixture {fixturedef.argname}", cost))
 

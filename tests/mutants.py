@@ -4,12 +4,12 @@
     $ python tests/mutants.py --out after.json --again mutants.json           # the same faults, later
     $ python tests/mutants.py --out quick.json --again mutants.json --quick   # by `make test` alone
 
-A mutant is the program with one operator, constant, condition or returned value changed. Some are drawn from
-every room of the three houses, the rest by size, from --seed and the source. All of them are in one copy of the
-program, each behind a switch (mutant schemata: Untch, Offutt and Harrold 1993): one run of the tests with every
-switch off tells which tests come by which place, also in processes that tests start. Then each mutant is
-switched on and runs the tests that come by it, the quickest first, until one fails; one that survives is printed
-with its line. Places that are gone count apart. Goes on where it stopped.
+A mutant is the program with one operator, constant, condition or returned value changed. Some are drawn
+from every room of the three houses, the rest by size, from --seed and the source. All of them are in one copy
+of the program, each behind a switch (mutant schemata: Untch, Offutt and Harrold 1993): one run of the tests
+with every switch off tells which tests come by which place, also in processes that tests start. Then each
+mutant is switched on and runs the tests that come by it, the quickest first, until one fails; one that
+survives is printed with its line. Places that are gone count apart. Goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ def sites(path: Path) -> list[dict[str, Any]]:
     def walk(node: ast.AST, function: str) -> Iterator[dict[str, Any]]:
         if function and (made := changed(node)) is not None:
             node = node.value if isinstance(node, ast.Return) else node
-            start, end = starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
+            start = starts[node.lineno - 1] + node.col_offset
+            end = starts[node.end_lineno - 1] + node.end_col_offset
             facts = {"function": function, "line": node.lineno, "start": start, "end": end}  # in bytes
             yield facts | {"before": raw[start:end].decode(), "after": ast.unparse(made)}
         for name, field in ast.iter_fields(node):
@@ -139,7 +140,8 @@ def switched(copy: Path, mutants: list[dict[str, Any]]) -> None:
     (copy / "src/mutant_switch.py").write_text(SWITCH, encoding="utf-8")
     by_module: dict[str, list[tuple[int, dict[str, Any]]]] = defaultdict(list)
     for number, one in enumerate(mutants):
-        found = [s for s in places(one) if all(s[k] == one[k] for k in ("function", "before", "after", "nth"))]
+        facts = ("function", "before", "after", "nth")
+        found = [site for site in places(one) if all(site[fact] == one[fact] for fact in facts)]
         one["gone"] = not found
         for site in found[:1]:
             by_module[site["module"]].append((number, site))
@@ -222,7 +224,8 @@ def main() -> None:
     folder = args.out.absolute().with_suffix("")  # kept: hours of work lie in it
     if not (folder / "tests.json").exists():
         shutil.rmtree(folder, ignore_errors=True)
-        ignored = shutil.ignore_patterns("__pycache__", ".hypothesis", ".venv", ".git", "build", "dist", folder.name)
+        left_out = ("__pycache__", ".hypothesis", ".venv", ".git", "build", "dist", folder.name)
+        ignored = shutil.ignore_patterns(*left_out)
         shutil.copytree(ROOT, folder / "copy", ignore=ignored)
         switched(folder / "copy", mutants)
         quick = ["-m", "smoke or not whole"] if args.quick else []

@@ -1,8 +1,8 @@
 """A network that stands for a large one: timm's smallest EfficientNet, 84,000 numbers in 16 bits.
 
-A model fitted with it takes a third of the time, through the same classes. Tests of features, of exports' speed
-and of figures take the real ones. `python tests/small_network.py` made it in minutes: its stages 2 and 3 were
-taught those of EfficientNet-Lite0 (Apache-2.0) on drawn pictures.
+A model fitted with it takes a third of the time, through the same classes. Tests of features, of exports'
+speed and of figures take the real ones. `python tests/small_network.py` made it in minutes: its stages 2 and
+3 were taught those of EfficientNet-Lite0 (Apache-2.0) on drawn pictures.
 """
 
 from pathlib import Path

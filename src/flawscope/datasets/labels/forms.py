@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from flawscope.datasets.labels import json_forms, tables, xml_forms, yolo
 from flawscope.datasets.labels.shapes import NO_DEFECT, Entry, Mark
 from flawscope.errors import InputError, one_line_message
+from flawscope.pictures.text_files import decode_text
 
 MAX_BYTES = {".json": 1 << 30, ".xml": 1 << 28, ".txt": 1 << 24}  # larger files are not opened
 MAX_LIST_BYTES = 1 << 26
@@ -111,7 +112,7 @@ def _load(suffix: str, data: bytes) -> Any:
         return xml_forms.load_xml(data)
     if suffix == ".json":
         return json.loads(data)
-    return [words for line in data.decode("utf-8-sig").splitlines() if (words := line.split())]
+    return [words for line in decode_text(data).splitlines() if (words := line.split())]
 
 
 class _Form(NamedTuple):

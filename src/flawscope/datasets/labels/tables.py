@@ -20,6 +20,7 @@ from flawscope.datasets.labels.shapes import Entry, name_entry, picture_path
 from flawscope.errors import missing_library_error
 from flawscope.pictures.decoding import is_picture
 from flawscope.pictures.folder_words import says_good
+from flawscope.pictures.text_files import decode_text
 
 FORM = "list"
 SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".xlsx")
@@ -104,11 +105,9 @@ def _rows(data: bytes, suffix: str, is_name: IsName) -> Iterator[Row]:
 
 def _text(data: bytes) -> str:
     """Text as Excel, PowerShell and editors store it."""
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return data.decode("utf-16")
     try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
+        return decode_text(data)
+    except ValueError:
         return data.decode("cp1252", "replace")
 
 
