@@ -70,6 +70,10 @@ class Problem:
         assert found is not None, self.code
         return found
 
+    def without_text(self) -> dict[str, Any]:
+        """Return the problem as anybody may know it: without names."""
+        return {"code": self.code, "kind": self.kind, "since": iso(self.since)}
+
     def to_dict(self) -> dict[str, Any]:
         """Return the problem as the API shows it."""
         shown = {"code": self.code, "kind": self.kind, "text": self.text}

@@ -16,7 +16,6 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 
 from flawscope import __version__
 from flawscope.errors import InputError
-from flawscope_station.problems import Problem
 from flawscope_station.settings.station import Settings
 from flawscope_station.station import Station
 from flawscope_station.store.files import RESERVED_BYTES
@@ -82,17 +81,12 @@ def _add_health_routes(app: FastAPI) -> None:
         asks is unknown: problems have their kinds and times, not their texts, which name parts and people."""
         problems = [problem for problem in health.problems() if problem.stops or problem.kind == "clock"]
         ready = not any(problem.stops for problem in problems)
-        body = {"ready": ready, "problems": [_shown_to_anybody(problem) for problem in problems]}
+        body = {"ready": ready, "problems": [problem.without_text() for problem in problems]}
         return JSONResponse(body, 200 if ready else 503)
 
     @app.get("/metrics", include_in_schema=False)
     def metrics(metrics: MetricsDep) -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-def _shown_to_anybody(problem: Problem) -> dict[str, Any]:
-    title = PAGES.texts_for("en", "").text_or(f"wrong.{problem.kind}", "wrong.other")
-    return {"code": problem.code, "kind": problem.kind, "text": title, "since": problem.to_dict()["since"]}
 
 
 class HttpServer(uvicorn.Server):
