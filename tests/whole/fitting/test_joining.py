@@ -19,10 +19,11 @@ from flawscope.fitting.fitting import fit
 from flawscope.results.prediction import Prediction
 from flawscope.views.light import Light, light_variations
 from picture_files import save
+from small_network import SMALL_FLAGS, SMALL_NETWORK
 
-PRODUCTS, VIEWS, PATTERN, PARTS = ("block", "rings"), ("side", "top"), r"p\d+", 12
-SETTINGS = {"size": "64", "samples": 1, "device": "cpu", "check": False}
-SMALL = ("--size", "64", "--device", "cpu", "--no-check", "--quiet")
+PRODUCTS, VIEWS, PATTERN, PARTS = ("block", "rings"), ("side", "top"), r"p\d+", 8
+SETTINGS = {"size": "64", "samples": 1, "device": "cpu", "check": False, **SMALL_NETWORK}
+SMALL = ("--size", "64", "--device", "cpu", "--no-check", "--quiet", *SMALL_FLAGS)
 LIGHTS = light_variations(0.1)
 
 
@@ -80,7 +81,6 @@ def line(all_three):
     return flawscope.load(all_three / "line.safetensors", device="cpu")
 
 
-@pytest.mark.slow
 def test_each_product_of_a_joint_model_keeps_its_own_light_and_is_known_in_each(line):
     first, second = (line.products[name].manifest.preprocess.normalization for name in PRODUCTS)
     assert first != second
@@ -93,7 +93,6 @@ def test_each_product_of_a_joint_model_keeps_its_own_light_and_is_known_in_each(
     assert known.limit >= np.sqrt(2 - 2 * apart.max(1)).max()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("batch", [None, 1, 3])
 def test_in_every_light_a_picture_finds_its_product_and_is_judged_as_by_its_own_model(all_three, line, batch):
     for name in PRODUCTS:
@@ -122,7 +121,6 @@ def test_in_the_range_something_else_is_still_none_of_these(line):
         assert (found.product_name, found.is_anomalous) == (Prediction.NO_PRODUCT_NAME, True)
 
 
-@pytest.mark.slow
 def test_exported_it_brings_pictures_to_the_light_of_their_product(all_three, line, tmp_path):
     from flawscope.export.router_export import export_router
 
@@ -137,7 +135,6 @@ def test_exported_it_brings_pictures_to_the_light_of_their_product(all_three, li
             assert its.views[v].to_dict().get("outside_light") is False
 
 
-@pytest.mark.slow
 def test_the_commands_decide_on_the_parts_of_each_product(run, answer, data, tmp_path):
     """`--joint --part`: a part has a product, found by all its views; something else is anomalous."""
     model, new = tmp_path / "line.safetensors", tmp_path / "new"
@@ -165,7 +162,7 @@ def test_the_commands_decide_on_the_parts_of_each_product(run, answer, data, tmp
     assert f"  ({Prediction.NO_PRODUCT_NAME})" in lines
     assert "of 4 parts anomalous; block: parts of 2 views" in said
 
-    promise = "block: parts of 2 views (side, top): about 1 of 13 good parts will be called anomalous"
+    promise = "block: parts of 2 views (side, top): about 1 of 9 good parts will be called anomalous"
     lines = answer("evaluate", model, "--data", data, printed=promise)
     assert lines.count("3 of 3 defective found, AUROC 1.0000") == 2
     single = tmp_path / "block.safetensors"
@@ -251,7 +248,7 @@ def test_each_view_has_its_own_model_and_the_part_one_decision(answer, data, tmp
     model, root = tmp_path / "views.safetensors", data / "rings"
     answer("fit", "--data", root, "--part", PATTERN, "--each-view", "--out", model, *SMALL)
     assert answer("info", model).startswith(
-        "joint model of 2 views: side, top\nparts of 2 views (side, top): about 1 of 13 good parts "
+        "joint model of 2 views: side, top\nparts of 2 views (side, top): about 1 of 9 good parts "
     )
     artefact = router_file.read(model)
     assert artefact.recognition is None
