@@ -12,7 +12,6 @@ from flawscope.errors import InputError
 from flawscope.export.recalibrate import ExportPictures
 from flawscope.fitting.incremental_update import extend
 from flawscope.predictor.kinds import Example, learn_kinds
-from small_network import SMALL_NETWORK
 
 SIDE = 64
 
@@ -34,8 +33,7 @@ def lights(seed, light=None):
 @pytest.fixture(scope="module")
 def model():
     good = [lights(k) for k in range(20)]
-    quick = {"size": "64", "check": False, **SMALL_NETWORK}
-    return flawscope.fit(good, channels="all", group=r"\d+", force=True, **quick)
+    return flawscope.fit(good, size="64", channels="all", check=False, group=r"\d+", force=True)
 
 
 def test_a_defect_under_any_one_light_is_found_where_it_is(model):

@@ -1,6 +1,5 @@
 """From pictures to a model: what is used, what is left out, and what the calibration means."""
 
-import functools
 import os
 import shutil
 from dataclasses import replace
@@ -17,80 +16,35 @@ from flawscope.errors import InputError
 from flawscope.fitting import training_pictures as sources
 from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.methods import patch_detector as models
-from flawscope.methods.detector import embed_pictures, resolve_device
+from flawscope.methods.detector import resolve_device
 from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore import bank_selection as memory
-from flawscope.methods.patchcore.selected_bank import NEXT_ELEMENTS
 from flawscope.methods.task import Task
 from flawscope.pictures.appearance import APPEARANCE_KEY, AppearanceRange, measure_appearance
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.predictor import load
-from flawscope.synthesis.demo.dataset import draw_picture
 from picture_files import save
+from small_fits import (  # noqa: F401
+    PATCHES,
+    PER_PICTURE,
+    TWO,
+    bank_of,
+    features_of,
+    fit_small,
+    fitted_one,
+    fitted_sizes,
+    good,
+    parts,
+    roles,
+    sparse_banks,
+    views_of,
+)
 from small_network import SMALL_NETWORK
-
-PATCHES = 64  # of a picture at 64 px: stride 8
-WIDTH, FINE = 80, 32  # of the small network, stages 2 and 3, and stage 2
-TWO = "48+64"  # 36 patches of both stages, 64 and 16 of one each
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _sparse_banks():
-    """Tiny sets have tiny banks here; the lower bound of the larger sizes has a test of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flawscope.methods.patchcore.bank_selection.MIN_FINE_BANK", 1)
-        yield
-
-
-def parts(count, seed=0, defect=None):
-    """Pictures [96, 96, 3] uint8 of different parts of one product."""
-    return [
-        draw_picture("plate", np.random.default_rng([seed, k]), defect, 0.1, size=96)[0] for k in range(count)
-    ]
-
-
-@functools.cache
-def good():
-    return tuple(parts(12))
-
-
-def fit_small(images=None, **options):
-    images = list(good()) if images is None else images
-    network = {} if "backbone" in options else SMALL_NETWORK
-    return fit(images, **{"size": 64, "device": "cpu", "samples": 0, "check": False, **network, **options})
-
-
-@pytest.fixture(scope="module")
-def fitted():
-    return fit_small(samples=3)
-
-
-@pytest.fixture(scope="module")
-def fitted_two():
-    return fit_small(size=TWO, fine_ratio=0.2, samples=3)
-
-
-def features_of(predictor, images):
-    """[N, P, D] as `fit` sees them, one size after the other."""
-    tensors = [torch.from_numpy(predictor.manifest.preprocess(image)[0][0]) for image in images]
-    found = {}
-    store = lambda i, one, _: found.__setitem__(i, one)  # noqa: E731
-    embed_pictures(predictor.session.model, lambda i: tensors[i], range(len(tensors)), store)
-    return torch.stack([found[i] for i in range(len(tensors))])
-
-
-def bank_of(predictor, view=0):
-    tensors = predictor.artefact.tensors
-    return torch.from_numpy(tensors[f"views.{view}.bank"] + tensors[f"views.{view}.centre"])
 
 
 def radius_of(features, bank):
     """The largest distance of a patch [N, P, D] to the bank."""
     return float(torch.cdist(features.flatten(0, 1).double(), bank.double()).amin(1).max())
-
-
-def roles(predictor):
-    return [p.role for p in predictor.manifest.pictures]
 
 
 def test_folder_and_list_of_its_pictures_give_the_same_model(tmp_path):
@@ -139,9 +93,6 @@ def test_deep_pictures_share_one_white_level(tmp_path):
         assert predictor.manifest.preprocess.white_level == 4095, kind
         assert predictor.calibration == fits["numpy"].calibration, kind
     assert fit_small(list(good()[:4])).manifest.preprocess.white_level is None
-
-
-PER_PICTURE = PATCHES * (WIDTH * 4 + 4 * 3 + 8 + 4 + 8 + 4 * NEXT_ELEMENTS) / 2**30  # GiB, as planned
 
 
 def test_streaming_keeps_its_promises(fitted):
@@ -217,11 +168,6 @@ def test_a_full_bank_does_not_grow():
     assert len(bank_of(new)) == 40
     assert new.manifest.facts["covering_radius"][0] > full.manifest.facts["covering_radius"][0]
     assert any("memory bank is full" in note for note in new.manifest.notes)
-
-
-def views_of(features, width=FINE):
-    joined, fine, coarse = features.split((36, PATCHES, 16), dim=1)
-    return joined, fine[..., :width], coarse[..., : features.shape[2] - width]
 
 
 def test_two_sizes_have_a_bank_each(fitted_two, tmp_path):

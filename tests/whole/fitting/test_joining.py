@@ -21,9 +21,9 @@ from flawscope.views.light import Light, light_variations
 from picture_files import save
 from small_network import SMALL_FLAGS, SMALL_NETWORK
 
-PRODUCTS, VIEWS, PATTERN, PARTS = ("block", "rings"), ("side", "top"), r"p\d+", 8
-SETTINGS = {"size": "64", "samples": 1, "device": "cpu", "check": False, **SMALL_NETWORK}
-SMALL = ("--size", "64", "--device", "cpu", "--no-check", "--quiet", *SMALL_FLAGS)
+PRODUCTS, VIEWS, PATTERN, PARTS = ("block", "rings"), ("side", "top"), r"p\d+", 12
+SETTINGS = {"size": "64", "samples": 1, "device": "cpu", "check": False}
+SMALL = ("--size", "64", "--device", "cpu", "--no-check", "--quiet")
 LIGHTS = light_variations(0.1)
 
 
@@ -162,7 +162,7 @@ def test_the_commands_decide_on_the_parts_of_each_product(run, answer, data, tmp
     assert f"  ({Prediction.NO_PRODUCT_NAME})" in lines
     assert "of 4 parts anomalous; block: parts of 2 views" in said
 
-    promise = "block: parts of 2 views (side, top): about 1 of 9 good parts will be called anomalous"
+    promise = "block: parts of 2 views (side, top): about 1 of 13 good parts will be called anomalous"
     lines = answer("evaluate", model, "--data", data, printed=promise)
     assert lines.count("3 of 3 defective found, AUROC 1.0000") == 2
     single = tmp_path / "block.safetensors"
@@ -181,10 +181,10 @@ def test_a_further_product_is_asked_for_the_parts_of_the_others(answer, data, tm
         (few / path.parent.relative_to(data)).mkdir(parents=True, exist_ok=True)
         shutil.copy(path, few / path.relative_to(data))
     call = ("fit", "--data", few, "--category")
-    answer(*call, "block", "--joint", "--part", PATTERN, "--out", one, *SMALL)
+    answer(*call, "block", "--joint", "--part", PATTERN, "--out", one, *SMALL, *SMALL_FLAGS)
     remedy = "fit all with the same --part and --view, or none"
-    answer(*call, "rings", "--update", one, "--out", two, *SMALL, code=2, said=remedy)
-    answer(*call, "rings", "--update", one, "--out", two, "--part", PATTERN, *SMALL)
+    answer(*call, "rings", "--update", one, "--out", two, *SMALL, *SMALL_FLAGS, code=2, said=remedy)
+    answer(*call, "rings", "--update", one, "--out", two, "--part", PATTERN, *SMALL, *SMALL_FLAGS)
     first, second = (router_file.read(two).products[name].manifest for name in PRODUCTS)
     assert first.facts["part"] == second.facts["part"]
 
@@ -248,7 +248,7 @@ def test_each_view_has_its_own_model_and_the_part_one_decision(answer, data, tmp
     model, root = tmp_path / "views.safetensors", data / "rings"
     answer("fit", "--data", root, "--part", PATTERN, "--each-view", "--out", model, *SMALL)
     assert answer("info", model).startswith(
-        "joint model of 2 views: side, top\nparts of 2 views (side, top): about 1 of 9 good parts "
+        "joint model of 2 views: side, top\nparts of 2 views (side, top): about 1 of 13 good parts "
     )
     artefact = router_file.read(model)
     assert artefact.recognition is None
@@ -324,7 +324,8 @@ def test_each_view_in_python_and_in_other_light(data, tmp_path):
 def of_views(data):
     """A model of each view."""
     good = data / "rings/train/good"
-    return {name: fit(sorted(good.glob(f"*_{name}.png")), **SETTINGS) for name in VIEWS}
+    quick = SETTINGS | SMALL_NETWORK
+    return {name: fit(sorted(good.glob(f"*_{name}.png")), **quick) for name in VIEWS}
 
 
 def test_the_parts_of_views_combine_the_left_out_scores_of_their_models(of_views):

@@ -107,6 +107,7 @@ def test_weighed_differences_are_those_times_a_matrix_that_makes_them_even(quick
         torch.testing.assert_close(one, new.square().mean(1), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.smoke
 def test_a_fit_of_blank_pictures_makes_a_model(quick_settings, tmp_path):
     """All differences on them are 0."""
     pictures = [np.full((256, 256, 3), v, np.uint8) for v in (100, 101)]
