@@ -54,7 +54,7 @@ test: $(READY) ## run the tests of rooms, and one of each kind of whole ones; AL
 	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),$(PARALLEL) $(if $(ALL),,-m "$(QUICK)"))
 
 chain: $(READY) ## all methods, runtimes and precisions give the same numbers, in minutes
-	$(BIN)/python -m pytest tests/methods/chain.py tests/methods/test_contract.py $(if $(ARGS),$(ARGS),$(PARALLEL))
+	$(BIN)/python -m pytest tests/whole/methods/chain.py tests/whole/methods/test_contract.py $(if $(ARGS),$(ARGS),$(PARALLEL))
 
 lint: $(READY) ## style, types, spelling
 	$(BIN)/ruff check $(CODE)

@@ -53,11 +53,11 @@ def test_the_promise_of_parts_tells_it_too():
     assert describe_rate(0.75, 3, "pictures").startswith("about 3 of 4 good pictures")
 
 
-@pytest.mark.parametrize(("learnt", "shown"), [(20, 20), (20, 60), (60, 30), (60, 200), (300, 500)])
+@pytest.mark.parametrize(("learnt", "shown"), [(20, 20), (20, 60), (60, 30), (60, 200)])
 def test_a_sound_model_is_called_broken_as_seldom_as_is_said(learnt, shown):
     """Scores of any distribution, drawn anew for threshold and test; a test that takes the promised rate for
     that of the one model would call up to a fifth of sound models broken."""
-    rng, draws, broken = np.random.default_rng(learnt + shown), 2000, 0
+    rng, draws, broken = np.random.default_rng(learnt + shown), 1200, 0
     for _ in range(draws):
         scores = rng.gamma(3.0, size=learnt + shown)
         made = from_values(scores[:learnt], scores[:learnt], [0.0])

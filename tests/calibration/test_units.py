@@ -37,7 +37,7 @@ def grouped(draw):
 
 
 @given(grouped(), st.sampled_from(["0.5", "0.29", "0.2", "0.1", "0.05", "0.01"]))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 def test_p_values_and_decisions_are_the_literal_formula_in_exact_fractions(scored, rate):
     scores, units = scored
     made, members = calibration(scores, units, float(rate)), {}
@@ -52,7 +52,7 @@ def test_p_values_and_decisions_are_the_literal_formula_in_exact_fractions(score
 
 
 @given(grouped())
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_the_rate_is_kept_over_units(scored):
     """Each unit in turn is the new one, and one of its pictures is drawn by chance: however many pictures the
     others have, it is called anomalous at most as often as is promised."""
@@ -71,7 +71,7 @@ def test_the_rate_is_kept_over_units(scored):
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=12), st.sampled_from([0.05, 0.2, 0.5]))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_pictures_that_are_units_each_answer_as_they_did(scores, rate):
     """To the last digit, and in any order of the numbers: earlier files have none."""
     plain, numbered = calibration(scores, (), rate), calibration(scores, range(len(scores)), rate)
@@ -201,8 +201,8 @@ def test_few_good_scores_rarely_lie_far_out_by_chance():
     """In about one of 16 draws for any number of scores, where 3 spreads alone are reached in one of 6 by 8
     scores. A score as foreign parts get lies far out among 5."""
     rng = np.random.default_rng(0)
-    for count in (5, 6, 8, 12, 24, 40):
-        far = [bool(calibration(rng.gumbel(10, 1, count)).far_out()) for _ in range(400)]
+    for count in (5, 8, 40):
+        far = [bool(calibration(rng.gumbel(10, 1, count)).far_out()) for _ in range(150)]
         assert np.mean(far) < 0.11, count  # of one score or several
     assert calibration([11.2, 11.4, 12.2, 12.4, 70.0]).far_out() == [4]
     assert calibration([11.2, 11.4, 12.2, 70.0]).far_out() == []

@@ -1,6 +1,7 @@
 """The search for settings, with models that score by a script; and one with real ones."""
 
-import time
+import functools
+import pickle
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,33 +9,31 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import flawscope
-from flawscope.calibration.tried import Choice
 from flawscope.errors import InputError
-from flawscope.fitting import auto, fit_auto
-from flawscope.fitting.proposals import Recipe, propose_frames, propose_tiles, propose_views
+from flawscope.fitting import auto, fit_auto, trial_pictures
+from flawscope.fitting.proposals import Recipe, propose_tiles, propose_views
 from flawscope.fitting.trial_pictures import make_stages
-from flawscope.methods.feature_memory import FeatureMemory
-from flawscope.methods.patch_detector import PatchDetector
-from flawscope.pictures.near_duplicates import Compared
+from flawscope.pictures import foreground
 from flawscope.synthesis.demo.dataset import draw_picture
 
 
 def pictures(count, size=64, turned=False):
-    found = []
-    for k in range(count):
-        rng = np.random.default_rng([3, k])
-        plate = draw_picture("plate", rng, size=size)[0]
-        if turned:
-            level = rng.normal(70, 3, (size, size, 1)).repeat(3, 2)
-            ground = Image.fromarray(level.clip(0, 255).astype(np.uint8))
-            small = Image.fromarray(plate).resize((size // 2,) * 2).convert("RGBA")
-            small = small.rotate(rng.uniform(0, 360), Image.Resampling.BICUBIC, expand=True)
-            at = [(size - side) // 2 + int(rng.integers(-size // 12, size // 12)) for side in small.size]
-            ground.paste(small, (at[0], at[1]), small)
-            plate = np.asarray(ground)
-        found.append(plate)
-    return found
+    return [picture_of(k, size, turned) for k in range(count)]
+
+
+@functools.cache
+def picture_of(k, size, turned):
+    rng = np.random.default_rng([3, k])
+    plate = draw_picture("plate", rng, size=size)[0]
+    if turned:
+        level = rng.normal(70, 3, (size, size, 1)).repeat(3, 2)
+        ground = Image.fromarray(level.clip(0, 255).astype(np.uint8))
+        small = Image.fromarray(plate).resize((size // 2,) * 2).convert("RGBA")
+        small = small.rotate(rng.uniform(0, 360), Image.Resampling.BICUBIC, expand=True)
+        at = [(size - side) // 2 + int(rng.integers(-size // 12, size // 12)) for side in small.size]
+        ground.paste(small, (at[0], at[1]), small)
+        plate = np.asarray(ground)
+    return plate
 
 
 class Scripted:
@@ -48,6 +47,21 @@ class Scripted:
             noise = np.random.default_rng([one.sum()]).normal()
             score = noise + (0 if one.tobytes() in self.good else self.reach)
             yield SimpleNamespace(score=score, is_anomalous=score > 2, findings=())
+
+
+KNOWN = {}
+
+
+def remembered(function):
+    """Of the same pictures it is done once for all searches here."""
+
+    def recall(*given, **more):
+        key = pickle.dumps((function.__name__, given, more))
+        if key not in KNOWN:
+            KNOWN[key] = function(*given, **more)
+        return KNOWN[key]
+
+    return recall
 
 
 @pytest.fixture
@@ -64,6 +78,8 @@ def scripted(monkeypatch):
             raise reaches[flags]
         return Scripted(good, reaches.get(flags, reaches[""]))
 
+    for module, name in ((foreground, "foreground_mask"), (trial_pictures, "simulate_defect")):
+        monkeypatch.setattr(module, name, remembered(getattr(module, name)))
     monkeypatch.setattr(auto, "fit", fit)
     monkeypatch.setattr(auto, "propose_frames", lambda *_: [Recipe({"align": "turn"})])
     monkeypatch.setattr(auto, "_with_choice", lambda predictor, choice, given: (choice, given))
@@ -215,14 +231,6 @@ def test_stages_share_no_left_out_picture_and_no_defect():
             assert changed.sum() <= one.pixels.shape[0] * one.pixels.shape[1]
 
 
-@pytest.mark.slow
-def test_parts_that_lie_turned_are_to_be_aligned_and_others_are_not():
-    turned, still = pictures(8, 128, turned=True), pictures(8, 128)
-    proposed = [one.options for one in propose_frames(turned, turned.__getitem__)]
-    assert {"align": "turn"} in proposed
-    assert [*propose_frames(still, still.__getitem__)] == []
-
-
 def test_simulated_defects_alone_propose_no_smaller_look():
     def sizes(judged_by_given):
         return {one.options.get("size") for one in propose_views(Recipe(), 512, judged_by_given)}
@@ -238,60 +246,3 @@ def test_large_pictures_are_seen_larger_and_then_in_tiles():
 
     assert larger(999) == []
     assert larger(1600) == ["--size 256+1024", "--min-defect 25px"]
-
-
-def test_features_are_computed_once_for_fits_of_the_same_settings(small_backbone, monkeypatch):
-    """A fit to more pictures embeds those that are new; other settings, and more than fits, share nothing."""
-    embed, embedded = PatchDetector.embed, []
-    monkeypatch.setattr(
-        PatchDetector, "embed", lambda model, images: embedded.append(len(images)) or embed(model, images)
-    )
-    options = {"device": "cpu", "check": False, "samples": 0, "force": True, "size": "64", **small_backbone}
-    shown, memory = pictures(10), FeatureMemory()
-    alone = flawscope.fit(shown, **options)
-
-    def count(name, some, **more):
-        embedded.clear()
-        with memory.used_for(name):
-            fitted = flawscope.fit(some, **{**options, **more})
-        return fitted, sum(embedded)
-
-    plain = count("", shown[:6])[1]
-    both, again = count("", shown)
-    assert again <= plain - 6 + 4
-    assert both.calibration.scores == pytest.approx(alone.calibration.scores, rel=1e-4)
-    assert count("other", shown)[1] >= again + 6
-    assert count("", shown, size="32")[1] >= again + 6
-    memory.drop(but=("other",))
-    assert count("", shown)[1] >= again + 6
-
-
-def test_near_copies_are_looked_for_once_and_in_the_fit(small_backbone, monkeypatch):
-    """Trials learn from one picture of each part, which were told apart before."""
-    compared, fitted = [], []
-    monkeypatch.setattr(
-        "flawscope.pictures.units.compare_pictures",
-        lambda looks, bank: compared.append(len(looks)) or Compared([(0, 1, 1.0)], []),
-    )
-    inner = auto.fit
-    monkeypatch.setattr(auto, "fit", lambda some, **o: fitted.append(len(some)) or inner(some, **o))
-    monkeypatch.setattr(auto, "propose_frames", lambda *_: [])
-    options = {"device": "cpu", "check": False, "samples": 0, "size": "32", **small_backbone}
-    model = fit_auto(pictures(14), **options)
-    assert fitted == [7, 14]
-    assert compared == [14, 14]
-    assert model.calibration.unit_count == 13
-
-
-@pytest.mark.slow
-def test_a_search_with_real_models_keeps_its_time_and_writes_what_it_tried(tmp_path):
-    began = time.monotonic()
-    model = fit_auto(pictures(16, 96), minutes=2, size="64", device="cpu", force=True, samples=1)
-    assert time.monotonic() - began < 132
-    model.save(tmp_path / "m.safetensors")
-    from flawscope import load
-
-    choice = Choice.from_facts(load(tmp_path / "m.safetensors").manifest.facts)
-    assert choice is not None
-    assert choice.simulated > 0
-    assert any(one.auroc for one in choice.trials)

@@ -11,6 +11,7 @@ from flawscope.methods.patchcore.leave_one_out import distances_elsewhere
 from flawscope.methods.patchcore.patches import orient
 from flawscope.predictor import load
 from flawscope.synthesis.demo.dataset import draw_picture
+from small_network import SMALL_NETWORK
 
 
 def parts(count, seed=0, size=64):
@@ -28,7 +29,8 @@ def patterned(count):
 
 
 def fitted(images, **options):
-    return fit(images, **{"size": "64", "device": "cpu", "samples": 1, "check": False, **options})
+    quick = {"size": "64", "device": "cpu", "samples": 1, "check": False, **SMALL_NETWORK}
+    return fit(images, **quick | options)
 
 
 def bank(predictor):

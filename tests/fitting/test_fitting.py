@@ -1,7 +1,5 @@
 """From pictures to a model: what is used, what is left out, and what the calibration means."""
 
-import functools
-import json
 import os
 import shutil
 from dataclasses import replace
@@ -18,95 +16,35 @@ from flawscope.errors import InputError
 from flawscope.fitting import training_pictures as sources
 from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.methods import patch_detector as models
-from flawscope.methods.detector import embed_pictures, resolve_device
+from flawscope.methods.detector import resolve_device
 from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore import bank_selection as memory
-from flawscope.methods.patchcore.selected_bank import NEXT_ELEMENTS
 from flawscope.methods.task import Task
 from flawscope.pictures.appearance import APPEARANCE_KEY, AppearanceRange, measure_appearance
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.predictor import load
-from flawscope.synthesis.demo.dataset import draw_picture
 from picture_files import save
-
-PATCHES = 64  # of a picture at 64 px: stride 8
-WIDTH, FINE = 152, 40  # EfficientNet-Lite0, stages 2 and 3, and stage 2
-TWO = "48+64"  # 36 patches of both stages, 64 and 16 of one each
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _sparse_banks():
-    """Tiny sets have tiny banks here; the lower bound of the larger sizes has a test of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flawscope.methods.patchcore.bank_selection.MIN_FINE_BANK", 1)
-        yield
-
-
-def parts(count, seed=0, defect=None):
-    """Pictures [96, 96, 3] uint8 of different parts of one product."""
-    return [
-        draw_picture("plate", np.random.default_rng([seed, k]), defect, 0.1, size=96)[0] for k in range(count)
-    ]
-
-
-@functools.cache
-def good():
-    return tuple(parts(12))
-
-
-def fit_small(images=None, **options):
-    images = list(good()) if images is None else images
-    return fit(images, **{"size": 64, "device": "cpu", "samples": 0, "check": False, **options})
-
-
-@pytest.fixture(scope="module")
-def fitted():
-    return fit_small(samples=3)
-
-
-@pytest.fixture(scope="module")
-def fitted_two():
-    return fit_small(size=TWO, fine_ratio=0.2, samples=3)
-
-
-def features_of(predictor, images):
-    """[N, P, D] as `fit` sees them, one size after the other."""
-    tensors = [torch.from_numpy(predictor.manifest.preprocess(image)[0][0]) for image in images]
-    found = {}
-    store = lambda i, one, _: found.__setitem__(i, one)  # noqa: E731
-    embed_pictures(predictor.session.model, lambda i: tensors[i], range(len(tensors)), store)
-    return torch.stack([found[i] for i in range(len(tensors))])
-
-
-def bank_of(predictor, view=0):
-    tensors = predictor.artefact.tensors
-    return torch.from_numpy(tensors[f"views.{view}.bank"] + tensors[f"views.{view}.centre"])
+from small_fits import (  # noqa: F401
+    PATCHES,
+    PER_PICTURE,
+    TWO,
+    bank_of,
+    features_of,
+    fit_small,
+    fitted_one,
+    fitted_sizes,
+    good,
+    parts,
+    roles,
+    sparse_banks,
+    views_of,
+)
+from small_network import SMALL_NETWORK
 
 
 def radius_of(features, bank):
     """The largest distance of a patch [N, P, D] to the bank."""
     return float(torch.cdist(features.flatten(0, 1).double(), bank.double()).amin(1).max())
-
-
-def roles(predictor):
-    return [p.role for p in predictor.manifest.pictures]
-
-
-def test_two_sizes_have_the_same_bytes_with_any_number_of_threads():
-    before, models_ = torch.get_num_threads(), []
-    try:
-        for threads in (2, 1, 3):
-            torch.set_num_threads(threads)
-            models_.append(fit_small(size=TWO, ratio=0.5, fine_ratio=0.2, group=r"[0-9]$"))
-    finally:
-        torch.set_num_threads(before)
-    first = models_[0].artefact.tensors
-    shapes = [first[f"views.{v}.bank"].shape for v in range(3)]
-    assert shapes == [(216, WIDTH), (154, FINE), (38, WIDTH - FINE)]
-    for other in models_[1:]:
-        for name, tensor in first.items():
-            assert tensor.tobytes() == other.artefact.tensors[name].tobytes(), name
-        assert other.calibration == models_[0].calibration
 
 
 def test_folder_and_list_of_its_pictures_give_the_same_model(tmp_path):
@@ -115,53 +53,6 @@ def test_folder_and_list_of_its_pictures_give_the_same_model(tmp_path):
     assert torch.equal(bank_of(a), bank_of(b))
     assert [p.hash for p in a.manifest.pictures] == [pixel_hash(i) for i in good()[:5]]
     assert [p.name for p in a.manifest.pictures] == [f"{k}.png" for k in range(5)]
-
-
-def refitted(images, groups, **options):
-    """Every third picture's score by a model that is fitted without its group."""
-    scores = []
-    for i in range(0, len(images), 3):
-        model = fit_small([x for x, g in zip(images, groups, strict=True) if g != groups[i]], **options)
-        scores.append(model.predict(images[i]).score)
-    return np.array(scores)
-
-
-def removed(predictor, images, groups):
-    """Every third picture's score if its group's elements alone are taken out of the bank."""
-    features, detector = features_of(predictor, images), predictor.session.model
-    owners = {"bank_groups.0": torch.from_numpy(predictor.artefact.tensors["bank_groups.0"])}
-    return np.array(
-        [float(detector.left_out(features[i][None], groups[i], owners)[0]) for i in range(0, len(images), 3)]
-    )
-
-
-@pytest.mark.parametrize(
-    ("options", "group"), [({}, None), ({"score": "reweighted"}, None), ({"memory": 4}, r"([0-4])$")], ids=str
-)
-@pytest.mark.slow
-def test_a_picture_is_left_out_as_if_it_had_never_been_there(options, group):
-    options = {k: v * PER_PICTURE if k == "memory" else v for k, v in options.items()}
-    images = [*good()[:10], *parts(3, seed=5)]
-    predictor = fit_small(images, group=group, **options)
-    assert predictor.calibration.method == f"leave-one-{'group' if group else 'picture'}-out"
-    groups = list(predictor.manifest.facts["calibration_groups"].values())
-    wanted = [k % 5 if group and k % 10 < 5 else k for k in range(13)]
-    assert len(set(groups)) == len(set(wanted))
-    real, found = refitted(images, groups, **options), np.array(predictor.calibration.scores)[::3]
-    assert found.mean() == pytest.approx(real.mean(), rel=0.08)
-    np.testing.assert_allclose(found, real, rtol=0.3)
-    assert removed(predictor, images, groups).mean() > 1.1 * real.mean()  # what it would be otherwise
-
-
-def test_p_values_of_new_good_pictures_are_spread_evenly():
-    """With elements removed alone, their mean is .7 and more."""
-    found = []
-    for draw in range(2):
-        shown = parts(50, seed=40 + draw)
-        model = fit_small(shown[:20])
-        found.append(model.calibration.p_values(np.array([p.score for p in model.predict(shown[20:])])))
-    assert 0.4 < np.mean(found) < 0.6
-    assert np.mean(np.array(found) <= 0.2) > 0.08
 
 
 @pytest.mark.parametrize(("method", "count"), [("patchcore", 1), ("efficientad", 3), ("prnet", 3)])
@@ -202,31 +93,6 @@ def test_deep_pictures_share_one_white_level(tmp_path):
         assert predictor.manifest.preprocess.white_level == 4095, kind
         assert predictor.calibration == fits["numpy"].calibration, kind
     assert fit_small(list(good()[:4])).manifest.preprocess.white_level is None
-
-
-@pytest.mark.parametrize("size", [64, "48+64"])
-def test_dropping_a_planted_defect_is_as_if_it_had_never_been_there(size):
-    fine, settings = parts(12, seed=3), {"size": size, "fine_ratio": 0.2}
-    spoilt = 255 - fine[0]
-    kept = fit_small([*fine, spoilt], **settings)
-    assert [name for name, _ in kept.suspects] == ["picture 12"]
-    assert roles(kept) == ["train"] * 13
-    few = fit_small([*fine, spoilt], **settings, calibration_pictures=6)
-    assert few.calibration.count == 6
-    assert few.suspects[0][0] == "picture 12"  # six say little of what is suspicious: there may be others
-    dropped = fit_small([*fine, spoilt], **settings, drop_suspects=True)
-    assert [name for name, _ in dropped.suspects] == ["picture 12"]
-    assert roles(dropped) == ["train"] * 12 + ["dropped"]
-    assert any("left out before calibrating" in note for note in dropped.manifest.notes)
-    clean = fit_small(fine, **settings)
-    assert clean.suspects == []
-    for name in clean.artefact.tensors:
-        if name.startswith(("views.", "bank_groups", "normal")):
-            assert np.array_equal(dropped.artefact.tensors[name], clean.artefact.tensors[name]), name
-    assert dropped.calibration == clean.calibration
-
-
-PER_PICTURE = PATCHES * (WIDTH * 4 + 4 * 3 + 8 + 4 + 8 + 4 * NEXT_ELEMENTS) / 2**30  # GiB, as planned
 
 
 def test_streaming_keeps_its_promises(fitted):
@@ -304,11 +170,6 @@ def test_a_full_bank_does_not_grow():
     assert any("memory bank is full" in note for note in new.manifest.notes)
 
 
-def views_of(features):
-    joined, fine, coarse = features.split((36, PATCHES, 16), dim=1)
-    return joined, fine[..., :FINE], coarse[..., : WIDTH - FINE]
-
-
 def test_two_sizes_have_a_bank_each(fitted_two, tmp_path):
     facts, tensors = fitted_two.manifest.facts, fitted_two.artefact.tensors
     banks = [bank_of(fitted_two, v) for v in range(3)]
@@ -321,25 +182,6 @@ def test_two_sizes_have_a_bank_each(fitted_two, tmp_path):
     assert fitted_two.manifest.config["size"] == TWO
     assert fitted_two.manifest.preprocess.network_size == (64, 64)
     assert fitted_two.predict(good()[0]).map.shape == (64, 64)
-
-
-def test_two_sizes_leave_out_as_if_the_picture_had_never_been_there(fitted_two):
-    """Maps brought to one scale by their mean and highest hundredth in that map, and joined."""
-    real = refitted(good(), range(12), size=TWO, fine_ratio=0.2)
-    found = np.array(fitted_two.calibration.scores)[::3]
-    spread = np.std(fitted_two.calibration.scores)
-    assert abs(found.mean() - real.mean()) < spread
-    assert fitted_two.calibration.scores == fitted_two.calibration.map_maxima
-
-
-def test_maps_of_good_pictures_have_one_scale_at_every_size(fitted_two):
-    model, other = fitted_two.session.model, parts(12, seed=21)
-    for v, (view, part) in enumerate(zip(model.views, views_of(features_of(fitted_two, other)), strict=True)):
-        values = view.anomaly_map(view.search(part - view.centre, view.inside)).double()
-        mean, spread = fitted_two.artefact.tensors["normal"][v, :2]
-        assert mean == pytest.approx(float(values.mean()), rel=0.1)
-        above = values.flatten().quantile(0.99) - values.mean()
-        assert spread == pytest.approx(float(above), rel=0.2)
 
 
 def test_extending_two_sizes_keeps_the_old_of_both(fitted_two):
@@ -380,35 +222,6 @@ def test_region_of_interest_limits_all_banks():
     assert np.abs(drawn[:, :32]).max() > 0
     assert np.isfinite(half.calibration.scores).all()
     assert half.artefact.tensors["normal"][:, [1, 3]].min() > 0
-
-
-def test_a_transformer_of_one_size_with_two_is_one_line(tmp_path):
-    from safetensors.torch import save_file
-
-    from flawscope.methods.features.backbone import import_timm
-
-    name = "swin_tiny_patch4_window7_224"
-    save_file(import_timm().create_model(name, pretrained=False).state_dict(), tmp_path / "vit.safetensors")
-    options = {"backbone": name, "stages": (1,), "weights": str(tmp_path / "vit.safetensors")}
-    with pytest.raises(InputError, match="takes one picture size only: give one --size") as caught:
-        fit_small(size=TWO, **options)
-    assert "\n" not in str(caught.value)
-    one = fit_small(list(good()[:4]), size=64, ratio=0.5, **options)
-    assert np.isfinite(one.calibration.scores).all()
-    assert one.manifest.config["weights"] == "vit.safetensors"  # not where it lay
-    assert str(tmp_path) not in json.dumps(one.manifest.to_dict())
-
-
-def test_paper_preset_end_to_end():
-    predictor = fit_small(
-        preset="paper", backbone="tf_efficientnet_lite0", size=64, crop=56, dimensions=64, samples=2
-    )
-    assert bank_of(predictor).shape == (round(0.1 * 12 * 49), 64)
-    assert predictor.manifest.preprocess.network_size == (56, 56)
-    assert predictor.self_test().passed
-    assert predictor.predict(good()[0]).map.shape == (56, 56)
-    defective = [p.score for p in predictor.predict(parts(3, seed=3, defect="stain"))]
-    assert min(defective) > max(p.score for p in predictor.predict(parts(3, seed=3)))
 
 
 def test_without_reweighting_the_score_is_the_farthest_patch(tmp_path):
@@ -510,7 +323,7 @@ def test_a_picture_that_goes_while_it_is_fitted_costs_a_sample_and_not_the_model
         if stage.startswith("coreset"):
             first.unlink(missing_ok=True)
 
-    predictor = fit(good, size=64, device="cpu", samples=3, step=step)
+    predictor = fit(good, size=64, device="cpu", samples=3, step=step, **SMALL_NETWORK)
     assert not first.exists()
     assert len(predictor.manifest.samples) == 2
     assert predictor.self_test().passed

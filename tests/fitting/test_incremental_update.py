@@ -9,10 +9,7 @@ import pytest
 from PIL import Image
 
 import flawscope
-from flawscope.calibration.power import wilson_interval
-from flawscope.datasets import open_dataset
 from flawscope.errors import InputError
-from flawscope.fitting.fitting import fit
 from flawscope.fitting.incremental_update import PowerLostError, update
 from flawscope.fitting.update_evaluation import (
     Comparison,
@@ -21,7 +18,7 @@ from flawscope.fitting.update_evaluation import (
     score_pictures,
 )
 from flawscope.fitting.updated_models import CAP_GROWTH
-from flawscope.pictures.decoding import decode, pixel_hash
+from flawscope.pictures.decoding import decode
 from flawscope.results.review import DEFECT, GOOD, DecisionLog
 
 QUICK = {"device": "cpu", "check": False}
@@ -37,25 +34,6 @@ def reviewed(model, number, source, good, **more):
 def stained(model, part):
     """Three good pictures with a mark that is new, which were looked at twice."""
     return [reviewed(model, k, part(200 + k, stained=True), True, sure=True) for k in range(3)]
-
-
-def test_corrected_pictures_alone_do_not_decide_the_threshold(model, part, stained):
-    plain = [ReviewedPicture(10 + k, part(100 + k), True, drawn=True, judged=False) for k in range(4)]
-    made = update(model.artefact, model, [*stained, *plain], **QUICK)
-    assert (made.how, made.learnt, made.drawn) == ("extended", [0, 1, 2], 4)
-    calibration, before = made.predictor.calibration, model.calibration
-    assert calibration.scores[: before.count] == before.scores
-    assert calibration.count == before.count + 4, "the corrected ones are in the bank alone"
-    assert calibration.method.endswith("; 4 drawn from the line")
-    assert all(score.learnt for score in made.comparison.after.values())
-    # the score of a left-out picture is that of a model which never saw it
-    without = update(model.artefact, model, [*stained[1:], *plain], **QUICK).predictor
-    fresh = without.predict(stained[0].source).score
-    assert made.comparison.after[0].score == pytest.approx(fresh, rel=0.05)
-    assert made.predictor.predict(stained[0].source).score < fresh - 1, "as it is, it knows the picture"
-    # drawn ones among the corrected do decide
-    some = update(model.artefact, model, [replace(stained[0], drawn=True), *stained[1:]], **QUICK)
-    assert some.predictor.calibration.count == before.count + 1
 
 
 def test_the_next_one_keeps_what_the_last_one_was_learnt_from(model, part, stained):
@@ -108,22 +86,6 @@ def test_same_pixels_and_unreadable_pictures(model, part, tmp_path):
     )
 
 
-def test_the_judgement(model, part, stained):
-    bad = reviewed(model, 20, part(310, "contamination", stained=True), False)
-    missed = reviewed(model, 21, part(100), False)
-    plain = reviewed(model, 22, part(101), True)
-    pictures = [*stained, bad, missed, plain]
-    made = update(model.artefact, model, pictures, device="cpu")
-    found = made.judgement()
-    assert found.good.count == 4
-    assert found.good.before == [3, *(round(end, 4) for end in wilson_interval(3, 4))]
-    assert set(found.gained) <= {0, 1, 2}
-    assert [one.id for one in found.missed if one.id == 21] == [21]
-    assert 0 < found.missed[-1].rate <= 1
-    lists = found.gained, found.alarms, found.lost, found.found, found.weaker
-    assert set(map(int, found.scores)) == {number for several in lists for number in several}
-
-
 def test_what_stands_out_less_and_is_not_clear_any_more(model, part, stained):
     """A mark on good and bad parts alike: what it added to a defect's severity goes, and no harm is done."""
     bad = reviewed(model, 20, part(310, "missing_part", stained=True), False)
@@ -154,33 +116,6 @@ def test_a_threshold_of_the_line_alone_for_other_methods(model, part):
     assert (made.predictor.calibration.count, made.predictor.calibration.method) == (20, "held out")
     with pytest.raises(InputError, match="nothing new to learn from"):
         update(model.artefact, model, [ReviewedPicture(1, part(5), True)], **QUICK)
-
-
-@pytest.mark.slow
-def test_prn_is_trained_anew_with_what_was_marked(part, drawn, tmp_path):
-    quick = {"size": "64", "width": 0.25, "batch": 2, "steps": 2, "training": "fp32"}
-    good = open_dataset(drawn)
-    old = fit(good, method="prnet", device="cpu", check=False, seen=1, roi="0,0,1,0.9", **quick)
-    known = {one.hash for one in old.manifest.pictures if one.role == "seen"}
-    with pytest.raises(InputError, match="needs the pictures that the model was fitted on"):
-        update(old.artefact, old, [], how="retrained")
-    pictures = []
-    for k in range(2):
-        mask = np.zeros((96, 96), np.uint8)
-        mask[30:46, 30:46] = 255
-        path = tmp_path / f"mask-{k}.png"
-        Image.fromarray(mask).save(path)
-        pictures.append(ReviewedPicture(k, part(200 + k, stained=True), False, mask=str(path)))
-    pictures.append(ReviewedPicture(9, part(400), True, learn=True, sure=True))
-    made = update(old.artefact, old, pictures, how="retrained", good=good, device="cpu")
-    seen = {one.hash for one in made.predictor.manifest.pictures if one.role == "seen"}
-    assert seen == known | {pixel_hash(decode(one.source)) for one in pictures[:2]}
-    np.testing.assert_array_equal(made.predictor.artefact.tensors["roi"], old.artefact.tensors["roi"])
-    gone = replace(good, test=())  # the defect that it had learnt from is no longer there
-    made = update(old.artefact, old, pictures, how="retrained", good=gone, device="cpu", check=False)
-    assert made.predictor.manifest.notes[-1].startswith("1 known defect that the earlier model had learnt")
-    assert set(made.comparison.after) == {0, 1, 9}
-    assert all(score.learnt for score in made.comparison.after.values()), "by trainings that did not see them"
 
 
 def test_a_correction_that_hides_a_known_defect_is_responsible(model, part, tmp_path):
@@ -222,18 +157,6 @@ def test_chosen_pictures_leave_the_calibration_as_it_was(model, part):
     assert any(line.startswith("called anomalous of the 3 pictures learnt: 3 before") for line in said)
 
 
-def test_a_fair_sample_sets_the_threshold_if_it_is_one(model, part):
-    good = [decode(part(100 + k)) for k in range(4)]
-    new = extended(model, good, fair=True, force=True)
-    assert extended(model, good[:1], drop_suspects=True).calibration.scores == model.calibration.scores
-    assert new.calibration.count == model.calibration.count + 4
-    stained = [part(200 + k, stained=True) for k in range(6)]
-    with pytest.raises(PowerLostError) as refused:
-        # each was looked at: what is left is that they are not like those of the calibration
-        extended(model, stained, fair=True, drop_suspects=False)
-    assert len(refused.value.pictures) == 6
-
-
 def test_a_loss_that_shows_after_the_work_is_a_question(model, part, monkeypatch):
     """What was learnt is there, with the names; `force` asks nothing."""
     good, said = part(100), []
@@ -262,26 +185,6 @@ def test_what_looks_like_a_defect_is_refused_by_name(model, part):
         extended(model, [bad], drop_suspects=True)
     with pytest.raises(InputError, match="nothing new to learn from"):
         extended(extended(model, [good]), [good])
-
-
-def test_what_a_review_wrote_is_known_by_each_of_its_folders(model, part, tmp_path):
-    for seed in (200, 201, 202):
-        part(seed, stained=True, folder="review/good")
-    part(310, "noise", folder="review/defect")
-    (tmp_path / "review/review.csv").touch()
-    data = flawscope.open_dataset(tmp_path / "review")
-    assert (data.reviewed, len(data.train)) == (True, 3), "none is kept for a test"
-    assert [item.anomalous for item in data.test] == [False, False, False, True]
-    assert flawscope.open_dataset(tmp_path / "review/good").test == data.test
-    with pytest.raises(InputError, match="called these pictures defects"):
-        flawscope.open_dataset(tmp_path / "review/defect")
-    for folder in ("review", "review/good"):
-        with pytest.raises(InputError, match="no fair sample"):
-            flawscope.extend(model, tmp_path / folder, fair=True)
-    said = []
-    flawscope.extend(model, tmp_path / "review", device="cpu", force=True, say=said.append)
-    assert any(line.startswith("known defects found: 1 of 1 before") for line in said)
-    assert any(line.startswith("simulated defects found: ") and " of 60 after" in line for line in said)
 
 
 def test_what_looks_like_a_defect_is_learnt_when_a_review_called_it_good_twice(model, part, tmp_path):

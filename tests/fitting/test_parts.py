@@ -1,20 +1,19 @@
 """`fit --part`: one decision on all views of a part, from the folder to the results."""
 
-import csv
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import flawscope
 from flawscope.artefact import model_file
 from flawscope.cli import main
 from flawscope.errors import InputError
 from picture_files import save
+from small_network import SMALL_FLAGS, SMALL_NETWORK
 
 VIEWS = ("side", "top")
+QUICK = {"size": "64", "device": "cpu", "check": False, **SMALL_NETWORK}
 
 
 def view(part, k, defect=False):
@@ -42,80 +41,9 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(data):
     out = data / "part.safetensors"
-    how = ["--part", r"p\d+", "--size", "64", "--device", "cpu", "--quiet", "--no-check"]
+    how = ["--part", r"p\d+", "--size", "64", "--device", "cpu", "--quiet", "--no-check", *SMALL_FLAGS]
     assert main(["fit", "--data", str(data), "--out", str(out), *how]) == 0
     return out
-
-
-def test_real_iad_has_figures_of_pictures_pixels_and_samples(tmp_path, capsys):
-    """Its samples are numbered anew in OK and in each folder of a defect."""
-    root = tmp_path / "Real-IAD/realiad_256/mint"
-    split = {"meta": {"normal_class": "OK", "prefix": "mint/"}}
-    for name, kind, parts in (
-        ("train", "OK", range(20)),
-        ("test", "OK", range(20, 25)),
-        ("test", "BX", range(20, 24)),
-    ):
-        for part in parts:
-            for k in (0, 1):
-                bad = kind == "BX" and k == 1  # the other view shows nothing of it
-                folder, words = ("OK", "_{:04}_OK") if kind == "OK" else ("NG/BX", "__{:04}_NG_BX")
-                place = f"{folder}/S{part:04}/mint{words.format(part)}_C{k + 1}_20231023092610"
-                (root / place).parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(view(part + 100 * (kind == "BX"), k, bad)).save(root / f"{place}.jpg")
-                if bad:
-                    mask = np.zeros((80, 80), np.uint8)
-                    mask[34:44, 44:54] = 255
-                    Image.fromarray(mask).save(root / f"{place}.png")
-                row = {"anomaly_class": kind if bad else "OK", "image_path": f"{place}.jpg"}
-                row["mask_path"] = f"{place}.png" if bad else None
-                split.setdefault(name, []).append(row)
-    split["test"].sort(key=lambda row: "_C2_" in row["image_path"])  # parts come interleaved
-    table = root.parents[1] / "realiad_jsons/realiad_jsons/mint.json"
-    table.parent.mkdir(parents=True)
-    table.write_text(json.dumps(split))
-    out = str(tmp_path / "mint.safetensors")
-    how = ["--part", r"\d+_(?:OK|NG_[A-Z]+)", "--view", r"_(C\d)_", "--size", "64", "--device", "cpu"]
-    call = ["--data", str(root), "--out", out, *how, "--no-check", "--evaluate", "--json", "--quiet"]
-    assert main(["fit", *call]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["images"], found["kinds"]["BX"]["images"]) == (18, 4)
-    assert found["metrics"]["image_auroc"] > 0.9
-    assert found["metrics"]["pixel_auroc"] > 0.9
-    parts = found["parts"]
-    assert [parts[key] for key in ("good", "defective", "found", "incomplete", "auroc")] == [5, 4, 4, 0, 1.0]
-
-
-def test_parts_are_decided_on_by_all_views(data, model, tmp_path, answer):
-    promise = "parts of 2 views (side, top): about 1 of 21 good parts will be called anomalous"
-    answer("info", model, printed=promise)
-    (data / "test" / "hole" / "p63_side.png").unlink()
-    call = ["predict", model, data / "test" / "hole", "--json", "--out", tmp_path / "out"]
-    lines = [json.loads(line) for line in answer(*call, "--fail-on-anomaly", code=3).splitlines()]
-    parts = {line["part"]: line for line in lines if "part" in line}
-    assert (len(lines), {*parts}) == (7 + 4, {"p60", "p61", "p62", "p63"})
-    assert {(p["decision"], p["worst"]) for p in parts.values()} == {("anomalous", "top")}
-    assert (parts["p62"]["p_value"], parts["p63"]["missing"]) == (1 / 21, ["side"])
-    assert set(parts["p60"]["views"]) == set(VIEWS)
-    rows = list(csv.DictReader((tmp_path / "out" / "parts.csv").open(encoding="utf-8-sig")))
-    assert [(row["part"], row["missing"]) for row in rows][-1] == ("p63", "side")
-    found = json.loads(answer("evaluate", model, "--data", data, "--json"))["parts"]
-    assert (found["good"], found["defective"], found["found"], found["auroc"]) == (6, 4, 4, 1.0)
-    answer("evaluate", model, "--data", data, printed="4 of 4 defective found, AUROC 1.0000")
-
-
-def test_pages_show_parts(data, model, tmp_path):
-    how = ["--out", str(tmp_path), "--quiet"]
-    assert main(["evaluate", str(model), "--data", str(data), *how]) == 0
-    text = " ".join((tmp_path / "report.html").read_text(encoding="utf-8").split())
-    assert "of 4 defective parts found" in text
-    assert text.count('data-order="parts"') >= 2 * (6 + 4) * 2 - 2  # a picture and a button for each view
-    rows = list(csv.DictReader((tmp_path / "parts.csv").open(encoding="utf-8-sig")))
-    assert sum(row["decision"] == "anomalous" for row in rows) >= 4
-    assert main(["predict", str(model), str(data / "test" / "good"), *how]) == 0
-    text = " ".join((tmp_path / "report.html").read_text(encoding="utf-8").split())
-    assert "of 6 parts anomalous" in text
-    assert text.count('data-order="parts"') == 2 * 6 * 2
 
 
 def test_in_python_and_where_names_do_not_tell(model, capsys):
@@ -128,7 +56,7 @@ def test_in_python_and_where_names_do_not_tell(model, capsys):
     assert alone.decision == "incomplete", "nothing says good of a part that was not seen whole"
     with pytest.raises(InputError, match="no view left: name one of side, top"):
         predictor.predict_part({"left": view(70, 0)})
-    single = flawscope.fit([view(k, 0) for k in range(6)], size="64", device="cpu", check=False)
+    single = flawscope.fit([view(k, 0) for k in range(6)], **QUICK)
     assert single.parts() is None
     with pytest.raises(InputError, match="fit it with --part"):
         single.predict_part({"top": view(1, 1)})
@@ -142,23 +70,6 @@ def test_names_twice_or_unknown_are_reported_and_the_others_decided(model, tmp_p
     answer("predict", model, tmp_path, code=1, said=said, printed=["part p01: good", "part p03: incomplete"])
     answer("predict", model, tmp_path / "p03_side.png", "--fail-on-anomaly", code=3)
     answer("predict", model, tmp_path / "again", "--only-anomalous", printed="part p01: incomplete")
-
-
-@pytest.mark.slow
-def test_update_calibrate_and_export_keep_parts(bf16_in_name, data, model, tmp_path):
-    predictor = flawscope.load(model, device="cpu")
-    new = {f"p{part}_{name}.png": view(part, k) for part in range(30, 36) for k, name in enumerate(VIEWS)}
-    more = save(tmp_path / "more", new)
-    larger = flawscope.extend(model, more, device="cpu", check=False, fair=True)
-    assert len(larger.parts().calibration.parts) == 26
-    anew = predictor.calibrate(more, force=True)
-    assert anew.parts().calibration.parts == tuple(f"p{k}" for k in range(30, 36))
-    from flawscope.export.export import export
-
-    out = tmp_path / "bf16.onnx"
-    export(model, out, precision="bf16", pictures=sorted((data / "train" / "good").glob("*.png")))
-    found = flawscope.load(out, threads=1).predict_part({"side": view(71, 0), "top": view(71, 1, True)})
-    assert (found.is_anomalous, found.worst, found.p_value) == (True, "top", 1 / 21)
 
 
 def test_wrong_patterns_are_told_before_the_work(data):
@@ -204,31 +115,6 @@ def test_views_that_were_exchanged_or_shown_twice_make_no_good_part(model, tmp_p
     twice = predictor.predict_part({"side": top, "top": top})
     assert [one["code"] for one in twice.to_dict()["findings"]] == ["same_picture"]
     assert twice.decision == found.decision == "anomalous"
-
-
-def third(part, k):
-    """Two views as `view` has them, and a third one, in which the part lies elsewhere."""
-    return view(part, k) if k < 2 else np.roll(view(part, 0), 18, axis=0)
-
-
-def test_no_good_part_of_three_views_is_called_exchanged_and_each_exchange_is(tmp_path):
-    names = ("a", "b", "c")
-    named = {f"p{k:02}_{v}.png": third(k, n) for k in range(20) for n, v in enumerate(names)}
-    good = save(tmp_path / "good", named)
-    predictor = flawscope.fit(str(good), part=r"p\d+", size="64", check=False, device="cpu")
-    parts = predictor.parts()
-    for k in range(100, 130):
-        pictures = [third(k, n) for n in range(3)]
-        assert all(
-            not one.findings
-            for one in predictor.predict_part(dict(zip(names, pictures, strict=True))).views.values()
-        )
-    for order in ((1, 0, 2), (0, 2, 1), (1, 2, 0)):
-        found = predictor.predict_part({v: pictures[n] for v, n in zip(names, order, strict=True)})
-        exchanged = [v for v, one in found.views.items() if one.findings]
-        assert exchanged == [v for v, n, m in zip(names, order, range(3), strict=True) if n != m]
-        assert found.is_anomalous
-    assert parts.compare("a", predictor.predict(pictures[1])).is_anomalous
 
 
 def test_an_older_model_knows_no_looks_and_judges_as_before(model):

@@ -14,6 +14,7 @@ from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import Budget, Fitted, LeaveOut, Task
 from flawscope.synthesis import SCALE_AREAS, SimulatedDefect
 from flawscope.synthesis.demo.dataset import draw_picture
+from small_network import SMALL_NETWORK
 
 SIDE = 64
 MOST = simulated_defects.MAX_PER_SIZE
@@ -190,11 +191,11 @@ def parts(count, seed=0):
 
 @pytest.fixture(scope="module")
 def fitted():
-    return fit(parts(8), size=64, device="cpu", samples=0)
+    return fit(parts(8), size=64, device="cpu", samples=0, **SMALL_NETWORK)
 
 
 def test_it_changes_nothing_and_an_extended_model_is_checked_anew_or_says_that_it_is_not(fitted):
-    without = fit(parts(8), size=64, device="cpu", samples=0, check=False)
+    without = fit(parts(8), size=64, device="cpu", samples=0, **SMALL_NETWORK, check=False)
     assert without.calibration == fitted.calibration
     assert all(np.array_equal(v, without.artefact.tensors[k]) for k, v in fitted.artefact.tensors.items())
     more = parts(4, seed=5)
@@ -213,7 +214,7 @@ def test_who_misses_too_many_says_what_to_do(monkeypatch):
 
     monkeypatch.setattr(simulated_defects, "simulate_defect", unseen)
     said = []
-    model = fit(parts(6), size=64, device="cpu", samples=0, say=said.append)
+    model = fit(parts(6), size=64, device="cpu", samples=0, **SMALL_NETWORK, say=said.append)
     (note,) = [line for line in model.manifest.notes if "simulated defects of medium and large size" in line]
     assert note in said
     assert note.startswith("it finds only 0 of ")
@@ -228,7 +229,7 @@ def test_who_misses_small_ones_alone_says_how_to_see_them(monkeypatch):
     monkeypatch.setattr(simulated_defects, "simulate_defect", drawn)
     monkeypatch.setattr(simulated_defects, "TIME_SHARE", 1e3)
     monkeypatch.setattr(simulated_defects, "MAX_PER_SIZE", 4)
-    model = fit(parts(6), size=64, device="cpu", samples=0)
+    model = fit(parts(6), size=64, device="cpu", samples=0, **SMALL_NETWORK)
     (note,) = [line for line in model.manifest.notes if "it finds only" in line]
     remedy = "if these matter, give --preset accurate, a larger --size, or --min-defect"
     assert note.endswith(f"simulated defects of small size: {remedy}")

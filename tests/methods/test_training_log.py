@@ -23,7 +23,6 @@ def test_every_step_has_a_row_with_its_losses_rate_and_time(tmp_path):
     trainer.learn(Budget(checkpoint=tmp_path / "part.checkpoint.safetensors"), None, {})
     found = rows(tmp_path / "part.training.csv")
     assert [int(row["step"]) for row in found] == [*range(1, 151)]
-    assert list(found[0]) == ["step", "loss", "rate", "seconds"]
     largest = trainer.settings.rate
     rates = [largest * learning_rate_share("one_cycle", k, 150) for k in range(150)]
     assert [float(row["rate"]) for row in found] == pytest.approx(rates, rel=1e-5)

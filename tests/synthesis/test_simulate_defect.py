@@ -141,7 +141,7 @@ def test_any_way_to_a_defect_on_any_picture(name):
 
 
 def test_the_kind_asked_for_is_the_kind_made_where_it_can_be_seen():
-    good = generated_texture((128, 128), np.random.default_rng(5))
+    good = generated_texture((96, 96), np.random.default_rng(5))
     rng = np.random.default_rng(0)
     assert {simulate_defect(part(64, 64), rng, scale="large").kind for _ in range(120)} == set(KINDS)
     assert set(PAPER_KINDS) <= {simulate_defect(part(64, 64), rng).kind for _ in range(30)}

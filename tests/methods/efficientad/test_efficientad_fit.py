@@ -84,7 +84,6 @@ def test_the_threshold_has_the_parts_that_its_rate_needs(total, size):
         assert held.shared or len(parts) >= 19
 
 
-@pytest.mark.smoke
 def test_the_manifest_tells_how_it_was_trained(model, teacher_path):
     manifest = model.manifest
     facts = manifest.facts

@@ -9,8 +9,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-import flawscope
-from flawscope.datasets import list_pictures
 from flawscope.errors import InputError
 from flawscope.methods.features.backbone import load_backbone
 from flawscope.methods.patch_detector import patches_in_region, reducing_matrix, smoothing_matrix
@@ -314,17 +312,6 @@ def test_stages_are_seen_in_the_order_of_the_backbone():
     for layers in ("joined", "apart"):
         seen = [Config(size="64+96", layers=layers, stages=stages).view_specs for stages in ((2, 3), (3, 2))]
         assert seen[0] == seen[1]
-
-
-def test_the_map_of_a_fine_stage_counts_half(drawn):
-    """Its spread in good pictures is that of a stage with full weight, doubled."""
-    good = list_pictures(drawn / "plate/train/good")
-    how = {"size": "48+64", "device": "cpu", "check": False, "samples": 0, "force": True}
-    half = flawscope.fit(good, **how, stages=(2, 3), fine_stages=(1,))
-    full = flawscope.fit(good, **how, stages=(1, 2, 3))
-    light, heavy = (model.session.model.normal[:, 1] for model in (half, full))
-    assert float(light[3] / heavy[1]) == pytest.approx(2.0, rel=0.01)
-    assert torch.equal(light[1:3], heavy[2:4])
 
 
 def test_outlines_decide_nothing_and_are_those_of_the_norm_in_tiles():

@@ -328,7 +328,6 @@ def session(request, exported):
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7, 9])
-@pytest.mark.slow
 def test_the_exported_graph_finds_the_same(batch, session, model):
     with torch.inference_mode():
         expected = model(images()[:batch])
@@ -337,7 +336,6 @@ def test_the_exported_graph_finds_the_same(batch, session, model):
     np.testing.assert_allclose(found[1], expected[1].numpy(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_the_exported_graph_falls_back_too(session, model):
     """Of features beyond the largest byte the groups that are kept need not hold the nearest."""
     odd = torch.rand(3, 3, 32, 48, generator=generator(1)) * 5 - 2
@@ -357,7 +355,6 @@ def test_the_exported_graph_falls_back_too(session, model):
     np.testing.assert_allclose(scores[[0, 2]], expected[0][[0, 2]].numpy(), rtol=1e-5)
 
 
-@pytest.mark.slow
 def test_the_file_holds_the_bank_once_and_its_bytes_are_made_when_it_is_opened(exported, model, tmp_path):
     import onnx
     import onnxruntime

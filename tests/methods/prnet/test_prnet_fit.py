@@ -33,7 +33,6 @@ def roles(predictor):
     return Counter(p.role for p in predictor.manifest.pictures)
 
 
-@pytest.mark.smoke
 def test_the_manifest_tells_how_it_was_trained(model, drawn):
     facts = model.manifest.facts
     assert (facts["steps"], facts["seen_defects"], facts["training_precision"]) == (3, 2, "fp32")

@@ -39,14 +39,14 @@ def test_hard_defects_are_smaller_or_fainter(category, defect):
 
 
 def test_pictures_do_not_depend_on_how_many_are_drawn(tmp_path):
-    few = files(draw_dataset(tmp_path / "few", train=2, good=1, bad_per_kind=1, size=48, seed=5))
-    many = files(draw_dataset(tmp_path / "many", train=4, good=3, bad_per_kind=2, size=48, seed=5))
-    other = files(draw_dataset(tmp_path / "other", train=2, good=1, bad_per_kind=1, size=48, seed=6))
+    few = files(draw_dataset(tmp_path / "few", train=1, good=1, bad_per_kind=1, size=48, seed=5))
+    many = files(draw_dataset(tmp_path / "many", train=2, good=2, bad_per_kind=2, size=48, seed=5))
+    other = files(draw_dataset(tmp_path / "other", train=1, good=1, bad_per_kind=1, size=48, seed=6))
     assert few.items() <= many.items()
     assert few.keys() == other.keys()
     pictures = [n for n in few if "ground_truth" not in n]
     assert all(few[name] != other[name] for name in pictures)
-    assert len({many[n] for n in many if "ground_truth" not in n}) == 4 + 3 + 2 * len(
+    assert len({many[n] for n in many if "ground_truth" not in n}) == 2 + 2 + 2 * len(
         CATEGORIES["plate"].defects
     )
 

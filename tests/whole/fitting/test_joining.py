@@ -19,6 +19,7 @@ from flawscope.fitting.fitting import fit
 from flawscope.results.prediction import Prediction
 from flawscope.views.light import Light, light_variations
 from picture_files import save
+from small_network import SMALL_FLAGS, SMALL_NETWORK
 
 PRODUCTS, VIEWS, PATTERN, PARTS = ("block", "rings"), ("side", "top"), r"p\d+", 12
 SETTINGS = {"size": "64", "samples": 1, "device": "cpu", "check": False}
@@ -80,7 +81,6 @@ def line(all_three):
     return flawscope.load(all_three / "line.safetensors", device="cpu")
 
 
-@pytest.mark.slow
 def test_each_product_of_a_joint_model_keeps_its_own_light_and_is_known_in_each(line):
     first, second = (line.products[name].manifest.preprocess.normalization for name in PRODUCTS)
     assert first != second
@@ -93,7 +93,6 @@ def test_each_product_of_a_joint_model_keeps_its_own_light_and_is_known_in_each(
     assert known.limit >= np.sqrt(2 - 2 * apart.max(1)).max()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("batch", [None, 1, 3])
 def test_in_every_light_a_picture_finds_its_product_and_is_judged_as_by_its_own_model(all_three, line, batch):
     for name in PRODUCTS:
@@ -122,7 +121,6 @@ def test_in_the_range_something_else_is_still_none_of_these(line):
         assert (found.product_name, found.is_anomalous) == (Prediction.NO_PRODUCT_NAME, True)
 
 
-@pytest.mark.slow
 def test_exported_it_brings_pictures_to_the_light_of_their_product(all_three, line, tmp_path):
     from flawscope.export.router_export import export_router
 
@@ -137,7 +135,6 @@ def test_exported_it_brings_pictures_to_the_light_of_their_product(all_three, li
             assert its.views[v].to_dict().get("outside_light") is False
 
 
-@pytest.mark.slow
 def test_the_commands_decide_on_the_parts_of_each_product(run, answer, data, tmp_path):
     """`--joint --part`: a part has a product, found by all its views; something else is anomalous."""
     model, new = tmp_path / "line.safetensors", tmp_path / "new"
@@ -184,10 +181,10 @@ def test_a_further_product_is_asked_for_the_parts_of_the_others(answer, data, tm
         (few / path.parent.relative_to(data)).mkdir(parents=True, exist_ok=True)
         shutil.copy(path, few / path.relative_to(data))
     call = ("fit", "--data", few, "--category")
-    answer(*call, "block", "--joint", "--part", PATTERN, "--out", one, *SMALL)
+    answer(*call, "block", "--joint", "--part", PATTERN, "--out", one, *SMALL, *SMALL_FLAGS)
     remedy = "fit all with the same --part and --view, or none"
-    answer(*call, "rings", "--update", one, "--out", two, *SMALL, code=2, said=remedy)
-    answer(*call, "rings", "--update", one, "--out", two, "--part", PATTERN, *SMALL)
+    answer(*call, "rings", "--update", one, "--out", two, *SMALL, *SMALL_FLAGS, code=2, said=remedy)
+    answer(*call, "rings", "--update", one, "--out", two, "--part", PATTERN, *SMALL, *SMALL_FLAGS)
     first, second = (router_file.read(two).products[name].manifest for name in PRODUCTS)
     assert first.facts["part"] == second.facts["part"]
 
@@ -327,7 +324,8 @@ def test_each_view_in_python_and_in_other_light(data, tmp_path):
 def of_views(data):
     """A model of each view."""
     good = data / "rings/train/good"
-    return {name: fit(sorted(good.glob(f"*_{name}.png")), **SETTINGS) for name in VIEWS}
+    quick = SETTINGS | SMALL_NETWORK
+    return {name: fit(sorted(good.glob(f"*_{name}.png")), **quick) for name in VIEWS}
 
 
 def test_the_parts_of_views_combine_the_left_out_scores_of_their_models(of_views):

@@ -5,8 +5,6 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from flawscope.artefact import model_file
@@ -24,6 +22,7 @@ from flawscope.views.light import Light, light_variations
 from flawscope.views.undistort import Undistortion
 from matrix import draw as part
 from picture_files import save
+from small_network import FILE, SMALL_NETWORK
 
 QUICK = {"device": "cpu", "check": False}
 # For each option of a fit a value that is not its default, as a person gives it
@@ -60,6 +59,12 @@ SETTINGS = {
 OF_THE_CALL = {"category", "device", "seen"}
 
 
+@pytest.fixture(autouse=True)
+def _weights_are_here(monkeypatch):
+    """A model names its weights without their folder: whoever fits anew stands in it."""
+    monkeypatch.chdir(FILE.parent)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """`good` with 8 parts in two views, and `several` with pictures of two parts."""
@@ -69,6 +74,10 @@ def folder(tmp_path_factory):
         for seed, view in itertools.product(range(8), views)
     }
     return save(tmp_path_factory.mktemp("options"), named)
+
+
+def options_of(names):
+    return {key: value for name in names for key, value in (CASES | SETTINGS)[name].items()}
 
 
 def data_of(folder, options):
@@ -102,7 +111,7 @@ def decisive(artefact):
 
 def fitted(folder, options):
     size = {} if "min_defect" in options else {"size": "64"}
-    return fit(data_of(folder, options), **size | QUICK | options)
+    return fit(data_of(folder, options), **size | SMALL_NETWORK | QUICK | options)
 
 
 @pytest.fixture(scope="module")
@@ -129,10 +138,9 @@ TOGETHER = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("names", TOGETHER, ids=" ".join)
 def test_a_training_anew_keeps_each_option(names, folder, plain, tmp_path):
-    options = {key: value for name in names for key, value in (CASES | SETTINGS)[name].items()}
+    options = options_of(names)
     model = fitted(folder, options)
     model.save(tmp_path / "model.safetensors")
     old = model_file.read(tmp_path / "model.safetensors")
@@ -149,31 +157,11 @@ def test_a_training_anew_keeps_each_option(names, folder, plain, tmp_path):
     np.testing.assert_array_equal(again.calibration.scores, model.calibration.scores)
 
 
-PAIRS = [
-    {**CASES | SETTINGS}[first] | {**CASES | SETTINGS}[second]
-    for first, second in itertools.combinations({**CASES, **SETTINGS}, 2)
-]
-
-
-@pytest.mark.slow
-@settings(max_examples=12, derandomize=True, deadline=None, suppress_health_check=[*HealthCheck])
-@given(options=st.sampled_from(PAIRS))
-def test_a_training_anew_keeps_pairs_of_options(options, folder):
-    try:
-        old = fitted(folder, options).artefact
-    except InputError:  # such as tiles of several parts
-        return
-    again = fit(open_fitted_dataset(data_of(folder, options), old), check=False, **refit_options(old))
-    assert decisive(again.artefact) == decisive(old)
-
-
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("align", "group", "tile", "false_alarm_rate")]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["roi", "light", *SLOW])
-def test_the_next_model_keeps_each_option_in_whatever_way_it_is_made(name, folder):
-    options = (CASES | SETTINGS)[name]
+@pytest.mark.parametrize(
+    "names", [("roi", "light", "group"), ("align", "false_alarm_rate"), ("tile",)], ids=" ".join
+)
+def test_the_next_model_keeps_each_option_in_whatever_way_it_is_made(names, folder):
+    options = options_of(names)
     model = fitted(folder, options)
     kept = stored_options(model.artefact)
     new, pictures = [part(100 + k) for k in range(3)], []
@@ -189,7 +177,7 @@ def test_the_next_model_keeps_each_option_in_whatever_way_it_is_made(name, folde
         for option, value in kept.items():
             np.testing.assert_array_equal(found[option], value, err_msg=option)
         assert stored_settings(made.artefact) == stored_settings(model.artefact)
-        assert ("light" in made.calibration.method) == (name == "light")
+        assert ("light" in made.calibration.method) == ("light" in names)
     hashes = {picture.hash for picture in trained.predictor.manifest.pictures}
     assert hashes >= {pixel_hash(decode(picture)) for picture in new}
 

@@ -15,9 +15,11 @@ from flawscope.fitting.stored_options import refit_options
 from flawscope.methods import registry
 from flawscope.views.frames import AlignedPart
 from flawscope.views.preprocess import Preprocess
+from small_network import FILE, SMALL_NETWORK
 
 INSIDE, OUTSIDE = (15.0, 18.0), (-23.0, -12.0)  # of the zone, on the part, in pixels of a picture of 128
-QUICK = {"align": "turn", "size": "64", "device": "cpu", "check": False}
+REAL = {"align": "turn", "size": "64", "device": "cpu", "check": False}
+QUICK = REAL | SMALL_NETWORK
 
 
 def zone_on(seed, radius=12):
@@ -29,7 +31,7 @@ def zone_on(seed, radius=12):
 
 @pytest.fixture(scope="module")
 def good():
-    return [bracket(seed)[0] for seed in range(24)]
+    return [bracket(seed)[0] for seed in range(12)]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,6 @@ def judged(model, spot, seeds=range(100, 110)):
     return [model.predict(bracket(seed, spot)[0]).is_anomalous for seed in seeds]
 
 
-@pytest.mark.slow
 def test_the_zone_moves_with_the_part(zoned):
     assert all(judged(zoned, INSIDE))
     assert judged(zoned, OUTSIDE) == judged(zoned, None)
@@ -60,12 +61,9 @@ def test_the_zone_moves_with_the_part(zoned):
         assert with_defect.score == pytest.approx(found.score, rel=0.1)  # of the pose, a little
 
 
-ANEW = pytest.param("fitted anew", marks=pytest.mark.slow)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("how", ["saved", "extended", "calibrated", ANEW, "fitted on others"])
-def test_the_zone_stays_in_models_made_from_it(how, zoned, good, tmp_path):
+@pytest.mark.parametrize("how", ["saved", "extended", "calibrated", "fitted anew", "fitted on others"])
+def test_the_zone_stays_in_models_made_from_it(how, zoned, good, tmp_path, monkeypatch):
+    monkeypatch.chdir(FILE.parent)  # a model names its weights without their folder
     new = [bracket(seed)[0] for seed in range(300, 324)]
     if how == "saved":
         zoned.save(tmp_path / "zoned.safetensors")
@@ -76,7 +74,7 @@ def test_the_zone_stays_in_models_made_from_it(how, zoned, good, tmp_path):
     elif how == "calibrated":
         model = zoned.calibrate(new)
     else:
-        pictures = good if how == "fitted anew" else new
+        pictures = good if how == "fitted anew" else new[:12]
         model = flawscope.fit(pictures, check=False, **refit_options(zoned.artefact) | {"device": "cpu"})
         roi = model.artefact.tensors["roi"]
         assert how != "fitted anew" or np.array_equal(roi, zoned.artefact.tensors["roi"])
@@ -85,9 +83,8 @@ def test_the_zone_stays_in_models_made_from_it(how, zoned, good, tmp_path):
     assert judged(model, OUTSIDE) == judged(model, None)
 
 
-@pytest.mark.slow
 def test_a_zone_is_drawn_on_the_picture_that_it_names(good, tmp_path):
-    for k, picture in enumerate([*good[:12], np.full((128, 128, 3), 80, np.uint8)]):
+    for k, picture in enumerate([*good, np.full((128, 128, 3), 80, np.uint8)]):
         Image.fromarray(picture).save(tmp_path / f"{k:02d}.png")
     x, y = bracket(5)[1](INSIDE)
     edges = x - 9, y - 9, x + 9, y + 9
@@ -107,7 +104,6 @@ def test_a_zone_is_drawn_on_the_picture_that_it_names(good, tmp_path):
             region(f"{shares}@{name}")
 
 
-@pytest.mark.slow
 def test_a_part_whose_zone_lies_outside_of_the_picture_is_not_found(zoned):
     picture, place = bracket(7)
     how, beside = zoned.manifest.preprocess, round(place((0, 0))[0]) - 36
@@ -119,8 +115,8 @@ def test_a_part_whose_zone_lies_outside_of_the_picture_is_not_found(zoned):
         assert pose.found is found
 
 
-def test_a_view_of_a_frame_lies_where_frame_and_view_say():
-    model = flawscope.fit([bracket(seed)[0] for seed in range(8)], **QUICK, force=True, crop=(48, 40))
+def test_a_view_of_a_frame_lies_where_frame_and_view_say(good):
+    model = flawscope.fit(good, **QUICK, force=True, crop=(48, 40))
     how, picture = model.manifest.preprocess, bracket(50, side=200)[0]
     whole = Preprocess((64, 64), reference=how.reference).views(picture)
     views = how.views(picture)
@@ -140,17 +136,16 @@ LARGE, TINY = 480, {"radius": 2.0, "depth": 50.0}  # a part seen whole is reduce
 
 @pytest.fixture(scope="module")
 def large():
-    return [bracket(seed, side=LARGE)[0] for seed in range(16)]
+    return [bracket(seed, side=LARGE)[0] for seed in range(12)]
 
 
 @pytest.fixture(scope="module")
 def tiled(large):
-    return flawscope.fit(large, **QUICK, force=True, tile=96)
+    return flawscope.fit(large, **REAL, force=True, tile=96)
 
 
-@pytest.mark.slow
 def test_tiny_defects_on_turned_parts_are_found_in_tiles_where_they_lie(tiled, large):
-    plain = flawscope.fit(large, **QUICK, force=True)
+    plain = flawscope.fit(large, **REAL, force=True)
     spots = [bracket(seed, INSIDE, side=LARGE, **TINY) for seed in range(200, 206)]
     clean = [bracket(seed, side=LARGE)[0] for seed in range(210, 216)]
     shown = [[picture for picture, _ in spots], clean]
@@ -170,7 +165,6 @@ def test_tiny_defects_on_turned_parts_are_found_in_tiles_where_they_lie(tiled, l
         )
 
 
-@pytest.mark.slow
 def test_a_tile_shows_the_part_at_the_needed_resolution(tiled):
     how, (picture, place) = tiled.manifest.preprocess, bracket(230, INSIDE, side=LARGE, depth=170)
     views = how.views(picture)
@@ -184,7 +178,6 @@ def test_a_tile_shows_the_part_at_the_needed_resolution(tiled):
     assert math.hypot(left + column + 0.5 - x, top + row + 0.5 - y) < 4
 
 
-@pytest.mark.slow
 def test_what_lies_outside_of_the_picture_counts_in_no_tile(tiled):
     picture, place = bracket(7, side=LARGE)
     beside = round(place((0, 0))[0]) - 130
@@ -199,7 +192,6 @@ def test_what_lies_outside_of_the_picture_counts_in_no_tile(tiled):
     assert found.map[~valid].max() <= found.map[valid].min()
 
 
-@pytest.mark.slow
 def test_tiles_and_a_zone_move_together(large):
     x, y = bracket(0, side=LARGE)[1](INSIDE)
     down, right = np.mgrid[:LARGE, :LARGE] + 0.5
@@ -214,12 +206,11 @@ def test_tiles_and_a_zone_move_together(large):
         assert bad.score == pytest.approx(good.score, rel=0.1)
 
 
-@pytest.mark.slow
 def test_the_smallest_defect_is_measured_in_the_frame(large):
     lines = []
     how = {"align": "turn", "device": "cpu", "force": True, "say": lines.append}
     tiles = {
-        smallest: prepare(large[:8], registry.method("patchcore"), **how, min_defect=smallest)
+        smallest: prepare(large, registry.method("patchcore"), **how, min_defect=smallest)
         for smallest in (14, 8)
     }
     # in the whole picture a defect of 14 px would have 11 at the network
@@ -229,7 +220,6 @@ def test_the_smallest_defect_is_measured_in_the_frame(large):
     assert preprocess.tile[0] <= preprocess.frame_size((LARGE, LARGE))[0]
 
 
-@pytest.mark.slow
 def test_tiles_of_turned_parts_are_told_apart_by_where_they_lie(large):
     model = flawscope.fit(large, **QUICK, force=True, tile=144, positions="each")
     assert model.manifest.preprocess.positions is not None

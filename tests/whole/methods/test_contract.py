@@ -5,7 +5,11 @@ import pytest
 from flawscope.methods import registry
 from flawscope.testing import checks_for
 
-CHECKS = [(name, check) for name in registry.BUILT_IN for check in checks_for(registry.method(name))]
+CHECKS = [
+    pytest.param(name, check, marks=[pytest.mark.smoke] * (name == "patchcore"), id=f"{name}-{check}")
+    for name in registry.BUILT_IN
+    for check in checks_for(registry.method(name))
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -17,6 +21,6 @@ def _quick():
         yield
 
 
-@pytest.mark.parametrize(("name", "check"), CHECKS, ids=str)
+@pytest.mark.parametrize(("name", "check"), CHECKS)
 def test_contract(name, check, cases):
     check(cases(name))

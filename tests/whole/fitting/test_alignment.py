@@ -13,8 +13,10 @@ from flawscope.export.recalibrate import ExportPictures
 from flawscope.predictor.parts import PartCollector
 from flawscope.results import drawing
 from flawscope.results.table import ResultRow
+from small_network import SMALL_NETWORK
 
 SIDE, SPOT = 128, (15.0, 18.0)
+QUICK = {"size": "64", "device": "cpu", "check": False, **SMALL_NETWORK}
 
 
 def part(seed, defect=False, empty=False):
@@ -24,15 +26,18 @@ def part(seed, defect=False, empty=False):
 
 
 @pytest.fixture(scope="module")
-def predictor():
-    good = [part(seed)[0] for seed in range(16)]
+def good():
+    return [part(seed)[0] for seed in range(10)]
+
+
+@pytest.fixture(scope="module")
+def predictor(good):
     lines = []
     found = flawscope.fit(good, align="turn", size="64", device="cpu", check=False, say=lines.append)
-    assert any("parts aligned (turn): 16 good ones found" in line for line in lines)
+    assert any("parts aligned (turn): 10 good ones found" in line for line in lines)
     return found
 
 
-@pytest.mark.slow
 def test_a_defect_is_found_and_marked_where_it_lies(predictor):
     for seed in range(100, 104):
         picture, (x, y) = part(seed, defect=True)
@@ -60,7 +65,7 @@ def test_a_picture_without_the_part_is_an_outcome_of_its_own(predictor):
     empty = part(200, empty=True)[0]
     found = predictor.predict(empty)
     assert (found.part_found, found.is_anomalous, found.severity > 0) == (False, True, True)
-    told = {"part_p_value": 1 / 17, "part_found": False, "part_pose": None}
+    told = {"part_p_value": 1 / 11, "part_found": False, "part_pose": None}
     assert told.items() <= found.to_dict().items()
     assert ResultRow.from_result(found).part_found == "false"
     assert not np.array_equal(found.draw(empty)[:8, :20], found.over(part(200)[0])[0][:8, :20])
@@ -100,38 +105,34 @@ def test_a_part_of_which_a_view_is_not_found_is_anomalous(predictor):
     assert PartCollector._decide(calibration, None, "1", {"a": good, "b": lost}).decision == "anomalous"
 
 
-@pytest.mark.slow
-def test_the_light_is_that_of_pictures_with_the_part():
-    good, white = [part(seed)[0] for seed in range(12)], np.full((SIDE, SIDE, 3), 255, np.uint8)
-    how = {"align": "turn", "size": "64", "device": "cpu", "check": False, "light": 0.05, "force": True}
+def test_the_light_is_that_of_pictures_with_the_part(good):
+    white = np.full((SIDE, SIDE, 3), 255, np.uint8)
+    how = {"align": "turn", "light": 0.05, "force": True, **QUICK}
     ranges = [flawscope.fit(one, **how).manifest.preprocess.normalization for one in (good, [*good, white])]
     # the reference has seen the white picture, and lies a little otherwise
     assert np.allclose(ranges[0].means, ranges[1].means, atol=0.02)
 
 
-@pytest.mark.slow
-def test_good_pictures_without_the_part_are_named_and_turned_parts_get_no_copies():
-    good = [part(seed)[0] for seed in range(16)] + [part(500, empty=True)[0]]
-    found = flawscope.fit(good, align="turn", size="64", device="cpu", check=False, force=True)
+def test_good_pictures_without_the_part_are_named_and_turned_parts_get_no_copies(good):
+    found = flawscope.fit([*good, part(500, empty=True)[0]], align="turn", **QUICK, force=True)
     (failure,) = found.failures
     assert "its part was not found" in failure
     # all of one part, which keeps copies otherwise
-    found = flawscope.fit(good[:8], align="turn", group="picture", size="64", device="cpu", check=False)
+    found = flawscope.fit(good, align="turn", group="picture", **QUICK)
     assert found.manifest.facts["augment"] == "none"
     known = "align is 'upright'; give 'shift', 'turn', 'full', 'none' or 'auto'"
     with pytest.raises(InputError, match=known):
-        flawscope.fit(good[:8], align="upright", size="64", device="cpu")
+        flawscope.fit(good, align="upright", **QUICK)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("turned", [True, False])
-def test_auto_aligns_only_parts_that_lie_anyhow(turned):
-    flat = np.random.default_rng(0).normal(90, 8, (16, SIDE, SIDE, 1)).clip(0, 255).astype(np.uint8)
-    good = [part(seed)[0] for seed in range(16)] if turned else [*flat.repeat(3, 3)]
-    found = flawscope.fit(good, align="auto", size="64", device="cpu", check=False)
+def test_auto_aligns_only_parts_that_lie_anyhow(turned, good):
+    flat = np.random.default_rng(0).normal(90, 8, (12, SIDE, SIDE, 1)).clip(0, 255).astype(np.uint8)
+    shown = [*good, *(part(seed)[0] for seed in (10, 11))] if turned else [*flat.repeat(3, 3)]
+    found = flawscope.fit(shown, align="auto", **QUICK)
     line = found.manifest.facts["summary"][-1]
     reference = found.manifest.preprocess.reference
     assert line.startswith(f"align auto: {'turn' if turned else 'none'}")
     assert (reference is not None and reference.kind == "turn") == turned
-    few = flawscope.fit(good[:4], align="auto", size="64", device="cpu", check=False)
+    few = flawscope.fit(shown[:4], align="auto", **QUICK)
     assert "align auto: none, since 4 good pictures are too few" in few.manifest.facts["summary"][-1]

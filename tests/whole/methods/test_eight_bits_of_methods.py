@@ -1,7 +1,5 @@
 """Exports in 8 bits of methods that hold pictures out: what they are calibrated on, and their ranges."""
 
-from pathlib import Path
-
 import numpy as np
 import onnx
 import onnxruntime
@@ -16,27 +14,25 @@ from flawscope.export.recalibrate import ExportPictures
 from flawscope.runtime.torch import TorchSession
 
 
-@pytest.mark.slow
-def test_in_8_bits_it_is_calibrated_on_what_it_has_not_learnt(cases, tmp_path):
+def test_an_export_is_calibrated_on_what_the_model_has_not_learnt(bf16_in_name, cases, tmp_path):
+    """Of any reduced precision: here of one that reduces nothing."""
     out = tmp_path / "plate.onnx"
     case = cases("efficientad")
-    model = case.fitted()  # the contract's, which is traced once
+    model = case.fitted("strips")  # the contract's, which is traced once
     of = {p.name: p.role for p in model.manifest.pictures}
-    learnt = [name for name, role in of.items() if role == "train"][:1]
-    held = [name for name, role in of.items() if role == "calibration"][:2]
-    pictures = [
-        path for path in case.good_pictures if Path(str(path)).name in (*learnt, *held)
-    ] + case.probes[:1]
-    certificate = export(model.artefact, out, precision="int8", pictures=pictures)
+    learnt = [number for number, role in enumerate(of.values()) if role == "train"][:1]
+    held = [number for number, role in enumerate(of.values()) if role == "calibration"][:2]
+    pictures = [case.training_pictures("strips")[number] for number in (*learnt, *held)]
+    pictures += case.prediction_pictures("strips")[:1]
+    certificate = export(model.artefact, out, precision="bf16", pictures=pictures)
     assert certificate.passed
     exported = flawscope.load(out)
-    assert exported.calibration.precision == "int8"
+    assert exported.calibration.precision == "bf16"
     assert exported.calibration.count == 3  # two held out, one that is new
     score = exported.predict(pictures[-1]).score
     assert exported.calibration.scores[-1] == pytest.approx(score, rel=1e-3)
 
 
-@pytest.mark.slow
 def test_eight_bits_do_not_end_where_good_pictures_do(cases, drawn, monkeypatch):
     """A logit that is cut off at the highest one of good pictures makes all defects alike. Here the logit is
     one channel of what the head is given, in which two pictures lie far apart, whatever 8 bits do to it."""
@@ -44,7 +40,7 @@ def test_eight_bits_do_not_end_where_good_pictures_do(cases, drawn, monkeypatch)
     # the model of the contract, traced once
     for name, value in (("ATTENTION_LAYERS", 1), ("PATCHES_PER_SIDE", (2, 4))):
         monkeypatch.setattr(f"flawscope.methods.prnet.network.{name}", value)
-    artefact = cases("prnet").fitted().artefact
+    artefact = cases("prnet").fitted("strips").artefact
     embed = onnx_graph.trace(TorchSession.open(artefact, "cpu").model)[0]
     head = [node for node in embed.graph.node if node.op_type == "Conv"][-1]
 

@@ -1,0 +1,84 @@
+"""A fit finds pictures that show one part by itself, and counts parts."""
+
+import numpy as np
+import pytest
+from scipy.ndimage import shift
+
+from flawscope.errors import InputError
+from flawscope.fitting.fitting import fit, partial_fit
+from flawscope.predictor.recalibration import recalibrate
+from flawscope.progress import ignore_progress
+from flawscope.synthesis.demo import plate, scene
+from small_network import SMALL_NETWORK
+
+pytestmark = pytest.mark.copies
+SIDE = 96
+
+
+def part(number, view=0):
+    """A drawn plate, in another picture for each view: a little aside, and in other light."""
+    rng = np.random.default_rng([number, view])
+    canvas = plate.render(SIDE, np.random.default_rng(number), None)
+    if view:
+        moved = shift(canvas, (*rng.uniform(-1, 1, 2), 0), order=1, mode="nearest")
+        canvas = moved * np.float32(1 + 0.03 * view)
+    return scene.simulate_sensor(canvas, rng)
+
+
+def fitted(images, **options):
+    quick = {"size": 64, "device": "cpu", "samples": 0, "check": False, **SMALL_NETWORK}
+    return fit(images, **quick | options)
+
+
+def test_near_copies_without_names_count_as_one_part():
+    said = []
+    made = fitted([part(k, view) for k in range(5) for view in range(3)], say=said.append)
+    assert (made.calibration.count, made.calibration.unit_count) == (15, 5)
+    assert made.calibration.expected_rate <= 1 / 6 + 1e-9
+    assert "from 15 good pictures of 5 parts (leave-one-group-out)" in made.calibration.promise()
+    assert any("near-copies: " in line and "counted as 5 parts" in line for line in said)
+    groups = made.manifest.facts["calibration_groups"]
+    assert len({*groups.values()}) == 5
+
+
+def test_parts_that_are_alike_stay_apart_and_both_readings_are_told():
+    assert fitted([part(k) for k in range(12)]).calibration.unit_count == 12
+    # whether alike parts or one part again, nobody can tell: both promises are given
+    said = []
+    assert fitted([part(0, view) for view in range(6)], say=said.append).calibration.unit_count == 6
+    assert any(line.startswith("unsure: ") and "1 part (promises nothing)" in line for line in said)
+    rng = np.random.default_rng(0)
+    grey = [np.clip(120 + rng.normal(0, 3, (SIDE, SIDE, 3)), 0, 255).astype(np.uint8) for _ in range(6)]
+    assert fitted(grey).calibration.unit_count == 6
+
+
+def test_calibrating_goes_by_the_names_that_are_given():
+    model = fitted([part(k) for k in range(8)], names=[f"p{k}" for k in range(8)], group=r"p\d+")
+    new, names = [part(100 + k) for k in range(6)], [f"p{100 + k // 2}" for k in range(6)]
+    made = recalibrate(model, new, ignore_progress, True, names)
+    assert (made.calibration.count, made.calibration.unit_count) == (6, 3)
+
+
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_a_picture_of_nothing_is_refused_unless_told_otherwise(level):
+    rng = np.random.default_rng(0)
+    nothing = np.clip(level + rng.normal(0, 2, (SIDE, SIDE, 3)), 0, 255).astype(np.uint8)
+    images = [*(part(k) for k in range(8)), nothing]
+    with pytest.raises(InputError, match=r"picture 8: shows nothing beside the others.*--force"):
+        fitted(images)
+    assert fitted(images, force=True).calibration.count == 9
+    made = fitted(images[:-1])
+    asked = made.calibrate([*(part(100 + k) for k in range(9)), nothing]).questions
+    assert any("shows nothing beside the others" in line for line in asked)
+
+
+def test_updates_and_calibrations_count_parts_and_fewer_are_refused():
+    old = fitted([part(k) for k in range(6)])
+    more = [part(50 + k, view) for k in range(2) for view in range(3)]
+    new = partial_fit(old, more, device="cpu", check=False)
+    assert (new.calibration.count, new.calibration.unit_count) == (12, 8)
+    model = fitted([part(k) for k in range(8)])
+    several = [part(100 + k, view) for k in range(3) for view in range(3)]
+    asked = model.calibrate(several).questions
+    assert any("9 good pictures of 3 parts can calibrate" in line for line in asked)
+    assert model.calibrate(several, force=True).calibration.unit_count == 3

@@ -1,0 +1,3 @@
+"""Fixtures of methods, which this folder and tests/methods share."""
+
+from methods_fixtures import *  # noqa: F403
