@@ -9,6 +9,7 @@ from pathlib import Path
 
 FILE = Path(__file__).parent / "fixtures" / "small_network.safetensors"
 SMALL_NETWORK = {"backbone": "test_efficientnet", "weights": str(FILE)}
+SET_SMALL = [word for name, value in SMALL_NETWORK.items() for word in ("--set", f"{name}={value}")]
 
 
 def main(steps=1500, batch=8, size=96):

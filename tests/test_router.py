@@ -17,17 +17,16 @@ from flawscope.predictor import Predictor
 from flawscope.results.prediction import Prediction
 from flawscope.runtime import is_router, read_router_facts
 from flawscope.synthesis.demo.dataset import draw_picture
+from small_network import SMALL_NETWORK
 
 PRODUCTS = ("fabric", "plate")
 SIZE = 64
-QUICK = {"cap": 60, "device": "cpu", "check": False, "samples": 1}
+QUICK = {"cap": 60, "device": "cpu", "check": False, "samples": 1, **SMALL_NETWORK}
 REGION = np.pad(np.ones((60, 60), np.bool_), 18)  # of pictures of 96 x 96 pixels
 # Settings of fabric and of plate, each with and without what the other has
 SETTINGS = {
     "plain": ({"size": SIZE}, {"size": SIZE}),
-    "region": ({"size": SIZE}, {"size": SIZE, "roi": REGION}),
     "light": ({"size": SIZE, "light": "10%"}, {"size": "48+64"}),
-    "tiles": ({"size": 48, "tile": 48}, {"size": SIZE}),
     "aligned": ({"size": SIZE, "keep_aspect": True}, {"size": SIZE, "align": "shift"}),
     "all": ({"size": 48, "tile": 48, "roi": REGION}, {"size": SIZE, "align": "turn", "light": "10%"}),
 }
@@ -45,10 +44,7 @@ def joined(which, data, shared):
     return shared(f"router-{which}", fill)
 
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(which, marks=[] if which == "plain" else pytest.mark.slow) for which in SETTINGS],
-)
+@pytest.fixture(scope="module", params=SETTINGS)
 def pair(request, two_products, shared):
     """A folder with the model of each product, and the router to both. Read only."""
     return joined(request.param, two_products, shared)

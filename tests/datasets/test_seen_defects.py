@@ -85,6 +85,18 @@ def test_a_category_or_a_folder_of_them_gives_its_defective_test_pictures(mvtec)
         choose_seen(mvtec.parent)
 
 
+def test_a_mask_without_a_folder_belongs_to_one_picture(tmp_path, save, mask):
+    save(tmp_path / "masks/1.png", mask)
+    save(tmp_path / "Normal/1.png")
+    save(tmp_path / "cut/1.png")
+    assert names(list_seen(tmp_path)) == ["cut/1.png"]  # good ones have no defects
+    save(tmp_path / "dent/1.png")
+    with pytest.raises(InputError):  # it may be that of either
+        list_seen(tmp_path)
+    save(tmp_path / "1.png")
+    assert [item.path for item in list_seen(tmp_path)] == [tmp_path / "1.png"]
+
+
 def test_without_masks_it_is_told(tmp_path, save):
     save(tmp_path / "defects/a.png")
     with pytest.raises(
@@ -128,6 +140,16 @@ def test_masks_are_found_in_a_folder_beside_it_or_above_it(
     assert (item.path, item.kind, item.anomalous) == (root / picture, kind, True)
     read, marked = read_seen(item)
     assert (read.shape, int(marked.sum())) == ((48, 48, 3), 100)
+
+
+def test_seen_defects_that_cannot_be_read_are_named(tmp_path, save, mask):
+    save(tmp_path / "1.png")
+    save(tmp_path / "masks/1.png", mask[:10])
+    with pytest.raises(InputError, match=r"1\.png: it is 48x10, its picture 48x48"):
+        read_seen(list_seen(tmp_path)[0])
+    save(tmp_path / "masks/1.png", mask * 0)
+    with pytest.raises(InputError, match="empty"):
+        read_seen(list_seen(tmp_path)[0])
 
 
 @pytest.mark.parametrize("seen", ["nowhere", "-1", "2.5", "", " ", "a\0b", "x" * 5000])

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from test_readme import README, blocks, commands, draw_pictures
 
 from flawscope.methods import registry
-from test_readme import README, blocks, commands, draw_pictures
 
 ROOT = Path(__file__).parents[2]
 HIDE = """

@@ -130,6 +130,7 @@ def test_a_full_disk_behind_stdout_is_one_line(words, unbuffered, model_path):
     assert (done.returncode, done.stderr) == (1, f"flawscope: {text}\n")
 
 
+@pytest.mark.smoke
 def test_the_module_is_the_command_and_a_closed_stdout_is_no_error():
     words = [sys.executable, "-m", "flawscope", "predct"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)

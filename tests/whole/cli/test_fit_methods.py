@@ -36,6 +36,7 @@ def efficientad(data, teacher_path, tmp_path, monkeypatch):
     return ["fit", "--data", data, *fast, *BOTH, "--out", tmp_path / "m.safetensors"]
 
 
+@pytest.mark.smoke
 def test_efficientad_writes_a_model_and_removes_its_checkpoint(answer, efficientad, data, tmp_path):
     out = tmp_path / "m.safetensors"
     call = (*efficientad, "--set", f"natural={data / 'train/good'}", "--steps", "3")

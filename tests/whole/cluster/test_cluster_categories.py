@@ -4,7 +4,6 @@ import os
 import re
 
 import numpy as np
-import pytest
 
 from flawscope.artefact import model_file
 from flawscope.cli import main

@@ -75,6 +75,7 @@ def viewer_name(driver):
     return driver.find_element(By.ID, "viewer-name").text if viewer.get_attribute("open") else None
 
 
+@pytest.mark.smoke
 def test_it_loads_without_a_complaint_and_without_the_network(opened):
     assert opened.get_log("browser") == []
     asked = opened.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")

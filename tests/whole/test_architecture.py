@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import flawscope
-from import_graph import imported_by, modules_of
+from flawscope.methods import registry
+from import_graph import circle, imported_by, inner_arrows, modules_of, packages_of
 
 ROOT = Path(flawscope.__file__).parent
 REPOSITORY = Path(__file__).parents[2]
@@ -87,6 +88,17 @@ def test_the_list_of_rooms_is_what_is_there():
     assert len(arrows()) <= MOST_ARROWS
 
 
+def test_every_package_stands_above_those_that_it_imports():
+    """So there is no circle: the order of the list is the order of the floors."""
+    order = list(ALLOWED)
+    assert all(order.index(other) < order.index(package) for package, other in arrows())
+
+
+@pytest.mark.parametrize("package", packages_of(ROOT))
+def test_no_package_has_a_circle(package):
+    assert not circle(inner_arrows(ROOT, package))
+
+
 # A docstring that begins with one of these names nothing: begin with a verb, or with the thing's name
 NAMELESS = re.compile(
     r"(What|How|Where|Who|Which|One|Those|These|This|It|They|Them|Of|That|As|By|From|For|With|Without|In|At|On|"
@@ -152,6 +164,17 @@ def test_what_is_imported_costs_no_more_than_it_needs(code, libraries):
     assert not loaded_after(code) & {*libraries.split()}
 
 
+@pytest.mark.parametrize("words", ["--help", "--version", "fit --help", "fti", "predict --huh"])
+def test_help_and_typing_errors_load_no_numpy(words):
+    code = (
+        "import io\nfrom contextlib import redirect_stderr, redirect_stdout, suppress\n"
+        "from flawscope.cli import main\nout, err = io.StringIO(), io.StringIO()\n"
+        "with redirect_stdout(out), redirect_stderr(err), suppress(SystemExit):\n"
+        f"    main({words.split()!r})"
+    )
+    assert not loaded_after(code) & {"numpy", "PIL", "scipy", "torch", "yaml"}
+
+
 def test_without_torch_a_model_is_described_and_running_it_says_what_to_install(model_path):
     code = f"""
 import sys
@@ -163,3 +186,28 @@ assert main(["predict", {str(model_path)!r}, {str(model_path)!r}]) == 2
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "running a .safetensors model needs torch: pip install " in done.stderr
+
+
+def test_nobody_imports_a_method():
+    """Nor does another one: what a method has beside the contract stands in its record."""
+    for method in registry.BUILT_IN:
+        package = f"flawscope.methods.{method}"
+        for name, path in ALL.items():
+            if name.startswith(f"methods.{method}"):
+                continue
+            assert not {n for n in imported_by(path) if n == package or n.startswith(f"{package}.")}, name
+
+
+def test_every_session_imports_only_its_own_engine():
+    engines = {"torch", "onnxruntime", "openvino"}
+    for path in (ROOT / "runtime").glob("*.py"):
+        named = {n.split(".")[0] for n in imported_by(path)}
+        assert named & engines <= {path.stem}, path
+
+
+def test_every_public_name_exists_and_a_wrong_one_is_an_attribute_error():
+    for name in flawscope._LAZY_IMPORTS:
+        assert getattr(flawscope, name).__name__ == name
+        assert name in dir(flawscope)
+    with pytest.raises(AttributeError, match="fitt"):
+        flawscope.fitt  # noqa: B018
