@@ -66,7 +66,7 @@ def models(onnx_path, tmp_path_factory):
     return made
 
 
-@pytest.fixture(params=[(None, "shared"), (ROI, "shared"), (ROI, "each")], ids=str)
+@pytest.fixture(params=[(None, "shared"), (ROI, "shared"), (None, "each")], ids=str)
 def fitted(request, tiled):
     """A model that was fitted on tiles, without and with a region of interest, or that tells places apart."""
     roi, positions = request.param

@@ -10,6 +10,7 @@ import matrix
 from flawscope.predictor.tolerating import tolerator
 from flawscope.results.tolerance import Rule, Tolerances
 from flawscope.views.undistort import Undistortion
+from small_network import SMALL_NETWORK
 
 LENS = Undistortion(80, 80, 80, 40, k1=-0.05)
 
@@ -17,7 +18,15 @@ LENS = Undistortion(80, 80, 80, 40, k1=-0.05)
 @pytest.mark.parametrize("how", [{}, {"roi": (20, 20, 60, 60)}, {"undistort": LENS}])
 def test_each_of_several_parts_is_tolerated_by_itself(how):
     good = [matrix.draw(seed, "top", True, "one", False) for seed in range(8)]
-    quick = {"size": "64", "cap": 60, "device": "cpu", "check": False, "samples": 0, "force": True}
+    quick = {
+        "size": "64",
+        "cap": 60,
+        "device": "cpu",
+        "check": False,
+        "samples": 0,
+        "force": True,
+        **SMALL_NETWORK,
+    }
     several = flawscope.fit(good, align="turn", several=True, **quick, **how).with_scale(1.0)
     found = several.predict(matrix.draw(110, "top", True, "one", True))
     numbers, parts = found.parts.numbers, found.found_parts

@@ -5,7 +5,10 @@ import shutil
 
 import pytest
 
+from small_network import SET_SMALL
+
 SMALL = ["--set", "patchcore.size=64", "--device", "cpu", "--threads", "1"]
+SMALL += [word if word == "--set" else f"patchcore.{word}" for word in SET_SMALL]
 
 
 def test_a_benchmark_with_a_failure_is_done_apart_from_it_and_then_goes_on(run, answer, drawn, tmp_path):
@@ -28,7 +31,7 @@ def test_a_benchmark_with_a_failure_is_done_apart_from_it_and_then_goes_on(run, 
     # as `evaluate` would have it, of a model that `fit` would make
     model, found = tmp_path / "m.safetensors", cells["plate"]["result"]["evaluation"]["metrics"]
     shared = ["--data", str(root), "--category", "plate", "--quiet"]
-    answer("fit", *shared, "--size", "64", "--device", "cpu", "--out", model)
+    answer("fit", *shared, "--size", "64", *SET_SMALL, "--device", "cpu", "--out", model)
     own = json.loads(answer("evaluate", model, *shared, "--json", "--device", "cpu"))
     assert own["metrics"] == pytest.approx(found, abs=1e-9)
     # mended, the rest is done, and nothing twice

@@ -14,6 +14,7 @@ from flawscope.datasets import open_dataset
 from flawscope.errors import InputError
 from flawscope.fitting import simulated_defects, update_evaluation
 from flawscope.predictor import load
+from small_network import SET_SMALL
 
 FOUND = re.compile(
     ", ".join(
@@ -33,6 +34,7 @@ def test_settings_come_from_file_category_flag_and_set_in_this_order(run, drawn,
     )
     out = tmp_path / "m.safetensors"
     words = ["--config", config, "--size", "64x48", "--set", "ratio=0.05", "--false-alarm-rate", "20%"]
+    words += SET_SMALL
     call = ["fit", "--data", drawn, "--out", out, *words, "--no-samples", "--threads", "1"]
     code, printed, err = run(*call, "--evaluate", "--json")
     measured = json.loads(printed)
@@ -74,6 +76,7 @@ def test_settings_are_found_out_and_what_was_tried_is_kept(run, drawn, tmp_path)
     out, config = tmp_path / "m.safetensors", tmp_path / "c.yaml"
     config.write_text("auto: 20\nsize: 64\nseen: 2\n")
     call = ["fit", "--data", drawn, "--config", config, "--out", out, "--threads", "1", "--no-check"]
+    call += SET_SMALL
     code, printed, err = run(*call, "--evaluate", "--json")
     assert code == 0, err
     assert "chosen: as given, since " in err
@@ -99,7 +102,7 @@ def test_what_is_not_learnt_from_is_named(answer, mixed, tmp_path):
         "skipped: cannot read picture",
         f"flawscope export {out} --out {out.with_suffix('.onnx')} ",
     ]
-    how = ("--size", "64", "--no-check", "--device", "cpu", "--out", out)
+    how = ("--size", "64", *SET_SMALL, "--no-check", "--device", "cpu", "--out", out)
     answer("fit", "--data", mixed, *how, code=1, said=said)
     assert len(read_manifest(out).pictures) == 2
 
@@ -109,7 +112,7 @@ def test_a_question_before_the_work_and_its_answer(answer, drawn, tmp_path):
     root, out = tmp_path / "tiles", tmp_path / "m.safetensors"
     shutil.copytree(drawn / "plate/train/good", root / "MT_Free/Imgs")
     shutil.copytree(drawn / "plate/test/scratch", root / "MT_Scratch/Imgs")
-    call = ["fit", "--data", root, "--size", "64", "--no-check", "--quiet", "--out", out]
+    call = ["fit", "--data", root, "--size", "64", *SET_SMALL, "--no-check", "--quiet", "--out", out]
     good = len([*(root / "MT_Free/Imgs").iterdir()])
     question = f"which folders hold good pictures? MT_Free ({good}, good by its name), MT_Scratch ("
     answer(*call, code=2, said=question)
@@ -133,7 +136,7 @@ def test_a_marked_good_picture_is_a_question_before_the_work(answer, drawn, tmp_
         Image.fromarray(mask).resize(picture.size).save(tmp_path / "mask.png")
     (root / "masks/good").mkdir(parents=True)
     shutil.copy(tmp_path / "mask.png", root / "masks/good" / first.name)
-    call = ["fit", "--data", root, "--size", "64", "--no-check", "--out", out]
+    call = ["fit", "--data", root, "--size", "64", *SET_SMALL, "--no-check", "--out", out]
     remedy = "are they good? Move them, remove the marks, or go on with --force"
     answer(*call, code=2, said=["counted as good, but something is marked: good/", remedy])
     assert not out.exists()
@@ -150,7 +153,7 @@ def test_an_automatic_split_keeps_parts_together_when_fitting_evaluating_and_che
         shutil.copy(path, root / "good" / f"part{k // 3}_{k % 3}.png")
     shutil.copytree(drawn / "plate/test/scratch", root / "bad")
     data, split, out = ["--data", root], ["--group", r"part(\d)"], tmp_path / "m.safetensors"
-    answer("fit", *data, *split, "--size", "64", "--out", out, "--quiet", "--no-check")
+    answer("fit", *data, *split, "--size", "64", *SET_SMALL, "--out", out, "--quiet", "--no-check")
     document = json.loads(answer("evaluate", out, *data, "--json", "--quiet"))
     assert (document["left_out"], document["false_alarms"]["images"]) == (0, 3)  # one whole part of four
     checked = json.loads(answer("data", "check", *data, *split, "--json", "--quiet", "--no-near"))

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from small_network import SET_SMALL
+
 KINDS = 4
 
 
@@ -70,7 +72,7 @@ def test_a_file_that_cannot_be_read_ends_nothing(answer, model_path, root, tmp_p
     if name == "via.json":
         reason = "in via.json, which could not be read"
         assert document["without_mask_by_reason"] == {reason: KINDS}
-        call = ("fit", "--data", root, "--size", "64", "--device", "cpu", "--no-check")
+        call = ("fit", "--data", root, "--size", "64", *SET_SMALL, "--no-check")
         answer(*call, "--out", tmp_path / "own.safetensors", said=told)
     answer("data", "check", "--data", root, "--no-near", code=1, printed=f"error: {name}: could not be read")
 

@@ -15,9 +15,10 @@ from flawscope.cli.questions import digest_call
 from flawscope.predictor import read_manifest
 from flawscope.synthesis.demo import dataset
 from picture_files import save
+from small_network import SET_SMALL, SMALL_NETWORK
 
 SIDE, GOOD = 64, 20
-QUICK = ("--size", "64", "--device", "cpu", "--no-check", "--quiet")
+QUICK = (*SET_SMALL, "--size", "64", "--device", "cpu", "--no-check", "--quiet")
 
 
 def plate(k):
@@ -45,7 +46,9 @@ def model(good, shared, tmp_path):
     """A copy of a model of the good pictures, about which nothing is asked."""
 
     def fill(folder):
-        fitted = flawscope.fit(sorted(map(str, good.iterdir())), size=64, device="cpu", check=False)
+        fitted = flawscope.fit(
+            sorted(map(str, good.iterdir())), size=64, device="cpu", check=False, **SMALL_NETWORK
+        )
         assert fitted.questions == ()
         fitted.save(folder / "m.safetensors")
 
@@ -178,7 +181,7 @@ def test_questions_of_one_of_several_products(run, good, mixed, tmp_path):
 
 def test_in_python_the_model_carries_the_question(mixed):
     pictures = sorted(map(str, mixed.iterdir()))
-    options = {"size": 64, "device": "cpu", "samples": 0, "check": False}
+    options = {"size": 64, "device": "cpu", "samples": 0, "check": False, **SMALL_NETWORK}
     model = flawscope.fit(pictures, **options)
     assert model.questions[0].startswith("misfire0.png, misfire1.png, misfire2.png lie apart")
     assert model.accept().questions == ()

@@ -13,8 +13,9 @@ from flawscope.artefact import model_file, router_file
 from flawscope.cli import fit_one, main
 from flawscope.errors import InputError
 from flawscope.synthesis.demo.dataset import draw_dataset
+from small_network import SET_SMALL
 
-SMALL = ("--size", "64", "--set", "cap=300", "--device", "cpu", "--no-check", "--quiet")
+SMALL = (*SET_SMALL, "--size", "64", "--set", "cap=300", "--device", "cpu", "--no-check", "--quiet")
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import pytest
 
 from flawscope.datasets import open_dataset
 from flawscope.synthesis.demo.dataset import draw_dataset
+from small_network import SET_SMALL
 
 NEW, DEFECTIVE = 10, 4
 
@@ -58,7 +59,7 @@ def test_those_learnt_from_are_known_by_their_pixels(answer, evaluated, model_pa
 
 def test_a_model_of_the_folder_is_tested_on_the_pictures_kept_back(answer, evaluated, root, tmp_path):
     model = tmp_path / "own.safetensors"
-    answer("fit", "--data", root, "--size", "64", "--device", "cpu", "--out", model, "--quiet")
+    answer("fit", "--data", root, "--size", "64", *SET_SMALL, "--out", model, "--quiet")
     kept = sum(not item.anomalous for item in open_dataset(root).test)
     assert evaluated(model, root) == (kept, DEFECTIVE, 0, NEW - kept)
     (root / "good/late.png").write_bytes(next((root / "bad").iterdir()).read_bytes())
@@ -76,7 +77,7 @@ def test_pictures_of_a_part_that_was_learnt_from_are_none_of_another(answer, eva
     for k, path in enumerate(sorted((root / "good").iterdir())):
         path.rename(root / f"good/part{k // 2}_{k % 2}.png")
     model = tmp_path / "own.safetensors"
-    words = ("--group", r"part\d+", "--size", "64", "--device", "cpu", "--quiet")
+    words = ("--group", r"part\d+", "--size", "64", *SET_SMALL, "--quiet")
     answer("fit", "--data", root, *words, "--out", model)
     before = evaluated(model, root)
     learnt = open_dataset(root, group=r"part\d+").train[0].path

@@ -11,10 +11,11 @@ from flawscope.artefact import model_file
 from flawscope.cli import main
 from flawscope.cluster import connect
 from flawscope.errors import FlawscopeError, InputError
+from small_network import SET_SMALL
 
 
 def fit(two, out, *more):
-    call = ["fit", "--data", str(two), "--category", "plate", "--out", str(out), "--size", "64"]
+    call = ["fit", "--data", str(two), "--category", "plate", "--out", str(out), "--size", "64", *SET_SMALL]
     return main([*call, "--threads", "1", "--no-check", *more])
 
 

@@ -16,6 +16,7 @@ from flawscope.cluster.connect import Node, allocate
 from flawscope.errors import InputError
 from flawscope.evaluation.benchmark.cell import DOCUMENT_FORMAT, CellStore, RunPlan, run_cell, write_json
 from flawscope.evaluation.benchmark.grid import plan_grid
+from small_network import SET_SMALL
 
 # what depends on when and where a cell ran
 PASSING = {"fit_seconds", "evaluate_seconds", "peak_memory_mib", "jobs"}
@@ -23,6 +24,7 @@ PASSING = {"fit_seconds", "evaluate_seconds", "peak_memory_mib", "jobs"}
 
 def words(data, out):
     call = ["benchmark", "--data", str(data), "--out", str(out), "--set", "patchcore.size=64"]
+    call += [word if word == "--set" else f"patchcore.{word}" for word in SET_SMALL]
     return [*call, "--device", "cpu", "--threads", "1"]
 
 

@@ -31,8 +31,7 @@ def pictures(tiled_pictures):
     return [path for kind in ("good", "odd", "tile") for path in sorted((tiled_pictures / kind).iterdir())]
 
 
-@pytest.mark.parametrize("positions", ["shared", "each"])
-@pytest.mark.parametrize("roi", [None, ROI], ids=["everywhere", "region"])
+@pytest.mark.parametrize(("roi", "positions"), [(ROI, "shared"), (None, "each")], ids=["region", "each"])
 def test_every_engine_gives_the_same_answer(engine, roi, positions, tiled, pictures):
     if positions == "each":  # a picture of one tile has other places
         pictures = pictures[:-1]

@@ -9,14 +9,15 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.evaluation.benchmark import run as runner
 from flawscope.evaluation.benchmark.cell import CellStore, RunPlan
 from flawscope.evaluation.benchmark.grid import plan_grid
 from flawscope.evaluation.benchmark.run import Processes, run_grid
 from flawscope.progress import JobsProgress
+from small_network import SMALL_NETWORK
+
+SMALL = [f"patchcore.{name}={value}" for name, value in SMALL_NETWORK.items()]
 
 
 def start(data, out, *more):
@@ -40,6 +41,7 @@ def test_killed_at_random_it_ends_with_the_same_figures(two, teacher_path, tmp_p
     call = [
         *("--categories", "grid", "--methods", "patchcore,efficientad", "--steps", "3", "--threads", "1"),
         *("--set", "patchcore.size=64", "--set", f"efficientad.teacher={teacher_path}"),
+        *(word for setting in SMALL for word in ("--set", setting)),
         *("--set", "efficientad.window=41", "--set", "efficientad.training=fp32", "--device", "cpu"),
     ]
     began = time.monotonic()
@@ -48,7 +50,7 @@ def test_killed_at_random_it_ends_with_the_same_figures(two, teacher_path, tmp_p
     assert whole.returncode == 0, said
     seconds = time.monotonic() - began
     out, when, kills = tmp_path / "killed", random.Random(6), 0
-    while kills < 4:
+    while kills < 2:
         process = start(two, out, *call)
         try:
             process.wait(when.uniform(0.05, 0.6) * seconds)
@@ -87,7 +89,7 @@ def test_ctrl_c_leaves_a_state_to_go_on_from_and_no_process(two, tmp_path):
 
 
 def test_no_place_for_a_cells_files_is_that_cells_failure(two, tmp_path):
-    grid = plan_grid(two, categories="grid,plate", sets=["patchcore.size=64"], device="cpu")
+    grid = plan_grid(two, categories="grid,plate", sets=["patchcore.size=64", *SMALL], device="cpu")
     place = CellStore(tmp_path)
     place.prepare()
     blocked, other = grid.cells
