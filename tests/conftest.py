@@ -1,12 +1,14 @@
-"""Pictures in memory, and what is refused."""
+"""Pictures in memory and in a folder, engines, and what is refused."""
 
 import io
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from flawscope.errors import InputError
+from flawscope.runtime import ENGINES
 
 
 @pytest.fixture
@@ -60,3 +62,36 @@ def refused():
             assert word in text, text
 
     return check
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request):
+    """Every engine of exported models that is here."""
+    return str(request.param)
+
+
+@pytest.fixture
+def precision():
+    """The reduced precision of PatchCore, where this machine has it."""
+    from flawscope.runtime.openvino import shared_core
+
+    if "BF16" not in shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this processor has no bf16")
+    return "bf16"
+
+
+@pytest.fixture
+def mixed(drawn, tmp_path):
+    """A folder as it comes: good, defective, several in a file, a video, a note, and what has no suffix."""
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    good = drawn / "plate/train/good/000.png"
+    shutil.copy(good, folder / "a.png")
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "b.png")
+    with Image.open(good) as first:
+        first.save(folder / "c.gif", save_all=True, append_images=[first.rotate(90)])
+    (folder / "d.mp4").write_bytes(b"\0\0\0\x18ftypmp42")
+    (folder / "e.txt").write_text("a note")
+    shutil.copy(good, folder / "f")
+    return folder

@@ -78,7 +78,7 @@ def pairs() -> list[tuple[str, str]]:
     return [pair for pair in every if frozenset(pair) not in LEFT_OUT and pair != ("part", "each-view")]
 
 
-def covering(most: int = 4) -> list[tuple[str, ...]]:
+def covering(most: int = 7) -> list[tuple[str, ...]]:
     """Sets of at most so many options in which every pair that can be is together at least once: each set
     takes the option that brings the most pairs anew, the first of several."""
     can_be, chosen = {*map(frozenset, pairs())}, list[tuple[str, ...]]()

@@ -2,8 +2,6 @@
 
 import importlib
 import re
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -78,24 +76,3 @@ def test_what_is_copied_exists_and_reaches_the_daemon(check):
     assert copied == let_through
     for name in copied:
         assert (ROOT / name).exists(), name
-
-
-@pytest.mark.slow
-def test_the_steps_of_the_small_image_make_one_that_predicts(
-    check, onnx_path, drawn, tmp_path, capsys, monkeypatch
-):
-    """Its train twin takes gigabytes: `python docker/check.py train` by hand."""
-    monkeypatch.setenv("PIP_RETRIES", "1")
-    monkeypatch.setenv("PIP_COMPILE", "0")  # most of what is installed is never imported here
-    try:
-        programs = check.build("runtime", tmp_path)
-    except subprocess.CalledProcessError:
-        probe = [sys.executable, "-m", "pip", "download", "--no-deps", "-q", "-d", tmp_path, "PyYAML"]
-        if subprocess.run(probe, capture_output=True, timeout=300).returncode:
-            pytest.skip("pip reaches no index")
-        raise
-    pictures = [str(drawn / "plate/test/good")]
-    check.try_out("runtime", programs, str(onnx_path), pictures, tmp_path)
-    out = capsys.readouterr().out
-    assert "4 pictures predicted" in out
-    assert "torch" not in out

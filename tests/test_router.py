@@ -7,7 +7,6 @@ import zipfile
 import numpy as np
 import pytest
 
-import brackets
 import flawscope
 from flawscope.artefact import model_file, router_file
 from flawscope.artefact.model_file import ROUTER_FORMAT
@@ -18,18 +17,16 @@ from flawscope.predictor import Predictor
 from flawscope.results.prediction import Prediction
 from flawscope.runtime import is_router, read_router_facts
 from flawscope.synthesis.demo.dataset import draw_picture
-from picture_files import save
+from small_network import SMALL_NETWORK
 
 PRODUCTS = ("fabric", "plate")
 SIZE = 64
-QUICK = {"cap": 60, "device": "cpu", "check": False, "samples": 1}
+QUICK = {"cap": 60, "device": "cpu", "check": False, "samples": 1, **SMALL_NETWORK}
 REGION = np.pad(np.ones((60, 60), np.bool_), 18)  # of pictures of 96 x 96 pixels
 # Settings of fabric and of plate, each with and without what the other has
 SETTINGS = {
     "plain": ({"size": SIZE}, {"size": SIZE}),
-    "region": ({"size": SIZE}, {"size": SIZE, "roi": REGION}),
     "light": ({"size": SIZE, "light": "10%"}, {"size": "48+64"}),
-    "tiles": ({"size": 48, "tile": 48}, {"size": SIZE}),
     "aligned": ({"size": SIZE, "keep_aspect": True}, {"size": SIZE, "align": "shift"}),
     "all": ({"size": 48, "tile": 48, "roi": REGION}, {"size": SIZE, "align": "turn", "light": "10%"}),
 }
@@ -47,10 +44,7 @@ def joined(which, data, shared):
     return shared(f"router-{which}", fill)
 
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(which, marks=[] if which == "plain" else pytest.mark.slow) for which in SETTINGS],
-)
+@pytest.fixture(scope="module", params=SETTINGS)
 def pair(request, two_products, shared):
     """A folder with the model of each product, and the router to both. Read only."""
     return joined(request.param, two_products, shared)
@@ -189,37 +183,6 @@ def test_further_pictures_of_a_product_are_described_beside_the_others(plain, tw
     assert known["fabric"] is artefact.recognition.known["fabric"]
 
 
-@pytest.mark.slow
-def test_a_product_of_several_parts_in_a_picture_stands_beside_one_of_single_parts():
-    good = [brackets.drawn(seed, range(5))[0] for seed in range(8)]
-    plates = [draw_picture("plate", np.random.default_rng(seed), size=96)[0] for seed in range(8)]
-    several = fit(good, size=SIZE, align="turn", several=True, **QUICK)
-    models = {"brackets": several, "plate": fit(plates, size=SIZE, align="shift", light="10%", **QUICK)}
-    router = joining.join(models, {"brackets": good, "plate": plates}, device="cpu")
-    for count in (5, 3):
-        picture = brackets.drawn(99, range(count))[0]
-        found, same = router.predict(picture), several.predict(picture)
-        assert found.product == "brackets"
-        assert (found.score, found.remark, found.is_anomalous) == (same.score, same.remark, same.is_anomalous)
-        assert len(found.found_parts.parts) == count
-
-
-@pytest.mark.slow
-def test_methods_without_a_backbone_of_their_own_are_recognised_by_the_default_one(two_products, tmp_path):
-    trained = fit(
-        two_products, category="fabric", method="efficientad", steps=2, device="cpu", check=False, samples=1
-    )
-    plate = fit(two_products, category="plate", size=SIZE, **QUICK)
-    pictures = {name: two_products / name for name in PRODUCTS}
-    path = shown(two_products, "fabric")[0]
-    for models in ({"fabric": trained, "plate": plate}, {"fabric": trained}):
-        router = joining.join(models, {name: pictures[name] for name in models}, device="cpu")
-        found, same = router.predict(path), trained.predict(path)
-        assert (found.product, found.score) == ("fabric", same.score)
-    router.save(tmp_path / "line.safetensors")
-    assert opened(tmp_path / "line.safetensors").predict(path).score == same.score
-
-
 def test_files_of_one_and_of_several_products_are_told_apart(plain, tmp_path):
     router = opened(plain)
     router.products["plate"].save(tmp_path / "plate.safetensors")
@@ -285,20 +248,3 @@ def test_a_file_that_is_no_archive_of_a_router_is_one_clear_line(tmp_path):
             archive.writestr("router.json", json.dumps(document))
         with pytest.raises(InputError, match=said):
             flawscope.load(path)
-
-
-def test_deep_pictures_are_recognised_by_the_products_white_level(tmp_path):
-    """Pictures of 12 bits in 16: divided by 65535 they would all be black."""
-
-    def deep(name, rng):
-        return 16 * draw_picture(name, rng, size=96)[0][:, :, 1].astype(np.uint16)
-
-    rng = np.random.default_rng(0)
-    named = {name: {f"{k}.png": deep(name, rng) for k in range(8)} for name in PRODUCTS}
-    pictures = {name: save(tmp_path / name, named[name]) for name in PRODUCTS}
-    models = {name: fit(folder, size=SIZE, **QUICK) for name, folder in pictures.items()}
-    router = joining.join(models, pictures, device="cpu")
-    level = models["plate"].manifest.preprocess.white_level
-    assert router.artefact.recognition.preprocess.white_level == level is not None
-    for name in PRODUCTS:
-        assert router.predict(deep(name, rng)).product == name

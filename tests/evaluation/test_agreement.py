@@ -100,7 +100,7 @@ def test_kappas_are_those_written_out(words, n, raters, seed):
     assert close(cohens_kappa(table), literal_cohen(a.tolist(), b.tolist()))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 @given(st.integers(2, 10), st.integers(1, 4), st.sampled_from([0.0, 0.1, 0.5, 1.0]), st.integers(0, 1 << 32))
 def test_figures_are_those_counted_one_by_one(n, trials, wrong, seed):
     rng = np.random.default_rng(seed)

@@ -1,7 +1,5 @@
 """Two models on the same pictures, each of which sees one channel."""
 
-import csv
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +7,6 @@ import numpy as np
 import pytest
 
 from brightness import GREEN, RED, draw, draw_mask, model
-from flawscope.cli import main
 from flawscope.datasets import open_dataset
 from flawscope.evaluation.comparison import Difference, compare
 from flawscope.views.preprocess import Preprocess
@@ -105,26 +102,3 @@ def test_what_one_of_them_has_seen_counts_for_neither(root):
         found = compare(*models, open_dataset(root), resamples=10)  # what one of them cannot score, likewise
         assert [len(found.pictures), *(result.images for result in found.evaluations)] == [9, 9, 9]
         assert any("d4" in line for line in found.to_dict()["failures"])
-
-
-def test_the_command_compares_a_model_with_its_export(model_path, onnx_path, drawn, tmp_path, capsys):
-    call = ["compare", str(model_path), str(onnx_path), "--data", str(drawn), "--quiet"]
-    assert main([*call, "--json", "--out", str(tmp_path / "out")]) == 0
-    document = json.loads(capsys.readouterr().out)
-    assert json.loads((tmp_path / "out/results.json").read_text(encoding="utf-8")) == document
-    models = document["models"]
-    assert (models["a"]["runtime"], models["b"]["runtime"]) == ("torch", "onnxruntime")
-    assert document["changed"] == []
-    assert all(abs(one["difference"]) < 1e-3 for one in document["metrics"].values())
-    assert len(document["pictures"]) == document["images"]
-    with open(tmp_path / "out/pictures.csv", encoding="utf-8-sig", newline="") as file:
-        rows = [*csv.DictReader(file)]
-    assert [row["path"] for row in rows] == [one["path"] for one in document["pictures"]]
-    assert [float(row["score_b"]) for row in rows] == [one["b"]["score"] for one in document["pictures"]]
-    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
-    assert "No decision differs" in page
-    assert 'data-order="changed"' in page  # the pictures are shown all the same
-    assert main(call) == 0
-    out = capsys.readouterr().out
-    assert "both decide alike on 11 pictures" in out
-    assert any(line.startswith("image AUROC") and "+0.0000" in line for line in out.splitlines())

@@ -163,7 +163,7 @@ def test_what_is_not_a_number_is_far_away():
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_several_threads_may_ask_for_features_at_once(engine):
-    embed = open_embed(network([np.ones((64, 3, 5, 5)), np.ones((64, 64, 5, 5))]), engine, "int8")
+    embed = open_embed(network([np.ones((32, 3, 5, 5)), np.ones((32, 32, 5, 5))]), engine, "int8")
     shown = [pictures(1, seed=k) for k in range(8)]
     alone = [embed(picture) for picture in shown]
     with ThreadPoolExecutor(4) as pool:

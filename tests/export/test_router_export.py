@@ -13,9 +13,8 @@ import flawscope
 from flawscope.artefact import router_file
 from flawscope.artefact.certificate import certificates_from_facts
 from flawscope.artefact.model_file import JOINT_FORMAT, write_contents
-from flawscope.cli import main, models
-from flawscope.errors import FlawscopeError, InputError
-from flawscope.export import onnx_graph
+from flawscope.cli import models
+from flawscope.errors import InputError
 from flawscope.export.router_export import export_router
 from flawscope.fitting import joining
 from flawscope.fitting.fitting import fit
@@ -63,7 +62,6 @@ def repacked(path, out, change, kind=0):
     return out
 
 
-@pytest.mark.slow
 def test_it_answers_as_the_trained_one_and_knows_its_certificates(exported, two_products, engine):
     trained, model = opened(exported / "line.safetensors"), opened(exported / "line.zip", engine)
     assert {one.session.runtime for one in model.products.values()} == {engine}
@@ -81,7 +79,6 @@ def test_it_answers_as_the_trained_one_and_knows_its_certificates(exported, two_
         assert all(one.passed for one in certified)
 
 
-@pytest.mark.slow
 def test_each_file_in_it_is_an_ordinary_exported_model(exported, two_products, tmp_path, engine):
     with zipfile.ZipFile(exported / "line.zip") as archive:
         archive.extract("plate.onnx", tmp_path)
@@ -184,39 +181,3 @@ def test_pictures_find_their_product(exported, two_products, tmp_path):
         name: {name} for name in PRODUCTS
     }
     assert sum(map(len, mixed.values())) == 24
-
-
-@pytest.mark.slow
-def test_one_product_in_another_precision_and_the_others_as_they_are(two_products, quick_settings, tmp_path):
-    small = {**quick_settings, "device": "cpu", "check": False, "samples": 1}
-    trained = fit(two_products, category="fabric", method="efficientad", **small)
-    plate = fit(two_products, category="plate", size=SIZE, cap=60, device="cpu", check=False)
-    models = {"fabric": trained, "plate": plate}
-    pictures = {name: two_products / name for name in PRODUCTS}
-    joining.join(models, pictures, device="cpu").save(tmp_path / "line.safetensors")
-    call = ["export", str(tmp_path / "line.safetensors"), "--out", str(tmp_path / "line.zip")]
-    reduced = ["--precision", "int8", "--product", "fabric", "--pictures", str(two_products)]
-    assert main([*call, *reduced]) == 0
-    found = opened(tmp_path / "line.zip", "onnxruntime")
-    precisions = {name: one.calibration.precision for name, one in found.products.items()}
-    assert precisions == {"fabric": "int8", "plate": "fp32"}
-    path = two_products / "plate/test/good/000.png"
-    assert found.predict(path).score == pytest.approx(plate.predict(path).score, rel=1e-4)
-
-
-@pytest.mark.slow
-def test_a_network_that_recognises_otherwise_is_not_exported(exported, tmp_path, monkeypatch):
-    traced = onnx_graph.trace_module
-
-    def elsewhere(module, given, results, *others):
-        proto = traced(module, given, results, *others)
-        if results == ["descriptors"]:
-            for node in proto.graph.node:
-                node.output[:] = ["right" if name == "descriptors" else name for name in node.output]
-            proto.graph.node.append(onnx.helper.make_node("Neg", ["right"], ["descriptors"]))
-        return proto
-
-    monkeypatch.setattr(onnx_graph, "trace_module", elsewhere)
-    with pytest.raises(FlawscopeError, match="recognises products otherwise"):
-        export_router(exported / "line.safetensors", tmp_path / "m.zip")
-    assert not [*tmp_path.iterdir()]

@@ -126,10 +126,10 @@ def draw_case(rng):
     return regions, given, (HEIGHT, WIDTH) if rng.random() < 0.97 else (WIDTH, HEIGHT)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(0, 1 << 48))
 def test_nothing_is_tolerated_but_what_the_rules_say(seed):
-    """A hundred cases from each seed: 10,000 in all."""
+    """A hundred cases from each seed."""
     rng, answers = random.Random(seed), set()
     for _ in range(100):
         regions, given, picture = draw_case(rng)

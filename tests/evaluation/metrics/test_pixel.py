@@ -3,7 +3,6 @@ against a literal definition."""
 
 import itertools
 import math
-import tracemalloc
 from dataclasses import astuple
 
 import numpy as np
@@ -194,23 +193,6 @@ def test_bad_input_is_named(maps, masks, says):
     for valid in ([np.ones((2, 3), bool)], [np.ones((2, 2))], []):
         with pytest.raises(ValueError, match="valid"):
             pixel_metrics([np.zeros((2, 2))], [np.zeros((2, 2), bool)], valid=valid)
-
-
-@pytest.mark.parametrize("share", [0.01, 0.9])
-def test_memory_is_for_anomalous_pixels_and_one_batch(share, monkeypatch):
-    """Normal pixels, of which there are many, are counted and forgotten."""
-    monkeypatch.setattr(ranking, "BATCH", 1 << 20)
-    rng = np.random.default_rng(0)
-    maps = rng.random((60, 256, 256), dtype=np.float32)
-    masks = np.zeros(maps.shape, dtype=bool)
-    masks[:, : round(256 * share)] = True
-    tracemalloc.start()
-    pixel_metrics(maps, masks)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 36 * masks.sum() + 4 * 2**20 + 32 * 2**20
-    if share < 0.1:
-        assert peak < maps.nbytes
 
 
 def draw_regions(seed, levels):

@@ -1,0 +1,1 @@
+from datasets_fixtures import *  # noqa: F403

@@ -1,0 +1,213 @@
+"""The packages: who may import whom, and where torch may be. docs/architecture.md tells the same in words."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import flawscope
+from flawscope.methods import registry
+from import_graph import circle, imported_by, inner_arrows, modules_of, packages_of
+
+ROOT = Path(flawscope.__file__).parent
+REPOSITORY = Path(__file__).parents[2]
+
+# package -> what it may import beside `errors` and `progress`, which all may. From the ground up:
+# every package stands above those that it imports. A new arrow is a decision: think whether it stands in
+# the right package, then add it here.
+ALLOWED = {
+    "errors": "",
+    "progress": "",
+    "machine": "",
+    "pictures": "",
+    "views": "pictures",
+    "calibration": "",
+    "datasets": "pictures",
+    "artefact": "views calibration",
+    "synthesis": "pictures",
+    "results": "pictures views calibration artefact",
+    "methods": "machine pictures views calibration artefact synthesis",
+    "runtime": "machine artefact methods",
+    "predictor": "pictures views calibration artefact results runtime",
+    "export": "pictures views calibration artefact methods runtime",
+    "fitting": "pictures views calibration datasets artefact synthesis methods predictor export",
+    "testing": "pictures synthesis methods export fitting",
+    "evaluation": "machine pictures views calibration datasets artefact results methods",
+    "cluster": "machine pictures artefact results",
+    "cli": "pictures calibration datasets artefact synthesis results methods "
+    "predictor export fitting evaluation cluster",
+}
+FOR_ALL = {"errors", "progress"}
+# Packages with networks. All others predict, calibrate and read files without torch, as do these modules.
+WITH_TORCH = {"methods", "fitting", "export"}
+WITHOUT_TORCH = {
+    "methods",
+    "methods.config",
+    "methods.features",
+    "methods.features.weights",
+    "methods.registry",
+    "methods.method",
+} | {"methods.settings", "fitting", "export"}
+# `cluster` runs what the commands run, elsewhere: it stands on as many packages as they do
+MOST_PACKAGES, MOST_ARROWS = 19, 90
+
+
+ALL = modules_of(ROOT)
+
+
+def package_of(module):
+    """The folder or module directly in the package; None for the package's own face."""
+    first = module.split(".")[0]
+    return None if first in ("", "__main__", "_version") else first
+
+
+def arrows():
+    """(package, imported package) -> the modules that import."""
+    found = {}
+    for module, path in ALL.items():
+        for name in imported_by(path):
+            inside = name.removeprefix("flawscope.")
+            if name == inside or not any(m == inside or m.startswith(f"{inside}.") for m in ALL):
+                continue
+            pair = package_of(module), package_of(inside)
+            if None not in pair and pair[0] != pair[1]:
+                found.setdefault(pair, set()).add(module)
+    return found
+
+
+def test_the_list_of_rooms_is_what_is_there():
+    there = {package for package in map(package_of, ALL) if package}
+    assert there == set(ALLOWED)
+    drawn = {pair for pair in arrows() if pair[1] not in FOR_ALL}
+    assert {(package, other) for package, others in ALLOWED.items() for other in others.split()} == drawn
+    assert len(there) <= MOST_PACKAGES
+    assert len(arrows()) <= MOST_ARROWS
+
+
+def test_every_package_stands_above_those_that_it_imports():
+    """So there is no circle: the order of the list is the order of the floors."""
+    order = list(ALLOWED)
+    assert all(order.index(other) < order.index(package) for package, other in arrows())
+
+
+@pytest.mark.parametrize("package", packages_of(ROOT))
+def test_no_package_has_a_circle(package):
+    assert not circle(inner_arrows(ROOT, package))
+
+
+# A docstring that begins with one of these names nothing: begin with a verb, or with the thing's name
+NAMELESS = re.compile(
+    r"(What|How|Where|Who|Which|One|Those|These|This|It|They|Them|Of|That|As|By|From|For|With|Without|In|At|On|"
+    r"To|Into|Also|Only|Not|So|Everything|Something|Nothing|Nobody|None|Is|Are|Was|When|If|Once|Again|Same|"
+    r"Such|There|Here|Like|Soon|Else|Or|And|But)\b"
+)
+
+
+def test_docstrings_begin_with_a_verb_or_the_things_name():
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    nameless = [
+        f"{module}: {text[:60]}"
+        for house in (ROOT, *(REPOSITORY / one / "src" for one in ("station", "line")))
+        for module, path in modules_of(house).items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, kinds) and (text := ast.get_docstring(node))
+        if NAMELESS.match(text)
+    ]
+    assert not nameless
+
+
+def loaded_after(code):
+    """Top-level names in sys.modules of a fresh interpreter after this code."""
+    script = f"{code}\nimport sys, json\nsys.stderr.write(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stderr.splitlines()[-1]))
+
+
+def torch_free():
+    """Modules that load no torch when they are imported."""
+    return [
+        name
+        for name in ALL
+        if (package_of(name) not in WITH_TORCH or name in WITHOUT_TORCH)
+        and name not in ("__main__", "runtime.torch")
+    ]
+
+
+def test_nothing_torch_free_loads_torch():
+    """One interpreter imports them all, and every method's record and settings; when it fails, the next loop
+    says which."""
+    modules = [f"flawscope.{name}".rstrip(".") for name in torch_free()]
+    declared = "from flawscope.methods import registry; [m.configure() for m in registry.loadable_methods()]"
+    loaded = loaded_after("\n".join([*(f"import {name}" for name in modules), declared]))
+    guilty = loaded & {"torch", "timm", "torchvision", "sklearn", "matplotlib", "cv2"}
+    if guilty:
+        for name in modules:
+            assert not loaded_after(f"import {name}") & guilty, name
+    assert not guilty
+
+
+@pytest.mark.parametrize(
+    ("code", "libraries"),
+    [
+        ("import flawscope; flawscope.__version__; dir(flawscope)", "numpy PIL scipy torch yaml safetensors"),
+        ("import flawscope.results.review.server", "fastapi starlette sqlalchemy uvicorn torch"),
+        # it takes longer than all the rest together
+        ("import flawscope.predictor, flawscope.evaluation.metrics, flawscope.results.folder", "scipy"),
+    ],
+)
+def test_what_is_imported_costs_no_more_than_it_needs(code, libraries):
+    assert not loaded_after(code) & {*libraries.split()}
+
+
+@pytest.mark.parametrize("words", ["--help", "--version", "fit --help", "fti", "predict --huh"])
+def test_help_and_typing_errors_load_no_numpy(words):
+    code = (
+        "import io\nfrom contextlib import redirect_stderr, redirect_stdout, suppress\n"
+        "from flawscope.cli import main\nout, err = io.StringIO(), io.StringIO()\n"
+        "with redirect_stdout(out), redirect_stderr(err), suppress(SystemExit):\n"
+        f"    main({words.split()!r})"
+    )
+    assert not loaded_after(code) & {"numpy", "PIL", "scipy", "torch", "yaml"}
+
+
+def test_without_torch_a_model_is_described_and_running_it_says_what_to_install(model_path):
+    code = f"""
+import sys
+sys.modules["torch"] = None  # as if it were not installed
+from flawscope.cli import main
+assert main(["info", {str(model_path)!r}]) == 0
+assert main(["predict", {str(model_path)!r}, {str(model_path)!r}]) == 2
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "running a .safetensors model needs torch: pip install " in done.stderr
+
+
+def test_nobody_imports_a_method():
+    """Nor does another one: what a method has beside the contract stands in its record."""
+    for method in registry.BUILT_IN:
+        package = f"flawscope.methods.{method}"
+        for name, path in ALL.items():
+            if name.startswith(f"methods.{method}"):
+                continue
+            assert not {n for n in imported_by(path) if n == package or n.startswith(f"{package}.")}, name
+
+
+def test_every_session_imports_only_its_own_engine():
+    engines = {"torch", "onnxruntime", "openvino"}
+    for path in (ROOT / "runtime").glob("*.py"):
+        named = {n.split(".")[0] for n in imported_by(path)}
+        assert named & engines <= {path.stem}, path
+
+
+def test_every_public_name_exists_and_a_wrong_one_is_an_attribute_error():
+    for name in flawscope._LAZY_IMPORTS:
+        assert getattr(flawscope, name).__name__ == name
+        assert name in dir(flawscope)
+    with pytest.raises(AttributeError, match="fitt"):
+        flawscope.fitt  # noqa: B018

