@@ -223,7 +223,6 @@ class Machine(RuleBasedStateMachine):
         assert self.outbox.waiting() == len(known) + self.said - len(self.delivered)
 
 
-@pytest.mark.slow
 def test_store_retention_and_outbox_keep_what_they_were_told(database_url, tmp_path, monkeypatch):
     monkeypatch.setattr(Retention, "_pause", lambda self, seconds: None)
     monkeypatch.setattr(
