@@ -33,6 +33,7 @@ from flawscope_station.learning.process import Worker
 from flawscope_station.settings.station import Limits, ProductSettings, Settings
 from flawscope_station.store import database as database_module
 from flawscope_station.store.database import Database
+from forked_station import ForkedStation
 from sink_helpers import Receiver
 from station_helpers import (
     NAME,
@@ -289,7 +290,7 @@ def served(settings):
     words = [settings.products[NAME].model, "--station", settings.store, "--product", NAME]
     words += ["--device", "cpu", "--threads", "1"]
     words += ["--database", settings.database] if settings.database else []
-    with closing(Served(words, free_port())) as made:
+    with closing(ForkedStation(words, free_port())) as made:
         yield made
 
 
@@ -303,7 +304,7 @@ def serve(tmp_path):
             (path := tmp_path / "station.yaml").write_text(
                 json.dumps({"products": {NAME: product}, **settings})
             )
-            return stack.enter_context(closing(Served([str(path)], free_port())))
+            return stack.enter_context(closing(ForkedStation([str(path)], free_port())))
 
         yield one
 

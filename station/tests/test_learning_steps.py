@@ -1,6 +1,5 @@
 """Learning without a model: what a product, the data base or the process does to the others and to itself."""
 
-import multiprocessing
 import sqlite3
 from dataclasses import replace
 from typing import Any
@@ -13,7 +12,6 @@ from flawscope.errors import FlawscopeError
 from flawscope.results.review.pages import LANGUAGES
 from flawscope_station.learning import candidate_plan as plans
 from flawscope_station.learning import candidate_records as states
-from flawscope_station.learning import process
 from flawscope_station.learning.candidate_records import Candidate, advice, wait_reasons
 from flawscope_station.store.database import StoreError
 from flawscope_station.store.records import Store, verdict_stacks
@@ -21,12 +19,6 @@ from flawscope_station.store.schema import metadata, pictures, products, verdict
 from flawscope_station.web.templates import PAGES
 from learning_steps_helpers import FOUND, Made
 from station_helpers import add_version, taken
-
-
-@pytest.fixture(autouse=True)
-def spawned(monkeypatch):
-    """Processes are started as in the station."""
-    monkeypatch.setattr(process, "SPAWN_CONTEXT", multiprocessing.get_context("spawn"))
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from flawscope_station.setup import draft, drafts
 from flawscope_station.setup import job as setup_job
 from flawscope_station.setup.job import search_facts
 from flawscope_station.web.templates import PAGES
-from setup_helpers import NEW, begin, encoded
+from setup_helpers import NEW, begin, empty_fixture, encoded, http_fixture
 from setup_test_helpers import (
     begin_with,
     listed,
@@ -30,6 +30,8 @@ from setup_test_helpers import (
     zipped,
 )
 from station_helpers import until
+
+__all__ = ["empty_fixture", "http_fixture"]
 
 
 @pytest.fixture(scope="module")

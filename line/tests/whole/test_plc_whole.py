@@ -23,9 +23,10 @@ import flawscope
 from flawscope.cli import main
 from flawscope_line.plc.handshake import Code, Kind
 from flawscope_line.plc.signals import NAMESPACE
+from forked_station import ForkedStation
 from plc_helpers import WIRES, connection, plc_at
 from plugin_helpers import LINE, ROOT, settings_text
-from station_helpers import NAME, PATIENCE, Served, everything, free_port, held, until
+from station_helpers import NAME, PATIENCE, everything, free_port, held, until
 
 pytestmark = pytest.mark.usefixtures("plugins")
 
@@ -217,7 +218,7 @@ def test_a_station_that_is_killed_between_trigger_and_done(
     )
     path.write_text(text)
     environment = {"PYTHONPATH": os.pathsep.join((str(plugins), str(LINE), os.environ.get("PYTHONPATH", "")))}
-    served = Served([str(path)], free_port(), environment)
+    served = ForkedStation([str(path)], free_port(), environment)
     rng = random.Random(1)
     outcomes: dict[str, str] = {}
     for life in range(lives):

@@ -18,9 +18,9 @@ from learning_steps_helpers import Made
 from station_helpers import add_version, taken, until
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def spawned(monkeypatch):
-    """Processes are started as in the station."""
+    """Processes are started as in the station: else they are forked from one that has loaded torch."""
     monkeypatch.setattr(process, "SPAWN_CONTEXT", multiprocessing.get_context("spawn"))
 
 
@@ -38,7 +38,7 @@ def worker(monkeypatch):
     made.close()
 
 
-def test_a_process_stays_for_the_next_job_for_a_while(worker, monkeypatch):
+def test_a_process_stays_for_the_next_job_for_a_while(spawned, worker, monkeypatch):
     steps: list[tuple[str, int, int]] = []
     assert worker.run({"number": 1}, lambda *step: steps.append(step)) == {"job": {"number": 1}}
     assert steps == [("echo", 1, 1)]

@@ -37,7 +37,8 @@ from flawscope_station.settings.station import ProductSettings
 from flawscope_station.setup import drafts
 from flawscope_station.store.backup import backup, restore
 from flawscope_station.web.app import SHUTDOWN_SECONDS
-from setup_helpers import NEW, begin, empty_settings, encoded
+from forked_station import ForkedStation
+from setup_helpers import NEW, begin, empty_fixture, empty_settings, encoded, http_fixture
 from setup_test_helpers import (
     PNG,
     SMALL,
@@ -51,7 +52,10 @@ from setup_test_helpers import (
     small,
     zipped,
 )
+from small_network import SMALL_NETWORK
 from station_helpers import Running, Served, free_port, opened, until
+
+__all__ = ["empty_fixture", "http_fixture"]
 
 # How many defects are simulated depends on the time
 TIMES = ("created", "facts.simulated_defects", "facts.memory_peak", "facts.memory_predicted")
@@ -170,6 +174,7 @@ def check_model(empty: Running, http: httpx.Client, tmp_path: Path, *options: st
     """Assert that the model is that of `flawscope fit` with these options, but for times."""
     folder, mine = empty.station.files.folder / "new" / "plate" / "plate", tmp_path / "fit.safetensors"
     words = ["--size", "64", "--device", "cpu", "--threads", str(usable_cores()), *options]
+    words += [word for name, value in SMALL_NETWORK.items() for word in ("--set", f"{name}={value}")]
     assert main(["fit", "--data", str(folder), "--out", str(mine), *words]) == 0
     sent = tmp_path / "sent.safetensors"
     sent.write_bytes(http.get(f"{NEW}/plate/model").content)
@@ -431,7 +436,7 @@ def test_a_result_stays_until_there_is_another(http, good):
 def killed(tmp_path: Path, good: list[Path], times: int, seed: int = 0) -> None:
     """Kills a station at random moments of the way, and sends what is not confirmed again."""
     rng, store = random.Random(seed), tmp_path / "store"
-    served = Served(["--station", str(store), "--device", "cpu", "--threads", "1"], free_port())
+    served = ForkedStation(["--station", str(store), "--device", "cpu", "--threads", "1"], free_port())
     pictures = {f"{k:04d}.png": variant(good[k % len(good)], k) for k in range(6 * times + 10)}
     confirmed: dict[str, bytes] = {}
     stages: set[str] = set()
@@ -459,7 +464,7 @@ def killed(tmp_path: Path, good: list[Path], times: int, seed: int = 0) -> None:
                 assert learnt(http)["result"]["pictures"] == len(confirmed)
                 assert http.post(f"{NEW}/plate/live").status_code == 200
             except (httpx.TransportError, json.JSONDecodeError):
-                assert not last
+                assert not last, served.said()
                 until(lambda: served.process is not None and served.process.poll() is not None)
     kept = {path.name: path.read_bytes() for path in (store / "new" / "plate" / "plate").iterdir()}
     assert all(kept[name] == data for name, data in confirmed.items())
@@ -481,7 +486,7 @@ def variant(path: Path, number: int) -> bytes:
 
 
 def test_a_killed_station_has_every_confirmed_picture_and_goes_on(tmp_path, good):
-    killed(tmp_path, good, int(os.environ.get("KILLS", "6")))
+    killed(tmp_path, good, int(os.environ.get("KILLS", "2")))
 
 
 def test_a_run_that_the_station_was_killed_in_goes_on_at_the_start(empty, http, good):
