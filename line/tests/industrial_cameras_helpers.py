@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from camera_helpers import source_context
 from flawscope_line.industrial_cameras import IndustrialCameraSettings
 from flawscope_line.industrial_cameras.camera import IndustrialCamera
+from flawscope_station.sources.frames import CameraLostError
 
 SERIAL = {"basler": "0815-0001", "genicam": "FV01"}
 FAKE = "arv-fake-gv-camera-0.8"
@@ -45,3 +47,39 @@ class Fake:
         if self.process is not None:
             self.process.kill()
             self.process.wait(20)
+
+
+@pytest.fixture(name="fake")
+def fake_fixture():
+    pytest.importorskip("gi")
+    made = Fake()
+    made.on()
+    yield made
+    made.off()
+
+
+@pytest.fixture(name="basler")
+def basler_fixture():
+    pytest.importorskip("pypylon")
+
+
+@pytest.fixture(name="opening", params=["basler", "genicam"])
+def opening_fixture(request):
+    """Opens a camera with these settings, as soon as it answers."""
+    name = request.param
+    request.getfixturevalue("fake" if name == "genicam" else "basler")
+    if name == "genicam":
+        from flawscope_line.industrial_cameras.aravis import AravisDevice as Kind
+    else:
+        from flawscope_line.industrial_cameras.pylon import PylonDevice as Kind
+
+    def opened(**given: Any) -> Any:
+        settings, end = IndustrialCameraSettings(**{"serial": SERIAL[name], **given}), time.monotonic() + 20
+        while True:
+            try:
+                return Kind(settings)
+            except CameraLostError:
+                if time.monotonic() > end or "serial" in given:
+                    raise
+
+    return opened

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import time
 from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,46 +20,16 @@ from flawscope_line.industrial_cameras.camera import NumberedFrame, frames_after
 from flawscope_station.sources.frames import CameraLostError
 from flawscope_station.sources.source import RUNNING, CameraFrozenError, NoFrameError
 from flawscope_station.testing import check_source
-from industrial_cameras_helpers import SERIAL, Fake, camera, first_pixel
+from industrial_cameras_helpers import SERIAL, camera, first_pixel
 from station_helpers import until
 
 os.environ.setdefault("PYLON_CAMEMU", "2")  # read when pylon is loaded
 
-
-@pytest.fixture(name="fake")
-def fake_fixture():
-    pytest.importorskip("gi")
-    made = Fake()
-    made.on()
-    yield made
-    made.off()
-
-
-@pytest.fixture(name="basler")
-def basler_fixture():
-    pytest.importorskip("pypylon")
-
-
-@pytest.fixture(name="opening", params=["basler", "genicam"])
-def opening_fixture(request):
-    """Opens a camera with these settings, as soon as it answers."""
-    name = request.param
-    request.getfixturevalue("fake" if name == "genicam" else "basler")
-    if name == "genicam":
-        from flawscope_line.industrial_cameras.aravis import AravisDevice as Kind
-    else:
-        from flawscope_line.industrial_cameras.pylon import PylonDevice as Kind
-
-    def opened(**given: Any) -> Any:
-        settings, end = IndustrialCameraSettings(**{"serial": SERIAL[name], **given}), time.monotonic() + 20
-        while True:
-            try:
-                return Kind(settings)
-            except CameraLostError:
-                if time.monotonic() > end or "serial" in given:
-                    raise
-
-    return opened
+from industrial_cameras_helpers import (
+    basler_fixture,  # noqa: F401
+    fake_fixture,  # noqa: F401
+    opening_fixture,  # noqa: F401
+)
 
 
 def test_a_frame_that_came_too_late_and_comes_again_is_frozen():

@@ -3,15 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sqlalchemy import select
 
 from flawscope_station.settings.sinks import SinkSettings
 from flawscope_station.settings.station import ProductSettings, Settings
-from flawscope_station.sinks import UNDELIVERED, Sinks
+from flawscope_station.sinks import UNDELIVERED, Sinks, delivery
 from flawscope_station.store.database import Database
 from flawscope_station.store.records import Store
 from flawscope_station.store.schema import deliveries
-from sink_helpers import make_sink
+from sink_helpers import Receiver, make_sink
 from station_helpers import NAME, add_version, taken
 
 MESSAGES = 100
@@ -58,3 +59,21 @@ A, B, NAMED = (
     hook("http://127.0.0.2:9/b"),
     hook("http://127.0.0.2:9/c", name="mes"),
 )
+
+
+@pytest.fixture(name="floor")
+def floor_fixture(tmp_path, monkeypatch):
+    monkeypatch.setattr(delivery, "MIN_RETRY_DELAY", 0.05)
+    made = Floor(tmp_path)
+    yield made
+    for one in made.opened:
+        one.stop()
+    made.database.close()
+
+
+@pytest.fixture(name="receivers")
+def receivers_fixture():
+    made = [Receiver(), Receiver(), Receiver()]
+    yield made
+    for one in made:
+        one.close()

@@ -166,7 +166,8 @@ class Forked:
 
     def Process(self, **given: Any) -> BaseProcess:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+            there = str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")
+            patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, there)))
             ensure_running()
         return self._context.Process(**given)
 

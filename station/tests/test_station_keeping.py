@@ -44,7 +44,12 @@ from flawscope_station.store.schema import (
     versions,
 )
 from flawscope_station.store.search import PeriodSummary
-from keeping_helpers import HOUR_OLD, count, learn_from
+from keeping_helpers import (
+    HOUR_OLD,
+    count,
+    learn_from,
+    open_one_fixture,  # noqa: F401
+)
 from setup_helpers import encoded
 from station_helpers import (
     NAME,
@@ -65,24 +70,6 @@ def without_rest(monkeypatch):
     """Nobody waits for the others' half of the time."""
     pause = Retention._pause
     monkeypatch.setattr(Retention, "_pause", lambda self, seconds: pause(self, 0.0))
-
-
-@pytest.fixture
-def open_one(settings):
-    """`open_one(keep=...)` starts a station that nobody reaches by HTTP."""
-    from dataclasses import replace
-
-    stations: list[Station] = []
-
-    def one(**changes: Any) -> Station:
-        for before in stations:
-            before.close()
-        stations[:] = [started(replace(settings, **changes))]
-        return stations[0]
-
-    yield one
-    for station in stations:
-        station.close()
 
 
 def kinds_of_pictures() -> dict[str, bytes]:

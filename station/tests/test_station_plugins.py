@@ -18,8 +18,7 @@ from flawscope_station.settings.plugins import (
     Plugin,
 )
 from flawscope_station.settings.station import read_settings
-from plugin_helpers import LINE, plugins_fixture, reels_fixture, settings_text  # noqa: F401
-from plugins_helpers import Careless, ids
+from plugin_helpers import LINE, Careless, ids, plugins_fixture, reels_fixture, settings_text  # noqa: F401
 from station_helpers import INSPECTIONS, NAME, opened, until
 
 pytestmark = pytest.mark.usefixtures("plugins")

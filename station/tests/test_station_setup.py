@@ -20,9 +20,13 @@ from flawscope_station.setup import draft, drafts
 from flawscope_station.setup import job as setup_job
 from flawscope_station.setup.job import search_facts
 from flawscope_station.web.templates import PAGES
-from setup_helpers import NEW, begin, empty_fixture, encoded, http_fixture
-from setup_test_helpers import (
+from setup_helpers import (
+    NEW,
+    begin,
     begin_with,
+    empty_fixture,
+    encoded,
+    http_fixture,
     listed,
     results,
     send,

@@ -12,27 +12,16 @@ from flawscope_station.sinks import UNDELIVERED, delivery, mqtt, webhook
 from flawscope_station.sinks.delivery import UndeliveredError
 from flawscope_station.sinks.mqtt import MqttSettings, MqttSink
 from flawscope_station.sinks.outbox import INSPECTION, Message
-from sink_changes_helpers import MESSAGES, A, B, Floor, hook
-from sink_helpers import Listener, Mosquitto, Receiver, make_broker, new_folder
+from sink_changes_helpers import (
+    MESSAGES,
+    A,
+    B,
+    floor_fixture,  # noqa: F401
+    hook,
+    receivers_fixture,  # noqa: F401
+)
+from sink_helpers import Listener, Mosquitto, make_broker, new_folder
 from station_helpers import NAME, until
-
-
-@pytest.fixture
-def floor(tmp_path, monkeypatch):
-    monkeypatch.setattr(delivery, "MIN_RETRY_DELAY", 0.05)
-    made = Floor(tmp_path)
-    yield made
-    for one in made.opened:
-        one.stop()
-    made.database.close()
-
-
-@pytest.fixture
-def receivers():
-    made = [Receiver(), Receiver(), Receiver()]
-    yield made
-    for one in made:
-        one.close()
 
 
 @pytest.mark.skipif(Mosquitto.program() is None, reason="Mosquitto is not installed")

@@ -15,8 +15,7 @@ from flawscope_station.settings.station import ProductSettings, RetentionSetting
 from flawscope_station.sinks import delivery, webhook
 from flawscope_station.sinks.outbox import Message
 from flawscope_station.store.retention import Retention
-from sink_helpers import make_sink
-from sinks_helpers import SECRET, codes, numbers, send
+from sink_helpers import SECRET, codes, make_sink, numbers, send
 from station_helpers import NAME, aged, until
 
 

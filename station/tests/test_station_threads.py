@@ -5,7 +5,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,12 +23,15 @@ from flawscope_station.background import (
 from flawscope_station.drift.drift import Drift
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.problems import Problems
-from flawscope_station.settings.shifts import ShiftSettings
-from flawscope_station.settings.sources import FolderSourceSettings
-from flawscope_station.settings.station import LearningSettings
-from sink_helpers import make_sink
-from station_helpers import NAME, PATIENCE, ManualClock, failing, opened, until
-from threads_helpers import PANIC, Asked, Broken, Panic, Work, watched
+from station_helpers import PATIENCE, ManualClock, failing, until
+from threads_helpers import (
+    PANIC,
+    Broken,
+    Panic,
+    asked_fixture,  # noqa: F401
+    watched,
+    work_fixture,  # noqa: F401
+)
 
 UNREAD = [BrokenPipeError(32, "Broken pipe"), OSError(28, "No space left"), ValueError("closed file")]
 
@@ -78,13 +80,6 @@ def test_a_problem_is_told_whatever_becomes_of_its_line():
     problems = Problems(say)
     problems.report("disk_full", "it is full")
     assert [one.code for one in problems.all()] == ["disk_full"]
-
-
-@pytest.fixture(name="work")
-def work_fixture():
-    made = Work(threading.Event())
-    yield made
-    made.ended.set()
 
 
 @pytest.mark.parametrize(
@@ -184,29 +179,6 @@ def test_pauses_double_up_to_the_longest_and_begin_anew_after_success():
     assert pauses.next() == 1.0
     several = [Backoff(1.0, 8.0, 0.25).next() for _ in range(200)]
     assert 0.75 <= min(several) < 1.0 < max(several) <= 1.25, "spread"
-
-
-@pytest.fixture(name="asked")
-def asked_fixture(settings, tmp_path, monkeypatch):
-    """With a folder, a sink, learning and shifts: every thread that a station can have."""
-    monkeypatch.setattr("flawscope_station.health.CHECK_INTERVAL", 0.0)
-    (tmp_path / "incoming").mkdir()
-    product = replace(
-        settings.products[NAME],
-        sources=(FolderSourceSettings(str(tmp_path / "incoming")),),
-        sinks=(make_sink(folder=str(tmp_path / "found")),),
-        learn=LearningSettings(),
-    )
-    shifts = ShiftSettings(folder=str(tmp_path / "reports"), begin={"day": "00:00"})
-    told: list[str] = []
-
-    def nobody_reads(line: str) -> None:
-        told.append(line)
-        raise BrokenPipeError(32, "Broken pipe")
-
-    running = opened(replace(settings, products={NAME: product}, shifts=shifts), say=nobody_reads)
-    yield Asked(running, told)
-    running.close()
 
 
 @pytest.mark.parametrize("where", ["the model", "the disk", "the data base"])

@@ -3,18 +3,23 @@
 import io
 import threading
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
+import pytest
 
 from flawscope_station.background import (
     GuardedThread,
     ThreadWatch,
 )
 from flawscope_station.inspecting.picture import Picture
+from flawscope_station.settings.shifts import ShiftSettings
+from flawscope_station.settings.sources import FolderSourceSettings
+from flawscope_station.settings.station import LearningSettings
 from flawscope_station.station import Station
-from station_helpers import NAME, ManualClock, Running, everything
+from sink_helpers import make_sink
+from station_helpers import NAME, ManualClock, Running, everything, opened
 
 
 class Broken(io.StringIO):
@@ -113,3 +118,33 @@ def folder(station: Station) -> Any:
 
 
 BUG, PANIC, EXIT = RuntimeError("a bug"), Panic("a library's"), SystemExit(3)
+
+
+@pytest.fixture(name="work")
+def work_fixture():
+    made = Work(threading.Event())
+    yield made
+    made.ended.set()
+
+
+@pytest.fixture(name="asked")
+def asked_fixture(settings, tmp_path, monkeypatch):
+    """With a folder, a sink, learning and shifts: every thread that a station can have."""
+    monkeypatch.setattr("flawscope_station.health.CHECK_INTERVAL", 0.0)
+    (tmp_path / "incoming").mkdir()
+    product = replace(
+        settings.products[NAME],
+        sources=(FolderSourceSettings(str(tmp_path / "incoming")),),
+        sinks=(make_sink(folder=str(tmp_path / "found")),),
+        learn=LearningSettings(),
+    )
+    shifts = ShiftSettings(folder=str(tmp_path / "reports"), begin={"day": "00:00"})
+    told: list[str] = []
+
+    def nobody_reads(line: str) -> None:
+        told.append(line)
+        raise BrokenPipeError(32, "Broken pipe")
+
+    running = opened(replace(settings, products={NAME: product}, shifts=shifts), say=nobody_reads)
+    yield Asked(running, told)
+    running.close()

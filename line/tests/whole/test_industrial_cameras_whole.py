@@ -10,18 +10,22 @@ from collections import Counter, deque
 from contextlib import suppress
 from dataclasses import replace
 from random import Random
-from typing import Any
-
-import pytest
 
 from flawscope_line.industrial_cameras import IndustrialCameraSettings
 from flawscope_line.industrial_cameras.camera import NumberedFrame
 from flawscope_station.sources.frames import CameraLostError
 from flawscope_station.sources.source import RUNNING, AwayError, NoFrameError
-from industrial_cameras_helpers import SERIAL, Fake, camera, first_pixel
+from industrial_cameras_helpers import SERIAL, camera, first_pixel
 from station_helpers import until
 
 os.environ.setdefault("PYLON_CAMEMU", "2")  # read when pylon is loaded
+
+from industrial_cameras_helpers import (
+    basler_fixture,  # noqa: F401
+    fake_fixture,  # noqa: F401
+    opening_fixture,  # noqa: F401
+)
+
 TIMEOUT = 0.06
 LATE, LOST, DAMAGED = 0.06, 0.02, 0.01  # shares of the frames
 
@@ -96,42 +100,6 @@ def triggered(count: int, seed: int = 0) -> dict[str, int]:
         there.stop()
     names = ("right", "wrong", "refused")
     return {**{name: found[name] for name in names}, **dict(sorted(fates.items())), "opened": len(opened)}
-
-
-@pytest.fixture(name="fake")
-def fake_fixture():
-    pytest.importorskip("gi")
-    made = Fake()
-    made.on()
-    yield made
-    made.off()
-
-
-@pytest.fixture(name="basler")
-def basler_fixture():
-    pytest.importorskip("pypylon")
-
-
-@pytest.fixture(name="opening", params=["basler", "genicam"])
-def opening_fixture(request):
-    """Opens a camera with these settings, as soon as it answers."""
-    name = request.param
-    request.getfixturevalue("fake" if name == "genicam" else "basler")
-    if name == "genicam":
-        from flawscope_line.industrial_cameras.aravis import AravisDevice as Kind
-    else:
-        from flawscope_line.industrial_cameras.pylon import PylonDevice as Kind
-
-    def opened(**given: Any) -> Any:
-        settings, end = IndustrialCameraSettings(**{"serial": SERIAL[name], **given}), time.monotonic() + 20
-        while True:
-            try:
-                return Kind(settings)
-            except CameraLostError:
-                if time.monotonic() > end or "serial" in given:
-                    raise
-
-    return opened
 
 
 def test_a_trigger_gets_the_frame_that_was_exposed_for_it(basler):

@@ -20,7 +20,6 @@ from flawscope_station.inspecting.admission import Inspector
 from flawscope_station.settings.sources import FolderSourceSettings
 from flawscope_station.settings.station import ProductSettings, RetentionSettings
 from flawscope_station.sinks import Sinks
-from flawscope_station.station import Station
 from flawscope_station.store.database import now
 from flawscope_station.store.files import PICTURES, Files, StrayFiles
 from flawscope_station.store.records import Store
@@ -30,7 +29,12 @@ from flawscope_station.store.schema import (
     pictures,
     removed_files,
 )
-from keeping_helpers import HOUR_OLD, count, learn_from
+from keeping_helpers import (
+    HOUR_OLD,
+    count,
+    learn_from,
+    open_one_fixture,  # noqa: F401
+)
 from setup_helpers import encoded
 from station_helpers import (
     NAME,
@@ -50,24 +54,6 @@ def without_rest(monkeypatch):
     """Nobody waits for the others' half of the time."""
     pause = Retention._pause
     monkeypatch.setattr(Retention, "_pause", lambda self, seconds: pause(self, 0.0))
-
-
-@pytest.fixture
-def open_one(settings):
-    """`open_one(keep=...)` starts a station that nobody reaches by HTTP."""
-    from dataclasses import replace
-
-    stations: list[Station] = []
-
-    def one(**changes: Any) -> Station:
-        for before in stations:
-            before.close()
-        stations[:] = [started(replace(settings, **changes))]
-        return stations[0]
-
-    yield one
-    for station in stations:
-        station.close()
 
 
 @pytest.mark.parametrize("large", [False, True])

@@ -9,8 +9,7 @@ from flawscope_station.settings.plugins import (
     Plugin,
 )
 from flawscope_station.testing import check_sink, check_source
-from plugin_helpers import LINE, plugins_fixture, reels_fixture, settings_text  # noqa: F401
-from plugins_helpers import Careless, ids
+from plugin_helpers import LINE, Careless, ids, plugins_fixture, reels_fixture, settings_text  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("plugins")
 

@@ -38,13 +38,18 @@ from flawscope_station.setup import drafts
 from flawscope_station.store.backup import backup, restore
 from flawscope_station.web.app import SHUTDOWN_SECONDS
 from forked_station import ForkedStation
-from setup_helpers import NEW, begin, empty_fixture, empty_settings, encoded, http_fixture
-from setup_test_helpers import (
+from setup_helpers import (
+    NEW,
     PNG,
     SMALL,
     STEPS,
+    begin,
     begin_with,
     done,
+    empty_fixture,
+    empty_settings,
+    encoded,
+    http_fixture,
     listed,
     results,
     send,

@@ -8,28 +8,19 @@ from typing import Any
 import pytest
 
 from flawscope_station.settings.sinks import SinkSettings
-from flawscope_station.sinks import UNDELIVERED, delivery
-from sink_changes_helpers import MESSAGES, NAMED, A, B, Floor, SinkTuple, hook
-from sink_helpers import Receiver, make_sink
+from flawscope_station.sinks import UNDELIVERED
+from sink_changes_helpers import (
+    MESSAGES,
+    NAMED,
+    A,
+    B,
+    SinkTuple,
+    floor_fixture,  # noqa: F401
+    hook,
+    receivers_fixture,  # noqa: F401
+)
+from sink_helpers import make_sink
 from station_helpers import NAME, until
-
-
-@pytest.fixture
-def floor(tmp_path, monkeypatch):
-    monkeypatch.setattr(delivery, "MIN_RETRY_DELAY", 0.05)
-    made = Floor(tmp_path)
-    yield made
-    for one in made.opened:
-        one.stop()
-    made.database.close()
-
-
-@pytest.fixture
-def receivers():
-    made = [Receiver(), Receiver(), Receiver()]
-    yield made
-    for one in made:
-        one.close()
 
 
 def directory(path: Path, **more: Any) -> SinkSettings:

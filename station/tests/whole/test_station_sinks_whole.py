@@ -24,8 +24,7 @@ from flawscope_station.settings.values import redact_address as hiding
 from flawscope_station.sinks import UNDELIVERED, delivery, webhook
 from flawscope_station.sinks import folder as folder_sink
 from flawscope_station.store.backup import backup, restore
-from sink_helpers import make_sink
-from sinks_helpers import KEY, SECRET, codes, numbers, send
+from sink_helpers import KEY, SECRET, codes, make_sink, numbers, send
 from station_helpers import NAME, Load, failing, free_port, until
 
 ROOT = Path(__file__).parents[3]

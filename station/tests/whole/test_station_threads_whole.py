@@ -7,7 +7,6 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,24 +19,21 @@ from flawscope.errors import FlawscopeError
 from flawscope_station.drift.drift import Drift
 from flawscope_station.inspecting import admission
 from flawscope_station.learning.activation import Learning
-from flawscope_station.settings.shifts import ShiftSettings
-from flawscope_station.settings.sources import FolderSourceSettings
-from flawscope_station.settings.station import LearningSettings
 from flawscope_station.setup.drafts import Drafts
 from flawscope_station.shifts.reports import ShiftReporter
 from flawscope_station.station import Station
 from flawscope_station.store import files as store_files
 from flawscope_station.store.database import StoreError
-from sink_helpers import make_sink
-from station_helpers import NAME, delayed, everything, failing, opened, until
-from threads_helpers import BUG, EXIT, PANIC, Asked, Work, folder, status
-
-
-@pytest.fixture(name="work")
-def work_fixture():
-    made = Work(threading.Event())
-    yield made
-    made.ended.set()
+from station_helpers import NAME, delayed, everything, failing, until
+from threads_helpers import (
+    BUG,
+    EXIT,
+    PANIC,
+    asked_fixture,  # noqa: F401
+    folder,
+    status,
+    work_fixture,  # noqa: F401
+)
 
 
 def fill(pipe: int) -> None:
@@ -72,29 +68,6 @@ def test_a_served_station_goes_on_whatever_becomes_of_its_log(served, parts, tmp
     until(lambda: "folder_unreadable_1" in httpx.get(f"{served.url}/api/v1/status", timeout=30).text)
     assert status(f"{served.url}/readyz") == 200
     assert served.kill(signal.SIGTERM) == 0
-
-
-@pytest.fixture(name="asked")
-def asked_fixture(settings, tmp_path, monkeypatch):
-    """With a folder, a sink, learning and shifts: every thread that a station can have."""
-    monkeypatch.setattr("flawscope_station.health.CHECK_INTERVAL", 0.0)
-    (tmp_path / "incoming").mkdir()
-    product = replace(
-        settings.products[NAME],
-        sources=(FolderSourceSettings(str(tmp_path / "incoming")),),
-        sinks=(make_sink(folder=str(tmp_path / "found")),),
-        learn=LearningSettings(),
-    )
-    shifts = ShiftSettings(folder=str(tmp_path / "reports"), begin={"day": "00:00"})
-    told: list[str] = []
-
-    def nobody_reads(line: str) -> None:
-        told.append(line)
-        raise BrokenPipeError(32, "Broken pipe")
-
-    running = opened(replace(settings, products={NAME: product}, shifts=shifts), say=nobody_reads)
-    yield Asked(running, told)
-    running.close()
 
 
 def put(tmp_path: Path, data: bytes, name: str) -> None:
