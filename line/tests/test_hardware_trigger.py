@@ -137,11 +137,11 @@ def test_parts_for_which_there_is_no_room_are_told(play, monkeypatch):
     """Each once, as an event and as a problem, which ends."""
     signals, taken, source = play(queue=8)
     taken.is_held = True
-    signals.pass_parts(30)
+    signals.pass_parts(100)
     until(lambda: not signals.frames and source.state.dropped)
     until(lambda: any("come faster than they are inspected" in one for one in taken.shown))
     taken.release()
-    until(lambda: len(taken.pictures) + source.state.dropped == 30)
+    until(lambda: len(taken.pictures) + source.state.dropped == 100)
     until(lambda: taken.told == source.state.dropped > 0)
     monkeypatch.setattr(camera_module, "MISSED_SECONDS", 0.0)  # the hour is over
     until(lambda: taken.problems["camera_missed_1_1"] is None)
