@@ -2,8 +2,8 @@
 images/plc-phases.svg.
 
 The signals are what flawscope_line.plc.handshake says in three parts that it is taken through: one good,
-one anomalous, one that is not judged in time. line/tests/test_plc_handshake.py checks that the arrows
-between the phases are those that it takes.
+one anomalous, one that is not judged in time. line/tests/whole/test_plc_handshake_whole.py checks that the
+arrows between the phases are those that it takes.
 """
 
 from __future__ import annotations

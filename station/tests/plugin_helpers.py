@@ -1,7 +1,9 @@
 """Plugins as if they were installed, those of examples/line, and stations that use them."""
 
+import csv
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +68,16 @@ def settings_text(
                 f"      - reel: {{folder: {folder}, view: {view}}}" if view else f"      - reel: {folder}"
             ]
     return "\n".join([*lines, f"store: {settings.store}", "port: 0", "threads: 1", "device: cpu", connection])
+
+
+def ids(path: Path) -> list[str]:
+    """Of the inspections in a CSV file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [row["id"] for row in csv.DictReader(file)]
+
+
+@dataclass(frozen=True)
+class Careless:
+    file: str

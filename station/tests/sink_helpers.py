@@ -1,6 +1,7 @@
 """What the tests of sinks share: a broker of one's own, a network that can be cut, who listens. Knows nothing
 of pytest."""
 
+import base64
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from typing import Any
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
+from flawscope_station.client import Client
 from flawscope_station.settings.sinks import SinkSettings, read_broker, read_sinks
 from station_helpers import PATIENCE, free_port, until
 
@@ -271,3 +273,20 @@ def listens(port: int) -> bool:
 
 def new_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="flawscope-mqtt-"))
+
+
+KEY = bytes(range(32))
+SECRET = "whsec_" + base64.b64encode(KEY).decode()
+
+
+def send(url: str, parts: list[bytes], names: range) -> list[int]:
+    with Client(url) as client:
+        return [client.inspect(parts[0] + str(name).encode(), name=f"{name}.png").id for name in names]
+
+
+def numbers(receiver: Receiver) -> list[int]:
+    return [one.json["data"]["id"] for one in list(receiver.taken)]
+
+
+def codes(running: Any) -> list[str]:
+    return [one.code for one in running.station.problems()]

@@ -18,7 +18,9 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from fastapi import routing
 from PIL import Image
+from sqlalchemy import Engine
 
 import flawscope
 from flawscope import Region
@@ -29,7 +31,9 @@ from flawscope_station.client import Client
 from flawscope_station.learning import process
 from flawscope_station.learning.process import Worker
 from flawscope_station.settings.station import Limits, ProductSettings, Settings
+from flawscope_station.store import database as database_module
 from flawscope_station.store.database import Database
+from forked_station import ForkedStation
 from sink_helpers import Receiver
 from station_helpers import (
     NAME,
@@ -75,7 +79,8 @@ def own_postgres():
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marked = metafunc.definition.get_closest_marker("both_databases")
     if marked and "database_url" in metafunc.fixturenames:
-        metafunc.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+        second_floor = pytest.param("postgresql", marks=pytest.mark.whole)
+        metafunc.parametrize("database_url", ["sqlite", second_floor], indirect=True)
 
 
 @pytest.fixture
@@ -161,7 +166,8 @@ class Forked:
 
     def Process(self, **given: Any) -> BaseProcess:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+            there = str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")
+            patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, there)))
             ensure_running()
         return self._context.Process(**given)
 
@@ -182,6 +188,34 @@ def in_process():
         context = functools.cache(httpx.create_ssl_context)  # 20 ms of the processor each
         patch.setattr("httpx._transports.default.create_ssl_context", context)
         patch.setattr(httpx.HTTPTransport, "handle_request", lambda *words: InProcess.answer(*words))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once():
+    """Most of what opening a station takes is the same for each: its SQL as text, its routes from their
+    functions' signatures."""
+    caches: dict[Any, Any] = {}
+    create, build = database_module._create_engine, routing._EffectiveRouteContext.from_api_route
+
+    def create_engine(url: str) -> Engine:
+        engine = create(url)
+        kind = type(engine.dialect)
+        kind.__eq__ = lambda one, other: type(one) is type(other)
+        kind.__hash__ = lambda one: hash(type(one))
+        engine._compiled_cache = caches.setdefault(kind, engine._compiled_cache)
+        return engine
+
+    def from_api_route(*, original_route: Any, include_context: Any) -> Any:
+        given = [value for value in vars(include_context).values() if isinstance(value, list)]
+        key = id(original_route), include_context.path_for(original_route), str(given)
+        if key not in caches:
+            caches[key] = build(original_route=original_route, include_context=include_context)
+        return caches[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database_module, "_create_engine", create_engine)
+        patch.setattr(routing._EffectiveRouteContext, "from_api_route", from_api_route)
         yield
 
 
@@ -257,7 +291,7 @@ def served(settings):
     words = [settings.products[NAME].model, "--station", settings.store, "--product", NAME]
     words += ["--device", "cpu", "--threads", "1"]
     words += ["--database", settings.database] if settings.database else []
-    with closing(Served(words, free_port())) as made:
+    with closing(ForkedStation(words, free_port())) as made:
         yield made
 
 
@@ -271,7 +305,7 @@ def serve(tmp_path):
             (path := tmp_path / "station.yaml").write_text(
                 json.dumps({"products": {NAME: product}, **settings})
             )
-            return stack.enter_context(closing(Served([str(path)], free_port())))
+            return stack.enter_context(closing(ForkedStation([str(path)], free_port())))
 
         yield one
 

@@ -1,24 +1,15 @@
 """The mathematics of drift: ranks, p-values, bets and capital."""
 
 import math
-from collections.abc import Callable
 from statistics import NormalDist
 
 import numpy as np
 import pytest
 
+from drift_martingale_helpers import BETS, LINES, p_values, run_of
 from flawscope_station.drift import martingale
-from flawscope_station.drift.martingale import SHIFTS, SPREADS, Capital, Ranks, uniform
+from flawscope_station.drift.martingale import Capital, Ranks, uniform
 from flawscope_station.drift.sequential_tests import Change, ScoreTest, read_note
-
-BETS = len(SHIFTS) + len(SPREADS)
-Draw = Callable[[np.random.Generator, int], np.ndarray]
-LINES: dict[str, Draw] = {
-    "normal": lambda rng, n: rng.standard_normal(n),
-    "heavy tails": lambda rng, n: rng.standard_t(1.5, n),
-    "five values": lambda rng, n: rng.integers(0, 5, n).astype(float),
-    "one value": lambda rng, n: np.ones(n),
-}
 
 
 @pytest.mark.parametrize("values", [3, 10**9])
@@ -29,11 +20,6 @@ def test_ranks_are_those_of_counting(values):
     for n, number in enumerate(numbers):
         before = numbers[: n + 1]
         assert made.add(float(number)) == ((before > number).sum(), (before == number).sum())
-
-
-def p_values(scores: np.ndarray, first: int = 0, epoch: int = martingale.EPOCH) -> np.ndarray:
-    made = Ranks(epoch)
-    return np.array([made.p_value(float(s), uniform(first + k)) for k, s in enumerate(scores)])
 
 
 @pytest.mark.parametrize("kind", LINES)
@@ -70,40 +56,6 @@ def test_every_bet_pays_one_on_average():
     assert paid == pytest.approx(np.ones(BETS), abs=6e-3)
 
 
-def capital_of(p: np.ndarray) -> np.ndarray:
-    """[runs, numbers] -> the logarithm after each number."""
-    made = Capital(BETS, len(p))
-    found = np.empty(p.shape)
-    for step in range(p.shape[1]):
-        made.stake(np.exp(martingale.score_bets(p[:, step])))
-        found[:, step] = made.log
-    return found
-
-
-def test_ville_holds_for_every_kind_of_scores():
-    """At a bound of 10 % of 200 runs of each kind; 3.3 standard deviations of a share of 10 % are 7 %."""
-    for kind, draw in LINES.items():
-        rng = np.random.default_rng(len(kind))
-        p = np.stack([p_values(draw(rng, 300), 1000 * run, epoch=200) for run in range(200)])
-        assert (capital_of(p).max(1) >= math.log(10)).mean() <= 0.17, kind
-
-
-def test_a_long_calm_costs_little():
-    """What sleeps falls as a logarithm: a change is seen nearly as soon after ten times as long."""
-    delays = []
-    for quiet in (500, 5000):
-        first = []
-        for run in range(4):
-            scores = np.random.default_rng([run, quiet]).standard_normal(quiet + 400)
-            scores[quiet:] += 1
-            log = capital_of(p_values(scores, 10_000 * run)[None])[0, quiet:]
-            assert log.max() >= math.log(200)
-            first.append(int((log >= math.log(200)).argmax()) + 1)
-        delays.append(np.median(first))
-    assert delays[1] <= delays[0] + 15
-    assert delays[1] <= 60
-
-
 def test_capital_neither_overflows_nor_vanishes():
     made = Capital(1)
     for factor, count in ((1e-300, 50), (1e300, 50)):
@@ -111,14 +63,6 @@ def test_capital_neither_overflows_nor_vanishes():
             made.stake(np.array([[factor]]))
         assert np.isfinite(made.log).all()
     assert made.log[0] > 1000
-
-
-def run_of(scores: np.ndarray, flagged: np.ndarray | None = None, bound: float = 0.01) -> ScoreTest:
-    made = ScoreTest(1, 0, bound)
-    flags = np.zeros(len(scores), bool) if flagged is None else flagged
-    for k, (score, bad) in enumerate(zip(scores.tolist(), flags.tolist(), strict=True)):
-        made.add(k + 1, 1_000_000 * k, score, bad)
-    return made
 
 
 @pytest.mark.parametrize(
@@ -144,27 +88,6 @@ def test_a_change_is_named_and_dated(change, how):
     noted = read_note(alarm.note)
     assert noted == Change(alarm.inspection, noted.since, alarm.first, how)
     assert 0 <= alarm.since - noted.since < 60_000_000, "to the minute"
-
-
-def line(seed: int, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Good parts that stay as they are among defects; one defect in a hundred is missed."""
-    rng = np.random.default_rng(seed)
-    bad = rng.random(len(share)) < share
-    scores = np.where(bad, rng.normal(5, 1, len(share)), rng.standard_normal(len(share)))
-    return scores, scores > 2.6
-
-
-@pytest.mark.parametrize("kind", ["constant", "changing", "bursts"])
-def test_defects_are_no_drift(kind):
-    n = 4000
-    share = np.full(n, 0.02)
-    if kind == "changing":
-        share[n // 2 :] = 0.15
-    elif kind == "bursts":
-        for start in range(500, n, 700):
-            share[start : start + 30] = 0.6
-    for seed in range(2):
-        assert run_of(*line(seed, share)).alarm is None
 
 
 def test_the_curve_is_thinned_and_ends_late():

@@ -76,7 +76,7 @@ def test_a_wrong_time_makes_no_record_old_and_none_young(computer, record):
 
 
 @given(st.lists(st.integers(-50, 50), min_size=1, max_size=30), st.integers(0, 40), st.integers(1, 30))
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_nothing_that_is_young_is_ever_old(computer, record, database, days, later, age):
     with database.writing() as connection:
         connection.execute(delete(inspections))

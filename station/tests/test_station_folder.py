@@ -2,172 +2,30 @@
 
 import errno
 import hashlib
-import io
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 from sqlalchemy import select
 
-from flawscope.errors import InputError
-from flawscope_station.background import CLOCK
 from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.job import ModelError
-from flawscope_station.inspecting.picture import Picture
-from flawscope_station.inspecting.writer import RecordedInspection
-from flawscope_station.settings.sources import FolderSourceSettings
 from flawscope_station.settings.station import Limits
 from flawscope_station.sources import folder as module
 from flawscope_station.sources.arrivals import FileStamp
 from flawscope_station.sources.folder import MAX_RETRY_DELAY, FolderSource
-from flawscope_station.sources.source import QueueShare, SourceContext
-from flawscope_station.store.database import Database, StoreError
+from flawscope_station.sources.source import QueueShare
+from flawscope_station.store.database import Database
 from flawscope_station.store.files import PICTURES, Files
 from flawscope_station.store.records import Store
 from flawscope_station.store.schema import PASSED_OVER, REPEATED, UNREADABLE, VANISHED, inspections
-from flawscope_station.store.search import trends
-from station_helpers import PATIENCE, ManualClock, add_version, everything, failing, taken, until
-
-MINUTE = 60.0  # seconds: after it nothing more comes
-SIZE = 100  # bytes of a picture
-
-
-def picture(shade: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (16, 16), (shade, 2 * shade % 256, 0)).save(buffer, "PNG")
-    return buffer.getvalue().ljust(SIZE, b"\0")
-
-
-def bare_picture(shade: int) -> bytes:
-    """Of one length, and with nothing behind its end: a part of it cannot be read."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), (shade, 0, 0)).save(buffer, "PNG", compress_level=0)
-    return buffer.getvalue()
-
-
-@dataclass
-class Line:
-    """A station's parts around the folder: a store, and an inspector that judges nothing."""
-
-    store: Store
-    files: Files
-    product: int
-    version: int
-    folder: Path
-    problems: dict[str, str] = field(default_factory=dict)
-    said: list[str] = field(default_factory=list)
-    tried: list[str] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
-    most: int = 0  # pictures at once
-    flying: int = 0
-    hurdle: Callable[[Picture], BaseException | None] = lambda one: None
-    gate: threading.Event | None = None  # pictures are answered by threads when it is open
-    sources: list[FolderSource] = field(default_factory=list)
-    clock: ManualClock = field(default_factory=ManualClock)
-
-    def submit(self, pictures: Sequence[Picture]) -> list[Future[RecordedInspection]]:
-        (one,) = pictures
-        self.tried.append(one.name)
-        error = self.hurdle(one)
-        if isinstance(error, BusyError):
-            raise error
-        answer: Future[RecordedInspection] = Future()
-        self.flying += 1
-        self.most = max(self.most, self.flying)
-        if self.gate is None:
-            self._answer(one, error, answer)
-        else:
-            threading.Thread(target=self._answer, args=(one, error, answer), daemon=True).start()
-        return [answer]
-
-    def _answer(self, one: Picture, error: BaseException | None, answer: Future[RecordedInspection]) -> None:
-        if self.gate is not None:
-            self.gate.wait(PATIENCE)
-        try:
-            Image.open(io.BytesIO(one.data)).load()
-        except (OSError, SyntaxError):
-            error = error or InputError(f"{one.name}: it is truncated")
-        self.flying -= 1
-        if error is not None:
-            answer.set_exception(error)
-            return
-        facts = {"name": one.name, "source": one.source, "key": one.key}
-        facts["picture"] = self.files.keep(PICTURES, one.data, ".png")
-        judged = taken(one.product_id, self.version, **facts)
-        ((number, is_new),) = self.store.record([judged])
-        answer.set_result(RecordedInspection(number, judged, is_new))
-
-    def report(self, code: str, why: str | None, *, stops: bool = False) -> None:
-        code = code.removesuffix(f"_{self.product}")
-        if why is None:
-            self.problems.pop(code, None)
-        elif self.problems.get(code) != why:
-            self.problems[code] = why
-            self.said.append(why)
-
-    def open(
-        self, share: QueueShare | None = None, then: str = "keep", number: int = 1, start: bool = False
-    ) -> FolderSource:
-        """A source that works when `run` or `until` is called, or by itself."""
-        line = SourceContext(
-            self.product,
-            self.submit,
-            self.report,
-            self.store,
-            share or QueueShare(Limits()),
-            lambda error: self.refused.append(str(error)),
-        )
-        said = FolderSourceSettings(str(self.folder), then)
-        source = FolderSource(line, said, number, clock=CLOCK if start else self.clock)
-        if start:
-            source.start()
-        self.sources.append(source)
-        return source
-
-    def run(self, seconds: float) -> None:
-        """Let the sources work for so long."""
-        end = self.clock.monotonic() + seconds
-        self.until(lambda: self.clock.monotonic() >= end)
-
-    def until(self, true: Callable[[], Any]) -> Any:
-        """What it gives as soon as that is something."""
-        for _ in range(2000):
-            if found := true():
-                return found
-            self.clock.advance(min(source.work_once() for source in self.sources))
-        raise AssertionError("it did not come true")
-
-    def put(self, name: str, data: bytes, age: float = 0.0) -> Path:
-        """A file that appears whole."""
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        hidden = path.parent / f".{path.name}"
-        hidden.write_bytes(data)
-        if age:
-            os.utime(hidden, (time.time() - age,) * 2)
-        hidden.rename(path)
-        return path
-
-    def names(self) -> list[str]:
-        """What was inspected, in order."""
-        query = select(inspections.c.name).order_by(inspections.c.id)
-        with self.store.database.reading() as connection:
-            return list(connection.execute(query).scalars())
-
-    def texts(self, kind: str) -> list[str]:
-        return [row.text for row in self.store.events(kind, self.product)]
+from folder_helpers import FIRST, MINUTE, SECOND, SIZE, Line, Way, files_of, picture, slowly
+from station_helpers import add_version, failing, until
 
 
 @pytest.fixture
@@ -247,22 +105,6 @@ def test_a_file_that_changes_before_it_is_read_waits(line, monkeypatch):
     assert line.files.path(PICTURES, digest, ".png").read_bytes() == anew
 
 
-def test_names_that_a_data_base_cannot_take(line):
-    deep = "/".join(["a long name of a folder"] * 12) + "/a.png"
-    line.put(deep, picture(1))
-    (line.folder / os.fsdecode(b"\xe9.png")).write_bytes(picture(2))
-    line.open()
-    line.until(lambda: len(line.names()) == 2)
-    line.sources.pop().stop()
-    line.tried.clear()
-    line.open()
-    line.run(MINUTE)
-    assert line.tried == []
-    assert deep in line.names()
-    with line.store.database.reading() as connection:
-        assert all(len(key) <= 200 for key in connection.execute(select(inspections.c.key)).scalars())
-
-
 def test_an_unreadable_picture_is_one_event_and_a_problem_until_it_is_mended(line):
     line.put("bad.png", picture(1)[:40])
     line.put("good.png", picture(2))
@@ -312,22 +154,6 @@ def test_a_folder_that_is_away_is_a_problem_until_it_is_back(line):
     line.until(lambda: line.names() == ["a.png", "b.png", "c.png"])
 
 
-@pytest.mark.parametrize("error", [StoreError("full", "disk_full"), ModelError("it failed"), OSError("odd")])
-def test_what_is_not_the_pictures_fault_is_tried_until_it_works(line, error):
-    broken = [True]
-    line.hurdle = lambda one: error if broken else None
-    for k in range(3):
-        line.put(f"{k}.png", picture(k), age=10 - k)
-    line.open()
-    line.until(lambda: "folder_waits" in line.problems)
-    line.run(MINUTE)
-    assert line.names() == []
-    assert line.texts(UNREADABLE) == []
-    broken.clear()
-    line.until(lambda: sorted(line.names()) == ["0.png", "1.png", "2.png"])
-    line.until(lambda: line.problems == {})
-
-
 def test_one_that_always_fails_keeps_no_other_waiting(line):
     line.hurdle = lambda one: ModelError("it failed") if one.name == "poison.png" else None
     line.put("poison.png", picture(1), age=99)
@@ -341,10 +167,6 @@ def test_one_that_always_fails_keeps_no_other_waiting(line):
     line.clock.advance(MAX_RETRY_DELAY)
     line.sources[0].work_once()
     assert line.tried[-2:] == ["poison.png", "late.png"], "it is tried again, and holds up no other"
-
-
-def files_of(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def test_files_are_deleted_when_they_were_inspected(line):
@@ -474,96 +296,6 @@ def test_files_that_cannot_be_moved_are_a_problem_and_inspections_go_on(line, tm
     line.until(lambda: files_of(tmp_path / "done") == ["a.png", "b.png"])
     line.until(lambda: line.problems == {})
     assert len(line.names()) == 2
-
-
-# As cameras, scanners, programs and people name pictures, and other files that lie beside them
-STEMS_TEXT = (
-    "IMG_0001|DSC00042|DSCN1234|P1010001|100_0815|_MG_2210|20240501_101530|2024-05-01 10.15.30|Scan 1|"
-    "scan0001|Image_20240501101530123|Basler_acA1300_0001|cam1-000123|frame_000001|000001|1|a|x_gt|"
-    "q1_seg1|4712_gt|GOPR0042|WIN_20240501_10_15_30_Pro|Screenshot 2024-05-01|PXL_20240501_101530|"
-    "Snap_00012|Bild 3|Bild_003_links|vlcsnap-2024|IMAGE0001_01|A12-7_top|A12-7_bottom|pcb1_mask_top|"
-    "pcb7_soldermask|part_label|a_mask|mask|mask_7|target_3|truth|ground truth 4|seg_1|annotated|maske|"
-    "masque 2|Bild (1)|Bild - Kopie|Prüfteil 7|pièce n°3|pieza ñ|部品1|деталь|ok|nok|niO 4|defekt|"
-    "schlecht_1|#1|50%|a&b|a+b|a,b|[1]|{1}|a'b|~temp|$1|@1|-dash|--all|a..b|trailing.|UPPER|e\u0301|"
-    "overlay|results|map_1|depth_2|thumb|copy of 7"
-)
-STEMS = STEMS_TEXT.split("|")
-PICTURE_NAMES = [
-    f"{stem}.{suffix}"
-    for k, stem in enumerate(STEMS)
-    for suffix in ("png", ("PNG", "Png")[k % 2], *(("masks.png",) if k % 3 == 0 else ()))
-] + [
-    *("masks/9.png", "mask/1.png", "ground_truth/1.png", "SegmentationClass/2.png", "labels/3.png"),
-    *("images/1.png", "bad/1.png", "good/1.png", "gt/5.png", "train/masks/7.png", "a_masks/1.png"),
-]
-OTHER_NAMES = (
-    *("notes.txt", "labels.json", "IMG_0001.xml", "IMG_0001.CR2.xmp", "table.csv", "video.mp4", "scan.pdf"),
-    *("raw.dng", "a.png.part", "b.png.tmp", "c.png~", "noending", "archive.zip", ".hidden.png", "x.svg"),
-    *(
-        "d.png.crdownload",
-        "e.png_old",
-        "f.png 1",
-        "g.docx",
-        "h.psd",
-        ".i.png.x7Gq",
-        ".~lock.j.png#",
-        ".nfs0001",
-    ),
-    *(
-        "~$k.xlsx",
-        "l.jpg.filepart",
-        "m.jpg!ut",
-        "Unconfirmed 1.download",
-        "n",
-        "o.",
-        ".p",
-        "q.png.",
-        "r.png ",
-    ),
-)
-# Of these only the name counts: systems write them again and again
-SYSTEM_NAMES = ("Thumbs.db", "sub/Thumbs.db", "desktop.ini", ".DS_Store", "._alone.png")
-UNSEEN_FOLDERS = ("@eaDir", ".trash", "$RECYCLE.BIN", "__MACOSX")
-
-
-@pytest.mark.slow
-def test_names_of_cameras_scanners_and_people_are_inspected_or_told(line):
-    """A picture is inspected whatever its name: masks are for learning."""
-    assert len(PICTURE_NAMES) + len(OTHER_NAMES) >= 200
-    for k, name in enumerate(PICTURE_NAMES):
-        path = line.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture(k % 256) + bytes(k))
-    for name in (*OTHER_NAMES, *SYSTEM_NAMES, *(f"{folder}/1.png" for folder in UNSEEN_FOLDERS)):
-        (line.folder / name).parent.mkdir(exist_ok=True)
-        (line.folder / name).write_bytes(b"no picture")
-    (line.folder / "._a.png").write_bytes(b"what macOS notes beside a picture that is inspected")
-    (line.folder / "lost.png").symlink_to(line.folder / "nowhere")
-    line.open()
-    line.run(2 * MINUTE)
-    assert sorted(line.names()) == sorted(PICTURE_NAMES)
-    told = [re.split(r" of 20|: it is", text)[0] for text in line.texts(PASSED_OVER)]
-    wanted = [*OTHER_NAMES, *SYSTEM_NAMES, *UNSEEN_FOLDERS, "lost.png"]
-    assert sorted(told) == sorted(wanted)
-    line.sources.pop().stop()
-    for name in SYSTEM_NAMES[:4]:
-        (line.folder / name).write_bytes(b"written anew by the system")
-    line.open()
-    line.run(2 * MINUTE)  # nothing is told twice
-    assert len(line.texts(PASSED_OVER)) == len(wanted)
-    assert trends(line.store.database, line.product)["totals"]["not_inspected"] == len(wanted)
-
-
-Way = tuple[list[bytes], dict[str, list[str]]]
-FIRST, SECOND = (bare_picture(shade) for shade in (1, 2))
-
-
-def slowly(line: Line) -> Way:
-    with open(line.folder / "a.png", "wb", buffering=0) as file:
-        for start in range(0, len(FIRST), 60):  # the last piece holds pixels
-            file.write(FIRST[start : start + 60])
-            line.run(1)
-    return [FIRST], {}
 
 
 def with_pauses(line: Line) -> Way:
@@ -808,56 +540,3 @@ def test_a_full_queue_is_waited_for_until_the_station_ends(line):
     line.sources[:] = []
     line.open()
     line.until(lambda: line.names() == ["a.png"])
-
-
-WRITER = """
-import os, pathlib, sys, time
-folder, source, count = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]).read_bytes(), int(sys.argv[3])
-for number in range(count):
-    data = source + b"%d" % number  # what follows a PNG is not read
-    name = folder / f"{number:04d}.png"
-    if number % 3 == 0:  # slowly, under its own name
-        with open(name, "wb", buffering=0) as file:
-            for start in range(0, len(data), max(1, len(data) // 4)):
-                file.write(data[start : start + len(data) // 4])
-                time.sleep(0.005)
-    else:  # under another one first
-        hidden = folder / f".{number}"
-        hidden.write_bytes(data)
-        hidden.rename(name)
-    print(number, flush=True)
-    time.sleep(0.01)
-with open(folder / "half.png", "wb", buffering=0) as file:
-    file.write(source[: len(source) // 2])
-    print("half", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_another_process_writes_while_the_station_is_killed(serve, model_file, parts, tmp_path):
-    """It writes slowly, renames, and is killed half-way: nothing is lost, nothing is twice, and no file goes
-    that was not inspected."""
-    folder, count = tmp_path / "camera", 100
-    folder.mkdir()
-    (tmp_path / "part").write_bytes(parts[0])
-    served = serve({"model": str(model_file), "sources": [{"folder": "camera", "then": "./done"}]})
-    command = [sys.executable, "-c", WRITER, str(folder), str(tmp_path / "part"), str(count)]
-    writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        for _ in range(2):
-            served.start()
-            until(lambda: len(everything(served.url)) > 20)
-            assert served.kill() == -signal.SIGKILL
-        assert any(said == "half\n" for said in writer.stdout)
-    finally:
-        writer.kill()
-        writer.wait()
-        writer.stdout.close()
-    served.start()
-    until(lambda: files_of(folder) == ["half.png"])
-    found = {one["name"]: one["picture"] for one in everything(served.url)}
-    assert len(everything(served.url)) == len(found) == count
-    for number in range(count):
-        data = parts[0] + b"%d" % number
-        assert found[f"{number:04d}.png"] == hashlib.sha256(data).hexdigest()
-    assert files_of(tmp_path / "done") == [f"{number:04d}.png" for number in range(count)]

@@ -3,7 +3,6 @@
 import csv
 import io
 import threading
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -15,71 +14,12 @@ from PIL import Image
 from flawscope.errors import InputError
 from flawscope_station.client import Client
 from flawscope_station.inspecting.picture import Picture
-from flawscope_station.settings.sources import CameraSourceSettings, read_source
-from flawscope_station.settings.station import ProductSettings
+from flawscope_station.settings.sources import CameraSourceSettings
 from flawscope_station.store.inspection import KeyUsedError, Label, trigger_request, upload_request
+from identity_helpers import PRODUCT, count, post, used
 from station_helpers import INSPECTIONS, until
 
-PRODUCT = "products/plate"
 SLOW = "lavfi:testsrc2=size=96x64:rate=1,realtime"
-
-
-def count(api: httpx.Client) -> int:
-    return int(api.get(PRODUCT).json()["inspections"])
-
-
-def post(api: httpx.Client, *data: bytes, key: str = "", form: bool = False, **query: str) -> httpx.Response:
-    """One picture in the body, or several in a form."""
-    headers = {"Idempotency-Key": key} if key else {}
-    if form:
-        files = [("files", (f"{place}.png", one)) for place, one in enumerate(data)]
-        return api.post(INSPECTIONS, files=files, headers=headers, params=query)
-    return api.post(INSPECTIONS, content=data[0], headers=headers, params=query)
-
-
-def used(answer: httpx.Response) -> bool:
-    return answer.status_code == 409 and answer.json()["code"] == "key_used"
-
-
-def test_other_bytes_under_a_key_are_refused_unjudged(open_station, parts):
-    good, other, bad = parts[0], parts[1], parts[-1]
-    running = open_station()
-    with httpx.Client(base_url=f"{running.url}/api/v1/", timeout=60) as api:
-        first = post(api, good, key="0001").json()
-        form = post(api, good, other, key="f", form=True).json()
-        labelled = post(api, good, key="l", part="4711", batch="b").json()
-        post(api, b"broken", good, key="g", form=True)
-    running.close()
-    running = open_station()
-    judged = Counter[str]()
-    submit = running.station.inspector.submit
-
-    def counted(pictures: Any) -> Any:
-        judged.update(one.key for one in pictures)
-        return submit(pictures)
-
-    running.station.inspector.submit = counted
-    with httpx.Client(base_url=f"{running.url}/api/v1/", timeout=60) as api:
-        there = count(api)
-        for data in (bad, b"no picture", good + b"\0"):
-            assert used(post(api, data, key="0001")), "other bytes"
-        assert "inspection 1" in post(api, bad, key="0001").json()["error"]
-        for several in ((good, bad), (other, good), (good,), (good, other, bad), (bad, good, other)):
-            assert used(post(api, *several, key="f", form=True)), "another form"
-        assert used(post(api, good, key="f")), "one picture in the place of a form"
-        assert used(post(api, good, key="g", form=True)), "also where the form's first one was none"
-        assert used(post(api, good, key="0001", form=True))
-        for query in ({"part": "4712", "batch": "b"}, {"part": "4711"}, {}):
-            assert used(post(api, good, key="l", **query)), "another part"
-        assert judged == Counter()
-        assert count(api) == there
-        again = post(api, good, key="0001", name="called otherwise")
-        assert (again.status_code, again.json()) == (200, first)
-        assert post(api, good, other, key="f", form=True).json() == form
-        assert post(api, good, key="l", part=" 4711 ", batch="b").json() == labelled
-        assert post(api, good, key="0001/0").status_code == 201, "no key of a form's picture"
-        metrics = httpx.get(f"{running.url}/metrics").text
-        assert 'reason="key_used"' in metrics
 
 
 def test_while_one_is_judged_others_are_refused(api, running, parts):
@@ -98,20 +38,6 @@ def test_while_one_is_judged_others_are_refused(api, running, parts):
         assert first.result().json() == same.result().json()
         assert form.result().status_code == 201
     assert count(api) == 3
-
-
-@pytest.mark.both_databases
-def test_of_two_pictures_at_once_with_one_key_one_is_judged(api, parts):
-    """Whoever sent it gets its answer, however often, and never the other one's refusal."""
-    for turn in range(8):
-        with ThreadPoolExecutor(8) as pool:
-            sent = [pool.submit(post, api, parts[k % 2], key=f"k{turn}") for k in range(8)]
-            answers = [one.result() for one in sent]
-        refused = [used(answer) for answer in answers]
-        assert sum(refused) == 4
-        assert len(set(refused[::2])) == len(set(refused[1::2])) == 1
-        assert len({answer.json().get("id") for answer in answers}) == 2
-        assert count(api) == turn + 1
 
 
 def test_a_key_recorded_on_the_way_is_refused(api, running, parts):
@@ -191,26 +117,6 @@ def test_a_number_that_is_none_is_refused(api, parts):
     assert field.status_code == 422, "a number that is lost without a word"
     assert count(api) == 0
     assert post(api, parts[0], part="ä" * 100, batch="x").json()["part"] == "ä" * 100
-
-
-def test_a_folder_reads_parts_from_names(open_station, settings, parts, tmp_path):
-    folder = tmp_path / "in"
-    (folder / "lot7").mkdir(parents=True)
-    for name in ("lot7/4711_a.png", "4712_b.png", "other.png", f"{'1' * 120}_a.png"):
-        (folder / name).write_bytes(parts[0])
-    pattern = r"(?:(?P<batch>\w+)/)?(?P<part>\d+)_[ab]\.png$"
-    source = read_source({"folder": str(folder), "pattern": pattern}, tmp_path)
-    model = settings.products["plate"].model
-    running = open_station(products={"plate": ProductSettings(model, sources=(source,))})
-    with Client(running.url) as client:
-        until(lambda: len(list(client.search())) == 4)
-        found = {one.name: (one.part, one.batch) for one in client.search()}
-    assert found["lot7/4711_a.png"] == ("4711", "lot7")
-    assert found["4712_b.png"] == ("4712", None)
-    assert found["other.png"] == (None, None)
-    assert Counter(found.values())[None, None] == 2, (
-        "a number that cannot be kept is no reason to lose a part"
-    )
 
 
 def test_a_frame_says_how_many_triggers_it_answers(open_station, settings):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import threading
 from contextlib import suppress
@@ -14,20 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from sqlalchemy import func, select, update
+from sqlalchemy import select, update
 
 from flawscope.artefact.files import PARTIAL_SUFFIX
 from flawscope.pictures import decoding
 from flawscope.pictures.decoding import HashedPicture, decode, load_picture, pixel_hash
 from flawscope_station.extension import Extension
-from flawscope_station.housekeeping import Housekeeping
-from flawscope_station.inspecting.admission import Inspector
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.settings.sources import FolderSourceSettings
 from flawscope_station.settings.station import ProductSettings, RetentionSettings, Settings
 from flawscope_station.shifts import Shift
 from flawscope_station.shifts.reports import ShiftReporter, shift_message
-from flawscope_station.sinks import Sinks
 from flawscope_station.sinks import delivery as delivery_module
 from flawscope_station.sinks import outbox as outbox_module
 from flawscope_station.sinks.delivery import Delivery
@@ -35,7 +31,7 @@ from flawscope_station.sinks.outbox import Outbox
 from flawscope_station.station import Station
 from flawscope_station.store import model_registry as registry_module
 from flawscope_station.store.database import Database, now
-from flawscope_station.store.files import PICTURES, Files, StrayFiles
+from flawscope_station.store.files import PICTURES, Files
 from flawscope_station.store.kinds import count_kinds
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.records import Store
@@ -43,13 +39,17 @@ from flawscope_station.store.retention import Retention
 from flawscope_station.store.schema import (
     deliveries,
     inspections,
-    learnt_pixels,
     parts,
-    pictures,
     removed_files,
     versions,
 )
 from flawscope_station.store.search import PeriodSummary
+from keeping_helpers import (
+    HOUR_OLD,
+    count,
+    learn_from,
+    open_one_fixture,  # noqa: F401
+)
 from setup_helpers import encoded
 from station_helpers import (
     NAME,
@@ -58,14 +58,11 @@ from station_helpers import (
     delayed,
     inspect,
     png,
-    recorded,
     started,
     taken,
     taken_file,
     until,
 )
-
-HOUR_OLD = RetentionSettings("1 hour", "1 hour", "1 hour", "1 hour")
 
 
 @pytest.fixture(autouse=True)
@@ -73,29 +70,6 @@ def without_rest(monkeypatch):
     """Nobody waits for the others' half of the time."""
     pause = Retention._pause
     monkeypatch.setattr(Retention, "_pause", lambda self, seconds: pause(self, 0.0))
-
-
-@pytest.fixture
-def open_one(settings):
-    """`open_one(keep=...)` starts a station that nobody reaches by HTTP."""
-    from dataclasses import replace
-
-    stations: list[Station] = []
-
-    def one(**changes: Any) -> Station:
-        for before in stations:
-            before.close()
-        stations[:] = [started(replace(settings, **changes))]
-        return stations[0]
-
-    yield one
-    for station in stations:
-        station.close()
-
-
-def count(database: Database, table: Any) -> int:
-    with database.reading() as connection:
-        return int(connection.execute(select(func.count()).select_from(table)).scalar_one())
 
 
 def kinds_of_pictures() -> dict[str, bytes]:
@@ -127,29 +101,6 @@ def test_pixels_are_hashed_as_they_are_decoded(kind):
     assert pixel_hash(decode(HashedPicture(data))) == source.pixels
 
 
-@pytest.mark.parametrize("large", [False, True])
-def test_a_judged_picture_is_recorded_with_the_hash_of_its_pixels(open_one, parts, large, monkeypatch):
-    if large:  # decoded beside the others
-        monkeypatch.setattr("flawscope_station.inspecting.capacity.LARGE_PIXELS", 100)
-    station, decoded = open_one(), list[str]()
-    upright = decoding._load_upright
-    monkeypatch.setattr(decoding, "_load_upright", lambda *one: (decoded.append(""), upright(*one))[1])
-    grey = encoded(Image.open(io.BytesIO(parts[0])).convert("L"), "PNG")
-    several = [parts[0], grey, encoded(Image.open(io.BytesIO(parts[1])), "BMP")]
-    for data in several:
-        inspect(station, data)
-    with station.database.reading() as connection:
-        found = dict(map(tuple, connection.execute(select(pictures.c.hash, pictures.c.pixels))))
-    assert len(decoded) == len(several), "each once"
-    assert found == {hashlib.sha256(data).hexdigest(): pixel_hash(decode(data)) for data in several}
-
-
-def learn_from(database: Database, version: int, *pixels: str) -> None:
-    with database.writing() as connection:
-        rows = [{"version_id": version, "pixels": one} for one in pixels]
-        connection.execute(learnt_pixels.insert(), rows)
-
-
 @pytest.mark.both_databases
 def test_removal_decodes_nothing(database, tmp_path, monkeypatch):
     files, store = Files(tmp_path / "files"), Store(database)
@@ -164,55 +115,6 @@ def test_removal_decodes_nothing(database, tmp_path, monkeypatch):
     assert (summary.pictures, summary.kept) == (4, 1)
     (left,) = (files.folder / PICTURES).glob("*/*")
     assert left.read_bytes() == several[2]
-
-
-def bytes_below(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def test_space_is_never_exceeded_while_pictures_come(database, tmp_path):
-    """As at a station: files are written first, some of them wait, and are recorded then."""
-    files, store = Files(tmp_path / "files"), Store(database)
-    product, version = add_version(database)
-    learn_from(database, version, "learnt")
-    size, most, waiting = 10_000, 40 * 10_000, 4
-    keep = RetentionSettings(None, None, None, None, f"{most / 1024} KB")
-    retention, rng = Retention(database, files, keep, aged(database)), np.random.default_rng(0)
-    retention.run()
-    held: list[tuple[str, bytes]] = []
-    removals, highest = 0, 0
-    for _ in range(120):
-        data = rng.bytes(size)
-        held.append((files.keep(PICTURES, data, ".png", hold=True), data))
-        if len(held) > waiting:
-            digest, data = held.pop(0)
-            store.record([taken(product, version, picture=digest, bytes=size, pixels="")])
-            files.release(digest)
-        highest = max(highest, bytes_below(files.folder / PICTURES))
-        if retention.is_full:
-            assert retention.make_room().pictures
-            removals += 1
-    assert most * 0.8 < highest <= most
-    assert removals < 100, "not for each of them"
-
-
-@pytest.mark.parametrize("busy", ["_remove_by_age", "_remove_records", "sweep"])
-def test_space_is_made_whatever_else_is_being_removed(database, tmp_path, busy, monkeypatch):
-    files, store = Files(tmp_path / "files"), Store(database)
-    product, version = add_version(database)
-    keep = RetentionSettings(None, None, None, None, "100 KB")
-    retention = Retention(database, files, keep, aged(database))
-
-    def long(*of: Any) -> int:
-        for _ in range(30):
-            data = os.urandom(10_000)
-            store.record([taken_file(files, product, version, data, now(), pixels="")])
-            retention._pause(0.0)
-        assert bytes_below(files.folder / PICTURES) <= 100 * 1024
-        return 0
-
-    monkeypatch.setattr(StrayFiles if busy == "sweep" else Retention, busy, long)
-    assert retention.run().pictures >= 20, "they are counted"
 
 
 def outbox(database: Database, product: int, **how: Any) -> Outbox:
@@ -283,39 +185,6 @@ def test_records_no_sink_wants_wait_for_nobody(database, monkeypatch):
     delivery._deliver_pages()
     assert stored() == (number, 1)
     assert delivery_module.POLL_INTERVAL <= 60.0, "it looks that often"
-
-
-@pytest.mark.parametrize("change", ["nothing", "moved"])
-def test_files_that_stay_in_a_folder_are_inspected_once(open_one, settings, parts, tmp_path, change):
-    """Also after their records were removed, and a restart."""
-    folder = tmp_path / "incoming"
-    (folder / "sub").mkdir(parents=True)
-    for place in range(3):
-        (folder / f"{place}.png").write_bytes(parts[place])
-    source = FolderSourceSettings(str(folder), then="keep")
-    products = {NAME: ProductSettings(settings.products[NAME].model, sources=(source,))}
-    station = open_one(products=products)
-
-    def inspected() -> int:
-        return station.store.totals(station.products[NAME])["inspections"]
-
-    until(lambda: inspected() == 3)
-    inspect(station, parts[5], "newest")
-    Retention(station.database, station.files, HOUR_OLD, aged(station.database)).run()
-    assert count(station.database, inspections) == 1
-    if change == "moved":
-        station.close()  # else the running station sees that it is the same file
-        (folder / "1.png").rename(folder / "sub" / "other.png")
-        (folder / "2.png").rename(folder / "sub" / "2.png")
-    station = open_one(products=products)
-    (folder / "new.png").write_bytes(parts[4])
-    until(lambda: inspected() == 5)
-    assert sorted(one["name"] for one in recorded(station)) == ["new.png", "newest"]
-    until(lambda: station.sources[NAME][0]._forget_at)
-    assert count(station.database, removed_files) == 3, "all are there"
-    (folder / "0.png").unlink()
-    station = open_one(products=products)
-    until(lambda: count(station.database, removed_files) == 2)
 
 
 def test_a_folder_that_looks_empty_is_no_evidence(open_one, settings, parts, tmp_path):
@@ -493,27 +362,3 @@ def test_what_was_made_last_ends_first(tmp_path):
         *("two is to end", "one is to end", "input of two has ended", "input of one has ended"),
         *("two has ended", "end of two", "one has ended", "end of one"),
     ]
-
-
-@pytest.mark.parametrize(
-    ("part", "name"),
-    [(Housekeeping, "end"), (Sinks, "stop"), (Inspector, "close"), (Inspector, "close_pools")],
-)
-def test_an_error_of_one_part_lets_others_end(settings, parts, part, name, monkeypatch):
-    stop = getattr(part, name)
-
-    def broken(self: Any) -> None:
-        stop(self)
-        raise OSError("it is broken")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(part, name, broken)
-        station = started(settings)
-        number = inspect(station, parts[0])
-        with pytest.raises(OSError, match="it is broken"):
-            station.close()
-    again = started(settings)  # the folder is free
-    try:
-        assert again.store.inspection(again.products[NAME], number)["id"] == number
-    finally:
-        again.close()

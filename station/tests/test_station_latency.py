@@ -62,7 +62,6 @@ def earliest(camera: DelayedCamera, source: FfmpegCamera, triggers: int, seed: i
     return min(found)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("behind", [0.0, 0.1, 0.4, 1.0])
 def test_no_trigger_gets_a_frame_that_was_exposed_before_it(opened, behind):
     assert earliest(*opened(behind), 6) >= 0.0
@@ -233,7 +232,6 @@ def test_frames_that_do_not_follow_the_light_have_no_latency(behind, more):
         latency_of(drawn_frames(changes, behind, rng, **more), changes)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("behind", [0.0, 0.4])
 def test_a_latency_is_measured_with_a_light(behind):
     camera = DelayedCamera(behind)

@@ -20,8 +20,11 @@ from station_helpers import add_version, taken
 pytestmark = pytest.mark.both_databases
 
 
+CURRENT = [*migrations.STEPS][-1]
+
+
 def of_the_next_version(monkeypatch: pytest.MonkeyPatch, step: Callable[[Connection], object]) -> None:
-    monkeypatch.setattr(migrations, "STEPS", {**migrations.STEPS, "0003": step})
+    monkeypatch.setattr(migrations, "STEPS", {**migrations.STEPS, f"{int(CURRENT) + 1:04}": step})
 
 
 def add_column(connection: Connection) -> None:
@@ -35,7 +38,7 @@ def names(path: Path) -> list[str]:
 
 def test_the_tables_are_copied_before_they_change_and_lead_back(database, tmp_path, monkeypatch):
     Store(database).add_product("plate")
-    copy = tmp_path / "station.sqlite.0002"
+    copy = tmp_path / f"station.sqlite.{CURRENT}"
     database.migrate()
     assert not copy.exists(), "nothing was to be done"
     with monkeypatch.context() as patch:

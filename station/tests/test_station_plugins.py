@@ -1,15 +1,12 @@
 """Sources, sinks and connections of other packages: found by their entry points, checked by their records,
 true to the contract. Those of examples/line stand for what others write."""
 
-import csv
 import re
 import socketserver
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import httpx
 import pytest
@@ -21,78 +18,11 @@ from flawscope_station.settings.plugins import (
     Plugin,
 )
 from flawscope_station.settings.station import read_settings
-from flawscope_station.testing import check_sink, check_source
-from plugin_helpers import LINE, plugins_fixture, reels_fixture, settings_text  # noqa: F401
+from plugin_helpers import LINE, Careless, ids, plugins_fixture, reels_fixture, settings_text  # noqa: F401
 from station_helpers import INSPECTIONS, NAME, opened, until
 
 pytestmark = pytest.mark.usefixtures("plugins")
 DOCUMENTED = Path(__file__).parents[2] / "docs/adding-a-connection.md"
-
-
-def ids(path: Path) -> list[str]:
-    """Of the inspections in a CSV file."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [row["id"] for row in csv.DictReader(file)]
-
-
-def test_the_examples_keep_the_contract(reels, model_file, tmp_path):
-    from emulated_line.csv_file import CSV
-    from emulated_line.reel import REEL
-
-    check_source(REEL, {"folder": str(reels["mixed"])}, model_file)
-    path = tmp_path / "found.csv"
-    check_sink(CSV, {"file": str(path)}, model_file, lambda: ids(path))
-
-
-@dataclass(frozen=True)
-class Careless:
-    file: str
-
-
-def test_a_sink_that_counts_twice_or_loses_is_found(model_file, tmp_path):
-    from emulated_line.csv_file import CsvFile
-
-    class Twice(CsvFile):
-        def send(self, message: Any) -> None:
-            self._known = set()
-            super().send(message)
-
-    class Lost(CsvFile):
-        def send(self, message: Any) -> None:
-            if message.number != 2:
-                super().send(message)
-
-    for kind, said in ((Twice, "counts twice"), (Lost, "4 of 6|5 of 6")):
-        path = tmp_path / f"{kind.__name__}.csv"
-        with pytest.raises(AssertionError, match=said):
-            check_sink(
-                Plugin("csv", Careless, kind), {"file": str(path)}, model_file, lambda path=path: ids(path)
-            )
-
-
-def test_a_source_that_gives_nothing_or_one_frame_for_all_is_found(reels, model_file, monkeypatch):
-    from emulated_line.reel import REEL, Reel, ReelSettings
-
-    class Idle(Reel):
-        next_shot = forget = None
-
-        def __getattribute__(self, name: str) -> Any:
-            if name in ("next_shot", "forget"):
-                raise AttributeError(name)
-            return super().__getattribute__(name)
-
-    class SameKey(Reel):
-        def picture(self, shot: Any, key: str | None) -> Any:
-            return super().picture(shot, key or "one for all")
-
-    monkeypatch.setattr("flawscope_station.testing.WAIT_TIMEOUT", 3.0)
-    for kind, said in ((Idle, "gives no picture"), (SameKey, "share an inspection")):
-        with pytest.raises(AssertionError, match=said):
-            check_source(Plugin("reel", ReelSettings, kind), {"folder": str(reels["good"])}, model_file)
-    with pytest.raises(AssertionError, match="a trigger is not refused"):
-        check_source(REEL, {"folder": str(reels["good"])}, model_file, away=list, back=list)
 
 
 def test_a_line_of_plugins_works_in_a_station(settings, reels, model_file, tmp_path):

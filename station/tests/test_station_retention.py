@@ -411,13 +411,13 @@ def test_nothing_is_missing_while_the_same_pictures_come_again_and_again(world):
     ended, together = threading.Event(), threading.Barrier(4)
 
     def send(seed: int) -> None:
-        for k in range(40):
-            if k == 39:
+        for k in range(20):
+            if k == 19:
                 together.wait(60)
             data = names[(seed + 5 * k) % len(names)].encode()
             digest = world.files.keep(PICTURES, data, ".png", hold=True)
             try:
-                days = 0 if k == 39 else 50  # those before the last one are old at once
+                days = 0 if k == 19 else 50  # those before the last one are old at once
                 number = world.store.record([world.taken(days, data)])[0][0]
                 if days:
                     world.clock.marks.append((-days * DAY, number))

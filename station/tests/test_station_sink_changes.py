@@ -5,165 +5,23 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
-from sqlalchemy import select
 
-from flawscope_station.settings.sinks import SinkSettings
-from flawscope_station.settings.station import ProductSettings, Settings
-from flawscope_station.sinks import UNDELIVERED, Sinks, delivery, mqtt, webhook
+from flawscope_station.sinks import UNDELIVERED, delivery, mqtt, webhook
 from flawscope_station.sinks.delivery import UndeliveredError
 from flawscope_station.sinks.mqtt import MqttSettings, MqttSink
 from flawscope_station.sinks.outbox import INSPECTION, Message
-from flawscope_station.store.database import Database
-from flawscope_station.store.records import Store
-from flawscope_station.store.schema import deliveries
-from sink_helpers import Listener, Mosquitto, Receiver, make_broker, make_sink, new_folder
-from station_helpers import NAME, add_version, taken, until
-
-MESSAGES = 100
-SinkTuple = tuple[SinkSettings, ...]
-
-
-class Floor:
-    """A store with a product, whose sinks come and go."""
-
-    def __init__(self, folder: Path):
-        self.database = Database(f"sqlite:///{folder / 'station.sqlite'}")
-        self.database.migrate()
-        self.store, self.opened = Store(self.database), list[Sinks]()
-        self.version = dict([add_version(self.database)])
-        self.problems: dict[str, str | None] = {}
-
-    def open(self, sinks: SinkTuple, mqtt: SinkSettings | None = None, name: str = NAME) -> Sinks:
-        settings = Settings({name: ProductSettings("m.safetensors", sinks=sinks)}, mqtt=mqtt)
-        numbers = {name: self.store.add_product(name)}
-        pictures: Any = None
-        given = settings, "f" * 32, numbers, self.store, pictures, self.problems.__setitem__, list
-        self.opened.append(Sinks(*given))
-        return self.opened[-1]
-
-    def record(self, count: int = MESSAGES) -> None:
-        ((product, version),) = self.version.items()
-        self.store.record([taken(product, version, name=f"{one}.png") for one in range(count)])
-
-    def told(self) -> list[str]:
-        (product,) = self.version
-        return [row.text for row in self.store.events(UNDELIVERED, product)]
-
-    def stored_keys(self) -> list[str]:
-        with self.database.reading() as connection:
-            return sorted(connection.execute(select(deliveries.c.sink)).scalars())
-
-
-@pytest.fixture
-def floor(tmp_path, monkeypatch):
-    monkeypatch.setattr(delivery, "MIN_RETRY_DELAY", 0.05)
-    made = Floor(tmp_path)
-    yield made
-    for one in made.opened:
-        one.stop()
-    made.database.close()
-
-
-@pytest.fixture
-def receivers():
-    made = [Receiver(), Receiver(), Receiver()]
-    yield made
-    for one in made:
-        one.close()
-
-
-def hook(address: str, **more: Any) -> SinkSettings:
-    return make_sink(webhook=address, picture="none", **more)
-
-
-def directory(path: Path, **more: Any) -> SinkSettings:
-    return make_sink(folder=str(path), picture="none", **more)
-
-
-A, B, NAMED = (
-    hook("http://127.0.0.2:9/a?token=1"),
-    hook("http://127.0.0.2:9/b"),
-    hook("http://127.0.0.2:9/c", name="mes"),
+from sink_changes_helpers import (
+    MESSAGES,
+    A,
+    B,
+    floor_fixture,  # noqa: F401
+    hook,
+    receivers_fixture,  # noqa: F401
 )
-
-# What the settings say afterwards, from the addresses of three receivers and a folder; and how many sinks are
-# told to have gone with what waited for them
-WAYS: dict[str, tuple[Callable[[list[str], Path], SinkTuple], int]] = {
-    "another token": (lambda to, path: (hook(to[0] + "?token=2"), B, NAMED), 0),
-    "another host, port and path": (lambda to, path: (hook(to[0]), B, NAMED), 0),
-    "all addresses": (lambda to, path: (hook(to[0]), hook(to[1]), hook(to[2], name="mes")), 0),
-    "the named one's address": (lambda to, path: (A, B, hook(to[0], name="mes")), 0),
-    "another order": (lambda to, path: (NAMED, B, A), 0),
-    "another order and one address": (lambda to, path: (NAMED, hook(to[0]), A), 0),
-    "another order and two addresses": (lambda to, path: (hook(to[0]), NAMED, hook(to[1])), 0),
-    "one in front": (lambda to, path: (directory(path), A, B, NAMED), 0),
-    "one in front and an address": (lambda to, path: (directory(path), hook(to[0]), B, NAMED), 0),
-    "one added at the end": (lambda to, path: (A, B, NAMED, hook(to[0], name="new")), 0),
-    "the first goes": (lambda to, path: (B, NAMED), 1),
-    "the first goes, the second's address changes": (lambda to, path: (hook(to[0]), NAMED), 1),
-    "the named one goes": (lambda to, path: (A, B), 1),
-    "all go": (lambda to, path: (), 3),
-    "it gets a name": (lambda to, path: (replace(A, name="first"), B, NAMED), 0),
-    "it loses its name": (lambda to, path: (A, B, hook(to[0])), 0),
-    "another name": (lambda to, path: (A, B, replace(NAMED, name="erp")), 1),
-    "another kind": (lambda to, path: (directory(path), B, NAMED), 1),
-    "only anomalous ones, and signed": (lambda to, path: (hook(to[0], verdicts=False), B, NAMED), 0),
-    "nothing": (lambda to, path: (A, B, NAMED), 0),
-}
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_what_waits_is_sent_or_told(way, floor, receivers, tmp_path):
-    change, gone = WAYS[way]
-    before = floor.open((A, B, NAMED))
-    floor.record()
-    assert [one["waiting"] for one in before.facts(NAME)] == [MESSAGES] * 3
-    after = change([one.url for one in receivers], tmp_path / "out")
-    facts = floor.open(after).facts(NAME)
-    fresh = ["new" in one["name"] or one["kind"] == "folder" for one in facts]
-    fresh = [one or (way == "another name" and facts[at]["name"] == "erp") for at, one in enumerate(fresh)]
-    assert [one["waiting"] for one in facts] == [0 if one else MESSAGES for one in fresh]
-    assert len(floor.told()) == gone
-    assert all(f"{MESSAGES} records" in text for text in floor.told())
-    told = [text for code, text in floor.problems.items() if code.startswith(UNDELIVERED) and text]
-    assert sum(text.count(f"{MESSAGES} records") for text in told) == gone
-    floor.opened[-1].start()
-    wanted = [one.address for one in after]
-    for receiver in receivers:
-        if any(address.startswith(receiver.url) for address in wanted) and way != "one added at the end":
-            until(lambda one=receiver: len(one.taken) >= MESSAGES)
-            assert len({one.json["id"] for one in receiver.taken}) == MESSAGES
-
-
-# The same of folders; the first cannot be written. To which folder the messages go; None: they are told
-FOLDER_WAYS: dict[str, tuple[Callable[[Path, str], SinkTuple], str | None]] = {
-    "another path": (lambda path, to: (directory(path / "new"),), "new"),
-    "the same, and it can be written": (lambda path, to: (directory(path / "old"),), "old"),
-    "another path and one in front": (lambda path, to: (hook(to), directory(path / "new")), "new"),
-    "it gets a name": (lambda path, to: (directory(path / "old", name="archive"),), "old"),
-    "a name and another path": (lambda path, to: (directory(path / "new", name="archive"),), None),
-    "without verdicts": (lambda path, to: (directory(path / "new", verdicts=False),), "new"),
-    "it goes": (lambda path, to: (), None),
-    "a webhook in its place": (lambda path, to: (hook(to),), None),
-}
-
-
-@pytest.mark.parametrize("way", FOLDER_WAYS)
-def test_what_waits_for_a_folder_is_written_or_told(way, floor, receivers, tmp_path):
-    change, folder = FOLDER_WAYS[way]
-    floor.open((directory(tmp_path / "old"),))
-    floor.record()
-    sinks = floor.open(change(tmp_path, receivers[0].url))
-    assert [text.count(f"{MESSAGES} records") for text in floor.told()] == ([] if folder else [1])
-    sinks.start()
-    if folder:
-        until(lambda: len([*(tmp_path / folder).rglob("*.json")]) == MESSAGES)
-    assert all(one["waiting"] == 0 for one in floor.opened[-1].facts(NAME) if one["kind"] != "folder")
+from sink_helpers import Listener, Mosquitto, make_broker, new_folder
+from station_helpers import NAME, until
 
 
 @pytest.mark.skipif(Mosquitto.program() is None, reason="Mosquitto is not installed")

@@ -1,25 +1,15 @@
 """Threads of a station: what fails is begun again and told, and `/readyz` says what is true."""
 
-import io
 import os
-import signal
-import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
-from types import SimpleNamespace
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx
 import pytest
-from sqlalchemy.exc import OperationalError
 
 from flawscope import progress
-from flawscope.errors import FlawscopeError
 from flawscope_station.assembly import open_station
 from flawscope_station.background import (
     MIN_RESTART_DELAY,
@@ -28,39 +18,20 @@ from flawscope_station.background import (
     Backoff,
     GuardedThread,
     Log,
-    ThreadWatch,
     stop_all,
 )
 from flawscope_station.drift.drift import Drift
-from flawscope_station.inspecting import admission
 from flawscope_station.inspecting.picture import Picture
-from flawscope_station.learning.activation import Learning
 from flawscope_station.problems import Problems
-from flawscope_station.settings.shifts import ShiftSettings
-from flawscope_station.settings.sources import FolderSourceSettings
-from flawscope_station.settings.station import LearningSettings
-from flawscope_station.setup.drafts import Drafts
-from flawscope_station.shifts.reports import ShiftReporter
-from flawscope_station.station import Station
-from flawscope_station.store import files as store_files
-from flawscope_station.store.database import StoreError
-from sink_helpers import make_sink
-from station_helpers import NAME, PATIENCE, ManualClock, Running, delayed, everything, failing, opened, until
-
-
-class Broken(io.StringIO):
-    """A stream that nobody reads any more."""
-
-    def __init__(self, error: Exception):
-        super().__init__()
-        self.error = error
-
-    def write(self, text: str) -> int:
-        raise self.error
-
-    def isatty(self) -> bool:
-        raise self.error
-
+from station_helpers import PATIENCE, ManualClock, failing, until
+from threads_helpers import (
+    PANIC,
+    Broken,
+    Panic,
+    asked_fixture,  # noqa: F401
+    watched,
+    work_fixture,  # noqa: F401
+)
 
 UNREAD = [BrokenPipeError(32, "Broken pipe"), OSError(28, "No space left"), ValueError("closed file")]
 
@@ -109,40 +80,6 @@ def test_a_problem_is_told_whatever_becomes_of_its_line():
     problems = Problems(say)
     problems.report("disk_full", "it is full")
     assert [one.code for one in problems.all()] == ["disk_full"]
-
-
-class Panic(BaseException):
-    """As some libraries raise it: no Exception."""
-
-
-@dataclass
-class Work:
-    """Work that fails as it is told to. begun: how often."""
-
-    ended: threading.Event
-    error: BaseException | None = None
-    begun: int = 0
-
-    def __call__(self) -> None:
-        self.begun += 1
-        while not self.ended.wait(0.005):
-            if (error := self.error) is not None:
-                self.error = None
-                raise error
-
-
-@pytest.fixture(name="work")
-def work_fixture():
-    made = Work(threading.Event())
-    yield made
-    made.ended.set()
-
-
-def watched(work: Work, *clock: ManualClock) -> tuple[GuardedThread, dict[str, str | None], ThreadWatch]:
-    """Its thread, what is told of it, and who watches it."""
-    thread, told = GuardedThread("work", work, work.ended, *clock), dict[str, str | None]()
-    report = lambda code, why, **_: told.update({code: why})  # noqa: E731
-    return thread, told, ThreadWatch(lambda: [(thread, True)], lambda: None, report)
 
 
 @pytest.mark.parametrize(
@@ -244,300 +181,6 @@ def test_pauses_double_up_to_the_longest_and_begin_anew_after_success():
     assert 0.75 <= min(several) < 1.0 < max(several) <= 1.25, "spread"
 
 
-def fill(pipe: int) -> None:
-    """Fill a pipe, so that whoever writes into it waits."""
-    os.set_blocking(pipe, False)
-    with suppress(BlockingIOError):
-        while True:
-            os.write(pipe, b"x" * 4096)
-    os.set_blocking(pipe, True)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("stderr", ["its reader is gone", "nobody reads", "closed at the start"])
-def test_a_served_station_goes_on_whatever_becomes_of_its_log(served, parts, tmp_path, stderr):
-    incoming = tmp_path / "incoming"
-    incoming.mkdir()
-    command = [sys.executable, "-m", "flawscope", "serve", *served.words, "--folder", str(incoming)]
-    command += ["--port", str(served.port)]
-    read, write = os.pipe()
-    if stderr == "nobody reads":
-        fill(write)
-    words = ["sh", "-c", 'exec "$@" 2>&-', "sh", *command] if stderr == "closed at the start" else command
-    served.process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=write)
-    os.close(write)
-    if stderr == "its reader is gone":
-        os.close(read)
-    until(lambda: status(f"{served.url}/readyz") == 200)
-    for number in range(3):  # each unreadable file is a problem, and a line
-        (incoming / f"bad{number}.png").write_bytes(b"no picture" * number)
-        (incoming / f"good{number}.png").write_bytes(parts[number])
-    names = {f"good{number}.png" for number in range(3)}
-    until(lambda: names <= {one["name"] for one in everything(served.url)})
-    until(lambda: "folder_unreadable_1" in httpx.get(f"{served.url}/api/v1/status", timeout=30).text)
-    assert status(f"{served.url}/readyz") == 200
-    assert served.kill(signal.SIGTERM) == 0
-
-
-def status(url: str) -> int:
-    try:
-        return httpx.get(url, timeout=30).status_code
-    except httpx.TransportError:
-        return 0
-
-
-class Asked:
-    """A station, and what it has told. Nobody reads its log."""
-
-    def __init__(self, running: Running, told: list[str]):
-        self.station, self.url, self.told = running.station, running.url, told
-        self.number = running.station.products[NAME]
-
-    def get(self, path: str) -> httpx.Response:
-        return httpx.get(f"{self.url}{path}", timeout=60)
-
-    @property
-    def is_ready(self) -> bool:
-        answer = self.get("/readyz")
-        assert answer.status_code in (200, 503), answer.text
-        return answer.status_code == 200
-
-    def was_told(self, kind: str) -> bool:
-        """Whether a person was told of such a problem, though it may be over by now."""
-        assert self.get("/readyz").status_code in (200, 503)  # the station checks itself
-        return any(line.startswith(kind) and not line.endswith(": over") for line in self.told)
-
-    def problem(self, kind: str) -> str:
-        """The text of such a problem; "": there is none."""
-        return next((one.text for one in self.station.problems() if one.kind == kind), "")
-
-    def submit(self, data: bytes, name: str) -> Future[Any]:
-        (answer,) = self.station.inspector.submit([Picture(self.number, data, name, "http")])
-        return answer
-
-    def inspect(self, data: bytes, name: str, seconds: float = 120.0) -> bool:
-        """Whether a picture was inspected; False where whoever sent it was told that it was not."""
-        try:
-            self.submit(data, name).result(seconds)
-        except TimeoutError:
-            raise AssertionError(f"nobody was told anything of {name}") from None
-        except BaseException:
-            return False
-        return True
-
-    def names(self) -> list[str]:
-        return [one["name"] for one in everything(self.url)]
-
-
-@pytest.fixture(name="asked")
-def asked_fixture(settings, tmp_path, monkeypatch):
-    """With a folder, a sink, learning and shifts: every thread that a station can have."""
-    monkeypatch.setattr("flawscope_station.health.CHECK_INTERVAL", 0.0)
-    (tmp_path / "incoming").mkdir()
-    product = replace(
-        settings.products[NAME],
-        sources=(FolderSourceSettings(str(tmp_path / "incoming")),),
-        sinks=(make_sink(folder=str(tmp_path / "found")),),
-        learn=LearningSettings(),
-    )
-    shifts = ShiftSettings(folder=str(tmp_path / "reports"), begin={"day": "00:00"})
-    told: list[str] = []
-
-    def nobody_reads(line: str) -> None:
-        told.append(line)
-        raise BrokenPipeError(32, "Broken pipe")
-
-    running = opened(replace(settings, products={NAME: product}, shifts=shifts), say=nobody_reads)
-    yield Asked(running, told)
-    running.close()
-
-
-def put(tmp_path: Path, data: bytes, name: str) -> None:
-    """Put a picture into the watched folder, as a camera's program does."""
-    (tmp_path / f"{name}.part").write_bytes(data)
-    (tmp_path / f"{name}.part").rename(tmp_path / "incoming" / name)
-
-
-Break = Callable[[Station, pytest.MonkeyPatch], None]
-
-
-def _session(station: Station) -> Any:
-    return station.versions.active(1)[1].session
-
-
-def _set(
-    find: Callable[[Station], Any], name: str, fault: Any, wake: bool = False, times: int = 10**9
-) -> Break:
-    """Let a method of a part of a station fail, so many times, or put something else in its place; and wake
-    its thread."""
-
-    def break_it(station: Station, patch: pytest.MonkeyPatch) -> None:
-        part = find(station)
-        is_error = isinstance(fault, BaseException)
-        patch.setattr(part, name, failing(fault, times, getattr(part, name)) if is_error else fault)
-        if wake:
-            part.wake()
-
-    return break_it
-
-
-def _failure_of_a_report(station: Station, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(_session(station), "run", failing(RuntimeError("out of memory")))
-    patch.setattr(station.judge, "report_error", failing(BrokenPipeError(32, "Broken pipe")))
-
-
-def _folder_gone(station: Station, patch: pytest.MonkeyPatch) -> None:
-    folder = station.sources[NAME][0].folder
-    folder.rename(folder.with_name("away"))
-    patch.setattr(station, "_healed", lambda: folder.with_name("away").rename(folder), raising=False)
-
-
-def _product_added(station: Station, patch: pytest.MonkeyPatch) -> None:
-    """While the shifts are reported, as each report takes its time."""
-    from flawscope_station.page_products import MADE_ON_PAGES
-    from flawscope_station.settings.station import ProductSettings
-
-    model = station.settings.products[NAME].model
-    station.addresses.add_product("second", ProductSettings(model), MADE_ON_PAGES, "test")
-    shifts = station.parts[ShiftReporter]
-    patch.setattr(shifts, "report_ended", failing(RuntimeError("dictionary changed size")))
-    shifts.wake()
-
-
-def folder(station: Station) -> Any:
-    return station.sources[NAME][0]
-
-
-def judge(station: Station) -> Any:
-    return station.judge
-
-
-def recorder(station: Station) -> Any:
-    return station.recorder
-
-
-AWAY = StoreError("the data base is away", "store_unreachable")
-BUG, PANIC, EXIT = RuntimeError("a bug"), Panic("a library's"), SystemExit(3)
-FULL = OSError(28, "No space left")
-READ_ONLY = SimpleNamespace(begin=failing(OperationalError("BEGIN", {}, Exception("a readonly database"))))
-# What fails, and the kind of the problem that a person reads of it; "": the sender alone is told.
-FAULTS: dict[str, tuple[Break, str]] = {
-    "the model fails once": (_set(_session, "run", BUG, times=1), "model_failed"),
-    "the model fails": (_set(_session, "run", BUG), "model_failed"),
-    "the model's library panics": (_set(_session, "run", PANIC), "model_failed"),
-    "the model returns nonsense": (_set(_session, "run", lambda images: None), "model_failed"),
-    "the model fails, and telling it, too": (_failure_of_a_report, "not_inspecting"),
-    "the judge's turn panics": (_set(judge, "_next_job", PANIC), "not_inspecting"),
-    "the judge ends": (_set(judge, "_judge_next", EXIT), "not_inspecting"),
-    "judging has a bug": (_set(judge, "_judge", BUG), "model_failed"),
-    "the data base refuses records": (_set(lambda one: one.store, "record", AWAY), ""),
-    "recording has a bug": (_set(lambda one: one.store, "record", BUG), "not_inspecting"),
-    "recording panics": (_set(lambda one: one.store, "record", PANIC), "not_inspecting"),
-    "the recorder ends": (_set(recorder, "_record_next", EXIT), "not_inspecting"),
-    "nobody can be told of an inspection": (_set(recorder, "announce", BUG), ""),
-    "a page cannot be told": (_set(lambda one: one.live, "publish", BUG), ""),
-    "the disk is full": (_set(lambda one: one.files, "free_bytes", lambda: 0), "disk_full"),
-    "the station's folder is gone": (
-        _set(lambda one: one.files, "free_bytes", FileNotFoundError(2, "No such file")),
-        "disk_full",
-    ),
-    # no inode, no quota: the disk has room
-    "no file can be written": (
-        _set(lambda one: store_files.files, "replace_file", FULL),
-        "store_unreachable",
-    ),
-    "keeping a picture panics": (_set(lambda one: one.files, "keep", PANIC), "not_inspecting"),
-    "no thread can be started": (
-        _set(lambda one: one.inspector._pool, "submit", RuntimeError("can't start new thread")),
-        "not_inspecting",
-    ),
-    "checking pictures has a bug": (_set(lambda one: admission, "check_picture", BUG), "not_inspecting"),
-    "the data base is away": (_set(lambda one: one.database, "reading", AWAY), "store_unreachable"),
-    "the data base is read only": (_set(lambda one: one.database, "_writer", READ_ONLY), "store_unreachable"),
-    "the folder's round has a bug": (_set(folder, "_scan", BUG), "folder_waits"),
-    "the folder's round panics": (_set(folder, "_scan", PANIC), "not_inspecting"),
-    "the folder's thread ends": (_set(folder, "_report", EXIT), "not_inspecting"),
-    "the folder is away": (_folder_gone, "folder_away"),
-    "the folder cannot ask the store": (_set(lambda one: one.store, "known_files", BUG), "folder_waits"),
-    "a sink is away": (
-        _set(lambda one: one.sinks.deliveries[0].sink, "send", OSError(113, "No route")),
-        "sink",
-    ),
-    "a product comes, and shifts fail": (_product_added, "thread_failed"),
-    "the station cannot check itself": (
-        _set(lambda one: one.inspector, "late_products", BUG),
-        "not_inspecting",
-    ),
-    "the watch itself panics": (
-        _set(lambda one: one.health.watch, "_wait", PANIC, wake=True),
-        "thread_failed",
-    ),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("fault", FAULTS)
-def test_every_picture_is_inspected_or_told_and_readyz_says_what_is_true(
-    asked, parts, tmp_path, monkeypatch, fault
-):
-    """Nobody reads stderr meanwhile."""
-    break_it, kind = FAULTS[fault]
-    station = asked.station
-    outcomes: dict[str, Any] = {}
-    assert asked.inspect(parts[0], "before")
-    assert asked.is_ready
-    with monkeypatch.context() as patch:
-        asked.told.clear()
-        break_it(station, patch)
-        for turn in range(3):
-            taken = folder(station).state.taken
-            put(tmp_path, parts[turn], f"file{turn}.png") if (tmp_path / "incoming").is_dir() else None
-            name = f"sent{turn}"
-            try:
-                outcomes[name] = asked.submit(parts[turn], name)
-            except FlawscopeError as error:
-                outcomes[name] = error
-            if not was_inspected(outcomes[name], 0.5) and kind != "":
-                until(  # unless the file was inspected since
-                    lambda taken=taken: not asked.is_ready or folder(station).state.taken > taken,
-                    f"{name} was not inspected, and the station says it is ready",
-                )
-        if kind:
-            until(lambda: asked.was_told(kind), f"{kind} was not told")
-        if hasattr(station, "_healed"):
-            station._healed()
-    assert asked.inspect(parts[0], "after")
-    until(lambda: asked.is_ready, "it works again, and says that it is not ready")
-    for name, outcome in outcomes.items():
-        assert isinstance(outcome, Exception) or outcome.exception(30) is not None or name in asked.names()
-    files = {f"file{turn}.png" for turn in range(3)} if fault != "the folder is away" else set()
-    until(lambda: files <= set(asked.names()), "a file was not inspected")
-    assert asked.inspect(parts[1], "last")
-    assert asked.is_ready
-
-
-BESIDE = {  # threads that do not inspect: what they call, which fails
-    "drift": (lambda one: one.parts[Drift].monitor, "update", PANIC),
-    "housekeeping": (lambda one: one.housekeeping, "check_clock", PANIC),
-    "sink-folder": (lambda one: one.sinks.deliveries[0], "_deliver_pages", PANIC),
-    "learning": (lambda one: one.parts[Learning], "_queue_if_enough", PANIC),
-    "new products": (lambda one: one.parts[Drafts], "_next_job", EXIT),
-}
-
-
-def test_threads_beside_the_inspection_are_told_and_begun_again(asked, parts, monkeypatch):
-    with monkeypatch.context() as patch:
-        for find, name, error in BESIDE.values():
-            _set(find, name, error, wake=True)(asked.station, patch)
-        for turn in range(3):
-            assert asked.inspect(parts[turn], f"sent{turn}")
-        for name in BESIDE:
-            until(lambda name=name: f"{name}: " in asked.problem("thread_failed"), f"{name} was not told")
-    assert asked.inspect(parts[0], "after")
-    until(lambda: not any(thread.is_down for thread, _ in asked.station._threads()))
-    assert asked.is_ready
-
-
 @pytest.mark.parametrize("where", ["the model", "the disk", "the data base"])
 def test_an_error_of_one_picture_harms_no_other(asked, parts, monkeypatch, where):
     """Though they are judged in one turn, and recorded in one transaction."""
@@ -579,40 +222,6 @@ def test_an_error_of_one_picture_harms_no_other(asked, parts, monkeypatch, where
     assert set(names) - {"bad"} == set(asked.names())
 
 
-def _hang_in(find: Callable[[Station], Any], name: str) -> Callable[..., Callable[[], None]]:
-    def hang(station: Station, patch: pytest.MonkeyPatch) -> Callable[[], None]:
-        part, go_on = find(station), threading.Event()
-        patch.setattr(part, name, delayed(getattr(part, name), go_on))
-        return go_on.set
-
-    return hang
-
-
-# What does not return, and whether pictures cannot be inspected meanwhile
-HANGS = {
-    "the model": (_hang_in(_session, "run"), True),
-    "the disk": (_hang_in(lambda one: one.files, "keep"), True),
-    "the data base": (_hang_in(lambda one: one.store, "record"), True),
-    "a share that is watched": (_hang_in(lambda one: folder(one)._arrivals, "scan"), True),
-    "a sink": (_hang_in(lambda one: one.sinks.deliveries[0].sink, "send"), False),
-}
-
-
-@pytest.mark.parametrize("what", HANGS)
-def test_what_hangs_is_told(asked, parts, monkeypatch, what):
-    """Nothing can end it; whoever watches `/readyz` starts the station anew."""
-    until(lambda: folder(asked.station)._arrivals is not None)
-    hang, inspects = HANGS[what]
-    with monkeypatch.context() as patch:
-        go_on = hang(asked.station, patch)
-        patch.setattr("flawscope_station.background.STUCK_SECONDS", 0.5)
-        answer = asked.submit(parts[0], "slow")
-        until(lambda: asked.is_ready is not inspects and asked.was_told("thread_failed: threads hang"))
-        go_on()
-        answer.result(120)
-    until(lambda: asked.is_ready and "thread_failed" not in [one.code for one in asked.station.problems()])
-
-
 def test_the_smallest_station_has_few_threads(settings, monkeypatch):
     """No sinks, no shifts, nothing that is learnt."""
     pools, begin = list[ThreadPoolExecutor](), ThreadPoolExecutor.__init__
@@ -652,13 +261,3 @@ def test_a_source_that_does_not_end_keeps_no_other_from_ending(work):
     ended: list[int] = []
     stop_all([lambda: work.ended.wait(60), lambda: ended.append(1), lambda: sys.exit(1)], seconds=0.5)
     assert ended == [1]
-
-
-def was_inspected(outcome: Any, seconds: float) -> bool:
-    """Whether a picture was inspected within so many seconds; not where it waits, or was refused."""
-    if isinstance(outcome, Exception):
-        return False
-    try:
-        return outcome.exception(seconds) is None
-    except TimeoutError:
-        return False

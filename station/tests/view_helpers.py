@@ -18,6 +18,7 @@ from flawscope.predictor import tolerating
 from flawscope.results.findings import tolerance_finding
 from flawscope.results.tolerance import Tolerances
 from flawscope_station.station import Station
+from small_network import SMALL_NETWORK
 from station_helpers import NAME, Served, everything, png, until
 
 VIEWS = ("left", "right", "top")
@@ -49,7 +50,7 @@ def fit_parts(model: Path, views: Sequence[str]) -> None:
         for name in views:
             (good / f"p{part}_{name}.png").write_bytes(view(part, name))
     how: dict[str, Any] = {"part": r"p\d+", "size": 64, "check": False, "device": "cpu"}
-    flawscope.fit(good, **how).save(model)
+    flawscope.fit(good, **how, **SMALL_NETWORK).save(model)
 
 
 @pytest.fixture(name="part_model", scope="session")

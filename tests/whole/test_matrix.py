@@ -16,7 +16,7 @@ SETS = matrix.covering()
 
 
 def exported_sets():
-    """An export takes seconds: the sets with pairs of which a file holds more than a network, each pair once."""
+    """An export takes seconds: the sets with pairs of which a file holds more than a network, each once."""
     missing = {*map(frozenset, itertools.combinations(("align", "region", "light", "tile", "joint"), 2))}
     missing |= {frozenset(("several", name)) for name in ("region", "light", "tile")}
     for names in SETS:

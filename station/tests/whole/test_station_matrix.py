@@ -21,9 +21,7 @@ from station_helpers import NAME
 SERVED = ["align", "several", "light", "positions", "joint", "method"]
 
 
-@pytest.mark.parametrize(
-    "option", [pytest.param(name, marks=() if name == "align" else pytest.mark.slow) for name in SERVED]
-)
+@pytest.mark.parametrize("option", SERVED)
 def test_the_station_answers_as_predict_does(
     option, shared, small_backbone, quick_settings, open_station, tmp_path
 ):

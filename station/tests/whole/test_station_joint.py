@@ -424,7 +424,6 @@ def test_sinks_get_all_products_inspections(open_station, joint_models, tmp_path
         until(lambda name=name: waiting(name) == {"folder": 0, "mqtt": 1})
 
 
-@pytest.mark.slow
 def test_serve_takes_a_joint_model_file(joint_models):
     import argparse
 

@@ -16,7 +16,7 @@ from flawscope_station.sinks.mqtt import MqttSink
 from sink_helpers import Cable, Listener, Mosquitto, listens, make_broker, new_folder
 from station_helpers import NAME, Load, Running, free_port, until
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BEGIN = "plant/hall 2/station"
 TOPIC, STATE = (f"{BEGIN}/{NAME}/{kind}" for kind in ("inspection", "state"))
 STATUS, PROBLEM = f"{BEGIN}/status", f"{BEGIN}/problem"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BLOCKED = """
 import sys
 for name in ("flawscope_station", "flawscope_line", "fastapi", "sqlalchemy", "uvicorn"):
@@ -62,7 +62,6 @@ def installed(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
 def test_tests_pass_with_the_installed_wheels(installed):
     """What a checkout has beside a wheel is not needed: pages, texts, weights, entry points are in it."""
     tests = ("tests/results/test_prediction.py", "station/tests/test_station_pages.py")

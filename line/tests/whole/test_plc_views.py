@@ -155,7 +155,6 @@ def test_challenge_parts_are_set_up_and_shown(settings, belt, pair_model, tmp_pa
         running.close()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("wire", ["modbus", "modbus-client"])
 def test_parts_at_a_station_that_is_killed(plugins, settings, belt, pair_model, shared, tmp_path, wire):
     """Each part has one outcome at the PLC, and is in the records if that is not an error.

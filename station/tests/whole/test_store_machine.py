@@ -223,7 +223,6 @@ class Machine(RuleBasedStateMachine):
         assert self.outbox.waiting() == len(known) + self.said - len(self.delivered)
 
 
-@pytest.mark.slow
 def test_store_retention_and_outbox_keep_what_they_were_told(database_url, tmp_path, monkeypatch):
     monkeypatch.setattr(Retention, "_pause", lambda self, seconds: None)
     monkeypatch.setattr(
@@ -231,7 +230,7 @@ def test_store_retention_and_outbox_keep_what_they_were_told(database_url, tmp_p
     )
     monkeypatch.setattr(Machine, "folder", tmp_path / "files", raising=False)
     given = settings(
-        max_examples=12 if database_url is None else 6,
+        max_examples=6 if database_url is None else 3,
         stateful_step_count=25,
         deadline=None,
         phases=[Phase.generate],

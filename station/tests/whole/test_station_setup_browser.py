@@ -79,7 +79,6 @@ def shown(tablet: Tablet, selector: str) -> bool:
     return bool(tablet.find(selector).is_displayed())
 
 
-@pytest.mark.slow
 def test_forty_pictures_are_dragged_in_and_the_product_is_live(beginner, forty):
     """With two clicks and a name; nothing unfit is seen on the way."""
     begin(beginner)

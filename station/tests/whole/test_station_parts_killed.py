@@ -11,13 +11,11 @@ import threading
 import time
 
 import httpx
-import pytest
 
 from station_helpers import until
 from view_helpers import exported, lives, part_model_fixture, post, recorded_parts, whole  # noqa: F401
 
 KILLS, PARTS = int(os.environ.get("KILLS", "3")), int(os.environ.get("PARTS", "40"))
-pytestmark = pytest.mark.slow
 
 
 def test_parts_by_http(part_model, shared, serve):

@@ -27,8 +27,8 @@ from station_helpers import broken, everything, originals
 pytestmark = pytest.mark.listens
 ENDLESS = ("/api/v1/products/{name}/live",)  # a stream that goes on
 DRAFT = "disc"
-EXAMPLES = 8  # of an operation
-UPLOADS = 300
+EXAMPLES = 4  # of an operation
+UPLOADS = 150
 SETTINGS = hypothesis.settings(
     max_examples=EXAMPLES,
     deadline=None,
@@ -96,7 +96,7 @@ def test_no_request_is_answered_with_500(running, api, kind):
             if response.status_code >= 500 and response.status_code != 503:
                 wrong.append(f"{label}: {response.status_code} {response.text[:200]} {response.request.url}")
     assert wrong == []
-    assert sum(sum(seen.values()) for seen in statuses.values()) > 4 * len(statuses)
+    assert sum(sum(seen.values()) for seen in statuses.values()) > EXAMPLES / 2 * len(statuses)
     if kind == "known":
         reached = [label for label, seen in statuses.items() if any(status < 300 for status in seen)]
         assert len(reached) > len(statuses) / 2, f"hardly anything is reached: {statuses}"

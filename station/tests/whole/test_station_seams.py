@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shutil
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -13,7 +14,7 @@ from flawscope import Prediction
 from flawscope_station.client import Client
 from flawscope_station.settings.station import ProductSettings
 from sink_helpers import Receiver, make_sink
-from station_helpers import NAME, until
+from station_helpers import NAME, Served, free_port, until
 
 SOURCE = Path(flawscope_station.__file__).parent
 FIELD = {
@@ -74,10 +75,10 @@ def test_a_field_touches_three_files_and_a_page_four(serve, model_file, parts, t
         (package / name).write_text(text.replace(old, new) if old else new)
     assert (len(FIELD), len(PAGE)) == (3, 4)
     receiver = Receiver()
-    served = serve({"model": str(model_file), "sinks": [{"webhook": receiver.url}]})
-    served.environment["PYTHONPATH"] = str(package.parent)
-    served.start()
-    with httpx.Client(base_url=served.url, timeout=60) as http:
+    words = serve({"model": str(model_file), "sinks": [{"webhook": receiver.url}]}).words
+    served = Served(words, free_port(), {"PYTHONPATH": str(package.parent)})
+    with closing(served), httpx.Client(base_url=served.url, timeout=60) as http:
+        served.start()
         api = f"/api/v1/products/{NAME}"
         found = http.post(f"{api}/inspections", content=parts[0]).json()
         assert found["belt"] == "north"

@@ -1,0 +1,140 @@
+"""What tests of both floors need: test_learning_steps.py, whole/test_learning_steps_whole.py."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from flawscope.calibration.judgement import DecisionCounts, Judgement
+from flawscope.errors import InputError
+from flawscope_station.learning import activation
+from flawscope_station.learning import candidate_records as states
+from flawscope_station.learning.activation import CannotLearnError, Learning
+from flawscope_station.learning.candidate_records import Candidates
+from flawscope_station.settings.station import LearningSettings
+from flawscope_station.store.database import Database, StoreError
+from flawscope_station.store.schema import candidates, events, products
+from station_helpers import add_version
+
+COUNTS = DecisionCounts(9, [3, 0.1, 0.7], [0, 0.0, 0.3])
+FOUND = Judgement(how="extended", learnt=[5], good=COUNTS, defects=COUNTS)
+
+
+class Kept(Candidates):
+    """In the data base. fail: is asked before each change, and raises where it shall not happen."""
+
+    def __init__(self, database: Database):
+        super().__init__(database)
+        self.fail: Callable[[str], None] = lambda status: None
+
+    def change(self, number: int, status: str, **given: Any) -> bool:
+        self.fail(status)
+        return super().change(number, status, **given)
+
+    def rows(self) -> list[Any]:
+        """The oldest first."""
+        with self.database.reading() as connection:
+            return list(connection.execute(select(candidates).order_by(candidates.c.id)))
+
+    def facts(self, number: int) -> dict[str, Any]:
+        return dict(json.loads(self.rows()[number - 1].facts))
+
+    def events(self) -> list[tuple[str, str]]:
+        """What became of candidates."""
+        query = select(events.c.kind, events.c.text).where(events.c.kind != states.EVENT_QUEUED)
+        with self.database.reading() as connection:
+            return [(row.kind, row.text) for row in connection.execute(query.order_by(events.c.id))]
+
+
+class Versions:
+    """Of each product version 1 is active, and 2 is what is made."""
+
+    device = "cpu"
+
+    def engine_for(self, path: Path) -> str | None:
+        return None
+
+    def __init__(self, database: Database, folder: Path) -> None:
+        self.database, self.now = database, {1: 1, 2: 1}
+        self.files = SimpleNamespace(
+            temporary_path=lambda name: folder / name, remove_temporary=lambda path: None
+        )
+        self.cannot: Exception | None = None
+
+    def is_open(self, product_id: int) -> bool:
+        return False  # no room is looked for
+
+    def path(self, product_id: int, number: int) -> Path:
+        return Path("model.safetensors")
+
+    def number(self, product_id: int) -> int:
+        return self.now[product_id]
+
+    def add(self, *told: Any) -> int:
+        return 2
+
+    def activate(self, product_id: int, number: int, who: str, instead_of: int) -> bool:
+        if self.cannot is not None:
+            raise self.cannot
+        if self.now[product_id] != instead_of:
+            return False
+        self.now[product_id] = number
+        with self.database.writing() as connection:
+            ours = products.update().where(products.c.id == product_id)
+            connection.execute(ours.values(active_version_id=number))
+        return True
+
+
+class Made:
+    """Learning of two products, with as many corrections as are asked for. said, reported: what it tells."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database: Database):
+        self.said: list[str] = []
+        self.reported: dict[str, str | None] = {}
+        self.unreadable: set[int] = set()
+        self.asked = 0  # for all verdicts of a product
+        self.unable = False
+        self.full: StoreError | None = None
+        self.versions, self.candidates = Versions(database, tmp_path), Kept(database)
+        for name in ("one", "two"):
+            add_version(database, name)
+        learn = LearningSettings(rule="auto", after=1)
+        self.learning = Learning(
+            self.versions,
+            {"one": 1, "two": 2},
+            {"one": learn, "two": learn},
+            self.reported.__setitem__,
+            self.said.append,
+        )
+        correction = SimpleNamespace(number=5, verdict="good", verdict_id=1)
+        words = SimpleNamespace(corrections=[correction], verdicts=[1], gone=[], contradictory=[])
+
+        def words_of(product_id: int) -> Any:
+            self.asked += 1
+            return words
+
+        def able(product_id: int) -> Any:
+            if self.unable:
+                raise CannotLearnError("version 1 is an export")
+            if product_id in self.unreadable:
+                raise InputError("model.safetensors is damaged; copy it again")
+            return SimpleNamespace(number=1, file=Path("model.safetensors"), is_trained=True)
+
+        plan = SimpleNamespace(learnt=[], start=1, verdicts=words, pictures=[])
+        monkeypatch.setattr(activation, "RETRY_SECONDS", 0.01)
+        monkeypatch.setattr(activation, "make_plan", lambda *told: plan)
+        monkeypatch.setattr(self.learning, "_read_verdicts", words_of)
+        monkeypatch.setattr(self.learning, "_check_can_learn", able)
+        monkeypatch.setattr(self.learning, "_disk_full_error", lambda product_id: self.full)
+        monkeypatch.setattr(self.learning, "candidates", self.candidates)
+        monkeypatch.setattr(self.learning.worker, "run", lambda job, step: FOUND)
+
+    def look(self, times: int = 1) -> None:
+        """As often as in so many times ten seconds."""
+        waits = iter([False] * times)
+        self.learning._wait = lambda seconds=None: next(waits, True)
+        self.learning._work()

@@ -1,0 +1,107 @@
+"""The promised false-alarm rate beside the line, what people say twice, versions that were rejected."""
+
+import json
+
+import pytest
+
+from flawscope_station.learning.activation import Learning
+from flawscope_station.setup.draft import describe_result
+from learning_helpers import API, NAME, Line, drawn_part
+from tablet import PHONE, SLATE, needs_chromium
+
+
+def test_the_pages_and_the_api_tell_it(running):
+    line = Line(running.url)
+    line.shift(stains=4)
+    found = line.http.get(f"{API}/promise").json()
+    assert (found["version"], found["alarms"], found["unreviewed"]) == (1, 4, 0)
+    for page in ("models", "trends"):
+        text = line.http.get(f"/{NAME}/{page}").text
+        assert f'data-state="{found["state"]}"' in text
+        assert f"of {found['good']} good parts 4 were flagged" in text
+        assert "This one model may flag 0.2 to 26.5" in text
+    (version,) = line.http.get(f"{API}/versions").json()["versions"]
+    assert version["interval"] == pytest.approx(found["interval"])
+
+
+def stained_once(line: Line) -> list[int]:
+    """False alarms that stand out like defects, each called good once."""
+    found = [
+        line.send(drawn_part(seed, stained=True), f"stained-{seed}.png")["id"] for seed in (200, 201, 202)
+    ]
+    for number in found:
+        line.say(number, "good")
+    line.say(line.send(drawn_part(300, "missing_part"), "defect.png")["id"], "defect")
+    return found
+
+
+def test_what_looks_like_a_defect_is_learnt_in_one_step(running):
+    """The page asks before the work; who looked once more says so with the request."""
+    line = Line(running.url)
+    found = stained_once(line)
+    assert line.http.get(f"{API}/learning").json()["unsure"] == found
+    page = line.http.get(f"/{NAME}/models").text
+    assert f'data-learn="{",".join(map(str, found))}"' in page
+    answer = line.http.post(f"{API}/learning", json={"good": [999]})
+    assert answer.status_code == 422
+    assert "999 is not among `unsure`" in answer.json()["error"]
+    made = line.learn(good=found)
+    assert (made["judgement"]["learnt"], made["judgement"]["unsure"]) == (found, [])
+    assert line.http.get(f"{API}/learning").json()["unsure"] == []
+    assert len(line.http.get(f"{API}/learning").json()["candidates"]) == 1
+
+
+def test_a_version_that_was_rejected_or_loses_something_is_not_just_offered(running):
+    line = Line(running.url)
+    line.shift()
+    made = line.learn()
+    learning = running.station.parts[Learning]
+    facts = json.loads(learning.candidates.row(1, made["id"]).facts)
+    facts["judgement"] |= {"lost": [8, 9]}
+    learning.candidates.change(made["id"], "ready", facts=facts)
+    assert line.http.post(f"{API}/candidates/{made['id']}/reject", json={}).status_code == 200
+    page = line.http.get(f"/{NAME}/models").text
+    assert ">Use this version<" not in page
+    assert 'id="others"' not in page
+    assert ">Use it all the same<" in page
+    assert 'data-losing="8,9"' in page
+    assert line.use(2).status_code == 409
+    assert line.use(2, losing=[8, 9]).status_code == 200
+    assert ">Use it all the same<" not in line.http.get(f"/{NAME}/models").text
+
+
+@needs_chromium
+def test_the_page_asks_once_and_names_what_would_be_lost(tablet):
+    line = Line(tablet.url)
+    found = stained_once(line)
+    tablet.open("models")
+    assert tablet.unfit(PHONE, SLATE) == []
+    assert "Look at them once more" in tablet.text("[aria-labelledby=learn]")
+    tablet.click("[data-learn]:not([data-learn=''])")
+    tablet.wait(lambda: tablet.all("[data-status=ready]"), 90)
+    tablet.wait(lambda: tablet.js("return document.documentElement.dataset.ready") == "yes")
+    learnt = line.http.get(f"{API}/learning").json()["candidates"][0]["judgement"]["learnt"]
+    assert learnt == found
+    tablet.js("document.querySelector('[data-activate=\"2\"]').dataset.losing = '1,2'")
+    tablet.click("[data-activate='2']")
+    tablet.wait(lambda: tablet.find("#sure").is_displayed())
+    assert "Look at these inspections first: 1, 2." in tablet.text("#losses")
+    assert tablet.complaints() == []
+
+
+@pytest.mark.parametrize(
+    ("found", "tested", "shown"),
+    [
+        ({"small": [0, 1], "medium": [0, 1], "large": [1, 1]}, None, {}),
+        ({"small": [0, 8], "medium": [3, 8], "large": [1, 7]}, None, {}),
+        ({"small": [0, 1]}, {"small": [6, 12]}, {"small": [6, 12, 0.2538, 0.7462]}),
+        ({"small": [9, 10]}, {}, {"small": [9, 10, 0.5958, 0.9821]}),
+        ({}, None, {}),
+    ],
+)
+def test_simulated_defects_are_a_number_only_where_enough_were_tried(found, tested, shown):
+    result = describe_result({"found": found, "tested": tested})
+    assert result["found"] == found
+    assert result["shown"].keys() == shown.keys()
+    for size, numbers in shown.items():
+        assert result["shown"][size] == pytest.approx(numbers, abs=1e-4)
