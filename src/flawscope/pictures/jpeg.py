@@ -24,8 +24,10 @@ _FRAMES = {*range(_BASELINE, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _RESTARTS = range(0xD0, 0xD8)
 _ALONE = {0x01, 0xD8, *_RESTARTS}  # markers without a length
 _END, _START_OF_SCAN, _RESTART_INTERVAL = 0xD9, 0xDA, 0xDD
+_HUFFMAN_TABLES, _AC, _END_OF_BLOCK = 0xC4, 0x10, 0
+_ZEROS = bytes(64)  # more than a block of the shortest codes has
 _COEFFICIENTS = 64  # of a block
-_SPARE = 16  # bytes that an encoder may leave behind the last block
+_SPARE = 8  # bytes that an encoder may leave behind the last block
 _SHORT = 128  # bytes below which a stretch is counted by restart markers alone, to save time
 _BEYOND = b"\xfe" * 8  # as many as libjpeg reads ahead; of long codes, so that few blocks are made of them
 
@@ -64,6 +66,7 @@ def read_layout(data: bytes) -> Layout:
     """Walks the markers of a JPEG to its end; what lies behind is none of it."""
     stretches: list[tuple[int, int]] = []
     missing: dict[int, list[int]] = {}  # bits of each coefficient of each component that are still to come
+    shortest: dict[int, int] = {}  # symbol that zero bits mean, by the number of the table
     at, kind, interval, frame = 2, 0, 0, b""
     while (marker := _MARKER.search(data, at)) and (code := data[marker.end() - 1]) != _END:
         at = marker.end()
@@ -74,6 +77,8 @@ def read_layout(data: bytes) -> Layout:
         at += length
         if code in _FRAMES:
             kind, frame, missing = code, head, {one: [99] * _COEFFICIENTS for one in head[6::3]}
+        elif code == _HUFFMAN_TABLES:
+            shortest |= _shortest_codes(head)
         elif code == _RESTART_INTERVAL:
             interval = int.from_bytes(head, "big")
         elif code == _START_OF_SCAN and len(head) > 5 and frame:
@@ -84,23 +89,41 @@ def read_layout(data: bytes) -> Layout:
             count = -(-_units(frame, head[1:-3:2]) // interval) if interval else 1
             if not in_order or len(found) != count:
                 return Layout(stretches, kind, TRUNCATED if found[-1][1] == len(data) else INCOMPLETE)
+            is_filled = _has_zeros(data, at, found[-1][1], shortest.get(head[2] & 15 | _AC, 0))
+            if kind in (_BASELINE, _EXTENDED) and is_filled:
+                return Layout(stretches, kind, INCOMPLETE)
             stretches += found
             at = found[-1][1]
     whole = stretches and not any(map(any, missing.values()))
     return Layout(stretches, kind, TRUNCATED if marker is None else "" if whole else INCOMPLETE)
 
 
+def _shortest_codes(tables: bytes) -> dict[int, int]:
+    """Symbol of the shortest code of each Huffman table, by its class and number."""
+    found, at = {}, 0
+    while len(tables) > at + 17:
+        found[tables[at]] = tables[at + 17]
+        at += 17 + sum(tables[at + 1 : at + 17])
+    return found
+
+
+def _has_zeros(data: bytes, begin: int, end: int, symbol: int) -> bool:
+    """Whether so many zero bytes lie in a scan that a block would consist of the same value again and again.
+    symbol: what zero bits mean; where they end a block, many are nothing odd."""
+    return symbol != _END_OF_BLOCK and data.find(_ZEROS, begin, end) >= 0
+
+
 def _units(frame: bytes, components: bytes) -> int:
     """Number of units between which restart markers of a scan are counted: blocks of its only component, or
     squares of all."""
-    height, width = (int.from_bytes(frame[k : k + 2], "big") for k in (1, 3))
     factors = {one: (both >> 4, both & 15) for one, both in zip(frame[6::3], frame[7::3], strict=False)}
-    across, down = (max(sides) for sides in zip(*factors.values(), strict=True))
-    if len(components) > 1:
-        return -(-width // (8 * across)) * -(-height // (8 * down))
-    own_across, own_down = factors.get(components[0], (across, down))
-    own = -(-width * own_across // across), -(-height * own_down // down)
-    return -(-own[0] // 8) * -(-own[1] // 8)
+    count = 1
+    for k, at in enumerate((3, 1)):  # across and down
+        length, most = int.from_bytes(frame[at : at + 2], "big"), max(both[k] for both in factors.values())
+        own = factors.get(components[0], (most, most))[k]
+        blocks = -(-length // (8 * most)) if len(components) > 1 else -(-(length * own) // (8 * most))
+        count *= blocks
+    return count
 
 
 def _stretches(data: bytes, begin: int) -> tuple[list[tuple[int, int]], bool]:
