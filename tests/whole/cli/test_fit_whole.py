@@ -13,6 +13,7 @@ from flawscope.artefact.model_file import read_manifest
 from flawscope.datasets import open_dataset
 from flawscope.errors import InputError
 from flawscope.fitting import simulated_defects, update_evaluation
+from flawscope.fitting.fitting import fit
 from flawscope.predictor import load
 from small_network import SMALL_FLAGS
 
@@ -161,11 +162,10 @@ def test_an_automatic_split_keeps_parts_together_when_fitting_evaluating_and_che
     assert found == {"train": 9, "test": 3}
 
 
-def test_update_adds_pictures_unless_fewer_defects_would_be_found(
-    run, answer, model_path, drawn, tmp_path, monkeypatch
-):
-    out = tmp_path / "m.safetensors"
-    call = ["fit", "--data", drawn / "plate/test/good", "--update", model_path, "--out", out]
+def test_update_adds_pictures_unless_fewer_defects_would_be_found(run, answer, drawn, tmp_path, monkeypatch):
+    model, out = tmp_path / "plate.safetensors", tmp_path / "m.safetensors"
+    fit(drawn, size=64, device="cpu", seed=0).save(model)  # features that tell a picture that lies far out
+    call = ["fit", "--data", drawn / "plate/test/good", "--update", model, "--out", out]
     call.append("--drop-suspects")  # one of the four lies far out
     with monkeypatch.context() as patch:
         patch.setattr(update_evaluation, "MIN_KEPT_SHARE", 2.0)  # more would have to be found
@@ -175,7 +175,7 @@ def test_update_adds_pictures_unless_fewer_defects_would_be_found(
     out.unlink()
     answer(*call, "--no-check", "--quiet")
     assert len(read_manifest(out).pictures) == 15
-    assert read_manifest(out).calibration.scores == read_manifest(model_path).calibration.scores
+    assert read_manifest(out).calibration.scores == read_manifest(model).calibration.scores
     answer("info", out, printed="not measured after the model was extended")
     answer(*call, "--no-check", "--fair", "--force", "--quiet")
     assert read_manifest(out).calibration.count == 16
