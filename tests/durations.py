@@ -30,7 +30,7 @@ class Durations:
     """Of one process of a run. Where several share the tests, the first gets the reports of all."""
 
     def __init__(self, config):
-        self._spent, self._shared, self._fixtures = 0.0, 0.0, []
+        self._spent, self._shared, self._fixtures = 0.0, 0.0, Counter()
         self._asked, self._item = set(), None
         self._rows, self._outcomes, self._skips, self._astray = Counter(), {}, defaultdict(set), {}
         self.place = Path(os.environ.get("DURATIONS", config.rootpath / "build" / "durations.tsv"))
@@ -52,7 +52,7 @@ class Durations:
         finally:
             self._importing = False
             self._shared += (cost := processor_seconds() - begun)
-            self._fixtures.append(("imports", cost))
+            self._fixtures["imports"] += cost
 
     def _audit(self, event, args):
         if event in REFUSED and self._item and not (event == "os.fork" and "forkserver" in sys.modules):
@@ -62,7 +62,7 @@ class Durations:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self, item):
-        self._spent, self._shared, self._fixtures, self._asked = 0.0, 0.0, [], set()
+        self._spent, self._shared, self._fixtures, self._asked = 0.0, 0.0, Counter(), set()
         return (yield from self._measured())
 
     @pytest.hookimpl(wrapper=True)
@@ -78,8 +78,8 @@ class Durations:
         try:
             return (yield from self._measured())
         finally:
-            own = (item.nodeid, self._spent - self._shared)
-            item.user_properties.append(("durations", [own, *self._fixtures]))
+            costs = {item.nodeid: self._spent - self._shared, **self._fixtures}
+            item.user_properties.append(("durations", list(costs.items())))
             item.user_properties.append(("asked", sorted(self._asked)))
 
     def _measured(self):
@@ -99,7 +99,7 @@ class Durations:
                 # less that of fixtures that it asks for
                 cost = processor_seconds() - begun - (self._shared - within)
                 self._shared += cost
-                self._fixtures.append((f"fixture {fixturedef.argname}", cost))
+                self._fixtures[f"fixture {fixturedef.argname}"] += cost
 
     # ---------------------------------------------------------------------------------- where they are told
 
