@@ -81,8 +81,7 @@ def open_dataset(
     pictures are good.
 
     InputError, in one line, if the folder is missing, empty or cannot be read, if it holds several
-    categories and none is named, if there is no such category, or if it is not known which folders hold good
-    pictures.
+    categories and none is named, if there is no such category, or on such a question.
     """
     if not 0 <= test_share < 1:
         raise InputError(f"test share {test_share}: must be at least 0 and below 1; 0.2 is usual")

@@ -8,13 +8,16 @@ lists and labelling tools (`sayings`). Where these differ, or tell of a part alo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
 
 from flawscope.datasets.dataset import Dataset, Item, SplitSettings, category_of, split_dataset
 from flawscope.datasets.masks import GroundTruth
-from flawscope.datasets.sayings import Sayings, read_sayings
+from flawscope.datasets.sayings import MAX_LIST_BYTES, SUFFIXES, Sayings, read_name_sayings, read_sayings
 from flawscope.errors import InputError, join_names, suggest_name
+from flawscope.pictures.decoding import is_picture
 from flawscope.pictures.folder_words import (
     GOOD,
     one_may_negate,
@@ -201,6 +204,41 @@ def refuse_unknown(
                 if parts[: len(above)] == above:
                     here[parts[: len(above) + 1]] += number
             raise _question(root, here, remedy)
+
+
+def refuse_unknown_names(
+    name: str,
+    inside: Iterable[str],
+    read: Mapping[str, Callable[[], bytes]] = MappingProxyType({}),
+    remedy: str = NAME_GOOD,
+) -> None:
+    """Raises InputError as `refuse_unknown`, for pictures that are in no folder, such as those of a zip.
+
+    Args:
+        name: of what holds them.
+        inside: paths of its files, with forward slashes; those that lead out of it are passed over.
+        read: reads a file, by its path: lists of pictures are looked at.
+    """
+    every = {one: PurePosixPath(one) for one in inside}
+    usual = {one: path for one, path in every.items() if not {"..", "/"} & {*path.parts} and ":" not in one}
+    pictures = [path for path in usual.values() if is_picture(path)]
+    lists = [one for one, path in usual.items() if one in read and path.suffix.lower() in SUFFIXES]
+    if not lists:
+        virtual = [Path(name, path) for path in pictures]
+        refuse_unknown(Path(name), virtual, remedy, read_name_sayings(virtual))
+        return
+    with TemporaryDirectory() as unpacked:
+        root, left = Path(unpacked, "in", "pictures"), MAX_LIST_BYTES
+        root.mkdir(parents=True)
+        for one in lists:
+            content = read[one]()
+            left -= len(content)
+            if left >= 0:
+                (root / one).parent.mkdir(parents=True, exist_ok=True)
+                (root / one).write_bytes(content)
+        sayings = read_sayings(root, [root / path for path in pictures])
+    named = {Path(name, path.relative_to(root)): said for path, said in sayings.of.items()}
+    refuse_unknown(Path(name), named, remedy, Sayings(named, sayings.is_unknown))
 
 
 def _question(root: Path, counts: Mapping[tuple[str, ...], int], remedy: str = NAME_GOOD) -> InputError:

@@ -10,25 +10,18 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import tempfile
 import threading
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
 from flawscope.artefact import checkpoint_path, files
-from flawscope.datasets.own_folders import refuse_unknown
-from flawscope.datasets.sayings import (
-    MAX_LIST_BYTES,
-    SUFFIXES,
-    Sayings,
-    read_name_sayings,
-    read_sayings,
-)
+from flawscope.datasets.own_folders import refuse_unknown_names
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures import decoding, listing
 from flawscope.predictor import rates, router
@@ -95,10 +88,10 @@ class AddedPicture(NamedTuple):
 def refuse_defect_folder(name: str) -> None:
     """Raise DefectFolderError where the name of a picture, or of a folder on its path, says that it is
     defective."""
-    folder = Path("pictures")
-    path = folder.joinpath(*re.split(r"[/\\\\]", name))
     try:
-        refuse_unknown(folder, [path], sayings=read_name_sayings([path]))
+        parts = [part for part in re.split(r"[/\\\\]", name) if part != ".." and ":" not in part]
+        usual = "/".join(filter(None, parts))
+        refuse_unknown_names("pictures", [usual if decoding.is_picture(usual) else f"{usual}.png"])
     except InputError:
         raise DefectFolderError(
             f"{name} is not good by its name, or its folder's: choose good parts, or, where it is good, give "
@@ -345,7 +338,9 @@ def read_zip(path: Path, name: str, limits: Limits) -> Iterator[tuple[str, bytes
                 raise InputError(
                     f"{name} unpacks to {size / 1e9:.1f} GB, which pictures do not: pack the pictures alone"
                 )
-            _refuse_unknown(file, path.parent, name, entries)
+            usual = {e.filename.replace("\\", "/"): e for e in entries}
+            read = {inside: partial(_read_list, file, entry, limits) for inside, entry in usual.items()}
+            refuse_unknown_names(name, usual, read, "pack the good ones alone")
             for entry in entries:
                 yield entry.filename, _read_entry(file, entry, limits)
     except InputError:
@@ -354,29 +349,10 @@ def read_zip(path: Path, name: str, limits: Limits) -> Iterator[tuple[str, bytes
         raise InputError(f"{name} is no zip file, or damaged: pack the pictures again") from None
 
 
-def _refuse_unknown(file: zipfile.ZipFile, folder: Path, name: str, entries: list[zipfile.ZipInfo]) -> None:
-    """Refuse a zip of whose pictures nobody knows whether they are good, by folders, names and lists in it.
-
-    Args:
-        folder: where the lists may be unpacked for a moment.
-        name: of the zip.
-    """
-    inside = {entry: PurePosixPath(entry.filename.replace("\\", "/")) for entry in entries}
-    usual = {e: p for e, p in inside.items() if not {"..", "/"} & {*p.parts} and ":" not in str(p)}
-    with tempfile.TemporaryDirectory(dir=folder) as unpacked:
-        root = Path(unpacked, "pictures")
-        root.mkdir()
-        pictures = [root / path for path in usual.values() if decoding.is_picture(path)]
-        left = MAX_LIST_BYTES
-        for entry, path in usual.items():
-            if path.suffix.lower() in SUFFIXES and entry.file_size <= left:
-                left -= entry.file_size
-                (root / path).parent.mkdir(parents=True, exist_ok=True)
-                (root / path).write_bytes(file.read(entry))
-        sayings = read_sayings(root, pictures)
-    named = {Path(name, path.relative_to(root)): said for path, said in sayings.of.items()}
-    told = Sayings(named, sayings.is_unknown)
-    refuse_unknown(Path(name), [*named], "pack the good ones alone", told)
+def _read_list(file: zipfile.ZipFile, entry: zipfile.ZipInfo, limits: Limits) -> bytes:
+    """Read a file that may be a list of pictures; empty where it cannot be read."""
+    data = _read_entry(file, entry, limits)
+    return data if isinstance(data, bytes) else b""
 
 
 def _is_litter_path(name: str) -> bool:

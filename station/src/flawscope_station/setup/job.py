@@ -95,10 +95,9 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
 
 def _pictures(job: dict[str, Any]) -> Any:
     """Open the pictures, which somebody chose as good whatever they are called."""
-    from flawscope.datasets import open_dataset
-    from flawscope.datasets.own_folders import ALL_GOOD
+    from flawscope import open_dataset
 
-    return open_dataset(job["pictures"], good=ALL_GOOD)
+    return open_dataset(job["pictures"], good="all")
 
 
 def _fit_auto(job: dict[str, Any], model: Path, step: ProgressCallback) -> Any:
