@@ -169,8 +169,8 @@ def settings(args: Args, method: str) -> Settings:
             own = {**own, name: value}
         elif dot and owner not in names:
             raise SystemExit(f"--set {key}: no method called {owner}")
-    asked.configure(args.preset, own)  # a wrong one is reported before the work
-    return own
+    made = asked.configure(args.preset, own)  # a wrong one is reported before the work
+    return {name: getattr(made, name, value) for name, value in own.items()}  # typed
 
 
 def label_of(values: Mapping[str, Any], preset: str = "default") -> str:

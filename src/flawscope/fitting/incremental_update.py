@@ -263,9 +263,9 @@ def update(
     for model, scores in candidates:
         after = scores(judged)
         scored = [one for one in sample if one.number in after]
-        known, units = active.calibration, [sample_units[one.digest] for one in scored]
-        alarms = [bool(known.is_anomalous(after[one.number].score)) for one in scored]
-        chance = judge_pictures(alarms, units, known.expected_rate, known.unit_count).chance
+        judging, units = active.calibration, [sample_units[one.digest] for one in scored]
+        alarms = [bool(judging.is_anomalous(after[one.number].score)) for one in scored]
+        chance = judge_pictures(alarms, units, judging.expected_rate, judging.unit_count).chance
         unlike = bool(scored) and chance < SIGNIFICANCE
         found = Comparison(model, active.calibration, judged, before, after, simulated, unlike)
         if best is None or found.loss < best.loss:

@@ -16,15 +16,15 @@ from pydantic.dataclasses import dataclass
 from flawscope.errors import InputError
 from flawscope_station.settings.values import CONFIG, FilePath, Section, check_web_address, named
 
-_CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?")
+_CLOCK = re.compile(r"\d{1,2}(:\d\d){1,2}")
 REPORT_DAYS = 3  # that reports are made for afterwards, where the station did not run
 
 
 def clock_time(text: str) -> time:
     """Return a time of day: 06:00, 6:00, 06:00:30. ValueError: 6 could be an hour or a minute."""
-    if not (match := _CLOCK.fullmatch(text)):
+    if not _CLOCK.fullmatch(text):
         raise ValueError(text)
-    return time(*(int(one) for one in match.groups() if one))
+    return time.fromisoformat(text.zfill(len("06:00")) if len(text) < 6 else text.zfill(len("06:00:00")))
 
 
 def _time_of_day(text: str) -> str:

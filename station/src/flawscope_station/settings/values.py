@@ -26,7 +26,7 @@ from pydantic_core import ErrorDetails
 
 from flawscope.errors import InputError, one_line_message, suggest_name
 from flawscope.methods.config import redact_value
-from flawscope.pictures.text_files import read_text
+from flawscope.pictures import text_files
 
 T = TypeVar("T")
 
@@ -261,7 +261,7 @@ def secret(path: str, what: str) -> str:
         InputError: the file cannot be read, or holds nothing or more than a line.
     """
     try:
-        text = read_text(path)
+        text = text_files.read_text(path)
     except OSError as error:
         raise InputError(f"{what}: cannot read {path}: {error.strerror}") from None
     except ValueError as error:

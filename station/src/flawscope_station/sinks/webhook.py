@@ -16,7 +16,7 @@ import httpx
 
 from flawscope import __version__
 from flawscope.errors import InputError, one_line_message
-from flawscope.pictures.text_files import read_text
+from flawscope.pictures import text_files
 from flawscope_station.settings.plugins import Plugin
 from flawscope_station.settings.proxies import find_proxy
 from flawscope_station.settings.values import check_web_address, redact_address, redact_text, tls_context
@@ -172,7 +172,7 @@ def read_secrets(path: str) -> list[bytes]:
         InputError: the file cannot be read, or holds something else. No message shows its content.
     """
     try:
-        return [_parse_secret(line) for line in read_text(path).split() or [""]]
+        return [_parse_secret(line) for line in text_files.read_text(path).split() or [""]]
     except OSError as error:
         raise InputError(f"secret_file: cannot read {path}: {error.strerror}") from None
     except ValueError:
