@@ -173,8 +173,13 @@ def main() -> int:
     record = common.Record(args, "pictures whose pixels are not all there, and good ones")
     for name in FORMATS:
         record.cell(f"damaged {name}", partial(damaged_cell, pictures, name, args.times))
-    record.cell("good files", lambda: {
-        "of": len(everything), "refused": [p.name for p in everything if is_refused(p.read_bytes())]})
+    record.cell(
+        "good files",
+        lambda: {
+            "of": len(everything),
+            "refused": [p.name for p in everything if is_refused(p.read_bytes())],
+        },
+    )
     for how in SHOWN:
         chosen = np.random.default_rng(len(how)).permutation(len(pictures))
         record.cell(f"good {how}", partial(good_cell, [pictures[k] for k in chosen], how, args.most))
