@@ -91,8 +91,16 @@ def test_several_in_a_form_with_a_broken_one_among_them(shared_api, parts):
         assert one["name"] in one["error"]
         assert "\n" not in one["error"]
     assert count(shared_api) == before + 2
-    one = shared_api.post(INSPECTIONS, files=[("files", ("x.png", b"no picture"))])
-    assert (one.status_code, one.json()["code"]) == (422, "invalid")
+    pages, cut = io.BytesIO(), io.BytesIO()
+    good, bad = (Image.open(io.BytesIO(one)).convert("RGB") for one in (parts[0], parts[-1]))
+    good.save(pages, "TIFF", save_all=True, append_images=[bad])
+    good.save(cut, "JPEG", quality=95)
+    half = cut.getvalue()[: len(cut.getvalue()) // 2] + b"\xff\xd9"
+    for data, why in ((b"no picture", ""), (pages.getvalue(), "2 pictures"), (half, "pixels are missing")):
+        one = shared_api.post(INSPECTIONS, files=[("files", ("x.png", data))])
+        assert (one.status_code, one.json()["code"]) == (422, "invalid")
+        assert why in one.json()["error"]
+    assert count(shared_api) == before + 2
 
 
 def test_what_is_too_large_is_refused_before_it_is_read(shared_api, common):

@@ -135,7 +135,7 @@ def black(begin, end=None):
         "a band in the middle": (black(40 * SIDE, 50 * SIDE), False),
         "a line": (black(40 * SIDE + 10, 40 * SIDE + 80), False),
         "a frame": (lambda v: [side.fill(0) for side in (v[:9], v[-9:], v[:, :9], v[:, -9:])], False),
-        "steps of a mask": (lambda v: [*(v[k, 620 - 9 * k :].fill(0) for k in range(60, 69)), v[69:].fill(0)], False),
+        "a mask's steps": (lambda v: [v[k:, max(0, 620 - 9 * k) :].fill(0) for k in range(60, 70)], False),
         "a box on a ground": (lambda v: [v[:30].fill(7), v[60:].fill(7), v[:, :20].fill(7)], False),
         "all": (black(0), False),
         "drawn": (lambda v: [v.fill(255), black(40 * SIDE + 33)(v)], False),

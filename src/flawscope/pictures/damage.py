@@ -36,8 +36,8 @@ _SHARP = 0.75  # of the step to the equal values, below which a row is like the 
 def load(image: Image.Image) -> str:
     """Loads an image that was opened and not loaded yet. Returns what is missing; empty where nothing is
     known to be. OSError and what else Pillow raises: it is damaged."""
-    tiles, stream = getattr(image, "tile", ()), getattr(image, "fp", None)
-    kind, data = image.format or "", b""
+    tiles: Any = getattr(image, "tile", ())
+    stream, kind, data = getattr(image, "fp", None), image.format or "", b""
     if stream is not None:
         place = stream.tell()
         stream.seek(0)
@@ -45,7 +45,8 @@ def load(image: Image.Image) -> str:
         stream.seek(place)
     if kind in ("JPEG", "MPO") and data and len(tiles) == 1:
         return jpeg.load(image, data)
-    upwards = bool(tiles) and isinstance(tiles[0][3], tuple) and tiles[0][3][-1] == -1
+    facts: Any = tiles[0][3] if tiles else None
+    upwards = isinstance(facts, tuple) and facts[-1] == -1
     if fault := _more_than_told(kind, tiles, data):
         return fault
     image.load()
@@ -163,7 +164,7 @@ def _webp_fault(data: bytes) -> str:
 
 
 def _jpeg2000_fault(data: bytes) -> str:
-    """Where the codestream of a JPEG 2000 is filled up with zeros, these are read as empty packets."""
+    """The codestream of a JPEG 2000 ends with a mark; zeros in its place are read as empty packets."""
     return "" if data.rstrip(b"\0\n").endswith(b"\xff\xd9") else TRUNCATED
 
 

@@ -241,7 +241,8 @@ class Arrivals:
 
     def stamps(self) -> set[FileStamp]:
         """Return the stamps of all pictures that are there, and of some that went away."""
-        return {one.listed.stamp for one in (*self._done.values(), *self._pending.values())}
+        judged, waiting = self._done.values(), self._pending.values()
+        return {one.listed.stamp for one in judged} | {one.listed.stamp for one in waiting}
 
     def later(self, path: Path, again: float) -> None:
         """Answer that a picture is to be given out again, not before this moment."""
