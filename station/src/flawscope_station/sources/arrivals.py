@@ -419,8 +419,8 @@ class Arrivals:
 
 
 def _is_among(stamp: FileStamp, others: Collection[FileStamp]) -> bool:
-    """Whether a file that went away is there under another name. Where times are rounded, another one may have
-    its inode, size and time."""
+    """Whether a file that went away is there under another name. Where times are rounded, another file may
+    have its inode, size and time."""
     return bool(stamp.inode) and stamp.modified_ns % COARSE_NS != 0 and stamp in others
 
 
