@@ -2,7 +2,7 @@
 
 The folder is listed again and again. File-system events would be faster by a fraction of a second, but they
 do not come from network shares, they get lost when too many come at once, and they do not tell when a file is
-whole: listings would be needed beside them. A folder's own time of change is a hint to list it at once.
+whole: listings would be needed beside them. A folder's own time of change is a hint to look for new names.
 
 Names, inodes and times say which files are to be read, and never that a picture is known: only its content
 does. So that a listing takes little, it asks for the times of a part of the known files, in turn.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +72,7 @@ class _PendingFile:
 class Arrivals:
     """Pictures that appear below a folder, each given out once, when it is whole.
 
-    `scan` lists the folder; `look` looks at the pictures that are not judged alone. A picture is given out
+    `scan` lists the folder; `look` looks for new names, and at the pictures that wait. A picture is given out
     when its size and time of change are the same twice, and in formats that do not show whether they are
     whole for `settle` seconds; in the order of the times of change. The caller answers with `done`, with
     `failed` where the picture cannot be read, or with `later`. A picture that failed is given out again, less
@@ -157,21 +157,23 @@ class Arrivals:
         return self._in_order(ready)
 
     def look(self, now: float) -> list[Path]:
-        """Return the pictures of which earlier scans knew, and which are whole by now."""
+        """Return the pictures that are whole by now, of those that wait and of new names: the next scan finds
+        what a folder's time of change does not tell."""
+        for folder in self._folders:
+            with suppress(OSError):
+                self._take_new_names(folder, now)
         ready = []
         for path in [*self._pending]:
-            with suppress(OSError):  # gone: the next scan tells
+            try:
                 listed = self._present[path] = _Listed.of(path)
-                if self._is_whole(path, listed, now):
-                    ready.append(path)
+            except OSError:  # gone: the next scan tells, when it may be done with under another name
+                stamp = self._pending[path].listed.stamp
+                if _is_among(stamp, [one.listed.stamp for key, one in self._pending.items() if key != path]):
+                    del self._pending[path]
+                continue
+            if self._is_whole(path, listed, now):
+                ready.append(path)
         return self._in_order(ready)
-
-    def is_touched(self) -> bool:
-        """Whether files came or went since the last scan, as far as the folders' times of change tell."""
-        try:
-            return any(os.stat(path).st_mtime_ns != changed for path, changed in self._folders.items())
-        except OSError:
-            return True
 
     def passed_over(self, now: float | None = None) -> dict[Path, str]:
         """Return files that are not given out (`others`), each once, with the reason: those that have not
@@ -241,8 +243,8 @@ class Arrivals:
 
     def stamps(self) -> set[FileStamp]:
         """Return the stamps of all pictures that are there, and of some that went away."""
-        judged, waiting = self._done.values(), self._pending.values()
-        return {one.listed.stamp for one in judged} | {one.listed.stamp for one in waiting}
+        judged = {one.listed.stamp for one in self._done.values()}
+        return judged | {one.listed.stamp for one in self._pending.values()}
 
     def later(self, path: Path, again: float) -> None:
         """Answer that a picture is to be given out again, not before this moment."""
@@ -278,6 +280,28 @@ class Arrivals:
         self._pending[path] = _PendingFile(listed, now, now if is_checked else now + self.settle)
         return False
 
+    def _take_new_names(self, folder: str, now: float) -> None:
+        """Let pictures wait that came to a folder since it was listed, as far as its time of change tells."""
+        changed = os.stat(folder).st_mtime_ns
+        if changed == self._folders[folder]:
+            return
+        names = {*os.listdir(folder)}
+        new = names - self._names[folder]
+        self._folders[folder], self._names[folder] = changed, names
+        left_out = self._left_out(folder) if new else frozenset()
+        for name in new:
+            path = os.path.join(folder, name)
+            is_wanted = decoding.is_picture(path) and not listing.is_ignored(name) and path not in left_out
+            if is_wanted and os.path.isfile(path):
+                listed = self._present[path] = _Listed.of(path)
+                if not self._is_done(path, listed):
+                    self._is_whole(path, listed, now)
+
+    def _left_out(self, folder: str) -> frozenset[str]:
+        """Paths that flawscope wrote to a folder, or that are left out."""
+        names = (*listing.read_output_list(Path(folder)), listing.OUTPUT_LIST)
+        return self.apart | {os.path.join(folder, name) for name in names}
+
     def _in_order(self, ready: list[str]) -> list[Path]:
         paths = sorted(ready, key=lambda path: (self._present[path].stamp.modified_ns, path))
         return [Path(path) for path in paths]
@@ -306,8 +330,7 @@ class Arrivals:
             stamps = {listed.stamp for listed in present.values()}
             for path in gone:
                 stamp = self._pending.pop(path).listed.stamp
-                # else it was renamed; where times are rounded, another file may have its inode, size and time
-                if not stamp.inode or stamp not in stamps or stamp.modified_ns % COARSE_NS == 0:
+                if not _is_among(stamp, stamps):  # else it was renamed
                     self.gone[Path(path)] = stamp
         is_there = self._identity is not None and _identity(self.folder) == self._identity
         if is_there and self._known_there + len(self._left) < len(self._done):
@@ -325,6 +348,7 @@ class Arrivals:
         self._known_there = 0  # of `_done`
         self._others: dict[str, FileStamp] = {}
         self._folders: dict[str, int] = {}  # and their times of change
+        self._names: dict[str, set[str]] = {}  # in each folder
         folders, seen = [os.fspath(self.folder)], set()
         while folders:
             current = folders.pop()
@@ -340,6 +364,7 @@ class Arrivals:
                     raise listing.folder_error(Path(current), error) from None
                 continue
             self._folders[current] = facts.st_mtime_ns
+            self._names[current] = {entry.name for entry in entries}
             folders += self._sort_entries(current, entries)
         self._turn += 1
         self.took = time.monotonic() - begun
@@ -348,12 +373,8 @@ class Arrivals:
         """Sort the entries of a folder into pictures and others; return its subfolders. Files that vanish
         meanwhile are left out, and what macOS notes beside a file that is there."""
         folders: list[str] = []
-        own = listing.read_output_list(Path(folder))
-        left_out = {os.path.join(folder, name) for name in (*own, listing.OUTPUT_LIST)} | self.apart
-        rest = self._pass_known(entries)
-        hides = any(entry.name.startswith("._") for entry in rest)
-        names = {entry.name for entry in entries} if hides else set()
-        for entry in rest:
+        left_out, names = self._left_out(folder), self._names[folder]
+        for entry in self._pass_known(entries):
             path = entry.path
             if path in self._told and path in self._asides:
                 self._others[path] = self._asides[path][0]
@@ -395,6 +416,12 @@ class Arrivals:
                 self._present[path] = self._asked[path] = listed
             else:
                 self._others[path] = listed.stamp
+
+
+def _is_among(stamp: FileStamp, others: Collection[FileStamp]) -> bool:
+    """Whether a file that went away is there under another name. Where times are rounded, another file may
+    have its inode, size and time."""
+    return bool(stamp.inode) and stamp.modified_ns % COARSE_NS != 0 and stamp in others
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:

@@ -59,9 +59,9 @@ SOURCE = FOLDER
 FORGET_SECONDS = 86_400.0  # until the keys of files that went away are forgotten again
 SHOWN = "challenge_part_shown"  # event
 POLL_INTERVAL = 0.2  # seconds between two looks, at least
-# Least ratio of the pause between two listings to a listing's time, to spare a network share: while files
-# come or wait, and while none do
-BUSY_RATIO, IDLE_RATIO = 3, 10
+# Least ratio of the pause between two listings to a listing's time, to spare a network share: while very many
+# files wait, and else
+BUSY_RATIO, IDLE_RATIO = 4, 10
 MAX_LOOKED_AT = 1000  # pictures that are looked at between two listings, at most
 CHECK_SECONDS, CHECK_RATIO = 0.1, 20  # seconds of reading known files again at once; least ratio of the pause
 NAMED_FILES = 20  # files that are passed over for the same reason and named; of more, the number is told
@@ -114,7 +114,7 @@ class FolderSource(BackgroundThread):
         self._digests: dict[Path, bytes] = {}  # of the pictures at hand
         self._at_start: set[str] = set()  # files that were there at the first listing
         self._to_check: deque[Path] = deque()  # known files whose content is to be compared
-        self._check_at = self._list_at = self._list_again_at = self._forget_at = 0.0
+        self._check_at = self._list_at = self._forget_at = 0.0
         self._passed_over: Counter[str] = Counter()  # files, by reason
         self._is_blocked = False  # the cause that put off a picture would put off others, too
 
@@ -148,7 +148,7 @@ class FolderSource(BackgroundThread):
                 self._arrivals = Arrivals(self.folder, apart=self._excluded)
                 self._at_start = {*self._arrivals.at_start}
             arrivals = self._arrivals
-            is_listed = at >= self._list_at or (at >= self._list_again_at and arrivals.is_touched())
+            is_listed = at >= self._list_at
             if is_listed:
                 paths = arrivals.scan(at)
             else:
@@ -162,10 +162,8 @@ class FolderSource(BackgroundThread):
             self._forget_removed(arrivals)
             at = self._clock.monotonic()
             is_busy = arrivals.waiting > max(MAX_LOOKED_AT, len(self._problem_files))
-            self._list_again_at = at + max(POLL_INTERVAL, BUSY_RATIO * arrivals.took)
-            self._list_at = (
-                self._list_again_at if is_busy else at + max(POLL_INTERVAL, IDLE_RATIO * arrivals.took)
-            )
+            ratio = BUSY_RATIO if is_busy else IDLE_RATIO
+            self._list_at = at + max(POLL_INTERVAL, ratio * arrivals.took)
         self._check_known_files(arrivals)
         return POLL_INTERVAL
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from sqlalchemy import select
 
 from flawscope_station.sources.arrivals import FileStamp
+from flawscope_station.sources.moved_files import is_unchanged
 from flawscope_station.sources.source import to_utf8
 from flawscope_station.store.insert import is_at_address
 from flawscope_station.store.inspection import FOLDER
@@ -61,7 +62,8 @@ class KnownFiles:
         return digest.hex() in {picture for _, picture in known.values()}
 
     def was_moved(self, stamp: FileStamp, digest: bytes) -> bool:
-        """Whether a file was inspected under another name, now gone: programs sort files into folders."""
+        """Whether a file was inspected under another name, which is gone or another file's by now: programs
+        sort files into folders."""
         query = select(inspections.c.key).where(
             is_at_address(self.product_id),
             inspections.c.picture == digest.hex(),
@@ -75,7 +77,9 @@ class KnownFiles:
         begins, ends = self._prefix, _ending(stamp)
         own = [key for key in keys if key.startswith(begins) and key.endswith(ends)]
         before = [key[len(begins) : -len(ends)] for key in own]
-        return any(not name.startswith("#") and not (self.folder / name).exists() for name in before)
+        return any(
+            not name.startswith("#") and not is_unchanged(self.folder / name, stamp) for name in before
+        )
 
     def give_up(self, path: Path, stamp: FileStamp, digest: bytes) -> None:
         """Note that a file is not to be inspected, also not after a restart."""
