@@ -1,7 +1,7 @@
 """Every command and every Python block of the README and of docs/ runs, in order, on generated pictures.
 
-What is left out is time: training ends after two steps, PatchCore and PRN see small pictures by a small
-network, EfficientAD's networks are narrow, the cells of a benchmark run in this process, the same call
+What is left out is time: training ends after two steps, PatchCore and PRN see
+small pictures, EfficientAD's networks are narrow, the cells of a benchmark run in this process, the same call
 on the same files runs once for all pages, a backbone is read once, the graph of the same weights is traced
 once.
 """
@@ -32,7 +32,6 @@ from flawscope_station.learning.process import Worker
 from flawscope_station.settings.station import read_settings
 from flawscope_station.setup import drafts
 from flawscope_station.web import app
-from small_network import FILE, SMALL_NETWORK
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -153,18 +152,11 @@ def soon(teacher_path, monkeypatch):
     """What takes minutes takes seconds."""
     from flawscope.artefact import certificate
     from flawscope.evaluation.benchmark import run as runs
-    from flawscope.methods import patch_detector, patchcore, prnet, training
+    from flawscope.methods import patchcore, prnet, training
     from flawscope.methods.settings import PictureSettings
     from flawscope.results import review
     from flawscope.results.review import server
 
-    name = SMALL_NETWORK["backbone"]
-    for module in (patch_detector, prnet.model):
-        load, empty = module.load_backbone, module.empty_backbone
-        monkeypatch.setattr(
-            module, "load_backbone", lambda _, stages, size, *__, load=load: load(name, stages, size, FILE)
-        )
-        monkeypatch.setattr(module, "empty_backbone", lambda _, *given, empty=empty: empty(name, *given))
     sizes = PictureSettings.sizes.fget
     reduced = lambda size: tuple(min(LARGEST, side // 4) for side in size)  # noqa: E731
     smaller = property(lambda config: (reduced(sizes(config)[-1]),))
