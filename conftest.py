@@ -187,7 +187,7 @@ def model_path(drawn, shared):
     from flawscope.fitting.fitting import fit
 
     def fill(folder):
-        fit(drawn, size=SIZE, device="cpu", seed=0, **SMALL_NETWORK).save(folder / "plate.safetensors")
+        fit(drawn, size=SIZE, device="cpu", seed=0).save(folder / "plate.safetensors")
 
     return shared("model", fill) / "plate.safetensors"
 
@@ -290,7 +290,7 @@ def several_model(shared):
         from flawscope.cli import main
 
         good = [drawn(seed, range(5))[0] for seed in range(8)]
-        options = {"align": "turn", "several": True, "size": "64", "check": False, **SMALL_NETWORK}
+        options = {"align": "turn", "several": True, "size": "64", "check": False}
         flawscope.fit(good, device="cpu", **options).save(folder / "made.safetensors")
         assert main(["export", str(folder / "made.safetensors"), "--out", str(folder / "made.onnx")]) == 0
 
@@ -342,7 +342,7 @@ def tiled(tiled_pictures, shared):
         from flawscope.fitting.fitting import fit
 
         def fill(folder):
-            options = {"tile": 96, "size": SIZE, "cap": 400, "roi": roi, "check": False, **SMALL_NETWORK}
+            options = {"tile": 96, "size": SIZE, "cap": 400, "roi": roi, "check": False}
             options["positions"] = positions
             model = fit(list_pictures(tiled_pictures / "train"), device="cpu", seed=0, **options)
             model.save(folder / "plate.safetensors")

@@ -30,7 +30,7 @@ def refusal():
 def cases(drawn, small_backbone, request):
     """A built-in method's case."""
     settings = {
-        "patchcore": lambda: {"size": "64", **small_backbone},
+        "patchcore": lambda: {"size": "64"},
         "efficientad": lambda: request.getfixturevalue("quick_settings"),
         "prnet": lambda: {
             **{"size": "64", "width": 0.25, "batch": 2, "steps": 3, "training": "fp32"},

@@ -282,7 +282,8 @@ def test_who_is_not_signed_in_is_told_or_led_to_the_page_that_does(client, acces
     assert response.status_code == 303
     assert response.headers["location"] == "/sign-in?next=/plate/history%3Fsince%3D2026-01-01%26a%3D1"
     assert client.post("/plate/x").headers["location"] == "/sign-in?next=/"
-    for path in ("//api/v1/products", "/API/v1/products", "/static/../api", "/metrics/"):
+    assert client.get("/metrics/").status_code == 401  # a slash at the end is the same address
+    for path in ("//api/v1/products", "/API/v1/products", "/static/../api"):
         found = raw(client.guard, [(b"host", b"localhost")], path=path)
         assert found[-1]["body"] in (b"", b"nobody")
         assert (found[0]["status"] == 200) == path.startswith("/static/"), path

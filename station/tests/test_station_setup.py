@@ -186,6 +186,7 @@ def test_a_search_is_one_stage_that_ends_with_its_minutes(monkeypatch, tmp_path)
 
     monkeypatch.setattr("flawscope.fitting.fit_auto", search, raising=False)
     monkeypatch.setattr(setup_job, "time", SimpleNamespace(monotonic=clock.__next__))
+    monkeypatch.setattr(setup_job, "_pictures", lambda job: job["pictures"])
     asked = {"given": {"auto": 2}, "pictures": [], "device": "cpu"}
     setup_job._fit_auto(asked, tmp_path / "m", lambda *step: told.append(step))
     assert told == [("near-copies", 1, 2), ("trying", 0, 116), ("trying", 116, 116)]

@@ -69,7 +69,7 @@ def test_a_failure_does_not_stop_the_other_categories_and_each_has_settings_of_i
     code, _, err = run("fit", "--data", root, "--category", "all", "--out", out, "--config", config)
     assert code == 1
     assert categories(fits) == ["carpet", "bottle", "plate"]  # in the tables' order
-    assert [call["size"] for call in fits] == [64, 64, 96]
+    assert [call["size"] for call in fits] == ["64", "64", "96"]
     assert [call["checkpoint"].name.split(".")[0] for call in fits] == categories(fits)
     assert sorted(os.listdir(out)) == ["bottle.safetensors", "plate.safetensors"]
     assert "carpet: failed: the carpet is worn" in err.splitlines()

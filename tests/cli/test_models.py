@@ -16,7 +16,7 @@ def test_calibrate_sets_what_new_pictures_say_and_names_what_it_left_out(run, mo
     good, new = tmp_path / "good", tmp_path / "new.safetensors"
     shutil.copytree(drawn / "plate/test/good", good)
     shutil.copy(drawn / "plate/train/good/000.png", good / "known.png")
-    (good / "broken.png").write_bytes(b"x")
+    (good / "half.png").write_bytes(b"x")
     Image.open(good / "000.png").save(good / "copy.bmp")
     call = ["calibrate", model_path, "--good", good, "--out", new, "--false-alarm-rate", "20%"]
     code, printed, err = run(*call)
@@ -73,7 +73,7 @@ def test_after_calibrating_on_other_light_it_is_as_expected(run, answer, model_p
 def test_info_for_a_person_and_for_a_program(run, answer, model_path):
     code, printed, err = run("info", model_path)
     assert (code, err) == (0, "")
-    words = ("patchcore", "plate", "64x64", "12 train", "score threshold", "mask threshold", "owner says")
+    words = ("patchcore", "plate", "64x64", "12 train", "score threshold", "mask threshold", "Apache-2.0")
     assert all(word in printed for word in words)
     passed = "self-test passed: 3 pictures in batches of 1, 3, 8, fp32, torch"
     document = json.loads(answer("info", model_path, "--self-test", "--json", said=passed))

@@ -12,6 +12,13 @@ from flawscope.datasets.seen_defects import choose_seen, draw_seen, list_seen, r
 from flawscope.errors import InputError
 
 
+@pytest.fixture
+def tmp_path(tmp_path):
+    """Masks are looked for in the folder above, too, and there lie other tests' pictures."""
+    (deeper := tmp_path / "own/place").mkdir(parents=True)
+    return deeper
+
+
 def dataset_of(*counts, good=5, without=0):
     """So many pictures of kinds a, b, ...; `without` more of kind a have no mask."""
     root = Path("widget")

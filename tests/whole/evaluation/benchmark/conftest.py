@@ -1,0 +1,3 @@
+"""Fixtures that both floors need."""
+
+from benchmark_fixtures import *  # noqa: F403

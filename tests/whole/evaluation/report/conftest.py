@@ -1,0 +1,3 @@
+"""Fixtures that both floors need."""
+
+from report_fixtures import *  # noqa: F403
