@@ -10,7 +10,7 @@ from flawscope.synthesis.demo import dataset
 def test_a_demo_may_only_be_drawn(tmp_path, monkeypatch, capsys):
     few = {"good": 1, "bad_per_kind": 1, "size": 64}
     whole = dataset.draw_dataset
-    monkeypatch.setattr(dataset, "draw_dataset", lambda root, **how: whole(root, **how, **few))
+    monkeypatch.setattr(dataset, "draw_dataset", lambda root, **how: whole(root, **{**how, **few}))
     call = ["demo", "--category", "fabric", "--train", "2", "--only-draw", "--out", str(tmp_path), "--quiet"]
     assert main(call) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'fabric'}\n"

@@ -96,7 +96,7 @@ def test_a_seen_defect_among_the_good_pictures_is_not_learnt_as_good(fit_small, 
 @pytest.mark.parametrize(
     ("seen", "text"),
     [
-        (3, "cannot draw 3 seen defects: a list of pictures has 0 test pictures"),
+        (3, "cannot draw 3 seen defects: a list of pictures has 0 defective test pictures with a mask"),
         ("nowhere", "nowhere is neither a number, a folder nor a list of pictures"),
         (-1, "-1 is neither"),
         (2.5, "seen is a number, a folder, a list file, or pairs of picture and mask"),
