@@ -204,9 +204,11 @@ def test_few_pictures_leave_nothing_to_choose_by(scripted):
 
 def test_given_defects_are_told_and_marked_as_seen(scripted, tmp_path):
     defects = pictures(46)[40:]
+    folder = tmp_path / "own/place"  # masks are looked for in the folder above, too
+    folder.mkdir(parents=True)
     for k, one in enumerate(defects):
-        Image.fromarray(one).save(tmp_path / f"{k}.png")
-    for seen in ([(one, []) for one in defects], tmp_path):  # a plant's photographs have no masks
+        Image.fromarray(one).save(folder / f"{k}.png")
+    for seen in ([(one, []) for one in defects], folder):  # a plant's photographs have no masks
         choice, given = fit_auto(scripted.good, seen=seen)
         assert choice.given == len(given) == 6
 
