@@ -32,7 +32,7 @@ def predicted(path, score, spot=(slice(4, 8), slice(8, 12))):
 
 
 @pytest.fixture(scope="session")
-def _run(tmp_path_factory):
+def run_folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("review")
     results = ResultsFolder(root / "results", root / "in", lambda line: None, maps="none")
     rng = np.random.default_rng(0)
@@ -52,14 +52,14 @@ def _run(tmp_path_factory):
 
 
 @pytest.fixture
-def run(_run, tmp_path):
+def run(run_folder, tmp_path):
     """Its own copy: `results` and the pictures in `in`, which the table names where they lay first."""
-    shutil.copytree(_run / "results", tmp_path / "results")
-    shutil.copytree(_run / "in", tmp_path / "in")
+    shutil.copytree(run_folder / "results", tmp_path / "results")
+    shutil.copytree(run_folder / "in", tmp_path / "in")
     table = tmp_path / "results/results.csv"
-    table.write_text(table.read_text().replace(str(_run), str(tmp_path)))
+    table.write_text(table.read_text().replace(str(run_folder), str(tmp_path)))
     for file in (tmp_path / "results/predictions").rglob("*.json"):
-        file.write_text(file.read_text().replace(str(_run), str(tmp_path)))
+        file.write_text(file.read_text().replace(str(run_folder), str(tmp_path)))
     return tmp_path
 
 

@@ -18,9 +18,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from fastapi import routing
 from PIL import Image
-from sqlalchemy import Engine
 
 import flawscope
 from flawscope import Region
@@ -31,7 +29,6 @@ from flawscope_station.client import Client
 from flawscope_station.learning import process
 from flawscope_station.learning.process import Worker
 from flawscope_station.settings.station import Limits, ProductSettings, Settings
-from flawscope_station.store import database as database_module
 from flawscope_station.store.database import Database
 from forked_station import ForkedStation
 from sink_helpers import Receiver
@@ -188,34 +185,6 @@ def in_process():
         context = functools.cache(httpx.create_ssl_context)  # 20 ms of the processor each
         patch.setattr("httpx._transports.default.create_ssl_context", context)
         patch.setattr(httpx.HTTPTransport, "handle_request", lambda *words: InProcess.answer(*words))
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compiled_once():
-    """Most of what opening a station takes is the same for each: its SQL as text, its routes from their
-    functions' signatures."""
-    caches: dict[Any, Any] = {}
-    create, build = database_module._create_engine, routing._EffectiveRouteContext.from_api_route
-
-    def create_engine(url: str) -> Engine:
-        engine = create(url)
-        kind = type(engine.dialect)
-        kind.__eq__ = lambda one, other: type(one) is type(other)
-        kind.__hash__ = lambda one: hash(type(one))
-        engine._compiled_cache = caches.setdefault(kind, engine._compiled_cache)
-        return engine
-
-    def from_api_route(*, original_route: Any, include_context: Any) -> Any:
-        given = [value for value in vars(include_context).values() if isinstance(value, list)]
-        key = id(original_route), include_context.path_for(original_route), str(given)
-        if key not in caches:
-            caches[key] = build(original_route=original_route, include_context=include_context)
-        return caches[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(database_module, "_create_engine", create_engine)
-        patch.setattr(routing._EffectiveRouteContext, "from_api_route", from_api_route)
         yield
 
 

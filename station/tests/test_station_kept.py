@@ -16,6 +16,13 @@ from flawscope_station.store.schema import learnt_pixels, pictures
 from learning_helpers import API, Line, drawn_part
 from station_helpers import add_version, taken
 
+
+@pytest.fixture(scope="module")
+def model_file(model_path):
+    """The trained model itself."""
+    return model_path
+
+
 HASHES = (f"{number:064x}" for number in range(10**9))
 
 

@@ -1,5 +1,6 @@
 """One joint model serves all of its products, with and without the product in the address."""
 
+import csv
 import json
 import shutil
 from dataclasses import replace
@@ -151,10 +152,8 @@ def test_none_of_these_is_anomalous_and_waits_for_a_review(open_line):
     here = f"{found['product']}/inspections/{found['id']}"
     for layer in ("overlay", "view", "mask", "map"):
         assert line.http.get(f"{here}/{layer}").status_code == 200
-    row = line.http.get(f"{found['product']}/export").text.splitlines()
-    assert (
-        dict(zip(row[0].split(","), row[1].split(","), strict=False))["shows"] == Prediction.NO_PRODUCT_NAME
-    )
+    (row,) = csv.DictReader(line.http.get(f"{found['product']}/export").text.splitlines())
+    assert row["shows"] == Prediction.NO_PRODUCT_NAME
     page = httpx.get(f"{line.running.url}/{found['product']}/inspections/{found['id']}").text
     assert Prediction.NO_PRODUCT_NAME in page
 

@@ -10,6 +10,12 @@ from learning_helpers import API, NAME, Line, drawn_part
 from tablet import PHONE, SLATE, needs_chromium
 
 
+@pytest.fixture(scope="module")
+def model_file(model_path):
+    """The trained model itself."""
+    return model_path
+
+
 def test_the_pages_and_the_api_tell_it(running):
     line = Line(running.url)
     line.shift(stains=4)

@@ -283,7 +283,7 @@ def test_using_a_version_accepts_its_open_question(running, model_file, tmp_path
 def test_a_full_disk_while_a_version_is_made(open_station, tmp_path, left):
     """It waits, says so in a line, and is made when there is room: also where not even the data base could
     write down that it waits."""
-    with import_module("test_station_faults").small_disk(tmp_path / "disk", "64m"):
+    with import_module("test_station_faults_whole").small_disk(tmp_path / "disk", "64m"):
         running = open_station(database=None, store=str(tmp_path / "disk" / "store"))
         line = Line(running.url)
         line.shift()

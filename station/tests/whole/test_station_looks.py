@@ -107,7 +107,7 @@ def test_every_page_fits_is_accessible_and_keeps_to_the_policy(tablet, running, 
 
 
 def test_trends_show_drift_and_an_engineer_says_what_is_normal(tablet, running):
-    record = import_module("test_station_drift").record
+    record = import_module("test_station_drift_whole").record
     scores = np.random.default_rng(5).standard_normal(900)
     scores[700:] += 1.5
     record(running.station, scores)
