@@ -114,7 +114,8 @@ class Guard:
             return await send({"type": "websocket.close", "code": 1008})
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        if (path := scope["path"]).endswith("/"):  # the same address: not every program follows a redirect
+        path = scope["path"]  # with a slash the same address: not every program follows a redirect
+        if path.endswith("/") and path.rstrip("/") != COMPANY_PATH:  # what is mounted has one
             scope["path"] = path.rstrip("/") or "/"
         request = HTTPConnection(scope)
         SENDER_ADDRESS.set(client_ip(request))
