@@ -491,7 +491,7 @@ def variant(path: Path, number: int) -> bytes:
 
 
 def test_a_killed_station_has_every_confirmed_picture_and_goes_on(tmp_path, good):
-    killed(tmp_path, good, int(os.environ.get("KILLS", "2")))
+    killed(tmp_path, good, int(os.environ.get("KILLS", "6")))
 
 
 def test_a_run_that_the_station_was_killed_in_goes_on_at_the_start(empty, http, good):
