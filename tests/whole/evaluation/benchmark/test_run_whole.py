@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.evaluation.benchmark import run as runner
@@ -120,7 +119,7 @@ def end(how, step):
 
 
 def test_a_call_ends_with_its_value_or_with_the_reason(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # a process finds `give` and `end` there
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # a process finds `give` and `end` there
     told = []
     pool = Processes(9, 1, lambda *given: told.append(given))
     calls = {
