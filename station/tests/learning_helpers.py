@@ -85,3 +85,14 @@ def echo(pipe: Connection, pixels: int, work: Any, niceness: int) -> None:
                 pipe.send(("error", "this one cannot be done"))
             elif "wait" not in job:
                 pipe.send(("done", {"job": job}))
+
+
+def stained_once(line: Line) -> list[int]:
+    """False alarms that stand out like defects, each called good once."""
+    found = [
+        line.send(drawn_part(seed, stained=True), f"stained-{seed}.png")["id"] for seed in (200, 201, 202)
+    ]
+    for number in found:
+        line.say(number, "good")
+    line.say(line.send(drawn_part(300, "missing_part"), "defect.png")["id"], "defect")
+    return found

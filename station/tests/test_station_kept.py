@@ -13,7 +13,7 @@ from flawscope_station.store.insert import PartViews
 from flawscope_station.store.line_alarms import _count_parts, hold_promise
 from flawscope_station.store.records import Store
 from flawscope_station.store.schema import learnt_pixels, pictures
-from learning_helpers import API, Line, drawn_part
+from learning_helpers import API, Line, stained_once
 from station_helpers import add_version, taken
 
 
@@ -122,17 +122,6 @@ def test_a_line_without_unreviewed_parts_is_judged_as_evaluate_judges(onnx_path)
     for alarms in range(41):
         is_broken = promise.judge(alarms, 40).broken
         assert promise.judge_line(40, alarms, 0).state == ("broken" if is_broken else "kept")
-
-
-def stained_once(line: Line) -> list[int]:
-    """False alarms that stand out like defects, each called good once."""
-    found = [
-        line.send(drawn_part(seed, stained=True), f"stained-{seed}.png")["id"] for seed in (200, 201, 202)
-    ]
-    for number in found:
-        line.say(number, "good")
-    line.say(line.send(drawn_part(300, "missing_part"), "defect.png")["id"], "defect")
-    return found
 
 
 def test_two_people_are_a_second_look(running):

@@ -6,7 +6,7 @@ import pytest
 
 from flawscope_station.learning.activation import Learning
 from flawscope_station.setup.draft import describe_result
-from learning_helpers import API, NAME, Line, drawn_part
+from learning_helpers import API, NAME, Line, stained_once
 from tablet import PHONE, SLATE, needs_chromium
 
 
@@ -28,17 +28,6 @@ def test_the_pages_and_the_api_tell_it(running):
         assert "This one model may flag 0.2 to 26.5" in text
     (version,) = line.http.get(f"{API}/versions").json()["versions"]
     assert version["interval"] == pytest.approx(found["interval"])
-
-
-def stained_once(line: Line) -> list[int]:
-    """False alarms that stand out like defects, each called good once."""
-    found = [
-        line.send(drawn_part(seed, stained=True), f"stained-{seed}.png")["id"] for seed in (200, 201, 202)
-    ]
-    for number in found:
-        line.say(number, "good")
-    line.say(line.send(drawn_part(300, "missing_part"), "defect.png")["id"], "defect")
-    return found
 
 
 def test_what_looks_like_a_defect_is_learnt_in_one_step(running):
