@@ -29,8 +29,8 @@ _WORDS = {
     FROZEN: "the same picture comes again and again: start the camera or its program anew",
 }
 _REPEATED = (
-    "it has the pixels of an earlier one: start the camera or its program anew; send a picture again under its "
-    "key or part number"
+    "it has the pixels of an earlier one: start the camera or its program anew; send a picture again under "
+    "its key or part number"
 )
 
 
@@ -64,8 +64,8 @@ class _Recent:
 
 
 class CameraChecks:
-    """Checks each new picture. One by which clients or folders repeat that of an earlier part is not answered;
-    cameras of the station know their frames themselves.
+    """Checks each new picture. One with which clients or folders repeat that of an earlier part is not
+    answered; cameras of the station know their frames themselves.
 
     Args:
         names: of the products that are checked, by number, which may grow.
