@@ -35,6 +35,7 @@ _MIN_CUT = 8  # pixels of a row that are missing, for that to be known
 _MAX_EQUAL = 0.1  # share of the pixels above these that may be like them
 _MIN_VALUES = 3  # different ones among as many pixels; what is drawn has fewer
 _HOLE, _SECTOR = 128, 512  # bytes: fewer alike in a row are not looked at; the smallest sector of a disk
+_STEP, _SHARE = 16, 0.2  # levels, and share of a value, from a pixel to its neighbour
 _FILLS = {0: re.compile(b"\0+"), 255: re.compile(b"\xff+")}
 _LOST_LEVEL = 16  # of 255: what a colour lacks at least beside its neighbours, where a pixel is torn
 _PIXELS = {  # bytes of a pixel of uncompressed files, by Pillow's name of how they lie there
@@ -218,8 +219,10 @@ def _is_torn(levels: NDArray[np.uint8], at: int, stride: int, pixel: int, is_end
     ahead = 1 if is_end else -1
     places = [place for place in (first + ahead * pixel, first + ahead * stride) if place >= 0]
     beside = [one for place in places if len(one := levels[place : place + pixel].astype(float)) == pixel]
-    ratios = [one[lost].max() / one[kept].sum() if one[kept].any() else 0 for one in beside]
-    return min(ratios, default=0) * levels[first : first + pixel][kept].sum(dtype=float) >= _LOST_LEVEL
+    value = levels[first : first + pixel][kept].sum(dtype=float)
+    lacks = [one[lost].max() * value / one[kept].sum() if one[kept].any() else 0 for one in beside]
+    is_like = any(abs(value - one[kept].sum()) < _STEP + _SHARE * value for one in beside)
+    return is_like and min(lacks, default=0) >= _LOST_LEVEL
 
 
 def _inner_jpegs(tags: Any, data: bytes) -> Iterator[bytes]:
