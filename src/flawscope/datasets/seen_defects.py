@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from flawscope.datasets.class_labels import read_class_labels
 from flawscope.datasets.dataset import Dataset, Item, count_reasons
 from flawscope.datasets.labels import LabelFiles
 from flawscope.datasets.layouts import find_categories, open_dataset
 from flawscope.datasets.masks import GroundTruth, union_masks
 from flawscope.datasets.own_folders import defects_in
-from flawscope.datasets.sayings import read_sayings
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.decoding import decode, to_eight_bits
 from flawscope.pictures.levels import Levels
 from flawscope.pictures.listing import list_entries, natural_key, subfolders, walk_files
 from flawscope.pictures.mask_files import fold, masked_folder
-from flawscope.pictures.name_words import Said
+from flawscope.pictures.name_words import PictureClass
 from flawscope.pictures.text_files import read_text
 
 RANDOM_STREAM = 40  # stream of random numbers
@@ -192,9 +192,9 @@ def _defective_pictures(root: Path) -> list[Item]:
         below = [path for path in files if path.is_relative_to(full.parent)]
         truth.labels = LabelFiles(full.parent, truth.pictures, below)
     items = defects_in(full, truth)
-    sayings = read_sayings(full, [item.path for item in items], truth.labels)
+    labels = read_class_labels(full, [item.path for item in items], truth.labels)
     return [
         replace(item, kind=item.path.parent.name)
         for item in items
-        if sayings.said(item.path) is not Said.GOOD
+        if labels.class_of(item.path) is not PictureClass.GOOD
     ]

@@ -1,7 +1,7 @@
 """Reads lists of pictures and of what is said of each: CSV, text, Excel, and JSON of no labelling tool.
 
 Such a list has no form of its own. What makes it one is that a column names pictures that are there; what the
-other columns say is read elsewhere (`labels.sayings`).
+other columns say is read elsewhere (`datasets.class_labels`).
 """
 
 from __future__ import annotations
