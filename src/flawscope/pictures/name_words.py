@@ -24,7 +24,7 @@ from flawscope.pictures.folder_words import (
 
 
 class PictureClass(Enum):
-    """Tells what is said of a picture. UNCLEAR: both, or nobody knows which."""
+    """Class of a picture by its labels. UNCLEAR: both, or nobody knows which. UNKNOWN: nothing tells."""
 
     GOOD = "good"
     BAD = "not good"
@@ -33,7 +33,7 @@ class PictureClass(Enum):
 
 
 class NameReading(NamedTuple):
-    """Result of reading a file's name: what it says, and the words that say it."""
+    """Result of reading a file's name: the class that it tells, and the words that tell it."""
 
     picture_class: PictureClass
     words: str = ""
