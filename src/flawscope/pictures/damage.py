@@ -35,6 +35,8 @@ _MIN_CUT = 8  # pixels of a row that are missing, for that to be known
 _MAX_EQUAL = 0.1  # share of the pixels above these that may be like them
 _MIN_VALUES = 3  # different ones among as many pixels; what is drawn has fewer
 _HOLE, _SECTOR = 128, 512  # bytes: fewer alike in a row are not looked at; the smallest sector of a disk
+_TORN_PIXELS = 2  # of a stretch, at most: one at each end
+_ROWS_AT_ONCE = 16
 _STEP, _SHARE = 16, 0.2  # levels, and share of a value, from a pixel to its neighbour
 _FILLS = {0: re.compile(b"\0+"), 255: re.compile(b"\xff+")}
 _LOST_LEVEL = 16  # of 255: what a colour lacks at least beside its neighbours, where a pixel is torn
@@ -186,7 +188,7 @@ def has_hole(stored: bytes, offset: int, stride: int, pixel: int) -> bool:
         of_sectors = all((offset + at) % _SECTOR == 0 or at == len(stored) for at in (begin, end))
         if of_sectors and 0 not in (begin % stride, end % stride):
             return True
-        if any(_is_torn(values ^ fill, at, stride, pixel, at == end) for at in torn):
+        if any(_is_torn(values, fill, at, stride, pixel, at == end) for at in torn):
             return True
     return False
 
@@ -206,20 +208,29 @@ def _coloured(values: NDArray[np.uint8], stride: int, pixel: int) -> set[int]:
     """Where pixels lie that are not grey, as far as they are few."""
     rows = values[: len(values) // stride * stride].reshape(-1, stride)
     colours = rows[:, : stride // pixel * pixel].reshape(len(rows), -1, pixel)[..., :3]
-    found = np.argwhere((colours != colours[..., :1]).any(2))[:3]
-    return {int(row) * stride + int(column) * pixel for row, column in found}
+    found: set[int] = set()
+    for top in range(0, len(rows), _ROWS_AT_ONCE):
+        several = colours[top : top + _ROWS_AT_ONCE]
+        places = np.argwhere((several != several[..., :1]).any(2))[: _TORN_PIXELS + 1]
+        found |= {(top + int(row)) * stride + int(column) * pixel for row, column in places}
+        if len(found) > _TORN_PIXELS:
+            break
+    return found
 
 
-def _is_torn(levels: NDArray[np.uint8], at: int, stride: int, pixel: int, is_end: bool) -> bool:
-    """Whether a pixel of colour has lost channels on one side of a place, which are 0: by what it has kept,
-    and by the colours of its neighbours, they were more."""
+def _is_torn(values: NDArray[np.uint8], fill: int, at: int, stride: int, pixel: int, is_end: bool) -> bool:
+    """Whether a pixel of colour has lost channels on one side of a place, which are `fill`: by what it has
+    kept, and by the colours of its neighbours, they were others."""
     phase = at % stride % pixel
-    first = at - phase
+    first, ahead = at - phase, 1 if is_end else -1
     kept, lost = (slice(phase, pixel), slice(phase)) if is_end else (slice(phase), slice(phase, pixel))
-    ahead = 1 if is_end else -1
+
+    def levels(place: int) -> NDArray[np.float64]:  # 0: as what was lost
+        return (values[place : place + pixel] ^ fill).astype(np.float64)
+
     places = [place for place in (first + ahead * pixel, first + ahead * stride) if place >= 0]
-    beside = [one for place in places if len(one := levels[place : place + pixel].astype(float)) == pixel]
-    value = levels[first : first + pixel][kept].sum(dtype=float)
+    beside = [one for one in map(levels, places) if len(one) == pixel]
+    value = levels(first)[kept].sum()
     lacks = [one[lost].max() * value / one[kept].sum() if one[kept].any() else 0 for one in beside]
     is_like = any(abs(value - one[kept].sum()) < _STEP + _SHARE * value for one in beside)
     return is_like and min(lacks, default=0) >= _LOST_LEVEL
