@@ -43,10 +43,8 @@ def bank_size(config: Config, view: int, patches: int, positions: int | None = N
     """
     if config.count is not None:
         wanted = config.count
-    elif config.view_specs[view][0] == config.view_sizes[0]:
+    elif config.view_specs[view].size == config.view_sizes[0] or config.view_specs[view].second:
         wanted = round(config.ratio * patches)
-    elif config.is_fine(view):
-        wanted = MIN_FINE_BANK  # of so many patches a share would take most of the fit
     else:
         wanted = max(round(config.fine_ratio * patches), MIN_FINE_BANK)
     if positions is not None and config.count is None:
@@ -186,7 +184,7 @@ def _activation_bytes(model: Model) -> int:
         if isinstance(output, Tensor) and inputs and isinstance(inputs[0], Tensor):
             widest = max(widest, (inputs[0].numel() + output.numel()) * 4)
 
-    leaves = [m for m in model.backbone.modules() if not list(m.children())]
+    leaves = [m for network in model.backbones for m in network.modules() if not list(m.children())]
     hooks = [m.register_forward_hook(look) for m in leaves]
     try:
         with torch.inference_mode():

@@ -27,7 +27,6 @@ from flawscope.methods.threads import workers
 from flawscope.progress import ProgressCounter
 
 SPREAD_QUANTILE = 0.99  # of good pictures' map values: how far it lies above their mean is the maps' scale
-FINE_WEIGHT = 0.5  # of the maps of `fine_stages`, which are noisier
 SAMPLED = 5  # of so many pixels of a coarse map, one is looked at for it: no column is left out
 FIRST_PICTURES = 32  # that a first scale is taken from, by which maps are joined before
 ONE_PART_METHOD = "compared with itself elsewhere"  # how one part alone is calibrated
@@ -229,8 +228,6 @@ def set_scales(job: FitJob, raw: Sequence[LeftOutPicture]) -> np.ndarray:
             if len(model.normal) > 1 and job.existing_banks is None:
                 mean = float(np.mean(means))
                 spread = max(0.0, float(np.quantile(np.concatenate(samples), SPREAD_QUANTILE)) - mean)
-                if job.config.is_fine(v):
-                    spread /= FINE_WEIGHT
                 scores = np.zeros(1) if of_map else np.array(of_view)
                 # the scores of one picture have no spread: on the scale of its map
                 of_scores = (float(scores.mean()), float(scores.std())) if len(scores) > 1 else (mean, spread)

@@ -24,6 +24,7 @@ from flawscope.methods.patchcore.quantized_search import (
     ByteScreen,
     onnx_translations,
 )
+from flawscope.methods.settings import ViewSpec
 from flawscope.methods.threads import workers
 
 TIE_TOLERANCE = 1e-5  # relative
@@ -53,14 +54,20 @@ class Model(PatchDetector):
     # deviation of their scores
     normal: Tensor
 
-    def __init__(self, config: Config, backbone: Backbone, roi: Tensor | None = None):
-        super().__init__(config, backbone, roi)
+    def __init__(
+        self,
+        config: Config,
+        backbone: Backbone,
+        roi: Tensor | None = None,
+        second_backbone: Backbone | None = None,
+    ):
+        super().__init__(config, backbone, roi, second_backbone)
         self.position = 0  # in a model for one of several positions
         self.register_buffer("normal", torch.tensor([[0.0, 1.0, 0.0, 1.0]]).repeat(len(self.views), 1))
         self.eval()
 
-    def view(self, size: tuple[int, int], stages: tuple[int, ...]) -> BankView:
-        return BankView(self.config, self.backbone, size, self.roi, stages)
+    def view(self, spec: ViewSpec) -> BankView:
+        return BankView(self.config, self.backbones[spec.second], spec, self.roi)
 
     @property
     def score_is_map_maximum(self) -> bool:
@@ -94,7 +101,7 @@ class Model(PatchDetector):
     def residuals(self, images: Tensor, positions: Tensor | None = None) -> Tensor:
         """Patches of the largest size less their nearest bank elements, on the finest grid of that size."""
         pairs = zip(self.views, self.parts(self.embed(images)), strict=True)
-        largest = [(view, part) for view, part in pairs if view.size == self.views[-1].size]
+        largest = [(view, part) for view, part in pairs if view.size == self.config.view_sizes[-1]]
         grid, cells = max((view.grid for view, _ in largest), key=math.prod), []
         for view, part in largest:
             away = (part - view.nearest(part, positions)).transpose(1, 2).unflatten(2, view.grid)
@@ -220,11 +227,10 @@ class BankView(PatchView):
         self,
         config: Config,
         backbone: Backbone,
-        size: tuple[int, int],
+        spec: ViewSpec,
         roi: Tensor,
-        stages: tuple[int, ...],
     ):
-        super().__init__(config, backbone, size, roi, config.dimensions, stages)
+        super().__init__(config, backbone, spec, roi, None if spec.second else config.dimensions)
         self.config = config
         self.register_buffer("centre", torch.zeros(self.embedding.width))
         self.register_buffer("bank", torch.zeros(0, self.embedding.width))
