@@ -98,7 +98,8 @@ class PatchView(nn.Module):
         super().__init__()
         size = spec.size
         self.size, self.stages, self.second = size, spec.stages, spec.second
-        self.places = [backbone.stages.index(stage) for stage in spec.stages]
+        given = spec.stages if spec.second else config.backbone_stages
+        self.places = [given.index(stage) for stage in spec.stages]
         image = (roi.shape[0], roi.shape[1])
         shapes = self.select_stages(backbone.shapes_at(size))
         # a token has seen all of the picture

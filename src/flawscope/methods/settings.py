@@ -18,7 +18,7 @@ Size = tuple[int, int]  # (H, W)
 Rule = tuple[bool, str]  # a condition, and the message where it does not hold
 # timm's names of plain transformers contain the patch size in pixels; those with windows have stages
 PATCH_SIZE_IN_NAME = re.compile(r"(?!.*window)^.*patch(\d+)")
-TRANSFORMER_BLOCKS = (5, 7)  # where `stages` are not given: the last ones know what is shown, not how it looks
+TRANSFORMER_BLOCKS = (6,)  # where `stages` are not given: later ones know what is shown, not how it looks
 
 
 class ViewSpec(NamedTuple):
@@ -211,7 +211,7 @@ class PatchSettings(PictureSettings):
     """Settings of a method that judges the patches of a frozen backbone."""
 
     backbone: str = DEFAULT_BACKBONE
-    # feature maps as timm counts them: strides 8 and 16; of a transformer blocks, by default 5 and 7
+    # feature maps as timm counts them: strides 8 and 16; of a transformer blocks, by default 6
     stages: tuple[int, ...] = (2, 3)
     weights: str | None = None
     neighbourhood: int = 3  # side of the neighbourhood, in cells, that a patch is the mean of

@@ -101,7 +101,9 @@ def graph(vit, path, order=("key", "value", "query")):
     for i in range(len(vit.blocks)):
         layer, own = f"encoder.layer.{i}", f"blocks.{i}."
         for name, part in zip(("query", "key", "value"), range(3), strict=True):
-            stored[f"backbone.{layer}.attention.attention.{name}.bias"] = state[f"{own}attn.qkv.bias"].chunk(3)[part]
+            stored[f"backbone.{layer}.attention.attention.{name}.bias"] = state[f"{own}attn.qkv.bias"].chunk(
+                3
+            )[part]
         for name in order:
             part = ("query", "key", "value").index(name)
             weight = state[f"{own}attn.qkv.weight"].chunk(3)[part]

@@ -267,6 +267,16 @@ class TwoStages(Pixels):
         return [F.avg_pool2d(images, 8), torch.cat([small, small[:, :2] ** 2], dim=1)]
 
 
+class Coarse(TwoStages):
+    """Its second map alone."""
+
+    def shapes_at(self, size):
+        return super().shapes_at(size)[1:]
+
+    def forward(self, images):
+        return super().forward(images)[1:]
+
+
 def test_stages_apart_have_grids_and_banks_of_their_own_at_the_larger_sizes():
     seen = {"size": "16x24+32x48", "stages": (2, 3), "layers": "apart"}
     model = Model(replace(CONFIG, **seen, score="map", sigma=0.0), TwoStages())
@@ -297,14 +307,21 @@ def test_stages_apart_have_grids_and_banks_of_their_own_at_the_larger_sizes():
         assert float(scores[i]) == pytest.approx(float(drawn[i].max()))
 
 
-def test_a_fine_stage_has_a_bank_at_the_larger_sizes_alone():
-    seen = {"size": "16x24+32x48", "stages": (3,), "fine_stages": (2,), "layers": "apart"}
-    model = Model(replace(CONFIG, **seen, score="map"), TwoStages())
-    assert [view.stages for view in model.views] == [(3,), (3,), (2,)]
-    assert [view.grid for view in model.views] == [(1, 1), (2, 3), (4, 6)]
-    images = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(24))
-    fine = model.parts(model.embed(images))[2]
-    assert torch.equal(fine, F.avg_pool2d(images, 8).flatten(2).transpose(1, 2))
+def test_a_second_backbone_decides_with_the_others_and_raises_their_outline():
+    seen = {"size": "16x24+32x48", "stages": (2, 3), "second_backbone": "vit_patch8", "second_stages": (3,)}
+    model = Model(replace(CONFIG, **seen, layers="apart", score="map"), TwoStages(), None, Coarse())
+    assert [(view.size, view.second) for view in model.views][-1] == ((16, 24), True)
+    gain = 1.7
+    distances = [random(2, view.inside.numel(), seed=30 + v).abs() for v, view in enumerate(model.views)]
+    model.normal[:, :2] = torch.tensor([[0.4, 0.3], [0.5, 0.2], [0.7, 0.1], [0.6, 0.4]])
+    model.outline_gain.fill_(gain)
+    scores, drawn = model.combine([], distances)
+    maps = model.scaled([view.anomaly_map(d) for view, d in zip(model.views, distances, strict=True)])
+    torch.testing.assert_close(scores, model.fuse(maps).amax((1, 2)))
+    alone = model.outlined(model.fuse(maps), [*maps[:3], torch.zeros_like(maps[3])], model.roi)
+    wanted = alone * (1 + (gain * maps[3].clamp(min=0)) ** 2).sqrt()
+    peaks = [one.amax((1, 2))[:, None, None] for one in (drawn, wanted)]
+    torch.testing.assert_close(drawn, wanted * peaks[0] / peaks[1])
 
 
 def test_stages_are_seen_in_the_order_of_the_backbone():

@@ -28,13 +28,13 @@ TRAINED_CELLS = 37 * 37  # with a position embedding each
 
 
 class Transformer(nn.Module):
-    """Images `[B, 3, H, W]`, normalised, to one map `[B, C, h, w]` of patch tokens of length 1 per chosen block,
-    without class and register tokens.
+    """Images `[B, 3, H, W]`, normalised, to one map `[B, C, h, w]` of patch tokens of length 1 per chosen
+    block, without class and register tokens.
 
-    Tokens of every block pass the network's final normalisation, and are then divided by their length, so that
-    Euclidean distances order them as cosines do. Position embeddings stay as they were trained: each size that
-    is announced by `shapes_at` has two matrices that resize them, one a side, bicubic and antialiased, as timm
-    does it where it loads weights.
+    Tokens of every block pass the network's final normalisation, and are then divided by their length, so
+    that Euclidean distances order them as cosines do. Position embeddings stay as they were trained: each
+    size that is announced by `shapes_at` has two matrices that resize them, one a side, bicubic and
+    antialiased, as timm does it where it loads weights.
     """
 
     def __init__(self, vit: nn.Module, blocks: tuple[int, ...]):

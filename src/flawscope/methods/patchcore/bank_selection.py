@@ -26,6 +26,7 @@ ACTIVATION_FACTOR = 1.45  # of the widest layer's input and output, as measured 
 MIN_FINE_BANK = (
     2000  # elements at the larger sizes: sparser banks score good pictures of a small set too high
 )
+MIN_SECOND_BANK = 4000  # of a second backbone
 MAX_OF_ALL_POSITIONS = 400_000  # elements of all their banks: 250 MB with the default backbone
 MIN_OF_POSITION = 500  # of a place, however many there are
 # Of patches of some places that stay, to leave pictures out of their banks once more
@@ -43,7 +44,9 @@ def bank_size(config: Config, view: int, patches: int, positions: int | None = N
     """
     if config.count is not None:
         wanted = config.count
-    elif config.view_specs[view].size == config.view_sizes[0] or config.view_specs[view].second:
+    elif config.view_specs[view].second:
+        wanted = max(round(config.fine_ratio * patches), MIN_SECOND_BANK)
+    elif config.view_specs[view].size == config.view_sizes[0]:
         wanted = round(config.ratio * patches)
     else:
         wanted = max(round(config.fine_ratio * patches), MIN_FINE_BANK)

@@ -50,9 +50,10 @@ class Model(PatchDetector):
     METHOD = METHOD
     config: Config
     views: list[BankView]
-    # [maps, 4]: mean of good pictures' map values and how far the highest 1 % lie above it; mean and standard
-    # deviation of their scores
+    # [maps, 4]: mean of good pictures' map values and how far the highest 1 % lie above it, of a second
+    # backbone half of how far their usual maximum does; mean and standard deviation of their scores
     normal: Tensor
+    outline_gain: Tensor  # []: the second backbone's map is so many times larger where outlines are drawn
 
     def __init__(
         self,
@@ -64,6 +65,8 @@ class Model(PatchDetector):
         super().__init__(config, backbone, roi, second_backbone)
         self.position = 0  # in a model for one of several positions
         self.register_buffer("normal", torch.tensor([[0.0, 1.0, 0.0, 1.0]]).repeat(len(self.views), 1))
+        if second_backbone is not None:
+            self.register_buffer("outline_gain", torch.ones(()))
         self.eval()
 
     def view(self, spec: ViewSpec) -> BankView:
@@ -162,16 +165,23 @@ class Model(PatchDetector):
 
     def outlined(self, drawn: Tensor, maps: Sequence[Tensor], counted: Tensor) -> Tensor:
         """Draw joined maps `[B, H, W]` sharper, their maxima as they are: the stages of a size are joined
-        before the sizes, by other powers than the norm's. 0 where `counted`, bool, does not hold."""
+        before the sizes, by other powers than the norm's, and what a second backbone sees raises the rest.
+        0 where `counted`, bool, does not hold."""
         at_sizes: dict[tuple[int, int], list[Tensor]] = {}
+        raised: Tensor | None = None
         for view, one in zip(self.views, maps, strict=True):
-            at_sizes.setdefault(view.size, []).append(one.clamp(min=0))
+            if view.second:
+                raised = (1 + (one.clamp(min=0) * self.outline_gain).square()).sqrt()
+            else:
+                at_sizes.setdefault(view.size, []).append(one.clamp(min=0))
         # on the norm's scale: as many equal maps have the same sum with any power
         sizes = [
             power_sum(stages, STAGES_POWER) * len(stages) ** (1 / 2 - 1 / STAGES_POWER)
             for stages in at_sizes.values()
         ]
         sharp = power_sum(sizes, SIZES_POWER) * counted
+        if raised is not None:
+            sharp = sharp * raised
         highest, peak = (one.flatten(1).amax(1)[:, None, None] for one in (drawn, sharp))
         return sharp * (highest / peak.clamp(min=torch.finfo(peak.dtype).tiny))
 
