@@ -361,7 +361,6 @@ def test_files_of_older_versions_keep_what_they_mean():
         ({"distance": "cosine"}, "the model has distance: cosine, which is no longer read: fit anew"),
         ({"layers": "each"}, "setting layers: 'each' is not one of joined, apart"),
         ({"score": "top"}, "setting score: 'top' is not one of reweighted, map"),
-        ({"final_norm": True, "backbone": "vit_small_patch14_dinov2"}, "sees by the plain transformer vit"),
     ],
 )
 def test_files_that_are_no_longer_read_say_so(stored, text):
