@@ -307,19 +307,19 @@ def test_stages_apart_have_grids_and_banks_of_their_own_at_the_larger_sizes():
         assert float(scores[i]) == pytest.approx(float(drawn[i].max()))
 
 
-def test_a_second_backbone_decides_with_the_others_and_raises_their_outline():
+def test_a_second_backbone_raises_what_the_others_see():
     seen = {"size": "16x24+32x48", "stages": (2, 3), "second_backbone": "vit_patch8", "second_stages": (3,)}
     model = Model(replace(CONFIG, **seen, layers="apart", score="map"), TwoStages(), None, Coarse())
     assert [(view.size, view.second) for view in model.views][-1] == ((16, 24), True)
-    gain = 1.7
     distances = [random(2, view.inside.numel(), seed=30 + v).abs() for v, view in enumerate(model.views)]
     model.normal[:, :2] = torch.tensor([[0.4, 0.3], [0.5, 0.2], [0.7, 0.1], [0.6, 0.4]])
-    model.outline_gain.fill_(gain)
     scores, drawn = model.combine([], distances)
     maps = model.scaled([view.anomaly_map(d) for view, d in zip(model.views, distances, strict=True)])
-    torch.testing.assert_close(scores, model.fuse(maps).amax((1, 2)))
-    alone = model.outlined(model.fuse(maps), [*maps[:3], torch.zeros_like(maps[3])], model.roi)
-    wanted = alone * (1 + (gain * maps[3].clamp(min=0)) ** 2).sqrt()
+    raised = (1 + maps[3].clamp(min=0) ** 2).sqrt()
+    norm = sum(one.clamp(min=0) ** 2 for one in maps[:3]).sqrt()
+    torch.testing.assert_close(scores, (norm * raised).amax((1, 2)))
+    blind = [*maps[:3], torch.zeros_like(maps[3])]
+    wanted = model.outlined(norm, blind, model.roi) * raised
     peaks = [one.amax((1, 2))[:, None, None] for one in (drawn, wanted)]
     torch.testing.assert_close(drawn, wanted * peaks[0] / peaks[1])
 

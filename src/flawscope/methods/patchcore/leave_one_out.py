@@ -27,9 +27,6 @@ from flawscope.methods.threads import workers
 from flawscope.progress import ProgressCounter
 
 SPREAD_QUANTILE = 0.99  # of good pictures' map values: how far it lies above their mean is the maps' scale
-# Usual maximum of a good picture's left-out map of the second backbone, in which that is measured where it
-# decides: tokens of lively textures have few, high peaks (docs/decisions/0007-picture-size.md)
-SECOND_PEAK = 1.4
 SAMPLED = 5  # of so many pixels of a coarse map, one is looked at for it: no column is left out
 FIRST_PICTURES = 32  # that a first scale is taken from, by which maps are joined before
 ONE_PART_METHOD = "compared with itself elsewhere"  # how one part alone is calibrated
@@ -234,9 +231,7 @@ def set_scales(job: FitJob, raw: Sequence[LeftOutPicture]) -> np.ndarray:
                 mean = float(np.mean(means))
                 spread = max(0.0, float(np.quantile(np.concatenate(samples), SPREAD_QUANTILE)) - mean)
                 if model.views[v].second:
-                    of_peaks = (float(np.median(peaks)) - mean) / SECOND_PEAK
-                    model.outline_gain.fill_(of_peaks / spread if spread > 0 else 1.0)
-                    spread = of_peaks
+                    spread = float(np.median(peaks)) - mean
                 scores = np.zeros(1) if of_map else np.array(of_view)
                 # the scores of one picture have no spread: on the scale of its map
                 of_scores = (float(scores.mean()), float(scores.std())) if len(scores) > 1 else (mean, spread)

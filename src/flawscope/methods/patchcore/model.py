@@ -51,9 +51,8 @@ class Model(PatchDetector):
     config: Config
     views: list[BankView]
     # [maps, 4]: mean of good pictures' map values and how far the highest 1 % lie above it, of a second
-    # backbone half of how far their usual maximum does; mean and standard deviation of their scores
+    # backbone how far their usual maximum does; mean and standard deviation of their scores
     normal: Tensor
-    outline_gain: Tensor  # []: the second backbone's map is so many times larger where outlines are drawn
 
     def __init__(
         self,
@@ -65,8 +64,6 @@ class Model(PatchDetector):
         super().__init__(config, backbone, roi, second_backbone)
         self.position = 0  # in a model for one of several positions
         self.register_buffer("normal", torch.tensor([[0.0, 1.0, 0.0, 1.0]]).repeat(len(self.views), 1))
-        if second_backbone is not None:
-            self.register_buffer("outline_gain", torch.ones(()))
         self.eval()
 
     def view(self, spec: ViewSpec) -> BankView:
@@ -158,30 +155,32 @@ class Model(PatchDetector):
 
     def fuse(self, maps: Sequence[Tensor]) -> Tensor:
         """Join the maps of all banks, on one scale: the largest value counts, or the root of the sum of
-        squares of what lies above an ordinary good picture's."""
+        squares of what lies above an ordinary good picture's. What a second backbone sees raises it."""
+        first = torch.stack([one for view, one in zip(self.views, maps, strict=True) if not view.second])
         if self.config.fusion == "maximum":
-            return torch.stack(list(maps)).amax(0)
-        return torch.stack(list(maps)).clamp(min=0).square().sum(0).sqrt()
+            return first.amax(0) * self.raised(maps)
+        return first.clamp(min=0).square().sum(0).sqrt() * self.raised(maps)
+
+    def raised(self, maps: Sequence[Tensor]) -> Tensor | float:
+        """By how much a second backbone raises the others' map: √(1 + v²), v being its own, 1 where it is as
+        large as the usual maximum of a good picture's."""
+        second = [one for view, one in zip(self.views, maps, strict=True) if view.second]
+        return (1 + second[0].clamp(min=0).square()).sqrt() if second else 1.0
 
     def outlined(self, drawn: Tensor, maps: Sequence[Tensor], counted: Tensor) -> Tensor:
         """Draw joined maps `[B, H, W]` sharper, their maxima as they are: the stages of a size are joined
         before the sizes, by other powers than the norm's, and what a second backbone sees raises the rest.
         0 where `counted`, bool, does not hold."""
         at_sizes: dict[tuple[int, int], list[Tensor]] = {}
-        raised: Tensor | None = None
         for view, one in zip(self.views, maps, strict=True):
-            if view.second:
-                raised = (1 + (one.clamp(min=0) * self.outline_gain).square()).sqrt()
-            else:
+            if not view.second:
                 at_sizes.setdefault(view.size, []).append(one.clamp(min=0))
         # on the norm's scale: as many equal maps have the same sum with any power
         sizes = [
             power_sum(stages, STAGES_POWER) * len(stages) ** (1 / 2 - 1 / STAGES_POWER)
             for stages in at_sizes.values()
         ]
-        sharp = power_sum(sizes, SIZES_POWER) * counted
-        if raised is not None:
-            sharp = sharp * raised
+        sharp = power_sum(sizes, SIZES_POWER) * self.raised(maps) * counted
         highest, peak = (one.flatten(1).amax(1)[:, None, None] for one in (drawn, sharp))
         return sharp * (highest / peak.clamp(min=torch.finfo(peak.dtype).tiny))
 
