@@ -24,6 +24,7 @@ from PIL import Image
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from durations import apart
 from flawscope.pictures.near_duplicates import Compared
 from flawscope.synthesis.demo.dataset import CATEGORIES, draw_dataset, draw_picture
 from small_network import SMALL_NETWORK
@@ -115,7 +116,8 @@ def copied_backbones():
 
     def copied(key, make, given):
         if key not in _MADE:
-            _MADE[key] = make(*given)
+            with apart("backbones"):
+                _MADE[key] = make(*given)
         return copy.deepcopy(_MADE[key])
 
     def load(name, stages, size, file=None):
@@ -165,7 +167,8 @@ def shared(tmp_path_factory):
         with FileLock(base / f"{name}.lock"):
             if not folder.exists():
                 made = Path(tempfile.mkdtemp(dir=base))
-                fill(made)
+                with apart(f"shared {name.partition('-')[0]}"):
+                    fill(made)
                 made.rename(folder)  # whole, or not there
         return folder
 
@@ -209,7 +212,8 @@ def traced_once(shared):
         """The exporter's, whose sources it would read anew for every graph: a second of the processor's."""
         key = repr(asked)
         if key not in _MADE:
-            _MADE[key] = read(**asked)
+            with apart("exporter"):
+                _MADE[key] = read(**asked)
         registry = copy.copy(_MADE[key])
         registry.functions = {name: list(found) for name, found in registry.functions.items()}
         return registry

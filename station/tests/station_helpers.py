@@ -191,7 +191,7 @@ def running_postgres(*, durable: bool = False) -> Iterator[Postgres]:
     if os.geteuid() == 0:
         user = "postgres"
         if not shutil.which("setpriv"):
-            raise Unavailable("PostgreSQL does not run as root, and there is no setpriv")
+            raise Unavailable("PostgreSQL does not run as root: apt-get install util-linux")
     # short, for a socket's path, and below no folder that another user cannot enter
     folder = Path(tempfile.mkdtemp(prefix="flawscope-pg-"))
     try:
@@ -199,7 +199,9 @@ def running_postgres(*, durable: bool = False) -> Iterator[Postgres]:
             try:
                 shutil.chown(folder, user, user)
             except LookupError:
-                raise Unavailable(f"PostgreSQL does not run as root, and there is no user {user}") from None
+                raise Unavailable(
+                    f"PostgreSQL does not run as root, and there is no user {user}: apt-get install postgresql"
+                ) from None
         cluster = Postgres(programs, folder, user, durable)
         cluster.make()
         cluster.start()

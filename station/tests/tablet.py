@@ -20,7 +20,7 @@ from station_helpers import PATIENCE, inspected
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
 needs_chromium = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="Chromium and its chromedriver are not installed"
+    not (CHROMIUM and DRIVER), reason="no Chromium: apt-get install chromium chromium-driver"
 )
 
 API = "/api/v1/products/plate"

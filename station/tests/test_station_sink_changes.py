@@ -24,7 +24,7 @@ from sink_helpers import Listener, Mosquitto, make_broker, new_folder
 from station_helpers import NAME, until
 
 
-@pytest.mark.skipif(Mosquitto.program() is None, reason="Mosquitto is not installed")
+@pytest.mark.skipif(Mosquitto.program() is None, reason="no Mosquitto: apt-get install mosquitto")
 @pytest.mark.parametrize("more", [{}, {"topic": "another/{product}"}])
 def test_what_waits_for_a_broker_goes_to_its_new_address(floor, more):
     floor.open((), make_broker(broker="mqtt://192.0.2.1"))

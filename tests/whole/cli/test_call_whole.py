@@ -118,7 +118,7 @@ def test_a_closed_pipe_is_no_traceback(drawn):
     assert (done.returncode, done.stderr) == (1, "")
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux only")
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full is of Linux: nothing to install")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("words", [["--version"], ["info", "MODEL", "--json"]], ids=lambda words: words[0])
 def test_a_full_disk_behind_stdout_is_one_line(words, unbuffered, model_path):
