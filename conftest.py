@@ -39,6 +39,12 @@ SIZE = 64  # pixels a side that the small model sees
 Run = Callable[..., tuple[int, str, str]]
 
 
+def pytest_ignore_collect(collection_path, config):
+    """Where of the second floor only its smokes are asked for, files without one are not even imported."""
+    if "smoke" in config.option.markexpr and "/tests/whole/" in collection_path.as_posix():
+        return (collection_path.suffix == ".py" and ".smoke" not in collection_path.read_text("utf-8")) or None
+
+
 def pytest_collection_modifyitems(items):
     """Tests below tests/whole/ are of the second floor. They come first: none of those that take long is left
     for the end, when the other processes have nothing to do."""

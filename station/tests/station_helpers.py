@@ -199,9 +199,7 @@ def running_postgres(*, durable: bool = False) -> Iterator[Postgres]:
             try:
                 shutil.chown(folder, user, user)
             except LookupError:
-                raise Unavailable(
-                    f"PostgreSQL does not run as root, and there is no user {user}: apt-get install postgresql"
-                ) from None
+                raise Unavailable(f"no user {user} for PostgreSQL: apt-get install postgresql") from None
         cluster = Postgres(programs, folder, user, durable)
         cluster.make()
         cluster.start()

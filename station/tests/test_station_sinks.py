@@ -4,36 +4,18 @@ import base64
 import json
 import time
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from flawscope.errors import InputError
 from flawscope_station.client import Client
-from flawscope_station.settings.sinks import SinkSettings
-from flawscope_station.settings.station import ProductSettings, RetentionSettings
-from flawscope_station.sinks import delivery, webhook
+from flawscope_station.settings.station import RetentionSettings
+from flawscope_station.sinks import webhook
 from flawscope_station.sinks.outbox import Message
 from flawscope_station.store.retention import Retention
+from sink_fixtures import soon_fixture, with_sinks_fixture  # noqa: F401
 from sink_helpers import SECRET, codes, make_sink, numbers, send
 from station_helpers import NAME, aged, until
-
-
-@pytest.fixture(autouse=True)
-def soon(monkeypatch):
-    """What failed is tried again at once."""
-    monkeypatch.setattr(delivery, "MIN_RETRY_DELAY", 0.05)
-
-
-@pytest.fixture
-def with_sinks(settings, open_station):
-    """`with_sinks(make_sink(webhook=...))`: a station on either data base."""
-    model = settings.products[NAME].model
-
-    def one(*sinks: SinkSettings, **more: Any) -> Any:
-        return open_station(products={NAME: ProductSettings(model, sinks=sinks)}, **more)
-
-    return one
 
 
 def test_pictures_go_along_and_those_that_are_gone_do_not_hold_up(receive, with_sinks, parts):

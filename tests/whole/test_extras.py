@@ -105,7 +105,9 @@ def installed(tmp_path):
 def run(calls, folder, env):
     """(words, exit code, stderr) of each."""
     typed, given = [sys.executable, "-c", CALLS], json.dumps(calls)
-    done = subprocess.run(typed, cwd=folder, env=env, input=given, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(
+        typed, cwd=folder, env=env, input=given, capture_output=True, text=True, timeout=500
+    )
     assert done.returncode == 0, done.stderr
     return [(words, *over) for words, over in zip(calls, json.loads(done.stdout), strict=True)]
 
@@ -137,7 +139,10 @@ def test_in_the_core_each_command_works_or_says_which_words_to_type(tmp_path, on
     env = environment((), tmp_path / "site")
     needing = {"demo": "train", "fit": "train", "evaluate": "train", "export": "train,export"}
     told = set()
-    joint, page = "fit --data products --out m.safetensors --joint", "predict part.onnx new_pictures --out found"
+    joint, page = (
+        "fit --data products --out m.safetensors --joint",
+        "predict part.onnx new_pictures --out found",
+    )
     over = run([*readme_commands(), shlex.split(joint), shlex.split(page)], tmp_path, env)
     for words, code, said in over:
         extra = needing.get(words[0]) or ("train" if "part.safetensors" in words else None)

@@ -10,21 +10,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from deploy_helpers import ROOT, UNIT, compose_fixture  # noqa: F401
 from flawscope_station.client import Client, RefusedError
 from flawscope_station.settings.station import ProductSettings
 from sink_helpers import make_sink
 from station_helpers import NAME, free_port, until
-
-ROOT = Path(__file__).parents[3]
-UNIT = ROOT / "deploy/flawscope-station.service"
-
-
-@pytest.fixture(scope="module")
-def compose():
-    return dict(yaml.safe_load((ROOT / "compose.yaml").read_text()))
 
 
 def test_pg_dump_is_as_new_as_the_server(compose):

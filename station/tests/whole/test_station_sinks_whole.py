@@ -15,36 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from flawscope_station.client import Client
-from flawscope_station.settings.sinks import SinkSettings
-from flawscope_station.settings.station import ProductSettings
 from flawscope_station.settings.values import redact_address as hiding
 from flawscope_station.sinks import UNDELIVERED, delivery, webhook
 from flawscope_station.sinks import folder as folder_sink
 from flawscope_station.store.backup import backup, restore
+from sink_fixtures import soon_fixture, with_sinks_fixture  # noqa: F401
 from sink_helpers import KEY, SECRET, codes, make_sink, numbers, send
 from station_helpers import NAME, Load, failing, free_port, until
 
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture(autouse=True)
-def soon(monkeypatch):
-    """What failed is tried again at once."""
-    monkeypatch.setattr(delivery, "MIN_RETRY_DELAY", 0.05)
-
-
-@pytest.fixture
-def with_sinks(settings, open_station):
-    """`with_sinks(make_sink(webhook=...))`: a station on either data base."""
-    model = settings.products[NAME].model
-
-    def one(*sinks: SinkSettings, **more: Any) -> Any:
-        return open_station(products={NAME: ProductSettings(model, sinks=sinks)}, **more)
-
-    return one
 
 
 def receiver_of_the_docs() -> Callable[..., bool]:

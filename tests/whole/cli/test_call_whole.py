@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from call_helpers import EAD, PRN, one_line
+
 
 def shell(code, **settings):
     """A process that runs this with `main` at hand."""
@@ -14,18 +16,8 @@ def shell(code, **settings):
     return subprocess.run(words, stderr=subprocess.PIPE, text=True, timeout=120, **settings)
 
 
-def one_line(found):
-    """The error: exactly one line on stderr, nothing on stdout."""
-    _, printed, said = found
-    assert printed == ""
-    assert said.startswith("flawscope: ")
-    assert said.count("\n") == 1
-    return said
-
-
 FIT = ["fit", "--data", "DATA", "--out", "OUT.safetensors"]
 BENCHMARK = ["benchmark", "--data", "DATA", "--out", "OUT"]
-EAD, PRN = ["--method", "efficientad"], ["--method", "prnet"]
 WRONG = [
     (["evalute"], "did you mean evaluate?"),
     # options: also before a required one is missed, and abbreviations are none
