@@ -24,15 +24,13 @@ from PIL import Image
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from durations import apart
+from durations import apart, pytest_configure  # noqa: F401
 from flawscope.pictures.near_duplicates import Compared
 from flawscope.synthesis.demo.dataset import CATEGORIES, draw_dataset, draw_picture
 from small_network import SMALL_NETWORK
 
 # Before OpenVINO is loaded: without this package it reports nothing of these runs to its makers
 sys.modules.setdefault("openvino_telemetry", None)
-
-pytest_plugins = ["durations"]
 
 MAX_TEST_SECONDS = 600  # for a test with its fixtures: more is a hang
 SIZE = 64  # pixels a side that the small model sees
@@ -42,7 +40,8 @@ Run = Callable[..., tuple[int, str, str]]
 def pytest_ignore_collect(collection_path, config):
     """Where of the second floor only its smokes are asked for, files without one are not even imported."""
     if "smoke" in config.option.markexpr and "/tests/whole/" in collection_path.as_posix():
-        return (collection_path.suffix == ".py" and ".smoke" not in collection_path.read_text("utf-8")) or None
+        is_left_out = collection_path.suffix == ".py" and ".smoke" not in collection_path.read_text("utf-8")
+        return is_left_out or None
 
 
 def pytest_collection_modifyitems(items):

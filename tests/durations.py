@@ -1,9 +1,9 @@
 """What each test costs: the processor's seconds, its own processes' included, kept in build/durations.tsv.
 
 A fixture that several tests share has a row of its own, so that no test pays for being the first; so has
-what is made once in a run or a process, `apart`. Tests lie on two floors (CONTRIBUTING.md): those of the first
-cost little and start no process and no server. One that does otherwise fails; of the processor it may take
-three times what is asked, since a second counts for less where other processes are busy.
+what is made once in a run or a process, `apart`. Tests lie on two floors (CONTRIBUTING.md): those of the
+first cost little and start no process and no server. One that does otherwise fails; of the processor it may
+take three times what is asked, since a second counts for less where other processes are busy.
 """
 
 import builtins

@@ -30,7 +30,6 @@ from flawscope.synthesis.demo.dataset import draw_picture
 ROI = "0.1,0.2,0.8,0.9"
 VARIANTS = {
     "two sizes, region of interest": {"size": "48+64", "roi": ROI},
-    "stages apart": {"size": "48+64", "layers": "apart"},
     "a fine stage": {"size": "48+64", "fine_stages": [1]},
     "padded, not square": {"size": "48x64", "keep_aspect": True, "score": "map"},
 }
