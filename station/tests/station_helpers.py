@@ -54,10 +54,11 @@ _numbers = count()
 
 def until(true: Callable[[], Any], what: str | Callable[[], object] = "it did not come true in time") -> Any:
     """What it gives as soon as that is something. what: said, or called to say what is there instead."""
-    end = time.monotonic() + PATIENCE
+    end, pause = time.monotonic() + PATIENCE, 0.01
     while not (found := true()):
         assert time.monotonic() < end, what() if callable(what) else what
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(1.3 * pause, 0.1)  # asking may cost more than what is waited for
     return found
 
 

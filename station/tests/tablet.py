@@ -92,7 +92,7 @@ class Tablet:
         )
 
     def wait(self, until: Callable[[], Any], seconds: float = PATIENCE) -> Any:
-        return WebDriverWait(self.driver, seconds, 0.02, (WebDriverException,)).until(lambda _: until())
+        return WebDriverWait(self.driver, seconds, 0.1, (WebDriverException,)).until(lambda _: until())
 
     def screen(self, width: int, height: int, dark: bool = False) -> None:
         sizes = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 900}

@@ -83,9 +83,7 @@ def assert_parity(model, path, engine, count=15):
             np.testing.assert_allclose(drawn, maps[part], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.smoke] * ("padded" in name)) for name in VARIANTS]
-)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_parity_of_other_models(name, drawn, small_backbone, tmp_path, monkeypatch):
     if "two" in name:
         monkeypatch.setattr(views, "MIN_BANK", 1)  # a screen before a memory bank this small
