@@ -200,8 +200,8 @@ def test_a_wrong_call_is_refused(options, said):
 
 
 def test_stages_share_no_left_out_picture_and_no_defect():
-    good = pictures(40)
-    first, second = make_stages(lambda i: good[i], range(40), ["a", "b", "c"], 0, True)
+    good = pictures(24)
+    first, second = make_stages(lambda i: good[i], range(24), ["a", "b", "c"], 0, True)
     assert not {*first.left_out} & {*first.learnt, *second.left_out}
     assert not {*second.left_out} & {*second.learnt}
     assert sorted([*first.given, *second.given]) == ["a", "b", "c"]

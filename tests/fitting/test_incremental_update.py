@@ -164,6 +164,10 @@ def test_what_looks_like_a_defect_is_refused_by_name(model, part):
     assert [name for name, _ in new.suspects] == [Path(bad).name]
     assert new.predict(bad).is_anomalous
     assert not extended(model, [good, bad], force=True).predict(bad).is_anomalous
+
+
+def test_pictures_of_which_nothing_is_left_or_new_are_refused(model, part):
+    good, bad = part(100), part(300, "noise")
     with pytest.raises(InputError, match="nothing is left to learn from"):
         extended(model, [bad], drop_suspects=True)
     with pytest.raises(InputError, match="nothing new to learn from"):

@@ -116,7 +116,7 @@ def test_safetensors_give_timms_features(resnet):
 def test_torch_checkpoints_give_the_same(resnet, tmp_path):
     path, _ = resnet
     reference = load_backbone("resnet18", (2, 3), SIZE, path)[0](pictures())
-    state = state_of(path)
+    state = {k: v for k, v in state_of(path).items() if not k.startswith(("layer4", "fc"))}
     for wrapped in (
         state,
         {"state_dict": {f"module.{k}": v for k, v in state.items()}, "epoch": 3},
