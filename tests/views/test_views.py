@@ -59,41 +59,41 @@ def test_weights_fall_linearly_to_the_edge_and_only_beside_a_neighbour():
 def test_maps_that_agree_are_one_map():
     grid = TileGrid((90, 120), (32, 32), 0.25)
     field = np.random.default_rng(1).normal(size=grid.canvas).astype(np.float32)
-    blended = TileBlender(grid, whole(grid.canvas), Fusion())
+    blended = TileBlender(grid, whole(grid.canvas))
     for k in range(len(grid)):
         y, x = grid.corner(k)
         blended.add(k + 1, 0.0, field[y : y + 32, x : x + 32])
-    score, drawn = blended.result()
+    score, drawn = blended.result(Fusion())
     np.testing.assert_allclose(drawn, field, atol=1e-5)
     assert score == drawn.max()
     blended.replace(1, field[:32, :32], field[:32, :32] + 100)
-    assert blended.result()[0] == pytest.approx(100 + field[:24, :24].max(), abs=1e-3)
+    assert blended.result(Fusion())[0] == pytest.approx(100 + field[:24, :24].max(), abs=1e-3)
 
 
 def test_the_whole_view_counts_where_it_is_larger_in_the_tiles_units():
     grid = TileGrid((64, 64), (32, 32), 0.25)
     view = np.zeros((16, 16), np.float32)
     view[8:, :] = 2.0
-    blended = TileBlender(grid, whole(grid.canvas), Fusion("map", 3.0, 1.0))
+    blended = TileBlender(grid, whole(grid.canvas))
     blended.add(0, 2.0, view)
     for k in range(len(grid)):
         blended.add(k + 1, 4.0, np.full((32, 32), 4.0, np.float32))
-    score, drawn = blended.result()
+    score, drawn = blended.result(Fusion("map", 3.0, 1.0))
     assert score == 7.0
     np.testing.assert_allclose(drawn[:28], 4.0, atol=1e-5)
     np.testing.assert_allclose(drawn[40:], 7.0, atol=1e-5)
-    blended = TileBlender(grid, whole(grid.canvas), Fusion("views", 3.0, 1.0))
+    blended = TileBlender(grid, whole(grid.canvas))
     blended.add(0, 0.5, view)
     blended.add(1, 9.0, np.zeros((32, 32), np.float32))
-    assert blended.result()[0] == 9.0
+    assert blended.result(Fusion("views", 3.0, 1.0))[0] == 9.0
 
 
 def test_a_map_that_is_not_a_number_makes_the_score_none():
     grid = TileGrid((64, 64), (32, 32), 0.25)
-    blended = TileBlender(grid, whole(grid.canvas), Fusion())
+    blended = TileBlender(grid, whole(grid.canvas))
     for k in range(len(grid)):
         blended.add(k + 1, 0.0, np.full((32, 32), np.nan if k == 3 else 0.0, np.float32))
-    assert np.isnan(blended.result()[0])
+    assert np.isnan(blended.result(Fusion())[0])
 
 
 def test_tiles_are_cut_from_the_picture_pixel_by_pixel():

@@ -34,7 +34,7 @@ from flawscope.fitting.training_pictures import (
     survey,
     told_parts,
 )
-from flawscope.fitting.training_views import Sizes, ViewSet, frames_of, grid_shape, views_of
+from flawscope.fitting.training_views import Sizes, TrainingViews, grid_shape, views_of
 from flawscope.methods import registry
 from flawscope.methods.conflicts import check_options
 from flawscope.methods.detector import Detector, resolve_device
@@ -70,7 +70,7 @@ def discard(line: str) -> None:
 class PreparedFit:
     """Untrained detector, and the arguments of its method's `fit`.
 
-    origin: of pretrained weights. views: of the pictures, which are learnt from; without any the pictures.
+    origin: of pretrained weights. views: of the pictures, which are learnt from.
     unusable: seen defects that cannot be used, each with the reason. chosen: a line on what `align` chose;
     None: nothing was chosen. force: pictures that are as far out as defects are good. remarks: on pictures
     that show one part, or may.
@@ -82,7 +82,7 @@ class PreparedFit:
     category: str
     reader: Reader
     task: Task
-    views: ViewSet
+    views: TrainingViews
     group: str | None = None
     part: PartPattern | None = None
     unusable: Sequence[str] = ()
@@ -454,16 +454,15 @@ class _Steps:
 
     def number_views(
         self, reader: Reader, learnt: LearnedParts | None, task: Task, model: Detector, sizes: Sizes
-    ) -> ViewSet:
+    ) -> TrainingViews:
         """Numbers the views, and has the method choose whether to tell positions apart. sizes: of the
         pictures."""
-        frames = frames_of(reader, learnt)
-        views = views_of(frames, sizes, model.config.seed)
+        views = views_of(reader, sizes, model.config.seed, learnt)
         if model.config.tells_positions_apart is None:
             model.config = model.choose(views.task(task))
             if not model.config.tells_positions_apart:
                 reader.preprocess = replace(reader.preprocess, positions=None)
-                return views_of(frames, sizes, model.config.seed)
+                return views_of(reader, sizes, model.config.seed, learnt)
         return views
 
 
