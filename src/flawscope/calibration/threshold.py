@@ -342,7 +342,7 @@ class Calibration:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """What does not follow from the rows of good pictures (`goods.calibrate`)."""
+        """Returns what does not follow from the rows of good pictures (`goods.calibrate`)."""
         return {name: getattr(self, name) for name in HOW}
 
     @staticmethod

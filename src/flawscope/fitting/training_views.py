@@ -46,7 +46,7 @@ class _CachedPicture:
 
 @dataclass(frozen=True)
 class _Frame:
-    """What is learnt from a frame, and how it is judged.
+    """Frame: what is learnt from it, and how it is judged.
 
     windows: places of the tiles on its canvas. grid: of the tiles by which it is judged; None: it has one
     view. judged: how many views these are. positions: of its views, where places are learnt apart.

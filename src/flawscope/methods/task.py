@@ -155,7 +155,7 @@ class Task:
 
     @property
     def first_unit(self) -> int:
-        """What is added to `groups` for units: those of a model that is extended come before."""
+        """The unit of group 0: those of a model that is extended come before."""
         return 0 if self.old is None else next_unit(self.old.manifest.pictures)
 
     def without_load(self) -> Task:

@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope import Predictor
-from flawscope.calibration.goods import scored
 from flawscope.methods import registry
 from flawscope.methods.settings import PictureSettings
 from flawscope.pictures.decoding import PictureSource, decode, pixel_hash
@@ -87,7 +86,7 @@ def pictures_have_roles(case: Case) -> None:
     failures = case.fit_result().failures
     broken = f"picture {len(case.good_pictures) + 1}"
     must(len(failures) == 1 and broken in failures[0], f"what cannot be read is not reported: {failures}")
-    calibrated = [row.hash for row in scored(model.manifest.pictures)]
+    calibrated = [row.hash for row in _scored(model)]
     must(len(calibrated) == model.calibration.count == len(set(calibrated)), "scores without a picture")
     must(set(calibrated) <= set(used), "calibrated on other pictures")
     learnt = [digest for digest in used if roles.get(digest) in ("train", "duplicate")]
@@ -104,7 +103,7 @@ def calibration_is_honest(case: Case) -> None:
     counts alone."""
     for variant in ("plain", "region", "strips"):
         model = case.fitted(variant)
-        calibration, rows = model.calibration, scored(model.manifest.pictures)
+        calibration, rows = model.calibration, _scored(model)
         pictures = case.training_pictures(variant)
         sources = {pixel_hash(decode(s)): s for s in pictures if not isinstance(s, bytes)}
         shown = [sources[row.hash] for row in rows]
@@ -131,6 +130,11 @@ def calibration_is_honest(case: Case) -> None:
         if pairs:
             left, stored = np.array(pairs).mean(0)
             must(left > 0.999 * stored, f"{variant}: `left_out` leaves nothing out")
+
+
+def _scored(model: Predictor) -> list[Any]:
+    """Rows of the calibration's scores, in their order."""
+    return [row for row in model.manifest.pictures if row.counted and row.score is not None]
 
 
 def _score_and_map_levels(model: Predictor, source: PictureSource) -> tuple[float, float, float]:
@@ -164,7 +168,7 @@ def _must_have_level(model: Predictor, found: NDArray[np.float64], text: str, to
 def groups_stay_together(case: Case) -> None:
     """Pictures of one part (`--group`) are learnt from or held out together."""
     model = case.fitted("region")
-    calibrated = {row.hash for row in scored(model.manifest.pictures)}
+    calibrated = {row.hash for row in _scored(model)}
     parts: dict[tuple[str | None, ...], list[bool]] = {}
     for item in model.manifest.pictures:
         if (match := re.search(case.pair_pattern, item.name)) and item.role != "duplicate":

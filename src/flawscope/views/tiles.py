@@ -216,7 +216,7 @@ class TileBlender:
         self.tiles[y : y + height, x : x + width] += view_map * down[:, None] * across
 
     def summary(self, shown: Mask) -> TileSummary:
-        """What a fusion needs of the answers, before it is known. shown: the whole view's pixels [H, W] that
+        """Summarises the answers for a fusion that is not known yet. shown: the whole view's pixels [H, W] that
         count."""
         assert self.view is not None
         score, whole_map = self.view
