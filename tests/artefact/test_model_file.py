@@ -453,7 +453,7 @@ MANIFESTS = {
     "calibration of 10^400": lambda d: d["pictures"]["median"].__setitem__(0, 10**400),
     "a score alone": lambda d: d["pictures"]["maximum"].__setitem__(0, None),
     "a column cut": lambda d: d["pictures"]["unit"].pop(),
-    "no column": lambda d: d["pictures"].pop("drawn") and None,
+    "no column": lambda d: d["pictures"].pop("role") and None,
     "counted by a number": lambda d: d["pictures"]["counted"].__setitem__(0, 1),
     "unit of text": lambda d: d["pictures"]["unit"].__setitem__(0, "0"),
     "pictures as number": lambda d: d.update(pictures=3),

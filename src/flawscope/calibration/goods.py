@@ -159,18 +159,20 @@ def rows_to_table(rows: Iterable[Picture]) -> dict[str, list[Any]]:
 
 
 def rows_from_table(table: Mapping[str, Sequence[Any]]) -> tuple[Picture, ...]:
-    """Reads the rows of a file. KeyError, TypeError or ValueError where it is damaged."""
-    columns = [table[name] for name in COLUMNS]
-    return tuple(_parse_row(*values) for values in zip(*columns, strict=True))
+    """Reads the rows of a file; a column that it lacks is a later version's, and has its default. KeyError,
+    TypeError or ValueError where it is damaged."""
+    count = len(table["hash"])
+    columns = [table[one.name] if one.name in table else [one.default] * count for one in fields(Picture)]
+    return tuple(_parse_row(Picture(*values)) for values in zip(*columns, strict=True))
 
 
-def _parse_row(digest: Any, role: Any, name: Any, unit: Any, *values: Any) -> Picture:
-    numbers, (counted, drawn) = values[:3], values[3:]
-    if not all(isinstance(one, str) for one in (digest, role, name)) or type(unit) is not int:
+def _parse_row(row: Picture) -> Picture:
+    if not all(isinstance(one, str) for one in (row.hash, row.role, row.name)) or type(row.unit) is not int:
         raise ValueError("a picture without a name, or a unit")
-    if not all(isinstance(one, bool) for one in (counted, drawn)):
+    if not (isinstance(row.counted, bool) and isinstance(row.drawn, bool)):
         raise ValueError("counted")
-    known = [None if one is None else float(one) for one in numbers]
+    given = [getattr(row, name) for name in Values._fields]
+    known = [None if one is None else float(one) for one in given]
     if not all(one is None or math.isfinite(one) for one in known) or len({one is None for one in known}) > 1:
         raise ValueError("a score without a map")
-    return Picture(digest, role, name, unit, *known, counted, drawn)
+    return replace(row, **dict(zip(Values._fields, known, strict=True)))

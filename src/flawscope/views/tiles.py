@@ -216,8 +216,8 @@ class TileBlender:
         self.tiles[y : y + height, x : x + width] += view_map * down[:, None] * across
 
     def summary(self, shown: Mask) -> TileSummary:
-        """Summarises the answers for a fusion that is not known yet. shown: the whole view's pixels [H, W] that
-        count."""
+        """Summarises the answers for a fusion that is not known yet. shown: the whole view's pixels [H, W]
+        that count."""
         assert self.view is not None
         score, whole_map = self.view
         height, width = self.grid.canvas

@@ -25,7 +25,7 @@ from flawscope_station.store.records import DEFECT, Store
 from flawscope_station.store.schema import metadata
 from station_helpers import taken_file, until
 
-FIXTURES = Path(__file__).parents[3] / "tests/fixtures/models-97f7321"
+FIXTURES = Path(__file__).parents[3] / "tests/fixtures/models"
 
 
 @pytest.fixture

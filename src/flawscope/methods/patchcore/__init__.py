@@ -44,8 +44,6 @@ class Config(PatchSettings):
     calibration_pictures: int = 300  # at most, or parts of several pictures; drawn by the seed
 
     SIZES: ClassVar[int] = 4
-    UNSTORED: ClassVar[Mapping[str, Any]] = {"fusion": "maximum"}
-    GONE: ClassVar[Mapping[str, Any]] = {"distance": "euclidean"}
 
     def rules(self) -> Iterable[Rule]:
         yield 0 < self.fine_ratio <= 1, "fine_ratio must be above 0 and at most 1"
