@@ -38,7 +38,7 @@ from flawscope.calibration.goods import (
     renumber,
     scored,
 )
-from flawscope.calibration.outliers import defect_like_question, sole_note
+from flawscope.calibration.outliers import odd, settle
 from flawscope.calibration.power import DefectScores
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import InputError, pluralize
@@ -238,17 +238,16 @@ def recalibrate(
             "precision": reduced.precision,
         },
     )
-    names = [row.name for row in scored(rows)]
     defects = DefectScores.from_facts(artefact.manifest.facts)
     if defects is not None and before.precision == defects.precision:
         defects = replace(defects, precision=reduced.precision)  # its scores are near the trained model's
-    unseen = any(pair.unseen for pair in answers.values())
-    new = [pictures.looks[digest] for digest, pair in answers.items() if pair.unseen]
-    questions = [
-        nothing_shown([look for _, look in new], relative_names([name for name, _ in new])),
-        defect_like_question(calibration, names, defects) if unseen else None,
-    ]
-    notes = [*filter(None, [sole_note(calibration, names)])] if unseen else []
+    notes, questions = list[str](), list[str]()
+    if any(pair.unseen for pair in answers.values()):
+        names = dict(zip(answers, relative_names([pictures.looks[one][0] for one in answers]), strict=True))
+        named = [replace(row, name=names.get(row.hash, row.name)) for row in rows]  # no path of this machine
+        new = [row for row in named if row.hash in answers and answers[row.hash].unseen]
+        nothing = nothing_shown([pictures.looks[row.hash][1] for row in new], [row.name for row in new])
+        notes, questions = settle(odd(named, calibration, defects, nothing=nothing))
     now, then = (np.array([pair[k] for pair in answers.values()]).T for k in (0, 1))  # reduced, trained
     changed = int(np.count_nonzero(calibration.is_anomalous(now[0]) != before.is_anomalous(then[0])))
     (scores, maps), defective = run_one_by_one(session, shown), shown.with_defects()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,12 @@ from flawscope.artefact.model_file import (
     package_versions,
     unpack_images,
 )
-from flawscope.calibration.goods import Picture, calibrate, renumber, scored
-from flawscope.calibration.outliers import defect_like_question, sole_note
+from flawscope.calibration.goods import Picture, calibrate, renumber
+from flawscope.calibration.outliers import odd, settle
 from flawscope.calibration.power import SIMULATED_DEFECTS, DefectScores
 from flawscope.calibration.size_bounds import SIZE_BOUNDS
 from flawscope.datasets import open_dataset
-from flawscope.errors import InputError, check_arguments, join_names, pluralize
+from flawscope.errors import InputError, check_arguments, pluralize
 from flawscope.fitting.judging import judge_fit
 from flawscope.fitting.preparation import PreparedFit, Say, discard, pop_options, prepare
 from flawscope.fitting.simulated_defects import (
@@ -42,13 +42,13 @@ from flawscope.fitting.training_pictures import (
     survey,
     told_parts,
 )
-from flawscope.fitting.training_views import views_of
+from flawscope.fitting.training_views import TrainingViews, views_of
 from flawscope.methods import registry
 from flawscope.methods.detector import Detector
 from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import Budget, Fitted, LeaveOut, Task
-from flawscope.pictures.apart import MAX_COMPARED, groups_apart, groups_of_other_look
+from flawscope.pictures.apart import find_apart
 from flawscope.pictures.appearance import APPEARANCE_KEY as APPEARANCE
 from flawscope.pictures.appearance import AppearanceRange
 from flawscope.pictures.form import SIZES_KEY, extreme_sizes, known_sizes
@@ -253,11 +253,15 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
     )
     notes, questions = _notes(fitted, reader, found, prepared.method, old), list[str]()
     if old is None:
-        names = [row.name for row in scored(pictures)]
-        asked = [*_apart_questions(view_fit, view_task, task, reader)]
-        asked += filter(None, [defect_like_question(calibration, names, found)])
-        (notes if prepared.force else questions).extend(asked)
-        notes += filter(None, [sole_note(calibration, names)])
+        good = _good_pictures(fitted)
+        apart = find_apart(
+            _cells(view_fit, views, good),
+            [reader.measured.get(i, ()) for i in good],
+            [task.groups[i] for i in good],
+        )
+        names = [[reader.names[good[place]] for place in several] for several in apart]
+        more, questions = settle(odd(pictures, calibration, found, apart=names), prepared.force)
+        notes += more
     if found is not None and how.lights[1:]:
         unlit = found.with_calibration(calibrate(plain, task.rate, **said))
         notes.append(_light_cost_note(found, unlit, within_range(how.normalization)))
@@ -331,31 +335,12 @@ def _notes(
     return notes
 
 
-def _apart_questions(view_fit: Fitted, view_task: Task, task: Task, reader: Reader) -> Iterator[str]:
-    """Questions about groups of pictures that lie apart from the rest. view_fit, view_task: of the views, of
-    which the first of each picture tells."""
-    picture_of = view_task.views.picture_of or range(view_task.count)
-    view_of = {picture_of[number]: number for number in sorted(view_fit.cells, reverse=True)}
-    found = list[list[int]]()  # of pictures' numbers
-    if pictures := sorted(view_of):
-        cells = np.stack([view_fit.cells[view_of[picture]] for picture in pictures])
-        apart = groups_apart(cells, [task.groups[picture] for picture in pictures])
-        found += [[pictures[place] for place in places] for places in apart]
-    good = {*view_fit.used, *view_fit.scored, *(i for held in view_fit.held.values() for i in held)}
-    learnt = sorted({picture_of[number] for number in good})
-    learnt = learnt[:: -(-len(learnt) // MAX_COMPARED) or 1]
-    looks = [reader.measured.get(picture, ()) for picture in learnt]
-    known = {picture for several in found for picture in several}
-    for places in groups_of_other_look(looks, [task.groups[picture] for picture in learnt]):
-        several = [learnt[place] for place in places]
-        found += [several] if not known & {*several} else []
-    for several in found:
-        names = [reader.names[picture] for picture in several]
-        few = "lies" if len(names) == 1 else "lie"
-        yield (
-            f"{join_names(names)} {few} apart from the other pictures, like misfires or parts of another "
-            "product: new ones of their kind would be called good"
-        )
+def _cells(
+    view_fit: Fitted, views: TrainingViews, pictures: Sequence[int]
+) -> list[NDArray[np.float32] | None]:
+    """Features of the cells of each picture's first view that has such; None: there is none."""
+    first = {views.picture_of(number): number for number in sorted(view_fit.cells, reverse=True)}
+    return [view_fit.cells.get(first.get(picture, -1)) for picture in pictures]
 
 
 def _light_cost_note(found: DefectScores, plain: DefectScores, lights: str) -> str:

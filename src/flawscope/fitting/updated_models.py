@@ -14,8 +14,8 @@ import numpy as np
 
 from flawscope.artefact.model_file import Artefact
 from flawscope.calibration import min_calibration_size
-from flawscope.calibration.goods import CALIBRATION, Picture, calibrate, judge, renumber, scored
-from flawscope.calibration.outliers import sole_note
+from flawscope.calibration.goods import CALIBRATION, Picture, calibrate, judge, renumber
+from flawscope.calibration.outliers import odd
 from flawscope.datasets import Dataset, Item, group_numbers
 from flawscope.datasets.masks import Mask
 from flawscope.errors import InputError, pluralize
@@ -96,9 +96,9 @@ def extend_bank(job: Job) -> list[Candidate]:
     rows, names = _with_drawn(job, predictor, (*before, *learnt))
     models = [_with_rows(predictor, old, rows, len(chosen))]
     if rows != (*before, *learnt):
-        every = scored(rows)
-        if sole := sole_note(models[0].calibration, [names.get(row.hash, row.name) for row in every]):
-            job.say(sole)  # not in the file: names of the line are private
+        named = [replace(row, name=names.get(row.hash, row.name)) for row in rows]
+        for one in odd(named, models[0].calibration, asks=False):
+            job.say(one.line)  # not in the file: names of the line are private
         models.append(_with_rows(predictor, old, (*before, *learnt), len(chosen)))
     known: dict[str, float] = {}  # the candidates have one network
     if not chosen and job.active.artefact is old:  # it has not changed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,15 +17,8 @@ from flawscope.calibration.goods import (
     judge,
     map_values,
     renumber,
-    scored,
 )
-from flawscope.calibration.outliers import (
-    defect_like_question,
-    flagged_note,
-    learnt_note,
-    sole_note,
-    too_few_question,
-)
+from flawscope.calibration.outliers import odd, settle
 from flawscope.calibration.power import DefectScores
 from flawscope.errors import InputError, join_names, pluralize
 from flawscope.pictures.appearance import APPEARANCE_KEY as APPEARANCE
@@ -159,35 +152,36 @@ def recalibrate(
         "runtime": predictor.session.runtime,
         "promised": True,
     }
-    calibration, names_scored = calibrate(pictures, **how_scored), [row.name for row in scored(pictures)]
+    calibration = calibrate(pictures, **how_scored)
     defects = DefectScores.from_facts(predictor.manifest.facts)
-    questions = [
-        *filter(None, [too_few_question(calibration, before, left_out)]),
-        *filter(None, [nothing_shown(looks, names)]),
-        *filter(None, [defect_like_question(calibration, names_scored, defects, before=before)]),
-    ]
-    if force:
-        notes, questions = [*notes, *questions], []
-    flagged = flagged_note(calibration, before, names_scored) or sole_note(calibration, names_scored)
-    shifts = [picture.shifts for picture in usable]
-    notes += filter(None, [flagged, _other_look_note(shifts, names_scored), learnt_note(calibration, before)])
+    found = odd(
+        pictures,
+        calibration,
+        defects,
+        before=before,
+        left_out=left_out,
+        nothing=nothing_shown(looks, names),
+        unlike=_unlike(usable, {one.number: name for one, name in zip(every, names, strict=True)}),
+    )
+    more, questions = settle(found, force)
+    notes += more
     new = predictor.with_calibration(calibration, *notes)
     facts = dict(new.manifest.facts)
     if predictor.appearance is not None:  # pictures like these are expected from now on
-        facts[APPEARANCE] = predictor.appearance.widen(shifts).to_dict()
+        facts[APPEARANCE] = predictor.appearance.widen(one.shifts for one in usable).to_dict()
     manifest = replace(new.manifest, pictures=pictures, facts=facts).asking(*questions)
     new = type(predictor)(replace(predictor.artefact, manifest=manifest), predictor.session)
     new.failures = failures
     return new
 
 
-def _other_look_note(shifts: Sequence[FeatureValues], names: Sequence[str]) -> str | None:
-    """Note on pictures that are unlike those learnt from, as a whole; None where there are none. shifts: of
-    the pictures, empty where nothing is known."""
-    far = [k for k, one in enumerate(shifts) if one and max(map(abs, one)) > FAR_SHIFT]
+def _unlike(pictures: Sequence[NewPicture], names: Mapping[int, str]) -> str | None:
+    """Line on pictures that are unlike those learnt from, as a whole; None where there are none. names: of
+    all that were given, by number."""
+    far = [one for one in pictures if one.shifts and max(map(abs, one.shifts)) > FAR_SHIFT]
     if not far:
         return None
     return (
-        f"unlike the pictures learnt from ({describe_shifts([shifts[k] for k in far])}), from now on "
-        f"expected: {join_names([names[k] for k in far])}"
+        f"unlike the pictures learnt from ({describe_shifts([one.shifts for one in far])}), from now on "
+        f"expected: {join_names([names[one.number] for one in far])}"
     )
