@@ -175,4 +175,4 @@ def _parse_row(row: Picture) -> Picture:
     known = [None if one is None else float(one) for one in given]
     if not all(one is None or math.isfinite(one) for one in known) or len({one is None for one in known}) > 1:
         raise ValueError("a score without a map")
-    return replace(row, **dict(zip(Values._fields, known, strict=True)))
+    return replace(row, score=known[0], maximum=known[1], median=known[2])

@@ -234,8 +234,8 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
         reader.check_any_readable()  # else their reason is the error
         raise
     fitted, before = judged.fitted, () if old is None else old.manifest.pictures
-    said = {"method": judged.how, "precision": model.config.precision, "promised": fitted.promised}
-    said["promised"] &= old is None or old.manifest.calibration.promised
+    promised = fitted.promised and (old is None or old.manifest.calibration.promised)
+    said = {"method": judged.how, "precision": model.config.precision, "promised": promised}
     pictures, plain = (
         (*before, *renumber(rows, before))
         for rows in (_table(judged.rows, reader), _table(judged.unlit, reader))

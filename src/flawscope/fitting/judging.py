@@ -246,7 +246,9 @@ class _Judging:
 
         def run(images: Any, where: Any) -> Any:
             pairs = [*zip(images, where.tolist(), strict=True)]
-            found = [*each(lambda of: self._answer(*of, frame, group, not (bounds and of[1])), pairs)]
+            found = [
+                *each(lambda of: self._answer(of[0], of[1], frame, group, not (bounds and of[1])), pairs)
+            ]
             if bounds:
                 unsure.update(
                     (number, one[1]) for (_, number), one in zip(pairs, found, strict=True) if number

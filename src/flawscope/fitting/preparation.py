@@ -331,8 +331,9 @@ class _Steps:
         if lens is not None and not isinstance(lens, Undistortion):
             lens = Undistortion.read(lens)
         preprocess = Preprocess.of_levels(levels, undistort=lens, channels=pictures.channels)
-        kind, chosen = None if how.align == "none" else how.align, None
-        if kind == "auto":  # as `fit --auto` proposes it, with frames alone
+        kind: PoseKind | None = None if how.align in ("none", "auto") else how.align
+        chosen = None
+        if how.align == "auto":  # as `fit --auto` proposes it, with frames alone
             read = (decoded_or_none(source, preprocess.decode) for source in sources)
             kind = next(
                 iter(poses_that_vary([preprocess.small(one) for one in read if one is not None])), None

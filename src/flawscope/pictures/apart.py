@@ -41,8 +41,8 @@ def find_apart(
     shown = [(k, of) for k, of in enumerate(cells) if of is not None]
     found = list[list[int]]()
     if shown:
-        places = groups_apart(np.stack([of for _, of in shown]), [units[k] for k, _ in shown])
-        found += [[shown[place][0] for place in several] for several in places]
+        by_features = groups_apart(np.stack([of for _, of in shown]), [units[k] for k, _ in shown])
+        found += [[shown[place][0] for place in places] for places in by_features]
     some = range(0, len(looks), -(-len(looks) // MAX_COMPARED) or 1)
     known = {k for several in found for k in several}
     for places in groups_of_other_look([looks[k] for k in some], [units[k] for k in some]):
