@@ -331,9 +331,11 @@ class _Steps:
         if lens is not None and not isinstance(lens, Undistortion):
             lens = Undistortion.read(lens)
         preprocess = Preprocess.of_levels(levels, undistort=lens, channels=pictures.channels)
-        kind: PoseKind | None = None if how.align in ("none", "auto") else how.align
+        kind: PoseKind | None = None
         chosen = None
-        if how.align == "auto":  # as `fit --auto` proposes it, with frames alone
+        if how.align != "auto":
+            kind = None if how.align == "none" else how.align
+        else:  # as `fit --auto` proposes it, with frames alone
             read = (decoded_or_none(source, preprocess.decode) for source in sources)
             kind = next(
                 iter(poses_that_vary([preprocess.small(one) for one in read if one is not None])), None
