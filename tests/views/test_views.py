@@ -8,7 +8,7 @@ from flawscope.errors import InputError
 from flawscope.views import parse_overlap
 from flawscope.views.geometry import Geometry
 from flawscope.views.preprocess import Preprocess
-from flawscope.views.tiles import Fusion, TileBlender, TileGrid
+from flawscope.views.tiles import Fusion, RegionOfInterest, TileBlender, TileGrid
 
 SIZES = [((64, 64), (64, 64)), ((65, 64), (64, 64)), ((100, 257), (32, 48)), ((300, 310), (64, 64))]
 
@@ -150,3 +150,26 @@ def test_what_lies_outside_of_the_region_is_marked_and_tiles_without_any_of_it_a
 )
 def test_an_overlap_is_a_share_or_pixels(text, share):
     assert parse_overlap(text, (64, 64)) == share
+
+
+@pytest.mark.parametrize("kind", ["map", "views"])
+@pytest.mark.parametrize("region", [False, True])
+def test_a_summary_says_what_the_blended_map_shows_whatever_the_fusion_is(kind, region):
+    """So a good picture is calibrated by what a prediction of it would say."""
+    rng, grid = np.random.default_rng(3), TileGrid((70, 90), (32, 32), 0.25)
+    mask = np.ones((16, 20), np.bool_)
+    mask[:, 12:] = not region
+    at = Preprocess((16, 20)).whole.geometry(grid.canvas)
+    counted = RegionOfInterest(mask, at, grid.canvas) if region else None
+    for factor, shift in ((1.0, 0.0), (3.0, -1.0), (0.2, 0.5)):
+        blended = TileBlender(grid, at, counted)
+        tiles = range(len(grid)) if counted is None else counted.tiles(grid)
+        for number in (0, *(tile + 1 for tile in tiles)):
+            size = (32, 32) if number else (16, 20)
+            blended.add(number, float(rng.gamma(2.0)), rng.gamma(2.0, size=size).astype(np.float32))
+        fusion = Fusion(kind, factor, shift)
+        score, maximum, _ = blended.summary(mask).fused(fusion)
+        found, drawn = blended.result(fusion)
+        assert score == pytest.approx(found, rel=1e-5)
+        inside = np.ones(grid.canvas, np.bool_) if counted is None else counted.window(0, 0, *grid.canvas)
+        assert maximum == pytest.approx(drawn[inside].max(), rel=1e-5)

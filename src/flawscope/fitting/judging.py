@@ -70,7 +70,7 @@ def judge_fit(leave_out: LeaveOut, view_fit: Fitted, views: TrainingViews, task:
     """
     fitted, how, seed = views.to_pictures(view_fit), views.reader.preprocess, leave_out.model.config.seed
     fusion = None if task.old is None else task.old.manifest.fusion
-    judging = _Judging(leave_out, views, task, fusion)
+    judging, held_out = _Judging(leave_out, views, task, fusion), {*fitted.scored}
     if how.tile is not None and view_fit.promised and not views.are_pictures:
         learnt = set(fitted.scored) <= set(fitted.used)  # then any of them can be left out
         some = _draw_tiled(views, fitted.used if learnt else [*fitted.scored], seed)
@@ -83,7 +83,8 @@ def judge_fit(leave_out: LeaveOut, view_fit: Fitted, views: TrainingViews, task:
     pictures, lights = [*fitted.scored], how.lights[1:]
     judged = judging.in_lights(fitted, lights)
     counted = [i for i in pictures if i in judged]
-    fitted.held["reserve"] = sorted({*pictures} - {*counted} - {*fitted.used})  # they stay known
+    # not drawn, but known
+    fitted.held["reserve"] = sorted((held_out | {*pictures}) - {*counted} - {*fitted.used})
     plain = _rows(fitted, views, task)
     own, every = (
         np.array([values[i] for i in counted]).reshape(len(counted), -1, 3)
