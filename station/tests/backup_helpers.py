@@ -15,7 +15,7 @@ from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.records import DEFECT, Store
 from station_helpers import taken_file
 
-FIXTURES = Path(__file__).parents[2] / "tests/fixtures/models-97f7321"
+FIXTURES = Path(__file__).parents[2] / "tests/fixtures/models"
 
 
 @pytest.fixture(name="filled")

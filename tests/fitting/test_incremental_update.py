@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import flawscope
+from flawscope.calibration.goods import Picture, calibrate, next_unit
 from flawscope.errors import InputError
 from flawscope.fitting.incremental_update import PowerLostError, update
 from flawscope.fitting.update_evaluation import (
@@ -184,3 +185,34 @@ def test_what_looks_like_a_defect_is_learnt_when_a_review_called_it_good_twice(m
     decisions.add("a.png", GOOD, source.name)
     new = flawscope.extend(model, tmp_path / "review", device="cpu", check=False)
     assert new.predict(source).score < model.predict(source).score / 2
+
+
+def with_wrong(model, count):
+    """The model as if so many pictures of it, each a part of its own, had been counted wrong."""
+    rows, how = model.manifest.pictures, model.calibration.to_dict()
+    first = next_unit(rows)
+    wrong = [
+        Picture(f"{k:064d}", "calibration", f"wrong{k}.png", first + k, counted=True) for k in range(count)
+    ]
+    rows = (*rows, *wrong)
+    manifest = replace(model.manifest, pictures=rows, calibration=calibrate(rows, **how))
+    return replace(model.artefact, manifest=manifest)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_pictures_counted_wrong_are_parts_of_their_own_when_drawn_ones_come(model, part, count):
+    """A drawn part must not share a unit with one of them: p-values would be too small, in silence."""
+    old = with_wrong(model, count)
+    before = old.manifest.calibration
+    drawn = [ReviewedPicture(k, part(300 + k), True, drawn=True) for k in range(4)]
+    made = update(old, model, drawn, fair=True, **QUICK).predictor
+    known = made.calibration
+    assert (known.miscounted, known.unit_count) == (count, before.unit_count + 4)
+    assert float(known.p_values(np.inf)) == (1 + count) / (known.unit_count + 1)
+    # learnt afterwards they keep their scores, and so does the file
+    made.save(path := Path(drawn[0].source).with_name("made.safetensors"))
+    again = flawscope.load(path, device="cpu")
+    assert again.calibration == known
+    learnt = [replace(one, drawn=False, learn=True, sure=True) for one in drawn]
+    both = update(again.artefact, again, learnt, **QUICK).predictor.calibration
+    assert (both.miscounted, both.scores, both.unit_count) == (count, known.scores, known.unit_count)

@@ -133,7 +133,7 @@ def test_a_small_part_of_the_range_is_told_and_stretched(name):
     assert show_nothing(mixed) == []
 
 
-def test_models_of_before_see_what_they_saw():
+def test_without_a_black_level_pictures_are_clipped_after_they_are_resampled():
     values = twelve()
     values[17, 23] = 65535
     before = {
@@ -141,7 +141,6 @@ def test_models_of_before_see_what_they_saw():
         "keep_aspect": False,
         "crop": None,
         "white_level": 4095.0,
-        "marks_padding": True,
     }
     how = Preprocess.from_dict(before)
     assert how.to_dict() == before

@@ -14,7 +14,7 @@ import pytest
 from flawscope_station.settings.station import DATABASE_FILE
 
 ROOT = Path(__file__).parents[2]
-MODEL = ROOT / "tests/fixtures/models-97f7321/patchcore-two-sizes.onnx"
+MODEL = ROOT / "tests/fixtures/models/patchcore-two-sizes.onnx"
 SEEN = ("/usr", "/bin", "/sbin", "/lib", "/lib64", sys.base_prefix)  # of this machine, read only
 MOUNTS = """
 set -e

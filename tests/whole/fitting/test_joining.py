@@ -320,13 +320,7 @@ def test_the_parts_of_views_combine_the_left_out_scores_of_their_models(of_views
     assert calibration.parts == tuple(f"p{k:02d}" for k in range(PARTS))
     for k, name in enumerate(VIEWS):
         manifest = of_views[name].manifest
-        names = {one.hash: one.name for one in manifest.pictures}
-        by_name = {
-            names[digest][:3]: score
-            for digest, score in zip(
-                manifest.facts["calibration_pictures"], manifest.calibration.scores, strict=True
-            )
-        }
+        by_name = {row.name[:3]: row.score for row in manifest.pictures}
         assert calibration.scores[:, k].tolist() == [by_name[part] for part in calibration.parts]
 
 
@@ -334,7 +328,7 @@ def test_a_damaged_pattern_of_views_is_one_clear_line(of_views, tmp_path):
     path = tmp_path / "views.safetensors"
     joining.join(of_views, part=PATTERN, device="cpu").save(path)
     with path.open("rb") as file:
-        header = model_file.read_header(file, path, model_file.ROUTER_FORMAT)
+        header = model_file.read_header(file, path, several=True)
         tensors = model_file.read_tensors(file, header, path)
     for wrong in ({"part": "("}, {"part": 7, "view": None}, ["part"], {"which": "x"}):
         document = {**header.document, "views": wrong}
