@@ -73,7 +73,8 @@ def judge_fit(leave_out: LeaveOut, view_fit: Fitted, views: TrainingViews, task:
     judging, held_out = _Judging(leave_out, views, task, fusion), {*fitted.scored}
     if how.tile is not None and view_fit.promised and not views.are_pictures:
         learnt = set(fitted.scored) <= set(fitted.used)  # then any of them can be left out
-        some = _draw_tiled(views, fitted.used if learnt else [*fitted.scored], seed)
+        right = [i for i in (fitted.used if learnt else fitted.scored) if i not in views.wrong]
+        some = _draw_tiled(views, right, seed)
         judging.known = views.by_place(view_fit.used)
         fitted.scored = judging.in_tiles(some)
     elif how.tile is not None:
@@ -132,8 +133,8 @@ def _count_wrong(views: TrainingViews, judged: int) -> list[int]:
 
 def _draw_tiled(views: TrainingViews, pictures: Sequence[int], seed: int) -> list[int]:
     """Draws the pictures to calibrate on, in order: all, or as many as `MAX_CALIBRATION_TILES` allows."""
-    tiles = sum(map(views.judged_count, pictures)) / len(pictures)
-    most = max(MIN_PICTURES, int(MAX_CALIBRATION_TILES / tiles))
+    tiles = sum(map(views.judged_count, pictures)) / max(1, len(pictures))
+    most = max(MIN_PICTURES, int(MAX_CALIBRATION_TILES / max(1.0, tiles)))
     if len(pictures) <= most:
         return list(pictures)
     return sorted(np.random.default_rng(seed).choice(pictures, most, replace=False).tolist())

@@ -284,7 +284,11 @@ class TrainingViews:
         whole = self.reader.preprocess.tile is not None
         return replace(
             fitted,
-            scored={i: worst(of) for i, of in several.items() if whole or len(of) == len(self.numbers(i))},
+            scored={
+                i: worst(of)
+                for i, of in several.items()
+                if i not in self.wrong and (whole or len(of) == len(self.numbers(i)))
+            },
             used=self.pictures_of(fitted.used),
             held={role: self.pictures_of(numbers) for role, numbers in fitted.held.items()},
             dropped=self.pictures_of(fitted.dropped),

@@ -223,7 +223,6 @@ def test_pictures_counted_wrong_rank_above_all_scores():
     assert known.count == 20
     assert (known.expected_rate, known.score_threshold) == (2 / 21, 19)  # the second worst of twenty
     assert known.p_values(np.array([np.inf, 19, 0.5])).tolist() == [2 / 21, 3 / 21, 1.0]
-    assert Calibration.from_dict(known.to_dict()) == known
     many = Calibration(scores, scores, 0.0, 0.1, miscounted=5)
     assert (many.expected_rate, many.effective_rate, many.score_threshold) == (6 / 25, 6 / 25, 19)
 
