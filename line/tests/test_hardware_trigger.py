@@ -76,16 +76,16 @@ class Taken:
         self.line = SourceContext(1, self._submit, self._report, store, QueueShare(Limits(queue=queue)))
         self._lock = threading.Lock()
 
-    def _submit(self, pictures: Any) -> list[Future[Any]]:
+    def _submit(self, part: Any) -> Future[Any]:
         self.refusal()
         answer: Future[Any] = Future()
         with self._lock:
-            self.pictures += pictures
+            self.pictures += part.pictures
             if self.is_held:
                 self.waiting.append(answer)
-                return [answer]
+                return answer
         answer.set_exception(self.error) if self.error else answer.set_result(None)
-        return [answer]
+        return answer
 
     def _report(self, code: str, why: str | None, *, stops: bool = False) -> None:
         self.problems[code] = why

@@ -12,9 +12,8 @@ from flawscope.results.findings import Finding
 from flawscope_station.drift import camera_checks
 from flawscope_station.drift.camera_checks import MANY, OTHER_FORM, CameraChecks
 from flawscope_station.inspecting.interlock import FrozenError
-from flawscope_station.inspecting.picture import Picture
 from flawscope_station.inspecting.writer import RecordedInspection
-from station_helpers import recorded, taken
+from station_helpers import one_part, recorded, taken
 
 WORDS = "the same picture comes again and again: start the camera or its program anew"
 OTHER = (Finding(OTHER_FORM, "100 x 900 pixels instead of 512 x 512"),)
@@ -63,20 +62,20 @@ def test_what_good_parts_look_like_is_no_fault(check, problems):
     """Parts on black ground, and pictures whose brightness nobody knows."""
     seen: Any = SimpleNamespace(shifts=(0.0, 0.3))
     for _ in range(9):
-        check.observe(RecordedInspection(1, taken(1, 1, brightness=0.001), True, seen))
+        check.observe(RecordedInspection(1, taken(1, 1, brightness=0.001), True, (seen,)))
         observe(check)
     assert problems == {}
     seen.shifts = (-0.1, 0.0)
     for _ in range(5):
-        check.observe(RecordedInspection(1, taken(1, 1, brightness=0.001), True, seen))
+        check.observe(RecordedInspection(1, taken(1, 1, brightness=0.001), True, (seen,)))
     assert list(problems) == ["camera_dark_1"]
 
 
 def test_a_picture_that_comes_again_and_again_is_not_answered_until_there_is_another(check, problems):
     def show(pixels: str, seconds: float, **given: Any) -> bool:
-        picture = Picture(1, b"", "a.png", "http")
+        part = one_part(1, b"")
         with suppress(FrozenError):
-            check.release(picture, taken(1, 1, pixels=pixels, at=round(1e6 * seconds), **given))
+            check.release(part, taken(1, 1, pixels=pixels, at=round(1e6 * seconds), **given))
             return True
         return False
 

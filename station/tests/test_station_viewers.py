@@ -13,17 +13,17 @@ import pytest
 from flawscope_station.inspecting import judge
 from flawscope_station.inspecting import renderings as renderings_module
 from flawscope_station.inspecting.capacity import BusyError, Turns
-from flawscope_station.inspecting.picture import Picture
+from flawscope_station.inspecting.picture import Part
 from flawscope_station.live import EventBroadcaster
 from flawscope_station.setup.drafts import Drafts
 from flawscope_station.station import Station
 from flawscope_station.store.files import MAPS
 from flawscope_station.web.app import create_app
-from station_helpers import INSPECTIONS, NAME, held, inspect, started, until
+from station_helpers import INSPECTIONS, NAME, held, inspect, one_part, started, until
 
 
-def picture(station: Station, data: bytes, name: str = "a.png") -> Picture:
-    return Picture(station.products[NAME], data, name, "http")
+def picture(station: Station, data: bytes, name: str = "a.png") -> Part:
+    return one_part(station.products[NAME], data, name)
 
 
 def forget_maps(station: Station) -> None:
@@ -51,7 +51,7 @@ def test_pictures_that_wait_go_before_what_is_drawn(station, parts):
     inspector.judge.recorder.add = lambda judged: (done.append("judged"), add(judged))[1]
     with held(station):
         drawn = [inspector.judge.run_between(lambda: done.append("drawn")) for _ in range(3)]
-        answers = inspector.submit([picture(station, data) for data in parts[:3]])
+        answers = inspector.submit_all([picture(station, data) for data in parts[:3]])
         until(lambda: len(inspector.judge._queue) == 3)
     for future in (*drawn, *answers):
         future.result(60)
@@ -64,7 +64,7 @@ def test_a_new_picture_waits_for_one_that_is_drawn_at_most(station, parts):
     inspector.judge.recorder.add = lambda judged: (done.append("judged"), add(judged))[1]
 
     def draw() -> None:
-        answers.extend(inspector.submit([picture(station, parts[len(answers)])]))
+        answers.append(inspector.submit(picture(station, parts[len(answers)])))
         until(lambda: len(inspector.judge._queue) == 1)
         done.append("drawn")
 
@@ -176,7 +176,7 @@ def test_turns_are_few_and_those_that_wait_too():
 def test_a_turn_waits_until_pictures_are_answered(station, parts):
     inspector = station.inspector
     with held(station), ExitStack() as stack:
-        inspector.submit([picture(station, parts[0])])
+        inspector.submit(picture(station, parts[0]))
         until(lambda: len(inspector.judge._queue) == 1)
         waited = list[float]()
         station.records.turns.wait_idle = lambda seconds: waited.append(inspector.backlog())

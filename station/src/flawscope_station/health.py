@@ -17,7 +17,8 @@ from flawscope_station.store.addresses import Addresses
 from flawscope_station.store.database import StoreError
 from flawscope_station.store.records import Store
 
-LATE_SECONDS = 600.0  # seconds for which a late picture is reported as a problem
+LATE_SECONDS = 600.0  # seconds for which a late part is reported as a problem
+WAITING_SECONDS = 60.0  # seconds after which a part that waits for its answer is a problem
 CHECK_INTERVAL = 2.0  # least seconds between two checks of the data base
 
 
@@ -43,7 +44,7 @@ class Health:
         self._problems, self.report = problems, problems.report
         self.store, self.database, self.addresses = store, store.database, addresses
         self.inspector, self.housekeeping = inspector, housekeeping
-        self.watch = ThreadWatch(threads, self._failure, self.report)
+        self.watch = ThreadWatch(threads, self._failure, self.report, inspector.end_overdue)
         self._last_check = 0.0
         self._check_failure: str | None = None
 
@@ -81,11 +82,22 @@ class Health:
             self.report(f"no_model_{number}", why, stops=True)
         late = self.inspector.late_products(LATE_SECONDS)
         for number, name in list(self.addresses.names.items()):
-            why = f"pictures of {name} are not judged in time: send fewer at once, or allow more time"
+            why = f"parts of {name} are not judged in time: send fewer at once, or allow more time"
             self.report(f"late_{number}", why if number in late else None)
+        is_waiting = self.oldest_seconds() > WAITING_SECONDS
+        why = (
+            f"parts have waited for more than {WAITING_SECONDS:.0f} s for their answer: the model, the disk "
+        )
+        why += f"or the data base is slow, or hangs; after {self.inspector.limits.wait:.0f} s they fail"
+        self.report("waiting", why if is_waiting else None)
+
+    def oldest_seconds(self) -> float:
+        """Seconds for which the oldest part that is not answered has waited; 0: none waits."""
+        oldest = self.inspector.oldest()
+        return 0.0 if oldest is None else time.monotonic() - oldest.since
 
     def _failure(self) -> str | None:
-        """Return why pictures fail at the moment, or nobody knows; None: they do not."""
+        """Return why parts fail at the moment, or nobody knows; None: they do not."""
         return self.inspector.failure() or self._check_failure
 
     def acknowledge(self, code: str, who: str) -> Problem:

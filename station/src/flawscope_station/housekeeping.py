@@ -43,7 +43,10 @@ class Housekeeping(BackgroundThread):
         super().__init__("housekeeping")
         self.store, self.database, self.access, self.report = store, store.database, access, report
         self.clock = Clock(self.database)
-        self._retention = Retention(self.database, files, keep, self.clock, self._ended, record_seconds)
+        going_on = self.threads[0].go_on
+        self._retention = Retention(
+            self.database, files, keep, self.clock, self._ended, record_seconds, going_on
+        )
         self._removes_at = 0.0  # as `time.monotonic` counts
         self._removed = RemovalSummary()  # for space, since the last event
         self._sweeper = threading.Thread(target=files.sweep, args=(time.time(),), name="sweep", daemon=True)
@@ -72,12 +75,13 @@ class Housekeeping(BackgroundThread):
 
     def _work(self) -> None:
         while not self._wait(CHECK_INTERVAL if self._removes_at else 1.0):
-            if self._retention.is_full:
-                self._make_room()
-            self.check_clock()
-            if time.monotonic() >= self._removes_at:
-                self._removes_at = time.monotonic() + REMOVAL_INTERVAL
-                self._remove_old()
+            with self.threads[0].call():
+                if self._retention.is_full:
+                    self._make_room()
+                self.check_clock()
+                if time.monotonic() >= self._removes_at:
+                    self._removes_at = time.monotonic() + REMOVAL_INTERVAL
+                    self._remove_old()
 
     def _make_room(self) -> None:
         """Remove pictures for space alone, at once; the hourly removal says what is wrong."""

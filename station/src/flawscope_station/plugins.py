@@ -14,6 +14,7 @@ from flawscope_station.inspecting.interlock import NotProductionError as NotProd
 from flawscope_station.inspecting.interlock import NotReadyError as NotReadyError
 from flawscope_station.inspecting.job import LateError as LateError
 from flawscope_station.inspecting.job import ModelError as ModelError
+from flawscope_station.inspecting.picture import Part as Part
 from flawscope_station.inspecting.picture import Picture as Picture
 from flawscope_station.inspecting.picture import TooLargeError as TooLargeError
 from flawscope_station.inspecting.writer import RecordedInspection as RecordedInspection

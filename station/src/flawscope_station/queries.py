@@ -123,8 +123,12 @@ class Overview:
         names = list(self.addresses.names.items())
         free_bytes = self.inspector.files.free_bytes()
         gauges: Gauges = {
+            "oldest_waiting_seconds": (
+                "For which the oldest part that is not answered has waited.",
+                {"": self.health.oldest_seconds()},
+            ),
             "backlog": (
-                "Pictures not answered yet.",
+                "Parts not answered yet.",
                 {name: float(self.inspector.backlog(number)) for number, name in names},
             ),
             "problems": ("Shown on the page.", {"": float(len(self.health.problems()))}),

@@ -379,8 +379,8 @@ class PlcLine:
 
     def _find_fault(self, product: str) -> Code:
         try:
-            part = None if self.state.plc is None else make_label(self.state.plc.part, None).part
-            self.floor.inspector.check_room(self.floor.addresses.address_id(product), part=part)
+            number = None if self.state.plc is None else make_label(self.state.plc.part, None).part
+            self.floor.inspector.check_room(self.floor.addresses.address_id(product), number=number)
         except Exception as error:  # also of the disk: it says that no picture can be inspected
             return error_code(error)
         return Code.NONE
@@ -389,8 +389,8 @@ class PlcLine:
 def _answer_of_inspection(job: int, inspection: RecordedInspection | int) -> Answer:
     """Return the answer of an inspection that is on the disk."""
     assert isinstance(inspection, RecordedInspection), "a trigger of a PLC has no key"
-    outcome = inspection.inspection  # of several views that of the worst
-    decision, regions = outcome.decision_on_part, len(outcome.regions)
+    outcome = inspection.inspection
+    decision, regions = outcome.decision, len(outcome.regions)
     facts = outcome.score, regions, inspection.number, kind_number(outcome.regions), decision == WITHIN
     return Answer(job, decision != ANOMALOUS, Code.NONE, *facts)
 

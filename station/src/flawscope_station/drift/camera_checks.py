@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from flawscope import Prediction
 from flawscope_station.inspecting.interlock import FrozenError
-from flawscope_station.inspecting.picture import Picture
+from flawscope_station.inspecting.picture import Part
 from flawscope_station.inspecting.writer import RecordedInspection
-from flawscope_station.store.insert import NewInspection
+from flawscope_station.store.insert import NewInspection, SeenPicture
 
 DARK, OVEREXPOSED, FROZEN = FAULT_KINDS = "dark", "overexposed", "frozen"
 MIN_BRIGHTNESS, MAX_BRIGHTNESS = 0.02, 0.98  # 0..1, beyond which a picture shows nothing
@@ -92,20 +93,24 @@ class CameraChecks:
     def check(self, product_id: int, part: str | None) -> None:
         """Let every picture pass: nothing is known of one before it is decoded."""
 
-    def release(self, picture: Picture, record: NewInspection) -> NewInspection:
-        """Raise FrozenError for a picture with the pixels of those before."""
+    def release(self, part: Part, record: NewInspection) -> NewInspection:
+        """Raise FrozenError for a part with a picture that has the pixels of those before."""
         if record.product_id not in self.names or record.source == "camera":
             return record
         with self._lock:
-            last = self._repeats.setdefault((record.product_id, record.view), _Repeats())
-            is_frozen, is_refused = last.note(record.pixels, record.at)
-            self._set_fault(record.product_id, FROZEN, is_frozen)
-        if is_refused:
-            raise FrozenError(f"{picture.name}: {_WORDS[FROZEN]}")
+            found = [
+                self._repeats.setdefault((record.product_id, one.view), _Repeats()).note(
+                    one.pixels, record.at
+                )
+                for one in record.pictures
+            ]
+            self._set_fault(record.product_id, FROZEN, any(is_frozen for is_frozen, _ in found))
+        if any(is_refused for _, is_refused in found):
+            raise FrozenError(f"{part.name}: {_WORDS[FROZEN]}")
         return record
 
-    def recorded(self, several: Sequence[RecordedInspection]) -> None:
-        """Answer every picture that was released."""
+    def recorded(self, found: RecordedInspection) -> None:
+        """Answer every part that was released."""
 
     # ---- observer
 
@@ -113,13 +118,12 @@ class CameraChecks:
         found = recorded.inspection
         if found.product_id not in self.names:
             return
-        self._check_light(recorded)
-        self._check_form(found)
+        for seen, prediction in zip(found.pictures, recorded.predictions, strict=False):
+            self._check_light(found.product_id, seen, prediction)
+            self._check_form(found.product_id, seen)
 
-    def _check_light(self, recorded: RecordedInspection) -> None:
-        product_id, brightness = recorded.inspection.product_id, recorded.inspection.brightness
-        shifts = () if recorded.prediction is None else recorded.prediction.shifts
-        fault = ""
+    def _check_light(self, product_id: int, seen: SeenPicture, prediction: Prediction) -> None:
+        brightness, shifts, fault = seen.brightness, prediction.shifts, ""
         if brightness is not None and not (shifts and shifts[0] == 0):  # else good parts look so
             fault = OVEREXPOSED if brightness > MAX_BRIGHTNESS else ""
             fault = DARK if brightness < MIN_BRIGHTNESS else fault
@@ -130,8 +134,7 @@ class CameraChecks:
                 for one in (DARK, OVEREXPOSED):
                     self._set_fault(product_id, one, one == kind)
 
-    def _check_form(self, found: NewInspection) -> None:
-        product_id = found.product_id
+    def _check_form(self, product_id: int, found: SeenPicture) -> None:
         words = next((one.words for one in found.findings if one.code == OTHER_FORM), None)
         self._in_row[product_id] = 0 if words is None else self._in_row[product_id] + 1
         if words is None or self._in_row[product_id] >= MANY:

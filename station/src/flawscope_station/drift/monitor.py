@@ -75,7 +75,8 @@ class DriftMonitor(BackgroundThread):
                 if self._ended.is_set():
                     return
                 try:
-                    self.update(product_id)
+                    with self.threads[0].call():
+                        self.update(product_id)
                 except Exception as error:  # such as a data base that is away: the rest is read later
                     trouble = message_with_type(error)
                     self._dirty.add(product_id)
@@ -98,6 +99,7 @@ class DriftMonitor(BackgroundThread):
                 self._ready.discard(product_id)
                 self._tests[product_id] = test
         while not self._ended.is_set():
+            self.threads[0].go_on()
             begun = time.monotonic()
             rows = self._read_rows(product_id, test)
             with self._lock:

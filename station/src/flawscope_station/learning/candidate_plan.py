@@ -8,6 +8,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from sqlalchemy import Connection, Row, select
@@ -21,7 +22,7 @@ from flawscope_station.learning.candidate_records import candidate_of_version
 from flawscope_station.settings.station import LearningSettings
 from flawscope_station.store.files import MASK_SUFFIX, MASKS, PICTURES, Files
 from flawscope_station.store.model_registry import rate_root
-from flawscope_station.store.records import DEFECT, GOOD, verdict_stacks
+from flawscope_station.store.records import DEFECT, GOOD, find_views, verdict_stacks
 from flawscope_station.store.schema import challenge_parts, challenge_views, inspections, on_line, pictures
 
 EXTENSION_PICTURES, TRAINING_PICTURES = 24, 200  # good pictures of the line that are drawn
@@ -188,8 +189,8 @@ def find_unsure(valid: ValidVerdicts, active: ActiveVersion, asked: Sequence[int
 
 
 def draw_good_pictures(connection: Connection, product_id: int, count: int, seed: int) -> list[Row[Any]]:
-    """Draw at most `count` of the line's good pictures: each has the same chance, whether the model passed it
-    or a person corrected the model.
+    """Draw at most `count` of the line's good parts, of several views one each: each has the same chance,
+    whether the model passed it or a person corrected the model.
 
     A passed picture counts as good unless a verdict says otherwise. Where some of the flagged ones are not
     reviewed yet, the same share of the passed ones is left out, so that false alarms keep their share. None
@@ -225,7 +226,18 @@ def draw_good_pictures(connection: Connection, product_id: int, count: int, seed
         .where(inspections.c.id.in_(numbers), pictures.c.removed_at.is_(None))
         .order_by(inspections.c.id)
     )
-    return list(connection.execute(query))
+    drawn: list[Any] = list(connection.execute(query))
+    seen: dict[int, list[Row[Any]]] = {}
+    for one in find_views(connection, [row.id for row in drawn if row.view is not None]):
+        if one.removed_at is None:
+            seen.setdefault(one.inspection_id, []).append(one)
+    return [_with_picture(row, rng.choice(seen[row.id])) if row.id in seen else row for row in drawn]
+
+
+def _with_picture(row: Any, seen: Row[Any]) -> Any:
+    """Row of an inspection with the picture of one of its views."""
+    own = {name: getattr(seen, name) for name in ("picture", "suffix", "name")}
+    return SimpleNamespace(**{**row._mapping, **own})
 
 
 # -------------------------------------------------------------------------------------------------- the plan

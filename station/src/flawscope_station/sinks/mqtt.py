@@ -25,7 +25,6 @@ from flawscope_station.settings.values import error_text, redact_address, secret
 from flawscope_station.sinks.delivery import MessagePictures, Sink, UndeliveredError
 from flawscope_station.sinks.outbox import Cursor, Message, Outbox
 from flawscope_station.store.database import Database, now
-from flawscope_station.store.parts import last_part
 from flawscope_station.store.records import describe_inspections, inspection_query
 from flawscope_station.store.schema import HOUR, hours, inspections, on_line, products
 
@@ -39,7 +38,10 @@ MAX_CLIENT_ID = 23  # characters of a client's name that every broker takes (MQT
 DAY_HOURS = 24
 DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
 _TOPIC = re.compile(r"[^/+#$\x00-\x1f][^+#\x00-\x1f]*")
-_STATE_FIELDS = ("id", "at", "name", "decision", "score", "p_value", "severity", "score_threshold", "verdict")
+_STATE_FIELDS = (
+    *("id", "at", "name", "part", "batch", "decision", "score", "p_value", "severity", "score_threshold"),
+    "verdict",
+)
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class MqttSink(Sink):
 
     def send(self, message: Message) -> None:
         self._connect()
-        kind = message.type.partition(".")[0]  # inspection, verdict, part
+        kind = message.type.partition(".")[0]  # inspection, verdict
         text = json.dumps(message.envelope(), ensure_ascii=False, separators=(",", ":"))
         self._publish(f"{self._base_topic}/{message.data['product']}/{kind}", text)
 
@@ -258,7 +260,6 @@ def _product_state(box: Outbox) -> dict[str, Any]:
         version = connection.execute(active).scalar_one_or_none()
     return {
         **{name: found[0][name] if found else None for name in _STATE_FIELDS},
-        "last_part": last_part(database, product_id),
         "version": version,
         "inspections": int(total),
         "anomalous": int(anomalous),

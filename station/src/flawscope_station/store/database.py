@@ -153,7 +153,7 @@ class Database:
                 version = table_version(connection)
             if version is not None and self.is_sqlite:
                 self._copy_before(version)
-            with self.writing() as connection:
+            with self._without_foreign_keys() as connection, connection.begin():
                 self.lock_exclusively(connection)
                 migrate(connection)
         except UnknownVersionError:
@@ -165,6 +165,19 @@ class Database:
             raise InputError(str(error)) from None
         except SQLAlchemyError as error:
             raise InputError(f"{self.name} is no store of flawscope: {one_line_message(error)}") from None
+
+    @contextmanager
+    def _without_foreign_keys(self) -> Iterator[Connection]:
+        """Open a connection on which SQLite's tables may be made anew."""
+        with self._translated_errors(), self._writer.connect() as connection:
+            checks: Any = connection.connection.driver_connection if self.is_sqlite else None
+            if checks is not None:
+                checks.execute("PRAGMA foreign_keys = OFF")
+            try:
+                yield connection
+            finally:
+                if checks is not None:
+                    checks.execute("PRAGMA foreign_keys = ON")
 
     def _copy_before(self, version: str) -> None:
         """Copy the tables to a file of their own before they are migrated, once a version. StoreError."""

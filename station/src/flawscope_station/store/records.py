@@ -24,7 +24,6 @@ from flawscope_station.store.insert import (
     insert_inspections,
     inspection_columns,
     is_at_address,
-    is_worst_view,
     review_state,
 )
 from flawscope_station.store.inspection import (
@@ -41,11 +40,11 @@ from flawscope_station.store.schema import (
     events,
     hours,
     inspections,
-    parts,
     pictures,
     products,
     removed_files,
     verdicts,
+    views,
 )
 
 GOOD, DEFECT, SKIP, UNDO = "good", "defect", "skip", "undo"
@@ -155,7 +154,10 @@ class Store:
         the record was removed, or where there was none (`GIVEN_UP`)."""
         removed = find_file_keys(self.database, product_id, removed_files.c.key.in_(keys))
         there = {str(row.key): (int(row.id), str(row.picture)) for row in self.find_by_keys(product_id, keys)}
-        return {str(row.key): (int(row.inspection_id), str(row.picture)) for row in removed} | there
+        of_part = is_at_address(product_id, views.c.product_id), views.c.key.in_(keys)
+        seen = self.database.rows(select(views.c.key, views.c.inspection_id, views.c.picture).where(*of_part))
+        every = {str(row.key): (int(row.inspection_id), str(row.picture)) for row in (*removed, *seen)}
+        return {**every, **{key: one for key, one in there.items() if key not in every}}
 
     def find_by_keys(self, product_id: int, keys: Sequence[str]) -> Sequence[Row[Any]]:
         """Inspections under these keys, with the columns that `KeyedRequest.matches` needs."""
@@ -164,7 +166,7 @@ class Store:
         return self.database.rows(query)
 
     def find_answers(self, product_id: int, request: KeyedRequest) -> dict[int, int]:
-        """Inspections that a request led to before: place of its picture -> number.
+        """Inspections that a request led to before: place of its part -> number.
 
         Raises:
             KeyUsedError: the key names another request.
@@ -173,8 +175,7 @@ class Store:
         for row in rows.values():
             if not request.matches(row):
                 raise KeyUsedError(f"request, inspection {row.id}")
-        own = enumerate(map(request.picture_key, range(len(request.pictures) or 1)))
-        return {place: int(rows[key].id) for place, key in own if key in rows}
+        return {place: int(rows[key].id) for place, key in enumerate(request.part_keys()) if key in rows}
 
     def inspection(self, product_id: int, number: int) -> dict[str, Any]:
         """An inspection as the API shows it, of a product or of those of an entry. NotFoundError."""
@@ -221,17 +222,24 @@ class Store:
         with self.database.reading() as connection:
             return connection.execute(query).first() is not None
 
-    def picture(self, product_id: int, number: int) -> PictureRecord:
-        """Picture of an inspection. NotFoundError."""
-        query = (
-            select(*(pictures.c[name] for name in ("hash", "suffix", "removed_at")))
-            .add_columns(inspections.c.name, inspections.c.version_id, inspections.c.tolerated)
-            .join_from(inspections, pictures)
-            .where(inspections.c.product_id == product_id, inspections.c.id == number)
+    def picture(self, product_id: int, number: int, view: str | None = None) -> PictureRecord:
+        """Picture of an inspection. view: of the part; None: that of the inspection. NotFoundError."""
+        of_picture = select(*(pictures.c[name] for name in ("hash", "suffix", "removed_at")))
+        if view is None:
+            query = of_picture.add_columns(
+                inspections.c.name, inspections.c.version_id, inspections.c.tolerated
+            )
+            query = query.join_from(inspections, pictures)
+        else:
+            query = of_picture.add_columns(views.c.name, inspections.c.version_id, views.c.tolerated)
+            query = query.select_from(views.join(inspections).join(pictures, _is_of(views)))
+            query = query.where(views.c.view == view)
+        row = self.database.row(
+            query.where(inspections.c.product_id == product_id, inspections.c.id == number)
         )
-        row = self.database.row(query)
         if row is None:
-            raise NotFoundError(f"there is no inspection {number}")
+            seen = "" if view is None else f" with a view {view:.60}"
+            raise NotFoundError(f"there is no inspection {number}{seen}")
         return PictureRecord(*tuple(row))
 
     def set_unanswered(self, number: int, why: str | None) -> None:
@@ -392,7 +400,7 @@ def _apply_verdicts(connection: Connection, before: Row[Any]) -> None:
     verdict = None if last is None or last.verdict == SKIP else last.verdict
     review = DONE if verdict else SKIPPED
     if last is None:
-        review = review_state(before, is_worst_view(connection, before))
+        review = review_state(before)
     values = {"verdict": verdict, "review": review, "kind": last and last.kind}
     connection.execute(update(inspections).where(inspections.c.id == before.id).values(values))
     decision = decision_of(before)
@@ -417,31 +425,62 @@ def _verdict_counts(decision: str, verdict: str | None) -> dict[str, int]:
 def inspection_query() -> Select[Any]:
     """Query of the columns that `describe_inspections` needs."""
     of_picture = (pictures.c[name] for name in ("width", "height", "removed_at"))
-    more = products.c.name.label("product"), parts.c.decision.label("part_decision")
     there = inspections.join(pictures).join(products, products.c.id == inspections.c.product_id)
-    there = there.outerjoin(parts, parts.c.id == inspections.c.part_id)
-    return select(inspections, *of_picture, *more).select_from(there)
+    return select(inspections, *of_picture, products.c.name.label("product")).select_from(there)
+
+
+def _is_of(table: Table) -> Any:
+    """Condition that a row of a table is about a picture."""
+    return (pictures.c.product_id == table.c.product_id) & (pictures.c.hash == table.c.picture)
 
 
 def describe_new(number: int, taken: NewInspection, product: str) -> dict[str, Any]:
     """An inspection that was just recorded, as the API shows it."""
     facts = {**vars(taken), **inspection_columns(taken), "id": number, "product": product, "removed_at": None}
-    # of a picture that is judged alone
-    alone = {"verdict": None, "kind": None, "part_id": None, "part_decision": None}
-    return _describe(SimpleNamespace(**facts, **alone), taken.record, None)
+    seen = [_describe_view(one, one.record, one.picture) for one in taken.views]
+    return _describe(SimpleNamespace(**facts, verdict=None, kind=None), taken.record, None, seen)
 
 
 def describe_inspections(connection: Connection, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
     """Inspections as the API shows them."""
     last = last_verdicts(connection, [row.id for row in rows if row.review in (DONE, SKIPPED)])
-    return [_describe(row, json.loads(row.record), last.get(row.id)) for row in rows]
+    seen: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for one in find_views(connection, [row.id for row in rows if row.view is not None]):
+        picture = None if one.removed_at else one.picture
+        seen[one.inspection_id].append(_describe_view(one, json.loads(one.record), picture))
+    return [_describe(row, json.loads(row.record), last.get(row.id), seen[row.id]) for row in rows]
+
+
+def find_views(connection: Connection, numbers: Sequence[int]) -> list[Row[Any]]:
+    """Rows of `views` of inspections, in their order, with what is known of the files."""
+    known = (pictures.c[name] for name in ("suffix", "width", "height", "removed_at", "pixels"))
+    query = select(views, *known).select_from(views.join(pictures, _is_of(views)))
+    query = query.order_by(views.c.inspection_id, views.c.place)
+    found: list[Row[Any]] = []
+    for start in range(0, len(numbers), MAX_IDS_PER_QUERY):
+        own = views.c.inspection_id.in_(numbers[start : start + MAX_IDS_PER_QUERY])
+        found += connection.execute(query.where(own))
+    return found
+
+
+_VIEW_FIELDS = ("view", "name", "width", "height", "score", "p_value", "severity", "score_threshold")
+
+
+def _describe_view(row: Any, record: dict[str, Any], picture: str | None) -> dict[str, Any]:
+    """Fields of `SeenView`, by name, and others of the record."""
+    own = {name: getattr(row, name) for name in _VIEW_FIELDS}
+    return {"regions": [], "findings": [], **record, **own, "decision": decision_of(row), "picture": picture}
 
 
 def _describe(
-    row: Row[Any] | SimpleNamespace, record: dict[str, Any], last: Row[Any] | None
+    row: Row[Any] | SimpleNamespace,
+    record: dict[str, Any],
+    last: Row[Any] | None,
+    seen: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """Fields of `Inspection`, by name, and others of the record. last: verdict."""
+    """Fields of `Inspection`, by name, and others of the record. last: verdict. seen: its views."""
     computed = {
+        "views": seen,
         "version": row.version_id,
         "at": iso(row.at),
         "picture": None if row.removed_at else row.picture,
