@@ -66,13 +66,14 @@ class Folder:
         self.judged.append([one.data for one in part.pictures])
         seen = [
             taken_view(
-                name=one.name, key=one.key, view=one.view, picture=hashlib.sha256(one.data).hexdigest()
+                **{"name": one.name, "key": one.key, "view": VIEWS[place]},
+                picture=hashlib.sha256(one.data).hexdigest(),
             )
-            for one in part.pictures
+            for place, one in enumerate(part.pictures)
         ]
         facts = {"name": seen[0].name, "source": part.source, "key": part.key, "picture": seen[0].picture}
         views = tuple(seen) if len(seen) > 1 else ()
-        judged = taken(part.product_id, self.version, **facts, view=seen[0].view, views=views)
+        judged = taken(part.product_id, self.version, **facts, view=VIEWS[0], views=views)
         ((number, is_new),) = self.store.record([judged])
         answer = Future[RecordedInspection]()
         answer.set_result(RecordedInspection(number, judged, is_new))

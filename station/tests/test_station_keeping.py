@@ -191,8 +191,9 @@ def test_a_folder_that_looks_empty_is_no_evidence(open_one, settings, parts, tmp
     folder.mkdir()
     station = open_one(products=products)
     source: Any = station.sources[NAME][0]
-    until(lambda: source._arrivals is not None)
-    source._forget_removed(source._arrivals)
+    (watched,) = source.folders
+    until(lambda: watched._arrivals is not None)
+    watched._forget_removed(watched.arrivals)
     assert count(station.database, removed_files) == 1
 
 

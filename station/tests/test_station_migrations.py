@@ -119,7 +119,7 @@ def run_script(database: Database, text_of: str) -> None:
     with closing(database.engine.raw_connection()) as raw:
         connection: Any = raw.driver_connection
         if database.is_sqlite:
-            connection.executescript(text_of)
+            connection.executescript(f"PRAGMA foreign_keys = OFF;\n{text_of}\nPRAGMA foreign_keys = ON;")
         else:
             connection.execute(text_of)
             connection.commit()

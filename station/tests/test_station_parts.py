@@ -16,12 +16,12 @@ from flawscope.predictor.parts import PartCollector
 from flawscope_station.client import Client
 from flawscope_station.inspecting.picture import Part, Picture, with_views
 from flawscope_station.settings.sources import DELETE, FolderSourceSettings
-from flawscope_station.settings.station import ProductSettings, RetentionSettings
+from flawscope_station.settings.station import Limits, ProductSettings, RetentionSettings
 from flawscope_station.store.database import StoreError, now
 from flawscope_station.store.files import PICTURES, Files
 from flawscope_station.store.records import NotFoundError, Store, describe_new
 from flawscope_station.store.retention import Retention
-from flawscope_station.store.schema import inspections, views
+from flawscope_station.store.schema import HOUR, inspections, views
 from sink_helpers import Listener, Mosquitto, make_broker, new_folder
 from station_helpers import (
     NAME,
@@ -57,7 +57,7 @@ def line(part_model, open_station):
     """`line(part_deadline="1 s", ...)` opens a station that judges parts."""
 
     def opened(**product: Any) -> Running:
-        more = {name: product.pop(name) for name in ("mqtt",) if name in product}
+        more = {name: product.pop(name) for name in ("mqtt", "limits") if name in product}
         return open_station(products={NAME: ProductSettings(str(part_model), **product)}, **more)
 
     return opened
@@ -187,7 +187,7 @@ def test_what_belongs_to_a_part_goes_together(database, tmp_path):
         seen = [taken_view(view=view, picture=one) for view, one in zip("ab", digests, strict=True)]
         store.record([taken_part(product, version, seen, "b", part=str(k))])
     shared = files.keep(PICTURES, b"picture 0 a", ".png")  # it came again, and is kept longer
-    store.record([taken(product, version, picture=shared, at=now())])
+    store.record([taken(product, version, picture=shared, at=now() + 2 * HOUR)])
     clock = aged(database)
     Retention(database, files, RetentionSettings(good="1 hour", records="1 hour"), clock).run()
     with database.reading() as connection:
@@ -195,6 +195,19 @@ def test_what_belongs_to_a_part_goes_together(database, tmp_path):
         assert left == [1, 4], "a record stays as long as a picture of its part"
         assert len(connection.execute(select(views)).all()) == 2
     assert [path.name[:64] for path in (tmp_path / PICTURES).glob("*/*")] == [shared]
+
+
+def test_parts_of_large_pictures_do_not_wait_for_each_other(line, monkeypatch):
+    """Each takes more than half of the memory, in three pictures."""
+    monkeypatch.setattr("flawscope_station.inspecting.capacity.LARGE_PIXELS", 0)
+    running = line(limits=Limits(pixels=80 * 80 * 4))
+    inspector, number = running.station.inspector, running.station.products[NAME]
+    answers = []
+    for part in range(GOOD, GOOD + 4):
+        pictures = tuple(Picture(data, "a.png", name) for name, data in whole(part).items())
+        answers.append(inspector.submit(Part(number, pictures, "http", f"p{part}")))
+    assert len({answer.result(60).number for answer in answers}) == 4
+    assert inspector.memory.used == 0
 
 
 def test_a_part_that_is_late_is_so_in_all_views(line, monkeypatch, tmp_path):

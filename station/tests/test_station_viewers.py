@@ -30,6 +30,7 @@ def forget_maps(station: Station) -> None:
     """As of pictures that were inspected long ago."""
     until(lambda: station.renderer._unwritten._value == renderings_module.MAX_UNWRITTEN)
     station.renderer._recent.clear()
+    station.renderer._recent_bytes = 0
     for path in (station.files.folder / MAPS).rglob("*.npz"):
         path.unlink()
 
@@ -115,12 +116,14 @@ def test_a_large_picture_that_is_drawn_holds_no_memory_while_it_waits(station, p
 
 
 def test_what_is_drawn_again_is_forgotten_again(station, parts, monkeypatch):
-    monkeypatch.setattr(renderings_module, "CACHE_SIZE", 3)
     numbers = [inspect(station, data) for data in parts[:6]]
+    size = next(iter(station.renderer._recent.values())).map.nbytes
+    monkeypatch.setattr(renderings_module, "CACHE_BYTES", 3 * size)
     forget_maps(station)
     for number in numbers:
         station.renderer.overlay(station.products[NAME], number, 320)
     assert len(station.renderer._recent) == 3
+    assert station.renderer._recent_bytes == 3 * size
 
 
 def test_maps_that_cannot_be_written_soon_enough_are_computed_again(settings, parts, monkeypatch):

@@ -20,6 +20,7 @@ from flawscope_station.store.station_identity import CLOCK_CONFIRMED, Clock
 
 CHECK_INTERVAL = 60.0  # seconds between two checks of the clock
 REMOVAL_INTERVAL = 3600.0  # seconds between two removals
+REST_SECONDS = 0.05  # between two pieces of work
 CONFIRM_CLOCK = Action("/api/v1/clock/confirm", "problems.clock_is_right")
 
 
@@ -88,15 +89,22 @@ class Housekeeping(BackgroundThread):
         with suppress(Exception):
             self._removed += self._retention.make_room()
 
+    def _rest(self) -> None:
+        """Leave the data base to others between two pieces of work."""
+        self.threads[0].go_on()
+        self._ended.wait(REST_SECONDS)
+
     def _remove_old(self) -> None:
         try:
             self.database.tune()  # before the removal, which may take long in a large store
+            trim_events(self.database, pause=self._rest)
             summary = self._retention.run() + self._removed
             self._removed, problem = RemovalSummary(), summary.problem
             if line := summary.line():
                 self.store.note_event(REMOVED_EVENT, "station", f"removed {line}, as `keep` says")
             self.access.sessions.remove_ended()
-            trim_events(self.database)
+            while self.database.give_space_back() and not self._ended.is_set():
+                self._rest()
         except Exception as error:  # tried again in an hour; inspections go on
             problem = f"what is kept too long cannot be removed: {one_line_message(error)}"
         self.report("retention", problem or None)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
-from flawscope import Prediction
 from flawscope_station.inspecting.interlock import FrozenError
 from flawscope_station.inspecting.picture import Part
 from flawscope_station.inspecting.writer import RecordedInspection
@@ -118,12 +118,12 @@ class CameraChecks:
         found = recorded.inspection
         if found.product_id not in self.names:
             return
-        for seen, prediction in zip(found.pictures, recorded.predictions, strict=False):
-            self._check_light(found.product_id, seen, prediction)
+        for seen, prediction in zip_longest(found.pictures, recorded.predictions):
+            self._check_light(found.product_id, seen, () if prediction is None else prediction.shifts)
             self._check_form(found.product_id, seen)
 
-    def _check_light(self, product_id: int, seen: SeenPicture, prediction: Prediction) -> None:
-        brightness, shifts, fault = seen.brightness, prediction.shifts, ""
+    def _check_light(self, product_id: int, seen: SeenPicture, shifts: Sequence[float]) -> None:
+        brightness, fault = seen.brightness, ""
         if brightness is not None and not (shifts and shifts[0] == 0):  # else good parts look so
             fault = OVEREXPOSED if brightness > MAX_BRIGHTNESS else ""
             fault = DARK if brightness < MIN_BRIGHTNESS else fault

@@ -23,11 +23,20 @@ from flawscope_station.settings.station import LearningSettings
 from flawscope_station.store.files import MASK_SUFFIX, MASKS, PICTURES, Files
 from flawscope_station.store.model_registry import rate_root
 from flawscope_station.store.records import DEFECT, GOOD, find_views, verdict_stacks
-from flawscope_station.store.schema import challenge_parts, challenge_views, inspections, on_line, pictures
+from flawscope_station.store.schema import (
+    IS_REVIEWED,
+    challenge_parts,
+    challenge_views,
+    inspections,
+    on_line,
+    pictures,
+)
 
 EXTENSION_PICTURES, TRAINING_PICTURES = 24, 200  # good pictures of the line that are drawn
 RECENT_INSPECTIONS = 5000  # inspections that the line's good pictures are drawn from
 MAX_REVIEWED = 500  # reviewed pictures that are judged; corrections are judged even beyond it
+MAX_CORRECTIONS = 5000  # the latest, that are judged
+PICTURES_PER_QUERY = 500  # that one query names
 
 
 @dataclass(frozen=True)
@@ -115,7 +124,8 @@ class ValidVerdict:
 class ValidVerdicts:
     """Verdicts on a product's inspections that were not taken back.
 
-    judged: all corrections, and the latest others up to `MAX_REVIEWED`, oldest first, with their pictures.
+    judged: the latest corrections up to `MAX_CORRECTIONS`, and the latest others up to `MAX_REVIEWED`, oldest
+    first, with their pictures.
     gone: inspections whose pictures were removed.
     contradictory: inspections of a file that was called both good and a defect.
     """
@@ -135,22 +145,28 @@ class ValidVerdicts:
 
 
 def read_verdicts(connection: Connection, product_id: int) -> ValidVerdicts:
-    """Return the verdicts that were not taken back: all corrections, and the latest others."""
-    query = (
-        select(inspections, pictures.c.suffix, pictures.c.removed_at)
-        .select_from(inspections.join(pictures))
-        .where(on_line(product_id), inspections.c.verdict.is_not(None))
-        .where(~inspections.c.tolerated | (inspections.c.verdict == DEFECT))  # good: it may pass, not so made
-        .order_by(inspections.c.id)
+    """Return the verdicts that were not taken back: the latest corrections, and the latest others."""
+    valid = (  # good within tolerance: it may pass, and is not so made
+        on_line(product_id),
+        IS_REVIEWED,
+        ~inspections.c.tolerated | (inspections.c.verdict == DEFECT),
     )
-    rows = connection.execute(query).all()
-    wrong, right = ([row for row in rows if _is_correction(row) is kind] for kind in (True, False))
+    query = select(inspections, pictures.c.suffix, pictures.c.removed_at).select_from(
+        inspections.join(pictures)
+    )
+    latest = query.where(*valid).order_by(inspections.c.id.desc())
+    is_wrong = inspections.c.anomalous != (inspections.c.verdict == DEFECT)
+    wrong = connection.execute(latest.where(is_wrong).limit(MAX_CORRECTIONS)).all()
     room = max(0, MAX_REVIEWED - len(wrong))
-    chosen = sorted([*wrong, *right[len(right) - min(room, len(right)) :]], key=lambda row: row.id)
+    right = connection.execute(latest.where(~is_wrong).limit(room)).all()
+    chosen = sorted([*wrong, *right], key=lambda row: row.id)
     stacks = verdict_stacks(connection, [row.id for row in chosen])
     verdicts: dict[str, set[str]] = {}  # by picture
-    for row in rows:
-        verdicts.setdefault(row.picture, set()).add(row.verdict)
+    same = select(inspections.c.picture, inspections.c.verdict).where(*valid)
+    for start in range(0, len(chosen), PICTURES_PER_QUERY):
+        own = {row.picture for row in chosen[start : start + PICTURES_PER_QUERY]}
+        for row in connection.execute(same.where(inspections.c.picture.in_(own))):
+            verdicts.setdefault(row.picture, set()).add(row.verdict)
     found = ValidVerdicts()
     for row in chosen:
         if row.removed_at is not None:

@@ -173,7 +173,7 @@ class RetentionSettings(Section):
     good: the model passed it, and nobody reviewed it.
     anomalous: the model flagged it, and nobody reviewed it.
     reviewed: there is a verdict.
-    records: inspections themselves.
+    records: inspections themselves, with their verdicts; trends are kept for ever.
     space: of all pictures together; beyond it the oldest are removed, good ones first, reviewed ones last.
 
     A picture that a model version learnt from is never removed.
@@ -182,7 +182,7 @@ class RetentionSettings(Section):
     good: Age | None = 30 * 86400.0
     anomalous: Age | None = 365 * 86400.0
     reviewed: Age | None = None
-    records: Age | None = None
+    records: Age | None = 5 * 365 * 86400.0
     space: Size | None = None
 
 

@@ -444,8 +444,7 @@ class WatchedFolder:
         vanished = [path for path, known in self._known.match(arrivals.gone) if known is None]
         if vanished:
             texts = [f"{self._known.name(path)} went away before being inspected" for path in vanished]
-            for text in texts:
-                self.line.store.note_event(VANISHED, SOURCE, text, self.line.product_id)
+            self.line.store.note_events(VANISHED, SOURCE, texts, self.line.product_id)
         for path, one in list(self._problem_files.items()):
             is_old = one.code == CODE_UNREADABLE and self._clock.monotonic() - one.since > PROBLEM_SECONDS
             if path in arrivals.gone or is_old or not is_unchanged(path, one.stamp):

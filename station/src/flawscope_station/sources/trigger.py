@@ -61,7 +61,7 @@ async def shoot(
     cameras = find()
     for camera in cameras:
         check_triggers(camera)
-    station.inspector.check_room(product_id, due, label.part)
+    await call(station.inspector.check_room, product_id, due, label.part)
     left = min(seconds, due - time.monotonic())
     shots = await asyncio.gather(*(wait_for_shot(camera, left, request) for camera in cameras))
     pictures = []

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from flawscope_station.store.migrations import UnknownVersionError, is_current, 
 
 LOCK_TIMEOUT = 10.0  # seconds that a writer waits for another one
 POOL_SIZE = 20  # open connections, at most twice as many at once
+INCREMENTAL = 2  # SQLite's `auto_vacuum`: its file can be made smaller
+PAGES_AT_ONCE = 256  # pages of SQLite's file that are given back at once
 _LOCK_ID = 718_281_828  # advisory lock of PostgreSQL: programs that start together migrate one after another
 # Options of libpq: give up an unplugged server after seconds, not after a quarter of an hour
 _TIMEOUTS = {
@@ -126,11 +129,24 @@ class Database:
             raise
 
     def tune(self) -> None:
-        """Update the statistics by which SQLite chooses an index. PostgreSQL does so by itself."""
+        """Update the statistics by which SQLite chooses an index, for the connections that are opened from
+        now on: the open ones go. PostgreSQL does so by itself."""
         if self.is_sqlite:
             with self.writing() as connection:
                 connection.exec_driver_sql("PRAGMA analysis_limit = 1000")
                 connection.exec_driver_sql("ANALYZE")
+            self.engine.dispose()
+
+    def give_space_back(self) -> bool:
+        """Give some of the pages that SQLite does not use any more back to the disk; return whether there are
+        more. PostgreSQL uses them again by itself."""
+        if not self.is_sqlite:
+            return False
+        with self.writing() as connection:
+            connection.exec_driver_sql(f"PRAGMA incremental_vacuum({PAGES_AT_ONCE})").all()
+            free = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
+            is_on = connection.exec_driver_sql("PRAGMA auto_vacuum").scalar_one() == INCREMENTAL
+        return bool(is_on and free)
 
     def close(self) -> None:
         self.engine.dispose()
@@ -153,6 +169,7 @@ class Database:
                 version = table_version(connection)
             if version is not None and self.is_sqlite:
                 self._copy_before(version)
+            self._let_shrink()
             with self._without_foreign_keys() as connection, connection.begin():
                 self.lock_exclusively(connection)
                 migrate(connection)
@@ -165,6 +182,18 @@ class Database:
             raise InputError(str(error)) from None
         except SQLAlchemyError as error:
             raise InputError(f"{self.name} is no store of flawscope: {one_line_message(error)}") from None
+
+    def _let_shrink(self) -> None:
+        """Let SQLite's file become smaller when records are removed. One with tables is written anew for it,
+        where there is room."""
+        if not self.is_sqlite:
+            return
+        with self._translated_errors(), self.engine.connect() as connection:
+            raw: Any = connection.connection.driver_connection
+            if raw.execute("PRAGMA auto_vacuum").fetchone()[0] != INCREMENTAL:
+                raw.execute(f"PRAGMA auto_vacuum = {INCREMENTAL}")
+                with suppress(sqlite3.Error):  # the disk is too full: it goes on as it is
+                    raw.execute("VACUUM")
 
     @contextmanager
     def _without_foreign_keys(self) -> Iterator[Connection]:

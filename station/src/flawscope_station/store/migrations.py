@@ -129,11 +129,11 @@ def _one_row_for_a_part(connection: Connection) -> None:
     else:
         connection.execute(text("ALTER TABLE inspections DROP COLUMN part_id"))
     connection.execute(text("DROP TABLE parts"))
-    there = {one["name"] for one in inspect(connection).get_indexes(inspections.name)}
-    there |= {one["name"] for one in inspect(connection).get_indexes("events")}
-    for index in (*inspections.indexes, *metadata.tables["events"].indexes):
-        if index.name not in there:
-            index.create(connection)
+    for table in (inspections, hours, metadata.tables["events"]):
+        there = {one["name"] for one in inspect(connection).get_indexes(table.name)}
+        for index in table.indexes:
+            if index.name not in there:
+                index.create(connection)
     connection.execute(text(create_view_sql(connection.dialect.name)))
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import threading
 import unicodedata
-from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -37,6 +38,7 @@ from flawscope_station.store.schema import (
     ANOMALOUS,
     HOUR,
     PRODUCTION,
+    WITHIN,
     events,
     hours,
     inspections,
@@ -51,7 +53,9 @@ GOOD, DEFECT, SKIP, UNDO = "good", "defect", "skip", "undo"
 # a literal: a partial index serves only queries that state its condition
 MAX_KIND_LENGTH = 100  # characters of a defect's kind
 IS_WAITING = inspections.c.review == literal_column(f"'{WAITING}'")
-MAX_EVENTS = 500  # that are read at once
+MAX_EVENTS = 500  # that are read or written at once
+MAX_WAITING = 10_000  # inspections that wait for a review, as far as they are counted
+COUNTED = ("inspected", "anomalous", "within_tolerance", "unanswered")  # columns of `hours` of all time
 VERDICT_EVENT, REMOVED_EVENT, TOLERANCES_EVENT = "verdict", "removed", "tolerances_changed"  # events
 DONE, SKIPPED = "done", "skipped"  # states of a review, beside those in `recording`
 MAX_NOTE_LENGTH = 2000  # characters
@@ -119,6 +123,9 @@ class Store:
 
     def __init__(self, database: Database):
         self.database = database
+        self._counts: dict[int, Counter[str]] = {}  # of all hours, by product, as far as somebody asked
+        self._counting = threading.Lock()
+        self._writing = self._writes = 0  # under way, and done
         # verdicts are committed in the order of their numbers: sinks rely on it
         self._verdict_lock = threading.Lock()
 
@@ -130,24 +137,62 @@ class Store:
             return add_product(connection, name, entry_id)
 
     def totals(self, product_id: int) -> dict[str, int]:
-        """Number of inspections, and of those that wait for a review."""
-        every = select(func.coalesce(func.sum(hours.c.inspected), 0)).where(hours.c.product_id == product_id)
-        with self.database.reading() as connection:
-            count = int(connection.execute(every).scalar_one())
-            return {"inspections": count, "waiting": _waiting_count(connection, product_id)}
+        """Number of inspections, and of those that wait for a review, up to `MAX_WAITING`."""
+        count = self.counts(product_id)["inspected"]
+        return {"inspections": count, "waiting": self.waiting_count(product_id)}
 
     def waiting_count(self, product_id: int) -> int:
-        """Number of inspections that wait for a review."""
+        """Number of inspections that wait for a review, up to `MAX_WAITING`."""
         with self.database.reading() as connection:
             return _waiting_count(connection, product_id)
+
+    def counts(self, product_id: int) -> Counter[str]:
+        """Numbers of all inspections of a product: `COUNTED`. They are read once, and counted on."""
+        with self._counting:
+            if (known := self._counts.get(product_id)) is not None:
+                return known.copy()
+            before = self._writes
+        sums = (func.coalesce(func.sum(hours.c[name]), 0) for name in COUNTED)
+        query = select(*sums).where(hours.c.product_id == product_id)
+        with self.database.reading() as connection:
+            row = connection.execute(query).one()
+        found = Counter(dict(zip(COUNTED, map(int, row), strict=True)))
+        with self._counting:
+            if before == self._writes and not self._writing:  # else some would count twice, or not at all
+                self._counts[product_id] = found.copy()
+        return found
+
+    @contextmanager
+    def _counted(self, changes: Callable[[], Iterable[tuple[int, Mapping[str, int]]]]) -> Iterator[None]:
+        """Count what a write changes, when it is done. changes: returns them, by product."""
+        with self._counting:
+            self._writing += 1
+        done: Iterable[tuple[int, Mapping[str, int]]] = ()
+        try:
+            yield
+            done = changes()
+        finally:
+            with self._counting:
+                self._writing, self._writes = self._writing - 1, self._writes + 1
+                for product_id, change in done:
+                    if (known := self._counts.get(product_id)) is not None:
+                        known.update(change)
 
     # ---- inspections
 
     def record(self, several: Sequence[NewInspection]) -> list[tuple[int, bool]]:
         """Write inspections, all or none: the number of each, and whether it is new. One under a known key
         gets the number of the one recorded before."""
-        with self.database.writing() as connection:
-            return insert_inspections(connection, several)
+        found: list[tuple[int, bool]] = []
+
+        def changes() -> Iterator[tuple[int, Mapping[str, int]]]:
+            for one, (_, is_new) in zip(several, found, strict=True):
+                if is_new and one.purpose == PRODUCTION:
+                    yield one.product_id, _counts_of(one)
+
+        with self._counted(changes), self.database.writing() as connection:
+            found += insert_inspections(connection, several)
+        return found
 
     def known_files(self, product_id: int, keys: Sequence[str]) -> dict[str, tuple[int, str]]:
         """Number of the inspection under each key, and hash of its picture; of a folder's files also where
@@ -244,7 +289,8 @@ class Store:
 
     def set_unanswered(self, number: int, why: str | None) -> None:
         """Write down why an inspection's sender did not get the answer; None: it did, after all."""
-        with self.database.writing() as connection:
+        changes = dict[int, dict[str, int]]()
+        with self._counted(changes.items), self.database.writing() as connection:
             query = select(inspections).where(inspections.c.id == number).with_for_update()
             row = connection.execute(query).one_or_none()
             if row is None or row.unanswered == why or row.purpose != PRODUCTION:
@@ -254,6 +300,7 @@ class Store:
             change = (why is not None) - (row.unanswered is not None)
             changed = {"unanswered": hours.c.unanswered + change}
             connection.execute(update(hours).filter_by(**place).values(changed))
+            changes[row.product_id] = {"unanswered": change}
 
     # ---- verdicts
 
@@ -320,8 +367,14 @@ class Store:
     # ---- events
 
     def note_event(self, kind: str, who: str, text: str, product_id: int | None = None) -> None:
-        with self.database.writing() as connection:
-            add_event(connection, kind, who, text, product_id)
+        self.note_events(kind, who, [text], product_id)
+
+    def note_events(self, kind: str, who: str, texts: Sequence[str], product_id: int | None = None) -> None:
+        """Record an event for each text, a few hundred in a transaction."""
+        for start in range(0, len(texts), MAX_EVENTS):
+            with self.database.writing() as connection:
+                for text in texts[start : start + MAX_EVENTS]:
+                    add_event(connection, kind, who, text, product_id)
 
     def note_new_events(self, kind: str, who: str, texts: Sequence[str], product_id: int) -> None:
         """Record an event for each text that no event of the kind and product has yet."""
@@ -343,8 +396,16 @@ class Store:
 
 
 def _waiting_count(connection: Connection, product_id: int) -> int:
-    query = select(func.count()).where(inspections.c.product_id == product_id, IS_WAITING)
+    waiting = select(inspections.c.id).where(inspections.c.product_id == product_id, IS_WAITING)
+    query = select(func.count()).select_from(waiting.limit(MAX_WAITING).subquery())
     return int(connection.execute(query).scalar_one())
+
+
+def _counts_of(one: NewInspection) -> dict[str, int]:
+    """What an inspection adds to `Store.counts`."""
+    is_anomalous, is_tolerated = one.decision == ANOMALOUS, one.decision == WITHIN
+    is_unanswered = one.unanswered is not None
+    return dict(zip(COUNTED, (1, int(is_anomalous), int(is_tolerated), int(is_unanswered)), strict=True))
 
 
 def add_event(

@@ -238,7 +238,7 @@ views = Table(
     _picture_foreign_key("views"),
 )
 Index("views_picture", views.c.product_id, views.c.picture)
-_partial_index("views_key", views.c.key.is_not(None), views.c.product_id, views.c.key)
+_partial_index("views_file", views.c.key.is_not(None), views.c.product_id, views.c.key)
 
 verdicts = Table(
     "verdicts",
@@ -274,6 +274,7 @@ hours = Table(
     Column("false_alarms", Integer, nullable=False),
     Column("misses", Integer, nullable=False),  # of good ones, and those within tolerance
 )
+Index("hours_hour", hours.c.product_id, hours.c.hour)
 
 # Pictures that a model version was learnt from, which are never removed
 learnt = Table(
@@ -373,6 +374,7 @@ events = Table(
     Column("address", String(64)),  # of the request's sender; NULL: there was no request
 )
 Index("events_kind", events.c.product_id, events.c.kind, events.c.id)
+Index("events_product", events.c.product_id, events.c.id)
 
 # Position of each sink: later inspections and verdicts are still to be delivered
 deliveries = Table(

@@ -104,7 +104,7 @@ async def inspect(
     started = time.perf_counter()
     try:
         product_id, due = floor.addresses.address_id(name), floor.due(name, deadline)
-        floor.inspector.check_room(product_id, due, label.part)
+        await floor.inspector.in_thread(floor.inspector.check_room, product_id, due, label.part)
         files, is_form = await uploads.read_uploads(request, file)
         is_several = is_form and not floor.inspector.judge.parts.takes_views(product_id)
         keyed = await _keyed_request(floor, name, request, files, is_form, is_several, label)
