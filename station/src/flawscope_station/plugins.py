@@ -40,6 +40,8 @@ from flawscope_station.sources.source import NoFrameError as NoFrameError
 from flawscope_station.sources.source import SourceContext as SourceContext
 from flawscope_station.sources.source import State as State
 from flawscope_station.sources.source import TriggeredSource as TriggeredSource
+from flawscope_station.sources.source import lost_camera as lost_camera
+from flawscope_station.sources.trigger import check_room as check_room
 from flawscope_station.sources.trigger import check_triggers as check_triggers
 from flawscope_station.sources.trigger import shoot as shoot
 from flawscope_station.store.database import StoreError as StoreError

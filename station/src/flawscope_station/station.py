@@ -137,7 +137,13 @@ class Station:
             self.inspector.judge.parts,
         )
         self.health = Health(
-            self._problems, self.store, self.addresses, self.inspector, self.housekeeping, self._threads
+            self._problems,
+            self.store,
+            self.addresses,
+            self.inspector,
+            self.housekeeping,
+            self._threads,
+            self.sources,
         )
         self.problems = self.health.problems
         self.floor = ConnectionContext(
@@ -149,6 +155,7 @@ class Station:
             report,
             self.health.listen,
             self.refusals,
+            self.health.state_of,
         )
         self.connections = Connections(settings.connections, self.floor)
         self.sinks = Sinks(

@@ -47,9 +47,9 @@ class Gate:
             self._opened.wait(PATIENCE)
             record(group)
 
-        def noted(pictures: Any) -> None:
-            self.judged.update(one.inspection.part for one in pictures)
-            add(pictures)
+        def noted(judged: Any) -> None:
+            self.judged.add(judged.inspection.part)
+            add(judged)
 
         patch.setattr(station.recorder, "_record", held)
         patch.setattr(station.recorder, "add", noted)

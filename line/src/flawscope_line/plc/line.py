@@ -50,7 +50,9 @@ from flawscope_station.plugins import (
     StoreError,
     TooLargeError,
     TriggeredSource,
+    check_room,
     check_triggers,
+    lost_camera,
     make_label,
     shoot,
 )
@@ -374,13 +376,13 @@ class PlcLine:
         with suppress(Exception):  # it is found anew when its settings have changed
             states = [camera.state for camera in self._cameras(product)]
             in_doubt = self.clock.monotonic() < until and [state.last for state in states] == last
-            return Code.CAMERA if in_doubt or any(state.is_lost for state in states) else Code.NONE
+            return Code.CAMERA if in_doubt or lost_camera(states) else Code.NONE
         return Code.CAMERA
 
     def _find_fault(self, product: str) -> Code:
         try:
             number = None if self.state.plc is None else make_label(self.state.plc.part, None).part
-            self.floor.inspector.check_room(self.floor.addresses.address_id(product), number=number)
+            check_room(self.floor, product, number=number)
         except Exception as error:  # also of the disk: it says that no picture can be inspected
             return error_code(error)
         return Code.NONE

@@ -136,13 +136,16 @@ class Inspector:
             raise StoreError(full, "disk_full")
         self.files.check_free_space(self.limits.upload)
 
-    def check_room(self, product_id: int, due: float = math.inf, number: str | None = None) -> None:
-        """Check before a picture of a part is read: BusyError where there is no place, NotReadyError where an
-        interlock holds, LateError where there is no time, NoModelError where no model is open, StoreError
-        where the disk is full."""
+    def check_ready(self, product_id: int, number: str | None = None) -> None:
+        """Check whether parts of a product could be judged: NotReadyError where an interlock holds the one of
+        a number, NoModelError where no model is open, StoreError where the disk is full."""
         self.check_disk()
         self.judge.versions.models.model_of(product_id)
         self.interlocks.check(product_id, number)
+
+    def check_room(self, product_id: int, due: float = math.inf) -> None:
+        """Check before a picture of a part is read: BusyError where there is no place, LateError where there
+        is no time."""
         with self._changed:
             if self._is_ending or self._is_full(product_id, 1):
                 raise BusyError(self._retry_seconds())

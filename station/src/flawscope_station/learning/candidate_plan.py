@@ -159,7 +159,7 @@ def read_verdicts(connection: Connection, product_id: int) -> ValidVerdicts:
     wrong = connection.execute(latest.where(is_wrong).limit(MAX_CORRECTIONS)).all()
     room = max(0, MAX_REVIEWED - len(wrong))
     right = connection.execute(latest.where(~is_wrong).limit(room)).all()
-    chosen = sorted([*wrong, *right], key=lambda row: row.id)
+    chosen: list[Any] = sorted([*wrong, *right], key=lambda row: row.id)
     stacks = verdict_stacks(connection, [row.id for row in chosen])
     verdicts: dict[str, set[str]] = {}  # by picture
     same = select(inspections.c.picture, inspections.c.verdict).where(*valid)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -13,6 +13,7 @@ from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.parts import PartsCache
 from flawscope_station.inspecting.picture import Part, Picture
 from flawscope_station.inspecting.writer import RecordedInspection
+from flawscope_station.problems import Standstill
 from flawscope_station.settings.station import Limits
 from flawscope_station.store.inspection import KeyedRequest, RefusalError
 from flawscope_station.store.records import Store, iso
@@ -70,6 +71,25 @@ class State:
     def to_dict(self) -> dict[str, Any]:
         shown = {name: value for name, value in vars(self).items() if name != "listeners"}
         return {**shown, "last": None if self.last is None else iso(self.last)}
+
+
+def lost_camera(cameras: Iterable[State]) -> Standstill | None:
+    """Return why no part can be seen by all of these cameras; None: it can."""
+    lost = next((camera for camera in cameras if camera.is_lost), None)
+    if lost is None:
+        return None
+    why = lost.why or lost.state
+    if lost.state == FROZEN:
+        return Standstill("camera_frozen", CameraFrozenError(why))
+    return Standstill("camera_away", AwayError(why))
+
+
+class StateOf(Protocol):
+    """`Health.state_of`."""
+
+    def __call__(
+        self, name: str, number: str | None = None, cameras: Sequence[State] | None = None
+    ) -> Standstill | None: ...
 
 
 class Source(Protocol):

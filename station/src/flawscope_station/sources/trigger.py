@@ -15,7 +15,7 @@ from flawscope_station.inspecting.admission import Inspector
 from flawscope_station.inspecting.picture import Part
 from flawscope_station.inspecting.writer import Answer, RecordedInspection
 from flawscope_station.sources.camera import SOURCE, LiveCamera
-from flawscope_station.sources.source import NoFrameError, TriggeredSource
+from flawscope_station.sources.source import NoFrameError, State, StateOf, TriggeredSource
 from flawscope_station.store.addresses import Addresses
 from flawscope_station.store.inspection import KeyedRequest, KeyUsedError, Label
 from flawscope_station.store.records import Store
@@ -28,6 +28,7 @@ class InspectingStation(Protocol):
     addresses: Addresses
     inspector: Inspector
     store: Store
+    state_of: StateOf
 
 
 async def shoot(
@@ -61,7 +62,7 @@ async def shoot(
     cameras = find()
     for camera in cameras:
         check_triggers(camera)
-    await call(station.inspector.check_room, product_id, due, label.part)
+    await call(check_room, station, name, due, label.part, [camera.state for camera in cameras])
     left = min(seconds, due - time.monotonic())
     shots = await asyncio.gather(*(wait_for_shot(camera, left, request) for camera in cameras))
     pictures = []
@@ -74,6 +75,24 @@ async def shoot(
     part = Part(product_id, tuple(pictures), SOURCE, number, batch, key, request, triggers, due)
     answered, answers = await submit_parts(station, product_id, request, [part])
     return answered[0] if answered else await wait_for_inspection(station, product_id, answers[0], due)
+
+
+def check_room(
+    station: InspectingStation,
+    name: str,
+    due: float = math.inf,
+    number: str | None = None,
+    cameras: Sequence[State] | None = (),
+) -> None:
+    """Check before a part is taken whether it could be judged, and whether there is place and time.
+
+    Raises:
+        FlawscopeError: why nothing of the product is judged (`Health.state_of`), BusyError, LateError.
+    """
+    stop = station.state_of(name, number, cameras)
+    if stop is not None and stop.error is not None:
+        raise stop.error
+    station.inspector.check_room(station.addresses.address_id(name), due)
 
 
 def check_triggers(camera: TriggeredSource) -> None:

@@ -143,7 +143,8 @@ class Database:
         if not self.is_sqlite:
             return False
         with self.writing() as connection:
-            connection.exec_driver_sql(f"PRAGMA incremental_vacuum({PAGES_AT_ONCE})").all()
+            for _ in range(PAGES_AT_ONCE):  # Python steps each once, which frees one page
+                connection.exec_driver_sql("PRAGMA incremental_vacuum")
             free = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
             is_on = connection.exec_driver_sql("PRAGMA auto_vacuum").scalar_one() == INCREMENTAL
         return bool(is_on and free)

@@ -128,6 +128,7 @@ def _one_row_for_a_part(connection: Connection) -> None:
         _rebuild(connection, inspections)
     else:
         connection.execute(text("ALTER TABLE inspections DROP COLUMN part_id"))
+        connection.execute(text("ALTER TABLE inspections DROP CONSTRAINT inspections_product_id_once"))
     connection.execute(text("DROP TABLE parts"))
     for table in (inspections, hours, metadata.tables["events"]):
         there = {one["name"] for one in inspect(connection).get_indexes(table.name)}

@@ -80,7 +80,7 @@ def _add_health_routes(app: FastAPI) -> None:
         """Answer whether pictures can be inspected, and whether the clock jumped, which hinders nothing. Who
         asks is unknown: problems have their kinds and times, not their texts, which name parts and people."""
         problems = [problem for problem in health.problems() if problem.stops or problem.kind == "clock"]
-        ready = not any(problem.stops for problem in problems)
+        ready = health.is_ready()
         oldest = round(health.oldest_seconds(), 1)  # how long a part has waited for its answer
         body = {"ready": ready, "problems": [problem.without_text() for problem in problems]}
         body["oldest_waiting_seconds"] = oldest

@@ -17,7 +17,7 @@ from flawscope_station.connections import ConnectionContext
 from flawscope_station.inspecting.capacity import without_traceback
 from flawscope_station.inspecting.picture import Part, Picture
 from flawscope_station.inspecting.writer import Answer, RecordedInspection
-from flawscope_station.sources.trigger import shoot, submit_parts, wait_for_inspection
+from flawscope_station.sources.trigger import check_room, shoot, submit_parts, wait_for_inspection
 from flawscope_station.store.inspection import (
     HTTP,
     Inspection,
@@ -104,7 +104,7 @@ async def inspect(
     started = time.perf_counter()
     try:
         product_id, due = floor.addresses.address_id(name), floor.due(name, deadline)
-        await floor.inspector.in_thread(floor.inspector.check_room, product_id, due, label.part)
+        await floor.inspector.in_thread(check_room, floor, name, due, label.part)
         files, is_form = await uploads.read_uploads(request, file)
         is_several = is_form and not floor.inspector.judge.parts.takes_views(product_id)
         keyed = await _keyed_request(floor, name, request, files, is_form, is_several, label)
