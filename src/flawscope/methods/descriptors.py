@@ -35,7 +35,7 @@ class DescriptorSettings(PatchSettings):
     def view_specs(self) -> tuple[ViewSpec, ...]:
         if self.layers == "joined":
             return super().view_specs
-        return tuple((size, (stage,)) for size in self.view_sizes for stage in sorted(self.stages))
+        return tuple(ViewSpec(size, (stage,)) for size in self.view_sizes for stage in sorted(self.stages))
 
     @classmethod
     def parse_stored(cls, values: Mapping[str, Any]) -> Self:
@@ -50,11 +50,10 @@ class DescriptorView(PatchView):
         self,
         config: DescriptorSettings,
         backbone: Backbone,
-        size: tuple[int, int],
+        spec: ViewSpec,
         roi: Tensor,
-        stages: tuple[int, ...],
     ):
-        super().__init__(config, backbone, size, roi, config.dimensions, stages)
+        super().__init__(config, backbone, spec, roi, config.dimensions)
         self.normalizes = config.distance == "cosine"
 
     def patches(self, maps: Any) -> Tensor:
@@ -82,8 +81,8 @@ class DescriptorNetwork(PatchDetector):
             ) from None
         return network.to(resolve_device(device)).eval()
 
-    def view(self, size: tuple[int, int], stages: tuple[int, ...]) -> PatchView:
-        return DescriptorView(self.config, self.backbone, size, self.roi, stages)
+    def view(self, spec: ViewSpec) -> PatchView:
+        return DescriptorView(self.config, self.backbone, spec, self.roi)
 
     def forward(self, images: Tensor, positions: Tensor | None = None) -> Tensor:  # type: ignore[override]
         return self.describe(self.embed(images), self.inside(images))

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from flawscope.errors import InputError
 from flawscope.methods.config import build_config, keep_known_settings
-from flawscope.methods.settings import PictureSettings, TrainingSettings, apply_tile_scale
+from flawscope.methods.settings import (
+    TRANSFORMER_BLOCKS,
+    PatchSettings,
+    PictureSettings,
+    TrainingSettings,
+    apply_tile_scale,
+    patch_in_name,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,6 +88,8 @@ class Method:
         if preset not in self.presets:
             raise InputError(f"{self.name} has no preset {preset}: choose one of {', '.join(self.presets)}")
         found = apply_tile_scale(self.presets[preset], values or {})
+        if patch_in_name(str(found.get("backbone", ""))) and issubclass(self.config, PatchSettings):
+            found = {"stages": TRANSFORMER_BLOCKS, **found}
         return build_config(self.config, found)
 
     def run_fit(self, model: Detector, task: Task) -> Fitted:

@@ -11,11 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flawscope.errors import InputError
 from flawscope.methods.detector import Detector, fill_with_lowest, stored_region
 from flawscope.methods.features.backbone import Backbone, empty_backbone, load_backbone
 from flawscope.methods.method import WeightsOrigin
-from flawscope.methods.settings import PATCH_SIZE_IN_NAME, PatchSettings
+from flawscope.methods.settings import PatchSettings, ViewSpec
 
 T = TypeVar("T")
 
@@ -86,22 +85,25 @@ class PatchView(nn.Module):
         self,
         config: PatchSettings,
         backbone: Backbone,
-        size: tuple[int, int],
+        spec: ViewSpec,
         roi: Tensor,
         dimensions: int | None,
-        stages: tuple[int, ...],
     ):
         """
         Args:
+            backbone: the one of `spec`.
             roi: [H, W] bool at the size of the images.
             dimensions: D, as `PatchEmbedding` takes it.
         """
         super().__init__()
-        self.size, self.stages = size, stages
-        self.places = [config.backbone_stages.index(stage) for stage in stages]
+        size = spec.size
+        self.size, self.stages, self.second = size, spec.stages, spec.second
+        given = spec.stages if spec.second else config.backbone_stages
+        self.places = [given.index(stage) for stage in spec.stages]
         image = (roi.shape[0], roi.shape[1])
         shapes = self.select_stages(backbone.shapes_at(size))
-        self.embedding = PatchEmbedding(shapes, config.neighbourhood, dimensions)
+        # a token has seen all of the picture
+        self.embedding = PatchEmbedding(shapes, 1 if spec.second else config.neighbourhood, dimensions)
         self.grid = self.embedding.grid  # (h, w), P = h w
         self.resizes = size != image
         for name, whole, cells, seen in zip(("row", "column"), image, self.grid, size, strict=True):
@@ -158,16 +160,27 @@ class PatchDetector(Detector):
     config: PatchSettings
     views: Sequence[PatchView]
 
-    def __init__(self, config: PatchSettings, backbone: Backbone, roi: Tensor | None = None):
+    def __init__(
+        self,
+        config: PatchSettings,
+        backbone: Backbone,
+        roi: Tensor | None = None,
+        second_backbone: Backbone | None = None,
+    ):
         super().__init__(config, roi)
-        self.backbone = backbone
-        self.views = nn.ModuleList(self.view(*look) for look in config.view_specs)  # type: ignore[assignment]
+        self.backbone, self.second_backbone = backbone, second_backbone
+        self.views = nn.ModuleList(map(self.view, config.view_specs))  # type: ignore[assignment]
         self.patches = [view.inside.numel() for view in self.views]
         self.width = max(view.embedding.width for view in self.views)
 
-    def view(self, size: tuple[int, int], stages: tuple[int, ...]) -> PatchView:
-        """The view at a size (H, W), of these stages joined."""
-        return PatchView(self.config, self.backbone, size, self.roi, None, stages)
+    @property
+    def backbones(self) -> list[Backbone]:
+        """The backbone, and the second one where there is one."""
+        return [self.backbone] if self.second_backbone is None else [self.backbone, self.second_backbone]
+
+    def view(self, spec: ViewSpec) -> PatchView:
+        """A view as the settings describe it."""
+        return PatchView(self.config, self.backbones[spec.second], spec, self.roi, None)
 
     def judge(self, patches: Tensor) -> Tensor:
         """Values `[B, P]` float32 of patches `[B, P, D]` float32; higher is more anomalous."""
@@ -177,10 +190,12 @@ class PatchDetector(Detector):
         """Turn images `[B, 3, H, W]` into patches `[B, P, D]` float32, view after view."""
         images, parts, maps = self.filled(images), [], None
         for i, view in enumerate(self.views):
-            if maps is None or view.size != self.views[i - 1].size:  # views of one size share its maps
+            before = self.views[i - 1]
+            # views of one size and backbone share its maps
+            if maps is None or (view.size, view.second) != (before.size, before.second):
                 seen = view.resize(images).contiguous(memory_format=torch.channels_last)
                 with self.reduced():
-                    maps = self.backbone(seen)
+                    maps = self.backbones[view.second](seen)
             patches = view.patches(maps)
             more = self.width - patches.shape[2]
             parts.append(F.pad(patches, (0, more)) if more else patches)
@@ -206,24 +221,33 @@ class PatchDetector(Detector):
 
     # ---- made, and read from a model file
 
+    @staticmethod
+    def _backbones_of(config: Any) -> list[tuple[str, tuple[int, ...], tuple[int, int], str | None]]:
+        """Name, stages, size and weights of each backbone, as `load_backbone` takes them."""
+        found = [(config.backbone, config.backbone_stages, config.network_size, config.weights)]
+        found += [
+            (config.second_backbone, view.stages, view.size, config.second_weights)
+            for view in config.view_specs
+            if view.second
+        ]
+        return found
+
     @classmethod
     def create(cls, config: Any, roi: Tensor | None = None) -> tuple[Self, WeightsOrigin]:
         """A detector with its backbone, not fitted, and the name, origin and licence of the weights."""
-        backbone, origin = load_backbone(
-            config.backbone, config.backbone_stages, config.network_size, config.weights
-        )
-        return cls(config, backbone, roi).eval(), origin
+        loaded = [load_backbone(*one) for one in cls._backbones_of(config)]
+        origin = {key: " + ".join(about[key] for _, about in loaded) for key in loaded[0][1]}
+        return cls(config, loaded[0][0], roi, *(backbone for backbone, _ in loaded[1:])).eval(), origin
 
     @classmethod
     def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
         typed = cls.METHOD.parse_stored(config)
         roi = stored_region(typed, tensors)
-        if "final_norm" in config and PATCH_SIZE_IN_NAME.match(typed.backbone):
-            raise InputError(
-                f"the model sees by the plain transformer {typed.backbone}, which is no longer read: fit anew"
-            )
-        backbone = empty_backbone(typed.backbone, typed.backbone_stages, typed.network_size, tensors)
-        model = cls(typed, backbone, roi)
+        empty = [
+            empty_backbone(*one[:3], {k: t for k, t in tensors.items() if k.startswith(prefix)})
+            for one, prefix in zip(cls._backbones_of(typed), ("backbone.", "second_backbone."), strict=False)
+        ]
+        model = cls(typed, empty[0], roi, *empty[1:])
         model.fill(tensors)
         return model.eval()
 

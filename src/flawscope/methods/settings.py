@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import get_annotations
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from flawscope.errors import InputError
 from flawscope.methods.config import convert_value, parse_assignments, read_config
@@ -16,9 +16,17 @@ from flawscope.views import DEFAULT_OVERLAP, MAX_OVERLAP, parse_overlap
 
 Size = tuple[int, int]  # (H, W)
 Rule = tuple[bool, str]  # a condition, and the message where it does not hold
-ViewSpec = tuple[Size, tuple[int, ...]]  # a size, and the stages of the backbone that are joined there
 # timm's names of plain transformers contain the patch size in pixels; those with windows have stages
 PATCH_SIZE_IN_NAME = re.compile(r"(?!.*window)^.*patch(\d+)")
+TRANSFORMER_BLOCKS = (6,)  # where `stages` are not given: later ones know what is shown, not how it looks
+
+
+class ViewSpec(NamedTuple):
+    """A size, the stages of a backbone that are joined there, and whether it is the second backbone."""
+
+    size: Size
+    stages: tuple[int, ...]
+    second: bool = False
 
 
 def check_rules(rules: Iterable[Rule]) -> None:
@@ -203,7 +211,7 @@ class PatchSettings(PictureSettings):
     """Settings of a method that judges the patches of a frozen backbone."""
 
     backbone: str = DEFAULT_BACKBONE
-    # feature maps as timm counts them: strides 8 and 16
+    # feature maps as timm counts them: strides 8 and 16; of a transformer blocks, by default 6
     stages: tuple[int, ...] = (2, 3)
     weights: str | None = None
     neighbourhood: int = 3  # side of the neighbourhood, in cells, that a patch is the mean of
@@ -219,20 +227,42 @@ class PatchSettings(PictureSettings):
         yield 0 <= self.sigma <= 64, "sigma must be between 0 and 64 pixels"
 
     @property
+    def patch(self) -> int | None:
+        """Pixels a side of a transformer's patches; None: the backbone is none."""
+        return patch_in_name(self.backbone)
+
+    @property
     def step(self) -> int:
-        patch = PATCH_SIZE_IN_NAME.match(self.backbone)
-        return super().step if patch is None else int(patch[1])
+        return self.patch or super().step
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """As `PictureSettings.sizes`, in whole patches of a transformer."""
+        found, patch = super().sizes, self.patch
+        return found if patch is None else tuple(round_to_patches(size, patch, patch) for size in found)
 
     @property
     def view_specs(self) -> tuple[ViewSpec, ...]:
-        """Size and stages of each view of a picture, smallest size first."""
+        """What each view of a picture sees, smallest size first, those of a second backbone last."""
         stages = tuple(sorted(self.stages))  # a backbone gives its maps in its own order
-        return tuple((size, stages) for size in self.view_sizes)
+        return tuple(ViewSpec(size, stages) for size in self.view_sizes)
 
     @property
     def backbone_stages(self) -> tuple[int, ...]:
-        """All stages that the views see."""
-        return tuple(sorted({stage for _, stages in self.view_specs for stage in stages}))
+        """All stages of the backbone that the views see."""
+        return tuple(sorted({stage for view in self.view_specs if not view.second for stage in view.stages}))
+
+
+def patch_in_name(backbone: str) -> int | None:
+    """Pixels a side of the patches of a plain transformer, by timm's name of it; None: it is none."""
+    found = PATCH_SIZE_IN_NAME.match(backbone)
+    return None if found is None else int(found[1])
+
+
+def round_to_patches(size: Size, patch: int, pixels: int) -> Size:
+    """The size, sides multiples of `patch`, at which a patch sees about `pixels` of `size` a side."""
+    height, width = (max(1, round(side / pixels)) * patch for side in size)
+    return height, width
 
 
 @dataclass(frozen=True)

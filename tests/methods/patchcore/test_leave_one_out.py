@@ -21,6 +21,7 @@ from flawscope.methods.patchcore.selected_bank import (
     SelectedBank,
     settle,
 )
+from flawscope.methods.settings import ViewSpec
 from flawscope.synthesis.demo.dataset import draw_picture
 
 PATCHES = 24  # of a picture of 32 x 48
@@ -38,7 +39,7 @@ def selected(shown, ratio, groups=None):
     points = shown.flatten(0, 1)
     of = (torch.arange(len(shown)) if groups is None else groups).repeat_interleave(PATCHES)
     result = select(points, round(ratio * len(points)), groups=of)
-    view = BankView(CONFIG, Pixels(), (32, 48), torch.ones(32, 48, dtype=torch.bool), (2,))
+    view = BankView(CONFIG, Pixels(), ViewSpec((32, 48), (2,)), torch.ones(32, 48, dtype=torch.bool))
     view.set_bank(points[result.indices])
     return SelectedBank(view, of[result.indices], points, of, result), result
 
@@ -137,7 +138,7 @@ def test_pictures_of_one_part_cannot_be_left_out():
 def test_what_decides_in_a_view_and_in_all_together_is_looked_at(monkeypatch):
     """The farthest patch of each view, and where its map and the joined map have their maxima."""
     config = Config(size="160x240", neighbourhood=1, stages=(2,))  # 600 patches of 8 pixels
-    view = BankView(config, Pixels(), (160, 240), torch.ones(160, 240, dtype=torch.bool), (2,))
+    view = BankView(config, Pixels(), ViewSpec((160, 240), (2,)), torch.ones(160, 240, dtype=torch.bool))
     view.set_bank(torch.zeros(2, 3))
     selection, rng = SelectedBank.__new__(SelectedBank), torch.Generator().manual_seed(4)
     selection.view, selection.groups, selection.radius = view, torch.tensor([0, 1]), 1.0

@@ -267,6 +267,16 @@ class TwoStages(Pixels):
         return [F.avg_pool2d(images, 8), torch.cat([small, small[:, :2] ** 2], dim=1)]
 
 
+class Coarse(TwoStages):
+    """Its second map alone."""
+
+    def shapes_at(self, size):
+        return super().shapes_at(size)[1:]
+
+    def forward(self, images):
+        return super().forward(images)[1:]
+
+
 def test_stages_apart_have_grids_and_banks_of_their_own_at_the_larger_sizes():
     seen = {"size": "16x24+32x48", "stages": (2, 3), "layers": "apart"}
     model = Model(replace(CONFIG, **seen, score="map", sigma=0.0), TwoStages())
@@ -297,14 +307,21 @@ def test_stages_apart_have_grids_and_banks_of_their_own_at_the_larger_sizes():
         assert float(scores[i]) == pytest.approx(float(drawn[i].max()))
 
 
-def test_a_fine_stage_has_a_bank_at_the_larger_sizes_alone():
-    seen = {"size": "16x24+32x48", "stages": (3,), "fine_stages": (2,), "layers": "apart"}
-    model = Model(replace(CONFIG, **seen, score="map"), TwoStages())
-    assert [view.stages for view in model.views] == [(3,), (3,), (2,)]
-    assert [view.grid for view in model.views] == [(1, 1), (2, 3), (4, 6)]
-    images = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(24))
-    fine = model.parts(model.embed(images))[2]
-    assert torch.equal(fine, F.avg_pool2d(images, 8).flatten(2).transpose(1, 2))
+def test_a_second_backbone_raises_what_the_others_see():
+    seen = {"size": "16x24+32x48", "stages": (2, 3), "second_backbone": "vit_patch8", "second_stages": (3,)}
+    model = Model(replace(CONFIG, **seen, layers="apart", score="map"), TwoStages(), None, Coarse())
+    assert [(view.size, view.second) for view in model.views][-1] == ((16, 24), True)
+    distances = [random(2, view.inside.numel(), seed=30 + v).abs() for v, view in enumerate(model.views)]
+    model.normal[:, :2] = torch.tensor([[0.4, 0.3], [0.5, 0.2], [0.7, 0.1], [0.6, 0.4]])
+    scores, drawn = model.combine([], distances)
+    maps = model.scaled([view.anomaly_map(d) for view, d in zip(model.views, distances, strict=True)])
+    raised = (1 + maps[3].clamp(min=0) ** 2).sqrt()
+    norm = sum(one.clamp(min=0) ** 2 for one in maps[:3]).sqrt()
+    torch.testing.assert_close(scores, (norm * raised).amax((1, 2)))
+    blind = [*maps[:3], torch.zeros_like(maps[3])]
+    wanted = model.outlined(norm, blind, model.roi) * raised
+    peaks = [one.amax((1, 2))[:, None, None] for one in (drawn, wanted)]
+    torch.testing.assert_close(drawn, wanted * peaks[0] / peaks[1])
 
 
 def test_stages_are_seen_in_the_order_of_the_backbone():
@@ -344,7 +361,6 @@ def test_files_of_older_versions_keep_what_they_mean():
         ({"distance": "cosine"}, "the model has distance: cosine, which is no longer read: fit anew"),
         ({"layers": "each"}, "setting layers: 'each' is not one of joined, apart"),
         ({"score": "top"}, "setting score: 'top' is not one of reweighted, map"),
-        ({"final_norm": True, "backbone": "vit_small_patch14_dinov2"}, "sees by the plain transformer vit"),
     ],
 )
 def test_files_that_are_no_longer_read_say_so(stored, text):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.methods import tiny_transformers
 
 import flawscope
 from flawscope.artefact import certificate as certificates
@@ -31,7 +32,11 @@ ROI = "0.1,0.2,0.8,0.9"
 VARIANTS = {
     "two sizes, region of interest": {"size": "48+64", "roi": ROI},
     "stages apart": {"size": "48+64", "layers": "apart"},
-    "a fine stage": {"size": "48+64", "fine_stages": [1]},
+    "a second backbone": {
+        "size": "48+64",
+        "second_backbone": tiny_transformers.NAMES[0],
+        "second_stages": [2],
+    },
     "padded, not square": {"size": "48x64", "keep_aspect": True, "score": "map"},
 }
 ENGINES = ("onnxruntime", "openvino")
@@ -91,7 +96,10 @@ def test_parity_of_other_models(name, drawn, small_backbone, tmp_path, monkeypat
     if "two" in name:
         monkeypatch.setattr(views, "MIN_BANK", 1)  # a screen before a memory bank this small
         small_backbone = {}  # whose distances are small beside the norms of its features
-    model = flawscope.fit(drawn, device="cpu", seed=0, **VARIANTS[name], **small_backbone)
+    settings = {**VARIANTS[name], **small_backbone}
+    if second := settings.get("second_backbone"):
+        settings["second_weights"] = str(tiny_transformers.weights(second, tmp_path))
+    model = flawscope.fit(drawn, device="cpu", seed=0, **settings)
     monkeypatch.setattr(views, "BLOCK", 50)  # several blocks also of a small memory bank
     out = tmp_path / "model.onnx"
     export(model.artefact, out)

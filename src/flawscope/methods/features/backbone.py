@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from flawscope.errors import InputError, pluralize
+from flawscope.methods.features.transformer import Transformer, is_transformer, read_graph
 from flawscope.methods.features.weights import locate
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -80,7 +81,7 @@ class Backbone(nn.Module):
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
         # position embeddings belong to one size
-        self.fixed = bool(cfg.get("fixed_input_size"))
+        self.fixed = bool(cfg.get("fixed_input_size")) and not isinstance(network, Transformer)
         self.requires_grad_(False)
         self.eval()
 
@@ -88,6 +89,8 @@ class Backbone(nn.Module):
         """(C_j, H_j, W_j) of every map for images of `size`; must be called before images of it come."""
         if self.fixed and size != self.size:
             raise InputError(f"backbone {self.name} takes one picture size only: give one --size")
+        if isinstance(self.network, Transformer):
+            return self.network.shapes_at(size)
         with torch.inference_mode():
             return [tuple(m.shape[1:]) for m in self(torch.zeros(1, 3, *size, device=self.mean.device))]
 
@@ -129,10 +132,10 @@ def load_backbone(
         cfg: Any = network.pretrained_cfg
         licence = cfg.get("license") or licence
     else:
-        state = _read_checkpoint(found.path)
-        whole = _meta_network(name)
-        wanted = whole.state_dict()
-        if found.packaged:
+        is_graph = found.path.suffix == ".onnx"
+        state = read_graph(found.path) if is_graph else _read_checkpoint(found.path)
+        wanted = _meta_network(name).state_dict()
+        if found.packaged and not is_graph:
             state = _rename_by_order(state, wanted)
         # Tensors the file lacks become NaN; the chosen stages must not use any of them.
         fitting = {
@@ -163,8 +166,8 @@ def empty_backbone(
     """Build the backbone of a model file as `load_backbone` does, its tensors still to be filled.
 
     Args:
-        tensors: of the file. Those called `backbone.…` must hold as many numbers as the network has, so that
-            a small file cannot allocate gigabytes by naming a large network.
+        tensors: of the network, in the file. They must hold as many numbers as it has, so that a small file
+            cannot allocate gigabytes by naming a large network.
 
     Raises:
         InputError: timm does not have it, or the file's tensors are too few.
@@ -174,7 +177,7 @@ def empty_backbone(
         raise InputError(
             f"the model needs backbone {name}, which timm {timm.__version__} here does not have: upgrade timm"
         )
-    held = sum(t.numel() for key, t in tensors.items() if key.startswith("backbone.") and t.ndim > 1)
+    held = sum(tensor.numel() for tensor in tensors.values() if tensor.ndim > 1)
     if held < _element_count(name, stages, size):
         raise InputError(f"the model's tensors are too few for its backbone {name}: fit anew")
     network = _create(name, stages, size, pretrained=False)
@@ -198,6 +201,12 @@ def _meta_network(name: str) -> nn.Module:
 
 
 @cache
+def _is_transformer(name: str) -> bool:
+    # timm's names tell most others, which takes no time
+    return "vit" in name and is_transformer(_meta_network(name))
+
+
+@cache
 def _element_count(name: str, stages: tuple[int, ...], size: tuple[int, int]) -> int:
     """Elements of the network's tensors of two or more dimensions, which folding keeps; none is allocated."""
     with torch.device("meta"), _LinspaceOnCpu():
@@ -214,6 +223,8 @@ def _create(name: str, stages: tuple[int, ...], size: tuple[int, int], **kwargs:
     with warnings.catch_warnings(), _quiet_logger("timm"):  # "unexpected keys" are of unused stages
         warnings.simplefilter("ignore")
         try:
+            if _is_transformer(name):
+                return Transformer(timm.create_model(name, num_classes=0, **kwargs), stages)
             return _drop_unused_blocks(
                 timm.create_model(name, features_only=True, out_indices=stages, **extra, **kwargs)
             )

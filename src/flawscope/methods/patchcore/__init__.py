@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from flawscope.methods.features.weights import TRANSFORMER
 from flawscope.methods.method import Method, Option, deferred
-from flawscope.methods.settings import PatchSettings, Rule, ViewSpec
+from flawscope.methods.settings import (
+    TRANSFORMER_BLOCKS,
+    PatchSettings,
+    Rule,
+    ViewSpec,
+    patch_in_name,
+    round_to_patches,
+)
+from flawscope.pictures.form import STEP
 
 
 @dataclass(frozen=True)
@@ -26,11 +35,14 @@ class Config(PatchSettings):
     cap: int = 30_000  # never more, at each size
     # turned and mirrored copies of good pictures in the bank; auto: of few, where it brings others nearer
     augment: Literal["none", "turn", "mirror", "all", "auto"] = "auto"
+    # another backbone, whose maps are joined with the others': a transformer sees the picture with as many
+    # patches as the largest size has steps of 16 pixels
+    second_backbone: str | None = None
+    second_stages: tuple[int, ...] = TRANSFORMER_BLOCKS
+    second_weights: str | None = None
     # of the stages: one bank for all, joined to one vector; apart: joined at the smallest size, and at larger
     # ones a bank for each, on its own grid
     layers: Literal["joined", "apart"] = "apart"
-    # of layers: apart, more stages, each with a bank of 2,000 at the larger sizes; their maps count half
-    fine_stages: tuple[int, ...] = ()
     # of several maps, on one scale: the largest counts, or the root of the sum of their squares; sizes: that
     # decides, and the outline joins those of one size first, then the sizes; in tiles as norm
     fusion: Literal["maximum", "norm", "sizes"] = "sizes"
@@ -44,6 +56,7 @@ class Config(PatchSettings):
     calibration_pictures: int = 300  # at most, or parts of several pictures; drawn by the seed
 
     SIZES: ClassVar[int] = 4
+    PATHS: ClassVar[tuple[str, ...]] = ("weights", "second_weights")
     UNSTORED: ClassVar[Mapping[str, Any]] = {"fusion": "maximum"}
     GONE: ClassVar[Mapping[str, Any]] = {"distance": "euclidean"}
 
@@ -59,7 +72,7 @@ class Config(PatchSettings):
                 self.augment in ("none", "auto"),
                 f"positions and augment: {self.augment} do not go together, turned tiles show other places",
             )
-        yield not {*self.fine_stages} & {*self.stages}, "fine_stages must be other stages than stages"
+        yield bool(self.second_stages), "second_stages must be feature indices such as 5,7"
         yield self.neighbours >= 1, "neighbours must be at least 1"
         yield self.memory is None or self.memory > 0, "memory must be a number of GiB above 0"
         yield self.shards is None or self.shards >= 1, "shards must be at least 1"
@@ -71,21 +84,23 @@ class Config(PatchSettings):
 
     @property
     def view_specs(self) -> tuple[ViewSpec, ...]:
-        if self.layers == "joined":
-            return super().view_specs
-        (smallest, joined), *larger = super().view_specs
-        apart = (*joined, *self.fine_stages)
-        return ((smallest, joined), *((size, (stage,)) for size, _ in larger for stage in apart))
+        smallest, *larger = super().view_specs
+        if self.layers == "apart":
+            larger = [ViewSpec(view.size, (stage,)) for view in larger for stage in view.stages]
+        return (smallest, *larger, *self._second_views())
 
-    def is_fine(self, view: int) -> bool:
-        """Whether a view, counted from the smallest size, is of one of `fine_stages`."""
-        return self.view_specs[view][1][0] in self.fine_stages
+    def _second_views(self) -> Iterator[ViewSpec]:
+        """The view of the second backbone."""
+        if self.second_backbone is not None:
+            patch = patch_in_name(self.second_backbone)
+            size = self.network_size if patch is None else round_to_patches(self.network_size, patch, STEP)
+            yield ViewSpec(size, tuple(sorted(self.second_stages)), second=True)
 
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "small": {"size": "256+384", "ratio": 0.03},
-    "accurate": {"backbone": "tf_efficientnet_lite2", "fine_ratio": 0.01, "fine_stages": (1,)},
+    "accurate": {"second_backbone": TRANSFORMER},
     # 3.1 and the authors' code: resize 256, centre crop 224, 1024 numbers a patch
     "paper": {
         "backbone": "wide_resnet50_2",

@@ -26,6 +26,7 @@ ACTIVATION_FACTOR = 1.45  # of the widest layer's input and output, as measured 
 MIN_FINE_BANK = (
     2000  # elements at the larger sizes: sparser banks score good pictures of a small set too high
 )
+MIN_SECOND_BANK = 4000  # of a second backbone
 MAX_OF_ALL_POSITIONS = 400_000  # elements of all their banks: 250 MB with the default backbone
 MIN_OF_POSITION = 500  # of a place, however many there are
 # Of patches of some places that stay, to leave pictures out of their banks once more
@@ -43,10 +44,10 @@ def bank_size(config: Config, view: int, patches: int, positions: int | None = N
     """
     if config.count is not None:
         wanted = config.count
-    elif config.view_specs[view][0] == config.view_sizes[0]:
+    elif config.view_specs[view].second:
+        wanted = max(round(config.fine_ratio * patches), MIN_SECOND_BANK)
+    elif config.view_specs[view].size == config.view_sizes[0]:
         wanted = round(config.ratio * patches)
-    elif config.is_fine(view):
-        wanted = MIN_FINE_BANK  # of so many patches a share would take most of the fit
     else:
         wanted = max(round(config.fine_ratio * patches), MIN_FINE_BANK)
     if positions is not None and config.count is None:
@@ -186,7 +187,7 @@ def _activation_bytes(model: Model) -> int:
         if isinstance(output, Tensor) and inputs and isinstance(inputs[0], Tensor):
             widest = max(widest, (inputs[0].numel() + output.numel()) * 4)
 
-    leaves = [m for m in model.backbone.modules() if not list(m.children())]
+    leaves = [m for network in model.backbones for m in network.modules() if not list(m.children())]
     hooks = [m.register_forward_hook(look) for m in leaves]
     try:
         with torch.inference_mode():

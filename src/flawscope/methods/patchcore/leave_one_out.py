@@ -27,7 +27,6 @@ from flawscope.methods.threads import workers
 from flawscope.progress import ProgressCounter
 
 SPREAD_QUANTILE = 0.99  # of good pictures' map values: how far it lies above their mean is the maps' scale
-FINE_WEIGHT = 0.5  # of the maps of `fine_stages`, which are noisier
 SAMPLED = 5  # of so many pixels of a coarse map, one is looked at for it: no column is left out
 FIRST_PICTURES = 32  # that a first scale is taken from, by which maps are joined before
 ONE_PART_METHOD = "compared with itself elsewhere"  # how one part alone is calibrated
@@ -214,23 +213,25 @@ def set_scales(job: FitJob, raw: Sequence[LeftOutPicture]) -> np.ndarray:
     scores [N, views], distances: good pictures spread alike in their units."""
     model, of_map, found = job.model, job.config.score == "map", list[tuple[float, ...]]()
 
-    def look(v: int, picture: LeftOutPicture) -> tuple[float, np.ndarray, float]:
-        """The mean of a picture's map values in one view, some of them, and the view's own score."""
+    def look(v: int, picture: LeftOutPicture) -> tuple[float, np.ndarray, float, float]:
+        """The mean of a picture's map values in one view, some of them, their maximum, and the view's own
+        score."""
         score, distances = picture.views[v]
         drawn = model.views[v].anomaly_map(distances[None])[0]
         values = some_pixels(drawn, model.region(picture.inside)).cpu()
-        strength = float(drawn.where(model.region(picture.inside), 0.0).max() if of_map else score)
-        return float(values.double().mean()), values[::SAMPLED].clone().numpy(), strength
+        peak = float(drawn.where(model.region(picture.inside), 0.0).max())
+        strength = peak if of_map else float(score)
+        return float(values.double().mean()), values[::SAMPLED].clone().numpy(), peak, strength
 
     with workers(job.device) as each:
         for v in range(len(model.normal)):
-            means, samples, of_view = zip(*each(partial(look, v), raw), strict=True)
+            means, samples, peaks, of_view = zip(*each(partial(look, v), raw), strict=True)
             found.append(of_view)
             if len(model.normal) > 1 and job.existing_banks is None:
                 mean = float(np.mean(means))
                 spread = max(0.0, float(np.quantile(np.concatenate(samples), SPREAD_QUANTILE)) - mean)
-                if job.config.is_fine(v):
-                    spread /= FINE_WEIGHT
+                if model.views[v].second:
+                    spread = float(np.median(peaks)) - mean
                 scores = np.zeros(1) if of_map else np.array(of_view)
                 # the scores of one picture have no spread: on the scale of its map
                 of_scores = (float(scores.mean()), float(scores.std())) if len(scores) > 1 else (mean, spread)

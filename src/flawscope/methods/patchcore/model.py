@@ -24,6 +24,7 @@ from flawscope.methods.patchcore.quantized_search import (
     ByteScreen,
     onnx_translations,
 )
+from flawscope.methods.settings import ViewSpec
 from flawscope.methods.threads import workers
 
 TIE_TOLERANCE = 1e-5  # relative
@@ -49,18 +50,24 @@ class Model(PatchDetector):
     METHOD = METHOD
     config: Config
     views: list[BankView]
-    # [maps, 4]: mean of good pictures' map values and how far the highest 1 % lie above it; mean and standard
-    # deviation of their scores
+    # [maps, 4]: mean of good pictures' map values and how far the highest 1 % lie above it, of a second
+    # backbone how far their usual maximum does; mean and standard deviation of their scores
     normal: Tensor
 
-    def __init__(self, config: Config, backbone: Backbone, roi: Tensor | None = None):
-        super().__init__(config, backbone, roi)
+    def __init__(
+        self,
+        config: Config,
+        backbone: Backbone,
+        roi: Tensor | None = None,
+        second_backbone: Backbone | None = None,
+    ):
+        super().__init__(config, backbone, roi, second_backbone)
         self.position = 0  # in a model for one of several positions
         self.register_buffer("normal", torch.tensor([[0.0, 1.0, 0.0, 1.0]]).repeat(len(self.views), 1))
         self.eval()
 
-    def view(self, size: tuple[int, int], stages: tuple[int, ...]) -> BankView:
-        return BankView(self.config, self.backbone, size, self.roi, stages)
+    def view(self, spec: ViewSpec) -> BankView:
+        return BankView(self.config, self.backbones[spec.second], spec, self.roi)
 
     @property
     def score_is_map_maximum(self) -> bool:
@@ -94,7 +101,7 @@ class Model(PatchDetector):
     def residuals(self, images: Tensor, positions: Tensor | None = None) -> Tensor:
         """Patches of the largest size less their nearest bank elements, on the finest grid of that size."""
         pairs = zip(self.views, self.parts(self.embed(images)), strict=True)
-        largest = [(view, part) for view, part in pairs if view.size == self.views[-1].size]
+        largest = [(view, part) for view, part in pairs if view.size == self.config.view_sizes[-1]]
         grid, cells = max((view.grid for view, _ in largest), key=math.prod), []
         for view, part in largest:
             away = (part - view.nearest(part, positions)).transpose(1, 2).unflatten(2, view.grid)
@@ -148,23 +155,32 @@ class Model(PatchDetector):
 
     def fuse(self, maps: Sequence[Tensor]) -> Tensor:
         """Join the maps of all banks, on one scale: the largest value counts, or the root of the sum of
-        squares of what lies above an ordinary good picture's."""
+        squares of what lies above an ordinary good picture's. What a second backbone sees raises it."""
+        first = torch.stack([one for view, one in zip(self.views, maps, strict=True) if not view.second])
         if self.config.fusion == "maximum":
-            return torch.stack(list(maps)).amax(0)
-        return torch.stack(list(maps)).clamp(min=0).square().sum(0).sqrt()
+            return first.amax(0) * self.raised(maps)
+        return first.clamp(min=0).square().sum(0).sqrt() * self.raised(maps)
+
+    def raised(self, maps: Sequence[Tensor]) -> Tensor | float:
+        """By how much a second backbone raises the others' map: √(1 + v²), v being its own, 1 where it is as
+        large as the usual maximum of a good picture's."""
+        second = [one for view, one in zip(self.views, maps, strict=True) if view.second]
+        return (1 + second[0].clamp(min=0).square()).sqrt() if second else 1.0
 
     def outlined(self, drawn: Tensor, maps: Sequence[Tensor], counted: Tensor) -> Tensor:
         """Draw joined maps `[B, H, W]` sharper, their maxima as they are: the stages of a size are joined
-        before the sizes, by other powers than the norm's. 0 where `counted`, bool, does not hold."""
+        before the sizes, by other powers than the norm's, and what a second backbone sees raises the rest.
+        0 where `counted`, bool, does not hold."""
         at_sizes: dict[tuple[int, int], list[Tensor]] = {}
         for view, one in zip(self.views, maps, strict=True):
-            at_sizes.setdefault(view.size, []).append(one.clamp(min=0))
+            if not view.second:
+                at_sizes.setdefault(view.size, []).append(one.clamp(min=0))
         # on the norm's scale: as many equal maps have the same sum with any power
         sizes = [
             power_sum(stages, STAGES_POWER) * len(stages) ** (1 / 2 - 1 / STAGES_POWER)
             for stages in at_sizes.values()
         ]
-        sharp = power_sum(sizes, SIZES_POWER) * counted
+        sharp = power_sum(sizes, SIZES_POWER) * self.raised(maps) * counted
         highest, peak = (one.flatten(1).amax(1)[:, None, None] for one in (drawn, sharp))
         return sharp * (highest / peak.clamp(min=torch.finfo(peak.dtype).tiny))
 
@@ -220,11 +236,10 @@ class BankView(PatchView):
         self,
         config: Config,
         backbone: Backbone,
-        size: tuple[int, int],
+        spec: ViewSpec,
         roi: Tensor,
-        stages: tuple[int, ...],
     ):
-        super().__init__(config, backbone, size, roi, config.dimensions, stages)
+        super().__init__(config, backbone, spec, roi, None if spec.second else config.dimensions)
         self.config = config
         self.register_buffer("centre", torch.zeros(self.embedding.width))
         self.register_buffer("bank", torch.zeros(0, self.embedding.width))

