@@ -26,9 +26,8 @@ WALKS = re.compile(
     r"ORDER BY .*\bLIMIT\b", re.IGNORECASE | re.DOTALL
 )  # in the order of an index, and ended by its number of rows
 
-SUM = re.compile(
-    r"SELECT coalesce\(sum\(anon_1.bytes\)"
-)  # of all pictures, once an hour, for `keep: space` alone
+# once an hour, in turns: the bytes of all pictures, for `keep: space` alone, and which events are too many
+HOURLY = re.compile(r"SELECT (coalesce\(sum\(anon_1.bytes\)|events.id \nFROM events \nWHERE \(?events.kind)")
 
 
 class Asked:
@@ -114,7 +113,12 @@ def fill(connection: Connection) -> None:
     sequence = f"WITH RECURSIVE n(k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM n WHERE k < {ROWS})"
     for table in ("pictures", "inspections", "verdicts", "events", "hours"):
         columns = [one["name"] for one in inspect(connection).get_columns(table)]
-        new = {"id": "id + n.k", "key": "NULL", "at": "at + n.k * 1000000", "hour": "hour + n.k"}
+        new = {
+            "id": "id + n.k",
+            "key": "NULL",
+            "at": "at + n.k * CAST(1000000 AS BIGINT)",
+            "hour": "hour + n.k",
+        }
         if table == "pictures":
             new["hash"] = "substr(CAST(1000000 + n.k AS TEXT) || hash, 1, 64)"
         if table == "verdicts":
@@ -168,7 +172,7 @@ def test_no_question_reads_a_table_that_grows(asked, open_station, settings, par
     database.tune()
     bad = {}
     for question, given in questions.items():
-        if not SUM.search(question) and (found := scans(database, question, given)):
+        if not HOURLY.search(question) and (found := scans(database, question, given)):
             bad[question] = found
     database.close()
     assert len(questions) > 60

@@ -201,7 +201,7 @@ IS_REVIEWED = inspections.c.verdict.is_not(None)  # condition
 _partial_index("inspections_reviewed", IS_REVIEWED, inspections.c.product_id, inspections.c.id)
 # partial: most parts have no key, from which the planners would conclude that a key finds many
 _has_key = inspections.c.key.is_not(None)
-_partial_index("inspections_key", _has_key, inspections.c.product_id, inspections.c.key, unique=True)
+_partial_index("inspections_by_key", _has_key, inspections.c.product_id, inspections.c.key, unique=True)
 Index("inspections_picture", inspections.c.product_id, inspections.c.picture)
 Index("inspections_name", inspections.c.product_id, inspections.c.name)
 for _label in (inspections.c.part, inspections.c.batch):
