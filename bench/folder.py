@@ -65,15 +65,15 @@ def latency(count: int, new: int) -> Cell:
         folder = Folder(Path(place))
         fill(folder.place, count)
 
-        def submit(pictures: Any) -> list[Future[Any]]:
-            came[pictures[0].name] = time.monotonic()
+        def submit(part: Any) -> Future[Any]:
+            came[part.pictures[0].name] = time.monotonic()
             answer = Future[Any]()
             answer.set_result(None)
-            return [answer]
+            return answer
 
         folder.submit, folder.clock = submit, CLOCK  # type: ignore[method-assign, assignment]
         folder.restart()
-        folder.source._arrivals = judged(folder.place)
+        folder.source.folders[0]._arrivals = judged(folder.place)
         folder.source.start()
         time.sleep(5)
         cpu, begun, times = time.process_time(), time.monotonic(), []

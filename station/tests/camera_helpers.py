@@ -35,7 +35,7 @@ def source_context() -> SourceContext:
     taken: Future[Any] = Future()
     taken.set_result(None)
     store: Any = SimpleNamespace(note_event=lambda *event: None)
-    return SourceContext(1, lambda _: [taken], lambda *_, **__: None, store, QueueShare(Limits()))
+    return SourceContext(1, lambda _: taken, lambda *_, **__: None, store, QueueShare(Limits()))
 
 
 def shade(number: int) -> tuple[int, int, int]:

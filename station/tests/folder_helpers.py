@@ -4,7 +4,7 @@ import io
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from sqlalchemy import select
 from flawscope.errors import InputError
 from flawscope_station.background import CLOCK
 from flawscope_station.inspecting.capacity import BusyError
-from flawscope_station.inspecting.picture import Picture
+from flawscope_station.inspecting.picture import Part, Picture
 from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.settings.sources import FolderSourceSettings
 from flawscope_station.settings.station import Limits
@@ -64,8 +64,8 @@ class Line:
     sources: list[FolderSource] = field(default_factory=list)
     clock: ManualClock = field(default_factory=ManualClock)
 
-    def submit(self, pictures: Sequence[Picture]) -> list[Future[RecordedInspection]]:
-        (one,) = pictures
+    def submit(self, part: Part) -> Future[RecordedInspection]:
+        (one,) = part.pictures
         self.tried.append(one.name)
         error = self.hurdle(one)
         if isinstance(error, BusyError):
@@ -74,12 +74,13 @@ class Line:
         self.flying += 1
         self.most = max(self.most, self.flying)
         if self.gate is None:
-            self._answer(one, error, answer)
+            self._answer(part, error, answer)
         else:
-            threading.Thread(target=self._answer, args=(one, error, answer), daemon=True).start()
-        return [answer]
+            threading.Thread(target=self._answer, args=(part, error, answer), daemon=True).start()
+        return answer
 
-    def _answer(self, one: Picture, error: BaseException | None, answer: Future[RecordedInspection]) -> None:
+    def _answer(self, part: Part, error: BaseException | None, answer: Future[RecordedInspection]) -> None:
+        (one,) = part.pictures
         if self.gate is not None:
             self.gate.wait(PATIENCE)
         try:
@@ -90,9 +91,9 @@ class Line:
         if error is not None:
             answer.set_exception(error)
             return
-        facts = {"name": one.name, "source": one.source, "key": one.key}
+        facts = {"name": one.name, "source": part.source, "key": part.key}
         facts["picture"] = self.files.keep(PICTURES, one.data, ".png")
-        judged = taken(one.product_id, self.version, **facts)
+        judged = taken(part.product_id, self.version, **facts)
         ((number, is_new),) = self.store.record([judged])
         answer.set_result(RecordedInspection(number, judged, is_new))
 

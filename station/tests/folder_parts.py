@@ -5,13 +5,11 @@ import hashlib
 import os
 import random
 import re
-from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flawscope_station.inspecting.picture import Picture
+from flawscope_station.inspecting.picture import Part
 from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.settings.sources import FolderSourceSettings
 from flawscope_station.settings.station import Limits
@@ -20,7 +18,7 @@ from flawscope_station.sources.source import QueueShare, SourceContext
 from flawscope_station.store.database import Database
 from flawscope_station.store.records import Store
 from flawscope_station.store.schema import NOT_INSPECTED_EVENTS
-from station_helpers import ManualClock, add_version, taken
+from station_helpers import ManualClock, add_version, taken, taken_view
 
 VIEWS = ["left", "top"]
 DEADLINE, BEGIN = 5.0, 1_700_000_000  # seconds
@@ -32,9 +30,10 @@ class TwoViews:
     def views(self, product: int) -> list[str]:
         return VIEWS
 
-    def named(self, picture: Picture) -> Picture:
+    def label(self, part: Part) -> tuple[str | None, str | None]:
+        (picture,) = part.pictures
         found = re.search(r"(p\d+)_(left|top)", picture.name)
-        return replace(picture, part=found[1], view=found[2]) if found else picture
+        return (found[1], found[2]) if found else (part.number, picture.view)
 
 
 class Folder:
@@ -63,19 +62,22 @@ class Folder:
             line, FolderSourceSettings(str(self.place), self.then), 1, clock=self.clock
         )
 
-    def submit(self, pictures: Sequence[Picture]) -> list[Future[RecordedInspection]]:
-        self.judged.append([one.data for one in pictures])
-        answers = []
-        for one in pictures:
-            judged = taken(
-                *(one.product_id, self.version),
-                **{"name": one.name, "source": one.source, "key": one.key},
+    def submit(self, part: Part) -> Future[RecordedInspection]:
+        self.judged.append([one.data for one in part.pictures])
+        seen = [
+            taken_view(
+                **{"name": one.name, "key": one.key, "view": VIEWS[place]},
                 picture=hashlib.sha256(one.data).hexdigest(),
             )
-            ((number, is_new),) = self.store.record([judged])
-            answers.append(Future[RecordedInspection]())
-            answers[-1].set_result(RecordedInspection(number, judged, is_new))
-        return answers
+            for place, one in enumerate(part.pictures)
+        ]
+        facts = {"name": seen[0].name, "source": part.source, "key": part.key, "picture": seen[0].picture}
+        views = tuple(seen) if len(seen) > 1 else ()
+        judged = taken(part.product_id, self.version, **facts, view=VIEWS[0], views=views)
+        ((number, is_new),) = self.store.record([judged])
+        answer = Future[RecordedInspection]()
+        answer.set_result(RecordedInspection(number, judged, is_new))
+        return answer
 
     def run(self, seconds: float, step: float = 0.5) -> None:
         end = self.clock.monotonic() + seconds

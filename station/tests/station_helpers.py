@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from itertools import count
@@ -33,12 +33,12 @@ from sqlalchemy import update
 
 from flawscope_station.assembly import open_station
 from flawscope_station.background import MonotonicClock
-from flawscope_station.inspecting.picture import Picture
+from flawscope_station.inspecting.picture import Part, Picture
 from flawscope_station.settings.station import Settings
 from flawscope_station.station import Station
 from flawscope_station.store.database import Database, now
 from flawscope_station.store.files import PICTURES, Files
-from flawscope_station.store.insert import NewInspection
+from flawscope_station.store.insert import NewInspection, SeenPicture
 from flawscope_station.store.records import Store
 from flawscope_station.store.schema import HOUR, inspections, versions
 from flawscope_station.store.search import Filters
@@ -365,6 +365,20 @@ def taken(product: int, version: int, **given: Any) -> NewInspection:
     return NewInspection(**{"product_id": product, "version_id": version, "record": record, **usual, **given})
 
 
+def taken_view(**given: Any) -> SeenPicture:
+    """A view of a part to record, of a good one; `given` says what is otherwise."""
+    usual = vars(taken(0, 0, **{"view": "top", **given}))
+    return SeenPicture(**{one.name: usual[one.name] for one in fields(SeenPicture)})
+
+
+def taken_part(
+    product: int, version: int, views: Sequence[SeenPicture], worst: str, **given: Any
+) -> NewInspection:
+    """A part in several views to record, of which one is the most unusual."""
+    shown = vars(next(one for one in views if one.view == worst))
+    return taken(product, version, **{**shown, "views": tuple(views), **given})
+
+
 def taken_file(files: Files, product: int, version: int, data: bytes, at: int, **given: Any) -> NewInspection:
     """An inspection to record, whose picture is kept."""
     return taken(
@@ -568,8 +582,14 @@ Opener = Callable[..., Running]
 
 def inspect(station: Station, data: bytes, name: str = "a.png") -> int:
     """Number of the inspection of a picture that nobody sent by HTTP."""
-    (answer,) = station.inspector.submit([Picture(station.products[NAME], data, name, "http")])
-    return answer.result(60).number
+    return station.inspector.submit(one_part(station.products[NAME], data, name)).result(60).number
+
+
+def one_part(
+    product: int, data: bytes, name: str = "a.png", view: str | None = None, hash: str = "", **more: Any
+) -> Part:
+    """A part of one picture, as it came by HTTP unless `more` says otherwise."""
+    return Part(product, (Picture(data, name, view, hash=hash),), **{"source": "http", **more})
 
 
 def recorded(station: Station, product: str = NAME) -> list[dict[str, Any]]:

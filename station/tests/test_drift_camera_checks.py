@@ -12,11 +12,10 @@ from flawscope.results.findings import Finding
 from flawscope_station.drift import camera_checks
 from flawscope_station.drift.camera_checks import MANY, OTHER_FORM, CameraChecks
 from flawscope_station.inspecting.interlock import FrozenError
-from flawscope_station.inspecting.picture import Picture
 from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.sources.frames import pixel_hash
 from frozen_ways import WAYS, shown
-from station_helpers import recorded, taken
+from station_helpers import one_part, recorded, taken
 
 REMEMBERED = camera_checks.RECENT_PICTURES  # before the tests' stations forget them
 WORDS = "the same picture comes again and again: start the camera or its program anew"
@@ -66,12 +65,12 @@ def test_what_good_parts_look_like_is_no_fault(check, problems):
     """Parts on black ground, and pictures whose brightness nobody knows."""
     seen: Any = SimpleNamespace(shifts=(0.0, 0.3))
     for _ in range(9):
-        check.observe(RecordedInspection(1, taken(1, 1, brightness=0.001), True, seen))
+        check.observe(RecordedInspection(1, taken(1, 1, brightness=0.001), True, (seen,)))
         observe(check)
     assert problems == {}
     seen.shifts = (-0.1, 0.0)
     for _ in range(5):
-        check.observe(RecordedInspection(1, taken(1, 1, brightness=0.001), True, seen))
+        check.observe(RecordedInspection(1, taken(1, 1, brightness=0.001), True, (seen,)))
     assert list(problems) == ["camera_dark_1"]
 
 
@@ -82,9 +81,9 @@ def remembering(monkeypatch):
 
 def show(check: CameraChecks, pixels: str, key: str | None = None, **given: Any) -> bool:
     """Whether a picture is answered."""
-    picture = Picture(1, b"", "a.png", given.get("source", "http"), key)
+    part = one_part(1, b"", source=given.get("source", "http"), key=key)
     with suppress(FrozenError):
-        check.release(picture, taken(1, 1, **{"part": None, "view": None, **given, "pixels": pixels}))
+        check.release(part, taken(1, 1, **{"part": None, "view": None, **given, "pixels": pixels}))
         return True
     return False
 

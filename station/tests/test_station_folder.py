@@ -18,7 +18,7 @@ from flawscope_station.inspecting.job import ModelError
 from flawscope_station.settings.station import Limits
 from flawscope_station.sources import folder as module
 from flawscope_station.sources.arrivals import FileStamp
-from flawscope_station.sources.folder import MAX_RETRY_DELAY, FolderSource
+from flawscope_station.sources.folder import MAX_RETRY_DELAY, WatchedFolder
 from flawscope_station.sources.source import QueueShare
 from flawscope_station.store.database import Database
 from flawscope_station.store.files import PICTURES, Files
@@ -252,7 +252,7 @@ def test_what_a_crash_left_is_done_at_the_next_start(line, then, tmp_path, monke
     for shade in range(3):
         line.put(f"{shade}.png", picture(shade))
     with monkeypatch.context() as patch:
-        patch.setattr(FolderSource, "_finish_file", lambda self, arrivals, path: arrivals.done(path))
+        patch.setattr(WatchedFolder, "_finish_file", lambda self, arrivals, path: arrivals.done(path))
         line.open(then=then)
         line.until(lambda: len(line.names()) == 3)
         line.sources.pop().stop()
@@ -353,7 +353,7 @@ def replaced_with_its_time(line: Line) -> Way:
 
 def hard_link(line: Line) -> Way:
     os.link(line.put("a.png", FIRST), line.folder / "b.png")
-    if line.sources[0].then == "delete":  # then the second one is the first, moved
+    if line.sources[0].folders[0].then == "delete":  # then the second one is the first, moved
         return [FIRST], {REPEATED: ["b.png"]}
     return [FIRST, FIRST], {}
 

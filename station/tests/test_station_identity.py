@@ -13,11 +13,10 @@ from PIL import Image
 
 from flawscope.errors import InputError
 from flawscope_station.client import Client
-from flawscope_station.inspecting.picture import Picture
 from flawscope_station.settings.sources import CameraSourceSettings
 from flawscope_station.store.inspection import KeyUsedError, Label, trigger_request, upload_request
 from identity_helpers import PRODUCT, count, post, used
-from station_helpers import INSPECTIONS, until
+from station_helpers import INSPECTIONS, one_part, until
 
 SLOW = "lavfi:testsrc2=size=96x64:rate=1,realtime"
 
@@ -45,9 +44,9 @@ def test_a_key_recorded_on_the_way_is_refused(api, running, parts):
     first = post(api, parts[0], key="k").json()
     inspector, product = running.station.inspector, running.station.products["plate"]
     for data in (parts[0], parts[-1]):
-        request = upload_request("k", [data], False, Label())
-        picture = Picture(product, data, "a", "http", request.picture_key(0), request=request)
-        (answer,) = inspector.submit([picture])
+        request = upload_request("k", [data], False, False, Label())
+        part = one_part(product, data, "a", key=request.part_keys()[0], request=request)
+        answer = inspector.submit(part)
         if data == parts[0]:
             assert answer.result(60).number == first["id"]
         else:

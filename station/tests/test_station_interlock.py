@@ -4,7 +4,7 @@ import importlib
 import inspect
 import io
 import pkgutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope_station import inspecting, plugins, sources, web
 from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.interlock import FrozenError, NotProductionError, NotReadyError
-from flawscope_station.inspecting.picture import Picture, TooLargeError
+from flawscope_station.inspecting.picture import Part, TooLargeError
 from flawscope_station.settings.sources import CameraSourceSettings, FolderSourceSettings
 from flawscope_station.settings.station import Limits
 from flawscope_station.sources.camera import FfmpegCamera, LiveCamera, Shot
-from flawscope_station.sources.folder import SHOWN, UNREADABLE, FolderSource
+from flawscope_station.sources.folder import SHOWN, UNREADABLE, FolderSource, WatchedFolder
 from flawscope_station.sources.source import QueueShare, SourceContext
 from flawscope_station.store.database import Database
 from flawscope_station.store.inspection import RefusalError
@@ -42,7 +42,7 @@ class Floor:
         self.database.migrate()
         self.store, self.error, self.place, self.is_held = Store(self.database), error, place, True
         self.product = add_version(self.database)[0]
-        self.folder, self.taken, self.clock = folder / "incoming", list[Picture](), ManualClock()
+        self.folder, self.taken, self.clock = folder / "incoming", list[Part](), ManualClock()
         self.folder.mkdir()
         self.share = QueueShare(Limits())
         self.line = SourceContext(
@@ -59,17 +59,17 @@ class Floor:
     def check(self, part: str | None) -> None:
         self.refuse(part, "check")
 
-    def submit(self, pictures: Sequence[Picture]) -> list[Future[Any]]:
-        (one,), answer = pictures, Future[Any]()
-        self.refuse(one.part, "submit")
+    def submit(self, part: Part) -> Future[Any]:
+        answer = Future[Any]()
+        self.refuse(part.number, "submit")
         try:
-            self.refuse(one.part, "answer")
+            self.refuse(part.number, "answer")
         except RefusalError as error:
             answer.set_exception(error)
         else:
-            self.taken.append(one)
+            self.taken.append(part)
             answer.set_result(None)
-        return [answer]
+        return answer
 
 
 PLACES = ("check", "submit", "answer")
@@ -108,12 +108,12 @@ def folder_of(floor: Floor) -> tuple[FolderSource, Callable[[float], None]]:
 def run_folder(floor: Floor) -> None:
     source, run = folder_of(floor)
     run(5)
-    assert [one.part for one in floor.taken] == ["shown"], "it is behind the others"
+    assert [one.number for one in floor.taken] == ["shown"], "it is behind the others"
     run(120)
     floor.is_held = False
     run(5)
     wanted = {"shown", "a", "b"} if isinstance(floor.error, NotReadyError) else {"shown"}
-    assert {one.part for one in floor.taken} == wanted
+    assert {one.number for one in floor.taken} == wanted
     assert len(floor.taken) == len(wanted)
     assert not floor.store.events(UNREADABLE, floor.product)
     done = floor.store.events(SHOWN, floor.product)
@@ -145,7 +145,7 @@ def source_classes() -> set[type[Any]]:
         for kind in filter(inspect.isclass, inside):
             is_own = kind.__module__.startswith(own) and hasattr(kind, "stop")
             parameters = [*inspect.signature(kind).parameters] if is_own else []
-            if parameters[:2] == ["line", "settings"] and kind is not LiveCamera:
+            if parameters[:2] == ["line", "settings"] and kind not in (LiveCamera, WatchedFolder):
                 found.add(kind)
     return found
 
@@ -207,7 +207,7 @@ def test_a_folder_gives_up_no_picture_for_a_refusal_unless_it_is_too_large_or_re
             one.kind for what in (UNREADABLE, MISSED) for one in floor.store.events(what, floor.product)
         ]
         assert given_up == 2 * {TooLargeError: [UNREADABLE], FrozenError: [MISSED]}.get(kind, [])
-        assert len({one.part for one in floor.taken}) == len(floor.taken) == 3 - len(given_up)
+        assert len({one.number for one in floor.taken}) == len(floor.taken) == 3 - len(given_up)
         source.stop()
     finally:
         floor.database.close()

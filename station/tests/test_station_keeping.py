@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from sqlalchemy import select, update
+from sqlalchemy import select
 
 from flawscope.artefact.files import PARTIAL_SUFFIX
 from flawscope.pictures import decoding
@@ -39,7 +39,6 @@ from flawscope_station.store.retention import Retention
 from flawscope_station.store.schema import (
     deliveries,
     inspections,
-    parts,
     removed_files,
     versions,
 )
@@ -121,19 +120,8 @@ def outbox(database: Database, product: int, **how: Any) -> Outbox:
     return Outbox(database, product, NAME, "webhook:1", station="s", sender="1", address=None, **how)
 
 
-def add_part(database: Database, product: int, version: int, number: int) -> int:
-    """An inspection's part, which is decided on."""
-    row = {"product_id": product, "version_id": version, "part": "4711", "decided_at": 0}
-    row |= {"decision": "good", "worst": "top", "purpose": "production"}
-    with database.writing() as connection:
-        part = int(connection.execute(parts.insert().values(row).returning(parts.c.id)).scalar_one())
-        where = inspections.c.id == number
-        connection.execute(update(inspections).where(where).values(part_id=part, view="top"))
-    return part
-
-
 @pytest.mark.both_databases
-@pytest.mark.parametrize("kind", ["inspection", "verdict", "part"])
+@pytest.mark.parametrize("kind", ["inspection", "verdict"])
 def test_records_stay_until_a_lost_sink_has_them(database, tmp_path, kind):
     files, store = Files(tmp_path / "files"), Store(database)
     product, version = add_version(database)
@@ -143,15 +131,12 @@ def test_records_stay_until_a_lost_sink_has_them(database, tmp_path, kind):
     if kind != "inspection":
         box.advance(box.read_batch(20).end)
         box.save()
-        if kind == "verdict":
-            store.add_verdict(product, numbers[1], "good", "anna")
-        else:
-            add_part(database, product, version, numbers[1])
+        store.add_verdict(product, numbers[1], "good", "anna")
     store.record([taken_file(files, product, version, b"newest", 0)])
     store.add_verdict(product, numbers[-1] + 1, "good", "anna")  # its inspection stays anyway
     retention = Retention(database, files, HOUR_OLD, aged(database))
     removed = retention.run().records
-    waits = {"inspection": 4, "verdict": 1, "part": 1}[kind]
+    waits = {"inspection": 4, "verdict": 1}[kind]
     assert removed == 4 - waits
     found = box.read_batch(20)
     ours = [one for one in found.messages if one.number != numbers[-1] + 1]
@@ -206,8 +191,9 @@ def test_a_folder_that_looks_empty_is_no_evidence(open_one, settings, parts, tmp
     folder.mkdir()
     station = open_one(products=products)
     source: Any = station.sources[NAME][0]
-    until(lambda: source._arrivals is not None)
-    source._forget_removed(source._arrivals)
+    (watched,) = source.folders
+    until(lambda: watched._arrivals is not None)
+    watched._forget_removed(watched.arrivals)
     assert count(station.database, removed_files) == 1
 
 

@@ -1,20 +1,17 @@
 """The promised false-alarm rate beside the line, what people say twice, versions that were rejected."""
 
-from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
 import flawscope
 from flawscope.predictor import rates
-from flawscope_station.store.insert import PartViews
-from flawscope_station.store.line_alarms import _count_parts, hold_promise
+from flawscope_station.store.line_alarms import count_parts, hold_promise
 from flawscope_station.store.records import Store
 from flawscope_station.store.schema import learnt_pixels, pictures
 from learning_helpers import API, Line, stained_once
-from station_helpers import add_version, taken
+from station_helpers import add_version, taken, taken_part, taken_view
 
 
 @pytest.fixture(scope="module")
@@ -91,30 +88,24 @@ def test_what_the_version_learnt_from_does_not_count(hold, database):
 
 
 def test_parts_in_views_count_as_parts(database):
-    """By the verdict on the most unusual view; a part is a defect where any view is."""
-    judge = import_module("test_station_parts").judging(np.column_stack([np.linspace(0, 1, 19)] * 2))
     store, (product, version) = Store(database), add_version(database)
 
-    def part(name: str, score: float, *verdicts: str) -> None:
-        both, views = (("a", 0.5), ("b", score)), PartViews(judge)
-        new = [
-            taken(product, version, part=name, view=view, score=one, part_views=views, picture=next(HASHES))
-            for view, one in both
-        ]
-        for (number, _), verdict in zip(store.record(new), verdicts, strict=False):
-            if verdict:
-                store.add_verdict(product, number, verdict, "anna")
+    def part(name: str, anomalous: bool, verdict: str = "") -> None:
+        seen = [taken_view(view=view, picture=next(HASHES)) for view in "ab"]
+        new = taken_part(product, version, seen, "b", part=name, anomalous=anomalous)
+        ((number, _),) = store.record([new])
+        if verdict:
+            store.add_verdict(product, number, verdict, "anna")
 
     for name in ("p", "q", "r"):
-        part(name, 0.6)
-    part("false alarm", 2.0, "", "good")
-    part("unseen", 2.0)
-    part("another view was looked at", 2.0, "good")
-    part("defect", 2.0, "", "defect")
-    part("defect in the other view", 2.0, "defect", "good")
-    assert _count_parts(database, product, version) == (6, 1, 2)
-    part("p", 2.0, "", "good")  # it came again
-    assert _count_parts(database, product, version) == (6, 1, 2)
+        part(name, False)
+    part("false alarm", True, "good")
+    part("unseen", True)
+    part("defect", True, "defect")
+    part("missed", False, "defect")
+    assert count_parts(database, product, version) == (5, 1, 1)
+    part("p", True, "good")  # it came again
+    assert count_parts(database, product, version) == (5, 1, 1)
 
 
 def test_a_line_without_unreviewed_parts_is_judged_as_evaluate_judges(onnx_path):

@@ -1,20 +1,26 @@
 """Tables of an earlier version are copied, then migrated; who knows neither is told."""
 
+import json
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import IntegrityError
 
 from flawscope.errors import InputError
+from flawscope_station.settings.station import Settings
 from flawscope_station.store import migrations
+from flawscope_station.store.database import Database
+from flawscope_station.store.inspection import KeyedRequest
 from flawscope_station.store.records import Store
-from flawscope_station.store.schema import REPORT_VIEW, metadata
+from flawscope_station.store.schema import REPORT_VIEW, candidates, deliveries, hours, metadata
+from flawscope_station.store.search import Filters, search
 from station_helpers import add_version, taken
 
 pytestmark = pytest.mark.both_databases
@@ -99,3 +105,64 @@ def test_the_tables_are_those_of_the_schema_and_hold_what_they_promise(database)
     ):
         with pytest.raises(IntegrityError), database.writing() as connection:
             connection.exec_driver_sql(wrong)
+
+
+@pytest.fixture(name="empty_database")
+def empty_database_fixture(database_url, tmp_path):
+    made = Database(Settings(store=str(tmp_path), database=database_url).url)
+    yield made
+    made.close()
+
+
+def run_script(database: Database, text_of: str) -> None:
+    """Make the tables of an earlier version, with what they held."""
+    with closing(database.engine.raw_connection()) as raw:
+        connection: Any = raw.driver_connection
+        if database.is_sqlite:
+            connection.executescript(f"PRAGMA foreign_keys = OFF;\n{text_of}\nPRAGMA foreign_keys = ON;")
+        else:
+            connection.execute(text_of)
+            connection.commit()
+
+
+@pytest.mark.parametrize("version", ["0002"])
+def test_a_store_of_an_earlier_version_is_opened_with_all_that_it_had(empty_database, version):
+    """A part in two views was an inspection for each; one was good, one flagged and reviewed, one came by a
+    folder, one was within tolerance. Beside them are two parts of one picture."""
+    database = empty_database
+    dialect = "sqlite" if database.is_sqlite else "postgresql"
+    run_script(database, (Path(__file__).parent / "store" / f"tables-{version}.{dialect}.sql").read_text())
+    database.migrate()
+    store, product = Store(database), 1
+    with database.reading() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+        if database.is_sqlite:
+            assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
+            assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar_one() == 1
+        facts = json.loads(connection.execute(select(candidates.c.facts)).scalar_one())
+        assert connection.execute(select(deliveries.c.inspection_id)).scalar_one() == 9
+        counted = connection.execute(select(hours)).mappings().one()
+    found = {one["part"]: one for one in search(database, product, Filters()).inspections}
+    assert {name: (one["decision"], one["verdict"], one["review"]) for name, one in found.items()} == {
+        "single": ("good", None, "none"),
+        "good part": ("good", None, "none"),
+        "flagged": ("anomalous", "defect", "done"),
+        "of a folder": ("anomalous", None, "waiting"),
+        "tolerated": ("within tolerance", None, "none"),
+        "last": ("anomalous", None, "waiting"),
+    }
+    for name, one in found.items():
+        seen = [view["view"] for view in one["views"]]
+        assert (seen, one["view"]) == ((["a", "b"], "b") if name not in ("single", "last") else ([], None))
+    flagged = found["flagged"]
+    assert (flagged["kind"], flagged["p_value"], flagged["name"]) == ("dent", 0.05, "21.png")
+    assert facts["learnt"] == [flagged["id"]] == [facts["corrections"][0]["id"]]
+    counts = {"inspected": 6, "anomalous": 3, "within_tolerance": 1, "reviewed": 1, "defects": 1, "misses": 0}
+    assert {name: counted[name] for name in counts} == counts
+    request = KeyedRequest("k1", "", ("", ""))
+    assert [row.id for row in store.find_by_keys(product, request.part_keys())] == [found["good part"]["id"]]
+    assert {*store.known_files(product, ["folder@1:0", "folder@1:1"])} == {"folder@1:0", "folder@1:1"}
+    store.add_verdict(product, flagged["id"], "undo", "anna")
+    new = taken(product, 1, picture="9" * 64)
+    assert store.record([new])[0][0] == 11, "no number is given again"

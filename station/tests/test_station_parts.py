@@ -14,19 +14,28 @@ from flawscope.calibration.parts import PartCalibration, PartPattern
 from flawscope.errors import InputError
 from flawscope.predictor.parts import PartCollector
 from flawscope_station.client import Client
-from flawscope_station.inspecting.part_set import PartSet
-from flawscope_station.inspecting.picture import Picture, with_part_and_view
-from flawscope_station.inspecting.writer import Answer
+from flawscope_station.inspecting.picture import Part, Picture, with_views
 from flawscope_station.settings.sources import DELETE, FolderSourceSettings
-from flawscope_station.settings.station import ProductSettings, RetentionSettings
-from flawscope_station.store.database import StoreError
+from flawscope_station.settings.station import Limits, ProductSettings, RetentionSettings
+from flawscope_station.store.database import StoreError, now
 from flawscope_station.store.files import PICTURES, Files
-from flawscope_station.store.insert import PartViews
-from flawscope_station.store.records import Store
+from flawscope_station.store.records import NotFoundError, Store, describe_new
 from flawscope_station.store.retention import Retention
-from flawscope_station.store.schema import inspections, parts
+from flawscope_station.store.schema import HOUR, inspections, views
 from sink_helpers import Listener, Mosquitto, make_broker, new_folder
-from station_helpers import NAME, Running, add_version, aged, delayed, held, recorded, taken, until
+from station_helpers import (
+    NAME,
+    Running,
+    add_version,
+    aged,
+    delayed,
+    held,
+    recorded,
+    taken,
+    taken_part,
+    taken_view,
+    until,
+)
 from view_helpers import (  # noqa: F401
     API,
     VIEWS,
@@ -39,6 +48,7 @@ from view_helpers import (  # noqa: F401
     whole,
 )
 
+VIEWS_OF_ONE = (("a", "1", 0.5), ("b", "2", 2.0))  # with digits of their pictures' hashes, and scores
 GOOD = 20  # a part that is good; one of ten others would be a false alarm
 
 
@@ -47,7 +57,7 @@ def line(part_model, open_station):
     """`line(part_deadline="1 s", ...)` opens a station that judges parts."""
 
     def opened(**product: Any) -> Running:
-        more = {name: product.pop(name) for name in ("mqtt",) if name in product}
+        more = {name: product.pop(name) for name in ("mqtt", "limits") if name in product}
         return open_station(products={NAME: ProductSettings(str(part_model), **product)}, **more)
 
     return opened
@@ -71,19 +81,10 @@ def decided(url: str, count: int) -> list[dict[str, Any]]:
     """The parts, the newest first, as soon as there are so many."""
 
     def found() -> Any:
-        every = httpx.get(f"{url}{API}/parts").json()["parts"]
+        every = httpx.get(f"{url}{API}/inspections").json()["inspections"]
         return every if len(every) >= count else None
 
     return list(until(found))
-
-
-def test_a_view_that_comes_after_another_has_failed_fails_too():
-    one, late = Answer(), Answer()
-    views = PartSet(count=2)
-    views.join(one)
-    one.set_exception(InputError("no picture"))
-    views.join(late)
-    assert str(late.exception(timeout=0)) == "no picture"
 
 
 def test_a_key_names_the_whole_part(client):
@@ -109,12 +110,9 @@ def test_a_part_is_recorded_whole_or_not_at_all(line, monkeypatch):
     monkeypatch.setattr(files, "keep", failing)
     assert post(running.url, whole(GOOD), part="A").status_code == 507
     until(lambda: running.station.inspector.backlog() == 0)
-    assert httpx.get(f"{running.url}{API}/parts").json()["parts"] == []
     assert httpx.get(f"{running.url}{API}").json()["inspections"] == 0
     fails.clear()
-    assert (
-        post(running.url, whole(GOOD), part="A").json()["results"][0]["inspection"]["part_decision"] == "good"
-    )
+    assert post(running.url, whole(GOOD), part="A").json()["results"][0]["inspection"]["decision"] == "good"
     late = post(running.url, whole(GOOD), part="B", deadline="1")
     assert late.status_code == 504
     until(lambda: running.station.inspector.backlog() == 0)
@@ -125,60 +123,43 @@ def test_a_part_is_recorded_whole_or_not_at_all(line, monkeypatch):
 def test_names_that_the_station_gives_tell_no_part():
     """Else each frame of a camera would be a view of part 1."""
     judge = judging(np.ones((19, 2)), r"\d+")
-    frame = Picture(1, b"", "camera1-a.png", "camera")
+    frames = tuple(Picture(b"", f"camera{k}-a.png") for k in (1, 2))
+    part = Part(1, frames, "camera")
     with pytest.raises(InputError, match="send its `part`, and as `view` one of a, b"):
-        with_part_and_view(frame, judge)
-    asked = with_part_and_view(replace(frame, part="4711", view="a"), judge)
-    assert (asked.part, asked.view) == ("4711", "a")
-    sent = with_part_and_view(replace(frame, source="http", name="7_b.png"), judge)
-    assert (sent.part, sent.view) == ("7", "b")
+        with_views(part, judge)
+    seen = tuple(replace(one, view=view) for one, view in zip(frames, "ab", strict=True))
+    asked = with_views(replace(part, number="4711", pictures=seen), judge)
+    assert (asked.number, [one.view for one in asked.pictures]) == ("4711", ["a", "b"])
+    sent = (Picture(b"", "7_b.png"), Picture(b"", "7_a.png"))
+    named = with_views(Part(1, sent, "http"), judge)
+    assert (named.number, [one.view for one in named.pictures]) == ("7", ["b", "a"])
 
 
 @pytest.mark.both_databases
-def test_the_worst_view_of_an_anomalous_part_waits_for_a_review(database):
-    """Though each picture is good alone."""
+def test_a_part_is_one_row_with_its_pictures(database):
+    """Also where each picture is good alone; a verdict is one on the part."""
     product, version = add_version(database)
-    store, judge = Store(database), judging(np.column_stack([np.linspace(0, 1, 19)] * 2))
-    part = PartViews(judge)
-    both = [
-        taken(product, version, part="A", view=name, score=score, part_views=part)
-        for name, score in (("a", 0.5), ("b", 2.0))
+    store = Store(database)
+    seen = [taken_view(view=view, picture=digit * 64, score=score) for view, digit, score in VIEWS_OF_ONE]
+    part = taken_part(product, version, seen, "b", part="A", anomalous=True, p_value=0.01)
+    ((number, _),) = store.record([part])
+    found = store.inspection(product, number)
+    assert (found["decision"], found["review"], found["view"]) == ("anomalous", "waiting", "b")
+    assert [(one["view"], one["decision"], one["picture"][0]) for one in found["views"]] == [
+        ("a", "good", "1"),
+        ("b", "good", "2"),
     ]
-    (first, _), (second, _) = store.record(both)
-    found = store.inspections_by_number(product, [first, second])
-    assert [found[number]["review"] for number in (first, second)] == ["none", "waiting"]
-    assert {one["part_decision"] for one in found.values()} == {"anomalous"}
-    assert (part.decision, part.worst, part.number) == ("anomalous", "b", 1)
-    store.add_verdict(product, second, "good", "anna")
-    assert store.add_verdict(product, second, "undo", "anna")["review"] == "waiting"
-    store.add_verdict(product, first, "good", "anna")
-    assert store.add_verdict(product, first, "undo", "anna")["review"] == "none"
-
-
-def test_a_part_whose_anomalous_views_are_tolerated_is(database):
-    product, version = add_version(database)
-    store, judge = Store(database), judging(np.column_stack([np.linspace(0, 1, 19)] * 2))
-    for tolerated, decision in (((True, True), "within tolerance"), ((True, False), "anomalous")):
-        part = PartViews(judge)
-        rows = [
-            taken(
-                product,
-                version,
-                part="A",
-                view=name,
-                score=9.0,
-                anomalous=True,
-                tolerated=one,
-                part_views=part,
-            )
-            for name, one in zip("ab", tolerated, strict=True)
-        ]
-        store.record(rows)
-        assert part.decision == decision
+    assert describe_new(number, part, NAME) == found
+    assert store.add_verdict(product, number, "good", "anna")["review"] == "done"
+    assert store.add_verdict(product, number, "undo", "anna")["review"] == "waiting"
+    assert store.totals(product)["inspections"] == 1
+    assert store.picture(product, number, "a").hash[0] == "1"
+    with pytest.raises(NotFoundError, match="with a view below"):
+        store.picture(product, number, "below")
 
 
 @pytest.mark.skipif(Mosquitto.program() is None, reason="no Mosquitto: apt-get install mosquitto")
-def test_mqtt_has_a_topic_for_parts(line):
+def test_a_part_is_one_message(line):
     broker = Mosquitto(new_folder())
     broker.start()
     try:
@@ -187,31 +168,46 @@ def test_mqtt_has_a_topic_for_parts(line):
         topic = f"flawscope/station/{NAME}"
         with Client(running.url) as client:
             client.inspect_part(whole(90, "top"), "4711")
-            (message,) = until(lambda: listener.of(f"{topic}/part"))
-            assert (message["data"]["decision"], message["data"]["worst"]) == ("anomalous", "top")
-            until(lambda: (listener.last(f"{topic}/state") or {}).get("last_part"))
-            assert listener.last(f"{topic}/state")["last_part"]["decision"] == "anomalous"
+            (message,) = until(lambda: listener.of(f"{topic}/inspection"))
+            assert (message["data"]["decision"], message["data"]["view"]) == ("anomalous", "top")
+            assert [one["view"] for one in message["data"]["views"]] == [*VIEWS]
+            until(lambda: (listener.last(f"{topic}/state") or {}).get("part") == "4711")
+            assert listener.last(f"{topic}/state")["decision"] == "anomalous"
         listener.close()
     finally:
         broker.kill()
 
 
 @pytest.mark.both_databases
-def test_records_of_a_part_go_together(database, tmp_path):
+def test_what_belongs_to_a_part_goes_together(database, tmp_path):
     product, version = add_version(database)
-    store, files, judge = Store(database), Files(tmp_path), judging(np.ones((19, 2)))
+    store, files = Store(database), Files(tmp_path)
     for k in range(3):
-        digest = files.keep(PICTURES, f"picture {k}".encode(), ".png")
-        part = PartViews(judge)
-        store.record(
-            [taken(product, version, part=str(k), view=v, picture=digest, part_views=part) for v in "ab"]
-        )
-    store.record([taken(product, version, picture=files.keep(PICTURES, b"alone", ".png"))])
-    Retention(database, files, RetentionSettings(good="1 hour", records="1 hour"), aged(database)).run()
+        digests = [files.keep(PICTURES, f"picture {k} {view}".encode(), ".png") for view in "ab"]
+        seen = [taken_view(view=view, picture=one) for view, one in zip("ab", digests, strict=True)]
+        store.record([taken_part(product, version, seen, "b", part=str(k))])
+    shared = files.keep(PICTURES, b"picture 0 a", ".png")  # it came again, and is kept longer
+    store.record([taken(product, version, picture=shared, at=now() + 2 * HOUR)])
+    clock = aged(database)
+    Retention(database, files, RetentionSettings(good="1 hour", records="1 hour"), clock).run()
     with database.reading() as connection:
-        left = [row.part for row in connection.execute(select(parts).order_by(parts.c.id))]
-        assert len(connection.execute(select(inspections.c.id)).all()) == 1, "the newest stays"
-    assert left == ["2"], "the newest, whose number would be given again"
+        left = [row.id for row in connection.execute(select(inspections.c.id))]
+        assert left == [1, 4], "a record stays as long as a picture of its part"
+        assert len(connection.execute(select(views)).all()) == 2
+    assert [path.name[:64] for path in (tmp_path / PICTURES).glob("*/*")] == [shared]
+
+
+def test_parts_of_large_pictures_do_not_wait_for_each_other(line, monkeypatch):
+    """Each takes more than half of the memory, in three pictures."""
+    monkeypatch.setattr("flawscope_station.inspecting.capacity.LARGE_PIXELS", 0)
+    running = line(limits=Limits(pixels=80 * 80 * 4))
+    inspector, number = running.station.inspector, running.station.products[NAME]
+    answers = []
+    for part in range(GOOD, GOOD + 4):
+        pictures = tuple(Picture(data, "a.png", name) for name, data in whole(part).items())
+        answers.append(inspector.submit(Part(number, pictures, "http", f"p{part}")))
+    assert len({answer.result(60).number for answer in answers}) == 4
+    assert inspector.memory.used == 0
 
 
 def test_a_part_that_is_late_is_so_in_all_views(line, monkeypatch, tmp_path):
@@ -220,7 +216,7 @@ def test_a_part_that_is_late_is_so_in_all_views(line, monkeypatch, tmp_path):
     running = line(deadline="1 s", sources=(FolderSourceSettings(str(incoming), DELETE),))
     with held(running.station):
         answer = post(running.url, whole(GOOD), part="A")
-        assert (answer.status_code, {one["code"] for one in answer.json()["results"]}) == (504, {"late"})
+        assert (answer.status_code, answer.json()["code"]) == (504, "late")
         assert running.station.inspector.backlog() == 0, "its places are free"
     assert recorded_parts(running.url, {}) == {}
     going, store = threading.Event(), running.station.store
@@ -229,7 +225,7 @@ def test_a_part_that_is_late_is_so_in_all_views(line, monkeypatch, tmp_path):
         assert post(running.url, whole(GOOD), part="B").status_code == 504
         for name, data in whole(23).items():
             (incoming / f"p23_{name}.png").write_bytes(data)
-        until(lambda: running.station.inspector.backlog() == 6)
+        until(lambda: running.station.inspector.backlog() == 2)
         going.set()
         decided(running.url, 2)
     assert recorded_parts(running.url, {"B": whole(GOOD), "p23": whole(23)}).keys() == {"B", "p23"}

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from flawscope.artefact.files import PARTIAL_SUFFIX
 from flawscope.pictures.decoding import decode, pixel_hash
-from flawscope_station.settings.station import RetentionSettings
+from flawscope_station.settings.station import RetentionSettings, Settings
 from flawscope_station.store import insert as recording
 from flawscope_station.store import retention as module
 from flawscope_station.store.database import Database, now
@@ -25,7 +25,7 @@ from flawscope_station.store.files import MAPS, MASKS, MODELS, PICTURES, STRAY_A
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.records import DEFECT, GOOD, SKIP, NewInspection, Store
 from flawscope_station.store.retention import RemovalSummary, Retention
-from flawscope_station.store.schema import hours, inspections, learnt, pictures, products, verdicts
+from flawscope_station.store.schema import events, hours, inspections, learnt, pictures, products, verdicts
 from station_helpers import PATIENCE, add_version, taken
 
 DAY = 86_400_000_000
@@ -480,3 +480,23 @@ def test_what_is_gone_is_passed_over_and_not_read_again(world, monkeypatch):
     assert retention.run().pictures == 1, "once a day from the oldest picture on"
     assert sum(seen) == 16
     assert world.count(products) == 1
+
+
+def test_sqlite_gives_the_space_of_what_was_removed_back(tmp_path):
+    database = Database(Settings(store=str(tmp_path)).url)
+    database.migrate()
+    Store(database).note_events("much", "anna", ["x" * 500] * 8000)
+
+    def pages() -> int:
+        row = database.row(text("PRAGMA page_count"))
+        assert row is not None
+        return int(row[0])
+
+    full = pages()
+    database.change(events.delete())
+    rounds = 1
+    while database.give_space_back():
+        rounds += 1
+    assert rounds > 2, "a few at a time: others write between"
+    assert pages() < full / 5
+    database.close()

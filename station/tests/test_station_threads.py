@@ -21,9 +21,8 @@ from flawscope_station.background import (
     stop_all,
 )
 from flawscope_station.drift.drift import Drift
-from flawscope_station.inspecting.picture import Picture
 from flawscope_station.problems import Problems
-from station_helpers import PATIENCE, ManualClock, failing, until
+from station_helpers import PATIENCE, ManualClock, failing, one_part, until
 from threads_helpers import (
     PANIC,
     Broken,
@@ -213,11 +212,10 @@ def test_an_error_of_one_picture_harms_no_other(asked, parts, monkeypatch, where
     )
     names = [f"{number}" for number in range(12)]
     names[5] = "bad"
-    pictures = [
-        Picture(asked.number, parts[0] + (bad if name == "bad" else name.encode()), name, "http")
-        for name in names
+    sent = [
+        one_part(asked.number, parts[0] + (bad if name == "bad" else name.encode()), name) for name in names
     ]
-    errors = [answer.exception(120) for answer in station.inspector.submit(pictures)]
+    errors = [answer.exception(120) for answer in station.inspector.submit_all(sent)]
     assert [error is not None for error in errors] == [name == "bad" for name in names]
     assert set(names) - {"bad"} == set(asked.names())
 

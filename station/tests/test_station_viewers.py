@@ -13,23 +13,24 @@ import pytest
 from flawscope_station.inspecting import judge
 from flawscope_station.inspecting import renderings as renderings_module
 from flawscope_station.inspecting.capacity import BusyError, Turns
-from flawscope_station.inspecting.picture import Picture
+from flawscope_station.inspecting.picture import Part
 from flawscope_station.live import EventBroadcaster
 from flawscope_station.setup.drafts import Drafts
 from flawscope_station.station import Station
 from flawscope_station.store.files import MAPS
 from flawscope_station.web.app import create_app
-from station_helpers import INSPECTIONS, NAME, held, inspect, started, until
+from station_helpers import INSPECTIONS, NAME, held, inspect, one_part, started, until
 
 
-def picture(station: Station, data: bytes, name: str = "a.png") -> Picture:
-    return Picture(station.products[NAME], data, name, "http")
+def picture(station: Station, data: bytes, name: str = "a.png") -> Part:
+    return one_part(station.products[NAME], data, name)
 
 
 def forget_maps(station: Station) -> None:
     """As of pictures that were inspected long ago."""
     until(lambda: station.renderer._unwritten._value == renderings_module.MAX_UNWRITTEN)
     station.renderer._recent.clear()
+    station.renderer._recent_bytes = 0
     for path in (station.files.folder / MAPS).rglob("*.npz"):
         path.unlink()
 
@@ -51,7 +52,7 @@ def test_pictures_that_wait_go_before_what_is_drawn(station, parts):
     inspector.judge.recorder.add = lambda judged: (done.append("judged"), add(judged))[1]
     with held(station):
         drawn = [inspector.judge.run_between(lambda: done.append("drawn")) for _ in range(3)]
-        answers = inspector.submit([picture(station, data) for data in parts[:3]])
+        answers = inspector.submit_all([picture(station, data) for data in parts[:3]])
         until(lambda: len(inspector.judge._queue) == 3)
     for future in (*drawn, *answers):
         future.result(60)
@@ -64,7 +65,7 @@ def test_a_new_picture_waits_for_one_that_is_drawn_at_most(station, parts):
     inspector.judge.recorder.add = lambda judged: (done.append("judged"), add(judged))[1]
 
     def draw() -> None:
-        answers.extend(inspector.submit([picture(station, parts[len(answers)])]))
+        answers.append(inspector.submit(picture(station, parts[len(answers)])))
         until(lambda: len(inspector.judge._queue) == 1)
         done.append("drawn")
 
@@ -115,12 +116,14 @@ def test_a_large_picture_that_is_drawn_holds_no_memory_while_it_waits(station, p
 
 
 def test_what_is_drawn_again_is_forgotten_again(station, parts, monkeypatch):
-    monkeypatch.setattr(renderings_module, "CACHE_SIZE", 3)
     numbers = [inspect(station, data) for data in parts[:6]]
+    size = next(iter(station.renderer._recent.values())).map.nbytes
+    monkeypatch.setattr(renderings_module, "CACHE_BYTES", 3 * size)
     forget_maps(station)
     for number in numbers:
         station.renderer.overlay(station.products[NAME], number, 320)
     assert len(station.renderer._recent) == 3
+    assert station.renderer._recent_bytes == 3 * size
 
 
 def test_maps_that_cannot_be_written_soon_enough_are_computed_again(settings, parts, monkeypatch):
@@ -176,7 +179,7 @@ def test_turns_are_few_and_those_that_wait_too():
 def test_a_turn_waits_until_pictures_are_answered(station, parts):
     inspector = station.inspector
     with held(station), ExitStack() as stack:
-        inspector.submit([picture(station, parts[0])])
+        inspector.submit(picture(station, parts[0]))
         until(lambda: len(inspector.judge._queue) == 1)
         waited = list[float]()
         station.records.turns.wait_idle = lambda seconds: waited.append(inspector.backlog())

@@ -13,13 +13,12 @@ from flawscope_station.background import (
     GuardedThread,
     ThreadWatch,
 )
-from flawscope_station.inspecting.picture import Picture
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.settings.sources import FolderSourceSettings
 from flawscope_station.settings.station import LearningSettings
 from flawscope_station.station import Station
 from sink_helpers import make_sink
-from station_helpers import NAME, ManualClock, Running, everything, opened
+from station_helpers import NAME, ManualClock, Running, everything, one_part, opened
 
 
 class Broken(io.StringIO):
@@ -96,8 +95,7 @@ class Asked:
         return next((one.text for one in self.station.problems() if one.kind == kind), "")
 
     def submit(self, data: bytes, name: str) -> Future[Any]:
-        (answer,) = self.station.inspector.submit([Picture(self.number, data, name, "http")])
-        return answer
+        return self.station.inspector.submit(one_part(self.number, data, name))
 
     def inspect(self, data: bytes, name: str, seconds: float = 120.0) -> bool:
         """Whether a picture was inspected; False where whoever sent it was told that it was not."""

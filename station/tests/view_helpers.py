@@ -121,20 +121,16 @@ def post(url: str, files: dict[str, bytes], **query: str) -> httpx.Response:
 
 
 def recorded_parts(url: str, sent: Mapping[str, Mapping[str, bytes]]) -> dict[str, dict[str, Any]]:
-    """Return a station's parts by name; check that each is there once, whole, and made from its own pictures.
+    """Return a station's inspections by part; check that each is there once, whole, and made from its own
+    pictures.
 
     sent: pictures by part and view.
     """
-    found: list[dict[str, Any]] = []
-    cursor: str | None = ""
-    while cursor is not None:
-        page = httpx.get(f"{url}{API}/parts", params={"limit": 500, "cursor": cursor}, timeout=60).json()
-        found, cursor = found + page["parts"], page["next"]
-    pictures = {one["id"]: one["picture"] for one in everything(url)}
+    found = everything(url)
     for one in found:
         own = {name: hashlib.sha256(data).hexdigest() for name, data in sent[one["part"]].items()}
-        assert {name: pictures.pop(number) for name, number in one["views"].items()} == own
-    assert not pictures, "pictures without a part"
+        assert {view["view"]: view["picture"] for view in one["views"]} == own
+        assert one["picture"] == own[one["view"]]
     parts = {one["part"]: one for one in found}
     assert len(parts) == len(found), "a part twice"
     return parts

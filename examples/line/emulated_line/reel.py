@@ -40,10 +40,9 @@ class Reel:
     def forget(self, waiting):
         pass  # it waits for nothing
 
-    def picture(self, shot, key):
+    def picture(self, shot):
         self.state.taken += 1
-        about = {"triggers": 1, "view": self.view}
-        return Picture(self.line.product_id, shot.read_bytes(), shot.name, "camera", key, **about)
+        return Picture(shot.read_bytes(), shot.name, self.view)
 
 
 REEL = Plugin("reel", ReelSettings, Reel, paths=("folder",))

@@ -74,7 +74,8 @@ class GuardedThread:
     Attributes:
         failure: why the work ended last; None: it never did.
         failed_at: when, as `clock` counts.
-        calling_since: when the work began something that should end soon; None: it does no such thing.
+        calling_since: when the work began something that should end soon, or went on last; None: it does no
+            such thing.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class GuardedThread:
         self.failure: str | None = None
         self.failed_at = -math.inf
         self.calling_since: float | None = None
+        self._patience = STUCK_SECONDS
         self._begun_at: float | None = None  # None: it waits to be begun again
         self._backoff = Backoff(MIN_RESTART_DELAY, MAX_RESTART_DELAY)
         self._was_started = False
@@ -111,19 +113,30 @@ class GuardedThread:
         return self._begun_at is None or not is_alive or self.was_down(SETTLED_SECONDS)
 
     @contextmanager
-    def call(self) -> Iterator[None]:
-        """Mark a call that should return soon: into a model, a disk that may be a network's, a plugin."""
-        self.calling_since = self._clock.monotonic()
+    def call(self, patience: float = STUCK_SECONDS) -> Iterator[None]:
+        """Mark a call that should return, or `go_on`, within so many seconds: into a model, the data base, a
+        disk that may be a network's, a plugin, another process."""
+        self.calling_since, self._patience = self._clock.monotonic(), patience
         try:
             yield
         finally:
             self.calling_since = None
 
+    def go_on(self) -> None:
+        """Mark that a call has got on with its work."""
+        if self.calling_since is not None:
+            self.calling_since = self._clock.monotonic()
+
+    @property
+    def patience(self) -> float:
+        """Seconds that the call may take."""
+        return self._patience
+
     @property
     def is_stuck(self) -> bool:
         """Whether such a call does not return; nothing can end it."""
         since = self.calling_since
-        return since is not None and self._clock.monotonic() > since + STUCK_SECONDS
+        return since is not None and self._clock.monotonic() > since + self._patience
 
     def was_down(self, seconds: float) -> bool:
         """Whether the work failed within the last seconds."""
@@ -223,8 +236,9 @@ class ThreadWatch(BackgroundThread):
 
     Args:
         threads: returns all threads, and whether pictures cannot be inspected without it.
-        failure: returns why pictures fail at the moment, though all threads run; None: they do not.
+        failure: returns why parts fail at the moment, though all threads run; None: they do not.
         report: reports a problem, as `Problems.report`.
+        end_overdue: ends what has waited too long, whatever its threads do.
     """
 
     def __init__(
@@ -232,9 +246,11 @@ class ThreadWatch(BackgroundThread):
         threads: Callable[[], Iterable[tuple[GuardedThread, bool]]],
         failure: Callable[[], str | None],
         report: Callable[..., None],
+        end_overdue: Callable[[], object] = lambda: None,
     ):
         super().__init__("watch")
         self._list_threads, self._failure, self._report = threads, failure, report
+        self._end_overdue = end_overdue
         self._lock = threading.Lock()
 
     def check(self) -> None:
@@ -250,7 +266,8 @@ class ThreadWatch(BackgroundThread):
             if thread.is_down or thread.was_down(TOLD_SECONDS):
                 failed.append(text)
             if thread.is_stuck:
-                text = f"{thread.name}: what it called has not answered for {STUCK_SECONDS / 60:.0f} minutes"
+                minutes = thread.patience / 60
+                text = f"{thread.name}: what it called has not answered for {minutes:.0f} minutes"
                 stuck.append(text)
             if inspects and (thread.is_down or thread.is_stuck):
                 down.append(text)
@@ -263,6 +280,7 @@ class ThreadWatch(BackgroundThread):
 
     def _work(self) -> None:
         while not self._wait(WATCH_INTERVAL):
+            self._end_overdue()
             self.check()
 
 

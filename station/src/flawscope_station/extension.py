@@ -65,7 +65,7 @@ class Extension:
     gauges: return metrics.
     routers: of the API and of pages, in the order in which they are asked.
     menu: names of a product's pages that its menu lists.
-    request_enders: end what requests wait for, when the server ends.
+    request_enders: end what requests wait for, when the server ends, or soon after.
     """
 
     parts: Sequence[object] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from sqlalchemy import text
@@ -12,12 +12,18 @@ from flawscope.errors import FlawscopeError, message_with_type, one_line_message
 from flawscope_station.background import GuardedThread, ThreadWatch
 from flawscope_station.housekeeping import Housekeeping
 from flawscope_station.inspecting.admission import Inspector
-from flawscope_station.problems import PROBLEM_ACKNOWLEDGED, Listener, Problem, Problems
+from flawscope_station.inspecting.interlock import NotReadyError
+from flawscope_station.problems import PROBLEM_ACKNOWLEDGED, Listener, Problem, Problems, Standstill
+from flawscope_station.sources.camera import CAMERA_PROBLEMS
+from flawscope_station.sources.camera import SOURCE as CAMERA
+from flawscope_station.sources.source import Source, State, lost_camera
 from flawscope_station.store.addresses import Addresses
 from flawscope_station.store.database import StoreError
+from flawscope_station.store.open_models import NoModelError
 from flawscope_station.store.records import Store
 
-LATE_SECONDS = 600.0  # seconds for which a late picture is reported as a problem
+LATE_SECONDS = 600.0  # seconds for which a late part is reported as a problem
+WAITING_SECONDS = 60.0  # seconds after which a part that waits for its answer is a problem
 CHECK_INTERVAL = 2.0  # least seconds between two checks of the data base
 
 
@@ -26,6 +32,7 @@ class Health:
 
     Args:
         threads: returns all threads, and whether pictures cannot be inspected without it.
+        sources: by product, which may grow.
 
     Attributes:
         watch: looks at all threads, also when nobody asks.
@@ -39,11 +46,13 @@ class Health:
         inspector: Inspector,
         housekeeping: Housekeeping,
         threads: Callable[[], Iterable[tuple[GuardedThread, bool]]],
+        sources: Mapping[str, Sequence[Source]],
     ):
+        self.sources = sources
         self._problems, self.report = problems, problems.report
         self.store, self.database, self.addresses = store, store.database, addresses
         self.inspector, self.housekeeping = inspector, housekeeping
-        self.watch = ThreadWatch(threads, self._failure, self.report)
+        self.watch = ThreadWatch(threads, self._failure, self.report, inspector.end_overdue)
         self._last_check = 0.0
         self._check_failure: str | None = None
 
@@ -81,11 +90,74 @@ class Health:
             self.report(f"no_model_{number}", why, stops=True)
         late = self.inspector.late_products(LATE_SECONDS)
         for number, name in list(self.addresses.names.items()):
-            why = f"pictures of {name} are not judged in time: send fewer at once, or allow more time"
+            why = f"parts of {name} are not judged in time: send fewer at once, or allow more time"
             self.report(f"late_{number}", why if number in late else None)
+        is_waiting = self.oldest_seconds() > WAITING_SECONDS
+        why = (
+            f"parts have waited for more than {WAITING_SECONDS:.0f} s for their answer: the model, the disk "
+        )
+        why += f"or the data base is slow, or hangs; after {self.inspector.limits.wait:.0f} s they fail"
+        self.report("waiting", why if is_waiting else None)
+
+    def state_of(
+        self, name: str, number: str | None = None, cameras: Sequence[State] | None = None
+    ) -> Standstill | None:
+        """Return why nothing of a product is judged, the one answer for `/readyz`, pages, requests, triggers
+        and PLCs; None: it is judged. NotFoundError.
+
+        Args:
+            name: of the product, or of an entry that finds it.
+            number: of the part that is asked about, for those that interlocks let pass.
+            cameras: that are all to show the part; None: the product's own, of which one is enough where its
+                parts have one view.
+        """
+        product_id, entry = self.addresses.address_id(name), self.addresses.configured_name(name)
+        try:
+            self.inspector.check_ready(product_id, number)
+        except NoModelError as error:
+            return Standstill("no_model", error)
+        except NotReadyError as error:
+            return Standstill("challenge", error)
+        except (StoreError, OSError) as error:  # OSError: the folder is gone
+            full = (
+                error if isinstance(error, StoreError) else StoreError(one_line_message(error), "disk_full")
+            )
+            return Standstill("disk_full", full)
+        if cameras is None:
+            own = [one.state for one in self.sources.get(entry, ()) if one.state.kind == CAMERA]
+            is_any_enough = not self.inspector.judge.parts.views(product_id)
+            cameras = [] if is_any_enough and not all(one.is_lost for one in own) else own
+        if (lost := lost_camera(cameras)) is not None:
+            return lost
+        own_ids = {
+            product_id,
+            self.addresses.entries.get(entry, product_id),
+        }  # a part's product is found later
+        stopping = (
+            one.kind
+            for one in self._problems.all()
+            if one.stops_product(own_ids) and (one.kind not in CAMERA_PROBLEMS or one.number is None)
+        )
+        return next((Standstill(kind) for kind in stopping), None)
+
+    def is_ready(self) -> bool:
+        """Whether parts of all products are judged, as was found out last."""
+        return not any(one.stops and one.product is None for one in self._problems.all()) and not any(
+            self._standstills()
+        )
+
+    def _standstills(self) -> Iterator[Standstill]:
+        for name in list(self.addresses.configured):
+            if (found := self.state_of(name)) is not None:
+                yield found
+
+    def oldest_seconds(self) -> float:
+        """Seconds for which the oldest part that is not answered has waited; 0: none waits."""
+        oldest = self.inspector.oldest()
+        return 0.0 if oldest is None else time.monotonic() - oldest.since
 
     def _failure(self) -> str | None:
-        """Return why pictures fail at the moment, or nobody knows; None: they do not."""
+        """Return why parts fail at the moment, or nobody knows; None: they do not."""
         return self.inspector.failure() or self._check_failure
 
     def acknowledge(self, code: str, who: str) -> Problem:

@@ -20,6 +20,7 @@ from flawscope_station.store.station_identity import CLOCK_CONFIRMED, Clock
 
 CHECK_INTERVAL = 60.0  # seconds between two checks of the clock
 REMOVAL_INTERVAL = 3600.0  # seconds between two removals
+REST_SECONDS = 0.05  # between two pieces of work
 CONFIRM_CLOCK = Action("/api/v1/clock/confirm", "problems.clock_is_right")
 
 
@@ -43,7 +44,10 @@ class Housekeeping(BackgroundThread):
         super().__init__("housekeeping")
         self.store, self.database, self.access, self.report = store, store.database, access, report
         self.clock = Clock(self.database)
-        self._retention = Retention(self.database, files, keep, self.clock, self._ended, record_seconds)
+        going_on = self.threads[0].go_on
+        self._retention = Retention(
+            self.database, files, keep, self.clock, self._ended, record_seconds, going_on
+        )
         self._removes_at = 0.0  # as `time.monotonic` counts
         self._removed = RemovalSummary()  # for space, since the last event
         self._sweeper = threading.Thread(target=files.sweep, args=(time.time(),), name="sweep", daemon=True)
@@ -72,27 +76,35 @@ class Housekeeping(BackgroundThread):
 
     def _work(self) -> None:
         while not self._wait(CHECK_INTERVAL if self._removes_at else 1.0):
-            if self._retention.is_full:
-                self._make_room()
-            self.check_clock()
-            if time.monotonic() >= self._removes_at:
-                self._removes_at = time.monotonic() + REMOVAL_INTERVAL
-                self._remove_old()
+            with self.threads[0].call():
+                if self._retention.is_full:
+                    self._make_room()
+                self.check_clock()
+                if time.monotonic() >= self._removes_at:
+                    self._removes_at = time.monotonic() + REMOVAL_INTERVAL
+                    self._remove_old()
 
     def _make_room(self) -> None:
         """Remove pictures for space alone, at once; the hourly removal says what is wrong."""
         with suppress(Exception):
             self._removed += self._retention.make_room()
 
+    def _rest(self) -> None:
+        """Leave the data base to others between two pieces of work."""
+        self.threads[0].go_on()
+        self._ended.wait(REST_SECONDS)
+
     def _remove_old(self) -> None:
         try:
             self.database.tune()  # before the removal, which may take long in a large store
+            trim_events(self.database, pause=self._rest)
             summary = self._retention.run() + self._removed
             self._removed, problem = RemovalSummary(), summary.problem
             if line := summary.line():
                 self.store.note_event(REMOVED_EVENT, "station", f"removed {line}, as `keep` says")
             self.access.sessions.remove_ended()
-            trim_events(self.database)
+            while self.database.give_space_back() and not self._ended.is_set():
+                self._rest()
         except Exception as error:  # tried again in an hour; inspections go on
             problem = f"what is kept too long cannot be removed: {one_line_message(error)}"
         self.report("retention", problem or None)

@@ -28,7 +28,7 @@ class EventBroadcaster:
         self._ended = False
 
     def publish(self, product_id: int, found: dict[str, Any], event: str = "inspection") -> None:
-        """Send an inspection, or a part that was decided on, to the listeners of a product. Thread-safe."""
+        """Send an inspection, or a refusal, to the listeners of a product. Thread-safe."""
         listeners = [(loop, queue) for queue, (of, loop) in list(self._listeners.items()) if of == product_id]
         message = _format_event(event, found) if listeners else ""  # once: the recorder waits for it
         for loop, queue in listeners:
@@ -41,7 +41,7 @@ class EventBroadcaster:
             _put_soon(loop, queue, None)
 
     async def stream(self, product_id: int, state: Callable[[], dict[str, Any] | None]) -> AsyncIterator[str]:
-        """Yield inspections and decisions as they come, and the state every second, until it is None."""
+        """Yield inspections and refusals as they come, and the state every second, until it is None."""
         queue: asyncio.Queue[str | None] = asyncio.Queue(MAX_QUEUED_MESSAGES)
         loop = asyncio.get_running_loop()
         self._listeners[queue] = product_id, loop
@@ -150,14 +150,13 @@ class Metrics(Collector):
         def counter(name: str, what: str, label: str) -> Counter:
             return Counter(f"flawscope_{name}", what, ("product", label), registry=self.registry)
 
-        self.inspections = counter("inspections", "Pictures judged.", "decision")
-        self.parts = counter("parts", "Parts in several views decided on.", "decision")
-        self.unanswered = counter("unanswered", "Pictures recorded whose senders got no answer.", "reason")
-        self.refused = counter("refused", "Pictures not taken, by reason.", "reason")
+        self.inspections = counter("inspections", "Parts judged.", "decision")
+        self.unanswered = counter("unanswered", "Parts recorded whose senders got no answer.", "reason")
+        self.refused = counter("refused", "Parts not taken, by reason.", "reason")
         self.verdicts = counter("verdicts", "What people said.", "verdict")
         self.seconds = Histogram(
             "flawscope_inspection_seconds",
-            "From the whole picture received to the answer.",
+            "From the request to the answer.",
             ("product",),
             buckets=_BUCKETS,
             registry=self.registry,

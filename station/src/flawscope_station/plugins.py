@@ -14,6 +14,7 @@ from flawscope_station.inspecting.interlock import NotProductionError as NotProd
 from flawscope_station.inspecting.interlock import NotReadyError as NotReadyError
 from flawscope_station.inspecting.job import LateError as LateError
 from flawscope_station.inspecting.job import ModelError as ModelError
+from flawscope_station.inspecting.picture import Part as Part
 from flawscope_station.inspecting.picture import Picture as Picture
 from flawscope_station.inspecting.picture import TooLargeError as TooLargeError
 from flawscope_station.inspecting.writer import RecordedInspection as RecordedInspection
@@ -39,6 +40,8 @@ from flawscope_station.sources.source import NoFrameError as NoFrameError
 from flawscope_station.sources.source import SourceContext as SourceContext
 from flawscope_station.sources.source import State as State
 from flawscope_station.sources.source import TriggeredSource as TriggeredSource
+from flawscope_station.sources.source import lost_camera as lost_camera
+from flawscope_station.sources.trigger import check_room as check_room
 from flawscope_station.sources.trigger import check_triggers as check_triggers
 from flawscope_station.sources.trigger import shoot as shoot
 from flawscope_station.store.database import StoreError as StoreError

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
+from flawscope.errors import FlawscopeError
 from flawscope_station.background import BackgroundThread, GuardedThread, stop_all, unfailing
 from flawscope_station.store.database import now
 from flawscope_station.store.records import NotFoundError, iso
@@ -78,6 +79,18 @@ class Problem:
         """Return the problem as the API shows it."""
         shown = {"code": self.code, "kind": self.kind, "text": self.text}
         return {**shown, "since": iso(self.since), "acknowledged_by": self.acknowledged_by}
+
+
+@dataclass(frozen=True)
+class Standstill:
+    """Why nothing of a product is judged at the moment.
+
+    kind: of the problem that people are told. error: with which a part is refused; None: whoever tries may
+    find that it is over, and nobody else would.
+    """
+
+    kind: str
+    error: FlawscopeError | None = None
 
 
 Listener = Callable[[Problem, bool], object]  # a problem, and whether it is over: it begins otherwise

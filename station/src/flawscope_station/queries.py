@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -11,10 +11,7 @@ from flawscope_station.connections import ConnectionContext
 from flawscope_station.health import Health
 from flawscope_station.inspecting.capacity import Turns
 from flawscope_station.live import Gauges, ReviewLeases
-from flawscope_station.problems import Problem
 from flawscope_station.sinks import Sinks
-from flawscope_station.sources.camera import CAMERA_PROBLEMS
-from flawscope_station.sources.camera import SOURCE as CAMERA
 from flawscope_station.sources.source import State
 from flawscope_station.store.records import Store, iso
 from flawscope_station.store.search import Filters, InspectionPage, search, trends
@@ -102,29 +99,23 @@ class Overview:
             "problem": problems[0].text if problems else None,
             "problems": [problem.kind for problem in open_problems],
             "problem_products": [names.get(problem.product or 0) for problem in open_problems],
-            "stopped": self._stopping_problem(problems, waiting, entry),
+            "stopped": None if (stop := self.health.state_of(name)) is None else stop.kind,
             "refused": self.floor.refusals.last(number),
             "started": iso(self.floor.refusals.since),
             "sources": [source.state.to_dict() for source in self.floor.sources[entry]],
             "timing": self.floor.timing.facts(entry),
         }
 
-    def _stopping_problem(
-        self, problems: Sequence[Problem], product_ids: Collection[int], entry: str
-    ) -> str | None:
-        """Return the kind of the problem for which nothing of a product is inspected; None: there is none.
-        One camera of several that is lost is none."""
-        states = [source.state for source in self.floor.sources[entry]]
-        has_camera = any(state.kind == CAMERA and not state.is_lost for state in states)
-        stopping = (one.kind for one in problems if one.stops_product(product_ids))
-        return next((kind for kind in stopping if not (has_camera and kind in CAMERA_PROBLEMS)), None)
-
     def gauges(self) -> Gauges:
         names = list(self.addresses.names.items())
         free_bytes = self.inspector.files.free_bytes()
         gauges: Gauges = {
+            "oldest_waiting_seconds": (
+                "For which the oldest part that is not answered has waited.",
+                {"": self.health.oldest_seconds()},
+            ),
             "backlog": (
-                "Pictures not answered yet.",
+                "Parts not answered yet.",
                 {name: float(self.inspector.backlog(number)) for number, name in names},
             ),
             "problems": ("Shown on the page.", {"": float(len(self.health.problems()))}),

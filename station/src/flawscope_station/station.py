@@ -45,7 +45,6 @@ from flawscope_station.store.addresses import STATION_USER, Addresses
 from flawscope_station.store.database import Database
 from flawscope_station.store.files import Files
 from flawscope_station.store.model_registry import ModelRegistry
-from flawscope_station.store.parts import find_part
 from flawscope_station.store.records import Store, describe_new
 from flawscope_station.store.station_identity import claim_identity
 
@@ -138,7 +137,13 @@ class Station:
             self.inspector.judge.parts,
         )
         self.health = Health(
-            self._problems, self.store, self.addresses, self.inspector, self.housekeeping, self._threads
+            self._problems,
+            self.store,
+            self.addresses,
+            self.inspector,
+            self.housekeeping,
+            self._threads,
+            self.sources,
         )
         self.problems = self.health.problems
         self.floor = ConnectionContext(
@@ -150,6 +155,7 @@ class Station:
             report,
             self.health.listen,
             self.refusals,
+            self.health.state_of,
         )
         self.connections = Connections(settings.connections, self.floor)
         self.sinks = Sinks(
@@ -169,6 +175,7 @@ class Station:
                 inspecting=(self.judge, self.recorder),
                 ends=(self.inspector.close_pools, self.recorder.close, self.inspector.close),
                 observers=(self.renderer.keep_map,),
+                request_enders=(self.inspector.end_soon,),
             )
         )
         self._add(
@@ -226,7 +233,8 @@ class Station:
             one.start()
 
     def end_requests(self) -> None:
-        """End what requests wait for without a bound: news for open pages, and trials of new products."""
+        """End what requests wait for: news for open pages, trials of new products, and parts that are not
+        answered soon."""
         for end in self._request_enders:
             end()
 
@@ -237,6 +245,11 @@ class Station:
             self._ending.callback(service.end)
         self._ending.callback(self.end_requests)
         self._ending.close()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing of it hangs, for which the process would wait."""
+        return self.inspector.has_ended
 
     def _threads(self) -> Iterator[tuple[GuardedThread, bool]]:
         """Yield all threads, and whether pictures cannot be inspected without it."""
@@ -252,18 +265,8 @@ class Station:
             self.metrics.unanswered.labels(name, inspection.unanswered).inc()
 
     def _publish(self, recorded: RecordedInspection) -> None:
-        """Tell the open pages of an inspection, and once of a part."""
-        number, product_id = recorded.number, recorded.inspection.product_id
-        part, name = recorded.inspection.part_views, self.addresses.names[product_id]
+        """Tell the open pages of an inspection."""
+        product_id = recorded.inspection.product_id
         if self.live.listeners:
-            item = (
-                describe_new(number, recorded.inspection, name)
-                if part is None
-                else self.store.inspection(product_id, number)
-            )
-            self.live.publish(product_id, item)
-        if part is not None and recorded.inspection.view == part.worst:
-            self.metrics.parts.labels(name, part.decision).inc()
-            if self.live.listeners:
-                found = find_part(self.database, product_id, part.number)
-                self.live.publish(product_id, {**found, "inspections": None}, "part")
+            name = self.addresses.names[product_id]
+            self.live.publish(product_id, describe_new(recorded.number, recorded.inspection, name))

@@ -137,7 +137,7 @@ def check_sink(
     Raises:
         AssertionError: what does not hold.
     """
-    from flawscope_station.inspecting.picture import Picture
+    from flawscope_station.inspecting.picture import Part, Picture
     from flawscope_station.settings.sinks import SinkSettings
 
     sinks = (SinkSettings(_read_settings(plugin, settings)),)
@@ -148,8 +148,8 @@ def check_sink(
                 ((delivery, box),) = station.sinks.for_product(PRODUCT)
                 number = station.products[PRODUCT]
                 pictures = [_draw_png(rng, Path(folder)) for _ in range(3)]
-                sent = [Picture(number, one, "Größe 7.png", "http", part="4711") for one in pictures]
-                for answer in station.inspector.submit(sent):
+                sent = [Part(number, (Picture(one, "Größe 7.png"),), "http", "4711") for one in pictures]
+                for answer in station.inspector.submit_all(sent):
                     station.store.add_verdict(number, answer.result(WAIT_TIMEOUT).number, "good", "anna")
                     station.records.note_verdict(number)
                 _wait_for(lambda box=box: not box.waiting(), f"messages wait: {delivery.error}")  # type: ignore[misc]

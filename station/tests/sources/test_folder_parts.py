@@ -1,6 +1,5 @@
 """Files of a part belong together in time; what is left over is told and done with."""
 
-from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import pytest
 
 from flawscope_station.inspecting.interlock import FrozenError
-from flawscope_station.inspecting.picture import Picture
+from flawscope_station.inspecting.picture import Part
 from flawscope_station.sources.gathering import SeenView, gather
 from folder_parts import BEGIN, DEADLINE, Folder, TwoViews, run_parts
 
@@ -82,12 +81,12 @@ def test_what_a_frozen_camera_repeated_is_never_judged_later(tmp_path, monkeypat
     folder = Folder(tmp_path, then)
     submit, frozen = folder.submit, [True]
 
-    def refuse(pictures: Sequence[Picture]) -> list[Future[Any]]:
+    def refuse(part: Part) -> Future[Any]:
         if not frozen:
-            return submit(pictures)
+            return submit(part)
         answer = Future[Any]()
         answer.set_exception(FrozenError("the same picture comes again and again"))
-        return [answer]
+        return answer
 
     monkeypatch.setattr(folder, "submit", refuse)
     folder.restart()

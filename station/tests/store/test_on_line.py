@@ -11,9 +11,8 @@ from flawscope_station.learning import candidate_plan
 from flawscope_station.sinks.outbox import Outbox
 from flawscope_station.store import line_alarms, search, throughput
 from flawscope_station.store.database import now
-from flawscope_station.store.parts import last_part
 from flawscope_station.store.records import Store
-from flawscope_station.store.schema import challenge_parts, challenge_views, inspections, parts, versions
+from flawscope_station.store.schema import challenge_parts, challenge_views, inspections, versions
 from station_helpers import add_version, taken
 
 HOUR = 3_600_000_000
@@ -27,9 +26,7 @@ ASKED = {
     "trends": lambda db, c, of: c.execute(search.inspection_counts(of)).all(),
     "totals": lambda db, c, of: (Store(db).totals(of), Store(db).waiting_count(of)),
     "shift": lambda db, c, of: search.summarize_period(db, of, 0, now()),
-    "promise": lambda db, c, of: line_alarms._count_pictures(db, of, 1),
-    "promise of parts": lambda db, c, of: line_alarms._count_parts(db, of, 1),
-    "last part": lambda db, c, of: last_part(db, of),
+    "promise": lambda db, c, of: line_alarms.count_parts(db, of, 1),
     "sinks": lambda db, c, of: outbox(db, of).waiting(),
 }
 
@@ -42,7 +39,7 @@ def monitor(database):
 
 def outbox(database, product):
     box = Outbox(database, product, "plate", "webhook:1", station="s", sender="1", address=None)
-    box.cursor = box.cursor._replace(inspection=0, part=0)
+    box.cursor = box.cursor._replace(inspection=0)
     return box
 
 
@@ -61,14 +58,7 @@ def line_fixture(database):
             taken(product, version, anomalous=k % flagged == 0, at=k + yesterday, **one, **given)
             for k, one in enumerate(own, first)
         ]
-        numbers = [number for number, _ in store.record(made)]
-        views = {"part": "P", "decided_at": 0, "decision": "anomalous", "worst": "top"}
-        views |= {"product_id": product, "version_id": version, "purpose": given.get("purpose", "production")}
-        with database.writing() as connection:
-            number = connection.execute(parts.insert().values(views).returning(parts.c.id)).scalar_one()
-            of_part = inspections.update().where(inspections.c.id == numbers[0])
-            connection.execute(of_part.values(part_id=number, view="top"))
-        return numbers
+        return [number for number, _ in store.record(made)]
 
     for number in record(0, 40, 10)[::10]:
         store.add_verdict(product, number, "good", "anna")
@@ -108,13 +98,13 @@ def test_a_missed_defect_that_became_a_challenge_part_is_not_drawn(database, lin
 
 def test_no_query_forgets_it():
     """A query by product asks through `on_line`, but for those that are about every inspection."""
-    every = "parts records search"  # one by number, or by key, and whatever a search asks for
-    every += " outbox removable retention"  # how far a sink is, what may be removed
+    every = "schema records search"  # one by number, or by key, and whatever a search asks for
+    every += " outbox removable retention model_registry"  # how far a sink is, what may be removed
     root = Path(flawscope_station.__file__).parent
     found = {
         path.stem
         for path in root.rglob("*.py")
         if path.parent.name != "challenge"
-        if re.search(r"(?<!_)(inspections\.c|column|parts\.c)\.product_id ==", path.read_text("utf-8"))
+        if re.search(r"(?<!_)(inspections\.c|column)\.product_id ==", path.read_text("utf-8"))
     }
     assert found == {*every.split()}

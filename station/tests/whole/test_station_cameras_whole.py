@@ -57,9 +57,9 @@ def test_frames_that_come_too_fast_are_left_out_and_counted(open_station, settin
     (camera,) = running.station.sources["plate"]
     submit = camera.line.submit
 
-    def aged(pictures: Any) -> Any:
-        ages.append(time.time() - int(pictures[0].key.rpartition(":")[2]) / 1e6)
-        return submit(pictures)
+    def aged(part: Any) -> Any:
+        ages.append(time.time() - int(part.key.rpartition(":")[2]) / 1e6)
+        return submit(part)
 
     object.__setattr__(camera.line, "submit", aged)
     until(lambda: len(ages) >= 3)

@@ -23,12 +23,11 @@ from sqlalchemy import event
 
 from flawscope.cli import main
 from flawscope_station.client import Client
-from flawscope_station.inspecting.picture import Picture
 from flawscope_station.settings.station import DATABASE_FILE, RetentionSettings
 from flawscope_station.store import database as database_module
 from flawscope_station.store.database import StoreError
 from flawscope_station.store.files import RESERVED_BYTES
-from station_helpers import INSPECTIONS, Load, missing, post, problems, until
+from station_helpers import INSPECTIONS, Load, missing, one_part, post, problems, until
 
 
 def names(url: str) -> list[str]:
@@ -132,7 +131,7 @@ def test_pictures_are_refused_just_when_the_station_is_not_ready(open_station, p
             assert (answer.status_code, answer.json()["code"]) == (507, "disk_full")
             assert (ready.status_code, ready.json()["problems"][0]["code"]) == (503, "disk_full")
             assert "disk_full" in problems(running.url)
-            (future,) = running.station.inspector.submit([Picture(1, parts[0], "a", "folder")])
+            future = running.station.inspector.submit(one_part(1, parts[0], "a", source="folder"))
             assert isinstance(future.exception(30), StoreError), "of a folder as well"
         assert len(names(running.url)) == 2
         running.close()

@@ -25,13 +25,13 @@ def test_other_bytes_under_a_key_are_refused_unjudged(open_station, parts):
     running.close()
     running = open_station()
     judged = Counter[str]()
-    submit = running.station.inspector.submit
+    submit = running.station.inspector.submit_all
 
-    def counted(pictures: Any) -> Any:
-        judged.update(one.key for one in pictures)
-        return submit(pictures)
+    def counted(sent: Any) -> Any:
+        judged.update(one.key for one in sent)
+        return submit(sent)
 
-    running.station.inspector.submit = counted
+    running.station.inspector.submit_all = counted
     with httpx.Client(base_url=f"{running.url}/api/v1/", timeout=60) as api:
         there = count(api)
         for data in (bad, b"no picture", good + b"\0"):

@@ -206,7 +206,7 @@ def test_a_deadline_holds_at_the_entry(open_line):
     assert line.send("line", GOOD["plate"]).status_code == 504
     assert line.send("plate", GOOD["plate"]).status_code == 504
     assert line.send("line", GOOD["plate"], deadline=60_000).status_code == 201
-    assert "pictures of line are not judged in time" in str(line.station.problems())
+    assert "parts of line are not judged in time" in str(line.station.problems())
 
 
 def test_a_version_is_switched_for_all_products_and_back(open_line, joint_models):

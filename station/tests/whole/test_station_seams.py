@@ -23,8 +23,8 @@ FIELD = {
         '    Column("belt", Name),\n    Column("challenge_part_id",',
     ),
     "store/insert.py": (
-        "    part_views: PartViews | None = field(",
-        '    belt: str | None = "north"\n    part_views: PartViews | None = field(',
+        "    unanswered: str | None = None\n",
+        '    belt: str | None = "north"\n    unanswered: str | None = None\n',
     ),
     "store/inspection.py": (
         '    purpose: Literal["production"',

@@ -264,7 +264,7 @@ HANGS = {
     "the model": (_hang_in(_session, "run"), True),
     "the disk": (_hang_in(lambda one: one.files, "keep"), True),
     "the data base": (_hang_in(lambda one: one.store, "record"), True),
-    "a share that is watched": (_hang_in(lambda one: folder(one)._arrivals, "scan"), True),
+    "a share that is watched": (_hang_in(lambda one: folder(one).folders[0]._arrivals, "scan"), True),
     "a sink": (_hang_in(lambda one: one.sinks.deliveries[0].sink, "send"), False),
 }
 
@@ -272,7 +272,7 @@ HANGS = {
 @pytest.mark.parametrize("what", HANGS)
 def test_what_hangs_is_told(asked, parts, monkeypatch, what):
     """Nothing can end it; whoever watches `/readyz` starts the station anew."""
-    until(lambda: folder(asked.station)._arrivals is not None)
+    until(lambda: folder(asked.station).folders[0]._arrivals is not None)
     hang, inspects = HANGS[what]
     with monkeypatch.context() as patch:
         go_on = hang(asked.station, patch)

@@ -20,7 +20,6 @@ from openpyxl import load_workbook
 from sqlalchemy import text
 
 from flawscope_station.inspecting.job import LateError
-from flawscope_station.inspecting.picture import Picture
 from flawscope_station.inspecting.writer import Answer
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.shifts import Shift
@@ -30,7 +29,7 @@ from flawscope_station.store.database import now
 from flawscope_station.store.schema import ABANDONED, LATE, REPORT_VIEW, WITHDRAWN
 from flawscope_station.store.search import summarize_period
 from sink_helpers import make_sink
-from station_helpers import PATIENCE, everything, until
+from station_helpers import PATIENCE, everything, one_part, until
 
 API = "/api/v1/products/plate"
 OF_EACH = 20
@@ -48,9 +47,9 @@ class Gate:
             self._opened.wait(PATIENCE)
             record(group)
 
-        def noted(pictures: Any) -> None:
-            self.judged.update(one.inspection.part for one in pictures)
-            add(pictures)
+        def noted(judged: Any) -> None:
+            self.judged.add(judged.inspection.part)
+            add(judged)
 
         patch.setattr(station.recorder, "_record", held)
         patch.setattr(station.recorder, "add", noted)
@@ -75,7 +74,8 @@ async def given_up(running: Any, gate: Gate, data: bytes, part: str, why: str) -
     """As a deadline passes, and as the line of a PLC withdraws a part: what waits for it is cancelled."""
     station = running.station
     number = station.products["plate"]
-    (answer,) = station.inspector.submit([Picture(number, data, f"{part}.png", "camera", part=part)])
+    sent = one_part(number, data, f"{part}.png", source="camera", number=part)
+    answer = station.inspector.submit(sent)
     due = time.monotonic() + (0.01 if why == LATE else PATIENCE)
     while part not in gate.judged:
         await asyncio.sleep(0.01)
@@ -96,8 +96,7 @@ def test_unanswered_parts_are_told_apart_in_each_place(
     running = open_station(products={"plate": product})
     station, begun = running.station, now()
     gate = Gate(station, monkeypatch)
-    (answered,) = station.inspector.submit([Picture(station.products["plate"], parts[0], "good.png", "http")])
-    answered.result(60)
+    station.inspector.submit(one_part(station.products["plate"], parts[0], "good.png")).result(60)
     with gate:
         for number in range(OF_EACH):
             data = parts[number % len(parts)]

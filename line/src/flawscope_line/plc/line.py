@@ -50,7 +50,9 @@ from flawscope_station.plugins import (
     StoreError,
     TooLargeError,
     TriggeredSource,
+    check_room,
     check_triggers,
+    lost_camera,
     make_label,
     shoot,
 )
@@ -374,13 +376,13 @@ class PlcLine:
         with suppress(Exception):  # it is found anew when its settings have changed
             states = [camera.state for camera in self._cameras(product)]
             in_doubt = self.clock.monotonic() < until and [state.last for state in states] == last
-            return Code.CAMERA if in_doubt or any(state.is_lost for state in states) else Code.NONE
+            return Code.CAMERA if in_doubt or lost_camera(states) else Code.NONE
         return Code.CAMERA
 
     def _find_fault(self, product: str) -> Code:
         try:
-            part = None if self.state.plc is None else make_label(self.state.plc.part, None).part
-            self.floor.inspector.check_room(self.floor.addresses.address_id(product), part=part)
+            number = None if self.state.plc is None else make_label(self.state.plc.part, None).part
+            check_room(self.floor, product, number=number)
         except Exception as error:  # also of the disk: it says that no picture can be inspected
             return error_code(error)
         return Code.NONE
@@ -389,8 +391,8 @@ class PlcLine:
 def _answer_of_inspection(job: int, inspection: RecordedInspection | int) -> Answer:
     """Return the answer of an inspection that is on the disk."""
     assert isinstance(inspection, RecordedInspection), "a trigger of a PLC has no key"
-    outcome = inspection.inspection  # of several views that of the worst
-    decision, regions = outcome.decision_on_part, len(outcome.regions)
+    outcome = inspection.inspection
+    decision, regions = outcome.decision, len(outcome.regions)
     facts = outcome.score, regions, inspection.number, kind_number(outcome.regions), decision == WITHIN
     return Answer(job, decision != ANOMALOUS, Code.NONE, *facts)
 

@@ -1,18 +1,19 @@
 """Events of a station, for a search: who did something, when and from where. Their number is bounded.
 
-The bound is a number of records and no age: a clock that jumps removes none. Failed sign-ins have a bound of
-their own, so that guesses do not push out other events.
+The bound is a number of records and no age: a clock that jumps removes none. Failed sign-ins, and what the
+station notes by itself, such as files that were not inspected, have bounds of their own, so that they push
+out nothing that people did.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import delete, or_, select, update
+from sqlalchemy import ColumnElement, delete, or_, select, update
 
 from flawscope.errors import InputError
 from flawscope_station.access.authenticator import SIGN_IN_FAILED
@@ -33,11 +34,17 @@ SUBJECTS = {  # subject of a search -> kinds of its events
     "verdicts": (VERDICT_EVENT,),
     "deletions": (REMOVED_EVENT,),
 }
-MAX_FAILED_SIGN_INS, MAX_EVENTS = 100_000, 500_000  # events that are kept: failed sign-ins, others
+MAX_FAILED_SIGN_INS, MAX_EVENTS, MAX_NOTES = 100_000, 500_000, 100_000  # events that are kept
+DELETED_AT_ONCE = 500  # events that one transaction removes
 MAX_NAMED = 20  # settings that one event of changed settings names
 # Events of versions are kept for ever: they tell the station when each was in use
-_BOUNDED_KINDS = [kind for about, kinds in SUBJECTS.items() if about != "versions" for kind in kinds]
-_BOUNDED_KINDS.remove(SIGN_IN_FAILED)
+_DONE = [kind for about, kinds in SUBJECTS.items() if about != "versions" for kind in kinds]
+_DONE.remove(SIGN_IN_FAILED)
+_BOUNDS = (
+    (events.c.kind == SIGN_IN_FAILED, MAX_FAILED_SIGN_INS),
+    (events.c.kind.in_(_DONE), MAX_EVENTS),
+    (events.c.kind.not_in([SIGN_IN_FAILED, *_DONE, VERSION_ADDED, VERSION_ACTIVATED]), MAX_NOTES),
+)
 
 
 def search(
@@ -80,15 +87,24 @@ def search(
     return [{"at": iso(row.at), **{name: getattr(row, name) for name in names}} for row in rows]
 
 
-def trim_events(database: Database) -> None:
-    """Remove the oldest records beyond the bounds."""
-    for kinds, limit in (([SIGN_IN_FAILED], MAX_FAILED_SIGN_INS), (_BOUNDED_KINDS, MAX_EVENTS)):
-        is_of_kinds = events.c.kind.in_(kinds)
+def trim_events(
+    database: Database,
+    bounds: Sequence[tuple[ColumnElement[bool], int]] = _BOUNDS,
+    pause: Callable[[], object] = lambda: None,
+) -> None:
+    """Remove the oldest records beyond the bounds, a few at a time. pause: is called after each."""
+    for is_of_kinds, limit in bounds:
         query = select(events.c.id).where(is_of_kinds).order_by(events.c.id.desc()).offset(limit).limit(1)
         with database.reading() as connection:
             last = connection.execute(query).scalar_one_or_none()
-        if last is not None:
-            database.change(delete(events).where(is_of_kinds, events.c.id <= last))
+        oldest = select(events.c.id).where(is_of_kinds, events.c.id <= (last or 0))
+        oldest = oldest.order_by(events.c.id).limit(DELETED_AT_ONCE)
+        while last is not None:
+            with database.writing() as connection:
+                gone = connection.execute(delete(events).where(events.c.id.in_(oldest))).rowcount
+            if gone < DELETED_AT_ONCE:
+                break
+            pause()
 
 
 def note_changed_settings(database: Database, settings: Settings, who: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
@@ -36,7 +36,7 @@ from flawscope_station.challenge.readiness import (
 from flawscope_station.challenge.resemblance import lies_alike, relative_boxes, resemblance
 from flawscope_station.inspecting.capacity import MemoryBudget
 from flawscope_station.inspecting.interlock import NotProductionError, NotReadyError
-from flawscope_station.inspecting.picture import Picture
+from flawscope_station.inspecting.picture import Part
 from flawscope_station.inspecting.renderings import InspectionRenderer, encode_webp, reduce_picture
 from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.settings.shifts import ShiftSettings, moments, times_of_day
@@ -44,7 +44,7 @@ from flawscope_station.settings.station import ProductSettings
 from flawscope_station.store.database import now
 from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.inspection import make_label
-from flawscope_station.store.records import NotFoundError, add_event, inspection_query, iso
+from flawscope_station.store.records import NotFoundError, add_event, find_views, inspection_query, iso
 from flawscope_station.store.schema import (
     CHALLENGE,
     GOOD,
@@ -143,9 +143,9 @@ class Challenge(BackgroundThread):
         if state is not None and part not in state.parts and self._wanted(product_id, part) is None:
             self._hold(product_id, state, self._version(product_id))
 
-    def release(self, picture: Picture, record: NewInspection) -> NewInspection:
-        """Return the picture of a challenge part with its purpose; raise NotReadyError for others unless the
-        product is ready with the version that has judged."""
+    def release(self, part: Part, record: NewInspection) -> NewInspection:
+        """Return a challenge part with its purpose; raise NotReadyError for others unless the product is
+        ready with the version that has judged."""
         state = self._states.get(record.product_id)
         if state is None:
             return record
@@ -153,31 +153,35 @@ class Challenge(BackgroundThread):
             return replace(record, purpose=CHALLENGE, key=None)
         if self._is_unchallenged(record.product_id):
             return record
-        if (part := state.parts.get(record.part or "")) is not None:
-            return self._shown(state, part, picture, record)
+        if (known := state.parts.get(record.part or "")) is not None:
+            return self._shown(state, known, part, record)
         self._hold(record.product_id, state, record.version_id)
         return record
 
-    def recorded(self, several: Sequence[RecordedInspection]) -> None:
+    def recorded(self, found: RecordedInspection) -> None:
         """Raise NotProductionError with what became of a challenge part that was recorded."""
-        first = several[0].inspection
-        if first.purpose != CHALLENGE:
+        inspection = found.inspection
+        if inspection.purpose != CHALLENGE:
             return
-        number = first.challenge_part_id
-        said = self._keep_shown(several) if number is None else self._take(several, number)
+        number = inspection.challenge_part_id
+        said = self._keep_shown(found) if number is None else self._take(found, number)
         self.wake()
-        raise NotProductionError(f"the challenge part {first.part} {said}")
+        raise NotProductionError(f"the challenge part {inspection.part} {said}")
 
-    def _shown(self, state: State, part: Row[Any], picture: Picture, record: NewInspection) -> NewInspection:
+    def _shown(self, state: State, known: Row[Any], part: Part, record: NewInspection) -> NewInspection:
         """Return the record of a challenge part, of the challenge under way or a new one that is due."""
         product_id, version = record.product_id, record.version_id
-        alike, is_at_place = -1.0, None
-        if (view := state.views.get(part.id, {}).get(record.view or "")) is not None:
-            given = (picture.data, bytes(view.picture))
-            alike = resemblance(*(reduce_picture(data, part.name, VIEW_SIDE, self._memory) for data in given))
+        alike, at_place = list[float](), list[bool]()
+        data = {one.view: one.data for one in part.pictures}
+        for seen in record.pictures:
+            if (view := state.views.get(known.id, {}).get(seen.view or "")) is None:
+                alike.append(-1.0)
+                continue
+            given = (data[seen.view], bytes(view.picture))
+            reduced = (reduce_picture(one, known.name, VIEW_SIDE, self._memory) for one in given)
+            alike.append(resemblance(*reduced))
             if stored := json.loads(view.boxes):
-                boxes = relative_boxes(record.regions, record.width, record.height)
-                is_at_place = lies_alike(boxes, stored)
+                at_place.append(lies_alike(relative_boxes(seen.regions, seen.width, seen.height), stored))
         with self._lock:
             state, run = self._load(product_id), None
             if (cause := self._readiness(product_id, state, version).cause) is not None:
@@ -185,16 +189,18 @@ class Challenge(BackgroundThread):
                 if last is None or last.outcome is not None or last.judging != judging:
                     state = self._begin(product_id, cause, version, "station")
                 run = state.number
+        pixels = [str(one.pixels) for one in record.pictures]
         with self.store.database.reading() as connection:
-            is_copy = records.was_taken_before(connection, product_id, record.pixels or "")
-        facts = {"resemblance": alike, "is_at_place": is_at_place, "is_copy": is_copy}
+            is_copy = any(records.was_taken_before(connection, product_id, one) for one in pixels)
+        is_at_place = any(at_place) or not at_place
+        facts = {"resemblance": min(alike), "is_at_place": is_at_place, "is_copy": is_copy, "pixels": pixels}
         said = {**record.record, "challenge": facts}
-        of_challenge = {"purpose": CHALLENGE, "challenge_id": run, "challenge_part_id": part.id}
+        of_challenge = {"purpose": CHALLENGE, "challenge_id": run, "challenge_part_id": known.id}
         return replace(record, record=said, key=None, **of_challenge)
 
-    def _take(self, several: Sequence[RecordedInspection], number: int) -> str:
+    def _take(self, found: RecordedInspection, number: int) -> str:
         """Return in words what became of a challenge part that was recorded, and note the outcome."""
-        first = several[0].inspection
+        first = found.inspection
         if first.challenge_id is None:
             return "was not taken, for no challenge is due: begin one"
         with self._lock:
@@ -202,8 +208,7 @@ class Challenge(BackgroundThread):
             run = state.history.last
             if state.number != first.challenge_id or run is None:
                 return "was not taken, for another challenge has begun: show it again"
-            numbers = [one.number for one in several]
-            place = next(i for i, one in enumerate(run.shown) if one.inspection in numbers)
+            place = next(i for i, one in enumerate(run.shown) if one.inspection == found.number)
             shown, before = run.shown[place], replace(run, shown=run.shown[:place])
             after = replace(run, shown=run.shown[: place + 1])  # others may have been recorded since
             if before.outcome is None and after.outcome is not None:
@@ -363,13 +368,13 @@ class Challenge(BackgroundThread):
         new = self._awaited.get(product_id)
         return new if new and new.name == part and self.clock.monotonic() < new.due else None
 
-    def _keep_shown(self, several: Sequence[RecordedInspection]) -> str:
+    def _keep_shown(self, found: RecordedInspection) -> str:
         """Keep a new challenge part that was recorded; return what became of it in words."""
-        first = several[0].inspection
+        first = found.inspection
         if (new := self._awaited.pop(first.product_id, None)) is None or new.name != first.part:
-            return "is kept already: show it again"  # its picture came twice
-        self._keep(first.product_id, new, several[0].number)
-        return f"is kept, and was judged {'as good' if first.decision_on_part == GOOD else 'as defective'}"
+            return "is kept already: show it again"  # it came twice
+        self._keep(first.product_id, new, found.number)
+        return f"is kept, and was judged {'as good' if first.decision == GOOD else 'as defective'}"
 
     def _checked_name(self, product_id: int, name: str) -> str:
         if not (name := make_label(name, None).part or ""):
@@ -381,19 +386,18 @@ class Challenge(BackgroundThread):
     def _keep(self, product_id: int, new: NewPart, number: int) -> None:
         """Keep the part of a recorded inspection, in all its views."""
         query = inspection_query().add_columns(pictures.c.pixels)
-        query = query.where(inspections.c.product_id == product_id)
+        query = query.where(inspections.c.product_id == product_id, inspections.c.id == number)
         with self.store.database.reading() as connection:
-            row = connection.execute(query.where(inspections.c.id == number)).one_or_none()
+            row = connection.execute(query).one_or_none()
             if row is None:
                 raise NotFoundError(f"there is no inspection {number}")
-            of_part = inspections.c.part_id == row.part_id
-            rows = [row] if row.part_id is None else connection.execute(query.where(of_part)).all()
+            rows = find_views(connection, [number]) or [row]
         views = [
             {
                 "view": one.view or "",
                 "pixels": one.pixels,
                 "boxes": json.dumps(relative_boxes(json.loads(one.record)["regions"], one.width, one.height)),
-                "picture": self._reduced(product_id, one.id),
+                "picture": self._reduced(product_id, number, None if one is row else one.view),
             }
             for one in rows
         ]
@@ -409,8 +413,8 @@ class Challenge(BackgroundThread):
                 add_event(connection, "challenge_part_added", new.who, text, product_id)
             self._load(product_id)
 
-    def _reduced(self, product_id: int, number: int) -> bytes:
-        data, _, name = self.renderer.picture(product_id, number)
+    def _reduced(self, product_id: int, number: int, view: str | None) -> bytes:
+        data, _, name = self.renderer.picture(product_id, number, view)
         return encode_webp(reduce_picture(data, name, VIEW_SIDE, self._memory))
 
     def remove_part(self, product_id: int, number: int, who: str) -> None:

@@ -26,10 +26,9 @@ class Instant:
 class Shown:
     """Challenge part as it was shown and judged.
 
-    number: of the part. inspection: number of the record; of several views that with the highest severity.
-    at: microseconds since 1970. decision: on it. resemblance: least one of its pictures
-    to the stored ones, -1 to 1. is_at_place: a region lies where a stored one does. pixels: hashes of its
-    pictures. is_copy: some of them had been shown before the challenge.
+    number: of the part. inspection: number of the record. at: microseconds since 1970. decision: on it.
+    resemblance: least one of its pictures to the stored ones, -1 to 1. is_at_place: a region lies where a
+    stored one does. pixels: hashes of its pictures. is_copy: some had been shown before the challenge.
     """
 
     number: int

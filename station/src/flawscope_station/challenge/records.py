@@ -13,13 +13,13 @@ from flawscope_station.store.database import Database
 from flawscope_station.store.insert import decision_of
 from flawscope_station.store.records import iso
 from flawscope_station.store.schema import (
-    CHALLENGE,
+    IS_CHALLENGE,
     challenge_parts,
     challenge_views,
     challenges,
     inspections,
-    parts,
     pictures,
+    views,
 )
 
 MAX_SHOWN, MAX_CHALLENGES = 500, 20  # of a product, that people see
@@ -76,44 +76,44 @@ def find_shown(
     connection: Connection, product_id: int, *, runs: Sequence[int] | None = None
 ) -> list[ShownRow]:
     """Return what was shown of challenge parts, in this order: in some challenges, or at any time, then
-    `MAX_SHOWN` pictures at most. Those that a part was kept from are not among them."""
+    `MAX_SHOWN` at most. Those that a part was kept from are not among them."""
     column = inspections.c
-    query = select(inspections, pictures.c.pixels, parts.c.decision.label("part_decision"))
-    query = query.select_from(inspections.join(pictures).outerjoin(parts, parts.c.id == column.part_id))
-    query = query.where(column.product_id == product_id, column.purpose == CHALLENGE)
+    query = select(inspections, pictures.c.pixels).select_from(inspections.join(pictures))
+    query = query.where(column.product_id == product_id, IS_CHALLENGE)
     query = query.where(column.challenge_part_id.is_not(None)).order_by(column.id.desc())
     query = query.limit(MAX_SHOWN) if runs is None else query.where(column.challenge_id.in_(runs))
-    groups: dict[object, list[Row[Any]]] = {}
-    for row in connection.execute(query).all()[::-1]:
-        groups.setdefault(("part", row.part_id) if row.part_id else row.id, []).append(row)
-    return [_shown(rows) for rows in groups.values()]
+    return [_shown(row) for row in connection.execute(query).all()[::-1]]
 
 
-def _shown(rows: Sequence[Row[Any]]) -> ShownRow:
-    first, worst = rows[0], max(rows, key=lambda row: row.severity)
-    facts: list[Mapping[str, Any]] = [json.loads(row.record)["challenge"] for row in rows]
-    at_place = [one["is_at_place"] for one in facts if one["is_at_place"] is not None]
+def _shown(row: Row[Any]) -> ShownRow:
+    facts: Mapping[str, Any] = json.loads(row.record)["challenge"]
     shown = Shown(
-        first.challenge_part_id,
-        worst.id,
-        first.at,
-        first.part_decision or decision_of(first),
-        min(one["resemblance"] for one in facts),
-        any(at_place) or not at_place,
-        frozenset(row.pixels for row in rows),
-        any(one["is_copy"] for one in facts),
+        row.challenge_part_id,
+        row.id,
+        row.at,
+        decision_of(row),
+        facts["resemblance"],
+        facts["is_at_place"] is not False,
+        frozenset(facts.get("pixels") or [row.pixels]),
+        facts["is_copy"],
     )
-    return ShownRow(first.challenge_id, worst.score, worst.score_threshold, shown)
+    return ShownRow(row.challenge_id, row.score, row.score_threshold, shown)
 
 
 def was_taken_before(connection: Connection, product_id: int, pixels: str) -> bool:
     """Whether these pixels are those of a stored picture, or of one that was shown as a challenge part."""
     stored = select(challenge_views.c.part_id).join_from(challenge_views, challenge_parts)
     stored = stored.where(challenge_parts.c.product_id == product_id, challenge_views.c.pixels == pixels)
-    is_same = (pictures.c.product_id == product_id) & (pictures.c.pixels == pixels)
-    shown = select(inspections.c.id).join_from(inspections, pictures).where(is_same)
-    shown = shown.where(inspections.c.product_id == product_id, inspections.c.purpose == CHALLENGE)
-    return bool(connection.scalar(select(exists(stored) | exists(shown))))
+    is_same = pictures.c.product_id == product_id, pictures.c.pixels == pixels
+    shown = select(inspections.c.id).join_from(inspections, pictures).where(*is_same)
+    shown = shown.where(inspections.c.product_id == product_id, IS_CHALLENGE)
+    seen = (
+        select(views.c.place)
+        .join_from(views, inspections)
+        .join(pictures, (pictures.c.product_id == views.c.product_id) & (pictures.c.hash == views.c.picture))
+    )
+    seen = seen.where(*is_same, inspections.c.product_id == product_id, IS_CHALLENGE)
+    return bool(connection.scalar(select(exists(stored) | exists(shown) | exists(seen))))
 
 
 def describe(database: Database, product_id: int) -> dict[str, Any]:

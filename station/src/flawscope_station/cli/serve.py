@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ from flawscope.errors import InputError
 
 if TYPE_CHECKING:
     from flawscope_station.settings.station import Settings
+
+STOP_SECONDS = 75.0  # after which the process ends whatever hangs: service managers wait for 90 s
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,17 +70,32 @@ def _serve(settings: Settings, say: Callable[[str], None]) -> None:
 
     wait_for_disk_space(settings, say)
     station, server = open_station(settings, say), None
+    limit = threading.Timer(STOP_SECONDS, _end_process, [say])
+    limit.daemon = True
+
+    def limit_end() -> None:
+        if not limit.is_alive():
+            limit.start()
+
     try:
         station.start()
         hint = "" if station.products else "; make the first product there"
-        server = StationServer(
-            station, lambda url: say(f"the station is open: {url}  (Ctrl-C ends it){hint}")
-        )
+        text = "the station is open: {}  (Ctrl-C ends it)" + hint
+        server = StationServer(station, lambda url: say(text.format(url)), limit_end)
         server.run()
     finally:
         if server is not None and server.started:
             say("ending: what was taken is answered first")
+        limit_end()
         station.close()
+        if station.has_ended:  # else the process waits for its threads, no longer than that
+            limit.cancel()
+
+
+def _end_process(say: Callable[[str], None]) -> None:
+    say(f"ended after {STOP_SECONDS:.0f} s, though something hangs")
+    time.sleep(0.5)  # the log is written
+    os._exit(1)
 
 
 def station_settings(args: argparse.Namespace) -> Settings:

@@ -34,7 +34,7 @@ from flawscope_station.client.messages import (
 from flawscope_station.settings.proxies import find_proxy
 from flawscope_station.settings.values import redact_address
 from flawscope_station.store.inspection import Inspection
-from flawscope_station.web.schemas import PartWithInspections, Product, Version
+from flawscope_station.web.schemas import Product, Version
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,7 +115,7 @@ class Client:
         view: str | None = None,
         deadline: int | None = None,
     ) -> Inspection:
-        """Send a picture, to be judged and recorded.
+        """Send a part of one picture, to be judged and recorded.
 
         Args:
             picture: a file, an encoded picture, a PIL image, or an array as `Predictor.predict` takes it.
@@ -123,7 +123,7 @@ class Client:
             key: any text that names this request, 184 characters at most. Repeated with the same picture and
                 part it gets the same answer; with others it is refused.
             part, batch: of the part, 100 characters each; a part may be inspected many times.
-            view: of the part, where the model judges parts in several views.
+            view: of the part, where the model judges it by one named view.
             deadline: milliseconds in which the station must answer. The request is sent once; FlawscopeError
                 where the part was not judged in time.
         """
@@ -140,7 +140,7 @@ class Client:
         *,
         batch: str | None = None,
         deadline: int | None = None,
-    ) -> PartWithInspections:
+    ) -> Inspection:
         """Have a part judged by pictures of all its views, by their names; it is recorded whole or not at
         all. The rest as of `inspect`."""
         query = {"part": part, "batch": batch, "deadline": deadline}
@@ -148,8 +148,7 @@ class Client:
         path, headers = f"{self._path(product)}/inspections", {"Idempotency-Key": key or uuid.uuid4().hex}
         tries = self.tries if deadline is None else 1
         answer = self._call("POST", path, query=query, tries=tries, files=files, headers=headers)
-        found = [parse(Inspection, one["inspection"]) for one in answer["results"]]
-        return self.part(found[0].part_id or 0, found[0].product)
+        return parse(Inspection, answer["results"][0]["inspection"])
 
     def _record(self, path: str, key: str | None, query: Query, data: bytes | None = None) -> Inspection:
         headers = {"Idempotency-Key": key or uuid.uuid4().hex}
@@ -203,10 +202,6 @@ class Client:
             if not page["next"]:
                 return
             query["cursor"] = page["next"]
-
-    def part(self, number: int, product: str | None = None) -> PartWithInspections:
-        """Part with its views' inspections. number: `id` of the part, `part_id` of its inspections."""
-        return parse(PartWithInspections, self._call("GET", f"{self._path(product)}/parts/{number:d}"))
 
     # ---- verdicts
 

@@ -22,7 +22,7 @@ from flawscope_station.problems import Listener
 from flawscope_station.refusals import Refusals
 from flawscope_station.settings.plugins import ConfiguredPlugin
 from flawscope_station.sources import find_camera
-from flawscope_station.sources.source import ReportProblem, Source, TriggeredSource
+from flawscope_station.sources.source import ReportProblem, Source, StateOf, TriggeredSource
 from flawscope_station.store.addresses import Addresses
 from flawscope_station.store.records import Store
 
@@ -85,6 +85,7 @@ class ConnectionContext:
     listen: gets a name and a function, which is told of each problem that begins and ends, and whether it is
         over, in a thread of its own: for a mail, a lamp, a message.
     refusals: take note of each part that is not judged.
+    state_of: why nothing of a product is judged (`Health.state_of`).
     """
 
     addresses: Addresses
@@ -95,6 +96,7 @@ class ConnectionContext:
     report: ReportProblem
     listen: Callable[[str, Listener], None]
     refusals: Refusals
+    state_of: StateOf
 
     def camera(self, name: str, number: int | None = None) -> TriggeredSource:
         """Return a camera that can be triggered, by its number among the product's; None: the only one.

@@ -9,12 +9,13 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 from flawscope_station.inspecting.interlock import FrozenError
-from flawscope_station.inspecting.picture import Picture
+from flawscope_station.inspecting.picture import Part
 from flawscope_station.inspecting.writer import RecordedInspection
-from flawscope_station.store.insert import NewInspection
+from flawscope_station.store.insert import NewInspection, SeenPicture
 
 DARK, OVEREXPOSED, FROZEN = FAULT_KINDS = "dark", "overexposed", "frozen"
 MIN_BRIGHTNESS, MAX_BRIGHTNESS = 0.02, 0.98  # 0..1, beyond which a picture shows nothing
@@ -100,21 +101,24 @@ class CameraChecks:
     def check(self, product_id: int, part: str | None) -> None:
         """Let every picture pass: nothing is known of one before it is decoded."""
 
-    def release(self, picture: Picture, record: NewInspection) -> NewInspection:
-        """Raise FrozenError for a picture with the pixels of an earlier one of another part, or of nobody
-        knows which."""
+    def release(self, part: Part, record: NewInspection) -> NewInspection:
+        """Raise FrozenError for a part with a picture that has the pixels of an earlier one of another part,
+        or of nobody knows which."""
         if record.product_id not in self.names or record.source == "camera":
             return record
         with self._lock:
-            recent = self._recent.setdefault((record.product_id, record.view), _Recent())
-            is_repeat = recent.is_repeat(record.pixels, picture.key, record.part)
-            self._set_fault(record.product_id, FROZEN, recent.repeats >= FROZEN_PICTURES)
+            is_repeat = is_frozen = False
+            for one in record.pictures:
+                recent = self._recent.setdefault((record.product_id, one.view), _Recent())
+                is_repeat |= recent.is_repeat(one.pixels, part.key, record.part)
+                is_frozen |= recent.repeats >= FROZEN_PICTURES
+            self._set_fault(record.product_id, FROZEN, is_frozen)
         if is_repeat:
-            raise FrozenError(f"{picture.name}: {_REPEATED}")
+            raise FrozenError(f"{part.name}: {_REPEATED}")
         return record
 
-    def recorded(self, several: Sequence[RecordedInspection]) -> None:
-        """Answer every picture that was released."""
+    def recorded(self, found: RecordedInspection) -> None:
+        """Answer every part that was released."""
 
     # ---- observer
 
@@ -122,13 +126,12 @@ class CameraChecks:
         found = recorded.inspection
         if found.product_id not in self.names:
             return
-        self._check_light(recorded)
-        self._check_form(found)
+        for seen, prediction in zip_longest(found.pictures, recorded.predictions):
+            self._check_light(found.product_id, seen, () if prediction is None else prediction.shifts)
+            self._check_form(found.product_id, seen)
 
-    def _check_light(self, recorded: RecordedInspection) -> None:
-        product_id, brightness = recorded.inspection.product_id, recorded.inspection.brightness
-        shifts = () if recorded.prediction is None else recorded.prediction.shifts
-        fault = ""
+    def _check_light(self, product_id: int, seen: SeenPicture, shifts: Sequence[float]) -> None:
+        brightness, fault = seen.brightness, ""
         if brightness is not None and not (shifts and shifts[0] == 0):  # else good parts look so
             fault = OVEREXPOSED if brightness > MAX_BRIGHTNESS else ""
             fault = DARK if brightness < MIN_BRIGHTNESS else fault
@@ -139,8 +142,7 @@ class CameraChecks:
                 for one in (DARK, OVEREXPOSED):
                     self._set_fault(product_id, one, one == kind)
 
-    def _check_form(self, found: NewInspection) -> None:
-        product_id = found.product_id
+    def _check_form(self, product_id: int, found: SeenPicture) -> None:
         words = next((one.words for one in found.findings if one.code == OTHER_FORM), None)
         self._in_row[product_id] = 0 if words is None else self._in_row[product_id] + 1
         if words is None or self._in_row[product_id] >= MANY:

@@ -16,7 +16,7 @@ from flawscope_station.drift.sequential_tests import Change, ScoreTest, read_not
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.open_models import NoModelError
 from flawscope_station.store.records import Store, iso
-from flawscope_station.store.schema import IS_PRODUCTION, inspections, on_line
+from flawscope_station.store.schema import inspections, on_line
 
 ALARM_EVENT, ACKNOWLEDGED_EVENT = "drift", "drift acknowledged"
 HISTORY = 20_000  # newest inspections that are read again after a restart
@@ -75,7 +75,8 @@ class DriftMonitor(BackgroundThread):
                 if self._ended.is_set():
                     return
                 try:
-                    self.update(product_id)
+                    with self.threads[0].call():
+                        self.update(product_id)
                 except Exception as error:  # such as a data base that is away: the rest is read later
                     trouble = message_with_type(error)
                     self._dirty.add(product_id)
@@ -98,6 +99,7 @@ class DriftMonitor(BackgroundThread):
                 self._ready.discard(product_id)
                 self._tests[product_id] = test
         while not self._ended.is_set():
+            self.threads[0].go_on()
             begun = time.monotonic()
             rows = self._read_rows(product_id, test)
             with self._lock:
@@ -117,9 +119,7 @@ class DriftMonitor(BackgroundThread):
         column = inspections.c
         query = (
             select(column.id, column.at, column.score, column.anomalous)
-            # expressions, so that no data base takes an index that is not in the order of numbers
-            .where(column.id > test.last, column.product_id + 0 == product_id)
-            .where(column.version_id + 0 == test.version, IS_PRODUCTION)
+            .where(on_line(product_id), column.id > test.last, column.version_id == test.version)
             .order_by(column.id)
             .limit(ROWS_PER_QUERY)
         )
@@ -127,13 +127,14 @@ class DriftMonitor(BackgroundThread):
             return [tuple(row) for row in connection.execute(query).all()]
 
     def _begin(self, product_id: int, version: int) -> ScoreTest:
-        """Return the test of a version: after the last inspection by another one, or acknowledged, and with
-        the alarm that was noted since."""
+        """Return the test of a version: of the last `HISTORY` inspections, after the last by another version,
+        or acknowledged, and with the alarm that was noted since."""
         column, mine = inspections.c, on_line(product_id)
-        last = select(func.max(column.id)).where(mine, column.version_id != version)
         old = select(column.id).where(mine).order_by(column.id.desc()).offset(HISTORY).limit(1)
         with self.store.database.reading() as connection:
-            other, oldest = (connection.scalar(one) or 0 for one in (last, old))
+            oldest = connection.scalar(old) or 0
+            last = select(func.max(column.id)).where(mine, column.id > oldest, column.version_id != version)
+            other = connection.scalar(last) or 0
         acknowledged = self.store.events(ACKNOWLEDGED_EVENT, product_id)[:1]
         found = _ACKNOWLEDGED_PATTERN.search(acknowledged[0].text) if acknowledged else None
         after = max(other, int(found[1]) if found else 0)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import statistics
 import sys
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +21,7 @@ from flawscope_station.store.inspection import RefusalError
 J = TypeVar("J")
 E = TypeVar("E", bound=BaseException)
 
-TURN_LENGTH = 2  # pictures of a product while others wait
+TURN_LENGTH = 2  # parts of a product while others wait
 REMEMBERED_TIMES = 16  # times of a product that are remembered
 
 
@@ -72,7 +74,7 @@ class FairQueue(Generic[J]):
     # ---- how long it takes
 
     def add_time(self, product: int, seconds: float) -> None:
-        """Note the mean time of a picture in a turn."""
+        """Note the mean time of a part in a turn."""
         self._times.setdefault(product, deque(maxlen=REMEMBERED_TIMES)).append(seconds)
 
     def median_seconds(self, product: int) -> float:
@@ -81,10 +83,10 @@ class FairQueue(Generic[J]):
         return statistics.median(known) if known else 0.0
 
     def expected_delay(self, product: int, taken: dict[int, int]) -> float:
-        """Return the seconds until a further picture is judged; 0 where none waits: then it is not known.
+        """Return the seconds until a further part is judged; 0 where none waits: then it is not known.
 
         Args:
-            taken: number of pictures by product that are not judged yet.
+            taken: number of parts by product that are not judged yet.
         """
         own = taken.get(product, 0)
         others = sum(
@@ -100,6 +102,7 @@ class FairQueue(Generic[J]):
 
 MIB = 1 << 20
 MEMORY_TIMEOUT = 5.0  # seconds that `MemoryBudget.hold` waits
+LOOK_INTERVAL = 0.5  # seconds between two looks at whether memory is still wanted
 LARGE_PIXELS = 8_000_000  # pixels; smaller pictures are decoded as they come, a few at a time
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # numbers of malloc.h
 
@@ -138,8 +141,9 @@ class BusyError(RefusalError):
 
 
 class MemoryBudget:
-    """Bytes for decoding large pictures, all together. Pictures wait for room in the order in which they
-    came. One that needs more than `most` bytes is decoded alone.
+    """Bytes for decoding large pictures, all together. Who needs some claims all of it at once, and holds
+    none while waiting, in the order in which they came. A picture that needs more than `most` bytes is
+    decoded alone.
 
     Attributes:
         turns: of whoever decodes pictures for people.
@@ -151,18 +155,25 @@ class MemoryBudget:
         self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
 
-    def acquire(self, count: int, seconds: float | None = None) -> bool:
-        """Wait for room and take it, to be given back; return False where there is none in time."""
-        mine = object()
+    def acquire(
+        self, count: int, seconds: float = math.inf, is_over: Callable[[], bool] = lambda: False
+    ) -> bool:
+        """Wait for room and take it, to be given back; return False where there is none in time, or where it
+        is not wanted any more."""
+        mine, until = object(), time.monotonic() + seconds
         with self._changed:
             self._waiting.append(mine)
-            has_room = self._changed.wait_for(
-                lambda: self._waiting[0] is mine and self.used + count <= max(self.limit, count), seconds
-            )
-            self._waiting.remove(mine)
-            self.used += count if has_room else 0
-            self._changed.notify_all()
-            return has_room
+            try:
+                while self._waiting[0] is not mine or self.used + count > max(self.limit, count):
+                    left = until - time.monotonic()
+                    if left <= 0 or is_over():
+                        return False
+                    self._changed.wait(min(left, LOOK_INTERVAL))
+                self.used += count
+                return True
+            finally:
+                self._waiting.remove(mine)
+                self._changed.notify_all()
 
     def release(self, count: int) -> None:
         with self._changed:

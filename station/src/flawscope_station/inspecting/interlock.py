@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
-from flawscope_station.inspecting.picture import Picture
+from flawscope_station.inspecting.picture import Part
 from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.inspection import RefusalError
@@ -14,8 +13,8 @@ RETRY_SECONDS = 10.0  # after which a picture that was held back may be sent aga
 
 
 class NotReadyError(RefusalError):
-    """An interlock holds: the picture was not taken, or is not answered. The same picture may be sent again,
-    and pictures of other parts may be taken meanwhile.
+    """An interlock holds: the part was not taken, or is not answered. The same part may be sent again, and
+    others may be taken meanwhile.
 
     Attributes:
         seconds: after which it may be sent again.
@@ -31,8 +30,8 @@ class FrozenError(NotReadyError):
 
 
 class NotProductionError(RefusalError):
-    """The picture was judged for an interlock and recorded with another purpose than production: its decision
-    is not answered. It is done with, and not sent again."""
+    """The part was judged for an interlock and recorded with another purpose than production: its decision is
+    not answered. It is done with, and not sent again."""
 
     status, code = 409, "not_production"
 
@@ -40,31 +39,31 @@ class NotProductionError(RefusalError):
 class Interlock(Protocol):
     """Holds answers back. Called from any thread, also with locks of the inspector held."""
 
-    def check(self, product_id: int, part: str | None) -> None:
-        """Raise NotReadyError where a picture of this product or entry, of this part, may not be taken now.
+    def check(self, product_id: int, number: str | None) -> None:
+        """Raise NotReadyError where a part of this product or entry, of this number, may not be taken now.
         Waits for nothing."""
 
-    def release(self, picture: Picture, record: NewInspection) -> NewInspection:
-        """Return a judged picture as it is to be recorded, maybe with another purpose than production; raise
+    def release(self, part: Part, record: NewInspection) -> NewInspection:
+        """Return a judged part as it is to be recorded, maybe with another purpose than production; raise
         NotReadyError where it may not be."""
 
-    def recorded(self, several: Sequence[RecordedInspection]) -> None:
-        """Raise NotProductionError in the place of the answer to a picture, or to the views of a part, which
-        were recorded with another purpose than production."""
+    def recorded(self, found: RecordedInspection) -> None:
+        """Raise NotProductionError in the place of the answer to a part that was recorded with another
+        purpose than production."""
 
 
 class Interlocks(list[Interlock]):
-    """Interlocks of a station: each may hold a picture back."""
+    """Interlocks of a station: each may hold a part back."""
 
-    def check(self, product_id: int, part: str | None) -> None:
+    def check(self, product_id: int, number: str | None) -> None:
         for interlock in self:
-            interlock.check(product_id, part)
+            interlock.check(product_id, number)
 
-    def release(self, picture: Picture, record: NewInspection) -> NewInspection:
+    def release(self, part: Part, record: NewInspection) -> NewInspection:
         for interlock in self:
-            record = interlock.release(picture, record)
+            record = interlock.release(part, record)
         return record
 
-    def recorded(self, several: Sequence[RecordedInspection]) -> None:
+    def recorded(self, found: RecordedInspection) -> None:
         for interlock in self:
-            interlock.recorded(several)
+            interlock.recorded(found)

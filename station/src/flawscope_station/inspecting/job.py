@@ -1,26 +1,51 @@
-"""A picture on its way from its sender to its record."""
+"""A part on its way from its sender to its record, and the record that is made of it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
+from flawscope import Prediction
 from flawscope.pictures import decoding
+from flawscope.results.part import PartPrediction
 from flawscope_station.inspecting.capacity import without_traceback
-from flawscope_station.inspecting.picture import Picture
+from flawscope_station.inspecting.picture import Part, Picture
 from flawscope_station.inspecting.writer import Answer, RecordedInspection
+from flawscope_station.store.insert import NewInspection, SeenPicture
 from flawscope_station.store.inspection import RefusalError
-from flawscope_station.store.open_models import Model
+from flawscope_station.store.open_models import Model, ProductModel
 
 
 class LateError(RefusalError):
-    """A picture cannot be judged before its deadline, or was not. why: for a person."""
+    """A part cannot be judged before its deadline, or was not. why: for a person."""
 
     status, code = 504, "late"
 
     def __init__(self, why: str):
         super().__init__(f"not judged in time: {why}; send fewer at once, or allow more time")
+
+
+class OverdueError(RefusalError):
+    """A part had no answer for as long as `limits: wait` allows."""
+
+    status, code = 504, "overdue"
+
+    def __init__(self, seconds: float):
+        super().__init__(
+            f"it was not answered for {seconds:.0f} s (`limits: wait`): see what *Problems* says, and send "
+            "it again"
+        )
+
+
+class EndingError(RefusalError):
+    """The station ends, and could not answer a part before."""
+
+    code = "ending"
+
+    def __init__(self) -> None:
+        super().__init__("the station ends: send the part again when it has started")
 
 
 class ModelError(RefusalError):
@@ -30,17 +55,16 @@ class ModelError(RefusalError):
 
 
 @dataclass
-class Job:
-    """Picture that waits to be judged, or is. prepared: as decoded for a model, where that is done."""
+class View:
+    """Picture of a part that waits to be judged, or is. prepared: as decoded for a model, where that is done.
+    found: what the model said; None: nothing yet."""
 
     picture: Picture
     suffix: str
     file_hash: Future[str]
-    answer: Answer
-    at: int
     source: decoding.HashedPicture
     prepared: tuple[Model, Any] | None = None
-    is_judged: bool = False
+    found: Prediction | None = None
 
     def model_input(self, model: Model) -> Any:
         """The picture as decoded for this model, else its data."""
@@ -49,7 +73,119 @@ class Job:
         return self.source
 
 
+@dataclass
+class Job:
+    """Part that waits to be judged, or is."""
+
+    part: Part
+    views: Sequence[View]
+    answer: Answer
+    at: int
+    is_judged: bool = False
+
+
+_SEEN = {one.name for one in fields(SeenPicture)}
+# of the library's answer: columns, and words that a station uses otherwise
+_SAID_OTHERWISE = {one.name for one in fields(NewInspection)} | {
+    "path",
+    "product",
+    "decision",
+    "is_anomalous",
+}
+
+
+def new_inspection(
+    job: Job,
+    product: ProductModel,
+    found: Sequence[Prediction],
+    near: float,
+    decided: PartPrediction | None = None,
+    rate: float = 0.0,
+    tolerances: dict[str, str] | None = None,
+) -> NewInspection:
+    """Record of a judged part, whose files are still being written.
+
+    Args:
+        product: product and version that judged.
+        found: prediction of each picture.
+        near: multiple of the false-alarm rate up to which a good part's p-value is near the threshold.
+        decided: decision on a part in views; None: it has one picture, which decides.
+        rate: false-alarm rate of decisions on parts.
+        tolerances: version and sha256 of the rules in force; None: none are.
+    """
+    part = job.part
+    own: dict[str, Any] = {"triggers": part.triggers, "tolerances": tolerances}
+    seen = [
+        _seen_picture(view, one, {**own, "shows": _shown_product(product, one)})
+        for view, one in zip(job.views, found, strict=True)
+    ]
+    shown, decision = seen[0], {"anomalous": seen[0].anomalous, "p_value": seen[0].p_value}
+    if decided is None:
+        rate = product.predictor.calibration.expected_rate
+    else:
+        shown = next(one for one in seen if one.view == decided.worst)
+        decision = _decision_on_views(decided, seen)
+    is_near = not decision["anomalous"] and decision["p_value"] <= near * rate
+    own = {name: getattr(shown, name) for name in _SEEN} | {"key": part.key}
+    return NewInspection(
+        **{**own, **_part_record(shown, decided), **decision},
+        product_id=product.product_id,
+        version_id=product.number,
+        at=job.at,
+        source=part.source,
+        near=is_near,
+        part=part.number,
+        batch=part.batch,
+        request_hash=None if part.request is None else part.request.hash,
+        address=part.product_id,
+        views=() if decided is None else tuple(seen),
+    )
+
+
+def _seen_picture(view: View, found: Prediction, own: Mapping[str, Any]) -> SeenPicture:
+    height, width = found.geometry.picture_size
+    record = {name: value for name, value in found.to_dict().items() if name not in _SAID_OTHERWISE}
+    return SeenPicture(
+        picture="",
+        suffix=view.suffix,
+        bytes=len(view.picture.data),
+        width=width,
+        height=height,
+        name=view.picture.name,
+        score=found.score,
+        p_value=found.p_value,
+        severity=found.severity,
+        score_threshold=found.score_threshold,
+        anomalous=found.is_anomalous,
+        tolerated=found.is_tolerated,
+        record=record | {name: value for name, value in own.items() if value},
+        key=view.picture.key,
+        brightness=found.brightness,
+        view=view.picture.view,
+        pixels=view.source.pixels,
+    )
+
+
+def _shown_product(product: ProductModel, found: Prediction) -> str | None:
+    return product.name and (product.name if found.product else found.NO_PRODUCT_NAME)
+
+
+def _decision_on_views(decided: PartPrediction, seen: Sequence[SeenPicture]) -> dict[str, Any]:
+    """Columns of the decision on a part. It is within tolerance where all is that makes it anomalous."""
+    flagged = [one for one in seen if one.anomalous or one.view == decided.worst]
+    tolerated = decided.is_anomalous and all(one.tolerated for one in flagged)
+    return {"anomalous": decided.is_anomalous, "tolerated": tolerated, "p_value": decided.p_value}
+
+
+def _part_record(shown: SeenPicture, decided: PartPrediction | None) -> dict[str, Any]:
+    """Record of a part: of its most unusual picture, with what was noticed of all."""
+    if decided is None:
+        return {}
+    noticed = [*shown.record.get("findings", ()), *(one.to_dict() for one in decided.findings)]
+    return {"record": {**shown.record, "findings": noticed, "part_score": decided.score}}
+
+
 def pass_error_on(done: Future[None], answer: Future[RecordedInspection]) -> None:
-    """Answer a picture whose step failed with the step's error."""
+    """Answer a part whose step failed with the step's error."""
     if (error := done.exception()) is not None and not answer.done():
         answer.set_exception(without_traceback(error))

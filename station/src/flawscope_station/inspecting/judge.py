@@ -1,4 +1,4 @@
-"""Judging of pictures: they wait in a queue, in which several products take turns, for the model."""
+"""Judging of parts: they wait in a queue, in which several products take turns, for the model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import replace
 from itertools import count
 from typing import Any, TypeVar
 
@@ -17,22 +16,23 @@ from flawscope.errors import FlawscopeError, InputError, message_with_type
 from flawscope_station.background import GuardedThread
 from flawscope_station.inspecting.capacity import BusyError, FairQueue, without_traceback
 from flawscope_station.inspecting.interlock import Interlocks
-from flawscope_station.inspecting.job import Job, LateError, ModelError
+from flawscope_station.inspecting.job import Job, LateError, ModelError, View, new_inspection
 from flawscope_station.inspecting.parts import PartsCache
-from flawscope_station.inspecting.picture import new_inspection
+from flawscope_station.inspecting.picture import with_views
 from flawscope_station.inspecting.tolerances import ProductTolerances
-from flawscope_station.inspecting.writer import JudgedPicture, RecordedInspection, Recorder
+from flawscope_station.inspecting.writer import Answer, JudgedPart, Recorder
+from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.model_registry import ModelRegistry
-from flawscope_station.store.open_models import Model
+from flawscope_station.store.open_models import AddressModel, Model
 
 T = TypeVar("T")
 
 MAX_PICTURES_PER_TURN = 64  # pictures of one product, at most, before the active model is looked up again
-MAX_MODEL_CALLS = 8  # that wait until no picture does: further ones are refused
+MAX_MODEL_CALLS = 8  # that wait until no part does: further ones are refused
 
 
 class Judge:
-    """Judges pictures in the order in which they came, and hands them to the recorder.
+    """Judges parts in the order in which they came, and hands them to the recorder.
 
     Args:
         interlocks: may hold answers back.
@@ -60,23 +60,23 @@ class Judge:
         self.threads = [GuardedThread("judge", self._work, self._ended)]
 
     def start(self, backlog: Callable[[], int]) -> None:
-        """Begin. backlog: number of pictures that are not answered; those that are not here yet will come."""
+        """Begin. backlog: number of parts that are not answered; those that are not here yet will come."""
         self._backlog = backlog
         self.threads[0].start()
 
     def put(self, job: Job) -> None:
-        """Let a picture wait."""
+        """Let a part wait."""
         with self._changed:
-            self._queue.put(job.picture.product_id, job)
+            self._queue.put(job.part.product_id, job)
             self._changed.notify_all()
 
-    def remove(self, answer: Future[RecordedInspection]) -> list[Job]:
-        """Take back the pictures of an answer that wait."""
+    def remove(self, answer: Answer) -> list[Job]:
+        """Take back the part of an answer, if it waits."""
         with self._changed:
             return self._queue.remove(lambda job: job.answer is answer)
 
     def expected_delay(self, product_id: int, unanswered: Counter[int]) -> float:
-        """Return the seconds until a further picture is judged; 0 where none waits: then it is not known."""
+        """Return the seconds until a further part is judged; 0 where none waits: then it is not known."""
         with self._changed:
             return self._queue.expected_delay(product_id, unanswered)
 
@@ -84,12 +84,16 @@ class Judge:
         with self._changed:
             self._changed.notify_all()
 
-    def end(self) -> None:
-        """Return when all pictures are answered."""
+    def begin_end(self) -> None:
+        """End when all parts are answered."""
         with self._changed:
             self._ending = True
             self._changed.notify_all()
-        self.threads[0].join()
+
+    def end(self, seconds: float) -> None:
+        """Return when the thread has ended, or after so many seconds: a model may hang."""
+        self.begin_end()
+        self.threads[0].join(seconds)
 
     # ---- judging
 
@@ -99,7 +103,7 @@ class Judge:
         self._ended.set()
 
     def _judge_next(self) -> bool:
-        """Judge the waiting pictures; return False at the end. None is held while the next is waited for."""
+        """Judge the waiting parts; return False at the end. None is held while the next is waited for."""
         first = self._next_job()
         if first is None:
             return False
@@ -121,8 +125,8 @@ class Judge:
         return True
 
     def _next_job(self) -> Job | None:
-        """Return the oldest job that is in time; None at the end. While no picture waits, run the functions
-        of `run_between`, and look after each whether one has come."""
+        """Return the oldest job that is in time; None at the end. While no part waits, run the functions of
+        `run_between`, and look after each whether one has come."""
         while True:
             with self._changed:
                 while not self._queue and not self._model_calls:
@@ -138,15 +142,15 @@ class Judge:
                 return job
 
     def _is_in_time(self, job: Job) -> bool:
-        if job.answer.done():  # another view of its part could not be judged
+        if job.answer.done():  # it waited too long
             return False
-        if job.picture.due > time.monotonic():
+        if job.part.due > time.monotonic():
             return True
         job.answer.set_exception(LateError("others were before it"))
         return False
 
     def run_between(self, function: Callable[[], T]) -> Future[T]:
-        """Run a function that uses a model as soon as no picture waits: most engines do one thing at a time.
+        """Run a function that uses a model as soon as no part waits: most engines do one thing at a time.
         A future that is cancelled by then is not run. BusyError where too many wait."""
         answer: Future[T] = Future()
 
@@ -172,60 +176,85 @@ class Judge:
             self._model_calls.remove(run)
 
     def _judge(self, jobs: list[Job], *, feed: bool) -> None:
-        """Judge a picture, and where `feed` is set those of its address that come meanwhile: they are
-        appended to `jobs`. The product of an entry's pictures is known from here on."""
-        address, begun, works = jobs[0].picture.product_id, time.monotonic(), False
-        judging = self.versions.models.model_of(address)
-        model, most = judging.model, MAX_PICTURES_PER_TURN if feed else 1
-        for job, result in self._results(jobs, model, most):
-            if isinstance(result, InputError):
-                job.answer.set_exception(job.picture.decoding_error(without_traceback(result)))
+        """Judge a part, and where `feed` is set those of its address that come meanwhile: they are appended
+        to `jobs`. The product of an entry's parts is known from here on."""
+        address, begun, works = jobs[0].part.product_id, time.monotonic(), False
+        judging, fed = self.versions.models.model_of(address), list[tuple[Job, View]]()
+        results = judging.model.stream(
+            self._feed(jobs, judging.model, fed, MAX_PICTURES_PER_TURN if feed else 1)
+        )
+        for number in count():
+            with self.threads[0].call():  # the model is told where it hangs on one
+                result = next(results, None)
+            if result is None:
+                break
+            job, view = fed[number]
+            if job.answer.done():
                 continue
-            works = True
-            try:
-                product = judging.matching_product(result)
-                parts = self.parts.for_version(product.product_id, product.number, product.predictor.manifest)
-                found, rules = self.tolerances.apply(product, result)
-                judged_by = product, found, self.near, parts, rules
-                record = new_inspection(job.picture, job.suffix, job.at, *judged_by)
-                part = None if parts is None else self.parts.part_of(job.picture, parts)
-                record = replace(record, pixels=job.source.pixels, part_views=part)
-                with self.threads[0].call():  # an interlock may hang, too
-                    record = self.interlocks.release(job.picture, record)
-                judged = JudgedPicture(record, found, job.file_hash, job.answer)
-                whole = [judged] if part is None else part.collect(judged)
-            except Exception as error:  # another version judges than when the picture came, or it is damaged
-                job.answer.set_exception(without_traceback(error))
+            if isinstance(result[1], InputError):
+                job.answer.set_exception(view.picture.decoding_error(without_traceback(result[1])))
                 continue
-            if whole:
-                self.recorder.add(whole)
-            job.is_judged = True
+            works, view.found = True, result[1]
+            if all(one.found is not None for one in job.views):
+                self._finish(job, judging)
         with self._changed:
             self._queue.add_time(address, (time.monotonic() - begun) / len(jobs))
         if works:
             self.report_error("")
 
-    def _results(
-        self, jobs: list[Job], model: Model, most: int
-    ) -> Iterator[tuple[Job, Prediction | InputError]]:
-        """Yield each picture with its result; the model is told where it hangs on one."""
-        results = model.stream(self._feed(jobs, model, most))
-        for number in count():
-            with self.threads[0].call():
-                found = next(results, None)
-            if found is None:
-                return
-            yield jobs[number], found[1]
+    def _finish(self, job: Job, judging: AddressModel) -> None:
+        """Decide on a part whose pictures are judged, and hand it to the recorder."""
+        try:
+            with self.threads[0].call():  # an interlock may hang, too
+                record, found = self._decide(job, judging)
+                record = self.interlocks.release(job.part, record)
+            hashes = tuple(view.file_hash for view in job.views)
+            self.recorder.add(JudgedPart(record, found, hashes, job.answer))
+        except Exception as error:  # another version judges than when the part came, or it is damaged
+            job.answer.set_exception(without_traceback(error))
+        else:
+            job.is_judged = True
 
-    def _feed(self, jobs: list[Job], model: Model, most: int) -> Iterator[Any]:
-        """Yield pictures while others are computed, so that they are decoded meanwhile. Ends when none waits,
-        when it is another product's turn, and after `most`: another model may be active."""
-        yield jobs[0].model_input(model)
-        while len(jobs) < most:
-            with self._changed:
-                job = self._queue.pop_same_turn(jobs[0].picture.product_id, len(jobs))
-            if job is None:
-                return
-            if self._is_in_time(job):
-                jobs.append(job)
-                yield job.model_input(model)
+    def _decide(self, job: Job, judging: AddressModel) -> tuple[NewInspection, tuple[Prediction, ...]]:
+        """Return the record of a judged part, and the predictions of its pictures."""
+        found = [view.found for view in job.views if view.found is not None]
+        product, decided, rate = judging.matching_product(found[0]), None, 0.0
+        if (parts := self.parts.for_address(job.part.product_id)) is not None:
+            job.part = with_views(job.part, parts)  # another version may judge than when it came
+            for view, one in zip(job.views, job.part.pictures, strict=True):
+                view.picture = one
+            said = {str(view.picture.view): one for view, one in zip(job.views, found, strict=True)}
+            data = {str(view.picture.view): view.picture.data for view in job.views}
+            decided = parts.decide(str(job.part.number), said, data)
+            product = judging.matching_product(decided.views[decided.worst])
+            own = self.parts.for_version(product.product_id, product.number, product.predictor.manifest)
+            assert own is not None, "of a joint model all products have views, or none"
+            rate, order = own.calibration.expected_rate, list(own.calibration.views)
+            job.views = sorted(job.views, key=lambda view: order.index(str(view.picture.view)))
+            found = [
+                decided.views.get(name, said[name]) for name in (str(one.picture.view) for one in job.views)
+            ]
+        elif len(found) > 1:
+            raise BusyError(1.0, "another kind of model began to judge")
+        applied = [self.tolerances.apply(product, one) for one in found]
+        found = [one for one, _ in applied]
+        return new_inspection(job, product, found, self.near, decided, rate, applied[0][1]), tuple(found)
+
+    def _feed(self, jobs: list[Job], model: Model, fed: list[tuple[Job, View]], most: int) -> Iterator[Any]:
+        """Yield pictures while others are computed, so that they are decoded meanwhile, all of a part one
+        after another. Ends when none waits, when it is another product's turn, and after `most` pictures:
+        another model may be active."""
+        for job in jobs:  # which grow
+            for view in job.views:
+                if job.answer.done():  # of another picture
+                    break
+                view.found = None
+                fed.append((job, view))
+                yield view.model_input(model)
+            while len(fed) < most and job is jobs[-1]:
+                with self._changed:
+                    following = self._queue.pop_same_turn(jobs[0].part.product_id, len(jobs))
+                if following is None:
+                    return
+                if self._is_in_time(following):
+                    jobs.append(following)

@@ -1,23 +1,20 @@
-"""Pictures to be inspected, and the records made of them."""
+"""Parts to be inspected, with their pictures, as they come."""
 
 from __future__ import annotations
 
 import math
 import re
 import unicodedata
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
-from flawscope import Prediction
 from flawscope.errors import FlawscopeError, InputError, message_with_type
 from flawscope.pictures import decoding
 from flawscope.predictor import PartCollector
-from flawscope_station.inspecting.part_set import PartSet
 from flawscope_station.settings.station import Limits
-from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.inspection import KeyedRequest, RefusalError, make_label
-from flawscope_station.store.open_models import ProductModel
 
 SUFFIXES = {
     **{"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "BMP": ".bmp", "DIB": ".bmp"},
@@ -33,122 +30,108 @@ class TooLargeError(RefusalError):
 
 @dataclass(frozen=True)
 class Picture:
-    """Picture to be inspected, as it came.
+    """Picture of a part, as it came.
 
-    product_id: number of the product, or of an entry that finds the product.
-    key: a picture with the same key is taken once. part, batch, view: of the part that it shows.
-    request: where its sender gave a key. hash: SHA-256 of the data, where it is known.
-    triggers: number that the frame answers. due: deadline of the answer, as `time.monotonic` counts.
-    set: of the pictures of its part, where it shows one of several views.
+    view: of the part; None: its name tells it, or the part has one. key: of a folder's file. hash: SHA-256 of
+    the data, where it is known.
     """
 
-    product_id: int
     data: bytes = field(repr=False)
     name: str
-    source: str
-    key: str | None = None
-    part: str | None = None
-    batch: str | None = None
     view: str | None = None
-    request: KeyedRequest | None = None
+    key: str | None = None
     hash: str = ""
-    triggers: int | None = None
-    due: float = math.inf
-    set: PartSet | None = field(default=None, repr=False, compare=False)
 
     def decoding_error(self, error: InputError) -> InputError:
         """Error of decoding, with the sender's name of the picture."""
         return InputError(str(error).replace(f"({len(self.data)} bytes)", self.name))
 
 
-_RECORDED = {one.name for one in fields(NewInspection)} - {"product_id"}
-# of the library's answer: columns, and words that a station uses otherwise
-_SAID_OTHERWISE = {*_RECORDED, "path", "product", "decision", "is_anomalous"}
-_COPIED_FIELDS = _RECORDED & {one.name for one in fields(Picture)}
+@dataclass(frozen=True)
+class Part:
+    """Part to be inspected, as it came, in 1 to n pictures: the unit of all work.
+
+    product_id: number of the product, or of an entry that finds the product.
+    number, batch: of the part, as its sender says. key: a part with the same key is taken once.
+    request: where its sender gave a key. triggers: number that its frames answer. due: deadline of the
+    answer, as `time.monotonic` counts.
+    """
+
+    product_id: int
+    pictures: tuple[Picture, ...]
+    source: str
+    number: str | None = None
+    batch: str | None = None
+    key: str | None = None
+    request: KeyedRequest | None = None
+    triggers: int | None = None
+    due: float = math.inf
+
+    @property
+    def name(self) -> str:
+        """What a person calls it: its number, else the name of its picture."""
+        return self.number or self.pictures[0].name
+
+    @property
+    def size(self) -> int:
+        """Bytes of its pictures."""
+        return sum(len(one.data) for one in self.pictures)
 
 
-def new_inspection(
-    picture: Picture,
-    suffix: str,
-    at: int,
-    product: ProductModel,
-    result: Prediction,
-    near: float,
-    parts: PartCollector | None = None,
-    tolerances: dict[str, str] | None = None,
-) -> NewInspection:
-    """Record of a judged picture, whose file is still being written.
-
-    Args:
-        product: product and version that judged.
-        near: multiple of the false-alarm rate up to which a good one's p-value is near the threshold.
-        parts: decides on the part that the picture shows; None: the picture is judged alone.
-        tolerances: version and sha256 of the rules in force; None: none are.
+def with_views(part: Part, judge: PartCollector | None) -> Part:
+    """Return a part with its number and its pictures' views: the sender's, else those in the pictures' names.
 
     Raises:
-        InputError: as `with_part_and_view`.
+        InputError: the pictures are not one of each view of one part, or the model judges single pictures.
     """
-    picture = with_part_and_view(picture, parts)
-    if parts is not None and picture.view is not None:  # cameras may have changed places
-        result = parts.compare(picture.view, result)
-    height, width = result.geometry.picture_size
-    near *= product.predictor.calibration.expected_rate
-    own = {
-        "shows": product.name and (product.name if result.product else result.NO_PRODUCT_NAME),
-        "triggers": picture.triggers,
-        "tolerances": tolerances,
-    }
-    record = {name: value for name, value in result.to_dict().items() if name not in _SAID_OTHERWISE}
-    return NewInspection(
-        **{name: getattr(picture, name) for name in _COPIED_FIELDS},
-        product_id=product.product_id,
-        version_id=product.number,
-        picture="",
-        suffix=suffix,
-        bytes=len(picture.data),
-        width=width,
-        height=height,
-        at=at,
-        score=result.score,
-        p_value=result.p_value,
-        severity=result.severity,
-        score_threshold=result.score_threshold,
-        anomalous=result.is_anomalous,
-        near=not result.is_anomalous and result.p_value <= near,
-        record=record | {name: value for name, value in own.items() if value},
-        brightness=result.brightness,
-        request_hash=None if picture.request is None else picture.request.hash,
-        tolerated=result.is_tolerated,
-        address=picture.product_id,
-    )
-
-
-def with_part_and_view(picture: Picture, parts: PartCollector | None) -> Picture:
-    """Return a picture with its part and view: the sender's, else those in the picture's name.
-
-    Raises:
-        InputError: part or view is unknown, the model knows no such view, or it judges single pictures.
-    """
-    if parts is None:
-        if picture.view is None:
-            return picture
+    if judge is None:
+        if (view := next((one.view for one in part.pictures if one.view is not None), None)) is not None:
+            raise InputError(
+                f"{part.name}: the model judges single pictures: leave view={view:.60} out, or use a "
+                "model that was fitted with --part"
+            )
+        if len(part.pictures) > 1:
+            raise InputError(f"{part.name}: the model judges single pictures: send each by itself")
+        return part
+    labels = [label_of(part, one, judge) for one in part.pictures]
+    numbers, seen = sorted({number for number, _ in labels}), [view for _, view in labels]
+    several = _known_views(judge)  # products of a joint model may have views of their own
+    known = next((views for views in several if {*views} == {*seen}), several[0])
+    if len(numbers) > 1:
         raise InputError(
-            f"{picture.name}: the model judges single pictures: leave view={picture.view:.60} out, or use a "
-            "model that was fitted with --part"
+            f"the pictures show parts {', '.join(numbers):.100}: send those of one part together"
         )
-    part, view, stem = picture.part, picture.view, PurePosixPath(picture.name).stem
-    if picture.source != "camera":  # whose pictures the station names
+    if missing := [view for view in known if view not in seen]:
+        raise InputError(
+            f"part {numbers[0]} lacks {', '.join(missing)}: send the pictures of all its views together"
+        )
+    if len(seen) > len(known):
+        raise InputError(f"part {numbers[0]} has a view twice: send each once")
+    pictures = tuple(replace(one, view=view) for one, view in zip(part.pictures, seen, strict=True))
+    return replace(part, pictures=pictures, number=make_label(numbers[0], None).part)
+
+
+def label_of(part: Part, picture: Picture, judge: PartCollector) -> tuple[str, str]:
+    """Return number of the part and view that a picture shows. InputError where they are not known."""
+    number, view, stem = part.number, picture.view, PurePosixPath(picture.name).stem
+    if part.source != "camera":  # whose pictures the station names
         with suppress(InputError):  # the name does not tell both
-            found = parts.pattern.parse(picture.name)
-            part, view = part or found.part, view or found.view
-        view = view or (stem if stem in parts.calibration.views else None)
-    if part is None or view is None:
-        known = ", ".join(parts.calibration.views)
+            found = judge.pattern.parse(picture.name)
+            number, view = number or found.part, view or found.view
+        view = view or (stem if any(stem in views for views in _known_views(judge)) else None)
+    if number is None or view is None:
+        known = ", ".join(judge.calibration.views)
         raise InputError(
             f"{picture.name}: it shows no known part: send its `part`, and as `view` one of {known}"
         )
-    parts.check_view(picture.name, view)
-    return replace(picture, **make_label(part, picture.batch, view)._asdict())
+    if not any(view in views for views in _known_views(judge)):
+        judge.check_view(picture.name, view)
+    return number, view
+
+
+def _known_views(judge: PartCollector) -> list[Sequence[str]]:
+    """Views of each product that a model judges."""
+    return [one.views for one in getattr(judge, "calibrations", {"": judge.calibration}).values()]
 
 
 def base_name(name: str) -> str:

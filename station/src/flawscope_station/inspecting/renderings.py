@@ -25,7 +25,7 @@ from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.store.files import MASK_SUFFIX, MASKS, PICTURES
 from flawscope_station.store.records import NotFoundError, PictureRecord, Store
 
-CACHE_SIZE = 64  # predictions in memory: people look at the latest
+CACHE_BYTES = 64 * 1024**2  # of maps in memory, at most: people look at the latest
 WEBP_QUALITY = 82  # of WebP, 0..100
 MAX_UNWRITTEN = 32  # maps that wait to be written: further ones are not, and can be computed again
 REDRAW_TIMEOUT = 10.0  # seconds to wait until no picture waits, for one to be judged again
@@ -38,6 +38,7 @@ class InspectionRenderer:
         self.store, self.inspector = store, inspector
         self.versions, self.files = inspector.judge.versions, inspector.files
         self._recent: OrderedDict[tuple[str, int], Prediction] = OrderedDict()
+        self._recent_bytes = 0
         self._lock = threading.Lock()
         self._unwritten = threading.BoundedSemaphore(MAX_UNWRITTEN)
         self.turns = inspector.memory.turns
@@ -45,21 +46,26 @@ class InspectionRenderer:
     # ---- as inspections come
 
     def keep_map(self, recorded: RecordedInspection) -> None:
-        """Keep the map in memory for a while, and as a file where the picture is to be reviewed."""
-        taken, prediction = recorded.inspection, recorded.prediction
-        if prediction is None:
-            return
-        self._remember(taken.picture, taken.version_id, prediction)
-        if (taken.anomalous or taken.near) and self._unwritten.acquire(blocking=False):
-            args = taken.picture, taken.version_id, prediction
-            done = self.inspector.run_beside(self._write_map, *args)
-            done.add_done_callback(lambda _: self._unwritten.release())
+        """Keep the maps in memory for a while, and as files where the part is to be reviewed."""
+        taken = recorded.inspection
+        for seen, prediction in zip(taken.pictures, recorded.predictions, strict=False):
+            self._remember(seen.picture, taken.version_id, prediction)
+            if (taken.anomalous or taken.near) and self._unwritten.acquire(blocking=False):
+                args = seen.picture, taken.version_id, prediction
+                done = self.inspector.run_beside(self._write_map, *args)
+                done.add_done_callback(lambda _: self._unwritten.release())
 
     def _remember(self, picture: str, version: int, prediction: Prediction) -> None:
+        """Keep a prediction, unless it is too large."""
+        if (size := prediction.map.nbytes) > CACHE_BYTES:
+            return
         with self._lock:
+            if (before := self._recent.pop((picture, version), None)) is not None:
+                self._recent_bytes -= before.map.nbytes
             self._recent[picture, version] = prediction
-            while len(self._recent) > CACHE_SIZE:
-                self._recent.popitem(last=False)
+            self._recent_bytes += size
+            while self._recent_bytes > CACHE_BYTES:
+                self._recent_bytes -= self._recent.popitem(last=False)[1].map.nbytes
 
     def _write_map(self, picture: str, version: int, prediction: Prediction) -> None:
         buffer, facts = io.BytesIO(), json.dumps(prediction.drawing_facts())
@@ -69,27 +75,34 @@ class InspectionRenderer:
 
     # ---- as somebody looks
 
-    def picture(self, product_id: int, number: int) -> tuple[bytes, str, str]:
+    def picture(self, product_id: int, number: int, seen: str | None = None) -> tuple[bytes, str, str]:
         """Return the file as it came, its ending and the name that its sender gave it.
+
+        Args:
+            seen: view of the part, as in what follows; None: the most unusual one, or the only picture.
 
         Raises:
             NotFoundError: there is no such inspection, or its picture was removed.
         """
-        row = self._row(product_id, number)
+        row = self._row(product_id, number, seen)
         return self.files.read(PICTURES, row.hash, row.suffix), row.suffix, row.name
 
-    def view(self, product_id: int, number: int, side: int, *, patient: bool = False) -> bytes:
+    def view(
+        self, product_id: int, number: int, side: int, seen: str | None = None, *, patient: bool = False
+    ) -> bytes:
         """Return WebP of the picture, the longer side at most `side` pixels. NotFoundError as above.
         BusyError, as of what follows: too many people wait to see something, or the line goes first.
         patient: wait for a turn, however many people do."""
-        row = self._row(product_id, number)
+        row = self._row(product_id, number, seen)
         with self.turns.take(patient=patient):
             return encode_webp(self._reduced_picture(row, side))
 
-    def overlay(self, product_id: int, number: int, side: int, *, patient: bool = False) -> bytes:
+    def overlay(
+        self, product_id: int, number: int, side: int, seen: str | None = None, *, patient: bool = False
+    ) -> bytes:
         """Return WebP of the picture with heat map, outlines and part's square. Errors and patient as above:
         a prediction that is not kept is waited for as by others."""
-        row = self._row(product_id, number)
+        row = self._row(product_id, number, seen)
         prediction = self._prediction(product_id, row)
         with self.turns.take(patient=patient):
             heat, marked, _ = prediction.over(self._reduced_picture(row, side))
@@ -114,8 +127,8 @@ class InspectionRenderer:
         with self.turns.take():
             return encode_png(prediction.picture_mask().astype(np.uint8) * np.uint8(255))
 
-    def _row(self, product_id: int, number: int) -> PictureRecord:
-        row = self.store.picture(product_id, number)
+    def _row(self, product_id: int, number: int, seen: str | None = None) -> PictureRecord:
+        row = self.store.picture(product_id, number, seen)
         if row.removed_at is not None:
             raise NotFoundError(f"the picture of inspection {number} was removed, as `keep` says")
         return row

@@ -1,38 +1,41 @@
-"""Recorder of judged pictures: several are written in one transaction, before anybody is answered."""
+"""Recorder of judged parts: several are written in one transaction, before anybody is answered."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
+from typing import Any
 
 from flawscope import Prediction
 from flawscope.errors import FlawscopeError
-from flawscope_station.background import GuardedThread
+from flawscope_station.background import STOP_TIMEOUT, GuardedThread
 from flawscope_station.inspecting.capacity import without_traceback
 from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.inspection import KeyUsedError
 from flawscope_station.store.records import Store
 from flawscope_station.store.schema import PRODUCTION
 
+FILE_INTERVAL = 0.5  # seconds between two looks at whether a part still waits for its files
 MAX_GROUP = 64  # inspections in a transaction, at most: flushing the disk costs as much for a single one
 
 
 @dataclass(frozen=True)
 class RecordedInspection:
-    """Inspection that is on the disk. is_new: False where its key had been taken before."""
+    """Inspection that is on the disk. is_new: False where its key had been taken before. predictions: of its
+    pictures, where they are still known."""
 
     number: int
     inspection: NewInspection
     is_new: bool
-    prediction: Prediction | None = field(default=None, repr=False)
+    predictions: tuple[Prediction, ...] = field(default=(), repr=False)
 
 
 class Answer(Future[RecordedInspection]):
-    """Answer to a picture. It is decided once whether its sender gets it: it is recorded, or given up."""
+    """Answer to a part. It is decided once whether its sender gets it: it is recorded, or given up."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +44,7 @@ class Answer(Future[RecordedInspection]):
         self._is_decided = False
 
     def set_exception(self, exception: BaseException | None) -> None:
-        """Fail, unless it is answered: of views of a part each fails with the others."""
+        """Fail, unless it is answered: it may have waited too long."""
         with suppress(InvalidStateError):
             super().set_exception(exception)
 
@@ -63,43 +66,60 @@ class Answer(Future[RecordedInspection]):
 
 
 @dataclass(frozen=True, eq=False)
-class JudgedPicture:
-    """Judged picture to be recorded. kept: done when the picture's file is on the disk."""
+class JudgedPart:
+    """Judged part to be recorded. predictions: of its pictures. file_hashes: done when their files are on the
+    disk."""
 
     inspection: NewInspection
-    prediction: Prediction
-    file_hash: Future[str]
+    predictions: tuple[Prediction, ...]
+    file_hashes: tuple[Future[str], ...]
     answer: Answer
+
+    def with_files(self) -> JudgedPart | None:
+        """Return the part with the hashes of its files, as soon as they are on the disk; None where it has
+        failed meanwhile. Errors of writing them."""
+        digests = list[str]()
+        for one in self.file_hashes:
+            while not self.answer.done():
+                with suppress(TimeoutError):
+                    digests.append(one.result(FILE_INTERVAL))
+                    break
+        if self.answer.done():
+            return None
+        whole = self.inspection
+        of_view = dict(zip([one.view for one in whole.pictures], digests, strict=True))
+        views = tuple(replace(one, picture=of_view[one.view]) for one in whole.views)
+        changed: dict[str, Any] = {"picture": of_view[whole.view], "unanswered": self.answer.reason()}
+        return replace(self, inspection=replace(whole, **changed, views=views))
 
 
 class Recorder:
-    """Thread that records judged pictures in groups.
+    """Thread that records judged parts in groups.
 
     Args:
         announce: gets every new inspection of the production after it was recorded.
-        refuse: gets others, the views of a part together, and raises what is answered in their place.
+        refuse: gets others, and raises what is answered in their place.
     """
 
     def __init__(
         self,
         store: Store,
         announce: Callable[[RecordedInspection], None],
-        refuse: Callable[[Sequence[RecordedInspection]], None],
+        refuse: Callable[[RecordedInspection], None],
     ):
         self.store, self.announce, self.refuse = store, announce, refuse
-        self._queue: SimpleQueue[list[JudgedPicture] | None] = SimpleQueue()
+        self._queue: SimpleQueue[JudgedPart | None] = SimpleQueue()
         self._ended = threading.Event()
         self.threads = [GuardedThread("recorder", self._work, self._ended)]
         self.threads[0].start()
 
-    def add(self, judged: list[JudgedPicture]) -> None:
-        """Record a picture, or all views of a part."""
+    def add(self, judged: JudgedPart) -> None:
         self._queue.put(judged)
 
     def close(self) -> None:
-        """Return when all is written."""
+        """Return when all is written, or after a while: a disk may hang."""
         self._queue.put(None)
-        self.threads[0].join()
+        self.threads[0].join(STOP_TIMEOUT)
 
     def _work(self) -> None:
         while self._record_next():
@@ -107,14 +127,14 @@ class Recorder:
         self._ended.set()
 
     def _record_next(self) -> bool:
-        """Record the waiting pictures; return False at the end. None is held while the next is waited for."""
+        """Record the waiting parts; return False at the end. None is held while the next is waited for."""
         group = [self._queue.get()]
         while len(group) < MAX_GROUP:
             try:
                 group.append(self._queue.get_nowait())
             except Empty:
                 break
-        judged = [one for several in group if several is not None for one in several]
+        judged = [one for one in group if one is not None]
         try:
             with self.threads[0].call():
                 self._record(judged)
@@ -127,60 +147,52 @@ class Recorder:
             raise  # the thread is begun again, and people are told
         return None not in group
 
-    def _record(self, group: list[JudgedPicture]) -> None:
-        """Record pictures and answer each. Some libraries' errors are no Exception."""
-        ready = []
+    def _record(self, group: list[JudgedPart]) -> None:
+        """Record parts and answer each. Some libraries' errors are no Exception."""
+        ready = list[JudgedPart]()
         for one in group:
-            if one.answer.done():  # its sender was told that it failed
-                continue
             try:
-                picture, unanswered = one.file_hash.result(), one.answer.reason()
-                inspection = replace(one.inspection, picture=picture, unanswered=unanswered)
-                ready.append(replace(one, inspection=inspection))
+                if (whole := one.with_files()) is not None:  # else its sender was told that it failed
+                    ready.append(whole)
             except BaseException as error:
                 one.answer.set_exception(without_traceback(error))
-        ready = [one for one in ready if not one.answer.done()]  # a part lacks no view
+        ready = [one for one in ready if not one.answer.done()]
         if not ready:
             return
         try:
             found = self.store.record([one.inspection for one in ready])
         except BaseException as error:
-            apart = _by_part(ready)
-            if len(apart) == 1 or isinstance(error, FlawscopeError):  # the store's, which all would get
+            if len(ready) == 1 or isinstance(error, FlawscopeError):  # the store's, which all would get
                 for one in ready:
                     one.answer.set_exception(without_traceback(error))
                 return
-            for several in apart:  # an error of one does not harm the others
-                self._record(several)
+            for one in ready:  # an error of one does not harm the others
+                self._record([one])
             return
-        numbers = {one: number for one, (number, _) in zip(ready, found, strict=True)}
-        for several in _by_part([one for one in ready if one.inspection.purpose != PRODUCTION]):
-            self._answer_others(several, numbers)
         for one, (number, is_new) in zip(ready, found, strict=True):
-            if one.answer.done():
-                continue
             if not is_new and (used := self._key_conflict(one.inspection)) is not None:
                 one.answer.set_exception(used)
                 continue
             inspection = self._with_fate(one, number) if is_new else one.inspection
-            recorded = RecordedInspection(number, inspection, is_new, one.prediction)
+            recorded = RecordedInspection(number, inspection, is_new, one.predictions)
+            if inspection.purpose != PRODUCTION:
+                self._answer_other(one.answer, recorded)
+                continue
             with suppress(InvalidStateError):
                 one.answer.set_result(recorded)
             if is_new:
                 with suppress(Exception):  # a listener's error does not harm the answers
                     self.announce(recorded)
 
-    def _answer_others(self, several: list[JudgedPicture], numbers: dict[JudgedPicture, int]) -> None:
-        """Answer pictures, of one part, that are none of the production."""
-        found = [RecordedInspection(numbers[one], one.inspection, True, one.prediction) for one in several]
+    def _answer_other(self, answer: Answer, recorded: RecordedInspection) -> None:
+        """Answer a part that is none of the production."""
         try:
-            self.refuse(found)
-            raise RuntimeError(f"nobody answers an inspection with purpose {found[0].inspection.purpose}")
+            self.refuse(recorded)
+            raise RuntimeError(f"nobody answers an inspection with purpose {recorded.inspection.purpose}")
         except Exception as error:
-            for one in several:
-                one.answer.set_exception(without_traceback(error))
+            answer.set_exception(without_traceback(error))
 
-    def _with_fate(self, one: JudgedPicture, number: int) -> NewInspection:
+    def _with_fate(self, one: JudgedPart, number: int) -> NewInspection:
         """Return the inspection with what became of its answer, which may have been given up meanwhile."""
         why = one.answer.decide()
         if why == one.inspection.unanswered:
@@ -198,11 +210,3 @@ class Recorder:
         if all(row.request_hash == taken.request_hash for row in rows):
             return None
         return KeyUsedError(f"request, inspection {rows[0].id}")
-
-
-def _by_part(pictures: Sequence[JudgedPicture]) -> list[list[JudgedPicture]]:
-    """Return the pictures apart, but the views of a part together."""
-    apart: dict[object, list[JudgedPicture]] = {}
-    for one in pictures:
-        apart.setdefault(one.inspection.part_views or one, []).append(one)
-    return [*apart.values()]

@@ -28,7 +28,7 @@ from flawscope_station.learning.candidate_plan import (
     read_verdicts,
     reason_not_to_learn,
 )
-from flawscope_station.learning.process import StoppedError, Worker, make_candidate
+from flawscope_station.learning.process import STEP_SECONDS, StoppedError, Worker, make_candidate
 from flawscope_station.settings.station import LearningSettings
 from flawscope_station.store.addresses import CANNOT_LEARN
 from flawscope_station.store.database import StoreError
@@ -207,13 +207,14 @@ class Learning(BackgroundThread):
     def _work(self) -> None:
         while not self._wait(CHECK_INTERVAL):
             try:
-                self.worker.end_if_idle()
-                self.candidates.mark_live()
-                for product_id, learn in self.settings.items():
-                    if learn is not None:
-                        self._queue_if_enough(product_id, learn)
-                while not self._ended.is_set() and (row := self.candidates.next_unfinished()) is not None:
-                    self._make(row)
+                with self.threads[0].call(STEP_SECONDS):
+                    self.worker.end_if_idle()
+                    self.candidates.mark_live()
+                    for product_id, learn in self.settings.items():
+                        if learn is not None:
+                            self._queue_if_enough(product_id, learn)
+                    while not self._ended.is_set() and (row := self.candidates.next_unfinished()) is not None:
+                        self._make(row)
             except StoreError:  # reported by the station; candidates to be made are found at the next check
                 self._pause(RETRY_SECONDS)
                 self.wake()
@@ -264,9 +265,7 @@ class Learning(BackgroundThread):
                 "engine": self.versions.engine_for(active.file),
                 "device": self.versions.device,
             }
-            found: judgements.Judgement = self.worker.run(
-                job, lambda *step: self._steps.__setitem__(number, step)
-            )
+            found: judgements.Judgement = self.worker.run(job, lambda *step: self._note_step(number, step))
             gone, contradictory = plan.verdicts.gone, {*found.contradictory, *plan.verdicts.contradictory}
             found = replace(found, contradictory=sorted(contradictory), gone=gone)
             self._add_version(row, plan, active, learn, found, out, begun)
@@ -284,6 +283,10 @@ class Learning(BackgroundThread):
         finally:
             self._steps.pop(number, None)
             self.files.remove_temporary(out)
+
+    def _note_step(self, number: int, step: tuple[str, int, int]) -> None:
+        self.threads[0].go_on()
+        self._steps[number] = step
 
     def _disk_full_error(self, product_id: int) -> StoreError | None:
         """Error where the disk has no room for another version and its temporary file."""

@@ -8,6 +8,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from sqlalchemy import Connection, Row, select
@@ -21,12 +22,21 @@ from flawscope_station.learning.candidate_records import candidate_of_version
 from flawscope_station.settings.station import LearningSettings
 from flawscope_station.store.files import MASK_SUFFIX, MASKS, PICTURES, Files
 from flawscope_station.store.model_registry import rate_root
-from flawscope_station.store.records import DEFECT, GOOD, verdict_stacks
-from flawscope_station.store.schema import challenge_parts, challenge_views, inspections, on_line, pictures
+from flawscope_station.store.records import DEFECT, GOOD, find_views, verdict_stacks
+from flawscope_station.store.schema import (
+    IS_REVIEWED,
+    challenge_parts,
+    challenge_views,
+    inspections,
+    on_line,
+    pictures,
+)
 
 EXTENSION_PICTURES, TRAINING_PICTURES = 24, 200  # good pictures of the line that are drawn
 RECENT_INSPECTIONS = 5000  # inspections that the line's good pictures are drawn from
 MAX_REVIEWED = 500  # reviewed pictures that are judged; corrections are judged even beyond it
+MAX_CORRECTIONS = 5000  # the latest, that are judged
+PICTURES_PER_QUERY = 500  # that one query names
 
 
 @dataclass(frozen=True)
@@ -114,7 +124,8 @@ class ValidVerdict:
 class ValidVerdicts:
     """Verdicts on a product's inspections that were not taken back.
 
-    judged: all corrections, and the latest others up to `MAX_REVIEWED`, oldest first, with their pictures.
+    judged: the latest corrections up to `MAX_CORRECTIONS`, and the latest others up to `MAX_REVIEWED`, oldest
+    first, with their pictures.
     gone: inspections whose pictures were removed.
     contradictory: inspections of a file that was called both good and a defect.
     """
@@ -134,22 +145,28 @@ class ValidVerdicts:
 
 
 def read_verdicts(connection: Connection, product_id: int) -> ValidVerdicts:
-    """Return the verdicts that were not taken back: all corrections, and the latest others."""
-    query = (
-        select(inspections, pictures.c.suffix, pictures.c.removed_at)
-        .select_from(inspections.join(pictures))
-        .where(on_line(product_id), inspections.c.verdict.is_not(None))
-        .where(~inspections.c.tolerated | (inspections.c.verdict == DEFECT))  # good: it may pass, not so made
-        .order_by(inspections.c.id)
+    """Return the verdicts that were not taken back: the latest corrections, and the latest others."""
+    valid = (  # good within tolerance: it may pass, and is not so made
+        on_line(product_id),
+        IS_REVIEWED,
+        ~inspections.c.tolerated | (inspections.c.verdict == DEFECT),
     )
-    rows = connection.execute(query).all()
-    wrong, right = ([row for row in rows if _is_correction(row) is kind] for kind in (True, False))
+    query = select(inspections, pictures.c.suffix, pictures.c.removed_at).select_from(
+        inspections.join(pictures)
+    )
+    latest = query.where(*valid).order_by(inspections.c.id.desc())
+    is_wrong = inspections.c.anomalous != (inspections.c.verdict == DEFECT)
+    wrong = connection.execute(latest.where(is_wrong).limit(MAX_CORRECTIONS)).all()
     room = max(0, MAX_REVIEWED - len(wrong))
-    chosen = sorted([*wrong, *right[len(right) - min(room, len(right)) :]], key=lambda row: row.id)
+    right = connection.execute(latest.where(~is_wrong).limit(room)).all()
+    chosen: list[Any] = sorted([*wrong, *right], key=lambda row: row.id)
     stacks = verdict_stacks(connection, [row.id for row in chosen])
     verdicts: dict[str, set[str]] = {}  # by picture
-    for row in rows:
-        verdicts.setdefault(row.picture, set()).add(row.verdict)
+    same = select(inspections.c.picture, inspections.c.verdict).where(*valid)
+    for start in range(0, len(chosen), PICTURES_PER_QUERY):
+        own = {row.picture for row in chosen[start : start + PICTURES_PER_QUERY]}
+        for row in connection.execute(same.where(inspections.c.picture.in_(own))):
+            verdicts.setdefault(row.picture, set()).add(row.verdict)
     found = ValidVerdicts()
     for row in chosen:
         if row.removed_at is not None:
@@ -188,8 +205,8 @@ def find_unsure(valid: ValidVerdicts, active: ActiveVersion, asked: Sequence[int
 
 
 def draw_good_pictures(connection: Connection, product_id: int, count: int, seed: int) -> list[Row[Any]]:
-    """Draw at most `count` of the line's good pictures: each has the same chance, whether the model passed it
-    or a person corrected the model.
+    """Draw at most `count` of the line's good parts, of several views one each: each has the same chance,
+    whether the model passed it or a person corrected the model.
 
     A passed picture counts as good unless a verdict says otherwise. Where some of the flagged ones are not
     reviewed yet, the same share of the passed ones is left out, so that false alarms keep their share. None
@@ -225,7 +242,18 @@ def draw_good_pictures(connection: Connection, product_id: int, count: int, seed
         .where(inspections.c.id.in_(numbers), pictures.c.removed_at.is_(None))
         .order_by(inspections.c.id)
     )
-    return list(connection.execute(query))
+    drawn: list[Any] = list(connection.execute(query))
+    seen: dict[int, list[Row[Any]]] = {}
+    for one in find_views(connection, [row.id for row in drawn if row.view is not None]):
+        if one.removed_at is None:
+            seen.setdefault(one.inspection_id, []).append(one)
+    return [_with_picture(row, rng.choice(seen[row.id])) if row.id in seen else row for row in drawn]
+
+
+def _with_picture(row: Any, seen: Row[Any]) -> Any:
+    """Row of an inspection with the picture of one of its views."""
+    own = {name: getattr(seen, name) for name in ("picture", "suffix", "name")}
+    return SimpleNamespace(**{**row._mapping, **own})
 
 
 # -------------------------------------------------------------------------------------------------- the plan

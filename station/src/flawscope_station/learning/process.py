@@ -20,6 +20,7 @@ from flawscope.pictures import decoding
 
 IDLE_SECONDS = 600.0  # seconds without a job after which it is ended: it holds a few hundred megabytes
 PROGRESS_INTERVAL = 0.25  # seconds between two reports of progress
+STEP_SECONDS = 3600.0  # in which a job must say how far it is
 LEARNING_NICENESS = 19  # the lowest priority: on a busy machine it gets a seventieth of a core
 TRIAL_NICENESS = 5  # a person waits: a quarter of a core at least
 ProgressCallback = Callable[[str, int, int], None]

@@ -146,13 +146,16 @@ class ProductSettings(Section):
 class Limits(Section):
     """Limits that are checked before a picture is decoded.
 
-    queue: pictures that wait or are being judged, at most; more are refused with 503.
+    queue: parts that wait or are being judged, at most; more are refused with 503.
+    wait: time in which a part must be answered; one that is not fails, and gives back its place and memory.
     upload: bytes of a request; all that are being received or answered hold four times as many, at most.
-    pixels: of a picture; large ones take ten times as many bytes together while they are decoded, at most.
+    pixels: of a picture; large ones, and those of one part, take ten times as many bytes together while they
+    are decoded, at most.
     stalled: seconds after which a client that sends nothing more or does not read its answer is cut off.
     """
 
     queue: AtLeastOne = 64
+    wait: Annotated[float, seconds_such_as("5 min")] = 300.0
     upload: Annotated[Size, AfterValidator(_enough_for_pages)] = 100 * 1024**2
     pixels: AtLeastOne = 200_000_000
     stalled: Annotated[float, Field(ge=0.1)] = 30.0
@@ -170,7 +173,7 @@ class RetentionSettings(Section):
     good: the model passed it, and nobody reviewed it.
     anomalous: the model flagged it, and nobody reviewed it.
     reviewed: there is a verdict.
-    records: inspections themselves.
+    records: inspections themselves, with their verdicts; trends are kept for ever.
     space: of all pictures together; beyond it the oldest are removed, good ones first, reviewed ones last.
 
     A picture that a model version learnt from is never removed.
@@ -179,7 +182,7 @@ class RetentionSettings(Section):
     good: Age | None = 30 * 86400.0
     anomalous: Age | None = 365 * 86400.0
     reviewed: Age | None = None
-    records: Age | None = None
+    records: Age | None = 5 * 365 * 86400.0
     space: Size | None = None
 
 

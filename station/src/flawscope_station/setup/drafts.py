@@ -20,7 +20,7 @@ from flawscope.methods import conflicts, registry
 from flawscope.predictor import part_names
 from flawscope_station.background import BackgroundThread
 from flawscope_station.inspecting.capacity import MemoryBudget, Turns
-from flawscope_station.learning.process import TRIAL_NICENESS, StoppedError, Worker
+from flawscope_station.learning.process import STEP_SECONDS, TRIAL_NICENESS, StoppedError, Worker
 from flawscope_station.settings.station import Limits, check_product_name
 from flawscope_station.setup import draft as draft_module
 from flawscope_station.setup.draft import READY, WAITING, AddedPicture, Draft, read_zip
@@ -222,7 +222,8 @@ class Drafts(BackgroundThread):
                 self.worker.end_if_idle()
             while not self._ended.is_set() and (found := self._next_job()) is not None:
                 try:
-                    self._run_job(*found)
+                    with self.threads[0].call(STEP_SECONDS):
+                        self._run_job(*found)
                 except FlawscopeError as error:  # a full disk: tried again at the next look
                     self.say(f"new product {found[0].name}: {message_with_type(error)}")
                     break
@@ -292,6 +293,7 @@ class Drafts(BackgroundThread):
         self.say(f"new product {draft.name}: {draft.stage}")
 
     def _note_progress(self, stage: str, done: int, total: int) -> None:
+        self.threads[0].go_on()
         name, at = stage.partition(",")[0], time.monotonic()
         if self._progress is None or self._progress["stage"] != name:
             self._progress = {"stage": name, "begun": at}
@@ -402,7 +404,8 @@ class Checks(BackgroundThread):
                 if self._pause(SETTLE_SECONDS) or version != draft.version:
                     self._requested.add(draft)  # more are coming
                 elif draft in list(self._drafts):
-                    self._findings[draft] = version, self._run_check(draft)
+                    with self.threads[0].call(STEP_SECONDS):
+                        self._findings[draft] = version, self._run_check(draft)
 
     def _run_check(self, draft: Draft) -> dict[str, Any]:
         if not draft.pictures():

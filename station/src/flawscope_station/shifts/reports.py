@@ -64,7 +64,8 @@ class ShiftReporter(BackgroundThread):
     def _work(self) -> None:
         pause = CHECK_INTERVAL
         while not self._wait(pause):
-            pause = CHECK_INTERVAL if self.report_ended(now()) else RETRY_INTERVAL
+            with self.threads[0].call():
+                pause = CHECK_INTERVAL if self.report_ended(now()) else RETRY_INTERVAL
 
     def report_ended(self, at: int) -> bool:
         """Report the shifts that ended by `at`, microseconds since 1970; False: some could not be."""
@@ -78,6 +79,7 @@ class ShiftReporter(BackgroundThread):
                     key = f"{shift.name} {iso(shift.since)}"
                     if key in reported or (number, shift) in self._empty:
                         continue
+                    self.threads[0].go_on()
                     if self._report(product, number, shift):
                         self.store.note_event(EVENT_KIND, STATION_USER, key, number)
                     else:

@@ -186,7 +186,7 @@ class Sinks:
                 many = f"{count:,} or more records" if count >= MAX_COUNTED else pluralize(count, "record")
                 text = (
                     f"the {one.kind} sink{place} of {name} is not in the settings any more: {many} that it "
-                    "had not had are not sent (inspections, verdicts, parts)"
+                    "had not had are not sent (inspections, verdicts)"
                 )
                 self.store.note_event(UNDELIVERED, EVENT_SOURCE, text, product_id)
                 code = f"{UNDELIVERED}_{product_id}" if product_id in names else UNDELIVERED

@@ -17,7 +17,7 @@ from flawscope_station.settings.sinks import SinkSettings
 from flawscope_station.store.database import Database
 from flawscope_station.store.schema import deliveries
 
-POSITIONS = ("inspection_id", "verdict_id", "part_number")  # columns
+POSITIONS = ("inspection_id", "verdict_id")  # columns
 
 
 @dataclass(frozen=True)

@@ -41,9 +41,9 @@ class MessagePictures:
     ):
         self.renderings, self.station, self.sender, self.problems = renderings, station, sender, problems
 
-    def original(self, message: Message) -> tuple[bytes, str] | None:
-        """Return the file as it came, and its ending."""
-        found = _read_or_none(lambda: self.renderings.picture(message.product_id, message.number))
+    def original(self, message: Message, view: str | None = None) -> tuple[bytes, str] | None:
+        """Return the file as it came, and its ending. view: of the part; None: the most unusual one."""
+        found = _read_or_none(lambda: self.renderings.picture(message.product_id, message.number, view))
         return None if found is None else found[:2]
 
     def view(self, message: Message) -> bytes | None:

@@ -16,7 +16,7 @@ from flawscope.artefact import files
 from flawscope.errors import InputError
 from flawscope_station.settings.plugins import Plugin
 from flawscope_station.sinks.delivery import MessagePictures, Sink, UndeliveredError, missing_picture_fields
-from flawscope_station.sinks.outbox import INSPECTION, PART_DECISION, Message
+from flawscope_station.sinks.outbox import INSPECTION, Message
 from flawscope_station.store.files import rename_without_overwrite
 from flawscope_station.store.records import iso
 
@@ -38,9 +38,10 @@ class FolderSinkSettings:
 
 
 class FolderSink(Sink):
-    """Writes `DIR/2026-11-22/000017-name.json`, with `.png` (the picture as it came) and `-overlay.webp`
-    beside it; for a verdict `000017-name-verdict-5.json`, for a part `part-000005-4711.json`. An existing
-    file is never changed: a name that is taken by something else gets `-2`, `-3` and so on."""
+    """Writes `DIR/2026-11-22/000017-name.json`, with `.png` (the picture as it came; of a part in several
+    views one for each, with its name) and `-overlay.webp` beside it; for a verdict
+    `000017-name-verdict-5.json`. An existing file is never changed: a name that is taken by something else
+    gets `-2`, `-3` and so on."""
 
     def __init__(self, settings: FolderSinkSettings, pictures: MessagePictures):
         self.settings, self.pictures = settings, pictures
@@ -82,10 +83,13 @@ class FolderSink(Sink):
         """Write the files of a message; return False where a name is taken by something else."""
         files: dict[str, str | None] = {}
         wanted = self.settings.picture if message.type == INSPECTION else "none"
-        if wanted in ("picture", "both"):
-            found = self.pictures.original(message)
-            files["picture"] = None if found is None else f"{stem}{found[1]}"
-            if found is not None and not _write_new_file(day / f"{stem}{found[1]}", found[0], message.id):
+        views: list[str | None] = [one["view"] for one in message.data["views"]]
+        for view in (views or [None]) if wanted in ("picture", "both") else ():
+            found = self.pictures.original(message, view)
+            name = stem if view is None else f"{stem}-{_in_file_name(view)}"
+            key = "picture" if view in (None, message.data["view"]) else f"picture of {view}"
+            files[key] = None if found is None else f"{name}{found[1]}"
+            if found is not None and not _write_new_file(day / f"{name}{found[1]}", found[0], message.id):
                 return False
         if wanted in ("overlay", "both"):
             drawn = self.pictures.overlay(message)
@@ -98,11 +102,14 @@ class FolderSink(Sink):
 
 
 def _stem(message: Message) -> str:
-    is_part = message.type == PART_DECISION
-    title = str(message.data["part"]) if is_part else Path(str(message.data["name"])).stem
-    name = re.sub(r"[^A-Za-z0-9._-]+", "_", title).strip("._-")[:MAX_NAME_LENGTH]
-    stem = "-".join(filter(None, ("part" if is_part else "", f"{message.number:06}", name)))
+    several = len(message.data["views"]) > 1
+    title = str(message.data["part"]) if several else Path(str(message.data["name"])).stem
+    stem = "-".join(filter(None, (f"{message.number:06}", _in_file_name(title))))
     return stem if message.verdict is None else f"{stem}-verdict-{message.verdict}"
+
+
+def _in_file_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._-")[:MAX_NAME_LENGTH]
 
 
 def _holds_message(path: Path, id: str) -> bool:

@@ -25,7 +25,6 @@ from flawscope_station.settings.values import error_text, redact_address, secret
 from flawscope_station.sinks.delivery import MessagePictures, Sink, UndeliveredError
 from flawscope_station.sinks.outbox import Cursor, Message, Outbox
 from flawscope_station.store.database import Database, now
-from flawscope_station.store.parts import last_part
 from flawscope_station.store.records import describe_inspections, inspection_query
 from flawscope_station.store.schema import HOUR, hours, inspections, on_line, products
 
@@ -39,7 +38,10 @@ MAX_CLIENT_ID = 23  # characters of a client's name that every broker takes (MQT
 DAY_HOURS = 24
 DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
 _TOPIC = re.compile(r"[^/+#$\x00-\x1f][^+#\x00-\x1f]*")
-_STATE_FIELDS = ("id", "at", "name", "decision", "score", "p_value", "severity", "score_threshold", "verdict")
+_STATE_FIELDS = (
+    *("id", "at", "name", "part", "batch", "decision", "score", "p_value", "severity", "score_threshold"),
+    "verdict",
+)
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class MqttSink(Sink):
 
     def __init__(self, settings: MqttSettings, context: MessagePictures):
         self.settings, self.problems = settings, context.problems
+        self._store = context.renderings.store
         self._client_id = f"flawscope-{context.sender}"[:MAX_CLIENT_ID]
         self._base_topic = f"{settings.topic}/{context.station}"
         self._client: paho.Client | None = None
@@ -118,7 +121,7 @@ class MqttSink(Sink):
 
     def send(self, message: Message) -> None:
         self._connect()
-        kind = message.type.partition(".")[0]  # inspection, verdict, part
+        kind = message.type.partition(".")[0]  # inspection, verdict
         text = json.dumps(message.envelope(), ensure_ascii=False, separators=(",", ":"))
         self._publish(f"{self._base_topic}/{message.data['product']}/{kind}", text)
 
@@ -134,7 +137,7 @@ class MqttSink(Sink):
                 late = True
                 continue
             self._sent_states[box.product] = time.monotonic(), box.cursor
-            self._retain(f"{box.product}/state", json.dumps(_product_state(box), ensure_ascii=False))
+            self._retain(f"{box.product}/state", json.dumps(self._product_state(box), ensure_ascii=False))
         problems = self.problems()
         text = json.dumps({"count": len(problems), "problems": problems}, ensure_ascii=False)
         self._retain("problem", text)
@@ -147,6 +150,29 @@ class MqttSink(Sink):
         if self._client is not None:
             self._client.disconnect()
             self._client.loop_stop()
+
+    def _product_state(self, box: Outbox) -> dict[str, Any]:
+        """State of a product, which the broker keeps."""
+        database: Database = box.database
+        product_id = box.product_id
+        counts = self._store.counts(product_id)
+        conditions, since = hours.c.product_id == product_id, now() // HOUR - DAY_HOURS + 1
+        sums = [func.coalesce(func.sum(hours.c[name]), 0) for name in ("inspected", "anomalous")]
+        query = inspection_query().where(on_line(product_id)).order_by(inspections.c.id.desc()).limit(1)
+        active = select(products.c.active_version_id).where(products.c.id == product_id)
+        with database.reading() as connection:
+            of_day = select(*sums).where(conditions, hours.c.hour >= since)
+            day_total, day_anomalous = connection.execute(of_day).one()
+            found = describe_inspections(connection, connection.execute(query).all())
+            version = connection.execute(active).scalar_one_or_none()
+        return {
+            **{name: found[0][name] if found else None for name in _STATE_FIELDS},
+            "version": version,
+            "inspections": counts["inspected"],
+            **{name: counts[name] for name in ("anomalous", "within_tolerance", "unanswered")},
+            "inspections_24_hours": int(day_total),
+            "share_24_hours": round(int(day_anomalous) / int(day_total), 6) if day_total else None,
+        }
 
     # ---- messages
 
@@ -240,33 +266,6 @@ class MqttSink(Sink):
             files = settings.ca_file, settings.certificate_file, settings.key_file
             client.tls_set_context(tls_context(*files))
         return client
-
-
-def _product_state(box: Outbox) -> dict[str, Any]:
-    database: Database = box.database
-    product_id = box.product_id
-    conditions, since = hours.c.product_id == product_id, now() // HOUR - DAY_HOURS + 1
-    counts = "inspected", "anomalous", "within_tolerance", "unanswered"
-    sums = [func.coalesce(func.sum(hours.c[name]), 0) for name in counts]
-    query = inspection_query().where(on_line(product_id)).order_by(inspections.c.id.desc()).limit(1)
-    active = select(products.c.active_version_id).where(products.c.id == product_id)
-    with database.reading() as connection:
-        total, anomalous, tolerated, unanswered = connection.execute(select(*sums).where(conditions)).one()
-        of_day = select(*sums).where(conditions, hours.c.hour >= since)
-        day_total, day_anomalous, *_ = connection.execute(of_day).one()
-        found = describe_inspections(connection, connection.execute(query).all())
-        version = connection.execute(active).scalar_one_or_none()
-    return {
-        **{name: found[0][name] if found else None for name in _STATE_FIELDS},
-        "last_part": last_part(database, product_id),
-        "version": version,
-        "inspections": int(total),
-        "anomalous": int(anomalous),
-        "within_tolerance": int(tolerated),
-        "unanswered": int(unanswered),
-        "inspections_24_hours": int(day_total),
-        "share_24_hours": round(int(day_anomalous) / int(day_total), 6) if day_total else None,
-    }
 
 
 PLUGIN = Plugin(

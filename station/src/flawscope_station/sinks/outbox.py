@@ -10,29 +10,20 @@ from sqlalchemy import ColumnElement, Connection, func, select, update
 
 from flawscope_station.sinks.cursors import cursor_conditions
 from flawscope_station.store.database import Database, upsert
-from flawscope_station.store.parts import describe_parts, part_query
 from flawscope_station.store.records import describe_inspections, inspection_query, iso, parse_time
-from flawscope_station.store.schema import (
-    ANOMALOUS,
-    deliveries,
-    inspections,
-    on_line,
-    parts,
-    verdicts,
-)
+from flawscope_station.store.schema import deliveries, inspections, on_line, verdicts
 
-INSPECTION, VERDICT, PART_DECISION = "inspection.created", "verdict.given", "part.decided"  # types
+INSPECTION, VERDICT = "inspection.created", "verdict.given"  # types
 MAX_COUNTED = 10_000
 SAVE_INTERVAL = 60.0  # seconds after which a cursor is stored that passed unwanted records alone
 
 
 @dataclass(frozen=True)
 class Message:
-    """Message about an inspection, a verdict or a part.
+    """Message about an inspection or a verdict.
 
     id: unique, and the same whenever the message is sent again. at: microseconds since 1970. number: of the
-    inspection, or of the part. verdict: number of the verdict; None: none was given. decision: number of the
-    decision on a part; None: it is about no part. data: content for the other side.
+    inspection. verdict: number of the verdict; None: none was given. data: content for the other side.
     """
 
     id: str
@@ -42,7 +33,6 @@ class Message:
     number: int
     verdict: int | None
     data: dict[str, Any]
-    decision: int | None = None
 
     def envelope(self, **more: Any) -> dict[str, Any]:
         """Return the body of Standard Webhooks: type, timestamp, data; and the id, for receivers without
@@ -51,11 +41,10 @@ class Message:
 
 
 class Cursor(NamedTuple):
-    """Numbers of the last inspection, the last verdict and the last decision on a part that a sink had."""
+    """Numbers of the last inspection and the last verdict that a sink had."""
 
     inspection: int
     verdict: int
-    part: int
 
 
 class Batch(NamedTuple):
@@ -108,7 +97,7 @@ class Outbox:
             )
             connection.execute(new.on_conflict_do_nothing())
             row = connection.execute(select(deliveries).where(*cursor_conditions(product_id, key))).one()
-        self.cursor = Cursor(row.inspection_id, row.verdict_id, row.part_number)
+        self.cursor = Cursor(row.inspection_id, row.verdict_id)
         self.delivered, self.refused = row.delivered, row.refused
         self._saved, self._saved_at = self.cursor, time.monotonic()
 
@@ -119,8 +108,7 @@ class Outbox:
         return self.cursor != self._saved and time.monotonic() - self._saved_at >= SAVE_INTERVAL
 
     def read_batch(self, limit: int) -> Batch:
-        """Return the next messages. Verdicts and decisions on parts come after the inspections that they are
-        about. StoreError."""
+        """Return the next messages. Verdicts come after the inspections that they are about. StoreError."""
         cursor = self.cursor
         with self.database.reading() as connection:
             query = inspection_query().where(*self._inspection_conditions(cursor))
@@ -131,22 +119,13 @@ class Outbox:
             # unwanted records are passed over
             newest = self._newest_cursor(connection)
             end = cursor._replace(inspection=max(cursor.inspection, newest.inspection))
-            found = self._read_verdicts(connection, cursor, limit - len(rows)) if self.wants_verdicts else []
-            if found:
-                end = end._replace(verdict=found[-1].verdict or 0)
-            else:
-                end = end._replace(verdict=max(cursor.verdict, newest.verdict))
-            messages += found
-            room = limit - len(messages)
-            found_parts = self._read_parts(connection, cursor, room)
-            last = newest.part if len(found_parts) < room else 0
-            end = end._replace(part=max(cursor.part, last, *(one.decision or 0 for one in found_parts)))
-            return Batch(messages + found_parts, end, len(found_parts) < room)
+            room = limit - len(rows)
+            found = self._read_verdicts(connection, cursor, room) if self.wants_verdicts else []
+            last = newest.verdict if len(found) < room else found[-1].verdict or 0
+            return Batch(messages + found, end._replace(verdict=max(cursor.verdict, last)), len(found) < room)
 
     def cursor_after(self, message: Message) -> Cursor:
         """Return the cursor after a message."""
-        if message.decision is not None:
-            return self.cursor._replace(part=max(self.cursor.part, message.decision))
         if message.verdict is None:
             return self.cursor._replace(inspection=max(self.cursor.inspection, message.number))
         return self.cursor._replace(verdict=max(self.cursor.verdict, message.verdict))
@@ -155,7 +134,6 @@ class Outbox:
         """Count the messages to be delivered, up to 10,000. StoreError."""
         cursor = self.cursor
         kinds = [select(inspections.c.id).where(*self._inspection_conditions(cursor))]
-        kinds += [select(parts.c.id).where(*self._part_conditions(cursor))]
         if self.wants_verdicts:
             kinds.append(self._verdict_query(cursor).with_only_columns(verdicts.c.id))
         counts = [select(func.count()).select_from(one.limit(MAX_COUNTED).subquery()) for one in kinds]
@@ -194,21 +172,10 @@ class Outbox:
         described_by_id = {one["id"]: one for one in describe_inspections(connection, rows)}
         return [self._verdict_message(row, described_by_id[row.of]) for row in found]
 
-    def _part_conditions(self, cursor: Cursor) -> list[ColumnElement[bool]]:
-        conditions = [on_line(self.product_id, parts), parts.c.id > cursor.part]
-        return conditions if self.only == "all" else [*conditions, parts.c.decision == ANOMALOUS]
-
-    def _read_parts(self, connection: Connection, cursor: Cursor, limit: int) -> list[Message]:
-        query = part_query().where(*self._part_conditions(cursor)).order_by(parts.c.id).limit(limit)
-        rows = connection.execute(query).all()
-        found = describe_parts(connection, rows)
-        return [self._part_message(one) for one in found]
-
     def _newest_cursor(self, connection: Connection) -> Cursor:
         """Return the cursor after all records."""
         inspection = select(func.max(inspections.c.id)).where(inspections.c.product_id == self.product_id)
-        part = select(func.max(parts.c.id)).where(parts.c.product_id == self.product_id)
-        queries = inspection, select(func.max(verdicts.c.id)), part
+        queries = inspection, select(func.max(verdicts.c.id))
         return Cursor(*(int(connection.execute(one).scalar_one() or 0) for one in queries))
 
     # ---- messages
@@ -226,21 +193,14 @@ class Outbox:
         id = self._message_id("verdict", row.id, row.at)
         return Message(id, VERDICT, row.at, self.product_id, int(row.of), int(row.id), data)
 
-    def _part_message(self, one: dict[str, Any]) -> Message:
-        number, at, views = int(one["id"]), parse_time(one["decided_at"]), one["views"]
-        shows = views.get(one["worst"]) or min(views.values(), default=None)  # None: it was removed
-        data = {**one, **self._common_fields(shows)}
-        id = self._message_id("part", number, at)
-        return Message(id, PART_DECISION, at, self.product_id, number, None, data, number)
-
     def _message_id(self, kind: str, number: int, at: int) -> str:
         """Return an id with the time in ms: after a restore of the data base, numbers are given again."""
         return "-".join(filter(None, (kind, self.sender, str(number), str(at // 1000))))
 
-    def _common_fields(self, number: int | None) -> dict[str, Any]:
+    def _common_fields(self, number: int) -> dict[str, Any]:
         link = f"{self.address}/{self.product}/inspections/{number}"
-        return {"station": self.station, "link": None if None in (self.address, number) else link}
+        return {"station": self.station, "link": None if self.address is None else link}
 
 
 def _cursor_columns(cursor: Cursor) -> dict[str, int]:
-    return {"inspection_id": cursor.inspection, "verdict_id": cursor.verdict, "part_number": cursor.part}
+    return {"inspection_id": cursor.inspection, "verdict_id": cursor.verdict}

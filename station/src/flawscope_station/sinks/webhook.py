@@ -21,7 +21,7 @@ from flawscope_station.settings.plugins import Plugin
 from flawscope_station.settings.proxies import find_proxy
 from flawscope_station.settings.values import check_web_address, redact_address, redact_text, tls_context
 from flawscope_station.sinks.delivery import MessagePictures, Sink, UndeliveredError, missing_picture_fields
-from flawscope_station.sinks.outbox import PART_DECISION, Message
+from flawscope_station.sinks.outbox import Message
 
 TIMEOUTS = httpx.Timeout(15.0, connect=5.0)  # seconds; of reading and writing, between two pieces
 EXCHANGE_SECONDS = 30.0  # from the look-up of the name to the answer's first line, whatever the pieces take
@@ -106,7 +106,7 @@ class Webhook(Sink):
     def body(self, message: Message) -> dict[str, Any]:
         """Return the JSON of a message, with its pictures in base64."""
         chosen = self.settings.picture
-        if chosen == "none" or self.pictures is None or message.type == PART_DECISION:
+        if chosen == "none" or self.pictures is None:
             return message.envelope()
         images = {}
         for name, read in (("picture", self.pictures.view), ("overlay", self.pictures.overlay)):

@@ -11,7 +11,7 @@ from flawscope.errors import InputError, suggest_name
 from flawscope_station.background import STOP_TIMEOUT, GuardedThread, stop_all
 from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.parts import PartsCache
-from flawscope_station.inspecting.picture import Picture
+from flawscope_station.inspecting.picture import Part
 from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.settings.plugins import ConfiguredPlugin
 from flawscope_station.settings.sources import DELETE, KEEP, FolderSourceSettings
@@ -34,8 +34,8 @@ class Sources(dict[str, list[Source]]):
     """Sources by product, in the order of the settings.
 
     Args:
-        refused: gets the name of a product, and why one of its pictures was not judged.
-        check: raises NotReadyError where an interlock holds pictures of a product and part back.
+        refused: gets the name of a product, and why one of its parts was not judged.
+        check: raises NotReadyError where an interlock holds a product's part of a number back.
         parts: knows which products are judged in views.
     """
 
@@ -77,19 +77,18 @@ class Sources(dict[str, list[Source]]):
         return [source for sources in self.values() for source in sources]
 
     def _submit_told(
-        self, refused: Callable[[BaseException], object], pictures: Sequence[Picture]
-    ) -> list[Future[RecordedInspection]]:
-        """Submit pictures, and tell of those that are refused. One for which there is no room now waits."""
+        self, refused: Callable[[BaseException], object], part: Part
+    ) -> Future[RecordedInspection]:
+        """Submit a part, and tell where it is refused. One for which there is no room now waits."""
         try:
-            answers = self._submit(pictures)
+            answer = self._submit(part)
         except BusyError:
             raise
         except Exception as error:
             refused(error)
             raise
-        for answer in answers:
-            answer.add_done_callback(lambda done: (error := done.exception()) and refused(error))
-        return answers
+        answer.add_done_callback(lambda done: (error := done.exception()) and refused(error))
+        return answer
 
     def _make_sources(
         self, name: str, product: ProductSettings, number: int, excluded: list[str]
@@ -109,6 +108,7 @@ class Sources(dict[str, list[Source]]):
         )
         counts = Counter[bool]()
         made: list[Source] = []
+        shared: FolderSource | None = None  # whose folders show a view of each part
         for settings in product.all_sources:
             is_folder = isinstance(settings, FolderSourceSettings)
             counts[is_folder] += 1
@@ -116,7 +116,11 @@ class Sources(dict[str, list[Source]]):
             if isinstance(settings, ConfiguredPlugin):
                 made.append(settings.open(line, settings.values, place))
             elif isinstance(settings, FolderSourceSettings):
-                made.append(FolderSource(line, settings, place, excluded))
+                if shared is not None and settings.view is not None:
+                    made.append(shared.add_folder(settings, place, excluded))
+                    continue
+                made.append(one := FolderSource(line, settings, place, excluded))
+                shared = shared if settings.view is None else one
             else:
                 made.append(FfmpegCamera(line, settings, place))
         return made

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 from flawscope.errors import FlawscopeError, pluralize
 from flawscope_station.background import Backoff, GuardedThread
 from flawscope_station.inspecting.capacity import BusyError
-from flawscope_station.inspecting.picture import Picture
+from flawscope_station.inspecting.picture import Part, Picture
 from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.settings.sources import EVERY_FRAME, MEASURE_LATENCY, ON_TRIGGER, CameraSourceSettings
 from flawscope_station.sources.frames import FrameReader, encode_png, pixel_hash
@@ -167,12 +167,10 @@ class LiveCamera:
         with self._changed:
             self._triggers.pop(waiting, None)
 
-    def picture(self, shot: Shot, key: str | None) -> Picture:
-        """Encode a frame as a picture to submit. InputError where the frame is too large."""
+    def picture(self, shot: Shot) -> Picture:
+        """Encode a frame as a picture of a part. InputError where the frame is too large."""
         data = encode_png(shot.frame, self.line.share.limits.pixels)
-        name = f"{self.state.name}-{iso(shot.at).replace(':', '-')}.png"
-        triggers = shot.triggers or None
-        return Picture(self.line.product_id, data, name, SOURCE, key, triggers=triggers, view=self.view)
+        return Picture(data, f"{self.state.name}-{iso(shot.at).replace(':', '-')}.png", self.view)
 
     def _take_triggers(self, exposed_at: float = math.inf) -> dict[Future[Shot], Trigger]:
         """Take the triggers that had come when a frame was exposed."""
@@ -317,14 +315,16 @@ class LiveCamera:
         """Submit the frame that is next, for which the share has room; return whether it is inspected."""
         with self._changed:  # newer by now, or another thread has it
             shot = self._pending.popleft() if self._pending else None
-        answer = picture = None
+        answer = part = None
         try:
             if shot is not None:
                 self.line.check(None)  # NotReadyError: the next frame may be taken
-                picture = self.picture(shot, f"{SOURCE}:{self.number}:{shot.at}")
-                answer = self._submit_picture(picture)
+                key, triggers = f"{SOURCE}:{self.number}:{shot.at}", shot.triggers or None
+                pictures = (self.picture(shot),)
+                part = Part(self.line.product_id, pictures, SOURCE, key=key, triggers=triggers)
+                answer = self._submit_part(part)
         except BaseException as error:  # also where the thread is ended: the frame is told
-            if picture is None:
+            if part is None:
                 self.line.refused(error)
             self._report_refusal(error)
             if not isinstance(error, Exception):
@@ -348,12 +348,12 @@ class LiveCamera:
         answer.add_done_callback(answered)
         return True
 
-    def _submit_picture(self, picture: Picture) -> Future[RecordedInspection] | None:
+    def _submit_part(self, part: Part) -> Future[RecordedInspection] | None:
         """Submit a frame; where the queue is full, that of a part waits, and another is dropped."""
         pause = Backoff(0.02, 1.0)
         while True:
             try:
-                return self.line.submit([picture])[0]
+                return self.line.submit(part)
             except BusyError as error:
                 if not self._frames_are_parts:
                     self.state.dropped += 1

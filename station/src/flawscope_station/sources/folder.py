@@ -9,8 +9,9 @@ are known: the next start moves or deletes it. Files that are kept are taken as 
 again one after another, a little at a time, for they may have been written anew meanwhile; so are, for ever,
 those whose times the file system rounds.
 
-Files of a part in views are handed in together, where they were written at most the part's deadline apart. A
-part that lacks views, or comes twice, and a picture that a frozen camera repeats, are told and done with.
+Files of a part in views are handed in together, where they were written at most the part's deadline apart;
+folders that show a view each are watched together. A part that lacks views, or comes twice, and one that a
+frozen camera repeats, are told and done with.
 """
 
 from __future__ import annotations
@@ -20,21 +21,22 @@ import os
 import re
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from flawscope.errors import FlawscopeError, InputError, message_with_type, pluralize
-from flawscope_station.background import CLOCK, BackgroundThread, Backoff, MonotonicClock
+from flawscope_station.background import CLOCK, BackgroundThread, Backoff, GuardedThread, MonotonicClock
 from flawscope_station.inspecting.interlock import FrozenError, NotProductionError, NotReadyError
-from flawscope_station.inspecting.picture import Picture, TooLargeError
+from flawscope_station.inspecting.picture import Part, Picture, TooLargeError
 from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.settings.sources import DELETE, KEEP, FolderSourceSettings
 from flawscope_station.settings.values import size_text
 from flawscope_station.sources.arrivals import NO_STAMP, SETTLE, Arrivals, FileStamp
-from flawscope_station.sources.gathering import Group, SeenView, gather
+from flawscope_station.sources.gathering import SeenView, gather
 from flawscope_station.sources.known_files import KnownFiles
 from flawscope_station.sources.moved_files import (
     hash_unchanged,
@@ -44,7 +46,7 @@ from flawscope_station.sources.moved_files import (
 )
 from flawscope_station.sources.source import AWAY, RUNNING, WAITING, SourceContext, State, to_utf8
 from flawscope_station.store.database import now
-from flawscope_station.store.inspection import FOLDER, Label, RefusalError, make_label
+from flawscope_station.store.inspection import FOLDER, Label, make_label
 from flawscope_station.store.records import iso
 from flawscope_station.store.removed_files import GIVEN_UP
 from flawscope_station.store.schema import (
@@ -83,13 +85,16 @@ class _ProblemFile:
     backoff: Backoff = field(default_factory=lambda: Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY))
 
 
-class FolderSource(BackgroundThread):
-    """Source of the pictures of a folder and its subfolders, the oldest first, those already there included.
+Known = tuple[Path, bool]  # a picture, and whether the store has its key, of another content
+
+
+class WatchedFolder:
+    """A folder with its subfolders: which of its pictures are to be inspected, and what becomes of the files.
 
     Args:
         number: of the folder among the product's, from 1.
         excluded: folders below it that are left out: pictures are moved there.
-        clock: of its waits.
+        thread: that watches it. clock: of its waits.
     """
 
     def __init__(
@@ -97,11 +102,12 @@ class FolderSource(BackgroundThread):
         line: SourceContext,
         settings: FolderSourceSettings,
         number: int,
-        excluded: Iterable[str] = (),
-        clock: MonotonicClock = CLOCK,
+        excluded: Iterable[str],
+        thread: GuardedThread,
+        clock: MonotonicClock,
     ):
-        super().__init__(f"folder-{line.product_id}", clock)
         self.line, self.number, self.then = line, number, settings.then
+        self._thread, self._clock = thread, clock
         self.folder = Path(os.path.abspath(settings.folder))
         self.target = None if self.then in (KEEP, DELETE) else Path(os.path.abspath(self.then))
         self.pattern = None if settings.pattern is None else re.compile(settings.pattern)
@@ -109,84 +115,76 @@ class FolderSource(BackgroundThread):
         self.state = State(SOURCE, f"folder{number}", to_utf8(str(self.folder)), to_utf8(self.then))
         self._excluded = [*excluded] if self.target is None else [*excluded, str(self.target)]
         self._known = KnownFiles(line.store, line.product_id, self.folder)
-        self._arrivals: Arrivals | None = None
+        self._arrivals: Arrivals | None = None  # None: it was never there
         self._problem_files: dict[Path, _ProblemFile] = {}
         self._digests: dict[Path, bytes] = {}  # of the pictures at hand
         self._at_start: set[str] = set()  # files that were there at the first listing
         self._to_check: deque[Path] = deque()  # known files whose content is to be compared
         self._check_at = self._list_at = self._forget_at = 0.0
         self._passed_over: Counter[str] = Counter()  # files, by reason
-        self._is_blocked = False  # the cause that put off a picture would put off others, too
+        self._is_listed = False  # in this round
+        self.found: dict[Path, FileStamp] = {}  # pictures that are whole in this round
+        self.is_blocked = False  # the cause that put off a picture would put off others, too
 
-    # ---- loop
+    def start(self) -> None:
+        """Do nothing: the source that watches it begins."""
 
-    def _work(self) -> None:
-        while not self._pause(self.work_once()):
-            pass
+    def stop(self) -> None:
+        """Do nothing: the source that watches it ends."""
 
-    def work_once(self) -> float:
-        """Work off what is whole by now; return the seconds until the next round."""
-        pause = MIN_RETRY_DELAY
-        try:
-            pause = self._scan()
-            self.state.state, self.state.why = RUNNING if self.state.taken else WAITING, None
-            self._report("folder_away", None)
-        except InputError as error:
-            why = to_utf8(f"{error}; pictures are taken when it is back")
-            self.state.state, self.state.why = AWAY, why
-            self._report("folder_away", why)
-        except Exception as error:  # such as a store that is away: the next round tries again
-            self._report(CODE_WAITING, f"pictures wait in {self.folder}: {message_with_type(error)}")
-        return pause
+    # ---- a round
 
-    def _scan(self) -> float:
-        """List the folder, or look at the files that wait, and inspect the whole ones; return the seconds
-        until the next round."""
-        at = self._clock.monotonic()
-        with self.threads[0].call():  # a share may hang
+    @property
+    def arrivals(self) -> Arrivals:
+        assert self._arrivals is not None, "it is looked for first"
+        return self._arrivals
+
+    def look(self) -> float:
+        """List the folder, or look at the files that wait; return the seconds that its pictures may be
+        inspected for. InputError where it is away."""
+        at, self.is_blocked, self.found = self._clock.monotonic(), False, {}
+        with self._thread.call():  # a share may hang
             if self._arrivals is None:
                 self._arrivals = Arrivals(self.folder, apart=self._excluded)
                 self._at_start = {*self._arrivals.at_start}
             arrivals = self._arrivals
-            is_listed = at >= self._list_at
-            if is_listed:
+            self._is_listed = at >= self._list_at
+            if self._is_listed:
                 paths = arrivals.scan(at)
             else:
                 paths = arrivals.look(at) if arrivals.waiting <= MAX_LOOKED_AT else []
-            found = {path: arrivals.stamp(path) for path in paths}
-        seconds = max(MIN_RETRY_DELAY, WORK_RATIO * arrivals.took)
-        self._inspect_files(arrivals, found, self._clock.monotonic() + seconds)
-        if is_listed:
+            self.found = {path: arrivals.stamp(path) for path in paths}
+        return max(MIN_RETRY_DELAY, WORK_RATIO * arrivals.took)
+
+    def finish_round(self) -> None:
+        """Say what became of the files, and read some of the known ones again."""
+        arrivals = self.arrivals
+        if self._is_listed:
             self._report_scan(arrivals)
             self._note_passed_over(arrivals)
             self._forget_removed(arrivals)
-            at = self._clock.monotonic()
             is_busy = arrivals.waiting > max(MAX_LOOKED_AT, len(self._problem_files))
             ratio = BUSY_RATIO if is_busy else IDLE_RATIO
-            self._list_at = at + max(POLL_INTERVAL, ratio * arrivals.took)
+            self._list_at = self._clock.monotonic() + max(POLL_INTERVAL, ratio * arrivals.took)
         self._check_known_files(arrivals)
-        return POLL_INTERVAL
+
+    def show_away(self, error: InputError | None) -> None:
+        """Say that the folder is away; None: it is there."""
+        why = None if error is None else to_utf8(f"{error}; pictures are taken when it is back")
+        there = RUNNING if self.state.taken else WAITING
+        self.state.state, self.state.why = there if why is None else AWAY, why
+        self._report("folder_away", why)
+
+    def show_failure(self, error: Exception) -> None:
+        """Say that a round failed, such as for a store that is away: the next one tries again."""
+        self._report(CODE_WAITING, f"pictures wait in {self.folder}: {message_with_type(error)}")
 
     # ---- pictures
 
-    def _inspect_files(self, arrivals: Arrivals, found: Mapping[Path, FileStamp], deadline: float) -> None:
-        """Inspect pictures, several at once, and wait for the answers."""
-        in_flight: deque[tuple[Path, Future[RecordedInspection]]] = deque()
-        self._is_blocked = False
-        for several in self._parts_of(arrivals, self._unknown_files(arrivals, found), found):
-            if self._ended.is_set() or self._clock.monotonic() > deadline or self._is_blocked:
-                break
-            in_flight += self._submit_files(arrivals, several, found)
-            while in_flight and in_flight[0][1].done():
-                self._handle_answer(arrivals, *in_flight.popleft())
-        for one in in_flight:
-            self._handle_answer(arrivals, *one)
-
-    def _unknown_files(
-        self, arrivals: Arrivals, found: Mapping[Path, FileStamp]
-    ) -> Iterator[tuple[Path, bool]]:
+    def unknown_files(self) -> Iterator[Known]:
         """Yield each picture that was not inspected, and whether the store has its key, of another content.
         What was is done with; a file that is kept since an earlier start is read later."""
+        arrivals, found = self.arrivals, self.found
         for path, known in self._known.match(found):
             if known is None:
                 yield path, False
@@ -205,83 +203,36 @@ class FolderSource(BackgroundThread):
             else:
                 yield path, True
 
-    def _parts_of(
-        self, arrivals: Arrivals, files: Iterator[tuple[Path, bool]], found: Mapping[Path, FileStamp]
-    ) -> Iterator[list[tuple[Path, bool]]]:
-        """Yield the files of each part together, each with whether the store has its key: one, or all views.
-        What lacks views waits for them, or for files of its number that are not whole, and is given up."""
-        parts = self.line.parts
-        views = [] if parts is None else parts.views(self.line.product_id)
-        if not views:
-            yield from ([one] for one in files)
-            return
-        seen = []
-        for path, is_known in files:
-            one = self._seen_view(path, found[path], is_known)
-            if one.part[0] is None or one.view not in views:
-                yield [(path, is_known)]  # it is refused alone
-            else:
-                seen.append(one)
-        not_whole = {self._seen_view(path, NO_STAMP).part for path in arrivals.pending() - found.keys()}
-        for group in gather(
-            [one for one in seen if one.part not in not_whole], views, self.line.part_seconds
-        ):
-            if not group.why:
-                yield [(one.path, one.is_known) for one in group.files]
-            elif group.is_over or self._has_waited(arrivals, group):
-                self._give_up(arrivals, [one.path for one in group.files], FlawscopeError(group.why))
+    def seen_view(self, path: Path, is_known: bool = False) -> SeenView:
+        """Return which view of which part a file shows, as far as its name tells."""
+        label = self._parse_label(self._known.name(path))
+        picture = Picture(b"", self._known.name(path), label.view)
+        part = Part(self.line.product_id, (picture,), SOURCE, label.part, label.batch)
+        if self.line.parts is not None:
+            number, view = self.line.parts.label(part)
+            part, picture = replace(part, number=number), replace(picture, view=view)
+        changed = self.found.get(path, NO_STAMP).modified_ns
+        return SeenView(path, (part.number, part.batch), picture.view, changed, is_known)
 
-    def _seen_view(self, path: Path, stamp: FileStamp, is_known: bool = False) -> SeenView:
-        picture = self._unread_picture(path)
-        with suppress(InputError):  # its name tells no part
-            if self.line.parts is not None:
-                picture = self.line.parts.named(picture)
-        return SeenView(path, (picture.part, picture.batch), picture.view, stamp.modified_ns, is_known)
+    def pending_views(self) -> list[SeenView]:
+        """Return the views that files show which are not whole yet."""
+        return [self.seen_view(path) for path in self.arrivals.pending() - self.found.keys()]
 
-    def _has_waited(self, arrivals: Arrivals, group: Group) -> bool:
-        """Whether the other views of a part must have come by now."""
-        since = min(arrivals.unchanged_since(one.path) for one in group.files)
-        return self._clock.monotonic() - since >= self.line.part_seconds + SETTLE
+    def waits_since(self, path: Path) -> float:
+        """When a file was last seen to change."""
+        return self.arrivals.unchanged_since(path)
 
-    def _submit_files(
-        self,
-        arrivals: Arrivals,
-        several: Sequence[tuple[Path, bool]],
-        found: Mapping[Path, FileStamp],
-    ) -> list[tuple[Path, Future[RecordedInspection]]]:
-        """Read the files of a part and submit them; return none where they are not submitted, or not now."""
-        paths = [path for path, _ in several]
-        try:
-            read = [self._read_picture(arrivals, path, found[path], is_known) for path, is_known in several]
-            pictures = [one for one in read if one is not None]
-            if len(pictures) < len(read):
-                return []
-            answers = self.line.hand_in(pictures, self._ended)
-        except NotReadyError as error:
-            for path in paths:
-                self._hold(arrivals, path, error)
-            return []
-        except (InputError, TooLargeError) as error:
-            for path in paths:
-                self._handle_unreadable(arrivals, path, error)
-            return []
-        return [] if answers is None else [*zip(paths, answers, strict=True)]
-
-    def _unread_picture(self, path: Path) -> Picture:
-        name = self._known.name(path)
-        return Picture(self.line.product_id, b"", name, SOURCE, **self._parse_label(name)._asdict())
-
-    def _read_picture(
-        self, arrivals: Arrivals, path: Path, stamp: FileStamp, is_known: bool
-    ) -> Picture | None:
-        """Read a picture; return None where it is not to be inspected, or not now. is_known: the store has
-        its key.
+    def read_picture(self, path: Path, is_known: bool) -> tuple[Picture, Label] | None:
+        """Read a picture, with what its name says; return None where it is not to be inspected, or not now.
+        is_known: the store has its key.
 
         Raises:
             TooLargeError. NotReadyError: an interlock holds.
         """
-        key, unread = self._known.key(path, stamp), self._unread_picture(path)
-        self.line.check(unread.part)
+        arrivals, stamp = self.arrivals, self.found[path]
+        key, name = self._known.key(path, stamp), self._known.name(path)
+        label = self._parse_label(name)
+        self.line.check(label.part)
         limits, size = self.line.share.limits, f"{stamp.size / 1e6:.0f} MB"
         if stamp.size > limits.upload:
             error = TooLargeError(
@@ -290,7 +241,7 @@ class FolderSource(BackgroundThread):
             self.line.refused(error)
             raise error
         try:
-            with self.threads[0].call():
+            with self._thread.call():
                 data = read_unchanged(path, stamp)
         except OSError as error:
             self._retry_later(arrivals, path, CODE_WAITING, f"cannot read {path}: {error.strerror}")
@@ -303,12 +254,31 @@ class FolderSource(BackgroundThread):
             return None
         if is_known:
             key = self._known.key(path, stamp, digest)
-        return replace(unread, data=data, key=key)
+        return Picture(data, name, label.view, key), label
+
+    def handle_answer(self, path: Path, error: BaseException | None) -> None:
+        """Do with a file what the answer to its part says. error: None: the part is recorded."""
+        arrivals = self.arrivals
+        if isinstance(error, InputError | TooLargeError):
+            self._handle_unreadable(arrivals, path, error)
+        elif isinstance(error, FrozenError):
+            self.give_up([path], error)
+        elif isinstance(error, NotReadyError):
+            self._hold(arrivals, path, error)
+        elif isinstance(error, NotProductionError):
+            text = f"{self._known.name(path)}: {error}"
+            self.line.store.note_event(SHOWN, SOURCE, text, self.line.product_id)
+            self._finish_file(arrivals, path)
+        elif error is not None:
+            self._retry_later(arrivals, path, CODE_WAITING, message_with_type(error))
+        else:
+            self.state.taken, self.state.last = self.state.taken + 1, now()
+            self._finish_file(arrivals, path)
 
     def _read_digest(self, arrivals: Arrivals, path: Path, stamp: FileStamp) -> bytes | None:
         """Return the hash of a file's content, which is remembered; None where it cannot be read now."""
         try:
-            with self.threads[0].call():
+            with self._thread.call():
                 digest = hash_unchanged(path, stamp)
         except OSError as error:
             self._retry_later(arrivals, path, CODE_WAITING, f"cannot read {path}: {error.strerror}")
@@ -327,7 +297,7 @@ class FolderSource(BackgroundThread):
             if (stamp := arrivals.judged_stamp(path)) is None:
                 continue
             try:
-                with self.threads[0].call():
+                with self._thread.call():
                     digest = hash_unchanged(path, stamp)
             except OSError:
                 self._to_check.append(path)
@@ -337,29 +307,11 @@ class FolderSource(BackgroundThread):
                 self._to_check.append(path)
         self._check_at = self._clock.monotonic() + max(SETTLE, CHECK_RATIO * (time.monotonic() - begun))
 
-    def _handle_answer(self, arrivals: Arrivals, path: Path, future: Future[RecordedInspection]) -> None:
-        error = future.exception()
-        if isinstance(error, InputError | TooLargeError):
-            self._handle_unreadable(arrivals, path, error)
-        elif isinstance(error, FrozenError):
-            self._give_up(arrivals, [path], error)
-        elif isinstance(error, NotReadyError):
-            self._hold(arrivals, path, error)
-        elif isinstance(error, NotProductionError):
-            text = f"{self._known.name(path)}: {error}"
-            self.line.store.note_event(SHOWN, SOURCE, text, self.line.product_id)
-            self._finish_file(arrivals, path)
-        elif error is not None:
-            self._retry_later(arrivals, path, CODE_WAITING, message_with_type(error))
-        else:
-            self.state.taken, self.state.last = self.state.taken + 1, now()
-            self._finish_file(arrivals, path)
-
     def _finish_file(self, arrivals: Arrivals, path: Path, stays: bool | None = None) -> None:
         """Move, delete or keep the file of a recorded picture, as the settings say. stays: it is kept."""
         stamp, stays = arrivals.stamp(path), self.then == KEEP if stays is None else stays
         try:
-            with self.threads[0].call():
+            with self._thread.call():
                 if self.target is not None and not stays:
                     move_unchanged(path, stamp, self.target / path.relative_to(self.folder))
                 elif not stays and is_unchanged(path, stamp):  # else it is a new, uninspected file
@@ -381,10 +333,10 @@ class FolderSource(BackgroundThread):
             self._note(REPEATED, path, stamp, "it was inspected before, and is not inspected again")
         self._finish_file(arrivals, path, stays)
 
-    def _give_up(self, arrivals: Arrivals, paths: Sequence[Path], error: FlawscopeError) -> None:
-        """Tell of the files of a part that is not inspected, and be done with them, also after a restart. One
-        that was inspected under another name is not told."""
-        given_up = []
+    def give_up(self, paths: Sequence[Path], error: FlawscopeError) -> bool:
+        """Note files of a part that is not inspected, and be done with them, also after a restart; return
+        whether there are any. One that was inspected under another name is not noted."""
+        arrivals, given_up = self.arrivals, []
         for path in paths:
             stamp = arrivals.stamp(path)
             digest = self._digests.get(path) or self._read_digest(arrivals, path, stamp)
@@ -397,13 +349,12 @@ class FolderSource(BackgroundThread):
             given_up.append(path)
             arrivals.done(path, digest=self._digests.pop(path, None))
             self._set_aside(path, stamp, error, MISSED)
-        if given_up and not isinstance(error, RefusalError):  # else that was told
-            self.line.refused(error)
+        return bool(given_up)
 
     def _retry_later(self, arrivals: Arrivals, path: Path, code: str, why: str) -> None:
         """Try a picture again, for ever, less and less often: the cause is not the picture."""
         problem = self._problem_files.get(path)
-        self._is_blocked = self._is_blocked or (problem is None and code == CODE_WAITING)
+        self.is_blocked = self.is_blocked or (problem is None and code == CODE_WAITING)
         if problem is None or problem.code != code:
             problem = self._problem_files[path] = _ProblemFile(
                 code, arrivals.stamp(path), self._clock.monotonic()
@@ -493,8 +444,7 @@ class FolderSource(BackgroundThread):
         vanished = [path for path, known in self._known.match(arrivals.gone) if known is None]
         if vanished:
             texts = [f"{self._known.name(path)} went away before being inspected" for path in vanished]
-            for text in texts:
-                self.line.store.note_event(VANISHED, SOURCE, text, self.line.product_id)
+            self.line.store.note_events(VANISHED, SOURCE, texts, self.line.product_id)
         for path, one in list(self._problem_files.items()):
             is_old = one.code == CODE_UNREADABLE and self._clock.monotonic() - one.since > PROBLEM_SECONDS
             if path in arrivals.gone or is_old or not is_unchanged(path, one.stamp):
@@ -509,3 +459,140 @@ class FolderSource(BackgroundThread):
             reasons = [one.why for one in self._problem_files.values() if one.code == code]
             many = pluralize(len(reasons), thing)
             self._report(code, f"{many} in {self.folder} {outcome}: {reasons[-1]}" if reasons else None)
+
+
+class FolderSource(BackgroundThread):
+    """Source of the parts that a folder and its subfolders show, or several folders with a view of each part
+    in each, the oldest first, those already there included.
+
+    Args:
+        number, excluded, clock: as of `WatchedFolder`.
+    """
+
+    def __init__(
+        self,
+        line: SourceContext,
+        settings: FolderSourceSettings,
+        number: int,
+        excluded: Iterable[str] = (),
+        clock: MonotonicClock = CLOCK,
+    ):
+        super().__init__(f"folder-{line.product_id}", clock)
+        self.line, self.folders = line, list[WatchedFolder]()
+        self.state = self.add_folder(settings, number, excluded).state  # others have their own
+
+    def add_folder(
+        self, settings: FolderSourceSettings, number: int, excluded: Iterable[str] = ()
+    ) -> WatchedFolder:
+        """Watch a further folder, before it is started."""
+        folder = WatchedFolder(self.line, settings, number, excluded, self.threads[0], self._clock)
+        self.folders.append(folder)
+        return folder
+
+    def _work(self) -> None:
+        while not self._pause(self.work_once()):
+            pass
+
+    def work_once(self) -> float:
+        """Work off what is whole by now; return the seconds until the next round."""
+        there, seconds = list[WatchedFolder](), MIN_RETRY_DELAY
+        for folder in self.folders:
+            try:
+                seconds = max(seconds, folder.look())
+                there.append(folder)
+                folder.show_away(None)
+            except InputError as error:
+                folder.show_away(error)
+            except Exception as error:
+                folder.show_failure(error)
+        try:
+            self._inspect_files(there, self._clock.monotonic() + seconds)
+            for folder in there:
+                folder.finish_round()
+                folder.show_away(None)
+        except Exception as error:
+            for folder in there:
+                folder.show_failure(error)
+            return MIN_RETRY_DELAY
+        return POLL_INTERVAL if len(there) == len(self.folders) else MIN_RETRY_DELAY
+
+    def _inspect_files(self, there: Sequence[WatchedFolder], deadline: float) -> None:
+        """Inspect parts, several at once, and wait for the answers."""
+        in_flight: deque[tuple[Sequence[_File], Future[RecordedInspection]]] = deque()
+        for files in self._parts_of(there):
+            is_blocked = any(folder.is_blocked for folder in there)
+            if self._ended.is_set() or self._clock.monotonic() > deadline or is_blocked:
+                break
+            if (answer := self._submit_files(files)) is not None:
+                in_flight.append((files, answer))
+            while in_flight and in_flight[0][1].done():
+                self._handle_answer(*in_flight.popleft())
+        for one in in_flight:
+            self._handle_answer(*one)
+
+    def _handle_answer(self, files: Sequence[_File], answer: Future[RecordedInspection]) -> None:
+        error = answer.exception()
+        for one in files:
+            one.folder.handle_answer(one.path, error)
+
+    def _parts_of(self, there: Sequence[WatchedFolder]) -> Iterator[list[_File]]:
+        """Yield the files of each part together: one, or all views. What lacks views waits for them, or for
+        files of its number that are not whole, and is given up; while a folder is away all wait."""
+        parts = self.line.parts
+        views = [] if parts is None else parts.views(self.line.product_id)
+        unknown = (_File(folder, *one) for folder in there for one in folder.unknown_files())
+        if not views:
+            yield from ([one] for one in unknown)
+            return
+        folder_of, seen = dict[Path, WatchedFolder](), list[SeenView]()
+        for folder, path, is_known in unknown:
+            one = folder.seen_view(path, is_known)
+            if one.part[0] is None or one.view not in views:
+                yield [_File(folder, path, is_known)]  # it is refused alone
+            else:
+                folder_of[path] = folder
+                seen.append(one)
+        not_whole = {one.part for folder in there for one in folder.pending_views()}
+        ready = [one for one in seen if one.part not in not_whole]
+        ready.sort(key=lambda one: (one.changed_ns, one.path))
+        for group in gather(ready, views, self.line.part_seconds):
+            files = [_File(folder_of[one.path], one.path, one.is_known) for one in group.files]
+            if not group.why:
+                yield files
+            elif len(there) == len(self.folders) and (group.is_over or self._has_waited(files)):
+                self._give_up(files, FlawscopeError(group.why))
+
+    def _has_waited(self, files: Sequence[_File]) -> bool:
+        """Whether the other views of a part must have come by now."""
+        since = min(one.folder.waits_since(one.path) for one in files)
+        return self._clock.monotonic() - since >= self.line.part_seconds + SETTLE
+
+    def _give_up(self, files: Sequence[_File], error: FlawscopeError) -> None:
+        """Tell of a part that is not inspected, and be done with its files."""
+        noted = [one.folder.give_up([one.path], error) for one in files]
+        if any(noted):
+            self.line.refused(error)
+
+    def _submit_files(self, files: Sequence[_File]) -> Future[RecordedInspection] | None:
+        """Read the files of a part and submit it; return None where it is not submitted, or not now."""
+        try:
+            read = [one.folder.read_picture(one.path, one.is_known) for one in files]
+            known = [one for one in read if one is not None]
+            if len(known) < len(read):
+                return None
+            pictures, label = tuple(picture for picture, _ in known), known[0][1]
+            key = pictures[0].key
+            part = Part(self.line.product_id, pictures, SOURCE, label.part, label.batch, key)
+            return self.line.hand_in(part, self._ended)
+        except (NotReadyError, InputError, TooLargeError) as error:
+            for one in files:
+                one.folder.handle_answer(one.path, error)
+            return None
+
+
+class _File(NamedTuple):
+    """Picture of a watched folder. is_known: the store has its key, of another content."""
+
+    folder: WatchedFolder
+    path: Path
+    is_known: bool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -11,8 +11,9 @@ from typing import Any, Protocol, runtime_checkable
 from flawscope_station.background import Backoff
 from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.parts import PartsCache
-from flawscope_station.inspecting.picture import Picture
+from flawscope_station.inspecting.picture import Part, Picture
 from flawscope_station.inspecting.writer import RecordedInspection
+from flawscope_station.problems import Standstill
 from flawscope_station.settings.station import Limits
 from flawscope_station.store.inspection import KeyedRequest, RefusalError
 from flawscope_station.store.records import Store, iso
@@ -21,7 +22,7 @@ from flawscope_station.store.records import Store, iso
 WAITING, RUNNING, AWAY, FROZEN = "waiting", "running", "away", "frozen"
 MIN_RETRY_DELAY, MAX_RETRY_DELAY = 0.02, 1.0  # seconds before a full queue is tried again
 
-Submit = Callable[[Sequence[Picture]], list[Future[RecordedInspection]]]
+Submit = Callable[[Part], Future[RecordedInspection]]
 
 
 class ReportProblem(Protocol):
@@ -72,6 +73,25 @@ class State:
         return {**shown, "last": None if self.last is None else iso(self.last)}
 
 
+def lost_camera(cameras: Iterable[State]) -> Standstill | None:
+    """Return why no part can be seen by all of these cameras; None: it can."""
+    lost = next((camera for camera in cameras if camera.is_lost), None)
+    if lost is None:
+        return None
+    why = lost.why or lost.state
+    if lost.state == FROZEN:
+        return Standstill("camera_frozen", CameraFrozenError(why))
+    return Standstill("camera_away", AwayError(why))
+
+
+class StateOf(Protocol):
+    """`Health.state_of`."""
+
+    def __call__(
+        self, name: str, number: str | None = None, cameras: Sequence[State] | None = None
+    ) -> Standstill | None: ...
+
+
 class Source(Protocol):
     """Takes pictures by itself. A source is made of a `SourceContext`, its settings, and its number among the
     product's sources of its kind, from 1."""
@@ -104,8 +124,8 @@ class TriggeredSource(Source, Protocol):
     def forget(self, waiting: Future[Any]) -> None:
         """Withdraw a trigger."""
 
-    def picture(self, shot: Any, key: str | None) -> Picture:
-        """Encode a frame as a picture to submit. InputError where it cannot be inspected."""
+    def picture(self, shot: Any) -> Picture:
+        """Encode a frame as a picture of a part. InputError where it cannot be inspected."""
 
 
 class AwayError(RefusalError):
@@ -127,7 +147,7 @@ class NoFrameError(RefusalError):
 
 
 class QueueShare:
-    """Half of the queue, for all sources together: clients that send pictures always have the other half."""
+    """Half of the queue, for all sources together: clients that send parts always have the other half."""
 
     def __init__(self, limits: Limits):
         self.limits = limits
@@ -135,7 +155,7 @@ class QueueShare:
         self._changed = threading.Condition()
 
     def acquire(self, size: int, ended: threading.Event) -> bool:
-        """Wait for room for a picture of so many bytes; return False where the source ends before."""
+        """Wait for room for a part of so many bytes; return False where the source ends before."""
         with self._changed:
             while self._count and (
                 self._count >= max(1, self.limits.queue // 2) or self._bytes + size > 2 * self.limits.upload
@@ -147,7 +167,7 @@ class QueueShare:
             return True
 
     def release(self, size: int) -> None:
-        """Give back the room of a picture that was answered."""
+        """Give back the room of a part that was answered."""
         with self._changed:
             self._count, self._bytes = self._count - 1, self._bytes - size
             self._changed.notify_all()
@@ -157,12 +177,12 @@ class QueueShare:
 class SourceContext:
     """Access of a product's sources to the station.
 
-    submit: queues pictures for inspection.
+    submit: queues a part for inspection.
     report: reports a problem under a code, or with None its end.
     store: holds the keys of pictures that were inspected before.
     share: of the queue, one for all sources of a station.
     refused: gets why a part was not judged, where it was not submitted.
-    check: raises NotReadyError where an interlock holds pictures of this part back; asked before one is read.
+    check: raises NotReadyError where an interlock holds this part back; asked before a picture is read.
     parts: knows whether the model judges parts in views; None: it does not.
     part_seconds: for which the other views of a part may be missing before that is told.
     """
@@ -184,33 +204,29 @@ class SourceContext:
         why = None if why is None else to_utf8(why)
         self.report(f"{code}_{self.product_id}{ending}", why, stops=stops)
 
-    def hand_in(
-        self, pictures: Sequence[Picture], ended: threading.Event
-    ) -> list[Future[RecordedInspection]] | None:
-        """Submit a picture, or all views of a part, as soon as there is room; return None where the source
-        ends before.
+    def hand_in(self, part: Part, ended: threading.Event) -> Future[RecordedInspection] | None:
+        """Submit a part as soon as there is room; return None where the source ends before.
 
         Raises:
-            InputError: they are not all views of a part.
-            NotReadyError: an interlock holds pictures of this part back: go on with those of others. The
-                futures raise it, too, and NotProductionError, which is the answer to a challenge part.
+            InputError: its pictures are not all of its views.
+            NotReadyError: an interlock holds this part back: go on with others. The future raises it, too,
+                and NotProductionError, which is the answer to a challenge part.
         """
-        size = sum(len(one.data) for one in pictures)
-        if not self.share.acquire(size, ended):
+        if not self.share.acquire(part.size, ended):
             return None
-        answers, pause = None, Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY)
+        answer, pause = None, Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY)
         try:
-            while answers is None:
+            while answer is None:
                 try:
-                    answers = self.submit(pictures)
+                    answer = self.submit(part)
                 except BusyError:
                     if ended.wait(pause.next()):
                         return None
         finally:
-            if answers is None:
-                self.share.release(size)
-        answers[-1].add_done_callback(lambda _: self.share.release(size))
-        return answers
+            if answer is None:
+                self.share.release(part.size)
+        answer.add_done_callback(lambda _: self.share.release(part.size))
+        return answer
 
 
 def to_utf8(text: str) -> str:

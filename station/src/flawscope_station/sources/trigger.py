@@ -1,22 +1,21 @@
-"""Triggers: a frame of a camera is taken and inspected in a bounded time, for requests and for connections
-such as that of a PLC."""
+"""Triggers: frames of cameras are taken and inspected as one part in a bounded time, for requests and for
+connections such as that of a PLC."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 from flawscope.errors import InputError
 from flawscope_station.inspecting.admission import Inspector
-from flawscope_station.inspecting.picture import Picture
+from flawscope_station.inspecting.picture import Part
 from flawscope_station.inspecting.writer import Answer, RecordedInspection
-from flawscope_station.sources.camera import LiveCamera
-from flawscope_station.sources.source import NoFrameError, TriggeredSource
+from flawscope_station.sources.camera import SOURCE, LiveCamera
+from flawscope_station.sources.source import NoFrameError, State, StateOf, TriggeredSource
 from flawscope_station.store.addresses import Addresses
 from flawscope_station.store.inspection import KeyedRequest, KeyUsedError, Label
 from flawscope_station.store.records import Store
@@ -29,6 +28,7 @@ class InspectingStation(Protocol):
     addresses: Addresses
     inspector: Inspector
     store: Store
+    state_of: StateOf
 
 
 async def shoot(
@@ -40,51 +40,59 @@ async def shoot(
     seconds: float = 5.0,
     request: KeyedRequest | None = None,
 ) -> RecordedInspection | int:
-    """Inspect the first frame of each camera that is exposed from now on; return the inspection, which is on
-    the disk, or the number of the one that answered the same request before. Of several views it is the
-    worst one's.
+    """Inspect the part that lies under the cameras, by the first frame of each that is exposed from now on;
+    return the inspection, which is on the disk, or the number of the one that answered the same request
+    before.
 
     Args:
         name: of the product that it is judged as.
         find: returns the camera, or those of all views.
-        due: deadline, as `time.monotonic` counts. seconds: within which the frame must come.
+        due: deadline, as `time.monotonic` counts. seconds: within which the frames must come.
         request: the one that triggers, where it has a key.
 
     Raises:
         FlawscopeError: AwayError, NoFrameError, LateError, BusyError, NoModelError, ModelError, StoreError,
-            KeyUsedError, and InputError where the picture cannot be read, or nobody knows when the camera's
+            KeyUsedError, and InputError where a picture cannot be read, or nobody knows when the camera's
             frames are exposed.
     """
     product_id = station.addresses.address_id(name)
     call = station.inspector.in_thread
-    for one in (
-        () if request is None else (request, replace(request, is_form=True))
-    ):  # of one or several cameras
-        if answered := await call(station.store.find_answers, product_id, one):
-            return answered[0]
+    if request is not None and (answered := await call(station.store.find_answers, product_id, request)):
+        return answered[0]
     cameras = find()
-    if request is not None and len(cameras) > 1:
-        request = replace(request, is_form=True)
     for camera in cameras:
         check_triggers(camera)
-    station.inspector.check_room(product_id, due, label.part)
+    await call(check_room, station, name, due, label.part, [camera.state for camera in cameras])
     left = min(seconds, due - time.monotonic())
     shots = await asyncio.gather(*(wait_for_shot(camera, left, request) for camera in cameras))
     pictures = []
-    for place, (camera, shot) in enumerate(zip(cameras, shots, strict=True)):
-        picture = await call(camera.picture, shot, None if request is None else request.picture_key(place))
-        pictures.append(replace(picture, product_id=product_id, request=request, due=due, **label.to_dict()))
-    answered, answers = await submit_request(station, product_id, request, pictures)
-    if answered:
-        return answered[0]
-    waiting = (wait_for_inspection(station, product_id, answer, due) for answer in answers)
-    found = await asyncio.gather(*waiting)
-    return next((one for one in found if _is_of_worst_view(one)), found[0])
+    for camera, shot in zip(cameras, shots, strict=True):
+        picture = await call(camera.picture, shot)
+        pictures.append(picture if label.view is None else replace(picture, view=label.view))
+    key = None if request is None else request.part_keys()[0]
+    triggers = max((getattr(shot, "triggers", 0) for shot in shots), default=0) or None
+    number, batch = label.part, label.batch
+    part = Part(product_id, tuple(pictures), SOURCE, number, batch, key, request, triggers, due)
+    answered, answers = await submit_parts(station, product_id, request, [part])
+    return answered[0] if answered else await wait_for_inspection(station, product_id, answers[0], due)
 
 
-def _is_of_worst_view(recorded: RecordedInspection) -> bool:
-    part = recorded.inspection.part_views
-    return part is not None and recorded.inspection.view == part.worst
+def check_room(
+    station: InspectingStation,
+    name: str,
+    due: float = math.inf,
+    number: str | None = None,
+    cameras: Sequence[State] | None = (),
+) -> None:
+    """Check before a part is taken whether it could be judged, and whether there is place and time.
+
+    Raises:
+        FlawscopeError: why nothing of the product is judged (`Health.state_of`), BusyError, LateError.
+    """
+    stop = station.state_of(name, number, cameras)
+    if stop is not None and stop.error is not None:
+        raise stop.error
+    station.inspector.check_room(station.addresses.address_id(name), due)
 
 
 def check_triggers(camera: TriggeredSource) -> None:
@@ -106,21 +114,23 @@ async def wait_for_shot(camera: TriggeredSource, seconds: float, request: KeyedR
         camera.forget(waiting)
 
 
-async def submit_request(
-    station: InspectingStation, product_id: int, request: KeyedRequest | None, pictures: Sequence[Picture]
-) -> tuple[dict[int, int], Iterator[Future[RecordedInspection]]]:
-    """Submit the pictures of a request that were not answered before; return the numbers of inspections that
-    answered the others, by place, and the futures of those submitted.
+async def submit_parts(
+    station: InspectingStation, product_id: int, request: KeyedRequest | None, parts: Sequence[Part]
+) -> tuple[dict[int, int], dict[int, Answer]]:
+    """Submit the parts of a request that were not answered before, all or none; return the numbers of the
+    inspections that answered the others, and the answers of those submitted, by place.
 
     Raises:
         KeyUsedError: another request has come under its key.
     """
 
-    async def begin() -> tuple[dict[int, int], Iterator[Future[RecordedInspection]]]:
+    async def begin() -> tuple[dict[int, int], dict[int, Answer]]:
         find = station.store.find_answers
         answered = await station.inspector.in_thread(find, product_id, request) if request else {}
-        left = [picture for place, picture in enumerate(pictures) if place not in answered]
-        return answered, iter(station.inspector.submit(left))
+        left = [place for place in range(len(parts)) if place not in answered]
+        return answered, dict(
+            zip(left, station.inspector.submit_all([parts[one] for one in left]), strict=True)
+        )
 
     try:
         return await begin()
@@ -129,7 +139,7 @@ async def submit_request(
 
 
 async def wait_for_inspection(
-    station: InspectingStation, product_id: int, answer: Future[RecordedInspection], due: float
+    station: InspectingStation, product_id: int, answer: Answer, due: float
 ) -> RecordedInspection:
     """Wait for the inspection. LateError where it is not recorded in time. A task that is cancelled with one
     of `schema.UNANSWERED` gives it up for that reason."""
@@ -139,7 +149,7 @@ async def wait_for_inspection(
         done, _ = await asyncio.wait([waiting], timeout=None if due == math.inf else due - time.monotonic())
     except asyncio.CancelledError as cancelled:
         why = cancelled.args[0] if cancelled.args else None
-        is_given = why in UNANSWERED and isinstance(answer, Answer) and not answer.give_up(why)
+        is_given = why in UNANSWERED and not answer.give_up(why)
         if is_given and answer.done() and answer.exception() is None:  # it was recorded a moment ago
             mark = station.store.set_unanswered
             await station.inspector.in_thread(mark, answer.result().number, why)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from flawscope_station.store.migrations import UnknownVersionError, is_current, 
 
 LOCK_TIMEOUT = 10.0  # seconds that a writer waits for another one
 POOL_SIZE = 20  # open connections, at most twice as many at once
+INCREMENTAL = 2  # SQLite's `auto_vacuum`: its file can be made smaller
+PAGES_AT_ONCE = 256  # pages of SQLite's file that are given back at once
 _LOCK_ID = 718_281_828  # advisory lock of PostgreSQL: programs that start together migrate one after another
 # Options of libpq: give up an unplugged server after seconds, not after a quarter of an hour
 _TIMEOUTS = {
@@ -126,11 +129,25 @@ class Database:
             raise
 
     def tune(self) -> None:
-        """Update the statistics by which SQLite chooses an index. PostgreSQL does so by itself."""
+        """Update the statistics by which SQLite chooses an index, for the connections that are opened from
+        now on: the open ones go. PostgreSQL does so by itself."""
         if self.is_sqlite:
             with self.writing() as connection:
                 connection.exec_driver_sql("PRAGMA analysis_limit = 1000")
                 connection.exec_driver_sql("ANALYZE")
+            self.engine.dispose()
+
+    def give_space_back(self) -> bool:
+        """Give some of the pages that SQLite does not use any more back to the disk; return whether there are
+        more. PostgreSQL uses them again by itself."""
+        if not self.is_sqlite:
+            return False
+        with self.writing() as connection:
+            for _ in range(PAGES_AT_ONCE):  # Python steps each once, which frees one page
+                connection.exec_driver_sql("PRAGMA incremental_vacuum")
+            free = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
+            is_on = connection.exec_driver_sql("PRAGMA auto_vacuum").scalar_one() == INCREMENTAL
+        return bool(is_on and free)
 
     def close(self) -> None:
         self.engine.dispose()
@@ -153,7 +170,8 @@ class Database:
                 version = table_version(connection)
             if version is not None and self.is_sqlite:
                 self._copy_before(version)
-            with self.writing() as connection:
+            self._let_shrink()
+            with self._without_foreign_keys() as connection, connection.begin():
                 self.lock_exclusively(connection)
                 migrate(connection)
         except UnknownVersionError:
@@ -165,6 +183,31 @@ class Database:
             raise InputError(str(error)) from None
         except SQLAlchemyError as error:
             raise InputError(f"{self.name} is no store of flawscope: {one_line_message(error)}") from None
+
+    def _let_shrink(self) -> None:
+        """Let SQLite's file become smaller when records are removed. One with tables is written anew for it,
+        where there is room."""
+        if not self.is_sqlite:
+            return
+        with self._translated_errors(), self.engine.connect() as connection:
+            raw: Any = connection.connection.driver_connection
+            if raw.execute("PRAGMA auto_vacuum").fetchone()[0] != INCREMENTAL:
+                raw.execute(f"PRAGMA auto_vacuum = {INCREMENTAL}")
+                with suppress(sqlite3.Error):  # the disk is too full: it goes on as it is
+                    raw.execute("VACUUM")
+
+    @contextmanager
+    def _without_foreign_keys(self) -> Iterator[Connection]:
+        """Open a connection on which SQLite's tables may be made anew."""
+        with self._translated_errors(), self._writer.connect() as connection:
+            checks: Any = connection.connection.driver_connection if self.is_sqlite else None
+            if checks is not None:
+                checks.execute("PRAGMA foreign_keys = OFF")
+            try:
+                yield connection
+            finally:
+                if checks is not None:
+                    checks.execute("PRAGMA foreign_keys = ON")
 
     def _copy_before(self, version: str) -> None:
         """Copy the tables to a file of their own before they are migrated, once a version. StoreError."""

@@ -53,6 +53,7 @@ class Files:
         self.folder = Path(folder)
         self._held: Counter[str] = Counter()
         self._held_sizes: dict[str, int] = {}  # of held pictures
+        self._leaving: Counter[str] = Counter()  # hashes, or how they begin, that are being removed
         self.written = 0
         self._lock = threading.Lock()
         try:
@@ -146,6 +147,8 @@ class Files:
         """Protect a file from `discard` until `release`: the data base does not know the file yet."""
         with self._lock:
             self._held[digest] += 1
+            for one in [one for one in self._leaving if digest.startswith(one)]:
+                del self._leaving[one]  # it stays
 
     def release(self, digest: str) -> None:
         """End a `hold`, or the hold of `keep`."""
@@ -165,10 +168,22 @@ class Files:
 
         Args:
             digest: its hash, or how that begins.
-            is_unneeded: asks the data base.
+            is_unneeded: asks the data base, while others hold and release files.
         """
         with self._lock:
-            if any(held.startswith(digest) for held in self._held) or not is_unneeded():
+            if any(held.startswith(digest) for held in self._held):
+                return False
+            self._leaving[digest] += 1
+        unneeded = False
+        try:
+            unneeded = is_unneeded()
+        finally:
+            with self._lock:
+                still = self._leaving.pop(digest, 0) > 0  # else it was held meanwhile
+        if not (still and unneeded):
+            return False
+        with self._lock:
+            if any(held.startswith(digest) for held in self._held):
                 return False
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, or_, select, text, update
+from sqlalchemy import ColumnElement, Connection, Row, or_, select, text
 
-from flawscope.predictor import PartCollector
 from flawscope_station.store.database import now, upsert
 from flawscope_station.store.inspection import Finding
 from flawscope_station.store.schema import (
@@ -21,9 +20,9 @@ from flawscope_station.store.schema import (
     PRODUCTION,
     WITHIN,
     inspections,
-    parts,
     pictures,
     products,
+    views,
 )
 from flawscope_station.store.station_identity import get_or_add_station
 
@@ -31,63 +30,33 @@ NO_REVIEW, WAITING = "none", "waiting"  # states of a review without a verdict
 MAX_NAME_LENGTH = 300  # characters
 
 
-@dataclass(eq=False)
-class PartViews:
-    """Part whose views are recorded together. judge: decides on it. The rest is known when it is recorded."""
+@dataclass(frozen=True, kw_only=True)
+class SeenPicture:
+    """Judged picture of a part.
 
-    judge: PartCollector | None = None
-    number: int = 0
-    decision: str = ""
-    worst: str = ""
-
-
-@dataclass(frozen=True)
-class NewInspection:
-    """Judged picture, to be recorded.
-
-    picture: hash of the file, "" while the file is being written. at: microseconds since 1970. key: the
-    sender's, which is recorded once. brightness: 0..1; None: unknown. request_hash: hash of all that came
-    under the key. record: fields of `Inspection` that nothing is searched by, the library's answer first.
-    address: number of the product or entry in the request, where that is not the product. part_views: of the
-    part that the picture shows a view of; None: the picture is judged alone. pixels: `pixel_hash` of the
-    picture, by which copies of it are known. tolerated: it is anomalous by its
-    score, and within tolerance.
-    unanswered: why its sender did not get the answer (`schema.UNANSWERED`); None: it did.
-    purpose: production or challenge. challenge_id, challenge_part_id: numbers of the challenge that it
-    belongs to and of the part that it shows.
+    picture: hash of the file, "" while the file is being written. key: of a folder's file, or of the part.
+    brightness: 0..1; None: unknown. record: fields of `Inspection` that nothing is searched by, the library's
+    answer first. view: None: the part has one. pixels: `pixel_hash` of the picture, by which copies of it are
+    known. tolerated: it is anomalous by its score, and within tolerance.
     """
 
-    product_id: int
-    version_id: int
     picture: str
     suffix: str
     bytes: int
     width: int
     height: int
-    at: int
     name: str
-    source: str
     score: float
     p_value: float
     severity: float
     score_threshold: float
     anomalous: bool
-    near: bool
+    tolerated: bool = False
     record: dict[str, Any] = field(default_factory=dict)
     key: str | None = None
     brightness: float | None = None
-    part: str | None = None
-    batch: str | None = None
-    request_hash: str | None = None
-    address: int | None = None
     view: str | None = None
     pixels: str | None = None
-    tolerated: bool = False
-    unanswered: str | None = None
-    purpose: str = PRODUCTION
-    challenge_id: int | None = None
-    challenge_part_id: int | None = None
-    part_views: PartViews | None = field(default=None, repr=False, compare=False)
 
     @property
     def decision(self) -> str:
@@ -101,14 +70,42 @@ class NewInspection:
     def findings(self) -> tuple[Finding, ...]:
         return tuple(Finding(**one) for one in self.record.get("findings", ()))
 
+
+@dataclass(frozen=True, kw_only=True)
+class NewInspection(SeenPicture):
+    """Judged part, to be recorded, with its picture; of several views with the most unusual one, and the
+    decision and p-value of the part.
+
+    at: microseconds since 1970. key: the sender's, which is recorded once. request_hash: hash of all that
+    came under the key. address: number of the product or entry in the request, where that is not the product.
+    views: all of its pictures, where there are several. unanswered: why its sender did not get the answer
+    (`schema.UNANSWERED`); None: it did. purpose: production or challenge. challenge_id, challenge_part_id:
+    numbers of the challenge that it belongs to and of the part that it shows.
+    """
+
+    product_id: int
+    version_id: int
+    at: int
+    source: str
+    near: bool
+    part: str | None = None
+    batch: str | None = None
+    request_hash: str | None = None
+    address: int | None = None
+    views: tuple[SeenPicture, ...] = ()
+    unanswered: str | None = None
+    purpose: str = PRODUCTION
+    challenge_id: int | None = None
+    challenge_part_id: int | None = None
+
     @property
-    def decision_on_part(self) -> str:
-        """Decision on the part where it shows a view, else on the picture."""
-        return self.decision if self.part_views is None else self.part_views.decision
+    def pictures(self) -> tuple[SeenPicture, ...]:
+        return self.views or (self,)
 
 
-_FIELDS = tuple(field.name for field in fields(NewInspection))
+_FIELDS = tuple(field.name for field in fields(NewInspection) if field.name != "views")
 _PICTURE_FIELDS, _INSPECTION_FIELDS = ([x for x in _FIELDS if x in t.c] for t in (pictures, inspections))
+_VIEW_FIELDS = [one.name for one in fields(SeenPicture) if one.name in views.c]
 _ADD_TO_HOUR = text("""
 INSERT INTO hours (product_id, version_id, hour, inspected, anomalous, within_tolerance, unanswered,
     score_sum, score_min, score_max, reviewed, defects, false_alarms, misses)
@@ -137,18 +134,18 @@ def insert_inspections(connection: Connection, several: Sequence[NewInspection])
     lock_products(connection, {one.product_id for one in several})
     keep_picture, insert = _build_statements(connection.dialect.name)
     results: list[tuple[int, bool]] = []
-    added: list[tuple[int, NewInspection]] = []
+    added: list[NewInspection] = []
     for one in several:
         number = None if one.key is None else _find_by_key(connection, one.address or one.product_id, one.key)
         is_new = number is None
         if number is None:
-            connection.execute(keep_picture, _picture_columns(one))
+            connection.execute(keep_picture, [_picture_columns(one, seen) for seen in one.pictures])
             number = int(connection.execute(insert, inspection_columns(one)).scalar_one())
-            added.append((number, one))
+            if one.views:
+                connection.execute(views.insert(), _view_columns(number, one))
+            added.append(one)
         results.append((number, is_new))
-    for part in dict.fromkeys(one.part_views for _, one in added if one.part_views is not None):
-        _add_part(connection, part, [row for row in added if row[1].part_views is part])
-    _add_to_hours(connection, [one for _, one in added if one.purpose == PRODUCTION])
+    _add_to_hours(connection, [one for one in added if one.purpose == PRODUCTION])
     return results
 
 
@@ -188,10 +185,12 @@ def add_product(connection: Connection, name: str, entry_id: int | None) -> int:
     return int(connection.execute(select(products.c.id).filter_by(**own)).scalar_one())
 
 
-def is_at_address(address: int) -> ColumnElement[bool]:
-    """Condition that an inspection is of the product with this number, or of one that this entry finds."""
+def is_at_address(address: int, column: Any = inspections.c.product_id) -> ColumnElement[bool]:
+    """Condition that an inspection, or what the column is of, is of the product with this number, or of one
+    that this entry finds."""
     where = or_(products.c.id == address, products.c.entry_id == address)
-    return inspections.c.product_id.in_(select(products.c.id).where(where))
+    found: ColumnElement[bool] = column.in_(select(products.c.id).where(where))
+    return found
 
 
 def _find_by_key(connection: Connection, address: int, key: str) -> int | None:
@@ -199,10 +198,10 @@ def _find_by_key(connection: Connection, address: int, key: str) -> int | None:
     return connection.scalar(select(inspections.c.id).where(is_at_address(address), inspections.c.key == key))
 
 
-def review_state(one: NewInspection | Row[Any], is_worst: bool = False) -> str:
+def review_state(one: NewInspection | Row[Any]) -> str:
     """State of the review of an inspection without a verdict; a person's rules have decided on one within
     tolerance."""
-    is_doubtful = decision_of(one) == ANOMALOUS or one.near or is_worst
+    is_doubtful = decision_of(one) == ANOMALOUS or one.near
     return WAITING if is_doubtful and one.purpose == PRODUCTION else NO_REVIEW
 
 
@@ -211,9 +210,9 @@ def decision_of(row: Any) -> str:
     return WITHIN if row.tolerated else ANOMALOUS if row.anomalous else GOOD
 
 
-def _picture_columns(one: NewInspection) -> dict[str, Any]:
-    values = {name: getattr(one, name) for name in _PICTURE_FIELDS}
-    return values | {"hash": one.picture, "created_at": one.at}
+def _picture_columns(one: NewInspection, seen: SeenPicture) -> dict[str, Any]:
+    values = {name: getattr(seen, name, None) for name in _PICTURE_FIELDS}
+    return values | {"product_id": one.product_id, "hash": seen.picture, "created_at": one.at}
 
 
 def inspection_columns(one: NewInspection) -> dict[str, Any]:
@@ -226,33 +225,10 @@ def inspection_columns(one: NewInspection) -> dict[str, Any]:
     }
 
 
-# ------------------------------------------------------------------------------------------------------ parts
-
-
-def _add_part(connection: Connection, part: PartViews, seen: Sequence[tuple[int, NewInspection]]) -> None:
-    """Decide on a part by its views, which were just recorded, and record that. The worst view of an
-    anomalous part waits for a review."""
-    assert part.judge is not None
-    views, first = [one for _, one in seen], seen[0][1]
-    scores = {str(one.view): one.score for one in views}
-    all_found = not any(finding.decides for one in views for finding in one.findings)
-    found = part.judge.decide_by_scores(str(first.part), scores, all_found=all_found)
-    part.worst, part.decision = str(found.worst), found.decision
-    flagged = [one for one in views if one.anomalous or one.view == part.worst]
-    if part.decision == ANOMALOUS and all(one.tolerated for one in flagged):
-        part.decision = WITHIN
-    values = {name: getattr(first, name) for name in ("product_id", "version_id", "part", "batch", "purpose")}
-    values |= {"decision": part.decision, "worst": part.worst, "score": found.score, "p_value": found.p_value}
-    new = parts.insert().values(**values, decided_at=now()).returning(parts.c.id)
-    part.number = int(connection.execute(new).scalar_one())
-    numbers = inspections.c.id.in_([number for number, _ in seen])
-    connection.execute(update(inspections).where(numbers).values(part_id=part.number))
-    if part.decision == ANOMALOUS and first.purpose == PRODUCTION:
-        alone = numbers, inspections.c.view == part.worst, inspections.c.review == NO_REVIEW
-        connection.execute(update(inspections).where(*alone).values(review=WAITING))
-
-
-def is_worst_view(connection: Connection, row: Row[Any]) -> bool:
-    """Whether an inspection shows the worst view of an anomalous part."""
-    where = parts.c.id == row.part_id, parts.c.decision == ANOMALOUS, parts.c.worst == row.view
-    return connection.execute(select(parts.c.id).where(*where)).first() is not None
+def _view_columns(number: int, one: NewInspection) -> list[dict[str, Any]]:
+    own = {"inspection_id": number, "product_id": one.product_id}
+    return [
+        {name: getattr(seen, name) for name in _VIEW_FIELDS}
+        | {"name": seen.name[:MAX_NAME_LENGTH], "record": json.dumps(seen.record), "place": place, **own}
+        for place, seen in enumerate(one.views)
+    ]

@@ -30,8 +30,7 @@ EXAMPLE: dict[str, Any] = {
     "part": "4711",
     "batch": "2026-47",
     "view": None,
-    "part_id": None,
-    "part_decision": None,
+    "views": [],
     "triggers": None,
     "shows": None,
     "product_p_value": None,
@@ -77,9 +76,32 @@ WrittenRegion = Annotated[
 ]
 
 
+Decision = Literal["good", "anomalous", "within tolerance"]
+
+
+class SeenView(BaseModel):
+    """Picture of a part in several views; numbers as in `Prediction`, of this picture alone."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    view: str
+    name: str = Field(description="what the sender calls it")
+    picture: str | None = Field(description="SHA-256 of the file; null when it was removed")
+    width: int
+    height: int
+    decision: Decision
+    score: float
+    p_value: float
+    severity: float
+    score_threshold: float
+    regions: tuple[WrittenRegion, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+
 class Inspection(BaseModel):
-    """A picture that was judged; numbers as in `Prediction`. The fields are the columns of an export. What
-    the library says besides (`Prediction.to_dict`) has its own name there, and in an export it is `more`."""
+    """A part that was judged; numbers as in `Prediction`. Of a part in several views, `decision` and
+    `p_value` are the part's, and what is said of a picture is of the most unusual one. The fields are the
+    columns of an export. What the library says besides (`Prediction.to_dict`) has its own name there, and in
+    an export it is `more`."""
 
     model_config = ConfigDict(frozen=True, extra="allow", json_schema_extra={"example": EXAMPLE})
     id: int
@@ -88,9 +110,7 @@ class Inspection(BaseModel):
     version: int = Field(description="the model version that judged")
     name: str = Field(description="what the sender calls it")
     source: str
-    decision: Literal["good", "anomalous", "within tolerance"] = Field(
-        description="the last: anomalous, and tolerated by a person's rules"
-    )
+    decision: Decision = Field(description="the last: anomalous, and tolerated by a person's rules")
     score: float
     p_value: float
     severity: float
@@ -129,10 +149,9 @@ class Inspection(BaseModel):
     )
     near: bool = Field(description="good, but near the threshold")
     has_mask: bool = Field(description="a person drew where the defect is")
-    view: str | None = Field(description="of the part")
-    part_id: int | None = Field(description="of the part in several views; null: judged alone")
-    part_decision: Literal["good", "anomalous", "within tolerance"] | None = Field(
-        description="on the part in several views"
+    view: str | None = Field(description="that the picture shows; null: the part has one")
+    views: tuple[SeenView, ...] = Field(
+        (), description="all pictures of a part in several views; none: it has one picture"
     )
     findings: tuple[Finding, ...] = Field(
         (), description="what was noticed beside the score; one that decides makes it anomalous"
@@ -233,23 +252,26 @@ class KeyedRequest:
     """Request under a key.
 
     key: the sender's. hash: SHA-256 of all that was sent. pictures: SHA-256 of each file; a trigger has none.
-    scheme: begins the key in the store; keys of an entry, which finds the product, are not those of products.
+    is_several: each picture is a part of its own; else the request is one part. scheme: begins the key in the
+    store; keys of an entry, which finds the product, are not those of products.
     """
 
     key: str
     hash: str
     pictures: tuple[str, ...] = ()
-    is_form: bool = False
+    is_several: bool = False
     scheme: str = HTTP
 
-    def picture_key(self, place: int) -> str:
-        """Key in the store of the picture at this place. Keys of forms look like no sender's key."""
-        return f"{self.scheme}/{place}:{self.key}" if self.is_form else f"{self.scheme}:{self.key}"
+    def part_keys(self) -> list[str]:
+        """Keys in the store of the request's parts. Those of several look like no sender's key."""
+        if self.is_several:
+            return [f"{self.scheme}/{place}:{self.key}" for place in range(len(self.pictures))]
+        return [f"{self.scheme}:{self.key}"]
 
     def possible_keys(self) -> list[str]:
         """Keys in the store under which any request with the sender's key may have been recorded."""
-        form, places = replace(self, is_form=True), MAX_FILES if self.is_form else 1
-        return [replace(self, is_form=False).picture_key(0), *map(form.picture_key, range(places))]
+        most = replace(self, is_several=True, pictures=("",) * (MAX_FILES if self.is_several else 1))
+        return [*replace(self, is_several=False).part_keys(), *most.part_keys()]
 
     def matches(self, row: Any) -> bool:
         """Whether an inspection that was recorded under the key came from this request."""
@@ -257,12 +279,12 @@ class KeyedRequest:
 
 
 def upload_request(
-    key: str, files: Sequence[bytes], is_form: bool, label: Label, scheme: str = HTTP
+    key: str, files: Sequence[bytes], is_form: bool, is_several: bool, label: Label, scheme: str = HTTP
 ) -> KeyedRequest:
     """Request that sends pictures."""
     pictures = tuple(hashlib.sha256(data).hexdigest() for data in files)
     said = *label[:2], *pictures, *_view_fields(label)
-    return KeyedRequest(key, _hash("form" if is_form else "file", *said), pictures, is_form, scheme)
+    return KeyedRequest(key, _hash("form" if is_form else "file", *said), pictures, is_several, scheme)
 
 
 def trigger_request(key: str, camera: int | None, label: Label, scheme: str = HTTP) -> KeyedRequest:

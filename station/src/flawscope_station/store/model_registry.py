@@ -23,7 +23,16 @@ from flawscope_station.store.files import MODELS, Files, write_error
 from flawscope_station.store.insert import add_product, lock_products
 from flawscope_station.store.open_models import AddressModel, Model, OpenModels, ProductModel
 from flawscope_station.store.records import REMOVED_EVENT, add_event, fetch_row, iso
-from flawscope_station.store.schema import candidates, events, inspections, learnt_pixels, products, versions
+from flawscope_station.store.schema import (
+    IS_CHALLENGE,
+    candidates,
+    events,
+    hours,
+    inspections,
+    learnt_pixels,
+    products,
+    versions,
+)
 
 VERSION_ADDED, VERSION_ACTIVATED = "version added", "version activated"  # events
 RATE_OF = "rate_of"  # fact of a version that differs from another one, which this names, by its rate alone
@@ -201,9 +210,14 @@ class ModelRegistry:
         all: SQLite would give its number to another version."""
         with self.database.writing() as connection:
             newest = connection.execute(select(func.max(versions.c.id))).scalar_one()
-            used = exists().where(inspections.c.version_id == number)
+            of_version = inspections.c.version_id == number
+            used = or_(
+                exists().where(hours.c.product_id == product_id, hours.c.version_id == number),
+                exists().where(inspections.c.product_id == product_id, IS_CHALLENGE, of_version),
+            )
             named = exists().where(
-                or_(candidates.c.start_version_id == number, candidates.c.version_id == number)
+                candidates.c.product_id == product_id,
+                or_(candidates.c.start_version_id == number, candidates.c.version_id == number),
             )
             query = select(versions).where(versions.c.product_id == product_id, versions.c.id == number)
             row = connection.execute(query.where(~used, ~named)).one_or_none()

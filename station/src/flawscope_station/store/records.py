@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import threading
 import unicodedata
-from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -24,7 +25,6 @@ from flawscope_station.store.insert import (
     insert_inspections,
     inspection_columns,
     is_at_address,
-    is_worst_view,
     review_state,
 )
 from flawscope_station.store.inspection import (
@@ -38,21 +38,24 @@ from flawscope_station.store.schema import (
     ANOMALOUS,
     HOUR,
     PRODUCTION,
+    WITHIN,
     events,
     hours,
     inspections,
-    parts,
     pictures,
     products,
     removed_files,
     verdicts,
+    views,
 )
 
 GOOD, DEFECT, SKIP, UNDO = "good", "defect", "skip", "undo"
 # a literal: a partial index serves only queries that state its condition
 MAX_KIND_LENGTH = 100  # characters of a defect's kind
 IS_WAITING = inspections.c.review == literal_column(f"'{WAITING}'")
-MAX_EVENTS = 500  # that are read at once
+MAX_EVENTS = 500  # that are read or written at once
+MAX_WAITING = 10_000  # inspections that wait for a review, as far as they are counted
+COUNTED = ("inspected", "anomalous", "within_tolerance", "unanswered")  # columns of `hours` of all time
 VERDICT_EVENT, REMOVED_EVENT, TOLERANCES_EVENT = "verdict", "removed", "tolerances_changed"  # events
 DONE, SKIPPED = "done", "skipped"  # states of a review, beside those in `recording`
 MAX_NOTE_LENGTH = 2000  # characters
@@ -120,6 +123,9 @@ class Store:
 
     def __init__(self, database: Database):
         self.database = database
+        self._counts: dict[int, Counter[str]] = {}  # of all hours, by product, as far as somebody asked
+        self._counting = threading.Lock()
+        self._writing = self._writes = 0  # under way, and done
         # verdicts are committed in the order of their numbers: sinks rely on it
         self._verdict_lock = threading.Lock()
 
@@ -131,31 +137,72 @@ class Store:
             return add_product(connection, name, entry_id)
 
     def totals(self, product_id: int) -> dict[str, int]:
-        """Number of inspections, and of those that wait for a review."""
-        every = select(func.coalesce(func.sum(hours.c.inspected), 0)).where(hours.c.product_id == product_id)
-        with self.database.reading() as connection:
-            count = int(connection.execute(every).scalar_one())
-            return {"inspections": count, "waiting": _waiting_count(connection, product_id)}
+        """Number of inspections, and of those that wait for a review, up to `MAX_WAITING`."""
+        count = self.counts(product_id)["inspected"]
+        return {"inspections": count, "waiting": self.waiting_count(product_id)}
 
     def waiting_count(self, product_id: int) -> int:
-        """Number of inspections that wait for a review."""
+        """Number of inspections that wait for a review, up to `MAX_WAITING`."""
         with self.database.reading() as connection:
             return _waiting_count(connection, product_id)
+
+    def counts(self, product_id: int) -> Counter[str]:
+        """Numbers of all inspections of a product: `COUNTED`. They are read once, and counted on."""
+        with self._counting:
+            if (known := self._counts.get(product_id)) is not None:
+                return known.copy()
+            before = self._writes
+        sums = (func.coalesce(func.sum(hours.c[name]), 0) for name in COUNTED)
+        query = select(*sums).where(hours.c.product_id == product_id)
+        with self.database.reading() as connection:
+            row = connection.execute(query).one()
+        found = Counter(dict(zip(COUNTED, map(int, row), strict=True)))
+        with self._counting:
+            if before == self._writes and not self._writing:  # else some would count twice, or not at all
+                self._counts[product_id] = found.copy()
+        return found
+
+    @contextmanager
+    def _counted(self, changes: Callable[[], Iterable[tuple[int, Mapping[str, int]]]]) -> Iterator[None]:
+        """Count what a write changes, when it is done. changes: returns them, by product."""
+        with self._counting:
+            self._writing += 1
+        done: Iterable[tuple[int, Mapping[str, int]]] = ()
+        try:
+            yield
+            done = changes()
+        finally:
+            with self._counting:
+                self._writing, self._writes = self._writing - 1, self._writes + 1
+                for product_id, change in done:
+                    if (known := self._counts.get(product_id)) is not None:
+                        known.update(change)
 
     # ---- inspections
 
     def record(self, several: Sequence[NewInspection]) -> list[tuple[int, bool]]:
         """Write inspections, all or none: the number of each, and whether it is new. One under a known key
         gets the number of the one recorded before."""
-        with self.database.writing() as connection:
-            return insert_inspections(connection, several)
+        found: list[tuple[int, bool]] = []
+
+        def changes() -> Iterator[tuple[int, Mapping[str, int]]]:
+            for one, (_, is_new) in zip(several, found, strict=True):
+                if is_new and one.purpose == PRODUCTION:
+                    yield one.product_id, _counts_of(one)
+
+        with self._counted(changes), self.database.writing() as connection:
+            found += insert_inspections(connection, several)
+        return found
 
     def known_files(self, product_id: int, keys: Sequence[str]) -> dict[str, tuple[int, str]]:
         """Number of the inspection under each key, and hash of its picture; of a folder's files also where
         the record was removed, or where there was none (`GIVEN_UP`)."""
         removed = find_file_keys(self.database, product_id, removed_files.c.key.in_(keys))
         there = {str(row.key): (int(row.id), str(row.picture)) for row in self.find_by_keys(product_id, keys)}
-        return {str(row.key): (int(row.inspection_id), str(row.picture)) for row in removed} | there
+        of_part = is_at_address(product_id, views.c.product_id), views.c.key.in_(keys)
+        seen = self.database.rows(select(views.c.key, views.c.inspection_id, views.c.picture).where(*of_part))
+        every = {str(row.key): (int(row.inspection_id), str(row.picture)) for row in (*removed, *seen)}
+        return {**every, **{key: one for key, one in there.items() if key not in every}}
 
     def find_by_keys(self, product_id: int, keys: Sequence[str]) -> Sequence[Row[Any]]:
         """Inspections under these keys, with the columns that `KeyedRequest.matches` needs."""
@@ -164,7 +211,7 @@ class Store:
         return self.database.rows(query)
 
     def find_answers(self, product_id: int, request: KeyedRequest) -> dict[int, int]:
-        """Inspections that a request led to before: place of its picture -> number.
+        """Inspections that a request led to before: place of its part -> number.
 
         Raises:
             KeyUsedError: the key names another request.
@@ -173,8 +220,7 @@ class Store:
         for row in rows.values():
             if not request.matches(row):
                 raise KeyUsedError(f"request, inspection {row.id}")
-        own = enumerate(map(request.picture_key, range(len(request.pictures) or 1)))
-        return {place: int(rows[key].id) for place, key in own if key in rows}
+        return {place: int(rows[key].id) for place, key in enumerate(request.part_keys()) if key in rows}
 
     def inspection(self, product_id: int, number: int) -> dict[str, Any]:
         """An inspection as the API shows it, of a product or of those of an entry. NotFoundError."""
@@ -221,22 +267,30 @@ class Store:
         with self.database.reading() as connection:
             return connection.execute(query).first() is not None
 
-    def picture(self, product_id: int, number: int) -> PictureRecord:
-        """Picture of an inspection. NotFoundError."""
-        query = (
-            select(*(pictures.c[name] for name in ("hash", "suffix", "removed_at")))
-            .add_columns(inspections.c.name, inspections.c.version_id, inspections.c.tolerated)
-            .join_from(inspections, pictures)
-            .where(inspections.c.product_id == product_id, inspections.c.id == number)
+    def picture(self, product_id: int, number: int, view: str | None = None) -> PictureRecord:
+        """Picture of an inspection. view: of the part; None: that of the inspection. NotFoundError."""
+        of_picture = select(*(pictures.c[name] for name in ("hash", "suffix", "removed_at")))
+        if view is None:
+            query = of_picture.add_columns(
+                inspections.c.name, inspections.c.version_id, inspections.c.tolerated
+            )
+            query = query.join_from(inspections, pictures)
+        else:
+            query = of_picture.add_columns(views.c.name, inspections.c.version_id, views.c.tolerated)
+            query = query.select_from(views.join(inspections).join(pictures, _is_of(views)))
+            query = query.where(views.c.view == view)
+        row = self.database.row(
+            query.where(inspections.c.product_id == product_id, inspections.c.id == number)
         )
-        row = self.database.row(query)
         if row is None:
-            raise NotFoundError(f"there is no inspection {number}")
+            seen = "" if view is None else f" with a view {view:.60}"
+            raise NotFoundError(f"there is no inspection {number}{seen}")
         return PictureRecord(*tuple(row))
 
     def set_unanswered(self, number: int, why: str | None) -> None:
         """Write down why an inspection's sender did not get the answer; None: it did, after all."""
-        with self.database.writing() as connection:
+        changes = dict[int, dict[str, int]]()
+        with self._counted(changes.items), self.database.writing() as connection:
             query = select(inspections).where(inspections.c.id == number).with_for_update()
             row = connection.execute(query).one_or_none()
             if row is None or row.unanswered == why or row.purpose != PRODUCTION:
@@ -246,6 +300,7 @@ class Store:
             change = (why is not None) - (row.unanswered is not None)
             changed = {"unanswered": hours.c.unanswered + change}
             connection.execute(update(hours).filter_by(**place).values(changed))
+            changes[row.product_id] = {"unanswered": change}
 
     # ---- verdicts
 
@@ -312,8 +367,14 @@ class Store:
     # ---- events
 
     def note_event(self, kind: str, who: str, text: str, product_id: int | None = None) -> None:
-        with self.database.writing() as connection:
-            add_event(connection, kind, who, text, product_id)
+        self.note_events(kind, who, [text], product_id)
+
+    def note_events(self, kind: str, who: str, texts: Sequence[str], product_id: int | None = None) -> None:
+        """Record an event for each text, a few hundred in a transaction."""
+        for start in range(0, len(texts), MAX_EVENTS):
+            with self.database.writing() as connection:
+                for text in texts[start : start + MAX_EVENTS]:
+                    add_event(connection, kind, who, text, product_id)
 
     def note_new_events(self, kind: str, who: str, texts: Sequence[str], product_id: int) -> None:
         """Record an event for each text that no event of the kind and product has yet."""
@@ -335,8 +396,16 @@ class Store:
 
 
 def _waiting_count(connection: Connection, product_id: int) -> int:
-    query = select(func.count()).where(inspections.c.product_id == product_id, IS_WAITING)
+    waiting = select(inspections.c.id).where(inspections.c.product_id == product_id, IS_WAITING)
+    query = select(func.count()).select_from(waiting.limit(MAX_WAITING).subquery())
     return int(connection.execute(query).scalar_one())
+
+
+def _counts_of(one: NewInspection) -> dict[str, int]:
+    """What an inspection adds to `Store.counts`."""
+    is_anomalous, is_tolerated = one.decision == ANOMALOUS, one.decision == WITHIN
+    is_unanswered = one.unanswered is not None
+    return dict(zip(COUNTED, (1, int(is_anomalous), int(is_tolerated), int(is_unanswered)), strict=True))
 
 
 def add_event(
@@ -392,7 +461,7 @@ def _apply_verdicts(connection: Connection, before: Row[Any]) -> None:
     verdict = None if last is None or last.verdict == SKIP else last.verdict
     review = DONE if verdict else SKIPPED
     if last is None:
-        review = review_state(before, is_worst_view(connection, before))
+        review = review_state(before)
     values = {"verdict": verdict, "review": review, "kind": last and last.kind}
     connection.execute(update(inspections).where(inspections.c.id == before.id).values(values))
     decision = decision_of(before)
@@ -417,31 +486,62 @@ def _verdict_counts(decision: str, verdict: str | None) -> dict[str, int]:
 def inspection_query() -> Select[Any]:
     """Query of the columns that `describe_inspections` needs."""
     of_picture = (pictures.c[name] for name in ("width", "height", "removed_at"))
-    more = products.c.name.label("product"), parts.c.decision.label("part_decision")
     there = inspections.join(pictures).join(products, products.c.id == inspections.c.product_id)
-    there = there.outerjoin(parts, parts.c.id == inspections.c.part_id)
-    return select(inspections, *of_picture, *more).select_from(there)
+    return select(inspections, *of_picture, products.c.name.label("product")).select_from(there)
+
+
+def _is_of(table: Table) -> Any:
+    """Condition that a row of a table is about a picture."""
+    return (pictures.c.product_id == table.c.product_id) & (pictures.c.hash == table.c.picture)
 
 
 def describe_new(number: int, taken: NewInspection, product: str) -> dict[str, Any]:
     """An inspection that was just recorded, as the API shows it."""
     facts = {**vars(taken), **inspection_columns(taken), "id": number, "product": product, "removed_at": None}
-    # of a picture that is judged alone
-    alone = {"verdict": None, "kind": None, "part_id": None, "part_decision": None}
-    return _describe(SimpleNamespace(**facts, **alone), taken.record, None)
+    seen = [_describe_view(one, one.record, one.picture) for one in taken.views]
+    return _describe(SimpleNamespace(**facts, verdict=None, kind=None), taken.record, None, seen)
 
 
 def describe_inspections(connection: Connection, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
     """Inspections as the API shows them."""
     last = last_verdicts(connection, [row.id for row in rows if row.review in (DONE, SKIPPED)])
-    return [_describe(row, json.loads(row.record), last.get(row.id)) for row in rows]
+    seen: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for one in find_views(connection, [row.id for row in rows if row.view is not None]):
+        picture = None if one.removed_at else one.picture
+        seen[one.inspection_id].append(_describe_view(one, json.loads(one.record), picture))
+    return [_describe(row, json.loads(row.record), last.get(row.id), seen[row.id]) for row in rows]
+
+
+def find_views(connection: Connection, numbers: Sequence[int]) -> list[Row[Any]]:
+    """Rows of `views` of inspections, in their order, with what is known of the files."""
+    known = (pictures.c[name] for name in ("suffix", "width", "height", "removed_at", "pixels"))
+    query = select(views, *known).select_from(views.join(pictures, _is_of(views)))
+    query = query.order_by(views.c.inspection_id, views.c.place)
+    found: list[Row[Any]] = []
+    for start in range(0, len(numbers), MAX_IDS_PER_QUERY):
+        own = views.c.inspection_id.in_(numbers[start : start + MAX_IDS_PER_QUERY])
+        found += connection.execute(query.where(own))
+    return found
+
+
+_VIEW_FIELDS = ("view", "name", "width", "height", "score", "p_value", "severity", "score_threshold")
+
+
+def _describe_view(row: Any, record: dict[str, Any], picture: str | None) -> dict[str, Any]:
+    """Fields of `SeenView`, by name, and others of the record."""
+    own = {name: getattr(row, name) for name in _VIEW_FIELDS}
+    return {"regions": [], "findings": [], **record, **own, "decision": decision_of(row), "picture": picture}
 
 
 def _describe(
-    row: Row[Any] | SimpleNamespace, record: dict[str, Any], last: Row[Any] | None
+    row: Row[Any] | SimpleNamespace,
+    record: dict[str, Any],
+    last: Row[Any] | None,
+    seen: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """Fields of `Inspection`, by name, and others of the record. last: verdict."""
+    """Fields of `Inspection`, by name, and others of the record. last: verdict. seen: its views."""
     computed = {
+        "views": seen,
         "version": row.version_id,
         "at": iso(row.at),
         "picture": None if row.removed_at else row.picture,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, and_, exists, func, or_, select, tuple_
 
 from flawscope_station.store.schema import (
     deliveries,
     inspections,
     learnt,
     learnt_pixels,
-    parts,
     pictures,
     verdicts,
+    views,
 )
 
 GOOD, ANOMALOUS, REVIEWED = KINDS = "good", "anomalous", "reviewed"  # in the order of removal for space
@@ -19,9 +19,16 @@ RECORDS = "records"
 KEY = pictures.c.product_id, pictures.c.hash
 Condition = ColumnElement[bool]
 PICTURE = tuple_(*KEY)
-SAME_PICTURE = and_(
-    inspections.c.product_id == pictures.c.product_id, inspections.c.picture == pictures.c.hash
-)
+
+
+def is_shown(*of_inspection: Condition) -> Condition:
+    """Condition that a picture belongs to an inspection of which this holds, as its own or as a view."""
+    own = inspections.c.product_id == pictures.c.product_id, inspections.c.picture == pictures.c.hash
+    seen = views.c.product_id == pictures.c.product_id, views.c.picture == pictures.c.hash
+    as_view = select(views.c.place).join_from(views, inspections).where(*seen, *of_inspection)
+    return or_(exists().where(*own, *of_inspection), as_view.correlate(pictures).exists())
+
+
 # also as a copy of the file, perhaps encoded otherwise: a model may have been fitted elsewhere
 IS_LEARNT = or_(
     exists().where(learnt.c.picture == pictures.c.hash, learnt.c.product_id == pictures.c.product_id),
@@ -29,27 +36,28 @@ IS_LEARNT = or_(
 )
 # A sink that is away gets what it waits for when it is back
 _NEW_VERDICT = verdicts.c.inspection_id == inspections.c.id, verdicts.c.id > deliveries.c.verdict_id
-_NEW_DECISION = parts.c.id == inspections.c.part_id, parts.c.id > deliveries.c.part_number
 IS_UNDELIVERED = exists().where(
     deliveries.c.product_id == inspections.c.product_id,
     or_(
         inspections.c.id > deliveries.c.inspection_id,
-        *(exists().where(*one).correlate(inspections, deliveries) for one in (_NEW_VERDICT, _NEW_DECISION)),
+        exists().where(*_NEW_VERDICT).correlate(inspections, deliveries),
     ),
 )
-HAS_MASK = exists().where(
-    SAME_PICTURE,
+HAS_MASK = is_shown(
     inspections.c.verdict.is_not(None),
-    exists().where(verdicts.c.inspection_id == inspections.c.id, verdicts.c.mask.is_not(None)),
+    exists()
+    .where(verdicts.c.inspection_id == inspections.c.id, verdicts.c.mask.is_not(None))
+    .correlate(inspections),
 )
-
-
-def delete_parts(connection: Connection, numbers: set[int]) -> None:
-    """Delete parts without inspections; the newest stays, so that numbers are unique."""
-    newest = select(func.max(parts.alias().c.id)).scalar_subquery()
-    is_named = exists().where(inspections.c.part_id == parts.c.id)
-    gone = parts.c.id.in_(numbers), parts.c.id < newest, ~is_named
-    connection.execute(delete(parts).where(*gone))
+_there = pictures.alias("there")
+_is_there = and_(_there.c.product_id == views.c.product_id, _there.c.hash == views.c.picture)
+HAS_VIEW = (  # of which the picture is there
+    select(views.c.place)
+    .join_from(views, _there, _is_there)
+    .where(views.c.inspection_id == inspections.c.id, _there.c.removed_at.is_(None))
+    .correlate(inspections)
+    .exists()
+)
 
 
 def last_with_verdict() -> ColumnElement[int]:

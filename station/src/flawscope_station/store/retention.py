@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from itertools import groupby
 from typing import Any
 
 from sqlalchemy import Connection, Row, and_, delete, exists, false, func, or_, select, update
@@ -29,16 +30,16 @@ from flawscope_station.store.removable import (
     ANOMALOUS,
     GOOD,
     HAS_MASK,
+    HAS_VIEW,
     IS_LEARNT,
     IS_UNDELIVERED,
     KEY,
     KINDS,
     PICTURE,
     RECORDS,
-    SAME_PICTURE,
     Condition,
-    delete_parts,
     is_of_kind,
+    is_shown,
     last_with_verdict,
     removable_keys,
 )
@@ -49,10 +50,11 @@ from flawscope_station.store.schema import (
     pictures,
     products,
     verdicts,
+    views,
 )
 from flawscope_station.store.station_identity import Clock
 
-INSPECTIONS_PER_TRANSACTION = 100  # in one removal
+INSPECTIONS_PER_TRANSACTION = 100  # pictures in one removal
 ROWS_PER_QUERY = 500  # inspections that one query reads
 SECOND = 1_000_000  # microseconds
 RESCAN_INTERVAL = 86_400 * SECOND  # until all are checked again: verdicts may have been taken back
@@ -106,6 +108,7 @@ class Retention:
         clock: knows the age of inspections.
         ended: set to stop soon.
         record_seconds: for which others need records, however short `keep.records` is.
+        going_on: is called after each piece of work.
     """
 
     def __init__(
@@ -116,8 +119,10 @@ class Retention:
         clock: Clock,
         ended: threading.Event | None = None,
         record_seconds: float = 0.0,
+        going_on: Callable[[], object] = lambda: None,
     ):
         self.database, self.files, self.clock = database, files, clock
+        self._going_on = going_on
         self._space = keep.space
         self._used, self._written = 0, files.written  # bytes of all pictures when they were counted last
         self._frees = self._hastens = False  # for space; without a rest
@@ -244,7 +249,7 @@ class Retention:
         if not there:
             return
         later = (and_(is_of_kind(kind), inspections.c.id > number) for kind, number in last.items())
-        stays = or_(stays, exists().where(SAME_PICTURE, or_(*later)))
+        stays = or_(stays, is_shown(or_(*later)))
         due = self._not_learnt(there, stays, summary)
         stays = or_(stays, IS_LEARNT)
         if due:
@@ -273,8 +278,8 @@ class Retention:
 
     def _remove_records(self, summary: RemovalSummary) -> None:
         for group in self._groups(RECORDS, self._newest_due(RECORDS)):
-            removed = [old.number for old in group if old.removed_at is not None]
-            summary.records += self._delete_inspections(removed)
+            removed = {old.number for old in group} - {old.number for old in group if old.removed_at is None}
+            summary.records += self._delete_inspections(sorted(removed))
 
     def _delete_inspections(self, numbers: list[int]) -> int:
         """Remove inspections whose pictures are gone; return their number."""
@@ -282,27 +287,33 @@ class Retention:
         with self.database.writing() as connection:
             lock_products(connection, self._products(connection))
             found = (
-                select(inspections.c.id, inspections.c.part_id, *KEY)
-                .add_columns(inspections.c.key, inspections.c.source)
+                select(inspections.c.id, *KEY, inspections.c.key, inspections.c.source)
                 .join_from(inspections, pictures)
-                .where(inspections.c.id.in_(numbers), pictures.c.removed_at.is_not(None))
+                .where(inspections.c.id.in_(numbers), pictures.c.removed_at.is_not(None), ~HAS_VIEW)
                 # the newest one stays: SQLite would give its number to another
                 .where(inspections.c.id < select(func.max(inspections.c.id)).scalar_subquery())
                 # where there are sinks, the inspection of the last verdict stays, too
                 .where(or_(inspections.c.id != last_with_verdict(), ~exists(select(deliveries.c.sink))))
                 .where(~IS_UNDELIVERED)
             )
-            rows = connection.execute(found.with_for_update(of=inspections)).all()
+            rows: list[Row[Any]] = list(connection.execute(found.with_for_update(of=inspections)))
             numbers = [row.id for row in rows]
+            of_views = views.c.picture.label("hash"), views.c.inspection_id.label("id")
+            seen = select(*of_views, views.c.product_id, views.c.key, inspections.c.source)
+            rows = [
+                *rows,
+                *connection.execute(
+                    seen.join_from(views, inspections).where(views.c.inspection_id.in_(numbers))
+                ),
+            ]
             theirs = verdicts.c.inspection_id.in_(numbers)
             masks = set(connection.execute(select(verdicts.c.mask).where(theirs)).scalars()) - {None}
             connection.execute(delete(verdicts).where(theirs))
+            connection.execute(delete(views).where(views.c.inspection_id.in_(numbers)))
             connection.execute(delete(inspections).where(inspections.c.id.in_(numbers)))
             keep_file_keys(connection, [row for row in rows if row.source == FOLDER])
-            delete_parts(connection, {row.part_id for row in rows} - {None})
             gone = {(row.product_id, row.hash) for row in rows}
-            is_named = or_(exists().where(SAME_PICTURE), IS_LEARNT)
-            connection.execute(delete(pictures).where(PICTURE.in_(gone), ~is_named))
+            connection.execute(delete(pictures).where(PICTURE.in_(gone), ~is_shown(), ~IS_LEARNT))
         for mask in masks:
             self._stray_files.discard(MASKS, mask, MASK_SUFFIX)
         self._pause(time.monotonic() - begun)
@@ -320,8 +331,8 @@ class Retention:
     def _groups(
         self, kind: str, last: int, enough: Callable[[], float] = lambda: math.inf
     ) -> Iterator[list[Row[Any]]]:
-        """Inspections of a kind up to a number, the oldest first, in groups for one transaction each, from
-        where today's last run ended. enough: bytes of pictures after which a group ends."""
+        """Pictures of inspections of a kind up to a number, the oldest first, in groups for one transaction
+        each, from where today's last run ended. enough: bytes of pictures after which a group ends."""
         with self.database.reading() as connection:
             known = self._products(connection)
         oldest = heapq.merge(*(self._read_oldest(product_id, kind, last) for product_id in known))
@@ -330,14 +341,19 @@ class Retention:
             for old in group:
                 self._checked[old.product_id, kind] = old.number
 
-    def _read_oldest(self, product_id: int, kind: str, last: int) -> Iterator[Row[Any]]:
-        column = inspections.c
+    def _read_oldest(self, product_id: int, kind: str, last: int) -> Iterator[list[Row[Any]]]:
+        """Yield the pictures of each inspection."""
+        column, picture = inspections.c, func.coalesce(views.c.picture, inspections.c.picture)
+        there = inspections.outerjoin(views, views.c.inspection_id == column.id)
+        there = there.join(
+            pictures, and_(pictures.c.product_id == column.product_id, pictures.c.hash == picture)
+        )
         query = (
-            select(column.id.label("number"), column.product_id, column.picture)
+            select(column.id.label("number"), column.product_id, pictures.c.hash.label("picture"))
             .add_columns(*(pictures.c[name] for name in ("suffix", "bytes", "removed_at")))
-            .join_from(inspections, pictures)
+            .select_from(there)
             .where(column.product_id == product_id, is_of_kind(kind), column.id <= last)
-            .order_by(column.id)
+            .order_by(column.id, views.c.place)
             .limit(ROWS_PER_QUERY)
         )
         start = self._checked.get((product_id, kind), 0)
@@ -345,24 +361,28 @@ class Retention:
             begun = time.monotonic()
             rows = self.database.rows(query.where(column.id > start))
             self._pause(time.monotonic() - begun)
-            yield from rows
-            start = rows[-1].number if len(rows) == ROWS_PER_QUERY else last
+            parts = [list(own) for _, own in groupby(rows, lambda row: row.number)]
+            is_last = len(rows) < ROWS_PER_QUERY
+            whole = parts if is_last else parts[:-1]  # the last may have more pictures
+            yield from whole
+            start = last if is_last else whole[-1][0].number
 
     def _pause(self, seconds: float) -> None:
         """Pause as long as the work took: inspections get processor and data base half of the time."""
+        self._going_on()
         if self._ended.wait(0.0 if self._hastens else min(5.0, seconds)):
             raise _EndedError
         if self.is_full and not self._frees:  # whatever is being done
             self._freed += self.make_room()
 
 
-def _take_group(oldest: Iterable[Row[Any]], enough: float) -> list[Row[Any]]:
-    """Next inspections: those of a transaction, or fewer, whose pictures have `enough` bytes."""
+def _take_group(oldest: Iterable[list[Row[Any]]], enough: float) -> list[Row[Any]]:
+    """Pictures of the next inspections: those of a transaction, or fewer, which have `enough` bytes."""
     group: list[Row[Any]] = []
     size = 0
-    for old in oldest:
-        group.append(old)
-        size += old.bytes if old.removed_at is None else 0
+    for pictures_of in oldest:
+        group += pictures_of
+        size += sum(old.bytes for old in pictures_of if old.removed_at is None)
         if len(group) >= INSPECTIONS_PER_TRANSACTION or size >= enough:
             break
     return group

@@ -15,7 +15,6 @@ from sqlalchemy import (
     Double,
     ForeignKey,
     ForeignKeyConstraint,
-    FromClause,
     Index,
     Integer,
     LargeBinary,
@@ -92,9 +91,11 @@ def _picture_foreign_key(table: str) -> ForeignKeyConstraint:
     return ForeignKeyConstraint(columns, ["pictures.product_id", "pictures.hash"], name=f"{table}_picture_of")
 
 
-def _partial_index(name: str, where: ColumnElement[bool], *columns: Column[Any]) -> None:
+def _partial_index(
+    name: str, where: ColumnElement[bool], *columns: Column[Any], unique: bool = False
+) -> None:
     """Index of the rows that meet a condition."""
-    Index(name, *columns, sqlite_where=where, postgresql_where=where)
+    Index(name, *columns, sqlite_where=where, postgresql_where=where, unique=unique)
 
 
 # The station, whose data base this is: one row
@@ -151,24 +152,8 @@ pictures = Table(  # two products may have the same picture, and keep it for dif
 _there = (pictures.c[name] for name in ("product_id", "hash", "bytes"))
 _partial_index("pictures_there", pictures.c.removed_at.is_(None), *_there)
 
-# Parts that were seen in several views, which were recorded together; a part may come many times
-parts = Table(
-    "parts",
-    metadata,
-    _id_column(),
-    _product_column(),
-    Column("version_id", Key, ForeignKey("versions.id"), nullable=False),
-    Column("part", Name, nullable=False),
-    Column("batch", Name),
-    Column("decided_at", BigInteger, nullable=False),
-    Column("decision", String(16), nullable=False),  # good, anomalous, within tolerance
-    Column("score", Double),
-    Column("p_value", Double),
-    Column("worst", Name, nullable=False),  # view
-    Column("purpose", String(12), nullable=False),
-)
-Index("parts_part", parts.c.product_id, parts.c.part)
-
+# Parts that were judged, each time that they came. What stands here of a picture is, of a part in several
+# views, that of the most unusual one; `views` has all of them
 inspections = Table(
     "inspections",
     metadata,
@@ -195,14 +180,12 @@ inspections = Table(
     Column("batch", Name),
     Column("request_hash", Hash),  # hash of all that came under the sender's key
     Column("unanswered", String(12)),  # late, withdrawn, abandoned; NULL: its sender got the answer
-    Column("view", Name),
-    Column("part_id", Key, ForeignKey("parts.id")),  # NULL: judged alone
+    Column("view", Name),  # that the picture shows; NULL: a part has one
     # production, or challenge: shown to see whether the station judges rightly; it counts in no figure
     Column("purpose", String(12), nullable=False),
     Column("challenge_id", Key, ForeignKey("challenges.id")),  # NULL: none was due
     Column("challenge_part_id", Key, ForeignKey("challenge_parts.id")),
     _picture_foreign_key("inspections"),
-    UniqueConstraint("product_id", "key"),
 )
 # Covers all filters of a search, so that a million rows are filtered without being read, in order of arrival,
 # whatever the clock said
@@ -214,6 +197,11 @@ Index(
 Index("inspections_at", inspections.c.product_id, inspections.c.at)
 _is_waiting = inspections.c.review == "waiting"
 _partial_index("inspections_waiting", _is_waiting, inspections.c.product_id, inspections.c.id)
+IS_REVIEWED = inspections.c.verdict.is_not(None)  # condition
+_partial_index("inspections_reviewed", IS_REVIEWED, inspections.c.product_id, inspections.c.id)
+# partial: most parts have no key, from which the planners would conclude that a key finds many
+_has_key = inspections.c.key.is_not(None)
+_partial_index("inspections_by_key", _has_key, inspections.c.product_id, inspections.c.key, unique=True)
 Index("inspections_picture", inspections.c.product_id, inspections.c.picture)
 Index("inspections_name", inspections.c.product_id, inspections.c.name)
 for _label in (inspections.c.part, inspections.c.batch):
@@ -223,16 +211,38 @@ for _label in (inspections.c.part, inspections.c.batch):
 IS_PRODUCTION = inspections.c.purpose == literal_column(f"'{PRODUCTION}'")  # condition
 
 
-def on_line(product_id: int, table: FromClause = inspections) -> ColumnElement[bool]:
-    """Condition of a product's inspections, or parts, that came from the line. Whoever learns, draws or
-    counts asks by it: what was shown in a challenge is none of them."""
-    is_production = IS_PRODUCTION if table is inspections else table.c.purpose == PRODUCTION
-    return and_(table.c.product_id == product_id, is_production)
+def on_line(product_id: int) -> ColumnElement[bool]:
+    """Condition of a product's inspections that came from the line. Whoever learns, draws or counts asks by
+    it: what was shown in a challenge is none of them."""
+    return and_(inspections.c.product_id == product_id, IS_PRODUCTION)
 
 
-_is_challenge = inspections.c.purpose == "challenge"
-_partial_index("inspections_challenge", _is_challenge, inspections.c.product_id, inspections.c.id)
-_partial_index("inspections_part_id", inspections.c.part_id.is_not(None), inspections.c.part_id)
+# a literal, as above: a partial index serves only queries that state its condition
+IS_CHALLENGE = inspections.c.purpose == literal_column(f"'{CHALLENGE}'")
+_partial_index("inspections_challenge", IS_CHALLENGE, inspections.c.product_id, inspections.c.id)
+
+# Pictures of a part in several views, in the order of the model's views
+views = Table(
+    "views",
+    metadata,
+    Column("inspection_id", Key, ForeignKey("inspections.id"), primary_key=True, autoincrement=False),
+    Column("place", Integer, primary_key=True, autoincrement=False),
+    _product_column(),
+    Column("picture", Hash, nullable=False),
+    Column("view", Name, nullable=False),
+    Column("name", Name, nullable=False),
+    Column("key", String(200)),  # of a folder's file
+    Column("score", Double, nullable=False),
+    Column("p_value", Double, nullable=False),
+    Column("severity", Double, nullable=False),
+    Column("score_threshold", Double, nullable=False),
+    Column("anomalous", Boolean, nullable=False),
+    Column("tolerated", Boolean, nullable=False),
+    Column("record", Text, nullable=False),
+    _picture_foreign_key("views"),
+)
+Index("views_picture", views.c.product_id, views.c.picture)
+_partial_index("views_file", views.c.key.is_not(None), views.c.product_id, views.c.key)
 
 verdicts = Table(
     "verdicts",
@@ -268,6 +278,7 @@ hours = Table(
     Column("false_alarms", Integer, nullable=False),
     Column("misses", Integer, nullable=False),  # of good ones, and those within tolerance
 )
+Index("hours_hour", hours.c.product_id, hours.c.hour)
 
 # Pictures that a model version was learnt from, which are never removed
 learnt = Table(
@@ -366,6 +377,8 @@ events = Table(
     Column("text", Text, nullable=False),
     Column("address", String(64)),  # of the request's sender; NULL: there was no request
 )
+Index("events_kind", events.c.product_id, events.c.kind, events.c.id)
+Index("events_product", events.c.product_id, events.c.id)
 
 # Position of each sink: later inspections and verdicts are still to be delivered
 deliveries = Table(
@@ -375,7 +388,6 @@ deliveries = Table(
     Column("sink", String(80), primary_key=True),  # its kind, and a hash of its name or address
     Column("inspection_id", BigInteger, nullable=False),  # last one that was delivered or is not wanted
     Column("verdict_id", BigInteger, nullable=False),
-    Column("part_number", BigInteger, nullable=False),  # of `parts`
     Column("delivered", BigInteger, nullable=False),  # messages, since the sink was added
     Column("refused", BigInteger, nullable=False),  # messages that the receiver refused
 )

@@ -346,16 +346,18 @@ def _points(connection: Connection, product_id: int, first: int, until: int) -> 
 
 def _judging_versions(connection: Connection, product_id: int) -> list[dict[str, Any]]:
     """Versions that have judged, each with its threshold and its first hour."""
+    first = select(func.min(hours.c.hour)).where(
+        hours.c.product_id == product_id, hours.c.version_id == versions.c.id
+    )
     query = (
-        select(versions.c.id, versions.c.facts, func.min(hours.c.hour))
-        .join_from(versions, hours, hours.c.version_id == versions.c.id)
+        select(versions.c.id, versions.c.facts, first.scalar_subquery())
         .where(versions.c.product_id == product_id)
-        .group_by(versions.c.id, versions.c.facts)
         .order_by(versions.c.id)
     )
     return [
         {"id": number, "threshold": json.loads(facts)["score_threshold"], "since": iso(int(hour) * HOUR)}
         for number, facts, hour in connection.execute(query)
+        if hour is not None
     ]
 
 

@@ -80,6 +80,9 @@ def api_router(*statuses: int, prefix: str = "/api/v1/products/{name}", role: st
     return APIRouter(prefix=prefix, dependencies=dependencies, responses=responses)
 
 
+SeenView = Annotated[
+    str | None, Query(alias="of", description="view of the part; left out: the most unusual one")
+]
 Side = Annotated[int, Query(ge=64, le=4096, description="pixels of the longer side, at most")]
 PictureName = Annotated[str, Query(alias="name", max_length=300, description="what you call the picture")]
 RecordNumber = Annotated[int, Query(ge=0, lt=2**63)]
@@ -205,25 +208,37 @@ def one_inspection(product_id: ProductId, number: int, store: StoreDep) -> Any:
 
 
 @product_router.get("/inspections/{number}/picture", response_class=Response)
-def picture(product_id: ProductId, number: int, renderer: RendererDep) -> Response:
+def picture(product_id: ProductId, number: int, renderer: RendererDep, seen: SeenView = None) -> Response:
     """Return the picture file as it was sent."""
-    data, suffix, sent_name = renderer.picture(product_id, valid_id_or_zero(number))
+    data, suffix, sent_name = renderer.picture(product_id, valid_id_or_zero(number), seen)
     stem = PurePosixPath(sent_name).stem or str(number)
     headers = {**attachment(f"{stem}{suffix}"), "Content-Security-Policy": "default-src 'none'; sandbox"}
     return Response(data, media_type=_MEDIA_TYPES.get(suffix, "application/octet-stream"), headers=headers)
 
 
 @product_router.get("/inspections/{number}/view", response_class=Response)
-def view(product_id: ProductId, number: int, renderer: RendererDep, side: Side = DEFAULT_SIDE) -> Response:
+def view(
+    product_id: ProductId,
+    number: int,
+    renderer: RendererDep,
+    side: Side = DEFAULT_SIDE,
+    seen: SeenView = None,
+) -> Response:
     """Return the picture upright, as WebP."""
-    data = renderer.view(product_id, valid_id_or_zero(number), side)
+    data = renderer.view(product_id, valid_id_or_zero(number), side, seen)
     return Response(data, media_type="image/webp", headers=_CACHE_A_DAY)
 
 
 @product_router.get("/inspections/{number}/overlay", response_class=Response)
-def overlay(product_id: ProductId, number: int, renderer: RendererDep, side: Side = DEFAULT_SIDE) -> Response:
+def overlay(
+    product_id: ProductId,
+    number: int,
+    renderer: RendererDep,
+    side: Side = DEFAULT_SIDE,
+    seen: SeenView = None,
+) -> Response:
     """Return the picture with heat map and outlines, as WebP."""
-    data = renderer.overlay(product_id, valid_id_or_zero(number), side)
+    data = renderer.overlay(product_id, valid_id_or_zero(number), side, seen)
     return Response(data, media_type="image/webp", headers=_CACHE_A_DAY)
 
 
@@ -328,8 +343,8 @@ async def live(
     access: AccessDep,
     broadcaster: Annotated[EventBroadcaster, part(EventBroadcaster)],
 ) -> StreamingResponse:
-    """Stream server-sent events: `inspection` for each new one, `refusal` for each picture or trigger that is
-    not judged, `part` for each part that is decided on, `state` every second, with the time as `at`."""
+    """Stream server-sent events: `inspection` for each new one, `refusal` for each part or trigger that is
+    not judged, `state` every second, with the time as `at`."""
 
     def state() -> dict[str, Any] | None:
         try:

@@ -80,8 +80,10 @@ def _add_health_routes(app: FastAPI) -> None:
         """Answer whether pictures can be inspected, and whether the clock jumped, which hinders nothing. Who
         asks is unknown: problems have their kinds and times, not their texts, which name parts and people."""
         problems = [problem for problem in health.problems() if problem.stops or problem.kind == "clock"]
-        ready = not any(problem.stops for problem in problems)
+        ready = health.is_ready()
+        oldest = round(health.oldest_seconds(), 1)  # how long a part has waited for its answer
         body = {"ready": ready, "problems": [problem.without_text() for problem in problems]}
+        body["oldest_waiting_seconds"] = oldest
         return JSONResponse(body, 200 if ready else 503)
 
     @app.get("/metrics", include_in_schema=False)
@@ -121,7 +123,12 @@ class HttpServer(uvicorn.Server):
 class StationServer(HttpServer):
     """HTTP server of a station. Shutdown ends requests that would go on for ever or for long."""
 
-    def __init__(self, station: Station, started: Callable[[str], None] = lambda url: None):
+    def __init__(
+        self,
+        station: Station,
+        started: Callable[[str], None] = lambda url: None,
+        ending: Callable[[], object] = lambda: None,
+    ):
         settings = station.settings
         check_listen_address(settings, station.access)
         proxy = {"proxy_headers": settings.proxy, "forwarded_allow_ips": "127.0.0.1,::1"}
@@ -129,7 +136,7 @@ class StationServer(HttpServer):
         options = {**proxy, **timeouts}
         app = RequestTracker(create_app(station))
         super().__init__(settings, app, http="h11", backlog=ACCEPT_BATCH, **options)
-        self.station, self._on_started = station, started
+        self.station, self._on_started, self._on_ending = station, started, ending
         self.connections: set[ClientConnection] = set()
         self._limit_connections(max_connections())
 
@@ -169,6 +176,7 @@ class StationServer(HttpServer):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: Any = None) -> None:
+        self._on_ending()
         self.station.end_requests()
         await super().shutdown(sockets)
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import replace
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -17,11 +15,13 @@ from flawscope.errors import FlawscopeError
 from flawscope_station.access.roles import SENDER
 from flawscope_station.connections import ConnectionContext
 from flawscope_station.inspecting.capacity import without_traceback
-from flawscope_station.inspecting.picture import Picture
+from flawscope_station.inspecting.picture import Part, Picture
 from flawscope_station.inspecting.writer import Answer, RecordedInspection
-from flawscope_station.sources.trigger import shoot, submit_request, wait_for_inspection
+from flawscope_station.sources.trigger import check_room, shoot, submit_parts, wait_for_inspection
 from flawscope_station.store.inspection import (
+    HTTP,
     Inspection,
+    KeyedRequest,
     Label,
     make_label,
     trigger_request,
@@ -72,7 +72,7 @@ router.route_class = JudgingRoute
 @router.post(
     "/inspections",
     status_code=201,
-    response_model=Inspection | schemas.PictureResults,
+    response_model=Inspection | schemas.PartResults,
     response_model_exclude_unset=True,
     responses={200: {"model": Inspection}},
     openapi_extra={
@@ -90,43 +90,33 @@ async def inspect(
     file: PictureName = "",
     deadline: Deadline = None,
 ) -> Any:
-    """Judge a picture: the body is the file. A form may hold several, whose results come in its order. Where
-    the model judges parts in views, they are all views of one part.
+    """Judge a part: the body is its picture. Where the model judges parts in views, a form holds the pictures
+    of all of them. Else a form may hold several parts, whose results come in its order.
 
-    The address of a joint model finds the product of each picture: `product` and `shows` of the answer.
+    The address of a joint model finds the product of each part: `product` and `shows` of the answer.
 
     A key names the request: the same bytes, part, batch and view get the same answer, others 409.
 
     The answer is sent when the inspection is on the disk. 503: nothing was recorded; try again after the
-    seconds of Retry-After. 504: the picture was not judged in time; if it was just being judged, it is
-    recorded nevertheless.
+    seconds of Retry-After. 504: the part was not judged in time; if it was just being judged, it is recorded
+    nevertheless.
     """
     started = time.perf_counter()
     try:
         product_id, due = floor.addresses.address_id(name), floor.due(name, deadline)
-        floor.inspector.check_room(product_id, due, label.part)
+        await floor.inspector.in_thread(check_room, floor, name, due, label.part)
         files, is_form = await uploads.read_uploads(request, file)
-        key, data = uploads.idempotency_key(request), [picture.data for picture in files]
-        scheme = floor.addresses.scheme(name)
-        call = floor.inspector.in_thread
-        keyed = await call(upload_request, key, data, is_form, label, scheme) if key else None
-        pictures = [
-            Picture(product_id, item.data, item.name, "http", due=due, **label.to_dict()) for item in files
-        ]
-        if keyed is not None:
-            pictures = [
-                replace(picture, key=keyed.picture_key(place), request=keyed, hash=keyed.pictures[place])
-                for place, picture in enumerate(pictures)
-            ]
-        numbers, futures = await submit_request(floor, product_id, keyed, pictures)
-        answers = list(futures)
+        is_several = is_form and not floor.inspector.judge.parts.takes_views(product_id)
+        keyed = await _keyed_request(floor, name, request, files, is_form, is_several, label)
+        parts = _parts_of(product_id, files, is_several, keyed, label, due)
+        numbers, answers = await submit_parts(floor, product_id, keyed, parts)
     except Exception as error:
         _refuse(floor, name, error, label)
         request.state.is_noted = True
         raise
-    watching = asyncio.create_task(_watch_client(request, partial(_give_up, answers)))
+    watching = asyncio.create_task(_watch_client(request, partial(_give_up, answers.values())))
     try:
-        results, first_error, is_new = await _results(floor, name, label, files, numbers, answers, due)
+        results, first_error, is_new = await _results(floor, name, label, parts, numbers, answers)
     except Exception as error:
         _refuse(floor, name, error, label)
         request.state.is_noted = True
@@ -134,7 +124,7 @@ async def inspect(
     finally:
         watching.cancel()
     if first_error is not None and not any("inspection" in result for result in results):
-        if not is_form or len(results) == 1:
+        if len(results) == 1:
             return error_response(first_error)  # not raised: the traceback would hold the picture
         response.status_code = status_and_code(first_error)[0]
         return {"results": results}
@@ -143,34 +133,71 @@ async def inspect(
     return {"results": results} if is_form else results[0]["inspection"]
 
 
+async def _keyed_request(
+    floor: ConnectionContext,
+    name: str,
+    request: Request,
+    files: Sequence[uploads.Upload],
+    is_form: bool,
+    is_several: bool,
+    label: Label,
+) -> KeyedRequest | None:
+    """Return the request under its sender's key; None: it has none."""
+    if not (key := uploads.idempotency_key(request)):
+        return None
+    data, scheme = [one.data for one in files], floor.addresses.scheme(name)
+    return await floor.inspector.in_thread(upload_request, key, data, is_form, is_several, label, scheme)
+
+
+def _parts_of(
+    product_id: int,
+    files: Sequence[uploads.Upload],
+    is_several: bool,
+    keyed: KeyedRequest | None,
+    label: Label,
+    due: float,
+) -> list[Part]:
+    """Return the parts of a request. is_several: each picture is one, else they are one part."""
+    hashes = [""] * len(files) if keyed is None else keyed.pictures
+    pictures = [
+        Picture(one.data, one.name, label.view, hash=digest)
+        for one, digest in zip(files, hashes, strict=True)
+    ]
+    groups = [(one,) for one in pictures] if is_several else [tuple(pictures)]
+    keys = [None] * len(groups) if keyed is None else keyed.part_keys()
+    return [
+        Part(product_id, own, HTTP, label.part, label.batch, key, keyed, due=due)
+        for own, key in zip(groups, keys, strict=True)
+    ]
+
+
 async def _results(
     floor: ConnectionContext,
     name: str,
     label: Label,
-    files: Sequence[uploads.Upload],
+    parts: Sequence[Part],
     numbers: Mapping[int, int],
-    answers: Sequence[Future[RecordedInspection]],
-    due: float,
+    answers: Mapping[int, Answer],
 ) -> tuple[list[dict[str, Any]], FlawscopeError | None, bool]:
-    """Return the result of each file, the first error, and whether an inspection is new. numbers: of those
+    """Return the result of each part, the first error, and whether an inspection is new. numbers: of those
     that were answered before, by place."""
-    product_id, waiting = floor.addresses.address_id(name), iter(answers)
+    product_id = floor.addresses.address_id(name)
     results: list[dict[str, Any]] = []
     first_error: FlawscopeError | None = None
     is_new = False
-    for place, picture in enumerate(files):
+    for place, part in enumerate(parts):
         try:
             if place in numbers:
                 inspection = await _answered_again(floor, product_id, numbers[place])
             else:
-                recorded = await wait_for_inspection(floor, product_id, next(waiting), due)
+                recorded = await wait_for_inspection(floor, product_id, answers[place], part.due)
                 is_new |= recorded.is_new
                 inspection = await inspection_answer(floor, product_id, recorded)
             results.append({"inspection": inspection})
         except FlawscopeError as error:
             first_error = first_error or error
             code = _refuse(floor, name, without_traceback(error), label)
-            results.append({"name": picture.name, "error": str(error), "code": code})
+            results.append({"name": part.pictures[0].name, "error": str(error), "code": code})
     return results, first_error, is_new
 
 
@@ -181,18 +208,17 @@ async def _watch_client(request: Request, give_up: Callable[[], object]) -> None
     give_up()
 
 
-def _give_up(answers: Sequence[Future[RecordedInspection]]) -> None:
+def _give_up(answers: Iterable[Answer]) -> None:
     for answer in answers:
-        if isinstance(answer, Answer):
-            answer.give_up(ABANDONED)
+        answer.give_up(ABANDONED)
 
 
 async def inspection_answer(
     floor: ConnectionContext, product_id: int, recorded: RecordedInspection
 ) -> dict[str, Any]:
-    """Return an inspection as the API answers it; of a view the store knows whether its part is decided on.
-    product_id: of the product or joint model to which the request went."""
-    if recorded.is_new and recorded.inspection.part_views is None:
+    """Return an inspection as the API answers it. product_id: of the product or joint model to which the
+    request went."""
+    if recorded.is_new:
         name = floor.addresses.names[recorded.inspection.product_id]
         return describe_new(recorded.number, recorded.inspection, name)
     return await floor.inspector.in_thread(floor.store.inspection, product_id, recorded.number)

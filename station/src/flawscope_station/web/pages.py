@@ -18,7 +18,6 @@ from flawscope_station.queries import Overview
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.settings.station import Settings
 from flawscope_station.shifts import Shift, ended_shifts
-from flawscope_station.store import parts
 from flawscope_station.store.database import StoreError, now
 from flawscope_station.store.inspection import other_fields
 from flawscope_station.store.line_alarms import hold_promise
@@ -178,10 +177,8 @@ def live(
     last = records.search(product_id, Filters(limit=1, decision="anomalous")).inspections
     facts = {**overview.state(product), "waiting": store.waiting_count(product_id), "at": iso(now())}
     del facts["problem"]  # that is for engineers
-    views = facts["views"]
-    part = parts.last_part(store.database, product_id) if views else None
     data: dict[str, Any] = {"newest": newest, "anomalous": last[0] if last else None, "facts": facts}
-    return page.render("live", sections=("live", "refused"), data={**data, "views": views, "part": part})
+    return page.render("live", sections=("live", "refused"), data=data)
 
 
 @page_router.get("/{product}/review")
@@ -282,8 +279,7 @@ def problems(page: Annotated[Page, product_page(PROBLEMS_PAGE)], health: HealthD
 @page_router.get("/{product}/inspections/{number}")
 def inspection(number: int, page: Annotated[Page, product_page("inspection")], store: StoreDep) -> Response:
     item = store.inspection(page.product_id, valid_id_or_zero(number))
-    part = parts.find_part(store.database, page.product_id, item["part_id"]) if item["part_id"] else None
-    shown: dict[str, Any] = {"item": item, "more": other_fields(item), "whole": part}
+    shown: dict[str, Any] = {"item": item, "more": other_fields(item)}
     return page.render("inspection", sections=("inspection",), data={"id": number}, **shown)
 
 

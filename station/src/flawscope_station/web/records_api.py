@@ -1,5 +1,4 @@
-"""Routes of records: parts in several views, the export of inspections as a table, and the audit, which
-admins alone see."""
+"""Routes of records: the export of inspections as a table, and the audit, which admins alone see."""
 
 from __future__ import annotations
 
@@ -22,10 +21,8 @@ from flawscope_station.access import audit
 from flawscope_station.access.roles import ADMIN
 from flawscope_station.inspecting.capacity import Turns
 from flawscope_station.store.inspection import Inspection, other_fields
-from flawscope_station.store.parts import find_part, search_parts
 from flawscope_station.store.records import parse_time, valid_id_or_zero
 from flawscope_station.store.search import MAX_PAGE_SIZE, iterate_pages
-from flawscope_station.web import schemas
 from flawscope_station.web.api import Engineer, FiltersDep, api_router, attachment
 from flawscope_station.web.pages import Page, html_router
 from flawscope_station.web.parts import AddressesDep, DatabaseDep, ProductId, RecordsDep
@@ -63,27 +60,6 @@ class AuditEvent(BaseModel):
 class AuditPage(BaseModel):
     entries: list[AuditEvent]
     next: int | None = Field(description="`before` of the next page; null: there is none")
-
-
-@router.get("/parts", response_model=schemas.Parts)
-def find_parts(
-    product_id: ProductId,
-    database: DatabaseDep,
-    limit: Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)] = 50,
-    cursor: Annotated[str, Query(description="`next` of the page before")] = "",
-    part: Annotated[str, Query(description="its number")] = "",
-    decision: Literal["", "good", "anomalous", "within tolerance"] = "",
-) -> Any:
-    """List parts that are seen in several views, the newest first."""
-    wanted: dict[str, Any] = {"part": part, "decision": decision, "cursor": cursor, "limit": limit}
-    parts, next_cursor = search_parts(database, product_id, **wanted)
-    return {"parts": parts, "next": next_cursor}
-
-
-@router.get("/parts/{number}", response_model=schemas.PartWithInspections)
-def one_part(product_id: ProductId, number: int, database: DatabaseDep) -> Any:
-    """Return a part with its views' inspections, by its id."""
-    return find_part(database, product_id, valid_id_or_zero(number))
 
 
 @router.get("/export", response_class=Response, responses={200: {"content": {CSV: {}, XLSX: {}}}})

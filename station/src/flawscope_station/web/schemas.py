@@ -16,8 +16,8 @@ class Refusal(BaseModel):
     code: str
 
 
-class PictureResult(BaseModel):
-    """Result of one of several pictures: an inspection, or why there is none."""
+class PartResult(BaseModel):
+    """Result of a part in a form: an inspection, or why there is none."""
 
     inspection: Inspection | None = None
     name: str | None = None
@@ -25,39 +25,12 @@ class PictureResult(BaseModel):
     code: str | None = None
 
 
-class PictureResults(BaseModel):
-    results: list[PictureResult]
+class PartResults(BaseModel):
+    results: list[PartResult]
 
 
 class Inspections(BaseModel):
     inspections: list[Inspection]
-    next: str | None = Field(description="`cursor` of the page after this one")
-
-
-class Part(BaseModel):
-    """Decision on a part that was seen in several views."""
-
-    id: int
-    product: str
-    version: int
-    part: str
-    batch: str | None
-    decided_at: str
-    decision: Literal["good", "anomalous", "within tolerance"]
-    score: float | None = Field(description="of the worst view, in its standard deviations over good parts")
-    p_value: float | None
-    worst: str = Field(description="view with the largest score")
-    views: dict[str, int] = Field(description="inspection of each view whose record is there")
-
-
-class PartWithInspections(Part):
-    """Part with its views' inspections."""
-
-    inspections: list[Inspection]
-
-
-class Parts(BaseModel):
-    parts: list[Part]
     next: str | None = Field(description="`cursor` of the page after this one")
 
 
@@ -129,8 +102,8 @@ class Product(BaseModel):
     false_alarm_rate: float | None
     inspections: int
     waiting: int = Field(description="for a review")
-    backlog: int = Field(description="pictures that are not answered yet")
-    rate: float = Field(description="pictures a second in the last minute")
+    backlog: int = Field(description="parts that are not answered yet")
+    rate: float = Field(description="parts a second in the last minute")
     folder: str | None
     found_at: str | None = Field(
         None, description="the address that finds this product in a picture, of a joint model"
@@ -138,7 +111,7 @@ class Product(BaseModel):
     tolerances: dict[str, str] | None = Field(
         None, description="version and sha256 of the rules in force; null: nothing is tolerated"
     )
-    views: list[str] = Field(description="in which the model judges parts; none: it judges single pictures")
+    views: list[str] = Field(description="in which the model judges parts; none: a part has one picture")
     sinks: list[Sink]
     problem: str | None
     problems: list[str] = Field(description="kinds of those that nobody has acknowledged, oldest first")

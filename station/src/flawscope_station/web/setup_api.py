@@ -138,7 +138,7 @@ async def capture(
 ) -> Any:
     """Add what a camera shows now."""
     camera = floor.camera(body.product, body.camera)
-    picture = await asyncio.to_thread(camera.picture, await wait_for_shot(camera, FRAME_SECONDS, None), None)
+    picture = await asyncio.to_thread(camera.picture, await wait_for_shot(camera, FRAME_SECONDS, None))
     added = await asyncio.to_thread(drafts.add, draft, [(picture.name, picture.data)])
     return {"results": [one._asdict() for one in added]}
 

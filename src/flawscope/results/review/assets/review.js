@@ -83,8 +83,8 @@
     const detail = item.detail ? ` · ${item.detail}` : ""; // of the page that stands alone
     byId("numbers").textContent = `${t("common.severity")} ${item.severity > 0 ? number(item.severity) : "–"}${near}${remarks}${detail}`;
     byId("numbers").title = t("common.severity_more");
-    byId("views").hidden = !item.part_id; // of the page that stands alone, too
-    byId("views").firstChild.textContent = t("review.views", { part: item.part, state: t(`common.${item.part_decision ?? "open"}`) });
+    byId("views").hidden = !item.views?.length; // of the page that stands alone, too
+    byId("views").firstChild.textContent = t("review.views", { part: item.part, state: t(`common.${item.decision}`) });
     byId("views").firstChild.href = `/${encodeURIComponent(page.product)}/inspections/${item.id}#views`;
     byId("note").value = item.note ?? "";
     prefetch();

@@ -20,8 +20,6 @@
   let audio = null;
   const clock = new Intl.DateTimeFormat(locale, { timeStyle: "medium" });
   const drawn = { id: null, layer: null };
-  const { views } = page.data; // in which parts are judged; none: each picture is
-  let [part, newestPart] = [page.data.part, page.data.part]; // decided last: as shown, and of all
 
   // The state ------------------------------------------------------------------------------------------
   /** name: of the part. line: below the word. */
@@ -31,8 +29,6 @@
     byId("word").textContent = t(`state.${state}`);
     byId("since").textContent = line;
     byId("since").hidden = !line;
-    byId("whole").hidden = !part || state !== part.decision;
-    if (part) byId("whole").textContent = called(part);
     const words = name ? t("live.said", { state: t(`state.${state}`), name }) : t(`state.${state}`);
     if (state !== before || words !== say.text) say(words);
   }
@@ -66,14 +62,13 @@
   /** What the band says while the station answers: whether anything is inspected, and the present part. */
   function current() {
     if (document.body.classList.contains("off")) return;
-    const item = views.length ? part : shown;
     if (away) band("away", "", away);
     else if (stopped) band("stopped", "", reason("wrong", stopped));
     else if (refused) band("refused", refused.part ?? "", [refused.part, reason("refused", refused.code)].filter(Boolean).join(": "));
-    else if (!item) band("waiting");
+    else if (!shown) band("waiting");
     else if (idle || Date.now() - seen >= IDLE) band("idle", "", t("live.idle_since", { time: clock.format(new Date(seen)) }));
-    else if (held) band("held", "", item ? t("live.said", { state: t(`state.${item.decision}`), name: called(item) }) : "");
-    else band(item.decision, views.length ? item.part : item.name);
+    else if (held) band("held", "", t("live.said", { state: t(`state.${shown.decision}`), name: called(shown) }));
+    else band(shown.decision, shown.part ?? shown.name);
   }
 
   /** Why something is not judged, in words of the shop floor. */
@@ -98,11 +93,6 @@
   /** Something was judged that began at this time: what was refused later stays. */
   function forget(at) {
     if (refused && at > refused.at) refused = null;
-  }
-
-  /** When a part began: its first view. None of its views is known: long ago. */
-  function began(found) {
-    return newest.filter((one) => one.part_id === found.id).map((one) => one.at).sort()[0] ?? "";
   }
 
   // Where pictures come from ---------------------------------------------------------------------------
@@ -225,31 +215,17 @@
     seen = Date.now() - (loud ? 0 : Math.max(0, stationTime() - new Date(item.at)));
     idle = false;
     if (item.unanswered) remember({ at: item.at, code: item.unanswered, part: item.part });
-    else if (!views.length) forget(item.at); // else its part is not decided on yet
+    else forget(item.at);
   }
 
   function arrived(item, loud = true) {
     if (newest.some((one) => one.id === item.id)) return;
     keep(item);
     came(item, loud);
-    if (loud && item.decision === "anomalous" && !views.length) tone();
+    if (loud && item.decision === "anomalous") tone();
     if (!held) return show(item);
     newer += 1;
     byId("held").textContent = count("live.held_newer", newer);
-  }
-
-  /** A part was decided on. */
-  function decided(found, loud = true) {
-    if (!found) return;
-    newestPart = found;
-    const givenUp = newest.find((one) => one.part_id === found.id && one.unanswered);
-    if (givenUp) remember({ at: givenUp.at, code: givenUp.unanswered, part: found.part });
-    else forget(began(found));
-    idle = false;
-    if (loud) seen = Date.now();
-    if (loud && found.decision === "anomalous") tone();
-    if (!held) part = found;
-    current();
   }
 
   function hold(on) {
@@ -259,7 +235,6 @@
     byId("held").hidden = !on;
     newer = on ? newer : 0;
     byId("held").textContent = on && newer ? count("live.held_newer", newer) : t("live.held");
-    if (!on) part = newestPart;
     if (!on && newest.length) show(newest[0]);
     current();
   }
@@ -297,7 +272,7 @@
 
   /** What came last, as the station knows it: a part that was not judged, or the newest inspection. */
   function caughtUp(facts) {
-    const last = views.length ? newestPart && began(newestPart) : newest[0]?.at;
+    const last = newest[0]?.at;
     if (facts.refused && facts.refused.at > (last ?? "")) {
       refuse(facts.refused, false);
       seen = Date.now() - (stationTime() - new Date(facts.refused.at));
@@ -317,15 +292,9 @@
       back();
       refuse(JSON.parse(event.data));
     });
-    source.addEventListener("part", (event) => {
-      back();
-      decided(JSON.parse(event.data));
-    });
     source.addEventListener("state", (event) => {
       back();
-      const now = JSON.parse(event.data);
-      if (now.views && String(now.views) !== String(views)) location.reload(); // another kind of model judges
-      state(now);
+      state(JSON.parse(event.data));
     });
     source.addEventListener("error", () => {
       source.close();
@@ -343,10 +312,8 @@
         const facts = await api("", { seconds: 5 });
         state(facts);
         const { inspections } = await api(`/inspections?limit=${KEPT}`);
-        const { parts } = views.length ? await api(`/parts?limit=${KEPT}`) : { parts: [] };
         back();
         for (const item of inspections.reverse()) arrived(item, false);
-        decided(parts[0], false);
         caughtUp(facts);
         break;
       } catch (error) {
