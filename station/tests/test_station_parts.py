@@ -177,7 +177,7 @@ def test_a_part_whose_anomalous_views_are_tolerated_is(database):
         assert part.decision == decision
 
 
-@pytest.mark.skipif(Mosquitto.program() is None, reason="Mosquitto is not installed")
+@pytest.mark.skipif(Mosquitto.program() is None, reason="no Mosquitto: apt-get install mosquitto")
 def test_mqtt_has_a_topic_for_parts(line):
     broker = Mosquitto(new_folder())
     broker.start()

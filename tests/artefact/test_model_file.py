@@ -139,7 +139,7 @@ def test_the_manifest_is_read_without_the_tensors(tmp_path):
     try:
         os.truncate(file, file.stat().st_size + 200 * 10**9)
     except OSError:
-        pytest.skip("this file system holds no sparse files")
+        pytest.skip("this file system holds no sparse files: nothing to install")
     assert model_file.read_manifest(file) == example().manifest
 
 
@@ -195,7 +195,7 @@ def test_what_a_run_took_stands_apart_from_the_model(tmp_path):
     assert headers[0] == headers[1]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no POSIX permissions: nothing to install")
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
 def test_permissions_follow_the_umask_which_is_never_changed(tmp_path, monkeypatch, umask):
     """It is the process's: other threads make files too."""

@@ -109,7 +109,9 @@ def test_what_cannot_be_exported_is_one_line(exported, tmp_path):
     with pytest.raises(InputError, match=r"plate: .*give good pictures"):
         export_router(
             exported / "line.safetensors", tmp_path / "line.zip", precision="bf16", only="plate"
-        ) if importlib.util.find_spec("openvino") else pytest.skip("no OpenVINO")
+        ) if importlib.util.find_spec("openvino") else pytest.skip(
+            'no OpenVINO: pip install "flawscope[openvino]"'
+        )
     with pytest.raises(InputError, match="is an exported model"):
         export_router(exported / "line.zip", tmp_path / "twice.zip")
     assert not [*tmp_path.iterdir()]

@@ -21,20 +21,7 @@ from flawscope.fitting.update_evaluation import (
 from flawscope.fitting.updated_models import CAP_GROWTH
 from flawscope.pictures.decoding import decode
 from flawscope.results.review import DEFECT, GOOD, DecisionLog
-
-QUICK = {"device": "cpu", "check": False}
-
-
-def reviewed(model, number, source, good, **more):
-    found = model.predict(source)
-    learn = good and found.is_anomalous
-    return replace(ReviewedPicture(number, source, good, learn=learn, before=found.score), **more)
-
-
-@pytest.fixture
-def stained(model, part):
-    """Three good pictures with a mark that is new, which were looked at twice."""
-    return [reviewed(model, k, part(200 + k, stained=True), True, sure=True) for k in range(3)]
+from incremental_update_helpers import QUICK, extended, reviewed, stained_fixture  # noqa: F401
 
 
 def test_the_next_one_keeps_what_the_last_one_was_learnt_from(model, part, stained):
@@ -140,10 +127,6 @@ def test_a_correction_that_hides_a_known_defect_is_responsible(model, part, tmp_
     assert harmless.comparison.refused == harmless.responsible == []
 
 
-def extended(model, images, **how):
-    return flawscope.extend(model, images, device="cpu", check=False, **how)
-
-
 def test_chosen_pictures_leave_the_calibration_as_it_was(model, part):
     """Each false alarm would be one of its largest scores."""
     stained = [part(200 + k, stained=True) for k in range(3)]
@@ -182,6 +165,10 @@ def test_what_looks_like_a_defect_is_refused_by_name(model, part):
     assert [name for name, _ in new.suspects] == [Path(bad).name]
     assert new.predict(bad).is_anomalous
     assert not extended(model, [good, bad], force=True).predict(bad).is_anomalous
+
+
+def test_pictures_of_which_nothing_is_left_or_new_are_refused(model, part):
+    good, bad = part(100), part(300, "noise")
     with pytest.raises(InputError, match="nothing is left to learn from"):
         extended(model, [bad], drop_suspects=True)
     with pytest.raises(InputError, match="nothing new to learn from"):

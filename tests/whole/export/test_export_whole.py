@@ -32,7 +32,6 @@ from flawscope.synthesis.demo.dataset import draw_picture
 ROI = "0.1,0.2,0.8,0.9"
 VARIANTS = {
     "two sizes, region of interest": {"size": "48+64", "roi": ROI},
-    "stages apart": {"size": "48+64", "layers": "apart"},
     "a second backbone": {
         "size": "48+64",
         "second_backbone": tiny_transformers.NAMES[0],
@@ -90,9 +89,7 @@ def assert_parity(model, path, engine, count=15):
             np.testing.assert_allclose(drawn, maps[part], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.smoke] * ("padded" in name)) for name in VARIANTS]
-)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_parity_of_other_models(name, drawn, small_backbone, tmp_path, monkeypatch):
     if "two" in name:
         monkeypatch.setattr(views, "MIN_BANK", 1)  # a screen before a memory bank this small

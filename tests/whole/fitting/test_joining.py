@@ -121,20 +121,6 @@ def test_in_the_range_something_else_is_still_none_of_these(line):
         assert (found.product_name, found.is_anomalous) == (Prediction.NO_PRODUCT_NAME, True)
 
 
-def test_exported_it_brings_pictures_to_the_light_of_their_product(all_three, line, tmp_path):
-    from flawscope.export.router_export import export_router
-
-    export_router(all_three / "line.safetensors", tmp_path / "line.zip")
-    other = flawscope.load(tmp_path / "line.zip")
-    for light in LIGHTS:
-        pictures = {v: light(view("rings", 81, v, defect=True)) for v in VIEWS}
-        mine, its = line.predict_part(pictures), other.predict_part(pictures)
-        assert (its.product, its.worst, its.p_value) == (mine.product, mine.worst, mine.p_value)
-        for v in VIEWS:
-            assert its.views[v].score == pytest.approx(mine.views[v].score, rel=1e-4)
-            assert its.views[v].to_dict().get("outside_light") is False
-
-
 def test_the_commands_decide_on_the_parts_of_each_product(run, answer, data, tmp_path):
     """`--joint --part`: a part has a product, found by all its views; something else is anomalous."""
     model, new = tmp_path / "line.safetensors", tmp_path / "new"

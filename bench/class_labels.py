@@ -1,6 +1,6 @@
 """Are defects ever learnt as good in silence, and is anything asked where all is plain?
 
-    python bench/sayings.py --data DATA
+    python bench/class_labels.py --data DATA
 
 `layouts`: twenty ways in which good and defective pictures are told apart or mixed, by names, lists, labels
 of tools and folders, with words of six languages. `schemes` and `real`: names of good pictures, made up and
@@ -207,20 +207,20 @@ def measure_layout(folder: Path, plain: bool, files: Files, bad: set[str]) -> Ce
 
 def asks(names: list[str]) -> str:
     """The question about good pictures of these names; empty for none."""
+    from flawscope.datasets.class_labels import read_name_labels
     from flawscope.datasets.own_folders import refuse_unknown
-    from flawscope.datasets.sayings import read_name_sayings
     from flawscope.errors import InputError
 
     paths = [Path("part", f"{name}.png") for name in names]
     try:
-        refuse_unknown(Path("part"), paths, sayings=read_name_sayings(paths))
+        refuse_unknown(Path("part"), paths, labels=read_name_labels(paths))
     except InputError as error:
         return str(error)
     return ""
 
 
 def main() -> int:
-    parser = common.make_parser(__doc__, "sayings", data=False)
+    parser = common.make_parser(__doc__, "class_labels", data=False)
     parser.add_argument("--data", type=Path, help="real sets (default: $FLAWSCOPE_DATA)")
     args = common.parse_arguments(parser)
     record = Record(args, "what is learnt and asked by names, lists and labels of whole pictures")

@@ -26,7 +26,7 @@ NAMES = [f"{k}.png" for k in range(1, 7)]  # the last two are defective
 def bench():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BENCH)
-        return importlib.import_module("sayings")
+        return importlib.import_module("class_labels")
 
 
 def build(root, files):
@@ -79,8 +79,10 @@ def test_good_pictures_are_not_asked_about_by_chance(bench):
     ],
 )
 def test_what_names_say_beside_each_other(names, said):
-    words = {"good": "GOOD", "bad": "BAD", "unclear": "UNCLEAR", "-": "NOTHING"}
-    assert [one.said.name for one in read_names(names.split())] == [words[one] for one in said.split()]
+    words = {"good": "GOOD", "bad": "BAD", "unclear": "UNCLEAR", "-": "UNKNOWN"}
+    assert [one.picture_class.name for one in read_names(names.split())] == [
+        words[one] for one in said.split()
+    ]
 
 
 def rows(header, *columns):
