@@ -258,7 +258,7 @@ def test_parts_that_were_withdrawn_or_late_are_told_apart(play, monkeypatch):
         record(group)
 
     def noted(whole: Any) -> None:
-        judged.update(one.inspection.part for one in whole)
+        judged.add(whole.inspection.part)
         add(whole)
 
     monkeypatch.setattr(recorder, "_record", held)

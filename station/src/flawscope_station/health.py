@@ -123,10 +123,12 @@ class Health:
                 error if isinstance(error, StoreError) else StoreError(one_line_message(error), "disk_full")
             )
             return Standstill("disk_full", full)
+        has_camera = cameras is not None
         if cameras is None:
             own = [one.state for one in self.sources.get(entry, ()) if one.state.kind == CAMERA]
             is_any_enough = not self.inspector.judge.parts.views(product_id)
-            cameras = [] if is_any_enough and not all(one.is_lost for one in own) else own
+            has_camera = any(not one.is_lost for one in own)
+            cameras = [] if is_any_enough and has_camera else own
         if (lost := lost_camera(cameras)) is not None:
             return lost
         own_ids = {
@@ -136,7 +138,7 @@ class Health:
         stopping = (
             one.kind
             for one in self._problems.all()
-            if one.stops_product(own_ids) and (one.kind not in CAMERA_PROBLEMS or one.number is None)
+            if one.stops_product(own_ids) and not (one.kind in CAMERA_PROBLEMS and one.number and has_camera)
         )
         return next((Standstill(kind) for kind in stopping), None)
 

@@ -85,7 +85,7 @@ def test_a_part_that_is_refused_takes_the_place_of_a_good_one(tablet, judged, mo
     for error, status, said in REFUSED:
         show_good()
         with monkeypatch.context() as patch:
-            patch.setattr(tablet.station.inspector, "submit", failing(error))
+            patch.setattr(tablet.station.inspector, "submit_all", failing(error))
             sent = tablet.http.post(f"{API}/inspections?part=4711", content=judged[0])
         assert sent.status_code == status
         tablet.wait(shows(tablet, "refused"))

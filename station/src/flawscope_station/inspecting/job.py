@@ -9,7 +9,6 @@ from typing import Any
 
 from flawscope import Prediction
 from flawscope.pictures import decoding
-from flawscope.results.part import PartPrediction
 from flawscope_station.inspecting.capacity import without_traceback
 from flawscope_station.inspecting.picture import Part, Picture
 from flawscope_station.inspecting.writer import Answer, RecordedInspection
@@ -99,7 +98,7 @@ def new_inspection(
     product: ProductModel,
     found: Sequence[Prediction],
     near: float,
-    decided: PartPrediction | None = None,
+    decided: Any = None,
     rate: float = 0.0,
     tolerances: dict[str, str] | None = None,
 ) -> NewInspection:
@@ -109,7 +108,7 @@ def new_inspection(
         product: product and version that judged.
         found: prediction of each picture.
         near: multiple of the false-alarm rate up to which a good part's p-value is near the threshold.
-        decided: decision on a part in views; None: it has one picture, which decides.
+        decided: the library's decision on a part in views; None: it has one picture, which decides.
         rate: false-alarm rate of decisions on parts.
         tolerances: version and sha256 of the rules in force; None: none are.
     """
@@ -170,14 +169,14 @@ def _shown_product(product: ProductModel, found: Prediction) -> str | None:
     return product.name and (product.name if found.product else found.NO_PRODUCT_NAME)
 
 
-def _decision_on_views(decided: PartPrediction, seen: Sequence[SeenPicture]) -> dict[str, Any]:
+def _decision_on_views(decided: Any, seen: Sequence[SeenPicture]) -> dict[str, Any]:
     """Columns of the decision on a part. It is within tolerance where all is that makes it anomalous."""
     flagged = [one for one in seen if one.anomalous or one.view == decided.worst]
     tolerated = decided.is_anomalous and all(one.tolerated for one in flagged)
     return {"anomalous": decided.is_anomalous, "tolerated": tolerated, "p_value": decided.p_value}
 
 
-def _part_record(shown: SeenPicture, decided: PartPrediction | None) -> dict[str, Any]:
+def _part_record(shown: SeenPicture, decided: Any) -> dict[str, Any]:
     """Record of a part: of its most unusual picture, with what was noticed of all."""
     if decided is None:
         return {}

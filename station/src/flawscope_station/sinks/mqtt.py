@@ -104,7 +104,7 @@ class MqttSink(Sink):
 
     def __init__(self, settings: MqttSettings, context: MessagePictures):
         self.settings, self.problems = settings, context.problems
-        self._store = context.renderings.store
+        self._renderings = context.renderings
         self._client_id = f"flawscope-{context.sender}"[:MAX_CLIENT_ID]
         self._base_topic = f"{settings.topic}/{context.station}"
         self._client: paho.Client | None = None
@@ -155,7 +155,7 @@ class MqttSink(Sink):
         """State of a product, which the broker keeps."""
         database: Database = box.database
         product_id = box.product_id
-        counts = self._store.counts(product_id)
+        counts = self._renderings.store.counts(product_id)
         conditions, since = hours.c.product_id == product_id, now() // HOUR - DAY_HOURS + 1
         sums = [func.coalesce(func.sum(hours.c[name]), 0) for name in ("inspected", "anomalous")]
         query = inspection_query().where(on_line(product_id)).order_by(inspections.c.id.desc()).limit(1)

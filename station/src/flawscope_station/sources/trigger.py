@@ -70,7 +70,7 @@ async def shoot(
         picture = await call(camera.picture, shot)
         pictures.append(picture if label.view is None else replace(picture, view=label.view))
     key = None if request is None else request.part_keys()[0]
-    triggers = max((getattr(shot, "triggers", 0) for shot in shots), default=0) or None
+    triggers = max(getattr(shot, "triggers", 1) for shot in shots)  # other cameras answer each by itself
     number, batch = label.part, label.batch
     part = Part(product_id, tuple(pictures), SOURCE, number, batch, key, request, triggers, due)
     answered, answers = await submit_parts(station, product_id, request, [part])
