@@ -99,7 +99,7 @@ dist: ## build sdist and wheel, check them, and try the wheel in an empty enviro
 	build/dist/tools/bin/twine check --strict dist/*
 	$(PYTHON) -m venv build/dist/empty
 	build/dist/empty/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/flawscope-*.whl
-	cd build/dist && empty/bin/flawscope info ../../tests/fixtures/models-97f7321/patchcore-two-sizes.onnx --self-test
+	cd build/dist && empty/bin/flawscope info ../../tests/fixtures/models/patchcore-two-sizes.onnx --self-test
 
 bundle: $(READY) ## make an archive that installs a station without internet (dist/); ARGS="--platform win_amd64"
 	$(BIN)/python deploy/bundle.py $(ARGS)

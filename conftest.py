@@ -24,6 +24,7 @@ from PIL import Image
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from durations import apart, pytest_configure  # noqa: F401
 from flawscope.pictures.near_duplicates import Compared
 from flawscope.synthesis.demo.dataset import CATEGORIES, draw_dataset, draw_picture
 from small_network import SMALL_NETWORK
@@ -31,11 +32,16 @@ from small_network import SMALL_NETWORK
 # Before OpenVINO is loaded: without this package it reports nothing of these runs to its makers
 sys.modules.setdefault("openvino_telemetry", None)
 
-pytest_plugins = ["durations"]
-
 MAX_TEST_SECONDS = 600  # for a test with its fixtures: more is a hang
 SIZE = 64  # pixels a side that the small model sees
 Run = Callable[..., tuple[int, str, str]]
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Where of the second floor only its smokes are asked for, files without one are not even imported."""
+    if "smoke" in config.option.markexpr and "/tests/whole/" in collection_path.as_posix():
+        is_left_out = collection_path.suffix == ".py" and ".smoke" not in collection_path.read_text("utf-8")
+        return is_left_out or None
 
 
 def pytest_collection_modifyitems(items):
@@ -115,7 +121,8 @@ def copied_backbones():
 
     def copied(key, make, given):
         if key not in _MADE:
-            _MADE[key] = make(*given)
+            with apart("backbones"):
+                _MADE[key] = make(*given)
         return copy.deepcopy(_MADE[key])
 
     def load(name, stages, size, file=None):
@@ -165,7 +172,8 @@ def shared(tmp_path_factory):
         with FileLock(base / f"{name}.lock"):
             if not folder.exists():
                 made = Path(tempfile.mkdtemp(dir=base))
-                fill(made)
+                with apart(f"shared {name.partition('-')[0]}"):
+                    fill(made)
                 made.rename(folder)  # whole, or not there
         return folder
 
@@ -184,10 +192,13 @@ def drawn(shared):
 @pytest.fixture(scope="session")
 def model_path(drawn, shared):
     """A small PatchCore model fitted on `drawn`. Read only."""
+    from flawscope.fitting import simulated_defects
     from flawscope.fitting.fitting import fit
 
     def fill(folder):
-        fit(drawn, size=SIZE, device="cpu", seed=0).save(folder / "plate.safetensors")
+        with pytest.MonkeyPatch.context() as patch:  # a busy machine checks it like any other
+            patch.setattr(simulated_defects, "MIN_SECONDS", 20.0)
+            fit(drawn, size=SIZE, device="cpu", seed=0).save(folder / "plate.safetensors")
 
     return shared("model", fill) / "plate.safetensors"
 
@@ -209,7 +220,8 @@ def traced_once(shared):
         """The exporter's, whose sources it would read anew for every graph: a second of the processor's."""
         key = repr(asked)
         if key not in _MADE:
-            _MADE[key] = read(**asked)
+            with apart("exporter"):
+                _MADE[key] = read(**asked)
         registry = copy.copy(_MADE[key])
         registry.functions = {name: list(found) for name, found in registry.functions.items()}
         return registry

@@ -2,9 +2,10 @@
 
     python bench/damaged.py --data DATA
 
-`damaged`: twelve kinds of damage in files of nine formats, from pictures of all sets below DATA; of a flipped
-byte it is not known that pixels are missing. `good`: every picture below DATA as it is, and written in 30
-ways, with bands, masks, backgrounds and lights. `time`: reading a JPEG of 2 megapixels, by Pillow and here.
+`damaged`: fourteen kinds of damage in files of ten formats, from pictures of all sets below DATA; of a
+flipped byte it is not known that pixels are missing. `good`: every picture below DATA as it is, and written
+in 28 ways, with bands, masks, backgrounds and lights. `time`: reading a JPEG of 2 megapixels, by Pillow and
+here.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     "JPEG progressive": ("JPEG", {"quality": 90, "progressive": True}),
     "JPEG with restarts": ("JPEG", {"quality": 90, "restart_marker_rows": 1}),
     "PNG": ("PNG", {}), "BMP": ("BMP", {}), "PPM": ("PPM", {}), "TIFF": ("TIFF", {}),
-    "TIFF LZW": ("TIFF", {"compression": "tiff_lzw"}), "WebP": ("WEBP", {}),
+    "TIFF LZW": ("TIFF", {"compression": "tiff_lzw"}), "TIFF JPEG": ("TIFF", {"compression": "jpeg"}),
+    "WebP": ("WEBP", {}),
 }  # fmt: skip
 MORE: list[tuple[str, dict[str, Any]]] = [
     *(("JPEG", {"quality": q, "subsampling": s, **more}) for s in (0, 1, 2) for q, more in (
@@ -46,7 +48,8 @@ SIZE_AT = {"BMP": (18, 22, "little"), "PNG": (16, 20, "big")}
 RAW = ("BMP", "PPM", "TIFF")  # without an end mark
 KINDS = (
     "cut off", "end mark", "hole", "hole of zeros", "zeros to the end", "zeros before the end",
-    "ones to the end", "height more", "height less", "width", "stripe of zeros", "flipped byte",
+    "ones to the end", "height more", "height less", "width", "stripe of zeros", "sector", "page",
+    "flipped byte",
 )  # fmt: skip
 
 
@@ -72,6 +75,12 @@ def resized(data: bytes, kind: str, width: int, height: int) -> bytes | None:
     return bytes(changed)
 
 
+def blank(data: bytes, at: int, size: int) -> bytes | None:
+    """A file of which a sector or a page behind `at` was never written; None where it has none."""
+    begin = -(-at // size) * size
+    return data[:begin] + bytes(size) + data[begin + size :] if begin + size < len(data) else None
+
+
 def damage(data: bytes, what: str, kind: str, size: Any, rng: np.random.Generator) -> bytes | None:
     begin = data.find(b"\xff\xda") + 20 if kind == "JPEG" else 200
     at = int(rng.integers(begin, max(begin + 1, len(data) - 400)))
@@ -89,6 +98,8 @@ def damage(data: bytes, what: str, kind: str, size: Any, rng: np.random.Generato
         "height less": lambda: resized(data, kind, width, height - 32),
         "width": lambda: resized(data, kind, width - 32, height),
         "stripe of zeros": lambda: data[:at] + bytes(min(stripe, rest)) + data[at + stripe :],
+        "sector": lambda: blank(data, at, 512),
+        "page": lambda: blank(data, at, 4096),
         "flipped byte": lambda: data[:at] + bytes([data[at] ^ 1 << rng.integers(8)]) + data[at + 1 :],
     }[what]()
 

@@ -16,7 +16,7 @@ from common import Args, Cell, Record, Settings
 if TYPE_CHECKING:
     from flawscope.predictor import Predictor
 
-OF_PICTURES = ("calibration_pictures", "calibration_groups", "summary")  # facts that no result needs
+OF_PICTURES = ("summary",)  # facts that no result needs
 
 
 def add_budget(made: Any) -> None:

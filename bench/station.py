@@ -62,10 +62,12 @@ def made(args: Args, work: Path) -> tuple[Path, list[bytes]]:
 
 @contextmanager
 def station(args: Args, kind: str, model: Path, *more: str) -> Iterator[Served]:
-    """One that is not started yet, on an empty store."""
+    """One that is not started yet, on an empty store. It is shown the same pictures again and again."""
     with common.workspace(None) as folder:
-        words = [str(model), "--station", str(folder / "store"), "--product", "plate", "--device", "cpu"]
-        served = Served([*words, *more], helpers.free_port())
+        (settings := folder / "station.yaml").write_text(
+            f"products: {{plate: {{model: {model}, camera_checks: false}}}}\nstore: store\ndevice: cpu\n"
+        )
+        served = Served([str(settings), *more], helpers.free_port())
         with ExitStack() as ending:
             if kind == "postgresql":
                 try:

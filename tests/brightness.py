@@ -6,8 +6,8 @@ import os
 import numpy as np
 from PIL import Image
 
-from flawscope.artefact.model_file import Artefact, Manifest, Picture
-from flawscope.calibration.threshold import Calibration
+from flawscope.artefact.model_file import Artefact, Manifest
+from flawscope.calibration.goods import Picture, calibrate
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.predictor import Predictor
 from flawscope.views.preprocess import Preprocess
@@ -43,13 +43,17 @@ def model(channel=RED, *, seen=None, preprocess=None, tensors=None, limit=2.0, *
     """
     values = (*map(float, np.linspace(0.1, 0.49, 19)), 0.5)
     known = ((role, path) for role, paths in (seen or {}).items() for path in paths)
+    scored = [
+        Picture(f"{k:064d}", "calibration", f"{k}.png", k, value, value, 0.1, True)
+        for k, value in enumerate(values)
+    ]
     preprocess = preprocess or Preprocess((SIDE, SIDE))
     made = Manifest(
         method="patchcore",
         config={"seed": 0},
         preprocess=preprocess,
-        calibration=Calibration(values, values, 0.1, rate=0.05),
-        pictures=tuple(Picture(pixel_hash(decode(path)), role, path.name) for role, path in known),
+        calibration=calibrate(scored, 0.05, outline=0.0),
+        pictures=(*(Picture(pixel_hash(decode(path)), role, path.name) for role, path in known), *scored),
         **manifest,
     )
     return Predictor(Artefact(made, tensors or {}), Brightness(preprocess.network_size, channel, limit))

@@ -76,7 +76,7 @@ def precision():
     from flawscope.runtime.openvino import shared_core
 
     if "BF16" not in shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        pytest.skip("this processor has no bf16")
+        pytest.skip("this processor has no bf16: nothing to install")
     return "bf16"
 
 

@@ -3,6 +3,8 @@
 import ast
 from functools import cache
 
+from durations import apart
+
 
 def modules_of(root):
     """Modules below a package's folder by their names within it; "": its own face."""
@@ -18,7 +20,9 @@ def _name(path, root):
 def imported_by(path):
     """Every module that the file names in an import, also inside functions; full names."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    with apart("import graph"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,19 @@ def fit_arguments(names: tuple[str, ...], root: Path, out: Path, *more: str) -> 
         *("fit", "--data", str(root), "--category", products, "--out", str(out), *size, *flags),
         *("--device", "cpu", "--no-check", "--quiet", "--force", *more),
     ]
+
+
+def fitted(option: str, shared: Callable[..., Path], settings: dict[str, object]) -> Path:
+    """The model of one option, which is made once in a run. Read only."""
+    from flawscope.cli import main as flawscope
+
+    more = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+
+    def fill(folder: Path) -> None:
+        data, out = shared("matrix", draw_data), folder / "model.safetensors"
+        assert flawscope(fit_arguments((option,), data, out, *more)) == 0
+
+    return shared(f"matrix-{option}", fill) / "model.safetensors"
 
 
 def main() -> int:

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,69 +9,10 @@ from PIL import Image
 
 import flawscope
 from flawscope.artefact import model_file
-from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import partial_fit
 from flawscope.predictor.kinds import Example, learn_kinds, region_descriptors
-from flawscope.results.table import read_table
-from flawscope.synthesis.demo.dataset import draw_picture
-
-KINDS = ("ink", "notch", "wire")
-EACH = 5
-
-
-def draw(kind, number, size=96):
-    """A drawn part [size, size, 3] with a strong defect of a kind somewhere, and its mask."""
-    rng = np.random.default_rng([number, KINDS.index(kind)])
-    picture = draw_picture("plate", rng, size=size)[0].astype(float)
-    y, x = rng.integers(size // 4, 3 * size // 4, 2)
-    rows, columns = np.mgrid[:size, :size]
-    reach = size * rng.uniform(0.09, 0.12)
-    if kind == "wire":
-        mask = (abs(rows - y) < reach / 3) & (abs(columns - x) < 2 * reach)
-        stripes = np.where((columns // 2) % 2, 240, 20)[..., None]
-        picture = np.where(mask[..., None], stripes, picture)
-    else:
-        mask = (rows - y) ** 2 + (columns - x) ** 2 < reach**2
-        picture = np.where(mask[..., None], (10, 20, 190) if kind == "ink" else (250, 250, 250), picture)
-    return np.clip(picture + rng.normal(0, 2, picture.shape), 0, 255).astype(np.uint8), mask
-
-
-def good(number):
-    return draw_picture("plate", np.random.default_rng(500 + number), size=96)[0]
-
-
-@pytest.fixture(scope="session")
-def labelled(shared):
-    """A data set with kinds of defects, masks of all but the last ones. Read only."""
-
-    def fill(root):
-        for kind in (*KINDS, "good"):
-            for number in range(EACH):
-                picture, mask = draw(kind, number) if kind != "good" else (good(number), None)
-                path = root / "test" / kind / f"{number}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(picture).save(path)
-                if mask is not None and number < EACH - 1:
-                    marks = root / "ground_truth" / kind / f"{number}_mask.png"
-                    marks.parent.mkdir(parents=True, exist_ok=True)
-                    Image.fromarray(mask.astype(np.uint8) * 255).save(marks)
-        (root / "train/good").mkdir(parents=True)
-        for number in range(2):
-            Image.fromarray(good(number + 9)).save(root / f"train/good/{number}.png")
-
-    return shared("labelled", fill)
-
-
-@pytest.fixture(scope="session")
-def named(model_path, labelled, shared):
-    """`model_path` that names kinds. Read only."""
-
-    def fill(folder):
-        call = ["kinds", str(model_path), "--data", str(labelled), "--out", str(folder / "named.safetensors")]
-        assert main([*call, "--error", "20%", "--device", "cpu"]) == 0
-
-    return shared("named", fill) / "named.safetensors"
+from kinds_helpers import EACH, KINDS, draw, good, labelled_fixture, named_fixture  # noqa: F401
 
 
 def test_only_the_kinds_are_new(named, model_path, labelled):
@@ -96,16 +36,6 @@ def test_new_pictures_get_their_kind(named):
             regions = model.predict(draw(kind, number)[0]).regions
             right += bool(regions and max(regions[0].kind_p_values, key=regions[0].kind_p_values.get) == kind)
     assert right >= 8  # of 12; 4 by chance
-
-
-def test_every_result_tells_kinds(named, labelled, tmp_path, answer):
-    answer("predict", named, labelled / "test", "--out", tmp_path, "--quiet")
-    rows = read_table(tmp_path / "results.csv")
-    assert any(set(row.kinds.replace("; ", " or ").split(" or ")) & {*KINDS} for row in rows)
-    assert all(len(row.kinds.split("; ")) == len(row.boxes) for row in rows if row.boxes)
-    answer("info", named, printed="ink (5), notch (5), wire (5): an answer lacks the true kind")
-    prediction = flawscope.load(named).predict(labelled / "test/notch/0.png")
-    assert prediction.regions[0].kinds_text in prediction._repr_html_()
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
@@ -149,23 +79,6 @@ def test_calibrate_keeps_kinds_and_update_drops_them(named, tmp_path, answer):
     extended = partial_fit(named, [good(200), good(201)], device="cpu", check=False)
     assert extended.manifest.kinds is None
     assert any("run `flawscope kinds` again" in note for note in extended.manifest.notes)
-
-
-@pytest.mark.parametrize("method", ["efficientad_path", "tiled"])
-def test_other_models_name_kinds(method, request):
-    path, size = request.getfixturevalue(method), 96 if method == "efficientad_path" else 224
-    model = flawscope.load(path if isinstance(path, Path) else path(positions="each")).with_rate(0.9)
-    rows = slice(32, 192) if method == "tiled" else slice(None)
-    drawn = {kind: [draw(kind, k, size) for k in range(9)] for kind in ("ink", "wire")}
-    examples = [Example(p[rows], kind, m[rows]) for kind, pairs in drawn.items() for p, m in pairs[:8]]
-    if method != "tiled":  # it is hardly trained, and marks anything
-        examples = [one._replace(mask=None) for one in examples]
-    found = learn_kinds(model, examples)
-    assert not found.failures
-    for kind, pairs in drawn.items():
-        strongest = found.model.predict(pairs[8][0][rows]).regions[0]
-        assert strongest.kind_p_values.keys() == {"ink", "wire"}
-        assert method != "tiled" or kind in strongest.kinds
 
 
 def test_residuals_are_what_the_map_measures(model_path, efficientad_path):

@@ -5,43 +5,20 @@ import hashlib
 import importlib
 import json
 import re
-import runpy
 import shlex
 from itertools import pairwise
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml
 
 import flawscope
-from flawscope.cli import commands, load_command
+from flawscope.cli import commands
 from flawscope.errors import InputError
 from flawscope.methods import config, registry
 from flawscope.predictor import Predictor
+from page_helpers import DOCS, PAGES, ROOT, drawing, error_lines, parser_of
 
-ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs"
-PAGES = sorted(DOCS.rglob("*.md"))
 LINK = re.compile(r"\]\(([^()\s#]*)(?:#([^()\s]*))?\)")
-
-
-def parser_of(command):
-    return load_command(commands()[command])[0]
-
-
-def calls(text):
-    """The words after `flawscope`, or after the image's name, of every call in a text."""
-    for line in re.findall(r"`([^`\n]+)`", text) + re.findall(r"^\$ (.*)$", text, re.M):
-        if not line.startswith(("flawscope ", "docker ")):
-            continue
-        words = shlex.split(line)
-        if words[:2] == ["docker", "run"]:
-            images = [k for k, word in enumerate(words) if word.split(":")[0] == "flawscope"]
-            if images:
-                yield words[images[0] + 1 :]
-        elif words[0] == "flawscope" and len(words) > 2 and not words[1].isupper():  # flawscope COMMAND ...
-            yield words[1:]
 
 
 def here():
@@ -145,13 +122,6 @@ def test_the_site_shows_every_page_once():
         assert (ROOT / name.removeprefix("repository/")).is_file()
 
 
-def error_lines():
-    """The first column of the tables below "Errors"."""
-    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (`.+?`) \| ", page[page.index("## Errors") :], re.M)
-    return [line for row in rows for line in re.findall(r"`([^`]+)`", row)]
-
-
 JUDGES = (  # modules that judge pictures or names: each remark and question of theirs is explained
     "calibration/outliers",
     "datasets/mask_remarks",
@@ -204,11 +174,6 @@ def test_every_guard_is_explained():
             if not any(all(piece in line for piece in row) and max(map(len, row)) > 10 for row in rows)
         ]
         assert [line for line in unknown if not any(words in line for words in NO_GUARDS)] == [], module
-
-
-def drawing(name="draw_packages"):
-    """docs/draw_packages.py, or another, as a module."""
-    return SimpleNamespace(**runpy.run_path(str(DOCS / f"{name}.py")))
 
 
 def test_files_and_modules_that_pages_name_exist():

@@ -41,7 +41,7 @@ class Fake:
         try:
             self.process = subprocess.Popen([FAKE, "-i", "127.0.0.1", "-s", SERIAL["genicam"]])
         except FileNotFoundError:
-            pytest.skip(f"{FAKE} is not installed: apt-get install aravis-tools gir1.2-aravis-0.8")
+            pytest.skip("no Aravis: apt-get install aravis-tools gir1.2-aravis-0.8")
 
     def off(self) -> None:
         if self.process is not None:
@@ -51,7 +51,7 @@ class Fake:
 
 @pytest.fixture(name="fake")
 def fake_fixture():
-    pytest.importorskip("gi")
+    pytest.importorskip("gi", reason="no GObject for this Python: pip install PyGObject")
     made = Fake()
     made.on()
     yield made
@@ -60,7 +60,7 @@ def fake_fixture():
 
 @pytest.fixture(name="basler")
 def basler_fixture():
-    pytest.importorskip("pypylon")
+    pytest.importorskip("pypylon", reason='no pypylon: pip install "flawscope-line[basler]"')
 
 
 @pytest.fixture(name="opening", params=["basler", "genicam"])

@@ -3,6 +3,7 @@
 import io
 
 import httpx
+import pytest
 from PIL import Image
 
 from station_helpers import INSPECTIONS
@@ -25,3 +26,13 @@ def picture_of(response: httpx.Response) -> Image.Image:
     image = Image.open(io.BytesIO(response.content))
     image.load()
     return image
+
+
+@pytest.fixture(name="some")
+def some_fixture(api, parts):
+    """Inspections, the oldest first; two of them with a verdict."""
+    made = [send(api, parts[k % len(parts)], f"p{k}.png").json() for k in range(6)]
+    for place, verdict in ((1, "good"), (4, "defect")):
+        body = {"verdict": verdict, "note": '=1+1 "x", ä\n;'}
+        made[place] = api.post(f"{INSPECTIONS}/{made[place]['id']}/verdict", json=body).json()
+    return made

@@ -26,6 +26,7 @@ from flawscope.cli import main
 from flawscope.predictor.tolerating import tolerator
 from flawscope.results.tolerance import Rule, Tolerances
 from flawscope_station.client import Client
+from flawscope_station.drift import camera_checks
 from flawscope_station.learning import process
 from flawscope_station.learning.process import Worker
 from flawscope_station.settings.station import Limits, ProductSettings, Settings
@@ -150,6 +151,14 @@ def prompt_workers():
     machine."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Worker.__init__, "__defaults__", (0,))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_parts():
+    """Stations of tests are shown the same few parts again and again, where no test is about that."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(camera_checks, "RECENT_PICTURES", 0)
         yield
 
 

@@ -54,10 +54,11 @@ _numbers = count()
 
 def until(true: Callable[[], Any], what: str | Callable[[], object] = "it did not come true in time") -> Any:
     """What it gives as soon as that is something. what: said, or called to say what is there instead."""
-    end = time.monotonic() + PATIENCE
+    end, pause = time.monotonic() + PATIENCE, 0.01
     while not (found := true()):
         assert time.monotonic() < end, what() if callable(what) else what
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(1.3 * pause, 0.1)  # asking may cost more than what is waited for
     return found
 
 
@@ -191,7 +192,7 @@ def running_postgres(*, durable: bool = False) -> Iterator[Postgres]:
     if os.geteuid() == 0:
         user = "postgres"
         if not shutil.which("setpriv"):
-            raise Unavailable("PostgreSQL does not run as root, and there is no setpriv")
+            raise Unavailable("PostgreSQL does not run as root: apt-get install util-linux")
     # short, for a socket's path, and below no folder that another user cannot enter
     folder = Path(tempfile.mkdtemp(prefix="flawscope-pg-"))
     try:
@@ -199,7 +200,7 @@ def running_postgres(*, durable: bool = False) -> Iterator[Postgres]:
             try:
                 shutil.chown(folder, user, user)
             except LookupError:
-                raise Unavailable(f"PostgreSQL does not run as root, and there is no user {user}") from None
+                raise Unavailable(f"no user {user} for PostgreSQL: apt-get install postgresql") from None
         cluster = Postgres(programs, folder, user, durable)
         cluster.make()
         cluster.start()

@@ -11,7 +11,7 @@ import pytest
 from flawscope_station.store.database import Database
 from flawscope_station.store.records import HOUR, NewInspection, Store, parse_time
 from flawscope_station.store.search import Filters, search
-from station_helpers import taken
+from station_helpers import add_version, taken
 
 BEGIN = parse_time("2026-11-20T22:17:00Z")
 MINUTE, DAY = HOUR // 60, 24 * HOUR
@@ -131,3 +131,12 @@ def totals(filled: Filled, first: int, until: int) -> dict[str, int]:
 def near(found: Iterable[Iterable[Any]], expected: Iterable[Iterable[Any]]) -> None:
     for one, other in itertools.zip_longest(found, expected):
         assert one == pytest.approx(other)
+
+
+@pytest.fixture(name="filled")
+def filled_fixture(database):
+    (product, one), (_, two) = (add_version(database, "plate", content) for content in "ab")
+    other = add_version(database, "other")
+    rng = random.Random(0)
+    Store(database).record([random_one(rng, *other) for _ in range(20)])  # nobody should ever see them
+    return Filled(database, product, (one, two), {}, {}, {})

@@ -20,7 +20,7 @@ from station_helpers import PATIENCE, inspected
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
 needs_chromium = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="Chromium and its chromedriver are not installed"
+    not (CHROMIUM and DRIVER), reason="no Chromium: apt-get install chromium chromium-driver"
 )
 
 API = "/api/v1/products/plate"
@@ -92,7 +92,7 @@ class Tablet:
         )
 
     def wait(self, until: Callable[[], Any], seconds: float = PATIENCE) -> Any:
-        return WebDriverWait(self.driver, seconds, 0.02, (WebDriverException,)).until(lambda _: until())
+        return WebDriverWait(self.driver, seconds, 0.1, (WebDriverException,)).until(lambda _: until())
 
     def screen(self, width: int, height: int, dark: bool = False) -> None:
         sizes = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 900}

@@ -13,8 +13,11 @@ from flawscope_station.drift import camera_checks
 from flawscope_station.drift.camera_checks import MANY, OTHER_FORM, CameraChecks
 from flawscope_station.inspecting.interlock import FrozenError
 from flawscope_station.inspecting.writer import RecordedInspection
+from flawscope_station.sources.frames import pixel_hash
+from frozen_ways import WAYS, shown
 from station_helpers import one_part, recorded, taken
 
+REMEMBERED = camera_checks.RECENT_PICTURES  # before the tests' stations forget them
 WORDS = "the same picture comes again and again: start the camera or its program anew"
 OTHER = (Finding(OTHER_FORM, "100 x 900 pixels instead of 512 x 512"),)
 
@@ -71,44 +74,61 @@ def test_what_good_parts_look_like_is_no_fault(check, problems):
     assert list(problems) == ["camera_dark_1"]
 
 
-def test_a_picture_that_comes_again_and_again_is_not_answered_until_there_is_another(check, problems):
-    def show(pixels: str, seconds: float, **given: Any) -> bool:
-        part = one_part(1, b"")
-        with suppress(FrozenError):
-            check.release(part, taken(1, 1, pixels=pixels, at=round(1e6 * seconds), **given))
-            return True
-        return False
+@pytest.fixture
+def remembering(monkeypatch):
+    monkeypatch.setattr(camera_checks, "RECENT_PICTURES", REMEMBERED)
 
-    assert all(show("a", k) for k in range(20)), "so quickly somebody tries something"
-    assert all(show("c", 300 + 9 * k, view="top" if k % 2 else "side") for k in range(18)), "views are apart"
-    assert [show("d", 500 + 10 * k) for k in range(12)] == [True] * 9 + [False] * 3
+
+def show(check: CameraChecks, pixels: str, key: str | None = None, **given: Any) -> bool:
+    """Whether a picture is answered."""
+    part = one_part(1, b"", "a.png", source=given.get("source", "http"), key=key)
+    with suppress(FrozenError):
+        check.release(part, taken(1, 1, **{"part": None, "view": None, **given, "pixels": pixels}))
+        return True
+    return False
+
+
+def test_no_part_is_answered_by_the_pixels_of_another_until_there_are_new_ones(check, problems, remembering):
+    assert show(check, "a")
+    assert [show(check, "a", **one) for one in ({}, {"part": "P2"}, {"key": "k2"})] == [False] * 3
     assert problems == {"camera_frozen_1": f"plate: {WORDS}"}
-    assert show("e", 700)
+    assert show(check, "b")
+    assert (problems, show(check, "a"), problems) == ({}, False, {}), "whoever held it back sends it again"
+    assert show(check, "a", view="top"), "views are apart"
+    assert all(show(check, "c", source="camera") for _ in range(9)), "it knows its frames itself"
+
+
+def test_a_picture_may_be_sent_again_of_its_part_or_under_its_key(check, problems, remembering):
+    """Where an answer was lost, or the same part is shown again."""
+    assert show(check, "a", part="P1")
+    assert show(check, "b", key="k1")
+    for _ in range(9):
+        assert show(check, "a", part="P1", key="k7")
+        assert show(check, "b", key="k1", part="P9")
     assert problems == {}
-    assert not show("d", 701), "whoever held it back sends it again"
-    assert (problems, show("g", 702)) == ({}, True)
-    assert all(show("f", 800 + 10 * k, source="camera") for k in range(20)), "it knows its frames itself"
 
 
-@pytest.mark.parametrize(
-    ("pictures", "refused"), [("a", 11), ("ab", 10), ("abc", 9), ("abcd", 0), ("aaaaaaaab", 3)]
-)
-def test_a_camera_that_gives_its_last_pictures_in_turn_is_frozen(check, pictures, refused):
-    """Up to three of them; nine repeats are let through, for a part may stand still."""
-    last = camera_checks._Repeats()
-    assert sum(last.note(pictures[k % len(pictures)], 10**7 * k)[1] for k in range(20)) == refused
+@pytest.mark.parametrize("source", ["http", "folder"])
+@pytest.mark.parametrize(("way", "first_refused"), WAYS)
+def test_no_picture_of_a_sender_that_froze_is_new(check, problems, remembering, source, way, first_refused):
+    """Each with its own part number and key, as of a camera of the station."""
+    answered = [
+        show(check, f"{pixel_hash(shown(way, k))}", f"k{k}", part=f"P{k}", source=source) for k in range(600)
+    ]
+    refused = [k for k, is_one in enumerate(answered) if not is_one]
+    assert refused == ([] if first_refused is None else [*range(first_refused, 600)])
+    assert bool(problems) is (first_refused is not None)
 
 
-def test_a_frozen_sender_is_refused_and_the_product_is_not_ready(open_station, parts, monkeypatch):
-    monkeypatch.setattr(camera_checks, "FROZEN_MICROSECONDS", 0)
+def test_a_frozen_sender_is_refused_and_the_product_is_not_ready(open_station, parts, remembering):
     running = open_station()
     url = f"{running.url}/api/v1/products/plate/inspections"
-    for _ in range(9):
-        assert httpx.post(url, content=parts[0]).status_code == 201
-    answer = httpx.post(url, content=parts[0])
-    assert (answer.status_code, answer.json()["code"]) == (503, "camera_frozen")
+    assert httpx.post(url, content=parts[0]).status_code == 201
+    for _ in range(3):
+        answer = httpx.post(url, content=parts[0])
+        assert (answer.status_code, answer.json()["code"]) == (503, "camera_frozen")
     assert httpx.get(f"{running.url}/readyz").status_code == 503
-    assert len(recorded(running.station)) == 9
+    assert len(recorded(running.station)) == 1
     assert httpx.post(url, content=parts[1]).status_code == 201
     assert httpx.get(f"{running.url}/readyz").status_code == 200
 

@@ -15,7 +15,7 @@ from flawscope_station.store.schema import stations
 from flawscope_station.store.station_identity import claim_identity, public_address
 
 # learnt from nothing that is drawn here
-UNRELATED = Path(__file__).parents[2] / "tests/fixtures/models-97f7321/patchcore.safetensors"
+UNRELATED = Path(__file__).parents[2] / "tests/fixtures/models/patchcore.safetensors"
 
 
 @pytest.fixture

@@ -17,7 +17,13 @@ import pytest
 from openpyxl import load_workbook
 from PIL import Image
 
-from api_helpers import PRODUCT, picture_of, png, send
+from api_helpers import (  # noqa: F401
+    PRODUCT,
+    picture_of,
+    png,
+    send,
+    some_fixture,
+)
 from flawscope.predictor import load
 from flawscope_station.settings.station import Limits
 from station_helpers import INSPECTIONS, PATIENCE, delayed, until
@@ -190,16 +196,6 @@ def test_when_the_queue_is_full_nothing_is_taken(open_station, parts, monkeypatc
         found = api.get(INSPECTIONS).json()["inspections"]
         assert sorted(one["name"] for one in found) == ["0.png", "1.png", "2.png", "3.png"]
         assert send(api, parts[0], "4.png", Idempotency_Key="later").status_code == 201
-
-
-@pytest.fixture
-def some(api, parts):
-    """Inspections, the oldest first; two of them with a verdict."""
-    made = [send(api, parts[k % len(parts)], f"p{k}.png").json() for k in range(6)]
-    for place, verdict in ((1, "good"), (4, "defect")):
-        body = {"verdict": verdict, "note": '=1+1 "x", ä\n;'}
-        made[place] = api.post(f"{INSPECTIONS}/{made[place]['id']}/verdict", json=body).json()
-    return made
 
 
 def test_the_search_has_pages_and_filters(api, some):

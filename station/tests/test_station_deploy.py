@@ -5,23 +5,14 @@ import configparser
 import importlib
 import re
 import shlex
-from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
+from deploy_helpers import ROOT, UNIT, compose_fixture  # noqa: F401
 from flawscope.cli import Parser, commands
 from flawscope_station.settings.sinks import read_broker
 from flawscope_station.settings.station import read_settings
-
-ROOT = Path(__file__).parents[2]
-UNIT = ROOT / "deploy/flawscope-station.service"
-
-
-@pytest.fixture(scope="module")
-def compose():
-    return dict(yaml.safe_load((ROOT / "compose.yaml").read_text()))
 
 
 def parsed(words: list[str]) -> Any:

@@ -9,23 +9,17 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from av import VideoFrame
 
 from camera_helpers import DelayedCamera, source_context, sources, with_sources, write_video
 from flawscope_station.settings.sources import CameraSourceSettings
 from flawscope_station.sources.camera import FfmpegCamera
 from flawscope_station.sources.frames import pixel_hash
 from flawscope_station.sources.source import FROZEN, RUNNING, CameraFrozenError
+from frozen_ways import WAYS, frame_of, shown
 from station_helpers import PATIENCE, everything, problems, until
 
 TRIGGER = "/api/v1/products/plate/trigger"
 SIZES = [(64, 48), (61, 47), (8, 6)]  # rows of the second are filled up
-
-
-def frame_of(array: np.ndarray[Any, Any], kind: str) -> VideoFrame:
-    if kind == "gray16le":  # FFmpeg's conversion to it leaves rows of so small frames unwritten, now and then
-        return VideoFrame.from_ndarray(array.astype(np.uint16).sum(-1, dtype=np.uint16), format=kind)
-    return VideoFrame.from_ndarray(array, format="rgb24").reformat(format=kind)
 
 
 @pytest.mark.parametrize("kind", ["rgb24", "gray", "gray16le", "yuv420p", "yuyv422", "nv12"])
@@ -42,29 +36,7 @@ def test_frames_have_the_same_pixels_or_not(kind, size):
     assert pixel_hash(frame_of(picture, kind)) != pixel_hash(frame_of(other, kind))
 
 
-def shown(way: str, number: int) -> VideoFrame:
-    """A frame of a camera that froze after its tenth, in one of eight ways."""
-    rng = np.random.default_rng(min(number, 9))  # noise: no two exposures are equal
-    frozen, new = rng.integers(0, 200, (8, 8, 3)), np.random.default_rng(number).integers(0, 200, (8, 8, 3))
-    turns = {"same": 1, "two": 2, "three": 3, "its file": 30, "replayed": 300}.get(way)
-    if turns and number >= 10:
-        frozen = np.random.default_rng(10 + (number - 10) % turns).integers(0, 200, (8, 8, 3))
-    elif way == "clock" and number >= 10:
-        frozen[0, :, 0] = number % 256, number // 256, 1, 2, 3, 4, 5, 6
-    elif way == "half" and number >= 10:
-        frozen[4:] = new[4:]
-    elif way == "black" and number >= 10:
-        frozen[:] = 0
-    return frame_of(frozen.astype(np.uint8), "rgb24")
-
-
-@pytest.mark.parametrize(
-    ("way", "first_refused"),
-    [
-        *(("same", 11), ("two", 12), ("three", 13), ("its file", 40), ("black", 11)),
-        *(("replayed", None), ("clock", None), ("half", None)),  # as the documentation says
-    ],
-)
+@pytest.mark.parametrize(("way", "first_refused"), WAYS)
 def test_no_frame_that_came_before_is_new(way, first_refused):
     """From its first repeat on, whichever of the last ones comes again."""
     source = FfmpegCamera(source_context(), CameraSourceSettings("rtsp://h/s", "trigger"), 1)

@@ -158,7 +158,7 @@ def test_a_part_is_one_row_with_its_pictures(database):
         store.picture(product, number, "below")
 
 
-@pytest.mark.skipif(Mosquitto.program() is None, reason="Mosquitto is not installed")
+@pytest.mark.skipif(Mosquitto.program() is None, reason="no Mosquitto: apt-get install mosquitto")
 def test_a_part_is_one_message(line):
     broker = Mosquitto(new_folder())
     broker.start()

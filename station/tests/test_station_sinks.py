@@ -1,64 +1,17 @@
 """Webhooks and folders: what was inspected arrives, whatever happens to the other side or the station."""
 
-import base64
 import json
 import time
-from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from flawscope.errors import InputError
 from flawscope_station.client import Client
-from flawscope_station.settings.sinks import SinkSettings
-from flawscope_station.settings.station import ProductSettings, RetentionSettings
-from flawscope_station.sinks import delivery, webhook
+from flawscope_station.sinks import webhook
 from flawscope_station.sinks.outbox import Message
-from flawscope_station.store.retention import Retention
-from sink_helpers import SECRET, codes, make_sink, numbers, send
-from station_helpers import NAME, aged, until
-
-
-@pytest.fixture(autouse=True)
-def soon(monkeypatch):
-    """What failed is tried again at once."""
-    monkeypatch.setattr(delivery, "MIN_RETRY_DELAY", 0.05)
-
-
-@pytest.fixture
-def with_sinks(settings, open_station):
-    """`with_sinks(make_sink(webhook=...))`: a station on either data base."""
-    model = settings.products[NAME].model
-
-    def one(*sinks: SinkSettings, **more: Any) -> Any:
-        return open_station(products={NAME: ProductSettings(model, sinks=sinks)}, **more)
-
-    return one
-
-
-def test_pictures_go_along_and_those_that_are_gone_do_not_hold_up(receive, with_sinks, parts):
-    receiver = receive(*[503] * 100_000)
-    running = with_sinks(make_sink(webhook=receiver.url, picture="both"))
-    with Client(running.url) as client:
-        several = [client.inspect(parts[0], name="good.png"), client.inspect(parts[-1], name="bad.png")]
-    assert [one.decision for one in several] == ["good", "anomalous"]
-    station = running.station
-    clock = aged(station.database)
-    retention = Retention(
-        station.database, station.files, RetentionSettings(good="1 hour", anomalous=None), clock
-    )
-    assert retention.run().pictures == 1
-    receiver.answers.clear()
-    until(lambda: len(receiver.taken) == 2)
-    gone, there = (one.json["data"] for one in receiver.taken)
-    assert gone["picture"] is None
-    assert gone["images"] == {"picture": None, "overlay": None}
-    assert gone["missing"] == "the picture was removed, as `keep` says"
-    for name in ("picture", "overlay"):
-        head, data = there["images"][name].split(",")
-        assert head == "data:image/webp;base64"
-        assert base64.b64decode(data)[8:12] == b"WEBP"
-    assert "missing" not in there
+from sink_fixtures import soon_fixture, with_sinks_fixture  # noqa: F401
+from sink_helpers import SECRET, codes, make_sink, send
+from station_helpers import NAME, until
 
 
 def test_a_folder_gets_files(with_sinks, parts, tmp_path):
@@ -121,20 +74,6 @@ def test_a_folder_that_is_away_is_shown_and_filled_when_it_is_back(with_sinks, p
     elsewhere.rename(folder)
     until(lambda: len(list(folder.glob("*/*.json"))) == len(sent))
     until(lambda: not codes(running))
-
-
-def test_of_a_further_product_a_sink_that_cannot_be_used_is_a_problem_and_the_others_deliver(
-    receive, with_sinks, parts, tmp_path
-):
-    running, receiver = with_sinks(), receive()
-    (tmp_path / "file").touch()
-    wrong, right = make_sink(folder=str(tmp_path / "file" / "found")), make_sink(webhook=receiver.url)
-    sinks = running.station.sinks
-    product = replace(sinks.settings.products[NAME], sinks=(wrong, right))
-    sinks.add_product(sinks.products[NAME], NAME, product)
-    assert codes(running) == [f"sink_{sinks.products[NAME]}_1"]
-    sent = send(running.url, parts, range(2))
-    until(lambda: numbers(receiver) == sent)
 
 
 @pytest.mark.parametrize("text", [None, "", "word", "whsec_", "whsec_AAAA", "whsec_!!", f"{SECRET}\nword"])

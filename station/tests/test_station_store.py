@@ -16,18 +16,18 @@ from flawscope_station.store.records import HOUR, Store
 from flawscope_station.store.schema import hours, inspections, learnt_pixels
 from flawscope_station.store.search import Filters, trends
 from station_helpers import add_version
-from store_helpers import BEGIN, DAY, Filled, fill, pages, points, random_one, totals
+from store_helpers import (  # noqa: F401
+    BEGIN,
+    DAY,
+    fill,
+    filled_fixture,
+    pages,
+    points,
+    random_one,
+    totals,
+)
 
 pytestmark = pytest.mark.both_databases
-
-
-@pytest.fixture
-def filled(database):
-    (product, one), (_, two) = (add_version(database, "plate", content) for content in "ab")
-    other = add_version(database, "other")
-    rng = random.Random(0)
-    Store(database).record([random_one(rng, *other) for _ in range(20)])  # nobody should ever see them
-    return Filled(database, product, (one, two), {}, {}, {})
 
 
 def test_pages_are_complete_and_without_doubles_while_others_come(filled):

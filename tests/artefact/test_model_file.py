@@ -20,13 +20,12 @@ from flawscope.artefact.model_file import (
     METADATA_KEY,
     Artefact,
     Manifest,
-    Picture,
     pack_images,
     read,
     unpack_images,
     write,
 )
-from flawscope.calibration.threshold import Calibration
+from flawscope.calibration.goods import Picture, calibrate
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.views.preprocess import Preprocess
 from flawscope.views.tiles import Fusion
@@ -34,14 +33,21 @@ from flawscope.views.tiles import Fusion
 
 def example(**changes):
     rng = np.random.default_rng(0)
+    pictures = (
+        Picture("ab" * 32, "train", "a/ü.png", 0, 1.0, 3.0, 0.5, True),
+        Picture("cd" * 32, "dropped", "b.png", 1),
+        Picture("ef" * 32, "train", "c.png", 2, 2.0, 4.0, 0.5, True),
+        Picture("01" * 32, "calibration", "of the line", 3, 0.1 + 0.2, 5.0, 0.5, True, True),
+        Picture("23" * 32, "calibration", "d.png", 2, counted=True),
+    )
     manifest = Manifest(
         method="patchcore",
         config={"size": "32", "ratio": 0.1, "weights": None},
         preprocess=Preprocess((32, 48), True, (16, 16), 4095.0),
-        calibration=Calibration((1.0, 2.0, 0.1 + 0.2), (3.0, 4.0, 5.0), 0.5, method="held out"),
+        calibration=calibrate(pictures, method="held out"),
         backbone={"name": "tiny", "origin": "nowhere", "licence": "none"},
         category="Schraube ⌀5",
-        pictures=(Picture("ab" * 32, "train", "a/ü.png"), Picture("cd" * 32, "dropped", "b.png")),
+        pictures=pictures,
         facts={"bank": 3, "seconds": 1.25},
         notes=('a note with "quotes"\nand a line',),
         samples=({"name": "a/ü.png", "score": 1.5, "map_maximum": 2.5},),
@@ -81,6 +87,8 @@ def join(header, data, path, *, honest=True):
     if honest and isinstance(header, dict):
         meta = header["__metadata__"]
         meta["sha256"] = hashlib.sha256(data).hexdigest()
+        run = meta.setdefault(model_file.RUN_KEY, "{}")
+        meta.setdefault("run_sha256", hashlib.sha256(run.encode()).hexdigest())
         meta["header_sha256"] = model_file._header_hash(meta[METADATA_KEY], header)
     head = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(head)) + head + data)
@@ -131,7 +139,7 @@ def test_the_manifest_is_read_without_the_tensors(tmp_path):
     try:
         os.truncate(file, file.stat().st_size + 200 * 10**9)
     except OSError:
-        pytest.skip("this file system holds no sparse files")
+        pytest.skip("this file system holds no sparse files: nothing to install")
     assert model_file.read_manifest(file) == example().manifest
 
 
@@ -187,7 +195,7 @@ def test_what_a_run_took_stands_apart_from_the_model(tmp_path):
     assert headers[0] == headers[1]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no POSIX permissions: nothing to install")
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
 def test_permissions_follow_the_umask_which_is_never_changed(tmp_path, monkeypatch, umask):
     """It is the process's: other threads make files too."""
@@ -391,10 +399,19 @@ def manifest_file(path, change):
     return join({"__metadata__": {METADATA_KEY: text}}, b"", path)
 
 
-def test_an_older_format_is_read_and_written_as_this_one():
-    older = Manifest.from_dict({**example().manifest.to_dict(), "format": 1})
-    assert older.format == 1
-    assert older.to_dict()["format"] == FORMAT
+@pytest.mark.parametrize("older", range(1, FORMAT))
+def test_a_format_of_before_a_release_is_refused_in_one_line(older):
+    with pytest.raises(
+        InputError, match=rf"format {older}, of before a release, and this one reads {FORMAT}"
+    ):
+        Manifest.from_dict({**example().manifest.to_dict(), "format": older})
+
+
+def test_a_calibration_of_other_pictures_is_not_written(tmp_path):
+    known = example().manifest.calibration
+    other = example(calibration=replace(known, scores=(1.0, 2.0, 9.0)))
+    with pytest.raises(FlawscopeError, match="not that of the model's pictures"):
+        write(other, tmp_path / "m.safetensors")
 
 
 def test_a_newer_format_names_the_version_to_upgrade_to(tmp_path):
@@ -432,8 +449,13 @@ MANIFESTS = {
     "size of millions": lambda d: d["preprocess"].update(size=["a", 3]),
     "unknown preprocess key": lambda d: d["preprocess"].update(colour=3),
     "calibration null": lambda d: d.update(calibration=None),
-    "calibration of nothing": lambda d: d["calibration"].update(scores=[]),
-    "calibration of 10^400": lambda d: d["calibration"].update(map_level=10**400),
+    "calibration of nothing": lambda d: d["pictures"].update(counted=[False] * 5),
+    "calibration of 10^400": lambda d: d["pictures"]["median"].__setitem__(0, 10**400),
+    "a score alone": lambda d: d["pictures"]["maximum"].__setitem__(0, None),
+    "a column cut": lambda d: d["pictures"]["unit"].pop(),
+    "no column": lambda d: d["pictures"].pop("role") and None,
+    "counted by a number": lambda d: d["pictures"]["counted"].__setitem__(0, 1),
+    "unit of text": lambda d: d["pictures"]["unit"].__setitem__(0, "0"),
     "pictures as number": lambda d: d.update(pictures=3),
     "pictures of text": lambda d: d.update(pictures=["a"]),
     "samples of numbers": lambda d: d.update(samples=[1]),
@@ -450,7 +472,7 @@ def test_damaged_manifests_are_refused(name, tmp_path):
         model_file.read_manifest(file)
 
 
-@pytest.mark.parametrize("key", sorted({*example().manifest.to_dict()} - {"metrics"}))
+@pytest.mark.parametrize("key", sorted({*example().manifest.to_dict()}))
 def test_a_manifest_without_an_entry_is_refused(key, tmp_path):
     refused(manifest_file(tmp_path / "m.safetensors", lambda d: d.pop(key) and None))
 

@@ -2,17 +2,11 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 BENCH = Path(__file__).parents[2] / "bench"
 SHARED = ("common.py", "drawn.py", "models.py")
 SCRIPTS = sorted(p.name for p in BENCH.glob("*.py") if p.name not in SHARED)
-
-
-def run(script, *words):
-    return subprocess.run([sys.executable, BENCH / script, *words], capture_output=True, text=True)
 
 
 def rows():

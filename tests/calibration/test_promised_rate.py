@@ -12,7 +12,12 @@ from flawscope.calibration.promise import (
     judge_promise,
     rate_interval,
 )
-from flawscope.calibration.threshold import from_values
+from flawscope.calibration.threshold import Calibration
+
+
+def calibration(scores, units=()):
+    scores = tuple(map(float, scores))
+    return Calibration(scores, scores, 0.0, units=tuple(units))
 
 
 @pytest.mark.parametrize("count", [1, 15, 60])
@@ -38,7 +43,7 @@ def test_the_interval_is_that_of_a_trusted_library(units, rank):
     ],
 )
 def test_the_promise_tells_how_far_one_model_may_be_off(scores, words):
-    made = from_values(np.arange(scores), np.arange(scores), [0.0])
+    made = calibration(np.arange(scores))
     assert words in made.promise()
     low, high = made.rate_interval
     assert low < made.expected_rate < high
@@ -60,7 +65,7 @@ def test_a_sound_model_is_called_broken_as_seldom_as_is_said(learnt, shown):
     rng, draws, broken = np.random.default_rng(learnt + shown), 1200, 0
     for _ in range(draws):
         scores = rng.gamma(3.0, size=learnt + shown)
-        made = from_values(scores[:learnt], scores[:learnt], [0.0])
+        made = calibration(scores[:learnt])
         alarms = int(made.is_anomalous(scores[learnt:]).sum())
         broken += judge_promise(alarms, shown, made.expected_rate, made.unit_count).broken
     spread = 3 * np.sqrt(SIGNIFICANCE * (1 - SIGNIFICANCE) / draws)
@@ -76,7 +81,7 @@ def test_pictures_of_one_part_do_not_break_a_promise_together(alike):
     units = np.repeat(np.arange(30), 6)
     for _ in range(draws):
         scores = alike * rng.normal(size=30)[units] + np.sqrt(1 - alike**2) * rng.normal(size=180)
-        made = from_values(scores[:120], scores[:120], [0.0], units=units[:120])
+        made = calibration(scores[:120], units[:120])
         alarms, promised = made.is_anomalous(scores[120:]), (made.expected_rate, made.unit_count)
         by_unit = judge_pictures(alarms, units[120:], *promised)
         chances.append((by_unit.chance, judge_promise(int(alarms.sum()), 60, *promised).chance))

@@ -16,7 +16,7 @@ from flawscope.calibration.outliers import (
     too_few_question,
 )
 from flawscope.calibration.power import MIN_DEFECTS, DefectScores
-from flawscope.calibration.threshold import Calibration, envelope, from_values
+from flawscope.calibration.threshold import Calibration, envelope
 from flawscope.errors import InputError
 
 NAMES = [f"{k}.png" for k in range(60)]
@@ -73,7 +73,7 @@ def test_the_rate_is_kept_over_units(scored):
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=12), st.sampled_from([0.05, 0.2, 0.5]))
 @settings(deadline=None, max_examples=50)
 def test_pictures_that_are_units_each_answer_as_they_did(scores, rate):
-    """To the last digit, and in any order of the numbers: earlier files have none."""
+    """To the last digit, and in any order of the numbers."""
     plain, numbered = calibration(scores, (), rate), calibration(scores, range(len(scores)), rate)
     queries = np.arange(-1, 11, 0.5)
     assert np.array_equal(plain.p_values(queries), numbered.p_values(queries))
@@ -83,25 +83,14 @@ def test_pictures_that_are_units_each_answer_as_they_did(scores, rate):
     )
     assert plain.score_threshold == numbered.score_threshold
     assert plain.expected_rate == numbered.expected_rate
-    assert from_values(scores, scores, [0], units=range(n)).units == ()
+    assert numbered.units == ()
 
 
-def test_a_file_without_units_is_as_before_and_one_with_units_keeps_them():
-    plain, grouped_ = calibration([1, 2, 3]), calibration([1, 2, 3], [4, 4, 7])
-    assert "units" not in plain.to_dict()
-    assert Calibration.from_dict(grouped_.to_dict()) == grouped_
+def test_pictures_of_a_part_are_counted_and_each_has_a_unit():
+    grouped_ = calibration([1, 2, 3], [4, 4, 7])
     assert "3 good pictures of 2 parts" in grouped_.promise()
     with pytest.raises(InputError, match="a unit for each score"):
         calibration([1, 2], [0])
-
-
-def test_an_extended_model_takes_no_new_part_for_an_old_one():
-    old, new = calibration([1, 2, 3], [0, 0, 1], miscounted=0), calibration([4, 5], [0, 0])
-    both = new.after(old)
-    assert both.scores == (1, 2, 3, 4, 5)
-    assert both.unit_count == 3
-    assert calibration([4]).after(calibration([1, 2])).units == ()
-    assert calibration([4]).after(old).unit_count == 3
 
 
 def test_a_miscounted_picture_is_of_its_part():

@@ -7,20 +7,12 @@ from pathlib import Path
 import pytest
 
 import flawscope
+from call_helpers import EAD, PRN, one_line
 from flawscope import errors
 from flawscope._version import __version__
 from flawscope.cli import commands, main, models
 from flawscope.cli.common import format_table
 from flawscope.errors import FlawscopeError, InputError
-
-
-def one_line(found):
-    """The error: exactly one line on stderr, nothing on stdout."""
-    _, printed, said = found
-    assert printed == ""
-    assert said.startswith("flawscope: ")
-    assert said.count("\n") == 1
-    return said
 
 
 def test_help_lists_every_command_and_a_call_of_nothing_shows_it(run):
@@ -43,9 +35,6 @@ def test_every_command_has_help_that_fits_a_terminal(command, capsys):
     assert "--debug" in printed
     assert "%%" not in printed
     assert len(printed.splitlines()) > 6
-
-
-EAD, PRN = ["--method", "efficientad"], ["--method", "prnet"]
 
 
 def test_a_file_that_begins_with_a_dash_is_told_how_to_be_written(run, tmp_path, monkeypatch):

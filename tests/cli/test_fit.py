@@ -4,16 +4,14 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-from PIL import Image
 
+from fit_helpers import categories, fits_fixture, root_fixture  # noqa: F401
 from flawscope.artefact.model_file import read_manifest
 from flawscope.cli.fit import next_steps, summary
 from flawscope.datasets.dataset import group_warning
 from flawscope.datasets.layouts import names_several, present_categories
 from flawscope.errors import InputError
-from flawscope.predictor import load
 
 
 def test_lines_of_a_fit_need_no_explanation(model_path):
@@ -30,35 +28,6 @@ def test_lines_of_a_fit_need_no_explanation(model_path):
 
 
 # ------------------------------------------ several categories; instead of fitting, the shared model is taken
-
-
-@pytest.fixture
-def root(tmp_path):
-    for name in ("bottle", "carpet", "plate"):
-        for place in ("train/good/0.png", "test/good/0.png", "test/dent/0.png"):
-            path = tmp_path / "data" / name / place
-            path.parent.mkdir(parents=True)
-            Image.fromarray(np.zeros((8, 8), np.uint8)).save(path)
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def fits(monkeypatch, model_path):
-    """What `fitting.fit` is called with; the carpet fails."""
-    calls = []
-
-    def fit(dataset, **given):
-        calls.append({"category": dataset.category, **given})
-        if dataset.category == "carpet":
-            raise InputError("the carpet\nis worn")
-        return load(model_path, device="cpu")
-
-    monkeypatch.setattr("flawscope.fitting.fitting.fit", fit)
-    return calls
-
-
-def categories(calls):
-    return [call["category"] for call in calls]
 
 
 def test_a_failure_does_not_stop_the_other_categories_and_each_has_settings_of_its_own(

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from flawscope.artefact.model_file import read, read_manifest, write
+from flawscope.calibration.goods import scored
 from flawscope.methods.features.weights import DEFAULT_BACKBONE
 
 
@@ -28,8 +29,7 @@ def test_calibrate_sets_what_new_pictures_say_and_names_what_it_left_out(run, mo
     assert f"\n{read_manifest(new).notes[-1]}\n" in err
     roles = [picture.role for picture in read_manifest(new).pictures]
     assert roles == ["train"] * 12 + ["calibration"] * 4
-    known = {picture.name: picture.hash for picture in read_manifest(new).pictures}
-    assert read_manifest(new).facts["calibration_pictures"] == [known[f"{k:03}.png"] for k in range(4)]
+    assert [row.name for row in scored(read_manifest(new).pictures)] == [f"{k:03}.png" for k in range(4)]
     _, printed, _ = run("predict", new, drawn / "plate/test/good", "--json", "--quiet")
     scores = [json.loads(line)["score"] for line in printed.splitlines()]
     assert made.scores == pytest.approx(scores, rel=1e-5)

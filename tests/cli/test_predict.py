@@ -3,7 +3,6 @@
 import json
 import shutil
 import sys
-from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -13,28 +12,7 @@ from flawscope.errors import FlawscopeError
 from flawscope.predictor import Predictor
 from flawscope.results.folder import PictureWriter
 from flawscope.results.table import TableWriter, read_table
-
-PLAIN = ["--maps", "none"]
-
-
-def names_of(printed):
-    return [Path(json.loads(line)["path"]).name for line in printed.splitlines()]
-
-
-def written(out):
-    """Whether a folder of results is complete, and what is missing."""
-    facts = json.loads((out / "results.json").read_text())
-    return facts["complete"], facts["unwritten"]
-
-
-@pytest.fixture
-def batch(mixed):
-    """A folder with a good picture, a defective one, and one that is none."""
-    for path in mixed.iterdir():
-        if path.name not in ("a.png", "b.png"):
-            path.unlink()
-    (mixed / "broken.png").write_bytes((mixed / "a.png").read_bytes()[:200])
-    return mixed
+from predict_helpers import PLAIN, batch_fixture, names_of, written  # noqa: F401
 
 
 def test_a_person_reads_picture_and_verdict(run, model_path, batch, tmp_path):
@@ -83,7 +61,7 @@ def test_what_means_nothing_stands_in_its_place_and_each_picture_once(run, model
     assert f"skipped: {words[1]}: no such file or folder; check the path" in err.splitlines()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes only there")
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux alone: nothing to install")
 def test_a_name_that_cannot_be_shown_spoils_nothing(run, model_path, batch, tmp_path):
     name = tmp_path / "odd" / b"\xff\xfe.png".decode("utf-8", "surrogateescape")
     name.parent.mkdir()

@@ -10,6 +10,7 @@ import pytest
 from flawscope.datasets import Dataset, Item, open_dataset
 from flawscope.datasets.seen_defects import choose_seen, draw_seen, list_seen, read_seen
 from flawscope.errors import InputError
+from flawscope.pictures import listing
 
 
 @pytest.fixture
@@ -148,6 +149,26 @@ def test_masks_are_found_in_a_folder_beside_it_or_above_it(
     assert (item.path, item.kind, item.anomalous) == (root / picture, kind, True)
     read, marked = read_seen(item)
     assert (read.shape, int(marked.sum())) == ((48, 48, 3), 100)
+
+
+@pytest.mark.parametrize("beside", ["good", "ok", "projects"])
+def test_what_lies_beside_a_folder_of_defects_is_not_looked_through(
+    tmp_path, save, mask, monkeypatch, beside
+):
+    """Such as a desk of which it is one folder, good pictures and masks of defects among the others."""
+    desk = tmp_path / "desk"
+    for name in ("1.png", f"{beside}/deep/2.png", "papers/deep/3.png"):
+        save(desk / ("defects" if name == "1.png" else "") / name)
+    save(desk / "masks/1.png", mask)
+    listed, walked = listing.list_entries, list[str]()
+
+    def note(folder, **given):
+        walked.append(Path(folder).relative_to(tmp_path).as_posix())
+        return listed(folder, **given)
+
+    monkeypatch.setattr(listing, "list_entries", note)
+    assert names(list_seen(desk / "defects")) == ["defects/1.png"]
+    assert not [one for one in walked if one.endswith("deep")], walked
 
 
 def test_seen_defects_that_cannot_be_read_are_named(tmp_path, save, mask):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from flawscope.artefact.model_file import Picture
+from flawscope.calibration.goods import Picture, calibrate
 from flawscope.datasets import open_dataset
 from flawscope.evaluation import evaluate, next_steps
 from flawscope.evaluation.next_steps import advise_after
@@ -33,16 +33,12 @@ def test_a_picture_that_hides_defects_is_named(drawn, model_path):
     found = evaluate(model, open_dataset(drawn, "plate"))
     lowest = min(one.prediction.score for one in found.pictures if one.item.anomalous)
     scores = (*(one * lowest / 4 for one in usual), 1e6)
-    hashes = [f"{k:064d}" for k in range(31)]
-    calibration = replace(
-        manifest.calibration, scores=scores, map_maxima=scores, units=(), miscounted=0, rate=1 / 32
+    rows = tuple(
+        Picture(f"{k:064d}", "train", f"{k}.png", k, score, score, 0.0, True)
+        for k, score in enumerate(scores)
     )
-    far = replace(
-        manifest,
-        calibration=calibration,
-        pictures=tuple(Picture(one, "train", f"{k}.png") for k, one in enumerate(hashes)),
-        facts={**manifest.facts, "calibration_pictures": hashes},
-    )
+    how = {**manifest.calibration.to_dict(), "rate": 1 / 32}
+    far = replace(manifest, calibration=calibrate(rows, **how), pictures=rows)
     missed = [one._replace(prediction=replace(one.prediction, is_anomalous=False)) for one in found.pictures]
     steps = advise_after(replace(found, pictures=missed), far)
     assert any("30.png is good" in one.step for one in steps)

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from flawscope.calibration.threshold import from_values
+from flawscope.calibration.threshold import Calibration
 from flawscope.export import eight_bits
 from flawscope.export.eight_bits import QuantizationErrorMeter, Quantizer, quantize_embed
 from flawscope.export.export import open_embed
@@ -89,7 +89,7 @@ def scoring():
 def evidence(embed):
     """Good pictures' scores lie around 0.9 and are wide apart."""
     scores = np.linspace(0.8, 1.0, 19)
-    calibration = from_values(scores, scores, scores, rate=0.05, method="held out", runtime="torch")
+    calibration = Calibration(tuple(scores), tuple(scores), float(np.median(scores)))
     return QuantizationErrorMeter(embed, scoring(), whole_pictures(pictures(4)), calibration)
 
 

@@ -10,6 +10,7 @@ import pytest
 import flawscope
 from flawscope.artefact import model_file
 from flawscope.artefact.certificate import BATCH_SIZES, certificates_from_facts
+from flawscope.calibration.goods import scored
 from flawscope.cli import main
 from flawscope.datasets import list_pictures
 from flawscope.errors import FlawscopeError, InputError
@@ -101,8 +102,7 @@ def test_a_reduced_precision_is_calibrated_anew(reduced, trained, train, unseen)
 def test_the_manifest_of_a_reduced_precision_says_so(reduced, trained, train, unseen):
     manifest = read_manifest(reduced)
     hashes = [pixel_hash(decode(picture)) for picture in (*train, *unseen)]
-    assert manifest.facts["calibration_pictures"] == hashes
-    assert "calibration_groups" not in manifest.facts  # the file holds no groups of elements
+    assert [row.hash for row in scored(manifest.pictures)] == hashes
     roles = [picture.role for picture in manifest.pictures]
     assert roles == ["train"] * TRAIN + ["calibration"] * UNSEEN
     said = f"16 good pictures, {TRAIN} that it was fitted on and left out"

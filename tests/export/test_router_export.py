@@ -10,9 +10,7 @@ import onnx
 import pytest
 
 import flawscope
-from flawscope.artefact import router_file
 from flawscope.artefact.certificate import certificates_from_facts
-from flawscope.artefact.model_file import JOINT_FORMAT, write_contents
 from flawscope.cli import models
 from flawscope.errors import InputError
 from flawscope.export.router_export import export_router
@@ -111,7 +109,9 @@ def test_what_cannot_be_exported_is_one_line(exported, tmp_path):
     with pytest.raises(InputError, match=r"plate: .*give good pictures"):
         export_router(
             exported / "line.safetensors", tmp_path / "line.zip", precision="bf16", only="plate"
-        ) if importlib.util.find_spec("openvino") else pytest.skip("no OpenVINO")
+        ) if importlib.util.find_spec("openvino") else pytest.skip(
+            'no OpenVINO: pip install "flawscope[openvino]"'
+        )
     with pytest.raises(InputError, match="is an exported model"):
         export_router(exported / "line.zip", tmp_path / "twice.zip")
     assert not [*tmp_path.iterdir()]
@@ -155,16 +155,6 @@ def test_an_archive_that_lacks_something_is_one_clear_line(exported, tmp_path):
     (tmp_path / "cut.zip").write_bytes(cut)
     with pytest.raises(InputError, match="no exported router, or damaged"):
         flawscope.load(tmp_path / "cut.zip", device="cpu")
-
-
-def test_a_joint_model_that_an_older_version_exported_names_the_remedy(exported, tmp_path):
-    artefact = router_file.read(exported / "line.safetensors")
-    parts = [{"name": n, "manifest": one.manifest.to_dict()} for n, one in artefact.products.items()]
-    document = {"format": JOINT_FORMAT, "versions": {}, "products": parts}
-    graph = {"shared.network.embed": np.zeros(3, np.uint8)}
-    write_contents(document, {"products": [{}, {}]}, graph, tmp_path / "old.safetensors")
-    with pytest.raises(InputError, match=r"export the fitted file again, as \.zip"):
-        flawscope.load(tmp_path / "old.safetensors")
 
 
 def test_pictures_find_their_product(exported, two_products, tmp_path):

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from flawscope.artefact.model_file import read, write
+from flawscope.calibration.goods import scored
 from flawscope.errors import InputError
 from flawscope.fitting import training_pictures as sources
 from flawscope.fitting.fitting import fit, partial_fit
@@ -126,7 +127,7 @@ def test_groups_are_named_and_drawn_whole_to_calibrate_on(memory):
     names = [f"{number % 3}-{number}" for number in range(12)]
     predictor = fit_small(memory=memory, names=names, group=r"^(\d)-", calibration_pictures=2)
     assert predictor.calibration.method == "leave-one-group-out"
-    used = predictor.manifest.facts["calibration_pictures"]
+    used = [row.hash for row in scored(predictor.manifest.pictures)]
     assert len(set(used)) == 8 == predictor.calibration.count
     assert set(used) <= {p.hash for p in predictor.manifest.pictures}
 
@@ -153,11 +154,9 @@ def test_extending_twice(fitted, tmp_path):
     once = read(tmp_path / "a.safetensors")
     twice = partial_fit(tmp_path / "a.safetensors", parts(4, seed=10), device="cpu", check=False)
     assert twice.calibration.scores[:16] == once.manifest.calibration.scores
-    assert (len(twice.manifest.pictures), len(twice.manifest.facts["calibration_pictures"])) == (20, 20)
+    assert len(twice.manifest.pictures) == len(scored(twice.manifest.pictures)) == 20
     # each picture's own elements are left out: a group of one round is none of another
-    groups = twice.manifest.facts["calibration_groups"]
-    assert list(groups) == twice.manifest.facts["calibration_pictures"]
-    assert sorted(groups.values()) == list(range(20))
+    assert sorted(row.unit for row in twice.manifest.pictures) == list(range(20))
     assert set(twice.artefact.tensors["bank_groups.0"]) <= set(range(20))
 
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import flawscope
+from flawscope.calibration.goods import Picture, calibrate, next_unit
 from flawscope.errors import InputError
 from flawscope.fitting.incremental_update import PowerLostError, update
 from flawscope.fitting.update_evaluation import (
@@ -20,20 +21,7 @@ from flawscope.fitting.update_evaluation import (
 from flawscope.fitting.updated_models import CAP_GROWTH
 from flawscope.pictures.decoding import decode
 from flawscope.results.review import DEFECT, GOOD, DecisionLog
-
-QUICK = {"device": "cpu", "check": False}
-
-
-def reviewed(model, number, source, good, **more):
-    found = model.predict(source)
-    learn = good and found.is_anomalous
-    return replace(ReviewedPicture(number, source, good, learn=learn, before=found.score), **more)
-
-
-@pytest.fixture
-def stained(model, part):
-    """Three good pictures with a mark that is new, which were looked at twice."""
-    return [reviewed(model, k, part(200 + k, stained=True), True, sure=True) for k in range(3)]
+from incremental_update_helpers import QUICK, extended, reviewed, stained_fixture  # noqa: F401
 
 
 def test_the_next_one_keeps_what_the_last_one_was_learnt_from(model, part, stained):
@@ -139,10 +127,6 @@ def test_a_correction_that_hides_a_known_defect_is_responsible(model, part, tmp_
     assert harmless.comparison.refused == harmless.responsible == []
 
 
-def extended(model, images, **how):
-    return flawscope.extend(model, images, device="cpu", check=False, **how)
-
-
 def test_chosen_pictures_leave_the_calibration_as_it_was(model, part):
     """Each false alarm would be one of its largest scores."""
     stained = [part(200 + k, stained=True) for k in range(3)]
@@ -181,6 +165,10 @@ def test_what_looks_like_a_defect_is_refused_by_name(model, part):
     assert [name for name, _ in new.suspects] == [Path(bad).name]
     assert new.predict(bad).is_anomalous
     assert not extended(model, [good, bad], force=True).predict(bad).is_anomalous
+
+
+def test_pictures_of_which_nothing_is_left_or_new_are_refused(model, part):
+    good, bad = part(100), part(300, "noise")
     with pytest.raises(InputError, match="nothing is left to learn from"):
         extended(model, [bad], drop_suspects=True)
     with pytest.raises(InputError, match="nothing new to learn from"):
@@ -197,3 +185,34 @@ def test_what_looks_like_a_defect_is_learnt_when_a_review_called_it_good_twice(m
     decisions.add("a.png", GOOD, source.name)
     new = flawscope.extend(model, tmp_path / "review", device="cpu", check=False)
     assert new.predict(source).score < model.predict(source).score / 2
+
+
+def with_wrong(model, count):
+    """The model as if so many pictures of it, each a part of its own, had been counted wrong."""
+    rows, how = model.manifest.pictures, model.calibration.to_dict()
+    first = next_unit(rows)
+    wrong = [
+        Picture(f"{k:064d}", "calibration", f"wrong{k}.png", first + k, counted=True) for k in range(count)
+    ]
+    rows = (*rows, *wrong)
+    manifest = replace(model.manifest, pictures=rows, calibration=calibrate(rows, **how))
+    return replace(model.artefact, manifest=manifest)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_pictures_counted_wrong_are_parts_of_their_own_when_drawn_ones_come(model, part, count):
+    """A drawn part must not share a unit with one of them: p-values would be too small, in silence."""
+    old = with_wrong(model, count)
+    before = old.manifest.calibration
+    drawn = [ReviewedPicture(k, part(300 + k), True, drawn=True) for k in range(4)]
+    made = update(old, model, drawn, fair=True, **QUICK).predictor
+    known = made.calibration
+    assert (known.miscounted, known.unit_count) == (count, before.unit_count + 4)
+    assert float(known.p_values(np.inf)) == (1 + count) / (known.unit_count + 1)
+    # learnt afterwards they keep their scores, and so does the file
+    made.save(path := Path(drawn[0].source).with_name("made.safetensors"))
+    again = flawscope.load(path, device="cpu")
+    assert again.calibration == known
+    learnt = [replace(one, drawn=False, learn=True, sure=True) for one in drawn]
+    both = update(again.artefact, again, learnt, **QUICK).predictor.calibration
+    assert (both.miscounted, both.scores, both.unit_count) == (count, known.scores, known.unit_count)

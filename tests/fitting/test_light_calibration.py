@@ -7,13 +7,16 @@ import pytest
 from scipy import ndimage
 
 import flawscope
+from flawscope.calibration.goods import Values, calibrate, scored
 from flawscope.calibration.threshold import Calibration, envelope
 from flawscope.errors import InputError
-from flawscope.fitting import light_calibration
+from flawscope.fitting import judging
 from flawscope.fitting.training_pictures import Reader
+from flawscope.fitting.training_views import views_of
 from flawscope.methods.task import Fitted, LeaveOut, Task
 from flawscope.views.light import Light, Normalization, channel_statistics, light_variations
 from flawscope.views.preprocess import Preprocess
+from flawscope.views.tiles import TileSummary
 from small_network import SMALL_NETWORK
 
 REAL = {"size": "64", "samples": 0, "device": "cpu"}
@@ -85,8 +88,7 @@ def test_a_large_range_of_light_is_refused():
 
 
 def drawn(learnt, groups, rate=0.05):
-    given = Fitted(Calibration((0.0,), (0.0,), 0.0), list(range(len(groups))), list(range(learnt)))
-    return light_calibration.draw_pictures(given, groups, 6, rate, seed=3)
+    return judging.draw_pictures(range(len(groups)), groups, learnt, 6, rate, seed=3)
 
 
 @pytest.mark.parametrize(("count", "rate"), [(762, 0.05), (762, 0.01), (3000, 0.05), (400, 0.1), (100, 0.2)])
@@ -102,8 +104,7 @@ def test_of_many_pictures_so_many_are_drawn_that_the_rate_can_be_promised(count,
 
 def test_of_few_pictures_all_are_judged_in_each_light_and_groups_are_drawn_whole():
     assert drawn(59, list(range(59))) == list(range(59))
-    held_out = Fitted(Calibration((0.0,), (0.0,), 0.0), list(range(76)), list(range(100, 1000)))
-    assert light_calibration.draw_pictures(held_out, range(1000), 6, 0.05, seed=3) == list(range(76))
+    assert judging.draw_pictures(range(76), range(1000), 900, 6, 0.05, seed=3) == list(range(76))
     groups = [i // 6 for i in range(1200)]
     found = drawn(1200, groups)
     numbers = {groups[i] for i in found}
@@ -111,38 +112,42 @@ def test_of_few_pictures_all_are_judged_in_each_light_and_groups_are_drawn_whole
     assert len(numbers) >= 59
 
 
-def test_a_picture_that_is_counted_wrong_in_a_light_counts_above_all_scores():
+def test_a_picture_that_is_counted_wrong_in_a_light_counts_above_all_scores(monkeypatch):
     """It is told and left out, and the others keep their scores and units."""
-    before = Calibration((1.0, 2.0, 3.0, 4.0), (1.0, 2.0, 3.0, 4.0), 0.0, rate=0.4, units=(5, 6, 7, 7))
-    task = Task(lambda i: None, [5, 6, 7, 7], rate=0.4)
-    leave_out = Mock(spec=LeaveOut, model=Mock(config=Mock(seed=0)))
 
-    def calibrated(failures, brightest=2.5):
-        def judge(pictures, lights):
-            values = np.full((len(pictures), len(lights), 2), 2.5)
-            values[[*pictures].index(1), 2] = np.nan
-            values[:, 1] = brightest
-            return values
+    def judged(failures, brightest=2.5):
+        def summarise(self, pictures, lights, stage):
+            light = [2.5, brightest, *[2.5] * (len(lights) - 2)]
+            found = [[[one(value)] for value in light] for _ in pictures]
+            found[1][2] = []
+            return found
 
-        fitted = Fitted(before, [0, 1, 2, 3], [0, 1, 2, 3])
+        def one(value):
+            return TileSummary((value, -np.inf), (value, -np.inf), (0, 0), -np.inf, np.zeros((2, 1)))
+
+        monkeypatch.setattr(judging._Judging, "_summarise", summarise)
         how = Preprocess(normalization=Normalization(0.1, *[((0.1, 0.2, 0.3),) * 3] * 2))
-        light_calibration.calibrate_in_each_light(leave_out, fitted, task, how, judge, failures)
-        return fitted
+        reader = Reader([part(0)] * 4, how, set())
+        reader.hashes, reader.failures = dict(enumerate("abcd")), failures
+        views, task = views_of(reader, [(80, 80)] * 4, 0), Task(lambda i: None, [5, 6, 7, 7], rate=0.4)
+        fitted = Fitted({k: Values(k + 1.0, k + 1.0, 0.0) for k in range(4)}, [0, 1, 2, 3])
+        leave_out = Mock(spec=LeaveOut, model=Mock(config=Mock(seed=0)), exact_positions=())
+        return judging.judge_fit(leave_out, fitted, views, task)
 
-    fitted = calibrated({1: "one part too many"})
-    assert fitted.pictures == [0, 2, 3]
-    known = fitted.calibration
+    found = judged({1: "one part too many"})
+    known = calibrate(found.rows.values(), 0.4)
+    assert [row.hash for row in scored(found.rows.values())] == ["a", "c", "d"]
     assert known.scores == (2.5, 3.0, 4.0)
     assert (known.miscounted, known.units, known.unit_count) == (1, (5, 7, 7, 6), 3)
-    assert not fitted.notes
-    (note,) = calibrated({1: "one part too many"}, brightest=9.0).notes
+    assert not found.fitted.notes
+    (note,) = judged({1: "one part too many"}, brightest=9.0).fitted.notes
     assert note.startswith("with brightness 1.1 most good pictures score above")
     with pytest.raises(InputError, match="cannot be read any more"):
-        calibrated({})
+        judged({})
 
 
 def test_a_part_that_is_lost_in_another_light_is_told():
-    how = Mock(tile=None, **{"views.return_value": Mock(unusable="no part found")})
+    how = Mock(decode=lambda source: source, **{"views.return_value": Mock(unusable="no part found")})
     reader = Reader([part(0)], how, set())
-    assert reader.views_in_light(0, Light(brightness=1.1)) is None
+    assert [*reader.views_in_lights(0, [Light(brightness=1.1)])] == [None]
     assert reader.failures == {0: "with brightness 1.1 no part found, in picture 0"}

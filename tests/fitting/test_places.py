@@ -8,7 +8,7 @@ import pytest
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit
 from flawscope.fitting.training_pictures import Reader
-from flawscope.fitting.training_views import TrainingTiles
+from flawscope.fitting.training_views import TrainingViews
 from flawscope.views.preprocess import Preprocess
 from small_network import SMALL_NETWORK
 
@@ -60,9 +60,9 @@ def test_what_goes_with_them_and_what_does_not():
 def test_of_very_many_pictures_every_place_is_seen_about_as_often(monkeypatch):
     monkeypatch.setattr("flawscope.fitting.training_views.MAX_VIEW_PIXELS", 64 * 64 * 4 * 30)
     how = Preprocess((64, 64), tile=(64, 64), positions=(3, 3))
-    windows = TrainingTiles(Reader([still()[0]] * 30, how, set()), [(144, 144)] * 30, 0)
+    windows = TrainingViews(Reader([still()[0]] * 30, how, set()), [1] * 30, [(144, 144)] * 30, 0)
     assert len(windows) == 30 * 5
-    seen = np.bincount(windows.positions, minlength=10)
+    seen = np.bincount([at for one in windows.frames for at in one.positions], minlength=10)
     assert seen[0] == 30
     assert seen[1:].min() >= 12
     assert seen[1:].max() <= 14

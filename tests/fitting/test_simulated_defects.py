@@ -64,10 +64,11 @@ def checked(model, *, learnt=False, scores=(0.0,) * 4, leave_out=LeaveOut, budge
     """As of a model that was fitted for a long time, of which groups count from 100 on."""
     numbers = list(range(len(scores)))
     task = Task(lambda i: model.good, [10 + k for k in numbers], rate=0.05, budget=budget or Budget())
-    fitted = Fitted(Calibration(scores, scores, 0.0), numbers, numbers if learnt else [])
+    fitted = Fitted({}, numbers if learnt else [])
     began = simulated_defects.time.monotonic() - LONG_FIT
-    left_out = leave_out(model, fitted, task.groups, first_group=90)
-    return score_simulated_defects(left_out, fitted, task, began)
+    left_out = leave_out(model, fitted, task.groups, first_unit=90)
+    carriers = dict(zip(numbers, scores, strict=True))
+    return score_simulated_defects(left_out, Calibration(scores, scores, 0.0), carriers, task, began)
 
 
 def test_who_sees_every_difference_finds_all_and_who_is_blind_none(good):
@@ -165,10 +166,10 @@ def test_it_takes_a_tenth_of_the_time_at_most(good, monkeypatch, fit_took, threa
     monkeypatch.setattr(simulated_defects, "embed_pictures", embed)
     model = Difference(good[:, :1, :1])
     scores = (0.0,) * 4
-    fitted = Fitted(Calibration(scores, scores, 0.0), [0, 1, 2, 3], [])
     task = Task(lambda i: good, range(4), rate=0.05, step=lambda _, *now: done.append(now))
-    leave_out = LeaveOut(model, fitted, task.groups)
-    found = score_simulated_defects(leave_out, fitted, task, began=1000.0 - fit_took)
+    leave_out, known = LeaveOut(model, Fitted({}, []), task.groups), Calibration(scores, scores, 0.0)
+    carriers = dict(enumerate(scores))
+    found = score_simulated_defects(leave_out, known, carriers, task, began=1000.0 - fit_took)
     count = sum(map(len, found.scores.values()))
     took = clock.now - 1000.0
     assert found.seconds == took

@@ -8,7 +8,7 @@ import pytest
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit
 from flawscope.fitting.training_pictures import Reader
-from flawscope.fitting.training_views import TrainingTiles
+from flawscope.fitting.training_views import TrainingViews
 from flawscope.synthesis.demo.dataset import draw_picture
 from flawscope.views.preprocess import Preprocess
 from small_network import SMALL_NETWORK
@@ -72,27 +72,31 @@ def test_wrong_settings_are_told_in_one_line(settings, text):
 
 def windows_of(sizes, roi=None, seed=0, tile=32):
     how, pictures = Preprocess((tile, tile), tile=(tile, tile)), [np.zeros((*s, 3), np.uint8) for s in sizes]
-    return TrainingTiles(Reader(pictures, how, set(), roi=roi), sizes, seed)
+    return TrainingViews(Reader(pictures, how, set(), roi=roi), [1] * len(sizes), sizes, seed)
+
+
+def places_of(windows):
+    return [frame.windows for frame in windows.frames]
 
 
 def test_windows_are_a_picture_as_a_whole_and_places_all_over_it():
     windows = windows_of([(100, 130), (64, 32)])
     covered = np.zeros((100, 130), np.bool_)
-    for y, x in windows.places[0]:
+    for y, x in places_of(windows)[0]:
         covered[y : y + 32, x : x + 32] = True
     assert covered.all()
-    assert windows.places != windows_of([(100, 130), (64, 32)], seed=1).places
+    assert places_of(windows) != places_of(windows_of([(100, 130), (64, 32)], seed=1))
     assert [windows.picture_of(k) for k in windows.numbers(1)] == [1] * len(windows.numbers(1))
-    assert len(windows) == 2 + sum(map(len, windows.places))
+    assert len(windows) == 2 + sum(map(len, places_of(windows)))
 
 
 def test_windows_are_learnt_from_where_anything_counts_and_of_many_pictures_some(monkeypatch):
     roi = np.zeros((32, 32), np.bool_)
     roi[:8, :8] = True
     windows = windows_of([(160, 160)], roi=roi)
-    assert 0 < len(windows.places[0]) <= 9
-    assert windows.judged_counts == [1 + len(windows.places[0])]
+    assert 0 < len(places_of(windows)[0]) <= 9
+    assert windows.judged_count(0) == 1 + len(places_of(windows)[0])
     monkeypatch.setattr("flawscope.fitting.training_views.MAX_VIEW_PIXELS", 10 * 32 * 32)
     windows = windows_of([(200, 200)] * 2)
-    assert [len(places) for places in windows.places] == [5, 5]
-    assert windows.places[0] != windows.places[1]
+    assert [len(places) for places in places_of(windows)] == [5, 5]
+    assert places_of(windows)[0] != places_of(windows)[1]

@@ -2,7 +2,7 @@
 
 import pytest
 
-REASON = "torch sees no CUDA device here"
+REASON = "torch sees no NVIDIA GPU: nothing to install"
 
 
 def pytest_collection_modifyitems(items):

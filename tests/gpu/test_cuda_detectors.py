@@ -98,7 +98,7 @@ def test_onnx_runtime_gives_the_same(onnx_path, model_path):
     import onnxruntime
 
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        pytest.skip("this ONNX Runtime has no CUDA")
+        pytest.skip("this ONNX Runtime has no CUDA: pip install onnxruntime-gpu")
     check_same(load(onnx_path, device="cuda"), load(model_path, device="cpu"), 3)
 
 

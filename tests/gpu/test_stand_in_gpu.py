@@ -198,7 +198,7 @@ def test_onnx_runtime_that_cannot_load_cuda_says_so(onnx_path, monkeypatch):
     import onnxruntime
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        pytest.skip("this ONNX Runtime has CUDA")
+        pytest.skip("this ONNX Runtime has CUDA: nothing to install")
     monkeypatch.setattr(
         "flawscope.runtime.onnxruntime.onnxruntime.get_available_providers",
         lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],

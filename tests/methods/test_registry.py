@@ -90,10 +90,3 @@ def test_a_model_of_a_method_that_is_not_there_is_one_line_and_imports_nothing(
     others = "others come with packages of their own: install theirs"
     assert re.fullmatch(rf".*no method called .*; {others}\n", told)
     assert not {module for module in set(sys.modules) - before if module.startswith("evil")}
-
-
-def test_a_file_of_a_method_that_is_gone_says_what_to_use(model_path, drawn, tmp_path):
-    path = of_method(model_path, "ensemble", tmp_path / "m.safetensors")
-    with pytest.raises(InputError, match=r"method ensemble is gone: .* fit anew with --method patchcore"):
-        registry.method("ensemble")
-    assert main(["predict", str(path), str(drawn / "plate/test/good")]) == 2

@@ -1,6 +1,5 @@
 """Blocks of work spread over threads, and torch's number of threads left as it was."""
 
-import multiprocessing
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -70,24 +69,3 @@ def test_a_thread_that_first_uses_torch_while_others_work_has_all_threads(thread
         assert in_fresh_thread(torch.get_num_threads) == threads
         assert torch.get_num_threads() == threads
     assert in_fresh_thread(torch.get_num_threads) == threads
-
-
-def _spread(queue):
-    with workers() as each:
-        queue.put(each(lambda i: i * i, range(4)))
-
-
-@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-def test_a_forked_process_has_threads_of_its_own(threads):
-    with workers() as each:
-        each(lambda i: i, range(4))
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    child = context.Process(target=_spread, args=(queue,))
-    child.start()
-    try:
-        assert queue.get(timeout=20) == [0, 1, 4, 9]
-    finally:
-        child.kill()
-        child.join()

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from flawscope.pictures.damage import has_cut
 from flawscope.pictures.decoding import decode
@@ -96,6 +96,53 @@ def test_where_a_transfer_ended_in_another_file_it_is_refused(picture, encoded, 
     kept = len(data) // 2 + 137
     for filled in (bytes(len(data) - kept), b"\xff" * (len(data) - kept)):
         refused(lambda filled=filled: decode(data[:kept] + filled), "copy it again")
+
+
+def lost(data, begin, count, fill=b"\0"):
+    return data[:begin] + fill * count + data[begin + count :]
+
+
+HOLES = [(20_000, 200), (20_001, 200), (20_480, 512), (8192, 4096), (20_000, 1501)]  # begin, bytes
+
+
+@pytest.mark.parametrize("kind", ["BMP", "PPM", "TIFF"])
+@pytest.mark.parametrize("mode", ["RGB", "grey as RGB", "L"])
+def test_a_stretch_of_bytes_that_was_lost_is_seen(picture, encoded, refused, kind, mode):
+    """Within pixels of colour anywhere; of grey ones where sectors of a disk begin and end."""
+    shown = picture if mode == "RGB" else picture.convert("L")
+    data = encoded(shown if mode == "L" else shown.convert("RGB"), kind)
+    decode(data)
+    for begin, count in [(2560, 512), (4096, 4096)] if mode == "L" else HOLES:
+        for fill in (b"\0", b"\xff"):
+            refused(lambda b=begin, c=count, f=fill: decode(lost(data, b, c, f)), "copy it again")
+
+
+@pytest.mark.parametrize("kind", ["BMP", "PPM", "TIFF"])
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 0, 255), (0, 7, 0)])
+@pytest.mark.parametrize("ground", ["picture", "grey", "white"])
+def test_what_is_drawn_in_a_picture_is_none(picture, encoded, kind, colour, ground):
+    """Lines, boxes, text and bands begin and end with pixels, whatever their colours."""
+    shown = {"picture": picture, "grey": picture.convert("L").convert("RGB")}.get(ground)
+    shown = Image.new("RGB", picture.size, "white") if shown is None else shown.copy()
+    draw = ImageDraw.Draw(shown)
+    draw.line((3, 40, 90, 40), colour)
+    draw.rectangle((10, 50, 70, 60), outline=colour)
+    draw.rectangle((0, 80, 95, 95), (0, 0, 0))
+    draw.text((5, 5), "part 12", colour)
+    draw.line((2, 70, 92, 71), (0, 0, 0))
+    if ground != "white":  # there it is a pixel of which two channels were lost
+        draw.point((1, 70), colour)
+    np.testing.assert_array_equal(decode(encoded(shown, kind)), np.asarray(shown))
+
+
+def test_a_jpeg_in_a_tiff_is_looked_at_too(picture, encoded, refused):
+    data = encoded(picture.resize((512, 512)), "TIFF", compression="jpeg", quality=90)
+    decode(data)
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        begin, count = file.pages[0].dataoffsets[-1], file.pages[0].databytecounts[-1]
+    middle = begin + count // 2
+    for changed in (lost(data, middle, count // 3), lost(data, middle, 2, b"\xff\xd9")):
+        refused(lambda changed=changed: decode(changed), "copy it again")
 
 
 @pytest.mark.parametrize("kind", ["BMP", "PPM", "TIFF", "TIFF by tifffile"])

@@ -61,9 +61,10 @@ def test_lossless_formats_give_the_pixels(tmp_path, rgb, file_format, options):
 def test_formats_of_telephones_and_others_are_read(tmp_path, suffix):
     path = tmp_path / f"a{suffix.upper()}"
     if suffix.startswith(".hei"):
-        pytest.importorskip("pillow_heif").from_pillow(shades()).save(path, format="HEIF", quality=95)
+        heif = pytest.importorskip("pillow_heif", reason='no HEIF: pip install "flawscope[heic]"')
+        heif.from_pillow(shades()).save(path, format="HEIF", quality=95)
     elif suffix == ".avif" and not features.check("avif"):
-        pytest.skip("this Pillow writes no AVIF")
+        pytest.skip("this Pillow writes no AVIF: pip install --upgrade pillow")
     else:
         shades().save(path)
     assert np.abs(decode(path).astype(np.int16) - np.asarray(shades(), np.int16)).max() < 12

@@ -53,7 +53,7 @@ def test_nothing_found_is_an_error(tmp_path, spec):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here: nothing to install")
 def test_a_pipe_is_not_opened_and_a_dead_link_is_kept(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")

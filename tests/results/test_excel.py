@@ -6,7 +6,7 @@ from flawscope.results.excel import write_workbook
 
 
 def sheet(path):
-    openpyxl = pytest.importorskip("openpyxl")
+    openpyxl = pytest.importorskip("openpyxl", reason='no openpyxl: pip install "flawscope[report]"')
     return list(openpyxl.load_workbook(path).active.iter_rows(values_only=True))
 
 

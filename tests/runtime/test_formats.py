@@ -10,20 +10,9 @@ import flawscope
 from flawscope import predictor, runtime
 from flawscope.cli import main
 from flawscope.errors import InputError
+from formats_helpers import engine_fixture, path_fixture  # noqa: F401
 
 FIXTURES = {".safetensors": "model_path", ".onnx": "onnx_path"}
-
-
-@pytest.fixture(params=["torch", *runtime.ENGINES])
-def engine(request):
-    """Every engine that is here; None for torch, which is not asked for."""
-    return None if request.param == "torch" else str(request.param)
-
-
-@pytest.fixture
-def path(engine, model_path, onnx_path):
-    """The same model, for this engine."""
-    return model_path if engine is None else onnx_path
 
 
 def test_a_rate_that_cannot_be_had_is_said_by_python_and_the_command(model_path, drawn, capsys):

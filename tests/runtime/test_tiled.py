@@ -1,8 +1,6 @@
 """A model with tiles gives the same answer in every engine, from what its file says, and is told where tiles
 lie if it tells places apart."""
 
-import io
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -16,9 +14,9 @@ from flawscope.datasets import list_pictures
 from flawscope.errors import InputError
 from flawscope.export.recalibrate import POSITIONS_PER_SAMPLE, ExportPictures
 from flawscope.predictor import Predictor
-from flawscope.runtime import onnx_file
 from flawscope.views import preprocess
 from flawscope.views.preprocess import Preprocess
+from tiled_helpers import manifest, rewritten
 
 
 def test_a_picture_of_one_tile_that_is_fitted_in_lies_where_it_is_shown():
@@ -51,34 +49,6 @@ def test_a_view_without_a_number_makes_the_picture_have_none(
         Predictor(replace(model.artefact, manifest=manifest), model.session).predict(
             tiled_pictures / "good/0.png"
         )
-
-
-def rewritten(source, path, change):
-    """An .onnx model whose entries are changed and whose hashes are right."""
-    data, file = source.read_bytes(), io.BytesIO()
-    entries = onnx_file.parse_entries(data)
-    change(entries)
-    entries[onnx_file.METADATA_SHA256] = onnx_file.metadata_hash(entries)
-    onnx_file.write_entries(file, onnx_file.without_metadata(data), entries)
-    path.write_bytes(file.getvalue())
-    return path
-
-
-def manifest(**changes):
-    """None removes an entry; those of the preprocessing and the fusion are found by their names."""
-
-    def change(entries):
-        data = json.loads(entries["flawscope"])
-        for key, value in changes.items():
-            inner = data["preprocess"] if key == "positions" else data
-            where = next((d for d in (data["preprocess"], data["fusion"]) if key in d), inner)
-            if value is None:
-                del where[key]
-            else:
-                where[key] = value
-        entries["flawscope"] = json.dumps(data)
-
-    return change
 
 
 def test_a_canvas_far_larger_than_its_picture_is_refused_before_there_is_one(tiled, tmp_path, monkeypatch):

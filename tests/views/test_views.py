@@ -8,7 +8,7 @@ from flawscope.errors import InputError
 from flawscope.views import parse_overlap
 from flawscope.views.geometry import Geometry
 from flawscope.views.preprocess import Preprocess
-from flawscope.views.tiles import Fusion, TileBlender, TileGrid
+from flawscope.views.tiles import Fusion, RegionOfInterest, TileBlender, TileGrid
 
 SIZES = [((64, 64), (64, 64)), ((65, 64), (64, 64)), ((100, 257), (32, 48)), ((300, 310), (64, 64))]
 
@@ -59,41 +59,41 @@ def test_weights_fall_linearly_to_the_edge_and_only_beside_a_neighbour():
 def test_maps_that_agree_are_one_map():
     grid = TileGrid((90, 120), (32, 32), 0.25)
     field = np.random.default_rng(1).normal(size=grid.canvas).astype(np.float32)
-    blended = TileBlender(grid, whole(grid.canvas), Fusion())
+    blended = TileBlender(grid, whole(grid.canvas))
     for k in range(len(grid)):
         y, x = grid.corner(k)
         blended.add(k + 1, 0.0, field[y : y + 32, x : x + 32])
-    score, drawn = blended.result()
+    score, drawn = blended.result(Fusion())
     np.testing.assert_allclose(drawn, field, atol=1e-5)
     assert score == drawn.max()
     blended.replace(1, field[:32, :32], field[:32, :32] + 100)
-    assert blended.result()[0] == pytest.approx(100 + field[:24, :24].max(), abs=1e-3)
+    assert blended.result(Fusion())[0] == pytest.approx(100 + field[:24, :24].max(), abs=1e-3)
 
 
 def test_the_whole_view_counts_where_it_is_larger_in_the_tiles_units():
     grid = TileGrid((64, 64), (32, 32), 0.25)
     view = np.zeros((16, 16), np.float32)
     view[8:, :] = 2.0
-    blended = TileBlender(grid, whole(grid.canvas), Fusion("map", 3.0, 1.0))
+    blended = TileBlender(grid, whole(grid.canvas))
     blended.add(0, 2.0, view)
     for k in range(len(grid)):
         blended.add(k + 1, 4.0, np.full((32, 32), 4.0, np.float32))
-    score, drawn = blended.result()
+    score, drawn = blended.result(Fusion("map", 3.0, 1.0))
     assert score == 7.0
     np.testing.assert_allclose(drawn[:28], 4.0, atol=1e-5)
     np.testing.assert_allclose(drawn[40:], 7.0, atol=1e-5)
-    blended = TileBlender(grid, whole(grid.canvas), Fusion("views", 3.0, 1.0))
+    blended = TileBlender(grid, whole(grid.canvas))
     blended.add(0, 0.5, view)
     blended.add(1, 9.0, np.zeros((32, 32), np.float32))
-    assert blended.result()[0] == 9.0
+    assert blended.result(Fusion("views", 3.0, 1.0))[0] == 9.0
 
 
 def test_a_map_that_is_not_a_number_makes_the_score_none():
     grid = TileGrid((64, 64), (32, 32), 0.25)
-    blended = TileBlender(grid, whole(grid.canvas), Fusion())
+    blended = TileBlender(grid, whole(grid.canvas))
     for k in range(len(grid)):
         blended.add(k + 1, 0.0, np.full((32, 32), np.nan if k == 3 else 0.0, np.float32))
-    assert np.isnan(blended.result()[0])
+    assert np.isnan(blended.result(Fusion())[0])
 
 
 def test_tiles_are_cut_from_the_picture_pixel_by_pixel():
@@ -150,3 +150,26 @@ def test_what_lies_outside_of_the_region_is_marked_and_tiles_without_any_of_it_a
 )
 def test_an_overlap_is_a_share_or_pixels(text, share):
     assert parse_overlap(text, (64, 64)) == share
+
+
+@pytest.mark.parametrize("kind", ["map", "views"])
+@pytest.mark.parametrize("region", [False, True])
+def test_a_summary_says_what_the_blended_map_shows_whatever_the_fusion_is(kind, region):
+    """So a good picture is calibrated by what a prediction of it would say."""
+    rng, grid = np.random.default_rng(3), TileGrid((70, 90), (32, 32), 0.25)
+    mask = np.ones((16, 20), np.bool_)
+    mask[:, 12:] = not region
+    at = Preprocess((16, 20)).whole.geometry(grid.canvas)
+    counted = RegionOfInterest(mask, at, grid.canvas) if region else None
+    for factor, shift in ((1.0, 0.0), (3.0, -1.0), (0.2, 0.5)):
+        blended = TileBlender(grid, at, counted)
+        tiles = range(len(grid)) if counted is None else counted.tiles(grid)
+        for number in (0, *(tile + 1 for tile in tiles)):
+            size = (32, 32) if number else (16, 20)
+            blended.add(number, float(rng.gamma(2.0)), rng.gamma(2.0, size=size).astype(np.float32))
+        fusion = Fusion(kind, factor, shift)
+        score, maximum, _ = blended.summary(mask).fused(fusion)
+        found, drawn = blended.result(fusion)
+        assert score == pytest.approx(found, rel=1e-5)
+        inside = np.ones(grid.canvas, np.bool_) if counted is None else counted.window(0, 0, *grid.canvas)
+        assert maximum == pytest.approx(drawn[inside].max(), rel=1e-5)

@@ -14,7 +14,7 @@ import pytest
 from flawscope_station.settings.station import DATABASE_FILE
 
 ROOT = Path(__file__).parents[2]
-MODEL = ROOT / "tests/fixtures/models-97f7321/patchcore-two-sizes.onnx"
+MODEL = ROOT / "tests/fixtures/models/patchcore-two-sizes.onnx"
 SEEN = ("/usr", "/bin", "/sbin", "/lib", "/lib64", sys.base_prefix)  # of this machine, read only
 MOUNTS = """
 set -e
@@ -43,10 +43,12 @@ def done(found):
     return found.stdout
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the root is made by Linux' namespaces")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="needs Linux' namespaces: nothing to install"
+)
 def test_a_bundle_installs_upgrades_and_goes_back_without_a_network(tmp_path):
     if os.geteuid() or subprocess.run(["unshare", "--net", "--mount", "true"], check=False).returncode:
-        pytest.skip("needs root that may make namespaces")
+        pytest.skip("needs root that may make namespaces: nothing to install")
     made = [sys.executable, ROOT / "deploy/bundle.py", "--extras", "", "--out", tmp_path]
     archive = Path(subprocess.run(made, check=True, stdout=subprocess.PIPE, text=True).stdout.strip())
     root = tmp_path / "root"

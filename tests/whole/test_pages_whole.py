@@ -2,37 +2,12 @@
 
 import ast
 import re
-import runpy
-import shlex
-from pathlib import Path
-from types import SimpleNamespace
 
-from flawscope.cli import commands, load_command
 from flawscope.methods import registry
+from page_helpers import DOCS, PAGES, ROOT, calls, drawing, error_lines, parser_of
 
-ROOT = Path(__file__).parents[2]
 HOUSES = ("src", "station/src", "line/src")
-DOCS = ROOT / "docs"
-PAGES = sorted(DOCS.rglob("*.md"))
 CALLING = [DOCS / name for name in ("coming-from.md", "install.md", "choosing-a-method.md")]
-
-
-def parser_of(command):
-    return load_command(commands()[command])[0]
-
-
-def calls(text):
-    """The words after `flawscope`, or after the image's name, of every call in a text."""
-    for line in re.findall(r"`([^`\n]+)`", text) + re.findall(r"^\$ (.*)$", text, re.M):
-        if not line.startswith(("flawscope ", "docker ")):
-            continue
-        words = shlex.split(line)
-        if words[:2] == ["docker", "run"]:
-            images = [k for k, word in enumerate(words) if word.split(":")[0] == "flawscope"]
-            if images:
-                yield words[images[0] + 1 :]
-        elif words[0] == "flawscope" and len(words) > 2 and not words[1].isupper():  # flawscope COMMAND ...
-            yield words[1:]
 
 
 def test_every_call_is_understood():
@@ -54,13 +29,6 @@ def texts():
     return "\n".join(found)
 
 
-def error_lines():
-    """The first column of the tables below "Errors"."""
-    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (`.+?`) \| ", page[page.index("## Errors") :], re.M)
-    return [line for row in rows for line in re.findall(r"`([^`]+)`", row)]
-
-
 def test_every_error_line_is_one_of_the_program():
     known, lines = texts(), error_lines()
     assert len(lines) > 15
@@ -69,11 +37,6 @@ def test_every_error_line_is_one_of_the_program():
         assert max(map(len, pieces)) > 6, line
         for piece in pieces:
             assert piece in known, f"{line}: {piece!r} is no text of the program"
-
-
-def drawing(name="draw_packages"):
-    """docs/draw_packages.py, or another, as a module."""
-    return SimpleNamespace(**runpy.run_path(str(DOCS / f"{name}.py")))
 
 
 def test_drawings_are_those_of_the_imports_and_of_the_results():

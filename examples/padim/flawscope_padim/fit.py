@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from flawscope.calibration.threshold import from_values
+from flawscope.calibration.goods import Values
 from flawscope.errors import InputError
 from flawscope.methods.detector import embed_pictures
 from flawscope.methods.task import Fitted, Task
@@ -27,11 +27,12 @@ def fit(model: Model, task: Task) -> Fitted:
         raise InputError(f"padim needs good pictures of at least {LEAST} parts: give more")
     features, inside = (torch.stack([found[i][k] for i in used]) for k in (0, 1))
     scores, maps = model.drawn(gaussians(model, features, model.valid_mask(inside), groups), inside)
-    medians = [float(drawn[region].median()) for drawn, region in zip(maps, inside, strict=True)]
-    method = f"leave-one-{'picture' if parts == len(used) else 'group'}-out"
-    how = {"rate": task.rate, "method": method, "precision": model.config.precision}
-    calibration = from_values(scores.tolist(), scores.tolist(), medians, **how)  # a score is a map's maximum
-    return Fitted(calibration, pictures=used, used=used, extra={"groups": groups.int()})
+    values = [
+        Values(float(score), float(score), float(drawn[region].median()))  # a score is its map's maximum
+        for score, drawn, region in zip(scores, maps, inside, strict=True)
+    ]
+    how = f"leave-one-{'picture' if parts == len(used) else 'group'}-out"
+    return Fitted(dict(zip(used, values, strict=True)), used, how, extra={"groups": groups.int()})
 
 
 def gaussians(model: Model, features: Tensor, valid_mask: Tensor, groups: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from asyncua import Client, ua
+from asyncua import Server as UaServer
 from asyncua.crypto.security_policies import SecurityPolicyBasic256Sha256
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -31,7 +32,8 @@ SHOWN = Outputs(
 KINDS = {f"Inputs.{one.node}": ua.VariantType[OPC_UA_TYPES[one.kind]] for one in TO_STATION}
 KINDS |= {f"Outputs.{one.node}": ua.VariantType[OPC_UA_TYPES[one.kind]] for one in TO_PLC}
 VALUES = {"Boolean": True, "Byte": 9, "UInt16": 9, "UInt32": 9, "Float": 9.0, "String": "hostile"}
-PEOPLE = ("anonymous", "admin", "Admin", "root", "operator", "certificate", "plc certificate")
+PEOPLE = ("anonymous", "admin", "Admin", "root", "operator")
+WITH_CERTIFICATE = ("certificate", "channel's certificate", "certificate of a channel and its user", "admin")
 
 
 def write(node, value, kind=None, attribute=ua.AttributeIds.Value, **more):
@@ -112,18 +114,13 @@ def certificate_fixture(tmp_path_factory):
 async def sign_in(url: str, who: str, certificate: Any) -> Client | None:
     """A client that is signed in as somebody; None: it is not let in."""
     client = Client(url, timeout=5)
-    if who == "plc certificate":
-        with suppress(Exception):
-            await client.set_security(
-                SecurityPolicyBasic256Sha256, *certificate, server_certificate=certificate[0]
-            )
-            await client.connect()
-            return client
-        return None
-    if who == "certificate":
+    if "channel" in who:
+        secured = SecurityPolicyBasic256Sha256, *certificate
+        await client.set_security(*secured, server_certificate=certificate[0])
+    if "user" in who or who == "certificate":
         await client.load_client_certificate(certificate[0])
         await client.load_private_key(certificate[1])
-    elif who != "anonymous":
+    elif who != "anonymous" and "channel" not in who:
         client.set_user(who)
         client.set_password("whatever")
     with suppress(Exception):
@@ -147,15 +144,33 @@ class Floor:
 
 
 def test_opc_ua(certificate):
-    asyncio.run(_attack_opc_ua(certificate))
+    """Who has a certificate is turned away: the station has none."""
+    people = [*PEOPLE, *WITH_CERTIFICATE]
+    assert asyncio.run(_attack_opc_ua(certificate, people)) == [*PEOPLE, "admin"]
 
 
-async def _attack_opc_ua(certificate):
+def test_opc_ua_with_certificates(certificate, monkeypatch):
+    """Were they let in, by a station that has a certificate, they could write no more than others."""
+    init, set_policies = UaServer.init, UaServer.set_security_policy
+
+    async def init_with_certificate(self, *given):
+        await init(self, *given)
+        await self.load_certificate(certificate[0])
+        await self.load_private_key(certificate[1])
+
+    policies = [ua.SecurityPolicyType.NoSecurity, ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt]
+    monkeypatch.setattr(UaServer, "init", init_with_certificate)
+    monkeypatch.setattr(UaServer, "set_security_policy", lambda self, _: set_policies(self, policies))
+    assert asyncio.run(_attack_opc_ua(certificate, WITH_CERTIFICATE)) == [*WITH_CERTIFICATE]
+
+
+async def _attack_opc_ua(certificate, people):
+    """Attack as each of these people; return those who were let in."""
     floor, port = Floor(), free_port()
     server = OpcUaServer(OpcUaSettings({1: "plate"}, listen=f"127.0.0.1:{port}"), floor)
     await server.open()
     await server.exchange()
-    url, counted = f"opc.tcp://127.0.0.1:{port}/", 0
+    url, counted, let_in = f"opc.tcp://127.0.0.1:{port}/", 0, []
     plc = Client(url, timeout=5)
     await plc.connect()
     space = await plc.get_namespace_index(NAMESPACE)
@@ -169,10 +184,11 @@ async def _attack_opc_ua(certificate):
         "Handler", (), {"datachange_notification": lambda self, n, v, d: heard.append(v)}
     )()
     await subscription.subscribe_data_change(node("Outputs.Heartbeat"))
-    for who in PEOPLE:
+    for who in people:
         client = await sign_in(url, who, certificate)
         if client is None:
             continue
+        let_in.append(who)
         for what in hostile_writes():
             counted += 1
             before = len(floor.told)
@@ -205,9 +221,10 @@ async def _attack_opc_ua(certificate):
             break
         await asyncio.sleep(0.02)
     assert 77 in heard, "its subscription lives"
-    assert counted >= 5 * 40
+    assert counted >= 40 * len(let_in)
     await plc.disconnect()
     await server.close()
+    return let_in
 
 
 def test_a_bad_part_raises_no_trigger():

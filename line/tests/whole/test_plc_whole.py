@@ -9,6 +9,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -23,10 +24,11 @@ import flawscope
 from flawscope.cli import main
 from flawscope_line.plc.handshake import Code, Kind
 from flawscope_line.plc.signals import NAMESPACE
+from flawscope_station.settings.station import read_settings
 from forked_station import ForkedStation
 from plc_helpers import WIRES, connection, plc_at
 from plugin_helpers import LINE, ROOT, settings_text
-from station_helpers import NAME, PATIENCE, everything, free_port, held, until
+from station_helpers import NAME, PATIENCE, everything, free_port, held, opened, until
 
 pytestmark = pytest.mark.usefixtures("plugins")
 
@@ -346,3 +348,85 @@ def test_the_whole_line_in_one_command(plugins, tmp_path):
     assert [int(number) for number, *_ in rows] == list(range(8)), text
     assert {outcome for _, kind, outcome in rows if kind == "good"} == {"ok"}, text
     assert {kind for _, kind, _ in rows} > {"good"}
+
+
+def test_what_cannot_be_inspected_in_time_is_an_error(play):
+    played = play(deadline="150 ms")
+    with held(played.running.station):
+        outcome, shown = played.plc.inspect("A")
+    assert outcome == "fault"
+    assert (shown["code"], shown["ok"], shown["part"]) == (Code.LATE, False, "A")
+    assert played.running.station.floor.timing.gauges()["missed_deadlines_total"][1] == {NAME: 1.0}
+    told = httpx.get(f"{played.running.url}/api/v1/products/{NAME}", timeout=30).json()["timing"]
+    assert (told["triggers"], told["missed"], told["budget_ms"]) == (1, 1, 150)
+    assert 150 <= told["p50_ms"] <= told["p99_ms"] < 60_000
+    assert played.plc.ready(1) is not None
+
+
+def test_a_picture_that_cannot_be_had_is_an_error(play, reels):
+    played = play()
+    (picture,) = reels["good"].iterdir()
+    kept = picture.read_bytes()
+    for spoilt, code in ((kept[:2000], Code.PICTURE), (b"nothing", Code.PICTURE), (None, Code.REFUSED)):
+        picture.write_bytes(spoilt) if spoilt is not None else picture.unlink()
+        assert played.plc.ready(1) is not None
+        outcome, shown = played.plc.inspect("A")
+        assert outcome == "fault"
+        assert shown["code"] == code
+    picture.write_bytes(kept)
+    assert played.plc.ready(1) is not None
+    assert played.plc.inspect("B")[0] == "ok"
+
+
+def test_a_station_that_ends_says_so_to_a_plc_that_serves(play):
+    played = play("modbus-client")
+    played.plc.say(part="A", trigger=True)
+    assert played.plc.until(lambda shown: shown["ok"]) is not None
+    played.running.close()
+    shown = played.plc.wire.read()
+    assert (shown["ready"], shown["done"], shown["ok"], shown["code"]) == (False, False, False, Code.ENDING)
+
+
+def test_registers_of_the_station_are_not_written_and_other_functions_are_refused(play):
+    played = play()
+    client = played.plc.wire._client
+    for answer in (
+        client.write_register(100, 9),
+        client.write_registers(0, [0] * 110),
+        client.read_holding_registers(60, count=1),
+        client.write_coil(0, True),
+        client.read_coils(0, count=1),
+    ):
+        assert answer.isError()
+    first, same = client.read_input_registers(100, count=26), client.read_holding_registers(100, count=26)
+    assert first.registers[2:] == same.registers[2:]
+    assert played.plc.ready(1) is not None
+    assert played.plc.inspect("A")[0] == "ok"
+
+
+def test_garbage_on_the_line_harms_nobody(play):
+    played = play()
+    rng = random.Random(0)
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", played.port), 5) as other:
+            other.sendall(rng.randbytes(rng.randrange(1, 300)))
+    assert played.plc.ready(1) is not None
+    assert played.plc.inspect("A")[0] == "ok"
+
+
+def test_a_port_that_is_taken_is_a_problem_and_no_end(plugins, settings, reels, model_file, tmp_path):
+    path = tmp_path / "station.yaml"
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        setting = connection("modbus", port, {1: NAME})
+        path.write_text(settings_text(settings, {NAME: f"{model_file} {reels['good']}"}, setting))
+        running = opened(read_settings(path))
+        try:
+            text = until(lambda: {p.kind: p.text for p in running.station.problems()}.get("plc_away"))
+            assert "another program may listen there; it is tried again by itself" in text
+            other.close()
+            plc = plc_at("modbus", port)
+            assert plc.ready(1) is not None
+            plc.close()
+        finally:
+            running.close()

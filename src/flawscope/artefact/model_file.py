@@ -13,7 +13,7 @@ import platform
 import struct
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import Any, NamedTuple
 
@@ -29,14 +29,14 @@ from flawscope.artefact.files import (
     several_products_error,
     unusable_file_error,
 )
+from flawscope.calibration.goods import Picture, calibrate, rows_from_table, rows_to_table
 from flawscope.calibration.kinds import KindClassifier, Kinds
 from flawscope.calibration.threshold import Calibration
-from flawscope.errors import InputError
+from flawscope.errors import FlawscopeError, InputError
 from flawscope.views.preprocess import Preprocess
 from flawscope.views.tiles import Fusion
 
-FORMAT = 2  # raised when an older flawscope could not read the file. 2: padding is marked
-JOINT_FORMAT, ROUTER_FORMAT = 3, 4  # of files with several products (`router_file`): the old, and the new
+FORMAT = 5  # raised when an older flawscope could not read the file. 5: good pictures are one table
 METADATA_KEY = "flawscope"
 # Facts of the run, not of the model. They stand apart in the file: all else is the same, byte for byte, after
 # two fits with the same seed, pictures and processor.
@@ -45,7 +45,6 @@ TIME_FACTS, MEMORY_FACTS = ("seconds", "seconds_total"), ("memory_peak", "memory
 ASKED_CALL = "asked_call"  # digest of the call whose result is open: the same call with --force accepts it
 RUN_FACTS = ("summary", *TIME_FACTS, *MEMORY_FACTS, "shards", "device", "threads", ASKED_CALL)
 QUESTIONS = "questions"  # among the facts: open questions
-EMPTY_RUN_HASH = hashlib.sha256(b"{}").hexdigest()
 MAX_HEADER_BYTES = 64 * 2**20
 PACKAGES = ("torch", "timm", "numpy", "pillow")  # whose versions decide a score
 MAX_DIMENSIONS = 32  # numpy 1.26 can have no more
@@ -66,16 +65,6 @@ def package_versions() -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture the model has seen: its decoded pixels' hash, its name, and its role
-    (train, calibration, duplicate, dropped)."""
-
-    hash: str
-    role: str
-    name: str
-
-
-@dataclass(frozen=True)
 class Manifest:
     """Facts of a model apart from its tensors."""
 
@@ -92,7 +81,6 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     kinds: Kinds | None = None  # of defects that it names, with tensor "kinds"; None: none
     fusion: Fusion | None = None  # of the maps of a picture's tiles; None: pictures have no tiles
-    format: int = FORMAT  # of the file that it was read from
 
     @property
     def suspicious_above(self) -> float | None:
@@ -117,13 +105,16 @@ class Manifest:
         return replace(self, facts=facts, notes=notes)
 
     def to_dict(self) -> dict[str, Any]:
+        """The document of a file. FlawscopeError where the calibration is not that of the rows."""
+        how = self.calibration.to_dict()
+        if calibrate(self.pictures, **how) != self.calibration:
+            raise FlawscopeError("the calibration is not that of the model's pictures")
         return {
             "format": FORMAT,
             **{k: getattr(self, k) for k in ("method", "config", "backbone", "category")},
             "preprocess": self.preprocess.to_dict(),
-            "calibration": self.calibration.to_dict(),
-            "pictures": [asdict(p) for p in self.pictures],
-            "metrics": {},  # earlier versions ask for it
+            "calibration": how,
+            "pictures": rows_to_table(self.pictures),
             "facts": self.facts,
             "notes": list(self.notes),
             "samples": list(self.samples),
@@ -134,25 +125,23 @@ class Manifest:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Manifest:
-        version = _check_format(data)
+        check_format(data)
         try:
+            rows = rows_from_table(data["pictures"])
             found = cls(
                 method=str(data["method"]),
                 config=dict(data["config"]),
                 preprocess=Preprocess.from_dict(data["preprocess"]),
-                calibration=Calibration.from_dict(data["calibration"]),
+                calibration=calibrate(rows, **Calibration.read_how(data["calibration"])),
                 backbone=dict(data["backbone"]),
                 category=str(data["category"]),
-                pictures=tuple(
-                    Picture(str(p["hash"]), str(p["role"]), str(p["name"])) for p in data["pictures"]
-                ),
+                pictures=rows,
                 facts=_parse_facts(data["facts"]),
                 notes=tuple(map(str, data["notes"])),
                 samples=tuple(dict(s) for s in data["samples"]),
                 versions=dict(data["versions"]),
                 fusion=Fusion.from_dict(data["fusion"]) if "fusion" in data else None,
                 kinds=Kinds.from_dict(data["kinds"]) if "kinds" in data else None,
-                format=version,
             )
             if (found.fusion is None) != (found.preprocess.tile is None):
                 raise ValueError("a model with tiles has a fusion, and no other one")
@@ -174,17 +163,20 @@ def _parse_facts(data: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _check_format(data: Mapping[str, Any], newest: int = FORMAT) -> int:
-    """The format version, if this flawscope can read it."""
+def check_format(data: Mapping[str, Any]) -> None:
+    """InputError where this flawscope cannot read the format."""
     version = data.get("format")
-    if not isinstance(version, int) or version < 1:
+    if type(version) is not int or version < 1:
         raise InputError("it has no format version")
-    if version > newest:
-        versions = data.get("versions")
-        newer = versions.get("flawscope") if isinstance(versions, dict) else None
-        by = f"flawscope {newer!s:.40}" if newer else "a newer flawscope"
-        raise InputError(f"it has format {version}, made by {by}, and this one reads up to {newest}: upgrade")
-    return version
+    versions = data.get("versions")
+    of = versions.get("flawscope") if isinstance(versions, dict) else None
+    if version > FORMAT:
+        by = f"flawscope {of!s:.40}" if of else "a newer flawscope"
+        raise InputError(f"it has format {version}, made by {by}, and this one reads {FORMAT}: upgrade")
+    if version < FORMAT:
+        raise InputError(
+            f"it has format {version}, of before a release, and this one reads {FORMAT}: fit anew"
+        )
 
 
 @dataclass(frozen=True)
@@ -342,9 +334,9 @@ def _header_hash(text: str, entries: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps([text, entries], sort_keys=True).encode()).hexdigest()
 
 
-def read_header(file: io.BufferedReader, path: Any, newest: int = FORMAT) -> Header:
-    """Reads and checks the header; `file` stands where the data start then. InputError if the file has a
-    format above `newest`."""
+def read_header(file: io.BufferedReader, path: Any, several: bool = False) -> Header:
+    """Reads and checks the header; `file` stands where the data start then. several: a router may be read,
+    too. InputError otherwise, and if the file has another format."""
     size = os.fstat(file.fileno()).st_size
     prefix = file.read(8)
     if len(prefix) < 8:
@@ -360,18 +352,18 @@ def read_header(file: io.BufferedReader, path: Any, newest: int = FORMAT) -> Hea
         if not isinstance(data, dict):
             raise TypeError
         altered = _header_hash(text, header) != meta.get("header_sha256")
-        run = meta.pop(RUN_KEY, "{}")  # files of format 1 hold all facts in the manifest
-        altered |= hashlib.sha256(run.encode()).hexdigest() != meta.pop("run_sha256", EMPTY_RUN_HASH)
+        run = meta.pop(RUN_KEY, "{}")
+        altered |= hashlib.sha256(run.encode()).hexdigest() != meta.pop("run_sha256", None)
         altered |= meta.keys() != {METADATA_KEY, "sha256", "header_sha256"}
         run_facts = json.loads(run, parse_constant=reject_constant)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise damaged_error(path, "it is not a flawscope model, or its header is damaged") from None
-    if newest == FORMAT and data.get("format") in (JOINT_FORMAT, ROUTER_FORMAT) and "products" in data:
-        raise several_products_error(path)
     try:
-        _check_format(data, newest)  # before entries that other versions may read otherwise
+        check_format(data)  # before entries that other versions may read otherwise
     except InputError as error:
         raise unusable_file_error(path, str(error)) from None
+    if "products" in data and not several:
+        raise several_products_error(path)
     if altered:
         raise damaged_error(path, "its header was altered or damaged")
     try:

@@ -25,8 +25,7 @@ from flawscope.artefact.files import (
     unusable_file_error,
 )
 from flawscope.artefact.model_file import (
-    JOINT_FORMAT,
-    ROUTER_FORMAT,
+    FORMAT,
     Artefact,
     Manifest,
     package_versions,
@@ -42,7 +41,6 @@ from flawscope.views.preprocess import Preprocess
 
 MAX_PRODUCTS = 10_000
 MAX_NAME_LENGTH = 200
-JOINT_GRAPH = "shared.network.embed"  # tensor of an exported joint model, which a router replaced
 DESCRIPTOR_KEYS = tuple(one.name for one in fields(ProductDescriptors))
 GRAPH = "graph"
 Tensors = dict[str, NDArray[Any]]
@@ -142,7 +140,7 @@ def write(artefact: RouterArtefact, path: str | os.PathLike[str]) -> None:
         document, run = split_run_facts(product.manifest)
         parts.append({"name": name, "manifest": document, "tensors": store(product.tensors)})
         runs.append(run)
-    document = {"format": ROUTER_FORMAT, "versions": package_versions(), "products": parts}
+    document = {"format": FORMAT, "versions": package_versions(), "products": parts}
     document |= facts_of_routing(artefact)
     if (by := artefact.recognition) is not None:
         document["recognition"] |= {"config": by.config, "tensors": store(by.tensors)}
@@ -163,13 +161,13 @@ def facts_of_routing(artefact: RouterArtefact) -> dict[str, Any]:
 def is_router(path: str | os.PathLike[str]) -> bool:
     """Whether a .safetensors file is a router. InputError where it is missing or damaged."""
     with open_file(path) as file:
-        return "products" in read_header(file, path, ROUTER_FORMAT).document
+        return "products" in read_header(file, path, several=True).document
 
 
 def read_facts(path: str | os.PathLike[str]) -> RouterFacts:
     """Reads each product's manifest, and the pattern of views. Tensor data are not checked."""
     with open_file(path) as file:
-        header = read_header(file, path, ROUTER_FORMAT)
+        header = read_header(file, path, several=True)
         return RouterFacts(
             _parse_manifests(header.document, header.run, path), parse_views(header.document, path)
         )
@@ -184,16 +182,12 @@ def read(path: str | os.PathLike[str]) -> RouterArtefact:
     if os.fspath(path).lower().endswith(ARCHIVE_SUFFIX):
         raise exported_error(path)
     with open_file(path) as file:
-        header = read_header(file, path, ROUTER_FORMAT)
+        header = read_header(file, path, several=True)
         document = header.document
         manifests = _parse_manifests(document, header.run, path)
         views = parse_views(document, path)
         tensors = read_tensors(file, header, path)
     try:
-        if JOINT_GRAPH in tensors:
-            raise InputError("it was exported by an older flawscope: export the fitted file again, as .zip")
-        if document["format"] == JOINT_FORMAT:
-            document = _routed(document, tensors)
         used = {key for keys in _iterate_keys(document) for key in keys.values()}
         if used != tensors.keys():
             raise KeyError
@@ -227,30 +221,6 @@ def _iterate_keys(document: Mapping[str, Any]) -> Iterator[Mapping[str, str]]:
     if "recognition" in document:
         about = document["recognition"]
         yield from (about["tensors"], about["samples"], *about["known"].values())
-
-
-def _routed(document: Mapping[str, Any], tensors: Tensors) -> dict[str, Any]:
-    """The document of a joint model, as routers were before: its products saw pictures alike, and were
-    recognised by the first one's network. Keys: `shared.NAME`, `products.K.NAME`, `recognition.K.NAME`."""
-
-    def find(prefix: str) -> dict[str, str]:
-        return {key.removeprefix(prefix): key for key in tensors if key.startswith(prefix)}
-
-    shared, parts = find("shared."), []
-    for k, part in enumerate(document["products"]):
-        parts.append({**part, "tensors": {**shared, **find(f"products.{k}.")}})
-    found = {**document, "products": parts}
-    if document.get("views") is None:
-        seen, own = parts[0]["manifest"], parts[0]["tensors"]
-        each = {part["name"]: part["tensors"] for part in parts}
-        found["recognition"] = {
-            "config": seen["config"],
-            "preprocess": {key: value for key, value in seen["preprocess"].items() if key != "normalization"},
-            "tensors": {key: own[key] for key in own if key == "roi" or key.startswith("backbone.")},
-            "known": {name: find(f"recognition.{k}.") for k, name in enumerate(each)},
-            "samples": {name: keys["samples"] for name, keys in each.items() if "samples" in keys},
-        }
-    return found
 
 
 def parse_views(document: Mapping[str, Any], path: Any) -> PartPattern | None:

@@ -1,15 +1,17 @@
-"""Judges the good pictures that a threshold comes from: which one sets it alone, and which are as far out as
-defects are. One rule for fits, updates, new calibrations and reduced precisions."""
+"""Says what is odd about good pictures, at one place for fits, updates, new calibrations and reduced
+precisions. Each reason has a name and one end, a remark or a question of the model."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.calibration import min_calibration_size
+from flawscope.calibration.goods import Picture, scored
 from flawscope.calibration.power import MIN_DEFECTS, DefectScores, wilson_interval
 from flawscope.calibration.threshold import Calibration, far_severity
 from flawscope.errors import join_names, pluralize
@@ -18,6 +20,74 @@ FAR_ALONE = 5.0  # times `far_severity`, from which on it is asked; of good ones
 HIDDEN_SHARE = 0.25  # of them: so many, surely, that pictures hide by raising the threshold are a question
 CLEARLY_ABOVE = 1.0  # severity by the model before, from which on a picture is named
 MIN_CHANCE = 0.01  # with which unseen pictures score so low
+
+
+# Reasons, and whether the model asks about the pictures; else it is a remark
+NOTHING, APART, LIKE_DEFECTS, TOO_FEW = "shows nothing", "lies apart", "like defects", "too few"
+ALONE, FLAGGED, UNLIKE, COPIES = "alone", "flagged before", "unlike those learnt from", "copies of those"
+ASKS: Mapping[str, bool]
+ASKS = {NOTHING: True, APART: True, LIKE_DEFECTS: True, TOO_FEW: True} | dict.fromkeys(
+    (ALONE, FLAGGED, UNLIKE, COPIES), False
+)
+
+
+class Odd(NamedTuple):
+    """Pictures that are odd: the reason, one of `ASKS`, and a line for a person."""
+
+    reason: str
+    line: str
+
+
+def odd(
+    rows: Iterable[Picture],
+    calibration: Calibration,
+    defects: DefectScores | None = None,
+    *,
+    asks: bool = True,
+    before: Calibration | None = None,
+    left_out: int = 0,
+    nothing: str | None = None,
+    apart: Iterable[Sequence[str]] = (),
+    unlike: str | None = None,
+) -> Iterator[Odd]:
+    """Says what is odd about the good pictures that a threshold comes from.
+
+    Args:
+        rows: of the calibration.
+        defects: simulated ones of the same network; None: nothing is known of them.
+        asks: the pictures are new, and may be as far out as defects are.
+        before: the calibration that this one replaces, if any. left_out: pictures that it cannot use.
+        nothing, unlike: lines on pictures that show nothing, or look unlike those learnt from.
+        apart: names of pictures that lie apart, in groups.
+    """
+    names = [row.name for row in scored(rows)]
+    if before and (line := too_few_question(calibration, before, left_out)):
+        yield Odd(TOO_FEW, line)
+    if nothing:
+        yield Odd(NOTHING, nothing)
+    for several in apart:
+        yield Odd(
+            APART,
+            f"{join_names(several)} {'lies' if len(several) == 1 else 'lie'} apart from the other pictures, "
+            "like misfires or parts of another product: new ones of their kind would be called good",
+        )
+    if asks and (line := defect_like_question(calibration, names, defects, before=before)):
+        yield Odd(LIKE_DEFECTS, line)
+    if before and (line := flagged_note(calibration, before, names)):
+        yield Odd(FLAGGED, line)
+    elif line := sole_note(calibration, names):
+        yield Odd(ALONE, line)
+    if unlike:
+        yield Odd(UNLIKE, unlike)
+    if before and (line := learnt_note(calibration, before)):
+        yield Odd(COPIES, line)
+
+
+def settle(found: Iterable[Odd], force: bool = False) -> tuple[list[str], list[str]]:
+    """Notes and questions of a model; with `force` somebody says that all are good, and nothing is asked."""
+    every = list(found)
+    asked = [one.line for one in every if ASKS[one.reason] and not force]
+    return [one.line for one in every if one.line not in asked], asked
 
 
 def sole_note(calibration: Calibration, names: Sequence[str]) -> str | None:

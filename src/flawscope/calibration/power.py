@@ -46,8 +46,7 @@ class DefectScores:
     """Scores of simulated defects on good pictures that the model has not learnt from.
 
     scores: by size of the defects, smallest first.
-    contrasts: of the same defects, in grey levels; empty in models of earlier versions, whose defects were
-        clear ones.
+    contrasts: of the same defects, in grey levels; empty: they are clear ones.
     pictures: how many good pictures carried them.
     seconds: time of the measurement.
     rate, threshold: of the calibration that they are compared with.
@@ -185,7 +184,6 @@ class DefectScores:
             }
             if contrasts and [*map(len, contrasts.values())] != [*map(len, scores.values())]:
                 return None
-            stored = {"score_threshold": stored.get("threshold"), **stored}  # its name in earlier models
             seconds, rate, threshold = (float(stored[key]) for key in ("seconds", "rate", "score_threshold"))
             if not scores or not all(scores.values()) or not math.isfinite(seconds + rate + threshold):
                 return None

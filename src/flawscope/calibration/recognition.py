@@ -42,7 +42,8 @@ class Recognition(NamedTuple):
 class ProductDescriptors:
     """Descriptors of one product's pictures: vectors of length 1.
 
-    good: [N, D] float32, of good pictures. groups: [N] int32; pictures of a group show one part.
+    good: [N, D] float32, of good pictures. groups: [N] int32, their units in the product's model: those of a
+        group show one part.
     lights: [N] int32, number of the light that they were changed to (`views.light.lights_within`); empty
         where all are as they came.
     defective: [M, D] float32, of good pictures with a simulated defect. carriers: [M] int32, their groups.
@@ -65,15 +66,14 @@ class ProductDescriptors:
             raise InputError("the lights of its good pictures are damaged")
 
     def merged(self, others: ProductDescriptors) -> ProductDescriptors:
-        """Returns these pictures and others of the same product, which show other parts."""
+        """Returns these pictures and others of the same product."""
         if not len(others.good):
             return self
-        first = int(self.groups.max(initial=-1)) + 1
         return ProductDescriptors(
             np.concatenate([self.good, others.good]),
-            np.concatenate([self.groups, others.groups + np.int32(first)]),
+            np.concatenate([self.groups, others.groups]),
             np.concatenate([self.defective, others.defective]),
-            np.concatenate([self.carriers, others.carriers + np.int32(first)]),
+            np.concatenate([self.carriers, others.carriers]),
             np.concatenate([self.lights, others.lights]),
         )
 

@@ -19,8 +19,8 @@ unit, this is the formula above.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -65,7 +65,7 @@ def far_severity(count: int) -> float:
 class Calibration:
     """Thresholds and scales for new pictures, from the scores and maps of good ones.
 
-    scores: raw scores of the good pictures, in the order of `pictures` in the manifest.
+    scores: raw scores of the good pictures that count, in the order of their rows (`goods.calibrate`).
     map_maxima: the maximum of each one's map.
     map_level: the middle (median) map value of good pictures: the dark end of the colour scale.
     rate: target false-alarm rate, 0..1.
@@ -76,9 +76,9 @@ class Calibration:
     miscounted: good pictures, left out, whose parts were counted wrong: they are called anomalous whatever
         they score, and so count as above all scores.
     units: [count], number of the unit of each score, then of each miscounted picture; pictures of one part,
-        and near-copies, share one. Empty: each picture is a unit, as in earlier models.
+        and near-copies, share one. Empty: each picture is a unit.
     outline: where an outline lies, as a share of the way from `map_level` to its region's peak nearby; 0: at
-        the mask threshold, as in earlier models.
+        the mask threshold.
     """
 
     scores: tuple[float, ...]
@@ -247,22 +247,6 @@ class Calibration:
         """Returns the calibration for another target false-alarm rate, 0.05 or "5%"."""
         return replace(self, rate=parse_false_alarm_rate(rate))
 
-    def after(self, before: Calibration) -> Calibration:
-        """Returns the calibration of an extended model: an earlier one's scores before its own. No unit of
-        one is taken for one of the other."""
-        own, earlier = (one.units or tuple(range(one.count)) for one in (self, before))
-        own = tuple(unit + 1 + max(earlier) - min(own) for unit in own)
-        cut, first = len(self.scores), len(before.scores)
-        return replace(
-            self,
-            units=earlier[:first] + own[:cut] + earlier[first:] + own[cut:],
-            scores=before.scores + self.scores,
-            map_maxima=before.map_maxima + self.map_maxima,
-            map_level=max(before.map_level, self.map_level),
-            promised=before.promised and self.promised,
-            miscounted=before.miscounted + self.miscounted,
-        )
-
     def without_units(self, places: Sequence[int]) -> Calibration:
         """Returns the calibration without the units of the scores at `places`; unchanged where there is no
         other."""
@@ -358,56 +342,22 @@ class Calibration:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        values = {**asdict(self), "scores": list(self.scores), "map_maxima": list(self.map_maxima)}
-        values["units"] = list(self.units)
-        earlier = {
-            "promised": True,
-            "outline": 0.0,
-            "miscounted": 0,
-            "units": [],
-        }  # values for files without them
-        return {key: value for key, value in values.items() if key not in earlier or value != earlier[key]}
+        """Returns what does not follow from the rows of good pictures (`goods.calibrate`)."""
+        return {name: getattr(self, name) for name in HOW}
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Calibration:
+    @staticmethod
+    def read_how(data: Mapping[str, Any]) -> dict[str, Any]:
+        """Reads what `to_dict` gave, as `goods.calibrate` takes it. InputError where it is damaged."""
         try:
-            return cls(
-                scores=tuple(float(v) for v in data["scores"]),
-                map_maxima=tuple(float(v) for v in data["map_maxima"]),
-                map_level=float(data["map_level"]),
-                rate=float(data["rate"]),
-                method=str(data["method"]),
-                runtime=str(data["runtime"]),
-                precision=str(data["precision"]),
-                promised=bool(data.get("promised", True)),  # earlier models are
-                outline=float(data.get("outline", 0.0)),
-                miscounted=int(data.get("miscounted", 0)),
-                units=tuple(int(v) for v in data.get("units", ())),
-            )
+            return {name: kind(data[name]) for name, kind in HOW.items()}
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(
                 f"the model's calibration is damaged ({error}): fit or calibrate again"
             ) from None
 
 
-def from_values(
-    scores: Iterable[float],
-    map_maxima: Iterable[float],
-    map_medians: Iterable[float],
-    *,
-    outline: float = DEFAULT_OUTLINE,
-    units: Iterable[int] = (),
-    **how: Any,
-) -> Calibration:
-    """Makes a calibration from good pictures' scores and their maps' maxima and medians."""
-    return Calibration(
-        scores=tuple(map(float, scores)),
-        map_maxima=tuple(map(float, map_maxima)),
-        map_level=float(np.median(list(map_medians))),
-        outline=outline,
-        units=tuple(map(int, units)),
-        **how,
-    )
+HOW: Mapping[str, Any]
+HOW = {"rate": float, "method": str, "runtime": str, "precision": str, "promised": bool, "outline": float}
 
 
 def envelope(values: NDArray[np.float64], units: Sequence[int] = ()) -> NDArray[np.float64]:

@@ -68,6 +68,7 @@ def _show_router(args: argparse.Namespace) -> None:
 
 
 def manifest_lines(manifest: Manifest) -> list[str]:
+    from flawscope.artefact.model_file import FORMAT
     from flawscope.evaluation.report.words import model_facts
 
     rows = [
@@ -76,7 +77,7 @@ def manifest_lines(manifest: Manifest) -> list[str]:
         *[("note", note) for note in manifest.notes],
         *[("question", line) for line in manifest.questions],
         ("samples", f"{len(manifest.samples)} for --self-test"),
-        ("format", str(manifest.format)),
+        ("format", str(FORMAT)),
     ]
     pad = max(len(k) for k, _ in rows) + 2
     return [f"{k:<{pad}}{v}" for k, v in rows]

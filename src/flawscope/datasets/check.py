@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from flawscope.datasets.class_labels import read_class_labels
 from flawscope.datasets.dataset import Dataset, Item, count_reasons
 from flawscope.datasets.labels import PictureLabels
 from flawscope.datasets.labels.forms import EXPECTED
@@ -23,7 +24,6 @@ from flawscope.datasets.layouts import open_dataset
 from flawscope.datasets.mask_remarks import describe_marks, marked_good, turn_doubt
 from flawscope.datasets.masks import GroundTruth, read_any_mask
 from flawscope.datasets.published import SATURATION_FILE
-from flawscope.datasets.sayings import read_sayings
 from flawscope.errors import InputError, join_names, one_line_message, pluralize
 from flawscope.pictures.appearance import pixel_format
 from flawscope.pictures.channels import first_view
@@ -438,7 +438,7 @@ def _called_otherwise(dataset: Dataset) -> Iterator[Finding]:
         return
     labels = dataset.truth.labels if dataset.truth else None
     learnt = [item.path for item in dataset.train]
-    if doubtful := [*map(dataset.relative, read_sayings(dataset.root, learnt, labels).doubtful())]:
+    if doubtful := [*map(dataset.relative, read_class_labels(dataset.root, learnt, labels).doubtful())]:
         message = f"{pluralize(len(doubtful), 'picture')} to learn from not called good as others are: "
         remedy = "leave out what is defective"
         others = tuple(doubtful[1:])

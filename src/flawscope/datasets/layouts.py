@@ -11,6 +11,7 @@ import csv
 import os
 from pathlib import Path
 
+from flawscope.datasets.class_labels import ClassLabels, read_class_labels
 from flawscope.datasets.dataset import Dataset, Item, SplitSettings, category_of
 from flawscope.datasets.masks import GroundTruth
 from flawscope.datasets.own_folders import (
@@ -23,7 +24,6 @@ from flawscope.datasets.own_folders import (
     split_names,
 )
 from flawscope.datasets.published import is_realiad, is_visa, open_realiad, open_visa
-from flawscope.datasets.sayings import Sayings, read_sayings
 from flawscope.errors import InputError, check_arguments, suggest_name
 from flawscope.pictures.folder_words import GOOD, other_words, says_good
 from flawscope.pictures.listing import known_formats, list_entries, subfolder, subfolders
@@ -240,13 +240,13 @@ def _open_split(root: Path, layout: str) -> Dataset:
     assert train is not None  # _layout_of has seen it
     validation = subfolder(root, "validation", "valid", "val")
     truth = GroundTruth(root)
-    sayings = read_sayings(root, truth.pictures, truth.labels)
+    labels = read_class_labels(root, truth.pictures, truth.labels)
     good = good_folders(train)
     splits = [split for split in (train, validation, test) if split is not None]
     for path in subfolders(train).values():
         if says_good(path.name) is None and not truth.is_masks(path):
             raise InputError(f"{path}: only good pictures can be trained on; move it to {root / 'test'}")
-    learnt = _good_items(train, truth, sayings)
+    learnt = _good_items(train, truth, labels)
     if not learnt:
         raise InputError(f"{good[0]}: no pictures to train on; known formats: {known_formats()}")
     items: list[Item] = []
@@ -256,15 +256,15 @@ def _open_split(root: Path, layout: str) -> Dataset:
             for path in truth.pictures_in(folder) if anomalous or split == test else ():
                 marks = (truth.find(path), truth.left_out(path)) if anomalous else ()
                 items.append(Item(path, kind, anomalous, *marks))
-    held = _good_items(validation, truth, sayings) if validation else ()
+    held = _good_items(validation, truth, labels) if validation else ()
     return Dataset(root, category_of(root), layout, learnt, tuple(items), held)
 
 
-def _good_items(split: Path, truth: GroundTruth, sayings: Sayings) -> tuple[Item, ...]:
+def _good_items(split: Path, truth: GroundTruth, labels: ClassLabels) -> tuple[Item, ...]:
     return tuple(
         Item(path, folder.name, False)
         for folder in good_folders(split)
-        for path in good_pictures(folder, truth.pictures_in(folder), sayings, "move it to test, or rename it")
+        for path in good_pictures(folder, truth.pictures_in(folder), labels, "move it to test, or rename it")
     )
 
 

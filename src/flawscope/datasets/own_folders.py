@@ -2,7 +2,7 @@
 which of them are good.
 
 What a picture is follows from the name of its folder (`pictures.folder_words`), from its own name, and from
-lists and labelling tools (`sayings`). Where these differ, or tell of a part alone, it is a question.
+lists and labelling tools (`class_labels`). Where these differ, or tell of a part alone, it is a question.
 """
 
 from __future__ import annotations
@@ -13,9 +13,15 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
 
+from flawscope.datasets.class_labels import (
+    MAX_LIST_BYTES,
+    SUFFIXES,
+    ClassLabels,
+    read_class_labels,
+    read_name_labels,
+)
 from flawscope.datasets.dataset import Dataset, Item, SplitSettings, category_of, split_dataset
 from flawscope.datasets.masks import GroundTruth
-from flawscope.datasets.sayings import MAX_LIST_BYTES, SUFFIXES, Sayings, read_name_sayings, read_sayings
 from flawscope.errors import InputError, join_names, suggest_name
 from flawscope.pictures.decoding import is_picture
 from flawscope.pictures.folder_words import (
@@ -27,7 +33,7 @@ from flawscope.pictures.folder_words import (
 )
 from flawscope.pictures.listing import known_formats, natural_key, pictures_in, subfolder, subfolders
 from flawscope.pictures.mask_files import MASK_FOLDERS, fold, is_mask_folder, is_picture_folder
-from flawscope.pictures.name_words import Said
+from flawscope.pictures.name_words import PictureClass
 
 ALL_GOOD = "all"  # names of folders of good pictures: every one
 NAME_GOOD = "name them with --good NAME[,NAME], the others are defects; --good all: all are good"
@@ -45,24 +51,24 @@ def open_bare(root: Path, settings: SplitSettings) -> Dataset:
     if hints is not None:
         reason = "the name hints at a split, but the folders around it follow no known layout"
         raise InputError(f"{root / hints}: {reason}; make it train/good and test/KIND, or good beside bad")
-    sayings = read_sayings(root, paths)
-    if sayings.is_plain:
-        return _open_told(root, sayings, settings)
-    refuse_unknown(root, paths, sayings=sayings)
+    labels = read_class_labels(root, paths)
+    if labels.is_complete:
+        return _open_told(root, labels, settings)
+    refuse_unknown(root, paths, labels=labels)
     return _all_good(root, paths)
 
 
-def _open_told(root: Path, sayings: Sayings, settings: SplitSettings) -> Dataset:
+def _open_told(root: Path, labels: ClassLabels, settings: SplitSettings) -> Dataset:
     """Opens pictures each of which is called good or defective, by its name or by a list. InputError where
     none is good, or where a folder that says "bad" has a good one."""
-    good = [path for path in sayings.of if sayings.said(path) is Said.GOOD]
+    good = [path for path in labels.of if labels.class_of(path) is PictureClass.GOOD]
     folders = {path.parent.relative_to(root).parts for path in good}
     if not good or any(says_good(name) is False for parts in folders for name in (category_of(root), *parts)):
-        raise sayings.question(root, NAME_GOOD)
+        raise labels.question(root, NAME_GOOD)
     truth = GroundTruth(root)
     known = {*truth.pictures}  # without overlays
-    bad = [path for path in sayings.of if path not in {*good} and path in known]
-    test = [Item(p, sayings.kind(p), True, truth.find(p), truth.left_out(p)) for p in bad]
+    bad = [path for path in labels.of if path not in {*good} and path in known]
+    test = [Item(p, labels.kind(p), True, truth.find(p), truth.left_out(p)) for p in bad]
     return split_dataset(root, "folder", root, [path for path in good if path in known], test, settings)
 
 
@@ -70,14 +76,14 @@ def open_folder(root: Path, settings: SplitSettings) -> Dataset:
     """Opens good/ and bad/ (or ok and nok, ...); subfolders of bad/ are kinds; masks beside or inside. Other
     folders are not looked at beside one that says "bad" and no more, else they are a question."""
     truth, good = GroundTruth(root), good_folders(root)
-    sayings = read_sayings(root, truth.pictures, truth.labels)
+    labels = read_class_labels(root, truth.pictures, truth.labels)
     full = {path: found for path in subfolders(root).values() if (found := truth.pictures_in(path))}
     bad = [path for path in full if says_good(path.name) is False]
     is_unknown = full.keys() - {*good, *bad} and not any(says_only_bad(path.name) for path in bad)
     if is_unknown or one_may_negate([path.name for path in good if path in full]):
         raise _question(root, Counter({(path.name,): len(found) for path, found in full.items()}))
     test = [item for folder in bad for item in defects_in(folder, truth)]
-    paths = [path for folder in good for path in good_pictures(folder, truth.pictures_in(folder), sayings)]
+    paths = [path for folder in good for path in good_pictures(folder, truth.pictures_in(folder), labels)]
     # without defects there is no test: every good picture is for training
     share = settings if test else settings._replace(share=0)
     return split_dataset(root, "folder", good[0] if len(good) == 1 else root, paths, test, share)
@@ -94,25 +100,25 @@ def open_named(root: Path, names: str, settings: SplitSettings) -> Dataset:
         return _all_good(root, truth.pictures)
     own = {p: {"."} if f == Path() else {*f.parts, f.as_posix()} for p, f in folders.items()}
     there = {name for names_ in own.values() for name in names_}
-    sayings = read_sayings(root, truth.pictures, truth.labels)
+    labels = read_class_labels(root, truth.pictures, truth.labels)
     known = {*map(fold, there)}
     words = {fold(name) for name in asked} - known
     for name in asked:
         one = {fold(name)}
-        if not one <= known and not any(sayings.names(path, one) for path in folders):
-            suggested = suggest_name(name, sorted(there | sayings.words, key=natural_key))
+        if not one <= known and not any(labels.is_named(path, one) for path in folders):
+            suggested = suggest_name(name, sorted(there | labels.words, key=natural_key))
             raise InputError(f"{root}: --good {name}: no pictures there; {suggested}")
     good, test = list[Path](), list[Item]()
     for path, folder in folders.items():
         named = [name for name in own[path] if fold(name) in {*map(fold, asked)}]
-        is_bad = sayings.calls_bad(path) and not any(map(says_good, named))
-        if (named and not is_bad) or sayings.names(path, words):
+        is_bad = labels.defect_source(path) and not any(map(says_good, named))
+        if (named and not is_bad) or labels.is_named(path, words):
             good.append(path)
         else:
-            kind = _kind_of(folder.parts) or sayings.kind(path) or category_of(root)
+            kind = _kind_of(folder.parts) or labels.kind(path) or category_of(root)
             test.append(Item(path, kind, True, truth.find(path), truth.left_out(path)))
     if not good:
-        raise sayings.question(root, NAME_GOOD)
+        raise labels.question(root, NAME_GOOD)
     own_folder = root / asked[0]
     alone = own_folder if len(asked) == 1 and own_folder.is_dir() and asked != (".",) else root
     share = settings if test else settings._replace(share=0)
@@ -133,7 +139,9 @@ def good_folders(folder: Path) -> list[Path]:
     return [*dict.fromkeys([*([] if first is None else [first]), *named])]
 
 
-def good_pictures(folder: Path, paths: Sequence[Path], sayings: Sayings, remedy: str = "") -> Sequence[Path]:
+def good_pictures(
+    folder: Path, paths: Sequence[Path], labels: ClassLabels, remedy: str = ""
+) -> Sequence[Path]:
     """The pictures of a folder of good ones. InputError where a folder in it says that its are defective, or
     the name of one or a list that it is."""
     remedy = remedy or f"move it, or name {folder.name} with --good where its pictures are good"
@@ -141,7 +149,7 @@ def good_pictures(folder: Path, paths: Sequence[Path], sayings: Sayings, remedy:
         below = path.relative_to(folder).parts[:-1]
         if any(says_good(name) is False and not is_mask_folder(name) for name in below):
             raise InputError(f"{path.parent}: not good by its name, within {folder.name}; {remedy}")
-        if source := sayings.calls_bad(path):
+        if source := labels.defect_source(path):
             by = "its name" if source == "name" else source
             raise InputError(f"{path}: not good by {by}, within {folder.name}; {remedy}")
     return paths
@@ -166,22 +174,23 @@ def _kind_of(folders: Sequence[str]) -> str:
 
 
 def refuse_unknown(
-    root: Path, paths: Iterable[Path], remedy: str = NAME_GOOD, sayings: Sayings | None = None
+    root: Path, paths: Iterable[Path], remedy: str = NAME_GOOD, labels: ClassLabels | None = None
 ) -> None:
     """Raises InputError, with a question, where pictures below `root` are not known to be good.
 
     Their folders do not tell: one says that they are not, or several lie side by side that say nothing, and
     are not such as people sort good pictures by (`folder_words.sorts_good`), or one may say "not good" in an
-    unknown language (`folder_words.one_may_negate`). Or what is said of single ones (`Sayings.is_doubtful`).
+    unknown language (`folder_words.one_may_negate`). Or labels of single ones do
+    (`ClassLabels.is_doubtful`).
 
     Args:
         remedy: ends the error.
-        sayings: of the pictures, where they were read.
+        labels: of the pictures, where they were read.
     """
     paths = list(paths)
-    sayings = read_sayings(root, paths) if sayings is None else sayings
-    if sayings.is_doubtful():
-        raise sayings.question(root, remedy)
+    labels = read_class_labels(root, paths) if labels is None else labels
+    if labels.is_doubtful():
+        raise labels.question(root, remedy)
     counts = Counter(path.relative_to(root).parent.parts for path in paths)
     if says_only_bad(category_of(root)):
         raise _question(root.parent, Counter({(category_of(root),): counts.total()}), remedy)
@@ -225,7 +234,7 @@ def refuse_unknown_names(
     lists = [one for one, path in usual.items() if one in read and path.suffix.lower() in SUFFIXES]
     if not lists:
         virtual = [Path(name, path) for path in pictures]
-        refuse_unknown(Path(name), virtual, remedy, read_name_sayings(virtual))
+        refuse_unknown(Path(name), virtual, remedy, read_name_labels(virtual))
         return
     with TemporaryDirectory() as unpacked:
         root, left = Path(unpacked, "in", "pictures"), MAX_LIST_BYTES
@@ -236,9 +245,9 @@ def refuse_unknown_names(
             if left >= 0:
                 (root / one).parent.mkdir(parents=True, exist_ok=True)
                 (root / one).write_bytes(content)
-        sayings = read_sayings(root, [root / path for path in pictures])
-    named = {Path(name, path.relative_to(root)): said for path, said in sayings.of.items()}
-    refuse_unknown(Path(name), named, remedy, Sayings(named, sayings.is_unknown))
+        labels = read_class_labels(root, [root / path for path in pictures])
+    named = {Path(name, path.relative_to(root)): said for path, said in labels.of.items()}
+    refuse_unknown(Path(name), named, remedy, ClassLabels(named, labels.has_unknown))
 
 
 def _question(root: Path, counts: Mapping[tuple[str, ...], int], remedy: str = NAME_GOOD) -> InputError:

@@ -10,17 +10,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from flawscope.datasets.class_labels import read_class_labels
 from flawscope.datasets.dataset import Dataset, Item, count_reasons
+from flawscope.datasets.labels import LabelFiles
 from flawscope.datasets.layouts import find_categories, open_dataset
 from flawscope.datasets.masks import GroundTruth, union_masks
 from flawscope.datasets.own_folders import defects_in
-from flawscope.datasets.sayings import read_sayings
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.decoding import decode, to_eight_bits
 from flawscope.pictures.levels import Levels
-from flawscope.pictures.listing import natural_key, subfolders
+from flawscope.pictures.listing import list_entries, natural_key, subfolders, walk_files
 from flawscope.pictures.mask_files import fold, masked_folder
-from flawscope.pictures.name_words import Said
+from flawscope.pictures.name_words import PictureClass
 from flawscope.pictures.text_files import read_text
 
 RANDOM_STREAM = 40  # stream of random numbers
@@ -173,9 +174,10 @@ def read_seen(item: Item, levels: Levels | None = None) -> tuple[NDArray[np.uint
 
 
 def _defective_pictures(root: Path) -> list[Item]:
-    """The pictures below a folder that holds defects alone, with masks and labels from where they may lie."""
+    """The pictures below a folder that holds defects alone, with masks and labels from where they may lie:
+    below it, in folders of masks beside it and above, and where it is part of a data set, such as its folder
+    bad/, in label files there. Nothing else that lies beside it is looked through."""
     full = root.resolve()
-    part_of_a_set = find_categories(full.parent) == [full.parent.name]  # such as its folder bad/
     above = (full.parent, full.parent.parent)
     beside = [
         path
@@ -183,11 +185,16 @@ def _defective_pictures(root: Path) -> list[Item]:
         for name, path in subfolders(here).items()
         if masked_folder(name) in ("", fold(full.name)) and not full.is_relative_to(path)
     ]
-    truth = GroundTruth(full.parent if part_of_a_set else full, beside)
+    truth = GroundTruth(full, beside)
+    if find_categories(full.parent) == [full.parent.name]:
+        files = [path for folder in (full, *beside) for path in walk_files(folder)]
+        files += [full.parent / entry.name for entry in list_entries(full.parent) if entry.is_file()]
+        below = [path for path in files if path.is_relative_to(full.parent)]
+        truth.labels = LabelFiles(full.parent, truth.pictures, below)
     items = defects_in(full, truth)
-    sayings = read_sayings(full, [item.path for item in items], truth.labels)
+    labels = read_class_labels(full, [item.path for item in items], truth.labels)
     return [
         replace(item, kind=item.path.parent.name)
         for item in items
-        if sayings.said(item.path) is not Said.GOOD
+        if labels.class_of(item.path) is not PictureClass.GOOD
     ]

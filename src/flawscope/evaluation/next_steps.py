@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from flawscope.artefact.model_file import Manifest
+from flawscope.calibration.goods import scored
 from flawscope.calibration.tried import Choice
 from flawscope.datasets import Dataset
 from flawscope.evaluation.result import Evaluation
@@ -53,9 +54,6 @@ def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
 def _sole_picture(manifest: Manifest) -> tuple[str, float]:
     """Name of the good picture that alone sets the threshold, and the threshold without it; "" and infinity
     where there is none."""
-    calibration, digests = manifest.calibration, manifest.facts.get("calibration_pictures", [])
+    calibration = manifest.calibration
     found = calibration.sole_threshold() if calibration.promised else None
-    if found is None or found[0] >= len(digests):
-        return "", math.inf
-    names = {picture.hash: picture.name for picture in manifest.pictures}
-    return names.get(digests[found[0]], ""), found[1]
+    return ("", math.inf) if found is None else (scored(manifest.pictures)[found[0]].name, found[1])

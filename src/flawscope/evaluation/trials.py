@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flawscope.artefact.files import CSV_ENCODING, file_sha256, from_csv_cell
-from flawscope.datasets.sayings import read_sayings
+from flawscope.datasets.class_labels import read_class_labels
 from flawscope.errors import InputError, join_names, pluralize
 from flawscope.evaluation.agreement import Study
 from flawscope.pictures.folder_words import one_may_negate, says_good
 from flawscope.pictures.listing import list_inputs, natural_key
-from flawscope.pictures.name_words import Said
+from flawscope.pictures.name_words import PictureClass
 from flawscope.results.run import PARTS_TABLE_NAME, SUMMARY_NAME, TABLE_NAME
 from flawscope.results.table import ResultRow, read_table
 
@@ -211,9 +211,9 @@ def _reference_folder(folder: Path) -> dict[str, bool]:
         if (first := found.setdefault(path.stem, path)) != path:
             raise InputError(f"{first} and {path} have one part's name: name pictures by the part")
     of = {part: path.relative_to(folder).parts[:-1] for part, path in found.items()}
-    sayings = read_sayings(folder, [*found.values()])
-    if sayings.is_plain:
-        return {part: sayings.said(path) is Said.BAD for part, path in found.items()}
+    labels = read_class_labels(folder, [*found.values()])
+    if labels.is_complete:
+        return {part: labels.class_of(path) is PictureClass.BAD for part, path in found.items()}
     if () in of.values():
         raise InputError(f"{folder}: put the pictures of good parts in a folder good, others in defective")
     if one_may_negate({parts[0] for parts in of.values()}):

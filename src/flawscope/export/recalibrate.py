@@ -27,10 +27,20 @@ from flawscope.artefact.certificate import (
     certify_reduced,
     difference_scales,
 )
-from flawscope.artefact.model_file import Artefact, Manifest, Picture, unpack_images
-from flawscope.calibration.outliers import defect_like_question, sole_note
+from flawscope.artefact.model_file import Artefact, unpack_images
+from flawscope.calibration.goods import (
+    CALIBRATION,
+    Picture,
+    Values,
+    calibrate,
+    judge,
+    map_values,
+    renumber,
+    scored,
+)
+from flawscope.calibration.outliers import odd, settle
 from flawscope.calibration.power import DefectScores
-from flawscope.calibration.threshold import Calibration, from_values
+from flawscope.calibration.threshold import Calibration
 from flawscope.errors import InputError, pluralize
 from flawscope.methods.detector import Detector
 from flawscope.methods.good_pictures import add_defect
@@ -173,14 +183,6 @@ def engine_version(engine: str) -> str:
     return str(import_module(engine).__version__).partition("-")[0]
 
 
-class Answer(NamedTuple):
-    """Answer for a picture: its score, and its map's maximum and median over the pixels that count."""
-
-    score: float
-    maximum: float
-    median: float
-
-
 @dataclass(frozen=True)
 class ReducedModel:
     """Exported network in its engines, and its first step `embed` in the first of them: the trained model
@@ -196,8 +198,8 @@ class ReducedModel:
 class AnswerPair(NamedTuple):
     """Answers of the reduced model and of the trained one; unseen: neither was fitted on the picture."""
 
-    reduced: Answer
-    trained: Answer
+    reduced: Values
+    trained: Values
     unseen: bool
 
 
@@ -226,27 +228,26 @@ def recalibrate(
     session, before = reduced.sessions[0], artefact.manifest.calibration
     normalized = artefact.manifest.preprocess.normalization is not None
     held_out = all(pair.unseen for pair in answers.values()) and not normalized
-    calibration = from_values(
-        *zip(*(one.reduced for one in answers.values()), strict=True),
-        rate=before.rate,
-        method="held out" if held_out else before.method,
-        runtime=session.runtime,
-        precision=reduced.precision,
-        outline=before.outline,
-        miscounted=before.miscounted,
-        units=_units(pictures, answers, before),
+    rows = _recalibrated_rows(pictures, answers)
+    calibration = calibrate(
+        rows,
+        **before.to_dict()
+        | {
+            "method": "held out" if held_out else before.method,
+            "runtime": session.runtime,
+            "precision": reduced.precision,
+        },
     )
-    names = relative_names([pictures.looks[digest][0] for digest in answers])  # no path of this machine
     defects = DefectScores.from_facts(artefact.manifest.facts)
     if defects is not None and before.precision == defects.precision:
         defects = replace(defects, precision=reduced.precision)  # its scores are near the trained model's
-    unseen = any(pair.unseen for pair in answers.values())
-    new = [pictures.looks[digest] for digest, pair in answers.items() if pair.unseen]
-    questions = [
-        nothing_shown([look for _, look in new], relative_names([name for name, _ in new])),
-        defect_like_question(calibration, names, defects) if unseen else None,
-    ]
-    notes = [*filter(None, [sole_note(calibration, names)])] if unseen else []
+    notes, questions = list[str](), list[str]()
+    if any(pair.unseen for pair in answers.values()):
+        names = dict(zip(answers, relative_names([pictures.looks[one][0] for one in answers]), strict=True))
+        named = [replace(row, name=names.get(row.hash, row.name)) for row in rows]  # no path of this machine
+        new = [row for row in named if row.hash in answers and answers[row.hash].unseen]
+        nothing = nothing_shown([pictures.looks[row.hash][1] for row in new], [row.name for row in new])
+        notes, questions = settle(odd(named, calibration, defects, nothing=nothing))
     now, then = (np.array([pair[k] for pair in answers.values()]).T for k in (0, 1))  # reduced, trained
     changed = int(np.count_nonzero(calibration.is_anomalous(now[0]) != before.is_anomalous(then[0])))
     (scores, maps), defective = run_one_by_one(session, shown), shown.with_defects()
@@ -258,8 +259,9 @@ def recalibrate(
         errors = np.abs(run_one_by_one(one, defective)[0].astype(np.float64) - expected)
         errors /= difference_scales(before.scores, before.score_threshold, expected)
         certificates.append(replace(found, simulated=float(np.nan_to_num(errors, nan=np.inf).max())))
-    manifest = _recalibrated_manifest(artefact.manifest, calibration, answers, reduced)
-    manifest = replace(manifest, notes=(*manifest.notes, *notes)).asking(*questions)
+    said = (*artefact.manifest.notes, _describe(answers, reduced), *notes)
+    manifest = replace(artefact.manifest, calibration=calibration, pictures=rows, notes=said)
+    manifest = manifest.asking(*questions)
     return _update_samples(replace(artefact, manifest=manifest), session), certificates
 
 
@@ -292,11 +294,10 @@ def _answer_pictures(
 ) -> dict[str, AnswerPair]:
     """Answers for the pictures that can be used, by their hashes."""
     artefact, answers, model = pictures.artefact, dict[str, AnswerPair](), reduced.trained.model
-    groups: dict[str, int] = artefact.manifest.facts.get("calibration_groups", {})
-    fitted = {p.hash for p in artefact.manifest.pictures if p.role != "calibration"}
+    fitted = {row.hash for row in artefact.manifest.pictures if row.learnt}
+    known = {row.hash: row for row in scored(artefact.manifest.pictures)}
     kept = {k: torch.from_numpy(v) for k, v in artefact.tensors.items() if k != "samples"}
-    places = {digest: i for i, digest in enumerate(artefact.manifest.facts.get("calibration_pictures", []))}
-    fit, fusion = artefact.manifest.calibration, artefact.manifest.fusion
+    fusion = artefact.manifest.fusion
     lit = artefact.manifest.preprocess.normalization is not None
     sessions: tuple[Session, ...] = reduced.sessions[0], reduced.trained
     embeds: tuple[TorchEmbedFn, ...] = (
@@ -304,11 +305,11 @@ def _answer_pictures(
         lambda images: model.embed(torch.from_numpy(images)),
     )
 
-    def as_fitted(digest: str, new: Answer, old: Answer) -> tuple[Answer, Answer]:
+    def as_fitted(row: Picture, new: Values, old: Values) -> tuple[Values, Values]:
         """Answers in which the trained model's is that of the fit, and the difference is the same."""
-        score, maximum = fit.scores[places[digest]], fit.map_maxima[places[digest]]
-        moved = Answer(score + new.score - old.score, maximum + new.maximum - old.maximum, new.median)
-        return moved, Answer(score, maximum, old.median)
+        score, maximum = float(row.score or 0.0), float(row.maximum or 0.0)
+        moved = Values(score + new.score - old.score, maximum + new.maximum - old.maximum, new.median)
+        return moved, Values(score, maximum, old.median)
 
     def answer(picture: tuple[str, Views]) -> AnswerPair | None:
         """Answers for a picture; None: it is unusable."""
@@ -317,18 +318,19 @@ def _answer_pictures(
         if inside.shape == model.roi.shape:
             inside = inside & model.roi.numpy()
 
-        def answered(*runs: tuple[RunModel, int]) -> tuple[Answer, Answer]:
-            new, old = (_summarise_map(*views.predict(run, fusion, batch), inside) for run, batch in runs)
+        def answered(*runs: tuple[RunModel, int]) -> tuple[Values, Values]:
+            new, old = (map_values(*views.predict(run, fusion, batch), inside) for run, batch in runs)
             return new, old
 
-        if digest in groups:
+        row = known.get(digest)
+        if row is not None and row.learnt:
             with suppress(_CannotLeaveOutError):
-                pair = answered(*((_leave_one_out_run(model, e, groups[digest], kept), 1) for e in embeds))
-                return AnswerPair(*(as_fitted(digest, *pair) if digest in places else pair), unseen=False)
-        if digest in fitted or (lit and digest not in places):
+                pair = answered(*((_leave_one_out_run(model, e, row.unit, kept), 1) for e in embeds))
+                return AnswerPair(*as_fitted(row, *pair), unseen=False)
+        if digest in fitted or (lit and row is None):
             return None  # what a picture scores in other light is known from the fit alone
         pair = answered(*((session.run, session.batch) for session in sessions))
-        return AnswerPair(*(as_fitted(digest, *pair) if lit else pair), unseen=True)
+        return AnswerPair(*(as_fitted(row, *pair) if lit and row is not None else pair), unseen=True)
 
     done, seen = 0, pictures.read()
     # several at once, one core each; of large pictures one, for its tiles take all memory
@@ -344,19 +346,30 @@ def _answer_pictures(
     return answers
 
 
-def _units(pictures: ExportPictures, answers: Mapping[str, AnswerPair], before: Calibration) -> list[int]:
-    """Units of the pictures: those of the fit, and of others as a new calibration finds them; then those of
-    the pictures that were counted wrong."""
-    facts = pictures.artefact.manifest.facts
-    units: dict[str, int] = {k: v for k, v in facts.get("calibration_groups", {}).items() if k in answers}
-    others = [digest for digest in answers if digest not in units]
-    names, looks = [pictures.looks[one][0] for one in others], [pictures.looks[one][1] for one in others]
-    found = find_new_parts(looks, names, facts.get("group"), force=True, say=lambda line: None)
-    first = 1 + max(units.values(), default=0)
-    units |= {digest: first + unit for digest, unit in zip(others, found, strict=True)}
-    first += 1 + max(found, default=0)
-    wrong = before.units[len(before.scores) :] or range(before.miscounted)
-    return [*(units[digest] for digest in answers), *(first + unit for unit in wrong)]
+def _recalibrated_rows(pictures: ExportPictures, answers: Mapping[str, AnswerPair]) -> tuple[Picture, ...]:
+    """Rows of the model as the answers score them. Pictures counted wrong count as before, and those that the
+    model did not know are new rows."""
+    manifest = pictures.artefact.manifest
+    known = [
+        row if row.counted and row.score is None else row.forgotten()
+        for row in manifest.pictures
+        if row.learnt or row.hash in answers or (row.counted and row.score is None)
+    ]
+    there = {row.hash for row in known}
+    others = {digest: k for k, digest in enumerate(answers) if digest not in there}
+    names, looks = zip(*(pictures.looks[one] for one in others), strict=True) if others else ((), ())
+    group = manifest.facts.get("group")
+    units = find_new_parts(looks, names, group, force=True, say=lambda line: None)
+    new = [
+        Picture(digest, CALIBRATION, f"picture {others[digest]}", unit)
+        for digest, unit in zip(others, units, strict=True)
+    ]
+    rows = [*known, *renumber(new, manifest.pictures)]
+    places = {row.hash: k for k, row in reversed([*enumerate(rows)]) if row.role != "duplicate"}
+    values = np.array([[pair.reduced] for pair in answers.values()])
+    for row in judge([rows[places[digest]] for digest in answers], values):
+        rows[places[row.hash]] = row
+    return tuple(rows)
 
 
 class _CannotLeaveOutError(Exception):
@@ -381,35 +394,16 @@ def _leave_one_out_run(
     return run
 
 
-def _summarise_map(score: float, drawn: NDArray[Any], inside: NDArray[np.bool_]) -> Answer:
-    """Answer for one map; a large map's median is that of some of its pixels."""
-    some = slice(None, None, max(1, math.isqrt(drawn.size >> 20)))
-    return Answer(score, float(drawn.max()), float(np.median(drawn[some, some][inside[some, some]])))
-
-
-def _recalibrated_manifest(
-    manifest: Manifest, calibration: Calibration, answers: Mapping[str, AnswerPair], reduced: ReducedModel
-) -> Manifest:
-    names = {p.hash: p.name for p in manifest.pictures}
-    fresh = [
-        Picture(digest, "calibration", names.get(digest, f"picture {k}"))
-        for k, (digest, one) in enumerate(answers.items())
-        if one.unseen
-    ]
+def _describe(answers: Mapping[str, AnswerPair], reduced: ReducedModel) -> str:
+    """Note on what a reduced precision is calibrated on."""
+    fresh = sum(one.unseen for one in answers.values())
     note = f"{reduced.precision}: calibrated anew on {pluralize(len(answers), 'good picture')}"
-    if 0 < len(fresh) < len(answers):
-        left_out, others = len(answers) - len(fresh), pluralize(len(fresh), "other")
+    if 0 < fresh < len(answers):
+        left_out, others = len(answers) - fresh, pluralize(fresh, "other")
         note += f", {left_out} that it was fitted on and left out one by one, {others}"
     if reduced.layers is not None:
         note += f"; some of them also gave the ranges of its 8-bit numbers: {reduced.layers}"
-    facts = {k: v for k, v in manifest.facts.items() if k != "calibration_groups"}
-    return replace(
-        manifest,
-        calibration=calibration,
-        facts={**facts, "calibration_pictures": [*answers]},
-        notes=(*manifest.notes, note),
-        pictures=(*(p for p in manifest.pictures if p.role != "calibration"), *fresh),
-    )
+    return note
 
 
 def _update_samples(artefact: Artefact, session: Session) -> Artefact:

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.artefact.model_file import Artefact, Picture
+from flawscope.artefact.model_file import Artefact
+from flawscope.calibration.goods import Picture
 from flawscope.calibration.tried import GIVEN, MIN_GAIN, NO_TIME, TRIED, TRYING, Scored, Trial
 from flawscope.calibration.tried import Choice as Choice
 from flawscope.datasets import Dataset, open_dataset

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,40 +17,38 @@ from flawscope.artefact.certificate import MAP_STRIDE
 from flawscope.artefact.model_file import (
     Artefact,
     Manifest,
-    Picture,
     pack_images,
     package_versions,
     unpack_images,
 )
-from flawscope.calibration.outliers import defect_like_question, sole_note
+from flawscope.calibration.goods import Picture, calibrate, renumber
+from flawscope.calibration.outliers import odd, settle
 from flawscope.calibration.power import SIMULATED_DEFECTS, DefectScores
 from flawscope.calibration.size_bounds import SIZE_BOUNDS
 from flawscope.datasets import open_dataset
-from flawscope.errors import InputError, check_arguments, join_names, pluralize
-from flawscope.fitting.light_calibration import calibrate_in_each_light, judge_in_lights
+from flawscope.errors import InputError, check_arguments, pluralize
+from flawscope.fitting.judging import judge_fit
 from flawscope.fitting.preparation import PreparedFit, Say, discard, pop_options, prepare
 from flawscope.fitting.simulated_defects import (
     DEFECT_SIZES,
     MAX_PER_SIZE,
     score_simulated_defects,
 )
-from flawscope.fitting.tile_calibration import calibrate_pictures, judge_tiles_in_lights
 from flawscope.fitting.training_pictures import (
     Images,
-    JudgeInLights,
     Reader,
     look_at,
     split_sources,
     survey,
     told_parts,
 )
-from flawscope.fitting.training_views import Frames, TrainingTiles, frames_of, held_out_views, views_of
+from flawscope.fitting.training_views import TrainingViews, views_of
 from flawscope.methods import registry
 from flawscope.methods.detector import Detector
 from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import Budget, Fitted, LeaveOut, Task
-from flawscope.pictures.apart import MAX_COMPARED, groups_apart, groups_of_other_look
+from flawscope.pictures.apart import find_apart
 from flawscope.pictures.appearance import APPEARANCE_KEY as APPEARANCE
 from flawscope.pictures.appearance import AppearanceRange
 from flawscope.pictures.form import SIZES_KEY, extreme_sizes, known_sizes
@@ -60,7 +57,6 @@ from flawscope.predictor import SCALE, Predictor, fitted_artefact, open_fitted
 from flawscope.predictor.parts import PART, part_calibration, stored_part_pattern
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.views.light import within_range
-from flawscope.views.tiles import Fusion
 from flawscope.views.view_looks import VIEW_LOOKS_KEY, ViewLooks
 
 
@@ -141,8 +137,7 @@ def fit(
     prepared = prepare(
         images, asked, preset=preset, settings=settings, names=names, say=say, step=step, **options
     )
-    if isinstance(views := prepared.views, TrainingTiles):  # judged again, as whole pictures
-        budget = replace(budget, scored_later=how.samples + held_out_views(views.judged_counts))
+    budget = replace(budget, scored_later=how.samples + prepared.views.held_out_count())
     task = replace(prepared.task, budget=budget)
     return _fit_and_assemble(prepared, task, how.samples, how.check)
 
@@ -208,7 +203,7 @@ def partial_fit(
         step=step,
     )
     reader.roi, reader.region = old.counted, old.tensors.get("region")
-    views = views_of(frames_of(reader), seen_first.sizes, detector.config.seed)
+    views = views_of(reader, seen_first.sizes, detector.config.seed)
     prepared = PreparedFit(
         method,
         detector,
@@ -229,51 +224,60 @@ def partial_fit(
 
 def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bool) -> Predictor:
     began = time.monotonic()
-    model, reader, views = prepared.model, prepared.reader, prepared.views
+    model, reader, views, old = prepared.model, prepared.reader, prepared.views, task.old
     how, view_task = reader.preprocess, views.task(task)
     try:
         view_fit = prepared.method.run_fit(model, view_task)
-        leave_out = view_fit.leave_out or LeaveOut(model, view_fit, view_task.groups)
-        fitted, checked, fusion, judge = _calibrate(prepared, view_fit, leave_out, task)
+        leave_out = view_fit.leave_out or LeaveOut(model, view_fit, view_task.groups, task.first_unit)
+        judged = judge_fit(leave_out, view_fit, views, task)
     except InputError:
         reader.check_any_readable()  # else their reason is the error
         raise
-    plain = fitted.calibration
-    calibrate_in_each_light(leave_out, fitted, task, how, judge, reader.failures)
+    fitted, before = judged.fitted, () if old is None else old.manifest.pictures
+    promised = fitted.promised and (old is None or old.manifest.calibration.promised)
+    said = {"method": judged.how, "precision": model.config.precision, "promised": promised}
+    pictures, plain = (
+        (*before, *renumber(rows, before))
+        for rows in (_table(judged.rows, reader), _table(judged.unlit, reader))
+    )
+    calibration = calibrate(pictures, task.rate, **said)
     tensors = {k: v.detach().cpu().numpy() for k, v in {**model.state_dict(), **fitted.extra}.items()}
     tensors |= {} if reader.region is None else {"region": reader.region}
-    old = task.old
     kept = _score_samples(model, tensors, reader, fitted, samples if old is None else old)
+    carriers = {number: judged.rows[i].score or 0.0 for number, i in judged.carriers.items()}
     # where all pictures show one part there is none that can be left out
     found = (
-        score_simulated_defects(leave_out, checked, view_task, began)
-        if check and fitted.calibration.promised
+        score_simulated_defects(leave_out, calibration, carriers, view_task, began)
+        if check and calibration.promised
         else None
     )
     notes, questions = _notes(fitted, reader, found, prepared.method, old), list[str]()
-    before = () if old is None else old.manifest.questions
     if old is None:
-        names = [reader.names[i] for i in fitted.pictures]
-        asked = [*_apart_questions(view_fit, view_task, task, reader)]
-        asked += filter(None, [defect_like_question(fitted.calibration, names, found)])
-        (notes if prepared.force else questions).extend(asked)
-        notes += filter(None, [sole_note(fitted.calibration, names)])
-    if found is not None and fitted.calibration is not plain:
-        notes.append(_light_cost_note(found, found.with_calibration(plain), within_range(how.normalization)))
+        good = _good_pictures(fitted)
+        apart = find_apart(
+            _cells(view_fit, views, good),
+            [reader.measured.get(i, ()) for i in good],
+            [task.groups[i] for i in good],
+        )
+        names = [[reader.names[good[place]] for place in several] for several in apart]
+        more, questions = settle(odd(pictures, calibration, found, apart=names), prepared.force)
+        notes += more
+    if found is not None and how.lights[1:]:
+        unlit = found.with_calibration(calibrate(plain, task.rate, **said))
+        notes.append(_light_cost_note(found, unlit, within_range(how.normalization)))
     for note in notes:
         task.say(note)
     manifest = Manifest(
         method=prepared.method.name,
         config=_without_paths(model.config),
         preprocess=how,
-        calibration=fitted.calibration,
+        calibration=calibration,
         backbone=prepared.origin,
         category=prepared.category,
-        pictures=(*(old.manifest.pictures if old else ()), *_picture_roles(fitted, reader)),
+        pictures=pictures,
         facts={
             **fitted.facts,
             "summary": [*fitted.summary, *([prepared.chosen] if prepared.chosen else [])],
-            **_calibration_facts(fitted, reader, task, leave_out.first_group),
             **(
                 {}
                 if found is None
@@ -290,34 +294,20 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
         notes=(*(old.manifest.notes if old else ()), *prepared.remarks, *notes),
         samples=kept,
         versions=package_versions(),
-        fusion=fusion,
+        fusion=judged.fusion,
     )
     if prepared.part is not None:
         manifest.facts["summary"].append(part_calibration(manifest, prepared.part).promise())
-    made = Artefact(manifest.asking(*before, *questions), tensors)
+    made = Artefact(manifest.asking(*(() if old is None else old.manifest.questions), *questions), tensors)
     predictor = open_fitted(made, str(model.roi.device), model)
     predictor.failures = [*prepared.unusable, *reader.failures.values()]
     predictor.suspects = [(reader.names[i], score) for i, score in fitted.suspects.items()]
     return predictor
 
 
-def _calibrate(
-    prepared: PreparedFit, view_fit: Fitted, leave_out: LeaveOut, task: Task
-) -> tuple[Fitted, Fitted, Fusion | None, JudgeInLights]:
-    """Turns a fit of views into one of whole pictures. Returns it; the same with a view of each picture, to
-    put simulated defects on; what combines the tiles of a frame; and what judges pictures in other light."""
-    judge: JudgeInLights
-    frames: Frames
-    fusion: Fusion | None
-    if isinstance(views := prepared.views, TrainingTiles):
-        frames, frame_task = views.reader, views.reader.task(task)
-        fitted, checked, fusion = calibrate_pictures(leave_out, view_fit, views, frame_task)
-        judge = partial(judge_tiles_in_lights, leave_out, views, frame_task, fusion)
-    else:
-        frames, fitted, checked, fusion = views, view_fit, view_fit, None
-        judge = partial(judge_in_lights, leave_out, frames.task(task), frames.load_in_light)
-    fitted, checked = frames.calibrated(fitted, checked, prepared.model.config.seed, task)
-    return fitted, checked, fusion, frames.judge_in_lights(judge)
+def _table(rows: Mapping[int, Picture], reader: Reader) -> list[Picture]:
+    """Rows of this fit, and of the defects that it learnt from."""
+    return [*rows.values(), *(Picture(digest, "seen", name) for digest, name in reader.defects.items())]
 
 
 def _notes(
@@ -345,31 +335,12 @@ def _notes(
     return notes
 
 
-def _apart_questions(view_fit: Fitted, view_task: Task, task: Task, reader: Reader) -> Iterator[str]:
-    """Questions about groups of pictures that lie apart from the rest. view_fit, view_task: of the views, of
-    which the first of each picture tells."""
-    picture_of = view_task.views.picture_of or range(view_task.count)
-    view_of = {picture_of[number]: number for number in sorted(view_fit.cells, reverse=True)}
-    found = list[list[int]]()  # of pictures' numbers
-    if pictures := sorted(view_of):
-        cells = np.stack([view_fit.cells[view_of[picture]] for picture in pictures])
-        apart = groups_apart(cells, [task.groups[picture] for picture in pictures])
-        found += [[pictures[place] for place in places] for places in apart]
-    good = {*view_fit.used, *view_fit.pictures, *(i for held in view_fit.held.values() for i in held)}
-    learnt = sorted({picture_of[number] for number in good})
-    learnt = learnt[:: -(-len(learnt) // MAX_COMPARED) or 1]
-    looks = [reader.measured.get(picture, ()) for picture in learnt]
-    known = {picture for several in found for picture in several}
-    for places in groups_of_other_look(looks, [task.groups[picture] for picture in learnt]):
-        several = [learnt[place] for place in places]
-        found += [several] if not known & {*several} else []
-    for several in found:
-        names = [reader.names[picture] for picture in several]
-        few = "lies" if len(names) == 1 else "lie"
-        yield (
-            f"{join_names(names)} {few} apart from the other pictures, like misfires or parts of another "
-            "product: new ones of their kind would be called good"
-        )
+def _cells(
+    view_fit: Fitted, views: TrainingViews, pictures: Sequence[int]
+) -> list[NDArray[np.float32] | None]:
+    """Features of the cells of each picture's first view that has such; None: there is none."""
+    first = {views.picture_of(number): number for number in sorted(view_fit.cells, reverse=True)}
+    return [view_fit.cells.get(first.get(picture, -1)) for picture in pictures]
 
 
 def _light_cost_note(found: DefectScores, plain: DefectScores, lights: str) -> str:
@@ -381,19 +352,6 @@ def _light_cost_note(found: DefectScores, plain: DefectScores, lights: str) -> s
         f"the false-alarm rate is kept{lights.removeprefix(',')}: {now} of {count} simulated defects "
         f"are found, with a threshold for unchanged light alone {before}"
     )
-
-
-def _picture_roles(fitted: Fitted, reader: Reader) -> list[Picture]:
-    """Pictures of this fit and their roles."""
-    roles = {
-        **dict.fromkeys(fitted.pictures, "calibration"),
-        **{index: role for role, held in fitted.held.items() for index in held},
-        **dict.fromkeys(fitted.used, "train"),
-        **dict.fromkeys(fitted.dropped, "dropped"),
-        **dict.fromkeys(reader.copies, "duplicate"),
-    }
-    good = [Picture(reader.hashes[i], role, reader.names[i]) for i, role in sorted(roles.items())]
-    return good + [Picture(digest, "seen", name) for digest, name in reader.defects.items()]
 
 
 def _option_facts(prepared: PreparedFit, task: Task) -> dict[str, Any]:
@@ -409,19 +367,6 @@ def _option_facts(prepared: PreparedFit, task: Task) -> dict[str, Any]:
     }
 
 
-def _calibration_facts(fitted: Fitted, reader: Reader, task: Task, first_group: int) -> dict[str, Any]:
-    """Returns the hashes and groups of the calibration pictures; those of an extended model come first."""
-    hashes: list[str] = []
-    groups: dict[str, int] = {}
-    if task.old is not None:
-        facts = task.old.manifest.facts
-        hashes, groups = list(facts["calibration_pictures"]), dict(facts.get("calibration_groups", {}))
-    for i in fitted.pictures:
-        hashes.append(reader.hashes[i])
-        groups[reader.hashes[i]] = first_group + task.groups[i]
-    return {"calibration_pictures": hashes, "calibration_groups": groups}
-
-
 def _appearance_facts(fitted: Fitted, reader: Reader, task: Task) -> dict[str, Any]:
     """Range of the good pictures' appearance, with an extended model's; empty where the pictures are few."""
     good = _good_pictures(fitted)
@@ -433,7 +378,7 @@ def _appearance_facts(fitted: Fitted, reader: Reader, task: Task) -> dict[str, A
 
 
 def _good_pictures(fitted: Fitted) -> list[int]:
-    return sorted({*fitted.used, *fitted.pictures, *(i for held in fitted.held.values() for i in held)})
+    return sorted({*fitted.used, *fitted.scored, *(i for held in fitted.held.values() for i in held)})
 
 
 def _size_facts(fitted: Fitted, reader: Reader, task: Task) -> dict[str, Any]:

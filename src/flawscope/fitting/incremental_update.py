@@ -11,10 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from flawscope.artefact.model_file import Artefact
 from flawscope.calibration.defect_like import Strength, defect_like
+from flawscope.calibration.goods import scored
 from flawscope.calibration.promise import judge_pictures
 from flawscope.datasets import Dataset, find_categories, group_numbers, open_dataset
 from flawscope.datasets.layouts import confirmed_good
@@ -341,10 +340,8 @@ def _find_unsure(
         return unsure
     several = list({one.digest: one for one in wanted}.values())
     model = learn_pictures(with_room(old), several, device=device, check=False)
-    known = old.manifest.calibration
-    new = model.manifest.facts["calibration_pictures"][len(known.scores) :]
-    severities = known.severity(np.array(model.calibration.scores[len(known.scores) :]))
-    left_out = dict(zip(new, map(float, severities), strict=True))
+    known, new = old.manifest.calibration, scored(model.manifest.pictures[len(old.manifest.pictures) :])
+    left_out = {row.hash: float(known.severity(row.score)) for row in new if row.score is not None}
     for one in wanted:
         score = before.get(one.number)
         alike = score is not None and left_out.get(one.digest, 0.0) <= SIMILAR_SHARE * score.severity

@@ -18,14 +18,13 @@ from flawscope.calibration.recognition import DEFECT_COUNT, MAX_GOOD, MAX_PER_LI
 from flawscope.datasets import open_dataset
 from flawscope.errors import InputError, check_arguments
 from flawscope.fitting.simulated_defects import SimulatedDefects
-from flawscope.fitting.training_pictures import Images, Reader, split_sources, told_parts
+from flawscope.fitting.training_pictures import Images, Reader, split_sources
 from flawscope.methods import registry
 from flawscope.methods.descriptors import DescriptorNetwork, DescriptorSettings
 from flawscope.methods.detector import LoadPicture, embed_pictures
 from flawscope.methods.settings import PATCH_SIZE_IN_NAME, PatchSettings
 from flawscope.pictures.levels import widest
 from flawscope.predictor import Predictor, fitted_artefact
-from flawscope.predictor.parts import stored_part_pattern
 from flawscope.predictor.router import Router, open_joined
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.views.preprocess import Preprocess
@@ -147,7 +146,8 @@ def describe_product(
     opened = DescriptorNetwork.open(network, device)
     roi, nearest = (None if one is None else one.cpu().numpy() for one in (opened.roi, opened.nearest))
     reader = Reader(sources, network.preprocess, set(), roi=roi, hidden=opened.config.hidden, nearest=nearest)
-    learnt = {picture.hash for picture in manifest.pictures if picture.role in LEARNT_ROLES} - {*but}
+    unit_of = {row.hash: row.unit for row in manifest.pictures if row.role in LEARNT_ROLES}
+    learnt = unit_of.keys() - {*but}
     lights, count = manifest.preprocess.lights, len(sources)
 
     def load(number: int) -> Tensor | None:  # of a picture in a light
@@ -168,7 +168,9 @@ def describe_product(
         found |= _descriptors(opened, load, in_lights, step, "recognition in each light")
     shown = [number for number in (*good, *in_lights) if number in found]
     defective, carriers = _defect_descriptors(opened, load, good, step) if good else ({}, [])
-    width, groups = len(next(iter(found.values()), ())), _groups(manifest, reader.names)
+    width = len(next(iter(found.values()), ()))
+    # near-copies are one unit, as they are everywhere else
+    groups = np.array([unit_of.get(reader.hashes.get(index, ""), -1) for index in range(count)], np.int32)
     known = ProductDescriptors(
         np.array([found[number] for number in shown], np.float32).reshape(len(shown), width),
         groups[[number % count for number in shown]],
@@ -178,11 +180,6 @@ def describe_product(
     )
     samples = [image for index in good[: len(manifest.samples)] if (image := load(index)) is not None]
     return Described(known, pack_images(np.array([image.numpy() for image in samples], np.float32)))
-
-
-def _groups(manifest: Manifest, names: Sequence[str]) -> NDArray[np.int32]:
-    """Numbers [N] of the parts that pictures of these names show."""
-    return np.array(told_parts(names, manifest.facts.get("group"), stored_part_pattern(manifest)), np.int32)
 
 
 def _defect_descriptors(

@@ -16,7 +16,7 @@ from flawscope.calibration.threshold import DEFAULT_RATE, Rate, parse_false_alar
 from flawscope.datasets import Dataset, open_dataset
 from flawscope.datasets.mask_remarks import refuse_marked_good
 from flawscope.errors import InputError, require_type
-from flawscope.fitting import alignment
+from flawscope.fitting.proposals import poses_that_vary
 from flawscope.fitting.region import RoiSource, check_region, learn_region
 from flawscope.fitting.training_pictures import (
     Images,
@@ -34,7 +34,7 @@ from flawscope.fitting.training_pictures import (
     survey,
     told_parts,
 )
-from flawscope.fitting.training_views import Sizes, ViewSet, frames_of, grid_shape, views_of
+from flawscope.fitting.training_views import Sizes, TrainingViews, grid_shape, views_of
 from flawscope.methods import registry
 from flawscope.methods.conflicts import check_options
 from flawscope.methods.detector import Detector, resolve_device
@@ -70,7 +70,7 @@ def discard(line: str) -> None:
 class PreparedFit:
     """Untrained detector, and the arguments of its method's `fit`.
 
-    origin: of pretrained weights. views: of the pictures, which are learnt from; without any the pictures.
+    origin: of pretrained weights. views: of the pictures, which are learnt from.
     unusable: seen defects that cannot be used, each with the reason. chosen: a line on what `align` chose;
     None: nothing was chosen. force: pictures that are as far out as defects are good. remarks: on pictures
     that show one part, or may.
@@ -82,7 +82,7 @@ class PreparedFit:
     category: str
     reader: Reader
     task: Task
-    views: ViewSet
+    views: TrainingViews
     group: str | None = None
     part: PartPattern | None = None
     unusable: Sequence[str] = ()
@@ -103,7 +103,7 @@ class Seeing:
         differ by so much from the good pictures', white balance by half of it; None: light like theirs.
     align: poses in which parts lie, "shift", "turn" (and shifted) or "full" (mirrored and at another scale,
         too): each is found and seen as if all lay alike; "none": pictures are seen as they are; "auto": as
-        left-out good pictures and simulated defects say (`fitting.alignment`).
+        they lie in the good pictures (`proposals.poses_that_vary`).
     several: pictures show several parts each: all are found, counted and judged; `align` says how they lie.
     channels: pictures have more channels than three, judged together (`pictures.channels`): "all", colours
         together and each other one by itself, or the views by the channels' numbers, "1-3,4".
@@ -183,7 +183,7 @@ def prepare(
     steps = _Steps(seeing, reading, method, preset, options, say, step)
     config = steps.check(settings)
     pictures = steps.open_pictures(images, names, parts, config.seed)
-    frames = steps.find_frames(pictures, config.seed)
+    frames = steps.find_frames(pictures)
     if settings is None:  # these are meant as they are
         config = steps.see_in_form(config, frames, pictures)
     config = steps.choose_tiles(config, frames, pictures)
@@ -325,23 +325,22 @@ class _Steps:
             sources, names, apart, category, groups, views, pattern, pairs, seen, channels, remarks
         )
 
-    def find_frames(self, pictures: _Pictures, seed: int) -> _Frames:
+    def find_frames(self, pictures: _Pictures) -> _Frames:
         how, sources, levels = self.how, pictures.sources, pictures.surveyed.levels
         lens = how.undistort
         if lens is not None and not isinstance(lens, Undistortion):
             lens = Undistortion.read(lens)
         preprocess = Preprocess.of_levels(levels, undistort=lens, channels=pictures.channels)
-        kind, chosen = None if how.align == "none" else how.align, None
-        if kind == "auto":
-            task = alignment.AlignmentTask(
-                lambda i: decoded_or_none(sources[i], preprocess.upright),
-                len(sources),
-                self.device,
-                levels,
-                self.step,
+        kind: PoseKind | None = None
+        chosen = None
+        if how.align != "auto":
+            kind = None if how.align == "none" else how.align
+        else:  # as `fit --auto` proposes it, with frames alone
+            read = (decoded_or_none(source, preprocess.decode) for source in sources)
+            kind = next(
+                iter(poses_that_vary([preprocess.small(one) for one in read if one is not None])), None
             )
-            kind, chosen = alignment.choose_alignment(seed, task, pictures.groups)
-            self.say(chosen)
+            self.say(chosen := f"align auto: {kind or 'none'}, as the parts lie in the good pictures")
         if kind is None:
             return _Frames(preprocess, None, chosen)
         learnt = learn_part_finding(sources, preprocess, kind) if how.several else None
@@ -454,16 +453,15 @@ class _Steps:
 
     def number_views(
         self, reader: Reader, learnt: LearnedParts | None, task: Task, model: Detector, sizes: Sizes
-    ) -> ViewSet:
+    ) -> TrainingViews:
         """Numbers the views, and has the method choose whether to tell positions apart. sizes: of the
         pictures."""
-        frames = frames_of(reader, learnt)
-        views = views_of(frames, sizes, model.config.seed)
+        views = views_of(reader, sizes, model.config.seed, learnt)
         if model.config.tells_positions_apart is None:
             model.config = model.choose(views.task(task))
             if not model.config.tells_positions_apart:
                 reader.preprocess = replace(reader.preprocess, positions=None)
-                return views_of(frames, sizes, model.config.seed)
+                return views_of(reader, sizes, model.config.seed, learnt)
         return views
 
 

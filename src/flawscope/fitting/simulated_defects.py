@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from flawscope.calibration.size_bounds import SizeBounds, doubted_level
 from flawscope.calibration.threshold import Calibration
 from flawscope.methods.detector import BATCH, GPU_BATCH, Detector, LoadPicture, embed_pictures
 from flawscope.methods.good_pictures import crop_padding
-from flawscope.methods.task import Fitted, LeaveOut, LeftOut, Task
+from flawscope.methods.task import LeaveOut, LeftOut, Task
 from flawscope.pictures.pixel_sets import connected_parts, largest_sizes, without_edge
 from flawscope.predictor import open_fitted
 from flawscope.progress import ProgressCallback, ignore_progress
@@ -42,7 +42,7 @@ Box = tuple[slice, slice]
 
 
 def score_simulated_defects(
-    leave_out: LeaveOut, fitted: Fitted, task: Task, began: float
+    leave_out: LeaveOut, calibration: Calibration, carriers: Mapping[int, float], task: Task, began: float
 ) -> DefectScores | None:
     """Scores of simulated defects on the good pictures that the model was calibrated on: they were held out,
     or are left out once more. None where the method cannot leave out what it has learnt from.
@@ -51,16 +51,16 @@ def score_simulated_defects(
     tenth of the fit's time, or two seconds of a short one, is spent on them.
 
     Args:
+        carriers: numbers of views that carry the defects, and the scores of their pictures without any.
         began: when the fit began, on `time.monotonic`'s clock.
     """
     model, begun = leave_out.model, time.monotonic()
     until = begun + max(MIN_SECONDS, TIME_SHARE * (begun - began))
     if task.budget.until is not None:
         until = min(until, task.budget.until)
-    own = fitted.calibration.scores[-len(fitted.pictures) :]  # an extended model has the old ones before
     # a picture that is called anomalous without a defect cannot show that a defect is found
-    passed = [i for i, s in zip(fitted.pictures, own, strict=True) if s < fitted.calibration.score_threshold]
-    defects, done, count = SimulatedDefects(model, task.load, passed or fitted.pictures), 0, len(DEFECT_SIZES)
+    passed = [i for i, score in carriers.items() if score < calibration.score_threshold]
+    defects, done, count = SimulatedDefects(model, task.load, passed or [*carriers]), 0, len(DEFECT_SIZES)
     defects.learn_part(until - begun)
     scores: dict[int, float] = {}
     ratios: list[NDArray[np.float64]] = []  # of true sizes to those of the places that the map doubts
@@ -70,7 +70,7 @@ def score_simulated_defects(
         position = 0 if task.views.positions is None else task.views.positions.position_of[picture]
         if (found := leave_out.score(task.groups[picture], features, inside, position)) is not None:
             scores[number] = _finite_score(found[0])
-            sizes = _doubted_sizes(found, fitted.calibration, model) if model.config.tile is None else None
+            sizes = _doubted_sizes(found, calibration, model) if model.config.tile is None else None
             if sizes is not None:
                 ratios.append(defects.sizes[number] / sizes)
 
@@ -97,9 +97,9 @@ def score_simulated_defects(
         contrasts,
         pictures=len({defects.picture_of(n) for n in numbers}),
         seconds=time.monotonic() - begun,
-        rate=fitted.calibration.effective_rate,
-        threshold=fitted.calibration.score_threshold,
-        precision=fitted.calibration.precision,
+        rate=calibration.effective_rate,
+        threshold=calibration.score_threshold,
+        precision=calibration.precision,
         bounds=SizeBounds.of_ratios(ratios),
     )
 

@@ -42,8 +42,7 @@ def stored_reading(old: Artefact) -> Reading:
         group=manifest.facts.get("group") if part is None else None,  # parts are groups by themselves
         part=None if part is None else part.part,
         view=None if part is None else part.view,
-        drop_suspects=bool(manifest.facts.get("drop_suspects"))
-        or any(picture.role == "dropped" for picture in manifest.pictures),  # of an earlier model
+        drop_suspects=bool(manifest.facts.get("drop_suspects")),
         force=bool(manifest.facts.get("force")),
     )
 

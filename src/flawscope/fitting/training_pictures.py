@@ -23,7 +23,7 @@ from flawscope.errors import InputError, pluralize
 from flawscope.methods.detector import Detector
 from flawscope.methods.good_pictures import pack_image
 from flawscope.methods.method import Method
-from flawscope.methods.task import Fitted, SeenDefect, Task
+from flawscope.methods.task import SeenDefect
 from flawscope.methods.threads import workers
 from flawscope.pictures.appearance import FeatureValues, measure_appearance
 from flawscope.pictures.channels import Channels
@@ -43,9 +43,6 @@ from flawscope.views.several_parts import OVERVIEW_SIDE
 from flawscope.views.several_parts_learning import LearnedParts, learn_several_parts
 from flawscope.views.view_looks import thumbnail
 from flawscope.views.views import Views, hide_outside_roi
-
-# Judges pictures in lights: scores and map maxima [N, lights, 2], as if none had been learnt from
-JudgeInLights = Callable[[Sequence[int], Sequence[Light]], NDArray[np.float64]]
 
 
 @dataclass
@@ -85,27 +82,6 @@ class Reader:
         roi, hidden = model.roi.cpu().numpy(), model.config.hidden
         return cls([*sources], preprocess, {*known}, roi=roi, hidden=hidden, nearest=nearest)
 
-    # as `TrainingFrames` and `TrainingTiles` have them: each picture is its own frame, and its own view
-
-    def __len__(self) -> int:
-        return len(self.sources)
-
-    def picture_of(self, index: int) -> int:
-        return index
-
-    @property
-    def judged_counts(self) -> Sequence[int]:
-        return [1] * len(self)
-
-    def task(self, task: Task) -> Task:
-        return task
-
-    def calibrated(self, fit: Fitted, checked: Fitted, seed: int, task: Task) -> tuple[Fitted, Fitted]:
-        return fit, checked
-
-    def judge_in_lights(self, judge: JudgeInLights) -> JudgeInLights:
-        return judge
-
     def load(self, index: int) -> torch.Tensor | None:
         """Picture `index` as a whole, [3, H, W] float32 in 0..1, or None where it cannot be read."""
         views = self.views(index)
@@ -116,27 +92,28 @@ class Reader:
 
     def load_in_light(self, index: int, light: Light) -> torch.Tensor | None:
         """Picture `index` in another light, as `load` gives it."""
-        views = self.views_in_light(index, light)
+        views = next(self.views_in_lights(index, [light]))
         return None if views is None else self.to_tensor(views.images([0])[0])
 
-    def views_in_light(self, index: int, light: Light) -> Views | None:
-        """Returns the network's views of picture `index` in another light, as `views` does; None, with the
-        reason in `failures`, also where its parts are not found in it, or counted wrong."""
-        picture = decoded_or_none(self.sources[index])
-        if picture is None:
-            return None
-        views = self.preprocess.views(light(picture), self.names[index], self.roi)
-        if views.unusable:
-            with self._lock:
-                self.failures[index] = f"with {light.name} {views.unusable}, in {self.names[index]}"
-            return None
-        return views.with_roi(self.region)
+    def views_in_lights(self, index: int, lights: Sequence[Light]) -> Iterator[Views | None]:
+        """Yields the network's views of picture `index` in other lights, as `views` returns them; None, with
+        the reason in `failures`, also where its parts are not found in one, or counted wrong."""
+        picture = decoded_or_none(self.sources[index], self.preprocess.decode)
+        for light in lights:
+            if picture is None:
+                yield None
+                continue
+            views = self.preprocess.views(light(picture), self.names[index], self.roi)
+            if views.unusable:
+                with self._lock:
+                    self.failures[index] = f"with {light.name} {views.unusable}, in {self.names[index]}"
+            yield None if views.unusable else views.with_roi(self.region)
 
     def views(self, index: int) -> Views | None:
         """Returns the network's views of picture `index`, or None where it cannot be read."""
         try:
             picture = self.preprocess.decode(self.sources[index], self.names[index])
-            digest = pixel_hash(picture)
+            self.hashes[index] = pixel_hash(picture)
             views = self.preprocess.views(picture, self.names[index], self.roi)
             if views.unusable:
                 raise InputError(f"cannot learn from {self.names[index]}: {views.unusable}; remove it")
@@ -147,8 +124,8 @@ class Reader:
         first = views.with_roi(self.region).images([0])[0]
         measured, look = self.measured.get(index) or measure_appearance(first, self.roi), thumbnail(first)
         with self._lock:
-            self.hashes[index], self.measured[index] = digest, measured
-            self.sizes[index], self.looks[index] = views.geometry.picture_size, look
+            self.measured[index], self.looks[index] = measured, look
+            self.sizes[index] = views.geometry.picture_size
         return views
 
     def check_any_readable(self) -> None:

@@ -1,6 +1,5 @@
-"""Frames and tiles that a method learns from like pictures of their own: frames of pictures that have
-several, and tiles of large frames. Those of a picture are held out or left out together, and results for them
-become results for pictures again."""
+"""Views that a method learns from like pictures of their own: the frames of each picture, and of a large
+frame its whole view and windows on it. Those of a picture are held out or left out together."""
 
 from __future__ import annotations
 
@@ -15,22 +14,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flawscope.calibration import MIN_HELD_OUT
+from flawscope.calibration.goods import Values, worst
 from flawscope.errors import InputError
-from flawscope.fitting.training_pictures import UNREAD, JudgeInLights, Reader, count_parts
+from flawscope.fitting.training_pictures import UNREAD, Reader, count_parts
 from flawscope.methods.task import Fitted, Task, TaskViews, TilePositions
-from flawscope.views.light import Light
 from flawscope.views.preprocess import Preprocess
 from flawscope.views.several_parts_learning import LearnedParts
 from flawscope.views.tiles import RegionOfInterest, TileGrid
 from flawscope.views.views import Views
 
 CACHE_BYTES = 512 << 20  # bytes of pictures that stay decoded
-WINDOW_STREAM, PART_STREAM = 60, 62  # streams of random numbers
+WINDOW_STREAM = 60  # of random numbers
 MAX_VIEW_PIXELS = 500_000_000  # pixels of views that are learnt from; of as many pictures as there are
-MIN_TILES = 4  # tiles of a picture, however many pictures there are
+MIN_TILES = 4  # tiles of a frame, however many frames there are
 MIN_VIEWS = 40  # views that a method itself calibrates on
-MAX_CALIBRATION_TILES = 5000  # in about as many as `MIN_PICTURES` pictures at least
-MIN_PICTURES = 60  # pictures, however many tiles they have
 Sizes = Sequence[tuple[int, int] | None]  # (H, W) of pictures; None: one cannot be read
 
 
@@ -47,145 +44,68 @@ class _CachedPicture:
         return 0 if self.views is None else self.views.nbytes
 
 
+@dataclass(frozen=True)
+class _Frame:
+    """Frame: what is learnt from it, and how it is judged.
+
+    windows: places of the tiles on its canvas. grid: of the tiles by which it is judged; None: it has one
+    view. judged: how many views these are. positions: of its views, where places are learnt apart.
+    """
+
+    windows: Sequence[tuple[int, int]] = ()
+    grid: TileGrid | None = None
+    judged: int = 1
+    positions: Sequence[int] = ()
+
+
 class TrainingViews:
     """Numbers the views of all pictures, those of a picture one after the other.
 
-    reader: of the pictures; of tiles also of frames. counts: number of each
-    picture's views for learning. judged_counts: of those by which it is judged.
+    The windows on a large frame lie on the grid of tiles, each moved at random within the overlap; where
+    there are too many of them, some of every frame, moved farther. Where they lie follows from the seed and
+    the frame's number. Where the model tells places apart they are the tiles themselves, and where there are
+    too many, other ones of every frame.
+
+    Args:
+        parts: number of frames of each picture. wrong: numbers of the pictures whose parts are counted wrong.
+        sizes: of the pictures; None: it cannot be read, and has a whole view alone.
     """
 
-    def __init__(self, reader: Reader | TrainingFrames, counts: Sequence[int], judged_counts: Sequence[int]):
-        self.reader, self.judged_counts = reader, list(judged_counts)
-        self.first: list[int] = np.concatenate([[0], np.cumsum(counts)]).astype(int).tolist()
+    def __init__(
+        self, reader: Reader, parts: Sequence[int], sizes: Sizes, seed: int, wrong: Collection[int] = ()
+    ):
+        self.reader, self.wrong = reader, {*wrong}
+        self.first_frame: list[int] = np.cumsum([0, *parts]).tolist()
+        frames = [size for size, count in zip(sizes, parts, strict=True) for _ in range(count)]
+        self.frames = self._tiled(frames, seed) if reader.preprocess.tile else [_Frame()] * len(frames)
+        self.first: list[int] = np.cumsum([0, *(1 + len(one.windows) for one in self.frames)]).tolist()
+        self.are_pictures = len(self) == len(parts)  # each view is a picture of its own
         self._kept: dict[int, bool] = {}  # of pictures that were checked: whether they are no copies
         self._lock = Lock()
-        self._held: OrderedDict[tuple[int, Light | None], _CachedPicture] = OrderedDict()
+        self._held: OrderedDict[int, _CachedPicture] = OrderedDict()
 
-    def __len__(self) -> int:
-        return int(self.first[-1])
+    # ---- large frames
 
-    def picture_of(self, number: int) -> int:
-        """Number of the picture that a view belongs to."""
-        return int(np.searchsorted(self.first, number, side="right")) - 1
-
-    def numbers(self, picture: int) -> range:
-        return range(self.first[picture], self.first[picture + 1])
-
-    def load(self, number: int) -> Tensor | None:
-        """Loads a view, [3, H, W] float32 in 0..1; None where its picture cannot be read, and for a tile that
-        shows nothing of it."""
-        picture = self.picture_of(number)
-        return self.tensor(number, self.of_picture(picture))
-
-    def tensor(self, number: int, views: Views | None) -> Tensor | None:
-        """View as `load` gives it. views: of its picture."""
-        if views is None:
-            return None
-        picture = self.picture_of(number)
-        image = self.image(views, picture, number - self.first[picture])
-        return None if (image[0] < 0).all() else self.reader.to_tensor(image)
-
-    def image(self, views: Views, picture: int, view: int) -> NDArray[np.float32]:
-        """View of a picture, [3, H, W] float32 in 0..1, which may be written to."""
-        image: NDArray[np.float32] = views.images([view])[0]
-        return image
-
-    def of_picture(self, picture: int, light: Light | None = None) -> Views | None:
-        """Views of a picture, as it is or in another light; those of the last few pictures stay decoded."""
-        key, read = (picture, light), self.reader
-        with self._lock:
-            held = self._held.setdefault(key, _CachedPicture())
-            self._held.move_to_end(key)
-        with held.lock:
-            if not held.read:
-                views = read.views(picture) if light is None else read.views_in_light(picture, light)
-                held.views, held.read = views, True
-        with self._lock:
-            room = CACHE_BYTES
-            for k, one in reversed(list(self._held.items())):
-                room -= one.bytes
-                if room < 0 and one is not held:
-                    del self._held[k]
-        return held.views
-
-    def task(self, task: Task) -> Task:
-        """Converts a task for pictures into one for their views."""
-        task = self.reader.task(task)
-        pictures = [i for i in range(task.count) for _ in self.numbers(i)]
-        return replace(
-            task,
-            load=self.load,
-            groups=[task.groups[i] for i in pictures],
-            reserved=[number for i in task.reserved for number in self.numbers(i)],
-            settle=self.without_copies,
-            views=TaskViews(
-                len(self) / max(1, task.count),
-                [task.views.picture_of[i] for i in pictures] if task.views.picture_of else pictures,
-            ),
-        )
-
-    def without_copies(self, numbers: list[int]) -> list[int]:
-        """Returns the numbers without those of pictures that are copies."""
-        new = [picture for picture in self.pictures(numbers) if picture not in self._kept]
-        if new:  # once each: its views may come in several parts
-            kept = set(self.reader.without_copies(new))
-            self._kept.update((picture, picture in kept) for picture in new)
-        return [number for number in numbers if self._kept[self.picture_of(number)]]
-
-    def pictures(self, numbers: Iterable[int]) -> list[int]:
-        """Numbers of the pictures that views belong to, each once, in their order."""
-        return list(dict.fromkeys(self.picture_of(number) for number in numbers))
-
-    def to_pictures(self, fitted: Fitted) -> Fitted:
-        """Converts a fit's numbers of views into numbers of pictures; its calibration stays that of views."""
-        suspects: dict[int, float] = {}
-        for number, score in fitted.suspects.items():
-            suspects.setdefault(self.picture_of(number), score)
-        return replace(
-            fitted,
-            pictures=self.pictures(fitted.pictures),
-            used=self.pictures(fitted.used),
-            held={role: self.pictures(numbers) for role, numbers in fitted.held.items()},
-            dropped=self.pictures(fitted.dropped),
-            suspects=suspects,
-        )
-
-
-# -------------------------------------------------------------------------------------------- large pictures
-
-
-class TrainingTiles(TrainingViews):
-    """Numbers the views of all pictures: for each picture the whole view, then its tiles.
-
-    They lie on the grid of tiles, each moved at random within the overlap; where there are too many of
-    them, some of every picture, moved farther. Where they lie follows from the seed and the
-    picture's number. Where the model tells places apart they are the tiles themselves, and where there are
-    too many, other ones of every picture.
-
-    reader: of the frames. sizes: of the pictures; None: it cannot be read, and has a whole view alone.
-    """
-
-    def __init__(self, reader: Reader | TrainingFrames, sizes: Sizes, seed: int):
-        self.reader, self.seed = reader, seed
-        how = reader.preprocess
-        sizes = [sizes[reader.picture_of(frame)] for frame in range(len(reader))]
-        sizes = [None if size is None else how.frame_size(size) for size in sizes]
-        grids = [None if size is None else how.grid(size) for size in sizes]
-        cells = [self._counted_tiles(*pair) for pair in zip(sizes, grids, strict=True)]
-        views_of = [1 + len(tiles) for tiles in cells]  # as a picture is judged
+    def _tiled(self, sizes: Sizes, seed: int) -> list[_Frame]:
+        how = self.reader.preprocess
         height, width = how.size
         room = max(MIN_TILES, MAX_VIEW_PIXELS // (height * width) // max(1, len(sizes)))
-        self.located = how.positions is not None
-        if self.located:
-            cells = [_rotate_tiles(tiles, index, room) for index, tiles in enumerate(cells)]
-        self.grids = grids
-        # of every number which view of its picture it is, where these are its tiles
-        self.positions = [k for tiles in cells for k in (0, *(t + 1 for t in tiles))] if self.located else []
-        self.places = [
-            [] if grid is None else self._jitter(index, [grid.corner(k) for k in tiles], sizes[index], room)
-            for index, (tiles, grid) in enumerate(zip(cells, grids, strict=True))
-        ]
-        super().__init__(reader, [1 + len(places) for places in self.places], views_of)
+        frames = []
+        for number, picture in enumerate(sizes):
+            size = None if picture is None else how.frame_size(picture)
+            grid = None if size is None else how.grid(size)
+            tiles = self._counted_tiles(size, grid)
+            judged, positions = 1 + len(tiles), list[int]()
+            if how.positions is not None:
+                tiles = _rotate_tiles(tiles, number, room)
+                positions = [0, *(tile + 1 for tile in tiles)]
+            windows = [] if grid is None else [grid.corner(tile) for tile in tiles]
+            if windows and size is not None and not positions:
+                windows = self._jitter(
+                    windows, size, room, np.random.default_rng([seed, WINDOW_STREAM, number])
+                )
+            frames.append(_Frame(windows, grid, judged, positions))
+        return frames
 
     def _counted_tiles(self, size: tuple[int, int] | None, grid: TileGrid | None) -> list[int]:
         """Numbers of the tiles of a frame (H, W) with pixels that count; empty where the whole view is the
@@ -198,13 +118,10 @@ class TrainingTiles(TrainingViews):
         return RegionOfInterest(roi, how.whole.geometry(size), grid.canvas).tiles(grid)
 
     def _jitter(
-        self, index: int, cells: list[tuple[int, int]], size: tuple[int, int] | None, room: int
+        self, cells: list[tuple[int, int]], size: tuple[int, int], room: int, rng: np.random.Generator
     ) -> list[tuple[int, int]]:
-        if not cells or size is None or self.located:
-            return cells
-        how, rng = self.reader.preprocess, np.random.default_rng([self.seed, WINDOW_STREAM, index])
-        canvas = how.canvas(size)
-        few = len(cells) > room
+        how = self.reader.preprocess
+        canvas, few = how.canvas(size), len(cells) > room
         chosen = sorted(rng.permutation(len(cells))[:room].tolist()) if few else range(len(cells))
         # all together show everything; some of them show any place
         reach = [round((1 - how.overlap if few else how.overlap) * side / 2) for side in how.size]
@@ -219,171 +136,193 @@ class TrainingTiles(TrainingViews):
             moved.append((corner[0], corner[1]))
         return moved
 
-    def draw(self, frames: Sequence[int], seed: int) -> list[int]:
-        """Draws the frames to calibrate on, in order: all, or as many as `MAX_CALIBRATION_TILES` allows. Of
-        several parts all or none of a picture's are drawn."""
-        whole = list(dict.fromkeys(map(self.reader.picture_of, frames)))
-        tiles = sum(self.judged_counts[i] for i in frames) / len(whole)
-        most = max(MIN_PICTURES, int(MAX_CALIBRATION_TILES / tiles))
-        if len(whole) <= most:
-            return list(frames)
-        drawn = {*np.random.default_rng(seed).choice(whole, most, replace=False).tolist()}
-        return sorted(i for i in frames if self.reader.picture_of(i) in drawn)
+    # ---- numbers
+
+    def __len__(self) -> int:
+        return int(self.first[-1])
+
+    @property
+    def pictures(self) -> range:
+        return range(len(self.first_frame) - 1)
+
+    def frame_of(self, number: int) -> int:
+        """Number of the frame that a view belongs to."""
+        return int(np.searchsorted(self.first, number, side="right")) - 1
+
+    def picture_of(self, number: int) -> int:
+        """Number of the picture that a view belongs to."""
+        return int(np.searchsorted(self.first_frame, self.frame_of(number), side="right")) - 1
+
+    def frames_of(self, picture: int) -> range:
+        """Numbers of a picture's frames."""
+        return range(self.first_frame[picture], self.first_frame[picture + 1])
+
+    def numbers(self, picture: int) -> range:
+        """Numbers of a picture's views."""
+        return range(*(self.first[self.first_frame[k]] for k in (picture, picture + 1)))
+
+    def judged_count(self, picture: int) -> int:
+        """Number of views by which a picture is judged."""
+        return sum(self.frames[frame].judged for frame in self.frames_of(picture))
+
+    def held_out_count(self) -> int:
+        """Approximate number of views that are judged again if a tenth of the pictures is held out; 0: none
+        are."""
+        if self.reader.preprocess.tile is None:
+            return 0
+        count = len(self.pictures)
+        return round(
+            max(MIN_HELD_OUT, count // 10) * sum(map(self.judged_count, self.pictures)) / max(1, count)
+        )
 
     def by_place(self, numbers: Iterable[int]) -> dict[tuple[int, int], int]:
-        """Maps (picture, view) to the number of the tile, for the given numbers."""
-        return {(self.picture_of(number), self.positions[number]): number for number in numbers}
+        """Maps (frame, position) to the number of a view, where places are learnt apart."""
+        found = {}
+        for number in numbers:
+            frame = self.frame_of(number)
+            if positions := self.frames[frame].positions:
+                found[frame, positions[number - self.first[frame]]] = number
+        return found
 
-    def tiles_of(self, picture: int, places: Collection[int] = ()) -> Sequence[int]:
-        """Numbers of a picture's tiles, or of its whole view where it has none. places: only tiles at these
-        places, if there are any."""
-        numbers = self.numbers(picture)[1:] or self.numbers(picture)
-        return [number for number in numbers if not places or self.positions[number] in places] or numbers
+    def carriers(self, picture: int, positions: Collection[int] = ()) -> list[int]:
+        """Numbers of a picture's views that a simulated defect may lie on: of a large frame its tiles.
+        positions: only tiles there, if there are any."""
+        found = list[int]()
+        for frame in self.frames_of(picture):
+            numbers = range(self.first[frame], self.first[frame + 1])
+            found += numbers[1:] or numbers
+        there = {number for (_, at), number in self.by_place(found).items() if at in positions}
+        return [number for number in found if number in there] or found
 
-    def image(self, views: Views, picture: int, view: int) -> NDArray[np.float32]:
-        # of the whole view a copy: the picture stays, and is asked again
-        return views.window(*self.places[picture][view - 1]) if view else views.images([0])[0].copy()
+    # ---- pixels
+
+    def load(self, number: int) -> Tensor | None:
+        """Loads a view, [3, H, W] float32 in 0..1; None where its picture cannot be read, and for a tile that
+        shows nothing of it."""
+        frame, picture = self.frame_of(number), self.picture_of(number)
+        views = self.of_picture(picture)
+        if views is None:
+            return None
+        shown, window = views.parts[frame - self.first_frame[picture]], number - self.first[frame]
+        if window:
+            image: NDArray[np.float32] = shown.window(*self.frames[frame].windows[window - 1])
+        else:  # a copy, where the picture stays and is asked again
+            image = shown.images([0])[0] if self.are_pictures else shown.images([0])[0].copy()
+        return None if (image[0] < 0).all() and not self.are_pictures else self.reader.to_tensor(image)
+
+    def of_picture(self, picture: int) -> Views | None:
+        """Views of a picture; where it has several, those of the last few pictures stay decoded."""
+        if self.are_pictures:
+            return self.reader.views(picture)
+        with self._lock:
+            held = self._held.setdefault(picture, _CachedPicture())
+            self._held.move_to_end(picture)
+        with held.lock:
+            if not held.read:
+                held.views, held.read = self.reader.views(picture), True
+        with self._lock:
+            room = CACHE_BYTES
+            for k, one in reversed(list(self._held.items())):
+                room -= one.bytes
+                if room < 0 and one is not held:
+                    del self._held[k]
+        return held.views
+
+    # ---- a method's fit
 
     def task(self, task: Task) -> Task:
-        few = None if task.drop_suspects else MIN_VIEWS  # any view may be the suspicious one
-        task, shape = replace(super().task(task), calibration_pictures=few), self.reader.preprocess.positions
-        if shape is None:
-            return task
-        frames = [i for i in range(len(self.judged_counts)) for _ in self.numbers(i)]
-        positions = TilePositions(1 + math.prod(shape), self.positions, frames, self._own_area)
-        return replace(task, views=replace(task.views, positions=positions))
+        """Converts a task for pictures into one for their views."""
+        if self.are_pictures:
+            return replace(task, load=self.load)
+        pictures = [i for i in self.pictures for _ in self.numbers(i)]
+        positions = None
+        if (shape := self.reader.preprocess.positions) is not None:
+            every = [at for one in self.frames for at in one.positions]
+            frames = [k for k, one in enumerate(self.frames) for _ in one.positions]
+            positions = TilePositions(1 + math.prod(shape), every, frames, self._own_area)
+        tiled = self.reader.preprocess.tile is not None
+        return replace(
+            task,
+            load=self.load,
+            groups=[task.groups[i] for i in pictures],
+            reserved=[number for i in task.reserved for number in self.numbers(i)],
+            settle=self._without_copies,
+            views=TaskViews(len(self) / max(1, task.count), pictures, positions),
+            # whole pictures are judged again; but any view may be the suspicious one
+            calibration_pictures=MIN_VIEWS if tiled and not task.drop_suspects else task.calibration_pictures,
+        )
 
     def _own_area(self, number: int) -> tuple[slice, slice]:
-        position, grid = self.positions[number], self.grids[self.picture_of(number)]
-        if not position or grid is None:
+        frame = self.frames[at := self.frame_of(number)]
+        position = frame.positions[number - self.first[at]]
+        if not position or frame.grid is None:
             return slice(None), slice(None)
-        return grid.unshared_window(position - 1)
+        return frame.grid.unshared_window(position - 1)
+
+    def _without_copies(self, numbers: list[int]) -> list[int]:
+        """Returns the numbers without those of pictures that are copies."""
+        new = [picture for picture in self.pictures_of(numbers) if picture not in self._kept]
+        if new:  # once each: its views may come in several parts
+            kept = set(self.reader.without_copies(new))
+            self._kept.update((picture, picture in kept) for picture in new)
+        return [number for number in numbers if self._kept[self.picture_of(number)]]
+
+    def pictures_of(self, numbers: Iterable[int]) -> list[int]:
+        """Numbers of the pictures that views belong to, each once, in their order."""
+        return list(dict.fromkeys(self.picture_of(number) for number in numbers))
+
+    def to_pictures(self, fitted: Fitted) -> Fitted:
+        """Converts a fit of views into one of pictures; each is scored as its worst view, if all have
+        scores."""
+        suspects: dict[int, float] = {}
+        for number, score in fitted.suspects.items():
+            suspects.setdefault(self.picture_of(number), score)
+        several: dict[int, list[Values]] = {}
+        for number, values in fitted.scored.items():
+            several.setdefault(self.picture_of(number), []).append(values)
+        # in tiles, of which a few are scored, the pictures are judged again
+        whole = self.reader.preprocess.tile is not None
+        return replace(
+            fitted,
+            scored={
+                i: worst(of)
+                for i, of in several.items()
+                if i not in self.wrong and (whole or len(of) == len(self.numbers(i)))
+            },
+            used=self.pictures_of(fitted.used),
+            held={role: self.pictures_of(numbers) for role, numbers in fitted.held.items()},
+            dropped=self.pictures_of(fitted.dropped),
+            suspects=suspects,
+        )
 
 
-def _rotate_tiles(tiles: list[int], picture: int, room: int) -> list[int]:
-    """Chooses at most `room` of a picture's tiles; the next picture gives other ones, so that each tile is
-    seen about as often."""
+def _rotate_tiles(tiles: list[int], frame: int, room: int) -> list[int]:
+    """Chooses at most `room` of a frame's tiles; the next frame gives other ones, so that each tile is seen
+    about as often."""
     if len(tiles) <= room:
         return tiles
-    first = picture * room
+    first = frame * room
     return sorted(tiles[(first + k) % len(tiles)] for k in range(room))
 
 
-# ---------------------------------------------------------------------- pictures that show several parts
-
-
-class TrainingFrames(TrainingViews):
-    """Numbers the parts of all pictures, and reads the frame of each like a picture of its own. A picture is
-    judged by its worst part, and its own rate holds (`calibration.threshold`), since its parts are left out
-    together.
+def views_of(reader: Reader, sizes: Sizes, seed: int, learnt: LearnedParts | None = None) -> TrainingViews:
+    """Numbers the views that are learnt from.
 
     Args:
-        counts: of parts in each picture. errors: what is wrong with each count by a model that has not learnt
-            from the picture; empty: nothing.
+        sizes: of the pictures.
+        learnt: of several parts in a picture; None: they are counted.
     """
-
-    reader: Reader
-
-    def __init__(self, reader: Reader, counts: Sequence[int], errors: Sequence[str]):
-        counts = [max(1, count) for count in counts]  # one without parts is reported when it is loaded
-        super().__init__(reader, counts, counts)
-        self.to_tensor = reader.to_tensor
-        self.wrong = {i for i, reason in enumerate(errors) if reason not in ("", UNREAD)}
-
-    @property
-    def preprocess(self) -> Preprocess:
-        return self.reader.preprocess
-
-    @property
-    def roi(self) -> NDArray[np.bool_] | None:
-        return self.reader.roi
-
-    def views(self, number: int, light: Light | None = None) -> Views | None:
-        """Views of a part, as `Reader.views` has them of a picture."""
-        picture = self.picture_of(number)
-        views = self.of_picture(picture, light)
-        return None if views is None else views.parts[number - self.first[picture]]
-
-    def views_in_light(self, number: int, light: Light) -> Views | None:
-        """Views of a part in another light, as `Reader.views_in_light` has them."""
-        return self.views(number, light)
-
-    def load_in_light(self, number: int, light: Light) -> Tensor | None:
-        """Part in another light, as `load` gives it."""
-        return self.tensor(number, self.of_picture(self.picture_of(number), light))
-
-    def image(self, views: Views, picture: int, view: int) -> NDArray[np.float32]:
-        image: NDArray[np.float32] = views.parts[view].images([0])[0].copy()
-        return image
-
-    def calibrated(self, fit: Fitted, checked: Fitted, seed: int, task: Task) -> tuple[Fitted, Fitted]:
-        """Turns a fit of parts into one of whole pictures, calibrated by their worst parts; and `checked`,
-        the fit with a view of each part to put simulated defects on, into one with a view of each picture.
-        task: of the pictures."""
-        fitted, before, groups = self.to_pictures(fit), fit.calibration, task.groups
-        first = len(before.scores) - len(fit.pictures)  # an extended model has the earlier ones before
-        rows: dict[int, list[tuple[float, float]]] = {}
-        new = zip(fit.pictures, before.scores[first:], before.map_maxima[first:], strict=True)
-        for number, *values in new:
-            rows.setdefault(self.picture_of(number), []).append((values[0], values[1]))
-        whole = [i for i, of in rows.items() if i not in self.wrong and len(of) == self.judged_counts[i]]
-        if not whole:
-            raise InputError("no good picture has all its parts calibrated on: give fewer pictures")
-        scores, maxima = (tuple(max(values[k] for values in rows[i]) for i in whole) for k in (0, 1))
-        # of as many pictures as calibrate, where some were held out
-        share = len(whole) / max(1, len(self.judged_counts) - len(self.wrong))
-        wrong = math.ceil(len(self.wrong) * share - 1e-9)
-        units = tuple(groups[i] for i in (*whole, *sorted(self.wrong)[:wrong]))
-        units = units if before.promised else ()
-        calibration = replace(before, scores=scores, map_maxima=maxima, miscounted=wrong, units=units)
-        if task.old is not None:
-            calibration = calibration.after(task.old.manifest.calibration)
-        fitted.calibration, fitted.pictures = calibration, whole
-        rng, view_of = (
-            np.random.default_rng([seed, PART_STREAM]),
-            dict(zip(fit.pictures, checked.pictures, strict=True)),
-        )
-        some = [view_of[int(rng.choice(self.numbers(i)))] for i in whole]
-        return fitted, replace(checked, calibration=calibration, pictures=some)
-
-    def judge_in_lights(self, judge: JudgeInLights) -> JudgeInLights:
-        """Judges pictures in lights by their worst parts, which `judge` judges."""
-
-        def worst(pictures: Sequence[int], lights: Sequence[Light]) -> NDArray[np.float64]:
-            numbers = [self.numbers(i) for i in pictures]
-            values = judge([number for each in numbers for number in each], lights)
-            starts = np.cumsum([0, *map(len, numbers[:-1])])
-            return np.asarray(np.maximum.reduceat(values, starts), dtype=np.float64)
-
-        return worst
-
-
-Frames = Reader | TrainingFrames
-ViewSet = Frames | TrainingTiles
-
-
-def held_out_views(counts: Sequence[int]) -> int:
-    """Approximate number of views that are judged if a tenth of the pictures is held out. counts: of each."""
-    return round(max(MIN_HELD_OUT, len(counts) // 10) * sum(counts) / max(1, len(counts)))
-
-
-def views_of(frames: Frames, sizes: Sizes, seed: int) -> ViewSet:
-    """Numbers the views that are learnt from: windows of large frames, or the frames. sizes: of the
-    pictures."""
-    return frames if frames.preprocess.tile is None else TrainingTiles(frames, sizes, seed)
-
-
-def frames_of(reader: Reader, learnt: LearnedParts | None = None) -> Frames:
-    """Numbers the parts, or the views of channels, of pictures that have several; else these have one frame.
-    learnt: of several parts in a picture; None: they are counted."""
     how, count = reader.preprocess, len(reader.sources)
     if how.channels is not None:
-        return TrainingFrames(reader, [len(how.channels.groups)] * count, [""] * count)
+        return TrainingViews(reader, [len(how.channels.groups)] * count, sizes, seed)
     if how.several is None:
-        return reader
-    if learnt is None:
-        return TrainingFrames(reader, *count_parts(reader.sources, how))
-    return TrainingFrames(reader, learnt.counts, learnt.count_errors)
+        return TrainingViews(reader, [1] * count, sizes, seed)
+    counts, errors = (
+        count_parts(reader.sources, how) if learnt is None else (learnt.counts, learnt.count_errors)
+    )
+    wrong = [i for i, reason in enumerate(errors) if reason not in ("", UNREAD)]
+    # one without parts is reported when it is loaded
+    return TrainingViews(reader, [max(1, one) for one in counts], sizes, seed, wrong)
 
 
 def grid_shape(

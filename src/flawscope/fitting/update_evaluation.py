@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from flawscope.calibration.goods import scored
 from flawscope.calibration.judgement import DecisionCounts, Judgement, MissedDefect, ScoreChange
 from flawscope.calibration.power import wilson_interval
 from flawscope.calibration.threshold import Calibration
@@ -80,11 +81,10 @@ def score_pictures(
     Args:
         known: scores by hash that the network gave before; new ones are added.
     """
-    calibration, manifest = predictor.calibration, predictor.manifest
-    listed = list(manifest.facts.get("calibration_pictures", ()))[: len(calibration.scores)]
-    places = {digest: place for place, digest in enumerate(listed)}
-    left_out = manifest.facts.get(CORRECTIONS, {}).get("left_out", {})
-    learnt = {picture.hash for picture in manifest.pictures if picture.role != "calibration"}
+    calibration, rows = predictor.calibration, predictor.manifest.pictures
+    places = {row.hash: place for place, row in enumerate(scored(rows))}
+    left_out = {row.hash: row.score for row in rows if row.score is not None and not row.counted}
+    learnt = {row.hash for row in rows if row.learnt}
     answered = {*places, *left_out, *learnt, *known}
     new = [one for one in pictures if one.digest not in answered]
     for done, (_, found) in enumerate(predictor.stream([one.source for one in new])):
@@ -98,7 +98,7 @@ def score_pictures(
             others, score = calibration.without_units([place]), calibration.scores[place]
             scores[one.number] = Score.of(others, score, learnt=True)
         elif one.digest in left_out:
-            scores[one.number] = Score.of(calibration, left_out[one.digest][0], learnt=True)
+            scores[one.number] = Score.of(calibration, left_out[one.digest], learnt=True)
         elif one.digest not in learnt and one.digest in known:
             scores[one.number] = Score.of(calibration, known[one.digest])
     return scores

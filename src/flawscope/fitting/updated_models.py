@@ -7,16 +7,15 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flawscope.artefact.model_file import Artefact, Picture
+from flawscope.artefact.model_file import Artefact
 from flawscope.calibration import min_calibration_size
-from flawscope.calibration.outliers import sole_note
-from flawscope.calibration.threshold import envelope
+from flawscope.calibration.goods import CALIBRATION, Picture, calibrate, judge, renumber
+from flawscope.calibration.outliers import odd
 from flawscope.datasets import Dataset, Item, group_numbers
 from flawscope.datasets.masks import Mask
 from flawscope.errors import InputError, pluralize
@@ -26,12 +25,12 @@ from flawscope.fitting.stored_options import refit_options
 from flawscope.fitting.training_pictures import look_at
 from flawscope.fitting.update_evaluation import CORRECTIONS, ReviewedPicture, Score, score_pictures
 from flawscope.methods import registry
-from flawscope.pictures.decoding import PictureSource, decode, pixel_hash
+from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.units import find_new_parts
 from flawscope.predictor import Predictor, open_fitted
 from flawscope.predictor.parts import part_calibration, stored_part_pattern
-from flawscope.predictor.recalibration import recalibrate, values_in_lights
+from flawscope.predictor.recalibration import judge_new, recalibrate
 from flawscope.progress import ProgressCallback
 
 RADIUS_KEY = "covering_radius"  # among a model's facts
@@ -43,7 +42,6 @@ RATIO_SETTINGS = ("ratio", "fine_ratio")  # settings with the share of the patch
 FOLDS = 2  # of cross-fitting, where a method is trained anew
 UPDATE_NOTE_PREFIXES = ("learnt from ", "extended by ")  # of notes that the next update replaces
 
-Values = Mapping[str, tuple[float, float]]  # score and maximum of the map by the picture's hash
 # A model, and what gives its scores of pictures as if it had never learnt from them
 Candidate = tuple[Predictor, Callable[[Sequence[ReviewedPicture]], dict[int, Score]]]
 
@@ -84,51 +82,58 @@ class Job:
 def extend_bank(job: Job) -> list[Candidate]:
     """Candidates with a larger memory bank and the earlier calibration: first with the drawn pictures in the
     calibration, then without."""
-    old, facts, calibration = job.old, job.old.manifest.facts, job.old.manifest.calibration
-    listed = map(str, facts.get("calibration_pictures", ()))
-    pairs = zip(calibration.scores, calibration.map_maxima, strict=True)
-    values = dict(zip(listed, pairs, strict=True))
-    left_out = dict(facts.get(CORRECTIONS, {}).get("left_out", {}))
-    inside = {picture.hash for picture in old.manifest.pictures if picture.role != "calibration"}
+    old = job.old
+    inside = {row.hash for row in old.manifest.pictures if row.learnt}
     chosen = list({one.digest: one for one in job.wanted if one.digest not in inside}.values())
-    predictor = open_fitted(old, job.device)
+    predictor, before = open_fitted(old, job.device), old.manifest.pictures
     if chosen:
         alarms = sum(job.before[one.number].anomalous for one in chosen if one.number in job.before)
         start = with_room(old) if 2 * alarms >= len(chosen) else _without_update_notes(old)
         how = {"check": job.check, "device": job.device, "step": job.step}
         predictor = learn_pictures(start, chosen, **how)
-        new, combined = predictor.manifest.facts["calibration_pictures"], predictor.calibration
-        for place in range(len(calibration.scores), len(combined.scores)):
-            left_out[new[place]] = combined.scores[place], combined.map_maxima[place]
-    drawn: dict[str, tuple[float, float]] = {}
-    shown: list[ReviewedPicture] = []
-    fresh: dict[str, PictureSource] = {}
-    for one in _fair_sample(job):
-        if one.digest in {*values, *drawn, *fresh}:
-            continue
-        shown.append(one)
-        if one.digest in left_out:
-            drawn[one.digest] = left_out[one.digest]
-        elif one.digest not in inside:
-            fresh[one.digest] = one.source
-    drawn |= _calibration_values(predictor, fresh)
-    units = {**dict(zip(values, calibration.units or range(len(values)), strict=False))}
-    first, parts = 1 + max(units.values(), default=0), job.part_units(shown)
-    units |= {one.digest: first + part for one, part in zip(shown, parts, strict=True)}
-    # names are private, and needed by models that decide on parts alone
-    decides_on_parts = stored_part_pattern(old.manifest) is not None
-    names = {one.digest: one.name for one in shown} if decides_on_parts else {}
-    models = [_set_calibration(predictor, old, {**values, **drawn}, left_out, units, names, len(chosen))]
-    if drawn:
-        known_names = {picture.hash: picture.name for picture in predictor.manifest.pictures}
-        known_names |= {one.digest: one.name for one in shown}
-        if sole := sole_note(models[0].calibration, [known_names[digest] for digest in {**values, **drawn}]):
-            job.say(sole)  # not in the file: names of the line are private
-        models.append(_set_calibration(predictor, old, values, left_out, units, names, len(chosen)))
+    # what somebody chose has a score, and does not count
+    learnt = [replace(row, counted=False) for row in predictor.manifest.pictures[len(before) :]]
+    rows, names = _with_drawn(job, predictor, (*before, *learnt))
+    models = [_with_rows(predictor, old, rows, len(chosen))]
+    if rows != (*before, *learnt):
+        named = [replace(row, name=names.get(row.hash, row.name)) for row in rows]
+        for one in odd(named, models[0].calibration, asks=False):
+            job.say(one.line)  # not in the file: names of the line are private
+        models.append(_with_rows(predictor, old, (*before, *learnt), len(chosen)))
     known: dict[str, float] = {}  # the candidates have one network
     if not chosen and job.active.artefact is old:  # it has not changed
         known = {one.digest: one.before for one in job.pictures if one.before is not None}
     return [(one, lambda several, one=one: score_pictures(one, several, known, job.step)) for one in models]  # type: ignore[misc]
+
+
+def _with_drawn(
+    job: Job, predictor: Predictor, rows: tuple[Picture, ...]
+) -> tuple[tuple[Picture, ...], dict[str, str]]:
+    """The rows, with the line's drawn pictures that do not count yet; and the names of these, by hash."""
+    counted = {row.hash for row in rows if row.counted}
+    sample = list({one.digest: one for one in _fair_sample(job) if one.digest not in counted}.values())
+    names, parts = {one.digest: one.name for one in sample}, job.part_units(sample)
+    left_out = {row.hash: k for k, row in enumerate(rows) if row.hash in names and row.score is not None}
+    learnt = {row.hash for row in rows if row.learnt}
+    fresh = [one for one in sample if one.digest not in {*left_out, *learnt}]
+    judged, _ = judge_new(predictor, [one.source for one in fresh])
+    # names are private, and needed by models that decide on parts alone
+    decides_on_parts = stored_part_pattern(job.old.manifest) is not None
+    part_of = {one.digest: part for one, part in zip(sample, parts, strict=True)}
+    unit_of = {part_of[digest]: rows[k].unit for digest, k in left_out.items()}  # a part that was learnt
+    new = [
+        Picture(
+            one.digest,
+            CALIBRATION,
+            names[one.digest] if decides_on_parts else "of the line",
+            part_of[one.digest],
+            drawn=True,
+        )
+        for one in judged
+    ]
+    kept = [replace(row, counted=True, drawn=True) if row.hash in left_out else row for row in rows]
+    added = renumber(judge(new, np.array([one.values for one in judged])), kept)
+    return (*kept, *(replace(row, unit=unit_of.get(part_of[row.hash], row.unit)) for row in added)), names
 
 
 def _fair_sample(job: Job) -> list[ReviewedPicture]:
@@ -150,17 +155,6 @@ def _fair_sample(job: Job) -> list[ReviewedPicture]:
         if part not in known.parts and sorted(view for view, _ in views) == sorted(known.views)
         for _, one in views
     ]
-
-
-def _calibration_values(predictor: Predictor, pictures: Mapping[str, PictureSource]) -> Values:
-    """Calibration values of pictures that the model has not learnt from, by hash: their envelope over the
-    lights in which it keeps its rate. Pictures whose part is not found in each of them are left out."""
-    values = values_in_lights(predictor, [*pictures.values()], predictor.manifest.preprocess.lights)
-    counted = np.asarray(np.isfinite(values).all(axis=(1, 2)))
-    if not counted.any():
-        return {}
-    columns = (envelope(part).tolist() for part in np.moveaxis(values[counted], 2, 0))
-    return dict(zip(compress(pictures, counted), zip(*columns, strict=True), strict=True))
 
 
 def learn_pictures(old: Artefact, pictures: Sequence[ReviewedPicture], **how: Any) -> Predictor:
@@ -197,53 +191,24 @@ def _cap(old: Artefact) -> int | None:
     return None if cap is None else int(cap)
 
 
-def _set_calibration(
-    predictor: Predictor,
-    old: Artefact,
-    values: Values,
-    left_out: Values,
-    units: Mapping[str, int],
-    names: Mapping[str, str],
-    learnt: int,
-) -> Predictor:
-    """The model with these calibration scores. units, names: of the pictures. learnt: how many were."""
+def _with_rows(predictor: Predictor, old: Artefact, rows: tuple[Picture, ...], learnt: int) -> Predictor:
+    """The model calibrated on the rows that count. learnt: how many pictures were learnt from."""
     manifest, before = predictor.manifest, old.manifest
-    drawn = len(values) - len(before.calibration.scores)
-    first = before.facts.get(CORRECTIONS, {}).get("of_the_fit")
-    first = first or before.facts.get("calibration_pictures", ())
-    of_line = len(values.keys() - {*first})
+    earlier = {row.hash for row in before.pictures if row.counted}
+    drawn = sum(row.counted and row.hash not in earlier for row in rows)
+    of_line = sum(row.counted and row.drawn for row in rows)
     method = before.calibration.method.partition(";")[0]
-    scores, maxima = zip(*values.values(), strict=True)
-    several = [units[digest] for digest in values]
-    several += before.calibration.units[len(before.calibration.scores) :]  # of pictures counted wrong
-    calibration = replace(
-        predictor.calibration,
-        miscounted=before.calibration.miscounted,
-        units=tuple(several) if len({*several}) < len(several) else (),
-        scores=tuple(map(float, scores)),
-        map_maxima=tuple(map(float, maxima)),
-        method=f"{method}; {of_line} drawn from the line" if of_line else method,
-    )
-    corrections: dict[str, Any] = {
-        "left_out": {digest: list(pair) for digest, pair in left_out.items()},
-        "of_the_fit": sorted({*first}),
+    how = predictor.calibration.to_dict() | {
+        "method": f"{method}; {of_line} drawn from the line" if of_line else method
     }
+    facts = dict(manifest.facts)
     if (cap := _cap(old)) is not None:
-        corrections["cap"] = cap
-    facts = {**manifest.facts, "calibration_pictures": list(values), CORRECTIONS: corrections}
+        facts[CORRECTIONS] = {"cap": cap}
     if RADIUS_KEY in before.facts:  # of the whole bank
         pairs = zip(before.facts[RADIUS_KEY], manifest.facts[RADIUS_KEY], strict=True)
         facts[RADIUS_KEY] = [max(pair) for pair in pairs]
     ratios = {key: before.config[key] for key in RATIO_SETTINGS if key in before.config}
-    known = {picture.hash for picture in manifest.pictures}
-    fresh = [
-        Picture(digest, "calibration", names.get(digest, "of the line"))
-        for digest in values
-        if digest not in known
-    ]
-    manifest = replace(
-        manifest, config={**manifest.config, **ratios}, facts=facts, pictures=(*manifest.pictures, *fresh)
-    )
+    manifest = replace(manifest, config={**manifest.config, **ratios}, facts=facts, pictures=rows)
     threshold = (
         f"good pictures as they come, {drawn} of them drawn from the line now"
         if drawn
@@ -254,7 +219,7 @@ def _set_calibration(
         "that somebody chose do not show what good ones are like"
     )
     made = Predictor(replace(predictor.artefact, manifest=manifest), predictor.session)
-    made = made.with_calibration(calibration, note)
+    made = made.with_calibration(calibrate(rows, **how), note)
     made.failures = predictor.failures
     return made
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -15,50 +15,18 @@ from flawscope.artefact.router_file import DescriptorModel
 from flawscope.errors import InputError
 from flawscope.methods.config import build_config, keep_known_settings
 from flawscope.methods.detector import resolve_device
-from flawscope.methods.features.backbone import Backbone
-from flawscope.methods.patch_detector import PatchDetector, PatchView
-from flawscope.methods.settings import PatchSettings, ViewSpec
+from flawscope.methods.patch_detector import PatchDetector
+from flawscope.methods.settings import PatchSettings
 
 
 @dataclass(frozen=True)
 class DescriptorSettings(PatchSettings):
-    """Settings of a network that describes pictures. Those beside a `PatchSettings`' are of joint models that
-    an older version fitted, whose pictures PatchCore's network described as its settings said."""
-
-    dimensions: int | None = None
-    layers: Literal["joined", "each"] = "joined"
-    distance: Literal["euclidean", "cosine"] = "euclidean"
-
-    SIZES: ClassVar[int] = 4
-
-    @property
-    def view_specs(self) -> tuple[ViewSpec, ...]:
-        if self.layers == "joined":
-            return super().view_specs
-        return tuple(ViewSpec(size, (stage,)) for size in self.view_sizes for stage in sorted(self.stages))
+    """Settings of a network that describes pictures."""
 
     @classmethod
     def parse_stored(cls, values: Mapping[str, Any]) -> Self:
         """Reads settings from a file, and leaves out those that it does not know. InputError."""
         return build_config(cls, keep_known_settings(cls, values))
-
-
-class DescriptorView(PatchView):
-    """View of pictures that are described."""
-
-    def __init__(
-        self,
-        config: DescriptorSettings,
-        backbone: Backbone,
-        spec: ViewSpec,
-        roi: Tensor,
-    ):
-        super().__init__(config, backbone, spec, roi, config.dimensions)
-        self.normalizes = config.distance == "cosine"
-
-    def patches(self, maps: Any) -> Tensor:
-        found = super().patches(maps)
-        return F.normalize(found, dim=2) if self.normalizes else found
 
 
 class DescriptorNetwork(PatchDetector):
@@ -80,9 +48,6 @@ class DescriptorNetwork(PatchDetector):
                 f"the network that recognises its products does not fit its settings ({reason}): fit anew"
             ) from None
         return network.to(resolve_device(device)).eval()
-
-    def view(self, spec: ViewSpec) -> PatchView:
-        return DescriptorView(self.config, self.backbone, spec, self.roi)
 
     def forward(self, images: Tensor, positions: Tensor | None = None) -> Tensor:  # type: ignore[override]
         return self.describe(self.embed(images), self.inside(images))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flawscope.artefact.model_file import pack_images, unpack_images
-from flawscope.calibration.threshold import Calibration, from_values
+from flawscope.calibration.goods import Values
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.methods.detector import Detector, LoadPicture, StoreFeatures, embed_pictures, process_blocks
 from flawscope.methods.threads import workers
@@ -103,11 +103,10 @@ class GoodPictures:
 class HeldOut:
     """Pictures held out. Their pixels are not to be had, only a detector's features and values of them.
 
-    parts: their numbers, by group, in the order drawn. rate: target false-alarm rate. step: gets progress.
+    parts: their numbers, by group, in the order drawn. step: gets progress.
     """
 
     parts: list[list[int]]
-    rate: float
     step: ProgressCallback
     _load: LoadPicture
 
@@ -129,10 +128,10 @@ class HeldOut:
 
         embed_pictures(model, self._load, numbers, checked, self.step, "calibration")
 
-    def values(self, model: Detector, numbers: Sequence[int] | None = None) -> list[PictureValues]:
+    def values(self, model: Detector, numbers: Sequence[int] | None = None) -> list[Values]:
         """Values of the pictures `numbers`, in their order; None: of all."""
         numbers = self.numbers if numbers is None else numbers
-        found: dict[int, PictureValues] = {}
+        found: dict[int, Values] = {}
 
         def store(index: int, features: Tensor, inside: Tensor | None) -> None:
             found[index] = measure_picture(model, features, inside)
@@ -140,30 +139,16 @@ class HeldOut:
         self.embed(model, numbers, store)
         return [found[i] for i in numbers]
 
-    def calibration(
-        self,
-        model: Detector,
-        values: Sequence[PictureValues] | None = None,
-        numbers: Sequence[int] | None = None,
-    ) -> Calibration:
-        """Calibrate by the values of the pictures. numbers: of some of them, whose `values` are known."""
-        numbers = self.numbers if numbers is None else numbers
-        rows = self.values(model, numbers) if values is None else values
-        unit_of = {i: unit for unit, part in enumerate(self.parts) for i in part}
-        return from_values(
-            *zip(*rows, strict=True),
-            units=[unit_of[i] for i in numbers],
-            rate=self.rate,
-            method="held out",
-            precision=model.config.precision,
-        )
+    def scored(self, model: Detector) -> dict[int, Values]:
+        """Values of all pictures, by their numbers: what a method is calibrated by."""
+        return dict(zip(self.numbers, self.values(model), strict=True))
 
 
-def measure_picture(model: Detector, features: Tensor, inside: Tensor | None) -> PictureValues:
+def measure_picture(model: Detector, features: Tensor, inside: Tensor | None) -> Values:
     """Score, map maximum and map median of one picture; the median is over the pixels that count."""
     scores, maps = model.score(features[None], None if inside is None else inside[None])
     valid_mask = maps[0][model.region(inside)]
-    return float(scores[0]), float(maps.max()), float(valid_mask.median())
+    return Values(float(scores[0]), float(maps.max()), float(valid_mask.median()))
 
 
 Pixels = NDArray[np.uint8]
@@ -292,9 +277,6 @@ def unpack_image(image: Tensor) -> Tensor:
 def unmark(image: Tensor) -> Tensor:
     """Remove the padding marks of an image, to learn from it: outside of the region it is hidden already."""
     return torch.where(image < 0, -1 - image, image)
-
-
-PictureValues = tuple[float, float, float]  # a picture's score, its map's maximum and median
 
 
 class PartMasks:

@@ -97,13 +97,8 @@ class Method:
         return self.fit(model, task.without_load() if self.holds_out else task)
 
     def parse_stored(self, values: Mapping[str, Any]) -> Any:
-        """Settings as a model file holds them. Settings that have since gone are ignored, or refused with a
-        value that is no longer read."""
-        for key, value in self.config.GONE.items():
-            if (stored := values.get(key, value)) != value:
-                raise InputError(f"the model has {key}: {stored}, which is no longer read: fit anew")
-        found = keep_known_settings(self.config, values)
-        return build_config(self.config, {**self.config.UNSTORED, **found})
+        """Settings as a model file holds them. Those that this version does not know are ignored."""
+        return build_config(self.config, keep_known_settings(self.config, values))
 
 
 def deferred(where: str) -> Callable[..., Any]:

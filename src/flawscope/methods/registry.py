@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 GROUP = "flawscope.methods"
 DEFAULT = "patchcore"
 BUILT_IN = ("patchcore", "efficientad", "prnet")  # each a folder here, with its `METHOD`
-GONE = {"ensemble": "it was no better than patchcore alone: fit anew with --method patchcore"}
 
 
 @cache
@@ -49,8 +48,6 @@ def method(name: str) -> Method:
         found: Method = importlib.import_module(f"flawscope.methods.{name}").METHOD
         return found
     entry = _installed().get(name)
-    if entry is None and name in GONE:
-        raise InputError(f"method {name} is gone: {GONE[name]}")
     if entry is None:
         hint = suggest_name(str(name), names())
         raise InputError(

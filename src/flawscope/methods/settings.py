@@ -59,10 +59,6 @@ class PictureSettings:
     SIZES: ClassVar[int] = 1  # sizes at which a picture may be seen, at most
     SMALLEST: ClassVar[int] = 16  # pixels a side
     MULTIPLE: ClassVar[int] = 1  # sides must be multiples of it
-    UNSTORED: ClassVar[Mapping[str, Any]] = {}  # settings that older model files lack: what they meant
-    GONE: ClassVar[
-        Mapping[str, Any]
-    ] = {}  # settings that older model files have: the value that is still read
 
     def __init_subclass__(cls) -> None:
         if taken := {"masked", "upright", "hidden"} & {*get_annotations(cls)}:

@@ -15,7 +15,7 @@ from torch import Tensor
 from flawscope.artefact.model_file import Artefact
 from flawscope.artefact.state_file import training_log_path
 from flawscope.calibration import hold_out
-from flawscope.calibration.threshold import Calibration
+from flawscope.calibration.goods import Values, next_unit
 from flawscope.errors import FlawscopeError, pluralize
 from flawscope.methods.detector import Detector, LoadPicture, check_region_visible
 from flawscope.methods.good_pictures import GoodPictures, HeldOut, unpack_image
@@ -153,6 +153,11 @@ class Task:
         """Number of good pictures."""
         return len(self.groups)
 
+    @property
+    def first_unit(self) -> int:
+        """The unit of group 0: those of a model that is extended come before."""
+        return 0 if self.old is None else next_unit(self.old.manifest.pictures)
+
     def without_load(self) -> Task:
         """The task without `load`, so that a method that holds pictures out cannot learn from them."""
         return self if isinstance(self.load, _RefusedLoad) else replace(self, load=_RefusedLoad(self.load))
@@ -191,7 +196,7 @@ class Task:
         )
         held = {i for part in parts for i in part}
         others = images.set_apart([i for i in used if i not in held])
-        return images, HeldOut(parts, self.rate, self.step, others)
+        return images, HeldOut(parts, self.step, others)
 
     def pluralize(self, count: int, what: str = "") -> str:
         """A number of pictures, or of views where the task's numbers are of views, in words."""
@@ -212,8 +217,10 @@ class _RefusedLoad:
 class Fitted:
     """Output of `fit`, beside the model that it filled.
 
-    pictures: [n], the index, among those given, of each calibration score.
+    scored: values of the pictures to calibrate on, by number, rising: as if they had not been learnt from.
     used: numbers of the pictures learnt from.
+    how: the pictures were scored, for the reader: "held out", "leave-one-picture-out", ...
+    promised: whether new pictures score like them.
     held: numbers of the pictures kept for other purposes, by role.
     dropped: numbers of the pictures left out.
     suspects: numbers of the pictures that do not look good, with their scores, most suspicious first.
@@ -224,9 +231,10 @@ class Fitted:
     summary: lines for a person, beside what the threshold means.
     """
 
-    calibration: Calibration
-    pictures: list[int]
+    scored: dict[int, Values]
     used: list[int]
+    how: str = "held out"
+    promised: bool = True
     held: dict[str, list[int]] = field(default_factory=dict)
     dropped: list[int] = field(default_factory=list)
     suspects: dict[int, float] = field(default_factory=dict)
@@ -243,7 +251,7 @@ class LeaveOut:
     (`Detector.left_out`). A fit that knows better has a class of its own, which lasts as long as the fit.
 
     learnt: groups that were learnt from; images of others are scored as they are.
-    first_group: the number added to the task's group numbers, for a model that was extended.
+    first_unit: the number added to the task's group numbers, for a model that was extended.
     has_bound: `bound` is faster than `score`.
     exact_positions: those of which `score` knows all that was learnt, where places are learnt apart.
     """
@@ -251,8 +259,8 @@ class LeaveOut:
     has_bound = False
     exact_positions: Collection[int] = ()
 
-    def __init__(self, model: Detector, fitted: Fitted, groups: Sequence[int], first_group: int = 0):
-        self.model, self.first_group = model, first_group
+    def __init__(self, model: Detector, fitted: Fitted, groups: Sequence[int], first_unit: int = 0):
+        self.model, self.first_unit = model, first_unit
         self.learnt = {groups[number] for number in fitted.used}
         tensors = {**model.state_dict(), **fitted.extra}
         self.tensors = {name: tensor.to(model.roi.device) for name, tensor in tensors.items()}
@@ -262,7 +270,7 @@ class LeaveOut:
         model, counted = self.model.at_position(position), None if inside is None else inside[None]
         if group not in self.learnt:
             return model.score(features[None], counted)
-        return model.left_out(features[None], self.first_group + group, self.tensors, counted)
+        return model.left_out(features[None], self.first_unit + group, self.tensors, counted)
 
     def score(self, group: int, features: Tensor, inside: Tensor | None, position: int = 0) -> LeftOut | None:
         """Score an image of a picture of the task's `group`, from its features (`embed`, without the batch),

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from flawscope.artefact.state_file import load_checkpoint
+from flawscope.calibration.goods import Values
 from flawscope.errors import pluralize
 from flawscope.methods.detector import BATCH, Detector
-from flawscope.methods.good_pictures import FeatureCache, GoodPictures, HeldOut, PictureValues
+from flawscope.methods.good_pictures import FeatureCache, GoodPictures, HeldOut
 from flawscope.methods.patch_detector import PatchDetector
 from flawscope.methods.settings import TrainingSettings
 from flawscope.methods.task import Fitted, SeenDefect, Task
@@ -119,15 +120,13 @@ class TrainedFit:
         self,
         trainer: Trainer[Any],
         learnt: str = "",
-        values: Sequence[PictureValues] | None = None,
-        calibrated: Sequence[int] | None = None,
+        scored: dict[int, Values] | None = None,
     ) -> Fitted:
         """The trained model, calibrated by all that were held out.
 
         Args:
             learnt: what it was trained on, in words; empty: how many pictures.
-            values: of the pictures that it is calibrated by, if they are known.
-            calibrated: numbers of these pictures; None: of all that were held out.
+            scored: values of the pictures that it is calibrated by; None: all that were held out.
         """
         numbers, steps = self.images.numbers, trainer.steps or 0
         facts: dict[str, Any] = {
@@ -143,8 +142,7 @@ class TrainedFit:
         if trainer.planned_steps is not None:
             planned = pluralize(trainer.planned_steps, "step")
             summary += f"; --minutes {trainer.minutes:g}, by the first steps' time {planned}"
-        pictures = self.held.numbers if calibrated is None else [*calibrated]
-        fitted = Fitted(self.held.calibration(self.model, values, pictures), pictures, numbers)
+        fitted = Fitted(self.held.scored(self.model) if scored is None else scored, numbers)
         fitted.facts = {name: value for name, value in facts.items() if value is not None}
         fitted.summary = [summary]
         if steps < SHORT_SHARE * trainer.CPU_STEPS:

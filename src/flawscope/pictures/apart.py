@@ -33,6 +33,24 @@ NORMAL_MAD = 1.4826  # standard deviations of normal values in their median abso
 LEAST_STEP = 1.0  # of the look as a whole, in spreads: nearer pictures are alike
 
 
+def find_apart(
+    cells: Sequence[NDArray[np.float32] | None], looks: Sequence[FeatureValues], units: Sequence[int]
+) -> list[list[int]]:
+    """Places of the pictures that lie apart, in groups of one kind: by their features, and by their look as a
+    whole, of `MAX_COMPARED` drawn evenly. cells: of each picture; None: not known."""
+    shown = [(k, of) for k, of in enumerate(cells) if of is not None]
+    found = list[list[int]]()
+    if shown:
+        by_features = groups_apart(np.stack([of for _, of in shown]), [units[k] for k, _ in shown])
+        found += [[shown[place][0] for place in places] for places in by_features]
+    some = range(0, len(looks), -(-len(looks) // MAX_COMPARED) or 1)
+    known = {k for several in found for k in several}
+    for places in groups_of_other_look([looks[k] for k in some], [units[k] for k in some]):
+        several = [some[place] for place in places]
+        found += [several] if not known & {*several} else []
+    return found
+
+
 def groups_apart(cells: NDArray[np.float32], units: Sequence[int]) -> list[list[int]]:
     """Places of the pictures that lie apart, in groups of one kind, by their features.
 

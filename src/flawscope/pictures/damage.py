@@ -1,12 +1,15 @@
 """Finds pictures whose pixels are not all there, although they can be decoded. Torch-free.
 
 What is known of a JPEG stands in `jpeg`. Where a transfer ended in another file, the rest is zeros, or what
-the memory held: rows of exactly equal values that begin in the middle of a row.
+the memory held: rows of exactly equal values that begin in the middle of a row. Where sectors of a disk or
+pages of memory were lost, bytes of a file are zeros or ones: they begin or end within a pixel, or where
+sectors do. What was drawn begins and ends with pixels, anywhere in the file.
 """
 
 from __future__ import annotations
 
 import io
+import re
 import zlib
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CUT = "the file is damaged (a stretch of its pixels is empty, from within a row on)"
+HOLE = "the file is damaged (a stretch of its bytes is empty)"
 _CHECKSUM = "the file is damaged (a checksum differs)"
 _EXACT = frozenset({"PNG", "BMP", "DIB", "TIFF", "PPM", "GIF", "WEBP"})  # pixels may be as they were stored
 _WEBP_SPARE = 8  # bytes that an encoder may leave at the end
@@ -30,6 +34,16 @@ _NEAR = 16  # pixels beside the end of a transfer that are looked at
 _MIN_CUT = 8  # pixels of a row that are missing, for that to be known
 _MAX_EQUAL = 0.1  # share of the pixels above these that may be like them
 _MIN_VALUES = 3  # different ones among as many pixels; what is drawn has fewer
+_HOLE, _SECTOR = 128, 512  # bytes: fewer alike in a row are not looked at; the smallest sector of a disk
+_TORN_PIXELS = 2  # of a stretch, at most: one at each end
+_ROWS_AT_ONCE = 16
+_STEP, _SHARE = 16, 0.2  # levels, and share of a value, from a pixel to its neighbour
+_FILLS = {0: re.compile(b"\0+"), 255: re.compile(b"\xff+")}
+_LOST_LEVEL = 16  # of 255: what a colour lacks at least beside its neighbours, where a pixel is torn
+_PIXELS = {  # bytes of a pixel of uncompressed files, by Pillow's name of how they lie there
+    **dict.fromkeys(("L", "P"), 1), "I;16": 2, **dict.fromkeys(("RGB", "BGR"), 3),
+    **dict.fromkeys(("RGBA", "RGBX", "BGRA", "BGRX", "CMYK"), 4),
+}  # fmt: skip
 _SHARP = 0.75  # of the step to the equal values, below which a row is like the one before
 
 
@@ -47,7 +61,7 @@ def load(image: Image.Image) -> str:
         return jpeg.load(image, data)
     facts: Any = tiles[0][3] if tiles else None
     upwards = isinstance(facts, tuple) and facts[-1] == -1
-    if fault := _more_than_told(kind, tiles, data):
+    if fault := _more_than_told(kind, tiles, data) or _stored_fault(image, tiles, data):
         return fault
     image.load()
     if not data:
@@ -129,6 +143,114 @@ def _ends_within(rows: NDArray[Any], value: Any) -> bool:
     return bool(step < _SHARP * min(np.abs(one - value).mean() for one in (last[shown], before[behind])))
 
 
+# ---------------------------------------------------------------------------------------------------- stored
+
+
+def _stored_fault(image: Image.Image, tiles: Any, data: bytes) -> str:
+    """What is missing in uncompressed pixels, or in JPEGs within a TIFF, of an image not loaded yet."""
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(_COMPRESSION) == _TIFF_JPEG:
+        return next(filter(None, (_jpeg_fault(one) for one in _inner_jpegs(tags, data))), "")
+    stretches: list[tuple[int, int]] = []  # of one after another
+    for codec, (left, top, right, bottom), offset, args in tiles if data else ():
+        mode, stride, *_ = args if isinstance(args, tuple) else (args, 0)
+        pixel = _PIXELS.get(mode, 0)
+        if codec != "raw" or not pixel or left or right != image.width:
+            return ""
+        stride = stride or right * pixel
+        end = offset + stride * (bottom - top)
+        stretches.append((stretches.pop()[0] if stretches and stretches[-1][1] == offset else offset, end))
+    return HOLE if any(has_hole(data[a:b], a, stride, pixel) for a, b in stretches) else ""
+
+
+def has_hole(stored: bytes, offset: int, stride: int, pixel: int) -> bool:
+    """Whether a stretch of uncompressed pixels' bytes was lost: all are 0 or all 255. It begins or ends
+    within a pixel of colour, in a picture that has no colour elsewhere or beside rows that go on; or it
+    begins and ends where sectors of the file do, within rows.
+
+    Args:
+        offset: where in the file they begin.
+        stride: bytes of a row.
+        pixel: bytes of a pixel.
+    """
+    values, coloured = np.frombuffer(stored, np.uint8), None
+    for fill, begin, end in _equal_bytes(stored):
+        torn = [at for at in (begin, end) if pixel > 2 and at % stride % pixel and at < len(stored)]
+        if torn and coloured is None:
+            coloured = _coloured(values, stride, pixel)
+        if torn and {at - at % stride % pixel for at in torn} == coloured:
+            return True
+        length = min(end - begin, stride)
+        beside = [values[at : at + length] for at in (begin - stride, end + stride - length) if at >= 0]
+        beside = [one for one in beside if len(one) == length]
+        if not beside or any((one == fill).mean() > _MAX_EQUAL for one in beside):
+            continue
+        of_sectors = all((offset + at) % _SECTOR == 0 or at == len(stored) for at in (begin, end))
+        if of_sectors and 0 not in (begin % stride, end % stride):
+            return True
+        if any(_is_torn(values, fill, at, stride, pixel, at == end) for at in torn):
+            return True
+    return False
+
+
+def _equal_bytes(stored: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yields value, begin and end of stretches of zeros and of ones."""
+    for fill, run in _FILLS.items():
+        end = 0
+        while (begin := stored.find(bytes([fill]) * _HOLE, end)) >= 0:
+            match = run.match(stored, begin)
+            assert match is not None
+            end = match.end()
+            yield fill, begin, end
+
+
+def _coloured(values: NDArray[np.uint8], stride: int, pixel: int) -> set[int]:
+    """Where pixels lie that are not grey, as far as they are few."""
+    rows = values[: len(values) // stride * stride].reshape(-1, stride)
+    colours = rows[:, : stride // pixel * pixel].reshape(len(rows), -1, pixel)[..., :3]
+    found: set[int] = set()
+    for top in range(0, len(rows), _ROWS_AT_ONCE):
+        several = colours[top : top + _ROWS_AT_ONCE]
+        places = np.argwhere((several != several[..., :1]).any(2))[: _TORN_PIXELS + 1]
+        found |= {(top + int(row)) * stride + int(column) * pixel for row, column in places}
+        if len(found) > _TORN_PIXELS:
+            break
+    return found
+
+
+def _is_torn(values: NDArray[np.uint8], fill: int, at: int, stride: int, pixel: int, is_end: bool) -> bool:
+    """Whether a pixel of colour has lost channels on one side of a place, which are `fill`: by what it has
+    kept, and by the colours of its neighbours, they were others."""
+    phase = at % stride % pixel
+    first, ahead = at - phase, 1 if is_end else -1
+    kept, lost = (slice(phase, pixel), slice(phase)) if is_end else (slice(phase), slice(phase, pixel))
+
+    def levels(place: int) -> NDArray[np.float64]:  # 0: as what was lost
+        return (values[place : place + pixel] ^ fill).astype(np.float64)
+
+    places = [place for place in (first + ahead * pixel, first + ahead * stride) if place >= 0]
+    beside = [one for one in map(levels, places) if len(one) == pixel]
+    value = levels(first)[kept].sum()
+    lacks = [one[lost].max() * value / one[kept].sum() if one[kept].any() else 0 for one in beside]
+    is_like = any(abs(value - one[kept].sum()) < _STEP + _SHARE * value for one in beside)
+    return is_like and min(lacks, default=0) >= _LOST_LEVEL
+
+
+def _inner_jpegs(tags: Any, data: bytes) -> Iterator[bytes]:
+    """Yields the strips or tiles of a TIFF, each as a JPEG of its own."""
+    tables = bytes(tags.get(_JPEG_TABLES, b""))[:-2]
+    for offset, count in zip(
+        *(next((tags[tag] for tag in kinds if tag in tags), ()) for kinds in _PLACES), strict=False
+    ):
+        strip = data[offset : offset + count]
+        yield tables + strip[2:] if tables else strip
+
+
+def _jpeg_fault(data: bytes) -> str:
+    with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+        return jpeg.load(image, data)
+
+
 # ----------------------------------------------------------------------------------------------------- files
 
 
@@ -177,6 +299,8 @@ def _avif_fault(data: bytes) -> str:
     return TRUNCATED if data[last + 4 : last + 8] == b"mdat" and data.endswith(_EMPTY) else ""
 
 
+_COMPRESSION, _TIFF_JPEG, _JPEG_TABLES = 259, 7, 347  # tags of a TIFF, and a value
+_PLACES = (273, 324), (279, 325)  # tags: offsets of strips or tiles, and their numbers of bytes
 _FAULTS = {
     **{"PNG": _png_fault, "WEBP": _webp_fault, "JPEG2000": _jpeg2000_fault},
     **{"AVIF": _avif_fault, "HEIF": _avif_fault},

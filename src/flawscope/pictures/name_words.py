@@ -23,23 +23,23 @@ from flawscope.pictures.folder_words import (
 )
 
 
-class Said(Enum):
-    """Tells what is said of a picture. UNCLEAR: both, or nobody knows which."""
+class PictureClass(Enum):
+    """Class of a picture by its labels. UNCLEAR: both, or nobody knows which. UNKNOWN: nothing tells."""
 
     GOOD = "good"
     BAD = "not good"
     UNCLEAR = "unclear"
-    NOTHING = ""
+    UNKNOWN = ""
 
 
 class NameReading(NamedTuple):
-    """Result of reading a file's name: what it says, and the words that say it."""
+    """Result of reading a file's name: the class that it tells, and the words that tell it."""
 
-    said: Said
+    picture_class: PictureClass
     words: str = ""
 
 
-SILENT = NameReading(Said.NOTHING)
+SILENT = NameReading(PictureClass.UNKNOWN)
 JUMBLE_PIECES, JUMBLE_LENGTH = 4, 2.5  # pieces of a hash, and characters of each on average, at most
 CHANCE_SHARE, CHANCE_COUNT = 0.1, 3  # share and number of names that say something by chance, at most
 _CHUNK = re.compile(r"[^\W_]+")
@@ -59,14 +59,14 @@ def read_names(stems: Sequence[str]) -> list[NameReading]:
     if any(is_turning(chunk) for core in cores for chunk in core):  # what it turns round may be shared
         first, last, cores = 0, 0, names
     found = [_read(core) for core in cores]
-    if {one.said for one in found} != {Said.GOOD, Said.BAD}:
+    if {one.picture_class for one in found} != {PictureClass.GOOD, PictureClass.BAD}:
         types = _types(cores)
         cores = [[chunk for chunk in core if chunk not in types] for core in cores]
         found = _read_without_chance(cores)
-    if not any(one.said is not Said.NOTHING for one in found) and names:
+    if not any(one.picture_class is not PictureClass.UNKNOWN for one in found) and names:
         shared = [*names[0][:first], *names[0][len(names[0]) - last :]]
         one = _read([chunk for chunk in shared if not _is_type(chunk) and not _is_jumble(chunk)])
-        return [SILENT if one.said is Said.UNCLEAR else one] * len(names)
+        return [SILENT if one.picture_class is PictureClass.UNCLEAR else one] * len(names)
     return _without_lights(_doubt_unknown_negations(found, cores), cores)
 
 
@@ -80,15 +80,18 @@ def _read(chunks: Chunks) -> NameReading:
     good = says_good(text)
     if good is None:
         saying = any(word_says(word) is not None for word in telling)
-        return NameReading(Said.UNCLEAR, " ".join(telling)) if saying else SILENT
-    return NameReading(Said.GOOD if good else Said.BAD, " ".join(telling))
+        return NameReading(PictureClass.UNCLEAR, " ".join(telling)) if saying else SILENT
+    return NameReading(PictureClass.GOOD if good else PictureClass.BAD, " ".join(telling))
 
 
 def _read_without_chance(cores: Sequence[Chunks]) -> list[NameReading]:
     """Reads names without words within hashes, unless they are too many to stand there by chance."""
     found = [_read([chunk for chunk in core if not _is_jumble(chunk)]) for core in cores]
     whole = [_read(core) for core in cores]
-    more = sum(one.said is Said.NOTHING is not all_.said for one, all_ in zip(found, whole, strict=True))
+    more = sum(
+        one.picture_class is PictureClass.UNKNOWN is not all_.picture_class
+        for one, all_ in zip(found, whole, strict=True)
+    )
     return whole if more >= max(CHANCE_COUNT, CHANCE_SHARE * len(cores)) else found
 
 
@@ -140,15 +143,17 @@ def _doubt_unknown_negations(found: list[NameReading], cores: Sequence[Chunks]) 
     a "not" that is not known here, as in "ok" and "ej ok"."""
     before: list[bool] = []
     for one, core in zip(found, cores, strict=True):
-        words = split_words(" ".join(core)) if one.said is Said.GOOD else []
+        words = split_words(" ".join(core)) if one.picture_class is PictureClass.GOOD else []
         place = next((k for k, word in enumerate(words) if word_says(word) is not None), 0)
         word = words[place - 1] if place else ""
         before.append(
             len(word) > 1 and not word.isdecimal() and not is_sorting(word) and not is_turning(word)
         )
-    has_plain = any(one.said is Said.GOOD and not b for one, b in zip(found, before, strict=True))
+    has_plain = any(
+        one.picture_class is PictureClass.GOOD and not b for one, b in zip(found, before, strict=True)
+    )
     return [
-        NameReading(Said.UNCLEAR, one.words) if has_plain and doubtful else one
+        NameReading(PictureClass.UNCLEAR, one.words) if has_plain and doubtful else one
         for one, doubtful in zip(found, before, strict=True)
     ]
 

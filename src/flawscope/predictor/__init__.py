@@ -483,7 +483,7 @@ class Predictor:
         visible, counted = geometry.visible_mask(), self.artefact.counted
         if how.tile is None or size == tuple(self.session.size):  # one view
             inside = np.ones(size, np.bool_) if counted is None else counted
-            return inside & visible if how.marks_padding else inside
+            return inside & visible
         if (region := self.artefact.tensors.get("region")) is None:
             return visible
         whole = how.whole.geometry(how.frame_size(geometry.picture_size))

@@ -10,6 +10,7 @@ from pathlib import PurePath
 import numpy as np
 
 from flawscope.artefact.model_file import Manifest
+from flawscope.calibration.goods import scored
 from flawscope.calibration.parts import PartCalibration, PartPattern, View
 from flawscope.calibration.promise import PromiseVerdict
 from flawscope.calibration.recognition import Recogniser, Recognition
@@ -68,20 +69,14 @@ def part_calibration(models: Manifests, pattern: PartPattern) -> PartCalibration
         InputError: a model was calibrated on pictures whose names tell no part.
     """
     if isinstance(models, Manifest):
-        calibration = models.calibration
-        views = pattern.parse_all(_calibration_names(models))
-        return PartCalibration.from_views(views, calibration.scores, calibration.rate)
+        rows = scored(models.pictures)
+        views = pattern.parse_all(row.name for row in rows)
+        return PartCalibration.from_views(views, models.calibration.scores, models.calibration.rate)
     every, scores = list[View](), list[float]()
     for view, manifest in models.items():
-        every += [View(pattern.parse_part(name), view) for name in _calibration_names(manifest)]
+        every += [View(pattern.parse_part(row.name), view) for row in scored(manifest.pictures)]
         scores += manifest.calibration.scores
     return PartCalibration.from_views(every, scores, next(iter(models.values())).calibration.rate)
-
-
-def _calibration_names(manifest: Manifest) -> list[str]:
-    """Names of the pictures that a model was calibrated on."""
-    names = {picture.hash: picture.name for picture in manifest.pictures}
-    return [names.get(digest, "") for digest in manifest.facts.get("calibration_pictures", [])]
 
 
 class PartCollector:

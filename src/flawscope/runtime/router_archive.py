@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flawscope.artefact import files, router_file
-from flawscope.artefact.model_file import ROUTER_FORMAT, package_versions
+from flawscope.artefact.model_file import FORMAT, check_format, package_versions
 from flawscope.artefact.router_file import GRAPH, MAX_PRODUCTS, DescriptorModel, RouterArtefact, RouterFacts
 from flawscope.errors import InputError
 from flawscope.runtime import onnx_file
@@ -39,7 +39,7 @@ def write(artefact: RouterArtefact, networks: Mapping[str, NetworkFile], path: P
     by = artefact.recognition
     names = _file_names(artefact.products)
     document = {
-        "format": ROUTER_FORMAT,
+        "format": FORMAT,
         "versions": package_versions(),
         "products": [{"name": name, "file": file} for name, file in names.items()],
         **router_file.facts_of_routing(artefact),
@@ -109,8 +109,7 @@ def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, Archive]]:
         try:
             with zipfile.ZipFile(file) as archive:
                 document = json.loads(archive.read(CONTENTS), parse_constant=files.reject_constant)
-                if document["format"] != ROUTER_FORMAT:
-                    raise files.unusable_file_error(path, "it was made by a newer flawscope: upgrade")
+                check_format(document)
                 listed = {str(one["name"]): str(one["file"]) for one in document["products"]}
                 if not 0 < len(listed) == len(document["products"]) <= MAX_PRODUCTS:
                     raise ValueError

@@ -86,7 +86,7 @@ def pictures_have_roles(case: Case) -> None:
     failures = case.fit_result().failures
     broken = f"picture {len(case.good_pictures) + 1}"
     must(len(failures) == 1 and broken in failures[0], f"what cannot be read is not reported: {failures}")
-    calibrated = list(model.manifest.facts["calibration_pictures"])
+    calibrated = [row.hash for row in _scored(model)]
     must(len(calibrated) == model.calibration.count == len(set(calibrated)), "scores without a picture")
     must(set(calibrated) <= set(used), "calibrated on other pictures")
     learnt = [digest for digest in used if roles.get(digest) in ("train", "duplicate")]
@@ -103,10 +103,10 @@ def calibration_is_honest(case: Case) -> None:
     counts alone."""
     for variant in ("plain", "region", "strips"):
         model = case.fitted(variant)
-        calibration, facts = model.calibration, model.manifest.facts
+        calibration, rows = model.calibration, _scored(model)
         pictures = case.training_pictures(variant)
         sources = {pixel_hash(decode(s)): s for s in pictures if not isinstance(s, bytes)}
-        shown = [sources[digest] for digest in facts["calibration_pictures"]]
+        shown = [sources[row.hash] for row in rows]
         own = np.stack([calibration.scores, calibration.map_maxima])
         if case.method.holds_out:
             found = np.array([_score_and_map_levels(model, source) for source in shown]).T
@@ -114,7 +114,7 @@ def calibration_is_honest(case: Case) -> None:
             must_be_close(found[1], own[1], f"{variant}: maxima of maps", 1e-4)
             _must_have_level(model, found, f"{variant}: level of maps", 1e-3)
             continue
-        parts = [facts["calibration_groups"][digest] for digest in facts["calibration_pictures"]]
+        parts = [row.unit for row in rows]
         refitted = []
         for i in range(0, len(shown), 3):
             rest = [s for s, part in zip(shown, parts, strict=True) if part != parts[i]]
@@ -130,6 +130,11 @@ def calibration_is_honest(case: Case) -> None:
         if pairs:
             left, stored = np.array(pairs).mean(0)
             must(left > 0.999 * stored, f"{variant}: `left_out` leaves nothing out")
+
+
+def _scored(model: Predictor) -> list[Any]:
+    """Rows of the calibration's scores, in their order."""
+    return [row for row in model.manifest.pictures if row.counted and row.score is not None]
 
 
 def _score_and_map_levels(model: Predictor, source: PictureSource) -> tuple[float, float, float]:
@@ -163,7 +168,7 @@ def _must_have_level(model: Predictor, found: NDArray[np.float64], text: str, to
 def groups_stay_together(case: Case) -> None:
     """Pictures of one part (`--group`) are learnt from or held out together."""
     model = case.fitted("region")
-    calibrated = set(model.manifest.facts["calibration_pictures"])
+    calibrated = {row.hash for row in _scored(model)}
     parts: dict[tuple[str | None, ...], list[bool]] = {}
     for item in model.manifest.pictures:
         if (match := re.search(case.pair_pattern, item.name)) and item.role != "duplicate":

@@ -66,8 +66,9 @@ class Preprocess:
     is kept. Resampling is Pillow's antialiased bilinear. Without a `white_level` the model learnt from 8-bit
     pictures and sees others so, too, uint16 divided by 65535, floats by 1. With one, pictures are resampled
     in float32, and deep ones scaled so that it is 1 and `black_level` 0; 8-bit ones always by 255. All are
-    clipped to 0..1; with a `black_level`, which earlier models do not have, before they are resampled, so
-    that a stray pixel stays one. Nothing depends on what one picture holds.
+    clipped to 0..1; with a `black_level` before they are resampled, so that a stray pixel stays one. Nothing
+    depends on what one picture holds. The value v of a repeated edge pixel stands as -1 - v, so that
+    detectors can tell it from the product.
 
     - `tile`: the frame is seen in tiles of (height, width) of its pixels as well, each scaled to `size`;
       two neighbours share `overlap` of a tile (`Views`).
@@ -79,8 +80,6 @@ class Preprocess:
     - `several`: all parts in a picture are found; each is seen so, in tiles and in its light as well.
     - `undistort`: pictures are undistorted first.
     - `channels`: a picture has any number of channels, seen in views of one or three, judged together.
-    - `marks_padding`: the value v of a repeated edge pixel stands as -1 - v, so that detectors can tell it
-      from the product. Earlier models do not mark it.
     """
 
     size: tuple[int, int] = (256, 256)
@@ -88,7 +87,6 @@ class Preprocess:
     crop: tuple[int, int] | None = None
     white_level: float | None = None
     black_level: float | None = None
-    marks_padding: bool = True
     tile: tuple[int, int] | None = None
     overlap: float = DEFAULT_OVERLAP
     positions: tuple[int, int] | None = None
@@ -104,9 +102,8 @@ class Preprocess:
             object.__setattr__(self, "crop", _parse_size("crop", self.crop))
             if any(part > whole for part, whole in zip(self.crop, self.size, strict=True)):
                 raise InputError(f"crop {self.crop} is larger than size {self.size}; make size larger")
-        for name in ("keep_aspect", "marks_padding"):
-            if not isinstance(getattr(self, name), bool):
-                raise InputError(f"{name} is {getattr(self, name)!r}; give true or false")
+        if not isinstance(self.keep_aspect, bool):
+            raise InputError(f"keep_aspect is {self.keep_aspect!r}; give true or false")
         if self.tile is not None:
             object.__setattr__(self, "tile", _parse_size("tile", self.tile))
             if self.crop is not None:
@@ -343,7 +340,6 @@ class Preprocess:
             "crop": list(self.crop) if self.crop else None,
             "white_level": self.white_level,
             **({} if self.black_level is None else {"black_level": self.black_level}),
-            "marks_padding": self.marks_padding,
             **({} if self.tile is None else {"tile": list(self.tile), "overlap": self.overlap}),
             **({} if self.positions is None else {"positions": list(self.positions)}),
             **{name: stage.to_dict() for name in STAGES if (stage := getattr(self, name)) is not None},
@@ -357,7 +353,7 @@ class Preprocess:
         if unknown:
             raise InputError(f"unknown preprocess key {unknown[0]!r}; {suggest_name(unknown[0], known)}")
         stages = {name: STAGES[name].from_dict(data[name]) for name in STAGES if data.get(name) is not None}
-        return cls(**{"marks_padding": False, **data, **stages})  # models from before it was marked
+        return cls(**{**data, **stages})
 
     def _whole_placement(
         self, height: int, width: int
@@ -392,10 +388,9 @@ class Preprocess:
         write_planes(resized(picture, (h, w), box), divisor, tensor[0, :, top : top + h, left : left + w])
         if (h, w) != self.network_size:
             _repeat_edges(tensor[0], top, left, h, w)
-            if self.marks_padding:
-                padding = np.ones(self.network_size, np.bool_)
-                padding[top : top + h, left : left + w] = False
-                tensor[0][:, padding] = -1 - tensor[0][:, padding]
+            padding = np.ones(self.network_size, np.bool_)
+            padding[top : top + h, left : left + w] = False
+            tensor[0][:, padding] = -1 - tensor[0][:, padding]
         return tensor, placed
 
     def _check_tiles(self, grid: TileGrid | None, canvas: Geometry, name: str) -> None:

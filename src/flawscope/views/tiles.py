@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from flawscope.views.geometry import Geometry
 
 Float32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+PIXEL_STEP = 8  # of the canvas pixels that the middle map value is taken from
 
 
 @dataclass(frozen=True)
@@ -160,16 +161,36 @@ class RegionOfInterest:
         return [k for k in range(len(grid)) if self.window(*grid.corner(k), *grid.tile).any()]
 
 
+class TileSummary(NamedTuple):
+    """Answers for a frame, of its tiles and of its whole view.
+
+    scores: the largest of a tile, and the whole view's. maxima, means: of both maps. whole_peak: maximum of
+    the whole view's map at its own size. pixels: [2, n], some values of both maps, at the same places.
+    """
+
+    scores: tuple[float, float]
+    maxima: tuple[float, float]
+    means: tuple[float, float]
+    whole_peak: float
+    pixels: Float32
+
+    def fused(self, fusion: Fusion) -> tuple[float, float, float]:
+        """Score, maximum and middle value of the map, as `TileBlender.result` gives them."""
+        score, maximum = (
+            max(of[0], of[1] * fusion.factor + fusion.shift) for of in (self.scores, self.maxima)
+        )
+        both = np.maximum(self.pixels[0], self.pixels[1] * fusion.factor + fusion.shift)
+        return (maximum if fusion.score == "map" else score), maximum, float(np.median(both))
+
+
 class TileBlender:
     """Map and score of a picture, put together from its views one by one.
 
     whole: where the view of the whole frame lies in it. region: pixels that count; None: all.
     """
 
-    def __init__(
-        self, grid: TileGrid, whole: Geometry, fusion: Fusion, region: RegionOfInterest | None = None
-    ):
-        self.grid, self.whole, self.fusion, self.region = grid, whole, fusion, region
+    def __init__(self, grid: TileGrid, whole: Geometry, region: RegionOfInterest | None = None):
+        self.grid, self.whole, self.region = grid, whole, region
         self.tiles = np.zeros(grid.canvas, np.float32)  # blended
         self.lowest = math.inf  # of the tiles' maps
         self.score = -math.inf  # the largest of a tile
@@ -194,9 +215,33 @@ class TileBlender:
         down, across = self.grid.weights[0][row], self.grid.weights[1][column]
         self.tiles[y : y + height, x : x + width] += view_map * down[:, None] * across
 
-    def result(self) -> tuple[float, Float32]:
+    def summary(self, shown: Mask) -> TileSummary:
+        """Summarises the answers for a fusion that is not known yet. shown: the whole view's pixels [H, W]
+        that count."""
+        assert self.view is not None
+        score, whole_map = self.view
+        height, width = self.grid.canvas
+        at, step = self.whole.with_picture_size(self.grid.canvas), max(1, (1 << 20) // width)
+        top, whole_top, total, count, some = -math.inf, -math.inf, 0.0, 0, []
+        for start in range(0, height, step):
+            rows = self.tiles[start : start + step]
+            whole_rows = at.window(start, 0, len(rows), width).warp(whole_map, fill=-math.inf)
+            inside = np.ones(rows.shape, np.bool_)
+            if self.region is not None:
+                inside = self.region.window(start, 0, len(rows), width)
+            counted = rows[inside]
+            total, count = total + float(counted.sum(dtype=np.float64)), count + counted.size
+            top = max(top, float(counted.max(initial=-math.inf)))
+            whole_top = max(whole_top, float(whole_rows[inside].max(initial=-math.inf)))
+            few = inside[::PIXEL_STEP, ::PIXEL_STEP]
+            some.append(np.stack([of[::PIXEL_STEP, ::PIXEL_STEP][few] for of in (rows, whole_rows)]))
+        seen = whole_map[shown]
+        means = total / max(count, 1), float(seen.mean())
+        return TileSummary((self.score, score), (top, whole_top), means, float(seen.max()), np.hstack(some))
+
+    def result(self, fusion: Fusion) -> tuple[float, Float32]:
         """The picture's score and its map [H, W] at the canvas's size, which is this object's own."""
-        picture_map, fusion, (height, width) = self.tiles, self.fusion, self.grid.canvas
+        picture_map, (height, width) = self.tiles, self.grid.canvas
         score = self.score
         lowest = np.float32(self.lowest if math.isfinite(self.lowest) else 0.0)
         at = self.whole.with_picture_size(self.grid.canvas)

@@ -124,13 +124,18 @@ class Views:
         if self.grid is None or fusion is None:
             scores, maps = run(self.images([0]), None)
             return float(scores[0]), maps[0]
-        blended, numbers = TileBlender(self.grid, self.whole, fusion, self.region), self.view_numbers()
+        return self.blend(run, batch).result(fusion)
+
+    def blend(self, run: RunModel, batch: int = 1) -> TileBlender:
+        """The answers for all views of a frame that has tiles, put together."""
+        assert self.grid is not None
+        blended, numbers = TileBlender(self.grid, self.whole, self.region), self.view_numbers()
         for start in range(0, len(numbers), batch):
             these = numbers[start : start + batch]
             where = np.array(these, np.int64)
             for number, score, drawn in zip(these, *run(self.images(these), where), strict=True):
                 blended.add(number, float(score), drawn)
-        return blended.result()
+        return blended
 
     def valid_mask(self) -> Mask:
         """Mask [H, W] at `geometry.size`: pixels of the picture that lie in the region of interest."""

@@ -85,4 +85,5 @@ def _shifts(core: Station) -> Extension:
     return Extension((reporter,), (reporter,), routers=(shifts_api.router,))
 
 
-FEATURES = (_drift, _learning, _new_products, _shifts, _challenge)
+# The camera's interlock comes last: it remembers what the challenge's has released
+FEATURES = (_challenge, _drift, _learning, _new_products, _shifts)

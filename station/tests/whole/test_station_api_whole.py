@@ -14,7 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from api_helpers import PRODUCT, picture_of, png, send
+from api_helpers import (  # noqa: F401
+    PRODUCT,
+    picture_of,
+    png,
+    send,
+    some_fixture,
+)
 from station_helpers import INSPECTIONS
 
 
@@ -30,16 +36,6 @@ def test_maps_are_the_same_when_they_are_computed_again(open_station, parts):
     for pair in zip(before, after, strict=True):
         one, other = (np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int) for data in pair)
         assert np.abs(one - other).mean() < 1
-
-
-@pytest.fixture
-def some(api, parts):
-    """Inspections, the oldest first; two of them with a verdict."""
-    made = [send(api, parts[k % len(parts)], f"p{k}.png").json() for k in range(6)]
-    for place, verdict in ((1, "good"), (4, "defect")):
-        body = {"verdict": verdict, "note": '=1+1 "x", ä\n;'}
-        made[place] = api.post(f"{INSPECTIONS}/{made[place]['id']}/verdict", json=body).json()
-    return made
 
 
 def test_two_reviewers_get_different_pictures(api, running, parts):

@@ -12,46 +12,18 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from backup_helpers import contents, filled_fixture, made_fixture, other_fixture  # noqa: F401
 from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope.predictor import read_manifest
-from flawscope_station.access.authenticator import Access
 from flawscope_station.settings.station import Settings
 from flawscope_station.store.backup import backup, restore
 from flawscope_station.store.database import Database
-from flawscope_station.store.files import MASKS, Files
+from flawscope_station.store.files import Files
 from flawscope_station.store.model_registry import ModelRegistry
-from flawscope_station.store.records import DEFECT, Store
+from flawscope_station.store.records import Store
 from flawscope_station.store.schema import metadata
 from station_helpers import taken_file, until
-
-FIXTURES = Path(__file__).parents[3] / "tests/fixtures/models-97f7321"
-
-
-@pytest.fixture
-def filled(database_url, tmp_path):
-    """The settings of a store with two products, two models, pictures, a mask and a user."""
-    settings = Settings(store=str(tmp_path / "here"), database=database_url)
-    files = Files(settings.store)
-    database = Database(settings.url)
-    database.migrate()
-    store, kept = Store(database), ModelRegistry(database, files)
-    plate, board = store.add_product("plate"), store.add_product("board")
-    one = kept.add(plate, FIXTURES / "patchcore.safetensors", "by hand", "anna")
-    kept.add(board, FIXTURES / "patchcore-two-sizes.onnx", "by hand", "anna")
-    for k in range(6):
-        facts = {"key": f"key {k}", "anomalous": bool(k % 2)}
-        store.record([taken_file(files, plate, one, f"picture {k}".encode(), k, **facts)])
-    store.add_verdict(plate, 1, DEFECT, "anna", files.keep(MASKS, b"a mask", ".png"))
-    Access(database).users.add("anna", "a long password", "admin")
-    database.close()
-    return settings
-
-
-@pytest.fixture
-def other(tmp_path):
-    """An empty place."""
-    return Settings(store=str(tmp_path / "deep/there"))
 
 
 def rows(settings: Settings) -> dict[str, list[tuple[Any, ...]]]:
@@ -64,20 +36,6 @@ def rows(settings: Settings) -> dict[str, list[tuple[Any, ...]]]:
         }
     database.close()
     return found
-
-
-def contents(settings: Settings) -> dict[str, bytes]:
-    """Files below the folder, without the data base."""
-    home = Path(settings.store)
-    files = [path for path in home.rglob("*") if path.is_file() and "sqlite" not in path.name]
-    return {path.relative_to(home).as_posix(): path.read_bytes() for path in files}
-
-
-@pytest.fixture
-def made(filled, tmp_path):
-    path = tmp_path / "b.tar"
-    backup(filled, path)
-    return path
 
 
 # --------------------------------------------------------------------------------------------- there and back

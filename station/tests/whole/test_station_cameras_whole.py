@@ -142,3 +142,15 @@ def test_a_trigger_while_the_station_ends(open_station, settings):
     camera.stop(1.0)
     with pytest.raises(FlawscopeError, match="the station ends"):
         waiting.result(5)
+
+
+def test_a_wrong_password_is_said_and_not_shown(rtsp, open_station, settings):
+    said: list[str] = []
+    camera = CameraSourceSettings(f"rtsp://anna:wr0ng@{rtsp.host}/stream")
+    running = open_station(products=with_sources(settings, camera))
+    running.station.say = said.append
+    text = until(lambda: problems(running.url).get("camera_away_1_1"))
+    assert "401 Unauthorized" in text
+    everywhere = [text, *said, str(sources(running.url)), httpx.get(f"{running.url}/plate/live").text]
+    everywhere += [httpx.get(f"{running.url}/metrics").text, repr(running.station.settings)]
+    assert not any("wr0ng" in one for one in everywhere)

@@ -10,21 +10,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from deploy_helpers import ROOT, UNIT, compose_fixture  # noqa: F401
 from flawscope_station.client import Client, RefusedError
 from flawscope_station.settings.station import ProductSettings
 from sink_helpers import make_sink
 from station_helpers import NAME, free_port, until
-
-ROOT = Path(__file__).parents[3]
-UNIT = ROOT / "deploy/flawscope-station.service"
-
-
-@pytest.fixture(scope="module")
-def compose():
-    return dict(yaml.safe_load((ROOT / "compose.yaml").read_text()))
 
 
 def test_pg_dump_is_as_new_as_the_server(compose):
@@ -33,7 +25,7 @@ def test_pg_dump_is_as_new_as_the_server(compose):
     assert re.fullmatch(r"postgres:15\.\d+-bookworm", compose["services"]["database"]["image"])
 
 
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd")
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd: apt-get install systemd")
 def test_systemd_understands_the_unit(tmp_path):
     """All but the program, which is not installed here."""
     copy = tmp_path / UNIT.name
@@ -89,7 +81,7 @@ def test_a_station_has_every_metric_and_label_of_the_dashboard(running, parts):
             assert wanted <= labels[name], query
 
 
-@pytest.mark.skipif(shutil.which("prometheus") is None, reason="Prometheus is not installed")
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="no Prometheus: apt-get install prometheus")
 @pytest.mark.listens
 def test_a_real_prometheus_reads_the_station_and_answers_every_query(running, judged, tmp_path):
     """With its settings of deploy/, another target and interval, and a token."""

@@ -95,7 +95,7 @@ def small_disk(folder: Path, size: str) -> Iterator[None]:
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     if os.name == "nt" or os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("a small disk can be mounted by root alone, and not in every container")
+        pytest.skip("root alone mounts a small disk, not in every container: nothing to install")
     try:
         yield
     finally:

@@ -11,7 +11,6 @@ from PIL import Image
 import flawscope
 import matrix
 from deep_files import tiff
-from flawscope.cli import main
 from flawscope.pictures.listing import list_pictures
 from flawscope_station.client import Client
 from flawscope_station.settings.station import ProductSettings
@@ -22,13 +21,9 @@ SERVED = ["align", "several", "light", "positions", "joint", "method"]
 
 
 @pytest.mark.parametrize("option", SERVED)
-def test_the_station_answers_as_predict_does(
-    option, shared, small_backbone, quick_settings, open_station, tmp_path
-):
-    data, model = shared("matrix", matrix.draw_data), tmp_path / "model.safetensors"
+def test_the_station_answers_as_predict_does(option, shared, small_backbone, quick_settings, open_station):
     settings = quick_settings if option == "method" else small_backbone
-    more = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
-    assert main(matrix.fit_arguments((option,), data, model, *more)) == 0
+    data, model = shared("matrix", matrix.draw_data), matrix.fitted(option, shared, settings)
     running = open_station(products={NAME: ProductSettings(str(model))})
     product = "many-one" if option == "several" else "one"
     predictor = flawscope.load(model, device="cpu")

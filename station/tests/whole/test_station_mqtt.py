@@ -22,7 +22,7 @@ TOPIC, STATE = (f"{BEGIN}/{NAME}/{kind}" for kind in ("inspection", "state"))
 STATUS, PROBLEM = f"{BEGIN}/status", f"{BEGIN}/problem"
 
 needs_mosquitto = pytest.mark.skipif(
-    Mosquitto.program() is None, reason="Mosquitto is not installed: apt-get install mosquitto"
+    Mosquitto.program() is None, reason="no Mosquitto: apt-get install mosquitto"
 )
 
 
@@ -171,7 +171,7 @@ def test_a_broker_that_is_killed_in_the_middle_of_it_loses_nothing(broker, open_
 def test_a_password_and_rights(open_station, listen, tmp_path, parts):
     """The broker's refusal is shown, and ends when it is mended; nothing shows the password."""
     if shutil.which("mosquitto_passwd") is None:
-        pytest.skip("mosquitto_passwd is not installed")
+        pytest.skip("no mosquitto_passwd: apt-get install mosquitto")
     folder = new_folder()
     subprocess.run(
         ["mosquitto_passwd", "-b", "-c", str(folder / "words"), "line", "sesame"], check=True, timeout=20
@@ -198,7 +198,7 @@ def test_a_password_and_rights(open_station, listen, tmp_path, parts):
 @needs_mosquitto
 def test_tls_with_a_certificate_of_ones_own(open_station, parts, tmp_path):
     if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
+        pytest.skip("no openssl: apt-get install openssl")
     folder = new_folder()
     subprocess.run(
         [

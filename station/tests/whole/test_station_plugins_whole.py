@@ -1,6 +1,8 @@
 """Sources, sinks and connections of other packages: found by their entry points, checked by their records,
 true to the contract. Those of examples/line stand for what others write."""
 
+import socketserver
+import threading
 from typing import Any
 
 import pytest
@@ -8,8 +10,10 @@ import pytest
 from flawscope_station.settings.plugins import (
     Plugin,
 )
+from flawscope_station.settings.station import read_settings
 from flawscope_station.testing import check_sink, check_source
 from plugin_helpers import LINE, Careless, ids, plugins_fixture, reels_fixture, settings_text  # noqa: F401
+from station_helpers import NAME, opened, until
 
 pytestmark = pytest.mark.usefixtures("plugins")
 
@@ -65,3 +69,56 @@ def test_a_source_that_gives_nothing_or_one_frame_for_all_is_found(reels, model_
             check_source(Plugin("reel", ReelSettings, kind), {"folder": str(reels["good"])}, model_file)
     with pytest.raises(AssertionError, match="a trigger is not refused"):
         check_source(REEL, {"folder": str(reels["good"])}, model_file, away=list, back=list)
+
+
+class MailServer(socketserver.ThreadingTCPServer):
+    """SMTP as far as a mail needs it. Attributes: mails: their subjects, in order of coming."""
+
+    allow_reuse_address = True
+
+    def __init__(self):
+        self.mails = list[str]()
+        self.refuses = False
+        super().__init__(("127.0.0.1", 0), MailSession)
+
+
+class MailSession(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(b"421 later\r\n" if self.server.refuses else b"220 here\r\n")
+        while line := self.rfile.readline():
+            if line[:4].upper() != b"DATA":
+                self.wfile.write(b"221 bye\r\n" if line[:4].upper() == b"QUIT" else b"250 ok\r\n")
+                continue
+            self.wfile.write(b"354 go on\r\n")
+            while (line := self.rfile.readline()) != b".\r\n":
+                if line.startswith(b"Subject: "):
+                    self.server.mails.append(line[9:].decode().strip())
+            self.wfile.write(b"250 taken\r\n")
+
+
+def test_who_listens_hears_of_each_problem_once_as_it_begins_and_ends(
+    settings, reels, model_file, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("flawscope_station.problems.LOOK_INTERVAL", 60.0)  # it is woken
+    path = tmp_path / "station.yaml"
+    with MailServer() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        mail = f"connections: [{{mail: {{server: 127.0.0.1, port: {server.server_address[1]}, to: a@b.c}}}}]"
+        path.write_text(settings_text(settings, {NAME: f"{model_file} {reels['good']}"}, mail))
+        running = opened(read_settings(path))
+        station = running.station
+        try:
+            station.report("camera_away_1_1", "the cable is out")
+            until(lambda: server.mails == ["camera_away: see to it"])
+            server.refuses = True
+            station.report("camera_away_1_1", "the cable is still out")  # no news
+            station.report("camera_away_1_1", None)
+            until(lambda: [one for one in station.problems() if one.kind == "thread_failed"])
+            server.refuses = False
+            until(lambda: "camera_away: over" in server.mails)
+            assert server.mails.count("camera_away: see to it") == 1
+        finally:
+            server.refuses = False
+            running.close()
+            server.shutdown()
+        assert not [one for one in threading.enumerate() if one.name == "mail"]

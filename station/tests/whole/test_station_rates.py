@@ -120,10 +120,9 @@ def test_the_rate_of_the_line_and_its_known_defects(running):
     assert "False alarms a day" in line.http.get(f"/{NAME}/models").text
 
 
-def test_what_is_learnt_keeps_the_rate_that_people_chose(open_station, settings):
+@pytest.mark.parametrize("settings", ["safetensors"], indirect=True)
+def test_what_is_learnt_keeps_the_rate_that_people_chose(open_station):
     """And a version of another rate is no other model: what it has learnt is known, and can be taken back."""
-    if settings.products[NAME].model.endswith(".onnx"):
-        pytest.skip("an export is not learnt from")
     running = open_station()
     line = Line(running.url)
     found = line.shift()

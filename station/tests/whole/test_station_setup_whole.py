@@ -31,7 +31,7 @@ from flawscope.pictures.decoding import decode
 from flawscope.synthesis.demo import dataset
 from flawscope_station.cli import serve
 from flawscope_station.client import Client
-from flawscope_station.learning.process import Worker
+from flawscope_station.learning.process import StoppedError, Worker
 from flawscope_station.settings.sources import CameraSourceSettings
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.setup import drafts
@@ -58,7 +58,7 @@ from setup_helpers import (
     zipped,
 )
 from small_network import SMALL_NETWORK
-from station_helpers import Running, Served, free_port, opened, until
+from station_helpers import Running, Served, failing, free_port, opened, until
 
 __all__ = ["empty_fixture", "http_fixture"]
 
@@ -288,6 +288,34 @@ def test_folders_of_a_zip_are_asked_about(http, good, folders, told):
     answer = send_zip(http, zipped(files)).json()
     assert told in answer.get("error", "")
     assert len(listed(http)["pictures"]) == (0 if told else len(files))
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        ("OK_1 2 3", "ok (1, good by name)"),
+        ("iO_1 iO_2 x_3", "(2, good by name)"),
+        ("1 2 3", ""),
+        ("gut_1 gut_2", ""),
+    ],
+)
+def test_names_that_call_a_part_of_them_good_are_a_question_before_learning(empty, http, good, names, told):
+    """As at `fit`. It is none where somebody leaves the others out, or says that all are good."""
+    made = empty.station.parts[drafts.Drafts]
+    made.worker.run = failing(StoppedError())
+    begin(http)
+    for name, path in zip(names.split(), good, strict=False):
+        send(http, f"{name}.png", path.read_bytes())
+    answer = http.post(f"{NEW}/plate/learn", json={})
+    if told:
+        assert (answer.status_code, answer.json()["code"]) == (409, "question")
+        assert told in answer.json()["error"]
+        assert http.get(f"{NEW}/plate").json()["stage"] == "collecting"
+        answer = http.post(f"{NEW}/plate/learn", json={"all_good": True})
+        wanted = [f"{name}.png" for name in names.split() if "_" not in name or name.startswith("x")]
+        made.draft("plate").move(wanted, out=True)
+        made.draft("plate").refuse_unknown()
+    assert answer.json()["stage"] in ("waiting", "learning")
 
 
 def test_pictures_that_all_have_sizes_of_their_own_are_not_offered_to_be_left_out(http, good):

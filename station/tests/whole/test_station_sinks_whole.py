@@ -15,36 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from flawscope_station.client import Client
-from flawscope_station.settings.sinks import SinkSettings
-from flawscope_station.settings.station import ProductSettings
+from flawscope_station.settings.station import RetentionSettings
 from flawscope_station.settings.values import redact_address as hiding
 from flawscope_station.sinks import UNDELIVERED, delivery, webhook
 from flawscope_station.sinks import folder as folder_sink
 from flawscope_station.store.backup import backup, restore
+from flawscope_station.store.retention import Retention
+from sink_fixtures import soon_fixture, with_sinks_fixture  # noqa: F401
 from sink_helpers import KEY, SECRET, codes, make_sink, numbers, send
-from station_helpers import NAME, Load, failing, free_port, until
+from station_helpers import NAME, Load, aged, failing, free_port, until
 
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture(autouse=True)
-def soon(monkeypatch):
-    """What failed is tried again at once."""
-    monkeypatch.setattr(delivery, "MIN_RETRY_DELAY", 0.05)
-
-
-@pytest.fixture
-def with_sinks(settings, open_station):
-    """`with_sinks(make_sink(webhook=...))`: a station on either data base."""
-    model = settings.products[NAME].model
-
-    def one(*sinks: SinkSettings, **more: Any) -> Any:
-        return open_station(products={NAME: ProductSettings(model, sinks=sinks)}, **more)
-
-    return one
 
 
 def receiver_of_the_docs() -> Callable[..., bool]:
@@ -270,3 +253,42 @@ def test_the_page_shows_where_inspections_go(receive, with_sinks, parts):
     assert "secret" not in metrics
     assert f'"{url}/…"' in metrics
     assert f'"{url}/… (2)"' in metrics, "two at a host are told apart"
+
+
+def test_pictures_go_along_and_those_that_are_gone_do_not_hold_up(receive, with_sinks, parts):
+    receiver = receive(*[503] * 100_000)
+    running = with_sinks(make_sink(webhook=receiver.url, picture="both"))
+    with Client(running.url) as client:
+        several = [client.inspect(parts[0], name="good.png"), client.inspect(parts[-1], name="bad.png")]
+    assert [one.decision for one in several] == ["good", "anomalous"]
+    station = running.station
+    clock = aged(station.database)
+    retention = Retention(
+        station.database, station.files, RetentionSettings(good="1 hour", anomalous=None), clock
+    )
+    assert retention.run().pictures == 1
+    receiver.answers.clear()
+    until(lambda: len(receiver.taken) == 2)
+    gone, there = (one.json["data"] for one in receiver.taken)
+    assert gone["picture"] is None
+    assert gone["images"] == {"picture": None, "overlay": None}
+    assert gone["missing"] == "the picture was removed, as `keep` says"
+    for name in ("picture", "overlay"):
+        head, data = there["images"][name].split(",")
+        assert head == "data:image/webp;base64"
+        assert base64.b64decode(data)[8:12] == b"WEBP"
+    assert "missing" not in there
+
+
+def test_of_a_further_product_a_sink_that_cannot_be_used_is_a_problem_and_the_others_deliver(
+    receive, with_sinks, parts, tmp_path
+):
+    running, receiver = with_sinks(), receive()
+    (tmp_path / "file").touch()
+    wrong, right = make_sink(folder=str(tmp_path / "file" / "found")), make_sink(webhook=receiver.url)
+    sinks = running.station.sinks
+    product = replace(sinks.settings.products[NAME], sinks=(wrong, right))
+    sinks.add_product(sinks.products[NAME], NAME, product)
+    assert codes(running) == [f"sink_{sinks.products[NAME]}_1"]
+    sent = send(running.url, parts, range(2))
+    until(lambda: numbers(receiver) == sent)

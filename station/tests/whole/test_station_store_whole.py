@@ -9,10 +9,9 @@ from flawscope.errors import InputError
 from flawscope_station.settings.station import Settings
 from flawscope_station.store import search as search_module
 from flawscope_station.store.database import Database
-from flawscope_station.store.records import HOUR, Store
+from flawscope_station.store.records import HOUR
 from flawscope_station.store.search import Filters, trends
-from station_helpers import add_version
-from store_helpers import (
+from store_helpers import (  # noqa: F401
     BEGIN,
     DAY,
     MINUTE,
@@ -20,23 +19,14 @@ from store_helpers import (
     Filled,
     buckets,
     fill,
+    filled_fixture,
     near,
     pages,
     points,
-    random_one,
     totals,
 )
 
 pytestmark = pytest.mark.both_databases
-
-
-@pytest.fixture
-def filled(database):
-    (product, one), (_, two) = (add_version(database, "plate", content) for content in "ab")
-    other = add_version(database, "other")
-    rng = random.Random(0)
-    Store(database).record([random_one(rng, *other) for _ in range(20)])  # nobody should ever see them
-    return Filled(database, product, (one, two), {}, {}, {})
 
 
 def choices(rng: random.Random, filled: Filled) -> Filters:

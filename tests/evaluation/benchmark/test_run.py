@@ -14,7 +14,7 @@ GIB = 2**30
 
 
 def test_two_benchmarks_do_not_write_into_one_folder(tmp_path):
-    pytest.importorskip("fcntl")
+    pytest.importorskip("fcntl", reason="Windows locks otherwise: nothing to install")
     store, other = CellStore(tmp_path), CellStore(tmp_path)
     with store.lock(), pytest.raises(InputError, match="another benchmark works in"), other.lock():
         pass

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import html.parser
 import json
 import re
 import sys
@@ -15,41 +14,7 @@ from flawscope.errors import InputError
 from flawscope.evaluation import report
 from flawscope.evaluation.report.page import MAX_POINTS, operating_points, step_path
 from flawscope.results.html import script_json
-
-
-class Page(html.parser.HTMLParser):
-    """Elements with their attributes, and the text outside scripts and styles."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts: list[str] = []
-        self.words: list[str] = []
-        self.inside = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        self.inside = tag
-
-    def handle_data(self, data):
-        if self.inside == "script":
-            self.scripts.append(data)
-        elif self.inside != "style":
-            self.words.append(data)
-
-    def handle_endtag(self, tag):
-        self.inside = ""
-
-
-@pytest.fixture(scope="module")
-def text(report_path):
-    return report_path.read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def page(text):
-    return Page(text)
+from report_page_helpers import page_fixture, text_fixture  # noqa: F401
 
 
 def test_names_never_become_markup(page):

@@ -1,8 +1,5 @@
 """Layers that the browser lays over the photo: the same as what is drawn on pictures elsewhere."""
 
-import base64
-import io
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,19 +9,7 @@ from flawscope.evaluation.report.thumbnails import (
     rgba_layer,
 )
 from flawscope.results import drawing
-from flawscope.results.prediction import Levels, Prediction
-from flawscope.views.preprocess import Preprocess
-
-
-def prediction(values, size):
-    geometry = Preprocess(values.shape).geometry(size)
-    return Prediction(1.0, 0.5, 2.0, True, values.astype(np.float32), geometry, Levels(0.5, 0.5, (0.0, 1.0)))
-
-
-def opened(uri):
-    head, body = uri.split(",")
-    assert head == "data:image/webp;base64"
-    return Image.open(io.BytesIO(base64.b64decode(body)))
+from thumbnails_helpers import opened, prediction
 
 
 def make(folder, size, values, side=64, mask=None):

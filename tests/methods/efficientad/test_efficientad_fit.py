@@ -9,6 +9,7 @@ import torch
 
 import flawscope
 from flawscope.calibration import hold_out
+from flawscope.calibration.goods import scored
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit
 from flawscope.methods.efficientad import Config
@@ -104,7 +105,7 @@ def test_the_manifest_tells_how_it_was_trained(model, teacher_path):
 
 def test_a_region_of_interest_limits_quantiles(quick_settings, few):
     half = fit_small(few[:2], quick_settings, steps=1, roi="0,0,0.5,1")
-    held = half.manifest.facts["calibration_pictures"]
+    held = [row.hash for row in scored(half.manifest.pictures)]
     picture = next(p for p in few[:2] if pixel_hash(p) in held)
     detector = half.session.model
     with torch.inference_mode():

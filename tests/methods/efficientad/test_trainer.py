@@ -6,33 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from flawscope.methods.efficientad import PRESETS, RECEPTIVE_FIELD, STRIDE, Config
-from flawscope.methods.efficientad.model import create
-from flawscope.methods.efficientad.trainer import Batch, Trainer, _hard_loss, _window_starts
+from flawscope.methods.efficientad import RECEPTIVE_FIELD, STRIDE
+from flawscope.methods.efficientad.trainer import Batch, _hard_loss, _window_starts
 from flawscope.methods.efficientad.training_pictures import (
     DefectOutputs,
     GeneratedPictures,
-    TeacherOutputs,
-    natural_pictures,
     recolour,
 )
-from flawscope.methods.good_pictures import GoodPictures
-from flawscope.methods.task import Task
-from flawscope.progress import ignore_progress
-
-PLENTY = 2**30
-FORGETTING = PRESETS["quick"]  # the student starts as the teacher, and forgets
-
-
-def trainer_of(settings, shots, *, rooms=(PLENTY, PLENTY), step=ignore_progress, roi=None, **changes):
-    """A trainer for all of `shots`, with so many bytes for pictures and for the teacher's outputs."""
-    config = Config(**{**settings, "border": 0, "natural": "none", **changes})
-    model, _ = create(config, roi)
-    images = GoodPictures(shots.__getitem__, len(shots), rooms[0])
-    taught = TeacherOutputs(model, images, images.read(ignore_progress), rooms[1])
-    taught.measure(ignore_progress)
-    task = Task(images.load, range(len(shots)), rate=0.05, step=step)
-    return Trainer(model, images, taught, natural_pictures(config.natural), task)
+from trainer_helpers import FORGETTING, trainer_of
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.999])

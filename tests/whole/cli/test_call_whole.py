@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from call_helpers import EAD, PRN, one_line
+
 
 def shell(code, **settings):
     """A process that runs this with `main` at hand."""
@@ -14,18 +16,8 @@ def shell(code, **settings):
     return subprocess.run(words, stderr=subprocess.PIPE, text=True, timeout=120, **settings)
 
 
-def one_line(found):
-    """The error: exactly one line on stderr, nothing on stdout."""
-    _, printed, said = found
-    assert printed == ""
-    assert said.startswith("flawscope: ")
-    assert said.count("\n") == 1
-    return said
-
-
 FIT = ["fit", "--data", "DATA", "--out", "OUT.safetensors"]
 BENCHMARK = ["benchmark", "--data", "DATA", "--out", "OUT"]
-EAD, PRN = ["--method", "efficientad"], ["--method", "prnet"]
 WRONG = [
     (["evalute"], "did you mean evaluate?"),
     # options: also before a required one is missed, and abbreviations are none
@@ -118,7 +110,7 @@ def test_a_closed_pipe_is_no_traceback(drawn):
     assert (done.returncode, done.stderr) == (1, "")
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux only")
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full is of Linux: nothing to install")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("words", [["--version"], ["info", "MODEL", "--json"]], ids=lambda words: words[0])
 def test_a_full_disk_behind_stdout_is_one_line(words, unbuffered, model_path):

@@ -79,9 +79,12 @@ def test_poses_of_parts_are_told_and_drawn(answer, tmp_path):
 
 
 def test_the_demo_ends_with_the_path_of_a_report_and_with_commands_that_work(capsys, tmp_path, monkeypatch):
-    """With the pictures that a user gets, which the network sees smaller."""
+    """With pictures as a user gets, fewer of them, which the network sees smaller."""
     from flawscope.methods.patchcore import Config
+    from flawscope.synthesis.demo import dataset
 
+    few, draw = {"good": 2, "bad_per_kind": 1}, dataset.draw_dataset
+    monkeypatch.setattr(dataset, "draw_dataset", lambda root, **how: draw(root, **{**how, **few}))
     monkeypatch.setattr(Config, "sizes", ((64, 64),))
     monkeypatch.chdir(tmp_path)
     assert main(["demo", "--out", "demo", "--train", "6"]) == 0

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fit_helpers import categories, fits_fixture, root_fixture  # noqa: F401
 from flawscope.artefact.model_file import read_manifest
 from flawscope.datasets import open_dataset
-from flawscope.errors import InputError
 from flawscope.fitting import simulated_defects, update_evaluation
 from flawscope.fitting.fitting import fit
-from flawscope.predictor import load
 from small_network import SMALL_FLAGS
 
 FOUND = re.compile(
@@ -182,35 +181,6 @@ def test_update_adds_pictures_unless_fewer_defects_would_be_found(run, answer, d
 
 
 # ------------------------------------------ several categories; instead of fitting, the shared model is taken
-
-
-@pytest.fixture
-def root(tmp_path):
-    for name in ("bottle", "carpet", "plate"):
-        for place in ("train/good/0.png", "test/good/0.png", "test/dent/0.png"):
-            path = tmp_path / "data" / name / place
-            path.parent.mkdir(parents=True)
-            Image.fromarray(np.zeros((8, 8), np.uint8)).save(path)
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def fits(monkeypatch, model_path):
-    """What `fitting.fit` is called with; the carpet fails."""
-    calls = []
-
-    def fit(dataset, **given):
-        calls.append({"category": dataset.category, **given})
-        if dataset.category == "carpet":
-            raise InputError("the carpet\nis worn")
-        return load(model_path, device="cpu")
-
-    monkeypatch.setattr("flawscope.fitting.fitting.fit", fit)
-    return calls
-
-
-def categories(calls):
-    return [call["category"] for call in calls]
 
 
 def test_resume_keeps_models_that_are_there_and_an_interruption_says_how_far_it_is(

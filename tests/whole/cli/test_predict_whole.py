@@ -16,28 +16,7 @@ from flawscope.predictor import Predictor
 from flawscope.results.prediction import MismatchDetector
 from flawscope.results.table import read_table
 from flawscope.synthesis.demo.dataset import draw_dataset
-
-PLAIN = ["--maps", "none"]
-
-
-def names_of(printed):
-    return [Path(json.loads(line)["path"]).name for line in printed.splitlines()]
-
-
-def written(out):
-    """Whether a folder of results is complete, and what is missing."""
-    facts = json.loads((out / "results.json").read_text())
-    return facts["complete"], facts["unwritten"]
-
-
-@pytest.fixture
-def batch(mixed):
-    """A folder with a good picture, a defective one, and one that is none."""
-    for path in mixed.iterdir():
-        if path.name not in ("a.png", "b.png"):
-            path.unlink()
-    (mixed / "broken.png").write_bytes((mixed / "a.png").read_bytes()[:200])
-    return mixed
+from predict_helpers import PLAIN, batch_fixture, names_of, written  # noqa: F401
 
 
 def test_every_input_of_a_folder_has_a_line_a_row_and_a_file(run, model_path, mixed, tmp_path):

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFilter
+from PIL import Image
 from scipy import ndimage
 
 from flawscope.datasets.check import check
@@ -14,6 +14,7 @@ from flawscope.pictures.near_duplicates import (
     near_duplicates,
 )
 from flawscope.synthesis.demo.dataset import draw_dataset, draw_picture
+from near_duplicates_helpers import product
 
 BICUBIC = Image.Resampling.BICUBIC
 
@@ -39,20 +40,6 @@ CHANGES = {
 CHANGES["all"] = lambda i: jpeg(
     CHANGES["resized by 3 %"](CHANGES["one pixel aside"](CHANGES["2 % brighter"](i)))
 )
-
-
-def product(seed, side=256):
-    """A disc with a ring of holes, always in the same place, with a surface and grain of its own."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:side, :side] / side - 0.5
-    shape = 60.0 + 120.0 * (np.hypot(x, y) < 0.4)
-    for angle in np.arange(8) * np.pi / 4:
-        shape -= 90.0 * (np.hypot(x - 0.25 * np.cos(angle), y - 0.25 * np.sin(angle)) < 0.04)
-    surface = Image.fromarray(rng.normal(0, 100, (side, side)).astype(np.float32))
-    fine = np.asarray(surface.resize((64, 64)).resize((side, side), Image.Resampling.BICUBIC))
-    grey = shape + 0.5 * fine + rng.normal(0, 2, (side, side))
-    image = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
-    return image.filter(ImageFilter.GaussianBlur(1)).convert("RGB")
 
 
 def small(image):

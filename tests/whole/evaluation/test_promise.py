@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flawscope.calibration.threshold import from_values
+from flawscope.calibration.threshold import Calibration
 from flawscope.datasets import Item
 from flawscope.evaluation import promise
 from flawscope.synthesis.demo.dataset import draw_picture
@@ -22,7 +22,7 @@ def test_copies_of_training_pictures_are_named_and_a_broken_promise_has_reasons(
 
     train = [item(f"t{seed}.png", seed) for seed in range(8)]
     shown = [item("copy.png", 3, 1.0), *(item(f"new{seed}.png", seed) for seed in range(20, 23))]
-    known = from_values(range(60), range(60), [0.0])
+    known = Calibration(tuple(range(60)), tuple(range(60)), 0.0)
 
     def checked(alarms, group=None):
         manifest = SimpleNamespace(facts={"group": group})

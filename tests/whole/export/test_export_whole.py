@@ -15,6 +15,7 @@ import flawscope
 from flawscope.artefact import certificate as certificates
 from flawscope.artefact import model_file
 from flawscope.artefact.certificate import BATCH_SIZES, certificates_from_facts
+from flawscope.calibration.goods import scored
 from flawscope.cli import main
 from flawscope.datasets import list_pictures
 from flawscope.errors import FlawscopeError, InputError
@@ -31,7 +32,6 @@ from flawscope.synthesis.demo.dataset import draw_picture
 ROI = "0.1,0.2,0.8,0.9"
 VARIANTS = {
     "two sizes, region of interest": {"size": "48+64", "roi": ROI},
-    "stages apart": {"size": "48+64", "layers": "apart"},
     "a second backbone": {
         "size": "48+64",
         "second_backbone": tiny_transformers.NAMES[0],
@@ -89,9 +89,7 @@ def assert_parity(model, path, engine, count=15):
             np.testing.assert_allclose(drawn, maps[part], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.smoke] * ("padded" in name)) for name in VARIANTS]
-)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_parity_of_other_models(name, drawn, small_backbone, tmp_path, monkeypatch):
     if "two" in name:
         monkeypatch.setattr(views, "MIN_BANK", 1)  # a screen before a memory bank this small
@@ -118,22 +116,20 @@ def test_copies_and_what_cannot_be_read_do_not_count(bf16_in_name, model_path, t
     out = tmp_path / "m.onnx"
     export(model_path, out, precision="bf16", pictures=list_pictures(folder))
     hashes = [pixel_hash(decode(picture)) for picture in (train[3], unseen[0])]
-    assert read_manifest(out).facts["calibration_pictures"] == hashes
+    assert [row.hash for row in scored(read_manifest(out).pictures)] == hashes
     with pytest.raises(InputError, match="none of the pictures can be read"):
         export(model_path, tmp_path / "n.onnx", precision="bf16", pictures=[folder / "e.png"])
 
 
-def without_groups(path):
-    """As an older flawscope wrote it."""
-    artefact = model_file.read(path)
-    facts = {k: v for k, v in artefact.manifest.facts.items() if k != "calibration_groups"}
-    return replace(artefact, manifest=replace(artefact.manifest, facts=facts))
+def of_other_pictures(path, unseen):
+    """As it is after a calibration on others: those learnt from have no scores."""
+    return flawscope.load(path).calibrate(unseen, force=True).artefact
 
 
-def test_a_model_that_knows_no_groups_needs_pictures_it_has_not_seen(
+def test_a_model_calibrated_on_others_needs_pictures_it_has_not_seen(
     bf16_in_name, model_path, train, unseen, tmp_path
 ):
-    old, out = without_groups(model_path), tmp_path / "m.onnx"
+    old, out = of_other_pictures(model_path, unseen), tmp_path / "m.onnx"
     with pytest.raises(InputError, match=r"none of the pictures can calibrate bf16.*has not seen") as error:
         export(old, out, precision="bf16", pictures=train)
     assert "\n" not in str(error.value)
@@ -153,7 +149,6 @@ def test_a_model_that_knows_no_groups_needs_pictures_it_has_not_seen(
 def test_pictures_it_was_calibrated_on_anew_are_not_left_out(bf16_in_name, trained, unseen, tmp_path):
     """They were never in the memory bank: nothing is to be left out for them."""
     again, out = trained.calibrate(unseen, force=True), tmp_path / "m.onnx"
-    assert "calibration_groups" not in again.manifest.facts
     export(again.artefact, out, precision="bf16", pictures=unseen)
     model = flawscope.load(out)
     np.testing.assert_allclose(model.calibration.scores, scores_of(model, unseen), rtol=1e-5)

@@ -9,6 +9,7 @@ import pytest
 
 import flawscope
 from flawscope.artefact import model_file
+from flawscope.calibration.goods import scored
 from flawscope.datasets import list_pictures
 from flawscope.export.export import export
 from flawscope.export.recalibrate import ExportPictures
@@ -71,7 +72,7 @@ def test_pictures_that_cannot_be_left_out_are_left_away(
     """Methods that need a part's other pictures for it say so picture by picture."""
     path, left_out = tiled(roi=ROI), Model.left_out
     before, hashes = model_file.read(path).manifest, []
-    groups = before.facts["calibration_groups"]
+    groups = {row.hash: row.unit for row in before.pictures}
 
     def some(self, features, group, *rest):
         lost = group in (groups[hashes[0]], groups[hashes[3]])
@@ -83,7 +84,7 @@ def test_pictures_that_cannot_be_left_out_are_left_away(
     export(path, tmp_path / "m.onnx", precision="bf16", pictures=pictures)
     found = flawscope.load(tmp_path / "m.onnx")
     used = [digest for k, digest in enumerate(hashes) if k not in (0, 3)]
-    assert found.manifest.facts["calibration_pictures"] == used
+    assert [row.hash for row in scored(found.manifest.pictures)] == used
     expected = [before.calibration.scores[k] for k in range(len(hashes)) if k not in (0, 3)]
     np.testing.assert_allclose(found.calibration.scores, expected, rtol=0.01)
 

@@ -135,4 +135,4 @@ def test_auto_aligns_only_parts_that_lie_anyhow(turned, good):
     assert line.startswith(f"align auto: {'turn' if turned else 'none'}")
     assert (reference is not None and reference.kind == "turn") == turned
     few = flawscope.fit(shown[:4], align="auto", **QUICK)
-    assert "align auto: none, since 4 good pictures are too few" in few.manifest.facts["summary"][-1]
+    assert few.manifest.facts["summary"][-1].startswith("align auto: none")

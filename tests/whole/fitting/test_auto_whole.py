@@ -1,40 +1,18 @@
 """The search for settings, with models that score by a script; and one with real ones."""
 
-import functools
 import time
 
-import numpy as np
 import pytest
-from PIL import Image
 
 import flawscope
+from auto_helpers import pictures
 from flawscope.calibration.tried import Choice
 from flawscope.fitting import auto, fit_auto
 from flawscope.fitting.proposals import propose_frames
 from flawscope.methods.feature_memory import FeatureMemory
 from flawscope.methods.patch_detector import PatchDetector
 from flawscope.pictures.near_duplicates import Compared
-from flawscope.synthesis.demo.dataset import draw_picture
 from small_network import SMALL_NETWORK
-
-
-def pictures(count, size=64, turned=False):
-    return [picture_of(k, size, turned) for k in range(count)]
-
-
-@functools.cache
-def picture_of(k, size, turned):
-    rng = np.random.default_rng([3, k])
-    plate = draw_picture("plate", rng, size=size)[0]
-    if turned:
-        level = rng.normal(70, 3, (size, size, 1)).repeat(3, 2)
-        ground = Image.fromarray(level.clip(0, 255).astype(np.uint8))
-        small = Image.fromarray(plate).resize((size // 2,) * 2).convert("RGBA")
-        small = small.rotate(rng.uniform(0, 360), Image.Resampling.BICUBIC, expand=True)
-        at = [(size - side) // 2 + int(rng.integers(-size // 12, size // 12)) for side in small.size]
-        ground.paste(small, (at[0], at[1]), small)
-        plate = np.asarray(ground)
-    return plate
 
 
 def test_parts_that_lie_turned_are_to_be_aligned_and_others_are_not():

@@ -72,7 +72,7 @@ def test_a_picture_is_left_out_as_if_it_had_never_been_there(options, group):
     images = [*good()[:10], *parts(3, seed=5)]
     predictor = fit_small(images, group=group, **options)
     assert predictor.calibration.method == f"leave-one-{'group' if group else 'picture'}-out"
-    groups = list(predictor.manifest.facts["calibration_groups"].values())
+    groups = [row.unit for row in predictor.manifest.pictures]
     wanted = [k % 5 if group and k % 10 < 5 else k for k in range(13)]
     assert len(set(groups)) == len(set(wanted))
     real, found = refitted(images, groups, **options), np.array(predictor.calibration.scores)[::3]

@@ -17,21 +17,8 @@ from flawscope.fitting.update_evaluation import (
     ReviewedPicture,
 )
 from flawscope.pictures.decoding import decode, pixel_hash
+from incremental_update_helpers import QUICK, extended, reviewed, stained_fixture  # noqa: F401
 from small_network import FILE, SMALL_NETWORK
-
-QUICK = {"device": "cpu", "check": False}
-
-
-def reviewed(model, number, source, good, **more):
-    found = model.predict(source)
-    learn = good and found.is_anomalous
-    return replace(ReviewedPicture(number, source, good, learn=learn, before=found.score), **more)
-
-
-@pytest.fixture
-def stained(model, part):
-    """Three good pictures with a mark that is new, which were looked at twice."""
-    return [reviewed(model, k, part(200 + k, stained=True), True, sure=True) for k in range(3)]
 
 
 def test_corrected_pictures_alone_do_not_decide_the_threshold(model, part, stained):
@@ -94,10 +81,6 @@ def test_prn_is_trained_anew_with_what_was_marked(part, drawn, tmp_path, monkeyp
     assert made.predictor.manifest.notes[-1].startswith("1 known defect that the earlier model had learnt")
     assert set(made.comparison.after) == {0, 1, 9}
     assert all(score.learnt for score in made.comparison.after.values()), "by trainings that did not see them"
-
-
-def extended(model, images, **how):
-    return flawscope.extend(model, images, device="cpu", check=False, **how)
 
 
 def test_a_fair_sample_sets_the_threshold_if_it_is_one(model, part):

@@ -121,20 +121,6 @@ def test_in_the_range_something_else_is_still_none_of_these(line):
         assert (found.product_name, found.is_anomalous) == (Prediction.NO_PRODUCT_NAME, True)
 
 
-def test_exported_it_brings_pictures_to_the_light_of_their_product(all_three, line, tmp_path):
-    from flawscope.export.router_export import export_router
-
-    export_router(all_three / "line.safetensors", tmp_path / "line.zip")
-    other = flawscope.load(tmp_path / "line.zip")
-    for light in LIGHTS:
-        pictures = {v: light(view("rings", 81, v, defect=True)) for v in VIEWS}
-        mine, its = line.predict_part(pictures), other.predict_part(pictures)
-        assert (its.product, its.worst, its.p_value) == (mine.product, mine.worst, mine.p_value)
-        for v in VIEWS:
-            assert its.views[v].score == pytest.approx(mine.views[v].score, rel=1e-4)
-            assert its.views[v].to_dict().get("outside_light") is False
-
-
 def test_the_commands_decide_on_the_parts_of_each_product(run, answer, data, tmp_path):
     """`--joint --part`: a part has a product, found by all its views; something else is anomalous."""
     model, new = tmp_path / "line.safetensors", tmp_path / "new"
@@ -334,13 +320,7 @@ def test_the_parts_of_views_combine_the_left_out_scores_of_their_models(of_views
     assert calibration.parts == tuple(f"p{k:02d}" for k in range(PARTS))
     for k, name in enumerate(VIEWS):
         manifest = of_views[name].manifest
-        names = {one.hash: one.name for one in manifest.pictures}
-        by_name = {
-            names[digest][:3]: score
-            for digest, score in zip(
-                manifest.facts["calibration_pictures"], manifest.calibration.scores, strict=True
-            )
-        }
+        by_name = {row.name[:3]: row.score for row in manifest.pictures}
         assert calibration.scores[:, k].tolist() == [by_name[part] for part in calibration.parts]
 
 
@@ -348,7 +328,7 @@ def test_a_damaged_pattern_of_views_is_one_clear_line(of_views, tmp_path):
     path = tmp_path / "views.safetensors"
     joining.join(of_views, part=PATTERN, device="cpu").save(path)
     with path.open("rb") as file:
-        header = model_file.read_header(file, path, model_file.ROUTER_FORMAT)
+        header = model_file.read_header(file, path, several=True)
         tensors = model_file.read_tensors(file, header, path)
     for wrong in ({"part": "("}, {"part": 7, "view": None}, ["part"], {"which": "x"}):
         document = {**header.document, "views": wrong}

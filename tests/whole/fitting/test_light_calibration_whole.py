@@ -5,9 +5,10 @@ import pytest
 from scipy import ndimage
 
 import flawscope
+from flawscope.calibration import goods
 from flawscope.calibration.threshold import envelope
 from flawscope.errors import InputError
-from flawscope.fitting import light_calibration
+from flawscope.fitting import judging
 from flawscope.fitting.training_pictures import Reader
 from flawscope.views import preprocess
 from flawscope.views.light import Light, light_variations
@@ -60,7 +61,7 @@ def test_pictures_in_tiles_keep_the_rate_in_each_light(positions, monkeypatch):
     judged = []
     monkeypatch.setattr(preprocess, "light_variations", lambda share: [Light(), Light()])
     watched = lambda values, *units: judged.append(values) or envelope(values, *units)  # noqa: E731
-    monkeypatch.setattr(light_calibration, "envelope", watched)
+    monkeypatch.setattr(goods, "envelope", watched)
     flawscope.fit(good, **options)
     # unchanged light gives what the fit has found; of each place it has found it in a more exact way
     np.testing.assert_allclose(*judged[0].T, rtol=1e-4 if positions == "shared" else 0.3)
@@ -94,21 +95,21 @@ def test_an_exported_model_brings_pictures_to_the_same_light(bf16_in_name, fitte
 
 
 def test_the_promise_counts_the_pictures_that_were_judged_in_every_light(monkeypatch):
-    monkeypatch.setattr(light_calibration, "MIN_RANK", 1)
+    monkeypatch.setattr(judging, "MIN_RANK", 1)
     asked = []
-    load = Reader.load_in_light
+    views = Reader.views_in_lights
 
-    def counted(reader, index, light):
-        asked.append((index, light.name))
-        return load(reader, index, light)
+    def counted(reader, index, lights):
+        asked.extend((index, light.name) for light in lights)
+        return views(reader, index, lights)
 
-    monkeypatch.setattr(Reader, "load_in_light", counted)
+    monkeypatch.setattr(Reader, "views_in_lights", counted)
     said = []
     model = flawscope.fit([part(k) for k in range(40)], light="10%", say=said.append, **SETTINGS)
     pictures = {index for index, _ in asked}
     assert len(pictures) == 19
     assert len(asked) == len(set(asked)) == 19 * 6
-    assert model.calibration.count == len(model.manifest.facts["calibration_pictures"]) == 19
+    assert model.calibration.count == len(goods.scored(model.manifest.pictures)) == 19
     assert "about 1 of 20 good" in model.calibration.promise()
     assert any("on 19 of 40 good pictures" in note for note in model.manifest.notes)
     assert sum(one.role == "train" for one in model.manifest.pictures) == 40  # all are known
@@ -116,12 +117,13 @@ def test_the_promise_counts_the_pictures_that_were_judged_in_every_light(monkeyp
 
 
 def test_a_picture_that_cannot_be_read_again_is_told_by_any_number_of_threads(monkeypatch):
-    load = Reader.load_in_light
+    views = Reader.views_in_lights
 
-    def lost(reader, index, light):
-        return None if (index, light.contrast) == (5, 1.1) else load(reader, index, light)
+    def lost(reader, index, lights):
+        for light, shown in zip(lights, views(reader, index, lights), strict=True):
+            yield None if (index, light.contrast) == (5, 1.1) else shown
 
-    monkeypatch.setattr(Reader, "load_in_light", lost)
+    monkeypatch.setattr(Reader, "views_in_lights", lost)
     with pytest.raises(InputError, match="cannot be read any more"):
         flawscope.fit([part(k) for k in range(12)], light="10%", **SETTINGS)
 
@@ -142,7 +144,7 @@ def test_calibrated_anew_parts_lost_in_a_light_count_above_all_scores(monkeypatc
     known = made.calibration
     assert (len(known.scores), known.miscounted, known.count) == (4, 2, 6)
     assert known.p_values(np.inf) == 3 / 7
-    assert len(made.manifest.facts["calibration_pictures"]) == 4
+    assert len(goods.scored(made.manifest.pictures)) == 4
     assert made.failures == whole.failures == []
     (note,) = [one for one in made.manifest.notes if one.startswith("parts lost in some light")]
     assert note.endswith(": picture 1, picture 4")

@@ -5,6 +5,7 @@ import pytest
 from scipy.ndimage import shift
 
 from flawscope.errors import InputError
+from flawscope.fitting import joining
 from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.predictor.recalibration import recalibrate
 from flawscope.progress import ignore_progress
@@ -37,8 +38,7 @@ def test_near_copies_without_names_count_as_one_part():
     assert made.calibration.expected_rate <= 1 / 6 + 1e-9
     assert "from 15 good pictures of 5 parts (leave-one-group-out)" in made.calibration.promise()
     assert any("near-copies: " in line and "counted as 5 parts" in line for line in said)
-    groups = made.manifest.facts["calibration_groups"]
-    assert len({*groups.values()}) == 5
+    assert len({row.unit for row in made.manifest.pictures}) == 5
 
 
 def test_parts_that_are_alike_stay_apart_and_both_readings_are_told():
@@ -82,3 +82,16 @@ def test_updates_and_calibrations_count_parts_and_fewer_are_refused():
     asked = model.calibrate(several).questions
     assert any("9 good pictures of 3 parts can calibrate" in line for line in asked)
     assert model.calibrate(several, force=True).calibration.unit_count == 3
+
+
+def test_near_copies_are_one_unit_where_products_are_recognised_too():
+    """Else a copy is as near as a picture can be: new parts of the product lie farther than all of them."""
+    shown = [part(k, view) for k in range(6) for view in range(2)]
+    model = fitted(shown)
+    network = joining.descriptor_model({"plate": model.artefact})
+    known = joining.describe_product(network, model.artefact, shown, device="cpu").known
+    assert known.groups.tolist() == [row.unit for row in model.manifest.pictures]
+    assert len({*known.groups.tolist()}) == 6
+    near, far = known.distances(known.good, np.arange(12)), known.distances(known.good, known.groups)
+    assert np.median(far) > 2 * np.median(near[near > 0])
+    assert {*known.carriers.tolist()} <= {*known.groups.tolist()}

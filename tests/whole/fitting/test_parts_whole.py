@@ -4,46 +4,12 @@ import csv
 import json
 
 import numpy as np
-import pytest
 from PIL import Image
 
 import flawscope
 from flawscope.cli import main
+from parts_helpers import QUICK, VIEWS, data_fixture, model_fixture, view  # noqa: F401
 from picture_files import save
-from small_network import SMALL_FLAGS, SMALL_NETWORK
-
-VIEWS = ("side", "top")
-QUICK = {"size": "64", "device": "cpu", "check": False, **SMALL_NETWORK}
-
-
-def view(part, k, defect=False):
-    rng = np.random.default_rng([part, k])
-    picture = np.full((80, 80, 3), (60, 80 + 60 * k, 120), np.float64)
-    picture[20:60, 20 + 10 * k : 60] = 150
-    if defect:
-        picture[34:44, 44:54] = 30
-    return (picture + rng.normal(0, 3, picture.shape)).clip(0, 255).astype(np.uint8)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """20 good parts to learn, 6 good and 4 defective ones to test; the defect shows from the top only."""
-    each = {"train/good": range(20), "test/good": range(50, 56), "test/hole": range(60, 64)}
-    named = {
-        f"{kind}/p{part:02d}_{name}.png": view(part, k, kind == "test/hole" and k == 1)
-        for kind, numbers in each.items()
-        for part in numbers
-        for k, name in enumerate(VIEWS)
-    }
-    return save(tmp_path_factory.mktemp("parts"), named)
-
-
-@pytest.fixture(scope="module")
-def model(data):
-    out = data / "part.safetensors"
-    how = ["--part", r"p\d+", "--size", "64", "--device", "cpu", "--quiet", "--no-check", *SMALL_FLAGS]
-    assert main(["fit", "--data", str(data), "--out", str(out), *how]) == 0
-    return out
 
 
 def test_real_iad_has_figures_of_pictures_pixels_and_samples(tmp_path, capsys):

@@ -7,7 +7,7 @@ import pytest
 
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit, partial_fit
-from flawscope.fitting.training_views import TrainingTiles
+from flawscope.fitting.training_views import TrainingViews
 from flawscope.methods.patchcore import places
 from flawscope.predictor import load
 from small_network import SMALL_NETWORK
@@ -79,8 +79,6 @@ def test_a_calibration_score_is_that_of_a_fit_without_the_picture():
     whole = {**SMALL, "count": 10_000}
     pictures = list(still())
     model = fit(pictures, **whole)
-    facts = model.manifest.facts
-    order = [p.hash for p in model.manifest.pictures]
     for left in (0, 3):
         refit = fit(pictures[:left] + pictures[left + 1 :], **whole)
         artefact = refit.artefact
@@ -89,8 +87,7 @@ def test_a_calibration_score_is_that_of_a_fit_without_the_picture():
             artefact.tensors,
         )
         expected = refit.predict(pictures[left]).score
-        place = facts["calibration_pictures"].index(order[left])
-        assert model.calibration.scores[place] == pytest.approx(expected, rel=1e-3)
+        assert model.calibration.scores[left] == pytest.approx(expected, rel=1e-3)
 
 
 def test_blocks_of_places_change_nothing(each, monkeypatch):
@@ -168,13 +165,14 @@ def test_pictures_that_show_some_places_only_are_calibrated_as_a_whole(monkeypat
 @pytest.mark.parametrize("seen_in", [1, 0])
 def test_a_place_that_one_part_shows_has_the_bank_of_all_other_tiles(seen_in, monkeypatch):
     """As a corner beside an aligned part may be: what lies there is judged by what other tiles show."""
-    load = TrainingTiles.load
+    load = TrainingViews.load
 
     def seen(self, number):
-        hidden = self.positions[number] == 1 and self.picture_of(number) >= seen_in
+        picture = self.picture_of(number)
+        hidden = self.by_place([number]) == {(picture, 1): number} and picture >= seen_in
         return None if hidden else load(self, number)
 
-    monkeypatch.setattr(TrainingTiles, "load", seen)
+    monkeypatch.setattr(TrainingViews, "load", seen)
     model = fit(list(still()), **SMALL)
     groups = model.artefact.tensors["bank_groups.0"]
     assert {len(np.unique(row)) for row in groups} == {6}

@@ -10,7 +10,6 @@ from PIL import Image
 import flawscope
 from brackets import SIDE, drawn
 from flawscope.calibration.threshold import Calibration
-from flawscope.cli import main
 from flawscope.cli.output import prediction_line
 from flawscope.errors import InputError
 from flawscope.results import drawing
@@ -27,6 +26,12 @@ OPTIONS = {"align": "turn", "several": True, "size": "64", "device": "cpu", "che
 def good():
     """Nine pictures of five brackets, and one of four."""
     return [drawn(seed, range(seed % 3, (4 if seed == 7 else 5) + seed % 3))[0] for seed in range(10)]
+
+
+@pytest.fixture(scope="module")
+def few():
+    """Five pictures of three to five brackets."""
+    return [drawn(400 + seed, range(3 + seed % 3))[0] for seed in range(5)]
 
 
 @pytest.fixture(scope="module")
@@ -131,9 +136,8 @@ def test_tables_have_a_row_for_each_part_and_are_read_back_as_pictures(predictor
     assert [one.part_index for one in parts] == [1, 2, 3, 4]
 
 
-def test_few_pictures_and_different_numbers_are_enough():
-    shown = [drawn(400 + seed, range(3 + seed % 3))[0] for seed in range(5)]
-    found = flawscope.fit(shown, **OPTIONS)
+def test_few_pictures_and_different_numbers_are_enough(few):
+    found = flawscope.fit(few, **OPTIONS)
     assert (found.manifest.preprocess.several.least, found.manifest.preprocess.several.most) == (3, 5)
     assert found.calibration.miscounted == 1  # one alone has the largest number
     assert not found.failures
@@ -157,12 +161,13 @@ def test_a_zone_is_that_of_every_part(good):
 ZONE = "0.02,0.02,0.4,0.4"  # around the first picture's first part
 
 
-def test_parts_go_with_light_tiles_zone_and_positions(good, tmp_path):
-    """Each part's view is an ordinary one, and the picture is the worst of its parts."""
+def test_parts_go_with_light_tiles_zone_and_positions(few):
+    """Each part's view is an ordinary one, and the picture is the worst of its parts. `test_matrix.py`
+    exports such models."""
     together = {"tile": 48, "light": "10%", "roi": ZONE, "positions": "each"}
-    model = flawscope.fit(good, **OPTIONS, **together)
+    model = flawscope.fit(few, **OPTIONS, **together)
     known, how = model.calibration, model.manifest.preprocess
-    assert (known.miscounted, len(known.scores)) == (1, 9)
+    assert (known.miscounted, len(known.scores)) == (1, 4)
     assert how.positions is not None
     darker = Light(brightness=0.92)
     for seed in range(100, 102):
@@ -173,20 +178,9 @@ def test_parts_go_with_light_tiles_zone_and_positions(good, tmp_path):
         assert found.score == max(part.score for part in found.found_parts.parts)
         assert sum(part.is_anomalous for part in found.found_parts.parts) == 1
         assert model.predict(darker(picture)).score == pytest.approx(found.score, rel=0.15)
-    trained, exported = tmp_path / "model.safetensors", tmp_path / "model.onnx"
-    model.save(trained)
-    assert main(["export", str(trained), "--out", str(exported), "--quiet"]) == 0
-    shown = [picture, drawn(240, FIVE)[0]]
-    for path in (trained, exported):
-        opened = flawscope.load(path, device="cpu")
-        for one, other in zip(model.predict(shown), opened.predict(shown), strict=True):
-            assert other.score == pytest.approx(one.score, rel=1e-4)
-            assert other.is_anomalous == one.is_anomalous
-            poses = [[part.part_pose for part in each.found_parts.parts] for each in (one, other)]
-            assert poses[0] == poses[1]
-    fresh = [drawn(300 + seed, range(4 if seed == 0 else 5))[0] for seed in range(4)]
+    fresh = [drawn(300 + seed, range(2 + seed))[0] for seed in range(3)]
     again = model.calibrate(fresh, force=True).calibration
-    assert (len(again.scores), again.miscounted) == (3, 1)
+    assert (len(again.scores), again.miscounted) == (2, 1)
     assert "in each light" in again.method
 
 
@@ -211,9 +205,8 @@ def test_views_of_parts_are_those_of_their_frames(predictor):
         assert hidden.any() == (part.images([0])[0, 0] < 0).any() or shown.all()
 
 
-@pytest.mark.parametrize("shards", [1, 2])
-def test_few_pictures_are_drawn_whole_to_calibrate_on(good, shards):
-    known = flawscope.fit(good, **OPTIONS, shards=shards, calibration_pictures=4).calibration
+def test_few_pictures_are_drawn_whole_to_calibrate_on(good):
+    known = flawscope.fit(good, **OPTIONS, shards=2, calibration_pictures=4).calibration
     assert (len(known.scores), known.miscounted) == (4, 1)
 
 
@@ -230,25 +223,23 @@ def test_pictures_counted_wrong_rank_above_all_scores():
     assert known.count == 20
     assert (known.expected_rate, known.score_threshold) == (2 / 21, 19)  # the second worst of twenty
     assert known.p_values(np.array([np.inf, 19, 0.5])).tolist() == [2 / 21, 3 / 21, 1.0]
-    assert Calibration.from_dict(known.to_dict()) == known
     many = Calibration(scores, scores, 0.0, 0.1, miscounted=5)
     assert (many.expected_rate, many.effective_rate, many.score_threshold) == (6 / 25, 6 / 25, 19)
 
 
 def test_data_check_draws_all_parts_also_where_they_are_not_found(good, tmp_path, run):
     save(tmp_path, {f"all/good/{number:02}.png": picture for number, picture in enumerate(good)})
-    save(tmp_path, {f"turned/good/{number:02}.png": drawn(number, FIVE)[0] for number in range(6)})
 
-    def checked(folder, align):
-        page = tmp_path / f"{folder}.html"
+    def checked(align):
+        page = tmp_path / f"{align}.html"
         how = ("--align", align, "--several", "--quiet", "--no-near", "--out", page)
-        found = run("data", "check", "--data", tmp_path / folder, *how)
+        found = run("data", "check", "--data", tmp_path / "all", *how)
         assert page.is_file()
         return found
 
-    _, told, _ = checked("all", "turn")
+    _, told, _ = checked("turn")
     assert "several parts: 5 in a picture, 1 of 10 counted wrong" in told
     assert "parts counted wrong in good/07.png" in told
-    code, _, said = checked("turned", "shift")
-    remedy = "give --align turn, by which they are counted right in 6 of 6"
+    code, _, said = checked("shift")
+    remedy = "give --align turn, by which they are counted right in 9 of 10"
     assert (code, f"finds no parts in the good pictures: {remedy}" in said) == (2, True)

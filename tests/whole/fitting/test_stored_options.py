@@ -30,7 +30,7 @@ CASES = {
     "false_alarm_rate": {"false_alarm_rate": "20%"},
     "roi": {"roi": "0.1,0.2,0.8,0.9"},
     "light": {"light": "10%"},
-    "align": {"align": "turn"},
+    "align": {"align": "shift"},
     "several": {"several": True, "align": "turn"},
     "undistort": {"undistort": Undistortion(80, 80, 40, 40, k1=-0.1)},
     "channels": {"channels": Channels(3, ((0, 1, 2), (1,)))},

@@ -60,7 +60,7 @@ def test_a_broken_promise_is_named(name, change, check, cases, monkeypatch):
         one(check, case)(case)
 
 
-ADDED = "return Fitted(held.calibration(model)"
+ADDED = "return Fitted(held.scored(model)"
 
 
 @pytest.mark.parametrize(

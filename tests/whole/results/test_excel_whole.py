@@ -9,7 +9,7 @@ from flawscope.results.table import read_table
 
 
 def sheet(path):
-    openpyxl = pytest.importorskip("openpyxl")
+    openpyxl = pytest.importorskip("openpyxl", reason='no openpyxl: pip install "flawscope[report]"')
     return list(openpyxl.load_workbook(path).active.iter_rows(values_only=True))
 
 

@@ -6,20 +6,8 @@ import numpy as np
 import pytest
 
 import flawscope
-from flawscope import runtime
 from flawscope.cli import main
-
-
-@pytest.fixture(params=["torch", *runtime.ENGINES])
-def engine(request):
-    """Every engine that is here; None for torch, which is not asked for."""
-    return None if request.param == "torch" else str(request.param)
-
-
-@pytest.fixture
-def path(engine, model_path, onnx_path):
-    """The same model, for this engine."""
-    return model_path if engine is None else onnx_path
+from formats_helpers import engine_fixture, path_fixture  # noqa: F401
 
 
 def test_every_command_takes_it(path, engine, model_path, drawn, tmp_path, capsys):

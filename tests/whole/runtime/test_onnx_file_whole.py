@@ -47,7 +47,7 @@ for path in Path({str(tmp_path)!r}).glob("*.onnx"):
         said = str(error)
     print(json.dumps([path.stem, said]))
 """
-    pytest.importorskip("resource")
+    pytest.importorskip("resource", reason="Windows limits no memory: nothing to install")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     found = dict(json.loads(line) for line in done.stdout.splitlines())

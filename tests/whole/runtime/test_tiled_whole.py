@@ -2,8 +2,6 @@
 lie if it tells places apart."""
 
 import base64
-import io
-import json
 import zlib
 from dataclasses import replace
 
@@ -19,8 +17,8 @@ from flawscope.datasets import list_pictures
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.export import export as exports
 from flawscope.export.export import export
-from flawscope.runtime import onnx_file
 from flawscope.runtime.torch import TorchSession
+from tiled_helpers import manifest, rewritten
 
 ROI = "0.4,0.2,0.95,0.9"
 
@@ -70,34 +68,6 @@ def test_a_tiled_model_is_calibrated_anew_by_pictures(engine, tiled, tiled_pictu
     found = flawscope.load(tmp_path / "m.onnx", engine=engine)
     assert found.manifest.fusion == model.manifest.fusion
     assert found.predict(good[0]).score == pytest.approx(again.calibration.scores[0], rel=1e-6)
-
-
-def rewritten(source, path, change):
-    """An .onnx model whose entries are changed and whose hashes are right."""
-    data, file = source.read_bytes(), io.BytesIO()
-    entries = onnx_file.parse_entries(data)
-    change(entries)
-    entries[onnx_file.METADATA_SHA256] = onnx_file.metadata_hash(entries)
-    onnx_file.write_entries(file, onnx_file.without_metadata(data), entries)
-    path.write_bytes(file.getvalue())
-    return path
-
-
-def manifest(**changes):
-    """None removes an entry; those of the preprocessing and the fusion are found by their names."""
-
-    def change(entries):
-        data = json.loads(entries["flawscope"])
-        for key, value in changes.items():
-            inner = data["preprocess"] if key == "positions" else data
-            where = next((d for d in (data["preprocess"], data["fusion"]) if key in d), inner)
-            if value is None:
-                del where[key]
-            else:
-                where[key] = value
-        entries["flawscope"] = json.dumps(data)
-
-    return change
 
 
 def region(mask):

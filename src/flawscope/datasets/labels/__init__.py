@@ -269,7 +269,7 @@ class LabelFiles:
         stem = place.stem if is_picture(place) else place.name
         return bool(stem) and any(name in self._known for name in (fold(stem), *plain_names(unquote(stem))))
 
-    def sayings(self) -> dict[str, dict[Path, Texts]]:
+    def class_texts(self) -> dict[str, dict[Path, Texts]]:
         """Sorts what is said of whole pictures by source and picture. A name that several pictures have says
         something of those nearest to the file."""
         found: dict[str, dict[Path, Texts]] = {}

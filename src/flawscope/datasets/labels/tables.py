@@ -1,7 +1,7 @@
 """Reads lists of pictures and of what is said of each: CSV, text, Excel, and JSON of no labelling tool.
 
 Such a list has no form of its own. What makes it one is that a column names pictures that are there; what the
-other columns say is read elsewhere (`labels.sayings`).
+other columns say is read elsewhere (`datasets.class_labels`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def read_list(data: bytes, suffix: str, own: str, is_name: IsName) -> list[Entry
     Raises:
         InputError: it is a list in Excel's form, and the library for it is missing.
     """
-    rows = [*_rows(data, suffix, is_name)]
+    rows = _rows(data, suffix, is_name)
     headers = list(dict.fromkeys(name for row in rows for name in row))
     if _OF_A_MODEL & {name.casefold() for name in headers}:
         return []
@@ -73,34 +73,28 @@ def _about(row: Row, column: str) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _rows(data: bytes, suffix: str, is_name: IsName) -> Iterator[Row]:
-    if suffix == ".xlsx":
-        tables = _sheets(data, is_name)
-    elif suffix in (".json", ".jsonl"):
-        text = _text(data)
-        yield from _json_rows(
-            [json.loads(line) for line in text.splitlines() if line.strip()]
-            if suffix == ".jsonl"
-            else json.loads(text),
-            is_name,
-        )
-        return
-    else:
-        tables = [_best_cut(_text(data), is_name)]
-    for table in tables:
-        table = [[cell.strip() for cell in cells] for cells in table if any(map(str.strip, cells))]
-        if not table:
-            continue
-        names = table[0] if len(table) > 1 and not any(map(is_name, table[0])) else []
-        body = table[1:] if names else table
-        # two columns without names are a picture and what is said of it
-        unnamed = [
-            f"column {k + 1}" if max(map(len, table)) > 2 else "label" for k in range(max(map(len, table)))
-        ]
-        keys = [name or other for name, other in zip(names, unnamed, strict=False)] if names else unnamed
-        keys = [key if keys.index(key) == k else f"{key} {k + 1}" for k, key in enumerate(keys)]
-        for cells in body:
-            yield {key: [cell] for key, cell in zip(keys, cells, strict=False)}
+def _rows(data: bytes, suffix: str, is_name: IsName) -> list[Row]:
+    if suffix == ".json":
+        return [*_json_rows(json.loads(_text(data)), is_name)]
+    if suffix == ".jsonl":
+        records = [json.loads(line) for line in _text(data).splitlines() if line.strip()]
+        return [*_json_rows(records, is_name)]
+    tables = _sheets(data, is_name) if suffix == ".xlsx" else [_best_cut(_text(data), is_name)]
+    return [row for table in tables for row in _table_rows(table, is_name)]
+
+
+def _table_rows(table: list[list[str]], is_name: IsName) -> Iterator[Row]:
+    """Yields the rows of a table. Its first line names the columns, unless it names a picture; of two columns
+    without names one is the picture, the other its label."""
+    lines = [[cell.strip() for cell in cells] for cells in table if any(map(str.strip, cells))]
+    width = max(map(len, lines), default=0)
+    keys = ["label"] * width if width <= 2 else [f"column {k + 1}" for k in range(width)]
+    if len(lines) > 1 and not any(map(is_name, lines[0])):
+        keys = [name or key for name, key in zip(lines[0], keys, strict=False)]
+        lines = lines[1:]
+    keys = [key if keys.index(key) == k else f"{key} {k + 1}" for k, key in enumerate(keys)]
+    for cells in lines:
+        yield {key: [cell] for key, cell in zip(keys, cells, strict=False)}
 
 
 def _text(data: bytes) -> str:

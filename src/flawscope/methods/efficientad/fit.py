@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from flawscope.calibration import MIN_FOR_FULL_RATE, min_calibration_size
+from flawscope.calibration.goods import Values
 from flawscope.methods.efficientad import GENERATED
 from flawscope.methods.efficientad.model import Model, mirror_border
 from flawscope.methods.efficientad.networks import normalise
 from flawscope.methods.efficientad.trainer import Trainer
 from flawscope.methods.efficientad.training_pictures import TeacherOutputs, natural_pictures
-from flawscope.methods.good_pictures import PictureValues, measure_picture
+from flawscope.methods.good_pictures import measure_picture
 from flawscope.methods.task import Fitted, Task
 from flawscope.methods.threads import workers
 from flawscope.methods.trained_fit import TrainedFit
@@ -59,7 +60,7 @@ def fit(model: Model, task: Task) -> Fitted:
     if config.weighed:
         whiten_outputs(model, differ(learnt[:: -(-len(learnt) // WEIGHING_PICTURES)]))
     said = f"{task.pluralize(len(learnt))}; penalty: {penalty}"
-    fitted = run.finish(trainer, said, calibrate(run, model, held), held.threshold)
+    fitted = run.finish(trainer, said, calibrate(run, model, held))
     fitted.held = {"quantile": [i for i in held.quantiles if i not in held.threshold]}
     fitted.facts["penalty"] = penalty
     shared = [SHARED.format(round(len(held.all) / task.views.per_picture))] if held.shared else []
@@ -124,8 +125,8 @@ def split_held_out(
 # --------------------------------------------------------------------------------- quantiles and calibration
 
 
-def calibrate(run: TrainedFit, model: Model, held: HeldOutSplit) -> list[PictureValues]:
-    """Set the model's quantiles (3.4), and return the values of the threshold's pictures."""
+def calibrate(run: TrainedFit, model: Model, held: HeldOutSplit) -> dict[int, Values]:
+    """Set the model's quantiles (3.4), and return the values of the threshold's pictures, by number."""
     found: dict[int, tuple[Tensor, Tensor | None]] = {}
 
     def store(index: int, features: Tensor, inside: Tensor | None) -> None:
@@ -143,7 +144,8 @@ def calibrate(run: TrainedFit, model: Model, held: HeldOutSplit) -> list[Picture
         high = max(high, low + least)
         model.quantiles[which] = torch.tensor([low, high])
     with workers(model.roi.device) as each:
-        return each(lambda index: measure_picture(model, *found[index]), held.threshold)
+        values = each(lambda index: measure_picture(model, *found[index]), held.threshold)
+    return dict(zip(held.threshold, values, strict=True))
 
 
 LARGEST_SHARE = 0.1  # of a picture's outputs, those with the largest differences, that decide the moments

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -57,8 +57,6 @@ class Config(PatchSettings):
 
     SIZES: ClassVar[int] = 4
     PATHS: ClassVar[tuple[str, ...]] = ("weights", "second_weights")
-    UNSTORED: ClassVar[Mapping[str, Any]] = {"fusion": "maximum"}
-    GONE: ClassVar[Mapping[str, Any]] = {"distance": "euclidean"}
 
     def rules(self) -> Iterable[Rule]:
         yield 0 < self.fine_ratio <= 1, "fine_ratio must be above 0 and at most 1"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from flawscope.artefact.model_file import Artefact
-from flawscope.calibration.threshold import find_suspects, from_values
+from flawscope.calibration.threshold import find_suspects
 from flawscope.errors import InputError, pluralize
 from flawscope.machine import peak_memory
 from flawscope.methods.detector import embed_pictures
@@ -72,7 +72,7 @@ def fit(model: Model, task: Task) -> Fitted:
     else:
         fitted = _fit_in_memory(job) if planned.shards == 1 else _fit_streamed(job, planned)
     if old is not None:
-        _keep_old_calibration(fitted, job, old)
+        _keep_old_facts(fitted, job, old)
     facts = fitted.facts
     facts |= {"augment": augment_name(job), "shards": planned.shards, "seconds": job.seconds()}
     facts |= {"memory_predicted": planned.peak, "memory_peak": peak_memory()}
@@ -82,7 +82,15 @@ def fit(model: Model, task: Task) -> Fitted:
         f"memory bank: {facts['bank']} of {facts['patches']} patches, covering radius {radii}",
         f"memory: {used:.2f} GiB at the peak, {predicted:.2f} predicted",
     ]
+    if "features" in facts["seconds"]:
+        cores = torch.get_num_threads() if job.device.type == "cpu" else 1
+        each = facts["seconds"]["features"] * cores / (task.count * (1 + len(job.orientations)))
+        fitted.summary.append(f"features of a picture: {1000 * each:.0f} ms of {_processor(job.device)}")
     return fitted
+
+
+def _processor(device: torch.device) -> str:
+    return "one core" if device.type == "cpu" else f"device {device.type}"
 
 
 def _require_pictures(used: Sequence[int]) -> None:
@@ -137,31 +145,23 @@ def _make_result(
     """The result of a fit that was calibrated on `pictures`; groups: of each view's bank; selections, scored:
     as `LeaveOutOfBanks` takes them."""
     alone, limit = len({job.task.groups[i] for i in used}) == len(used), _suspicion_limit(job, good, pictures)
-    calibration = from_values(
-        good.scores,
-        good.maxima,
-        good.medians,
-        units=[job.task.groups[i] for i in pictures],
-        rate=job.task.rate,
-        method="leave-one-picture-out" if alone else "leave-one-group-out",
-        precision=job.config.precision,
-    )
     facts = {
         "bank": sum(view.norms.numel() for view in job.views),
         "suspicious_above": limit if np.isfinite(limit) else None,  # JSON has no infinity
     }
     extra = {f"bank_groups.{v}": of_bank.int() for v, of_bank in enumerate(groups)}
     cells = {number: job.cells[number] for number in used if number in job.cells}
-    fitted = Fitted(calibration, pictures, used, cells=cells, extra=extra, facts=facts)
+    how = "leave-one-picture-out" if alone else "leave-one-group-out"
+    values = dict(zip(pictures, good.values, strict=True))
+    fitted = Fitted(values, used, how, cells=cells, extra=extra, facts=facts)
     fitted.leave_out = LeaveOutOfBanks(job, fitted, selections, scored)
     return fitted
 
 
-def _keep_old_calibration(fitted: Fitted, job: FitJob, old: Artefact) -> None:
-    """Keep the old pictures' calibration: with a bank that only grows their patch distances can only shrink
-    (their scores nearly so: Eq. 7's weight may move either way)."""
+def _keep_old_facts(fitted: Fitted, job: FitJob, old: Artefact) -> None:
+    """Keep what the old pictures gave. Their scores stay: with a bank that only grows their patch distances
+    can only shrink (their scores nearly so: Eq. 7's weight may move either way)."""
     before, facts = old.manifest.calibration, old.manifest.facts
-    fitted.calibration = fitted.calibration.after(before)
     radii = zip(fitted.facts["covering_radius"], facts["covering_radius"], strict=True)
     fitted.facts["covering_radius"] = [max(pair) for pair in radii]
     fitted.facts["patches"] += facts["patches"]
@@ -216,7 +216,7 @@ def _fit_in_memory(job: FitJob) -> Fitted:
     radii = [one.result.radius for one in selections]
     fitted.facts |= {"patches": patches.patch_count, "covering_radius": radii}
     if alone:
-        fitted.calibration = replace(fitted.calibration, promised=False, units=(), method=ONE_PART_METHOD)
+        fitted.promised, fitted.how = False, ONE_PART_METHOD
     fitted.dropped, fitted.suspects = sorted(dropped), suspected
     return fitted
 

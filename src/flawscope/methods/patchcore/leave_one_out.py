@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flawscope.calibration.goods import Values
 from flawscope.calibration.threshold import upper_fence
 from flawscope.methods.patchcore.model import BankView, Model
 from flawscope.methods.patchcore.patches import FitJob, Patches, to_grid
@@ -87,7 +88,7 @@ class LeaveOutOfBanks(LeaveOut):
         selections: Mapping[int, Sequence[SelectedBank]],
         scored: Mapping[int, LeftOutPicture],
     ):
-        super().__init__(job.model, fitted, job.task.groups, job.first_group)
+        super().__init__(job.model, fitted, job.task.groups, job.task.first_unit)
         self.selections, self.scored, self.located = selections, scored, job.model.positions is not None
         self.exact_positions = [*selections] if self.located else []
 
@@ -95,7 +96,7 @@ class LeaveOutOfBanks(LeaveOut):
         selections = self.selections.get(position if self.located else 0)
         if selections is None or group not in self.learnt:
             return self.bound(group, features, inside, position)
-        model, number = self.model, self.first_group + group
+        model, number = self.model, self.first_unit + group
         return score_left_out(model, selections, features, number, inside).combine(model)
 
     def score_number(self, number: int) -> LeftOut | None:
@@ -105,12 +106,14 @@ class LeaveOutOfBanks(LeaveOut):
 
 @dataclass(frozen=True)
 class GoodValues:
-    """Leave-one-out values of the good pictures, [N] each. strengths: [N, sizes], each size's own score."""
+    """Leave-one-out values of the good pictures [N]. strengths: [N, sizes], each size's own score."""
 
-    scores: np.ndarray
-    maxima: np.ndarray
-    medians: np.ndarray
+    values: list[Values]
     strengths: np.ndarray
+
+    @property
+    def scores(self) -> np.ndarray:
+        return np.array([one.score for one in self.values])
 
 
 def leave_one_out(
@@ -251,14 +254,13 @@ def calibrate(job: FitJob, raw: Sequence[LeftOutPicture]) -> GoodValues:
     """Bring the sizes to one scale, unless an earlier fit has done it, and combine them."""
     model, strengths = job.model, set_scales(job, raw)
 
-    def join(picture: LeftOutPicture) -> tuple[float, float, float]:
+    def join(picture: LeftOutPicture) -> Values:
         found, whole = picture.combine(model)
         of_good = some_pixels(whole[0], model.region(picture.inside))
-        return float(found), float(whole.max()), float(of_good.median())
+        return Values(float(found), float(whole.max()), float(of_good.median()))
 
     with workers(job.device) as each:
-        scores, maxima, medians = np.array(each(join, raw)).T
-    return GoodValues(scores, maxima, medians, strengths)
+        return GoodValues(each(join, raw), strengths)
 
 
 def suspicion_fence(model: Model, strengths: np.ndarray) -> float:

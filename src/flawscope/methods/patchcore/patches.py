@@ -66,16 +66,6 @@ class FitJob:
     def device(self) -> torch.device:
         return self.model.roi.device
 
-    @property
-    def first_group(self) -> int:
-        """The first group number that no picture of an extended model has."""
-        old = self.task.old
-        if old is None:
-            return 0
-        banks = (old.tensors[f"bank_groups.{v}"] for v in range(len(self.views)))
-        in_banks = (int(groups.max()) for groups in banks if groups.size)
-        return 1 + max([*in_banks, *old.manifest.facts.get("calibration_groups", {}).values()])
-
     def at(self, position: int) -> FitJob:
         """The fit for one position, whose banks are a model of their own."""
         model, old = self.model.at_position(position), self.task.old
@@ -84,7 +74,8 @@ class FitJob:
 
     def groups_of(self, pictures: Sequence[int]) -> Tensor:
         """Group numbers [N] of the pictures, as the model's banks number them."""
-        return torch.tensor([self.first_group + self.task.groups[i] for i in pictures], device=self.device)
+        first = self.task.first_unit
+        return torch.tensor([first + self.task.groups[i] for i in pictures], device=self.device)
 
     def record_time(self, stage: str) -> None:
         self.stage_times[stage] = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Checks of a camera by its pictures: dark, overexposed, the same again and again, of another size or form.
+"""Checks of a camera by its pictures: dark, overexposed, the same again, of another size or form.
 
 Each looks at what the inspection knows: nothing is decoded for them.
 """
@@ -20,10 +20,8 @@ from flawscope_station.store.insert import NewInspection, SeenPicture
 DARK, OVEREXPOSED, FROZEN = FAULT_KINDS = "dark", "overexposed", "frozen"
 MIN_BRIGHTNESS, MAX_BRIGHTNESS = 0.02, 0.98  # 0..1, beyond which a picture shows nothing
 PICTURES_IN_ROW = 5  # that are dark or overexposed, or as usual again
-FROZEN_PICTURES = 10  # pictures in a row that came before are a frozen camera
-RECENT_PICTURES = 3  # other ones, among which they came: buffers give their last ones in turn
-REFUSED_PICTURES = 16  # that were refused, and are remembered
-FROZEN_MICROSECONDS = 30_000_000  # least time from the first to the last of them
+RECENT_PICTURES = 64  # whose pixels are remembered: buffers give their last ones in turn
+FROZEN_PICTURES = 3  # refused in a row, which are a problem
 OTHER_FORM = "other_form"  # code of the library's finding
 MANY = 3  # pictures in a row of another form, which are a problem
 _WORDS = {
@@ -31,34 +29,44 @@ _WORDS = {
     OVEREXPOSED: "pictures are white: is the lens blinded, or the exposure too long?",
     FROZEN: "the same picture comes again and again: start the camera or its program anew",
 }
+_REPEATED = (
+    "it has the pixels of an earlier one: start the camera or its program anew; send a picture again under "
+    "its key or part number"
+)
 
 
 @dataclass
-class _Repeats:
-    """Pictures in a row that came before. recent: pixels of the last new ones. refused: of those that were
-    refused: whoever held them back may send them when the camera is back."""
+class _Recent:
+    """Last pictures of a sender: their pixels, keys and part numbers. A sensor never gives the same pixels
+    twice, so what has those of an earlier picture shows no other part.
 
-    recent: deque[str] = field(default_factory=lambda: deque(maxlen=RECENT_PICTURES))
-    refused: deque[str] = field(default_factory=lambda: deque(maxlen=REFUSED_PICTURES))
-    count: int = 0
-    since: int = 0  # microseconds since 1970
+    Attributes:
+        repeats: pictures in a row that were refused.
+    """
 
-    def note(self, pixels: str | None, at: int) -> tuple[bool, bool]:
-        """Take note of a picture; return whether the camera is frozen, and whether the picture is refused."""
-        if pixels is None or pixels not in (*self.recent, *self.refused):
-            self.count, self.since = 0, at
-            if pixels is not None:
-                self.recent.append(pixels)
-        self.count += 1
-        is_frozen = self.count >= FROZEN_PICTURES and abs(at - self.since) >= FROZEN_MICROSECONDS
-        if is_frozen and pixels is not None and pixels not in self.refused:
-            self.refused.append(pixels)
-        return is_frozen, is_frozen or pixels in self.refused
+    pictures: deque[tuple[str, str | None, str | None]] = field(
+        default_factory=lambda: deque(maxlen=RECENT_PICTURES)
+    )
+    repeats: int = 0
+
+    def is_repeat(self, pixels: str | None, key: str | None, part: str | None) -> bool:
+        """Whether a picture repeats that of another part, among which it is remembered otherwise."""
+        earlier = [one for one in self.pictures if one[0] == pixels]
+        is_sent_again = any(
+            (key is not None and key == one[1]) or (part is not None and part == one[2]) for one in earlier
+        )
+        if earlier and not is_sent_again:
+            self.repeats += 1
+            return True
+        self.repeats = 0
+        if pixels is not None and not earlier:
+            self.pictures.append((pixels, key, part))
+        return False
 
 
 class CameraChecks:
-    """Checks each new picture. A picture that clients or folders send again and again is not answered;
-    cameras of the station know their frames themselves.
+    """Checks each new picture. One with which clients or folders repeat that of an earlier part is not
+    answered; cameras of the station know their frames themselves.
 
     Args:
         names: of the products that are checked, by number, which may grow.
@@ -70,7 +78,7 @@ class CameraChecks:
         self._faults: dict[int, set[str]] = {}
         self._light: dict[tuple[int, str], int] = Counter()  # pictures in a row, by product and fault or ""
         self._in_row: Counter[int] = Counter()  # pictures of another form, by product
-        self._repeats: dict[tuple[int, str | None], _Repeats] = {}  # by product and view
+        self._recent: dict[tuple[int, str | None], _Recent] = {}  # by product and view
         self._lock = threading.Lock()
 
     def facts(self, product_id: int) -> dict[str, Any]:
@@ -94,19 +102,22 @@ class CameraChecks:
         """Let every picture pass: nothing is known of one before it is decoded."""
 
     def release(self, part: Part, record: NewInspection) -> NewInspection:
-        """Raise FrozenError for a part with a picture that has the pixels of those before."""
+        """Raise FrozenError for a part with a picture that has the pixels of an earlier one of another part,
+        or of nobody knows which."""
         if record.product_id not in self.names or record.source == "camera":
             return record
         with self._lock:
-            found = [
-                self._repeats.setdefault((record.product_id, one.view), _Repeats()).note(
-                    one.pixels, record.at
-                )
-                for one in record.pictures
+            recent = [
+                self._recent.setdefault((record.product_id, one.view), _Recent()) for one in record.pictures
             ]
-            self._set_fault(record.product_id, FROZEN, any(is_frozen for is_frozen, _ in found))
-        if any(is_refused for _, is_refused in found):
-            raise FrozenError(f"{part.name}: {_WORDS[FROZEN]}")
+            repeats = [
+                of_view.is_repeat(one.pixels, part.key or one.key, record.part)
+                for of_view, one in zip(recent, record.pictures, strict=True)
+            ]
+            is_frozen = any(of_view.repeats >= FROZEN_PICTURES for of_view in recent)
+            self._set_fault(record.product_id, FROZEN, is_frozen)
+        if any(repeats):
+            raise FrozenError(f"{part.name}: {_REPEATED}")
         return record
 
     def recorded(self, found: RecordedInspection) -> None:

@@ -99,8 +99,8 @@ class ProductSettings(Section):
     None: one that is made on the station's pages.
     folder: pictures that appear in it are inspected, too.
     drift: bound of the probability of a false alarm of drift; None: drift is not tested.
-    camera_checks: pictures that are dark, overexposed or of another size are reported; a picture that comes
-    again and again is not answered.
+    camera_checks: pictures that are dark, overexposed or of another size are reported; a picture that repeats
+    that of an earlier part is not answered.
     sinks: where its inspections go.
     sources: folders and cameras beside `folder`.
     learn: how versions are made from corrections by themselves; None: only on request.

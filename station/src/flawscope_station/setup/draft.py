@@ -68,6 +68,12 @@ class DefectFolderError(InputError):
     code = "defects"
 
 
+class GoodQuestionError(InputError):
+    """Names of the pictures leave open which of them are good."""
+
+    status, code = 409, "question"
+
+
 class AddedPicture(NamedTuple):
     """Result of adding a picture. name: as it is kept, or was sent. error: why it was refused; code: the same
     for a program, where it has one."""
@@ -163,6 +169,16 @@ class Draft:
     def pictures(self) -> list[str]:
         """List the pictures to learn from, in natural order."""
         return _picture_names(self.folder)
+
+    def refuse_unknown(self) -> None:
+        """Raise GoodQuestionError where the names of the pictures to learn from do not call all good, or
+        none, as `fit` does."""
+        try:
+            refuse_unknown_names(
+                self.name, self.pictures(), remedy="leave out what is not, or say that all are (all_good)"
+            )
+        except InputError as error:
+            raise GoodQuestionError(str(error)) from None
 
     def left_out(self) -> list[str]:
         return _picture_names(self.left_out_folder)

@@ -166,17 +166,19 @@ class Drafts(BackgroundThread):
 
     # ---- learning
 
-    def learn(self, draft: Draft, given: dict[str, Any], *, go_on: bool) -> None:
+    def learn(self, draft: Draft, given: dict[str, Any], *, go_on: bool, all_good: bool = False) -> None:
         """Queue a draft. What was learnt before stays until this is done.
 
         Raises:
             ConflictError: options do not go together.
+            GoodQuestionError: names leave open which pictures are good, and nobody said that all are.
             InputError: the method is unknown, there is nothing to learn from, or the names tell no parts.
 
         Args:
             given: `FIT_OPTIONS` as `flawscope fit` takes them; `minutes` of a method that learns in steps;
                 `auto`: minutes in which settings of PatchCore are tried.
             go_on: where a stopped training of the same settings left off.
+            all_good: somebody says that all pictures are good, whatever they are called.
         """
         in_steps = registry.method(given["method"]).learns_in_steps
         given = {**given, "minutes": (given["minutes"] or DEFAULT_MINUTES) if in_steps else None}
@@ -187,6 +189,8 @@ class Drafts(BackgroundThread):
         conflicts.check_options(given)
         if given["part"] is not None:
             part_names.check_part_names(draft.pictures(), given["part"], given["view"])
+        if not all_good:
+            draft.refuse_unknown()
         with self._lock:
             if draft.stage in draft_module.BUSY_STAGES:
                 return

@@ -63,9 +63,8 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     checkpoint.unlink(missing_ok=True)
     promise = rates.promise_of(made.manifest)
     manifest, calibration = made.manifest, made.calibration
-    names = {one.hash: one.name for one in manifest.pictures}
-    hashes, scores = manifest.facts["calibration_pictures"], calibration.scores
-    ranked = sorted(zip(scores, hashes, strict=False), reverse=True)[:UNUSUAL_COUNT]
+    judged = [(one.score, one.name) for one in manifest.pictures if one.counted and one.score is not None]
+    ranked = sorted(judged, reverse=True)[:UNUSUAL_COUNT]
     suspects = {name for name, _ in made.suspects}
     return {
         "promise": promise.text,
@@ -79,11 +78,7 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
         "wanted_rate": calibration.rate,
         "pictures": sum(one.role in ("train", "calibration") for one in manifest.pictures),
         "found": _found_by_size(made),
-        "odd": [
-            {"name": names[one], "score": score, "suspicious": names[one] in suspects}
-            for score, one in ranked
-            if one in names
-        ],
+        "odd": [{"name": name, "score": score, "suspicious": name in suspects} for score, name in ranked],
         "failures": list(made.failures),
         "notes": list(manifest.notes),
         "questions": list(manifest.questions),

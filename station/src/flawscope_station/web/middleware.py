@@ -114,8 +114,10 @@ class Guard:
             return await send({"type": "websocket.close", "code": 1008})
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        path = scope["path"]  # with a slash the same address: not every program follows a redirect
-        if path.endswith("/") and path.rstrip("/") != COMPANY_PATH:  # what is mounted has one
+        path = scope["path"]
+        # With a slash behind it is the same address, for not every program follows a redirect; but that of
+        # the mounted application to sign in ends with one
+        if path.endswith("/") and path != f"{COMPANY_PATH}/":
             scope["path"] = path.rstrip("/") or "/"
         request = HTTPConnection(scope)
         SENDER_ADDRESS.set(client_ip(request))

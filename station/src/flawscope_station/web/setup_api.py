@@ -186,9 +186,8 @@ def leave_out(draft: DraftDep, body: setup_schemas.LeaveOutRequest, drafts: Draf
 @router.post("/{name}/options", response_model=setup_schemas.Conflicts)
 def check_options(draft: DraftDep, body: setup_schemas.LearningOptions) -> Any:
     """Return which of these options do not go together: nothing is learnt."""
-    return {
-        "conflicts": [one._asdict() for one in conflicts.find_conflicts(body.model_dump(exclude={"go_on"}))]
-    }
+    given = body.model_dump(exclude={"go_on", "all_good"})
+    return {"conflicts": [one._asdict() for one in conflicts.find_conflicts(given)]}
 
 
 @router.post("/{name}/names", response_model=setup_schemas.NameGroups)
@@ -203,9 +202,11 @@ def read_names(draft: DraftDep, body: setup_schemas.NameMarks) -> Any:
 
 @router.post("/{name}/learn", response_model=setup_schemas.NewProductState)
 def learn(draft: DraftDep, drafts: DraftsDep, body: setup_schemas.LearningOptions | None = None) -> Any:
-    """Learn from the pictures, as `flawscope fit` does, when the products before it are done."""
+    """Learn from the pictures, as `flawscope fit` does, when the products before it are done. Where their
+    names leave open which are good, that is a question."""
     options = body or setup_schemas.LearningOptions.model_validate({})
-    drafts.learn(draft, options.model_dump(exclude={"go_on"}), go_on=options.go_on)
+    given = options.model_dump(exclude={"go_on", "all_good"})
+    drafts.learn(draft, given, go_on=options.go_on, all_good=options.all_good)
     return drafts.facts(draft)
 
 

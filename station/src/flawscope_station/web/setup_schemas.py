@@ -174,6 +174,7 @@ class LearningOptions(FitOptions):
     model_config = ConfigDict(extra="forbid")
     method: str = "patchcore"
     go_on: bool = Field(False, description="where a stopped training left off")
+    all_good: bool = Field(False, description="all pictures are good, whatever they are called")
 
 
 class Conflict(BaseModel):

@@ -21,7 +21,7 @@ from flawscope.results.table import ResultRow
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="Chromium and its chromedriver are not installed"
+    not (CHROMIUM and DRIVER), reason="no Chromium: apt-get install chromium chromium-driver"
 )
 
 

@@ -1,47 +1,12 @@
 """The written page: whole, self-contained, and safe whatever the files are called."""
 
-import html.parser
 import json
 import re
 
 import pytest
 
 from flawscope.evaluation.report import thumbnails
-
-
-class Page(html.parser.HTMLParser):
-    """Elements with their attributes, and the text outside scripts and styles."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts: list[str] = []
-        self.words: list[str] = []
-        self.inside = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        self.inside = tag
-
-    def handle_data(self, data):
-        if self.inside == "script":
-            self.scripts.append(data)
-        elif self.inside != "style":
-            self.words.append(data)
-
-    def handle_endtag(self, tag):
-        self.inside = ""
-
-
-@pytest.fixture(scope="module")
-def text(report_path):
-    return report_path.read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def page(text):
-    return Page(text)
+from report_page_helpers import Page
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,5 @@
 """Layers that the browser lays over the photo: the same as what is drawn on pictures elsewhere."""
 
-import base64
-import io
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,23 +14,11 @@ from flawscope.evaluation.report.thumbnails import (
     thumbnails,
 )
 from flawscope.evaluation.result import EvaluatedPicture
-from flawscope.results.prediction import Levels, Prediction
-from flawscope.views.preprocess import Preprocess
-
-
-def prediction(values, size):
-    geometry = Preprocess(values.shape).geometry(size)
-    return Prediction(1.0, 0.5, 2.0, True, values.astype(np.float32), geometry, Levels(0.5, 0.5, (0.0, 1.0)))
+from thumbnails_helpers import opened, prediction
 
 
 def size_of(made):
     return sum(map(len, made.values()))
-
-
-def opened(uri):
-    head, body = uri.split(",")
-    assert head == "data:image/webp;base64"
-    return Image.open(io.BytesIO(base64.b64decode(body)))
 
 
 @pytest.fixture

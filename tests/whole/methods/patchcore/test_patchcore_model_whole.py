@@ -34,4 +34,3 @@ def test_a_second_backbone_is_measured_in_the_usual_maximum_of_good_pictures(dra
         peaks.append(float(others.views[-1].anomaly_map(away).max()))
     mean, spread = detector.normal[-1, :2].tolist()
     assert (np.median(peaks) - mean) / spread == pytest.approx(1.0, rel=0.1)
-

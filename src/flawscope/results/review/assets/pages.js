@@ -14,9 +14,10 @@ const station = (() => {
   const time = (iso) => clock.format(new Date(iso));
 
   class Refused extends Error {
-    constructor(status, text) {
+    constructor(status, text, code = "") {
       super(text);
       this.status = status; // 0: no answer at all
+      this.code = code;
     }
   }
 
@@ -29,7 +30,7 @@ const station = (() => {
     try {
       const answer = await fetch(path.startsWith("/api/") ? path : `${page.api}${path}`, { method, headers, body: body && JSON.stringify(body), signal: stop.signal });
       const found = await answer.json().catch(() => ({}));
-      if (!answer.ok) throw new Refused(answer.status, found.error ?? `HTTP ${answer.status}`);
+      if (!answer.ok) throw new Refused(answer.status, found.error ?? `HTTP ${answer.status}`, found.code);
       return found;
     } catch (error) {
       throw error instanceof Refused ? error : new Refused(0, t("common.lost"));

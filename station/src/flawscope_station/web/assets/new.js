@@ -281,14 +281,18 @@
   // Learning ---------------------------------------------------------------------------------------------
   const startable = () => state.pictures > 1 && !all && !BUSY.includes(state.stage) && !station.options?.blocked();
 
+  let allGood = 0; // version of the pictures of which a person said that all are good
   async function learn(goOn) {
     try {
       if (!(await station.options.ready())) return;
-      take(await api(`${home}/learn`, { body: { ...station.options.chosen(), go_on: goOn } }));
+      take(await api(`${home}/learn`, { body: { ...station.options.chosen(), go_on: goOn, all_good: allGood === state.version } }));
       byId("undo").hidden = true;
       say("");
     } catch (error) {
-      failed(error);
+      if (error.code !== "question") return failed(error);
+      if (!window.confirm(t("new.which_good", { said: error.message }))) return;
+      allGood = state.version;
+      await learn(goOn);
     }
   }
   byId("start").addEventListener("click", () => learn(false));

@@ -1,0 +1,360 @@
+"""Judges the good pictures of a fit as if the model had not learnt from them, as a predictor will see them:
+in tiles, by each of several parts or channels, and in each light of a range.
+
+The false-alarm rate holds in every light, not on average. With s_i(l) the score of picture i in light l, a
+new picture's p-value in that light is (1 + #{s_i(l) >= s}) / (n + 1), as in `calibration.threshold`. Which
+light it is in is not known. The largest of these p-values over all lights is never below the right one, so
+that it keeps the rate in each light. It is the p-value by one list of scores, the envelope, whose k-th
+largest value is the largest, over lights, of the k-th largest score: #{envelope >= s} is the largest k whose
+value is at least s, the largest of the lights' counts.
+
+Of many pictures some are judged in each light, whole units drawn by the seed: in all lights together about
+half as many as were learnt from, so that the lights cost less than the fit before them. The rate that n of
+them promise is promised, k/(n + 1) in every light, and the calibration counts these n alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from flawscope.calibration.goods import CALIBRATION, LOST, TRAIN, Picture, Values, judge, worst
+from flawscope.errors import InputError
+from flawscope.fitting.training_views import TrainingViews
+from flawscope.methods.detector import BATCH
+from flawscope.methods.task import Fitted, LeaveOut, Task
+from flawscope.methods.threads import workers
+from flawscope.progress import ProgressCounter
+from flawscope.views.light import Light, within_range
+from flawscope.views.tiles import Fusion, TileBlender, TileSummary
+from flawscope.views.views import Views
+
+LIGHT_STREAM, CARRIER_STREAM = 51, 61  # of random numbers: part of their seed
+MIN_RANK = 3  # of the threshold among the pictures of a light: lower, one odd picture decides
+MAX_CALIBRATION_TILES = 5000  # in about as many as `MIN_PICTURES` pictures at least
+MIN_PICTURES = 60  # pictures, however many tiles they have
+Each = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]  # as `map`
+Map = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class JudgedFit:
+    """A fit of whole pictures, and its rows.
+
+    rows: of this fit's pictures, by number. unlit: the same as they score in their own light. carriers: views
+    to put simulated defects on, one of each picture with a score, and the picture.
+    """
+
+    fitted: Fitted
+    rows: dict[int, Picture]
+    unlit: dict[int, Picture]
+    carriers: dict[int, int]
+    fusion: Fusion | None
+    how: str
+
+
+def judge_fit(leave_out: LeaveOut, view_fit: Fitted, views: TrainingViews, task: Task) -> JudgedFit:
+    """Turns a fit of views into one of whole pictures, each scored by a model that has not learnt from it.
+
+    Args:
+        task: of the pictures.
+
+    Raises:
+        InputError: none can be judged so, or a picture cannot be read again.
+    """
+    fitted, how, seed = views.to_pictures(view_fit), views.reader.preprocess, leave_out.model.config.seed
+    fusion = None if task.old is None else task.old.manifest.fusion
+    judging, held_out = _Judging(leave_out, views, task, fusion), {*fitted.scored}
+    if how.tile is not None and view_fit.promised and not views.are_pictures:
+        learnt = set(fitted.scored) <= set(fitted.used)  # then any of them can be left out
+        right = [i for i in (fitted.used if learnt else fitted.scored) if i not in views.wrong]
+        some = _draw_tiled(views, right, seed)
+        judging.known = views.by_place(view_fit.used)
+        fitted.scored = judging.in_tiles(some)
+    elif how.tile is not None:
+        judging.fusion = fusion or Fusion(judging.score_kind)
+    if not fitted.scored:
+        raise InputError("no good picture has all its parts calibrated on: give fewer pictures")
+    pictures, lights = [*fitted.scored], how.lights[1:]
+    judged = judging.in_lights(fitted, lights)
+    counted = [i for i in pictures if i in judged]
+    # not drawn, but known
+    fitted.held["reserve"] = sorted((held_out | {*pictures}) - {*counted} - {*fitted.used})
+    plain = _rows(fitted, views, task)
+    own, every = (
+        np.array([values[i] for i in counted]).reshape(len(counted), -1, 3)
+        for values in (fitted.scored, judged)
+    )
+    rows, unlit = (
+        plain | dict(zip(counted, judge([plain[i] for i in counted], values), strict=True))
+        for values in (every, own)
+    )
+    rng = np.random.default_rng([seed, CARRIER_STREAM])
+    carriers = {
+        i if views.are_pictures else int(rng.choice(views.carriers(i, leave_out.exact_positions))): i
+        for i in counted
+        if rows[i].score is not None
+    }
+    wrong = _count_wrong(views, len(counted))
+    rows, unlit = (of | {i: replace(of[i], counted=True) for i in wrong if i in of} for of in (rows, unlit))
+    said = f"{fitted.how}{within_range(how.normalization) if lights else ''}"
+    return JudgedFit(fitted, rows, unlit, carriers, judging.fusion, said)
+
+
+def _rows(fitted: Fitted, views: TrainingViews, task: Task) -> dict[int, Picture]:
+    """Rows of this fit's pictures, without scores, by number."""
+    reader = views.reader
+    roles = {
+        **dict.fromkeys((i for i in views.wrong if i in reader.hashes), CALIBRATION),
+        **dict.fromkeys(fitted.scored, CALIBRATION),
+        **{index: role for role, held in fitted.held.items() for index in held},
+        **dict.fromkeys(fitted.used, TRAIN),
+        **dict.fromkeys(fitted.dropped, "dropped"),
+        **dict.fromkeys(reader.copies, "duplicate"),
+    }
+    return {
+        i: Picture(reader.hashes[i], role, reader.names[i], task.groups[i])
+        for i, role in sorted(roles.items())
+    }
+
+
+def _count_wrong(views: TrainingViews, judged: int) -> list[int]:
+    """Numbers of the pictures counted wrong that decide the threshold: all, or of so many judged ones as many
+    as come with them."""
+    wrong, right = sorted(views.wrong), len(views.pictures) - len(views.wrong)
+    return wrong[: math.ceil(len(wrong) * judged / max(1, right) - 1e-9)]
+
+
+def _draw_tiled(views: TrainingViews, pictures: Sequence[int], seed: int) -> list[int]:
+    """Draws the pictures to calibrate on, in order: all, or as many as `MAX_CALIBRATION_TILES` allows."""
+    tiles = sum(map(views.judged_count, pictures)) / max(1, len(pictures))
+    most = max(MIN_PICTURES, int(MAX_CALIBRATION_TILES / max(1.0, tiles)))
+    if len(pictures) <= most:
+        return list(pictures)
+    return sorted(np.random.default_rng(seed).choice(pictures, most, replace=False).tolist())
+
+
+@dataclass
+class _Judging:
+    """Judges pictures by a model that has not learnt from them.
+
+    task: of the pictures. fusion: of tiles, once it is known. known: numbers of the views that the fit has
+    answers for, by frame and position.
+    """
+
+    leave_out: LeaveOut
+    views: TrainingViews
+    task: Task
+    fusion: Fusion | None
+    known: Mapping[tuple[int, int], int] = field(default_factory=dict)
+
+    @property
+    def score_kind(self) -> str:
+        return "map" if self.leave_out.model.score_is_map_maximum else "views"
+
+    def in_tiles(self, pictures: Sequence[int]) -> dict[int, Values]:
+        """Values of the pictures that can be read; finds the fusion, unless an earlier fit has."""
+        summaries = self._summarise(pictures, [], "calibration")
+        found = {i: of[0] for i, of in zip(pictures, summaries, strict=True) if of[0]}
+        if self.fusion is None:
+            self.fusion = fit_fusion(self.score_kind, [one for frames in found.values() for one in frames])
+        return {i: self._values(frames) for i, frames in found.items()}
+
+    def in_lights(self, fitted: Fitted, lights: Sequence[Light]) -> dict[int, list[Values]]:
+        """Values in each light, their own first, of the pictures with scores; in lights of some of them."""
+        pictures, failures = [*fitted.scored], self.views.reader.failures
+        if not lights:
+            return {i: [fitted.scored[i]] for i in pictures}
+        seed, groups = self.leave_out.model.config.seed, self.task.groups
+        drawn = draw_pictures(pictures, groups, len(fitted.used), len(lights), self.task.rate, seed)
+        if len(drawn) < len(pictures):
+            fitted.notes.append(
+                f"calibrated in each light on {len(drawn)} of {self.task.pluralize(len(pictures), 'good')}, "
+                "drawn at random: the false-alarm rate is promised by these"
+            )
+        self.known = {}  # the fit has those in unchanged light
+        summaries = self._summarise(drawn, lights, "calibration in each light")
+        values = {
+            i: [fitted.scored[i], *(self._values(one) if one else LOST for one in of)]
+            for i, of in zip(drawn, summaries, strict=True)
+        }
+        lost = [i for i, of in values.items() if any(one.is_lost for one in of)]
+        if not set(lost) <= set(failures):
+            raise InputError("a good picture cannot be read any more: fit anew")
+        if len(lost) == len(drawn):
+            raise InputError(f"{failures[drawn[0]]}: fit with a smaller --light, or without --align")
+        scores = np.array([[one.score for one in of] for i, of in values.items() if i not in lost])
+        middles = np.median(scores, axis=0)
+        if middles.max() > scores[:, 0].max():
+            worst_light = lights[int(middles.argmax()) - 1].name
+            fitted.notes.append(
+                f"with {worst_light} most good pictures score above all of those in their own light, and "
+                "that decides the threshold: where they are clipped at white, expose them less, or give a "
+                "smaller --light"
+            )
+        return values
+
+    def _values(self, frames: Sequence[TileSummary]) -> Values:
+        fusion = self.fusion or Fusion("views")
+        return worst(Values(*one.fused(fusion)) for one in frames)
+
+    def _summarise(
+        self, pictures: Sequence[int], lights: Sequence[Light], stage: str
+    ) -> list[list[list[TileSummary]]]:
+        """Answers for the frames of each picture, in each light, or in its own; empty where it is lost."""
+        advance, device = (
+            ProgressCounter(self.task.step, stage, len(pictures)),
+            self.leave_out.model.roi.device,
+        )
+        reader, tiled = self.views.reader, self.views.reader.preprocess.tile is not None
+
+        def work(picture: int, each: Each) -> list[list[TileSummary]]:
+            if lights:
+                seen = reader.views_in_lights(picture, lights)
+            else:
+                seen = iter([self.views.of_picture(picture)])
+            found = [[] if views is None else self._frames(picture, views, each) for views in seen]
+            advance()
+            return found
+
+        with workers(device) as each:
+            if tiled:  # large: the views of one are judged together
+                return [work(picture, each) for picture in pictures]
+            return each(lambda picture: work(picture, map), pictures)
+
+    def _frames(self, picture: int, views: Views, each: Each) -> list[TileSummary]:
+        frames = self.views.frames_of(picture)
+        return [self._frame(picture, *pair, each) for pair in zip(frames, views.parts, strict=True)]
+
+    def _frame(self, picture: int, frame: int, views: Views, each: Each) -> TileSummary:
+        """Answers for a frame. A faster answer for a tile is an upper bound: the bank lacks patches that it
+        would hold if the picture had never been learnt from."""
+        shown = views.images([0])[0, 0] >= 0
+        group, bounds = self.task.groups[picture], self._has_bounds(picture)
+        if views.grid is None:
+            (score, drawn) = self._answer(views.images([0])[0], 0, frame, group, True)
+            roi = self.leave_out.model.roi.cpu().numpy()
+            counted = drawn[shown & roi] if (shown & roi).any() else drawn.ravel()
+            pixels = np.stack([counted, np.full(counted.shape, -np.inf, np.float32)])
+            tops = (score, -math.inf), (float(drawn.max()), -math.inf), (float(counted.mean()), 0.0)
+            return TileSummary(*tops, -math.inf, pixels)
+        unsure = dict[int, Map]()
+
+        def run(images: Any, where: Any) -> Any:
+            pairs = [*zip(images, where.tolist(), strict=True)]
+            found = [
+                *each(lambda of: self._answer(of[0], of[1], frame, group, not (bounds and of[1])), pairs)
+            ]
+            if bounds:
+                unsure.update(
+                    (number, one[1]) for (_, number), one in zip(pairs, found, strict=True) if number
+                )
+            return zip(*found, strict=True)
+
+        def sure(number: int) -> Map:
+            return self._answer(views.images([number])[0], number, frame, group, True)[1]
+
+        blended = views.blend(run, BATCH * torch.get_num_threads())
+        _confirm_maximum(blended, unsure, lambda numbers: each(sure, numbers))
+        return blended.summary(shown)
+
+    def _has_bounds(self, picture: int) -> bool:
+        """Whether there is a faster answer, whose map is an upper bound."""
+        of = self.leave_out
+        has = of.has_bound and not self.known and of.model.score_is_map_maximum
+        return has and self.task.groups[picture] in of.learnt
+
+    def _answer(self, image: Map, position: int, frame: int, group: int, sure: bool) -> tuple[float, Map]:
+        """Score and map [H, W] of an image as if its group had not been learnt from; unless `sure` an upper
+        bound."""
+        learnt = self.known.get((frame, position))
+        result = None if learnt is None else self.leave_out.score_number(learnt)
+        if result is None:
+            model = self.leave_out.model
+            with torch.inference_mode():
+                images = torch.from_numpy(np.ascontiguousarray(image))[None].to(model.roi.device)
+                features, inside = model.embed(images), model.inside(images)
+                answer = self.leave_out.score if sure else self.leave_out.bound
+                result = answer(group, features[0], None if inside is None else inside[0], position)
+        if result is None:
+            raise InputError("this method cannot leave out a picture: leave out --tile and --light")
+        return float(result[0][0]), result[1][0].float().cpu().numpy()
+
+
+def _confirm_maximum(
+    blended: TileBlender, unsure: dict[int, Map], sure_maps: Callable[[list[int]], Iterable[Map]]
+) -> None:
+    """Scores tiles again, exactly, until the map's maximum lies in exact ones alone."""
+    width, grid = blended.grid.canvas[1], blended.grid
+    region = None if blended.region is None else blended.region.window(0, 0, *grid.canvas)
+    while unsure:
+        drawn = blended.tiles if region is None else np.where(region, blended.tiles, -np.inf)
+        showing = grid.tiles_at(*divmod(int(drawn.argmax()), width))
+        numbers = [tile + 1 for tile in showing if tile + 1 in unsure]
+        if not numbers:
+            return
+        for number, sure in zip(numbers, sure_maps(numbers), strict=True):
+            before = unsure.pop(number)
+            # a bank that was selected anew may also lack patches of the other: over many tiles that adds up
+            blended.replace(number, before, np.minimum(before, sure))
+
+
+def fit_fusion(score: str, found: Sequence[TileSummary]) -> Fusion:
+    """Brings good pictures' whole views to the scale of their tiles: the same mean of the maps, and of the
+    higher half of the maxima. Then neither drowns the other, and each has its share of the false alarms."""
+    found = [one for one in found if one.whole_peak > -math.inf]
+    if not found:
+        return Fusion(score)
+    tiles, whole = (np.mean([one.means[k] for one in found]) for k in (0, 1))
+    of_tiles = _upper_half_mean([one.maxima[0] for one in found])
+    of_whole = _upper_half_mean([one.whole_peak for one in found])
+    reach = of_whole - whole
+    if not reach > 1e-6 * max(1.0, abs(of_whole)) or not of_tiles > tiles:
+        return Fusion(score)
+    factor = float((of_tiles - tiles) / reach)
+    return Fusion(score, factor, float(tiles - factor * whole))
+
+
+def _upper_half_mean(values: Sequence[float]) -> float:
+    """Mean of the higher half: the median says nothing about the highest, and the maximum alone is chance."""
+    return float(np.mean(np.sort(values)[len(values) // 2 :]))
+
+
+def draw_pictures(
+    pictures: Sequence[int], groups: Sequence[int], learnt: int, lights: int, rate: float, seed: int
+) -> list[int]:
+    """Draws the pictures that are judged in each of so many lights, in their order: whole groups; as many
+    pictures as keep the cost low, and as many groups as the rate needs, `MIN_RANK` times.
+
+    Args:
+        learnt: number of pictures learnt from.
+    """
+    members: dict[int, list[int]] = {}
+    for picture in pictures:
+        members.setdefault(groups[picture], []).append(picture)
+    least, enough = _least_groups(rate), _enough_pictures(learnt, lights, rate)
+    drawn: list[int] = []
+    order = np.random.default_rng([seed, LIGHT_STREAM]).permutation(len(members)).tolist()
+    every = list(members.values())
+    for count, group in enumerate(order):
+        if count >= least and len(drawn) >= enough:
+            break
+        drawn += every[group]
+    return sorted(drawn)
+
+
+def _least_groups(rate: float) -> int:
+    return math.ceil(MIN_RANK / rate - 1e-9) - 1
+
+
+def _enough_pictures(learnt: int, lights: int, rate: float) -> int:
+    """Number of pictures with which all lights cost less than the fit; (n + 1) * rate is whole, since n such
+    pictures promise all of the rate."""
+    rank = math.ceil((learnt / (2 * lights) + 1) * rate - 1e-9)
+    return math.ceil(rank / rate - 1e-9) - 1

@@ -1,0 +1,71 @@
+"""Files of format 5 open for ever: one of each method, of several products, of views and exported ones score
+as they did when they were written."""
+
+import json
+import lzma
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import flawscope
+from flawscope.artefact.model_file import FORMAT
+from flawscope.runtime import ENGINES
+
+SAMPLES = Path(__file__).parents[1] / "fixtures/models"
+EXPECTED = json.loads((SAMPLES / "expected.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def efficientad(shared):
+    """Its 13 MB are packed."""
+
+    def fill(folder):
+        packed = (SAMPLES / "efficientad.safetensors.xz").read_bytes()
+        (folder / "efficientad.safetensors").write_bytes(lzma.decompress(packed))
+
+    return shared("sample-efficientad", fill) / "efficientad.safetensors"
+
+
+def test_a_new_format_has_samples_of_its_own():
+    assert EXPECTED["made by"] == f"format {FORMAT}"
+
+
+@pytest.mark.parametrize(
+    ("name", "engine"),
+    [(name, engine) for name in EXPECTED["models"] for engine in (ENGINES if ".onnx" in name else [None])],
+)
+def test_a_sample_scores_as_it_did(name, engine, request):
+    path = request.getfixturevalue("efficientad") if name == "efficientad.safetensors" else SAMPLES / name
+    model = flawscope.load(path, engine=engine, device="cpu")
+    some = slice(None, None, 3 if "efficientad" in name else 1)  # it is slow
+    found = model.predict([str(SAMPLES / "pictures" / picture) for picture in EXPECTED["pictures"][some]])
+    expected = {key: values[some] for key, values in EXPECTED["models"][name].items()}
+    # another processor or engine adds in another order, and scores of several sizes are brought to one scale
+    same = torch.backends.cpu.get_cpu_capability() == EXPECTED["processor"] and engine != "openvino"
+    near = 1e-6 if same else 1e-4
+    np.testing.assert_allclose([p.score for p in found], expected["scores"], rtol=near, atol=near)
+    maxima = [np.nanmax(p.map) for p in found]
+    np.testing.assert_allclose(maxima, expected["map_maxima"], rtol=near, atol=near)
+    assert [p.is_anomalous for p in found] == expected["anomalous"]
+    np.testing.assert_allclose([p.p_value for p in found], expected["p_values"])
+    assert "efficientad" in name or model.self_test().passed
+
+
+@pytest.mark.parametrize("name", ["line.safetensors", "line.zip", "views.safetensors"])
+def test_a_sample_of_several_products_or_of_views_scores_as_it_did(name, tmp_path):
+    kind = name.split(".")[0]
+    # makers of processors round differently, too
+    same = torch.backends.cpu.get_cpu_capability() == EXPECTED["processors"][kind] and "zip" not in name
+    near = 1e-5 if same else 1e-4
+    model = flawscope.load(SAMPLES / name, device="cpu")
+    assert isinstance(model, flawscope.Router)
+    for picture, one in EXPECTED[kind].items():
+        product = {"product": picture.split("-")[0]} if kind == "views" else {}
+        found = model.predict(SAMPLES / "pictures" / picture, **product)
+        assert found.score == pytest.approx(one["score"], rel=near)
+        others = {key: value for key, value in one.items() if key != "score"}
+        nearest = {} if found.recognition is None else {"nearest": found.recognition.nearest}
+        assert {key: nearest[key] if key in nearest else getattr(found, key) for key in others} == others
+    assert all(found.passed for found in model.self_test().values())

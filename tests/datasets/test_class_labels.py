@@ -1,0 +1,200 @@
+"""Defects are not learnt as good in silence where names, lists or tools' labels of whole pictures call them
+so, and nothing is asked where all is plain."""
+
+import importlib
+import io
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from flawscope.cli import output
+from flawscope.datasets import open_dataset
+from flawscope.datasets.check import check
+from flawscope.datasets.labels import tables
+from flawscope.datasets.seen_defects import list_seen
+from flawscope.errors import InputError
+from flawscope.evaluation.trials import _parse_word, _reference_folder
+from flawscope.pictures.name_words import read_names
+
+BENCH = Path(__file__).parents[2] / "bench"
+NAMES = [f"{k}.png" for k in range(1, 7)]  # the last two are defective
+
+
+@pytest.fixture(scope="module")
+def bench():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCH)
+        return importlib.import_module("class_labels")
+
+
+def build(root, files):
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if text is None:
+            Image.new("RGB", (8, 8), (len(name), 9 * len(files), 5)).save(path)
+        else:
+            path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return root
+
+
+def opened(root, **options):
+    """Numbers learnt and of defects; or the question."""
+    try:
+        dataset = open_dataset(root, test_share=0, **options)
+    except InputError as error:
+        return str(error).replace("\n", "LINES")
+    return len(dataset.train), sum(item.anomalous for item in dataset.test)
+
+
+@pytest.mark.parametrize("way", range(20))
+def test_each_way_in_a_language(bench, tmp_path, way):
+    name, plain, files, bad = [*bench.layouts()][20 * (way % 6) + way]
+    found = bench.measure_layout(tmp_path, plain, files, bad)
+    assert (found["defects learnt"], bool(found["asked"])) == (0, not plain), name
+    assert found["learnt"] == (bench.GOOD if plain else 0), name
+
+
+def test_good_pictures_are_not_asked_about_by_chance(bench):
+    assert {
+        pattern: asked for pattern, names in bench.schemes().items() if (asked := bench.asks(names[:99]))
+    } == {}
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ("IMG_1_conforme IMG_2_non_conforme", "good bad"),
+        ("nicht_gut_1 nicht_schlecht_2", "bad good"),
+        ("OK_1 ej_ok_2", "good unclear"),  # a "not" of a language that is not known
+        ("OK12_1 NG12_1 OK12_2 NG12_2", "good bad good bad"),
+        ("NG200_1 NG200_2 AX3_1", "- - -"),
+        ("IMG_NG12_1 IMG_NG12_2 IMG_0003", "bad bad -"),
+        ("P1C2S3OK P1C2S4OK P1C3S4NG", "good good bad"),
+        ("3f0bad12 5e1def99 00aa11bb", "- - -"),
+        ("p1_normal p1_bright p2_normal p2_dark", "- - - -"),
+        ("part_ok_and_bad_1 part_ok_2", "unclear -"),
+    ],
+)
+def test_what_names_say_beside_each_other(names, said):
+    words = {"good": "GOOD", "bad": "BAD", "unclear": "UNCLEAR", "-": "UNKNOWN"}
+    assert [one.picture_class.name for one in read_names(names.split())] == [
+        words[one] for one in said.split()
+    ]
+
+
+def rows(header, *columns):
+    return "\n".join(
+        [header, *(",".join(row) for row in zip(NAMES, *(c.split() for c in columns), strict=True))]
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "found"),
+    [
+        (rows("file,label", "0 0 0 0 1 1"), {}, "0 (4, by l.csv), 1 (2, by l.csv): name them with --good"),
+        (rows("file,label", "0 0 0 0 1 1"), {"good": "0"}, (4, 2)),
+        (rows("file,is_defective", "0 0 0 0 1 1"), {}, (4, 2)),
+        (rows("file,iO", "ja ja ja ja nein nein"), {}, (4, 2)),
+        (rows("file,defects", "0 0 0 0 1 3"), {}, (4, 2)),
+        (rows("file,label,defect_type", "0 0 0 0 1 1", "none none none none dent rust"), {}, (4, 2)),
+        (rows("file,defect", "- - - - dent rust"), {}, (4, 2)),
+        (rows("file,defect", "- - - - dent rust").replace("-", ""), {}, "nothing is said"),
+        (rows("file,category", "good good good good dent rust"), {}, "dent (1, by l.csv), good (4, good by"),
+        (rows("file,score", ".1 .1 .2 .1 .9 .8"), {}, "score (6, by l.csv)"),
+        (rows("filename,Good,Dent,Rust", "1 1 1 1 0 0", "0 0 0 0 1 0", "0 0 0 0 0 1"), {}, (4, 2)),
+        (rows("filename,Dent,Rust", "0 0 0 0 1 0", "0 0 0 0 0 1"), {}, "nothing is said"),
+        (rows("file,operator,exposure,px", "A B A B A B", "1 2 3 4 5 6", ".1 .2 .3 .1 .2 .3"), {}, (6, 0)),
+        (rows("path,decision,p_value", "good good good good anomalous good", "1 1 1 1 0 1"), {}, (6, 0)),
+        (rows("file,label", "x x x x x x"), {}, (6, 0)),
+        ("other.png,NG\nelse.png,OK", {}, (6, 0)),
+        (rows("file,result", "OK OK OK OK NG OK"), {"good": "all"}, (6, 0)),
+    ],
+)  # fmt: skip
+def test_what_a_list_says(tmp_path, text, options, found):
+    root = build(tmp_path / "part", {**dict.fromkeys(NAMES), "l.csv": text})
+    said = opened(root, **options)
+    assert (found in said) if isinstance(found, str) else said == found
+
+
+def test_answers_to_questions_about_names(tmp_path):
+    root = build(
+        tmp_path / "a", dict.fromkeys(["1.png", "2.png", "NG_3.png", "sub/ok_1.png", "sub/dent_2.png"])
+    )
+    assert [opened(root, good=good) for good in (".,ok", ".", "all", "NG")] == [
+        (3, 2),
+        (2, 3),
+        (5, 0),
+        (1, 4),
+    ]
+    assert "--good nk: no pictures there; known: ., ng, ok, sub" in opened(root, good="nk")
+    assert "which pictures are good? ng (2, not good by name)" in opened(
+        build(tmp_path / "b", dict.fromkeys(["NG_1.png", "NG_2.png"]))
+    )
+
+
+def test_a_folder_of_good_ones_with_one_that_is_called_otherwise(tmp_path):
+    root = build(tmp_path, dict.fromkeys(["good/1.png", "good/2.png", "good/NG_3.png", "bad/4.png"]))
+    assert "NG_3.png: not good by its name, within good; move it, or name good with --good" in opened(root)
+    assert opened(root, good="good") == (3, 1)
+    build(root, {"good/NG_3.png": None, "good/l.csv": "f,label\n1.png,scrap\n2.png,ok"})
+    assert "1.png: not good by good/l.csv" in opened(root)
+
+
+def test_defects_of_any_split_are_for_the_test(tmp_path):
+    names = [f"{split}/{kind}/1.png" for split in ("train", "valid", "test") for kind in ("good", "defect")]
+    dataset = open_dataset(build(tmp_path, dict.fromkeys(names)))
+    counts = {name: [item.anomalous for item in items] for name, items in dataset.splits.items()}
+    assert counts == {"train": [False], "validation": [False], "test": [True, True, True, False]}
+
+
+def test_a_list_of_excel_needs_its_library_and_is_not_missed(tmp_path, monkeypatch, bench):
+    files = {**dict.fromkeys(bench.NAMES), "l.xlsx": bench.sheet(["ok"] * 20 + ["nok"] * 12)}
+    root = build(tmp_path, files)
+    assert opened(root) == (20, 12)
+    monkeypatch.setattr(tables.importlib.util, "find_spec", lambda name: None)
+    assert (
+        "l.xlsx may say which pictures are good: it names pictures, and reading it needs openpyxl"
+        in opened(root)
+    )
+
+
+def test_seen_defects_are_none_that_are_called_good(tmp_path, mask, save):
+    for name in ("OK_1", "NG_2", "NG_3"):
+        save(tmp_path / f"set/seen/{name}.png")
+        save(tmp_path / f"set/seen/masks/{name}.png", mask)
+    assert [item.path.stem for item in list_seen(tmp_path / "set/seen")] == ["NG_2", "NG_3"]
+
+
+def test_the_check_names_good_ones_that_are_called_otherwise(tmp_path):
+    root = build(tmp_path, dict.fromkeys(["OK_1.png", "OK_2.png", "dent_3.png"]))
+    found = [
+        one
+        for one in check(open_dataset(root, good="all"), near=False).findings
+        if one.code == "called-otherwise"
+    ]
+    assert [one.subject for one in found] == ["dent_3.png"]
+    text = json.dumps([{"file": name, "label": "ok"} for name in NAMES])
+    read = check(build(tmp_path / "b", {**dict.fromkeys(NAMES), "l.json": text}), near=False).findings
+    assert [one.message for one in read if one.code == "labels"] == [
+        "1 file of list: 0 marks in 0 pictures; of whole pictures: ok 6"
+    ]
+    assert not [one for one in read if one.code == "beside"]
+
+
+@pytest.mark.parametrize("names", ["ok/1 nok/2", "iO/1 niO/2", "Gutteile/1 Kratzer/2", "iO_1 niO_2"])
+def test_agreement_knows_the_words_that_fit_knows(tmp_path, names):
+    build(tmp_path, {f"{name}.png": None for name in names.split()})
+    found = _reference_folder(tmp_path)
+    assert [found[name] for name in sorted(found, key=lambda name: name[-1])] == [False, True]
+    assert [_parse_word(word, "") for word in ("iO", "n.i.O.", "1", "0", "rebut", "Pass")] == [
+        False, True, False, True, True, False,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("coded", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_list_of_paths_keeps_its_first_line(coded):
+    stream = io.BufferedReader(io.BytesIO("a.png\r\nb ä.png\n".encode(coded)))  # type: ignore[arg-type]
+    assert [*output._read_stdin(stream).sources] == [Path("a.png"), Path("b ä.png")]

@@ -1,0 +1,43 @@
+"""The pages of the documentation, and what they hold."""
+
+import re
+import runpy
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+
+from flawscope.cli import commands, load_command
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+
+
+def parser_of(command):
+    return load_command(commands()[command])[0]
+
+
+def calls(text):
+    """The words after `flawscope`, or after the image's name, of every call in a text."""
+    for line in re.findall(r"`([^`\n]+)`", text) + re.findall(r"^\$ (.*)$", text, re.M):
+        if not line.startswith(("flawscope ", "docker ")):
+            continue
+        words = shlex.split(line)
+        if words[:2] == ["docker", "run"]:
+            images = [k for k, word in enumerate(words) if word.split(":")[0] == "flawscope"]
+            if images:
+                yield words[images[0] + 1 :]
+        elif words[0] == "flawscope" and len(words) > 2 and not words[1].isupper():  # flawscope COMMAND ...
+            yield words[1:]
+
+
+def error_lines():
+    """The first column of the tables below "Errors"."""
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.+?`) \| ", page[page.index("## Errors") :], re.M)
+    return [line for row in rows for line in re.findall(r"`([^`]+)`", row)]
+
+
+def drawing(name="draw_packages"):
+    """docs/draw_packages.py, or another, as a module."""
+    return SimpleNamespace(**runpy.run_path(str(DOCS / f"{name}.py")))
