@@ -113,10 +113,11 @@ class GuardedThread:
         return self._begun_at is None or not is_alive or self.was_down(SETTLED_SECONDS)
 
     @contextmanager
-    def call(self, patience: float = STUCK_SECONDS) -> Iterator[None]:
+    def call(self, patience: float | None = None) -> Iterator[None]:
         """Mark a call that should return, or `go_on`, within so many seconds: into a model, the data base, a
         disk that may be a network's, a plugin, another process."""
-        self.calling_since, self._patience = self._clock.monotonic(), patience
+        self._patience = STUCK_SECONDS if patience is None else patience
+        self.calling_since = self._clock.monotonic()
         try:
             yield
         finally:

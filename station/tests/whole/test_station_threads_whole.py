@@ -99,13 +99,17 @@ def _set(
     return break_it
 
 
+def watched(station: Station) -> Any:
+    return folder(station).folders[0]
+
+
 def _failure_of_a_report(station: Station, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(_session(station), "run", failing(RuntimeError("out of memory")))
     patch.setattr(station.judge, "report_error", failing(BrokenPipeError(32, "Broken pipe")))
 
 
 def _folder_gone(station: Station, patch: pytest.MonkeyPatch) -> None:
-    folder = station.sources[NAME][0].folder
+    folder = watched(station).folder
     folder.rename(folder.with_name("away"))
     patch.setattr(station, "_healed", lambda: folder.with_name("away").rename(folder), raising=False)
 
@@ -167,9 +171,9 @@ FAULTS: dict[str, tuple[Break, str]] = {
     "checking pictures has a bug": (_set(lambda one: admission, "check_picture", BUG), "not_inspecting"),
     "the data base is away": (_set(lambda one: one.database, "reading", AWAY), "store_unreachable"),
     "the data base is read only": (_set(lambda one: one.database, "_writer", READ_ONLY), "store_unreachable"),
-    "the folder's round has a bug": (_set(folder, "_scan", BUG), "folder_waits"),
-    "the folder's round panics": (_set(folder, "_scan", PANIC), "not_inspecting"),
-    "the folder's thread ends": (_set(folder, "_report", EXIT), "not_inspecting"),
+    "the folder's round has a bug": (_set(watched, "look", BUG), "folder_waits"),
+    "the folder's round panics": (_set(watched, "look", PANIC), "not_inspecting"),
+    "the folder's thread ends": (_set(watched, "finish_round", EXIT), "not_inspecting"),
     "the folder is away": (_folder_gone, "folder_away"),
     "the folder cannot ask the store": (_set(lambda one: one.store, "known_files", BUG), "folder_waits"),
     "a sink is away": (
