@@ -81,7 +81,7 @@ def remembering(monkeypatch):
 
 def show(check: CameraChecks, pixels: str, key: str | None = None, **given: Any) -> bool:
     """Whether a picture is answered."""
-    part = one_part(1, b"", "a.png", source=given.get("source", "http"), key=key)
+    part = one_part(1, b"", source=given.get("source", "http"), key=key)
     with suppress(FrozenError):
         check.release(part, taken(1, 1, **{"part": None, "view": None, **given, "pixels": pixels}))
         return True

@@ -22,7 +22,6 @@ from flawscope_station.store.files import PICTURES, Files
 from flawscope_station.store.records import NotFoundError, Store, describe_new
 from flawscope_station.store.retention import Retention
 from flawscope_station.store.schema import HOUR, inspections, views
-from sink_helpers import Listener, Mosquitto, make_broker, new_folder
 from station_helpers import (
     NAME,
     Running,
@@ -156,26 +155,6 @@ def test_a_part_is_one_row_with_its_pictures(database):
     assert store.picture(product, number, "a").hash[0] == "1"
     with pytest.raises(NotFoundError, match="with a view below"):
         store.picture(product, number, "below")
-
-
-@pytest.mark.skipif(Mosquitto.program() is None, reason="no Mosquitto: apt-get install mosquitto")
-def test_a_part_is_one_message(line):
-    broker = Mosquitto(new_folder())
-    broker.start()
-    try:
-        listener = Listener(broker.port, "flawscope/#")
-        running = line(mqtt=make_broker(broker=broker.url))
-        topic = f"flawscope/station/{NAME}"
-        with Client(running.url) as client:
-            client.inspect_part(whole(90, "top"), "4711")
-            (message,) = until(lambda: listener.of(f"{topic}/inspection"))
-            assert (message["data"]["decision"], message["data"]["view"]) == ("anomalous", "top")
-            assert [one["view"] for one in message["data"]["views"]] == [*VIEWS]
-            until(lambda: (listener.last(f"{topic}/state") or {}).get("part") == "4711")
-            assert listener.last(f"{topic}/state")["decision"] == "anomalous"
-        listener.close()
-    finally:
-        broker.kill()
 
 
 @pytest.mark.both_databases

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
@@ -227,34 +226,6 @@ def test_what_does_not_go_together_is_refused_at_once(http, good, options, confl
 def test_an_error_of_learning_is_about_options_of_the_page(error, given, options):
     """Those that it names, else those that the pictures may not suit: the page says which in its words."""
     assert drafts._options_behind(error, given) == options
-
-
-def test_parts_are_told_by_what_is_clicked_in_a_name(http, good):
-    begin(http)
-    for number, path in enumerate(good):
-        send(http, f"{('top', 'left')[number % 2]}-lot7_{number // 2:03d}.png", path.read_bytes())
-    name = "top-lot7_003.png"
-    nothing = http.post(f"{NEW}/plate/names", json={"name": name, "part": []}).json()
-    assert (nothing["pieces"], nothing["part"]) == (["top", "-", "lot", "7", "_", "003"], None)
-    found = http.post(f"{NEW}/plate/names", json={"name": name, "part": [5], "view": [0]}).json()
-    assert (found["count"], found["views"], found["problem"]) == (6, ["left", "top"], None)
-    assert found["parts"][0] == {
-        "part": "000",
-        "pictures": {"left": "left-lot7_000.png", "top": "top-lot7_000.png"},
-    }
-    for part, view, problem in (
-        ([3], [0, 5], "one_part"),
-        ([0, 5], [], "all_alone"),
-        ([5], [], "twice"),
-        ([5], [3], "twice"),
-    ):
-        marks = {"name": name, "part": part, "view": view}
-        assert http.post(f"{NEW}/plate/names", json=marks).json()["problem"] == problem, marks
-    assert http.post(f"{NEW}/plate/learn", json={"part": "(lot)"}).status_code == 422
-    done = http.post(f"{NEW}/plate/learn", json={"part": found["part"], "view": found["view"]})
-    assert done.json()["stage"] in ("waiting", "learning")
-    page = http.get("/-/new/plate").text
-    assert "\\d" not in re.sub(r'<script type="application/json".*?</script>', "", page, flags=re.DOTALL)
 
 
 def test_a_camera_of_a_product_takes_pictures_of_another(open_station, settings):

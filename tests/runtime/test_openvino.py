@@ -18,7 +18,7 @@ class Processor:
 
 
 def test_precisions_and_devices_are_named():
-    for precision, hint in (("fp32", "f32"), ("fp16", "f32"), ("int8", "f32")):
+    for precision, hint in (("fp32", "f32"), ("int8", "f32")):
         assert runtime._precision_hint(Processor(), "CPU", precision) == hint
     with pytest.raises(InputError, match="bf16, which this CPU lacks"):
         runtime._precision_hint(Processor(), "CPU", "bf16")

@@ -233,13 +233,13 @@ class PatchSettings(PictureSettings):
 
     @property
     def sizes(self) -> tuple[Size, ...]:
-        """As `PictureSettings.sizes`, in whole patches of a transformer."""
+        """Sizes as `PictureSettings.sizes` has them, in whole patches of a transformer."""
         found, patch = super().sizes, self.patch
         return found if patch is None else tuple(round_to_patches(size, patch, patch) for size in found)
 
     @property
     def view_specs(self) -> tuple[ViewSpec, ...]:
-        """What each view of a picture sees, smallest size first, those of a second backbone last."""
+        """Size and stages of each view of a picture, smallest size first, those of a second backbone last."""
         stages = tuple(sorted(self.stages))  # a backbone gives its maps in its own order
         return tuple(ViewSpec(size, stages) for size in self.view_sizes)
 

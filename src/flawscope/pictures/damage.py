@@ -147,7 +147,7 @@ def _ends_within(rows: NDArray[Any], value: Any) -> bool:
 
 
 def _stored_fault(image: Image.Image, tiles: Any, data: bytes) -> str:
-    """What is missing in uncompressed pixels, or in JPEGs within a TIFF, of an image not loaded yet."""
+    """Say what is missing in uncompressed pixels, or in JPEGs within a TIFF, of an image not loaded yet."""
     tags = getattr(image, "tag_v2", {})
     if tags.get(_COMPRESSION) == _TIFF_JPEG:
         return next(filter(None, (_jpeg_fault(one) for one in _inner_jpegs(tags, data))), "")
@@ -205,7 +205,7 @@ def _equal_bytes(stored: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _coloured(values: NDArray[np.uint8], stride: int, pixel: int) -> set[int]:
-    """Where pixels lie that are not grey, as far as they are few."""
+    """Find where pixels lie that are not grey, as far as they are few."""
     rows = values[: len(values) // stride * stride].reshape(-1, stride)
     colours = rows[:, : stride // pixel * pixel].reshape(len(rows), -1, pixel)[..., :3]
     found: set[int] = set()

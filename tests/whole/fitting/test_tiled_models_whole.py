@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from flawscope.errors import InputError
-from flawscope.fitting import tile_calibration
+from flawscope.fitting import judging
 from flawscope.fitting.fitting import fit
 from flawscope.predictor import load
 from flawscope.synthesis.demo.dataset import draw_picture
@@ -82,9 +82,9 @@ def test_the_order_in_which_tiles_are_answered_changes_nothing(tiled, monkeypatc
     @contextlib.contextmanager
     def backwards(device):
         with torch.inference_mode():
-            yield lambda work, jobs: [work(job) for job in reversed(jobs)]
+            yield lambda work, jobs: [work(job) for job in reversed([*jobs])][::-1]
 
-    monkeypatch.setattr(tile_calibration, "workers", backwards)
+    monkeypatch.setattr(judging, "workers", backwards)
     other = fit(list(parts()), tile=64, **SMALL)
     assert (other.manifest.fusion, other.calibration) == (tiled.manifest.fusion, tiled.calibration)
 

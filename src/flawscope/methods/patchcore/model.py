@@ -162,8 +162,8 @@ class Model(PatchDetector):
         return first.clamp(min=0).square().sum(0).sqrt() * self.raised(maps)
 
     def raised(self, maps: Sequence[Tensor]) -> Tensor | float:
-        """By how much a second backbone raises the others' map: √(1 + v²), v being its own, 1 where it is as
-        large as the usual maximum of a good picture's."""
+        """Factor by which a second backbone raises the others' map: √(1 + v²), v being its own, 1 where it is
+        as large as the usual maximum of a good picture's."""
         second = [one for view, one in zip(self.views, maps, strict=True) if view.second]
         return (1 + second[0].clamp(min=0).square()).sqrt() if second else 1.0
 

@@ -107,16 +107,13 @@ class CameraChecks:
         if record.product_id not in self.names or record.source == "camera":
             return record
         with self._lock:
-            recent = [
-                self._recent.setdefault((record.product_id, one.view), _Recent()) for one in record.pictures
-            ]
-            repeats = [
-                of_view.is_repeat(one.pixels, part.key or one.key, record.part)
-                for of_view, one in zip(recent, record.pictures, strict=True)
-            ]
-            is_frozen = any(of_view.repeats >= FROZEN_PICTURES for of_view in recent)
+            is_repeat = is_frozen = False
+            for one in record.pictures:
+                recent = self._recent.setdefault((record.product_id, one.view), _Recent())
+                is_repeat |= recent.is_repeat(one.pixels, part.key, record.part)
+                is_frozen |= recent.repeats >= FROZEN_PICTURES
             self._set_fault(record.product_id, FROZEN, is_frozen)
-        if any(repeats):
+        if is_repeat:
             raise FrozenError(f"{part.name}: {_REPEATED}")
         return record
 

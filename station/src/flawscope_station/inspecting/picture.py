@@ -69,7 +69,7 @@ class Part:
 
     @property
     def name(self) -> str:
-        """What a person calls it: its number, else the name of its picture."""
+        """Name by which a person calls it: its number, else the name of its picture."""
         return self.number or self.pictures[0].name
 
     @property

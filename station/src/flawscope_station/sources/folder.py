@@ -219,7 +219,7 @@ class WatchedFolder:
         return [self.seen_view(path) for path in self.arrivals.pending() - self.found.keys()]
 
     def waits_since(self, path: Path) -> float:
-        """When a file was last seen to change."""
+        """Time at which a file was last seen to change."""
         return self.arrivals.unchanged_since(path)
 
     def read_picture(self, path: Path, is_known: bool) -> tuple[Picture, Label] | None:

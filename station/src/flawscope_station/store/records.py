@@ -402,7 +402,7 @@ def _waiting_count(connection: Connection, product_id: int) -> int:
 
 
 def _counts_of(one: NewInspection) -> dict[str, int]:
-    """What an inspection adds to `Store.counts`."""
+    """Numbers that an inspection adds to `Store.counts`."""
     is_anomalous, is_tolerated = one.decision == ANOMALOUS, one.decision == WITHIN
     is_unanswered = one.unanswered is not None
     return dict(zip(COUNTED, (1, int(is_anomalous), int(is_tolerated), int(is_unanswered)), strict=True))
