@@ -110,7 +110,8 @@ def test_prns_seen_defects_from_the_fit_to_the_evaluation(answer, drawn, tmp_pat
     words = ["9 train", "2 seen", "trained 2 steps", "on 9 good pictures and 2 seen defects"]
     answer("info", out, printed=words)
     pictures = json.loads(answer("info", out, "--json"))["pictures"]
-    assert {p["name"] for p in pictures if p["role"] == "seen"} == {
+    rows = zip(pictures["name"], pictures["role"], strict=True)
+    assert {name for name, role in rows if role == "seen"} == {
         Path(name).relative_to("test").as_posix() for name in chosen
     }
 

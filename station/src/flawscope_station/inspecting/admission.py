@@ -201,7 +201,8 @@ class Inspector:
         self._unanswered[part.product_id] += 1
         if part.key:
             self._by_key[part.product_id, part.key] = part, answer
-        answer.add_done_callback(lambda done: self._release(part, answer))
+        # not by its name: an answer whose callback holds it is freed when Python looks for circles
+        answer.add_done_callback(partial(self._release, part))
         self._run_for(answer, self._pool, self._receive, part, answer, now())
         return answer
 
