@@ -148,7 +148,7 @@ def test_files_that_stay_in_a_folder_are_inspected_once(open_one, settings, part
     (folder / "new.png").write_bytes(parts[4])
     until(lambda: inspected() == 5)
     assert sorted(one["name"] for one in recorded(station)) == ["new.png", "newest"]
-    until(lambda: station.sources[NAME][0]._forget_at)
+    until(lambda: station.sources[NAME][0].folders[0]._forget_at)
     assert count(station.database, removed_files) == 3, "all are there"
     (folder / "0.png").unlink()
     station = open_one(products=products)
