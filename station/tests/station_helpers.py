@@ -40,7 +40,7 @@ from flawscope_station.store.database import Database, now
 from flawscope_station.store.files import PICTURES, Files
 from flawscope_station.store.insert import NewInspection, SeenPicture
 from flawscope_station.store.records import Store
-from flawscope_station.store.schema import HOUR, inspections, versions
+from flawscope_station.store.schema import HOUR, hours, inspections, versions
 from flawscope_station.store.search import Filters
 from flawscope_station.store.station_identity import Clock
 from flawscope_station.web.app import StationServer, create_app
@@ -613,3 +613,4 @@ def make_older(database: Database, days: float) -> None:
     """Makes all inspections so many days older."""
     with database.writing() as connection:
         connection.execute(update(inspections).values(at=inspections.c.at - round(24 * HOUR * days)))
+        connection.execute(update(hours).values(hour=hours.c.hour - round(24 * days)))

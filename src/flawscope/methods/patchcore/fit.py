@@ -82,15 +82,7 @@ def fit(model: Model, task: Task) -> Fitted:
         f"memory bank: {facts['bank']} of {facts['patches']} patches, covering radius {radii}",
         f"memory: {used:.2f} GiB at the peak, {predicted:.2f} predicted",
     ]
-    if "features" in facts["seconds"]:
-        cores = torch.get_num_threads() if job.device.type == "cpu" else 1
-        each = facts["seconds"]["features"] * cores / (task.count * (1 + len(job.orientations)))
-        fitted.summary.append(f"features of a picture: {1000 * each:.0f} ms of {_processor(job.device)}")
     return fitted
-
-
-def _processor(device: torch.device) -> str:
-    return "one core" if device.type == "cpu" else f"device {device.type}"
 
 
 def _require_pictures(used: Sequence[int]) -> None:
