@@ -18,7 +18,7 @@ from flawscope.results import drawing
 from flawscope_station.access import audit
 from flawscope_station.client import Client
 from flawscope_station.settings.station import ProductSettings
-from flawscope_station.sinks.mqtt import _product_state
+from flawscope_station.sinks.mqtt import MqttSink
 from flawscope_station.store.records import TOLERANCES_EVENT
 from flawscope_station.store.schema import REPORT_VIEW
 from sink_helpers import Receiver, make_sink
@@ -92,7 +92,8 @@ def test_a_part_within_tolerance_is_told_apart_everywhere(open_station, model_fi
             by_sql = connection.execute(text(f"SELECT decision FROM {REPORT_VIEW} ORDER BY inspection"))
             assert [*by_sql.scalars()] == ["good", WITHIN]
         box: Any = SimpleNamespace(database=database, product_id=running.station.products[NAME])
-        state = _product_state(box)
+        sink: Any = SimpleNamespace(_renderings=SimpleNamespace(store=running.station.store))
+        state = MqttSink._product_state(sink, box)
         assert (state["decision"], state["anomalous"], state["within_tolerance"]) == (WITHIN, 0, 1)
         assert state["share_24_hours"] == 0
         for verdict, misses in (("defect", 1), ("good", 0)):
