@@ -20,13 +20,15 @@ manifest = json.loads(entries["flawscope"])
 how, good, fusion = manifest["preprocess"], manifest["calibration"], manifest.get("fusion")
 tile, overlap, grid = (how.pop(key, None) for key in ("tile", "overlap", "positions"))  # with tiles alone
 how.pop("black_level", None)  # of pictures of more than 8 bits
-if manifest["format"] != 2 or set(how) != {*("size", "keep_aspect", "crop", "white_level", "marks_padding")}:
+if manifest["format"] != 5 or set(how) != {*("size", "keep_aspect", "crop", "white_level")}:
     sys.exit(f"{sys.argv[1]}: made by a flawscope that this example does not know")
 size, seen = np.array(how["size"]), np.array(how["crop"] or how["size"])  # before and after cropping
 region = np.ones(seen, bool)  # what counts; without tiles the network itself knows it
 if packed := entries.get("flawscope.region"):
     region = np.frombuffer(zlib.decompress(base64.b64decode(packed)), bool).reshape(seen)
-units = good.get("units") or range(len(good["scores"]))  # pictures of one part are one unit together
+rows = manifest["pictures"]  # of those that count, pictures of one part are one unit together
+counted = [k for k, score in enumerate(rows["score"]) if score is not None]
+units, scored, maxima = ([rows[name][k] for k in counted] for name in ("unit", "score", "maximum"))
 _, unit, sizes = np.unique(units, return_inverse=True, return_counts=True)
 weights, allowed = 1 / sizes[unit], good["rate"] * (len(sizes) + 1) - 1 + 1e-9
 
@@ -81,7 +83,7 @@ def judge(path):
     inner = np.array(how["crop"] or np.clip(np.round(whole * scale), 1, size).astype(int))
     corner = np.maximum(0, (whole - inner / scale) / 2) if how["crop"] else np.zeros(2)
     around = [(n // 2, n - n // 2) for n in seen - inner]  # padding: the edges are repeated
-    padding = np.pad(np.zeros(inner, bool), around, constant_values=how["marks_padding"])
+    padding = np.pad(np.zeros(inner, bool), around, constant_values=True)
     pixels = np.pad(resized(picture, *inner, *corner), [*around, (0, 0)], "edge")
     (score,), (map_,) = run([(pixels, region & ~padding)])
     if (canvas == seen).all() and not grid:
@@ -137,7 +139,7 @@ def between(rows, places):
     return rows[low] + (rows[high] - rows[low]) * np.float32(at - low)[:, None]
 
 
-scores, limits = np.array(good["scores"]), [threshold(good[key]) for key in ("scores", "map_maxima")]
+scores, limits = np.array(scored), [threshold(values) for values in (scored, maxima)]
 for path in sys.argv[2:]:
     score, map_ = judge(path)
     p_value, marked = (1 + weights[scores >= score].sum()) / (len(sizes) + 1), np.mean(map_ > limits[1])

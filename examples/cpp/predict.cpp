@@ -463,8 +463,8 @@ struct Weights {
     std::size_t units = 0;
 
     Weights(const Json& good, std::size_t count) : each(count, 1.0), units(count) {
-        if (!good.has("units")) return;
-        const auto unit = numbers(good["units"]);
+        if (!good.has("unit")) return;
+        const auto unit = numbers(good["unit"]);
         if (unit.size() != count) throw std::runtime_error("its calibration is damaged");
         std::map<double, double> size;
         for (double number : unit) size[number] += 1;
@@ -510,8 +510,8 @@ int judge(int count, char** words) {
     const Json manifest = Parser(held).document();
     const Json& how = manifest["preprocess"];
     const bool tiled = how.has("tile"), located = tiled && how.has("positions");
-    const std::size_t known = (located ? 8 : tiled ? 7 : 5) + how.has("black_level");  // of deep pictures
-    if (manifest["format"].real() != 2 || how.members.size() != known ||
+    const std::size_t known = (located ? 7 : tiled ? 6 : 4) + how.has("black_level");  // of deep pictures
+    if (manifest["format"].real() != 5 || how.members.size() != known ||
         (tiled && how["crop"].kind != Json::null))
         throw std::runtime_error("this example cannot read the model's format");
 
@@ -562,7 +562,7 @@ int judge(int count, char** words) {
     }
 
     const Json& good = manifest["calibration"];
-    const auto scores = numbers(good["scores"]), maxima = numbers(good["map_maxima"]);
+    const auto scores = numbers(manifest["pictures"]["score"]), maxima = numbers(manifest["pictures"]["maximum"]);
     const Weights weights(good, scores.size());
     const double rate = good["rate"].real();
     const double score_threshold = weights.threshold(scores, rate);
