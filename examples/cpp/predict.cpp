@@ -295,7 +295,7 @@ Whole preprocess(const Picture& picture, const Json& how, const Region& region) 
     }
     const std::array<double, 4> part{corner[0], corner[1], whole[0] - corner[0], whole[1] - corner[1]};
     const Picture seen = resize(picture, part, inner[0], inner[1]);
-    const bool marks = how["marks_padding"].yes();
+    const bool marks = true;
     const int top = (full[0] - inner[0]) / 2, left = (full[1] - inner[1]) / 2;
     Tensor tensor{full[0], full[1], {}};
     tensor.values.reserve(std::size_t(3) * full[0] * full[1]);
@@ -563,7 +563,7 @@ int judge(int count, char** words) {
 
     const Json& good = manifest["calibration"];
     const auto scores = numbers(manifest["pictures"]["score"]), maxima = numbers(manifest["pictures"]["maximum"]);
-    const Weights weights(good, scores.size());
+    const Weights weights(manifest["pictures"], scores.size());
     const double rate = good["rate"].real();
     const double score_threshold = weights.threshold(scores, rate);
     const double mask_threshold = weights.threshold(maxima, rate);
