@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 import flawscope
+from flawscope.artefact import model_file
 from flawscope.pictures.decoding import decode
 from flawscope.runtime import onnx_file as runtime
 from flawscope.views.preprocess import Preprocess
@@ -220,8 +221,9 @@ def test_in_python_it_refuses_what_it_does_not_know(onnx_path, tmp_path):
     deep, newer = tmp_path / "deep.png", tmp_path / "newer.onnx"
     Image.fromarray(np.full((9, 9), 4095, np.uint16)).save(deep)
     artefact = runtime.read(onnx_path)
-    manifest = replace(artefact.manifest, format=3)
-    runtime.write(replace(artefact, manifest=manifest), onnx_path.read_bytes(), newer)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(model_file, "FORMAT", 6)
+        runtime.write(artefact, onnx_path.read_bytes(), newer)
     for model in (onnx_path, newer):
         assert "does not know" in refusal(*PYTHON, model, deep)
 
