@@ -17,7 +17,7 @@ BATCH, ROWS = 4, 256  # tiles that are computed, and rows of a large map that ar
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 entries = session.get_modelmeta().custom_metadata_map
 manifest = json.loads(entries["flawscope"])
-how, good, fusion = manifest["preprocess"], manifest["calibration"], manifest.get("fusion")
+how, good, rows, fusion = map(manifest.get, ("preprocess", "calibration", "pictures", "fusion"))
 tile, overlap, grid = (how.pop(key, None) for key in ("tile", "overlap", "positions"))  # with tiles alone
 how.pop("black_level", None)  # of pictures of more than 8 bits
 if manifest["format"] != 5 or set(how) != {*("size", "keep_aspect", "crop", "white_level")}:
@@ -26,11 +26,10 @@ size, seen = np.array(how["size"]), np.array(how["crop"] or how["size"])  # befo
 region = np.ones(seen, bool)  # what counts; without tiles the network itself knows it
 if packed := entries.get("flawscope.region"):
     region = np.frombuffer(zlib.decompress(base64.b64decode(packed)), bool).reshape(seen)
-rows = manifest["pictures"]  # of those that count, pictures of one part are one unit together
-counted = [k for k, score in enumerate(rows["score"]) if score is not None]
+counted = [k for k, score in enumerate(rows["score"]) if rows["counted"][k] and score is not None]
 units, scored, maxima = ([rows[name][k] for k in counted] for name in ("unit", "score", "maximum"))
-_, unit, sizes = np.unique(units, return_inverse=True, return_counts=True)
-weights, allowed = 1 / sizes[unit], good["rate"] * (len(sizes) + 1) - 1 + 1e-9
+_, unit, sizes = np.unique(units if good["promised"] else counted, return_inverse=True, return_counts=True)
+weights, allowed = 1 / sizes[unit], good["rate"] * (len(sizes) + 1) - 1 + 1e-9  # a part's pictures: 1
 
 
 def threshold(values):
@@ -83,9 +82,8 @@ def judge(path):
     inner = np.array(how["crop"] or np.clip(np.round(whole * scale), 1, size).astype(int))
     corner = np.maximum(0, (whole - inner / scale) / 2) if how["crop"] else np.zeros(2)
     around = [(n // 2, n - n // 2) for n in seen - inner]  # padding: the edges are repeated
-    padding = np.pad(np.zeros(inner, bool), around, constant_values=True)
     pixels = np.pad(resized(picture, *inner, *corner), [*around, (0, 0)], "edge")
-    (score,), (map_,) = run([(pixels, region & ~padding)])
+    (score,), (map_,) = run([(pixels, region & np.pad(np.ones(inner, bool), around))])
     if (canvas == seen).all() and not grid:
         return score, map_
     # Where the canvas's rows and columns lie in this view, multiplied in flawscope's order

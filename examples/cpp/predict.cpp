@@ -295,7 +295,6 @@ Whole preprocess(const Picture& picture, const Json& how, const Region& region) 
     }
     const std::array<double, 4> part{corner[0], corner[1], whole[0] - corner[0], whole[1] - corner[1]};
     const Picture seen = resize(picture, part, inner[0], inner[1]);
-    const bool marks = true;
     const int top = (full[0] - inner[0]) / 2, left = (full[1] - inner[1]) / 2;
     Tensor tensor{full[0], full[1], {}};
     tensor.values.reserve(std::size_t(3) * full[0] * full[1]);
@@ -305,7 +304,7 @@ Whole preprocess(const Picture& picture, const Json& how, const Region& region) 
                 const int row = std::clamp(y - top, 0, inner[0] - 1);
                 const int column = std::clamp(x - left, 0, inner[1] - 1);
                 const float value = seen.pixels[3 * (std::size_t(row) * inner[1] + column) + c] / 255.0f;
-                const bool padding = marks && (row != y - top || column != x - left);
+                const bool padding = row != y - top || column != x - left;
                 const bool counts = region.empty() || region[std::size_t(y) * full[1] + x];
                 tensor.values.push_back(padding || !counts ? -1.0f - value : value);
             }
@@ -450,25 +449,27 @@ Answer with_tiles(const Picture& canvas, const std::array<Side, 2>& sides, Answe
 
 // ---------------------------------------------------------------------------------------------- calibration
 
-std::vector<double> numbers(const Json& list) {
+// A column of the good pictures that count.
+std::vector<double> counted(const Json& pictures, const std::string& column) {
     std::vector<double> found;
-    for (const Json& item : list.items) found.push_back(item.real());
+    const auto& scores = pictures["score"].items;
+    for (std::size_t k = 0; k < scores.size(); ++k)
+        if (pictures["counted"].items.at(k).yes() && scores[k].kind != Json::null)
+            found.push_back(pictures[column].items.at(k).real());
     if (found.empty()) throw std::runtime_error("the model has no calibration");
     return found;
 }
 
 // Good pictures' weights: those of a unit, which show one part, have 1 together, as in flawscope.Calibration.
-struct Weights {
+struct UnitWeights {
     std::vector<double> each;
     std::size_t units = 0;
 
-    Weights(const Json& good, std::size_t count) : each(count, 1.0), units(count) {
-        if (!good.has("unit")) return;
-        const auto unit = numbers(good["unit"]);
-        if (unit.size() != count) throw std::runtime_error("its calibration is damaged");
+    UnitWeights(const std::vector<double>& unit, bool promised) : each(unit.size(), 1.0), units(unit.size()) {
+        if (!promised) return;  // each picture by itself
         std::map<double, double> size;
         for (double number : unit) size[number] += 1;
-        for (std::size_t k = 0; k < count; ++k) each[k] = 1 / size[unit[k]];
+        for (std::size_t k = 0; k < unit.size(); ++k) each[k] = 1 / size[unit[k]];
         units = size.size();
     }
 
@@ -561,9 +562,9 @@ int judge(int count, char** words) {
         found = with_tiles(picture, sides, std::move(found), region, manifest["fusion"], run);
     }
 
-    const Json& good = manifest["calibration"];
-    const auto scores = numbers(manifest["pictures"]["score"]), maxima = numbers(manifest["pictures"]["maximum"]);
-    const Weights weights(manifest["pictures"], scores.size());
+    const Json &good = manifest["calibration"], &pictures = manifest["pictures"];
+    const auto scores = counted(pictures, "score"), maxima = counted(pictures, "maximum");
+    const UnitWeights weights(counted(pictures, "unit"), good["promised"].yes());
     const double rate = good["rate"].real();
     const double score_threshold = weights.threshold(scores, rate);
     const double mask_threshold = weights.threshold(maxima, rate);
