@@ -120,8 +120,7 @@ def calibrate(rows: Iterable[Picture], rate: float = DEFAULT_RATE, **how: Any) -
         InputError: no row has a score.
     """
     counted = [row for row in rows if row.counted]
-    known = [row for row in counted if row.score is not None]
-    wrong = [row for row in counted if row.score is None]
+    known, wrong = scored(counted), [row for row in counted if row.score is None]
     if not known:
         raise InputError("calibration needs at least one good picture, each with a score and a map")
     promised = how.get("promised", True)

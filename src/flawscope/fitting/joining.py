@@ -13,6 +13,7 @@ from torch import Tensor
 
 from flawscope.artefact.model_file import Artefact, Manifest, pack_images
 from flawscope.artefact.router_file import DescriptorModel, RouterArtefact
+from flawscope.calibration.goods import CALIBRATION, TRAIN
 from flawscope.calibration.parts import PartPattern
 from flawscope.calibration.recognition import DEFECT_COUNT, MAX_GOOD, MAX_PER_LIGHT, ProductDescriptors
 from flawscope.datasets import open_dataset
@@ -22,7 +23,7 @@ from flawscope.fitting.training_pictures import Images, Reader, split_sources
 from flawscope.methods import registry
 from flawscope.methods.descriptors import DescriptorNetwork, DescriptorSettings
 from flawscope.methods.detector import LoadPicture, embed_pictures
-from flawscope.methods.settings import PATCH_SIZE_IN_NAME, PatchSettings
+from flawscope.methods.settings import PatchSettings, patch_in_name
 from flawscope.pictures.levels import widest
 from flawscope.predictor import Predictor, fitted_artefact
 from flawscope.predictor.router import Router, open_joined
@@ -35,7 +36,7 @@ SIZE, STAGE = "128", 2
 # Settings by which the network that recognises is that of a product's model
 NETWORK_SETTINGS = ("backbone", "neighbourhood")
 PART_LEARNING_SECONDS = 3.0  # for finding the part on which they lie
-LEARNT_ROLES = ("train", "calibration")  # roles of the pictures that a product is recognised by
+LEARNT_ROLES = (TRAIN, CALIBRATION)  # roles of the pictures that a product is recognised by
 Model = str | os.PathLike[str] | Artefact | Predictor
 
 
@@ -102,7 +103,7 @@ def descriptor_model(products: Mapping[str, Artefact]) -> DescriptorModel:
         own = first.manifest.config
         settings |= {key: own[key] for key in NETWORK_SETTINGS if key in own}
         settings["stages"] = (min(STAGE, max(own["stages"])),)
-        if PATCH_SIZE_IN_NAME.search(own["backbone"]):  # its position embeddings are those of one size
+        if patch_in_name(own["backbone"]) is not None:  # position embeddings may be those of one size
             settings["size"] = "x".join(map(str, first.manifest.preprocess.network_size))
             settings["stages"] = tuple(own["stages"])
     config = DescriptorSettings.parse_stored(settings)

@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flawscope.errors import InputError
 from flawscope.methods.config import build_config, keep_known_settings
-from flawscope.methods.settings import (
-    TRANSFORMER_BLOCKS,
-    PatchSettings,
-    PictureSettings,
-    TrainingSettings,
-    apply_tile_scale,
-    patch_in_name,
-)
+from flawscope.methods.settings import PictureSettings, TrainingSettings, apply_tile_scale
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,9 +81,7 @@ class Method:
         if preset not in self.presets:
             raise InputError(f"{self.name} has no preset {preset}: choose one of {', '.join(self.presets)}")
         found = apply_tile_scale(self.presets[preset], values or {})
-        if patch_in_name(str(found.get("backbone", ""))) and issubclass(self.config, PatchSettings):
-            found = {"stages": TRANSFORMER_BLOCKS, **found}
-        return build_config(self.config, found)
+        return build_config(self.config, self.config.complete(found))
 
     def run_fit(self, model: Detector, task: Task) -> Fitted:
         """Fit `model`. A method that holds pictures out gets pictures from `Task.divide` alone."""

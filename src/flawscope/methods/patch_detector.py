@@ -243,9 +243,10 @@ class PatchDetector(Detector):
     def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
         typed = cls.METHOD.parse_stored(config)
         roi = stored_region(typed, tensors)
+        prefixes = "backbone.", "second_backbone."
         empty = [
-            empty_backbone(*one[:3], {k: t for k, t in tensors.items() if k.startswith(prefix)})
-            for one, prefix in zip(cls._backbones_of(typed), ("backbone.", "second_backbone."), strict=False)
+            empty_backbone(name, stages, size, tensors, prefix)
+            for (name, stages, size, _), prefix in zip(cls._backbones_of(typed), prefixes, strict=False)
         ]
         model = cls(typed, empty[0], roi, *empty[1:])
         model.fill(tensors)

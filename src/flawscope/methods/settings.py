@@ -67,6 +67,11 @@ class PictureSettings:
     def __post_init__(self) -> None:
         check_rules((*self._picture_rules(), *self.rules()))
 
+    @classmethod
+    def complete(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Add settings that follow from others, where they are not given."""
+        return values
+
     def rules(self) -> Iterable[Rule]:
         """Rules beside those for pictures."""
         return ()
@@ -214,6 +219,12 @@ class PatchSettings(PictureSettings):
     sigma: float = 4.0  # of the Gaussian over maps, pixels
 
     PATHS: ClassVar[tuple[str, ...]] = ("weights",)
+
+    @classmethod
+    def complete(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        if patch_in_name(str(values.get("backbone", ""))) is None:
+            return values
+        return {"stages": TRANSFORMER_BLOCKS, **values}
 
     def _picture_rules(self) -> Iterable[Rule]:
         yield from super()._picture_rules()

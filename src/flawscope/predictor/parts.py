@@ -152,12 +152,6 @@ class PartCollector:
         """
         return self._decide(self.calibration, self.looks, part, views)
 
-    def decide_by_scores(self, part: str, scores: Mapping[str, float], *, all_found: bool) -> PartPrediction:
-        """Decides on a part by the scores of its views, whose predictions are gone. all_found: each of them
-        shows the part: such a view that does not cannot be called good. InputError: no good part with these
-        views is known."""
-        return self._decide_by(self.calibration, part, scores, {}, all_found)
-
     @classmethod
     def _decide(
         cls, calibration: PartCalibration, looks: ViewLooks | None, part: str, views: Mapping[str, Prediction]
@@ -167,22 +161,11 @@ class PartCollector:
         findings = () if same is None else (same_picture(*same),)
         scores = {view: one.score for view, one in views.items()}
         all_found = not any(finding.decides for one in views.values() for finding in one.findings)
-        found = cls._decide_by(calibration, part, scores, views, all_found and not findings)
-        return replace(found, findings=findings)
-
-    @staticmethod
-    def _decide_by(
-        calibration: PartCalibration,
-        part: str,
-        scores: Mapping[str, float],
-        views: Mapping[str, Prediction],
-        all_found: bool,
-    ) -> PartPrediction:
         found = calibration.decide(scores)
-        missing = tuple(view for view in calibration.views if view not in scores)
-        if not all_found:
+        if findings or not all_found:
             found = found._replace(is_anomalous=True)
-        return PartPrediction(part, *found, views, missing)
+        missing = tuple(view for view in calibration.views if view not in scores)
+        return PartPrediction(part, *found, views, missing, findings=findings)
 
     def promise(self) -> str:
         """Line for a person: the false alarms expected among parts with all views."""

@@ -162,12 +162,13 @@ def empty_backbone(
     stages: tuple[int, ...],
     size: tuple[int, int],
     tensors: Mapping[str, Tensor],
+    prefix: str = "backbone.",
 ) -> Backbone:
     """Build the backbone of a model file as `load_backbone` does, its tensors still to be filled.
 
     Args:
-        tensors: of the network, in the file. They must hold as many numbers as it has, so that a small file
-            cannot allocate gigabytes by naming a large network.
+        tensors: of the file. Those called `prefix…` must hold as many numbers as the network has, so that a
+            small file cannot allocate gigabytes by naming a large network.
 
     Raises:
         InputError: timm does not have it, or the file's tensors are too few.
@@ -177,7 +178,7 @@ def empty_backbone(
         raise InputError(
             f"the model needs backbone {name}, which timm {timm.__version__} here does not have: upgrade timm"
         )
-    held = sum(tensor.numel() for tensor in tensors.values() if tensor.ndim > 1)
+    held = sum(t.numel() for key, t in tensors.items() if key.startswith(prefix) and t.ndim > 1)
     if held < _element_count(name, stages, size):
         raise InputError(f"the model's tensors are too few for its backbone {name}: fit anew")
     network = _create(name, stages, size, pretrained=False)

@@ -70,7 +70,7 @@ class Config(PatchSettings):
                 self.augment in ("none", "auto"),
                 f"positions and augment: {self.augment} do not go together, turned tiles show other places",
             )
-        yield bool(self.second_stages), "second_stages must be feature indices such as 5,7"
+        yield bool(self.second_stages), "second_stages must be feature indices such as 6"
         yield self.neighbours >= 1, "neighbours must be at least 1"
         yield self.memory is None or self.memory > 0, "memory must be a number of GiB above 0"
         yield self.shards is None or self.shards >= 1, "shards must be at least 1"

@@ -158,14 +158,16 @@ class Model(PatchDetector):
         squares of what lies above an ordinary good picture's. What a second backbone sees raises it."""
         first = torch.stack([one for view, one in zip(self.views, maps, strict=True) if not view.second])
         if self.config.fusion == "maximum":
-            return first.amax(0) * self.raised(maps)
-        return first.clamp(min=0).square().sum(0).sqrt() * self.raised(maps)
+            return self.raised(first.amax(0), maps)
+        return self.raised(first.clamp(min=0).square().sum(0).sqrt(), maps)
 
-    def raised(self, maps: Sequence[Tensor]) -> Tensor | float:
-        """Factor by which a second backbone raises the others' map: √(1 + v²), v being its own, 1 where it is
-        as large as the usual maximum of a good picture's."""
-        second = [one for view, one in zip(self.views, maps, strict=True) if view.second]
-        return (1 + second[0].clamp(min=0).square()).sqrt() if second else 1.0
+    def raised(self, joined: Tensor, maps: Sequence[Tensor]) -> Tensor:
+        """Raise the other banks' joined map by what a second backbone sees: times √(1 + v²), v being its own
+        map, 1 where it is as large as the usual maximum of a good picture's."""
+        for view, one in zip(self.views, maps, strict=True):
+            if view.second:
+                return joined * (1 + one.clamp(min=0).square()).sqrt()
+        return joined
 
     def outlined(self, drawn: Tensor, maps: Sequence[Tensor], counted: Tensor) -> Tensor:
         """Draw joined maps `[B, H, W]` sharper, their maxima as they are: the stages of a size are joined
@@ -180,7 +182,7 @@ class Model(PatchDetector):
             power_sum(stages, STAGES_POWER) * len(stages) ** (1 / 2 - 1 / STAGES_POWER)
             for stages in at_sizes.values()
         ]
-        sharp = power_sum(sizes, SIZES_POWER) * self.raised(maps) * counted
+        sharp = self.raised(power_sum(sizes, SIZES_POWER), maps) * counted
         highest, peak = (one.flatten(1).amax(1)[:, None, None] for one in (drawn, sharp))
         return sharp * (highest / peak.clamp(min=torch.finfo(peak.dtype).tiny))
 
@@ -232,13 +234,7 @@ class BankView(PatchView):
     norms: Tensor  # [M], |m|²
     table: Tensor  # [M, b], nearest elements, itself first
 
-    def __init__(
-        self,
-        config: Config,
-        backbone: Backbone,
-        spec: ViewSpec,
-        roi: Tensor,
-    ):
+    def __init__(self, config: Config, backbone: Backbone, spec: ViewSpec, roi: Tensor):
         super().__init__(config, backbone, spec, roi, None if spec.second else config.dimensions)
         self.config = config
         self.register_buffer("centre", torch.zeros(self.embedding.width))

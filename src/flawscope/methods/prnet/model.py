@@ -128,8 +128,7 @@ class Model(Detector):
     def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
         typed = METHOD.parse_stored(config)
         roi = stored_region(typed, tensors)
-        held = {key: tensor for key, tensor in tensors.items() if key.startswith("backbone.")}
-        backbone = empty_backbone(typed.backbone, typed.stages, typed.network_size, held)
+        backbone = empty_backbone(typed.backbone, typed.stages, typed.network_size, tensors)
         counts = [tensors[f"scales.{i}.prototypes"].shape[:1].numel() for i in range(len(STRIDES) - 1)]
         if 0 in counts:
             raise InputError("the model has no prototypes: fit anew")

@@ -45,10 +45,8 @@ class PartsCache:
         products all have views or none, also which product a part is. NoModelError; InputError as
         `for_version`."""
         judging = self.versions.models.model_of(address)
-        if not isinstance(judging.model, Router):
-            (one,) = judging.products.values()
-            return self.for_version(one.product_id, one.number, one.predictor.manifest)
-        if address not in self.versions.joint_entries:  # a product of a joint model, which is said
+        # of a joint model a product may be said
+        if not isinstance(judging.model, Router) or address not in self.versions.joint_entries:
             (one,) = judging.products.values()
             return self.for_version(one.product_id, one.number, one.predictor.manifest)
         known = self._joint.get(address)

@@ -500,7 +500,6 @@ class FolderSource(BackgroundThread):
             try:
                 seconds = max(seconds, folder.look())
                 there.append(folder)
-                folder.show_away(None)
             except InputError as error:
                 folder.show_away(error)
             except Exception as error:
