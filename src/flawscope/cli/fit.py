@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 from flawscope.cli import common, fit_one, fit_options, fit_several, questions, router
 from flawscope.cluster import connect
 from flawscope.errors import InputError, pluralize
+from flawscope.methods import registry
 from flawscope.progress import Detail
 
 if TYPE_CHECKING:
+    from flawscope.artefact.model_file import Manifest
     from flawscope.predictor import Predictor
 
 
@@ -66,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         say(line)
     say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB); `flawscope info {out}` tells all about it")
     rate, missing = predictor.calibration.rate, promise_of(predictor.manifest).missing
-    for one in advice(rate=rate, missing=missing):
+    for one in advice(rate=rate, missing=missing, learnt=learnt_by_default(args, predictor.manifest)):
         say(f"next: {one.line()}")
     for line in next_steps(args, out):
         say(line)
@@ -111,6 +113,13 @@ def summary(predictor: Predictor, verbose: bool = False, updated: bool = False) 
         if not was_dropped:
             lines.append("look whether they are good; --drop-suspects leaves out such")
     return lines
+
+
+def learnt_by_default(args: argparse.Namespace, manifest: Manifest) -> int:
+    """Number of good pictures that the default of a method with a preset `accurate` learnt from; else 0."""
+    plain = args.update is None and args.preset in (None, "default")
+    able = plain and "accurate" in registry.method(manifest.method).presets
+    return sum(one.role == "train" for one in manifest.pictures) if able else 0
 
 
 def next_steps(args: argparse.Namespace, out: Path) -> list[str]:

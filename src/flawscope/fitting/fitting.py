@@ -243,7 +243,7 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
     calibration = calibrate(pictures, task.rate, **said)
     tensors = {k: v.detach().cpu().numpy() for k, v in {**model.state_dict(), **fitted.extra}.items()}
     tensors |= {} if reader.region is None else {"region": reader.region}
-    kept = _score_samples(model, tensors, reader, fitted, samples if old is None else old)
+    kept, seconds = _score_samples(model, tensors, reader, fitted, samples if old is None else old)
     carriers = {number: judged.rows[i].score or 0.0 for number, i in judged.carriers.items()}
     # where all pictures show one part there is none that can be left out
     found = (
@@ -288,6 +288,7 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
             **_view_facts(fitted, prepared, task),
             **_option_facts(prepared, task),
             "seconds_total": round(time.monotonic() - began, 3),
+            **({} if seconds is None else {"seconds_view": round(seconds, 4)}),
             "device": model.roi.device.type,
             "threads": torch.get_num_threads(),
         },
@@ -411,9 +412,10 @@ Samples = tuple[dict[str, Any], ...]
 
 def _score_samples(
     model: Detector, tensors: dict[str, NDArray[Any]], reader: Reader, fitted: Fitted, samples: int | Artefact
-) -> Samples:
-    """Returns the samples' scores for `Predictor.self_test`, and adds the samples and their maps to
-    `tensors`. kept: how many of the pictures learnt from; or an extended model, whose samples stay."""
+) -> tuple[Samples, float | None]:
+    """Returns the samples' scores for `Predictor.self_test`, and the seconds that the quickest took; adds the
+    samples and their maps to `tensors`. samples: how many of the pictures learnt from; or an extended model,
+    whose samples stay."""
     if isinstance(samples, Artefact):
         names, packed = [one["name"] for one in samples.manifest.samples], samples.tensors.get("samples")
     else:
@@ -421,18 +423,20 @@ def _score_samples(
         images = {reader.names[i]: image.numpy() for i in chosen if (image := reader.load(i)) is not None}
         names, packed = [*images], pack_images(np.stack([*images.values()])) if images else None
     if packed is None:
-        return ()
-    found, maps = [], []
+        return (), None
+    found, maps, seconds = [], [], []
     with torch.inference_mode():
         for image, name in zip(packed, names, strict=True):
             given = torch.from_numpy(unpack_images(image))[None].to(model.roi.device)
+            began = time.monotonic()
             features, inside = model.embed(given), model.inside(given)
             score, drawn = model.score(features, inside)
+            seconds.append(time.monotonic() - began)
             tie, of_map = bool(model.ties(features, inside)[0]), float(drawn.max())
             found.append({"name": name, "score": float(score[0]), "map_maximum": of_map, "tie": tie})
             maps.append(drawn[0, ::MAP_STRIDE, ::MAP_STRIDE].float().cpu().numpy())
     tensors["samples"], tensors["sample_maps"] = packed, np.stack(maps)
-    return tuple(found)
+    return tuple(found), min(seconds)
 
 
 def _without_paths(config: PictureSettings) -> dict[str, Any]:

@@ -248,6 +248,9 @@ def model_facts(manifest: Manifest) -> Pairs:
         rows += [("kinds of defects", kinds.describe()), ("kinds, left out", kinds.describe_left_out())]
     if "seconds_total" in facts:
         rows.append(("time of the fit", format_duration(facts["seconds_total"])))
+    if "seconds_view" in facts:
+        where = f"{facts.get('device', '?')}, {facts.get('threads', '?')} threads"
+        rows.append(("time of a view", f"{facts['seconds_view']:.3g} s there ({where}), without reading it"))
     rows.append(("made with", ", ".join(f"{k} {v}" for k, v in manifest.versions.items()) or "not known"))
     return rows
 
