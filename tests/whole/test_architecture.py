@@ -33,7 +33,7 @@ ALLOWED = {
     "methods": "machine pictures views calibration artefact synthesis",
     "runtime": "machine artefact methods",
     "predictor": "pictures views calibration artefact results runtime",
-    "export": "pictures views calibration artefact methods runtime",
+    "export": "pictures views calibration artefact methods runtime predictor",
     "fitting": "pictures views calibration datasets artefact synthesis methods predictor export",
     "testing": "pictures synthesis methods export fitting",
     "evaluation": "machine pictures views calibration datasets artefact results methods",

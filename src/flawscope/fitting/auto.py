@@ -52,7 +52,7 @@ FIRST = 0.25  # share of the time for the settings as given: if it takes longer,
 RESERVE = 1.25  # times the time that a fit is expected to take
 LOOKED_AT = 24  # pictures that settings are proposed from
 # Options that say how large pictures are seen, and by what
-SEEN = ("size", "tile", "scale", "min_defect", "crop", "preset", "backbone", "layers", "count", "ratio")
+SEEN = ("size", "tile", "scale", "min_defect", "crop", "preset", "backbone", "count", "ratio")
 # Options of a fit that change nothing of what is tried
 WITHOUT_EFFECT = ("device", "samples", "check", "force", "drop_suspects")
 # Options of a fit that leave nothing to try, or for which pictures are not as they lie in the file

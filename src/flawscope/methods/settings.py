@@ -59,6 +59,7 @@ class PictureSettings:
     SIZES: ClassVar[int] = 1  # sizes at which a picture may be seen, at most
     SMALLEST: ClassVar[int] = 16  # pixels a side
     MULTIPLE: ClassVar[int] = 1  # sides must be multiples of it
+    FIXED: ClassVar[Mapping[str, Any]] = {}  # what were settings, and their values: other files are refused
 
     def __init_subclass__(cls) -> None:
         if taken := {"masked", "upright", "hidden"} & {*get_annotations(cls)}:

@@ -25,7 +25,7 @@ from flawscope.methods.settings import ViewSpec
 from flawscope.synthesis.demo.dataset import draw_picture
 
 PATCHES = 24  # of a picture of 32 x 48
-CONFIG = Config(size="32x48", neighbourhood=1, stages=(2,), layers="joined")
+CONFIG = Config(size="32x48", neighbourhood=1, stages=(2,))
 
 
 def pictures(count, seed):

@@ -49,7 +49,6 @@ SETTINGS = {
     "tile": {"tile": (48, 48)},
     "positions": {"tile": (48, 48), "positions": "each"},
     "two sizes": {"size": "48+64"},
-    "stages joined": {"size": "48+64", "layers": "joined"},
     "cap": {"cap": 500},
     "ratio": {"ratio": 0.5},
     "seed": {"seed": 3},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -40,12 +40,6 @@ class Config(PatchSettings):
     second_backbone: str | None = None
     second_stages: tuple[int, ...] = TRANSFORMER_BLOCKS
     second_weights: str | None = None
-    # of the stages: one bank for all, joined to one vector; apart: joined at the smallest size, and at larger
-    # ones a bank for each, on its own grid
-    layers: Literal["joined", "apart"] = "apart"
-    # of several maps, on one scale: the largest counts, or the root of the sum of their squares; sizes: that
-    # decides, and the outline joins those of one size first, then the sizes; in tiles as norm
-    fusion: Literal["maximum", "norm", "sizes"] = "sizes"
     neighbours: int = 9  # b of Eq. 7; 1 turns the re-weighting off
     score: Literal["reweighted", "map"] = "map"  # Eq. 7, or the map's maximum
     # of tiles: a memory bank that all share, or each has its own, for parts that lie still; auto: as left-out
@@ -57,6 +51,7 @@ class Config(PatchSettings):
 
     SIZES: ClassVar[int] = 4
     PATHS: ClassVar[tuple[str, ...]] = ("weights", "second_weights")
+    FIXED: ClassVar[Mapping[str, Any]] = {"layers": "apart", "fusion": "sizes"}
 
     def rules(self) -> Iterable[Rule]:
         yield 0 < self.fine_ratio <= 1, "fine_ratio must be above 0 and at most 1"
@@ -83,9 +78,9 @@ class Config(PatchSettings):
     @property
     def view_specs(self) -> tuple[ViewSpec, ...]:
         smallest, *larger = super().view_specs
-        if self.layers == "apart":
-            larger = [ViewSpec(view.size, (stage,)) for view in larger for stage in view.stages]
-        return (smallest, *larger, *self._second_views())
+        # stages are joined to one vector at the smallest size; at larger ones each has a bank, on its own grid
+        apart = [ViewSpec(view.size, (stage,)) for view in larger for stage in view.stages]
+        return (smallest, *apart, *self._second_views())
 
     def _second_views(self) -> Iterator[ViewSpec]:
         """The view of the second backbone."""

@@ -127,14 +127,10 @@ class Model(PatchDetector):
         maps = [view.anomaly_map(d) for view, d in zip(self.views, distances, strict=True)]
         normal = [self.normal[v] for v in range(len(maps))]
         maps = self.scaled(maps)
-        drawn, lowest = maps[0], maps[0].new_zeros(())
         counted = self.roi if inside is None else inside
-        if len(maps) > 1:
-            drawn = self.fuse(maps)
-            # pixels that do not count get the lowest value of a map, as if every patch were in the bank
-            lowest = self.fuse([-n[0] / n[1] for n in normal])
-        drawn = torch.where(counted, drawn, lowest)
-        if len(maps) > 1 and self.config.fusion == "sizes" and self.config.tile is None:
+        # pixels that do not count get the lowest value of a map, as if every patch were in the bank
+        drawn = torch.where(counted, self.fuse(maps) if len(maps) > 1 else maps[0], maps[0].new_zeros(()))
+        if len(maps) > 1 and self.config.tile is None:
             drawn = self.outlined(drawn, maps, counted)
         if self.config.score == "map":
             return drawn.flatten(1).amax(1), drawn
@@ -154,11 +150,9 @@ class Model(PatchDetector):
         return [(m - n[0]) / n[1] for m, n in zip(maps, normal, strict=True)]
 
     def fuse(self, maps: Sequence[Tensor]) -> Tensor:
-        """Join the maps of all banks, on one scale: the largest value counts, or the root of the sum of
-        squares of what lies above an ordinary good picture's. What a second backbone sees raises it."""
+        """Join the maps of all banks, on one scale: the root of the sum of squares of what lies above an
+        ordinary good picture's. What a second backbone sees raises it."""
         first = torch.stack([one for view, one in zip(self.views, maps, strict=True) if not view.second])
-        if self.config.fusion == "maximum":
-            return self.raised(first.amax(0), maps)
         return self.raised(first.clamp(min=0).square().sum(0).sqrt(), maps)
 
     def raised(self, joined: Tensor, maps: Sequence[Tensor]) -> Tensor:
