@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 from flawscope.calibration.goods import CALIBRATION, LOST, TRAIN, Picture, Values, judge, worst
+from flawscope.calibration.streams import Stream
 from flawscope.errors import InputError
 from flawscope.fitting.training_views import TrainingViews
 from flawscope.methods.detector import BATCH
@@ -35,7 +36,6 @@ from flawscope.views.light import Light, within_range
 from flawscope.views.tiles import Fusion, TileBlender, TileSummary
 from flawscope.views.views import Views
 
-LIGHT_STREAM, CARRIER_STREAM = 51, 61  # of random numbers: part of their seed
 MIN_RANK = 3  # of the threshold among the pictures of a light: lower, one odd picture decides
 MAX_CALIBRATION_TILES = 5000  # in about as many as `MIN_PICTURES` pictures at least
 MIN_PICTURES = 60  # pictures, however many tiles they have
@@ -95,7 +95,7 @@ def judge_fit(leave_out: LeaveOut, view_fit: Fitted, views: TrainingViews, task:
         plain | dict(zip(counted, judge([plain[i] for i in counted], values), strict=True))
         for values in (every, own)
     )
-    rng = np.random.default_rng([seed, CARRIER_STREAM])
+    rng = Stream.CARRIERS.rng(seed)
     carriers = {
         i if views.are_pictures else int(rng.choice(views.carriers(i, leave_out.exact_positions))): i
         for i in counted
@@ -340,7 +340,7 @@ def draw_pictures(
         members.setdefault(groups[picture], []).append(picture)
     least, enough = _least_groups(rate), _enough_pictures(learnt, lights, rate)
     drawn: list[int] = []
-    order = np.random.default_rng([seed, LIGHT_STREAM]).permutation(len(members)).tolist()
+    order = Stream.LIGHTS.rng(seed).permutation(len(members)).tolist()
     every = list(members.values())
     for count, group in enumerate(order):
         if count >= least and len(drawn) >= enough:

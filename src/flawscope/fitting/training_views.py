@@ -15,6 +15,7 @@ from torch import Tensor
 
 from flawscope.calibration import MIN_HELD_OUT
 from flawscope.calibration.goods import Values, worst
+from flawscope.calibration.streams import Stream
 from flawscope.errors import InputError
 from flawscope.fitting.training_pictures import UNREAD, Reader, count_parts
 from flawscope.methods.task import Fitted, Task, TaskViews, TilePositions
@@ -24,7 +25,6 @@ from flawscope.views.tiles import RegionOfInterest, TileGrid
 from flawscope.views.views import Views
 
 CACHE_BYTES = 512 << 20  # bytes of pictures that stay decoded
-WINDOW_STREAM = 60  # of random numbers
 MAX_VIEW_PIXELS = 500_000_000  # pixels of views that are learnt from; of as many pictures as there are
 MIN_TILES = 4  # tiles of a frame, however many frames there are
 MIN_VIEWS = 40  # views that a method itself calibrates on
@@ -101,9 +101,7 @@ class TrainingViews:
                 positions = [0, *(tile + 1 for tile in tiles)]
             windows = [] if grid is None else [grid.corner(tile) for tile in tiles]
             if windows and size is not None and not positions:
-                windows = self._jitter(
-                    windows, size, room, np.random.default_rng([seed, WINDOW_STREAM, number])
-                )
+                windows = self._jitter(windows, size, room, Stream.WINDOWS.rng(seed, number))
             frames.append(_Frame(windows, grid, judged, positions))
         return frames
 

@@ -27,9 +27,7 @@ class Pixels(nn.Module):
         return [F.avg_pool2d(images, 8)]
 
 
-CONFIG = Config(
-    size="32x48", stages=(2,), neighbourhood=1, score="reweighted"
-)  # 4 x 6 patches of 3 numbers
+CONFIG = Config(size="32x48", stages=(2,), neighbourhood=1, score="reweighted")  # 4 x 6 patches of 3 numbers
 
 
 def model_with(bank, roi=None, **options):

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flawscope.calibration.streams import Stream
 from flawscope.errors import InputError, pluralize
 from flawscope.methods.patchcore import Config, coreset
 from flawscope.methods.patchcore.bank_selection import MAX_KEPT_BYTES, bank_size, select_bank, select_banks
@@ -31,7 +32,6 @@ from flawscope.methods.task import Task
 from flawscope.methods.threads import run_serially
 from flawscope.progress import Detail
 
-RNG_STREAM = 62
 COMPARED_POSITIONS = 8  # compared by `prefers_own_banks`
 COMPARED_PICTURES = 16  # whose tiles at those places are compared
 
@@ -78,7 +78,7 @@ def fill_position_banks(job: FitJob, blocks: int) -> PositionBanks:
         np.asarray(job.task.views.positions.position_of),
         job.task.views.positions.count,
     )
-    order = np.random.default_rng([job.config.seed, RNG_STREAM]).permutation(total)
+    order = Stream.POSITIONS.rng(job.config.seed).permutation(total)
     found, models, room = PositionBanks(radii=[0.0] * len(job.views)), {}, float(MAX_KEPT_BYTES)
     highest: dict[tuple[int, int], float] = {}  # of tiles
     unknown: list[int] = []  # positions that good pictures show of one part at most
@@ -186,7 +186,7 @@ def prefers_own_banks(model: Model, task: Task) -> bool:
     """
     assert task.views.positions is not None
     job, where = FitJob(model, replace(task, settle=list)), np.asarray(task.views.positions.position_of)
-    rng = np.random.default_rng([job.config.seed, RNG_STREAM])
+    rng = Stream.POSITIONS.rng(job.config.seed)
     tiles, groups = np.unique(where[where > 0]), np.asarray(task.groups)
     places = np.sort(rng.permutation(tiles)[:COMPARED_POSITIONS])
     chosen = rng.permutation(np.unique(groups))[:COMPARED_PICTURES]
