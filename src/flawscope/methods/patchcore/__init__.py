@@ -78,7 +78,7 @@ class Config(PatchSettings):
     @property
     def view_specs(self) -> tuple[ViewSpec, ...]:
         smallest, *larger = super().view_specs
-        # stages are joined to one vector at the smallest size; at larger ones each has a bank, on its own grid
+        # stages are joined to one vector at the smallest size; at larger ones each has a bank of its own
         apart = [ViewSpec(view.size, (stage,)) for view in larger for stage in view.stages]
         return (smallest, *apart, *self._second_views())
 
