@@ -7,11 +7,10 @@ had the other pictures' features at hand and so could leave it out more exactly 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,40 +45,29 @@ from flawscope.predictor import Predictor
 from flawscope.predictor.recalibration import GoodPictures, judge_good
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.runtime import Run, Session
-from flawscope.runtime.session import Answers, at_positions
+from flawscope.runtime.session import Answers
 from flawscope.runtime.torch import TorchSession
 from flawscope.views.views import Views
 
 MAX_COMPARED = 32  # views, of as many pictures as there can be
 MAX_DEFECTIVE = 8  # of them that are compared with a simulated defect, too
 MAX_RANGED = 100  # views that the ranges of 8-bit numbers are measured on
-POSITIONS_PER_SAMPLE = 4  # at which a sample is compared, where the model has positions
 GOLDEN_SECTION = (5**0.5 - 1) / 2  # the fractional parts of its multiples lie evenly, however few
 
-EmbedFn = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # images to features
-TorchEmbedFn = Callable[[NDArray[np.float32]], Tensor]
+Images = NDArray[np.float32]  # [N, 3, H, W]
+EmbedFn = Callable[[Images], NDArray[np.float32]]  # images to features
+TorchEmbedFn = Callable[[Images], Tensor]
 
 
-class ProbeImages(NamedTuple):
-    """Images `[N, 3, H, W]` for comparisons, and their positions `[N]` in their pictures."""
-
-    images: NDArray[np.float32]
-    positions: NDArray[np.int64]
-
-    def subset(self, most: int) -> ProbeImages:
-        """Chooses at most `most` pictures, spread evenly."""
-        some = slice(None, None, -(-len(self.images) // most))
-        return ProbeImages(self.images[some], self.positions[some])
-
-    def with_defects(self) -> ProbeImages:
-        """Some of the images, each with a simulated defect."""
-        images, positions = self.subset(MAX_DEFECTIVE)
-        rng = np.random.default_rng(0)
-        return ProbeImages(np.concatenate([add_defect(image[None], rng) for image in images]), positions)
+def with_defects(images: Images) -> Images:
+    """Some of the images, spread evenly, each with a simulated defect."""
+    rng = np.random.default_rng(0)
+    return np.concatenate([add_defect(image[None], rng) for image in subset(images, MAX_DEFECTIVE)])
 
 
-def whole_pictures(images: NDArray[np.float32]) -> ProbeImages:
-    return ProbeImages(images, at_positions(images, None))
+def subset(images: Images, most: int) -> Images:
+    """At most `most` of the images, spread evenly."""
+    return images[:: -(-len(images) // most)]
 
 
 @dataclass(frozen=True)
@@ -96,25 +84,15 @@ class ExportPictures:
     def __len__(self) -> int:
         return len(self.sources)
 
-    def probe_images(self) -> ProbeImages:
+    def probe_images(self) -> Images:
         """Views to compare on."""
         failures: list[str] = []
         chosen = self._sample_views(MAX_COMPARED, failures)
-        shown = [
-            (views.images(numbers), [views.position(number) for number in numbers])
-            for views, numbers in chosen
-        ]
-        if shown:
-            where = np.array([number for _, numbers in shown for number in numbers], np.int64)
-            return ProbeImages(np.concatenate([images for images, _ in shown]), where)
+        if shown := [views.images(numbers) for views, numbers in chosen]:
+            return np.concatenate(shown)
         if failures:
             raise InputError(f"none of the pictures can be read; the first: {failures[0]}")
-        samples, places = self.samples(), self.artefact.manifest.preprocess.positions
-        if places is None:
-            return whole_pictures(samples)
-        # samples are whole pictures, and engines must agree on any image at any place
-        spread = np.linspace(0, math.prod(places), POSITIONS_PER_SAMPLE * len(samples)).astype(np.int64)
-        return ProbeImages(np.concatenate([samples] * POSITIONS_PER_SAMPLE), spread)
+        return self.samples()
 
     def samples(self) -> NDArray[np.float32]:
         """Sample pictures of the artefact, `[N, 3, H, W]`."""
@@ -181,7 +159,7 @@ class ReducedModel:
 
 
 def recalibrate(
-    reduced: ReducedModel, pictures: ExportPictures, shown: ProbeImages, step: ProgressCallback
+    reduced: ReducedModel, pictures: ExportPictures, shown: Images, step: ProgressCallback
 ) -> tuple[Artefact, list[Certificate]]:
     """Calibrates the artefact for a reduced precision, and certifies each engine: pictures that it was fitted
     on are left out one by one, others are simply scored. The first engine's answers calibrate; every engine's
@@ -223,7 +201,7 @@ def recalibrate(
         for several in (judged.pictures, trained.pictures)
     )
     changed = int(np.count_nonzero(calibration.is_anomalous(now[0]) != before.is_anomalous(then[0])))
-    (scores, maps), defective = run_one_by_one(session, shown), shown.with_defects()
+    (scores, maps), defective = run_one_by_one(session, shown), with_defects(shown)
     expected = run_one_by_one(reduced.trained, defective)[0].astype(np.float64)
     certificates = []
     for one in reduced.sessions:
@@ -239,7 +217,7 @@ def recalibrate(
 
 def certify_session(
     session: Session,
-    shown: ProbeImages,
+    shown: Images,
     scores: NDArray[Any],
     maps: NDArray[Any],
     calibration: Calibration,
@@ -247,16 +225,12 @@ def certify_session(
 ) -> Certificate:
     """Compares a session's answers with the expected ones (`certificate.certify`)."""
     runtime = f"{session.runtime} {engine_version(session.runtime)}"
-    images, positions = shown
-    how: dict[str, Any] = {"calibration": calibration, "runtime": runtime, "ties": ties}
-    return certify(session, images, scores, maps, positions=positions, **how)
+    return certify(session, shown, scores, maps, calibration=calibration, runtime=runtime, ties=ties)
 
 
-def run_one_by_one(session: Session, shown: ProbeImages) -> tuple[NDArray[Any], NDArray[Any]]:
+def run_one_by_one(session: Session, shown: Images) -> tuple[NDArray[Any], NDArray[Any]]:
     """Scores and maps of pictures, each alone in its batch."""
-    images, where = shown
-    rows = [slice(k, k + 1) for k in range(len(images))]
-    parts = [session.run(images[one], where[one]) for one in rows]
+    parts = [session.run(image[None]) for image in shown]
     scores, maps = (np.concatenate(part) for part in zip(*parts, strict=True))
     return scores, maps
 
@@ -325,14 +299,12 @@ def _leave_one_out_run(model: Detector, embed: TorchEmbedFn, group: int, kept: M
     """Scores and maps of views as if their picture's group had not been learnt from. `ExcludedPictureError`:
     the method cannot say."""
 
-    def answer(view: tuple[NDArray[np.float32], int]) -> tuple[Tensor, Tensor] | None:
-        image, own_model = view[0], model.at_position(view[1])
-        return own_model.left_out(embed(image), group, kept, own_model.inside(torch.from_numpy(image)))
+    def answer(image: Images) -> tuple[Tensor, Tensor] | None:
+        return model.left_out(embed(image), group, kept, model.inside(torch.from_numpy(image)))
 
-    def run(images: NDArray[np.float32], positions: NDArray[np.int64] | None = None) -> Answers:
-        pairs = zip(images[:, None], at_positions(images, positions).tolist(), strict=True)
+    def run(images: Images) -> Answers:
         with workers(model.roi.device) as each:
-            found = each(answer, pairs)
+            found = each(answer, images[:, None])
         if None in found:
             raise ExcludedPictureError("the method cannot leave it out")
         scores, maps = (torch.cat(part).numpy() for part in zip(*found, strict=True))
@@ -356,7 +328,7 @@ def _update_samples(artefact: Artefact, session: Session) -> Artefact:
     """Replaces the samples' answers, with which another machine's self-test compares, by this session's."""
     if "samples" not in artefact.tensors:
         return artefact
-    scores, maps = run_one_by_one(session, whole_pictures(ExportPictures(artefact).samples()))
+    scores, maps = run_one_by_one(session, ExportPictures(artefact).samples())
     answers = zip(artefact.manifest.samples, scores, maps, strict=True)
     kept = tuple({**s, "score": float(x), "map_maximum": float(m.max())} for s, x, m in answers)
     tensors = {**artefact.tensors, "sample_maps": np.ascontiguousarray(maps[:, ::MAP_STRIDE, ::MAP_STRIDE])}

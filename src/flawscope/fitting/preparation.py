@@ -34,7 +34,7 @@ from flawscope.fitting.training_pictures import (
     survey,
     told_parts,
 )
-from flawscope.fitting.training_views import Sizes, TrainingViews, grid_shape, views_of
+from flawscope.fitting.training_views import Sizes, TrainingViews, views_of
 from flawscope.methods import registry
 from flawscope.methods.conflicts import check_options
 from flawscope.methods.detector import Detector, resolve_device
@@ -187,8 +187,7 @@ def prepare(
     if settings is None:  # these are meant as they are
         config = steps.see_in_form(config, frames, pictures)
     config = steps.choose_tiles(config, frames, pictures)
-    config, places = steps.choose_positions(config, frames, pictures)
-    preprocess, roi = steps.see(frames.of(config, places), pictures)
+    preprocess, roi = steps.see(frames.of(config), pictures)
     # views mark it where there are tiles; else the detector leaves out what lies outside
     region, inside = (roi, None) if config.tile is not None else (None, roi)
     model, origin = method.create(config, None if inside is None else torch.from_numpy(inside))
@@ -202,7 +201,7 @@ def prepare(
         pictures.category,
         reader,
         task,
-        steps.number_views(reader, frames.learnt, task, model, pictures.surveyed.sizes),
+        views_of(reader, pictures.surveyed.sizes, model.config.seed, frames.learnt),
         group=reading.group or reading.part,
         part=pictures.pattern,
         unusable=unusable,
@@ -239,9 +238,8 @@ class _Frames(NamedTuple):
     learnt: LearnedParts | None = None
     chosen: str | None = None
 
-    def of(self, config: PictureSettings, places: tuple[int, int] | None = None) -> Preprocess:
-        """The preprocessing with a method's picture settings. places: rows and columns of tiles that are told
-        apart."""
+    def of(self, config: PictureSettings) -> Preprocess:
+        """The preprocessing with a method's picture settings."""
         return replace(
             self.preprocess,
             size=config.sizes[-1],
@@ -249,7 +247,6 @@ class _Frames(NamedTuple):
             crop=config.crop,
             tile=config.tile,
             overlap=config.overlap_share,
-            positions=places,
         )
 
     def sizes(self, config: PictureSettings, pictures: Sizes) -> list[tuple[int, int]]:
@@ -279,7 +276,6 @@ class _Steps:
         config = registry.configure(method, self.preset, self.options) if settings is None else settings
         of_method = {name: getattr(config, name) for name in ("tile", "crop", "keep_aspect")}
         given = {name: self.options.get(name) for name in ("scale", "size")}
-        given["positions"] = config.tells_positions_apart
         check_alignment(how.align, {**vars(how), **vars(which), **of_method, **given})
         if which.drop_suspects and not method.finds_suspects:
             raise InputError(
@@ -393,22 +389,6 @@ class _Steps:
         self.say(f"defects of {min_defect:g} px: --tile {tile} --set scale={scale:g}, which leaves {left}")
         return {"tile": tile, "scale": scale}
 
-    def choose_positions(
-        self, config: Any, frames: _Frames, pictures: _Pictures
-    ) -> tuple[Any, tuple[int, int] | None]:
-        """Settings, and the rows and columns of tiles that are told apart; None: none are."""
-        wanted = config.tells_positions_apart
-        if wanted is False:
-            return config, None
-        if self.which.drop_suspects and wanted is None:
-            return replace(config, positions="shared"), None
-        places = grid_shape(frames.of(config), wanted, frames.sizes(config, pictures.surveyed.sizes))
-        if places is None:
-            config = replace(config, positions="shared")
-            if config.tile is not None:
-                self.say("positions: shared, since the pictures do not have the same tiles")
-        return config, places
-
     def see(self, preprocess: Preprocess, pictures: _Pictures) -> tuple[Preprocess, NDArray[np.bool_] | None]:
         """The preprocessing with its light, and the region of interest."""
         how, sources = self.how, pictures.sources
@@ -451,19 +431,6 @@ class _Steps:
             step=self.step,
         )
 
-    def number_views(
-        self, reader: Reader, learnt: LearnedParts | None, task: Task, model: Detector, sizes: Sizes
-    ) -> TrainingViews:
-        """Numbers the views, and has the method choose whether to tell positions apart. sizes: of the
-        pictures."""
-        views = views_of(reader, sizes, model.config.seed, learnt)
-        if model.config.tells_positions_apart is None:
-            model.config = model.choose(views.task(task))
-            if not model.config.tells_positions_apart:
-                reader.preprocess = replace(reader.preprocess, positions=None)
-                return views_of(reader, sizes, model.config.seed, learnt)
-        return views
-
 
 def predict_peak_memory(
     images: Images, *, method: str = "patchcore", preset: str = "default", **call: Any
@@ -478,11 +445,7 @@ def predict_peak_memory(
         InputError: the fit cannot be begun.
     """
     asked = registry.method(method)
-    if asked.predict_peak is None:
-        return None
-    options = {k: v for k, v in call.items() if k in asked.config.__dataclass_fields__ or k == "scale"}
-    config = registry.configure(asked, preset, options)
-    if config.tells_positions_apart is None or call.get("align") == "auto":
+    if asked.predict_peak is None or call.get("align") == "auto":
         return None
     prepared = prepare(images, asked, preset=preset, **call)
     return asked.predict_peak(prepared.model, prepared.views.task(prepared.task))

@@ -67,8 +67,7 @@ def score_simulated_defects(
 
     def store(number: int, features: Tensor, inside: Tensor | None) -> None:
         picture = defects.picture_of(number)
-        position = 0 if task.views.positions is None else task.views.positions.position_of[picture]
-        if (found := leave_out.score(task.groups[picture], features, inside, position)) is not None:
+        if (found := leave_out.score(task.groups[picture], features, inside)) is not None:
             scores[number] = _finite_score(found[0])
             sizes = _doubted_sizes(found, calibration, model) if model.config.tile is None else None
             if sizes is not None:

@@ -165,11 +165,6 @@ class PictureSettings:
         return self.masked or (self.keep_aspect and self.crop is None)
 
     @property
-    def tells_positions_apart(self) -> bool | None:
-        """Whether tiles are told apart by where they lie; None: the pictures decide."""
-        return False
-
-    @property
     def network_size(self) -> Size:
         """(H, W) of the images that the detector takes."""
         return self.view_sizes[-1]

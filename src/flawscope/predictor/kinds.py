@@ -76,8 +76,7 @@ def region_descriptors(
     session, sums = predictor.session, []
     for start in range(0, len(used), session.batch):
         these = used[start : start + session.batch]
-        where = np.array([views.position(number) for number in these], np.int64)
-        for number, cells in zip(these, session.residuals(views.images(these), where), strict=True):
+        for number, cells in zip(these, session.residuals(views.images(these)), strict=True):
             _, h, w = cells.shape
             sums.append([cells[:, (y * h).astype(int), (x * w).astype(int)].sum(1) for y, x in hits[number]])
     return np.asarray(np.array(sums).sum(0, dtype=np.float64) / counts)

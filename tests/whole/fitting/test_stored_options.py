@@ -47,7 +47,6 @@ SETTINGS = {
     "keep_aspect": {"keep_aspect": True},
     "crop": {"crop": (49, 48)},
     "tile": {"tile": (48, 48)},
-    "positions": {"tile": (48, 48), "positions": "each"},
     "two sizes": {"size": "48+64"},
     "cap": {"cap": 500},
     "ratio": {"ratio": 0.5},
@@ -99,7 +98,7 @@ def decisive(artefact):
         **options,
         "config": of_method,
         "samples": len(manifest.samples),
-        "tiles": (how.size, how.crop, how.keep_aspect, how.tile, how.overlap, how.positions),
+        "tiles": (how.size, how.crop, how.keep_aspect, how.tile, how.overlap),
         "several": how.several is not None,
         "region": None if "region" not in artefact.tensors else artefact.tensors["region"].tolist(),
         "counted": artefact.tensors["roi"].tolist(),
@@ -132,8 +131,7 @@ TOGETHER = [
     ("scale_mm", "undistort", "group", "roi", "two sizes", "cap"),
     ("min_defect",),
     ("drop_suspects", "keep_aspect", "crop"),
-    ("tile", "positions"),
-    ("stages joined",),
+    ("tile",),
 ]
 
 
