@@ -40,7 +40,6 @@ from flawscope.methods.good_pictures import add_defect
 from flawscope.methods.threads import workers
 from flawscope.pictures.decoding import PictureSource, error_reason, source_name
 from flawscope.pictures.listing import relative_names
-from flawscope.pictures.units import nothing_shown
 from flawscope.predictor import Predictor
 from flawscope.predictor.recalibration import GoodPictures, judge_good
 from flawscope.progress import ProgressCallback, ignore_progress
@@ -184,7 +183,7 @@ def recalibrate(
             "cannot leave them out, or they cannot be read; give good pictures that it has not seen"
         )
     notes = list[str]()
-    rows, names = _recalibrated_rows(judged, manifest, pictures.sources)
+    rows = _recalibrated_rows(judged, manifest, pictures.sources)
     fresh = [one for one in judged.pictures if one.digest not in fitted]
     method = "held out" if len(fresh) == len(judged.pictures) and not lit else before.method
     how = {"method": method, "runtime": session.runtime, "precision": reduced.precision}
@@ -194,8 +193,7 @@ def recalibrate(
         defects = replace(defects, precision=reduced.precision)  # its scores are near the trained model's
     questions = list[str]()
     if fresh:
-        nothing = nothing_shown([one.look for one in fresh], [names[one.digest] for one in fresh])
-        notes, questions = settle(odd(rows, calibration, defects, nothing=nothing))
+        notes, questions = settle(odd(rows, calibration, defects, GoodPictures(fresh, []).seen))
     now, then = (
         np.array([one.values[0] for one in several if not one.is_lost]).T
         for several in (judged.pictures, trained.pictures)
@@ -275,9 +273,9 @@ def _judge_both(
 
 def _recalibrated_rows(
     judged: GoodPictures, manifest: Manifest, sources: Sequence[PictureSource]
-) -> tuple[tuple[Picture, ...], dict[str, str]]:
-    """Rows of the model as the pictures were judged, and the names of these, by hash. Pictures counted wrong
-    count as before, and those that the model did not know are new rows."""
+) -> tuple[Picture, ...]:
+    """Rows of the model as the pictures were judged. Pictures counted wrong count as before, and those that
+    the model did not know are new rows."""
     found, given = {one.digest: one for one in judged.pictures}, relative_names(sources)
     rows = [
         row if row.counted and row.score is None else row.forgotten()
@@ -289,10 +287,9 @@ def _recalibrated_rows(
     again = judge([rows[place] for place, _ in places], np.array([one.values for _, one in places]))
     for (place, _), row in zip(places, again, strict=True):
         rows[place] = row
-    names = {digest: given[one.number] for digest, one in found.items()}
     new = GoodPictures([one for digest, one in found.items() if digest not in place_of], [])
-    new_names = [names[one.digest] for one in new.pictures]
-    return (*rows, *new.rows(new_names, manifest, lambda line: None)), names
+    names = [given[one.number] for one in new.pictures]
+    return (*rows, *new.rows(names, manifest, lambda line: None))
 
 
 def _leave_one_out_run(model: Detector, embed: TorchEmbedFn, group: int, kept: Mapping[str, Tensor]) -> Run:

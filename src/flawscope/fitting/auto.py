@@ -187,7 +187,7 @@ class _Search:
             return f"nothing is tried with {fixed[0]}"
         looks = look_at(self.sources, self.step)
         self.groups = find_parts(
-            looks, self.names, self.groups, pattern=self.options.get("group"), force=True, say=discard
+            looks, self.names, self.groups, pattern=self.options.get("group"), say=discard
         )
         first = {group: i for i, group in reversed([*enumerate(self.groups)]) if looks[i] is not None}
         rng = Stream.TRIALS.rng(self.seed)

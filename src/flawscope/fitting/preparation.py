@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from flawscope.calibration.outliers import odd_looks, refuse
 from flawscope.calibration.parts import PartPattern
 from flawscope.calibration.threshold import DEFAULT_RATE, Rate, parse_false_alarm_rate
 from flawscope.datasets import Dataset, open_dataset
@@ -311,7 +312,8 @@ class _Steps:
         remarks: list[str] = []
         if parts is None:
             looks = look_at(sources, self.step, channels)
-            groups = find_parts(looks, names, groups, pattern=group, force=which.force, say=remarks.append)
+            refuse(odd_looks(looks, names), which.force)
+            groups = find_parts(looks, names, groups, pattern=group, say=remarks.append)
         else:
             groups = [*parts]
         apart = range(len(learnt), len(sources))

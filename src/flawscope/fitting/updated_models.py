@@ -71,7 +71,7 @@ class Job:
         looks = look_at([one.source for one in pictures], self.step, channels)
         names = [one.name for one in pictures]
         pattern = self.old.manifest.facts.get("group")
-        return find_new_parts(looks, names, pattern, force=True, say=self.say)
+        return find_new_parts(looks, names, pattern, say=self.say)
 
 
 # ------------------------------------------------------------------------------------------------- extended

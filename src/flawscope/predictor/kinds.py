@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from flawscope.calibration import kinds
 from flawscope.calibration.kinds import KindClassifier
+from flawscope.calibration.outliers import odd_looks
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.decoding import PictureSource, error_reason, pixel_hash, source_name
 from flawscope.pictures.near_duplicates import Look
-from flawscope.pictures.units import find_new_parts, nothing_shown
+from flawscope.pictures.units import find_new_parts
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results.prediction import Prediction
 from flawscope.views.views import Views
@@ -174,7 +175,7 @@ class LabelledRegions:
 
     def learn(self, predictor: Predictor, error: float) -> LearntKinds:
         pattern = predictor.manifest.facts.get("group")
-        units = find_new_parts(self.looks, self.names, pattern, force=True, say=lambda line: None)
+        units = find_new_parts(self.looks, self.names, pattern, say=lambda line: None)
         first = {pair: k for k, pair in reversed([*enumerate(zip(units, self.kinds, strict=True))])}
         chosen = sorted(first.values())
         labels = [self.kinds[k] for k in chosen]
@@ -194,7 +195,7 @@ class LabelledRegions:
             for name in sorted(counts)
             if name not in classifier.kinds.names
         ]
-        notes += filter(None, [nothing_shown(self.looks, self.names)])
+        notes += [one.line for one in odd_looks(self.looks, self.names)]
         if copies := len(units) - len(chosen):
             notes.append(
                 f"{pluralize(copies, 'picture')} of a part that has another one of the kind: left out"

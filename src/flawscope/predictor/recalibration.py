@@ -17,19 +17,18 @@ from flawscope.calibration.goods import (
     map_values,
     renumber,
 )
-from flawscope.calibration.outliers import odd, settle
+from flawscope.calibration.outliers import Seen, odd, settle
 from flawscope.calibration.power import DefectScores
 from flawscope.errors import ExcludedPictureError, InputError, join_names, pluralize
 from flawscope.pictures.appearance import APPEARANCE_KEY as APPEARANCE
-from flawscope.pictures.appearance import FeatureValues, describe_shifts
 from flawscope.pictures.decoding import PictureSource, error_reason, pixel_hash, source_name
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.near_duplicates import Look
-from flawscope.pictures.units import find_new_parts, nothing_shown
+from flawscope.pictures.units import find_new_parts
 from flawscope.predictor.streaming import stream_predictions
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results.findings import COUNT_WRONG, Finding
-from flawscope.results.prediction import FAR_SHIFT, Prediction
+from flawscope.results.prediction import Prediction
 from flawscope.runtime import Run
 from flawscope.views.light import Light, within_range
 
@@ -43,16 +42,13 @@ RunOf = Callable[[str, Run], Run]
 class GoodPicture(NamedTuple):
     """Good picture as a model judged it.
 
-    number: among those given. digest: hash of its pixels. look: what it is compared by. shifts: how far its
-    appearance is from the pictures learnt from. values: [lights, 3], `Values` in each light, its own first;
-    NaN where its parts are lost or counted wrong.
+    number: among those given. digest: hash of its pixels. values: [lights, 3], `Values` in each light, its
+    own first; NaN where its parts are lost or counted wrong.
     """
 
     number: int
-    source: PictureSource
     digest: str
-    look: Look
-    shifts: FeatureValues
+    seen: Seen
     values: NDArray[np.float64]
 
     @property
@@ -71,13 +67,18 @@ class GoodPictures:
         self, names: Sequence[str], manifest: Manifest, say: Callable[[str], None]
     ) -> tuple[Picture, ...]:
         """New rows for the model: pictures of one part, by its pattern or near-copies, share a unit."""
-        looks, group = [one.look for one in self.pictures], manifest.facts.get("group")
-        units = find_new_parts(looks, names, group, force=True, say=say)
+        looks, group = [one.seen.look for one in self.pictures], manifest.facts.get("group")
+        units = find_new_parts(looks, names, group, say=say)
         plain = [
             Picture(one.digest, CALIBRATION, name, unit)
             for one, name, unit in zip(self.pictures, names, units, strict=True)
         ]
         return renumber(judge(plain, self.values()), manifest.pictures)
+
+    @property
+    def seen(self) -> dict[str, Seen]:
+        """Columns of the pictures by hash, as `odd` takes them."""
+        return {one.digest: one.seen for one in self.pictures}
 
     def values(self) -> NDArray[np.float64]:
         """Values [N, lights, 3], as `goods.judge` takes them."""
@@ -103,7 +104,7 @@ def judge_good(
     """
     how = predictor.manifest.preprocess
     more = how.lights[1:] if lights is None else lights
-    seen: dict[int, tuple[str, Look]] = {}
+    seen: dict[int, tuple[str, Seen]] = {}
 
     def load(number: int) -> tuple[int, Any]:
         source = good[number]
@@ -112,8 +113,9 @@ def judge_good(
             digest = pixel_hash(picture)
             if digest in but:
                 return number, ExcludedPictureError("known")
-            seen[number] = digest, Look.of(how.first_picture(picture))
-            return number, (*predictor.see(source, picture), picture if more else None)
+            views, measured = predictor.see(source, picture)
+            seen[number] = digest, Seen(Look.of(how.first_picture(picture)), measured)
+            return number, (views, measured, picture if more else None)
         except InputError as error:
             return number, error
         except Exception as error:  # also what a reader of pictures does not foresee
@@ -158,8 +160,7 @@ def judge_good(
                     raise one
                 if not _refusal(one):
                     values[k] = map_values(one.score, one.map, predictor.valid_mask(one.geometry))
-            digest, look = seen[number]
-            found[digest] = GoodPicture(number, good[number], digest, look, own.shifts, values)
+            found[seen[number][0]] = GoodPicture(number, *seen[number], values)
     step("calibration", len(good), len(good))
     return GoodPictures([*found.values()], failures)
 
@@ -208,34 +209,14 @@ def recalibrate(
         "promised": True,
     }
     calibration = calibrate(pictures, **how_scored)
-    found = odd(
-        pictures,
-        calibration,
-        DefectScores.from_facts(predictor.manifest.facts),
-        before=before,
-        left_out=left_out,
-        nothing=nothing_shown([one.look for one in every], names),
-        unlike=_unlike([(one, name) for one, name in zip(every, names, strict=True) if not one.is_lost]),
-    )
-    more, questions = settle(found, force)
+    defects, appearance = DefectScores.from_facts(predictor.manifest.facts), predictor.appearance
+    told = {"before": before, "appearance": appearance, "left_out": left_out}
+    more, questions = settle(odd(pictures, calibration, defects, judged.seen, **told), force)
     new = predictor.with_calibration(calibration, *notes, *more)
     facts = dict(new.manifest.facts)
-    if predictor.appearance is not None:  # pictures like these are expected from now on
-        facts[APPEARANCE] = predictor.appearance.widen(one.shifts for one in usable).to_dict()
+    if appearance is not None:  # pictures like these are expected from now on
+        facts[APPEARANCE] = appearance.widen(appearance.shifts(one.seen.measured) for one in usable).to_dict()
     manifest = replace(new.manifest, pictures=pictures, facts=facts).asking(*questions)
     new = type(predictor)(replace(predictor.artefact, manifest=manifest), predictor.session)
     new.failures = failures
     return new
-
-
-def _unlike(pictures: Sequence[tuple[GoodPicture, str]]) -> str | None:
-    """Line on pictures that are unlike those learnt from, as a whole; None: there are none."""
-    far = [
-        (one.shifts, name) for one, name in pictures if one.shifts and max(map(abs, one.shifts)) > FAR_SHIFT
-    ]
-    if not far:
-        return None
-    return (
-        f"unlike the pictures learnt from ({describe_shifts([shifts for shifts, _ in far])}), from now on "
-        f"expected: {join_names([name for _, name in far])}"
-    )
