@@ -45,11 +45,13 @@ class Odd(NamedTuple):
 
 class Seen(NamedTuple):
     """Columns of a new picture's row that no file keeps: what it is compared by, its appearance as a whole,
-    and features [C, D] of the cells of a grid on it; None or empty: not known."""
+    features [C, D] of the cells of a grid on it, and the picture in grey and small (`Preprocess.small`); None
+    or empty: not known."""
 
     look: Look | None = None
     measured: FeatureValues = ()
     cells: NDArray[np.float32] | None = None
+    small: NDArray[np.float32] | None = None
 
 
 NOTHING_SEEN: Mapping[str, Seen] = MappingProxyType({})

@@ -46,6 +46,7 @@ from flawscope.pictures.listing import relative_names
 from flawscope.pictures.units import find_parts, group_numbers
 from flawscope.predictor import Predictor, read_manifest
 from flawscope.progress import ProgressCallback, ignore_progress
+from flawscope.views.preprocess import Preprocess
 
 MIN_PARTS = 12  # good parts to try by: of more than ten PatchCore puts no turned copies in its bank
 BATCH = 8  # pictures that are judged between two looks at the clock
@@ -185,7 +186,7 @@ class _Search:
         """Why nothing can be tried; None: something can."""
         if fixed := [name for name in NOT_TRIED if self.options.get(name)]:
             return f"nothing is tried with {fixed[0]}"
-        looks = look_at(self.sources, self.step)
+        looks = look_at(self.sources, self.step, Preprocess())
         self.groups = find_parts(
             looks, self.names, self.groups, pattern=self.options.get("group"), say=discard
         )

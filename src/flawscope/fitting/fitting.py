@@ -183,7 +183,7 @@ def partial_fit(
     channels = manifest.preprocess.channels
     seen_first = survey(sources, None if channels is None else manifest.preprocess.decode)
     pattern = stored_part_pattern(manifest)
-    looks, remarks = look_at(sources, step, channels), list[str]()
+    looks, remarks = look_at(sources, step, manifest.preprocess), list[str]()
     if pattern is None and group is None:
         numbers = find_new_parts(looks, reader.names, parts, say=remarks.append)
     else:

@@ -235,7 +235,7 @@ def update(
         )
     if not force:
         usable_good = [one for one in usable if one.good and (one.learn or one.drawn)]
-        looks = look_at([one.source for one in usable_good], step, old.manifest.preprocess.channels)
+        looks = look_at([one.source for one in usable_good], step, old.manifest.preprocess)
         refuse(odd_looks(looks, [one.name for one in usable_good]), force)
     rest = [one for one in usable if one.number not in unsure]
     wanted = [one for one in rest if one.learn]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flawscope.calibration.outliers import odd_looks, refuse
+from flawscope.calibration.outliers import Seen, odd_looks, refuse
 from flawscope.calibration.parts import PartPattern
 from flawscope.calibration.threshold import DEFAULT_RATE, Rate, parse_false_alarm_rate
 from flawscope.datasets import Dataset, open_dataset
@@ -24,12 +24,10 @@ from flawscope.fitting.training_pictures import (
     Reader,
     SeenDefects,
     Survey,
-    decoded_or_none,
     learn_normalization,
     learn_part_finding,
-    learn_pose_reference,
-    look_at,
     read_defects,
+    see_pictures,
     seen_defect_pairs,
     split_sources,
     survey,
@@ -49,6 +47,7 @@ from flawscope.pictures.form import size_text
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.units import find_parts
 from flawscope.progress import Detail, ProgressCallback, ignore_progress
+from flawscope.views.congealing import learn_reference
 from flawscope.views.light import check_range
 from flawscope.views.pose import PoseKind
 from flawscope.views.preprocess import Preprocess
@@ -216,7 +215,8 @@ def prepare(
 class _Pictures(NamedTuple):
     """Good pictures, and what is known before they are read. reserved: numbers of those that the data set
     sets apart. groups: of each; views: of a part by `pattern`, on average. pairs: seen defects and masks.
-    remarks: on the groups."""
+    remarks: on the groups. preprocess: of the pictures, before frames are found. small: those that can be
+    read, where parts are found in them."""
 
     sources: list[PictureSource]
     names: list[str]
@@ -227,8 +227,9 @@ class _Pictures(NamedTuple):
     pattern: PartPattern | None
     pairs: list[tuple[PictureSource, list[PictureSource]]]
     surveyed: Survey
-    channels: Channels | None
     remarks: list[str]
+    preprocess: Preprocess
+    small: list[NDArray[np.float32]]
 
 
 class _Frames(NamedTuple):
@@ -309,9 +310,16 @@ class _Steps:
         channels = Channels.of(channels, sources) if isinstance(channels, str) else channels
         seen = survey(sources, None if channels is None else channels.read)
         check_region(self.how.roi, sources, names, seen.sizes)
-        remarks: list[str] = []
+        remarks, aligned = list[str](), self.how.align != "none" and not self.how.several
+        lens = self.how.undistort
+        if lens is not None and not isinstance(lens, Undistortion):
+            lens = Undistortion.read(lens)
+        preprocess = Preprocess.of_levels(seen.levels, undistort=lens, channels=channels)
+        shown = list[Seen]()
+        if parts is None or aligned:
+            shown = see_pictures(sources, self.step, preprocess, small=aligned)
         if parts is None:
-            looks = look_at(sources, self.step, channels)
+            looks = [one.look for one in shown]
             refuse(odd_looks(looks, names), which.force)
             groups = find_parts(looks, names, groups, pattern=group, say=remarks.append)
         else:
@@ -319,32 +327,25 @@ class _Steps:
         apart = range(len(learnt), len(sources))
         for line in (*remarks, *seen.remarks):
             self.say(line)
-        return _Pictures(
-            sources, names, apart, category, groups, views, pattern, pairs, seen, channels, remarks
-        )
+        small = [one.small for one in shown if one.small is not None]
+        known = (sources, names, apart, category, groups, views, pattern, pairs, seen, remarks)
+        return _Pictures(*known, preprocess, small)
 
     def find_frames(self, pictures: _Pictures) -> _Frames:
-        how, sources, levels = self.how, pictures.sources, pictures.surveyed.levels
-        lens = how.undistort
-        if lens is not None and not isinstance(lens, Undistortion):
-            lens = Undistortion.read(lens)
-        preprocess = Preprocess.of_levels(levels, undistort=lens, channels=pictures.channels)
+        how, preprocess = self.how, pictures.preprocess
         kind: PoseKind | None = None
         chosen = None
         if how.align != "auto":
             kind = None if how.align == "none" else how.align
         else:  # as `fit --auto` proposes it, with frames alone
-            read = (decoded_or_none(source, preprocess.decode) for source in sources)
-            kind = next(
-                iter(poses_that_vary([preprocess.small(one) for one in read if one is not None])), None
-            )
+            kind = next(iter(poses_that_vary(pictures.small)), None)
             self.say(chosen := f"align auto: {kind or 'none'}, as the parts lie in the good pictures")
         if kind is None:
             return _Frames(preprocess, None, chosen)
-        learnt = learn_part_finding(sources, preprocess, kind) if how.several else None
+        learnt = learn_part_finding(pictures.sources, preprocess, kind) if how.several else None
         if learnt is not None:
             self.say(learnt.describe())
-        reference = learn_pose_reference(sources, preprocess, kind) if learnt is None else learnt.reference
+        reference = learn_reference(pictures.small, kind) if learnt is None else learnt.reference
         told = reference.describe()
         self.say(Detail(told) if np.isfinite(reference.errors).all() else told)
         several = None if learnt is None else learnt.settings

@@ -67,8 +67,7 @@ class Job:
 
     def part_units(self, pictures: Sequence[ReviewedPicture]) -> list[int]:
         """Units of pictures: by the model's pattern where it fits their names, or else near-copies."""
-        channels = self.old.manifest.preprocess.channels
-        looks = look_at([one.source for one in pictures], self.step, channels)
+        looks = look_at([one.source for one in pictures], self.step, self.old.manifest.preprocess)
         names = [one.name for one in pictures]
         pattern = self.old.manifest.facts.get("group")
         return find_new_parts(looks, names, pattern, say=self.say)
