@@ -364,7 +364,7 @@ def real_model():
     model = Model(config, backbone)
     images = torch.rand(8, 3, 64, 96, generator=torch.Generator().manual_seed(16))
     with torch.inference_mode():
-        parts = model.embed(images).split(model.patches, dim=1)
+        parts = model.parts(model.embed(images))
         for view, part in zip(model.views, parts, strict=True):
             view.set_bank(part.flatten(0, 1)[::5] + random(1, view.embedding.width, seed=17))
         model.normal.copy_(torch.tensor([5.0, 2.0, 6.0, 3.0]) * torch.arange(1, 1 + len(parts))[:, None])
