@@ -44,7 +44,7 @@ def test_pictures_whose_names_tell_no_part_are_joined_whatever_others_tell():
     names = ["p0_a", "p0_b", "p1_a", "p9_b", "x1", "x2", "y1", "y2"]  # p1 and p9 are believed
     said = []
     groups = group_numbers(names, r"p\d")
-    found = find_parts(looks, names, groups, pattern=r"p\d", force=False, say=said.append)
+    found = find_parts(looks, names, groups, pattern=r"p\d", say=said.append)
     assert found == [0, 0, 1, 2, 3, 3, 4, 4]
     assert "p1_a, p9_b, although their names tell different parts" in said[0]
     assert "4 pictures are nearly the same as others, such as x1, x2; counted as 5 parts" in said[1]

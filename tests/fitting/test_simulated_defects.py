@@ -241,7 +241,7 @@ def test_a_method_may_leave_out_in_its_own_way(good):
     model, asked = Difference(good), []
 
     class OwnWay(LeaveOut):
-        def score(self, group, features, inside, position=0):
+        def score(self, group, features, inside):
             assert features.shape == (3, SIDE, SIDE)
             asked.append(group)
             return torch.full((1,), 7.0), torch.zeros(1, SIDE, SIDE)
@@ -301,7 +301,7 @@ def test_the_found_defects_bound_sizes(good, at):
     """The map doubts 4 x 4 pixels wherever the defect lies; where these reach the edge, nothing is known."""
 
     class Square(LeaveOut):
-        def score(self, group, features, inside, position=0):
+        def score(self, group, features, inside):
             values = torch.zeros(1, SIDE, SIDE)
             values[0, at : at + 4, 30:34] = 1
             return torch.full((1,), 7.0), values

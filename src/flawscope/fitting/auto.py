@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from flawscope.artefact.model_file import Artefact
 from flawscope.calibration.goods import Picture
+from flawscope.calibration.streams import Stream
 from flawscope.calibration.tried import GIVEN, MIN_GAIN, NO_TIME, TRIED, TRYING, Scored, Trial
 from flawscope.calibration.tried import Choice as Choice
 from flawscope.datasets import Dataset, open_dataset
@@ -37,7 +38,7 @@ from flawscope.fitting.training_pictures import (
     look_at,
     split_sources,
 )
-from flawscope.fitting.trial_pictures import STREAM, SimulatedPatch, Stage, make_stages
+from flawscope.fitting.trial_pictures import SimulatedPatch, Stage, make_stages
 from flawscope.methods.feature_memory import FeatureMemory
 from flawscope.methods.features.backbone import import_timm
 from flawscope.pictures.decoding import PictureSource, decode, pixel_hash, to_eight_bits
@@ -45,6 +46,7 @@ from flawscope.pictures.listing import relative_names
 from flawscope.pictures.units import find_parts, group_numbers
 from flawscope.predictor import Predictor, read_manifest
 from flawscope.progress import ProgressCallback, ignore_progress
+from flawscope.views.preprocess import Preprocess
 
 MIN_PARTS = 12  # good parts to try by: of more than ten PatchCore puts no turned copies in its bank
 BATCH = 8  # pictures that are judged between two looks at the clock
@@ -52,7 +54,7 @@ FIRST = 0.25  # share of the time for the settings as given: if it takes longer,
 RESERVE = 1.25  # times the time that a fit is expected to take
 LOOKED_AT = 24  # pictures that settings are proposed from
 # Options that say how large pictures are seen, and by what
-SEEN = ("size", "tile", "scale", "min_defect", "crop", "preset", "backbone", "layers", "count", "ratio")
+SEEN = ("size", "tile", "scale", "min_defect", "crop", "preset", "backbone", "count", "ratio")
 # Options of a fit that change nothing of what is tried
 WITHOUT_EFFECT = ("device", "samples", "check", "force", "drop_suspects")
 # Options of a fit that leave nothing to try, or for which pictures are not as they lie in the file
@@ -184,12 +186,12 @@ class _Search:
         """Why nothing can be tried; None: something can."""
         if fixed := [name for name in NOT_TRIED if self.options.get(name)]:
             return f"nothing is tried with {fixed[0]}"
-        looks = look_at(self.sources, self.step)
+        looks = look_at(self.sources, self.step, Preprocess())
         self.groups = find_parts(
-            looks, self.names, self.groups, pattern=self.options.get("group"), force=True, say=discard
+            looks, self.names, self.groups, pattern=self.options.get("group"), say=discard
         )
         first = {group: i for i, group in reversed([*enumerate(self.groups)]) if looks[i] is not None}
-        rng = np.random.default_rng([self.seed, STREAM])
+        rng = Stream.TRIALS.rng(self.seed)
         self.order = [int(i) for i in rng.permutation(sorted(first.values()))]  # one of each part
         if len(self.order) < MIN_PARTS:
             return f"{pluralize(len(self.order), 'good part')} are too few to choose by"
@@ -224,7 +226,7 @@ class _Search:
 
     def _search(self) -> tuple[Recipe, str]:
         given = Recipe()
-        rng = np.random.default_rng([self.seed, STREAM])
+        rng = Stream.TRIALS.rng(self.seed)
         shuffled = [self.given_sources[int(i)] for i in rng.permutation(len(self.given_sources))]
         first, second = make_stages(self.load, self.order, shuffled, self.seed, self.can_simulate)
         import_timm()  # takes seconds, which are not of the first setting
@@ -412,4 +414,6 @@ def _given_defects(seen: SeenDefects, images: Images, seed: int, say: Say) -> li
     if str(seen).strip() == "0":
         return []
     dataset = images if isinstance(images, Dataset) else None
-    return [item.path for item in choose_seen(seen, dataset, seed, say, masked=False)]
+    return [
+        item.path for item in choose_seen(seen, dataset, Stream.SEEN_DEFECTS.rng(seed), say, masked=False)
+    ]

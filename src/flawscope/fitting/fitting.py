@@ -22,7 +22,7 @@ from flawscope.artefact.model_file import (
     unpack_images,
 )
 from flawscope.calibration.goods import Picture, calibrate, renumber
-from flawscope.calibration.outliers import odd, settle
+from flawscope.calibration.outliers import Seen, odd, settle
 from flawscope.calibration.power import SIMULATED_DEFECTS, DefectScores
 from flawscope.calibration.size_bounds import SIZE_BOUNDS
 from flawscope.datasets import open_dataset
@@ -48,7 +48,6 @@ from flawscope.methods.detector import Detector
 from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import Budget, Fitted, LeaveOut, Task
-from flawscope.pictures.apart import find_apart
 from flawscope.pictures.appearance import APPEARANCE_KEY as APPEARANCE
 from flawscope.pictures.appearance import AppearanceRange
 from flawscope.pictures.form import SIZES_KEY, extreme_sizes, known_sizes
@@ -184,12 +183,12 @@ def partial_fit(
     channels = manifest.preprocess.channels
     seen_first = survey(sources, None if channels is None else manifest.preprocess.decode)
     pattern = stored_part_pattern(manifest)
-    looks, remarks = look_at(sources, step, channels), list[str]()
+    looks, remarks = look_at(sources, step, manifest.preprocess), list[str]()
     if pattern is None and group is None:
-        numbers = find_new_parts(looks, reader.names, parts, force=True, say=remarks.append)
+        numbers = find_new_parts(looks, reader.names, parts, say=remarks.append)
     else:
         numbers = told_parts(reader.names, group, pattern)
-        numbers = find_parts(looks, reader.names, numbers, pattern=parts, force=True, say=remarks.append)
+        numbers = find_parts(looks, reader.names, numbers, pattern=parts, say=remarks.append)
     for line in remarks:
         say(line)
     task = Task(
@@ -254,13 +253,9 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
     notes, questions = _notes(fitted, reader, found, prepared.method, old), list[str]()
     if old is None:
         good = _good_pictures(fitted)
-        apart = find_apart(
-            _cells(view_fit, views, good),
-            [reader.measured.get(i, ()) for i in good],
-            [task.groups[i] for i in good],
-        )
-        names = [[reader.names[good[place]] for place in several] for several in apart]
-        more, questions = settle(odd(pictures, calibration, found, apart=names), prepared.force)
+        cells = dict(zip(good, _cells(view_fit, views, good), strict=True))
+        seen = {reader.hashes[i]: Seen(None, reader.measured.get(i, ()), cells[i]) for i in good}
+        more, questions = settle(odd(pictures, calibration, found, seen), prepared.force)
         notes += more
     if found is not None and how.lights[1:]:
         unlit = found.with_calibration(calibrate(plain, task.rate, **said))

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from flawscope.calibration.streams import Stream
 from flawscope.pictures.decoding import PictureSource
 from flawscope.synthesis import DefectScale, Foreground, simulate_defect
 
-STREAM = 67  # of random numbers: part of their seed
 LEARNT, LEFT_OUT = (24, 48), (16, 24)  # pictures learnt from, and left out, at most, in each stage
 LEFT_OUT_SHARE = 4  # one of so many, at most, in each
 SIMULATED = 24, 48  # defects in each
@@ -71,8 +71,7 @@ def make_stages(
         stage = Stage([*learnt[k]], [*left_out[k]], [*own])
         if part is not None:
             stage.simulated = [
-                _simulate(load, stage, part, n, np.random.default_rng([seed, STREAM, k, n]))
-                for n in range(SIMULATED[k])
+                _simulate(load, stage, part, n, Stream.TRIALS.rng(seed, k, n)) for n in range(SIMULATED[k])
             ]
         stages.append(stage)
     return stages[0], stages[1]
