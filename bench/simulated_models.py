@@ -18,9 +18,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import auto
 import common
-import numpy as np
 from common import Cell, Record
 
 LEARNT, LEFT_OUT = 32, 12  # good pictures, at most
@@ -111,6 +112,10 @@ def counts(sizes: Sequence[str], found: np.ndarray) -> dict[str, list[int]]:
     }
 
 
+def total(found: Mapping[str, Sequence[int]]) -> str:
+    return "{} of {}".format(*map(sum, zip(*found.values(), strict=True)))
+
+
 def agreement(cells: Mapping[str, Cell], least: float) -> Cell:
     """Pairs of models of a product that simulated defects tell apart by `least` or more, in AUROC: how often
     the one that they prefer is better on real ones, too, and what it gains there."""
@@ -152,9 +157,8 @@ def main() -> int:
             found = record.attempt(name, lambda root=root, name=name: measure(root(), name in TURNED))
             cells |= {} if found is None else {name: found}
     common.print_table("simulated and real", [
-        {"product": product, "model": name,
-         **{f"{kind} {what}": "{} of {}".format(*map(sum, zip(*model[f"{kind} found"].values(), strict=True)))
-            if what == "found" else model[kind] for kind in ("simulated", "real") for what in ("AUROC", "found")}}
+        {"product": product, "model": name, "simulated": model["simulated"], "real": model["real"],
+         "simulated found": total(model["simulated found"]), "real found": total(model["real found"])}
         for product, cell in cells.items() for name, model in cell["models"].items()
     ])  # fmt: skip
     common.print_table("pairs of models", [agreement(cells, least) for least in (0.0, 0.02, 0.05, 0.1)])

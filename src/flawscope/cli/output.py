@@ -400,8 +400,8 @@ def batch_line(batch: Mapping[str, Any]) -> str:
     of = f"of {pluralize(batch['pictures'], 'picture')}"
     if batch["defective"]:
         return (
-            f"{batch['defective']} {of} can be called defective, those of p {batch['p_value']:.3g} or less: on "
-            f"average at most {batch['rate']:.1%} of them are good (if each picture shows a part of its own)"
+            f"{batch['defective']} {of} can be called defective, those of p {batch['p_value']:.3g} or less: "
+            f"on average at most {batch['rate']:.1%} of them are good, if each picture shows another part"
         )
     if not batch["promised"]:
         return "the model promises nothing: no picture can be called defective at a false discovery rate"

@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
             predictor = predictor.with_product(name, one.with_scale(scale))
     summary, stream = output.Summary(predictor), common.stream_of(predictor, args.product)
     if args.false_discovery_rate is not None and summary.parts:
-        raise InputError("--false-discovery-rate is of pictures, and the model decides on parts: leave it out")
+        raise InputError("--false-discovery-rate is of pictures, the model decides on parts: leave it out")
     if args.tolerances:
         summary.tolerances = Tolerances.read(Path(args.tolerances))
         stream = tolerating(predictor, stream, summary.tolerances)

@@ -22,11 +22,11 @@ from flawscope.runtime import onnx_file, router_archive
 from flawscope.runtime.session import (
     Describe,
     Engine,
+    ExportedDescriptors,
     ExportedSession,
     Run,
     Runner,
     Session,
-    ExportedDescriptors,
 )
 
 
