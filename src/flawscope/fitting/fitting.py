@@ -251,7 +251,7 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
         if check and calibration.promised
         else None
     )
-    notes, questions = _notes(fitted, reader, found, prepared.method, old), list[str]()
+    notes, questions = _notes(fitted, reader, found, old), list[str]()
     if old is None:
         good = _good_pictures(fitted)
         apart = find_apart(
@@ -310,9 +310,7 @@ def _table(rows: Mapping[int, Picture], reader: Reader) -> list[Picture]:
     return [*rows.values(), *(Picture(digest, "seen", name) for digest, name in reader.defects.items())]
 
 
-def _notes(
-    fitted: Fitted, reader: Reader, found: DefectScores | None, method: Method, old: Artefact | None
-) -> list[str]:
+def _notes(fitted: Fitted, reader: Reader, found: DefectScores | None, old: Artefact | None) -> list[str]:
     notes = list(fitted.notes)
     if fitted.dropped:
         notes.append(
@@ -326,12 +324,8 @@ def _notes(
         notes.append("what it finds of simulated defects was not measured after the model was extended")
     if old is not None and old.manifest.kinds is not None:
         notes.append("it names no kinds of defects since it was extended: run `flawscope kinds` again")
-    if found is not None and (warning := found.warning()) is not None:
-        steps = "more --steps or --minutes, " if method.learns_in_steps else ""
-        notes.append(f"{warning}: give {steps}more good pictures, or a larger --size")
-    elif found is not None and (warning := found.small_warning()) is not None:
-        preset = "--preset accurate, " if "accurate" in method.presets else ""
-        notes.append(f"{warning}: if these matter, give {preset}a larger --size, or --min-defect")
+    if found is not None and (remark := found.remark()) is not None:
+        notes.append(remark)
     return notes
 
 
