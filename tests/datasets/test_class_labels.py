@@ -150,6 +150,50 @@ def test_defects_of_any_split_are_for_the_test(tmp_path):
     assert counts == {"train": [False], "validation": [False], "test": [True, True, True, False]}
 
 
+def coco(path, names, kinds):
+    """A COCO file; kinds: of the mark in each picture, None: it has none."""
+    words = sorted({*kinds} - {None})
+    images = [{"id": k, "file_name": name, "width": 8, "height": 8} for k, name in enumerate(names)]
+    marks = [
+        {"id": k, "image_id": k, "category_id": words.index(kind), "bbox": [1, 1, 3, 3], "area": 9}
+        for k, kind in enumerate(kinds)
+        if kind is not None
+    ]
+    categories = [{"id": k, "name": word} for k, word in enumerate(words)]
+    path.write_text(json.dumps({"images": images, "annotations": marks, "categories": categories}))
+
+
+@pytest.mark.parametrize("splits", [("",), ("train", "valid", "test")])
+def test_pictures_of_all_kinds_in_one_folder_are_a_question(tmp_path, save, splits):
+    """By the marks of a labelling tool: what is marked is no good picture, unless its kind says so."""
+    root, kinds = tmp_path / "parts", ["scratch", "dent", None, None, None]
+    for split in splits:
+        names = [f"{split}{k}.png" for k in range(len(kinds))]
+        for name in names:
+            save(root / split / name)
+        coco(root / split / "_annotations.coco.json", names, kinds)
+    count = len(splits)
+    with pytest.raises(InputError) as asked:
+        open_dataset(root)
+    for words in (f"dent ({count}, not good by _annotations", f"unmarked ({3 * count}, nothing is said)"):
+        assert words in str(asked.value)
+    found = open_dataset(root, good="unmarked")
+    assert {item.kind for item in found.test if item.anomalous} == {"scratch", "dent"}
+    assert all(item.masks for item in found.test if item.anomalous)
+    assert len(found.train) + len(found.validation) + sum(not i.anomalous for i in found.test) == 3 * count
+    assert len(found.validation) == (3 if count == 3 else 0)
+    assert len(open_dataset(root, good="all").train) == 5 * count
+
+
+def test_marks_whose_kind_says_good_tell_too(tmp_path, save):
+    names = [f"{k}.png" for k in range(8)]
+    for name in names:
+        save(tmp_path / "parts" / name)
+    coco(tmp_path / "parts/labels.json", names, ["good"] * 6 + ["scratch"] * 2)
+    found = open_dataset(tmp_path / "parts")
+    assert [item.kind for item in found.test if item.anomalous] == ["scratch"] * 2
+
+
 def test_a_list_of_excel_needs_its_library_and_is_not_missed(tmp_path, monkeypatch, bench):
     files = {**dict.fromkeys(bench.NAMES), "l.xlsx": bench.sheet(["ok"] * 20 + ["nok"] * 12)}
     root = build(tmp_path, files)

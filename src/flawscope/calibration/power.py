@@ -141,8 +141,8 @@ class DefectScores:
             if count >= MIN_DEFECTS and high < MIN_DETECTION_RATE:
                 of = f"{count} clear simulated defects of {' and '.join(sizes)} size"
                 return (
-                    f"of {of} it finds {found} (95 %: {low:.0%} to {high:.0%}); real ones may be easier or harder to find: `evaluate` tells "
-                    "by pictures of some"
+                    f"of {of} it finds {found} (95 %: {low:.0%} to {high:.0%}); real ones may be easier "
+                    "or harder to find: `evaluate` tells by pictures of some"
                 )
         return None
 
