@@ -25,7 +25,7 @@ import common
 from common import Cell, Record
 
 LEARNT, LEFT_OUT = 32, 12  # good pictures, at most
-MOST = 60  # real defects of a product
+MOST = 40  # real defects of a product
 SEED = 81
 MODELS: dict[str, dict[str, Any]] = {
     "96 px": {"size": "96"},

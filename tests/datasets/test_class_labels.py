@@ -194,6 +194,15 @@ def test_marks_whose_kind_says_good_tell_too(tmp_path, save):
     assert [item.kind for item in found.test if item.anomalous] == ["scratch"] * 2
 
 
+def test_good_ones_in_a_folder_and_in_one_below_are_good(tmp_path, save):
+    for name in ("Gut/1.png", "Gut/2.png", "Gut/Gut/3.png"):
+        save(tmp_path / "bilder" / name)
+    assert len(open_dataset(tmp_path / "bilder").train) == 3
+    save(tmp_path / "bilder/4.png")  # which says nothing
+    with pytest.raises(InputError, match="which folders hold good pictures"):
+        open_dataset(tmp_path / "bilder")
+
+
 def test_a_list_of_excel_needs_its_library_and_is_not_missed(tmp_path, monkeypatch, bench):
     files = {**dict.fromkeys(bench.NAMES), "l.xlsx": bench.sheet(["ok"] * 20 + ["nok"] * 12)}
     root = build(tmp_path, files)

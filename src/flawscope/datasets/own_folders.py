@@ -214,7 +214,8 @@ def refuse_unknown(
     for above, names in sorted(inside.items(), key=lambda entry: (len(entry[0]), entry[0])):
         said, unknown = {says_good(name) for name in names}, [n for n in names if says_good(n) is None]
         beside = len(names) > 1 or counts[above] > 0
-        is_mixed = True in said and (unknown or counts[above] > 0)
+        bare = counts[above] > 0 and not any(map(says_good, (category_of(root), *above)))
+        is_mixed = True in said and (unknown or bare)
         if (
             one_may_negate(names)
             or False in said

@@ -319,7 +319,11 @@ def _notes(fitted: Fitted, reader: Reader, found: DefectScores | None, old: Arte
             "the false-alarm rate holds for pictures like those that stayed"
         )
     if reader.copies:
-        notes.append(f"counted once: {pluralize(len(reader.copies), 'picture')} that are copies of others")
+        first = {digest: i for i, digest in sorted(reader.hashes.items(), reverse=True)}
+        pairs = [(reader.names[i], reader.names[first[reader.hashes[i]]]) for i in reader.copies]
+        example = next((f", such as {copy} of {other}" for copy, other in pairs if copy != other), "")
+        count = pluralize(len(pairs), "picture")
+        notes.append(f"counted once: {count} that are copies of others{example}")
     if found is None and old is not None and SIMULATED_DEFECTS in old.manifest.facts:
         notes.append("what it finds of simulated defects was not measured after the model was extended")
     if old is not None and old.manifest.kinds is not None:
