@@ -185,6 +185,32 @@ def test_pictures_of_all_kinds_in_one_folder_are_a_question(tmp_path, save, spli
     assert len(open_dataset(root, good="all").train) == 5 * count
 
 
+def test_a_list_without_a_header_tells_by_its_only_words(tmp_path, save):
+    """As makesense.ai exports boxes."""
+    for k in range(6):
+        save(tmp_path / f"parts/{k}.png")
+    rows = [f"scratch,2,2,3,3,{k}.png,8,8" for k in range(2)]
+    (tmp_path / "parts/labels_my-project-name.csv").write_text("\n".join(rows))
+    with pytest.raises(InputError, match=r"scratch \(2, by labels_my"):
+        open_dataset(tmp_path / "parts")
+    found = open_dataset(tmp_path / "parts", good=".")
+    assert [item.kind for item in found.test if item.anomalous] == ["scratch"] * 2
+
+
+def test_marks_of_a_split_set_are_no_question_where_a_list_tells_each(tmp_path, save):
+    for split in ("train", "valid"):
+        for k in range(4):
+            save(tmp_path / "parts" / split / f"{split}{k}.png")
+        rows = [f"{split}{k}.png, {int(k == 0)}, {int(k > 0)}" for k in range(4)]
+        (tmp_path / "parts" / split / "_classes.csv").write_text("\n".join(["filename, dent, good", *rows]))
+    found = open_dataset(tmp_path / "parts")
+    assert [len(one) for one in found.splits.values()] == [3, 3, 2]
+    (tmp_path / "video").mkdir()
+    (tmp_path / "video/a.mp4").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"only 1 \.mp4; .*of a video take single pictures"):
+        open_dataset(tmp_path / "video")
+
+
 def test_marks_whose_kind_says_good_tell_too(tmp_path, save):
     names = [f"{k}.png" for k in range(8)]
     for name in names:

@@ -365,7 +365,7 @@ def run_facts(
             "promised": one.promised,
         }
     own: dict[str, Any] = {f"{kind}s": each} if kind else each[""]
-    promises = [f"{name}: {one.promise()}" if kind else one.promise() for name, one in known.items()]
+    promises = [f"{name}: {one.brief()}" if kind else one.brief() for name, one in known.items()]
     return {
         "model": os.path.basename(args.model),
         "category": ", ".join(name if kind else one.category for name, one in manifests.items()),

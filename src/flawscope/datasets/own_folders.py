@@ -38,7 +38,14 @@ from flawscope.pictures.folder_words import (
     says_only_bad,
     sorts_good,
 )
-from flawscope.pictures.listing import known_formats, natural_key, pictures_in, subfolder, subfolders
+from flawscope.pictures.listing import (
+    known_formats,
+    natural_key,
+    not_pictures_in,
+    pictures_in,
+    subfolder,
+    subfolders,
+)
 from flawscope.pictures.mask_files import MASK_FOLDERS, fold, is_mask_folder, is_picture_folder
 from flawscope.pictures.name_words import PictureClass
 
@@ -51,21 +58,26 @@ def open_bare(root: Path, settings: SplitSettings) -> Dataset:
     signs of a split or of defects is refused, not trained on."""
     paths = pictures_in(root)
     if not paths:
-        raise InputError(f"{root}: no pictures and no known layout; known formats: {known_formats()}")
+        others = Counter(path.suffix.lower() for path in not_pictures_in(root) if path.suffix)
+        there = join_names([f"{n} {suffix}" for suffix, n in others.most_common(3)])
+        raise InputError(
+            f"{root}: no pictures and no known layout{f', only {there}' if there else ''}; known formats: "
+            f"{known_formats()}; of a video take single pictures"
+        )
     if category_of(root).casefold() in MASK_FOLDERS:
         raise InputError(f"{root}: a folder of masks, by its name; give the folder that holds it")
     folders = [path.relative_to(root).parent.parts for path in paths]
-    if all(map(split_of, folders)) and any(len(parts) > 1 for parts in folders):
-        raise split_question(root, paths)
     labels = read_class_labels(root, paths, by_marks=True)
+    if labels.is_complete:
+        return _open_told(root, labels, settings)
+    if all(map(split_of, folders)) and len({_kind_folders(parts) for parts in folders}) > 1:
+        raise split_question(root, paths)
     if all(map(split_of, folders)) and labels.is_doubtful():  # the marks tell, or nobody does
         raise labels.question(root, NAME_GOOD)
     if any(map(split_of, folders)):
         hint = next("/".join(parts) for parts in folders if split_of(parts))
         reason = "the name hints at a split, but the folders around it follow no known layout"
         raise InputError(f"{root / hint}: {reason}; make it train/good and test/KIND, or good beside bad")
-    if labels.is_complete:
-        return _open_told(root, labels, settings)
     refuse_unknown(root, paths, labels=labels)
     return _all_good(root, paths)
 
@@ -266,10 +278,12 @@ def refuse_unknown_names(
 
 def split_question(root: Path, paths: Iterable[Path]) -> InputError:
     """The question which kinds of a split data set are good."""
-    folders = (path.relative_to(root).parts[:-1] for path in paths)
-    return _question(
-        root, Counter(tuple(name for name in parts if not split_of([name])) for parts in folders)
-    )
+    return _question(root, Counter(_kind_folders(path.relative_to(root).parts[:-1]) for path in paths))
+
+
+def _kind_folders(folders: Sequence[str]) -> tuple[str, ...]:
+    """Folders without those that tell a split."""
+    return tuple(name for name in folders if split_of([name]) is None)
 
 
 def _question(root: Path, counts: Mapping[tuple[str, ...], int], remedy: str = NAME_GOOD) -> InputError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from flawscope.evaluation.report.words import (
     pose_facts,
     score_facts,
     size_text,
+    time_text,
 )
 from flawscope.evaluation.result import EvaluatedPicture
 from flawscope.pictures.channels import first_view
@@ -148,12 +148,12 @@ def _row_entry(row: ResultRow, common: str, found: Prediction | None, layers: La
 
 
 def _run_facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    made = ("made", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()))
     keys = ("model", "method", "category", "score_threshold", "mask_threshold", "seconds", "flawscope")
-    known = {key.replace("_", " "): str(facts[key]) for key in keys if facts.get(key)}
+    given = {key.replace("_", " "): facts[key] for key in keys if facts.get(key)}
+    known = {key: f"{one:.4g}" if isinstance(one, float) else str(one) for key, one in given.items()}
     if rules := facts.get("tolerances"):
         known["tolerances"] = f"version {rules['version']}, SHA-256 {rules['sha256']}"
-    return [made, *((key, printable(text)) for key, text in known.items())]
+    return [("made", time_text()), *((key, printable(text)) for key, text in known.items())]
 
 
 # ------------------------------------------------------------------------------------------ how data is read

@@ -61,6 +61,11 @@ def range_text(low: float, high: float) -> str:
     return f"{percent(low)[:-2]} to {percent(high)}"
 
 
+def time_text() -> str:
+    """The time of now, as on the clock of this machine: 2026-11-29 10:13 (UTC+0100)."""
+    return time.strftime("%Y-%m-%d %H:%M (UTC%z)")
+
+
 def headline(tally: Tally, noun: str = "picture") -> str:
     """Verdict in one line on pictures, or on parts."""
     parts = []
@@ -273,7 +278,7 @@ def _run_facts(result: Evaluation, dataset: Dataset, runtime: str) -> Pairs:
         with suppress(PackageNotFoundError):
             packages.append(f"{name} {version(name)}")
     return [
-        ("made", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())),
+        ("made", time_text()),
         ("data", f"{printable(dataset.category)}, layout {dataset.layout}"),
         ("pictures", f"{images} evaluated, {left} left out, {unread} unreadable"),
         ("time", f"{took}, {each:.0f} ms a picture, reading, metrics and files included"),
