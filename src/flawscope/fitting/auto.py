@@ -168,7 +168,6 @@ class _Search:
     ):
         self.options, self.say, self.step, self.time = options, say, step, SearchTime(until)
         self.earlier, self.has_model, self.digest, self.first = earlier, has_model, "", SHORT
-        self.known = dict[tuple[str, int], Trial]()  # of the earlier search
         self.seed = int(options.get("seed") or 0)
         self.sources = split_sources(images, options.get("category"))[0]
         self.names = names or relative_names(self.sources)
@@ -196,16 +195,11 @@ class _Search:
                 self.say("interrupted: the best so far is fitted; once more stops")
                 found, reason = self._best_so_far()
         self.memory.drop(but=(found.flags,))
-        met = {(one.flags, one.stage) for one in self.trials if one.was_ended}
-        self.trials = [
-            one for one in self.trials if one.was_ended or (one.flags, one.stage) not in self.known
-        ]
-        self.trials += [one for key, one in self.known.items() if key not in met]
         simulated = sum(int((one.carriers != GIVEN).sum()) for (f, _), one in self.scored.items() if not f)
         took = round(self.time.spent, 1)
-        enough = self.time.enough(len(self.sources), self.is_large) if self.digest else 0
-        if self.is_known and self.earlier is not None:
-            took += self.earlier.seconds
+        done = self.earlier.seconds if self.is_known and self.earlier is not None else 0.0
+        enough = self.time.enough(len(self.sources), self.is_large, done) if self.digest else 0
+        took += done
         given = len(self.given_sources)
         trials = tuple(self.trials)
         return Choice(
@@ -247,9 +241,13 @@ class _Search:
             return
         self.is_known, self.first = True, self.earlier.first
         self.time.fitted = self.earlier.flags if self.has_model else None
-        tried = [one for one in self.earlier.trials if one.was_ended]
-        self.known = {(one.flags, one.stage): one for one in tried}
-        count = pluralize(len({one.flags for one in tried}), "setting")
+        self.trials = [one for one in self.earlier.trials if one.was_ended]
+        for one in self.trials:
+            self.recipes[one.flags] = Recipe.from_flags(one.flags)
+            self.time.note(one.flags, one.fit_seconds, 1)
+            if (stored := Scored.of_lists(one.scores)) is not None:
+                self.scored[one.flags, one.stage] = stored
+        count = pluralize(len(self.recipes), "setting")
         self.say(
             f"{count} {'was' if count.startswith('1 ') else 'were'} tried before, which is not done again"
         )
@@ -265,7 +263,8 @@ class _Search:
         first, self.second = self._stages(self.first)
         began = time.monotonic()
         base = self._attempt(given, first, 1)
-        self.time.small_seconds = max(time.monotonic() - began, trial_seconds(self.trials[-1], first))
+        own = next(one for one in self.trials if (one.flags, one.stage) == ("", 1))
+        self.time.small_seconds = max(time.monotonic() - began, trial_seconds(own, first))
         if base is None:
             return given, "there was no time to try others: give more minutes"
         if not self.is_known and not self.time.is_short(len(self.sources)):
@@ -376,12 +375,6 @@ class _Search:
         if any((one.flags, one.stage) == (flags, number) for one in self.trials):
             return self.scored.get((flags, number))
         self.recipes[flags] = recipe
-        if (trial := self.known.get((flags, number))) is not None:
-            self.trials.append(trial)
-            self.time.note(flags, trial.fit_seconds, 1)
-            if (stored := Scored.of_lists(trial.scores)) is not None:
-                self.scored[flags, number] = stored
-            return self.scored.get((flags, number))
         until = self._trial_until(number)
         if time.monotonic() + self.time.fit_seconds(flags, len(stage.learnt)) > until:
             until = 0.0

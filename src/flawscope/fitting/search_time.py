@@ -59,12 +59,12 @@ class SearchTime:
         left = self.until - time.monotonic() - RESERVE * self.final_seconds("", pictures)
         return left < MANY * self.small_seconds
 
-    def enough(self, pictures: int, is_large: bool) -> int:
-        """Minutes in which all would be tried, rounded up; 0: all was."""
+    def enough(self, pictures: int, is_large: bool, done: float = 0.0) -> int:
+        """Minutes in which all would be tried, rounded up; 0: all was. done: seconds of an earlier search."""
         if not self.is_cut_short:
             return 0
         whole = (ALL_LARGE if is_large else ALL) * self.small_seconds
-        needed = whole + RESERVE * self.fit_seconds("", pictures)
+        needed = whole - done + RESERVE * self.fit_seconds("", pictures)
         return max(math.ceil(needed / 60), math.ceil((self.until - self.began) / 60) + 1)
 
     def require(self, flags: str, pictures: int) -> None:
