@@ -24,6 +24,11 @@ def test_lines_of_a_fit_need_no_explanation(model_path):
     assert summary(model, updated=True) == [one for one in lines if "simulated defects" not in one] != lines
     assert "unlike the other good ones, but learnt from: 1 picture, most suspicious first:" in lines
     assert lines[-1] == "look whether they are good; --drop-suspects leaves out such"
+    # a picture has one reason: one that a note names is not in the list, too
+    noted = replace(manifest, notes=("sub/a.png, b.png alone decide: look",))
+    suspects = [(name, 9.0) for name in ("a.png", "b.png", "ab.png")]
+    told = summary(SimpleNamespace(manifest=noted, suspects=suspects))
+    assert [line.split()[0] for line in told if line.startswith("  ")] == ["a.png", "ab.png"]
     args = SimpleNamespace(category=None, data="parts")
     assert not any("torch" in line for line in next_steps(args, model_path))
 

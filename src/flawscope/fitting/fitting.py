@@ -250,7 +250,7 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
         if check and calibration.promised
         else None
     )
-    notes, questions = _notes(fitted, reader, found, prepared.method, old), list[str]()
+    notes, questions = _notes(fitted, reader, found, old), list[str]()
     if old is None:
         good = _good_pictures(fitted)
         cells = dict(zip(good, _cells(view_fit, views, good), strict=True))
@@ -306,9 +306,7 @@ def _table(rows: Mapping[int, Picture], reader: Reader) -> list[Picture]:
     return [*rows.values(), *(Picture(digest, "seen", name) for digest, name in reader.defects.items())]
 
 
-def _notes(
-    fitted: Fitted, reader: Reader, found: DefectScores | None, method: Method, old: Artefact | None
-) -> list[str]:
+def _notes(fitted: Fitted, reader: Reader, found: DefectScores | None, old: Artefact | None) -> list[str]:
     notes = list(fitted.notes)
     if fitted.dropped:
         notes.append(
@@ -317,17 +315,17 @@ def _notes(
             "the false-alarm rate holds for pictures like those that stayed"
         )
     if reader.copies:
-        notes.append(f"counted once: {pluralize(len(reader.copies), 'picture')} that are copies of others")
+        first = {digest: i for i, digest in sorted(reader.hashes.items(), reverse=True)}
+        pairs = [(reader.names[i], reader.names[first[reader.hashes[i]]]) for i in reader.copies]
+        example = next((f", such as {copy} of {other}" for copy, other in pairs if copy != other), "")
+        count = pluralize(len(pairs), "picture")
+        notes.append(f"counted once: {count} that are copies of others{example}")
     if found is None and old is not None and SIMULATED_DEFECTS in old.manifest.facts:
         notes.append("what it finds of simulated defects was not measured after the model was extended")
     if old is not None and old.manifest.kinds is not None:
         notes.append("it names no kinds of defects since it was extended: run `flawscope kinds` again")
-    if found is not None and (warning := found.warning()) is not None:
-        steps = "more --steps or --minutes, " if method.learns_in_steps else ""
-        notes.append(f"{warning}: give {steps}more good pictures, or a larger --size")
-    elif found is not None and (warning := found.small_warning()) is not None:
-        preset = "--preset accurate, " if "accurate" in method.presets else ""
-        notes.append(f"{warning}: if these matter, give {preset}a larger --size, or --min-defect")
+    if found is not None and (remark := found.remark()) is not None:
+        notes.append(remark)
     return notes
 
 
