@@ -72,6 +72,10 @@ class ClassLabels:
         labels = self.of.get(picture, ())
         return next((one.source for one in labels if one.picture_class is PictureClass.BAD), "")
 
+    def is_labelled(self, picture: Path) -> bool:
+        """Whether somebody says something of a picture, be it known what it means or not."""
+        return any(one.words != UNMARKED for one in self.of.get(picture, ()))
+
     def is_named(self, picture: Path, wanted: set[str]) -> bool:
         """Whether a label of a picture has one of the names. wanted: folded."""
         for one in self.of.get(picture, ()):

@@ -136,6 +136,7 @@ def open_named(root: Path, names: str, settings: SplitSettings) -> Dataset:
     for path, folder in folders.items():
         named = [name for name in own[path] if fold(name) in {*map(fold, asked)}]
         is_bad = labels.defect_source(path) and not any(map(says_good, named))
+        is_bad = is_bad or (named == ["."] and labels.has_unknown and labels.is_labelled(path))
         if (named and not is_bad) or labels.is_named(path, words):
             good.append(path)
         else:
