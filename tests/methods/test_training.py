@@ -32,7 +32,8 @@ class Line(Trainer[Tensor]):
         self.initialise(Stream.EFFICIENTAD_WEIGHTS)
 
     def batch(self, step):
-        return torch.rand(4, 1, 2, 2, generator=torch.Generator().manual_seed(self.torch_seed(Stream.EFFICIENTAD_STEP, step)))
+        generator = torch.Generator().manual_seed(self.torch_seed(Stream.EFFICIENTAD_STEP, step))
+        return torch.rand(4, 1, 2, 2, generator=generator)
 
     def losses(self, networks, batch, step):
         return [(networks[0](batch) - 2 * batch).square().mean() * self.factor]
