@@ -7,17 +7,13 @@ other columns say is read elsewhere (`datasets.class_labels`).
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 import json
-import re
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
 from flawscope.datasets.labels.shapes import Entry, name_entry, picture_path
-from flawscope.errors import missing_library_error
 from flawscope.pictures.decoding import is_picture
 from flawscope.pictures.folder_words import says_good
 from flawscope.pictures.text_files import decode_text
@@ -26,7 +22,6 @@ FORM = "list"
 SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".xlsx")
 _DELIMITERS = (",", ";", "\t", "|", " ")
 _OF_A_MODEL = {"p_value"}  # columns of what a model found, which is no ground truth
-_SHARED_STRING = re.compile(rb"<t[^>]*>([^<]+)</t>")
 
 IsName = Callable[[str], bool]
 Row = dict[str, list[str]]  # texts by the column's name
@@ -122,14 +117,6 @@ def _best_cut(text: str, is_name: IsName) -> list[list[str]]:
 
 
 def _sheets(data: bytes, is_name: IsName) -> list[list[list[str]]]:
-    if importlib.util.find_spec("openpyxl") is None:
-        with zipfile.ZipFile(io.BytesIO(data)) as file:
-            parts = [file.read(name) for name in file.namelist() if name.endswith(".xml")]
-        if not any(
-            is_name(text.decode(errors="replace")) for xml in parts for text in _SHARED_STRING.findall(xml)
-        ):
-            return []
-        raise missing_library_error("it names pictures, and reading it", "openpyxl", extras="report")
     import openpyxl
 
     book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
