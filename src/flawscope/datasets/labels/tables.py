@@ -21,7 +21,11 @@ from flawscope.pictures.text_files import decode_text
 FORM = "list"
 SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".xlsx")
 _DELIMITERS = (",", ";", "\t", "|", " ")
-_OF_A_MODEL = {"p_value"}  # columns of what a model found, which is no ground truth
+_OF_A_MODEL = {
+    "p_value",
+    "Largest, px",
+    "Area, px²",
+}  # columns of what a model found, which is no ground truth
 
 IsName = Callable[[str], bool]
 Row = dict[str, list[str]]  # texts by the column's name
@@ -74,7 +78,7 @@ def _rows(data: bytes, suffix: str, is_name: IsName) -> list[Row]:
     if suffix == ".jsonl":
         records = [json.loads(line) for line in _text(data).splitlines() if line.strip()]
         return [*_json_rows(records, is_name)]
-    tables = _sheets(data, is_name) if suffix == ".xlsx" else [_best_cut(_text(data), is_name)]
+    tables = _sheets(data) if suffix == ".xlsx" else [_best_cut(_text(data), is_name)]
     return [row for table in tables for row in _table_rows(table, is_name)]
 
 
@@ -116,7 +120,7 @@ def _best_cut(text: str, is_name: IsName) -> list[list[str]]:
     return best
 
 
-def _sheets(data: bytes, is_name: IsName) -> list[list[list[str]]]:
+def _sheets(data: bytes) -> list[list[list[str]]]:
     import openpyxl
 
     book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
