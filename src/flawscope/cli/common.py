@@ -18,6 +18,7 @@ from flawscope.errors import (
     COUNTED_WITHOUT_MASK,
     FlawscopeError,
     InputError,
+    decimal_point,
     message_with_type,
     one_line_message,
     pluralize,
@@ -72,7 +73,7 @@ def time_parser(unit: str, example: str) -> Callable[[str], float]:
 
     def parse(text: str) -> float:
         try:
-            value = float(text)
+            value = float(decimal_point(text))
         except ValueError:
             value = 0.0
         if not 0 < value < 1e6:
@@ -133,7 +134,7 @@ def parse_length(text: str) -> float:
     from flawscope.pictures.form import positive_length
 
     try:
-        return positive_length(float(text))
+        return positive_length(float(decimal_point(text)))
     except ValueError:
         error = f"{text!r} is not a length: write millimetres, such as 0.05"
         raise argparse.ArgumentTypeError(error) from None

@@ -87,12 +87,12 @@ def collect_inputs(specs: list[str]) -> PictureInputs:
 def _read_stdin(stream: IO[bytes]) -> PictureInputs:
     """Reads stdin: one picture, or paths, one a line."""
     from flawscope.pictures.decoding import is_encoded
-    from flawscope.pictures.text_files import UTF_16_MARKS, text_lines
+    from flawscope.pictures.text_files import UTF_16_MARKS, text_lines, unquoted
 
     head = stream.peek(64)[:64] if isinstance(stream, io.BufferedReader) else b""
     if b"\0" not in head or head.startswith(UTF_16_MARKS):
         lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in text_lines(stream))
-        return PictureInputs(Path(line) for line in lines if line.strip())
+        return PictureInputs(Path(unquoted(line)) for line in lines if line.strip())
     if not is_encoded(head):
         raise InputError("what comes on stdin is neither a picture that can be read nor a list of paths")
     return PictureInputs([stream.read()], 1)
