@@ -178,7 +178,7 @@ def live(
     facts = {**overview.state(product), "waiting": store.waiting_count(product_id), "at": iso(now())}
     del facts["problem"]  # that is for engineers
     data: dict[str, Any] = {"newest": newest, "anomalous": last[0] if last else None, "facts": facts}
-    return page.render("live", sections=("live", "refused"), data=data)
+    return page.render("live", sections=("live", "refused", "capture"), data=data)
 
 
 @page_router.get("/{product}/review")
