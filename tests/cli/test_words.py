@@ -18,7 +18,6 @@ WORDS = {
     "--out=~/found": "--out=/home/anna/found",
     "~/parts": "/home/anna/parts",
     "~": "/home/anna",
-    "~\\parts": "/home/anna\\parts",
     "--out=~": "--out=/home/anna",
     # these are meant as they stand
     "it's": "it's",

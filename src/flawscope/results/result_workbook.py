@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path, PurePath
 from typing import IO, Any
 from urllib.parse import quote
@@ -79,13 +80,12 @@ class ResultWorkbook:
     def __init__(self, names: Iterable[str]):
         known = {*names}
         self.names = [name for name in COLUMNS if name in known]
-        self.book = Workbook(
-            {
-                JUDGED: [COLUMNS[name] for name in self.names],
-                PLACES: PLACE_COLUMNS,
-                TOTALS: (Column("What", 26), Column("", 90)),
-            }
-        )
+
+    @cached_property
+    def book(self) -> Workbook:
+        """The workbook, from the first row on: one that was begun has to be saved."""
+        judged, totals = [COLUMNS[name] for name in self.names], (Column("What", 26), Column("", 90))
+        return Workbook({JUDGED: judged, PLACES: PLACE_COLUMNS, TOTALS: totals})
 
     def add(self, values: Mapping[str, Any], places: Iterable[tuple[str, Region]], link: str = "") -> None:
         """Adds what was judged. places: each with the name of its file. link: opens the picture."""

@@ -21,11 +21,8 @@ from flawscope.pictures.text_files import decode_text
 FORM = "list"
 SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".xlsx")
 _DELIMITERS = (",", ";", "\t", "|", " ")
-_OF_A_MODEL = {
-    "p_value",
-    "Largest, px",
-    "Area, px²",
-}  # columns of what a model found, which is no ground truth
+# Columns of what a model found, which is no ground truth
+_OF_A_MODEL = {"p_value", "largest, px", "area, px²"}
 
 IsName = Callable[[str], bool]
 Row = dict[str, list[str]]  # texts by the column's name
@@ -35,9 +32,6 @@ def read_list(data: bytes, suffix: str, own: str, is_name: IsName) -> list[Entry
     """Entries of a list; empty where the file is none.
 
     own: the path of the picture of which the file has the name. is_name: whether a text names a picture.
-
-    Raises:
-        InputError: it is a list in Excel's form, and the library for it is missing.
     """
     rows = _rows(data, suffix, is_name)
     headers = list(dict.fromkeys(name for row in rows for name in row))
