@@ -336,9 +336,7 @@ def test_files_that_a_station_misses_are_sent_again(beginner, forty):
     assert max(Image.open(io.BytesIO(picture.content)).size) <= 320
 
 
-def test_a_running_camera_gives_pictures_to_learn_from_until_a_pause_and_on_live(
-    open_station, settings, driver
-):
+def test_a_camera_gives_pictures_to_learn_from_until_a_pause_and_on_live(open_station, settings, driver):
     camera = CameraSourceSettings("lavfi:testsrc2=size=96x64:rate=25,realtime", "trigger", latency="1 ms")
     products = {**settings.products, "lid": ProductSettings(sources=(camera,))}
     with tablet_at(open_station(products=products), driver) as tablet:
