@@ -48,7 +48,7 @@ def file_stem(path: str) -> str:
 
 
 def file_time(path: str) -> str:
-    """Returns when a file was written last, in local time, as 2026-11-22 14:30:00; empty where there is none."""
+    """Returns when a file was written last, in local time, 2026-11-22 14:30:00; empty: there is none."""
     try:
         return f"{datetime.fromtimestamp(os.stat(path).st_mtime):%Y-%m-%d %H:%M:%S}"
     except (OSError, ValueError, OverflowError):
