@@ -10,7 +10,7 @@ INSPECTIONS = f"/api/v1/products/{NAME}/inspections"
 PNG = b"image/png"
 FILES = {
     b"form-data; name=files; filename*=UTF-8''gr%C3%B6%C3%9Fe.png": "größe.png",  # requests, urllib3
-    b"form-data; name=files; filename=\"gr.png\"; filename*=utf-8'de'gr%C3%B6%C3%9Fe.png": "größe.png",  # .NET
+    b"form-data; name=files; filename=\"g.png\"; filename*=utf-8'de'gr%C3%B6%C3%9Fe.png": "größe.png",
     b"form-data; name=files; filename*=\"UTF-8''a%22b.png\"": "a_b.png",
     b"form-data; name=files; filename*=iso-8859-1''gr%F6.png": "grö.png",
     b'form-data; name=files; filename="A+B.png"': "A+B.png",

@@ -168,7 +168,7 @@ async def read_uploads(request: Request, name: str) -> tuple[list[Upload], bool]
 
 
 class FormParser(MultiPartParser):
-    """Parser of forms that knows a file also by `filename*` (RFC 5987), or by its type where it has no name."""
+    """Parser of forms that knows a file by `filename*` (RFC 5987), too, or by its type without a name."""
 
     def on_headers_finished(self) -> None:
         part = self._current_part
@@ -185,10 +185,9 @@ def name_file(disposition: bytes, kind: bytes) -> bytes:
             name = re.sub(r'[\x00-\x1f"\\]', "_", name)
             rest = _PLAIN_NAME.sub(b"", _EXTENDED_NAME.sub(b"", disposition))
             return rest + f'; filename="{name}"'.encode()
-    is_file = not kind.lower().startswith((b"text/plain", b"application/json"))
-    return (
-        disposition + b'; filename="picture"' if is_file and b"filename" not in disposition else disposition
-    )
+    is_text = kind.lower().startswith((b"text/plain", b"application/json"))
+    has_name = b"filename" in disposition
+    return disposition if is_text or has_name else disposition + b'; filename="picture"'
 
 
 async def _read_form(request: Request) -> list[Upload]:
