@@ -10,8 +10,9 @@ from fastapi import Depends, Request, Response
 from fastapi.responses import FileResponse
 
 from flawscope.methods import conflicts, registry
-from flawscope.predictor import part_names, rates
+from flawscope.predictor import rates
 from flawscope_station.access.roles import ENGINEER
+from flawscope_station.setup import part_names
 from flawscope_station.setup.draft import (
     AddedPicture,
     Draft,
