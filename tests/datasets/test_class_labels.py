@@ -183,7 +183,9 @@ def test_pictures_of_all_kinds_in_one_folder_are_a_question(tmp_path, save, spli
     assert all(item.masks for item in found.test if item.anomalous)
     assert len(found.train) + len(found.validation) + sum(not i.anomalous for i in found.test) == 3 * count
     assert len(found.validation) == (3 if count == 3 else 0)
-    assert len(open_dataset(root, good="all").train) == 5 * count
+    every = open_dataset(root, good="all").splits.values()
+    assert [len(one) for one in every] == ([5, 5, 5] if count == 3 else [5, 0, 0])
+    assert not any(item.anomalous for one in every for item in one)
 
 
 def test_a_list_without_a_header_tells_by_its_only_words(tmp_path, save):
