@@ -15,8 +15,15 @@ from flawscope.artefact.files import atomic_write, write_error
 from flawscope.results.excel import TIME_FORMAT, Column, Link, Workbook, fitting_columns
 from flawscope.results.prediction import Prediction
 from flawscope.results.region import Region
-from flawscope.results.table import EXCEL_SUFFIX, PartOf, ResultRow, TableWriter, Unjudged, file_stem
-from flawscope.results.table import table_columns as table_columns
+from flawscope.results.table import (
+    EXCEL_SUFFIX,
+    PartOf,
+    ResultRow,
+    TableWriter,
+    Unjudged,
+    file_stem,
+    table_columns,
+)
 
 PIXELS, MILLIMETRES, P_VALUE, SEVERITY = "0.0", "0.00", "0.000", "+0.0;-0.0;0.0"
 # Columns of what was judged by the name of a value, in their order; a sheet has those that are known
