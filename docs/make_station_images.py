@@ -26,7 +26,7 @@ from flawscope_station.client import Client
 from flawscope_station.inspecting import admission
 from flawscope_station.learning.activation import Learning
 from flawscope_station.settings.station import override_settings, single_product_settings
-from flawscope_station.station import Station
+from flawscope_station.core.station import Station
 from flawscope_station.web.app import StationServer
 
 IMAGES = Path(__file__).parent / "images"

@@ -15,6 +15,7 @@ from flawscope_station.access.roles import LOCAL_PERSON, PERSON_KEY, Person
 from flawscope_station.access.sign_in import SignInThrottle
 from flawscope_station.settings.station import Settings
 from flawscope_station.store.database import Database, StoreError
+from flawscope_station.web.errors import install_error_handler
 from flawscope_station.web.middleware import (
     Guard,
     check_listen_address,
@@ -23,7 +24,6 @@ from flawscope_station.web.middleware import (
     require_role,
     set_cookie,
 )
-from flawscope_station.web.refusals import install_error_handler
 from station_helpers import failing
 
 PASSWORD = "a long pass phrase"

@@ -11,7 +11,8 @@ import pytest
 
 from flawscope import progress
 from flawscope_station.assembly import open_station
-from flawscope_station.background import (
+from flawscope_station.drift.drift import Drift
+from flawscope_station.monitoring.background import (
     MIN_RESTART_DELAY,
     SETTLED_SECONDS,
     TOLD_SECONDS,
@@ -20,8 +21,7 @@ from flawscope_station.background import (
     Log,
     stop_all,
 )
-from flawscope_station.drift.drift import Drift
-from flawscope_station.problems import Problems
+from flawscope_station.monitoring.problems import Problems
 from station_helpers import PATIENCE, ManualClock, failing, one_part, until
 from threads_helpers import (
     PANIC,

@@ -10,13 +10,13 @@ from typing import Any
 import httpx
 import pytest
 
+from flawscope_station.core.live import EventBroadcaster
+from flawscope_station.core.station import Station
 from flawscope_station.inspecting import judge
 from flawscope_station.inspecting import renderings as renderings_module
 from flawscope_station.inspecting.capacity import BusyError, Turns
 from flawscope_station.inspecting.picture import Part
-from flawscope_station.live import EventBroadcaster
 from flawscope_station.setup.drafts import Drafts
-from flawscope_station.station import Station
 from flawscope_station.store.files import MAPS
 from flawscope_station.web.app import create_app
 from station_helpers import INSPECTIONS, NAME, held, inspect, one_part, started, until
@@ -284,7 +284,7 @@ def test_a_message_for_many_pages_is_written_once(monkeypatch):
     """The recorder waits for it."""
     pages, written = EventBroadcaster(), list[str]()
     monkeypatch.setattr(
-        "flawscope_station.live._format_event", lambda *message: written.append(message[0]) or message[0]
+        "flawscope_station.core.live._format_event", lambda *message: written.append(message[0]) or message[0]
     )
 
     async def listen() -> None:

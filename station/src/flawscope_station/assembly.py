@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from flawscope_station.challenge.challenge import Challenge
+from flawscope_station.core.extension import Extension
+from flawscope_station.core.station import Station
 from flawscope_station.drift.drift import Drift
-from flawscope_station.extension import Extension
 from flawscope_station.learning.activation import Learning
 from flawscope_station.settings.station import Settings
 from flawscope_station.setup.drafts import Drafts
 from flawscope_station.setup.live_products import LiveProducts
 from flawscope_station.shifts.reports import ShiftReporter
 from flawscope_station.sinks import SENDER_DIGITS
-from flawscope_station.station import Station
 from flawscope_station.web import challenge_api, drift_api, models_api, setup_api, shifts_api
 
 

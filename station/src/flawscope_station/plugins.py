@@ -3,12 +3,8 @@
 `flawscope_station.testing` checks their promises.
 """
 
-from flawscope_station.background import CLOCK as CLOCK
-from flawscope_station.background import Backoff as Backoff
-from flawscope_station.background import GuardedThread as GuardedThread
-from flawscope_station.background import MonotonicClock as MonotonicClock
-from flawscope_station.connections import Connection as Connection
-from flawscope_station.connections import ConnectionContext as ConnectionContext
+from flawscope_station.core.connections import Connection as Connection
+from flawscope_station.core.connections import ConnectionContext as ConnectionContext
 from flawscope_station.inspecting.capacity import BusyError as BusyError
 from flawscope_station.inspecting.interlock import NotProductionError as NotProductionError
 from flawscope_station.inspecting.interlock import NotReadyError as NotReadyError
@@ -18,7 +14,11 @@ from flawscope_station.inspecting.picture import Part as Part
 from flawscope_station.inspecting.picture import Picture as Picture
 from flawscope_station.inspecting.picture import TooLargeError as TooLargeError
 from flawscope_station.inspecting.writer import RecordedInspection as RecordedInspection
-from flawscope_station.problems import Problem as Problem
+from flawscope_station.monitoring.background import CLOCK as CLOCK
+from flawscope_station.monitoring.background import Backoff as Backoff
+from flawscope_station.monitoring.background import GuardedThread as GuardedThread
+from flawscope_station.monitoring.background import MonotonicClock as MonotonicClock
+from flawscope_station.monitoring.problems import Problem as Problem
 from flawscope_station.settings.plugins import Plugin as Plugin
 from flawscope_station.settings.sources import EVERY_FRAME as EVERY_FRAME
 from flawscope_station.settings.sources import ON_TRIGGER as ON_TRIGGER

@@ -17,8 +17,8 @@ from brackets import SIDE, drawn
 from flawscope.errors import InputError
 from flawscope_station.challenge.challenge import Challenge
 from flawscope_station.client import Client, RefusedError
+from flawscope_station.core.queries import Overview
 from flawscope_station.inspecting.writer import Answer
-from flawscope_station.queries import Overview
 from flawscope_station.settings.sources import DELETE, CameraSourceSettings, FolderSourceSettings
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.store.schema import LATE, MISSED

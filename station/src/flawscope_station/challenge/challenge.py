@@ -20,7 +20,6 @@ from sqlalchemy import Row, insert, update
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope_station.access.audit import flatten_settings
-from flawscope_station.background import CLOCK, BackgroundThread, MonotonicClock
 from flawscope_station.challenge import records
 from flawscope_station.challenge.readiness import (
     FAILED,
@@ -39,6 +38,7 @@ from flawscope_station.inspecting.interlock import NotProductionError, NotReadyE
 from flawscope_station.inspecting.picture import Part
 from flawscope_station.inspecting.renderings import InspectionRenderer, encode_webp, reduce_picture
 from flawscope_station.inspecting.writer import RecordedInspection
+from flawscope_station.monitoring.background import CLOCK, BackgroundThread, MonotonicClock
 from flawscope_station.settings.shifts import ShiftSettings, moments, times_of_day
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.store.database import now

@@ -47,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from flawscope_station.background import Log
     from flawscope_station.inspecting.capacity import limit_malloc
+    from flawscope_station.monitoring.background import Log
 
     limit_malloc()  # before threads are started
     sys.setswitchinterval(0.0005)  # a picture passes through five threads, and Python's 5 ms are for each

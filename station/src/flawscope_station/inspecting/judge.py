@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 from flawscope import Prediction
 from flawscope.errors import FlawscopeError, InputError, message_with_type
-from flawscope_station.background import GuardedThread
 from flawscope_station.inspecting.capacity import BusyError, FairQueue, without_traceback
 from flawscope_station.inspecting.interlock import Interlocks
 from flawscope_station.inspecting.job import Job, LateError, ModelError, View, new_inspection
@@ -21,6 +20,7 @@ from flawscope_station.inspecting.parts import PartsCache
 from flawscope_station.inspecting.picture import with_views
 from flawscope_station.inspecting.tolerances import ProductTolerances
 from flawscope_station.inspecting.writer import Answer, JudgedPart, Recorder
+from flawscope_station.monitoring.background import GuardedThread
 from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.open_models import AddressModel, Model

@@ -12,8 +12,8 @@ from typing import Any
 
 from flawscope import Prediction
 from flawscope.errors import FlawscopeError
-from flawscope_station.background import STOP_TIMEOUT, GuardedThread
 from flawscope_station.inspecting.capacity import without_traceback
+from flawscope_station.monitoring.background import STOP_TIMEOUT, GuardedThread
 from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.inspection import KeyUsedError
 from flawscope_station.store.records import Store

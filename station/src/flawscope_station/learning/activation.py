@@ -17,7 +17,6 @@ from flawscope import machine
 from flawscope.calibration import judgement as judgements
 from flawscope.errors import FlawscopeError, InputError, message_with_type, pluralize
 from flawscope_station.access.audit import SETTINGS_CHANGED
-from flawscope_station.background import BackgroundThread
 from flawscope_station.learning import candidate_records as records
 from flawscope_station.learning.candidate_plan import (
     ActiveVersion,
@@ -29,6 +28,7 @@ from flawscope_station.learning.candidate_plan import (
     reason_not_to_learn,
 )
 from flawscope_station.learning.process import STEP_SECONDS, StoppedError, Worker, make_candidate
+from flawscope_station.monitoring.background import BackgroundThread
 from flawscope_station.settings.station import LearningSettings
 from flawscope_station.store.addresses import CANNOT_LEARN
 from flawscope_station.store.database import StoreError

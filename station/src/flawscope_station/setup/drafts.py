@@ -18,9 +18,9 @@ from flawscope.calibration import tried
 from flawscope.errors import FlawscopeError, InputError, message_with_type, suggest_name
 from flawscope.methods import conflicts, registry
 from flawscope.predictor import part_names
-from flawscope_station.background import BackgroundThread
 from flawscope_station.inspecting.capacity import MemoryBudget, Turns
 from flawscope_station.learning.process import STEP_SECONDS, TRIAL_NICENESS, StoppedError, Worker
+from flawscope_station.monitoring.background import BackgroundThread
 from flawscope_station.settings.station import Limits, check_product_name
 from flawscope_station.setup import draft as draft_module
 from flawscope_station.setup.draft import READY, WAITING, AddedPicture, Draft, read_zip

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from flawscope.errors import InputError
 from flawscope_station.access.audit import SETTINGS_CHANGED
-from flawscope_station.page_products import MADE_ON_PAGES, page_products
+from flawscope_station.core.page_products import MADE_ON_PAGES, page_products
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.setup.draft import Draft
 from flawscope_station.setup.drafts import Drafts

@@ -29,10 +29,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flawscope.errors import FlawscopeError, InputError, message_with_type, pluralize
-from flawscope_station.background import CLOCK, BackgroundThread, Backoff, GuardedThread, MonotonicClock
 from flawscope_station.inspecting.interlock import FrozenError, NotProductionError, NotReadyError
 from flawscope_station.inspecting.picture import Part, Picture, TooLargeError
 from flawscope_station.inspecting.writer import RecordedInspection
+from flawscope_station.monitoring.background import (
+    CLOCK,
+    BackgroundThread,
+    Backoff,
+    GuardedThread,
+    MonotonicClock,
+)
 from flawscope_station.settings.sources import DELETE, KEEP, FolderSourceSettings
 from flawscope_station.settings.values import size_text
 from flawscope_station.sources.arrivals import NO_STAMP, SETTLE, Arrivals, FileStamp

@@ -18,8 +18,8 @@ from flawscope import __version__
 from flawscope.errors import InputError, suggest_name
 from flawscope_station.access.authenticator import ExpiredError
 from flawscope_station.access.roles import ENGINEER, OPERATOR, PERSON_KEY, VIEWER, Person, has_role
-from flawscope_station.housekeeping import Housekeeping
-from flawscope_station.live import EventBroadcaster
+from flawscope_station.core.housekeeping import Housekeeping
+from flawscope_station.core.live import EventBroadcaster
 from flawscope_station.settings.station import Limits
 from flawscope_station.store.database import StoreError, now
 from flawscope_station.store.files import MASK_SUFFIX, MASKS

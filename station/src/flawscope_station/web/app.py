@@ -16,14 +16,14 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 
 from flawscope import __version__
 from flawscope.errors import InputError
+from flawscope_station.core.station import Station
 from flawscope_station.settings.station import Settings
-from flawscope_station.station import Station
 from flawscope_station.store.files import RESERVED_BYTES
 from flawscope_station.web import api, inspect_api, pages, records_api, sign_in_pages
 from flawscope_station.web.connections import KEEP_ALIVE_SECONDS, ClientConnection, RequestTracker
+from flawscope_station.web.errors import install_error_handler
 from flawscope_station.web.middleware import COMPANY_PATH, Guard, check_listen_address
 from flawscope_station.web.parts import HealthDep, MetricsDep
-from flawscope_station.web.refusals import install_error_handler
 from flawscope_station.web.templates import PAGES
 from flawscope_station.web.uploads import BodyLimiter
 

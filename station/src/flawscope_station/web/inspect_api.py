@@ -13,7 +13,8 @@ from fastapi.routing import APIRoute
 
 from flawscope.errors import FlawscopeError
 from flawscope_station.access.roles import SENDER
-from flawscope_station.connections import ConnectionContext
+from flawscope_station.core.connections import ConnectionContext
+from flawscope_station.core.refusals import status_and_code
 from flawscope_station.inspecting.capacity import without_traceback
 from flawscope_station.inspecting.picture import Part, Picture
 from flawscope_station.inspecting.writer import Answer, RecordedInspection
@@ -31,8 +32,8 @@ from flawscope_station.store.records import describe_new
 from flawscope_station.store.schema import ABANDONED
 from flawscope_station.web import schemas, uploads
 from flawscope_station.web.api import PictureName, api_router, file_body_schema, key_header_schema
+from flawscope_station.web.errors import RefusedError, error_response
 from flawscope_station.web.parts import FloorDep, MetricsDep, find_part
-from flawscope_station.web.refusals import RefusedError, error_response, status_and_code
 
 GONE = 499  # status of an answer that nobody gets
 MAX_FRAME_SECONDS = 60.0  # that a request may wait for a frame

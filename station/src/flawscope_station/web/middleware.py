@@ -25,7 +25,7 @@ from flawscope_station.access.sessions import SESSION_SECONDS
 from flawscope_station.settings.station import DEFAULT_FOLDER, Settings
 from flawscope_station.store.database import StoreError
 from flawscope_station.store.records import SENDER_ADDRESS
-from flawscope_station.web.refusals import RefusedError, error_headers, error_response
+from flawscope_station.web.errors import RefusedError, error_headers, error_response
 from flawscope_station.web.templates import PAGES
 
 if TYPE_CHECKING:

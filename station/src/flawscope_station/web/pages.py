@@ -14,7 +14,7 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.methods.config import keep_known_settings
 from flawscope.results import Texts
 from flawscope_station.access.roles import LOCAL_PERSON, PERSON_KEY, Person, has_role
-from flawscope_station.queries import Overview
+from flawscope_station.core.queries import Overview
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.settings.station import Settings
 from flawscope_station.shifts import Shift, ended_shifts

@@ -7,11 +7,11 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Request
 
 from flawscope_station.access.authenticator import Access
-from flawscope_station.connections import ConnectionContext
-from flawscope_station.health import Health
+from flawscope_station.core.connections import ConnectionContext
+from flawscope_station.core.health import Health
+from flawscope_station.core.live import Metrics
+from flawscope_station.core.queries import Overview, Records
 from flawscope_station.inspecting.renderings import InspectionRenderer
-from flawscope_station.live import Metrics
-from flawscope_station.queries import Overview, Records
 from flawscope_station.settings.station import Settings
 from flawscope_station.store.addresses import Addresses
 from flawscope_station.store.database import Database

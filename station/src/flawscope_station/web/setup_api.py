@@ -36,10 +36,10 @@ from flawscope_station.web.api import (
     file_body_schema,
     refusals,
 )
+from flawscope_station.web.errors import RefusedError
 from flawscope_station.web.models_api import save_body
 from flawscope_station.web.pages import Page, html_router
 from flawscope_station.web.parts import FilesDep, FloorDep, OverviewDep, part
-from flawscope_station.web.refusals import RefusedError
 from flawscope_station.web.templates import PAGES
 from flawscope_station.web.uploads import Upload
 

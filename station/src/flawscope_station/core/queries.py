@@ -7,10 +7,10 @@ from contextlib import suppress
 from typing import Any
 
 from flawscope.errors import FlawscopeError
-from flawscope_station.connections import ConnectionContext
-from flawscope_station.health import Health
+from flawscope_station.core.connections import ConnectionContext
+from flawscope_station.core.health import Health
+from flawscope_station.core.live import Gauges, ReviewLeases
 from flawscope_station.inspecting.capacity import Turns
-from flawscope_station.live import Gauges, ReviewLeases
 from flawscope_station.sinks import Sinks
 from flawscope_station.sources.source import State
 from flawscope_station.store.records import Store, iso

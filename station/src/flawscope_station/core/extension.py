@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from flawscope.errors import message_with_type
-from flawscope_station.background import GuardedThread
+from flawscope_station.core.live import Gauges
 from flawscope_station.inspecting.interlock import Interlock
 from flawscope_station.inspecting.writer import RecordedInspection
-from flawscope_station.live import Gauges
+from flawscope_station.monitoring.background import GuardedThread
 from flawscope_station.settings.station import ProductSettings
 
 Observer = Callable[[RecordedInspection], object]

@@ -21,22 +21,22 @@ from flawscope import machine
 from flawscope.pictures import decoding
 from flawscope_station.access.audit import note_changed_settings
 from flawscope_station.access.authenticator import Access
-from flawscope_station.background import GuardedThread, unfailing
-from flawscope_station.connections import ConnectionContext, Connections, Timing
-from flawscope_station.extension import Extension, HasThreads, Input, Observers, Service
-from flawscope_station.health import Health
-from flawscope_station.housekeeping import Housekeeping
+from flawscope_station.core.connections import ConnectionContext, Connections, Timing
+from flawscope_station.core.extension import Extension, HasThreads, Input, Observers, Service
+from flawscope_station.core.health import Health
+from flawscope_station.core.housekeeping import Housekeeping
+from flawscope_station.core.live import EventBroadcaster, Metrics
+from flawscope_station.core.page_products import page_products
+from flawscope_station.core.queries import Overview, Records
+from flawscope_station.core.refusals import Refusals
 from flawscope_station.inspecting.admission import Inspector
 from flawscope_station.inspecting.interlock import Interlocks
 from flawscope_station.inspecting.judge import Judge
 from flawscope_station.inspecting.renderings import InspectionRenderer
 from flawscope_station.inspecting.tolerances import ProductTolerances
 from flawscope_station.inspecting.writer import RecordedInspection, Recorder
-from flawscope_station.live import EventBroadcaster, Metrics
-from flawscope_station.page_products import page_products
-from flawscope_station.problems import Problems
-from flawscope_station.queries import Overview, Records
-from flawscope_station.refusals import Refusals
+from flawscope_station.monitoring.background import GuardedThread, unfailing
+from flawscope_station.monitoring.problems import Problems
 from flawscope_station.settings.shifts import REPORT_DAYS
 from flawscope_station.settings.station import Settings
 from flawscope_station.sinks import Sinks

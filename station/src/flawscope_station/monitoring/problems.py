@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flawscope.errors import FlawscopeError
-from flawscope_station.background import BackgroundThread, GuardedThread, stop_all, unfailing
+from flawscope_station.monitoring.background import BackgroundThread, GuardedThread, stop_all, unfailing
 from flawscope_station.store.database import now
 from flawscope_station.store.records import NotFoundError, iso
 
