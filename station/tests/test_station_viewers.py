@@ -259,7 +259,7 @@ def test_trials_wait_in_a_bounded_row(station, monkeypatch):
     facts = {"stage": "ready", "name": "new", "model": "none", "result": {}}
     draft: Any = type("Draft", (), facts)()
 
-    def run(job: Any, step: Any) -> dict[str, Any]:
+    def run(work: Any, job: Any, step: Any) -> dict[str, Any]:
         begun.set()
         assert going.wait(60)
         return {"results": []}

@@ -30,6 +30,8 @@ from flawscope_station.sinks.outbox import INSPECTION as INSPECTION
 from flawscope_station.sources.camera import CHECK_INTERVAL as CHECK_INTERVAL
 from flawscope_station.sources.camera import LiveCamera as LiveCamera
 from flawscope_station.sources.camera import Shot as Shot
+from flawscope_station.sources.camera import Trigger as Trigger
+from flawscope_station.sources.camera import why_refused as why_refused
 from flawscope_station.sources.frames import CameraLostError as CameraLostError
 from flawscope_station.sources.source import AWAY as AWAY
 from flawscope_station.sources.source import FROZEN as FROZEN
@@ -51,5 +53,6 @@ from flawscope_station.store.inspection import make_label as make_label
 from flawscope_station.store.open_models import NoModelError as NoModelError
 from flawscope_station.store.schema import ANOMALOUS as ANOMALOUS
 from flawscope_station.store.schema import LATE as LATE
+from flawscope_station.store.schema import MISSED as MISSED
 from flawscope_station.store.schema import WITHDRAWN as WITHDRAWN
 from flawscope_station.store.schema import WITHIN as WITHIN

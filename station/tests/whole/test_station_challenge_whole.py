@@ -15,6 +15,7 @@ from flawscope_station.challenge.readiness import LEAST
 from flawscope_station.inspecting import admission
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.settings.sources import FolderSourceSettings
+from sink_helpers import make_sink
 from station_helpers import NAME, ManualClock, again, png, recorded, until
 from tablet import API, PHONE, SLATE, needs_chromium, tablet_at
 
@@ -137,8 +138,12 @@ def test_changed_settings_and_parts_are_challenged(prepare, settings, open_stati
     line = Line(open_station(**settings_with(settings)), judged)
     assert line.answers_good(), "nothing has changed"
     line.close()
-    line = Line(open_station(**settings_with(settings, deadline="20 s")), judged)
-    assert line.state()["cause"] == "settings"
+    more = {"deadline": "20 s", "sinks": (make_sink(webhook="http://127.0.0.1:9/"),), "camera_checks": False}
+    line = Line(open_station(**settings_with(settings, **more), near=0.4, threads=2), judged)
+    assert line.answers_good(), "no decision depends on these"
+    line.close()
+    line = Line(open_station(**settings_with(settings), device="auto"), judged)
+    assert line.state()["cause"] == "settings", "models run elsewhere"
     assert not line.answers_good()
     line.pass_all()
     assert line.add("g-2", "good", 1).status_code == 201

@@ -19,8 +19,7 @@ from flawscope.errors import FlawscopeError
 from flawscope_station.core.station import Station
 from flawscope_station.drift.drift import Drift
 from flawscope_station.inspecting import admission
-from flawscope_station.learning.activation import Learning
-from flawscope_station.setup.drafts import Drafts
+from flawscope_station.learning.jobs import JobQueue
 from flawscope_station.shifts.reports import ShiftReporter
 from flawscope_station.store import files as store_files
 from flawscope_station.store.database import StoreError
@@ -236,8 +235,7 @@ BESIDE = {  # threads that do not inspect: what they call, which fails
     "drift": (lambda one: one.parts[Drift].monitor, "update", PANIC),
     "housekeeping": (lambda one: one.housekeeping, "check_clock", PANIC),
     "sink-folder": (lambda one: one.sinks.deliveries[0], "_deliver_pages", PANIC),
-    "learning": (lambda one: one.parts[Learning], "_queue_if_enough", PANIC),
-    "new products": (lambda one: one.parts[Drafts], "_next_job", EXIT),
+    "learning": (lambda one: one.parts[JobQueue], "_make_all", EXIT),
 }
 
 

@@ -10,16 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
 
 from sqlalchemy import Row, insert, update
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope_station.access.audit import flatten_settings
 from flawscope_station.challenge import records
 from flawscope_station.challenge.readiness import (
     FAILED,
@@ -100,7 +99,7 @@ class Challenge(BackgroundThread):
     """Interlock that holds answers back until the challenge parts have passed; reports it as a problem.
 
     Args:
-        settings: by number of the product. common: of the station, that change what its models say.
+        settings: by number of the product. runs_by: engine and device of models.
         names: by number, which may grow.
         report: reports a problem, as `Problems.report`.
         clock, wall: monotonic seconds, and microseconds since 1970.
@@ -109,7 +108,7 @@ class Challenge(BackgroundThread):
     def __init__(
         self,
         settings: Callable[[int], ProductSettings],
-        common: Any,
+        runs_by: Sequence[str | None],
         shifts: ShiftSettings | None,
         names: Mapping[int, str],
         renderer: InspectionRenderer,
@@ -118,12 +117,11 @@ class Challenge(BackgroundThread):
         wall: Callable[[], int] = now,
     ):
         super().__init__("challenge", clock, is_lazy=True)
-        self.settings, self.common, self.shifts, self.names = settings, common, shifts, names
+        self.settings, self.runs_by, self.shifts, self.names = settings, runs_by, shifts, names
         self.store, self.versions, self.renderer = renderer.store, renderer.versions, renderer
         self.report, self.clock, self.wall = report, clock, wall
         self._states: dict[int, State] = {}
         self._awaited: dict[int, NewPart] = {}  # by product: the next picture of this part is kept
-        self._hashed: dict[int, tuple[ProductSettings, str]] = {}  # by product, as text
         self._lock = threading.Lock()  # of changes; who reads takes a state as it is
         # for one picture beyond the common budget, which the picture itself holds until it is answered
         self._memory = MemoryBudget(0)
@@ -253,14 +251,11 @@ class Challenge(BackgroundThread):
         return Instant(self.wall(), self.clock.monotonic())
 
     def _state_hash(self, product_id: int, state: State) -> str:
-        """Return a hash of the settings, challenge parts and tolerances of a product."""
-        settings = self.settings(product_id)
-        if (hashed := self._hashed.get(product_id)) is None or hashed[0] is not settings:
-            every = flatten_settings({"product": asdict(settings), "common": self.common})
-            hashed = self._hashed[product_id] = settings, repr(sorted(map(repr, every)))
-        facts: list[Any] = [hashed[1], [part.id for part in state.parts.values()]]
-        if (rules := self.renderer.inspector.judge.tolerances.in_force(product_id)) is not None:
-            facts.append(rules["sha256"])
+        """Return a hash of what a decision depends on beside the version: how models are run, the challenge
+        parts and the tolerances of a product. Another setting, or release, asks for no challenge."""
+        rules = self.renderer.inspector.judge.tolerances.in_force(product_id)
+        parts = [part.id for part in state.parts.values()]
+        facts = [*self.runs_by, parts, rules and rules["sha256"]]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def _load(self, product_id: int) -> State:

@@ -261,6 +261,9 @@ class Station:
         inspection = recorded.inspection
         name = self.addresses.names[inspection.product_id]
         self.metrics.inspections.labels(name, inspection.decision).inc()
+        self.metrics.seconds.labels(name, inspection.source).observe(sum(recorded.seconds.values()))
+        for stage, seconds in recorded.seconds.items():
+            self.metrics.stages.labels(name, stage).observe(seconds)
         if inspection.unanswered is not None:
             self.metrics.unanswered.labels(name, inspection.unanswered).inc()
 

@@ -209,7 +209,8 @@ class Judge:
                 record, found = self._decide(job, judging)
                 record = self.interlocks.release(job.part, record)
             hashes = tuple(view.file_hash for view in job.views)
-            self.recorder.add(JudgedPart(record, found, hashes, job.answer))
+            moments = job.taken, job.begun, time.monotonic()
+            self.recorder.add(JudgedPart(record, found, hashes, job.answer, moments))
         except Exception as error:  # another version judges than when the part came, or it is damaged
             job.answer.set_exception(without_traceback(error))
         else:
@@ -245,6 +246,7 @@ class Judge:
         after another. Ends when none waits, when it is another product's turn, and after `most` pictures:
         another model may be active."""
         for job in jobs:  # which grow
+            job.begun = time.monotonic()
             for view in job.views:
                 if job.answer.done():  # of another picture
                     break

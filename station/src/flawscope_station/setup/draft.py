@@ -24,7 +24,7 @@ from flawscope.artefact import checkpoint_path, files
 from flawscope.datasets.own_folders import refuse_unknown_names
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures import decoding, listing
-from flawscope.predictor import rates, router
+from flawscope.predictor import rates
 from flawscope_station.inspecting.capacity import MemoryBudget
 from flawscope_station.inspecting.picture import TooLargeError, base_name, check_picture
 from flawscope_station.inspecting.renderings import encode_webp, reduce_picture
@@ -32,6 +32,7 @@ from flawscope_station.settings.station import Limits
 from flawscope_station.settings.values import size_text
 from flawscope_station.store.files import Files, rename_without_overwrite, write_error
 from flawscope_station.store.records import NotFoundError
+from flawscope_station.store.schema import QUEUED
 
 DRAFTS_FOLDER = "new"  # of all drafts, in the station's folder
 STATE_FILE, LEFT_OUT_FOLDER = ".draft.json", ".left-out"  # names that no product can have
@@ -41,12 +42,8 @@ THUMBNAIL_SIDE = 320  # pixels of the longer side
 MAX_NAME_LENGTH = 120  # characters
 MAX_UNPACKED_BYTES, MAX_ZIP_RATIO = 256 * 1024**2, 50  # of any zip; of a larger one, times its own size
 
-# stages of a draft; READY: its model is there
-COLLECTING, WAITING, LEARNING = "collecting", "waiting", "learning"
-STOPPED, FAILED, READY = "stopped", "failed", "ready"
-BUSY_STAGES = (WAITING, LEARNING)
-
-
+COLLECTING = "collecting"  # stage of a draft before its first fit
+KEPT = ("by", "at", "live", "result")  # keys of a state
 RefusalCode = Literal["raw", "too_large", "full", "unreadable", "defects"]
 
 
@@ -131,11 +128,23 @@ class Draft:
         except FileNotFoundError:
             self.state = {}
         except (OSError, ValueError):  # its pictures are there all the same
-            self.state = {"stage": COLLECTING}
+            self.state = {}
 
-    @property
-    def stage(self) -> str:
-        return str(self.state.get("stage", COLLECTING))
+    def earlier_job(self) -> tuple[str, dict[str, Any]] | None:
+        """Return status and facts of a fit that an earlier flawscope kept in the state, or None."""
+        stage, told = self.state.get("stage", COLLECTING), ["learns_from", "error", "error_options"]
+        if stage == COLLECTING:
+            return None
+        facts: dict[str, Any] = {"learns_from": []}
+        facts |= {key: self.state[key] for key in told if key in self.state}
+        others = {*KEPT, *told, "stage", "asked_at"}
+        facts["options"] = {key: one for key, one in self.state.items() if key not in others}
+        return {"waiting": QUEUED, "learning": QUEUED}.get(stage, stage), facts
+
+    def forget_earlier_job(self) -> None:
+        with self._lock:
+            self.state = {key: self.state[key] for key in KEPT if key in self.state}
+            self.change()
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -149,13 +158,6 @@ class Draft:
             new = {**self.state, **state}
             self.files.write(self.home / STATE_FILE, json.dumps(new).encode())
             self.state = new
-
-    def accept_questions(self) -> list[str]:
-        """Accept the open questions of the model, in its file, and return them. InputError: it is damaged."""
-        model, asked = router.accept_questions(router.load(self.model, device="cpu"))
-        if asked:
-            model.save(self.model)
-        return asked
 
     def remove(self) -> None:
         """Remove all that belongs to the draft; what went live stays."""

@@ -19,7 +19,7 @@ from flawscope.errors import InputError
 from flawscope_station.core.station import Station
 from flawscope_station.settings.station import Settings
 from flawscope_station.store.files import RESERVED_BYTES
-from flawscope_station.web import api, inspect_api, pages, records_api, sign_in_pages
+from flawscope_station.web import accounts_api, api, inspect_api, pages, records_api, sign_in_pages
 from flawscope_station.web.connections import KEEP_ALIVE_SECONDS, ClientConnection, RequestTracker
 from flawscope_station.web.errors import install_error_handler
 from flawscope_station.web.middleware import COMPANY_PATH, Guard, check_listen_address
@@ -60,7 +60,8 @@ def create_app(station: Station) -> Any:
     app.state.parts = station.parts
     install_error_handler(app, pages.error_page)
     routers = [api.router, inspect_api.router, records_api.router, records_api.audit_router]
-    routers += [*station.routers, sign_in_pages.page_router, records_api.page_router, pages.page_router]
+    routers += [accounts_api.router, *station.routers, sign_in_pages.page_router]
+    routers += [records_api.page_router, pages.page_router]
     for router in routers:
         app.include_router(router)
     _add_health_routes(app)

@@ -17,13 +17,8 @@ from flawscope.errors import InputError
 from flawscope.predictor import rates
 from flawscope_station.access.roles import has_role
 from flawscope_station.learning.activation import Learning
-from flawscope_station.learning.candidate_records import (
-    READY,
-    REJECTED,
-    Candidate,
-    advice,
-    list_history,
-)
+from flawscope_station.learning.candidate_records import Candidate, advice, list_history
+from flawscope_station.learning.jobs import READY, REJECTED
 from flawscope_station.setup.drafts import NameTakenError
 from flawscope_station.store.files import write_error
 from flawscope_station.store.line_alarms import hold_promise
@@ -220,8 +215,7 @@ def change_rate(
     if product_id in versions.rates:
         raise NameTakenError(f"`false_alarm_rate` of {name} stands in the settings file: change it there")
     new = versions.add_at_rate(product_id, valid_id_or_zero(number), body.rate, person.name)
-    learning.activate(product_id, new, person.name)
-    return versions.version(product_id, new)
+    return versions.version(product_id, learning.activate(product_id, new, person.name))
 
 
 @router.get("/promise", response_model=KeptPromise | None)

@@ -201,12 +201,14 @@ def read_names(draft: DraftDep, body: setup_schemas.NameMarks) -> Any:
 
 
 @router.post("/{name}/learn", response_model=setup_schemas.NewProductState)
-def learn(draft: DraftDep, drafts: DraftsDep, body: setup_schemas.LearningOptions | None = None) -> Any:
+def learn(
+    draft: DraftDep, drafts: DraftsDep, person: Engineer, body: setup_schemas.LearningOptions | None = None
+) -> Any:
     """Learn from the pictures, as `flawscope fit` does, when the products before it are done. Where their
     names leave open which are good, that is a question."""
     options = body or setup_schemas.LearningOptions.model_validate({})
     given = options.model_dump(exclude={"go_on", "all_good"})
-    drafts.learn(draft, given, go_on=options.go_on, all_good=options.all_good)
+    drafts.learn(draft, given, person.name, go_on=options.go_on, all_good=options.all_good)
     return drafts.facts(draft)
 
 
