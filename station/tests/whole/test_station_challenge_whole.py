@@ -272,14 +272,16 @@ def test_it_is_set_up_from_nothing(settings, open_station, judged, tmp_path):
         return str(said[0].text)
 
     new = {"name": "g-1", "expected": "good"}
-    assert line.client.post("/challenge/awaited", json=new).json()["parts"] == []
+    assert line.client.post("/challenge/parts", json=new).json()["views"] == [], "it has no picture yet"
+    assert line.state()["missing"] == []
+    assert line.page().count("Its first picture that comes is kept.") == 1
     assert line.show("g-1") == "the challenge part g-1 is kept, and was judged as good"
-    assert line.client.post("/challenge/awaited", json=new).status_code == 422, "it is there"
+    assert line.client.post("/challenge/parts", json=new).status_code == 422, "it is there"
     for wrong in ({"expected": "broken"}, {"expected": "bad"}, {"note": "two\nlines"}, {"note": "x" * 201}):
         body = {"name": "d-1", "expected": "defective"} | wrong
-        assert line.client.post("/challenge/awaited", json=body).status_code == 422, wrong
+        assert line.client.post("/challenge/parts", json=body).status_code == 422, wrong
     new = {"name": "d-1", "expected": "defective"}
-    assert line.client.post("/challenge/awaited", json=new).status_code == 200
+    assert line.client.post("/challenge/parts", json=new).status_code == 201
     assert send("d-1").endswith("the challenge part d-1 is kept, and was judged as defective")
     assert [(one["name"], one["expected"]) for one in line.state()["parts"]] == [
         ("g-1", "good"),

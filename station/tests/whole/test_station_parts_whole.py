@@ -433,10 +433,8 @@ def test_a_part_in_views_is_a_challenge_part(line, part_model, tmp_path, open_st
 
     for name, expected in (("g", "good"), ("d", "anomalous")):
         wanted = {"name": name, "expected": expected}
-        assert httpx.post(f"{url}{API}/challenge/awaited", json=wanted).status_code == 200
-    assert "not ready" in post(url, whole(kept), part="g").text, "another is awaited now"
+        assert httpx.post(f"{url}{API}/challenge/parts", json=wanted).status_code == 201
     assert show("d", 31, "left") == "the challenge part d is kept, and was judged as defective"
-    httpx.post(f"{url}{API}/challenge/awaited", json={"name": "g", "expected": "good"})
     assert show("g", kept) == "the challenge part g is kept, and was judged as good"
     assert [sorted(one["views"]) for one in challenge.facts(product)["parts"]] == [[*VIEWS]] * 2
     assert post(url, whole(other), part="4711").status_code == 503
