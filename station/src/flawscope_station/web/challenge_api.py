@@ -121,9 +121,9 @@ def override_challenge(
 def add_challenge_part(
     product_id: ProductId, challenge: ChallengeDep, person: Engineer, new: NewChallengePart
 ) -> Any:
-    """Keep the part of an inspection, with its picture, as a challenge part; or, without an inspection, the
-    next picture whose `part` is this name, which is answered by 409, `not_production`, also while nothing else
-    is answered."""
+    """Keep the part of an inspection, with its picture, as a challenge part. Without an inspection the next
+    picture whose `part` is this name is kept, also while nothing else is answered; its answer is 409,
+    `not_production`."""
     wanted = new.inspection, new.name, new.expected, new.note
     return challenge.add_part(product_id, *wanted, person.name)
 
