@@ -331,7 +331,7 @@ class Learning:
         }
         event: dict[str, Any] = {"kind": records.EVENT_READY, "text": f" became version {version}"}
         event |= {"who": row.who, "version_id": version, "start_version_id": plan.start}
-        only = (RUNNING,)  # a person may have rejected it meanwhile
+        only = RUNNING, jobs.READY  # a person may have rejected it meanwhile; READY: written a moment ago
         if not self._retry_write(
             lambda: self.candidates.change(row.id, jobs.READY, facts=facts, only=only, **event)
         ):
