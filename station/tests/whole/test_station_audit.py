@@ -139,7 +139,7 @@ def test_users_and_tokens_are_kept_by_a_program(running, by_token):
     assert running.station.access.sign_in("anna", word, "127.0.0.1")
     assert admin.delete("/api/v1/users/anna").json() == {"users": []}
     assert "cam1" not in admin.delete("/api/v1/tokens/cam1").text
-    assert sender.get(f"/{NAME}/live").status_code == 401
+    assert sender.post(f"/api/v1/{INSPECTIONS}", content=b"x").status_code == 401
     assert admin.delete("/api/v1/tokens/cam1").status_code == 422
     told = admin.get("/api/v1/audit").json()["entries"]
     kinds = {"user_added", "password_changed", "user_removed", "token_removed"}

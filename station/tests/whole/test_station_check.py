@@ -26,7 +26,7 @@ def test_a_check_names_what_is_wrong_and_writes_nothing(tmp_path, model_file, ca
         assert main(["station", "check", str(path)]) == 1
         said = capsys.readouterr().out.splitlines()
     places = ["product plate: tolerances", "product plate: folder", "product cup: model"]
-    places += ["products.plate.sinks.1.webhook", "products.plate.sinks.1.webhook.secret_file"]
+    places += ["products.plate.sinks.1.webhook", "products.plate.sinks.1.secret_file"]
     assert all(any(line.startswith(place) for line in said) for place in places), said
     assert len(said) == len(places)
     assert "/secret" not in "".join(said), "an address may be a secret"

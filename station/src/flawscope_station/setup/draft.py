@@ -7,6 +7,7 @@ Everything lies in the station's folder, below `new/NAME/`: the pictures in a fo
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -120,6 +121,7 @@ class Draft:
         self.version, self._is_gone = 1, False
         self._lock = threading.RLock()
         self._by_size: dict[int, list[Path]] = {}
+        self._digests: dict[str, bytes] = {}  # of contents, by name
         for folder in (self.folder, self.left_out_folder):
             for path in folder.glob("*"):
                 self._by_size.setdefault(path.stat().st_size, []).append(path)
@@ -199,13 +201,14 @@ class Draft:
         if Path(name).suffix.lower() in decoding.RAW_SUFFIXES:
             raise RawFileError(f"{name} is a camera's raw file: convert it to PNG or JPEG")
         suffix, _ = check_picture(data, name, self.limits)
+        digest = hashlib.sha256(data).digest()
         # this shows that all of it can be decoded
         with self.memory.turns.take(patient=True):
             small = encode_webp(reduce_picture(data, name, THUMBNAIL_SIDE, self.memory))
         with self._lock:
             if self._is_gone:
                 raise NotFoundError(f"{self.name} was removed: begin it again")
-            if (there := self._find_same_content(data)) is not None:
+            if (there := self._find_same_content(len(data), digest)) is not None:
                 return AddedPicture(there.name, "known")
             if sum(map(len, self._by_size.values())) >= MAX_PICTURES:
                 text = f"{self.name} has {MAX_PICTURES:,} pictures, which is enough: leave the others away"
@@ -214,6 +217,7 @@ class Draft:
             path = self._free_path(file_name(name, suffix))
             self.files.write(path, data)
             self._by_size.setdefault(len(data), []).append(path)
+            self._digests[path.name] = digest
             self.version += 1
         with suppress(FlawscopeError):  # it can be made again
             self.files.write(self.home / THUMBNAILS_FOLDER / f"{path.name}.webp", small, durable=False)
@@ -234,10 +238,13 @@ class Draft:
                 told = str(error).replace(f"({len(data)} bytes)", name)  # type: ignore[arg-type]
                 yield AddedPicture.refused(name, error, told, "unreadable")
 
-    def _find_same_content(self, data: bytes) -> Path | None:
-        """Return the picture with this content; None: there is none."""
-        candidates = self._by_size.get(len(data), ())
-        return next((path for path in candidates if path.read_bytes() == data), None)
+    def _find_same_content(self, size: int, digest: bytes) -> Path | None:
+        """Return the picture with this content; None: there is none. A file is read once."""
+        candidates = self._by_size.get(size, ())
+        for path in candidates:
+            if path.name not in self._digests:
+                self._digests[path.name] = hashlib.sha256(path.read_bytes()).digest()
+        return next((path for path in candidates if self._digests[path.name] == digest), None)
 
     def _free_path(self, name: str) -> Path:
         """Return the path of a name, or of the nearest one that no picture has."""
