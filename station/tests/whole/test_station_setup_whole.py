@@ -210,7 +210,7 @@ def test_a_question_is_shown_and_going_live_accepts_it(empty, http):
     assert [one.questions for one in manifests] == [(question,), ()], "a number names one file for ever"
     manifest = manifests[1]
     assert any(note == f"accepted: {question}" for note in manifest.notes)
-    assert "accepted: 18.png" in http.get("/api/v1/audit").text
+    assert "version 2: accepted of version 1: 18.png" in http.get("/api/v1/audit").text
 
 
 def test_light_and_views_are_those_of_a_fit(empty, http, good, tmp_path):
