@@ -115,7 +115,7 @@ def fill(store: Path, count: int) -> None:
             made.execute(
                 "INSERT INTO hours SELECT product_id, version_id, at / 3600000000, COUNT(*),"
                 " SUM(anomalous), 0, 0, SUM(score), MIN(score), MAX(score), SUM(verdict IS NOT NULL), 0,"
-                " SUM(anomalous AND verdict = 'good'), 0"
+                " CAST(TOTAL(anomalous AND verdict = 'good') AS INTEGER), 0"
                 " FROM inspections WHERE product_id = :product GROUP BY version_id, at / 3600000000",
                 given,
             )
