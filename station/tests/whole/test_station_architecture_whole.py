@@ -29,7 +29,7 @@ STATION: dict[str, str] = {
     "challenge": "settings store monitoring inspecting",
     "drift": "settings store monitoring inspecting",
     "setup": "settings store monitoring inspecting sources core learning",
-    "web": "settings store access inspecting sources core shifts learning challenge drift setup",
+    "web": "settings store monitoring access inspecting sources core shifts learning challenge drift setup",
     "assembly": "settings sinks core shifts learning challenge drift setup web",
     "client": "settings store web",
     "cli": "settings store monitoring access inspecting web assembly",

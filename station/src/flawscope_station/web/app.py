@@ -67,7 +67,8 @@ def create_app(station: Station) -> Any:
     _add_health_routes(app)
     if station.settings.openid is not None:
         app.mount(COMPANY_PATH, sign_in_pages.company_sign_in_app(station.parts, station.settings.openid))
-    return Guard(BodyLimiter(app, lambda: station.settings.limits), station.access, station.settings)
+    limited = BodyLimiter(app, lambda: station.settings.limits)
+    return Guard(limited, station.access, station.settings, station.say)
 
 
 def _add_health_routes(app: FastAPI) -> None:
