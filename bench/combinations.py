@@ -36,6 +36,9 @@ COMBINATIONS: dict[str, tuple[dict[str, Any], str]] = {
     "several + light": ({"light": 0.1}, "several"),
     "several + region": ({"roi": REGIONS[0]}, "several"),
     "several + update": ({}, "several, updated"),
+    "several + miscounted + update": ({}, "several, miscounted, updated"),
+    "copies": ({}, "single, copies"),
+    "joint + copies": ({}, "joint, copies"),
 }
 KINDS = ("gear", "keys", "cable", "pill", "painted", "plate", "nearer", "fabric", "wood", "mesh")
 OBJECTS = KINDS[:6]  # products with an outline by which they are found
@@ -71,6 +74,14 @@ def several(kind: str, product: int, number: int, side: int) -> Any:
 
     cells = [picture(kind, product, 4 * number + k, side) for k in range(4)]
     return np.vstack([np.hstack(cells[:2]), np.hstack(cells[2:])])
+
+
+def again(shown: Any, number: int) -> Any:
+    """A near-copy of a picture: a little brighter, with noise of its own."""
+    import numpy as np
+
+    noisy = 1.02 * shown + np.random.default_rng([SEED, number]).normal(0, 1.5, shown.shape)
+    return noisy.clip(0, 255).round().astype(np.uint8)
 
 
 def measure_times(args: Args, name: str) -> Cell:
@@ -154,24 +165,32 @@ def measure(args: Args, name: str, product: int) -> Cell:
         names = [f"p{number:03d}_{kinds[(product + k) % len(kinds)]}.png" for number in range(len(pictures))]
         return flawscope.fit(pictures, names=names, **given)
 
+    def good(of: str) -> list[Any]:
+        found = [picture(of, product, k, side) for k in learnt]
+        return found + [again(one, k) for k, one in enumerate(found)] if "copies" in use else found
+
     if use.startswith("several"):
         settings |= {"align": "turn", "several": True}
-        model = fit([several(kind, product, k, side) for k in learnt])
+        shown = [several(kind, product, k, side) for k in learnt]
+        if "miscounted" in use:  # one has an empty place
+            shown[-1] = shown[-1].copy()
+            shown[-1][side:, side:] = shown[-1][side : side + 8, side : side + 8].mean((0, 1))
+        model = fit(shown)
         if use.endswith("updated"):
             more = [several(kind, product, 5_000 + k, side) for k in learnt]
             model = partial_fit(model, more, device="cpu", check=False)
         return judge(
             model.predict([several(kind, product, k, side) for k in new]), model.calibration.expected_rate
         )
-    if use == "single":
-        model = fit([picture(kind, product, k, side) for k in learnt])
+    if use.startswith("single"):
+        model = fit(good(kind))
         return judge(
             model.predict([picture(kind, product, k, side) for k in new]), model.calibration.expected_rate
         )
     names = (kind, other)  # of products, or of views
-    pictures = {of: [picture(of, product, k, side) for k in learnt] for of in names}
+    pictures = {of: good(of) for of in names}
     models = {of: fit(pictures[of], k) for k, of in enumerate(names)}
-    if use == "joint":
+    if use.startswith("joint"):
         router = join(models, pictures, device="cpu")
         answers = [router.predict(picture(names[k % 2], product, k, side)) for k in new]
         return judge(answers, statistics.mean(model.calibration.expected_rate for model in models.values()))

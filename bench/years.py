@@ -177,7 +177,7 @@ def asked(running: Running) -> dict[str, Callable[[], object]]:
         "API: a product": get(f"/api/v1/products/{name}"),
         "API: learning": get(f"/api/v1/products/{name}/learning"),
         "API: the promise": get(f"/api/v1/products/{name}/promise"),
-        "learning, a look": station.parts[Learning]._look,
+        "learning, a look": station.components[Learning]._look,
         "sinks' backlog": station.sinks.gauges,
         "retention, an hour's": station.housekeeping._remove_old,
     }

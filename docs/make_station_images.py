@@ -107,7 +107,7 @@ def stamp(picture: Image.Image, rng: np.random.Generator) -> None:
 def learn(station: Station) -> None:
     """A version from the corrections, which waits for a click."""
     number = station.products[PRODUCT]
-    learning = station.parts[Learning]
+    learning = station.components[Learning]
     learning.request_candidate(number, "anna")
     while learning.facts(number)["candidates"][0]["status"] in ("queued", "running"):
         time.sleep(0.5)

@@ -18,7 +18,7 @@ session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProv
 entries = session.get_modelmeta().custom_metadata_map
 manifest = json.loads(entries["flawscope"])
 how, good, rows, fusion = map(manifest.get, ("preprocess", "calibration", "pictures", "fusion"))
-tile, overlap, grid = (how.pop(key, None) for key in ("tile", "overlap", "positions"))  # with tiles alone
+tile, overlap = (how.pop(key, None) for key in ("tile", "overlap"))  # with tiles alone
 how.pop("black_level", None)  # of pictures of more than 8 bits
 if manifest["format"] != 5 or set(how) != {*("size", "keep_aspect", "crop", "white_level")}:
     sys.exit(f"{sys.argv[1]}: made by a flawscope that this example does not know")
@@ -59,13 +59,11 @@ def resized(picture, height, width, y0=0, x0=0):
     return np.asarray(across.resize((width, height), Image.Resampling.BILINEAR, (0, y0, width, y1)))
 
 
-def run(views, numbers=(0,)):
-    """Scores and maps of pixels [H, W, 3], each with what of them counts; the rest is marked, v as -1 - v.
-    Numbers: which views they are, 0 for the whole, for a model that knows where its tiles lie."""
+def run(views):
+    """Scores and maps of pixels [H, W, 3], each with what of them counts; the rest is marked, v as -1 - v."""
     images = [np.divide(pixels.transpose(2, 0, 1), 255, dtype=np.float32) for pixels, _ in views]
     images = [np.where(counts, image, -1 - image) for image, (_, counts) in zip(images, views, strict=True)]
-    where = {"positions": np.array(numbers, np.int64)} if grid else {}
-    return session.run(["scores", "maps"], {"images": np.stack(images), **where})
+    return session.run(["scores", "maps"], {"images": np.stack(images)})
 
 
 def judge(path):
@@ -84,7 +82,7 @@ def judge(path):
     around = [(n // 2, n - n // 2) for n in seen - inner]  # padding: the edges are repeated
     pixels = np.pad(resized(picture, *inner, *corner), [*around, (0, 0)], "edge")
     (score,), (map_,) = run([(pixels, region & np.pad(np.ones(inner, bool), around))])
-    if (canvas == seen).all() and not grid:
+    if (canvas == seen).all():
         return score, map_
     # Where the canvas's rows and columns lie in this view, multiplied in flawscope's order
     step = inner / whole * whole / canvas
@@ -97,15 +95,12 @@ def with_tiles(canvas, places, score, view):
     """Score and map of a canvas [H, W, 3], from its tiles and from score and map of the whole picture."""
     counts = region[np.ix_(*(place.astype(int) for place in places))]
     down, across = (side(counts.shape[k], seen[k]) for k in (0, 1))
-    if grid and grid != [len(down), len(across)]:
-        sys.exit("the picture has other tiles than those that the model knows")
-    tiles = [(y, x) for y in down for x in across]
-    tiles = [(k + 1, *tile) for k, tile in enumerate(tiles) if counts[tile[0][0], tile[1][0]].any()]
+    tiles = [(y, x) for y in down for x in across if counts[y[0], x[0]].any()]
     blended, lowest = np.zeros(counts.shape, np.float32), np.inf if tiles else 0
     for k in range(0, len(tiles), BATCH):
         batch = tiles[k : k + BATCH]
-        found = run([(canvas[y, x], counts[y, x]) for _, (y, _), (x, _) in batch], [k for k, _, _ in batch])
-        for (_, (y, dy), (x, dx)), one, drawn in zip(batch, *found, strict=True):
+        found = run([(canvas[y, x], counts[y, x]) for (y, _), (x, _) in batch])
+        for ((y, dy), (x, dx)), one, drawn in zip(batch, *found, strict=True):
             blended[y, x] += drawn * dy[:, None] * dx
             score, lowest = np.maximum(score, one), min(lowest, drawn.min())
     blended[~counts] = lowest  # the tiles there were not computed

@@ -25,15 +25,15 @@ class Brightness:
     def __init__(self, size=(SIDE, SIDE), channel=RED, limit=2.0):
         self.size, self.channel, self.limit = size, channel, limit
 
-    def run(self, images, positions=None):
+    def run(self, images):
         assert images.dtype == np.float32
         assert images.shape[1:] == (3, *self.size)
         maps = images[:, self.channel]
         scores = maps.max((1, 2))
         return np.where(scores > self.limit, np.nan, scores).astype(np.float32), maps
 
-    def run_alone(self, images, positions=None):
-        return self.run(images, positions)
+    def run_alone(self, images):
+        return self.run(images)
 
 
 def model(channel=RED, *, seen=None, preprocess=None, tensors=None, limit=2.0, **manifest):

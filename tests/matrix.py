@@ -29,7 +29,6 @@ OPTIONS: dict[str, list[str]] = {
     "light": ["--light", "10%"],
     "tile": ["--tile", "32"],
     "min-defect": ["--min-defect", "4px"],
-    "positions": ["--tile", "32", "--positions", "each"],
     "part": PARTS,
     "each-view": [*PARTS, *VIEWS, "--each-view"],
     "group": ["--group", r"^p\d+"],
@@ -52,20 +51,16 @@ LEFT_OUT: dict[frozenset[str], str] = {
         "parts are left out whole already": [("part", "group"), ("each-view", "group")],
         "a crop shows the middle of a picture, tiles all of it": [
             ("crop", "tile"),
-            ("crop", "positions"),
             ("crop", "min-defect"),
         ],
         "a crop is of one size": [("crop", "sizes")],
-        TILES_ONLY: [("min-defect", "tile"), ("min-defect", "positions"), ("min-defect", "sizes")],
-        "turned tiles show other places": [("positions", "augment")],
-        "one memory bank tells suspects, not one for each place": [("positions", "drop-suspects")],
+        TILES_ONLY: [("min-defect", "tile"), ("min-defect", "sizes")],
         "a file is a router of products or of views": [("joint", "each-view")],
         "views of one place have the same part": [("channels", "several")],
         "every channel has a light of its own": [("channels", "light")],
         "products are told apart by one view": [("channels", "joint")],
         PATCHCORE_ALONE: [
-            ("method", name)
-            for name in ("positions", "sizes", "drop-suspects", "augment", "min-defect", "tile")
+            ("method", name) for name in ("sizes", "drop-suspects", "augment", "min-defect", "tile")
         ],
     }.items()
     for pair in pairs

@@ -28,7 +28,7 @@ class Lanes(Brightness):
         super().__init__()
         self.begun, self.at_once, self.most, self.lock = 0, 0, 0, Lock()
 
-    def run_alone(self, images, positions=None):
+    def run_alone(self, images):
         with self.lock:
             self.begun, self.at_once = self.begun + 1, self.at_once + 1
             self.most = max(self.most, self.at_once)
@@ -36,7 +36,7 @@ class Lanes(Brightness):
         time.sleep(0.05 if first else 0.01)
         with self.lock:
             self.at_once -= 1
-        return self.run(images, positions)
+        return self.run(images)
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,7 @@ def manifest(**changes):
     def change(entries):
         data = json.loads(entries["flawscope"])
         for key, value in changes.items():
-            inner = data["preprocess"] if key == "positions" else data
-            where = next((d for d in (data["preprocess"], data["fusion"]) if key in d), inner)
+            where = next((d for d in (data["preprocess"], data["fusion"]) if key in d), data)
             if value is None:
                 del where[key]
             else:

@@ -421,8 +421,7 @@ Answer with_tiles(const Picture& canvas, const std::array<Side, 2>& sides, Answe
             for (int y = top; y < top + view.height; ++y)
                 for (int x = left; x < left + view.width; ++x) counted.push_back(counts(y, x));
             if (std::find(counted.begin(), counted.end(), 1) == counted.end()) continue;
-            const std::size_t number = 1 + i * sides[1].starts.size() + j;
-            const Answer tile = run(cut(canvas, top, left, view.height, view.width, counted), number);
+            const Answer tile = run(cut(canvas, top, left, view.height, view.width, counted));
             found.score = std::isnan(tile.score) ? tile.score : std::max(found.score, tile.score);
             for (int y = 0; y < tile.height; ++y)
                 for (int x = 0; x < tile.width; ++x) {
@@ -510,8 +509,8 @@ int judge(int count, char** words) {
     if (held.empty()) throw std::runtime_error(std::string(words[1]) + " is not a flawscope model");
     const Json manifest = Parser(held).document();
     const Json& how = manifest["preprocess"];
-    const bool tiled = how.has("tile"), located = tiled && how.has("positions");
-    const std::size_t known = (located ? 7 : tiled ? 6 : 4) + how.has("black_level");  // of deep pictures
+    const bool tiled = how.has("tile");
+    const std::size_t known = (tiled ? 6 : 4) + how.has("black_level");  // of deep pictures
     if (manifest["format"].real() != 5 || how.members.size() != known ||
         (tiled && how["crop"].kind != Json::null))
         throw std::runtime_error("this example cannot read the model's format");
@@ -525,19 +524,15 @@ int judge(int count, char** words) {
     std::ofstream file;
     if (dump) file.open(words[4], std::ios::binary);
     const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
-    auto run = [&](Tensor tensor, std::size_t number) {  // 0: the whole picture, else a tile
+    auto run = [&](Tensor tensor) {
         if (dump && !file.write(reinterpret_cast<const char*>(tensor.values.data()),
                                 std::streamsize(tensor.values.size() * sizeof(float))).flush())
             throw std::runtime_error(std::string("cannot write ") + words[4]);
         const std::array<std::int64_t, 4> shape{1, 3, tensor.height, tensor.width};
-        const std::int64_t one = 1;
-        std::int64_t position = std::int64_t(number);
-        const Ort::Value given[] = {
-            Ort::Value::CreateTensor<float>(memory, tensor.values.data(), tensor.values.size(), shape.data(),
-                                            shape.size()),
-            Ort::Value::CreateTensor<std::int64_t>(memory, &position, 1, &one, 1)};
-        const char *inputs[] = {"images", "positions"}, *outputs[] = {"scores", "maps"};
-        const auto results = session.Run(Ort::RunOptions(), inputs, given, located ? 2 : 1, outputs, 2);
+        const Ort::Value given = Ort::Value::CreateTensor<float>(
+            memory, tensor.values.data(), tensor.values.size(), shape.data(), shape.size());
+        const char *inputs[] = {"images"}, *outputs[] = {"scores", "maps"};
+        const auto results = session.Run(Ort::RunOptions(), inputs, &given, 1, outputs, 2);
         const float* map = results[1].GetTensorData<float>();
         const auto pixels = results[1].GetTensorTypeAndShapeInfo().GetElementCount();
         Answer answer{*results[0].GetTensorData<float>(), tensor.height, tensor.width, {map, map + pixels}};
@@ -545,16 +540,14 @@ int judge(int count, char** words) {
         return answer;
     };
     Whole first = preprocess(picture, how, region);
-    Answer found = run(std::move(first.tensor), 0);
-    if (canvas != size || located) {
+    Answer found = run(std::move(first.tensor));
+    if (canvas != size) {
         const double overlap = how["overlap"].real();
         if (!(overlap >= 0 && overlap <= 0.75)) throw std::runtime_error("its tiles overlap too much");
         const auto side = [&](std::size_t axis, int whole) {
             return Side(whole, canvas[axis], size[axis], overlap, first.inner[axis], first.corner[axis]);
         };
         const std::array<Side, 2> sides{side(0, picture.height), side(1, picture.width)};
-        if (located && sizes(how["positions"]) != Pair{int(sides[0].starts.size()), int(sides[1].starts.size())})
-            throw std::runtime_error("the picture has other tiles than those that the model knows");
         if (canvas != Pair{picture.height, picture.width}) {
             const double height = picture.height, width = picture.width;
             picture = resize(picture, {0, 0, height, width}, canvas[0], canvas[1]);

@@ -27,7 +27,7 @@ class Line:
 
     @property
     def challenge(self) -> Challenge:
-        return self.station.parts[Challenge]
+        return self.station.components[Challenge]
 
     def close(self) -> None:
         assert isinstance(self.running, Running)

@@ -37,7 +37,7 @@ def small_fit(job: dict[str, Any], step: Any) -> dict[str, Any]:
 @pytest.fixture(name="empty")
 def empty_fixture(request, tmp_path):
     with closing(opened(empty_settings(tmp_path / "store"), place_of(request.node))) as made:
-        made.station.parts[Drafts].work = small_fit
+        made.station.components[Drafts].work = small_fit
         yield made
 
 

@@ -249,7 +249,7 @@ def test_a_camera_of_a_product_takes_pictures_of_another(open_station, settings)
 def test_of_pictures_of_one_size_each_file_is_read_once(empty, http, good, monkeypatch):
     """BMP all have one size: each new one must not read all others."""
     begin(http)
-    files = empty.station.parts[drafts.Drafts].draft("plate").folder
+    files = empty.station.components[drafts.Drafts].draft("plate").folder
     shown = np.asarray(Image.open(good[0]).convert("L").resize((24, 24)))
     pictures = [encoded(Image.fromarray(shown // 2 + k), "BMP") for k in range(12)]
     read, read_bytes = list[Path](), Path.read_bytes

@@ -242,7 +242,7 @@ def test_the_smallest_station_has_few_threads(settings, monkeypatch):
 
 def test_an_observer_that_fails_harms_nobody_and_is_told_until_it_works(asked, parts, monkeypatch):
     station, heard = asked.station, list[int]()
-    drift = station.parts[Drift]
+    drift = station.components[Drift]
     station.observers.append(lambda recorded: heard.append(recorded.number))
     with monkeypatch.context() as patch:
         patch.setattr(drift.monitor, "mark_new", failing(ValueError("a bug")))

@@ -255,7 +255,7 @@ def test_an_export_is_the_same_whatever_its_pages(station, parts, monkeypatch):
 
 
 def test_trials_wait_in_a_bounded_row(station, monkeypatch):
-    drafts, going, begun = station.parts[Drafts], threading.Event(), threading.Event()
+    drafts, going, begun = station.components[Drafts], threading.Event(), threading.Event()
     facts = {"stage": "ready", "name": "new", "model": "none", "result": {}}
     draft: Any = type("Draft", (), facts)()
 

@@ -29,7 +29,7 @@ class Fixed:
         self.scores, self.wrong_batch, self.map_error = np.array(scores, np.float32), wrong_batch, map_error
         self.batches: list[list[int]] = []
 
-    def run(self, images, positions=None):
+    def run(self, images):
         numbers = images[:, 0, 0, 0].astype(int)
         self.batches.append(numbers.tolist())
         scores = self.scores[numbers]
@@ -59,7 +59,6 @@ def compared(expected, session, threshold=50.0, precision="fp32", stride=1, **op
         calibration=calibration,
         runtime="fixed 1",
         stride=stride,
-        positions=np.zeros(len(expected), np.int64),
     )
 
 

@@ -267,11 +267,7 @@ def test_pictures_that_make_no_model_and_models_that_take_none(tmp_path):
         partial_fit(tmp_path / "m.onnx", parts(2))
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"size": TWO, "fine_ratio": 0.2}, {"size": TWO, "fine_ratio": 0.2, "layers": "joined"}],
-    ids=str,
-)
+@pytest.mark.parametrize("options", [{}, {"size": TWO, "fine_ratio": 0.2}], ids=str)
 def test_identical_features_everywhere_still_make_a_model(options):
     """Two blank parts: every distance between them is about 0."""
     predictor = fit_small([np.full((64, 64, 3), v, np.uint8) for v in (100, 101)], **options)

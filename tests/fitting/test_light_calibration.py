@@ -131,7 +131,7 @@ def test_a_picture_that_is_counted_wrong_in_a_light_counts_above_all_scores(monk
         reader.hashes, reader.failures = dict(enumerate("abcd")), failures
         views, task = views_of(reader, [(80, 80)] * 4, 0), Task(lambda i: None, [5, 6, 7, 7], rate=0.4)
         fitted = Fitted({k: Values(k + 1.0, k + 1.0, 0.0) for k in range(4)}, [0, 1, 2, 3])
-        leave_out = Mock(spec=LeaveOut, model=Mock(config=Mock(seed=0)), exact_positions=())
+        leave_out = Mock(spec=LeaveOut, model=Mock(config=Mock(seed=0)))
         return judging.judge_fit(leave_out, fitted, views, task)
 
     found = judged({1: "one part too many"})

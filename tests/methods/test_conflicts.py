@@ -27,7 +27,6 @@ APART = [
     ({"part": "x", "group": "y"}, "part", "group"),
     ({"several": True, "align": "auto"}, "several", "align"),
     ({"view": "top"}, "view", "part"),
-    ({"tile": 64, "positions": "each", "drop_suspects": True}, "drop_suspects", "positions"),
 ]
 
 

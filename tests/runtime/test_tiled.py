@@ -8,11 +8,7 @@ import pytest
 from PIL import Image
 
 import flawscope
-from flawscope.artefact import model_file
-from flawscope.cli import main
-from flawscope.datasets import list_pictures
 from flawscope.errors import InputError
-from flawscope.export.recalibrate import POSITIONS_PER_SAMPLE, ExportPictures
 from flawscope.predictor import Predictor
 from flawscope.views import preprocess
 from flawscope.views.preprocess import Preprocess
@@ -67,24 +63,3 @@ def test_a_canvas_far_larger_than_its_picture_is_refused_before_there_is_one(til
         model.predict(np.zeros((2050, 2050, 3), np.uint8))
     assert sizes == [(64, 64)]
     assert model.predict(Image.new("RGB", (9, 8))).map.shape == (64, 72)
-
-
-def test_a_picture_with_other_tiles_is_one_line(tiled, tmp_path, capsys):
-    Image.new("RGB", (160, 224), "grey").save(tmp_path / "tall.png")
-    path = tiled(".onnx", positions="each")
-    assert main(["predict", str(path), str(tmp_path / "tall.png"), "--out", str(tmp_path / "out")]) != 0
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if "tall.png" in line]
-    assert "160 x 224 pixels, 3 rows of 2 tiles" in line
-    assert "2 rows of 3" in line
-    assert "--positions" in line
-
-
-def test_an_export_is_compared_at_several_places(tiled, tiled_pictures):
-    artefact = model_file.read(tiled(positions="each"))
-    samples = len(artefact.tensors["samples"])
-    images, where = ExportPictures(artefact).probe_images()
-    assert len(images) == len(where) == POSITIONS_PER_SAMPLE * samples
-    assert (where.min(), where.max()) == (0, 6)
-    images, where = ExportPictures(artefact, list_pictures(tiled_pictures / "train")).probe_images()
-    assert len(images) == len(where)
-    assert len(set(where.tolist())) > 3

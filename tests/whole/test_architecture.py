@@ -25,7 +25,7 @@ ALLOWED = {
     "machine": "",
     "pictures": "",
     "views": "pictures",
-    "calibration": "",
+    "calibration": "pictures",
     "datasets": "pictures",
     "artefact": "views calibration",
     "synthesis": "pictures",
@@ -33,7 +33,7 @@ ALLOWED = {
     "methods": "machine pictures views calibration artefact synthesis",
     "runtime": "machine artefact methods",
     "predictor": "pictures views calibration artefact results runtime",
-    "export": "pictures views calibration artefact methods runtime",
+    "export": "pictures views calibration artefact methods runtime predictor",
     "fitting": "pictures views calibration datasets artefact synthesis methods predictor export",
     "testing": "pictures synthesis methods export fitting",
     "evaluation": "machine pictures views calibration datasets artefact results methods",
@@ -53,7 +53,7 @@ WITHOUT_TORCH = {
     "methods.method",
 } | {"methods.settings", "fitting", "export"}
 # `cluster` runs what the commands run, elsewhere: it stands on as many packages as they do
-MOST_PACKAGES, MOST_ARROWS = 19, 90
+MOST_PACKAGES, MOST_ARROWS = 19, 92
 
 
 ALL = modules_of(ROOT)
@@ -140,18 +140,21 @@ def test_a_calibration_is_made_of_rows_at_one_place():
     assert changed == {"calibration.threshold"}  # without some of its own
 
 
-def test_no_two_uses_of_the_seed_share_a_stream():
-    streams = {}
-    for module, path in ALL.items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.Assign) or "STREAM" not in ast.unparse(node.targets[0]):
-                continue
-            names = ast.unparse(node.targets[0]).strip("()").split(", ")
-            numbers = ast.literal_eval(node.value)
-            for name, number in zip(names, numbers if len(names) > 1 else [numbers], strict=True):
-                streams.setdefault(number, []).append(f"{module}.{name}")
-    assert len(streams) >= 8
-    assert not [names for names in streams.values() if len(names) > 1]
+def test_streams_of_random_numbers_stand_in_one_table():
+    """A generator is made of a seed alone, or of a stream."""
+    others = {
+        module
+        for module, path in ALL.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("default_rng")
+        if node.args and isinstance(node.args[0], ast.List)
+    }
+    assert others == {
+        "calibration.streams",
+        "methods.prnet.prototypes",
+        "synthesis.demo.dataset",
+        "testing.fits",
+    }
 
 
 def loaded_after(code):

@@ -67,11 +67,10 @@ def models(onnx_path, tmp_path_factory):
     return made
 
 
-@pytest.fixture(params=[(None, "shared"), (ROI, "shared"), (None, "each")], ids=str)
+@pytest.fixture(params=[None, ROI], ids=str)
 def fitted(request, tiled):
-    """A model that was fitted on tiles, without and with a region of interest, or that tells places apart."""
-    roi, positions = request.param
-    return tiled(".onnx", roi=roi, positions=positions)
+    """A model that was fitted on tiles, without and with a region of interest."""
+    return tiled(".onnx", roi=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -194,27 +193,18 @@ def test_tiles(way, example, models, tmp_path):
 
 
 def test_a_model_that_was_fitted_on_tiles(example, fitted, tiled_pictures):
-    found = example.judges(fitted, tiled_paths(tiled_pictures, flawscope.load(fitted)))
+    found = example.judges(fitted, tiled_paths(tiled_pictures))
     assert {line["is_anomalous"] for line in found} == {True, False}
     assert any(0 < line["share_marked"] < 1 for line in found)
     said = refusal(*example.words, fitted, example.given(tiled_pictures / "small/0.png"))
     assert "is smaller than a tile of 96 x 96 pixels" in said
 
 
-def tiled_paths(folder, model):
-    """Those with one tile alone only for models that take any number."""
-    kinds = ("good", "odd", *([] if model.manifest.preprocess.positions else ["tile"]))
-    return [path for kind in kinds for path in sorted((folder / kind).iterdir())]
+def tiled_paths(folder):
+    return [path for kind in ("good", "odd", "tile") for path in sorted((folder / kind).iterdir())]
 
 
 PYTHON = [sys.executable, EXAMPLES / "predict.py"]
-
-
-def test_in_python_a_picture_with_other_tiles_is_one_line(tiled, tiled_pictures, tmp_path):
-    Image.new("RGB", (160, 224)).save(tmp_path / "tall.png")
-    for path in (tiled_pictures / "tile/0.png", tmp_path / "tall.png"):
-        said = refusal(*PYTHON, tiled(".onnx", positions="each"), path)
-        assert said == "the picture has other tiles than those that the model knows\n"
 
 
 def test_in_python_it_refuses_what_it_does_not_know(onnx_path, tmp_path):
@@ -249,7 +239,7 @@ def test_in_cpp_the_tensor_is_the_same_bit_by_bit(way, program, models, tmp_path
 
 def test_in_cpp_the_tensors_of_a_model_that_was_fitted_on_tiles(fitted, program, tiled_pictures, tmp_path):
     model = flawscope.load(fitted)
-    for path in tiled_paths(tiled_pictures, model):
+    for path in tiled_paths(tiled_pictures):
         picture = Image.open(path)
         picture.save(tmp_path / "a.ppm")
         lines(program, fitted, tmp_path / "a.ppm", "--dump", tmp_path / "a.f32")

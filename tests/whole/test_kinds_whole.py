@@ -23,7 +23,7 @@ def test_every_result_tells_kinds(named, labelled, tmp_path, answer):
 @pytest.mark.parametrize("method", ["efficientad_path", "tiled"])
 def test_other_models_name_kinds(method, request):
     path, size = request.getfixturevalue(method), 96 if method == "efficientad_path" else 224
-    model = flawscope.load(path if isinstance(path, Path) else path(positions="each")).with_rate(0.9)
+    model = flawscope.load(path if isinstance(path, Path) else path()).with_rate(0.9)
     rows = slice(32, 192) if method == "tiled" else slice(None)
     drawn = {kind: [draw(kind, k, size) for k in range(9)] for kind in ("ink", "wire")}
     examples = [Example(p[rows], kind, m[rows]) for kind, pairs in drawn.items() for p, m in pairs[:8]]

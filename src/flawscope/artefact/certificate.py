@@ -31,11 +31,8 @@ class Session(Protocol):
     runtime: str
     size: tuple[int, int]
 
-    def run(
-        self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Runs images `[B, 3, H, W]` float32 in 0..1, at places `[B]` of their pictures, to scores `[B]` and
-        maps `[B, H, W]`."""
+    def run(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Runs images `[B, 3, H, W]` float32 in 0..1 to scores `[B]` and maps `[B, H, W]`."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +144,6 @@ def certify(
     runtime: str,
     ties: NDArray[np.bool_] | None = None,
     stride: int = 1,
-    positions: NDArray[np.int64],
 ) -> Certificate:
     """Compares a session's answers with the expected ones, in batches of every size; a batch that is not full
     takes the first pictures again.
@@ -157,7 +153,6 @@ def certify(
             or None: not compared.
         calibration: the session's own; the expected decisions are its, too.
         ties: `[N]`, pictures whose scores are not to be compared.
-        positions: `[N]`, where in their pictures they lie; 0: they are whole pictures.
     """
     count = len(images)
     ties = np.zeros(count, bool) if ties is None else ties
@@ -167,7 +162,7 @@ def certify(
     for batch in BATCH_SIZES:
         for start in range(0, count, batch):
             rows = np.arange(start, start + batch) % count
-            found_scores, found_maps = session.run(np.ascontiguousarray(images[rows]), positions[rows])
+            found_scores, found_maps = session.run(np.ascontiguousarray(images[rows]))
             found_maps = found_maps[:, ::stride, ::stride]
             map_errors = (0.0, 0.0) if maps is None else _max_errors(found_maps, maps[rows])
             counted = ~ties[rows]  # a tie is one of scores; maps do not know it
@@ -222,7 +217,6 @@ def certify_samples(session: Session, artefact: Artefact) -> Certificate:
         runtime=session.runtime,
         ties=np.array([s.get("tie") is True for s in manifest.samples]),
         stride=MAP_STRIDE,
-        positions=np.zeros(len(images), np.int64),
     )
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 
-import numpy as np
-
+from flawscope.calibration.streams import Stream
 from flawscope.errors import InputError
 
 MIN_HELD_OUT = 10  # pictures, but at most a quarter of all
 MIN_FOR_FULL_RATE = 120  # pictures, from which on as many are held out as the false-alarm rate needs
-SPLIT_STREAM = 20  # RNG stream
 SMALLEST_RATE = (
     1e-12  # that no number of pictures could promise: the inverse of a smaller one may be infinite
 )
@@ -53,7 +51,7 @@ def hold_out(
     own_reserved = sorted(set(reserved) & set(used))
     apart = {group_of[i] for i in own_reserved}
     if own_reserved and len(apart) < len(members):
-        order = np.random.default_rng([seed, SPLIT_STREAM]).permutation(own_reserved).tolist()
+        order = Stream.HOLD_OUT.rng(seed).permutation(own_reserved).tolist()
         return [members[group] for group in dict.fromkeys(group_of[i] for i in order)]
     if total < 2:
         raise InputError(
@@ -64,7 +62,7 @@ def hold_out(
     if units >= MIN_FOR_FULL_RATE:
         number = max(number, min(min_calibration_size(rate) + more, units // 5))
     most = max(2 * number * total / units, total // 3)  # pictures: no large part for a few small ones
-    order = np.random.default_rng([seed, SPLIT_STREAM]).permutation(sorted(members))
+    order = Stream.HOLD_OUT.rng(seed).permutation(sorted(members))
     held_out: list[list[int]] = []
     for group in order.tolist():
         if len(held_out) >= min(number, units - 1):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,11 @@ from flawscope.calibration import min_calibration_size
 from flawscope.calibration.goods import Picture, scored
 from flawscope.calibration.power import MIN_DEFECTS, DefectScores, wilson_interval
 from flawscope.calibration.threshold import Calibration, far_severity
-from flawscope.errors import join_names, pluralize
+from flawscope.errors import InputError, join_names, pluralize
+from flawscope.pictures.apart import find_apart
+from flawscope.pictures.appearance import FAR_SHIFT, AppearanceRange, FeatureValues, describe_shifts
+from flawscope.pictures.near_duplicates import Look
+from flawscope.pictures.units import show_nothing
 
 FAR_ALONE = 5.0  # times `far_severity`, from which on it is asked; of good ones a severity of 14 was seen
 HIDDEN_SHARE = 0.25  # of them: so many, surely, that pictures hide by raising the threshold are a question
@@ -38,38 +43,74 @@ class Odd(NamedTuple):
     line: str
 
 
+class Seen(NamedTuple):
+    """Columns of a new picture's row that no file keeps: what it is compared by, its appearance as a whole,
+    features [C, D] of the cells of a grid on it, and the picture in grey and small (`Preprocess.small`); None
+    or empty: not known."""
+
+    look: Look | None = None
+    measured: FeatureValues = ()
+    cells: NDArray[np.float32] | None = None
+    small: NDArray[np.float32] | None = None
+
+
+NOTHING_SEEN: Mapping[str, Seen] = MappingProxyType({})
+
+
+def odd_looks(looks: Sequence[Look | None], names: Sequence[str]) -> Iterator[Odd]:
+    """Says what is odd about pictures before anything is learnt from them."""
+    if nothing := show_nothing(looks):
+        yield Odd(
+            NOTHING,
+            f"{join_names([names[k] for k in nothing])}: {'shows' if len(nothing) == 1 else 'show'} nothing "
+            "beside the others (black, white, or a covered lens)",
+        )
+
+
+def refuse(found: Iterable[Odd], force: bool) -> None:
+    """Asks before the work. InputError: nobody says that the pictures are good."""
+    for one in found:
+        if ASKS[one.reason] and not force:
+            raise InputError(f"{one.line}: remove what is a mishap, or go on with --force")
+
+
 def odd(
     rows: Iterable[Picture],
     calibration: Calibration,
     defects: DefectScores | None = None,
+    seen: Mapping[str, Seen] = NOTHING_SEEN,
     *,
     asks: bool = True,
     before: Calibration | None = None,
+    appearance: AppearanceRange | None = None,
     left_out: int = 0,
-    nothing: str | None = None,
-    apart: Iterable[Sequence[str]] = (),
-    unlike: str | None = None,
 ) -> Iterator[Odd]:
     """Says what is odd about the good pictures that a threshold comes from.
 
     Args:
-        rows: of the calibration.
+        rows: of the model.
         defects: simulated ones of the same network; None: nothing is known of them.
+        seen: columns of new good pictures, by hash.
         asks: the pictures are new, and may be as far out as defects are.
         before: the calibration that this one replaces, if any. left_out: pictures that it cannot use.
-        nothing, unlike: lines on pictures that show nothing, or look unlike those learnt from.
-        apart: names of pictures that lie apart, in groups.
+        appearance: of the pictures learnt from; None: it is not known.
     """
-    names = [row.name for row in scored(rows)]
+    every = [*rows]
+    names, new = (
+        [row.name for row in scored(every)],
+        [row for row in every if row.hash in seen and row.role != "duplicate"],
+    )
+    columns, new_names = [seen[row.hash] for row in new], [row.name for row in new]
     if before and (line := too_few_question(calibration, before, left_out)):
         yield Odd(TOO_FEW, line)
-    if nothing:
-        yield Odd(NOTHING, nothing)
-    for several in apart:
+    yield from odd_looks([one.look for one in columns], new_names)
+    cells, measured = [one.cells for one in columns], [one.measured for one in columns]
+    for places in find_apart(cells, measured, [row.unit for row in new]):
         yield Odd(
             APART,
-            f"{join_names(several)} {'lies' if len(several) == 1 else 'lie'} apart from the other pictures, "
-            "like misfires or parts of another product: new ones of their kind would be called good",
+            f"{join_names([new_names[k] for k in places])} {'lies' if len(places) == 1 else 'lie'} apart "
+            "from the other pictures, like misfires or parts of another product: new ones of their kind "
+            "would be called good",
         )
     if asks and (line := defect_like_question(calibration, names, defects, before=before)):
         yield Odd(LIKE_DEFECTS, line)
@@ -77,8 +118,8 @@ def odd(
         yield Odd(FLAGGED, line)
     elif line := sole_note(calibration, names):
         yield Odd(ALONE, line)
-    if unlike:
-        yield Odd(UNLIKE, unlike)
+    if appearance and (line := unlike_note(appearance, measured, new_names)):
+        yield Odd(UNLIKE, line)
     if before and (line := learnt_note(calibration, before)):
         yield Odd(COPIES, line)
 
@@ -212,6 +253,19 @@ def learnt_note(new: Calibration, before: Calibration) -> str | None:
         f"none scores above {max(new.scores):.4g}, as {above} of {count} did before: are they copies of "
         "pictures that the model has learnt from? If so, new parts will be called anomalous more often"
     )
+
+
+def unlike_note(
+    appearance: AppearanceRange, measured: Sequence[FeatureValues], names: Sequence[str]
+) -> str | None:
+    """Note on pictures that are unlike those learnt from, as a whole; None where there are none."""
+    shifts = [(appearance.shifts(one), name) for one, name in zip(measured, names, strict=True) if one]
+    if far := [(shift, name) for shift, name in shifts if max(map(abs, shift)) > FAR_SHIFT]:
+        return (
+            f"unlike the pictures learnt from ({describe_shifts([shift for shift, _ in far])}), from now on "
+            f"expected: {join_names([name for _, name in far])}"
+        )
+    return None
 
 
 def too_few_question(new: Calibration, before: Calibration, left_out: int) -> str | None:

@@ -345,11 +345,9 @@ def product_names(model: Predictor | Router, args: argparse.Namespace) -> list[s
 def stream_of(model: Predictor | Router, product: str | None) -> Callable[..., Iterator[SourceResult]]:
     """The `stream` of a model. product: what all pictures show, of a model of several; None: it is
     recognised. InputError where the model has no such product."""
-    from flawscope.predictor import Predictor
-
     if product is None:
         return model.stream
-    if isinstance(model, Predictor):
+    if not model.kind:
         raise InputError("--product is for joint models: leave it out")
     model.product(product)
     return partial(model.stream, product=product)

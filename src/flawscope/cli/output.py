@@ -308,6 +308,24 @@ class Summary:
         self.parts = model.parts()
         self.tolerances: Tolerances | None = None  # a person's rules, where some are applied
         self.totals = ProductCounts(max(one.calibration.expected_rate for one in self.manifests.values()))
+        self.p_values: list[float] = []  # among units (`Calibration.unit_p_values`)
+        self.promised = all(one.calibration.promised for one in self.manifests.values())
+
+    def add(self, found: Prediction) -> None:
+        self.totals.add(found)
+        if (manifest := self.manifests.get(found.product_name)) is not None:
+            self.p_values.append(float(manifest.calibration.unit_p_values(found.score)))
+
+    def batch(self, rate: float) -> dict[str, Any]:
+        """Facts on the pictures that can be called defective together at a false discovery rate: up to which
+        p-value, and how many. least: the smallest p-value that there can be."""
+        from flawscope.calibration.promise import batch_limit
+
+        limit = batch_limit(self.p_values, rate) if self.promised else 0.0
+        least = max(1 / (one.calibration.unit_count + 1) for one in self.manifests.values())
+        called = sum(p <= limit for p in self.p_values)
+        found = {"rate": rate, "p_value": limit, "defective": called, "pictures": len(self.p_values)}
+        return {**found, "least": least, "promised": self.promised}
 
     def facts(self, args: argparse.Namespace, unjudged: int) -> dict[str, Any]:
         found = run_facts(args, self.manifests, self.totals, unjudged, self.kind)
@@ -347,7 +365,7 @@ def run_facts(
             "promised": one.promised,
         }
     own: dict[str, Any] = {f"{kind}s": each} if kind else each[""]
-    promises = [f"{name}: {one.promise()}" if kind else one.promise() for name, one in known.items()]
+    promises = [f"{name}: {one.brief()}" if kind else one.brief() for name, one in known.items()]
     return {
         "model": os.path.basename(args.model),
         "category": ", ".join(name if kind else one.category for name, one in manifests.items()),
@@ -375,6 +393,22 @@ def totals_line(totals: MismatchDetector, calibration: Calibration, tolerances: 
     within = f", {totals.tolerated} within tolerance" if tolerances else ""
     pictures = pluralize(totals.count, "picture")
     return f"{totals.anomalous} of {pictures} anomalous{within}\n{calibration.brief()}\n{LEGEND}"
+
+
+def batch_line(batch: Mapping[str, Any]) -> str:
+    """Line on the pictures that can be called defective together, from `Summary.batch`."""
+    of = f"of {pluralize(batch['pictures'], 'picture')}"
+    if batch["defective"]:
+        return (
+            f"{batch['defective']} {of} can be called defective, those of p {batch['p_value']:.3g} or less: "
+            f"on average at most {batch['rate']:.1%} of them are good, if each picture shows another part"
+        )
+    if not batch["promised"]:
+        return "the model promises nothing: no picture can be called defective at a false discovery rate"
+    return (
+        f"none {of} can be called defective at a false discovery rate of {batch['rate']:.1%}: p is "
+        f"{batch['least']:.2g} at least, more good pictures in the model would lower that"
+    )
 
 
 def parts_line(decided: Sequence[PartPrediction], promise: str) -> str:

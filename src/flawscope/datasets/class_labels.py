@@ -21,6 +21,7 @@ from flawscope.pictures.listing import list_entries, natural_key
 from flawscope.pictures.mask_files import fold
 from flawscope.pictures.name_words import PictureClass, read_names
 
+UNMARKED = "unmarked"  # word of pictures without marks beside others with some
 MAX_VALUES = 20  # of a column of labels; one with more holds something else
 MAX_LIST_BYTES = 1 << 24  # larger files above the pictures' folder, or in a zip, are not opened
 SUFFIXES = {".csv", ".tsv", ".xlsx", ".json", ".jsonl", ".xml", ".txt"}
@@ -134,17 +135,32 @@ class ClassLabels:
             sources = " and ".join(sorted({one.source for one in labels}))
             return labels[0].words, f"unclear by {sources}"
         telling = next((one for one in labels if one.picture_class is found), labels[0])
+        if telling.words == UNMARKED:
+            return UNMARKED, "nothing is said"
         return telling.words, f"{found.value} by {telling.source}".strip()
 
 
-def read_class_labels(root: Path, pictures: Sequence[Path], files: LabelFiles | None = None) -> ClassLabels:
-    """Reads the labels of pictures below `root`, by names and files. files: those below it.
+def read_class_labels(
+    root: Path, pictures: Sequence[Path], files: LabelFiles | None = None, *, by_marks: bool = False
+) -> ClassLabels:
+    """Reads the labels of pictures below `root`, by names and files.
+
+    Args:
+        files: those below it.
+        by_marks: nothing else may tell which pictures are good: those are not in which something is marked
+            whose kind does not say so, and the others are `UNMARKED`.
 
     Raises:
         InputError: a list cannot be read for want of a library.
     """
-    found = ClassLabels({picture: [] for picture in pictures})
-    for one in [files or LabelFiles(root, pictures), *_files_above(root, pictures)]:
+    found, files = ClassLabels({picture: [] for picture in pictures}), files or LabelFiles(root, pictures)
+    if by_marks and (marked := files.marked()):
+        for picture, labels in found.of.items():
+            source, kinds = marked.get(picture, ("", (UNMARKED,)))
+            known = PictureClass.GOOD if any(map(says_good, kinds)) else PictureClass.BAD
+            known = known if picture in marked else PictureClass.UNKNOWN
+            labels.append(ClassLabel(known, ", ".join(kinds) or "marked", source.rpartition("/")[2]))
+    for one in [files, *_files_above(root, pictures)]:
         if missing := next(iter(one.unread_lists.items()), None):
             raise InputError(f"{missing[0]} may say which pictures are good: {missing[1]}, or move it away")
         for source, texts in one.class_texts().items():

@@ -18,7 +18,7 @@ from flawscope.artefact.certificate import difference_scales
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import pluralize
 from flawscope.export.onnx_graph import IR_VERSION, silence_exporter
-from flawscope.export.recalibrate import MAX_DEFECTIVE, ProbeImages
+from flawscope.export.recalibrate import MAX_DEFECTIVE, subset, with_defects
 from flawscope.progress import ProgressCallback, ProgressCounter, ignore_progress
 
 if TYPE_CHECKING:
@@ -65,10 +65,9 @@ class QuantizationErrorMeter:
     simulated defects."""
 
     def __init__(
-        self, embed: ModelProto, score: ModelProto, shown: ProbeImages, calibration: Calibration
+        self, embed: ModelProto, score: ModelProto, shown: NDArray[np.float32], calibration: Calibration
     ) -> None:
-        good, bad = shown.subset(MAX_DEFECTIVE), shown.with_defects()
-        self.images = np.concatenate([good.images, bad.images])
+        self.images = np.concatenate([subset(shown, MAX_DEFECTIVE), with_defects(shown)])
         self.score = _open_session(score)
         self.scores, self.maps = self._run(embed)
         self.of_scores = difference_scales(calibration.scores, calibration.score_threshold, self.scores)

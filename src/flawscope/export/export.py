@@ -19,12 +19,13 @@ from flawscope.export import eight_bits, onnx_graph
 from flawscope.export.recalibrate import (
     EmbedFn,
     ExportPictures,
-    ProbeImages,
+    Images,
     ReducedModel,
     certify_session,
     engine_version,
     recalibrate,
     run_one_by_one,
+    with_defects,
 )
 from flawscope.methods import registry
 from flawscope.pictures.decoding import PictureSource
@@ -79,7 +80,7 @@ def export(
     given = ExportPictures(artefact, pictures, [] if failures is None else failures)
     shown = given.probe_images()
     trained = TorchSession.open(artefact, "cpu")
-    if shown.images.shape[1:] != (3, *trained.size):
+    if shown.shape[1:] != (3, *trained.size):
         raise InputError("the sample pictures do not have the model's size")
 
     step("network", 0, 2)
@@ -103,7 +104,7 @@ def export(
 
 
 def certify_export(
-    made: ReducedModel, given: ExportPictures, shown: ProbeImages, step: ProgressCallback
+    made: ReducedModel, given: ExportPictures, shown: Images, step: ProgressCallback
 ) -> tuple[Artefact, list[Certificate]]:
     """The artefact of an exported network, calibrated for its precision, with each engine's certificate.
 
@@ -179,17 +180,17 @@ def open_embed(embed: ModelProto, runtime: str, precision: str) -> EmbedFn:
     return lambda images: graph.run({"images": images})[at]
 
 
-def _certify_fp32(artefact: Artefact, made: ReducedModel, shown: ProbeImages) -> list[Certificate]:
+def _certify_fp32(artefact: Artefact, made: ReducedModel, shown: Images) -> list[Certificate]:
     """Certifies engines in fp32: the same answers for the pictures, and for some with simulated defects."""
 
-    def certified(those: ProbeImages) -> list[Certificate]:
+    def certified(those: Images) -> list[Certificate]:
         scores, maps = run_one_by_one(made.trained, those)
         model, ties = made.trained.model, []
         with torch.inference_mode():
-            for image in torch.from_numpy(those.images).split(1):
+            for image in torch.from_numpy(those).split(1):
                 ties.append(model.ties(model.embed(image), model.inside(image)))
         known = scores, maps, artefact.manifest.calibration, torch.cat(ties).numpy()
         return [certify_session(session, those, *known) for session in made.sessions]
 
-    pairs = zip(certified(shown), certified(shown.with_defects()), strict=True)
+    pairs = zip(certified(shown), certified(with_defects(shown)), strict=True)
     return [replace(one, simulated=other.score) for one, other in pairs]

@@ -44,17 +44,14 @@ class EmbedModule(nn.Module):
 
 class ScoreModule(nn.Module):
     """Module of the second step. Where pictures are padded it looks at the images again to see which pixels
-    count; a model that tells places apart is given those."""
+    count."""
 
     def __init__(self, model: Detector):
         super().__init__()
         self.model = model
 
-    def forward(
-        self, features: Tensor, images: Tensor | None = None, positions: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        inside = None if images is None else self.model.inside(images)
-        return self.model.score_at(positions, features, inside)
+    def forward(self, features: Tensor, images: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.model.score(features, None if images is None else self.model.inside(images))
 
 
 class ResidualModule(nn.Module):
@@ -64,8 +61,8 @@ class ResidualModule(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, images: Tensor, positions: Tensor | None = None) -> Tensor:
-        return self.model.residuals(images, positions)
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model.residuals(images)
 
 
 def trace(model: Detector) -> tuple[ModelProto, ModelProto]:
@@ -97,16 +94,12 @@ def trace_score(model: Detector) -> ModelProto:
     with torch.inference_mode():
         features = torch.zeros_like(model.embed(images))
     given = {"features": features.clone()} | ({"images": images} if model.config.pads else {})
-    if model.positions is not None:
-        given["positions"] = torch.tensor([0, 1])
     return trace_module(ScoreModule(model), given, ["scores", "maps"], model.operators())
 
 
 def trace_residuals(model: Detector) -> ModelProto:
     """Images to `residuals`; `prepare_trace` the model before."""
     given = {"images": torch.zeros(2, 3, *model.size)}
-    if model.positions is not None:
-        given["positions"] = torch.tensor([0, 1])
     return trace_module(ResidualModule(model), given, [RESIDUALS], model.operators())
 
 
@@ -215,7 +208,7 @@ def _content(entry: Any) -> bytes:
 def _append(whole: ModelProto, head: ModelProto, prefix: str, weights: Mapping[bytes, str]) -> None:
     """Appends the graph of `head`, whose own names get a prefix. weights: names in `whole` by their content,
     which need not be there twice."""
-    outside = {"images", "positions", "features", "scores", "maps", RESIDUALS}
+    outside = {"images", "features", "scores", "maps", RESIDUALS}
     graph = head.graph
     contents = {entry.name: _content(entry) for entry in graph.initializer} if weights else {}
     shared = {name: weights[content] for name, content in contents.items() if content in weights}
@@ -233,8 +226,6 @@ def _append(whole: ModelProto, head: ModelProto, prefix: str, weights: Mapping[b
     whole.graph.node.extend(graph.node)
     whole.graph.initializer.extend(weights_here)
     whole.graph.value_info.extend(graph.value_info)
-    present = {entry.name for entry in whole.graph.input}
-    whole.graph.input.extend(e for e in graph.input if e.name == "positions" and e.name not in present)
     whole.graph.output.extend(graph.output)
     domains = {(entry.domain, entry.version) for entry in whole.opset_import}
     whole.opset_import.extend(e for e in head.opset_import if (e.domain, e.version) not in domains)

@@ -14,6 +14,7 @@ from pathlib import Path
 from flawscope.artefact.model_file import Artefact
 from flawscope.calibration.defect_like import Strength, defect_like
 from flawscope.calibration.goods import scored
+from flawscope.calibration.outliers import odd_looks, refuse
 from flawscope.calibration.promise import judge_pictures
 from flawscope.datasets import Dataset, find_categories, group_numbers, open_dataset
 from flawscope.datasets.layouts import confirmed_good
@@ -43,7 +44,6 @@ from flawscope.fitting.updated_models import (
 from flawscope.methods import registry
 from flawscope.pictures.decoding import PictureSource, error_reason, pixel_hash
 from flawscope.pictures.listing import relative_names
-from flawscope.pictures.units import check_shows_something
 from flawscope.predictor import Predictor, fitted_artefact, open_fitted
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.views.preprocess import Preprocess
@@ -235,8 +235,8 @@ def update(
         )
     if not force:
         usable_good = [one for one in usable if one.good and (one.learn or one.drawn)]
-        looks = look_at([one.source for one in usable_good], step, old.manifest.preprocess.channels)
-        check_shows_something(looks, [o.name for o in usable_good])
+        looks = look_at([one.source for one in usable_good], step, old.manifest.preprocess)
+        refuse(odd_looks(looks, [one.name for one in usable_good]), force)
     rest = [one for one in usable if one.number not in unsure]
     wanted = [one for one in rest if one.learn]
     train_hashes = {picture.hash for picture in old.manifest.pictures if picture.role == "train"}

@@ -16,8 +16,8 @@ them promise is promised, k/(n + 1) in every light, and the calibration counts t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 from flawscope.calibration.goods import CALIBRATION, LOST, TRAIN, Picture, Values, judge, worst
+from flawscope.calibration.streams import Stream
 from flawscope.errors import InputError
 from flawscope.fitting.training_views import TrainingViews
 from flawscope.methods.detector import BATCH
@@ -35,7 +36,6 @@ from flawscope.views.light import Light, within_range
 from flawscope.views.tiles import Fusion, TileBlender, TileSummary
 from flawscope.views.views import Views
 
-LIGHT_STREAM, CARRIER_STREAM = 51, 61  # of random numbers: part of their seed
 MIN_RANK = 3  # of the threshold among the pictures of a light: lower, one odd picture decides
 MAX_CALIBRATION_TILES = 5000  # in about as many as `MIN_PICTURES` pictures at least
 MIN_PICTURES = 60  # pictures, however many tiles they have
@@ -75,7 +75,6 @@ def judge_fit(leave_out: LeaveOut, view_fit: Fitted, views: TrainingViews, task:
         learnt = set(fitted.scored) <= set(fitted.used)  # then any of them can be left out
         right = [i for i in (fitted.used if learnt else fitted.scored) if i not in views.wrong]
         some = _draw_tiled(views, right, seed)
-        judging.known = views.by_place(view_fit.used)
         fitted.scored = judging.in_tiles(some)
     elif how.tile is not None:
         judging.fusion = fusion or Fusion(judging.score_kind)
@@ -95,9 +94,9 @@ def judge_fit(leave_out: LeaveOut, view_fit: Fitted, views: TrainingViews, task:
         plain | dict(zip(counted, judge([plain[i] for i in counted], values), strict=True))
         for values in (every, own)
     )
-    rng = np.random.default_rng([seed, CARRIER_STREAM])
+    rng = Stream.CARRIERS.rng(seed)
     carriers = {
-        i if views.are_pictures else int(rng.choice(views.carriers(i, leave_out.exact_positions))): i
+        i if views.are_pictures else int(rng.choice(views.carriers(i))): i
         for i in counted
         if rows[i].score is not None
     }
@@ -144,15 +143,13 @@ def _draw_tiled(views: TrainingViews, pictures: Sequence[int], seed: int) -> lis
 class _Judging:
     """Judges pictures by a model that has not learnt from them.
 
-    task: of the pictures. fusion: of tiles, once it is known. known: numbers of the views that the fit has
-    answers for, by frame and position.
+    task: of the pictures. fusion: of tiles, once it is known.
     """
 
     leave_out: LeaveOut
     views: TrainingViews
     task: Task
     fusion: Fusion | None
-    known: Mapping[tuple[int, int], int] = field(default_factory=dict)
 
     @property
     def score_kind(self) -> str:
@@ -178,7 +175,6 @@ class _Judging:
                 f"calibrated in each light on {len(drawn)} of {self.task.pluralize(len(pictures), 'good')}, "
                 "drawn at random: the false-alarm rate is promised by these"
             )
-        self.known = {}  # the fit has those in unchanged light
         summaries = self._summarise(drawn, lights, "calibration in each light")
         values = {
             i: [fitted.scored[i], *(self._values(one) if one else LOST for one in of)]
@@ -229,28 +225,24 @@ class _Judging:
             return each(lambda picture: work(picture, map), pictures)
 
     def _frames(self, picture: int, views: Views, each: Each) -> list[TileSummary]:
-        frames = self.views.frames_of(picture)
-        return [self._frame(picture, *pair, each) for pair in zip(frames, views.parts, strict=True)]
+        return [self._frame(self.task.groups[picture], frame, each) for frame in views.parts]
 
-    def _frame(self, picture: int, frame: int, views: Views, each: Each) -> TileSummary:
+    def _frame(self, group: int, views: Views, each: Each) -> TileSummary:
         """Answers for a frame. A faster answer for a tile is an upper bound: the bank lacks patches that it
         would hold if the picture had never been learnt from."""
-        shown = views.images([0])[0, 0] >= 0
-        group, bounds = self.task.groups[picture], self._has_bounds(picture)
+        whole, bounds, unsure = views.images([0])[0], self._has_bounds(group), dict[int, Map]()
+        shown, numbers = whole[0] >= 0, views.view_numbers()
         if views.grid is None:
-            (score, drawn) = self._answer(views.images([0])[0], 0, frame, group, True)
+            score, drawn = self._answer(whole, group)
             roi = self.leave_out.model.roi.cpu().numpy()
             counted = drawn[shown & roi] if (shown & roi).any() else drawn.ravel()
             pixels = np.stack([counted, np.full(counted.shape, -np.inf, np.float32)])
             tops = (score, -math.inf), (float(drawn.max()), -math.inf), (float(counted.mean()), 0.0)
             return TileSummary(*tops, -math.inf, pixels)
-        unsure = dict[int, Map]()
 
-        def run(images: Any, where: Any) -> Any:
-            pairs = [*zip(images, where.tolist(), strict=True)]
-            found = [
-                *each(lambda of: self._answer(of[0], of[1], frame, group, not (bounds and of[1])), pairs)
-            ]
+        def run(images: Any) -> Any:
+            pairs = [(image, numbers.pop(0)) for image in images]
+            found = [*each(lambda of: self._answer(of[0], group, sure=not (bounds and of[1])), pairs)]
             if bounds:
                 unsure.update(
                     (number, one[1]) for (_, number), one in zip(pairs, found, strict=True) if number
@@ -258,30 +250,26 @@ class _Judging:
             return zip(*found, strict=True)
 
         def sure(number: int) -> Map:
-            return self._answer(views.images([number])[0], number, frame, group, True)[1]
+            return self._answer(views.images([number])[0], group)[1]
 
         blended = views.blend(run, BATCH * torch.get_num_threads())
         _confirm_maximum(blended, unsure, lambda numbers: each(sure, numbers))
         return blended.summary(shown)
 
-    def _has_bounds(self, picture: int) -> bool:
+    def _has_bounds(self, group: int) -> bool:
         """Whether there is a faster answer, whose map is an upper bound."""
         of = self.leave_out
-        has = of.has_bound and not self.known and of.model.score_is_map_maximum
-        return has and self.task.groups[picture] in of.learnt
+        return of.has_bound and of.model.score_is_map_maximum and group in of.learnt
 
-    def _answer(self, image: Map, position: int, frame: int, group: int, sure: bool) -> tuple[float, Map]:
+    def _answer(self, image: Map, group: int, sure: bool = True) -> tuple[float, Map]:
         """Score and map [H, W] of an image as if its group had not been learnt from; unless `sure` an upper
         bound."""
-        learnt = self.known.get((frame, position))
-        result = None if learnt is None else self.leave_out.score_number(learnt)
-        if result is None:
-            model = self.leave_out.model
-            with torch.inference_mode():
-                images = torch.from_numpy(np.ascontiguousarray(image))[None].to(model.roi.device)
-                features, inside = model.embed(images), model.inside(images)
-                answer = self.leave_out.score if sure else self.leave_out.bound
-                result = answer(group, features[0], None if inside is None else inside[0], position)
+        model = self.leave_out.model
+        with torch.inference_mode():
+            images = torch.from_numpy(np.ascontiguousarray(image))[None].to(model.roi.device)
+            features, inside = model.embed(images), model.inside(images)
+            answer = self.leave_out.score if sure else self.leave_out.bound
+            result = answer(group, features[0], None if inside is None else inside[0])
         if result is None:
             raise InputError("this method cannot leave out a picture: leave out --tile and --light")
         return float(result[0][0]), result[1][0].float().cpu().numpy()
@@ -340,7 +328,7 @@ def draw_pictures(
         members.setdefault(groups[picture], []).append(picture)
     least, enough = _least_groups(rate), _enough_pictures(learnt, lights, rate)
     drawn: list[int] = []
-    order = np.random.default_rng([seed, LIGHT_STREAM]).permutation(len(members)).tolist()
+    order = Stream.LIGHTS.rng(seed).permutation(len(members)).tolist()
     every = list(members.values())
     for count, group in enumerate(order):
         if count >= least and len(drawn) >= enough:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from flawscope.calibration.outliers import Seen, odd_looks, refuse
 from flawscope.calibration.parts import PartPattern
 from flawscope.calibration.threshold import DEFAULT_RATE, Rate, parse_false_alarm_rate
 from flawscope.datasets import Dataset, open_dataset
@@ -23,18 +24,16 @@ from flawscope.fitting.training_pictures import (
     Reader,
     SeenDefects,
     Survey,
-    decoded_or_none,
     learn_normalization,
     learn_part_finding,
-    learn_pose_reference,
-    look_at,
     read_defects,
+    see_pictures,
     seen_defect_pairs,
     split_sources,
     survey,
     told_parts,
 )
-from flawscope.fitting.training_views import Sizes, TrainingViews, grid_shape, views_of
+from flawscope.fitting.training_views import Sizes, TrainingViews, views_of
 from flawscope.methods import registry
 from flawscope.methods.conflicts import check_options
 from flawscope.methods.detector import Detector, resolve_device
@@ -48,6 +47,7 @@ from flawscope.pictures.form import size_text
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.units import find_parts
 from flawscope.progress import Detail, ProgressCallback, ignore_progress
+from flawscope.views.congealing import learn_reference
 from flawscope.views.light import check_range
 from flawscope.views.pose import PoseKind
 from flawscope.views.preprocess import Preprocess
@@ -187,8 +187,7 @@ def prepare(
     if settings is None:  # these are meant as they are
         config = steps.see_in_form(config, frames, pictures)
     config = steps.choose_tiles(config, frames, pictures)
-    config, places = steps.choose_positions(config, frames, pictures)
-    preprocess, roi = steps.see(frames.of(config, places), pictures)
+    preprocess, roi = steps.see(frames.of(config), pictures)
     # views mark it where there are tiles; else the detector leaves out what lies outside
     region, inside = (roi, None) if config.tile is not None else (None, roi)
     model, origin = method.create(config, None if inside is None else torch.from_numpy(inside))
@@ -202,7 +201,7 @@ def prepare(
         pictures.category,
         reader,
         task,
-        steps.number_views(reader, frames.learnt, task, model, pictures.surveyed.sizes),
+        views_of(reader, pictures.surveyed.sizes, model.config.seed, frames.learnt),
         group=reading.group or reading.part,
         part=pictures.pattern,
         unusable=unusable,
@@ -216,7 +215,8 @@ def prepare(
 class _Pictures(NamedTuple):
     """Good pictures, and what is known before they are read. reserved: numbers of those that the data set
     sets apart. groups: of each; views: of a part by `pattern`, on average. pairs: seen defects and masks.
-    remarks: on the groups."""
+    remarks: on the groups. preprocess: of the pictures, before frames are found. small: those that can be
+    read, where parts are found in them."""
 
     sources: list[PictureSource]
     names: list[str]
@@ -227,8 +227,9 @@ class _Pictures(NamedTuple):
     pattern: PartPattern | None
     pairs: list[tuple[PictureSource, list[PictureSource]]]
     surveyed: Survey
-    channels: Channels | None
     remarks: list[str]
+    preprocess: Preprocess
+    small: list[NDArray[np.float32]]
 
 
 class _Frames(NamedTuple):
@@ -239,9 +240,8 @@ class _Frames(NamedTuple):
     learnt: LearnedParts | None = None
     chosen: str | None = None
 
-    def of(self, config: PictureSettings, places: tuple[int, int] | None = None) -> Preprocess:
-        """The preprocessing with a method's picture settings. places: rows and columns of tiles that are told
-        apart."""
+    def of(self, config: PictureSettings) -> Preprocess:
+        """The preprocessing with a method's picture settings."""
         return replace(
             self.preprocess,
             size=config.sizes[-1],
@@ -249,7 +249,6 @@ class _Frames(NamedTuple):
             crop=config.crop,
             tile=config.tile,
             overlap=config.overlap_share,
-            positions=places,
         )
 
     def sizes(self, config: PictureSettings, pictures: Sizes) -> list[tuple[int, int]]:
@@ -279,7 +278,6 @@ class _Steps:
         config = registry.configure(method, self.preset, self.options) if settings is None else settings
         of_method = {name: getattr(config, name) for name in ("tile", "crop", "keep_aspect")}
         given = {name: self.options.get(name) for name in ("scale", "size")}
-        given["positions"] = config.tells_positions_apart
         check_alignment(how.align, {**vars(how), **vars(which), **of_method, **given})
         if which.drop_suspects and not method.finds_suspects:
             raise InputError(
@@ -312,41 +310,42 @@ class _Steps:
         channels = Channels.of(channels, sources) if isinstance(channels, str) else channels
         seen = survey(sources, None if channels is None else channels.read)
         check_region(self.how.roi, sources, names, seen.sizes)
-        remarks: list[str] = []
+        remarks, aligned = list[str](), self.how.align != "none" and not self.how.several
+        lens = self.how.undistort
+        if lens is not None and not isinstance(lens, Undistortion):
+            lens = Undistortion.read(lens)
+        preprocess = Preprocess.of_levels(seen.levels, undistort=lens, channels=channels)
+        shown = list[Seen]()
+        if parts is None or aligned:
+            shown = see_pictures(sources, self.step, preprocess, small=aligned)
         if parts is None:
-            looks = look_at(sources, self.step, channels)
-            groups = find_parts(looks, names, groups, pattern=group, force=which.force, say=remarks.append)
+            looks = [one.look for one in shown]
+            refuse(odd_looks(looks, names), which.force)
+            groups = find_parts(looks, names, groups, pattern=group, say=remarks.append)
         else:
             groups = [*parts]
         apart = range(len(learnt), len(sources))
         for line in (*remarks, *seen.remarks):
             self.say(line)
-        return _Pictures(
-            sources, names, apart, category, groups, views, pattern, pairs, seen, channels, remarks
-        )
+        small = [one.small for one in shown if one.small is not None]
+        known = (sources, names, apart, category, groups, views, pattern, pairs, seen, remarks)
+        return _Pictures(*known, preprocess, small)
 
     def find_frames(self, pictures: _Pictures) -> _Frames:
-        how, sources, levels = self.how, pictures.sources, pictures.surveyed.levels
-        lens = how.undistort
-        if lens is not None and not isinstance(lens, Undistortion):
-            lens = Undistortion.read(lens)
-        preprocess = Preprocess.of_levels(levels, undistort=lens, channels=pictures.channels)
+        how, preprocess = self.how, pictures.preprocess
         kind: PoseKind | None = None
         chosen = None
         if how.align != "auto":
             kind = None if how.align == "none" else how.align
         else:  # as `fit --auto` proposes it, with frames alone
-            read = (decoded_or_none(source, preprocess.decode) for source in sources)
-            kind = next(
-                iter(poses_that_vary([preprocess.small(one) for one in read if one is not None])), None
-            )
+            kind = next(iter(poses_that_vary(pictures.small)), None)
             self.say(chosen := f"align auto: {kind or 'none'}, as the parts lie in the good pictures")
         if kind is None:
             return _Frames(preprocess, None, chosen)
-        learnt = learn_part_finding(sources, preprocess, kind) if how.several else None
+        learnt = learn_part_finding(pictures.sources, preprocess, kind) if how.several else None
         if learnt is not None:
             self.say(learnt.describe())
-        reference = learn_pose_reference(sources, preprocess, kind) if learnt is None else learnt.reference
+        reference = learn_reference(pictures.small, kind) if learnt is None else learnt.reference
         told = reference.describe()
         self.say(Detail(told) if np.isfinite(reference.errors).all() else told)
         several = None if learnt is None else learnt.settings
@@ -393,22 +392,6 @@ class _Steps:
         self.say(f"defects of {min_defect:g} px: --tile {tile} --set scale={scale:g}, which leaves {left}")
         return {"tile": tile, "scale": scale}
 
-    def choose_positions(
-        self, config: Any, frames: _Frames, pictures: _Pictures
-    ) -> tuple[Any, tuple[int, int] | None]:
-        """Settings, and the rows and columns of tiles that are told apart; None: none are."""
-        wanted = config.tells_positions_apart
-        if wanted is False:
-            return config, None
-        if self.which.drop_suspects and wanted is None:
-            return replace(config, positions="shared"), None
-        places = grid_shape(frames.of(config), wanted, frames.sizes(config, pictures.surveyed.sizes))
-        if places is None:
-            config = replace(config, positions="shared")
-            if config.tile is not None:
-                self.say("positions: shared, since the pictures do not have the same tiles")
-        return config, places
-
     def see(self, preprocess: Preprocess, pictures: _Pictures) -> tuple[Preprocess, NDArray[np.bool_] | None]:
         """The preprocessing with its light, and the region of interest."""
         how, sources = self.how, pictures.sources
@@ -451,19 +434,6 @@ class _Steps:
             step=self.step,
         )
 
-    def number_views(
-        self, reader: Reader, learnt: LearnedParts | None, task: Task, model: Detector, sizes: Sizes
-    ) -> TrainingViews:
-        """Numbers the views, and has the method choose whether to tell positions apart. sizes: of the
-        pictures."""
-        views = views_of(reader, sizes, model.config.seed, learnt)
-        if model.config.tells_positions_apart is None:
-            model.config = model.choose(views.task(task))
-            if not model.config.tells_positions_apart:
-                reader.preprocess = replace(reader.preprocess, positions=None)
-                return views_of(reader, sizes, model.config.seed, learnt)
-        return views
-
 
 def predict_peak_memory(
     images: Images, *, method: str = "patchcore", preset: str = "default", **call: Any
@@ -478,11 +448,7 @@ def predict_peak_memory(
         InputError: the fit cannot be begun.
     """
     asked = registry.method(method)
-    if asked.predict_peak is None:
-        return None
-    options = {k: v for k, v in call.items() if k in asked.config.__dataclass_fields__ or k == "scale"}
-    config = registry.configure(asked, preset, options)
-    if config.tells_positions_apart is None or call.get("align") == "auto":
+    if asked.predict_peak is None or call.get("align") == "auto":
         return None
     prepared = prepare(images, asked, preset=preset, **call)
     return asked.predict_peak(prepared.model, prepared.views.task(prepared.task))

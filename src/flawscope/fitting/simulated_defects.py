@@ -18,6 +18,7 @@ from torch import Tensor
 from flawscope.artefact.model_file import Artefact, unpack_images
 from flawscope.calibration.power import CONTRAST_RANGE, DefectScores
 from flawscope.calibration.size_bounds import SizeBounds, doubted_level
+from flawscope.calibration.streams import Stream
 from flawscope.calibration.threshold import Calibration
 from flawscope.methods.detector import BATCH, GPU_BATCH, Detector, LoadPicture, embed_pictures
 from flawscope.methods.good_pictures import crop_padding
@@ -27,7 +28,6 @@ from flawscope.predictor import open_fitted
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.synthesis import DefectScale, Foreground, simulate_defect
 
-STREAM = 50  # of random numbers: part of their seed
 DEFECT_SIZES = tuple(DefectScale)
 MAX_PER_SIZE = 40  # defects of a size
 COMPARED_PER_SIZE = 20  # of a size, before and after an update
@@ -67,8 +67,7 @@ def score_simulated_defects(
 
     def store(number: int, features: Tensor, inside: Tensor | None) -> None:
         picture = defects.picture_of(number)
-        position = 0 if task.views.positions is None else task.views.positions.position_of[picture]
-        if (found := leave_out.score(task.groups[picture], features, inside, position)) is not None:
+        if (found := leave_out.score(task.groups[picture], features, inside)) is not None:
             scores[number] = _finite_score(found[0])
             sizes = _doubted_sizes(found, calibration, model) if model.config.tile is None else None
             if sizes is not None:
@@ -153,7 +152,7 @@ class SimulatedDefects:
         self, model: Detector, load: LoadPicture, pictures: Sequence[int], *, has_ladder: bool = True
     ):
         self.model, self.load_good, self.seed = model, load, model.config.seed
-        self.pictures: list[int] = np.random.default_rng([self.seed, STREAM]).permutation(pictures).tolist()
+        self.pictures: list[int] = Stream.SIMULATED_DEFECTS.rng(self.seed).permutation(pictures).tolist()
         self.part, self.has_ladder = Foreground(), has_ladder
         self.contrasts = dict[int, float]()
         self.sizes = dict[int, NDArray[np.float64]]()
@@ -187,7 +186,7 @@ class SimulatedDefects:
             return None
         made = simulate_defect(
             picture,
-            np.random.default_rng([self.seed, STREAM, number]),
+            Stream.SIMULATED_DEFECTS.rng(self.seed, number),
             scale=DEFECT_SIZES[number % len(DEFECT_SIZES)],
             contrast=_contrast(number) if self.has_ladder else None,
             foreground=self._within(number, picture, image[0, *box] >= 0, box),

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import find_objects, label
 
+from flawscope.calibration.outliers import Seen
 from flawscope.calibration.parts import PartPattern
+from flawscope.calibration.streams import Stream
 from flawscope.datasets import Dataset, group_numbers
 from flawscope.datasets.masks import union_masks
 from flawscope.datasets.seen_defects import choose_seen
@@ -26,7 +28,6 @@ from flawscope.methods.method import Method
 from flawscope.methods.task import SeenDefect
 from flawscope.methods.threads import workers
 from flawscope.pictures.appearance import FeatureValues, measure_appearance
-from flawscope.pictures.channels import Channels
 from flawscope.pictures.decoding import PictureSource, decode, error_reason, pixel_hash
 from flawscope.pictures.files import upright_size
 from flawscope.pictures.layouts import is_deep_colour, is_read_whole
@@ -35,9 +36,8 @@ from flawscope.pictures.listing import refuse_masks, relative_names
 from flawscope.pictures.masks import marks_most
 from flawscope.pictures.near_duplicates import Look
 from flawscope.progress import ProgressCallback, ProgressCounter
-from flawscope.views.congealing import learn_reference
 from flawscope.views.light import Light, Normalization, channel_statistics
-from flawscope.views.pose import PoseKind, PoseReference
+from flawscope.views.pose import PoseKind
 from flawscope.views.preprocess import Preprocess
 from flawscope.views.several_parts import OVERVIEW_SIDE
 from flawscope.views.several_parts_learning import LearnedParts, learn_several_parts
@@ -169,7 +169,7 @@ def seen_defect_pairs(
     if isinstance(seen, list | tuple) and all(isinstance(p, list | tuple) and len(p) == 2 for p in seen):
         pairs = [(picture, mask if isinstance(mask, list) else [mask]) for picture, mask in seen]
     elif isinstance(seen, int | str | os.PathLike):
-        items = choose_seen(seen, dataset, seed, say)
+        items = choose_seen(seen, dataset, Stream.SEEN_DEFECTS.rng(seed), say)
         pairs = [(item.path, list(item.masks)) for item in items]
     else:
         raise InputError("seen is a number, a folder, a list file, or pairs of picture and mask")
@@ -306,20 +306,26 @@ def survey(
     return Survey(levels, largest, sizes, remarks)
 
 
-def look_at(
-    sources: Sequence[PictureSource], step: ProgressCallback, channels: Channels | None = None
-) -> list[Look | None]:
+def look_at(sources: Sequence[PictureSource], step: ProgressCallback, how: Preprocess) -> list[Look | None]:
     """Reads what each picture is compared by, of many channels the first view; None: it cannot be read."""
-    read = decode if channels is None else channels.first
+    return [one.look for one in see_pictures(sources, step, how)]
+
+
+def see_pictures(
+    sources: Sequence[PictureSource], step: ProgressCallback, how: Preprocess, *, small: bool = False
+) -> list[Seen]:
+    """Reads each picture once, and what is known of it before a fit; of one that cannot be read nothing."""
     advance = ProgressCounter(step, "near-copies", len(sources))
 
-    def look(source: PictureSource) -> Look | None:
-        picture = decoded_or_none(source, read)
+    def see(source: PictureSource) -> Seen:
+        picture = decoded_or_none(source, how.decode)
         advance()
-        return None if picture is None else Look.of(picture)
+        if picture is None:
+            return Seen()
+        return Seen(Look.of(how.first_picture(picture)), small=how.small(picture) if small else None)
 
     with workers() as each:
-        return each(look, sources)
+        return each(see, sources)
 
 
 def learn_normalization(
@@ -338,19 +344,6 @@ def learn_normalization(
                     yield found
 
     return Normalization.from_statistics(measured(), share)
-
-
-def learn_pose_reference(
-    sources: Sequence[PictureSource], preprocess: Preprocess, kind: PoseKind
-) -> PoseReference:
-    """Reference for the poses of the parts, from the pictures that can be read.
-
-    Raises:
-        InputError: they are too few, or show no part that can be found.
-    """
-    pictures = (decoded_or_none(source, preprocess.decode) for source in sources)
-    small = [preprocess.small(one) for one in pictures if one is not None]
-    return learn_reference(small, kind)
 
 
 def learn_part_finding(

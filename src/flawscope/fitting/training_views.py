@@ -3,7 +3,6 @@ frame its whole view and windows on it. Those of a picture are held out or left 
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,16 +14,14 @@ from torch import Tensor
 
 from flawscope.calibration import MIN_HELD_OUT
 from flawscope.calibration.goods import Values, worst
-from flawscope.errors import InputError
+from flawscope.calibration.streams import Stream
 from flawscope.fitting.training_pictures import UNREAD, Reader, count_parts
-from flawscope.methods.task import Fitted, Task, TaskViews, TilePositions
-from flawscope.views.preprocess import Preprocess
+from flawscope.methods.task import Fitted, Task, TaskViews
 from flawscope.views.several_parts_learning import LearnedParts
 from flawscope.views.tiles import RegionOfInterest, TileGrid
 from flawscope.views.views import Views
 
 CACHE_BYTES = 512 << 20  # bytes of pictures that stay decoded
-WINDOW_STREAM = 60  # of random numbers
 MAX_VIEW_PIXELS = 500_000_000  # pixels of views that are learnt from; of as many pictures as there are
 MIN_TILES = 4  # tiles of a frame, however many frames there are
 MIN_VIEWS = 40  # views that a method itself calibrates on
@@ -49,13 +46,12 @@ class _Frame:
     """Frame: what is learnt from it, and how it is judged.
 
     windows: places of the tiles on its canvas. grid: of the tiles by which it is judged; None: it has one
-    view. judged: how many views these are. positions: of its views, where places are learnt apart.
+    view. judged: how many views these are.
     """
 
     windows: Sequence[tuple[int, int]] = ()
     grid: TileGrid | None = None
     judged: int = 1
-    positions: Sequence[int] = ()
 
 
 class TrainingViews:
@@ -63,8 +59,7 @@ class TrainingViews:
 
     The windows on a large frame lie on the grid of tiles, each moved at random within the overlap; where
     there are too many of them, some of every frame, moved farther. Where they lie follows from the seed and
-    the frame's number. Where the model tells places apart they are the tiles themselves, and where there are
-    too many, other ones of every frame.
+    the frame's number.
 
     Args:
         parts: number of frames of each picture. wrong: numbers of the pictures whose parts are counted wrong.
@@ -95,16 +90,10 @@ class TrainingViews:
             size = None if picture is None else how.frame_size(picture)
             grid = None if size is None else how.grid(size)
             tiles = self._counted_tiles(size, grid)
-            judged, positions = 1 + len(tiles), list[int]()
-            if how.positions is not None:
-                tiles = _rotate_tiles(tiles, number, room)
-                positions = [0, *(tile + 1 for tile in tiles)]
             windows = [] if grid is None else [grid.corner(tile) for tile in tiles]
-            if windows and size is not None and not positions:
-                windows = self._jitter(
-                    windows, size, room, np.random.default_rng([seed, WINDOW_STREAM, number])
-                )
-            frames.append(_Frame(windows, grid, judged, positions))
+            if windows and size is not None:
+                windows = self._jitter(windows, size, room, Stream.WINDOWS.rng(seed, number))
+            frames.append(_Frame(windows, grid, 1 + len(tiles)))
         return frames
 
     def _counted_tiles(self, size: tuple[int, int] | None, grid: TileGrid | None) -> list[int]:
@@ -175,24 +164,13 @@ class TrainingViews:
             max(MIN_HELD_OUT, count // 10) * sum(map(self.judged_count, self.pictures)) / max(1, count)
         )
 
-    def by_place(self, numbers: Iterable[int]) -> dict[tuple[int, int], int]:
-        """Maps (frame, position) to the number of a view, where places are learnt apart."""
-        found = {}
-        for number in numbers:
-            frame = self.frame_of(number)
-            if positions := self.frames[frame].positions:
-                found[frame, positions[number - self.first[frame]]] = number
-        return found
-
-    def carriers(self, picture: int, positions: Collection[int] = ()) -> list[int]:
-        """Numbers of a picture's views that a simulated defect may lie on: of a large frame its tiles.
-        positions: only tiles there, if there are any."""
+    def carriers(self, picture: int) -> list[int]:
+        """Numbers of a picture's views that a simulated defect may lie on: of a large frame its tiles."""
         found = list[int]()
         for frame in self.frames_of(picture):
             numbers = range(self.first[frame], self.first[frame + 1])
             found += numbers[1:] or numbers
-        there = {number for (_, at), number in self.by_place(found).items() if at in positions}
-        return [number for number in found if number in there] or found
+        return found
 
     # ---- pixels
 
@@ -235,11 +213,6 @@ class TrainingViews:
         if self.are_pictures:
             return replace(task, load=self.load)
         pictures = [i for i in self.pictures for _ in self.numbers(i)]
-        positions = None
-        if (shape := self.reader.preprocess.positions) is not None:
-            every = [at for one in self.frames for at in one.positions]
-            frames = [k for k, one in enumerate(self.frames) for _ in one.positions]
-            positions = TilePositions(1 + math.prod(shape), every, frames, self._own_area)
         tiled = self.reader.preprocess.tile is not None
         return replace(
             task,
@@ -247,17 +220,10 @@ class TrainingViews:
             groups=[task.groups[i] for i in pictures],
             reserved=[number for i in task.reserved for number in self.numbers(i)],
             settle=self._without_copies,
-            views=TaskViews(len(self) / max(1, task.count), pictures, positions),
+            views=TaskViews(len(self) / max(1, task.count), pictures),
             # whole pictures are judged again; but any view may be the suspicious one
             calibration_pictures=MIN_VIEWS if tiled and not task.drop_suspects else task.calibration_pictures,
         )
-
-    def _own_area(self, number: int) -> tuple[slice, slice]:
-        frame = self.frames[at := self.frame_of(number)]
-        position = frame.positions[number - self.first[at]]
-        if not position or frame.grid is None:
-            return slice(None), slice(None)
-        return frame.grid.unshared_window(position - 1)
 
     def _without_copies(self, numbers: list[int]) -> list[int]:
         """Returns the numbers without those of pictures that are copies."""
@@ -296,15 +262,6 @@ class TrainingViews:
         )
 
 
-def _rotate_tiles(tiles: list[int], frame: int, room: int) -> list[int]:
-    """Chooses at most `room` of a frame's tiles; the next frame gives other ones, so that each tile is seen
-    about as often."""
-    if len(tiles) <= room:
-        return tiles
-    first = frame * room
-    return sorted(tiles[(first + k) % len(tiles)] for k in range(room))
-
-
 def views_of(reader: Reader, sizes: Sizes, seed: int, learnt: LearnedParts | None = None) -> TrainingViews:
     """Numbers the views that are learnt from.
 
@@ -323,25 +280,3 @@ def views_of(reader: Reader, sizes: Sizes, seed: int, learnt: LearnedParts | Non
     wrong = [i for i, reason in enumerate(errors) if reason not in ("", UNREAD)]
     # one without parts is reported when it is loaded
     return TrainingViews(reader, [max(1, one) for one in counts], sizes, seed, wrong)
-
-
-def grid_shape(
-    how: Preprocess, needed: bool | None, sizes: Sequence[tuple[int, int]]
-) -> tuple[int, int] | None:
-    """Rows and columns of tiles, if they are the same in frames of these sizes; else None, or where they are
-    `needed` an InputError."""
-    if how.tile is None:
-        if needed:
-            raise InputError("--positions each is for tiles: give --tile or --min-defect, or leave it out")
-        return None
-    grids = [how.grid(size) for size in sizes]
-    shapes = {grid.shape for grid in grids if grid is not None}
-    if len(shapes) == 1 and math.prod(one := shapes.pop()) > 1:
-        return one
-    if not needed:
-        return None
-    found = " and ".join(sorted(f"{width}x{height}" for height, width in {*sizes}))
-    raise InputError(
-        f"--positions each needs pictures with the same tiles, at least two, and these have {found:.100} "
-        "pixels: leave it out, or choose another --tile"
-    )

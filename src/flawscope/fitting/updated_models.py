@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from flawscope.artefact.model_file import Artefact
 from flawscope.calibration import min_calibration_size
 from flawscope.calibration.goods import CALIBRATION, Picture, calibrate, judge, renumber
@@ -30,7 +28,7 @@ from flawscope.pictures.listing import relative_names
 from flawscope.pictures.units import find_new_parts
 from flawscope.predictor import Predictor, open_fitted
 from flawscope.predictor.parts import part_calibration, stored_part_pattern
-from flawscope.predictor.recalibration import judge_new, recalibrate
+from flawscope.predictor.recalibration import judge_good, recalibrate
 from flawscope.progress import ProgressCallback
 
 RADIUS_KEY = "covering_radius"  # among a model's facts
@@ -69,11 +67,10 @@ class Job:
 
     def part_units(self, pictures: Sequence[ReviewedPicture]) -> list[int]:
         """Units of pictures: by the model's pattern where it fits their names, or else near-copies."""
-        channels = self.old.manifest.preprocess.channels
-        looks = look_at([one.source for one in pictures], self.step, channels)
+        looks = look_at([one.source for one in pictures], self.step, self.old.manifest.preprocess)
         names = [one.name for one in pictures]
         pattern = self.old.manifest.facts.get("group")
-        return find_new_parts(looks, names, pattern, force=True, say=self.say)
+        return find_new_parts(looks, names, pattern, say=self.say)
 
 
 # ------------------------------------------------------------------------------------------------- extended
@@ -116,7 +113,7 @@ def _with_drawn(
     left_out = {row.hash: k for k, row in enumerate(rows) if row.hash in names and row.score is not None}
     learnt = {row.hash for row in rows if row.learnt}
     fresh = [one for one in sample if one.digest not in {*left_out, *learnt}]
-    judged, _ = judge_new(predictor, [one.source for one in fresh])
+    judged = judge_good(predictor, [one.source for one in fresh])
     # names are private, and needed by models that decide on parts alone
     decides_on_parts = stored_part_pattern(job.old.manifest) is not None
     part_of = {one.digest: part for one, part in zip(sample, parts, strict=True)}
@@ -129,10 +126,10 @@ def _with_drawn(
             part_of[one.digest],
             drawn=True,
         )
-        for one in judged
+        for one in judged.pictures
     ]
     kept = [replace(row, counted=True, drawn=True) if row.hash in left_out else row for row in rows]
-    added = renumber(judge(new, np.array([one.values for one in judged])), kept)
+    added = renumber(judge(new, judged.values()), kept)
     return (*kept, *(replace(row, unit=unit_of.get(part_of[row.hash], row.unit)) for row in added)), names
 
 

@@ -13,7 +13,6 @@ _APART = {
     "channels": ("several", "light"),  # views of one place; each channel has its own light
     "min_defect": ("tile", "scale", "size", "crop"),  # it chooses them
     "part": ("group",),  # whole parts are left out already
-    "drop_suspects": ("positions",),  # one memory bank tells suspects, not one for each place
 }
 # option: the one that it makes no sense without, and how to give that
 _NEEDS = {"several": ("align", "give --align shift, turn or full"), "view": ("part", "give --part too")}

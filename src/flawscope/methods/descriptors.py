@@ -49,7 +49,7 @@ class DescriptorNetwork(PatchDetector):
             ) from None
         return network.to(resolve_device(device)).eval()
 
-    def forward(self, images: Tensor, positions: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, images: Tensor) -> Tensor:  # type: ignore[override]
         return self.describe(self.embed(images), self.inside(images))
 
     def describe(self, features: Tensor, inside: Tensor | None = None) -> Tensor:

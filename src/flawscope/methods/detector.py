@@ -61,11 +61,6 @@ class Detector(nn.Module, ABC):
         self.register_buffer("nearest", nearest_pixels(self.roi) if hides else None, persistent=False)
 
     @property
-    def positions(self) -> int | None:
-        """Number of positions in a picture that are told apart, 0 being the whole picture; None: none are."""
-        return None
-
-    @property
     def score_is_map_maximum(self) -> bool:
         """Whether a score is its map's maximum."""
         return True
@@ -84,25 +79,13 @@ class Detector(nn.Module, ABC):
             inside: the pixels that count, as the method `inside` returns them.
         """
 
-    def score_at(
-        self, positions: Tensor | None, features: Tensor, inside: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """`score` of images at the positions `[B]` int64 of their pictures; None: they are whole pictures. A
-        detector that tells no positions apart ignores them."""
-        return self.score(features, inside)
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.score(self.embed(images), self.inside(images))
 
-    def forward(self, images: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self.score_at(positions, self.embed(images), self.inside(images))
-
-    def residuals(self, images: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Say how images `[B, 3, H, W]`, at the positions `[B]` int64 of their pictures, differ from good
-        ones: cells `[B, C, h, w]` float32, about 0 where they do not, alike for the same difference.
-        InputError: the method does not say."""
+    def residuals(self, images: Tensor) -> Tensor:
+        """Say how images `[B, 3, H, W]` differ from good ones: cells `[B, C, h, w]` float32, about 0 where
+        they do not, alike for the same difference. InputError: the method does not say."""
         raise InputError("this method does not say how pictures differ from good ones: it names no kinds")
-
-    def at_position(self, position: int) -> Detector:
-        """The detector for images at one position."""
-        return self
 
     def inside(self, images: Tensor) -> Tensor | None:
         """The pixels that count, `[B, H, W]` bool: the region of interest without padding. None where no

@@ -89,6 +89,9 @@ class Method:
 
     def parse_stored(self, values: Mapping[str, Any]) -> Any:
         """Settings as a model file holds them. Those that this version does not know are ignored."""
+        for name, value in getattr(self.config, "FIXED", {}).items():
+            if values.get(name, value) != value:
+                raise InputError(f"the model's {name} is {values[name]!r:.30}, which is gone: fit anew")
         return build_config(self.config, keep_known_settings(self.config, values))
 
 

@@ -59,6 +59,7 @@ class PictureSettings:
     SIZES: ClassVar[int] = 1  # sizes at which a picture may be seen, at most
     SMALLEST: ClassVar[int] = 16  # pixels a side
     MULTIPLE: ClassVar[int] = 1  # sides must be multiples of it
+    FIXED: ClassVar[Mapping[str, Any]] = {}  # what were settings, and their values: other files are refused
 
     def __init_subclass__(cls) -> None:
         if taken := {"masked", "upright", "hidden"} & {*get_annotations(cls)}:
@@ -162,11 +163,6 @@ class PictureSettings:
         """Whether images may hold what does not count: padding beside a picture that is fitted in whole or
         aligned, or what lies outside of the region of interest in a tile."""
         return self.masked or (self.keep_aspect and self.crop is None)
-
-    @property
-    def tells_positions_apart(self) -> bool | None:
-        """Whether tiles are told apart by where they lie; None: the pictures decide."""
-        return False
 
     @property
     def network_size(self) -> Size:

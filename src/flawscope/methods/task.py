@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -76,37 +76,15 @@ class SeenDefect:
 
 
 @dataclass(frozen=True)
-class TilePositions:
-    """Places of a task's views in their frames, if places are learnt apart.
-
-    count: places that are told apart.
-    position_of: [views], the place of each; 0: the whole frame.
-    frame_of: [views], the frame of each.
-    unshared_part: gives the part of a view that no other tile of its frame shows.
-    """
-
-    count: int
-    position_of: Sequence[int]
-    frame_of: Sequence[int]
-    unshared_part: Callable[[int], tuple[slice, slice]]
-
-
-@dataclass(frozen=True)
 class TaskViews:
     """Views of a task; without any its numbers are of pictures.
 
     per_picture: how many, on average.
     picture_of: [views], the number of each one's picture.
-    positions: of views that are told apart by where they lie; None: none are.
     """
 
     per_picture: float = 1
     picture_of: Sequence[int] = ()
-    positions: TilePositions | None = None
-
-    @property
-    def position_count(self) -> int | None:
-        return None if self.positions is None else self.positions.count
 
 
 def _drop_line(line: str) -> None:
@@ -253,11 +231,9 @@ class LeaveOut:
     learnt: groups that were learnt from; images of others are scored as they are.
     first_unit: the number added to the task's group numbers, for a model that was extended.
     has_bound: `bound` is faster than `score`.
-    exact_positions: those of which `score` knows all that was learnt, where places are learnt apart.
     """
 
     has_bound = False
-    exact_positions: Collection[int] = ()
 
     def __init__(self, model: Detector, fitted: Fitted, groups: Sequence[int], first_unit: int = 0):
         self.model, self.first_unit = model, first_unit
@@ -265,19 +241,15 @@ class LeaveOut:
         tensors = {**model.state_dict(), **fitted.extra}
         self.tensors = {name: tensor.to(model.roi.device) for name, tensor in tensors.items()}
 
-    def bound(self, group: int, features: Tensor, inside: Tensor | None, position: int = 0) -> LeftOut | None:
+    def bound(self, group: int, features: Tensor, inside: Tensor | None) -> LeftOut | None:
         """`score`, or one that is nowhere lower, by what the model file holds."""
-        model, counted = self.model.at_position(position), None if inside is None else inside[None]
+        model, counted = self.model, None if inside is None else inside[None]
         if group not in self.learnt:
             return model.score(features[None], counted)
         return model.left_out(features[None], self.first_unit + group, self.tensors, counted)
 
-    def score(self, group: int, features: Tensor, inside: Tensor | None, position: int = 0) -> LeftOut | None:
-        """Score an image of a picture of the task's `group`, from its features (`embed`, without the batch),
-        the pixels `inside` [H, W] that count (None: the region of interest), and its position in the picture.
-        None: the method cannot leave out what it has learnt from."""
-        return self.bound(group, features, inside, position)
-
-    def score_number(self, number: int) -> LeftOut | None:
-        """The same of a number that was learnt from, where the fit has it already."""
-        return None
+    def score(self, group: int, features: Tensor, inside: Tensor | None) -> LeftOut | None:
+        """Score an image of a picture of the task's `group`, from its features (`embed`, without the batch)
+        and the pixels `inside` [H, W] that count (None: the region of interest). None: the method cannot
+        leave out what it has learnt from."""
+        return self.bound(group, features, inside)

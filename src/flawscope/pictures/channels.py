@@ -98,10 +98,6 @@ class Channels:
             )
         return values
 
-    def first(self, source: PictureSource) -> NDArray[Any]:
-        """Reads the picture of the first view, as `split` has it."""
-        return next(self.split(self.read(source)))
-
     def split(self, picture: NDArray[Any]) -> Iterator[NDArray[Any]]:
         """Yields the picture of each view, [H, W, 3], or [H, W, 1] of deep grey, as `decode` returns it."""
         for group in self.groups:

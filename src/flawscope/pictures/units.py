@@ -151,26 +151,14 @@ def show_nothing(looks: Sequence[Look | None]) -> list[int]:
     return np.flatnonzero(found).tolist()
 
 
-def nothing_shown(looks: Sequence[Look | None], names: Sequence[str]) -> str | None:
-    """Line on pictures that show nothing beside the others (`show_nothing`); None: there are none."""
-    nothing = show_nothing(looks)
-    if not nothing:
-        return None
-    return (
-        f"{join_names([names[k] for k in nothing])}: {'shows' if len(nothing) == 1 else 'show'} nothing "
-        "beside the others (black, white, or a covered lens)"
-    )
-
-
-def check_shows_something(looks: Sequence[Look | None], names: Sequence[str]) -> None:
-    """InputError where pictures show nothing beside the others (`show_nothing`)."""
-    if (line := nothing_shown(looks, names)) is not None:
-        raise InputError(f"{line}: remove what is a mishap, or go on with --force")
-
-
-def _promise_at_best(parts: int) -> str:
-    best = "nothing" if parts == 1 else f"at best {1 / (parts + 1):.1%}"
-    return f"{pluralize(parts, 'part')} (promises {best})"
+def _without_exact(several: Sequence[int], looks: Sequence[Look | None]) -> list[int]:
+    """Numbers of pictures, of exact copies the first: what is told of these is told where they are left
+    out."""
+    first: dict[object, int] = {}
+    for k in several:
+        look = looks[k]
+        first.setdefault(k if look is None else (look.thumbnail.tobytes(), look.noise), k)
+    return [*first.values()]
 
 
 def find_parts(
@@ -179,20 +167,13 @@ def find_parts(
     groups: Sequence[int],
     *,
     pattern: str | None,
-    force: bool,
     say: Callable[[str], None],
 ) -> list[int]:
     """Groups of pictures that show one part: those that names tell, or else near-copies.
 
     Args:
         groups: by the names. pattern: by which names tell them; near-copies that it tells apart are reported.
-        force: pictures that show nothing are learnt from.
-
-    Raises:
-        InputError: pictures show nothing, and nobody says that they are right.
     """
-    if not force:
-        check_shows_something(looks, names)
     expression = compile_group(pattern)
     told = [part_key(name, expression) is not None for name in names]
     compared = _compare(looks)
@@ -213,18 +194,19 @@ def find_parts(
     doubted = [[i, j] for i, j, _ in compared.unsure if not (told[i] and told[j])]
     fewer = len({*_join(numbers, doubted)})
     if fewer < parts:
-        say(f"unsure: {describe(doubted)} but for noise: alike parts, or one part again?")
+        lowest = "nothing" if fewer == 1 else f"no rate below {1 / (fewer + 1):.1%}"
         say(
-            f"unsure: counted as {_promise_at_best(parts)}; if these show the same part, "
-            f"{_promise_at_best(fewer)}; --group tells parts by names"
+            f"unsure: {describe(doubted)} but for noise: alike parts, or one part again? Counted as "
+            f"{pluralize(parts, 'part')}; if they show the same part there {'is' if fewer == 1 else 'are'} "
+            f"{fewer}, and {lowest} can be promised: take them out then (`data check --out PAGE.html` "
+            "shows the pairs), or tell parts by names (--group)"
         )
-    if not joined:
-        return list(groups)
-    say(
-        f"near-copies: {describe(joined)}; counted as {pluralize(parts, 'part')} "
-        "(if each is a part of its own: --group '.*')"
-    )
-    return numbers
+    if shown := [own for several in joined if len(own := _without_exact(several, looks)) > 1]:
+        say(
+            f"near-copies: {describe(shown)}: one part photographed again? Counted as "
+            f"{pluralize(parts, 'part')}; if each shows another part: --group '.*'"
+        )
+    return numbers if joined else list(groups)
 
 
 def find_new_parts(
@@ -232,7 +214,6 @@ def find_new_parts(
     names: Sequence[str],
     pattern: str | None,
     *,
-    force: bool = False,
     say: Callable[[str], None],
 ) -> list[int]:
     """`find_parts` of pictures that a model has not seen: by its pattern where it fits their names."""
@@ -240,4 +221,4 @@ def find_new_parts(
         groups = group_numbers(names, pattern)
     except InputError:  # these are named otherwise
         groups, pattern = group_numbers(names, None), None
-    return find_parts(looks, names, groups, pattern=pattern, force=force, say=say)
+    return find_parts(looks, names, groups, pattern=pattern, say=say)

@@ -6,10 +6,9 @@ import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Any, cast, overload
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +25,7 @@ from flawscope.pictures.appearance import AppearanceRange, measure_appearance
 from flawscope.pictures.decoding import PictureSource, error_reason, source_name
 from flawscope.pictures.form import describe_other_form, known_sizes, positive_length
 from flawscope.pictures.listing import refuse_masks
+from flawscope.predictor.any_model import AnyModel
 from flawscope.predictor.kinds import name_kinds
 from flawscope.predictor.parts import PART, named_as_another
 from flawscope.predictor.parts import PartCollector as PartCollector
@@ -36,20 +36,17 @@ from flawscope.predictor.streaming import (
     LoadResult,
     PreparedPicture,
     SourceResult,
-    collect_predictions,
     from_bgr,
     memory_errors,
     read_picture,
     resolve_pictures,
-    stream_predictions,
 )
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results import html
 from flawscope.results.findings import other_form, outside_light
 from flawscope.results.found_parts import NOT_SEARCHED, PartSearch
-from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import PEAK_RADIUS, Levels, Prediction
-from flawscope.runtime import Run, Session, check_threads, open_session, read, read_manifest
+from flawscope.runtime import Run, Runner, Session, check_threads, open_session, read, read_manifest
 from flawscope.views.frames import PartPose
 from flawscope.views.geometry import Geometry
 from flawscope.views.tiles import RegionOfInterest
@@ -115,7 +112,7 @@ def _stored_scale(manifest: Manifest) -> float | None:
         raise InputError(f"the model's {SCALE} is {length!r:.30}, no length: fit anew") from None
 
 
-class Predictor:
+class Predictor(AnyModel):
     """Fitted model that judges pictures: paths, bytes, PIL images, numpy `[H, W, 3]` uint8.
 
     Attributes:
@@ -127,10 +124,7 @@ class Predictor:
         mm_per_pixel: length of a pixel of the pictures in millimetres; None: not known.
         size_bounds: how much larger a defect may be than what the map doubts.
         failures: pictures that `fit` could not use, each with the reason.
-        kind: the word for each of `products`; empty, for a `Router` alone has several.
     """
-
-    kind = ""
 
     def __init__(self, artefact: Artefact, session: Session):
         wanted = artefact.manifest.preprocess.network_size
@@ -164,9 +158,13 @@ class Predictor:
         return cast(Any, self.session).model
 
     @property
-    def products(self) -> dict[str, Predictor]:
+    def products(self) -> dict[str, Predictor]:  # type: ignore[override]
         """The model alone, without a name."""
         return {"": self}
+
+    @property
+    def runner(self) -> Runner:
+        return self.session
 
     def with_product(self, name: str, model: Predictor) -> Predictor:
         """Returns the other model, as `Router.with_product` does with one of several."""
@@ -204,85 +202,12 @@ class Predictor:
             )
         self.session.save(self.artefact, path)
 
-    @overload
-    def predict(self, pictures: PictureSource, *, bgr: bool = False) -> Prediction: ...
-    @overload
-    def predict(self, pictures: list[PictureSource], *, bgr: bool = False) -> list[Prediction]: ...
-    @check_arguments()
-    def predict(
-        self, pictures: PictureSource | list[PictureSource], *, bgr: bool = False
-    ) -> Prediction | list[Prediction]:
-        """Judges pictures: a `Prediction` for one picture, a list for a list or a batch `[B, H, W, 3]` uint8.
-
-        Args:
-            bgr: the pictures are numpy arrays with the channels in OpenCV's order.
-
-        Raises:
-            InputError: a picture cannot be read. `stream` goes on instead.
-        """
-        return collect_predictions(pictures, partial(self.stream, bgr=bgr))
-
-    @check_arguments(but=("pictures",))
-    def stream(
-        self,
-        pictures: Iterable[PictureSource] | PictureSource,
-        batch: int | None = None,
-        *,
-        bgr: bool = False,
-        leave_out: Collection[str] = (),
-    ) -> Iterator[SourceResult]:
-        """Yields every picture with its prediction, or with the reason why there is none, in order.
-
-        On a CPU several pictures are judged side by side, one core each, unless they are seen in tiles or
-        there are fewer pictures than cores. Some are decoded ahead; memory does not grow with their number.
-
-        Args:
-            pictures: any number of them, also without an end; or one path, a folder's with all pictures
-                below it.
-            batch: pictures that are computed together, by default as many as are fastest; with 1, each is
-                answered as soon as it is given.
-            bgr: the pictures are numpy arrays with the channels in OpenCV's order.
-            leave_out: pictures whose decoded pixels have one of these hashes get a `ExcludedPictureError`.
-
-        Raises:
-            InputError: there is no such folder, or no picture in it.
-        """
-        load = partial(self.load, bgr=bgr, leave_out=leave_out)
-        tiled = self.manifest.preprocess.tile is not None
-        return stream_predictions(resolve_pictures(pictures), load, self.judge, self.session, batch, tiled)
-
     def parts(self) -> PartCollector | None:
-        """Returns a collector of predictions that decides on each part; None where the model was fitted
-        without `part`. InputError: it was calibrated on pictures whose names tell no part."""
         return PartCollector.of(self.manifest)
-
-    @check_arguments()
-    def predict_part(self, views: Mapping[str, PictureSource], part: str = "") -> PartPrediction:
-        """Judges a part by pictures of its views, by their names. A view may be missing.
-
-        Raises:
-            InputError: the model was fitted without `part`, knows no such view, or a picture cannot be read.
-        """
-        found = zip(views, self.predict([*views.values()]), strict=True)
-        return PartCollector(self.manifest).decide(part, dict(found))
-
-    @check_arguments(but=("picture",))
-    def prepare(self, picture: PictureSource) -> PreparedPicture:
-        """Decodes a picture, to be judged later: this predictor's `stream` takes it in the picture's place.
-        Takes a `HashedPicture`, too.
-
-        Raises:
-            InputError: the picture cannot be read.
-        """
-        source, loaded = self.load(picture)
-        if isinstance(loaded, InputError):
-            raise loaded
-        return PreparedPicture(source, loaded)
 
     def load(
         self, source: PictureSource, bgr: bool = False, leave_out: Collection[str] = ()
     ) -> tuple[PictureSource, LoadResult]:
-        """Reads a picture as the network sees it, or says why it cannot be read."""
         if isinstance(source, PreparedPicture):
             return source.source, source.seen
         try:

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from flawscope.calibration import kinds
 from flawscope.calibration.kinds import KindClassifier
+from flawscope.calibration.outliers import odd_looks
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.decoding import PictureSource, error_reason, pixel_hash, source_name
 from flawscope.pictures.near_duplicates import Look
-from flawscope.pictures.units import find_new_parts, nothing_shown
+from flawscope.pictures.units import find_new_parts
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results.prediction import Prediction
 from flawscope.views.views import Views
@@ -76,8 +77,7 @@ def region_descriptors(
     session, sums = predictor.session, []
     for start in range(0, len(used), session.batch):
         these = used[start : start + session.batch]
-        where = np.array([views.position(number) for number in these], np.int64)
-        for number, cells in zip(these, session.residuals(views.images(these), where), strict=True):
+        for number, cells in zip(these, session.residuals(views.images(these)), strict=True):
             _, h, w = cells.shape
             sums.append([cells[:, (y * h).astype(int), (x * w).astype(int)].sum(1) for y, x in hits[number]])
     return np.asarray(np.array(sums).sum(0, dtype=np.float64) / counts)
@@ -175,7 +175,7 @@ class LabelledRegions:
 
     def learn(self, predictor: Predictor, error: float) -> LearntKinds:
         pattern = predictor.manifest.facts.get("group")
-        units = find_new_parts(self.looks, self.names, pattern, force=True, say=lambda line: None)
+        units = find_new_parts(self.looks, self.names, pattern, say=lambda line: None)
         first = {pair: k for k, pair in reversed([*enumerate(zip(units, self.kinds, strict=True))])}
         chosen = sorted(first.values())
         labels = [self.kinds[k] for k in chosen]
@@ -195,7 +195,7 @@ class LabelledRegions:
             for name in sorted(counts)
             if name not in classifier.kinds.names
         ]
-        notes += filter(None, [nothing_shown(self.looks, self.names)])
+        notes += [one.line for one in odd_looks(self.looks, self.names)]
         if copies := len(units) - len(chosen):
             notes.append(
                 f"{pluralize(copies, 'picture')} of a part that has another one of the kind: left out"

@@ -1,10 +1,10 @@
-"""Calibrates a model on new good pictures, in each light where it keeps its false-alarm rate in a range."""
+"""Judges good pictures by a model as if it had not learnt from them, and calibrates the model on them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,100 +12,162 @@ from numpy.typing import NDArray
 from flawscope.calibration.goods import (
     CALIBRATION,
     Picture,
-    Values,
     calibrate,
     judge,
     map_values,
     renumber,
 )
-from flawscope.calibration.outliers import odd, settle
+from flawscope.calibration.outliers import Seen, odd, settle
 from flawscope.calibration.power import DefectScores
-from flawscope.errors import InputError, join_names, pluralize
+from flawscope.errors import ExcludedPictureError, InputError, join_names, pluralize
 from flawscope.pictures.appearance import APPEARANCE_KEY as APPEARANCE
-from flawscope.pictures.appearance import FeatureValues, describe_shifts
-from flawscope.pictures.decoding import PictureSource, pixel_hash
+from flawscope.pictures.decoding import PictureSource, error_reason, pixel_hash, source_name
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.near_duplicates import Look
-from flawscope.pictures.units import find_new_parts, nothing_shown
+from flawscope.pictures.units import find_new_parts
+from flawscope.predictor.streaming import stream_predictions
 from flawscope.progress import ProgressCallback, ignore_progress
-from flawscope.results.findings import COUNT_WRONG
-from flawscope.results.prediction import FAR_SHIFT, Prediction
-from flawscope.views.light import within_range
+from flawscope.results.findings import COUNT_WRONG, Finding
+from flawscope.results.prediction import Prediction
+from flawscope.runtime import Run
+from flawscope.views.light import Light, within_range
 
 if TYPE_CHECKING:
+    from flawscope.artefact.model_file import Manifest
     from flawscope.predictor import Predictor
 
+RunOf = Callable[[str, Run], Run]
 
-class NewPicture(NamedTuple):
-    """Picture with its number among those given, the hash of its pixels, and what it is compared by; judged,
-    how far it is shifted, and its values in each light, its own first; NaN where its parts are lost or
-    counted wrong."""
+
+class GoodPicture(NamedTuple):
+    """Good picture as a model judged it.
+
+    number: among those given. digest: hash of its pixels. values: [lights, 3], `Values` in each light, its
+    own first; NaN where its parts are lost or counted wrong.
+    """
 
     number: int
-    source: PictureSource
     digest: str
-    look: Look | None
-    shifts: FeatureValues = ()
-    values: NDArray[np.float64] = np.empty((0, 3))
+    seen: Seen
+    values: NDArray[np.float64]
 
     @property
     def is_lost(self) -> bool:
         return bool(np.isnan(self.values).any())
 
 
-def judge_new(
+@dataclass(frozen=True)
+class GoodPictures:
+    """Good pictures that a model judged, each once, in their order. failures: why others cannot be used."""
+
+    pictures: list[GoodPicture]
+    failures: list[str]
+
+    def rows(
+        self, names: Sequence[str], manifest: Manifest, say: Callable[[str], None]
+    ) -> tuple[Picture, ...]:
+        """New rows for the model: pictures of one part, by its pattern or near-copies, share a unit."""
+        looks, group = [one.seen.look for one in self.pictures], manifest.facts.get("group")
+        units = find_new_parts(looks, names, group, say=say)
+        plain = [
+            Picture(one.digest, CALIBRATION, name, unit)
+            for one, name, unit in zip(self.pictures, names, units, strict=True)
+        ]
+        return renumber(judge(plain, self.values()), manifest.pictures)
+
+    @property
+    def seen(self) -> dict[str, Seen]:
+        """Columns of the pictures by hash, as `odd` takes them."""
+        return {one.digest: one.seen for one in self.pictures}
+
+    def values(self) -> NDArray[np.float64]:
+        """Values [N, lights, 3], as `goods.judge` takes them."""
+        return np.array([one.values for one in self.pictures])
+
+
+def judge_good(
     predictor: Predictor,
     good: Sequence[PictureSource],
-    known: Iterable[str] = (),
+    *,
+    run_of: RunOf | None = None,
+    but: Collection[str] = (),
+    lights: Sequence[Light] | None = None,
     step: ProgressCallback = ignore_progress,
-) -> tuple[list[NewPicture], list[str]]:
-    """Judges good pictures that a model has not learnt from, in each light in which it keeps its rate; and
-    says why others cannot be used. known: hashes of pixels that are left out, as copies are."""
-    seen, how, given, judged = {*known}, predictor.manifest.preprocess, list[NewPicture](), list[NewPicture]()
-    failures = list[str]()
+) -> GoodPictures:
+    """Judges good pictures as any prediction does, each decoded once.
 
-    def new_pictures() -> Iterator[PictureSource]:
-        for number, source in enumerate(good):
-            look = None
+    Args:
+        run_of: gives the run that has not learnt from the picture of a hash, by the session's; it, or its
+            run, may raise an `ExcludedPictureError`. None: the session's has not.
+        but: hashes of pictures that are left out, as copies are.
+        lights: further ones that each is judged in; None: those in which the model keeps its rate.
+    """
+    how = predictor.manifest.preprocess
+    more = how.lights[1:] if lights is None else lights
+    seen: dict[int, tuple[str, Seen]] = {}
+
+    def load(number: int) -> tuple[int, Any]:
+        source = good[number]
+        try:
+            picture = how.decode(source)
+            digest = pixel_hash(picture)
+            if digest in but:
+                return number, ExcludedPictureError("known")
+            views, measured = predictor.see(source, picture)
+            seen[number] = digest, Seen(Look.of(how.first_picture(picture)), measured)
+            return number, (views, measured, picture if more else None)
+        except InputError as error:
+            return number, error
+        except Exception as error:  # also what a reader of pictures does not foresee
+            return number, InputError(error_reason(error, source_name(source)))
+
+    def judge_alike(batch: Sequence[tuple[int, Any]], run: Run) -> Iterator[tuple[int, list[Any]]]:
+        """Results of pictures that one run judges: in their own light, then in each other one."""
+        shown = [(good[number], one if isinstance(one, InputError) else one[:2]) for number, one in batch]
+        for (number, loaded), (_, own) in zip(batch, predictor.judge(shown, run), strict=True):
+            lit = more if isinstance(own, Prediction) and not _refusal(own) else ()
+            pictures = (light(loaded[2]) for light in lit)
+            seen_so = ((picture, predictor.see(picture, picture)) for picture in pictures)
+            yield number, [own, *(result for one in seen_so for _, result in predictor.judge([one], run))]
+
+    def judge_batch(batch: Sequence[tuple[int, Any]], run: Run) -> list[Any]:
+        if run_of is None:
+            return [*judge_alike(batch, run)]
+        answers = list[Any]()
+        for number, loaded in batch:
             try:
-                picture = how.decode(source)
-                digest, look = pixel_hash(picture), Look.of(how.first_picture(picture))
-            except (InputError, MemoryError):
-                digest = f"unreadable {number}"  # `stream` says why
-            if digest not in seen:
-                seen.add(digest)
-                given.append(NewPicture(number, source, digest, look))
-                yield source
+                own = run if isinstance(loaded, InputError) else run_of(seen[number][0], run)
+                answers += judge_alike([(number, loaded)], own)
+            except ExcludedPictureError as error:
+                answers.append((number, [error]))
+        return answers
 
-    for done, (_, result) in enumerate(predictor.stream(new_pictures()), start=1):
-        if done < len(good):
-            step("calibration", done, len(good))
-        if isinstance(result, InputError):
-            failures.append(str(result))
+    found, failures, device = dict[str, GoodPicture](), list[str](), predictor.session
+    answers: Any = stream_predictions(range(len(good)), load, judge_batch, device, None, how.tile is not None)
+    for done, (number, (own, *others)) in enumerate(answers):
+        step("calibration", done, len(good))
+        if isinstance(own, ExcludedPictureError) or (number in seen and seen[number][0] in found):
             continue
-        finding = next((one for one in result.findings if one.decides), None)
-        if finding is not None and finding.code != COUNT_WRONG:
-            name = result.path or "a picture"
-            failures.append(f"cannot calibrate on {name}: {finding.words}; remove it")
-            continue
-        values = np.full((len(how.lights), 3), np.nan)
-        if finding is None:
-            values[0] = _values_of(predictor, result)
-        judged.append(given[done - 1]._replace(shifts=result.shifts, values=values))
-    for k, light in enumerate(how.lights[1:], start=1):
-        found = [picture for picture in judged if not np.isnan(picture.values[0]).any()]
-        shown = (light(how.decode(picture.source)) for picture in found)
-        for picture, (_, result) in zip(found, predictor.stream(shown), strict=True):
-            if isinstance(result, Exception):
-                raise result
-            if not any(one.decides for one in result.findings):
-                picture.values[k] = _values_of(predictor, result)
+        finding = None if isinstance(own, InputError) else _refusal(own)
+        if isinstance(own, InputError):
+            failures.append(str(own))
+        elif finding is not None and finding.code != COUNT_WRONG:
+            failures.append(f"cannot calibrate on {own.path or 'a picture'}: {finding.words}; remove it")
+        else:
+            values = np.full((1 + len(more), 3), np.nan)
+            for k, one in enumerate([] if finding else [own, *others]):
+                if isinstance(one, InputError):
+                    raise one
+                if not _refusal(one):
+                    values[k] = map_values(one.score, one.map, predictor.valid_mask(one.geometry))
+            found[seen[number][0]] = GoodPicture(number, *seen[number], values)
     step("calibration", len(good), len(good))
-    return judged, failures
+    return GoodPictures([*found.values()], failures)
 
 
-def _values_of(predictor: Predictor, found: Prediction) -> Values:
-    return map_values(found.score, found.map, predictor.valid_mask(found.geometry))
+def _refusal(found: Prediction) -> Finding | None:
+    """What decides about a picture instead of its score, if anything does."""
+    return next((one for one in found.findings if one.decides), None)
 
 
 def recalibrate(
@@ -119,7 +181,8 @@ def recalibrate(
     pictures, which tell their parts; by default those of their files."""
     others = [row.forgotten() for row in predictor.manifest.pictures if row.learnt]
     how, before = predictor.manifest.preprocess, predictor.calibration
-    every, failures = judge_new(predictor, good, (row.hash for row in others), step)
+    judged = judge_good(predictor, good, but={row.hash for row in others}, step=step)
+    every, failures = judged.pictures, judged.failures
     usable = [picture for picture in every if not picture.is_lost]
     unlit = [one for one in every if one.is_lost and not np.isnan(one.values[0]).any()]
     if not usable and not unlit:
@@ -136,52 +199,24 @@ def recalibrate(
     if unlit:
         lost = join_names([own[picture.number] for picture in unlit])
         notes.append(f"parts lost in some light, and so counted as anomalous: {lost}")
-    looks, group = [picture.look for picture in every], predictor.manifest.facts.get("group")
-    units = find_new_parts(looks, names, group, force=True, say=notes.append)
+    pictures = (*others, *judged.rows(names, predictor.manifest, notes.append))
     if left_out:
         fitted = pluralize(left_out, "picture")
         notes.append(f"not calibrated with {fitted} that the model was fitted on, or copies")
-    rows = [
-        Picture(picture.digest, CALIBRATION, name, unit)
-        for picture, name, unit in zip(every, names, units, strict=True)
-    ]
-    new_rows = judge(rows, np.array([picture.values for picture in every]))
-    pictures = (*others, *renumber(new_rows, predictor.manifest.pictures))
     how_scored = before.to_dict() | {
         "method": f"held out{within_range(how.normalization)}",
         "runtime": predictor.session.runtime,
         "promised": True,
     }
     calibration = calibrate(pictures, **how_scored)
-    defects = DefectScores.from_facts(predictor.manifest.facts)
-    found = odd(
-        pictures,
-        calibration,
-        defects,
-        before=before,
-        left_out=left_out,
-        nothing=nothing_shown(looks, names),
-        unlike=_unlike(usable, {one.number: name for one, name in zip(every, names, strict=True)}),
-    )
-    more, questions = settle(found, force)
-    notes += more
-    new = predictor.with_calibration(calibration, *notes)
+    defects, appearance = DefectScores.from_facts(predictor.manifest.facts), predictor.appearance
+    told = {"before": before, "appearance": appearance, "left_out": left_out}
+    more, questions = settle(odd(pictures, calibration, defects, judged.seen, **told), force)
+    new = predictor.with_calibration(calibration, *notes, *more)
     facts = dict(new.manifest.facts)
-    if predictor.appearance is not None:  # pictures like these are expected from now on
-        facts[APPEARANCE] = predictor.appearance.widen(one.shifts for one in usable).to_dict()
+    if appearance is not None:  # pictures like these are expected from now on
+        facts[APPEARANCE] = appearance.widen(appearance.shifts(one.seen.measured) for one in usable).to_dict()
     manifest = replace(new.manifest, pictures=pictures, facts=facts).asking(*questions)
     new = type(predictor)(replace(predictor.artefact, manifest=manifest), predictor.session)
     new.failures = failures
     return new
-
-
-def _unlike(pictures: Sequence[NewPicture], names: Mapping[int, str]) -> str | None:
-    """Line on pictures that are unlike those learnt from, as a whole; None where there are none. names: of
-    all that were given, by number."""
-    far = [one for one in pictures if one.shifts and max(map(abs, one.shifts)) > FAR_SHIFT]
-    if not far:
-        return None
-    return (
-        f"unlike the pictures learnt from ({describe_shifts([one.shifts for one in far])}), from now on "
-        f"expected: {join_names([names[one.number] for one in far])}"
-    )

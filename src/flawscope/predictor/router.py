@@ -6,9 +6,8 @@ import os
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import PurePath
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +22,10 @@ from flawscope.calibration.threshold import Rate
 from flawscope.errors import InputError, check_arguments
 from flawscope.pictures.decoding import PictureSource, error_reason
 from flawscope.predictor import Predictor
+from flawscope.predictor.any_model import AnyModel
 from flawscope.predictor.parts import (
     PartCollector,
     RoutedParts,
-    no_parts_error,
     stored_part_pattern,
     unknown_view_error,
 )
@@ -34,13 +33,10 @@ from flawscope.predictor.streaming import (
     LoadResult,
     PreparedPicture,
     SourceResult,
-    collect_predictions,
     read_picture,
     resolve_pictures,
-    stream_predictions,
 )
 from flawscope.results.findings import no_product
-from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import Prediction
 from flawscope.runtime import (
     Describe,
@@ -117,7 +113,7 @@ def accept_questions(model: Predictor | Router) -> tuple[Predictor | Router, lis
     return model, list(dict.fromkeys(asked))
 
 
-class Router:
+class Router(AnyModel):
     """Models of several products. It says which product a picture shows (`Recogniser` has the rule), and that
     product's own model judges the picture. Or of several views of a part: the name of a picture's file tells
     its view.
@@ -149,9 +145,13 @@ class Router:
         return self._artefact.views
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> str:  # type: ignore[override]
         """The word for each of `products`: product or view."""
         return "product" if self.views is None else "view"
+
+    @property
+    def runner(self) -> _Runner:
+        return _Runner([one.session for one in self.products.values()])
 
     def __repr__(self) -> str:
         return f"<Router to {len(self.products)} {self.kind}s: {', '.join(self.products)}>"
@@ -160,13 +160,6 @@ class Router:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the file, atomically: .safetensors, or .zip where it was exported."""
         save_router(self.artefact, {name: one.session for name, one in self.products.items()}, path)
-
-    def product(self, name: str) -> Predictor:
-        """The model of one product, or view. InputError where there is no such one."""
-        if name not in self.products:
-            known = ", ".join(self.products)
-            raise InputError(f"the model has no {self.kind} {name!s:.60}: it knows {known}")
-        return self.products[name]
 
     def with_product(self, name: str, model: Predictor) -> Router:
         """Returns the router with another model of one of its products, such as one calibrated anew."""
@@ -234,19 +227,12 @@ class Router:
 
     # ---- judging
 
-    def prepare(self, picture: PictureSource) -> PreparedPicture:
-        """Decodes a picture and recognises its product, to be judged later: `stream` takes it in the
-        picture's place. InputError: the picture cannot be read."""
-        source, loaded = self._load(picture)
-        if isinstance(loaded, InputError):
-            raise loaded
-        return PreparedPicture(source, loaded)
-
-    def _load(self, source: PictureSource, **how: Any) -> tuple[PictureSource, LoadResult]:
-        """Reads a picture as its product's model sees it, or says why it cannot be read."""
+    def load(
+        self, source: PictureSource, bgr: bool = False, leave_out: Collection[str] = ()
+    ) -> tuple[PictureSource, LoadResult]:
         if isinstance(source, PreparedPicture):
             return source.source, source.seen
-        picture = read_picture(source, **how)
+        picture = read_picture(source, bgr, leave_out)
         if isinstance(picture, InputError):
             return source, picture
         try:
@@ -257,8 +243,8 @@ class Router:
         except MemoryError as error:
             return source, InputError(error_reason(error, f"{source!s:.200}"))
 
-    def _judge(
-        self, batch: Sequence[tuple[PictureSource, LoadResult]], run_of: Callable[[Session], Run]
+    def judge(
+        self, batch: Sequence[tuple[PictureSource, LoadResult]], run: Callable[[Session], Run]
     ) -> list[SourceResult]:
         """Judges pictures that are computed together, each by the model of its product."""
         judged: dict[int, SourceResult] = {}
@@ -272,60 +258,16 @@ class Router:
                 rows.setdefault(told[k].nearest, []).append(k)
         for name, own in rows.items():
             product = self.products[name]
-            found = product.judge([batch[k] for k in own], run_of(product.session))
+            found = product.judge([batch[k] for k in own], run(product.session))
             for k, (source, result) in zip(own, found, strict=True):
                 judged[k] = (source, result if self.views else _with_recognition(result, told[k]))
         return [judged[k] for k in range(len(batch))]
 
-    @overload
-    def predict(
-        self, pictures: PictureSource, *, product: str | None = None, bgr: bool = False
-    ) -> Prediction: ...
-    @overload
-    def predict(
-        self, pictures: list[PictureSource], *, product: str | None = None, bgr: bool = False
-    ) -> list[Prediction]: ...
-    @check_arguments()
-    def predict(
-        self, pictures: PictureSource | list[PictureSource], *, product: str | None = None, bgr: bool = False
-    ) -> Prediction | list[Prediction]:
-        """Judges pictures, as `Predictor.predict` does.
-
-        Args:
-            product: that all of them show, or view; None: it is recognised, or told by the files' names.
-
-        Raises:
-            InputError: a picture cannot be read, or there is no such product. `stream` goes on instead.
-        """
-        return collect_predictions(pictures, partial(self.stream, product=product, bgr=bgr))
-
-    @check_arguments(but=("pictures",))
-    def stream(
-        self,
-        pictures: Iterable[PictureSource] | PictureSource,
-        batch: int | None = None,
-        *,
-        product: str | None = None,
-        bgr: bool = False,
-        leave_out: Collection[str] = (),
-    ) -> Iterator[SourceResult]:
-        """Yields every picture with its prediction, or with the reason why there is none, in order.
-
-        Args:
-            product: as `predict` takes it.
-            pictures, batch, bgr, leave_out: as `Predictor.stream` takes them.
-
-        Raises:
-            InputError: there is no such product or folder, or no picture in it.
-        """
-        if product is not None:
-            known = self.product(product).stream(pictures, batch, bgr=bgr, leave_out=leave_out)
-            finish = self._check_view if self.views else _with_product
-            return ((source, finish(source, result, product)) for source, result in known)
-        load = partial(self._load, bgr=bgr, leave_out=leave_out)
-        tiled = any(one.manifest.preprocess.tile is not None for one in self.products.values())
-        runner = _Runner([one.session for one in self.products.values()])
-        return stream_predictions(resolve_pictures(pictures), load, self._judge, runner, batch, tiled)
+    def _of_product(self, result: SourceResult, product: str) -> SourceResult:
+        source, found = result
+        if self.views is not None:
+            return source, self._check_view(source, found, product)
+        return source, _with_recognition(found, Recognition(product, product, 1.0))
 
     def _check_view(self, source: PictureSource, result: Result, view: str) -> Result:
         """The result, or an error where the picture's name tells another view than was said."""
@@ -339,7 +281,6 @@ class Router:
     # ---- parts
 
     def parts(self) -> PartCollector | None:
-        """Returns a collector of predictions that decides on each part, as `Predictor.parts` does."""
         manifests = {name: one.manifest for name, one in self.products.items()}
         if self.views is not None:
             return PartCollector(manifests, self.views)
@@ -347,28 +288,6 @@ class Router:
             return None
         again = lambda picture, product: self.predict(picture, product=product)  # noqa: E731
         return RoutedParts(manifests, self._recogniser, again)
-
-    @check_arguments()
-    def predict_part(
-        self, views: Mapping[str, PictureSource], part: str = "", *, product: str | None = None
-    ) -> PartPrediction:
-        """Judges a part by pictures of its views, by their names. A view may be missing.
-
-        Args:
-            product: that the part is; None: it is recognised from all views together.
-
-        Raises:
-            InputError: the model was fitted without `part`, knows no such view or product, or a picture
-                cannot be read.
-        """
-        if (parts := self.parts()) is None:
-            raise no_parts_error()
-        if self.views is not None:
-            found = {view: self.predict(one, product=view) for view, one in views.items()}
-        else:
-            pictures = self.predict([*views.values()], product=product)
-            found = dict(zip(views, pictures, strict=True))
-        return parts.decide(part, found, views)
 
 
 class _Runner:
@@ -387,12 +306,6 @@ class _Runner:
 
     def run_alone(self, session: Session) -> Run:
         return session.run_alone
-
-
-def _with_product(source: PictureSource, result: Result, product: str) -> Result:
-    if not isinstance(result, Prediction):
-        return result
-    return replace(result, recognition=Recognition(product, product, 1.0))
 
 
 def _with_recognition(result: Result, shown: Recognition) -> Result:

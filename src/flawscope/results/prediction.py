@@ -17,7 +17,7 @@ from flawscope.calibration.kinds import KindSet
 from flawscope.calibration.recognition import Recognition
 from flawscope.calibration.size_bounds import UNCALIBRATED, SizeBounds, doubted_level
 from flawscope.errors import InputError, pluralize
-from flawscope.pictures.appearance import FEATURES, FeatureValues, describe_shifts
+from flawscope.pictures.appearance import FAR_SHIFT, FEATURES, FeatureValues, describe_shifts
 from flawscope.pictures.channels import displayed
 from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.pixel_sets import Pixels, connected_parts
@@ -409,7 +409,6 @@ def _panels(found: Prediction, source: PictureSource | None) -> list[NDArray[np.
 
 MIN_WARNING_PICTURES = 4  # pictures that a warning needs
 MAX_REMEMBERED = 1000  # pictures that are remembered, the latest: a stream may have no end
-FAR_SHIFT = 1.0  # distance of a picture outside of the training pictures' range, in widths of the range
 MAJORITY = 0.5  # share of such pictures
 MIN_ANOMALOUS_SHARE = 0.9  # share of anomalous pictures
 HIGH_SEVERITY = 10.0  # severity of most

@@ -16,7 +16,7 @@ from flawscope.errors import FlawscopeError, InputError, missing_library_error, 
 from flawscope.machine import default_thread_count
 from flawscope.runtime.session import RESIDUALS, Compute, Engine, Graph
 
-STEP_INPUTS = ("images", "features", "positions")  # inputs of the network's two steps, embed and score
+STEP_INPUTS = ("images", "features")  # inputs of the network's two steps, embed and score
 # The arithmetic of the features, asked for by name: left to itself OpenVINO takes bf16 where the processor
 # has it. A network in int8 says by itself where it is.
 PRECISION_HINTS = {"fp32": "f32", "int8": "f32", "bf16": "bf16"}

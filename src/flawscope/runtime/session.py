@@ -53,27 +53,15 @@ class Session(Runner, Protocol):
 
     suffix: str  # of the model files it runs
 
-    def run(self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None) -> Answers:
-        """Runs images `[B, 3, H, W]` float32 in 0..1 to scores `[B]` and maps `[B, H, W]`, float32.
+    def run(self, images: NDArray[np.float32]) -> Answers:
+        """Runs images `[B, 3, H, W]` float32 in 0..1 to scores `[B]` and maps `[B, H, W]`, float32."""
 
-        Args:
-            positions: `[B]`, numbers of the views in their pictures, which a model that does not tell them
-                apart ignores; None: whole pictures.
-        """
-
-    def residuals(
-        self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
-    ) -> NDArray[np.float32]:
-        """Differences of images `[B, 3, H, W]` from good ones, cells `[B, C, h, w]` float32; positions as for
-        `run`. InputError: the network does not say."""
+    def residuals(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Differences of images `[B, 3, H, W]` from good ones, cells `[B, C, h, w]` float32. InputError: the
+        network does not say."""
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
         """Writes the model file, atomically."""
-
-
-def at_positions(images: NDArray[np.float32], positions: NDArray[np.int64] | None) -> NDArray[np.int64]:
-    """Positions `[B]` of images, as `Session.run` takes them; 0 of whole pictures."""
-    return np.zeros(len(images), np.int64) if positions is None else positions
 
 
 # ------------------------------------------------------------------------------------------ exported networks
@@ -156,7 +144,6 @@ class ExportedSession:
 
     Attributes:
         network: of the file that it was opened from; None: it came from none.
-        takes_positions: the network has an input for the images' positions in their pictures.
     """
 
     suffix = ".onnx"
@@ -164,16 +151,16 @@ class ExportedSession:
     def __init__(self, engine: Engine, model: str | os.PathLike[str] | bytes, *how: Any):
         network = model if isinstance(model, bytes) else os.fspath(model)
         what = "model the exported network" if isinstance(network, bytes) else f"model {network}"
-        self.engine, self.runtime = engine, engine.runtime
+        self.engine, self.runtime, self._how = engine, engine.runtime, how
         self.network: NetworkFile | None = None
         self.graph = engine.open_checked(network, what, RESULTS, *how)
         inputs = dict(self.graph.inputs)
-        (kind, shape), (numbers, _) = inputs.pop("images", ("", ())), inputs.pop("positions", ("", ()))
+        kind, shape = inputs.pop("images", ("", ()))
         if kind != "f32" or len(shape) != 4 or shape[:2] != [None, 3] or not all(shape[2:]):
             raise mismatch_error(what)
-        if inputs or numbers not in ("", "i64"):
+        if inputs:
             raise mismatch_error(what)
-        self.size, self.takes_positions = (int(shape[2] or 0), int(shape[3] or 0)), bool(numbers)
+        self.size = (int(shape[2] or 0), int(shape[3] or 0))
         self._run_alone: Compute | None = None  # opened by the first call
         self._residuals: Compute | None = None  # likewise
         self._alone_lock = Lock()
@@ -184,13 +171,20 @@ class ExportedSession:
     ) -> Self:
         """The session of the artefact that was read from `path`. InputError if they do not fit."""
         network = path.read() if isinstance(path, Member) else path
-        session, seen = cls(engine, network, *how), artefact.manifest.preprocess
-        if (session.size, session.takes_positions) != (tuple(seen.network_size), bool(seen.positions)):
-            raise files.unusable_file_error(
-                path, "its size or its tiles are not its manifest's; export it anew"
-            )
+        session = cls(engine, network, *how)
+        if session.size != tuple(artefact.manifest.preprocess.network_size):
+            raise files.unusable_file_error(path, "its size is not its manifest's; export it anew")
         session.network = NetworkFile.open(path)
         return session
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles where the network lies, not the network: another process opens the file again."""
+        if self.network is None:
+            raise FlawscopeError("a network without a file cannot be pickled")
+        return _open_again, (type(self.engine), self.network, *self._how)
+
+    def __deepcopy__(self, _: Any) -> Self:
+        return self  # a network is only read, and several threads may
 
     @property
     def batch(self) -> int:
@@ -202,20 +196,18 @@ class ExportedSession:
     def lanes(self) -> int:
         return self.graph.lanes
 
-    def run(self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None) -> Answers:
-        return self._answers(self.graph.run, images, positions)
+    def run(self, images: NDArray[np.float32]) -> Answers:
+        return self._answers(self.graph.run, images)
 
-    def run_alone(self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None) -> Answers:
+    def run_alone(self, images: NDArray[np.float32]) -> Answers:
         with self._alone_lock:
             if self._run_alone is None:
                 same = self.network is None or self.network.is_unchanged()  # else the file has another one
                 opens = self.graph.open_alone if same and self.lanes > 1 else None
                 self._run_alone = self.graph.run if opens is None else opens()
-        return self._answers(self._run_alone, images, positions)
+        return self._answers(self._run_alone, images)
 
-    def residuals(
-        self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
-    ) -> NDArray[np.float32]:
+    def residuals(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.graph.open_residuals is None:
             raise InputError(
                 "this exported model does not say how pictures differ: `flawscope kinds` takes the "
@@ -224,17 +216,11 @@ class ExportedSession:
         with self._alone_lock:
             if self._residuals is None:
                 self._residuals = self.graph.open_residuals()
-        (cells,) = self.engine.run_checked(self._residuals, self._inputs(images, positions))
+        (cells,) = self.engine.run_checked(self._residuals, {"images": images})
         return cells
 
-    def _inputs(self, images: NDArray[np.float32], positions: NDArray[np.int64] | None) -> Inputs:
-        given: dict[str, NDArray[Any]] = {"images": images}
-        return given | {"positions": at_positions(images, positions)} if self.takes_positions else given
-
-    def _answers(
-        self, run: Compute, images: NDArray[np.float32], positions: NDArray[np.int64] | None
-    ) -> Answers:
-        return self.engine.score(run, self._inputs(images, positions), len(images), self.size)
+    def _answers(self, run: Compute, images: NDArray[np.float32]) -> Answers:
+        return self.engine.score(run, {"images": images}, len(images), self.size)
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
         """Writes this network with the artefact's manifest, atomically."""
@@ -243,13 +229,34 @@ class ExportedSession:
         self.network.save(artefact, path)
 
 
-def exported_descriptors(engine: Engine, graph: bytes, *how: Any) -> Describe:
+def _open_again(engine: type[Engine], network: NetworkFile, *how: Any) -> ExportedSession:
+    """Opens a pickled session. InputError where its file is gone, or has another network by now."""
+    if not network.is_unchanged():
+        raise files.unusable_file_error(network.path, "it is gone or has changed since; load it again")
+    path = network.path
+    session = ExportedSession(engine(), path.read() if isinstance(path, Member) else path, *how)
+    session.network = network
+    return session
+
+
+class ExportedDescriptors:
     """The function of a router's exported descriptor network. how: device and threads, as for `Engine.open`.
     InputError where the network does something that is not known, or has other outputs."""
-    what = "this router's recognition"
-    try:
-        onnx_check.check(graph)
-    except ValueError as error:
-        raise InputError(f"cannot use {what}: {error}; export it anew") from None
-    opened = engine.open_checked(graph, what, ["descriptors"], *how)
-    return lambda images: engine.run_checked(opened.run, {"images": images})[0]
+
+    def __init__(self, engine: Engine, graph: bytes, *how: Any):
+        what = "this router's recognition"
+        try:
+            onnx_check.check(graph)
+        except ValueError as error:
+            raise InputError(f"cannot use {what}: {error}; export it anew") from None
+        self._engine, self._given = engine, (graph, *how)
+        self._run = engine.open_checked(graph, what, ["descriptors"], *how).run
+
+    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self._engine.run_checked(self._run, {"images": images})[0]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ExportedDescriptors, (self._engine, *self._given)
+
+    def __deepcopy__(self, _: Any) -> Self:
+        return self

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 
@@ -19,7 +18,7 @@ from flawscope.methods import registry
 from flawscope.methods.descriptors import DescriptorNetwork
 from flawscope.methods.detector import Detector, resolve_device
 from flawscope.methods.threads import set_thread_count, workers
-from flawscope.runtime.session import Answers, Describe, at_positions
+from flawscope.runtime.session import Answers
 
 
 class TorchSession:
@@ -40,9 +39,6 @@ class TorchSession:
         tensors = {k: torch.from_numpy(np.asarray(v)) for k, v in artefact.tensors.items() if k != "samples"}
         try:
             model = registry.method(artefact.manifest.method).rebuild(artefact.manifest.config, tensors)
-            places = artefact.manifest.preprocess.positions
-            if model.positions != (places and 1 + math.prod(places)):
-                raise InputError("the model's memory banks do not fit its tiles: fit anew")
         except (KeyError, RuntimeError, IndexError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(
@@ -60,32 +56,28 @@ class TorchSession:
         """Number of torch's threads on a CPU; else 1."""
         return torch.get_num_threads() if self.device.type == "cpu" else 1
 
-    def run_alone(self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None) -> Answers:
+    def run_alone(self, images: NDArray[np.float32]) -> Answers:
         if self.device.type != "cpu":
-            return self.run(images, positions)
-        given = torch.from_numpy(images), torch.from_numpy(at_positions(images, positions))
+            return self.run(images)
         with workers(self.device) as each:
-            [(scores, maps)] = each(lambda pair: self.model(*pair), [given])
+            [(scores, maps)] = each(self.model, [torch.from_numpy(images)])
         return scores.float().numpy(), maps.float().numpy()
 
-    def run(self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None) -> Answers:
-        batch, where = torch.from_numpy(images), torch.from_numpy(at_positions(images, positions))
+    def run(self, images: NDArray[np.float32]) -> Answers:
+        batch = torch.from_numpy(images)
         if self.device.type == "cpu" and len(batch) > 1:
             # One picture a thread: no thread waits for another, which matters most on a busy machine
             with workers(self.device) as each:
-                results = each(lambda i: self.model(batch[i : i + 1], where[i : i + 1]), range(len(batch)))
+                results = each(self.model, batch.split(1))
             scores, maps = (torch.cat(part) for part in zip(*results, strict=True))
         else:
             with torch.inference_mode():
-                scores, maps = self.model(batch.to(self.device), where.to(self.device))
+                scores, maps = self.model(batch.to(self.device))
         return scores.float().cpu().numpy(), maps.float().cpu().numpy()
 
-    def residuals(
-        self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
-    ) -> NDArray[np.float32]:
-        given = [torch.from_numpy(x).to(self.device) for x in (images, at_positions(images, positions))]
+    def residuals(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         with workers(self.device) as each:  # on a CPU by one thread: others go on beside it
-            [cells] = each(lambda pair: self.model.residuals(*pair), [given])
+            [cells] = each(self.model.residuals, [torch.from_numpy(images).to(self.device)])
         return np.asarray(cells.float().cpu().numpy())
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
@@ -104,17 +96,18 @@ def share_weights(sessions: Sequence[TorchSession], artefacts: Sequence[Artefact
                     own.data = same.data
 
 
-def describing(network: DescriptorNetwork) -> Describe:
+class Describing:
     """Function from images `[B, 3, H, W]` to descriptors `[B, D]`, for several threads."""
 
-    def describe(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        device, batch = network.roi.device, torch.from_numpy(images)
+    def __init__(self, network: DescriptorNetwork):
+        self._network = network
+
+    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        device, batch = self._network.roi.device, torch.from_numpy(images)
         if device.type == "cpu" and torch.get_num_threads() > 1:  # others go on beside it
             with workers(device) as each:
-                [found] = each(network, [batch])
+                [found] = each(self._network, [batch])
         else:
             with torch.inference_mode():
-                found = network(batch.to(device))
+                found = self._network(batch.to(device))
         return np.asarray(found.float().cpu().numpy())
-
-    return describe

@@ -72,7 +72,6 @@ class Preprocess:
 
     - `tile`: the frame is seen in tiles of (height, width) of its pixels as well, each scaled to `size`;
       two neighbours share `overlap` of a tile (`Views`).
-    - `positions`: rows and columns of tiles that the model tells apart; it knows no pictures with others.
     - `normalization`: brings pictures to the light of the good ones.
     - `reference`: the part is found, and the network sees it turned and moved as the reference is, not
       stretched, with what is around it; what lies outside of the picture is marked as padding. A part that
@@ -89,7 +88,6 @@ class Preprocess:
     black_level: float | None = None
     tile: tuple[int, int] | None = None
     overlap: float = DEFAULT_OVERLAP
-    positions: tuple[int, int] | None = None
     normalization: Normalization | None = None
     reference: PoseReference | None = None
     several: SeveralParts | None = None
@@ -116,10 +114,6 @@ class Preprocess:
                     )
         if self.several is not None and self.reference is None:
             raise InputError("several parts need a reference: fit anew")
-        if self.positions is not None:
-            object.__setattr__(self, "positions", _parse_size("positions", self.positions))
-            if self.tile is None:
-                raise InputError("positions are those of tiles, and there are none")
         share = self.overlap
         if isinstance(share, bool) or not isinstance(share, Real) or not 0 <= share <= MAX_OVERLAP:
             raise InputError(f"overlap is {share!r:.25}; give a share of a tile from 0 to {MAX_OVERLAP}")
@@ -171,7 +165,7 @@ class Preprocess:
     @cached_property
     def whole(self) -> Preprocess:
         """The preprocessing of the whole picture, without tiles."""
-        return self if self.tile is None else replace(self, tile=None, positions=None)
+        return self if self.tile is None else replace(self, tile=None)
 
     def __call__(self, source: PictureSource, name: str | None = None) -> tuple[Float32, Geometry]:
         """Turns a source that `decode` reads into [T, 3, H, W] float32 in 0..1, RGB, padding marked, and the
@@ -328,8 +322,6 @@ class Preprocess:
         scale = tile[0] / self.size[0]
         by = "" if scale == 1 else f", scaled to {height}x{width}"
         tiles = f"tiles of {tile[0]}x{tile[1]} pixels{by}, {self.overlap:.0%} shared"
-        if self.positions is not None:
-            tiles += f", told apart by where they lie ({_rows_and_columns(self.positions)})"
         return f"{tiles}, and whole at {height}x{width}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -341,7 +333,6 @@ class Preprocess:
             "white_level": self.white_level,
             **({} if self.black_level is None else {"black_level": self.black_level}),
             **({} if self.tile is None else {"tile": list(self.tile), "overlap": self.overlap}),
-            **({} if self.positions is None else {"positions": list(self.positions)}),
             **{name: stage.to_dict() for name in STAGES if (stage := getattr(self, name)) is not None},
         }
 
@@ -394,8 +385,7 @@ class Preprocess:
         return tensor, placed
 
     def _check_tiles(self, grid: TileGrid | None, canvas: Geometry, name: str) -> None:
-        """InputError where a frame is too small for a tile, too large for its canvas, or has other tiles than
-        the model knows."""
+        """InputError where a frame is too small for a tile, or too large for its canvas."""
         assert self.tile is not None
         height, width = canvas.picture_size
         has = f"{self.framing.words} {width} x {height} pixels"
@@ -407,13 +397,6 @@ class Preprocess:
                 name,
                 f"for its tiles it would be enlarged to {canvas.size[1]} x {canvas.size[0]} pixels",
                 "fit with a larger --tile or a smaller --size",
-            )
-        if self.positions is not None and grid.shape != self.positions:
-            raise picture_error(
-                name,
-                f"{has}, {_rows_and_columns(grid.shape)} tiles, and the model "
-                f"knows the places of {_rows_and_columns(self.positions)}",
-                "give pictures of the size that it was fitted on, or fit without --positions",
             )
 
     def _corrected(self, picture: Raster, name: str) -> tuple[Raster, float]:

@@ -65,15 +65,6 @@ class TileGrid:
         )
         return [row * len(self.starts[1]) + column for row in rows for column in columns]
 
-    def unshared_window(self, tile: int) -> tuple[slice, slice]:
-        """Rows and columns of a tile that no other tile shows; there may be none."""
-        parts = []
-        for starts, side, k in zip(self.starts, self.tile, self.row_and_column(tile), strict=True):
-            first = starts[k - 1] + side - starts[k] if k else 0
-            last = starts[k + 1] - starts[k] if k + 1 < len(starts) else side
-            parts.append(slice(max(first, 0), max(first, 0, min(last, side))))
-        return parts[0], parts[1]
-
     def corner(self, tile: int) -> tuple[int, int]:
         """Upper left corner of a tile on the canvas."""
         row, column = self.row_and_column(tile)

@@ -29,7 +29,7 @@ HIDDEN_GREY = 128 / 255  # of tiles outside of the region of interest
 
 # Runs a model: images [n, 3, H, W], and their places in the picture [n] int64; None: whole -> scores [n],
 # maps [n, H, W]
-RunModel = Callable[[Any, Any], Any]
+RunModel = Callable[[Any], Any]
 
 
 class Views:
@@ -122,7 +122,7 @@ class Views:
         """The picture's score, and its map at `geometry.size`. fusion: None: there is one view. batch: views
         run at a time."""
         if self.grid is None or fusion is None:
-            scores, maps = run(self.images([0]), None)
+            scores, maps = run(self.images([0]))
             return float(scores[0]), maps[0]
         return self.blend(run, batch).result(fusion)
 
@@ -132,8 +132,7 @@ class Views:
         blended, numbers = TileBlender(self.grid, self.whole, self.region), self.view_numbers()
         for start in range(0, len(numbers), batch):
             these = numbers[start : start + batch]
-            where = np.array(these, np.int64)
-            for number, score, drawn in zip(these, *run(self.images(these), where), strict=True):
+            for number, score, drawn in zip(these, *run(self.images(these)), strict=True):
                 blended.add(number, float(score), drawn)
         return blended
 
@@ -218,7 +217,7 @@ class SeveralViews(Views):
         one."""
         if fusion is None:  # each is one view
             images, step = self.images(range(len(self))), batch or len(self)
-            answers = [run(images[k : k + step], None) for k in range(0, len(self), step)]
+            answers = [run(images[k : k + step]) for k in range(0, len(self), step)]
             scores, maps = (np.concatenate(values) for values in zip(*answers, strict=True))
         else:
             pairs = [part.predict(run, fusion, batch or 1) for part in self.parts]

@@ -51,7 +51,7 @@ def _learning(core: Station) -> Extension:
 
 def _new_products(core: Station) -> Extension:
     limits, device = core.settings.limits, core.settings.device
-    queue, memory = core.parts[JobQueue], core.inspector.memory
+    queue, memory = core.components[JobQueue], core.inspector.memory
     drafts = Drafts(queue, core.files, limits, memory, device, lambda: bool(core.products), core.say)
     return Extension(
         (drafts, LiveProducts(core.with_model, core.addresses, core.sources, drafts)),

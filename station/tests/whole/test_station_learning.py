@@ -72,9 +72,9 @@ def test_corrections_become_a_version_and_back_is_the_old(line, running, model_f
     shown = line.http.get(f"{API}/versions").json()["versions"][0]
     assert shown["origin"] == "3 corrections, on version 1"
     # one that loses something wants it named, once
-    facts = json.loads(running.station.parts[Learning].candidates.row(1, candidate["id"]).facts)
+    facts = json.loads(running.station.components[Learning].candidates.row(1, candidate["id"]).facts)
     facts["judgement"] |= {"lost": [8], "refused": ["simulated"], "responsible": [9]}
-    running.station.parts[Learning].candidates.change(candidate["id"], "ready", facts=facts)
+    running.station.components[Learning].candidates.change(candidate["id"], "ready", facts=facts)
     page = line.http.get(f"/{NAME}/models").text
     assert f"{API}/inspections/9/" in page, "a small picture of the correction that is responsible"
     assert 'data-losing="8,9"' in page
@@ -130,7 +130,7 @@ def test_the_rule_makes_it_live_and_what_is_taken_back_is_forgotten(open_station
 
 def test_a_process_that_is_killed_and_one_that_begins_again(line, running):
     line.shift()
-    learning = running.station.parts[Learning]
+    learning = running.station.components[Learning]
     number = line.http.post(f"{API}/learning", json={}).json()["id"]
     os.kill(until(lambda: learning.queue.worker.pid), signal.SIGKILL)
     failed = line.ended(number)
@@ -149,7 +149,7 @@ def test_a_station_that_ends_meanwhile_makes_it_when_it_starts(open_station):
     line = Line(first.url)
     line.shift()
     number = line.http.post(f"{API}/learning", json={}).json()["id"]
-    until(lambda: first.station.parts[Learning].queue.worker.pid)
+    until(lambda: first.station.components[Learning].queue.worker.pid)
     first.close()
     second = Line(open_station().url)
     candidate = second.ended(number)
@@ -243,7 +243,7 @@ def test_a_switch_under_load_of_eight_clients(running, line, model_file, parts, 
 def held_up(running: Any, line: Line) -> Iterator[int]:
     """A candidate, while its process stands still."""
     number = int(line.http.post(f"{API}/learning", json={}).json()["id"])
-    process = until(lambda: running.station.parts[Learning].queue.worker.pid)
+    process = until(lambda: running.station.components[Learning].queue.worker.pid)
     os.kill(process, signal.SIGSTOP)
     try:
         yield number

@@ -17,7 +17,7 @@ from flawscope_station.settings.station import ProductSettings
 from station_helpers import NAME
 
 # of each kind that a station tells apart: all else is its predictor's
-SERVED = ["align", "several", "light", "positions", "joint", "method"]
+SERVED = ["align", "several", "light", "tile", "joint", "method"]
 
 
 @pytest.mark.parametrize("option", SERVED)

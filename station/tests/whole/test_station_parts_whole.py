@@ -352,7 +352,7 @@ def test_pages_show_the_part(line, driver, monkeypatch):
             patch.setattr(Answer, "decide", lambda self: LATE)
             client.inspect_part(whole(21, "right"), "4713")  # the worst view comes last
         number = running.station.products[NAME]
-        state = {**running.station.parts[Overview].state(NAME), "waiting": 0, "backlog": 77}
+        state = {**running.station.components[Overview].state(NAME), "waiting": 0, "backlog": 77}
         running.station.live.publish(number, state, "state")
         tablet.wait(lambda: tablet.text("#backlog") == "77")  # what came before has been shown
         assert (band(), tablet.text("#since")) == ("refused", "4713: not in time")
@@ -420,7 +420,7 @@ def test_a_part_in_views_is_a_challenge_part(line, part_model, tmp_path, open_st
     pattern = r"(?P<part>\w+)_(?P<view>\w+)\.png"
     running = line(challenge=(), sources=(FolderSourceSettings(str(incoming), DELETE, pattern),))
     url, station = running.url, running.station
-    challenge, product = station.parts[Challenge], station.products[NAME]
+    challenge, product = station.components[Challenge], station.products[NAME]
     predictor = flawscope.load(part_model, device="cpu", threads=1)
     each = (part for part in range(GOOD, 100) if not predictor.predict_part(whole(part)).is_anomalous)
     kept, shown, other = next(each), next(each), next(each)  # one of ten would be a false alarm

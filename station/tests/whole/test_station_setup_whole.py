@@ -303,7 +303,7 @@ def test_folders_of_a_zip_are_asked_about(http, good, folders, told):
 )
 def test_names_that_call_a_part_of_them_good_are_a_question_before_learning(empty, http, good, names, told):
     """As at `fit`. It is none where somebody leaves the others out, or says that all are good."""
-    made = empty.station.parts[drafts.Drafts]
+    made = empty.station.components[drafts.Drafts]
     made.queue.worker.run = failing(StoppedError())
     begin(http)
     for name, path in zip(names.split(), good, strict=False):
@@ -369,7 +369,7 @@ def test_learning_is_stopped_and_what_was_not_begun_is_said(http, good):
 
 def test_a_stop_before_the_first_step_holds(empty, http, good, monkeypatch):
     """Between the choice of a draft and its beginning."""
-    made = empty.station.parts[drafts.Drafts]
+    made = empty.station.components[drafts.Drafts]
     next_job, found = made.jobs.next_unfinished, list[Any]()
 
     def stopped_meanwhile() -> Any:
@@ -387,7 +387,7 @@ def test_a_stop_before_the_first_step_holds(empty, http, good, monkeypatch):
 
 
 def test_a_stop_of_a_search_keeps_the_best_so_far_and_a_second_ends_all(empty, http, good):
-    empty.station.parts[drafts.Drafts].work = searches
+    empty.station.components[drafts.Drafts].work = searches
     begin_with(http, good[:2])
     http.post(f"{NEW}/plate/learn", json={"auto": 10}).raise_for_status()
     trying = "trying the settings as given"
@@ -399,7 +399,7 @@ def test_a_stop_of_a_search_keeps_the_best_so_far_and_a_second_ends_all(empty, h
 
 def test_a_training_that_was_stopped_goes_on_and_ends(empty, http, good, teacher_path):
     """That each method resumes its own training is tested with the library."""
-    made, how = empty.station.parts[drafts.Drafts], {"method": "efficientad"}
+    made, how = empty.station.components[drafts.Drafts], {"method": "efficientad"}
     made.work = partial(small, {**SMALL, "teacher": str(teacher_path)})
     begin_with(http, good)
     http.post(f"{NEW}/plate/learn", json=how).raise_for_status()
@@ -420,7 +420,7 @@ def test_a_training_that_was_stopped_goes_on_and_ends(empty, http, good, teacher
 @pytest.mark.listens
 def test_a_station_that_ends_does_not_wait_for_a_trial(empty, http):
     begin(http)
-    made = empty.station.parts[drafts.Drafts]
+    made = empty.station.components[drafts.Drafts]
     made.draft("plate").change(result={"found": {}})
     made.work = never_ends
     with ThreadPoolExecutor(1) as pool:

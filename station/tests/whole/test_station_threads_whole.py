@@ -120,7 +120,7 @@ def _product_added(station: Station, patch: pytest.MonkeyPatch) -> None:
 
     model = station.settings.products[NAME].model
     station.addresses.add_product("second", ProductSettings(model), MADE_ON_PAGES, "test")
-    shifts = station.parts[ShiftReporter]
+    shifts = station.components[ShiftReporter]
     patch.setattr(shifts, "report_ended", failing(RuntimeError("dictionary changed size")))
     shifts.wake()
 
@@ -232,10 +232,10 @@ def test_every_picture_is_inspected_or_told_and_readyz_says_what_is_true(
 
 
 BESIDE = {  # threads that do not inspect: what they call, which fails
-    "drift": (lambda one: one.parts[Drift].monitor, "update", PANIC),
+    "drift": (lambda one: one.components[Drift].monitor, "update", PANIC),
     "housekeeping": (lambda one: one.housekeeping, "check_clock", PANIC),
     "sink-folder": (lambda one: one.sinks.deliveries[0], "_deliver_pages", PANIC),
-    "learning": (lambda one: one.parts[JobQueue], "_make_all", EXIT),
+    "learning": (lambda one: one.components[JobQueue], "_make_all", EXIT),
 }
 
 

@@ -10,7 +10,6 @@ import torch
 from tests.methods.patchcore.test_patchcore_model import Pixels
 
 from flawscope.errors import InputError
-from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.methods.patchcore import Config, selected_bank
 from flawscope.methods.patchcore.coreset import select
 from flawscope.methods.patchcore.model import BankView
@@ -22,10 +21,9 @@ from flawscope.methods.patchcore.selected_bank import (
     settle,
 )
 from flawscope.methods.settings import ViewSpec
-from flawscope.synthesis.demo.dataset import draw_picture
 
 PATCHES = 24  # of a picture of 32 x 48
-CONFIG = Config(size="32x48", neighbourhood=1, stages=(2,), layers="joined")
+CONFIG = Config(size="32x48", neighbourhood=1, stages=(2,))
 
 
 def pictures(count, seed):
@@ -161,18 +159,6 @@ def test_what_decides_in_a_view_and_in_all_together_is_looked_at(monkeypatch):
     for found, one, drawn in zip(looked_at, away, maps, strict=True):
         places = [divmod(int(values.argmax()), 60) for values in (drawn, maps[0] * maps[1])]
         assert found == {int(one.argmax()), *(row // 2 * 30 + column // 2 for row, column in places)}
-
-
-def test_banks_by_place_are_extended_by_one_picture(small_backbone):
-    """It is left out beside those that are known already."""
-    good = [draw_picture("plate", np.random.default_rng([9, k]), size=96)[0] for k in range(3)]
-    given = {"tile": "64,64", "positions": "each", "size": "64", "samples": 0, "check": False}
-    given |= small_backbone
-    old = fit(good[:2], device="cpu", **given)
-    new = partial_fit(old.artefact, good[2:], device="cpu", check=False)
-    assert new.calibration.scores[: old.calibration.count] == old.calibration.scores
-    assert new.calibration.count == old.calibration.count + 1
-    assert min(new.calibration.scores) > 0
 
 
 def test_of_a_new_score_somebody_has_to_say_what_decides_it():

@@ -27,9 +27,7 @@ class Pixels(nn.Module):
         return [F.avg_pool2d(images, 8)]
 
 
-CONFIG = Config(
-    size="32x48", stages=(2,), neighbourhood=1, layers="joined", score="reweighted"
-)  # 4 x 6 patches of 3 numbers
+CONFIG = Config(size="32x48", stages=(2,), neighbourhood=1, score="reweighted")  # 4 x 6 patches of 3 numbers
 
 
 def model_with(bank, roi=None, **options):
@@ -229,10 +227,9 @@ def test_each_size_sees_the_reduced_picture():
     torch.testing.assert_close(model.embed(image), expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("fusion", ["maximum", "norm", "sizes"])
 @pytest.mark.parametrize("score", ["reweighted", "map"])
-def test_combine_joins_standardised_values(score, fusion):
-    model = two_sizes(left_half(), score=score, sigma=2.0, fusion=fusion)
+def test_combine_joins_standardised_values(score):
+    model = two_sizes(left_half(), score=score, sigma=2.0)
     distances = [random(3, 6, seed=23).abs(), random(3, 24, seed=24).abs()]
     scores = [random(3, seed=25).abs(), random(3, seed=26).abs()]
     found, drawn = model.combine(scores, distances)
@@ -243,14 +240,11 @@ def test_combine_joins_standardised_values(score, fusion):
             rows, columns = (smoothing_matrix(n, g, sigma) for n, g in zip((32, 48), grid, strict=True))
             maps.append(rows @ d.view(grid) @ columns.T)
         first, second = (maps[0] - 0.5) / 0.2, (maps[1] - 0.7) / 0.1
-        joined, lowest = torch.maximum(first, second), max(-0.5 / 0.2, -0.7 / 0.1)
-        if fusion != "maximum":
-            joined, lowest = torch.hypot(first.clamp(min=0), second.clamp(min=0)), 0.0
-        joined[:, 24:] = lowest  # as if every patch were in the bank
-        if fusion == "sizes":  # the outline is another, as high
-            sharp = (first.clamp(min=0) ** 2.5 + second.clamp(min=0) ** 2.5) ** (1 / 2.5)
-            sharp[:, 24:] = 0.0
-            joined = sharp * (joined.max() / sharp.max())
+        joined = torch.hypot(first.clamp(min=0), second.clamp(min=0))
+        joined[:, 24:] = 0.0  # as if every patch were in the bank
+        sharp = (first.clamp(min=0) ** 2.5 + second.clamp(min=0) ** 2.5) ** (1 / 2.5)
+        sharp[:, 24:] = 0.0
+        joined = sharp * (joined.max() / sharp.max())  # the outline is another, as high
         torch.testing.assert_close(drawn[i], joined, rtol=1e-4, atol=1e-4)
         expected = max((float(scores[0][i]) - 1.0) / 0.3, (float(scores[1][i]) - 2.0) / 0.4)
         assert float(found[i]) == pytest.approx(float(joined.max()) if score == "map" else expected, rel=1e-4)
@@ -278,7 +272,7 @@ class Coarse(TwoStages):
 
 
 def test_stages_apart_have_grids_and_banks_of_their_own_at_the_larger_sizes():
-    seen = {"size": "16x24+32x48", "stages": (2, 3), "layers": "apart"}
+    seen = {"size": "16x24+32x48", "stages": (2, 3)}
     model = Model(replace(CONFIG, **seen, score="map", sigma=0.0), TwoStages())
     assert [view.grid for view in model.views] == [(2, 3), (4, 6), (2, 3)]
     assert [view.embedding.width for view in model.views] == [8, 3, 5]
@@ -309,7 +303,7 @@ def test_stages_apart_have_grids_and_banks_of_their_own_at_the_larger_sizes():
 
 def test_a_second_backbone_raises_what_the_others_see():
     seen = {"size": "16x24+32x48", "stages": (2, 3), "second_backbone": "vit_patch8", "second_stages": (3,)}
-    model = Model(replace(CONFIG, **seen, layers="apart", score="map"), TwoStages(), None, Coarse())
+    model = Model(replace(CONFIG, **seen, score="map"), TwoStages(), None, Coarse())
     assert [(view.size, view.second) for view in model.views][-1] == ((16, 24), True)
     distances = [random(2, view.inside.numel(), seed=30 + v).abs() for v, view in enumerate(model.views)]
     model.normal[:, :2] = torch.tensor([[0.4, 0.3], [0.5, 0.2], [0.7, 0.1], [0.6, 0.4]])
@@ -326,22 +320,20 @@ def test_a_second_backbone_raises_what_the_others_see():
 
 def test_stages_are_seen_in_the_order_of_the_backbone():
     """Models were fitted so, however their stages are listed."""
-    for layers in ("joined", "apart"):
-        seen = [Config(size="64+96", layers=layers, stages=stages).view_specs for stages in ((2, 3), (3, 2))]
-        assert seen[0] == seen[1]
+    seen = [Config(size="64+96", stages=stages).view_specs for stages in ((2, 3), (3, 2))]
+    assert seen[0] == seen[1]
 
 
 def test_outlines_decide_nothing_and_are_those_of_the_norm_in_tiles():
     distances = [random(3, 6, seed=23).abs(), random(3, 24, seed=24).abs()]
-    found = {}
-    for fusion, tile in (("norm", None), ("sizes", None), ("sizes", (32, 48))):
-        model = two_sizes(left_half(), score="map", sigma=2.0, fusion=fusion, tile=tile)
-        found[fusion, tile] = model.combine([], distances)
-    of_norm, of_sizes, in_tiles = found.values()
-    torch.testing.assert_close(of_sizes[0], of_norm[0], rtol=1e-6, atol=0)
-    assert not torch.allclose(of_sizes[1], of_norm[1])
-    assert torch.equal(in_tiles[1], of_norm[1])
-    blank = two_sizes(left_half(), score="map", fusion="sizes")
+    models = [two_sizes(left_half(), score="map", sigma=2.0, tile=tile) for tile in (None, (32, 48))]
+    whole, in_tiles = (model.combine([], distances) for model in models)
+    maps = zip(models[1].views, distances, strict=True)
+    norm = models[1].join([view.anomaly_map(one) for view, one in maps]) * left_half()
+    torch.testing.assert_close(whole[0], norm.amax((1, 2)), rtol=1e-6, atol=0)
+    assert not torch.allclose(whole[1], norm)
+    torch.testing.assert_close(in_tiles[1], norm)
+    blank = two_sizes(left_half(), score="map")
     scores, drawn = blank.combine([], [torch.zeros(1, 6), torch.zeros(1, 24)])  # below every good map
     assert not scores.any()
     assert not drawn.any()
@@ -355,7 +347,8 @@ def test_settings_are_the_same_on_their_way_through_a_file():
 @pytest.mark.parametrize(
     ("stored", "text"),
     [
-        ({"layers": "each"}, "setting layers: 'each' is not one of joined, apart"),
+        ({"layers": "each"}, "the model's layers is 'each', which is gone: fit anew"),
+        ({"fusion": "norm"}, "the model's fusion is 'norm', which is gone: fit anew"),
         ({"score": "top"}, "setting score: 'top' is not one of reweighted, map"),
     ],
 )
@@ -366,12 +359,12 @@ def test_files_that_are_no_longer_read_say_so(stored, text):
 
 @pytest.fixture(scope="module")
 def real_model():
-    config = Config(size="48x64+64x96", layers="joined", score="reweighted")
+    config = Config(size="48x64+64x96", score="reweighted")
     backbone, _ = load_backbone(config.backbone, config.stages, config.network_size)
     model = Model(config, backbone)
     images = torch.rand(8, 3, 64, 96, generator=torch.Generator().manual_seed(16))
     with torch.inference_mode():
-        parts = model.embed(images).split(model.patches, dim=1)
+        parts = model.parts(model.embed(images))
         for view, part in zip(model.views, parts, strict=True):
             view.set_bank(part.flatten(0, 1)[::5] + random(1, view.embedding.width, seed=17))
         model.normal.copy_(torch.tensor([5.0, 2.0, 6.0, 3.0]) * torch.arange(1, 1 + len(parts))[:, None])

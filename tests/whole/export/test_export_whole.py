@@ -201,8 +201,8 @@ def test_ties_are_listed_and_not_counted(model_path, tmp_path, monkeypatch):
     run, asked = ExportedSession.run, []
     second = model_file.read(model_path).tensors["samples"][1].astype(np.float32) / 255.0
 
-    def otherwise(self, images, positions=None):
-        scores, maps = run(self, images, positions)
+    def otherwise(self, images):
+        scores, maps = run(self, images)
         return np.where([np.array_equal(i, second) for i in images], 2 * scores, scores), maps
 
     def ties(self, features, inside):

@@ -218,11 +218,3 @@ def test_the_smallest_defect_is_measured_in_the_frame(large):
     assert any("defects of 14 px and more are large enough without tiles" in line for line in lines)
     preprocess = tiles[8].reader.preprocess
     assert preprocess.tile[0] <= preprocess.frame_size((LARGE, LARGE))[0]
-
-
-def test_tiles_of_turned_parts_are_told_apart_by_where_they_lie(large):
-    model = flawscope.fit(large, **QUICK, force=True, tile=144, positions="each")
-    assert model.manifest.preprocess.positions is not None
-    bad, good = (bracket(250, spot, side=LARGE, radius=6)[0] for spot in (INSIDE, None))
-    assert model.predict(bad).is_anomalous
-    assert model.predict(bad).score > model.predict(good).score

@@ -53,18 +53,16 @@ def test_good_parts_in_every_light_are_good_and_other_light_is_told(fitted):
     assert fitted.predict(Light(brightness=0.6)(part(100))).to_dict()["outside_light"] is True
 
 
-@pytest.mark.parametrize("positions", ["shared", "each"])
-def test_pictures_in_tiles_keep_the_rate_in_each_light(positions, monkeypatch):
+def test_pictures_in_tiles_keep_the_rate_in_each_light(monkeypatch):
     good, options = [part(k) for k in range(10)], {**SETTINGS, "light": "10%", "check": False, "tile": 48}
-    options |= {"positions": positions, "false_alarm_rate": "10%"}
+    options |= {"false_alarm_rate": "10%"}
     check_each_light(flawscope.fit(good, **options), range(100, 108), 0.25)
     judged = []
     monkeypatch.setattr(preprocess, "light_variations", lambda share: [Light(), Light()])
     watched = lambda values, *units: judged.append(values) or envelope(values, *units)  # noqa: E731
     monkeypatch.setattr(goods, "envelope", watched)
     flawscope.fit(good, **options)
-    # unchanged light gives what the fit has found; of each place it has found it in a more exact way
-    np.testing.assert_allclose(*judged[0].T, rtol=1e-4 if positions == "shared" else 0.3)
+    np.testing.assert_allclose(*judged[0].T, rtol=1e-4)  # unchanged light gives what the fit has found
 
 
 def test_calibrated_anew_or_updated_it_keeps_the_rate_in_each_light(fitted):

@@ -161,14 +161,13 @@ def test_a_zone_is_that_of_every_part(good):
 ZONE = "0.02,0.02,0.4,0.4"  # around the first picture's first part
 
 
-def test_parts_go_with_light_tiles_zone_and_positions(few):
+def test_parts_go_with_light_tiles_and_zone(few):
     """Each part's view is an ordinary one, and the picture is the worst of its parts. `test_matrix.py`
     exports such models."""
-    together = {"tile": 48, "light": "10%", "roi": ZONE, "positions": "each"}
+    together = {"tile": 48, "light": "10%", "roi": ZONE}
     model = flawscope.fit(few, **OPTIONS, **together)
-    known, how = model.calibration, model.manifest.preprocess
+    known = model.calibration
     assert (known.miscounted, len(known.scores)) == (1, 4)
-    assert how.positions is not None
     darker = Light(brightness=0.92)
     for seed in range(100, 102):
         picture = drawn(seed, FIVE, defect=2)[0]
@@ -187,7 +186,7 @@ def test_parts_go_with_light_tiles_zone_and_positions(few):
 def test_views_of_parts_are_those_of_their_frames(predictor):
     """With and without tiles: numbers, places and neighbours."""
     plain = predictor.manifest.preprocess
-    tiled = replace(plain, tile=(40, 40), positions=None)
+    tiled = replace(plain, tile=(40, 40))
     picture = drawn(250, FIVE)[0]
     whole, views = plain.views(picture), tiled.views(picture)
     each = len(views.parts[0])

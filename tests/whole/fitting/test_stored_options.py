@@ -47,9 +47,7 @@ SETTINGS = {
     "keep_aspect": {"keep_aspect": True},
     "crop": {"crop": (49, 48)},
     "tile": {"tile": (48, 48)},
-    "positions": {"tile": (48, 48), "positions": "each"},
     "two sizes": {"size": "48+64"},
-    "stages joined": {"size": "48+64", "layers": "joined"},
     "cap": {"cap": 500},
     "ratio": {"ratio": 0.5},
     "seed": {"seed": 3},
@@ -100,7 +98,7 @@ def decisive(artefact):
         **options,
         "config": of_method,
         "samples": len(manifest.samples),
-        "tiles": (how.size, how.crop, how.keep_aspect, how.tile, how.overlap, how.positions),
+        "tiles": (how.size, how.crop, how.keep_aspect, how.tile, how.overlap),
         "several": how.several is not None,
         "region": None if "region" not in artefact.tensors else artefact.tensors["region"].tolist(),
         "counted": artefact.tensors["roi"].tolist(),
@@ -133,8 +131,7 @@ TOGETHER = [
     ("scale_mm", "undistort", "group", "roi", "two sizes", "cap"),
     ("min_defect",),
     ("drop_suspects", "keep_aspect", "crop"),
-    ("tile", "positions"),
-    ("stages joined",),
+    ("tile",),
 ]
 
 

@@ -7,11 +7,11 @@ from flawscope.errors import FlawscopeError
 from flawscope.methods.patchcore.model import Model
 from flawscope.testing import Case, checks_for
 
-score_at, embed, combine = Model.score_at, Model.embed, Model.combine
+score, embed, combine = Model.score, Model.embed, Model.combine
 
 
-def by_batch(self, positions, features, inside=None):
-    scores, maps = score_at(self, positions, features, inside)
+def by_batch(self, features, inside=None):
+    scores, maps = score(self, features, inside)
     return scores * (1 + 1e-4 * len(features)), maps
 
 
@@ -19,9 +19,9 @@ def everywhere(self, scores, distances, inside=None):
     return combine(self, scores, distances, torch.ones_like(self.roi))
 
 
-def of_all(self, positions, features, inside=None):
+def of_all(self, features, inside=None):
     """Maps know what counts, scores do not."""
-    return features.flatten(1).norm(dim=1), score_at(self, positions, features, inside)[1]
+    return features.flatten(1).norm(dim=1), score(self, features, inside)[1]
 
 
 def inverted(self, images):
@@ -39,12 +39,12 @@ def unmarked(self, images):
 @pytest.mark.parametrize(
     ("name", "change", "check"),
     [
-        ("score_at", by_batch, "any_batch"),
-        ("score_at", lambda *given: [part.double() for part in score_at(*given)], "answers_have_their_form"),
+        ("score", by_batch, "any_batch"),
+        ("score", lambda *given: [part.double() for part in score(*given)], "answers_have_their_form"),
         ("combine", everywhere, "region_of_interest"),
         ("combine", everywhere, "padding"),
-        ("score_at", of_all, "region_of_interest"),
-        ("score_at", of_all, "padding"),
+        ("score", of_all, "region_of_interest"),
+        ("score", of_all, "padding"),
         ("filled", unmarked, "padding"),
         ("embed", inverted, "saved_and_read"),
         ("left_out", not_left_out, "calibration_is_honest"),

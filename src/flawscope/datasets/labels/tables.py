@@ -84,17 +84,31 @@ def _rows(data: bytes, suffix: str, is_name: IsName) -> list[Row]:
 
 
 def _table_rows(table: list[list[str]], is_name: IsName) -> Iterator[Row]:
-    """Yields the rows of a table. Its first line names the columns, unless it names a picture; of two columns
-    without names one is the picture, the other its label."""
+    """Yields the rows of a table. Its first line names the columns, unless it names a picture; of columns
+    without names one is the picture, and its label is the other of two, or the only one of words."""
     lines = [[cell.strip() for cell in cells] for cells in table if any(map(str.strip, cells))]
     width = max(map(len, lines), default=0)
     keys = ["label"] * width if width <= 2 else [f"column {k + 1}" for k in range(width)]
     if len(lines) > 1 and not any(map(is_name, lines[0])):
         keys = [name or key for name, key in zip(lines[0], keys, strict=False)]
         lines = lines[1:]
+    elif width > 2:  # such as label, place, size, picture
+        full = [cells for cells in lines if len(cells) == width]
+        words = [
+            k for k in range(width) if all(_is_word(cells[k]) and not is_name(cells[k]) for cells in full)
+        ]
+        keys = ["label" if [k] == words else key for k, key in enumerate(keys)]
     keys = [key if keys.index(key) == k else f"{key} {k + 1}" for k, key in enumerate(keys)]
     for cells in lines:
         yield {key: [cell] for key, cell in zip(keys, cells, strict=False)}
+
+
+def _is_word(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return bool(text)
+    return False
 
 
 def _text(data: bytes) -> str:

@@ -91,7 +91,7 @@ class Model(Detector):
         differences, averaged over the channels."""
         return torch.stack([part.square().mean(1) for part in self.differences(images)], 1)
 
-    def residuals(self, images: Tensor, positions: Tensor | None = None) -> Tensor:
+    def residuals(self, images: Tensor) -> Tensor:
         """The teacher less the student, and the autoencoder less it."""
         return torch.cat(self.differences(images), 1)
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flawscope.calibration.streams import Stream
 from flawscope.methods import training, training_state
 from flawscope.methods.efficientad import FIRST_LAYERS, PAPER_STEPS, RECEPTIVE_FIELD, STRIDE
 from flawscope.methods.efficientad.model import Model, mirror_border
@@ -28,7 +29,6 @@ from flawscope.methods.efficientad.training_pictures import (
 from flawscope.methods.good_pictures import GoodPictures, unmark
 from flawscope.methods.task import Task
 
-FIRST_WEIGHTS, ORDER, STEP, DROPOUT = range(10, 14)  # RNG streams, one for each purpose
 CellIndex = Tensor | tuple[Tensor, ...]  # [B, h, w] bool, or the numbers of its true elements
 
 
@@ -76,7 +76,7 @@ class Trainer(training.Trainer[Batch]):
         super().__init__(
             (model.student, model.autoencoder), model.config, model.mean.device, task.say, task.step
         )
-        self.initialise(FIRST_WEIGHTS)
+        self.initialise(Stream.EFFICIENTAD_WEIGHTS)
         if self.config.start == "teacher":
             self._start_from_teacher()
 
@@ -97,10 +97,10 @@ class Trainer(training.Trainer[Batch]):
 
     def batch(self, step: int) -> Batch:
         """The batch of a step. Every picture comes once, in random order, before any comes again."""
-        rng, count = self.rng(STEP, step), len(self.training)
+        rng, count = self.rng(Stream.EFFICIENTAD_STEP, step), len(self.training)
         images, changed, taught, other, cells, valid_mask, spoilt = [], [], [], [], [], [], []
         for number in range(step * self.config.batch, (step + 1) * self.config.batch):
-            place = self.drawn(ORDER, number, count)
+            place = self.drawn(Stream.EFFICIENTAD_ORDER, number, count)
             index = self.training[place]
             image, mask = unmark(self.images[index]), self.teacher_outputs.valid_mask(place)
             shown, places = image, mask
@@ -228,7 +228,7 @@ class Trainer(training.Trainer[Batch]):
         """Outputs of the autoencoder; its dropout depends on the step alone."""
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
-            torch.manual_seed(self.torch_seed(DROPOUT, step))
+            torch.manual_seed(self.torch_seed(Stream.EFFICIENTAD_DROPOUT, step))
             rebuilt: Tensor = autoencoder(images.contiguous(memory_format=torch.channels_last))
         return rebuilt
 

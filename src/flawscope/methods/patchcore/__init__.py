@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -40,23 +40,15 @@ class Config(PatchSettings):
     second_backbone: str | None = None
     second_stages: tuple[int, ...] = TRANSFORMER_BLOCKS
     second_weights: str | None = None
-    # of the stages: one bank for all, joined to one vector; apart: joined at the smallest size, and at larger
-    # ones a bank for each, on its own grid
-    layers: Literal["joined", "apart"] = "apart"
-    # of several maps, on one scale: the largest counts, or the root of the sum of their squares; sizes: that
-    # decides, and the outline joins those of one size first, then the sizes; in tiles as norm
-    fusion: Literal["maximum", "norm", "sizes"] = "sizes"
     neighbours: int = 9  # b of Eq. 7; 1 turns the re-weighting off
     score: Literal["reweighted", "map"] = "map"  # Eq. 7, or the map's maximum
-    # of tiles: a memory bank that all share, or each has its own, for parts that lie still; auto: as left-out
-    # pictures say
-    positions: Literal["shared", "each", "auto"] = "shared"
     memory: float | None = None  # GiB of features before they are streamed; None: 2, or half of what is free
     shards: int | None = None  # that pictures are streamed in; None: as memory asks
     calibration_pictures: int = 300  # at most, or parts of several pictures; drawn by the seed
 
     SIZES: ClassVar[int] = 4
     PATHS: ClassVar[tuple[str, ...]] = ("weights", "second_weights")
+    FIXED: ClassVar[Mapping[str, Any]] = {"layers": "apart", "fusion": "sizes", "positions": "shared"}
 
     def rules(self) -> Iterable[Rule]:
         yield 0 < self.fine_ratio <= 1, "fine_ratio must be above 0 and at most 1"
@@ -64,12 +56,6 @@ class Config(PatchSettings):
         yield 0 < self.ratio <= 1, "ratio must be above 0 and at most 1"
         yield self.count is None or self.count >= 1, "count must be at least 1"
         yield self.cap >= 1, "cap must be at least 1"
-        if self.positions != "shared":
-            yield self.score == "map", f"positions goes with score: map, not with {self.score}"
-            yield (
-                self.augment in ("none", "auto"),
-                f"positions and augment: {self.augment} do not go together, turned tiles show other places",
-            )
         yield bool(self.second_stages), "second_stages must be feature indices such as 6"
         yield self.neighbours >= 1, "neighbours must be at least 1"
         yield self.memory is None or self.memory > 0, "memory must be a number of GiB above 0"
@@ -77,15 +63,11 @@ class Config(PatchSettings):
         yield self.calibration_pictures >= 1, "calibration_pictures must be at least 1"
 
     @property
-    def tells_positions_apart(self) -> bool | None:
-        return {"shared": False, "each": True, "auto": None}[self.positions]
-
-    @property
     def view_specs(self) -> tuple[ViewSpec, ...]:
         smallest, *larger = super().view_specs
-        if self.layers == "apart":
-            larger = [ViewSpec(view.size, (stage,)) for view in larger for stage in view.stages]
-        return (smallest, *larger, *self._second_views())
+        # stages are joined to one vector at the smallest size; at larger ones each has a bank of its own
+        apart = [ViewSpec(view.size, (stage,)) for view in larger for stage in view.stages]
+        return (smallest, *apart, *self._second_views())
 
     def _second_views(self) -> Iterator[ViewSpec]:
         """The view of the second backbone."""
@@ -123,11 +105,6 @@ METHOD = Method(
     int8=False,  # most of its time is the search
     predict_peak=deferred("flawscope.methods.patchcore.bank_selection:predict_peak"),
     options=(
-        Option(
-            "--positions",
-            "shared|each|auto",
-            "a memory bank that all tiles share (default), or one for each place, where parts lie still",
-        ),
         Option("--augment", "none|turn|mirror|all|auto", "copies of the good pictures in the memory bank"),
     ),
 )

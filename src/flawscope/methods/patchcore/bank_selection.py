@@ -27,21 +27,13 @@ MIN_FINE_BANK = (
     2000  # elements at the larger sizes: sparser banks score good pictures of a small set too high
 )
 MIN_SECOND_BANK = 4000  # of a second backbone
-MAX_OF_ALL_POSITIONS = 400_000  # elements of all their banks: 250 MB with the default backbone
-MIN_OF_POSITION = 500  # of a place, however many there are
-# Of patches of some places that stay, to leave pictures out of their banks once more
-MAX_KEPT_BYTES = 1 * GIB
 
 
 # -------------------------------------------------------------------------------------------------- coresets
 
 
-def bank_size(config: Config, view: int, patches: int, positions: int | None = None) -> int:
-    """Number of elements kept of a view's patches; views are counted from the smallest size.
-
-    Args:
-        positions: number of places in the pictures, if the bank is of one of them.
-    """
+def bank_size(config: Config, view: int, patches: int) -> int:
+    """Number of elements kept of a view's patches; views are counted from the smallest size."""
     if config.count is not None:
         wanted = config.count
     elif config.view_specs[view].second:
@@ -50,8 +42,6 @@ def bank_size(config: Config, view: int, patches: int, positions: int | None = N
         wanted = round(config.ratio * patches)
     else:
         wanted = max(round(config.fine_ratio * patches), MIN_FINE_BANK)
-    if positions is not None and config.count is None:
-        wanted = min(wanted, max(MAX_OF_ALL_POSITIONS // positions, MIN_OF_POSITION))
     return max(1, min(wanted, config.cap, patches))
 
 
@@ -74,11 +64,10 @@ def select_bank(
         points, groups: [N, D], absolute, and [N].
         patches: number of patches that the points stand for.
     """
-    view, config, places = job.views[v], job.config, job.task.views.positions
+    view, config = job.views[v], job.config
     progress = job.progress(job.stage_name(stage, view))
     if job.existing_banks is None:
-        positions = None if places is None else places.count
-        count = min(bank_size(config, v, patches, positions), len(points))
+        count = min(bank_size(config, v, patches), len(points))
         result = coreset.select(points, count, groups=groups, progress=progress)
         view.set_bank(points[result.indices])
         return SelectedBank(view, groups[result.indices], points, groups, result)
@@ -131,7 +120,6 @@ def plan_memory(model: Model, task: Task, count: int) -> MemoryPlan:
             `shards`.
     """
     config, device = model.config, model.roi.device
-    places = task.views.position_count
     on_cpu = device.type == "cpu"
     threads = torch.get_num_threads() if on_cpu else 1
     base = psutil.Process().memory_info().rss if on_cpu else 0
@@ -144,7 +132,7 @@ def plan_memory(model: Model, task: Task, count: int) -> MemoryPlan:
     per_picture = numbers * 4 + sum(patches) * (4 * 3 + 8 + 4 + 8 + 4 * NEXT_ELEMENTS)
     if config.pads:  # what counts, of patches and pixels, and the points without the others
         per_picture += sum(patches) + numbers * 4 + model.roi.numel()
-    banks = [bank_size(config, v, n * count // (places or 1), places) for v, n in enumerate(patches)]
+    banks = [bank_size(config, v, n * count) for v, n in enumerate(patches)]
     features = count * per_picture
     budget = config.memory * GIB if config.memory is not None else min(MAX_FEATURE_BYTES, 0.5 * free)
     shards = max(1, math.ceil(features / max(budget, 1)))
@@ -168,11 +156,8 @@ def plan_memory(model: Model, task: Task, count: int) -> MemoryPlan:
     rounded = quantized_search.row_bytes(width) + 4 if on_cpu and quantized_search.is_faster() else 0
     selecting += max(patches) * count * rounded
     # one row block of the neighbours' table against the bank; the bank in its forms
-    installing = threads * BLOCK // 4 * max(banks) * 4 + 4 * sum(banks) * (places or 1) * width * 4
-    if places is not None:  # some places' patches, distances of all
-        kept = min(MAX_KEPT_BYTES, features) + 4 * sum(patches) * count
-    else:  # the coresets of the shards
-        kept = 0 if shards == 1 else 2 * sum(banks) * width * 4 * 2
+    installing = threads * BLOCK // 4 * max(banks) * 4 + 4 * sum(banks) * width * 4
+    kept = 0 if shards == 1 else 2 * sum(banks) * width * 4 * 2  # the coresets of the shards
     most = base + features // shards + embedding + selecting + installing + kept
     return MemoryPlan(shards, int(most), features, int(free))
 

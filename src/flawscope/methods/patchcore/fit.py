@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +15,7 @@ from flawscope.calibration.threshold import find_suspects
 from flawscope.errors import InputError, pluralize
 from flawscope.machine import peak_memory
 from flawscope.methods.detector import embed_pictures
-from flawscope.methods.patchcore import coreset, places
+from flawscope.methods.patchcore import coreset
 from flawscope.methods.patchcore.bank_selection import (
     MemoryPlan,
     bank_size,
@@ -55,8 +55,8 @@ ROUNDS = 3  # of dropping suspects: defects of one kind hide each other until th
 def fit(model: Model, task: Task) -> Fitted:
     """Fill `model` with the memory banks of good pictures and calibrate it: a picture is never compared with
     its own group in calibration."""
-    by_place, old = task.views.positions is not None, task.old
-    job = FitJob(model, task, None if old is None or by_place else ExistingBank.read_all(old, model))
+    old = task.old
+    job = FitJob(model, task, None if old is None else ExistingBank.read_all(old, model))
     job.orientations = choose_orientations(job)
     planned = plan_memory(model, task, task.count * (1 + len(job.orientations)))
     if planned.shards > 1 and job.orientations and job.config.augment == "auto" and old is None:
@@ -67,10 +67,7 @@ def fit(model: Model, task: Task) -> Fitted:
         raise InputError(
             "--drop-suspects needs all features in memory: raise --set memory=GiB, or leave it out"
         )
-    if by_place:
-        fitted = _fit_by_position(job, planned.shards)
-    else:
-        fitted = _fit_in_memory(job) if planned.shards == 1 else _fit_streamed(job, planned)
+    fitted = _fit_in_memory(job) if planned.shards == 1 else _fit_streamed(job, planned)
     if old is not None:
         _keep_old_facts(fitted, job, old)
     facts = fitted.facts
@@ -130,23 +127,20 @@ def _make_result(
     good: GoodValues,
     pictures: list[int],
     used: list[int],
-    groups: Sequence[Tensor],
-    selections: Mapping[int, Sequence[SelectedBank]],
-    scored: Mapping[int, LeftOutPicture],
+    selections: Sequence[SelectedBank],
 ) -> Fitted:
-    """The result of a fit that was calibrated on `pictures`; groups: of each view's bank; selections, scored:
-    as `LeaveOutOfBanks` takes them."""
+    """The result of a fit that was calibrated on `pictures`; selections: of each view's bank."""
     alone, limit = len({job.task.groups[i] for i in used}) == len(used), _suspicion_limit(job, good, pictures)
     facts = {
         "bank": sum(view.norms.numel() for view in job.views),
         "suspicious_above": limit if np.isfinite(limit) else None,  # JSON has no infinity
     }
-    extra = {f"bank_groups.{v}": of_bank.int() for v, of_bank in enumerate(groups)}
+    extra = {f"bank_groups.{v}": one.groups.int() for v, one in enumerate(selections)}
     cells = {number: job.cells[number] for number in used if number in job.cells}
     how = "leave-one-picture-out" if alone else "leave-one-group-out"
     values = dict(zip(pictures, good.values, strict=True))
     fitted = Fitted(values, used, how, cells=cells, extra=extra, facts=facts)
-    fitted.leave_out = LeaveOutOfBanks(job, fitted, selections, scored)
+    fitted.leave_out = LeaveOutOfBanks(job, fitted, selections)
     return fitted
 
 
@@ -203,8 +197,7 @@ def _fit_in_memory(job: FitJob) -> Fitted:
         if len(gone) > len(found):
             without += f" and {job.task.pluralize(len(gone) - len(found), 'other')} of their parts"
         job.task.say(f"round {round_ + 1}: left out {without}; selecting again")
-    groups_of = [selection.groups for selection in selections]
-    fitted = _make_result(job, good, calibrated, patches.pictures, groups_of, {0: selections}, {})
+    fitted = _make_result(job, good, calibrated, patches.pictures, selections)
     radii = [one.result.radius for one in selections]
     fitted.facts |= {"patches": patches.patch_count, "covering_radius": radii}
     if alone:
@@ -221,25 +214,6 @@ def _calibrate(
         return calibrate_one_part(job, patches, selections), patches.pictures
     chosen = _draw_calibration(job, patches.pictures)
     return leave_one_out(job, patches, selections, chosen), [patches.pictures[i] for i in chosen]
-
-
-# --------------------------------------------------------------------------------------------- by place
-
-
-def _fit_by_position(job: FitJob, blocks: int) -> Fitted:
-    """A memory bank for each place in the pictures, one block of places after the other."""
-    found = places.fill_position_banks(job, blocks)
-    used = sorted(found.left_out)
-    _require_pictures(used)
-    job.record_time("features, coresets and leave-one-out")
-    chosen = [used[i] for i in _draw_calibration(job, used)]
-    good = calibrate(job, [found.left_out[number] for number in chosen])
-    job.record_time("calibration")
-    groups = found.groups_of(job.model)
-    fitted = _make_result(job, good, chosen, used, groups, found.selections, found.left_out)
-    fitted.facts |= {"patches": found.patches, "covering_radius": found.radii}
-    fitted.facts["positions"] = job.model.positions
-    return fitted
 
 
 # -------------------------------------------------------------------------------------------------- streamed
@@ -269,8 +243,7 @@ def _fit_streamed(job: FitJob, planned: MemoryPlan) -> Fitted:
     job.record_time("calibration")
     radius = ", ".join(f"{r:.4g}" for r in radii)
     job.task.say(Detail(f"covering radius at most {radius} ({pluralize(planned.shards, 'shard')})"))
-    groups_of = [selection.groups for selection in selections]
-    fitted = _make_result(job, good, calibrated, used, groups_of, {0: selections}, {})
+    fitted = _make_result(job, good, calibrated, used, selections)
     fitted.facts |= {"patches": sum(patches), "covering_radius": radii}
     fitted.suspects = _find_suspects(job, good, calibrated)
     if len(calibrated) < len(used):

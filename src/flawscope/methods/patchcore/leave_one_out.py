@@ -40,12 +40,10 @@ def left_out(
 ) -> tuple[Tensor, Tensor]:
     """Score and map by the bank's other elements alone, which stays as poor where the group's own ones
     were. While a model is fitted, `LeaveOutOfBanks` does better."""
-    if model.positions is not None:
-        return left_out(model.at_position(0), features, group, kept, inside)
     scores, distances = [], []
     for v, (view, part) in enumerate(zip(model.views, model.parts(features), strict=True)):
         valid_mask = view.valid_mask(inside).view(-1)
-        hidden = model.own_groups(kept[f"bank_groups.{v}"]) == group
+        hidden = kept[f"bank_groups.{v}"] == group
         known = distances_without(view, part[0], hidden, valid_mask)
         scores.append(score_without(view, part[0], hidden, valid_mask, known, view.bank[:0])[None])
         distances.append(known[None])
@@ -75,33 +73,20 @@ class LeftOutPicture:
 
 
 class LeaveOutOfBanks(LeaveOut):
-    """Leaves groups out of the banks by selecting these anew. selections: of each view's bank, by position,
-    or of position 0 alone; scored: by number, what was left out already."""
+    """Leaves groups out of the banks by selecting these anew. selections: of each view's bank."""
 
     has_bound = True
     model: Model
 
-    def __init__(
-        self,
-        job: FitJob,
-        fitted: Fitted,
-        selections: Mapping[int, Sequence[SelectedBank]],
-        scored: Mapping[int, LeftOutPicture],
-    ):
+    def __init__(self, job: FitJob, fitted: Fitted, selections: Sequence[SelectedBank]):
         super().__init__(job.model, fitted, job.task.groups, job.task.first_unit)
-        self.selections, self.scored, self.located = selections, scored, job.model.positions is not None
-        self.exact_positions = [*selections] if self.located else []
+        self.selections = selections
 
-    def score(self, group: int, features: Tensor, inside: Tensor | None, position: int = 0) -> LeftOut | None:
-        selections = self.selections.get(position if self.located else 0)
-        if selections is None or group not in self.learnt:
-            return self.bound(group, features, inside, position)
+    def score(self, group: int, features: Tensor, inside: Tensor | None) -> LeftOut | None:
+        if group not in self.learnt:
+            return self.bound(group, features, inside)
         model, number = self.model, self.first_unit + group
-        return score_left_out(model, selections, features, number, inside).combine(model)
-
-    def score_number(self, number: int) -> LeftOut | None:
-        picture = self.scored.get(number)
-        return None if picture is None else picture.combine(self.model)
+        return score_left_out(model, self.selections, features, number, inside).combine(model)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from copy import copy
 from functools import reduce
 from typing import Any, TypeVar
 
@@ -62,7 +61,6 @@ class Model(PatchDetector):
         second_backbone: Backbone | None = None,
     ):
         super().__init__(config, backbone, roi, second_backbone)
-        self.position = 0  # in a model for one of several positions
         self.register_buffer("normal", torch.tensor([[0.0, 1.0, 0.0, 1.0]]).repeat(len(self.views), 1))
         self.eval()
 
@@ -73,51 +71,27 @@ class Model(PatchDetector):
     def score_is_map_maximum(self) -> bool:
         return self.config.score == "map"
 
-    @property
-    def positions(self) -> int | None:
-        return self.views[0].positions
-
-    def at_position(self, position: int) -> Model:
-        one = shallow_copy(self)
-        one.views, one.position = nn.ModuleList(view.at(position) for view in self.views), position  # type: ignore[assignment]
-        return one
-
-    def own_groups(self, groups: Tensor) -> Tensor:
-        """Groups [M] of this model's bank, from the groups of a view in a model file, [M] or [R, M]."""
-        return groups if groups.dim() == 1 else groups[self.position]
-
-    def join_banks(self, models: Sequence[Model]) -> None:
-        """Take the banks of a model for each position, as `at` gives them."""
-        for v, view in enumerate(self.views):
-            view.join_banks([model.views[v] for model in models])
-
     # ---- scores
 
     def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Turn patch features `[B, P, D]` into scores `[B]` and maps `[B, H, W]`; where positions are told
-        apart, those of whole pictures."""
-        return self.score_at(None, features, inside)
+        """Turn patch features `[B, P, D]` into scores `[B]` and maps `[B, H, W]`."""
+        scores, distances = [], []
+        for view, part in zip(self.views, self.parts(features), strict=True):
+            valid_mask, relative = view.valid_mask(inside), part - view.centre
+            distances.append(view.search(relative, valid_mask))
+            if self.config.score == "reweighted":
+                scores.append(view.image_score(relative, distances[-1], valid_mask))
+        return self.combine(scores, distances, inside)
 
-    def residuals(self, images: Tensor, positions: Tensor | None = None) -> Tensor:
+    def residuals(self, images: Tensor) -> Tensor:
         """Patches of the largest size less their nearest bank elements, on the finest grid of that size."""
         pairs = zip(self.views, self.parts(self.embed(images)), strict=True)
         largest = [(view, part) for view, part in pairs if view.size == self.config.view_sizes[-1]]
         grid, cells = max((view.grid for view, _ in largest), key=math.prod), []
         for view, part in largest:
-            away = (part - view.nearest(part, positions)).transpose(1, 2).unflatten(2, view.grid)
+            away = (part - view.nearest(part)).transpose(1, 2).unflatten(2, view.grid)
             cells.append(away if view.grid == grid else F.interpolate(away, grid, mode="bilinear"))
         return torch.cat(cells, 1)
-
-    def score_at(
-        self, positions: Tensor | None, features: Tensor, inside: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        scores, distances = [], []
-        for view, part in zip(self.views, self.parts(features), strict=True):
-            valid_mask = view.valid_mask(inside)
-            distances.append(view.distances(part, valid_mask, positions))
-            if self.config.score == "reweighted":
-                scores.append(view.image_score(part - view.centre, distances[-1], valid_mask))
-        return self.combine(scores, distances, inside)
 
     def combine(
         self, scores: list[Tensor], distances: list[Tensor], inside: Tensor | None = None
@@ -127,14 +101,10 @@ class Model(PatchDetector):
         maps = [view.anomaly_map(d) for view, d in zip(self.views, distances, strict=True)]
         normal = [self.normal[v] for v in range(len(maps))]
         maps = self.scaled(maps)
-        drawn, lowest = maps[0], maps[0].new_zeros(())
         counted = self.roi if inside is None else inside
-        if len(maps) > 1:
-            drawn = self.fuse(maps)
-            # pixels that do not count get the lowest value of a map, as if every patch were in the bank
-            lowest = self.fuse([-n[0] / n[1] for n in normal])
-        drawn = torch.where(counted, drawn, lowest)
-        if len(maps) > 1 and self.config.fusion == "sizes" and self.config.tile is None:
+        # pixels that do not count get the lowest value of a map, as if every patch were in the bank
+        drawn = torch.where(counted, self.fuse(maps) if len(maps) > 1 else maps[0], maps[0].new_zeros(()))
+        if len(maps) > 1 and self.config.tile is None:
             drawn = self.outlined(drawn, maps, counted)
         if self.config.score == "map":
             return drawn.flatten(1).amax(1), drawn
@@ -154,11 +124,9 @@ class Model(PatchDetector):
         return [(m - n[0]) / n[1] for m, n in zip(maps, normal, strict=True)]
 
     def fuse(self, maps: Sequence[Tensor]) -> Tensor:
-        """Join the maps of all banks, on one scale: the largest value counts, or the root of the sum of
-        squares of what lies above an ordinary good picture's. What a second backbone sees raises it."""
+        """Join the maps of all banks, on one scale: the root of the sum of squares of what lies above an
+        ordinary good picture's. What a second backbone sees raises it."""
         first = torch.stack([one for view, one in zip(self.views, maps, strict=True) if not view.second])
-        if self.config.fusion == "maximum":
-            return self.raised(first.amax(0), maps)
         return self.raised(first.clamp(min=0).square().sum(0).sqrt(), maps)
 
     def raised(self, joined: Tensor, maps: Sequence[Tensor]) -> Tensor:
@@ -186,7 +154,6 @@ class Model(PatchDetector):
         highest, peak = (one.flatten(1).amax(1)[:, None, None] for one in (drawn, sharp))
         return sharp * (highest / peak.clamp(min=torch.finfo(peak.dtype).tiny))
 
-    choose = deferred("flawscope.methods.patchcore.places:choose")
     left_out = deferred("flawscope.methods.patchcore.leave_one_out:left_out")
 
     # ---- calibration and comparison of an exported model
@@ -224,9 +191,6 @@ class BankView(PatchView):
 
     The memory bank is kept relative to its mean (`centre`), which keeps fp32 distances accurate, together
     with each element's `neighbours` nearest elements, so that Eq. 7 needs no search of its own.
-
-    Where places in a picture are told apart, each of R has a bank of its own, relative to its own mean:
-    `bank` is [R, M, D], `norms` [R, M], `centre` [R, D]. `at` is the view at one of them.
     """
 
     centre: Tensor  # [D]
@@ -263,9 +227,8 @@ class BankView(PatchView):
 
     def load_bank(self, bank: Tensor, table: Tensor) -> None:
         """Take over a bank and its table from a `state_dict`. InputError where these do not fit `config`."""
-        several = bank.dim() == 3 and self.config.positions == "each"
         if (
-            bank.dim() not in ((3,) if several else (2,))
+            bank.dim() != 2
             or bank.shape[-1:] != self.centre.shape[-1:]
             or not math.prod(bank.shape)
             or (self.config.score == "reweighted" and len(table) != len(bank))
@@ -274,56 +237,13 @@ class BankView(PatchView):
             raise InputError("the model's memory bank does not fit its configuration: fit anew")
         self._set_elements(bank)
         self.table = table
-        if several:
-            self.centre = self.centre.new_zeros(len(bank), bank.shape[2])
 
     def _set_elements(self, bank: Tensor) -> None:
         self.bank, self.norms = bank, (bank * bank).sum(-1)
         self.screen = None
 
-    # ---- banks by position
-
-    @property
-    def positions(self) -> int | None:
-        """Number of positions with banks of their own; None: all share one bank."""
-        return len(self.bank) if self.bank.dim() == 3 else None
-
-    def at(self, position: int) -> BankView:
-        """The view with the bank of one position; while there is none yet, a view with none of its own."""
-        one = shallow_copy(self)
-        one.screen = None
-        if self.positions is not None:
-            one.centre, one.bank, one.norms = (x[position] for x in (self.centre, self.bank, self.norms))
-        return one
-
-    def join_banks(self, views: Sequence[BankView]) -> None:
-        """Take the banks of all positions, smaller ones padded with copies, which change no distance."""
-        most = max(len(view.bank) for view in views)
-        self.centre = torch.stack([view.centre for view in views])
-        self._set_elements(torch.stack([pad_rows(view.bank, most) for view in views]))
-
-    def banks_at(self, positions: Tensor | None, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Centre [R, D], norms [R, 1, M] and bank [R, M, D] of the positions of pictures with these features
-        [B, P, D] (None: they are whole); of one where all share a bank."""
-        if self.positions is None:
-            return self.centre[None], self.norms[None, None], self.bank[None]
-        if positions is None:
-            positions = torch.zeros(features.shape[0], dtype=torch.long, device=self.bank.device)
-        return self.centre[positions], self.norms[positions][:, None], self.bank[positions]
-
-    def distances(self, features: Tensor, valid_mask: Tensor, positions: Tensor | None) -> Tensor:
-        """`search` of absolute features, where picture i of the batch has the bank of `positions[i]`."""
-        if self.positions is None:
-            return self.search(features - self.centre, valid_mask)
-        centre, norms, bank = self.banks_at(positions, features)
-        features = features - centre[:, None]
-        best = smallest(products(features, norms, bank))
-        return (best + (features * features).sum(2)).clamp(min=0).sqrt() * valid_mask
-
     def for_export(self) -> None:
         """Make what the exported graph searches with."""
-        if self.positions is not None:  # each bank is small
-            return
         # with norms that are not finite there is no bound
         bounded = len(self.bank) >= MIN_BANK and bool(self.norms.isfinite().all())
         confirmed = len(self.inside) * KEPT_GROUPS * GROUP_SIZE * self.bank.shape[1] * 4  # bytes a picture
@@ -360,19 +280,15 @@ class BankView(PatchView):
         parts = [queries] if exported else queries.split(block)
         return torch.cat([smallest(products(part, norms, self.bank, block)) for part in parts])
 
-    def nearest(self, features: Tensor, positions: Tensor | None = None) -> Tensor:
-        """The bank element `[B, P, D]` nearest to each patch `[B, P, D]`, both absolute; of equals the first.
-
-        Args:
-            positions: `[B]`, of the banks where places in a picture are told apart.
-        """
-        centre, norms, bank = self.banks_at(positions, features)
-        queries = (features - centre[:, None]).reshape(bank.shape[0], -1, bank.shape[2])
-        squares, places = zip(*(part.min(2) for part in products(queries, norms, bank)), strict=True)
+    def nearest(self, features: Tensor) -> Tensor:
+        """The bank element `[B, P, D]` nearest to each patch `[B, P, D]`, absolute; of equals the first."""
+        queries = (features - self.centre).flatten(0, 1)
+        squares, places = zip(
+            *(part.min(1) for part in products(queries, self.norms, self.bank)), strict=True
+        )
         block = torch.stack(squares).argmin(0)
         index = block * BLOCK + torch.stack(places).gather(0, block[None])[0]
-        picture = torch.arange(bank.shape[0], device=index.device)[:, None]
-        return (bank[picture, index] + centre[:, None]).view_as(features)
+        return (self.bank[index] + self.centre).view_as(features)
 
     def image_score(self, features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
         """Eq. 6 and 7: the farthest patch's distance, weighted by how crowded its nearest element is."""
@@ -403,31 +319,16 @@ def power_sum(maps: Sequence[Tensor], p: float) -> Tensor:
     return reduce(torch.add, powers).pow(1 / p)
 
 
-def shallow_copy(module: Module) -> Module:
-    """Shallow copy of a module: shares the tensors, which can be replaced in the copy alone."""
-    one = copy(module)
-    one._buffers, one._modules = dict(module._buffers), dict(module._modules)
-    return one
-
-
 def products(queries: Tensor, norms: Tensor, bank: Tensor, block: int = BLOCK) -> Iterator[Tensor]:
-    """|m|² - 2xm of queries x [(R,) N, D] and elements m [(R,) M, D] with these norms, [M] or [R, 1, M]: the
-    part of |x - m|² that depends on m, [(R,) N, block] of elements at a time."""
-    multiply = torch.addmm if queries.dim() == 2 else torch.baddbmm
-    for square, part in zip(norms.split(block, -1), bank.split(block, -2), strict=True):
-        yield multiply(square, queries, part.transpose(-1, -2), alpha=-2)
+    """|m|² - 2xm of queries x [N, D] and elements m [M, D] with these norms [M]: the part of |x - m|² that
+    depends on m, [N, block] of elements at a time."""
+    for square, part in zip(norms.split(block), bank.split(block), strict=True):
+        yield torch.addmm(square, queries, part.T, alpha=-2)
 
 
 def smallest(blocks: Iterable[Tensor]) -> Tensor:
     """The smallest value of each row of products, which are in the cache one block at a time."""
     return reduce(torch.minimum, (block.amin(-1) for block in blocks))
-
-
-def pad_rows(rows: Tensor, count: int) -> Tensor:
-    """Pad `rows` to [count, ...] with copies of the first one; zeros where there are no rows."""
-    if not len(rows):
-        return rows.new_zeros(count, *rows.shape[1:])
-    return torch.cat([rows, rows[:1].expand(count - len(rows), *rows.shape[1:])])
 
 
 def farthest_patch(features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -66,12 +66,6 @@ class FitJob:
     def device(self) -> torch.device:
         return self.model.roi.device
 
-    def at(self, position: int) -> FitJob:
-        """The fit for one position, whose banks are a model of their own."""
-        model, old = self.model.at_position(position), self.task.old
-        banks = None if old is None else ExistingBank.read_all(old, model)
-        return replace(self, model=model, existing_banks=banks)
-
     def groups_of(self, pictures: Sequence[int]) -> Tensor:
         """Group numbers [N] of the pictures, as the model's banks number them."""
         first = self.task.first_unit
@@ -109,7 +103,7 @@ class ExistingBank:
     def read_all(cls, old: Artefact, model: Model) -> list[ExistingBank]:
         starts = []
         for v, view in enumerate(model.views):
-            groups = model.own_groups(torch.from_numpy(old.tensors[f"bank_groups.{v}"]).to(view.bank.device))
+            groups = torch.from_numpy(old.tensors[f"bank_groups.{v}"]).to(view.bank.device)
             radius = float(old.manifest.facts["covering_radius"][v])
             starts.append(cls(view.bank + view.centre, groups.long(), radius))
         return starts
@@ -315,15 +309,12 @@ def nearest_distance(features: Tensor, elements: Tensor) -> Tensor:
 def choose_orientations(job: FitJob) -> tuple[int, ...]:
     """Ways in which pictures are turned and mirrored for the bank: those of the setting; with `auto` those of
     the model that is extended; or, of few pictures, every way, until `keep_helpful_copies` has decided, and
-    none where parts are turned upright. Only ways that keep the sides' lengths and the region of interest;
-    none where places are learnt apart.
+    none where parts are turned upright. Only ways that keep the sides' lengths and the region of interest.
 
     Raises:
         InputError: the setting names ways, and none is possible.
     """
     old, roi, augment = job.task.old, job.model.roi, job.config.augment
-    if job.task.views.positions is not None:
-        return ()
     if augment == "auto":
         few = job.task.count <= FEW_PICTURES if old is None else old.manifest.facts.get("augment") == "all"
         return possible_orientations("all" if few and not job.config.upright else "none", roi)

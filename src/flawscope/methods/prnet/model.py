@@ -70,7 +70,7 @@ class Model(Detector):
             logits = self.logits(maps, residuals)
         return logits[:, 0].float()
 
-    def residuals(self, images: Tensor, positions: Tensor | None = None) -> Tensor:
+    def residuals(self, images: Tensor) -> Tensor:
         """Features at strides 4, 8 and 16 less their nearest prototypes, on the grid of stride 8."""
         with self.reduced():
             _, (fine, middle, coarse) = self._compared(images, Prototypes.differences)

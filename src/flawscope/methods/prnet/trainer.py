@@ -9,14 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from flawscope.calibration.streams import Stream
 from flawscope.methods import training, training_state
 from flawscope.methods.prnet.model import Model
 from flawscope.methods.prnet.network import prn_loss
 from flawscope.methods.prnet.prototypes import KMeansResult, leave_one_out_residual
 from flawscope.methods.prnet.training_pictures import ScaleFeatureCache, TrainingPicture, TrainingPictures
 from flawscope.methods.task import Task
-
-FIRST_WEIGHTS, ORDER, BASE, DRAW, NOISE = range(30, 35)  # RNG streams, one for each purpose
 
 
 @dataclass
@@ -58,7 +57,7 @@ class Trainer(training.Trainer[Batch]):
             self.assignments.append(own)
             self.cluster_sizes.append(torch.bincount(found.assignment, minlength=len(found.prototypes)))
         super().__init__((model.network,), model.config, model.roi.device, task.say, task.step)
-        self.initialise(FIRST_WEIGHTS)
+        self.initialise(Stream.PRNET_WEIGHTS)
 
     # ---- a step
 
@@ -84,13 +83,13 @@ class Trainer(training.Trainer[Batch]):
         count = len(self.features.learnt)
         if k < good:
             number = step * good + k
-            return self.pictures.good(self.drawn(ORDER, number, count))
+            return self.pictures.good(self.drawn(Stream.PRNET_ORDER, number, count))
         number = step * (self.config.batch - good) + k - good
         # spread evenly: of the first n defective pictures, n times the share
         share = self.config.extended if self.pictures.seen else 0.0
         extended = int((number + 1) * share) > int(number * share)
-        place = self.drawn(BASE, number, count)
-        return self.pictures.defective(place, extended, self.rng(DRAW, number))
+        place = self.drawn(Stream.PRNET_BASE, number, count)
+        return self.pictures.defective(place, extended, self.rng(Stream.PRNET_DRAW, number))
 
     def losses(self, networks: Sequence[nn.Module], batch: Batch, step: int) -> list[Tensor]:
         """The loss of the map, SmoothL1 and focal (3.5)."""
@@ -113,7 +112,7 @@ class Trainer(training.Trainer[Batch]):
         features = self.model.standardise(maps)
         if not self.config.noise:
             return features
-        generator = torch.Generator(self.device).manual_seed(self.torch_seed(NOISE, step))
+        generator = torch.Generator(self.device).manual_seed(self.torch_seed(Stream.PRNET_NOISE, step))
         for one in features:
             drawn = torch.randn(one.shape, generator=generator, device=self.device)
             one.add_(drawn, alpha=self.config.noise)

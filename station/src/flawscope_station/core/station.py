@@ -50,14 +50,14 @@ from flawscope_station.store.station_identity import claim_identity
 
 
 class Station:
-    """Station without its pages and its API, which get those of its parts that they ask for.
+    """Station without its pages and its API, which get those of its components that they ask for.
 
     Args:
         say: gets a line for the person who started the station.
         features: make what features add, of the core.
 
     Attributes:
-        parts: by class, for routes.
+        components: by class, for routes.
         routers: of the features.
 
     Raises:
@@ -73,7 +73,7 @@ class Station:
         self.say = say = unfailing(say)
         self._problems = Problems(say)
         self.report = self._problems.report
-        self.parts: dict[type, Any] = {}
+        self.components: dict[type, Any] = {}
         self.routers: list[Any] = []
         self._services: list[Service] = []
         self._inputs: list[Input] = []
@@ -207,7 +207,7 @@ class Station:
         )
 
     def _add(self, extension: Extension) -> None:
-        self.parts |= {type(part): part for part in extension.parts}
+        self.components |= {type(one): one for one in extension.components}
         self.routers += extension.routers
         self.overview.menu += extension.menu
         self._services += extension.services

@@ -17,13 +17,13 @@ from flawscope import machine
 from flawscope.calibration import tried
 from flawscope.errors import InputError, message_with_type, suggest_name
 from flawscope.methods import conflicts, registry
-from flawscope.predictor import part_names
 from flawscope_station.inspecting.capacity import MemoryBudget, Turns
 from flawscope_station.learning.jobs import CURVE, FAILED, FIT, READY, STOPPED, UNFINISHED, JobQueue
 from flawscope_station.learning.process import STEP_SECONDS, TRIAL_NICENESS, StoppedError, Worker
 from flawscope_station.monitoring.background import BackgroundThread
 from flawscope_station.settings.station import Limits, check_product_name
 from flawscope_station.setup import draft as draft_module
+from flawscope_station.setup import part_names
 from flawscope_station.setup.draft import AddedPicture, Draft, read_zip
 from flawscope_station.setup.job import run_job
 from flawscope_station.store.database import StoreError, now

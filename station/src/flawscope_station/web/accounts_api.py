@@ -11,8 +11,8 @@ from flawscope_station.access.roles import ADMIN, Person
 from flawscope_station.settings.values import parse_age
 from flawscope_station.store.records import iso
 from flawscope_station.web.api import api_router
+from flawscope_station.web.components import AccessDep
 from flawscope_station.web.middleware import require_role
-from flawscope_station.web.parts import AccessDep
 
 router = api_router(prefix="/api/v1", role=ADMIN)
 Admin = Annotated[Person, Depends(require_role(ADMIN))]

@@ -20,10 +20,10 @@ from flawscope_station.core.station import Station
 from flawscope_station.settings.station import Settings
 from flawscope_station.store.files import RESERVED_BYTES
 from flawscope_station.web import accounts_api, api, inspect_api, pages, records_api, sign_in_pages
+from flawscope_station.web.components import HealthDep, MetricsDep
 from flawscope_station.web.connections import KEEP_ALIVE_SECONDS, ClientConnection, RequestTracker
 from flawscope_station.web.errors import install_error_handler
 from flawscope_station.web.middleware import COMPANY_PATH, Guard, check_listen_address
-from flawscope_station.web.parts import HealthDep, MetricsDep
 from flawscope_station.web.templates import PAGES
 from flawscope_station.web.uploads import BodyLimiter
 
@@ -57,7 +57,7 @@ def create_app(station: Station) -> Any:
         separate_input_output_schemas=False,
         redirect_slashes=False,  # `Guard` takes the slash at an end away
     )
-    app.state.parts = station.parts
+    app.state.components = station.components
     install_error_handler(app, pages.error_page)
     routers = [api.router, inspect_api.router, records_api.router, records_api.audit_router]
     routers += [accounts_api.router, *station.routers, sign_in_pages.page_router]
@@ -66,7 +66,9 @@ def create_app(station: Station) -> Any:
         app.include_router(router)
     _add_health_routes(app)
     if station.settings.openid is not None:
-        app.mount(COMPANY_PATH, sign_in_pages.company_sign_in_app(station.parts, station.settings.openid))
+        app.mount(
+            COMPANY_PATH, sign_in_pages.company_sign_in_app(station.components, station.settings.openid)
+        )
     limited = BodyLimiter(app, lambda: station.settings.limits)
     return Guard(limited, station.access, station.settings, station.say)
 

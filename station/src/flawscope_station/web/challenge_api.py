@@ -14,13 +14,13 @@ from flawscope_station.store.records import valid_id_or_zero
 from flawscope_station.store.schema import ANOMALOUS
 from flawscope_station.store.search import Filters
 from flawscope_station.web.api import Engineer, Operator, api_router, refusals
+from flawscope_station.web.components import FloorDep, ProductId, RecordsDep, component
 from flawscope_station.web.pages import Page, product_page
-from flawscope_station.web.parts import FloorDep, ProductId, RecordsDep, part
 
 SHOWN_CHOICES = 11  # latest inspections that may be kept as a challenge part
 CHART_WIDTH, CHART_HEIGHT = 320, 72  # of the chart of a part's scores
 
-ChallengeDep = Annotated[Challenge, part(Challenge)]
+ChallengeDep = Annotated[Challenge, component(Challenge)]
 router = api_router()
 page_router = APIRouter(include_in_schema=False)
 

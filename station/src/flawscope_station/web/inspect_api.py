@@ -31,8 +31,8 @@ from flawscope_station.store.records import describe_new
 from flawscope_station.store.schema import ABANDONED
 from flawscope_station.web import schemas, uploads
 from flawscope_station.web.api import PictureName, api_router, file_body_schema, key_header_schema
+from flawscope_station.web.components import FloorDep, find_component
 from flawscope_station.web.errors import RefusedError, error_response
-from flawscope_station.web.parts import FloorDep, find_part
 
 GONE = 499  # status of an answer that nobody gets
 MAX_FRAME_SECONDS = 60.0  # that a request may wait for a frame
@@ -58,7 +58,7 @@ class JudgingRoute(APIRoute):
                 is_stranger = isinstance(error, RefusedError) and error.status in (401, 403)
                 if not is_stranger and not getattr(request.state, "is_noted", False):
                     part = make_label(request.query_params.get("part"), None).part
-                    refusals = find_part(request, ConnectionContext).refusals
+                    refusals = find_component(request, ConnectionContext).refusals
                     refusals.note(request.path_params["name"], error, part, WRONG_REQUEST)
                 raise
 

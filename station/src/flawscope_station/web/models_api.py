@@ -28,8 +28,7 @@ from flawscope_station.store.records import GOOD, valid_id_or_zero
 from flawscope_station.store.throughput import pictures_a_day, reviewed_defects
 from flawscope_station.web import schemas, uploads
 from flawscope_station.web.api import Engineer, api_router, file_body_schema, refusals
-from flawscope_station.web.pages import Page, product_page
-from flawscope_station.web.parts import (
+from flawscope_station.web.components import (
     AddressesDep,
     DatabaseDep,
     FilesDep,
@@ -38,8 +37,9 @@ from flawscope_station.web.parts import (
     RecordsDep,
     StoreDep,
     VersionsDep,
-    part,
+    component,
 )
+from flawscope_station.web.pages import Page, product_page
 from flawscope_station.web.uploads import get_body
 
 MAX_MODEL_BYTES = 2 * 1024**3  # of a model file that is sent
@@ -47,7 +47,7 @@ PICTURE_ROLES = ("train", "calibration", "defect", "dropped")  # that the texts 
 MAX_CANDIDATES, MAX_THUMBNAILS = 12, 24  # on the page; of one list
 THUMBNAIL_LISTS = ("lost", "weaker", "unsure", "responsible")  # lists of a judgement that show thumbnails
 
-LearningDep = Annotated[Learning, part(Learning)]
+LearningDep = Annotated[Learning, component(Learning)]
 router = api_router()
 page_router = APIRouter(include_in_schema=False)
 

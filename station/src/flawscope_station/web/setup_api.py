@@ -10,8 +10,9 @@ from fastapi import Depends, Request, Response
 from fastapi.responses import FileResponse
 
 from flawscope.methods import conflicts, registry
-from flawscope.predictor import part_names, rates
+from flawscope.predictor import rates
 from flawscope_station.access.roles import ENGINEER
+from flawscope_station.setup import part_names
 from flawscope_station.setup.draft import (
     AddedPicture,
     Draft,
@@ -36,10 +37,10 @@ from flawscope_station.web.api import (
     file_body_schema,
     refusals,
 )
+from flawscope_station.web.components import FilesDep, FloorDep, OverviewDep, component
 from flawscope_station.web.errors import RefusedError
 from flawscope_station.web.models_api import save_body
 from flawscope_station.web.pages import Page, html_router
-from flawscope_station.web.parts import FilesDep, FloorDep, OverviewDep, part
 from flawscope_station.web.templates import PAGES
 from flawscope_station.web.uploads import Upload
 
@@ -50,8 +51,8 @@ router = api_router(409, prefix="/api/v1/new", role=ENGINEER)
 page_router = html_router(ENGINEER)
 
 
-DraftsDep = Annotated[Drafts, part(Drafts)]
-LiveProductsDep = Annotated[LiveProducts, part(LiveProducts)]
+DraftsDep = Annotated[Drafts, component(Drafts)]
+LiveProductsDep = Annotated[LiveProducts, component(LiveProducts)]
 
 
 async def _get_draft(name: str, drafts: DraftsDep) -> Draft:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
-from flawscope.calibration.parts import PartPattern, View
+from flawscope.calibration import parts as views_of_parts
 from flawscope.errors import InputError
 
 _WORD, _NUMBER, _FIELD, _SEPARATOR = r"[^\W\d_]+", r"\d+", r"[^\W_]+", r"[\W_]+"
@@ -69,18 +69,18 @@ def marked_in(name: str, pattern: str | None) -> list[int]:
 
 def check_part_names(names: Iterable[str], part: str, view: str | None) -> None:
     """InputError where patterns do not tell the parts of these pictures."""
-    PartPattern(part, view).part_numbers(names)
+    views_of_parts.PartPattern(part, view).part_numbers(names)
 
 
 def describe_parts(names: Iterable[str], part: str, view: str | None) -> dict[str, Any]:
     """Return the parts that patterns find in the names of pictures: `parts`, the first ones with the pictures
     of each by view; `count`; `views`; `problem`, why one cannot learn from them, or None: `unmatched`,
     `twice`, `one_part` or `all_alone`; and `pictures` that show the problem. InputError: no pattern."""
-    pattern, parts = PartPattern(part, view), dict[str, dict[str, str]]()
+    pattern, parts = views_of_parts.PartPattern(part, view), dict[str, dict[str, str]]()
     unmatched, twice = list[str](), list[str]()
     for name in names:
         try:
-            found: View = pattern.parse(name)
+            found: views_of_parts.View = pattern.parse(name)
         except InputError:
             unmatched.append(name)
             continue

@@ -22,34 +22,34 @@ from flawscope_station.store.records import Store
 T = TypeVar("T")
 
 
-def find_part(request: Request, kind: type[T]) -> T:
+def find_component(request: Request, kind: type[T]) -> T:
     """Return the part of the station that is of this class."""
-    part: T = request.app.state.parts[kind]
+    part: T = request.app.state.components[kind]
     return part
 
 
-def part(kind: type[T]) -> Any:
+def component(kind: type[T]) -> Any:
     """Make the dependency of a part of the station."""
 
     async def find(request: Request) -> T:  # async: FastAPI calls plain functions in another thread
-        return find_part(request, kind)
+        return find_component(request, kind)
 
     return Depends(find)
 
 
-AccessDep = Annotated[Access, part(Access)]
-AddressesDep = Annotated[Addresses, part(Addresses)]
-DatabaseDep = Annotated[Database, part(Database)]
-FilesDep = Annotated[Files, part(Files)]
-FloorDep = Annotated[ConnectionContext, part(ConnectionContext)]
-HealthDep = Annotated[Health, part(Health)]
-MetricsDep = Annotated[Metrics, part(Metrics)]
-OverviewDep = Annotated[Overview, part(Overview)]
-RecordsDep = Annotated[Records, part(Records)]
-RendererDep = Annotated[InspectionRenderer, part(InspectionRenderer)]
-SettingsDep = Annotated[Settings, part(Settings)]
-StoreDep = Annotated[Store, part(Store)]
-VersionsDep = Annotated[ModelRegistry, part(ModelRegistry)]
+AccessDep = Annotated[Access, component(Access)]
+AddressesDep = Annotated[Addresses, component(Addresses)]
+DatabaseDep = Annotated[Database, component(Database)]
+FilesDep = Annotated[Files, component(Files)]
+FloorDep = Annotated[ConnectionContext, component(ConnectionContext)]
+HealthDep = Annotated[Health, component(Health)]
+MetricsDep = Annotated[Metrics, component(Metrics)]
+OverviewDep = Annotated[Overview, component(Overview)]
+RecordsDep = Annotated[Records, component(Records)]
+RendererDep = Annotated[InspectionRenderer, component(InspectionRenderer)]
+SettingsDep = Annotated[Settings, component(Settings)]
+StoreDep = Annotated[Store, component(Store)]
+VersionsDep = Annotated[ModelRegistry, component(ModelRegistry)]
 
 
 async def _product_id(name: str, addresses: AddressesDep) -> int:

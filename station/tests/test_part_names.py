@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flawscope.calibration.parts import PartPattern, View
-from flawscope.predictor.part_names import describe_parts, marked_in, pattern_of, split_name
+from flawscope_station.setup.part_names import describe_parts, marked_in, pattern_of, split_name
 
 # a name, what is marked in it as part and as view, another name, and what that shows
 NAMES = [

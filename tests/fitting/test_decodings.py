@@ -1,0 +1,48 @@
+"""How often files are decoded: once before a fit, and once for the pixels that it learns from."""
+
+from collections import Counter
+
+import pytest
+from PIL import Image
+
+from flawscope.fitting.fitting import fit
+from flawscope.pictures import decoding
+from small_fits import parts, sparse_banks  # noqa: F401
+from small_network import SMALL_NETWORK
+
+QUICK = {**SMALL_NETWORK, "size": "64", "samples": 0, "check": False, "device": "cpu", "force": True}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Good pictures, half of them to learn from."""
+    folder = tmp_path_factory.mktemp("files")
+    for k, one in enumerate(parts(16)):
+        Image.fromarray(one).save(folder / f"{k:02d}.png")
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    counted, open_file = Counter(), decoding.open_upright_deep
+
+    def counting(source, name):
+        counted[source] += 1
+        return open_file(source, name)
+
+    monkeypatch.setattr(decoding, "open_upright_deep", counting)
+    return counted
+
+
+@pytest.mark.parametrize("align", ["none", "shift", "auto"])
+def test_a_fit_decodes_a_picture_twice_however_parts_lie(align, files, decoded):
+    fit(files[:8], **QUICK, align=align)
+    assert set(decoded.values()) == {2}
+
+
+def test_light_is_measured_first_and_judged_last(files, decoded):
+    model = fit(files[:8], **QUICK, light="10%")
+    assert set(decoded.values()) == {4}
+    decoded.clear()
+    model.calibrate([*files[8:]], force=True)  # in each light
+    assert set(decoded.values()) == {1}
