@@ -45,7 +45,7 @@ GUARDS = {  # by what their lines say
     "copies learnt from": "are they copies",
     "near-copies": "near-copies:",
     "unsure whether copies": "unsure:",
-    "misses simulated defects": "it finds only",
+    "misses simulated defects": "clear simulated defects of",
 }
 REMARKS = (
     "sets the threshold alone", "called anomalous before", "another look", "copies learnt from",

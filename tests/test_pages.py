@@ -138,8 +138,6 @@ NO_GUARDS = (  # lines of these about the model, not about pictures or names, an
     "left out before calibrating on the rest",
     "its mask fits upright and as stored",
     "calibrated anew on",
-    "or a larger --size",
-    "give …a larger --size",
 )
 
 

@@ -18,6 +18,7 @@ def test_each_rate_is_told_as_the_model_at_that_rate_tells_it(onnx_path):
         moved = model.with_rate(row["rate"]).manifest
         assert row["threshold"] == moved.calibration.score_threshold
         assert row["expected"] == promise_of(moved).rate
+        assert row["at_most"] == moved.calibration.rate_bound > row["expected"]  # of all rates at once
         sizes = moved.facts.get("simulated_defects", {}).get("sizes", {})
         counts = {size: [one["found"], one["defects"]] for size, one in sizes.items()}
         assert row["found"] == (counts if all(n >= 8 for _, n in counts.values()) else {})

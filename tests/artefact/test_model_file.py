@@ -439,6 +439,7 @@ MANIFESTS = {
     "summary of numbers": lambda d: d.update(facts={"summary": [5]}),
     "seconds as text": lambda d: d.update(facts={"seconds_total": "a"}),
     "seconds of ages": lambda d: d.update(facts={"seconds_total": 1e300}),
+    "seconds of a view as text": lambda d: d.update(facts={"seconds_view": "a"}),
     "no format": lambda d: d.pop("format") and None,
     "format 0": lambda d: d.update(format=0),
     "format as text": lambda d: d.update(format="1"),

@@ -2,15 +2,17 @@
 
 import numpy as np
 import pytest
-from scipy.stats import beta, betabinom
+from scipy.stats import beta, betabinom, false_discovery_control
 
 from flawscope.calibration.parts import PartCalibration
 from flawscope.calibration.promise import (
     SIGNIFICANCE,
+    batch_limit,
     describe_rate,
     judge_pictures,
     judge_promise,
     rate_interval,
+    simultaneous_bound,
 )
 from flawscope.calibration.threshold import Calibration
 
@@ -99,3 +101,49 @@ def test_a_broken_promise_is_seen():
     assert judge_promise(12, 60, 1 / 21, 20).broken
     assert not judge_promise(8, 60, 1 / 21, 20).broken
     assert not judge_promise(0, 0, 1 / 21, 20).broken
+
+
+@pytest.mark.parametrize("units", [1, 2, 20, 61])
+def test_the_bounds_of_all_thresholds_hold_at_once(units):
+    """Shares of new good ones above the largest scores, of as many models as the interval needs."""
+    bounds = np.array([simultaneous_bound(rank, units) for rank in range(1, units + 1)])
+    assert (np.diff(bounds) >= 0).all()
+    rates = np.sort(np.random.default_rng(7).random((4000, units)), axis=1)
+    kept = (rates <= bounds).all(axis=1).mean()
+    assert 0.95 - 3 * (0.05 * 0.95 / 4000) ** 0.5 <= kept <= 0.97  # not wider than need be
+    dkw = (np.arange(units) / units) + (np.log(20) / 2 / units) ** 0.5
+    assert (bounds[: units // 5] < dkw[: units // 5]).all()
+    assert bounds[0] >= beta(1, units).ppf(0.95) - 1e-9  # that of one threshold alone is smaller
+
+
+def test_the_bound_counts_parts_by_their_highest_picture():
+    made = calibration([1, 2, 3, 9, 4, 8], [0, 0, 1, 1, 2, 2])
+    assert made.rate_bound == simultaneous_bound(1, 3)
+    assert made.unit_p_values([9.5, 9, 8.5, 1]).tolist() == [0.25, 0.5, 0.5, 1]
+    assert (made.unit_p_values(np.arange(12)) >= made.p_values(np.arange(12)) - 1e-12).all()
+    alone = calibration(range(20))
+    np.testing.assert_allclose(alone.unit_p_values(np.arange(22)), alone.p_values(np.arange(22)))
+    lost = Calibration((1.0, 2.0), (1.0, 2.0), 0.0, miscounted=1)
+    assert lost.unit_p_values(5.0) == 0.5
+
+
+def test_a_batch_is_called_defective_as_a_trusted_library_does():
+    rng = np.random.default_rng(3)
+    for _ in range(50):
+        p = np.round(np.concatenate([rng.random(30), rng.random(12) / 20]), 2).clip(0.01)
+        limit = batch_limit(p, 0.1)
+        expected = false_discovery_control(p) <= 0.1 + 1e-9
+        np.testing.assert_array_equal(p <= limit if limit else p < 0, expected)
+    assert batch_limit([], 0.1) == batch_limit([0.5], 0.1) == 0
+
+
+def test_few_of_those_called_defective_are_good():
+    """The mean share over batches, of which each has good pictures of its own to compare with."""
+    rng, shares = np.random.default_rng(5), []
+    for _ in range(300):
+        made = calibration(rng.normal(size=100))
+        good, bad = rng.normal(size=40), rng.normal(3.5, size=10)
+        p = made.unit_p_values(np.concatenate([good, bad]))
+        called = p <= batch_limit(p, 0.2)
+        shares.append(called[:40].sum() / max(called.sum(), 1))
+    assert 0.1 < np.mean(shares) < 0.2

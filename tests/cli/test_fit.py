@@ -1,6 +1,7 @@
 """`fit`: where settings come from, what it says, pictures that are added, and several categories."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,7 +9,7 @@ import pytest
 
 from fit_helpers import categories, fits_fixture, root_fixture  # noqa: F401
 from flawscope.artefact.model_file import read_manifest
-from flawscope.cli.fit import next_steps, summary
+from flawscope.cli.fit import learnt_by_default, next_steps, summary
 from flawscope.datasets.dataset import group_warning
 from flawscope.datasets.layouts import names_several, present_categories
 from flawscope.errors import InputError
@@ -23,8 +24,28 @@ def test_lines_of_a_fit_need_no_explanation(model_path):
     assert summary(model, updated=True) == [one for one in lines if "simulated defects" not in one] != lines
     assert "unlike the other good ones, but learnt from: 1 picture, most suspicious first:" in lines
     assert lines[-1] == "look whether they are good; --drop-suspects leaves out such"
+    # a picture has one reason: one that a note names is not in the list, too
+    noted = replace(manifest, notes=("sub/a.png, b.png alone decide: look",))
+    suspects = [(name, 9.0) for name in ("a.png", "b.png", "ab.png")]
+    told = summary(SimpleNamespace(manifest=noted, suspects=suspects))
+    assert [line.split()[0] for line in told if line.startswith("  ")] == ["a.png", "ab.png"]
     args = SimpleNamespace(category=None, data="parts")
     assert not any("torch" in line for line in next_steps(args, model_path))
+
+
+def test_pictures_of_the_default_alone_are_told_to_the_advice(model_path):
+    """`accurate` and other methods are not advised what they are or have not."""
+    manifest = read_manifest(model_path)
+    learnt = sum(one.role == "train" for one in manifest.pictures)
+    for preset, update, method, expected in (
+        (None, None, "patchcore", learnt),
+        ("default", None, "patchcore", learnt),
+        ("accurate", None, "patchcore", 0),
+        (None, "m.safetensors", "patchcore", 0),
+        (None, None, "efficientad", 0),
+    ):
+        args = SimpleNamespace(preset=preset, update=update)
+        assert learnt_by_default(args, replace(manifest, method=method)) == expected
 
 
 # ------------------------------------------ several categories; instead of fitting, the shared model is taken

@@ -82,6 +82,16 @@ def test_another_rate_moves_the_threshold(run, model_path, batch):
     assert err[0] != err[1] == err[2]
 
 
+def test_a_batch_at_a_false_discovery_rate(run, model_path, batch, tmp_path):
+    call = ("predict", model_path, batch / "a.png", batch / "b.png", "--false-discovery-rate")
+    code, _, err = run(*call, "20%", "--out", tmp_path / "r")
+    found = json.loads((tmp_path / "r/results.json").read_text())["batch"]
+    assert (code, found["pictures"], found["rate"], found["defective"]) == (0, 2, 0.2, 1)
+    assert "1 of 2 pictures can be called defective, those of p 0.0769 or less" in err
+    err = run(*call, "0.01")[2]
+    assert "none of 2 pictures can be called defective at a false discovery rate of 1.0%" in err
+
+
 def test_only_anomalous_ones_are_shown_and_the_table_has_all(run, model_path, mixed, tmp_path):
     (mixed / "c.gif").unlink()
     out = tmp_path / "out"
@@ -95,7 +105,7 @@ def test_only_anomalous_ones_are_shown_and_the_table_has_all(run, model_path, mi
 
 
 def test_without_what_a_page_needs_the_rest_is_written(answer, model_path, batch, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "jinja2", None)
+    monkeypatch.setattr("PIL.features.check", lambda name: name != "webp")
     answer("predict", model_path, batch / "b.png", "--out", tmp_path / "out", *PLAIN, said="no page: ")
     assert (tmp_path / "out/results.csv").is_file()
     assert not (tmp_path / "out/report.html").exists()

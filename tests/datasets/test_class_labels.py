@@ -12,11 +12,12 @@ from PIL import Image
 from flawscope.cli import output
 from flawscope.datasets import open_dataset
 from flawscope.datasets.check import check
-from flawscope.datasets.labels import tables
 from flawscope.datasets.seen_defects import list_seen
 from flawscope.errors import InputError
 from flawscope.evaluation.trials import _parse_word, _reference_folder
 from flawscope.pictures.name_words import read_names
+from flawscope.results.region import Region
+from flawscope.results.result_workbook import ResultWorkbook
 
 BENCH = Path(__file__).parents[2] / "bench"
 NAMES = [f"{k}.png" for k in range(1, 7)]  # the last two are defective
@@ -150,15 +151,101 @@ def test_defects_of_any_split_are_for_the_test(tmp_path):
     assert counts == {"train": [False], "validation": [False], "test": [True, True, True, False]}
 
 
-def test_a_list_of_excel_needs_its_library_and_is_not_missed(tmp_path, monkeypatch, bench):
+def coco(path, names, kinds):
+    """A COCO file; kinds: of the mark in each picture, None: it has none."""
+    words = sorted({*kinds} - {None})
+    images = [{"id": k, "file_name": name, "width": 8, "height": 8} for k, name in enumerate(names)]
+    marks = [
+        {"id": k, "image_id": k, "category_id": words.index(kind), "bbox": [1, 1, 3, 3], "area": 9}
+        for k, kind in enumerate(kinds)
+        if kind is not None
+    ]
+    categories = [{"id": k, "name": word} for k, word in enumerate(words)]
+    path.write_text(json.dumps({"images": images, "annotations": marks, "categories": categories}))
+
+
+@pytest.mark.parametrize("splits", [("",), ("train", "valid", "test")])
+def test_pictures_of_all_kinds_in_one_folder_are_a_question(tmp_path, save, splits):
+    """By the marks of a labelling tool: what is marked is no good picture, unless its kind says so."""
+    root, kinds = tmp_path / "parts", ["scratch", "dent", None, None, None]
+    for split in splits:
+        names = [f"{split}{k}.png" for k in range(len(kinds))]
+        for name in names:
+            save(root / split / name)
+        coco(root / split / "_annotations.coco.json", names, kinds)
+    count = len(splits)
+    with pytest.raises(InputError) as asked:
+        open_dataset(root)
+    for words in (f"dent ({count}, not good by _annotations", f"unmarked ({3 * count}, nothing is said)"):
+        assert words in str(asked.value)
+    found = open_dataset(root, good="unmarked")
+    assert {item.kind for item in found.test if item.anomalous} == {"scratch", "dent"}
+    assert all(item.masks for item in found.test if item.anomalous)
+    assert len(found.train) + len(found.validation) + sum(not i.anomalous for i in found.test) == 3 * count
+    assert len(found.validation) == (3 if count == 3 else 0)
+    every = open_dataset(root, good="all").splits.values()
+    assert [len(one) for one in every] == ([5, 5, 5] if count == 3 else [5, 0, 0])
+    assert not any(item.anomalous for one in every for item in one)
+
+
+def test_a_list_without_a_header_tells_by_its_only_words(tmp_path, save):
+    """As makesense.ai exports boxes."""
+    for k in range(6):
+        save(tmp_path / f"parts/{k}.png")
+    rows = [f"scratch,2,2,3,3,{k}.png,8,8" for k in range(2)]
+    (tmp_path / "parts/labels_my-project-name.csv").write_text("\n".join(rows))
+    with pytest.raises(InputError, match=r"scratch \(2, by labels_my"):
+        open_dataset(tmp_path / "parts")
+    found = open_dataset(tmp_path / "parts", good=".")
+    assert [item.kind for item in found.test if item.anomalous] == ["scratch"] * 2
+
+
+def test_marks_of_a_split_set_are_no_question_where_a_list_tells_each(tmp_path, save):
+    for split in ("train", "valid"):
+        for k in range(4):
+            save(tmp_path / "parts" / split / f"{split}{k}.png")
+        rows = [f"{split}{k}.png, {int(k == 0)}, {int(k > 0)}" for k in range(4)]
+        (tmp_path / "parts" / split / "_classes.csv").write_text("\n".join(["filename, dent, good", *rows]))
+    found = open_dataset(tmp_path / "parts")
+    assert [len(one) for one in found.splits.values()] == [3, 3, 2]
+    (tmp_path / "video").mkdir()
+    (tmp_path / "video/a.mp4").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"only 1 \.mp4; .*of a video take single pictures"):
+        open_dataset(tmp_path / "video")
+
+
+def test_marks_whose_kind_says_good_tell_too(tmp_path, save):
+    names = [f"{k}.png" for k in range(8)]
+    for name in names:
+        save(tmp_path / "parts" / name)
+    coco(tmp_path / "parts/labels.json", names, ["good"] * 6 + ["scratch"] * 2)
+    found = open_dataset(tmp_path / "parts")
+    assert [item.kind for item in found.test if item.anomalous] == ["scratch"] * 2
+
+
+def test_good_ones_in_a_folder_and_in_one_below_are_good(tmp_path, save):
+    for name in ("Gut/1.png", "Gut/2.png", "Gut/Gut/3.png"):
+        save(tmp_path / "bilder" / name)
+    assert len(open_dataset(tmp_path / "bilder").train) == 3
+    save(tmp_path / "bilder/4.png")  # which says nothing
+    with pytest.raises(InputError, match="which folders hold good pictures"):
+        open_dataset(tmp_path / "bilder")
+
+
+def test_a_list_of_excel_is_read(tmp_path, bench):
     files = {**dict.fromkeys(bench.NAMES), "l.xlsx": bench.sheet(["ok"] * 20 + ["nok"] * 12)}
-    root = build(tmp_path, files)
-    assert opened(root) == (20, 12)
-    monkeypatch.setattr(tables.importlib.util, "find_spec", lambda name: None)
-    assert (
-        "l.xlsx may say which pictures are good: it names pictures, and reading it needs openpyxl"
-        in opened(root)
-    )
+    assert opened(build(tmp_path, files)) == (20, 12)
+
+
+def test_a_workbook_of_results_is_no_ground_truth(tmp_path):
+    root = build(tmp_path, dict.fromkeys(f"{k}.png" for k in range(8)))
+    book = ResultWorkbook(("path", "decision", "largest_px", "kinds"))
+    for path in sorted(root.glob("*.png")):
+        row = {"path": path.name, "decision": "anomalous", "largest_px": 3.0, "kinds": "scratch"}
+        book.add(row, [(path.name, Region((0, 0, 3, 3), 9, 1.0, (1.5, 1.5), ("scratch",)))])
+    with open(root / "results.xlsx", "wb") as file:
+        book.save(file, ())
+    assert opened(root) == (8, 0)
 
 
 def test_seen_defects_are_none_that_are_called_good(tmp_path, mask, save):

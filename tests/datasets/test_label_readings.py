@@ -15,6 +15,7 @@ from test_labels import place as place_export
 
 from flawscope.datasets import open_dataset
 from flawscope.datasets.check import check
+from flawscope.datasets.labels import LabelFiles, forms
 from flawscope.datasets.labels.yolo import have_key_points
 from flawscope.datasets.mask_remarks import good_remarks, mask_remarks
 from flawscope.datasets.masks import union_masks
@@ -427,3 +428,19 @@ def test_a_mutated_file_ends_nothing(root, form):
             with suppress(InputError):
                 union_masks(item.masks, (48, 64))
         remarks(root)
+
+
+def test_a_large_table_that_names_no_picture_is_searched_once(tmp_path, monkeypatch):
+    """One lay in the folder above the pictures: its bytes were searched for each of its numbers."""
+    draw(tmp_path)
+    (tmp_path / "trace.json").write_text(json.dumps([{"ts": k, "pid": "7"} for k in range(500)]))
+    searches, plain = [], forms._SIGN
+
+    class Sign:
+        def search(self, data):
+            searches.append(len(data))
+            return plain.search(data)
+
+    monkeypatch.setattr(forms, "_SIGN", Sign())
+    assert not LabelFiles(tmp_path, [*(tmp_path / "bad").iterdir()]).unread_lists
+    assert len(searches) <= 2  # by the form, and by the list

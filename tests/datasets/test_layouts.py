@@ -47,10 +47,51 @@ def test_mvtec(mvtec, save):
     assert (open_dataset(mvtec).test, open_dataset(mvtec).has_masks) == ((), False)
     save(mvtec / "train/scratch/0.png")
     for options, words in (
-        ({}, "only good pictures can be trained on"),
+        ({}, "which folders hold good pictures?"),
         *(({"test_share": share}, "test share") for share in (-0.1, 1.0, float("nan"))),
     ):
         assert words in refused(mvtec, **options)
+
+
+SPLIT_KINDS = {"train": 6, "valid": 2, "test": 3}  # pictures of each kind
+SPLIT_TREES = {  # folders of pictures, as exports for classification have them; --good, if nobody knows else
+    "beside each other": (("good", "defect"), "{split}/{kind}", None),
+    "kinds of defects": (("good", "scratch", "dent"), "{split}/{kind}", None),
+    "in another language": (("gut", "schlecht"), "{split}/{kind}", None),
+    "other words for the splits": (("ok", "nok"), "{split}ing/{kind}", None),
+    "kinds above the splits": (("good", "bad"), "{kind}/{split}", None),
+    "numbers": (("class0", "class1"), "{split}/{kind}", "class0"),
+    "numbers above the splits": (("class0", "class1"), "{kind}/{split}", "class0"),
+}
+
+
+@pytest.mark.parametrize("tree", SPLIT_TREES)
+def test_exports_for_classification_keep_their_split(tmp_path, save, tree):
+    kinds, place, good = SPLIT_TREES[tree]
+    splits = {"train": 6, "test": 3} if "ing" in place else SPLIT_KINDS
+    for split, count in splits.items():
+        for kind in kinds:
+            for k in range(count):
+                save(tmp_path / "parts" / place.format(split=split, kind=kind) / f"{k}.png")
+    if good is not None:
+        text = refused(tmp_path / "parts")
+        assert "which folders hold good pictures? class0" in text
+        assert "--good NAME" in text
+    found = open_dataset(tmp_path / "parts", good=good)
+    assert len(found.train) == 6
+    assert len(found.validation) == splits.get("valid", 0)
+    assert sum(not item.anomalous for item in found.test) == 3
+    defects = [item.kind for item in found.test if item.anomalous]
+    assert {kind: defects.count(kind) for kind in defects} == dict.fromkeys(kinds[1:], sum(splits.values()))
+    assert not any(item.anomalous for item in (*found.train, *found.validation))
+
+
+def test_a_kind_to_learn_from_that_nobody_knows_is_a_question_with_an_answer(mvtec, save):
+    save(mvtec / "train/type_a/0.png")
+    assert "good (22, good by its name), type_a (1): name them with --good" in refused(mvtec)
+    found = open_dataset(mvtec, good="good,type_a")
+    assert len(found.train) == 21
+    assert [item.kind for item in open_dataset(mvtec, good="good").test].count("type_a") == 1
 
 
 LOCO = [f"ground_truth/logical_anomalies/000/{k}.png" for k in ("000", "001", "010")]

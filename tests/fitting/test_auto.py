@@ -1,6 +1,8 @@
 """The search for settings, with models that score by a script; and one with real ones."""
 
+import json
 import pickle
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,8 +11,9 @@ import pytest
 from PIL import Image
 
 from auto_helpers import pictures
+from flawscope.calibration import tried
 from flawscope.errors import InputError
-from flawscope.fitting import auto, fit_auto, trial_pictures
+from flawscope.fitting import auto, fit_auto, search_time, trial_pictures
 from flawscope.fitting.proposals import Recipe, propose_tiles, propose_views
 from flawscope.fitting.trial_pictures import make_stages
 from flawscope.pictures import foreground
@@ -62,6 +65,7 @@ def scripted(monkeypatch):
         monkeypatch.setattr(module, name, remembered(getattr(module, name)))
     monkeypatch.setattr(auto, "fit", fit)
     monkeypatch.setattr(auto, "propose_frames", lambda *_: [Recipe({"align": "turn"})])
+    monkeypatch.setattr(auto, "poses_needed", lambda _: None)
     monkeypatch.setattr(auto, "_with_choice", lambda predictor, choice, given: (choice, given))
     return SimpleNamespace(calls=calls, reaches=reaches, good=good)
 
@@ -104,8 +108,8 @@ def test_what_there_was_no_time_to_try_again_is_chosen_by_the_first_trial(script
     inner = auto.fit
 
     def late(images, **options):
-        found, tried = inner(images, **options), [own for _, own in scripted.calls]
-        if tried[-1] == {"align": "turn"} and tried.count(tried[-1]) == 2:
+        found, met = inner(images, **options), [own for _, own in scripted.calls]
+        if met[-1] == {"align": "turn"} and met.count(met[-1]) == 2:
             raise auto._TimeIsUpError
         return found
 
@@ -135,10 +139,103 @@ def test_settings_that_cannot_be_tried_are_told(scripted):
     assert next(one.note for one in choice.trials if one.flags == "--align turn") == "no part"
 
 
-def test_nothing_is_tried_without_time(scripted):
-    choice, _ = fit_auto(scripted.good, minutes=1e-6)
+def test_nothing_is_tried_without_time(scripted, monkeypatch):
+    monkeypatch.setattr(auto, "FIRST", 0.0)
+    choice, _ = fit_auto(scripted.good)
     assert (choice.flags, choice.reason) == ("", "there was no time to try others: give more minutes")
     assert [one.note for one in choice.trials] == ["no time"]
+    assert choice.enough > 10
+    assert any(f"about {choice.enough} minutes would do" in line for line in choice.lines())
+
+
+def test_what_cannot_be_fitted_in_time_is_refused_with_the_minutes(scripted, refused):
+    refused(lambda: fit_auto(scripted.good, minutes=1e-6), "too few", "40 good pictures", "--auto 2")
+    assert not scripted.calls
+
+
+def short(monkeypatch):
+    monkeypatch.setattr(search_time.SearchTime, "is_short", lambda *_: True)
+
+
+def test_with_little_time_trials_are_small_and_the_likeliest_comes_first(scripted, monkeypatch):
+    short(monkeypatch)
+    monkeypatch.setattr(auto, "poses_needed", lambda _: "shift")
+    scripted.reaches["--align shift"] = 4.0
+    choice, _ = fit_auto(scripted.good)
+    assert [(one.flags, one.stage) for one in choice.trials][:5] == [
+        ("", 1),
+        ("--align shift", 1),
+        ("--align turn", 1),
+        ("", 2),
+        ("--align shift", 2),
+    ]
+    assert choice.trials[0].found[1] == 16
+    assert choice.flags == "--align shift"
+    assert not choice.enough
+
+
+def test_few_simulated_defects_do_not_decide(scripted, monkeypatch):
+    short(monkeypatch)
+    scripted.reaches |= {"--align turn": 4.0}
+
+    def stopped(self, stage):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(auto._Search, "_confirm", stopped)
+    choice, _ = fit_auto(scripted.good)
+    assert choice.flags == ""
+    assert "few simulated defects do not decide, and of --align turn" in choice.reason
+    given, _ = fit_auto(scripted.good, seen=[(one, []) for one in pictures(60)[40:]])
+    assert given.flags == "--align turn"
+
+
+def test_the_same_settings_are_not_fitted_again(scripted, monkeypatch, tmp_path):
+    """A search that goes on tries the settings as given no more, and keeps a model of the same settings."""
+    scripted.reaches["--size 256+768"] = KeyboardInterrupt()
+    first, _ = fit_auto(scripted.good)
+    assert first.enough
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(b"")
+    facts = json.loads(json.dumps({tried.TRIED: first.to_dict()}))
+    monkeypatch.setattr(auto, "read_manifest", lambda _: SimpleNamespace(facts=facts))
+    monkeypatch.setattr(auto, "_reopened", lambda path, options: "kept")
+    monkeypatch.setattr(auto, "_with_choice", lambda predictor, choice, given: (choice, predictor))
+    scripted.calls.clear()
+    again, kept = fit_auto(scripted.good, earlier=path)
+    assert kept == "kept"
+    assert {} not in [own for _, own in scripted.calls]
+    assert {one.flags for one in again.trials} >= {one.flags for one in first.trials}
+    del scripted.reaches["--size 256+768"]
+    scripted.reaches["--preset accurate"] = 4.0
+    other, made = fit_auto(scripted.good, earlier=path)
+    assert (other.flags, isinstance(made, Scripted)) == ("--preset accurate", True)
+    assert scripted.calls[-1] == (40, {"preset": "accurate"})
+
+
+def test_a_search_that_had_no_time_shows_what_it_had(scripted):
+    scripted.reaches |= {"--align turn": KeyboardInterrupt()}
+    choice, _ = fit_auto(scripted.good)
+    assert choice.reason == "nothing else was tried to the end"
+    late = tried.Trial("--align turn", 2, note=tried.NO_TIME)
+    base = tried.Trial("", 1, 0.6), tried.Trial("", 2, 0.6)
+    shown = tried.Choice("", "", (*base, tried.Trial("--align turn", 1, 0.9), late))
+    assert [(one.flags, one.auroc) for one in shown.shown()] == [("", 0.6), ("--align turn", 0.9)]
+    assert "the first was tried twice" in " ".join(shown.lines())
+
+
+def test_settings_that_find_little_are_told_so(scripted):
+    scripted.reaches[""] = 0.0
+    choice, _ = fit_auto(scripted.good)
+    told = r"; by them it finds \d+ of 24 simulated defects \(--seen gives some of yours\)"
+    assert re.search(told, choice.reason)
+
+
+def test_a_folder_is_a_path_too(scripted, tmp_path, monkeypatch):
+    for k, one in enumerate(scripted.good[:8]):
+        Image.fromarray(one).save(tmp_path / f"{k}.png")
+    monkeypatch.setattr(auto, "fit", lambda images, **_: None)
+    choice, _ = fit_auto(tmp_path)
+    assert "8 good parts are too few" in choice.reason
 
 
 def test_a_search_goes_on_with_what_had_no_time(scripted):
@@ -153,8 +250,8 @@ def test_a_search_goes_on_with_what_had_no_time(scripted):
     again, _ = fit_auto(scripted.good, align="none", earlier=first)
     whole, _ = fit_auto(scripted.good, align="none")
     assert {"align": "none", "size": "256+768"} not in [own for _, own in scripted.calls[:3]]
-    tried, expected = ([(t.flags, t.auroc, t.gain) for t in one.trials] for one in (again, whole))
-    assert tried == expected
+    found, expected = ([(t.flags, t.auroc, t.gain) for t in one.trials] for one in (again, whole))
+    assert found == expected
     assert again.seconds >= first.seconds
 
 

@@ -47,7 +47,16 @@ def test_pictures_whose_names_tell_no_part_are_joined_whatever_others_tell():
     found = find_parts(looks, names, groups, pattern=r"p\d", say=said.append)
     assert found == [0, 0, 1, 2, 3, 3, 4, 4]
     assert "p1_a, p9_b, although their names tell different parts" in said[0]
-    assert "4 pictures are nearly the same as others, such as x1, x2; counted as 5 parts" in said[1]
+    assert "4 pictures are nearly the same as others, such as x1, x2: one part photographed again?" in said[1]
+    assert "Counted as 5 parts; if each shows another part: --group '.*'" in said[1]
+
+
+def test_exact_copies_are_no_near_copies():
+    """They are told where they are left out; they count as one part all the same."""
+    looks = [Look.of(part(k)) for k in range(4)]
+    said, names = [], [f"{k}" for k in range(8)]
+    found = find_parts([*looks, *looks], names, range(8), pattern=None, say=said.append)
+    assert (found, said) == ([0, 1, 2, 3, 0, 1, 2, 3], [])
 
 
 @pytest.mark.parametrize("white", [np.uint8(255), np.uint16(65535), np.float32(1)])

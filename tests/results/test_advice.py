@@ -2,7 +2,7 @@
 
 import pytest
 
-from flawscope.results.advice import MOST, advice
+from flawscope.results.advice import ACCURATE, FEW, MOST, advice
 
 SMALL = {"pictures": [(2000, 3000)], "network": (416, 624)}
 MISSED = {"defects": 30, "missed": 5}
@@ -22,6 +22,8 @@ SEARCH = "fit --auto, which tries how the pictures are best seen"
         ({**MISSED, "pictures": [(640, 640)], "network": (512, 512)}, [SEARCH]),
         ({**MISSED, **ELSEWHERE, "tried": True}, []),
         ({**ELSEWHERE, "defects": 30, "missed": 2}, []),  # fewer than a tenth
+        ({"learnt": FEW}, [ACCURATE]),
+        ({"learnt": FEW + 1}, []),
         ({**ELSEWHERE, "defects": 30, "missed": 20, "sole": "a.png", "hidden": 5}, [SEARCH]),
         # a search could show no more: as it is, enlarged, a size of its own, tiles, sides rounded to the
         # network's step, one larger picture of many
@@ -61,6 +63,7 @@ def test_missed_defects_that_vanish_at_the_network_need_tiles():
             {"rate": 0.05, "missing": 12},
             "a false-alarm rate of 5.0% cannot be promised yet: add 12 more good pictures",
         ),
+        ({"learnt": 4}, f"4 good pictures to learn from: {ACCURATE}"),
     ],
 )
 def test_a_step_has_its_reason(facts, line):

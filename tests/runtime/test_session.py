@@ -1,5 +1,8 @@
 """Engines: the same numbers from the same file, and one line where a file or a machine does not fit."""
 
+import copy
+import pickle
+
 import numpy as np
 import onnx
 import pytest
@@ -8,6 +11,7 @@ import flawscope
 from flawscope import predictor
 from flawscope.errors import InputError
 from flawscope.runtime import onnx_file
+from formats_helpers import path_fixture  # noqa: F401
 
 
 @pytest.fixture
@@ -61,6 +65,23 @@ def test_a_file_that_changed_since_it_was_opened_is_not_saved_anew(onnx_path, tm
     with pytest.raises(InputError, match="it has changed since it was opened"):
         model.save(tmp_path / "other.onnx")
     assert not (tmp_path / "other.onnx").exists()
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_a_model_can_be_copied_and_pickled(again, path, drawn):
+    model, picture = flawscope.load(path, device="cpu"), drawn / "plate/train/good/000.png"
+    other = again(model)
+    assert other.predict(picture).score == model.predict(picture).score
+    assert other.manifest == model.manifest
+
+
+def test_a_pickle_of_a_file_that_is_another_by_now_is_refused(onnx_path, tmp_path, refused):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(onnx_path.read_bytes())
+    kept = pickle.dumps(flawscope.load(path))
+    assert len(kept) < path.stat().st_size / 2  # of the network there is the place alone
+    path.unlink()
+    refused(lambda: pickle.loads(kept), str(path), "load it again")
 
 
 def renamed(proto):

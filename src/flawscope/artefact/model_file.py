@@ -41,7 +41,7 @@ METADATA_KEY = "flawscope"
 # Facts of the run, not of the model. They stand apart in the file: all else is the same, byte for byte, after
 # two fits with the same seed, pictures and processor.
 RUN_KEY = "flawscope_run"
-TIME_FACTS, MEMORY_FACTS = ("seconds", "seconds_total"), ("memory_peak", "memory_predicted")
+TIME_FACTS, MEMORY_FACTS = ("seconds", "seconds_total", "seconds_view"), ("memory_peak", "memory_predicted")
 ASKED_CALL = "asked_call"  # digest of the call whose result is open: the same call with --force accepts it
 RUN_FACTS = ("summary", *TIME_FACTS, *MEMORY_FACTS, "shards", "device", "threads", ASKED_CALL)
 QUESTIONS = "questions"  # among the facts: open questions
@@ -157,9 +157,10 @@ def _parse_facts(data: Mapping[str, Any]) -> dict[str, Any]:
         lines = found.get(name, [])
         if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
             raise ValueError(name)
-    seconds = found.get("seconds_total", 0)
-    if not isinstance(seconds, int | float) or not 0 <= seconds < 1e9:
-        raise ValueError("seconds_total")
+    for name in ("seconds_total", "seconds_view"):
+        seconds = found.get(name, 0)
+        if not isinstance(seconds, int | float) or not 0 <= seconds < 1e9:
+            raise ValueError(name)
     return found
 
 

@@ -22,7 +22,7 @@ SIMULATED_DEFECTS = "simulated_defects"  # among a model's facts
 NORMAL_QUANTILE = 1.959963984540054  # of 97.5 %: both tails together are 5 %
 CONTRAST_RANGE = (4.0, 64.0)  # grey levels: from hardly visible to as strong as most real defects
 CLEAR = 16.0  # grey levels: from here on an eye sees it at once
-# Share of the clear defects of a size that a model is expected to find (docs/measurements.md)
+# Share of the clear defects of a size below which a remark is made
 MIN_DETECTION_RATE = 0.75
 MIN_DEFECTS = 8  # of fewer neither a share nor a limit is told, nor does a guard decide
 STEEPNESS = (3.0, 1.0)  # logits an octave, and their standard deviation: expected before a defect is seen
@@ -131,24 +131,20 @@ class DefectScores:
         told = [f"{faint} of {others} faint"] * (others > 0) + [f"{text} clear"] * (count > 0)
         return f"{size} {' and '.join(told)} ones"
 
-    def warning(self) -> str | None:
-        """Warning about a model that surely misses too many clear defects that are not small."""
-        return self._misses(list(self.scores)[1:])
-
-    def small_warning(self) -> str | None:
-        """Warning about a model that surely misses too many clear small defects."""
-        return self._misses(list(self.scores)[:1])
-
-    def _misses(self, sizes: Sequence[str]) -> str | None:
-        """Tells how few clear defects of these sizes are found, where the interval of their share ends below
-        `MIN_DETECTION_RATE`."""
-        if not sizes:
-            return None
-        found, count = (sum(part) for part in zip(*(self.count_found(s, CLEAR) for s in sizes), strict=True))
-        if wilson_interval(found, count)[1] >= MIN_DETECTION_RATE:
-            return None
-        defects = pluralize(count, "clear simulated defect")
-        return f"it finds only {found} of {defects} of {' and '.join(sizes)} size"
+    def remark(self) -> str | None:
+        """Remark on a model that surely misses many clear defects: those that are not small, else small ones.
+        None: it does not, or fewer than `MIN_DEFECTS` tell. What share of real ones it finds they do not
+        say (docs/measurements.md)."""
+        for sizes in (list(self.scores)[1:], list(self.scores)[:1]):
+            found, count = (sum(self.count_found(size, CLEAR)[k] for size in sizes) for k in (0, 1))
+            low, high = wilson_interval(found, count)
+            if count >= MIN_DEFECTS and high < MIN_DETECTION_RATE:
+                of = f"{count} clear simulated defects of {' and '.join(sizes)} size"
+                return (
+                    f"of {of} it finds {found} (95 %: {low:.0%} to {high:.0%}); real ones may be easier "
+                    "or harder to find: `evaluate` tells by pictures of some"
+                )
+        return None
 
     def to_dict(self) -> dict[str, Any]:
         sizes = {}

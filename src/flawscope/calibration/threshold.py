@@ -28,8 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.calibration import min_calibration_size
-from flawscope.calibration.promise import describe_rate, rate_interval
-from flawscope.errors import InputError, pluralize
+from flawscope.calibration.promise import describe_rate, rate_interval, simultaneous_bound
+from flawscope.errors import InputError, decimal_point, pluralize
 
 DEFAULT_RATE = 0.05
 Rate = float | str  # 0.05 or "5%"
@@ -45,8 +45,8 @@ MIN_SPREAD = 0.1  # of the way from good maps' level to their maxima; 0.13 to 0.
 def parse_false_alarm_rate(value: Rate) -> float:
     """Reads 0.05, "0.05" or "5%" as a number. InputError where it does not lie between 0 and 1."""
     try:
-        percent = isinstance(value, str) and value.rstrip().endswith("%")
-        number = float(value.rstrip()[:-1]) / 100 if isinstance(value, str) and percent else float(value)
+        text = decimal_point(str(value)).rstrip()
+        number = float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except (TypeError, ValueError):
         number = math.nan
     if isinstance(value, bool) or not 0 < number < 1:
@@ -151,6 +151,28 @@ class Calibration:
         """Interval, 0..1, in which the false-alarm rate of this one model lies with 95 %: `expected_rate` is
         the mean of such models."""
         return rate_interval(self.expected_rate, self.unit_count)
+
+    @property
+    def rate_bound(self) -> float:
+        """Bound, 0..1, on the false-alarm rate of this one model that holds with 95 % for all thresholds at
+        once: also for one that was chosen by what it finds (`promise.simultaneous_bound`)."""
+        above = int((self._unit_maxima > self.score_threshold).sum())
+        return simultaneous_bound(above + 1, self.unit_count) if above < self.unit_count else 1.0
+
+    @cached_property
+    def _unit_maxima(self) -> NDArray[np.float64]:
+        """The largest score of each unit [K], rising; infinite where a picture of it was counted wrong."""
+        found: dict[int, float] = {}
+        scores = (*self.scores, *[math.inf] * self.miscounted)
+        for unit, score in zip(self.units or range(self.count), scores, strict=True):
+            found[unit] = max(score, found.get(unit, -math.inf))
+        return np.sort(np.array([*found.values()], dtype=np.float64))
+
+    def unit_p_values(self, scores: NDArray[Any] | float) -> NDArray[np.float64]:
+        """P-values of raw scores, any shape, of pictures of new units among the largest scores of the good
+        ones: `p_values` where each picture is a unit, else never smaller. A batch is judged by these."""
+        place = np.searchsorted(self._unit_maxima, np.asarray(scores, dtype=np.float64), side="left")
+        return np.asarray((1.0 + self.unit_count - place) / (self.unit_count + 1.0), dtype=np.float64)
 
     @property
     def pictures_missing(self) -> int:

@@ -31,6 +31,17 @@ class Scored(NamedTuple):
     defective: NDArray[np.float64]
     carriers: NDArray[np.int64]
 
+    @classmethod
+    def of_lists(cls, stored: Sequence[Sequence[float]]) -> Scored | None:
+        """Reads what `to_lists` gave; None where nothing is stored."""
+        if len(stored) != 3:
+            return None
+        good, defective, carriers = stored
+        return cls(np.array(good, float), np.array(defective, float), np.array(carriers, np.int64))
+
+    def to_lists(self) -> tuple[tuple[float, ...], ...]:
+        return tuple(tuple(one.tolist()) for one in self)
+
     def auroc(self) -> float:
         """AUROC of defective against good pictures, 0..1; of given and of simulated ones the mean."""
         return float(self._aurocs(np.ones((1, self.good.size)), np.ones((1, self.carriers.size)))[0])
@@ -72,7 +83,9 @@ class Trial:
     flags: as `flawscope fit` takes them. stage: 1, all on few pictures; 2, the best anew, on others.
     auroc, gain: the latter over the settings as given, (gain, low, high) of its 95 % interval.
     false_alarms, found: (how many, of how many) good and defective pictures.
-    seconds: of a picture. note: why it was not tried to the end.
+    seconds: of a picture; fit_seconds: of the fit, for each picture learnt from.
+    note: why it was not tried to the end.
+    scores: of the settings as given, with which those of others are compared (`Scored.to_lists`).
     """
 
     flags: str
@@ -83,6 +96,8 @@ class Trial:
     found: tuple[int, int] = (0, 0)
     seconds: float = 0.0
     note: str = ""
+    fit_seconds: float = 0.0
+    scores: tuple[tuple[float, ...], ...] = ()
 
     @property
     def was_ended(self) -> bool:
@@ -124,7 +139,8 @@ class Choice:
 
     flags: of the settings that were chosen; empty: those given. reason: why.
     given, simulated: defective pictures that were judged. seconds: of the search, and of those that it went
-        on with. digest: of the pictures and options; empty: nothing was tried.
+        on with. digest: of the pictures and options; empty: nothing was tried. first: number of the sizes
+        of its first stage. enough: minutes in which all would be tried, about; 0: all was.
     """
 
     flags: str
@@ -134,11 +150,13 @@ class Choice:
     simulated: int = 0
     seconds: float = 0.0
     digest: str = ""
+    first: int = 0
+    enough: int = 0
 
     @property
     def has_tried(self) -> bool:
-        """Whether other settings than those given were tried."""
-        return any(one.flags for one in self.trials)
+        """Whether other settings than those given were tried to the end."""
+        return any(one.flags and one.was_ended for one in self.trials)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -149,7 +167,9 @@ class Choice:
         try:
             stored = facts[TRIED]
             trials = tuple(
-                Trial(**{field.name: _tuples(one[field.name]) for field in fields(Trial)})
+                Trial(
+                    **{field.name: _tuples(one[field.name]) for field in fields(Trial) if field.name in one}
+                )
                 for one in stored["trials"]
             )
             own = {field.name: stored[field.name] for field in fields(cls) if field.name in stored}
@@ -166,19 +186,23 @@ class Choice:
             for row in rows
         ]
         again = sum(one.stage == 2 for one in self.shown())
-        told = f"the first {again} were tried twice: this is the second time, on other pictures"
+        told = "the first was" if again == 1 else f"the first {again} were"
         lines = [
             *(table if len(rows) > 1 else []),
-            *([told] if again else []),
+            *([f"{told} tried twice: this is the second time, on other pictures"] if again else []),
             f"chosen: {self.flags or 'as given'}, since {self.reason}",
         ]
-        if any(not one.was_ended for one in self.shown()):
-            lines.append("the same call with --resume goes on with what there was no time for")
+        if self.enough:
+            minutes = pluralize(self.enough, "minute")
+            lines.append(f"about {minutes} would do for all; the same call with --resume goes on")
         return lines
 
     def shown(self) -> Sequence[Trial]:
-        """Returns the last trial of each setting: by its pictures nothing was chosen before."""
-        last = {one.flags: one for one in self.trials}
+        """Returns the last trial of each setting that was ended: by its pictures nothing was chosen before.
+        Where none was, the one that had no time."""
+        last: dict[str, Trial] = {}
+        for one in sorted(self.trials, key=lambda one: (one.was_ended, one.stage)):
+            last[one.flags] = one
         return sorted(last.values(), key=lambda one: (-one.stage, -(one.auroc or -1)))
 
     def basis(self) -> str:
@@ -195,4 +219,4 @@ def tried_lines(facts: Mapping[str, Any]) -> list[str]:
 
 
 def _tuples(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -18,6 +18,7 @@ UNSUPPORTED_ON_CLUSTER = {
     "maps": "no maps are written",
     "labels": "no labels are written",
     "product": "it takes a model of one product",
+    "false_discovery_rate": "it prints no totals of p-values",
     "scale_mm": "its rows have no sizes",
     "tolerances": "its rows have no kinds and sizes",
     "decimal_comma": "its tables are Parquet files",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +12,11 @@ from typing import TYPE_CHECKING
 from flawscope.cli import common, fit_one, fit_options, fit_several, questions, router
 from flawscope.cluster import connect
 from flawscope.errors import InputError, pluralize
+from flawscope.methods import registry
 from flawscope.progress import Detail
 
 if TYPE_CHECKING:
+    from flawscope.artefact.model_file import Manifest
     from flawscope.predictor import Predictor
 
 
@@ -66,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         say(line)
     say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB); `flawscope info {out}` tells all about it")
     rate, missing = predictor.calibration.rate, promise_of(predictor.manifest).missing
-    for one in advice(rate=rate, missing=missing):
+    for one in advice(rate=rate, missing=missing, learnt=learnt_by_default(args, predictor.manifest)):
         say(f"next: {one.line()}")
     for line in next_steps(args, out):
         say(line)
@@ -101,16 +104,30 @@ def summary(predictor: Predictor, verbose: bool = False, updated: bool = False) 
     # what the rate lacks stands among the next steps
     brief = calibration.describe_rate() if calibration.promised else calibration.brief()
     lines = [brief if short else promise.text, *([] if updated else describe_found(manifest.facts))]
-    if predictor.suspects:
+    told = "\n".join((*manifest.notes, *manifest.questions))  # a picture is named once, with one reason
+    suspects = [(name, score) for name, score in predictor.suspects if not _names(told, name)]
+    if suspects:
         was_dropped = any(p.role == "dropped" for p in manifest.pictures)
         unlike = f"unlike the other good ones, {'left out' if was_dropped else 'but learnt from'}"
-        lines.append(f"{unlike}: {pluralize(len(predictor.suspects), 'picture')}, most suspicious first:")
-        lines += [f"  {name}  score {score:.4g}" for name, score in predictor.suspects[:20]]
-        if len(predictor.suspects) > 20:
-            lines.append(f"  and {len(predictor.suspects) - 20} more")
+        lines.append(f"{unlike}: {pluralize(len(suspects), 'picture')}, most suspicious first:")
+        lines += [f"  {name}  score {score:.4g}" for name, score in suspects[:20]]
+        if len(suspects) > 20:
+            lines.append(f"  and {len(suspects) - 20} more")
         if not was_dropped:
             lines.append("look whether they are good; --drop-suspects leaves out such")
     return lines
+
+
+def learnt_by_default(args: argparse.Namespace, manifest: Manifest) -> int:
+    """Number of good pictures that the default of a method with a preset `accurate` learnt from; else 0."""
+    plain = args.update is None and args.preset in (None, "default")
+    able = plain and "accurate" in registry.method(manifest.method).presets
+    return sum(one.role == "train" for one in manifest.pictures) if able else 0
+
+
+def _names(text: str, name: str) -> bool:
+    """Whether a text names a picture."""
+    return re.search(rf"(?<![\w./-]){re.escape(name)}(?![\w-])", text) is not None
 
 
 def next_steps(args: argparse.Namespace, out: Path) -> list[str]:

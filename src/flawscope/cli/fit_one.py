@@ -161,8 +161,9 @@ def fit_model(
         text = error.conflicts[0].describe(lambda name: fit_options.written(args, name))
         raise InputError(text) from None
     choice = Choice.from_facts(predictor.manifest.facts)
-    if choice is not None and not choice.has_tried:  # else it was tried
-        for one in advised:
+    tried = set[str]() if choice is None else {one.flags for one in choice.trials if one.was_ended}
+    for one in advised if choice is not None else ():
+        if one.step not in tried:
             say(f"next: {one.line()}")
     return predictor
 

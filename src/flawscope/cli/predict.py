@@ -17,7 +17,6 @@ from flawscope.progress import defer_interrupts, ignore_progress
 if TYPE_CHECKING:
     from flawscope.pictures.decoding import PictureSource
     from flawscope.progress import ProgressCallback
-    from flawscope.results.prediction import MismatchDetector
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,12 +28,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what to score; - reads paths, or one picture, from stdin",
     )
     common.add_rate(parser, "the model's")
+    parser.add_argument(
+        "--false-discovery-rate",
+        type=common.parse_rate,
+        metavar="RATE",
+        help="say, of all pictures together, up to which p-value they can be called defective so that on "
+        "average at most this share of them is good, such as 10%%",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON line for every input, judged or not")
     parser.add_argument(
         "--out",
         metavar="DIR|FILE.csv|FILE.xlsx",
-        help="write a table of results, a JSON file for every input, overlays, maps and masks; or the table "
-        "alone, .csv or .xlsx (Excel)",
+        help="write tables of results (CSV, Excel), a JSON file for every input, overlays, maps and masks; "
+        "or a table alone, .csv or .xlsx",
     )
     parser.add_argument(
         "--only-anomalous",
@@ -92,6 +98,8 @@ def run(args: argparse.Namespace) -> int:
         for name, one in predictor.products.items():
             predictor = predictor.with_product(name, one.with_scale(scale))
     summary, stream = output.Summary(predictor), common.stream_of(predictor, args.product)
+    if args.false_discovery_rate is not None and summary.parts:
+        raise InputError("--false-discovery-rate is of pictures, the model decides on parts: leave it out")
     if args.tolerances:
         summary.tolerances = Tolerances.read(Path(args.tolerances))
         stream = tolerating(predictor, stream, summary.tolerances)
@@ -99,11 +107,12 @@ def run(args: argparse.Namespace) -> int:
     if inputs.total:
         paths = [path for path in inputs.sources if isinstance(path, Path)]
         root = common_folder([path for path in paths if path not in inputs.errors])
-    results = output.Output(args, root, inputs=paths, columns=summary.columns, parts=summary.parts)
+    form = {**summary.form, "model": os.path.basename(args.model)}
+    results = output.Output(args, root, inputs=paths, form=form, parts=summary.parts)
     totals = summary.totals
     began, complete = time.monotonic(), False
     try:
-        _judge(inputs, stream, results, totals, step)
+        _judge(inputs, stream, results, summary, step)
         complete = True
     except KeyboardInterrupt:
         of = f" of {inputs.total:,}" if inputs.total else ""
@@ -113,6 +122,8 @@ def run(args: argparse.Namespace) -> int:
     finally:
         unjudged = len(results.failures)
         facts = summary.facts(args, unjudged)
+        if args.false_discovery_rate is not None:
+            facts["batch"] = summary.batch(args.false_discovery_rate)
         facts |= {"complete": complete, "seconds": round(time.monotonic() - began, 3)}
         facts["not_judged"] = {path: why_passed_over(path) for path in inputs.side_files}
         results.finish(facts, summary.levels)
@@ -121,6 +132,8 @@ def run(args: argparse.Namespace) -> int:
             common.say(summary.line())
             if results.parts:
                 common.say(output.parts_line(results.decided_parts, results.parts.promise()))
+        if "batch" in facts:
+            common.say(output.batch_line(facts["batch"]))
         output.say_remarks(inputs.side_files, totals)
     code = results.exit_code
     bad = {part.decision for part in results.decided_parts} - {"good"} if results.parts else totals.anomalous
@@ -133,7 +146,7 @@ def _judge(
     inputs: output.PictureInputs,
     stream: Callable[..., Iterator[tuple[PictureSource, Any]]],
     results: output.Output,
-    totals: MismatchDetector,
+    summary: output.Summary,
     step: ProgressCallback,
 ) -> None:
     """Judges the inputs. Ctrl-C waits until an input has been counted and its row and files are written."""
@@ -148,7 +161,7 @@ def _judge(
                 results.add(Unjudged(name, why), source)
             else:
                 results.add(replace(result, path=name), source)
-                totals.add(result)  # an unprinted result has no row either
+                summary.add(result)  # an unprinted result has no row either
         if interrupted.is_set():
             raise KeyboardInterrupt
         if inputs.total:

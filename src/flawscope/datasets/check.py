@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
-
 from flawscope.datasets.class_labels import read_class_labels
+from flawscope.datasets.copies import CheckedPicture, exact_copies, near_copies
+from flawscope.datasets.copies import Finding as Finding
 from flawscope.datasets.dataset import Dataset, Item, count_reasons
 from flawscope.datasets.labels import PictureLabels
 from flawscope.datasets.labels.forms import EXPECTED
@@ -33,7 +33,7 @@ from flawscope.pictures.folder_words import says_good
 from flawscope.pictures.listing import COMPANION_SUFFIXES, natural_key, not_pictures_in
 from flawscope.pictures.mask_files import seem_masks
 from flawscope.pictures.masks import marks_most
-from flawscope.pictures.near_duplicates import Look, clusters, near_duplicates
+from flawscope.pictures.near_duplicates import Look
 
 _T = TypeVar("_T", str, tuple[int, int])
 Progress = Callable[[int, int], None]
@@ -42,21 +42,6 @@ SEVERITIES = ("error", "warning", "note")
 MAX_SHOWN = 5  # findings of one code that `CheckReport.lines` spells out; of many nearly alike only one
 MIN_SPREAD = 1.0  # grey levels of spread in the thumbnail below which a picture shows nothing
 PICTURES_FOR_5_PERCENT = 19  # of n pictures, no false-alarm rate below 1 / (n + 1) is possible
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Fault of a data set. `code` names it for machines; paths are relative to the category's folder."""
-
-    severity: str  # "error", "warning" or "note"
-    code: str
-    subject: str
-    message: str
-    remedy: str
-    others: tuple[str, ...] = ()  # the further pictures that take part, such as the copies
-
-    def line(self) -> str:
-        return f"{self.severity}: {self.subject}: {self.message}; {self.remedy}"
 
 
 class ReadForm(NamedTuple):
@@ -135,19 +120,6 @@ class CheckReport:
         return text
 
 
-@dataclass(frozen=True)
-class _CheckedPicture:
-    """Facts that are kept of a picture."""
-
-    split: str
-    item: Item
-    size: tuple[int, int] = (0, 0)  # width, height
-    mode: str = ""  # empty where a picture without content has no telling mode
-    digest: str = ""
-    look: Look | None = None
-    faults: tuple[Finding, ...] = ()
-
-
 def check(
     data: Dataset | str | os.PathLike[str], *, near: bool = True, progress: Progress | None = None
 ) -> CheckReport:
@@ -161,9 +133,9 @@ def check(
     readable = [one for one in seen if one.digest]
     sizes, modes = Counter(s.size for s in readable), Counter(s.mode for s in readable if s.mode)
     findings = [finding for one in seen for finding in one.faults]
-    findings += _exact_copies(dataset, readable)
+    findings += exact_copies(dataset, readable)
     if near:
-        findings += _near_copies(dataset, readable)
+        findings += near_copies(dataset, readable)
     findings += _mixed_findings(sizes, modes)
     # reduced to the default size
     if found := reduction_remark([(height, width) for width, height in sizes.elements()]):
@@ -192,7 +164,7 @@ def _counts(dataset: Dataset) -> Iterator[tuple[str, str, int]]:
             yield split, kind, number
 
 
-def _forms(seen: Sequence[_CheckedPicture]) -> Iterator[ReadForm]:
+def _forms(seen: Sequence[CheckedPicture]) -> Iterator[ReadForm]:
     by_form: dict[tuple[str, str], list[Item]] = {}
     for one in seen:
         pixels = f"{one.item.path.suffix.lower()}, {one.mode or 'nothing to see'}"
@@ -216,7 +188,7 @@ def _by_frequency(numbers: Counter[_T]) -> list[tuple[_T, int]]:
 # ------------------------------------------------------------------------------------- one picture at a time
 
 
-def _check_pictures(dataset: Dataset, progress: Progress | None) -> Iterator[_CheckedPicture]:
+def _check_pictures(dataset: Dataset, progress: Progress | None) -> Iterator[CheckedPicture]:
     jobs = [(split, item) for split, items in dataset.splits.items() for item in items]
     with ThreadPoolExecutor(2) as pool:
         try:
@@ -228,13 +200,13 @@ def _check_pictures(dataset: Dataset, progress: Progress | None) -> Iterator[_Ch
             pool.shutdown(cancel_futures=True)
 
 
-def _check_picture(dataset: Dataset, split: str, item: Item) -> _CheckedPicture:
+def _check_picture(dataset: Dataset, split: str, item: Item) -> CheckedPicture:
     subject = dataset.relative(item.path)
     channels = ""
     try:
         picture, channels = first_view(item.path)
     except (InputError, OSError, MemoryError) as error:
-        return _CheckedPicture(split, item, faults=(_unreadable("unreadable", subject, item.path, error),))
+        return CheckedPicture(split, item, faults=(_unreadable("unreadable", subject, item.path, error),))
     size = (picture.shape[1], picture.shape[0])
     look = Look.of(picture)
     faults = list(_mask_faults(dataset, item, size))
@@ -246,7 +218,7 @@ def _check_picture(dataset: Dataset, split: str, item: Item) -> _CheckedPicture:
         message = f"has {channels}"
         faults.append(Finding("note", "channels", subject, message, "fit with --channels all"))
     mode = "" if plain else f"{pixel_format(picture)}{channels and f' ({channels})'}"
-    return _CheckedPicture(split, item, size, mode, pixel_hash(picture), look, tuple(faults))
+    return CheckedPicture(split, item, size, mode, pixel_hash(picture), look, tuple(faults))
 
 
 def _unreadable(code: str, subject: str, path: Path, error: Exception) -> Finding:
@@ -282,58 +254,6 @@ def _mask_faults(dataset: Dataset, item: Item, size: tuple[int, int]) -> Iterato
         subject = dataset.relative(item.masks[0])
         message = "nothing is marked, although the picture counts as defective"
         yield Finding("warning", "mask-empty", subject, message, "mark the defect or move the picture")
-
-
-# ------------------------------------------------------------------------------------------- pictures twice
-
-
-def _exact_copies(dataset: Dataset, seen: list[_CheckedPicture]) -> Iterator[Finding]:
-    groups: dict[str, list[_CheckedPicture]] = {}
-    for one in seen:
-        groups.setdefault(one.digest, []).append(one)
-    for group in groups.values():
-        if len(group) > 1:
-            yield _copies_finding(dataset, group, near=False)
-
-
-def _near_copies(dataset: Dataset, seen: list[_CheckedPicture]) -> Iterator[Finding]:
-    """Findings of (nearly) equal pictures, at least one of them for training; exact copies count once."""
-    once = list({one.digest: one for one in reversed(seen) if one.look is not None}.values())[::-1]
-    looks = [one.look for one in once if one.look is not None]
-    if len(looks) > 1:
-        bank = np.flatnonzero([one.split != "test" for one in once])
-        for numbers in clusters(near_duplicates(looks, bank)):
-            yield _copies_finding(dataset, [once[k] for k in numbers], near=True)
-
-
-def _copies_finding(dataset: Dataset, group: Sequence[_CheckedPicture], *, near: bool) -> Finding:
-    """Finding of pictures that are (nearly) the same: the first is its subject, the others are named."""
-    splits = list(dict.fromkeys(one.split for one in group))
-    place = splits[0] if dataset.test else "the folder"  # good pictures alone have no splits
-    if len(splits) > 1 and near and dataset.drawn_split and not any(one.item.anomalous for one in group):
-        severity, code = "note", "nearly-in-two-splits"
-        message = f"nearly the same picture is in {' and in '.join(splits)}"
-        remedy = "it says little about new parts; --group keeps parts together that names tell"
-    elif len(splits) > 1 and near:
-        severity, code = "warning", "nearly-in-two-splits"
-        message = f"nearly the same picture is in {' and in '.join(splits)}"
-        remedy = "keep pictures of one part in one split"
-    elif near:
-        severity, code = "note", "nearly-copy"
-        message = f"{pluralize(len(group), 'picture')} in {place} are nearly the same"
-        remedy = "if they show one part, keep one of them or group them for calibration"
-    elif len(splits) > 1:
-        severity, code = "error", "in-two-splits"
-        message = f"the same picture is in {' and in '.join(splits)}"
-        remedy = "remove it from one of them, or every figure is too good"
-    elif len({one.item.anomalous for one in group}) > 1:
-        severity, code = "error", "good-and-bad"
-        message, remedy = "the same picture is good and defective", "remove the wrong one"
-    else:
-        severity, code = "warning", "copy"
-        message, remedy = f"the same picture is {len(group)} times in {place}", "keep one"
-    first, *others = (dataset.relative(one.item.path) for one in group)
-    return Finding(severity, code, first, f"{message} ({join_names(others, 3)})", remedy, tuple(others))
 
 
 # ---------------------------------------------------------------------------------------- the set as a whole

@@ -21,6 +21,7 @@ from flawscope.pictures.listing import list_entries, natural_key
 from flawscope.pictures.mask_files import fold
 from flawscope.pictures.name_words import PictureClass, read_names
 
+UNMARKED = "unmarked"  # word of pictures without marks beside others with some
 MAX_VALUES = 20  # of a column of labels; one with more holds something else
 MAX_LIST_BYTES = 1 << 24  # larger files above the pictures' folder, or in a zip, are not opened
 SUFFIXES = {".csv", ".tsv", ".xlsx", ".json", ".jsonl", ".xml", ".txt"}
@@ -70,6 +71,10 @@ class ClassLabels:
         """Names the source that calls a picture defective; empty where none does."""
         labels = self.of.get(picture, ())
         return next((one.source for one in labels if one.picture_class is PictureClass.BAD), "")
+
+    def is_labelled(self, picture: Path) -> bool:
+        """Whether somebody says something of a picture, be it known what it means or not."""
+        return any(one.words != UNMARKED for one in self.of.get(picture, ()))
 
     def is_named(self, picture: Path, wanted: set[str]) -> bool:
         """Whether a label of a picture has one of the names. wanted: folded."""
@@ -134,17 +139,32 @@ class ClassLabels:
             sources = " and ".join(sorted({one.source for one in labels}))
             return labels[0].words, f"unclear by {sources}"
         telling = next((one for one in labels if one.picture_class is found), labels[0])
+        if telling.words == UNMARKED:
+            return UNMARKED, "nothing is said"
         return telling.words, f"{found.value} by {telling.source}".strip()
 
 
-def read_class_labels(root: Path, pictures: Sequence[Path], files: LabelFiles | None = None) -> ClassLabels:
-    """Reads the labels of pictures below `root`, by names and files. files: those below it.
+def read_class_labels(
+    root: Path, pictures: Sequence[Path], files: LabelFiles | None = None, *, by_marks: bool = False
+) -> ClassLabels:
+    """Reads the labels of pictures below `root`, by names and files.
+
+    Args:
+        files: those below it.
+        by_marks: nothing else may tell which pictures are good: those are not in which something is marked
+            whose kind does not say so, and the others are `UNMARKED`.
 
     Raises:
         InputError: a list cannot be read for want of a library.
     """
-    found = ClassLabels({picture: [] for picture in pictures})
-    for one in [files or LabelFiles(root, pictures), *_files_above(root, pictures)]:
+    found, files = ClassLabels({picture: [] for picture in pictures}), files or LabelFiles(root, pictures)
+    if by_marks and (marked := files.marked()):
+        for picture, labels in found.of.items():
+            source, kinds = marked.get(picture, ("", (UNMARKED,)))
+            known = PictureClass.GOOD if any(map(says_good, kinds)) else PictureClass.BAD
+            known = known if picture in marked else PictureClass.UNKNOWN
+            labels.append(ClassLabel(known, ", ".join(kinds) or "marked", source.rpartition("/")[2]))
+    for one in [files, *_files_above(root, pictures)]:
         if missing := next(iter(one.unread_lists.items()), None):
             raise InputError(f"{missing[0]} may say which pictures are good: {missing[1]}, or move it away")
         for source, texts in one.class_texts().items():
@@ -203,7 +223,9 @@ def _add_source(found: ClassLabels, source: str, texts: Mapping[Path, Texts]) ->
     for picture, own in texts.items():
         for header, text in own:
             columns.setdefault(header, {}).setdefault(picture, []).append(text)
-    read = [_read_column(header, values) for header, values in _joined(columns, source, texts).items()]
+    is_partial = len(texts) < len(found.of)
+    joined = _joined(columns, source, texts)
+    read = [_read_column(header, values, is_partial) for header, values in joined.items()]
     telling = [column for column in read if column is not None and column.of]
     is_complete = any(column.is_complete(len(texts)) for column in telling)
     for column in telling:
@@ -233,8 +255,9 @@ def _joined(
     return {"defect" if True in good else "label": joined}  # beside a class of good ones others are defects
 
 
-def _read_column(header: str, values: Mapping[Path, list[str]]) -> _Column | None:
-    """Reads a column of texts; None where it says nothing of good and defective."""
+def _read_column(header: str, values: Mapping[Path, list[str]], is_partial: bool) -> _Column | None:
+    """Reads a column of texts; None where it says nothing of good and defective. is_partial: it is not of all
+    pictures."""
     good, words = says_good(header), {*split_words(header)}
     texts = {text for own in values.values() for text in own if text}
     numbers = {_number(text) for text in texts}
@@ -251,7 +274,7 @@ def _read_column(header: str, values: Mapping[Path, list[str]]) -> _Column | Non
         if not any(map(says_only_bad, texts)):
             return None
     elif not known:
-        differs = len(texts) + any("" in own for own in values.values()) > 1
+        differs = len(texts) + (is_partial or any("" in own for own in values.values())) > 1
         if not differs or len(texts) > MAX_VALUES or not words & (_LABELS | _SCORES):
             return None
         return _Column({p: (PictureClass.UNKNOWN, ", ".join(own)) for p, own in values.items()}, True)

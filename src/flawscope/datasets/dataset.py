@@ -90,6 +90,19 @@ def count_reasons(reasons: Iterable[str]) -> str:
     return ", ".join(f"{reason}: {n}" for reason, n in Counter(filter(None, reasons)).most_common())
 
 
+SPLITS = {  # names of folders, by the split that they hold
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val"),
+    "test": ("test", "testing"),
+}
+
+
+def split_of(folders: Iterable[str]) -> str | None:
+    """The split that the first of some folders with such a name holds; None: none has."""
+    words = {word: split for split, names in SPLITS.items() for word in names}
+    return next((split for name in folders if (split := words.get(name.casefold()))), None)
+
+
 class SplitSettings(NamedTuple):
     """Settings that split a data set without a split of its own. share: of the good pictures, for testing.
     group: regular expression on their names, as `group_numbers` takes it; it need not match here."""
@@ -102,11 +115,18 @@ class SplitSettings(NamedTuple):
 def split_dataset(
     root: Path, layout: str, good: Path, paths: Sequence[Path], bad: Sequence[Item], settings: SplitSettings
 ) -> Dataset:
-    """Splits a data set that has no split of its own. Test pictures are all `bad` ones, and about the
-    share of the paths in the folder `good`, which is `root` where several hold them, by `held_out` and in
-    whole parts. InputError: no good picture."""
+    """Splits a data set. Test pictures are all `bad` ones, and about the share of the paths in the folder
+    `good`, which is `root` where several hold them, by `held_out` and in whole parts; or, where their folders
+    tell splits, those. InputError: no good picture."""
     if not paths:
         raise InputError(f"{good}: no pictures to train on; known formats: {known_formats()}")
+    told = [split_of(path.relative_to(root).parts[:-1]) for path in paths]
+    if "train" in told and all(told):
+        own: dict[str | None, list[Item]] = {split: [] for split in SPLITS}
+        for path, split in zip(paths, told, strict=True):
+            own[split].append(Item(path, "good", False))
+        train, held, test = map(tuple, own.values())
+        return Dataset(root, category_of(root), layout, train, (*test, *bad), held)
     expression = compile_group(settings.group)
     common = os.path.commonpath([path.parent for path in paths])  # names as fitting groups them
     names = [path.relative_to(good).as_posix() for path in paths]

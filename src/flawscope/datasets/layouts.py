@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 from flawscope.datasets.class_labels import ClassLabels, read_class_labels
-from flawscope.datasets.dataset import Dataset, Item, SplitSettings, category_of
+from flawscope.datasets.dataset import SPLITS, Dataset, Item, SplitSettings, category_of
 from flawscope.datasets.masks import GroundTruth
 from flawscope.datasets.own_folders import (
     defects_in,
@@ -22,12 +22,13 @@ from flawscope.datasets.own_folders import (
     open_folder,
     open_named,
     split_names,
+    split_question,
 )
 from flawscope.datasets.published import is_realiad, is_visa, open_realiad, open_visa
 from flawscope.errors import InputError, check_arguments, suggest_name
 from flawscope.pictures.folder_words import GOOD, other_words, says_good
 from flawscope.pictures.listing import known_formats, list_entries, subfolder, subfolders
-from flawscope.pictures.mask_files import is_mask_folder
+from flawscope.pictures.mask_files import fold, is_mask_folder
 from flawscope.pictures.units import compile_group
 
 # MVTec AD's categories in the usual order
@@ -90,7 +91,7 @@ def open_dataset(
     found = _layout_of(folder) or "bare"
     settings = SplitSettings(seed, test_share, group)
     if good is not None:
-        if found not in ("folder", "bare"):
+        if found not in ("folder", "bare", *_MVTEC_LIKE):
             raise InputError(f"{folder}: the {found} layout says which pictures are good; leave --good out")
         return open_named(folder, good, settings)
     if found == "visa":
@@ -168,7 +169,7 @@ def _layout_of(folder: Path) -> str | None:
         return "realiad"
     if (folder / REVIEW_FILE).is_file():
         return "review"
-    train = subfolder(folder, "train")
+    train = subfolder(folder, *SPLITS["train"])
     good = good_folders(train) if train else ()
     if good:
         if subfolder(folder, "test_public") is not None:
@@ -236,16 +237,19 @@ def _open_split(root: Path, layout: str) -> Dataset:
     """Opens MVTec AD, BTAD, MVTec LOCO and data sets of their shape: ROOT/{train,validation,test}/KIND.
     Defects are for the test, in whichever split they lie. Of MVTec AD 2 the public test set; the private ones
     have no ground truth."""
-    train, test = subfolder(root, "train"), subfolder(root, "test_public" if layout == "mvtec2" else "test")
+    train = subfolder(root, *SPLITS["train"])
+    test = subfolder(root, *(("test_public",) if layout == "mvtec2" else SPLITS["test"]))
     assert train is not None  # _layout_of has seen it
-    validation = subfolder(root, "validation", "valid", "val")
+    validation = subfolder(root, *SPLITS["validation"])
     truth = GroundTruth(root)
     labels = read_class_labels(root, truth.pictures, truth.labels)
     good = good_folders(train)
     splits = [split for split in (train, validation, test) if split is not None]
+    # of an export for classification each split has the same kinds; else nobody knows
+    known = {fold(name) for split in splits if split != train for name in subfolders(split)}
     for path in subfolders(train).values():
-        if says_good(path.name) is None and not truth.is_masks(path):
-            raise InputError(f"{path}: only good pictures can be trained on; move it to {root / 'test'}")
+        if says_good(path.name) is None and not truth.is_masks(path) and fold(path.name) not in known:
+            raise split_question(root, truth.pictures)
     learnt = _good_items(train, truth, labels)
     if not learnt:
         raise InputError(f"{good[0]}: no pictures to train on; known formats: {known_formats()}")

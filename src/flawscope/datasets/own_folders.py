@@ -20,7 +20,14 @@ from flawscope.datasets.class_labels import (
     read_class_labels,
     read_name_labels,
 )
-from flawscope.datasets.dataset import Dataset, Item, SplitSettings, category_of, split_dataset
+from flawscope.datasets.dataset import (
+    Dataset,
+    Item,
+    SplitSettings,
+    category_of,
+    split_dataset,
+    split_of,
+)
 from flawscope.datasets.masks import GroundTruth
 from flawscope.errors import InputError, join_names, suggest_name
 from flawscope.pictures.decoding import is_picture
@@ -31,7 +38,14 @@ from flawscope.pictures.folder_words import (
     says_only_bad,
     sorts_good,
 )
-from flawscope.pictures.listing import known_formats, natural_key, pictures_in, subfolder, subfolders
+from flawscope.pictures.listing import (
+    known_formats,
+    natural_key,
+    not_pictures_in,
+    pictures_in,
+    subfolder,
+    subfolders,
+)
 from flawscope.pictures.mask_files import MASK_FOLDERS, fold, is_mask_folder, is_picture_folder
 from flawscope.pictures.name_words import PictureClass
 
@@ -44,18 +58,28 @@ def open_bare(root: Path, settings: SplitSettings) -> Dataset:
     signs of a split or of defects is refused, not trained on."""
     paths = pictures_in(root)
     if not paths:
-        raise InputError(f"{root}: no pictures and no known layout; known formats: {known_formats()}")
+        others = Counter(path.suffix.lower() for path in not_pictures_in(root) if path.suffix)
+        there = join_names([f"{n} {suffix}" for suffix, n in others.most_common(3)])
+        raise InputError(
+            f"{root}: no pictures and no known layout{f', only {there}' if there else ''}; known formats: "
+            f"{known_formats()}; of a video take single pictures"
+        )
     if category_of(root).casefold() in MASK_FOLDERS:
         raise InputError(f"{root}: a folder of masks, by its name; give the folder that holds it")
-    hints = _split_hint(path.relative_to(root).parent.parts for path in paths)
-    if hints is not None:
-        reason = "the name hints at a split, but the folders around it follow no known layout"
-        raise InputError(f"{root / hints}: {reason}; make it train/good and test/KIND, or good beside bad")
-    labels = read_class_labels(root, paths)
+    folders = [path.relative_to(root).parent.parts for path in paths]
+    labels = read_class_labels(root, paths, by_marks=True)
     if labels.is_complete:
         return _open_told(root, labels, settings)
+    if all(map(split_of, folders)) and len({_kind_folders(parts) for parts in folders}) > 1:
+        raise split_question(root, paths)
+    if all(map(split_of, folders)) and labels.is_doubtful():  # the marks tell, or nobody does
+        raise labels.question(root, NAME_GOOD)
+    if any(map(split_of, folders)):
+        hint = next("/".join(parts) for parts in folders if split_of(parts))
+        reason = "the name hints at a split, but the folders around it follow no known layout"
+        raise InputError(f"{root / hint}: {reason}; make it train/good and test/KIND, or good beside bad")
     refuse_unknown(root, paths, labels=labels)
-    return _all_good(root, paths)
+    return _all_good(root, paths, settings)
 
 
 def _open_told(root: Path, labels: ClassLabels, settings: SplitSettings) -> Dataset:
@@ -97,10 +121,10 @@ def open_named(root: Path, names: str, settings: SplitSettings) -> Dataset:
     truth = GroundTruth(root)
     folders = {path: path.relative_to(root).parent for path in truth.pictures}
     if asked == (ALL_GOOD,):
-        return _all_good(root, truth.pictures)
+        return _all_good(root, truth.pictures, settings)
     own = {p: {"."} if f == Path() else {*f.parts, f.as_posix()} for p, f in folders.items()}
     there = {name for names_ in own.values() for name in names_}
-    labels = read_class_labels(root, truth.pictures, truth.labels)
+    labels = read_class_labels(root, truth.pictures, truth.labels, by_marks=True)
     known = {*map(fold, there)}
     words = {fold(name) for name in asked} - known
     for name in asked:
@@ -112,6 +136,7 @@ def open_named(root: Path, names: str, settings: SplitSettings) -> Dataset:
     for path, folder in folders.items():
         named = [name for name in own[path] if fold(name) in {*map(fold, asked)}]
         is_bad = labels.defect_source(path) and not any(map(says_good, named))
+        is_bad = is_bad or (named == ["."] and labels.has_unknown and labels.is_labelled(path))
         if (named and not is_bad) or labels.is_named(path, words):
             good.append(path)
         else:
@@ -125,9 +150,8 @@ def open_named(root: Path, names: str, settings: SplitSettings) -> Dataset:
     return split_dataset(root, "folder", alone, good, test, share)
 
 
-def _all_good(root: Path, paths: Iterable[Path]) -> Dataset:
-    items = tuple(Item(path, "good", False) for path in paths)
-    return Dataset(root, category_of(root), "folder", items, (), drawn_split=True)
+def _all_good(root: Path, paths: Sequence[Path], settings: SplitSettings) -> Dataset:
+    return split_dataset(root, "folder", root, paths, [], settings._replace(share=0))
 
 
 def good_folders(folder: Path) -> list[Path]:
@@ -162,14 +186,15 @@ def defects_in(folder: Path, truth: GroundTruth) -> list[Item]:
     for path in truth.pictures_in(folder):
         parts = path.relative_to(folder).parts[:-1]
         if not any(map(says_good, parts)):
-            kind = next((part for part in parts if not is_picture_folder(part)), folder.name)
+            kind = next((p for p in parts if not is_picture_folder(p) and split_of([p]) is None), folder.name)
             items.append(Item(path, kind, True, truth.find(path), truth.left_out(path)))
     return items
 
 
 def _kind_of(folders: Sequence[str]) -> str:
     """Kind of a defect by its folders: a folder that says which, else one that says that it is one."""
-    telling = [name for name in folders if not is_picture_folder(name) and not sorts_good([name])]
+    named = [name for name in folders if not is_picture_folder(name) and split_of([name]) is None]
+    telling = [name for name in named if not sorts_good([name])]
     return next((name for name in telling if not says_only_bad(name)), telling[-1] if telling else "")
 
 
@@ -188,7 +213,7 @@ def refuse_unknown(
         labels: of the pictures, where they were read.
     """
     paths = list(paths)
-    labels = read_class_labels(root, paths) if labels is None else labels
+    labels = read_class_labels(root, paths, by_marks=True) if labels is None else labels
     if labels.is_doubtful():
         raise labels.question(root, remedy)
     counts = Counter(path.relative_to(root).parent.parts for path in paths)
@@ -201,7 +226,8 @@ def refuse_unknown(
     for above, names in sorted(inside.items(), key=lambda entry: (len(entry[0]), entry[0])):
         said, unknown = {says_good(name) for name in names}, [n for n in names if says_good(n) is None]
         beside = len(names) > 1 or counts[above] > 0
-        is_mixed = True in said and (unknown or counts[above] > 0)
+        bare = counts[above] > 0 and not any(map(says_good, (category_of(root), *above)))
+        is_mixed = True in said and (unknown or bare)
         if (
             one_may_negate(names)
             or False in said
@@ -250,6 +276,16 @@ def refuse_unknown_names(
     refuse_unknown(Path(name), named, remedy, ClassLabels(named, labels.has_unknown))
 
 
+def split_question(root: Path, paths: Iterable[Path]) -> InputError:
+    """The question which kinds of a split data set are good."""
+    return _question(root, Counter(_kind_folders(path.relative_to(root).parts[:-1]) for path in paths))
+
+
+def _kind_folders(folders: Sequence[str]) -> tuple[str, ...]:
+    """Folders without those that tell a split."""
+    return tuple(name for name in folders if split_of([name]) is None)
+
+
 def _question(root: Path, counts: Mapping[tuple[str, ...], int], remedy: str = NAME_GOOD) -> InputError:
     """The question which folders hold good pictures. counts: of the pictures, by the folder below `root`."""
     words = {True: ", good by its name", False: ", not good by its name", None: ""}
@@ -258,15 +294,6 @@ def _question(root: Path, counts: Mapping[tuple[str, ...], int], remedy: str = N
         said = words[says_good(parts[-1])] if parts else ""
         listed.append(f"{'/'.join(parts) or '.'} ({counts[parts]}{said})")
     return InputError(f"{root}: which folders hold good pictures? {join_names(listed, 12)}: {remedy}")
-
-
-def _split_hint(folders: Iterable[tuple[str, ...]]) -> Path | None:
-    telling = ("train", "test")
-    for parts in dict.fromkeys(folders):
-        for depth, name in enumerate(parts):
-            if name.casefold() in telling:
-                return Path(*parts[: depth + 1])
-    return None
 
 
 def split_names(text: str, option: str, remedy: str) -> tuple[str, ...]:

@@ -27,8 +27,8 @@ from flawscope.pictures.decoding import PictureSource
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.runtime import exported_engine, onnx_file, router_archive
 from flawscope.runtime.onnx_file import NetworkFile
-from flawscope.runtime.session import exported_descriptors
-from flawscope.runtime.torch import describing
+from flawscope.runtime.session import ExportedDescriptors
+from flawscope.runtime.torch import Describing
 
 TOLERANCE = 1e-3  # by which a descriptor, of length 1, may differ between engines
 
@@ -91,9 +91,9 @@ def _exported_recognition(by: DescriptorModel) -> DescriptorModel:
     images, rng = [unpack_images(one) for one in by.samples.values()], np.random.default_rng(0)
     images.append(rng.random((1, 3, *network.size), np.float32))  # of models that hold no samples
     images += [add_defect(one[:1], rng) for one in images]
-    expected, rule = describing(network), Recogniser(by.known)
+    expected, rule = Describing(network), Recogniser(by.known)
     for engine in map(exported_engine, engines_for("fp32")):
-        describe = exported_descriptors(engine, graph, "cpu")
+        describe = ExportedDescriptors(engine, graph, "cpu")
         for image in np.concatenate(images)[:, None]:
             right, found = expected(image), describe(image)
             same = rule.recognise(right)[0].nearest == rule.recognise(found)[0].nearest

@@ -30,7 +30,8 @@ from flawscope.datasets.seen_defects import choose_seen
 from flawscope.errors import InputError, check_arguments, pluralize
 from flawscope.fitting.fitting import fit
 from flawscope.fitting.preparation import Say, discard
-from flawscope.fitting.proposals import Recipe, propose_frames, propose_tiles, propose_views
+from flawscope.fitting.proposals import LARGE, Recipe, propose_frames, propose_tiles, propose_views
+from flawscope.fitting.search_time import FIRST, RESERVE, SearchTime, trial_seconds
 from flawscope.fitting.training_pictures import (
     Images,
     SeenDefects,
@@ -38,25 +39,26 @@ from flawscope.fitting.training_pictures import (
     look_at,
     split_sources,
 )
-from flawscope.fitting.trial_pictures import SimulatedPatch, Stage, make_stages
+from flawscope.fitting.trial_pictures import LONG, SHORT, SimulatedPatch, Stage, make_stages
 from flawscope.methods.feature_memory import FeatureMemory
 from flawscope.methods.features.backbone import import_timm
 from flawscope.pictures.decoding import PictureSource, decode, pixel_hash, to_eight_bits
 from flawscope.pictures.listing import relative_names
+from flawscope.pictures.part_places import poses_needed
 from flawscope.pictures.units import find_parts, group_numbers
-from flawscope.predictor import Predictor, read_manifest
+from flawscope.predictor import Predictor, open_fitted, read_manifest
 from flawscope.progress import ProgressCallback, ignore_progress
+from flawscope.runtime import read
 from flawscope.views.preprocess import Preprocess
 
 MIN_PARTS = 12  # good parts to try by: of more than ten PatchCore puts no turned copies in its bank
+BEYOND = float(np.finfo(np.float32).max)  # score of a picture in which parts are not found
 BATCH = 8  # pictures that are judged between two looks at the clock
-FIRST = 0.25  # share of the time for the settings as given: if it takes longer, others are not tried
-RESERVE = 1.25  # times the time that a fit is expected to take
 LOOKED_AT = 24  # pictures that settings are proposed from
 # Options that say how large pictures are seen, and by what
 SEEN = ("size", "tile", "scale", "min_defect", "crop", "preset", "backbone", "count", "ratio")
 # Options of a fit that change nothing of what is tried
-WITHOUT_EFFECT = ("device", "samples", "check", "force", "drop_suspects")
+WITHOUT_EFFECT = ("device", "force")
 # Options of a fit that leave nothing to try, or for which pictures are not as they lie in the file
 NOT_TRIED = ("part", "view", "channels", "undistort", "resume", "minutes")
 
@@ -98,25 +100,44 @@ def fit_auto(
     if not 0 < minutes < math.inf:
         raise InputError(f"{minutes:g} minutes are no time: give more than 0")
     until = time.monotonic() + 60 * minutes
-    if not isinstance(images, Dataset) and isinstance(images, str):
+    if isinstance(images, str | os.PathLike):
         group = options.get("group") or options.get("part")
         seed = int(options.get("seed") or 0)
         images = open_dataset(images, options.get("category"), seed=seed, group=group)
+    made = None  # the model of the earlier search, which need not be fitted again
     if isinstance(earlier, str | os.PathLike):
-        earlier = Choice.from_facts(read_manifest(earlier).facts) if os.path.isfile(earlier) else None
-    search = _Search(images, seen, list(names), dict(options), until, earlier, say, step)
+        made = earlier if os.path.isfile(earlier) else None
+        earlier = None if made is None else Choice.from_facts(read_manifest(made).facts)
+    search = _Search(images, seen, list(names), dict(options), until, earlier, say, step, made is not None)
     choice, recipe = search.run()
     for line in choice.lines():
         say(line)
+    if made is not None and search.time.fitted == recipe.flags:
+        say("the settings are those of the model before, which stays")
+        return _with_choice(_reopened(made, options), choice, search.given)
+    search.time.require(recipe.flags, len(search.sources))
     with search.memory.used_for(recipe.flags):
         predictor = fit(images, names=names, say=say, step=step, **{**options, **recipe.options})
     return _with_choice(predictor, choice, search.given)
 
 
+def _reopened(path: str | os.PathLike[str], options: Mapping[str, Any]) -> Predictor:
+    """Opens a fitted model as `fit` returned it."""
+    found = open_fitted(read(path), options.get("device") or "auto")
+    found = found.accept() if options.get("force") else found
+    fence = found.manifest.suspicious_above or math.inf
+    found.suspects = [(row.name, row.score) for row in found.manifest.pictures if (row.score or 0.0) > fence]
+    found.suspects.sort(key=lambda pair: -pair[1])
+    return found
+
+
 def _with_choice(predictor: Predictor, choice: Choice, given: Mapping[str, str]) -> Predictor:
     """Returns the model with what was tried. given: names of the defects chosen by, by their hashes."""
     manifest = predictor.manifest
-    pictures = (*manifest.pictures, *(Picture(digest, "seen", name) for digest, name in given.items()))
+    pictures = (
+        *(row for row in manifest.pictures if row.role != "seen"),
+        *(Picture(digest, "seen", name) for digest, name in given.items()),
+    )
     facts = {**manifest.facts, TRIED: choice.to_dict()}
     made = Predictor(
         Artefact(replace(manifest, pictures=pictures, facts=facts), predictor.artefact.tensors),
@@ -130,6 +151,9 @@ class _Search:
     """Tries settings until `until`, on `time.monotonic`'s clock.
 
     given: names of the given defects by their pixels' hashes.
+
+    Args:
+        has_model: the earlier search's model is at hand.
     """
 
     def __init__(
@@ -142,11 +166,10 @@ class _Search:
         earlier: Choice | None,
         say: Say,
         step: ProgressCallback,
+        has_model: bool,
     ):
-        self.options, self.until, self.say, self.step = options, until, say, step
-        self.earlier, self.digest = earlier, ""
-        self.known = dict[tuple[str, int], Trial]()  # of the earlier search
-        self.began = time.monotonic()
+        self.options, self.say, self.step, self.time = options, say, step, SearchTime(until)
+        self.earlier, self.has_model, self.digest, self.first = earlier, has_model, "", SHORT
         self.seed = int(options.get("seed") or 0)
         self.sources = split_sources(images, options.get("category"))[0]
         self.names = names or relative_names(self.sources)
@@ -155,8 +178,7 @@ class _Search:
         self.memory = FeatureMemory()
         self.recipes = dict[str, Recipe]()
         self.scored: dict[tuple[str, int], Scored] = {}
-        self.seconds = dict[str, tuple[float, int]]()  # of the fit of each setting, and of how many pictures
-        self.again = dict[str, float]()  # seconds that each setting will take in the second stage
+        self.is_known, self.is_large = False, False
         self.given: dict[str, str] = {}
         self.given_sources: list[PictureSource] = []
         for source in _given_defects(seen, images, self.seed, say):
@@ -171,16 +193,20 @@ class _Search:
             try:
                 found, reason = self._search()
             except KeyboardInterrupt:
+                self.time.is_cut_short = True
                 self.say("interrupted: the best so far is fitted; once more stops")
                 found, reason = self._best_so_far()
         self.memory.drop(but=(found.flags,))
         simulated = sum(int((one.carriers != GIVEN).sum()) for (f, _), one in self.scored.items() if not f)
-        took = round(time.monotonic() - self.began, 1)
-        trials = tuple(self.trials)
-        if self.known and self.earlier is not None:
-            took += self.earlier.seconds
+        took = round(self.time.spent, 1)
+        done = self.earlier.seconds if self.is_known and self.earlier is not None else 0.0
+        enough = self.time.enough(len(self.sources), self.is_large, done) if self.digest else 0
+        took += done
         given = len(self.given_sources)
-        return Choice(found.flags, reason, trials, given, simulated, took, self.digest), found
+        trials = tuple(self.trials)
+        return Choice(
+            found.flags, reason, trials, given, simulated, took, self.digest, self.first, enough
+        ), found
 
     def _why_nothing(self) -> str | None:
         """Why nothing can be tried; None: something can."""
@@ -215,9 +241,18 @@ class _Search:
         if self.earlier.digest != self.digest:
             self.say("pictures or options are others than before: all settings are tried anew")
             return
-        tried = [one for one in self.earlier.trials if one.flags and one.was_ended]
-        self.known = {(one.flags, one.stage): one for one in tried}
-        self.say(f"{pluralize(len({one.flags for one in tried}), 'setting')} were tried before")
+        self.is_known, self.first = True, self.earlier.first
+        self.time.fitted = self.earlier.flags if self.has_model else None
+        self.trials = [one for one in self.earlier.trials if one.was_ended]
+        for one in self.trials:
+            self.recipes[one.flags] = Recipe.from_flags(one.flags)
+            self.time.note(one.flags, one.fit_seconds, 1)
+            if (stored := Scored.of_lists(one.scores)) is not None:
+                self.scored[one.flags, one.stage] = stored
+        count = pluralize(len(self.recipes), "setting")
+        self.say(
+            f"{count} {'was' if count.startswith('1 ') else 'were'} tried before, which is not done again"
+        )
 
     def load(self, number: int) -> NDArray[np.uint8]:
         return to_eight_bits(decode(self.sources[number]))
@@ -226,26 +261,46 @@ class _Search:
 
     def _search(self) -> tuple[Recipe, str]:
         given = Recipe()
-        rng = Stream.TRIALS.rng(self.seed)
-        shuffled = [self.given_sources[int(i)] for i in rng.permutation(len(self.given_sources))]
-        first, second = make_stages(self.load, self.order, shuffled, self.seed, self.can_simulate)
         import_timm()  # takes seconds, which are not of the first setting
-        if self._attempt(given, first, 1) is None:
+        first, self.second = self._stages(self.first)
+        began = time.monotonic()
+        base = self._attempt(given, first, 1)
+        own = next(one for one in self.trials if (one.flags, one.stage) == ("", 1))
+        self.time.small_seconds = max(time.monotonic() - began, trial_seconds(own, first))
+        if base is None:
             return given, "there was no time to try others: give more minutes"
+        if not self.is_known and not self.time.is_short(len(self.sources)):
+            self.first = LONG
+            self.trials.clear()
+            self.scored.clear()
+            first, self.second = self._stages(LONG)
+            if self._attempt(given, first, 1) is None:
+                return given, self._nothing_better()
+        second = self.second
         side = max(max(decode(self.sources[i]).shape[:2]) for i in self.order[:3])
+        self.is_large = side >= LARGE
         look_at_first = [i for i in self.order if i not in second.left_out][:LOOKED_AT]
         frame = given
         if self._is_free("align") and self._is_free("several"):
             self.step(f"{TRYING} how parts lie", 0, 1)
+            if lies := poses_needed(map(self.load, look_at_first)):  # a cheap look, as `fit` advises by
+                self._attempt(Recipe({"align": lies}), first, 1)
             sources = [self.sources[i] for i in look_at_first]
             for recipe in propose_frames(sources, lambda i: self.load(look_at_first[i])):
                 self._attempt(recipe, first, 1)
             if gained := self._gained(1):
                 frame = self.recipes[self._plainest(gained).flags]
+                if self.first == SHORT:  # what is next may take all the time
+                    self._confirm(second)
         self._attempt_all(propose_views(frame, side, bool(self.given)), frame, first)
         self._confirm(second)
         self._attempt_all(propose_tiles(frame, side), frame, first)  # may take what time is left
         return self._confirm(second)
+
+    def _stages(self, first: int) -> tuple[Stage, Stage]:
+        rng = Stream.TRIALS.rng(self.seed)
+        shuffled = [self.given_sources[int(i)] for i in rng.permutation(len(self.given_sources))]
+        return make_stages(self.load, self.order, shuffled, self.seed, self.can_simulate, first)
 
     def _attempt_all(self, recipes: Iterable[Recipe], frame: Recipe, stage: Stage) -> None:
         """Tries recipes in the first stage, but for those whose options were given."""
@@ -258,7 +313,7 @@ class _Search:
         given = Recipe()
         gained = self._gained(1)
         if not gained:
-            return given, f"nothing else told good from bad better by {MIN_GAIN:.0%} or more"
+            return given, self._nothing_better(f" by {MIN_GAIN:.0%} or more")
         if self._attempt(given, stage, 2) is None:
             return self._best_so_far()
         plain, best = self._plainest(gained), max(gained, key=lambda one: one.auroc or 0.0)
@@ -270,18 +325,34 @@ class _Search:
         """Returns what is better beyond its interval in the last stage that was reached."""
         stage = 2 if any(one.stage == 2 and one.flags and one.was_ended for one in self.trials) else 1
         found, reason = self._decide(stage)
-        return found, reason if stage == 2 else f"{reason}; there was no time to try it on other pictures"
+        if stage == 2 or not found.flags:
+            return found, reason
+        if self.first == SHORT and not self.given:
+            told = f"of {found.flags} they alone say that {reason}"
+            return Recipe(), f"few simulated defects do not decide, and {told}"
+        return found, f"{reason}; there was no time to try it on other pictures"
 
     def _decide(self, stage: int) -> tuple[Recipe, str]:
         sure = [one for one in self.trials if one.stage == stage and one.is_better]
         if not sure:
-            return Recipe(), "nothing else was surely better"
+            return Recipe(), self._nothing_better()
         best = self._plainest(sure)
         assert best.gain is not None
         gain, low, high = best.gain
         text = f"it tells good from bad better, by {gain:.1%}"
         by_others = f"{text} ({low:.1%} to {high:.1%}) on pictures that it was not chosen by"
         return self.recipes[best.flags], by_others if stage == 2 else text
+
+    def _nothing_better(self, by: str = "") -> str:
+        """Why the settings stay as given, and what was found by them where that is little."""
+        if not any(one.flags and one.was_ended for one in self.trials):
+            return "nothing else was tried to the end"
+        text = f"nothing else was surely better{by}"
+        own = next((one for one in self.trials if not one.flags and one.was_ended), None)
+        if own is None or 2 * own.found[0] > own.found[1]:
+            return text
+        of = f"{text}; by them it finds {own.found[0]} of {own.found[1]}"
+        return f"{of} defects" if self.given else f"{of} simulated defects (--seen gives some of yours)"
 
     def _gained(self, stage: int) -> list[Trial]:
         return [one for one in self.trials if one.stage == stage and one.has_gained]
@@ -306,22 +377,21 @@ class _Search:
         if any((one.flags, one.stage) == (flags, number) for one in self.trials):
             return self.scored.get((flags, number))
         self.recipes[flags] = recipe
-        if (trial := self.known.get((flags, number))) is not None:
-            self.trials.append(trial)
-            return None
         until = self._trial_until(number)
-        known = self.seconds.get(flags)
-        if known is not None and time.monotonic() + known[0] > until:
+        if time.monotonic() + self.time.fit_seconds(flags, len(stage.learnt)) > until:
             until = 0.0
         try:
             trial, scored = self._try(recipe, stage, number, until)
         except _TimeIsUpError:
+            self.time.is_cut_short = True
             self.trials.append(Trial(flags, number, note=NO_TIME))
             return None
         except InputError as error:
             self.trials.append(Trial(flags, number, note=str(error).split(":")[0]))
             return None
         base = self.scored.get(("", number))
+        if not flags:
+            trial = replace(trial, scores=scored.to_lists())
         if base is not None:
             trial = replace(trial, gain=_rounded(scored.gain_over(base, self.seed)))
             self.memory.drop(but=("", *(one.flags for one in (*self.trials, trial) if one.has_gained)))
@@ -331,14 +401,17 @@ class _Search:
 
     def _trial_until(self, stage: int) -> float:
         """Time until which a trial must be done, so that the rest can follow."""
-        if "" not in self.seconds:
-            return self.began + FIRST * (self.until - self.began)
+        if not self.time.knows(""):
+            return self.time.began + FIRST * (self.time.until - self.time.began)
         likely = [""]
-        if gained := [one for one in self._gained(1) if one.flags in self.seconds]:
+        if gained := [one for one in self._gained(1) if self.time.knows(one.flags)]:
             likely.append(self._plainest(gained).flags)
-        final = max(took / learnt for took, learnt in map(self.seconds.__getitem__, likely))
-        later = 0.0 if stage == 2 else sum(map(self.again.__getitem__, likely))
-        return self.until - RESERVE * (final * len(self.sources) + later)
+        later = 0.0
+        if stage == 1:
+            tried = [one for one in self.trials if one.stage == 1 and one.flags in likely]
+            later = sum(trial_seconds(one, self.second) for one in tried)
+        final = max(self.time.final_seconds(flags, len(self.sources)) for flags in likely)
+        return self.time.until - RESERVE * (final + later)
 
     def _try(self, recipe: Recipe, stage: Stage, number: int, until: float) -> tuple[Trial, Scored]:
         label = f"{TRYING} {recipe.flags or 'the settings as given'}"
@@ -355,22 +428,19 @@ class _Search:
         options |= {"group": None, "samples": 0, "check": False, "step": step}
         options["parts"] = range(len(stage.learnt))  # near-copies were looked for, and each shows another
         with self.memory.used_for(recipe.flags):
-            model = fit([self.sources[i] for i in stage.learnt], **options)
-        fitted = time.monotonic()
+            try:
+                model = fit([self.sources[i] for i in stage.learnt], **options)
+            finally:  # where it had no time, it takes as long at least
+                fitted = time.monotonic()
+                self.time.note(recipe.flags, fitted - began, len(stage.learnt))
         good = self._judge(model, [self.sources[i] for i in stage.left_out], step)
         judged = time.monotonic()
         place = {picture: k for k, picture in enumerate(stage.left_out)}
         bad = self._judge(model, [*stage.simulated, *stage.given], step)
         carriers = [place[one.carrier] for one in stage.simulated] + [GIVEN] * len(stage.given)
-        # the longest for a picture: later fits find the features of some in memory
-        times = (fitted - began, len(stage.learnt)), self.seconds.get(recipe.flags, (0.0, 1))
-        self.seconds[recipe.flags] = took = max(times, key=lambda pair: pair[0] / pair[1])
-        more = time.monotonic() - judged  # twice as many defects are simulated in the second stage
-        self.again[recipe.flags] = judged - began + more * (2 if number == 1 else 1)
         scored = Scored(good[0], bad[0], np.array(carriers))
         # were all fitted with it, the time would be beyond the limit
-        final = took[0] * len(self.sources) / took[1]
-        if time.monotonic() + final > self.until:
+        if time.monotonic() + self.time.final_seconds(recipe.flags, len(self.sources)) > self.time.until:
             raise _TimeIsUpError
         trial = Trial(
             recipe.flags,
@@ -380,6 +450,7 @@ class _Search:
             (int(good[1].sum()), len(good[1])),
             (int(bad[1].sum()), len(bad[1])),
             round((judged - fitted) / len(stage.left_out), 3),
+            fit_seconds=round(self.time.fit_seconds(recipe.flags, 1), 4),
         )
         return trial, scored
 
@@ -397,7 +468,7 @@ class _Search:
             shown = [one.draw(self.load) if isinstance(one, SimulatedPatch) else one for one in batch]
             for found in model.predict(shown):
                 sure = any(finding.decides for finding in found.findings)
-                scores.append(math.inf if sure or not math.isfinite(found.score) else found.score)
+                scores.append(BEYOND if sure or not math.isfinite(found.score) else found.score)
                 above.append(found.is_anomalous)
         return np.array(scores, np.float64), np.array(above, np.bool_)
 

@@ -242,7 +242,7 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
     calibration = calibrate(pictures, task.rate, **said)
     tensors = {k: v.detach().cpu().numpy() for k, v in {**model.state_dict(), **fitted.extra}.items()}
     tensors |= {} if reader.region is None else {"region": reader.region}
-    kept = _score_samples(model, tensors, reader, fitted, samples if old is None else old)
+    kept, seconds = _score_samples(model, tensors, reader, fitted, samples if old is None else old)
     carriers = {number: judged.rows[i].score or 0.0 for number, i in judged.carriers.items()}
     # where all pictures show one part there is none that can be left out
     found = (
@@ -250,7 +250,7 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
         if check and calibration.promised
         else None
     )
-    notes, questions = _notes(fitted, reader, found, prepared.method, old), list[str]()
+    notes, questions = _notes(fitted, reader, found, old), list[str]()
     if old is None:
         good = _good_pictures(fitted)
         cells = dict(zip(good, _cells(view_fit, views, good), strict=True))
@@ -283,6 +283,7 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
             **_view_facts(fitted, prepared, task),
             **_option_facts(prepared, task),
             "seconds_total": round(time.monotonic() - began, 3),
+            **({} if seconds is None else {"seconds_view": round(seconds, 4)}),
             "device": model.roi.device.type,
             "threads": torch.get_num_threads(),
         },
@@ -305,9 +306,7 @@ def _table(rows: Mapping[int, Picture], reader: Reader) -> list[Picture]:
     return [*rows.values(), *(Picture(digest, "seen", name) for digest, name in reader.defects.items())]
 
 
-def _notes(
-    fitted: Fitted, reader: Reader, found: DefectScores | None, method: Method, old: Artefact | None
-) -> list[str]:
+def _notes(fitted: Fitted, reader: Reader, found: DefectScores | None, old: Artefact | None) -> list[str]:
     notes = list(fitted.notes)
     if fitted.dropped:
         notes.append(
@@ -316,17 +315,17 @@ def _notes(
             "the false-alarm rate holds for pictures like those that stayed"
         )
     if reader.copies:
-        notes.append(f"counted once: {pluralize(len(reader.copies), 'picture')} that are copies of others")
+        first = {digest: i for i, digest in sorted(reader.hashes.items(), reverse=True)}
+        pairs = [(reader.names[i], reader.names[first[reader.hashes[i]]]) for i in reader.copies]
+        example = next((f", such as {copy} of {other}" for copy, other in pairs if copy != other), "")
+        count = pluralize(len(pairs), "picture")
+        notes.append(f"counted once: {count} that are copies of others{example}")
     if found is None and old is not None and SIMULATED_DEFECTS in old.manifest.facts:
         notes.append("what it finds of simulated defects was not measured after the model was extended")
     if old is not None and old.manifest.kinds is not None:
         notes.append("it names no kinds of defects since it was extended: run `flawscope kinds` again")
-    if found is not None and (warning := found.warning()) is not None:
-        steps = "more --steps or --minutes, " if method.learns_in_steps else ""
-        notes.append(f"{warning}: give {steps}more good pictures, or a larger --size")
-    elif found is not None and (warning := found.small_warning()) is not None:
-        preset = "--preset accurate, " if "accurate" in method.presets else ""
-        notes.append(f"{warning}: if these matter, give {preset}a larger --size, or --min-defect")
+    if found is not None and (remark := found.remark()) is not None:
+        notes.append(remark)
     return notes
 
 
@@ -406,9 +405,10 @@ Samples = tuple[dict[str, Any], ...]
 
 def _score_samples(
     model: Detector, tensors: dict[str, NDArray[Any]], reader: Reader, fitted: Fitted, samples: int | Artefact
-) -> Samples:
-    """Returns the samples' scores for `Predictor.self_test`, and adds the samples and their maps to
-    `tensors`. kept: how many of the pictures learnt from; or an extended model, whose samples stay."""
+) -> tuple[Samples, float | None]:
+    """Returns the samples' scores for `Predictor.self_test`, and the seconds that the quickest took; adds the
+    samples and their maps to `tensors`. samples: how many of the pictures learnt from; or an extended model,
+    whose samples stay."""
     if isinstance(samples, Artefact):
         names, packed = [one["name"] for one in samples.manifest.samples], samples.tensors.get("samples")
     else:
@@ -416,18 +416,20 @@ def _score_samples(
         images = {reader.names[i]: image.numpy() for i in chosen if (image := reader.load(i)) is not None}
         names, packed = [*images], pack_images(np.stack([*images.values()])) if images else None
     if packed is None:
-        return ()
-    found, maps = [], []
+        return (), None
+    found, maps, seconds = [], [], []
     with torch.inference_mode():
         for image, name in zip(packed, names, strict=True):
             given = torch.from_numpy(unpack_images(image))[None].to(model.roi.device)
+            began = time.monotonic()
             features, inside = model.embed(given), model.inside(given)
             score, drawn = model.score(features, inside)
+            seconds.append(time.monotonic() - began)
             tie, of_map = bool(model.ties(features, inside)[0]), float(drawn.max())
             found.append({"name": name, "score": float(score[0]), "map_maximum": of_map, "tie": tie})
             maps.append(drawn[0, ::MAP_STRIDE, ::MAP_STRIDE].float().cpu().numpy())
     tensors["samples"], tensors["sample_maps"] = packed, np.stack(maps)
-    return tuple(found)
+    return tuple(found), min(seconds)
 
 
 def _without_paths(config: PictureSettings) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -15,9 +16,11 @@ from flawscope.calibration.streams import Stream
 from flawscope.pictures.decoding import PictureSource
 from flawscope.synthesis import DefectScale, Foreground, simulate_defect
 
-LEARNT, LEFT_OUT = (24, 48), (16, 24)  # pictures learnt from, and left out, at most, in each stage
+# Pictures learnt from, and left out, at most, and simulated defects, of a stage; two that follow each other
+# make a search, the smaller ones one that has little time
+SIZES = (12, 8, 16), (24, 16, 24), (48, 24, 48)
+SHORT, LONG = 0, 1  # number of the first of them
 LEFT_OUT_SHARE = 4  # one of so many, at most, in each
-SIMULATED = 24, 48  # defects in each
 CONTRASTS = math.log(8), math.log(64)  # grey levels of simulated defects
 WINDOW = 512  # pixels a side: every other defect of a picture half as large again is drawn in so many
 PART_PICTURES = 8  # that the part is learnt from
@@ -42,38 +45,55 @@ class SimulatedPatch(NamedTuple):
 
 @dataclass
 class Stage:
-    """Good pictures of a stage, by number, and defects. given: defective pictures."""
+    """Good pictures of a stage, by number, and defects. given: defective pictures. draw: simulates a defect,
+    by number; None: it simulates none."""
 
     learnt: list[int]
     left_out: list[int]
     given: list[PictureSource]
-    simulated: list[SimulatedPatch] = field(default_factory=list)
+    count: int
+    draw: Callable[[Stage, int], SimulatedPatch] | None
+
+    @cached_property
+    def simulated(self) -> list[SimulatedPatch]:
+        """Simulated defects: large pictures take a while, and the second stage may not come."""
+        return [] if self.draw is None else [self.draw(self, n) for n in range(self.count)]
 
 
 def make_stages(
-    load: Load, order: Sequence[int], given: Sequence[PictureSource], seed: int, can_simulate: bool
+    load: Load,
+    order: Sequence[int],
+    given: Sequence[PictureSource],
+    seed: int,
+    can_simulate: bool,
+    first: int = LONG,
 ) -> tuple[Stage, Stage]:
     """Makes two stages, which leave out different pictures, and judge different defects.
 
     Args:
         order: numbers of the good pictures, shuffled; each shows another part.
         given: defective pictures, shuffled; a single one is in both stages.
+        first: number of the first stage's `SIZES`.
     """
-    share = len(order) // LEFT_OUT_SHARE
-    counts = [min(most, share) for most in LEFT_OUT]
+    sizes = SIZES[first : first + 2]
+    counts = [min(most, len(order) // LEFT_OUT_SHARE) for _, most, _ in sizes]
     left_out = order[: counts[0]], order[counts[0] : sum(counts)]
     rest = order[sum(counts) :]
-    learnt = rest[: LEARNT[0]], [*left_out[0], *rest][: LEARNT[1]]
-    part = Foreground.of([load(i) for i in rest[:PART_PICTURES]]) if can_simulate else None
+
+    @cache
+    def part() -> Foreground:
+        return Foreground.of([load(i) for i in rest[:PART_PICTURES]])
+
     stages = []
-    for k in (0, 1):
+    for k, (most, _, simulated) in enumerate(sizes):
+
+        def draw(stage: Stage, n: int, k: int = k) -> SimulatedPatch:
+            return _simulate(load, stage, part(), n, Stream.TRIALS.rng(seed, k, n))
+
+        learnt = [*left_out[0], *rest] if k else rest
         own = given[k::2] if len(given) > 1 else given
-        stage = Stage([*learnt[k]], [*left_out[k]], [*own])
-        if part is not None:
-            stage.simulated = [
-                _simulate(load, stage, part, n, Stream.TRIALS.rng(seed, k, n)) for n in range(SIMULATED[k])
-            ]
-        stages.append(stage)
+        made = draw if can_simulate else None
+        stages.append(Stage([*learnt[:most]], [*left_out[k]], [*own], simulated, made))
     return stages[0], stages[1]
 
 

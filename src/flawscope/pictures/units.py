@@ -151,9 +151,14 @@ def show_nothing(looks: Sequence[Look | None]) -> list[int]:
     return np.flatnonzero(found).tolist()
 
 
-def _promise_at_best(parts: int) -> str:
-    best = "nothing" if parts == 1 else f"at best {1 / (parts + 1):.1%}"
-    return f"{pluralize(parts, 'part')} (promises {best})"
+def _without_exact(several: Sequence[int], looks: Sequence[Look | None]) -> list[int]:
+    """Numbers of pictures, of exact copies the first: what is told of these is told where they are left
+    out."""
+    first: dict[object, int] = {}
+    for k in several:
+        look = looks[k]
+        first.setdefault(k if look is None else (look.thumbnail.tobytes(), look.noise), k)
+    return [*first.values()]
 
 
 def find_parts(
@@ -189,18 +194,19 @@ def find_parts(
     doubted = [[i, j] for i, j, _ in compared.unsure if not (told[i] and told[j])]
     fewer = len({*_join(numbers, doubted)})
     if fewer < parts:
-        say(f"unsure: {describe(doubted)} but for noise: alike parts, or one part again?")
+        lowest = "nothing" if fewer == 1 else f"no rate below {1 / (fewer + 1):.1%}"
         say(
-            f"unsure: counted as {_promise_at_best(parts)}; if these show the same part, "
-            f"{_promise_at_best(fewer)}; --group tells parts by names"
+            f"unsure: {describe(doubted)} but for noise: alike parts, or one part again? Counted as "
+            f"{pluralize(parts, 'part')}; if they show the same part there {'is' if fewer == 1 else 'are'} "
+            f"{fewer}, and {lowest} can be promised: take them out then (`data check --out PAGE.html` "
+            "shows the pairs), or tell parts by names (--group)"
         )
-    if not joined:
-        return list(groups)
-    say(
-        f"near-copies: {describe(joined)}; counted as {pluralize(parts, 'part')} "
-        "(if each is a part of its own: --group '.*')"
-    )
-    return numbers
+    if shown := [own for several in joined if len(own := _without_exact(several, looks)) > 1]:
+        say(
+            f"near-copies: {describe(shown)}: one part photographed again? Counted as "
+            f"{pluralize(parts, 'part')}; if each shows another part: --group '.*'"
+        )
+    return numbers if joined else list(groups)
 
 
 def find_new_parts(

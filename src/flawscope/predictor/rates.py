@@ -137,6 +137,7 @@ def describe_rates(manifest: Manifest) -> list[dict[str, Any]]:
             {
                 "rate": rate,
                 "expected": promise.rate,
+                "at_most": None if promise.by_part or not promise.is_made else at.calibration.rate_bound,
                 "supported": promise.is_made and promise.rate <= rate + _ROUNDING,
                 "missing": promise.missing,
                 "threshold": at.calibration.score_threshold,

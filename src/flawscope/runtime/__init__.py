@@ -22,11 +22,11 @@ from flawscope.runtime import onnx_file, router_archive
 from flawscope.runtime.session import (
     Describe,
     Engine,
+    ExportedDescriptors,
     ExportedSession,
     Run,
     Runner,
     Session,
-    exported_descriptors,
 )
 
 
@@ -101,7 +101,7 @@ def open_router(
         if artefact.recognition is None:
             return OpenRouter(artefact, opened, None)
         network = torch_runtime.DescriptorNetwork.open(artefact.recognition, device)
-        return OpenRouter(artefact, opened, torch_runtime.describing(network))
+        return OpenRouter(artefact, opened, torch_runtime.Describing(network))
     assert not isinstance(path, RouterArtefact)
     artefact, members = router_archive.read(path)
     sessions: dict[str, Session] = {}
@@ -113,7 +113,7 @@ def open_router(
         return OpenRouter(artefact, sessions, None)
     chosen = exported_engine(_choose_engine("this router", False, "fp32", engine))
     return OpenRouter(
-        artefact, sessions, exported_descriptors(chosen, by.tensors[GRAPH].tobytes(), device, threads)
+        artefact, sessions, ExportedDescriptors(chosen, by.tensors[GRAPH].tobytes(), device, threads)
     )
 
 

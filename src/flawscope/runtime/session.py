@@ -151,7 +151,7 @@ class ExportedSession:
     def __init__(self, engine: Engine, model: str | os.PathLike[str] | bytes, *how: Any):
         network = model if isinstance(model, bytes) else os.fspath(model)
         what = "model the exported network" if isinstance(network, bytes) else f"model {network}"
-        self.engine, self.runtime = engine, engine.runtime
+        self.engine, self.runtime, self._how = engine, engine.runtime, how
         self.network: NetworkFile | None = None
         self.graph = engine.open_checked(network, what, RESULTS, *how)
         inputs = dict(self.graph.inputs)
@@ -176,6 +176,15 @@ class ExportedSession:
             raise files.unusable_file_error(path, "its size is not its manifest's; export it anew")
         session.network = NetworkFile.open(path)
         return session
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles where the network lies, not the network: another process opens the file again."""
+        if self.network is None:
+            raise FlawscopeError("a network without a file cannot be pickled")
+        return _open_again, (type(self.engine), self.network, *self._how)
+
+    def __deepcopy__(self, _: Any) -> Self:
+        return self  # a network is only read, and several threads may
 
     @property
     def batch(self) -> int:
@@ -220,13 +229,34 @@ class ExportedSession:
         self.network.save(artefact, path)
 
 
-def exported_descriptors(engine: Engine, graph: bytes, *how: Any) -> Describe:
+def _open_again(engine: type[Engine], network: NetworkFile, *how: Any) -> ExportedSession:
+    """Opens a pickled session. InputError where its file is gone, or has another network by now."""
+    if not network.is_unchanged():
+        raise files.unusable_file_error(network.path, "it is gone or has changed since; load it again")
+    path = network.path
+    session = ExportedSession(engine(), path.read() if isinstance(path, Member) else path, *how)
+    session.network = network
+    return session
+
+
+class ExportedDescriptors:
     """The function of a router's exported descriptor network. how: device and threads, as for `Engine.open`.
     InputError where the network does something that is not known, or has other outputs."""
-    what = "this router's recognition"
-    try:
-        onnx_check.check(graph)
-    except ValueError as error:
-        raise InputError(f"cannot use {what}: {error}; export it anew") from None
-    opened = engine.open_checked(graph, what, ["descriptors"], *how)
-    return lambda images: engine.run_checked(opened.run, {"images": images})[0]
+
+    def __init__(self, engine: Engine, graph: bytes, *how: Any):
+        what = "this router's recognition"
+        try:
+            onnx_check.check(graph)
+        except ValueError as error:
+            raise InputError(f"cannot use {what}: {error}; export it anew") from None
+        self._engine, self._given = engine, (graph, *how)
+        self._run = engine.open_checked(graph, what, ["descriptors"], *how).run
+
+    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self._engine.run_checked(self._run, {"images": images})[0]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ExportedDescriptors, (self._engine, *self._given)
+
+    def __deepcopy__(self, _: Any) -> Self:
+        return self

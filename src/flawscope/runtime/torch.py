@@ -18,7 +18,7 @@ from flawscope.methods import registry
 from flawscope.methods.descriptors import DescriptorNetwork
 from flawscope.methods.detector import Detector, resolve_device
 from flawscope.methods.threads import set_thread_count, workers
-from flawscope.runtime.session import Answers, Describe
+from flawscope.runtime.session import Answers
 
 
 class TorchSession:
@@ -96,17 +96,18 @@ def share_weights(sessions: Sequence[TorchSession], artefacts: Sequence[Artefact
                     own.data = same.data
 
 
-def describing(network: DescriptorNetwork) -> Describe:
+class Describing:
     """Function from images `[B, 3, H, W]` to descriptors `[B, D]`, for several threads."""
 
-    def describe(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        device, batch = network.roi.device, torch.from_numpy(images)
+    def __init__(self, network: DescriptorNetwork):
+        self._network = network
+
+    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        device, batch = self._network.roi.device, torch.from_numpy(images)
         if device.type == "cpu" and torch.get_num_threads() > 1:  # others go on beside it
             with workers(device) as each:
-                [found] = each(network, [batch])
+                [found] = each(self._network, [batch])
         else:
             with torch.inference_mode():
-                found = network(batch.to(device))
+                found = self._network(batch.to(device))
         return np.asarray(found.float().cpu().numpy())
-
-    return describe

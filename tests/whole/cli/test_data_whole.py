@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from flawscope.cli import main
+from near_duplicates_helpers import product
 
 
 def test_a_faulty_folder_is_checked(run, answer, drawn, tmp_path):
@@ -54,6 +55,17 @@ def test_a_page_shows_each_form_in_which_pictures_and_masks_were_met(answer, dra
     assert marked == {name: name in drawn_in for name in forms}
     assert len(shown_on(page)) == len(found)
     answer(*call, "--out", tmp_path / "check.png", code=2, said=".html")
+
+
+def test_pictures_of_one_part_are_shown_side_by_side(answer, tmp_path):
+    for k in range(8):
+        for view in range(2 if k < 2 else 1):
+            product(k).rotate(view).save(tmp_path / f"{k}_{view}.png")
+    page = tmp_path.parent / "copies.html"
+    answer("data", "check", "--data", tmp_path, "--out", page)
+    pairs = [one for one in shown_on(page) if dict(one["facts"]).get("Seems") == "one part"]
+    assert [one["name"] for one in pairs] == ["0_0.png, 0_1.png", "1_0.png, 1_1.png"]
+    assert all(one["layers"]["photo"] for one in pairs)
 
 
 def test_poses_of_parts_are_told_and_drawn(answer, tmp_path):

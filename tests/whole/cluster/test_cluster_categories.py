@@ -9,7 +9,7 @@ from flawscope.artefact import model_file
 from flawscope.cli import main
 
 # of a manifest's facts, what depends on when and where a model was fitted
-PASSING = {"seconds", "seconds_total", "memory_peak", "memory_predicted", "summary"}
+PASSING = {"seconds", "seconds_total", "seconds_view", "memory_peak", "memory_predicted", "summary"}
 
 
 def manifest(model):

@@ -46,7 +46,9 @@ def test_parts_that_are_alike_stay_apart_and_both_readings_are_told():
     # whether alike parts or one part again, nobody can tell: both promises are given
     said = []
     assert fitted([part(0, view) for view in range(6)], say=said.append).calibration.unit_count == 6
-    assert any(line.startswith("unsure: ") and "1 part (promises nothing)" in line for line in said)
+    assert any(
+        line.startswith("unsure: ") and "there is 1, and nothing can be promised" in line for line in said
+    )
     rng = np.random.default_rng(0)
     grey = [np.clip(120 + rng.normal(0, 3, (SIDE, SIDE, 3)), 0, 255).astype(np.uint8) for _ in range(6)]
     assert fitted(grey).calibration.unit_count == 6

@@ -130,6 +130,15 @@ class LabelFiles:
         """The labels of one of the pictures that can be used."""
         return tuple(self._by_picture[picture].labels) if picture in self._by_picture else ()
 
+    def marked(self) -> dict[Path, tuple[str, tuple[str, ...]]]:
+        """Pictures in which something is marked, each with the source and the kinds of the marks."""
+        found: dict[Path, tuple[str, tuple[str, ...]]] = {}
+        for entry, pictures in self._assigned:
+            if entry.labels.shapes:
+                kinds = tuple(dict.fromkeys(filter(None, entry.labels.kinds)))
+                found |= {self.given[path]: (entry.source, kinds) for path in pictures if path in self.given}
+        return found
+
     def left_out(self, picture: Path) -> tuple[str, ...]:
         """Why marks in one of the pictures cannot be used; a file that cannot be read may have marked it."""
         found = self._by_picture.get(picture, _Found())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,8 +53,12 @@ def read_label_file(
     if found is not None and (found.form or found.fault):
         return found
 
+    @cache
+    def is_of_a_tool() -> bool:
+        return _SIGN.search(data) is not None
+
     def is_sure(text: str) -> bool:  # numbers in a damaged file of a tool may be pictures' names
-        is_number = text.isdecimal() and (suffix == ".txt" or _SIGN.search(data) is not None)
+        is_number = text.isdecimal() and (suffix == ".txt" or is_of_a_tool())
         return not is_number and is_name(text)
 
     try:

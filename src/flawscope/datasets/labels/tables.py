@@ -7,17 +7,13 @@ other columns say is read elsewhere (`datasets.class_labels`).
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 import json
-import re
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
 from flawscope.datasets.labels.shapes import Entry, name_entry, picture_path
-from flawscope.errors import missing_library_error
 from flawscope.pictures.decoding import is_picture
 from flawscope.pictures.folder_words import says_good
 from flawscope.pictures.text_files import decode_text
@@ -25,8 +21,8 @@ from flawscope.pictures.text_files import decode_text
 FORM = "list"
 SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".xlsx")
 _DELIMITERS = (",", ";", "\t", "|", " ")
-_OF_A_MODEL = {"p_value"}  # columns of what a model found, which is no ground truth
-_SHARED_STRING = re.compile(rb"<t[^>]*>([^<]+)</t>")
+# Columns of what a model found, which is no ground truth
+_OF_A_MODEL = {"p_value", "largest, px", "area, px²"}
 
 IsName = Callable[[str], bool]
 Row = dict[str, list[str]]  # texts by the column's name
@@ -36,9 +32,6 @@ def read_list(data: bytes, suffix: str, own: str, is_name: IsName) -> list[Entry
     """Entries of a list; empty where the file is none.
 
     own: the path of the picture of which the file has the name. is_name: whether a text names a picture.
-
-    Raises:
-        InputError: it is a list in Excel's form, and the library for it is missing.
     """
     rows = _rows(data, suffix, is_name)
     headers = list(dict.fromkeys(name for row in rows for name in row))
@@ -79,22 +72,36 @@ def _rows(data: bytes, suffix: str, is_name: IsName) -> list[Row]:
     if suffix == ".jsonl":
         records = [json.loads(line) for line in _text(data).splitlines() if line.strip()]
         return [*_json_rows(records, is_name)]
-    tables = _sheets(data, is_name) if suffix == ".xlsx" else [_best_cut(_text(data), is_name)]
+    tables = _sheets(data) if suffix == ".xlsx" else [_best_cut(_text(data), is_name)]
     return [row for table in tables for row in _table_rows(table, is_name)]
 
 
 def _table_rows(table: list[list[str]], is_name: IsName) -> Iterator[Row]:
-    """Yields the rows of a table. Its first line names the columns, unless it names a picture; of two columns
-    without names one is the picture, the other its label."""
+    """Yields the rows of a table. Its first line names the columns, unless it names a picture; of columns
+    without names one is the picture, and its label is the other of two, or the only one of words."""
     lines = [[cell.strip() for cell in cells] for cells in table if any(map(str.strip, cells))]
     width = max(map(len, lines), default=0)
     keys = ["label"] * width if width <= 2 else [f"column {k + 1}" for k in range(width)]
     if len(lines) > 1 and not any(map(is_name, lines[0])):
         keys = [name or key for name, key in zip(lines[0], keys, strict=False)]
         lines = lines[1:]
+    elif width > 2:  # such as label, place, size, picture
+        full = [cells for cells in lines if len(cells) == width]
+        words = [
+            k for k in range(width) if all(_is_word(cells[k]) and not is_name(cells[k]) for cells in full)
+        ]
+        keys = ["label" if [k] == words else key for k, key in enumerate(keys)]
     keys = [key if keys.index(key) == k else f"{key} {k + 1}" for k, key in enumerate(keys)]
     for cells in lines:
         yield {key: [cell] for key, cell in zip(keys, cells, strict=False)}
+
+
+def _is_word(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return bool(text)
+    return False
 
 
 def _text(data: bytes) -> str:
@@ -121,15 +128,7 @@ def _best_cut(text: str, is_name: IsName) -> list[list[str]]:
     return best
 
 
-def _sheets(data: bytes, is_name: IsName) -> list[list[list[str]]]:
-    if importlib.util.find_spec("openpyxl") is None:
-        with zipfile.ZipFile(io.BytesIO(data)) as file:
-            parts = [file.read(name) for name in file.namelist() if name.endswith(".xml")]
-        if not any(
-            is_name(text.decode(errors="replace")) for xml in parts for text in _SHARED_STRING.findall(xml)
-        ):
-            return []
-        raise missing_library_error("it names pictures, and reading it", "openpyxl", extras="report")
+def _sheets(data: bytes) -> list[list[list[str]]]:
     import openpyxl
 
     book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from flawscope._version import __version__
@@ -11,7 +10,7 @@ from flawscope.evaluation import agreement
 from flawscope.evaluation.agreement import Agreement, Appraisal, Share, grade_kappa
 from flawscope.evaluation.report import require_libraries
 from flawscope.evaluation.report.page import read_asset
-from flawscope.evaluation.report.words import percent, range_text
+from flawscope.evaluation.report.words import percent, range_text, time_text
 from flawscope.evaluation.trials import ReadStudy
 from flawscope.pictures.listing import printable
 from flawscope.results import html
@@ -90,7 +89,7 @@ def agreement_page(
     environment.globals |= {"share": share_text, "kappa": kappa_text, "spaced": spaced, "name": printable}
     disputed, defective = [*_disputed(read)], int(study.defective.sum())
     facts = [
-        ("Made", f"{time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}, flawscope {__version__}"),
+        ("Made", f"{time_text()}, flawscope {__version__}"),
         ("Parts", f"{len(study.parts)}: {len(study.parts) - defective} good, {defective} defective"),
         ("Trials", f"{study.trials} of each part by each appraiser"),
         ("Appraisers", printable(", ".join(study.decisions))),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from flawscope.datasets import Dataset, Item
 from flawscope.datasets.check import CheckReport
@@ -30,9 +33,11 @@ from flawscope.evaluation.report.words import (
     pose_facts,
     score_facts,
     size_text,
+    time_text,
 )
 from flawscope.evaluation.result import EvaluatedPicture
 from flawscope.pictures.channels import first_view
+from flawscope.pictures.decoding import to_eight_bits
 from flawscope.pictures.levels import Levels
 from flawscope.pictures.listing import printable
 from flawscope.progress import ProgressCallback, ignore_progress
@@ -44,6 +49,7 @@ from flawscope.results.table import ResultRow
 
 MAX_CARDS, MAX_NEAREST = 24, 6  # changed decisions that are shown by themselves; pictures in their place
 LISTED = "listed without its picture"  # why a picture is not shown
+MAX_PAIRS = 48  # pairs of near-copies that are shown
 MAX_ROWS = 2000  # pictures that are listed; the table has all
 
 
@@ -56,7 +62,7 @@ def predictions_page(
     *,
     parts: Sequence[PartPrediction] = (),
 ) -> str:
-    """The page of `predict --out`, of every input of the run. InputError: Jinja2 or WebP is missing.
+    """The page of `predict --out`, of every input of the run. InputError: WebP is missing.
 
     Args:
         shown: predictions with their maps, most severe first; pictures of the others are not shown.
@@ -142,12 +148,12 @@ def _row_entry(row: ResultRow, common: str, found: Prediction | None, layers: La
 
 
 def _run_facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    made = ("made", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()))
     keys = ("model", "method", "category", "score_threshold", "mask_threshold", "seconds", "flawscope")
-    known = {key.replace("_", " "): str(facts[key]) for key in keys if facts.get(key)}
+    given = {key.replace("_", " "): facts[key] for key in keys if facts.get(key)}
+    known = {key: f"{one:.4g}" if isinstance(one, float) else str(one) for key, one in given.items()}
     if rules := facts.get("tolerances"):
         known["tolerances"] = f"version {rules['version']}, SHA-256 {rules['sha256']}"
-    return [made, *((key, printable(text)) for key, text in known.items())]
+    return [("made", time_text()), *((key, printable(text)) for key, text in known.items())]
 
 
 # ------------------------------------------------------------------------------------------ how data is read
@@ -155,7 +161,7 @@ def _run_facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def check_page(dataset: Dataset, report: CheckReport, aligned: Alignment | None = None) -> str:
     """The page of `data check --out`: a picture of each form that was met, with what is marked in it, and
-    where parts are found. InputError: Jinja2 or WebP is missing."""
+    where parts are found. InputError: WebP is missing."""
     require_libraries(plots=False)
     rows: list[dict[str, Any]] = []
     for form in report.forms[:MAX_ROWS]:
@@ -173,18 +179,26 @@ def check_page(dataset: Dataset, report: CheckReport, aligned: Alignment | None 
                 "rank": len(rows),
             }
         )
+    pairs: list[dict[str, Any]] = []
+    for finding in [one for one in report.findings if one.code.startswith("nearly")][:MAX_PAIRS]:
+        drawn = _side_by_side([Path(report.root) / name for name in (finding.subject, finding.others[0])])
+        size, layers = f"{drawn.shape[1]} × {drawn.shape[0]}", {"photo": image_uri(drawn, MAX_SIDE)}
+        name = printable(f"{finding.subject}, {finding.others[0]}")
+        unsure = "unsure" if finding.code.endswith("unsure") else "one part"
+        pairs.append({"name": name, "size": size, "facts": [("Seems", unsure)], "layers": layers})
     drawings: list[dict[str, Any]] = []
     for drawn, name, words in aligned.drawings() if aligned else ():
         size, layers = f"{drawn.shape[1]} × {drawn.shape[0]}", {"photo": image_uri(drawn, MAX_SIDE)}
         drawings.append({"name": printable(name), "size": size, "facts": [("Part", words)], "layers": layers})
     return render(
         "check.html.j2",
-        rows + drawings,
+        rows + drawings + pairs,
         ("pages.js",),
         title=printable(dataset.category),
         parts=(
             ("forms", "Forms"),
             *((("alignment", "Alignment"),) if aligned else ()),
+            *((("copies", "Copies"),) if pairs else ()),
             ("findings", "Findings"),
         ),
         toggles=(TRUTH,),
@@ -195,15 +209,24 @@ def check_page(dataset: Dataset, report: CheckReport, aligned: Alignment | None 
         totals=report.totals,
         forms=rows,
         drawings=drawings,
+        pairs=pairs,
         findings=[*map(printable, report.finding_lines())],
     )
+
+
+def _side_by_side(paths: Sequence[Path]) -> NDArray[np.uint8]:
+    """Two pictures beside each other, [H, W, 3], in the height of the lower one."""
+    shown = [Image.fromarray(to_eight_bits(first_view(path)[0])) for path in paths]
+    height = min(one.height for one in shown)
+    scaled = [one.resize((max(1, round(one.width * height / one.height)), height)) for one in shown]
+    return np.concatenate([np.asarray(one.convert("RGB")) for one in scaled], axis=1)
 
 
 # ----------------------------------------------------------------------------------------------- two models
 
 
 def comparison_page(comparison: Comparison, step: ProgressCallback = ignore_progress) -> str:
-    """The page of two models on the same pictures. InputError: Jinja2 or WebP is missing."""
+    """The page of two models on the same pictures. InputError: WebP is missing."""
     require_libraries(plots=False)
     order = _display_order(comparison)
     (first, second), sentence = comparison.evaluations, comparison.sentence()

@@ -22,6 +22,7 @@ from flawscope.errors import pluralize
 from flawscope.evaluation import Evaluation, metrics
 from flawscope.machine import GIB, peak_memory, processor_name, usable_cores
 from flawscope.pictures.listing import printable
+from flawscope.predictor.rates import describe_rates
 from flawscope.progress import format_duration
 from flawscope.results.findings import severity_text
 from flawscope.results.part import PartPrediction
@@ -58,6 +59,11 @@ def percent(value: float) -> str:
 def range_text(low: float, high: float) -> str:
     """Formats an interval of rates: 63.1 to 100 %."""
     return f"{percent(low)[:-2]} to {percent(high)}"
+
+
+def time_text() -> str:
+    """The time of now, as on the clock of this machine: 2026-11-29 10:13 (UTC+0100)."""
+    return time.strftime("%Y-%m-%d %H:%M (UTC%z)")
 
 
 def headline(tally: Tally, noun: str = "picture") -> str:
@@ -147,7 +153,10 @@ def _promise(calibration: Calibration) -> str:
         return f"{text}; {calibration.no_promise()}."
     text += (
         f", set from {calibration.describe_pictures()} alone ({calibration.method}). Of those that are like "
-        f"them, {calibration.describe_rate()}; about defects it promises nothing."
+        f"them, {calibration.describe_rate()}; about defects it promises nothing. If you "
+        "choose a threshold after a look at these results, this one may call up to "
+        f"{percent(calibration.rate_bound)} anomalous (95\N{NO-BREAK SPACE}%, for all thresholds at once; "
+        "`flawscope info` has the others)."
     )
     if calibration.pictures_missing:
         more = pluralize(calibration.pictures_missing, "more good picture")
@@ -236,6 +245,7 @@ def model_facts(manifest: Manifest) -> Pairs:
         ("seed", str(manifest.config.get("seed", "?"))),
         ("pictures", ", ".join(f"{n} {role}" for role, n in roles.items()) or "not known"),
         ("decision", c.promise()),
+        *([("any threshold", line)] if (line := _any_threshold(manifest)) else []),
         ("severity", f"1 is {c.spread:.3g} above the score threshold, the spread of good pictures"),
         ("mask threshold", c.outlined()),
         ("calibrated for", f"{c.runtime}, {c.precision}"),
@@ -248,8 +258,19 @@ def model_facts(manifest: Manifest) -> Pairs:
         rows += [("kinds of defects", kinds.describe()), ("kinds, left out", kinds.describe_left_out())]
     if "seconds_total" in facts:
         rows.append(("time of the fit", format_duration(facts["seconds_total"])))
+    if "seconds_view" in facts:
+        where = f"{facts.get('device', '?')}, {facts.get('threads', '?')} threads"
+        rows.append(("time of a view", f"{facts['seconds_view']:.3g} s there ({where}), without reading it"))
     rows.append(("made with", ", ".join(f"{k} {v}" for k, v in manifest.versions.items()) or "not known"))
     return rows
+
+
+def _any_threshold(manifest: Manifest) -> str:
+    """Says how many good pictures each rate may call anomalous if it is chosen by its results; empty where
+    nothing is promised, or of parts in views."""
+    rows = [row for row in describe_rates(manifest) if row["supported"] and row["at_most"] is not None]
+    each = [f"{percent(row['rate'])}: at most {percent(row['at_most'])}" for row in rows]
+    return f"whichever rate is chosen after a look at what it finds, {', '.join(each)} (95 %)" if each else ""
 
 
 def _run_facts(result: Evaluation, dataset: Dataset, runtime: str) -> Pairs:
@@ -260,7 +281,7 @@ def _run_facts(result: Evaluation, dataset: Dataset, runtime: str) -> Pairs:
         with suppress(PackageNotFoundError):
             packages.append(f"{name} {version(name)}")
     return [
-        ("made", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())),
+        ("made", time_text()),
         ("data", f"{printable(dataset.category)}, layout {dataset.layout}"),
         ("pictures", f"{images} evaluated, {left} left out, {unread} unreadable"),
         ("time", f"{took}, {each:.0f} ms a picture, reading, metrics and files included"),

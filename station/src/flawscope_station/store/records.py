@@ -141,6 +141,13 @@ class Store:
         count = self.counts(product_id)["inspected"]
         return {"inspections": count, "waiting": self.waiting_count(product_id)}
 
+    def last_at(self, product_id: int) -> int | None:
+        """When the last part of a product was recorded, in microseconds since 1970; None: there is none."""
+        with self.database.reading() as connection:
+            latest = select(func.max(inspections.c.at)).where(inspections.c.product_id == product_id)
+            found: int | None = connection.execute(latest).scalar_one()
+        return found
+
     def waiting_count(self, product_id: int) -> int:
         """Number of inspections that wait for a review, up to `MAX_WAITING`."""
         with self.database.reading() as connection:
@@ -161,6 +168,14 @@ class Store:
             if before == self._writes and not self._writing:  # else some would count twice, or not at all
                 self._counts[product_id] = found.copy()
         return found
+
+    def counts_since(self, product_id: int, since: int) -> dict[str, int]:
+        """Numbers of inspections since the hour of a time: `COUNTED`."""
+        sums = (func.coalesce(func.sum(hours.c[name]), 0) for name in COUNTED)
+        query = select(*sums).where(hours.c.product_id == product_id, hours.c.hour >= since // HOUR)
+        with self.database.reading() as connection:
+            row = connection.execute(query).one()
+        return dict(zip(COUNTED, map(int, row), strict=True))
 
     @contextmanager
     def _counted(self, changes: Callable[[], Iterable[tuple[int, Mapping[str, int]]]]) -> Iterator[None]:

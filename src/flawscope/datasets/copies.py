@@ -1,0 +1,121 @@
+"""Finds pictures that a data set has twice, by their pixels or nearly so, for `check`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from flawscope.datasets.dataset import Dataset, Item
+from flawscope.errors import join_names, pluralize
+from flawscope.pictures.near_duplicates import Look, clusters, compare_pictures
+
+MIN_COPIED = 3  # copies in a folder of those in another, from which on they are one finding
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Fault of a data set. `code` names it for machines; paths are relative to the category's folder."""
+
+    severity: str  # "error", "warning" or "note"
+    code: str
+    subject: str
+    message: str
+    remedy: str
+    others: tuple[str, ...] = ()  # the further pictures that take part, such as the copies
+
+    def line(self) -> str:
+        subject = "" if self.subject == "." else f"{self.subject}: "
+        return f"{self.severity}: {subject}{self.message}; {self.remedy}"
+
+
+@dataclass(frozen=True)
+class CheckedPicture:
+    """Facts that are kept of a picture."""
+
+    split: str
+    item: Item
+    size: tuple[int, int] = (0, 0)  # width, height
+    mode: str = ""  # empty where a picture without content has no telling mode
+    digest: str = ""
+    look: Look | None = None
+    faults: tuple[Finding, ...] = ()
+
+
+def exact_copies(dataset: Dataset, seen: list[CheckedPicture]) -> Iterator[Finding]:
+    groups: dict[str, list[CheckedPicture]] = {}
+    for one in seen:
+        groups.setdefault(one.digest, []).append(one)
+    by_folder: dict[tuple[str, ...], list[list[CheckedPicture]]] = {}
+    for group in groups.values():
+        if len(group) > 1:
+            by_folder.setdefault(tuple(dataset.relative(one.item.path.parent) for one in group), []).append(
+                group
+            )
+    sizes = Counter(dataset.relative(one.item.path.parent) for one in seen)
+    for folders, several in by_folder.items():
+        found = [_copies_finding(dataset, group, near=False) for group in several]
+        if len(found) < MIN_COPIED or len({*folders}) < len(folders) or len({one.code for one in found}) > 1:
+            yield from found
+            continue
+        copy = min(folders[1:], key=lambda name: sizes[name])
+        others = join_names([name for name in folders if name != copy])
+        whole = (
+            "the folder is a copy"
+            if len(found) == sizes[copy]
+            else f"{len(found)} of its {sizes[copy]} pictures"
+        )
+        message = f"{whole} of {others}" if whole.endswith("copy") else f"{whole} are in {others}, too"
+        remedy = found[0].remedy if found[0].severity == "error" else "take one of them out"
+        names = tuple(name for one in found for name in (one.subject, *one.others))
+        yield Finding(found[0].severity, found[0].code, copy, message, remedy, names)
+
+
+def near_copies(dataset: Dataset, seen: list[CheckedPicture]) -> Iterator[Finding]:
+    """Findings of (nearly) equal pictures, at least one of them for training; exact copies count once."""
+    once = list({one.digest: one for one in reversed(seen) if one.look is not None}.values())[::-1]
+    looks = [one.look for one in once if one.look is not None]
+    if len(looks) > 1:
+        bank = np.flatnonzero([one.split != "test" for one in once])
+        compared = compare_pictures(looks, bank)
+        for numbers in clusters(compared.copies):
+            yield _copies_finding(dataset, [once[k] for k in numbers], near=True)
+        for numbers in clusters(compared.unsure):
+            first, *others = (dataset.relative(once[k].item.path) for k in numbers)
+            message = (
+                f"looks the same as {join_names(others, 3)} but for noise: alike parts, or one part again?"
+            )
+            remedy = "of one part keep one picture, or name the part with --group; alike parts may stay"
+            yield Finding("note", "nearly-unsure", first, message, remedy, tuple(others))
+
+
+def _copies_finding(dataset: Dataset, group: Sequence[CheckedPicture], *, near: bool) -> Finding:
+    """Finding of pictures that are (nearly) the same: the first is its subject, the others are named."""
+    splits = list(dict.fromkeys(one.split for one in group))
+    place = splits[0] if dataset.test else "the folder"  # good pictures alone have no splits
+    if len(splits) > 1 and near and dataset.drawn_split and not any(one.item.anomalous for one in group):
+        severity, code = "note", "nearly-in-two-splits"
+        message = f"nearly the same picture is in {' and in '.join(splits)}"
+        remedy = "it says little about new parts; --group keeps parts together that names tell"
+    elif len(splits) > 1 and near:
+        severity, code = "warning", "nearly-in-two-splits"
+        message = f"nearly the same picture is in {' and in '.join(splits)}"
+        remedy = "keep pictures of one part in one split"
+    elif near:
+        severity, code = "note", "nearly-copy"
+        message = f"{pluralize(len(group), 'picture')} in {place} are nearly the same"
+        remedy = "if they show one part, keep one of them or group them for calibration"
+    elif len(splits) > 1:
+        severity, code = "error", "in-two-splits"
+        message = f"the same picture is in {' and in '.join(splits)}"
+        remedy = "remove it from one of them, or every figure is too good"
+    elif len({one.item.anomalous for one in group}) > 1:
+        severity, code = "error", "good-and-bad"
+        message, remedy = "the same picture is good and defective", "remove the wrong one"
+    else:
+        severity, code = "warning", "copy"
+        message, remedy = f"the same picture is {len(group)} times in {place}", "keep one"
+    first, *others = (dataset.relative(one.item.path) for one in group)
+    return Finding(severity, code, first, f"{message} ({join_names(others, 3)})", remedy, tuple(others))
