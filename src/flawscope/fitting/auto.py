@@ -45,9 +45,8 @@ from flawscope.pictures.decoding import PictureSource, decode, pixel_hash, to_ei
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.part_places import poses_needed
 from flawscope.pictures.units import find_parts, group_numbers
-from flawscope.predictor import Predictor, open_fitted, read_manifest
+from flawscope.predictor import Predictor, fitted_artefact, open_fitted, read_manifest
 from flawscope.progress import ProgressCallback, ignore_progress
-from flawscope.runtime import read
 
 MIN_PARTS = 12  # good parts to try by: of more than ten PatchCore puts no turned copies in its bank
 BEYOND = float(np.finfo(np.float32).max)  # score of a picture in which parts are not found
@@ -121,7 +120,7 @@ def fit_auto(
 
 def _reopened(path: str | os.PathLike[str], options: Mapping[str, Any]) -> Predictor:
     """Opens a fitted model as `fit` returned it."""
-    found = open_fitted(read(path), options.get("device") or "auto")
+    found = open_fitted(fitted_artefact(path), options.get("device") or "auto")
     found = found.accept() if options.get("force") else found
     fence = found.manifest.suspicious_above or math.inf
     found.suspects = [(row.name, row.score) for row in found.manifest.pictures if (row.score or 0.0) > fence]
@@ -245,7 +244,7 @@ class _Search:
         for one in self.trials:
             self.recipes[one.flags] = Recipe.from_flags(one.flags)
             self.time.note(one.flags, one.fit_seconds, 1)
-            if (stored := Scored.of_lists(one.scores)) is not None:
+            if (stored := Scored.of_lists(one.judged)) is not None:
                 self.scored[one.flags, one.stage] = stored
         count = pluralize(len(self.recipes), "setting")
         self.say(
@@ -389,7 +388,7 @@ class _Search:
             return None
         base = self.scored.get(("", number))
         if not flags:
-            trial = replace(trial, scores=scored.to_lists())
+            trial = replace(trial, judged=scored.to_lists())
         if base is not None:
             trial = replace(trial, gain=_rounded(scored.gain_over(base, self.seed)))
             self.memory.drop(but=("", *(one.flags for one in (*self.trials, trial) if one.has_gained)))
