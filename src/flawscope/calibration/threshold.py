@@ -353,15 +353,10 @@ class Calibration:
 
     def describe_bounds(self) -> str:
         """Words `rate_bound` at each rate that people choose from and that is promised; empty: none is."""
-        rates = [
-            rate for rate in OFFERED_RATES if self.promised and not self.with_rate(rate).pictures_missing
-        ]
-        each = [f"{100 * rate:g} %: at most {100 * self.with_rate(rate).rate_bound:.2g} %" for rate in rates]
-        return (
-            f"whichever rate is chosen after a look at what it finds, {', '.join(each)} (95 %)"
-            if each
-            else ""
-        )
+        every = map(self.with_rate, OFFERED_RATES if self.promised else ())
+        known = [one for one in every if not one.pictures_missing]
+        each = ", ".join(f"{100 * one.rate:g} %: at most {100 * one.rate_bound:.2g} %" for one in known)
+        return f"whichever rate is chosen after a look at what it finds, {each} (95 %)" if each else ""
 
     def describe_pictures(self) -> str:
         """Number of good pictures, and of their units where these are fewer."""
