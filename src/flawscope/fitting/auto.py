@@ -123,8 +123,8 @@ def _reopened(path: str | os.PathLike[str], options: Mapping[str, Any]) -> Predi
     found = open_fitted(fitted_artefact(path), options.get("device") or "auto")
     found = found.accept() if options.get("force") else found
     fence = found.manifest.suspicious_above or math.inf
-    found.suspects = [(row.name, row.score) for row in found.manifest.pictures if (row.score or 0.0) > fence]
-    found.suspects.sort(key=lambda pair: -pair[1])
+    scores = [(row.name, row.score or 0.0) for row in found.manifest.pictures]
+    found.suspects = sorted((pair for pair in scores if pair[1] > fence), key=lambda pair: -pair[1])
     return found
 
 
@@ -241,11 +241,11 @@ class _Search:
         self.is_known, self.first = True, self.earlier.first
         self.time.fitted = self.earlier.flags if self.has_model else None
         self.trials = [one for one in self.earlier.trials if one.was_ended]
-        for one in self.trials:
-            self.recipes[one.flags] = Recipe.from_flags(one.flags)
-            self.time.note(one.flags, one.fit_seconds, 1)
-            if (stored := Scored.of_lists(one.judged)) is not None:
-                self.scored[one.flags, one.stage] = stored
+        for trial in self.trials:
+            self.recipes[trial.flags] = Recipe.from_flags(trial.flags)
+            self.time.note(trial.flags, trial.fit_seconds, 1)
+            if (stored := Scored.of_lists(trial.judged)) is not None:
+                self.scored[trial.flags, trial.stage] = stored
         count = pluralize(len(self.recipes), "setting")
         self.say(
             f"{count} {'was' if count.startswith('1 ') else 'were'} tried before, which is not done again"
