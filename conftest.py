@@ -344,27 +344,25 @@ def tiled_pictures(shared):
 @pytest.fixture(scope="session")
 def tiled(tiled_pictures, shared):
     """A small PatchCore model that sees tiles of 96 pixels at 64, by kind of file and precision, and perhaps
-    with a region of interest, or with a memory bank for each place; made when it is first asked for. Read
-    only."""
+    with a region of interest; made when it is first asked for. Read only."""
 
     @functools.cache
-    def made(suffix=".safetensors", precision="fp32", roi=None, positions="shared"):
+    def made(suffix=".safetensors", precision="fp32", roi=None):
         from flawscope.datasets import list_pictures
         from flawscope.export.export import export
         from flawscope.fitting.fitting import fit
 
         def fill(folder):
             options = {"tile": 96, "size": SIZE, "cap": 400, "roi": roi, "check": False}
-            options["positions"] = positions
             model = fit(list_pictures(tiled_pictures / "train"), device="cpu", seed=0, **options)
             model.save(folder / "plate.safetensors")
 
         def fill_exported(folder):
             pictures = [] if precision == "fp32" else list_pictures(tiled_pictures / "train")
-            trained = made(roi=roi, positions=positions)
+            trained = made(roi=roi)
             export(trained, folder / f"plate{suffix}", precision=precision, pictures=pictures)
 
-        name = f"tiled-{roi or 'all'}-{positions}"
+        name = f"tiled-{roi or 'all'}"
         if suffix == ".safetensors":
             return shared(name, fill) / "plate.safetensors"
         return shared(f"{name}-{suffix[1:]}-{precision}", fill_exported) / f"plate{suffix}"

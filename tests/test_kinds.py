@@ -52,7 +52,7 @@ def test_exported_it_names_the_same_kinds(engine, exported_named, named, labelle
             expected = region_descriptors(trained, views, one)
             found = region_descriptors(model, views, one)
             np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
-            cells = trained.session.residuals(views.images([0]), np.array([0]))[0]
+            cells = trained.session.residuals(views.images([0]))[0]
             assert (np.linalg.norm(found, axis=1) <= np.linalg.norm(cells, axis=0).max()).all()  # an average
 
 

@@ -102,6 +102,14 @@ def install_command(*libraries: str, extras: str, package: str = "flawscope") ->
     return f"pip install {' '.join(libraries)}"
 
 
+_WITH_COMMA = re.compile(r"\s*[+-]?(?:\d*,\d{1,2}|0*,\d+|\d+,\d{4,})\s*(?:%|px)?\s*")
+
+
+def decimal_point(text: str) -> str:
+    """Returns a number with a point where it has a decimal comma, 0,05; 1,000 may be a thousand and stays."""
+    return text.replace(",", ".") if _WITH_COMMA.fullmatch(text) else text
+
+
 # --------------------------------------------------------------------------------------- wrong arguments
 
 _WORDS = {

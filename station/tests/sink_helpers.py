@@ -1,5 +1,4 @@
-"""What the tests of sinks share: a broker of one's own, a network that can be cut, who listens. Knows nothing
-of pytest."""
+"""What the tests of sinks share: a broker of one's own, a network that can be cut, who listens."""
 
 import base64
 import json
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as paho
+import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from flawscope_station.client import Client
@@ -273,6 +273,24 @@ def listens(port: int) -> bool:
 
 def new_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="flawscope-mqtt-"))
+
+
+def certified_folder() -> Path:
+    """A folder with `key.pem` and `cert.pem`, signed by itself, of this machine."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl: apt-get install openssl")
+    folder = new_folder()
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
+            *("-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    return folder
 
 
 KEY = bytes(range(32))

@@ -151,6 +151,17 @@ def test_only_requests_to_its_own_names_and_addresses_are_served(app, access, se
         assert b"setting `public`" in body["body"]
 
 
+def test_pages_below_a_path_of_a_proxy_are_refused_in_one_line_and_programs_are_served(client):
+    for prefix, status in (("/inspect", 421), ("/", 200), ("", 200)):
+        found = client.get("/", headers={"X-Forwarded-Prefix": prefix}, follow_redirects=False)
+        assert found.status_code == status, prefix
+    refused = client.get("/plate/live", headers={"X-Forwarded-Prefix": "/inspect/"})
+    assert refused.text.count("\n") == 1
+    assert "below /inspect, and pages have to lie at the top: give it a name or a port" in refused.text
+    for path in ("/healthz", "/static/a.js", "/api/v1/products"):
+        assert client.get(path, headers={"X-Forwarded-Prefix": "/inspect"}).status_code != 421
+
+
 def raw(guard: Any, headers: list[tuple[bytes, bytes]], **scope: Any) -> list[dict[str, Any]]:
     """What is sent as answer to a request that no client library would send."""
     messages: list[dict[str, Any]] = []

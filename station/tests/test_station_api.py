@@ -243,12 +243,23 @@ def test_the_export_is_what_the_search_finds(api, some):
     empty = api.get(f"{PRODUCT}/export", params={"version": 99}).content.decode("utf-8-sig")
     assert len(empty.splitlines()) == 1
     assert api.get(f"{PRODUCT}/export", params={"format": "parquet"}).status_code == 422
+    assert [int(row["places"]) for row in rows] == [len(one["regions"]) for one in some[::-1]]
     book = load_workbook(io.BytesIO(api.get(f"{PRODUCT}/export", params={"format": "xlsx"}).content))
-    header, *lines = book.active.iter_rows(values_only=True)
-    assert [line[header.index("id")] for line in lines] == [one["id"] for one in some[::-1]]
-    scores = [one["score"] for one in some[::-1]]
-    assert [line[header.index("score")] for line in lines] == pytest.approx(scores, rel=1e-12)
-    assert lines[1][header.index("note")] == '\'=1+1 "x", ä\n;', "Excel must not compute it"
+    judged = book["Judged"]
+    header, *lines = judged.iter_rows(values_only=True)
+    found = [dict(zip(header, line, strict=True)) for line in lines]
+    assert [one["No."] for one in found] == [one["id"] for one in some[::-1]]
+    severities = [one["severity"] for one in some[::-1]]
+    assert [one["Severity"] for one in found] == pytest.approx(severities, rel=1e-12)
+    assert found[1]["Note"] == '\'=1+1 "x", ä\n;', "Excel must not compute it"
+    assert found[1]["A person says"] == some[4]["verdict"] == "defect"
+    places = sum(len(one["regions"]) for one in some)
+    assert book["Places"].max_row == 1 + places == 1 + sum(one["Places"] for one in found)
+    address = judged.cell(2, header.index("File") + 1).hyperlink.target
+    assert api.get(address).status_code == 200, "its page"
+    totals = dict(book["Totals"].iter_rows(min_row=2, values_only=True))
+    assert totals["Inspections"] == len(some)
+    assert totals["Promise"] == api.get(f"{PRODUCT}/versions").json()["versions"][0]["promise"]
     assert api.get(f"{PRODUCT}/export", params={"format": "xls"}).status_code == 422
 
 

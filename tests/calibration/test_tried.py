@@ -58,11 +58,12 @@ def test_a_choice_is_stored_and_told():
         Trial("--align turn", 1, 0.9, (0.1, 0.05, 0.2), (0, 10), (20, 24), 0.2),
         Trial("--size 256+768", 1, note="no time"),
     )
-    choice = Choice("--align turn", "it gains", trials, 0, 24, 12.5)
+    choice = Choice("--align turn", "it gains", trials, 0, 24, 12.5, enough=7)
     facts = json.loads(json.dumps({TRIED: choice.to_dict()}))
     assert Choice.from_facts(facts) == choice
     lines = tried_lines(facts)
     assert lines[-2] == "chosen: --align turn, since it gains"
+    assert "about 7 minutes would do" in lines[-1]
     assert "--resume" in lines[-1]
     assert any("0 of 10" in line and "+10.0% (+5.0% to +20.0%)" in line for line in lines)
     assert any("no time" in line for line in lines)

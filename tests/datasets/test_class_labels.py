@@ -12,11 +12,12 @@ from PIL import Image
 from flawscope.cli import output
 from flawscope.datasets import open_dataset
 from flawscope.datasets.check import check
-from flawscope.datasets.labels import tables
 from flawscope.datasets.seen_defects import list_seen
 from flawscope.errors import InputError
 from flawscope.evaluation.trials import _parse_word, _reference_folder
 from flawscope.pictures.name_words import read_names
+from flawscope.results.region import Region
+from flawscope.results.result_workbook import ResultWorkbook
 
 BENCH = Path(__file__).parents[2] / "bench"
 NAMES = [f"{k}.png" for k in range(1, 7)]  # the last two are defective
@@ -182,7 +183,9 @@ def test_pictures_of_all_kinds_in_one_folder_are_a_question(tmp_path, save, spli
     assert all(item.masks for item in found.test if item.anomalous)
     assert len(found.train) + len(found.validation) + sum(not i.anomalous for i in found.test) == 3 * count
     assert len(found.validation) == (3 if count == 3 else 0)
-    assert len(open_dataset(root, good="all").train) == 5 * count
+    every = open_dataset(root, good="all").splits.values()
+    assert [len(one) for one in every] == ([5, 5, 5] if count == 3 else [5, 0, 0])
+    assert not any(item.anomalous for one in every for item in one)
 
 
 def test_a_list_without_a_header_tells_by_its_only_words(tmp_path, save):
@@ -229,15 +232,20 @@ def test_good_ones_in_a_folder_and_in_one_below_are_good(tmp_path, save):
         open_dataset(tmp_path / "bilder")
 
 
-def test_a_list_of_excel_needs_its_library_and_is_not_missed(tmp_path, monkeypatch, bench):
+def test_a_list_of_excel_is_read(tmp_path, bench):
     files = {**dict.fromkeys(bench.NAMES), "l.xlsx": bench.sheet(["ok"] * 20 + ["nok"] * 12)}
-    root = build(tmp_path, files)
-    assert opened(root) == (20, 12)
-    monkeypatch.setattr(tables.importlib.util, "find_spec", lambda name: None)
-    assert (
-        "l.xlsx may say which pictures are good: it names pictures, and reading it needs openpyxl"
-        in opened(root)
-    )
+    assert opened(build(tmp_path, files)) == (20, 12)
+
+
+def test_a_workbook_of_results_is_no_ground_truth(tmp_path):
+    root = build(tmp_path, dict.fromkeys(f"{k}.png" for k in range(8)))
+    book = ResultWorkbook(("path", "decision", "largest_px", "kinds"))
+    for path in sorted(root.glob("*.png")):
+        row = {"path": path.name, "decision": "anomalous", "largest_px": 3.0, "kinds": "scratch"}
+        book.add(row, [(path.name, Region((0, 0, 3, 3), 9, 1.0, (1.5, 1.5), ("scratch",)))])
+    with open(root / "results.xlsx", "wb") as file:
+        book.save(file, ())
+    assert opened(root) == (8, 0)
 
 
 def test_seen_defects_are_none_that_are_called_good(tmp_path, mask, save):

@@ -90,9 +90,8 @@ EXPECTED = {
     "?": "ok !ej_ok|screw_good !screw_nem_good|ok/cam1 ok/cam2 !ei_ok|iO !Kratzer|good !Kratzer !Delle|"
     "MT_Free/Imgs !MT_Blowhole/Imgs !MT_Crack/Imgs|gut !Delle !damaged_case !scratch|Serie7 !Ausschuss|"
     "2024-05-01 !niO|positive !negative|0 !1|G !B|A_Ware !B_Ware|clean !dirty|fine !rusty|. !Kratzer|. !niO|"
-    "!niO|widgets/fresh !widgets/worn",
+    "!niO|widgets/fresh !widgets/worn|train/iO !train/Kratzer",
     "not good by its name": "good good/2024 !good/rejected",
-    "only good pictures": "train/iO !train/Kratzer",
     "choose one": "2024-05-01/iO !2024-05-01/niO 2024-05-02/iO !2024-05-02/niO",
 }
 LAYOUTS = {folders: found for found, every in EXPECTED.items() for folders in every.split("|")}
@@ -155,10 +154,11 @@ def test_days_of_one_product_are_opened_together(tmp_path, save):
     assert len(open_dataset(tmp_path, "2024-05-01", test_share=0).train) == 3
 
 
-def test_a_layout_with_a_split_takes_no_names(tmp_path, save):
+def test_names_keep_the_split_of_a_layout(tmp_path, save):
     build(save, tmp_path, "train/good test/good !test/dent")
-    with pytest.raises(InputError, match="the mvtec layout says which pictures are good; leave --good out"):
-        open_dataset(tmp_path, good="all")
+    found = open_dataset(tmp_path, good="all")
+    assert [len(one) for one in found.splits.values()] == [3, 0, 6]
+    assert not any(item.anomalous for item in found.test)
 
 
 def test_other_words_of_good_are_good_in_the_test_set_too(tmp_path, save):

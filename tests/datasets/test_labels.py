@@ -442,7 +442,7 @@ def test_the_check_says_what_was_read_and_what_was_left_out(root):
     (root / "defects_config.json").write_text("[]")  # of MVTec LOCO
     expected = f"expected: {EXPECTED}"
     assert lines(root) == [
-        "note: .: 2 files of Label Studio: 3 marks in 2 pictures (dent 3); of whole "
+        "note: 2 files of Label Studio: 3 marks in 2 pictures (dent 3); of whole "
         "pictures: dent 1; left out: prediction 1",
         f"note: bad/dent/part_7.txt: is read as no labels; {expected}",
         f"note: settings.json: is read as no labels; {expected}",

@@ -31,11 +31,14 @@ def results(folder, answers, model="m.safetensors"):
     return folder
 
 
-def test_a_table_of_trials_in_any_order_with_commas_or_semicolons(tmp_path):
+def test_a_table_of_trials_in_any_order_as_excel_saves_it(tmp_path):
     rows, wanted = [",".join(row) for row in reversed(aiag.rows())], aiag.study()
     german = {"head": "Part; Appraiser; Trial; Decision; Reference"}
     plain = trials(tmp_path / "a.csv", *rows)
-    for path in (plain, trials(tmp_path / "b.csv", *(row.replace(",", ";") for row in rows), **german)):
+    semicolons = trials(tmp_path / "b.csv", *(row.replace(",", ";") for row in rows), **german)
+    unicode = tmp_path / "c.csv"  # "Unicode text" of Excel
+    unicode.write_text(plain.read_text(encoding="utf-8-sig").replace(",", "\t"), encoding="utf-16")
+    for path in (plain, semicolons, unicode):
         found = read_study([path], None).study
         assert found.parts == wanted.parts
         np.testing.assert_array_equal(found.defective, wanted.defective)

@@ -12,7 +12,6 @@ from flawscope.export import eight_bits
 from flawscope.export.eight_bits import QuantizationErrorMeter, Quantizer, quantize_embed
 from flawscope.export.export import open_embed
 from flawscope.export.onnx_graph import IR_VERSION, OPSET
-from flawscope.export.recalibrate import whole_pictures
 from flawscope.runtime import ENGINES
 
 
@@ -90,7 +89,7 @@ def evidence(embed):
     """Good pictures' scores lie around 0.9 and are wide apart."""
     scores = np.linspace(0.8, 1.0, 19)
     calibration = Calibration(tuple(scores), tuple(scores), float(np.median(scores)))
-    return QuantizationErrorMeter(embed, scoring(), whole_pictures(pictures(4)), calibration)
+    return QuantizationErrorMeter(embed, scoring(), pictures(4), calibration)
 
 
 def in_fp32(proto):

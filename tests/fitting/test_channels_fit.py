@@ -57,7 +57,7 @@ def test_whoever_uses_the_model_reads_all_channels(model):
     more = [lights(600 + k) for k in range(3)]
     extended = extend(model, more, check=False, force=True)
     assert len(extended.manifest.pictures) == len(model.manifest.pictures) + 3
-    assert len(ExportPictures(model.artefact, more).probe_images().images)
+    assert len(ExportPictures(model.artefact, more).probe_images())
 
 
 def test_commands_read_all_channels(model, tmp_path, monkeypatch, run, answer):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from flawscope.artefact.state_file import checkpoint_progress, load_checkpoint, read_checkpoint, write_state
+from flawscope.calibration.streams import Stream
 from flawscope.errors import CheckpointError, FlawscopeError, InputError
 from flawscope.methods.settings import TrainingSettings
 from flawscope.methods.task import Budget
@@ -28,10 +29,11 @@ class Line(Trainer[Tensor]):
         self.said: list[str] = []
         self.beside = torch.zeros(2)
         self.factor = 1.0
-        self.initialise(0)
+        self.initialise(Stream.EFFICIENTAD_WEIGHTS)
 
     def batch(self, step):
-        return torch.rand(4, 1, 2, 2, generator=torch.Generator().manual_seed(self.torch_seed(1, step)))
+        generator = torch.Generator().manual_seed(self.torch_seed(Stream.EFFICIENTAD_STEP, step))
+        return torch.rand(4, 1, 2, 2, generator=generator)
 
     def losses(self, networks, batch, step):
         return [(networks[0](batch) - 2 * batch).square().mean() * self.factor]
@@ -84,7 +86,7 @@ class Dormant(Normed):
         super().__init__(step)
         self.networks = (nn.Sequential(self.networks[0][0], nn.Conv2d(1, 1, 1)),)
         self.optimiser = self._make_adam(self.networks)
-        self.initialise(0)
+        self.initialise(Stream.EFFICIENTAD_WEIGHTS)
 
     def losses(self, networks, batch, step):
         used = networks[0] if step >= 4 else networks[0][0]

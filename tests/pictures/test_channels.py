@@ -63,7 +63,7 @@ def test_views_are_those_of_the_channels_alone():
         np.testing.assert_array_equal(view.images([0]), plain(np.ascontiguousarray(alone))[0])
     scores, maps = np.array([3.0, 5.0], np.float32), np.zeros((2, 6, 7), np.float32)
     maps[0, 1, 2], maps[1, 3, 4] = 3, 5
-    score, drawn = views.predict(lambda images, _: (scores, maps), None, batch=2)
+    score, drawn = views.predict(lambda images: (scores, maps), None, batch=2)
     assert score == 5
     assert (drawn[1, 2], drawn[3, 4], drawn.sum()) == (3, 5, 8)
     tiled = Preprocess((3, 4), tile=(3, 4), channels=channels).views(values)

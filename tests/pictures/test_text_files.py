@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from flawscope.pictures.text_files import load_yaml, read_text, read_yaml, text_lines
+from flawscope.pictures.text_files import load_yaml, read_text, read_yaml, text_lines, unquoted
 
 NAMES = (
     "0012345 010 08 0 007 1 1.10 1.0 1.1.0 .5 5. +5 -5 1_000 1e3 1E3 1.0e3 1e-3 0x1F 0o17 0b101 12:30 6:00 "
@@ -39,3 +39,36 @@ def test_another_encoding_is_refused_with_the_remedy(tmp_path, data):
     (tmp_path / "a").write_bytes(data)
     with pytest.raises(ValueError, match=r"; save it as UTF-8$"):
         read_text(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            r'model: "C:\parts\a.onnx"',
+            "escape character 'p', line 1; write a path in single quotes, or with /",
+        ),
+        (
+            'a: 1\nmodel: "C:\\new\\t"',
+            r"in double quotes \ is no part of a path, line 2; write a path in single",
+        ),
+        (r'folder: "\\server\share"', "write a path in single quotes, or with /"),
+        ("name: “plate”", "“ is no quote of YAML, line 1; write ' or \""),
+        ("‘name’: 1", "‘ is no quote of YAML"),
+    ],
+)
+def test_quotes_that_yaml_reads_otherwise_are_named(text, said):
+    with pytest.raises(ValueError) as caught:
+        load_yaml(text)
+    assert said in str(caught.value)
+
+
+def test_other_quotes_and_paths_are_read():
+    text = r"""{a: 'C:\new', b: C:\new, c: "C:\\new", d: "x\ty", e: "“a”", f: it's}"""
+    path = "C:\\new"
+    assert load_yaml(text) == {"a": path, "b": path, "c": path, "d": "x\ty", "e": "“a”", "f": "it's"}
+
+
+def test_a_copied_path_loses_its_quotes():
+    assert unquoted('"C:\\a b.png"') == "C:\\a b.png"
+    assert [unquoted(text) for text in ("a.png", '"', "'a\"", "")] == ["a.png", '"', "'a\"", ""]

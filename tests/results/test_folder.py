@@ -157,7 +157,10 @@ def test_a_table_is_read_back_as_it_was_written(tmp_path):
     assert text.startswith("\ufeff")  # by which Excel knows UTF-8
     assert text.count("\ufeff") == 1
     header = text[1:].splitlines()[0]
-    assert header == "path,score,p_value,severity,decision,threshold,regions,error"
+    assert header == (
+        "path,score,p_value,severity,decision,threshold,regions,error,"
+        "part,places,largest_px,largest_mm,largest_x,largest_y,time,remark"
+    )
     assert read_table(path) == rows
     assert rows[0].boxes == [(16.0, 8.0, 32.0, 16.0)]  # the picture is 4 times as wide as the map
     assert read_table(path)[0].score == 0.9  # no digit is lost
@@ -180,7 +183,7 @@ def test_a_row_that_does_not_fit_leaves_the_rows_before_it_whole(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (300, limits[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (450, limits[1]))
         names = [f"picture {k}.png" for k in range(9)]
         for name in names[:6]:
             table.add(ResultRow(name, 0.5))
@@ -201,6 +204,7 @@ def test_a_second_run_removes_what_the_first_one_wrote_and_nothing_else(tmp_path
         first.add_details(predicted(name))
     first.write_summary({})
     first.table.close()
+    first.workbook.close()
     for mine in ("notes.txt", "break.png", "predictions/mine.json"):
         (tmp_path / mine).write_text("mine")
     said = []
@@ -208,9 +212,11 @@ def test_a_second_run_removes_what_the_first_one_wrote_and_nothing_else(tmp_path
     second.add_details(predicted("b.png"))
     second.write_summary({})
     second.table.close()
+    second.workbook.close()
     mine = {"notes.txt", "break.png", "predictions/mine.json"}
-    assert files(tmp_path) == mine | {"results.csv", "results.json", "predictions/b.json"}
-    assert said == [f"{tmp_path}: 5 files of an earlier run removed", f"{tmp_path}: 3 other files left alone"]
+    own = {"results.csv", "results.xlsx", "results.json", "predictions/b.json"}
+    assert files(tmp_path) == mine | own
+    assert said == [f"{tmp_path}: 6 files of an earlier run removed", f"{tmp_path}: 3 other files left alone"]
 
 
 @pytest.mark.parametrize("held", ["results.csv", "results.json", "predictions/a.json", "report.html"])
@@ -221,6 +227,7 @@ def test_of_a_run_whose_file_is_open_elsewhere_nothing_is_removed(tmp_path, monk
     first.write_summary({})
     first.own.path("report.html").write_text("page")
     first.table.close()
+    first.workbook.close()
     before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
     rename, unlink = os.rename, os.unlink
 

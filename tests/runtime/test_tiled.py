@@ -36,7 +36,7 @@ def test_a_view_without_a_number_makes_the_picture_have_none(
     manifest = replace(model.manifest, fusion=replace(model.manifest.fusion, score=score))
     run, asked = model.session.run, []
 
-    def spoilt(images, where):
+    def spoilt(images):
         asked.append(images)
         return tuple(np.full_like(part, np.nan) if len(asked) == which + 1 else part for part in run(images))
 

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from flawscope.calibration import min_calibration_size
 from flawscope.calibration.promise import describe_rate, rate_interval, simultaneous_bound
-from flawscope.errors import InputError, pluralize
+from flawscope.errors import InputError, decimal_point, pluralize
 
 DEFAULT_RATE = 0.05
 Rate = float | str  # 0.05 or "5%"
@@ -45,8 +45,8 @@ MIN_SPREAD = 0.1  # of the way from good maps' level to their maxima; 0.13 to 0.
 def parse_false_alarm_rate(value: Rate) -> float:
     """Reads 0.05, "0.05" or "5%" as a number. InputError where it does not lie between 0 and 1."""
     try:
-        percent = isinstance(value, str) and value.rstrip().endswith("%")
-        number = float(value.rstrip()[:-1]) / 100 if isinstance(value, str) and percent else float(value)
+        text = decimal_point(str(value)).rstrip()
+        number = float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except (TypeError, ValueError):
         number = math.nan
     if isinstance(value, bool) or not 0 < number < 1:

@@ -193,10 +193,8 @@ class Choice:
             f"chosen: {self.flags or 'as given'}, since {self.reason}",
         ]
         if self.enough:
-            lines.append(
-                f"there was no time for more: about {pluralize(self.enough, 'minute')} would do; the same "
-                "call with --resume goes on where this one stopped"
-            )
+            minutes = pluralize(self.enough, "minute")
+            lines.append(f"about {minutes} would do for all; the same call with --resume goes on")
         return lines
 
     def shown(self) -> Sequence[Trial]:

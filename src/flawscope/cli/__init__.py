@@ -23,6 +23,7 @@ from flawscope.cli.common import say as say
 from flawscope.cli.common import say_unless_quiet as say_unless_quiet
 from flawscope.cli.common import show as show
 from flawscope.cli.questions import tell_questions
+from flawscope.cli.words import clean_words
 from flawscope.errors import InputError
 from flawscope.progress import write_line
 
@@ -173,8 +174,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**settings, allow_abbrev=False)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        known = list(_option_strings(self))
-        for word in args or ():
+        known, args = list(_option_strings(self)), clean_words(args or ())
+        for word in args:
             option = word.partition("=")[0]
             if word == "--":
                 break

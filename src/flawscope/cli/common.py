@@ -18,6 +18,7 @@ from flawscope.errors import (
     COUNTED_WITHOUT_MASK,
     FlawscopeError,
     InputError,
+    decimal_point,
     message_with_type,
     one_line_message,
     pluralize,
@@ -72,7 +73,7 @@ def time_parser(unit: str, example: str) -> Callable[[str], float]:
 
     def parse(text: str) -> float:
         try:
-            value = float(text)
+            value = float(decimal_point(text))
         except ValueError:
             value = 0.0
         if not 0 < value < 1e6:
@@ -133,7 +134,7 @@ def parse_length(text: str) -> float:
     from flawscope.pictures.form import positive_length
 
     try:
-        return positive_length(float(text))
+        return positive_length(float(decimal_point(text)))
     except ValueError:
         error = f"{text!r} is not a length: write millimetres, such as 0.05"
         raise argparse.ArgumentTypeError(error) from None
@@ -226,10 +227,6 @@ def check_output(args: argparse.Namespace) -> None:
     if args.out and not is_table(args.out):
         check_results_folder(args.out)
         return
-    if args.out and args.out.lower().endswith(".xlsx"):
-        from flawscope.results.excel import require_excel
-
-        require_excel()
     if args.decimal_comma and (not args.out or args.out.lower().endswith(".xlsx")):
         raise InputError("--decimal-comma is for CSV: add --out FILE.csv or --out DIR, or leave it out")
     if args.maps:
@@ -243,10 +240,11 @@ def check_output(args: argparse.Namespace) -> None:
 def check_results_folder(path: str, *names: str) -> None:
     """Makes the folder of a run, and checks before the work that its main files, and those of these names,
     can be written, and all of an earlier run replaced."""
-    from flawscope.results.run import SUMMARY_NAME, TABLE_NAME
+    from flawscope.results.run import SUMMARY_NAME, TABLE_NAME, WORKBOOK_NAME
     from flawscope.results.table import OutputFiles
 
-    OutputFiles(prepare_output_folder(path)).check(TABLE_NAME, SUMMARY_NAME, report.REPORT_NAME, *names)
+    own = OutputFiles(prepare_output_folder(path))
+    own.check(TABLE_NAME, WORKBOOK_NAME, SUMMARY_NAME, report.REPORT_NAME, *names)
 
 
 def add_figures(parser: Options, out: str, metavar: str = "DIR") -> None:

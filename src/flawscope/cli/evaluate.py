@@ -99,7 +99,7 @@ def evaluate_model(
     from flawscope.evaluation import evaluate
     from flawscope.evaluation.next_steps import advise_after
     from flawscope.evaluation.result import all_results
-    from flawscope.results.excel import open_table
+    from flawscope.results.result_workbook import ExcelTable, open_table
 
     predictor = predictor or common.load_single(args, args.model)
     result = evaluate(
@@ -115,11 +115,13 @@ def evaluate_model(
     if folder:
         failures += _write_results(args, folder, result, predictor, dataset, step)
     elif args.out:
-        columns = {"kinds": result.names_kinds, "aligned": result.aligned}
-        table = open_table(args.out, decimal_comma=args.decimal_comma, **columns)
+        table = open_table(args.out, decimal_comma=args.decimal_comma, **_table_form(args, result, predictor))
         for _, one in all_results(result):
             table.add_result(one)
-        table.close()
+        if isinstance(table, ExcelTable):
+            table.close(_totals(args, result))
+        else:
+            table.close()
     return result, failures
 
 
@@ -139,8 +141,8 @@ def _write_results(
 
     say = common.say_unless_quiet(args)
     inputs = [item.path for item, _ in all_results(result)]
-    columns = {"kinds": result.names_kinds, "aligned": result.aligned, "decimal_comma": args.decimal_comma}
-    results = ResultsFolder(folder, dataset.root, say, inputs=inputs, maps=args.maps or "png16", **columns)
+    form = {**_table_form(args, result, predictor), "decimal_comma": args.decimal_comma}
+    results = ResultsFolder(folder, dataset.root, say, inputs=inputs, maps=args.maps or "png16", **form)
     unwritten = WriteErrors(common.say)
     with unwritten.collect("summary"):
         results.write_summary(result.to_dict())
@@ -151,21 +153,39 @@ def _write_results(
             results.add_details(one)
     with unwritten.collect("table"):
         results.table.close()
-    if result.judged_parts:
+    decided = [one.prediction for one in result.judged_parts]
+    rows = [*part_rows(decided, products=False)] if decided else []
+    if rows:
         with unwritten.collect("table"):
-            decided = (one.prediction for one in result.judged_parts)
-            path, rows = results.own.path(PARTS_TABLE_NAME), part_rows(decided, products=False)
+            path = results.own.path(PARTS_TABLE_NAME)
             write_table(path, rows, decimal_comma=args.decimal_comma)
     for done, (item, prediction, *_) in enumerate(result.pictures, start=1):
         with unwritten.collect("picture"):
             results.pictures.add(item.path, prediction)
         step("pictures", done, len(result.pictures))
+    with unwritten.collect("table"):
+        for _, one in all_results(result):
+            results.add_to_workbook(one)
+        results.workbook.close(_totals(args, result), rows)
     with unwritten.collect("report"):
         path = results.own.path(report.REPORT_NAME)
         name = os.path.basename(args.model)
         report.write_report(path, result, predictor, dataset, model=name, step=step)
         say(f"report: {path}")
     return [*results.pictures.failures, *unwritten.lines()]
+
+
+def _table_form(args: argparse.Namespace, result: Evaluation, predictor: Predictor) -> dict[str, Any]:
+    """Returns the form of the tables, as `TableWriter` takes it."""
+    parts = predictor.parts()
+    found = {"kinds": result.names_kinds, "aligned": result.aligned, "model": os.path.basename(args.model)}
+    return {**found, **({"part_of": parts.name_part} if parts else {})}
+
+
+def _totals(args: argparse.Namespace, result: Evaluation) -> list[tuple[str, str]]:
+    """Returns the totals of a workbook by their names."""
+    found = [("Model", os.path.basename(args.model)), ("Method", result.method), ("Product", result.category)]
+    return [*found, ("Pictures", result.counts()), *(("Measured", line) for line in _decision_lines(result))]
 
 
 def format_evaluation(result: Evaluation) -> str:

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from flawscope.predictor import Predictor
     from flawscope.predictor.parts import PartCollector
     from flawscope.predictor.router import Router
-    from flawscope.results.excel import ExcelTable
     from flawscope.results.part import PartPrediction
     from flawscope.results.prediction import MismatchDetector, Prediction
+    from flawscope.results.result_workbook import ExcelTable
     from flawscope.results.run import ResultsFolder
     from flawscope.results.table import TableWriter, Unjudged
     from flawscope.results.tolerance import Tolerances
@@ -87,12 +87,12 @@ def collect_inputs(specs: list[str]) -> PictureInputs:
 def _read_stdin(stream: IO[bytes]) -> PictureInputs:
     """Reads stdin: one picture, or paths, one a line."""
     from flawscope.pictures.decoding import is_encoded
-    from flawscope.pictures.text_files import UTF_16_MARKS, text_lines
+    from flawscope.pictures.text_files import UTF_16_MARKS, text_lines, unquoted
 
     head = stream.peek(64)[:64] if isinstance(stream, io.BufferedReader) else b""
     if b"\0" not in head or head.startswith(UTF_16_MARKS):
         lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in text_lines(stream))
-        return PictureInputs(Path(line) for line in lines if line.strip())
+        return PictureInputs(Path(unquoted(line)) for line in lines if line.strip())
     if not is_encoded(head):
         raise InputError("what comes on stdin is neither a picture that can be read nor a list of paths")
     return PictureInputs([stream.read()], 1)
@@ -141,7 +141,7 @@ class Output:
 
     args: `json`, `out`, `maps`, `labels`, `only_anomalous`, `quiet`.
     inputs: all inputs, where they are known; None where they come one by one.
-    columns: of the table, as `TableWriter` takes them: kinds, products, aligned.
+    form: of the table, as `TableWriter` takes it: kinds, products, aligned, part_of, model.
     parts: groups pictures into parts; None: only pictures are decided on.
     """
 
@@ -151,14 +151,14 @@ class Output:
         root: Path | None,
         *,
         inputs: Iterable[Path] | None,
-        columns: Mapping[str, bool] = MappingProxyType({}),
+        form: Mapping[str, Any] = MappingProxyType({}),
         parts: PartCollector | None = None,
     ):
-        from flawscope.results.excel import open_table
         from flawscope.results.labels import LabelWriter
+        from flawscope.results.result_workbook import open_table
         from flawscope.results.run import ResultsFolder, WriteErrors
 
-        self.args, self.products, self.parts = args, columns.get("products", False), parts
+        self.args, self.products, self.parts = args, form.get("products", False), parts
         self.flush_each = inputs is None  # somebody may wait for every line
         self.decided_parts: list[PartPrediction] = []
         self.unwritten = WriteErrors(common.say)
@@ -167,11 +167,11 @@ class Output:
         self.table: TableWriter | ExcelTable | None = None
         self.labels: LabelWriter | None = None
         if args.out and common.is_table(args.out):
-            self.table = open_table(args.out, decimal_comma=args.decimal_comma, **columns)
+            self.table = open_table(args.out, decimal_comma=args.decimal_comma, **form)
         elif args.out:
             say = common.say_unless_quiet(args)
             maps = args.maps or "png16"
-            how = {**columns, "decimal_comma": args.decimal_comma}
+            how = {**form, "decimal_comma": args.decimal_comma}
             self.results = ResultsFolder(Path(args.out), root, say, maps=maps, inputs=inputs, **how)
             self.table = self.results.table
             if args.labels:
@@ -196,6 +196,9 @@ class Output:
                     self.results.pictures.add(Path(str(result.path)), result, source=source)
                 if self.labels:
                     self.labels.add(result)
+        if self.results:
+            with self.unwritten.collect("row"):
+                self.results.add_to_workbook(result)
         if self.parts and not isinstance(result, Unjudged):
             try:
                 self._add_part(self.parts.add(replace(result, map=result.map[:0])))
@@ -223,17 +226,22 @@ class Output:
             levels: of deep pictures, as they are shown.
         """
         from flawscope.results.excel import write_table
-        from flawscope.results.run import PARTS_TABLE_NAME, TABLE_NAME
+        from flawscope.results.result_workbook import ExcelTable, run_totals
+        from flawscope.results.run import PARTS_TABLE_NAME, TABLE_NAME, WORKBOOK_NAME
 
         for found in self.parts.decide_incomplete() if self.parts else ():
             self._add_part(found)
-        if self.table:
+        rows = [*part_rows(self.decided_parts, self.products)] if self.parts else []
+        workbook = self.results.workbook if self.results else self.table
+        if isinstance(workbook, ExcelTable):
+            with self.unwritten.collect("table"):
+                workbook.close(run_totals(facts), rows)
+        if self.table and self.table is not workbook:
             with self.unwritten.collect("table"):
                 self.table.close()
         if self.results:
             if self.parts:
                 with self.unwritten.collect("table"):
-                    rows = part_rows(self.decided_parts, self.products)
                     path = self.results.own.path(PARTS_TABLE_NAME)
                     write_table(path, rows, decimal_comma=self.args.decimal_comma)
             if self.labels:
@@ -251,7 +259,7 @@ class Output:
             if not self.args.quiet:
                 missing = self.unwritten.counts["row"] or self.unwritten.counts["table"]
                 rows_text = "rows" if missing else "a row for every input"
-                common.say(f"results in {self.args.out}: {rows_text} in {TABLE_NAME}")
+                common.say(f"results in {self.args.out}: {rows_text} in {TABLE_NAME} and {WORKBOOK_NAME}")
         for line in self.unwritten.lines():
             common.say(line)
 
@@ -300,12 +308,13 @@ class Summary:
         self.manifests = {name: one.manifest for name, one in model.products.items()}
         seen = [one.preprocess for one in self.manifests.values()]
         self.levels = widest([levels for one in seen if (levels := one.levels) is not None])
-        self.columns = {  # of the table
+        self.parts = model.parts()
+        self.form = {  # of the table
             "kinds": any(one.kinds is not None for one in self.manifests.values()),
             "products": self.products,
             "aligned": any(one.reference is not None for one in seen),
+            **({"part_of": self.parts.name_part} if self.parts else {}),
         }
-        self.parts = model.parts()
         self.tolerances: Tolerances | None = None  # a person's rules, where some are applied
         self.totals = ProductCounts(max(one.calibration.expected_rate for one in self.manifests.values()))
         self.p_values: list[float] = []  # among units (`Calibration.unit_p_values`)

@@ -39,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         metavar="DIR|FILE.csv|FILE.xlsx",
-        help="write a table of results, a JSON file for every input, overlays, maps and masks; or the table "
-        "alone, .csv or .xlsx (Excel)",
+        help="write tables of results (CSV, Excel), a JSON file for every input, overlays, maps and masks; "
+        "or a table alone, .csv or .xlsx",
     )
     parser.add_argument(
         "--only-anomalous",
@@ -107,7 +107,8 @@ def run(args: argparse.Namespace) -> int:
     if inputs.total:
         paths = [path for path in inputs.sources if isinstance(path, Path)]
         root = common_folder([path for path in paths if path not in inputs.errors])
-    results = output.Output(args, root, inputs=paths, columns=summary.columns, parts=summary.parts)
+    form = {**summary.form, "model": os.path.basename(args.model)}
+    results = output.Output(args, root, inputs=paths, form=form, parts=summary.parts)
     totals = summary.totals
     began, complete = time.monotonic(), False
     try:

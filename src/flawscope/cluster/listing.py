@@ -19,7 +19,7 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.decoding import is_picture
 from flawscope.pictures.listing import iter_inputs
 from flawscope.pictures.mask_files import find_masks
-from flawscope.pictures.text_files import text_lines
+from flawscope.pictures.text_files import text_lines, unquoted
 
 LISTING = "listing.parquet"
 ROW_GROUP_SIZE = 1_000  # paths that are read at a time
@@ -203,7 +203,7 @@ def _stdin_paths(stream: IO[bytes], info: ListingInfo) -> Iterator[str]:
         if b"\0" in line:
             raise InputError("stdin holds no list of paths; a picture is judged without --cluster")
         if path := line.rstrip(b"\r\n"):
-            yield os.fspath(Path(os.fsdecode(path)))
+            yield os.fspath(Path(unquoted(os.fsdecode(path))))
     info.digest = digest.hexdigest()
 
 

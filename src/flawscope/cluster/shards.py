@@ -187,7 +187,8 @@ def _judge_entries(store: FileStore, run: Run, predictor: Any, shard: int, entri
             named = replace(result, path=path)
             height, width = result.geometry.picture_size
             more = {"height": height, "width": width, "shifts": [*map(float, result.shifts)]}
-            rows += [asdict(ResultRow.from_result(named)) | more, *map(asdict, ResultRow.part_rows(named))]
+            first, *others = map(asdict, ResultRow.rows(named))
+            rows += [first | more, *others]
         else:
             text = entry.error or str(result)
             rows.append(asdict(ResultRow.from_result(Unjudged(path, printable(" ".join(text.split()))))))

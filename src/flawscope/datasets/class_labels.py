@@ -72,6 +72,10 @@ class ClassLabels:
         labels = self.of.get(picture, ())
         return next((one.source for one in labels if one.picture_class is PictureClass.BAD), "")
 
+    def is_labelled(self, picture: Path) -> bool:
+        """Whether somebody says something of a picture, be it known what it means or not."""
+        return any(one.words != UNMARKED for one in self.of.get(picture, ()))
+
     def is_named(self, picture: Path, wanted: set[str]) -> bool:
         """Whether a label of a picture has one of the names. wanted: folded."""
         for one in self.of.get(picture, ()):
@@ -219,7 +223,9 @@ def _add_source(found: ClassLabels, source: str, texts: Mapping[Path, Texts]) ->
     for picture, own in texts.items():
         for header, text in own:
             columns.setdefault(header, {}).setdefault(picture, []).append(text)
-    read = [_read_column(header, values) for header, values in _joined(columns, source, texts).items()]
+    is_partial = len(texts) < len(found.of)
+    joined = _joined(columns, source, texts)
+    read = [_read_column(header, values, is_partial) for header, values in joined.items()]
     telling = [column for column in read if column is not None and column.of]
     is_complete = any(column.is_complete(len(texts)) for column in telling)
     for column in telling:
@@ -249,8 +255,9 @@ def _joined(
     return {"defect" if True in good else "label": joined}  # beside a class of good ones others are defects
 
 
-def _read_column(header: str, values: Mapping[Path, list[str]]) -> _Column | None:
-    """Reads a column of texts; None where it says nothing of good and defective."""
+def _read_column(header: str, values: Mapping[Path, list[str]], is_partial: bool) -> _Column | None:
+    """Reads a column of texts; None where it says nothing of good and defective. is_partial: it is not of all
+    pictures."""
     good, words = says_good(header), {*split_words(header)}
     texts = {text for own in values.values() for text in own if text}
     numbers = {_number(text) for text in texts}
@@ -267,7 +274,7 @@ def _read_column(header: str, values: Mapping[Path, list[str]]) -> _Column | Non
         if not any(map(says_only_bad, texts)):
             return None
     elif not known:
-        differs = len(texts) + any("" in own for own in values.values()) > 1
+        differs = len(texts) + (is_partial or any("" in own for own in values.values())) > 1
         if not differs or len(texts) > MAX_VALUES or not words & (_LABELS | _SCORES):
             return None
         return _Column({p: (PictureClass.UNKNOWN, ", ".join(own)) for p, own in values.items()}, True)

@@ -79,7 +79,7 @@ def open_bare(root: Path, settings: SplitSettings) -> Dataset:
         reason = "the name hints at a split, but the folders around it follow no known layout"
         raise InputError(f"{root / hint}: {reason}; make it train/good and test/KIND, or good beside bad")
     refuse_unknown(root, paths, labels=labels)
-    return _all_good(root, paths)
+    return _all_good(root, paths, settings)
 
 
 def _open_told(root: Path, labels: ClassLabels, settings: SplitSettings) -> Dataset:
@@ -121,7 +121,7 @@ def open_named(root: Path, names: str, settings: SplitSettings) -> Dataset:
     truth = GroundTruth(root)
     folders = {path: path.relative_to(root).parent for path in truth.pictures}
     if asked == (ALL_GOOD,):
-        return _all_good(root, truth.pictures)
+        return _all_good(root, truth.pictures, settings)
     own = {p: {"."} if f == Path() else {*f.parts, f.as_posix()} for p, f in folders.items()}
     there = {name for names_ in own.values() for name in names_}
     labels = read_class_labels(root, truth.pictures, truth.labels, by_marks=True)
@@ -136,6 +136,7 @@ def open_named(root: Path, names: str, settings: SplitSettings) -> Dataset:
     for path, folder in folders.items():
         named = [name for name in own[path] if fold(name) in {*map(fold, asked)}]
         is_bad = labels.defect_source(path) and not any(map(says_good, named))
+        is_bad = is_bad or (named == ["."] and labels.has_unknown and labels.is_labelled(path))
         if (named and not is_bad) or labels.is_named(path, words):
             good.append(path)
         else:
@@ -149,9 +150,8 @@ def open_named(root: Path, names: str, settings: SplitSettings) -> Dataset:
     return split_dataset(root, "folder", alone, good, test, share)
 
 
-def _all_good(root: Path, paths: Iterable[Path]) -> Dataset:
-    items = tuple(Item(path, "good", False) for path in paths)
-    return Dataset(root, category_of(root), "folder", items, (), drawn_split=True)
+def _all_good(root: Path, paths: Sequence[Path], settings: SplitSettings) -> Dataset:
+    return split_dataset(root, "folder", root, paths, [], settings._replace(share=0))
 
 
 def good_folders(folder: Path) -> list[Path]:

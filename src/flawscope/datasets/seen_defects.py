@@ -22,7 +22,7 @@ from flawscope.pictures.levels import Levels
 from flawscope.pictures.listing import list_entries, natural_key, subfolders, walk_files
 from flawscope.pictures.mask_files import fold, masked_folder
 from flawscope.pictures.name_words import PictureClass
-from flawscope.pictures.text_files import read_text
+from flawscope.pictures.text_files import read_text, unquoted
 
 
 def choose_seen(
@@ -103,7 +103,7 @@ def _read_list(path: Path, dataset: Dataset | None, masked: bool) -> list[Item]:
     known = {item.path.resolve(): item for item in dataset.test} if dataset else {}
     roots = [Path(), path.parent, *([dataset.root] if dataset else [])]
     items: dict[Path, Item] = {}
-    for line in (line.strip() for line in lines):
+    for line in (unquoted(line.strip()) for line in lines):
         if not line or line.startswith("#"):
             continue
         found = next((p for p in (root / line for root in roots) if os.path.isfile(p)), None)

@@ -4,6 +4,7 @@ the parts really are."""
 from __future__ import annotations
 
 import csv
+import io
 import json
 import time
 from collections import Counter
@@ -14,13 +15,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flawscope.artefact.files import CSV_ENCODING, file_sha256, from_csv_cell
+from flawscope.artefact.files import file_sha256, from_csv_cell
 from flawscope.datasets.class_labels import read_class_labels
 from flawscope.errors import InputError, join_names, pluralize
 from flawscope.evaluation.agreement import Study
 from flawscope.pictures.folder_words import one_may_negate, says_good
 from flawscope.pictures.listing import list_inputs, natural_key
 from flawscope.pictures.name_words import PictureClass
+from flawscope.pictures.text_files import read_text
 from flawscope.results.run import PARTS_TABLE_NAME, SUMMARY_NAME, TABLE_NAME
 from flawscope.results.table import ResultRow, read_table
 
@@ -226,30 +228,30 @@ def _reference_folder(folder: Path) -> dict[str, bool]:
 
 
 def _read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yields place and values, by column, of each row of a table that somebody wrote, with commas or
-    semicolons. InputError: it cannot be read, a column or a value is missing."""
+    """Yields place and values, by column, of each row of a table that somebody wrote, with commas, semicolons
+    or tabs. InputError: it cannot be read, a column or a value is missing."""
     try:
-        with open(path, encoding=CSV_ENCODING, newline="") as file:
-            header = file.readline()
-            file.seek(0)
-            table = csv.reader(file, delimiter=";" if header.count(";") > header.count(",") else ",")
-            names = [name.strip().casefold() for name in next(table, [])]
-            if missing := [name for name in columns if name not in names]:
-                raise InputError(f"{path} has no column {missing[0]}: it needs {', '.join(columns)}")
-            for cells in table:
-                row = {
-                    n: from_csv_cell(cell).strip() for n, cell in zip(names, cells, strict=False) if n.strip()
-                }
-                place = f"{path} line {table.line_num}"
-                if not any(row.values()):
-                    continue
-                for name in columns:
-                    if not row.get(name):
-                        raise InputError(f"{place}: {name} is empty: fill it in, or take out the line")
-                yield place, row
+        text = read_text(path)
+        header = text.partition("\n")[0]
+        table = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
+        names = [name.strip().casefold() for name in next(table, [])]
+        if missing := [name for name in columns if name not in names]:
+            raise InputError(f"{path} has no column {missing[0]}: it needs {', '.join(columns)}")
+        for cells in table:
+            pairs = zip(names, cells, strict=False)
+            row = {name: from_csv_cell(cell).strip() for name, cell in pairs if name.strip()}
+            place = f"{path} line {table.line_num}"
+            if not any(row.values()):
+                continue
+            for name in columns:
+                if not row.get(name):
+                    raise InputError(f"{place}: {name} is empty: fill it in, or take out the line")
+            yield place, row
     except FileNotFoundError:
         raise InputError(f"there is no {path}: name a table, .csv, or a folder") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except InputError:
+        raise
+    except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"cannot read {path}: {error}; save it as CSV in UTF-8") from None
 
 

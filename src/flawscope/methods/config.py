@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flawscope.errors import InputError, suggest_name
+from flawscope.errors import InputError, decimal_point, suggest_name
 from flawscope.pictures.text_files import load_yaml, read_yaml
 
 T = TypeVar("T")
@@ -144,7 +144,7 @@ def convert_value(value: Any, hint: Any) -> Any:
         raise TypeError
     if hint is int and isinstance(value, float) and value != int(value):
         raise TypeError
-    converted = hint(value)
+    converted = hint(decimal_point(value) if hint is float and isinstance(value, str) else value)
     if hint is float and not math.isfinite(converted):
         raise ValueError
     return converted

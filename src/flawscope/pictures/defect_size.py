@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from flawscope.errors import InputError
+from flawscope.errors import InputError, decimal_point
 from flawscope.pictures.form import MAX_CANVAS_PIXELS, STEP, Size, size_in_form, size_text, usual_form
 
 MIN_PIXELS = 16.0  # of a defect at the network, pixels
@@ -34,7 +34,7 @@ SMALL = 20.0  # pixels: the defect that `reduction_remark` speaks of
 def parse_pixels(text: str | float) -> float:
     """20, "20" or "20px" as a number of pixels. InputError: any other text, and values not above 0."""
     try:
-        value = float(str(text).strip().lower().removesuffix("px"))
+        value = float(decimal_point(str(text).lower()).strip().removesuffix("px"))
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,10 @@ from flawscope.errors import one_line_message
 # settings have three levels; the longest are names of 1,000 kinds
 MAX_YAML_LENGTH, MAX_YAML_DEPTH, MAX_YAML_ALIASES = 100_000, 20, 30
 UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # PowerShell's `>` writes one
+QUOTES = {"'": "'", '"': '"', "‘": "’", "“": "”", "„": "“"}  # that open a text, and that close it
+# Of YAML, where a sign after \ means another one: C:\new is a line break and "ew"
+_PATH_IN_QUOTES = re.compile(r'"(?:[A-Za-z]:\\(?!\\)|\\\\[A-Za-z0-9])')
+_QUOTE_REMEDY = "write a path in single quotes, or with /"
 _NULL, _MERGE, _TEXT = (f"tag:yaml.org,2002:{name}" for name in ("null", "merge", "str"))
 
 
@@ -45,6 +50,13 @@ def text_lines(stream: IO[bytes]) -> Iterator[bytes]:
         yield from stream
 
 
+def unquoted(text: str) -> str:
+    """Returns a name without the quotes around it that came along: those of "Copy as path", of cmd, which
+    knows no single ones, or of a text program. A file of that very name keeps them."""
+    is_quoted = len(text) > 1 and QUOTES.get(text[0]) == text[-1]
+    return text[1:-1] if is_quoted and not os.path.lexists(text) else text
+
+
 def read_yaml(path: str | os.PathLike[str]) -> Any:
     """Reads a file as `load_yaml` does. OSError, ValueError."""
     return load_yaml(read_text(path))
@@ -66,6 +78,8 @@ def load_yaml(text: str) -> Any:
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             aliases += isinstance(event, yaml.AliasEvent)
+            if isinstance(event, yaml.ScalarEvent):
+                _check_quotes(text, event)
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_YAML_DEPTH:
                 raise ValueError(f"it is nested more than {MAX_YAML_DEPTH} deep")
@@ -74,9 +88,19 @@ def load_yaml(text: str) -> Any:
         return yaml.load(text, _loader())
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ValueError(f"{error.problem}{line}") from None
+        remedy = f"; {_QUOTE_REMEDY}" if "escape" in str(error.problem) else ""
+        raise ValueError(f"{error.problem}{line}{remedy}") from None
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(one_line_message(error)) from None
+
+
+def _check_quotes(text: str, event: Any) -> None:
+    """ValueError for a path whose \\ means another sign in YAML, and for quotes that YAML does not know."""
+    line = f"line {event.start_mark.line + 1}"
+    if event.style == '"' and _PATH_IN_QUOTES.match(text, event.start_mark.index):
+        raise ValueError(f"in double quotes \\ is no part of a path, {line}; {_QUOTE_REMEDY}")
+    if event.style is None and event.value[:1] in QUOTES:
+        raise ValueError(f"{event.value[0]} is no quote of YAML, {line}; write ' or \"")
 
 
 @cache

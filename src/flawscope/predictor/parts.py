@@ -126,6 +126,12 @@ class PartCollector:
             return None
         return self.decide(part, self._open.pop(part))
 
+    def name_part(self, path: str) -> str:
+        """Name of the part that a file shows; of one whose name tells none, the file's without its ending."""
+        with suppress(InputError):
+            return self.pattern.parse_part(PurePath(path).as_posix())
+        return PurePath(path).stem
+
     def check_view(self, name: str, view: str) -> None:
         """Checks a picture's view. InputError, which names the known views, for another."""
         if view not in self.calibration.views:

@@ -1,91 +1,147 @@
-"""Writes tables of results: as CSV, or as an Excel workbook, which opens alike in every language."""
+"""Writes workbooks of Excel, which open alike in every language: sheets with widths, a filter and colours."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
+import io
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 from flawscope.artefact.files import CSV_ENCODING, atomic_write
-from flawscope.errors import require_installed
-from flawscope.results.prediction import Prediction
-from flawscope.results.table import (
-    EXCEL_SUFFIX,
-    ResultRow,
-    TableWriter,
-    Unjudged,
-    csv_cell,
-    csv_line,
-    table_columns,
-)
+from flawscope.results.table import EXCEL_SUFFIX, csv_cell, csv_line
 
 NUMBER_FORMAT = "0.0000"  # of numbers that are not whole; the cell holds all digits
+TIME_FORMAT = "yyyy-mm-dd hh:mm:ss"
+MAX_ROWS = 1_048_575  # below the heading; one less than fit, for a last row may say that there are more
+MAX_LINKS = 65_530  # of a sheet; Excel repairs one that has more
+SHEET = "results"  # of a workbook that has one
+MEASURED_ROWS, MAX_WIDTH = 200, 60  # rows that tell how wide a column is, and characters of it at most
+# Excel's own styles, by the verdict in a cell
+VERDICT_STYLES = {"good": "Good", "anomalous": "Bad", "within tolerance": "Neutral", "not judged": "Note"}
 
 
-def require_excel() -> None:
-    """InputError where workbooks cannot be written here."""
-    require_installed("a table .xlsx", "openpyxl", extras="report")
+class Column(NamedTuple):
+    """Column of a sheet. width: in characters. number_format: Excel's, of numbers and times in it."""
+
+    heading: str
+    width: float
+    number_format: str = ""
 
 
-def write_workbook(path: str | os.PathLike[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Writes a workbook with one sheet of these rows, the header first, whole or not at all.
+class Link(NamedTuple):
+    """Cell that opens a file or an address. target: with forward slashes, relative to the workbook, or a
+    whole address."""
 
-    Raises:
-        FlawscopeError: the file cannot be written.
+    text: str
+    target: str
+
+
+class Workbook:
+    """A workbook that is written row by row. A text computes nothing, and a verdict has a colour.
+
+    sheets: columns by the name of the sheet. Each has a heading that stays in view, and a filter.
     """
-    require_excel()
-    from openpyxl import Workbook
-    from openpyxl.cell import WriteOnlyCell
-    from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 
-    book = Workbook(write_only=True)
-    sheet = book.create_sheet("results")
-    sheet.freeze_panes = "A2"
+    def __init__(self, sheets: Mapping[str, Sequence[Column]]):
+        from openpyxl import Workbook as Book
 
-    def cell(value: Any) -> Any:
-        if isinstance(value, str):
-            text = value.encode("utf-8", "backslashreplace").decode()  # a name that is not UTF-8
-            return csv_cell(ILLEGAL_CHARACTERS_RE.sub("", text))
-        made = WriteOnlyCell(sheet, value=value)
-        if isinstance(value, float):
-            made.number_format = NUMBER_FORMAT
-        return made
+        self._book = Book(write_only=True)
+        self._columns: dict[str, Sequence[Column]] = {}
+        self._rows, self._links = Counter[str](), Counter[str]()
+        for name, columns in sheets.items():
+            self.add_sheet(name, columns)
 
-    for row in rows:
-        sheet.append([cell(value) for value in row])
-    with atomic_write(Path(path)) as file:
-        book.save(file)
+    def add_sheet(self, name: str, columns: Sequence[Column], place: int | None = None) -> None:
+        """Adds a sheet, at the end or at a place."""
+        from openpyxl.styles import Font
+        from openpyxl.utils import get_column_letter
+
+        self._columns[name] = columns
+        sheet = self._book.create_sheet(name, place)
+        sheet.freeze_panes = "A2"
+        for number, column in enumerate(columns, start=1):
+            sheet.column_dimensions[get_column_letter(number)].width = column.width
+        cells = [self._cell(sheet, column.heading) for column in columns]
+        for cell in cells:
+            cell.font = Font(bold=True)
+        sheet.append(cells)
+
+    def add(self, name: str, values: Sequence[Any]) -> None:
+        """Adds a row to a sheet; one that is full says so in its last row."""
+        if self.is_full(name):
+            return
+        self._rows[name] += 1
+        sheet, is_last = self._book[name], self.is_full(name)
+        shown = ["there are more: a sheet holds no more rows; take CSV"] if is_last else values
+        pairs = zip(shown, self._columns[name], strict=False)
+        sheet.append([self._cell(sheet, value, column.number_format) for value, column in pairs])
+
+    def is_full(self, name: str) -> bool:
+        """Whether a sheet takes no more rows."""
+        return self._rows[name] > MAX_ROWS
+
+    def save(self, file: IO[bytes]) -> None:
+        """Writes the workbook, once."""
+        from openpyxl.utils import get_column_letter
+
+        for name, columns in self._columns.items():
+            rows = self._rows[name] + 1
+            self._book[name].auto_filter.ref = f"A1:{get_column_letter(len(columns))}{rows}"
+        self._book.save(file)
+
+    def _cell(self, sheet: Any, value: Any, number_format: str = "") -> Any:
+        from openpyxl.cell import WriteOnlyCell
+        from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
+
+        link = value.target if isinstance(value, Link) else ""
+        text = value.text if isinstance(value, Link) else value
+        if isinstance(text, float) and not math.isfinite(text):
+            text = str(text)
+        if isinstance(text, str):
+            known = text.encode("utf-8", "backslashreplace").decode()  # a name that is not UTF-8
+            text = csv_cell(ILLEGAL_CHARACTERS_RE.sub("", known))
+        cell = WriteOnlyCell(sheet, value=text)
+        if link and self._links[sheet.title] < MAX_LINKS:
+            self._links[sheet.title] += 1
+            cell.hyperlink, cell.style = link, "Hyperlink"
+        elif isinstance(text, str) and text in VERDICT_STYLES:
+            cell.style = VERDICT_STYLES[text]
+        elif number_format and not isinstance(text, str):
+            cell.number_format = number_format
+        elif isinstance(text, float):
+            cell.number_format = NUMBER_FORMAT
+        return cell
 
 
-class ExcelTable:
-    """A table to write, .xlsx, when it is closed; rows and columns are those of `TableWriter`."""
-
-    def __init__(self, path: str | os.PathLike[str], **columns: bool):
-        require_excel()
-        self.path, self.columns = Path(path), table_columns(**columns)
-        self.rows: list[Sequence[Any]] = [self.columns]
-
-    def add_result(self, result: Prediction | Unjudged) -> None:
-        """Adds the row of an input, and one for each of several parts in it."""
-        self.rows += ([getattr(row, name) for name in self.columns] for row in ResultRow.rows(result))
-
-    def close(self) -> None:
-        write_workbook(self.path, self.rows)
+def fitting_columns(rows: Sequence[Sequence[Any]]) -> list[Column]:
+    """Columns for rows, the heading first, as wide as their texts."""
+    heading, *others = rows[:MEASURED_ROWS]
+    texts = [[_shown(row[place]) for row in others if place < len(row)] for place in range(len(heading))]
+    widest = [max(map(len, (str(name), *some))) for name, some in zip(heading, texts, strict=True)]
+    return [Column(str(name), min(w + 3, MAX_WIDTH)) for name, w in zip(heading, widest, strict=True)]
 
 
-def open_table(path: str, *, decimal_comma: bool, **columns: bool) -> TableWriter | ExcelTable:
-    """Opens a table of results, .csv or .xlsx, which has no decimal commas of its own."""
-    if path.lower().endswith(EXCEL_SUFFIX):
-        return ExcelTable(path, **columns)
-    return TableWriter(path, decimal_comma=decimal_comma, **columns)
+def _shown(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def encode_workbook(rows: Sequence[Sequence[Any]]) -> bytes:
+    """Encodes a workbook with one sheet of these rows, the heading first."""
+    book, file = Workbook({SHEET: fitting_columns(rows)}), io.BytesIO()
+    for row in rows[1:]:
+        book.add(SHEET, row)
+    book.save(file)
+    return file.getvalue()
 
 
 def write_table(path: Path, rows: Iterable[Sequence[Any]], *, decimal_comma: bool = False) -> None:
     """Writes a table, .csv or .xlsx, whole or not at all."""
     if path.suffix.lower() == EXCEL_SUFFIX:
-        write_workbook(path, rows)
-        return
-    text = "".join(csv_line(row, decimal_comma=decimal_comma) for row in rows)
+        data = encode_workbook([*rows])
+    else:
+        text = "".join(csv_line(row, decimal_comma=decimal_comma) for row in rows)
+        data = text.encode(CSV_ENCODING, "backslashreplace")
     with atomic_write(path) as file:
-        file.write(text.encode(CSV_ENCODING, "backslashreplace"))
+        file.write(data)

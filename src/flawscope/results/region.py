@@ -46,6 +46,12 @@ class Region:
         """The kinds for a person; empty: the model names none."""
         return "" if self.kinds is None else describe_kinds(self.kinds)
 
+    @property
+    def longer_side(self) -> float:
+        """Longer side of the box, in the picture's pixels."""
+        x0, y0, x1, y1 = self.box
+        return max(x1 - x0, y1 - y0)
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "box": [round(v, 2) for v in self.box],

@@ -10,14 +10,17 @@ from dataclasses import replace
 from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from flawscope.artefact.files import atomic_write, write_error
 from flawscope.errors import FlawscopeError, pluralize
 from flawscope.results.folder import PictureWriter
 from flawscope.results.prediction import Prediction
+from flawscope.results.result_workbook import ExcelTable
 from flawscope.results.table import TableWriter, Unjudged
 
 PREDICTIONS_FOLDER, TABLE_NAME, SUMMARY_NAME = "predictions", "results.csv", "results.json"
+WORKBOOK_NAME = "results.xlsx"
 PARTS_TABLE_NAME = "parts.csv"  # a row for each part, where the model decides on parts
 MAX_TOLD = 5  # different errors of a kind of files that are told
 MAX_MAP_BYTES = 256 << 20  # bytes of maps that are kept for a page, of the most severe predictions
@@ -61,7 +64,7 @@ class ResultsFolder:
 
     Args:
         root, inputs, maps: as `PictureWriter` takes them.
-        columns: decimal_comma, kinds, products, aligned, as `TableWriter` takes them.
+        form: of the tables, as `TableWriter` takes it.
     """
 
     def __init__(
@@ -72,13 +75,15 @@ class ResultsFolder:
         *,
         inputs: Iterable[Path] | None = None,
         maps: str = "png16",
-        **columns: bool,
+        decimal_comma: bool = False,
+        **form: Any,
     ):
         self.out, self.pictures = out, PictureWriter(out, root, maps, inputs=inputs)
         self.own = self.pictures.own
         self.own.remove_earlier(say)
         self.own.path(SUMMARY_NAME)  # refused now if it cannot be written
-        self.table = TableWriter(self.own.path(TABLE_NAME), **columns)
+        self.table = TableWriter(self.own.path(TABLE_NAME), decimal_comma=decimal_comma, **form)
+        self.workbook = ExcelTable(self.own.path(WORKBOOK_NAME), **form)
         self._severe: list[tuple[float, int, Prediction]] = []
         self._count = self._bytes = 0
 
@@ -92,6 +97,11 @@ class ResultsFolder:
             path.write_text(f"{json.dumps(result.to_dict(), allow_nan=False)}\n", encoding="utf-8")
         except OSError as error:
             raise write_error(path, error) from None
+
+    def add_to_workbook(self, result: Prediction | Unjudged) -> None:
+        """Adds an input to the workbook, with a link to its overlay where one is written. FlawscopeError."""
+        overlay = f"overlays/{self.pictures.name(Path(result.path or 'picture'))}.png"
+        self.workbook.add_result(result, quote(overlay) if overlay in self.own.known else "")
 
     @property
     def shown(self) -> list[Prediction]:

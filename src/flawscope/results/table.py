@@ -10,8 +10,9 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass, fields, replace
+from datetime import datetime
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from flawscope.artefact.files import CSV_ENCODING, check_replaceable, write_error
@@ -21,8 +22,10 @@ from flawscope.errors import InputError, pluralize
 from flawscope.pictures.listing import OUTPUT_LIST, read_output_list
 from flawscope.results.found_parts import PartSearch
 from flawscope.results.prediction import Prediction
+from flawscope.results.region import Region
 
 TABLE_SUFFIX, EXCEL_SUFFIX = ".csv", ".xlsx"  # of `--out` for a table alone
+DIGITS = 7  # of a number in a CSV file: as many as a float32 has
 
 
 class Unjudged(NamedTuple):
@@ -36,6 +39,32 @@ class Unjudged(NamedTuple):
         return {"path": self.path, "decision": None, "error": self.error}
 
 
+PartOf = Callable[[str], str]
+
+
+def file_stem(path: str) -> str:
+    """The file's name without its ending: the part's number where nothing else tells it."""
+    return PurePath(path).stem
+
+
+def file_time(path: str) -> str:
+    """Returns when a file was written last, in local time, 2026-11-22 14:30:00; empty: there is none."""
+    try:
+        return f"{datetime.fromtimestamp(os.stat(path).st_mtime):%Y-%m-%d %H:%M:%S}"
+    except (OSError, ValueError, OverflowError):
+        return ""
+
+
+def measure_places(regions: Sequence[Region]) -> dict[str, float | None]:
+    """Returns the number of regions, and size and centre of the largest, as columns of a table."""
+    if not regions:
+        return {"places": 0}
+    largest = max(regions, key=lambda one: one.longer_side)
+    x, y = (round(at, 1) for at in largest.centroid)
+    sizes = {"largest_px": round(largest.longer_side, 1), "largest_mm": largest.length_mm}
+    return {"places": len(regions), **sizes, "largest_x": x, "largest_y": y}
+
+
 @dataclass(frozen=True)
 class ResultRow:
     """Row of a table: an input, or one of several parts that were found in it. Of an unjudged one only the
@@ -47,6 +76,9 @@ class ResultRow:
     model, also "none of these". part_found, part_mirrored: "true" or "false"; the columns of the part are
     those of `PartPose`, and only a model that aligns parts has them. part_index: of a part's row. part_count:
     parts that were found, where several are looked for.
+    part: its number, by the file's name. places: how many regions; of the largest the longer side of its box
+    in the picture's pixels, its length in mm where the scale is known, and its centre. time: when the file
+    was written last, in local time. remark: findings. model: its file's name.
     """
 
     path: str
@@ -70,13 +102,27 @@ class ResultRow:
     part_error: float | None = None
     part_index: float | None = None
     part_count: float | None = None
+    part: str = ""
+    places: float | None = None
+    largest_px: float | None = None
+    largest_mm: float | None = None
+    largest_x: float | None = None
+    largest_y: float | None = None
+    time: str = ""
+    remark: str = ""
+    model: str = ""
 
     @classmethod
-    def from_result(cls, result: Prediction | Unjudged) -> ResultRow:
+    def from_result(
+        cls, result: Prediction | Unjudged, *, part_of: PartOf = file_stem, model: str = ""
+    ) -> ResultRow:
+        """Row of an input. part_of: the part's number by the file's path. model: its file's name."""
+        path = result.path or ""
+        known = {"part": part_of(path), "time": file_time(path), "model": model}
         if isinstance(result, Unjudged):
-            return cls(result.path, error=result.error)
+            return cls(path, error=result.error, **known)
         return cls(
-            path=result.path or "",
+            path=path,
             score=result.score,
             p_value=result.p_value,
             severity=result.severity,
@@ -86,15 +132,21 @@ class ResultRow:
             kinds="; ".join(region.kinds_text for region in result.regions if region.kinds_text),
             product=result.product_name,
             product_p_value=result.product_p_value,
+            remark=result.remark,
+            **measure_places(result.regions),
+            **known,
             **_part_columns(result.parts),
         )
 
     @classmethod
-    def rows(cls, result: Prediction | Unjudged) -> Iterator[ResultRow]:
-        """Yields the row of an input, then one for each of several parts in it."""
-        yield cls.from_result(result)
-        if isinstance(result, Prediction):
-            yield from cls.part_rows(result)
+    def rows(cls, result: Prediction | Unjudged, **given: Any) -> Iterator[ResultRow]:
+        """Yields the row of an input, then one for each of several parts in it. given: as `from_result`
+        takes them."""
+        row = cls.from_result(result, **given)
+        yield row
+        known = {"part": row.part, "time": row.time, "model": row.model}
+        for one in cls.part_rows(result) if isinstance(result, Prediction) else ():
+            yield replace(one, **known)
 
     @classmethod
     def part_rows(cls, result: Prediction) -> Iterator[ResultRow]:
@@ -124,26 +176,34 @@ KIND_COLUMNS = ("kinds",)  # columns that only the table of a model that names k
 PRODUCT_COLUMNS = ("product", "product_p_value")  # columns that only a joint model's table has
 # Columns that only an aligning model's table has
 PART_COLUMNS = tuple(field.name for field in fields(ResultRow) if field.name.startswith("part_"))
+MODEL_COLUMNS = ("model",)  # columns of a table that knows the model's file
 COLUMNS = tuple(
     field.name
     for field in fields(ResultRow)
-    if field.name not in (*KIND_COLUMNS, *PRODUCT_COLUMNS, *PART_COLUMNS)
+    if field.name not in (*KIND_COLUMNS, *PRODUCT_COLUMNS, *PART_COLUMNS, *MODEL_COLUMNS)
 )
 # What a table must have to be one; the tables of another version may lack other columns, or have more
 NEEDED_COLUMNS = ("path", "score", "severity", "decision")
 FLOAT_COLUMNS = tuple(field.name for field in fields(ResultRow) if field.type == "float | None")
 
 
-def table_columns(*, kinds: bool = False, products: bool = False, aligned: bool = False) -> tuple[str, ...]:
+def table_columns(
+    *, kinds: bool = False, products: bool = False, aligned: bool = False, model: str = ""
+) -> tuple[str, ...]:
     """Columns of a table, as `TableWriter` has them."""
-    groups = ((kinds, KIND_COLUMNS), (products, PRODUCT_COLUMNS), (aligned, PART_COLUMNS))
+    groups = (
+        (kinds, KIND_COLUMNS),
+        (products, PRODUCT_COLUMNS),
+        (aligned, PART_COLUMNS),
+        (model, MODEL_COLUMNS),
+    )
     return (*COLUMNS, *(name for wanted, names in groups if wanted for name in names))
 
 
 def csv_line(values: Sequence[Any], *, decimal_comma: bool = False) -> str:
     """Returns a line of a CSV file. decimal_comma: with semicolons and decimal commas."""
     text = io.StringIO()
-    cells = list(map(csv_cell, values))
+    cells = [float(f"{one:.{DIGITS}g}") if isinstance(one, float) else csv_cell(one) for one in values]
     if decimal_comma:
         cells = [str(one).replace(".", ",") if isinstance(one, float) else one for one in cells]
     csv.writer(text, delimiter=";" if decimal_comma else ",", lineterminator="\n").writerow(cells)
@@ -158,6 +218,7 @@ class TableWriter:
         kinds: it says the kinds of the regions' defects.
         products: it says which product each input shows.
         aligned: it says where the part of each input lies.
+        part_of, model: as `ResultRow.from_result` takes them.
 
     Raises:
         InputError: another suffix.
@@ -172,9 +233,12 @@ class TableWriter:
         kinds: bool = False,
         products: bool = False,
         aligned: bool = False,
+        part_of: PartOf = file_stem,
+        model: str = "",
     ):
         self.path, self.decimal_comma = Path(path), decimal_comma
-        self.columns = table_columns(kinds=kinds, products=products, aligned=aligned)
+        self.known: dict[str, Any] = {"part_of": part_of, "model": model}
+        self.columns = table_columns(kinds=kinds, products=products, aligned=aligned, model=model)
         if self.path.suffix.lower() != TABLE_SUFFIX:
             raise InputError(f"{path}: a table ends in {TABLE_SUFFIX}")
         with self._report_errors():
@@ -184,7 +248,7 @@ class TableWriter:
 
     def add_result(self, result: Prediction | Unjudged) -> None:
         """Adds the row of an input, and one for each of several parts in it."""
-        for row in ResultRow.rows(result):
+        for row in ResultRow.rows(result, **self.known):
             self.add(row)
 
     def add(self, row: ResultRow) -> None:

@@ -37,9 +37,11 @@ def test_live_shows_what_comes(tablet, judged):
     assert tablet.all("#bad .anomalous")
     assert tablet.find("#sound").get_attribute("aria-pressed") == "false"
     tablet.wait(lambda: tablet.text("#said") == "Defective: two.png")
+    tablet.wait(lambda: tablet.text("#counts").endswith(": 2 parts, 1 defective"))
     for k in range(17):  # more than the strip has
         tablet.post(good, f"{k}.png")
     tablet.open("live")
+    assert tablet.text("#counts").endswith(": 19 parts, 1 defective")
     assert tablet.find("#bad .anomalous").get_attribute("title") == "two.png"
     green = tablet.js("return getComputedStyle(document.querySelector('#band')).backgroundColor")
     red, lightness, blue = (int(one) for one in green[4:-1].split(","))

@@ -13,7 +13,7 @@ import pytest
 from flawscope_station.client import Client
 from flawscope_station.sinks.delivery import POLL_INTERVAL
 from flawscope_station.sinks.mqtt import MqttSink
-from sink_helpers import Cable, Listener, Mosquitto, listens, make_broker, new_folder
+from sink_helpers import Cable, Listener, Mosquitto, certified_folder, listens, make_broker, new_folder
 from station_helpers import NAME, Load, Running, free_port, until
 
 ROOT = Path(__file__).parents[3]
@@ -197,19 +197,7 @@ def test_a_password_and_rights(open_station, listen, tmp_path, parts):
 
 @needs_mosquitto
 def test_tls_with_a_certificate_of_ones_own(open_station, parts, tmp_path):
-    if shutil.which("openssl") is None:
-        pytest.skip("no openssl: apt-get install openssl")
-    folder = new_folder()
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-            *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
-            *("-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")),
-        ],
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
+    folder = certified_folder()
     with listening(folder, f"certfile {folder}/cert.pem\nkeyfile {folder}/key.pem") as broker:
         url = f"mqtts://localhost:{broker.port}"
         unknown = open_station(mqtt=make_broker(broker=url), store=str(tmp_path / "other"), database=None)

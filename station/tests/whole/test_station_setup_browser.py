@@ -5,13 +5,16 @@ import io
 import re
 from pathlib import Path
 
+import httpx
 import pytest
 from PIL import Image
 from selenium.webdriver.common.action_chains import ActionChains
 
 from flawscope.synthesis.demo.dataset import draw_dataset
+from flawscope_station.settings.sources import CameraSourceSettings
+from flawscope_station.settings.station import ProductSettings
 from setup_helpers import empty_fixture
-from tablet import PHONE, Tablet, needs_chromium
+from tablet import PHONE, Tablet, needs_chromium, tablet_at
 
 __all__ = ["empty_fixture"]
 pytestmark = needs_chromium
@@ -331,3 +334,29 @@ def test_files_that_a_station_misses_are_sent_again(beginner, forty):
     assert not shown(beginner, "#refused")
     picture = beginner.http.get("/api/v1/new/Bracket-left/pictures/000.png", params={"side": 64})
     assert max(Image.open(io.BytesIO(picture.content)).size) <= 320
+
+
+def test_a_camera_gives_pictures_to_learn_from_until_a_pause_and_on_live(open_station, settings, driver):
+    camera = CameraSourceSettings("lavfi:testsrc2=size=96x64:rate=25,realtime", "trigger", latency="1 ms")
+    products = {**settings.products, "lid": ProductSettings(sources=(camera,))}
+    with tablet_at(open_station(products=products), driver) as tablet:
+        kept = lambda: len(httpx.get(f"{tablet.url}/api/v1/new/lid/pictures").json()["pictures"])  # noqa: E731
+        address = f"{tablet.url}/lid/live"
+        tablet.driver.get(address)
+        tablet.wait(lambda: tablet.js("return document.documentElement.dataset.ready"))
+        assert not tablet.find("#keep-good").is_displayed(), "it is not taught here"
+        httpx.post(f"{tablet.url}/api/v1/new", json={"name": "lid"}).raise_for_status()
+        tablet.driver.get(f"{tablet.url}/-/new/lid")
+        tablet.wait(lambda: tablet.js("return document.documentElement.dataset.ready"))
+        tablet.click("#capture-all")
+        tablet.wait(lambda: kept() >= 2)
+        assert tablet.text("#capture-all") == "Pause"
+        tablet.click("#capture-all")
+        assert tablet.text("#capture-all") == "Take one every 2 seconds"
+        tablet.driver.get(address)
+        tablet.wait(lambda: tablet.find("#keep-good").is_displayed())
+        before = kept()
+        tablet.click("#keep-good")
+        tablet.wait(lambda: "is kept under New product" in tablet.text("#kept-good"))
+        assert kept() == before + 1
+        assert tablet.unfit(PHONE, WIDE) == []

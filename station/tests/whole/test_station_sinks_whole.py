@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import ssl
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from flawscope_station.sinks import folder as folder_sink
 from flawscope_station.store.backup import backup, restore
 from flawscope_station.store.retention import Retention
 from sink_fixtures import soon_fixture, with_sinks_fixture  # noqa: F401
-from sink_helpers import KEY, SECRET, codes, make_sink, numbers, send
+from sink_helpers import KEY, SECRET, certified_folder, codes, make_sink, numbers, send
 from station_helpers import NAME, Load, aged, failing, free_port, until
 
 ROOT = Path(__file__).parents[3]
@@ -83,6 +84,21 @@ def test_a_webhook_gets_what_the_api_shows_and_can_check_it(receive, with_sinks,
         assert not genuine({**one.headers, **stale}, one.body, SECRET)
     counts = {"delivered": 4, "refused": 0, "waiting": 0, "error": None}
     assert facts == {"name": hiding(receiver.url), "kind": "webhook", **counts}
+
+
+def test_a_webhook_trusts_a_certificate_of_the_plants_own(receive, with_sinks, parts):
+    folder, receiver = certified_folder(), receive()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    receiver.server.socket = context.wrap_socket(receiver.server.socket, server_side=True)
+    url = receiver.url.replace("http://127.0.0.1", "https://localhost")
+    unknown = make_sink(webhook=url, name="unknown")
+    running = with_sinks(make_sink(webhook=url, ca_file=str(folder / "cert.pem")), unknown)
+    with Client(running.url) as client:
+        client.inspect(parts[0], name="good.png")
+    until(lambda: len(receiver.taken) == 1)
+    until(lambda: any("certificate verify failed" in one.text for one in running.station.problems()))
+    assert len(receiver.taken) == 1
 
 
 def test_a_receiver_that_fails_in_every_way_gets_all_in_order(receive, with_sinks, parts, monkeypatch):

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from flawscope.cli import main
-from flawscope.results.table import FLOAT_COLUMNS, from_csv_cell
+from flawscope.results.table import DIGITS, FLOAT_COLUMNS, from_csv_cell
 
 COMMAND = [sys.executable, "-m", "flawscope", "predict"]
 # The lines that a run on a cluster may write
@@ -50,12 +50,14 @@ def plain(model, *specs, out):
     with open(out, encoding="utf-8-sig", newline="") as file:
         table = [*csv.DictReader(file)]
     read = {name: lambda text: float(text) if text else None for name in FLOAT_COLUMNS}
-    return [{name: read.get(name, from_csv_cell)(text) for name, text in row.items()} for row in table]
+    named = [{name: text for name, text in row.items() if name != "model"} for row in table]
+    return [{name: read.get(name, from_csv_cell)(text) for name, text in row.items()} for row in named]
 
 
 def common(found):
-    """The columns that the plain table has, too."""
-    return [{k: v for k, v in row.items() if k not in ("height", "width", "shifts")} for row in found]
+    """The columns that the plain table has, too, in its digits."""
+    short = lambda one: float(f"{one:.{DIGITS}g}") if isinstance(one, float) else one  # noqa: E731
+    return [{k: short(v) for k, v in row.items() if k not in ("height", "width", "shifts")} for row in found]
 
 
 def stamps(out):

@@ -38,7 +38,7 @@ def test_large_pictures_lose_small_defects_by_default(tmp_path, save):
         save(tmp_path / f"good/{k}.png", np.zeros((width, width), np.uint8) + k)
     note = next(f for f in check(tmp_path).findings if f.code == "reduced")
     assert note.line().startswith(
-        "note: .: pictures are 2048x2048 and seen at the default size, 512 px, where a defect "
+        "note: pictures are 2048x2048 and seen at the default size, 512 px, where a defect "
     )
 
 

@@ -103,7 +103,7 @@ def test_ranges_and_comparisons_see_whole_pictures_and_tiles_everywhere(count, t
         assert sum(map(len, seen)) <= most
         everywhere = {number for numbers in seen for number in numbers}
         assert len(everywhere) > min(tiles, sum(map(len, seen)) - len(seen)) * 0.6
-    images, _ = given.probe_images()
+    images = given.probe_images()
     assert images.shape[1:] == (3, 64, 64)
     whole = replace(
         artefact, manifest=replace(artefact.manifest, fusion=None, preprocess=Preprocess((64, 64)))

@@ -7,17 +7,13 @@ other columns say is read elsewhere (`datasets.class_labels`).
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 import json
-import re
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
 from flawscope.datasets.labels.shapes import Entry, name_entry, picture_path
-from flawscope.errors import missing_library_error
 from flawscope.pictures.decoding import is_picture
 from flawscope.pictures.folder_words import says_good
 from flawscope.pictures.text_files import decode_text
@@ -25,8 +21,8 @@ from flawscope.pictures.text_files import decode_text
 FORM = "list"
 SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".xlsx")
 _DELIMITERS = (",", ";", "\t", "|", " ")
-_OF_A_MODEL = {"p_value"}  # columns of what a model found, which is no ground truth
-_SHARED_STRING = re.compile(rb"<t[^>]*>([^<]+)</t>")
+# Columns of what a model found, which is no ground truth
+_OF_A_MODEL = {"p_value", "largest, px", "area, px²"}
 
 IsName = Callable[[str], bool]
 Row = dict[str, list[str]]  # texts by the column's name
@@ -36,9 +32,6 @@ def read_list(data: bytes, suffix: str, own: str, is_name: IsName) -> list[Entry
     """Entries of a list; empty where the file is none.
 
     own: the path of the picture of which the file has the name. is_name: whether a text names a picture.
-
-    Raises:
-        InputError: it is a list in Excel's form, and the library for it is missing.
     """
     rows = _rows(data, suffix, is_name)
     headers = list(dict.fromkeys(name for row in rows for name in row))
@@ -79,7 +72,7 @@ def _rows(data: bytes, suffix: str, is_name: IsName) -> list[Row]:
     if suffix == ".jsonl":
         records = [json.loads(line) for line in _text(data).splitlines() if line.strip()]
         return [*_json_rows(records, is_name)]
-    tables = _sheets(data, is_name) if suffix == ".xlsx" else [_best_cut(_text(data), is_name)]
+    tables = _sheets(data) if suffix == ".xlsx" else [_best_cut(_text(data), is_name)]
     return [row for table in tables for row in _table_rows(table, is_name)]
 
 
@@ -135,15 +128,7 @@ def _best_cut(text: str, is_name: IsName) -> list[list[str]]:
     return best
 
 
-def _sheets(data: bytes, is_name: IsName) -> list[list[list[str]]]:
-    if importlib.util.find_spec("openpyxl") is None:
-        with zipfile.ZipFile(io.BytesIO(data)) as file:
-            parts = [file.read(name) for name in file.namelist() if name.endswith(".xml")]
-        if not any(
-            is_name(text.decode(errors="replace")) for xml in parts for text in _SHARED_STRING.findall(xml)
-        ):
-            return []
-        raise missing_library_error("it names pictures, and reading it", "openpyxl", extras="report")
+def _sheets(data: bytes) -> list[list[list[str]]]:
     import openpyxl
 
     book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)

@@ -1,7 +1,7 @@
 """Writes the report of an evaluation and the pages of other runs: each one HTML file that opens from disk,
 with its figures and its pictures.
 
-matplotlib and Jinja2 are loaded when a report is written, and only then.
+matplotlib and Jinja2 are loaded when a page is written, and only then.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def require_libraries(*, plots: bool = True) -> None:
     """InputError where a library that a page needs is not installed. plots: the page has curves."""
     from PIL import features
 
-    wanted = ("matplotlib", "jinja2") if plots else ("jinja2",)
-    require_installed("a report", *wanted, extras="report")
+    if plots:
+        require_installed("a report", "matplotlib", extras="report")
     if not features.check("webp"):
         raise InputError("a report needs a Pillow with WebP: pip install --force-reinstall pillow")
 
@@ -48,7 +48,7 @@ def write_report(
         model: the model file's name, as the report shows it.
 
     Raises:
-        InputError: matplotlib, Jinja2 or WebP is missing.
+        InputError: matplotlib or WebP is missing.
         FlawscopeError: the file cannot be written.
     """
     require_libraries()

@@ -62,7 +62,7 @@ def predictions_page(
     *,
     parts: Sequence[PartPrediction] = (),
 ) -> str:
-    """The page of `predict --out`, of every input of the run. InputError: Jinja2 or WebP is missing.
+    """The page of `predict --out`, of every input of the run. InputError: WebP is missing.
 
     Args:
         shown: predictions with their maps, most severe first; pictures of the others are not shown.
@@ -161,7 +161,7 @@ def _run_facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def check_page(dataset: Dataset, report: CheckReport, aligned: Alignment | None = None) -> str:
     """The page of `data check --out`: a picture of each form that was met, with what is marked in it, and
-    where parts are found. InputError: Jinja2 or WebP is missing."""
+    where parts are found. InputError: WebP is missing."""
     require_libraries(plots=False)
     rows: list[dict[str, Any]] = []
     for form in report.forms[:MAX_ROWS]:
@@ -226,7 +226,7 @@ def _side_by_side(paths: Sequence[Path]) -> NDArray[np.uint8]:
 
 
 def comparison_page(comparison: Comparison, step: ProgressCallback = ignore_progress) -> str:
-    """The page of two models on the same pictures. InputError: Jinja2 or WebP is missing."""
+    """The page of two models on the same pictures. InputError: WebP is missing."""
     require_libraries(plots=False)
     order = _display_order(comparison)
     (first, second), sentence = comparison.evaluations, comparison.sentence()

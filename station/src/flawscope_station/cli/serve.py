@@ -69,6 +69,7 @@ def _serve(settings: Settings, say: Callable[[str], None]) -> None:
     from flawscope_station.assembly import open_station
     from flawscope_station.web.app import StationServer, wait_for_disk_space
 
+    say("the station starts: it opens its store and its models")
     wait_for_disk_space(settings, say)
     station, server = open_station(settings, say), None
     limit = threading.Timer(STOP_SECONDS, _end_process, [say])

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, ValidationInfo
 from pydantic.dataclasses import dataclass
@@ -80,7 +80,23 @@ def check_address(address: str) -> None:
         known = ", ".join(ALLOWED_PROTOCOLS)
         raise InputError(f"{parts.scheme}:// is not understood: write one of {known}")
     if not is_valid:
-        raise InputError("it is no address: write for example rtsp://192.0.2.20/stream")
+        raise InputError(
+            "it is no address: write for example rtsp://192.0.2.20/stream, and a password with signs such as "
+            "# or @ into a file that `password_file` names"
+        )
+
+
+def quote_password(address: str) -> str:
+    """Return a stream's address with the signs of its password quoted, for rtsp://admin:pa#ss@host/path ends
+    at the # as it stands. One that a program can read stays as it is."""
+    match = re.fullmatch(r"([a-z]+://[^:/?#@]+:)(.+)@(.*)", address)
+    if match is None:
+        return address
+    authority = re.split(r"[/?#]", match[2] + "@", maxsplit=1)[0]
+    is_port = authority.isdecimal() and "#" not in match[2]
+    if is_port or ("@" in authority and "#" not in match[2]):
+        return address
+    return f"{match[1]}{quote(match[2], safe='%')}@{match[3]}"
 
 
 def redact_camera_address(address: str) -> str:
@@ -240,7 +256,7 @@ def read_source(value: Any, home: Path) -> SourceSettings:
         if len(value) > 1:
             raise InputError(f"{kinds[0]}: write its settings below it, and nothing beside it")
         return load_plugin(SOURCE_GROUP, kinds[0]).read(value[kinds[0]], home)
-    address = str(value[kinds[0]] or "")
+    address = quote_password(str(value[kinds[0]] or ""))
     shown = redact_camera_address(address) if kinds[0] == "camera" else address
     try:
         if kinds[0] == "folder":

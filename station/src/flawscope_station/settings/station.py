@@ -186,6 +186,16 @@ class RetentionSettings(Section):
     space: Size | None = None
 
 
+def _without_path(address: str) -> str:
+    """Return an address of the station, which has no path: its pages lie at the top."""
+    if address.rpartition("://")[2].partition("/")[2].strip("/ "):
+        raise InputError(
+            f"{address!r:.80} is no name of a station, which needs one of its own, or a port: write "
+            "line3.example, line3.example:8443 or https://line3.example"
+        )
+    return address
+
+
 @dataclass(frozen=True, config=CONFIG)
 class Settings(Section):
     """Settings of a station.
@@ -215,7 +225,7 @@ class Settings(Section):
     password_file: FilePath | None = None
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
-    public: tuple[str, ...] = ()
+    public: tuple[Annotated[str, AfterValidator(_without_path)], ...] = ()
     proxy: bool = False
     engine: Annotated[str, AfterValidator(_one_of_engines)] | None = None
     device: str = "auto"

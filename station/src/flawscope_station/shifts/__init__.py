@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -22,6 +23,14 @@ class Shift(NamedTuple):
     def to_dict(self) -> dict[str, str]:
         """Returns values that JSON knows, times in UTC."""
         return {"name": self.name, "since": iso(self.since), "until": iso(self.until)}
+
+
+def shift_begin(shifts: ShiftSettings | None, at: int) -> int:
+    """Return when the shift of a time began, microseconds since 1970; without shifts, the day."""
+    if ended := ended_shifts(shifts, at, days=2):
+        return ended[-1].until
+    local = datetime.fromtimestamp(at / 1e6, UTC).astimezone()
+    return int(local.replace(hour=0, minute=0, second=0, microsecond=0).timestamp()) * 1_000_000
 
 
 def ended_shifts(shifts: ShiftSettings | None, at: int, days: int = REPORT_DAYS) -> list[Shift]:

@@ -41,16 +41,22 @@ class LineAlarms(NamedTuple):
         return cls(len(flagged), flagged.count((True, GOOD)), flagged.count((True, None)))
 
 
-def hold_promise(versions: ModelRegistry, product_id: int) -> dict[str, Any] | None:
-    """Return what the active version promises, what was counted on the line, and the verdict of
-    `Promise.judge_line`, as the API shows it; None without a promise."""
+def active_promise(versions: ModelRegistry, product_id: int) -> tuple[int, rates.Promise] | None:
+    """Return the active version and what it promises; None: none is active."""
     try:
         version, predictor = versions.active(product_id)
     except NoModelError:
         return None
-    promise = rates.promise_of(predictor.manifest)
-    if not promise.is_made:
+    return version, rates.promise_of(predictor.manifest)
+
+
+def hold_promise(versions: ModelRegistry, product_id: int) -> dict[str, Any] | None:
+    """Return what the active version promises, what was counted on the line, and the verdict of
+    `Promise.judge_line`, as the API shows it; None without a promise."""
+    found = active_promise(versions, product_id)
+    if found is None or not found[1].is_made:
         return None
+    version, promise = found
     count = count_parts(versions.database, product_id, version)
     verdict = promise.judge_line(*count)
     told = {"version": version, "rate": promise.rate, "interval": [*promise.interval], **count._asdict()}

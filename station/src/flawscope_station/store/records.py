@@ -169,6 +169,14 @@ class Store:
                 self._counts[product_id] = found.copy()
         return found
 
+    def counts_since(self, product_id: int, since: int) -> dict[str, int]:
+        """Numbers of inspections since the hour of a time: `COUNTED`."""
+        sums = (func.coalesce(func.sum(hours.c[name]), 0) for name in COUNTED)
+        query = select(*sums).where(hours.c.product_id == product_id, hours.c.hour >= since // HOUR)
+        with self.database.reading() as connection:
+            row = connection.execute(query).one()
+        return dict(zip(COUNTED, map(int, row), strict=True))
+
     @contextmanager
     def _counted(self, changes: Callable[[], Iterable[tuple[int, Mapping[str, int]]]]) -> Iterator[None]:
         """Count what a write changes, when it is done. changes: returns them, by product."""

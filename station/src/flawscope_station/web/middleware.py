@@ -48,6 +48,7 @@ _SIGNED_OUT_PATHS = frozenset({SIGN_IN, "/language"})
 _HOST_PATTERN = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?")
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 _PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip")
+_PREFIX_HEADER = "x-forwarded-prefix"  # of a proxy that takes a path away
 _LOOKUP_THREADS = 4  # for looking up people, since the threads of inspections may all be waiting
 
 
@@ -174,6 +175,9 @@ class Guard:
         self._check_host(request)
         if path in _HEALTH_PATHS or path.startswith("/static/"):
             return None
+        if not path.startswith("/api/") and (prefix := request.headers.get(_PREFIX_HEADER, "").strip("/")):
+            text = f"a proxy has this station below /{prefix[:80]}, and pages have to lie at the top: "
+            raise RefusedError(421, f"{text}give it a name or a port of its own there", "wrong_path")
         person = self.access.authenticate_cached(request)
         if person is None:
             person = await anyio.to_thread.run_sync(self.access.authenticate, request, limiter=self._limiter)

@@ -17,7 +17,7 @@ from flawscope_station.access.roles import LOCAL_PERSON, PERSON_KEY, Person, has
 from flawscope_station.core.queries import Overview
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.settings.station import Settings
-from flawscope_station.shifts import Shift, ended_shifts
+from flawscope_station.shifts import Shift, ended_shifts, shift_begin
 from flawscope_station.store.database import StoreError, now
 from flawscope_station.store.inspection import other_fields
 from flawscope_station.store.line_alarms import hold_promise
@@ -170,15 +170,22 @@ def static_file(name: str) -> Response:
 
 @page_router.get("/{product}/live")
 def live(
-    product: str, page: Annotated[Page, product_page("live")], records: RecordsDep, overview: OverviewDep
+    product: str,
+    page: Annotated[Page, product_page("live")],
+    records: RecordsDep,
+    overview: OverviewDep,
+    settings: SettingsDep,
 ) -> Response:
     product_id, store = page.product_id, records.store
     newest = records.search(product_id, Filters(limit=RECENT_PICTURES)).inspections
     last = records.search(product_id, Filters(limit=1, decision="anomalous")).inspections
     facts = {**overview.state(product), "waiting": store.waiting_count(product_id), "at": iso(now())}
     del facts["problem"]  # that is for engineers
-    data: dict[str, Any] = {"newest": newest, "anomalous": last[0] if last else None, "facts": facts}
-    return page.render("live", sections=("live", "refused"), data=data)
+    begin = shift_begin(settings.shifts, now())
+    counts = {"since": iso(begin), **store.counts_since(product_id, begin)}
+    data: dict[str, Any] = {"newest": newest, "anomalous": last[0] if last else None}
+    data |= {"facts": facts, "counts": counts}
+    return page.render("live", sections=("live", "refused", "capture"), data=data)
 
 
 @page_router.get("/{product}/review")

@@ -6,25 +6,37 @@ import csv
 import io
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, tzinfo
 from itertools import chain
 from typing import IO, Annotated, Any, Literal, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from fastapi import Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
+from flawscope import Region
 from flawscope.artefact import files
 from flawscope.errors import InputError
+from flawscope.results import result_workbook, table
 from flawscope_station.access import audit
 from flawscope_station.access.roles import ADMIN
 from flawscope_station.inspecting.capacity import Turns
+from flawscope_station.store import line_alarms
 from flawscope_station.store.inspection import Inspection, other_fields
 from flawscope_station.store.records import parse_time, valid_id_or_zero
 from flawscope_station.store.search import MAX_PAGE_SIZE, iterate_pages
 from flawscope_station.web.api import Engineer, FiltersDep, api_router, attachment
-from flawscope_station.web.components import AddressesDep, DatabaseDep, ProductId, RecordsDep
+from flawscope_station.web.components import (
+    AddressesDep,
+    DatabaseDep,
+    ProductId,
+    RecordsDep,
+    SettingsDep,
+    VersionsDep,
+)
 from flawscope_station.web.pages import Page, html_router
 
 T = TypeVar("T")
@@ -37,8 +49,13 @@ page_router = html_router(ADMIN)
 
 Subject = Annotated[str, Query(description=f"one of {', '.join(audit.SUBJECTS)}; all where it is left out")]
 TimeQuery = Annotated[str, Query(description="2026-11-22 or 2026-11-22T14:30:00Z")]
-COLUMNS = (*Inspection.model_fields, "more")  # the last: what else the library says
-MAX_SHEET_ROWS = 1_048_575  # one less than Excel's limit: a last row says that there are more
+PLACES = ("places", "largest_px", "largest_mm", "largest_x", "largest_y")  # of all its pictures
+COLUMNS = (*Inspection.model_fields, *PLACES, "more")  # the last: what else the library says
+PEOPLE_SAY = ("verdict", "kind", "verdict_by", "note")
+SHEET_COLUMNS = (
+    *("id", "part", "batch", "path", "decision", *PLACES, "p_value", "severity", "kinds", "time", "model"),
+    *("remark", "unanswered", *PEOPLE_SAY),
+)
 CSV = "text/csv"
 XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 BLOCK_BYTES = 1 << 20
@@ -66,21 +83,29 @@ class AuditPage(BaseModel):
 def export(
     name: str,
     product_id: ProductId,
+    request: Request,
     records: RecordsDep,
+    versions: VersionsDep,
+    settings: SettingsDep,
     filters: FiltersDep,
     person: Engineer,
     format: Literal["csv", "xlsx"] = "csv",
 ) -> Response:
-    """Export the inspections that a search finds, as a table."""
+    """Export the inspections that a search finds, as a table. The workbook for Excel has each place that
+    looks different in a sheet of its own, and a sheet of totals."""
     pages = iterate_pages(records.store.database, product_id, filters)
     headers, turns = attachment(f"{name}-inspections.{format}"), records.turns
-    rows = _table_pages(pages)
     if format == "csv":
-        blocks = in_turns(turns, rows, _csv_block)
+        blocks = in_turns(turns, _table_pages(pages), _csv_block)
         # refused before the answer begins, with the mark by which Excel knows UTF-8
         blocks = chain(["\ufeff" + next(blocks)], blocks)
         return StreamingResponse(blocks, media_type=CSV, headers=headers)
-    return StreamingResponse(read_blocks(write_workbook(rows, turns)), media_type=XLSX, headers=headers)
+    address = f"{request.base_url}{quote(name)}/inspections"
+    zone = None if settings.shifts is None else settings.shifts.tz
+    version, promise = line_alarms.active_promise(versions, product_id) or (None, None)
+    totals = [("Product", name), ("Version in use", version), ("Promise", promise and promise.text)]
+    file = write_workbook(pages, turns, address, zone, totals)
+    return StreamingResponse(read_blocks(file), media_type=XLSX, headers=headers)
 
 
 @audit_router.get("/audit", response_model=AuditPage)
@@ -146,36 +171,63 @@ def _table_pages(pages: Iterator[list[dict[str, Any]]]) -> Iterator[list[Sequenc
         header = []
 
 
-def write_workbook(pages: Iterator[list[Sequence[Any]]], turns: Turns) -> IO[bytes]:
-    """Write a workbook of one sheet to a temporary file, whose position is its beginning; closing removes it.
-    BusyError where too many wait.
+def write_workbook(
+    pages: Iterator[list[dict[str, Any]]],
+    turns: Turns,
+    address: str,
+    zone: tzinfo | None,
+    totals: list[tuple[str, Any]],
+) -> IO[bytes]:
+    """Write a workbook of inspections to a temporary file, whose position is its beginning; closing removes
+    it. BusyError where too many wait.
 
     Args:
-        pages: rows, the header first; texts as `csv_cell` returns them, so that a spreadsheet computes none.
+        address: of the pages of inspections, which names of pictures open. zone: of times; None: this
+            machine's. totals: to be told beside the counts.
     """
-    from openpyxl import Workbook
-    from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
+    book, counts = result_workbook.ResultWorkbook(SHEET_COLUMNS), Counter[str]()
 
-    book = Workbook(write_only=True)
-    sheet = book.create_sheet("flawscope")
-    left = MAX_SHEET_ROWS
+    def append(page: list[dict[str, Any]]) -> None:
+        for inspection in page:
+            counts[inspection["decision"]] += 1
+            link = f"{address}/{inspection['id']}"
+            book.add(_sheet_values(inspection, zone), _places(inspection), link)
 
-    def append(page: list[Sequence[Any]]) -> int:
-        for row in page[:left]:
-            clean = (ILLEGAL_CHARACTERS_RE.sub("", cell) if isinstance(cell, str) else cell for cell in row)
-            sheet.append(list(clean))
-        return len(page)
-
-    for count in in_turns(turns, pages, append):
-        left -= count
-        if left < 0:
-            sheet.append(["there are more: a sheet holds no more rows; take CSV"])
+    for _ in in_turns(turns, pages, append):
+        if book.is_full:
             break
+    told = [*totals, ("Inspections", counts.total()), *((f"of them {one}", n) for one, n in counts.items())]
     file = tempfile.TemporaryFile()  # noqa: SIM115 (who sends it closes it)
     with turns.take(patient=True):
-        book.save(file)
+        book.save(file, told)
     file.seek(0)
     return file
+
+
+def _places(inspection: dict[str, Any]) -> list[tuple[str, Region]]:
+    """Return the regions of an inspection, of all its pictures, each with the picture's name."""
+    pictures = inspection["views"] or [inspection]
+    return [(str(one["name"]), Region(**region)) for one in pictures for region in one["regions"]]
+
+
+def _measured(inspection: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of `PLACES`."""
+    return table.measure_places([region for _, region in _places(inspection)])
+
+
+def _sheet_values(inspection: dict[str, Any], zone: tzinfo | None) -> dict[str, Any]:
+    """Return an inspection's values for the workbook, by name."""
+    at = datetime.fromisoformat(inspection["at"]).astimezone(zone).replace(tzinfo=None, microsecond=0)
+    kinds = dict.fromkeys(region.kinds_text for _, region in _places(inspection) if region.kinds_text)
+    return {
+        **inspection,
+        **_measured(inspection),
+        "path": inspection["name"],
+        "time": at,
+        "model": f"{inspection['product']}, version {inspection['version']}",
+        "kinds": "; ".join(kinds),
+        "remark": "; ".join(finding["words"] for finding in inspection["findings"]),
+    }
 
 
 def read_blocks(file: IO[bytes]) -> Iterator[bytes]:
@@ -186,7 +238,8 @@ def read_blocks(file: IO[bytes]) -> Iterator[bytes]:
 
 def _cells(inspection: dict[str, Any]) -> list[Any]:
     """Return the values of the columns."""
-    return [*map(inspection.get, Inspection.model_fields), other_fields(inspection) or None]
+    own, places = map(inspection.get, Inspection.model_fields), map(_measured(inspection).get, PLACES)
+    return [*own, *places, other_fields(inspection) or None]
 
 
 def _text_cell(value: Any) -> Any:

@@ -9,7 +9,7 @@ from fastapi import Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from flawscope.errors import InputError
-from flawscope.results import Texts
+from flawscope.results import Texts, excel
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.shifts import DAY, Shift, ended_shifts
 from flawscope_station.shifts.reports import Render, hourly_csv, hourly_rows, report_images, shift_data
@@ -20,7 +20,7 @@ from flawscope_station.web import schemas
 from flawscope_station.web.api import api_router, attachment
 from flawscope_station.web.components import ProductId, RecordsDep, RendererDep, SettingsDep
 from flawscope_station.web.pages import Page
-from flawscope_station.web.records_api import CSV, XLSX, write_workbook
+from flawscope_station.web.records_api import CSV, XLSX
 from flawscope_station.web.templates import PAGES
 
 MAX_REPORT_DAYS = 400
@@ -64,8 +64,9 @@ def shift_report(
     if format == "csv":
         return Response(hourly_csv(found), media_type=CSV, headers=attachment(f"{file}.csv"))
     if format == "xlsx":
-        workbook = write_workbook(iter([[*hourly_rows(found)]]), records.turns)
-        return Response(workbook.read(), media_type=XLSX, headers=attachment(f"{file}.xlsx"))
+        with records.turns.take():
+            workbook = excel.encode_workbook([*hourly_rows(found)])
+        return Response(workbook, media_type=XLSX, headers=attachment(f"{file}.xlsx"))
     if format == "json":
         return JSONResponse(shift_data(name, shift, found))
     drawings, words = report_images(renderer, product_id, found), Page(request, "trends").texts

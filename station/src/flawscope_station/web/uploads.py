@@ -5,15 +5,19 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import time
 from collections.abc import Callable
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 from fastapi import Query
 from PIL import Image
 from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartParser
 from starlette.requests import Request
 
 from flawscope.errors import InputError
@@ -32,6 +36,8 @@ ANONYMOUS_BYTES = 64 * 1024  # of a body without a person: a name and a password
 MIN_BYTES_PER_SECOND = 10_000  # of a body, on average
 MAX_LOOP_DELAY = 0.1  # seconds; if the event loop is later than that, the client is not to blame
 _BODY_KEY = "flawscope.body"
+_EXTENDED_NAME = re.compile(rb";\s*filename\*\s*=\s*\"?([\w.-]+)'[^']*'([^;\"\s]*)\"?", re.IGNORECASE)
+_PLAIN_NAME = re.compile(rb';\s*filename\s*=\s*(?:"(?:\\.|[^"\\])*"|[^;"]*)', re.IGNORECASE)
 MAX_KEY_LENGTH = 184  # characters, with room for the prefix in the store
 
 
@@ -161,11 +167,38 @@ async def read_uploads(request: Request, name: str) -> tuple[list[Upload], bool]
     return [Upload(clean_name(name) or "picture", data)], False
 
 
+class FormParser(MultiPartParser):
+    """Parser of forms that knows a file by `filename*` (RFC 5987), too, or by its type without a name."""
+
+    def on_headers_finished(self) -> None:
+        part = self._current_part
+        kind = dict(part.item_headers).get(b"content-type", b"text/plain")
+        part.content_disposition = name_file(part.content_disposition or b"", kind)
+        super().on_headers_finished()
+
+
+def name_file(disposition: bytes, kind: bytes) -> bytes:
+    """Return the Content-Disposition of a form's part with a plain `filename`, where it is a file."""
+    if (found := _EXTENDED_NAME.search(disposition)) is not None:
+        with suppress(LookupError):
+            name = unquote_to_bytes(found[2]).decode(found[1].decode(), "replace")
+            name = re.sub(r'[\x00-\x1f"\\]', "_", name)
+            rest = _PLAIN_NAME.sub(b"", _EXTENDED_NAME.sub(b"", disposition))
+            return rest + f'; filename="{name}"'.encode()
+    is_text = kind.lower().startswith((b"text/plain", b"application/json"))
+    has_name = b"filename" in disposition
+    return disposition if is_text or has_name else disposition + b'; filename="picture"'
+
+
 async def _read_form(request: Request) -> list[Upload]:
+    most = get_body(request).max_bytes
     try:
-        async with request.form(
-            max_files=MAX_FILES, max_fields=20, max_part_size=get_body(request).max_bytes
-        ) as form:
+        async with aclosing(request.stream()) as stream:
+            parser = FormParser(
+                request.headers, stream, max_files=MAX_FILES, max_fields=20, max_part_size=most
+            )
+            form = await parser.parse()
+        try:
             files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
             for name in Label._fields:
                 if isinstance(form.get(name), str):
@@ -173,10 +206,12 @@ async def _read_form(request: Request) -> list[Upload]:
                     raise RefusedError(422, text, "invalid")
             names = [clean_name(file.filename or "") or "picture" for file in files]
             uploads = [Upload(name, await file.read()) for name, file in zip(names, files, strict=True)]
+        finally:
+            await form.close()
     except RefusedError:
         raise
     except Exception as error:  # errors of python-multipart and Starlette
-        reason = " ".join(str(getattr(error, "detail", "") or error).split())[:200]
+        reason = " ".join(str(error).split())[:200]
         raise RefusedError(422, f"the form cannot be read: {reason}", "broken_form") from None
     if not uploads:
         raise RefusedError(422, "the form has no file: call the field `files`", "empty")

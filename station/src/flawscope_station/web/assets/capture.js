@@ -5,8 +5,10 @@
   const { draft } = station;
   if (!draft || !byId("camera")) return;
 
-  byId("capture").addEventListener("click", async () => {
-    byId("capture").disabled = true;
+  const EVERY = 2000; // ms between two pictures that are taken by themselves
+
+  /** Takes a picture; whether it can go on. */
+  async function take() {
     const [option] = byId("camera").selectedOptions;
     const body = { product: option.dataset.product, camera: Number(option.value) };
     try {
@@ -14,10 +16,33 @@
       if (status === "refused") draft.refuse(error);
       else draft.say(t(status === "known" ? "capture.again" : "capture.taken", { name }), status === "known");
       await draft.look();
+      return status !== "refused";
     } catch (error) {
       draft.failed(error);
+      return false;
     }
+  }
+
+  byId("capture").addEventListener("click", async () => {
+    byId("capture").disabled = true;
+    await take();
     byId("capture").disabled = false;
     byId("capture").focus();
+  });
+
+  // Again and again until a second click: a pause, after which a further one goes on
+  let running = false;
+  function run(on) {
+    running = on;
+    byId("capture-all").setAttribute("aria-pressed", on);
+    byId("capture-all").textContent = t(on ? "capture.pause" : "capture.all");
+  }
+  byId("capture-all").addEventListener("click", async () => {
+    if (running) return run(false);
+    run(true);
+    while (running) {
+      if (!(await take())) run(false);
+      else await new Promise((later) => setTimeout(later, EVERY));
+    }
   });
 })();

@@ -210,6 +210,12 @@
     byId("bad").replaceChildren(tile(item, "overlay", 320));
   }
 
+  /** How many parts came since the shift began, and how many of them were defective. */
+  function counted() {
+    const { inspected, anomalous, since } = counts;
+    byId("counts").textContent = count("live.counts", inspected, { anomalous, time: clock.format(new Date(since)) });
+  }
+
   /** The newest inspection: its part is the present one. */
   function came(item, loud) {
     seen = Date.now() - (loud ? 0 : Math.max(0, stationTime() - new Date(item.at)));
@@ -222,6 +228,9 @@
     if (newest.some((one) => one.id === item.id)) return;
     keep(item);
     came(item, loud);
+    counts.inspected += 1;
+    counts.anomalous += Number(item.decision === "anomalous");
+    counted();
     if (loud && item.decision === "anomalous") tone();
     if (!held) return show(item);
     newer += 1;
@@ -347,7 +356,8 @@
   });
   keys({ h: () => hold(!held), o: () => byId("found").click() });
 
-  const { newest: first, anomalous: before, facts } = page.data;
+  const { newest: first, anomalous: before, facts, counts } = page.data;
+  counted();
   state(facts);
   if (before) anomalous(before);
   for (const item of [...first].reverse()) keep(item);

@@ -1,0 +1,203 @@
+"""Writes results as a workbook for people: what was judged, each place in a sheet of its own, and totals."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path, PurePath
+from typing import IO, Any
+from urllib.parse import quote
+
+from flawscope.artefact.files import atomic_write, write_error
+from flawscope.results.excel import TIME_FORMAT, Column, Link, Workbook, fitting_columns
+from flawscope.results.prediction import Prediction
+from flawscope.results.region import Region
+from flawscope.results.table import (
+    EXCEL_SUFFIX,
+    PartOf,
+    ResultRow,
+    TableWriter,
+    Unjudged,
+    file_stem,
+    table_columns,
+)
+
+PIXELS, MILLIMETRES, P_VALUE, SEVERITY = "0.0", "0.00", "0.000", "+0.0;-0.0;0.0"
+# Columns of what was judged by the name of a value, in their order; a sheet has those that are known
+COLUMNS = {
+    "id": Column("No.", 9),
+    "part": Column("Part", 20),
+    "batch": Column("Batch", 14),
+    "path": Column("File", 42),
+    "decision": Column("Verdict", 16),
+    "places": Column("Places", 9, "0"),
+    "largest_px": Column("Largest, px", 13, PIXELS),
+    "largest_mm": Column("Largest, mm", 13, MILLIMETRES),
+    "largest_x": Column("at x, px", 11, PIXELS),
+    "largest_y": Column("at y, px", 11, PIXELS),
+    "p_value": Column("p", 9, P_VALUE),
+    "severity": Column("Severity", 11, SEVERITY),
+    "kinds": Column("Kind", 22),
+    "product": Column("Product", 16),
+    "time": Column("Time", 20, TIME_FORMAT),
+    "model": Column("Model", 24),
+    "remark": Column("Remark", 44),
+    "verdict": Column("A person says", 16),
+    "kind": Column("Kind, by a person", 18),
+    "verdict_by": Column("Who", 14),
+    "note": Column("Note", 30),
+    "unanswered": Column("No answer", 13),
+    "part_index": Column("Part in picture", 16, "0"),
+    "part_count": Column("Parts found", 13, "0"),
+}
+PLACE_COLUMNS = (
+    Column("Part", 20),
+    Column("File", 42),
+    Column("Place", 9, "0"),
+    Column("x, px", 11, PIXELS),
+    Column("y, px", 11, PIXELS),
+    Column("Width, px", 12, PIXELS),
+    Column("Height, px", 12, PIXELS),
+    Column("Area, px²", 12, "0"),
+    Column("Length, mm", 13, MILLIMETRES),
+    Column("Width, mm", 13, MILLIMETRES),
+    Column("Area, mm²", 13, MILLIMETRES),
+    Column("Kind", 22),
+)
+MEANING = {
+    "Places": "connected places that look different; good ones may have some, too",
+    "Largest": "the longer side of the box around the largest place, its length in mm where --scale-mm told "
+    "the scale, and its centre, from the picture's upper left corner",
+    "p": "the share of good pictures that score as high",
+    "Severity": "above 0 is anomalous, 3 is clear",
+}
+JUDGED, PLACES, TOTALS, PARTS = "Judged", "Places", "Totals", "Parts"
+Totals = Iterable[tuple[str, Any]]
+
+
+class ResultWorkbook:
+    """Workbook of results, for `predict` and for a station's export.
+
+    names: of the values that are known, among `COLUMNS`.
+    """
+
+    def __init__(self, names: Iterable[str]):
+        known = {*names}
+        self.names = [name for name in COLUMNS if name in known]
+
+    @cached_property
+    def book(self) -> Workbook:
+        """The workbook, from the first row on: one that was begun has to be saved."""
+        judged, totals = [COLUMNS[name] for name in self.names], (Column("What", 26), Column("", 90))
+        return Workbook({JUDGED: judged, PLACES: PLACE_COLUMNS, TOTALS: totals})
+
+    def add(self, values: Mapping[str, Any], places: Iterable[tuple[str, Region]], link: str = "") -> None:
+        """Adds what was judged. places: each with the name of its file. link: opens the picture."""
+        shown = {**values, "path": _linked(values.get("path"), link)}
+        self.book.add(JUDGED, [shown.get(name) for name in self.names])
+        for number, (name, one) in enumerate(places, start=1):
+            x0, y0, x1, y1 = one.box
+            box = (*one.centroid, x1 - x0, y1 - y0)
+            sizes = (one.area, one.length_mm, one.width_mm, one.area_mm2)
+            where = (values.get("part"), _linked(name, link), number)
+            self.book.add(PLACES, (*where, *box, *sizes, one.kinds_text))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more can be added."""
+        return self.book.is_full(JUDGED)
+
+    def save(self, file: IO[bytes], totals: Totals, parts: Sequence[Sequence[Any]] = ()) -> None:
+        """Writes the workbook, once. totals: by their names. parts: rows on parts in several views, the
+        heading first."""
+        if parts:
+            self.book.add_sheet(PARTS, fitting_columns(parts), 0)
+        for row in parts[1:]:
+            self.book.add(PARTS, row)
+        for name, value in (*totals, *MEANING.items()):
+            self.book.add(TOTALS, (name, value))
+        self.book.save(file)
+
+
+def _linked(text: Any, link: str) -> Any:
+    return Link(str(text), link) if link else text
+
+
+def file_link(path: str, folder: Path) -> str:
+    """Link from a workbook in a folder to a file: relative where one leads there, so that both can be moved
+    together; empty where no file is there."""
+    if not path or not os.path.lexists(path):
+        return ""
+    try:
+        return quote(PurePath(os.path.relpath(path, folder)).as_posix())
+    except ValueError:  # on another drive
+        return Path(path).absolute().as_uri()
+
+
+class ExcelTable:
+    """A table to write, .xlsx, when it is closed; columns are given as `TableWriter` takes them."""
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, part_of: PartOf = file_stem, model: str = "", **columns: bool
+    ):
+        self.path, self.known = Path(path), {"part_of": part_of, "model": model}
+        self.book = ResultWorkbook((*table_columns(model=model, **columns), "remark"))
+
+    def add_result(self, result: Prediction | Unjudged, link: str = "") -> None:
+        """Adds the row of an input, one for each of several parts in it, and its places. link: what the name
+        of the file opens, relative to the table; the file itself where none is given."""
+        link = link or file_link(result.path or "", self.path.parent)
+        regions = result.regions if isinstance(result, Prediction) else ()
+        try:
+            for row in ResultRow.rows(result, **self.known):
+                values = asdict(row) | {"time": datetime.fromisoformat(row.time) if row.time else None}
+                if row.error:
+                    values |= {"decision": "not judged", "remark": row.error}
+                self.book.add(values, ((row.path, one) for one in regions), link)
+                regions = ()
+        except OSError as error:  # rows wait in temporary files
+            raise write_error(self.path, error) from None
+
+    def close(self, totals: Totals = (), parts: Sequence[Sequence[Any]] = ()) -> None:
+        """Writes the file; totals and parts as `ResultWorkbook.save` takes them."""
+        with atomic_write(self.path) as file:
+            self.book.save(file, totals, parts)
+
+
+def open_table(path: str, *, decimal_comma: bool, **form: Any) -> TableWriter | ExcelTable:
+    """Opens a table of results, .csv or .xlsx, which has no decimal commas of its own. form: as `TableWriter`
+    takes it."""
+    if path.lower().endswith(EXCEL_SUFFIX):
+        return ExcelTable(path, **form)
+    return TableWriter(path, decimal_comma=decimal_comma, **form)
+
+
+# Facts of a run (`results.json`) by their words in the totals
+FACTS = {
+    "model": "Model",
+    "method": "Method",
+    "category": "Product",
+    "inputs": "Files",
+    "judged": "Judged",
+    "good": "Good",
+    "anomalous": "Anomalous",
+    "within_tolerance": "Within tolerance",
+    "unjudged": "Not judged",
+    "promise": "Promise",
+    "warning": "Warning",
+    "flawscope": "flawscope",
+}
+
+
+def run_totals(facts: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Totals of a run, by its facts."""
+    bad = facts["anomalous"] + facts.get("within_tolerance", 0)
+    known = {**facts, "good": facts["judged"] - bad}
+    found = [(word, known[name]) for name, word in FACTS.items() if known.get(name) is not None]
+    for name, one in facts.get("products", {}).items():
+        if "pictures" in one:
+            found.append((f"Product {name}", f"{one['anomalous']} of {one['pictures']} anomalous"))
+    return found

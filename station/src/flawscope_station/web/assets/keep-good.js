@@ -1,0 +1,26 @@
+"use strict";
+// Live: what the camera shows now becomes a picture to learn from, of a product that is taught on these pages.
+(() => {
+  const { byId, page, t, api } = station;
+  const button = byId("keep-good");
+  if (!button) return;
+  const say = (text) => (byId("kept-good").textContent = text);
+
+  button.addEventListener("click", async () => {
+    button.disabled = true;
+    const body = { product: page.product };
+    try {
+      const [{ name, status, error }] = (await api(`/api/v1/new/${encodeURIComponent(page.product)}/capture`, { body })).results;
+      const said = { kept: t("capture.kept", { name }), known: t("capture.again"), refused: error };
+      say(said[status]);
+    } catch (error) {
+      say(t("common.failed", { text: error.message }));
+    }
+    button.disabled = false;
+    button.focus();
+  });
+
+  api("/api/v1/new")
+    .then(({ products }) => (button.hidden = !products.some(({ name }) => name === page.product)))
+    .catch(() => {}); // it stays hidden
+})();
