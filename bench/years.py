@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +228,7 @@ def main() -> int:
     args: Args = common.parse_arguments(parser)
     record, missed = Record(args, "a station after years"), False
     for parts in common.ints(args.parts):
-        if (found := record.attempt(f"{parts}", lambda parts=parts: years(parts))) is None:  # type: ignore[misc]
+        if (found := record.attempt(f"{parts}", partial(years, parts))) is None:
             continue
         table = [
             {"": name, **one, "!": "MISSED" * (one["median_ms"] > LIMIT or one["transaction_ms"] > LONGEST)}

@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -26,6 +27,7 @@ from flawscope_station.web.app import disk_full_text, has_disk_space
 
 CONNECT_SECONDS = 5.0
 PORTS = {"http": 80, "https": 443, "rtsp": 554, "rtmp": 1935, "mqtt": 1883, "mqtts": 8883}
+OWN = ("database", "public")  # settings whose addresses are looked at otherwise, or the station's own
 Check = tuple[str, Callable[[], object]]  # what is looked at, and what raises an error where it is wrong
 
 
@@ -49,9 +51,9 @@ def _checks(settings: Settings) -> Iterator[Check]:
     for place, value in flatten_settings(asdict(settings)):
         key = place.rpartition(".")[2]
         if key.endswith("_file") and isinstance(value, str):
-            yield place, lambda value=value: _check_readable(value)  # type: ignore[misc]
-        elif key != "database" and (address := _remote(key, value)) is not None:
-            yield f"{place} {redact_address(str(value))}", lambda address=address: _connect(address)  # type: ignore[misc]
+            yield place, partial(_check_readable, value)
+        elif not place.startswith(OWN) and (address := _remote(key, value)) is not None:
+            yield f"{place} {redact_address(str(value))}", partial(_connect, address)
 
 
 def _check_store(settings: Settings) -> None:
@@ -83,10 +85,10 @@ def _product_checks(product: ProductSettings) -> Iterator[Check]:
         yield "tolerances", lambda: tolerating.Tolerances.read(Path(rules))
     if product.learn is not None:
         for path in filter(None, (product.learn.trained, product.learn.pictures)):
-            yield "learn", lambda path=path: os.stat(path)  # type: ignore[misc]
+            yield "learn", partial(os.stat, path)
     for source in product.all_sources:
         if isinstance(source, FolderSourceSettings):
-            yield f"folder {source.folder}", lambda source=source: os.listdir(source.folder)  # type: ignore[misc]
+            yield f"folder {source.folder}", partial(os.listdir, source.folder)
 
 
 def _check_readable(path: str) -> None:
@@ -99,7 +101,10 @@ def _remote(key: str, value: object) -> tuple[str, int] | None:
     if not isinstance(value, str):
         return None
     parts = urlsplit(value if "://" in value else f"//{value}" if key == "connect" else "")
-    port = parts.port or PORTS.get(parts.scheme)
+    try:
+        port = parts.port or PORTS.get(parts.scheme)
+    except ValueError:  # no address, but a text of another kind
+        return None
     return (parts.hostname, port) if parts.hostname and port else None
 
 

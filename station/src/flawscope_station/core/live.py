@@ -158,8 +158,10 @@ class Metrics(Collector):
         self.verdicts = counter("verdicts", "What people said.", "verdict")
 
         def histogram(name: str, what: str, label: str) -> Histogram:
-            given = {"buckets": _BUCKETS, "registry": self.registry}
-            return Histogram(f"flawscope_{name}_seconds", what, ("product", label), **given)
+            labels = "product", label
+            return Histogram(
+                f"flawscope_{name}_seconds", what, labels, buckets=_BUCKETS, registry=self.registry
+            )
 
         self.seconds = histogram("inspection", "From the picture to the answer.", "source")
         self.stages = histogram("stage", "That a part waits, is judged, is recorded.", "stage")
