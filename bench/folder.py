@@ -26,7 +26,7 @@ from common import Args, Cell
 
 sys.path.insert(0, str(common.ROOT / "station" / "tests"))
 
-from flawscope_station.background import CLOCK
+from flawscope_station.monitoring.background import CLOCK
 from flawscope_station.sources.arrivals import Arrivals
 from folder_parts import Folder, run_parts
 

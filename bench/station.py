@@ -236,7 +236,7 @@ def learning(args: Args, kind: str, model: Path, pictures: list[bytes]) -> Cell:
     new, stages, before, during = "/api/v1/new", [], [], []
 
     def learns(state: Any) -> bool:
-        return state["stage"] == "learning" and bool(state["step"])
+        return state["stage"] == "running" and bool(state["step"])
 
     def answered() -> float:
         part = f"{len(before) + len(during)}-"
@@ -264,7 +264,7 @@ def learning(args: Args, kind: str, model: Path, pictures: list[bytes]) -> Cell:
         "answered_per_second": [common.round_to(one) for one in before],
         "while_learning": [common.round_to(one) for one in during],
         "of_undisturbed": common.round_to(sum(during) / sum(before), 4),
-        "learnt_throughout": stages == ["learning"] * 3,
+        "learnt_throughout": stages == ["running"] * 3,
     }
 
 

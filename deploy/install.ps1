@@ -4,7 +4,7 @@
 #     powershell -ExecutionPolicy Bypass -File install.ps1
 #
 # Every version has a folder of its own below C:\flawscope, and the service runs the one it was installed with.
-# Before an upgrade the store is backed up into C:\flawscope\backups. Going back to the version before:
+# Before an upgrade, while the station runs, its tables are copied into C:\flawscope\backups. Going back:
 #
 #     powershell -ExecutionPolicy Bypass -File C:\flawscope\VERSION\install.ps1 back
 param([string]$What = "install")
@@ -34,10 +34,8 @@ if ($What -eq "back") {
     Stop-Station
     & "$root\$old\Scripts\flawscope.exe" station user list --settings $settings *> $null
     if ($LASTEXITCODE -ne 0) {
-        $store = "$root\store"
-        Rename-Item $store "store.$current-$(Get-Date -Format yyyyMMddTHHmmss)"
-        Invoke-Checked "the backup $backup cannot be restored" {
-            & "$root\$old\Scripts\flawscope.exe" station restore $backup --settings $settings
+        Invoke-Checked "the tables of before cannot be restored from $backup" {
+            & "$root\$current\Scripts\flawscope.exe" station restore $backup --tables --settings $settings
         }
     }
     Switch-Version $old
@@ -64,14 +62,13 @@ Copy-Item "$here\install.ps1", "$here\windows_service.py" "$root\$version"
 # without products it opens the page where the first one is made
 if (-not (Test-Path $settings)) { Set-Content $settings "store: store" }
 if ($current) {
-    Stop-Station
+    # the station runs on meanwhile: an upgrade changes tables, and neither pictures nor models
     $backup = "$root\backups\before-$version-$(Get-Date -Format yyyyMMddTHHmmss).tar"
-    & "$root\$current\Scripts\flawscope.exe" station backup $backup --settings $settings
-    if ($LASTEXITCODE -ne 0) {
-        Start-Service flawscope
-        throw "the store could not be backed up: version $current goes on"
+    Invoke-Checked "the tables could not be copied: version $current goes on" {
+        & "$root\$version\Scripts\flawscope.exe" station backup $backup --tables --settings $settings
     }
     Set-Content "$root\$version\BEFORE" $current, $backup
+    Stop-Station
 }
 Switch-Version $version
 Write-Output "version $version is installed"

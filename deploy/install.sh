@@ -4,7 +4,8 @@
 #     ./install.sh
 #
 # Every version has a folder of its own below /opt/flawscope, and `current` names the one that runs. Before an
-# upgrade the store is backed up into /var/backups/flawscope. Going back to the version before:
+# upgrade, while the station runs, its tables are copied into /var/backups/flawscope. Going back to the version
+# before:
 #
 #     /opt/flawscope/current/install.sh back
 set -eu
@@ -60,14 +61,17 @@ install_new() {
     # without products it opens the page where the first one is made
     [ -f "$settings" ] || printf 'store: /var/lib/flawscope\n' > "$settings"
     if [ -n "$old" ]; then
-        service stop
-        backup="$backups/before-$version-$(date +%Y%m%dT%H%M%S).tar"
-        if ! as_user "$prefix/$old/bin/flawscope" station backup "$backup" --settings "$settings"; then
-            service start
-            rm -rf "${prefix:?}/$version"
-            fail "the store could not be backed up: version $old goes on"
+        # the station runs on meanwhile: an upgrade changes tables, and neither pictures nor models
+        as_user "$prefix/$version/bin/flawscope" station check "$settings" ||
+            echo "these faults keep no station from starting that ran with them before"
+        backup=
+        if ! grep -q '^database:' "$settings"; then
+            backup="$backups/before-$version-$(date +%Y%m%dT%H%M%S).tar"
+            as_user "$prefix/$version/bin/flawscope" station backup "$backup" --tables --settings "$settings" ||
+                { rm -rf "${prefix:?}/$version"; fail "the tables could not be copied: version $old goes on"; }
         fi
         printf '%s\n%s\n' "$old" "$backup" > "$prefix/$version/BEFORE"
+        service stop
     fi
     if [ -d /run/systemd/system ]; then
         install -m 644 "$here/flawscope-station.service" /etc/systemd/system/
@@ -90,15 +94,9 @@ go_back() {
     if ! as_user "$prefix/$old/bin/flawscope" station user list --settings "$settings" >/dev/null 2>&1; then
         ! grep -q '^database:' "$settings" ||
             fail "version $old cannot read the data base: restore with pg_restore what pg_dump made before the upgrade, then call this again"
-        store=$("$prefix/$old/bin/python" -c 'import sys
-from flawscope_station.settings.station import read_settings
-print(read_settings(sys.argv[1]).store)' "$settings")
-        kept="$store.$version-$(date +%Y%m%dT%H%M%S)"
-        mkdir -m 700 "$kept"
-        find "$store" -mindepth 1 -maxdepth 1 -exec mv -t "$kept" {} +
-        as_user "$prefix/$old/bin/flawscope" station restore "$backup" --settings "$settings" ||
-            fail "the backup $backup cannot be restored; the store is in $kept"
-        echo "the store is that of before the upgrade; that of version $version is kept in $kept"
+        as_user "$prefix/$version/bin/flawscope" station restore "$backup" --tables --settings "$settings" ||
+            fail "the tables of before cannot be restored from $backup"
+        echo "the tables are those of before the upgrade: what was recorded since is in those kept beside them"
     fi
     switch "$old"
     start

@@ -121,7 +121,7 @@ def try_out(target: str, programs: Path, model: str | None, pictures: Sequence[s
         sys.exit("an engine for exported models is missing")
     if target == "station":
         run(programs / "flawscope", "serve", "--help")
-        run(programs / "python", "-c", "import flawscope_station.station, flawscope_station.web.app")
+        run(programs / "python", "-c", "import flawscope_station.core.station, flawscope_station.web.app")
     if target == "train" and not model:
         run(programs / "flawscope", "demo", "--out", "demo", "--train", "20", "--quiet")
         run(programs / "flawscope", "export", "demo/plate.safetensors", "--out", "part.onnx", "--quiet")

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from camera_helpers import source_context
-from flawscope_line.industrial_cameras import IndustrialCameraSettings
-from flawscope_line.industrial_cameras.camera import IndustrialCamera
+from flawscope_line.industrial_cameras import IndustrialCameraSettings, make_camera
+from flawscope_station.sources.camera import LiveCamera
 from flawscope_station.sources.frames import CameraLostError
 
 SERIAL = {"basler": "0815-0001", "genicam": "FV01"}
@@ -20,9 +20,9 @@ FAKE = "arv-fake-gv-camera-0.8"
 
 def camera(
     settings: IndustrialCameraSettings, opening: Callable[[IndustrialCameraSettings], Any]
-) -> IndustrialCamera:
+) -> LiveCamera:
     """A started camera that belongs to no station."""
-    made = IndustrialCamera(source_context(), settings, 1, opening)
+    made = make_camera(source_context(), settings, 1, opening)
     made.start()
     return made
 

@@ -16,13 +16,14 @@ from av import VideoFrame
 
 from flawscope.errors import InputError
 from flawscope_line.industrial_cameras import IndustrialCameraSettings
-from flawscope_line.industrial_cameras.camera import IndustrialCamera, NumberedFrame
+from flawscope_line.industrial_cameras import signalled as signalled_module
+from flawscope_line.industrial_cameras.camera import NumberedFrame, TriggeredCamera
+from flawscope_line.industrial_cameras.signalled import MAX_PARTS_WAITING, SignalledCamera
 from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.interlock import NotReadyError
 from flawscope_station.inspecting.job import ModelError
 from flawscope_station.settings.station import Limits
 from flawscope_station.sources import camera as camera_module
-from flawscope_station.sources.camera import MAX_PARTS_WAITING
 from flawscope_station.sources.source import FROZEN, RUNNING, CameraFrozenError, QueueShare, SourceContext
 from flawscope_station.sources.trigger import check_triggers
 from station_helpers import PATIENCE, until
@@ -108,11 +109,11 @@ class Taken:
 @pytest.fixture(name="play")
 def play_fixture(monkeypatch):
     monkeypatch.setattr(camera_module, "CHECK_INTERVAL", 0.01)
-    made: list[IndustrialCamera] = []
+    made: list[SignalledCamera] = []
 
-    def open_one(**given: Any) -> tuple[Signals, Taken, IndustrialCamera]:
+    def open_one(**given: Any) -> tuple[Signals, Taken, SignalledCamera]:
         signals, taken = Signals(), Taken(**given)
-        made.append(IndustrialCamera(taken.line, HARDWARE, 1, lambda settings: signals))
+        made.append(SignalledCamera(taken.line, HARDWARE, 1, lambda settings: signals))
         made[-1].start()
         until(lambda: made[-1].state.state == RUNNING)
         return signals, taken, made[-1]
@@ -145,7 +146,7 @@ def test_parts_for_which_there_is_no_room_are_told(play, monkeypatch):
     taken.release()
     until(lambda: len(taken.pictures) + source.state.dropped == 100)
     until(lambda: taken.told == source.state.dropped > 0)
-    monkeypatch.setattr(camera_module, "MISSED_SECONDS", 0.0)  # the hour is over
+    monkeypatch.setattr(signalled_module, "MISSED_SECONDS", 0.0)  # the hour is over
     until(lambda: taken.problems["camera_missed_1_1"] is None)
 
 
@@ -267,7 +268,7 @@ class Repeating:
 def test_a_triggered_camera_that_repeats_a_frame_shows_by_itself_that_it_is_back(monkeypatch):
     monkeypatch.setattr("flawscope_line.industrial_cameras.camera.CHECK_INTERVAL", 0.01)
     device, taken = Repeating(), Taken()
-    camera = IndustrialCamera(taken.line, IndustrialCameraSettings("1"), 1, lambda settings: device)
+    camera = TriggeredCamera(taken.line, IndustrialCameraSettings("1"), 1, lambda settings: device)
     camera.start()
     try:
         until(lambda: camera.state.state == RUNNING)

@@ -16,7 +16,7 @@ from flawscope_line.plc import ModbusSettings
 from flawscope_line.plc import line as line_module
 from flawscope_line.plc.handshake import Answer, Code, Inputs, Outputs
 from flawscope_line.plc.line import DOUBT_SECONDS, PlcLine, TransportError
-from flawscope_station.connections import Connections, Timing
+from flawscope_station.core.connections import Connections, Timing
 from flawscope_station.sources.source import AWAY, FROZEN, RUNNING, State
 from flawscope_station.store.open_models import NoModelError
 from station_helpers import PATIENCE, ManualClock, until

@@ -10,7 +10,7 @@ from flawscope_station.access.authenticator import Access
 from flawscope_station.settings.station import Settings
 from flawscope_station.store.backup import backup
 from flawscope_station.store.database import Database
-from flawscope_station.store.files import MASKS, Files
+from flawscope_station.store.files import BACKUP_FILE, MASKS, Files
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.records import DEFECT, Store
 from station_helpers import taken_file
@@ -45,9 +45,10 @@ def other_fixture(tmp_path):
 
 
 def contents(settings: Settings) -> dict[str, bytes]:
-    """Files below the folder, without the data base."""
+    """Files below the folder, without the data base and the time of the last backup."""
     home = Path(settings.store)
     files = [path for path in home.rglob("*") if path.is_file() and "sqlite" not in path.name]
+    files = [path for path in files if path.name != BACKUP_FILE]
     return {path.relative_to(home).as_posix(): path.read_bytes() for path in files}
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import httpx
 
 from flawscope_station.challenge.challenge import Challenge
+from flawscope_station.core.station import Station
 from flawscope_station.settings.station import Settings
-from flawscope_station.station import Station
 from station_helpers import NAME, Running, Served, again
 
 HOUR = 3_600_000_000
@@ -27,7 +27,7 @@ class Line:
 
     @property
     def challenge(self) -> Challenge:
-        return self.station.parts[Challenge]
+        return self.station.components[Challenge]
 
     def close(self) -> None:
         assert isinstance(self.running, Running)

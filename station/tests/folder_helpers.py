@@ -14,10 +14,10 @@ from PIL import Image
 from sqlalchemy import select
 
 from flawscope.errors import InputError
-from flawscope_station.background import CLOCK
 from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.picture import Part, Picture
 from flawscope_station.inspecting.writer import RecordedInspection
+from flawscope_station.monitoring.background import CLOCK
 from flawscope_station.settings.sources import FolderSourceSettings
 from flawscope_station.settings.station import Limits
 from flawscope_station.sources.folder import FolderSource

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
+from flawscope_station.core.station import Station
 from flawscope_station.settings.station import RetentionSettings
-from flawscope_station.station import Station
 from flawscope_station.store.database import Database
 from flawscope_station.store.schema import (
     learnt_pixels,

@@ -74,12 +74,12 @@ class Line:
         return self.http.post(f"{API}/versions/{version}/activate", json=body)
 
 
-def echo(pipe: Connection, pixels: int, work: Any, niceness: int) -> None:
+def echo(pipe: Connection, pixels: int, niceness: int) -> None:
     """In place of the process that learns: tells of a step, and gives back each job, unless it is to fail or
     to wait."""
     with suppress(EOFError):
         while True:
-            job = pipe.recv()
+            _, job = pipe.recv()
             pipe.send(("step", ("echo", 1, 1)))
             if "fail" in job:
                 pipe.send(("error", "this one cannot be done"))

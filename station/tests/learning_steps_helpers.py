@@ -12,19 +12,19 @@ from sqlalchemy import select
 from flawscope.calibration.judgement import DecisionCounts, Judgement
 from flawscope.errors import InputError
 from flawscope_station.learning import activation
-from flawscope_station.learning import candidate_records as states
+from flawscope_station.learning import jobs as jobs_module
 from flawscope_station.learning.activation import CannotLearnError, Learning
-from flawscope_station.learning.candidate_records import Candidates
+from flawscope_station.learning.jobs import EVENT_QUEUED, JobQueue, Jobs
 from flawscope_station.settings.station import LearningSettings
 from flawscope_station.store.database import Database, StoreError
-from flawscope_station.store.schema import candidates, events, products
+from flawscope_station.store.schema import events, jobs, products
 from station_helpers import add_version
 
 COUNTS = DecisionCounts(9, [3, 0.1, 0.7], [0, 0.0, 0.3])
 FOUND = Judgement(how="extended", learnt=[5], good=COUNTS, defects=COUNTS)
 
 
-class Kept(Candidates):
+class Kept(Jobs):
     """In the data base. fail: is asked before each change, and raises where it shall not happen."""
 
     def __init__(self, database: Database):
@@ -38,14 +38,14 @@ class Kept(Candidates):
     def rows(self) -> list[Any]:
         """The oldest first."""
         with self.database.reading() as connection:
-            return list(connection.execute(select(candidates).order_by(candidates.c.id)))
+            return list(connection.execute(select(jobs).order_by(jobs.c.id)))
 
     def facts(self, number: int) -> dict[str, Any]:
         return dict(json.loads(self.rows()[number - 1].facts))
 
     def events(self) -> list[tuple[str, str]]:
         """What became of candidates."""
-        query = select(events.c.kind, events.c.text).where(events.c.kind != states.EVENT_QUEUED)
+        query = select(events.c.kind, events.c.text).where(events.c.kind != EVENT_QUEUED)
         with self.database.reading() as connection:
             return [(row.kind, row.text) for row in connection.execute(query.order_by(events.c.id))]
 
@@ -103,7 +103,10 @@ class Made:
         for name in ("one", "two"):
             add_version(database, name)
         learn = LearningSettings(rule="auto", after=1)
+        self.queue = JobQueue(database)
+        self.queue.jobs = self.candidates
         self.learning = Learning(
+            self.queue,
             self.versions,
             {"one": 1, "two": 2},
             {"one": learn, "two": learn},
@@ -125,16 +128,15 @@ class Made:
             return SimpleNamespace(number=1, file=Path("model.safetensors"), is_trained=True)
 
         plan = SimpleNamespace(learnt=[], start=1, verdicts=words, pictures=[])
-        monkeypatch.setattr(activation, "RETRY_SECONDS", 0.01)
+        monkeypatch.setattr(jobs_module, "RETRY_SECONDS", 0.01)
         monkeypatch.setattr(activation, "make_plan", lambda *told: plan)
         monkeypatch.setattr(self.learning, "_read_verdicts", words_of)
         monkeypatch.setattr(self.learning, "_check_can_learn", able)
         monkeypatch.setattr(self.learning, "_disk_full_error", lambda product_id: self.full)
-        monkeypatch.setattr(self.learning, "candidates", self.candidates)
-        monkeypatch.setattr(self.learning.worker, "run", lambda job, step: FOUND)
+        monkeypatch.setattr(self.queue.worker, "run", lambda work, job, step: FOUND)
 
     def look(self, times: int = 1) -> None:
         """As often as in so many times ten seconds."""
         waits = iter([False] * times)
-        self.learning._wait = lambda seconds=None: next(waits, True)
-        self.learning._work()
+        self.queue._wait = lambda seconds=None: next(waits, True)
+        self.queue._work()

@@ -11,7 +11,6 @@ import httpx
 import pytest
 from PIL import Image
 
-from flawscope_station.learning.process import Worker
 from flawscope_station.settings.station import Limits, Settings
 from flawscope_station.setup.drafts import Drafts
 from flawscope_station.setup.job import run_job
@@ -38,7 +37,7 @@ def small_fit(job: dict[str, Any], step: Any) -> dict[str, Any]:
 @pytest.fixture(name="empty")
 def empty_fixture(request, tmp_path):
     with closing(opened(empty_settings(tmp_path / "store"), place_of(request.node))) as made:
-        made.station.parts[Drafts].worker = Worker(small_fit)
+        made.station.components[Drafts].work = small_fit
         yield made
 
 
@@ -120,7 +119,7 @@ def send_zip(http: httpx.Client, data: bytes, name: str = "all.zip") -> httpx.Re
 def done(http: httpx.Client) -> dict[str, Any]:
     def state() -> dict[str, Any] | None:
         found: dict[str, Any] = http.get(f"{NEW}/plate").json()
-        return None if found["stage"] in ("waiting", "learning") else found
+        return None if found["stage"] in ("queued", "running") else found
 
     found: dict[str, Any] = until(state)
     assert found["stage"] == "ready", found["error"]

@@ -32,10 +32,10 @@ from PIL import Image
 from sqlalchemy import update
 
 from flawscope_station.assembly import open_station
-from flawscope_station.background import MonotonicClock
+from flawscope_station.core.station import Station
 from flawscope_station.inspecting.picture import Part, Picture
+from flawscope_station.monitoring.background import MonotonicClock
 from flawscope_station.settings.station import Settings
-from flawscope_station.station import Station
 from flawscope_station.store.database import Database, now
 from flawscope_station.store.files import PICTURES, Files
 from flawscope_station.store.insert import NewInspection, SeenPicture

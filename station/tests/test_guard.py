@@ -1,6 +1,7 @@
 """What a request has to pass before the station sees it."""
 
 import asyncio
+import re
 from typing import Annotated, Any
 
 import httpx
@@ -13,8 +14,10 @@ from flawscope.errors import InputError
 from flawscope_station.access.authenticator import Access
 from flawscope_station.access.roles import LOCAL_PERSON, PERSON_KEY, Person
 from flawscope_station.access.sign_in import SignInThrottle
+from flawscope_station.monitoring.background import log_line
 from flawscope_station.settings.station import Settings
 from flawscope_station.store.database import Database, StoreError
+from flawscope_station.web.errors import install_error_handler
 from flawscope_station.web.middleware import (
     Guard,
     check_listen_address,
@@ -23,7 +26,6 @@ from flawscope_station.web.middleware import (
     require_role,
     set_cookie,
 )
-from flawscope_station.web.refusals import install_error_handler
 from station_helpers import failing
 
 PASSWORD = "a long pass phrase"
@@ -404,3 +406,29 @@ def test_other_machines_are_served_only_with_users_or_tokens(access):
     access.tokens.add("line", "operator")
     for settings in outside:
         check_listen_address(settings, access)
+
+
+def test_the_log_names_a_request_that_failed_and_its_answer_has_the_number(app, access):
+    said, clock = list[Any](), [0.0]
+
+    @app.get("/api/v1/busy")
+    async def busy() -> Response:
+        return Response(status_code=503)
+
+    guard = Guard(app, access, NAMED, said.append)
+    guard.failed._clock = lambda: clock[0]
+    client = Client(guard)
+    mine = client.get("/api/v1/busy", headers={"X-Request-Id": "line3-17"})
+    assert mine.headers["x-request-id"] == "line3-17"
+    others = [client.get("/api/v1/busy", headers={"X-Request-Id": "a b"}) for _ in range(3)]
+    assert len({one.headers["x-request-id"] for one in others} - {"a b"}) == 3
+    clock[0] = 2.0
+    client.get("/api/v1/busy")
+    assert [str(one) for one in said] == ["GET '/api/v1/busy': 503"] * 2
+    assert [(one.level, one.fields["request"] == "line3-17", one.fields.get("more")) for one in said] == [
+        ("warning", True, None),
+        ("warning", False, 3),
+    ]
+    assert re.fullmatch(
+        r"time=\S+Z level=warning request=line3-17 status=503 GET '/api/v1/busy': 503", log_line(said[0])
+    )

@@ -12,10 +12,11 @@ from flawscope.errors import FlawscopeError
 from flawscope.results.review.pages import LANGUAGES
 from flawscope_station.learning import candidate_plan as plans
 from flawscope_station.learning import candidate_records as states
+from flawscope_station.learning import jobs
 from flawscope_station.learning.candidate_records import Candidate, advice, wait_reasons
 from flawscope_station.store.database import StoreError
 from flawscope_station.store.records import Store, verdict_stacks
-from flawscope_station.store.schema import metadata, pictures, products, verdicts
+from flawscope_station.store.schema import RUNNING, metadata, pictures, products, verdicts
 from flawscope_station.web.templates import PAGES
 from learning_steps_helpers import FOUND, Made
 from station_helpers import add_version, taken
@@ -29,7 +30,7 @@ def made(monkeypatch, tmp_path, database):
 def test_a_model_that_cannot_be_read_is_that_products_problem_alone(made):
     made.unreadable.add(1)
     made.look()
-    assert [(row.product_id, row.status) for row in made.candidates.rows()] == [(2, states.LIVE)]
+    assert [(row.product_id, row.status) for row in made.candidates.rows()] == [(2, jobs.LIVE)]
     why = "no version can be made from corrections: model.safetensors is damaged; copy it again"
     assert made.reported == {"learning_model_1": why, "learning_model_2": None, "learning_2": None}
     made.unreadable.clear()
@@ -41,14 +42,14 @@ def test_a_model_that_cannot_be_read_is_that_products_problem_alone(made):
 def test_an_unforeseen_fault_ends_its_candidate_alone(made, monkeypatch):
     """Else it is running for ever, and the product learns nothing more."""
 
-    def run(job: Any, step: Any) -> Any:
-        if made.candidates.rows()[0].status == states.RUNNING:
+    def run(work: Any, job: Any, step: Any) -> Any:
+        if made.candidates.rows()[0].status == RUNNING:
             raise KeyError("learnt")
         return FOUND
 
-    monkeypatch.setattr(made.learning.worker, "run", run)
+    monkeypatch.setattr(made.queue.worker, "run", run)
     made.look()
-    assert [row.status for row in made.candidates.rows()] == [states.FAILED, states.LIVE]
+    assert [row.status for row in made.candidates.rows()] == [jobs.FAILED, jobs.LIVE]
     assert made.candidates.facts(1)["error"] == "KeyError: 'learnt'"
     assert made.reported["learning_1"] == "no version could be made from corrections: KeyError: 'learnt'"
 
@@ -60,24 +61,26 @@ def test_a_full_disk_makes_it_wait(made):
     assert made.versions.now == {1: 1, 2: 1}
     made.full = None
     made.look()
-    assert [row.status for row in made.candidates.rows()] == [states.LIVE, states.LIVE]
+    assert [row.status for row in made.candidates.rows()] == [jobs.LIVE, jobs.LIVE]
 
 
 def test_a_station_that_ended_after_the_switch_knows_what_is_live(made):
-    number, other = (made.candidates.add(product, product, "rule", {}) for product in (1, 2))
+    number, other = (
+        made.candidates.add("corrections", "rule", {}, product_id=one, start=one) for one in (1, 2)
+    )
     for one in (number, other):
-        made.candidates.change(one, states.READY, version_id=2)
+        made.candidates.change(one, jobs.READY, version_id=2)
     with made.candidates.database.writing() as connection:
         connection.execute(products.update().where(products.c.id == 1).values(active_version_id=2))
         connection.execute(products.update().where(products.c.id == 2).values(active_version_id=1))
     made.candidates.mark_live()
-    assert [row.status for row in made.candidates.rows()] == [states.LIVE, states.READY]
+    assert [row.status for row in made.candidates.rows()] == [jobs.LIVE, jobs.READY]
 
 
 def test_what_was_made_waits_for_a_store_that_is_away(made, monkeypatch):
     """Nothing is made twice, and a switch is not unsaid."""
     made.learning.settings[2] = None
-    away = {states.READY: 1, states.LIVE: 1}
+    away = {jobs.READY: 1, jobs.LIVE: 1}
     settle = made.candidates.mark_live
 
     def fail(status: str) -> None:
@@ -87,7 +90,7 @@ def test_what_was_made_waits_for_a_store_that_is_away(made, monkeypatch):
 
     def settle_or_fail() -> None:
         if made.versions.now[1] == 2:
-            fail(states.LIVE)
+            fail(jobs.LIVE)
         settle()
 
     monkeypatch.setattr(made.candidates, "mark_live", settle_or_fail)
@@ -95,7 +98,7 @@ def test_what_was_made_waits_for_a_store_that_is_away(made, monkeypatch):
     made.look(2)
     assert not any(away.values())
     (row,) = made.candidates.rows()
-    assert (row.status, made.versions.now[1], made.candidates.facts(1)["waits"]) == (states.LIVE, 2, [])
+    assert (row.status, made.versions.now[1], made.candidates.facts(1)["waits"]) == (jobs.LIVE, 2, [])
     assert [kind for kind, _ in made.candidates.events()] == [states.EVENT_READY], "once, and nothing waits"
 
 
@@ -106,7 +109,7 @@ def test_a_version_that_cannot_be_opened_waits(made):
     made.look()
     row = made.candidates.rows()[0]
     assert (row.status, row.version_id, made.candidates.facts(1)["waits"]) == (
-        states.READY,
+        jobs.READY,
         2,
         ["not_opened"],
     )

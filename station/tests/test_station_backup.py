@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +12,10 @@ import pytest
 from backup_helpers import contents, filled_fixture, made_fixture, other_fixture  # noqa: F401
 from flawscope.cli import main
 from flawscope.errors import InputError
-from flawscope_station.store.backup import backup, restore
+from flawscope_station.store.backup import backup, restore, restore_tables
+from flawscope_station.store.database import Database
+from flawscope_station.store.files import LOCK_FILE, Files
+from flawscope_station.store.records import DEFECT, Store
 
 
 @pytest.mark.both_databases
@@ -29,6 +34,31 @@ def test_files_of_a_station_with_postgresql_come_back_without_its_data_base(
     assert not Path(other.store).exists()
     restore(path, replace(other, database=filled.database))
     assert contents(other) == contents(filled)
+
+
+def test_tables_alone_come_back_into_their_station_alone(filled, other, made, tmp_path):
+    """As before and after an upgrade: what was recorded since is kept, files are left as they are."""
+    path, home = tmp_path / "tables.tar", Path(filled.store)
+    backup(filled, path, tables_only=True)
+    assert path.stat().st_size < made.stat().st_size / 2
+    assert Files(home).last_backup() is not None, "of the whole one"
+    before, database = contents(filled), Database(filled.url)
+    Store(database).add_verdict(1, 2, DEFECT, "bob")
+    database.close()
+    kept = restore_tables(path, filled)
+    assert [one.name for one in kept.iterdir()] == ["station.sqlite"]
+    after = {name: one for name, one in contents(filled).items() if kept.name not in name}
+    assert {**after, LOCK_FILE: b""} == {**before, LOCK_FILE: b""}
+    for where, said in ((home, [DEFECT]), (kept, [DEFECT] * 2)):
+        with closing(sqlite3.connect(where / "station.sqlite")) as connection:
+            assert [one for (one,) in connection.execute("SELECT verdict FROM verdicts")] == said
+    restore(made, other)
+    stranger = replace(other, store=str(tmp_path / "stranger"))
+    Files(stranger.store).identity()
+    with pytest.raises(InputError, match="is of another station"):
+        restore_tables(path, stranger)
+    with pytest.raises(InputError, match="no backup"):
+        restore_tables(Path(__file__), other)
 
 
 # ------------------------------------------------------------------------------------------- never overwrites

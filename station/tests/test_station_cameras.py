@@ -294,9 +294,9 @@ class FakeCamera(LiveCamera):
         return "the stream ended"
 
 
-@pytest.mark.parametrize("step", ["_check_silence", "_tell_missed", "picture"])
+@pytest.mark.parametrize("step", ["_check_silence", "picture"])
 def test_a_thread_that_ends_often_takes_no_place_for_ever(step, monkeypatch):
-    monkeypatch.setattr("flawscope_station.background.MAX_RESTART_DELAY", 0.05)
+    monkeypatch.setattr("flawscope_station.monitoring.background.MAX_RESTART_DELAY", 0.05)
     camera = FakeCamera(line := source_context(), CameraSourceSettings("rtsp://192.0.2.20/stream"), 1)
     monkeypatch.setattr(camera_module, "encode_png", lambda frame, pixels: b"")
     camera.start()

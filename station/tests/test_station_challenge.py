@@ -14,7 +14,7 @@ from flawscope_station.challenge.resemblance import lies_alike, relative_boxes, 
 from flawscope_station.settings.shifts import moments
 from flawscope_station.store.database import now
 from flawscope_station.web.challenge_api import CHART_HEIGHT, CHART_WIDTH, score_chart
-from station_helpers import ManualClock, again
+from station_helpers import again
 
 
 def test_times_that_clocks_skip_or_repeat_come_once():
@@ -58,10 +58,17 @@ def test_a_defect_lies_where_it_lay():
     assert json.loads(json.dumps(boxes)) == [list(box) for box in boxes]
 
 
-def test_a_part_that_is_awaited_too_long_is_not_kept(settings, open_station, judged):
+def test_a_part_whose_picture_is_to_come_is_so_after_a_restart_and_can_be_removed(
+    settings, open_station, judged
+):
+    """Nothing of it is in memory alone."""
     line = Line(open_station(**settings_with(settings)), judged)
-    line.challenge.clock = clock = ManualClock()
-    line.client.post("/challenge/awaited", json={"name": "g-1", "expected": "good"})
-    clock.advance(601)
-    assert line.send(again(judged[0]), "g-1").json()["code"] == "not_ready"
-    assert line.state()["parts"] == []
+    for name in ("g-1", "g-2"):
+        line.client.post("/challenge/parts", json={"name": name, "expected": "good"}).raise_for_status()
+    line.close()
+    line = Line(open_station(**settings_with(settings)), judged)
+    (gone,) = [one["id"] for one in line.state()["parts"] if one["name"] == "g-2"]
+    line.client.delete(f"/challenge/parts/{gone}").raise_for_status()
+    assert line.send(again(judged[0]), "g-2").json()["code"] == "not_ready"
+    assert line.show("g-1") == "the challenge part g-1 is kept, and was judged as good"
+    assert [(one["name"], one["views"]) for one in line.state()["parts"]] == [("g-1", [""])]

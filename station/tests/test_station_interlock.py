@@ -16,6 +16,7 @@ from PIL import Image
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope_station import inspecting, plugins, sources, web
+from flawscope_station.core.refusals import status_and_code
 from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.interlock import FrozenError, NotProductionError, NotReadyError
 from flawscope_station.inspecting.picture import Part, TooLargeError
@@ -28,7 +29,7 @@ from flawscope_station.store.database import Database
 from flawscope_station.store.inspection import RefusalError
 from flawscope_station.store.records import Store
 from flawscope_station.store.schema import MISSED
-from flawscope_station.web.refusals import error_headers, status_and_code
+from flawscope_station.web.errors import error_headers
 from station_helpers import ManualClock, add_version
 
 ERRORS = [NotReadyError, NotProductionError]  # of interlocks

@@ -18,7 +18,8 @@ from sqlalchemy import select
 from flawscope.artefact.files import PARTIAL_SUFFIX
 from flawscope.pictures import decoding
 from flawscope.pictures.decoding import HashedPicture, decode, load_picture, pixel_hash
-from flawscope_station.extension import Extension
+from flawscope_station.core.extension import Extension
+from flawscope_station.core.station import Station
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.settings.sources import FolderSourceSettings
 from flawscope_station.settings.station import ProductSettings, RetentionSettings, Settings
@@ -28,7 +29,6 @@ from flawscope_station.sinks import delivery as delivery_module
 from flawscope_station.sinks import outbox as outbox_module
 from flawscope_station.sinks.delivery import Delivery
 from flawscope_station.sinks.outbox import Outbox
-from flawscope_station.station import Station
 from flawscope_station.store import model_registry as registry_module
 from flawscope_station.store.database import Database, now
 from flawscope_station.store.files import PICTURES, Files

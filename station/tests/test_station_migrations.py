@@ -19,7 +19,7 @@ from flawscope_station.store import migrations
 from flawscope_station.store.database import Database
 from flawscope_station.store.inspection import KeyedRequest
 from flawscope_station.store.records import Store
-from flawscope_station.store.schema import REPORT_VIEW, candidates, deliveries, hours, metadata
+from flawscope_station.store.schema import REPORT_VIEW, deliveries, hours, jobs, metadata
 from flawscope_station.store.search import Filters, search
 from station_helpers import add_version, taken
 
@@ -140,7 +140,9 @@ def test_a_store_of_an_earlier_version_is_opened_with_all_that_it_had(empty_data
         if database.is_sqlite:
             assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
             assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar_one() == 1
-        facts = json.loads(connection.execute(select(candidates.c.facts)).scalar_one())
+        facts = json.loads(
+            connection.execute(select(jobs.c.facts).filter_by(kind="corrections")).scalar_one()
+        )
         assert connection.execute(select(deliveries.c.inspection_id)).scalar_one() == 9
         counted = connection.execute(select(hours)).mappings().one()
     found = {one["part"]: one for one in search(database, product, Filters()).inspections}

@@ -16,7 +16,7 @@ from flawscope.errors import InputError
 from flawscope.evaluation.report import page as report_page
 from flawscope.results.findings import Finding
 from flawscope.results.review.pages import ASSETS, LANGUAGES
-from flawscope_station import housekeeping
+from flawscope_station.core import housekeeping
 from flawscope_station.web import pages, sign_in_pages
 from flawscope_station.web.templates import PAGES, TABS
 from station_helpers import inspected

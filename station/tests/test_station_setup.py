@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
@@ -243,3 +244,21 @@ def test_a_camera_of_a_product_takes_pictures_of_another(open_station, settings)
         wrong = http.post(f"{NEW}/bracket/capture", json={"product": "plate", "camera": 2})
         assert "no live camera 2" in wrong.json()["error"]
         assert "camera 1 of plate" in http.get("/-/new/bracket").text.lower()
+
+
+def test_of_pictures_of_one_size_each_file_is_read_once(empty, http, good, monkeypatch):
+    """BMP all have one size: each new one must not read all others."""
+    begin(http)
+    files = empty.station.components[drafts.Drafts].draft("plate").folder
+    shown = np.asarray(Image.open(good[0]).convert("L").resize((24, 24)))
+    pictures = [encoded(Image.fromarray(shown // 2 + k), "BMP") for k in range(12)]
+    read, read_bytes = list[Path](), Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (read.append(path), read_bytes(path))[1])
+    for number, data in enumerate([*pictures, *pictures]):
+        assert results(send(http, f"{number}.bmp", data))[0]["status"] == ("kept" if number < 12 else "known")
+    assert not [path for path in read if path.parent == files], "their hashes are known"
+    station = empty.station  # and after a restart
+    again = draft.Draft(station.files, "plate", station.settings.limits, station.inspector.memory)
+    for number, data in enumerate(pictures):
+        assert again.add(data, f"{number}.bmp").status == "known"
+    assert len([path for path in read if path.parent == files]) <= 12

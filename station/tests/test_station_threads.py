@@ -11,7 +11,8 @@ import pytest
 
 from flawscope import progress
 from flawscope_station.assembly import open_station
-from flawscope_station.background import (
+from flawscope_station.drift.drift import Drift
+from flawscope_station.monitoring.background import (
     MIN_RESTART_DELAY,
     SETTLED_SECONDS,
     TOLD_SECONDS,
@@ -20,8 +21,7 @@ from flawscope_station.background import (
     Log,
     stop_all,
 )
-from flawscope_station.drift.drift import Drift
-from flawscope_station.problems import Problems
+from flawscope_station.monitoring.problems import Problems
 from station_helpers import PATIENCE, ManualClock, failing, one_part, until
 from threads_helpers import (
     PANIC,
@@ -242,7 +242,7 @@ def test_the_smallest_station_has_few_threads(settings, monkeypatch):
 
 def test_an_observer_that_fails_harms_nobody_and_is_told_until_it_works(asked, parts, monkeypatch):
     station, heard = asked.station, list[int]()
-    drift = station.parts[Drift]
+    drift = station.components[Drift]
     station.observers.append(lambda recorded: heard.append(recorded.number))
     with monkeypatch.context() as patch:
         patch.setattr(drift.monitor, "mark_new", failing(ValueError("a bug")))

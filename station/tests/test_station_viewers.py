@@ -10,13 +10,13 @@ from typing import Any
 import httpx
 import pytest
 
+from flawscope_station.core.live import EventBroadcaster
+from flawscope_station.core.station import Station
 from flawscope_station.inspecting import judge
 from flawscope_station.inspecting import renderings as renderings_module
 from flawscope_station.inspecting.capacity import BusyError, Turns
 from flawscope_station.inspecting.picture import Part
-from flawscope_station.live import EventBroadcaster
 from flawscope_station.setup.drafts import Drafts
-from flawscope_station.station import Station
 from flawscope_station.store.files import MAPS
 from flawscope_station.web.app import create_app
 from station_helpers import INSPECTIONS, NAME, held, inspect, one_part, started, until
@@ -255,11 +255,11 @@ def test_an_export_is_the_same_whatever_its_pages(station, parts, monkeypatch):
 
 
 def test_trials_wait_in_a_bounded_row(station, monkeypatch):
-    drafts, going, begun = station.parts[Drafts], threading.Event(), threading.Event()
+    drafts, going, begun = station.components[Drafts], threading.Event(), threading.Event()
     facts = {"stage": "ready", "name": "new", "model": "none", "result": {}}
     draft: Any = type("Draft", (), facts)()
 
-    def run(job: Any, step: Any) -> dict[str, Any]:
+    def run(work: Any, job: Any, step: Any) -> dict[str, Any]:
         begun.set()
         assert going.wait(60)
         return {"results": []}
@@ -284,7 +284,7 @@ def test_a_message_for_many_pages_is_written_once(monkeypatch):
     """The recorder waits for it."""
     pages, written = EventBroadcaster(), list[str]()
     monkeypatch.setattr(
-        "flawscope_station.live._format_event", lambda *message: written.append(message[0]) or message[0]
+        "flawscope_station.core.live._format_event", lambda *message: written.append(message[0]) or message[0]
     )
 
     async def listen() -> None:

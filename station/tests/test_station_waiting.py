@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from flawscope_station.core.station import Station
 from flawscope_station.inspecting import admission, capacity
 from flawscope_station.inspecting.capacity import BusyError, MemoryBudget
 from flawscope_station.inspecting.job import EndingError, OverdueError
 from flawscope_station.inspecting.picture import Picture, TooLargeError
 from flawscope_station.settings.station import Limits
-from flawscope_station.station import Station
 from flawscope_station.store.schema import MISSED
 from station_helpers import NAME, held, one_part, recorded, started, until
 
@@ -73,8 +73,8 @@ def test_a_part_that_is_held_up_fails_in_its_time(impatient, hang, parts, where)
 
 
 def test_the_age_of_the_oldest_part_is_told(station, parts, monkeypatch):
-    monkeypatch.setattr("flawscope_station.health.WAITING_SECONDS", 0.05)
-    monkeypatch.setattr("flawscope_station.health.CHECK_INTERVAL", 0.0)
+    monkeypatch.setattr("flawscope_station.core.health.WAITING_SECONDS", 0.05)
+    monkeypatch.setattr("flawscope_station.core.health.CHECK_INTERVAL", 0.0)
     with held(station):
         answer = station.inspector.submit(one_part(station.products[NAME], parts[0]))
         until(lambda: station.health.oldest_seconds() > 0.1)

@@ -9,14 +9,14 @@ from typing import Any
 import httpx
 import pytest
 
-from flawscope_station.background import (
+from flawscope_station.core.station import Station
+from flawscope_station.monitoring.background import (
     GuardedThread,
     ThreadWatch,
 )
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.settings.sources import FolderSourceSettings
 from flawscope_station.settings.station import LearningSettings
-from flawscope_station.station import Station
 from sink_helpers import make_sink
 from station_helpers import NAME, ManualClock, Running, everything, one_part, opened
 
@@ -128,7 +128,7 @@ def work_fixture():
 @pytest.fixture(name="asked")
 def asked_fixture(settings, tmp_path, monkeypatch):
     """With a folder, a sink, learning and shifts: every thread that a station can have."""
-    monkeypatch.setattr("flawscope_station.health.CHECK_INTERVAL", 0.0)
+    monkeypatch.setattr("flawscope_station.core.health.CHECK_INTERVAL", 0.0)
     (tmp_path / "incoming").mkdir()
     product = replace(
         settings.products[NAME],

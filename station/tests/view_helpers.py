@@ -17,7 +17,7 @@ from flawscope.cli import main
 from flawscope.predictor import tolerating
 from flawscope.results.findings import tolerance_finding
 from flawscope.results.tolerance import Tolerances
-from flawscope_station.station import Station
+from flawscope_station.core.station import Station
 from small_network import SMALL_NETWORK
 from station_helpers import NAME, Served, everything, png, until
 

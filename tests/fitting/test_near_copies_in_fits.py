@@ -55,7 +55,7 @@ def test_exact_copies_are_no_near_copies():
     """They are told where they are left out; they count as one part all the same."""
     looks = [Look.of(part(k)) for k in range(4)]
     said, names = [], [f"{k}" for k in range(8)]
-    found = find_parts([*looks, *looks], names, range(8), pattern=None, force=True, say=said.append)
+    found = find_parts([*looks, *looks], names, range(8), pattern=None, say=said.append)
     assert (found, said) == ([0, 1, 2, 3, 0, 1, 2, 3], [])
 
 

@@ -28,6 +28,7 @@ from flawscope.synthesis.demo import dataset
 from flawscope.synthesis.demo.dataset import draw_dataset, draw_picture
 from flawscope.testing import check_method
 from flawscope_station.cli import serve
+from flawscope_station.learning import jobs
 from flawscope_station.learning.process import Worker
 from flawscope_station.settings.station import read_settings
 from flawscope_station.setup import drafts
@@ -143,8 +144,8 @@ class Here:
 class LearnsHere(Worker):
     """In the place of a station's process that learns, which knows nothing of what is made small here."""
 
-    def run(self, job, step):
-        return self._work(job, step)
+    def run(self, work, job, step):
+        return work(job, step)
 
 
 @pytest.fixture
@@ -165,7 +166,8 @@ def soon(teacher_path, monkeypatch):
     monkeypatch.setattr("flawscope.methods.efficientad.model.packaged_teacher", lambda _: teacher_path)
     monkeypatch.setattr(runs, "Processes", Here)
     # a process of its own would see whole pictures
-    monkeypatch.setattr(drafts, "Worker", LearnsHere)
+    for module in (drafts, jobs):
+        monkeypatch.setattr(module, "Worker", LearnsHere)
     # what is refused is tested elsewhere: models of so few and small pictures find hardly anything
     monkeypatch.setattr("flawscope.fitting.update_evaluation.MIN_KEPT_SHARE", 0.0)
     monkeypatch.setattr("flawscope.fitting.incremental_update.find_defect_like", lambda *_: set())

@@ -55,7 +55,7 @@ def test_nothing_is_ok_until_the_challenge_parts_have_passed(settings, reels, mo
         not_ready()
         for name, expected, data in zip(("g-1", "d-1"), ("good", "defective"), judged, strict=True):
             new = {"name": name, "expected": expected}
-            assert httpx.post(f"{api}/challenge/awaited", json=new).status_code == 200
+            assert httpx.post(f"{api}/challenge/parts", json=new).status_code == 201
             show(name, data)
         for _ in range(2):
             not_ready()
@@ -142,7 +142,7 @@ def test_it_is_set_up_from_nothing_by_four_sources(settings, reels, model_file, 
         others_come("nothing")
         for (name, data), expected, way in zip(parts.items(), ("good", "defective"), ways, strict=False):
             new = {"name": name, "expected": expected}
-            assert httpx.post(f"{api}/challenge/awaited", json=new).status_code == 200
+            assert httpx.post(f"{api}/challenge/parts", json=new).status_code == 201
             ways[way](name, again(data))
             assert name in [one["name"] for one in httpx.get(f"{api}/challenge").json()["parts"]]
         for way, send in ways.items():

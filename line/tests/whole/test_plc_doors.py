@@ -19,11 +19,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from pymodbus.client import AsyncModbusTcpClient
 
+from flawscope.errors import InputError
 from flawscope_line.plc import ModbusSettings, OpcUaSettings
 from flawscope_line.plc.handshake import Inputs, Outputs
 from flawscope_line.plc.modbus import ModbusServer
 from flawscope_line.plc.opcua import OpcUaServer
-from flawscope_line.plc.signals import NAMESPACE, OPC_UA_TYPES, TO_PLC, TO_STATION, pack, unpack
+from flawscope_line.plc.signals import NAMESPACE, OPC_UA_TYPES, ROOT_NODE, TO_PLC, TO_STATION, pack, unpack
 from station_helpers import free_port
 
 SHOWN = Outputs(
@@ -147,6 +148,47 @@ def test_opc_ua(certificate):
     """Who has a certificate is turned away: the station has none."""
     people = [*PEOPLE, *WITH_CERTIFICATE]
     assert asyncio.run(_attack_opc_ua(certificate, people)) == [*PEOPLE, "admin"]
+
+
+def test_a_station_with_a_certificate_takes_encrypted_channels_and_its_user_alone(certificate, tmp_path):
+    """Who comes without, or with another password, is not let in; the user writes inputs, nothing else."""
+    (tmp_path / "password").write_text("se cret")
+    files = {"certificate_file": str(certificate[0]), "key_file": str(certificate[1])}
+    user = {"user": "press-4", "password_file": str(tmp_path / "password")}
+    assert asyncio.run(_let_in(certificate, files)) == {("encrypted", None, None), ("encrypted", "x", "y")}
+    assert asyncio.run(_let_in(certificate, files | user)) == {("encrypted", "press-4", "se cret")}
+    for wrong in (user, {"user": "press-4"}, {"certificate_file": "a.der"}):
+        with pytest.raises(InputError, match="write"):
+            OpcUaSettings({1: "plate"}, **wrong)
+
+
+async def _let_in(certificate, given):
+    """Of several clients those that a server with these settings lets in."""
+    floor, port, found = Floor(), free_port(), set()
+    server = OpcUaServer(OpcUaSettings({1: "plate"}, listen=f"127.0.0.1:{port}", **given), floor)
+    await server.open()
+    for how in ("open", "encrypted"):
+        for name, password in ((None, None), ("x", "y"), ("press-4", "y"), ("press-4", "se cret")):
+            client = Client(f"opc.tcp://127.0.0.1:{port}/", timeout=5)
+            if name is not None:
+                client.set_user(name)
+                client.set_password(password)
+            with suppress(Exception):
+                if how == "encrypted":
+                    secured = SecurityPolicyBasic256Sha256, *certificate
+                    await client.set_security(*secured, server_certificate=certificate[0])
+                await client.connect()
+                space = await client.get_namespace_index(NAMESPACE)
+                part = client.get_node(f"ns={space};s={ROOT_NODE}.Inputs.Part")
+                await part.write_value("A-1", ua.VariantType.String)
+                assert floor.told[-1].part == "A-1"
+                done = client.get_node(f"ns={space};s={ROOT_NODE}.Outputs.Done")
+                with pytest.raises(ua.UaError):
+                    await done.write_value(True, ua.VariantType.Boolean)
+                found.add((how, name, password))
+                await client.disconnect()
+    await server.close()
+    return found if "user" in given else {one for one in found if one[1] != "press-4"}
 
 
 def test_opc_ua_with_certificates(certificate, monkeypatch):

@@ -136,7 +136,7 @@ def test_challenge_parts_are_set_up_and_shown(settings, belt, pair_model, tmp_pa
         refused("P1")
         for name, expected, part, bad in (("g", "good", kept, None), ("d", "defective", 31, "top")):
             new = {"name": name, "expected": expected}
-            assert httpx.post(f"{api}/challenge/awaited", json=new).status_code == 200
+            assert httpx.post(f"{api}/challenge/parts", json=new).status_code == 201
             show(name, part, bad)
         views = [sorted(one["views"]) for one in httpx.get(f"{api}/challenge").json()["parts"]]
         assert views == [[*PAIR]] * 2

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from flawscope_station.challenge.challenge import Challenge
+from flawscope_station.core.extension import Extension
+from flawscope_station.core.station import Station
 from flawscope_station.drift.drift import Drift
-from flawscope_station.extension import Extension
 from flawscope_station.learning.activation import Learning
+from flawscope_station.learning.jobs import JobQueue
 from flawscope_station.settings.station import Settings
 from flawscope_station.setup.drafts import Drafts
 from flawscope_station.setup.live_products import LiveProducts
 from flawscope_station.shifts.reports import ShiftReporter
 from flawscope_station.sinks import SENDER_DIGITS
-from flawscope_station.station import Station
 from flawscope_station.web import challenge_api, drift_api, models_api, setup_api, shifts_api
 
 
@@ -38,10 +39,11 @@ def _drift(core: Station) -> Extension:
 
 def _learning(core: Station) -> Extension:
     learns = {name: product.learn for name, product in core.settings.products.items()}
-    learning = Learning(core.versions, core.products, learns, core.report, core.say)
+    queue = JobQueue(core.database)
+    learning = Learning(queue, core.versions, core.products, learns, core.report, core.say)
     return Extension(
-        (learning,),
-        (learning,),
+        (learning, queue),
+        (queue,),
         on_verdict=(lambda product_id: learning.wake(),),
         routers=(models_api.router, models_api.page_router),
     )
@@ -49,10 +51,11 @@ def _learning(core: Station) -> Extension:
 
 def _new_products(core: Station) -> Extension:
     limits, device = core.settings.limits, core.settings.device
-    drafts = Drafts(core.files, limits, core.inspector.memory, device, lambda: bool(core.products), core.say)
+    queue, memory = core.components[JobQueue], core.inspector.memory
+    drafts = Drafts(queue, core.files, limits, memory, device, lambda: bool(core.products), core.say)
     return Extension(
         (drafts, LiveProducts(core.with_model, core.addresses, core.sources, drafts)),
-        (drafts, drafts.checks),
+        (drafts.checks,),
         routers=(setup_api.router, setup_api.page_router),
         request_enders=(drafts.end_trials,),
     )
@@ -60,9 +63,9 @@ def _new_products(core: Station) -> Extension:
 
 def _challenge(core: Station) -> Extension:
     settings, names, configured = core.settings, core.addresses.names, core.addresses.settings
-    common = [settings.engine, settings.device, settings.threads, settings.near]
     product = lambda number: configured[names[number]]  # noqa: E731
-    challenge = Challenge(product, common, settings.shifts, names, core.renderer, core.report)
+    runs_by = settings.engine, settings.device
+    challenge = Challenge(product, runs_by, settings.shifts, names, core.renderer, core.report)
     for number in core.products.values():
         challenge.add_product(number)
     return Extension(

@@ -3,12 +3,8 @@
 `flawscope_station.testing` checks their promises.
 """
 
-from flawscope_station.background import CLOCK as CLOCK
-from flawscope_station.background import Backoff as Backoff
-from flawscope_station.background import GuardedThread as GuardedThread
-from flawscope_station.background import MonotonicClock as MonotonicClock
-from flawscope_station.connections import Connection as Connection
-from flawscope_station.connections import ConnectionContext as ConnectionContext
+from flawscope_station.core.connections import Connection as Connection
+from flawscope_station.core.connections import ConnectionContext as ConnectionContext
 from flawscope_station.inspecting.capacity import BusyError as BusyError
 from flawscope_station.inspecting.interlock import NotProductionError as NotProductionError
 from flawscope_station.inspecting.interlock import NotReadyError as NotReadyError
@@ -18,7 +14,11 @@ from flawscope_station.inspecting.picture import Part as Part
 from flawscope_station.inspecting.picture import Picture as Picture
 from flawscope_station.inspecting.picture import TooLargeError as TooLargeError
 from flawscope_station.inspecting.writer import RecordedInspection as RecordedInspection
-from flawscope_station.problems import Problem as Problem
+from flawscope_station.monitoring.background import CLOCK as CLOCK
+from flawscope_station.monitoring.background import Backoff as Backoff
+from flawscope_station.monitoring.background import GuardedThread as GuardedThread
+from flawscope_station.monitoring.background import MonotonicClock as MonotonicClock
+from flawscope_station.monitoring.problems import Problem as Problem
 from flawscope_station.settings.plugins import Plugin as Plugin
 from flawscope_station.settings.sources import EVERY_FRAME as EVERY_FRAME
 from flawscope_station.settings.sources import ON_TRIGGER as ON_TRIGGER
@@ -30,6 +30,8 @@ from flawscope_station.sinks.outbox import INSPECTION as INSPECTION
 from flawscope_station.sources.camera import CHECK_INTERVAL as CHECK_INTERVAL
 from flawscope_station.sources.camera import LiveCamera as LiveCamera
 from flawscope_station.sources.camera import Shot as Shot
+from flawscope_station.sources.camera import Trigger as Trigger
+from flawscope_station.sources.camera import why_refused as why_refused
 from flawscope_station.sources.frames import CameraLostError as CameraLostError
 from flawscope_station.sources.source import AWAY as AWAY
 from flawscope_station.sources.source import FROZEN as FROZEN
@@ -51,5 +53,6 @@ from flawscope_station.store.inspection import make_label as make_label
 from flawscope_station.store.open_models import NoModelError as NoModelError
 from flawscope_station.store.schema import ANOMALOUS as ANOMALOUS
 from flawscope_station.store.schema import LATE as LATE
+from flawscope_station.store.schema import MISSED as MISSED
 from flawscope_station.store.schema import WITHDRAWN as WITHDRAWN
 from flawscope_station.store.schema import WITHIN as WITHIN

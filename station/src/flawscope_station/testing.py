@@ -19,8 +19,8 @@ from PIL import Image
 from flawscope import testing
 
 if TYPE_CHECKING:
+    from flawscope_station.core.station import Station
     from flawscope_station.settings.plugins import ConfiguredPlugin, Plugin
-    from flawscope_station.station import Station
 
 WAIT_TIMEOUT = 60.0  # seconds that `_wait_for` waits
 STOP_TIMEOUT = 35.0  # seconds in which a source or sink must end

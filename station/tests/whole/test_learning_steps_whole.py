@@ -33,44 +33,45 @@ def made(monkeypatch, tmp_path, database):
 def worker(monkeypatch):
     """Whose process gives back what it is given."""
     monkeypatch.setattr(process, "run_jobs", echo)
-    made = Worker(make_candidate)
+    made = Worker()
     yield made
     made.close()
 
 
 def test_a_process_stays_for_the_next_job_for_a_while(spawned, worker, monkeypatch):
     steps: list[tuple[str, int, int]] = []
-    assert worker.run({"number": 1}, lambda *step: steps.append(step)) == {"job": {"number": 1}}
+    found = worker.run(make_candidate, {"number": 1}, lambda *step: steps.append(step))
+    assert found == {"job": {"number": 1}}
     assert steps == [("echo", 1, 1)]
     first = worker.pid
     assert first is not None
     worker.end_if_idle()
-    assert worker.run({"number": 2}, lambda *step: None) == {"job": {"number": 2}}
+    assert worker.run(make_candidate, {"number": 2}, lambda *step: None) == {"job": {"number": 2}}
     assert worker.pid == first
     monkeypatch.setattr(process, "IDLE_SECONDS", 0.0)
     worker.end_if_idle()
     assert worker.pid is None
-    assert worker.run({"number": 3}, lambda *step: None) == {"job": {"number": 3}}
+    assert worker.run(make_candidate, {"number": 3}, lambda *step: None) == {"job": {"number": 3}}
 
 
 def test_a_job_that_fails_and_one_that_is_cut_off(worker):
     with pytest.raises(WorkerError, match="this one cannot be done"):
-        worker.run({"fail": True}, lambda *step: None)
+        worker.run(make_candidate, {"fail": True}, lambda *step: None)
     with pytest.raises(WorkerError, match="it was killed, perhaps for want of memory; learn again"):
-        worker.run({"wait": True}, lambda *step: os.kill(worker.pid or 0, signal.SIGKILL))
+        worker.run(make_candidate, {"wait": True}, lambda *step: os.kill(worker.pid or 0, signal.SIGKILL))
     with pytest.raises(StoppedError):
-        worker.run({"wait": True}, lambda *step: worker.stop())
-    assert worker.run({}, lambda *step: None) == {"job": {}}
+        worker.run(make_candidate, {"wait": True}, lambda *step: worker.stop())
+    assert worker.run(make_candidate, {}, lambda *step: None) == {"job": {}}
     with pytest.raises(StoppedError):
-        worker.run({"wait": True}, lambda *step: worker.close())
+        worker.run(make_candidate, {"wait": True}, lambda *step: worker.close())
     with pytest.raises(StoppedError):
-        worker.run({}, lambda *step: None)
+        worker.run(make_candidate, {}, lambda *step: None)
 
 
 def test_the_process_ends_with_the_station():
     code = (
-        "import os; from flawscope_station.learning.process import Worker, make_candidate; "
-        "made = Worker(make_candidate); made._ensure_started(); print(made.pid, flush=True); os._exit(1)"
+        "import os; from flawscope_station.learning.process import Worker; "
+        "made = Worker(); made._ensure_started(); print(made.pid, flush=True); os._exit(1)"
     )
     told = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, timeout=60)
     until(lambda: not Path(f"/proc/{told.stdout.strip()}/cmdline").exists())

@@ -14,52 +14,41 @@ from import_graph import inner_arrows, modules_of
 ROOT = Path(flawscope_station.__file__).parent
 HOUSES = (ROOT, Path(__file__).parents[3] / "line/src/flawscope_line")
 
-# part -> those that it imports, from the ground up. `station` is the core, `assembly` adds the rest.
+# room -> those that it imports, from the ground up; `assembly` adds the features to the core
 STATION: dict[str, str] = {
-    "background": "",
     "settings": "",
-    "live": "",
     "store": "settings",
-    "problems": "background store",
+    "monitoring": "store",
     "access": "settings store",
-    "inspecting": "background settings store",
-    "housekeeping": "background settings store problems access",
-    "sources": "background settings store problems inspecting",
-    "refusals": "live store inspecting",
-    "sinks": "background settings store inspecting",
-    "connections": "background settings store problems inspecting sources refusals",
-    "extension": "background settings live inspecting",
-    "page_products": "settings store",
-    "health": "background store problems inspecting housekeeping sources",
-    "queries": "live store inspecting sources sinks connections health",
-    "station": "background settings live store problems access inspecting housekeeping sources sinks "
-    "connections extension page_products health queries refusals",
-    "shifts": "background settings store inspecting sinks",
-    "learning": "background settings store access",
-    "challenge": "background settings store access inspecting",
-    "drift": "background settings store inspecting",
-    "setup": "background settings store access inspecting sources page_products learning",
-    "web": "settings live store access inspecting housekeeping sources refusals connections health queries "
-    "station shifts learning challenge drift setup",
-    "assembly": "settings sinks extension station shifts learning challenge drift setup web",
+    "inspecting": "settings store monitoring",
+    "sources": "settings store monitoring inspecting",
+    "sinks": "settings store monitoring inspecting",
+    "core": "settings store monitoring access inspecting sources sinks",
+    "shifts": "settings store monitoring inspecting sinks",
+    "learning": "settings store monitoring",
+    "challenge": "settings store monitoring inspecting",
+    "drift": "settings store monitoring inspecting",
+    "setup": "settings store monitoring inspecting sources core learning",
+    "web": "settings store monitoring access inspecting sources core shifts learning challenge drift setup",
+    "assembly": "settings sinks core shifts learning challenge drift setup web",
     "client": "settings store web",
-    "cli": "background settings store access inspecting sources web assembly",
-    "plugins": "background settings store problems inspecting sources sinks connections",
-    "testing": "settings store inspecting sources station assembly",
+    "cli": "settings store monitoring access inspecting web assembly",
+    "plugins": "settings store monitoring inspecting sources sinks core",
+    "testing": "settings store inspecting sources core assembly",
 }
 FEATURES = {"shifts", "learning", "challenge", "drift", "setup"}
 
 
 def test_everything_imports_only_what_stands_below():
     drawn = inner_arrows(ROOT)
-    assert drawn == {(part, other) for part, others in STATION.items() for other in others.split()}
+    assert drawn == {(room, other) for room, others in STATION.items() for other in others.split()}
     order = list(STATION)
-    assert all(order.index(other) < order.index(part) for part, other in drawn)
+    assert all(order.index(other) < order.index(room) for room, other in drawn)
 
 
 def test_the_core_does_not_know_its_features():
     """Nor does anything that it loads."""
-    loaded = loaded_after("import flawscope_station.station")
+    loaded = loaded_after("import flawscope_station.core.station")
     assert not {f"flawscope_station.{feature}" for feature in {*FEATURES, "web", "assembly"}} & loaded
 
 

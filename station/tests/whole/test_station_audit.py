@@ -49,7 +49,7 @@ def browser(running):
 
 # Parts of addresses
 GIVEN: dict[str, str | int] = {"name": NAME, "number": 1, "kind": "sinks", "place": 1, "section": "keep"}
-GIVEN |= dict.fromkeys(("code", "picture", "file"), "x")
+GIVEN |= dict.fromkeys(("code", "picture", "file", "user", "token"), "x")
 
 
 def test_a_sender_gets_the_answers_to_what_it_sends_and_nothing_else(running, by_token, parts):
@@ -99,7 +99,8 @@ def test_what_changes_something_wants_a_role(by_token):
     asked = {role: by_token(role) for role in ROLES}
     paths = asked["admin"].get("/api/v1/openapi.json").json()["paths"]
     for method, path in [(m, there) for there in paths for m in paths[there] if m != "get"]:
-        least = LEAST_ROLES.get(path.rpartition("/")[2], "engineer")
+        is_account = path.startswith(("/api/v1/users", "/api/v1/tokens"))
+        least = "admin" if is_account else LEAST_ROLES.get(path.rpartition("/")[2], "engineer")
         for role, client in asked.items():
             answer = client.request(method, path.format(**GIVEN), json={})
             assert (answer.status_code != 403) == has_role(Person("x", role), least), (method, path, role)
@@ -118,6 +119,31 @@ def test_a_stream_ends_with_the_right_to_look(running, browser):
         for _ in answer.iter_lines():
             assert time.monotonic() < ended
     assert viewer.get(f"/{NAME}/live").headers["location"].startswith("/sign-in")
+
+
+def test_users_and_tokens_are_kept_by_a_program(running, by_token):
+    """As on the command line, by an admin alone; the audit says who."""
+    admin = by_token("admin", "keeper")
+    made = admin.post("/api/v1/tokens", json={"name": "cam1", "role": "sender", "expires": "90 days"})
+    assert (made.status_code, made.json()["name"]) == (201, "cam1")
+    (shown,) = [one for one in admin.get("/api/v1/tokens").json()["tokens"] if one["name"] == "cam1"]
+    assert shown["expires_at"] > shown["created_at"]
+    assert made.json()["token"] not in admin.get("/api/v1/tokens").text
+    sender = httpx.Client(base_url=running.url, headers={"Authorization": f"Bearer {made.json()['token']}"})
+    assert sender.get("/api/v1/tokens").status_code == 403
+    assert admin.post("/api/v1/users", json={"name": "Anna", "password": "short"}).status_code == 422
+    new = {"name": "Anna", "password": "a long enough password"}
+    assert admin.post("/api/v1/users", json=new).json()["users"][0]["name"] == "anna"
+    word = "another long password"
+    assert admin.post("/api/v1/users/anna/password", json={"password": word}).status_code == 200
+    assert running.station.access.sign_in("anna", word, "127.0.0.1")
+    assert admin.delete("/api/v1/users/anna").json() == {"users": []}
+    assert "cam1" not in admin.delete("/api/v1/tokens/cam1").text
+    assert sender.post(f"/api/v1/{INSPECTIONS}", content=b"x").status_code == 401
+    assert admin.delete("/api/v1/tokens/cam1").status_code == 422
+    told = admin.get("/api/v1/audit").json()["entries"]
+    kinds = {"user_added", "password_changed", "user_removed", "token_removed"}
+    assert kinds <= {one["kind"] for one in told if one["who"] == "keeper"}
 
 
 def test_a_token_that_expired_is_told_so(running, parts):

@@ -15,6 +15,7 @@ from flawscope_station.challenge.readiness import LEAST
 from flawscope_station.inspecting import admission
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.settings.sources import FolderSourceSettings
+from sink_helpers import make_sink
 from station_helpers import NAME, ManualClock, again, png, recorded, until
 from tablet import API, PHONE, SLATE, needs_chromium, tablet_at
 
@@ -137,8 +138,12 @@ def test_changed_settings_and_parts_are_challenged(prepare, settings, open_stati
     line = Line(open_station(**settings_with(settings)), judged)
     assert line.answers_good(), "nothing has changed"
     line.close()
-    line = Line(open_station(**settings_with(settings, deadline="20 s")), judged)
-    assert line.state()["cause"] == "settings"
+    more = {"deadline": "20 s", "sinks": (make_sink(webhook="http://127.0.0.1:9/"),), "camera_checks": False}
+    line = Line(open_station(**settings_with(settings, **more), near=0.4, threads=2), judged)
+    assert line.answers_good(), "no decision depends on these"
+    line.close()
+    line = Line(open_station(**settings_with(settings), device="auto"), judged)
+    assert line.state()["cause"] == "settings", "models run elsewhere"
     assert not line.answers_good()
     line.pass_all()
     assert line.add("g-2", "good", 1).status_code == 201
@@ -267,14 +272,16 @@ def test_it_is_set_up_from_nothing(settings, open_station, judged, tmp_path):
         return str(said[0].text)
 
     new = {"name": "g-1", "expected": "good"}
-    assert line.client.post("/challenge/awaited", json=new).json()["parts"] == []
+    assert line.client.post("/challenge/parts", json=new).json()["views"] == [], "it has no picture yet"
+    assert line.state()["missing"] == []
+    assert line.page().count("Its first picture that comes is kept.") == 1
     assert line.show("g-1") == "the challenge part g-1 is kept, and was judged as good"
-    assert line.client.post("/challenge/awaited", json=new).status_code == 422, "it is there"
+    assert line.client.post("/challenge/parts", json=new).status_code == 422, "it is there"
     for wrong in ({"expected": "broken"}, {"expected": "bad"}, {"note": "two\nlines"}, {"note": "x" * 201}):
         body = {"name": "d-1", "expected": "defective"} | wrong
-        assert line.client.post("/challenge/awaited", json=body).status_code == 422, wrong
+        assert line.client.post("/challenge/parts", json=body).status_code == 422, wrong
     new = {"name": "d-1", "expected": "defective"}
-    assert line.client.post("/challenge/awaited", json=new).status_code == 200
+    assert line.client.post("/challenge/parts", json=new).status_code == 201
     assert send("d-1").endswith("the challenge part d-1 is kept, and was judged as defective")
     assert [(one["name"], one["expected"]) for one in line.state()["parts"]] == [
         ("g-1", "good"),

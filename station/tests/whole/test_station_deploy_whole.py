@@ -10,11 +10,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from deploy_helpers import ROOT, UNIT, compose_fixture  # noqa: F401
 from flawscope_station.client import Client, RefusedError
+from flawscope_station.core import queries
 from flawscope_station.settings.station import ProductSettings
+from flawscope_station.store.files import BACKUP_FILE
 from sink_helpers import make_sink
 from station_helpers import NAME, free_port, until
 
@@ -55,13 +58,21 @@ def running(settings, open_station, tmp_path):
 
 
 def asked(variables: bool = False) -> list[str]:
-    """Queries of the dashboard."""
+    """Queries of the dashboard, and of the alert rules where something can be told of."""
     board = json.loads((DEPLOY / "grafana.json").read_text())
+    rules = yaml.safe_load((DEPLOY / "alerts.yml").read_text())["groups"][0]["rules"]
+    alerts = [one["expr"] for one in rules if "flawscope_" in one["expr"]]
     more = [one["query"] for one in board["templating"]["list"] if one["type"] == "query"]
-    return [target["expr"] for panel in board["panels"] for target in panel["targets"]] + more * variables
+    return [target["expr"] for panel in board["panels"] for target in panel["targets"]] + (
+        more + alerts
+    ) * variables
 
 
-def test_a_station_has_every_metric_and_label_of_the_dashboard(running, parts):
+def test_a_station_has_every_metric_and_label_of_the_dashboard(running, parts, monkeypatch):
+    """And of the alert rules."""
+    (running.station.files.folder / BACKUP_FILE).touch()
+    running.station.report("camera_away_1_1", "the cable is out")
+    monkeypatch.setattr(queries, "hold_promise", lambda versions, number: {"state": "kept"})
     with Client(running.url) as client:
         client.inspect(parts[0])
         with pytest.raises(RefusedError):

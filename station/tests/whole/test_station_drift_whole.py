@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from drift_helpers import API, drift
+from flawscope_station.core.station import Station
 from flawscope_station.drift import monitor as drifts
 from flawscope_station.drift.drift import Drift
 from flawscope_station.settings.station import ProductSettings
-from flawscope_station.station import Station
 from station_helpers import taken, until
 
 
@@ -43,7 +43,7 @@ def record(
     ]
     for start in range(0, len(made), 64):
         station.store.record(made[start : start + 64])
-    station.parts[Drift].monitor.mark_new(number)
+    station.components[Drift].monitor.mark_new(number)
 
 
 def shifted(count: int = 900, at: int = 600, by: float = 1.5) -> np.ndarray:
@@ -130,7 +130,7 @@ def test_another_version_begins_anew(open_station, other_model):
         until(lambda: codes(station) == {"drift_1"})
         other = station.versions.add(number, other_model, "test", "test")
         station.versions.activate(number, other, "test")
-        station.parts[Drift].monitor.mark_new(number)
+        station.components[Drift].monitor.mark_new(number)
         until(lambda: codes(station) == set())
         record(station, shifted()[:100], first=900)
         facts = drift(http, 100)

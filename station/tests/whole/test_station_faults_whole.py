@@ -199,7 +199,7 @@ def test_a_data_base_without_room_is_as_full_as_a_disk(running, parts):
 
 
 def test_space_for_pictures_is_looked_at_while_they_come(open_station, parts, monkeypatch):
-    monkeypatch.setattr("flawscope_station.housekeeping.CHECK_INTERVAL", 3600.0)  # it is woken
+    monkeypatch.setattr("flawscope_station.core.housekeeping.CHECK_INTERVAL", 3600.0)  # it is woken
     running = open_station(keep=RetentionSettings(None, None, None, None, "200 KB"))
     retention = running.station.housekeeping._retention
     until(lambda: retention._next_rescan)

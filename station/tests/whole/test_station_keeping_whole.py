@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 from flawscope.pictures import decoding
 from flawscope.pictures.decoding import decode, pixel_hash
-from flawscope_station.housekeeping import Housekeeping
+from flawscope_station.core.housekeeping import Housekeeping
 from flawscope_station.inspecting.admission import Inspector
 from flawscope_station.settings.sources import FolderSourceSettings
 from flawscope_station.settings.station import ProductSettings, RetentionSettings

@@ -50,7 +50,7 @@ def test_a_version_that_was_rejected_or_loses_something_is_not_just_offered(runn
     line = Line(running.url)
     line.shift()
     made = line.learn()
-    learning = running.station.parts[Learning]
+    learning = running.station.components[Learning]
     facts = json.loads(learning.candidates.row(1, made["id"]).facts)
     facts["judgement"] |= {"lost": [8, 9]}
     learning.candidates.change(made["id"], "ready", facts=facts)

@@ -1,5 +1,4 @@
-"""Cameras that are behind: a trigger takes a frame that was exposed after it, or none; and how far they are
-behind is measured."""
+"""Cameras that are behind: a trigger takes a frame that was exposed after it, or none."""
 
 import time
 from collections import deque
@@ -8,11 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 
 from camera_helpers import DelayedCamera, exposed_at, source_context, with_sources
-from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope_line.plc import ModbusSettings
 from flawscope_line.plc.line import PlcLine
@@ -20,7 +17,6 @@ from flawscope_station.settings.sources import CameraSourceSettings, read_source
 from flawscope_station.sources import frames as frames_module
 from flawscope_station.sources.camera import FfmpegCamera
 from flawscope_station.sources.frames import FrameReader
-from flawscope_station.sources.latency import LightPage, latency_of, measure_latency
 from flawscope_station.sources.source import RUNNING
 from station_helpers import PATIENCE, until
 
@@ -193,88 +189,3 @@ def test_a_stream_without_a_latency_answers_no_api_and_no_plc(open_station, sett
         running.close()
     finally:
         camera.close()
-
-
-def drawn_frames(
-    changes: list[tuple[float, bool]], behind: float, rng: Random, noise: float = 1.0, flip: bool = False
-) -> list[tuple[float, float]]:
-    """Frames of 25 a second that show the light `behind` seconds late."""
-    frames, end = [], changes[-1][0] + 3.5
-    for number in range(int(end * 25)):
-        at = number / 25
-        is_on = next((on for when, on in reversed(changes) if when <= at), False)
-        frames.append((at + behind, 60 + 80 * (is_on != flip) + rng.gauss(0, noise)))
-    return frames
-
-
-def random_changes(rng: Random, count: int = 12) -> list[tuple[float, bool]]:
-    times = np.cumsum([rng.uniform(3, 4) for _ in range(count)])
-    return [(float(at), number % 2 == 0) for number, at in enumerate(times)]
-
-
-@pytest.mark.parametrize("behind", [0.0, 0.04, 0.4, 1.0, 2.0])
-def test_a_latency_is_found_in_frames(behind):
-    rng = Random(0)
-    changes = random_changes(rng)
-    found = latency_of(drawn_frames(changes, behind, rng), changes)
-    assert behind <= found.shortest <= found.longest <= behind + 0.041
-    assert found.interval == pytest.approx(0.04, abs=0.001)
-    assert behind + 0.03 <= found.setting <= behind + 0.06
-
-
-@pytest.mark.parametrize(
-    ("behind", "more"), [(0.1, {"noise": 40.0}), (0.1, {"flip": True}), (3.6, {}), (7.0, {})]
-)
-def test_frames_that_do_not_follow_the_light_have_no_latency(behind, more):
-    rng = Random(0)
-    changes = random_changes(rng)
-    with pytest.raises(InputError, match=r"follow the light|behind"):
-        latency_of(drawn_frames(changes, behind, rng, **more), changes)
-
-
-@pytest.mark.parametrize("behind", [0.0, 0.4])
-def test_a_latency_is_measured_with_a_light(behind):
-    camera = DelayedCamera(behind)
-
-    def set_light(is_on: bool) -> float:
-        at, camera.light = time.monotonic(), 255 * is_on
-        return at
-
-    try:
-        settings = CameraSourceSettings(camera.address)
-        found = measure_latency(settings, 10**6, set_light, changes=5, seconds_apart=(0.8, 1.0))
-    finally:
-        camera.close()
-    assert behind <= found.shortest
-    assert behind < found.setting <= behind + 0.4
-
-
-def test_a_page_turns_black_and_white_at_once():
-    page = LightPage("127.0.0.1", 0)
-    try:
-        there = f"http://127.0.0.1:{page.port}"
-        assert "/light?" in httpx.get(there).text
-        assert not page.opened.is_set()
-        assert httpx.get(f"{there}/light?").text == "0"
-        assert page.opened.is_set()
-        page.set_light(True)
-        assert httpx.get(f"{there}/light?0").text == "1"
-        page.set_light(False)
-        assert httpx.get(f"{there}/light?1").text == "0"
-    finally:
-        page.close()
-
-
-def test_the_command_names_the_cameras_that_can_be_measured(tmp_path, model_file, capsys):
-    path = tmp_path / "station.yaml"
-    path.write_text(
-        f"products: {{plate: {{model: {model_file}, sources: [{{folder: a}}, "
-        "{camera: rtsp://192.0.2.1/a}, {camera: rtsp://192.0.2.1/b}]}}"
-    )
-    for name, said in (
-        ("plat", "did you mean plate"),
-        ("plate", "name plate/1 or plate/2"),
-        ("plate/3", "name plate/1 or plate/2"),
-    ):
-        assert main(["station", "latency", str(path), name, "--port", "0"]) == 2
-        assert said in capsys.readouterr().err

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import select
 
 from flawscope.predictor import load, read_manifest
-from flawscope_station.learning import activation
+from flawscope_station.learning import jobs
 from flawscope_station.learning.activation import Learning
 from flawscope_station.settings.station import LearningSettings, ProductSettings
 from flawscope_station.store.schema import learnt_pixels, pictures
@@ -31,7 +31,7 @@ def model_file(model_path):
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(activation, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(jobs, "RETRY_SECONDS", 0.1)
 
 
 @pytest.fixture
@@ -72,9 +72,9 @@ def test_corrections_become_a_version_and_back_is_the_old(line, running, model_f
     shown = line.http.get(f"{API}/versions").json()["versions"][0]
     assert shown["origin"] == "3 corrections, on version 1"
     # one that loses something wants it named, once
-    facts = json.loads(running.station.parts[Learning].candidates.row(1, candidate["id"]).facts)
+    facts = json.loads(running.station.components[Learning].candidates.row(1, candidate["id"]).facts)
     facts["judgement"] |= {"lost": [8], "refused": ["simulated"], "responsible": [9]}
-    running.station.parts[Learning].candidates.change(candidate["id"], "ready", facts=facts)
+    running.station.components[Learning].candidates.change(candidate["id"], "ready", facts=facts)
     page = line.http.get(f"/{NAME}/models").text
     assert f"{API}/inspections/9/" in page, "a small picture of the correction that is responsible"
     assert 'data-losing="8,9"' in page
@@ -130,9 +130,9 @@ def test_the_rule_makes_it_live_and_what_is_taken_back_is_forgotten(open_station
 
 def test_a_process_that_is_killed_and_one_that_begins_again(line, running):
     line.shift()
-    learning = running.station.parts[Learning]
+    learning = running.station.components[Learning]
     number = line.http.post(f"{API}/learning", json={}).json()["id"]
-    os.kill(until(lambda: learning.worker.pid), signal.SIGKILL)
+    os.kill(until(lambda: learning.queue.worker.pid), signal.SIGKILL)
     failed = line.ended(number)
     assert failed["status"] == "failed"
     assert "it was killed" in failed["error"]
@@ -149,7 +149,7 @@ def test_a_station_that_ends_meanwhile_makes_it_when_it_starts(open_station):
     line = Line(first.url)
     line.shift()
     number = line.http.post(f"{API}/learning", json={}).json()["id"]
-    until(lambda: first.station.parts[Learning].worker.pid)
+    until(lambda: first.station.components[Learning].queue.worker.pid)
     first.close()
     second = Line(open_station().url)
     candidate = second.ended(number)
@@ -243,7 +243,7 @@ def test_a_switch_under_load_of_eight_clients(running, line, model_file, parts, 
 def held_up(running: Any, line: Line) -> Iterator[int]:
     """A candidate, while its process stands still."""
     number = int(line.http.post(f"{API}/learning", json={}).json()["id"])
-    process = until(lambda: running.station.parts[Learning].worker.pid)
+    process = until(lambda: running.station.components[Learning].queue.worker.pid)
     os.kill(process, signal.SIGSTOP)
     try:
         yield number
@@ -268,14 +268,20 @@ def test_using_a_version_accepts_its_open_question(running, model_file, tmp_path
     answer = line.http.post(f"{API}/versions", params={"name": path.name}, content=path.read_bytes())
     number, versions = int(answer.json()["id"]), running.station.versions
     assert read_manifest(versions.path(1, number)).questions == (asked,)
-    for _ in range(2):  # the second time there is nothing to accept
-        assert line.use(number).status_code == 200
-    assert line.send(drawn_part(9))["version"] == number
-    manifest = read_manifest(versions.path(1, number))
+    before = versions.path(1, number).read_bytes()
+    assert line.use(number).status_code == 200
+    used = number + 1
+    for _ in range(2):  # there is nothing to accept
+        assert line.use(used).json()["version"] == used
+    assert line.send(drawn_part(9))["version"] == used
+    assert versions.path(1, number).read_bytes() == before, "a number names one file for ever"
+    manifest = read_manifest(versions.path(1, used))
     assert (manifest.questions, manifest.notes[-1]) == ((), f"accepted: {asked}")
-    assert versions.version(1, number)["notes"][-1] == f"accepted: {asked}"
+    assert versions.version(1, used)["notes"][-1] == f"accepted: {asked}"
     trail = [one["text"] for one in line.http.get(f"{API}/trail").json()["entries"]]
-    assert [one for one in trail if "accepted" in one] == [f"version {number}: accepted: {asked}"]
+    assert [one for one in trail if "accepted" in one] == [
+        f"version {used}: accepted of version {number}: {asked}"
+    ]
     line.http.close()
 
 

@@ -112,7 +112,7 @@ def test_trends_show_drift_and_an_engineer_says_what_is_normal(tablet, running):
     scores[700:] += 1.5
     record(running.station, scores)
     number = running.station.products["plate"]
-    tablet.wait(lambda: running.station.parts[Drift].monitor.facts(number)["alarm"])
+    tablet.wait(lambda: running.station.components[Drift].monitor.facts(number)["alarm"])
     tablet.open("trends?range=hour")
     tablet.wait(lambda: tablet.js("return document.documentElement.dataset.drift") == "drawn")
     assert tablet.text("#drift-state") == "Something changed"
@@ -127,7 +127,7 @@ def test_trends_show_drift_and_an_engineer_says_what_is_normal(tablet, running):
     tablet.press(Keys.ENTER)
     tablet.wait(lambda: tablet.text("#drift-said") == "Begun anew.")
     tablet.wait(lambda: not tablet.find("#drift-normal").is_displayed())
-    assert running.station.parts[Drift].monitor.facts(number)["alarm"] is None
+    assert running.station.components[Drift].monitor.facts(number)["alarm"] is None
     assert tablet.complaints() == []
 
 

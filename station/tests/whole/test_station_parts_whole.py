@@ -17,8 +17,8 @@ from brackets import SIDE, drawn
 from flawscope.errors import InputError
 from flawscope_station.challenge.challenge import Challenge
 from flawscope_station.client import Client, RefusedError
+from flawscope_station.core.queries import Overview
 from flawscope_station.inspecting.writer import Answer
-from flawscope_station.queries import Overview
 from flawscope_station.settings.sources import DELETE, CameraSourceSettings, FolderSourceSettings
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.store.schema import LATE, MISSED
@@ -352,7 +352,7 @@ def test_pages_show_the_part(line, driver, monkeypatch):
             patch.setattr(Answer, "decide", lambda self: LATE)
             client.inspect_part(whole(21, "right"), "4713")  # the worst view comes last
         number = running.station.products[NAME]
-        state = {**running.station.parts[Overview].state(NAME), "waiting": 0, "backlog": 77}
+        state = {**running.station.components[Overview].state(NAME), "waiting": 0, "backlog": 77}
         running.station.live.publish(number, state, "state")
         tablet.wait(lambda: tablet.text("#backlog") == "77")  # what came before has been shown
         assert (band(), tablet.text("#since")) == ("refused", "4713: not in time")
@@ -420,7 +420,7 @@ def test_a_part_in_views_is_a_challenge_part(line, part_model, tmp_path, open_st
     pattern = r"(?P<part>\w+)_(?P<view>\w+)\.png"
     running = line(challenge=(), sources=(FolderSourceSettings(str(incoming), DELETE, pattern),))
     url, station = running.url, running.station
-    challenge, product = station.parts[Challenge], station.products[NAME]
+    challenge, product = station.components[Challenge], station.products[NAME]
     predictor = flawscope.load(part_model, device="cpu", threads=1)
     each = (part for part in range(GOOD, 100) if not predictor.predict_part(whole(part)).is_anomalous)
     kept, shown, other = next(each), next(each), next(each)  # one of ten would be a false alarm
@@ -433,10 +433,8 @@ def test_a_part_in_views_is_a_challenge_part(line, part_model, tmp_path, open_st
 
     for name, expected in (("g", "good"), ("d", "anomalous")):
         wanted = {"name": name, "expected": expected}
-        assert httpx.post(f"{url}{API}/challenge/awaited", json=wanted).status_code == 200
-    assert "not ready" in post(url, whole(kept), part="g").text, "another is awaited now"
+        assert httpx.post(f"{url}{API}/challenge/parts", json=wanted).status_code == 201
     assert show("d", 31, "left") == "the challenge part d is kept, and was judged as defective"
-    httpx.post(f"{url}{API}/challenge/awaited", json={"name": "g", "expected": "good"})
     assert show("g", kept) == "the challenge part g is kept, and was judged as good"
     assert [sorted(one["views"]) for one in challenge.facts(product)["parts"]] == [[*VIEWS]] * 2
     assert post(url, whole(other), part="4711").status_code == 503

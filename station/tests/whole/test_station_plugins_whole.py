@@ -94,7 +94,7 @@ class MailSession(socketserver.StreamRequestHandler):
 def test_who_listens_hears_of_each_problem_once_as_it_begins_and_ends(
     settings, reels, model_file, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("flawscope_station.problems.LOOK_INTERVAL", 60.0)  # it is woken
+    monkeypatch.setattr("flawscope_station.monitoring.problems.LOOK_INTERVAL", 60.0)  # it is woken
     path = tmp_path / "station.yaml"
     with MailServer() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

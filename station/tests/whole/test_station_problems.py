@@ -9,7 +9,7 @@ import pytest
 import flawscope_station
 from flawscope.results.review.pages import LANGUAGES
 from flawscope_station.drift.camera_checks import FAULT_KINDS
-from flawscope_station.problems import Problem, Problems
+from flawscope_station.monitoring.problems import Problem, Problems
 from flawscope_station.store.database import Database, StoreError
 from flawscope_station.store.records import NotFoundError
 from flawscope_station.web.templates import PAGES

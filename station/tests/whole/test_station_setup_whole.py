@@ -32,7 +32,7 @@ from flawscope.pictures.decoding import decode
 from flawscope.synthesis.demo import dataset
 from flawscope_station.cli import serve
 from flawscope_station.client import Client
-from flawscope_station.learning.process import StoppedError, Worker
+from flawscope_station.learning.process import StoppedError
 from flawscope_station.settings.sources import CameraSourceSettings
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.setup import drafts
@@ -205,11 +205,12 @@ def test_a_question_is_shown_and_going_live_accepts_it(empty, http):
     assert question.startswith("18.png, 19.png lie apart")
     page = http.get("/-/new/plate").text
     assert "A question about the pictures" in page
-    assert http.post(f"{NEW}/plate/live").json()["version"] == 1
-    manifest = model_file.read_manifest(empty.station.parts[drafts.Drafts].draft("plate").model)
-    assert manifest.questions == ()
+    assert http.post(f"{NEW}/plate/live").json()["version"] == 2
+    manifests = [model_file.read_manifest(empty.station.versions.path(1, number)) for number in (1, 2)]
+    assert [one.questions for one in manifests] == [(question,), ()], "a number names one file for ever"
+    manifest = manifests[1]
     assert any(note == f"accepted: {question}" for note in manifest.notes)
-    assert "accepted: 18.png" in http.get("/api/v1/audit").text
+    assert "version 2: accepted of version 1: 18.png" in http.get("/api/v1/audit").text
 
 
 def test_light_and_views_are_those_of_a_fit(empty, http, good, tmp_path):
@@ -302,8 +303,8 @@ def test_folders_of_a_zip_are_asked_about(http, good, folders, told):
 )
 def test_names_that_call_a_part_of_them_good_are_a_question_before_learning(empty, http, good, names, told):
     """As at `fit`. It is none where somebody leaves the others out, or says that all are good."""
-    made = empty.station.parts[drafts.Drafts]
-    made.worker.run = failing(StoppedError())
+    made = empty.station.components[drafts.Drafts]
+    made.queue.worker.run = failing(StoppedError())
     begin(http)
     for name, path in zip(names.split(), good, strict=False):
         send(http, f"{name}.png", path.read_bytes())
@@ -316,7 +317,7 @@ def test_names_that_call_a_part_of_them_good_are_a_question_before_learning(empt
         wanted = [f"{name}.png" for name in names.split() if "_" not in name or name.startswith("x")]
         made.draft("plate").move(wanted, out=True)
         made.draft("plate").refuse_unknown()
-    assert answer.json()["stage"] in ("waiting", "learning")
+    assert answer.json()["stage"] in ("queued", "running")
 
 
 def test_pictures_that_all_have_sizes_of_their_own_are_not_offered_to_be_left_out(http, good):
@@ -346,7 +347,7 @@ def test_learning_is_stopped_and_what_was_not_begun_is_said(http, good):
     unknown = http.post(f"{NEW}/plate/learn", json={"method": "magic"})
     assert "no method called magic" in unknown.json()["error"]
     http.post(f"{NEW}/plate/learn", json={})
-    until(lambda: http.get(f"{NEW}/plate").json()["stage"] == "learning")
+    until(lambda: http.get(f"{NEW}/plate").json()["stage"] == "running")
     wait = http.post(f"{NEW}/plate/leave-out", json={"pictures": [good[0].name]})
     assert "is learning from its pictures" in wait.json()["error"]
     assert http.post(f"{NEW}/plate/stop").json()["stage"] == "stopped"
@@ -368,38 +369,38 @@ def test_learning_is_stopped_and_what_was_not_begun_is_said(http, good):
 
 def test_a_stop_before_the_first_step_holds(empty, http, good, monkeypatch):
     """Between the choice of a draft and its beginning."""
-    made = empty.station.parts[drafts.Drafts]
-    next_job, found = made._next_job, list[Any]()
+    made = empty.station.components[drafts.Drafts]
+    next_job, found = made.jobs.next_unfinished, list[Any]()
 
     def stopped_meanwhile() -> Any:
         found.append(next_job())
         if found[-1] is not None:
-            made.stop_learning(found[-1][0])
+            made.stop_learning(made.draft("plate"))
         return found[-1]
 
-    monkeypatch.setattr(made, "_next_job", stopped_meanwhile)
+    monkeypatch.setattr(made.jobs, "next_unfinished", stopped_meanwhile)
     begin_with(http, good[:2])
     http.post(f"{NEW}/plate/learn", json={})
-    until(lambda: len([one for one in found if one is not None]) and len(found) > 1)
-    assert found[found.index(next(filter(None, found))) + 1] is None, "it is not begun again"
+    until(lambda: len([one for one in found if one is not None]) and found[-1] is None)
+    assert len([one for one in found if one is not None]) == 1, "it is not begun again"
     assert http.get(f"{NEW}/plate").json()["stage"] == "stopped"
 
 
 def test_a_stop_of_a_search_keeps_the_best_so_far_and_a_second_ends_all(empty, http, good):
-    empty.station.parts[drafts.Drafts].worker = Worker(searches)
+    empty.station.components[drafts.Drafts].work = searches
     begin_with(http, good[:2])
     http.post(f"{NEW}/plate/learn", json={"auto": 10}).raise_for_status()
     trying = "trying the settings as given"
     until(lambda: (http.get(f"{NEW}/plate").json()["step"] or {}).get("stage") == trying)
-    assert http.post(f"{NEW}/plate/stop").json()["stage"] == "learning"
+    assert http.post(f"{NEW}/plate/stop").json()["stage"] == "running"
     until(lambda: http.get(f"{NEW}/plate").json()["step"]["stage"] == "features")
     assert http.post(f"{NEW}/plate/stop").json()["stage"] == "stopped"
 
 
 def test_a_training_that_was_stopped_goes_on_and_ends(empty, http, good, teacher_path):
     """That each method resumes its own training is tested with the library."""
-    made, how = empty.station.parts[drafts.Drafts], {"method": "efficientad"}
-    made.worker = Worker(partial(small, {**SMALL, "teacher": str(teacher_path)}))
+    made, how = empty.station.components[drafts.Drafts], {"method": "efficientad"}
+    made.work = partial(small, {**SMALL, "teacher": str(teacher_path)})
     begin_with(http, good)
     http.post(f"{NEW}/plate/learn", json=how).raise_for_status()
     model = made.draft("plate").model
@@ -419,9 +420,9 @@ def test_a_training_that_was_stopped_goes_on_and_ends(empty, http, good, teacher
 @pytest.mark.listens
 def test_a_station_that_ends_does_not_wait_for_a_trial(empty, http):
     begin(http)
-    made = empty.station.parts[drafts.Drafts]
+    made = empty.station.components[drafts.Drafts]
     made.draft("plate").change(result={"found": {}})
-    made.trier = Worker(never_ends)
+    made.work = never_ends
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(
             http.post, f"{NEW}/plate/try", content=encoded(Image.new("RGB", (8, 8))), headers=PNG
@@ -450,7 +451,7 @@ def test_a_result_stays_until_there_is_another(http, good):
         )
         return not state["changed"]
 
-    assert http.post(f"{NEW}/plate/learn", json={"size": "64"}).json()["stage"] in ("waiting", "learning")
+    assert http.post(f"{NEW}/plate/learn", json={"size": "64"}).json()["stage"] in ("queued", "running")
     assert is_as_before()
     http.post(f"{NEW}/plate/stop")
     assert is_as_before()
@@ -528,10 +529,8 @@ def test_a_killed_station_has_every_confirmed_picture_and_goes_on(tmp_path, good
 def test_a_run_that_the_station_was_killed_in_goes_on_at_the_start(empty, http, good):
     begin_with(http, good[:8])
     http.post(f"{NEW}/plate/learn", json={"size": "64"})
-    until(lambda: http.get(f"{NEW}/plate").json()["stage"] == "learning")
+    until(lambda: http.get(f"{NEW}/plate").json()["stage"] == "running")
     empty.close()
-    state = json.loads((empty.station.files.folder / "new/plate/.draft.json").read_text())
-    assert state["stage"] == "learning"
     again = opened(empty_settings(Path(empty.station.settings.store)))
     try:
         with httpx.Client(base_url=again.url, timeout=60) as back:
@@ -591,6 +590,6 @@ def test_parts_are_told_by_what_is_clicked_in_a_name(http, good):
         assert http.post(f"{NEW}/plate/names", json=marks).json()["problem"] == problem, marks
     assert http.post(f"{NEW}/plate/learn", json={"part": "(lot)"}).status_code == 422
     done = http.post(f"{NEW}/plate/learn", json={"part": found["part"], "view": found["view"]})
-    assert done.json()["stage"] in ("waiting", "learning")
+    assert done.json()["stage"] in ("queued", "running")
     page = http.get("/-/new/plate").text
     assert "\\d" not in re.sub(r'<script type="application/json".*?</script>', "", page, flags=re.DOTALL)

@@ -47,7 +47,7 @@ def test_a_shift_is_reported_once_everywhere(open_station, receive, parts, tmp_p
         client.verdict(bad[0].id, "good", product=NAME)
     day = datetime.now(UTC).date()
     tomorrow = parse_time(f"{day}T00:00:00Z") + 86_400_000_000
-    reports = running.station.parts[ShiftReporter]
+    reports = running.station.components[ShiftReporter]
     assert not reports.report_ended(tomorrow), "the webhook failed"
     assert any("shift" in one.code for one in running.station.problems())
     assert reports.report_ended(tomorrow)
@@ -101,7 +101,7 @@ def test_a_report_that_cannot_be_made_holds_up_no_other(open_station, settings, 
     running = open_station(products={name: ProductSettings(model) for name in ("lid", NAME)}, shifts=shifts)
     with Client(running.url) as client:
         client.inspect(parts[0], NAME)
-    report, reports = ShiftReporter._report, running.station.parts[ShiftReporter]
+    report, reports = ShiftReporter._report, running.station.components[ShiftReporter]
 
     def fail_for_lid(self: ShiftReporter, product: str, number: int, shift: Shift) -> bool:
         if product == "lid":

@@ -16,12 +16,11 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from flawscope.errors import FlawscopeError
+from flawscope_station.core.station import Station
 from flawscope_station.drift.drift import Drift
 from flawscope_station.inspecting import admission
-from flawscope_station.learning.activation import Learning
-from flawscope_station.setup.drafts import Drafts
+from flawscope_station.learning.jobs import JobQueue
 from flawscope_station.shifts.reports import ShiftReporter
-from flawscope_station.station import Station
 from flawscope_station.store import files as store_files
 from flawscope_station.store.database import StoreError
 from station_helpers import NAME, delayed, everything, failing, until
@@ -116,12 +115,12 @@ def _folder_gone(station: Station, patch: pytest.MonkeyPatch) -> None:
 
 def _product_added(station: Station, patch: pytest.MonkeyPatch) -> None:
     """While the shifts are reported, as each report takes its time."""
-    from flawscope_station.page_products import MADE_ON_PAGES
+    from flawscope_station.core.page_products import MADE_ON_PAGES
     from flawscope_station.settings.station import ProductSettings
 
     model = station.settings.products[NAME].model
     station.addresses.add_product("second", ProductSettings(model), MADE_ON_PAGES, "test")
-    shifts = station.parts[ShiftReporter]
+    shifts = station.components[ShiftReporter]
     patch.setattr(shifts, "report_ended", failing(RuntimeError("dictionary changed size")))
     shifts.wake()
 
@@ -233,11 +232,10 @@ def test_every_picture_is_inspected_or_told_and_readyz_says_what_is_true(
 
 
 BESIDE = {  # threads that do not inspect: what they call, which fails
-    "drift": (lambda one: one.parts[Drift].monitor, "update", PANIC),
+    "drift": (lambda one: one.components[Drift].monitor, "update", PANIC),
     "housekeeping": (lambda one: one.housekeeping, "check_clock", PANIC),
     "sink-folder": (lambda one: one.sinks.deliveries[0], "_deliver_pages", PANIC),
-    "learning": (lambda one: one.parts[Learning], "_queue_if_enough", PANIC),
-    "new products": (lambda one: one.parts[Drafts], "_next_job", EXIT),
+    "learning": (lambda one: one.components[JobQueue], "_make_all", EXIT),
 }
 
 
@@ -280,7 +278,7 @@ def test_what_hangs_is_told(asked, parts, monkeypatch, what):
     hang, inspects = HANGS[what]
     with monkeypatch.context() as patch:
         go_on = hang(asked.station, patch)
-        patch.setattr("flawscope_station.background.STUCK_SECONDS", 0.5)
+        patch.setattr("flawscope_station.monitoring.background.STUCK_SECONDS", 0.5)
         answer = asked.submit(parts[0], "slow")
         until(lambda: asked.is_ready is not inspects and asked.was_told("thread_failed: threads hang"))
         go_on()

@@ -14,8 +14,8 @@ from flawscope.errors import InputError, require_installed
 from flawscope_station.plugins import EVERY_FRAME, ON_TRIGGER, Plugin, time_of
 
 if TYPE_CHECKING:
-    from flawscope_line.industrial_cameras.camera import IndustrialCamera
-    from flawscope_station.plugins import SourceContext
+    from flawscope_line.industrial_cameras.camera import DeviceFactory
+    from flawscope_station.plugins import LiveCamera, SourceContext
 
 SOFTWARE_TRIGGER = "software"
 
@@ -71,21 +71,30 @@ class IndustrialCameraSettings:
         return self.serial or "the only one"
 
 
-def _open_basler(line: SourceContext, settings: IndustrialCameraSettings, number: int) -> IndustrialCamera:
+def make_camera(
+    line: SourceContext, settings: IndustrialCameraSettings, number: int, opener: DeviceFactory
+) -> LiveCamera:
+    """Return a camera that the station triggers, or a signal. opener: opens the device."""
+    from flawscope_line.industrial_cameras.camera import TriggeredCamera
+    from flawscope_line.industrial_cameras.signalled import SignalledCamera
+
+    kind = TriggeredCamera if settings.trigger == SOFTWARE_TRIGGER else SignalledCamera
+    return kind(line, settings, number, opener)
+
+
+def _open_basler(line: SourceContext, settings: IndustrialCameraSettings, number: int) -> LiveCamera:
     require_installed("a Basler camera", "pypylon", extras="basler", package="flawscope-line")
-    from flawscope_line.industrial_cameras.camera import IndustrialCamera
     from flawscope_line.industrial_cameras.pylon import PylonDevice
 
-    return IndustrialCamera(line, settings, number, PylonDevice)
+    return make_camera(line, settings, number, PylonDevice)
 
 
-def _open_genicam(line: SourceContext, settings: IndustrialCameraSettings, number: int) -> IndustrialCamera:
+def _open_genicam(line: SourceContext, settings: IndustrialCameraSettings, number: int) -> LiveCamera:
     require_installed("a GenICam camera", "gi", extras="genicam", package="flawscope-line")
     from flawscope_line.industrial_cameras.aravis import AravisDevice, load_aravis
-    from flawscope_line.industrial_cameras.camera import IndustrialCamera
 
     load_aravis()
-    return IndustrialCamera(line, settings, number, AravisDevice)
+    return make_camera(line, settings, number, AravisDevice)
 
 
 BASLER = Plugin("basler", IndustrialCameraSettings, _open_basler)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from flawscope.errors import InputError, join_names, pluralize, suggest_name
-from flawscope_line.industrial_cameras import SOFTWARE_TRIGGER, IndustrialCameraSettings
+from flawscope.errors import InputError, join_names, suggest_name
+from flawscope_line.industrial_cameras import IndustrialCameraSettings
 from flawscope_station.plugins import (
     CHECK_INTERVAL,
     FROZEN,
@@ -83,39 +84,25 @@ def check_pixel_format(name: str, known: list[str]) -> None:
         raise InputError(f"format: the camera has no {name:.60}: {suggest_name(name, known)}")
 
 
-class IndustrialCamera(LiveCamera):
-    """Source of a frame for each trigger, of the station or of a signal at the camera. opener: opens it."""
+class TriggeredCamera(LiveCamera):
+    """Source of a frame for each trigger of the station."""
 
     def __init__(
         self, line: SourceContext, settings: IndustrialCameraSettings, number: int, opener: DeviceFactory
     ):
         super().__init__(line, settings, number)
         self.state.takes = settings.trigger
-        if settings.trigger != SOFTWARE_TRIGGER:
-            self._frames_are_parts = True
-            self.untimed = (
-                f"{self._label} is triggered by a signal of its own, and every frame is inspected by itself: "
-                "write `trigger: software` for one that the station triggers"
-            )
         self._settings, self._open_device = settings, opener
 
     def _run_session(self, backoff: Backoff) -> str:
-        device = self._open_device(self._settings)
-        try:
-            if self._settings.trigger == SOFTWARE_TRIGGER:
-                self._run_software_triggers(device, backoff)
-            else:
-                self._run_hardware_triggers(device, backoff)
-        finally:
-            device.close()
+        with closing(self._open_device(self._settings)) as device:
+            self._answer_triggers(device, backoff)
         return "the station ends"
 
     def _check_silence(self) -> None:
         """Do nothing: parts may stand still for hours, and the device says by itself that it is gone."""
 
-    # ---- triggers of the station
-
-    def _run_software_triggers(self, device: Device, backoff: Backoff) -> None:
+    def _answer_triggers(self, device: Device, backoff: Backoff) -> None:
         """Trigger an exposure for the triggers that wait, again and again until the end."""
         # the first frame shows that the camera answers, and its number; it answers no trigger
         device.trigger()
@@ -181,29 +168,3 @@ class IndustrialCamera(LiveCamera):
     @property
     def _no_frame_text(self) -> str:
         return f"none came within {self.settings.frame_timeout:g} s after a trigger"
-
-    # ---- triggers of a signal
-
-    def _run_hardware_triggers(self, device: Device, backoff: Backoff) -> None:
-        """Take the frames that come, until the end."""
-        last: int | None = None
-        backoff.reset()
-        self._mark_running()
-        while not self._ended.is_set():
-            frame = device.next(CHECK_INTERVAL)
-            if frame is None:
-                continue
-            step = 1 if last is None else frames_after(last, frame.number)
-            lost, last = max(0, step - 1) + (frame.picture is None), frame.number
-            if lost:
-                why = f"{pluralize(lost, 'frame')} did not arrive whole"
-                self.state.broken += lost - 1
-                self._note_missed(lost - 1, why)
-                self.line.refused(CameraLostError(why))
-                self._report_refusal(CameraLostError(why))
-            if frame.picture is None:
-                continue
-            if self._is_new_frame(frame) and step > 0:
-                self._handle_frame(frame.picture, self._take_triggers())
-            else:
-                self._handle_repeat({})

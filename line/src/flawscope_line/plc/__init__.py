@@ -102,13 +102,28 @@ class ModbusSettings(PlcSettings):
 
 @dataclass(frozen=True)
 class OpcUaSettings(PlcSettings):
-    """Settings of OPC UA. listen: `HOST:PORT` of the station's server."""
+    """Settings of OPC UA.
+
+    listen: `HOST:PORT` of the station's server.
+    certificate_file, key_file: of the server, which takes encrypted channels alone then.
+    user, password_file: with which the PLC signs in; None: it need not.
+    """
 
     listen: str = "127.0.0.1:4840"
+    certificate_file: str | None = None
+    key_file: str | None = None
+    user: str | None = None
+    password_file: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _ = self.address
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise InputError("certificate_file and key_file belong together: write both, or none")
+        if (self.user is None) != (self.password_file is None):
+            raise InputError("user and password_file belong together: write both, or none")
+        if self.user is not None and self.certificate_file is None:
+            raise InputError("user: its password could be read on the wire: write certificate_file, too")
 
     @property
     def address(self) -> tuple[str, int]:
@@ -142,4 +157,4 @@ def _open_opcua(floor: ConnectionContext, settings: OpcUaSettings) -> Connection
 
 
 MODBUS = Plugin("modbus", ModbusSettings, _open_modbus)
-OPCUA = Plugin("opcua", OpcUaSettings, _open_opcua)
+OPCUA = Plugin("opcua", OpcUaSettings, _open_opcua, ("certificate_file", "key_file", "password_file"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from hmac import compare_digest
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ from asyncua.server.internal_session import InternalSession
 from asyncua.server.subscription_service import SubscriptionService
 from asyncua.server.user_managers import UserManager
 
+from flawscope.errors import one_line_message
 from flawscope_line.plc import OpcUaSettings
 from flawscope_line.plc.brief_log import log_briefly
 from flawscope_line.plc.handshake import Inputs, Outputs
 from flawscope_line.plc.line import InputsHandler, TransportError
 from flawscope_line.plc.signals import NAMESPACE, OPC_UA_TYPES, PADDING, ROOT_NODE, TO_PLC, TO_STATION, Signal
+from flawscope_station.plugins import secret
 
 Nodes = dict[str, tuple[Node, ua.VariantType]]
 MAX_CHUNK_BYTES, MAX_CHUNKS = 65535, 64  # of a request
@@ -49,13 +52,25 @@ class OpcUaServer:
     async def open(self) -> None:
         log_briefly("asyncua")
         host, port = self.settings.address
-        core = _Core(self._take_inputs)
+        core = _Core(self._take_inputs, self.settings)
         self._server = server = UaServer(core)
         server.limits = TransportLimits(*(MAX_CHUNK_BYTES,) * 2, MAX_CHUNKS, MAX_CHUNK_BYTES * MAX_CHUNKS)
         await server.init()
         server.set_endpoint(f"opc.tcp://{host}:{port}/")
         server.set_server_name("flawscope")
-        server.set_security_policy([ua.SecurityPolicyType.NoSecurity])
+        if self.settings.certificate_file is None or self.settings.key_file is None:
+            server.set_security_policy([ua.SecurityPolicyType.NoSecurity])
+        else:
+            try:
+                await server.load_certificate(self.settings.certificate_file)
+                await server.load_private_key(self.settings.key_file)
+            except (OSError, ValueError, TypeError) as error:
+                raise TransportError(
+                    f"certificate_file and key_file cannot be used: {one_line_message(error)}"
+                ) from None
+            server.set_security_policy([ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt])
+        if self.settings.user is not None:
+            server.set_identity_tokens([ua.UserNameIdentityToken])
         self._inputs, self._outputs = await add_nodes(server)
         core.writable = {node.nodeid: kind for node, kind in self._inputs.values()}
         try:
@@ -82,10 +97,19 @@ class OpcUaServer:
         await self._server.stop()
 
 
-class _Anybody(UserManager):
-    """Whoever signs in, and however, may do the same: asyncua's own makes `admin` the administrator."""
+class _Plc(UserManager):
+    """Whoever signs in may do the same, and no more: asyncua's own makes `admin` the administrator. Where the
+    settings name a user, nobody else signs in."""
 
-    def get_user(self, *given: Any, **more: Any) -> User:
+    def __init__(self, settings: OpcUaSettings):
+        self._settings = settings
+
+    def get_user(self, *given: Any, username: Any = None, password: Any = None, **more: Any) -> User | None:
+        user, file = self._settings.user, self._settings.password_file
+        if user is not None and file is not None:
+            pairs = (username, user), (password, secret(file, "password_file"))
+            if not all(compare_digest(str(one).encode(), right.encode()) for one, right in pairs):
+                return None
         return User(role=UserRole.User)
 
 
@@ -96,13 +120,14 @@ class _Core(InternalServer):
 
     Args:
         take_inputs: handles what was written.
+        settings: say who may sign in.
 
     Attributes:
         writable: types by node.
     """
 
-    def __init__(self, take_inputs: Callable[[], Awaitable[None]]):
-        super().__init__(_Anybody())
+    def __init__(self, take_inputs: Callable[[], Awaitable[None]], settings: OpcUaSettings):
+        super().__init__(_Plc(settings))
         self.take_inputs, self.lock = take_inputs, asyncio.Lock()
         self.writable: dict[ua.NodeId, ua.VariantType] = {}
 

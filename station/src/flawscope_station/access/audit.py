@@ -19,7 +19,7 @@ from flawscope.errors import InputError
 from flawscope_station.access.authenticator import SIGN_IN_FAILED
 from flawscope_station.settings.station import Settings
 from flawscope_station.store.database import Database
-from flawscope_station.store.model_registry import VERSION_ACTIVATED, VERSION_ADDED
+from flawscope_station.store.model_registry import QUESTION_ACCEPTED, VERSION_ACTIVATED, VERSION_ADDED
 from flawscope_station.store.records import REMOVED_EVENT, TOLERANCES_EVENT, VERDICT_EVENT, add_event, iso
 from flawscope_station.store.schema import events, products, stations
 from flawscope_station.store.station_identity import CLOCK_CONFIRMED
@@ -30,7 +30,7 @@ SUBJECTS = {  # subject of a search -> kinds of its events
     "users": ("user_added", "password_changed", "user_removed"),
     "tokens": ("token_added", "token_removed"),
     "settings": (SETTINGS_CHANGED, CLOCK_CONFIRMED, TOLERANCES_EVENT),
-    "versions": (VERSION_ADDED, VERSION_ACTIVATED),
+    "versions": (VERSION_ADDED, VERSION_ACTIVATED, QUESTION_ACCEPTED),
     "verdicts": (VERDICT_EVENT,),
     "deletions": (REMOVED_EVENT,),
 }
@@ -43,7 +43,7 @@ _DONE.remove(SIGN_IN_FAILED)
 _BOUNDS = (
     (events.c.kind == SIGN_IN_FAILED, MAX_FAILED_SIGN_INS),
     (events.c.kind.in_(_DONE), MAX_EVENTS),
-    (events.c.kind.not_in([SIGN_IN_FAILED, *_DONE, VERSION_ADDED, VERSION_ACTIVATED]), MAX_NOTES),
+    (events.c.kind.not_in([SIGN_IN_FAILED, *_DONE, *SUBJECTS["versions"]]), MAX_NOTES),
 )
 
 

@@ -10,17 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
 
-from sqlalchemy import Row, insert, update
+from sqlalchemy import Connection, Row, insert, update
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope_station.access.audit import flatten_settings
-from flawscope_station.background import CLOCK, BackgroundThread, MonotonicClock
 from flawscope_station.challenge import records
 from flawscope_station.challenge.readiness import (
     FAILED,
@@ -39,6 +37,7 @@ from flawscope_station.inspecting.interlock import NotProductionError, NotReadyE
 from flawscope_station.inspecting.picture import Part
 from flawscope_station.inspecting.renderings import InspectionRenderer, encode_webp, reduce_picture
 from flawscope_station.inspecting.writer import RecordedInspection
+from flawscope_station.monitoring.background import CLOCK, BackgroundThread, MonotonicClock
 from flawscope_station.settings.shifts import ShiftSettings, moments, times_of_day
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.store.database import now
@@ -58,7 +57,6 @@ from flawscope_station.store.schema import (
 CHECK_INTERVAL = 1.0  # seconds between two looks at whether challenges are due
 VIEW_SIDE = 640  # pixels of a stored picture
 MAX_NOTE_LENGTH = 200  # characters of a note, and of a reason
-AWAITED_SECONDS = 600.0  # within which the first picture of a new challenge part must come
 BATCH = "batch"  # cause of a challenge that somebody asked for
 _SAID = {
     FAILED: "was judged wrongly, and the challenge has failed: call an engineer, or show all parts again",
@@ -75,32 +73,21 @@ class ChallengeOpenError(InputError):
 
 @dataclass(frozen=True)
 class State:
-    """Challenge parts of a product, by name, their stored pictures, and its history. number: of the last
-    challenge."""
+    """Challenge parts of a product, by name, their stored pictures, and its history. wanted: those that have
+    none yet. number: of the last challenge."""
 
     history: History
     parts: Mapping[str, Row[Any]] = field(default_factory=dict)
+    wanted: Mapping[str, Row[Any]] = field(default_factory=dict)
     views: Mapping[int, Mapping[str, Row[Any]]] = field(default_factory=dict)
     number: int | None = None
-
-
-@dataclass(frozen=True)
-class NewPart:
-    """Challenge part to be kept. expected: good or anomalous. due: until when its picture must come, as the
-    monotonic clock counts."""
-
-    name: str
-    expected: str
-    note: str
-    who: str
-    due: float = 0.0
 
 
 class Challenge(BackgroundThread):
     """Interlock that holds answers back until the challenge parts have passed; reports it as a problem.
 
     Args:
-        settings: by number of the product. common: of the station, that change what its models say.
+        settings: by number of the product. runs_by: engine and device of models.
         names: by number, which may grow.
         report: reports a problem, as `Problems.report`.
         clock, wall: monotonic seconds, and microseconds since 1970.
@@ -109,7 +96,7 @@ class Challenge(BackgroundThread):
     def __init__(
         self,
         settings: Callable[[int], ProductSettings],
-        common: Any,
+        runs_by: Sequence[str | None],
         shifts: ShiftSettings | None,
         names: Mapping[int, str],
         renderer: InspectionRenderer,
@@ -118,12 +105,10 @@ class Challenge(BackgroundThread):
         wall: Callable[[], int] = now,
     ):
         super().__init__("challenge", clock, is_lazy=True)
-        self.settings, self.common, self.shifts, self.names = settings, common, shifts, names
+        self.settings, self.runs_by, self.shifts, self.names = settings, runs_by, shifts, names
         self.store, self.versions, self.renderer = renderer.store, renderer.versions, renderer
         self.report, self.clock, self.wall = report, clock, wall
         self._states: dict[int, State] = {}
-        self._awaited: dict[int, NewPart] = {}  # by product: the next picture of this part is kept
-        self._hashed: dict[int, tuple[ProductSettings, str]] = {}  # by product, as text
         self._lock = threading.Lock()  # of changes; who reads takes a state as it is
         # for one picture beyond the common budget, which the picture itself holds until it is answered
         self._memory = MemoryBudget(0)
@@ -137,10 +122,9 @@ class Challenge(BackgroundThread):
     # ---- interlock
 
     def check(self, product_id: int, part: str | None) -> None:
-        """Raise NotReadyError unless the product is ready, or the part is one of its challenge parts, or will
-        be."""
+        """Raise NotReadyError unless the product is ready, or the part is one of its challenge parts."""
         state = self._states.get(product_id)
-        if state is not None and part not in state.parts and self._wanted(product_id, part) is None:
+        if state is not None and part not in state.parts and part not in state.wanted:
             self._hold(product_id, state, self._version(product_id))
 
     def release(self, part: Part, record: NewInspection) -> NewInspection:
@@ -149,7 +133,7 @@ class Challenge(BackgroundThread):
         state = self._states.get(record.product_id)
         if state is None:
             return record
-        if self._wanted(record.product_id, record.part) is not None:
+        if record.part in state.wanted:
             return replace(record, purpose=CHALLENGE, key=None)
         if self._is_unchallenged(record.product_id):
             return record
@@ -253,27 +237,26 @@ class Challenge(BackgroundThread):
         return Instant(self.wall(), self.clock.monotonic())
 
     def _state_hash(self, product_id: int, state: State) -> str:
-        """Return a hash of the settings, challenge parts and tolerances of a product."""
-        settings = self.settings(product_id)
-        if (hashed := self._hashed.get(product_id)) is None or hashed[0] is not settings:
-            every = flatten_settings({"product": asdict(settings), "common": self.common})
-            hashed = self._hashed[product_id] = settings, repr(sorted(map(repr, every)))
-        facts: list[Any] = [hashed[1], [part.id for part in state.parts.values()]]
-        if (rules := self.renderer.inspector.judge.tolerances.in_force(product_id)) is not None:
-            facts.append(rules["sha256"])
+        """Return a hash of what a decision depends on beside the version: how models are run, the challenge
+        parts and the tolerances of a product. Another setting, or release, asks for no challenge."""
+        rules = self.renderer.inspector.judge.tolerances.in_force(product_id)
+        parts = [part.id for part in state.parts.values()]
+        facts = [*self.runs_by, parts, rules and rules["sha256"]]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def _load(self, product_id: int) -> State:
         """Read the state of a product after a change. In the lock."""
         with self.store.database.reading() as connection:
-            parts = {part.name: part for part in records.current_parts(connection, product_id)}
+            every = {part.name: part for part in records.current_parts(connection, product_id)}
             views = records.stored_views(connection, product_id)
             found = records.find_runs(connection, product_id)
         number, last = found[0] if found else (None, None)
+        parts = {name: part for name, part in every.items() if part.id in views}
+        wanted = {name: part for name, part in every.items() if part.id not in views}
         names = {part.id: name for name, part in parts.items()}
         next_due = cache(partial(self._next_due, product_id))  # each picture of the line asks
         history = History(self._now(), names, last, next_due)
-        state = self._states[product_id] = State(history, parts, views, number)
+        state = self._states[product_id] = State(history, parts, wanted, views, number)
         return state
 
     def _next_due(self, product_id: int, after: int) -> int | None:
@@ -340,51 +323,55 @@ class Challenge(BackgroundThread):
     # ---- challenge parts
 
     def add_part(
-        self, product_id: int, number: int, name: str, expected: str, note: str, who: str
+        self, product_id: int, number: int | None, name: str, expected: str, note: str, who: str
     ) -> dict[str, Any]:
         """Keep the part of an inspection as a challenge part, and return it as the API shows it; one in
         several views with all of them.
 
         Args:
-            number: of the inspection. name: the `part` under which it will be shown.
+            number: of the inspection; None: the first picture of the part that comes is kept, also while
+                nothing else is answered. name: the `part` under which it will be shown.
             expected: good or anomalous.
 
         Raises:
             InputError: the name is taken or cannot be one.
             NotFoundError: there is no such inspection, or its picture was removed.
         """
-        name, note = self._checked_name(product_id, name), _checked_text(note, "note")
-        self._keep(product_id, NewPart(name, expected, note, who), number)
-        return next(part for part in self.facts(product_id)["parts"] if part["name"] == name)
-
-    def await_part(self, product_id: int, name: str, expected: str, note: str, who: str) -> None:
-        """Keep the next picture of this part as a challenge part, also while nothing else is answered: the
-        picture is judged, and is no part of the production. InputError as of `add_part`."""
-        name, note = self._checked_name(product_id, name), _checked_text(note, "note")
-        due = self.clock.monotonic() + AWAITED_SECONDS
-        self._awaited[product_id] = NewPart(name, expected, note, who, due)
-
-    def _wanted(self, product_id: int, part: str | None) -> NewPart | None:
-        new = self._awaited.get(product_id)
-        return new if new and new.name == part and self.clock.monotonic() < new.due else None
+        note, label = _checked_text(note, "note"), make_label(name, None).part or ""
+        if not label:
+            raise InputError("name: write the number of the part, as its sender will give it")
+        views = [] if number is None else self._views_of(product_id, number)
+        values = {"product_id": product_id, "name": label, "expected": expected, "note": note}
+        with self._lock:
+            state = self._load(product_id)
+            if label in state.parts or label in state.wanted:
+                raise InputError(
+                    f"there is a challenge part {label}: remove it first, or choose another name"
+                )
+            with self.store.database.writing() as connection:
+                added = insert(challenge_parts).values(values).returning(challenge_parts.c.id)
+                part_id = connection.execute(added).scalar_one()
+                _keep(connection, part_id, views)
+                text = f"{label}, {expected}: {note}"
+                add_event(connection, "challenge_part_added", who, text, product_id)
+            self._load(product_id)
+        return next(part for part in self.facts(product_id)["parts"] if part["name"] == label)
 
     def _keep_shown(self, found: RecordedInspection) -> str:
-        """Keep a new challenge part that was recorded; return what became of it in words."""
+        """Keep the first picture of a challenge part; return what became of it in words."""
         first = found.inspection
-        if (new := self._awaited.pop(first.product_id, None)) is None or new.name != first.part:
-            return "is kept already: show it again"  # it came twice
-        self._keep(first.product_id, new, found.number)
+        views = self._views_of(first.product_id, found.number)
+        with self._lock:
+            new = self._load(first.product_id).wanted.get(first.part or "")
+            if new is None:
+                return "is kept already: show it again"  # it came twice
+            with self.store.database.writing() as connection:
+                _keep(connection, new.id, views)
+            self._load(first.product_id)
         return f"is kept, and was judged {'as good' if first.decision == GOOD else 'as defective'}"
 
-    def _checked_name(self, product_id: int, name: str) -> str:
-        if not (name := make_label(name, None).part or ""):
-            raise InputError("name: write the number of the part, as its sender will give it")
-        if name in self._states[product_id].parts:
-            raise InputError(f"there is a challenge part {name}: remove it first, or choose another name")
-        return name
-
-    def _keep(self, product_id: int, new: NewPart, number: int) -> None:
-        """Keep the part of a recorded inspection, in all its views."""
+    def _views_of(self, product_id: int, number: int) -> list[dict[str, Any]]:
+        """Return the stored pictures that the part of an inspection would have. NotFoundError."""
         query = inspection_query().add_columns(pictures.c.pixels)
         query = query.where(inspections.c.product_id == product_id, inspections.c.id == number)
         with self.store.database.reading() as connection:
@@ -392,7 +379,7 @@ class Challenge(BackgroundThread):
             if row is None:
                 raise NotFoundError(f"there is no inspection {number}")
             rows = find_views(connection, [number]) or [row]
-        views = [
+        return [
             {
                 "view": one.view or "",
                 "pixels": one.pixels,
@@ -401,17 +388,6 @@ class Challenge(BackgroundThread):
             }
             for one in rows
         ]
-        values = {"product_id": product_id, "name": new.name, "expected": new.expected, "note": new.note}
-        with self._lock:
-            self._load(product_id)
-            self._checked_name(product_id, new.name)  # two people may add it at once
-            with self.store.database.writing() as connection:
-                added = insert(challenge_parts).values(values).returning(challenge_parts.c.id)
-                part_id = connection.execute(added).scalar_one()
-                connection.execute(insert(challenge_views), [{**view, "part_id": part_id} for view in views])
-                text = f"{new.name}, {new.expected}: {new.note}"
-                add_event(connection, "challenge_part_added", new.who, text, product_id)
-            self._load(product_id)
 
     def _reduced(self, product_id: int, number: int, view: str | None) -> bytes:
         data, _, name = self.renderer.picture(product_id, number, view)
@@ -420,7 +396,8 @@ class Challenge(BackgroundThread):
     def remove_part(self, product_id: int, number: int, who: str) -> None:
         """Remove a challenge part; what was shown of it stays. NotFoundError."""
         with self._lock:
-            for part in self._states[product_id].parts.values():
+            state = self._states[product_id]
+            for part in (*state.parts.values(), *state.wanted.values()):
                 if part.id == number:
                     break
             else:
@@ -472,6 +449,12 @@ class Challenge(BackgroundThread):
         while not self._wait(CHECK_INTERVAL):
             for product_id in list(self._states):
                 self.report(f"challenge_{product_id}", self._why_held(product_id), stops=True)
+
+
+def _keep(connection: Connection, part_id: int, views: Sequence[Mapping[str, Any]]) -> None:
+    """Store the pictures of a challenge part."""
+    if views:
+        connection.execute(insert(challenge_views), [{**view, "part_id": part_id} for view in views])
 
 
 def _checked_text(text: str, name: str) -> str:

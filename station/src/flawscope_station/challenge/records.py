@@ -126,7 +126,7 @@ def describe(database: Database, product_id: int) -> dict[str, Any]:
     return {
         "parts": [
             {name: getattr(part, name) for name in same}
-            | {"views": [*views[part.id]], "results": _results(part, every)}
+            | {"views": [*views.get(part.id, ())], "results": _results(part, every)}
             for part in rows
         ],
         "challenges": [

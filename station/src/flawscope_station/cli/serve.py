@@ -47,13 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from flawscope_station.background import Log
     from flawscope_station.inspecting.capacity import limit_malloc
+    from flawscope_station.monitoring.background import Log, log_line
 
     limit_malloc()  # before threads are started
     sys.setswitchinterval(0.0005)  # a picture passes through five threads, and Python's 5 ms are for each
     settings = station_settings(args)
-    say = Log(cli.say_unless_quiet(args))
+    write = cli.say_unless_quiet(args)
+    say = Log(write if sys.stderr.isatty() else lambda line: write(log_line(line)))
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's word for Ctrl-C
     try:
@@ -94,7 +95,9 @@ def _serve(settings: Settings, say: Callable[[str], None]) -> None:
 
 
 def _end_process(say: Callable[[str], None]) -> None:
-    say(f"ended after {STOP_SECONDS:.0f} s, though something hangs")
+    from flawscope_station.monitoring.background import Said
+
+    say(Said(f"ended after {STOP_SECONDS:.0f} s, though something hangs", "error"))
     time.sleep(0.5)  # the log is written
     os._exit(1)
 

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flawscope import cli
-from flawscope.errors import InputError, suggest_name
+from flawscope.errors import InputError
 from flawscope_station.access.roles import ROLES
 
 if TYPE_CHECKING:
     from flawscope_station.access.authenticator import Access
-    from flawscope_station.settings.sources import CameraSourceSettings
     from flawscope_station.settings.station import Settings
 
 
@@ -42,18 +41,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_verb(token, "list", _list_tokens, "show names, roles, since when, until when, last use")
 
     text = "copy what a station keeps into one file, while it runs; PostgreSQL's data base is for pg_dump"
-    _add_file(_add_verb(what, "backup", _backup, text), "that is made; it must not be there yet")
+    made = _add_verb(what, "backup", _backup, text)
+    _add_file(made, "that is made; it must not be there yet")
+    made.add_argument("--tables", action="store_true", help="SQLite's data base alone, as before an upgrade")
     text = "make a station from a backup in an empty folder; PostgreSQL's data base is for pg_restore"
-    _add_file(_add_verb(what, "restore", _restore, text), "that `backup` made")
+    there = _add_verb(what, "restore", _restore, text)
+    _add_file(there, "that `backup` made")
+    text = "put its data base into the place of that of the same station, which is not running"
+    there.add_argument("--tables", action="store_true", help=text)
 
-    latency = _add_parser(what, "latency", "measure how far a camera is behind, with a screen that it sees")
-    latency.set_defaults(call=_latency, debug=False)
-    latency.add_argument("settings", metavar="SETTINGS", help="station.yaml")
-    latency.add_argument("camera", metavar="PRODUCT[/N]", help="the product's only camera, or its Nth one")
-    latency.add_argument(
-        "--host", default="127.0.0.1", metavar="ADDRESS", help="0.0.0.0: for a telephone (default: 127.0.0.1)"
-    )
-    latency.add_argument("--port", type=cli.parse_port, default=8090, metavar="N", help="default: 8090")
+    text = "say what of the settings, and of what they name, keeps a station from working; nothing is started"
+    check = _add_parser(what, "check", text)
+    check.set_defaults(call=_check, debug=False)
+    check.add_argument("settings", metavar="SETTINGS", help="station.yaml")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -155,68 +155,34 @@ def _utc(at: int | None) -> str:
 def _backup(args: argparse.Namespace) -> None:
     from flawscope_station.store.backup import backup
 
-    cli.show(f"{args.file}: {backup(station_settings(args), args.file) / 1e6:.1f} MB")
+    size = backup(station_settings(args), args.file, tables_only=args.tables)
+    cli.show(f"{args.file}: {size / 1e6:.1f} MB")
 
 
 def _restore(args: argparse.Namespace) -> None:
-    from flawscope_station.store.backup import restore
+    from flawscope_station.store.backup import restore, restore_tables
 
     settings = station_settings(args)
+    if args.tables:
+        cli.say(f"the data base before is kept in {restore_tables(args.file, settings)}")
+        return
     cli.show(f"{settings.store}: {restore(args.file, settings) / 1e6:.1f} MB")
 
 
-# ---------------------------------------------------------------------------------------------------- cameras
-
-
-def _latency(args: argparse.Namespace) -> None:
-    from flawscope_station.settings.station import read_settings
-    from flawscope_station.sources.latency import CHANGES, SECONDS_APART, LightPage, measure_latency
-
-    settings = read_settings(args.settings)
-    camera = _find_camera(settings, args.camera)
-    page = LightPage(args.host, args.port)
-    try:
-        cli.say(f"open http://{args.host}:{page.port} in a browser, and fill the camera's view with it")
-        while not page.opened.wait(1.0):
-            pass
-        cli.say(f"measuring for {CHANGES * sum(SECONDS_APART) / 2:.0f} s: nothing may move before the camera")
-        found = measure_latency(camera, settings.limits.pixels, page.set_light)
-    finally:
-        page.close()
-    shortest, longest, interval = (
-        f"{1000 * s:.0f} ms" for s in (found.shortest, found.longest, found.interval)
-    )
-    cli.show(f"{args.camera}: {shortest} to {longest} behind, a frame each {interval}")
-    cli.show(f"write `latency: {1000 * found.setting:.0f} ms` below it")
-    rest = 1000 * (found.setting - found.shortest + found.interval)
-    cli.say(f"a part must rest under it for {rest:.0f} ms after its trigger")
-
-
-def _find_camera(settings: Settings, name: str) -> CameraSourceSettings:
-    """A camera of a product, as `PRODUCT` or `PRODUCT/2`. InputError."""
-    from flawscope_station.settings.sources import CameraSourceSettings, FolderSourceSettings
-
-    product, _, number = name.partition("/")
-    if product not in settings.products:
-        raise InputError(f"there is no product {product}: {suggest_name(product, settings.products)}")
-    sources = settings.products[product].all_sources
-    others = [
-        one for one in sources if not isinstance(one, FolderSourceSettings)
-    ]  # numbered as at the station
-    cameras = {
-        str(place): one for place, one in enumerate(others, 1) if isinstance(one, CameraSourceSettings)
-    }
-    if not number and len(cameras) == 1:
-        return next(iter(cameras.values()))
-    if number in cameras:
-        return cameras[number]
-    there = (
-        " or ".join(f"{product}/{place}" for place in cameras) or "a stream or a device below its `sources`"
-    )
-    raise InputError(f"{name} is no camera whose latency can be measured: name {there}")
-
-
 # --------------------------------------------------------------------------------------------------- stations
+
+
+def _check(args: argparse.Namespace) -> int:
+    """Ends with 1 where something is wrong."""
+    from flawscope_station.cli.check import find_faults
+    from flawscope_station.settings.station import read_settings
+
+    found = list(find_faults(read_settings(args.settings)))
+    for fault in filter(None, found):
+        cli.show(fault)
+    wrong = sum(one is not None for one in found)
+    cli.say(f"{args.settings}: {len(found)} things looked at, {wrong or 'nothing'} wrong")
+    return 1 if wrong else 0
 
 
 def station_settings(args: argparse.Namespace) -> Settings:

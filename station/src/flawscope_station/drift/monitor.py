@@ -11,8 +11,8 @@ from typing import Any
 from sqlalchemy import func, select
 
 from flawscope.errors import InputError, message_with_type
-from flawscope_station.background import BackgroundThread
 from flawscope_station.drift.sequential_tests import Change, ScoreTest, read_note
+from flawscope_station.monitoring.background import BackgroundThread
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.open_models import NoModelError
 from flawscope_station.store.records import Store, iso

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from flawscope import Prediction
@@ -74,13 +75,15 @@ class View:
 
 @dataclass
 class Job:
-    """Part that waits to be judged, or is."""
+    """Part that waits to be judged, or is. taken, begun: when, as `time.monotonic` counts."""
 
     part: Part
     views: Sequence[View]
     answer: Answer
     at: int
     is_judged: bool = False
+    taken: float = field(default_factory=time.monotonic)
+    begun: float = 0.0
 
 
 _SEEN = {one.name for one in fields(SeenPicture)}

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 from flawscope import Prediction
 from flawscope.errors import FlawscopeError, InputError, message_with_type
-from flawscope_station.background import GuardedThread
 from flawscope_station.inspecting.capacity import BusyError, FairQueue, without_traceback
 from flawscope_station.inspecting.interlock import Interlocks
 from flawscope_station.inspecting.job import Job, LateError, ModelError, View, new_inspection
@@ -21,6 +20,7 @@ from flawscope_station.inspecting.parts import PartsCache
 from flawscope_station.inspecting.picture import with_views
 from flawscope_station.inspecting.tolerances import ProductTolerances
 from flawscope_station.inspecting.writer import Answer, JudgedPart, Recorder
+from flawscope_station.monitoring.background import GuardedThread
 from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.open_models import AddressModel, Model
@@ -209,7 +209,8 @@ class Judge:
                 record, found = self._decide(job, judging)
                 record = self.interlocks.release(job.part, record)
             hashes = tuple(view.file_hash for view in job.views)
-            self.recorder.add(JudgedPart(record, found, hashes, job.answer))
+            moments = job.taken, job.begun, time.monotonic()
+            self.recorder.add(JudgedPart(record, found, hashes, job.answer, moments))
         except Exception as error:  # another version judges than when the part came, or it is damaged
             job.answer.set_exception(without_traceback(error))
         else:
@@ -245,6 +246,7 @@ class Judge:
         after another. Ends when none waits, when it is another product's turn, and after `most` pictures:
         another model may be active."""
         for job in jobs:  # which grow
+            job.begun = time.monotonic()
             for view in job.views:
                 if job.answer.done():  # of another picture
                     break

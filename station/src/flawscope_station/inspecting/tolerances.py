@@ -15,7 +15,7 @@ from pathlib import Path
 from flawscope import Prediction, Predictor
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.predictor import tolerating
-from flawscope_station.background import CLOCK, BackgroundThread, MonotonicClock
+from flawscope_station.monitoring.background import CLOCK, BackgroundThread, MonotonicClock
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.open_models import NoModelError, ProductModel

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -12,8 +13,8 @@ from typing import Any
 
 from flawscope import Prediction
 from flawscope.errors import FlawscopeError
-from flawscope_station.background import STOP_TIMEOUT, GuardedThread
 from flawscope_station.inspecting.capacity import without_traceback
+from flawscope_station.monitoring.background import STOP_TIMEOUT, GuardedThread
 from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.inspection import KeyUsedError
 from flawscope_station.store.records import Store
@@ -26,12 +27,13 @@ MAX_GROUP = 64  # inspections in a transaction, at most: flushing the disk costs
 @dataclass(frozen=True)
 class RecordedInspection:
     """Inspection that is on the disk. is_new: False where its key had been taken before. predictions: of its
-    pictures, where they are still known."""
+    pictures, where they are still known. seconds: that each stage took."""
 
     number: int
     inspection: NewInspection
     is_new: bool
     predictions: tuple[Prediction, ...] = field(default=(), repr=False)
+    seconds: Mapping[str, float] = field(default_factory=dict, repr=False)
 
 
 class Answer(Future[RecordedInspection]):
@@ -68,12 +70,18 @@ class Answer(Future[RecordedInspection]):
 @dataclass(frozen=True, eq=False)
 class JudgedPart:
     """Judged part to be recorded. predictions: of its pictures. file_hashes: done when their files are on the
-    disk."""
+    disk. moments: when it was taken, begun and judged, as `time.monotonic` counts."""
 
     inspection: NewInspection
     predictions: tuple[Prediction, ...]
     file_hashes: tuple[Future[str], ...]
     answer: Answer
+    moments: tuple[float, float, float]
+
+    def seconds(self) -> dict[str, float]:
+        """Return what each stage of a part took that is recorded now."""
+        taken, begun, judged = self.moments
+        return {"wait": begun - taken, "judge": judged - begun, "record": time.monotonic() - judged}
 
     def with_files(self) -> JudgedPart | None:
         """Return the part with the hashes of its files, as soon as they are on the disk; None where it has
@@ -174,7 +182,7 @@ class Recorder:
                 one.answer.set_exception(used)
                 continue
             inspection = self._with_fate(one, number) if is_new else one.inspection
-            recorded = RecordedInspection(number, inspection, is_new, one.predictions)
+            recorded = RecordedInspection(number, inspection, is_new, one.predictions, one.seconds())
             if inspection.purpose != PRODUCTION:
                 self._answer_other(one.answer, recorded)
                 continue

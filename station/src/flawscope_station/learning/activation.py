@@ -16,9 +16,8 @@ from sqlalchemy import Row
 from flawscope import machine
 from flawscope.calibration import judgement as judgements
 from flawscope.errors import FlawscopeError, InputError, message_with_type, pluralize
-from flawscope_station.access.audit import SETTINGS_CHANGED
-from flawscope_station.background import BackgroundThread
 from flawscope_station.learning import candidate_records as records
+from flawscope_station.learning import jobs
 from flawscope_station.learning.candidate_plan import (
     ActiveVersion,
     Plan,
@@ -28,17 +27,16 @@ from flawscope_station.learning.candidate_plan import (
     read_verdicts,
     reason_not_to_learn,
 )
-from flawscope_station.learning.process import STEP_SECONDS, StoppedError, Worker, make_candidate
+from flawscope_station.learning.jobs import JobQueue
+from flawscope_station.learning.process import StoppedError, make_candidate
 from flawscope_station.settings.station import LearningSettings
 from flawscope_station.store.addresses import CANNOT_LEARN
 from flawscope_station.store.database import StoreError
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.open_models import NoModelError
-from flawscope_station.store.records import add_event
+from flawscope_station.store.schema import QUEUED, RUNNING
 
 T = TypeVar("T")
-CHECK_INTERVAL = 60.0  # seconds between two checks for enough verdicts
-RETRY_SECONDS = 2.0  # seconds between two tries where the data base is away
 RULE_USER = "rule"  # user name in events: the rule acted, no person
 
 
@@ -64,7 +62,7 @@ class CannotLearnError(InputError):
     """The product cannot learn, or not in the way that was asked for."""
 
 
-class Learning(BackgroundThread):
+class Learning:
     """Makes candidates, and activates them by the rule.
 
     Args:
@@ -76,28 +74,23 @@ class Learning(BackgroundThread):
 
     def __init__(
         self,
+        queue: JobQueue,
         versions: ModelRegistry,
         products: Mapping[str, int],
         settings: Mapping[str, LearningSettings | None],
         report: Callable[[str, str | None], None],
         say: Callable[[str], None],
     ):
-        super().__init__("learning")
         self.database, self.files, self.versions = versions.database, versions.files, versions
         self.settings = {products[name]: learn for name, learn in settings.items()}
         self.report, self.say = report, say
-        self.candidates = records.Candidates(self.database)
-        self.worker = Worker(make_candidate)
-        self._steps: dict[int, tuple[str, int, int]] = {}  # by candidate
+        self.queue, self.candidates = queue, queue.jobs
+        queue.makers[jobs.CORRECTIONS] = self._make
+        queue.looks.append(self._look)
 
-    def start(self) -> None:
-        self.wake()
-        super().start()
-
-    def end(self) -> None:
-        """End; a candidate that is being made is made anew at the next start."""
-        super().end()
-        self.worker.close()
+    def wake(self) -> None:
+        """Look for what is to be learnt."""
+        self.queue.wake()
 
     # ---- requests of people
 
@@ -105,27 +98,27 @@ class Learning(BackgroundThread):
         """Queue a candidate unless one is queued, and return it. InputError where none can be made."""
         active = self._check_can_learn(product_id, how)
         for row in self.candidates.latest(product_id):
-            if row.status == records.QUEUED:
+            if row.status == QUEUED:
                 return records.Candidate.of(row)
         if not self._read_verdicts(product_id).judged:
             raise InputError("nobody has said what a picture is: review some first")
-        number = self.candidates.add(product_id, active.number, who, {"asked": how})
+        number = self._queue(product_id, active.number, who, how)
         self.report(f"learning_{product_id}", None)
-        self.wake()
         return records.Candidate.of(self.candidates.row(product_id, number))
 
     def reject(self, product_id: int, number: int, who: str) -> records.Candidate:
-        """Reject a candidate that is queued, ready or failed. InputError for any other."""
+        """Reject a candidate that is not done, is ready or failed. InputError for any other."""
         row = self.candidates.row(product_id, number)
-        allowed = records.QUEUED, records.READY, records.FAILED
         event: dict[str, Any] = {"kind": records.EVENT_REJECTED, "who": who}
-        if not self.candidates.change(number, records.REJECTED, only=allowed, **event):
+        only = (*jobs.UNFINISHED, jobs.READY, jobs.FAILED)
+        if not self.queue.stop_job(number, jobs.REJECTED, only=only, **event):
             raise InputError(f"candidate {number} is {row.status}: it cannot be rejected any more")
         self.report(f"learning_{product_id}", None)
         return records.Candidate.of(self.candidates.row(product_id, number))
 
-    def activate(self, product_id: int, number: int, who: str, losing: Sequence[int] = ()) -> None:
-        """Activate a version; its open questions are accepted by that.
+    def activate(self, product_id: int, number: int, who: str, losing: Sequence[int] = ()) -> int:
+        """Activate a version and return its number, which is a new one where it had open questions: they are
+        accepted by that.
 
         Raises:
             DefectsLostError: `losing` does not name all inspections that are at risk.
@@ -133,13 +126,11 @@ class Learning(BackgroundThread):
         at_risk = self.losses(product_id, [self.versions.version(product_id, number)])[number]
         if missing := sorted({*at_risk} - {*losing}):
             raise DefectsLostError(number, missing)
-        for line in self.versions.accept_questions(product_id, number):
-            with self.database.writing() as connection:
-                text = f"version {number}: accepted: {line}"
-                add_event(connection, SETTINGS_CHANGED, who, text, product_id)
-        self.versions.activate(product_id, number, who)
+        used = self.versions.accept_questions(product_id, number, who)
+        self.versions.activate(product_id, used, who)
         if (candidate := self.candidates.of_version(product_id, number)) is not None:
-            self.candidates.change(candidate.id, records.LIVE, only=records.UNUSED)
+            self.candidates.change(candidate.id, jobs.LIVE, only=jobs.UNUSED, version_id=used)
+        return used
 
     def losses(self, product_id: int, versions: Sequence[Mapping[str, Any]]) -> dict[int, list[int]]:
         """Return for each version, as the API shows it, the inspections that must be named to activate it;
@@ -174,7 +165,7 @@ class Learning(BackgroundThread):
             "new": self._count_new(valid, rows),
             "contradictory": valid.contradictory,
             "unsure": unsure,
-            "candidates": [records.Candidate.of(row, self._steps.get(row.id)) for row in rows],
+            "candidates": [records.Candidate.of(row, self.queue.step(row.id)) for row in rows],
         }
 
     @staticmethod
@@ -204,30 +195,25 @@ class Learning(BackgroundThread):
 
     # ---- the work
 
-    def _work(self) -> None:
-        while not self._wait(CHECK_INTERVAL):
-            try:
-                with self.threads[0].call(STEP_SECONDS):
-                    self.worker.end_if_idle()
-                    self.candidates.mark_live()
-                    for product_id, learn in self.settings.items():
-                        if learn is not None:
-                            self._queue_if_enough(product_id, learn)
-                    while not self._ended.is_set() and (row := self.candidates.next_unfinished()) is not None:
-                        self._make(row)
-            except StoreError:  # reported by the station; candidates to be made are found at the next check
-                self._pause(RETRY_SECONDS)
-                self.wake()
+    def _look(self) -> None:
+        self.candidates.mark_live()
+        for product_id, learn in self.settings.items():
+            if learn is not None:
+                self._queue_if_enough(product_id, learn)
+
+    def _queue(self, product_id: int, start: int, who: str, how: str = "") -> int:
+        facts = {"asked": how}
+        return self.queue.add(jobs.CORRECTIONS, who, facts, product_id=product_id, start=start)
 
     def _queue_if_enough(self, product_id: int, learn: LearningSettings) -> None:
         """Queue a candidate where enough was corrected; report a model that cannot be read."""
         why = None
         try:
             rows = self.candidates.latest(product_id)
-            if not any(row.status in records.UNFINISHED for row in rows):
+            if not any(row.status in jobs.UNFINISHED for row in rows):
                 active = self._check_can_learn(product_id)  # first: reading all verdicts takes longer
                 if self._count_new(self._read_verdicts(product_id), rows) >= learn.after:
-                    self.candidates.add(product_id, active.number, RULE_USER, {"asked": ""})
+                    self._queue(product_id, active.number, RULE_USER)
         except StoreError:
             raise
         except CannotLearnError:
@@ -238,10 +224,8 @@ class Learning(BackgroundThread):
         self.report(f"learning_model_{product_id}", why)
 
     def _make(self, row: Row[Any]) -> None:
-        """Make a queued candidate. StoreError: it waits, and is made later."""
+        """Make a candidate. StoreError: it waits, and is made later; StoppedError."""
         product_id, number = row.product_id, row.id
-        if not self.candidates.change(number, records.RUNNING, only=records.UNFINISHED):
-            return  # it was rejected
         learn = self.settings.get(product_id) or LearningSettings()
         begun, out = time.monotonic(), self.files.temporary_path("model")
         try:
@@ -265,12 +249,12 @@ class Learning(BackgroundThread):
                 "engine": self.versions.engine_for(active.file),
                 "device": self.versions.device,
             }
-            found: judgements.Judgement = self.worker.run(job, lambda *step: self._note_step(number, step))
+            found: judgements.Judgement = self.queue.run(make_candidate, job)
             gone, contradictory = plan.verdicts.gone, {*found.contradictory, *plan.verdicts.contradictory}
             found = replace(found, contradictory=sorted(contradictory), gone=gone)
             self._add_version(row, plan, active, learn, found, out, begun)
         except StoppedError:
-            return  # still running in the data base: made anew when the station starts
+            raise
         except Exception as error:  # any: else the candidate would be running for ever
             store_error = error if isinstance(error, StoreError) else self._disk_full_error(product_id)
             if store_error is None:
@@ -281,12 +265,7 @@ class Learning(BackgroundThread):
                 self.report(f"learning_{product_id}", why)
             raise store_error from None
         finally:
-            self._steps.pop(number, None)
             self.files.remove_temporary(out)
-
-    def _note_step(self, number: int, step: tuple[str, int, int]) -> None:
-        self.threads[0].go_on()
-        self._steps[number] = step
 
     def _disk_full_error(self, product_id: int) -> StoreError | None:
         """Error where the disk has no room for another version and its temporary file."""
@@ -302,8 +281,10 @@ class Learning(BackgroundThread):
     def _note_failure(self, row: Row[Any], error: Exception, why: str) -> None:
         facts = {"error": why, "verdicts": self._read_verdicts(row.product_id).verdicts}
         how: dict[str, Any] = {"kind": records.EVENT_FAILED, "text": f": {why}", "facts": facts}
-        if not self.candidates.change(row.id, records.FAILED, only=(records.RUNNING,), **how):
-            raise error  # it is ready by now, and stays so
+        if not self.candidates.change(row.id, jobs.FAILED, only=(RUNNING,), **how):
+            if self.candidates.row(row.product_id, row.id).status != jobs.REJECTED:
+                raise error  # it is ready by now, and stays so
+            return
         self.report(f"learning_{row.product_id}", f"no version could be made from corrections: {why}")
 
     def _retry_write(self, write: Callable[[], T]) -> T:
@@ -314,7 +295,7 @@ class Learning(BackgroundThread):
             except StoreError as error:
                 if error.code == "disk_full":  # the version would fill it, too
                     raise
-                if self._pause(RETRY_SECONDS):
+                if self.queue.pause(jobs.RETRY_SECONDS):
                     raise StoppedError("the station ends") from None
 
     def _add_version(
@@ -350,18 +331,23 @@ class Learning(BackgroundThread):
         }
         event: dict[str, Any] = {"kind": records.EVENT_READY, "text": f" became version {version}"}
         event |= {"who": row.who, "version_id": version, "start_version_id": plan.start}
-        self._retry_write(lambda: self.candidates.change(row.id, records.READY, facts=facts, **event))
+        only = RUNNING, jobs.READY  # a person may have rejected it meanwhile; READY: written a moment ago
+        if not self._retry_write(
+            lambda: self.candidates.change(row.id, jobs.READY, facts=facts, only=only, **event)
+        ):
+            self.versions.remove(product_id, version)
+            return
         self.report(f"learning_{product_id}", None)
         self.say(f"version {version} was made from corrections in {seconds:.1f} s")
         if learn.rule == "auto" and self.settings.get(product_id) is not None:
             self._activate_by_rule(row, version, active.number, facts["waits"])
         current = self.versions.number(product_id)
         if current not in (active.number, version):
-            self.candidates.add(product_id, current, RULE_USER, {"asked": ""})
-        unused = [one for one in self.candidates.latest(product_id, 1000) if one.status in records.UNUSED]
+            self._queue(product_id, current, RULE_USER)
+        unused = [one for one in self.candidates.latest(product_id, 1000) if one.status in jobs.UNUSED]
         for one in [one for one in unused if one.version_id is not None][learn.keep :]:
             event = {"kind": records.EVENT_REMOVED, "text": f": version {one.version_id}"}
-            self.candidates.change(one.id, records.REMOVED, version_id=None, **event)
+            self.candidates.change(one.id, jobs.REMOVED, version_id=None, **event)
             self.versions.remove(product_id, one.version_id)
 
     def _activate_by_rule(self, row: Row[Any], version: int, instead_of: int, reasons: list[str]) -> None:
@@ -379,5 +365,5 @@ class Learning(BackgroundThread):
                 reasons, error = [records.NOT_OPENED], f": {why}"
         text = f": version {version} does not go live by the rule ({', '.join(reasons)}){error}"
         event: dict[str, Any] = {"kind": records.EVENT_WAITS, "who": RULE_USER, "text": text}
-        only = (records.READY,)  # a person may have activated or rejected it meanwhile
-        self.candidates.change(row.id, records.READY, facts={"waits": reasons}, only=only, **event)
+        only = (jobs.READY,)  # a person may have activated or rejected it meanwhile
+        self.candidates.change(row.id, jobs.READY, facts={"waits": reasons}, only=only, **event)

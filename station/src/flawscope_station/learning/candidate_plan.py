@@ -18,7 +18,7 @@ from flawscope.calibration import defect_like
 from flawscope.errors import install_command
 from flawscope.methods import registry
 from flawscope.predictor import router
-from flawscope_station.learning.candidate_records import candidate_of_version
+from flawscope_station.learning.jobs import job_of_version
 from flawscope_station.settings.station import LearningSettings
 from flawscope_station.store.files import MASK_SUFFIX, MASKS, PICTURES, Files
 from flawscope_station.store.model_registry import rate_root
@@ -279,7 +279,7 @@ def make_plan(conn: Connection, product_id: int, active: ActiveVersion, files: F
     valid = read_verdicts(conn, product_id)
     good = {verdict.number for verdict in valid.judged if verdict.verdict == GOOD} | set(valid.gone)
     start, learnt = active.number, []
-    while (candidate := candidate_of_version(conn, product_id, rate_root(conn, start))) is not None:
+    while (candidate := job_of_version(conn, product_id, rate_root(conn, start))) is not None:
         learnt = [int(number) for number in json.loads(candidate.facts).get("learnt", [])]
         if good >= set(learnt):
             break

@@ -1,4 +1,4 @@
-"""Candidates in the data base: versions made from verdicts, and whether they are used."""
+"""Candidates: versions made from verdicts, and whether they are used."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, Field
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Row, select
 
 from flawscope.calibration import judgement as judgements
-from flawscope_station.store.database import Database, now
-from flawscope_station.store.records import VERDICT_EVENT, add_event, fetch_row, iso
-from flawscope_station.store.schema import candidates, events, inspections, on_line, products, verdicts
+from flawscope_station.learning.jobs import READY, JobStep
+from flawscope_station.store.database import Database
+from flawscope_station.store.records import VERDICT_EVENT, iso
+from flawscope_station.store.schema import events, inspections, on_line, verdicts
 
-QUEUED, RUNNING, READY, LIVE = "queued", "running", "ready", "live"
-REJECTED, FAILED, REMOVED = "rejected", "failed", "removed"
-UNFINISHED, UNUSED = (QUEUED, RUNNING), (READY, REJECTED)
-EVENT_QUEUED = "learning asked"  # events
 EVENT_READY, EVENT_FAILED, EVENT_REJECTED, EVENT_WAITS, EVENT_REMOVED = (
     "candidate ready",
     "candidate failed",
@@ -27,12 +24,6 @@ EVENT_READY, EVENT_FAILED, EVENT_REJECTED, EVENT_WAITS, EVENT_REMOVED = (
     "candidate waits",
     "candidate removed",
 )
-
-
-class CandidateStep(BaseModel):
-    stage: str
-    done: int
-    total: int
 
 
 class Correction(BaseModel):
@@ -61,116 +52,16 @@ class Candidate(BaseModel):
     judgement: judgements.Judgement | None = None
     at_risk: list[int] = Field([], description="what `losing` must name to use it")
     seconds: dict[str, float] | None = None
-    step: CandidateStep | None = None
+    step: JobStep | None = None
 
     @classmethod
-    def of(cls, row: Row[Any], step: tuple[str, int, int] | None = None) -> Candidate:
-        """Return a candidate of its row. step: stage, done and total of what is being made."""
+    def of(cls, row: Row[Any], step: JobStep | None = None) -> Candidate:
+        """Return a candidate of its row. step: how far what is being made is."""
         times = {name: iso(getattr(row, name)) for name in ("created_at", "changed_at")}
         own = {"id": row.id, "status": row.status, "start": row.start_version_id, "version": row.version_id}
-        doing = step and dict(zip(CandidateStep.model_fields, step, strict=True))
-        found = cls.model_validate({**json.loads(row.facts), **own, **times, "by": row.who, "step": doing})
+        found = cls.model_validate({**json.loads(row.facts), **own, **times, "by": row.who, "step": step})
         found.at_risk = found.judgement.at_risk if found.judgement else []
         return found
-
-
-class Candidates:
-    """Candidates in the data base. Every method is one transaction and raises `StoreError` where it fails."""
-
-    def __init__(self, database: Database):
-        self.database = database
-
-    def add(self, product_id: int, start: int, who: str, facts: dict[str, Any]) -> int:
-        """Queue a candidate; return its number."""
-        with self.database.writing() as connection:
-            at = now()
-            row = {"product_id": product_id, "start_version_id": start, "status": QUEUED, "who": who}
-            row |= {"created_at": at, "changed_at": at, "facts": json.dumps(facts)}
-            new = candidates.insert().values(**row).returning(candidates.c.id)
-            number = int(connection.execute(new).scalar_one())
-            add_event(connection, EVENT_QUEUED, who, f"candidate {number} on version {start}", product_id)
-        return number
-
-    def change(
-        self,
-        number: int,
-        status: str,
-        *,
-        kind: str = "",
-        who: str = "",
-        text: str = "",
-        facts: Mapping[str, Any] | None = None,
-        only: tuple[str, ...] = (),
-        **columns: int | None,
-    ) -> bool:
-        """Set a candidate's status and note an event of this kind; return False and change nothing where its
-        status is not among `only`.
-
-        Args:
-            facts: added to those of the candidate.
-        """
-        with self.database.writing() as connection:
-            query = select(candidates).where(candidates.c.id == number).with_for_update()
-            row = connection.execute(query).one()
-            if only and row.status not in only:
-                return False
-            known = {**json.loads(row.facts), **(facts or {})}
-            connection.execute(
-                update(candidates)
-                .where(candidates.c.id == number)
-                .values(status=status, changed_at=now(), facts=json.dumps(known), **columns)
-            )
-            if kind:
-                add_event(connection, kind, who, f"candidate {number}{text}", row.product_id)
-        return True
-
-    def mark_live(self) -> None:
-        """Mark the candidates as live whose versions judge: the station may have ended in between."""
-        active = select(products.c.active_version_id).where(products.c.id == candidates.c.product_id)
-        query = (
-            update(candidates)
-            .where(candidates.c.status.in_(UNUSED))
-            .where(candidates.c.version_id == active.scalar_subquery())
-        )
-        self.database.change(query.values(status=LIVE))
-
-    def next_unfinished(self) -> Row[Any] | None:
-        """Return the oldest candidate that is to be made, or that was being made when something ended it."""
-        query = (
-            select(candidates).where(candidates.c.status.in_(UNFINISHED)).order_by(candidates.c.id).limit(1)
-        )
-        return self.database.row(query)
-
-    def row(self, product_id: int, number: int) -> Row[Any]:
-        """Return a candidate. NotFoundError."""
-        return fetch_row(self.database, candidates, product_id, number)
-
-    def of_version(self, product_id: int, version: int) -> Row[Any] | None:
-        """Return the candidate that became a version."""
-        with self.database.reading() as connection:
-            return candidate_of_version(connection, product_id, version)
-
-    def by_version(self, product_id: int) -> dict[int, Row[Any]]:
-        """Return the last candidate that became each version."""
-        query = select(candidates).where(candidates.c.product_id == product_id).order_by(candidates.c.id)
-        with self.database.reading() as connection:
-            rows = connection.execute(query.where(candidates.c.version_id.is_not(None)))
-            return {int(row.version_id): row for row in rows}
-
-    def latest(self, product_id: int, most: int = 50) -> list[Row[Any]]:
-        """Return the latest candidates, newest first."""
-        query = select(candidates).where(candidates.c.product_id == product_id)
-        return self.database.rows(query.order_by(candidates.c.id.desc()).limit(most))
-
-
-def candidate_of_version(connection: Connection, product_id: int, version: int) -> Row[Any] | None:
-    query = (
-        select(candidates)
-        .where(candidates.c.product_id == product_id, candidates.c.version_id == version)
-        .order_by(candidates.c.id.desc())
-        .limit(1)
-    )
-    return connection.execute(query).one_or_none()
 
 
 def list_history(database: Database, product_id: int, limit: int) -> list[dict[str, Any]]:

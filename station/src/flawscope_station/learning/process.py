@@ -43,12 +43,11 @@ class Worker:
     """Runs one job at a time in a process of its own. All but `stop` and `close` is called by one thread.
 
     Args:
-        work: does a job there: a function of a module.
         niceness: of the process, 0 to 19.
     """
 
-    def __init__(self, work: JobFunction, niceness: int = LEARNING_NICENESS) -> None:
-        self._work, self._niceness = work, niceness
+    def __init__(self, niceness: int = LEARNING_NICENESS) -> None:
+        self._niceness = niceness
         self._process: BaseProcess | None = None
         self._pipe: Connection | None = None
         self._last_used = 0.0
@@ -61,15 +60,15 @@ class Worker:
         process = self._process
         return process.pid if process is not None and process.is_alive() else None
 
-    def run(self, job: dict[str, Any], step: ProgressCallback) -> Any:
-        """Return the result of a job.
+    def run(self, work: JobFunction, job: dict[str, Any], step: ProgressCallback) -> Any:
+        """Return the result of a job. work: does it there: a function of a module.
 
         Raises:
             WorkerError: the job cannot be done, or the process ended.
         """
         try:
             pipe = self._ensure_started()
-            pipe.send(job)
+            pipe.send((work, job))
             while True:
                 kind, found = pipe.recv()
                 if kind == "step":
@@ -93,7 +92,7 @@ class Worker:
                 raise StoppedError("the station ends")
             if self._pipe is None or self.pid is None:
                 self._pipe, child_pipe = SPAWN_CONTEXT.Pipe()
-                arguments = child_pipe, decoding.max_pixels(), self._work, self._niceness
+                arguments = child_pipe, decoding.max_pixels(), self._niceness
                 process = SPAWN_CONTEXT.Process(target=run_jobs, args=arguments, daemon=True)
                 process.start()
                 self._process = process
@@ -138,7 +137,7 @@ class Worker:
 # ----------------------------------------------------------------------------------------- in the process
 
 
-def run_jobs(pipe: Connection, pixels: int, work: JobFunction, niceness: int) -> None:
+def run_jobs(pipe: Connection, pixels: int, niceness: int) -> None:
     """Answer jobs until the station ends. pixels: the most that a picture may have."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the station, which ends this process
     os.dup2(2, 1)  # output of libraries goes to the log
@@ -154,7 +153,8 @@ def run_jobs(pipe: Connection, pixels: int, work: JobFunction, niceness: int) ->
         while True:
             job = pipe.recv()
             if not isinstance(job, str):  # else an interrupt that came after the end
-                pipe.send(_run_job(job, pipe, work))
+                work, given = job
+                pipe.send(_run_job(work, given, pipe))
 
 
 def _end_with_station() -> None:
@@ -164,7 +164,7 @@ def _end_with_station() -> None:
     os._exit(1)
 
 
-def _run_job(job: dict[str, Any], pipe: Connection, work: JobFunction) -> tuple[str, Any]:
+def _run_job(work: JobFunction, job: dict[str, Any], pipe: Connection) -> tuple[str, Any]:
     last_report, interrupted, lock = 0.0, list[str](), threading.Lock()
 
     def step(stage: str, done: int, total: int) -> None:

@@ -45,7 +45,7 @@ ALLOWED_PROTOCOLS = {  # scheme -> protocols that FFmpeg may use
 INPUT_DEVICES = ("v4l2", "avfoundation", "dshow", "lavfi")  # FFmpeg's input devices; lavfi generates pictures
 KEEP, DELETE = "keep", "delete"  # what happens to a file that was inspected
 EVERY_FRAME, ON_TRIGGER = "frame", "trigger"
-MEASURE_LATENCY = "write `latency: 500 ms` below it, and measure it with `flawscope station latency`"
+MEASURE_LATENCY = "write `latency: 500 ms` below it, as measured"
 _OPTIONS_OF_STATION = ("protocol_whitelist", "format_whitelist", "protocol_blacklist")
 
 

@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from flawscope.artefact import files
 from flawscope.errors import InputError
-from flawscope.methods.config import read_config
+from flawscope_station.settings.files import read_file
 from flawscope_station.settings.openid import OpenIdSettings
 from flawscope_station.settings.plugins import ConfiguredPlugin, read_connections
 from flawscope_station.settings.shifts import ShiftSettings, times_of_day
@@ -284,13 +284,13 @@ class Settings(Section):
 
 
 def read_settings(path: str | Path) -> Settings:
-    """Read a settings file; paths in it are relative to the file.
+    """Read a settings file; paths in it, and in those that it includes, are relative to the file.
 
     Raises:
         InputError: the file cannot be read, or has unknown settings or values of the wrong kind.
     """
     try:
-        return read_as(Settings, read_config(path), Path(path).resolve().parent)
+        return read_as(Settings, read_file(path), Path(path).resolve().parent)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 

@@ -7,6 +7,7 @@ Everything lies in the station's folder, below `new/NAME/`: the pictures in a fo
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -24,7 +25,7 @@ from flawscope.artefact import checkpoint_path, files
 from flawscope.datasets.own_folders import refuse_unknown_names
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures import decoding, listing
-from flawscope.predictor import rates, router
+from flawscope.predictor import rates
 from flawscope_station.inspecting.capacity import MemoryBudget
 from flawscope_station.inspecting.picture import TooLargeError, base_name, check_picture
 from flawscope_station.inspecting.renderings import encode_webp, reduce_picture
@@ -32,6 +33,7 @@ from flawscope_station.settings.station import Limits
 from flawscope_station.settings.values import size_text
 from flawscope_station.store.files import Files, rename_without_overwrite, write_error
 from flawscope_station.store.records import NotFoundError
+from flawscope_station.store.schema import QUEUED
 
 DRAFTS_FOLDER = "new"  # of all drafts, in the station's folder
 STATE_FILE, LEFT_OUT_FOLDER = ".draft.json", ".left-out"  # names that no product can have
@@ -41,12 +43,8 @@ THUMBNAIL_SIDE = 320  # pixels of the longer side
 MAX_NAME_LENGTH = 120  # characters
 MAX_UNPACKED_BYTES, MAX_ZIP_RATIO = 256 * 1024**2, 50  # of any zip; of a larger one, times its own size
 
-# stages of a draft; READY: its model is there
-COLLECTING, WAITING, LEARNING = "collecting", "waiting", "learning"
-STOPPED, FAILED, READY = "stopped", "failed", "ready"
-BUSY_STAGES = (WAITING, LEARNING)
-
-
+COLLECTING = "collecting"  # stage of a draft before its first fit
+KEPT = ("by", "at", "live", "result")  # keys of a state
 RefusalCode = Literal["raw", "too_large", "full", "unreadable", "defects"]
 
 
@@ -123,6 +121,7 @@ class Draft:
         self.version, self._is_gone = 1, False
         self._lock = threading.RLock()
         self._by_size: dict[int, list[Path]] = {}
+        self._digests: dict[str, bytes] = {}  # of contents, by name
         for folder in (self.folder, self.left_out_folder):
             for path in folder.glob("*"):
                 self._by_size.setdefault(path.stat().st_size, []).append(path)
@@ -131,11 +130,23 @@ class Draft:
         except FileNotFoundError:
             self.state = {}
         except (OSError, ValueError):  # its pictures are there all the same
-            self.state = {"stage": COLLECTING}
+            self.state = {}
 
-    @property
-    def stage(self) -> str:
-        return str(self.state.get("stage", COLLECTING))
+    def earlier_job(self) -> tuple[str, dict[str, Any]] | None:
+        """Return status and facts of a fit that an earlier flawscope kept in the state, or None."""
+        stage, told = self.state.get("stage", COLLECTING), ["learns_from", "error", "error_options"]
+        if stage == COLLECTING:
+            return None
+        facts: dict[str, Any] = {"learns_from": []}
+        facts |= {key: self.state[key] for key in told if key in self.state}
+        others = {*KEPT, *told, "stage", "asked_at"}
+        facts["options"] = {key: one for key, one in self.state.items() if key not in others}
+        return {"waiting": QUEUED, "learning": QUEUED}.get(stage, stage), facts
+
+    def forget_earlier_job(self) -> None:
+        with self._lock:
+            self.state = {key: self.state[key] for key in KEPT if key in self.state}
+            self.change()
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -149,13 +160,6 @@ class Draft:
             new = {**self.state, **state}
             self.files.write(self.home / STATE_FILE, json.dumps(new).encode())
             self.state = new
-
-    def accept_questions(self) -> list[str]:
-        """Accept the open questions of the model, in its file, and return them. InputError: it is damaged."""
-        model, asked = router.accept_questions(router.load(self.model, device="cpu"))
-        if asked:
-            model.save(self.model)
-        return asked
 
     def remove(self) -> None:
         """Remove all that belongs to the draft; what went live stays."""
@@ -197,13 +201,14 @@ class Draft:
         if Path(name).suffix.lower() in decoding.RAW_SUFFIXES:
             raise RawFileError(f"{name} is a camera's raw file: convert it to PNG or JPEG")
         suffix, _ = check_picture(data, name, self.limits)
+        digest = hashlib.sha256(data).digest()
         # this shows that all of it can be decoded
         with self.memory.turns.take(patient=True):
             small = encode_webp(reduce_picture(data, name, THUMBNAIL_SIDE, self.memory))
         with self._lock:
             if self._is_gone:
                 raise NotFoundError(f"{self.name} was removed: begin it again")
-            if (there := self._find_same_content(data)) is not None:
+            if (there := self._find_same_content(len(data), digest)) is not None:
                 return AddedPicture(there.name, "known")
             if sum(map(len, self._by_size.values())) >= MAX_PICTURES:
                 text = f"{self.name} has {MAX_PICTURES:,} pictures, which is enough: leave the others away"
@@ -212,6 +217,7 @@ class Draft:
             path = self._free_path(file_name(name, suffix))
             self.files.write(path, data)
             self._by_size.setdefault(len(data), []).append(path)
+            self._digests[path.name] = digest
             self.version += 1
         with suppress(FlawscopeError):  # it can be made again
             self.files.write(self.home / THUMBNAILS_FOLDER / f"{path.name}.webp", small, durable=False)
@@ -232,10 +238,13 @@ class Draft:
                 told = str(error).replace(f"({len(data)} bytes)", name)  # type: ignore[arg-type]
                 yield AddedPicture.refused(name, error, told, "unreadable")
 
-    def _find_same_content(self, data: bytes) -> Path | None:
-        """Return the picture with this content; None: there is none."""
-        candidates = self._by_size.get(len(data), ())
-        return next((path for path in candidates if path.read_bytes() == data), None)
+    def _find_same_content(self, size: int, digest: bytes) -> Path | None:
+        """Return the picture with this content; None: there is none. A file is read once."""
+        candidates = self._by_size.get(size, ())
+        for path in candidates:
+            if path.name not in self._digests:
+                self._digests[path.name] = hashlib.sha256(path.read_bytes()).digest()
+        return next((path for path in candidates if self._digests[path.name] == digest), None)
 
     def _free_path(self, name: str) -> Path:
         """Return the path of a name, or of the nearest one that no picture has."""

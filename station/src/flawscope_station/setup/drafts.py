@@ -1,4 +1,4 @@
-"""Products that are being made: drafts, the check of their pictures, and the queue of what is learnt."""
+"""Products that are being made: drafts, the check of their pictures, and what is learnt of them."""
 
 from __future__ import annotations
 
@@ -7,29 +7,30 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import Row
+
 from flawscope import machine
 from flawscope.calibration import tried
-from flawscope.errors import FlawscopeError, InputError, message_with_type, suggest_name
+from flawscope.errors import InputError, message_with_type, suggest_name
 from flawscope.methods import conflicts, registry
-from flawscope_station.background import BackgroundThread
 from flawscope_station.inspecting.capacity import MemoryBudget, Turns
+from flawscope_station.learning.jobs import CURVE, FAILED, FIT, READY, STOPPED, UNFINISHED, JobQueue
 from flawscope_station.learning.process import STEP_SECONDS, TRIAL_NICENESS, StoppedError, Worker
+from flawscope_station.monitoring.background import BackgroundThread
 from flawscope_station.settings.station import Limits, check_product_name
 from flawscope_station.setup import draft as draft_module
 from flawscope_station.setup import part_names
-from flawscope_station.setup.draft import READY, WAITING, AddedPicture, Draft, read_zip
+from flawscope_station.setup.draft import AddedPicture, Draft, read_zip
 from flawscope_station.setup.job import run_job
-from flawscope_station.store.database import now
+from flawscope_station.store.database import StoreError, now
 from flawscope_station.store.files import Files
 from flawscope_station.store.records import NotFoundError, iso
+from flawscope_station.store.schema import QUEUED, RUNNING
 
-QUEUE_INTERVAL = 60.0  # seconds after which the queue is checked although nothing woke the thread
 SETTLE_SECONDS = 0.7  # seconds without a new picture after which the pictures are checked
 MIN_PICTURES = 2  # pictures that can be learnt from
 DEFAULT_MINUTES = 30.0  # of a method that learns in steps
@@ -51,8 +52,8 @@ class NameTakenError(InputError):
     status, code = 409, "name_taken"
 
 
-class Drafts(BackgroundThread):
-    """Drafts by name; models are learnt one after another, in a process beside the station.
+class Drafts:
+    """Drafts by name, whose models are made among the jobs of the station.
 
     Args:
         is_busy: whether the station inspects.
@@ -61,6 +62,7 @@ class Drafts(BackgroundThread):
 
     def __init__(
         self,
+        queue: JobQueue,
         files: Files,
         limits: Limits,
         memory: MemoryBudget,
@@ -68,32 +70,27 @@ class Drafts(BackgroundThread):
         is_busy: Callable[[], bool],
         say: Callable[[str], None],
     ):
-        super().__init__("new products", is_lazy=True)
+        self.queue, self.jobs = queue, queue.jobs
         self.files, self.limits, self.memory = files, limits, memory
         self.device, self.is_busy, self.say = device, is_busy, say
-        self.worker, self.trier = Worker(run_job), Worker(run_job, TRIAL_NICENESS)
+        self.work, self.trier = run_job, Worker(TRIAL_NICENESS)
         self.checks = Checks(self)
         homes = sorted((files.folder / draft_module.DRAFTS_FOLDER).glob(f"*/{draft_module.STATE_FILE}"))
         self._drafts = {home.parent.name: self._load_draft(home.parent.name) for home in homes}
         self._lock = threading.RLock()
         self._trials = Turns(1, MAX_TRIALS)
-        self._current: tuple[Draft, str] | None = None  # and its job: fit or worth
-        self._progress: dict[str, Any] | None = None
-        self._is_search_ended = False  # a person stopped the search for settings of the current job
+        self._ended_search = 0  # job whose search for settings a person has stopped
+        queue.makers |= {FIT: self._fit, CURVE: self._measure_curve}
 
     def _load_draft(self, name: str) -> Draft:
-        return Draft(self.files, name, self.limits, self.memory)
-
-    def start(self) -> None:
-        """Go on with what was being learnt when the station ended."""
-        if self._drafts:
-            self.wake()
-        super().start()
-
-    def end(self) -> None:
-        super().end()
-        self.worker.close()
-        self.end_trials()
+        draft = Draft(self.files, name, self.limits, self.memory)
+        if "stage" in draft.state:
+            if (old := draft.earlier_job()) is not None:
+                status, facts = old
+                number = self.jobs.add(FIT, str(draft.state.get("by", "")), facts, draft=name)
+                self.jobs.change(number, status)
+            draft.forget_earlier_job()
+        return draft
 
     # ---- drafts
 
@@ -128,17 +125,19 @@ class Drafts(BackgroundThread):
             if name in products:
                 raise NameTakenError(f"this station has a product {name} already: choose another name")
             draft = self._load_draft(name)
-            draft.change(stage=draft_module.COLLECTING, by=who, at=iso(now()))
+            draft.change(by=who, at=iso(now()))
             self._drafts[name] = draft
             return draft
 
     def remove(self, name: str) -> None:
         """Remove a draft with its pictures; a product that went live stays."""
         draft = self.draft(name)
-        self.stop_learning(draft, keep_best=False)
+        if (job := self.jobs.of_draft(name)) is not None:
+            self.queue.stop_job(job.id)
         with self._lock:
             del self._drafts[name]
             draft.remove()
+        self.jobs.forget_draft(name)
         self.checks.forget(draft)
 
     def add(self, draft: Draft, sent: Sequence[tuple[str, bytes]]) -> list[AddedPicture]:
@@ -157,7 +156,7 @@ class Drafts(BackgroundThread):
 
     def move(self, draft: Draft, names: Sequence[str], *, out: bool) -> None:
         """Leave pictures out, or take them back. InputError while the draft learns from them."""
-        if draft.stage == draft_module.LEARNING:
+        if self.stage(draft) == RUNNING:
             raise InputError(
                 f"{draft.name} is learning from its pictures: stop it first, or wait for the end"
             )
@@ -166,7 +165,14 @@ class Drafts(BackgroundThread):
 
     # ---- learning
 
-    def learn(self, draft: Draft, given: dict[str, Any], *, go_on: bool, all_good: bool = False) -> None:
+    def stage(self, draft: Draft) -> str:
+        """Return how far a draft is: collecting, or the status of its fit."""
+        job = self.jobs.of_draft(draft.name)
+        return draft_module.COLLECTING if job is None else job.status
+
+    def learn(
+        self, draft: Draft, given: dict[str, Any], who: str, *, go_on: bool, all_good: bool = False
+    ) -> None:
         """Queue a draft. What was learnt before stays until this is done.
 
         Raises:
@@ -192,68 +198,31 @@ class Drafts(BackgroundThread):
         if not all_good:
             draft.refuse_unknown()
         with self._lock:
-            if draft.stage in draft_module.BUSY_STAGES:
+            before = self.jobs.of_draft(draft.name)
+            if before is not None and before.status in UNFINISHED:
                 return
-            asked = {**given, "learns_from": draft.pictures()}
-            if not go_on or any(draft.state.get(key) != value for key, value in asked.items()):
+            facts = {"options": given, "learns_from": draft.pictures()}
+            known = {} if before is None else json.loads(before.facts)
+            if not go_on or any(known.get(key) != value for key, value in facts.items()):
                 draft.discard_training()
-            draft.change(stage=WAITING, asked_at=now(), error=None, **asked)
-            if self._current is not None and self._current[1] == "worth":
-                self.worker.stop()  # it can be found out later
-        self.wake()
+            self.queue.add(FIT, who, facts, draft=draft.name)
 
-    def stop_learning(self, draft: Draft, *, keep_best: bool = True) -> None:
+    def stop_learning(self, draft: Draft) -> None:
         """Stop what is learnt of a draft; it can go on later. A search for settings ends at the first stop,
-        and the best so far is learnt, unless it is not to be kept."""
+        and the best so far is learnt."""
+        if (job := self.jobs.of_draft(draft.name)) is None:
+            return
+        step = self.queue.step(job.id)
         with self._lock:
-            if self._current is not None and self._current[0] is draft:
-                is_search = self._progress is not None and self._progress["stage"].startswith(tried.TRYING)
-                if keep_best and is_search and not self._is_search_ended:
-                    self._is_search_ended = True
-                    self.worker.interrupt(tried.TRYING)
-                    return
-                self.worker.stop()
-            if draft.stage in draft_module.BUSY_STAGES:
-                draft.change(stage=draft_module.STOPPED)
+            is_search = step is not None and step.stage.startswith(tried.TRYING)
+            is_first, self._ended_search = is_search and self._ended_search != job.id, job.id
+        if is_first:
+            self.queue.interrupt(job.id, tried.TRYING)
+        else:
+            self.queue.stop_job(job.id)
 
-    def _work(self) -> None:
-        while not self._wait(QUEUE_INTERVAL):
-            with suppress(FlawscopeError):
-                self.worker.end_if_idle()
-            while not self._ended.is_set() and (found := self._next_job()) is not None:
-                try:
-                    with self.threads[0].call(STEP_SECONDS):
-                        self._run_job(*found)
-                except FlawscopeError as error:  # a full disk: tried again at the next look
-                    self.say(f"new product {found[0].name}: {message_with_type(error)}")
-                    break
-
-    def _next_job(self) -> tuple[Draft, str] | None:
-        """Return the next draft to fit, those cut off first; else one that needs a learning curve."""
-        with self._lock:
-            waiting = [one for one in self if one.stage in draft_module.BUSY_STAGES]
-            waiting.sort(key=lambda one: (one.stage == WAITING, one.state.get("asked_at", 0)))
-            if waiting:
-                self._current = waiting[0], "fit"
-            else:
-                self._current = next(((one, "worth") for one in self if _needs_learning_curve(one)), None)
-            return self._current
-
-    def _run_job(self, draft: Draft, what: str) -> None:
-        with self._lock:
-            self._is_search_ended = False
-            if what == "fit":
-                if draft.stage not in draft_module.BUSY_STAGES:  # a person stopped it a moment ago
-                    self._current = None
-                    return
-                if draft.state.get("learns_from") != draft.pictures():  # more came while it waited
-                    draft.discard_training()
-                draft.change(stage=draft_module.LEARNING, learns_from=draft.pictures())
-        state, result = draft.state, draft.result
-        options = state if what == "fit" or result is None else result["options"]
-        given = {key: options[key] for key in FIT_OPTIONS if options.get(key) is not None}
-        if what == "worth" and result is not None and given.pop("auto", None) is not None:
-            given |= result["search"]["options"]
+    def _run(self, draft: Draft, what: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the process beside the station finds. WorkerError."""
         job = {
             "do": what,
             "pictures": str(draft.folder),
@@ -264,42 +233,58 @@ class Drafts(BackgroundThread):
             "device": self.device,
             "threads": max(1, machine.usable_cores() // 2) if self.is_busy() else machine.usable_cores(),
         }
+        found: dict[str, Any] = self.queue.run(self.work, job)
+        return found
+
+    def _fit(self, row: Row[Any]) -> None:
+        """Make the model of a draft."""
+        if (draft := self._drafts.get(row.draft)) is None:
+            return self.jobs.forget_draft(row.draft)
+        self.files.check_free_space(0)
+        facts, pictures = json.loads(row.facts), draft.pictures()
+        if facts["learns_from"] != pictures:  # more came while it waited
+            draft.discard_training()
+            self.jobs.change(row.id, RUNNING, facts={"learns_from": pictures}, only=(RUNNING,))
+        given = {key: value for key, value in facts["options"].items() if value is not None}
         try:
-            found = self.worker.run(job, self._note_progress)
-        except StoppedError:
-            return  # by a person, who said so in the state; or by the station's end: it goes on at the start
+            found = self._run(draft, FIT, given)
+        except (StoppedError, StoreError):
+            raise
         except Exception as error:
-            found = {"curve": {}, "tested": {}}
             text = message_with_type(error)
             said = OPTION_PREFIX.sub("", text.replace(str(draft.folder), draft.name))
-            change: dict[str, Any] = {"stage": draft_module.FAILED, "error": said}
-            change["error_options"] = _options_behind(text, given)
-        else:
-            of = {
-                "options": given,
-                "learns_from": state.get("learns_from"),
-                "asked_at": state.get("asked_at"),
-            }
-            change = {"stage": READY, "result": {**found, **of}}
-        finally:
-            with self._lock:
-                self._current = self._progress = None
-        if what == "worth":
-            change = {"result": {**(result or {}), **found}}
+            why = {"error": said, "error_options": _options_behind(text, given)}
+            self.jobs.change(row.id, FAILED, facts=why, only=(RUNNING,))
+            self.say(f"new product {draft.name}: {FAILED}")
+            return
         with self._lock:
-            is_there = self._drafts.get(draft.name) is draft
-            if is_there and draft.stage == state["stage"]:  # else a person stopped or removed it meanwhile
-                draft.change(**change)
-        self.say(f"new product {draft.name}: {draft.stage}")
+            job = self.jobs.of_draft(draft.name)
+            if job is None or job.id != row.id or job.status != RUNNING:
+                return  # a person stopped or removed it meanwhile
+            of = {"options": given, "learns_from": pictures, "asked_at": row.created_at}
+            draft.change(result={**found, **of})
+            self.jobs.change(row.id, READY)
+        self.say(f"new product {draft.name}: {READY}")
+        if found["found"] and given.get("minutes") is None:
+            self.queue.add(CURVE, row.who, {}, draft=draft.name)
 
-    def _note_progress(self, stage: str, done: int, total: int) -> None:
-        self.threads[0].go_on()
-        name, at = stage.partition(",")[0], time.monotonic()
-        if self._progress is None or self._progress["stage"] != name:
-            self._progress = {"stage": name, "begun": at}
-        spent = at - self._progress["begun"]
-        left = spent / done * (total - done) if done else None
-        self._progress = {**self._progress, "done": done, "total": total, "left": left}
+    def _measure_curve(self, row: Row[Any]) -> None:
+        """Find out what more pictures would bring, of a result that is still that of the pictures."""
+        draft = self._drafts.get(row.draft)
+        if draft is not None and (result := draft.result) and result["learns_from"] == draft.pictures():
+            given = dict(result["options"])
+            if given.pop("auto", None) is not None:
+                given |= result["search"]["options"]
+            try:
+                found = self._run(draft, CURVE, given)
+            except (StoppedError, StoreError):
+                raise
+            except Exception:
+                found = {"curve": {}, "tested": {}}
+            with self._lock:
+                if draft.result is result and draft.name in self._drafts:
+                    draft.change(result={**result, **found})
+        self.jobs.change(row.id, READY)
 
     # ---- trying
 
@@ -313,7 +298,7 @@ class Drafts(BackgroundThread):
         job: dict[str, Any] = {"do": "try", "model": str(draft.model), "sent": list(sent)}
         job |= {"device": self.device, "threads": max(1, machine.usable_cores() // 2)}
         with self._trials.take():
-            results: list[dict[str, Any]] = self.trier.run(job, lambda *step: None)["results"]
+            results: list[dict[str, Any]] = self.trier.run(self.work, job, lambda *step: None)["results"]
         return results
 
     def end_trials(self) -> None:
@@ -324,13 +309,12 @@ class Drafts(BackgroundThread):
 
     def facts(self, draft: Draft, *, looked_at: bool = True) -> dict[str, Any]:
         """Return the state of a draft, as the API shows it. looked_at: its pictures are to be checked."""
-        state, stage, result = draft.state, draft.stage, draft.result
-        with self._lock:
-            step = self._progress if self._current is not None and self._current[0] is draft else None
-            asked = [one.state.get("asked_at", 0) for one in self if one.stage in draft_module.BUSY_STAGES]
+        state, result, job = draft.state, draft.result, self.jobs.of_draft(draft.name)
+        stage = draft_module.COLLECTING if job is None else job.status
+        asked: dict[str, Any] = {} if job is None else json.loads(job.facts)
         if looked_at:
             self.checks.request(draft)
-        pictures = draft.pictures()
+        pictures, live = draft.pictures(), state.get("live")
         return {
             "name": draft.name,
             "stage": stage,
@@ -339,17 +323,16 @@ class Drafts(BackgroundThread):
             "left_out": len(draft.left_out()),
             "most": draft_module.MAX_PICTURES,
             "check": self.checks.findings(draft),
-            **{key: state.get(key) for key in FIT_OPTIONS},
-            "before": sum(at < state.get("asked_at", 0) for at in asked) if stage == WAITING else 0,
-            "step": step and {key: step[key] for key in ("stage", "done", "total", "left")},
-            "error": state.get("error"),
-            "error_options": state.get("error_options", []),
-            "goes_on": stage == draft_module.STOPPED and draft.can_resume,
+            **{key: asked.get("options", {}).get(key) for key in FIT_OPTIONS},
+            "before": self.jobs.before(job.id) if job is not None and stage == QUEUED else 0,
+            "step": None if job is None else self.queue.step(job.id),
+            "error": asked.get("error"),
+            "error_options": asked.get("error_options", []),
+            "goes_on": stage == STOPPED and draft.can_resume,
             "result": None if result is None else draft_module.describe_result(result),
             "changed": result is not None and result["learns_from"] != pictures,
-            "live": state.get("live"),
-            "live_is_this": result is not None
-            and (state.get("live") or {}).get("learnt") == result["asked_at"],
+            "live": live,
+            "live_is_this": result is not None and (live or {}).get("learnt") == result["asked_at"],
         }
 
 
@@ -359,13 +342,6 @@ def _options_behind(error: str, given: Mapping[str, Any]) -> list[str]:
     named = [one for one in given if re.search(rf"--{one.replace('_', '-')}(?![\w-])", error)]
     known = ("minutes", *PICTURE_OPTIONS)
     return [one for one in named if one in known] or [one for one in PICTURE_OPTIONS if one in given]
-
-
-def _needs_learning_curve(draft: Draft) -> bool:
-    result = draft.result
-    if draft.stage != READY or result is None or "curve" in result or not result["found"]:
-        return False
-    return result["learns_from"] == draft.pictures() and result["options"].get("minutes") is None
 
 
 class Checks(BackgroundThread):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flawscope.calibration import tried
+from flawscope_station.learning.jobs import CURVE, FIT
 from flawscope_station.learning.process import ProgressCallback
 
 UNUSUAL_COUNT = 8  # good pictures that look most unlike the others
@@ -20,7 +21,7 @@ def run_job(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     """Run a job and return its results.
 
     Args:
-        job: `do`: fit, worth or try; `threads`, `device`; the other keys as the functions below use them.
+        job: `do`: fit, curve or try; `threads`, `device`; the other keys as the functions below use them.
 
     Raises:
         InputError: it cannot be done.
@@ -28,7 +29,7 @@ def run_job(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(job["threads"])
-    return {"fit": _fit, "worth": _learning_curve, "try": _try}[job["do"]](job, step)
+    return {FIT: _fit, CURVE: _learning_curve, "try": _try}[job["do"]](job, step)
 
 
 def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:

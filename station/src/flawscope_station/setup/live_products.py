@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from flawscope.errors import InputError
-from flawscope_station.access.audit import SETTINGS_CHANGED
-from flawscope_station.page_products import MADE_ON_PAGES, page_products
+from flawscope_station.core.page_products import MADE_ON_PAGES, page_products
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.setup.draft import Draft
 from flawscope_station.setup.drafts import Drafts
@@ -45,8 +44,6 @@ class LiveProducts:
         draft = self.drafts.draft(name)
         if draft.result is None:
             raise InputError(f"{name} has no model yet: let it learn first")
-        for question in draft.accept_questions():
-            self.store.note_event(SETTINGS_CHANGED, who, f"{name}: accepted: {question}")
         self.sources.setdefault(name, [])
         version = self.addresses.add_product(name, ProductSettings(str(draft.model)), MADE_ON_PAGES, who)
         draft.change(live={"version": version, "by": who, "learnt": draft.result["asked_at"]})

@@ -17,9 +17,9 @@ from PIL import Image
 from flawscope.artefact import files
 from flawscope.errors import FlawscopeError, message_with_type
 from flawscope.results import drawing
-from flawscope_station.background import BackgroundThread
 from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.renderings import InspectionRenderer, encode_webp
+from flawscope_station.monitoring.background import BackgroundThread
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.shifts import Shift, ended_shifts
 from flawscope_station.sinks.outbox import Message

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from flawscope.errors import InputError, pluralize
-from flawscope_station.background import GuardedThread
 from flawscope_station.inspecting.renderings import InspectionRenderer
 from flawscope_station.inspecting.writer import RecordedInspection
+from flawscope_station.monitoring.background import GuardedThread
 from flawscope_station.settings.sinks import SinkSettings
 from flawscope_station.settings.station import ProductSettings, Settings
 from flawscope_station.sinks.cursors import StoredCursor, cursor_key, delete_cursors, hand_on_cursors

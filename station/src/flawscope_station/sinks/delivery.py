@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from flawscope.errors import FlawscopeError, message_with_type, pluralize
-from flawscope_station.background import STOP_TIMEOUT, BackgroundThread, Backoff
 from flawscope_station.inspecting.renderings import InspectionRenderer
+from flawscope_station.monitoring.background import STOP_TIMEOUT, BackgroundThread, Backoff
 from flawscope_station.sinks.outbox import MAX_COUNTED, Batch, Message, Outbox
 from flawscope_station.store.database import StoreError
 from flawscope_station.store.records import NotFoundError

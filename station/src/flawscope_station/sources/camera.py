@@ -1,5 +1,4 @@
-"""Live cameras: frames that come faster than they are inspected are dropped, so that the newest counts. Of a
-camera that a signal at the part triggers each frame is a part, and is inspected or told.
+"""Live cameras: frames that come faster than they are inspected are dropped, so that the newest counts.
 
 One thread decodes and never waits for anything else, so that no frame gets old in a buffer; others encode the
 newest frame and submit it. A camera that is lost is opened again, for ever. A trigger gets a frame that was
@@ -14,15 +13,14 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from flawscope.errors import FlawscopeError, pluralize
-from flawscope_station.background import Backoff, GuardedThread
+from flawscope.errors import FlawscopeError
 from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.picture import Part, Picture
 from flawscope_station.inspecting.writer import RecordedInspection
+from flawscope_station.monitoring.background import Backoff, GuardedThread
 from flawscope_station.settings.sources import EVERY_FRAME, MEASURE_LATENCY, ON_TRIGGER, CameraSourceSettings
 from flawscope_station.sources.frames import FrameReader, encode_png, pixel_hash
 from flawscope_station.sources.source import (
@@ -38,7 +36,6 @@ from flawscope_station.sources.source import (
 from flawscope_station.store.database import now
 from flawscope_station.store.inspection import KeyedRequest
 from flawscope_station.store.records import iso
-from flawscope_station.store.schema import MISSED
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -46,9 +43,6 @@ if TYPE_CHECKING:
 SOURCE = "camera"  # of an inspection
 CAMERA_PROBLEMS = ("camera_away", "camera_frozen")  # for which it gives no frame
 MAX_IN_FLIGHT = 4  # frames of a camera that are submitted and not answered, at most: more would be old
-MAX_PARTS_WAITING = 16  # frames of parts that wait to be submitted, at most: they take memory
-MISSED_INTERVAL = 1.0  # seconds between two events
-MISSED_SECONDS = 3600.0  # seconds for which parts that were not inspected are a problem; the event stays
 MIN_RETRY_DELAY, MAX_RETRY_DELAY = 0.5, 30.0  # seconds until a lost camera is tried again
 CHECK_INTERVAL = 0.25  # seconds between two checks whether frames still come
 FROZEN_SECONDS = 1.0  # seconds of repeats after which people are told, unless a part is refused before
@@ -105,16 +99,13 @@ class LiveCamera:
     """
 
     untimed: str | None = None
-    _frames_are_parts = False  # else only the newest one counts
+    _most_in_flight = MAX_IN_FLIGHT
 
     def __init__(self, line: SourceContext, settings: LiveCameraSettings, number: int):
         self.line, self.settings, self.number, self.view = line, settings, number, settings.view
         self.state = State(SOURCE, f"camera{number}", settings.display_name, settings.every)
         self._changed = threading.Condition()
         self._pending: deque[Shot] = deque()  # due, and not submitted yet
-        self._missed: deque[float] = deque()  # when parts were not inspected
-        self._untold = 0  # of these, without an event
-        self._told_at, self._why_missed = -math.inf, ""
         self._frame_bytes = 1  # of the last frame
         self._triggers: dict[Future[Shot], Trigger] = {}
         self._in_flight = 0  # frames that are submitted and not answered
@@ -145,8 +136,6 @@ class LiveCamera:
             self._changed.wait_for(lambda: not self._in_flight, max(0.0, deadline - time.monotonic()))
         for thread in self.threads:
             thread.join(max(0.1, deadline - time.monotonic()))
-        self._note_missed(len(self._pending), "the station ended")
-        self._tell_missed(0.0)
 
     # ---- triggers
 
@@ -221,28 +210,27 @@ class LiveCamera:
         return True
 
     def _handle_repeat(self, triggers: dict[Future[Shot], Trigger]) -> None:
-        """Refuse the triggers, and all that come until a new frame is there. A part that such a frame shows
-        is not inspected."""
+        """Refuse the triggers, and all that come until a new frame is there."""
         self.state.change(FROZEN, FROZEN_TEXT)
         waiting = triggers | self._take_triggers()
         error = self._lost_error()
         for trigger in waiting:
             trigger.set_exception(error)
-        if waiting or self._frames_are_parts or time.monotonic() - self._new_at >= FROZEN_SECONDS:
-            why = f"{self._label} is frozen: {FROZEN_TEXT}; nothing is inspected until a new one comes"
-            self._report("camera_frozen", why, stops=True)
-        if self._frames_are_parts:
-            self.line.refused(error)
-            self._report_refusal(error)
+        if waiting or time.monotonic() - self._new_at >= FROZEN_SECONDS:
+            self._report_frozen()
+
+    def _report_frozen(self) -> None:
+        why = f"{self._label} is frozen: {FROZEN_TEXT}; nothing is inspected until a new one comes"
+        self._report("camera_frozen", why, stops=True)
 
     def _handle_frame(self, frame: VideoFrame, triggers: dict[Future[Shot], Trigger]) -> None:
-        """Answer the triggers with a new frame; without triggers, keep it where it is due."""
+        """Answer the triggers with a new frame, and keep it where it is due."""
         at = max(now(), (self.state.last or 0) + 1)
         shot = Shot(frame, at, len({trigger.request for trigger in triggers.values()}))
         with self._changed:
             self.state.last = at
             self._frame_bytes = 3 * frame.width * frame.height
-            if self._frames_are_parts or (not triggers and self._is_due()):
+            if self._is_due(bool(triggers)):
                 self._queue_shot(shot)
                 self._changed.notify()
         self._mark_running()
@@ -250,10 +238,8 @@ class LiveCamera:
             trigger.set_result(shot)
 
     def _queue_shot(self, shot: Shot) -> None:
-        if len(self._pending) == (MAX_PARTS_WAITING if self._frames_are_parts else 1):
-            self._pending.popleft()
-            self.state.dropped += 1
-            self._note_missed(1, "they come faster than they are inspected")
+        self.state.dropped += len(self._pending)
+        self._pending.clear()
         self._pending.append(shot)
 
     def _mark_running(self) -> None:
@@ -262,8 +248,9 @@ class LiveCamera:
             self._report("camera_away", None)
             self._report("camera_frozen", None)
 
-    def _is_due(self) -> bool:
-        if self.settings.every == ON_TRIGGER:
+    def _is_due(self, answers: bool) -> bool:
+        """Whether a frame is inspected without a trigger. answers: it answers some."""
+        if answers or self.settings.every == ON_TRIGGER:
             return False
         seconds = self.settings.frame_interval
         if seconds is None:
@@ -288,7 +275,6 @@ class LiveCamera:
                 if not self._can_submit:
                     self._changed.wait(CHECK_INTERVAL)
             self._check_silence()
-            self._tell_missed()
             with self._changed:
                 size, ready = self._frame_bytes, self._can_submit
                 self._in_flight += ready
@@ -308,8 +294,7 @@ class LiveCamera:
 
     @property
     def _can_submit(self) -> bool:
-        most = self.line.share.limits.queue if self._frames_are_parts else MAX_IN_FLIGHT
-        return bool(self._pending) and self._in_flight < most
+        return bool(self._pending) and self._in_flight < self._most_in_flight
 
     def _submit_next_frame(self, size: int) -> bool:
         """Submit the frame that is next, for which the share has room; return whether it is inspected."""
@@ -349,18 +334,13 @@ class LiveCamera:
         return True
 
     def _submit_part(self, part: Part) -> Future[RecordedInspection] | None:
-        """Submit a frame; where the queue is full, that of a part waits, and another is dropped."""
-        pause = Backoff(0.02, 1.0)
-        while True:
-            try:
-                return self.line.submit(part)
-            except BusyError as error:
-                if not self._frames_are_parts:
-                    self.state.dropped += 1
-                    self._ended.wait(0.05)
-                    return None
-                if self._ended.wait(pause.next()):
-                    raise error
+        """Submit a frame; where the queue is full it is dropped, for a newer one comes."""
+        try:
+            return self.line.submit(part)
+        except BusyError:
+            self.state.dropped += 1
+            self._ended.wait(0.05)
+            return None
 
     def _count_answered(self) -> None:
         with self._changed:
@@ -372,38 +352,8 @@ class LiveCamera:
     def _report_refusal(self, error: BaseException) -> None:
         """Report that a frame was not inspected; the next may be."""
         self.state.broken += 1
-        why = str(error) if isinstance(error, FlawscopeError) else f"{type(error).__name__} in the decoder"
+        why = why_refused(error)
         self._report("camera_refused", f"frames of {self._label} are not inspected: {why}")
-        self._note_missed(1, why)
-
-    def _note_missed(self, count: int, why: str) -> None:
-        """Note parts that are not inspected; of a camera whose frames are no parts, nothing."""
-        if self._frames_are_parts:
-            with self._changed:
-                self._missed.extend([time.monotonic()] * count)
-                self._untold, self._why_missed = self._untold + count, why
-
-    def _tell_missed(self, interval: float = MISSED_INTERVAL) -> None:
-        """Tell of the parts that were not inspected: as an event once a second, and as a problem for an
-        hour."""
-        at = time.monotonic()
-        with self._changed:
-            if at - self._told_at < interval:
-                return
-            self._told_at, count, self._untold = at, self._untold, 0
-            was_problem = bool(self._missed)
-            while self._missed and at - self._missed[0] > MISSED_SECONDS:
-                self._missed.popleft()
-            missed, why = len(self._missed), self._why_missed
-        if count:
-            text = f"{pluralize(count, 'part')} of {self._label} not inspected: {why}"
-            with suppress(Exception):  # a store that is away: the problem says it meanwhile
-                self.line.store.note_event(MISSED, SOURCE, text, self.line.product_id)
-        if missed:
-            text = f"{pluralize(missed, 'part')} of {self._label} not inspected within the last hour: {why}"
-            self._report("camera_missed", text)
-        elif was_problem:
-            self._report("camera_missed", None)
 
     def _check_silence(self) -> None:
         """Report a camera that sends nothing: some drivers block the reading thread for ever."""
@@ -418,6 +368,11 @@ class LiveCamera:
     @property
     def _label(self) -> str:
         return f"camera {self.number} ({self.settings.display_name})"
+
+
+def why_refused(error: BaseException) -> str:
+    """Return why a frame was not inspected, for engineers."""
+    return str(error) if isinstance(error, FlawscopeError) else f"{type(error).__name__} in the decoder"
 
 
 class FfmpegCamera(LiveCamera):

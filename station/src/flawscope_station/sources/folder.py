@@ -29,10 +29,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flawscope.errors import FlawscopeError, InputError, message_with_type, pluralize
-from flawscope_station.background import CLOCK, BackgroundThread, Backoff, GuardedThread, MonotonicClock
 from flawscope_station.inspecting.interlock import FrozenError, NotProductionError, NotReadyError
 from flawscope_station.inspecting.picture import Part, Picture, TooLargeError
 from flawscope_station.inspecting.writer import RecordedInspection
+from flawscope_station.monitoring.background import (
+    CLOCK,
+    BackgroundThread,
+    Backoff,
+    GuardedThread,
+    MonotonicClock,
+)
 from flawscope_station.settings.sources import DELETE, KEEP, FolderSourceSettings
 from flawscope_station.settings.values import size_text
 from flawscope_station.sources.arrivals import NO_STAMP, SETTLE, Arrivals, FileStamp
@@ -353,22 +359,22 @@ class WatchedFolder:
 
     def _retry_later(self, arrivals: Arrivals, path: Path, code: str, why: str) -> None:
         """Try a picture again, for ever, less and less often: the cause is not the picture."""
-        problem = self._problem_files.get(path)
-        self.is_blocked = self.is_blocked or (problem is None and code == CODE_WAITING)
-        if problem is None or problem.code != code:
-            problem = self._problem_files[path] = _ProblemFile(
-                code, arrivals.stamp(path), self._clock.monotonic()
-            )
+        self.is_blocked |= code == CODE_WAITING and path not in self._problem_files
+        problem = self._problem(arrivals, path, code)
         problem.why = why
         arrivals.later(path, self._clock.monotonic() + problem.backoff.next())
 
     def _hold(self, arrivals: Arrivals, path: Path, error: NotReadyError) -> None:
         """Keep a picture that an interlock holds back for later, and go on: challenge parts may be behind."""
-        if (problem := self._problem_files.get(path)) is None or problem.code != CODE_WAITING:
-            stamp, since = arrivals.stamp(path), self._clock.monotonic()
-            problem = self._problem_files[path] = _ProblemFile(CODE_WAITING, stamp, since)
-        problem.why = str(error)
+        self._problem(arrivals, path, CODE_WAITING).why = str(error)
         arrivals.later(path, self._clock.monotonic() + HELD_SECONDS)
+
+    def _problem(self, arrivals: Arrivals, path: Path, code: str) -> _ProblemFile:
+        """Return the problem of a file, which begins now unless it has that."""
+        if (known := self._problem_files.get(path)) is None or known.code != code:
+            stamp, since = arrivals.stamp(path), self._clock.monotonic()
+            known = self._problem_files[path] = _ProblemFile(code, stamp, since)
+        return known
 
     def _handle_unreadable(self, arrivals: Arrivals, path: Path, error: FlawscopeError) -> None:
         """Try an unreadable picture again, for it may not be whole yet; at last note it once as an event."""
@@ -556,15 +562,12 @@ class FolderSource(BackgroundThread):
         ready.sort(key=lambda one: (one.changed_ns, one.path))
         for group in gather(ready, views, self.line.part_seconds):
             files = [_File(folder_of[one.path], one.path, one.is_known) for one in group.files]
+            waits = self._clock.monotonic() - min(one.folder.waits_since(one.path) for one in files)
+            is_over = group.is_over or waits >= self.line.part_seconds + SETTLE
             if not group.why:
                 yield files
-            elif len(there) == len(self.folders) and (group.is_over or self._has_waited(files)):
+            elif len(there) == len(self.folders) and is_over:
                 self._give_up(files, FlawscopeError(group.why))
-
-    def _has_waited(self, files: Sequence[_File]) -> bool:
-        """Whether the other views of a part must have come by now."""
-        since = min(one.folder.waits_since(one.path) for one in files)
-        return self._clock.monotonic() - since >= self.line.part_seconds + SETTLE
 
     def _give_up(self, files: Sequence[_File], error: FlawscopeError) -> None:
         """Tell of a part that is not inspected, and be done with its files."""

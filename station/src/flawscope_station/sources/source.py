@@ -8,12 +8,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from flawscope_station.background import Backoff
 from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.parts import PartsCache
 from flawscope_station.inspecting.picture import Part, Picture
 from flawscope_station.inspecting.writer import RecordedInspection
-from flawscope_station.problems import Standstill
+from flawscope_station.monitoring.background import Backoff
+from flawscope_station.monitoring.problems import Standstill
 from flawscope_station.settings.station import Limits
 from flawscope_station.store.inspection import KeyedRequest, RefusalError
 from flawscope_station.store.records import Store, iso

@@ -185,10 +185,12 @@ class Addresses:
 
     def add_product(self, name: str, product: ProductSettings, origin: str, who: str) -> int:
         """Add a product with its model, which judges from now on, or give the product a further version.
-        Return the number of the version. InputError where the model cannot be opened."""
+        Return the number of the version; open questions are accepted by that. InputError where the model
+        cannot be opened."""
         number = self.store.add_product(name)
         assert product.model is not None
         version = self.versions.add(number, product.model, origin, who)
+        version = self.versions.accept_questions(number, version, who)
         self.versions.activate(number, version, who)
         if name not in self.products:
             self.configured[name] = self.settings[name] = product

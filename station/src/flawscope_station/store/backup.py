@@ -18,14 +18,17 @@ from pathlib import Path
 from flawscope.artefact import files
 from flawscope.errors import FlawscopeError, InputError
 from flawscope_station.settings.station import DATABASE_FILE, Settings
-from flawscope_station.store.files import IDENTITY_FILE, LOCK_FILE, MAPS, Files
+from flawscope_station.store.files import BACKUP_FILE, IDENTITY_FILE, LOCK_FILE, MAPS, Files
 
 IGNORED_ENTRIES = {"lost+found"}  # entries that an empty folder may have
 
 
-def backup(settings: Settings, target: str | os.PathLike[str]) -> int:
+def backup(settings: Settings, target: str | os.PathLike[str], *, tables_only: bool = False) -> int:
     """Write a station, which may be running, to a new file; of one with PostgreSQL the files alone. Return
     the file's bytes.
+
+    Args:
+        tables_only: SQLite's data base alone, as before an upgrade, which changes no picture and no model.
 
     Raises:
         InputError: there is no such station, its data base cannot be read, or the file exists.
@@ -40,9 +43,11 @@ def backup(settings: Settings, target: str | os.PathLike[str]) -> int:
         raise InputError(f"{path} exists, and a backup is never overwritten: choose another name")
     if home.resolve() in path.resolve().parents:
         raise InputError(f"{path} lies in the station's folder, which it is a copy of: choose another folder")
+    if tables_only and not has_database:
+        raise InputError("the tables of this station are PostgreSQL's: copy them with pg_dump")
     Files(home).identity()
     # maps can be computed again; -wal and -shm are in the copy
-    left_out = (DATABASE_FILE, IDENTITY_FILE, LOCK_FILE, MAPS)
+    left_out = (DATABASE_FILE, IDENTITY_FILE, LOCK_FILE, MAPS, BACKUP_FILE)
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".", suffix=files.PARTIAL_SUFFIX) as folder:
             copy = Path(folder, DATABASE_FILE)
@@ -52,7 +57,7 @@ def backup(settings: Settings, target: str | os.PathLike[str]) -> int:
                 if hasattr(os, "fchmod"):  # it holds password hashes
                     os.fchmod(file.fileno(), 0o600)
                 with tarfile.open(fileobj=file, mode="w") as tar:
-                    for one in home.rglob("*"):
+                    for one in () if tables_only else home.rglob("*"):
                         name = one.relative_to(home)
                         if not name.parts[0].startswith(left_out):
                             with suppress(FileNotFoundError):  # removed meanwhile, as `keep` says
@@ -65,6 +70,9 @@ def backup(settings: Settings, target: str | os.PathLike[str]) -> int:
     except OSError as error:
         raise FlawscopeError(f"cannot write {path}: {error.strerror or error}; free some space") from None
     files.sync_folder(path.parent)
+    if not tables_only:
+        with suppress(OSError):
+            (home / BACKUP_FILE).touch()
     return size
 
 
@@ -85,6 +93,38 @@ def _check_sqlite(connection: sqlite3.Connection) -> None:
     (result,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if result != "ok":
         raise sqlite3.DatabaseError(f"it is damaged ({result:.100})")
+
+
+def restore_tables(source: str | os.PathLike[str], settings: Settings) -> Path:
+    """Put the tables of a backup of the same station, which is not running, into the place of its present
+    ones, and return where these are kept. InputError: the file is no such backup; nothing has changed."""
+    home = Path(settings.store)
+    files_of_station = Files(home)
+    files_of_station.lock()
+    try:
+        with tempfile.TemporaryDirectory(dir=home, prefix=".", suffix=files.PARTIAL_SUFFIX) as folder:
+            with tarfile.open(source, "r:") as tar:
+                tar.extract(DATABASE_FILE, folder, filter="data")
+                tar.extract(IDENTITY_FILE, folder, filter="data")
+            if (Path(folder) / IDENTITY_FILE).read_bytes() != (home / IDENTITY_FILE).read_bytes():
+                raise InputError(f"{source} is of another station: name a backup of this one")
+            with closing(sqlite3.connect(Path(folder) / DATABASE_FILE)) as connection:
+                _check_sqlite(connection)
+            kept = Path(tempfile.mkdtemp(dir=home, prefix="tables-", suffix=""))
+            for path in home.glob(f"{DATABASE_FILE}*"):
+                if path.name in (DATABASE_FILE, f"{DATABASE_FILE}-wal", f"{DATABASE_FILE}-shm"):
+                    path.rename(kept / path.name)
+            (Path(folder) / DATABASE_FILE).rename(home / DATABASE_FILE)
+    except (tarfile.TarError, KeyError, EOFError, sqlite3.Error):
+        raise InputError(
+            f"{source} is damaged, or no backup: take another one; nothing was restored"
+        ) from None
+    except OSError as error:
+        raise FlawscopeError(f"cannot write {home}: {error.strerror}") from None
+    finally:
+        files_of_station.unlock()
+    files.sync_folder(home)
+    return kept
 
 
 def restore(source: str | os.PathLike[str], settings: Settings) -> int:

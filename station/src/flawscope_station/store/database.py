@@ -149,6 +149,14 @@ class Database:
             is_on = connection.exec_driver_sql("PRAGMA auto_vacuum").scalar_one() == INCREMENTAL
         return bool(is_on and free)
 
+    def size(self) -> int:
+        """Bytes of the data base."""
+        with self.reading() as connection:
+            if self.is_sqlite:
+                pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+                return int(pages * connection.exec_driver_sql("PRAGMA page_size").scalar_one())
+            return int(connection.execute(text("SELECT pg_database_size(current_database())")).scalar_one())
+
     def close(self) -> None:
         self.engine.dispose()
 

@@ -28,6 +28,7 @@ from flawscope_station.store.schema import pictures, verdicts, versions
 PICTURES, MASKS, MAPS, MODELS = "pictures", "masks", "maps", "models"
 MASK_SUFFIX = ".png"  # suffix of a mask
 MODEL_FOLDER_DIGITS = 16  # digits of a hash that name the folder of a model
+BACKUP_FILE = ".backup"  # is touched at each backup
 LOCK_FILE = ".lock"  # locked by the station that runs
 PROBE_FILE = ".probe"  # written to see whether files can be
 IDENTITY_FILE = ".station"  # file with the folder's identity
@@ -272,6 +273,13 @@ class Files:
 
     def free_bytes(self) -> int:
         return shutil.disk_usage(self.folder).free
+
+    def last_backup(self) -> float | None:
+        """When the folder was backed up last, in seconds since 1970; None: not known."""
+        try:
+            return (self.folder / BACKUP_FILE).stat().st_mtime
+        except OSError:
+            return None
 
     def check_writable(self) -> None:
         """Raise StoreError where no file can be written, whatever room there is."""

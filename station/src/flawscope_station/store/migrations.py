@@ -22,10 +22,10 @@ from flawscope_station.store.schema import (
     PRODUCTION,
     REPORT_VIEW,
     WITHIN,
-    candidates,
     create_view_sql,
     hours,
     inspections,
+    jobs,
     metadata,
     revision,
     verdicts,
@@ -119,9 +119,10 @@ def _one_row_for_a_part(connection: Connection) -> None:
         if changes:
             connection.execute(update(hours).filter_by(**place).values(changes))
     if merged:
-        for row in connection.execute(select(candidates.c.id, candidates.c.facts)).all():
+        for row in connection.execute(text("SELECT id, facts FROM candidates")).all():
             facts = json.dumps(_renumbered(json.loads(row.facts), merged))
-            connection.execute(update(candidates).where(candidates.c.id == row.id).values(facts=facts))
+            query = text("UPDATE candidates SET facts = :facts WHERE id = :number")
+            connection.execute(query, {"facts": facts, "number": row.id})
     connection.execute(text("DROP INDEX inspections_part_id"))
     connection.execute(text("ALTER TABLE deliveries DROP COLUMN part_number"))
     if is_sqlite:
@@ -238,8 +239,23 @@ def _renumbered(facts: Any, numbers: Mapping[int, int]) -> Any:
     return facts
 
 
+# ------------------------------------------------------------------ 0004: all models in the making are jobs
+
+
+def _candidates_are_jobs(connection: Connection) -> None:
+    jobs.create(connection)
+    same = "id, product_id, start_version_id, version_id, status, who, created_at, changed_at, facts"
+    query = f"INSERT INTO jobs (kind, {same}) SELECT 'corrections', {same} FROM candidates"
+    connection.execute(text(query))
+    connection.execute(text("DROP TABLE candidates"))
+    if connection.dialect.name == "postgresql":
+        last = "(SELECT COALESCE(MAX(id), 0) + 1 FROM jobs)"
+        connection.execute(text(f"SELECT setval(pg_get_serial_sequence('jobs', 'id'), {last}, false)"))
+
+
 # Versions of the tables in order, each with the step that migrates from the version before
 STEPS: dict[str, Callable[[Connection], None]] = {
     "0002": lambda connection: None,
     "0003": _one_row_for_a_part,
+    "0004": _candidates_are_jobs,
 }

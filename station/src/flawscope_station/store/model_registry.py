@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, exists, func, or_, select, update
@@ -25,16 +26,17 @@ from flawscope_station.store.open_models import AddressModel, Model, OpenModels,
 from flawscope_station.store.records import REMOVED_EVENT, add_event, fetch_row, iso
 from flawscope_station.store.schema import (
     IS_CHALLENGE,
-    candidates,
     events,
     hours,
     inspections,
+    jobs,
     learnt_pixels,
     products,
     versions,
 )
 
 VERSION_ADDED, VERSION_ACTIVATED = "version added", "version activated"  # events
+QUESTION_ACCEPTED = "question accepted"  # event: a version without it was made
 RATE_OF = "rate_of"  # fact of a version that differs from another one, which this names, by its rate alone
 
 
@@ -62,8 +64,18 @@ class ModelRegistry:
 
     # ---- adding and removing
 
-    def add(self, product_id: int, model: str | os.PathLike[str], origin: str, who: str) -> int:
+    def add(
+        self,
+        product_id: int,
+        model: str | os.PathLike[str],
+        origin: str,
+        who: str,
+        facts: Mapping[str, Any] = MappingProxyType({}),
+    ) -> int:
         """Keep a copy of a model file as a version; return its number. The same content is the same version.
+
+        Args:
+            facts: beside those of the file.
 
         Raises:
             InputError: the file is no model of one product, or damaged.
@@ -76,7 +88,8 @@ class ModelRegistry:
                 return existing
             self._keep(copy, file)
             with self.database.writing() as connection:
-                return self._insert(connection, product_id, file, who, _model_facts(manifest), manifest)
+                known = {**_model_facts(manifest), **facts}
+                return self._insert(connection, product_id, file, who, known, manifest)
 
     def add_at_rate(self, product_id: int, number: int, rate: float, who: str) -> int:
         """Keep a version's model at another false-alarm rate as a version; return its number.
@@ -96,23 +109,9 @@ class ModelRegistry:
             model = rates.at_rate(self.open(product_id, number), rate)
         except InputError as error:
             raise InputError(f"version {number}: {error}") from None
-        temporary = self.files.temporary_path(Path(row.file).name)
-        try:
-            temporary.parent.mkdir()
-            model.save(temporary)
-            digest = files.file_sha256(temporary)
-            if (existing := self._find_by_hash(product_id, digest)) is not None:
-                return existing
-            origin = f"version {number} at a false-alarm rate of {100 * rate:g} %"
-            new_facts = {**_model_facts(model.manifest), RATE_OF: facts.get(RATE_OF, number)}
-            with self._copy(temporary, origin) as (copy, file):
-                self._keep(copy, file)
-                with self.database.writing() as connection:
-                    return self._insert(connection, product_id, file, who, new_facts, model.manifest)
-        except OSError as error:
-            raise write_error(temporary, error) from None
-        finally:
-            self.files.remove_temporary(temporary)
+        origin = f"version {number} at a false-alarm rate of {100 * rate:g} %"
+        with self._saved(model, row.file) as path:
+            return self.add(product_id, path, origin, who, {RATE_OF: facts.get(RATE_OF, number)})
 
     def _at_configured_rate(self, product_id: int, number: int) -> int:
         """The version, or one that has the rate of the settings. Errors of `add_at_rate`."""
@@ -216,8 +215,8 @@ class ModelRegistry:
                 exists().where(inspections.c.product_id == product_id, IS_CHALLENGE, of_version),
             )
             named = exists().where(
-                candidates.c.product_id == product_id,
-                or_(candidates.c.start_version_id == number, candidates.c.version_id == number),
+                jobs.c.product_id == product_id,
+                or_(jobs.c.start_version_id == number, jobs.c.version_id == number),
             )
             query = select(versions).where(versions.c.product_id == product_id, versions.c.id == number)
             row = connection.execute(query.where(~used, ~named)).one_or_none()
@@ -276,28 +275,37 @@ class ModelRegistry:
             self.models.activate(models)
         return True
 
-    def accept_questions(self, product_id: int, number: int) -> list[str]:
-        """Accept the open questions of a version's model, whose file is replaced, and return them. Errors as
-        of `activate`; StoreError."""
+    def accept_questions(self, product_id: int, number: int, who: str) -> int:
+        """Return the version of the same model without open questions: the version itself, or a new one.
+        Errors as of `activate`; StoreError."""
         rows = self._same_file_rows(product_id, number)
         model, asked = router.accept_questions(self._load_model(rows[0]))
         if not asked:
-            return asked
-        temporary = self.files.temporary_path(Path(rows[0].file).name)
+            return number
+        facts, origin = json.loads(rows[0].facts), rows[0].origin
+        rate_of = {RATE_OF: facts[RATE_OF]} if RATE_OF in facts else {}
+        with self._saved(model, rows[0].file) as path:
+            if isinstance(model, Predictor):
+                new = self.add(product_id, path, origin, who, rate_of)
+            else:
+                names = {json.loads(row.facts).get("product"): row for row in rows}
+                entry = names.pop(None).product_id
+                called = {name: str(row.called) for name, row in names.items()}
+                new = self.add_joint(entry, path, called, origin, who)[product_id]
+        with self.database.writing() as connection:
+            for line in asked:
+                text = f"version {new}: accepted of version {number}: {line}"
+                add_event(connection, QUESTION_ACCEPTED, who, text, product_id)
+        return new
+
+    @contextmanager
+    def _saved(self, model: Model, file: str) -> Iterator[Path]:
+        """Yield a temporary file of a model, named as a version's. StoreError where it cannot be written."""
+        temporary = self.files.temporary_path(Path(file).name)
         try:
             temporary.parent.mkdir()
             model.save(temporary)
-            with self._copy(temporary, rows[0].origin) as (copy, file):
-                self._keep(copy, file)
-                with self.database.writing() as connection:
-                    for row in rows:
-                        facts = json.loads(row.facts)
-                        product = model.products.get(facts.get("product", next(iter(model.products))))
-                        if product is not None and "notes" in facts:
-                            facts["notes"] = list(product.manifest.notes)
-                        new = {"hash": file["hash"], "file": file["file"], "facts": json.dumps(facts)}
-                        connection.execute(update(versions).where(versions.c.id == row.id).values(new))
-            return asked
+            yield temporary
         except OSError as error:
             raise write_error(temporary, error) from None
         finally:
@@ -320,9 +328,13 @@ class ModelRegistry:
     def active_facts(self, product_id: int) -> dict[str, Any]:
         """Facts of the version that was active last; empty without one. That of an entry has `products`, of a
         product of a joint model `product`."""
-        with self.database.reading() as connection:
-            number = _active_number(connection, product_id)
-        return {} if number is None else dict(json.loads(self._row(product_id, number).facts))
+        row = self.active_row(product_id)
+        return {} if row is None else dict(json.loads(row.facts))
+
+    def active_row(self, product_id: int) -> Row[Any] | None:
+        """Row of the version that was active last; None: there is none."""
+        judging = select(products.c.active_version_id).where(products.c.id == product_id).scalar_subquery()
+        return self.database.row(select(versions).where(versions.c.id == judging))
 
     def active(self, product_id: int) -> tuple[int, Predictor]:
         """Number and model of the version that judges a product. NoModelError where none could be opened."""

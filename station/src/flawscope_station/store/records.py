@@ -141,6 +141,13 @@ class Store:
         count = self.counts(product_id)["inspected"]
         return {"inspections": count, "waiting": self.waiting_count(product_id)}
 
+    def last_at(self, product_id: int) -> int | None:
+        """When the last part of a product was recorded, in microseconds since 1970; None: there is none."""
+        with self.database.reading() as connection:
+            latest = select(func.max(inspections.c.at)).where(inspections.c.product_id == product_id)
+            found: int | None = connection.execute(latest).scalar_one()
+        return found
+
     def waiting_count(self, product_id: int) -> int:
         """Number of inspections that wait for a review, up to `MAX_WAITING`."""
         with self.database.reading() as connection:

@@ -25,6 +25,7 @@ from sqlalchemy import (
     UniqueConstraint,
     and_,
     literal_column,
+    or_,
 )
 
 HOUR = 3_600_000_000  # microseconds
@@ -310,21 +311,29 @@ removed_files = Table(
     Column("inspection_id", BigInteger, nullable=False),  # number of the record
 )
 
-# Versions that were made, or are to be made, from verdicts
-candidates = Table(
-    "candidates",
+# Models that were made, or are to be made: versions from verdicts, and those of new products
+QUEUED, RUNNING = "queued", "running"
+jobs = Table(
+    "jobs",
     metadata,
     _id_column(),
-    _product_column(),
-    Column("start_version_id", Key, ForeignKey("versions.id"), nullable=False),  # that it is made from
+    Column("kind", String(12), nullable=False),  # corrections, fit, curve
+    Column("product_id", Key, ForeignKey("products.id")),  # NULL: of a new product
+    Column("draft", String(64)),  # name of the new product
+    Column("start_version_id", Key, ForeignKey("versions.id")),  # that it is made from
     Column("version_id", Key, ForeignKey("versions.id")),  # that it became
-    Column("status", String(12), nullable=False),  # queued, running, ready, live, rejected, failed, removed
+    # queued, running, ready, live, stopped, rejected, failed, removed
+    Column("status", String(12), nullable=False),
     Column("who", String(64), nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("changed_at", BigInteger, nullable=False),
-    Column("facts", Text, nullable=False),  # JSON: verdicts, judgement, error
+    Column("facts", Text, nullable=False),  # JSON: options, verdicts, judgement, error
 )
-Index("candidates_product", candidates.c.product_id, candidates.c.id)
+Index("jobs_product", jobs.c.product_id, jobs.c.id)
+# literals, as above
+IS_UNFINISHED = or_(*(jobs.c.status == literal_column(f"'{one}'") for one in (QUEUED, RUNNING)))
+_partial_index("jobs_unfinished", IS_UNFINISHED, jobs.c.id)
+_partial_index("jobs_draft", jobs.c.draft.is_not(None), jobs.c.draft)
 
 users = Table(
     "users",

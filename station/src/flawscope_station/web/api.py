@@ -18,8 +18,8 @@ from flawscope import __version__
 from flawscope.errors import InputError, suggest_name
 from flawscope_station.access.authenticator import ExpiredError
 from flawscope_station.access.roles import ENGINEER, OPERATOR, PERSON_KEY, VIEWER, Person, has_role
-from flawscope_station.housekeeping import Housekeeping
-from flawscope_station.live import EventBroadcaster
+from flawscope_station.core.housekeeping import Housekeeping
+from flawscope_station.core.live import EventBroadcaster
 from flawscope_station.settings.station import Limits
 from flawscope_station.store.database import StoreError, now
 from flawscope_station.store.files import MASK_SUFFIX, MASKS
@@ -27,8 +27,7 @@ from flawscope_station.store.inspection import HTTP_PREFIX, Inspection
 from flawscope_station.store.records import iso, parse_time, valid_id_or_zero
 from flawscope_station.store.search import MAX_PAGE_SIZE, Filters
 from flawscope_station.web import schemas, uploads
-from flawscope_station.web.middleware import require_role
-from flawscope_station.web.parts import (
+from flawscope_station.web.components import (
     AccessDep,
     FilesDep,
     HealthDep,
@@ -39,8 +38,9 @@ from flawscope_station.web.parts import (
     RendererDep,
     SettingsDep,
     StoreDep,
-    part,
+    component,
 )
+from flawscope_station.web.middleware import require_role
 
 DEFAULT_SIDE = 1600  # pixels of the longer side of a view
 MAX_MASK_BYTES = 8 * 1024**2  # of a mask in base64
@@ -149,7 +149,7 @@ def acknowledge_problem(code: str, health: HealthDep, person: Engineer) -> Any:
 
 @router.post("/clock/confirm", response_model=schemas.Status)
 def confirm_clock(
-    housekeeping: Annotated[Housekeeping, part(Housekeeping)], health: HealthDep, person: Engineer
+    housekeeping: Annotated[Housekeeping, component(Housekeeping)], health: HealthDep, person: Engineer
 ) -> Any:
     """Confirm the computer's clock, which jumped: pictures are removed for their age again."""
     housekeeping.confirm_clock(person.name)
@@ -341,7 +341,7 @@ async def live(
     request: Request,
     overview: OverviewDep,
     access: AccessDep,
-    broadcaster: Annotated[EventBroadcaster, part(EventBroadcaster)],
+    broadcaster: Annotated[EventBroadcaster, component(EventBroadcaster)],
 ) -> StreamingResponse:
     """Stream server-sent events: `inspection` for each new one, `refusal` for each part or trigger that is
     not judged, `state` every second, with the time as `at`."""

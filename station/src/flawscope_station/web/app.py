@@ -16,14 +16,14 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 
 from flawscope import __version__
 from flawscope.errors import InputError
+from flawscope_station.core.station import Station
 from flawscope_station.settings.station import Settings
-from flawscope_station.station import Station
 from flawscope_station.store.files import RESERVED_BYTES
-from flawscope_station.web import api, inspect_api, pages, records_api, sign_in_pages
+from flawscope_station.web import accounts_api, api, inspect_api, pages, records_api, sign_in_pages
+from flawscope_station.web.components import HealthDep, MetricsDep
 from flawscope_station.web.connections import KEEP_ALIVE_SECONDS, ClientConnection, RequestTracker
+from flawscope_station.web.errors import install_error_handler
 from flawscope_station.web.middleware import COMPANY_PATH, Guard, check_listen_address
-from flawscope_station.web.parts import HealthDep, MetricsDep
-from flawscope_station.web.refusals import install_error_handler
 from flawscope_station.web.templates import PAGES
 from flawscope_station.web.uploads import BodyLimiter
 
@@ -57,16 +57,20 @@ def create_app(station: Station) -> Any:
         separate_input_output_schemas=False,
         redirect_slashes=False,  # `Guard` takes the slash at an end away
     )
-    app.state.parts = station.parts
+    app.state.components = station.components
     install_error_handler(app, pages.error_page)
     routers = [api.router, inspect_api.router, records_api.router, records_api.audit_router]
-    routers += [*station.routers, sign_in_pages.page_router, records_api.page_router, pages.page_router]
+    routers += [accounts_api.router, *station.routers, sign_in_pages.page_router]
+    routers += [records_api.page_router, pages.page_router]
     for router in routers:
         app.include_router(router)
     _add_health_routes(app)
     if station.settings.openid is not None:
-        app.mount(COMPANY_PATH, sign_in_pages.company_sign_in_app(station.parts, station.settings.openid))
-    return Guard(BodyLimiter(app, lambda: station.settings.limits), station.access, station.settings)
+        app.mount(
+            COMPANY_PATH, sign_in_pages.company_sign_in_app(station.components, station.settings.openid)
+        )
+    limited = BodyLimiter(app, lambda: station.settings.limits)
+    return Guard(limited, station.access, station.settings, station.say)
 
 
 def _add_health_routes(app: FastAPI) -> None:

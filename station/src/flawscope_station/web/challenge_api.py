@@ -14,13 +14,13 @@ from flawscope_station.store.records import valid_id_or_zero
 from flawscope_station.store.schema import ANOMALOUS
 from flawscope_station.store.search import Filters
 from flawscope_station.web.api import Engineer, Operator, api_router, refusals
+from flawscope_station.web.components import FloorDep, ProductId, RecordsDep, component
 from flawscope_station.web.pages import Page, product_page
-from flawscope_station.web.parts import FloorDep, ProductId, RecordsDep, part
 
 SHOWN_CHOICES = 11  # latest inspections that may be kept as a challenge part
 CHART_WIDTH, CHART_HEIGHT = 320, 72  # of the chart of a part's scores
 
-ChallengeDep = Annotated[Challenge, part(Challenge)]
+ChallengeDep = Annotated[Challenge, component(Challenge)]
 router = api_router()
 page_router = APIRouter(include_in_schema=False)
 
@@ -30,7 +30,9 @@ class ChallengePart(BaseModel):
     name: str = Field(description="the `part` under which it is shown")
     expected: Literal["good", "anomalous"]
     note: str
-    views: list[str] = Field(description="of the part, each with a stored picture; an empty one: the only")
+    views: list[str] = Field(
+        description="of the part, each with a stored picture; an empty one: the only; none: it has none yet"
+    )
     results: list[dict[str, Any]] = Field(
         description="the oldest first: `at`, `outcome` (passed, failed, wrong_part, old_picture), `score`, "
         f"`score_threshold`, `resemblance` to the stored picture, -1 to 1, of which {LEAST} is needed, and "
@@ -70,25 +72,19 @@ Expected = Annotated[
 ]
 
 
-class AwaitedPart(BaseModel):
-    """Part whose next picture is to be kept as that of a challenge part."""
-
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"example": {"name": "plate-03", "expected": "anomalous"}}
-    )
-    name: str = Field(max_length=100, description="the `part` under which it will be shown")
-    expected: Expected
-    note: str = Field("", max_length=200, description="such as scratched")
-
-
-class NewChallengePart(AwaitedPart):
-    """Part of an inspection, to be kept as a challenge part."""
+class NewChallengePart(BaseModel):
+    """Part to be kept as a challenge part."""
 
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={"example": {"inspection": 17, "name": "plate-03", "expected": "anomalous"}},
     )
-    inspection: int = Field(ge=1, lt=2**63)
+    inspection: int | None = Field(
+        None, ge=1, lt=2**63, description="that shows it; null: its first picture that comes does"
+    )
+    name: str = Field(max_length=100, description="the `part` under which it will be shown")
+    expected: Expected
+    note: str = Field("", max_length=200, description="such as scratched")
 
 
 class Override(BaseModel):
@@ -125,19 +121,11 @@ def override_challenge(
 def add_challenge_part(
     product_id: ProductId, challenge: ChallengeDep, person: Engineer, new: NewChallengePart
 ) -> Any:
-    """Keep the part of an inspection, with its picture, as a challenge part."""
+    """Keep the part of an inspection, with its picture, as a challenge part. Without an inspection the next
+    picture whose `part` is this name is kept, also while nothing else is answered; its answer is 409,
+    `not_production`."""
     wanted = new.inspection, new.name, new.expected, new.note
     return challenge.add_part(product_id, *wanted, person.name)
-
-
-@router.post("/challenge/awaited", response_model=ChallengeState)
-def await_challenge_part(
-    product_id: ProductId, challenge: ChallengeDep, person: Engineer, new: AwaitedPart
-) -> Any:
-    """Keep the next picture whose `part` is this name as a challenge part, if it comes within ten minutes;
-    also while nothing else is answered. Its answer is 409, `not_production`."""
-    challenge.await_part(product_id, new.name, new.expected, new.note, person.name)
-    return challenge.facts(product_id)
 
 
 @router.delete("/challenge/parts/{number}", response_model=ChallengeState)

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from flawscope_station.drift.drift import Drift
 from flawscope_station.web import schemas
 from flawscope_station.web.api import Engineer, api_router
-from flawscope_station.web.parts import ProductId, part
+from flawscope_station.web.components import ProductId, component
 
-DriftDep = Annotated[Drift, part(Drift)]
+DriftDep = Annotated[Drift, component(Drift)]
 
 router = api_router()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any
@@ -13,7 +12,8 @@ from fastapi.routing import APIRoute
 
 from flawscope.errors import FlawscopeError
 from flawscope_station.access.roles import SENDER
-from flawscope_station.connections import ConnectionContext
+from flawscope_station.core.connections import ConnectionContext
+from flawscope_station.core.refusals import status_and_code
 from flawscope_station.inspecting.capacity import without_traceback
 from flawscope_station.inspecting.picture import Part, Picture
 from flawscope_station.inspecting.writer import Answer, RecordedInspection
@@ -31,8 +31,8 @@ from flawscope_station.store.records import describe_new
 from flawscope_station.store.schema import ABANDONED
 from flawscope_station.web import schemas, uploads
 from flawscope_station.web.api import PictureName, api_router, file_body_schema, key_header_schema
-from flawscope_station.web.parts import FloorDep, MetricsDep, find_part
-from flawscope_station.web.refusals import RefusedError, error_response, status_and_code
+from flawscope_station.web.components import FloorDep, find_component
+from flawscope_station.web.errors import RefusedError, error_response
 
 GONE = 499  # status of an answer that nobody gets
 MAX_FRAME_SECONDS = 60.0  # that a request may wait for a frame
@@ -58,7 +58,7 @@ class JudgingRoute(APIRoute):
                 is_stranger = isinstance(error, RefusedError) and error.status in (401, 403)
                 if not is_stranger and not getattr(request.state, "is_noted", False):
                     part = make_label(request.query_params.get("part"), None).part
-                    refusals = find_part(request, ConnectionContext).refusals
+                    refusals = find_component(request, ConnectionContext).refusals
                     refusals.note(request.path_params["name"], error, part, WRONG_REQUEST)
                 raise
 
@@ -85,7 +85,6 @@ async def inspect(
     request: Request,
     response: Response,
     floor: FloorDep,
-    metrics: MetricsDep,
     label: LabelDep,
     file: PictureName = "",
     deadline: Deadline = None,
@@ -101,7 +100,6 @@ async def inspect(
     seconds of Retry-After. 504: the part was not judged in time; if it was just being judged, it is recorded
     nevertheless.
     """
-    started = time.perf_counter()
     try:
         product_id, due = floor.addresses.address_id(name), floor.due(name, deadline)
         await floor.inspector.in_thread(check_room, floor, name, due, label.part)
@@ -128,7 +126,6 @@ async def inspect(
             return error_response(first_error)  # not raised: the traceback would hold the picture
         response.status_code = status_and_code(first_error)[0]
         return {"results": results}
-    metrics.seconds.labels(name).observe(time.perf_counter() - started)
     response.status_code = 201 if is_new or is_form else 200
     return {"results": results} if is_form else results[0]["inspection"]
 
@@ -246,7 +243,6 @@ async def trigger(
     request: Request,
     response: Response,
     floor: FloorDep,
-    metrics: MetricsDep,
     label: LabelDep,
     camera: Annotated[
         int | None, Query(ge=1, le=1000, description="its number among the product's cameras", examples=[1])
@@ -264,7 +260,6 @@ async def trigger(
     recorded, except a frame that was just being judged. A frame may answer several triggers that came before
     it: each is an inspection of its own, and `triggers` says how many.
     """
-    started = time.perf_counter()
     try:
         product_id, due = floor.addresses.address_id(name), floor.due(name, deadline)
         key, scheme = uploads.idempotency_key(request), floor.addresses.scheme(name)
@@ -287,7 +282,6 @@ async def trigger(
     except FlawscopeError as error:
         _refuse(floor, name, error, label)
         return error_response(without_traceback(error))  # not raised: the traceback would hold the picture
-    metrics.seconds.labels(name).observe(time.perf_counter() - started)
     response.status_code = 201 if recorded.is_new else 200
     return inspection
 

@@ -6,7 +6,10 @@ The guard is the outermost middleware. It leaves bodies and streams as they are.
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
+import time
+import uuid
 from collections.abc import Awaitable, Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -22,10 +25,11 @@ from flawscope.errors import InputError
 from flawscope_station.access.authenticator import Access, ExpiredError
 from flawscope_station.access.roles import LOCAL_PERSON, PERSON_KEY, VIEWER, Person, has_role
 from flawscope_station.access.sessions import SESSION_SECONDS
+from flawscope_station.monitoring.background import Said
 from flawscope_station.settings.station import DEFAULT_FOLDER, Settings
 from flawscope_station.store.database import StoreError
 from flawscope_station.store.records import SENDER_ADDRESS
-from flawscope_station.web.refusals import RefusedError, error_headers, error_response
+from flawscope_station.web.errors import RefusedError, error_headers, error_response
 from flawscope_station.web.templates import PAGES
 
 if TYPE_CHECKING:
@@ -33,6 +37,9 @@ if TYPE_CHECKING:
 
 SIGN_IN = "/sign-in"
 COMPANY_PATH = f"{SIGN_IN}/company"  # prefix of the paths to sign in with a company's account
+REQUEST_ID = "X-Request-Id"  # header: number of a request
+FAILED_INTERVAL = 1.0  # seconds between two lines of the log about requests that failed
+_REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 _WILDCARD_HOSTS = frozenset({"", "0.0.0.0", "::"})
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -99,11 +106,17 @@ class Guard:
     """ASGI middleware: refuses requests that are not for the station, finds the person, and sets the headers
     that keep browsers careful.
 
-    Without a person it answers 401 below /api, else redirects to the page that signs in.
+    Without a person it answers 401 below /api, else redirects to the page that signs in. Each answer has the
+    request's number, that of its sender or a new one, by which the log names it where it fails.
+
+    Args:
+        say: gets a line for the log.
     """
 
-    def __init__(self, app: ASGIApp, access: Access, settings: Settings):
-        self.app, self.access = app, access
+    def __init__(
+        self, app: ASGIApp, access: Access, settings: Settings, say: Callable[[str], None] = lambda line: None
+    ):
+        self.app, self.access, self.failed = app, access, FailedRequests(say)
         self._public = {_host_and_port(url) for url in settings.public}
         own_host = {_strip_brackets(settings.host)} - _WILDCARD_HOSTS
         self._hosts = (_LOOPBACK_HOSTS | own_host | {_parse_host(url) for url in self._public}) - {""}
@@ -122,7 +135,7 @@ class Guard:
             scope["path"] = path.rstrip("/") or "/"
         request = HTTPConnection(scope)
         SENDER_ADDRESS.set(client_ip(request))
-        send_with_headers = _with_security_headers(scope, send)
+        send_with_headers = self._with_headers(request, send)
         try:
             refusal = await self._check(request)
         except (RefusedError, ExpiredError, StoreError) as error:
@@ -130,6 +143,30 @@ class Guard:
             if not scope["path"].startswith("/api/"):
                 refusal = PlainTextResponse(f"{error}\n", refusal.status_code, error_headers(error))
         await (refusal or self.app)(scope, receive, send_with_headers)
+
+    def _with_headers(self, request: HTTPConnection, send: Send) -> Send:
+        """Wrap `send` so that it adds the headers that the application did not set itself, and the request's
+        number."""
+        scope, path = request.scope, request.scope["path"]
+        is_static, has_hash = path.startswith("/static/"), bool(scope["query_string"])
+        number = request.headers.get(REQUEST_ID, "")
+        number = number if _REQUEST_ID.fullmatch(number) else uuid.uuid4().hex[:16]
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message.setdefault("headers", [])
+                headers = MutableHeaders(scope=message)
+                for name, value in PAGES.security_headers.items():
+                    headers.setdefault(name, value)
+                caching = "public, max-age=31536000, immutable" if has_hash else "no-cache"
+                is_cacheable = is_static and message["status"] in (200, 304)
+                headers.setdefault("Cache-Control", caching if is_cacheable else "no-store")
+                headers[REQUEST_ID] = number
+                if message["status"] >= 500 and path not in _HEALTH_PATHS:
+                    self.failed.note(scope["method"], path, message["status"], number)
+            await send(message)
+
+        return send_with_headers
 
     async def _check(self, request: HTTPConnection) -> Response | None:
         """Check a request: raise RefusedError, return a redirect, or return None to let it pass."""
@@ -195,22 +232,22 @@ class Guard:
             raise RefusedError(403, text, "foreign_request")
 
 
-def _with_security_headers(scope: Scope, send: Send) -> Send:
-    """Wrap `send` so that it adds the security headers that the application did not set itself."""
-    is_static, has_hash = scope["path"].startswith("/static/"), bool(scope["query_string"])
+class FailedRequests:
+    """Tells the log of requests that failed, of one a second: thousands may."""
 
-    async def send_with_headers(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message.setdefault("headers", [])
-            headers = MutableHeaders(scope=message)
-            for name, value in PAGES.security_headers.items():
-                headers.setdefault(name, value)
-            caching = "public, max-age=31536000, immutable" if has_hash else "no-cache"
-            is_cacheable = is_static and message["status"] in (200, 304)
-            headers.setdefault("Cache-Control", caching if is_cacheable else "no-store")
-        await send(message)
+    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
+        self._say, self._clock = say, clock
+        self._told_at, self._untold = -math.inf, 0
 
-    return send_with_headers
+    def note(self, method: str, path: str, status: int, number: str) -> None:
+        at = self._clock()
+        if at - self._told_at < FAILED_INTERVAL:
+            self._untold += 1
+            return
+        more = {"more": self._untold} if self._untold else {}
+        self._told_at, self._untold = at, 0
+        text = f"{method} {path!r:.200}: {status}"
+        self._say(Said(text, "warning", request=number, status=status, **more))
 
 
 def _not_signed_in() -> RefusedError:

@@ -17,13 +17,8 @@ from flawscope.errors import InputError
 from flawscope.predictor import rates
 from flawscope_station.access.roles import has_role
 from flawscope_station.learning.activation import Learning
-from flawscope_station.learning.candidate_records import (
-    READY,
-    REJECTED,
-    Candidate,
-    advice,
-    list_history,
-)
+from flawscope_station.learning.candidate_records import Candidate, advice, list_history
+from flawscope_station.learning.jobs import READY, REJECTED
 from flawscope_station.setup.drafts import NameTakenError
 from flawscope_station.store.files import write_error
 from flawscope_station.store.line_alarms import hold_promise
@@ -33,8 +28,7 @@ from flawscope_station.store.records import GOOD, valid_id_or_zero
 from flawscope_station.store.throughput import pictures_a_day, reviewed_defects
 from flawscope_station.web import schemas, uploads
 from flawscope_station.web.api import Engineer, api_router, file_body_schema, refusals
-from flawscope_station.web.pages import Page, product_page
-from flawscope_station.web.parts import (
+from flawscope_station.web.components import (
     AddressesDep,
     DatabaseDep,
     FilesDep,
@@ -43,8 +37,9 @@ from flawscope_station.web.parts import (
     RecordsDep,
     StoreDep,
     VersionsDep,
-    part,
+    component,
 )
+from flawscope_station.web.pages import Page, product_page
 from flawscope_station.web.uploads import get_body
 
 MAX_MODEL_BYTES = 2 * 1024**3  # of a model file that is sent
@@ -52,7 +47,7 @@ PICTURE_ROLES = ("train", "calibration", "defect", "dropped")  # that the texts 
 MAX_CANDIDATES, MAX_THUMBNAILS = 12, 24  # on the page; of one list
 THUMBNAIL_LISTS = ("lost", "weaker", "unsure", "responsible")  # lists of a judgement that show thumbnails
 
-LearningDep = Annotated[Learning, part(Learning)]
+LearningDep = Annotated[Learning, component(Learning)]
 router = api_router()
 page_router = APIRouter(include_in_schema=False)
 
@@ -220,8 +215,7 @@ def change_rate(
     if product_id in versions.rates:
         raise NameTakenError(f"`false_alarm_rate` of {name} stands in the settings file: change it there")
     new = versions.add_at_rate(product_id, valid_id_or_zero(number), body.rate, person.name)
-    learning.activate(product_id, new, person.name)
-    return versions.version(product_id, new)
+    return versions.version(product_id, learning.activate(product_id, new, person.name))
 
 
 @router.get("/promise", response_model=KeptPromise | None)

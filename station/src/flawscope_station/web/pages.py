@@ -14,7 +14,7 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.methods.config import keep_known_settings
 from flawscope.results import Texts
 from flawscope_station.access.roles import LOCAL_PERSON, PERSON_KEY, Person, has_role
-from flawscope_station.queries import Overview
+from flawscope_station.core.queries import Overview
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.settings.station import Settings
 from flawscope_station.shifts import Shift, ended_shifts, shift_begin
@@ -23,16 +23,16 @@ from flawscope_station.store.inspection import other_fields
 from flawscope_station.store.line_alarms import hold_promise
 from flawscope_station.store.records import iso, valid_id_or_zero
 from flawscope_station.store.search import Filters
-from flawscope_station.web.middleware import require_role
-from flawscope_station.web.parts import (
+from flawscope_station.web.components import (
     HealthDep,
     OverviewDep,
     RecordsDep,
     SettingsDep,
     StoreDep,
     VersionsDep,
-    find_part,
+    find_component,
 )
+from flawscope_station.web.middleware import require_role
 from flawscope_station.web.templates import COMMON_SECTIONS, PAGES
 
 page_router = APIRouter(include_in_schema=False)
@@ -51,7 +51,7 @@ class Page:
 
     def __init__(self, request: Request, page: str, product: str | None = None):
         self.request, self.page, self.product = request, page, product
-        self.overview = find_part(request, Overview)
+        self.overview = find_component(request, Overview)
         cookie, accepted = request.cookies.get("language"), request.headers.get("accept-language", "")
         self.texts: Texts = PAGES.texts_for(cookie, accepted)
         self.person: Person | None = request.scope[PERSON_KEY]
@@ -89,7 +89,7 @@ class Page:
             may_audit=has_role(person, "admin"),
             may_change=has_role(person, "engineer"),
             account=person not in (None, LOCAL_PERSON),
-            company=find_part(self.request, Settings).openid is not None,
+            company=find_component(self.request, Settings).openid is not None,
             alone=False,
             api=api,
             here=self.return_path,

@@ -29,8 +29,7 @@ from flawscope_station.store.inspection import Inspection, other_fields
 from flawscope_station.store.records import parse_time, valid_id_or_zero
 from flawscope_station.store.search import MAX_PAGE_SIZE, iterate_pages
 from flawscope_station.web.api import Engineer, FiltersDep, api_router, attachment
-from flawscope_station.web.pages import Page, html_router
-from flawscope_station.web.parts import (
+from flawscope_station.web.components import (
     AddressesDep,
     DatabaseDep,
     ProductId,
@@ -38,6 +37,7 @@ from flawscope_station.web.parts import (
     SettingsDep,
     VersionsDep,
 )
+from flawscope_station.web.pages import Page, html_router
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -37,10 +37,10 @@ from flawscope_station.web.api import (
     file_body_schema,
     refusals,
 )
+from flawscope_station.web.components import FilesDep, FloorDep, OverviewDep, component
+from flawscope_station.web.errors import RefusedError
 from flawscope_station.web.models_api import save_body
 from flawscope_station.web.pages import Page, html_router
-from flawscope_station.web.parts import FilesDep, FloorDep, OverviewDep, part
-from flawscope_station.web.refusals import RefusedError
 from flawscope_station.web.templates import PAGES
 from flawscope_station.web.uploads import Upload
 
@@ -51,8 +51,8 @@ router = api_router(409, prefix="/api/v1/new", role=ENGINEER)
 page_router = html_router(ENGINEER)
 
 
-DraftsDep = Annotated[Drafts, part(Drafts)]
-LiveProductsDep = Annotated[LiveProducts, part(LiveProducts)]
+DraftsDep = Annotated[Drafts, component(Drafts)]
+LiveProductsDep = Annotated[LiveProducts, component(LiveProducts)]
 
 
 async def _get_draft(name: str, drafts: DraftsDep) -> Draft:
@@ -202,12 +202,14 @@ def read_names(draft: DraftDep, body: setup_schemas.NameMarks) -> Any:
 
 
 @router.post("/{name}/learn", response_model=setup_schemas.NewProductState)
-def learn(draft: DraftDep, drafts: DraftsDep, body: setup_schemas.LearningOptions | None = None) -> Any:
+def learn(
+    draft: DraftDep, drafts: DraftsDep, person: Engineer, body: setup_schemas.LearningOptions | None = None
+) -> Any:
     """Learn from the pictures, as `flawscope fit` does, when the products before it are done. Where their
     names leave open which are good, that is a question."""
     options = body or setup_schemas.LearningOptions.model_validate({})
     given = options.model_dump(exclude={"go_on", "all_good"})
-    drafts.learn(draft, given, go_on=options.go_on, all_good=options.all_good)
+    drafts.learn(draft, given, person.name, go_on=options.go_on, all_good=options.all_good)
     return drafts.facts(draft)
 
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from flawscope_station.learning.jobs import JobStep
 from flawscope_station.setup.draft import RefusalCode
 
 
@@ -14,13 +15,6 @@ class NewProduct(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     name: str = Field(max_length=64, examples=["bracket"])
-
-
-class LearningStep(BaseModel):
-    stage: str
-    done: int
-    total: int
-    left: float | None = Field(description="seconds until this stage is done, about")
 
 
 class PictureFinding(BaseModel):
@@ -220,7 +214,7 @@ class NewProductState(FitOptions):
     """A product that is being made."""
 
     name: str
-    stage: Literal["collecting", "waiting", "learning", "stopped", "failed", "ready"]
+    stage: Literal["collecting", "queued", "running", "stopped", "failed", "ready"]
     version: int = Field(description="grows with each change of the pictures")
     pictures: int
     left_out: int
@@ -228,7 +222,7 @@ class NewProductState(FitOptions):
     check: PictureCheck | None
     method: str | None
     before: int = Field(description="products that learn first")
-    step: LearningStep | None
+    step: JobStep | None
     error: str | None
     error_options: list[str] = Field(description="options of learning that the error is about")
     goes_on: bool = Field(description="a stopped training can go on")

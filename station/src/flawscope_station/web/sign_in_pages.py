@@ -26,9 +26,9 @@ from flawscope_station.access.sign_in import SignInError
 from flawscope_station.settings.openid import OpenIdSettings
 from flawscope_station.settings.proxies import find_proxy
 from flawscope_station.settings.values import secret, tls_context
+from flawscope_station.web.components import AccessDep
 from flawscope_station.web.middleware import COMPANY_PATH, client_ip, delete_cookie, local_path, set_cookie
 from flawscope_station.web.pages import Page
-from flawscope_station.web.parts import AccessDep
 from flawscope_station.web.templates import PAGES
 
 if TYPE_CHECKING:
@@ -177,12 +177,12 @@ def _to_provider_error(error: Exception) -> ProviderError:
     return ProviderError(one_line_message(error) or type(error).__name__)
 
 
-def company_sign_in_app(parts: Mapping[type, Any], settings: OpenIdSettings) -> ASGIApp:
+def company_sign_in_app(components: Mapping[type, Any], settings: OpenIdSettings) -> ASGIApp:
     """Make the pages below `COMPANY` that lead to a company's sign-in and back. Their own cookie, which a
     provider's redirect brings along, keeps state, nonce and code verifier."""
     from starlette.middleware.sessions import SessionMiddleware  # needs itsdangerous, of an extra
 
-    provider, access = OpenIdProvider(settings), parts[Access]
+    provider, access = OpenIdProvider(settings), components[Access]
 
     async def begin(request: Request) -> Response:
         request.session["next"] = local_path(request.query_params.get("next"))
@@ -219,7 +219,7 @@ def company_sign_in_app(parts: Mapping[type, Any], settings: OpenIdSettings) -> 
         return page.render("sign-in", status, next="/", error=error, name="")
 
     app = Starlette(routes=[Route("/", begin), Route("/done", finish)])
-    app.state.parts = parts
+    app.state.components = components
     cookie, key = f"{access.cookie}_company", secrets.token_urlsafe(32)
 
     async def app_with_session(scope: Scope, receive: Receive, send: Send) -> None:

@@ -27,7 +27,7 @@ from flawscope_station.inspecting.picture import base_name, check_picture
 from flawscope_station.inspecting.renderings import encode_png
 from flawscope_station.settings.station import Limits
 from flawscope_station.store.inspection import MAX_FILES, Label, make_label
-from flawscope_station.web.refusals import RefusedError
+from flawscope_station.web.errors import RefusedError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

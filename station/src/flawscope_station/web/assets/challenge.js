@@ -37,7 +37,7 @@
     const { inspection, file: _, ...body } = values(byId("add"));
     const { files } = byId("add").elements.file;
     if (inspection) return api("/challenge/parts", { body: { ...body, inspection: Number(inspection) } }).then(() => "");
-    await api("/challenge/awaited", { body });
+    await api("/challenge/parts", { body });
     if (files.length) return show("/inspections", body.name, files);
     if (byId("add").dataset.camera) return show("/trigger", body.name);
     return t("challenge.awaited", { name: body.name });

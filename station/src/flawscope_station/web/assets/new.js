@@ -7,7 +7,7 @@
   const MORE = 240; // and with each further click
   const ENOUGH = 20; // pictures from which a false-alarm rate of 5 % can be promised
   const USUAL = 40;
-  const BUSY = ["waiting", "learning"];
+  const BUSY = ["queued", "running"];
   const texts = (key, other, values) => (key in page.texts ? t(key, values) : other);
 
   function make(name, properties = {}, ...children) {
@@ -315,7 +315,7 @@
   ];
   function progressWords() {
     const { stage, step, before } = state;
-    if (stage === "waiting") return before ? count("new.before", before) : t("new.stage_waiting");
+    if (stage === "queued") return before ? count("new.before", before) : t("new.stage_queued");
     if (!step) return t("new.begins");
     const doing = STAGES.find(([, pattern]) => pattern.test(step.stage))?.[0] ?? "practise";
     const words = t(`new.doing_${doing}`);

@@ -16,10 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from flawscope.errors import InputError
-from flawscope_station.background import GuardedThread, stop_all
+from flawscope_station.core.refusals import Refusals
 from flawscope_station.inspecting.admission import Inspector
-from flawscope_station.problems import Listener
-from flawscope_station.refusals import Refusals
+from flawscope_station.monitoring.background import GuardedThread, stop_all
+from flawscope_station.monitoring.problems import Listener
 from flawscope_station.settings.plugins import ConfiguredPlugin
 from flawscope_station.sources import find_camera
 from flawscope_station.sources.source import ReportProblem, Source, StateOf, TriggeredSource

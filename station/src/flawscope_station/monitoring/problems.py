@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flawscope.errors import FlawscopeError
-from flawscope_station.background import BackgroundThread, GuardedThread, stop_all, unfailing
+from flawscope_station.monitoring.background import BackgroundThread, GuardedThread, Said, stop_all, unfailing
 from flawscope_station.store.database import now
 from flawscope_station.store.records import NotFoundError, iso
 
@@ -123,7 +123,7 @@ class Problems:
             else:
                 self._active[code] = replace(before, text=why, action=action, stops=stops)
         if (before.text if before else None) != why:
-            self.say(f"{code}: {why or 'over'}")
+            self.say(Said(f"{code}: {why or 'over'}", "warning" if why else "info", code=code))
         if (before is None) != (why is None):
             for listener in self._listeners:
                 listener.wake()

@@ -21,22 +21,22 @@ from flawscope import machine
 from flawscope.pictures import decoding
 from flawscope_station.access.audit import note_changed_settings
 from flawscope_station.access.authenticator import Access
-from flawscope_station.background import GuardedThread, unfailing
-from flawscope_station.connections import ConnectionContext, Connections, Timing
-from flawscope_station.extension import Extension, HasThreads, Input, Observers, Service
-from flawscope_station.health import Health
-from flawscope_station.housekeeping import Housekeeping
+from flawscope_station.core.connections import ConnectionContext, Connections, Timing
+from flawscope_station.core.extension import Extension, HasThreads, Input, Observers, Service
+from flawscope_station.core.health import Health
+from flawscope_station.core.housekeeping import Housekeeping
+from flawscope_station.core.live import EventBroadcaster, Metrics
+from flawscope_station.core.page_products import page_products
+from flawscope_station.core.queries import Overview, Records
+from flawscope_station.core.refusals import Refusals
 from flawscope_station.inspecting.admission import Inspector
 from flawscope_station.inspecting.interlock import Interlocks
 from flawscope_station.inspecting.judge import Judge
 from flawscope_station.inspecting.renderings import InspectionRenderer
 from flawscope_station.inspecting.tolerances import ProductTolerances
 from flawscope_station.inspecting.writer import RecordedInspection, Recorder
-from flawscope_station.live import EventBroadcaster, Metrics
-from flawscope_station.page_products import page_products
-from flawscope_station.problems import Problems
-from flawscope_station.queries import Overview, Records
-from flawscope_station.refusals import Refusals
+from flawscope_station.monitoring.background import GuardedThread, unfailing
+from flawscope_station.monitoring.problems import Problems
 from flawscope_station.settings.shifts import REPORT_DAYS
 from flawscope_station.settings.station import Settings
 from flawscope_station.sinks import Sinks
@@ -50,14 +50,14 @@ from flawscope_station.store.station_identity import claim_identity
 
 
 class Station:
-    """Station without its pages and its API, which get those of its parts that they ask for.
+    """Station without its pages and its API, which get those of its components that they ask for.
 
     Args:
         say: gets a line for the person who started the station.
         features: make what features add, of the core.
 
     Attributes:
-        parts: by class, for routes.
+        components: by class, for routes.
         routers: of the features.
 
     Raises:
@@ -73,7 +73,7 @@ class Station:
         self.say = say = unfailing(say)
         self._problems = Problems(say)
         self.report = self._problems.report
-        self.parts: dict[type, Any] = {}
+        self.components: dict[type, Any] = {}
         self.routers: list[Any] = []
         self._services: list[Service] = []
         self._inputs: list[Input] = []
@@ -207,7 +207,7 @@ class Station:
         )
 
     def _add(self, extension: Extension) -> None:
-        self.parts |= {type(part): part for part in extension.parts}
+        self.components |= {type(one): one for one in extension.components}
         self.routers += extension.routers
         self.overview.menu += extension.menu
         self._services += extension.services
@@ -261,6 +261,9 @@ class Station:
         inspection = recorded.inspection
         name = self.addresses.names[inspection.product_id]
         self.metrics.inspections.labels(name, inspection.decision).inc()
+        self.metrics.seconds.labels(name, inspection.source).observe(sum(recorded.seconds.values()))
+        for stage, seconds in recorded.seconds.items():
+            self.metrics.stages.labels(name, stage).observe(seconds)
         if inspection.unanswered is not None:
             self.metrics.unanswered.labels(name, inspection.unanswered).inc()
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from flawscope.errors import message_with_type
-from flawscope_station.background import GuardedThread
+from flawscope_station.core.live import Gauges
 from flawscope_station.inspecting.interlock import Interlock
 from flawscope_station.inspecting.writer import RecordedInspection
-from flawscope_station.live import Gauges
+from flawscope_station.monitoring.background import GuardedThread
 from flawscope_station.settings.station import ProductSettings
 
 Observer = Callable[[RecordedInspection], object]
@@ -52,7 +52,7 @@ class Input(Protocol):
 class Extension:
     """Contribution of a part to a station.
 
-    parts: that routes ask for, each by its class.
+    components: that routes ask for, each by its class.
     services: are started in this order when pictures come, all asked to end before the last picture is
     answered, stopped in the reverse order, and watched meanwhile.
     inputs: are started after all services, and stopped before any of these ends.
@@ -68,7 +68,7 @@ class Extension:
     request_enders: end what requests wait for, when the server ends, or soon after.
     """
 
-    parts: Sequence[object] = ()
+    components: Sequence[object] = ()
     services: Sequence[Service] = ()
     inputs: Sequence[Input] = ()
     inspecting: Sequence[HasThreads] = ()

@@ -12,8 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from flawscope.errors import FlawscopeError
-from flawscope.methods import conflicts
-from flawscope_station import refusals
+from flawscope_station.core.refusals import status_and_code
 from flawscope_station.store.inspection import RefusalError
 
 _DELAY = 5  # seconds of Retry-After, unless the error has its own
@@ -32,13 +31,6 @@ class RefusedError(RefusalError, HTTPException):  # FastAPI passes an HTTPExcept
         HTTPException.__init__(self, status, text)
         self.args = (text,)
         self.status, self.code = status, code
-
-
-def status_and_code(error: FlawscopeError) -> tuple[int, str]:
-    """Return the HTTP status of an error, and its code for programs."""
-    if isinstance(error, conflicts.ConflictError):
-        return 422, "conflict"
-    return refusals.status_and_code(error)
 
 
 def error_response(error: FlawscopeError) -> Response:

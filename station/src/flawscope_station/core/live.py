@@ -6,14 +6,15 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from flawscope import __version__
 from flawscope.errors import FlawscopeError
 
 MAX_QUEUED_MESSAGES = 50  # messages that may wait for a slow page; beyond that the oldest are dropped
@@ -132,7 +133,8 @@ class ReviewLeases:
 # ------------------------------------------------------------------------------------------------- Prometheus
 
 _BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
-# Name (`_total`: a counter) -> help text, and values by product ("": of the station) or by product and sink
+# Name (`_total`: a counter) -> help text, and values by product ("": of the station), by product and sink, or
+# by pairs of a label and its value
 Gauges = dict[str, tuple[str, dict[Any, float]]]
 
 
@@ -154,13 +156,17 @@ class Metrics(Collector):
         self.unanswered = counter("unanswered", "Parts recorded whose senders got no answer.", "reason")
         self.refused = counter("refused", "Parts not taken, by reason.", "reason")
         self.verdicts = counter("verdicts", "What people said.", "verdict")
-        self.seconds = Histogram(
-            "flawscope_inspection_seconds",
-            "From the request to the answer.",
-            ("product",),
-            buckets=_BUCKETS,
-            registry=self.registry,
-        )
+
+        def histogram(name: str, what: str, label: str) -> Histogram:
+            labels = "product", label
+            return Histogram(
+                f"flawscope_{name}_seconds", what, labels, buckets=_BUCKETS, registry=self.registry
+            )
+
+        self.seconds = histogram("inspection", "From the picture to the answer.", "source")
+        self.stages = histogram("stage", "That a part waits, is judged, is recorded.", "stage")
+        build = Gauge("flawscope_build", "Version of the program.", ("version",), registry=self.registry)
+        build.labels(__version__).set(1.0)
         self.registry.register(self)
 
     def text(self) -> bytes:
@@ -171,14 +177,22 @@ class Metrics(Collector):
         for gauges in self.gauges:
             with suppress(FlawscopeError):  # the store is away
                 for name, (what, values) in gauges().items():
-                    of = (((key,) if key and isinstance(key, str) else tuple(key)) for key in values)
-                    yield _metric_family(name, what, list(zip(of, values.values(), strict=True)))
+                    yield _metric_family(name, what, {_labels(key): one for key, one in values.items()})
 
 
-def _metric_family(name: str, what: str, values: Sequence[tuple[tuple[str, ...], float]]) -> Metric:
+def _labels(key: Any) -> tuple[tuple[str, str], ...]:
+    """Return labels with their values, of a key of gauges."""
+    names = ((key,) if key else ()) if isinstance(key, str) else tuple(key)
+    return tuple(
+        one if isinstance(one, tuple) else (label, one)
+        for one, label in zip(names, ("product", "sink", "", ""), strict=False)
+    )
+
+
+def _metric_family(name: str, what: str, values: Mapping[tuple[tuple[str, str], ...], float]) -> Metric:
     kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
-    labels = ("product", "sink")[: max((len(names) for names, _ in values), default=0)]
+    labels = [label for label, _ in next(iter(values), ())]
     family = kind(f"flawscope_{name}", what, labels=labels)
-    for names, value in values:
-        family.add_metric(names, value)
+    for names, value in values.items():
+        family.add_metric([one for _, one in names], value)
     return family

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from queue import Full, Queue
 
 from flawscope.errors import message_with_type
@@ -304,6 +305,26 @@ def unfailing(say: Callable[[str], None]) -> Callable[[str], None]:
             say(line)
 
     return say_if_possible
+
+
+class Said(str):
+    """Line of the log, with its level (info, warning, error) and what programs look for in it."""
+
+    level: str
+    fields: dict[str, object]
+
+    def __new__(cls, text: str, level: str = "info", **fields: object) -> Said:
+        made = super().__new__(cls, text)
+        made.level, made.fields = level, fields
+        return made
+
+
+def log_line(line: str) -> str:
+    """Return a line as programs read it: time, level and fields, then the text."""
+    level, fields = getattr(line, "level", "info"), getattr(line, "fields", {})
+    at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    facts = {"time": at, "level": level, **fields}
+    return f"{' '.join(f'{name}={value}' for name, value in facts.items())} {line}"
 
 
 class Log:

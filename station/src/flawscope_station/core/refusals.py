@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from flawscope.errors import FlawscopeError, InputError
+from flawscope.methods import conflicts
+from flawscope_station.core.live import EventBroadcaster
 from flawscope_station.inspecting.interlock import NotProductionError
-from flawscope_station.live import EventBroadcaster
 from flawscope_station.store.addresses import Addresses
 from flawscope_station.store.database import now
 from flawscope_station.store.records import iso
@@ -17,7 +18,9 @@ REFUSAL_EVENT = "refusal"  # on the live stream
 
 
 def status_and_code(error: BaseException) -> tuple[int, str]:
-    """Return the HTTP status of an error of a picture, and its code for programs."""
+    """Return the HTTP status of an error, and its code for programs."""
+    if isinstance(error, conflicts.ConflictError):
+        return 422, "conflict"
     status, code = (422, "invalid") if isinstance(error, InputError) else (503, "failed")
     if isinstance(error, FlawscopeError):
         status, code = getattr(error, "status", status), getattr(error, "code", code)

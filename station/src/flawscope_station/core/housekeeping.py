@@ -10,8 +10,8 @@ from contextlib import suppress
 from flawscope.errors import FlawscopeError, one_line_message
 from flawscope_station.access.audit import trim_events
 from flawscope_station.access.authenticator import Access
-from flawscope_station.background import BackgroundThread
-from flawscope_station.problems import Action
+from flawscope_station.monitoring.background import BackgroundThread
+from flawscope_station.monitoring.problems import Action
 from flawscope_station.settings.station import RetentionSettings
 from flawscope_station.store.files import Files
 from flawscope_station.store.records import REMOVED_EVENT, Store

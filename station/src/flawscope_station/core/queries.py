@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 from flawscope.errors import FlawscopeError
-from flawscope_station.connections import ConnectionContext
-from flawscope_station.health import Health
+from flawscope_station.core.connections import ConnectionContext
+from flawscope_station.core.health import Health
+from flawscope_station.core.live import Gauges, ReviewLeases
 from flawscope_station.inspecting.capacity import Turns
-from flawscope_station.live import Gauges, ReviewLeases
+from flawscope_station.monitoring.problems import Problem
 from flawscope_station.sinks import Sinks
 from flawscope_station.sources.source import State
+from flawscope_station.store.line_alarms import hold_promise
 from flawscope_station.store.records import Store, iso
 from flawscope_station.store.search import Filters, InspectionPage, search, trends
+
+PROMISE_INTERVAL = 600.0  # seconds between two counts of a product's false alarms
 
 
 class Records:
@@ -66,6 +72,7 @@ class Overview:
         self.addresses, self.store, self.inspector = floor.addresses, floor.store, floor.inspector
         self.versions = floor.addresses.versions
         self.menu: list[str] = []
+        self._promised: dict[str, tuple[float, str]] = {}  # by product: when it was held, and the state
 
     def facts(self, name: str) -> dict[str, Any]:
         """Return a product as the API shows it. NotFoundError."""
@@ -107,7 +114,8 @@ class Overview:
         }
 
     def gauges(self) -> Gauges:
-        names = list(self.addresses.names.items())
+        known, problems = self.addresses.names, self.health.problems()
+        names = list(known.items())
         free_bytes = self.inspector.files.free_bytes()
         gauges: Gauges = {
             "oldest_waiting_seconds": (
@@ -118,7 +126,9 @@ class Overview:
                 "Parts not answered yet.",
                 {name: float(self.inspector.backlog(number)) for number, name in names},
             ),
-            "problems": ("Shown on the page.", {"": float(len(self.health.problems()))}),
+            "problems": ("Shown on the page.", {"": float(len(problems))}),
+            "problem": ("Problems, by code and product.", {_place(one, known): 1.0 for one in problems}),
+            "ready": ("1 where parts of all products are judged.", {"": float(self.health.is_ready())}),
             "disk_free_bytes": ("Where the station keeps its files.", {"": float(free_bytes)}),
             "clock_jump_seconds": (
                 "The computer's clock, less what it should be; 0 where it can be right.",
@@ -140,7 +150,33 @@ class Overview:
         with suppress(FlawscopeError):
             products = list(self.addresses.products.items())
             waiting = {n: float(self.store.waiting_count(i)) for n, i in products}
-            active = {n: float(self.versions.list_versions(i)["active"] or 0) for n, i in products}
+            active = {n: self.versions.active_row(i) for n, i in products}
+            last = {n: at / 1e6 for n, i in products if (at := self.store.last_at(i)) is not None}
             gauges["review_waiting"] = ("Pictures to be reviewed.", waiting)
-            gauges["version"] = ("The model that judges.", active)
+            numbers = {n: 0.0 if row is None else float(row.id) for n, row in active.items()}
+            gauges["version"] = ("The model that judges.", numbers)
+            hashes = {(n, ("hash", row.hash)): 1.0 for n, row in active.items() if row is not None}
+            gauges["model"] = ("SHA-256 of the file of the model that judges.", hashes)
+            gauges["last_inspection_timestamp_seconds"] = ("Of the last part recorded.", last)
+            gauges["store_bytes"] = ("Of the data base.", {"": float(self.store.database.size())})
+            gauges["promise_kept"] = ("1 where the false-alarm rate is kept on the line.", self._promises())
+        if (backup := self.inspector.files.last_backup()) is not None:
+            gauges["last_backup_timestamp_seconds"] = ("Of the last backup.", {"": backup})
         return gauges
+
+    def _promises(self) -> dict[str, float]:
+        """Return what is known of each product's promise. One at a time is held against the line anew, and
+        none more than every ten minutes, for that reads thousands of records."""
+        before = time.monotonic() - PROMISE_INTERVAL
+        products = self.addresses.products.items()
+        due = ((n, i) for n, i in list(products) if self._promised.get(n, (-math.inf, ""))[0] < before)
+        if (first := next(due, None)) is not None:
+            found = hold_promise(self.versions, first[1])
+            self._promised[first[0]] = time.monotonic(), found["state"] if found else ""
+        told = {"kept": 1.0, "broken": 0.0}
+        return {name: told[state] for name, (_, state) in self._promised.items() if state in told}
+
+
+def _place(problem: Problem, names: Mapping[int, str]) -> tuple[str | tuple[str, str], ...]:
+    """Return the labels of a problem."""
+    return names.get(problem.product or 0, ""), ("code", problem.kind)

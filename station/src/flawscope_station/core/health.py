@@ -9,11 +9,17 @@ from contextlib import suppress
 from sqlalchemy import text
 
 from flawscope.errors import FlawscopeError, message_with_type, one_line_message
-from flawscope_station.background import GuardedThread, ThreadWatch
-from flawscope_station.housekeeping import Housekeeping
+from flawscope_station.core.housekeeping import Housekeeping
 from flawscope_station.inspecting.admission import Inspector
 from flawscope_station.inspecting.interlock import NotReadyError
-from flawscope_station.problems import PROBLEM_ACKNOWLEDGED, Listener, Problem, Problems, Standstill
+from flawscope_station.monitoring.background import GuardedThread, ThreadWatch
+from flawscope_station.monitoring.problems import (
+    PROBLEM_ACKNOWLEDGED,
+    Listener,
+    Problem,
+    Problems,
+    Standstill,
+)
 from flawscope_station.sources.camera import CAMERA_PROBLEMS
 from flawscope_station.sources.camera import SOURCE as CAMERA
 from flawscope_station.sources.source import Source, State, lost_camera

@@ -1,0 +1,243 @@
+"""A station after years: what do its pages, scrapes, sinks, learning and retention cost with N inspections?
+
+    python bench/years.py
+    python bench/years.py --parts 10000,100000
+
+The station's own first parts are copied by SQL, N in all over 20 products and two years, a twentieth flagged,
+a hundredth reviewed; a webhook of each product answers nothing, so that all of it waits there. Then the
+station is opened in this process and asked; each time is the median of three, in milliseconds of the
+processor, the client's among them, after a first one that is measured by itself; `transaction` is the longest
+write meanwhile, on the clock.
+"""
+
+from __future__ import annotations
+
+import resource
+import sqlite3
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+import common
+from common import Args, Cell, Record
+
+sys.path.insert(0, str(common.ROOT / "station" / "tests"))
+
+from flawscope_station.learning.activation import Learning
+from flawscope_station.settings.station import ProductSettings, RetentionSettings, Settings
+from flawscope_station.store.database import Database
+from learning_helpers import drawn_part
+from sink_helpers import make_sink
+from station_helpers import Listening, Running, opened
+
+MODEL = common.ROOT / "tests/fixtures/models/patchcore-two-sizes.onnx"
+PRODUCTS, YEARS = 20, 2
+MICROSECONDS = YEARS * 365 * 86400 * 1_000_000
+REPEATS = 3
+LIMIT, LONGEST = 300.0, 50.0  # milliseconds: of the processor for a page; of a write transaction
+
+
+def settings_of(store: Path) -> Settings:
+    sink = make_sink(webhook="http://127.0.0.1:9/")
+    products = {f"p{k:02}": ProductSettings(str(MODEL), sinks=(sink,)) for k in range(PRODUCTS)}
+    # none is removed before it is asked for
+    keep = RetentionSettings(good="10 years", anomalous="10 years", records="10 years")
+    return Settings(products, store=str(store), device="cpu", threads=1, port=0, keep=keep)
+
+
+def first_parts(running: Running) -> None:
+    """Let each product judge one good part: its row is copied."""
+    data = drawn_part(0)
+    with httpx.Client(base_url=running.url, timeout=120) as http:
+        for name in running.station.products:
+            http.post(f"/api/v1/products/{name}/inspections", content=data).raise_for_status()
+
+
+def fill(store: Path, count: int) -> None:
+    """Copy each product's first part until there are `count` of all."""
+    each = count // PRODUCTS
+    with closing(sqlite3.connect(store / "station.sqlite", isolation_level=None)) as made:
+        made.execute("PRAGMA synchronous = OFF")
+        made.execute("PRAGMA foreign_keys = OFF")
+        made.execute("PRAGMA cache_size = -400000")
+        made.execute("CREATE TEMP TABLE n (i INTEGER PRIMARY KEY)")
+        made.execute(
+            "INSERT INTO n WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < ?)"
+            " SELECT i FROM c",
+            [each],
+        )
+        (end,) = made.execute("SELECT MAX(at) FROM inspections").fetchone()
+        (last,) = made.execute("SELECT MAX(id) FROM inspections").fetchone()
+        first = dict(
+            made.execute("SELECT product_id, MIN(id) FROM inspections GROUP BY product_id").fetchall()
+        )
+        names = [row[1] for row in made.execute("PRAGMA table_info(inspections)")]
+        own = {
+            "id": f"{last} + 1 + (n.i - 1) * {PRODUCTS} + :place",
+            "picture": "printf('%02d%062d', :place, n.i)",
+            "at": f"{end} - {MICROSECONDS} + n.i * ({MICROSECONDS} / {each})",
+            "name": "'part' || n.i || '.png'",
+            "score": "one.score * (0.5 + (n.i * 7919 % 1000) / 1000.0)",
+            "anomalous": "n.i % 20 = 0",
+            "review": "CASE WHEN n.i % 100 = 0 THEN 'done' WHEN n.i % 2000 = 20 THEN 'waiting'"
+            " ELSE 'none' END",
+            "verdict": "CASE WHEN n.i % 100 = 0 THEN 'good' END",
+            "part": "'P' || n.i",
+        }
+        for place, (product, number) in enumerate(first.items()):
+            given = {"place": place, "product": product, "number": number}
+            made.execute("BEGIN")
+            made.execute(
+                "INSERT INTO pictures (product_id, hash, suffix, bytes, width, height, created_at, pixels)"
+                f" SELECT :product, {own['picture']}, '.png', 30000, 96, 96, {own['at']},"
+                f" {own['picture']} FROM n",
+                given,
+            )
+            values = ", ".join(own.get(name, f"one.{name}") for name in names)
+            made.execute(
+                f"INSERT INTO inspections ({', '.join(names)}) SELECT {values} FROM n, inspections AS one"
+                " WHERE one.id = :number",
+                given,
+            )
+            made.execute(
+                "INSERT INTO verdicts (inspection_id, verdict, at, who, note)"
+                " SELECT id, verdict, at, 'anna', '' FROM inspections"
+                " WHERE product_id = :product AND verdict IS NOT NULL",
+                given,
+            )
+            made.execute("DELETE FROM hours WHERE product_id = :product", given)
+            made.execute(
+                "INSERT INTO hours SELECT product_id, version_id, at / 3600000000, COUNT(*),"
+                " SUM(anomalous), 0, 0, SUM(score), MIN(score), MAX(score), SUM(verdict IS NOT NULL), 0,"
+                " CAST(TOTAL(anomalous AND verdict = 'good') AS INTEGER), 0"
+                " FROM inspections WHERE product_id = :product GROUP BY version_id, at / 3600000000",
+                given,
+            )
+            made.execute("COMMIT")
+        made.execute("ANALYZE")
+
+
+@contextmanager
+def watched_writes(found: list[float]) -> Iterator[None]:
+    """Note how long each write transaction takes."""
+    writing = Database.writing
+
+    @contextmanager
+    def timed(self: Database) -> Iterator[Any]:
+        with writing(self) as connection:
+            begun = time.monotonic()
+            yield connection
+        found.append(time.monotonic() - begun)
+
+    Database.writing = timed  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Database.writing = writing  # type: ignore[method-assign]
+
+
+def cost(work: Callable[[], object]) -> Cell:
+    times, writes = [], list[float]()
+    with watched_writes(writes):
+        for _ in range(REPEATS + 1):
+            begun = time.process_time()
+            work()
+            times.append(1000 * (time.process_time() - begun))
+    return {
+        "first_ms": round(times[0], 1),
+        "median_ms": round(statistics.median(times[1:]), 1),
+        "transaction_ms": round(1000 * max(writes, default=0.0), 1),
+    }
+
+
+def asked(running: Running) -> dict[str, Callable[[], object]]:
+    """What people and programs ask, by name."""
+    station, http = running.station, httpx.Client(base_url=running.url, timeout=600)
+    name, number = next(iter(station.products.items()))
+    middle = station.store.totals(number)["inspections"] * PRODUCTS // 2
+
+    def get(path: str) -> Callable[[], object]:
+        return lambda: http.get(path).raise_for_status()
+
+    pages = ("live", "review", "history", "trends", "models", "challenge", f"inspections/{middle}")
+    found = {f"page {page.partition('/')[0]}": get(f"/{name}/{page}") for page in pages}
+    found |= {
+        "page overview": get("/"),
+        "page audit": get("/-/audit"),
+        "API: search, a part": get(f"/api/v1/products/{name}/inspections?part=P{middle // PRODUCTS}"),
+        "API: search, flagged": get(f"/api/v1/products/{name}/inspections?decision=anomalous&limit=100"),
+        "scrape /metrics": get("/metrics"),
+        "/readyz": get("/readyz"),
+        "API: a product": get(f"/api/v1/products/{name}"),
+        "API: learning": get(f"/api/v1/products/{name}/learning"),
+        "API: the promise": get(f"/api/v1/products/{name}/promise"),
+        "learning, a look": station.components[Learning]._look,
+        "sinks' backlog": station.sinks.gauges,
+        "retention, an hour's": station.housekeeping._remove_old,
+    }
+    return found
+
+
+def years(parts: int) -> Cell:
+    with common.workspace(None) as work:
+        store = work / "store"
+        running = opened(settings_of(store), Listening)
+        first_parts(running)
+        running.close()
+        begun = time.monotonic()
+        fill(store, parts)
+        filled = time.monotonic() - begun
+        begun = time.process_time()
+        running = opened(settings_of(store), Listening)
+        found: Cell = {"parts": parts, "fill_s": round(filled, 1), "gb": round(size(store) / 1e9, 2)}
+        found["start_ms"] = round(1000 * (time.process_time() - begun), 1)
+        try:
+            before = memory()
+            found["asked"] = {name: cost(work) for name, work in asked(running).items()}
+            found["memory_grows_mib"] = round(memory() - before, 1)
+            sent, data = list[float](), [drawn_part(seed) for seed in range(1, 12)]
+            with httpx.Client(base_url=running.url, timeout=120) as http:
+                for one in data:
+                    began = time.monotonic()
+                    http.post("/api/v1/products/p00/inspections", content=one).raise_for_status()
+                    sent.append(1000 * (time.monotonic() - began))
+            found["answer_ms"] = round(statistics.median(sent), 1)
+        finally:
+            running.close()
+    return found
+
+
+def size(store: Path) -> int:
+    return (store / "station.sqlite").stat().st_size
+
+
+def memory() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> int:
+    parser = common.make_parser(__doc__, "years", data=False)
+    parser.add_argument("--parts", default="10000,100000,1000000", help="default: %(default)s")
+    args: Args = common.parse_arguments(parser)
+    record, missed = Record(args, "a station after years"), False
+    for parts in common.ints(args.parts):
+        if (found := record.attempt(f"{parts}", partial(years, parts))) is None:
+            continue
+        table = [
+            {"": name, **one, "!": "MISSED" * (one["median_ms"] > LIMIT or one["transaction_ms"] > LONGEST)}
+            for name, one in found["asked"].items()
+        ]
+        common.print_table(f"{parts:,} inspections", table)
+        missed |= any(row["!"] for row in table)
+    return record.status() or int(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(common.run_script(main))

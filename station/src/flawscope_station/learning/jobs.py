@@ -1,0 +1,267 @@
+"""Models in the making, one after another, in a process beside the inspections: versions from corrections,
+and models of new products. Each is a row, so that a station that was killed goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from pydantic import BaseModel, Field
+from sqlalchemy import Connection, Row, case, delete, func, select, update
+
+from flawscope_station.learning.process import STEP_SECONDS, JobFunction, StoppedError, Worker
+from flawscope_station.monitoring.background import BackgroundThread
+from flawscope_station.store.database import Database, StoreError, now
+from flawscope_station.store.records import add_event, fetch_row
+from flawscope_station.store.schema import IS_UNFINISHED, QUEUED, RUNNING, jobs, products
+
+# kinds: a version from corrections, the model of a new product, what more pictures would bring to it
+CORRECTIONS, FIT, CURVE = "corrections", "fit", "curve"
+READY, LIVE, STOPPED, REJECTED, FAILED, REMOVED = "ready", "live", "stopped", "rejected", "failed", "removed"
+UNFINISHED, UNUSED = (QUEUED, RUNNING), (READY, REJECTED)
+MAX_JOBS = 1000  # of a product, that became no version: older ones are removed
+CHECK_INTERVAL = 60.0  # seconds between two looks at what is to be made
+RETRY_SECONDS = 2.0  # seconds between two tries where the data base is away
+EVENT_QUEUED = "learning asked"
+
+
+class JobStep(BaseModel):
+    """How far a job is."""
+
+    stage: str
+    done: int
+    total: int
+    left: float | None = Field(None, description="seconds until this stage is done, about")
+
+
+class Jobs:
+    """Jobs in the data base. Every method is one transaction and raises `StoreError` where it fails."""
+
+    def __init__(self, database: Database):
+        self.database = database
+
+    def add(
+        self,
+        kind: str,
+        who: str,
+        facts: Mapping[str, Any],
+        *,
+        product_id: int | None = None,
+        start: int | None = None,
+        draft: str | None = None,
+    ) -> int:
+        """Queue a job and return its number. start: version that it begins with. draft: name of the new
+        product, of which the last job of a kind is kept."""
+        at = now()
+        row = {"kind": kind, "product_id": product_id, "draft": draft, "start_version_id": start}
+        row |= {"who": who, "created_at": at, "changed_at": at, "status": QUEUED, "facts": json.dumps(facts)}
+        with self.database.writing() as connection:
+            if draft is not None:
+                connection.execute(delete(jobs).where(jobs.c.draft == draft, jobs.c.kind == kind))
+            number = int(connection.execute(jobs.insert().values(row).returning(jobs.c.id)).scalar_one())
+            if product_id is not None:
+                text = f"candidate {number} on version {start}"
+                add_event(connection, EVENT_QUEUED, who, text, product_id)
+                own = jobs.c.product_id == product_id, jobs.c.version_id.is_(None)
+                kept = select(jobs.c.id).where(*own).order_by(jobs.c.id.desc()).offset(MAX_JOBS).limit(1)
+                if (last := connection.scalar(kept)) is not None:
+                    connection.execute(delete(jobs).where(*own, jobs.c.id <= last, ~IS_UNFINISHED))
+        return number
+
+    def change(
+        self,
+        number: int,
+        status: str,
+        *,
+        kind: str = "",
+        who: str = "",
+        text: str = "",
+        facts: Mapping[str, Any] | None = None,
+        only: tuple[str, ...] = (),
+        **columns: int | None,
+    ) -> bool:
+        """Set a job's status and note an event of this kind; return False and change nothing where its status
+        is not among `only`, or it was removed.
+
+        Args:
+            facts: added to those of the job.
+        """
+        with self.database.writing() as connection:
+            row = connection.execute(select(jobs).where(jobs.c.id == number).with_for_update()).one_or_none()
+            if row is None or (only and row.status not in only):
+                return False
+            known = {**json.loads(row.facts), **(facts or {})}
+            values = {"status": status, "changed_at": now(), "facts": json.dumps(known), **columns}
+            connection.execute(update(jobs).where(jobs.c.id == number).values(values))
+            if kind:
+                add_event(connection, kind, who, f"candidate {number}{text}", row.product_id)
+        return True
+
+    def mark_live(self) -> None:
+        """Mark those as live whose versions judge: the station may have ended in between."""
+        active = select(products.c.active_version_id).where(products.c.id == jobs.c.product_id)
+        ours = jobs.c.status.in_(UNUSED), jobs.c.version_id == active.scalar_subquery()
+        self.database.change(update(jobs).where(*ours).values(status=LIVE))
+
+    def next_unfinished(self) -> Row[Any] | None:
+        """Return the oldest job that is to be made, or that was being made when something ended it; curves
+        come last."""
+        last = case((jobs.c.kind == CURVE, 1), else_=0)
+        return self.database.row(select(jobs).where(IS_UNFINISHED).order_by(last, jobs.c.id).limit(1))
+
+    def before(self, number: int) -> int:
+        """Count the models that are made before this one."""
+        ours = IS_UNFINISHED, jobs.c.id < number, jobs.c.kind != CURVE
+        with self.database.reading() as connection:
+            return int(connection.execute(select(func.count()).where(*ours)).scalar_one())
+
+    def of_version(self, product_id: int, version: int) -> Row[Any] | None:
+        """Return the job that became a version."""
+        with self.database.reading() as connection:
+            return job_of_version(connection, product_id, version)
+
+    def by_version(self, product_id: int) -> dict[int, Row[Any]]:
+        """Return the last job that became each version."""
+        ours = jobs.c.product_id == product_id, jobs.c.version_id.is_not(None)
+        rows = self.database.rows(select(jobs).where(*ours).order_by(jobs.c.id))
+        return {int(row.version_id): row for row in rows}
+
+    def row(self, product_id: int, number: int) -> Row[Any]:
+        """Return a product's job. NotFoundError."""
+        return fetch_row(self.database, jobs, product_id, number)
+
+    def latest(self, product_id: int, most: int = 50) -> list[Row[Any]]:
+        """Return a product's latest jobs, newest first."""
+        query = select(jobs).where(jobs.c.product_id == product_id)
+        return self.database.rows(query.order_by(jobs.c.id.desc()).limit(most))
+
+    def of_drafts(self) -> dict[str, Row[Any]]:
+        """Return the fit of each new product that has one."""
+        rows = self.database.rows(select(jobs).where(jobs.c.draft.is_not(None), jobs.c.kind == FIT))
+        return {row.draft: row for row in rows}
+
+    def of_draft(self, name: str) -> Row[Any] | None:
+        """Return the fit of a new product; None: there is none."""
+        return self.database.row(select(jobs).where(jobs.c.draft == name, jobs.c.kind == FIT))
+
+    def forget_draft(self, name: str) -> None:
+        """Remove the jobs of a new product."""
+        self.database.change(delete(jobs).where(jobs.c.draft == name))
+
+
+def job_of_version(connection: Connection, product_id: int, version: int) -> Row[Any] | None:
+    ours = jobs.c.product_id == product_id, jobs.c.version_id == version
+    return connection.execute(select(jobs).where(*ours).order_by(jobs.c.id.desc()).limit(1)).one_or_none()
+
+
+class Maker(Protocol):
+    """Makes the jobs of a kind."""
+
+    def __call__(self, row: Row[Any]) -> object:
+        """Make a job by `JobQueue.run` and set its status. StoreError: it is made later; StoppedError."""
+
+
+class JobQueue(BackgroundThread):
+    """Makes one job after the other.
+
+    Attributes:
+        makers: by kind.
+        looks: called before each look for jobs: they may add some.
+    """
+
+    def __init__(self, database: Database):
+        super().__init__("learning")
+        self.jobs, self.worker = Jobs(database), Worker()
+        self.makers: dict[str, Maker] = {}
+        self.looks: list[Callable[[], object]] = []
+        self._lock = threading.Lock()
+        self._current: Row[Any] | None = None
+        self._step: JobStep | None = None
+        self._begun = 0.0  # when the present stage did
+
+    def start(self) -> None:
+        self.wake()
+        super().start()
+
+    def end(self) -> None:
+        """End; a job that is being made is made anew at the next start."""
+        super().end()
+        self.worker.close()
+
+    def add(self, kind: str, who: str, facts: Mapping[str, Any], **of: Any) -> int:
+        """Queue a job, as `Jobs.add`; a curve that is being made waits for it."""
+        number = self.jobs.add(kind, who, facts, **of)
+        with self._lock:
+            if self._current is not None and self._current.kind == CURVE != kind:
+                self.worker.stop()
+        self.wake()
+        return number
+
+    def step(self, number: int) -> JobStep | None:
+        """Return how far a job is; None: it is not being made."""
+        with self._lock:
+            return self._step if self._current is not None and self._current.id == number else None
+
+    def stop_job(self, number: int, status: str = STOPPED, **how: Any) -> bool:
+        """Give a job that is not done this status, and end its work; how: as of `Jobs.change`."""
+        is_changed = self.jobs.change(number, status, **{"only": UNFINISHED, **how})
+        if is_changed:
+            self._if_current(number, self.worker.stop)
+        return is_changed
+
+    def interrupt(self, number: int, stages: str) -> None:
+        """End the stages of a job whose names begin so (`Worker.interrupt`)."""
+        self._if_current(number, lambda: self.worker.interrupt(stages))
+
+    def _if_current(self, number: int, do: Callable[[], object]) -> None:
+        with self._lock:
+            if self._current is not None and self._current.id == number:
+                do()
+
+    def run(self, work: JobFunction, job: dict[str, Any]) -> Any:
+        """Return the result of a job's work. WorkerError as of `Worker.run`."""
+        return self.worker.run(work, job, self._note_step)
+
+    def pause(self, seconds: float) -> bool:
+        """Wait for so long; return whether the station ends."""
+        return self._pause(seconds)
+
+    def _work(self) -> None:
+        while not self._wait(CHECK_INTERVAL):
+            try:
+                with self.threads[0].call(STEP_SECONDS):
+                    self._make_all()
+            except StoreError:  # reported by the station; jobs that are to be made are found at the next look
+                self._pause(RETRY_SECONDS)
+                self.wake()
+
+    def _make_all(self) -> None:
+        self.worker.end_if_idle()
+        for look in self.looks:
+            look()
+        while not self._ended.is_set() and (row := self.jobs.next_unfinished()) is not None:
+            self._make(row)
+
+    def _make(self, row: Row[Any]) -> None:
+        with self._lock:
+            self._current = row
+        try:
+            if self.jobs.change(row.id, RUNNING, only=UNFINISHED):  # else it was stopped a moment ago
+                self.makers[row.kind](row)
+        except StoppedError:  # by a person, who said so in the row; else it goes on later
+            pass
+        finally:
+            with self._lock:
+                self._current = self._step = None
+
+    def _note_step(self, stage: str, done: int, total: int) -> None:
+        self.threads[0].go_on()
+        name, at = stage.partition(",")[0], time.monotonic()
+        with self._lock:
+            if self._step is None or self._step.stage != name:
+                self._begun = at
+            left = (at - self._begun) / done * (total - done) if done else None
+            self._step = JobStep(stage=name, done=done, total=total, left=left)

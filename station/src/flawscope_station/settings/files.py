@@ -1,0 +1,58 @@
+"""A settings file as it is meant: with the files that it includes, and with values of the environment."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flawscope.errors import InputError
+from flawscope.methods.config import read_config
+
+INCLUDE = "include"  # setting: a file, or several, that what stands beside it wins over
+_VARIABLE = re.compile(r"\$\{(\w*)\}")
+
+
+def read_file(path: str | Path) -> dict[str, Any]:
+    """Return the settings of a file, names and texts. `${NAME}` stands for a variable of the environment.
+    InputError: a file cannot be read or includes itself, or there is no such variable."""
+    found: dict[str, Any] = _with_environment(_with_included(Path(path), ()))
+    return found
+
+
+def _with_included(path: Path, above: Sequence[Path]) -> dict[str, Any]:
+    own, place = read_config(path), path.resolve()
+    names = own.pop(INCLUDE, None) or []
+    if not isinstance(names, str | list) or not all(isinstance(one, str) for one in names):
+        raise InputError(f"{INCLUDE}: write a file, or a list of files")
+    if place in above:
+        raise InputError(f"{INCLUDE}: {path} includes itself")
+    whole: dict[str, Any] = {}
+    for name in [names] if isinstance(names, str) else names:
+        whole = _merged(whole, _with_included(path.parent / Path(name).expanduser(), (*above, place)))
+    return _merged(whole, own)
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return both; of a setting that both have the one above, of `key: value` lines those of both."""
+    found = {**below, **above}
+    for key in below.keys() & above.keys():
+        if isinstance(below[key], Mapping) and isinstance(above[key], Mapping):
+            found[key] = _merged(below[key], above[key])
+    return found
+
+
+def _with_environment(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _with_environment(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_with_environment(one) for one in value]
+    return _VARIABLE.sub(_variable, value) if isinstance(value, str) else value
+
+
+def _variable(found: re.Match[str]) -> str:
+    if (value := os.environ.get(found[1])) is None:
+        raise InputError(f"{found[0]} is no variable of the environment: set it, or write the value")
+    return value

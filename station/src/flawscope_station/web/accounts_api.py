@@ -1,0 +1,120 @@
+"""Routes of users and tokens, for programs that keep many stations; admins alone."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import Depends
+from pydantic import BaseModel, ConfigDict, Field
+
+from flawscope_station.access.roles import ADMIN, Person
+from flawscope_station.settings.values import parse_age
+from flawscope_station.store.records import iso
+from flawscope_station.web.api import api_router
+from flawscope_station.web.components import AccessDep
+from flawscope_station.web.middleware import require_role
+
+router = api_router(prefix="/api/v1", role=ADMIN)
+Admin = Annotated[Person, Depends(require_role(ADMIN))]
+UserRole = Literal["viewer", "operator", "engineer", "admin"]
+
+
+class User(BaseModel):
+    name: str
+    role: str
+    created_at: str
+
+
+class Token(User):
+    used_at: str | None
+    expires_at: str | None = Field(description="null: never")
+
+
+class Users(BaseModel):
+    users: list[User]
+
+
+class Tokens(BaseModel):
+    tokens: list[Token]
+
+
+class NewUser(BaseModel):
+    """Person who may sign in."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(max_length=64)
+    password: str = Field(max_length=1000)
+    role: UserRole = "operator"
+
+
+class NewPassword(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    password: str = Field(max_length=1000)
+
+
+class NewToken(BaseModel):
+    """Token of a program."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"name": "camera1"}})
+    name: str = Field(max_length=64)
+    role: Literal["sender", UserRole] = "operator"
+    expires: str | None = Field(None, max_length=40, description="such as 90 days; null: never")
+
+
+class Secret(BaseModel):
+    name: str
+    token: str = Field(description="nobody can see it again")
+
+
+@router.get("/users", response_model=Users)
+def users(access: AccessDep) -> Any:
+    return {"users": [_shown(row) for row in access.users.all()]}
+
+
+@router.post("/users", status_code=201, response_model=Users)
+def add_user(new: NewUser, access: AccessDep, person: Admin) -> Any:
+    """Let somebody sign in."""
+    access.users.add(new.name, new.password, new.role, who=person.name)
+    return users(access)
+
+
+@router.post("/users/{user}/password", response_model=Users)
+def set_password(user: str, new: NewPassword, access: AccessDep, person: Admin) -> Any:
+    """Give somebody a new password, and end the sessions."""
+    access.users.set_password(user, new.password, who=person.name)
+    return users(access)
+
+
+@router.delete("/users/{user}", response_model=Users)
+def remove_user(user: str, access: AccessDep, person: Admin) -> Any:
+    """Let somebody sign in no longer, and end the sessions."""
+    access.users.remove(user, who=person.name)
+    return users(access)
+
+
+@router.get("/tokens", response_model=Tokens)
+def tokens(access: AccessDep) -> Any:
+    return {"tokens": [_shown(row) for row in access.tokens.all()]}
+
+
+@router.post("/tokens", status_code=201, response_model=Secret)
+def add_token(new: NewToken, access: AccessDep, person: Admin) -> Any:
+    """Make a token, which is shown once."""
+    seconds = None if new.expires is None else parse_age(new.expires, "expires: ")
+    token = access.tokens.add(new.name, new.role, expires=seconds, who=person.name)
+    return {"name": new.name, "token": token}
+
+
+@router.delete("/tokens/{token}", response_model=Tokens)
+def remove_token(token: str, access: AccessDep, person: Admin) -> Any:
+    """Accept a token no longer."""
+    access.tokens.remove(token, who=person.name)
+    return tokens(access)
+
+
+def _shown(row: Any) -> dict[str, Any]:
+    """Return an account; times as text."""
+    return {
+        name: iso(value) if name.endswith("_at") and value is not None else value
+        for name, value in row._mapping.items()
+    }
