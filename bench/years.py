@@ -35,7 +35,7 @@ from flawscope_station.settings.station import ProductSettings, RetentionSetting
 from flawscope_station.store.database import Database
 from learning_helpers import drawn_part
 from sink_helpers import make_sink
-from station_helpers import Listening, Running, opened
+from station_helpers import Listening, Running, opened, recorded
 
 MODEL = common.ROOT / "tests/fixtures/models/patchcore-two-sizes.onnx"
 PRODUCTS, YEARS = 20, 2
@@ -160,18 +160,17 @@ def cost(work: Callable[[], object]) -> Cell:
 def asked(running: Running) -> dict[str, Callable[[], object]]:
     """What people and programs ask, by name."""
     station, http = running.station, httpx.Client(base_url=running.url, timeout=600)
-    name, number = next(iter(station.products.items()))
-    middle = station.store.totals(number)["inspections"] * PRODUCTS // 2
+    name = next(iter(station.products))
+    newest = recorded(station, name)[0]
 
     def get(path: str) -> Callable[[], object]:
         return lambda: http.get(path).raise_for_status()
 
-    pages = ("live", "review", "history", "trends", "models", "challenge", f"inspections/{middle}")
+    pages = ("live", "review", "history", "trends", "models", "challenge", f"inspections/{newest['id']}")
     found = {f"page {page.partition('/')[0]}": get(f"/{name}/{page}") for page in pages}
     found |= {
-        "page overview": get("/"),
         "page audit": get("/-/audit"),
-        "API: search, a part": get(f"/api/v1/products/{name}/inspections?part=P{middle // PRODUCTS}"),
+        "API: search, a part": get(f"/api/v1/products/{name}/inspections?part={newest['part']}"),
         "API: search, flagged": get(f"/api/v1/products/{name}/inspections?decision=anomalous&limit=100"),
         "scrape /metrics": get("/metrics"),
         "/readyz": get("/readyz"),
