@@ -149,7 +149,7 @@ def test_nothing_is_tried_without_time(scripted, monkeypatch):
 
 
 def test_what_cannot_be_fitted_in_time_is_refused_with_the_minutes(scripted, refused):
-    refused(lambda: fit_auto(scripted.good, minutes=1e-6), "too few", "40 good pictures", "--auto 2")
+    refused(lambda: fit_auto(scripted.good, minutes=1e-6), "too few", "40 good pictures", "give 2 or more")
     assert not scripted.calls
 
 
