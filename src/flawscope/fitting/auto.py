@@ -50,6 +50,7 @@ from flawscope.predictor import Predictor, fitted_artefact, open_fitted, read_ma
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.views.preprocess import Preprocess
 
+SURE = 0.1  # least gain in AUROC, by its interval, by which a small trial on simulated defects alone decides
 MIN_PARTS = 12  # good parts to try by: of more than ten PatchCore puts no turned copies in its bank
 BEYOND = float(np.finfo(np.float32).max)  # score of a picture in which parts are not found
 BATCH = 8  # pictures that are judged between two looks at the clock
@@ -326,7 +327,8 @@ class _Search:
         found, reason = self._decide(stage)
         if stage == 2 or not found.flags:
             return found, reason
-        if self.first == SHORT and not self.given:
+        own = next(one for one in self.trials if (one.flags, one.stage) == (found.flags, 1))
+        if self.first == SHORT and not self.given and own.gain is not None and own.gain[1] < SURE:
             told = f"of {found.flags} they alone say that {reason}"
             return Recipe(), f"few simulated defects do not decide, and {told}"
         return found, f"{reason}; there was no time to try it on other pictures"
