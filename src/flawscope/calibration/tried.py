@@ -186,10 +186,13 @@ class Choice:
             for row in rows
         ]
         again = sum(one.stage == 2 for one in self.shown())
-        told = "the first was" if again == 1 else f"the first {again} were"
         lines = [
             *(table if len(rows) > 1 else []),
-            *([f"{told} tried twice: this is the second time, on other pictures"] if again else []),
+            *(
+                [f"the first {again} were tried twice: this is the second time, on other pictures"]
+                if again
+                else []
+            ),
             f"chosen: {self.flags or 'as given'}, since {self.reason}",
         ]
         if self.enough:
@@ -199,9 +202,11 @@ class Choice:
 
     def shown(self) -> Sequence[Trial]:
         """Returns the last trial of each setting that was ended: by its pictures nothing was chosen before.
-        Where none was, the one that had no time."""
+        Where none was, the one that had no time. A second one of the settings as given needs one beside it."""
+        twice = any(one.flags and one.stage == 2 and one.was_ended for one in self.trials)
+        told = [one for one in self.trials if twice or one.stage == 1]
         last: dict[str, Trial] = {}
-        for one in sorted(self.trials, key=lambda one: (one.was_ended, one.stage)):
+        for one in sorted(told, key=lambda one: (one.was_ended, one.stage)):
             last[one.flags] = one
         return sorted(last.values(), key=lambda one: (-one.stage, -(one.auroc or -1)))
 
