@@ -186,13 +186,10 @@ class Choice:
             for row in rows
         ]
         again = sum(one.stage == 2 for one in self.shown())
+        told = f"the first {again} were tried twice: this is the second time, on other pictures"
         lines = [
             *(table if len(rows) > 1 else []),
-            *(
-                [f"the first {again} were tried twice: this is the second time, on other pictures"]
-                if again
-                else []
-            ),
+            *([told] if again else []),
             f"chosen: {self.flags or 'as given'}, since {self.reason}",
         ]
         if self.enough:
@@ -202,7 +199,7 @@ class Choice:
 
     def shown(self) -> Sequence[Trial]:
         """Returns the last trial of each setting that was ended: by its pictures nothing was chosen before.
-        Where none was, the one that had no time. A second one of the settings as given needs one beside it."""
+        Where none was, the one that had no time. A second one as given needs another one beside it."""
         twice = any(one.flags and one.stage == 2 and one.was_ended for one in self.trials)
         told = [one for one in self.trials if twice or one.stage == 1]
         last: dict[str, Trial] = {}
