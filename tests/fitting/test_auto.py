@@ -176,7 +176,7 @@ def test_with_little_time_trials_are_small_and_the_likeliest_comes_first(scripte
 
 def test_few_simulated_defects_do_not_decide(scripted, monkeypatch):
     short(monkeypatch)
-    scripted.reaches |= {"--align turn": 4.0}
+    scripted.reaches |= {"": 0.0, "--align turn": 4.0}
 
     def stopped(self, stage):
         raise KeyboardInterrupt
