@@ -183,7 +183,7 @@ def test_few_simulated_defects_do_not_decide(scripted, monkeypatch):
 
     monkeypatch.setattr(auto._Search, "_confirm", stopped)
     assert fit_auto(scripted.good)[0].flags == "--align turn"  # by far
-    monkeypatch.setattr(auto, "SURE", 0.9)
+    monkeypatch.setattr(tried, "FAR_BETTER", 0.9)
     choice, _ = fit_auto(scripted.good)
     assert choice.flags == ""
     assert "few simulated defects do not decide, and of --align turn" in choice.reason
