@@ -48,7 +48,7 @@ def settings_of(store: Path) -> Settings:
     sink = make_sink(webhook="http://127.0.0.1:9/")
     products = {f"p{k:02}": ProductSettings(str(MODEL), sinks=(sink,)) for k in range(PRODUCTS)}
     # none is removed before it is asked for
-    keep = RetentionSettings(good="10 years", anomalous="10 years", records="10 years")
+    keep = RetentionSettings(*[10 * 365 * 86400.0] * 4)
     return Settings(products, store=str(store), device="cpu", threads=1, port=0, keep=keep)
 
 
