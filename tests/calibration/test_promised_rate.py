@@ -127,6 +127,13 @@ def test_the_bound_counts_parts_by_their_highest_picture():
     assert lost.unit_p_values(5.0) == 0.5
 
 
+def test_the_bounds_of_all_rates_are_told():
+    assert calibration(range(30)).describe_bounds() == (
+        "whichever rate is chosen after a look at what it finds, 10 %: at most 26 %, 5 %: at most 18 % (95 %)"
+    )
+    assert calibration(range(8)).describe_bounds() == ""
+
+
 def test_a_batch_is_called_defective_as_a_trusted_library_does():
     rng = np.random.default_rng(3)
     for _ in range(50):

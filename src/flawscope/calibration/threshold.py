@@ -32,6 +32,7 @@ from flawscope.calibration.promise import describe_rate, rate_interval, simultan
 from flawscope.errors import InputError, decimal_point, pluralize
 
 DEFAULT_RATE = 0.05
+OFFERED_RATES = (0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)  # that people choose from
 Rate = float | str  # 0.05 or "5%"
 NORMAL_MAD = 1.4826  # standard deviations of normal values in their median absolute deviation
 MIN_FOR_SOLE = 5  # units, from which on it can be said that one lies apart from the others
@@ -349,6 +350,13 @@ class Calibration:
         """Words the promised rate, and how far that of this one model may lie."""
         at_most = "at most " if self.has_shared_units else ""
         return at_most + describe_rate(self.expected_rate, self.unit_count, "pictures")
+
+    def describe_bounds(self) -> str:
+        """Words `rate_bound` at each rate that people choose from and that is promised; empty: none is."""
+        every = map(self.with_rate, OFFERED_RATES if self.promised else ())
+        known = [one for one in every if not one.pictures_missing]
+        each = ", ".join(f"{100 * one.rate:g} %: at most {100 * one.rate_bound:.2g} %" for one in known)
+        return f"whichever rate is chosen after a look at what it finds, {each} (95 %)" if each else ""
 
     def describe_pictures(self) -> str:
         """Number of good pictures, and of their units where these are fewer."""

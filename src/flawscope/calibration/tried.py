@@ -85,7 +85,7 @@ class Trial:
     false_alarms, found: (how many, of how many) good and defective pictures.
     seconds: of a picture; fit_seconds: of the fit, for each picture learnt from.
     note: why it was not tried to the end.
-    scores: of the settings as given, with which those of others are compared (`Scored.to_lists`).
+    judged: scores by the settings as given, with which those of others are compared (`Scored.to_lists`).
     """
 
     flags: str
@@ -97,7 +97,7 @@ class Trial:
     seconds: float = 0.0
     note: str = ""
     fit_seconds: float = 0.0
-    scores: tuple[tuple[float, ...], ...] = ()
+    judged: tuple[tuple[float, ...], ...] = ()
 
     @property
     def was_ended(self) -> bool:

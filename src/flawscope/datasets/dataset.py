@@ -122,11 +122,12 @@ def split_dataset(
         raise InputError(f"{good}: no pictures to train on; known formats: {known_formats()}")
     told = [split_of(path.relative_to(root).parts[:-1]) for path in paths]
     if "train" in told and all(told):
-        own: dict[str | None, list[Item]] = {split: [] for split in SPLITS}
-        for path, split in zip(paths, told, strict=True):
-            own[split].append(Item(path, "good", False))
-        train, held, test = map(tuple, own.values())
-        return Dataset(root, category_of(root), layout, train, (*test, *bad), held)
+        good_of = {
+            split: [Item(path, "good", False) for path, own in zip(paths, told, strict=True) if own == split]
+            for split in SPLITS
+        }
+        learnt, apart, tested = good_of.values()
+        return Dataset(root, category_of(root), layout, (*learnt,), (*tested, *bad), (*apart,))
     expression = compile_group(settings.group)
     common = os.path.commonpath([path.parent for path in paths])  # names as fitting groups them
     names = [path.relative_to(good).as_posix() for path in paths]

@@ -261,7 +261,7 @@ def _judge_both(
 
     new = judged(reduced.sessions[0], embed_reduced, step)
     old = judged(reduced.trained, lambda images: model.embed(torch.from_numpy(images)), ignore_progress)
-    pictures.failures += new.failures
+    pictures.failures.extend(new.failures)
     for now, then in zip(new.pictures, old.pictures, strict=True):
         row = row_of.get(now.digest)
         if row is not None and (row.learnt or lit):

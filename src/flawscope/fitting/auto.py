@@ -46,9 +46,8 @@ from flawscope.pictures.decoding import PictureSource, decode, pixel_hash, to_ei
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.part_places import poses_needed
 from flawscope.pictures.units import find_parts, group_numbers
-from flawscope.predictor import Predictor, open_fitted, read_manifest
+from flawscope.predictor import Predictor, fitted_artefact, open_fitted, read_manifest
 from flawscope.progress import ProgressCallback, ignore_progress
-from flawscope.runtime import read
 from flawscope.views.preprocess import Preprocess
 
 MIN_PARTS = 12  # good parts to try by: of more than ten PatchCore puts no turned copies in its bank
@@ -123,11 +122,11 @@ def fit_auto(
 
 def _reopened(path: str | os.PathLike[str], options: Mapping[str, Any]) -> Predictor:
     """Opens a fitted model as `fit` returned it."""
-    found = open_fitted(read(path), options.get("device") or "auto")
+    found = open_fitted(fitted_artefact(path), options.get("device") or "auto")
     found = found.accept() if options.get("force") else found
     fence = found.manifest.suspicious_above or math.inf
-    found.suspects = [(row.name, row.score) for row in found.manifest.pictures if (row.score or 0.0) > fence]
-    found.suspects.sort(key=lambda pair: -pair[1])
+    scores = [(row.name, row.score or 0.0) for row in found.manifest.pictures]
+    found.suspects = sorted((pair for pair in scores if pair[1] > fence), key=lambda pair: -pair[1])
     return found
 
 
@@ -244,11 +243,11 @@ class _Search:
         self.is_known, self.first = True, self.earlier.first
         self.time.fitted = self.earlier.flags if self.has_model else None
         self.trials = [one for one in self.earlier.trials if one.was_ended]
-        for one in self.trials:
-            self.recipes[one.flags] = Recipe.from_flags(one.flags)
-            self.time.note(one.flags, one.fit_seconds, 1)
-            if (stored := Scored.of_lists(one.scores)) is not None:
-                self.scored[one.flags, one.stage] = stored
+        for trial in self.trials:
+            self.recipes[trial.flags] = Recipe.from_flags(trial.flags)
+            self.time.note(trial.flags, trial.fit_seconds, 1)
+            if (stored := Scored.of_lists(trial.judged)) is not None:
+                self.scored[trial.flags, trial.stage] = stored
         count = pluralize(len(self.recipes), "setting")
         self.say(
             f"{count} {'was' if count.startswith('1 ') else 'were'} tried before, which is not done again"
@@ -391,7 +390,7 @@ class _Search:
             return None
         base = self.scored.get(("", number))
         if not flags:
-            trial = replace(trial, scores=scored.to_lists())
+            trial = replace(trial, judged=scored.to_lists())
         if base is not None:
             trial = replace(trial, gain=_rounded(scored.gain_over(base, self.seed)))
             self.memory.drop(but=("", *(one.flags for one in (*self.trials, trial) if one.has_gained)))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit
 from flawscope.fitting.simulated_defects import (
     DEFECT_SIZES,
@@ -19,7 +23,10 @@ from flawscope.fitting.simulated_defects import (
     score_with_models,
 )
 from flawscope.fitting.training_pictures import Reader
+from flawscope.pictures.channels import first_view
 from flawscope.pictures.listing import pictures_in
+from flawscope.pictures.near_duplicates import Look
+from flawscope.pictures.units import find_units
 from flawscope.predictor import Predictor, open_fitted
 from flawscope.progress import ProgressCallback
 
@@ -69,23 +76,24 @@ def learning_curve(
     pictures: Path, options: Mapping[str, Any], device: str, step: ProgressCallback
 ) -> dict[str, Any]:
     """Measures what more pictures bring: models of a quarter and half of the pictures judge the same
-    simulated defects on pictures that neither has learnt from.
+    simulated defects on pictures that neither has learnt from. Near-copies stay together and count once.
 
     Args:
         pictures: folder of good ones.
         options: of `fit`.
 
     Returns:
-        `curve`: share found at the same false-alarm rate, by number of pictures; `tested`: found and all by
+        `curve`: share found at the same false-alarm rate, by number of units; `tested`: found and all by
         size, of the larger model at its own rate. Both are empty where the models cannot be compared.
     """
     if any(options.get(one, "none") != "none" for one in INPUT_CHANGING_OPTIONS):
         return {"curve": {}, "tested": {}}
-    paths = pictures_in(pictures)
-    unseen, models = paths[1::2], {}
+    units = _units(pictures_in(pictures))
+    unseen, models = [*chain(*units[1::2])], {}
     for stride in SUBSET_STEPS:
-        if len(subset := paths[::stride]) >= MIN_SUBSET:
-            models[len(subset)] = fit(subset, device=device, samples=0, check=False, step=step, **options)
+        if len(some := units[::stride]) >= MIN_SUBSET:
+            subset = [*chain(*some)]
+            models[len(some)] = fit(subset, device=device, samples=0, check=False, step=step, **options)
     detectors = [open_fitted(one.artefact, "cpu").detector for one in models.values()]
     if not detectors or detectors[0].config.tile is not None:  # tiles are judged one by one
         return {"curve": {}, "tested": {}}
@@ -106,3 +114,15 @@ def learning_curve(
         "curve": {str(n): share / len(scores) for n, share in zip(models, shares, strict=True)},
         "tested": {size: [sum(several), len(several)] for size, several in tested.items()},
     }
+
+
+def _units(paths: Sequence[Path]) -> list[list[Path]]:
+    """Returns pictures by their unit: near-copies are one. Those that cannot be read are left out."""
+    looks: dict[Path, Look] = {}
+    for path in paths:
+        with suppress(InputError):
+            looks[path] = Look.of(first_view(path)[0])
+    found: dict[int, list[Path]] = defaultdict(list)
+    for path, number in zip(looks, find_units([*looks.values()], range(len(looks))).numbers, strict=True):
+        found[number].append(path)
+    return [*found.values()]

@@ -14,11 +14,12 @@ from flawscope.artefact.model_file import Manifest
 from flawscope.calibration import min_calibration_size
 from flawscope.calibration.power import MIN_DEFECTS, DefectScores, wilson_interval
 from flawscope.calibration.promise import PromiseVerdict, judge_promise, rate_interval
+from flawscope.calibration.threshold import OFFERED_RATES
 from flawscope.errors import InputError
 from flawscope.predictor import Predictor
 from flawscope.predictor.parts import part_calibration, stored_part_pattern
 
-OFFERED = (0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
+OFFERED = OFFERED_RATES
 _ROUNDING = 1e-9
 NOTHING, KEPT, BROKEN, OPEN = "nothing", "kept", "broken", "open"  # states of a `LineVerdict`
 

@@ -143,7 +143,7 @@ def judge_good(
         return answers
 
     found, failures, device = dict[str, GoodPicture](), list[str](), predictor.session
-    answers: Any = stream_predictions(range(len(good)), load, judge_batch, device, None, how.tile is not None)
+    answers = stream_predictions(range(len(good)), load, judge_batch, device, None, how.tile is not None)
     for done, (number, (own, *others)) in enumerate(answers):
         step("calibration", done, len(good))
         if isinstance(own, ExcludedPictureError) or (number in seen and seen[number][0] in found):
@@ -210,7 +210,7 @@ def recalibrate(
     }
     calibration = calibrate(pictures, **how_scored)
     defects, appearance = DefectScores.from_facts(predictor.manifest.facts), predictor.appearance
-    told = {"before": before, "appearance": appearance, "left_out": left_out}
+    told: dict[str, Any] = {"before": before, "appearance": appearance, "left_out": left_out}
     more, questions = settle(odd(pictures, calibration, defects, judged.seen, **told), force)
     new = predictor.with_calibration(calibration, *notes, *more)
     facts = dict(new.manifest.facts)

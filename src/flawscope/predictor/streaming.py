@@ -44,13 +44,13 @@ class PreparedPicture:
 
 
 def stream_predictions(
-    pictures: Iterable[PictureSource],
-    load: Callable[[PictureSource], tuple[PictureSource, LoadResult]],
-    judge: Callable[[Sequence[tuple[PictureSource, LoadResult]], Callable[..., Any]], list[SourceResult]],
+    pictures: Iterable[Any],
+    load: Callable[[Any], tuple[Any, Any]],
+    judge: Callable[[Sequence[tuple[Any, Any]], Callable[..., Any]], list[Any]],
     session: Runner,
     batch: int | None,
     tiled: bool,
-) -> Iterator[SourceResult]:
+) -> Iterator[Any]:
     """Yields every picture with its prediction, or with the reason why there is none (`Predictor.stream`)."""
     lanes = session.lanes if batch is None and not tiled else 1
     sources = iter(pictures)
@@ -61,7 +61,7 @@ def stream_predictions(
             yield from judge([load(source)], session.run)
     elif 1 < lanes == len(first):  # each on one core, from its path to its answer: none waits for another
 
-        def answer(source: PictureSource) -> tuple[bool, list[SourceResult]]:
+        def answer(source: Any) -> tuple[bool, list[Any]]:
             loaded = load(source)
             return _is_small(loaded), judge([loaded], session.run_alone)
 
@@ -76,8 +76,8 @@ def stream_predictions(
 
 
 def _prefetch(
-    sources: Iterator[PictureSource],
-    work: Callable[[PictureSource], T],
+    sources: Iterator[Any],
+    work: Callable[[Any], T],
     threads: int,
     ahead: int,
     may_go_on: Callable[[T], bool],

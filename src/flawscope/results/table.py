@@ -55,7 +55,7 @@ def file_time(path: str) -> str:
         return ""
 
 
-def measure_places(regions: Sequence[Region]) -> dict[str, float | None]:
+def measure_places(regions: Sequence[Region]) -> dict[str, Any]:
     """Returns the number of regions, and size and centre of the largest, as columns of a table."""
     if not regions:
         return {"places": 0}
@@ -118,7 +118,7 @@ class ResultRow:
     ) -> ResultRow:
         """Row of an input. part_of: the part's number by the file's path. model: its file's name."""
         path = result.path or ""
-        known = {"part": part_of(path), "time": file_time(path), "model": model}
+        known: dict[str, Any] = {"part": part_of(path), "time": file_time(path), "model": model}
         if isinstance(result, Unjudged):
             return cls(path, error=result.error, **known)
         return cls(
@@ -144,7 +144,7 @@ class ResultRow:
         takes them."""
         row = cls.from_result(result, **given)
         yield row
-        known = {"part": row.part, "time": row.time, "model": row.model}
+        known: dict[str, Any] = {"part": row.part, "time": row.time, "model": row.model}
         for one in cls.part_rows(result) if isinstance(result, Prediction) else ():
             yield replace(one, **known)
 

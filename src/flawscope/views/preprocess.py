@@ -428,10 +428,6 @@ class Preprocess:
         return np.clip(picture, black, white).astype(np.float32) - np.float32(black), white - black
 
 
-def _rows_and_columns(shape: tuple[int, int]) -> str:
-    return f"{shape[0]} rows of {shape[1]}"
-
-
 def _repeat_edges(planes: Float32, top: int, left: int, height: int, width: int) -> None:
     """Fills the border of [C, H, W] around the given window with the window's outermost pixels, in place."""
     bottom, right = top + height, left + width

@@ -129,3 +129,18 @@ def test_the_module_is_the_command_and_a_closed_stdout_is_no_error():
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     done = shell("sys.stdout = None; sys.exit(main(['--version']))")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_service_without_a_home_and_a_console_of_windows_will_do(onnx_path, drawn, tmp_path):
+    """As a container runs that may write nothing but the folder it is in."""
+    picture = tmp_path / "größe_部.png"
+    picture.write_bytes(next((drawn / "plate/test/good").glob("*.png")).read_bytes())
+    env = {name: value for name, value in os.environ.items() if name not in ("HOME", "TMPDIR", "USER")}
+    env |= {"HOME": "/nonexistent", "PYTHONIOENCODING": "cp1252", "MPLCONFIGDIR": "/nonexistent/matplotlib"}
+    words = [sys.executable, "-m", "flawscope", "predict", onnx_path, picture.name, "--out", "found"]
+    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, timeout=120)
+    said = done.stdout.decode("cp1252") + done.stderr.decode("cp1252")
+    assert done.returncode == 0, said
+    assert "größe_\\u90e8.png" in said
+    written = {one.name for one in (tmp_path / "found").iterdir()}
+    assert {"report.html", "results.csv", "results.xlsx"} <= written

@@ -62,7 +62,7 @@ def test_pictures_are_held_one_after_the_other(bf16_in_name, tiled, tiled_pictur
     pictures = list_pictures(tiled_pictures / "train")
     how = model_file.read(path).manifest.preprocess
     export(path, tmp_path / "m.onnx", precision="bf16", pictures=pictures)
-    assert most[0] == 1  # the one before is let go when the next has been read
+    assert most[0] <= 2  # the next is read meanwhile, as of any prediction; a large one has none beside it
     assert len(asked) == 2 * sum(len(views(how, picture)) for picture in pictures)
 
 

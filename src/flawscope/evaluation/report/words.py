@@ -22,7 +22,6 @@ from flawscope.errors import pluralize
 from flawscope.evaluation import Evaluation, metrics
 from flawscope.machine import GIB, peak_memory, processor_name, usable_cores
 from flawscope.pictures.listing import printable
-from flawscope.predictor.rates import describe_rates
 from flawscope.progress import format_duration
 from flawscope.results.findings import severity_text
 from flawscope.results.part import PartPrediction
@@ -245,7 +244,7 @@ def model_facts(manifest: Manifest) -> Pairs:
         ("seed", str(manifest.config.get("seed", "?"))),
         ("pictures", ", ".join(f"{n} {role}" for role, n in roles.items()) or "not known"),
         ("decision", c.promise()),
-        *([("any threshold", line)] if (line := _any_threshold(manifest)) else []),
+        *([("any threshold", line)] if (line := c.describe_bounds()) else []),
         ("severity", f"1 is {c.spread:.3g} above the score threshold, the spread of good pictures"),
         ("mask threshold", c.outlined()),
         ("calibrated for", f"{c.runtime}, {c.precision}"),
@@ -263,14 +262,6 @@ def model_facts(manifest: Manifest) -> Pairs:
         rows.append(("time of a view", f"{facts['seconds_view']:.3g} s there ({where}), without reading it"))
     rows.append(("made with", ", ".join(f"{k} {v}" for k, v in manifest.versions.items()) or "not known"))
     return rows
-
-
-def _any_threshold(manifest: Manifest) -> str:
-    """Says how many good pictures each rate may call anomalous if it is chosen by its results; empty where
-    nothing is promised, or of parts in views."""
-    rows = [row for row in describe_rates(manifest) if row["supported"] and row["at_most"] is not None]
-    each = [f"{percent(row['rate'])}: at most {percent(row['at_most'])}" for row in rows]
-    return f"whichever rate is chosen after a look at what it finds, {', '.join(each)} (95 %)" if each else ""
 
 
 def _run_facts(result: Evaluation, dataset: Dataset, runtime: str) -> Pairs:

@@ -1,0 +1,76 @@
+"""What is odd about good pictures follows from their rows and columns, whoever asks."""
+
+import numpy as np
+import pytest
+
+from flawscope.calibration.goods import CALIBRATION, TRAIN, Picture, calibrate
+from flawscope.calibration.outliers import (
+    APART,
+    ASKS,
+    NOTHING,
+    UNLIKE,
+    Seen,
+    odd,
+    odd_looks,
+    refuse,
+    settle,
+)
+from flawscope.errors import InputError
+from flawscope.pictures.appearance import FEATURES, AppearanceRange
+from flawscope.pictures.near_duplicates import Look
+
+COUNT = 20
+RNG = np.random.default_rng(0)
+
+
+def look(spread):
+    return Look(RNG.normal(90, spread, (64, 64)).astype(np.float16), 0.1)
+
+
+def measured(far=0.0):
+    """An appearance; far: of the brightness, in what is usual."""
+    usual = RNG.normal(0, 0.01, len(FEATURES))
+    usual[0] += far
+    return tuple((0.4 + usual).tolist())
+
+
+@pytest.fixture
+def rows():
+    return [Picture(f"{k}", CALIBRATION, f"{k}.png", k, 1.0 + k / 50, 1.0, 0.1, True) for k in range(COUNT)]
+
+
+def reasons(rows, seen, **more):
+    return {one.reason: one.line for one in odd(rows, calibrate(rows), None, seen, **more)}
+
+
+def test_reasons_come_from_the_columns_of_the_new_rows(rows):
+    seen = {
+        row.hash: Seen(look(0.5 if row.unit == 3 else 30.0), measured(0.6 if row.unit in (7, 9) else 0.0))
+        for row in rows
+    }
+    known = AppearanceRange.from_measures(measured() for _ in range(30))
+    found = reasons(rows, seen, appearance=known)
+    assert found[NOTHING].startswith("3.png: shows nothing")
+    assert found[APART].startswith("7.png, 9.png lie apart")
+    assert "brighter" in found[UNLIKE]
+    assert found[UNLIKE].endswith(("7.png, 9.png", "7.png and 9.png"))
+    assert not {NOTHING, APART, UNLIKE} & {*reasons(rows, {})}
+
+
+def test_a_copy_is_no_second_picture(rows):
+    """Its row has the hash of the picture that it is a copy of."""
+    seen = {row.hash: Seen(look(0.5 if row.unit == 3 else 30.0)) for row in rows}
+    copy = Picture("3", "duplicate", "copy.png", 3)
+    assert reasons([*rows, copy], seen)[NOTHING].startswith("3.png: shows nothing")
+    learnt = Picture("x", TRAIN, "x.png", 30)  # known before
+    assert reasons([learnt, *rows], seen)[NOTHING].startswith("3.png: shows nothing")
+
+
+def test_force_says_that_all_are_good(rows):
+    found = [*odd_looks([look(0.5), *(look(30.0) for _ in range(9))], [f"{k}.png" for k in range(10)])]
+    assert [ASKS[one.reason] for one in found] == [True]
+    with pytest.raises(InputError, match=r"0\.png: shows nothing .*--force"):
+        refuse(found, force=False)
+    refuse(found, force=True)
+    assert settle(found) == ([], [found[0].line])
+    assert settle(found, force=True) == ([found[0].line], [])
