@@ -113,7 +113,7 @@ def judge_good(
             digest = pixel_hash(picture)
             if digest in but:
                 return number, ExcludedPictureError("known")
-            views, measured = predictor.see(source, picture)
+            views, measured = predictor.see(source, picture)[:2]
             seen[number] = digest, Seen(Look.of(how.first_picture(picture)), measured)
             return number, (views, measured, picture if more else None)
         except InputError as error:
