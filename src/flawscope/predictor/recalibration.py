@@ -166,7 +166,7 @@ def judge_good(
 
 
 def _refusal(found: Prediction) -> Finding | None:
-    """What decides about a picture instead of its score, if anything does."""
+    """The finding that decides about a picture instead of its score; None: there is none."""
     return next((one for one in found.findings if one.decides), None)
 
 
