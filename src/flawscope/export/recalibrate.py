@@ -65,7 +65,7 @@ def with_defects(images: Images) -> Images:
 
 
 def subset(images: Images, most: int) -> Images:
-    """At most `most` of the images, spread evenly."""
+    """Takes at most `most` of the images, spread evenly."""
     return images[:: -(-len(images) // most)]
 
 

@@ -1,4 +1,4 @@
-"""What a model of one product and a router to several share: pictures in, answers out. Torch-free."""
+"""The part that a model of one product and a router share: pictures in, answers out. Torch-free."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class AnyModel(ABC):
     @property
     @abstractmethod
     def runner(self) -> Runner:
-        """What runs pictures that are computed together."""
+        """The engine, or engines, that run pictures which are computed together."""
 
     @abstractmethod
     def load(

@@ -113,7 +113,7 @@ def judge_good(
             digest = pixel_hash(picture)
             if digest in but:
                 return number, ExcludedPictureError("known")
-            views, measured = predictor.see(source, picture)
+            views, measured = predictor.see(source, picture)[:2]
             seen[number] = digest, Seen(Look.of(how.first_picture(picture)), measured)
             return number, (views, measured, picture if more else None)
         except InputError as error:
@@ -166,7 +166,7 @@ def judge_good(
 
 
 def _refusal(found: Prediction) -> Finding | None:
-    """What decides about a picture instead of its score, if anything does."""
+    """The finding that decides about a picture instead of its score; None: there is none."""
     return next((one for one in found.findings if one.decides), None)
 
 
