@@ -48,7 +48,7 @@ def settings_of(store: Path) -> Settings:
     sink = make_sink(webhook="http://127.0.0.1:9/")
     products = {f"p{k:02}": ProductSettings(str(MODEL), sinks=(sink,)) for k in range(PRODUCTS)}
     # none is removed before it is asked for
-    keep = RetentionSettings(good="10 years", anomalous="10 years", records="10 years")
+    keep = RetentionSettings(*[10 * 365 * 86400.0] * 4)
     return Settings(products, store=str(store), device="cpu", threads=1, port=0, keep=keep)
 
 
@@ -224,7 +224,7 @@ def memory() -> float:
 def main() -> int:
     parser = common.make_parser(__doc__, "years", data=False)
     parser.add_argument("--parts", default="10000,100000,1000000", help="default: %(default)s")
-    args: Args = common.parse_arguments(parser)
+    args: Args = common.parse_arguments(parser, parts="1000")
     record, missed = Record(args, "a station after years"), False
     for parts in common.ints(args.parts):
         if (found := record.attempt(f"{parts}", partial(years, parts))) is None:

@@ -35,7 +35,7 @@ def test_a_check_names_what_is_wrong_and_writes_nothing(tmp_path, model_file, ca
 
 def test_settings_that_cannot_be_read_are_a_wrong_call(tmp_path, capsys):
     path = tmp_path / "station.yaml"
-    path.write_text("prodcts: {}")
+    path.write_text("productz: {}")
     assert main(["station", "check", str(path)]) == 2
     assert "did you mean products" in capsys.readouterr().err
 

@@ -125,7 +125,7 @@ class Sinks:
             "delivered_total": ("Messages that a sink took.", lambda box: box.delivered),
             "delivery_failures_total": ("Tries that failed.", lambda box: box.failed),
             "undelivered_total": ("Messages that a sink refused for good.", lambda box: box.refused),
-            "sink_backlog": ("Messages that wait for a sink, counted up to 10,000.", Outbox.waiting),
+            "sink_backlog": (f"Messages that wait for a sink, up to {MAX_COUNTED:,}.", Outbox.waiting),
         }
         return {
             name: (what, {place: float(count(box)) for place, box in outboxes.items()})

@@ -14,7 +14,7 @@ from flawscope_station.store.records import describe_inspections, inspection_que
 from flawscope_station.store.schema import deliveries, inspections, on_line, verdicts
 
 INSPECTION, VERDICT = "inspection.created", "verdict.given"  # types
-MAX_COUNTED = 10_000
+MAX_COUNTED = 1000  # messages that wait are counted no further: each page and scrape asks
 SAVE_INTERVAL = 60.0  # seconds after which a cursor is stored that passed unwanted records alone
 
 
@@ -131,7 +131,7 @@ class Outbox:
         return self.cursor._replace(verdict=max(self.cursor.verdict, message.verdict))
 
     def waiting(self) -> int:
-        """Count the messages to be delivered, up to 10,000. StoreError."""
+        """Count the messages to be delivered, up to `MAX_COUNTED`. StoreError."""
         cursor = self.cursor
         kinds = [select(inspections.c.id).where(*self._inspection_conditions(cursor))]
         if self.wants_verdicts:
