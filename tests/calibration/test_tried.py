@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from flawscope.calibration.tried import GIVEN, TRIED, Choice, Scored, Trial, tried_lines
+from flawscope.calibration.tried import GIVEN, TRIED, Choice, Scored, Trial, surely_better, tried_lines
 
 
 def scored(good, defective, carriers=None):
@@ -68,6 +68,17 @@ def test_a_choice_is_stored_and_told():
     assert any("0 of 10" in line and "+10.0% (+5.0% to +20.0%)" in line for line in lines)
     assert any("no time" in line for line in lines)
     assert all(len(line) <= 110 for line in lines)
+
+
+def test_what_gains_again_after_it_was_far_better_is_surely_better():
+    def twice(first, second):
+        return [Trial("", 2), Trial("a", 1, 0.9, first), Trial("a", 2, 0.9, second)]
+
+    far, near, wide = (0.4, 0.2, 0.5), (0.1, 0.05, 0.2), (0.12, -0.02, 0.3)
+    assert [one.stage for one in surely_better(twice(far, wide), 2)] == [2]
+    assert surely_better(twice(near, wide), 2) == []
+    assert surely_better(twice(far, (0.01, -0.1, 0.1)), 2) == []
+    assert [one.gain for one in surely_better(twice(wide, near), 2)] == [near]
 
 
 @pytest.mark.parametrize("damaged", [{}, {TRIED: 3}, {TRIED: {"trials": [{}]}}, {TRIED: {"trials": 1}}])

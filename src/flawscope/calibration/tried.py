@@ -16,6 +16,7 @@ RESAMPLES = 1000
 TAILS = (0.025, 0.975)
 # AUROC that must be gained: simulated defects are no real ones, and a smaller gain on them says little
 MIN_GAIN = 0.02
+FAR_BETTER = 0.1  # least gain, by the lower end of the interval, that a small trial is believed
 TRYING = "trying"  # stages of a search's progress begin so
 NO_TIME = "no time"  # why a setting was not tried to the end
 GIVEN = -1  # carrier of a defect that lies on none of the good pictures
@@ -113,6 +114,10 @@ class Trial:
         """Whether it gained beyond its interval."""
         return self.gain is not None and self.has_gained and self.gain[1] > 0
 
+    @property
+    def is_far_better(self) -> bool:
+        return self.gain is not None and self.gain[1] >= FAR_BETTER
+
     def cells(self) -> tuple[str, ...]:
         """Cells of a table for a person."""
         name = self.flags or "as given"
@@ -127,6 +132,17 @@ class Trial:
             f"{1000 * self.seconds:.0f} ms",
             gain or self.note,
         )
+
+
+def surely_better(trials: Sequence[Trial], stage: int) -> list[Trial]:
+    """Returns the trials of a stage that gained beyond their interval, or that gained again after they had
+    been far better in the first stage: few good pictures have wide intervals."""
+    far = {one.flags for one in trials if one.stage == 1 and one.is_far_better}
+    return [
+        one
+        for one in trials
+        if one.stage == stage and (one.is_better or (one.has_gained and one.flags in far))
+    ]
 
 
 # "told apart" is the AUROC: the share of pairs of a good and a bad picture in which the bad one scores higher
@@ -186,10 +202,10 @@ class Choice:
             for row in rows
         ]
         again = sum(one.stage == 2 for one in self.shown())
-        told = "the first was" if again == 1 else f"the first {again} were"
+        told = f"the first {again} were tried twice: this is the second time, on other pictures"
         lines = [
             *(table if len(rows) > 1 else []),
-            *([f"{told} tried twice: this is the second time, on other pictures"] if again else []),
+            *([told] if again else []),
             f"chosen: {self.flags or 'as given'}, since {self.reason}",
         ]
         if self.enough:
@@ -199,9 +215,11 @@ class Choice:
 
     def shown(self) -> Sequence[Trial]:
         """Returns the last trial of each setting that was ended: by its pictures nothing was chosen before.
-        Where none was, the one that had no time."""
+        Where none was, the one that had no time. A second one as given needs another one beside it."""
+        twice = any(one.flags and one.stage == 2 and one.was_ended for one in self.trials)
+        told = [one for one in self.trials if twice or one.stage == 1]
         last: dict[str, Trial] = {}
-        for one in sorted(self.trials, key=lambda one: (one.was_ended, one.stage)):
+        for one in sorted(told, key=lambda one: (one.was_ended, one.stage)):
             last[one.flags] = one
         return sorted(last.values(), key=lambda one: (-one.stage, -(one.auroc or -1)))
 

@@ -23,7 +23,16 @@ from numpy.typing import NDArray
 from flawscope.artefact.model_file import Artefact
 from flawscope.calibration.goods import Picture
 from flawscope.calibration.streams import Stream
-from flawscope.calibration.tried import GIVEN, MIN_GAIN, NO_TIME, TRIED, TRYING, Scored, Trial
+from flawscope.calibration.tried import (
+    GIVEN,
+    MIN_GAIN,
+    NO_TIME,
+    TRIED,
+    TRYING,
+    Scored,
+    Trial,
+    surely_better,
+)
 from flawscope.calibration.tried import Choice as Choice
 from flawscope.datasets import Dataset, open_dataset
 from flawscope.datasets.seen_defects import choose_seen
@@ -326,13 +335,14 @@ class _Search:
         found, reason = self._decide(stage)
         if stage == 2 or not found.flags:
             return found, reason
-        if self.first == SHORT and not self.given:
+        own = next(one for one in self.trials if (one.flags, one.stage) == (found.flags, 1))
+        if self.first == SHORT and not self.given and not own.is_far_better:
             told = f"of {found.flags} they alone say that {reason}"
             return Recipe(), f"few simulated defects do not decide, and {told}"
         return found, f"{reason}; there was no time to try it on other pictures"
 
     def _decide(self, stage: int) -> tuple[Recipe, str]:
-        sure = [one for one in self.trials if one.stage == stage and one.is_better]
+        sure = surely_better(self.trials, stage)
         if not sure:
             return Recipe(), self._nothing_better()
         best = self._plainest(sure)
@@ -407,7 +417,8 @@ class _Search:
             likely.append(self._plainest(gained).flags)
         later = 0.0
         if stage == 1:
-            tried = [one for one in self.trials if one.stage == 1 and one.flags in likely]
+            again = {one.flags for one in self.trials if one.stage == 2}
+            tried = [one for one in self.trials if one.stage == 1 and one.flags in {*likely} - again]
             later = sum(trial_seconds(one, self.second) for one in tried)
         final = max(self.time.final_seconds(flags, len(self.sources)) for flags in likely)
         return self.time.until - RESERVE * (final + later)

@@ -75,7 +75,7 @@ class SearchTime:
         needed = max(math.ceil((self.spent + RESERVE * final) / 60), math.ceil(whole / 60)) + 1
         raise InputError(
             f"{whole / 60:g} minutes are too few: learning from {pluralize(pictures, 'good picture')} takes "
-            f"about {format_duration(final)} here; give --auto {needed} or more, or leave --auto out"
+            f"about {format_duration(final)} here; give {needed} or more, or learn without trying settings"
         )
 
 

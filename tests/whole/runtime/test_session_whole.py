@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -102,3 +104,11 @@ def test_nothing_is_told_to_the_makers_of_the_engine(whose, onnx_path, tmp_path)
     home = {key: value for key, value in os.environ.items() if key not in names} | {"HOME": str(tmp_path)}
     subprocess.run([sys.executable, *words], env=home, check=True, timeout=120)
     assert not list(tmp_path.rglob("*onnxruntime*"))
+
+
+def test_a_model_works_in_another_process(engine, onnx_path, drawn):
+    model, picture = flawscope.load(onnx_path, engine=engine), drawn / "plate/train/good/000.png"
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        found = pool.submit(model.predict, picture).result(timeout=120)
+    expected = model.predict(picture)
+    assert (found.score, found.is_anomalous) == (expected.score, expected.is_anomalous)
