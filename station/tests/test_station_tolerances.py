@@ -33,7 +33,10 @@ def write(path: Path, version: int, length: float = 1e3, side: int = 32, more: s
 
 def test_other_rules_want_a_new_challenge():
     part: Any = SimpleNamespace(expected="anomalous", id=1)
-    settings, challenge = ProductSettings("none"), MagicMock(spec_set=["settings", "_hashed", "renderer"])
+    settings, challenge = (
+        ProductSettings("none"),
+        MagicMock(spec_set=["settings", "_hashed", "renderer", "runs_by"], runs_by=(None, "cpu")),
+    )
     challenge.settings.return_value, challenge._hashed = settings, {1: (settings, "")}
     in_force = challenge.renderer.inspector.judge.tolerances.in_force
     in_force.side_effect = [None, {"sha256": "a"}, {"sha256": "b"}]
