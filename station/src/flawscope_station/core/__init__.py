@@ -1,1 +1,1 @@
-"""What every station has, put together of the rooms below it; features stand on it (`extension`)."""
+"""Puts together of the rooms below it what every station has; features stand on it (`extension`)."""

@@ -29,7 +29,7 @@ EVENT_QUEUED = "learning asked"
 
 
 class JobStep(BaseModel):
-    """How far a job is."""
+    """State of a job: how far it is."""
 
     stage: str
     done: int

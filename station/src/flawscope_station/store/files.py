@@ -275,7 +275,7 @@ class Files:
         return shutil.disk_usage(self.folder).free
 
     def last_backup(self) -> float | None:
-        """When the folder was backed up last, in seconds since 1970; None: not known."""
+        """Return when the folder was backed up last, seconds since 1970; None: not known."""
         try:
             return (self.folder / BACKUP_FILE).stat().st_mtime
         except OSError:

@@ -142,7 +142,7 @@ class Store:
         return {"inspections": count, "waiting": self.waiting_count(product_id)}
 
     def last_at(self, product_id: int) -> int | None:
-        """When the last part of a product was recorded, in microseconds since 1970; None: there is none."""
+        """Return when the last part of a product was recorded, microseconds since 1970, or None."""
         with self.database.reading() as connection:
             latest = select(func.max(inspections.c.at)).where(inspections.c.product_id == product_id)
             found: int | None = connection.execute(latest).scalar_one()
