@@ -274,7 +274,7 @@ def test_it_is_set_up_from_nothing(settings, open_station, judged, tmp_path):
     new = {"name": "g-1", "expected": "good"}
     assert line.client.post("/challenge/parts", json=new).json()["views"] == [], "it has no picture yet"
     assert line.state()["missing"] == []
-    assert line.page().count("Its first picture that comes is kept.") == 1
+    assert line.page().count("Its first picture that comes is kept.") == 2  # as the next one, and in the list
     assert line.show("g-1") == "the challenge part g-1 is kept, and was judged as good"
     assert line.client.post("/challenge/parts", json=new).status_code == 422, "it is there"
     for wrong in ({"expected": "broken"}, {"expected": "bad"}, {"note": "two\nlines"}, {"note": "x" * 201}):

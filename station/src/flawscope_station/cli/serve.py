@@ -54,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
     sys.setswitchinterval(0.0005)  # a picture passes through five threads, and Python's 5 ms are for each
     settings = station_settings(args)
     write = cli.say_unless_quiet(args)
-    say = Log(write if sys.stderr.isatty() else lambda line: write(log_line(line)))
+    is_read = sys.stderr is not None and sys.stderr.isatty()  # None: closed before the start
+    say = Log(write if is_read else lambda line: write(log_line(line)))
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's word for Ctrl-C
     try:
