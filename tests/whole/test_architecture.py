@@ -152,6 +152,7 @@ def test_streams_of_random_numbers_stand_in_one_table():
     assert others == {
         "calibration.streams",
         "methods.prnet.prototypes",
+        "methods.training_state",  # streams, and what other packages number by themselves
         "synthesis.demo.dataset",
         "testing.fits",
     }

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from flawscope.artefact.state_file import Arrays, write_state
-from flawscope.calibration.streams import Stream
 from flawscope.errors import CheckpointError, FlawscopeError, InputError, pluralize
 from flawscope.methods.training_log import TrainingLog
 
@@ -244,17 +243,18 @@ class TrainingState:
         """Tensors that a checkpoint holds beside the networks; restored in place."""
         return {}
 
-    def rng(self, purpose: Stream, *numbers: int) -> np.random.Generator:
-        return purpose.rng(self.settings.seed, *numbers)
+    def rng(self, purpose: int, *numbers: int) -> np.random.Generator:
+        """Generator of a `Stream`, or of a purpose that another package has numbered by itself."""
+        return np.random.default_rng([self.settings.seed, purpose, *numbers])
 
-    def drawn(self, purpose: Stream, number: int, count: int) -> int:
+    def drawn(self, purpose: int, number: int, count: int) -> int:
         """Item `number` of a sequence that shows all of `count` once, in random order, before any again."""
         return int(self.rng(purpose, number // count).permutation(count)[number % count])
 
-    def torch_seed(self, purpose: Stream, *numbers: int) -> int:
+    def torch_seed(self, purpose: int, *numbers: int) -> int:
         return int(self.rng(purpose, *numbers).integers(2**62))
 
-    def initialise(self, purpose: Stream) -> None:
+    def initialise(self, purpose: int) -> None:
         """Give the networks fresh weights."""
         generator = torch.Generator().manual_seed(self.torch_seed(purpose))
         for network in self.networks:
