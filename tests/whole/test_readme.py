@@ -277,6 +277,9 @@ def test_everything_in_the_pages_runs(page, workplace, shared, soon, stations, t
         elif language == "yaml":
             Path("station.yaml").write_text(text, encoding="utf-8")
             Path("database_password").write_text("secret", encoding="utf-8")
+            Path("common.yaml").write_text("products: {plate: {model: part.safetensors}}\n")
+            monkeypatch.setenv("STATION", "press-4")
+            monkeypatch.setenv("HUB", "hub.example")
             assert read_settings("station.yaml").products
         else:
             assert language in ("console", "bibtex"), f"a block of {language} that nothing runs"

@@ -19,7 +19,6 @@ class Stream(IntEnum):
     PRNET_BASE = 32
     PRNET_DRAW = 33
     PRNET_NOISE = 34
-    SEEN_DEFECTS = 40
     SIMULATED_DEFECTS = 50
     LIGHTS = 51
     WINDOWS = 60

@@ -495,6 +495,4 @@ def _given_defects(seen: SeenDefects, images: Images, seed: int, say: Say) -> li
     if str(seen).strip() == "0":
         return []
     dataset = images if isinstance(images, Dataset) else None
-    return [
-        item.path for item in choose_seen(seen, dataset, Stream.SEEN_DEFECTS.rng(seed), say, masked=False)
-    ]
+    return [item.path for item in choose_seen(seen, dataset, seed, say, masked=False)]

@@ -17,7 +17,6 @@ from scipy.ndimage import find_objects, label
 
 from flawscope.calibration.outliers import Seen
 from flawscope.calibration.parts import PartPattern
-from flawscope.calibration.streams import Stream
 from flawscope.datasets import Dataset, group_numbers
 from flawscope.datasets.masks import union_masks
 from flawscope.datasets.seen_defects import choose_seen
@@ -169,7 +168,7 @@ def seen_defect_pairs(
     if isinstance(seen, list | tuple) and all(isinstance(p, list | tuple) and len(p) == 2 for p in seen):
         pairs = [(picture, mask if isinstance(mask, list) else [mask]) for picture, mask in seen]
     elif isinstance(seen, int | str | os.PathLike):
-        items = choose_seen(seen, dataset, Stream.SEEN_DEFECTS.rng(seed), say)
+        items = choose_seen(seen, dataset, seed, say)
         pairs = [(item.path, list(item.masks)) for item in items]
     else:
         raise InputError("seen is a number, a folder, a list file, or pairs of picture and mask")

@@ -93,7 +93,6 @@ def test_minutes_win_over_a_presets_steps(run, efficientad, tmp_path, monkeypatc
     printed = run("info", tmp_path / "m.safetensors")[1]
     assert re.search(r"trained 3 steps in .*; --minutes 0.5, by the first steps' time \d+ steps", printed)
     assert "time of the fit" in printed
-    assert "time of a view" in printed
 
 
 def test_prns_seen_defects_from_the_fit_to_the_evaluation(answer, drawn, tmp_path):

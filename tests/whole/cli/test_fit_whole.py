@@ -87,7 +87,7 @@ def test_settings_are_found_out_and_what_was_tried_is_kept(run, drawn, tmp_path)
     assert "chosen: as given" in run("info", out)[1]
     assert run(*call, "--minutes", "3")[0] == 2
     code, _, err = run(*call, "--resume")
-    assert (code, "settings were tried before" in err) == (0, True), err
+    assert (code, "tried before, which is not done again" in err) == (0, True), err
 
 
 @pytest.mark.copies

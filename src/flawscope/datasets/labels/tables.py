@@ -122,7 +122,10 @@ def _best_cut(text: str, is_name: IsName) -> list[list[str]]:
             rows = [*csv.reader(lines, delimiter=delimiter, skipinitialspace=True)]
         except csv.Error:
             continue
-        count = sum(len(row) > 1 and any(is_name(cell.strip()) for cell in row) for row in rows)
+        named = [row for row in rows if len(row) > 1 and any(is_name(cell.strip()) for cell in row)]
+        count = len(named)
+        if delimiter == " " and count == 1 and not any(is_picture(PurePosixPath(cell)) for cell in named[0]):
+            continue  # "a note" beside a.png
         if count > most:
             best, most = rows, count
     return best

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from flawscope._version import __version__
-from flawscope.calibration.streams import Stream
 from flawscope.datasets import Dataset, open_dataset
 from flawscope.datasets.layouts import select_categories
 from flawscope.datasets.own_folders import split_names
@@ -345,7 +344,7 @@ def _seen_identity(value: int | str, dataset: Dataset, seed: int, known: dict[st
     if isinstance(value, int):
         return value  # drawn from the data by the seed
     try:
-        items = choose_seen(value, dataset, Stream.SEEN_DEFECTS.rng(seed))
+        items = choose_seen(value, dataset, seed)
     except InputError as error:
         return str(error)  # the cell fails with it, and the others do not
     digest = _digest([[_file_digest(path, known) for path in (item.path, *item.masks)] for item in items])
