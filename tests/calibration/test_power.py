@@ -179,7 +179,7 @@ def test_who_surely_misses_too_many_is_warned_of(medium, large, count, warned):
         contrasts |= {"small": [3.0] * len(more["small"])}
         said = DefectScores(more, contrasts, 5, 1.0, 0.05, 1.0).remark()
         assert (said is not None) is warned
-        assert said is None or (said.startswith(told) and "real ones may be easier or harder" in said)
+        assert said is None or (said.startswith(told) and "`evaluate` tells by real ones" in said)
     assert DefectScores({"small": (0.1,)}, {}, 1, 1.0, 0.05, 1.0).remark() is None
 
 

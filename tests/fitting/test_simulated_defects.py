@@ -221,7 +221,7 @@ def test_who_misses_many_says_so_and_what_it_does_not_say(monkeypatch):
     (note,) = [line for line in model.manifest.notes if "clear simulated defects of medium and large" in line]
     assert note in said
     assert "of 8 clear" in note
-    assert "real ones may be easier or harder to find" in note
+    assert "`evaluate` tells by real ones" in note
 
 
 def test_a_method_may_leave_out_in_its_own_way(good):

@@ -140,10 +140,8 @@ class DefectScores:
             low, high = wilson_interval(found, count)
             if count >= MIN_DEFECTS and high < MIN_DETECTION_RATE:
                 of = f"{count} clear simulated defects of {' and '.join(sizes)} size"
-                return (
-                    f"of {of} it finds {found} (95 %: {low:.0%} to {high:.0%}); real ones may be easier "
-                    "or harder to find: `evaluate` tells by pictures of some"
-                )
+                told = f"of {of} it finds {found} (95 %: {low:.0%} to {high:.0%})"
+                return f"{told}: `evaluate` tells by real ones"
         return None
 
     def to_dict(self) -> dict[str, Any]:
