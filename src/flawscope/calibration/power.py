@@ -139,9 +139,8 @@ class DefectScores:
             found, count = (sum(self.count_found(size, CLEAR)[k] for size in sizes) for k in (0, 1))
             low, high = wilson_interval(found, count)
             if count >= MIN_DEFECTS and high < MIN_DETECTION_RATE:
-                of = f"{count} clear simulated defects of {' and '.join(sizes)} size"
-                told = f"of {of} it finds {found} (95 %: {low:.0%} to {high:.0%})"
-                return f"{told}: `evaluate` tells by real ones"
+                told = f"of {count} clear simulated defects of {' and '.join(sizes)} size it finds {found}"
+                return f"{told} (95 %: {low:.0%} to {high:.0%}): `evaluate` tells by real ones"
         return None
 
     def to_dict(self) -> dict[str, Any]:
