@@ -96,10 +96,8 @@ def odd(
         appearance: of the pictures learnt from; None: it is not known.
     """
     every = [*rows]
-    names, new = (
-        [row.name for row in scored(every)],
-        [row for row in every if row.hash in seen and row.role != "duplicate"],
-    )
+    names = [row.name for row in scored(every)]
+    new = [row for row in every if row.hash in seen and row.role != "duplicate"]
     columns, new_names = [seen[row.hash] for row in new], [row.name for row in new]
     if before and (line := too_few_question(calibration, before, left_out)):
         yield Odd(TOO_FEW, line)

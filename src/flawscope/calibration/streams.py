@@ -19,11 +19,11 @@ class Stream(IntEnum):
     PRNET_BASE = 32
     PRNET_DRAW = 33
     PRNET_NOISE = 34
+    SEEN_DEFECTS = 40
     SIMULATED_DEFECTS = 50
     LIGHTS = 51
     WINDOWS = 60
     CARRIERS = 61
-    POSITIONS = 62
     TRIALS = 67
 
     def rng(self, seed: int, *numbers: int) -> np.random.Generator:

@@ -99,7 +99,7 @@ def evaluate_model(
     from flawscope.evaluation import evaluate
     from flawscope.evaluation.next_steps import advise_after
     from flawscope.evaluation.result import all_results
-    from flawscope.results.result_workbook import ExcelTable, open_table
+    from flawscope.results.result_workbook import open_table
 
     predictor = predictor or common.load_single(args, args.model)
     result = evaluate(
@@ -118,10 +118,7 @@ def evaluate_model(
         table = open_table(args.out, decimal_comma=args.decimal_comma, **_table_form(args, result, predictor))
         for _, one in all_results(result):
             table.add_result(one)
-        if isinstance(table, ExcelTable):
-            table.close(_totals(args, result))
-        else:
-            table.close()
+        table.close(_totals(args, result))
     return result, failures
 
 

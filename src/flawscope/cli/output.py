@@ -226,19 +226,16 @@ class Output:
             levels: of deep pictures, as they are shown.
         """
         from flawscope.results.excel import write_table
-        from flawscope.results.result_workbook import ExcelTable, run_totals
+        from flawscope.results.result_workbook import run_totals
         from flawscope.results.run import PARTS_TABLE_NAME, TABLE_NAME, WORKBOOK_NAME
 
         for found in self.parts.decide_incomplete() if self.parts else ():
             self._add_part(found)
         rows = [*part_rows(self.decided_parts, self.products)] if self.parts else []
-        workbook = self.results.workbook if self.results else self.table
-        if isinstance(workbook, ExcelTable):
-            with self.unwritten.collect("table"):
-                workbook.close(run_totals(facts), rows)
-        if self.table and self.table is not workbook:
-            with self.unwritten.collect("table"):
-                self.table.close()
+        for table in (self.table, self.results.workbook if self.results else None):
+            if table:
+                with self.unwritten.collect("table"):
+                    table.close(run_totals(facts), rows)
         if self.results:
             if self.parts:
                 with self.unwritten.collect("table"):

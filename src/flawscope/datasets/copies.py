@@ -51,9 +51,8 @@ def exact_copies(dataset: Dataset, seen: list[CheckedPicture]) -> Iterator[Findi
     by_folder: dict[tuple[str, ...], list[list[CheckedPicture]]] = {}
     for group in groups.values():
         if len(group) > 1:
-            by_folder.setdefault(tuple(dataset.relative(one.item.path.parent) for one in group), []).append(
-                group
-            )
+            folders = tuple(dataset.relative(one.item.path.parent) for one in group)
+            by_folder.setdefault(folders, []).append(group)
     sizes = Counter(dataset.relative(one.item.path.parent) for one in seen)
     for folders, several in by_folder.items():
         found = [_copies_finding(dataset, group, near=False) for group in several]
@@ -62,12 +61,10 @@ def exact_copies(dataset: Dataset, seen: list[CheckedPicture]) -> Iterator[Findi
             continue
         copy = min(folders[1:], key=lambda name: sizes[name])
         others = join_names([name for name in folders if name != copy])
-        whole = (
-            "the folder is a copy"
-            if len(found) == sizes[copy]
-            else f"{len(found)} of its {sizes[copy]} pictures"
-        )
-        message = f"{whole} of {others}" if whole.endswith("copy") else f"{whole} are in {others}, too"
+        if len(found) == sizes[copy]:
+            message = f"the folder is a copy of {others}"
+        else:
+            message = f"{len(found)} of its {sizes[copy]} pictures are in {others}, too"
         remedy = found[0].remedy if found[0].severity == "error" else "take one of them out"
         names = tuple(name for one in found for name in (one.subject, *one.others))
         yield Finding(found[0].severity, found[0].code, copy, message, remedy, names)

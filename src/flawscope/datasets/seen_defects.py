@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from flawscope.calibration.streams import Stream
 from flawscope.datasets.class_labels import read_class_labels
 from flawscope.datasets.dataset import Dataset, Item, count_reasons
 from flawscope.datasets.labels import LabelFiles
@@ -28,7 +29,7 @@ from flawscope.pictures.text_files import read_text, unquoted
 def choose_seen(
     seen: int | str | os.PathLike[str],
     dataset: Dataset | None = None,
-    rng: int | np.random.Generator = 0,
+    seed: int = 0,
     say: Callable[[str], None] = lambda _: None,
     *,
     masked: bool = True,
@@ -36,14 +37,14 @@ def choose_seen(
     """Chooses the defective pictures that `--seen` means: those with masks, or where none are used
     (`masked`) all.
 
-    seen: a number, drawn from the test pictures with `rng`; a folder, as `list_seen` reads it; or a
+    seen: a number, drawn from the test pictures with `seed`; a folder, as `list_seen` reads it; or a
     text file with one picture a line, in the data set's test pictures or with masks as in such a folder.
     `say` gets a line on defective pictures without a usable mask. InputError: too few to draw from, or a
     listed picture without a mask; neither where none are used.
     """
     text = str(seen).strip()
     if text.isdecimal():
-        return draw_seen(dataset, int(text), rng, say, masked=masked)
+        return draw_seen(dataset, int(text), seed, say, masked=masked)
     path = Path(text if isinstance(seen, int) else seen)
     if os.path.isfile(path):  # also of names that no file can have
         return _read_list(path, dataset, masked)
@@ -66,7 +67,7 @@ def _usable(items: Iterable[Item], say: Callable[[str], None], masked: bool) -> 
 def draw_seen(
     dataset: Dataset | None,
     count: int,
-    rng: int | np.random.Generator,
+    seed: int,
     say: Callable[[str], None] = lambda _: None,
     *,
     masked: bool = True,
@@ -81,7 +82,7 @@ def draw_seen(
             f"{pluralize(len(items), 'defective test picture')}{' with a mask' * masked}; give a smaller "
             "number, or a folder"
         )
-    rng = np.random.default_rng(rng)
+    rng = Stream.SEEN_DEFECTS.rng(seed)
     kinds = sorted({item.kind for item in items}, key=natural_key)
     waiting = {}
     for kind in kinds:

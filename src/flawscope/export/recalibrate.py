@@ -46,7 +46,6 @@ from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.runtime import Run, Session
 from flawscope.runtime.session import Answers
 from flawscope.runtime.torch import TorchSession
-from flawscope.views.views import Views
 
 MAX_COMPARED = 32  # views, of as many pictures as there can be
 MAX_DEFECTIVE = 8  # of them that are compared with a simulated defect, too
@@ -86,8 +85,7 @@ class ExportPictures:
     def probe_images(self) -> Images:
         """Views to compare on."""
         failures: list[str] = []
-        chosen = self._sample_views(MAX_COMPARED, failures)
-        if shown := [views.images(numbers) for views, numbers in chosen]:
+        if shown := [images(numbers) for images, numbers in self._sample_views(MAX_COMPARED, failures)]:
             return np.concatenate(shown)
         if failures:
             raise InputError(f"none of the pictures can be read; the first: {failures[0]}")
@@ -105,27 +103,22 @@ class ExportPictures:
         ranges of 8-bit numbers on. Values beyond a range are cut off, and a range of good pictures alone ends
         where defects begin."""
         rng = np.random.default_rng(0)
-        for views, numbers in self._sample_views(MAX_RANGED, []):
+        for images, numbers in self._sample_views(MAX_RANGED, []):
             for number in numbers:
-                image = views.images([number])
+                image = images([number])
                 yield image
                 yield add_defect(image, rng)
 
-    def _sample_views(self, most: int, failures: list[str]) -> Iterator[tuple[Views, list[int]]]:
-        """Yields pictures, spread evenly, and at most `most` of their views. With tiles these are each
-        picture's whole view and at least one tile, in another place than the last picture's."""
-        each = 1 if self.artefact.manifest.preprocess.tile is None else 2
-        few = self.sources[:: -(-len(self.sources) // max(1, most // each)) or 1]
-        for place, views in enumerate(self._read(few, failures)):
-            first, *tiles = views.view_numbers()
-            count = min(max(each, most // len(few)) - 1, len(tiles))
-            turn = place * GOLDEN_SECTION % 1  # of a step from one tile to the next
-            yield views, [first, *(tiles[int((k + turn) * len(tiles) / count)] for k in range(count))]
-
-    def _read(self, some: Sequence[PictureSource], failures: list[str]) -> Iterator[Views]:
-        """Yields views of the pictures, one at a time. What cannot be read becomes a line in `failures`."""
+    def _sample_views(
+        self, most: int, failures: list[str]
+    ) -> Iterator[tuple[Callable[[Sequence[int]], Images], list[int]]]:
+        """Yields of pictures, spread evenly, the function that gives views by their numbers, and the numbers
+        of at most `most` in all. With tiles these are each picture's whole view and at least one tile, in
+        another place than the last picture's. A picture that cannot be read becomes a line in `failures`."""
         how = self.artefact.manifest.preprocess
-        for source in some:
+        each, place = 1 if how.tile is None else 2, 0
+        few = self.sources[:: -(-len(self.sources) // max(1, most // each)) or 1]
+        for source in few:
             name = source_name(source)
             try:
                 views = how.views(source, name, self.artefact.counted)
@@ -134,7 +127,12 @@ class ExportPictures:
             except (InputError, MemoryError) as error:
                 failures.append(error_reason(error, name))
                 continue
-            yield views.with_roi(self.artefact.tensors.get("region"))
+            views = views.with_roi(self.artefact.tensors.get("region"))
+            first, *tiles = views.view_numbers()
+            count = min(max(each, most // len(few)) - 1, len(tiles))
+            turn, place = place * GOLDEN_SECTION % 1, place + 1  # of a step from one tile to the next
+            chosen = [tiles[int((k + turn) * len(tiles) / count)] for k in range(count)]
+            yield views.images, [first, *chosen]
 
 
 # ---------------------------------------------------------------------------------------------- calibration

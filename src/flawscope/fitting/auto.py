@@ -257,10 +257,8 @@ class _Search:
             self.time.note(trial.flags, trial.fit_seconds, 1)
             if (stored := Scored.of_lists(trial.judged)) is not None:
                 self.scored[trial.flags, trial.stage] = stored
-        count = pluralize(len(self.recipes), "setting")
-        self.say(
-            f"{count} {'was' if count.startswith('1 ') else 'were'} tried before, which is not done again"
-        )
+        count, verb = len(self.recipes), "was" if len(self.recipes) == 1 else "were"
+        self.say(f"{pluralize(count, 'setting')} {verb} tried before, which is not done again")
 
     def load(self, number: int) -> NDArray[np.uint8]:
         return to_eight_bits(decode(self.sources[number]))

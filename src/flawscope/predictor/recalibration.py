@@ -142,8 +142,8 @@ def judge_good(
                 answers.append((number, [error]))
         return answers
 
-    found, failures, device = dict[str, GoodPicture](), list[str](), predictor.session
-    answers = stream_predictions(range(len(good)), load, judge_batch, device, None, how.tile is not None)
+    found, failures, tiled = dict[str, GoodPicture](), list[str](), how.tile is not None
+    answers = stream_predictions(range(len(good)), load, judge_batch, predictor.session, None, tiled)
     for done, (number, (own, *others)) in enumerate(answers):
         step("calibration", done, len(good))
         if isinstance(own, ExcludedPictureError) or (number in seen and seen[number][0] in found):
@@ -210,8 +210,16 @@ def recalibrate(
     }
     calibration = calibrate(pictures, **how_scored)
     defects, appearance = DefectScores.from_facts(predictor.manifest.facts), predictor.appearance
-    told: dict[str, Any] = {"before": before, "appearance": appearance, "left_out": left_out}
-    more, questions = settle(odd(pictures, calibration, defects, judged.seen, **told), force)
+    found = odd(
+        pictures,
+        calibration,
+        defects,
+        judged.seen,
+        before=before,
+        appearance=appearance,
+        left_out=left_out,
+    )
+    more, questions = settle(found, force)
     new = predictor.with_calibration(calibration, *notes, *more)
     facts = dict(new.manifest.facts)
     if appearance is not None:  # pictures like these are expected from now on

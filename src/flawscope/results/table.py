@@ -8,7 +8,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
@@ -255,7 +255,8 @@ class TableWriter:
         with self._report_errors():
             self._write([getattr(row, name) for name in self.columns])
 
-    def close(self) -> None:
+    def close(self, totals: Iterable[tuple[str, Any]] = (), parts: Sequence[Sequence[Any]] = ()) -> None:
+        """Ends the table. totals, parts: of a workbook (`ExcelTable.close`); CSV has rows alone."""
         with self._report_errors():
             self.file.close()
 

@@ -27,8 +27,7 @@ Mask = NDArray[np.bool_]
 
 HIDDEN_GREY = 128 / 255  # of tiles outside of the region of interest
 
-# Runs a model: images [n, 3, H, W], and their places in the picture [n] int64; None: whole -> scores [n],
-# maps [n, H, W]
+# Runs a model: images [n, 3, H, W] -> scores [n], maps [n, H, W]
 RunModel = Callable[[Any], Any]
 
 

@@ -7,7 +7,6 @@ import time
 from collections import deque
 from concurrent.futures import Future
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING
 
 from flawscope.errors import pluralize
 from flawscope_line.industrial_cameras import IndustrialCameraSettings
@@ -26,9 +25,6 @@ from flawscope_station.plugins import (
     Trigger,
     why_refused,
 )
-
-if TYPE_CHECKING:
-    pass
 
 MAX_PARTS_WAITING = 16  # frames that wait to be submitted, at most: they take memory
 MISSED_INTERVAL = 1.0  # seconds between two events

@@ -179,17 +179,13 @@ def check_page(dataset: Dataset, report: CheckReport, aligned: Alignment | None 
                 "rank": len(rows),
             }
         )
-    pairs: list[dict[str, Any]] = []
+    pairs = []
     for finding in [one for one in report.findings if one.code.startswith("nearly")][:MAX_PAIRS]:
         drawn = _side_by_side([Path(report.root) / name for name in (finding.subject, finding.others[0])])
-        size, layers = f"{drawn.shape[1]} × {drawn.shape[0]}", {"photo": image_uri(drawn, MAX_SIDE)}
-        name = printable(f"{finding.subject}, {finding.others[0]}")
-        unsure = "unsure" if finding.code.endswith("unsure") else "one part"
-        pairs.append({"name": name, "size": size, "facts": [("Seems", unsure)], "layers": layers})
-    drawings: list[dict[str, Any]] = []
-    for drawn, name, words in aligned.drawings() if aligned else ():
-        size, layers = f"{drawn.shape[1]} × {drawn.shape[0]}", {"photo": image_uri(drawn, MAX_SIDE)}
-        drawings.append({"name": printable(name), "size": size, "facts": [("Part", words)], "layers": layers})
+        seems = "unsure" if finding.code.endswith("unsure") else "one part"
+        pairs.append(_card(f"{finding.subject}, {finding.others[0]}", drawn, ("Seems", seems)))
+    found = aligned.drawings() if aligned else ()
+    drawings = [_card(name, drawn, ("Part", words)) for drawn, name, words in found]
     return render(
         "check.html.j2",
         rows + drawings + pairs,
@@ -212,6 +208,12 @@ def check_page(dataset: Dataset, report: CheckReport, aligned: Alignment | None 
         pairs=pairs,
         findings=[*map(printable, report.finding_lines())],
     )
+
+
+def _card(name: str, drawn: NDArray[np.uint8], fact: tuple[str, str]) -> dict[str, Any]:
+    """Entry of a drawn picture, with a fact on it."""
+    size, layers = f"{drawn.shape[1]} × {drawn.shape[0]}", {"photo": image_uri(drawn, MAX_SIDE)}
+    return {"name": printable(name), "size": size, "facts": [fact], "layers": layers}
 
 
 def _side_by_side(paths: Sequence[Path]) -> NDArray[np.uint8]:

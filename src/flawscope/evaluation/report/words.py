@@ -258,7 +258,7 @@ def model_facts(manifest: Manifest) -> Pairs:
     if "seconds_total" in facts:
         rows.append(("time of the fit", format_duration(facts["seconds_total"])))
     if "seconds_view" in facts:
-        where = f"{facts.get('device', '?')}, {facts.get('threads', '?')} threads"
+        where = f"{facts.get('device', '?')}, threads: {facts.get('threads', '?')}"
         rows.append(("time of a view", f"{facts['seconds_view']:.3g} s there ({where}), without reading it"))
     rows.append(("made with", ", ".join(f"{k} {v}" for k, v in manifest.versions.items()) or "not known"))
     return rows

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import reduce
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from flawscope.errors import InputError
 from flawscope.methods.features.backbone import Backbone
@@ -34,7 +34,6 @@ MAX_CONFIRMED = 256 * 2**20  # bytes of bank elements that a picture's patches a
 BLOCK = 1024  # patches x bank elements multiplied at once: 4 MiB of products, minimum taken in the cache
 EXPORTED_BLOCK = 128  # bank elements, in an exported graph, whose queries are some thousand
 GPU_BLOCK = 8192  # on a GPU, 256 MiB: starting a product costs more than a small one
-Module = TypeVar("Module", bound=nn.Module)
 
 
 class Model(PatchDetector):

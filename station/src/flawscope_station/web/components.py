@@ -1,4 +1,5 @@
-"""Parts of a station as dependencies of routes: each route names those that it needs and gets no others."""
+"""Components of a station as dependencies of routes: each route names those that it needs, and gets no
+others."""
 
 from __future__ import annotations
 
@@ -23,13 +24,13 @@ T = TypeVar("T")
 
 
 def find_component(request: Request, kind: type[T]) -> T:
-    """Return the part of the station that is of this class."""
-    part: T = request.app.state.components[kind]
-    return part
+    """Return the component of the station that is of this class."""
+    found: T = request.app.state.components[kind]
+    return found
 
 
 def component(kind: type[T]) -> Any:
-    """Make the dependency of a part of the station."""
+    """Make the dependency of a component of the station."""
 
     async def find(request: Request) -> T:  # async: FastAPI calls plain functions in another thread
         return find_component(request, kind)
