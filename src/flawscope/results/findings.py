@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+from flawscope.results.region import Region
+
 MIN_ANOMALOUS_SEVERITY = 0.001  # of a picture that is anomalous by another reason than its score: above 0
 # Why a part is within tolerance or beyond it, by code; pages say the same in their languages (`reason_CODE`)
 REASONS = {
@@ -144,3 +146,13 @@ def no_product(name: str, p_value: float | None) -> Finding:
     """A picture that shows none of the products is not good. p_value: of the nearest one, which is no part of
     the picture's own and told in words alone."""
     return Finding("no_product", name if p_value is None else f"{name}, p {p_value:.3f}", decides=True)
+
+
+def measure_places(regions: Sequence[Region]) -> dict[str, Any]:
+    """Returns the number of regions, and size and centre of the largest, as columns of a table."""
+    if not regions:
+        return {"places": 0}
+    largest = max(regions, key=lambda one: one.longer_side)
+    x, y = (round(at, 1) for at in largest.centroid)
+    sizes = {"largest_px": round(largest.longer_side, 1), "largest_mm": largest.length_mm}
+    return {"places": len(regions), **sizes, "largest_x": x, "largest_y": y}

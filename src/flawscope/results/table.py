@@ -20,9 +20,9 @@ from flawscope.artefact.files import csv_cell as csv_cell
 from flawscope.artefact.files import from_csv_cell as from_csv_cell
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.listing import OUTPUT_LIST, read_output_list
+from flawscope.results.findings import measure_places
 from flawscope.results.found_parts import PartSearch
 from flawscope.results.prediction import Prediction
-from flawscope.results.region import Region
 
 TABLE_SUFFIX, EXCEL_SUFFIX = ".csv", ".xlsx"  # of `--out` for a table alone
 DIGITS = 7  # of a number in a CSV file: as many as a float32 has
@@ -53,16 +53,6 @@ def file_time(path: str) -> str:
         return f"{datetime.fromtimestamp(os.stat(path).st_mtime):%Y-%m-%d %H:%M:%S}"
     except (OSError, ValueError, OverflowError):
         return ""
-
-
-def measure_places(regions: Sequence[Region]) -> dict[str, Any]:
-    """Returns the number of regions, and size and centre of the largest, as columns of a table."""
-    if not regions:
-        return {"places": 0}
-    largest = max(regions, key=lambda one: one.longer_side)
-    x, y = (round(at, 1) for at in largest.centroid)
-    sizes = {"largest_px": round(largest.longer_side, 1), "largest_mm": largest.length_mm}
-    return {"places": len(regions), **sizes, "largest_x": x, "largest_y": y}
 
 
 @dataclass(frozen=True)

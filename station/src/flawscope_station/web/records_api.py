@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field
 from flawscope import Region
 from flawscope.artefact import files
 from flawscope.errors import InputError
-from flawscope.results import result_workbook, table
+from flawscope.results import findings, result_workbook
 from flawscope_station.access import audit
 from flawscope_station.access.roles import ADMIN
 from flawscope_station.inspecting.capacity import Turns
@@ -212,7 +212,7 @@ def _places(inspection: dict[str, Any]) -> list[tuple[str, Region]]:
 
 def _measured(inspection: dict[str, Any]) -> dict[str, Any]:
     """Return the values of `PLACES`."""
-    return table.measure_places([region for _, region in _places(inspection)])
+    return findings.measure_places([region for _, region in _places(inspection)])
 
 
 def _sheet_values(inspection: dict[str, Any], zone: tzinfo | None) -> dict[str, Any]:
