@@ -419,14 +419,3 @@ def upper_fence(scores: NDArray[Any]) -> float:
         return math.inf
     middle, upper = np.quantile(values, [0.5, 0.75])
     return float(np.exp(upper + FENCE_FACTOR * max(upper - middle, 1e-3)))
-
-
-def find_suspects(scores: NDArray[Any], limit: float | None = None) -> NDArray[np.intp]:
-    """Indices of good pictures that do not look good by their leave-one-out scores, most suspicious first.
-
-    Those above `limit`, by default the fence of these scores, which must be distances (positive).
-    """
-    scores = np.asarray(scores, dtype=np.float64)
-    order = np.argsort(-scores, kind="stable")
-    found: NDArray[np.intp] = order[scores[order] > (upper_fence(scores) if limit is None else limit)]
-    return found
