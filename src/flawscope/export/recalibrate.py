@@ -24,13 +24,8 @@ from flawscope.artefact.certificate import (
     certify_reduced,
     difference_scales,
 )
-from flawscope.artefact.model_file import Artefact, Manifest, unpack_images
-from flawscope.calibration.goods import (
-    Picture,
-    calibrate,
-    judge,
-    scored,
-)
+from flawscope.artefact.model_file import Artefact, unpack_images
+from flawscope.calibration.goods import Picture, calibrate, scored
 from flawscope.calibration.outliers import odd, settle
 from flawscope.calibration.power import DefectScores
 from flawscope.calibration.threshold import Calibration
@@ -178,7 +173,15 @@ def recalibrate(
             "cannot leave them out, or they cannot be read; give good pictures that it has not seen"
         )
     notes = list[str]()
-    rows = _recalibrated_rows(judged, manifest, pictures.sources)
+    found = {one.digest for one in judged.pictures}
+    wrong = {row.hash for row in manifest.pictures if row.counted and row.score is None}
+    kept = [
+        row if row.hash in wrong else row.forgotten()  # pictures counted wrong count as before
+        for row in manifest.pictures
+        if row.learnt or row.hash in found | wrong
+    ]
+    group = manifest.facts.get("group")
+    rows = judged.rows(kept, relative_names(pictures.sources), group, lambda line: None)
     fresh = [one for one in judged.pictures if one.digest not in fitted]
     method = "held out" if len(fresh) == len(judged.pictures) and not lit else before.method
     how = {"method": method, "runtime": session.runtime, "precision": reduced.precision}
@@ -261,27 +264,6 @@ def _judge_both(
             now.values[0, :2] += moved
             then.values[0, :2] += moved
     return new, old
-
-
-def _recalibrated_rows(
-    judged: GoodPictures, manifest: Manifest, sources: Sequence[PictureSource]
-) -> tuple[Picture, ...]:
-    """Rows of the model as the pictures were judged. Pictures counted wrong count as before, and those that
-    the model did not know are new rows."""
-    found, given = {one.digest: one for one in judged.pictures}, relative_names(sources)
-    rows = [
-        row if row.counted and row.score is None else row.forgotten()
-        for row in manifest.pictures
-        if row.learnt or row.hash in found or (row.counted and row.score is None)
-    ]
-    place_of = {row.hash: k for k, row in reversed([*enumerate(rows)]) if row.role != "duplicate"}
-    places = [(place_of[digest], one) for digest, one in found.items() if digest in place_of]
-    again = judge([rows[place] for place, _ in places], np.array([one.values for _, one in places]))
-    for (place, _), row in zip(places, again, strict=True):
-        rows[place] = row
-    new = GoodPictures([one for digest, one in found.items() if digest not in place_of], [])
-    names = [given[one.number] for one in new.pictures]
-    return (*rows, *new.rows(names, manifest, lambda line: None))
 
 
 class _LeaveOut(LeaveOut):
