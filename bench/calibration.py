@@ -27,7 +27,7 @@ import common
 from common import Cell, Settings
 
 RATES = (0.01, 0.05, 0.10)
-SIDE, NEW, TWO = 80, 16, ("plate", "fabric")  # pixels of a part; new good ones of a draw; products
+SIDE, NEW, TWO = 80, 12, ("plate", "fabric")  # pixels of a part; new good ones of a draw; products
 Picture = Any  # [H, W, 3] uint8
 Answers = tuple[Any, Sequence[Any]]  # calibration, and answers about new good parts
 
@@ -95,26 +95,26 @@ def rephotographed(picture: Picture, rng: np.random.Generator) -> Picture:
 
 
 def update_with_miscounted(rng: np.random.Generator, how: Settings) -> Answers:
-    """Two brackets a picture, one of 16 with three; then a fair sample of 8, one of them with three, too."""
+    """Two brackets a picture, one of 12 with three; then a fair sample of 8, one of them with three, too."""
     import flawscope
 
     def pictures(count: int) -> list[Picture]:
         return [tray(rng, 3 if k == 2 else 2) for k in range(count)]
 
-    model = flawscope.fit(pictures(16), align="turn", several=True, **how)
+    model = flawscope.fit(pictures(12), align="turn", several=True, **how)
     model = flawscope.extend(model, pictures(8), fair=True, force=True, check=False)
     return model.calibration, model.predict([tray(rng) for _ in range(NEW)])
 
 
 def joint_with_copies(rng: np.random.Generator, how: Settings) -> Answers:
-    """Two products of 14 parts, each photographed twice; how sure their recognition is of new parts."""
+    """Two products of 10 parts, each photographed twice; how sure their recognition is of new parts."""
     import flawscope
     from flawscope.synthesis.demo.dataset import draw_picture
 
     def pictures(product: str, count: int) -> list[Picture]:
         return [draw_picture(product, rng, None, 0.1, size=96)[0] for _ in range(count)]
 
-    good = {name: [p for one in pictures(name, 14) for p in (one, rephotographed(one, rng))] for name in TWO}
+    good = {name: [p for one in pictures(name, 10) for p in (one, rephotographed(one, rng))] for name in TWO}
     router = flawscope.join({name: flawscope.fit(of, **how) for name, of in good.items()}, good)
     found = [router.predict(one) for name in TWO for one in pictures(name, NEW // 2)]
     return None, found
@@ -124,7 +124,7 @@ def several_in_light(rng: np.random.Generator, how: Settings) -> Answers:
     """Two brackets a picture, 5 % brighter or darker allowed; new ones in any such light."""
     import flawscope
 
-    model = flawscope.fit([tray(rng) for _ in range(19)], align="turn", several=True, light=0.05, **how)
+    model = flawscope.fit([tray(rng) for _ in range(12)], align="turn", several=True, light=0.05, **how)
     lit = [tray(rng) * rng.uniform(0.95, 1.05) for _ in range(NEW)]
     return model.calibration, model.predict([one.clip(0, 255).astype(np.uint8) for one in lit])
 
@@ -158,7 +158,7 @@ KINDS: dict[str, Callable[[np.random.Generator, Settings], Answers]] = {
 
 def measure_kind(kind: str, draw: int) -> Cell:
     """One draw: p-values of new good parts; of a joint model those of the recognition."""
-    how = {"size": 64, "samples": 0, "check": False, "device": "cpu", "force": True}
+    how: Settings = {"size": 64, "augment": "none", "samples": 0, "check": False, "device": "cpu", "force": True}
     calibration, found = KINDS[kind](np.random.default_rng([80, draw]), how)
     if calibration is None:
         shown = [one.recognition for one in found]
