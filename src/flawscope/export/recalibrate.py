@@ -173,12 +173,12 @@ def recalibrate(
             "cannot leave them out, or they cannot be read; give good pictures that it has not seen"
         )
     notes = list[str]()
-    found = {one.digest for one in judged.pictures}
+    again = {one.digest for one in judged.pictures}
     wrong = {row.hash for row in manifest.pictures if row.counted and row.score is None}
     kept = [
         row if row.hash in wrong else row.forgotten()  # pictures counted wrong count as before
         for row in manifest.pictures
-        if row.learnt or row.hash in found | wrong
+        if row.learnt or row.hash in again | wrong
     ]
     group = manifest.facts.get("group")
     rows = judged.rows(kept, relative_names(pictures.sources), group, lambda line: None)
