@@ -75,14 +75,16 @@ def alarms(cells: Sequence[Cell], rate: float) -> Cell:
 
 
 def tray(rng: np.random.Generator, parts: int = 2) -> Picture:
-    """Angle brackets beside each other on a noisy ground, [80, 80 * parts, 3] uint8, each turned a little."""
+    """Two places of angle brackets on a noisy ground, [80, 160, 3] uint8, each turned a little; one is empty
+    where there is one part."""
     rows, columns = np.mgrid[:SIDE, :SIDE] + 0.5 - SIDE / 2
     cells = []
-    for _ in range(parts):
+    for place in range(2):
         turn, width = rng.uniform(-0.2, 0.2), rng.uniform(5, 7)
         u = np.cos(turn) * columns + np.sin(turn) * rows
         v = np.cos(turn) * rows - np.sin(turn) * columns
         bracket = ((abs(u) < 20) & (abs(v - 10) < width)) | ((abs(u + 14) < width) & (abs(v) < 20))
+        bracket &= place < parts
         cells.append(np.where(bracket[..., None], rng.uniform(170, 200), np.array([60.0, 80.0, 120.0])))
     picture = np.hstack(cells)
     return (picture + rng.normal(0, 3, picture.shape)).clip(0, 255).astype(np.uint8)
@@ -95,11 +97,11 @@ def rephotographed(picture: Picture, rng: np.random.Generator) -> Picture:
 
 
 def update_with_miscounted(rng: np.random.Generator, how: Settings) -> Answers:
-    """Two brackets a picture, one of 12 with three; then a fair sample of 8, one of them with three, too."""
+    """Two brackets a picture, one of 12 with one; then a fair sample of 8, one of them with one, too."""
     import flawscope
 
     def pictures(count: int) -> list[Picture]:
-        return [tray(rng, 3 if k == 2 else 2) for k in range(count)]
+        return [tray(rng, 1 if k == 2 else 2) for k in range(count)]
 
     model = flawscope.fit(pictures(12), align="turn", several=True, **how)
     model = flawscope.extend(model, pictures(8), fair=True, force=True, check=False)
@@ -158,7 +160,14 @@ KINDS: dict[str, Callable[[np.random.Generator, Settings], Answers]] = {
 
 def measure_kind(kind: str, draw: int) -> Cell:
     """One draw: p-values of new good parts; of a joint model those of the recognition."""
-    how: Settings = {"size": 64, "augment": "none", "samples": 0, "check": False, "device": "cpu", "force": True}
+    how: Settings = {
+        "size": 64,
+        "augment": "none",
+        "samples": 0,
+        "check": False,
+        "device": "cpu",
+        "force": True,
+    }
     calibration, found = KINDS[kind](np.random.default_rng([80, draw]), how)
     if calibration is None:
         shown = [one.recognition for one in found]
