@@ -90,8 +90,8 @@ def tray(rng: np.random.Generator, parts: int = 2) -> Picture:
     return (picture + rng.normal(0, 3, picture.shape)).clip(0, 255).astype(np.uint8)
 
 
-def rephotographed(picture: Picture, rng: np.random.Generator) -> Picture:
-    """The same part once more: a pixel aside, with noise of its own."""
+def photographed(picture: Picture, rng: np.random.Generator) -> Picture:
+    """A part once more: a pixel aside, with noise of its own."""
     moved = np.roll(picture, rng.integers(-1, 2, 2), (0, 1)).astype(np.float64)
     return (moved + rng.normal(0, 2, moved.shape)).clip(0, 255).astype(np.uint8)
 
@@ -116,9 +116,9 @@ def joint_with_copies(rng: np.random.Generator, how: Settings) -> Answers:
     def pictures(product: str, count: int) -> list[Picture]:
         return [draw_picture(product, rng, None, 0.1, size=96)[0] for _ in range(count)]
 
-    good = {name: [p for one in pictures(name, 10) for p in (one, rephotographed(one, rng))] for name in TWO}
+    good = {name: [photographed(one, rng) for one in pictures(name, 10) for _ in range(2)] for name in TWO}
     router = flawscope.join({name: flawscope.fit(of, **how) for name, of in good.items()}, good)
-    found = [router.predict(one) for name in TWO for one in pictures(name, NEW // 2)]
+    found = [router.predict(photographed(one, rng)) for name in TWO for one in pictures(name, NEW // 2)]
     return None, found
 
 
@@ -136,15 +136,17 @@ def parts_with_copies(rng: np.random.Generator, how: Settings) -> Answers:
     import flawscope
     from flawscope.synthesis.demo.dataset import draw_picture
 
-    def part(number: int) -> dict[str, Picture]:
-        return {f"p{number:03}_{v}.png": draw_picture("plate", rng, None, 0.1, size=96)[0] for v in "ab"}
+    def parts(numbers: Sequence[int]) -> dict[str, Picture]:
+        """A part, a picture a view by its name, and once more for each further number."""
+        shown = {view: draw_picture("plate", rng, None, 0.1, size=96)[0] for view in "ab"}
+        return {f"p{k:03}_{v}.png": photographed(one, rng) for k in numbers for v, one in shown.items()}
 
-    good = {name: one for k in range(19) for name, one in part(k).items()}
-    for k in range(0, 19, 3):
-        good |= {f"p{50 + k:03}_{v}.png": rephotographed(good[f"p{k:03}_{v}.png"], rng) for v in "ab"}
+    good = dict[str, Picture]()
+    for k in range(19):
+        good |= parts([k, 50 + k] if k % 3 == 0 else [k])
     how = how | {"part": r"p\d+", "view": r"[ab](?=\.)"}
     model = flawscope.fit([*good.values()], names=[*good], **how)
-    new = [{name[-5]: one for name, one in part(100 + k).items()} for k in range(NEW)]
+    new = [{name[-5]: one for name, one in parts([100 + k]).items()} for k in range(NEW)]
     collector = model.parts()
     assert collector is not None
     return collector.calibration, [model.predict_part(views, f"{k}") for k, views in enumerate(new)]
