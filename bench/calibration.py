@@ -132,14 +132,14 @@ def several_in_light(rng: np.random.Generator, how: Settings) -> Answers:
 
 
 def parts_with_copies(rng: np.random.Generator, how: Settings) -> Answers:
-    """19 parts in two views by their names, each third part once more under a name of its own."""
+    """19 parts in two views by their names, the files of each third part once more under other names."""
     import flawscope
     from flawscope.synthesis.demo.dataset import draw_picture
 
     def parts(numbers: Sequence[int]) -> dict[str, Picture]:
-        """A part, a picture a view by its name, and once more for each further number."""
+        """Pictures of a part, one a view, by names of these numbers."""
         shown = {view: draw_picture("plate", rng, None, 0.1, size=96)[0] for view in "ab"}
-        return {f"p{k:03}_{v}.png": photographed(one, rng) for k in numbers for v, one in shown.items()}
+        return {f"p{k:03}_{v}.png": one for k in numbers for v, one in shown.items()}
 
     good = dict[str, Picture]()
     for k in range(19):
