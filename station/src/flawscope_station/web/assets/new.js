@@ -3,7 +3,7 @@
 (() => {
   const { byId, page, t, count, number, api } = station;
   const AT_ONCE = 3; // pictures that are sent at the same time
-  const FIRST = 14; // small pictures that are shown at first
+  const FIRST = matchMedia("(max-width: 600px)").matches ? 4 : 14; // small pictures that are shown at first
   const MORE = 240; // and with each further click
   const LEAST = 4; // pictures to begin with
   const ENOUGH = 19; // from which a false-alarm rate of 5 % can be promised
