@@ -56,7 +56,7 @@ def test_a_false_alarm_is_told_from_a_defect_in_the_row_of_the_last(tablet, judg
         tablet.post(data, name)["id"] for data, name in ((bad, "one.png"), (bad, "two.png"), (good, "c.png"))
     ]
     tablet.open("live")
-    assert len(tablet.all("#strip .anomalous")) == 2
+    assert len(tablet.all("#strip button.anomalous")) == 2
     for number, verdict in ((numbers[1], "good"), (numbers[2], "defect")):
         tablet.http.post(f"{API}/inspections/{number}/verdict", json={"verdict": verdict}).raise_for_status()
     label = lambda number: tablet.find(f"#strip [data-id='{number}']").get_attribute("aria-label")  # noqa: E731

@@ -123,6 +123,7 @@ def test_trends_show_drift_and_an_engineer_says_what_is_normal(tablet, running):
     tablet.wait(lambda: tablet.js("return document.documentElement.dataset.drift") == "drawn")
     assert tablet.text("#drift-state") == "Something changed"
     assert "good parts look less like" in tablet.text("#drift-said")
+    assert "ever says otherwise is 1 in 100 at most" in tablet.text("#drift-said")
     assert "%" not in tablet.text("#drift-said")
     tablet.js("document.querySelector('#drift-more').open = true")
     assert "of the earlier ones" in tablet.text("#drift-rank")
