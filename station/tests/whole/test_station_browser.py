@@ -197,6 +197,7 @@ def test_a_picture_to_review_fills_the_field(tablet, judged, screen):
     tablet.open(f"review?only={number}")
     ready(tablet, "part.png")
     tablet.wait(lambda: tablet.js("return document.querySelector('#layers img.found')"))
+    assert tablet.find("#note").is_displayed(), "a note can be written on any screen"
     field, picture = tablet.find("#view").rect, tablet.find("#layers img.found").rect
     assert field["height"] > screen[1] * 0.4
     assert (picture["width"], picture["height"]) == pytest.approx((field["width"], field["height"]), abs=2)
