@@ -17,11 +17,13 @@ from sqlalchemy.schema import CreateTable
 
 from flawscope_station.store.schema import (
     ANOMALOUS,
+    EARLIER_RELEASE,
     GOOD,
     HOUR,
     PRODUCTION,
     REPORT_VIEW,
     WITHIN,
+    challenges,
     create_view_sql,
     hours,
     inspections,
@@ -239,7 +241,7 @@ def _renumbered(facts: Any, numbers: Mapping[int, int]) -> Any:
     return facts
 
 
-# ------------------------------------------------------------------ 0004: all models in the making are jobs
+# ---------------------------------------------------------------- 0004: models in the making are jobs; a hash
 
 
 def _candidates_are_jobs(connection: Connection) -> None:
@@ -248,6 +250,7 @@ def _candidates_are_jobs(connection: Connection) -> None:
     query = f"INSERT INTO jobs (kind, {same}) SELECT 'corrections', {same} FROM candidates"
     connection.execute(text(query))
     connection.execute(text("DROP TABLE candidates"))
+    connection.execute(update(challenges).values(state_hash=EARLIER_RELEASE))  # it hashed all settings
     if connection.dialect.name == "postgresql":
         last = "(SELECT COALESCE(MAX(id), 0) + 1 FROM jobs)"
         connection.execute(text(f"SELECT setval(pg_get_serial_sequence('jobs', 'id'), {last}, false)"))

@@ -33,6 +33,7 @@ GOOD, ANOMALOUS = "good", "anomalous"  # decisions
 LATE, WITHDRAWN, ABANDONED = UNANSWERED = "late", "withdrawn", "abandoned"  # why a sender got no answer
 PRODUCTION, CHALLENGE = "production", "challenge"  # purposes of an inspection
 WITHIN = "within tolerance"  # decision on a picture: anomalous, and a person's rules tolerate it
+EARLIER_RELEASE = ""  # `challenges.state_hash` of a release whose hash is none of this one's
 REPORT_VIEW = "inspection_report"  # for SQL of others: its columns stay (docs/station-shifts.md)
 _TIME_SQL = {  # a time as text in SQLite, as a timestamp with time zone in PostgreSQL
     "sqlite": "strftime('%Y-%m-%dT%H:%M:%fZ', {0} / 1000000.0, 'unixepoch')",
