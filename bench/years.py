@@ -109,8 +109,8 @@ def fill(store: Path, count: int) -> None:
         values = ", ".join(own.get(name, f"first.{name}") for name in names)
         made.execute(f"INSERT INTO inspections ({', '.join(names)}) SELECT {values} FROM n CROSS JOIN first")
         made.execute(
-            "INSERT INTO verdicts (inspection_id, verdict, at, who, note)"
-            " SELECT id, verdict, at, 'anna', '' FROM inspections WHERE verdict IS NOT NULL"
+            "INSERT INTO verdicts (inspection_id, product_id, verdict, at, who, note)"
+            " SELECT id, product_id, verdict, at, 'anna', '' FROM inspections WHERE verdict IS NOT NULL"
         )
         made.execute("DELETE FROM hours")
         made.execute(
