@@ -67,7 +67,9 @@ def run(args: argparse.Namespace) -> int:
     out = questions.written(out, args.update)
     for line in summary(predictor, args.verbose, updated=args.update is not None):
         say(line)
-    say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB); `flawscope info {out}` tells all about it")
+    seconds = predictor.manifest.facts.get("seconds_view")
+    speed = "" if seconds is None else f", {seconds:.2g} s a view here"
+    say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB{speed}); `flawscope info {out}` tells the rest")
     rate, missing = predictor.calibration.rate, promise_of(predictor.manifest).missing
     for one in advice(rate=rate, missing=missing, learnt=learnt_by_default(args, predictor.manifest)):
         say(f"next: {one.line()}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from flawscope.errors import InputError
+from flawscope.machine import usable_cores
 from flawscope.synthesis.demo import fabric, plate, scene
 from flawscope.synthesis.masks import Floats, Mask, Picture
 from flawscope.synthesis.simulate import largest_change, visible_part
@@ -105,7 +107,9 @@ def draw_dataset(
     jobs: list[tuple[str, str | None, int]]
     jobs = [(split, None, index) for split, n in (("train", train), ("test", good)) for index in range(n)]
     jobs += [("test", defect, index) for defect in defects for index in range(bad_per_kind)]
-    for split, defect, index in jobs:
+
+    def draw(job: tuple[str, str | None, int]) -> None:
+        split, defect, index = job
         kind = defect or "good"
         difficulty = index / max(1, bad_per_kind - 1) if defect else 0.5
         rng = _seeded_generator(seed, category, split, kind, index)
@@ -114,6 +118,9 @@ def draw_dataset(
         if defect:
             marked = mask.astype(np.uint8) * np.uint8(255)
             _save(marked, folder / "ground_truth" / kind / f"{index:03d}_mask.png")
+
+    with ThreadPoolExecutor(usable_cores()) as pool:  # numpy and Pillow work beside Python
+        list(pool.map(draw, jobs))
     return folder
 
 
