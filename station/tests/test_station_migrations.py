@@ -57,8 +57,6 @@ def test_the_tables_are_copied_before_they_change_and_lead_back(database, tmp_pa
     assert not copy.exists(), "nothing was to be done"
     with monkeypatch.context() as patch:
         of_the_next_version(patch, add_column)
-        with pytest.raises(InputError, match="are of another version"):
-            database.check_current()
         database.migrate()
         database.migrate()
         with database.writing() as connection:

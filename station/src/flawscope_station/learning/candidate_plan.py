@@ -223,10 +223,11 @@ def draw_good_pictures(connection: Connection, product_id: int, count: int, seed
         .join_from(challenge_views, challenge_parts)
         .where(challenge_parts.c.product_id == product_id)
     )
+    rows = connection.execute(latest).all()
     shown = select(inspections.c.id).join_from(inspections, pictures)
     shown = shown.where(on_line(product_id), pictures.c.pixels.in_(kept))
-    masters = {*connection.scalars(shown)}
-    rows = [row for row in connection.execute(latest) if row.id not in masters]
+    masters = {*connection.scalars(shown.where(inspections.c.id >= min((row.id for row in rows), default=0)))}
+    rows = [row for row in rows if row.id not in masters]
     flagged = sum(row.anomalous for row in rows)
     reviewed = sum(row.anomalous and row.verdict is not None for row in rows)
     share = reviewed / flagged if flagged else 1.0

@@ -238,19 +238,6 @@ class Database:
                 "`createdb --encoding UTF8 --template template0`"
             )
 
-    def check_current(self) -> None:
-        """Raise InputError where the tables are of another version."""
-        with self.reading() as connection:
-            try:
-                if is_current(connection):
-                    return
-            except UnknownVersionError:
-                pass
-        raise InputError(
-            f"the tables of {self.name} are of another version: use the flawscope that made them, or start "
-            "the station with this one first"
-        )
-
     def lock_exclusively(self, connection: Connection) -> None:
         """Hold a lock until the transaction ends; others wait for it. SQLite has one writer at a time."""
         if not self.is_sqlite:
