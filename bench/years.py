@@ -235,7 +235,7 @@ def memory() -> float:
 
 def main() -> int:
     parser = common.make_parser(__doc__, "years", data=False)
-    parser.add_argument("--parts", default="10000,100000,1000000", help="default: %(default)s")
+    parser.add_argument("--parts", default="2000,100000,1000000,10000000", help="default: %(default)s")
     args: Args = common.parse_arguments(parser, parts="1000")
     record, missed = Record(args, "a station after years"), False
     for parts in common.ints(args.parts):
