@@ -18,7 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from flawscope_station.settings.station import ProductSettings, RetentionSetting
 from flawscope_station.store.database import Database
 from learning_helpers import drawn_part
 from sink_helpers import make_sink
-from station_helpers import Listening, Running, opened, recorded, until
+from station_helpers import Listening, Running, opened, recorded
 
 MODEL = common.ROOT / "tests/fixtures/models/patchcore-two-sizes.onnx"
 PRODUCTS, YEARS = 20, 2
@@ -63,11 +63,16 @@ def first_parts(running: Running) -> None:
 def fill(store: Path, count: int) -> None:
     """Copy each product's first part until there are `count` of all: in the order of the tables' keys, the
     indexes made anew at the end, for one that grows row by row takes hours."""
-    each = count // PRODUCTS
-    with closing(sqlite3.connect(store / "station.sqlite", isolation_level=None)) as made:
-        for setting in ("synchronous = OFF", "foreign_keys = OFF", "cache_size = -1000000"):
+    each, path = count // PRODUCTS, store / "station.sqlite"
+    with closing(sqlite3.connect(path)) as small:  # the station may have a connection to this file yet
+        small.execute("VACUUM INTO ?", [str(store / "filled")])
+    for old in store.glob("station.sqlite*"):
+        old.unlink()
+    (store / "filled").rename(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as made:
+        for setting in ("journal_mode = OFF", "synchronous = OFF", "foreign_keys = OFF"):
             made.execute(f"PRAGMA {setting}")
-        until(partial(without_journal, made), "the station's connections stay open")
+        made.execute("PRAGMA cache_size = -1000000")
         (end,) = made.execute("SELECT MAX(at) FROM inspections").fetchone()
         (last,) = made.execute("SELECT MAX(id) FROM inspections").fetchone()
         made.execute("CREATE TEMP TABLE n (i INTEGER PRIMARY KEY, at INTEGER)")
@@ -124,13 +129,6 @@ def fill(store: Path, count: int) -> None:
         made.execute("PRAGMA analysis_limit = 1000")
         made.execute("ANALYZE")
         made.execute("PRAGMA journal_mode = WAL")
-
-
-def without_journal(made: sqlite3.Connection) -> bool:
-    """Whether the file could be had alone, to be written without a journal."""
-    with suppress(sqlite3.OperationalError):
-        return made.execute("PRAGMA journal_mode = OFF").fetchone() == ("off",)
-    return False
 
 
 @contextmanager
