@@ -61,67 +61,74 @@ def first_parts(running: Running) -> None:
 
 
 def fill(store: Path, count: int) -> None:
-    """Copy each product's first part until there are `count` of all."""
-    each = count // PRODUCTS
-    with closing(sqlite3.connect(store / "station.sqlite", isolation_level=None)) as made:
-        made.execute("PRAGMA synchronous = OFF")
-        made.execute("PRAGMA foreign_keys = OFF")
-        made.execute("PRAGMA cache_size = -400000")
-        made.execute("CREATE TEMP TABLE n (i INTEGER PRIMARY KEY)")
-        made.execute(
-            "INSERT INTO n WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < ?)"
-            " SELECT i FROM c",
-            [each],
-        )
+    """Copy each product's first part until there are `count` of all: in the order of the tables' keys, the
+    indexes made anew at the end, for one that grows row by row takes hours."""
+    each, path = count // PRODUCTS, store / "station.sqlite"
+    with closing(sqlite3.connect(path)) as small:  # the station may have a connection to this file yet
+        small.execute("VACUUM INTO ?", [str(store / "filled")])
+    for old in store.glob("station.sqlite*"):
+        old.unlink()
+    (store / "filled").rename(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as made:
+        for setting in ("journal_mode = OFF", "synchronous = OFF", "foreign_keys = OFF"):
+            made.execute(f"PRAGMA {setting}")
+        made.execute("PRAGMA cache_size = -1000000")
         (end,) = made.execute("SELECT MAX(at) FROM inspections").fetchone()
         (last,) = made.execute("SELECT MAX(id) FROM inspections").fetchone()
-        first = dict(
-            made.execute("SELECT product_id, MIN(id) FROM inspections GROUP BY product_id").fetchall()
+        made.execute("CREATE TEMP TABLE n (i INTEGER PRIMARY KEY, at INTEGER)")
+        made.execute(
+            "INSERT INTO n WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < ?1)"
+            " SELECT i, ?2 + i * (?3 / ?1) FROM c",
+            [each, end - MICROSECONDS, MICROSECONDS],
+        )
+        made.execute(  # the first part of each product
+            "CREATE TEMP TABLE first AS SELECT ROW_NUMBER() OVER (ORDER BY product_id) - 1 AS place, *"
+            " FROM inspections WHERE id IN (SELECT MIN(id) FROM inspections GROUP BY product_id)"
         )
         names = [row[1] for row in made.execute("PRAGMA table_info(inspections)")]
+        hash_ = "printf('%02d%062d', first.place, n.i)"
         own = {
-            "id": f"{last} + 1 + (n.i - 1) * {PRODUCTS} + :place",
-            "picture": "printf('%02d%062d', :place, n.i)",
-            "at": f"{end} - {MICROSECONDS} + n.i * ({MICROSECONDS} / {each})",
+            "id": f"{last} + 1 + (n.i - 1) * {PRODUCTS} + first.place",
+            "picture": hash_,
+            "at": "n.at",
             "name": "'part' || n.i || '.png'",
-            "score": "one.score * (0.5 + (n.i * 7919 % 1000) / 1000.0)",
+            "score": "first.score * (0.5 + (n.i * 7919 % 1000) / 1000.0)",
             "anomalous": "n.i % 20 = 0",
             "review": "CASE WHEN n.i % 100 = 0 THEN 'done' WHEN n.i % 2000 = 20 THEN 'waiting'"
             " ELSE 'none' END",
             "verdict": "CASE WHEN n.i % 100 = 0 THEN 'good' END",
             "part": "'P' || n.i",
         }
-        for place, (product, number) in enumerate(first.items()):
-            given = {"place": place, "product": product, "number": number}
-            made.execute("BEGIN")
-            made.execute(
-                "INSERT INTO pictures (product_id, hash, suffix, bytes, width, height, created_at, pixels)"
-                f" SELECT :product, {own['picture']}, '.png', 30000, 96, 96, {own['at']},"
-                f" {own['picture']} FROM n",
-                given,
-            )
-            values = ", ".join(own.get(name, f"one.{name}") for name in names)
-            made.execute(
-                f"INSERT INTO inspections ({', '.join(names)}) SELECT {values} FROM n, inspections AS one"
-                " WHERE one.id = :number",
-                given,
-            )
-            made.execute(
-                "INSERT INTO verdicts (inspection_id, verdict, at, who, note)"
-                " SELECT id, verdict, at, 'anna', '' FROM inspections"
-                " WHERE product_id = :product AND verdict IS NOT NULL",
-                given,
-            )
-            made.execute("DELETE FROM hours WHERE product_id = :product", given)
-            made.execute(
-                "INSERT INTO hours SELECT product_id, version_id, at / 3600000000, COUNT(*),"
-                " SUM(anomalous), 0, 0, SUM(score), MIN(score), MAX(score), SUM(verdict IS NOT NULL), 0,"
-                " CAST(TOTAL(anomalous AND verdict = 'good') AS INTEGER), 0"
-                " FROM inspections WHERE product_id = :product GROUP BY version_id, at / 3600000000",
-                given,
-            )
-            made.execute("COMMIT")
+        filled = ("pictures", "inspections", "verdicts")
+        indexes = made.execute(
+            "SELECT name, sql FROM sqlite_master"
+            f" WHERE type = 'index' AND sql IS NOT NULL AND tbl_name IN {filled}"
+        ).fetchall()
+        for name, _ in indexes:
+            made.execute(f"DROP INDEX {name}")
+        made.execute(
+            "INSERT INTO pictures (product_id, hash, suffix, bytes, width, height, created_at, pixels)"
+            f" SELECT first.product_id, {hash_}, '.png', 30000, 96, 96, n.at, {hash_}"
+            " FROM first CROSS JOIN n"
+        )
+        values = ", ".join(own.get(name, f"first.{name}") for name in names)
+        made.execute(f"INSERT INTO inspections ({', '.join(names)}) SELECT {values} FROM n CROSS JOIN first")
+        made.execute(
+            "INSERT INTO verdicts (inspection_id, product_id, verdict, at, who, note)"
+            " SELECT id, product_id, verdict, at, 'anna', '' FROM inspections WHERE verdict IS NOT NULL"
+        )
+        made.execute("DELETE FROM hours")
+        made.execute(
+            "INSERT INTO hours SELECT product_id, version_id, at / 3600000000, COUNT(*),"
+            " SUM(anomalous), 0, 0, SUM(score), MIN(score), MAX(score), SUM(verdict IS NOT NULL), 0,"
+            " CAST(TOTAL(anomalous AND verdict = 'good') AS INTEGER), 0"
+            " FROM inspections GROUP BY product_id, version_id, at / 3600000000"
+        )
+        for _, sql in indexes:
+            made.execute(sql)
+        made.execute("PRAGMA analysis_limit = 1000")
         made.execute("ANALYZE")
+        made.execute("PRAGMA journal_mode = WAL")
 
 
 @contextmanager
@@ -184,15 +191,18 @@ def asked(running: Running) -> dict[str, Callable[[], object]]:
     return found
 
 
-def years(parts: int) -> Cell:
-    with common.workspace(None) as work:
-        store = work / "store"
-        running = opened(settings_of(store), Listening)
-        first_parts(running)
-        running.close()
-        begun = time.monotonic()
-        fill(store, parts)
-        filled = time.monotonic() - begun
+def years(parts: int, kept: Path | None) -> Cell:
+    with common.workspace(kept) as work:
+        store, filled = work / f"store-{parts}", float("nan")
+        if not store.exists():
+            made = work / f"made-{parts}"
+            running = opened(settings_of(made), Listening)
+            first_parts(running)
+            running.close()
+            begun = time.monotonic()
+            fill(made, parts)
+            filled = time.monotonic() - begun
+            made.rename(store)
         begun = time.process_time()
         running = opened(settings_of(store), Listening)
         found: Cell = {"parts": parts, "fill_s": round(filled, 1), "gb": round(size(store) / 1e9, 2)}
@@ -223,11 +233,11 @@ def memory() -> float:
 
 def main() -> int:
     parser = common.make_parser(__doc__, "years", data=False)
-    parser.add_argument("--parts", default="10000,100000,1000000", help="default: %(default)s")
+    parser.add_argument("--parts", default="2000,100000,1000000,10000000", help="default: %(default)s")
     args: Args = common.parse_arguments(parser, parts="1000")
     record, missed = Record(args, "a station after years"), False
     for parts in common.ints(args.parts):
-        if (found := record.attempt(f"{parts}", partial(years, parts))) is None:
+        if (found := record.attempt(f"{parts}", partial(years, parts, args.work))) is None:
             continue
         table = [
             {"": name, **one, "!": "MISSED" * (one["median_ms"] > LIMIT or one["transaction_ms"] > LONGEST)}

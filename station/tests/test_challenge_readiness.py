@@ -18,6 +18,7 @@ from flawscope_station.challenge.readiness import (
     Shown,
     readiness,
 )
+from flawscope_station.store.schema import EARLIER_RELEASE
 
 PARTS = {1: "good", 2: "anomalous", 3: "anomalous"}
 NAMES = {number: f"part-{number}" for number in PARTS}
@@ -126,3 +127,12 @@ def test_each_picture_has_an_outcome():
     assert replace(defect, decision="within tolerance").outcome("anomalous") == FAILED, "it was not found"
     assert replace(good, resemblance=LEAST - 0.01).outcome("good") == WRONG_PART
     assert replace(defect, is_at_place=False).outcome("anomalous") == WRONG_PART
+
+
+def test_a_challenge_of_an_earlier_release_is_told_as_such():
+    """Its hash is none of this release's: no setting has changed."""
+    passed = history_of(RIGHT)
+    assert passed.last is not None
+    earlier = replace(passed, last=replace(passed.last, judging=(JUDGING[0], EARLIER_RELEASE)))
+    assert readiness(earlier, JUDGING, AT).cause == "release"
+    assert readiness(earlier, (8, "hash"), AT).cause == "version"

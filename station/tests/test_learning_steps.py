@@ -159,7 +159,7 @@ def test_more_corrections_than_a_question_may_name():
         inner: Any = connection.connection.driver_connection
         inner.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 32_766)
         said = ((1, "good"), (1, "undo"), (40_000, "good"), (40_000, "defect"), (41_000, "good"))
-        row = {"at": 0, "who": "anna", "note": ""}
+        row = {"product_id": 1, "at": 0, "who": "anna", "note": ""}
         for number, verdict in said:
             connection.execute(verdicts.insert().values(inspection_id=number, verdict=verdict, **row))
         found = verdict_stacks(connection, range(1, 40_001))

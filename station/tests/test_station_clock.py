@@ -87,6 +87,11 @@ def test_nothing_that_is_young_is_ever_old(computer, record, database, days, lat
     newest = clock.newest_older_than(age * DAY)
     assert not [n for n, day in of.items() if n <= newest and later - age < day <= later]
     assert newest == 0 or of[newest] <= later - age
+    clock.at += 3 * DAY  # asked again, it goes on from where it was, also for a longer and a shorter age
+    for other in (age + 2, age, max(1, age - 2)):
+        newest = clock.newest_older_than(other * DAY)
+        assert not [n for n, day in of.items() if n <= newest and later + 3 - other < day <= later]
+        assert newest == 0 or of[newest] <= later + 3 - other
 
 
 def test_a_jump_is_told_everywhere_and_ends_when_an_engineer_confirms(running, parts, monkeypatch):

@@ -26,6 +26,11 @@ WALKS = re.compile(
     r"ORDER BY .*\bLIMIT\b", re.IGNORECASE | re.DOTALL
 )  # in the order of an index, and ended by its number of rows
 
+# all that a product has, but hours, and challenge parts that were shown; its first and last are found at once
+OF_A_PRODUCT = re.compile(
+    rf"SEARCH ({'|'.join(GROWING[:-1])}) USING (?!INDEX inspections_challenge).*\(product_id=\?\)$"
+)
+AT_AN_END = re.compile(r"SELECT (min|max)\([\w.]+\) AS \w+ \nFROM \w+ \nWHERE \w+\.product_id = \?$")
 # once an hour, in turns: the bytes of all pictures, for `keep: space` alone, and which events are too many
 HOURLY = re.compile(r"SELECT (coalesce\(sum\(anon_1.bytes\)|events.id \nFROM events \nWHERE \(?events.kind)")
 
@@ -135,14 +140,17 @@ def fill(connection: Connection) -> None:
 
 
 def scans(database: Database, question: str, given: Any) -> list[str]:
-    """Steps of the planner's answer that read a growing table from end to end."""
+    """Steps of the planner's answer that read a growing table from end to end, or all that a product has."""
     with database.reading() as connection:
         explain = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN (FORMAT JSON) "
         found = connection.exec_driver_sql(explain + question, given or ()).all()
     if database.is_sqlite:
         details = [row[-1] for row in found]
-        is_walk = WALKS.search(question) and not any("USE TEMP B-TREE" in one for one in details)
+        is_sorted = any("USE TEMP B-TREE FOR ORDER BY" in one for one in details)
+        is_walk = WALKS.search(question) and not is_sorted
         scanned = [one for one in details if re.match(rf"SCAN ({'|'.join(GROWING)})\b", one)]
+        if (is_sorted or "LIMIT" not in question) and not AT_AN_END.match(question):
+            scanned += [one for one in details if OF_A_PRODUCT.match(one)]
         return [one for one in scanned if not (is_walk and ("INDEX" in one or "WHERE" not in question))]
     plan = found[0][0]
     return list(plan_scans((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"], False))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from flawscope_station.store.schema import ANOMALOUS, GOOD
+from flawscope_station.store.schema import ANOMALOUS, EARLIER_RELEASE, GOOD
 
 PASSED, FAILED, OVERRIDDEN, REPLACED = "passed", "failed", "overridden", "replaced"  # outcomes of a challenge
 WRONG_PART, OLD_PICTURE = "wrong_part", "old_picture"  # outcomes of a part, beside passed and failed
@@ -153,4 +153,6 @@ def _cause(last: Run | None, outcome: str | None, judging: tuple[int | None, str
         return FAILED
     if last.judging[0] != judging[0]:
         return "version"
+    if last.judging[1] == EARLIER_RELEASE:
+        return "release"
     return "settings" if last.judging[1] != judging[1] else None

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, func, select
 
 from flawscope.artefact import files
 from flawscope.calibration import defect_like
@@ -151,9 +151,9 @@ def read_verdicts(connection: Connection, product_id: int) -> ValidVerdicts:
         IS_REVIEWED,
         ~inspections.c.tolerated | (inspections.c.verdict == DEFECT),
     )
-    query = select(inspections, pictures.c.suffix, pictures.c.removed_at).select_from(
-        inspections.join(pictures)
-    )
+    columns = (one for one in inspections.c if one is not inspections.c.record)  # thousands are large
+    query = select(*columns, pictures.c.suffix, pictures.c.removed_at)
+    query = query.select_from(inspections.join(pictures))
     latest = query.where(*valid).order_by(inspections.c.id.desc())
     is_wrong = inspections.c.anomalous != (inspections.c.verdict == DEFECT)
     wrong = connection.execute(latest.where(is_wrong).limit(MAX_CORRECTIONS)).all()
@@ -161,17 +161,17 @@ def read_verdicts(connection: Connection, product_id: int) -> ValidVerdicts:
     right = connection.execute(latest.where(~is_wrong).limit(room)).all()
     chosen: list[Any] = sorted([*wrong, *right], key=lambda row: row.id)
     stacks = verdict_stacks(connection, [row.id for row in chosen])
-    verdicts: dict[str, set[str]] = {}  # by picture
-    same = select(inspections.c.picture, inspections.c.verdict).where(*valid)
+    contradictory = set[str]()  # pictures
+    both = func.min(inspections.c.verdict) != func.max(inspections.c.verdict)
+    same = select(inspections.c.picture).where(*valid).group_by(inspections.c.picture).having(both)
     for start in range(0, len(chosen), PICTURES_PER_QUERY):
         own = {row.picture for row in chosen[start : start + PICTURES_PER_QUERY]}
-        for row in connection.execute(same.where(inspections.c.picture.in_(own))):
-            verdicts.setdefault(row.picture, set()).add(row.verdict)
+        contradictory.update(connection.scalars(same.where(inspections.c.picture.in_(own))))
     found = ValidVerdicts()
     for row in chosen:
         if row.removed_at is not None:
             found.gone.append(row.id)
-        elif len(verdicts[row.picture]) > 1:
+        elif row.picture in contradictory:
             found.contradictory.append(row.id)
         else:
             *before, last = stacks[row.id]
@@ -223,10 +223,11 @@ def draw_good_pictures(connection: Connection, product_id: int, count: int, seed
         .join_from(challenge_views, challenge_parts)
         .where(challenge_parts.c.product_id == product_id)
     )
+    rows = connection.execute(latest).all()
     shown = select(inspections.c.id).join_from(inspections, pictures)
     shown = shown.where(on_line(product_id), pictures.c.pixels.in_(kept))
-    masters = {*connection.scalars(shown)}
-    rows = [row for row in connection.execute(latest) if row.id not in masters]
+    masters = {*connection.scalars(shown.where(inspections.c.id >= min((row.id for row in rows), default=0)))}
+    rows = [row for row in rows if row.id not in masters]
     flagged = sum(row.anomalous for row in rows)
     reviewed = sum(row.anomalous and row.verdict is not None for row in rows)
     share = reviewed / flagged if flagged else 1.0

@@ -15,7 +15,7 @@ from flawscope.calibration import judgement as judgements
 from flawscope_station.learning.jobs import READY, JobStep
 from flawscope_station.store.database import Database
 from flawscope_station.store.records import VERDICT_EVENT, iso
-from flawscope_station.store.schema import events, inspections, on_line, verdicts
+from flawscope_station.store.schema import events, inspections, verdicts
 
 EVENT_READY, EVENT_FAILED, EVENT_REJECTED, EVENT_WAITS, EVENT_REMOVED = (
     "candidate ready",
@@ -72,7 +72,7 @@ def list_history(database: Database, product_id: int, limit: int) -> list[dict[s
     said = (
         select(verdicts, inspections.c.name)
         .select_from(verdicts.join(inspections))
-        .where(on_line(product_id))
+        .where(verdicts.c.product_id == product_id)
         .order_by(verdicts.c.id.desc())
     )
     with database.reading() as connection:

@@ -138,11 +138,6 @@ class Jobs:
         query = select(jobs).where(jobs.c.product_id == product_id)
         return self.database.rows(query.order_by(jobs.c.id.desc()).limit(most))
 
-    def of_drafts(self) -> dict[str, Row[Any]]:
-        """Return the fit of each new product that has one."""
-        rows = self.database.rows(select(jobs).where(jobs.c.draft.is_not(None), jobs.c.kind == FIT))
-        return {row.draft: row for row in rows}
-
     def of_draft(self, name: str) -> Row[Any] | None:
         """Return the fit of a new product; None: there is none."""
         return self.database.row(select(jobs).where(jobs.c.draft == name, jobs.c.kind == FIT))

@@ -135,7 +135,7 @@ class Outbox:
         cursor = self.cursor
         kinds = [select(inspections.c.id).where(*self._inspection_conditions(cursor))]
         if self.wants_verdicts:
-            kinds.append(self._verdict_query(cursor).with_only_columns(verdicts.c.id))
+            kinds.append(select(verdicts.c.id).where(*self._verdict_conditions(cursor)))
         counts = [select(func.count()).select_from(one.limit(MAX_COUNTED).subquery()) for one in kinds]
         with self.database.reading() as connection:
             return min(MAX_COUNTED, sum(connection.execute(one).scalar_one() for one in counts))
@@ -160,17 +160,16 @@ class Outbox:
         anomalous = inspections.c.anomalous.is_(True), inspections.c.tolerated.is_(False)
         return conditions if self.only == "all" else [*conditions, *anomalous]
 
-    def _verdict_query(self, cursor: Cursor) -> Any:
-        query = select(verdicts, inspections.c.id.label("of")).join_from(verdicts, inspections)
-        return query.where(verdicts.c.id > cursor.verdict, on_line(self.product_id))
+    def _verdict_conditions(self, cursor: Cursor) -> list[ColumnElement[bool]]:
+        return [verdicts.c.product_id == self.product_id, verdicts.c.id > cursor.verdict]
 
     def _read_verdicts(self, connection: Connection, cursor: Cursor, limit: int) -> list[Message]:
-        found = connection.execute(self._verdict_query(cursor).order_by(verdicts.c.id).limit(limit)).all()
-        rows = connection.execute(
-            inspection_query().where(inspections.c.id.in_({row.of for row in found}))
-        ).all()
+        query = select(verdicts).where(*self._verdict_conditions(cursor)).order_by(verdicts.c.id)
+        found = connection.execute(query.limit(limit)).all()
+        judged = inspections.c.id.in_({row.inspection_id for row in found})
+        rows = connection.execute(inspection_query().where(judged)).all()
         described_by_id = {one["id"]: one for one in describe_inspections(connection, rows)}
-        return [self._verdict_message(row, described_by_id[row.of]) for row in found]
+        return [self._verdict_message(row, described_by_id[row.inspection_id]) for row in found]
 
     def _newest_cursor(self, connection: Connection) -> Cursor:
         """Return the cursor after all records."""
@@ -189,9 +188,10 @@ class Outbox:
     def _verdict_message(self, row: Any, one: dict[str, Any]) -> Message:
         said = {"id": row.id, "verdict": row.verdict, "at": iso(row.at), "by": row.who, "note": row.note}
         said["kind"] = row.kind
-        data = {**one, **self._common_fields(int(row.of)), "said": {**said, "has_mask": row.mask is not None}}
+        number = int(row.inspection_id)
+        data = {**one, **self._common_fields(number), "said": {**said, "has_mask": row.mask is not None}}
         id = self._message_id("verdict", row.id, row.at)
-        return Message(id, VERDICT, row.at, self.product_id, int(row.of), int(row.id), data)
+        return Message(id, VERDICT, row.at, self.product_id, number, int(row.id), data)
 
     def _message_id(self, kind: str, number: int, at: int) -> str:
         """Return an id with the time in ms: after a restore of the data base, numbers are given again."""

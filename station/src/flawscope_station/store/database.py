@@ -20,6 +20,7 @@ from flawscope.errors import InputError, one_line_message
 from flawscope_station.settings.values import redact_address
 from flawscope_station.store.inspection import RefusalError
 from flawscope_station.store.migrations import UnknownVersionError, is_current, migrate, table_version
+from flawscope_station.store.schema import metadata
 
 LOCK_TIMEOUT = 10.0  # seconds that a writer waits for another one
 POOL_SIZE = 20  # open connections, at most twice as many at once
@@ -132,9 +133,10 @@ class Database:
         """Update the statistics by which SQLite chooses an index, for the connections that are opened from
         now on: the open ones go. PostgreSQL does so by itself."""
         if self.is_sqlite:
-            with self.writing() as connection:
-                connection.exec_driver_sql("PRAGMA analysis_limit = 1000")
-                connection.exec_driver_sql("ANALYZE")
+            for table in metadata.sorted_tables:  # a transaction each: parts wait for no longer one
+                with self.writing() as connection:
+                    connection.exec_driver_sql("PRAGMA analysis_limit = 400")
+                    connection.exec_driver_sql(f"ANALYZE {table.name}")
             self.engine.dispose()
 
     def give_space_back(self) -> bool:
@@ -235,19 +237,6 @@ class Database:
                 f"{self.name} has the encoding {letters}: make a data base with UTF8, "
                 "`createdb --encoding UTF8 --template template0`"
             )
-
-    def check_current(self) -> None:
-        """Raise InputError where the tables are of another version."""
-        with self.reading() as connection:
-            try:
-                if is_current(connection):
-                    return
-            except UnknownVersionError:
-                pass
-        raise InputError(
-            f"the tables of {self.name} are of another version: use the flawscope that made them, or start "
-            "the station with this one first"
-        )
 
     def lock_exclusively(self, connection: Connection) -> None:
         """Hold a lock until the transaction ends; others wait for it. SQLite has one writer at a time."""

@@ -17,11 +17,13 @@ from sqlalchemy.schema import CreateTable
 
 from flawscope_station.store.schema import (
     ANOMALOUS,
+    EARLIER_RELEASE,
     GOOD,
     HOUR,
     PRODUCTION,
     REPORT_VIEW,
     WITHIN,
+    challenges,
     create_view_sql,
     hours,
     inspections,
@@ -239,7 +241,7 @@ def _renumbered(facts: Any, numbers: Mapping[int, int]) -> Any:
     return facts
 
 
-# ------------------------------------------------------------------ 0004: all models in the making are jobs
+# ---------------------------------------------------------------- 0004: models in the making are jobs; a hash
 
 
 def _candidates_are_jobs(connection: Connection) -> None:
@@ -248,9 +250,26 @@ def _candidates_are_jobs(connection: Connection) -> None:
     query = f"INSERT INTO jobs (kind, {same}) SELECT 'corrections', {same} FROM candidates"
     connection.execute(text(query))
     connection.execute(text("DROP TABLE candidates"))
+    connection.execute(update(challenges).values(state_hash=EARLIER_RELEASE))  # it hashed all settings
     if connection.dialect.name == "postgresql":
         last = "(SELECT COALESCE(MAX(id), 0) + 1 FROM jobs)"
         connection.execute(text(f"SELECT setval(pg_get_serial_sequence('jobs', 'id'), {last}, false)"))
+
+
+# ------------------------------------------------------------------- 0005: a verdict has its product's number
+
+
+def _verdicts_of_products(connection: Connection) -> None:
+    kind = "INTEGER" if connection.dialect.name == "sqlite" else "BIGINT"
+    connection.execute(text(f"ALTER TABLE verdicts ADD COLUMN product_id {kind}"))
+    of_inspection = select(inspections.c.product_id).where(inspections.c.id == verdicts.c.inspection_id)
+    connection.execute(update(verdicts).values(product_id=of_inspection.scalar_subquery()))
+    if connection.dialect.name == "sqlite":
+        return _rebuild(connection, verdicts)
+    connection.execute(text("ALTER TABLE verdicts ALTER COLUMN product_id SET NOT NULL"))
+    key = "verdicts_product_id_of FOREIGN KEY (product_id) REFERENCES products (id)"
+    connection.execute(text(f"ALTER TABLE verdicts ADD CONSTRAINT {key}"))
+    next(index for index in verdicts.indexes if index.name == "verdicts_product").create(connection)
 
 
 # Versions of the tables in order, each with the step that migrates from the version before
@@ -258,4 +277,5 @@ STEPS: dict[str, Callable[[Connection], None]] = {
     "0002": lambda connection: None,
     "0003": _one_row_for_a_part,
     "0004": _candidates_are_jobs,
+    "0005": _verdicts_of_products,
 }

@@ -366,7 +366,14 @@ class Store:
             if key is None or not _is_repeated(connection, number, key, content):
                 if verdict == UNDO and not last_verdicts(connection, [number]).get(number):
                     raise InputError(f"inspection {number} has no verdict to take back")
-                values = {**content, "inspection_id": number, "at": now(), "who": who, "key": key}
+                values = {
+                    **content,
+                    "inspection_id": number,
+                    "product_id": product_id,
+                    "at": now(),
+                    "who": who,
+                    "key": key,
+                }
                 connection.execute(verdicts.insert().values(values))
                 add_event(connection, VERDICT_EVENT, who, f"{verdict} on inspection {number}", product_id)
                 _apply_verdicts(connection, row)

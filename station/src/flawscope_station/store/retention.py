@@ -200,9 +200,10 @@ class Retention:
             newest = connection.scalar(select(func.coalesce(func.max(inspections.c.id), 0))) or 0
             for product_id in self._products(connection):
                 for kind in KINDS:
-                    oldest = select(func.min(inspections.c.id)).join_from(inspections, pictures)
-                    oldest = oldest.where(pictures.c.product_id == product_id, is_of_kind(kind))
-                    number = connection.scalar(oldest.where(pictures.c.removed_at.is_(None)))
+                    there = select(inspections.c.id).join_from(inspections, pictures)
+                    there = there.where(inspections.c.product_id == product_id, is_of_kind(kind))
+                    oldest = there.where(pictures.c.removed_at.is_(None)).order_by(inspections.c.id)
+                    number = connection.scalar(oldest.limit(1))
                     self._checked[product_id, kind] = newest if number is None else number - 1
 
     # ---- pictures

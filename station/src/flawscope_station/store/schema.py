@@ -33,6 +33,7 @@ GOOD, ANOMALOUS = "good", "anomalous"  # decisions
 LATE, WITHDRAWN, ABANDONED = UNANSWERED = "late", "withdrawn", "abandoned"  # why a sender got no answer
 PRODUCTION, CHALLENGE = "production", "challenge"  # purposes of an inspection
 WITHIN = "within tolerance"  # decision on a picture: anomalous, and a person's rules tolerate it
+EARLIER_RELEASE = ""  # `challenges.state_hash` of a release whose hash is none of this one's
 REPORT_VIEW = "inspection_report"  # for SQL of others: its columns stay (docs/station-shifts.md)
 _TIME_SQL = {  # a time as text in SQLite, as a timestamp with time zone in PostgreSQL
     "sqlite": "strftime('%Y-%m-%dT%H:%M:%fZ', {0} / 1000000.0, 'unixepoch')",
@@ -250,6 +251,7 @@ verdicts = Table(
     metadata,
     _id_column(),
     Column("inspection_id", Key, ForeignKey("inspections.id"), nullable=False, index=True),
+    _product_column(),  # of the inspection: each sink asks for the verdicts of one
     Column("verdict", String(8), nullable=False),  # good, defect, skip; undo takes the last one back
     Column("at", BigInteger, nullable=False),
     Column("who", String(64), nullable=False),
@@ -258,6 +260,7 @@ verdicts = Table(
     Column("kind", Name),  # of the defect; NULL: not said
     Column("key", String(200)),  # the sender's: the same one is never taken twice
 )
+Index("verdicts_product", verdicts.c.product_id, verdicts.c.id)
 Index("verdicts_once", verdicts.c.inspection_id, verdicts.c.key, unique=True)
 
 # Sums of each hour and model version, updated with every inspection and verdict, for trends over months

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import BigInteger, Connection, func, insert, literal_column, select, update
 
 from flawscope.errors import InputError
 from flawscope_station.settings.station import DEFAULT_NAME, Settings
@@ -85,6 +85,9 @@ class Clock:
 
     def __init__(self, database: Database, wall: Callable[[], int] = now):
         self.database, self._wall, self.jump = database, wall, 0
+        self._young: dict[
+            int, int
+        ] = {}  # age -> number of the first younger inspection, as it was found last
         with database.writing() as connection:
             get_or_add_station(connection)
             self.at: int = connection.scalar(select(stations.c.clock_at)) or wall()
@@ -99,18 +102,27 @@ class Clock:
     def confirm(self) -> None:
         """Accept the clock as right."""
         self._save(self._wall())
+        self._young.clear()
         self.jump = 0
 
     def newest_older_than(self, age: int) -> int:
         """Number of the newest inspection that is at least `age` microseconds old, of those before the first
         younger one: a time that is wrong makes no record old. 0: there is none."""
         limit, column = self.at - age, inspections.c
-        known = column.product_id.in_(select(products.c.id))  # for the index
-        young = known, column.at > limit, column.at <= self.at + CLOCK_TOLERANCE
+        # walks on in the order of the numbers from where it found one, now or for a longer age
+        start = max((number for other, number in self._young.items() if other >= age), default=0)
+        in_order = literal_column("+inspections.at", BigInteger)  # +: not by the index of times
+        young = column.id >= start, in_order > limit, in_order <= self.at + CLOCK_TOLERANCE
+        first = select(column.id).where(*young).order_by(column.id).limit(1)
         with self.database.reading() as connection:
-            first = connection.scalar(select(func.min(column.id + 0)).where(*young))  # + 0: by the index
+            known = connection.scalars(select(products.c.id)).all()
+            each = [connection.scalar(first.where(column.product_id == one)) for one in known]
+            found = min(filter(None, each), default=None)
             old = select(func.max(column.id)).where(column.at <= limit)
-            return connection.scalar(old if first is None else old.where(column.id < first)) or 0
+            if found is None:
+                return connection.scalar(old) or 0
+            self._young[age] = found
+            return connection.scalar(old.where(column.id < found)) or 0
 
     @property
     def problem(self) -> str:

@@ -43,7 +43,7 @@ class ChallengePart(BaseModel):
 class ChallengeRun(BaseModel):
     id: int
     version_id: int
-    cause: Literal["first", "version", "settings", "time", "clock", "failed", "batch"]
+    cause: Literal["first", "version", "release", "settings", "time", "clock", "failed", "batch"]
     who: str
     begun_at: str
     outcome: Literal["passed", "failed", "overridden", "replaced"] | None = Field(

@@ -46,7 +46,7 @@ WRONG_REQUEST = "request"  # refusal, as pages show it, of a part whose request 
 
 
 class JudgingRoute(APIRoute):
-    """Route that notes a refusal before its function is called, too: a part came and is not judged."""
+    """Route of parts, which notes each that came and is not judged, whoever refuses it."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -56,10 +56,13 @@ class JudgingRoute(APIRoute):
                 return await handle(request)
             except Exception as error:
                 is_stranger = isinstance(error, RefusedError) and error.status in (401, 403)
-                if not is_stranger and not getattr(request.state, "is_noted", False):
+                if not is_stranger:
                     part = make_label(request.query_params.get("part"), None).part
+                    code = "" if getattr(request.state, "is_understood", False) else WRONG_REQUEST
                     refusals = find_component(request, ConnectionContext).refusals
-                    refusals.note(request.path_params["name"], error, part, WRONG_REQUEST)
+                    refusals.note(request.path_params["name"], error, part, code)
+                if isinstance(error, FlawscopeError):  # raised, its traceback would hold the pictures
+                    return error_response(without_traceback(error))
                 raise
 
         return note
@@ -100,25 +103,17 @@ async def inspect(
     seconds of Retry-After. 504: the part was not judged in time; if it was just being judged, it is recorded
     nevertheless.
     """
-    try:
-        product_id, due = floor.addresses.address_id(name), floor.due(name, deadline)
-        await floor.inspector.in_thread(check_room, floor, name, due, label.part)
-        files, is_form = await uploads.read_uploads(request, file)
-        is_several = is_form and not floor.inspector.judge.parts.takes_views(product_id)
-        keyed = await _keyed_request(floor, name, request, files, is_form, is_several, label)
-        parts = _parts_of(product_id, files, is_several, keyed, label, due)
-        numbers, answers = await submit_parts(floor, product_id, keyed, parts)
-    except Exception as error:
-        _refuse(floor, name, error, label)
-        request.state.is_noted = True
-        raise
+    request.state.is_understood = True
+    product_id, due = floor.addresses.address_id(name), floor.due(name, deadline)
+    await floor.inspector.in_thread(check_room, floor, name, due, label.part)
+    files, is_form = await uploads.read_uploads(request, file)
+    is_several = is_form and not floor.inspector.judge.parts.takes_views(product_id)
+    keyed = await _keyed_request(floor, name, request, files, is_form, is_several, label)
+    parts = _parts_of(product_id, files, is_several, keyed, label, due)
+    numbers, answers = await submit_parts(floor, product_id, keyed, parts)
     watching = asyncio.create_task(_watch_client(request, partial(_give_up, answers.values())))
     try:
         results, first_error, is_new = await _results(floor, name, label, parts, numbers, answers)
-    except Exception as error:
-        _refuse(floor, name, error, label)
-        request.state.is_noted = True
-        raise
     finally:
         watching.cancel()
     if first_error is not None and not any("inspection" in result for result in results):
@@ -193,7 +188,7 @@ async def _results(
             results.append({"inspection": inspection})
         except FlawscopeError as error:
             first_error = first_error or error
-            code = _refuse(floor, name, without_traceback(error), label)
+            code = floor.refusals.note(name, without_traceback(error), label.part)
             results.append({"name": part.pictures[0].name, "error": str(error), "code": code})
     return results, first_error, is_new
 
@@ -260,33 +255,24 @@ async def trigger(
     recorded, except a frame that was just being judged. A frame may answer several triggers that came before
     it: each is an inspection of its own, and `triggers` says how many.
     """
+    request.state.is_understood = True
+    product_id, due = floor.addresses.address_id(name), floor.due(name, deadline)
+    key, scheme = uploads.idempotency_key(request), floor.addresses.scheme(name)
+    keyed = trigger_request(key, camera, label, scheme) if key else None
+    find_camera = partial(floor.cameras, name, camera)
+    shooting = asyncio.ensure_future(shoot(floor, name, find_camera, label, due, seconds, keyed))
+    watching = asyncio.create_task(_watch_client(request, partial(shooting.cancel, ABANDONED)))
     try:
-        product_id, due = floor.addresses.address_id(name), floor.due(name, deadline)
-        key, scheme = uploads.idempotency_key(request), floor.addresses.scheme(name)
-        keyed = trigger_request(key, camera, label, scheme) if key else None
-        find_camera = partial(floor.cameras, name, camera)
-        shooting = asyncio.ensure_future(shoot(floor, name, find_camera, label, due, seconds, keyed))
-        watching = asyncio.create_task(_watch_client(request, partial(shooting.cancel, ABANDONED)))
-        try:
-            recorded = await shooting
-        except asyncio.CancelledError:
-            if not shooting.cancelled():
-                raise
-            return Response(status_code=GONE)
-        finally:
-            watching.cancel()
-        if isinstance(recorded, int):
-            response.status_code = 200
-            return await _answered_again(floor, product_id, recorded)
-        inspection = await inspection_answer(floor, product_id, recorded)
-    except FlawscopeError as error:
-        _refuse(floor, name, error, label)
-        return error_response(without_traceback(error))  # not raised: the traceback would hold the picture
+        recorded = await shooting
+    except asyncio.CancelledError:
+        if not shooting.cancelled():
+            raise
+        return Response(status_code=GONE)
+    finally:
+        watching.cancel()
+    if isinstance(recorded, int):
+        response.status_code = 200
+        return await _answered_again(floor, product_id, recorded)
+    inspection = await inspection_answer(floor, product_id, recorded)
     response.status_code = 201 if recorded.is_new else 200
     return inspection
-
-
-def _refuse(floor: ConnectionContext, name: str, error: Exception, label: Label) -> str:
-    """Note a refused picture of a product; return the code of the error."""
-    code = status_and_code(error)[1] if isinstance(error, FlawscopeError) else ""
-    return floor.refusals.note(name, error, label.part, code)
