@@ -11,7 +11,7 @@ from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.fitting.simulated_defects import DEFECT_SIZES, score_simulated_defects
 from flawscope.methods.detector import Detector
 from flawscope.methods.settings import PictureSettings
-from flawscope.methods.task import Budget, Fitted, LeaveOut, Task
+from flawscope.methods.task import Budget, LeaveOut, Task
 from flawscope.synthesis import SCALE_AREAS, SimulatedDefect
 from flawscope.synthesis.demo.dataset import draw_picture
 from small_network import SMALL_NETWORK
@@ -64,9 +64,9 @@ def checked(model, *, learnt=False, scores=(0.0,) * 4, leave_out=LeaveOut, budge
     """As of a model that was fitted for a long time, of which groups count from 100 on."""
     numbers = list(range(len(scores)))
     task = Task(lambda i: model.good, [10 + k for k in numbers], rate=0.05, budget=budget or Budget())
-    fitted = Fitted({}, numbers if learnt else [])
+    known = task.groups if learnt else []
     began = simulated_defects.time.monotonic() - LONG_FIT
-    left_out = leave_out(model, fitted, task.groups, first_unit=90)
+    left_out = leave_out(model, known, model.state_dict(), first_unit=90)
     carriers = dict(zip(numbers, scores, strict=True))
     return score_simulated_defects(left_out, Calibration(scores, scores, 0.0), carriers, task, began)
 
@@ -167,7 +167,7 @@ def test_it_takes_a_tenth_of_the_time_at_most(good, monkeypatch, fit_took, threa
     model = Difference(good[:, :1, :1])
     scores = (0.0,) * 4
     task = Task(lambda i: good, range(4), rate=0.05, step=lambda _, *now: done.append(now))
-    leave_out, known = LeaveOut(model, Fitted({}, []), task.groups), Calibration(scores, scores, 0.0)
+    leave_out, known = LeaveOut(model, (), {}), Calibration(scores, scores, 0.0)
     carriers = dict(enumerate(scores))
     found = score_simulated_defects(leave_out, known, carriers, task, began=1000.0 - fit_took)
     count = sum(map(len, found.scores.values()))

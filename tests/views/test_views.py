@@ -61,8 +61,30 @@ def test_maps_that_agree_are_one_map():
     score, drawn = blended.result(Fusion())
     np.testing.assert_allclose(drawn, field, atol=1e-5)
     assert score == drawn.max()
-    blended.replace(1, field[:32, :32], field[:32, :32] + 100)
-    assert blended.result(Fusion())[0] == pytest.approx(100 + field[:24, :24].max(), abs=1e-3)
+
+
+def test_a_maximum_of_bounds_is_made_sure_and_no_other_tile_is_asked_for():
+    grid, asked = TileGrid((90, 120), (32, 32), 0.25), []
+    sure = np.random.default_rng(1).normal(size=grid.canvas).astype(np.float32)
+    sure[50, 60] = 50.0
+    bound = sure + 0.5
+    bound[:24, :24] += 100  # of one tile alone, and far too high
+    blended, unsure = TileBlender(grid, whole(grid.canvas)), {}
+    for k in range(len(grid)):
+        y, x = grid.corner(k)
+        unsure[k + 1] = bound[y : y + 32, x : x + 32]
+        blended.add(k + 1, 0.0, unsure[k + 1])
+
+    def sure_maps(numbers):
+        asked.extend(numbers)
+        corners = [grid.corner(number - 1) for number in numbers]
+        return [sure[y : y + 32, x : x + 32] for y, x in corners]
+
+    blended.confirm_maximum(unsure, sure_maps)
+    assert blended.result(Fusion())[0] == pytest.approx(50, abs=1e-3)
+    showing = [tile + 1 for tile in grid.tiles_at(50, 60)]
+    assert asked == [1, *showing]
+    assert {*unsure} == {*range(1, len(grid) + 1)} - {*asked}
 
 
 def test_the_whole_view_counts_where_it_is_larger_in_the_tiles_units():
