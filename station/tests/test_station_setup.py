@@ -212,6 +212,19 @@ def test_what_does_not_go_together_is_refused_at_once(http, good, options, confl
     assert http.post(f"{NEW}/plate/options", json=together).json() == {"conflicts": []}
 
 
+def test_a_preset_is_asked_for_by_programs_too_and_advised_for_few(http, good):
+    begin_with(http, good[:2])
+    for asked in ({"method": "efficientad", "preset": "accurate"}, {"preset": "nix"}):
+        refused = http.post(f"{NEW}/plate/learn", json=asked)
+        assert refused.status_code == 422
+    assert "no preset" in http.post(f"{NEW}/plate/learn", json={"method": "prnet", "preset": "accurate"}).text
+    state = http.get(f"{NEW}/plate").json()
+    assert (state["stage"], state["advised_preset"]) == ("collecting", "accurate")
+    for copy in range(9):
+        send(http, f"{copy}.png", encoded(Image.new("L", (64, 64), 20 * copy)))
+    assert http.get(f"{NEW}/plate").json()["advised_preset"] is None
+
+
 @pytest.mark.parametrize(
     ("error", "given", "options"),
     [

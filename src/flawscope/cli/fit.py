@@ -121,10 +121,12 @@ def summary(predictor: Predictor, verbose: bool = False, updated: bool = False) 
 
 
 def learnt_by_default(args: argparse.Namespace, manifest: Manifest) -> int:
-    """Number of good pictures that the default of a method with a preset `accurate` learnt from; else 0."""
+    """Number of good pictures that the default of a method with a preset `accurate` learnt from, where they
+    are few; else 0."""
     plain = args.update is None and args.preset in (None, "default")
     able = plain and "accurate" in registry.method(manifest.method).presets
-    return sum(one.role == "train" for one in manifest.pictures) if able else 0
+    count = sum(one.role == "train" for one in manifest.pictures)
+    return count if able and count <= registry.FEW else 0
 
 
 def _names(text: str, name: str) -> bool:

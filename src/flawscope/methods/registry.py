@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 GROUP = "flawscope.methods"
 DEFAULT = "patchcore"
+FEW = 10  # good pictures up to which a preset `accurate`, a larger network, is worth its time
 BUILT_IN = ("patchcore", "efficientad", "prnet")  # each a folder here, with its `METHOD`
 
 

@@ -19,7 +19,6 @@ TOO_SMALL = 8.0  # pixels at the network below which one in five spots or more i
 SMALL_SHARE = 0.25  # of the missed defects: a step is worth its time where so many are too small
 MIN_MISSED = 0.1  # share of the defects from which on other settings are advised
 REDUCED = 0.9  # share of a side's pixels left to most pictures, below which a larger size shows more
-FEW = 10  # good pictures up to which a larger network's knowledge is worth its time
 ACCURATE = "--preset accurate, which knows more beforehand and takes about five times as long a picture"
 LIES = {"turn": "parts lie at any angle", "shift": "parts lie at different places"}
 
@@ -55,7 +54,8 @@ def advice(
     Args:
         lies: `--align` that the outlines of good parts ask for; None: they lie alike, or are aligned already.
         rate, missing: the false-alarm rate asked for, and how many more good pictures it needs.
-        learnt: good pictures learnt from by the default, of a method with a preset `accurate`; 0: by another.
+        learnt: few good pictures learnt from by the default, of a method with a preset `accurate`; 0: many,
+            or by another.
         marks: length of the largest piece of each missed defect that is marked, in pixels of the pictures.
         pictures, network: sizes (H, W) of pictures, and the one that they are scaled to; None where they are
             seen in tiles.
@@ -75,7 +75,7 @@ def advice(
         steps.append(Advice(look, f"{of}, {hidden} for one picture"))
     elif misses and not tried and (is_reduced(pictures, network) or lies_elsewhere()):
         steps.append(Advice("fit --auto, which tries how the pictures are best seen", of))
-    if 0 < learnt <= FEW:
+    if learnt:
         steps.append(Advice(ACCURATE, f"{pluralize(learnt, 'good picture')} to learn from"))
     if missing:
         more = pluralize(missing, "more good picture")

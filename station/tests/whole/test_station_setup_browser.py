@@ -366,6 +366,7 @@ def test_parts_are_told_by_clicks_on_a_name(beginner, forty, tmp_path):
     assert "5 more good parts" in beginner.text("#rate-few")
     choose(beginner, "#rate", "0.05")
     assert "15 more good parts" in beginner.text("#rate-few")
+    beginner.wait(lambda: beginner.find("#start").is_enabled())
     beginner.click("#start")
     beginner.wait(lambda: beginner.http.get("/api/v1/new/Bracket-left").json()["part"])
     state = beginner.http.get("/api/v1/new/Bracket-left").json()

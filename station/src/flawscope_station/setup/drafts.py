@@ -17,7 +17,6 @@ from flawscope import machine
 from flawscope.calibration import tried
 from flawscope.errors import InputError, message_with_type, suggest_name
 from flawscope.methods import conflicts, registry
-from flawscope.results import advice
 from flawscope_station.inspecting.capacity import MemoryBudget, Turns
 from flawscope_station.learning.jobs import CURVE, FAILED, FIT, READY, STOPPED, UNFINISHED, JobQueue
 from flawscope_station.learning.process import STEP_SECONDS, TRIAL_NICENESS, StoppedError, Worker
@@ -327,7 +326,7 @@ class Drafts:
             "left_out": len(draft.left_out()),
             "most": draft_module.MAX_PICTURES,
             "check": self.checks.findings(draft),
-            "advised_preset": "accurate" if 0 < len(pictures) <= advice.FEW else None,
+            "advised_preset": "accurate" if 0 < len(pictures) <= registry.FEW else None,
             **{key: asked.get("options", {}).get(key) for key in FIT_OPTIONS},
             "before": self.jobs.before(job.id) if job is not None and stage == QUEUED else 0,
             "step": None if job is None else self.queue.step(job.id),
