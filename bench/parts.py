@@ -47,8 +47,8 @@ Part = tuple[str, int]  # product and number
 def view(product: str, number: int, place: int, scale: int = 1) -> bytes:
     """PNG of a drawn part from one side, unlike every other."""
     rng = np.random.default_rng([sum(product.encode()), number, place])
-    picture = np.full((80, 80, 3), (60, 80 + 10 * place, 120), np.float64)
-    picture[20:60, 20 + 2 * place : 60] = 150
+    picture = np.full((80, 80, 3), (60, 80 + 3 * place, 120), np.float64)
+    picture[20:60, 20 + place : 60] = 150
     drawn = (picture + rng.normal(0, 3, picture.shape)).clip(0, 255).astype(np.uint8)
     return png(drawn.repeat(scale, 0).repeat(scale, 1))
 
