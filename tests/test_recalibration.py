@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from brightness import SIDE, model
+from flawscope.calibration.goods import Picture
 from flawscope.errors import ExcludedPictureError
 from flawscope.pictures.decoding import pixel_hash
 from flawscope.predictor.recalibration import judge_good
@@ -47,11 +48,17 @@ def test_a_picture_has_the_run_that_has_not_learnt_from_it(pictures):
     np.testing.assert_allclose([one.values[0, 0] for one in found.pictures], [0.4, 0.3, 0.4], atol=0.01)
 
 
-def test_rows_have_units_of_their_own(pictures):
+def test_rows_are_kept_and_judged_or_new_with_units_of_their_own(pictures):
     known = model()
+    kept = [row.forgotten() for row in known.manifest.pictures]
     found = judge_good(known, pictures)
-    rows = found.rows([f"{k}.png" for k in range(4)], known.manifest, lambda line: None)
+    kept.append(Picture(found.pictures[1].digest, "train", "known", 77))
+    every = found.rows(kept, [f"{k}.png" for k in range(4)], None, lambda line: None)
+    assert every[: len(kept) - 1] == tuple(kept[:-1])
+    judged, rows = every[len(kept) - 1], every[len(kept) :]
+    assert (judged.name, judged.unit, judged.role, judged.counted) == ("known", 77, "train", True)
+    assert judged.score == found.pictures[1].values[0, 0]
     assert all(row.counted and row.role == "calibration" for row in rows)
-    before = {row.unit for row in known.manifest.pictures}
-    assert not before & {row.unit for row in rows}
+    assert min(row.unit for row in rows) > 77
+    rows = (judged, *rows)
     assert {*found.seen} == {row.hash for row in rows}

@@ -34,6 +34,22 @@ def small_fit(job: dict[str, Any], step: Any) -> dict[str, Any]:
     return run_job(job, step)
 
 
+def questionable_fit(job: dict[str, Any], step: Any) -> dict[str, Any]:
+    """Learn nothing, at once: the facts of a model that leaves much to be asked."""
+    odd = [{"name": "000.png", "score": 3.0, "suspicious": True}]
+    empty: dict[str, Any] = {key: [] for key in ("failures", "notes", "questions", "examples", "rates")}
+    facts = {
+        "promise": "",
+        "promised": True,
+        "rate": 0.2,
+        "wanted_rate": 0.05,
+        "calibrated": 4,
+        "missing": 15,
+    }
+    facts |= {"interval": [0.01, 0.6], "threshold": 1.0, "pictures": 4, "seconds": 1.0, "search": None}
+    return {**empty, **facts, "odd": odd, "found": {}, "tested": {"medium": [2, 12], "large": [11, 12]}}
+
+
 @pytest.fixture(name="empty")
 def empty_fixture(request, tmp_path):
     with closing(opened(empty_settings(tmp_path / "store"), place_of(request.node))) as made:

@@ -516,7 +516,16 @@ def station(tmp_path: Path) -> Access:
 def test_users_and_tokens_by_command(call, tmp_path, capsys):
     """Before the station first runs, and while it does."""
     assert call("user", "add", "Anna", "--role", "engineer", typed=f"{PASSWORD}\r\n") == 0
-    assert "this is a new station" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "this is a new station" in said
+    assert "from now on everybody signs in" in said
+    assert "nobody is an administrator yet: `flawscope station user add NAME --role admin`" in said
+    assert call("user", "add", "boss", "--role", "admin", typed=f"{PASSWORD}\n") == 0
+    said = capsys.readouterr().err
+    assert "everybody signs in" not in said
+    assert "nobody is an administrator" not in said
+    assert call("user", "remove", "boss") == 0
+    capsys.readouterr()
     access = station(tmp_path)
     assert access.sign_in("anna", PASSWORD, "127.0.0.1")
     assert (tmp_path / "shop").stat().st_mode & 0o077 == 0

@@ -181,6 +181,32 @@ def raw(guard: Any, headers: list[tuple[bytes, bytes]], **scope: Any) -> list[di
 def test_a_request_without_or_with_two_hosts_is_not_served(client):
     one = (b"host", b"127.0.0.1")
     assert [raw(client.guard, [one] * n)[0]["status"] for n in range(3)] == [421, 200, 421]
+    old = [raw(client.guard, [one] * n, http_version="1.0")[0]["status"] for n in range(3)]
+    assert old == [200, 200, 421], "a machine that speaks HTTP/1.0 names no host"
+    foreign = [(b"origin", b"http://evil.example")]
+    assert raw(client.guard, foreign, http_version="1.0", method="POST")[0]["status"] == 403
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/plate/live", "/api/v1/products", "/sign-in/", "/"])
+def test_what_can_be_read_answers_head_too(access, path):
+    """As monitors ask; `server` knows that the answer has no body."""
+    app = FastAPI()
+    app.add_api_route("/{path:path}", lambda path: PlainTextResponse(path))
+    there = Client(Guard(app, access, NAMED))
+    assert there.ask("HEAD", path).status_code == there.get(path).status_code == 200
+    assert there.ask("HEAD", "/api/v1/products/plate/live").status_code == 405, "a stream has no end"
+
+
+@pytest.mark.parametrize("site", ["http://127.0.0.1:8080", "https://station.example", "http://a"])
+def test_an_address_in_full_is_the_path_of_it(client, site):
+    """As sent by a client that takes the station for a proxy; the host that counts is the header's."""
+    app = client.guard.app
+    host = [(b"host", b"127.0.0.1")]
+    for path, expected in (("/a/missing.js", 404), ("/a/b", 200), ("", 200), ("/", 200)):
+        assert (
+            raw(Guard(app, client.guard.access, NAMED), host, path=f"{site}{path}")[0]["status"] == expected
+        )
+    assert raw(client.guard, [(b"host", b"evil.example")], path=f"{site}/a")[0]["status"] == 421
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 import io
 import struct
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +29,7 @@ from flawscope_station.settings.sources import (
 )
 from flawscope_station.settings.station import read_settings
 from flawscope_station.sources import camera as camera_module
-from flawscope_station.sources.camera import MAX_IN_FLIGHT, LiveCamera
+from flawscope_station.sources.camera import MAX_IN_FLIGHT, LiveCamera, Shot
 from flawscope_station.sources.frames import FrameReader, encode_png
 from station_helpers import everything, until
 
@@ -316,3 +318,24 @@ def test_a_thread_that_ends_often_takes_no_place_for_ever(step, monkeypatch):
     finally:
         camera.stop(5)
     assert camera._in_flight == line.share._count == 0
+
+
+def test_a_frame_that_several_triggers_share_is_encoded_once_and_by_one_thread_at_a_time(monkeypatch):
+    """FFmpeg's frames are for one thread: two at once end the process."""
+    asked, begun = [], threading.Barrier(8)
+
+    def encode(frame: object, pixels: int) -> bytes:
+        asked.append(threading.get_ident())
+        time.sleep(0.01)  # others come meanwhile
+        return b"png"
+
+    def picture(shot: Shot) -> bytes:
+        begun.wait()
+        return shot.encode(100)
+
+    monkeypatch.setattr(camera_module, "encode_png", encode)
+    for _ in range(3):
+        shot = Shot(object(), 1)
+        with ThreadPoolExecutor(8) as threads:
+            assert [*threads.map(picture, [shot] * 8)] == [b"png"] * 8
+    assert len(asked) == 3

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import median_abs_deviation
 
-from flawscope.calibration.threshold import Calibration, find_suspects, upper_fence
+from flawscope.calibration.outliers import suspicious
+from flawscope.calibration.threshold import Calibration, upper_fence
 from flawscope.errors import InputError
 
 # 0.29 * 100 is 28.999999999999996
@@ -133,6 +134,10 @@ def test_a_missing_entry_is_named(key):
 def test_senseless_rates_are_refused(rate):
     with pytest.raises(InputError, match="rate"):
         calibration((1, 2, 3)).with_rate(rate)
+
+
+def find_suspects(scores):
+    return [k for k, _ in suspicious(enumerate(scores), upper_fence(scores))]
 
 
 @pytest.mark.parametrize("seed", range(20))

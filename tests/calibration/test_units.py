@@ -16,7 +16,7 @@ from flawscope.calibration.outliers import (
     too_few_question,
 )
 from flawscope.calibration.power import MIN_DEFECTS, DefectScores
-from flawscope.calibration.threshold import Calibration, envelope
+from flawscope.calibration.threshold import Calibration, envelope, far_severity
 from flawscope.errors import InputError
 
 NAMES = [f"{k}.png" for k in range(60)]
@@ -184,6 +184,31 @@ def test_pictures_that_are_equally_far_out_do_not_hide_each_other():
         assert "alone decide from when on" in note
         assert "without them 22" in note
     assert calibration(near).far_out() == []
+
+
+def test_scores_that_lie_far_out_are_those_that_no_rest_explains(monkeypatch):
+    """By a calibration of each rest, as the words say; and in numbers that grow, without making one."""
+    rng, some = np.random.default_rng(0), 0
+    for _ in range(150):
+        count, wrong = int(rng.integers(1, 40)), int(rng.integers(0, 2))
+        scores = rng.lognormal(0, 0.1, count)
+        scores[rng.integers(count, size=2)] *= rng.uniform(1, 3)
+        units = tuple(rng.integers(0, count, count + wrong).tolist())
+        args = tuple(scores.tolist()), tuple((2 * scores).tolist()), 0.3, 0.1
+        made = Calibration(*args, miscounted=wrong, units=units)
+        order, expected = np.argsort(-scores, kind="stable").tolist(), []
+        for most in range(max(1, made.count // 4), 0, -1):
+            rest = made.without_units(order[:most])
+            far = far_severity(rest.unit_count + 1)
+            if rest is not made and float(rest.severity(scores[order[most - 1]])) > far:
+                expected = order[:most]
+                break
+        assert made.far_out() == expected
+        some += bool(expected)
+    assert some > 20
+    many = calibration(rng.lognormal(0, 0.1, 500))
+    monkeypatch.setattr(Calibration, "__post_init__", lambda self: pytest.fail("a calibration for each rest"))
+    assert many.far_out() == []
 
 
 def test_few_good_scores_rarely_lie_far_out_by_chance():

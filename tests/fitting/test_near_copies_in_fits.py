@@ -1,10 +1,13 @@
 """A fit finds pictures that show one part by itself, and counts parts."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy.ndimage import shift
 
 from flawscope.fitting.fitting import fit
+from flawscope.pictures import near_duplicates
 from flawscope.pictures.near_duplicates import Look
 from flawscope.pictures.units import find_parts, group_numbers, show_nothing
 from flawscope.synthesis.demo import fabric, plate, scene
@@ -68,3 +71,16 @@ def test_noise_alone_shows_nothing_however_deep_the_picture(white):
     fabrics = [fabric.render(SIDE, np.random.default_rng(k), None) for k in range(4)]
     deep = [(one.clip(0, 255) / 255 * white).astype(white.dtype) for one in fabrics]
     assert show_nothing([Look.of(one) for one in deep]) == []
+
+
+def test_comparing_pictures_holds_little_of_each(monkeypatch):
+    """Of each a thumbnail and its spectrum, 33 kB, and not those of its mirror images, 100 kB and more."""
+    looks = 75 * [Look.of(part(k)) for k in range(4)]
+    monkeypatch.setattr(near_duplicates, "_nominate", lambda smooth, *_: [[(0, 0)] for _ in smooth])
+    inner = near_duplicates._INNER
+    monkeypatch.setattr(near_duplicates, "_register", lambda a, pictures, shifts: pictures[inner])
+    tracemalloc.start()
+    near_duplicates.compare_pictures(looks, np.arange(len(looks)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak / len(looks) < 100_000

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ FAR_ALONE = 5.0  # times `far_severity`, from which on it is asked; of good ones
 HIDDEN_SHARE = 0.25  # of them: so many, surely, that pictures hide by raising the threshold are a question
 CLEARLY_ABOVE = 1.0  # severity by the model before, from which on a picture is named
 MIN_CHANCE = 0.01  # with which unseen pictures score so low
+
+Who = TypeVar("Who")  # number or name of a picture
 
 
 # Reasons, and whether the model asks about the pictures; else it is a remark
@@ -65,6 +67,13 @@ def odd_looks(looks: Sequence[Look | None], names: Sequence[str]) -> Iterator[Od
             f"{join_names([names[k] for k in nothing])}: {'shows' if len(nothing) == 1 else 'show'} nothing "
             "beside the others (black, white, or a covered lens)",
         )
+
+
+def suspicious(scores: Iterable[tuple[Who, float]], limit: float | None) -> Iterator[tuple[Who, float]]:
+    """Pictures learnt from that do not look good, most suspicious first: their score, as if they were left
+    out, lies above the limit that their method gives (`Manifest.suspicious_above`). None: it gives none."""
+    far = [pair for pair in scores if limit is not None and pair[1] > limit]
+    yield from sorted(far, key=lambda pair: -pair[1])
 
 
 def refuse(found: Iterable[Odd], force: bool) -> None:

@@ -7,7 +7,7 @@ had the other pictures' features at hand and so could leave it out more exactly 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
@@ -24,27 +24,20 @@ from flawscope.artefact.certificate import (
     certify_reduced,
     difference_scales,
 )
-from flawscope.artefact.model_file import Artefact, Manifest, unpack_images
-from flawscope.calibration.goods import (
-    Picture,
-    calibrate,
-    judge,
-    scored,
-)
+from flawscope.artefact.model_file import Artefact, unpack_images
+from flawscope.calibration.goods import Picture, calibrate, scored
 from flawscope.calibration.outliers import odd, settle
 from flawscope.calibration.power import DefectScores
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import ExcludedPictureError, InputError, pluralize
-from flawscope.methods.detector import Detector
 from flawscope.methods.good_pictures import add_defect
-from flawscope.methods.threads import workers
+from flawscope.methods.task import LeaveOut
 from flawscope.pictures.decoding import PictureSource, error_reason, source_name
 from flawscope.pictures.listing import relative_names
 from flawscope.predictor import Predictor
 from flawscope.predictor.recalibration import GoodPictures, judge_good
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.runtime import Run, Session
-from flawscope.runtime.session import Answers
 from flawscope.runtime.torch import TorchSession
 
 MAX_COMPARED = 32  # views, of as many pictures as there can be
@@ -54,7 +47,6 @@ GOLDEN_SECTION = (5**0.5 - 1) / 2  # the fractional parts of its multiples lie e
 
 Images = NDArray[np.float32]  # [N, 3, H, W]
 EmbedFn = Callable[[Images], NDArray[np.float32]]  # images to features
-TorchEmbedFn = Callable[[Images], Tensor]
 
 
 def with_defects(images: Images) -> Images:
@@ -181,7 +173,15 @@ def recalibrate(
             "cannot leave them out, or they cannot be read; give good pictures that it has not seen"
         )
     notes = list[str]()
-    rows = _recalibrated_rows(judged, manifest, pictures.sources)
+    again = {one.digest for one in judged.pictures}
+    wrong = {row.hash for row in manifest.pictures if row.counted and row.score is None}
+    kept = [
+        row if row.hash in wrong else row.forgotten()  # pictures counted wrong count as before
+        for row in manifest.pictures
+        if row.learnt or row.hash in again | wrong
+    ]
+    group = manifest.facts.get("group")
+    rows = judged.rows(kept, relative_names(pictures.sources), group, lambda line: None)
     fresh = [one for one in judged.pictures if one.digest not in fitted]
     method = "held out" if len(fresh) == len(judged.pictures) and not lit else before.method
     how = {"method": method, "runtime": session.runtime, "precision": reduced.precision}
@@ -236,16 +236,17 @@ def _judge_both(
 ) -> tuple[GoodPictures, GoodPictures]:
     """The pictures that can be used, as the reduced and as the trained model judge them. Of one that was
     learnt from, the trained model's answer is that of the fit, and the difference is the same."""
-    artefact, model = pictures.artefact, reduced.trained.model
+    artefact = pictures.artefact
     manifest, row_of = artefact.manifest, {row.hash: row for row in known}
-    kept = {k: torch.from_numpy(v) for k, v in artefact.tensors.items() if k != "samples"}
     lit = manifest.preprocess.normalization is not None
 
-    def judged(session: Session, embed: TorchEmbedFn, step: ProgressCallback) -> GoodPictures:
+    def judged(session: Session, step: ProgressCallback) -> GoodPictures:
+        leave_out = _LeaveOut(session, reduced, artefact, (row.unit for row in known if row.learnt))
+
         def run_of(digest: str, run: Run) -> Run:
             row = row_of.get(digest)
             if row is not None and row.learnt:
-                return _leave_one_out_run(model, embed, row.unit, kept)
+                return leave_out.run(row.unit)
             if lit and row is None:  # what a picture scores in other light is known from the fit alone
                 raise ExcludedPictureError("it was not learnt from")
             return run
@@ -254,11 +255,7 @@ def _judge_both(
         how: dict[str, Any] = {"run_of": run_of, "but": but, "lights": (), "step": step}
         return judge_good(Predictor(artefact, session), pictures.sources, **how)
 
-    def embed_reduced(images: NDArray[np.float32]) -> Tensor:
-        return torch.from_numpy(reduced.embed(images))
-
-    new = judged(reduced.sessions[0], embed_reduced, step)
-    old = judged(reduced.trained, lambda images: model.embed(torch.from_numpy(images)), ignore_progress)
+    new, old = judged(reduced.sessions[0], step), judged(reduced.trained, ignore_progress)
     pictures.failures.extend(new.failures)
     for now, then in zip(new.pictures, old.pictures, strict=True):
         row = row_of.get(now.digest)
@@ -269,43 +266,18 @@ def _judge_both(
     return new, old
 
 
-def _recalibrated_rows(
-    judged: GoodPictures, manifest: Manifest, sources: Sequence[PictureSource]
-) -> tuple[Picture, ...]:
-    """Rows of the model as the pictures were judged. Pictures counted wrong count as before, and those that
-    the model did not know are new rows."""
-    found, given = {one.digest: one for one in judged.pictures}, relative_names(sources)
-    rows = [
-        row if row.counted and row.score is None else row.forgotten()
-        for row in manifest.pictures
-        if row.learnt or row.hash in found or (row.counted and row.score is None)
-    ]
-    place_of = {row.hash: k for k, row in reversed([*enumerate(rows)]) if row.role != "duplicate"}
-    places = [(place_of[digest], one) for digest, one in found.items() if digest in place_of]
-    again = judge([rows[place] for place, _ in places], np.array([one.values for _, one in places]))
-    for (place, _), row in zip(places, again, strict=True):
-        rows[place] = row
-    new = GoodPictures([one for digest, one in found.items() if digest not in place_of], [])
-    names = [given[one.number] for one in new.pictures]
-    return (*rows, *new.rows(names, manifest, lambda line: None))
+class _LeaveOut(LeaveOut):
+    """Leaves out what was learnt from, with features of another network."""
 
+    def __init__(self, session: Session, reduced: ReducedModel, artefact: Artefact, learnt: Iterable[int]):
+        tensors = {k: torch.from_numpy(v) for k, v in artefact.tensors.items() if k != "samples"}
+        super().__init__(reduced.trained.model, {*learnt}, tensors)
+        self.is_reduced, self.embed_reduced = session is not reduced.trained, reduced.embed
 
-def _leave_one_out_run(model: Detector, embed: TorchEmbedFn, group: int, kept: Mapping[str, Tensor]) -> Run:
-    """Scores and maps of views as if their picture's group had not been learnt from. `ExcludedPictureError`:
-    the method cannot say."""
-
-    def answer(image: Images) -> tuple[Tensor, Tensor] | None:
-        return model.left_out(embed(image), group, kept, model.inside(torch.from_numpy(image)))
-
-    def run(images: Images) -> Answers:
-        with workers(model.roi.device) as each:
-            found = each(answer, images[:, None])
-        if None in found:
-            raise ExcludedPictureError("the method cannot leave it out")
-        scores, maps = (torch.cat(part).numpy() for part in zip(*found, strict=True))
-        return scores, maps
-
-    return run
+    def embed(self, images: Tensor) -> Tensor:
+        if not self.is_reduced:
+            return super().embed(images)
+        return torch.from_numpy(self.embed_reduced(images.numpy()))
 
 
 def _describe(count: int, fresh: int, reduced: ReducedModel) -> str:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from flawscope.artefact.model_file import Artefact
 from flawscope.calibration.goods import Picture
+from flawscope.calibration.outliers import suspicious
 from flawscope.calibration.streams import Stream
 from flawscope.calibration.tried import (
     GIVEN,
@@ -133,9 +134,8 @@ def _reopened(path: str | os.PathLike[str], options: Mapping[str, Any]) -> Predi
     """Opens a fitted model as `fit` returned it."""
     found = open_fitted(fitted_artefact(path), options.get("device") or "auto")
     found = found.accept() if options.get("force") else found
-    fence = found.manifest.suspicious_above or math.inf
     scores = [(row.name, row.score or 0.0) for row in found.manifest.pictures]
-    found.suspects = sorted((pair for pair in scores if pair[1] > fence), key=lambda pair: -pair[1])
+    found.suspects = [*suspicious(scores, found.manifest.suspicious_above)]
     return found
 
 

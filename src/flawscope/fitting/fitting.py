@@ -37,7 +37,7 @@ from flawscope.fitting.simulated_defects import (
 from flawscope.fitting.training_pictures import (
     Images,
     Reader,
-    look_at,
+    see_pictures,
     split_sources,
     survey,
     told_parts,
@@ -183,7 +183,8 @@ def partial_fit(
     channels = manifest.preprocess.channels
     seen_first = survey(sources, None if channels is None else manifest.preprocess.decode)
     pattern = stored_part_pattern(manifest)
-    looks, remarks = look_at(sources, step, manifest.preprocess), list[str]()
+    looks = [one.look for one in see_pictures(reader.decoded, step, manifest.preprocess)]
+    remarks = list[str]()
     if pattern is None and group is None:
         numbers = find_new_parts(looks, reader.names, parts, say=remarks.append)
     else:
@@ -227,7 +228,7 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
     how, view_task = reader.preprocess, views.task(task)
     try:
         view_fit = prepared.method.run_fit(model, view_task)
-        leave_out = view_fit.leave_out or LeaveOut(model, view_fit, view_task.groups, task.first_unit)
+        leave_out = view_fit.leave_out or LeaveOut.of_fit(model, view_fit, view_task)
         judged = judge_fit(leave_out, view_fit, views, task)
     except InputError:
         reader.check_any_readable()  # else their reason is the error

@@ -16,31 +16,26 @@ them promise is promised, k/(n + 1) in every light, and the calibration counts t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from flawscope.calibration.goods import CALIBRATION, LOST, TRAIN, Picture, Values, judge, worst
 from flawscope.calibration.streams import Stream
-from flawscope.errors import InputError
+from flawscope.errors import ExcludedPictureError, InputError
 from flawscope.fitting.training_views import TrainingViews
 from flawscope.methods.detector import BATCH
 from flawscope.methods.task import Fitted, LeaveOut, Task
 from flawscope.methods.threads import workers
 from flawscope.progress import ProgressCounter
 from flawscope.views.light import Light, within_range
-from flawscope.views.tiles import Fusion, TileBlender, TileSummary
-from flawscope.views.views import Views
+from flawscope.views.tiles import Fusion, TileSummary
 
 MIN_RANK = 3  # of the threshold among the pictures of a light: lower, one odd picture decides
 MAX_CALIBRATION_TILES = 5000  # in about as many as `MIN_PICTURES` pictures at least
 MIN_PICTURES = 60  # pictures, however many tiles they have
-Each = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]  # as `map`
-Map = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -204,93 +199,28 @@ class _Judging:
         self, pictures: Sequence[int], lights: Sequence[Light], stage: str
     ) -> list[list[list[TileSummary]]]:
         """Answers for the frames of each picture, in each light, or in its own; empty where it is lost."""
-        advance, device = (
-            ProgressCounter(self.task.step, stage, len(pictures)),
-            self.leave_out.model.roi.device,
-        )
-        reader, tiled = self.views.reader, self.views.reader.preprocess.tile is not None
+        advance = ProgressCounter(self.task.step, stage, len(pictures))
+        reader, of, batch = self.views.reader, self.leave_out, BATCH * torch.get_num_threads()
+        roi = of.model.roi.cpu().numpy()
 
-        def work(picture: int, each: Each) -> list[list[TileSummary]]:
-            if lights:
-                seen = reader.views_in_lights(picture, lights)
-            else:
-                seen = iter([self.views.of_picture(picture)])
-            found = [[] if views is None else self._frames(picture, views, each) for views in seen]
+        def work(picture: int) -> list[list[TileSummary]]:
+            views = reader.views_in_lights(picture, lights) if lights else [self.views.of_picture(picture)]
+            group = self.task.groups[picture]
+            run, bound = of.run(group), of.bound_run(group)
+            found = [
+                [] if one is None else [part.summary(run, roi, batch, bound) for part in one.parts]
+                for one in views
+            ]
             advance()
             return found
 
-        with workers(device) as each:
-            if tiled:  # large: the views of one are judged together
-                return [work(picture, each) for picture in pictures]
-            return each(lambda picture: work(picture, map), pictures)
-
-    def _frames(self, picture: int, views: Views, each: Each) -> list[TileSummary]:
-        return [self._frame(self.task.groups[picture], frame, each) for frame in views.parts]
-
-    def _frame(self, group: int, views: Views, each: Each) -> TileSummary:
-        """Answers for a frame. A faster answer for a tile is an upper bound: the bank lacks patches that it
-        would hold if the picture had never been learnt from."""
-        whole, bounds, unsure = views.images([0])[0], self._has_bounds(group), dict[int, Map]()
-        shown, numbers = whole[0] >= 0, views.view_numbers()
-        if views.grid is None:
-            score, drawn = self._answer(whole, group)
-            roi = self.leave_out.model.roi.cpu().numpy()
-            counted = drawn[shown & roi] if (shown & roi).any() else drawn.ravel()
-            pixels = np.stack([counted, np.full(counted.shape, -np.inf, np.float32)])
-            tops = (score, -math.inf), (float(drawn.max()), -math.inf), (float(counted.mean()), 0.0)
-            return TileSummary(*tops, -math.inf, pixels)
-
-        def run(images: Any) -> Any:
-            pairs = [(image, numbers.pop(0)) for image in images]
-            found = [*each(lambda of: self._answer(of[0], group, sure=not (bounds and of[1])), pairs)]
-            if bounds:
-                unsure.update(
-                    (number, one[1]) for (_, number), one in zip(pairs, found, strict=True) if number
-                )
-            return zip(*found, strict=True)
-
-        def sure(number: int) -> Map:
-            return self._answer(views.images([number])[0], group)[1]
-
-        blended = views.blend(run, BATCH * torch.get_num_threads())
-        _confirm_maximum(blended, unsure, lambda numbers: each(sure, numbers))
-        return blended.summary(shown)
-
-    def _has_bounds(self, group: int) -> bool:
-        """Whether there is a faster answer, whose map is an upper bound."""
-        of = self.leave_out
-        return of.has_bound and of.model.score_is_map_maximum and group in of.learnt
-
-    def _answer(self, image: Map, group: int, sure: bool = True) -> tuple[float, Map]:
-        """Score and map [H, W] of an image as if its group had not been learnt from; unless `sure` an upper
-        bound."""
-        model = self.leave_out.model
-        with torch.inference_mode():
-            images = torch.from_numpy(np.ascontiguousarray(image))[None].to(model.roi.device)
-            features, inside = model.embed(images), model.inside(images)
-            answer = self.leave_out.score if sure else self.leave_out.bound
-            result = answer(group, features[0], None if inside is None else inside[0])
-        if result is None:
-            raise InputError("this method cannot leave out a picture: leave out --tile and --light")
-        return float(result[0][0]), result[1][0].float().cpu().numpy()
-
-
-def _confirm_maximum(
-    blended: TileBlender, unsure: dict[int, Map], sure_maps: Callable[[list[int]], Iterable[Map]]
-) -> None:
-    """Scores tiles again, exactly, until the map's maximum lies in exact ones alone."""
-    width, grid = blended.grid.canvas[1], blended.grid
-    region = None if blended.region is None else blended.region.window(0, 0, *grid.canvas)
-    while unsure:
-        drawn = blended.tiles if region is None else np.where(region, blended.tiles, -np.inf)
-        showing = grid.tiles_at(*divmod(int(drawn.argmax()), width))
-        numbers = [tile + 1 for tile in showing if tile + 1 in unsure]
-        if not numbers:
-            return
-        for number, sure in zip(numbers, sure_maps(numbers), strict=True):
-            before = unsure.pop(number)
-            # a bank that was selected anew may also lack patches of the other: over many tiles that adds up
-            blended.replace(number, before, np.minimum(before, sure))
+        try:
+            if reader.preprocess.tile is not None:  # large: the views of one are judged together
+                return [work(picture) for picture in pictures]
+            with workers(of.model.roi.device) as each:
+                return each(work, pictures)
+        except ExcludedPictureError:
+            raise InputError("this method cannot leave out a picture: leave out --tile and --light") from None
 
 
 def fit_fusion(score: str, found: Sequence[TileSummary]) -> Fusion:

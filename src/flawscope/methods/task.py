@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,13 +18,15 @@ from flawscope.artefact.model_file import Artefact
 from flawscope.artefact.state_file import training_log_path
 from flawscope.calibration import hold_out
 from flawscope.calibration.goods import Values, next_unit
-from flawscope.errors import FlawscopeError, pluralize
+from flawscope.errors import ExcludedPictureError, FlawscopeError, pluralize
 from flawscope.methods.detector import Detector, LoadPicture, check_region_visible
 from flawscope.methods.good_pictures import GoodPictures, HeldOut, unpack_image
+from flawscope.methods.threads import workers
 from flawscope.progress import ProgressCallback, ignore_progress
 
 CHECKPOINT_INTERVAL = 60.0  # seconds between checkpoints
 LeftOut = tuple[Tensor, Tensor]  # score [1] and map [1, H, W] of an image that was left out
+LeftOutRun = Callable[[Any], tuple[NDArray[Any], NDArray[Any]]]  # images [n, 3, H, W] to scores, maps
 
 
 @dataclass(frozen=True)
@@ -228,18 +232,24 @@ class LeaveOut:
     """Scores images as if their group had not been learnt from, by what the model file holds
     (`Detector.left_out`). A fit that knows better has a class of its own, which lasts as long as the fit.
 
-    learnt: groups that were learnt from; images of others are scored as they are.
+    learnt: groups that were learnt from; images of others are scored as they are. tensors: of the model file.
     first_unit: the number added to the task's group numbers, for a model that was extended.
     has_bound: `bound` is faster than `score`.
     """
 
     has_bound = False
 
-    def __init__(self, model: Detector, fitted: Fitted, groups: Sequence[int], first_unit: int = 0):
-        self.model, self.first_unit = model, first_unit
-        self.learnt = {groups[number] for number in fitted.used}
-        tensors = {**model.state_dict(), **fitted.extra}
+    def __init__(
+        self, model: Detector, learnt: Collection[int], tensors: Mapping[str, Tensor], first_unit: int = 0
+    ):
+        self.model, self.learnt, self.first_unit = model, {*learnt}, first_unit
         self.tensors = {name: tensor.to(model.roi.device) for name, tensor in tensors.items()}
+
+    @classmethod
+    def of_fit(cls, model: Detector, fitted: Fitted, task: Task) -> LeaveOut:
+        """Leaves out the groups of a fit's task."""
+        learnt = {task.groups[number] for number in fitted.used}
+        return cls(model, learnt, {**model.state_dict(), **fitted.extra}, task.first_unit)
 
     def bound(self, group: int, features: Tensor, inside: Tensor | None) -> LeftOut | None:
         """`score`, or one that is nowhere lower, by what the model file holds."""
@@ -253,3 +263,35 @@ class LeaveOut:
         and the pixels `inside` [H, W] that count (None: the region of interest). None: the method cannot
         leave out what it has learnt from."""
         return self.bound(group, features, inside)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Features of images [1, 3, H, W]."""
+        return self.model.embed(images)
+
+    def run(self, group: int) -> LeftOutRun:
+        """Runs images as a session does, as if the group had not been learnt from. An `ExcludedPictureError`
+        where the method cannot leave it out."""
+        return partial(self._run, group, self.score)
+
+    def bound_run(self, group: int) -> LeftOutRun | None:
+        """A faster run, whose maps are nowhere lower; None: there is none."""
+        if not (self.has_bound and self.model.score_is_map_maximum and group in self.learnt):
+            return None
+        return partial(self._run, group, self.bound)
+
+    def _run(
+        self, group: int, answer: Callable[[int, Tensor, Tensor | None], LeftOut | None], images: Any
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        device = self.model.roi.device
+
+        def score(image: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
+            given = torch.from_numpy(np.ascontiguousarray(image))[None].to(device)
+            features, inside = self.embed(given), self.model.inside(given)
+            found = answer(group, features[0], None if inside is None else inside[0])
+            if found is None:
+                raise ExcludedPictureError("the method cannot leave it out")
+            return found[0].cpu().numpy(), found[1].float().cpu().numpy()
+
+        with workers(device) as each:
+            scores, maps = zip(*each(score, images), strict=True)
+        return np.concatenate(scores), np.concatenate(maps)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,6 +49,7 @@ GRADED, MIN_GRADED, MIN_ALIKE_OF_GRADED = (0.3, 0.9), 0.1, 0.997
 MIN_FIRST_FIT = 0.6  # correlation below which pictures lie otherwise, and say nothing of the usual distance
 MIN_OTHERS = 3  # pictures that say what a set shares
 STEPS = 3  # of registration
+BLOCK = 64  # pictures whose spectra are computed together
 ROUNDING = 0.29  # standard deviation of what rounding to grey levels takes away
 SMOOTHED = 0.61  # of a thumbnail's noise that is left after smoothing
 NORMAL_MEDIAN = 0.6745  # of the size of normal values, in their standard deviations
@@ -126,17 +128,20 @@ def compare_pictures(looks: Sequence[Look], bank: Ints) -> Compared:
     thumbnails = np.stack([look.thumbnail for look in looks]).astype(np.float32)
     noise = np.array([look.noise for look in looks], np.float32)
     smooth = _smoothed(thumbnails, 1)
-    versions = [smooth, np.ascontiguousarray(smooth[:, :, ::-1]), np.ascontiguousarray(smooth[:, ::-1])]
-    spectra = [np.fft.rfft2((v - _smoothed(v, 6)) * _WINDOW).astype(np.complex64) for v in versions]
-    wanted = _nominate(smooth, spectra[0], np.isin(np.arange(len(looks)), bank))
+    spectra = _spectra(smooth)
+    wanted = _nominate(smooth, spectra, np.isin(np.arange(len(looks)), bank))
     own: dict[tuple[int, int], list[float]] = {}
     whole: dict[tuple[int, int], tuple[float, float]] = {}
     for i, others in enumerate(wanted):
-        seen = np.stack([versions[version][j] for j, version in others])
-        shifts = _shifts(spectra[0][i], np.stack([spectra[version][j] for j, version in others]))
+        numbers = np.array([j for j, _ in others])
+        seen, of_seen = smooth[numbers], spectra[numbers]
+        for version, way in ((1, np.s_[:, :, ::-1]), (2, np.s_[:, ::-1])):  # made here: of all they are large
+            mirrored = np.array([kind == version for _, kind in others])
+            seen[mirrored] = seen[mirrored][way]
+            of_seen[mirrored] = _spectra(seen[mirrored])
+        shifts = _shifts(spectra[i], of_seen)
         target = smooth[i][_INNER]
         warped = _register(smooth[i], seen, shifts)
-        numbers = np.array([j for j, _ in others])
         fine = _fine(np.concatenate([target[None], warped]))
         alike = _correlation(fine[:1], fine[1:])
         far = np.sqrt(np.mean((warped - target) ** 2, axis=(1, 2))) / SMOOTHED
@@ -233,6 +238,15 @@ def _unit(values: Floats) -> Floats:
     return np.asarray(own / np.maximum(np.linalg.norm(own, axis=1, keepdims=True), 1e-6), np.float32)
 
 
+def _spectra(pictures: Floats) -> NDArray[np.complex64]:
+    """Spectra [N, 64, 33] of pictures without what is coarse and lies at their edges."""
+    found = np.empty((len(pictures), SIDE, SIDE // 2 + 1), np.complex64)
+    for start in range(0, len(pictures), BLOCK):  # in blocks, since numpy's own are twice as large
+        some = pictures[start : start + BLOCK]
+        found[start : start + BLOCK] = np.fft.rfft2((some - _smoothed(some, 6)) * _WINDOW)
+    return found
+
+
 def _shifts(spectrum: NDArray[np.complex64], spectra: NDArray[np.complex64]) -> Floats:
     """Shifts [P, 2] (down, right, in half widths) at which pictures correlate most with the one."""
     reach = np.r_[-MAX_SHIFT : MAX_SHIFT + 1]
@@ -319,6 +333,7 @@ def _correlation(first: Floats, second: Floats) -> Floats:
     return np.asarray(np.where(scale > floor, (first * second).sum(axis=1) / np.maximum(scale, floor), 0))
 
 
+@cache
 def _smoothing(times: int) -> Floats:
     """Matrix [64, 64] that smooths by (1, 2, 1) / 4 along one axis, `times` times, edges repeated."""
     single = np.eye(SIDE) / 2 + np.eye(SIDE, k=1) / 4 + np.eye(SIDE, k=-1) / 4

@@ -33,7 +33,6 @@ from flawscope.runtime import Run
 from flawscope.views.light import Light, within_range
 
 if TYPE_CHECKING:
-    from flawscope.artefact.model_file import Manifest
     from flawscope.predictor import Predictor
 
 RunOf = Callable[[str, Run], Run]
@@ -64,16 +63,26 @@ class GoodPictures:
     failures: list[str]
 
     def rows(
-        self, names: Sequence[str], manifest: Manifest, say: Callable[[str], None]
+        self, kept: Sequence[Picture], names: Sequence[str], group: str | None, say: Callable[[str], None]
     ) -> tuple[Picture, ...]:
-        """New rows for the model: pictures of one part, by its pattern or near-copies, share a unit."""
-        looks, group = [one.seen.look for one in self.pictures], manifest.facts.get("group")
-        units = find_new_parts(looks, names, group, say=say)
-        plain = [
-            Picture(one.digest, CALIBRATION, name, unit)
-            for one, name, unit in zip(self.pictures, names, units, strict=True)
+        """The rows that a model keeps, as these pictures were judged, and new ones for those that have none:
+        pictures of one part, by the pattern `group` or near-copies, share a unit. names: of all that were
+        given."""
+        place_of = {row.hash: k for k, row in reversed([*enumerate(kept)]) if row.role != "duplicate"}
+        new = [one for one in self.pictures if one.digest not in place_of]
+        units = find_new_parts(
+            [one.seen.look for one in new], [names[one.number] for one in new], group, say=say
+        )
+        fresh = [
+            Picture(one.digest, CALIBRATION, names[one.number], unit)
+            for one, unit in zip(new, units, strict=True)
         ]
-        return renumber(judge(plain, self.values()), manifest.pictures)
+        rows = [*kept, *renumber(fresh, kept)]
+        place_of |= {one.digest: len(kept) + k for k, one in enumerate(new)}
+        places = [place_of[one.digest] for one in self.pictures]
+        for place, row in zip(places, judge([rows[k] for k in places], self.values()), strict=True):
+            rows[place] = row
+        return tuple(rows)
 
     @property
     def seen(self) -> dict[str, Seen]:
@@ -194,12 +203,12 @@ def recalibrate(
             "without --align"
         )
     left_out, own = len(good) - len(every) - len(failures), relative_names(good)
-    names = [(names or own)[picture.number] for picture in every]
     notes = [f"calibrated anew on {pluralize(len(usable), 'good picture')}"]
     if unlit:
         lost = join_names([own[picture.number] for picture in unlit])
         notes.append(f"parts lost in some light, and so counted as anomalous: {lost}")
-    pictures = (*others, *judged.rows(names, predictor.manifest, notes.append))
+    group = predictor.manifest.facts.get("group")
+    pictures = judged.rows(others, names or own, group, notes.append)
     if left_out:
         fitted = pluralize(left_out, "picture")
         notes.append(f"not calibrated with {fitted} that the model was fitted on, or copies")

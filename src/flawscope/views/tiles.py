@@ -6,7 +6,7 @@ Sizes are (height, width), places (y, x).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -165,6 +165,14 @@ class TileSummary(NamedTuple):
     whole_peak: float
     pixels: Float32
 
+    @classmethod
+    def of_view(cls, score: float, view_map: Float32, inside: Mask) -> TileSummary:
+        """Answers for a frame of one view. inside: the pixels [H, W] that count."""
+        counted = view_map[inside] if inside.any() else view_map.ravel()
+        pixels = np.stack([counted, np.full(counted.shape, -np.inf, np.float32)])
+        tops = (score, -math.inf), (float(view_map.max()), -math.inf)
+        return cls(*tops, (float(counted.mean()), 0.0), -math.inf, pixels)
+
     def fused(self, fusion: Fusion) -> tuple[float, float, float]:
         """Score, maximum and middle value of the map, as `TileBlender.result` gives them."""
         score, maximum = (
@@ -196,9 +204,25 @@ class TileBlender:
         self.lowest = min(self.lowest, float(view_map.min()))
         self.score = float(np.maximum(self.score, score))  # NaN stays NaN
 
-    def replace(self, view: int, before: Float32, after: Float32) -> None:
-        """Replaces the map `before` of a tile, which was added, by `after`."""
-        self._add_weighted(view, after - before)
+    def confirm_maximum(
+        self, unsure: dict[int, Float32], sure_maps: Callable[[list[int]], Iterable[Float32]]
+    ) -> None:
+        """Replaces maps of tiles that may be too high by sure ones, until the maximum lies in sure ones.
+
+        unsure: the maps, by the number of the view; gets empty. sure_maps: gives others for such numbers.
+        """
+        width, region = self.grid.canvas[1], self.region
+        counted = None if region is None else region.window(0, 0, *self.grid.canvas)
+        while unsure:
+            drawn = self.tiles if counted is None else np.where(counted, self.tiles, -np.inf)
+            showing = self.grid.tiles_at(*divmod(int(drawn.argmax()), width))
+            numbers = [tile + 1 for tile in showing if tile + 1 in unsure]
+            if not numbers:
+                return
+            for number, sure in zip(numbers, sure_maps(numbers), strict=True):
+                before = unsure.pop(number)
+                # a bank selected anew may also lack patches of the other: over many tiles that adds up
+                self._add_weighted(number, np.minimum(before, sure) - before)
 
     def _add_weighted(self, view: int, view_map: Float32) -> None:
         row, column = self.grid.row_and_column(view - 1)

@@ -20,7 +20,7 @@ from flawscope.views.geometry import Geometry
 from flawscope.views.light import ToneCorrection
 from flawscope.views.pose import Pose
 from flawscope.views.resampling import picture_size, write_planes
-from flawscope.views.tiles import Fusion, RegionOfInterest, TileBlender, TileGrid
+from flawscope.views.tiles import Fusion, RegionOfInterest, TileBlender, TileGrid, TileSummary
 
 Float32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -125,15 +125,37 @@ class Views:
             return float(scores[0]), maps[0]
         return self.blend(run, batch).result(fusion)
 
-    def blend(self, run: RunModel, batch: int = 1) -> TileBlender:
-        """The answers for all views of a frame that has tiles, put together."""
+    def blend(self, run: RunModel, batch: int = 1, bound: RunModel | None = None) -> TileBlender:
+        """The answers for all views of a frame that has tiles, put together. bound: a faster run, whose
+        maps are nowhere lower: where the map's maximum lies `run` decides."""
         assert self.grid is not None
         blended, numbers = TileBlender(self.grid, self.whole, self.region), self.view_numbers()
+        unsure = dict[int, Float32]()
+        if bound is not None:  # of tiles alone
+            blended.add(numbers.pop(0), *(answer[0] for answer in run(self.images([0]))))
         for start in range(0, len(numbers), batch):
             these = numbers[start : start + batch]
-            for number, score, drawn in zip(these, *run(self.images(these)), strict=True):
+            for number, score, drawn in zip(these, *(bound or run)(self.images(these)), strict=True):
                 blended.add(number, float(score), drawn)
+                if bound is not None:
+                    unsure[number] = drawn
+        blended.confirm_maximum(unsure, lambda views: run(self.images(views))[1])
         return blended
+
+    def summary(
+        self, run: RunModel, counted: Mask, batch: int = 1, bound: RunModel | None = None
+    ) -> TileSummary:
+        """Summarises the answers for a frame until the fusion is known by which `predict` joins them.
+
+        Args:
+            counted: pixels [H, W] of the region of interest that the network knows.
+            batch, bound: as `blend` takes them.
+        """
+        shown = self.images([0])[0, 0] >= 0
+        if self.grid is not None:
+            return self.blend(run, batch, bound).summary(shown)
+        scores, maps = run(self.images([0]))
+        return TileSummary.of_view(float(scores[0]), maps[0], shown & counted)
 
     def valid_mask(self) -> Mask:
         """Mask [H, W] at `geometry.size`: pixels of the picture that lie in the region of interest."""

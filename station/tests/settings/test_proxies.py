@@ -9,9 +9,10 @@ HTTP = {"http_proxy": PROXY, "https_proxy": PROXY}
 LINE = "http://line3.plant.example:8080"
 HERE = "127.0.0.1", "localhost", "[::1]", "127.8.8.8", "a.localhost"
 NAMES = "*|plant.example|.plant.example|*.plant.example|LINE3.plant.example|line3.plant.example.|.example."
+NAMES += "|line3.*|line*.plant.example"
 NAMES += "|a, plant.example|a plant.example b|a;plant.example|plant.example:8080|http://plant.example"
-OTHERS = "|,|ant.example|plant.example:80|10.0.0.0/8|line3.plant.example.com|example.plant"
-NETWORKS = "10.1.2.3", "10.0.0.0/8", "10.1.2.3:8080", "10.1.0.0/255.255.0.0"
+OTHERS = "|,|<local>|plant.*|ant.example|plant.example:80|10.0.0.0/8|line3.plant.example.com|example.plant"
+NETWORKS = "10.1.2.3", "10.0.0.0/8", "10.1.2.3:8080", "10.1.0.0/255.255.0.0", "10.*", "10.1.*"
 TRIED: tuple[tuple[str, dict[str, str], bool], ...] = (
     ("http://mes.example/in", {}, False),
     ("http://mes.example/in", HTTP, True),
@@ -23,6 +24,9 @@ TRIED: tuple[tuple[str, dict[str, str], bool], ...] = (
     ("https://mes.example/in", {"all_proxy": "socks5h://proxy.example:1080", **HTTP}, True),
     ("https://mes.example/in", {"https_proxy": "http://"}, False),
     *((f"http://{here}:8080", HTTP, False) for here in HERE),
+    ("http://mes:8080", {**HTTP, "no_proxy": "<local>"}, False),
+    ("http://mes:8080", {**HTTP, "no_proxy": "localhost|mes"}, False),
+    ("http://[fd00::7]/", {**HTTP, "no_proxy": "<local>"}, True),
     *((LINE, {**HTTP, "no_proxy": given}, False) for given in NAMES.split("|")),
     *((LINE, {**HTTP, "NO_PROXY": given}, True) for given in OTHERS.split("|")),
     *(("http://10.1.2.3:8080", {**HTTP, "no_proxy": given}, False) for given in NETWORKS),

@@ -52,6 +52,16 @@ def test_by_http(running, parts):
                 assert kept in [one["part"] for one in found], asked
             page = http.get(f"/{NAME}/inspections/{answer.json()['id']}").text
             assert kept[:40] in page
+        for kind in ("multipart/related", "Multipart/Mixed", "multipart/form-data"):
+            name = b'Content-Disposition: form-data; name=files; filename="a.png"'
+            form = b"--x\r\n%s\r\n\r\n%s\r\n--x--\r\n" % (name, again(parts[0]))
+            answer = http.post(INSPECTIONS, content=form, headers={"Content-Type": f"{kind}; boundary=x"})
+            assert answer.status_code == 201, (kind, answer.text)
+        for encoding in ("gzip", "deflate", "br"):
+            headers = {"Content-Encoding": encoding}
+            answer = http.post(INSPECTIONS, content=again(parts[0]), headers=headers)
+            assert (answer.status_code, answer.json()["code"]) == (415, "encoded")
+            assert f"encoded as {encoding}: send it as it is" in answer.json()["error"]
         table = http.get(f"/api/v1/products/{NAME}/export").text
         rows = list(csv.DictReader(io.StringIO(table.removeprefix("\ufeff"))))
         assert {row["part"] for row in rows} == {label_text(number) for number, _ in sent}

@@ -49,6 +49,26 @@ def test_live_shows_what_comes(tablet, judged):
     assert tablet.complaints() == []
 
 
+def test_a_false_alarm_is_told_from_a_defect_in_the_row_of_the_last(tablet, judged):
+    """As soon as a person says so, also elsewhere; it is no last defective part then."""
+    good, bad = judged
+    numbers = [
+        tablet.post(data, name)["id"] for data, name in ((bad, "one.png"), (bad, "two.png"), (good, "c.png"))
+    ]
+    tablet.open("live")
+    assert len(tablet.all("#strip button.anomalous")) == 2
+    for number, verdict in ((numbers[1], "good"), (numbers[2], "defect")):
+        tablet.http.post(f"{API}/inspections/{number}/verdict", json={"verdict": verdict}).raise_for_status()
+    label = lambda number: tablet.find(f"#strip [data-id='{number}']").get_attribute("aria-label")  # noqa: E731
+    tablet.wait(lambda: "False alarm" in label(numbers[1]))
+    assert tablet.find(f"#strip [data-id='{numbers[1]}']").get_attribute("class") == "tile-button good"
+    tablet.open("live")
+    assert "False alarm" in label(numbers[1])
+    assert "Missed defect" in label(numbers[2])
+    assert tablet.find("#bad button").get_attribute("title") == "c.png"
+    assert tablet.complaints() == []
+
+
 def test_a_picture_can_be_held(tablet, judged):
     good, bad = judged
     tablet.post(bad, "one.png")
@@ -177,6 +197,7 @@ def test_a_picture_to_review_fills_the_field(tablet, judged, screen):
     tablet.open(f"review?only={number}")
     ready(tablet, "part.png")
     tablet.wait(lambda: tablet.js("return document.querySelector('#layers img.found')"))
+    assert tablet.find("#note").is_displayed(), "a note can be written on any screen"
     field, picture = tablet.find("#view").rect, tablet.find("#layers img.found").rect
     assert field["height"] > screen[1] * 0.4
     assert (picture["width"], picture["height"]) == pytest.approx((field["width"], field["height"]), abs=2)

@@ -6,7 +6,7 @@ import pytest
 
 from flawscope_station.learning.activation import Learning
 from flawscope_station.setup.draft import describe_result
-from learning_helpers import API, NAME, Line, stained_once
+from learning_helpers import API, NAME, Line, drawn_part, stained_once
 from tablet import PHONE, SLATE, needs_chromium
 
 
@@ -24,10 +24,25 @@ def test_the_pages_and_the_api_tell_it(running):
     for page in ("models", "trends"):
         text = line.http.get(f"/{NAME}/{page}").text
         assert f'data-state="{found["state"]}"' in text
-        assert f"of {found['good']} good parts 4 were flagged" in text
-        assert "This one model may flag 0.2 to 26.5" in text
+        first, _, numbers = text[text.index('id="kept"') :].partition("<details>")
+        assert f"On the line: 4 of {found['good']}." in first
+        assert "Promised: of 100 good parts about 7.7 are flagged." in first
+        assert first.index("<p") < first.index("Promised"), "the verdict comes before its numbers"
+        assert "may flag" not in first
+        assert "This one model may flag 0.2 to 26.5" in numbers
     (version,) = line.http.get(f"{API}/versions").json()["versions"]
     assert version["interval"] == pytest.approx(found["interval"])
+
+
+def test_parts_that_nobody_reviewed_are_not_called_good(running):
+    """Of those that passed and four that were flagged and not reviewed, no share is told of all."""
+    line = Line(running.url)
+    for k in range(4):
+        line.send(drawn_part(400 + k, stained=True), f"stained {k}.png")
+    found = line.http.get(f"{API}/promise").json()
+    assert found["unreviewed"] == 4
+    text = line.http.get(f"/{NAME}/models").text
+    assert f"On the line so far: 0 of {found['good'] - 4}. Flagged and not reviewed yet: 4." in text
 
 
 def test_what_looks_like_a_defect_is_learnt_in_one_step(running):

@@ -48,6 +48,10 @@ def test_trends_draw_every_point(tablet, judged):
     tablet.http.post(f"{API}/inspections/{numbers[1]}/verdict", json={"verdict": "good"})
     tablet.open("trends?range=hour")
     tablet.wait(lambda: tablet.js("return document.documentElement.dataset.drawn") == "1")
+    tablet.js(LISTEN)
+    tablet.screen(1000, 760)
+    tablet.wait(lambda: "Severity" in tablet.js("return window.said"))  # the axis
+    assert "Score" not in tablet.js("return window.said")
     ink = """
     const canvas = document.querySelector("#chart canvas");
     const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
@@ -67,6 +71,8 @@ def test_trends_draw_every_point(tablet, judged):
     rows = [row.text for row in tablet.all("#rows tr")]
     assert len(rows) == 3
     assert "False alarm" in rows[1]
+    worst = tablet.known(numbers[2])["severity"]
+    assert f"{worst:.4g}" in rows[0], "as it stands beside the part"
     for name in ("day", "week", "month", "all"):
         tablet.open(f"trends?range={name}")
         tablet.wait(lambda: tablet.js("return document.documentElement.dataset.drawn") == "1")
@@ -117,6 +123,7 @@ def test_trends_show_drift_and_an_engineer_says_what_is_normal(tablet, running):
     tablet.wait(lambda: tablet.js("return document.documentElement.dataset.drift") == "drawn")
     assert tablet.text("#drift-state") == "Something changed"
     assert "good parts look less like" in tablet.text("#drift-said")
+    assert "ever says otherwise is 1 in 100 at most" in tablet.text("#drift-said")
     assert "%" not in tablet.text("#drift-said")
     tablet.js("document.querySelector('#drift-more').open = true")
     assert "of the earlier ones" in tablet.text("#drift-rank")

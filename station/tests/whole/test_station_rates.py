@@ -60,7 +60,12 @@ def test_a_rate_is_changed_and_changed_back(running, settings):
     assert (other["id"], other["rate_of"]) == (3, 1)
     kinds = [(one["kind"], one["by"]) for one in line.http.get(f"{API}/trail").json()["entries"]]
     assert kinds.count(("version activated", "local")) == 4
-    assert "of 100" in line.http.get(f"/{NAME}/models").text
+    page = line.http.get(f"/{NAME}/models").text
+    assert "of 100" in page
+    bound = running.station.versions.active(1)[1].calibration.rate_bound
+    assert bound > 0.1
+    assert f">{float(f'{1000 * bound:.2g}'):g}<" in page, "whichever is chosen after a look"
+    assert "Whichever rate you choose after a look at what it finds: at most so many (95 %)." in page
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.01, 0.0769])

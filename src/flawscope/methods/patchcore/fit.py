@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flawscope.artefact.model_file import Artefact
-from flawscope.calibration.threshold import find_suspects
+from flawscope.calibration.outliers import suspicious
 from flawscope.errors import InputError, pluralize
 from flawscope.machine import peak_memory
 from flawscope.methods.detector import embed_pictures
@@ -116,10 +116,8 @@ def _suspicion_limit(job: FitJob, good: GoodValues, numbers: Sequence[int]) -> f
 
 def _find_suspects(job: FitJob, good: GoodValues, pictures: Sequence[int]) -> dict[int, float]:
     """Suspicious pictures among those calibrated on, with their scores."""
-    return {
-        pictures[i]: float(good.scores[i])
-        for i in find_suspects(good.scores, _suspicion_limit(job, good, pictures))
-    }
+    scores = zip(pictures, good.scores.tolist(), strict=True)
+    return dict(suspicious(scores, _suspicion_limit(job, good, pictures)))
 
 
 def _make_result(

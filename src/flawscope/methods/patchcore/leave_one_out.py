@@ -79,7 +79,8 @@ class LeaveOutOfBanks(LeaveOut):
     model: Model
 
     def __init__(self, job: FitJob, fitted: Fitted, selections: Sequence[SelectedBank]):
-        super().__init__(job.model, fitted, job.task.groups, job.task.first_unit)
+        base = LeaveOut.of_fit(job.model, fitted, job.task)
+        super().__init__(base.model, base.learnt, base.tensors, base.first_unit)
         self.selections = selections
 
     def score(self, group: int, features: Tensor, inside: Tensor | None) -> LeftOut | None:

@@ -7,6 +7,7 @@ there are.
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,6 @@ import numpy as np
 from PIL import Image
 
 from flawscope.errors import InputError
-from flawscope.machine import usable_cores
 from flawscope.synthesis.demo import fabric, plate, scene
 from flawscope.synthesis.masks import Floats, Mask, Picture
 from flawscope.synthesis.simulate import largest_change, visible_part
@@ -119,7 +119,7 @@ def draw_dataset(
             marked = mask.astype(np.uint8) * np.uint8(255)
             _save(marked, folder / "ground_truth" / kind / f"{index:03d}_mask.png")
 
-    with ThreadPoolExecutor(usable_cores()) as pool:  # numpy and Pillow work beside Python
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy and Pillow work beside Python
         list(pool.map(draw, jobs))
     return folder
 

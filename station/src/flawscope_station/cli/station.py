@@ -65,8 +65,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _add_user(args: argparse.Namespace) -> None:
     with _open_access(args, make=True) as access:
+        was_open = access.is_open
         access.users.add(args.name, _password(args.name), args.role)
+        has_admin = "admin" in [one.role for one in access.users.all()]
     cli.say(f"user {args.name} can sign in as {args.role}")
+    if was_open:
+        cli.say("from now on everybody signs in, also on this machine")
+    if not has_admin:
+        cli.say("nobody is an administrator yet: `flawscope station user add NAME --role admin` adds one")
 
 
 def _remove_user(args: argparse.Namespace) -> None:

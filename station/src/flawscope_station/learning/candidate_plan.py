@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import random
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from sqlalchemy import Connection, Row, func, select
 
 from flawscope.artefact import files
 from flawscope.calibration import defect_like
-from flawscope.errors import install_command
+from flawscope.errors import InputError, require_installed
 from flawscope.methods import registry
 from flawscope.predictor import router
 from flawscope_station.learning.jobs import job_of_version
@@ -72,10 +71,10 @@ def reason_not_to_learn(active: ActiveVersion | None, learn: LearningSettings, h
     """Return the reason why a product cannot learn, one line; None: it can."""
     if active is None:
         return "no model is open: activate a version"
-    if importlib.util.find_spec("torch") is None:
-        return (
-            f"learning needs torch, and it is not installed here: {install_command('torch', extras='train')}"
-        )
+    try:
+        require_installed("learning", "torch", extras="train")
+    except InputError as error:
+        return str(error)
     if how == "retrained" and learn.pictures is None:
         return (
             "a training needs the pictures that the model was fitted on: name their folder as "

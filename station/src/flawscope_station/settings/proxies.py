@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from contextlib import suppress
+from fnmatch import fnmatchcase
 from urllib.parse import SplitResult, urlsplit
 from urllib.request import getproxies
 
@@ -21,7 +22,7 @@ def find_proxy(address: str) -> str | None:
     """Return the URL of the proxy for an address, or None: it is reached directly."""
     target, named = urlsplit(address), getproxies()
     host = (target.hostname or "").rstrip(".")
-    direct = re.split(r"[\s,;]+", named.get("no", ""))
+    direct = re.split(r"[\s,;|]+", named.get("no", ""))
     if _is_here(host) or any(_matches(one, target, host) for one in direct):
         return None
     proxy = named.get(target.scheme) or named.get("all") or ""
@@ -41,9 +42,11 @@ def _is_here(host: str) -> bool:
 
 def _matches(entry: str, target: SplitResult, host: str) -> bool:
     """Whether an entry of `no_proxy` names the host: `*`, a name, `.domain`, `*.domain`, an IP address, a
-    network such as 10.0.0.0/8; each perhaps with a port."""
-    if entry in ("", "*"):
-        return entry == "*"
+    network such as 10.0.0.0/8 or 10.*, each perhaps with a port; `<local>`: a name without a domain."""
+    if entry == "<local>":
+        return "." not in host and ":" not in host
+    if "*" in entry[1:] or entry == "*":
+        return fnmatchcase(host, entry.lower())
     entry = entry.partition("://")[2] or entry
     with suppress(ValueError):  # also ::1, which has colons and no port
         network = ipaddress.ip_network(entry.strip("[]"), strict=False)

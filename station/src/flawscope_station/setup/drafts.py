@@ -17,6 +17,7 @@ from flawscope import machine
 from flawscope.calibration import tried
 from flawscope.errors import InputError, message_with_type, suggest_name
 from flawscope.methods import conflicts, registry
+from flawscope.results import advice
 from flawscope_station.inspecting.capacity import MemoryBudget, Turns
 from flawscope_station.learning.jobs import CURVE, FAILED, FIT, READY, STOPPED, UNFINISHED, JobQueue
 from flawscope_station.learning.process import STEP_SECONDS, TRIAL_NICENESS, StoppedError, Worker
@@ -35,8 +36,8 @@ SETTLE_SECONDS = 0.7  # seconds without a new picture after which the pictures a
 MIN_PICTURES = 2  # pictures that can be learnt from
 DEFAULT_MINUTES = 30.0  # of a method that learns in steps
 FIT_OPTIONS = (
-    *("method", "auto", "minutes", "size", "roi", "min_defect", "light", "align", "several", "part", "view"),
-    "false_alarm_rate",
+    *("method", "preset", "auto", "minutes", "size", "roi", "min_defect", "light", "align", "several"),
+    *("part", "view", "false_alarm_rate"),
 )
 PICTURE_OPTIONS = ("roi", "min_defect", "light", "align", "several", "part", "view")
 MAX_TRIED = 8  # pictures that are tried at once
@@ -178,7 +179,8 @@ class Drafts:
         Raises:
             ConflictError: options do not go together.
             GoodQuestionError: names leave open which pictures are good, and nobody said that all are.
-            InputError: the method is unknown, there is nothing to learn from, or the names tell no parts.
+            InputError: the method or its preset is unknown, there is nothing to learn from, or the names tell
+                no parts.
 
         Args:
             given: `FIT_OPTIONS` as `flawscope fit` takes them; `minutes` of a method that learns in steps;
@@ -186,7 +188,9 @@ class Drafts:
             go_on: where a stopped training of the same settings left off.
             all_good: somebody says that all pictures are good, whatever they are called.
         """
-        in_steps = registry.method(given["method"]).learns_in_steps
+        method = registry.method(given["method"])
+        method.configure(given["preset"] or "default")
+        in_steps = method.learns_in_steps
         given = {**given, "minutes": (given["minutes"] or DEFAULT_MINUTES) if in_steps else None}
         if len(draft.pictures()) < MIN_PICTURES:
             raise InputError(f"{draft.name} has fewer than {MIN_PICTURES} pictures: give it more")
@@ -323,6 +327,7 @@ class Drafts:
             "left_out": len(draft.left_out()),
             "most": draft_module.MAX_PICTURES,
             "check": self.checks.findings(draft),
+            "advised_preset": "accurate" if 0 < len(pictures) <= advice.FEW else None,
             **{key: asked.get("options", {}).get(key) for key in FIT_OPTIONS},
             "before": self.jobs.before(job.id) if job is not None and stage == QUEUED else 0,
             "step": None if job is None else self.queue.step(job.id),

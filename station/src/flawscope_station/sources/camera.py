@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from flawscope.errors import FlawscopeError
@@ -65,6 +65,16 @@ class Shot:
     frame: VideoFrame
     at: int
     triggers: int = 0
+    _encoded: list[bytes] = field(default_factory=list, repr=False, compare=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def encode(self, pixels: int) -> bytes:
+        """Return the frame as `encode_png` does, made once: two threads that convert one frame, for two
+        triggers that share it, end the process."""
+        with self._lock:
+            if not self._encoded:
+                self._encoded.append(encode_png(self.frame, pixels))
+            return self._encoded[0]
 
 
 class LiveCameraSettings(Protocol):
@@ -158,7 +168,7 @@ class LiveCamera:
 
     def picture(self, shot: Shot) -> Picture:
         """Encode a frame as a picture of a part. InputError where the frame is too large."""
-        data = encode_png(shot.frame, self.line.share.limits.pixels)
+        data = shot.encode(self.line.share.limits.pixels)
         return Picture(data, f"{self.state.name}-{iso(shot.at).replace(':', '-')}.png", self.view)
 
     def _take_triggers(self, exposed_at: float = math.inf) -> dict[Future[Shot], Trigger]:

@@ -453,6 +453,7 @@ def _model_facts(manifest: Manifest) -> dict[str, Any]:
         "method": manifest.method,
         "category": manifest.category,
         "score_threshold": calibration.score_threshold,
+        "spread": calibration.spread,
         "false_alarm_rate": promise.rate,
         "interval": [*promise.interval] if promise.is_made else None,
         "wanted_rate": calibration.rate,

@@ -345,7 +345,8 @@ def _points(connection: Connection, product_id: int, first: int, until: int) -> 
 
 
 def _judging_versions(connection: Connection, product_id: int) -> list[dict[str, Any]]:
-    """Versions that have judged, each with its threshold and its first hour."""
+    """Versions that have judged, each with threshold and spread of its scores, which make severities of them
+    (None of one that was added before it was kept), and its first hour."""
     first = select(func.min(hours.c.hour)).where(
         hours.c.product_id == product_id, hours.c.version_id == versions.c.id
     )
@@ -354,9 +355,15 @@ def _judging_versions(connection: Connection, product_id: int) -> list[dict[str,
         .where(versions.c.product_id == product_id)
         .order_by(versions.c.id)
     )
+    judging = [(number, json.loads(facts), hour) for number, facts, hour in connection.execute(query)]
     return [
-        {"id": number, "threshold": json.loads(facts)["score_threshold"], "since": iso(int(hour) * HOUR)}
-        for number, facts, hour in connection.execute(query)
+        {
+            "id": number,
+            "threshold": facts["score_threshold"],
+            "spread": facts.get("spread"),
+            "since": iso(int(hour) * HOUR),
+        }
+        for number, facts, hour in judging
         if hour is not None
     ]
 

@@ -129,10 +129,14 @@ class Guard:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         path = scope["path"]
+        if path.startswith(("http://", "https://")):  # a client that takes the station for a proxy
+            path = scope["path"] = f"/{path.partition('://')[2].partition('/')[2]}"
         # With a slash behind it is the same address, for not every program follows a redirect; but that of
         # the mounted application to sign in ends with one
         if path.endswith("/") and path != f"{COMPANY_PATH}/":
-            scope["path"] = path.rstrip("/") or "/"
+            path = scope["path"] = path.rstrip("/") or "/"
+        if scope["method"] == "HEAD" and not (path.startswith("/api/") and path.endswith("/live")):
+            scope = {**scope, "method": "GET"}  # the server leaves the body away; a stream would not end
         request = HTTPConnection(scope)
         SENDER_ADDRESS.set(client_ip(request))
         send_with_headers = self._with_headers(request, send)
@@ -199,6 +203,8 @@ class Guard:
     def _check_host(self, request: HTTPConnection) -> None:
         """Refuse unknown host names, which other sites could make lead here (DNS rebinding)."""
         sent = request.headers.getlist("host")
+        if not sent and request.scope.get("http_version") == "1.0":  # a machine: no browser leaves it out
+            return
         host = _parse_host(sent[0]) if len(sent) == 1 else ""
         # a bare address is no name: nobody can make it lead elsewhere
         server = (request.scope.get("server") or ("",))[0]
@@ -224,7 +230,7 @@ class Guard:
         if site is None and origin is not None:
             scheme = origin.partition("://")[0]
             is_secure = scheme == "https" or request.scope["scheme"] == "http"  # a proxy may have ended TLS
-            own_origins = {_host_and_port(request.headers["host"], scheme), *self._public}
+            own_origins = {_host_and_port(request.headers.get("host", ""), scheme), *self._public}
             is_own = scheme in _DEFAULT_PORTS and is_secure and _host_and_port(origin) in own_origins
             site = "same-origin" if is_own else "cross-site"
         if site not in (None, "none", "same-origin"):

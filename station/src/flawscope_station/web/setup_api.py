@@ -11,6 +11,7 @@ from fastapi.responses import FileResponse
 
 from flawscope.methods import conflicts, registry
 from flawscope.predictor import rates
+from flawscope.results import advice
 from flawscope_station.access.roles import ENGINEER
 from flawscope_station.setup import part_names
 from flawscope_station.setup.draft import (
@@ -297,6 +298,7 @@ def draft_page(name: str, request: Request, draft: DraftDep, drafts: DraftsDep, 
     ]
     facts: dict[str, Any] = {"name": name, "methods": methods, "cameras": cameras}
     facts["rates"] = rates.offered_rates()
+    facts |= {"few": advice.FEW, "accurate_lacks": registry.missing_package("patchcore", "accurate")}
     number = floor.addresses.products.get(name)
     facts["day"] = None if number is None else pictures_a_day(floor.store.database, number)
     example = next(iter(draft.pictures()), "")

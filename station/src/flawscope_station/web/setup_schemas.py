@@ -57,6 +57,9 @@ class FitOptions(BaseModel):
         le=10_000,
         description="minutes in which PatchCore finds out how the pictures are best seen; null: as said here",
     )
+    preset: Literal["accurate", "small"] | None = Field(
+        None, description="named settings of the method, as of `flawscope fit`"
+    )
     minutes: float | None = Field(None, gt=0, le=10_000, description="of a method that learns in steps")
     size: str | None = Field(None, max_length=20, description="of `flawscope fit`; null: its default")
     roi: str | None = Field(
@@ -93,6 +96,11 @@ class RateFacts(BaseModel):
 
     rate: float
     expected: float = Field(description="share of good pictures, or parts, that will be called anomalous")
+    at_most: float | None = Field(
+        None,
+        description="bound on the rate of this one model, with 95 % for all rates at once: also for one that "
+        "was chosen after a look at what it finds; null: there is none",
+    )
     supported: bool = Field(description="the good pictures are enough for it")
     missing: int = Field(description="good pictures, or parts, more that it needs")
     threshold: float
@@ -221,6 +229,7 @@ class NewProductState(FitOptions):
     most: int = Field(description="pictures that a product takes")
     check: PictureCheck | None
     method: str | None
+    advised_preset: Literal["accurate"] | None = Field(description="by the number of pictures")
     before: int = Field(description="products that learn first")
     step: JobStep | None
     error: str | None

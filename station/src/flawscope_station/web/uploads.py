@@ -156,10 +156,12 @@ async def read_uploads(request: Request, name: str) -> tuple[list[Upload], bool]
     type is a picture's file, whose bytes say what it is: programs send what they like, or no type.
 
     Raises:
-        RefusedError: the body is too large, too slow or empty.
+        RefusedError: the body is too large, too slow, empty or encoded.
     """
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if media_type == "multipart/form-data":
+    if (encoding := request.headers.get("content-encoding", "identity")) != "identity":
+        raise RefusedError(415, f"the body is encoded as {encoding[:20]}: send it as it is", "encoded")
+    if media_type.startswith("multipart/"):
         return await _read_form(request), True
     data = await request.body()
     if not data:

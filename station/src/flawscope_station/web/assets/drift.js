@@ -16,9 +16,11 @@
   function words() {
     const { watched, ready, good, since, alarm } = found;
     if (!watched) return t("drift.unwatched");
-    if (alarm) return `${t(`drift.how_${alarm.how}`, { since: time(alarm.since) })} ${t("drift.do")}`;
+    const bound = t("drift.any_time", { percent: percent(found.bound) });
+    if (alarm) return `${t(`drift.how_${alarm.how}`, { since: time(alarm.since) })} ${t("drift.do")} ${bound}`;
     if (!ready) return t("drift.reading");
-    return good < YOUNG ? t("drift.young", { good }) : t("drift.calm", { good: good.toLocaleString(locale), since: time(since) });
+    if (good < YOUNG) return t("drift.young", { good });
+    return `${t("drift.calm", { good: good.toLocaleString(locale), since: time(since) })} ${bound}`;
   }
 
   function camera() {
@@ -32,7 +34,7 @@
     const { alarm } = found;
     const isRank = alarm && alarm.now !== null && ["higher", "lower"].includes(alarm.how);
     say("drift-rank", isRank ? t("drift.rank", { since: time(alarm.since), now: percent(alarm.now) }) : "");
-    say("drift-bound", found.watched ? t("drift.bound", { percent: percent(found.bound) }) : "");
+    say("drift-bound", found.watched ? t("drift.bound") : "");
     byId("drift-more").hidden = !found.watched;
   }
 

@@ -175,12 +175,19 @@
   const [good, triangle, square] = byId("marks").content.children;
   const marks = { good, anomalous: triangle, "within tolerance": square };
 
+  /** What a person corrected: a false alarm, a missed defect, or nothing. */
+  function corrected({ decision, verdict }) {
+    if (decision === "anomalous") return verdict === "good" ? "false_alarm" : "";
+    return verdict === "defect" ? "miss" : "";
+  }
+  const known = (item) => ({ false_alarm: "good", miss: "anomalous" })[corrected(item)] ?? item.decision;
+
   function tile(item, layer = "view", side = 160) {
     const button = document.createElement("button");
     button.type = "button";
-    button.className = `tile-button ${item.unanswered ? "unanswered" : item.decision.replace(" ", "-")}`;
+    button.className = `tile-button ${item.unanswered ? "unanswered" : known(item).replace(" ", "-")}`;
     button.dataset.id = item.id;
-    const words = { name: item.name, state: item.unanswered ? t("state.refused") : t(`common.${item.decision}`), time: time(item.at) };
+    const words = { name: item.name, state: item.unanswered ? t("state.refused") : t(`common.${corrected(item) || item.decision}`), time: time(item.at) };
     button.setAttribute("aria-label", t("live.show", words));
     button.title = words.name;
     if (item.picture) {
@@ -188,7 +195,7 @@
       Object.assign(image, { alt: "", src: picture(item, layer, side) });
       button.append(image);
     }
-    if (!item.unanswered) button.append(marks[item.decision].cloneNode(true));
+    if (!item.unanswered) button.append(marks[known(item)].cloneNode(true));
     button.addEventListener("click", () => {
       hold(true);
       show(item);
@@ -202,7 +209,25 @@
     byId("strip").prepend(place);
     while (byId("strip").children.length > KEPT) byId("strip").lastElementChild.remove();
     newest = [item, ...newest].slice(0, KEPT);
-    if (item.decision === "anomalous") anomalous(item);
+    if (known(item) === "anomalous") anomalous(item);
+  }
+
+  let waiting = null; // pictures that wait for a verdict
+  /** Shows anew what people said of the last pictures; their number that wait tells of it. */
+  async function reviewed(facts) {
+    if (facts.waiting === waiting) return;
+    const isFirst = waiting === null;
+    waiting = facts.waiting;
+    if (isFirst) return;
+    const { inspections } = await api(`/inspections?limit=${KEPT}`).catch(() => ({ inspections: [] }));
+    const verdicts = new Map(inspections.map((one) => [one.id, one.verdict]));
+    const changed = newest.filter((one) => verdicts.has(one.id) && verdicts.get(one.id) !== one.verdict);
+    for (const item of changed) {
+      item.verdict = verdicts.get(item.id);
+      byId("strip").querySelector(`[data-id="${item.id}"]`)?.replaceWith(tile(item));
+    }
+    const last = newest.find((one) => known(one) === "anomalous");
+    if (changed.length && last) anomalous(last);
   }
 
   function anomalous(item) {
@@ -276,6 +301,7 @@
     sources(facts.sources);
     times(facts.timing);
     station.facts(facts);
+    reviewed(facts);
     current();
   }
 

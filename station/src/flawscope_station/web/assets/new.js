@@ -3,10 +3,12 @@
 (() => {
   const { byId, page, t, count, number, api } = station;
   const AT_ONCE = 3; // pictures that are sent at the same time
-  const FIRST = 14; // small pictures that are shown at first
+  const FIRST = matchMedia("(max-width: 600px)").matches ? 4 : 14; // small pictures that are shown at first
   const MORE = 240; // and with each further click
-  const ENOUGH = 20; // pictures from which a false-alarm rate of 5 % can be promised
+  const LEAST = 4; // pictures to begin with
+  const ENOUGH = 19; // from which a false-alarm rate of 5 % can be promised
   const USUAL = 40;
+  const MANY = 0.75; // share of simulated defects that a model should find, of a size that is not small
   const BUSY = ["queued", "running"];
   const texts = (key, other, values) => (key in page.texts ? t(key, values) : other);
 
@@ -279,7 +281,8 @@
   }
 
   // Learning ---------------------------------------------------------------------------------------------
-  const startable = () => state.pictures > 1 && !all && !BUSY.includes(state.stage) && !station.options?.blocked();
+  const waitsForCheck = () => state.pictures >= LEAST && !all && !state.check?.current;
+  const startable = () => state.pictures >= LEAST && !all && !waitsForCheck() && !BUSY.includes(state.stage) && !station.options?.blocked();
 
   let allGood = 0; // version of the pictures of which a person said that all are good
   async function learn(goOn) {
@@ -328,6 +331,7 @@
     const isBusy = BUSY.includes(stage);
     byId("start").disabled = !startable();
     byId("start").hidden = isBusy;
+    byId("start-waits").hidden = isBusy || !waitsForCheck();
     byId("start").textContent = t(state.result || stage === "failed" ? "new.again" : "new.start");
     byId("stop").hidden = !isBusy;
     byId("go-on").hidden = !state.goes_on;
@@ -361,6 +365,7 @@
     byId("is-live").hidden = byId("open").hidden = !live;
     byId("go-live").hidden = state.live_is_this;
     byId("go-live").textContent = t(live ? "new.go_live_again" : "new.go_live");
+    showWarnings(result, changed);
     const isNew = wasBusy && state.stage === "ready"; // the page was open meanwhile
     wasBusy = BUSY.includes(state.stage);
     const key = JSON.stringify(result);
@@ -372,8 +377,7 @@
       const [low, high] = result.interval.map((one) => number(Math.round(100 * one)));
       byId("promise").textContent += ` ${t("new.promise_range", { low, high })}`;
     }
-    const whose = result.options.part ? "_parts" : ""; // views of a part are decided on together
-    byId("promise-more").textContent = `${result.promised ? count(`new.from${whose}`, result.calibrated) : ""} ${result.missing ? count(`new.missing${whose}`, result.missing, { rate: number(100 * result.wanted_rate, 2) }) : ""} ${t("new.threshold", { threshold: number(result.threshold, 4) })}`;
+    byId("promise-more").textContent = `${result.promised ? count(`new.from${whose(result)}`, result.calibrated) : ""} ${missing(result)} ${t("new.threshold", { threshold: number(result.threshold, 4) })}`;
     showSearch(result.search);
     const isTested = Object.keys(result.tested ?? {}).length > 0; // by more defects than there was time for before
     byId("tested").textContent = t(isTested ? "new.misses_half" : "new.misses_more");
@@ -408,6 +412,28 @@
     byId("result-title").focus({ preventScroll: true });
   }
 
+  const whose = ({ options }) => (options.part ? "_parts" : ""); // views of a part are decided on together
+
+  /** How many more pictures the rate that was asked for needs. */
+  function missing(result) {
+    return result.missing ? count(`new.missing${whose(result)}`, result.missing, { rate: number(100 * result.wanted_rate, 2) }) : "";
+  }
+
+  /** What a person should know before it inspects. */
+  function showWarnings(result, changed) {
+    const found = [];
+    if (changed) found.push(t("new.changed"));
+    if (result && !result.promised) found.push(t("new.no_promise"));
+    else if (result?.missing) found.push(`${t("new.promise", { rate: number(100 * result.rate, 2) })} ${missing(result)}`);
+    const odd = (result?.odd ?? []).filter((one) => one.suspicious).map((one) => one.name);
+    if (odd.length) found.push(count("new.warn_odd", odd.length, { names: odd.join(", ") }));
+    for (const [size, [hits, all, , high]] of Object.entries(result?.shown ?? {})) {
+      if (size !== "small" && high < MANY) found.push(t("new.warn_misses", { size: texts(`new.size_${size}`, size), found: hits, all }));
+    }
+    byId("before").hidden = !found.length || state.live_is_this;
+    byId("warnings").replaceChildren(...found.map((one) => make("li", {}, one)));
+  }
+
   /** How the pictures are seen, and what else was tried. */
   function showSearch(search) {
     byId("search").hidden = !search;
@@ -439,18 +465,18 @@
   }
 
   /** What a false-alarm rate would mean for this model. */
-  function rateRow({ rate, expected, supported, missing, found }, { wanted_rate }, isTried) {
+  function rateRow({ rate, expected, at_most, supported, missing, found }, { wanted_rate }, isTried) {
     const cell = (text) => make("td", { className: "number" }, text);
     const title = make("th", { scope: "row" }, t("rates.of_hundred", { rate: number(100 * rate, 3) }));
     const row = make("tr", {}, title);
     if (rate === wanted_rate) row.setAttribute("aria-current", "true");
     const { day } = page.data;
     if (!supported && missing) {
-      row.append(make("td", { colSpan: day ? 3 : 2, className: "small" }, count("rates.missing", missing)));
+      row.append(make("td", { colSpan: day ? 4 : 3, className: "small" }, count("rates.missing", missing)));
       return row;
     }
     const [k, n] = Object.values(found).reduce(([k, n], [hit, all]) => [k + hit, n + all], [0, 0]);
-    row.append(cell(number(1000 * expected, 2)), ...(day ? [cell(number(day * expected, 2))] : []), ...(isTried ? [cell(n ? t("rates.of", { k, n }) : "–")] : []));
+    row.append(cell(number(1000 * expected, 2)), cell(at_most === null ? "–" : number(1000 * at_most, 2)), ...(day ? [cell(number(day * expected, 2))] : []), ...(isTried ? [cell(n ? t("rates.of", { k, n }) : "–")] : []));
     return row;
   }
 
@@ -525,7 +551,8 @@
   // As it is ---------------------------------------------------------------------------------------------
   function advice() {
     const { pictures } = state;
-    if (pictures < ENOUGH) return count("new.more", ENOUGH - pictures);
+    if (pictures < LEAST) return count("new.more", LEAST - pictures);
+    if (pictures < ENOUGH) return count("new.may_begin", ENOUGH - pictures);
     return t(pictures < USUAL ? "new.usual" : "new.enough");
   }
 

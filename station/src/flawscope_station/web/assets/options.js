@@ -28,6 +28,7 @@
     return isAll || isEmpty() ? null : [left, top, right, bottom].map((one) => one / 100).join(",");
   }
 
+  const isAccurate = () => method().value === "patchcore" && Boolean(byId("accurate")?.checked);
   const isSearched = () => method().value === "patchcore" && byId("auto").checked;
 
   /** The options as the API takes them. */
@@ -35,6 +36,7 @@
     const byParts = byId("by-parts").checked;
     return {
       method: method().value,
+      preset: isAccurate() ? "accurate" : null,
       auto: isSearched() ? Number(byId("auto-minutes").value) : null,
       minutes: method().dataset.steps ? Number(byId("minutes").value) : null,
       false_alarm_rate: Number(byId("rate").value),
@@ -110,6 +112,12 @@
     byId("auto-time").hidden = !byId("auto").checked;
   }
   for (const part of ["auto", "methods"]) byId(part).addEventListener("change", showMinutes);
+
+  /** Few pictures: a larger network is advised. */
+  function showAccurate() {
+    byId("accurate-part").hidden = method().value !== "patchcore" || !(draft.of().advised_preset || isAccurate());
+  }
+  byId("methods").addEventListener("change", showAccurate);
 
   // False alarms -----------------------------------------------------------------------------------------
   function showRate() {
@@ -244,6 +252,7 @@
   // As it was chosen before ------------------------------------------------------------------------------
   byId("auto").checked = !state.method || Boolean(state.auto);
   byId("auto-minutes").value = state.auto ?? 10;
+  if (byId("accurate")) byId("accurate").checked = state.preset === "accurate";
   showMinutes();
   state.roi?.split(",").forEach((share, k) => (edges[k].value = Math.round(100 * share)));
   byId("smallest").value = state.min_defect ?? "";
@@ -259,6 +268,7 @@
   let version = 0; // of the pictures whose names were read
   function changed() {
     showRate();
+    showAccurate();
     if (version === listed.version) return;
     showWhole();
     version = listed.version; // the pictures are others, and perhaps their names

@@ -6,6 +6,7 @@
   const MOST_ROWS = 200; // of the table
   const DECISIONS = ["good", "anomalous", "within tolerance"]; // by their numbers in points
   const [GOOD, ANOMALOUS, WITHIN] = DECISIONS.keys();
+  const [SCORE, LOWEST, MEAN, HIGHEST] = [1, 3, 4, 5]; // columns of a point, and of a bucket
   let found = null;
   let charts = [];
   let zoomed = false;
@@ -19,10 +20,26 @@
   };
 
   // What is drawn ----------------------------------------------------------------------------------------
-  /** The threshold at a time: that of the version that was in use. */
-  function threshold(at) {
-    const steps = found.versions.map((one) => ({ at: Date.parse(one.since) / 1000, threshold: one.threshold })).sort((a, b) => a.at - b.at);
-    return found.threshold ?? (steps.filter((one) => one.at <= at).pop() ?? steps[0]).threshold;
+  /** The version that was in use at a time. */
+  function inUse(at) {
+    const steps = [...found.versions].sort((a, b) => Date.parse(a.since) - Date.parse(b.since));
+    return steps.filter((one) => Date.parse(one.since) <= 1000 * at).pop() ?? steps[0];
+  }
+
+  const threshold = (at) => inUse(at).threshold;
+
+  /** Scores become severities, as on the other pages: above 0 is defective. They stay where a version was added
+   *  before the station knew their spread. */
+  function toSeverity() {
+    found.kind = found.versions.every((one) => one.spread) ? "severity" : "score";
+    if (found.kind === "score") return;
+    for (const [rows, columns] of [[found.points, [SCORE]], [found.buckets, [LOWEST, MEAN, HIGHEST]]]) {
+      for (const row of rows) {
+        const { threshold, spread } = inUse(row[0]);
+        for (const column of columns) row[column] = (row[column] - threshold) / spread;
+      }
+    }
+    for (const one of found.versions) one.threshold = 0;
   }
 
   /** Signs at points: none of them needs its colour to be told apart. */
@@ -155,7 +172,7 @@
     const plot = new uPlot(
       options(place, place.clientWidth < 500 ? 300 : 380, series, {
         bands,
-        axes: axes(t("common.score")),
+        axes: axes(t(`common.${found.kind}`)),
         scales: { x: { range: whole }, y: { range: [least - air, most + air] } },
         hooks: { draw: [over(marks)] },
       }),
@@ -207,9 +224,9 @@
       band: ["M0 2h20v12H0z", true],
     };
     const kinds = single()
-      ? [["dot", "ok", "score_good"], ["triangle", "bad", "score_anomalous"], ...(found.totals.within_tolerance ? [["square", "within", "score_within"]] : [])]
-      : [["line", "ok", "score_mean"], ["band", "ok-veil", "score_range"]];
-    kinds.push(["dashed", "bad", "threshold"], ["cross", "ink", "false_alarms"], ["ring", "ink", "misses"]);
+      ? [["dot", "ok", "common.good"], ["triangle", "bad", "trends.anomalous"], ...(found.totals.within_tolerance ? [["square", "within", "trends.within_tolerance"]] : [])]
+      : [["line", "ok", "trends.mean"], ["band", "ok-veil", "trends.score_range"]];
+    kinds.push(["dashed", "bad", "trends.threshold"], ["cross", "ink", "trends.false_alarms"], ["ring", "ink", "trends.misses"]);
     byId("legend").replaceChildren(
       ...kinds.map(([shape, name, key]) => {
         const sign = document.createElementNS(NS, "svg");
@@ -221,7 +238,7 @@
         if (shapes[shape][1]) path.setAttribute("fill", "currentcolor");
         sign.append(path);
         const item = document.createElement("span");
-        item.append(sign, t(`trends.${key}`));
+        item.append(sign, t(key));
         return item;
       }),
     );
@@ -231,7 +248,7 @@
   // The same as a table ----------------------------------------------------------------------------------
   function table() {
     const from = [...(single() ? found.points : found.buckets)].reverse();
-    const keys = single() ? ["time", "score", "decision", "verdict", "open"] : ["time", "count", "anomalous", "lowest", "mean", "highest", "false_alarms", "misses", "within_tolerance"];
+    const keys = single() ? ["time", found.kind, "decision", "verdict", "open"] : ["time", "count", "anomalous", "lowest", "mean", "highest", "false_alarms", "misses", "within_tolerance"];
     const cell = (kind, content, numeric = false) => {
       const made = document.createElement(kind);
       made.append(content);
@@ -240,7 +257,7 @@
     };
     const when = (at) => station.time(1000 * at);
     const head = document.createElement("tr");
-    head.append(...keys.map((key) => Object.assign(cell("th", t(`trends.${key}`), !single() && key !== "time"), { scope: "col" })));
+    head.append(...keys.map((key) => Object.assign(cell("th", t(key === found.kind ? `common.${key}` : `trends.${key}`), !single() && key !== "time"), { scope: "col" })));
     byId("head").replaceChildren(head);
     byId("rows").replaceChildren(
       ...from.slice(0, MOST_ROWS).map((one) => {
@@ -283,6 +300,7 @@
     if (zoomed) return; // somebody looks closely
     try {
       found = await api(`/trends${since}`);
+      toSeverity();
       draw();
       table();
     } catch (error) {
