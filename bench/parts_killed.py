@@ -1,7 +1,7 @@
 """Parts of 1 to 12 views at a station that is killed again and again: is each judged once, whole and in time?
 
-    python bench/parts.py
-    python bench/parts.py --parts 200 --kills 4
+    python bench/parts_killed.py
+    python bench/parts_killed.py --parts 200 --kills 4
 
 Two senders with keys send parts of four products by HTTP, in turns; every tenth part comes from both at once,
 every fifth is sent again after its answer, and some have a picture of up to 30 megapixels. Beside them, files
@@ -228,7 +228,7 @@ def parts(args: Args) -> Cell:
 
 
 def main() -> int:
-    parser = common.make_parser(__doc__, "parts", data=False)
+    parser = common.make_parser(__doc__, "parts_killed", data=False)
     parser.add_argument("--parts", type=int, default=2000, help="default: %(default)s")
     parser.add_argument("--kills", type=int, default=20, help="default: %(default)s")
     parser.add_argument("--pause", type=float, default=0.5, help="seconds between the cameras' parts")
