@@ -193,7 +193,7 @@ def asked(running: Running) -> dict[str, Callable[[], object]]:
 
 def years(parts: int, kept: Path | None) -> Cell:
     with common.workspace(kept) as work:
-        store, filled = work / f"store-{parts}", float("nan")
+        store, filled = work / f"store-{parts}", None
         if not store.exists():
             made = work / f"made-{parts}"
             running = opened(settings_of(made), Listening)
@@ -201,11 +201,11 @@ def years(parts: int, kept: Path | None) -> Cell:
             running.close()
             begun = time.monotonic()
             fill(made, parts)
-            filled = time.monotonic() - begun
+            filled = round(time.monotonic() - begun, 1)
             made.rename(store)
         begun = time.process_time()
         running = opened(settings_of(store), Listening)
-        found: Cell = {"parts": parts, "fill_s": round(filled, 1), "gb": round(size(store) / 1e9, 2)}
+        found: Cell = {"parts": parts, "fill_s": filled, "gb": round(size(store) / 1e9, 2)}
         found["start_ms"] = round(1000 * (time.process_time() - begun), 1)
         try:
             before = memory()

@@ -41,7 +41,7 @@ def count(api: httpx.Client) -> int:
 
 
 def files_in(running: Any, kind: str = "pictures") -> list[Path]:
-    return [path for path in (running.station.files.folder / kind).rglob("*") if path.is_file()]
+    return sorted(path for path in (running.station.files.folder / kind).rglob("*") if path.is_file())
 
 
 @pytest.mark.smoke

@@ -99,7 +99,8 @@ def test_a_missed_defect_that_became_a_challenge_part_is_not_drawn(database, lin
 def test_no_query_forgets_it():
     """A query by product asks through `on_line`, but for those that are about every inspection."""
     every = "schema records search"  # one by number, or by key, and whatever a search asks for
-    every += " outbox removable retention model_registry"  # how far a sink is, what may be removed
+    # how far a sink is, what may be removed
+    every += " outbox removable retention model_registry station_identity"
     root = Path(flawscope_station.__file__).parent
     found = {
         path.stem

@@ -1,7 +1,7 @@
 """Parts of 1 to 12 views at a station that is killed again and again: is each judged once, whole and in time?
 
-    python bench/parts.py
-    python bench/parts.py --parts 200 --kills 4
+    python bench/parts_killed.py
+    python bench/parts_killed.py --parts 200 --kills 4
 
 Two senders with keys send parts of four products by HTTP, in turns; every tenth part comes from both at once,
 every fifth is sent again after its answer, and some have a picture of up to 30 megapixels. Beside them, files
@@ -47,8 +47,8 @@ Part = tuple[str, int]  # product and number
 def view(product: str, number: int, place: int, scale: int = 1) -> bytes:
     """PNG of a drawn part from one side, unlike every other."""
     rng = np.random.default_rng([sum(product.encode()), number, place])
-    picture = np.full((80, 80, 3), (60, 80 + 10 * place, 120), np.float64)
-    picture[20:60, 20 + 2 * place : 60] = 150
+    picture = np.full((80, 80, 3), (60, 80 + 3 * place, 120), np.float64)
+    picture[20:60, 20 + place : 60] = 150
     drawn = (picture + rng.normal(0, 3, picture.shape)).clip(0, 255).astype(np.uint8)
     return png(drawn.repeat(scale, 0).repeat(scale, 1))
 
@@ -228,7 +228,7 @@ def parts(args: Args) -> Cell:
 
 
 def main() -> int:
-    parser = common.make_parser(__doc__, "parts", data=False)
+    parser = common.make_parser(__doc__, "parts_killed", data=False)
     parser.add_argument("--parts", type=int, default=2000, help="default: %(default)s")
     parser.add_argument("--kills", type=int, default=20, help="default: %(default)s")
     parser.add_argument("--pause", type=float, default=0.5, help="seconds between the cameras' parts")
