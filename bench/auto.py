@@ -262,8 +262,8 @@ def main() -> int:
     with common.workspace(args.work) as folder:
         for name, draw in product(args.scenes.split(";"), range(args.draws)) if "drawn" in parts else ():
             attempt(f"{name}, draw {draw}" if draw else name, lambda name=name, draw=draw: compare(
-                drawn_pictures(Path(folder), name, draw), recipe=RECIPES.get(name), size=args.size,
-                minutes=args.minutes))  # fmt: skip
+                drawn_pictures(Path(folder), name, draw), size=args.size, minutes=args.minutes,
+                recipe=RECIPES.get(name) if args.minutes == MINUTES else None))  # fmt: skip
     for name in args.products.split(",") if "products" in parts else ():
         if (data / name).is_dir():
             attempt(name, partial(compare, data / name, size=args.size))
