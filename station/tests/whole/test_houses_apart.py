@@ -66,7 +66,7 @@ def test_tests_pass_with_the_installed_wheels(installed):
     """What a checkout has beside a wheel is not needed: pages, texts, weights, entry points are in it."""
     tests = ("tests/results/test_prediction.py", "station/tests/test_station_pages.py")
     tests += ("line/tests/test_plc_line.py",)
-    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    environment = {**os.environ, "PYTHONPATH": str(installed), "DURATIONS": str(installed / "durations.tsv")}
     environment = {name: value for name, value in environment.items() if not name.startswith("PYTEST")}
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
