@@ -109,9 +109,9 @@ def learn(station: Station) -> None:
     number = station.products[PRODUCT]
     learning = station.components[Learning]
     learning.request_candidate(number, "anna")
-    while learning.facts(number)["candidates"][0]["status"] in ("queued", "running"):
+    while learning.facts(number)["candidates"][0].status in ("queued", "running"):
         time.sleep(0.5)
-    print(learning.facts(number)["candidates"][0]["status"])
+    print(learning.facts(number)["candidates"][0].status)
 
 
 def photograph(url: str) -> None:
