@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -133,13 +133,18 @@ def combinations(args: Args, method: str) -> list[tuple[str, str]]:
 
 def category_folders(args: Args) -> Iterator[tuple[str, Path]]:
     """Yields name and folder of each of --categories that is there."""
-    given = args.data or os.environ.get("FLAWSCOPE_DATA")
-    for category in filter(None, args.categories.split(",")):
-        folder = Path(given or ROOT / "data") / "mvtec" / category
-        if folder.is_dir():
-            yield category, folder
+    names = [f"mvtec/{one}" for one in args.categories.split(",") if one]
+    yield from ((folder.name, folder) for _, folder in set_folders(args, names))
+
+
+def set_folders(args: Args, names: Iterable[str]) -> Iterator[tuple[str, Path]]:
+    """Yields name and folder of each of these sets, mvtec/NAME or real/NAME, that is there."""
+    root = Path(args.data or os.environ.get("FLAWSCOPE_DATA") or ROOT / "data")
+    for name in filter(None, names):
+        if (root / name).is_dir():
+            yield name, root / name
         else:
-            say(f"skipped: no mvtec/{category} below the data root; give --data or set FLAWSCOPE_DATA")
+            say(f"skipped: no {name} below the data root; give --data or set FLAWSCOPE_DATA")
 
 
 def methods(args: Args) -> list[str]:

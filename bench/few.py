@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,15 +72,11 @@ def measure(root: Path, count: int, draw: int, preset: str, most: tuple[int, int
 def rows_of(cells: dict[tuple[str, int, int, str], Cell], presets: list[str]) -> Iterator[Cell]:
     """Means over draws of each set, then over sets; of the last preset also less the first."""
     for count in sorted({key[1] for key in cells}):
-        sets = sorted({key[0] for key in cells if key[1] == count})
+        values = {key: [cell[f] for f in FIGURES] for key, cell in cells.items() if key[1] == count}
+        sets = sorted({name for name, *_ in values})
         means = {
             (name, preset): np.mean(
-                [
-                    [c[f] for f in FIGURES]
-                    for k, c in cells.items()
-                    if (k[0], k[1], k[3]) == (name, count, preset)
-                ],
-                axis=0,
+                [values[key] for key in values if (key[0], key[3]) == (name, preset)], axis=0
             )
             for name in sets
             for preset in presets
@@ -108,18 +103,16 @@ def main() -> int:
     parser.add_argument("--draws", type=int, default=5, help="of the pictures (default: %(default)s)")
     parser.add_argument("--presets", default="default,accurate")
     parser.add_argument("--most", type=common.ints, default=[24, 32], help="good and defective others")
-    args = common.parse_arguments(parser, counts=[1], draws=1, most=[2, 2])
+    args = common.parse_arguments(
+        parser, sets="mvtec/plate", presets="default", counts=[1], draws=1, most=[2, 2]
+    )
     torch.set_num_threads(args.threads)
     record = Record(args, "what is found of a product of which few good pictures are known")
-    root = args.data or Path(os.environ.get("FLAWSCOPE_DATA") or common.ROOT / "data")
     presets, cells = args.presets.split(","), {}
-    for name in filter(None, args.sets.split(",")):
-        if not (root / name).is_dir():
-            common.say(f"skipped: no {name} below the data root")
-            continue
+    for name, folder in common.set_folders(args, args.sets.split(",")):
         with network_once():
             for draw, count, preset in itertools.product(range(args.draws), args.counts, presets):
-                work = partial(measure, root / name, count, draw, preset, tuple(args.most))
+                work = partial(measure, folder, count, draw, preset, tuple(args.most))
                 cell = record.attempt(f"{name}, {count} pictures, draw {draw}, {preset}", work)
                 if cell is not None:
                     cells[name, count, draw, preset] = cell

@@ -12,7 +12,6 @@ among 24. A fit or calibration is asked about where it has an open question or i
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -159,12 +158,7 @@ def read(paths: Sequence[Path], side: int, most: int) -> Pictures:
 
 def sets(args: Args) -> Iterator[tuple[str, Pictures, Pictures, Pictures]]:
     """Name, good pictures, others that are good, and defective ones of each set."""
-    root = args.data or Path(os.environ.get("FLAWSCOPE_DATA") or common.ROOT / "data")
-    for name in filter(None, args.sets.split(",")):
-        folder = root / name
-        if not folder.is_dir():
-            common.say(f"skipped: no {name} below the data root; give --data or set FLAWSCOPE_DATA")
-            continue
+    for name, folder in common.set_folders(args, args.sets.split(",")):
         good = sorted((folder / "train" / "good").iterdir())
         others = sorted((folder / "test" / "good").iterdir())
         bad = sorted(p for p in (folder / "test").glob("*/*") if p.parent.name != "good")

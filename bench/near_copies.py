@@ -10,11 +10,10 @@ third one mirrored. `wrong`: pairs of different parts among these.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from functools import partial
-from pathlib import Path
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -72,18 +71,15 @@ def main() -> int:
     parser.add_argument("--products", default="all")
     parser.add_argument("--most", type=int, default=24)
     args = common.parse_arguments(parser, most=24)
-    root = args.data or Path(os.environ.get("FLAWSCOPE_DATA") or common.ROOT / "data")
     kinds = {**guards.drawn_kinds()[0], "turned plates": lambda side, k: auto.Scene(side).draw(k)}
     record = common.Record(args, "pictures that count as copies, rightly and wrongly")
     products = [*kinds] if args.products == "all" else [*filter(None, args.products.split(","))]
-    for name in [*filter(None, args.sets.split(",")), *products]:
-        if name in kinds:
-            good = [kinds[name](SIDE, k) for k in range(args.most)]
-        elif (folder := root / name / "train" / "good").is_dir():
-            good = guards.read(sorted(folder.iterdir()), SIDE, args.most)
-        else:
-            common.say(f"skipped: no {name} below the data root")
-            continue
+    real = (
+        (name, guards.read(sorted((folder / "train" / "good").iterdir()), SIDE, args.most))
+        for name, folder in common.set_folders(args, args.sets.split(","))
+    )
+    drawn = ((name, [kinds[name](SIDE, k) for k in range(args.most)]) for name in products)
+    for name, good in chain(real, drawn):
         record.cell(name, partial(measure, good))
     names = ("pictures", "pairs", "unsure", "found", "told", "of", "wrong")
     rows = [{"set": name, **{key: cell[key] for key in names}} for name, cell in record.cells.items()]

@@ -7,7 +7,7 @@ had the other pictures' features at hand and so could leave it out more exactly 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
@@ -239,10 +239,10 @@ def _judge_both(
     artefact = pictures.artefact
     manifest, row_of = artefact.manifest, {row.hash: row for row in known}
     lit = manifest.preprocess.normalization is not None
+    tensors = {name: torch.from_numpy(one) for name, one in artefact.tensors.items() if name != "samples"}
+    learnt = {row.unit for row in known if row.learnt}
 
-    def judged(session: Session, step: ProgressCallback) -> GoodPictures:
-        leave_out = _LeaveOut(session, reduced, artefact, (row.unit for row in known if row.learnt))
-
+    def judged(session: Session, leave_out: LeaveOut, step: ProgressCallback) -> GoodPictures:
         def run_of(digest: str, run: Run) -> Run:
             row = row_of.get(digest)
             if row is not None and row.learnt:
@@ -255,7 +255,8 @@ def _judge_both(
         how: dict[str, Any] = {"run_of": run_of, "but": but, "lights": (), "step": step}
         return judge_good(Predictor(artefact, session), pictures.sources, **how)
 
-    new, old = judged(reduced.sessions[0], step), judged(reduced.trained, ignore_progress)
+    new = judged(reduced.sessions[0], _ReducedLeaveOut(reduced, learnt, tensors), step)
+    old = judged(reduced.trained, LeaveOut(reduced.trained.model, learnt, tensors), ignore_progress)
     pictures.failures.extend(new.failures)
     for now, then in zip(new.pictures, old.pictures, strict=True):
         row = row_of.get(now.digest)
@@ -266,18 +267,15 @@ def _judge_both(
     return new, old
 
 
-class _LeaveOut(LeaveOut):
-    """Leaves out what was learnt from, with features of another network."""
+class _ReducedLeaveOut(LeaveOut):
+    """Leaves out what was learnt from, with the reduced model's features."""
 
-    def __init__(self, session: Session, reduced: ReducedModel, artefact: Artefact, learnt: Iterable[int]):
-        tensors = {k: torch.from_numpy(v) for k, v in artefact.tensors.items() if k != "samples"}
-        super().__init__(reduced.trained.model, {*learnt}, tensors)
-        self.is_reduced, self.embed_reduced = session is not reduced.trained, reduced.embed
+    def __init__(self, reduced: ReducedModel, learnt: set[int], tensors: Mapping[str, Tensor]):
+        super().__init__(reduced.trained.model, learnt, tensors)
+        self._embed = reduced.embed
 
     def embed(self, images: Tensor) -> Tensor:
-        if not self.is_reduced:
-            return super().embed(images)
-        return torch.from_numpy(self.embed_reduced(images.numpy()))
+        return torch.from_numpy(self._embed(images.numpy()))
 
 
 def _describe(count: int, fresh: int, reduced: ReducedModel) -> str:

@@ -417,8 +417,9 @@ class _Steps:
         nearest = None if model.nearest is None else model.nearest.numpy()
         named = {digest: shown[0].name for digest, shown in defects.items()}
         hidden = model.config.hidden
-        shown = (preprocess, set[str](), named, roi, region, hidden, nearest, pictures.decoded)
-        reader = Reader(pictures.sources, *shown)
+        reader = Reader(
+            pictures.sources, preprocess, set(), named, roi, region, hidden, nearest, pictures.decoded
+        )
         reader.names = pictures.names
         return reader
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -82,7 +82,8 @@ class Reader:
     region: NDArray[np.bool_] | None = None  # the same where views mark what lies outside, which tiles need
     hidden: bool = False  # pixels outside of `roi` are not shown
     nearest: NDArray[np.int64] | None = None  # as `Detector` has it
-    pictures: DecodedPictures | None = None  # of the sources
+    pictures: InitVar[DecodedPictures | None] = None  # the sources, where some are decoded already
+    decoded: DecodedPictures = field(init=False)
     names: list[str] = field(init=False)
     hashes: dict[int, str] = field(default_factory=dict)
     measured: dict[int, FeatureValues] = field(default_factory=dict)  # the pictures' look as a whole
@@ -91,9 +92,9 @@ class Reader:
     failures: dict[int, str] = field(default_factory=dict)
     copies: list[int] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, pictures: DecodedPictures | None) -> None:
         self._lock = Lock()
-        self.decoded = self.pictures or DecodedPictures(self.sources, self.preprocess.decode)
+        self.decoded = pictures or DecodedPictures(self.sources, self.preprocess.decode)
         self.names = relative_names(self.sources)
 
     @classmethod

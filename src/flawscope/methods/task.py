@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -246,7 +246,7 @@ class LeaveOut:
         self.tensors = {name: tensor.to(model.roi.device) for name, tensor in tensors.items()}
 
     @classmethod
-    def of_fit(cls, model: Detector, fitted: Fitted, task: Task) -> LeaveOut:
+    def of_fit(cls, model: Detector, fitted: Fitted, task: Task) -> Self:
         """Leaves out the groups of a fit's task."""
         learnt = {task.groups[number] for number in fitted.used}
         return cls(model, learnt, {**model.state_dict(), **fitted.extra}, task.first_unit)

@@ -138,7 +138,8 @@ def _make_result(
     how = "leave-one-picture-out" if alone else "leave-one-group-out"
     values = dict(zip(pictures, good.values, strict=True))
     fitted = Fitted(values, used, how, cells=cells, extra=extra, facts=facts)
-    fitted.leave_out = LeaveOutOfBanks(job, fitted, selections)
+    fitted.leave_out = leave_out = LeaveOutOfBanks.of_fit(job.model, fitted, job.task)
+    leave_out.selections = selections
     return fitted
 
 

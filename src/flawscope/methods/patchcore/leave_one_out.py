@@ -23,7 +23,7 @@ from flawscope.methods.patchcore.selected_bank import (
     score_without,
     settle,
 )
-from flawscope.methods.task import Fitted, LeaveOut, LeftOut
+from flawscope.methods.task import LeaveOut, LeftOut
 from flawscope.methods.threads import workers
 from flawscope.progress import ProgressCounter
 
@@ -77,11 +77,7 @@ class LeaveOutOfBanks(LeaveOut):
 
     has_bound = True
     model: Model
-
-    def __init__(self, job: FitJob, fitted: Fitted, selections: Sequence[SelectedBank]):
-        base = LeaveOut.of_fit(job.model, fitted, job.task)
-        super().__init__(base.model, base.learnt, base.tensors, base.first_unit)
-        self.selections = selections
+    selections: Sequence[SelectedBank]
 
     def score(self, group: int, features: Tensor, inside: Tensor | None) -> LeftOut | None:
         if group not in self.learnt:

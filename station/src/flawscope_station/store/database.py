@@ -25,9 +25,8 @@ from flawscope_station.store.schema import metadata
 LOCK_TIMEOUT = 10.0  # seconds that a writer waits for another one
 POOL_SIZE = 20  # open connections, at most twice as many at once
 INCREMENTAL = 2  # SQLite's `auto_vacuum`: its file can be made smaller
-ROWS_ANALYSED = (
-    2000  # of an index: with fewer, SQLite no longer tells indexes of a few rows from those of all
-)
+# Of an index; with fewer, SQLite no longer tells indexes of a few rows from those of all
+ROWS_ANALYSED = 2000
 PAGES_AT_ONCE = 256  # pages of SQLite's file that are given back at once
 _LOCK_ID = 718_281_828  # advisory lock of PostgreSQL: programs that start together migrate one after another
 # Options of libpq: give up an unplugged server after seconds, not after a quarter of an hour

@@ -85,9 +85,8 @@ class Clock:
 
     def __init__(self, database: Database, wall: Callable[[], int] = now):
         self.database, self._wall, self.jump = database, wall, 0
-        self._young: dict[
-            int, int
-        ] = {}  # age -> number of the first younger inspection, as it was found last
+        # by age, the number of the first younger inspection, as it was found last
+        self._young: dict[int, int] = {}
         with database.writing() as connection:
             get_or_add_station(connection)
             self.at: int = connection.scalar(select(stations.c.clock_at)) or wall()
