@@ -54,6 +54,11 @@ def pytest_collection_modifyitems(items):
         items.sort(key=lambda item: item.get_closest_marker("whole") is None)
 
 
+def pytest_xdist_auto_num_workers():
+    """A worker more than there are cores: while a test waits for a service, another computes."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_protocol(item):
     """End the process of a test that hangs, with the tracebacks of its threads: others go on in a new one."""

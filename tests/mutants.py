@@ -1,15 +1,15 @@
 """How many of 150 faults, put into the program at random, do the tests find?
 
     $ python tests/mutants.py --out mutants.json                # draw, run all tests once, try each fault
-    $ python tests/mutants.py --out after.json --again mutants.json           # the same faults, later
-    $ python tests/mutants.py --out quick.json --again mutants.json --quick   # by `make test` alone
+    $ python tests/mutants.py --out after.json --again mutants.json   # the same faults, later
 
 A mutant is the program with one operator, constant, condition or returned value changed. Some are drawn
 from every room of the three houses, the rest by size, from --seed and the source. All of them are in one copy
 of the program, each behind a switch (mutant schemata: Untch, Offutt and Harrold 1993): one run of the tests
 with every switch off tells which tests come by which place, also in processes that tests start. Then each
-mutant is switched on and runs the tests that come by it, the quickest first, until one fails; one that
-survives is printed with its line. Places that are gone count apart. Goes on where it stopped.
+mutant is switched on and runs the tests of `make test` that come by it, the quickest first, until one fails,
+and where none does, the others; one that survives is printed with its line. Places that are gone count apart.
+Goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ OTHER = {
     ast.Or: ast.And, ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.Div: ast.Mult,
     ast.FloorDiv: ast.Mult, ast.Mod: ast.FloorDiv, ast.Pow: ast.Mult,
 }  # fmt: skip
-MOST = 40  # tests that a mutant runs: of a place that all come by, the quickest tell
+MOST = 40  # tests of either floor that a mutant runs: of a place that all come by, the quickest tell
+QUICK = "smoke or not whole"  # of the Makefile
 LIMIT = 240  # seconds for a mutant: one that never ends is found
 SWITCH = '''
 import os
@@ -169,23 +170,22 @@ def places(mutant: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def pytest(copy: Path, arguments: list[str], limit: float | None = None, **env: str) -> int:
-    """Its exit code; 1 where it never ends."""
+def pytest(copy: Path, arguments: list[str], **env: str) -> subprocess.CompletedProcess[str]:
+    """Raises subprocess.TimeoutExpired where a mutant never ends."""
     path = os.pathsep.join(str(copy / source) for source in HOUSES.values())
     env = {**os.environ, "PYTHONPATH": path, **env}
     env.pop("PYTHONDONTWRITEBYTECODE", None)
     command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", *arguments]
-    try:
-        return subprocess.run(command, cwd=copy, env=env, capture_output=True, timeout=limit).returncode
-    except subprocess.TimeoutExpired:
-        return 1
+    limit = LIMIT if "MUTANT" in env else None
+    return subprocess.run(command, cwd=copy, env=env, capture_output=True, text=True, timeout=limit)
 
 
-def come_by(copy: Path, folder: Path, arguments: list[str]) -> dict[int, list[str]]:
-    """Tests that come by each mutant's place and pass, the quickest first."""
+def come_by(copy: Path, folder: Path) -> dict[int, list[list[str]]]:
+    """Tests that come by each mutant's place and pass, the quickest first: of `make test`, and the others."""
     log, table = folder / "log", folder / "durations.tsv"
     log.mkdir(parents=True, exist_ok=True)
-    pytest(copy, ["-n", "2", "--dist", "worksteal", *arguments], MUTANT_LOG=str(log), DURATIONS=str(table))
+    pytest(copy, ["-n", "auto", "--dist", "worksteal"], MUTANT_LOG=str(log), DURATIONS=str(table))
+    quick = set(pytest(copy, ["--collect-only", "-m", QUICK]).stdout.splitlines())
     seconds = {}
     for line in table.read_text(encoding="utf-8").splitlines()[1:]:
         cost, outcome, name = line.split("\t")
@@ -197,7 +197,10 @@ def come_by(copy: Path, folder: Path, arguments: list[str]) -> dict[int, list[st
             number, test = line.split("\t")
             found[int(number)].add(test.rpartition(" (")[0])
     return {
-        number: sorted(tests & seconds.keys(), key=lambda name: seconds[name])
+        number: [
+            sorted(names & seconds.keys(), key=seconds.__getitem__)
+            for names in (tests & quick, tests - quick)
+        ]
         for number, tests in found.items()
     }
 
@@ -207,7 +210,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=how)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--again", type=Path, help="results of an earlier run")
-    parser.add_argument("--quick", action="store_true", help="with the tests of `make test` alone")
     parser.add_argument("--number", type=int, default=150)
     parser.add_argument("--seed", type=int, default=76)
     parser.add_argument("--jobs", type=int, default=2)
@@ -215,7 +217,7 @@ def main() -> None:
     if args.out.exists():
         mutants = json.loads(args.out.read_text())
     elif args.again:
-        answers = ("found", "tests", "gone")
+        answers = ("found", "quick", "tests", "gone")
         mutants = [
             {k: v for k, v in one.items() if k not in answers} for one in json.loads(args.again.read_text())
         ]
@@ -228,17 +230,25 @@ def main() -> None:
         ignored = shutil.ignore_patterns(*left_out)
         shutil.copytree(ROOT, folder / "copy", ignore=ignored)
         switched(folder / "copy", mutants)
-        quick = ["-m", "smoke or not whole"] if args.quick else []
-        (folder / "tests.json").write_text(json.dumps(come_by(folder / "copy", folder, quick)))
+        (folder / "tests.json").write_text(json.dumps(come_by(folder / "copy", folder)))
         args.out.write_text(json.dumps(mutants, indent=1) + "\n")
     tests = {int(number): names for number, names in json.loads((folder / "tests.json").read_text()).items()}
 
-    def judge(number: int) -> None:
-        one, names = mutants[number], tests.get(number, [])
+    def finds(number: int, names: list[str]) -> bool:
         chosen = folder / f"{number}.txt"
         chosen.write_text("\n".join(names[:MOST]), encoding="utf-8")
-        here = pytest(folder / "copy", ["-x", f"@{chosen}"], LIMIT, MUTANT=str(number)) if names else 0
-        mutants[number] = one | {"found": here != 0, "tests": len(names)}
+        try:
+            return (
+                bool(names)
+                and pytest(folder / "copy", ["-x", f"@{chosen}"], MUTANT=str(number)).returncode != 0
+            )
+        except subprocess.TimeoutExpired:
+            return True
+
+    def judge(number: int) -> None:
+        one, (quick, others) = mutants[number], tests.get(number, [[], []])
+        mutants[number] = one | {"tests": len(quick) + len(others), "quick": finds(number, quick)}
+        mutants[number]["found"] = mutants[number]["quick"] or finds(number, others)
         args.out.write_text(json.dumps(mutants, indent=1) + "\n")
         place = f"{number} {one['module']} {one['line']}"
         print(f"{place} {one['before']} -> {one['after']} : {mutants[number]['found']}", flush=True)
@@ -247,7 +257,8 @@ def main() -> None:
         list(pool.map(judge, [n for n, one in enumerate(mutants) if "found" not in one and not one["gone"]]))
     gone = sum(one["gone"] for one in mutants)
     found = sum(one.get("found", False) for one in mutants)
-    print(f"{found} found, {len(mutants) - found - gone} survive, {gone} gone")
+    quick = sum(one.get("quick", False) for one in mutants)
+    print(f"{found} found ({quick} by `make test`), {len(mutants) - found - gone} survive, {gone} gone")
 
 
 if __name__ == "__main__":
