@@ -153,8 +153,10 @@ def soon(teacher_path, monkeypatch):
     """What takes minutes takes seconds."""
     from flawscope.artefact import certificate
     from flawscope.evaluation.benchmark import run as runs
-    from flawscope.methods import patchcore, prnet, training
+    from flawscope.methods import patchcore
     from flawscope.methods.settings import PictureSettings
+    from flawscope.methods.training import prnet, trainer
+    from flawscope.methods.training.efficientad import model
     from flawscope.results import review
     from flawscope.results.review import server
 
@@ -163,7 +165,7 @@ def soon(teacher_path, monkeypatch):
     smaller = property(lambda config: (reduced(sizes(config)[-1]),))
     for method in (patchcore, prnet):
         monkeypatch.setattr(method.METHOD.config, "sizes", smaller)
-    monkeypatch.setattr("flawscope.methods.efficientad.model.packaged_teacher", lambda _: teacher_path)
+    monkeypatch.setattr(model, "packaged_teacher", lambda _: teacher_path)
     monkeypatch.setattr(runs, "Processes", Here)
     # a process of its own would see whole pictures
     for module in (drafts, jobs):
@@ -180,7 +182,7 @@ def soon(teacher_path, monkeypatch):
     )
     few = {"train": 12, "good": 4, "bad_per_kind": 1, "size": SIDE}
     monkeypatch.setattr(dataset, "draw_dataset", lambda root, **how: draw_dataset(root, **{**how, **few}))
-    monkeypatch.setattr(training.Trainer, "_plan_steps", lambda run, *_: setattr(run, "steps", 1))
+    monkeypatch.setattr(trainer.Trainer, "_plan_steps", lambda run, *_: setattr(run, "steps", 1))
 
 
 class Stations:

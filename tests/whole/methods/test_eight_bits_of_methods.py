@@ -39,7 +39,7 @@ def test_eight_bits_do_not_end_where_good_pictures_do(cases, drawn, monkeypatch)
 
     # the model of the contract, traced once
     for name, value in (("ATTENTION_LAYERS", 1), ("PATCHES_PER_SIDE", (2, 4))):
-        monkeypatch.setattr(f"flawscope.methods.prnet.network.{name}", value)
+        monkeypatch.setattr(f"flawscope.methods.training.prnet.network.{name}", value)
     artefact = cases("prnet").fitted("strips").artefact
     embed = onnx_graph.trace(TorchSession.open(artefact, "cpu").model)[0]
     head = [node for node in embed.graph.node if node.op_type == "Conv"][-1]

@@ -10,8 +10,8 @@ from urllib.parse import quote, urlencode
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
+from flawscope.config import keep_known_settings
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.methods.config import keep_known_settings
 from flawscope.results import Texts
 from flawscope_station.access.roles import LOCAL_PERSON, PERSON_KEY, Person, has_role
 from flawscope_station.core.queries import Overview
