@@ -116,7 +116,7 @@ def fit_model(
     args: argparse.Namespace, call: FitSettings, old: Artefact | None, say: Say, step: ProgressCallback
 ) -> Predictor:
     """Fits one model, or adds to `old`."""
-    from flawscope.calibration.tried import Choice
+    from flawscope.artefact.tried import Choice
     from flawscope.datasets import open_dataset
     from flawscope.evaluation.next_steps import advise_before
 

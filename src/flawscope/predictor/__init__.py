@@ -26,6 +26,7 @@ from flawscope.pictures.decoding import PictureSource, error_reason, source_name
 from flawscope.pictures.form import describe_other_form, known_sizes, positive_length
 from flawscope.pictures.listing import refuse_masks
 from flawscope.predictor.any_model import AnyModel
+from flawscope.predictor.kind_classifier import KindClassifier
 from flawscope.predictor.kinds import name_kinds
 from flawscope.predictor.parts import PART, named_as_another
 from flawscope.predictor.parts import PartCollector as PartCollector
@@ -45,7 +46,7 @@ from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results import html
 from flawscope.results.findings import other_form, outside_light
 from flawscope.results.found_parts import NOT_SEARCHED, PartSearch
-from flawscope.results.prediction import PEAK_RADIUS, Levels, Prediction
+from flawscope.results.prediction import PEAK_RADIUS, Prediction, ScoreLevels
 from flawscope.runtime import Run, Runner, Session, check_threads, open_session, read, read_manifest
 from flawscope.views.frames import PartPose
 from flawscope.views.geometry import Geometry
@@ -135,7 +136,8 @@ class Predictor(AnyModel):
             )
         self.artefact = artefact
         self.session = session
-        self.kind_classifier = artefact.kind_classifier()
+        kinds = artefact.manifest.kinds
+        self.kind_classifier = KindClassifier(kinds, artefact.tensors["kinds"]) if kinds else None
         self.appearance = AppearanceRange.from_facts(artefact.manifest.facts)
         self.view_looks = ViewLooks.from_facts(artefact.manifest.facts)
         self.known_sizes = known_sizes(artefact.manifest.facts)
@@ -324,7 +326,7 @@ class Predictor(AnyModel):
             is_anomalous=bool(anomalous),
             map=map_,
             geometry=replace(geometry, mm_per_pixel=self.mm_per_pixel),
-            levels=Levels(c.score_threshold, c.mask_threshold, c.colour_range, c.outline, nearby),
+            levels=ScoreLevels(c.score_threshold, c.mask_threshold, c.colour_range, c.outline, nearby),
             path=name,
             shifts=() if self.appearance is None else self.appearance.shifts(measured),
             brightness=measured[0] if measured else None,

@@ -17,7 +17,6 @@ from flawscope.artefact.certificate import Certificate
 from flawscope.artefact.model_file import unpack_images
 from flawscope.artefact.router_file import RouterArtefact
 from flawscope.calibration.parts import PartPattern
-from flawscope.calibration.recognition import Recogniser, Recognition
 from flawscope.calibration.threshold import Rate
 from flawscope.errors import InputError, check_arguments
 from flawscope.pictures.decoding import PictureSource, error_reason
@@ -29,6 +28,7 @@ from flawscope.predictor.parts import (
     stored_part_pattern,
     unknown_view_error,
 )
+from flawscope.predictor.recognition import Recogniser
 from flawscope.predictor.streaming import (
     LoadResult,
     PreparedPicture,
@@ -37,7 +37,7 @@ from flawscope.predictor.streaming import (
     resolve_pictures,
 )
 from flawscope.results.findings import no_product
-from flawscope.results.prediction import Prediction
+from flawscope.results.prediction import Prediction, Recognition
 from flawscope.runtime import (
     Describe,
     OpenRouter,

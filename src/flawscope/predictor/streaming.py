@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flawscope.calibration.recognition import Recognition
 from flawscope.errors import ExcludedPictureError, InputError, describe_value
 from flawscope.pictures.appearance import FeatureValues
 from flawscope.pictures.decoding import PictureSource, decode, error_reason, pixel_hash, source_name
 from flawscope.pictures.listing import list_pictures
-from flawscope.results.prediction import Prediction
+from flawscope.results.prediction import Prediction, Recognition
 from flawscope.runtime import Runner
 from flawscope.views.views import Views
 

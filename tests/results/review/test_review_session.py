@@ -14,7 +14,7 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.listing import OUTPUT_LIST, pictures_in
 from flawscope.pictures.masks import read_mask
 from flawscope.results import review as sessions
-from flawscope.results.prediction import Levels, Prediction
+from flawscope.results.prediction import Prediction, ScoreLevels
 from flawscope.results.review import (
     DEFECT,
     GOOD,
@@ -178,7 +178,7 @@ def test_of_regions_of_any_shape_the_mask_is_the_models_own(tmp_path):
     values[(rows - 20) ** 2 + (columns - 30) ** 2 < 90] = 1
     values[50:52, 13:50] = 1
     geometry = Preprocess((64, 64), keep_aspect=True).geometry((300, 200))
-    found = Prediction(1.0, 0.1, 1.0, True, values, geometry, Levels(0.5, 0.5, (0.0, 1.0)), path="x")
+    found = Prediction(1.0, 0.1, 1.0, True, values, geometry, ScoreLevels(0.5, 0.5, (0.0, 1.0)), path="x")
     picture, mask = tmp_path / "x.png", tmp_path / "mask.png"
     Image.new("RGB", (200, 300)).save(picture)
     Image.fromarray(found.mask.astype(np.uint8) * 255).save(mask)

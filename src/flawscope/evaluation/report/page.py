@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
     from flawscope.evaluation import Evaluation
     from flawscope.evaluation.report.collect import Figures
-    from flawscope.results.prediction import Levels
+    from flawscope.results.prediction import ScoreLevels
 
 MAX_WORST = 12  # mistakes that are shown by themselves
 MAX_NEAREST = 6  # pictures that are shown in their place where there are none
@@ -123,7 +123,7 @@ def _headline_tally(result: Evaluation, figures: Figures) -> tuple[Tally, str]:
     return Tally(parts["good"], parts["false_alarms"], parts["defective"], missed), "part"
 
 
-def colour_scale(known: Calibration | Levels) -> dict[str, float]:
+def colour_scale(known: Calibration | ScoreLevels) -> dict[str, float]:
     """Map values at both ends of the colours and in the middle."""
     low, high = known.colour_range
     return {"low": low, "middle": known.mask_threshold, "high": high}

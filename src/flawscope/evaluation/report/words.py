@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from flawscope._version import __version__
 from flawscope.artefact.model_file import Manifest
+from flawscope.artefact.tried import tried_lines
 from flawscope.calibration.power import describe_detection
 from flawscope.calibration.threshold import Calibration
-from flawscope.calibration.tried import tried_lines
 from flawscope.datasets import Dataset
 from flawscope.errors import pluralize
 from flawscope.evaluation import Evaluation, metrics

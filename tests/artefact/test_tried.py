@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from flawscope.calibration.tried import GIVEN, TRIED, Choice, Scored, Trial, surely_better, tried_lines
+from flawscope.artefact.tried import GIVEN, TRIED, Choice, Scored, Trial, surely_better, tried_lines
 
 
 def scored(good, defective, carriers=None):

@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from flawscope.calibration import kinds
-from flawscope.calibration.kinds import KindClassifier, Kinds, LinearDiscriminant
+from flawscope.artefact.kinds import Kinds
 from flawscope.errors import InputError
+from flawscope.predictor import kind_classifier as kinds
+from flawscope.predictor.kind_classifier import LinearDiscriminant
+from flawscope.results.region import describe_kinds
 
 NAMES = ("crack", "dent", "scratch", "stain")
 
@@ -65,8 +67,8 @@ def test_answers_are_one_kind_several_or_something_new():
     centres = np.array([values[np.array(labels) == name].mean(0) for name in NAMES])
     assert [one.kinds for one in found.classify(centres)] == [(name,) for name in NAMES]
     assert found.classify(-centres.sum(0, keepdims=True))[0].kinds == ()
-    assert kinds.describe_kinds(("crack", "dent")) == "crack or dent"
-    assert kinds.describe_kinds(()) == "something new"
+    assert describe_kinds(("crack", "dent")) == "crack or dent"
+    assert describe_kinds(()) == "something new"
     assert sum(map(sum, found.kinds.confusion)) == 48
     alike = kinds.learn(*clusters(rng, 12, apart=0.4)).classify(clusters(rng, 12, apart=0.4)[0])
     assert sum(len(one.kinds) > 1 for one in alike) > 10
@@ -80,19 +82,18 @@ def test_what_differs_more_is_new_sooner():
     assert not strong
 
 
-def test_a_file_from_before_answers_as_it_did():
+def test_p_values_are_ranks_among_the_examples():
     found = kinds.learn(*clusters(np.random.default_rng(0), 6))
-    document = {k: v for k, v in found.kinds.to_dict().items() if k not in ("power", "share")}
-    older = KindClassifier(Kinds.from_dict(json.loads(json.dumps(document))), found.tensor)
     tried = clusters(np.random.default_rng(2), 3)[0]
-    rows = found.tensor.astype(np.float64)
-    discriminant = LinearDiscriminant(rows[:4], rows[4:], found.kinds.spread)
-    squares = discriminant.distances(tried / np.linalg.norm(tried, axis=1, keepdims=True))
+    rows, known = found.tensor.astype(np.float64), found.kinds
+    discriminant = LinearDiscriminant(rows[:4], rows[4:], known.spread)
+    lengths = np.linalg.norm(tried, axis=1, keepdims=True)
     for factor in (0.1, 7):
-        for answer, row in zip(older.classify(factor * tried), squares, strict=True):
-            beyond = [(np.array(found.kinds.distances) >= row.min()).sum()] * 4
-            beyond = np.minimum(beyond, [(np.array(found.kinds.margins) >= v - row.min()).sum() for v in row])
-            expected = np.minimum(1, 2 * (1 + beyond) / 25)
+        squares = discriminant.distances(tried / lengths) * (factor * lengths) ** known.power
+        for answer, row in zip(found.classify(factor * tried), squares, strict=True):
+            alike = (np.array(known.distances) >= row.min() - known.share * row.mean()).sum()
+            beyond = [min(alike, (np.array(known.margins) >= v - row.min()).sum()) for v in row]
+            expected = np.minimum(1, 2 * (1 + np.array(beyond)) / 25)
             np.testing.assert_allclose([*answer.kind_p_values.values()], expected)
 
 
@@ -131,10 +132,11 @@ def test_stored_and_read():
     found = kinds.learn(*clusters(np.random.default_rng(0), 5))
     text = json.dumps(found.kinds.to_dict())
     assert Kinds.from_dict(json.loads(text)) == found.kinds
-    for key, wrong in [("shape", [2, 24]), ("names", []), ("spread", 0.0), ("error", -1), ("margins", [])]:
+    damaged = {"shape": [2, 24], "names": [], "spread": 0.0, "error": -1, "margins": [], "power": None}
+    for key, wrong in damaged.items():
         with pytest.raises((ValueError, TypeError, KeyError)):
             Kinds.from_dict({**json.loads(text), key: wrong})
     with pytest.raises(InputError, match="do not fit"):
-        KindClassifier(found.kinds, found.tensor[:-1])
+        found.kinds.check(found.tensor[:-1])
     with pytest.raises(InputError, match="do not fit"):
         found.classify(np.zeros((1, 23)))

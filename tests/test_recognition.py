@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flawscope.calibration.recognition import GOOD_DISTANCE_FACTOR, ProductDescriptors, Recogniser
+from flawscope.artefact.router_file import ProductDescriptors
+from flawscope.predictor.recognition import GOOD_DISTANCE_FACTOR, KnownProduct, Recogniser
 
 
 def unit(*rows):
@@ -22,9 +23,10 @@ def test_the_rule_of_recognition():
     angles = np.array([0.0, 0.01, 0.02, 0.03, 0.04])
     near = np.stack([np.cos(angles), np.sin(angles), 0 * angles], 1).astype(np.float32)
     one, other = known(near), known(near[:, [2, 0, 1]])
-    assert one.limit == pytest.approx(GOOD_DISTANCE_FACTOR * 0.01, rel=1e-3)
+    limit = KnownProduct(one).limit
+    assert limit == pytest.approx(GOOD_DISTANCE_FACTOR * 0.01, rel=1e-3)
     rule = Recogniser({"one": one, "other": other})
-    inside, outside = 0.04 + 0.9 * one.limit, 0.04 + 1.1 * one.limit
+    inside, outside = 0.04 + 0.9 * limit, 0.04 + 1.1 * limit
     asked = np.array([[np.cos(a), np.sin(a), 0] for a in (0.005, inside, outside)], np.float32)
     found = rule.recognise(asked)
     assert [each.product for each in found] == ["one", "one", None]
@@ -38,10 +40,11 @@ def test_the_rule_of_recognition():
 def test_pictures_of_one_part_do_not_vouch_for_each_other_and_defective_parts_widen_the_limit():
     base = unit([1, 0], [1, 0.1], [1, 0.2], [1, 0.3])
     pairs = np.repeat(base, 2, axis=0)
-    assert known(pairs).limit < known(pairs, [0, 0, 1, 1, 2, 2, 3, 3]).limit
+    told_apart = known(pairs, [0, 0, 1, 1, 2, 2, 3, 3])
+    assert KnownProduct(known(pairs)).limit < KnownProduct(told_apart).limit
     good = unit([1, 0], [1, 0.01], [1, 0.02], [1, 0.03])
     far = replace(known(good), defective=unit([1, 0.2]), carriers=np.array([0], np.int32))
-    assert far.limit > 0.17 * 1.2 > known(good).limit
+    assert KnownProduct(far).limit > 0.17 * 1.2 > KnownProduct(known(good)).limit
 
 
 def test_a_product_that_varies_much_swallows_no_other():
@@ -53,8 +56,8 @@ def test_a_product_that_varies_much_swallows_no_other():
         return ProductDescriptors(good, np.arange(20, dtype=np.int32), good[:0], np.empty(0, np.int32))
 
     quiet, lively = known(0.001), known(0.05)
-    assert 3 * lively.leave_one_out[0][-1] > 1
-    assert lively.limit == 0.4
+    assert 3 * KnownProduct(lively).leave_one_out[0][-1] > 1
+    assert KnownProduct(lively).limit == 0.4
     away = np.eye(64, dtype=np.float32)[1:2]
     quiet = replace(quiet, good=np.roll(quiet.good, 1, axis=1))  # about the second axis
     recogniser = Recogniser({"lively": lively, "quiet": quiet})

@@ -9,16 +9,17 @@ for a known kind that is taken for something new, half for one that its set lack
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.errors import InputError, pluralize
+from flawscope.artefact.kinds import Kinds
+from flawscope.errors import InputError
+from flawscope.results.region import KindSet
 
 Floats = NDArray[np.float64]
 DEFAULT_ERROR = 0.1
@@ -27,99 +28,6 @@ SHRINKAGE = 0.5  # of the covariance, to a multiple of the identity (bench/kinds
 POWER = 0.75  # of a descriptor's length, by which distances grow: a short one's direction is noise (likewise)
 SHARE = 0.5  # of the average distance that the nearest is less: a new kind spreads twice as widely (likewise)
 MAX_FOLDS = 50  # that examples are left out in: one by one up to so many
-NEW = "something new"  # answer where no kind fits
-
-
-class KindSet(NamedTuple):
-    """Kinds that a region may be of.
-
-    kinds: likeliest first; none: it is like no known kind. kind_p_values: of all kinds by name, 0..1; a kind
-    is in the set where its own is above the error.
-    """
-
-    kinds: tuple[str, ...]
-    kind_p_values: dict[str, float]
-
-
-def describe_kinds(kinds: Sequence[str]) -> str:
-    """Says the kinds that a region may be of, such as "scratch or dent"; none: "something new"."""
-    return " or ".join(kinds) or NEW
-
-
-@dataclass(frozen=True)
-class Kinds:
-    """Kinds of defects that a model knows, but for tensor "kinds" (`KindClassifier`).
-
-    names: of K kinds. counts: examples of each. error: that was asked for, 0..1. spread: of a descriptor in
-    directions that the tensor does not have. shape: (rows, C) of the tensor. distances, margins: of each
-    example, left out: squared distance to the nearest kind, less `share` of the average, and how much farther
-    its own kind was. confusion: of the examples of each kind, left out, the answers: each kind alone,
-    several, something new. power: of a descriptor's length that distances grow by. Older files have neither.
-    """
-
-    names: tuple[str, ...]
-    counts: tuple[int, ...]
-    error: float
-    spread: float
-    shape: tuple[int, int]
-    distances: tuple[float, ...]
-    margins: tuple[float, ...]
-    confusion: tuple[tuple[int, ...], ...]
-    power: float = 0.0
-    share: float = 0.0
-
-    @property
-    def effective_error(self) -> float:
-        """Error that so many examples can hold: twice 1/(n + 1) at least."""
-        return max(self.error, 2 / (len(self.distances) + 1))
-
-    def describe(self) -> str:
-        """Says the kinds, their examples and the promise."""
-        kinds = ", ".join(f"{name} ({count})" for name, count in zip(self.names, self.counts, strict=True))
-        asked = ""
-        if self.effective_error > self.error:
-            asked = f"; {self.error:.1%} takes {math.ceil(2 / self.error) - 1} examples in all"
-        return (
-            f"{kinds}: an answer lacks the true kind at most {self.effective_error:.1%} of the time, over "
-            f"kinds as they are in {pluralize(len(self.distances), 'example')}{asked}"
-        )
-
-    def describe_left_out(self) -> str:
-        """Says what was answered on the examples, left out."""
-        right = sum(row[k] for k, row in enumerate(self.confusion))
-        of, new = sum(map(sum, self.confusion)), sum(row[-1] for row in self.confusion)
-        several = sum(row[-2] for row in self.confusion)
-        return (
-            f"of {pluralize(of, 'example')} left out {right} named right, {of - right - several - new} "
-            f"wrong, {several} as several kinds, {new} as something new"
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Kinds:
-        """Reads what `to_dict` returned. KeyError, TypeError or ValueError where it is damaged."""
-        rows, width = map(int, data["shape"])
-        kinds = cls(
-            tuple(map(str, data["names"])),
-            tuple(map(int, data["counts"])),
-            float(data["error"]),
-            float(data["spread"]),
-            (rows, width),
-            tuple(map(float, data["distances"])),
-            tuple(map(float, data["margins"])),
-            tuple(tuple(map(int, row)) for row in data["confusion"]),
-            *(float(data.get(key, 0)) for key in ("power", "share")),
-        )
-        count = len(kinds.names)
-        numbers = (kinds.error, kinds.spread, kinds.power, kinds.share, *kinds.distances, *kinds.margins)
-        fits = 0 < count <= rows and width > 0 and len(kinds.counts) == len(kinds.confusion) == count
-        fits &= len(kinds.distances) == len(kinds.margins) > 0 and set(data) <= {f.name for f in fields(cls)}
-        fits &= all(len(row) == count + 2 for row in kinds.confusion)
-        if not fits or not all(map(math.isfinite, numbers)) or min(kinds.error, kinds.spread) <= 0:
-            raise ValueError("kinds")
-        return kinds
 
 
 class LinearDiscriminant(NamedTuple):
@@ -157,10 +65,6 @@ class KindClassifier:
 
     kinds: Kinds
     tensor: NDArray[np.float32]
-
-    def __post_init__(self) -> None:
-        if self.tensor.shape != self.kinds.shape or not np.isfinite(self.tensor).all():
-            raise InputError("the model's kinds of defects do not fit it: run `flawscope kinds` anew")
 
     @cached_property
     def _discriminant(self) -> LinearDiscriminant:
