@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flawscope.pages.review import ReviewSession, read_review_pictures
 from flawscope.results.prediction import Prediction, ScoreLevels
-from flawscope.results.review import ReviewSession, read_review_pictures
 from flawscope.results.run import ResultsFolder
 from flawscope.results.table import Unjudged
 from flawscope.views.preprocess import Preprocess

@@ -21,9 +21,9 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.evaluation import evaluate
 from flawscope.evaluation.ground_truth import shrink_mask
 from flawscope.evaluation.metrics import confidence_interval_rate, pixel_metrics
-from flawscope.evaluation.report.words import Tally, sentences
 from flawscope.evaluation.result import PictureStore
 from flawscope.evaluation.robustness import robustness
+from flawscope.pages.report.words import Tally, sentences
 from flawscope.results.prediction import Prediction, ScoreLevels
 from flawscope.views.geometry import Geometry
 from flawscope.views.light import Light

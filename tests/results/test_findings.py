@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from flawscope.cli.output import prediction_line
-from flawscope.evaluation.report.pages import predictions_page
+from flawscope.pages.report.pages import predictions_page
+from flawscope.pages.templates import LANGUAGES, PAGES
 from flawscope.results.findings import (
     MIN_ANOMALOUS_SEVERITY,
     REASONS,
@@ -20,7 +21,6 @@ from flawscope.results.findings import (
 from flawscope.results.folder import RenderedPrediction
 from flawscope.results.found_parts import FoundPart, FoundParts, PartSearch
 from flawscope.results.prediction import Prediction, Recognition, ScoreLevels
-from flawscope.results.review.pages import LANGUAGES, PAGES
 from flawscope.results.table import PART_COLUMNS, ResultRow
 from flawscope.views.frames import PartPose
 from flawscope.views.geometry import Geometry

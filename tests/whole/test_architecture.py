@@ -38,9 +38,10 @@ ALLOWED = {
     "fitting": "pictures views calibration datasets artefact synthesis methods predictor export",
     "testing": "pictures synthesis methods export fitting",
     "evaluation": "machine pictures views calibration datasets artefact results methods",
+    "pages": "machine pictures views calibration datasets artefact results evaluation",
     "cluster": "machine pictures artefact results",
     "cli": "pictures calibration datasets artefact synthesis results methods "
-    "predictor export fitting evaluation cluster",
+    "predictor export fitting evaluation pages cluster",
 }
 FOR_ALL = {"errors", "progress", "config"}
 # Packages with networks. All others predict, calibrate and read files without torch, as do these modules.
@@ -59,7 +60,7 @@ WITHOUT_TORCH = {
     "export",
 }
 # `cluster` runs what the commands run, elsewhere: it stands on as many packages as they do
-MOST_PACKAGES, MOST_ARROWS = 20, 71  # beside those to what is for all
+MOST_PACKAGES, MOST_ARROWS = 21, 80  # beside those to what is for all
 
 
 ALL = modules_of(ROOT)
@@ -199,7 +200,7 @@ def test_nothing_torch_free_loads_torch():
     ("code", "libraries"),
     [
         ("import flawscope; flawscope.__version__; dir(flawscope)", "numpy PIL scipy torch yaml safetensors"),
-        ("import flawscope.results.review.server", "fastapi starlette sqlalchemy uvicorn torch"),
+        ("import flawscope.pages.review.server", "fastapi starlette sqlalchemy uvicorn torch"),
         # it takes longer than all the rest together
         ("import flawscope.predictor, flawscope.evaluation.metrics, flawscope.results.folder", "scipy"),
     ],

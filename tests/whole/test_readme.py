@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 
 from flawscope.cli import main
-from flawscope.results.review import DEFECT, GOOD
+from flawscope.pages.review import DEFECT, GOOD
 from flawscope.synthesis.demo import dataset
 from flawscope.synthesis.demo.dataset import draw_dataset, draw_picture
 from flawscope.testing import check_method
@@ -157,8 +157,8 @@ def soon(teacher_path, monkeypatch):
     from flawscope.methods.settings import PictureSettings
     from flawscope.methods.training import prnet, trainer
     from flawscope.methods.training.efficientad import model
-    from flawscope.results import review
-    from flawscope.results.review import server
+    from flawscope.pages import review
+    from flawscope.pages.review import server
 
     sizes = PictureSettings.sizes.fget
     reduced = lambda size: tuple(min(LARGEST, side // 4) for side in size)  # noqa: E731

@@ -24,7 +24,7 @@ from flawscope.errors import (
     pluralize,
     require_installed,
 )
-from flawscope.evaluation import report
+from flawscope.pages import report
 from flawscope.progress import ProgressCallback, TerminalProgress, ignore_progress, write_line
 
 if TYPE_CHECKING:

@@ -11,11 +11,8 @@ from PIL import Image
 from flawscope.datasets import open_dataset
 from flawscope.datasets.seen_defects import choose_seen
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.pictures.listing import OUTPUT_LIST, pictures_in
-from flawscope.pictures.masks import read_mask
-from flawscope.results import review as sessions
-from flawscope.results.prediction import Prediction, ScoreLevels
-from flawscope.results.review import (
+from flawscope.pages import review as sessions
+from flawscope.pages.review import (
     DEFECT,
     GOOD,
     DecisionLog,
@@ -24,6 +21,9 @@ from flawscope.results.review import (
     proposed_mask,
     read_review_pictures,
 )
+from flawscope.pictures.listing import OUTPUT_LIST, pictures_in
+from flawscope.pictures.masks import read_mask
+from flawscope.results.prediction import Prediction, ScoreLevels
 from flawscope.results.table import ResultRow
 from flawscope.views.preprocess import Preprocess
 

@@ -11,8 +11,8 @@ import pytest
 
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import InputError
-from flawscope.evaluation import report
-from flawscope.evaluation.report.page import MAX_POINTS, operating_points, step_path
+from flawscope.pages import report
+from flawscope.pages.report.page import MAX_POINTS, operating_points, step_path
 from flawscope.results.html import script_json
 from report_page_helpers import page_fixture, text_fixture  # noqa: F401
 

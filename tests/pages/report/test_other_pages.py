@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from flawscope.evaluation.comparison import compare
-from flawscope.evaluation.report import REPORT_NAME, write_page
-from flawscope.evaluation.report.pages import LISTED, comparison_page, predictions_page
-from flawscope.evaluation.report.words import part_cards
+from flawscope.pages.report import REPORT_NAME, write_page
+from flawscope.pages.report.pages import LISTED, comparison_page, predictions_page
+from flawscope.pages.report.words import part_cards
 from flawscope.predictor import Predictor
 from flawscope.results.part import PartPrediction
 from flawscope.results.table import ResultRow, Unjudged
@@ -63,7 +63,7 @@ def test_a_run_without_a_judged_picture_has_a_page(tmp_path):
 
 
 def test_what_is_too_much_for_a_page_is_counted(monkeypatch):
-    monkeypatch.setattr("flawscope.evaluation.report.pages.MAX_ROWS", 2)
+    monkeypatch.setattr("flawscope.pages.report.pages.MAX_ROWS", 2)
     rows = [ResultRow(f"{k}.png", 1.0, 0.5, 0.1 * k, "good", 0.5) for k in range(5)]
     text = " ".join(predictions_page(rows, [], FACTS).split())
     assert "3 more pictures stand only in" in text
@@ -114,7 +114,7 @@ def test_mistakes_come_first_then_the_most_unusual(predictions):
 
 
 def test_a_page_shows_names_as_they_are_and_what_is_missing(predictions, monkeypatch):
-    monkeypatch.setattr("flawscope.evaluation.report.pages.MAX_PARTS", 1)
+    monkeypatch.setattr("flawscope.pages.report.pages.MAX_PARTS", 1)
     first = decided(predictions, HOSTILE, 0.01, missing=(HOSTILE,))
     gone = replace(first, views={"top": replace(predictions[1], path="gone.png")})
     rows = [ResultRow.from_result(one) for one in predictions]

@@ -15,9 +15,10 @@ from flawscope.datasets import Dataset, Item
 from flawscope.datasets.check import CheckReport
 from flawscope.errors import pluralize
 from flawscope.evaluation.comparison import RATE_LABELS, Comparison, Judged, describe_model
-from flawscope.evaluation.report import require_libraries
-from flawscope.evaluation.report.page import HEAT, LINE, TRUTH, VIEWS, colour_scale, render
-from flawscope.evaluation.report.thumbnails import (
+from flawscope.evaluation.result import EvaluatedPicture
+from flawscope.pages.report import require_libraries
+from flawscope.pages.report.page import HEAT, LINE, TRUTH, VIEWS, colour_scale, render
+from flawscope.pages.report.thumbnails import (
     MAX_SIDE,
     PAGE_FULL,
     Layers,
@@ -25,7 +26,7 @@ from flawscope.evaluation.report.thumbnails import (
     thumbnails,
     truth_layers,
 )
-from flawscope.evaluation.report.words import (
+from flawscope.pages.report.words import (
     MAX_PARTS,
     finding_facts,
     part_cards,
@@ -35,7 +36,6 @@ from flawscope.evaluation.report.words import (
     size_text,
     time_text,
 )
-from flawscope.evaluation.result import EvaluatedPicture
 from flawscope.pictures.channels import first_view
 from flawscope.pictures.decoding import to_eight_bits
 from flawscope.pictures.levels import Levels

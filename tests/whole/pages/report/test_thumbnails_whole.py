@@ -6,14 +6,14 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from flawscope.datasets import Item
-from flawscope.evaluation.report.thumbnails import (
+from flawscope.evaluation.result import EvaluatedPicture
+from flawscope.pages.report.thumbnails import (
     MAX_SIDE,
     MIN_SIDE,
     PAGE_FULL,
     picture_layers,
     thumbnails,
 )
-from flawscope.evaluation.result import EvaluatedPicture
 from thumbnails_helpers import opened, prediction
 
 
@@ -37,7 +37,7 @@ def test_thumbnails_shrink_until_they_fit(noise, monkeypatch):
     """170 of them have 9 MB, 10 a seventeenth of it."""
     (large,) = thumbnails([noise], [0])
     assert opened(large["photo"]).size == (MAX_SIDE, MAX_SIDE)
-    monkeypatch.setattr("flawscope.evaluation.report.thumbnails.PAGE_BYTES", 9_000_000 * 10 / 170)
+    monkeypatch.setattr("flawscope.pages.report.thumbnails.PAGE_BYTES", 9_000_000 * 10 / 170)
     made = [found for found in thumbnails([noise] * 10, range(10)) if isinstance(found, dict)]
     assert len(made) == 10
     assert sum(map(size_of, made)) <= 9_000_000 * 10 / 170
@@ -46,7 +46,7 @@ def test_thumbnails_shrink_until_they_fit(noise, monkeypatch):
 
 def test_at_the_least_size_the_first_in_the_order_are_shown(noise, monkeypatch):
     one = picture_layers(noise.item.path, noise.prediction, noise.item.masks, MIN_SIDE, None)
-    monkeypatch.setattr("flawscope.evaluation.report.thumbnails.PAGE_BYTES", int(2.5 * size_of(one)))
+    monkeypatch.setattr("flawscope.pages.report.thumbnails.PAGE_BYTES", int(2.5 * size_of(one)))
     made = thumbnails([noise] * 5, [3, 1, 4, 0, 2])
     shown = [found if isinstance(found, str) else opened(found["photo"]).width for found in made]
     assert shown == [PAGE_FULL, MIN_SIDE, PAGE_FULL, MIN_SIDE, PAGE_FULL]

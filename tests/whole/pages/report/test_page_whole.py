@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from flawscope.evaluation.report import thumbnails
+from flawscope.pages.report import thumbnails
 from report_page_helpers import Page
 
 
@@ -59,7 +59,7 @@ def test_what_has_no_room_is_left_out_and_the_report_says_so(run_of, tmp_path, m
 
 def test_a_report_without_a_choice_of_thresholds_has_no_slider(report_path, run_of, tmp_path, monkeypatch):
     assert 'id="rate-slider"' in report_path.read_text(encoding="utf-8")
-    monkeypatch.setattr("flawscope.evaluation.report.page.operating_points", lambda *_: [])
+    monkeypatch.setattr("flawscope.pages.report.page.operating_points", lambda *_: [])
     text = run_of((0.1,), (0.9,)).write(tmp_path / "without.html")
     assert 'id="rate-slider"' not in text
     assert 'href="#rate"' not in text

@@ -3,8 +3,8 @@
 import pytest
 
 from flawscope.evaluation.metrics import confidence_interval_rate
-from flawscope.evaluation.report.collect import compute_figures
-from flawscope.evaluation.report.words import Tally, percent, range_text
+from flawscope.pages.report.collect import compute_figures
+from flawscope.pages.report.words import Tally, percent, range_text
 from flawscope.results.prediction import FALSE_ALARM, MISSED, RIGHT
 
 

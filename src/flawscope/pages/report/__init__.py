@@ -52,10 +52,10 @@ def write_report(
         FlawscopeError: the file cannot be written.
     """
     require_libraries()
-    from flawscope.evaluation.report.collect import compute_figures
-    from flawscope.evaluation.report.page import evaluation_page
-    from flawscope.evaluation.report.thumbnails import thumbnails
-    from flawscope.evaluation.report.words import collect_facts
+    from flawscope.pages.report.collect import compute_figures
+    from flawscope.pages.report.page import evaluation_page
+    from flawscope.pages.report.thumbnails import thumbnails
+    from flawscope.pages.report.words import collect_facts
 
     manifest = predictor.manifest
     found = compute_figures(result, predictor.calibration, dataset, manifest.preprocess.reference)

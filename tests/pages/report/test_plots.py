@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from flawscope.evaluation.report.plots import (
+from flawscope.pages.report.plots import (
     Curve,
     Group,
     _loss_curves,

@@ -12,10 +12,10 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from flawscope.evaluation.comparison import compare
-from flawscope.evaluation.report import write_page
-from flawscope.evaluation.report.pages import comparison_page, predictions_page
-from flawscope.results.review import ReviewPicture, ReviewSession
-from flawscope.results.review.server import ReviewServer
+from flawscope.pages.report import write_page
+from flawscope.pages.report.pages import comparison_page, predictions_page
+from flawscope.pages.review import ReviewPicture, ReviewSession
+from flawscope.pages.review.server import ReviewServer
 from flawscope.results.table import ResultRow
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

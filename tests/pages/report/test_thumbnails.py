@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flawscope.evaluation.report.thumbnails import (
+from flawscope.pages.report.thumbnails import (
     picture_layers,
     rgba_layer,
 )

@@ -16,16 +16,16 @@ from flawscope.calibration.threshold import Calibration
 from flawscope.errors import pluralize
 from flawscope.evaluation import metrics
 from flawscope.evaluation.next_steps import advise_after
-from flawscope.evaluation.report.plots import loss_plot, robustness_plot
-from flawscope.evaluation.report.thumbnails import PAGE_FULL, Layers
-from flawscope.evaluation.report.words import MAX_PARTS, Tally, headline, percent, range_text, sentences
+from flawscope.pages.report.plots import loss_plot, robustness_plot
+from flawscope.pages.report.thumbnails import PAGE_FULL, Layers
+from flawscope.pages.report.words import MAX_PARTS, Tally, headline, percent, range_text, sentences
 from flawscope.pictures.listing import printable
 from flawscope.results import drawing, html
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
     from flawscope.evaluation import Evaluation
-    from flawscope.evaluation.report.collect import Figures
+    from flawscope.pages.report.collect import Figures
     from flawscope.results.prediction import ScoreLevels
 
 MAX_WORST = 12  # mistakes that are shown by themselves

@@ -25,12 +25,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.errors import FlawscopeError, InputError, one_line_message
+from flawscope.pages.review import ReviewPicture, ReviewSession, proposed_mask
+from flawscope.pages.templates import PAGES
 from flawscope.pictures.channels import displayed
 from flawscope.pictures.files import upright_size
 from flawscope.pictures.masks import read_mask
 from flawscope.results import drawing
-from flawscope.results.review import ReviewPicture, ReviewSession, proposed_mask
-from flawscope.results.review.pages import PAGES
 
 ALLOWED_HOSTS = ("127.0.0.1", "localhost")
 MAX_SIDE = 3200  # pixels of a picture on the page

@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from flawscope.errors import InputError
+from flawscope.pages.review import DEFECT, GOOD
+from flawscope.pages.review.server import ReviewServer
 from flawscope.pictures.masks import read_mask
-from flawscope.results.review import DEFECT, GOOD
-from flawscope.results.review.server import ReviewServer
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ from flawscope.evaluation.intervals import (
     image_intervals,
     pixel_intervals,
 )
-from flawscope.evaluation.report.plots import Curve, Group, curve_plot, histograms
-from flawscope.evaluation.report.thumbnails import image_uri
-from flawscope.evaluation.report.words import (
+from flawscope.pages.report.plots import Curve, Group, curve_plot, histograms
+from flawscope.pages.report.thumbnails import image_uri
+from flawscope.pages.report.words import (
     Tally,
     finding_facts,
     part_cards,

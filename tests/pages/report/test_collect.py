@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from flawscope.calibration.threshold import Calibration
-from flawscope.evaluation.report.collect import compute_figures, image_curves
-from flawscope.evaluation.report.words import Tally, headline, percent, range_text, sentences
+from flawscope.pages.report.collect import compute_figures, image_curves
+from flawscope.pages.report.words import Tally, headline, percent, range_text, sentences
 
 
 def counted(run):
