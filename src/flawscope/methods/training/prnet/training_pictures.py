@@ -12,11 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flawscope.methods import good_pictures
 from flawscope.methods.detector import without_tf32
 from flawscope.methods.good_pictures import GoodPictures, to_pixels
 from flawscope.methods.task import SeenDefect
-from flawscope.methods.training.pictures import PartMasks
+from flawscope.methods.training.pictures import FeatureCache, PartMasks
 from flawscope.methods.training.prnet import GENERATED, Config
 from flawscope.methods.training.prnet.model import Model, valid_cells
 from flawscope.progress import ProgressCallback
@@ -89,7 +88,7 @@ def _mask_tensor(mask: NDArray[np.bool_]) -> Tensor:
     return torch.from_numpy(mask)[None].float()
 
 
-class ScaleFeatureCache(good_pictures.FeatureCache):
+class ScaleFeatureCache(FeatureCache):
     """Maps of the three scales with prototypes. Cells that do not count hold their channel's mean."""
 
     def __init__(self, model: Model, images: GoodPictures, learnt: Sequence[int], room: int):
