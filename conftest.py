@@ -142,7 +142,7 @@ def copied_backbones():
         return copied((*given[:3], held), backbone.empty_backbone, given)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("patch_detector", "prnet.model"):
+        for module in ("patch_detector", "training.prnet.model"):
             patch.setattr(f"flawscope.methods.{module}.load_backbone", load)
             patch.setattr(f"flawscope.methods.{module}.empty_backbone", empty)
         yield
