@@ -151,7 +151,7 @@ def read_channels(source: PictureSource | HashedPicture, name: str) -> tuple[NDA
         with without_warnings():
             pages = [] if stream is None else [*tiff.read_pages(stream)]
         alike = [page for page in pages if (page.size, page.bits) == (pages[0].size, pages[0].bits)]
-        if stream is not None and (len(alike) > 1 or (alike and alike[0].is_pixel_layouts)):
+        if stream is not None and (len(alike) > 1 or (alike and alike[0].is_beyond_pillow)):
             count = sum(page.channels for page in alike)
             if count * math.prod(pages[0].size) > MAX_VALUES:
                 raise picture_error(name, f"it has {count} channels of many pixels", "cut it into parts")

@@ -248,7 +248,7 @@ def read_picture_header(data: bytes, name: str) -> Header:
     """Reads the header of an encoded picture; no pixel is decoded. InputError where it is none."""
     with without_warnings():
         page = tiff.first_page(io.BytesIO(data))
-    if page is not None and page.is_pixel_layouts and page.is_readable:
+    if page is not None and page.is_beyond_pillow and page.is_readable:
         return Header("TIFF", *page.size, math.prod(page.size) * max(20, 10 * page.channels))
     image = _open_header(io.BytesIO(data), name)
     deep = image.mode[0] in "IF" or pixel_layouts.is_deep_colour(image)
