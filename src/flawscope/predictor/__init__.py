@@ -22,7 +22,7 @@ from flawscope.calibration.size_bounds import SizeBounds
 from flawscope.calibration.threshold import Calibration, Rate
 from flawscope.errors import InputError, check_arguments
 from flawscope.pictures.appearance import AppearanceRange, measure_appearance
-from flawscope.pictures.decoding import PictureSource, error_reason, source_name
+from flawscope.pictures.decoding import PictureSource, error_reason
 from flawscope.pictures.form import describe_other_form, known_sizes, positive_length
 from flawscope.pictures.listing import refuse_masks
 from flawscope.predictor.any_model import AnyModel
@@ -207,20 +207,10 @@ class Predictor(AnyModel):
     def parts(self) -> PartCollector | None:
         return PartCollector.of(self.manifest)
 
-    def load(
-        self, source: PictureSource, bgr: bool = False, leave_out: Collection[str] = ()
-    ) -> tuple[PictureSource, LoadResult]:
-        if isinstance(source, PreparedPicture):
-            return source.source, source.seen
-        try:
-            if len(leave_out) == 0:
-                return source, self.see(source, from_bgr(source) if bgr else source)
-            picture = read_picture(source, bgr, leave_out, self.manifest.preprocess.decode)
-            return source, picture if isinstance(picture, InputError) else self.see(source, picture)
-        except InputError as error:
-            return source, error
-        except Exception as error:  # also what a reader of pictures does not foresee: the model is fine
-            return source, InputError(error_reason(error, source_name(source)))
+    def _load(self, source: PictureSource, bgr: bool, leave_out: Collection[str]) -> Loaded:
+        if len(leave_out) == 0:
+            return self.see(source, from_bgr(source) if bgr else source)
+        return self.see(source, read_picture(source, bgr, leave_out, self.manifest.preprocess.decode))
 
     def see(self, source: PictureSource, picture: PictureSource) -> Loaded:
         """A picture's views, and its appearance as a whole. picture: what `source`, which errors name, holds.
