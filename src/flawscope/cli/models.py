@@ -173,7 +173,7 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         default="fp32",
-        choices=["fp32", "bf16", "int8"],
+        metavar="{fp32,bf16}",
         help="of the features; bf16 is OpenVINO's alone (default: fp32)",
     )
     parser.add_argument(
