@@ -69,7 +69,7 @@ def _show_router(args: argparse.Namespace) -> None:
 
 def manifest_lines(manifest: Manifest) -> list[str]:
     from flawscope.artefact.model_file import FORMAT
-    from flawscope.evaluation.report.words import model_facts
+    from flawscope.pages.report.words import model_facts
 
     rows = [
         *model_facts(manifest),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 
-from flawscope.calibration.tried import Trial
+from flawscope.artefact.tried import Trial
 from flawscope.errors import InputError, pluralize
 from flawscope.fitting.trial_pictures import Stage
 from flawscope.progress import format_duration

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from flawscope import machine
-from flawscope.calibration import tried
+from flawscope.artefact import tried
 from flawscope.errors import InputError, message_with_type, suggest_name
 from flawscope.methods import conflicts, registry
 from flawscope_station.inspecting.capacity import MemoryBudget, Turns

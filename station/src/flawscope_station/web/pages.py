@@ -10,9 +10,9 @@ from urllib.parse import quote, urlencode
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
+from flawscope import pages
+from flawscope.config import keep_known_settings
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.methods.config import keep_known_settings
-from flawscope.results import Texts
 from flawscope_station.access.roles import LOCAL_PERSON, PERSON_KEY, Person, has_role
 from flawscope_station.core.queries import Overview
 from flawscope_station.settings.shifts import ShiftSettings
@@ -53,7 +53,7 @@ class Page:
         self.request, self.page, self.product = request, page, product
         self.overview = find_component(request, Overview)
         cookie, accepted = request.cookies.get("language"), request.headers.get("accept-language", "")
-        self.texts: Texts = PAGES.texts_for(cookie, accepted)
+        self.texts: pages.Texts = PAGES.texts_for(cookie, accepted)
         self.person: Person | None = request.scope[PERSON_KEY]
 
     @property
