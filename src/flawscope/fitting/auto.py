@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from flawscope.artefact.model_file import Artefact
 from flawscope.calibration.goods import Picture
-from flawscope.calibration.outliers import suspicious
 from flawscope.calibration.streams import Stream
 from flawscope.calibration.tried import (
     GIVEN,
@@ -132,10 +131,7 @@ def fit_auto(
 def _reopened(path: str | os.PathLike[str], options: Mapping[str, Any]) -> Predictor:
     """Opens a fitted model as `fit` returned it."""
     found = open_fitted(fitted_artefact(path), options.get("device") or "auto")
-    found = found.accept() if options.get("force") else found
-    scores = [(row.name, row.score or 0.0) for row in found.manifest.pictures]
-    found.suspects = [*suspicious(scores, found.manifest.suspicious_above)]
-    return found
+    return found.accept() if options.get("force") else found
 
 
 def _with_choice(predictor: Predictor, choice: Choice, given: Mapping[str, str]) -> Predictor:
@@ -150,7 +146,7 @@ def _with_choice(predictor: Predictor, choice: Choice, given: Mapping[str, str])
         Artefact(replace(manifest, pictures=pictures, facts=facts), predictor.artefact.tensors),
         predictor.session,
     )
-    made.failures, made.suspects = predictor.failures, predictor.suspects
+    made.failures = predictor.failures
     return made
 
 

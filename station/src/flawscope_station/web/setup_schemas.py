@@ -39,7 +39,9 @@ class PictureCheck(BaseModel):
 class OddPicture(BaseModel):
     name: str
     score: float
-    suspicious: bool = Field(description="far out among the others")
+    reason: Literal["nothing", "apart", "like_defects", "alone", "high"] | None = Field(
+        None, description="why it deserves a look; null: it is among the most unlike ones"
+    )
 
 
 class SimulatedExample(BaseModel):

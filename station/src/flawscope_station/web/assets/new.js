@@ -399,7 +399,7 @@
     byId("odd").replaceChildren(
       ...result.odd.map((one) => {
         const item = card(small(one.name), one.name);
-        if (one.suspicious) item.append(make("span", { className: "badge anomalous" }, t("new.suspicious")));
+        if (one.reason) item.append(make("span", { className: "badge anomalous" }, t(`new.odd_${one.reason}`)));
         item.append(leaveOutButton(one.name));
         return item;
       }),
@@ -425,7 +425,7 @@
     if (changed) found.push(t("new.changed"));
     if (result && !result.promised) found.push(t("new.no_promise"));
     else if (result?.missing) found.push(`${t("new.promise", { rate: number(100 * result.rate, 2) })} ${missing(result)}`);
-    const odd = (result?.odd ?? []).filter((one) => one.suspicious).map((one) => one.name);
+    const odd = (result?.odd ?? []).filter((one) => one.reason).map((one) => one.name);
     if (odd.length) found.push(count("new.warn_odd", odd.length, { names: odd.join(", ") }));
     for (const [size, [hits, all, , high]] of Object.entries(result?.shown ?? {})) {
       if (size !== "small" && high < MANY) found.push(t("new.warn_misses", { size: texts(`new.size_${size}`, size), found: hits, all }));
