@@ -8,7 +8,6 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flawscope.calibration.outliers import HIGH, WORDS
 from flawscope.cli import common, fit_one, fit_options, fit_several, questions, router
 from flawscope.cluster import connect
 from flawscope.errors import InputError, pluralize
@@ -111,6 +110,8 @@ def summary(predictor: Predictor, verbose: bool = False, updated: bool = False) 
 
 def describe_suspects(manifest: Manifest, most: int = 20) -> list[str]:
     """Lines on the good pictures that deserve a look, each once, with one reason."""
+    from flawscope.calibration.outliers import HIGH, WORDS
+
     suspects = manifest.suspects
     if not suspects:
         return []

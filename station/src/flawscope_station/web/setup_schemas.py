@@ -164,6 +164,9 @@ class LearningResult(BaseModel):
     curve: dict[str, float] | None = Field(
         None, description="share of simulated defects that models of fewer pictures find; null: not known yet"
     )
+    enough: int | None = Field(
+        None, description="number of `curve` from which no larger one is surely better; null: none is known"
+    )
     options: FitOptions = Field(description="that it was learnt with")
     tested: dict[str, list[int]] | None = Field(
         None, description="by a model of half of the pictures, on the other half, by size: found, all"

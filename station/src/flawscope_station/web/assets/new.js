@@ -488,13 +488,12 @@
   }
 
   /** What more pictures would bring, by what fewer find. */
-  function curve({ curve }) {
+  function curve({ curve, enough }) {
     if (!curve) return t("new.curve_later");
     const points = Object.entries(curve);
     if (points.length < 2) return "";
     const told = points.map(([n, share]) => t("new.curve_point", { n, share: Math.round(100 * share) })).join(", ");
-    const [[, first], [, last]] = points;
-    return `${t("new.curve", { points: told })} ${t(last - first > 0.05 ? "new.curve_more" : "new.curve_enough")}`;
+    return `${t("new.curve", { points: told })} ${enough ? t("new.curve_enough", { n: enough }) : t("new.curve_more")}`;
   }
 
   dropPlace(byId("try-drop"), byId("try-choose"), byId("try-files"), async (files) => {
