@@ -75,6 +75,7 @@ def manifest_lines(manifest: Manifest) -> list[str]:
         *model_facts(manifest),
         *[("exported", line) for line in certificate_lines(manifest.facts)],
         *[("note", note) for note in manifest.notes],
+        *[("look at", one.line()) for one in manifest.suspects],
         *[("question", line) for line in manifest.questions],
         ("samples", f"{len(manifest.samples)} for --self-test"),
         ("format", str(FORMAT)),

@@ -39,7 +39,9 @@ class PictureCheck(BaseModel):
 class OddPicture(BaseModel):
     name: str
     score: float
-    suspicious: bool = Field(description="far out among the others")
+    reason: Literal["nothing", "apart", "like_defects", "alone", "high"] | None = Field(
+        None, description="why it deserves a look; null: it is among the most unlike ones"
+    )
 
 
 class SimulatedExample(BaseModel):
@@ -161,6 +163,9 @@ class LearningResult(BaseModel):
     search: SettingsSearch | None = Field(None, description="null: nothing was tried")
     curve: dict[str, float] | None = Field(
         None, description="share of simulated defects that models of fewer pictures find; null: not known yet"
+    )
+    enough: int | None = Field(
+        None, description="number of `curve` from which no larger one is surely better; null: none is known"
     )
     options: FitOptions = Field(description="that it was learnt with")
     tested: dict[str, list[int]] | None = Field(

@@ -399,7 +399,7 @@
     byId("odd").replaceChildren(
       ...result.odd.map((one) => {
         const item = card(small(one.name), one.name);
-        if (one.suspicious) item.append(make("span", { className: "badge anomalous" }, t("new.suspicious")));
+        if (one.reason) item.append(make("span", { className: "badge anomalous" }, t(`new.odd_${one.reason}`)));
         item.append(leaveOutButton(one.name));
         return item;
       }),
@@ -425,7 +425,7 @@
     if (changed) found.push(t("new.changed"));
     if (result && !result.promised) found.push(t("new.no_promise"));
     else if (result?.missing) found.push(`${t("new.promise", { rate: number(100 * result.rate, 2) })} ${missing(result)}`);
-    const odd = (result?.odd ?? []).filter((one) => one.suspicious).map((one) => one.name);
+    const odd = (result?.odd ?? []).filter((one) => one.reason).map((one) => one.name);
     if (odd.length) found.push(count("new.warn_odd", odd.length, { names: odd.join(", ") }));
     for (const [size, [hits, all, , high]] of Object.entries(result?.shown ?? {})) {
       if (size !== "small" && high < MANY) found.push(t("new.warn_misses", { size: texts(`new.size_${size}`, size), found: hits, all }));
@@ -488,13 +488,12 @@
   }
 
   /** What more pictures would bring, by what fewer find. */
-  function curve({ curve }) {
+  function curve({ curve, enough }) {
     if (!curve) return t("new.curve_later");
     const points = Object.entries(curve);
     if (points.length < 2) return "";
     const told = points.map(([n, share]) => t("new.curve_point", { n, share: Math.round(100 * share) })).join(", ");
-    const [[, first], [, last]] = points;
-    return `${t("new.curve", { points: told })} ${t(last - first > 0.05 ? "new.curve_more" : "new.curve_enough")}`;
+    return `${t("new.curve", { points: told })} ${enough ? t("new.curve_enough", { n: enough }) : t("new.curve_more")}`;
   }
 
   dropPlace(byId("try-drop"), byId("try-choose"), byId("try-files"), async (files) => {
