@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -485,7 +486,8 @@ def verdict_stacks(connection: Connection, numbers: Sequence[int] | Select[Any])
     several = [select(numbers.subquery())] if isinstance(numbers, Select) else _in_parts(numbers)
     for some in several:
         where = verdicts.c.inspection_id.in_(some)
-        for row in connection.execute(select(verdicts).where(where).order_by(verdicts.c.id)):
+        rows = connection.execute(select(verdicts).where(where)).all()
+        for row in sorted(rows, key=attrgetter("id")):
             if row.verdict != UNDO:
                 stacks[row.inspection_id].append(row)
             elif stacks[row.inspection_id]:
