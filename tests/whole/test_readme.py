@@ -151,7 +151,6 @@ class LearnsHere(Worker):
 @pytest.fixture
 def soon(teacher_path, monkeypatch):
     """What takes minutes takes seconds."""
-    from flawscope.artefact import certificate
     from flawscope.evaluation.benchmark import run as runs
     from flawscope.methods import patchcore
     from flawscope.methods.settings import PictureSettings
@@ -173,8 +172,6 @@ def soon(teacher_path, monkeypatch):
     # what is refused is tested elsewhere: models of so few and small pictures find hardly anything
     monkeypatch.setattr("flawscope.fitting.update_evaluation.MIN_KEPT_SHARE", 0.0)
     monkeypatch.setattr("flawscope.fitting.incremental_update.find_defect_like", lambda *_: set())
-    # how close 8 bits come is measured elsewhere: of so few and small pictures it is a matter of luck
-    monkeypatch.setitem(certificate.TOLERANCE, "int8", 5.0)
     monkeypatch.setattr(server.ReviewServer, "serve", decide_all)
     flagged = review.read_review_pictures
     monkeypatch.setattr(

@@ -14,7 +14,7 @@ from flawscope.artefact.model_file import Artefact, unpack_images
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import InputError, pluralize
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")  # no file is written in int8 any more
 # Largest difference of a score. In fp32, the same sums in another order, it is relative to the score, or to 1
 # for smaller scores (they may lie around 0). A reduced precision is another network, calibrated anew: there
 # it is a share of the distance from the median good picture to the threshold, where from a half on good

@@ -31,6 +31,7 @@ from flawscope.artefact.files import (
 )
 from flawscope.artefact.kinds import Kinds
 from flawscope.calibration.goods import Picture, calibrate, rows_from_table, rows_to_table
+from flawscope.calibration.outliers import SUSPECTS, Suspect
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.views.preprocess import Preprocess
@@ -87,6 +88,11 @@ class Manifest:
         """Score beyond which a good training picture is suspicious; None: too few pictures to tell."""
         limit = self.facts.get("suspicious_above")
         return None if limit is None else float(limit)
+
+    @property
+    def suspects(self) -> tuple[Suspect, ...]:
+        """Good pictures that deserve a look, most suspicious first."""
+        return tuple(Suspect(*row) for row in self.facts.get(SUSPECTS, ()))
 
     @property
     def questions(self) -> tuple[str, ...]:

@@ -77,6 +77,20 @@ class Scored(NamedTuple):
         return self.auroc() - other.auroc(), float(low), float(high)
 
 
+def enough(scored: Mapping[int, Scored], seed: int = 0) -> int | None:
+    """Smallest number of pictures from which no larger number is surely better, by its 95 % interval; None:
+    the largest number is surely better than all others, and more may be better still.
+
+    Args:
+        scored: by the number learnt from, scores of the same pictures.
+    """
+    numbers = sorted(scored)
+    for k, number in enumerate(numbers[:-1]):
+        if all(scored[more].gain_over(scored[number], seed)[1] <= 0 for more in numbers[k + 1 :]):
+            return number
+    return None
+
+
 @dataclass(frozen=True)
 class Trial:
     """Result of one setting.

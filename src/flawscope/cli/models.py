@@ -75,6 +75,7 @@ def manifest_lines(manifest: Manifest) -> list[str]:
         *model_facts(manifest),
         *[("exported", line) for line in certificate_lines(manifest.facts)],
         *[("note", note) for note in manifest.notes],
+        *[("look at", one.line()) for one in manifest.suspects],
         *[("question", line) for line in manifest.questions],
         ("samples", f"{len(manifest.samples)} for --self-test"),
         ("format", str(FORMAT)),
@@ -173,7 +174,7 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         default="fp32",
-        choices=["fp32", "bf16", "int8"],
+        metavar="{fp32,bf16}",
         help="of the features; bf16 is OpenVINO's alone (default: fp32)",
     )
     parser.add_argument(

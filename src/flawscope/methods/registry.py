@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 GROUP = "flawscope.methods"
 DEFAULT = "patchcore"
-FEW = 10  # good pictures up to which a preset `accurate`, a larger network, is worth its time
+FEW = 10  # good pictures (`wants_accurate`)
 BUILT_IN = {  # name -> the folder that has its `METHOD`
     "patchcore": "flawscope.methods.patchcore",
     "efficientad": "flawscope.methods.training.efficientad",
@@ -99,6 +99,12 @@ def configure(method: Method, preset: str = "default", values: Mapping[str, Any]
             if others:
                 raise InputError(f"{method.name} has no {key}: leave it out, or take {' or '.join(others)}")
     return method.configure(preset, values)
+
+
+def wants_accurate(name: str, count: int) -> bool:
+    """Whether good pictures are so few that a method's preset `accurate`, a larger network, is worth its
+    time. InputError: there is no such method."""
+    return 0 < count <= FEW and "accurate" in method(name).presets
 
 
 def missing_package(name: str, preset: str) -> str:

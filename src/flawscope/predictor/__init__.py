@@ -17,6 +17,7 @@ from flawscope.artefact import model_file
 from flawscope.artefact.certificate import Certificate, certify_samples
 from flawscope.artefact.files import ARCHIVE_SUFFIX, EXPORTED_SUFFIX, TRAINED_SUFFIX, exported_error
 from flawscope.artefact.model_file import Artefact, Manifest, unpack_images
+from flawscope.calibration.outliers import Suspect
 from flawscope.calibration.power import describe_detection, update_detection_facts
 from flawscope.calibration.size_bounds import SizeBounds
 from flawscope.calibration.threshold import Calibration, Rate
@@ -144,7 +145,6 @@ class Predictor(AnyModel):
         self.mm_per_pixel = _stored_scale(artefact.manifest)
         self.size_bounds = SizeBounds.from_facts(artefact.manifest.facts)
         self.failures: list[str] = []
-        self.suspects: list[tuple[str, float]] = []  # pictures `fit` found suspicious, with their scores
 
     @property
     def manifest(self) -> Manifest:
@@ -338,6 +338,11 @@ class Predictor(AnyModel):
         return Predictor(replace(self.artefact, manifest=manifest), self.session)
 
     @property
+    def suspects(self) -> tuple[Suspect, ...]:
+        """Good pictures learnt from that deserve a look, with the reason, most suspicious first."""
+        return self.manifest.suspects
+
+    @property
     def questions(self) -> tuple[str, ...]:
         """Open questions about pictures with which the model may be wrong; empty: none are open."""
         return self.manifest.questions
@@ -352,7 +357,7 @@ class Predictor(AnyModel):
 
     def _like(self, artefact: Artefact) -> Predictor:
         made = Predictor(artefact, self.session)
-        made.failures, made.suspects = self.failures, self.suspects
+        made.failures = self.failures
         return made
 
     def with_scale(self, mm_per_pixel: float) -> Predictor:

@@ -218,6 +218,7 @@ def collect_facts(
         "run": _run_facts(result, dataset, runtime),
         "config": [(key, printable(value)) for key, value in config.items()],
         "notes": [printable(note) for note in manifest.notes],
+        "suspects": [printable(one.line()) for one in manifest.suspects],
         "pictures": pictures,
         "failures": [printable(line.replace(inside, "")) for line in result.failures],
     }
