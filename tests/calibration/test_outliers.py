@@ -9,6 +9,7 @@ from flawscope.calibration.outliers import (
     ASKS,
     NOTHING,
     UNLIKE,
+    Odd,
     Seen,
     odd,
     odd_looks,
@@ -71,6 +72,7 @@ def test_force_says_that_all_are_good(rows):
     assert [ASKS[one.reason] for one in found] == [True]
     with pytest.raises(InputError, match=r"0\.png: shows nothing .*--force"):
         refuse(found, force=False)
-    refuse(found, force=True)
+    assert refuse(found, force=True) == [found[0].line]
+    assert refuse([Odd(UNLIKE, "brighter")], force=False) == ["brighter"]
     assert settle(found) == ([], [found[0].line])
     assert settle(found, force=True) == ([found[0].line], [])
