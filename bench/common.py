@@ -161,8 +161,8 @@ def cases(args: Args) -> Iterator[tuple[str, Path, str, str]]:
 
 def settings(args: Args, method: str) -> Settings:
     """Settings of a method among those of --set, as arguments of `flawscope.fit`."""
+    from flawscope.config import parse_assignments
     from flawscope.methods import registry
-    from flawscope.methods.config import parse_assignments
 
     own = {**QUICK.get(method, {})} if args.quick else {}
     asked, names = registry.method(method), registry.names()

@@ -218,7 +218,7 @@ def fit(
         asked = [str(error)]
         return {"asked": True, "fired": fired(asked), "named": sum(name in asked[0] for name in bad)}, None
     questions = list(getattr(model, "questions", ()))
-    told = " ".join([*questions, *lines, *(name for name, _ in model.suspects)])
+    told = " ".join([*questions, *lines, *(one.name for one in model.suspects)])
     cell = {
         "asked": bool(questions),
         "fired": fired(list(dict.fromkeys([*lines, *questions]))),

@@ -36,7 +36,7 @@ def small_fit(job: dict[str, Any], step: Any) -> dict[str, Any]:
 
 def questionable_fit(job: dict[str, Any], step: Any) -> dict[str, Any]:
     """Learn nothing, at once: the facts of a model that leaves much to be asked."""
-    odd = [{"name": "000.png", "score": 3.0, "suspicious": True}]
+    odd = [{"name": "000.png", "score": 3.0, "reason": "high"}]
     empty: dict[str, Any] = {key: [] for key in ("failures", "notes", "questions", "examples", "rates")}
     facts = {
         "promise": "",

@@ -1,16 +1,22 @@
 """What is odd about good pictures follows from their rows and columns, whoever asks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from flawscope.calibration.goods import CALIBRATION, TRAIN, Picture, calibrate
 from flawscope.calibration.outliers import (
+    ALONE,
     APART,
     ASKS,
+    HIGH,
     NOTHING,
     UNLIKE,
+    WORDS,
     Odd,
     Seen,
+    list_suspects,
     odd,
     odd_looks,
     refuse,
@@ -65,6 +71,16 @@ def test_a_copy_is_no_second_picture(rows):
     assert reasons([*rows, copy], seen)[NOTHING].startswith("3.png: shows nothing")
     learnt = Picture("x", TRAIN, "x.png", 30)  # known before
     assert reasons([learnt, *rows], seen)[NOTHING].startswith("3.png: shows nothing")
+
+
+def test_suspects_are_each_told_once_with_their_first_reason(rows):
+    seen = {row.hash: Seen(look(0.5 if row.unit == 3 else 30.0)) for row in rows}
+    rows[5] = replace(rows[5], score=9.0, maximum=9.0)  # alone decides
+    found = [*odd(rows, calibrate(rows), None, seen, asks=False)]
+    suspects = list_suspects(found, {row.name: row.score for row in rows}, {"5.png": 9.0, "19.png": 1.4})
+    told = [(one.name, one.reason) for one in suspects]
+    assert told == [("5.png", ALONE), ("19.png", HIGH), ("3.png", NOTHING)]
+    assert all(one.reason in WORDS for one in suspects)
 
 
 def test_force_says_that_all_are_good(rows):

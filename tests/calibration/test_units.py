@@ -113,13 +113,13 @@ def spread(*more):
 
 
 def test_a_picture_that_alone_sets_the_threshold_is_named_with_the_threshold_without_it():
-    note = sole_note(calibration(spread(7.5)), NAMES)
+    note = sole_note(calibration(spread(7.5)), NAMES).line
     assert (
         "18.png alone decides from when on a picture is called anomalous (score 7.5, without it 4):" in note
     )
     assert sole_note(calibration(spread(4.2)), NAMES) is None
     # of a part with two such pictures both go
-    assert "without it 4)" in sole_note(calibration(spread(7.5, 7.4), [*range(18), 18, 18]), NAMES)
+    assert "without it 4)" in sole_note(calibration(spread(7.5, 7.4), [*range(18), 18, 18]), NAMES).line
 
 
 def clear_defects(*scores):
@@ -130,12 +130,12 @@ def test_pictures_that_hide_defects_are_asked_about():
     defects = clear_defects(*np.linspace(8, 30, 12))
     cases = ((40.0,), "18.png is"), ((40.0, 60.0), "19.png, 18.png are"), ((66, 66.1, 66.2, 65), "")
     for more, named in cases:
-        question = defect_like_question(calibration(spread(*more)), NAMES, defects)
+        question = defect_like_question(calibration(spread(*more)), NAMES, defects).line
         assert named in question
         assert "12 of 12 clear simulated defects more would be found" in question
     assert defect_like_question(calibration([3.0]), NAMES, defects) is None
     before, most = calibration([1, 2, 3]), calibration([40.0, 41, 42])
-    assert defect_like_question(most, NAMES, defects, before=before).startswith("most of the pictures")
+    assert defect_like_question(most, NAMES, defects, before=before).line.startswith("most of the pictures")
 
 
 def test_an_odd_picture_that_hides_nothing_is_not_asked_about():
@@ -159,7 +159,7 @@ def test_few_simulated_defects_decide_nothing_but_what_lies_far_out_is_asked_abo
     assert defect_like_question(odd, NAMES, few) is None
     assert defect_like_question(odd, NAMES, clear_defects(*[5.0] * MIN_DEFECTS)) is not None
     for defects, count in ((few, MIN_DEFECTS - 1), (None, 0)):
-        assert defect_like_question(far, NAMES, defects).endswith(f"there are {count}")
+        assert defect_like_question(far, NAMES, defects).line.endswith(f"there are {count}")
 
 
 def test_a_foreign_part_is_asked_about_by_a_model_that_finds_few_defects_too_and_not_blamed_for_them():
@@ -167,7 +167,7 @@ def test_a_foreign_part_is_asked_about_by_a_model_that_finds_few_defects_too_and
     weak, strong = (clear_defects(*np.linspace(*ends, 40)) for ends in ((14, 20.5), (90, 99)))
     near, foreign = (calibration([*np.linspace(16.5, 19.5, 11), odd]) for odd in (21.0, 78.6))
     said = "half of the 40 clear simulated defects score less than 17.25"
-    assert defect_like_question(foreign, NAMES, weak).endswith(said)
+    assert defect_like_question(foreign, NAMES, weak).line.endswith(said)
     assert defect_like_question(near, NAMES, weak) is None
     assert defect_like_question(foreign, NAMES, strong) is None
     odd = calibration(spread(7.5))
@@ -180,7 +180,7 @@ def test_pictures_that_are_equally_far_out_do_not_hide_each_other():
     for bad in ((66, 66.1), (66, 60), (48, 48, 48.5), (40, 40, 40, 41), (30, 30.2)):
         made = calibration([*near, *bad])
         assert sorted(made.far_out()) == [18 + k for k in range(len(bad))]
-        note = sole_note(made, NAMES)
+        note = sole_note(made, NAMES).line
         assert "alone decide from when on" in note
         assert "without them 22" in note
     assert calibration(near).far_out() == []
@@ -249,7 +249,7 @@ def test_scores_that_are_too_low_for_unseen_pictures_are_noted():
 def test_all_that_were_flagged_before_are_named_however_near_to_each_other_they_score(far):
     """In pairs and triples they are each other's rest, so that none seems far out by itself."""
     usual = np.linspace(18, 22, 20)
-    note = flagged_note(calibration([*usual, *far]), calibration(usual), NAMES)
+    note = flagged_note(calibration([*usual, *far]), calibration(usual), NAMES).line
     assert all(name in note for name in NAMES[20:][: len(far)])
     assert not any(f" {name}" in note for name in NAMES[:20])
 

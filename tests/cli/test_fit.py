@@ -9,6 +9,7 @@ import pytest
 
 from fit_helpers import categories, fits_fixture, root_fixture  # noqa: F401
 from flawscope.artefact.model_file import read_manifest
+from flawscope.calibration.outliers import ALONE, APART, HIGH, SUSPECTS
 from flawscope.cli.fit import learnt_by_default, next_steps, summary
 from flawscope.datasets.dataset import group_warning
 from flawscope.datasets.layouts import names_several, present_categories
@@ -19,17 +20,18 @@ from flawscope.methods import registry
 def test_lines_of_a_fit_need_no_explanation(model_path):
     """Whether good pictures that stand out were learnt from; the next steps name no package."""
     manifest = read_manifest(model_path)
-    model = SimpleNamespace(manifest=manifest, suspects=[("a.png", 9.0)])
+    listed = [("a.png", 9.0, HIGH), ("b.png", 8.0, ALONE), ("c.png", None, APART)]
+    model = SimpleNamespace(manifest=replace(manifest, facts={**manifest.facts, SUSPECTS: listed}))
     lines = summary(model)
     # an update tells before what is found, beside what was found before
     assert summary(model, updated=True) == [one for one in lines if "simulated defects" not in one] != lines
-    assert "unlike the other good ones, but learnt from: 1 picture, most suspicious first:" in lines
-    assert lines[-1] == "look whether they are good; --drop-suspects leaves out such"
-    # a picture has one reason: one that a note names is not in the list, too
-    noted = replace(manifest, notes=("sub/a.png, b.png alone decide: look",))
-    suspects = [(name, 9.0) for name in ("a.png", "b.png", "ab.png")]
-    told = summary(SimpleNamespace(manifest=noted, suspects=suspects))
-    assert [line.split()[0] for line in told if line.startswith("  ")] == ["a.png", "ab.png"]
+    assert lines[-5:] == [
+        "look whether these are good (3 pictures), most suspicious first:",
+        "  a.png  score 9  stands out by its score",
+        "  b.png  score 8  decides alone, or with few, from when on a picture is called anomalous",
+        "  c.png  lies apart from the others",
+        "--drop-suspects leaves out what stands out by its score",
+    ]
     args = SimpleNamespace(category=None, data="parts")
     assert not any("torch" in line for line in next_steps(args, model_path))
 

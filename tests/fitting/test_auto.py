@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from auto_helpers import pictures
-from flawscope.calibration import tried
+from flawscope.artefact import tried
 from flawscope.errors import InputError
 from flawscope.fitting import auto, fit_auto, search_time, trial_pictures
 from flawscope.fitting.proposals import Recipe, propose_tiles, propose_views
@@ -139,12 +139,82 @@ def test_settings_that_cannot_be_tried_are_told(scripted):
     assert next(one.note for one in choice.trials if one.flags == "--align turn") == "no part"
 
 
+class FakeClock:
+    """A clock on which a fit takes a second of the processor for each picture, and judging a tenth of it.
+    load: seconds of the clock for one of the processor."""
+
+    def __init__(self, monkeypatch, load=1.0):
+        self.wall = self.cpu = 0.0
+        self.load = load
+        now = SimpleNamespace(monotonic=lambda: self.wall, process_time=lambda: self.cpu)
+        monkeypatch.setattr(search_time, "time", now)
+        inner, judge = auto.fit, Scripted.predict
+
+        def fit(images, *, step=None, **options):
+            for k in range(len(images)):
+                self.work(1.0)
+                if step:
+                    step("features", k, len(images))
+            return inner(images, **options)
+
+        def predict(model, shown):
+            for one in judge(model, shown):
+                self.work(0.1)
+                yield one
+
+        monkeypatch.setattr(auto, "fit", fit)
+        monkeypatch.setattr(Scripted, "predict", predict)
+
+    def work(self, seconds):
+        self.cpu += seconds
+        self.wall += seconds * self.load
+
+
+@pytest.mark.parametrize(
+    ("load", "tried"), [(0.5, True), (1.0, True), (2.2, True), (2.6, False), (3.2, False)]
+)
+def test_under_load_a_setting_is_tried_as_long_as_the_last_fit_ends_in_time(
+    scripted, monkeypatch, load, tried
+):
+    """The settings as given and another take 14 seconds of the processor each, the fit of 40 up to 44."""
+    scripted.reaches |= {"": 0.0, "--align turn": 4.0}
+    clock = FakeClock(monkeypatch, load)
+    choice, _ = fit_auto(scripted.good, minutes=3)
+    assert clock.wall <= 198
+    assert choice.has_tried == tried
+    assert choice.flags == ("--align turn" if tried else "")
+
+
+def test_a_load_that_comes_in_between_is_seen(scripted, monkeypatch):
+    clock = FakeClock(monkeypatch)
+    scripted.reaches["--align turn"] = 4.0
+    inner = auto.fit
+
+    def fit(images, **options):
+        clock.load = 1.0 if len(scripted.calls) < 2 else 3.0
+        return inner(images, **options)
+
+    monkeypatch.setattr(auto, "fit", fit)
+    choice, _ = fit_auto(scripted.good, minutes=4)
+    assert clock.wall <= 264
+    assert "no time" in [one.note for one in choice.trials]
+
+
+def test_settings_as_given_that_cannot_be_fitted_in_time_are_seen_before_they_are(
+    scripted, monkeypatch, refused
+):
+    clock = FakeClock(monkeypatch, 10.0)
+    refused(lambda: fit_auto(scripted.good, minutes=3), "3 minutes are too few", "give 6 or more")
+    assert clock.wall < 90
+    assert all(count < 40 for count, _ in scripted.calls)
+
+
 def test_nothing_is_tried_without_time(scripted, monkeypatch):
-    monkeypatch.setattr(auto, "FIRST", 0.0)
-    choice, _ = fit_auto(scripted.good)
+    FakeClock(monkeypatch, 3.0)
+    choice, _ = fit_auto(scripted.good, minutes=3)
     assert (choice.flags, choice.reason) == ("", "there was no time to try others: give more minutes")
     assert [one.note for one in choice.trials] == ["no time"]
-    assert choice.enough > 10
+    assert choice.enough > 3
     assert any(f"about {choice.enough} minutes would do" in line for line in choice.lines())
 
 

@@ -19,8 +19,8 @@ from flawscope.fitting.update_evaluation import (
     score_pictures,
 )
 from flawscope.fitting.updated_models import CAP_GROWTH
+from flawscope.pages.review import DEFECT, GOOD, DecisionLog
 from flawscope.pictures.decoding import decode
-from flawscope.results.review import DEFECT, GOOD, DecisionLog
 from incremental_update_helpers import QUICK, extended, reviewed, stained_fixture  # noqa: F401
 
 
@@ -162,7 +162,7 @@ def test_what_looks_like_a_defect_is_refused_by_name(model, part):
     assert refused.value.pictures == [Path(bad).name]
     assert "\n" not in str(refused.value)
     new = extended(model, [good, bad], drop_suspects=True)
-    assert [name for name, _ in new.suspects] == [Path(bad).name]
+    assert [one.name for one in new.suspects] == [Path(bad).name]
     assert new.predict(bad).is_anomalous
     assert not extended(model, [good, bad], force=True).predict(bad).is_anomalous
 

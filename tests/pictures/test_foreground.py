@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from flawscope.errors import InputError
+from flawscope.pictures.foreground import PICTURE_COUNTS
 from flawscope.synthesis import Foreground, foreground_mask
 from flawscope.synthesis.demo.dataset import draw_picture
 
@@ -15,6 +16,45 @@ def test_few_pictures_are_judged_one_by_one(count):
     found = Foreground.of([plain] * count).mask(plain)
     assert (found == foreground_mask(plain)).all()
     assert not found.all()
+
+
+def on_ground(width, seed=0, height=60, noise=2):
+    """A part of so many pixels on a plain ground of 160; 0: none."""
+    picture = np.random.default_rng(seed).normal(40, noise, (120, 160, 3))
+    y, x = (120 - height) // 2, (160 - width) // 2
+    picture[y : y + height, x : x + width] += (160, 140, 50)
+    return picture.clip(0, 255).astype(np.uint8)
+
+
+def texture(seed):
+    return np.random.default_rng(seed).normal(120, 20, (120, 160, 3)).clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "pictures",
+    [
+        [
+            *map(texture, range(6)),
+            on_ground(60),
+            on_ground(70, 1),
+        ],  # copper alone
+        [*map(texture, range(3)), on_ground(60)],
+        [on_ground(width, k) for k, width in enumerate((20, 45, 90, 20, 130, 100))],
+    ],
+)
+def test_what_is_not_found_alike_on_the_pictures_of_a_product_is_no_part(pictures):
+    """Then a simulated defect may lie anywhere, and does not lie on what a picture happens to show."""
+    found = Foreground.of(pictures)
+    assert all(found.mask(picture).all() for picture in pictures)
+
+
+@pytest.mark.parametrize("count", [3, 8, 12])
+def test_a_part_that_is_found_alike_is_the_part_and_an_odd_picture_of_it_is_no_reason_to_cut(count):
+    pictures = [on_ground(58 + k, k) for k in range(count)]
+    found = Foreground.of(pictures)
+    assert all(0.1 < found.mask(picture).mean() < 0.4 for picture in pictures)
+    if count < PICTURE_COUNTS[0]:  # else its ground is known
+        assert found.mask(on_ground(8, height=40)).all()
 
 
 @pytest.mark.parametrize("size", [48, 128, 200])

@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 
 from flawscope.cli import main
-from flawscope.results.review import DEFECT, GOOD
+from flawscope.pages.review import DEFECT, GOOD
 from flawscope.synthesis.demo import dataset
 from flawscope.synthesis.demo.dataset import draw_dataset, draw_picture
 from flawscope.testing import check_method
@@ -152,17 +152,19 @@ class LearnsHere(Worker):
 def soon(teacher_path, monkeypatch):
     """What takes minutes takes seconds."""
     from flawscope.evaluation.benchmark import run as runs
-    from flawscope.methods import patchcore, prnet, training
+    from flawscope.methods import patchcore
     from flawscope.methods.settings import PictureSettings
-    from flawscope.results import review
-    from flawscope.results.review import server
+    from flawscope.methods.training import prnet, trainer
+    from flawscope.methods.training.efficientad import model
+    from flawscope.pages import review
+    from flawscope.pages.review import server
 
     sizes = PictureSettings.sizes.fget
     reduced = lambda size: tuple(min(LARGEST, side // 4) for side in size)  # noqa: E731
     smaller = property(lambda config: (reduced(sizes(config)[-1]),))
     for method in (patchcore, prnet):
         monkeypatch.setattr(method.METHOD.config, "sizes", smaller)
-    monkeypatch.setattr("flawscope.methods.efficientad.model.packaged_teacher", lambda _: teacher_path)
+    monkeypatch.setattr(model, "packaged_teacher", lambda _: teacher_path)
     monkeypatch.setattr(runs, "Processes", Here)
     # a process of its own would see whole pictures
     for module in (drafts, jobs):
@@ -177,7 +179,7 @@ def soon(teacher_path, monkeypatch):
     )
     few = {"train": 12, "good": 4, "bad_per_kind": 1, "size": SIDE}
     monkeypatch.setattr(dataset, "draw_dataset", lambda root, **how: draw_dataset(root, **{**how, **few}))
-    monkeypatch.setattr(training.Trainer, "_plan_steps", lambda run, *_: setattr(run, "steps", 1))
+    monkeypatch.setattr(trainer.Trainer, "_plan_steps", lambda run, *_: setattr(run, "steps", 1))
 
 
 class Stations:

@@ -30,19 +30,45 @@ Who = TypeVar("Who")  # number or name of a picture
 
 
 # Reasons, and whether the model asks about the pictures; else it is a remark
-NOTHING, APART, LIKE_DEFECTS, TOO_FEW = "shows nothing", "lies apart", "like defects", "too few"
-ALONE, FLAGGED, UNLIKE, COPIES = "alone", "flagged before", "unlike those learnt from", "copies of those"
+NOTHING, APART, LIKE_DEFECTS, TOO_FEW = "nothing", "apart", "like_defects", "too_few"
+ALONE, FLAGGED, UNLIKE, COPIES = "alone", "flagged", "unlike", "copies"
 ASKS: Mapping[str, bool]
 ASKS = {NOTHING: True, APART: True, LIKE_DEFECTS: True, TOO_FEW: True} | dict.fromkeys(
     (ALONE, FLAGGED, UNLIKE, COPIES), False
 )
+HIGH = "high"  # reason of a suspect: its score alone
+WORDS = {
+    NOTHING: "shows nothing beside the others",
+    APART: "lies apart from the others",
+    LIKE_DEFECTS: "is as far out as defects are",
+    ALONE: "decides alone, or with few, from when on a picture is called anomalous",
+    FLAGGED: "was called anomalous before",
+    UNLIKE: "is unlike those learnt from",
+    HIGH: "stands out by its score",
+}
+SUSPECTS = "suspects"  # among a model's facts
 
 
 class Odd(NamedTuple):
-    """Pictures that are odd: the reason, one of `ASKS`, and a line for a person."""
+    """Pictures that are odd: the reason, one of `ASKS`, a line for a person, and their names; none where it
+    is of no single pictures."""
 
     reason: str
     line: str
+    names: tuple[str, ...] = ()
+
+
+class Suspect(NamedTuple):
+    """Good picture that deserves a look: its score as if it were left out, None: not known; and the reason,
+    of `WORDS`."""
+
+    name: str
+    score: float | None
+    reason: str
+
+    def line(self) -> str:
+        score = "" if self.score is None else f"  score {self.score:.4g}"
+        return f"{self.name}{score}  {WORDS[self.reason]}"
 
 
 class Seen(NamedTuple):
@@ -66,6 +92,7 @@ def odd_looks(looks: Sequence[Look | None], names: Sequence[str]) -> Iterator[Od
             NOTHING,
             f"{join_names([names[k] for k in nothing])}: {'shows' if len(nothing) == 1 else 'show'} nothing "
             "beside the others (black, white, or a covered lens)",
+            tuple(names[k] for k in nothing),
         )
 
 
@@ -74,6 +101,18 @@ def suspicious(scores: Iterable[tuple[Who, float]], limit: float | None) -> Iter
     out, lies above the limit that their method gives (`Manifest.suspicious_above`). None: it gives none."""
     far = [pair for pair in scores if limit is not None and pair[1] > limit]
     yield from sorted(far, key=lambda pair: -pair[1])
+
+
+def list_suspects(
+    found: Iterable[Odd], scores: Mapping[str, float | None], far: Mapping[str, float]
+) -> list[Suspect]:
+    """Lists the good pictures that deserve a look, each once, with its first reason: what is odd about them,
+    then their score alone, highest first. scores: of the model's pictures. far: those of `suspicious`."""
+    reasons = dict.fromkeys(far, HIGH) | {
+        name: one.reason for one in reversed([*found]) for name in one.names
+    }
+    listed = [Suspect(name, far.get(name, scores.get(name)), reason) for name, reason in reasons.items()]
+    return sorted(listed, key=lambda one: -math.inf if one.score is None else -one.score)
 
 
 def refuse(found: Iterable[Odd], force: bool) -> list[str]:
@@ -119,15 +158,15 @@ def odd(
             f"{join_names([new_names[k] for k in places])} {'lies' if len(places) == 1 else 'lie'} apart "
             "from the other pictures, like misfires or parts of another product: new ones of their kind "
             "would be called good",
+            tuple(new_names[k] for k in places),
         )
-    if asks and (line := defect_like_question(calibration, names, defects, before=before)):
-        yield Odd(LIKE_DEFECTS, line)
-    if before and (line := flagged_note(calibration, before, names)):
-        yield Odd(FLAGGED, line)
-    elif line := sole_note(calibration, names):
-        yield Odd(ALONE, line)
-    if appearance and (line := unlike_note(appearance, measured, new_names)):
-        yield Odd(UNLIKE, line)
+    if asks and (found := defect_like_question(calibration, names, defects, before=before)):
+        yield found
+    flagged = flagged_note(calibration, before, names) if before else None
+    if found := flagged or sole_note(calibration, names):
+        yield found
+    if appearance and (found := unlike_note(appearance, measured, new_names)):
+        yield found
     if before and (line := learnt_note(calibration, before)):
         yield Odd(COPIES, line)
 
@@ -139,7 +178,7 @@ def settle(found: Iterable[Odd], force: bool = False) -> tuple[list[str], list[s
     return [one.line for one in every if one.line not in asked], asked
 
 
-def sole_note(calibration: Calibration, names: Sequence[str]) -> str | None:
+def sole_note(calibration: Calibration, names: Sequence[str]) -> Odd | None:
     """Note on the picture, or the few, that alone set the threshold; None where there are none. names: of the
     scores' pictures, in their order."""
     if not calibration.promised:
@@ -147,17 +186,18 @@ def sole_note(calibration: Calibration, names: Sequence[str]) -> str | None:
     found, far = calibration.sole_threshold(), calibration.far_out()
     rest = calibration.without_units(far)
     if calibration.unit_count > 1 + rest.unit_count and calibration.is_sole(rest.score_threshold):
-        return (
-            f"{join_names([names[place] for place in far])} alone decide from when on a picture is called "
-            f"anomalous (score {calibration.score_threshold:.4g}, without them {rest.score_threshold:.4g}): "
-            "look whether they are good"
-        )
-    if found is None:
+        places, without = far, rest.score_threshold
+    elif found is not None:
+        places, without = [found[0]], found[1]
+    else:
         return None
-    place, without = found
-    return (
-        f"{names[place]} alone decides from when on a picture is called anomalous (score "
-        f"{calibration.score_threshold:.4g}, without it {without:.4g}): look whether it is good"
+    far_names, one = tuple(names[place] for place in places), len(places) == 1
+    return Odd(
+        ALONE,
+        f"{join_names(far_names)} alone {'decides' if one else 'decide'} from when on a picture is called "
+        f"anomalous (score {calibration.score_threshold:.4g}, without {'it' if one else 'them'} "
+        f"{without:.4g}): look whether {'it is' if one else 'they are'} good",
+        far_names,
     )
 
 
@@ -167,7 +207,7 @@ def defect_like_question(
     defects: DefectScores | None,
     *,
     before: Calibration | None = None,
-) -> str | None:
+) -> Odd | None:
     """Question about pictures that score apart from the others and hide defects: because of them the
     threshold lies so high that surely a quarter of the clear simulated defects of middle and large size are
     good, which would be found without them, and half of all; or, where the model finds few defects anyway or
@@ -183,7 +223,7 @@ def defect_like_question(
         return None
     clear, far = _clear_defects(defects, calibration.precision), calibration.far_out()
     rest = calibration.without_units(far)
-    far_names = [names[place] for place in far]
+    far_names = tuple(names[place] for place in far)
     if len(clear) < MIN_DEFECTS:
         needed = f"whether defects are hidden {MIN_DEFECTS} simulated ones would tell"
         return _far_question(calibration, rest, far_names, f"{needed}, there are {len(clear)}")
@@ -192,10 +232,12 @@ def defect_like_question(
         lost = int(((clear > rest.score_threshold) & (clear <= calibration.score_threshold)).sum())
         if wilson_interval(lost, len(clear))[0] > HIDDEN_SHARE:
             are, them = _verb(far)
-            return (
+            return Odd(
+                LIKE_DEFECTS,
                 f"{join_names(far_names)} {are} as far out as defects are: without {them} the score "
                 f"threshold is {rest.score_threshold:.4g} instead of {calibration.score_threshold:.4g}, and "
-                f"{lost} of {len(clear)} clear simulated defects more would be found"
+                f"{lost} of {len(clear)} clear simulated defects more would be found",
+                far_names,
             )
         hidden = f"half of the {len(clear)} clear simulated defects score less than {usual:.4g}"
         if question := _far_question(calibration, rest, far_names, hidden):
@@ -203,9 +245,10 @@ def defect_like_question(
     # a model that could not tell defects from good pictures before says nothing about the pictures
     middle = float(np.median(calibration.scores))
     if before is not None and _surely_most(clear > before.score_threshold) and _surely_most(clear <= middle):
-        return (
+        return Odd(
+            LIKE_DEFECTS,
             "most of the pictures are as far out as defects are: half of the clear simulated ones score less "
-            f"than {usual:.4g}, half of the pictures more than {middle:.4g}"
+            f"than {usual:.4g}, half of the pictures more than {middle:.4g}",
         )
     return None
 
@@ -215,16 +258,18 @@ def _verb(several: Sequence[object]) -> tuple[str, str]:
 
 
 def _far_question(
-    calibration: Calibration, rest: Calibration, names: Sequence[str], defects: str
-) -> str | None:
+    calibration: Calibration, rest: Calibration, names: tuple[str, ...], defects: str
+) -> Odd | None:
     if not names or not calibration.is_sole(rest.score_threshold):
         return None
     nearest = sorted(calibration.scores)[-len(names)]
     if float(rest.severity(nearest)) < FAR_ALONE * far_severity(rest.unit_count + 1):
         return None
-    return (
+    return Odd(
+        LIKE_DEFECTS,
         f"{join_names(names)} alone {'sets' if len(names) == 1 else 'set'} the score threshold, far out: "
-        f"{calibration.score_threshold:.4g}, without {_verb(names)[1]} {rest.score_threshold:.4g}; {defects}"
+        f"{calibration.score_threshold:.4g}, without {_verb(names)[1]} {rest.score_threshold:.4g}; {defects}",
+        names,
     )
 
 
@@ -232,7 +277,7 @@ def _surely_most(answers: NDArray[np.bool_]) -> bool:
     return wilson_interval(int(answers.sum()), len(answers))[0] > 0.5
 
 
-def flagged_note(new: Calibration, before: Calibration, names: Sequence[str]) -> str | None:
+def flagged_note(new: Calibration, before: Calibration, names: Sequence[str]) -> Odd | None:
     """Note on pictures that the model called anomalous before, clearly, and that raise its threshold now,
     however many there are and however near to each other they score; None where there are none."""
     if not before.promised:
@@ -242,10 +287,13 @@ def flagged_note(new: Calibration, before: Calibration, names: Sequence[str]) ->
     rest = new.without_units(far)
     if rest.score_threshold >= new.score_threshold:
         return None
-    return (
-        f"called anomalous before, good from now on: {join_names([names[place] for place in far])}; without "
+    far_names = tuple(names[place] for place in far)
+    return Odd(
+        FLAGGED,
+        f"called anomalous before, good from now on: {join_names(far_names)}; without "
         f"{_verb(far)[1]} the score threshold is {rest.score_threshold:.4g} instead of "
-        f"{new.score_threshold:.4g}; look whether {'it is' if len(far) == 1 else 'they are'} good"
+        f"{new.score_threshold:.4g}; look whether {'it is' if len(far) == 1 else 'they are'} good",
+        far_names,
     )
 
 
@@ -265,13 +313,16 @@ def learnt_note(new: Calibration, before: Calibration) -> str | None:
 
 def unlike_note(
     appearance: AppearanceRange, measured: Sequence[FeatureValues], names: Sequence[str]
-) -> str | None:
+) -> Odd | None:
     """Note on pictures that are unlike those learnt from, as a whole; None where there are none."""
     shifts = [(appearance.shifts(one), name) for one, name in zip(measured, names, strict=True) if one]
     if far := [(shift, name) for shift, name in shifts if max(map(abs, shift)) > FAR_SHIFT]:
-        return (
+        far_names = tuple(name for _, name in far)
+        return Odd(
+            UNLIKE,
             f"unlike the pictures learnt from ({describe_shifts([shift for shift, _ in far])}), from now on "
-            f"expected: {join_names([name for _, name in far])}"
+            f"expected: {join_names(far_names)}",
+            far_names,
         )
     return None
 

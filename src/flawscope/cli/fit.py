@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -106,17 +105,23 @@ def summary(predictor: Predictor, verbose: bool = False, updated: bool = False) 
     # what the rate lacks stands among the next steps
     brief = calibration.describe_rate() if calibration.promised else calibration.brief()
     lines = [brief if short else promise.text, *([] if updated else describe_found(manifest.facts))]
-    told = "\n".join((*manifest.notes, *manifest.questions))  # a picture is named once, with one reason
-    suspects = [(name, score) for name, score in predictor.suspects if not _names(told, name)]
-    if suspects:
-        was_dropped = any(p.role == "dropped" for p in manifest.pictures)
-        unlike = f"unlike the other good ones, {'left out' if was_dropped else 'but learnt from'}"
-        lines.append(f"{unlike}: {pluralize(len(suspects), 'picture')}, most suspicious first:")
-        lines += [f"  {name}  score {score:.4g}" for name, score in suspects[:20]]
-        if len(suspects) > 20:
-            lines.append(f"  and {len(suspects) - 20} more")
-        if not was_dropped:
-            lines.append("look whether they are good; --drop-suspects leaves out such")
+    return [*lines, *describe_suspects(manifest)]
+
+
+def describe_suspects(manifest: Manifest, most: int = 20) -> list[str]:
+    """Lines on the good pictures that deserve a look, each once, with one reason."""
+    from flawscope.calibration.outliers import HIGH, WORDS
+
+    suspects = manifest.suspects
+    if not suspects:
+        return []
+    dropped = {row.name for row in manifest.pictures if row.role == "dropped"}
+    lines = [f"look whether these are good ({pluralize(len(suspects), 'picture')}), most suspicious first:"]
+    lines += [f"  {one.line()}{', left out' * (one.name in dropped)}" for one in suspects[:most]]
+    if len(suspects) > most:
+        lines.append(f"  and {len(suspects) - most} more")
+    if any(one.reason == HIGH and one.name not in dropped for one in suspects):
+        lines.append(f"--drop-suspects leaves out what {WORDS[HIGH]}")
     return lines
 
 
@@ -124,14 +129,8 @@ def learnt_by_default(args: argparse.Namespace, manifest: Manifest) -> int:
     """Number of good pictures that the default of a method with a preset `accurate` learnt from, where they
     are few; else 0."""
     plain = args.update is None and args.preset in (None, "default")
-    able = plain and "accurate" in registry.method(manifest.method).presets
     count = sum(one.role == "train" for one in manifest.pictures)
-    return count if able and count <= registry.FEW else 0
-
-
-def _names(text: str, name: str) -> bool:
-    """Whether a text names a picture."""
-    return re.search(rf"(?<![\w./-]){re.escape(name)}(?![\w-])", text) is not None
+    return count if plain and registry.wants_accurate(manifest.method, count) else 0
 
 
 def next_steps(args: argparse.Namespace, out: Path) -> list[str]:

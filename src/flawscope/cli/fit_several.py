@@ -196,18 +196,17 @@ class TaskFit(NamedTuple):
 
     lines: list[str]
     failures: list[str]
-    suspects: list[tuple[str, float]]
 
 
 def _fit_and_report(call: argparse.Namespace, step: ProgressCallback) -> TaskFit:
     lines: list[str] = []
     predictor = fit_one.fit_and_save(call, lines.append, step)
-    return TaskFit(lines, predictor.failures, predictor.suspects)
+    return TaskFit(lines, predictor.failures)
 
 
 def fit_in_task(args: argparse.Namespace, say: fit_one.Say) -> Predictor:
     """Fits one model, whole, in a task of the cluster, and opens it."""
-    from flawscope.artefact.state_file import checkpoint_path
+    from flawscope.artefact.files import checkpoint_path
     from flawscope.predictor import load
 
     if args.update:
@@ -229,7 +228,7 @@ def fit_in_task(args: argparse.Namespace, say: fit_one.Say) -> Predictor:
         _fit_on_cluster(args, {name: call}, _fit_and_report, os.path.dirname(out), take, say)
     predictor = load(out, device="cpu")
     (fit,) = made
-    predictor.failures, predictor.suspects = fit.failures, fit.suspects
+    predictor.failures = fit.failures
     return predictor
 
 

@@ -69,12 +69,13 @@ def _show_router(args: argparse.Namespace) -> None:
 
 def manifest_lines(manifest: Manifest) -> list[str]:
     from flawscope.artefact.model_file import FORMAT
-    from flawscope.evaluation.report.words import model_facts
+    from flawscope.pages.report.words import model_facts
 
     rows = [
         *model_facts(manifest),
         *[("exported", line) for line in certificate_lines(manifest.facts)],
         *[("note", note) for note in manifest.notes],
+        *[("look at", one.line()) for one in manifest.suspects],
         *[("question", line) for line in manifest.questions],
         ("samples", f"{len(manifest.samples)} for --self-test"),
         ("format", str(FORMAT)),

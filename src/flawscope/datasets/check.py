@@ -34,6 +34,7 @@ from flawscope.pictures.listing import COMPANION_SUFFIXES, natural_key, not_pict
 from flawscope.pictures.mask_files import seem_masks
 from flawscope.pictures.masks import marks_most
 from flawscope.pictures.near_duplicates import Look
+from flawscope.pictures.units import show_nothing
 
 _T = TypeVar("_T", str, tuple[int, int])
 Progress = Callable[[int, int], None]
@@ -133,6 +134,7 @@ def check(
     readable = [one for one in seen if one.digest]
     sizes, modes = Counter(s.size for s in readable), Counter(s.mode for s in readable if s.mode)
     findings = [finding for one in seen for finding in one.faults]
+    findings += _shows_nothing(dataset, readable)
     findings += exact_copies(dataset, readable)
     if near:
         findings += near_copies(dataset, readable)
@@ -268,6 +270,16 @@ def _mixed_findings(sizes: Counter[tuple[int, int]], modes: Counter[str]) -> Ite
     if len(modes) > 1:
         named = ", ".join(f"{mode} ({n})" for mode, n in _by_frequency(modes))
         yield Finding("warning", "mixed-modes", ".", f"different kinds of pixels: {named}", "store all alike")
+
+
+def _shows_nothing(dataset: Dataset, seen: Sequence[CheckedPicture]) -> Iterator[Finding]:
+    """Good pictures that show nothing beside the others, of which `fit` says so, too."""
+    good = [one for one in seen if one.split == "train" and one.look is not None]
+    for one in (good[k] for k in show_nothing([one.look for one in good])):
+        if not any(fault.code == "plain" for fault in one.faults):
+            message = "shows nothing beside the others (black, white, or a covered lens)"
+            subject = dataset.relative(one.item.path)
+            yield Finding("warning", "plain", subject, message, "remove it if it is a mishap")
 
 
 def _masks_missing(dataset: Dataset) -> Iterator[Finding]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,10 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.artefact.model_file import Artefact
-from flawscope.calibration.goods import Picture
-from flawscope.calibration.outliers import suspicious
-from flawscope.calibration.streams import Stream
-from flawscope.calibration.tried import (
+from flawscope.artefact.tried import (
     GIVEN,
     MIN_GAIN,
     NO_TIME,
@@ -34,14 +30,16 @@ from flawscope.calibration.tried import (
     Trial,
     surely_better,
 )
-from flawscope.calibration.tried import Choice as Choice
+from flawscope.artefact.tried import Choice as Choice
+from flawscope.calibration.goods import Picture
+from flawscope.calibration.streams import Stream
 from flawscope.datasets import Dataset, open_dataset
 from flawscope.datasets.seen_defects import choose_seen
 from flawscope.errors import InputError, check_arguments, pluralize
 from flawscope.fitting.fitting import fit
 from flawscope.fitting.preparation import Say, discard
 from flawscope.fitting.proposals import LARGE, Recipe, propose_frames, propose_tiles, propose_views
-from flawscope.fitting.search_time import FIRST, RESERVE, SearchTime, trial_seconds
+from flawscope.fitting.search_time import RESERVE, SearchTime
 from flawscope.fitting.training_pictures import (
     Images,
     SeenDefects,
@@ -99,7 +97,7 @@ def fit_auto(
             not tried again, if pictures and options are the same.
 
     Returns:
-        As `fit`; its facts hold what was tried (`calibration.tried.Choice`).
+        As `fit`; its facts hold what was tried (`artefact.tried.Choice`).
 
     Raises:
         InputError: as of `fit`; a method other than PatchCore; minutes not above 0.
@@ -108,7 +106,7 @@ def fit_auto(
         raise InputError(f"what is found out is for patchcore, not {options['method']}: leave out --auto")
     if not 0 < minutes < math.inf:
         raise InputError(f"{minutes:g} minutes are no time: give more than 0")
-    until = time.monotonic() + 60 * minutes
+    clock = SearchTime(60 * minutes)
     if isinstance(images, str | os.PathLike):
         group = options.get("group") or options.get("part")
         seed = int(options.get("seed") or 0)
@@ -117,7 +115,7 @@ def fit_auto(
     if isinstance(earlier, str | os.PathLike):
         made = earlier if os.path.isfile(earlier) else None
         earlier = None if made is None else Choice.from_facts(read_manifest(made).facts)
-    search = _Search(images, seen, list(names), dict(options), until, earlier, say, step, made is not None)
+    search = _Search(images, seen, list(names), dict(options), clock, earlier, say, step, made is not None)
     choice, recipe = search.run()
     for line in choice.lines():
         say(line)
@@ -133,10 +131,7 @@ def fit_auto(
 def _reopened(path: str | os.PathLike[str], options: Mapping[str, Any]) -> Predictor:
     """Opens a fitted model as `fit` returned it."""
     found = open_fitted(fitted_artefact(path), options.get("device") or "auto")
-    found = found.accept() if options.get("force") else found
-    scores = [(row.name, row.score or 0.0) for row in found.manifest.pictures]
-    found.suspects = [*suspicious(scores, found.manifest.suspicious_above)]
-    return found
+    return found.accept() if options.get("force") else found
 
 
 def _with_choice(predictor: Predictor, choice: Choice, given: Mapping[str, str]) -> Predictor:
@@ -151,12 +146,12 @@ def _with_choice(predictor: Predictor, choice: Choice, given: Mapping[str, str])
         Artefact(replace(manifest, pictures=pictures, facts=facts), predictor.artefact.tensors),
         predictor.session,
     )
-    made.failures, made.suspects = predictor.failures, predictor.suspects
+    made.failures = predictor.failures
     return made
 
 
 class _Search:
-    """Tries settings until `until`, on `time.monotonic`'s clock.
+    """Tries settings as long as there is time.
 
     given: names of the given defects by their pixels' hashes.
 
@@ -170,13 +165,13 @@ class _Search:
         seen: SeenDefects,
         names: list[str],
         options: dict[str, Any],
-        until: float,
+        clock: SearchTime,
         earlier: Choice | None,
         say: Say,
         step: ProgressCallback,
         has_model: bool,
     ):
-        self.options, self.say, self.step, self.time = options, say, step, SearchTime(until)
+        self.options, self.say, self.step, self.time = options, say, step, clock
         self.earlier, self.has_model, self.digest, self.first = earlier, has_model, "", SHORT
         self.seed = int(options.get("seed") or 0)
         self.sources = split_sources(images, options.get("category"))[0]
@@ -220,10 +215,12 @@ class _Search:
         """Why nothing can be tried; None: something can."""
         if fixed := [name for name in NOT_TRIED if self.options.get(name)]:
             return f"nothing is tried with {fixed[0]}"
-        looks = look_at(self.sources, self.step, Preprocess())
-        self.groups = find_parts(
-            looks, self.names, self.groups, pattern=self.options.get("group"), say=discard
-        )
+        with self.time.measured() as used:
+            looks = look_at(self.sources, self.step, Preprocess())
+            self.groups = find_parts(
+                looks, self.names, self.groups, pattern=self.options.get("group"), say=discard
+            )
+            self.time.compared = used()
         first = {group: i for i, group in reversed([*enumerate(self.groups)]) if looks[i] is not None}
         rng = Stream.TRIALS.rng(self.seed)
         self.order = [int(i) for i in rng.permutation(sorted(first.values()))]  # one of each part
@@ -269,10 +266,10 @@ class _Search:
         given = Recipe()
         import_timm()  # takes seconds, which are not of the first setting
         first, self.second = self._stages(self.first)
-        began = time.monotonic()
+        began = self.time.now()
         base = self._attempt(given, first, 1)
         own = next(one for one in self.trials if (one.flags, one.stage) == ("", 1))
-        self.time.small_seconds = max(time.monotonic() - began, trial_seconds(own, first))
+        self.time.small_seconds = max(self.time.now() - began, self.time.trial_seconds(own, first))
         if base is None:
             return given, "there was no time to try others: give more minutes"
         if not self.is_known and not self.time.is_short(len(self.sources)):
@@ -384,11 +381,8 @@ class _Search:
         if any((one.flags, one.stage) == (flags, number) for one in self.trials):
             return self.scored.get((flags, number))
         self.recipes[flags] = recipe
-        until = self._trial_until(number)
-        if time.monotonic() + self.time.fit_seconds(flags, len(stage.learnt)) > until:
-            until = 0.0
         try:
-            trial, scored = self._try(recipe, stage, number, until)
+            trial, scored = self._try(recipe, stage, number)
         except _TimeIsUpError:
             self.time.is_cut_short = True
             self.trials.append(Trial(flags, number, note=NO_TIME))
@@ -407,58 +401,65 @@ class _Search:
         return scored
 
     def _trial_until(self, stage: int) -> float:
-        """Time until which a trial must be done, so that the rest can follow."""
+        """Time until which a trial must be done, so that the rest can follow: the fit to all pictures and,
+        where something gained, the second trial of it and of the settings as given."""
         if not self.time.knows(""):
-            return self.time.began + FIRST * (self.time.until - self.time.began)
-        likely = [""]
-        if gained := [one for one in self._gained(1) if self.time.knows(one.flags)]:
-            likely.append(self._plainest(gained).flags)
+            return math.inf
+        gained = [one for one in self._gained(1) if self.time.knows(one.flags)]
+        likely = ["", *([self._plainest(gained).flags] if gained else [])]
         later = 0.0
-        if stage == 1:
+        if gained and stage == 1:
             again = {one.flags for one in self.trials if one.stage == 2}
             tried = [one for one in self.trials if one.stage == 1 and one.flags in {*likely} - again]
-            later = sum(trial_seconds(one, self.second) for one in tried)
+            later = sum(self.time.trial_seconds(one, self.second) for one in tried)
         final = max(self.time.final_seconds(flags, len(self.sources)) for flags in likely)
         return self.time.until - RESERVE * (final + later)
 
-    def _try(self, recipe: Recipe, stage: Stage, number: int, until: float) -> tuple[Trial, Scored]:
-        label = f"{TRYING} {recipe.flags or 'the settings as given'}"
+    def _try(self, recipe: Recipe, stage: Stage, number: int) -> tuple[Trial, Scored]:
+        flags, learnt, every = recipe.flags, len(stage.learnt), len(self.sources)
+        label = f"{TRYING} {flags or 'the settings as given'}"
 
         def step(name: str, done: int, total: int) -> None:
-            if time.monotonic() > until:
+            if not self.time.can_fit(flags, every) or self.time.now() > self._trial_until(number):
                 raise _TimeIsUpError
             self.step(label, done, total)
 
+        if self.time.now() + self.time.fit_seconds(flags, learnt) > self._trial_until(number):
+            raise _TimeIsUpError
         step("", 0, 1)
-        began = time.monotonic()
         options = {**self.options, **recipe.options, "force": True, "drop_suspects": False}
         options["augment"] = options.get("augment") or "none"  # as `auto` has it in the fit: see `MIN_PARTS`
-        options |= {"group": None, "samples": 0, "check": False, "step": step}
-        options["parts"] = range(len(stage.learnt))  # near-copies were looked for, and each shows another
-        with self.memory.used_for(recipe.flags):
+        options |= {"group": None, "samples": 0, "check": False}
+        options["parts"] = range(learnt)  # near-copies were looked for, and each shows another
+        with self.memory.used_for(flags), self.time.measured() as used:
+
+            def fit_step(name: str, done: int, total: int) -> None:
+                if not self.time.can_fit(flags, every, (used(), learnt)):  # it takes as long at least
+                    raise _TimeIsUpError
+                step(name, done, total)
+
             try:
-                model = fit([self.sources[i] for i in stage.learnt], **options)
-            finally:  # where it had no time, it takes as long at least
-                fitted = time.monotonic()
-                self.time.note(recipe.flags, fitted - began, len(stage.learnt))
+                model = fit([self.sources[i] for i in stage.learnt], step=fit_step, **options)
+            finally:
+                self.time.note(flags, used(), learnt)
+        fitted = self.time.now()
         good = self._judge(model, [self.sources[i] for i in stage.left_out], step)
-        judged = time.monotonic()
+        judged = self.time.now()
         place = {picture: k for k, picture in enumerate(stage.left_out)}
         bad = self._judge(model, [*stage.simulated, *stage.given], step)
         carriers = [place[one.carrier] for one in stage.simulated] + [GIVEN] * len(stage.given)
         scored = Scored(good[0], bad[0], np.array(carriers))
-        # were all fitted with it, the time would be beyond the limit
-        if time.monotonic() + self.time.final_seconds(recipe.flags, len(self.sources)) > self.time.until:
+        if not self.time.can_fit(flags, every):
             raise _TimeIsUpError
         trial = Trial(
-            recipe.flags,
+            flags,
             number,
             round(scored.auroc(), 4),
             None,
             (int(good[1].sum()), len(good[1])),
             (int(bad[1].sum()), len(bad[1])),
             round((judged - fitted) / len(stage.left_out), 3),
-            fit_seconds=round(self.time.fit_seconds(recipe.flags, 1), 4),
+            fit_seconds=round(self.time.used_for(flags, 1), 4),
         )
         return trial, scored
 

@@ -22,7 +22,7 @@ from flawscope.artefact.model_file import (
     unpack_images,
 )
 from flawscope.calibration.goods import Picture, calibrate, renumber
-from flawscope.calibration.outliers import Seen, odd, settle
+from flawscope.calibration.outliers import SUSPECTS, Odd, Seen, list_suspects, odd, settle
 from flawscope.calibration.power import SIMULATED_DEFECTS, DefectScores
 from flawscope.calibration.size_bounds import SIZE_BOUNDS
 from flawscope.datasets import open_dataset
@@ -251,18 +251,21 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
         if check and calibration.promised
         else None
     )
-    notes, questions = _notes(fitted, reader, found, old), list[str]()
+    told, questions, oddities = _notes(fitted, reader, found, old), list[str](), list[Odd]()
+    listed = list[str]()  # notes on pictures that the list of suspects names
     if old is None:
         good = _good_pictures(fitted)
         cells = dict(zip(good, _cells(view_fit, views, good), strict=True))
         seen = {reader.hashes[i]: Seen(None, reader.measured.get(i, ()), cells[i]) for i in good}
-        more, questions = settle(odd(pictures, calibration, found, seen), prepared.force)
-        notes += more
+        oddities = [*odd(pictures, calibration, found, seen)]
+        listed, questions = settle(oddities, prepared.force)
     if found is not None and how.lights[1:]:
         unlit = found.with_calibration(calibrate(plain, task.rate, **said))
-        notes.append(_light_cost_note(found, unlit, within_range(how.normalization)))
-    for note in notes:
+        told.append(_light_cost_note(found, unlit, within_range(how.normalization)))
+    for note in told:
         task.say(note)
+    far = {reader.names[i]: score for i, score in fitted.suspects.items()}
+    suspects = list_suspects(oddities, {row.name: row.score for row in pictures}, far)
     manifest = Manifest(
         method=prepared.method.name,
         config=_without_paths(model.config),
@@ -283,12 +286,13 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
             **_size_facts(fitted, reader, task),
             **_view_facts(fitted, prepared, task),
             **_option_facts(prepared, task),
+            **({SUSPECTS: [[*one] for one in suspects]} if suspects else {}),
             "seconds_total": round(time.monotonic() - began, 3),
             **({} if seconds is None else {"seconds_view": round(seconds, 4)}),
             "device": model.roi.device.type,
             "threads": torch.get_num_threads(),
         },
-        notes=(*(old.manifest.notes if old else ()), *prepared.remarks, *notes),
+        notes=(*(old.manifest.notes if old else ()), *prepared.remarks, *told, *listed),
         samples=kept,
         versions=package_versions(),
         fusion=judged.fusion,
@@ -298,7 +302,6 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
     made = Artefact(manifest.asking(*(() if old is None else old.manifest.questions), *questions), tensors)
     predictor = open_fitted(made, str(model.roi.device), model)
     predictor.failures = [*prepared.unusable, *reader.failures.values()]
-    predictor.suspects = [(reader.names[i], score) for i, score in fitted.suspects.items()]
     return predictor
 
 

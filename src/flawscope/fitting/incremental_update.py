@@ -14,7 +14,7 @@ from pathlib import Path
 from flawscope.artefact.model_file import Artefact
 from flawscope.calibration.defect_like import Strength, defect_like
 from flawscope.calibration.goods import scored
-from flawscope.calibration.outliers import odd_looks, refuse
+from flawscope.calibration.outliers import LIKE_DEFECTS, SUSPECTS, Suspect, odd_looks, refuse
 from flawscope.calibration.promise import judge_pictures
 from flawscope.datasets import Dataset, find_categories, group_numbers, open_dataset
 from flawscope.datasets.layouts import confirmed_good
@@ -172,7 +172,8 @@ def extend(
             "nothing is left to learn from: all pictures look like defects or are known; give others"
         )
     predictor.failures = [*made.unreadable.values(), *made.predictor.failures]
-    predictor.suspects = [(names[number], comparison.before[number].score) for number in made.unsure]
+    unsure = [Suspect(names[number], comparison.before[number].score, LIKE_DEFECTS) for number in made.unsure]
+    predictor.manifest.facts[SUSPECTS] = [[*one] for one in unsure]
     return predictor
 
 

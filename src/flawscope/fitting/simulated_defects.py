@@ -159,7 +159,7 @@ class SimulatedDefects:
         self._places = dict[int, NDArray[np.bool_]]()  # by picture
 
     def learn_part(self, seconds: float) -> None:
-        """Finds the part in the pictures: by what good pictures share if a third of the time is enough to
+        """Finds the part in the pictures: by what some of them share if a third of the time is enough to
         learn that, else in each picture alone."""
         begun = time.monotonic()
         shown = [image for image in map(self.load_good, self.pictures[:1]) if image is not None]
@@ -167,7 +167,7 @@ class SimulatedDefects:
             self.part.mask(crop_padding(image)[0])
         took = time.monotonic() - begun
         alike = self.model.config.tile is None  # tiles show different places
-        if alike and len(self.pictures) >= PART_PICTURES and PART_PICTURES * TIME_FACTOR * took < seconds / 3:
+        if alike and PART_PICTURES * TIME_FACTOR * took < seconds / 3:
             shown += [
                 image for image in map(self.load_good, self.pictures[1:PART_PICTURES]) if image is not None
             ]
@@ -222,7 +222,9 @@ def defects_on_samples(model: Artefact, device: str) -> SimulatedDefects | None:
     samples = [torch.from_numpy(unpack_images(image)) for image in model.tensors.get("samples", ())]
     if not samples or model.manifest.preprocess.tile is not None:
         return None
-    return SimulatedDefects(open_fitted(model, device).detector, samples.__getitem__, range(len(samples)))
+    defects = SimulatedDefects(open_fitted(model, device).detector, samples.__getitem__, range(len(samples)))
+    defects.learn_part(math.inf)
+    return defects
 
 
 def score_with_models(
@@ -230,13 +232,15 @@ def score_with_models(
     models: Sequence[Detector],
     numbers: Sequence[int] = range(COMPARED_PER_SIZE * len(DEFECT_SIZES)),
     step: ProgressCallback = ignore_progress,
+    load: LoadPicture | None = None,
 ) -> dict[int, tuple[float, ...]]:
-    """Scores of the defects by each of the models, which have one network, by the defect's number."""
+    """Scores of the defects by each of the models, which have one network, by the defect's number. load:
+    gives other pictures by their number; None: those with a defect."""
     scores: dict[int, tuple[float, ...]] = {}
 
     def compare(number: int, features: Tensor, inside: Tensor | None) -> None:
         given = features[None], None if inside is None else inside[None]
         scores[number] = tuple(_finite_score(model.score(*given)[0]) for model in models)
 
-    embed_pictures(defects.model, defects.load, numbers, compare, step, "simulated defects")
+    embed_pictures(defects.model, load or defects.load, numbers, compare, step, "simulated defects")
     return scores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from flawscope.artefact.tried import Scored, enough
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit
 from flawscope.fitting.simulated_defects import (
@@ -31,8 +33,8 @@ from flawscope.predictor import Predictor, open_fitted
 from flawscope.progress import ProgressCallback
 
 EXAMPLE_COUNT = 9  # pictures with simulated defects that are shown
-SUBSET_STEPS = (4, 2)  # every 4th and every 2nd picture: the two subsets that are compared
-COMPARED_DEFECTS = 36  # simulated defects by which the subsets are compared
+SUBSET_STEPS = (8, 4, 2)  # every 8th, 4th and 2nd picture: the subsets that are compared
+COMPARED_DEFECTS = 72  # simulated defects by which the subsets are compared
 MIN_SUBSET = 8  # pictures in a subset
 INPUT_CHANGING_OPTIONS = ("light", "align", "part")  # models of other pictures get another input with them
 RING_MARGIN = 6  # pixels between a defect and the ring around it
@@ -75,32 +77,40 @@ def draw_defect_examples(predictor: Predictor, step: ProgressCallback) -> list[D
 def learning_curve(
     pictures: Path, options: Mapping[str, Any], device: str, step: ProgressCallback
 ) -> dict[str, Any]:
-    """Measures what more pictures bring: models of a quarter and half of the pictures judge the same
-    simulated defects on pictures that neither has learnt from. Near-copies stay together and count once.
+    """Measures what more pictures bring: models of an eighth, a quarter and half of the pictures judge the
+    same good pictures, that none has learnt from, with simulated defects and without. Near-copies stay
+    together and count once.
 
     Args:
         pictures: folder of good ones.
         options: of `fit`.
 
     Returns:
-        `curve`: share found at the same false-alarm rate, by number of units; `tested`: found and all by
-        size, of the larger model at its own rate. Both are empty where the models cannot be compared.
+        `curve`: share found at the same false-alarm rate, by number of units; `enough`: the smallest of these
+        numbers from which no larger one tells good from bad surely better (`tried.enough`), or None;
+        `tested`: found and all by size, of the largest model at its own rate. They are empty where the
+        models cannot be compared.
     """
     if any(options.get(one, "none") != "none" for one in INPUT_CHANGING_OPTIONS):
-        return {"curve": {}, "tested": {}}
+        return {"curve": {}, "enough": None, "tested": {}}
     units = _units(pictures_in(pictures))
-    unseen, models = [*chain(*units[1::2])], {}
+    unseen, models = [unit[0] for unit in units[1::2]], {}
     for stride in SUBSET_STEPS:
         if len(some := units[::stride]) >= MIN_SUBSET:
             subset = [*chain(*some)]
             models[len(some)] = fit(subset, device=device, samples=0, check=False, step=step, **options)
     detectors = [open_fitted(one.artefact, "cpu").detector for one in models.values()]
     if not detectors or detectors[0].config.tile is not None:  # tiles are judged one by one
-        return {"curve": {}, "tested": {}}
+        return {"curve": {}, "enough": None, "tested": {}}
     first, (one, *_) = detectors[0], models.values()
     reader = Reader.of_model(first, one.manifest.preprocess, [str(path) for path in unseen])
     defects = SimulatedDefects(first, reader.load, range(len(unseen)))
+    defects.learn_part(math.inf)
     scores = score_with_models(defects, detectors, range(COMPARED_DEFECTS), step)
+    good = score_with_models(defects, detectors, range(len(unseen)), step, defects.load_good)
+    place = {picture: k for k, picture in enumerate(good)}
+    carriers = np.array([place[defects.picture_of(number)] for number in scores])
+    compared = {n: Scored(_column(good, k), _column(scores, k), carriers) for k, n in enumerate(models)}
     calibrations = [one.calibration for one in models.values()]
     rate = max(one.expected_rate for one in calibrations)  # more false alarms would find more defects
     limits = [replace(one, rate=rate).score_threshold for one in calibrations]
@@ -112,8 +122,13 @@ def learning_curve(
     }
     return {
         "curve": {str(n): share / len(scores) for n, share in zip(models, shares, strict=True)},
+        "enough": enough(compared),
         "tested": {size: [sum(several), len(several)] for size, several in tested.items()},
     }
+
+
+def _column(scores: Mapping[int, tuple[float, ...]], model: int) -> NDArray[np.float64]:
+    return np.array([one[model] for one in scores.values()])
 
 
 def _units(paths: Sequence[Path]) -> list[list[Path]]:

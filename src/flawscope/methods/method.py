@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from flawscope.config import build_config, keep_known_settings
 from flawscope.errors import InputError
-from flawscope.methods.config import build_config, keep_known_settings
 from flawscope.methods.settings import PictureSettings, TrainingSettings, apply_tile_scale
 
 if TYPE_CHECKING:

@@ -263,6 +263,7 @@ _OBJECT_SHARE = (0.03, 0.85)  # share of the picture an object takes
 
 PICTURE_COUNTS = (8, 40)  # good pictures that a patterned ground is learnt from, at least and at most
 _MIN_AGREEMENT = 0.75  # share of them that must show a part on it, or no part
+_ALIKE = 2.0  # times the usual share of a picture, or one by it: a part found by each picture alone takes
 
 
 @dataclass(frozen=True)
@@ -275,6 +276,7 @@ class Foreground:
 
     ground: PatternedGround | None = None  # None: every picture by `foreground_mask` alone
     given: Mask | None = None  # [h, w] bool, True on the object; stretched over pictures of another size
+    share: float | None = None  # of a picture that the part usually takes, by `foreground_mask`; None: any
 
     def __post_init__(self) -> None:
         if self.given is not None and not self.given.any():
@@ -287,17 +289,25 @@ class Foreground:
         From 8 on, what repeats itself along their borders is the ground, plain or patterned, and a part that
         three quarters of them show on it is found in every picture. Where a quarter or fewer show one, they
         are of a texture: everything is foreground. Otherwise, where the border does not repeat itself, and of
-        fewer pictures, each is judged alone by `foreground_mask`.
+        fewer pictures, each is judged alone by `foreground_mask`, if it finds a part of about the same size
+        in three quarters of them: else what it finds is no part, and everything is foreground.
         """
         small = [shrink(picture) for picture in islice(pictures, PICTURE_COUNTS[1])]
+        everywhere = cls(given=np.ones((1, 1), np.bool_))
         ground = PatternedGround.learn(small) if len(small) >= PICTURE_COUNTS[0] else None
-        if ground is None:
+        if ground is not None:
+            shares = [float(ground.part_mask(one).mean()) for one in small]
+            found = sum(_OBJECT_SHARE[0] <= share <= _OBJECT_SHARE[1] for share in shares) / len(small)
+            if found >= _MIN_AGREEMENT:
+                return cls(ground)
+            if found <= 1 - _MIN_AGREEMENT:
+                return everywhere
+        alone = [float(mask.mean()) for mask in map(foreground_mask, small) if not mask.all()]
+        if not small:
             return cls()
-        shares = [float(ground.part_mask(one).mean()) for one in small]
-        found = sum(_OBJECT_SHARE[0] <= share <= _OBJECT_SHARE[1] for share in shares) / len(small)
-        if found >= _MIN_AGREEMENT:
-            return cls(ground)
-        return cls(given=np.ones((1, 1), np.bool_)) if found <= 1 - _MIN_AGREEMENT else cls()
+        usual = float(np.median(alone)) if alone else 1.0
+        alike = sum(_is_alike(share, usual) for share in alone)
+        return cls(share=usual) if alike >= _MIN_AGREEMENT * len(small) else everywhere
 
     def mask(self, picture: Picture) -> Mask:
         """The object in a picture `[H, W, 3]` uint8, `[H, W]` bool; everywhere where none is found."""
@@ -305,11 +315,17 @@ class Foreground:
         if self.given is not None:
             return _resize_mask(self.given, picture.shape)
         if self.ground is None:
-            return foreground_mask(picture)
+            found = foreground_mask(picture)
+            is_odd = self.share is not None and not _is_alike(float(found.mean()), self.share)
+            return np.ones_like(found) if is_odd else found
         part = self.ground.part_mask(shrink(picture))
         if not _OBJECT_SHARE[0] <= part.mean() <= _OBJECT_SHARE[1]:
             return np.ones(picture.shape[:2], np.bool_)
         return _resize_mask(part, picture.shape)
+
+
+def _is_alike(share: float, usual: float) -> bool:
+    return usual / _ALIKE <= share <= usual * _ALIKE
 
 
 def _resize_mask(mask: Mask, shape: tuple[int, ...]) -> Mask:

@@ -97,17 +97,17 @@ def test_dropping_a_planted_defect_is_as_if_it_had_never_been_there(size):
     fine, settings = parts(12, seed=3), {"size": size, "fine_ratio": 0.2}
     spoilt = 255 - fine[0]
     kept = fit_small([*fine, spoilt], **settings)
-    assert [name for name, _ in kept.suspects] == ["picture 12"]
+    assert [one.name for one in kept.suspects] == ["picture 12"]
     assert roles(kept) == ["train"] * 13
     few = fit_small([*fine, spoilt], **settings, calibration_pictures=6)
     assert few.calibration.count == 6
     assert few.suspects[0][0] == "picture 12"  # six say little of what is suspicious: there may be others
     dropped = fit_small([*fine, spoilt], **settings, drop_suspects=True)
-    assert [name for name, _ in dropped.suspects] == ["picture 12"]
+    assert [one.name for one in dropped.suspects] == ["picture 12"]
     assert roles(dropped) == ["train"] * 12 + ["dropped"]
     assert any("left out before calibrating" in note for note in dropped.manifest.notes)
     clean = fit_small(fine, **settings)
-    assert clean.suspects == []
+    assert clean.suspects == ()
     for name in clean.artefact.tensors:
         if name.startswith(("views.", "bank_groups", "normal")):
             assert np.array_equal(dropped.artefact.tensors[name], clean.artefact.tensors[name]), name

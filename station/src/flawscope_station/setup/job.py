@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flawscope.calibration import tried
+from flawscope.artefact import tried
 from flawscope_station.learning.jobs import CURVE, FIT
 from flawscope_station.learning.process import ProgressCallback
 
@@ -65,8 +65,9 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     promise = rates.promise_of(made.manifest)
     manifest, calibration = made.manifest, made.calibration
     judged = [(one.score, one.name) for one in manifest.pictures if one.counted and one.score is not None]
-    ranked = sorted(judged, reverse=True)[:UNUSUAL_COUNT]
-    suspects = {name for name, _ in made.suspects}
+    reasons = {one.name: one.reason for one in made.suspects}
+    judged.sort(key=lambda one: (one[1] in reasons, *one), reverse=True)
+    ranked = judged[: max(UNUSUAL_COUNT, len(reasons))]
     return {
         "promise": promise.text,
         "promised": promise.is_made,
@@ -79,7 +80,7 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
         "wanted_rate": calibration.rate,
         "pictures": sum(one.role in ("train", "calibration") for one in manifest.pictures),
         "found": _found_by_size(made),
-        "odd": [{"name": name, "score": score, "suspicious": name in suspects} for score, name in ranked],
+        "odd": [{"name": name, "score": score, "reason": reasons.get(name)} for score, name in ranked],
         "failures": list(made.failures),
         "notes": list(manifest.notes),
         "questions": list(manifest.questions),

@@ -39,7 +39,9 @@ class PictureCheck(BaseModel):
 class OddPicture(BaseModel):
     name: str
     score: float
-    suspicious: bool = Field(description="far out among the others")
+    reason: Literal["nothing", "apart", "like_defects", "alone", "high"] | None = Field(
+        None, description="why it deserves a look; null: it is among the most unlike ones"
+    )
 
 
 class SimulatedExample(BaseModel):
@@ -162,6 +164,9 @@ class LearningResult(BaseModel):
     curve: dict[str, float] | None = Field(
         None, description="share of simulated defects that models of fewer pictures find; null: not known yet"
     )
+    enough: int | None = Field(
+        None, description="number of `curve` from which no larger one is surely better; null: none is known"
+    )
     options: FitOptions = Field(description="that it was learnt with")
     tested: dict[str, list[int]] | None = Field(
         None, description="by a model of half of the pictures, on the other half, by size: found, all"
@@ -226,6 +231,7 @@ class NewProductState(FitOptions):
     version: int = Field(description="grows with each change of the pictures")
     pictures: int
     left_out: int
+    least: int = Field(description="pictures that it can learn from")
     most: int = Field(description="pictures that a product takes")
     check: PictureCheck | None
     method: str | None

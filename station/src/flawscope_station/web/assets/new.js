@@ -5,7 +5,6 @@
   const AT_ONCE = 3; // pictures that are sent at the same time
   const FIRST = matchMedia("(max-width: 600px)").matches ? 4 : 14; // small pictures that are shown at first
   const MORE = 240; // and with each further click
-  const LEAST = 4; // pictures to begin with
   const ENOUGH = 19; // from which a false-alarm rate of 5 % can be promised
   const USUAL = 40;
   const MANY = 0.75; // share of simulated defects that a model should find, of a size that is not small
@@ -281,8 +280,8 @@
   }
 
   // Learning ---------------------------------------------------------------------------------------------
-  const waitsForCheck = () => state.pictures >= LEAST && !all && !state.check?.current;
-  const startable = () => state.pictures >= LEAST && !all && !waitsForCheck() && !BUSY.includes(state.stage) && !station.options?.blocked();
+  const waitsForCheck = () => state.pictures >= state.least && !all && !state.check?.current;
+  const startable = () => state.pictures >= state.least && !all && !waitsForCheck() && !BUSY.includes(state.stage) && !station.options?.blocked();
 
   let allGood = 0; // version of the pictures of which a person said that all are good
   async function learn(goOn) {
@@ -399,7 +398,7 @@
     byId("odd").replaceChildren(
       ...result.odd.map((one) => {
         const item = card(small(one.name), one.name);
-        if (one.suspicious) item.append(make("span", { className: "badge anomalous" }, t("new.suspicious")));
+        if (one.reason) item.append(make("span", { className: "badge anomalous" }, t(`new.odd_${one.reason}`)));
         item.append(leaveOutButton(one.name));
         return item;
       }),
@@ -425,7 +424,7 @@
     if (changed) found.push(t("new.changed"));
     if (result && !result.promised) found.push(t("new.no_promise"));
     else if (result?.missing) found.push(`${t("new.promise", { rate: number(100 * result.rate, 2) })} ${missing(result)}`);
-    const odd = (result?.odd ?? []).filter((one) => one.suspicious).map((one) => one.name);
+    const odd = (result?.odd ?? []).filter((one) => one.reason).map((one) => one.name);
     if (odd.length) found.push(count("new.warn_odd", odd.length, { names: odd.join(", ") }));
     for (const [size, [hits, all, , high]] of Object.entries(result?.shown ?? {})) {
       if (size !== "small" && high < MANY) found.push(t("new.warn_misses", { size: texts(`new.size_${size}`, size), found: hits, all }));
@@ -488,13 +487,12 @@
   }
 
   /** What more pictures would bring, by what fewer find. */
-  function curve({ curve }) {
+  function curve({ curve, enough }) {
     if (!curve) return t("new.curve_later");
     const points = Object.entries(curve);
     if (points.length < 2) return "";
     const told = points.map(([n, share]) => t("new.curve_point", { n, share: Math.round(100 * share) })).join(", ");
-    const [[, first], [, last]] = points;
-    return `${t("new.curve", { points: told })} ${t(last - first > 0.05 ? "new.curve_more" : "new.curve_enough")}`;
+    return `${t("new.curve", { points: told })} ${enough ? t("new.curve_enough", { n: enough }) : t("new.curve_more")}`;
   }
 
   dropPlace(byId("try-drop"), byId("try-choose"), byId("try-files"), async (files) => {
@@ -550,8 +548,8 @@
 
   // As it is ---------------------------------------------------------------------------------------------
   function advice() {
-    const { pictures } = state;
-    if (pictures < LEAST) return count("new.more", LEAST - pictures);
+    const { pictures, least } = state;
+    if (pictures < least) return count("new.more", least - pictures);
     if (pictures < ENOUGH) return count("new.may_begin", ENOUGH - pictures);
     return t(pictures < USUAL ? "new.usual" : "new.enough");
   }
