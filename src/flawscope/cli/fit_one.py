@@ -106,7 +106,7 @@ def predict_memory(fit: Mapping[str, Any]) -> int | None:
     from flawscope.datasets import open_dataset
     from flawscope.fitting.preparation import predict_peak_memory
 
-    given = {"good": None, **fit}
+    given: dict[str, Any] = {"good": None, **fit}
     images, good = given.pop("images"), given.pop("good")
     if good is not None:
         images = open_dataset(images, given.get("category"), group=given.get("group"), good=good)
