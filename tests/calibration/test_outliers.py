@@ -14,6 +14,7 @@ from flawscope.calibration.outliers import (
     NOTHING,
     UNLIKE,
     WORDS,
+    Odd,
     Seen,
     list_suspects,
     odd,
@@ -87,6 +88,7 @@ def test_force_says_that_all_are_good(rows):
     assert [ASKS[one.reason] for one in found] == [True]
     with pytest.raises(InputError, match=r"0\.png: shows nothing .*--force"):
         refuse(found, force=False)
-    refuse(found, force=True)
+    assert refuse(found, force=True) == [found[0].line]
+    assert refuse([Odd(UNLIKE, "brighter")], force=False) == ["brighter"]
     assert settle(found) == ([], [found[0].line])
     assert settle(found, force=True) == ([found[0].line], [])

@@ -3,9 +3,11 @@
 import argparse
 import re
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from flawscope.cli import fit, fit_one, fit_options
+from flawscope.cli import fit, fit_one, fit_options, fit_several
 from flawscope.errors import InputError
 from flawscope.predictor import read_manifest
 
@@ -129,3 +131,22 @@ def test_one_call_fits_products_with_different_options(answer, two_products, tmp
 def test_errors_name_the_flag_that_was_typed(words, said, tmp_path):
     with pytest.raises(InputError, match=re.escape(said)):
         fit_one.read_fit_settings(call(["--data", str(tmp_path), *words], "{}", tmp_path))
+
+
+def test_the_memory_of_a_fit_is_that_of_the_pictures_it_learns_from(tmp_path, monkeypatch):
+    """A node of a cluster has room for the fit as it was asked for, not for another."""
+    for folder, count in (("regular", 3), ("other", 5)):
+        for k in range(count):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(np.full((32, 32, 3), k, np.uint8)).save(tmp_path / folder / f"{k}.png")
+    words = ["--data", str(tmp_path), "--good", "regular", "--channels", "all", "--undistort", "lens.json"]
+    words += ["--scale-mm", "0.1", "--force", "--align", "turn"]
+    asked = fit_several._peak_arguments(call(words, "size: 64", tmp_path))
+    seen = {"channels": "all", "undistort": "lens.json", "scale_mm": 0.1, "force": True, "align": "turn"}
+    assert asked.items() >= {"size": "64", **seen}.items()
+    found = {}
+    predicted = "flawscope.fitting.preparation.predict_peak_memory"
+    monkeypatch.setattr(predicted, lambda images, **given: found.update(given, images=images))
+    fit_one.predict_memory(asked)
+    assert {item.path.parent.name for item in found.pop("images").train} == {"regular"}
+    assert found.items() >= seen.items()

@@ -115,11 +115,12 @@ def list_suspects(
     return sorted(listed, key=lambda one: -math.inf if one.score is None else -one.score)
 
 
-def refuse(found: Iterable[Odd], force: bool) -> None:
-    """Asks before the work. InputError: nobody says that the pictures are good."""
-    for one in found:
-        if ASKS[one.reason] and not force:
-            raise InputError(f"{one.line}: remove what is a mishap, or go on with --force")
+def refuse(found: Iterable[Odd], force: bool) -> list[str]:
+    """Asks before the work, and returns the notes. InputError: nobody says that the pictures are good."""
+    notes, questions = settle(found, force)
+    if questions:
+        raise InputError(f"{questions[0]}: remove what is a mishap, or go on with --force")
+    return notes
 
 
 def odd(

@@ -101,10 +101,38 @@ def fit_and_save(args: argparse.Namespace, say: Say, step: ProgressCallback) -> 
 
 
 def predict_memory(fit: Mapping[str, Any]) -> int | None:
-    """`preparation.predict_peak_memory` of a fit, for a process that may load torch."""
+    """`preparation.predict_peak_memory` of a fit, for a process that may load torch. `good` names the folder
+    of good pictures, as `open_dataset` takes it."""
+    from flawscope.datasets import open_dataset
     from flawscope.fitting.preparation import predict_peak_memory
 
-    return predict_peak_memory(**fit)
+    given: dict[str, Any] = {"good": None, **fit}
+    images, good = given.pop("images"), given.pop("good")
+    if good is not None:
+        images = open_dataset(images, given.get("category"), group=given.get("group"), good=good)
+    return predict_peak_memory(images, **given)
+
+
+def picture_options(args: argparse.Namespace, call: FitSettings) -> dict[str, Any]:
+    """Options of a fit by which its pictures are seen, and settings of its method: what its memory depends
+    on, too."""
+    return {
+        "method": call.method,
+        "preset": call.preset,
+        "seen": call.seen,
+        "roi": args.roi,
+        "light": args.light,
+        "align": args.align or "none",
+        "several": args.several,
+        "channels": args.channels,
+        "undistort": args.undistort,
+        "part": args.part,
+        "view": args.view,
+        "min_defect": args.min_defect,
+        "scale_mm": args.scale_mm,
+        "force": args.force,
+        **call.settings,
+    }
 
 
 def require_training() -> None:
@@ -196,26 +224,12 @@ def _fit_new(args: argparse.Namespace, call: FitSettings, dataset: Dataset, how:
     from flawscope.fitting import auto, fitting
 
     given: dict[str, Any] = {
-        "method": call.method,
-        "preset": call.preset,
-        "seen": call.seen,
         "false_alarm_rate": args.false_alarm_rate or DEFAULT_RATE,
-        "roi": args.roi,
-        "light": args.light,
-        "align": args.align or "none",
-        "several": args.several,
-        "channels": args.channels,
-        "undistort": args.undistort,
-        "part": args.part,
-        "view": args.view,
-        "min_defect": args.min_defect,
-        "scale_mm": args.scale_mm,
         "minutes": args.minutes,
         "resume": args.resume,
         "samples": 0 if args.no_samples else 3,
-        "force": args.force,
         **how,
-        **call.settings,
+        **picture_options(args, call),
     }
     if args.auto is not None:
         if args.minutes is not None:

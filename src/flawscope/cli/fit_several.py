@@ -234,10 +234,6 @@ def fit_in_task(args: argparse.Namespace, say: fit_one.Say) -> Predictor:
 
 def _peak_arguments(call: argparse.Namespace) -> dict[str, Any]:
     """The fit, as `fit_one.predict_memory` takes it."""
-    settings = fit_one.read_fit_settings(call)
-    given = {
-        name: getattr(call, name)
-        for name in ("category", "roi", "light", "several", "group", "part", "view", "min_defect", "device")
-    } | {"align": call.align or "none"}
-    own = {"method": settings.method, "preset": settings.preset, "seen": settings.seen}
-    return {"images": os.path.abspath(call.data), **given, **own, **settings.settings}
+    given = {name: getattr(call, name) for name in ("category", "good", "group", "device")}
+    seeing = fit_one.picture_options(call, fit_one.read_fit_settings(call))
+    return {"images": os.path.abspath(call.data), **given, **seeing}

@@ -322,7 +322,7 @@ class _Steps:
             shown = see_pictures(decoded, self.step, preprocess, small=aligned)
         if parts is None:
             looks = [one.look for one in shown]
-            refuse(odd_looks(looks, names), which.force)
+            remarks += refuse(odd_looks(looks, names), which.force)
             groups = find_parts(looks, names, groups, pattern=group, say=remarks.append)
         else:
             groups = [*parts]
