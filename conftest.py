@@ -142,7 +142,7 @@ def copied_backbones():
         return copied((*given[:3], held), backbone.empty_backbone, given)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("patch_detector", "prnet.model"):
+        for module in ("patch_detector", "training.prnet.model"):
             patch.setattr(f"flawscope.methods.{module}.load_backbone", load)
             patch.setattr(f"flawscope.methods.{module}.empty_backbone", empty)
         yield
@@ -380,8 +380,13 @@ def teacher_path(shared):
     """A narrow teacher for EfficientAD with drawn weights, whose 384 outputs span 8 dimensions. Read only."""
     import torch
 
-    from flawscope.methods.efficientad.networks import expand_teacher, pdn, replace_last_layer, write_teacher
-    from flawscope.methods.training_state import initialise
+    from flawscope.methods.training.efficientad.networks import (
+        expand_teacher,
+        pdn,
+        replace_last_layer,
+        write_teacher,
+    )
+    from flawscope.methods.training.state import initialise
 
     network = replace_last_layer(pdn("s", width=16), 8)
     initialise(network, torch.Generator().manual_seed(0))

@@ -146,7 +146,7 @@ def compare(
         which is not searched for then; None: it is. minutes: of the search.
     """
     import flawscope
-    from flawscope.calibration.tried import Choice
+    from flawscope.artefact.tried import Choice
     from flawscope.fitting.auto import fit_auto
 
     data = flawscope.open_dataset(root)
@@ -178,7 +178,7 @@ def compare(
 
 def measure_promise(draw: int, size: str | None) -> Cell:
     """P-values of new good pictures after a search on few; every other draw is of turned parts."""
-    from flawscope.calibration.tried import Choice
+    from flawscope.artefact.tried import Choice
     from flawscope.fitting.auto import fit_auto
 
     scene = (Scene(256), Scene(256, share=0.9, turned=False))[draw % 2]
@@ -202,7 +202,7 @@ def measure_promise(draw: int, size: str | None) -> Cell:
 def measure_budget(root: Path, minutes: float, is_shared: bool = True, size: str | None = None) -> Cell:
     """Time of a search and of all that `flawscope fit` does after it. is_shared: settings share features."""
     import flawscope
-    from flawscope.calibration.tried import Choice
+    from flawscope.artefact.tried import Choice
     from flawscope.fitting import auto
     from flawscope.methods.feature_memory import FeatureMemory
 

@@ -109,7 +109,7 @@ def ints(text: str) -> list[int]:
     return [int(n) for n in text.split(",")]
 
 
-def add_runtimes(made: Any, precisions: str = "fp32,bf16,int8") -> None:
+def add_runtimes(made: Any, precisions: str = "fp32,bf16") -> None:
     made.add_argument("--runtimes", default=",".join(RUNTIMES), help="default: %(default)s")
     made.add_argument("--precisions", default=precisions, help="default: %(default)s")
 
@@ -118,16 +118,14 @@ def add_runtimes(made: Any, precisions: str = "fp32,bf16,int8") -> None:
 RUNTIMES = {"torch": ".safetensors", "onnxruntime": ".onnx", "openvino": ".openvino.onnx"}
 PRECISIONS = {
     "torch": ("fp32", "bf16"),  # torch imitates fp16 on a CPU, minutes a batch
-    "onnxruntime": ("fp32", "int8"),
-    "openvino": ("fp32", "bf16", "int8"),
+    "onnxruntime": ("fp32",),
+    "openvino": ("fp32", "bf16"),
 }
 
 
-def combinations(args: Args, method: str) -> list[tuple[str, str]]:
-    """Pairs (runtime, precision) of --runtimes and --precisions that exist for the method."""
-    from flawscope.methods import registry
-
-    asked = [p for p in args.precisions.split(",") if p != "int8" or registry.method(method).int8]
+def combinations(args: Args) -> list[tuple[str, str]]:
+    """Pairs (runtime, precision) of --runtimes and --precisions that exist."""
+    asked = args.precisions.split(",")
     return [(r, p) for r in args.runtimes.split(",") for p in PRECISIONS[r] if p in asked]
 
 
@@ -163,8 +161,8 @@ def cases(args: Args) -> Iterator[tuple[str, Path, str, str]]:
 
 def settings(args: Args, method: str) -> Settings:
     """Settings of a method among those of --set, as arguments of `flawscope.fit`."""
+    from flawscope.config import parse_assignments
     from flawscope.methods import registry
-    from flawscope.methods.config import parse_assignments
 
     own = {**QUICK.get(method, {})} if args.quick else {}
     asked, names = registry.method(method), registry.names()

@@ -170,7 +170,7 @@ def main() -> int:
         for category, root, method, name in common.cases(args):
             named = common.parse_models(args).items()
             given = "".join(f", {Path(path).name} as {one}" for one, path in named)
-            for engine, batch in ((e, b) for e in common.combinations(args, method) for b in args.batches):
+            for engine, batch in ((e, b) for e in common.combinations(args) for b in args.batches):
                 of = (category, root, method)
                 work = lambda o=of, e=engine, b=batch: measured(args, folder, o, e, b)  # noqa: E731
                 if cell := record.attempt(f"{name}{given}/{where}/{' '.join(engine)}/batch {batch}", work):

@@ -54,7 +54,7 @@ def judged(model: Any, pictures: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]
 
 def measure(root: Path, aligned: bool) -> Cell:
     import flawscope
-    from flawscope.calibration.tried import GIVEN, Scored
+    from flawscope.artefact.tried import GIVEN, Scored
     from flawscope.datasets.masks import union_masks
     from flawscope.fitting.trial_pictures import make_stages
     from flawscope.pictures.decoding import decode, to_eight_bits

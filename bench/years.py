@@ -7,12 +7,14 @@ The station's own first parts are copied by SQL, N in all over 20 products and t
 a hundredth reviewed; a webhook of each product answers nothing, so that all of it waits there. Then the
 station is opened in this process and asked; each time is the median of three, in milliseconds of the
 processor, the client's among them, after a first one that is measured by itself; `transaction` is the longest
-write meanwhile, on the clock.
+write meanwhile, on the clock. Before, the test of drift reads the last parts, as after each start: `drift_s`.
 """
 
 from __future__ import annotations
 
+import json
 import resource
+import secrets
 import sqlite3
 import statistics
 import sys
@@ -134,20 +136,25 @@ def fill(store: Path, count: int) -> None:
 @contextmanager
 def watched_writes(found: list[float]) -> Iterator[None]:
     """Note how long each write transaction takes."""
-    writing = Database.writing
+    before = {name: getattr(Database, name) for name in ("writing", "writing_unchecked")}
 
-    @contextmanager
-    def timed(self: Database) -> Iterator[Any]:
-        with writing(self) as connection:
-            begun = time.monotonic()
-            yield connection
-        found.append(time.monotonic() - begun)
+    def timed(write: Callable[..., Any]) -> Any:
+        @contextmanager
+        def noted(self: Database) -> Iterator[Any]:
+            with write(self) as connection:
+                begun = time.monotonic()
+                yield connection
+            found.append(time.monotonic() - begun)
 
-    Database.writing = timed  # type: ignore[method-assign]
+        return noted
+
+    for name, write in before.items():
+        setattr(Database, name, timed(write))
     try:
         yield
     finally:
-        Database.writing = writing  # type: ignore[method-assign]
+        for name, write in before.items():
+            setattr(Database, name, write)
 
 
 def cost(work: Callable[[], object]) -> Cell:
@@ -187,8 +194,36 @@ def asked(running: Running) -> dict[str, Callable[[], object]]:
         "learning, a look": station.components[Learning]._look,
         "sinks' backlog": station.sinks.gauges,
         "retention, an hour's": station.housekeeping._remove_old,
+        "removal of a version": removal(running, name),
     }
     return found
+
+
+def removal(running: Running, name: str) -> Callable[[], object]:
+    """Add versions that were never used, of the model that judges; return how to remove the next one."""
+    versions, product = running.station.versions, running.station.products[name]
+    model, found = versions.active_row(product), list[int]()
+    assert model is not None
+    for _ in range(REPEATS + 2):  # the newest stays
+        new = {"hash": secrets.token_hex(32), "file": model.file, "origin": "a copy"}
+        with versions.database.writing() as connection:
+            manifest = versions.active(product)[1].manifest
+            found.append(
+                versions._insert(connection, product, new, "bench", json.loads(model.facts), manifest)
+            )
+    left = iter(found)
+    return lambda: versions.remove(product, next(left))
+
+
+def wait_for_drift(running: Running) -> float:
+    """Wait until the test of drift has read the last parts of all products, as after each start; return the
+    seconds of the processor."""
+    begun = time.process_time()
+    with httpx.Client(base_url=running.url, timeout=600) as http:
+        for name in running.station.products:
+            while not http.get(f"/api/v1/products/{name}/drift").raise_for_status().json()["ready"]:
+                time.sleep(1.0)
+    return round(time.process_time() - begun, 1)
 
 
 def years(parts: int, kept: Path | None) -> Cell:
@@ -208,6 +243,7 @@ def years(parts: int, kept: Path | None) -> Cell:
         found: Cell = {"parts": parts, "fill_s": filled, "gb": round(size(store) / 1e9, 2)}
         found["start_ms"] = round(1000 * (time.process_time() - begun), 1)
         try:
+            found["drift_s"] = wait_for_drift(running)
             before = memory()
             found["asked"] = {name: cost(work) for name, work in asked(running).items()}
             found["memory_grows_mib"] = round(memory() - before, 1)

@@ -6,12 +6,12 @@ import torch
 
 from flawscope.fitting.fitting import fit
 from flawscope.methods.good_pictures import GoodPictures
-from flawscope.methods.prnet import Config
-from flawscope.methods.prnet.fit import find_prototypes
-from flawscope.methods.prnet.model import create
-from flawscope.methods.prnet.trainer import Trainer
-from flawscope.methods.prnet.training_pictures import ScaleFeatureCache, TrainingPictures
 from flawscope.methods.task import SeenDefect, Task
+from flawscope.methods.training.prnet import Config
+from flawscope.methods.training.prnet.fit import find_prototypes
+from flawscope.methods.training.prnet.model import create
+from flawscope.methods.training.prnet.trainer import Trainer
+from flawscope.methods.training.prnet.training_pictures import ScaleFeatureCache, TrainingPictures
 from flawscope.progress import ignore_progress
 from flawscope.synthesis.demo.dataset import CATEGORIES, draw_picture
 

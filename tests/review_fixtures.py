@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flawscope.results.prediction import Levels, Prediction
-from flawscope.results.review import ReviewSession, read_review_pictures
+from flawscope.pages.review import ReviewSession, read_review_pictures
+from flawscope.results.prediction import Prediction, ScoreLevels
 from flawscope.results.run import ResultsFolder
 from flawscope.results.table import Unjudged
 from flawscope.views.preprocess import Preprocess
@@ -26,7 +26,7 @@ def predicted(path, score, spot=(slice(4, 8), slice(8, 12))):
         is_anomalous=score > 0.5,
         map=values,
         geometry=Preprocess((16, 16)).geometry(SIZE),
-        levels=Levels(0.5, 0.5, (0.0, 1.0)),
+        levels=ScoreLevels(0.5, 0.5, (0.0, 1.0)),
         path=str(path),
     )
 

@@ -12,9 +12,10 @@ import pytest
 import yaml
 
 import flawscope
+from flawscope import config
 from flawscope.cli import commands
 from flawscope.errors import InputError
-from flawscope.methods import config, registry
+from flawscope.methods import registry
 from flawscope.predictor import Predictor
 from page_helpers import DOCS, PAGES, ROOT, drawing, error_lines, parser_of
 

@@ -164,6 +164,17 @@ def test_a_picture_that_cannot_be_read_stops_no_other_and_a_prepared_one_is_as_i
     assert found.to_dict() == router.predict(path).to_dict()
 
 
+def test_what_no_reader_foresees_stops_no_other_picture_either(plain, two_products, monkeypatch):
+    def fail(*_):
+        raise ZeroDivisionError("no such thing")
+
+    router, path = opened(plain), str(two_products / "plate/test/good/000.png")
+    monkeypatch.setattr("flawscope.predictor.router.read_picture", fail)
+    for _, found in (*router.stream([path]), *router.recognise([path])):
+        assert isinstance(found, InputError)
+        assert "it could not be read (unexpected ZeroDivisionError" in str(found)
+
+
 def test_a_product_of_three_pictures_is_refused(two_products):
     few = sorted((two_products / "plate/train/good").iterdir())[:3]
     model = fit(few, size=SIZE, **QUICK)

@@ -6,13 +6,15 @@ import io
 import numpy as np
 from PIL import Image
 
-from flawscope.results.prediction import Levels, Prediction
+from flawscope.results.prediction import Prediction, ScoreLevels
 from flawscope.views.preprocess import Preprocess
 
 
 def prediction(values, size):
     geometry = Preprocess(values.shape).geometry(size)
-    return Prediction(1.0, 0.5, 2.0, True, values.astype(np.float32), geometry, Levels(0.5, 0.5, (0.0, 1.0)))
+    return Prediction(
+        1.0, 0.5, 2.0, True, values.astype(np.float32), geometry, ScoreLevels(0.5, 0.5, (0.0, 1.0))
+    )
 
 
 def opened(uri):

@@ -1,14 +1,14 @@
 """Trainers of EfficientAD on few pictures."""
 
-from flawscope.methods.efficientad import PRESETS, Config
-from flawscope.methods.efficientad.model import create
-from flawscope.methods.efficientad.trainer import Trainer
-from flawscope.methods.efficientad.training_pictures import (
+from flawscope.methods.good_pictures import GoodPictures
+from flawscope.methods.task import Task
+from flawscope.methods.training.efficientad import PRESETS, Config
+from flawscope.methods.training.efficientad.model import create
+from flawscope.methods.training.efficientad.trainer import Trainer
+from flawscope.methods.training.efficientad.training_pictures import (
     TeacherOutputs,
     natural_pictures,
 )
-from flawscope.methods.good_pictures import GoodPictures
-from flawscope.methods.task import Task
 from flawscope.progress import ignore_progress
 
 PLENTY = 2**30

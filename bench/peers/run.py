@@ -8,7 +8,7 @@ patchcore    a whole fit each, never extrapolated; then both judged on the same 
              flawscope.evaluation.metrics, and at the threshold that each sets by itself
 latency      from a path to an answer, processes that take turns
 untrained    the same for fitted models of ours, --models METHOD=FILE (and exports that lie beside
-             them), in fp32 and int8; anomalib's EfficientAD has random weights, its PatchCore our largest
+             them); anomalib's EfficientAD has random weights, its PatchCore our largest
              size and a memory bank of as many random elements
 
 Both read the same PNG files (anomalib's MVTecAD reads no JPEG), use the same weights of EfficientNet-Lite0
@@ -340,14 +340,10 @@ def beside(args: Args, record: Record, place: Place, method: str, given: Path) -
         if (half := given.with_name(f"{given.stem}-bf16.safetensors")).is_file():  # fitted in bf16
             made["torch bf16"] = half
         for suffix, engine in ((".onnx", "onnxruntime"), (".openvino.onnx", "openvino")):
-            for precision in ("fp32", "int8") if method == "efficientad" else ("fp32",):
-                path = given.with_name(f"{given.stem}-{precision}{suffix}")
-                if not path.is_file():
-                    good = place.data() / category / "train" / "good"
-                    more = ["--precision", precision, "--pictures", good] if precision != "fp32" else []
-                    python = place.python("flawscope")
-                    measured([python, "-m", "flawscope", "export", given, "--out", path, *more])
-                made[f"{engine} {precision}"] = path
+            path = given.with_name(f"{given.stem}-fp32{suffix}")
+            if not path.is_file():
+                measured([place.python("flawscope"), "-m", "flawscope", "export", given, "--out", path])
+            made[f"{engine} fp32"] = path
         return made
 
     def measure() -> dict[str, Any]:

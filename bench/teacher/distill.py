@@ -24,14 +24,18 @@ import torch.nn.functional as F
 from targets import BACKBONE_SIDE, PDN_SIDE, PictureSet, PictureView, Renderer, TargetFeatures, ViewPool
 from torch import Tensor, nn
 
+from flawscope.artefact.files import checkpoint_path
 from flawscope.artefact.model_file import package_versions
-from flawscope.artefact.state_file import checkpoint_path, load_checkpoint
+from flawscope.config import build_config, parse_assignments
 from flawscope.datasets import list_pictures
 from flawscope.errors import FlawscopeError, InputError, pluralize
-from flawscope.methods.config import build_config, parse_assignments
 from flawscope.methods.detector import resolve_device
-from flawscope.methods.efficientad import CHANNELS, RECEPTIVE_FIELD, WIDTHS, Size
-from flawscope.methods.efficientad.networks import (
+from flawscope.methods.features.backbone import Backbone, load_backbone
+from flawscope.methods.features.weights import DEFAULT_BACKBONE
+from flawscope.methods.settings import Rule, check_rules, training_rules
+from flawscope.methods.task import CHECKPOINT_INTERVAL, Budget
+from flawscope.methods.training.efficientad import CHANNELS, RECEPTIVE_FIELD, WIDTHS, Size
+from flawscope.methods.training.efficientad.networks import (
     compact_teacher,
     expand_teacher,
     expansion_matrix,
@@ -41,12 +45,9 @@ from flawscope.methods.efficientad.networks import (
     replace_last_layer,
     write_teacher,
 )
-from flawscope.methods.features.backbone import Backbone, load_backbone
-from flawscope.methods.features.weights import DEFAULT_BACKBONE
-from flawscope.methods.settings import Rule, check_rules, training_rules
-from flawscope.methods.task import CHECKPOINT_INTERVAL, Budget
-from flawscope.methods.training import Trainer
-from flawscope.methods.training_state import json_settings, pick_precision
+from flawscope.methods.training.state import json_settings, pick_precision
+from flawscope.methods.training.state_file import load_checkpoint
+from flawscope.methods.training.trainer import Trainer
 from flawscope.progress import ProgressCallback, format_duration, ignore_progress
 
 DEFAULT_STEPS = 6000

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from flawscope.calibration.judgement import DecisionCounts, Judgement
+from flawscope.artefact.judgement import DecisionCounts, Judgement
 from flawscope.errors import InputError
 from flawscope_station.learning import activation
 from flawscope_station.learning import jobs as jobs_module

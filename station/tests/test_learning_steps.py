@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine
 
-from flawscope.calibration.judgement import DecisionCounts
+from flawscope.artefact.judgement import DecisionCounts
 from flawscope.errors import FlawscopeError
-from flawscope.results.review.pages import LANGUAGES
+from flawscope.pages.templates import LANGUAGES
 from flawscope_station.learning import candidate_plan as plans
 from flawscope_station.learning import candidate_records as states
 from flawscope_station.learning import jobs

@@ -13,9 +13,9 @@ import pytest
 
 from flawscope import Prediction, Predictor
 from flawscope.errors import InputError
-from flawscope.evaluation.report import page as report_page
+from flawscope.pages.report import page as report_page
+from flawscope.pages.templates import ASSETS, LANGUAGES
 from flawscope.results.findings import Finding
-from flawscope.results.review.pages import ASSETS, LANGUAGES
 from flawscope_station.core import housekeeping
 from flawscope_station.web import pages, sign_in_pages
 from flawscope_station.web.templates import PAGES, TABS

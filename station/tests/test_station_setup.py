@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flawscope.calibration.tried import TRIED, Choice, Trial
+from flawscope.artefact.tried import TRIED, Choice, Trial
 from flawscope.fitting.proposals import Recipe, propose_views
 from flawscope_station.settings.sources import CameraSourceSettings
 from flawscope_station.setup import draft, drafts

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flawscope.artefact.files import csv_cell, from_csv_cell
-from flawscope.results.review import DEFECT, DecisionLog
+from flawscope.pages.review import DEFECT, DecisionLog
 from flawscope.results.table import ResultRow, TableWriter, read_table
 
 SIGNS = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"

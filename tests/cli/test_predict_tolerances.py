@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from brightness import draw, model
-from flawscope.evaluation.report import REPORT_NAME
 from flawscope.evaluation.trials import read_study
+from flawscope.pages.report import REPORT_NAME
 from flawscope.results import drawing
 from flawscope.results.drawing import OUTLINE_COLOUR, WITHIN_COLOUR
 from flawscope.results.table import read_table

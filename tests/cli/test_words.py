@@ -5,8 +5,8 @@ import pytest
 from flawscope.calibration.threshold import parse_false_alarm_rate
 from flawscope.cli.common import parse_length, parse_minutes
 from flawscope.cli.words import clean_words
+from flawscope.config import convert_value
 from flawscope.errors import InputError, decimal_point
-from flawscope.methods.config import convert_value
 from flawscope.pictures.defect_size import parse_pixels
 
 WORDS = {

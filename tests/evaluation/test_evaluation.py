@@ -21,10 +21,10 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.evaluation import evaluate
 from flawscope.evaluation.ground_truth import shrink_mask
 from flawscope.evaluation.metrics import confidence_interval_rate, pixel_metrics
-from flawscope.evaluation.report.words import Tally, sentences
 from flawscope.evaluation.result import PictureStore
 from flawscope.evaluation.robustness import robustness
-from flawscope.results.prediction import Levels, Prediction
+from flawscope.pages.report.words import Tally, sentences
+from flawscope.results.prediction import Prediction, ScoreLevels
 from flawscope.views.geometry import Geometry
 from flawscope.views.light import Light
 from flawscope.views.preprocess import Preprocess
@@ -365,7 +365,7 @@ def test_what_is_kept_is_read_as_it_was():
     maps = rng.normal(size=(9, 30, 50)).astype(np.float32)
     truths = [None if k == 4 else rng.random((30, 50)) < k / 9 for k in range(9)]
     for values, truth in zip(maps, truths, strict=True):
-        found = Prediction(1.0, 0.5, 2.0, True, values, geometry, Levels(0.5, 0.5, (0.0, 1.0)))
+        found = Prediction(1.0, 0.5, 2.0, True, values, geometry, ScoreLevels(0.5, 0.5, (0.0, 1.0)))
         kept.append(Item(Path("x.png"), "kind", True), found, truth)
     with ThreadPoolExecutor(4) as pool:
         read = list(pool.map(lambda k: kept.pictures[k % 9], range(1200)))  # more than files may be open

@@ -16,7 +16,7 @@ from flawscope.evaluation.intervals import (
     pixel_intervals,
 )
 from flawscope.evaluation.result import EvaluatedPicture
-from flawscope.results.prediction import Levels, Prediction
+from flawscope.results.prediction import Prediction, ScoreLevels
 from flawscope.views.preprocess import Preprocess
 
 
@@ -100,7 +100,7 @@ def evaluated(maps, truths):
     found = []
     for values, truth in zip(maps, truths, strict=True):
         geometry = Preprocess(values.shape).geometry(values.shape)
-        prediction = Prediction(0.0, 1.0, -1.0, False, values, geometry, Levels(0.0, 4.0, (0.0, 1.0)))
+        prediction = Prediction(0.0, 1.0, -1.0, False, values, geometry, ScoreLevels(0.0, 4.0, (0.0, 1.0)))
         bad = truth is None or bool(truth.any())
         found.append(EvaluatedPicture(Item(Path("x.png"), "kind", bad), prediction, truth))
     return found

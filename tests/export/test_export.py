@@ -144,7 +144,7 @@ def test_wrong_calls_are_one_line(model_path, onnx_path, tmp_path, capsys):
         ([str(tmp_path / "no.safetensors"), "--out", "new.onnx"], "there is no model"),
         (
             [str(model_path), "--out", "new.onnx", "--precision", "int8"],
-            "int8 makes patchcore no faster: leave out",
+            "int8 is gone: leave out --precision; PatchCore and a smaller",
         ),
         ([str(model_path), "--out", "new.onnx", "--precision", "bf16"], "bf16 is calibrated anew: give good"),
     ):
@@ -156,6 +156,19 @@ def test_wrong_calls_are_one_line(model_path, onnx_path, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_files_of_int8_still_open(engine, onnx_path, tmp_path):
+    """They are no longer written."""
+    model = flawscope.load(onnx_path, engine=engine)
+    facts = {"certificate": {**model.manifest.facts["certificate"], "precision": "int8"}}
+    calibration = replace(model.calibration, precision="int8")
+    manifest = replace(model.manifest, calibration=calibration, facts={**model.manifest.facts, **facts})
+    Predictor(replace(model.artefact, manifest=manifest), model.session).save(tmp_path / "int8.onnx")
+    found = flawscope.load(tmp_path / "int8.onnx", engine=engine)
+    assert found.self_test().passed
+    assert found.calibration.precision == certificates_from_facts(found.manifest.facts)[0].precision == "int8"
+
+
 def test_only_fp32_models_and_pictures_of_its_size_are_taken(model_path, tmp_path):
     artefact, out = model_file.read(model_path), tmp_path / "new.onnx"
     calibration = replace(artefact.manifest.calibration, precision="bf16")
@@ -165,7 +178,7 @@ def test_only_fp32_models_and_pictures_of_its_size_are_taken(model_path, tmp_pat
     tensors = {**artefact.tensors, "samples": np.zeros((1, 3, 8, 8), np.uint8)}
     with pytest.raises(InputError, match="size"):
         export(replace(artefact, tensors=tensors), out)
-    with pytest.raises(InputError, match="no precision fp16: use one of fp32, bf16, int8"):
+    with pytest.raises(InputError, match="no precision fp16: use one of fp32, bf16"):
         export(artefact, out, precision="fp16")
     assert not list(tmp_path.iterdir())
 

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import flawscope
 from flawscope.artefact import model_file
-from flawscope.export import eight_bits, onnx_graph
+from flawscope.export import onnx_graph
 from flawscope.runtime.torch import TorchSession
 
 ROOT = Path(flawscope.__file__).parents[2]
@@ -26,15 +26,6 @@ def steps(trained):
     """`embed` and `score`. Read only."""
     embed, score = onnx_graph.trace(trained.model)
     return embed, score
-
-
-@pytest.fixture(scope="module")
-def quantised(steps):
-    """`embed` in 8 bits. Read only."""
-    before = steps[0].SerializeToString(deterministic=True)
-    found, _ = eight_bits.quantize_embed(steps[0], [pictures(2), pictures(2, seed=1)])
-    assert steps[0].SerializeToString(deterministic=True) == before  # as it was
-    return found
 
 
 def pictures(count, seed=0):
@@ -67,14 +58,12 @@ def test_the_steps_are_the_detector_s(batch, steps, trained):
     np.testing.assert_allclose(drawn, maps.numpy(), rtol=1e-4, atol=1e-3)
 
 
-def test_names_operators_and_versions(steps, quantised):
+def test_names_operators_and_versions(steps):
     embed, score = steps
     for proto, given, results in (
         (embed, "images", ["features"]),
         (score, "features", ["scores", "maps"]),
-        (quantised, "images", ["features"]),
         (onnx_graph.join_graphs(embed, score), "images", ["scores", "maps"]),
-        (onnx_graph.join_graphs(quantised, score), "images", ["scores", "maps"]),
     ):
         onnx.checker.check_model(proto, full_check=True)
         assert [i.name for i in proto.graph.input] == [given]
@@ -117,50 +106,3 @@ def test_the_same_name_in_both_steps_means_two_things():
     onnx.checker.check_model(joined, full_check=True)
     for found in run(joined, images=np.float32([0, 5])):
         assert found.tolist() == [11.0, 16.0]
-
-
-def convolutions(proto):
-    return [node for node in proto.graph.node if node.op_type == "Conv"]
-
-
-def readers(proto, name):
-    return [node for node in proto.graph.node if name in node.input]
-
-
-def test_8_bit_convolutions_are_all_but_those_whose_input_is_a_feature(steps, quantised):
-    embed = steps[0]
-    made_by = {name: node for node in quantised.graph.node for name in node.output}
-    whole = [
-        node.name
-        for node in convolutions(quantised)
-        if made_by.get(node.input[0]) is None or made_by[node.input[0]].op_type != "DequantizeLinear"
-    ]
-    before = convolutions(embed)
-    assert [node.name for node in convolutions(quantised)] == [node.name for node in before]
-    shared = [
-        node.name for node in before if any(r.op_type == "AveragePool" for r in readers(embed, node.input[0]))
-    ]
-    assert shared  # stage 2 is a feature, and what stage 3 begins with
-    expected = set(shared)
-    assert set(whole) == expected
-    assert len(whole) < len(before) / 2
-    kept = stored(quantised)
-    for node in convolutions(quantised):
-        weights = kept.get(node.input[1])
-        if node.name in expected:
-            assert weights.dtype == np.float32
-        else:
-            assert weights is None  # bytes, made numbers on the way
-    kinds = {value.dtype for value in kept.values() if value.ndim == 4 and len(value) > 1}
-    assert np.dtype(np.int8) in kinds
-
-
-def test_products_of_8_bits_fit_16_bits_in_pairs(quantised):
-    """Processors without VNNI add neighbours' products in 16 bits. All channels use what that leaves."""
-    kept = [w for w in stored(quantised).values() if w.dtype == np.int8 and w.ndim == 4]
-    assert len(kept) > 20
-    for weights in kept:
-        rows = np.sort(weights.reshape(len(weights), -1).astype(int), axis=1)
-        pairs = np.maximum(rows[:, -2:].clip(0).sum(1), -rows[:, :2].clip(None, 0).sum(1))
-        assert 255 * int(pairs.max()) < 2**15
-        assert np.median(pairs) >= 126

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from auto_helpers import pictures
-from flawscope.calibration import tried
+from flawscope.artefact import tried
 from flawscope.errors import InputError
 from flawscope.fitting import auto, fit_auto, search_time, trial_pictures
 from flawscope.fitting.proposals import Recipe, propose_tiles, propose_views

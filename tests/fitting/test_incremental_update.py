@@ -19,8 +19,8 @@ from flawscope.fitting.update_evaluation import (
     score_pictures,
 )
 from flawscope.fitting.updated_models import CAP_GROWTH
+from flawscope.pages.review import DEFECT, GOOD, DecisionLog
 from flawscope.pictures.decoding import decode
-from flawscope.results.review import DEFECT, GOOD, DecisionLog
 from incremental_update_helpers import QUICK, extended, reviewed, stained_fixture  # noqa: F401
 
 

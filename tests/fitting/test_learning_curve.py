@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flawscope.calibration.tried import Scored, enough
+from flawscope.artefact.tried import Scored, enough
 from flawscope.fitting import trials
 from near_duplicates_helpers import product
 

@@ -9,7 +9,7 @@ import torch
 
 from flawscope.fitting.fitting import fit
 from flawscope.methods.patchcore import coreset
-from flawscope.methods.training import Trainer
+from flawscope.methods.training.trainer import Trainer
 from flawscope.predictor import load
 
 pytestmark = pytest.mark.cuda

@@ -10,19 +10,20 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from flawscope.errors import InputError
-from flawscope.methods import registry, training_state
-from flawscope.methods.efficientad.model import create as create_efficientad
-from flawscope.methods.efficientad.trainer import Trainer as EfficientAdTrainer
-from flawscope.methods.efficientad.training_pictures import TeacherOutputs, natural_pictures
+from flawscope.methods import registry
 from flawscope.methods.good_pictures import GoodPictures
 from flawscope.methods.patchcore import coreset
-from flawscope.methods.prnet.fit import find_prototypes
-from flawscope.methods.prnet.model import create as create_prnet
-from flawscope.methods.prnet.trainer import Trainer as PrnTrainer
-from flawscope.methods.prnet.training_pictures import ScaleFeatureCache, TrainingPictures
 from flawscope.methods.task import Task
-from flawscope.methods.training import Trainer
-from flawscope.methods.training_state import restore_adam
+from flawscope.methods.training import state
+from flawscope.methods.training.efficientad.model import create as create_efficientad
+from flawscope.methods.training.efficientad.trainer import Trainer as EfficientAdTrainer
+from flawscope.methods.training.efficientad.training_pictures import TeacherOutputs, natural_pictures
+from flawscope.methods.training.prnet.fit import find_prototypes
+from flawscope.methods.training.prnet.model import create as create_prnet
+from flawscope.methods.training.prnet.trainer import Trainer as PrnTrainer
+from flawscope.methods.training.prnet.training_pictures import ScaleFeatureCache, TrainingPictures
+from flawscope.methods.training.state import restore_adam
+from flawscope.methods.training.trainer import Trainer
 from flawscope.predictor import load
 from flawscope.progress import ignore_progress
 
@@ -34,7 +35,7 @@ def moved(monkeypatch):
     """moved(module): a copy on the other device, which has no precisions of its own."""
     nothing = lambda *given, **more: contextlib.nullcontext()  # noqa: E731
     monkeypatch.setattr("flawscope.methods.detector.autocast", nothing)
-    monkeypatch.setattr("flawscope.methods.prnet.model.autocast", nothing)
+    monkeypatch.setattr("flawscope.methods.training.prnet.model.autocast", nothing)
     monkeypatch.setattr(Trainer, "autocast", nothing)
     autocast = torch.autocast
     monkeypatch.setattr(
@@ -123,7 +124,7 @@ def test_a_gpu_gets_the_numbers_of_places_and_learns_the_same(kind, quick_settin
     of_cpu = [v.grad.clone() for v in trainer.networks[0].parameters() if v.grad is not None]
     trainer.networks[0].zero_grad()
     asked = []
-    monkeypatch.setattr(training_state, "upload", lambda values, device: asked.append(device) or values)
+    monkeypatch.setattr(state, "upload", lambda values, device: asked.append(device) or values)
     monkeypatch.setattr(trainer, "autocast", contextlib.nullcontext)
     monkeypatch.setattr(torch.random, "fork_rng", lambda devices: contextlib.nullcontext())
     trainer.device = torch.device("cuda")

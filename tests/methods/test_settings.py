@@ -2,9 +2,10 @@
 
 import pytest
 
-from flawscope.methods import efficientad, patchcore, prnet, registry
-from flawscope.methods.config import build_config, parse_assignments, read_config
+from flawscope.config import build_config, parse_assignments, read_config
+from flawscope.methods import patchcore, registry
 from flawscope.methods.settings import TrainingSettings
+from flawscope.methods.training import efficientad, prnet
 from flawscope.testing import must_refuse
 
 SIZES = "is not N, HxW, or several joined by +"

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flawscope.calibration.recognition import Recognition
 from flawscope.cli.output import prediction_line
-from flawscope.evaluation.report.pages import predictions_page
+from flawscope.pages.report.pages import predictions_page
+from flawscope.pages.templates import LANGUAGES, PAGES
 from flawscope.results.findings import (
     MIN_ANOMALOUS_SEVERITY,
     REASONS,
@@ -20,8 +20,7 @@ from flawscope.results.findings import (
 )
 from flawscope.results.folder import RenderedPrediction
 from flawscope.results.found_parts import FoundPart, FoundParts, PartSearch
-from flawscope.results.prediction import Levels, Prediction
-from flawscope.results.review.pages import LANGUAGES, PAGES
+from flawscope.results.prediction import Prediction, Recognition, ScoreLevels
 from flawscope.results.table import PART_COLUMNS, ResultRow
 from flawscope.views.frames import PartPose
 from flawscope.views.geometry import Geometry
@@ -32,7 +31,7 @@ POSE = PartPose(40.0, 30.0, 12.0, 1.0, False, 20.0, 0.4)
 
 def prediction():
     geometry = Geometry((64, 64), (8, 8), (0.125, 0.125), (0.0, 0.0))
-    levels = Levels(5.0, 5.0, (0.0, 9.0))
+    levels = ScoreLevels(5.0, 5.0, (0.0, 9.0))
     return Prediction(1.0, 0.4, -2.0, False, np.zeros((8, 8), np.float32), geometry, levels, "a.png")
 
 

@@ -19,7 +19,7 @@ from flawscope.pictures.listing import OUTPUT_LIST
 from flawscope.pictures.masks import read_mask
 from flawscope.results import run as runs
 from flawscope.results.folder import MAPS, PictureWriter
-from flawscope.results.prediction import Levels, Prediction
+from flawscope.results.prediction import Prediction, ScoreLevels
 from flawscope.results.run import ResultsFolder
 from flawscope.results.table import COLUMNS, OutputFiles, ResultRow, TableWriter, Unjudged, read_table
 from flawscope.views.preprocess import Preprocess
@@ -39,7 +39,7 @@ def predicted(path, values=0.9, picture=(40, 60)):
         is_anomalous=bool(values.max() > 0.5),
         map=values.astype(np.float32),
         geometry=Preprocess(SIZE).geometry(picture),
-        levels=Levels(0.5, 0.5, (0.0, 1.0)),
+        levels=ScoreLevels(0.5, 0.5, (0.0, 1.0)),
         path=str(path),
     )
 
@@ -131,7 +131,7 @@ def test_a_file_in_the_way_is_one_line(tmp_path):
 @pytest.mark.parametrize("maps", MAPS)
 def test_every_kind_of_map_can_be_read_back_with_what_stands_beside_it(tmp_path, maps):
     values = 2.7 * SPOT + 1
-    prediction = replace(predict(tmp_path / "x.png", values), levels=Levels(0.5, 2.0, (0.5, 4.5)))
+    prediction = replace(predict(tmp_path / "x.png", values), levels=ScoreLevels(0.5, 2.0, (0.5, 4.5)))
     PictureWriter(tmp_path / "out", tmp_path, maps=maps).add(tmp_path / "x.png", prediction)
     facts = json.loads((tmp_path / "out/maps/scale.json").read_text())
     assert facts["format"] == maps

@@ -11,9 +11,9 @@ from scipy import ndimage
 from flawscope.results.prediction import (
     MAX_REMEMBERED,
     MIN_WARNING_PICTURES,
-    Levels,
     MismatchDetector,
     Prediction,
+    ScoreLevels,
 )
 from flawscope.views.geometry import Geometry
 from flawscope.views.preprocess import Preprocess
@@ -30,7 +30,7 @@ def prediction(values, geometry=None, **levels):
         is_anomalous=False,
         map=values,
         geometry=geometry or Geometry(values.shape, values.shape, (1.0, 1.0), (0.0, 0.0)),
-        levels=replace(Levels(9.0, LEVEL, (0.0, 1.0)), **levels),
+        levels=replace(ScoreLevels(9.0, LEVEL, (0.0, 1.0)), **levels),
         path="a.png",
     )
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flawscope.errors import InputError
-from flawscope.results.prediction import Levels, Prediction
+from flawscope.results.prediction import Prediction, ScoreLevels
 from flawscope.results.region import measure_region, rectangle_sides
 from flawscope.views.geometry import Geometry
 
@@ -74,7 +74,7 @@ def test_only_a_model_with_a_scale_has_sizes():
     values = np.zeros((10, 10), np.float32)
     values[2:4, 3:9] = 1
     plain = Geometry((10, 10), (10, 10), (1.0, 1.0), (0.0, 0.0))
-    levels = Levels(0.5, 0.5, (0.0, 1.0))
+    levels = ScoreLevels(0.5, 0.5, (0.0, 1.0))
     without = Prediction(1.0, 0.1, 1.0, True, values, plain, levels)
     (region,) = without.regions
     assert region.length_mm is region.width_mm is region.area_mm2 is None

@@ -10,7 +10,7 @@ import pytest
 from openpyxl import load_workbook
 from PIL import Image
 
-from flawscope.results.prediction import Levels, Prediction
+from flawscope.results.prediction import Prediction, ScoreLevels
 from flawscope.results.result_workbook import ExcelTable, run_totals
 from flawscope.results.table import TableWriter, Unjudged, read_table
 from flawscope.views.geometry import Geometry
@@ -23,7 +23,9 @@ def prediction(path, mm=None):
     values = np.zeros((30, 40), np.float32)
     values[3:6, 5:20], values[20:22, 30:33] = 2.0, 3.0
     geometry = Geometry((30, 40), (30, 40), (1.0, 1.0), (0.0, 0.0), mm_per_pixel=mm)
-    return Prediction(2.0, 0.01, 1.5, True, values, geometry, Levels(1.0, 1.0, (0.0, 3.0)), path=str(path))
+    return Prediction(
+        2.0, 0.01, 1.5, True, values, geometry, ScoreLevels(1.0, 1.0, (0.0, 3.0)), path=str(path)
+    )
 
 
 def rows(sheet):

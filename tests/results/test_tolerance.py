@@ -13,7 +13,7 @@ from PIL import Image
 from flawscope.calibration.size_bounds import SizeBounds
 from flawscope.errors import InputError
 from flawscope.results.findings import count_wrong, describe_reasons, outside_light
-from flawscope.results.prediction import Levels, Prediction, Region
+from flawscope.results.prediction import Prediction, Region, ScoreLevels
 from flawscope.results.tolerance import Rule, Tolerances, apply_tolerances
 from flawscope.views.geometry import Geometry
 
@@ -167,7 +167,7 @@ def test_what_is_not_known_is_never_tolerated(regions, said):
 def prediction(*, at=(5, 6), **changes):
     values = np.zeros((HEIGHT, WIDTH), np.float32)
     values[at[0], at[1] : at[1] + 3] = 1
-    made = Prediction(1.0, 0.1, 1.0, True, values, PLAIN, Levels(0.5, 0.5, (0.0, 1.0)))
+    made = Prediction(1.0, 0.1, 1.0, True, values, PLAIN, ScoreLevels(0.5, 0.5, (0.0, 1.0)))
     return replace(made, **changes)
 
 

@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 
 from flawscope.cli import main
-from flawscope.results.review import DEFECT, GOOD
+from flawscope.pages.review import DEFECT, GOOD
 from flawscope.synthesis.demo import dataset
 from flawscope.synthesis.demo.dataset import draw_dataset, draw_picture
 from flawscope.testing import check_method
@@ -151,19 +151,20 @@ class LearnsHere(Worker):
 @pytest.fixture
 def soon(teacher_path, monkeypatch):
     """What takes minutes takes seconds."""
-    from flawscope.artefact import certificate
     from flawscope.evaluation.benchmark import run as runs
-    from flawscope.methods import patchcore, prnet, training
+    from flawscope.methods import patchcore
     from flawscope.methods.settings import PictureSettings
-    from flawscope.results import review
-    from flawscope.results.review import server
+    from flawscope.methods.training import prnet, trainer
+    from flawscope.methods.training.efficientad import model
+    from flawscope.pages import review
+    from flawscope.pages.review import server
 
     sizes = PictureSettings.sizes.fget
     reduced = lambda size: tuple(min(LARGEST, side // 4) for side in size)  # noqa: E731
     smaller = property(lambda config: (reduced(sizes(config)[-1]),))
     for method in (patchcore, prnet):
         monkeypatch.setattr(method.METHOD.config, "sizes", smaller)
-    monkeypatch.setattr("flawscope.methods.efficientad.model.packaged_teacher", lambda _: teacher_path)
+    monkeypatch.setattr(model, "packaged_teacher", lambda _: teacher_path)
     monkeypatch.setattr(runs, "Processes", Here)
     # a process of its own would see whole pictures
     for module in (drafts, jobs):
@@ -171,8 +172,6 @@ def soon(teacher_path, monkeypatch):
     # what is refused is tested elsewhere: models of so few and small pictures find hardly anything
     monkeypatch.setattr("flawscope.fitting.update_evaluation.MIN_KEPT_SHARE", 0.0)
     monkeypatch.setattr("flawscope.fitting.incremental_update.find_defect_like", lambda *_: set())
-    # how close 8 bits come is measured elsewhere: of so few and small pictures it is a matter of luck
-    monkeypatch.setitem(certificate.TOLERANCE, "int8", 5.0)
     monkeypatch.setattr(server.ReviewServer, "serve", decide_all)
     flagged = review.read_review_pictures
     monkeypatch.setattr(
@@ -180,7 +179,7 @@ def soon(teacher_path, monkeypatch):
     )
     few = {"train": 12, "good": 4, "bad_per_kind": 1, "size": SIDE}
     monkeypatch.setattr(dataset, "draw_dataset", lambda root, **how: draw_dataset(root, **{**how, **few}))
-    monkeypatch.setattr(training.Trainer, "_plan_steps", lambda run, *_: setattr(run, "steps", 1))
+    monkeypatch.setattr(trainer.Trainer, "_plan_steps", lambda run, *_: setattr(run, "steps", 1))
 
 
 class Stations:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from flawscope.methods.task import Fitted, Task
-from flawscope.methods.trained_fit import PatchFeatures, TrainedFit
-from flawscope.methods.training import Trainer
+from flawscope.methods.training.fit import PatchFeatures, TrainedFit
+from flawscope.methods.training.trainer import Trainer
 from flawscope_simplenet.model import Model
 
 WEIGHTS, ORDER, NOISE = range(3)  # uses of random numbers

@@ -14,7 +14,7 @@ from flawscope.artefact.model_file import Artefact, unpack_images
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import InputError, pluralize
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")  # no file is written in int8 any more
 # Largest difference of a score. In fp32, the same sums in another order, it is relative to the score, or to 1
 # for smaller scores (they may lie around 0). A reduced precision is another network, calibrated anew: there
 # it is a share of the distance from the median good picture to the threshold, where from a half on good
@@ -25,7 +25,7 @@ MAP_STRIDE = 8  # of the maps that are kept for the self-test
 Scores = NDArray[Any]
 
 
-class Session(Protocol):
+class Scorer(Protocol):
     """Session of any engine, as far as it runs pictures."""
 
     runtime: str
@@ -135,7 +135,7 @@ def certificates_from_facts(facts: Mapping[str, Any]) -> list[Certificate]:
 
 
 def certify(
-    session: Session,
+    session: Scorer,
     images: NDArray[np.float32],
     scores: NDArray[Any],
     maps: NDArray[Any] | None,
@@ -189,7 +189,7 @@ def certify(
     )
 
 
-def certify_samples(session: Session, artefact: Artefact) -> Certificate:
+def certify_samples(session: Scorer, artefact: Artefact) -> Certificate:
     """Certifies the session's answers for the artefact's sample pictures against the manifest. InputError if
     the artefact has none, or they do not fit."""
     manifest, samples = artefact.manifest, artefact.tensors.get("samples")

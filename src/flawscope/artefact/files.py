@@ -172,6 +172,17 @@ def unusable_file_error(path: Any, reason: str, kind: str = "model") -> InputErr
     return error(f"cannot use {kind} {path}: {reason}")
 
 
+def checkpoint_path(out: str | os.PathLike[str]) -> Path:
+    """Path where a training that writes `out` keeps its state until it ends."""
+    return Path(out).with_suffix(".checkpoint.safetensors")
+
+
+def training_log_path(checkpoint: Path) -> Path:
+    """Path of the training's log beside its checkpoint."""
+    name = checkpoint.name.removesuffix(".safetensors").removesuffix(".checkpoint")
+    return checkpoint.with_name(f"{name}.training.csv")
+
+
 def suffix_of(path: str | os.PathLike[str]) -> str:
     """Returns the suffix of a model file, one of `MODEL_SUFFIXES`. InputError if it has another."""
     suffix = os.path.splitext(os.fspath(path))[1].lower()

@@ -29,8 +29,8 @@ from flawscope.artefact.files import (
     several_products_error,
     unusable_file_error,
 )
+from flawscope.artefact.kinds import Kinds
 from flawscope.calibration.goods import Picture, calibrate, rows_from_table, rows_to_table
-from flawscope.calibration.kinds import KindClassifier, Kinds
 from flawscope.calibration.outliers import SUSPECTS, Suspect
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import FlawscopeError, InputError
@@ -195,7 +195,8 @@ class Artefact:
 
     def __post_init__(self) -> None:
         """InputError where the region of interest does not fit the tiles, or the kinds their tensor."""
-        self.kind_classifier()
+        if self.manifest.kinds is not None:
+            self.manifest.kinds.check(self.tensors.get("kinds"))
         region, how = self.tensors.get("region"), self.manifest.preprocess
         if region is None:
             return
@@ -203,17 +204,6 @@ class Artefact:
         fits = fits and self.manifest.config.get("masked") is True  # else marks would be taken for pixels
         if how.tile is None or not fits or not region.any():
             raise InputError("the model's region of interest does not fit its tiles: fit anew")
-
-    def kind_classifier(self) -> KindClassifier | None:
-        """Returns what names the kinds of defects; None: the model knows none."""
-        kinds, tensor = self.manifest.kinds, self.tensors.get("kinds")
-        if kinds is None:
-            return None
-        return KindClassifier(kinds, np.empty((0, 0), np.float32) if tensor is None else tensor)
-
-    def with_kinds(self, classifier: KindClassifier) -> Artefact:
-        manifest = replace(self.manifest, kinds=classifier.kinds)
-        return Artefact(manifest, {**self.tensors, "kinds": classifier.tensor})
 
     @property
     def counted(self) -> NDArray[Any] | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from flawscope.cli import common
 from flawscope.errors import InputError
-from flawscope.evaluation import report
+from flawscope.pages import report
 
 if TYPE_CHECKING:
     from flawscope.evaluation.agreement import Agreement, Appraisal
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from flawscope.evaluation.report.agreement import agreement_page, claim_sentence, study_remarks
+    from flawscope.pages.report.agreement import agreement_page, claim_sentence, study_remarks
 
     if not args.sources:
         if stray := [f"--{name}" for name in ("reference", "model", "out") if getattr(args, name)]:
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
 
 def claim_facts(rate: float) -> dict[str, Any]:
     from flawscope.evaluation.agreement import parts_needed
-    from flawscope.evaluation.report.agreement import ALLOWED_MISSES
+    from flawscope.pages.report.agreement import ALLOWED_MISSES
 
     return {"miss_rate": rate, "parts_by_misses": {k: parts_needed(rate, k) for k in ALLOWED_MISSES}}
 
@@ -98,7 +98,7 @@ def claim_facts(rate: float) -> dict[str, Any]:
 def _model_facts(path: str, read: ReadStudy) -> tuple[list[tuple[str, str]], int]:
     """A model's facts with its hash, and how many of the pictures that the runs judged it was fitted on."""
     from flawscope.artefact.files import file_sha256
-    from flawscope.evaluation.report.words import model_facts
+    from flawscope.pages.report.words import model_facts
     from flawscope.pictures.decoding import pixel_hash
     from flawscope.predictor import read_manifest
     from flawscope.predictor.router import is_router, read_router_facts
@@ -115,7 +115,7 @@ def _model_facts(path: str, read: ReadStudy) -> tuple[list[tuple[str, str]], int
 
 def format_agreement(found: Agreement, claim: float, remarks: Iterable[str]) -> str:
     """Text of a study, for a person: the main figures."""
-    from flawscope.evaluation.report import agreement as words
+    from flawscope.pages.report import agreement as words
 
     def line(one: Appraisal) -> str:
         rates = [f"{words.spaced(key)} {words.share_text(getattr(one, key))}" for key in words.RATES]

@@ -24,7 +24,7 @@ from flawscope.errors import (
     pluralize,
     require_installed,
 )
-from flawscope.evaluation import report
+from flawscope.pages import report
 from flawscope.progress import ProgressCallback, TerminalProgress, ignore_progress, write_line
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def read_settings(
     args: argparse.Namespace, flags: Iterable[str], category: str | None = None
 ) -> dict[str, Any]:
     """Reads the settings from --config, then the given ones of `flags`, then --set; later ones win."""
-    from flawscope.methods.settings import merge_settings
+    from flawscope.config import merge_settings
 
     flagged = {name: value for name in flags if (value := getattr(args, name)) is not None}
     return merge_settings(args.config, flagged, args.set, category)

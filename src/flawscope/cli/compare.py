@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flawscope.artefact.files import EXPORTED_SUFFIX, atomic_write, suffix_of
 from flawscope.cli import common
-from flawscope.evaluation import report
+from flawscope.pages import report
 
 if TYPE_CHECKING:
     from flawscope.datasets import Dataset
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write(args: argparse.Namespace, found: Comparison, document: dict[str, Any]) -> None:
-    from flawscope.evaluation.report.pages import comparison_page
+    from flawscope.pages.report.pages import comparison_page
     from flawscope.results.excel import write_table
     from flawscope.results.run import SUMMARY_NAME
     from flawscope.results.table import OutputFiles

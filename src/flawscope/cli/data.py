@@ -65,8 +65,8 @@ def run(args: argparse.Namespace) -> int:
         problem = error
     steps = [] if args.align else advise_before(dataset)
     if args.out:
-        from flawscope.evaluation.report import write_page
-        from flawscope.evaluation.report.pages import check_page
+        from flawscope.pages.report import write_page
+        from flawscope.pages.report.pages import check_page
 
         write_page(args.out, check_page(dataset, report, aligned))
     if args.json:
@@ -115,7 +115,7 @@ def demo_arguments(parser: argparse.ArgumentParser) -> None:
 def demo(args: argparse.Namespace) -> int:
     """Do the main job on pictures drawn here: draw a data set, fit, evaluate, report. It needs no network."""
     from flawscope.cli import fit_one, main
-    from flawscope.evaluation import report
+    from flawscope.pages import report
     from flawscope.synthesis.demo import dataset
 
     if args.category not in dataset.CATEGORIES:

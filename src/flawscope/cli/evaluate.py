@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from flawscope.artefact.files import MODEL_SUFFIXES
 from flawscope.cli import common, fit_one
 from flawscope.errors import InputError, pluralize
-from flawscope.evaluation import report
+from flawscope.pages import report
 from flawscope.progress import format_duration
 
 if TYPE_CHECKING:

@@ -129,9 +129,8 @@ def learnt_by_default(args: argparse.Namespace, manifest: Manifest) -> int:
     """Number of good pictures that the default of a method with a preset `accurate` learnt from, where they
     are few; else 0."""
     plain = args.update is None and args.preset in (None, "default")
-    able = plain and "accurate" in registry.method(manifest.method).presets
     count = sum(one.role == "train" for one in manifest.pictures)
-    return count if able and count <= registry.FEW else 0
+    return count if plain and registry.wants_accurate(manifest.method, count) else 0
 
 
 def next_steps(args: argparse.Namespace, out: Path) -> list[str]:

@@ -84,7 +84,7 @@ def read_fit_settings(args: argparse.Namespace) -> FitSettings:
 def fit_and_save(args: argparse.Namespace, say: Say, step: ProgressCallback) -> Predictor:
     """Fits one model, or adds to one, and writes it to `--out`."""
     from flawscope.artefact import model_file
-    from flawscope.artefact.state_file import checkpoint_path, training_log_path
+    from flawscope.artefact.files import checkpoint_path, training_log_path
 
     call, checkpoint = read_fit_settings(args), None
     require_training()
@@ -116,7 +116,7 @@ def fit_model(
     args: argparse.Namespace, call: FitSettings, old: Artefact | None, say: Say, step: ProgressCallback
 ) -> Predictor:
     """Fits one model, or adds to `old`."""
-    from flawscope.calibration.tried import Choice
+    from flawscope.artefact.tried import Choice
     from flawscope.datasets import open_dataset
     from flawscope.evaluation.next_steps import advise_before
 
@@ -191,7 +191,7 @@ def split_by_view(dataset: Dataset, pattern: PartPattern, *splits: str) -> dict[
 
 
 def _fit_new(args: argparse.Namespace, call: FitSettings, dataset: Dataset, how: dict[str, Any]) -> Predictor:
-    from flawscope.artefact.state_file import checkpoint_path
+    from flawscope.artefact.files import checkpoint_path
     from flawscope.calibration.threshold import DEFAULT_RATE
     from flawscope.fitting import auto, fitting
 
@@ -238,7 +238,7 @@ def _extend(args: argparse.Namespace, old: Artefact, dataset: Dataset, how: dict
 @contextmanager
 def report_kept_steps(checkpoint: Path | None) -> Iterator[None]:
     """Adds to a KeyboardInterrupt how many steps of a training the checkpoint keeps."""
-    from flawscope.artefact.state_file import checkpoint_progress
+    from flawscope.methods.training.state_file import checkpoint_progress
 
     try:
         yield

@@ -15,15 +15,15 @@ from functools import cache, partial
 from typing import Any
 
 from flawscope.cli import common
-from flawscope.errors import InputError, suggest_name
-from flawscope.methods import registry
-from flawscope.methods.config import (
+from flawscope.config import (
     convert_value,
     parse_assignments,
     read_config,
     redact_value,
     setting_names,
 )
+from flawscope.errors import InputError, suggest_name
+from flawscope.methods import registry
 
 # Of the call, not of what is fitted; those in `CALL_IN_FILE` may stand in the file, above `categories`
 CALL_IN_FILE = ("out", "joint", "evaluate")

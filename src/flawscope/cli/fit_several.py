@@ -206,7 +206,7 @@ def _fit_and_report(call: argparse.Namespace, step: ProgressCallback) -> TaskFit
 
 def fit_in_task(args: argparse.Namespace, say: fit_one.Say) -> Predictor:
     """Fits one model, whole, in a task of the cluster, and opens it."""
-    from flawscope.artefact.state_file import checkpoint_path
+    from flawscope.artefact.files import checkpoint_path
     from flawscope.predictor import load
 
     if args.update:

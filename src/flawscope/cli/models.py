@@ -69,7 +69,7 @@ def _show_router(args: argparse.Namespace) -> None:
 
 def manifest_lines(manifest: Manifest) -> list[str]:
     from flawscope.artefact.model_file import FORMAT
-    from flawscope.evaluation.report.words import model_facts
+    from flawscope.pages.report.words import model_facts
 
     rows = [
         *model_facts(manifest),
@@ -174,7 +174,7 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         default="fp32",
-        choices=["fp32", "bf16", "int8"],
+        metavar="{fp32,bf16}",
         help="of the features; bf16 is OpenVINO's alone (default: fp32)",
     )
     parser.add_argument(

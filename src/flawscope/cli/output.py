@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from flawscope.cli import common
 from flawscope.errors import InputError, join_names, pluralize
-from flawscope.evaluation import report
+from flawscope.pages import report
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
@@ -262,7 +262,7 @@ class Output:
 
     def _write_page(self, results: ResultsFolder, facts: dict[str, Any], levels: Levels | None) -> None:
         """Writes the page beside the table, where the libraries that it needs are installed."""
-        from flawscope.evaluation.report.pages import predictions_page
+        from flawscope.pages.report.pages import predictions_page
         from flawscope.results.run import TABLE_NAME
         from flawscope.results.table import read_table
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from flawscope.artefact.model_file import Manifest
+from flawscope.artefact.tried import Choice
 from flawscope.calibration.goods import scored
-from flawscope.calibration.tried import Choice
 from flawscope.datasets import Dataset
 from flawscope.evaluation.result import Evaluation
 from flawscope.pictures.part_places import alignment_needed

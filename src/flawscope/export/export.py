@@ -15,7 +15,7 @@ from flawscope.artefact.certificate import Certificate, certificates_to_facts
 from flawscope.artefact.files import ENGINES, EXPORTED_SUFFIX
 from flawscope.artefact.model_file import Artefact
 from flawscope.errors import FlawscopeError, InputError, require_installed
-from flawscope.export import eight_bits, onnx_graph
+from flawscope.export import onnx_graph
 from flawscope.export.recalibrate import (
     EmbedFn,
     ExportPictures,
@@ -27,7 +27,6 @@ from flawscope.export.recalibrate import (
     run_one_by_one,
     with_defects,
 )
-from flawscope.methods import registry
 from flawscope.pictures.decoding import PictureSource
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.runtime import ExportedSession, Session, exported_engine, onnx_check, onnx_file
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 
-PRECISIONS = ("fp32", "bf16", "int8")
+PRECISIONS = ("fp32", "bf16")
 
 
 def export(
@@ -53,9 +52,8 @@ def export(
 
     Args:
         model: a .safetensors file, or the artefact read from one.
-        precision: of `embed`; `score` is always computed in fp32. int8: its convolutions are computed in 8
-            bits, which makes PatchCore no faster and is refused there. bf16: it is computed in bf16, by
-            OpenVINO alone, on processors that have it.
+        precision: of `embed`; `score` is always computed in fp32. bf16: by OpenVINO alone, on processors
+            that have it.
         pictures: good ones to compare on; by default the model's own samples. A reduced precision is another
             detector and is calibrated anew, on these: those the model was fitted on will do if its method can
             leave a picture out, others always.
@@ -88,16 +86,12 @@ def export(
     named = artefact.manifest.kinds is not None
     residuals = onnx_graph.trace_residuals(trained.model) if named else None
     step("network", 1, 2)
-    how = None
-    if precision == "int8":
-        evidence = eight_bits.QuantizationErrorMeter(embed, score, shown, artefact.manifest.calibration)
-        embed, how = eight_bits.quantize_embed(embed, given.for_ranges(), evidence, step)
     network: bytes = onnx_graph.join_graphs(embed, score, residuals).SerializeToString()
     sessions = _open_sessions(network, precision)
     step("network", 2, 2)
 
     as_embed = open_embed(embed, sessions[0].runtime, precision)
-    made = ReducedModel(precision, sessions, as_embed, trained, None if how is None else how.describe())
+    made = ReducedModel(precision, sessions, as_embed, trained)
     exported, certificates = certify_export(made, given, shown, step)
     onnx_file.write(exported, network, out)
     return certificates[0]
@@ -136,16 +130,12 @@ def certify_export(
 
 def check_exportable(artefact: Artefact, precision: str, pictures: Sequence[PictureSource]) -> None:
     """InputError where a model cannot be exported in this precision, with these pictures, or here."""
+    if precision == "int8":
+        raise InputError("int8 is gone: leave out --precision; PatchCore and a smaller --size are faster")
     if precision not in PRECISIONS:
         raise InputError(f"no precision {precision}: use one of {', '.join(PRECISIONS)}")
     if artefact.manifest.calibration.precision != "fp32":
         raise InputError("only models of precision fp32 can be exported: fit with --set precision=fp32")
-    method = registry.method(artefact.manifest.method)
-    if precision == "int8" and not method.int8:
-        raise InputError(
-            f"int8 makes {method.name} no faster: leave out --precision, or take bf16; fit with a smaller "
-            "--size or --preset small for speed"
-        )
     bf16 = precision == "bf16"
     extras = "export,openvino" if bf16 else "export"
     require_installed("export", "onnx", "onnxscript", *(["openvino"] if bf16 else []), extras=extras)

@@ -1,7 +1,7 @@
 """Turns a detector into an ONNX graph: traced in its two steps, `embed` and `score`, reduced if asked for,
 joined.
 
-Precision is a matter of `embed` alone (in 8 bits: `eight_bits`). `score` compares features, and small
+Precision is a matter of `embed` alone. `score` compares features, and small
 differences between features that are nearly equal decide: it stays in fp32.
 """
 

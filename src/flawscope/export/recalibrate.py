@@ -42,7 +42,6 @@ from flawscope.runtime.torch import TorchSession
 
 MAX_COMPARED = 32  # views, of as many pictures as there can be
 MAX_DEFECTIVE = 8  # of them that are compared with a simulated defect, too
-MAX_RANGED = 100  # views that the ranges of 8-bit numbers are measured on
 GOLDEN_SECTION = (5**0.5 - 1) / 2  # the fractional parts of its multiples lie evenly, however few
 
 Images = NDArray[np.float32]  # [N, 3, H, W]
@@ -90,17 +89,6 @@ class ExportPictures:
             raise InputError("the model holds no sample pictures to compare on: give some with --pictures")
         return unpack_images(packed)
 
-    def for_ranges(self) -> Iterator[NDArray[np.float32]]:
-        """Views `[1, 3, H, W]` of good pictures, each without and with a simulated defect, to measure the
-        ranges of 8-bit numbers on. Values beyond a range are cut off, and a range of good pictures alone ends
-        where defects begin."""
-        rng = np.random.default_rng(0)
-        for images, numbers in self._sample_views(MAX_RANGED, []):
-            for number in numbers:
-                image = images([number])
-                yield image
-                yield add_defect(image, rng)
-
     def _sample_views(
         self, most: int, failures: list[str]
     ) -> Iterator[tuple[Callable[[Sequence[int]], Images], list[int]]]:
@@ -144,7 +132,6 @@ class ReducedModel:
     sessions: Sequence[Session]
     embed: EmbedFn
     trained: TorchSession
-    layers: str | None = None  # the part of an int8 network in 8 bits, for a person
 
 
 def recalibrate(
@@ -284,8 +271,6 @@ def _describe(count: int, fresh: int, reduced: ReducedModel) -> str:
     if 0 < fresh < count:
         left_out, others = count - fresh, pluralize(fresh, "other")
         note += f", {left_out} that it was fitted on and left out one by one, {others}"
-    if reduced.layers is not None:
-        note += f"; some of them also gave the ranges of its 8-bit numbers: {reduced.layers}"
     return note
 
 

@@ -17,13 +17,13 @@ from flawscope.artefact.certificate import Certificate
 from flawscope.artefact.files import ARCHIVE_SUFFIX, EXPORTED_SUFFIX
 from flawscope.artefact.model_file import unpack_images
 from flawscope.artefact.router_file import GRAPH, DescriptorModel, RouterArtefact
-from flawscope.calibration.recognition import Recogniser
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.export import onnx_graph
 from flawscope.export.export import check_exportable, engines_for, export
 from flawscope.methods.descriptors import DescriptorNetwork
 from flawscope.methods.good_pictures import add_defect
 from flawscope.pictures.decoding import PictureSource
+from flawscope.predictor.recognition import Recogniser
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.runtime import exported_engine, onnx_file, router_archive
 from flawscope.runtime.onnx_file import NetworkFile

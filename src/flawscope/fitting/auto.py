@@ -20,9 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.artefact.model_file import Artefact
-from flawscope.calibration.goods import Picture
-from flawscope.calibration.streams import Stream
-from flawscope.calibration.tried import (
+from flawscope.artefact.tried import (
     GIVEN,
     MIN_GAIN,
     NO_TIME,
@@ -32,7 +30,9 @@ from flawscope.calibration.tried import (
     Trial,
     surely_better,
 )
-from flawscope.calibration.tried import Choice as Choice
+from flawscope.artefact.tried import Choice as Choice
+from flawscope.calibration.goods import Picture
+from flawscope.calibration.streams import Stream
 from flawscope.datasets import Dataset, open_dataset
 from flawscope.datasets.seen_defects import choose_seen
 from flawscope.errors import InputError, check_arguments, pluralize
@@ -97,7 +97,7 @@ def fit_auto(
             not tried again, if pictures and options are the same.
 
     Returns:
-        As `fit`; its facts hold what was tried (`calibration.tried.Choice`).
+        As `fit`; its facts hold what was tried (`artefact.tried.Choice`).
 
     Raises:
         InputError: as of `fit`; a method other than PatchCore; minutes not above 0.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flawscope.artefact import model_file
-from flawscope.calibration.judgement import Judgement
+from flawscope.artefact.judgement import Judgement
 from flawscope.errors import InputError
 from flawscope.export.export import export
 from flawscope.fitting.incremental_update import open_fitted_dataset, update

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flawscope.artefact.model_file import Artefact, Manifest, pack_images
-from flawscope.artefact.router_file import DescriptorModel, RouterArtefact
+from flawscope.artefact.router_file import DescriptorModel, ProductDescriptors, RouterArtefact
 from flawscope.calibration.goods import CALIBRATION, TRAIN
 from flawscope.calibration.parts import PartPattern
-from flawscope.calibration.recognition import DEFECT_COUNT, MAX_GOOD, MAX_PER_LIGHT, ProductDescriptors
 from flawscope.datasets import open_dataset
 from flawscope.errors import InputError, check_arguments
 from flawscope.fitting.simulated_defects import SimulatedDefects
@@ -35,6 +34,9 @@ from flawscope.views.preprocess import Preprocess
 SIZE, STAGE = "128", 2
 # Settings by which the network that recognises is that of a product's model
 NETWORK_SETTINGS = ("backbone", "neighbourhood")
+MAX_GOOD = 300  # good pictures whose descriptors a model keeps
+MAX_PER_LIGHT = 50  # of them in each other light of the range in which it keeps its rate
+DEFECT_COUNT = 36  # simulated ones among them, of all sizes
 PART_LEARNING_SECONDS = 3.0  # for finding the part on which they lie
 LEARNT_ROLES = (TRAIN, CALIBRATION)  # roles of the pictures that a product is recognised by
 Model = str | os.PathLike[str] | Artefact | Predictor

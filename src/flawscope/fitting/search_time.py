@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from flawscope.calibration.tried import Trial
+from flawscope.artefact.tried import Trial
 from flawscope.errors import InputError, pluralize
 from flawscope.fitting.trial_pictures import Stage
 from flawscope.progress import format_duration

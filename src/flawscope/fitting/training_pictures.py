@@ -29,11 +29,11 @@ from flawscope.methods.threads import workers
 from flawscope.pictures.appearance import FeatureValues, measure_appearance
 from flawscope.pictures.decoding import PictureSource, decode, error_reason, pixel_hash
 from flawscope.pictures.files import upright_size
-from flawscope.pictures.layouts import is_deep_colour, is_read_whole
 from flawscope.pictures.levels import Levels, UsedRange, common_levels, used_range
 from flawscope.pictures.listing import refuse_masks, relative_names
 from flawscope.pictures.masks import marks_most
 from flawscope.pictures.near_duplicates import Look
+from flawscope.pictures.pixel_layouts import is_deep_colour, is_read_whole
 from flawscope.progress import ProgressCallback, ProgressCounter
 from flawscope.views.light import Light, Normalization, channel_statistics
 from flawscope.views.pose import PoseKind

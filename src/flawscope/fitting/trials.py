@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from flawscope.calibration.tried import Scored, enough
+from flawscope.artefact.tried import Scored, enough
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit
 from flawscope.fitting.simulated_defects import (

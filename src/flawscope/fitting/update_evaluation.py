@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from flawscope.artefact.judgement import DecisionCounts, Judgement, MissedDefect, ScoreChange
 from flawscope.calibration.goods import scored
-from flawscope.calibration.judgement import DecisionCounts, Judgement, MissedDefect, ScoreChange
 from flawscope.calibration.power import wilson_interval
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import InputError, pluralize

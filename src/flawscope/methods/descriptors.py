@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flawscope.artefact.router_file import DescriptorModel
+from flawscope.config import build_config, keep_known_settings
 from flawscope.errors import InputError
-from flawscope.methods.config import build_config, keep_known_settings
 from flawscope.methods.detector import resolve_device
 from flawscope.methods.patch_detector import PatchDetector
 from flawscope.methods.settings import PatchSettings

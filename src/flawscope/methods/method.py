@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from flawscope.config import build_config, keep_known_settings
 from flawscope.errors import InputError
-from flawscope.methods.config import build_config, keep_known_settings
 from flawscope.methods.settings import PictureSettings, TrainingSettings, apply_tile_scale
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ class Method:
         takes_seen_defects: learns from real defects too (`--seen`).
         finds_suspects: points out training pictures that do not look good, and can drop them.
         extends: pictures can be added to a fitted model (`--update`).
-        int8: `export --precision int8` makes it faster.
         predict_peak: predicts the peak memory of the process that fits, in bytes; None: unknown.
         options: flags of `flawscope fit` for its own settings.
     """
@@ -67,7 +66,6 @@ class Method:
     takes_seen_defects: bool = False
     finds_suspects: bool = False
     extends: bool = False
-    int8: bool = True
     predict_peak: Callable[[Any, Task], int] | None = None
     options: Sequence[Option] = ()
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from flawscope.config import setting_names
 from flawscope.errors import InputError, one_line_message, suggest_name
-from flawscope.methods import config as settings
 from flawscope.methods.features.weights import PACKAGED, cached_in_hub
 from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 
 GROUP = "flawscope.methods"
 DEFAULT = "patchcore"
-FEW = 10  # good pictures up to which a preset `accurate`, a larger network, is worth its time
-BUILT_IN = ("patchcore", "efficientad", "prnet")  # each a folder here, with its `METHOD`
+FEW = 10  # good pictures (`wants_accurate`)
+BUILT_IN = {  # name -> the folder that has its `METHOD`
+    "patchcore": "flawscope.methods.patchcore",
+    "efficientad": "flawscope.methods.training.efficientad",
+    "prnet": "flawscope.methods.training.prnet",
+}
 
 
 @cache
@@ -47,7 +51,7 @@ def method(name: str) -> Method:
         InputError: there is none, or the package that brings it cannot be imported.
     """
     if name in BUILT_IN:
-        found: Method = importlib.import_module(f"flawscope.methods.{name}").METHOD
+        found: Method = importlib.import_module(BUILT_IN[name]).METHOD
         return found
     entry = _installed().get(name)
     if entry is None:
@@ -90,11 +94,17 @@ def default_method_name(name: str | None, preset: str) -> str:
 def configure(method: Method, preset: str = "default", values: Mapping[str, Any] | None = None) -> Any:
     """`Method.configure`; InputError names the methods that have a setting which this one has not."""
     for key in values or {}:
-        if key not in settings.setting_names(method.config):
-            others = [one.name for one in loadable_methods() if key in settings.setting_names(one.config)]
+        if key not in setting_names(method.config):
+            others = [one.name for one in loadable_methods() if key in setting_names(one.config)]
             if others:
                 raise InputError(f"{method.name} has no {key}: leave it out, or take {' or '.join(others)}")
     return method.configure(preset, values)
+
+
+def wants_accurate(name: str, count: int) -> bool:
+    """Whether good pictures are so few that a method's preset `accurate`, a larger network, is worth its
+    time. InputError: there is no such method."""
+    return 0 < count <= FEW and "accurate" in method(name).presets
 
 
 def missing_package(name: str, preset: str) -> str:

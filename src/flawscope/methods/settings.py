@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from inspect import get_annotations
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
+from flawscope.config import convert_value
 from flawscope.errors import InputError
-from flawscope.methods.config import convert_value, parse_assignments, read_config
 from flawscope.methods.features.weights import DEFAULT_BACKBONE
 from flawscope.pictures.form import MAX_SIDE, STEP, is_enlarged_much, size_in_form, size_text, usual_form
 from flawscope.views import DEFAULT_OVERLAP, MAX_OVERLAP, parse_overlap
@@ -168,14 +168,6 @@ class PictureSettings:
     def network_size(self) -> Size:
         """(H, W) of the images that the detector takes."""
         return self.view_sizes[-1]
-
-
-def merge_settings(
-    file: str | None, flags: Mapping[str, Any], assignments: Iterable[str], category: str | None = None
-) -> dict[str, Any]:
-    """Merge the settings of a call: YAML file, flags, `key=value`; later ones win."""
-    values = read_config(file, category) if file else {}
-    return {**values, **flags, **parse_assignments(assignments)}
 
 
 def apply_tile_scale(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

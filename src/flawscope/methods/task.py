@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from flawscope.artefact.files import training_log_path
 from flawscope.artefact.model_file import Artefact
-from flawscope.artefact.state_file import training_log_path
 from flawscope.calibration import hold_out
 from flawscope.calibration.goods import Values, next_unit
 from flawscope.errors import ExcludedPictureError, FlawscopeError, pluralize

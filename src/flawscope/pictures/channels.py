@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.errors import InputError, pluralize
-from flawscope.pictures import layouts, tiff
+from flawscope.pictures import pixel_layouts, tiff
 from flawscope.pictures.arrays import check_values, picture_error
 from flawscope.pictures.decoding import (
     HashedPicture,
@@ -155,7 +155,7 @@ def read_channels(source: PictureSource | HashedPicture, name: str) -> tuple[NDA
             count = sum(page.channels for page in alike)
             if count * math.prod(pages[0].size) > MAX_VALUES:
                 raise picture_error(name, f"it has {count} channels of many pixels", "cut it into parts")
-            planes = [layouts.read_page(stream, page, name, max_pixels()) for page in alike]
+            planes = [pixel_layouts.read_page(stream, page, name, max_pixels()) for page in alike]
             values = check_values(np.concatenate(planes, axis=2), name)
             return values, _groups(
                 [k for p in alike for k in (p.colours, *[1] * (p.channels - p.colours))], values

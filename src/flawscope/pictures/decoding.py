@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, features
 
 from flawscope.errors import FlawscopeError, describe_value, install_command, message_with_type
-from flawscope.pictures import damage, frames, layouts, tiff
+from flawscope.pictures import damage, frames, pixel_layouts, tiff
 from flawscope.pictures.arrays import (
     composite_over_white,
     from_numpy,
@@ -191,7 +191,7 @@ def open_upright_deep(source: PillowSource, name: str) -> tuple[Image.Image, NDA
     """Loads an image fully and upright, in the mode that it was stored in. Where Pillow would cut its values
     they are beside it, [H, W, C], and the image has their size. InputError as of `decode`."""
     if isinstance(source, Image.Image):
-        if layouts.is_deep_colour(source):
+        if pixel_layouts.is_deep_colour(source):
             raise picture_error(
                 name, "Pillow cuts its 16-bit colour to 8 bits", "give the file's path or bytes"
             )
@@ -251,7 +251,7 @@ def read_picture_header(data: bytes, name: str) -> Header:
     if page is not None and page.is_beyond_pillow and page.is_readable:
         return Header("TIFF", *page.size, math.prod(page.size) * max(20, 10 * page.channels))
     image = _open_header(io.BytesIO(data), name)
-    deep = image.mode[0] in "IF" or layouts.is_deep_colour(image)
+    deep = image.mode[0] in "IF" or pixel_layouts.is_deep_colour(image)
     costly = image.format in _MEMORY_HUNGRY or deep
     memory = image.height * image.width * (20 if costly else 10)
     return Header(image.format or "", image.height, image.width, memory)
@@ -270,25 +270,27 @@ def read_array(stream: IO[bytes], name: str) -> NDArray[Any] | None:
             shape, _, dtype = read(stream)
             begin, end = stream.tell(), stream.seek(0, os.SEEK_END)
     except Exception as error:  # of a torn header: what Python's parser raises, MemoryError among it
-        raise picture_error(name, f"the file is damaged ({error})", layouts.COPY_AGAIN) from None
+        raise picture_error(name, f"the file is damaged ({error})", pixel_layouts.COPY_AGAIN) from None
     if dtype.hasobject:
         raise picture_error(name, "it holds Python objects", "store an array of numbers")
     if min(shape, default=0) < 0 or end - begin < math.prod(shape) * dtype.itemsize:
-        raise picture_error(name, TRUNCATED, layouts.COPY_AGAIN)  # before as much memory is taken
+        raise picture_error(name, TRUNCATED, pixel_layouts.COPY_AGAIN)  # before as much memory is taken
     stream.seek(0)
     try:
         return np.asarray(np.load(stream, allow_pickle=False))
     except (ValueError, EOFError, OSError) as error:
-        raise picture_error(name, f"the file is damaged ({error})", layouts.COPY_AGAIN) from None
+        raise picture_error(name, f"the file is damaged ({error})", pixel_layouts.COPY_AGAIN) from None
 
 
 def _open_stream(stream: IO[bytes], name: str) -> tuple[Image.Image, NDArray[Any] | None]:
     array = read_array(stream, name)
     with without_warnings():  # about odd directories of a TIFF
         _refuse(frames.describe_pages(stream), f"{_ONE_BY_ONE}, or fit with --channels all", name)
-        values = layouts.read_whole(stream, name, max_pixels()) if array is None else from_numpy(array, name)
+        values = (
+            pixel_layouts.read_whole(stream, name, max_pixels()) if array is None else from_numpy(array, name)
+        )
     if array is not None and values is not None and damage.has_cut(values):
-        _refuse(damage.CUT, layouts.COPY_AGAIN, name)
+        _refuse(damage.CUT, pixel_layouts.COPY_AGAIN, name)
     if values is not None:
         image = Image.new("L", (values.shape[1], values.shape[0]))
         image.format = "TIFF"
@@ -296,14 +298,14 @@ def _open_stream(stream: IO[bytes], name: str) -> tuple[Image.Image, NDArray[Any
     stream.seek(0)
     image = _open_header(stream, name)
     _refuse(frames.describe_frames(image), _ONE_BY_ONE, name)
-    deep = layouts.is_deep_colour(image)
+    deep = pixel_layouts.is_deep_colour(image)
     loaded = _load_upright(image, name)
     if not deep:
         return loaded, None
     stream.seek(0)
     again = _open_header(stream, name)
-    grey = layouts.take_lower_bytes(again)
-    return loaded, layouts.join_bytes(loaded, _load_upright(again, name), grey)
+    grey = pixel_layouts.take_lower_bytes(again)
+    return loaded, pixel_layouts.join_bytes(loaded, _load_upright(again, name), grey)
 
 
 def _refuse(reason: str, remedy: str, name: str) -> None:
@@ -324,7 +326,7 @@ def raise_pixel_limit(most: int) -> None:
 def _open_header(stream: IO[bytes], name: str) -> Image.Image:
     head = stream.read(12)
     if not head:
-        raise picture_error(name, "it is empty", layouts.COPY_AGAIN)
+        raise picture_error(name, "it is empty", pixel_layouts.COPY_AGAIN)
     stream.seek(0)
     if is_heif := head[4:] in _HEIF:
         _register_heif(name)
@@ -332,7 +334,7 @@ def _open_header(stream: IO[bytes], name: str) -> Image.Image:
         try:
             image = Image.open(stream, formats=["HEIF"] if is_heif else _FORMATS)
         except Image.DecompressionBombError:
-            raise layouts.size_error(name, max_pixels()) from None
+            raise pixel_layouts.size_error(name, max_pixels()) from None
         except MemoryError:
             raise
         except Exception:  # UnidentifiedImageError, and what plugins raise on a damaged header
@@ -341,11 +343,13 @@ def _open_header(stream: IO[bytes], name: str) -> Image.Image:
                     name, "this Pillow reads no AVIF", "upgrade Pillow, or convert it to PNG"
                 ) from None
             if is_encoded(head):
-                if layout := layouts.unread_layout(stream, head):
+                if layout := pixel_layouts.unread_layout(stream, head):
                     raise picture_error(
-                        name, f"{layout}, which Pillow does not read", layouts.STORE_AGAIN
+                        name, f"{layout}, which Pillow does not read", pixel_layouts.STORE_AGAIN
                     ) from None
-                raise picture_error(name, "the file is truncated or damaged", layouts.COPY_AGAIN) from None
+                raise picture_error(
+                    name, "the file is truncated or damaged", pixel_layouts.COPY_AGAIN
+                ) from None
             raise picture_error(name, "it is not a picture we know", "convert it to PNG") from None
     return image
 
@@ -365,7 +369,7 @@ def _register_heif(name: str) -> None:
 def _load_upright(image: Image.Image, name: str) -> Image.Image:
     if 0 in image.size:
         raise picture_error(name, f"it has no pixels ({image.width} x {image.height})", "give at least 1 x 1")
-    if any(lost := layouts.lost_in_reading(image)):
+    if any(lost := pixel_layouts.lost_in_reading(image)):
         raise picture_error(name, *lost)
     large = image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf)  # TIFF warns here once more
     try:
@@ -375,8 +379,8 @@ def _load_upright(image: Image.Image, name: str) -> Image.Image:
         raise
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, ...
         reason = TRUNCATED if "truncated" in str(error).lower() else f"the file is damaged ({error})"
-        raise picture_error(name, reason, layouts.COPY_AGAIN) from None
-    _refuse(fault, layouts.COPY_AGAIN, name)
+        raise picture_error(name, reason, pixel_layouts.COPY_AGAIN) from None
+    _refuse(fault, pixel_layouts.COPY_AGAIN, name)
     return apply_orientation(image)
 
 

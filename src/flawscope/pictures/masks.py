@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     Mask = NDArray[np.bool_]
-    Levels = NDArray[Any]  # [H, W], 0 outside and higher the more a pixel is marked
+    MarkLevels = NDArray[Any]  # [H, W], 0 outside and higher the more a pixel is marked
 
 FEW_VALUES = 16  # so many values are classes; more are smoothed edges, noise, or a photograph
 MANY_CLASSES = 64  # values up to this are numbers of classes or of objects, however many there are
@@ -128,7 +128,7 @@ def _is_lossy(image: Image.Image, source: PillowSource) -> bool:
 # ------------------------------------------------------------------------------------ which is the background
 
 
-def _levels(image: Image.Image, deep: NDArray[Any] | None, lossy: bool, name: str) -> Levels:
+def _levels(image: Image.Image, deep: NDArray[Any] | None, lossy: bool, name: str) -> MarkLevels:
     """Measures how far each pixel is from the background. InputError: it cannot be told which that is.
     deep: the values where Pillow would cut them; `image` has their size then."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16") or (deep is not None and deep.shape[2] == 1):
@@ -155,26 +155,26 @@ def _channels(image: Image.Image) -> NDArray[np.uint8]:
     return np.atleast_3d(np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB")))
 
 
-def _above_darkest(values: NDArray[Any]) -> Levels:
+def _above_darkest(values: NDArray[Any]) -> MarkLevels:
     """Levels of grey values. Where all are alike, there is no darker background."""
     darkest = values.min()
-    above: Levels = values if darkest == values.max() else values - darkest
+    above: MarkLevels = values if darkest == values.max() else values - darkest
     return above
 
 
-def _levels_of_colours(colours: NDArray[Any], lossy: bool, name: str) -> Levels:
+def _levels_of_colours(colours: NDArray[Any], lossy: bool, name: str) -> MarkLevels:
     """Levels of colours or grey values [H, W, C] as they look, without transparency."""
     tolerance = LOSSY_CONTRAST if lossy else 0
     signed = {1: np.int16, 2: np.int32}.get(colours.dtype.itemsize, np.float64)
     channels = [colours[:, :, k].astype(signed) for k in range(colours.shape[2])]
     if len(channels) == 1:
         return _above_darkest(channels[0])
-    brightest: Levels = reduce(np.maximum, channels)
+    brightest: MarkLevels = reduce(np.maximum, channels)
     if (brightest - reduce(np.minimum, channels)).max() <= tolerance:
         return _above_darkest(channels[1])
     # a colour that fills more than half is the middle one in each channel
     middle = [np.partition(channel, channel.size // 2, None)[channel.size // 2] for channel in channels]
-    distance: Levels = reduce(
+    distance: MarkLevels = reduce(
         np.maximum, [abs(channel - at) for channel, at in zip(channels, middle, strict=True)]
     )
     fills = 2 * np.count_nonzero(distance <= tolerance / 2) > distance.size
@@ -187,7 +187,7 @@ def _levels_of_colours(colours: NDArray[Any], lossy: bool, name: str) -> Levels:
     return distance if distance.any() else brightest
 
 
-def _levels_above_transparent(colours: NDArray[Any], alpha: Levels, lossy: bool, name: str) -> Levels:
+def _levels_above_transparent(colours: NDArray[Any], alpha: MarkLevels, lossy: bool, name: str) -> MarkLevels:
     """Levels where some pixels are transparent, which are outside, whatever their colour."""
     opaque = colours[2 * alpha >= alpha.max()]
     black = opaque.max(1) <= (LOSSY_CONTRAST if lossy else 0)
@@ -196,7 +196,7 @@ def _levels_above_transparent(colours: NDArray[Any], alpha: Levels, lossy: bool,
     raise _doubt(name, "it has transparent pixels and black ones, and both may be the background")
 
 
-def _levels_of_palette(indices: Levels, colours: NDArray[Any], name: str) -> Levels:
+def _levels_of_palette(indices: MarkLevels, colours: NDArray[Any], name: str) -> MarkLevels:
     """Levels by the colours of a palette, or by its indices where all colours that are used look alike.
     InputError where index 0, the background of class masks, and the colours contradict."""
     used, first = np.unique(indices, return_index=True)
@@ -214,7 +214,7 @@ def _levels_of_palette(indices: Levels, colours: NDArray[Any], name: str) -> Lev
 # ---------------------------------------------------------------------------------- from where on it counts
 
 
-def _marked_levels(levels: Levels, lossy: bool, name: str) -> Mask:
+def _marked_levels(levels: MarkLevels, lossy: bool, name: str) -> Mask:
     """Marks every value above 0, if they are classes. If some are smoothed edges or noise, which fill no
     areas, these belong to what they lie beside from half of the way up."""
     values, share = _shares_in_areas(levels)
@@ -230,7 +230,7 @@ def _marked_levels(levels: Levels, lossy: bool, name: str) -> Mask:
     return _marked_above_noise(levels, values[fills & (values >= top / 8)], name)
 
 
-def _shares_in_areas(levels: Levels) -> tuple[NDArray[Any], NDArray[np.float64]]:
+def _shares_in_areas(levels: MarkLevels) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """The values that occur, and the share of each one's pixels that are in a square of 2 x 2 such pixels."""
     values, places = None, levels
     if levels.dtype.kind == "f" or levels.max() > 65535:
@@ -247,7 +247,7 @@ def _shares_in_areas(levels: Levels) -> tuple[NDArray[Any], NDArray[np.float64]]
     return occurs if values is None else values, share[occurs]
 
 
-def _marked_classes(levels: Levels, values: NDArray[Any]) -> Mask:
+def _marked_classes(levels: MarkLevels, values: NDArray[Any]) -> Mask:
     """Marks every value above 0 but those that occur on edges alone, between a lower and a higher one."""
     from scipy import ndimage
 
@@ -261,7 +261,7 @@ def _marked_classes(levels: Levels, values: NDArray[Any]) -> Mask:
     return marked
 
 
-def _marked_above_noise(levels: Levels, filling: NDArray[Any], name: str) -> Mask:
+def _marked_above_noise(levels: MarkLevels, filling: NDArray[Any], name: str) -> Mask:
     """Marks the values that fill areas, and of the others what is above half of them. InputError where too
     much is neither: a photograph, or classes that noise has drowned."""
     from scipy import ndimage

@@ -23,10 +23,11 @@ from flawscope.calibration.size_bounds import SizeBounds
 from flawscope.calibration.threshold import Calibration, Rate
 from flawscope.errors import InputError, check_arguments
 from flawscope.pictures.appearance import AppearanceRange, measure_appearance
-from flawscope.pictures.decoding import PictureSource, error_reason, source_name
+from flawscope.pictures.decoding import PictureSource, error_reason
 from flawscope.pictures.form import describe_other_form, known_sizes, positive_length
 from flawscope.pictures.listing import refuse_masks
 from flawscope.predictor.any_model import AnyModel
+from flawscope.predictor.kind_classifier import KindClassifier
 from flawscope.predictor.kinds import name_kinds
 from flawscope.predictor.parts import PART, named_as_another
 from flawscope.predictor.parts import PartCollector as PartCollector
@@ -46,7 +47,7 @@ from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results import html
 from flawscope.results.findings import other_form, outside_light
 from flawscope.results.found_parts import NOT_SEARCHED, PartSearch
-from flawscope.results.prediction import PEAK_RADIUS, Levels, Prediction
+from flawscope.results.prediction import PEAK_RADIUS, Prediction, ScoreLevels
 from flawscope.runtime import Run, Runner, Session, check_threads, open_session, read, read_manifest
 from flawscope.views.frames import PartPose
 from flawscope.views.geometry import Geometry
@@ -136,7 +137,8 @@ class Predictor(AnyModel):
             )
         self.artefact = artefact
         self.session = session
-        self.kind_classifier = artefact.kind_classifier()
+        kinds = artefact.manifest.kinds
+        self.kind_classifier = KindClassifier(kinds, artefact.tensors["kinds"]) if kinds else None
         self.appearance = AppearanceRange.from_facts(artefact.manifest.facts)
         self.view_looks = ViewLooks.from_facts(artefact.manifest.facts)
         self.known_sizes = known_sizes(artefact.manifest.facts)
@@ -205,20 +207,10 @@ class Predictor(AnyModel):
     def parts(self) -> PartCollector | None:
         return PartCollector.of(self.manifest)
 
-    def load(
-        self, source: PictureSource, bgr: bool = False, leave_out: Collection[str] = ()
-    ) -> tuple[PictureSource, LoadResult]:
-        if isinstance(source, PreparedPicture):
-            return source.source, source.seen
-        try:
-            if len(leave_out) == 0:
-                return source, self.see(source, from_bgr(source) if bgr else source)
-            picture = read_picture(source, bgr, leave_out, self.manifest.preprocess.decode)
-            return source, picture if isinstance(picture, InputError) else self.see(source, picture)
-        except InputError as error:
-            return source, error
-        except Exception as error:  # also what a reader of pictures does not foresee: the model is fine
-            return source, InputError(error_reason(error, source_name(source)))
+    def _load(self, source: PictureSource, bgr: bool, leave_out: Collection[str]) -> Loaded:
+        if len(leave_out) == 0:
+            return self.see(source, from_bgr(source) if bgr else source)
+        return self.see(source, read_picture(source, bgr, leave_out, self.manifest.preprocess.decode))
 
     def see(self, source: PictureSource, picture: PictureSource) -> Loaded:
         """A picture's views, and its appearance as a whole. picture: what `source`, which errors name, holds.
@@ -324,7 +316,7 @@ class Predictor(AnyModel):
             is_anomalous=bool(anomalous),
             map=map_,
             geometry=replace(geometry, mm_per_pixel=self.mm_per_pixel),
-            levels=Levels(c.score_threshold, c.mask_threshold, c.colour_range, c.outline, nearby),
+            levels=ScoreLevels(c.score_threshold, c.mask_threshold, c.colour_range, c.outline, nearby),
             path=name,
             shifts=() if self.appearance is None else self.appearance.shifts(measured),
             brightness=measured[0] if measured else None,

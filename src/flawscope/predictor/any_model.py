@@ -11,10 +11,12 @@ from flawscope.errors import InputError, check_arguments
 from flawscope.pictures.decoding import PictureSource
 from flawscope.predictor.parts import PartCollector, no_parts_error
 from flawscope.predictor.streaming import (
+    Loaded,
     LoadResult,
     PreparedPicture,
     SourceResult,
     collect_predictions,
+    reading_error,
     resolve_pictures,
     stream_predictions,
 )
@@ -42,11 +44,20 @@ class AnyModel(ABC):
     def runner(self) -> Runner:
         """The engine, or engines, that run pictures which are computed together."""
 
-    @abstractmethod
     def load(
         self, source: PictureSource, bgr: bool = False, leave_out: Collection[str] = ()
     ) -> tuple[PictureSource, LoadResult]:
         """Reads a picture as the network sees it, or says why it cannot be read."""
+        if isinstance(source, PreparedPicture):
+            return source.source, source.seen
+        try:
+            return source, self._load(source, bgr, leave_out)
+        except Exception as error:  # also what a reader of pictures does not foresee: the model is fine
+            return source, reading_error(error, source)
+
+    @abstractmethod
+    def _load(self, source: PictureSource, bgr: bool, leave_out: Collection[str]) -> Loaded:
+        """Does as `load`, with errors of any kind."""
 
     @abstractmethod
     def judge(

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.calibration import kinds
-from flawscope.calibration.kinds import KindClassifier
+from flawscope.artefact.model_file import Artefact
 from flawscope.calibration.outliers import odd_looks
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.decoding import PictureSource, error_reason, pixel_hash, source_name
 from flawscope.pictures.near_duplicates import Look
 from flawscope.pictures.units import find_new_parts
+from flawscope.predictor import kind_classifier
+from flawscope.predictor.kind_classifier import MIN_EXAMPLES, KindClassifier
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results.prediction import Prediction
 from flawscope.views.views import Views
@@ -110,7 +111,7 @@ def _inside(views: Views, number: int, points: Points) -> Points:
 def learn_kinds(
     predictor: Predictor,
     examples: Iterable[Example],
-    error: float = kinds.DEFAULT_ERROR,
+    error: float = kind_classifier.DEFAULT_ERROR,
     step: ProgressCallback = ignore_progress,
     total: int | None = None,
 ) -> LearntKinds:
@@ -122,7 +123,7 @@ def learn_kinds(
         total: number of examples, for `step`.
 
     Raises:
-        InputError: no kind has `kinds.MIN_EXAMPLES`, or the model cannot name kinds.
+        InputError: no kind has `MIN_EXAMPLES`, or the model cannot name kinds.
     """
     predictor.session.residuals(np.zeros((1, 3, *predictor.session.size), np.float32))  # or it cannot
     seen = LabelledRegions()
@@ -185,13 +186,13 @@ class LabelledRegions:
                 raise InputError(f"the kinds {other} and {name} differ in upper case alone: name them alike")
         width = self.descriptors[0].size if self.descriptors else 0
         descriptors = np.array([self.descriptors[k] for k in chosen]).reshape(len(chosen), width)
-        classifier = kinds.learn(descriptors, labels, error)
+        classifier = kind_classifier.learn(descriptors, labels, error)
         counts = Counter(labels)
         notes = [
             f"{name}: {pluralize(n, 'picture')} without a region there" for name, n in self.missed.items()
         ]
         notes += [
-            f"{name}: {pluralize(counts[name], 'example')}, a kind takes {kinds.MIN_EXAMPLES}: left out"
+            f"{name}: {pluralize(counts[name], 'example')}, a kind takes {MIN_EXAMPLES}: left out"
             for name in sorted(counts)
             if name not in classifier.kinds.names
         ]
@@ -200,7 +201,9 @@ class LabelledRegions:
             notes.append(
                 f"{pluralize(copies, 'picture')} of a part that has another one of the kind: left out"
             )
-        model = type(predictor)(predictor.artefact.with_kinds(classifier), predictor.session)
+        manifest = replace(predictor.manifest, kinds=classifier.kinds)
+        tensors = {**predictor.artefact.tensors, "kinds": classifier.tensor}
+        model = type(predictor)(Artefact(manifest, tensors), predictor.session)
         return LearntKinds(model, notes, self.failures)
 
 

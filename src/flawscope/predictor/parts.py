@@ -13,12 +13,12 @@ from flawscope.artefact.model_file import Manifest
 from flawscope.calibration.goods import scored
 from flawscope.calibration.parts import PartCalibration, PartPattern, View
 from flawscope.calibration.promise import PromiseVerdict
-from flawscope.calibration.recognition import Recogniser, Recognition
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import PictureSource
+from flawscope.predictor.recognition import Recogniser
 from flawscope.results.findings import VIEW_EXCHANGED, same_picture, view_exchanged
 from flawscope.results.part import PartPrediction
-from flawscope.results.prediction import Prediction
+from flawscope.results.prediction import Prediction, Recognition
 from flawscope.views.view_looks import ViewLooks, first_same
 
 PART = "part"  # in the manifest's facts

@@ -17,10 +17,9 @@ from flawscope.artefact.certificate import Certificate
 from flawscope.artefact.model_file import unpack_images
 from flawscope.artefact.router_file import RouterArtefact
 from flawscope.calibration.parts import PartPattern
-from flawscope.calibration.recognition import Recogniser, Recognition
 from flawscope.calibration.threshold import Rate
 from flawscope.errors import InputError, check_arguments
-from flawscope.pictures.decoding import PictureSource, error_reason
+from flawscope.pictures.decoding import PictureSource
 from flawscope.predictor import Predictor
 from flawscope.predictor.any_model import AnyModel
 from flawscope.predictor.parts import (
@@ -29,15 +28,17 @@ from flawscope.predictor.parts import (
     stored_part_pattern,
     unknown_view_error,
 )
+from flawscope.predictor.recognition import Recogniser
 from flawscope.predictor.streaming import (
+    Loaded,
     LoadResult,
-    PreparedPicture,
     SourceResult,
     read_picture,
+    reading_error,
     resolve_pictures,
 )
 from flawscope.results.findings import no_product
-from flawscope.results.prediction import Prediction
+from flawscope.results.prediction import Prediction, Recognition
 from flawscope.runtime import (
     Describe,
     OpenRouter,
@@ -219,29 +220,18 @@ class Router(AnyModel):
         """Yields every picture with the product, or view, that it shows, or with the reason why it cannot be
         read. Nothing is judged."""
         for source in resolve_pictures(pictures):
-            picture = read_picture(source, bgr)
             try:
-                yield source, picture if isinstance(picture, InputError) else self._tell(source, picture)
-            except InputError as error:
-                yield source, error
+                shown: Recognition | InputError = self._tell(source, read_picture(source, bgr))
+            except Exception as error:
+                shown = reading_error(error, source)
+            yield source, shown
 
     # ---- judging
 
-    def load(
-        self, source: PictureSource, bgr: bool = False, leave_out: Collection[str] = ()
-    ) -> tuple[PictureSource, LoadResult]:
-        if isinstance(source, PreparedPicture):
-            return source.source, source.seen
+    def _load(self, source: PictureSource, bgr: bool, leave_out: Collection[str]) -> Loaded:
         picture = read_picture(source, bgr, leave_out)
-        if isinstance(picture, InputError):
-            return source, picture
-        try:
-            shown = self._tell(source, picture)
-            return source, (*self.products[shown.nearest].see(source, picture)[:2], shown)
-        except InputError as error:
-            return source, error
-        except MemoryError as error:
-            return source, InputError(error_reason(error, f"{source!s:.200}"))
+        shown = self._tell(source, picture)
+        return (*self.products[shown.nearest].see(source, picture)[:2], shown)
 
     def judge(
         self, batch: Sequence[tuple[PictureSource, LoadResult]], run: Callable[[Session], Run]

@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flawscope.calibration.recognition import Recognition
 from flawscope.errors import ExcludedPictureError, InputError, describe_value
 from flawscope.pictures.appearance import FeatureValues
 from flawscope.pictures.decoding import PictureSource, decode, error_reason, pixel_hash, source_name
 from flawscope.pictures.listing import list_pictures
-from flawscope.results.prediction import Prediction
+from flawscope.results.prediction import Prediction, Recognition
 from flawscope.runtime import Runner
 from flawscope.views.views import Views
 
@@ -157,17 +156,17 @@ def read_picture(
     bgr: bool = False,
     leave_out: Collection[str] = (),
     read: Callable[[PictureSource], NDArray[Any]] = decode,
-) -> NDArray[Any] | InputError:
-    """Decodes a picture, or says why it cannot be read. leave_out: as `Predictor.stream` takes it."""
-    try:
-        picture = read(from_bgr(source) if bgr else source)
-        if len(leave_out) and pixel_hash(picture) in leave_out:
-            return ExcludedPictureError(f"{source!s:.200} is one of the pictures to leave out")
-        return picture
-    except InputError as error:
-        return error
-    except Exception as error:  # also what a reader of pictures does not foresee
-        return InputError(error_reason(error, source_name(source)))
+) -> NDArray[Any]:
+    """Decodes a picture. leave_out: as `Predictor.stream` takes it."""
+    picture = read(from_bgr(source) if bgr else source)
+    if len(leave_out) and pixel_hash(picture) in leave_out:
+        raise ExcludedPictureError(f"{source!s:.200} is one of the pictures to leave out")
+    return picture
+
+
+def reading_error(error: Exception, source: PictureSource) -> InputError:
+    """Error that tells why a picture cannot be read."""
+    return error if isinstance(error, InputError) else InputError(error_reason(error, source_name(source)))
 
 
 def from_bgr(source: PictureSource) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""Holds what a model answers: predictions, drawings, folders of them, and their review. Torch-free."""
+"""Holds what a model answers: predictions, drawings, tables and folders of them. Torch-free."""
 
 from __future__ import annotations
 
@@ -9,15 +9,5 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from flawscope.results.found_parts import FoundParts as FoundParts
     from flawscope.results.found_parts import PartPose as PartPose
-    from flawscope.results.review.pages import Pages as Pages
-    from flawscope.results.review.pages import Texts as Texts
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "FoundParts": "found_parts",
-        "Pages": "review.pages",
-        "PartPose": "found_parts",
-        "Texts": "review.pages",
-    },
-)
+__getattr__ = lazy_names(__name__, {"FoundParts": "found_parts", "PartPose": "found_parts"})

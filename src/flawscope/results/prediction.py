@@ -8,13 +8,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from html import escape
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.calibration.kinds import KindSet
-from flawscope.calibration.recognition import Recognition
 from flawscope.calibration.size_bounds import UNCALIBRATED, SizeBounds, doubted_level
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.appearance import FAR_SHIFT, FEATURES, FeatureValues, describe_shifts
@@ -24,8 +22,8 @@ from flawscope.pictures.pixel_sets import Pixels, connected_parts
 from flawscope.results import drawing, html
 from flawscope.results.findings import OUTSIDE_LIGHT, WITHIN_TOLERANCE, Decision, Finding, severity_text
 from flawscope.results.found_parts import NOT_SEARCHED, FoundParts, PartSearch
+from flawscope.results.region import KindSet, bound_sizes, measure_region
 from flawscope.results.region import Region as Region
-from flawscope.results.region import bound_sizes, measure_region
 from flawscope.views.frames import PartPose
 from flawscope.views.geometry import Geometry
 
@@ -47,7 +45,7 @@ def outcome(anomalous: bool, called: bool) -> str:
 
 
 @dataclass(frozen=True)
-class Levels:
+class ScoreLevels:
     """Levels of scores and of a map's values; all are fixed by calibration, the same for every picture.
 
     score_threshold: a picture is anomalous when its score is above this.
@@ -93,6 +91,21 @@ class Levels:
         return marked
 
 
+class Recognition(NamedTuple):
+    """Answer about a picture.
+
+    product: its name; None: the picture shows none of the products.
+    nearest: the product with the nearest good picture, also where the picture shows none.
+    p_value: conformal, of the distance to it: rank among the nearest product's leave-one-out distances.
+    distances: to each product, in the products' order.
+    """
+
+    product: str | None
+    nearest: str
+    p_value: float
+    distances: tuple[float, ...] = ()
+
+
 @dataclass(frozen=True)
 class Prediction:
     """Score, decision and map of a picture.
@@ -125,7 +138,7 @@ class Prediction:
     is_anomalous: bool
     map: NDArray[np.float32] = field(repr=False)
     geometry: Geometry
-    levels: Levels
+    levels: ScoreLevels
     path: str | None = None
     shifts: FeatureValues = ()
     brightness: float | None = None
@@ -197,7 +210,7 @@ class Prediction:
         return self.outlined(self.map)
 
     def outlined(self, values: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """The regions marked in this picture's map at any size (`Levels.outlined`)."""
+        """The regions marked in this picture's map at any size (`ScoreLevels.outlined`)."""
         return self.levels.outlined(values)
 
     @property
@@ -217,7 +230,7 @@ class Prediction:
     @cached_property
     def doubted_pixels(self) -> tuple[Pixels, ...]:
         """Rows and columns of the map's pixels that may be wrong around each of `regions`, in their order:
-        the connected place above `Levels.doubted`, which several regions may share."""
+        the connected place above `ScoreLevels.doubted`, which several regions may share."""
         labels, parts = connected_parts(self.map > self.levels.doubted)
         return tuple(parts[labels[rows[0], columns[0]] - 1] for rows, columns in self.region_pixels)
 
@@ -290,7 +303,7 @@ class Prediction:
         """A prediction to be drawn, of a map and its `drawing_facts`; it knows no score and decides nothing.
         KeyError, TypeError: they are damaged."""
         pose, several = facts.get("part_pose"), facts.get("found_parts")
-        levels = {one.name: facts[one.name] for one in fields(Levels)}
+        levels = {one.name: facts[one.name] for one in fields(ScoreLevels)}
         return cls(
             score=0.0,
             p_value=0.0,
@@ -298,7 +311,7 @@ class Prediction:
             is_anomalous=False,
             map=values,
             geometry=Geometry.from_dict(facts["geometry"]),
-            levels=Levels(**levels | {"colour_range": tuple(facts["colour_range"])}),
+            levels=ScoreLevels(**levels | {"colour_range": tuple(facts["colour_range"])}),
             parts=PartSearch(None, pose and PartPose(**pose), several and FoundParts.from_dict(several)),
         )
 

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.calibration.kinds import describe_kinds
 from flawscope.calibration.size_bounds import SizeBounds
 from flawscope.pictures.pixel_sets import corners, rectangle_sides
 from flawscope.views.geometry import Geometry
+
+
+class KindSet(NamedTuple):
+    """Kinds that a region may be of.
+
+    kinds: likeliest first; none: it is like no known kind. kind_p_values: of all kinds by name, 0..1; a kind
+    is in the set where its own is above the error.
+    """
+
+    kinds: tuple[str, ...]
+    kind_p_values: dict[str, float]
+
+
+def describe_kinds(kinds: Sequence[str]) -> str:
+    """Says the kinds that a region may be of, such as "scratch or dent"."""
+    return " or ".join(kinds) or "something new"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from flawscope.runtime.session import RESIDUALS, Compute, Engine, Graph
 
 STEP_INPUTS = ("images", "features")  # inputs of the network's two steps, embed and score
 # The arithmetic of the features, asked for by name: left to itself OpenVINO takes bf16 where the processor
-# has it. A network in int8 says by itself where it is.
+# has it. A file of int8, as they were written once, says by itself where it is.
 PRECISION_HINTS = {"fp32": "f32", "int8": "f32", "bf16": "bf16"}
 
 # -------------------------------------------------------------------------------------------- OpenVINO itself

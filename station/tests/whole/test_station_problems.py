@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 import flawscope_station
-from flawscope.results.review.pages import LANGUAGES
+from flawscope.pages.templates import LANGUAGES
 from flawscope_station.drift.camera_checks import FAULT_KINDS
 from flawscope_station.monitoring.problems import Problem, Problems
 from flawscope_station.store.database import Database, StoreError

@@ -24,7 +24,7 @@ from PIL import Image
 import flawscope
 from brackets import drawn as drawn_tray
 from flawscope.artefact import model_file
-from flawscope.artefact.state_file import checkpoint_path
+from flawscope.artefact.files import checkpoint_path
 from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope.machine import usable_cores

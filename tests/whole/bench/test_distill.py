@@ -13,9 +13,10 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "bench" / "teacher"))
 import distill as module
 from distill import Recipe, distill
 
-from flawscope.artefact.state_file import checkpoint_path, read_checkpoint
-from flawscope.methods.efficientad.networks import expansion_matrix, normalise, pdn, read_teacher
+from flawscope.artefact.files import checkpoint_path
 from flawscope.methods.features.weights import PACKAGED
+from flawscope.methods.training.efficientad.networks import expansion_matrix, normalise, pdn, read_teacher
+from flawscope.methods.training.state_file import read_checkpoint
 
 with_lite0 = pytest.mark.skipif(
     PACKAGED["tf_efficientnet_lite0"].find() is None,

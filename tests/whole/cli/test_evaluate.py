@@ -100,7 +100,7 @@ def test_figures_come_before_what_may_fail_and_name_what_they_leave_out(
 def test_libraries_of_the_report_are_loaded_only_when_it_is_written(onnx_path, drawn):
     code = f"""
 import sys
-from flawscope.evaluation.report import collect, page, words
+from flawscope.pages.report import collect, page, words
 import flawscope.cli.evaluate, flawscope.cli.data
 assert not {{'matplotlib', 'jinja2', 'torch', 'scipy'}} & set(sys.modules)
 sys.modules["matplotlib"] = sys.modules["jinja2"] = None  # as if they were not installed

@@ -11,8 +11,8 @@ import pytest
 from flawscope.artefact.model_file import read_manifest
 from flawscope.datasets import open_dataset
 from flawscope.datasets.seen_defects import draw_seen
-from flawscope.methods.efficientad.trainer import Trainer
 from flawscope.methods.task import Budget
+from flawscope.methods.training.efficientad.trainer import Trainer
 from flawscope.synthesis.demo.dataset import draw_dataset
 
 BOTH = ["--set", "training=fp32", "--no-samples", "--device", "cpu"]
@@ -84,7 +84,7 @@ def test_a_run_that_was_stopped_says_what_is_kept_and_goes_on(run, efficientad, 
 
 def test_minutes_win_over_a_presets_steps(run, efficientad, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "flawscope.methods.training_state.Pace.is_over", property(lambda pace: pace.steps >= 3)
+        "flawscope.methods.training.state.Pace.is_over", property(lambda pace: pace.steps >= 3)
     )
     paper = ["--preset", "paper", "--set", "window=33", "--minutes", "0.5", "--quiet"]
     assert run(*efficientad, *paper)[::2] == (0, "")

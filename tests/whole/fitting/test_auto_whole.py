@@ -6,7 +6,7 @@ import pytest
 
 import flawscope
 from auto_helpers import pictures
-from flawscope.calibration.tried import Choice
+from flawscope.artefact.tried import Choice
 from flawscope.fitting import auto, fit_auto
 from flawscope.fitting.proposals import propose_frames
 from flawscope.methods.feature_memory import FeatureMemory

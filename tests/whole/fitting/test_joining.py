@@ -12,11 +12,10 @@ from PIL import Image
 
 import flawscope
 from flawscope.artefact import model_file, router_file
-from flawscope.calibration.recognition import Recognition
 from flawscope.errors import InputError
 from flawscope.fitting import joining
 from flawscope.fitting.fitting import fit
-from flawscope.results.prediction import Prediction
+from flawscope.results.prediction import Prediction, Recognition
 from flawscope.views.light import Light, light_variations
 from picture_files import save
 from small_network import SMALL_FLAGS, SMALL_NETWORK

@@ -123,7 +123,6 @@ def bf16_is_here():
         (method, engine, precision)
         for method, engine, precision in itertools.product(METHODS, ENGINES, PRECISIONS)
         if (engine, precision) != ("onnxruntime", "bf16")
-        and (precision != "int8" or registry.method(method).int8)
     ],
 )
 def test_every_export_agrees(method, engine, precision, fitted, root, pictures, shared):

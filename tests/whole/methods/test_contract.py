@@ -22,8 +22,8 @@ CHECKS = [
 def _quick():
     with pytest.MonkeyPatch.context() as patch:
         # PRN's three attention layers are alike, and tracing one takes ten seconds (`make chain` has all)
-        patch.setattr("flawscope.methods.prnet.network.ATTENTION_LAYERS", 1)
-        patch.setattr("flawscope.methods.prnet.network.PATCHES_PER_SIDE", (2, 4))
+        patch.setattr("flawscope.methods.training.prnet.network.ATTENTION_LAYERS", 1)
+        patch.setattr("flawscope.methods.training.prnet.network.PATCHES_PER_SIDE", (2, 4))
         yield
 
 

@@ -125,7 +125,7 @@ def _fit_model(
 ) -> dict[str, Any]:
     """Fits and writes the model; returns what the cell's document says of the fit."""
     import flawscope
-    from flawscope.artefact.state_file import checkpoint_path
+    from flawscope.artefact.files import checkpoint_path
     from flawscope.methods.threads import reuse_freed_memory, set_thread_count
 
     set_thread_count(threads)

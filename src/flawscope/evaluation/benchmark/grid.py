@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from flawscope._version import __version__
+from flawscope.config import merge_settings
 from flawscope.datasets import Dataset, open_dataset
 from flawscope.datasets.layouts import select_categories
 from flawscope.datasets.own_folders import split_names
 from flawscope.datasets.published import SATURATION_FILE, VISA_TABLE, realiad_table
 from flawscope.datasets.seen_defects import choose_seen
 from flawscope.errors import InputError
-from flawscope.methods import registry, settings
+from flawscope.methods import registry
 from flawscope.pictures.listing import walk_files
 from flawscope.views.light import check_range
 
@@ -250,7 +251,7 @@ def _method_config(
         flags["steps"] = options["steps"]
     if options["seen"] is not None and _learns_from_defects(method):
         flags["seen"] = options["seen"]
-    values = settings.merge_settings(file, flags, own, category)
+    values = merge_settings(file, flags, own, category)
     if values.pop("method", method) != method:
         where = f"config {file}" if file else "--set"
         raise InputError(f"{where} is not for {method}: mend its `method`, or give the right file")

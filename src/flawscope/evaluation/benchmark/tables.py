@@ -15,9 +15,9 @@ from typing import Any
 
 from flawscope._version import __version__
 from flawscope.artefact.files import csv_cell
+from flawscope.config import build_config
 from flawscope.datasets.layouts import MVTEC, OBJECTS, TEXTURES
 from flawscope.evaluation.benchmark.grid import Cell, Grid
-from flawscope.methods.config import build_config
 from flawscope.pictures.text_files import read_yaml
 
 # key in an evaluation -> its name in the literature

@@ -102,7 +102,6 @@ METHOD = Method(
     fit=deferred("flawscope.methods.patchcore.fit:fit"),
     finds_suspects=True,
     extends=True,
-    int8=False,  # most of its time is the search
     predict_peak=deferred("flawscope.methods.patchcore.bank_selection:predict_peak"),
     options=(
         Option("--augment", "none|turn|mirror|all|auto", "copies of the good pictures in the memory bank"),

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Row
 
 from flawscope import machine
-from flawscope.calibration import judgement as judgements
+from flawscope.artefact import judgement as judgements
 from flawscope.errors import FlawscopeError, InputError, message_with_type, pluralize
 from flawscope_station.learning import candidate_records as records
 from flawscope_station.learning import jobs

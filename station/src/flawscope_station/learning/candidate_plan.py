@@ -6,11 +6,13 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import ColumnElement, Connection, FromClause, Row, exists, select
 
 from flawscope.artefact import files
 from flawscope.calibration import defect_like
@@ -35,7 +37,6 @@ EXTENSION_PICTURES, TRAINING_PICTURES = 24, 200  # good pictures of the line tha
 RECENT_INSPECTIONS = 5000  # inspections that the line's good pictures are drawn from
 MAX_REVIEWED = 500  # reviewed pictures that are judged; corrections are judged even beyond it
 MAX_CORRECTIONS = 5000  # the latest, that are judged
-PICTURES_PER_QUERY = 500  # that one query names
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,7 @@ def reason_not_to_learn(active: ActiveVersion | None, learn: LearningSettings, h
 # -------------------------------------------------------------------------------------------------- verdicts
 
 
-@dataclass(frozen=True)
-class ValidVerdict:
+class ValidVerdict(NamedTuple):
     """Verdict on an inspection that was not taken back.
 
     verdict_id: its number. is_confirmed: it was given twice in a row.
@@ -133,7 +133,7 @@ class ValidVerdicts:
     gone: list[int] = field(default_factory=list)
     contradictory: list[int] = field(default_factory=list)
 
-    @property
+    @cached_property
     def corrections(self) -> list[ValidVerdict]:
         return [verdict for verdict in self.judged if verdict.is_correction]
 
@@ -145,38 +145,40 @@ class ValidVerdicts:
 
 def read_verdicts(connection: Connection, product_id: int) -> ValidVerdicts:
     """Return the verdicts that were not taken back: the latest corrections, and the latest others."""
-    valid = (  # good within tolerance: it may pass, and is not so made
-        on_line(product_id),
-        IS_REVIEWED,
-        ~inspections.c.tolerated | (inspections.c.verdict == DEFECT),
-    )
-    columns = (one for one in inspections.c if one is not inspections.c.record)  # thousands are large
-    query = select(*columns, pictures.c.suffix, pictures.c.removed_at)
-    query = query.select_from(inspections.join(pictures))
-    latest = query.where(*valid).order_by(inspections.c.id.desc())
+    of_picture = pictures.c.suffix, pictures.c.removed_at
+    names = "id", "picture", "name", "verdict", "anomalous", "version_id", "score", "severity"
+    query = select(*(inspections.c[name] for name in names), *of_picture, _contradicts().label("contradicts"))
+    query = query.select_from(inspections.join(pictures)).where(on_line(product_id), IS_REVIEWED)
+    latest = query.where(_may_teach(inspections)).order_by(inspections.c.id.desc())
     is_wrong = inspections.c.anomalous != (inspections.c.verdict == DEFECT)
-    wrong = connection.execute(latest.where(is_wrong).limit(MAX_CORRECTIONS)).all()
-    room = max(0, MAX_REVIEWED - len(wrong))
-    right = connection.execute(latest.where(~is_wrong).limit(room)).all()
-    chosen: list[Any] = sorted([*wrong, *right], key=lambda row: row.id)
-    stacks = verdict_stacks(connection, [row.id for row in chosen])
-    contradictory = set[str]()  # pictures
-    both = func.min(inspections.c.verdict) != func.max(inspections.c.verdict)
-    same = select(inspections.c.picture).where(*valid).group_by(inspections.c.picture).having(both)
-    for start in range(0, len(chosen), PICTURES_PER_QUERY):
-        own = {row.picture for row in chosen[start : start + PICTURES_PER_QUERY]}
-        contradictory.update(connection.scalars(same.where(inspections.c.picture.in_(own))))
+    rows, stacks = list[Any](), dict[int, list[Row[Any]]]()
+    for which, most in ((is_wrong, MAX_CORRECTIONS), (~is_wrong, MAX_REVIEWED)):
+        chosen = latest.where(which).limit(max(0, most - len(rows)))
+        rows += connection.execute(chosen).all()
+        stacks |= verdict_stacks(connection, chosen.with_only_columns(inspections.c.id))
     found = ValidVerdicts()
-    for row in chosen:
+    for row in sorted(rows, key=attrgetter("id")):
         if row.removed_at is not None:
             found.gone.append(row.id)
-        elif row.picture in contradictory:
+        elif row.contradicts:
             found.contradictory.append(row.id)
         else:
             *before, last = stacks[row.id]
             is_confirmed = bool(before) and before[-1].verdict == last.verdict
             found.judged.append(ValidVerdict(row, row.verdict, last.id, is_confirmed, last.mask))
     return found
+
+
+def _may_teach(table: FromClause) -> ColumnElement[bool]:
+    """Condition of reviewed inspections: one that is good within tolerance may pass, and is not so made."""
+    return ~table.c.tolerated | (table.c.verdict == DEFECT)
+
+
+def _contradicts() -> ColumnElement[bool]:
+    """Condition of an inspection of a file that another verdict was given on, too."""
+    other = inspections.alias()
+    same = (other.c[name] == inspections.c[name] for name in ("product_id", "picture", "purpose"))
+    return exists().where(*same, other.c.verdict != inspections.c.verdict, _may_teach(other))
 
 
 def _is_correction(row: Row[Any]) -> bool:

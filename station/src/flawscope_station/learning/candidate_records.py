@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, Field
 from sqlalchemy import Row, select
 
-from flawscope.calibration import judgement as judgements
+from flawscope.artefact import judgement as judgements
 from flawscope_station.learning.jobs import READY, JobStep
 from flawscope_station.store.database import Database
 from flawscope_station.store.records import VERDICT_EVENT, iso

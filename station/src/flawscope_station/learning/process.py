@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from flawscope.calibration import judgement as judgements
+from flawscope.artefact import judgement as judgements
 from flawscope.errors import FlawscopeError, message_with_type
 from flawscope.pictures import decoding
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flawscope.config import read_config
 from flawscope.errors import InputError
-from flawscope.methods.config import read_config
 
 INCLUDE = "include"  # setting: a file, or several, that what stands beside it wins over
 _VARIABLE = re.compile(r"\$\{(\w*)\}")

@@ -12,8 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from flawscope.config import build_config
 from flawscope.errors import InputError, one_line_message, suggest_name
-from flawscope.methods.config import build_config
 from flawscope_station.settings.values import check_names, field_names
 
 SOURCE_GROUP, SINK_GROUP, CONNECTION_GROUP = "flawscope.sources", "flawscope.sinks", "flawscope.connections"

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic.dataclasses import dataclass
 
+from flawscope.config import redact_value
 from flawscope.errors import InputError, suggest_name
-from flawscope.methods.config import redact_value
 from flawscope_station.settings.plugins import SINK_GROUP, ConfiguredPlugin, load_plugin, plugin_names
 from flawscope_station.settings.values import CONFIG, Section, check_names, field_names, named, read_as
 

@@ -18,8 +18,8 @@ from urllib.parse import quote, urlsplit
 from pydantic import AfterValidator, BeforeValidator, ValidationInfo
 from pydantic.dataclasses import dataclass
 
+from flawscope.config import redact_value
 from flawscope.errors import InputError, suggest_name
-from flawscope.methods.config import redact_value
 from flawscope_station.settings.plugins import SOURCE_GROUP, ConfiguredPlugin, load_plugin, plugin_names
 from flawscope_station.settings.values import (
     CONFIG,

@@ -24,8 +24,8 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
+from flawscope.config import redact_value
 from flawscope.errors import InputError, one_line_message, suggest_name
-from flawscope.methods.config import redact_value
 from flawscope.pictures import text_files
 
 T = TypeVar("T")

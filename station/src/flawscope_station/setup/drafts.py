@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from flawscope import machine
-from flawscope.calibration import tried
+from flawscope.artefact import tried
 from flawscope.errors import InputError, message_with_type, suggest_name
 from flawscope.methods import conflicts, registry
 from flawscope_station.inspecting.capacity import MemoryBudget, Turns
@@ -324,9 +324,12 @@ class Drafts:
             "version": draft.version,
             "pictures": len(pictures),
             "left_out": len(draft.left_out()),
+            "least": MIN_PICTURES,
             "most": draft_module.MAX_PICTURES,
             "check": self.checks.findings(draft),
-            "advised_preset": "accurate" if 0 < len(pictures) <= registry.FEW else None,
+            "advised_preset": "accurate"
+            if registry.wants_accurate(registry.DEFAULT, len(pictures))
+            else None,
             **{key: asked.get("options", {}).get(key) for key in FIT_OPTIONS},
             "before": self.jobs.before(job.id) if job is not None and stage == QUEUED else 0,
             "step": None if job is None else self.queue.step(job.id),

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flawscope.calibration import tried
+from flawscope.artefact import tried
 from flawscope_station.learning.jobs import CURVE, FIT
 from flawscope_station.learning.process import ProgressCallback
 

@@ -99,13 +99,18 @@ class Outbox:
             row = connection.execute(select(deliveries).where(*cursor_conditions(product_id, key))).one()
         self.cursor = Cursor(row.inspection_id, row.verdict_id)
         self.delivered, self.refused = row.delivered, row.refused
-        self._saved, self._saved_at = self.cursor, time.monotonic()
+        self._saved, self._saved_at = self._progress, time.monotonic()
+
+    @property
+    def _progress(self) -> dict[str, int]:
+        """Columns that change as messages are delivered."""
+        return {**_cursor_columns(self.cursor), "delivered": self.delivered, "refused": self.refused}
 
     @property
     def is_behind(self) -> bool:
         """Whether the cursor that is stored has been another one for a while: records that it has not passed
         are kept."""
-        return self.cursor != self._saved and time.monotonic() - self._saved_at >= SAVE_INTERVAL
+        return self._progress != self._saved and time.monotonic() - self._saved_at >= SAVE_INTERVAL
 
     def read_batch(self, limit: int) -> Batch:
         """Return the next messages. Verdicts come after the inspections that they are about. StoreError."""
@@ -146,12 +151,12 @@ class Outbox:
         self.delivered, self.refused = self.delivered + delivered, self.refused + refused
 
     def save(self) -> None:
-        """Write the cursor and the counts: they survive a power cut when this returns. StoreError."""
-        values = {**_cursor_columns(self.cursor), "delivered": self.delivered, "refused": self.refused}
-        with self.database.writing() as connection:
+        """Write the cursor and the counts where they changed: they survive a power cut when this returns.
+        StoreError."""
+        if (progress := self._progress) != self._saved:
             row = cursor_conditions(self.product_id, self.key)
-            connection.execute(update(deliveries).where(*row).values(values))
-        self._saved, self._saved_at = self.cursor, time.monotonic()
+            self.database.change(update(deliveries).where(*row).values(progress))
+        self._saved, self._saved_at = progress, time.monotonic()
 
     # ---- queries
 

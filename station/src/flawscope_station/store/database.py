@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,7 +21,6 @@ from flawscope.errors import InputError, one_line_message
 from flawscope_station.settings.values import redact_address
 from flawscope_station.store.inspection import RefusalError
 from flawscope_station.store.migrations import UnknownVersionError, is_current, migrate, table_version
-from flawscope_station.store.schema import metadata
 
 LOCK_TIMEOUT = 10.0  # seconds that a writer waits for another one
 POOL_SIZE = 20  # open connections, at most twice as many at once
@@ -75,6 +75,7 @@ class Database:
             ) from None
         self.name = url if self.is_sqlite else redact_address(url)
         self._writer = self.engine.execution_options(writes=True)
+        self._writes = threading.Lock()
         snapshot = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
         self._reader = self.engine.execution_options(**snapshot)
 
@@ -92,12 +93,42 @@ class Database:
     def writing(self) -> Iterator[Connection]:
         """Open a transaction: on the disk when the block has ended, undone if the block fails."""
         try:
-            with self._translated_errors(), self._writer.begin() as connection:
+            with self._translated_errors(), self._turn(), self._writer.begin() as connection:
                 yield connection
         except StoreError as error:
             self.failure = str(error)
             raise
         self.full = self.failure = ""
+
+    @contextmanager
+    def writing_unchecked(self) -> Iterator[Connection]:
+        """Open a transaction in which SQLite does not look for rows that name one that goes: tables may be
+        made anew, and where no index tells who names it, a table of millions is not read from end to end."""
+        with self._translated_errors(), self._turn(), self._writer.connect() as connection:
+            checks: Any = connection.connection.driver_connection if self.is_sqlite else None
+            if checks is not None:
+                checks.execute("PRAGMA foreign_keys = OFF")
+            try:
+                with connection.begin():
+                    yield connection
+            finally:
+                if checks is not None:
+                    checks.execute("PRAGMA foreign_keys = ON")
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Wait until no other thread writes to SQLite, which has one writer at a time: left to itself it asks
+        whether it may at growing intervals, whoever came first. StoreError."""
+        if not self.is_sqlite:
+            yield
+        elif not self._writes.acquire(timeout=LOCK_TIMEOUT):
+            text = f"{self.name} cannot be used: another write takes more than {LOCK_TIMEOUT:.0f} s"
+            raise StoreError(text, "store_unreachable")
+        else:
+            try:
+                yield
+            finally:
+                self._writes.release()
 
     def rows(self, query: Executable) -> list[Row[Any]]:
         """Return all rows of a query. StoreError."""
@@ -135,10 +166,11 @@ class Database:
         """Update the statistics by which SQLite chooses an index, for the connections that are opened from
         now on: the open ones go. PostgreSQL does so by itself."""
         if self.is_sqlite:
-            for table in metadata.sorted_tables:  # a transaction each: parts wait for no longer one
+            indexes = text("SELECT name FROM sqlite_master WHERE type = 'index' ORDER BY name")
+            for index in self.rows(indexes):  # a transaction each: parts wait for no longer one
                 with self.writing() as connection:
                     connection.exec_driver_sql(f"PRAGMA analysis_limit = {ROWS_ANALYSED}")
-                    connection.exec_driver_sql(f"ANALYZE {table.name}")
+                    connection.exec_driver_sql(f'ANALYZE "{index.name}"')
             self.engine.dispose()
 
     def give_space_back(self) -> bool:
@@ -183,7 +215,7 @@ class Database:
             if version is not None and self.is_sqlite:
                 self._copy_before(version)
             self._let_shrink()
-            with self._without_foreign_keys() as connection, connection.begin():
+            with self.writing_unchecked() as connection:
                 self.lock_exclusively(connection)
                 migrate(connection)
         except UnknownVersionError:
@@ -207,19 +239,6 @@ class Database:
                 raw.execute(f"PRAGMA auto_vacuum = {INCREMENTAL}")
                 with suppress(sqlite3.Error):  # the disk is too full: it goes on as it is
                     raw.execute("VACUUM")
-
-    @contextmanager
-    def _without_foreign_keys(self) -> Iterator[Connection]:
-        """Open a connection on which SQLite's tables may be made anew."""
-        with self._translated_errors(), self._writer.connect() as connection:
-            checks: Any = connection.connection.driver_connection if self.is_sqlite else None
-            if checks is not None:
-                checks.execute("PRAGMA foreign_keys = OFF")
-            try:
-                yield connection
-            finally:
-                if checks is not None:
-                    checks.execute("PRAGMA foreign_keys = ON")
 
     def _copy_before(self, version: str) -> None:
         """Copy the tables to a file of their own before they are migrated, once a version. StoreError."""

@@ -79,6 +79,6 @@ def count_parts(database: Database, product_id: int, version: int) -> LineAlarms
     )
     found = {}
     with database.reading() as connection:
-        for row in connection.execute(query):
-            found[(row.batch, row.part) if row.part else row.picture] = bool(row.anomalous), row.verdict
+        for picture, part, batch, is_flagged, verdict in connection.execute(query):
+            found[(batch, part) if part else picture] = is_flagged, verdict
     return LineAlarms.of(found.values())

@@ -26,10 +26,12 @@ from flawscope_station.store.open_models import AddressModel, Model, OpenModels,
 from flawscope_station.store.records import REMOVED_EVENT, add_event, fetch_row, iso
 from flawscope_station.store.schema import (
     IS_CHALLENGE,
+    challenges,
     events,
     hours,
     inspections,
     jobs,
+    learnt,
     learnt_pixels,
     products,
     versions,
@@ -193,8 +195,8 @@ class ModelRegistry:
         if number is None:
             existing = select(versions.c.id).filter_by(product_id=product_id, hash=file["hash"])
             return int(connection.execute(existing).scalar_one())
-        learnt = {picture.hash for picture in manifest.pictures} if manifest else ()
-        if pixel_rows := [{"version_id": number, "pixels": pixels} for pixels in sorted(learnt)]:
+        pixels = {picture.hash for picture in manifest.pictures} if manifest else ()
+        if pixel_rows := [{"version_id": number, "pixels": one} for one in sorted(pixels)]:
             connection.execute(learnt_pixels.insert(), pixel_rows)
         add_event(connection, VERSION_ADDED, who, f"version {number} from {file['origin']}", product_id)
         return int(number)
@@ -207,12 +209,14 @@ class ModelRegistry:
     def remove(self, product_id: int, number: int) -> bool:
         """Remove a version that was never used, and its file. False where it was used, or is the newest of
         all: SQLite would give its number to another version."""
-        with self.database.writing() as connection:
+        with self.database.writing_unchecked() as connection:  # what may name it is asked here
             newest = connection.execute(select(func.max(versions.c.id))).scalar_one()
             of_version = inspections.c.version_id == number
             used = or_(
                 exists().where(hours.c.product_id == product_id, hours.c.version_id == number),
                 exists().where(inspections.c.product_id == product_id, IS_CHALLENGE, of_version),
+                exists().where(challenges.c.product_id == product_id, challenges.c.version_id == number),
+                exists().where(learnt.c.version_id == number),
             )
             named = exists().where(
                 jobs.c.product_id == product_id,

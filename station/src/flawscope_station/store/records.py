@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -42,6 +43,7 @@ from flawscope_station.store.schema import (
     events,
     hours,
     inspections,
+    on_line,
     pictures,
     products,
     removed_files,
@@ -53,6 +55,7 @@ GOOD, DEFECT, SKIP, UNDO = "good", "defect", "skip", "undo"
 # a literal: a partial index serves only queries that state its condition
 MAX_KIND_LENGTH = 100  # characters of a defect's kind
 IS_WAITING = inspections.c.review == literal_column(f"'{WAITING}'")
+MAX_FLAGGED = 64  # parts called anomalous, among which the last defective one is looked for
 MAX_EVENTS = 500  # that are read or written at once
 MAX_WAITING = 10_000  # inspections that wait for a review, as far as they are counted
 COUNTED = ("inspected", "anomalous", "within_tolerance", "unanswered")  # columns of `hours` of all time
@@ -276,6 +279,17 @@ class Store:
             count = _waiting_count(connection, product_id)
             return {"inspections": describe_inspections(connection, rows), "waiting": count}
 
+    def last_defective(self, product_id: int) -> dict[str, Any] | None:
+        """The last part that was called anomalous, as the API shows it; None where a person called the latest
+        `MAX_FLAGGED` good."""
+        column = inspections.c
+        flagged = select(column.id, column.verdict).where(on_line(product_id), column.anomalous)
+        latest = flagged.where(~column.tolerated).order_by(column.id.desc()).limit(MAX_FLAGGED).subquery()
+        is_false_alarm = func.coalesce(latest.c.verdict, "") == GOOD
+        with self.database.reading() as connection:
+            number = connection.scalar(select(func.max(latest.c.id)).where(~is_false_alarm))
+        return None if number is None else self.inspection(product_id, number)
+
     def has_picture(self, picture: str) -> bool:
         """Whether this station has an inspection of the picture with this hash."""
         query = select(pictures.c.hash).where(pictures.c.hash == picture)
@@ -459,12 +473,21 @@ def _is_repeated(connection: Connection, number: int, key: str, content: dict[st
     return True
 
 
-def verdict_stacks(connection: Connection, numbers: Sequence[int]) -> dict[int, list[Row[Any]]]:
-    """Verdicts that hold, by inspection, the oldest first; those taken back are left out."""
-    stacks: dict[int, list[Row[Any]]] = defaultdict(list)
+def _in_parts(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Yield numbers, as many as a query may name at once."""
     for start in range(0, len(numbers), MAX_IDS_PER_QUERY):
-        where = verdicts.c.inspection_id.in_(numbers[start : start + MAX_IDS_PER_QUERY])
-        for row in connection.execute(select(verdicts).where(where).order_by(verdicts.c.id)):
+        yield numbers[start : start + MAX_IDS_PER_QUERY]
+
+
+def verdict_stacks(connection: Connection, numbers: Sequence[int] | Select[Any]) -> dict[int, list[Row[Any]]]:
+    """Verdicts that hold, by inspection, the oldest first; those taken back are left out. numbers: of the
+    inspections, or their query."""
+    stacks: dict[int, list[Row[Any]]] = defaultdict(list)
+    several = [select(numbers.subquery())] if isinstance(numbers, Select) else _in_parts(numbers)
+    for some in several:
+        where = verdicts.c.inspection_id.in_(some)
+        rows = connection.execute(select(verdicts).where(where)).all()
+        for row in sorted(rows, key=attrgetter("id")):
             if row.verdict != UNDO:
                 stacks[row.inspection_id].append(row)
             elif stacks[row.inspection_id]:
@@ -540,9 +563,8 @@ def find_views(connection: Connection, numbers: Sequence[int]) -> list[Row[Any]]
     query = select(views, *known).select_from(views.join(pictures, _is_of(views)))
     query = query.order_by(views.c.inspection_id, views.c.place)
     found: list[Row[Any]] = []
-    for start in range(0, len(numbers), MAX_IDS_PER_QUERY):
-        own = views.c.inspection_id.in_(numbers[start : start + MAX_IDS_PER_QUERY])
-        found += connection.execute(query.where(own))
+    for some in _in_parts(numbers):
+        found += connection.execute(query.where(views.c.inspection_id.in_(some)))
     return found
 
 

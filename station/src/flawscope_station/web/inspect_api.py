@@ -8,6 +8,7 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Depends, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
 from flawscope.errors import FlawscopeError
@@ -58,7 +59,7 @@ class JudgingRoute(APIRoute):
                 is_stranger = isinstance(error, RefusedError) and error.status in (401, 403)
                 if not is_stranger:
                     part = make_label(request.query_params.get("part"), None).part
-                    code = "" if getattr(request.state, "is_understood", False) else WRONG_REQUEST
+                    code = WRONG_REQUEST if isinstance(error, RequestValidationError) else ""
                     refusals = find_component(request, ConnectionContext).refusals
                     refusals.note(request.path_params["name"], error, part, code)
                 if isinstance(error, FlawscopeError):  # raised, its traceback would hold the pictures
@@ -103,7 +104,6 @@ async def inspect(
     seconds of Retry-After. 504: the part was not judged in time; if it was just being judged, it is recorded
     nevertheless.
     """
-    request.state.is_understood = True
     product_id, due = floor.addresses.address_id(name), floor.due(name, deadline)
     await floor.inspector.in_thread(check_room, floor, name, due, label.part)
     files, is_form = await uploads.read_uploads(request, file)
@@ -255,7 +255,6 @@ async def trigger(
     recorded, except a frame that was just being judged. A frame may answer several triggers that came before
     it: each is an inspection of its own, and `triggers` says how many.
     """
-    request.state.is_understood = True
     product_id, due = floor.addresses.address_id(name), floor.due(name, deadline)
     key, scheme = uploads.idempotency_key(request), floor.addresses.scheme(name)
     keyed = trigger_request(key, camera, label, scheme) if key else None

@@ -10,9 +10,9 @@ from urllib.parse import quote, urlencode
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
+from flawscope import pages
+from flawscope.config import keep_known_settings
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.methods.config import keep_known_settings
-from flawscope.results import Texts
 from flawscope_station.access.roles import LOCAL_PERSON, PERSON_KEY, Person, has_role
 from flawscope_station.core.queries import Overview
 from flawscope_station.settings.shifts import ShiftSettings
@@ -21,7 +21,7 @@ from flawscope_station.shifts import Shift, ended_shifts, shift_begin
 from flawscope_station.store.database import StoreError, now
 from flawscope_station.store.inspection import other_fields
 from flawscope_station.store.line_alarms import hold_promise
-from flawscope_station.store.records import GOOD, iso, valid_id_or_zero
+from flawscope_station.store.records import iso, valid_id_or_zero
 from flawscope_station.store.search import Filters
 from flawscope_station.web.components import (
     HealthDep,
@@ -53,7 +53,7 @@ class Page:
         self.request, self.page, self.product = request, page, product
         self.overview = find_component(request, Overview)
         cookie, accepted = request.cookies.get("language"), request.headers.get("accept-language", "")
-        self.texts: Texts = PAGES.texts_for(cookie, accepted)
+        self.texts: pages.Texts = PAGES.texts_for(cookie, accepted)
         self.person: Person | None = request.scope[PERSON_KEY]
 
     @property
@@ -178,13 +178,12 @@ def live(
 ) -> Response:
     product_id, store = page.product_id, records.store
     newest = records.search(product_id, Filters(limit=RECENT_PICTURES)).inspections
-    last = records.search(product_id, Filters(limit=RECENT_PICTURES, decision="anomalous")).inspections
-    last = [one for one in last if one["verdict"] != GOOD]  # false alarms are no defective parts
+    last = store.last_defective(product_id)
     facts = {**overview.state(product), "waiting": store.waiting_count(product_id), "at": iso(now())}
     del facts["problem"]  # that is for engineers
     begin = shift_begin(settings.shifts, now())
     counts = {"since": iso(begin), **store.counts_since(product_id, begin)}
-    data: dict[str, Any] = {"newest": newest, "anomalous": last[0] if last else None}
+    data: dict[str, Any] = {"newest": newest, "anomalous": last}
     data |= {"facts": facts, "counts": counts}
     return page.render("live", sections=("live", "refused", "capture"), data=data)
 

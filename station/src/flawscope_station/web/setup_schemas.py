@@ -231,6 +231,7 @@ class NewProductState(FitOptions):
     version: int = Field(description="grows with each change of the pictures")
     pictures: int
     left_out: int
+    least: int = Field(description="pictures that it can learn from")
     most: int = Field(description="pictures that a product takes")
     check: PictureCheck | None
     method: str | None

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 from fastapi import Query, Request, Response
 from fastapi.responses import JSONResponse
 
+from flawscope import pages
 from flawscope.errors import InputError
-from flawscope.results import Texts, excel
+from flawscope.results import excel
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.shifts import DAY, Shift, ended_shifts
 from flawscope_station.shifts.reports import Render, hourly_csv, hourly_rows, report_images, shift_data
@@ -82,7 +83,7 @@ def report_renderer(store: Store, settings: ShiftSettings) -> Render:
 def render_report(
     store: Store,
     settings: ShiftSettings | None,
-    words: Texts,
+    words: pages.Texts,
     product: str,
     product_id: int,
     shift: Shift,

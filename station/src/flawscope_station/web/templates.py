@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from importlib import resources
 
-from flawscope.results import Pages
+from flawscope import pages
 
 TABS = ("live", "review", "history", "trends", "models")
 COMMON_SECTIONS = ("common", "nav", "state", "problems", "wrong")  # of the texts, that every script needs
-PAGES = Pages(resources.files(__package__) / "assets", tabs=TABS)
+PAGES = pages.Pages(resources.files(__package__) / "assets", tabs=TABS)

@@ -64,8 +64,8 @@ def training(teacher_path):
 
 
 def test_a_training_that_is_interrupted_ends_as_one_that_is_not(two, training, tmp_path, monkeypatch):
-    from flawscope.methods.efficientad.trainer import Trainer
     from flawscope.methods.task import Budget
+    from flawscope.methods.training.efficientad.trainer import Trainer
 
     whole = run(task_for(two, tmp_path / "whole", **training))
     assert whole["fit"]["resumed"] is False
@@ -125,9 +125,9 @@ def test_every_refusal_of_a_checkpoint_is_told_apart(tmp_path):
     import torch
     from torch import nn
 
-    from flawscope.artefact.state_file import read_checkpoint, write_state
-    from flawscope.methods.training import Trainer
-    from flawscope.methods.training_state import checkpoint_errors
+    from flawscope.methods.training.state import checkpoint_errors
+    from flawscope.methods.training.state_file import read_checkpoint, write_state
+    from flawscope.methods.training.trainer import Trainer
 
     path = tmp_path / "a.safetensors"
     write_state(path, {"a": torch.ones(1)}, "teacher", {})

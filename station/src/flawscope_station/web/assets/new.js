@@ -5,7 +5,6 @@
   const AT_ONCE = 3; // pictures that are sent at the same time
   const FIRST = matchMedia("(max-width: 600px)").matches ? 4 : 14; // small pictures that are shown at first
   const MORE = 240; // and with each further click
-  const LEAST = 4; // pictures to begin with
   const ENOUGH = 19; // from which a false-alarm rate of 5 % can be promised
   const USUAL = 40;
   const MANY = 0.75; // share of simulated defects that a model should find, of a size that is not small
@@ -281,8 +280,8 @@
   }
 
   // Learning ---------------------------------------------------------------------------------------------
-  const waitsForCheck = () => state.pictures >= LEAST && !all && !state.check?.current;
-  const startable = () => state.pictures >= LEAST && !all && !waitsForCheck() && !BUSY.includes(state.stage) && !station.options?.blocked();
+  const waitsForCheck = () => state.pictures >= state.least && !all && !state.check?.current;
+  const startable = () => state.pictures >= state.least && !all && !waitsForCheck() && !BUSY.includes(state.stage) && !station.options?.blocked();
 
   let allGood = 0; // version of the pictures of which a person said that all are good
   async function learn(goOn) {
@@ -549,8 +548,8 @@
 
   // As it is ---------------------------------------------------------------------------------------------
   function advice() {
-    const { pictures } = state;
-    if (pictures < LEAST) return count("new.more", LEAST - pictures);
+    const { pictures, least } = state;
+    if (pictures < least) return count("new.more", least - pictures);
     if (pictures < ENOUGH) return count("new.may_begin", ENOUGH - pictures);
     return t(pictures < USUAL ? "new.usual" : "new.enough");
   }

@@ -1,0 +1,4 @@
+"""Methods that learn in steps, and what they share: their fit, trainer, checkpoints and log.
+
+Fitting, predicting and exporting know them by their names in `methods.registry` alone.
+"""

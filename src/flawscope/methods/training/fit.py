@@ -1,0 +1,188 @@
+"""Fits of methods that learn in steps: pictures held out, training, calibration by those pictures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from hashlib import sha256
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flawscope.calibration.goods import Values
+from flawscope.errors import pluralize
+from flawscope.methods.detector import BATCH, Detector
+from flawscope.methods.good_pictures import GoodPictures, HeldOut
+from flawscope.methods.patch_detector import PatchDetector
+from flawscope.methods.settings import TrainingSettings
+from flawscope.methods.task import Fitted, SeenDefect, Task
+from flawscope.methods.training.pictures import FeatureCache
+from flawscope.methods.training.state import json_settings, network_digest
+from flawscope.methods.training.state_file import load_checkpoint
+from flawscope.methods.training.trainer import Trainer
+from flawscope.progress import ProgressCallback, format_duration, ignore_progress
+
+CHECK_SHARE = 0.1  # share of the minutes that is set aside for the check, at most
+TIMED_PICTURES = 2  # by which the time of the work after the training is measured
+SHORT_SHARE = 0.25  # share of a processor's default number of steps below which a training is short
+POST_TRAINING = ("held_out", "memory", "precision")  # settings that training does not depend on
+REGION_SETTINGS = ("hidden",)  # follow from the region of interest
+
+
+class TrainedFit:
+    """A fit with a training. Make it first, so that errors that need no pictures come at once.
+
+    Attributes:
+        images: the good pictures to learn from, after `divide`.
+        held: those held out.
+    """
+
+    images: GoodPictures
+    held: HeldOut
+
+    def __init__(self, method: str, model: Detector, task: Task):
+        self.method, self.model, self.task = method, model, task
+        self.checkpoint = load_checkpoint(task.budget.checkpoint, task.budget.resume, task.say)
+        assert isinstance(model.config, TrainingSettings)
+        self.config: TrainingSettings = model.config
+        self.max_bytes = int(self.config.memory * 2**30)  # bytes
+        self.deciding_facts: dict[str, Any] = {}
+
+    def divide(self, more: int = 0) -> HeldOut:
+        """Read the pictures, and hold some out, as `hold_out` does."""
+        share, room = self.config.held_out, self.max_bytes // 2
+        self.images, self.held = self.task.divide(self.method, self.model, share=share, more=more, room=room)
+        return self.held
+
+    def features(self) -> PatchFeatures:
+        """Patches of the pictures to learn from, for a `PatchDetector` with one picture size; after
+        `divide`. They come from its backbone in its precision, which therefore decide the result too."""
+        assert isinstance(self.model, PatchDetector)
+        self.deciding_facts = {
+            "backbone": network_digest(self.model.backbone),
+            "precision": self.config.precision,
+        }
+        return PatchFeatures(self.model, self.images, self.max_bytes - self.images.bytes, self.task.step)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the pictures to learn from and of the region of interest."""
+        return sha256(f"{self.images.digest} {_tensor_digest(self.model.roi)}".encode()).hexdigest()
+
+    # ---- training
+
+    def train(
+        self,
+        trainer: Trainer[Any],
+        calibrate: Callable[[Sequence[int]], object] | None = None,
+        later: Sequence[str] = (),
+        **decisive: Any,
+    ) -> None:
+        """Train, and put the number of steps into the model's settings.
+
+        Args:
+            calibrate: the work after the training, on some of the pictures held out; it may be done more than
+                once. None: `HeldOut.values`.
+            later: settings that training does not depend on, beside `POST_TRAINING`.
+            decisive: facts that decide the result beside the settings, the pictures and the seen defects.
+        """
+        left_out = (*self.config.PATHS, *POST_TRAINING, *REGION_SETTINGS, *later)
+        identity = {
+            **json_settings(asdict(self.config), without=left_out),
+            "region of interest": _tensor_digest(self.model.roi),
+            "training set": self.digest,
+            "seen defects": sha256("".join(map(_defect_digest, self.task.seen)).encode()).hexdigest(),
+            **self.deciding_facts,
+            **decisive,
+            "precision while it learns": trainer.precision,
+        }
+        trainer.learn(self.task.budget, self.checkpoint, identity, lambda: self._rehearse(calibrate))
+        self.model.config = replace(self.config, steps=trainer.steps)
+
+    def _rehearse(self, calibrate: Callable[[Sequence[int]], object] | None) -> tuple[float, float]:
+        """Seconds of the work after the training, measured on a few pictures, and of the check."""
+        budget, held, self.held.step = self.task.budget, self.held.numbers, ignore_progress
+        some = held[:TIMED_PICTURES]
+        begun = time.monotonic()
+        if calibrate is None:
+            self.held.values(self.model, some)
+        else:
+            calibrate(some)
+        each = (time.monotonic() - begun) / len(some)
+        if self.model.roi.device.type == "cpu":  # these few are one thread's
+            each /= min(torch.get_num_threads(), -(-len(held) // BATCH))
+        self.held.step = self.task.step
+        check = min(each * budget.scored_if_time, CHECK_SHARE * 60 * (budget.minutes or 0))
+        return each * (len(held) + budget.scored_later), check
+
+    def finish(
+        self,
+        trainer: Trainer[Any],
+        learnt: str = "",
+        scored: dict[int, Values] | None = None,
+    ) -> Fitted:
+        """The trained model, calibrated by all that were held out.
+
+        Args:
+            learnt: what it was trained on, in words; empty: how many pictures.
+            scored: values of the pictures that it is calibrated by; None: all that were held out.
+        """
+        numbers, steps = self.images.numbers, trainer.steps or 0
+        facts: dict[str, Any] = {
+            "steps": steps,
+            "planned_steps": trainer.planned_steps,
+            "minutes": trainer.minutes,
+            "training_precision": trainer.precision,
+            "curve": trainer.curve,
+            "seconds": {"training": round(trainer.seconds, 1)},
+        }
+        learnt = learnt or self.task.pluralize(len(numbers))
+        summary = f"trained {pluralize(steps, 'step')} in {format_duration(trainer.seconds)} on {learnt}"
+        if trainer.planned_steps is not None:
+            planned = pluralize(trainer.planned_steps, "step")
+            summary += f"; --minutes {trainer.minutes:g}, by the first steps' time {planned}"
+        fitted = Fitted(self.held.scored(self.model) if scored is None else scored, numbers)
+        fitted.facts = {name: value for name, value in facts.items() if value is not None}
+        fitted.summary = [summary]
+        if steps < SHORT_SHARE * trainer.CPU_STEPS:
+            fitted.notes.append(
+                f"a short training: {pluralize(steps, 'step')}, where {trainer.CPU_STEPS:,} are the default "
+                "on a processor; it may not know the product yet: give more --minutes or --steps"
+            )
+        return fitted
+
+
+class PatchFeatures(FeatureCache):
+    """Patches that count, picture by picture, in fp16: as many as there is room for, the others are computed
+    again when they are wanted.
+
+    statistics: moments of the D numbers, over the patches that count of all pictures.
+    """
+
+    def __init__(self, model: PatchDetector, images: GoodPictures, room: int, step: ProgressCallback):
+        (self.view,), self.model = model.views, model
+        shape = (model.width, *self.view.grid)
+        super().__init__(images, images.numbers, model.roi.device, [shape], max(0, room))
+        (self.statistics,) = self.moments(step, "features")
+
+    def compute(self, images: Tensor) -> list[Tensor]:
+        return [self.model.embed(images).mT.unflatten(2, self.view.grid)]
+
+    def valid_cells(self, places: Sequence[int], images: Tensor) -> list[Tensor]:
+        valid_mask = self.view.valid_mask(self.model.inside(images.to(self.device))) > 0
+        return [valid_mask.view(-1, *self.view.grid).expand(len(images), -1, -1)]
+
+    def patches(self, place: int) -> Tensor:
+        """Patches [K, D] fp16, on the CPU, of the picture `images.numbers[place]`."""
+        (features,), (valid_mask,) = self[place], self.valid_cells([place], self.image(place)[None])
+        return features.permute(1, 2, 0)[valid_mask[0].cpu()]
+
+
+def _tensor_digest(values: Tensor) -> str:
+    return sha256(values.cpu().numpy().tobytes()).hexdigest()
+
+
+def _defect_digest(defect: SeenDefect) -> str:
+    return sha256(defect.image.numpy().tobytes() + defect.mask.tobytes()).hexdigest()

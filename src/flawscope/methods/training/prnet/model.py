@@ -1,0 +1,157 @@
+"""PRN's inference path: features, residuals to the nearest prototypes, the network's map, its score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flawscope.errors import InputError
+from flawscope.methods.detector import Detector, autocast, stored_region
+from flawscope.methods.features.backbone import Backbone, empty_backbone, load_backbone
+from flawscope.methods.training.prnet import METHOD, STRIDES, Config
+from flawscope.methods.training.prnet.network import Network, grids_for, image_score
+from flawscope.methods.training.prnet.prototypes import Prototypes, Standardise
+
+
+class Model(Detector):
+    """Zhang et al., Prototypical Residual Networks for Anomaly Detection and Localization (CVPR 2023).
+
+    The backbone is frozen, its last stage too, so that prototypes and features stay what they were.
+    """
+
+    config: Config
+    scales: list[Prototypes]  # at strides 4, 8 and 16
+
+    def __init__(
+        self, config: Config, backbone: Backbone, roi: Tensor | None = None, counts: Sequence[int] = (1, 1, 1)
+    ):
+        """`counts`: K, the number of prototypes, at strides 4, 8 and 16."""
+        super().__init__(config, roi)
+        self.backbone = backbone
+        self.shapes = backbone.shapes_at(self.size)
+        grids = grids_for(self.size)
+        if [shape[1:] for shape in self.shapes] != grids:
+            raise InputError(
+                f"stages {','.join(map(str, config.stages))} of backbone {config.backbone} do not have "
+                f"strides {','.join(map(str, STRIDES))}: choose others, --set stages=..., or a --backbone"
+            )
+        self.scales = nn.ModuleList(  # type: ignore[assignment]
+            Prototypes(k, shape) for k, shape in zip(counts, self.shapes[:-1], strict=True)
+        )
+        self.last = Standardise(self.shapes[-1][0])
+        self.network = Network(
+            [shape[0] for shape in self.shapes],
+            self.size,
+            width=config.width,
+            attention=config.attention,
+            residuals=config.residuals,
+        )
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.eval()
+
+    def train(self, mode: bool = True) -> Model:
+        """Stay in eval mode: no layer behaves otherwise in training, and the backbone is frozen."""
+        return super().train(False)
+
+    @property
+    def score_is_map_maximum(self) -> bool:
+        return False
+
+    # ---- the two named steps
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Turn images `[B, 3, H, W]` into the network's logits `[B, H, W]` float32."""
+        with self.reduced():
+            maps, residuals = self._compared(images, Prototypes.residuals)
+            logits = self.logits(maps, residuals)
+        return logits[:, 0].float()
+
+    def residuals(self, images: Tensor) -> Tensor:
+        """Features at strides 4, 8 and 16 less their nearest prototypes, on the grid of stride 8."""
+        with self.reduced():
+            _, (fine, middle, coarse) = self._compared(images, Prototypes.differences)
+        grid = (middle.shape[2], middle.shape[3])
+        return torch.cat(
+            [F.adaptive_avg_pool2d(fine, grid), middle, F.interpolate(coarse, grid, mode="bilinear")], 1
+        )
+
+    def _compared(
+        self, images: Tensor, compare: Callable[[Prototypes, Tensor, Tensor | None], Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The stages' maps, and what `compare` makes of each scale's prototypes, map and cells that count."""
+        inside = self.inside(images)
+        maps = self.features(self.filled(images))
+        # squared distances of whole maps overflow fp16: the first prototype would always be the nearest
+        with autocast(images.device, None):
+            maps, valid_mask = self.mask_uncounted(maps, inside)
+            return maps, [compare(*of) for of in zip(self.scales, maps, valid_mask, strict=False)]
+
+    def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Turn logits `[B, H, W]` into scores `[B]` and maps `[B, H, W]`, probabilities of a defect 0..1."""
+        maps = torch.where(self.region(inside), features.sigmoid(), features.new_zeros(()))
+        return image_score(maps, self.config.top), maps
+
+    # ---- their parts, which training uses too
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """The four stages' maps `[B, C_j, H_j, W_j]`, float32."""
+        maps = self.backbone(images.contiguous(memory_format=torch.channels_last))
+        return [m.float() for m in maps]
+
+    def mask_uncounted(
+        self, maps: Sequence[Tensor], inside: Tensor | None
+    ) -> tuple[list[Tensor], Sequence[Tensor | None]]:
+        """The four stages' maps, neutral where no pixel counts, and per stage the cells `[B, 1, H_j, W_j]`
+        float32 that count, 1 or 0; None where pictures are not padded."""
+        if inside is None:
+            return list(maps), [None] * len(maps)
+        cells = valid_cells(inside)
+        stages = zip([*self.scales, self.last], maps, cells, strict=True)
+        return [s.fill_with_mean(m, c) for s, m, c in stages], [c.float() for c in cells]
+
+    def standardise(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """The stages' maps, each channel with mean 0 and spread 1 on good pictures."""
+        return [scale(m) for scale, m in zip([*self.scales, self.last], maps, strict=True)]
+
+    def logits(self, maps: Sequence[Tensor], residuals: Sequence[Tensor]) -> Tensor:
+        """Logits `[B, 1, H, W]` of a defect."""
+        found: Tensor = self.network(self.standardise(maps), residuals)
+        return found
+
+    # ---- artefact
+
+    @classmethod
+    def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
+        typed = METHOD.parse_stored(config)
+        roi = stored_region(typed, tensors)
+        backbone = empty_backbone(typed.backbone, typed.stages, typed.network_size, tensors)
+        counts = [tensors[f"scales.{i}.prototypes"].shape[:1].numel() for i in range(len(STRIDES) - 1)]
+        if 0 in counts:
+            raise InputError("the model has no prototypes: fit anew")
+        model = cls(typed, backbone, roi, counts=[1] * len(counts))
+        for i, scale in enumerate(model.scales):
+            own = tensors[f"scales.{i}.prototypes"]
+            # other shapes are refused by `fill`, and must not allocate memory
+            if own.shape[1:] == scale.prototypes.shape[1:]:
+                scale.prototypes = torch.empty_like(own)
+        model.fill(tensors)
+        learnt = [v for k, v in model.state_dict().items() if not k.startswith("backbone.")]
+        spreads = [scale.std for scale in (*model.scales, model.last)]
+        if not all(bool(v.isfinite().all()) for v in learnt) or not all(bool((s > 0).all()) for s in spreads):
+            raise InputError("the model's tensors are not finite, or out of range: fit anew")
+        return model
+
+
+def valid_cells(inside: Tensor) -> list[Tensor]:
+    """The cells of the four stages `[B, 1, H_j, W_j]` bool in which a pixel of `[B, H, W]` bool counts."""
+    return [F.max_pool2d(inside[:, None].float(), stride) > 0 for stride in STRIDES]
+
+
+def create(config: Config, roi: Tensor | None = None) -> tuple[Model, dict[str, str]]:
+    """A model with its backbone, untrained otherwise, and the name, origin and licence of the weights."""
+    backbone, origin = load_backbone(config.backbone, config.stages, config.network_size, config.weights)
+    return Model(config, backbone, roi), origin

@@ -1,0 +1,143 @@
+"""Stores tensors and facts that are not a model: teachers, prototypes, checkpoints. No pickle, torch-free."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.artefact import files, model_file
+from flawscope.errors import CheckpointError
+
+FORMAT = 1  # raised when an older flawscope could not read the file
+METADATA_KEY = "flawscope_state"
+Arrays = dict[str, NDArray[Any]]
+MAX_TEACHER_BYTES = 2**30  # bytes of a teacher, which comes from anywhere; it has 5 to 32 MB
+
+
+def write_state(
+    path: str | os.PathLike[str], tensors: Mapping[str, NDArray[Any]], kind: str, facts: Mapping[str, Any]
+) -> None:
+    """Writes tensors, `facts` as JSON and a hash over both to a safetensors file, whole or not at all."""
+    from safetensors.numpy import save
+
+    plain = {k: np.asarray(v, order="C") for k, v in sorted(tensors.items())}
+    text = json.dumps({**facts, "format": FORMAT, "kind": kind}, allow_nan=False)
+    body = save(plain, {METADATA_KEY: text, "sha256": _digest(text, plain)})
+    with files.atomic_write(path) as file:
+        file.write(body)
+
+
+def load_checkpoint(
+    path: Path | None, resume: bool, say: Callable[[str], None]
+) -> tuple[Arrays, dict[str, Any]] | None:
+    """Returns the state to go on from, if there is one.
+
+    resume: going on was asked for, and an unusable checkpoint is an error; else it is put aside.
+    """
+    if path is None or not path.exists():
+        if path is not None and resume:
+            say(f"there is no {path.name} to go on from: begins at the first step")
+        return None
+    try:
+        return read_checkpoint(path)
+    except CheckpointError as error:
+        if resume:
+            raise
+        set_aside_checkpoint(path, str(error), say)
+        return None
+
+
+def set_aside_checkpoint(path: Path, reason: str, say: Callable[[str], None]) -> None:
+    """Renames a checkpoint that this run does not go on from, and says so."""
+    kept = path.with_name(f"{path.stem.removesuffix('.checkpoint')}.earlier{path.suffix}")
+    os.replace(path, kept)
+    say(f"{reason}; begins at the first step, and keeps it as {kept.name}")
+
+
+def checkpoint_progress(checkpoint: Path) -> tuple[int, int] | None:
+    """Numbers of steps done and of all steps in a checkpoint; None where it cannot be read."""
+    try:
+        with open(checkpoint, "rb") as file:
+            facts = json.loads(_read_header(file)["__metadata__"][METADATA_KEY])
+        return int(facts["done"]), int(facts["steps"])
+    except (OSError, struct.error, ValueError, KeyError, TypeError):
+        return None
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> tuple[Arrays, dict[str, Any]]:
+    """Reads a training's state that `write_state` wrote. CheckpointError says what is wrong in it."""
+    path = Path(path)
+    return parse_state(path, read_state_bytes(path, "checkpoint"), "checkpoint", "remove it and begin anew")
+
+
+def read_state_bytes(path: Path, kind: str) -> bytes:
+    """Reads the whole file, but no teacher larger than any, nor a large file whose length is not the one in
+    its header: checkpoints and prototypes may have some GiB."""
+    with files.open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_TEACHER_BYTES and (kind == "teacher" or _declared_size(file) != size):
+            raise files.unusable_file_error(path, "it is far too large: name another file", kind)
+        file.seek(0)
+        return file.read()
+
+
+def _read_header(file: BinaryIO) -> Any:
+    """Reads a safetensors file's header up to its end. ValueError or struct.error if there is none."""
+    (length,) = struct.unpack("<Q", file.read(8))
+    if length > model_file.MAX_HEADER_BYTES:
+        raise ValueError("a header larger than any")
+    return json.loads(file.read(length))
+
+
+def _declared_size(file: BinaryIO) -> int | None:
+    """Length in bytes of a safetensors file by its header; None where there is no such header."""
+    try:
+        tensors = [one for name, one in _read_header(file).items() if name != "__metadata__"]
+        return file.tell() + max([int(one["data_offsets"][1]) for one in tensors], default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError):
+        return None
+
+
+def parse_state(path: Path, body: bytes, kind: str, remedy: str) -> tuple[Arrays, dict[str, Any]]:
+    """Returns the arrays and facts that `write_state` wrote; refuses another kind, and altered ones."""
+    from safetensors.numpy import load
+
+    try:
+        tensors = load(body)  # checks header, offsets and sizes; no code
+        meta = _read_header(io.BytesIO(body))["__metadata__"]
+        text, digest = meta[METADATA_KEY], meta["sha256"]
+        facts = json.loads(text, parse_constant=files.reject_constant)
+        version, found = facts["format"], facts["kind"]
+    except MemoryError:
+        raise
+    except Exception:  # safetensors raises its own errors for damaged files
+        raise files.unusable_file_error(
+            path, f"flawscope wrote no such {kind}, or it is damaged; {remedy}", kind
+        ) from None
+    if not isinstance(version, int) or version > FORMAT:
+        raise files.unusable_file_error(
+            path, f"it has format {version!s:.20}, and this one reads up to {FORMAT}: upgrade", kind
+        )
+    if _digest(text, tensors) != digest:
+        raise files.unusable_file_error(path, f"it was altered or damaged; {remedy}", kind)
+    if found != kind:
+        raise files.unusable_file_error(path, f"it is a {found!s:.20}, not a {kind}: name another file", kind)
+    return tensors, facts
+
+
+def _digest(text: str, tensors: Mapping[str, NDArray[Any]]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        # types are spelled as torch does, which wrote the first of these files
+        digest.update(f"{name} torch.{tensor.dtype.name} {list(tensor.shape)}".encode())
+        digest.update(tensor.tobytes())
+    return digest.hexdigest()

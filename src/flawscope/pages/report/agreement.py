@@ -1,0 +1,133 @@
+"""Renders the page of an agreement study: one sheet to print, sign and file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from flawscope._version import __version__
+from flawscope.errors import pluralize
+from flawscope.evaluation import agreement
+from flawscope.evaluation.agreement import Agreement, Appraisal, Share, grade_kappa
+from flawscope.evaluation.trials import ReadStudy
+from flawscope.pages.report import require_libraries
+from flawscope.pages.report.page import read_asset
+from flawscope.pages.report.words import percent, range_text, time_text
+from flawscope.pictures.listing import printable
+from flawscope.results import html
+
+ALLOWED_MISSES = range(4)  # that a claim is told for
+MAX_PARTS = 100  # parts that are listed; --json has all
+ENOUGH_PARTS = 50  # AIAG's example
+NEW_PICTURES = (
+    "A repeat must be a new picture of the part, taken away and put back: the same picture file always gets "
+    "the same answer, so that judging it again shows nothing about repeatability."
+)
+RATES = {
+    "effectiveness": "parts decided rightly in every trial",
+    "miss_rate": "decisions that call a defective part good",
+    "false_alarm_rate": "decisions that call a good part defective",
+    "repeatability": "parts decided alike in every trial",
+}
+KAPPAS = {
+    "cohen_reference": "Cohen, against the reference",
+    "fleiss_reference": "Fleiss, against the reference, mean of the trials",
+    "cohen_repeats": "Cohen, between trials, mean of the pairs",
+    "fleiss_repeats": "Fleiss, between trials",
+}
+
+
+def kappa_text(kappa: float | None) -> str:
+    """Formats a kappa with its grade."""
+    return "–" if kappa is None else f"{kappa:.3f} ({grade_kappa(kappa)})"
+
+
+def share_text(share: Share | None) -> str:
+    """Formats a share: 42 of 50, 84 % (70.9 to 92.8 %)."""
+    if share is None:
+        return "–"
+    interval = range_text(share.low, share.high)
+    return f"{share.number:,} of {share.of:,}, {percent(share.rate)} ({interval})"
+
+
+def at_most(rate: float) -> str:
+    """Formats a rate that is claimed, which may be far below a percent."""
+    return f"{100 * rate:.3g}\N{NO-BREAK SPACE}%"
+
+
+def claim_sentence(rate: float) -> str:
+    """Says how many defective parts the claim of a miss rate needs."""
+    needed = [f"{agreement.parts_needed(rate, k):,} with {k or 'none'} missed" for k in ALLOWED_MISSES]
+    return f"to claim misses of at most {at_most(rate)}, 95 % sure, defective parts: {', '.join(needed)}"
+
+
+def shown_sentence(one: Appraisal) -> str:
+    """Says which miss rate an appraiser's trials show."""
+    parts = f"{one.ever_missed.number or 'none'} of {pluralize(one.ever_missed.of, 'defective part')}"
+    return f"{one.name} missed {parts} at least once: misses at most {at_most(one.misses_at_most)}, 95 % sure"
+
+
+def study_remarks(read: ReadStudy, learnt: int) -> Iterator[str]:
+    """Yields what makes a study say less than it seems to. learnt: pictures that the model was fitted on."""
+    if (count := len(read.study.parts)) < ENOUGH_PARTS:
+        yield f"{pluralize(count, 'part')} show little, whatever the grade: take {ENOUGH_PARTS} at least"
+    for name, parts in read.same_pictures.items():
+        yield (
+            f"{name} gave {pluralize(parts, 'part')} the very same score in two trials: the same picture was "
+            "judged again, which is no repeat"
+        )
+    if learnt:
+        yield f"the model has learnt from {pluralize(learnt, 'picture')} of the study: take parts new to it"
+
+
+def agreement_page(
+    read: ReadStudy, found: Agreement, claim: float, model: Sequence[tuple[str, str]], remarks: Iterable[str]
+) -> str:
+    """The page of a study. claim: miss rate to be shown. model: facts of the model. InputError: Jinja2 or
+    WebP is missing."""
+    require_libraries(plots=False)
+    study, environment = read.study, html.environment(read_asset)
+    environment.globals |= {"share": share_text, "kappa": kappa_text, "spaced": spaced, "name": printable}
+    disputed, defective = [*_disputed(read)], int(study.defective.sum())
+    facts = [
+        ("Made", f"{time_text()}, flawscope {__version__}"),
+        ("Parts", f"{len(study.parts)}: {len(study.parts) - defective} good, {defective} defective"),
+        ("Trials", f"{study.trials} of each part by each appraiser"),
+        ("Appraisers", printable(", ".join(study.decisions))),
+    ]
+    text: str = environment.get_template("agreement.html.j2").render(
+        style=environment.filters["safe"](read_asset("pages.css")),
+        remarks=[*map(printable, remarks)],
+        facts=facts,
+        found=found,
+        rates=[(key, label, *limits_text(key)) for key, label in RATES.items()],
+        kappas=KAPPAS,
+        claims=[*map(printable, (claim_sentence(claim), *map(shown_sentence, found.appraisers)))],
+        new_pictures=NEW_PICTURES,
+        wrong=disputed[:MAX_PARTS],
+        all_wrong=len(disputed),
+        sources=[(printable(str(one.path)), one.sha256, printable(one.run)) for one in read.sources],
+        model=[(what, printable(value)) for what, value in model],
+    )
+    return text
+
+
+def spaced(key: str) -> str:
+    return key.replace("_", " ")
+
+
+def limits_text(name: str) -> tuple[str, str]:
+    """AIAG's limits of a rate in words: acceptable, and marginal."""
+    if name not in agreement.LIMITS:
+        return "–", "–"
+    first, second = agreement.LIMITS[name]
+    sign = "≤" if first < second else "≥"
+    return f"{sign} {percent(first)}", f"{sign} {percent(second)}"
+
+
+def _disputed(read: ReadStudy) -> Iterator[tuple[str, str, list[str]]]:
+    """Yields parts that somebody decided wrongly in a trial: name, reference, decisions of each appraiser."""
+    study = read.study
+    for k, part in enumerate(study.parts):
+        if any((called[k] != study.defective[k]).any() for called in study.decisions.values()):
+            said = [" ".join("D" if one else "G" for one in called[k]) for called in study.decisions.values()]
+            yield printable(part), "defective" if study.defective[k] else "good", said

@@ -1,0 +1,293 @@
+"""Computes the report's figures of the test pictures, once for every part of the page."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.calibration.threshold import Calibration
+from flawscope.datasets import Dataset, Item
+from flawscope.errors import pluralize
+from flawscope.evaluation import METRIC_NAMES, Evaluation, metrics
+from flawscope.evaluation.intervals import (
+    PRO_LIMIT,
+    Interval,
+    PixelCounts,
+    count_pixels,
+    image_intervals,
+    pixel_intervals,
+)
+from flawscope.pages.report.plots import Curve, Group, curve_plot, histograms
+from flawscope.pages.report.thumbnails import image_uri
+from flawscope.pages.report.words import (
+    Tally,
+    finding_facts,
+    part_cards,
+    percent,
+    pose_facts,
+    range_text,
+    score_facts,
+    size_text,
+)
+from flawscope.pictures.listing import printable
+from flawscope.results.prediction import RIGHT, Prediction, outcome
+from flawscope.views.pose import MAX_ERROR, PoseReference
+
+REFERENCE_SIDE = 192  # pixels
+MAX_LOST, MAX_FARTHEST = 12, 6  # pictures shown without a part, and with those farthest from the reference
+DASH = "–"
+
+
+class Metric(NamedTuple):
+    """Line of the table of metrics; `step` is the least change that these pictures can show."""
+
+    name: str
+    value: str
+    interval: str
+    step: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Figures of a report.
+
+    rows: the test pictures in the order of the evaluation, each with the values that the page shows, sorts
+        and filters by. `margin` is the severity on the wrong side of the score threshold, negative on the
+        right one. kinds: lines of the table of types. plots: SVG by name, those that can be drawn.
+        parts: cards of parts. alignment: how well the parts were found; empty where none are looked for.
+    """
+
+    rows: list[dict[str, Any]]
+    metrics: list[Metric]
+    kinds: list[dict[str, Any]]
+    tally: Tally
+    plots: dict[str, str]
+    parts: list[dict[str, Any]]
+    alignment: dict[str, Any]
+
+    @property
+    def by_margin(self) -> list[int]:
+        """Indices of the rows: the worst mistake first, then near mistakes."""
+        return sorted(range(len(self.rows)), key=lambda i: -self.rows[i]["margin"])
+
+    @property
+    def mistakes(self) -> list[int]:
+        """Indices of the mistakes, the worst first."""
+        return [i for i in self.by_margin if self.rows[i]["outcome"] != RIGHT]
+
+
+def compute_figures(
+    result: Evaluation, calibration: Calibration, dataset: Dataset, reference: PoseReference | None = None
+) -> Figures:
+    """Counts everything once. reference: of the parts' poses, where they are looked for."""
+    rows = [_picture_row(item, prediction, dataset) for item, prediction, *_ in result.pictures]
+    anomalous, called = (np.array([row[key] for row in rows], dtype=bool) for key in ("anomalous", "called"))
+    scores = np.array([row["score"] for row in rows], dtype=np.float64)
+    tally = Tally(
+        good=int((~anomalous).sum()),
+        false_alarms=int((called & ~anomalous).sum()),
+        defective=int(anomalous.sum()),
+        missed=int((~called & anomalous).sum()),
+    )
+    counts = count_pixels(result.pictures)
+    intervals = image_intervals(anomalous, scores, called)
+    if counts is not None:
+        intervals |= pixel_intervals(counts)
+    plots = _curve_plots(anomalous, scores, called, counts) | {"scores": _histogram_plot(rows, calibration)}
+    table = [*_rate_metrics(tally, calibration), *_metrics(result, tally, intervals)]
+    places = {str(one.prediction.path): k for k, one in enumerate(result.pictures)} if result.parts else {}
+    parts = part_cards(((one.prediction, one.outcome) for one in result.judged_parts), places)
+    aligned = {} if reference is None else _alignment(result, rows, reference)
+    return Figures(rows, table, _kind_rows(result, rows), tally, plots, parts, aligned)
+
+
+def _alignment(result: Evaluation, rows: list[dict[str, Any]], reference: PoseReference) -> dict[str, Any]:
+    """Errors of the parts in spreads, by kind of picture, and the pictures to be looked at."""
+    errors = np.array([_alignment_error(one.prediction) for one in result.pictures])
+    several = any(one.prediction.found_parts for one in result.pictures)
+    bad = np.array([row["anomalous"] for row in rows], bool)
+    groups = (
+        ("good pictures of the fit", np.array(reference.errors)),
+        ("good test pictures", errors[~bad]),
+        ("defective test pictures", errors[bad]),
+    )
+    table = []
+    for name, every in groups:
+        known = every[np.isfinite(every)]
+        levels = (
+            [f"{level:.2f}" for level in np.quantile(known, (0.5, 0.95, 1))] if known.size else [DASH] * 3
+        )
+        table.append((name, known.size, every.size - known.size, *levels))
+    far = np.argsort(-np.where(np.isfinite(errors), errors, -1.0), kind="stable")
+    return {
+        "reference": image_uri(np.repeat(reference.part_image()[..., None], 3, 2), REFERENCE_SIDE),
+        "about": reference.describe(),
+        "limit": MAX_ERROR,
+        "table": table,
+        "lost_title": "Parts counted wrong" if several else "No part found",
+        "lost": np.flatnonzero(~np.isfinite(errors)).tolist()[:MAX_LOST],
+        "far": [int(k) for k in far if np.isfinite(errors[k])][:MAX_FARTHEST],
+    }
+
+
+def _alignment_error(prediction: Prediction) -> float:
+    """Error of the part in a picture, or the largest of its parts'; infinite where they are not found."""
+    if (parts := prediction.found_parts) is not None:
+        return np.inf if parts.wrong else max(one.part_pose.error for one in parts.parts)
+    return prediction.part_pose.error if prediction.part_pose else np.inf
+
+
+def _picture_row(item: Item, prediction: Prediction, dataset: Dataset) -> dict[str, Any]:
+    kind, truth = printable(item.kind), "defective" if item.anomalous else "good"
+    result = outcome(item.anomalous, prediction.is_anomalous)
+    return {
+        "name": printable(dataset.relative(item.path).removeprefix("test/")),
+        "kind": kind,
+        "anomalous": item.anomalous,
+        "called": prediction.is_anomalous,
+        "score": prediction.score,
+        "p_value": prediction.p_value,
+        "severity": prediction.severity,
+        "size": size_text(prediction),
+        "outcome": result,
+        "verdict": prediction.decision,
+        "margin": abs(prediction.severity) * (-1 if result == RIGHT else 1),
+        "facts": [
+            ("Result", result),
+            ("Decision", prediction.decision),
+            ("Type", truth if kind == truth else f"{kind} ({truth})"),
+            *score_facts(prediction.severity, prediction.p_value, prediction.score),
+            ("Regions outlined", str(len(prediction.regions))),
+            *pose_facts(prediction),
+            *finding_facts(prediction),
+            ("Size", f"{size_text(prediction)} pixels"),
+        ],
+    }
+
+
+# ------------------------------------------------------------------------------------------------- tables
+
+
+def _rate_metrics(tally: Tally, calibration: Calibration) -> list[Metric]:
+    told = f"expected {percent(calibration.expected_rate)}" if calibration.promised else "no promise"
+    counted = (
+        ("false alarms", tally.false_alarms, tally.good, told),
+        ("defects found", tally.found, tally.defective, "at the calibrated score threshold"),
+    )
+    return [
+        Metric(
+            name,
+            f"{percent(k / n)} ({k} of {n})",
+            range_text(*metrics.confidence_interval_rate(k, n)),
+            percent(1 / n),
+            f"{note}; exact binomial interval",
+        )
+        if n
+        else Metric(name, "not measured", "", "", "no such test pictures")
+        for name, k, n, note in counted
+    ]
+
+
+def _metrics(result: Evaluation, tally: Tally, intervals: dict[str, Interval | None]) -> list[Metric]:
+    found: list[Metric] = []
+    pairs = tally.good * tally.defective
+    for name, value in result.metrics.items():
+        notes: list[str] = []
+        step, interval = "", intervals.get(name)
+        if value is None:
+            interval = None
+        elif interval:
+            notes.append(interval.method)
+        else:
+            notes.append(
+                f"no interval: {'too few pictures or mistakes' if name in METRIC_NAMES else 'not computed'}"
+            )
+        if name == "image_auroc" and pairs:
+            step = f"{1 / pairs:.2g}"
+            notes.append(f"{pluralize(pairs, 'pair')} of a good and a defective picture")
+        if name in result.labels and name not in ("image_f1", "pixel_f1"):
+            notes.append(str(result.labels[name]))
+        found.append(
+            Metric(
+                METRIC_NAMES.get(name, name.replace("_", " ")),
+                "not measured" if value is None else f"{value:.4f}",
+                f"{interval.low:.3f} to {interval.high:.3f}" if interval else "",
+                step,
+                "; ".join(notes),
+            )
+        )
+    return found
+
+
+def _kind_rows(result: Evaluation, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Counts of each type, with its AUROC against the good test pictures."""
+    good = [row["score"] for row in rows if not row["anomalous"]]
+    found = []
+    for name, values in result.kinds.items():
+        bad = [row["score"] for row in rows if row["anomalous"] and row["kind"] == printable(name)]
+        labels = np.arange(len(good) + len(bad)) >= len(good)
+        interval = metrics.confidence_interval_rate(values["anomalous"], values["images"])
+        found.append(
+            {
+                **values,
+                "name": printable(name),
+                "truth": "defective" if bad else "good",
+                "interval": range_text(*interval),
+                "auroc": metrics.auroc(labels, np.array(good + bad)) if good and bad else None,
+            }
+        )
+    return found
+
+
+# --------------------------------------------------------------------------------------------------- plots
+
+
+def _curve_plots(
+    anomalous: NDArray[np.bool_], scores: NDArray[Any], called: NDArray[np.bool_], counts: PixelCounts | None
+) -> dict[str, str]:
+    found: dict[str, str] = {}
+    roc: list[Curve] = []
+    recall_curve: list[Curve] = []
+    mark_roc = mark_pr = None
+    if anomalous.any() and not anomalous.all():
+        fpr, recall, precision = image_curves(anomalous, scores)
+        roc.append(Curve("pictures", np.append(0, fpr), np.append(0, recall)))
+        recall_curve.append(Curve("pictures", np.append(0, recall), np.append(precision[0], precision)))
+        mark_roc = (float(called[~anomalous].mean()), float(called[anomalous].mean()))
+        mark_pr = (mark_roc[1], float(anomalous[called].mean())) if called.any() else None
+    if counts is not None:
+        fpr, recall, pro, precision = (curve[0] for curve in counts.curves()[:4])
+        roc.append(Curve("pixels", fpr, recall))
+        precision = np.nan_to_num(np.append(precision[0], precision), nan=1.0)
+        recall_curve.append(Curve("pixels", recall, precision))
+        axes = ("normal pixels called anomalous", "overlap with defects, mean")
+        found["pro"] = curve_plot("pro", [Curve("regions", fpr, pro)], axes, limit=PRO_LIMIT)
+    if roc:
+        axes = ("false-positive rate", "true-positive rate")
+        found["roc"] = curve_plot("roc", roc, axes, mark=mark_roc, chance=True)
+        found["pr"] = curve_plot("pr", recall_curve, ("recall", "precision"), mark=mark_pr)
+    return found
+
+
+def _histogram_plot(rows: list[dict[str, Any]], calibration: Calibration) -> str:
+    groups = [Group("calibration", np.asarray(calibration.scores), False)]
+    for bad, kind in sorted(Counter((row["anomalous"], row["kind"]) for row in rows)):
+        own = [row["score"] for row in rows if (row["anomalous"], row["kind"]) == (bad, kind)]
+        groups.append(Group(f"test: {kind}", np.array(own), bad))
+    return histograms("scores", groups, calibration.score_threshold)
+
+
+def image_curves(
+    anomalous: NDArray[np.bool_], scores: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """False-positive rate, recall and precision [K] at every distinct score, thresholds falling."""
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.diff(scores[order]) != 0, True)  # equal scores are called together
+    hits = np.cumsum(anomalous[order])[last]
+    alarms = np.cumsum(~anomalous[order])[last]
+    return alarms / (~anomalous).sum(), hits / anomalous.sum(), hits / (hits + alarms)

@@ -1,0 +1,284 @@
+"""Words rates, counts and results in plain sentences for the reports; and facts of parts, model and run."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NamedTuple
+
+from flawscope._version import __version__
+from flawscope.artefact.model_file import Manifest
+from flawscope.artefact.tried import tried_lines
+from flawscope.calibration.power import describe_detection
+from flawscope.calibration.threshold import Calibration
+from flawscope.datasets import Dataset
+from flawscope.errors import pluralize
+from flawscope.evaluation import Evaluation, metrics
+from flawscope.machine import GIB, peak_memory, processor_name, usable_cores
+from flawscope.pictures.listing import printable
+from flawscope.progress import format_duration
+from flawscope.results.findings import severity_text
+from flawscope.results.part import PartPrediction
+from flawscope.results.prediction import FALSE_ALARM, MAX_SHOWN_REGIONS, MISSED, Prediction
+from flawscope.views.preprocess import Preprocess
+
+MAX_PARTS = 60  # parts that a page shows; the table has all
+
+
+class Tally(NamedTuple):
+    """Numbers of good and defective test pictures, and how many of each were judged wrongly."""
+
+    good: int
+    false_alarms: int
+    defective: int
+    missed: int
+
+    @property
+    def found(self) -> int:
+        return self.defective - self.missed
+
+
+def size_text(prediction: Prediction) -> str:
+    """Text with the size of a picture, width first, as on every page."""
+    height, width = prediction.geometry.picture_size
+    return f"{width} × {height}"
+
+
+def percent(value: float) -> str:
+    """Formats a share: 0.05 -> 5 %; 0.0123 -> 1.2 %. Number and sign stay on one line."""
+    return f"{100 * value:.1f}".removesuffix(".0") + "\N{NO-BREAK SPACE}%"
+
+
+def range_text(low: float, high: float) -> str:
+    """Formats an interval of rates: 63.1 to 100 %."""
+    return f"{percent(low)[:-2]} to {percent(high)}"
+
+
+def time_text() -> str:
+    """The time of now, as on the clock of this machine: 2026-11-29 10:13 (UTC+0100)."""
+    return time.strftime("%Y-%m-%d %H:%M (UTC%z)")
+
+
+def headline(tally: Tally, noun: str = "picture") -> str:
+    """Verdict in one line on pictures, or on parts."""
+    parts = []
+    if tally.defective:
+        parts.append(f"{tally.found} of {pluralize(tally.defective, f'defective {noun}')} found")
+    if tally.good:
+        parts.append(f"{tally.false_alarms} of {pluralize(tally.good, f'good {noun}')} called anomalous")
+    return ", ".join(parts)
+
+
+def score_facts(severity: float, p_value: float, score: float) -> list[tuple[str, str]]:
+    """Severity, p-value and score of a picture, as every page shows them."""
+    return [("Severity", severity_text(severity)), ("p-value", f"{p_value:.3f}"), ("Score", f"{score:.4g}")]
+
+
+def _view_text(how: Preprocess) -> str:
+    """Says what an aligned view shows."""
+    which = "the part" if how.several is None else f"each part ({how.several.count_text} in a picture)"
+    return f"{which}, aligned ({how.reference.kind})" if how.reference else ""
+
+
+def pose_facts(prediction: Prediction) -> list[tuple[str, str]]:
+    """Pose of the part in a picture, as every page shows it; empty where none was found or looked for."""
+    if (several := prediction.found_parts) is not None:
+        expected = f"{several.least}" if several.least == several.most else f"{several.least}-{several.most}"
+        every = [("Parts", f"{len(several.parts)} found, {expected} expected")]
+        for one in several.parts:
+            at = f"{one.part_pose.x:.0f}, {one.part_pose.y:.0f}"
+            every.append((f"Part {one.part_index}", f"{one.severity:+.1f}, p {one.p_value:.3f}, at {at}"))
+        return every
+    pose = prediction.part_pose
+    if pose is None:
+        return []
+    turned = f"turned by {pose.angle:.0f}°{', mirrored' if pose.mirrored else ''}"
+    return [("Part", f"at {pose.x:.0f}, {pose.y:.0f}, {turned}, {pose.error:.2f} spreads off")]
+
+
+def finding_facts(prediction: Prediction) -> list[tuple[str, str]]:
+    """Kinds of the defects in a picture and findings on it, as every page shows them."""
+    kinds = [region.kinds_text for region in prediction.regions if region.kinds_text]
+    return [
+        *([("Kinds", printable("; ".join(kinds[:MAX_SHOWN_REGIONS])))] if kinds else []),
+        *(("Noticed", printable(finding.words)) for finding in prediction.findings),
+    ]
+
+
+def part_cards(
+    parts: Iterable[tuple[PartPrediction, str]], places: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """Makes the cards of parts: mistakes first, then the most unusual ones. parts: each with the word on
+    its badge: the decision, or its outcome where the truth is known. places: index among the page's
+    pictures by path."""
+    ordered = sorted(
+        parts, key=lambda one: (one[1] not in (MISSED, FALSE_ALARM), one[0].p_value, -one[0].score)
+    )
+    return [
+        {
+            "name": printable(found.part),
+            "badge": word,
+            "p_value": found.p_value,
+            "worst": printable(found.worst),
+            "score": found.score,
+            "views": [
+                (printable(view), places.get(str(found.views[view].path)) if view in found.views else None)
+                for view in sorted([*found.views, *found.missing])
+            ],
+            "missing": [printable(view) for view in found.missing],
+        }
+        for found, word in ordered
+    ]
+
+
+def sentences(tally: Tally, calibration: Calibration, broken: bool, remarks: Iterable[str] = ()) -> list[str]:
+    """Says what the score threshold promises, whether that was kept, and how many defects were missed.
+
+    remarks: on defects that the pixel metrics do not cover.
+    """
+    lines = [_promise(calibration), _false_alarms(tally, calibration, broken), _missed(tally)]
+    return [*lines, *(f"{line[0].upper()}{line[1:]}." for line in remarks)]
+
+
+def _promise(calibration: Calibration) -> str:
+    text = f"The score threshold is {calibration.score_threshold:.4g}"
+    if not calibration.promised:
+        return f"{text}; {calibration.no_promise()}."
+    text += (
+        f", set from {calibration.describe_pictures()} alone ({calibration.method}). Of those that are like "
+        f"them, {calibration.describe_rate()}; about defects it promises nothing. If you "
+        "choose a threshold after a look at these results, this one may call up to "
+        f"{percent(calibration.rate_bound)} anomalous (95\N{NO-BREAK SPACE}%, for all thresholds at once; "
+        "`flawscope info` has the others)."
+    )
+    if calibration.pictures_missing:
+        more = pluralize(calibration.pictures_missing, "more good picture")
+        text += f" {percent(calibration.rate)} cannot be promised from so few: {more} would do."
+    return text
+
+
+def _false_alarms(tally: Tally, calibration: Calibration, broken: bool) -> str:
+    if not tally.good:
+        return "There are no good test pictures: false alarms were not measured."
+    low, high = metrics.confidence_interval_rate(tally.false_alarms, tally.good)
+    if not calibration.promised:
+        judged = "Nothing was promised about it."
+    elif broken:
+        judged = "The promise was broken; are the good test pictures like those that the model learnt from?"
+    else:
+        judged = "The promise was kept."
+    return (
+        f"Measured: {tally.false_alarms} of {pluralize(tally.good, 'good picture')} called anomalous, "
+        f"{percent(tally.false_alarms / tally.good)}. From so many pictures follows that the true rate is "
+        f"between {percent(low)} and {percent(high)} (95\N{NO-BREAK SPACE}%). {judged}"
+    )
+
+
+def _missed(tally: Tally) -> str:
+    if not tally.defective:
+        return "There are no defective test pictures: nothing is known about what it finds."
+    low, high = metrics.confidence_interval_rate(tally.missed, tally.defective)
+    return (
+        f"{tally.missed or 'None'} of {pluralize(tally.defective, 'defective picture')} missed. Of defects "
+        f"like these, between {percent(low)} and {percent(high)} may be missed (95\N{NO-BREAK SPACE}%)."
+    )
+
+
+PACKAGES = ("numpy", "pillow", "scipy", "torch", "timm", "onnxruntime", "openvino", "matplotlib")
+
+Pairs = list[tuple[str, str]]
+
+
+def collect_facts(
+    result: Evaluation, manifest: Manifest, dataset: Dataset, runtime: str, model: str
+) -> dict[str, Any]:
+    """Lists the facts of model and run: tables of (what, value), and lists of names.
+
+    runtime: name of the engine. model: name of the model's file.
+    """
+    left_out = "left out of the test: the model was fitted or calibrated on them"
+    pictures: dict[str, list[str]] = {}
+    for item in result.left_out_items:
+        pictures.setdefault(left_out, []).append(printable(dataset.relative(item.path)))
+    for picture in manifest.pictures:
+        pictures.setdefault(f"seen by the model: {picture.role}", []).append(printable(picture.name))
+    config = {
+        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for key, value in manifest.config.items()
+    }
+    inside = f"{dataset.root}{os.sep}"  # left off: paths of this machine are nobody's business
+    return {
+        "model": [(what, printable(value)) for what, value in [("file", model), *model_facts(manifest)]],
+        "run": _run_facts(result, dataset, runtime),
+        "config": [(key, printable(value)) for key, value in config.items()],
+        "notes": [printable(note) for note in manifest.notes],
+        "suspects": [printable(one.line()) for one in manifest.suspects],
+        "pictures": pictures,
+        "failures": [printable(line.replace(inside, "")) for line in result.failures],
+    }
+
+
+def model_facts(manifest: Manifest) -> Pairs:
+    """Describes a model and its origin."""
+    c, facts, backbone, p = manifest.calibration, manifest.facts, manifest.backbone, manifest.preprocess
+    roles = Counter(picture.role for picture in manifest.pictures)
+    sizes = str(manifest.config.get("size", ""))
+    seen = [
+        p.described(),
+        *([f"seen at {sizes}"] if "+" in sizes else []),
+        "aspect ratio kept" if p.keep_aspect else "stretched" if p.reference is None else _view_text(p),
+        *([f"centre of {p.size[0]}x{p.size[1]}"] if p.crop else []),
+        *([f"black level {p.black_level:g}"] if p.black_level else []),
+        *([f"white level {p.white_level:g}"] if p.white_level else []),
+    ]
+    rows = [
+        ("method", f"{manifest.method}" + (f" for {manifest.category}" if manifest.category else "")),
+        ("network", f"{backbone.get('name', '?')}, {backbone.get('origin', '?')}"),
+        ("licence of its weights", str(backbone.get("licence", "?"))),
+        ("picture", ", ".join(seen)),
+        ("seed", str(manifest.config.get("seed", "?"))),
+        ("pictures", ", ".join(f"{n} {role}" for role, n in roles.items()) or "not known"),
+        ("decision", c.promise()),
+        *([("any threshold", line)] if (line := c.describe_bounds()) else []),
+        ("severity", f"1 is {c.spread:.3g} above the score threshold, the spread of good pictures"),
+        ("mask threshold", c.outlined()),
+        ("calibrated for", f"{c.runtime}, {c.precision}"),
+        *[("fitted", line) for line in facts.get("summary", ())],
+        *[("tried", line) for line in tried_lines(facts)],
+    ]
+    if found := describe_detection(facts, c):
+        rows.append(("simulated defects found", found))
+    if (kinds := manifest.kinds) is not None:
+        rows += [("kinds of defects", kinds.describe()), ("kinds, left out", kinds.describe_left_out())]
+    if "seconds_total" in facts:
+        rows.append(("time of the fit", format_duration(facts["seconds_total"])))
+    if "seconds_view" in facts:
+        where = f"{facts.get('device', '?')}, threads: {facts.get('threads', '?')}"
+        rows.append(("time of a view", f"{facts['seconds_view']:.3g} s there ({where}), without reading it"))
+    rows.append(("made with", ", ".join(f"{k} {v}" for k, v in manifest.versions.items()) or "not known"))
+    return rows
+
+
+def _run_facts(result: Evaluation, dataset: Dataset, runtime: str) -> Pairs:
+    images, left, unread = len(result.pictures), len(result.left_out_items), len(result.unjudged)
+    took, each = format_duration(result.seconds), 1000 * result.seconds / max(images, 1)
+    packages = [f"flawscope {__version__}", f"python {platform.python_version()}"]
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            packages.append(f"{name} {version(name)}")
+    return [
+        ("made", time_text()),
+        ("data", f"{printable(dataset.category)}, layout {dataset.layout}"),
+        ("pictures", f"{images} evaluated, {left} left out, {unread} unreadable"),
+        ("time", f"{took}, {each:.0f} ms a picture, reading, metrics and files included"),
+        *([("peak memory", f"{peak / GIB:.2f} GiB")] if (peak := peak_memory()) else []),
+        ("runtime", runtime),
+        ("machine", f"{processor_name()}, {pluralize(usable_cores(), 'core')}, {platform.system()}"),
+        ("versions", ", ".join(packages)),
+    ]

@@ -1,0 +1,281 @@
+"""Review page for a folder of results, in a browser on the same machine.
+
+Only this machine can connect. The address holds a random token, without which every request is refused, so
+that other pages in the same browser can neither read nor decide anything. A request must name this machine as
+its host, so that no other name can be made to point here.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import secrets
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flawscope.errors import FlawscopeError, InputError, one_line_message
+from flawscope.pages.review import ReviewPicture, ReviewSession, proposed_mask
+from flawscope.pages.templates import PAGES
+from flawscope.pictures.channels import displayed
+from flawscope.pictures.files import upright_size
+from flawscope.pictures.masks import read_mask
+from flawscope.results import drawing
+
+ALLOWED_HOSTS = ("127.0.0.1", "localhost")
+MAX_SIDE = 3200  # pixels of a picture on the page
+WEBP_QUALITY = 88  # 0..100
+MAX_REQUEST_BYTES = 8 * 1024**2  # of a decision, perhaps with a mask
+
+Response = tuple[str, bytes]  # media type, body
+
+
+class ReviewServer:
+    """Serves a session until `stop`, or until the person ends it in the page.
+
+    Args:
+        port: 0 takes a free one.
+
+    Raises:
+        InputError: the port is taken.
+    """
+
+    def __init__(self, session: ReviewSession, title: str, port: int = 0):
+        self.session, self.title = session, title
+        self.token = secrets.token_urlsafe(24)
+        self._skipped: set[int] = set()  # numbers of pictures; forgotten when the program ends
+        try:
+            self.server = _Server((ALLOWED_HOSTS[0], port), partial(_Handler, self))
+        except OSError as error:
+            raise InputError(f"port {port} cannot be used: {error.strerror}; choose another --port") from None
+        self.url = f"http://{ALLOWED_HOSTS[0]}:{self.server.server_address[1]}/{self.token}/"
+
+    def serve(self) -> None:
+        """Answer requests until the review ends."""
+        try:
+            self.server.serve_forever(poll_interval=0.2)
+        finally:
+            self.server.server_close()
+
+    def stop(self) -> None:
+        """End the review; called from another thread than `serve`."""
+        self.server.shutdown()
+
+    # ---- the station's API for one page: its `inspections` are the pictures, counted from 1
+
+    def page(self, language: str, theme: str | None) -> Response:
+        """Return the page. language: header Accept-Language of the browser."""
+        page_texts, root = PAGES.texts_for(None, language), f"/{self.token}"
+        decided = self.session.decisions().items()
+        done = [{"item": self._facts(number), "verdict": verdict} for number, verdict in decided]
+        script = {
+            **{"texts": page_texts.sections("common", "nav", "review"), "product": self.title, "person": ""},
+            **{"api": f"{root}/api", "data": {"only": None, "done": done}},
+        }
+        context = {"page": "review", "product": self.title, "bar": "", "alone": True}
+        html = PAGES.render("review", page_texts, script, root=root, theme=theme, **context)
+        return "text/html; charset=utf-8", html.encode(errors="replace")
+
+    def get(self, path: str, query: Mapping[str, str]) -> Response:
+        """Return the answer to GET of a path below the token, except for the page. KeyError for an unknown
+        path."""
+        match path.split("/"):
+            case ["static", *name]:
+                data, _, media = PAGES.static_files["/".join(name)]
+                return media, data
+            case ["api"] | ["api", "review"]:
+                limit, after = int(query.get("limit", "0")), int(query.get("after", "0"))
+                return _json_response(self._list_waiting(limit, after))
+            case ["api", "inspections", number, layer]:
+                side = int(query.get("side", f"{MAX_SIDE}"))
+                return self._render_layer(self._parse_number(number), layer, side)
+        raise KeyError(path)
+
+    def post(self, path: str, body: dict[str, Any]) -> Response:
+        """Return the answer to POST. KeyError for an unknown path, FlawscopeError where it cannot be done."""
+        match path.split("/"):
+            case ["api", "done"]:
+                threading.Thread(target=self.stop).start()  # after this answer
+                return _json_response({})
+            case ["api", "inspections", text, "verdict"]:
+                number, verdict, mask = self._parse_number(text), body.get("verdict"), body.get("mask")
+                self._skipped.discard(number)
+                if verdict == "undo":
+                    self.session.undo(number)
+                elif verdict == "skip":
+                    self._skipped.add(number)
+                else:
+                    drawn_mask = None if mask is None else _decode_mask(str(mask), self._picture_size(number))
+                    self.session.decide(number, str(verdict), drawn_mask)
+                return _json_response(self._facts(number))
+        raise KeyError(path)
+
+    def _parse_number(self, text: str) -> int:
+        """Return the number of a picture, from 0, by its number from 1. KeyError where there is none."""
+        if not text.isdecimal() or not 0 < int(text[:20]) <= len(self.session.pictures):
+            raise KeyError(text)
+        return int(text) - 1
+
+    def _list_waiting(self, limit: int, after: int) -> dict[str, Any]:
+        """Return pictures without a decision, from the number `after` on, and how many there are in all."""
+        decided = self.session.decisions().keys() | self._skipped
+        waiting = [number for number in range(len(self.session.pictures)) if number not in decided]
+        items = [self._facts(number) for number in waiting if number >= after][:limit]
+        return {"inspections": items, "waiting": len(waiting), "problems": []}
+
+    def _facts(self, number: int) -> dict[str, Any]:
+        """Return a picture as the page's script reads an inspection."""
+        picture = self.session.pictures[number]
+        height, width = self._picture_size(number)
+        p_value = "" if picture.row.p_value is None else f"p {picture.row.p_value:.3f} · "
+        return {
+            **{"id": number + 1, "name": picture.name, "picture": picture.path.is_file(), "near": False},
+            **{"width": width, "height": height, "note": ""},
+            **{"severity": picture.row.severity, "decision": picture.row.decision},
+            "detail": f"{p_value}score {picture.row.score:.4g}",
+        }
+
+    def _picture_size(self, number: int) -> tuple[int, int]:
+        try:
+            with Image.open(self.session.pictures[number].path) as image:
+                return upright_size(image)
+        except Exception:  # a picture that cannot be shown: nobody draws on it
+            return 1, 1
+
+    def _render_layer(self, number: int, layer: str, side: int) -> Response:
+        picture, file = self.session.pictures[number], io.BytesIO()
+        if layer == "mask":
+            mask_path = self.session.mask_path(number)
+            mask = read_mask(mask_path) if mask_path.is_file() else proposed_mask(picture)
+            drawing.save_png(file, np.zeros(self._picture_size(number), np.bool_) if mask is None else mask)
+            return "image/png", file.getvalue()
+        image = {"view": _read_picture, "overlay": _draw_overlay}[layer](picture)
+        max_side = min(max(side, 1), MAX_SIDE, max(image.shape[:2]))
+        drawing.fit_into(image, (max_side, max_side)).save(file, "WEBP", quality=WEBP_QUALITY, method=2)
+        return "image/webp", file.getvalue()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *request: Any) -> None:
+        """Ignore a browser that closed the connection, because its user went on to the next picture."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            super().handle_error(*request)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = 60  # seconds that a connection may be idle
+
+    def __init__(self, review: ReviewServer, *rest: Any):
+        self.review = review
+        super().__init__(*rest)
+
+    def do_GET(self) -> None:
+        url, path = urlsplit(self.path), self._authorized_path()
+        if path is None:
+            self._refuse(403, "not here")
+        elif path:
+            self._respond(lambda: self.review.get(path, dict(parse_qsl(url.query))))
+        else:
+            theme = re.search(r"\btheme=(\w+)", self.headers.get("Cookie", ""))
+            language = self.headers.get("Accept-Language", "")
+            self._respond(lambda: self.review.page(language, theme and theme[1]))
+
+    def do_POST(self) -> None:
+        path, length = self._authorized_path(), self.headers.get("Content-Length", "")
+        is_same_origin = self.headers.get("Origin") in (None, f"http://{self.headers.get('Host')}")
+        self.close_connection = True  # the body may stay unread
+        if path is None or not is_same_origin or self.headers.get_content_type() != "application/json":
+            self._refuse(403, "not here")
+        elif not length.isdecimal() or int(length) > MAX_REQUEST_BYTES:
+            self._refuse(400, "this is not what the page sends")
+        else:
+            sent = self.rfile.read(int(length))
+            self._respond(lambda: self.review.post(path, _parse_object(sent)))
+
+    def _authorized_path(self) -> str | None:
+        """Return the path below the token; None where token or host is not that of the page."""
+        token, _, path = urlsplit(self.path).path.removeprefix("/").partition("/")
+        host = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
+        has_token = secrets.compare_digest(token.encode(), self.review.token.encode())
+        return path if has_token and host in ALLOWED_HOSTS else None
+
+    def _respond(self, handle: Callable[[], Response]) -> None:
+        try:
+            response = handle()
+        except KeyError:
+            self._refuse(404, "there is no such page")
+        except InputError as error:
+            self._refuse(409, str(error))
+        except ValueError:
+            self._refuse(400, "this is not what the page sends")
+        except (FlawscopeError, OSError, MemoryError) as error:
+            self._refuse(507, one_line_message(error))
+        else:
+            self._send(200, response)
+
+    def _refuse(self, status: int, text: str) -> None:
+        self._send(status, _json_response({"error": text}))
+
+    def _send(self, status: int, response: Response) -> None:
+        media_type, body = response
+        self.send_response(status)
+        self.send_header("Content-Type", media_type)
+        self.send_header("Content-Length", str(len(body)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        is_picture = media_type == "image/webp"  # a picture does not change
+        self.send_header("Cache-Control", "private, max-age=3600" if is_picture else "no-store")
+        headers = PAGES.security_headers | {"Referrer-Policy": "no-referrer"}  # the address has the token
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Print no log: the terminal is for the person."""
+
+
+def _read_picture(picture: ReviewPicture) -> NDArray[np.uint8]:
+    """Return the picture alone, [H, W, 3]."""
+    return displayed(picture.path)
+
+
+def _draw_overlay(picture: ReviewPicture) -> NDArray[np.uint8]:
+    """Return the run's overlay, [H, W, 3]; where there is none, the picture with outlines of its regions."""
+    if picture.overlay is not None:
+        return np.asarray(Image.open(picture.overlay).convert("RGB"))
+    mask = proposed_mask(picture)
+    return _read_picture(picture) if mask is None else drawing.contour(_read_picture(picture), mask)
+
+
+def _decode_mask(encoded: str, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Decode a mask that a person drew, a PNG in base64, to [H, W] bool of this size (height, width)."""
+    mask = read_mask(base64.b64decode(encoded, validate=True))
+    if not mask.any():
+        raise InputError("the outline is empty: draw where the defect is, or discard it")
+    return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST), np.bool_)
+
+
+def _parse_object(body: bytes) -> dict[str, Any]:
+    """Parse a JSON object. ValueError for any other text."""
+    parsed = json.loads(body)
+    if not isinstance(parsed, dict):
+        raise ValueError
+    return parsed
+
+
+def _json_response(value: dict[str, Any]) -> Response:
+    return "application/json", json.dumps(value).encode()

@@ -1,0 +1,169 @@
+"""Names kinds of defects by labelled examples, as a set of kinds with a stated error. Torch-free.
+
+A region is described by how its cells differ from good ones (`Detector.residuals`), on average: the direction
+tells the kind, the length how surely. The classifier is linear discriminant analysis with shrunken covariance
+(Friedman, Regularized Discriminant Analysis, 1989); its distances become a set by conformal prediction (Vovk,
+Gammerman and Shafer, Algorithmic Learning in a Random World, 2005) on examples left out. Half of the error is
+for a known kind that is taken for something new, half for one that its set lacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.artefact.kinds import Kinds
+from flawscope.errors import InputError
+from flawscope.results.region import KindSet
+
+Floats = NDArray[np.float64]
+DEFAULT_ERROR = 0.1
+MIN_EXAMPLES = 3  # of a kind
+SHRINKAGE = 0.5  # of the covariance, to a multiple of the identity (bench/kinds.py)
+POWER = 0.75  # of a descriptor's length, by which distances grow: a short one's direction is noise (likewise)
+SHARE = 0.5  # of the average distance that the nearest is less: a new kind spreads twice as widely (likewise)
+MAX_FOLDS = 50  # that examples are left out in: one by one up to so many
+
+
+class LinearDiscriminant(NamedTuple):
+    """Distances to kinds in units of the spread within a kind.
+
+    means: [K, C]. directions: [r, C] in which examples of a kind differ; the square of one's length is the
+    share that it takes of the squared distance along it. spread: of all other directions.
+    """
+
+    means: Floats
+    directions: Floats
+    spread: float
+
+    @classmethod
+    def fit(cls, descriptors: Floats, labels: NDArray[np.intp], count: int) -> LinearDiscriminant:
+        """Fits to descriptors [N, C] of `count` kinds, each with one at least."""
+        means = np.stack([descriptors[labels == k].mean(0) for k in range(count)])
+        within = descriptors - means[labels]
+        freedom = max(1, len(labels) - count)
+        _, scales, directions = np.linalg.svd(within, full_matrices=False)
+        variances = (1 - SHRINKAGE) * scales**2 / freedom
+        spread = max(SHRINKAGE * float((scales**2).sum()) / freedom / descriptors.shape[1], 1e-9)
+        return cls(means, np.sqrt(variances / (variances + spread))[:, None] * directions, spread)
+
+    def distances(self, descriptors: Floats) -> Floats:
+        """Squared distances [N, K] of descriptors [N, C]."""
+        away = descriptors[:, None] - self.means
+        squares = (away**2).sum(2) - ((away @ self.directions.T) ** 2).sum(2)
+        return np.asarray(np.maximum(squares, 0) / self.spread)
+
+
+@dataclass(frozen=True)
+class KindClassifier:
+    """Classifier of regions. tensor: [K + r, C] float32, the discriminant's means, then its directions."""
+
+    kinds: Kinds
+    tensor: NDArray[np.float32]
+
+    @cached_property
+    def _discriminant(self) -> LinearDiscriminant:
+        rows, count = self.tensor.astype(np.float64), len(self.kinds.names)
+        return LinearDiscriminant(rows[:count], rows[count:], self.kinds.spread)
+
+    def classify(self, descriptors: NDArray[np.floating[Any]]) -> list[KindSet]:
+        """Names the kinds of regions with these descriptors [N, C]. InputError: they have another C."""
+        if descriptors.shape[1] != self.kinds.shape[1]:
+            raise InputError("the model's kinds of defects do not fit its cells: run `flawscope kinds` anew")
+        lengths, directions = to_length_1(descriptors)
+        squares = self._discriminant.distances(directions) * lengths**self.kinds.power
+        examples = np.array(self.kinds.distances), np.array(self.kinds.margins)
+        p_values = combined_p_values(squares, *examples, self.kinds.share)
+        names, error, answers = self.kinds.names, self.kinds.effective_error, []
+        for order, row in zip(np.argsort(squares, axis=1, kind="stable"), p_values.tolist(), strict=True):
+            inside = tuple(names[k] for k in order if row[k] > error)
+            answers.append(KindSet(inside, dict(zip(names, row, strict=True))))
+        return answers
+
+
+def to_length_1(descriptors: NDArray[np.floating[Any]]) -> tuple[Floats, Floats]:
+    """Lengths [N, 1] of descriptors [N, C], and these, each of length 1; zeros stay."""
+    values = descriptors.astype(np.float64)
+    lengths = np.linalg.norm(values, axis=1, keepdims=True)
+    return lengths, values / np.maximum(lengths, 1e-12)
+
+
+def combined_p_values(squares: Floats, distances: Floats, margins: Floats, share: float) -> Floats:
+    """P-values [N, K] of squared distances [N, K]: twice the smaller of two, of the nearest kind's distance,
+    less `share` of the average, among `distances` [n] and of how much farther each kind is among `margins`
+    [n] (Bonferroni).
+
+    The first compares the likelihoods of the nearest kind and of a new one: around the middle of all, with
+    1/share of the covariance. Equal values of examples count as beyond, so that 1/(n + 1) is the least.
+    """
+    nearest = squares.min(1, keepdims=True)
+    alike = _ranks(nearest - share * squares.mean(1, keepdims=True), distances)
+    return np.asarray(np.minimum(1.0, 2 * np.minimum(alike, _ranks(squares - nearest, margins))))
+
+
+def _ranks(values: Floats, examples: Floats) -> Floats:
+    below = np.searchsorted(np.sort(examples), values.ravel(), side="left").reshape(values.shape)
+    return np.asarray((1 + len(examples) - below) / (len(examples) + 1))
+
+
+def learn(
+    descriptors: NDArray[np.floating[Any]], labels: Sequence[str], error: float = DEFAULT_ERROR
+) -> KindClassifier:
+    """Learns kinds from descriptors [N, C] of regions and their labels [N], each region of another part.
+    Kinds with fewer than `MIN_EXAMPLES` examples are passed over.
+
+    Raises:
+        InputError: no kind has so many, or `error` is not between 0 and 1.
+    """
+    if not 0 < error < 1:
+        raise InputError(f"an error of {error:g} is not between 0 and 1: give a share such as 0.1")
+    names = tuple(name for name in sorted({*labels}) if labels.count(name) >= MIN_EXAMPLES)
+    if not names:
+        counts = {name: labels.count(name) for name in sorted({*labels})}
+        told = ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
+        raise InputError(f"no kind of defect has {MIN_EXAMPLES} examples with a region ({told}): label more")
+    order = np.array([k for name in names for k, label in enumerate(labels) if label == name])
+    of = np.array([names.index(labels[k]) for k in order])
+    lengths, examples = to_length_1(descriptors[order])
+    folds = np.arange(len(of)) % min(len(of), MAX_FOLDS)  # sorted by kind: no fold takes much of one
+    squares = np.empty((len(of), len(names)))
+    for fold in range(folds.max() + 1):
+        out = folds == fold
+        squares[out] = LinearDiscriminant.fit(examples[~out], of[~out], len(names)).distances(examples[out])
+    each, own = np.bincount(of), (np.arange(len(of)), of)
+    squares[own] *= 1 - 1 / each[of] ** 2  # (1 + 1/n) / (1 + 1/(n - 1)): its mean was one of n - 1
+    squares *= lengths**POWER
+    distances, margins = squares.min(1) - SHARE * squares.mean(1), squares[own] - squares.min(1)
+    whole = LinearDiscriminant.fit(examples, of, len(names))
+    tensor = np.concatenate([whole.means, whole.directions]).astype(np.float32)
+    kinds = Kinds(
+        names,
+        tuple(each.tolist()),
+        error,
+        whole.spread,
+        (len(tensor), tensor.shape[1]),
+        tuple(distances.tolist()),
+        tuple(margins.tolist()),
+        _confusion(squares, of, distances, margins, error),
+        POWER,
+        SHARE,
+    )
+    return KindClassifier(kinds, tensor)
+
+
+def _confusion(
+    squares: Floats, of: NDArray[np.intp], distances: Floats, margins: Floats, error: float
+) -> tuple[tuple[int, ...], ...]:
+    """Counts of answers (`Kinds.confusion`) on examples left out, each judged by the others' distances."""
+    count, least = squares.shape[1], max(error, 2 / len(of))
+    table = np.zeros((count, count + 2), np.int64)
+    for k in range(len(of)):
+        others = np.delete(distances, k), np.delete(margins, k)
+        inside = np.flatnonzero(combined_p_values(squares[k : k + 1], *others, SHARE)[0] > least)
+        table[of[k], inside[0] if len(inside) == 1 else count if len(inside) else count + 1] += 1
+    return tuple(tuple(row) for row in table.tolist())

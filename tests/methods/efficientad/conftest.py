@@ -1,3 +1,0 @@
-"""Fixtures of EfficientAD, which this folder and tests/whole/methods/efficientad share."""
-
-from efficientad_fixtures import *  # noqa: F403

@@ -1,3 +1,0 @@
-"""Fixtures of EfficientAD, which this folder and tests/methods/efficientad share."""
-
-from efficientad_fixtures import *  # noqa: F403
