@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from flawscope.datasets import list_pictures
+from flawscope.datasets import list_pictures, open_dataset
 from flawscope.errors import InputError
 from flawscope.pictures.listing import natural_key
 
@@ -54,6 +54,19 @@ def test_nothing_found_is_an_error(tmp_path, spec):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here: nothing to install")
+@pytest.mark.parametrize(
+    "address",
+    ["rtsp://admin:secret@cam/1", "http://cam/video.mjpg?token=secret", "s3://secret/good", "file:///secret"],
+)
+def test_an_address_is_no_folder_and_its_password_is_not_repeated(address):
+    for call in (list_pictures, open_dataset):
+        with pytest.raises(InputError, match="save the pictures in a folder") as refused:
+            call(address)
+        assert "secret" not in str(refused.value)
+    with pytest.raises(InputError, match="check the path"):
+        list_pictures("C:/parts/none")
+
+
 def test_a_pipe_is_not_opened_and_a_dead_link_is_kept(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")

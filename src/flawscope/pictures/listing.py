@@ -87,7 +87,7 @@ def list_entries(folder: Path, *, hidden: bool = False) -> list[os.DirEntry[str]
 
 def folder_error(folder: Path, error: OSError) -> InputError:
     if isinstance(error, FileNotFoundError):
-        return InputError(f"{folder}: no such folder; check the path")
+        return _missing(folder, "folder")
     if isinstance(error, NotADirectoryError):
         return InputError(f"{folder}: a file, not a folder; give the folder of pictures")
     reason = error.strerror or type(error).__name__
@@ -238,7 +238,7 @@ def _expand_spec(spec: StrPath) -> Iterator[tuple[Path, bool]]:
         yield from ((one, False) for one in inside)
     elif os.path.lexists(path):
         yield path, True
-    elif glob.has_magic(str(spec)):
+    elif glob.has_magic(str(spec)) and not _ADDRESS.match(str(spec)):
         matches = sorted((Path(m) for m in glob.glob(str(spec), recursive=True)), key=natural_key)
         shown = (match for match in matches if not is_ignored(match.name))
         found = chain.from_iterable(
@@ -247,7 +247,21 @@ def _expand_spec(spec: StrPath) -> Iterator[tuple[Path, bool]]:
         inside = require_picture(found, f"{spec}: the pattern matches no picture")
         yield from ((one, False) for one in inside)
     else:
-        raise InputError(f"{path}: no such file or folder; check the path")
+        raise _missing(spec, "file or folder")
+
+
+# Address of the web, a camera or a store, of which `Path` keeps one slash; a drive has one letter
+_ADDRESS = re.compile(r"([A-Za-z][\w+.-]+):[/\\]{1,2}")
+
+
+def _missing(path: StrPath, what: str) -> InputError:
+    """Error of a path that is not there. An address may hold a password, and is not repeated."""
+    if address := _ADDRESS.match(os.fspath(path)):
+        return InputError(
+            f"an address ({address[1]}://...) is no {what}: save the pictures in a folder and name that; "
+            "those of a camera the station takes (docs/station-cameras.md)"
+        )
+    return InputError(f"{path}: no such {what}; check the path")
 
 
 def require_picture(files: Iterator[AnyPath], text: str) -> Iterator[AnyPath]:
