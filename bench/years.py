@@ -243,7 +243,9 @@ def years(parts: int, kept: Path | None) -> Cell:
         found: Cell = {"parts": parts, "fill_s": filled, "gb": round(size(store) / 1e9, 2)}
         found["start_ms"] = round(1000 * (time.process_time() - begun), 1)
         try:
-            found["drift_s"] = wait_for_drift(running)
+            with watched_writes(writes := list[float]()):  # statistics, too, and retention's first run
+                found["drift_s"] = wait_for_drift(running)
+            found["start_transaction_ms"] = round(1000 * max(writes, default=0.0), 1)
             before = memory()
             found["asked"] = {name: cost(work) for name, work in asked(running).items()}
             found["memory_grows_mib"] = round(memory() - before, 1)

@@ -116,7 +116,7 @@ class ValidVerdict(NamedTuple):
 
     @property
     def is_correction(self) -> bool:
-        return _is_correction(self.inspection)
+        return bool(self.inspection.anomalous) != (self.verdict == DEFECT)
 
 
 @dataclass
@@ -179,11 +179,6 @@ def _contradicts() -> ColumnElement[bool]:
     other = inspections.alias()
     same = (other.c[name] == inspections.c[name] for name in ("product_id", "picture", "purpose"))
     return exists().where(*same, other.c.verdict != inspections.c.verdict, _may_teach(other))
-
-
-def _is_correction(row: Row[Any]) -> bool:
-    is_defect: bool = row.verdict == DEFECT
-    return bool(row.anomalous) != is_defect
 
 
 def find_unsure(valid: ValidVerdicts, active: ActiveVersion, asked: Sequence[int] = ()) -> list[int]:
