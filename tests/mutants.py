@@ -185,7 +185,7 @@ def come_by(copy: Path, folder: Path) -> dict[int, list[list[str]]]:
     log, table = folder / "log", folder / "durations.tsv"
     log.mkdir(parents=True, exist_ok=True)
     pytest(copy, ["-n", "auto", "--dist", "worksteal"], MUTANT_LOG=str(log), DURATIONS=str(table))
-    quick = set(pytest(copy, ["--collect-only", "-m", QUICK]).stdout.splitlines())
+    quick = set(pytest(copy, ["--collect-only", "--verbosity=-1", "-m", QUICK]).stdout.splitlines())
     seconds = {}
     for line in table.read_text(encoding="utf-8").splitlines()[1:]:
         cost, outcome, name = line.split("\t")

@@ -36,12 +36,11 @@ def test_a_line_of_plugins_works_in_a_station(settings, reels, model_file, tmp_p
         answers = [httpx.post(f"{there}/trigger?part={n}", timeout=60).json() for n in range(4)]
         assert [one["decision"] for one in answers] == ["good", "anomalous"] * 2
         assert [one["triggers"] for one in answers] == [1] * 4
-        until(lambda: len(ids(tmp_path / "found.csv")) == 2)
-        product = httpx.get(there, timeout=60).json()
-        assert product["sources"][0]["kind"] == "camera"
-        assert [(one["name"], one["kind"], one["delivered"]) for one in product["sinks"]] == [
-            ("csv", "csv", 2)
-        ]
+        assert httpx.get(there, timeout=60).json()["sources"][0]["kind"] == "camera"
+        until(lambda: httpx.get(there, timeout=60).json()["sinks"][0]["delivered"] == 2)
+        sink = httpx.get(there, timeout=60).json()["sinks"][0]
+        assert (sink["name"], sink["kind"]) == ("csv", "csv")
+        assert len(ids(tmp_path / "found.csv")) == 2
         assert httpx.post(f"{running.url}/api/v1/{INSPECTIONS}", content=b"x", timeout=60).status_code == 422
     finally:
         running.close()

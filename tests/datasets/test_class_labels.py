@@ -189,10 +189,9 @@ def test_pictures_of_all_kinds_in_one_folder_are_a_question(tmp_path, save, spli
 
 
 def test_a_list_without_a_header_tells_by_its_only_words(tmp_path, save):
-    """As makesense.ai exports boxes."""
     for k in range(6):
         save(tmp_path / f"parts/{k}.png")
-    rows = [f"scratch,2,2,3,3,{k}.png,8,8" for k in range(2)]
+    rows = [f"scratch,2,2,{k}.png,8,8" for k in range(2)]
     (tmp_path / "parts/labels_my-project-name.csv").write_text("\n".join(rows))
     with pytest.raises(InputError, match=r"scratch \(2, by labels_my"):
         open_dataset(tmp_path / "parts")

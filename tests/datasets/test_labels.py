@@ -303,6 +303,25 @@ EXPORTS = {
         BOX | oval(44, 24, 8.5, 8.5), 1, "dent hole"),
     "LabelMe, mask": Export({"bad/dent/part_7.json": labelme({
         "points": [[40, 5], [60, 40]], "shape_type": "mask", "mask": png(TRIANGLE[5:41, 40:61])})}, TRIANGLE),
+    "Roboflow, CSV": Export({"_annotations.csv": "filename,width,height,class,xmin,ymin,xmax,ymax\n"
+        f"{ROBOFLOW}.jpg,{W},{H},dent,5,10,30,20\n{ROBOFLOW}.jpg,{W},{H},hole,36,16,44,24\n"},
+        BOX | rectangle(36, 16, 44, 24), 2, "dent hole"),
+    "makesense.ai, CSV": Export({"labels_my-project.csv":
+        f"dent,5,10,25,10,part_7.png,{W},{H}\nhole,36,16,8,8,part_7.png,{W},{H}\n"},
+        BOX | rectangle(36, 16, 44, 24), 2, "dent hole"),
+    "Keras RetinaNet, CSV": Export(
+        {"annotations.csv": "bad/dent/part_7.png,5,10,30,20,dent\ngood/0.png,,,,,\n"}, BOX, 1),
+    "columns with semicolons": Export(
+        {"boxes.csv": "Image;Label;X_min;Y_min;X_max;Y_max\npart_7.png;dent;5.0;10.0;30.0;20.0\n"}, BOX, 1),
+    "Open Images, CSV": Export({"open_images.csv": "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax\n"
+        f"part_7,xclick,dent,1,{5 / W},{30 / W},{10 / H},{20 / H}\n"
+        f"part_7,model,dent,.7,0.1,0.2,0.1,0.2\n"}, BOX, 1),
+    "VIA, CSV": Export({"via_export_csv.csv":
+        "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes\n"
+        'part_7.png,9216,"{}",2,0,"{""name"":""rect"",""x"":5,""y"":10,""width"":25,""height"":10}",'
+        '"{""type"":""dent""}"\n'
+        'part_7.png,9216,"{}",2,1,"{""name"":""circle"",""cx"":44,""cy"":24,""r"":8.5}","{""type"":""hole""}"\n'
+        'good_1.png,9216,"{}",0,0,"{}","{}"\n'}, BOX | oval(44, 24, 8.5, 8.5), 1, "dent hole"),
 }
 # fmt: on
 
@@ -371,6 +390,8 @@ def lines(root):
         ("Label Studio, polygons and rectangles", ('ht": 25', 'ht": null'), "as Label Studio: a value in it"),
         ("VIA, project", ('"r": 8.5', '"s": 8.5'), "as VIA: something in it has no 'r'"),
         ("LabelMe, mask", ('"shape_type"', '"shape_type'), ""),
+        ("Roboflow, CSV", (",5,10,", ",5,,"), "as CSV of boxes: a value in it"),
+        ("VIA, CSV", ('""r"":8.5', '""s"":8.5'), "as VIA: something in it has no 'r'"),
         ("YOLO, boxes beside images", ("\n1 ", "\n1 3 "), "as YOLO: line 2 is neither"),
         ("Roboflow, YOLO", ("names:", "names: ["), "as YOLO: "),
     ],

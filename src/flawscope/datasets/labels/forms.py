@@ -9,18 +9,26 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flawscope.datasets.labels import json_forms, tables, xml_forms, yolo
+from flawscope.datasets.labels import csv_forms, json_forms, tables, xml_forms, yolo
 from flawscope.datasets.labels.shapes import NO_DEFECT, Entry, Mark
 from flawscope.errors import InputError, one_line_message
 from flawscope.pictures.text_files import decode_text
 
-MAX_BYTES = {".json": 1 << 30, ".xml": 1 << 28, ".txt": 1 << 24}  # larger files are not opened
+MAX_BYTES = {
+    ".json": 1 << 30,
+    ".xml": 1 << 28,
+    ".txt": 1 << 24,
+    ".csv": 1 << 26,
+}  # larger files are not opened
 MAX_LIST_BYTES = 1 << 26
 # What damaged files of labels have, and others have not
 _SIGN = re.compile(
     rb'"(annotations|shapes|imagePath|shape_attributes|original_width)"\s*:|<(!DOCTYPE )?annotations?[\s>]'
 )
-EXPECTED = "COCO, Label Studio, VIA or LabelMe (.json), Pascal VOC or CVAT for images (.xml), YOLO (.txt)"
+EXPECTED = (
+    "COCO, Label Studio, VIA or LabelMe (.json), Pascal VOC or CVAT for images (.xml), YOLO (.txt), "
+    "boxes or VIA (.csv)"
+)
 
 
 class LabelDocument(NamedTuple):
@@ -116,6 +124,8 @@ def _load(suffix: str, data: bytes) -> Any:
         return xml_forms.load_xml(data)
     if suffix == ".json":
         return json.loads(data)
+    if suffix == ".csv":
+        return csv_forms.load_csv(data)
     return [words for line in decode_text(data).splitlines() if (words := line.split())]
 
 
@@ -133,5 +143,7 @@ _FORMS = (
     _Form("Label Studio", ".json", json_forms.is_label_studio, json_forms.parse_label_studio),
     _Form("Pascal VOC", ".xml", xml_forms.is_voc, xml_forms.parse_voc),
     _Form("CVAT", ".xml", xml_forms.is_cvat, xml_forms.parse_cvat),
+    _Form("CSV of boxes", ".csv", csv_forms.is_boxes, csv_forms.parse_boxes),
+    _Form("VIA", ".csv", csv_forms.is_via, csv_forms.parse_via),
     _Form("YOLO", ".txt", yolo.is_yolo, yolo.parse_yolo),
 )

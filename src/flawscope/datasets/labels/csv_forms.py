@@ -1,0 +1,157 @@
+"""Reads the CSV files of labelling tools: boxes, a line each, and VIA's regions."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+from flawscope.datasets.labels import json_forms, shapes
+from flawscope.datasets.labels.shapes import Entry, Mark, Size, name_entry, picture_path, read_size
+from flawscope.pictures.decoding import is_picture
+from flawscope.pictures.text_files import decode_text
+
+Rows = list[list[str]]  # without empty ones
+
+_PICTURE = (
+    "filename",
+    "file_name",
+    "file",
+    "image",
+    "image_path",
+    "imagepath",
+    "path",
+    "image_id",
+    "imageid",
+)
+_LABEL = ("class", "label", "class_name", "labelname", "label_name", "name")
+_EDGES = (("xmin", "ymin", "xmax", "ymax"), ("x_min", "y_min", "x_max", "y_max"), ("x1", "y1", "x2", "y2"))
+_SURE = ("confidence", "score")  # what a model has found, unless it is 1
+_REGION = ("region_shape_attributes", "region_attributes", "file_attributes")
+
+
+class _Box(NamedTuple):
+    """edges: x0, y0, x1, y1 in pixels, or all in shares of the picture; None: nothing is marked in it."""
+
+    picture: str
+    label: str
+    edges: list[float] | None
+    size: Size | None
+    is_found: bool = False
+
+
+def load_csv(data: bytes) -> Rows:
+    text = decode_text(data)
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    rows = csv.reader(text.splitlines(), delimiter=delimiter, skipinitialspace=True)
+    return [[cell.strip() for cell in row] for row in rows if any(map(str.strip, row))]
+
+
+def is_boxes(rows: Rows) -> bool:
+    """Whether each line is a box: its columns have the usual names, or it has none and the order of
+    makesense.ai or of Keras RetinaNet."""
+    if not rows:
+        return False
+    header = _header(rows)
+    if header:
+        edges = next((names for names in _EDGES if set(names) <= set(header)), None)
+        return edges is not None and any(name in header for name in _PICTURE)
+    return all(_makesense(row) is not None for row in rows) or all(
+        _retinanet(row) is not None for row in rows
+    )
+
+
+def parse_boxes(rows: Rows, _own: str) -> Iterator[Entry]:
+    """Entries of boxes. A line has the picture and two corners, in pixels as Roboflow (*TensorFlow Object
+    Detection*) and converters of Pascal VOC write them, or in shares of the picture as Open Images; or,
+    without names of columns, label, x, y, width, height, picture, its width and height (makesense.ai), or
+    picture, two corners, label, of which all but the picture may be empty (Keras RetinaNet)."""
+    yield from _group(_boxes(rows))
+
+
+def is_via(rows: Rows) -> bool:
+    return bool(rows) and {"filename", *_REGION} <= set(_header(rows))
+
+
+def parse_via(rows: Rows, own: str) -> Iterator[Entry]:
+    """Entries of annotations of VIA 2 as CSV."""
+    document: dict[str, Any] = {}
+    for values in _records(rows):
+        shape, region, about = (json.loads(values[name] or "{}") for name in _REGION)
+        name = values["filename"]
+        picture = document.setdefault(name, {"filename": name, "regions": [], "file_attributes": about})
+        if shape:
+            picture["regions"].append({"shape_attributes": shape, "region_attributes": region})
+    yield from json_forms.parse_via(document, own)
+
+
+def _header(rows: Rows) -> list[str]:
+    """Names of the columns, folded; empty where the first line is one of values."""
+    names = [name.casefold() for name in rows[0]]
+    return [] if any(is_picture(PurePosixPath(name)) for name in names) else names
+
+
+def _records(rows: Rows) -> Iterator[dict[str, str]]:
+    header = _header(rows)
+    for row in rows[1:]:
+        yield dict(zip(header, row, strict=True))
+
+
+def _boxes(rows: Rows) -> Iterator[_Box]:
+    header = _header(rows)
+    if not header:
+        for row in rows:
+            if found := _makesense(row) or _retinanet(row):
+                yield found
+        return
+    edges = next(names for names in _EDGES if set(names) <= set(header))
+    picture = next(name for name in _PICTURE if name in header)
+    label = next((name for name in _LABEL if name in header), "")
+    for values in _records(rows):
+        size = read_size(values.get("height"), values.get("width"))
+        numbers = _numbers([values[name] for name in edges])
+        is_found = any(float(values.get(name) or 1) != 1 for name in _SURE)
+        yield _Box(values[picture], values.get(label, ""), numbers, size, is_found)
+
+
+def _makesense(row: Sequence[str]) -> _Box | None:
+    if len(row) != 8 or not is_picture(PurePosixPath(row[5])):
+        return None
+    try:
+        x, y, width, height = map(float, row[1:5])
+        return _Box(row[5], row[0], [x, y, x + width, y + height], read_size(row[7], row[6]))
+    except ValueError:
+        return None
+
+
+def _retinanet(row: Sequence[str]) -> _Box | None:
+    if len(row) != 6 or not is_picture(PurePosixPath(row[0])):
+        return None
+    try:
+        return _Box(row[0], row[5], _numbers(row[1:5]), None)
+    except ValueError:
+        return None
+
+
+def _numbers(texts: Sequence[str]) -> list[float] | None:
+    return [*map(float, texts)] if any(texts) else None
+
+
+def _group(boxes: Iterable[_Box]) -> Iterator[Entry]:
+    pictures: dict[str, list[_Box]] = {}
+    for box in boxes:
+        pictures.setdefault(box.picture, []).append(box)
+    for name, of in pictures.items():
+        marks = [_mark(box, box.edges) for box in of if box.edges is not None]
+        yield name_entry(picture_path(name), of[0].size, marks)
+
+
+def _mark(box: _Box, edges: list[float]) -> Mark:
+    if box.is_found:
+        return Mark(None, "prediction")
+    corners = shapes.box(edges)
+    are_shares = max(edges) <= 1
+    shape = shapes.placed(lambda size: corners * size[::-1]) if are_shares else shapes.filled(corners)
+    return Mark(shape, box.label, True)
