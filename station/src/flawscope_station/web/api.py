@@ -40,6 +40,7 @@ from flawscope_station.web.components import (
     StoreDep,
     component,
 )
+from flawscope_station.web.errors import WrongQueryError
 from flawscope_station.web.middleware import require_role
 
 DEFAULT_SIDE = 1600  # pixels of the longer side of a view
@@ -57,14 +58,14 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 async def check_query_names(request: Request) -> None:
     """Dependency of every route: refuse query parameters that the route does not declare, since a misspelt
-    filter would find everything. InputError names the nearest right parameter."""
+    filter would find everything. WrongQueryError names the nearest right parameter."""
     known = sorted(_query_names(request.scope["route"].dependant))
     given = [name for name, _ in request.query_params.multi_items()]
     for name in given:
         if given.count(name) > 1:
-            raise InputError(f"query parameter {name:.60} is given more than once: send one value")
+            raise WrongQueryError(f"query parameter {name:.60} is given more than once: send one value")
         if name not in known:
-            raise InputError(f"there is no query parameter {name!r:.60}: {suggest_name(name, known)}")
+            raise WrongQueryError(f"there is no query parameter {name!r:.60}: {suggest_name(name, known)}")
 
 
 def _query_names(dependant: Dependant) -> set[str]:
