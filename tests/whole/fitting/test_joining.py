@@ -15,6 +15,7 @@ from flawscope.artefact import model_file, router_file
 from flawscope.errors import InputError
 from flawscope.fitting import joining
 from flawscope.fitting.fitting import fit
+from flawscope.predictor.recognition import KnownProduct
 from flawscope.results.prediction import Prediction, Recognition
 from flawscope.views.light import Light, light_variations
 from picture_files import save
@@ -89,7 +90,7 @@ def test_each_product_of_a_joint_model_keeps_its_own_light_and_is_known_in_each(
     assert len(np.unique(known.groups)) == PARTS  # copies in other light vouch for no picture of their part
     apart = known.good @ known.good.T
     apart[known.groups[:, None] == known.groups] = -1
-    assert known.limit >= np.sqrt(2 - 2 * apart.max(1)).max()
+    assert KnownProduct(known).limit >= np.sqrt(2 - 2 * apart.max(1)).max()
 
 
 @pytest.mark.parametrize("batch", [None, 1, 3])
@@ -214,8 +215,7 @@ def test_views_are_recognised_together(line, tmp_path):
         found.append(line.predict(path))
     near, far = found[0].recognition.distances
     wrong = line.predict(tmp_path / "p09_top.png", product="rings")
-    limits = line.artefact.recognition.known
-    close = min(limits["block"].limit, limits["rings"].limit) / 2
+    close = min(KnownProduct(one).limit for one in line.artefact.recognition.known.values()) / 2
     mistaken = replace(wrong, recognition=Recognition("rings", "rings", 0.5, (close + 1e-3, close)))
     assert near < far - 1e-3
     assert parts.add(found[0]) is None

@@ -8,6 +8,7 @@ from flawscope.errors import InputError
 from flawscope.fitting import joining
 from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.predictor.recalibration import recalibrate
+from flawscope.predictor.recognition import KnownProduct
 from flawscope.progress import ignore_progress
 from flawscope.synthesis.demo import plate, scene
 from small_network import SMALL_NETWORK
@@ -94,6 +95,7 @@ def test_near_copies_are_one_unit_where_products_are_recognised_too():
     known = joining.describe_product(network, model.artefact, shown, device="cpu").known
     assert known.groups.tolist() == [row.unit for row in model.manifest.pictures]
     assert len({*known.groups.tolist()}) == 6
-    near, far = known.distances(known.good, np.arange(12)), known.distances(known.good, known.groups)
+    distances = KnownProduct(known).distances
+    near, far = distances(known.good, np.arange(12)), distances(known.good, known.groups)
     assert np.median(far) > 2 * np.median(near[near > 0])
     assert {*known.carriers.tolist()} <= {*known.groups.tolist()}
