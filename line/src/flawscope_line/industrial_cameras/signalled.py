@@ -63,6 +63,7 @@ class SignalledCamera(LiveCamera):
             while not self._ended.is_set():
                 frame = device.next(CHECK_INTERVAL)
                 if frame is None:
+                    self._tell_missed()  # the others may all wait for room in the queue
                     continue
                 step = 1 if last is None else frames_after(last, frame.number)
                 lost, last = max(0, step - 1) + (frame.picture is None), frame.number

@@ -26,8 +26,8 @@ _SIGN = re.compile(
     rb'"(annotations|shapes|imagePath|shape_attributes|original_width)"\s*:|<(!DOCTYPE )?annotations?[\s>]'
 )
 EXPECTED = (
-    "COCO, Label Studio, VIA or LabelMe (.json), Pascal VOC or CVAT for images (.xml), YOLO (.txt), "
-    "boxes or VIA (.csv)"
+    "COCO, Label Studio or LabelMe (.json), VIA (.json and .csv), Pascal VOC or CVAT for images (.xml), "
+    "YOLO (.txt), boxes (.csv)"
 )
 
 
