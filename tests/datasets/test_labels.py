@@ -351,6 +351,16 @@ def test_exports_are_read_to_the_pixel(root, name):
     assert sorted(kind for mask in labels for kind in mask.kinds) == sorted(export.kinds.split(" "))
 
 
+def test_boxes_are_read_as_excel_and_powershell_store_them(root):
+    export = EXPORTS["columns with semicolons"]
+    place(root, export)
+    text = export.files["boxes.csv"].replace("dent", "Dölle")
+    for encoding in ("cp1252", "utf-8-sig", "utf-16"):
+        (root / "boxes.csv").write_bytes(text.encode(encoding))
+        (mask,) = marked(root).masks
+        assert (mask.kinds, mask.boxes) == (("Dölle",), 1), encoding
+
+
 def test_tools_go_together(root):
     """A picture of each tool in one set, each with its own labels."""
     chosen = [name for name in EXPORTS if EXPORTS[name].picture == "bad/dent/part_7.png"]

@@ -16,10 +16,10 @@ from flawscope.calibration.goods import Picture, scored
 from flawscope.calibration.power import MIN_DEFECTS, DefectScores, wilson_interval
 from flawscope.calibration.threshold import Calibration, far_severity
 from flawscope.errors import InputError, join_names, pluralize
+from flawscope.pictures import units
 from flawscope.pictures.apart import find_apart
 from flawscope.pictures.appearance import FAR_SHIFT, AppearanceRange, FeatureValues, describe_shifts
 from flawscope.pictures.near_duplicates import Look
-from flawscope.pictures.units import show_nothing
 
 FAR_ALONE = 5.0  # times `far_severity`, from which on it is asked; of good ones a severity of 14 was seen
 HIDDEN_SHARE = 0.25  # of them: so many, surely, that pictures hide by raising the threshold are a question
@@ -87,11 +87,11 @@ NOTHING_SEEN: Mapping[str, Seen] = MappingProxyType({})
 
 def odd_looks(looks: Sequence[Look | None], names: Sequence[str]) -> Iterator[Odd]:
     """Says what is odd about pictures before anything is learnt from them."""
-    if nothing := show_nothing(looks):
+    if nothing := units.show_nothing(looks):
         yield Odd(
             NOTHING,
-            f"{join_names([names[k] for k in nothing])}: {'shows' if len(nothing) == 1 else 'show'} nothing "
-            "beside the others (black, white, or a covered lens)",
+            f"{join_names([names[k] for k in nothing])}: {'shows' if len(nothing) == 1 else 'show'} "
+            f"{units.NOTHING}",
             tuple(names[k] for k in nothing),
         )
 

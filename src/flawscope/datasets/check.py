@@ -25,6 +25,7 @@ from flawscope.datasets.mask_remarks import describe_marks, marked_good, turn_do
 from flawscope.datasets.masks import GroundTruth, read_any_mask
 from flawscope.datasets.published import SATURATION_FILE
 from flawscope.errors import InputError, join_names, one_line_message, pluralize
+from flawscope.pictures import units
 from flawscope.pictures.appearance import pixel_format
 from flawscope.pictures.channels import first_view
 from flawscope.pictures.decoding import pixel_hash
@@ -34,7 +35,6 @@ from flawscope.pictures.listing import COMPANION_SUFFIXES, natural_key, not_pict
 from flawscope.pictures.mask_files import seem_masks
 from flawscope.pictures.masks import marks_most
 from flawscope.pictures.near_duplicates import Look
-from flawscope.pictures.units import show_nothing
 
 _T = TypeVar("_T", str, tuple[int, int])
 Progress = Callable[[int, int], None]
@@ -275,11 +275,12 @@ def _mixed_findings(sizes: Counter[tuple[int, int]], modes: Counter[str]) -> Ite
 def _shows_nothing(dataset: Dataset, seen: Sequence[CheckedPicture]) -> Iterator[Finding]:
     """Good pictures that show nothing beside the others, of which `fit` says so, too."""
     good = [one for one in seen if one.split == "train" and one.look is not None]
-    for one in (good[k] for k in show_nothing([one.look for one in good])):
+    for one in (good[k] for k in units.show_nothing([one.look for one in good])):
         if not any(fault.code == "plain" for fault in one.faults):
-            message = "shows nothing beside the others (black, white, or a covered lens)"
             subject = dataset.relative(one.item.path)
-            yield Finding("warning", "plain", subject, message, "remove it if it is a mishap")
+            yield Finding(
+                "warning", "plain", subject, f"shows {units.NOTHING}", "remove it if it is a mishap"
+            )
 
 
 def _masks_missing(dataset: Dataset) -> Iterator[Finding]:

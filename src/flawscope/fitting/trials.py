@@ -36,6 +36,7 @@ EXAMPLE_COUNT = 9  # pictures with simulated defects that are shown
 SUBSET_STEPS = (8, 4, 2)  # every 8th, 4th and 2nd picture: the subsets that are compared
 COMPARED_DEFECTS = 72  # simulated defects by which the subsets are compared
 MIN_SUBSET = 8  # pictures in a subset
+NO_CURVE: Mapping[str, Any] = {"curve": {}, "enough": None, "tested": {}}  # the models cannot be compared
 INPUT_CHANGING_OPTIONS = ("light", "align", "part")  # models of other pictures get another input with them
 RING_MARGIN = 6  # pixels between a defect and the ring around it
 
@@ -92,7 +93,7 @@ def learning_curve(
         models cannot be compared.
     """
     if any(options.get(one, "none") != "none" for one in INPUT_CHANGING_OPTIONS):
-        return {"curve": {}, "enough": None, "tested": {}}
+        return dict(NO_CURVE)
     units = _units(pictures_in(pictures))
     unseen, models = [unit[0] for unit in units[1::2]], {}
     for stride in SUBSET_STEPS:
@@ -101,7 +102,7 @@ def learning_curve(
             models[len(some)] = fit(subset, device=device, samples=0, check=False, step=step, **options)
     detectors = [open_fitted(one.artefact, "cpu").detector for one in models.values()]
     if not detectors or detectors[0].config.tile is not None:  # tiles are judged one by one
-        return {"curve": {}, "enough": None, "tested": {}}
+        return dict(NO_CURVE)
     first, (one, *_) = detectors[0], models.values()
     reader = Reader.of_model(first, one.manifest.preprocess, [str(path) for path in unseen])
     defects = SimulatedDefects(first, reader.load, range(len(unseen)))

@@ -133,6 +133,9 @@ def _join(groups: Sequence[int], copies: Sequence[Sequence[int]]) -> list[int]:
     return [numbers.setdefault(first_of.get(k, k), len(numbers)) for k in range(len(groups))]
 
 
+NOTHING = "nothing beside the others (black, white, or a covered lens)"  # that such pictures show
+
+
 def show_nothing(looks: Sequence[Look | None]) -> list[int]:
     """Numbers of the pictures that show nothing beside the others: black, white, grey, or a cap on the lens.
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from flawscope.datasets.labels import json_forms, shapes
 from flawscope.datasets.labels.shapes import Entry, Mark, Size, name_entry, picture_path, read_size
+from flawscope.datasets.labels.tables import table_text
 from flawscope.pictures.decoding import is_picture
-from flawscope.pictures.text_files import decode_text
 
 Rows = list[list[str]]  # without empty ones
 
@@ -43,7 +43,7 @@ class _Box(NamedTuple):
 
 
 def load_csv(data: bytes) -> Rows:
-    text = decode_text(data)
+    text = table_text(data)
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
     rows = csv.reader(text.splitlines(), delimiter=delimiter, skipinitialspace=True)
     return [[cell.strip() for cell in row] for row in rows if any(map(str.strip, row))]
@@ -54,10 +54,8 @@ def is_boxes(rows: Rows) -> bool:
     makesense.ai or of Keras RetinaNet."""
     if not rows:
         return False
-    header = _header(rows)
-    if header:
-        edges = next((names for names in _EDGES if set(names) <= set(header)), None)
-        return edges is not None and any(name in header for name in _PICTURE)
+    if header := _header(rows):
+        return _columns(header) is not None
     return all(_makesense(row) is not None for row in rows) or all(
         _retinanet(row) is not None for row in rows
     )
@@ -99,16 +97,19 @@ def _records(rows: Rows) -> Iterator[dict[str, str]]:
         yield dict(zip(header, row, strict=True))
 
 
+def _columns(header: Sequence[str]) -> tuple[str, Sequence[str], str] | None:
+    """Names of the columns of the picture, of the edges, and of the label, which may be empty."""
+    edges = next((names for names in _EDGES if set(names) <= set(header)), None)
+    picture, label = (next((n for n in names if n in header), "") for names in (_PICTURE, _LABEL))
+    return (picture, edges, label) if picture and edges else None
+
+
 def _boxes(rows: Rows) -> Iterator[_Box]:
-    header = _header(rows)
-    if not header:
-        for row in rows:
-            if found := _makesense(row) or _retinanet(row):
-                yield found
+    columns = _columns(_header(rows))
+    if columns is None:
+        yield from filter(None, (_makesense(row) or _retinanet(row) for row in rows))
         return
-    edges = next(names for names in _EDGES if set(names) <= set(header))
-    picture = next(name for name in _PICTURE if name in header)
-    label = next((name for name in _LABEL if name in header), "")
+    picture, edges, label = columns
     for values in _records(rows):
         size = read_size(values.get("height"), values.get("width"))
         numbers = _numbers([values[name] for name in edges])

@@ -14,13 +14,9 @@ from flawscope.datasets.labels.shapes import NO_DEFECT, Entry, Mark
 from flawscope.errors import InputError, one_line_message
 from flawscope.pictures.text_files import decode_text
 
-MAX_BYTES = {
-    ".json": 1 << 30,
-    ".xml": 1 << 28,
-    ".txt": 1 << 24,
-    ".csv": 1 << 26,
-}  # larger files are not opened
 MAX_LIST_BYTES = 1 << 26
+# Larger files are not opened
+MAX_BYTES = {".json": 1 << 30, ".xml": 1 << 28, ".txt": 1 << 24, ".csv": MAX_LIST_BYTES}
 # What damaged files of labels have, and others have not
 _SIGN = re.compile(
     rb'"(annotations|shapes|imagePath|shape_attributes|original_width)"\s*:|<(!DOCTYPE )?annotations?[\s>]'

@@ -68,11 +68,11 @@ def _about(row: Row, column: str) -> tuple[tuple[str, str], ...]:
 
 def _rows(data: bytes, suffix: str, is_name: IsName) -> list[Row]:
     if suffix == ".json":
-        return [*_json_rows(json.loads(_text(data)), is_name)]
+        return [*_json_rows(json.loads(table_text(data)), is_name)]
     if suffix == ".jsonl":
-        records = [json.loads(line) for line in _text(data).splitlines() if line.strip()]
+        records = [json.loads(line) for line in table_text(data).splitlines() if line.strip()]
         return [*_json_rows(records, is_name)]
-    tables = _sheets(data) if suffix == ".xlsx" else [_best_cut(_text(data), is_name)]
+    tables = _sheets(data) if suffix == ".xlsx" else [_best_cut(table_text(data), is_name)]
     return [row for table in tables for row in _table_rows(table, is_name)]
 
 
@@ -104,7 +104,7 @@ def _is_word(text: str) -> bool:
     return False
 
 
-def _text(data: bytes) -> str:
+def table_text(data: bytes) -> str:
     """Text as Excel, PowerShell and editors store it."""
     try:
         return decode_text(data)
