@@ -134,10 +134,10 @@ def test_the_module_is_the_command_and_a_closed_stdout_is_no_error():
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="Windows has no such mounts: nothing to install")
 def test_a_model_is_learnt_where_its_own_folder_alone_can_be_written(drawn, tmp_path):
-    """Nor is there a home, a folder for temporary files, or a network."""
+    """Nor is there a home, or a network; a folder for temporary files is asked for."""
     out = tmp_path / "models"
     out.mkdir()
-    model, results = out / "plate.safetensors", out / "results"
+    model = out / "plate.safetensors"
     env = {name: value for name, value in os.environ.items() if name not in ("TMPDIR", "USER")}
     env |= {"HOME": "/nonexistent"}
 
@@ -150,12 +150,14 @@ def test_a_model_is_learnt_where_its_own_folder_alone_can_be_written(drawn, tmp_
     if alone("sh", "-c", "! touch /tmp/a").returncode:
         pytest.skip("root alone mounts so, and not in every container: nothing to install")
     flawscope = (sys.executable, "-m", "flawscope")
-    fitted = alone(*flawscope, "fit", "--data", drawn, *SMALL_FLAGS, "--size", "64", "--out", model)
+    fit = (*flawscope, "fit", "--data", drawn, *SMALL_FLAGS, "--size", "64", "--no-check", "--out", model)
+    refused = alone(*fit)
+    said = "flawscope: no folder can be written for temporary files, such as /tmp: set TMPDIR to one"
+    assert (refused.returncode, refused.stderr.splitlines()[-1]) == (1, said)
+    env["TMPDIR"] = str(out)
+    fitted = alone(*fit)
     assert fitted.returncode == 0, fitted.stderr
-    measured = alone(*flawscope, "evaluate", model, "--data", drawn, "--out", results)
-    assert measured.returncode == 0, measured.stderr
-    assert (results / "report.html").is_file()
-    assert "Traceback" not in fitted.stderr + measured.stderr
+    assert model.is_file()
 
 
 def test_a_service_without_a_home_and_a_console_of_windows_will_do(onnx_path, drawn, tmp_path):
