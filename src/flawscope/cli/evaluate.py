@@ -220,7 +220,7 @@ def format_evaluation(result: Evaluation) -> str:
         parts.append(f"warning: {result.mismatch}")
     if result.left_out:
         parts.append(common.left_out_line(result, "the model"))
-    return "\n\n".join(parts)
+    return "\n\n".join(filter(None, parts))
 
 
 def _decision_lines(result: Evaluation) -> Iterator[str]:
