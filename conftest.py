@@ -45,8 +45,8 @@ def pytest_ignore_collect(collection_path, config):
 
 
 def pytest_collection_modifyitems(items):
-    """Tests below tests/whole/ are of the second floor. Each process begins with its share of these: none that
-    takes long is left for the end, when the other processes have nothing to do."""
+    """Tests below tests/whole/ are of the second floor. Each process begins with its share of these: none
+    that takes long is left for the end, when the other processes have nothing to do."""
     for item in items:
         if "/tests/whole/" in item.path.as_posix():
             item.add_marker("whole")
