@@ -298,8 +298,10 @@ def read_settings(path: str | Path) -> Settings:
 
 def suggest_product_name(text: str) -> str:
     """Return the nearest name that a product can have."""
-    german = text.translate(str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss"}))  # as new.js has it
-    plain = "".join(one for one in normalize("NFKD", german) if not combining(one))
+    german = text.translate(
+        {ord(one): f"{plain}e" for one, plain in zip("äöü", "aou", strict=True)}
+    )  # as new.js
+    plain = "".join(one for one in normalize("NFKD", german.replace("ß", "ss")) if not combining(one))
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._")[:64] or "product"
     return f"{name}-1" if name.lower() in RESERVED_NAMES else name
 
