@@ -231,6 +231,22 @@ def test_good_ones_in_a_folder_and_in_one_below_are_good(tmp_path, save):
         open_dataset(tmp_path / "bilder")
 
 
+@pytest.mark.parametrize("name", ["network.xml", "export.txt", "notes.csv", "data.json"])
+def test_a_file_beside_the_pictures_that_is_no_list_takes_no_time(tmp_path, save, name):
+    """As a network's XML, or what a program stores in one long line."""
+    for k in range(3):
+        save(tmp_path / "parts" / f"{k}.png")
+    (tmp_path / "parts" / name).write_text("x9" * 100_000)
+    assert len(open_dataset(tmp_path / "parts").train) == 3
+
+
+def test_a_list_has_the_ending_of_a_list(tmp_path, save):
+    for k in range(3):
+        save(tmp_path / "parts" / f"{k}.png")
+    (tmp_path / "parts/list.xml").write_text("0.png,good\n1.png,good\n2.png,scratch\n")
+    assert len(open_dataset(tmp_path / "parts").train) == 3
+
+
 def test_a_list_of_excel_is_read(tmp_path, bench):
     files = {**dict.fromkeys(bench.NAMES), "l.xlsx": bench.sheet(["ok"] * 20 + ["nok"] * 12)}
     assert opened(build(tmp_path, files)) == (20, 12)

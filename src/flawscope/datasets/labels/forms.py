@@ -54,7 +54,7 @@ def read_label_file(
     except (OSError, MemoryError):
         return unread
     found = _read_form(path, suffix, data, own, settings) if suffix in MAX_BYTES else None
-    if found is not None and (found.form or found.fault):
+    if (found is not None and (found.form or found.fault)) or suffix not in tables.SUFFIXES:
         return found
 
     @cache

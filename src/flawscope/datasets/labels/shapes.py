@@ -77,7 +77,7 @@ def name_entry(name: str, size: Size | None, marks: list[Mark]) -> Entry:
 
 def picture_path(address: Any) -> str:
     """Path of a picture in its address, which may have a query, or a path in it as Label Studio's."""
-    return re.sub(r"(\.\w+)\?.*|.*\?d=", r"\1", str(address))
+    return re.sub(r"(\.\w+)\?.*|^.*\?d=", r"\1", str(address))  # ^: a long text is read once
 
 
 def read_size(height: Any, width: Any) -> Size | None:
