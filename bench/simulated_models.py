@@ -179,9 +179,11 @@ def main() -> int:
             found = record.attempt(name, lambda root=root, name=name: measure(root(), name in TURNED))
             cells |= {} if found is None else {name: found}
     if not args.quick:
-        where = [{"product": name, **(record.attempt(f"places: {name}", partial(places, name)) or {})}
-                 for name in (*drawn.SCENES, *drawn.HELD)]  # fmt: skip
-        common.print_table("places of simulated defects", where)
+        where = {n: record.attempt(f"places: {n}", partial(places, n)) for n in drawn.SCENES | drawn.HELD}
+        common.print_table("places of simulated defects", [
+            {"product": name, **{key: value for key, value in cell.items() if key != "_"}}
+            for name, cell in where.items() if cell
+        ])  # fmt: skip
     common.print_table("simulated and real", [
         {"product": product, "model": name, "simulated": model["simulated"], "real": model["real"],
          "simulated found": total(model["simulated found"]), "real found": total(model["real found"])}
