@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from flawscope.datasets import Dataset, Item, open_dataset
-from flawscope.datasets.seen_defects import choose_seen, draw_seen, list_seen, read_seen
+from flawscope.datasets.masks import union_masks
+from flawscope.datasets.seen_defects import choose_seen, draw_seen, list_seen
 from flawscope.errors import InputError
 from flawscope.pictures import listing
 
@@ -147,8 +148,7 @@ def test_masks_are_found_in_a_folder_beside_it_or_above_it(
         save(root / "test/good/1.png")
     (item,) = list_seen(root / folder)
     assert (item.path, item.kind, item.anomalous) == (root / picture, kind, True)
-    read, marked = read_seen(item)
-    assert (read.shape, int(marked.sum())) == ((48, 48, 3), 100)
+    assert int(union_masks(item.masks, (48, 48)).sum()) == 100
 
 
 @pytest.mark.parametrize("beside", ["good", "ok", "projects"])
@@ -169,16 +169,6 @@ def test_what_lies_beside_a_folder_of_defects_is_not_looked_through(
     monkeypatch.setattr(listing, "list_entries", note)
     assert names(list_seen(desk / "defects")) == ["defects/1.png"]
     assert not [one for one in walked if one.endswith("deep")], walked
-
-
-def test_seen_defects_that_cannot_be_read_are_named(tmp_path, save, mask):
-    save(tmp_path / "1.png")
-    save(tmp_path / "masks/1.png", mask[:10])
-    with pytest.raises(InputError, match=r"1\.png: it is 48x10, its picture 48x48"):
-        read_seen(list_seen(tmp_path)[0])
-    save(tmp_path / "masks/1.png", mask * 0)
-    with pytest.raises(InputError, match="empty"):
-        read_seen(list_seen(tmp_path)[0])
 
 
 @pytest.mark.parametrize("seen", ["nowhere", "-1", "2.5", "", " ", "a\0b", "x" * 5000])

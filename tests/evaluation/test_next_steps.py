@@ -16,7 +16,7 @@ def test_a_search_is_advised_where_parts_lie_elsewhere(drawn, model_path, monkey
     model, asked = load(model_path, device="cpu"), []
     found = evaluate(model, open_dataset(drawn, "plate"))
     for how, advised in ((None, False), ("turn", True)):
-        monkeypatch.setattr(next_steps, "alignment_needed", lambda good, h=how: asked.append(len(good)) or h)
+        monkeypatch.setattr(next_steps, "_poses_needed", lambda good, h=how: asked.append(len(good)) or h)
         missed = [
             one._replace(prediction=replace(one.prediction, is_anomalous=False)) for one in found.pictures
         ]

@@ -65,7 +65,6 @@ def scripted(monkeypatch):
         monkeypatch.setattr(module, name, remembered(getattr(module, name)))
     monkeypatch.setattr(auto, "fit", fit)
     monkeypatch.setattr(auto, "propose_frames", lambda *_: [Recipe({"align": "turn"})])
-    monkeypatch.setattr(auto, "poses_needed", lambda _: None)
     monkeypatch.setattr(auto, "_with_choice", lambda predictor, choice, given: (choice, given))
     return SimpleNamespace(calls=calls, reaches=reaches, good=good)
 
@@ -229,7 +228,8 @@ def short(monkeypatch):
 
 def test_with_little_time_trials_are_small_and_the_likeliest_comes_first(scripted, monkeypatch):
     short(monkeypatch)
-    monkeypatch.setattr(auto, "poses_needed", lambda _: "shift")
+    likeliest = [Recipe({"align": kind}) for kind in ("shift", "turn")]
+    monkeypatch.setattr(auto, "propose_frames", lambda *_: likeliest)
     scripted.reaches["--align shift"] = 4.0
     choice, _ = fit_auto(scripted.good)
     assert [(one.flags, one.stage) for one in choice.trials][:5] == [

@@ -1,4 +1,4 @@
-"""Chooses and reads seen defects: defective pictures that a method may learn from beside the good ones."""
+"""Chooses seen defects: defective pictures that a method may learn from beside the good ones."""
 
 from __future__ import annotations
 
@@ -7,19 +7,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from flawscope.calibration.streams import Stream
 from flawscope.datasets.class_labels import read_class_labels
 from flawscope.datasets.dataset import Dataset, Item, count_reasons
 from flawscope.datasets.labels import LabelFiles
 from flawscope.datasets.layouts import find_categories, open_dataset
-from flawscope.datasets.masks import GroundTruth, union_masks
+from flawscope.datasets.masks import GroundTruth
 from flawscope.datasets.own_folders import defects_in
 from flawscope.errors import InputError, pluralize
-from flawscope.pictures.decoding import decode, to_eight_bits
-from flawscope.pictures.levels import Levels
 from flawscope.pictures.listing import list_entries, natural_key, subfolders, walk_files
 from flawscope.pictures.mask_files import fold, masked_folder
 from flawscope.pictures.name_words import PictureClass
@@ -158,18 +153,6 @@ def list_seen(
         left_out = count_reasons(item.unmarked for item in items if item.left_out)
         raise InputError(f"{reason} ({left_out})" if left_out else reason)
     return usable
-
-
-def read_seen(item: Item, levels: Levels | None = None) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Reads a defective picture `[H, W, 3]` uint8 and its mask `[H, W]` bool; `levels` as of `to_eight_bits`.
-
-    Raises `InputError` where one of the files cannot be read, the sizes differ or the mask is empty.
-    """
-    picture = to_eight_bits(decode(item.path), levels)
-    mask = union_masks(item.masks, picture.shape[:2])
-    if not mask.any():
-        raise InputError(f"cannot use mask {item.masks[0]}: it is empty; mark the defect or leave it out")
-    return picture, mask
 
 
 def _defective_pictures(root: Path) -> list[Item]:

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from contextlib import suppress
+
+import numpy as np
 
 from flawscope.artefact.model_file import Manifest
 from flawscope.artefact.tried import Choice
 from flawscope.calibration.goods import scored
 from flawscope.datasets import Dataset
+from flawscope.errors import InputError
 from flawscope.evaluation.result import Evaluation
-from flawscope.pictures.part_places import alignment_needed
+from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.pixel_sets import connected_parts, largest_sizes
 from flawscope.results.advice import Advice, advice
 from flawscope.results.prediction import MISSED
+from flawscope.views.congealing import poses_needed
+from flawscope.views.pose import PoseKind
+from flawscope.views.preprocess import Preprocess
 
 MEASURED = 40  # missed defects whose sizes are measured
+LOOKED_AT = 9  # good pictures that tell how parts lie: one more than it takes
 
 
 def advise_before(dataset: Dataset) -> list[Advice]:
     """Steps before a fit, by how the parts lie."""
-    return advice(lies=alignment_needed([item.path for item in dataset.train]))
+    return advice(lies=_poses_needed([item.path for item in dataset.train]))
 
 
 def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
@@ -44,11 +53,20 @@ def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
         network=how.network_size if is_whole else None,
         defects=result.defects["images"],
         missed=len(missed),
-        lies_elsewhere=lambda: how.reference is None and alignment_needed(good) is not None,
+        lies_elsewhere=lambda: how.reference is None and _poses_needed(good) is not None,
         tried=choice is not None and choice.has_tried,
         sole=sole[0],
         hidden=sum(one.prediction.score > sole[1] for one in missed),
     )
+
+
+def _poses_needed(good: Sequence[PictureSource]) -> PoseKind | None:
+    """Returns `poses_needed` of some pictures; those that cannot be read, and deep ones, do not count."""
+    how, small = Preprocess(), []
+    for number in np.unique(np.linspace(0, len(good) - 1, min(LOOKED_AT, len(good))).astype(int)):
+        with suppress(InputError):  # the command names it
+            small.append(how.small(how.decode(good[number])))
+    return poses_needed(small)
 
 
 def _sole_picture(manifest: Manifest) -> tuple[str, float]:

@@ -52,7 +52,6 @@ from flawscope.methods.feature_memory import FeatureMemory
 from flawscope.methods.features.backbone import import_timm
 from flawscope.pictures.decoding import PictureSource, decode, pixel_hash, to_eight_bits
 from flawscope.pictures.listing import relative_names
-from flawscope.pictures.part_places import poses_needed
 from flawscope.pictures.units import find_parts, group_numbers
 from flawscope.predictor import Predictor, fitted_artefact, open_fitted, read_manifest
 from flawscope.progress import ProgressCallback, ignore_progress
@@ -286,8 +285,6 @@ class _Search:
         frame = given
         if self._is_free("align") and self._is_free("several"):
             self.step(f"{TRYING} how parts lie", 0, 1)
-            if lies := poses_needed(map(self.load, look_at_first)):  # a cheap look, as `fit` advises by
-                self._attempt(Recipe({"align": lies}), first, 1)
             sources = [self.sources[i] for i in look_at_first]
             for recipe in propose_frames(sources, lambda i: self.load(look_at_first[i])):
                 self._attempt(recipe, first, 1)

@@ -17,7 +17,6 @@ from flawscope.calibration.threshold import DEFAULT_RATE, Rate, parse_false_alar
 from flawscope.datasets import Dataset, open_dataset
 from flawscope.datasets.mask_remarks import refuse_marked_good
 from flawscope.errors import InputError, require_type
-from flawscope.fitting.proposals import poses_that_vary
 from flawscope.fitting.region import RoiSource, check_region, learn_region
 from flawscope.fitting.training_pictures import (
     DecodedPictures,
@@ -48,7 +47,7 @@ from flawscope.pictures.form import size_text
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.units import find_parts
 from flawscope.progress import Detail, ProgressCallback, ignore_progress
-from flawscope.views.congealing import learn_reference
+from flawscope.views.congealing import learn_reference, poses_needed
 from flawscope.views.light import check_range
 from flawscope.views.pose import PoseKind
 from flawscope.views.preprocess import Preprocess
@@ -104,7 +103,7 @@ class Seeing:
         differ by so much from the good pictures', white balance by half of it; None: light like theirs.
     align: poses in which parts lie, "shift", "turn" (and shifted) or "full" (mirrored and at another scale,
         too): each is found and seen as if all lay alike; "none": pictures are seen as they are; "auto": as
-        they lie in the good pictures (`proposals.poses_that_vary`).
+        they lie in the good pictures (`congealing.poses_needed`).
     several: pictures show several parts each: all are found, counted and judged; `align` says how they lie.
     channels: pictures have more channels than three, judged together (`pictures.channels`): "all", colours
         together and each other one by itself, or the views by the channels' numbers, "1-3,4".
@@ -340,7 +339,7 @@ class _Steps:
         if how.align != "auto":
             kind = None if how.align == "none" else how.align
         else:  # as `fit --auto` proposes it, with frames alone
-            kind = next(iter(poses_that_vary(pictures.small)), None)
+            kind = poses_needed(pictures.small)
             self.say(chosen := f"align auto: {kind or 'none'}, as the parts lie in the good pictures")
         if kind is None:
             return _Frames(preprocess, None, chosen)

@@ -49,7 +49,7 @@ GRADED, MIN_GRADED, MIN_ALIKE_OF_GRADED = (0.3, 0.9), 0.1, 0.997
 MIN_FIRST_FIT = 0.6  # correlation below which pictures lie otherwise, and say nothing of the usual distance
 MIN_OTHERS = 3  # pictures that say what a set shares
 STEPS = 3  # of registration
-BLOCK = 64  # pictures whose spectra are computed together
+BLOCK = 64  # pictures whose spectra, or likeness to all others, are computed together
 ROUNDING = 0.29  # standard deviation of what rounding to grey levels takes away
 SMOOTHED = 0.61  # of a thumbnail's noise that is left after smoothing
 NORMAL_MEDIAN = 0.6745  # of the size of normal values, in their standard deviations
@@ -125,9 +125,8 @@ def compare_pictures(looks: Sequence[Look], bank: Ints) -> Compared:
     """Pairs of pictures that show one part (`near_duplicates`), and of those that may."""
     if len(looks) < 2 or not len(bank):
         return Compared([], [])
-    thumbnails = np.stack([look.thumbnail for look in looks]).astype(np.float32)
     noise = np.array([look.noise for look in looks], np.float32)
-    smooth = _smoothed(thumbnails, 1)
+    smooth = _smoothed(np.stack([look.thumbnail for look in looks]).astype(np.float32), 1)
     spectra = _spectra(smooth)
     wanted = _nominate(smooth, spectra, np.isin(np.arange(len(looks)), bank))
     own: dict[tuple[int, int], list[float]] = {}
@@ -219,15 +218,14 @@ def _nominate(smooth: Floats, spectra: NDArray[np.complex64], bank: NDArray[np.b
     rng = np.random.default_rng(0)
     asked = ((alike, alike, NOMINATED, (0,)), (same, same, NOMINATED, (0,)), (same, turned, MIRRORED, (1, 2)))
     for queries, keys, most, kinds in asked:
-        for i in range(count):
-            similar = keys @ queries[i]
-            similar[i] = -np.inf
-            if not bank[i]:
-                similar[~bank] = -np.inf
-            for j in np.argpartition(-similar, min(most, count - 2))[:most].tolist():
-                if similar[j] > -np.inf:
-                    found[i] |= {(j, kind) for kind in kinds}
-                    found[j] |= {(i, kind) for kind in kinds}
+        for rows in np.array_split(np.arange(count), -(-count // BLOCK)):
+            similar = queries[rows] @ keys.T
+            similar[(rows[:, None] == np.arange(count)) | ~(bank[rows, None] | bank)] = -np.inf
+            nearest = np.argpartition(-similar, min(most, count - 2), axis=1)[:, :most]
+            for k, j in np.argwhere(np.take_along_axis(similar, nearest, axis=1) > -np.inf).tolist():
+                one, other = int(rows[k]), int(nearest[k, j])
+                found[one] |= {(other, kind) for kind in kinds}
+                found[other] |= {(one, kind) for kind in kinds}
     for i, some in enumerate(found):
         some |= {(j, 0) for j in rng.choice(count, CHANCE, replace=False).tolist() if j != i}
     return [sorted(some) for some in found]

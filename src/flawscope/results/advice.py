@@ -52,7 +52,7 @@ def advice(
     """Returns the steps that are worth most, at most three, the first first, by what is known.
 
     Args:
-        lies: `--align` that the outlines of good parts ask for; None: they lie alike, or are aligned already.
+        lies: `--align` that good parts ask for; None: they lie alike, or are aligned already.
         rate, missing: the false-alarm rate asked for, and how many more good pictures it needs.
         learnt: few good pictures learnt from by the default, of a method with a preset `accurate`; 0: many,
             or by another.

@@ -30,7 +30,6 @@ Colour: TypeAlias = tuple[int, int, int]
 Drawable: TypeAlias = np.ndarray[Any, Any] | Image.Image
 """uint8 [H, W, 3] or [H, W]; bool [H, W] (black and white); or a PIL image."""
 
-GOOD_COLOUR: Colour = (0, 114, 178)
 BAD_COLOUR: Colour = (213, 94, 0)
 """Frames; blue and vermilion, which colour-blind people tell apart (Okabe and Ito)."""
 
@@ -45,7 +44,6 @@ _RIM_DARKENING = 5  # times: an outline's rim is the darkened picture, so that i
 _TRANSPARENT_SHARE = 0.15  # share of a heat map's scale up to which it is transparent: good parts stay clear
 _PEAK_OPACITY = 0.1  # share of the opacity at the peak of a heat map: the defect must be seen
 TEXT: Colour = (32, 32, 36)
-MUTED: Colour = (120, 120, 128)
 WHITE: Colour = (255, 255, 255)
 _NAN_GREY = 128
 # Night blue, violet, magenta, coral, amber, light yellow: lightness rises throughout, and blue to yellow is

@@ -1,4 +1,5 @@
-"""Learns the reference for poses from pictures of good parts in unknown poses. Torch-free.
+"""Learns the reference for poses from pictures of good parts in unknown poses, and which poses these are.
+Torch-free.
 
 All pictures are aligned to one of them, averaged, aligned to the average, and so on (congealing:
 Learned-Miller, Data Driven Image Models through Continuous Joint Alignment, PAMI 28, 2006). The first
@@ -34,6 +35,9 @@ _ANGLE_TOLERANCE = math.radians(4)  # within which two references agree on an an
 _MIN_AGREEMENT = 0.85  # share of the pictures on which they must agree
 _MAX_PERIOD = 24  # teeth of a wheel, say
 _FOLDS = 10  # of the cross-validation
+# Parts lie elsewhere where their places, in sides of the part, or their angles spread by more
+_MIN_SHIFT, _MIN_TURN = 0.1, math.radians(8)
+_MIN_FOUND = 0.8  # share of the pictures that must show the part
 
 
 def learn_reference(pictures: Sequence[Float32], kind: PoseKind) -> PoseReference:
@@ -61,20 +65,11 @@ def learn_cross_validated(
     Raises:
         InputError: there are too few pictures, or they show nothing to be found.
     """
-    if len(pictures) < MIN_REFERENCE_PICTURES:
-        raise InputError(
-            f"aligning parts takes at least {MIN_REFERENCE_PICTURES} good pictures, and there are "
-            f"{len(pictures)}: give more, or leave out --align"
-        )
-    count = len(pictures)
-    chosen = np.unique(np.linspace(0, count - 1, min(MAX_PICTURES, count)).astype(int)).tolist()
-    halves = [_congeal([pictures[i] for i in chosen[half::2]], kind, ground) for half in (0, 1)]
-    found = [[half.find(pictures[i]) for i in chosen] for half in halves]
-    period = 1 if kind == "shift" else _symmetry_period(*found)
+    chosen = _some(len(pictures))
     selected = [pictures[i] for i in chosen]
-    reference = _congeal(selected, kind, ground, period)
+    reference, poses = _align_all(selected, kind, ground)
     errors = [reference.find(pictures[i]).error for i in sorted({*range(len(pictures))} - {*chosen})]
-    levels, poses = _border_quantiles(selected), [reference.find(one) for one in selected]
+    levels = _border_quantiles(selected)
     numbers = chosen if groups is None else [groups[i] for i in chosen]
     order, held_out = {group: k for k, group in enumerate(dict.fromkeys(numbers))}, dict[int, PoseReference]()
     folds = [order[group] % _FOLDS for group in numbers]
@@ -84,6 +79,60 @@ def learn_cross_validated(
         errors += [without.find(one).error for one, own in zip(selected, folds, strict=True) if own == fold]
         held_out |= {group: without for group, k in order.items() if k % _FOLDS == fold}
     return replace(reference, errors=tuple(sorted(errors))), held_out
+
+
+def poses_needed(
+    pictures: Sequence[Float32], kinds: Sequence[PoseKind] = ("turn", "shift")
+) -> PoseKind | None:
+    """Returns the poses in which parts lie, where they do not lie alike; None also where fewer than four of
+    five pictures show one part, or where it fills them.
+
+    Args:
+        pictures: as `learn_reference` takes them; fewer than `MIN_REFERENCE_PICTURES` tell nothing.
+        kinds: that are asked for, each where those before it find no part.
+    """
+    pictures = [pictures[i] for i in _some(len(pictures))]
+    for kind in kinds:
+        try:
+            reference, poses = _align_all(pictures, kind)
+        except InputError:
+            continue
+        found = [pose for pose in poses if pose.found]
+        if len(found) < _MIN_FOUND * len(pictures):
+            continue
+        if reference.extent >= HALF_SIDE:  # as of a texture: nothing has a place in the picture
+            return None
+        turns = np.array([pose.angle for pose in found]) * reference.period
+        length = abs(np.exp(1j * turns).mean())  # of the mean direction: 1 where all are alike
+        spread = math.sqrt(-2 * math.log(min(1.0, max(length, 1e-9)))) / max(reference.period, 1)
+        if reference.rotates and spread > _MIN_TURN:
+            return kind
+        places = np.array([(pose.x, pose.y) for pose in found])
+        return "shift" if places.std(0).max() > _MIN_SHIFT * 2 * reference.extent else None
+    return None
+
+
+def _some(count: int) -> list[int]:
+    """Numbers of the pictures that are learnt from, of so many."""
+    found: list[int] = np.unique(np.linspace(0, count - 1, min(MAX_PICTURES, count)).astype(int)).tolist()
+    return found
+
+
+def _align_all(
+    pictures: Sequence[Float32], kind: PoseKind, ground: float | None = None
+) -> tuple[PoseReference, list[Pose]]:
+    """Learns the reference, without errors, and finds the poses of its pictures. InputError: as
+    `learn_cross_validated`."""
+    if len(pictures) < MIN_REFERENCE_PICTURES:
+        raise InputError(
+            f"aligning parts takes at least {MIN_REFERENCE_PICTURES} good pictures, and there are "
+            f"{len(pictures)}: give more, or leave out --align"
+        )
+    halves = [_congeal(pictures[half::2], kind, ground) for half in (0, 1)]
+    found = [[half.find(one) for one in pictures] for half in halves]
+    period = 1 if kind == "shift" else _symmetry_period(*found)
+    reference = _congeal(pictures, kind, ground, period)
+    return reference, [reference.find(one) for one in pictures]
 
 
 def _symmetry_period(first: Sequence[Pose], second: Sequence[Pose]) -> int:
@@ -162,11 +211,10 @@ def _average(
     `_border_quantiles` gives them."""
     from scipy import ndimage
 
+    lost = InputError("the good pictures show no part that can be found in most of them: leave out --align")
     known = [(picture, pose) for picture, pose in pictures if pose.found]
     if 2 * len(known) < len(pictures):
-        raise InputError(
-            "the good pictures show no part that can be found in most of them: leave out --align"
-        )
+        raise lost
     warped = [align(picture, pose) for picture, pose in known]
     stack = np.stack([np.where(inside, one, np.nan) for one, inside in warped])
     visible = np.stack([inside for _, inside in warped]).mean(0) > 0.5
@@ -185,6 +233,8 @@ def _average(
         part = np.isin(areas, 1 + np.flatnonzero(sizes >= 0.02 * sizes.sum()))
     else:
         part = visible
+    if not part.any():  # aligned to each other, they show no place in common
+        raise lost
     counted = ndimage.binary_dilation(part, iterations=_OUTLINE_WIDTH) & visible
     turn, x, y, extent = _bounding_square(part, previous.rotates)
     right, down = np.meshgrid(*2 * [np.arange(SIDE) + 0.5 - HALF_SIDE])
