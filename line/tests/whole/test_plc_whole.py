@@ -394,6 +394,10 @@ def test_registers_of_the_station_are_not_written_and_other_functions_are_refuse
         client.write_register(100, 9),
         client.write_registers(0, [0] * 110),
         client.read_holding_registers(60, count=1),
+        client.read_holding_registers(10, count=100),  # a block over registers that are none
+        client.read_holding_registers(101, count=26),  # addresses one off, as of a PLC that counts from 1
+        client.read_holding_registers(99, count=26),
+        client.write_registers(1, [1] * 19),
         client.write_coil(0, True),
         client.read_coils(0, count=1),
     ):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from unicodedata import combining, normalize
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 from pydantic.dataclasses import dataclass
@@ -40,6 +41,7 @@ DEFAULT_FOLDER = "station"  # default folder of the store
 DATABASE_FILE = "station.sqlite"  # in the store
 RESERVED_NAMES = ("static", "api", "sign-in", "sign-out", "language", "healthz", "readyz", "metrics")
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+_GERMAN = {ord("ä"): "ae", ord("ö"): "oe", ord("ü"): "ue", ord("ß"): "ss"}  # as new.js has them
 _NAME_RULE = "use letters, digits, dot, dash and underscore, 64 at most"
 
 AtLeastOne = Annotated[int, Field(ge=1)]
@@ -297,7 +299,8 @@ def read_settings(path: str | Path) -> Settings:
 
 def suggest_product_name(text: str) -> str:
     """Return the nearest name that a product can have."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:64] or "product"
+    plain = "".join(one for one in normalize("NFKD", text.translate(_GERMAN)) if not combining(one))
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._")[:64] or "product"
     return f"{name}-1" if name.lower() in RESERVED_NAMES else name
 
 
