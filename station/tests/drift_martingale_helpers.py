@@ -26,6 +26,6 @@ def p_values(scores: np.ndarray, first: int = 0, epoch: int = martingale.EPOCH) 
 def run_of(scores: np.ndarray, flagged: np.ndarray | None = None, bound: float = 0.01) -> ScoreTest:
     made = ScoreTest(1, 0, bound)
     flags = np.zeros(len(scores), bool) if flagged is None else flagged
-    for k, (score, bad) in enumerate(zip(scores.tolist(), flags.tolist(), strict=True)):
-        made.add(k + 1, 1_000_000 * k, score, bad)
+    rows = enumerate(zip(scores.tolist(), flags.tolist(), strict=True))
+    made.extend([(k + 1, 1_000_000 * k, score, bad) for k, (score, bad) in rows])
     return made

@@ -73,7 +73,8 @@ def test_a_station_that_ended_after_the_switch_knows_what_is_live(made):
     with made.candidates.database.writing() as connection:
         connection.execute(products.update().where(products.c.id == 1).values(active_version_id=2))
         connection.execute(products.update().where(products.c.id == 2).values(active_version_id=1))
-    made.candidates.mark_live()
+    for product_id in (1, 2):
+        made.candidates.mark_live(product_id)
     assert [row.status for row in made.candidates.rows()] == [jobs.LIVE, jobs.READY]
 
 
@@ -88,10 +89,10 @@ def test_what_was_made_waits_for_a_store_that_is_away(made, monkeypatch):
             away[status] -= 1
             raise StoreError("it is away", "store_unreachable")
 
-    def settle_or_fail() -> None:
+    def settle_or_fail(product_id: int) -> None:
         if made.versions.now[1] == 2:
             fail(jobs.LIVE)
-        settle()
+        settle(product_id)
 
     monkeypatch.setattr(made.candidates, "mark_live", settle_or_fail)
     made.candidates.fail = fail
@@ -124,6 +125,24 @@ def test_verdicts_are_not_read_while_a_product_cannot_learn(made):
     made.unable = False
     made.look()
     assert made.versions.now == {1: 2, 2: 2}
+
+
+def test_corrections_are_read_again_once_something_was_said_or_done(made):
+    """Each minute, and after each verdict on any product, all products are looked at."""
+    made.look(4)
+    before = made.asked
+    made.look(5)
+    assert made.asked == before
+    Store(made.versions.database).record([taken(2, 2)])
+    made.look(5)
+    assert made.asked == before
+    Store(made.versions.database).add_verdict(2, 1, "good", "anna")
+    made.look(5)
+    assert made.asked == before + 1, "of the product that it is about"
+    with made.candidates.database.writing() as connection:
+        connection.execute(products.update().where(products.c.id == 1).values(active_version_id=1))
+    made.look(5)
+    assert made.asked == before + 2
 
 
 def test_words_are_what_holds(database):

@@ -6,6 +6,7 @@ import hashlib
 import os
 import threading
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,9 +26,10 @@ from flawscope_station.settings.sources import FolderSourceSettings
 from flawscope_station.settings.station import ProductSettings, RetentionSettings, Settings
 from flawscope_station.shifts import Shift
 from flawscope_station.shifts.reports import ShiftReporter, shift_message
+from flawscope_station.sinks import Sinks
 from flawscope_station.sinks import delivery as delivery_module
 from flawscope_station.sinks import outbox as outbox_module
-from flawscope_station.sinks.delivery import Delivery
+from flawscope_station.sinks.delivery import Delivery, UndeliveredError
 from flawscope_station.sinks.outbox import Outbox
 from flawscope_station.store import model_registry as registry_module
 from flawscope_station.store.database import Database, now
@@ -167,9 +169,49 @@ def test_records_no_sink_wants_wait_for_nobody(database, monkeypatch):
     delivery._deliver_pages()
     assert stored() == (0, 0)
     monkeypatch.setattr(outbox_module, "SAVE_INTERVAL", 0.0)
+    delivery._polled_at -= delivery_module.POLL_INTERVAL
     delivery._deliver_pages()
     assert stored() == (number, 1)
     assert delivery_module.POLL_INTERVAL <= 60.0, "it looks that often"
+
+
+def test_a_sink_of_many_products_reads_those_that_have_something(database, monkeypatch):
+    """A broker is told of problems every two seconds: nothing is read for it."""
+    store = Store(database)
+    several = [add_version(database, f"p{k}", f"{k}" * 64) for k in range(3)]
+    boxes = [outbox(database, product) for product, _ in several]
+    read, sent, fails = list[int](), list[int](), [UndeliveredError("away")]
+    for box in boxes:
+        monkeypatch.setattr(box, "read_batch", partial(_noted, box.read_batch, read, box.product_id))
+
+    def send(message: Any) -> None:
+        if fails:
+            raise fails.pop()
+        sent.append(message.product_id)
+
+    sink: Any = SimpleNamespace(kind="mqtt", label="broker", refresh=lambda: 2.0, send=send)
+    delivery = Delivery(sink, boxes, lambda why: None)
+    sinks = SimpleNamespace(deliveries=[delivery])
+    assert delivery._deliver_pages() == 2.0
+    assert read == [1, 2, 3], "a new one is read once"
+    delivery._deliver_pages()
+    assert read == [1, 2, 3]
+    store.record([taken(*several[1])])
+    Sinks.wake(sinks, 2)  # type: ignore[arg-type]
+    with pytest.raises(UndeliveredError):
+        delivery._deliver_pages()
+    delivery._deliver_pages()
+    delivery._deliver_pages()
+    assert (read[3:], sent) == ([2, 2], [2]), "again after a failure, and then no more"
+    store.record([taken(*several[2])])  # nobody told of it
+    delivery._polled_at -= delivery_module.POLL_INTERVAL
+    delivery._deliver_pages()
+    assert sent == [2, 3]
+
+
+def _noted(read: Any, noted: list[int], product_id: int, limit: int) -> Any:
+    noted.append(product_id)
+    return read(limit)
 
 
 def test_a_folder_that_looks_empty_is_no_evidence(open_one, settings, parts, tmp_path):
@@ -231,9 +273,9 @@ def test_a_product_that_is_added_does_not_end_the_reports():
     reporter._report = lambda *what: False
     assert reporter.report_ended(now())
     assert told == [None]
-    first = set(reporter._empty)
+    first = set(reporter._done)
     assert reporter.report_ended(now() + 30 * 86_400_000_000)
-    assert not first & reporter._empty, "those that nobody asks for any more are forgotten"
+    assert not first & reporter._done, "those that nobody asks for any more are forgotten"
 
 
 def test_messages_of_two_stations_have_ids_of_their_own():

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from flawscope import Prediction, Predictor
+from flawscope.calibration import outliers
 from flawscope.errors import InputError
 from flawscope.pages.report import page as report_page
 from flawscope.pages.templates import ASSETS, LANGUAGES
@@ -74,6 +75,10 @@ def test_every_text_is_used_and_every_text_that_is_used_exists():
         - counted
     )
     assert missing == set()
+
+
+def test_every_reason_to_look_at_a_picture_has_a_text():
+    assert {f"new.odd_{reason}" for reason in outliers.WORDS} <= texts_of("en").keys()
 
 
 def test_the_language_is_the_chosen_one_else_the_browsers():

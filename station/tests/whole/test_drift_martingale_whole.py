@@ -12,10 +12,10 @@ from flawscope_station.drift.martingale import Capital
 
 def capital_of(p: np.ndarray) -> np.ndarray:
     """[runs, numbers] -> the logarithm after each number."""
-    made = Capital(BETS, len(p))
+    made = Capital(BETS, (len(p),))
     found = np.empty(p.shape)
     for step in range(p.shape[1]):
-        made.stake(np.exp(martingale.score_bets(p[:, step])))
+        made.stake(np.exp(martingale.score_bets(p[:, step])).T)
         found[:, step] = made.log
     return found
 

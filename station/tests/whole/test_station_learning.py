@@ -16,6 +16,7 @@ from sqlalchemy import select
 from flawscope.predictor import load, read_manifest
 from flawscope_station.learning import jobs
 from flawscope_station.learning.activation import Learning
+from flawscope_station.learning.candidate_records import list_history
 from flawscope_station.settings.station import LearningSettings, ProductSettings
 from flawscope_station.store.schema import learnt_pixels, pictures
 from learning_helpers import API, NAME, Line, drawn_part
@@ -42,6 +43,11 @@ def line(running):
 
 
 AUTO = {NAME: LearningSettings(rule="auto", after=3)}
+
+
+def trail(running: Any) -> list[dict[str, Any]]:
+    """What was done, as the page Models tells it."""
+    return list_history(running.station.database, 1, 100)
 
 
 def scores(line: Line, parts: list[bytes]) -> list[float]:
@@ -96,7 +102,7 @@ def test_corrections_become_a_version_and_back_is_the_old(line, running, model_f
     assert scores(line, parts) == before, "bit for bit"
     kept = running.station.versions.path(1, 1)
     assert kept.read_bytes() == model_file.read_bytes()
-    kinds = [(one["kind"], one["by"]) for one in line.http.get(f"{API}/trail").json()["entries"]]
+    kinds = [(one["kind"], one["by"]) for one in trail(running)]
     wanted = ["learning asked", "candidate ready", "version added", "version activated", "verdict"]
     assert all((kind, "local") in kinds for kind in wanted)
     assert kinds.count(("version activated", "local")) == 5 - 1 + (
@@ -113,8 +119,7 @@ def test_the_rule_makes_it_live_and_what_is_taken_back_is_forgotten(open_station
     until(lambda: line.active() == 2)
     first = line.http.get(f"{API}/learning").json()["candidates"][-1]
     assert (first["status"], first["by"], first["waits"]) == ("live", "rule", [])
-    trail = line.http.get(f"{API}/trail").json()["entries"]
-    assert next(one["by"] for one in trail if one["kind"] == "version activated") == "rule"
+    assert next(one["by"] for one in trail(running) if one["kind"] == "version activated") == "rule"
     # a word that is taken back: the next one starts before it
     line.say(found["stained"][0], "undo")
     line.say(found["stained"][0], "undo")
@@ -278,10 +283,8 @@ def test_using_a_version_accepts_its_open_question(running, model_file, tmp_path
     manifest = read_manifest(versions.path(1, used))
     assert (manifest.questions, manifest.notes[-1]) == ((), f"accepted: {asked}")
     assert versions.version(1, used)["notes"][-1] == f"accepted: {asked}"
-    trail = [one["text"] for one in line.http.get(f"{API}/trail").json()["entries"]]
-    assert [one for one in trail if "accepted" in one] == [
-        f"version {used}: accepted of version {number}: {asked}"
-    ]
+    accepted = [one["text"] for one in trail(running) if "accepted" in one["text"]]
+    assert accepted == [f"version {used}: accepted of version {number}: {asked}"]
     line.http.close()
 
 
@@ -333,15 +336,13 @@ def test_another_version_is_put_to_use_meanwhile(open_station, settings, model_f
     said = f"candidate {first['id']}: version {first['version']} does not go live by the rule ("
 
     def is_told() -> bool:
-        trail = line.http.get(f"{API}/trail").json()["entries"]
-        return any(one["text"].startswith(said) for one in trail)
+        return any(one["text"].startswith(said) for one in trail(running))
 
     if rule == "auto":  # it is ready a moment before
         until(is_told)
     else:
         assert not is_told()
-    trail = line.http.get(f"{API}/trail").json()["entries"]
-    assert ("version activated", "rule") not in [(one["kind"], one["by"]) for one in trail]
+    assert ("version activated", "rule") not in [(one["kind"], one["by"]) for one in trail(running)]
     assert line.active() == other
     second = line.ended(until(lambda: newest(line, first["id"])))
     assert (second["status"], second["start"], second["compared_with"]) == ("ready", other, other)
@@ -368,7 +369,7 @@ def test_a_version_judges_instead_of_the_named_one(running, model_file, tmp_path
     assert versions.activate(1, one, "operator", instead_of=1) is True, "as where the answer was lost"
     assert versions.activate(1, two, "rule", instead_of=1) is False
     assert (line.active(), line.send(drawn_part(9))["version"]) == (one, one)
-    switched = [one for one in line.http.get(f"{API}/trail").json()["entries"] if "activated" in one["kind"]]
+    switched = [one for one in trail(running) if "activated" in one["kind"]]
     assert [one["by"] for one in switched] == ["operator", "operator", "station"]
     line.http.close()
 

@@ -26,14 +26,13 @@ from flawscope_station.client.messages import (
     check_token,
     encode_mask,
     encode_picture,
-    format_time,
     normalize_url,
     parse,
     read_file,
 )
 from flawscope_station.settings.proxies import find_proxy
 from flawscope_station.settings.values import redact_address
-from flawscope_station.store.inspection import Inspection
+from flawscope_station.store.inspection import Inspection, format_time
 from flawscope_station.web.schemas import Product, Version
 
 if TYPE_CHECKING:

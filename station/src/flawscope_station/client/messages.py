@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import os
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -91,10 +90,3 @@ def parse(cls: type[T], answer: Any) -> T:
         raise FlawscopeError(
             f"the station's answer {why} {field}: update the client or the station"
         ) from None
-
-
-def format_time(time: datetime | str | None) -> str | None:
-    """Return a time as ISO 8601 for a query; a datetime without a zone is UTC."""
-    if not isinstance(time, datetime):
-        return time
-    return (time if time.tzinfo else time.replace(tzinfo=UTC)).isoformat()

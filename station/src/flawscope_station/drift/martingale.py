@@ -27,10 +27,11 @@ narrower by the factor c (`SPREADS`), exp(z^2 (1 - 1 / c^2) / 2) / c.
 from __future__ import annotations
 
 import math
-import random
 from array import array
 from bisect import bisect_left, bisect_right, insort
+from hashlib import blake2b
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,7 @@ _normal = NormalDist().inv_cdf
 
 def uniform(number: int) -> float:
     """Return a random number in (0, 1] that depends on this one alone: a restart computes the same again."""
-    return 1 - random.Random(number).random()
+    return 1 - int.from_bytes(blake2b(b"%d" % number, digest_size=6).digest()) / 2**48
 
 
 class Ranks:
@@ -79,31 +80,31 @@ class Capital:
 
     Args:
         bets: number of kinds of bets.
-        runs: number of gamblers.
+        runs: shape of the gamblers; (): there is one.
 
     Attributes:
-        log: [runs] float64, natural logarithm of the capital, which neither overflows nor vanishes.
+        log: [*runs] float64, natural logarithm of the capital, which neither overflows nor vanishes.
     """
 
-    def __init__(self, bets: int, runs: int = 1):
-        self.log: Floats = np.zeros(runs)
-        self._asleep: Floats = np.ones((runs, 1))  # shares of the capital
-        self._awake: Floats = np.zeros((runs, bets))
+    def __init__(self, bets: int, runs: tuple[int, ...] = ()):
+        self.log: Any = np.zeros(runs)[()]
+        self._asleep: Any = np.ones(runs)[()]  # shares of the capital
+        self._awake: Floats = np.zeros((bets, *runs))
         self._count = 0
 
     def stake(self, paid: Floats) -> None:
-        """Multiply the shares of the capital by what the bets pay: [runs, bets], factors with mean 1."""
+        """Multiply the shares of the capital by what the bets pay: [bets, *runs], factors with mean 1."""
         self._count += 1
-        asleep, awake = self._asleep, self._awake
+        awake, asleep, bets = self._awake, self._asleep, len(self._awake)
         wakes = 1 - math.log(self._count + CALM - 1) / math.log(self._count + CALM)
-        bets = awake.shape[1]
-        awake += (JUMP * awake.sum(1, keepdims=True) + wakes * asleep - JUMP * bets * awake) / bets
-        asleep *= 1 - wakes
+        awake *= 1 - JUMP
+        awake += (JUMP * (1 - asleep) + wakes * asleep) / bets
         awake *= paid
-        total = awake.sum(1, keepdims=True) + asleep
+        asleep = asleep * (1 - wakes)
+        total = awake.sum(0) + asleep
         awake /= total
-        asleep /= total
-        self.log += np.log(total[:, 0])
+        self._asleep = asleep / total
+        self.log = self.log + np.log(total)
 
 
 def score_bets(p: Floats) -> Floats:

@@ -19,7 +19,8 @@ from flawscope_station.store.records import Store, iso
 from flawscope_station.store.schema import inspections, on_line
 
 ALARM_EVENT, ACKNOWLEDGED_EVENT = "drift", "drift acknowledged"
-HISTORY = 20_000  # newest inspections that are read again after a restart
+# newest inspections that are read again after a restart: of a product, and about so many of all
+HISTORY, HISTORY_OF_ALL = 20_000, 200_000
 ROWS_PER_QUERY = 2000  # inspections read at once
 ROUND_INTERVAL = 1.0  # seconds between two rounds
 IDLE_INTERVAL = 5.0  # seconds after which the active versions are read again, even if nothing came
@@ -28,7 +29,7 @@ _ACKNOWLEDGED_PATTERN = re.compile(r"after inspection (\d+)")
 
 class DriftMonitor(BackgroundThread):
     """Reads inspections in the order of their numbers and tests them for drift; after a restart it begins
-    with the newest `HISTORY` of them, and with the alarm that was noted and not acknowledged.
+    with the newest of them (`HISTORY`), and with the alarm that was noted and not acknowledged.
 
     Args:
         names: names by product.
@@ -106,9 +107,8 @@ class DriftMonitor(BackgroundThread):
                 if self._tests[product_id] is not test:  # acknowledged meanwhile: its alarm is over
                     self._dirty.add(product_id)
                     return
-                for row in rows:
-                    if (found := test.add(*row)) is not None:
-                        self.store.note_event(ALARM_EVENT, "station", found.note, product_id)
+                if (found := test.extend(rows)) is not None:
+                    self.store.note_event(ALARM_EVENT, "station", found.note, product_id)
                 if len(rows) < ROWS_PER_QUERY:
                     self._ready.add(product_id)
                     self._report_alarm(product_id, test.alarm)
@@ -127,10 +127,11 @@ class DriftMonitor(BackgroundThread):
             return [tuple(row) for row in connection.execute(query).all()]
 
     def _begin(self, product_id: int, version: int) -> ScoreTest:
-        """Return the test of a version: of the last `HISTORY` inspections, after the last by another version,
-        or acknowledged, and with the alarm that was noted since."""
+        """Return the test of a version: of the last inspections, after the last by another version, or
+        acknowledged, and with the alarm that was noted since."""
         column, mine = inspections.c, on_line(product_id)
-        old = select(column.id).where(mine).order_by(column.id.desc()).offset(HISTORY).limit(1)
+        most = min(HISTORY, HISTORY_OF_ALL // len(self.bounds))
+        old = select(column.id).where(mine).order_by(column.id.desc()).offset(most).limit(1)
         with self.store.database.reading() as connection:
             oldest = connection.scalar(old) or 0
             last = select(func.max(column.id)).where(mine, column.id > oldest, column.version_id != version)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -31,16 +32,6 @@ _NOTED = re.compile(
     rf"at inspection (?P<at>\d+): scores of good parts (?P<how>{'|'.join(_PHRASES.values())}) "
     r"since about (?P<since>\S+ \S+) UTC \(inspection (?P<first>\d+)\)"
 )
-
-
-class StreamPosition(NamedTuple):
-    """Inspection in the stream: its number and time; of the tested ones before it their number, and the sum
-    of their p-values."""
-
-    number: int
-    at: int
-    before: int
-    sum: float
 
 
 @dataclass(frozen=True)
@@ -112,38 +103,40 @@ class ScoreTest:
         self._stride, self._sum = 1, 0.0
         self._ranks, self._capital = Ranks(), Capital(len(_CHANGES))
         self._won: Floats = np.zeros(len(_CHANGES))
-        self._since = [StreamPosition(0, 0, 0, 0.0)] * len(_CHANGES)
+        # since when each bet has won: inspection, its time, number and sum of the p-values before it
+        self._since: Floats = np.zeros((len(_CHANGES), 4))
 
     @property
     def value(self) -> float:
         """Logarithm to base 10 of the capital."""
-        return float(self._capital.log[0]) / math.log(10)
+        return float(self._capital.log) / math.log(10)
 
-    def add(self, number: int, at: int, score: float, anomalous: bool) -> Change | None:
-        """Add the next inspection, in the order of numbers; return the change at which it is certain."""
-        self.last = number
-        self.begun = at if self.begun is None else self.begun
-        if not math.isfinite(score):
-            return None
-        self.seen += 1
-        if anomalous:
-            return None
-        p = self._ranks.p_value(score, uniform(number))
-        log_gains = score_bets(np.array(p))
-        position = StreamPosition(number, at, self.good, self._sum)
-        for place in np.flatnonzero(self._won <= 0.0):
-            self._since[place] = position
-        self._won = np.maximum(self._won, 0.0) + log_gains
-        self._capital.stake(np.exp(log_gains)[None])
-        self.good, self._sum = self.good + 1, self._sum + p
-        if (self.good - 1) % self._stride == 0:
-            self.curve.append((at / 1e6, self.value))
-            if len(self.curve) > MAX_POINTS:
-                self.curve, self._stride = self.curve[::2], 2 * self._stride
-        if self.alarm is not None or self.value < self.limit:
-            return None
-        best = int(np.argmax(self._won))
-        since = self._since[best]
-        now = 1 - (self._sum - since.sum) / (self.good - since.before)
-        self.alarm = Change(number, since.at, since.number, _CHANGES[best], now)
-        return self.alarm
+    def extend(self, rows: Sequence[tuple[int, int, float, bool]]) -> Change | None:
+        """Add the next inspections, in the order of numbers; return the change that is certain now.
+
+        Args:
+            rows: of each number, time, score, and whether it is anomalous.
+        """
+        if rows:
+            self.begun = rows[0][1] if self.begun is None else self.begun
+            self.last = rows[-1][0]
+        finite = [row for row in rows if math.isfinite(row[2])]
+        passed = [row for row in finite if not row[3]]
+        self.seen += len(finite)
+        p = [self._ranks.p_value(score, uniform(number)) for number, _, score, _ in passed]
+        log_gains, before = score_bets(np.array(p)), self.alarm  # of all at once: a single one costs as much
+        for (number, at, _, _), one, gains, paid in zip(passed, p, log_gains, np.exp(log_gains), strict=True):
+            self._since[self._won <= 0.0] = number, at, self.good, self._sum
+            self._won = np.maximum(self._won, 0.0) + gains
+            self._capital.stake(paid)
+            self.good, self._sum = self.good + 1, self._sum + one
+            if (self.good - 1) % self._stride == 0:
+                self.curve.append((at / 1e6, self.value))
+                if len(self.curve) > MAX_POINTS:
+                    self.curve, self._stride = self.curve[::2], 2 * self._stride
+            if self.alarm is None and self.value >= self.limit:
+                best = int(np.argmax(self._won))
+                first, since, count, earlier = self._since[best].tolist()
+                now = 1 - (self._sum - earlier) / (self.good - count)
+                self.alarm = Change(number, int(since), int(first), _CHANGES[best], now)
+        return None if before is self.alarm else self.alarm

@@ -85,6 +85,8 @@ class Learning:
         self.settings = {products[name]: learn for name, learn in settings.items()}
         self.report, self.say = report, say
         self.queue, self.candidates = queue, queue.jobs
+        # by product: all that the last look depended on, and whether it was done
+        self._looked: dict[int, tuple[Any, bool]] = {}
         queue.makers[jobs.CORRECTIONS] = self._make
         queue.looks.append(self._look)
 
@@ -196,18 +198,25 @@ class Learning:
     # ---- the work
 
     def _look(self) -> None:
-        self.candidates.mark_live()
+        """Look at products of which something was said or made since the last look: reading all of their
+        corrections takes long."""
         for product_id, learn in self.settings.items():
-            if learn is not None:
-                self._queue_if_enough(product_id, learn)
+            state = self.candidates.state(product_id)
+            known, is_done = self._looked.get(product_id, (None, False))
+            if state != known:
+                self.candidates.mark_live(product_id)
+            if state != known or not is_done:
+                is_done = learn is None or self._queue_if_enough(product_id, learn)
+            self._looked[product_id] = state, is_done
 
     def _queue(self, product_id: int, start: int, who: str, how: str = "") -> int:
         facts = {"asked": how}
         return self.queue.add(jobs.CORRECTIONS, who, facts, product_id=product_id, start=start)
 
-    def _queue_if_enough(self, product_id: int, learn: LearningSettings) -> None:
-        """Queue a candidate where enough was corrected; report a model that cannot be read."""
-        why = None
+    def _queue_if_enough(self, product_id: int, learn: LearningSettings) -> bool:
+        """Queue a candidate where enough was corrected; report a model that cannot be read. Return whether
+        the corrections could be counted."""
+        why, is_counted = None, True
         try:
             rows = self.candidates.latest(product_id)
             if not any(row.status in jobs.UNFINISHED for row in rows):
@@ -217,11 +226,13 @@ class Learning:
         except StoreError:
             raise
         except CannotLearnError:
-            pass
+            is_counted = False
         except Exception as error:
+            is_counted = False
             why = f"no version can be made from corrections: {message_with_type(error)}"
         # a code of its own: `learning_` is the problem of the last candidate, which may still hold
         self.report(f"learning_model_{product_id}", why)
+        return is_counted
 
     def _make(self, row: Row[Any]) -> None:
         """Make a candidate. StoreError: it waits, and is made later; StoppedError."""
@@ -356,7 +367,7 @@ class Learning:
         if not reasons:
             try:
                 if self.versions.activate(row.product_id, version, RULE_USER, instead_of):
-                    self.candidates.mark_live()
+                    self.candidates.mark_live(row.product_id)
                     return
                 reasons = [records.SWITCHED]  # by a person, while it was opened
             except StoreError:

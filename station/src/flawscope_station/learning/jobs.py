@@ -16,13 +16,14 @@ from flawscope_station.learning.process import STEP_SECONDS, JobFunction, Stoppe
 from flawscope_station.monitoring.background import BackgroundThread
 from flawscope_station.store.database import Database, StoreError, now
 from flawscope_station.store.records import add_event, fetch_row
-from flawscope_station.store.schema import IS_UNFINISHED, QUEUED, RUNNING, jobs, products
+from flawscope_station.store.schema import IS_UNFINISHED, QUEUED, RUNNING, jobs, products, verdicts
 
 # kinds: a version from corrections, the model of a new product, what more pictures would bring to it
 CORRECTIONS, FIT, CURVE = "corrections", "fit", "curve"
 READY, LIVE, STOPPED, REJECTED, FAILED, REMOVED = "ready", "live", "stopped", "rejected", "failed", "removed"
 UNFINISHED, UNUSED = (QUEUED, RUNNING), (READY, REJECTED)
 MAX_JOBS = 1000  # of a product, that became no version: older ones are removed
+MAX_LATEST = 50  # jobs of a product that are looked at
 CHECK_INTERVAL = 60.0  # seconds between two looks at what is to be made
 RETRY_SECONDS = 2.0  # seconds between two tries where the data base is away
 EVENT_QUEUED = "learning asked"
@@ -100,11 +101,21 @@ class Jobs:
                 add_event(connection, kind, who, f"candidate {number}{text}", row.product_id)
         return True
 
-    def mark_live(self) -> None:
-        """Mark those as live whose versions judge: the station may have ended in between."""
-        active = select(products.c.active_version_id).where(products.c.id == jobs.c.product_id)
-        ours = jobs.c.status.in_(UNUSED), jobs.c.version_id == active.scalar_subquery()
+    def mark_live(self, product_id: int) -> None:
+        """Mark the one as live whose version judges: the station may have ended in between."""
+        active = select(products.c.active_version_id).where(products.c.id == product_id).scalar_subquery()
+        ours = jobs.c.product_id == product_id, jobs.c.status.in_(UNUSED), jobs.c.version_id == active
         self.database.change(update(jobs).where(*ours).values(status=LIVE))
+
+    def state(self, product_id: int) -> tuple[Any, ...]:
+        """Return the active version, the last verdict, and the status of the latest jobs: what is learnt
+        depends on them alone."""
+        last = select(func.max(verdicts.c.id)).where(verdicts.c.product_id == product_id).scalar_subquery()
+        active = select(products.c.active_version_id, last).where(products.c.id == product_id)
+        latest = select(jobs.c.id, jobs.c.status).where(jobs.c.product_id == product_id)
+        latest = latest.order_by(jobs.c.id.desc()).limit(MAX_LATEST)
+        with self.database.reading() as connection:
+            return *connection.execute(active).one(), *map(tuple, connection.execute(latest))
 
     def next_unfinished(self) -> Row[Any] | None:
         """Return the oldest job that is to be made, or that was being made when something ended it; curves
@@ -133,7 +144,7 @@ class Jobs:
         """Return a product's job. NotFoundError."""
         return fetch_row(self.database, jobs, product_id, number)
 
-    def latest(self, product_id: int, most: int = 50) -> list[Row[Any]]:
+    def latest(self, product_id: int, most: int = MAX_LATEST) -> list[Row[Any]]:
         """Return a product's latest jobs, newest first."""
         query = select(jobs).where(jobs.c.product_id == product_id)
         return self.database.rows(query.order_by(jobs.c.id.desc()).limit(most))

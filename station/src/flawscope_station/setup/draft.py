@@ -127,9 +127,7 @@ class Draft:
                 self._by_size.setdefault(path.stat().st_size, []).append(path)
         try:
             self.state: dict[str, Any] = json.loads((self.home / STATE_FILE).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            self.state = {}
-        except (OSError, ValueError):  # its pictures are there all the same
+        except (OSError, ValueError):  # it is new, or its pictures are there all the same
             self.state = {}
 
     def earlier_job(self) -> tuple[str, dict[str, Any]] | None:

@@ -283,7 +283,7 @@ class Drafts:
             except (StoppedError, StoreError):
                 raise
             except Exception:
-                found = {"curve": {}, "tested": {}}
+                found = {"curve": {}}  # there is none
             with self._lock:
                 if draft.result is result and draft.name in self._drafts:
                     draft.change(result={**result, **found})

@@ -59,7 +59,7 @@ class ShiftReporter(BackgroundThread):
         super().__init__("shifts")
         self.settings, self.products, self.store, self.sender = settings, products, store, sender
         self.pictures, self.report, self.render = pictures, report, render
-        self._empty: set[tuple[int, Shift]] = set()  # products and their shifts without inspections
+        self._done: set[tuple[int, Shift]] = set()  # products and their shifts that are reported, or empty
 
     def _work(self) -> None:
         pause = CHECK_INTERVAL
@@ -71,19 +71,18 @@ class ShiftReporter(BackgroundThread):
         """Report the shifts that ended by `at`, microseconds since 1970; False: some could not be."""
         why: str | None = None
         shifts = ended_shifts(self.settings, at)
-        self._empty = {(number, shift) for number, shift in self._empty if shift in shifts}
+        self._done = {(number, shift) for number, shift in self._done if shift in shifts}
         for product, number in list(self.products.items()):  # one may be added meanwhile
+            if not (left := [shift for shift in shifts if (number, shift) not in self._done]):
+                continue
             try:
                 reported = {row.text for row in self.store.events(EVENT_KIND, number)}
-                for shift in shifts:
+                for shift in left:
                     key = f"{shift.name} {iso(shift.since)}"
-                    if key in reported or (number, shift) in self._empty:
-                        continue
                     self.threads[0].go_on()
-                    if self._report(product, number, shift):
+                    if key not in reported and self._report(product, number, shift):
                         self.store.note_event(EVENT_KIND, STATION_USER, key, number)
-                    else:
-                        self._empty.add((number, shift))
+                    self._done.add((number, shift))
             except Exception as error:  # the other products' reports do not wait for it
                 why = f"{product}: the report of a shift waits: {message_with_type(error)}"
         self.report("shifts", why)

@@ -90,8 +90,10 @@ class Sinks:
     def wake(self, product_id: int) -> None:
         """Wake the sinks of a product that has a new inspection or verdict."""
         for one in self.deliveries:
-            if any(outbox.product_id == product_id for outbox in one.outboxes):
-                one.wake()
+            for outbox in one.outboxes:
+                if outbox.product_id == product_id:
+                    outbox.is_due = True
+                    one.wake()
 
     @property
     def threads(self) -> list[GuardedThread]:

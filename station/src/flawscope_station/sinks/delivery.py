@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 PICTURE_SIDE = 1280  # pixels of the longer side of a picture that is sent
 PAGE_SIZE = 20  # messages that are read at once; then the sink's cursor is written
-POLL_INTERVAL = 60.0  # seconds after which a sink looks for messages even if nothing woke it
+POLL_INTERVAL = 60.0  # seconds after which a sink looks for messages of which nobody told it
 MIN_RETRY_DELAY, MAX_RETRY_DELAY = 1.0, 300.0  # seconds before a message is sent again
 BEHIND_SECONDS = 30.0  # seconds after which messages that wait are a problem
 SLOW_TEXT = "it takes them more slowly than they come"
@@ -156,6 +156,7 @@ class Delivery(BackgroundThread):
         self._backoff = Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY, 0.25)
         self._refusals: dict[str, int] = {}  # id of a message -> number of times that it was refused
         self._behind_since: float | None = None  # time since which messages have always waited
+        self._polled_at = time.monotonic()  # when all outboxes were read; a new one is due
 
     def stop(self, seconds: float | None = STOP_TIMEOUT) -> None:
         """End; a message under way has so many seconds, or is sent again after the next start."""
@@ -185,12 +186,14 @@ class Delivery(BackgroundThread):
             self._pause(max(requested, self._backoff.next()))
 
     def _deliver_pages(self) -> float:
-        """Deliver a page of each outbox; return the seconds until the next round, 0 where there is more."""
-        is_complete = True
+        """Deliver a page of each outbox that has messages, or may have some that nobody told of; return the
+        seconds until the next round, 0 where there is more."""
+        is_complete, is_poll = True, time.monotonic() - self._polled_at >= POLL_INTERVAL
+        if is_poll:
+            self._polled_at = time.monotonic()
         for box in self.outboxes:
-            batch = box.read_batch(PAGE_SIZE)
-            self._deliver_batch(box, batch)
-            is_complete = is_complete and batch.is_last
+            if is_poll or box.is_due:
+                is_complete &= self._deliver_page(box)
         with self.threads[0].call():
             pause = self.sink.refresh()
         if is_complete and not self._ended.is_set():
@@ -199,6 +202,19 @@ class Delivery(BackgroundThread):
             return pause
         self._tell_if_behind()
         return 0.0
+
+    def _deliver_page(self, box: Outbox) -> bool:
+        """Deliver a page of an outbox; return whether it was the last."""
+        box.is_due = False  # first: what comes meanwhile is read in the next round
+        try:
+            batch = box.read_batch(PAGE_SIZE)
+            self._deliver_batch(box, batch)
+        except BaseException:  # of some libraries
+            box.is_due = True
+            raise
+        if not batch.is_last:
+            box.is_due = True
+        return batch.is_last
 
     def _tell_if_behind(self) -> None:
         """Report that messages have always waited for a while, also in the midst of a page: each message may

@@ -17,16 +17,16 @@ from urllib.parse import urlsplit
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from flawscope.errors import InputError, one_line_message
 from flawscope_station.settings.plugins import Plugin
 from flawscope_station.settings.values import error_text, redact_address, secret, split_address, tls_context
 from flawscope_station.sinks.delivery import MessagePictures, Sink, UndeliveredError
 from flawscope_station.sinks.outbox import Cursor, Message, Outbox
-from flawscope_station.store.database import Database, now
+from flawscope_station.store.database import now
 from flawscope_station.store.records import describe_inspections, inspection_query
-from flawscope_station.store.schema import HOUR, hours, inspections, on_line, products
+from flawscope_station.store.schema import HOUR, inspections, on_line, products
 
 ONLINE, OFFLINE = "online", "offline"
 AT_LEAST_ONCE = 1  # quality of service
@@ -35,7 +35,7 @@ CONNECT_TIMEOUT, ANSWER_TIMEOUT, DISCONNECT_TIMEOUT = 5.0, 15.0, 2.0  # seconds
 PROBLEMS_INTERVAL = 2.0  # seconds between two looks at the problems
 STATE_INTERVAL = 0.5  # seconds between two states of a product, at least
 MAX_CLIENT_ID = 23  # characters of a client's name that every broker takes (MQTT 3.1.1, 3.1.3.1)
-DAY_HOURS = 24
+DAY = 23 * HOUR  # before the present hour
 DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
 _TOPIC = re.compile(r"[^/+#$\x00-\x1f][^+#\x00-\x1f]*")
 _STATE_FIELDS = (
@@ -153,16 +153,11 @@ class MqttSink(Sink):
 
     def _product_state(self, box: Outbox) -> dict[str, Any]:
         """State of a product, which the broker keeps."""
-        database: Database = box.database
-        product_id = box.product_id
-        counts = self._renderings.store.counts(product_id)
-        conditions, since = hours.c.product_id == product_id, now() // HOUR - DAY_HOURS + 1
-        sums = [func.coalesce(func.sum(hours.c[name]), 0) for name in ("inspected", "anomalous")]
+        product_id, store = box.product_id, self._renderings.store
+        counts, of_day = store.counts(product_id), store.counts_since(product_id, now() - DAY)
         query = inspection_query().where(on_line(product_id)).order_by(inspections.c.id.desc()).limit(1)
         active = select(products.c.active_version_id).where(products.c.id == product_id)
-        with database.reading() as connection:
-            of_day = select(*sums).where(conditions, hours.c.hour >= since)
-            day_total, day_anomalous = connection.execute(of_day).one()
+        with box.database.reading() as connection:
             found = describe_inspections(connection, connection.execute(query).all())
             version = connection.execute(active).scalar_one_or_none()
         return {
@@ -170,8 +165,8 @@ class MqttSink(Sink):
             "version": version,
             "inspections": counts["inspected"],
             **{name: counts[name] for name in ("anomalous", "within_tolerance", "unanswered")},
-            "inspections_24_hours": int(day_total),
-            "share_24_hours": round(int(day_anomalous) / int(day_total), 6) if day_total else None,
+            "inspections_24_hours": (total := of_day["inspected"]),
+            "share_24_hours": round(of_day["anomalous"] / total, 6) if total else None,
         }
 
     # ---- messages

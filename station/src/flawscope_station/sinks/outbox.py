@@ -68,6 +68,7 @@ class Outbox:
         cursor: of the sink.
         delivered, refused: numbers of messages, ever.
         failed: number of tries since the start.
+        is_due: there may be messages that were not read yet.
 
     Raises:
         StoreError: its cursor cannot be read.
@@ -89,7 +90,7 @@ class Outbox:
         self.database, self.product_id, self.product, self.key = database, product_id, product, key
         self.only, self.wants_verdicts = only, verdicts
         self.station, self.sender, self.address = station, sender, address
-        self.failed = 0
+        self.failed, self.is_due = 0, True
         with database.writing() as connection:
             newest = self._newest_cursor(connection)
             new = upsert(connection.dialect.name, deliveries).values(

@@ -162,11 +162,7 @@ class Store:
             if (known := self._counts.get(product_id)) is not None:
                 return known.copy()
             before = self._writes
-        sums = (func.coalesce(func.sum(hours.c[name]), 0) for name in COUNTED)
-        query = select(*sums).where(hours.c.product_id == product_id)
-        with self.database.reading() as connection:
-            row = connection.execute(query).one()
-        found = Counter(dict(zip(COUNTED, map(int, row), strict=True)))
+        found = Counter(self.counts_since(product_id, 0))
         with self._counting:
             if before == self._writes and not self._writing:  # else some would count twice, or not at all
                 self._counts[product_id] = found.copy()
@@ -413,17 +409,17 @@ class Store:
                     add_event(connection, kind, who, text, product_id)
 
     def note_new_events(self, kind: str, who: str, texts: Sequence[str], product_id: int) -> None:
-        """Record an event for each text that no event of the kind and product has yet."""
+        """Record an event for each text that no event of the kind and product has yet. All of these are
+        read, which is no time to keep others from writing."""
         for start in range(0, len(texts), MAX_EVENTS):
             batch = texts[start : start + MAX_EVENTS]
             query = select(events.c.text).where(
                 events.c.kind == kind, events.c.product_id == product_id, events.c.text.in_(batch)
             )
-            with self.database.writing() as connection:
+            with self.database.reading() as connection:
                 known = {*connection.execute(query).scalars()}
-                for text in dict.fromkeys(batch):
-                    if text not in known:
-                        add_event(connection, kind, who, text, product_id)
+            new = [text for text in dict.fromkeys(batch) if text not in known]
+            self.note_events(kind, who, new, product_id)
 
     def events(self, kind: str, product_id: int) -> list[Row[Any]]:
         """Events of a kind and product, the latest first, 500 at most."""

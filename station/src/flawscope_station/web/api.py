@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.dependencies.models import Dependant
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 
 from flawscope import __version__
@@ -40,7 +41,6 @@ from flawscope_station.web.components import (
     StoreDep,
     component,
 )
-from flawscope_station.web.errors import WrongQueryError
 from flawscope_station.web.middleware import require_role
 
 DEFAULT_SIDE = 1600  # pixels of the longer side of a view
@@ -58,14 +58,15 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 async def check_query_names(request: Request) -> None:
     """Dependency of every route: refuse query parameters that the route does not declare, since a misspelt
-    filter would find everything. WrongQueryError names the nearest right parameter."""
+    filter would find everything. RequestValidationError names the nearest right parameter."""
     known = sorted(_query_names(request.scope["route"].dependant))
     given = [name for name, _ in request.query_params.multi_items()]
     for name in given:
+        wrong = "" if name in known else f"there is no such query parameter: {suggest_name(name, known)}"
         if given.count(name) > 1:
-            raise WrongQueryError(f"query parameter {name:.60} is given more than once: send one value")
-        if name not in known:
-            raise WrongQueryError(f"there is no query parameter {name!r:.60}: {suggest_name(name, known)}")
+            wrong = "the query parameter is given more than once: send one value"
+        if wrong:
+            raise RequestValidationError([{"loc": ("query", f"{name:.60}"), "msg": wrong}])
 
 
 def _query_names(dependant: Dependant) -> set[str]:

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException as PlainError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.errors import FlawscopeError
 from flawscope_station.core.refusals import status_and_code
 from flawscope_station.store.inspection import RefusalError
 
@@ -31,10 +31,6 @@ class RefusedError(RefusalError, HTTPException):  # FastAPI passes an HTTPExcept
         HTTPException.__init__(self, status, text)
         self.args = (text,)
         self.status, self.code = status, code
-
-
-class WrongQueryError(InputError):
-    """A query parameter that its route does not have, or that is given twice."""
 
 
 def error_response(error: FlawscopeError) -> Response:

@@ -33,7 +33,7 @@ from flawscope_station.store.schema import ABANDONED
 from flawscope_station.web import schemas, uploads
 from flawscope_station.web.api import PictureName, api_router, file_body_schema, key_header_schema
 from flawscope_station.web.components import FloorDep, find_component
-from flawscope_station.web.errors import RefusedError, WrongQueryError, error_response
+from flawscope_station.web.errors import RefusedError, error_response
 
 GONE = 499  # status of an answer that nobody gets
 MAX_FRAME_SECONDS = 60.0  # that a request may wait for a frame
@@ -59,7 +59,7 @@ class JudgingRoute(APIRoute):
                 is_stranger = isinstance(error, RefusedError) and error.status in (401, 403)
                 if not is_stranger:
                     part = make_label(request.query_params.get("part"), None).part
-                    is_wrong = isinstance(error, RequestValidationError | WrongQueryError)
+                    is_wrong = isinstance(error, RequestValidationError)
                     code = WRONG_REQUEST if is_wrong else ""
                     refusals = find_component(request, ConnectionContext).refusals
                     refusals.note(request.path_params["name"], error, part, code)

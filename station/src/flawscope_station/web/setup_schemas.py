@@ -39,8 +39,10 @@ class PictureCheck(BaseModel):
 class OddPicture(BaseModel):
     name: str
     score: float
-    reason: Literal["nothing", "apart", "like_defects", "alone", "high"] | None = Field(
-        None, description="why it deserves a look; null: it is among the most unlike ones"
+    reason: str | None = Field(
+        None,
+        description="why it deserves a look; null: it is among the most unlike ones",
+        examples=["nothing", "apart", "like_defects", "alone", "high"],
     )
 
 
