@@ -22,7 +22,7 @@ from flawscope_station.inspecting.writer import Answer
 from flawscope_station.settings.sources import DELETE, CameraSourceSettings, FolderSourceSettings
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.store.schema import LATE, MISSED
-from sink_helpers import Listener, Mosquitto, make_broker, make_sink, new_folder
+from sink_helpers import make_sink
 from station_helpers import NAME, Running, png, until
 from tablet import PHONE, SLATE, Tablet, needs_chromium
 from view_helpers import (  # noqa: F401
@@ -456,23 +456,3 @@ def test_a_part_in_views_is_a_challenge_part(line, part_model, tmp_path, open_st
     stored = f"{url}{API}/challenge/parts/{stored}/view?view="
     assert len({httpx.get(stored + name).content for name in VIEWS}) == 3
     assert httpx.get(stored + "below").status_code == 404
-
-
-@pytest.mark.skipif(Mosquitto.program() is None, reason="no Mosquitto: apt-get install mosquitto")
-def test_a_part_is_one_message(line):
-    broker = Mosquitto(new_folder())
-    broker.start()
-    try:
-        listener = Listener(broker.port, "flawscope/#")
-        running = line(mqtt=make_broker(broker=broker.url))
-        topic = f"flawscope/station/{NAME}"
-        with Client(running.url) as client:
-            client.inspect_part(whole(90, "top"), "4711")
-            (message,) = until(lambda: listener.of(f"{topic}/inspection"))
-            assert (message["data"]["decision"], message["data"]["view"]) == ("anomalous", "top")
-            assert [one["view"] for one in message["data"]["views"]] == [*VIEWS]
-            until(lambda: (listener.last(f"{topic}/state") or {}).get("part") == "4711")
-            assert listener.last(f"{topic}/state")["decision"] == "anomalous"
-        listener.close()
-    finally:
-        broker.kill()
