@@ -220,19 +220,6 @@ def test_help_and_typing_errors_load_no_numpy(words):
     assert not loaded_after(code) & {"numpy", "PIL", "scipy", "torch", "yaml"}
 
 
-def test_without_torch_a_model_is_described_and_running_it_says_what_to_install(model_path):
-    code = f"""
-import sys
-sys.modules["torch"] = None  # as if it were not installed
-from flawscope.cli import main
-assert main(["info", {str(model_path)!r}]) == 0
-assert main(["predict", {str(model_path)!r}, {str(model_path)!r}]) == 2
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "running a .safetensors model needs torch: pip install " in done.stderr
-
-
 @pytest.mark.parametrize("package", [*registry.BUILT_IN.values(), "flawscope.methods.training"])
 def test_nobody_imports_a_method(package):
     """Nor does another one: what a method has beside the contract stands in its record. Nor does anything but
