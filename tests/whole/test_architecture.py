@@ -200,6 +200,7 @@ def test_nothing_torch_free_loads_torch():
     ("code", "libraries"),
     [
         ("import flawscope; flawscope.__version__; dir(flawscope)", "numpy PIL scipy torch yaml safetensors"),
+        ("import flawscope.cluster.predict, flawscope.cluster.tasks", "ray pyarrow"),
         ("import flawscope.pages.review.server", "fastapi starlette sqlalchemy uvicorn torch"),
         # it takes longer than all the rest together
         ("import flawscope.predictor, flawscope.evaluation.metrics, flawscope.results.folder", "scipy"),
