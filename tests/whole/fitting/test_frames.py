@@ -10,10 +10,11 @@ import flawscope
 from brackets import bracket
 from flawscope.errors import InputError
 from flawscope.fitting.preparation import prepare
+from flawscope.fitting.stored_options import refit_options
 from flawscope.methods import registry
 from flawscope.views.frames import AlignedPart
 from flawscope.views.preprocess import Preprocess
-from small_network import SMALL_NETWORK
+from small_network import FILE, SMALL_NETWORK
 
 INSIDE, OUTSIDE = (15.0, 18.0), (-23.0, -12.0)  # of the zone, on the part, in pixels of a picture of 128
 REAL = {"align": "turn", "size": "64", "device": "cpu", "check": False}
@@ -57,6 +58,17 @@ def test_the_zone_moves_with_the_part(zoned):
         assert np.count_nonzero(counted) == pytest.approx(math.pi * 12**2, rel=0.15)
         with_defect = zoned.predict(bracket(seed, OUTSIDE)[0])
         assert with_defect.score == pytest.approx(found.score, rel=0.1)  # of the pose, a little
+
+
+def test_the_zone_stays_in_a_model_that_is_fitted_to_others(zoned, monkeypatch):
+    """Whose parts' frame lies a little otherwise."""
+    monkeypatch.chdir(FILE.parent)  # a model names its weights without their folder
+    others = [bracket(seed)[0] for seed in range(300, 312)]
+    model = flawscope.fit(others, check=False, **refit_options(zoned.artefact) | {"device": "cpu"})
+    roi = zoned.artefact.tensors["roi"]
+    assert model.artefact.tensors["roi"].mean() == pytest.approx(roi.mean(), rel=0.2)
+    assert all(judged(model, INSIDE))
+    assert judged(model, OUTSIDE) == judged(model, None)
 
 
 def test_a_zone_is_drawn_on_the_picture_that_it_names(good, tmp_path):
