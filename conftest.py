@@ -45,13 +45,20 @@ def pytest_ignore_collect(collection_path, config):
 
 
 def pytest_collection_modifyitems(items):
-    """Tests below tests/whole/ are of the second floor. They come first: none of those that take long is left
-    for the end, when the other processes have nothing to do."""
+    """Tests below tests/whole/ are of the second floor. Each process begins with its share of these: none
+    that takes long is left for the end, when the other processes have nothing to do."""
     for item in items:
         if "/tests/whole/" in item.path.as_posix():
             item.add_marker("whole")
-    if os.environ.get("PYTEST_XDIST_WORKER"):
-        items.sort(key=lambda item: item.get_closest_marker("whole") is None)
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    whole = [item for item in items if item.get_closest_marker("whole")]
+    others = [item for item in items if not item.get_closest_marker("whole")]
+    items[:] = [
+        item
+        for k in range(count)
+        for some in (whole, others)
+        for item in some[len(some) * k // count : len(some) * (k + 1) // count]
+    ]
 
 
 def pytest_xdist_auto_num_workers():

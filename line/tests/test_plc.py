@@ -3,14 +3,16 @@ that of a part that was judged good."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 
 import pytest
+from pymodbus.pdu import ExceptionResponse
 
 from flawscope.errors import InputError
 from flawscope_line.plc.handshake import Inputs, Kind, Outputs
-from flawscope_line.plc.line import kind_number
+from flawscope_line.plc.line import TransportError, kind_number
 from flawscope_line.plc.signals import REGISTERS, TO_PLC, TO_STATION, pack, register_count, unpack
 from flawscope_station.settings.plugins import CONNECTION_GROUP, load_plugin
 from flawscope_station.settings.station import read_settings
@@ -64,6 +66,21 @@ def test_values_come_through_registers_as_they_are():
     own = [range(one.register, one.register + REGISTERS[one.kind]) for one in TO_PLC if one.bit is None]
     places = [place for one in own for place in one]
     assert sorted(places) == list(range(1, register_count(TO_PLC))), "none overlaps another"
+
+
+def test_a_plc_without_these_registers_is_told_which():
+    """Its program may count from 1, or begin elsewhere."""
+    from flawscope_line.plc.modbus import _await_response
+
+    async def refuse():
+        return ExceptionResponse(3, exception_code=2)
+
+    with pytest.raises(TransportError) as caught:
+        asyncio.run(_await_response(refuse(), 0, 19))
+    assert str(caught.value).startswith(
+        "the PLC refuses registers 0 to 18 (exception 2): it must have all of"
+    )
+    assert str(caught.value).endswith("`unit`, `inputs` and `outputs` say where, counted from 0")
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def build_config(cls: type[T], values: Mapping[str, Any]) -> T:
         except InputError as error:  # of settings below it
             raise InputError(f"{key}: {error}") from None
         except (TypeError, ValueError, OverflowError):
-            given = redact_value(repr(value))
+            given = "no value" if value is None else redact_value(repr(value))
             raise InputError(f"setting {key}: {given} is not {describe_type(hints[key])}") from None
     if missing := [name for name, one in fields.items() if name not in kwargs and is_required(one)]:
         raise InputError(f"setting {' and '.join(missing)} is missing: write `{missing[0]}: ...`")

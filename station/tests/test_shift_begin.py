@@ -1,5 +1,7 @@
 """When the present shift began: what *Live* counts from."""
 
+import sys
+import zoneinfo
 from datetime import UTC, datetime
 
 import pytest
@@ -28,3 +30,16 @@ def test_without_shifts_it_is_the_day():
     begin = datetime.fromtimestamp(shift_begin(None, at) / 1e6).astimezone()
     assert (begin.hour, begin.minute) == (0, 0)
     assert 0 <= at / 1e6 - begin.timestamp() < 86400
+
+
+def test_a_machine_without_time_zones_says_what_to_install(monkeypatch):
+    """As slim images and Windows come."""
+    monkeypatch.setitem(sys.modules, "tzdata", None)
+    zoneinfo.ZoneInfo.clear_cache()
+    zoneinfo.reset_tzpath(to=())
+    try:
+        with pytest.raises(ValueError, match="this machine has no zones: pip install tzdata"):
+            ShiftSettings({"early": "06:00"}, zone="Europe/Berlin")
+        assert ShiftSettings({"early": "06:00"}).tz is None, "its own clock needs none"
+    finally:
+        zoneinfo.reset_tzpath()

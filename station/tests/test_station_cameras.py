@@ -1,6 +1,8 @@
 """Cameras: real streams, and what happens when they are cut."""
 
+import errno
 import io
+import os
 import struct
 import threading
 import time
@@ -30,8 +32,8 @@ from flawscope_station.settings.sources import (
 from flawscope_station.settings.station import read_settings
 from flawscope_station.sources import camera as camera_module
 from flawscope_station.sources.camera import MAX_IN_FLIGHT, LiveCamera, Shot
-from flawscope_station.sources.frames import FrameReader, encode_png
-from station_helpers import everything, until
+from flawscope_station.sources.frames import CameraLostError, FrameReader, encode_png
+from station_helpers import everything, failing, until
 
 MANY = 10**7  # pixels
 DRAWN = "lavfi:testsrc2=size=96x64:rate=25,realtime"  # an input device as a local camera is one
@@ -114,6 +116,21 @@ products:
 def test_no_address_shows_a_password(address, shown):
     assert redact_camera_address(address) == shown
     assert "secret" not in repr(CameraSourceSettings(address))
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.EBUSY, "another program uses it, end that one"),  # one that crashed may hold it still
+        (errno.EACCES, "add it to the group video"),
+        (errno.ENOENT, "there is no such device"),
+        (errno.ENODEV, "No such device$"),
+    ],
+)
+def test_a_camera_of_this_machine_that_cannot_be_opened_says_what_to_do(number, remedy, monkeypatch):
+    monkeypatch.setattr(av, "open", failing(OSError(number, os.strerror(number))))
+    with pytest.raises(CameraLostError, match=remedy):
+        FrameReader(CameraSourceSettings("/dev/video0"), MANY)
 
 
 def test_what_ffmpeg_may_open():

@@ -13,7 +13,7 @@ import yaml
 from flawscope.errors import FlawscopeError, InputError
 from flawscope_station.settings.sinks import SinkSettings, read_broker, read_sinks
 from flawscope_station.settings.sources import read_source
-from flawscope_station.settings.station import Settings, read_settings
+from flawscope_station.settings.station import Settings, read_settings, suggest_product_name
 from flawscope_station.settings.values import redact_address, redact_text, time_of
 from flawscope_station.sinks.folder import FolderSinkSettings
 from flawscope_station.sinks.mqtt import MqttSettings
@@ -310,3 +310,18 @@ def test_a_settings_file_that_is_wrong_is_not_quoted(tmp_path, line):
     with suppress(FlawscopeError):
         read_settings(path)
     assert "hunter2" not in said(read_settings, path)
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ("Deckel Linie 2", "Deckel-Linie-2"),
+        ("Schlüssel, groß", "Schluessel-gross"),
+        ("pièce n° 7", "piece-n-7"),
+        ("Łódź ﬁn", "odz-fin"),
+        ("部", "product"),
+        ("API", "API-1"),
+    ],
+)
+def test_a_product_of_a_model_file_has_the_nearest_name(said, name):
+    assert suggest_product_name(said) == name

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +35,7 @@ from setup_helpers import (
     send_zip,
     zipped,
 )
-from station_helpers import until
+from station_helpers import failing, until
 
 __all__ = ["empty_fixture", "http_fixture"]
 
@@ -257,6 +259,23 @@ def test_a_camera_of_a_product_takes_pictures_of_another(open_station, settings)
         wrong = http.post(f"{NEW}/bracket/capture", json={"product": "plate", "camera": 2})
         assert "no live camera 2" in wrong.json()["error"]
         assert "camera 1 of plate" in http.get("/-/new/bracket").text.lower()
+
+
+def test_a_camera_takes_no_pictures_while_the_disk_is_full(open_station, settings, monkeypatch):
+    camera = CameraSourceSettings("lavfi:testsrc2=size=96x64:rate=25,realtime", "trigger")
+    product = replace(settings.products["plate"], sources=(camera,))
+    running, wanted = open_station(products={"plate": product}), {"product": "plate"}
+    with httpx.Client(base_url=running.url, timeout=60) as http:
+        until(lambda: http.get("/api/v1/products/plate").json()["sources"][0]["state"] == "running")
+        begin(http, "bracket")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", failing(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+            refused = http.post(f"{NEW}/bracket/capture", json=wanted)
+        assert (refused.status_code, refused.json()["code"]) == (507, "disk_full")
+        assert "free some space" in refused.json()["error"]
+        assert not list(running.station.files.folder.rglob("*.part"))
+        assert listed(http, "bracket")["pictures"] == []
+        assert results(http.post(f"{NEW}/bracket/capture", json=wanted))[0]["status"] == "kept"
 
 
 def test_of_pictures_of_one_size_each_file_is_read_once(empty, http, good, monkeypatch):

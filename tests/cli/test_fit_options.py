@@ -126,11 +126,25 @@ def test_one_call_fits_products_with_different_options(answer, two_products, tmp
         (["--set", "scale=0.5"], "scale is for tiles"),
         (["--set", "size=banana"], "setting size: 'banana' is not N"),
         (["--size", "64", "--set", "ratio=x"], "setting ratio"),
+        (["--set", "preset=smal"], "no preset smal: choose one of default, small, accurate, paper"),
+        (["--set", "augment=miror"], "setting augment: 'miror' is not one of none, turn, mirror, all, auto"),
+        (["--set", "seed="], "setting seed: no value is not a whole number"),
     ],
 )
 def test_errors_name_the_flag_that_was_typed(words, said, tmp_path):
     with pytest.raises(InputError, match=re.escape(said)):
         fit_one.read_fit_settings(call(["--data", str(tmp_path), *words], "{}", tmp_path))
+
+
+def test_a_line_without_a_value_is_the_default(tmp_path):
+    args = call(["--data", str(tmp_path)], "preset:\nmethod:\nseen:\ntile:", tmp_path)
+    found = fit_one.read_fit_settings(args)
+    assert (found.method, found.preset, found.seen, found.settings) == (
+        "patchcore",
+        "default",
+        0,
+        {"tile": None},
+    )
 
 
 def test_the_memory_of_a_fit_is_that_of_the_pictures_it_learns_from(tmp_path, monkeypatch):

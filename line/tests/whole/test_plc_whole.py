@@ -334,6 +334,27 @@ def test_a_station_that_ends_says_so_to_a_plc_that_serves(play):
     assert (shown["ready"], shown["done"], shown["ok"], shown["code"]) == (False, False, False, Code.ENDING)
 
 
+def test_registers_of_the_station_are_not_written_and_other_functions_are_refused(play):
+    played = play()
+    client = played.plc.wire._client
+    for answer in (
+        client.write_register(100, 9),
+        client.write_registers(0, [0] * 110),
+        client.read_holding_registers(60, count=1),
+        client.read_holding_registers(10, count=100),  # a block over registers that are none
+        client.read_holding_registers(101, count=26),  # addresses one off, as of a PLC that counts from 1
+        client.read_holding_registers(99, count=26),
+        client.write_registers(1, [1] * 19),
+        client.write_coil(0, True),
+        client.read_coils(0, count=1),
+    ):
+        assert answer.isError()
+    first, same = client.read_input_registers(100, count=26), client.read_holding_registers(100, count=26)
+    assert first.registers[2:] == same.registers[2:]
+    assert played.plc.ready(1) is not None
+    assert played.plc.inspect("A")[0] == "ok"
+
+
 def test_a_port_that_is_taken_is_a_problem_and_no_end(plugins, settings, reels, model_file, tmp_path):
     path = tmp_path / "station.yaml"
     with socket.create_server(("127.0.0.1", 0)) as other:

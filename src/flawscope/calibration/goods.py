@@ -140,6 +140,11 @@ def scored(rows: Iterable[Picture]) -> list[Picture]:
     return [row for row in rows if row.counted and row.score is not None]
 
 
+def learnt_units(rows: Iterable[Picture]) -> dict[str, int]:
+    """Returns the unit of each picture that was learnt from, by its hash."""
+    return {row.hash: row.unit for row in rows if row.role == TRAIN and row.unit >= 0}
+
+
 def next_unit(rows: Iterable[Picture]) -> int:
     """The first number of a unit that no row has."""
     return 1 + max((row.unit for row in rows), default=-1)

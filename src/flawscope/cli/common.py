@@ -450,4 +450,6 @@ def reason_of(error: Exception, *, debug: bool = False) -> str:
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         where = error.filename or "the output"
         return f"cannot write {where}: {error.strerror}; free some space or send it elsewhere"
+    if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):  # `tempfile`'s words
+        return "no folder can be written for temporary files, such as /tmp: set TMPDIR to one"
     return f"unexpected {message_with_type(error)}; --debug shows where"

@@ -47,6 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="judge every picture in other light and out of focus too: false alarms, defects found (20 times "
         "the time)",
     )
+    parser.add_argument(
+        "--learning-curve",
+        action="store_true",
+        help="how many good pictures are enough: fits the model with fewer, half at most (the time of a fit)",
+    )
     common.add_pictures(parser)
     common.add_json(parser)
     common.add_engine(parser)
@@ -102,9 +107,12 @@ def evaluate_model(
     from flawscope.results.result_workbook import open_table
 
     predictor = predictor or common.load_single(args, args.model)
-    result = evaluate(
-        predictor, dataset, full_resolution=args.full_resolution, robust=args.robustness, step=step
-    )
+    how: dict[str, Any] = {"full_resolution": args.full_resolution, "robust": args.robustness}
+    if args.learning_curve:
+        from flawscope.fitting.trials import fit_fewer
+
+        how["fewer"] = fit_fewer(predictor, dataset, step)
+    result = evaluate(predictor, dataset, step=step, **how)
     if show:
         show(result)
     for line in mask_remarks(dataset):
@@ -212,7 +220,7 @@ def format_evaluation(result: Evaluation) -> str:
         parts.append(f"warning: {result.mismatch}")
     if result.left_out:
         parts.append(common.left_out_line(result, "the model"))
-    return "\n\n".join(parts)
+    return "\n\n".join(filter(None, parts))
 
 
 def _decision_lines(result: Evaluation) -> Iterator[str]:

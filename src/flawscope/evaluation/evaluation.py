@@ -26,6 +26,7 @@ from flawscope.errors import (
 )
 from flawscope.evaluation import metrics
 from flawscope.evaluation.ground_truth import loco_metrics, shrink_mask
+from flawscope.evaluation.learning_curve import learning_curve
 from flawscope.evaluation.promise import check_promise
 from flawscope.evaluation.result import (
     DEFECT_PIXELS,
@@ -72,6 +73,7 @@ def evaluate(
     full_resolution: bool = False,
     robust: bool | Collection[Light] = False,
     leave_out: Collection[str] = (),
+    fewer: Sequence[Predictor] = (),
     take: OnPrediction | None = None,
     step: ProgressCallback = ignore_progress,
 ) -> Evaluation:
@@ -87,6 +89,7 @@ def evaluate(
         robust: judge every picture in other light and out of focus too (`robustness`), or in these lights:
             20 times the work, or as many times as there are lights.
         leave_out: hashes (`decoding.pixel_hash`) of further pictures to leave out.
+        fewer: models like it of fewer good pictures (`fitting.trials.fit_fewer`), for the learning curve.
         take: called with every item and its prediction, to write pictures.
 
     Raises:
@@ -114,7 +117,7 @@ def evaluate(
         )
     lights = (LIGHTS if robust else ()) if isinstance(robust, bool) else robust
     labels: dict[str, Any] = {}
-    shown = zip(kept.items, kept.predictions, strict=True)
+    shown = [*zip(kept.items, kept.predictions, strict=True)]
     judged = judge_parts(predictor, shown, seen.failures)
     found = _image_metrics(kept, predictor, labels) | _pixel_metrics(kept, predictor, labels)
     found |= loco_metrics(kept, dataset, labels)
@@ -138,6 +141,7 @@ def evaluate(
         mismatch=_mismatch_warning(kept, predictor),
         labels=labels,
         parts=part_statistics(predictor, judged),
+        learning_curve=learning_curve(predictor, fewer, shown, step),
         robustness=robustness(predictor, dataset, lights=lights, leave_out=leave_out, step=step),
         failures=tuple(seen.failures),
         judged_parts=judged,

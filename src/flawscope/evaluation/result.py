@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from flawscope.datasets import Item
 from flawscope.errors import FlawscopeError, missing_library_error, pluralize
+from flawscope.evaluation.learning_curve import LearningCurve
 from flawscope.evaluation.robustness import Robustness
 from flawscope.pictures.listing import natural_key
 from flawscope.results.html import table
@@ -212,6 +213,7 @@ class Evaluation:
     without_mask: defective pictures without a usable mask; unmarked: of these, by the reason.
     parts: of a model that decides on parts the number of good and defective ones, of false alarms (with the
         95 % interval of their rate) and of defective ones found, the promise, and the AUROC; else empty.
+    learning_curve: how many good pictures are enough, where it was asked for and can be said.
     robustness: decisions on the same pictures in other light, where they were asked for.
     judged_parts, pictures: the parts, and every picture that counted, for the report; left_out_items: those
         left out; unjudged: those that could not be read, each with the reason. None of these is in `to_dict`.
@@ -235,6 +237,7 @@ class Evaluation:
     mismatch: str = ""
     labels: dict[str, Any] = field(default_factory=dict)  # remarks on single figures
     parts: dict[str, Any] = field(default_factory=dict)
+    learning_curve: LearningCurve | None = None
     robustness: tuple[Robustness, ...] = ()
     judged_parts: tuple[JudgedPart, ...] = field(default=(), repr=False, compare=False)
     pictures: Sequence[EvaluatedPicture] = field(default=(), repr=False, compare=False)
@@ -243,7 +246,8 @@ class Evaluation:
 
     @property
     def remarks(self) -> list[str]:
-        """Says which defects the pixel metrics do not cover, or not wholly."""
+        """Says which defects the pixel metrics do not cover, or not wholly, and how many good pictures are
+        enough."""
         masks, pixels, lines = self.masks, self.defect_pixels, []
         if self.without_mask:
             of = pluralize(masks["pictures"] + self.without_mask, "defective picture")
@@ -271,7 +275,7 @@ class Evaluation:
             if pixels["pictures_outside"]:
                 line += f"; {pluralize(pixels['pictures_outside'], 'picture')} with no other defect"
             lines.append(line)
-        return lines
+        return [*lines, *([self.learning_curve.line()] if self.learning_curve else [])]
 
     def counts(self) -> str:
         """Says how many pictures were tested, and how many others of the folder were learnt from."""
@@ -353,6 +357,7 @@ class Evaluation:
             "mismatch": self.mismatch or None,
             "labels": self.labels,
             **({"parts": self.parts} if self.parts else {}),
+            **({"learning_curve": self.learning_curve.to_dict()} if self.learning_curve else {}),
             **({"robustness": [one.to_dict() for one in self.robustness]} if self.robustness else {}),
         }
 

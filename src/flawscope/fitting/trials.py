@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from flawscope.artefact.tried import Scored, enough
-from flawscope.errors import InputError
+from flawscope.calibration.goods import learnt_units
+from flawscope.datasets import Dataset, Item
+from flawscope.errors import InputError, pluralize
 from flawscope.fitting.fitting import fit
 from flawscope.fitting.simulated_defects import (
     DEFECT_SIZES,
@@ -24,14 +26,18 @@ from flawscope.fitting.simulated_defects import (
     defects_on_samples,
     score_with_models,
 )
+from flawscope.fitting.stored_options import refit_options
 from flawscope.fitting.training_pictures import Reader
+from flawscope.methods import registry
 from flawscope.pictures.channels import first_view
-from flawscope.pictures.listing import pictures_in
+from flawscope.pictures.decoding import pixel_hash
+from flawscope.pictures.listing import pictures_in, relative_names
 from flawscope.pictures.near_duplicates import Look
 from flawscope.pictures.units import find_units
-from flawscope.predictor import Predictor, open_fitted
-from flawscope.progress import ProgressCallback
+from flawscope.predictor import Predictor, fitted_artefact, open_fitted
+from flawscope.progress import ProgressCallback, ignore_progress
 
+T = TypeVar("T")
 EXAMPLE_COUNT = 9  # pictures with simulated defects that are shown
 SUBSET_STEPS = (8, 4, 2)  # every 8th, 4th and 2nd picture: the subsets that are compared
 COMPARED_DEFECTS = 72  # simulated defects by which the subsets are compared
@@ -96,10 +102,9 @@ def learning_curve(
         return dict(NO_CURVE)
     units = _units(pictures_in(pictures))
     unseen, models = [unit[0] for unit in units[1::2]], {}
-    for stride in SUBSET_STEPS:
-        if len(some := units[::stride]) >= MIN_SUBSET:
-            subset = [*chain(*some)]
-            models[len(some)] = fit(subset, device=device, samples=0, check=False, step=step, **options)
+    for some in _subsets(units):
+        subset = [*chain(*some)]
+        models[len(some)] = fit(subset, device=device, samples=0, check=False, step=step, **options)
     detectors = [open_fitted(one.artefact, "cpu").detector for one in models.values()]
     if not detectors or detectors[0].config.tile is not None:  # tiles are judged one by one
         return dict(NO_CURVE)
@@ -126,6 +131,50 @@ def learning_curve(
         "enough": enough(compared),
         "tested": {size: [sum(several), len(several)] for size, several in tested.items()},
     }
+
+
+def fit_fewer(
+    model: Predictor, dataset: Dataset, step: ProgressCallback = ignore_progress
+) -> list[Predictor]:
+    """Fits models like one, of an eighth, a quarter and half of the parts that it learnt from, where these
+    are eight or more: `evaluate` compares them.
+
+    Args:
+        dataset: has the good pictures that the model learnt from, beside others or alone.
+
+    Raises:
+        InputError: the model is an exported one, learnt from defects too, or of too few of these pictures.
+    """
+    old = fitted_artefact(model)
+    takes_defects = registry.method(old.manifest.method).takes_seen_defects
+    if takes_defects and any(row.role == "seen" for row in old.manifest.pictures):
+        raise InputError(
+            "the model learnt from defects, too: what good pictures alone bring is not to be told"
+        )
+    known, read = learnt_units(old.manifest.pictures), old.manifest.preprocess.decode
+    items, units = (*dataset.train, *dataset.validation), defaultdict[int, list[tuple[Item, str]]](list)
+    for pair in zip(items, relative_names([item.path for item in items]), strict=True):
+        with suppress(InputError, MemoryError):  # the model did not learn from it
+            if (unit := known.get(pixel_hash(read(pair[0].path)))) is not None:
+                units[unit].append(pair)
+    subsets = [*_subsets([*units.values()])]
+    if not subsets:
+        there = f"good pictures of {pluralize(len(units), 'part')} that the model learnt from"
+        raise InputError(
+            f"{dataset.root} has {there}; a learning curve needs {MIN_SUBSET * SUBSET_STEPS[-1]}: name the "
+            "folder that it was fitted on"
+        )
+    models, options = [], {**refit_options(old), "samples": 0, "check": False, "step": step}
+    for some in subsets:
+        learnt, names = zip(*chain(*some), strict=True)
+        some_of_it = replace(dataset, train=learnt, validation=(), test=())
+        models.append(fit(some_of_it, names=names, **options))
+    return models
+
+
+def _subsets(units: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yields an eighth, a quarter and half of the units, where these are enough to learn from."""
+    return (some for stride in SUBSET_STEPS if len(some := units[::stride]) >= MIN_SUBSET)
 
 
 def _column(scores: Mapping[int, tuple[float, ...]], model: int) -> NDArray[np.float64]:

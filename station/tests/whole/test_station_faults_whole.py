@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from sqlalchemy import event
 
 from flawscope.cli import main
 from flawscope_station.client import Client
+from flawscope_station.settings.sources import CameraSourceSettings
 from flawscope_station.settings.station import DATABASE_FILE, RetentionSettings
 from flawscope_station.store import database as database_module
 from flawscope_station.store.database import StoreError
@@ -132,6 +134,24 @@ def test_pictures_are_refused_just_when_the_station_is_not_ready(open_station, p
             future = running.station.inspector.submit(one_part(1, parts[0], "a", source="folder"))
             assert isinstance(future.exception(30), StoreError), "of a folder as well"
         assert len(names(running.url)) == 2
+        running.close()
+
+
+def test_good_pictures_of_a_camera_wait_for_room_on_the_disk(open_station, settings, tmp_path):
+    camera = CameraSourceSettings("lavfi:testsrc2=size=96x64:rate=25,realtime", "trigger")
+    products = {"plate": replace(settings.products["plate"], sources=(camera,))}
+    with small_disk(tmp_path / "disk", "64m"):
+        running = open_station(database=None, store=str(tmp_path / "disk/store"), products=products)
+        with httpx.Client(base_url=f"{running.url}/api/v1", timeout=60) as http:
+            until(lambda: http.get("/products/plate").json()["sources"][0]["state"] == "running")
+            http.post("/new", json={"name": "lid"}).raise_for_status()
+            fill(tmp_path / "disk")
+            refused = http.post("/new/lid/capture", json={"product": "plate"})
+            assert (refused.status_code, refused.json()["code"]) == (507, "disk_full")
+            assert http.get("/new/lid/pictures").json()["pictures"] == []
+            (tmp_path / "disk/ballast").unlink()
+            kept = http.post("/new/lid/capture", json={"product": "plate"}).json()["results"]
+            assert [one["status"] for one in kept] == ["kept"]
         running.close()
 
 

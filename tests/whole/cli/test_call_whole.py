@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from call_helpers import EAD, PRN, one_line
+from small_network import SMALL_FLAGS
 
 
 def shell(code, **settings):
@@ -129,6 +130,34 @@ def test_the_module_is_the_command_and_a_closed_stdout_is_no_error():
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     done = shell("sys.stdout = None; sys.exit(main(['--version']))")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="Windows has no such mounts: nothing to install")
+def test_a_model_is_learnt_where_its_own_folder_alone_can_be_written(drawn, tmp_path):
+    """Nor is there a home, or a network; a folder for temporary files is asked for."""
+    out = tmp_path / "models"
+    out.mkdir()
+    model = out / "plate.safetensors"
+    env = {name: value for name, value in os.environ.items() if name not in ("TMPDIR", "USER")}
+    env |= {"HOME": "/nonexistent"}
+
+    def alone(*words):
+        """A command on a file system that is read only, but for `out`."""
+        mounts = 'mount --bind "$0" "$0" && mount -o remount,ro,bind / && touch "$0" && cd / && exec "$@"'
+        call = ["unshare", "--mount", "--net", "sh", "-c", mounts, out, *words]
+        return subprocess.run(call, env=env, capture_output=True, text=True, timeout=240)
+
+    if alone("sh", "-c", "! touch /tmp/a").returncode:
+        pytest.skip("root alone mounts so, and not in every container: nothing to install")
+    flawscope = (sys.executable, "-m", "flawscope")
+    fit = (*flawscope, "fit", "--data", drawn, *SMALL_FLAGS, "--size", "64", "--no-check", "--out", model)
+    refused = alone(*fit)
+    said = "flawscope: no folder can be written for temporary files, such as /tmp: set TMPDIR to one"
+    assert (refused.returncode, refused.stderr.splitlines()[-1]) == (1, said)
+    env["TMPDIR"] = str(out)
+    fitted = alone(*fit)
+    assert fitted.returncode == 0, fitted.stderr
+    assert model.is_file()
 
 
 def test_a_service_without_a_home_and_a_console_of_windows_will_do(onnx_path, drawn, tmp_path):

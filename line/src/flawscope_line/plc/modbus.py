@@ -102,24 +102,29 @@ class ModbusClient:
     async def exchange(self) -> None:
         settings, length, unit = self.settings, register_count(TO_STATION), self.settings.unit
         request = self._client.read_holding_registers(settings.inputs, count=length, device_id=unit)
-        response = await _await_response(request)
+        response = await _await_response(request, settings.inputs, length)
         outputs = self._handle_inputs(Inputs(**unpack(response.registers, TO_STATION)))
         if outputs != self._written_outputs:
             self._written_outputs = None
             registers = pack(outputs, TO_PLC)
-            await _await_response(self._client.write_registers(settings.outputs, registers, device_id=unit))
+            request = self._client.write_registers(settings.outputs, registers, device_id=unit)
+            await _await_response(request, settings.outputs, len(registers))
             self._written_outputs = outputs
 
     async def close(self) -> None:
         self._client.close()
 
 
-async def _await_response(request: Awaitable[Any]) -> Any:
-    """Return the PLC's response. TransportError."""
+async def _await_response(request: Awaitable[Any], first: int, count: int) -> Any:
+    """Return the PLC's response on `count` registers. TransportError."""
     try:
         response = await request
     except (ModbusException, OSError) as error:
         raise TransportError(f"the connection to the PLC is lost: {error}") from None
     if response.isError():
-        raise TransportError(f"the PLC refuses its registers: {response}")
+        which = f"registers {first} to {first + count - 1} (exception {response.exception_code})"
+        raise TransportError(
+            f"the PLC refuses {which}: it must have all of them; `unit`, `inputs` and `outputs` "
+            "say where, counted from 0"
+        )
     return response

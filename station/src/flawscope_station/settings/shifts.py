@@ -8,7 +8,7 @@ from dataclasses import field
 from datetime import UTC, datetime, time, timedelta, tzinfo
 from itertools import product
 from typing import Annotated
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator
 from pydantic.dataclasses import dataclass
@@ -78,7 +78,13 @@ class ShiftSettings(Section):
         try:
             return None if self.zone is None else ZoneInfo(self.zone)
         except (KeyError, ValueError, OSError):
-            raise InputError(f"zone {self.zone!r:.40} is unknown: write one such as Europe/Berlin") from None
+            knows = bool(available_timezones())  # slim images come without them
+            hint = (
+                "write one such as Europe/Berlin"
+                if knows
+                else "this machine has no zones: pip install tzdata"
+            )
+            raise InputError(f"zone {self.zone!r:.40} is unknown: {hint}") from None
 
 
 def times_of_day(names: Sequence[str], shifts: ShiftSettings | None) -> list[time]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from unicodedata import combining, normalize
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 from pydantic.dataclasses import dataclass
@@ -297,7 +298,11 @@ def read_settings(path: str | Path) -> Settings:
 
 def suggest_product_name(text: str) -> str:
     """Return the nearest name that a product can have."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:64] or "product"
+    german = text.translate(
+        {ord(one): f"{plain}e" for one, plain in zip("äöü", "aou", strict=True)}
+    )  # as new.js
+    plain = "".join(one for one in normalize("NFKD", german.replace("ß", "ss")) if not combining(one))
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._")[:64] or "product"
     return f"{name}-1" if name.lower() in RESERVED_NAMES else name
 
 

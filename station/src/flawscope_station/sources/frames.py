@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import time
 from collections import deque
@@ -30,6 +31,14 @@ class CameraLostError(RefusalError):
     """The camera cannot be reached, or sends nothing any more; the text says why."""
 
     code = "camera_away"
+
+
+# By error number, of a camera of this machine: a process that crashed may hold it still
+LOCAL_REMEDIES = {
+    errno.EBUSY: "another program uses it, end that one (`fuser -v` names it)",
+    errno.EACCES: "the station's user may not read it, add it to the group video",
+    errno.ENOENT: "there is no such device, see its cable",
+}
 
 
 class FrameReader:
@@ -132,7 +141,8 @@ class FrameReader:
             return "the stream ended"
         if name in ("ExitError", "TimeoutError", "BlockingIOError"):
             return f"it sends nothing for {self.settings.frame_timeout:g} s"
-        return str(getattr(error, "strerror", "") or name)
+        number, text = getattr(error, "errno", None), str(getattr(error, "strerror", "") or name)
+        return f"{text}: {LOCAL_REMEDIES[number]}" if number in LOCAL_REMEDIES else text
 
 
 def _waited_for_core() -> float:

@@ -49,7 +49,9 @@ def error_headers(error: FlawscopeError) -> dict[str, str]:
         return {"WWW-Authenticate": "Bearer"}
     if status == 503:
         return {"Retry-After": str(math.ceil(getattr(error, "seconds", _DELAY)))}
-    return {"Connection": "close"} if status in (408, 413) else {}  # the body stays unread
+    # The rest of a body that is too large is received and forgotten: a client that still writes would be
+    # reset, and never read the answer.
+    return {"Connection": "close"} if status == 408 else {}
 
 
 def install_error_handler(app: FastAPI, render_page: Callable[..., Response]) -> None:

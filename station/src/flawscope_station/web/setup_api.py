@@ -132,7 +132,10 @@ async def add_pictures(
 
 
 @router.post(
-    "/{name}/capture", status_code=201, response_model=setup_schemas.AddedPictures, responses=refusals(504)
+    "/{name}/capture",
+    status_code=201,
+    response_model=setup_schemas.AddedPictures,
+    responses=refusals(504, 507),
 )
 async def capture(
     draft: DraftDep, body: setup_schemas.CaptureRequest, drafts: DraftsDep, floor: FloorDep

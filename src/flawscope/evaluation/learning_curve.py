@@ -1,0 +1,77 @@
+"""Says how many good pictures are enough: models of fewer ones judge the same test pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from flawscope import Predictor
+from flawscope.artefact.tried import GIVEN, Scored, enough
+from flawscope.calibration.goods import learnt_units
+from flawscope.datasets import Item
+from flawscope.errors import InputError
+from flawscope.progress import ProgressCallback, ProgressCounter
+from flawscope.results.prediction import Prediction
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    """Image AUROC by the number of good pictures learnt from, of which near-copies count once.
+
+    auroc: 0..1, by that number, smallest first; the last is the model's own.
+    enough: smallest number from which no larger one is surely better (`tried.enough`); None: the model is
+        surely better than all of fewer, and more pictures may be better still.
+    """
+
+    auroc: Mapping[int, float]
+    enough: int | None
+
+    def line(self) -> str:
+        """Line for a person."""
+        every = max(self.auroc)
+        told = f"{self.enough} good pictures of different parts do as well as {every}"
+        if self.enough is None:
+            told = f"more good pictures of different parts may do better still than {every}"
+        areas = ", ".join(f"{area:.3f} with {number}" for number, area in self.auroc.items())
+        return f"{told}, by these test pictures: image AUROC {areas}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def learning_curve(
+    model: Predictor,
+    fewer: Sequence[Predictor],
+    judged: Sequence[tuple[Item, Prediction]],
+    step: ProgressCallback,
+) -> LearningCurve | None:
+    """Compares a model with models of fewer good pictures. None: there are none, or no test pictures of both
+    kinds that all of them can judge.
+
+    Args:
+        judged: test pictures, and what the model says of them.
+    """
+    advance = ProgressCounter(step, "learning curve", len(judged) * len(fewer))
+    scores = {}
+    for one in fewer:
+        column = []
+        for _, result in one.stream([item.path for item, _ in judged]):
+            column.append(np.nan if isinstance(result, InputError) else result.score)
+            advance()
+        scores[_number_learnt(one)] = np.array(column)
+    scores[_number_learnt(model)] = np.array([prediction.score for _, prediction in judged])
+    is_judged = ~np.isnan([*scores.values()]).any(axis=0)
+    is_defective = np.array([item.anomalous for item, _ in judged])
+    good, defective = is_judged & ~is_defective, is_judged & is_defective
+    if len(scores) < 2 or not good.any() or not defective.any():
+        return None
+    carriers = np.full(int(defective.sum()), GIVEN)
+    compared = {n: Scored(scores[n][good], scores[n][defective], carriers) for n in sorted(scores)}
+    return LearningCurve({n: one.auroc() for n, one in compared.items()}, enough(compared))
+
+
+def _number_learnt(model: Predictor) -> int:
+    return len({*learnt_units(model.manifest.pictures).values()})
