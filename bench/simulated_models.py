@@ -22,6 +22,7 @@ import numpy as np
 
 import auto
 import common
+import drawn
 from common import Cell, Record
 
 LEARNT, LEFT_OUT = 32, 12  # good pictures, at most
@@ -96,6 +97,27 @@ def measure(root: Path, aligned: bool) -> Cell:
     return {"learnt": len(learnt), "left out": len(stage.left_out), "models": models}
 
 
+def places(name: str) -> Cell:
+    """Of eight drawn pictures of a product: the share of the places for simulated defects that lie on the
+    part, in the mean and at least, and the share of the part that they cover. The part's outline, a few
+    pixels wide, counts as part."""
+    from scipy import ndimage
+
+    from flawscope.synthesis import Foreground
+
+    scene, pictures, parts = (drawn.SCENES | drawn.HELD)[name], [], []
+    for number in range(8):
+        canvas, part = scene(256, np.random.default_rng([SEED, number]))
+        pictures.append(canvas.clip(0, 255).astype(np.uint8))
+        parts.append(ndimage.binary_fill_holes(ndimage.binary_dilation(part, iterations=6)))
+    masks = [Foreground.of(pictures).mask(one) for one in pictures]
+    on = [(mask & part).sum() / mask.sum() for mask, part in zip(masks, parts, strict=True)]
+    of = [(mask & part).sum() / part.sum() for mask, part in zip(masks, parts, strict=True)]
+    return {"on the part": round(float(np.mean(on)), 3), "least": round(float(min(on)), 3),
+            "of the part": round(float(np.mean(of)), 3),
+            "of the picture": round(float(np.mean(parts)), 3)}  # fmt: skip
+
+
 def _changed(one: Any, pixels: Mapping[int, np.ndarray]) -> float:
     """Share of the picture that a simulated defect changes."""
     height, width = one.pixels.shape[:2]
@@ -156,6 +178,10 @@ def main() -> int:
             root = partial(auto.drawn_pictures, Path(folder), name)
             found = record.attempt(name, lambda root=root, name=name: measure(root(), name in TURNED))
             cells |= {} if found is None else {name: found}
+    if not args.quick:
+        where = [{"product": name, **(record.attempt(f"places: {name}", partial(places, name)) or {})}
+                 for name in (*drawn.SCENES, *drawn.HELD)]  # fmt: skip
+        common.print_table("places of simulated defects", where)
     common.print_table("simulated and real", [
         {"product": product, "model": name, "simulated": model["simulated"], "real": model["real"],
          "simulated found": total(model["simulated found"]), "real found": total(model["real found"])}

@@ -34,7 +34,8 @@ def test_without_shifts_it_is_the_day():
 
 def test_a_machine_without_time_zones_says_what_to_install(monkeypatch):
     """As slim images and Windows come."""
-    monkeypatch.setitem(sys.modules, "tzdata", None)
+    for name in {"tzdata", *(one for one in sys.modules if one.startswith("tzdata."))}:
+        monkeypatch.setitem(sys.modules, name, None)
     zoneinfo.ZoneInfo.clear_cache()
     zoneinfo.reset_tzpath(to=())
     try:

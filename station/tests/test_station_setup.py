@@ -58,6 +58,21 @@ def test_every_way_of_seeing_pictures_has_words(language):
         assert {f"new.seen_{how['key']}" for how in one} <= texts.keys()
 
 
+# What `data check` may find in a folder of good pictures, beside what the page leaves out
+CHECKED = (
+    *("unreadable", "plain", "frames", "channels", "copy", "nearly-copy", "nearly-unsure", "mixed-sizes"),
+    *("mixed-modes", "called-otherwise", "reduced"),
+)
+
+
+@pytest.mark.parametrize("language", ["en", "de", "fr"])
+def test_what_the_check_finds_has_words_without_options_of_the_command_line(language):
+    texts = PAGES.texts[language].flat
+    for code in CHECKED:
+        for word in ("find", "do"):
+            assert "--" not in texts[f"new.{word}_{code.replace('-', '_')}"]
+
+
 def test_what_is_no_picture_is_said_in_one_line_and_the_rest_is_kept(empty, http, good, monkeypatch):
     begin(http)
     whole = good[0].read_bytes()

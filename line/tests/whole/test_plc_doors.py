@@ -59,6 +59,8 @@ def hostile_writes() -> list[tuple[Any, ...]]:
             )
             made += [write(name, wrong, other), write(name, ua.DataValue(ua.Variant(good, kind), bad))]
             made += [write(name, datetime.datetime(2026, 1, 1), ua.VariantType.DateTime)]
+            numbers = ("Int16", "UInt32", "Int64", "Double")  # as libraries write a 9 of their own accord
+            made += [write(name, 9, ua.VariantType[one]) for one in numbers if kind.name == "UInt16"]
     for name in ("Outputs.Done", "Inputs.Trigger"):
         levels = ua.AttributeIds.AccessLevel, ua.AttributeIds.UserAccessLevel
         made += [write(name, 3, ua.VariantType.Byte, level) for level in levels]

@@ -41,6 +41,7 @@ DEFAULT_FOLDER = "station"  # default folder of the store
 DATABASE_FILE = "station.sqlite"  # in the store
 RESERVED_NAMES = ("static", "api", "sign-in", "sign-out", "language", "healthz", "readyz", "metrics")
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+_GERMAN = {ord("ä"): "ae", ord("ö"): "oe", ord("ü"): "ue", ord("ß"): "ss"}  # as new.js has them
 _NAME_RULE = "use letters, digits, dot, dash and underscore, 64 at most"
 
 AtLeastOne = Annotated[int, Field(ge=1)]
@@ -298,10 +299,7 @@ def read_settings(path: str | Path) -> Settings:
 
 def suggest_product_name(text: str) -> str:
     """Return the nearest name that a product can have."""
-    german = text.translate(
-        {ord(one): f"{plain}e" for one, plain in zip("äöü", "aou", strict=True)}
-    )  # as new.js
-    plain = "".join(one for one in normalize("NFKD", german.replace("ß", "ss")) if not combining(one))
+    plain = "".join(one for one in normalize("NFKD", text.translate(_GERMAN)) if not combining(one))
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._")[:64] or "product"
     return f"{name}-1" if name.lower() in RESERVED_NAMES else name
 

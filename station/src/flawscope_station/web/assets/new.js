@@ -263,7 +263,7 @@
   function finding(code, several) {
     const key = code.replaceAll("-", "_");
     const [{ severity, message, remedy }] = several;
-    const isCopy = code === "copy" || code === "nearly-copy";
+    const isCopy = ["copy", "nearly-copy", "nearly-unsure"].includes(code); // of these one is kept
     const names = several.flatMap((one) => one.pictures);
     const surplus = several.flatMap((one) => (isCopy ? one.pictures.slice(1) : one.pictures));
     const place = make("div", { className: `finding ${severity}` }, make("h3", {}, texts(`new.find_${key}`, message)), make("p", { className: "wide-text" }, texts(`new.do_${key}`, remedy)));
