@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 from sqlalchemy import select
 
@@ -22,10 +23,11 @@ from flawscope_station.settings.sources import FolderSourceSettings
 from flawscope_station.settings.station import Limits
 from flawscope_station.sources.folder import FolderSource
 from flawscope_station.sources.source import QueueShare, SourceContext
+from flawscope_station.store.database import Database
 from flawscope_station.store.files import PICTURES, Files
 from flawscope_station.store.records import Store
 from flawscope_station.store.schema import inspections
-from station_helpers import PATIENCE, ManualClock, taken
+from station_helpers import PATIENCE, ManualClock, add_version, taken
 
 MINUTE = 60.0  # seconds: after it nothing more comes
 SIZE = 100  # bytes of a picture
@@ -172,3 +174,19 @@ def slowly(line: Line) -> Way:
             file.write(FIRST[start : start + 60])
             line.run(1)
     return [FIRST], {}
+
+
+@pytest.fixture(name="line")
+def line_fixture(tmp_path):
+    database = Database(f"sqlite:///{tmp_path / 'station.sqlite'}")
+    database.migrate()
+    folder = tmp_path / "camera"
+    folder.mkdir()
+    made = Line(Store(database), Files(tmp_path / "files"), *add_version(database), folder)
+    yield made
+    if made.gate is not None:
+        made.gate.set()
+    for source in made.sources:
+        source.stop()
+        assert source.threads[0]._thread is None or not source.threads[0]._thread.is_alive()
+    database.close()

@@ -82,17 +82,6 @@ def test_a_share_that_was_away_brings_nothing_new(tmp_path):
     assert arrivals.scan(3) == [new]
 
 
-def test_a_picture_that_goes_away_unjudged_is_reported_and_one_that_is_renamed_is_not(tmp_path):
-    arrivals = Arrivals(tmp_path)
-    lost, renamed = put(tmp_path / "lost.png", b"l", 1), put(tmp_path / "temporary.png", b"r", 1.5 + 2**-20)
-    arrivals.scan(0)
-    lost.unlink()
-    renamed.rename(tmp_path / "final.png")
-    arrivals.scan(1)
-    assert list(arrivals.gone) == [lost]
-    assert arrivals.scan(2) == [tmp_path / "final.png"]
-
-
 def test_what_flawscope_wrote_and_other_files_are_no_arrivals(tmp_path):
     arrivals = Arrivals(tmp_path)
     put(tmp_path / "results/overlay.png", b"o", 1)
@@ -123,16 +112,6 @@ class Clock:
         return given
 
 
-def test_the_same_name_size_and_time_with_another_content_is_new(tmp_path):
-    clock = Clock(tmp_path, settle=1)
-    put(tmp_path / "shot.bmp", b"a" * 9, 1)
-    assert clock.look() == ["shot.bmp"]
-    put(tmp_path / "shot.bmp", b"b" * 9, 1)
-    assert clock.look() == ["shot.bmp"]
-    (tmp_path / "shot.bmp").chmod(0o600)  # it is touched alone
-    assert clock.look() == []
-
-
 def test_a_copy_with_its_time_is_new_and_a_hard_link_is(tmp_path):
     folder, original = tmp_path / "in", put(tmp_path / "a.png", b"a", 1)
     folder.mkdir()
@@ -147,20 +126,6 @@ def test_a_copy_with_its_time_is_new_and_a_hard_link_is(tmp_path):
     assert clock.look() == ["second name.png"]
     (folder / "a.png").rename(folder / "third name.png")
     assert clock.look() == ["third name.png"]  # whoever reads it finds that it is known
-
-
-def test_a_share_that_comes_back_with_other_inodes_brings_nothing_new_that_was_judged(tmp_path):
-    folder, elsewhere = tmp_path / "in", tmp_path / "server"
-    for k in range(5):
-        put(folder / f"{k}.png", b"a", k)
-    clock = Clock(folder)
-    assert len(clock.look()) == 5
-    shutil.copytree(folder, elsewhere)
-    shutil.rmtree(folder)
-    with pytest.raises(InputError):
-        clock.look()
-    shutil.copytree(elsewhere, folder)
-    assert clock.look() == []
 
 
 def test_what_is_passed_over_is_named_once_and_when_it_is_whole(tmp_path):

@@ -175,14 +175,3 @@ def test_transparency_in_tall_pictures_is_as_in_one_piece():
     paper = Image.new("RGB", image.size, "white")
     paper.paste(image.convert("RGB"), mask=image.getchannel("A"))
     np.testing.assert_array_equal(decode(image), np.asarray(paper))
-
-
-def test_nobody_waits_for_a_picture_that_another_thread_decodes(parts):
-    import warnings
-
-    from flawscope.pictures.decoding import read_picture_header, without_warnings
-
-    before = list(warnings.filters)
-    with without_warnings(), ThreadPoolExecutor(1) as pool:
-        assert pool.submit(read_picture_header, parts[0], "a.png").result(60).format == "PNG"
-    assert list(warnings.filters) == before

@@ -20,28 +20,21 @@ from flawscope_station.sources import folder as module
 from flawscope_station.sources.arrivals import FileStamp
 from flawscope_station.sources.folder import MAX_RETRY_DELAY, WatchedFolder
 from flawscope_station.sources.source import QueueShare
-from flawscope_station.store.database import Database
-from flawscope_station.store.files import PICTURES, Files
-from flawscope_station.store.records import Store
+from flawscope_station.store.files import PICTURES
 from flawscope_station.store.schema import PASSED_OVER, REPEATED, UNREADABLE, VANISHED, inspections
-from folder_helpers import FIRST, MINUTE, SECOND, SIZE, Line, Way, files_of, picture, slowly
-from station_helpers import add_version, failing, until
-
-
-@pytest.fixture
-def line(tmp_path):
-    database = Database(f"sqlite:///{tmp_path / 'station.sqlite'}")
-    database.migrate()
-    folder = tmp_path / "camera"
-    folder.mkdir()
-    made = Line(Store(database), Files(tmp_path / "files"), *add_version(database), folder)
-    yield made
-    if made.gate is not None:
-        made.gate.set()
-    for source in made.sources:
-        source.stop()
-        assert source.threads[0]._thread is None or not source.threads[0]._thread.is_alive()
-    database.close()
+from folder_helpers import (
+    FIRST,
+    MINUTE,
+    SECOND,
+    SIZE,
+    Line,
+    Way,
+    files_of,
+    line_fixture,  # noqa: F401
+    picture,
+    slowly,
+)
+from station_helpers import failing, until
 
 
 def test_what_is_there_is_taken_oldest_first_then_what_comes(line):

@@ -13,10 +13,9 @@ from sqlalchemy import select
 from flawscope.calibration.parts import PartCalibration, PartPattern
 from flawscope.errors import InputError
 from flawscope.predictor.parts import PartCollector
-from flawscope_station.client import Client
 from flawscope_station.inspecting.picture import Part, Picture, with_views
 from flawscope_station.settings.sources import DELETE, FolderSourceSettings
-from flawscope_station.settings.station import Limits, ProductSettings, RetentionSettings
+from flawscope_station.settings.station import Limits, RetentionSettings
 from flawscope_station.store.database import StoreError, now
 from flawscope_station.store.files import PICTURES, Files
 from flawscope_station.store.records import NotFoundError, Store, describe_new
@@ -24,7 +23,6 @@ from flawscope_station.store.retention import Retention
 from flawscope_station.store.schema import HOUR, inspections, views
 from station_helpers import (
     NAME,
-    Running,
     add_version,
     aged,
     delayed,
@@ -40,6 +38,9 @@ from view_helpers import (  # noqa: F401
     VIEWS,
     Tolerated,
     by_length_fixture,
+    client_fixture,
+    decided,
+    line_fixture,
     part_model_fixture,
     post,
     recorded_parts,
@@ -51,39 +52,12 @@ VIEWS_OF_ONE = (("a", "1", 0.5), ("b", "2", 2.0))  # with digits of their pictur
 GOOD = 20  # a part that is good; one of ten others would be a false alarm
 
 
-@pytest.fixture
-def line(part_model, open_station):
-    """`line(part_deadline="1 s", ...)` opens a station that judges parts."""
-
-    def opened(**product: Any) -> Running:
-        more = {name: product.pop(name) for name in ("mqtt", "limits") if name in product}
-        return open_station(products={NAME: ProductSettings(str(part_model), **product)}, **more)
-
-    return opened
-
-
-@pytest.fixture
-def client(line):
-    with Client(line().url) as made:
-        yield made
-
-
 def judging(scores: Any, pattern: str = "") -> PartCollector:
     """Judge of parts of the views a and b by these scores of good ones."""
     judge = PartCollector.__new__(PartCollector)
     judge.calibration = PartCalibration(("",) * len(scores), ("a", "b"), scores, 0.05)
     judge.pattern = PartPattern(pattern)
     return judge
-
-
-def decided(url: str, count: int) -> list[dict[str, Any]]:
-    """The parts, the newest first, as soon as there are so many."""
-
-    def found() -> Any:
-        every = httpx.get(f"{url}{API}/inspections").json()["inspections"]
-        return every if len(every) >= count else None
-
-    return list(until(found))
 
 
 def test_a_key_names_the_whole_part(client):

@@ -17,9 +17,11 @@ from flawscope.cli import main
 from flawscope.predictor import tolerating
 from flawscope.results.findings import tolerance_finding
 from flawscope.results.tolerance import Tolerances
+from flawscope_station.client import Client
 from flawscope_station.core.station import Station
+from flawscope_station.settings.station import ProductSettings
 from small_network import SMALL_NETWORK
-from station_helpers import NAME, Served, everything, png, until
+from station_helpers import NAME, Running, Served, everything, png, until
 
 VIEWS = ("left", "right", "top")
 API = f"/api/v1/products/{NAME}"
@@ -149,3 +151,30 @@ def lives(served: Served, kills: int, seconds: float) -> Iterator[bool]:
         until(lambda: served.process is not None and served.process.poll() is not None)
     served.start(240)
     yield True
+
+
+@pytest.fixture(name="line")
+def line_fixture(part_model, open_station):
+    """`line(part_deadline="1 s", ...)` opens a station that judges parts."""
+
+    def opened(**product: Any) -> Running:
+        more = {name: product.pop(name) for name in ("mqtt", "limits") if name in product}
+        return open_station(products={NAME: ProductSettings(str(part_model), **product)}, **more)
+
+    return opened
+
+
+@pytest.fixture(name="client")
+def client_fixture(line):
+    with Client(line().url) as made:
+        yield made
+
+
+def decided(url: str, count: int) -> list[dict[str, Any]]:
+    """The parts, the newest first, as soon as there are so many."""
+
+    def found() -> Any:
+        every = httpx.get(f"{url}{API}/inspections").json()["inspections"]
+        return every if len(every) >= count else None
+
+    return list(until(found))

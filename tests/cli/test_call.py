@@ -88,7 +88,7 @@ def test_without_torch_whatever_fits_says_what_to_add_and_wrong_settings_are_tol
     run, core, drawn, model_path, tmp_path
 ):
     rest = ["--data", drawn, "--out", tmp_path / "new.safetensors", "--quiet"]
-    for words in (["fit"], ["fit", "--update", model_path]):
+    for words in (["fit"], ["fit", "--update", model_path], ["benchmark"]):
         found = run(*words, *rest)
         assert found[0] == 2
         assert one_line(found).startswith("flawscope: fitting needs torch: pip install ")

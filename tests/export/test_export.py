@@ -8,17 +8,23 @@ import numpy as np
 import pytest
 
 import flawscope
+from export_helpers import (  # noqa: F401
+    certificate_of,
+    images_of,
+    scores_of,
+    train_fixture,
+    trained_fixture,
+    unseen_fixture,
+)
 from flawscope.artefact import model_file
 from flawscope.artefact.certificate import BATCH_SIZES, certificates_from_facts
 from flawscope.calibration.goods import scored
 from flawscope.cli import main
-from flawscope.datasets import list_pictures
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.export import onnx_graph
 from flawscope.export.export import export
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.predictor import Predictor, read_manifest
-from flawscope.synthesis.demo.dataset import draw_picture
 
 ENGINES = ("onnxruntime", "openvino")
 TRAIN, UNSEEN = 12, 4  # pictures that the small model was fitted on, and good ones that it has not seen
@@ -28,39 +34,6 @@ TRAIN, UNSEEN = 12, 4  # pictures that the small model was fitted on, and good o
 def reduced(precision, exported):
     """The small model in each reduced precision, calibrated on `train` and `unseen`."""
     return exported(precision)
-
-
-@pytest.fixture(scope="module")
-def train(drawn):
-    return list_pictures(drawn / "plate/train/good")
-
-
-@pytest.fixture(scope="module")
-def unseen(drawn):
-    return list_pictures(drawn / "plate/test/good")
-
-
-@pytest.fixture(scope="module")
-def trained(model_path):
-    return flawscope.load(model_path, device="cpu")
-
-
-def images_of(model, count):
-    """Drawn parts, good and defective, and noise, as the network gets them."""
-    rng = np.random.default_rng(5)
-    kinds = [(None, "crack", "stain")[k % 3] for k in range(count - 2)]
-    shown = [draw_picture("plate", rng, kind, 0.2, size=96)[0] for kind in kinds]
-    shown += [rng.integers(0, 256, (70, 90, 3), dtype=np.uint8) for _ in range(2)]
-    return np.concatenate([model.manifest.preprocess(picture)[0] for picture in shown])
-
-
-def scores_of(model, pictures):
-    return [model.predict(picture).score for picture in pictures]
-
-
-def certificate_of(path, engine=""):
-    """The file's own, or that of one of its engines."""
-    return next(c for c in certificates_from_facts(read_manifest(path).facts) if c.runtime.startswith(engine))
 
 
 def test_nothing_of_this_machine_is_in_the_file(onnx_path, reduced):

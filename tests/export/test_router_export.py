@@ -10,43 +10,12 @@ import onnx
 import pytest
 
 import flawscope
+from export_helpers import PRODUCTS, engine_fixture, exported_fixture, opened  # noqa: F401
 from flawscope.artefact.certificate import certificates_from_facts
 from flawscope.cli import models
 from flawscope.errors import InputError
 from flawscope.export.router_export import export_router
-from flawscope.fitting import joining
-from flawscope.fitting.fitting import fit
 from flawscope.runtime import ENGINES
-
-PRODUCTS = ("fabric", "plate")
-SIZE = 64
-
-
-@pytest.fixture(scope="module")
-def exported(two_products, small_backbone, shared):
-    """A folder with a router, line.safetensors, and its export, line.zip: pictures of fabric are padded,
-    plates are aligned. Read only."""
-
-    def fill(folder):
-        settings = {**small_backbone, "size": SIZE, "cap": 200, "check": False, "device": "cpu"}
-        models = {
-            "fabric": fit(two_products, category="fabric", keep_aspect=True, **settings),
-            "plate": fit(two_products, category="plate", align="shift", **settings),
-        }
-        made = joining.join(models, {name: two_products / name for name in PRODUCTS}, device="cpu")
-        made.save(folder / "line.safetensors")
-        export_router(folder / "line.safetensors", folder / "line.zip")
-
-    return shared("router-export", fill)
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request):
-    return str(request.param)
-
-
-def opened(path, engine=None):
-    return flawscope.load(path, device="cpu", engine=engine)
 
 
 def repacked(path, out, change, kind=0):

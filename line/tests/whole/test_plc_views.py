@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import os
-import threading
 from pathlib import Path
 
-import httpx
 import pytest
 
 import flawscope
-from flawscope_line.plc.handshake import Code
-from flawscope_station.settings.station import read_settings
 from plc_helpers import WIRES, connection, plc_at
 from plugin_helpers import LINE, settings_text
-from station_helpers import NAME, Served, delayed, free_port, opened, until
-from view_helpers import API, Tolerated, exported, lives, recorded_parts, whole
+from station_helpers import NAME, Served, free_port
+from view_helpers import exported, lives, recorded_parts, whole
 
 KILLS, PARTS = int(os.environ.get("KILLS", "2")), int(os.environ.get("PARTS", "20"))
 PAIR = ("left", "top")
@@ -71,91 +67,7 @@ def test_a_trigger_is_a_part(play, belt, pair_model, wire):
         assert played.plc.ready(1) is not None
 
 
-def test_a_tolerance_and_a_kind_hold_for_a_part(play, belt, pair_model, naming, by_length, tmp_path):
-    tolerated = Tolerated(pair_model, PAIR, tmp_path)
-    played = play(products={NAME: belt.product(tolerated.model)}, product={"tolerances": tolerated.rules})
-    belt.lay(tolerated.part, "top")
-    outcome, shown = played.plc.inspect("A")
-    assert (outcome, shown["tolerated"], shown["kind"]) == ("ok", True, 2)
-    tolerated.tighten(played.running.station)
-    assert played.plc.ready(1) is not None
-    outcome, shown = played.plc.inspect("B")
-    assert (outcome, shown["tolerated"], shown["kind"]) == ("nok", False, 2)
-    found = httpx.get(f"{played.running.url}{API}/inspections").json()["inspections"]
-    decisions = [(one["part"], one["decision"]) for one in found]
-    assert decisions == [("B", "anomalous"), ("A", "within tolerance")]
-
-
-def test_a_part_that_is_late_or_withdrawn_is_so_in_all_views(play, belt, pair_model, monkeypatch):
-    played = play(products={NAME: belt.product(pair_model)}, deadline="1500 ms")
-    recorder, opened_again = played.running.station.recorder, threading.Event()
-    monkeypatch.setattr(recorder, "_record", delayed(recorder._record, opened_again))
-    sent, added = {}, []
-    add = recorder.add
-    monkeypatch.setattr(recorder, "add", lambda whole: (added.append(whole), add(whole))[1])
-    for number, (part, code) in enumerate((("L", Code.LATE), ("W", Code.WITHDRAWN))):
-        opened_again.clear()
-        sent[part] = belt.lay(40 + number)
-        played.plc.say(part=part, trigger=True)
-        until(lambda number=number: len(added) > number)
-        if code is Code.LATE:
-            shown = played.plc.until(lambda shown: shown["done"])
-        else:
-            played.plc.say(trigger=False)
-            shown = played.plc.until(lambda shown: not shown["busy"])
-        assert (shown["ok"], shown["code"]) == (False, code)
-        opened_again.set()
-        until(lambda: played.running.station.inspector.backlog() == 0)
-        assert played.plc.ready(1) is not None
-    assert recorded_parts(played.running.url, sent).keys() == sent.keys()
-    found = {one["part"]: one["unanswered"] for one in played.inspections()}
-    assert found == {"L": "late", "W": "withdrawn"}
-
-
-def test_challenge_parts_are_set_up_and_shown(settings, belt, pair_model, tmp_path):
-    port, path = free_port(), tmp_path / "station.yaml"
-    wire = connection("modbus", port, {1: NAME})
-    path.write_text(settings_text(settings, {NAME: belt.product(pair_model)}, wire, {"challenge": "[]"}))
-    running = opened(read_settings(path))
-    api, plc = f"{running.url}{API}", plc_at("modbus", port)
-    kept, shown_later, production = good_parts(pair_model, 3)
-
-    def show(name: str, part: int, bad: str | None = None) -> None:
-        belt.lay(part, bad)
-        plc.say(trigger=False, recipe=1, part=name)
-        assert plc.ready(1) is not None, "a challenge part may be triggered"
-        outcome, shown = plc.inspect(name)
-        assert (outcome, shown["ok"], shown["code"]) == ("fault", False, Code.NOT_READY)
-
-    def refused(name: str) -> None:
-        plc.say(trigger=False, recipe=1, part=name)
-        assert plc.until(lambda shown: shown["code"] == Code.NOT_READY and not shown["ready"]) is not None
-        assert plc.inspect(name)[0] == "fault"
-
-    try:
-        refused("P1")
-        for name, expected, part, bad in (("g", "good", kept, None), ("d", "defective", 31, "top")):
-            new = {"name": name, "expected": expected}
-            assert httpx.post(f"{api}/challenge/parts", json=new).status_code == 201
-            show(name, part, bad)
-        views = [sorted(one["views"]) for one in httpx.get(f"{api}/challenge").json()["parts"]]
-        assert views == [[*PAIR]] * 2
-        refused("P2")
-        show("g", shown_later)
-        refused("P3")
-        show("d", 33, "top")
-        assert httpx.get(f"{api}/challenge").json()["ready"]
-        sent = {"P4": belt.lay(production)}
-        plc.say(part="P4")
-        assert plc.ready(1) is not None
-        assert plc.inspect("P4")[0] == "ok"
-        assert recorded_parts(running.url, sent).keys() == {"P4"}, "challenge parts are not in the records"
-    finally:
-        plc.close()
-        running.close()
-
-
-@pytest.mark.parametrize("wire", ["modbus", "modbus-client"])
+@pytest.mark.parametrize("wire", ["opcua", "modbus-client"])
 def test_parts_at_a_station_that_is_killed(plugins, settings, belt, pair_model, shared, tmp_path, wire):
     """Each part has one outcome at the PLC, and is in the records if that is not an error.
     KILLS and PARTS say how many."""

@@ -6,7 +6,6 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -57,26 +56,6 @@ def test_two_reviewers_get_different_pictures(api, running, parts):
     clock = running.station.records._leases
     clock._clock = lambda: time.monotonic() + 301
     assert given("dora") == numbers[2:4], "after some minutes they are anybody's"
-
-
-def test_a_verdict_with_a_key_is_taken_once(api, parts):
-    """Also by several at the same time, and an `undo`."""
-    one, other = (f"{INSPECTIONS}/{send(api, parts[-1]).json()['id']}/verdict" for _ in range(2))
-
-    def say(key: str, verdict: str = "good", there: str = one) -> Any:
-        headers = {"Idempotency-Key": key} if key else {}
-        answer = api.post(there, json={"verdict": verdict}, headers=headers)
-        return answer.json()["verdict"] if answer.status_code == 200 else answer.status_code
-
-    with ThreadPoolExecutor(8) as pool:
-        assert set(pool.map(lambda _: say("a"), range(16))) == {"good"}
-    assert [say("b", "defect"), say("a"), say("b", "defect")] == ["defect"] * 3
-    assert [say("c", "undo"), say("c", "undo"), say("", "undo")] == ["good", "good", None]
-    assert say("", "undo") == 422
-    assert say("a", "defect", other) == "defect", "a key is of one inspection"
-    assert say("x" * 185) == 422
-    totals = api.get(f"{PRODUCT}/trends").json()["totals"]
-    assert (totals["reviewed"], totals["defects"]) == (1, 1)
 
 
 def test_verdicts_and_masks(api, parts):

@@ -227,17 +227,6 @@ def test_the_audit_says_who_did_what_and_from_where(running, browser, by_token, 
     assert [one["kind"] for one in trail].count("verdict") == 1
 
 
-def test_odd_queries_over_http(running, browser):
-    admin = browser("admin")
-    odd = ("%", "_", "\\", "\x00", "ü" * 300, "<script>alert(1)</script>")
-    wrong = {"about": "everything", "since": "yesterday", "before": "9" * 30, "limit": "0"}
-    for query in [{"text": text} for text in odd] + [{name: value} for name, value in wrong.items()]:
-        for path in ("/api/v1/audit", "/-/audit"):
-            answer = admin.get(path, params=query)
-            assert answer.status_code in (200, 422), (path, query)
-            assert "<script>alert" not in answer.text.replace("\\u003c", "")
-
-
 @pytest.mark.both_databases
 def test_records_are_searched_paged_and_bounded(database):
     row = {"at": now(), "kind": "verdict", "who": "anna", "text": "100 % good", "address": "::1"}

@@ -3,22 +3,19 @@ that was not judged. In a real browser."""
 
 from collections.abc import Callable
 
-import httpx
 import pytest
 
-from camera_helpers import DelayedCamera, sources
 from flawscope.errors import FlawscopeError
 from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.interlock import NotReadyError
 from flawscope_station.inspecting.job import LateError, ModelError
 from flawscope_station.inspecting.picture import TooLargeError
-from flawscope_station.settings.sources import CameraSourceSettings
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.sources.source import AwayError, CameraFrozenError, NoFrameError
 from flawscope_station.store.database import StoreError
 from flawscope_station.store.inspection import KeyUsedError
 from flawscope_station.store.open_models import NoModelError
-from station_helpers import failing, until
+from station_helpers import failing
 from tablet import API, Tablet, needs_chromium, tablet_at
 
 pytestmark = needs_chromium
@@ -137,26 +134,6 @@ def test_a_problem_of_another_product_does_not_and_the_bar_names_it(open_station
         assert band(tablet)[0] == "good"
         tablet.open("history")
         assert "lid: The camera repeats the same picture" in tablet.text("#problem")
-
-
-def test_a_frozen_camera_is_seen_from_afar(open_station, settings, driver):
-    camera = DelayedCamera(0.0)
-    source = CameraSourceSettings(camera.address, "trigger", latency="1 ms")
-    model = settings.products["plate"].model
-    running = open_station(products={"plate": ProductSettings(model, sources=(source,))})
-    try:
-        with tablet_at(running, driver) as tablet:
-            until(lambda: sources(running.url)[0]["state"] == "running")
-            tablet.open("live")
-            assert httpx.post(f"{running.url}{API}/trigger", timeout=60).status_code == 201
-            tablet.wait(lambda: band(tablet)[0] in ("good", "anomalous"))
-            camera.is_frozen = True
-            until(lambda: sources(running.url)[0]["state"] == "frozen")
-            assert httpx.post(f"{running.url}{API}/trigger", timeout=60).status_code == 503
-            tablet.wait(shows(tablet, "stopped"))
-            assert "camera1 repeats a frame" in tablet.text("#sources")
-    finally:
-        camera.close()
 
 
 def test_after_a_time_without_a_part_the_band_says_so(tablet, judged):

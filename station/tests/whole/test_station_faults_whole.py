@@ -9,10 +9,8 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -253,34 +251,6 @@ def test_who_goes_away_takes_nothing_along(running, parts):
     assert found[-1:] == ["a.png"] or "a.png" in found
     assert all(name == "a.png" or int(name[1:]) % 2 for name in found), "half a picture was taken"
     assert len(found) == len(set(found))
-
-
-def test_a_model_that_fails_harms_nothing_but_its_pictures(running, parts, monkeypatch):
-    """Now and then, with many pictures on their way, also ones that were judged and wait for the store."""
-    session = running.station.versions.active(1)[1].session
-    run, rng, lock = session.run, random.Random(0), threading.Lock()
-
-    def sometimes(images: Any) -> Any:
-        with lock:
-            if rng.random() < 0.3:
-                raise RuntimeError("out of\nmemory")
-        return run(images)
-
-    with monkeypatch.context() as patch, ThreadPoolExecutor(8) as pool:
-        patch.setattr(session, "run", sometimes)
-        answers = list(
-            pool.map(lambda k: post(running.url, parts[k % 5], key=f"k{k}", name=f"k{k}"), range(60))
-        )
-    states = {answer.status_code for answer in answers}
-    assert states == {201, 503}
-    for answer in answers:
-        if answer.status_code == 503:
-            assert answer.json()["code"] == "model_failed"
-            assert "\n" not in answer.json()["error"]
-    again = [post(running.url, parts[k % 5], key=f"k{k}", name=f"k{k}") for k in range(60)]
-    assert {answer.status_code for answer in again} <= {200, 201}
-    assert sorted(names(running.url)) == sorted(f"k{k}" for k in range(60))
-    assert "model_failed" not in problems(running.url)
 
 
 def test_a_broken_model_is_not_activated_and_the_one_before_goes_on(running, parts, other_model):

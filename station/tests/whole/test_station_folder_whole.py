@@ -11,29 +11,16 @@ import pytest
 from sqlalchemy import select
 
 from flawscope_station.inspecting.job import ModelError
-from flawscope_station.store.database import Database, StoreError
-from flawscope_station.store.files import Files
-from flawscope_station.store.records import Store
+from flawscope_station.store.database import StoreError
 from flawscope_station.store.schema import PASSED_OVER, UNREADABLE, inspections
 from flawscope_station.store.search import trends
-from folder_helpers import MINUTE, Line, files_of, picture
-from station_helpers import add_version, everything, until
-
-
-@pytest.fixture
-def line(tmp_path):
-    database = Database(f"sqlite:///{tmp_path / 'station.sqlite'}")
-    database.migrate()
-    folder = tmp_path / "camera"
-    folder.mkdir()
-    made = Line(Store(database), Files(tmp_path / "files"), *add_version(database), folder)
-    yield made
-    if made.gate is not None:
-        made.gate.set()
-    for source in made.sources:
-        source.stop()
-        assert source.threads[0]._thread is None or not source.threads[0]._thread.is_alive()
-    database.close()
+from folder_helpers import (
+    MINUTE,
+    files_of,
+    line_fixture,  # noqa: F401
+    picture,
+)
+from station_helpers import everything, until
 
 
 def test_names_that_a_data_base_cannot_take(line):

@@ -4,9 +4,8 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from flawscope_station.learning.candidate_records import list_history
 from flawscope_station.settings.station import LearningSettings, ProductSettings
 from flawscope_station.store.schema import learnt_pixels, pictures
 from learning_helpers import API, NAME, Line, drawn_part
-from station_helpers import Load, everything, problems, until
+from station_helpers import Load, everything, until
 from tablet import PHONE, SLATE, needs_chromium
 
 
@@ -149,18 +148,6 @@ def test_a_process_that_is_killed_and_one_that_begins_again(line, running):
     until(lambda: not list(running.station.files.folder.rglob("*.part")), "an unfinished file stays")
 
 
-def test_a_station_that_ends_meanwhile_makes_it_when_it_starts(open_station):
-    first = open_station()
-    line = Line(first.url)
-    line.shift()
-    number = line.http.post(f"{API}/learning", json={}).json()["id"]
-    until(lambda: first.station.components[Learning].queue.worker.pid)
-    first.close()
-    second = Line(open_station().url)
-    candidate = second.ended(number)
-    assert (candidate["status"], candidate["version"]) == ("ready", 2)
-
-
 def test_why_nothing_can_be_learnt(open_station, settings, onnx_path, monkeypatch, tmp_path):
     running = open_station(products={NAME: ProductSettings(str(onnx_path))})
     line = Line(running.url)
@@ -286,37 +273,6 @@ def test_using_a_version_accepts_its_open_question(running, model_file, tmp_path
     accepted = [one["text"] for one in trail(running) if "accepted" in one["text"]]
     assert accepted == [f"version {used}: accepted of version {number}: {asked}"]
     line.http.close()
-
-
-@pytest.mark.parametrize("left", [1_000_000, 0], ids=["no room for a model", "no room at all"])
-def test_a_full_disk_while_a_version_is_made(open_station, tmp_path, left):
-    """It waits, says so in a line, and is made when there is room: also where not even the data base could
-    write down that it waits."""
-    with import_module("test_station_faults_whole").small_disk(tmp_path / "disk", "64m"):
-        running = open_station(database=None, store=str(tmp_path / "disk" / "store"))
-        line = Line(running.url)
-        line.shift()
-        ballast = tmp_path / "disk" / "ballast"
-        with held_up(running, line) as number, ballast.open("wb", buffering=0) as file, suppress(OSError):
-            while (free := running.station.files.free_bytes()) > left:
-                file.write(bytes(min(1 << 14, free - left)))
-        text = until(lambda: problems(running.url).get("learning_1"))
-        assert text.startswith("a version waits to be made from corrections: ")
-        assert " the disk of " in text
-        assert text.endswith("; free some space")
-        assert "\n" not in text
-        assert line.http.get(f"{API}/candidates/{number}").json()["status"] in ("queued", "running")
-        answer = line.http.post(f"{API}/inspections", params={"name": "on.png"}, content=drawn_part(7))
-        assert (answer.status_code, answer.json()["code"]) == (507, "disk_full")
-        ballast.unlink()
-        made = line.ended(number)
-        assert (made["status"], made["version"]) == ("ready", 2), made["error"]
-        until(lambda: "learning_1" not in problems(running.url))
-        assert len(line.http.get(f"{API}/versions").json()["versions"]) == 2
-        until(lambda: not list(running.station.files.folder.rglob("*.part")), "an unfinished file stays")
-        assert line.send(drawn_part(8), "after.png")["version"] == 1
-        line.http.close()
-        running.close()
 
 
 @pytest.mark.parametrize("rule", ["ask", "auto"])

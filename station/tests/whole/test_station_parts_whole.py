@@ -22,14 +22,17 @@ from flawscope_station.inspecting.writer import Answer
 from flawscope_station.settings.sources import DELETE, CameraSourceSettings, FolderSourceSettings
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.store.schema import LATE, MISSED
-from sink_helpers import Listener, Mosquitto, make_broker, make_sink, new_folder
-from station_helpers import NAME, Running, png, until
+from sink_helpers import make_sink
+from station_helpers import NAME, png, until
 from tablet import PHONE, SLATE, Tablet, needs_chromium
 from view_helpers import (  # noqa: F401
     API,
     VIEWS,
     Tolerated,
     by_length_fixture,
+    client_fixture,
+    decided,
+    line_fixture,
     part_model_fixture,
     post,
     recorded_parts,
@@ -44,33 +47,6 @@ def of_product(product: str, part: int, name: str) -> bytes:
     """PNG of a part of one of two products: the lid is the box in other colours."""
     shown = np.asarray(Image.open(io.BytesIO(view(part, name))))
     return png(255 - shown if product == "lid" else shown)
-
-
-@pytest.fixture
-def line(part_model, open_station):
-    """`line(part_deadline="1 s", ...)` opens a station that judges parts."""
-
-    def opened(**product: Any) -> Running:
-        more = {name: product.pop(name) for name in ("mqtt",) if name in product}
-        return open_station(products={NAME: ProductSettings(str(part_model), **product)}, **more)
-
-    return opened
-
-
-@pytest.fixture
-def client(line):
-    with Client(line().url) as made:
-        yield made
-
-
-def decided(url: str, count: int) -> list[dict[str, Any]]:
-    """The parts, the newest first, as soon as there are so many."""
-
-    def found() -> Any:
-        every = httpx.get(f"{url}{API}/inspections").json()["inspections"]
-        return every if len(every) >= count else None
-
-    return list(until(found))
 
 
 def test_a_part_is_judged_as_the_model_does_in_python(client, part_model):
@@ -456,23 +432,3 @@ def test_a_part_in_views_is_a_challenge_part(line, part_model, tmp_path, open_st
     stored = f"{url}{API}/challenge/parts/{stored}/view?view="
     assert len({httpx.get(stored + name).content for name in VIEWS}) == 3
     assert httpx.get(stored + "below").status_code == 404
-
-
-@pytest.mark.skipif(Mosquitto.program() is None, reason="no Mosquitto: apt-get install mosquitto")
-def test_a_part_is_one_message(line):
-    broker = Mosquitto(new_folder())
-    broker.start()
-    try:
-        listener = Listener(broker.port, "flawscope/#")
-        running = line(mqtt=make_broker(broker=broker.url))
-        topic = f"flawscope/station/{NAME}"
-        with Client(running.url) as client:
-            client.inspect_part(whole(90, "top"), "4711")
-            (message,) = until(lambda: listener.of(f"{topic}/inspection"))
-            assert (message["data"]["decision"], message["data"]["view"]) == ("anomalous", "top")
-            assert [one["view"] for one in message["data"]["views"]] == [*VIEWS]
-            until(lambda: (listener.last(f"{topic}/state") or {}).get("part") == "4711")
-            assert listener.last(f"{topic}/state")["decision"] == "anomalous"
-        listener.close()
-    finally:
-        broker.kill()

@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import random
-import re
 import signal
 import threading
 import time
@@ -565,31 +564,3 @@ def test_a_product_of_the_settings_without_a_model_is_made_by_its_own_camera(ope
     with httpx.Client(base_url=running.url, timeout=60) as http:
         until(lambda: http.get(lid).json()["sources"][0]["state"] == "running")
         assert http.post(f"{lid}/trigger").status_code == 201
-
-
-def test_parts_are_told_by_what_is_clicked_in_a_name(http, good):
-    begin(http)
-    for number, path in enumerate(good):
-        send(http, f"{('top', 'left')[number % 2]}-lot7_{number // 2:03d}.png", path.read_bytes())
-    name = "top-lot7_003.png"
-    nothing = http.post(f"{NEW}/plate/names", json={"name": name, "part": []}).json()
-    assert (nothing["pieces"], nothing["part"]) == (["top", "-", "lot", "7", "_", "003"], None)
-    found = http.post(f"{NEW}/plate/names", json={"name": name, "part": [5], "view": [0]}).json()
-    assert (found["count"], found["views"], found["problem"]) == (6, ["left", "top"], None)
-    assert found["parts"][0] == {
-        "part": "000",
-        "pictures": {"left": "left-lot7_000.png", "top": "top-lot7_000.png"},
-    }
-    for part, view, problem in (
-        ([3], [0, 5], "one_part"),
-        ([0, 5], [], "all_alone"),
-        ([5], [], "twice"),
-        ([5], [3], "twice"),
-    ):
-        marks = {"name": name, "part": part, "view": view}
-        assert http.post(f"{NEW}/plate/names", json=marks).json()["problem"] == problem, marks
-    assert http.post(f"{NEW}/plate/learn", json={"part": "(lot)"}).status_code == 422
-    done = http.post(f"{NEW}/plate/learn", json={"part": found["part"], "view": found["view"]})
-    assert done.json()["stage"] in ("queued", "running")
-    page = http.get("/-/new/plate").text
-    assert "\\d" not in re.sub(r'<script type="application/json".*?</script>', "", page, flags=re.DOTALL)

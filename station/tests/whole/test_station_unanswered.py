@@ -181,15 +181,3 @@ def test_an_answer_is_given_or_given_up():
     assert left.give_up(ABANDONED)
     assert left.give_up(LATE)
     assert left.decide() == ABANDONED
-
-
-@pytest.mark.listens
-def test_a_part_that_is_judged_after_its_deadline_is_late(open_station, model_file, parts, monkeypatch):
-    """Its sender is told 504, and the record is that of a part without an answer."""
-    running = open_station(products={"plate": ProductSettings(str(model_file))})
-    with Gate(running.station, monkeypatch):
-        given = {"part": "4711", "deadline": 8_000}
-        monkeypatch.setattr(running.station.judge, "_is_in_time", lambda job: True)
-        answer = httpx.post(f"{running.url}{API}/inspections", params=given, content=parts[0], timeout=60)
-        assert (answer.status_code, answer.json()["code"]) == (504, "late")
-    until(lambda: [one["unanswered"] for one in everything(running.url)] == [LATE])

@@ -16,7 +16,6 @@ from distill import Recipe, distill
 from flawscope.artefact.files import checkpoint_path
 from flawscope.methods.features.weights import PACKAGED
 from flawscope.methods.training.efficientad.networks import expansion_matrix, normalise, pdn, read_teacher
-from flawscope.methods.training.state_file import read_checkpoint
 
 with_lite0 = pytest.mark.skipif(
     PACKAGED["tf_efficientnet_lite0"].find() is None,
@@ -53,23 +52,6 @@ def pictures(folder):
     return sorted(folder.iterdir())
 
 
-def stopping_after(count):
-    """A `step` that stops the run as Ctrl-C does, after so many steps of training."""
-
-    def step(stage, done, total):
-        if stage.startswith("distilling") and done == count:
-            raise KeyboardInterrupt
-
-    return step
-
-
-def same(a, b):
-    (one, facts), (other, expected) = read_teacher(a), read_teacher(b)
-    assert (facts["curve"], facts["loss"]) == (expected["curve"], expected["loss"])
-    assert list(one) == list(other)
-    return all(torch.equal(one[k], other[k]) for k in one)
-
-
 @with_lite0
 def test_distilling_lowers_the_held_out_loss(photographs, tmp_path):
     alike = Recipe(zoom=1.0, flip=False, grey=0.0, held_out=0.2, reuse=8, precision="fp32")
@@ -97,25 +79,6 @@ def test_distilling_lowers_the_held_out_loss(photographs, tmp_path):
     span = expansion_matrix(152)
     outside = said - span @ (span.T @ said) * (152 / 384)
     assert float(outside.norm() / said.norm()) < 2e-3
-
-
-@pytest.mark.parametrize("stop", [1, 4])
-@pytest.mark.usefixtures("quick")
-def test_a_resumed_run_ends_as_an_uninterrupted_one(photographs, tmp_path, stop):
-    """Stopped before and after the first check, with views that are replaced on the way (every 3 steps)."""
-    recipe = replace(TINY, memory=0.01, reuse=1, batch=8)
-    whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
-    distill(pictures(photographs), recipe, whole)
-    with pytest.raises(KeyboardInterrupt):
-        # the step that is stopped is lost: its checkpoint would have come after it
-        distill(pictures(photographs), recipe, parts, every=0.0, step=stopping_after(stop + 1))
-    assert not parts.exists()
-    assert read_checkpoint(checkpoint_path(parts))[1]["done"] == stop
-    said = []
-    distill(pictures(photographs), recipe, parts, resume=True, say=said.append)
-    assert f"goes on after step {stop} of {recipe.steps}" in said
-    assert same(parts, whole)
-    assert not checkpoint_path(parts).exists()
 
 
 @pytest.mark.usefixtures("quick")

@@ -4,8 +4,6 @@ import csv
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from statistics import fmean
 from unittest.mock import Mock
@@ -57,21 +55,6 @@ def test_one_document_is_printed_and_written_beside_the_report(run, answer, mode
     assert [bool(row.decision) for row in read_table(table)] == [True] * len(test)
 
 
-def test_one_name_that_cannot_be_written_loses_nothing_else(run, model_path, drawn, tmp_path):
-    out = tmp_path / "out"
-    names = sorted(path.relative_to(drawn / "plate/test") for path in (drawn / "plate/test").rglob("*.png"))
-    (out / "predictions" / names[0].with_suffix(".json")).mkdir(parents=True)
-    (out / "masks" / names[1].parent).mkdir(parents=True)
-    (out / "masks" / names[1]).write_text("of somebody else")
-    code, _, err = run("evaluate", model_path, "--data", drawn / "plate", "--out", out, *PLAIN)
-    assert code == 1
-    assert err.count("1 JSON file could not be written") == err.count("1 picture could not be written") == 1
-    overlays = [*(out / "overlays").rglob("*.png")]
-    assert len(read_table(out / "results.csv")) == len(overlays) == len(names)
-    assert len([*(out / "predictions").rglob("*.json")]) == len(names)  # with the folder in the way
-    assert (out / "report.html").is_file()
-
-
 def test_figures_come_before_what_may_fail_and_name_what_they_leave_out(
     run, model_path, drawn, tmp_path, monkeypatch
 ):
@@ -95,23 +78,6 @@ def test_figures_come_before_what_may_fail_and_name_what_they_leave_out(
     assert len(list((out / "predictions").rglob("*.json"))) == len(rows)
     code, printed, err = run("evaluate", model_path, "--data", root)
     assert (code, "left out" in printed, "skipped: " in err) == (1, True, True)
-
-
-def test_libraries_of_the_report_are_loaded_only_when_it_is_written(onnx_path, drawn):
-    code = f"""
-import sys
-from flawscope.pages.report import collect, page, words
-import flawscope.cli.evaluate, flawscope.cli.data
-assert not {{'matplotlib', 'jinja2', 'torch', 'scipy'}} & set(sys.modules)
-sys.modules["matplotlib"] = sys.modules["jinja2"] = None  # as if they were not installed
-from flawscope.cli import main
-from flawscope.evaluation import promise
-promise._copies_of = lambda learnt, shown: []  # most of the time
-assert main(["evaluate", {str(onnx_path)!r}, "--data", {str(drawn)!r}, "--quiet"]) == 0
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "image AUROC" in done.stdout
 
 
 @pytest.fixture

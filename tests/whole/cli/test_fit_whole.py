@@ -143,24 +143,6 @@ def test_a_marked_good_picture_is_a_question_before_the_work(answer, drawn, tmp_
     answer(*call, "--force", said="--force: counted as good, but something is marked")
 
 
-def test_an_automatic_split_keeps_parts_together_when_fitting_evaluating_and_checking(
-    answer, drawn, tmp_path
-):
-    """Fitting stores the pattern: split by file names, evaluation would find most pictures learnt from."""
-    root = tmp_path / "thing"
-    (root / "good").mkdir(parents=True)
-    for k, path in enumerate(sorted((drawn / "plate/train/good").iterdir())):
-        shutil.copy(path, root / "good" / f"part{k // 3}_{k % 3}.png")
-    shutil.copytree(drawn / "plate/test/scratch", root / "bad")
-    data, split, out = ["--data", root], ["--group", r"part(\d)"], tmp_path / "m.safetensors"
-    answer("fit", *data, *split, "--size", "64", *SMALL_FLAGS, "--out", out, "--quiet", "--no-check")
-    document = json.loads(answer("evaluate", out, *data, "--json", "--quiet"))
-    assert (document["left_out"], document["false_alarms"]["images"]) == (0, 3)  # one whole part of four
-    checked = json.loads(answer("data", "check", *data, *split, "--json", "--quiet", "--no-near"))
-    found = {one["split"]: one["pictures"] for one in checked["counts"] if one["kind"] == "good"}
-    assert found == {"train": 9, "test": 3}
-
-
 def test_update_adds_pictures_unless_fewer_defects_would_be_found(run, answer, drawn, tmp_path, monkeypatch):
     model, out = tmp_path / "plate.safetensors", tmp_path / "m.safetensors"
     fit(drawn, size=64, device="cpu", seed=0).save(model)  # features that tell a picture that lies far out

@@ -278,19 +278,3 @@ sys.exit(main(["predict", {str(model_path)!r}, ".", "--cluster", "local", "--out
     assert done.stderr.startswith("flawscope: --cluster needs ray: pip install ")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "o").exists()
-
-
-def test_help_and_the_package_load_no_ray():
-    code = """
-import sys, flawscope
-from flawscope.cli import main
-try:
-    main(["predict", "--help"])
-except SystemExit:
-    pass
-import flawscope.cluster.predict, flawscope.cluster.tasks
-assert not {"ray", "pyarrow"} & set(sys.modules), sys.modules.keys()
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "--cluster WHERE" in done.stdout

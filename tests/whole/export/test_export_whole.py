@@ -12,6 +12,14 @@ from PIL import Image
 from tests.methods import tiny_transformers
 
 import flawscope
+from export_helpers import (  # noqa: F401
+    certificate_of,
+    images_of,
+    scores_of,
+    train_fixture,
+    trained_fixture,
+    unseen_fixture,
+)
 from flawscope.artefact import certificate as certificates
 from flawscope.artefact import model_file
 from flawscope.artefact.certificate import BATCH_SIZES, certificates_from_facts
@@ -27,7 +35,6 @@ from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.predictor import read_manifest
 from flawscope.runtime import ExportedSession
 from flawscope.runtime import onnx_file as runtime
-from flawscope.synthesis.demo.dataset import draw_picture
 
 ROI = "0.1,0.2,0.8,0.9"
 VARIANTS = {
@@ -41,39 +48,6 @@ VARIANTS = {
 }
 ENGINES = ("onnxruntime", "openvino")
 TRAIN, UNSEEN = 12, 4  # pictures that the small model was fitted on, and good ones that it has not seen
-
-
-@pytest.fixture(scope="module")
-def train(drawn):
-    return list_pictures(drawn / "plate/train/good")
-
-
-@pytest.fixture(scope="module")
-def unseen(drawn):
-    return list_pictures(drawn / "plate/test/good")
-
-
-@pytest.fixture(scope="module")
-def trained(model_path):
-    return flawscope.load(model_path, device="cpu")
-
-
-def images_of(model, count):
-    """Drawn parts, good and defective, and noise, as the network gets them."""
-    rng = np.random.default_rng(5)
-    kinds = [(None, "crack", "stain")[k % 3] for k in range(count - 2)]
-    shown = [draw_picture("plate", rng, kind, 0.2, size=96)[0] for kind in kinds]
-    shown += [rng.integers(0, 256, (70, 90, 3), dtype=np.uint8) for _ in range(2)]
-    return np.concatenate([model.manifest.preprocess(picture)[0] for picture in shown])
-
-
-def scores_of(model, pictures):
-    return [model.predict(picture).score for picture in pictures]
-
-
-def certificate_of(path, engine=""):
-    """The file's own, or that of one of its engines."""
-    return next(c for c in certificates_from_facts(read_manifest(path).facts) if c.runtime.startswith(engine))
 
 
 def assert_parity(model, path, engine, count=15):

@@ -3,44 +3,11 @@
 import onnx
 import pytest
 
-import flawscope
+from export_helpers import engine_fixture, exported_fixture, opened  # noqa: F401
 from flawscope.cli import main
 from flawscope.errors import FlawscopeError
 from flawscope.export import onnx_graph
 from flawscope.export.router_export import export_router
-from flawscope.fitting import joining
-from flawscope.fitting.fitting import fit
-from flawscope.runtime import ENGINES
-
-PRODUCTS = ("fabric", "plate")
-SIZE = 64
-
-
-@pytest.fixture(scope="module")
-def exported(two_products, small_backbone, shared):
-    """A folder with a router, line.safetensors, and its export, line.zip: pictures of fabric are padded,
-    plates are aligned. Read only."""
-
-    def fill(folder):
-        settings = {**small_backbone, "size": SIZE, "cap": 200, "check": False, "device": "cpu"}
-        models = {
-            "fabric": fit(two_products, category="fabric", keep_aspect=True, **settings),
-            "plate": fit(two_products, category="plate", align="shift", **settings),
-        }
-        made = joining.join(models, {name: two_products / name for name in PRODUCTS}, device="cpu")
-        made.save(folder / "line.safetensors")
-        export_router(folder / "line.safetensors", folder / "line.zip")
-
-    return shared("router-export", fill)
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request):
-    return str(request.param)
-
-
-def opened(path, engine=None):
-    return flawscope.load(path, device="cpu", engine=engine)
 
 
 def test_one_product_in_another_precision_and_the_others_as_they_are(

@@ -114,15 +114,6 @@ def test_dropping_a_planted_defect_is_as_if_it_had_never_been_there(size):
     assert dropped.calibration == clean.calibration
 
 
-def test_two_sizes_leave_out_as_if_the_picture_had_never_been_there(fitted_two):
-    """Maps brought to one scale by their mean and highest hundredth in that map, and joined."""
-    real = refitted(good(), range(12), size=TWO, fine_ratio=0.2)
-    found = np.array(fitted_two.calibration.scores)[::3]
-    spread = np.std(fitted_two.calibration.scores)
-    assert abs(found.mean() - real.mean()) < spread
-    assert fitted_two.calibration.scores == fitted_two.calibration.map_maxima
-
-
 def test_maps_of_good_pictures_have_one_scale_at_every_size():
     fitted_two = fit_small(size=TWO, fine_ratio=0.2, **REAL)
     model, other = fitted_two.session.model, parts(12, seed=21)

@@ -9,7 +9,6 @@ from PIL import Image
 import flawscope
 from brackets import bracket
 from flawscope.errors import InputError
-from flawscope.fitting.fitting import partial_fit
 from flawscope.fitting.preparation import prepare
 from flawscope.fitting.stored_options import refit_options
 from flawscope.methods import registry
@@ -61,24 +60,13 @@ def test_the_zone_moves_with_the_part(zoned):
         assert with_defect.score == pytest.approx(found.score, rel=0.1)  # of the pose, a little
 
 
-@pytest.mark.parametrize("how", ["saved", "extended", "calibrated", "fitted anew", "fitted on others"])
-def test_the_zone_stays_in_models_made_from_it(how, zoned, good, tmp_path, monkeypatch):
+def test_the_zone_stays_in_a_model_that_is_fitted_to_others(zoned, monkeypatch):
+    """Whose parts' frame lies a little otherwise."""
     monkeypatch.chdir(FILE.parent)  # a model names its weights without their folder
-    new = [bracket(seed)[0] for seed in range(300, 324)]
-    if how == "saved":
-        zoned.save(tmp_path / "zoned.safetensors")
-        model = flawscope.load(tmp_path / "zoned.safetensors", device="cpu")
-        assert model.predict(new[0]).score == zoned.predict(new[0]).score
-    elif how == "extended":
-        model = partial_fit(zoned, new[:3], device="cpu", check=False)
-    elif how == "calibrated":
-        model = zoned.calibrate(new)
-    else:
-        pictures = good if how == "fitted anew" else new[:12]
-        model = flawscope.fit(pictures, check=False, **refit_options(zoned.artefact) | {"device": "cpu"})
-        roi = model.artefact.tensors["roi"]
-        assert how != "fitted anew" or np.array_equal(roi, zoned.artefact.tensors["roi"])
-        assert roi.mean() == pytest.approx(zoned.artefact.tensors["roi"].mean(), rel=0.2)
+    others = [bracket(seed)[0] for seed in range(300, 312)]
+    model = flawscope.fit(others, check=False, **refit_options(zoned.artefact) | {"device": "cpu"})
+    roi = zoned.artefact.tensors["roi"]
+    assert model.artefact.tensors["roi"].mean() == pytest.approx(roi.mean(), rel=0.2)
     assert all(judged(model, INSIDE))
     assert judged(model, OUTSIDE) == judged(model, None)
 
@@ -190,20 +178,6 @@ def test_what_lies_outside_of_the_picture_counts_in_no_tile(tiled):
     assert np.array_equal(valid, views.valid_mask())
     assert np.array_equal(valid, found.geometry.visible_mask())
     assert found.map[~valid].max() <= found.map[valid].min()
-
-
-def test_tiles_and_a_zone_move_together(large):
-    x, y = bracket(0, side=LARGE)[1](INSIDE)
-    down, right = np.mgrid[:LARGE, :LARGE] + 0.5
-    zone = np.hypot(right - x, down - y) < 40
-    model = flawscope.fit(large, **QUICK, force=True, tile=96, roi=zone)
-    inside, outside, clean = (
-        [bracket(seed, spot, side=LARGE, radius=6)[0] for seed in range(240, 243)]
-        for spot in (INSIDE, OUTSIDE, None)
-    )
-    assert all(prediction.is_anomalous for prediction in model.predict(inside))
-    for bad, good in zip(model.predict(outside), model.predict(clean), strict=True):
-        assert bad.score == pytest.approx(good.score, rel=0.1)
 
 
 def test_the_smallest_defect_is_measured_in_the_frame(large):

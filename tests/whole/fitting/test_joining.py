@@ -271,40 +271,6 @@ def test_each_view_has_its_own_model_and_the_part_one_decision(answer, data, tmp
         assert len(one.manifest.pictures) == len(before.products[name].manifest.pictures) + 4
 
 
-def test_each_view_in_python_and_in_other_light(data, tmp_path):
-    models = {
-        name: fit(sorted((data / "block/train/good").glob(f"*_{name}.png")), light="10%", **SETTINGS)
-        for name in VIEWS
-    }
-    joining.join(models, part=PATTERN, device="cpu").save(tmp_path / "views.safetensors")
-    model = flawscope.load(tmp_path / "views.safetensors", device="cpu")
-    for k, light in enumerate(LIGHTS):
-        found = model.predict_part({v: light(view("block", 180 + k, v, defect=True)) for v in VIEWS}, "x")
-        assert (found.part, found.worst, found.product_name) == ("x", "top", "")
-        assert found.is_anomalous
-    alone = model.predict_part({"side": view("block", 190, "side")})
-    assert (alone.missing, alone.views["side"].to_dict().get("outside_light")) == (("top",), False)
-    path = data / "block/test/hole/p60_top.png"
-    assert model.predict(path).score == pytest.approx(models["top"].predict(path).score, rel=1e-5)
-    shown = [str(one) for one in sorted((data / "block/test").rglob("*.png"))]
-    streamed = {str(source): one for source, one in model.stream([*shown, tmp_path / "none.png"])}
-    for source in shown:
-        same = models[source[:-4].rpartition("_")[2]].predict(source)
-        found_one = streamed[source]
-        assert found_one.score == pytest.approx(same.score, rel=1e-5)
-        assert found_one.p_value == same.p_value
-    assert isinstance(streamed[str(tmp_path / "none.png")], InputError)
-    assert all(one.passed for one in model.self_test().values())
-    for call, said in (
-        (lambda: model.predict(path, product="side"), "shows view top, and product=side was said"),
-        (lambda: model.predict(view("block", 1, "top")), "say which it is, product=VIEW"),
-        (lambda: model.predict_part({"left": NOISE}), "no view left: it knows side, top"),
-        (lambda: joining.join(models, part="q", device="cpu"), "matches nothing"),
-    ):
-        with pytest.raises(InputError, match=said):
-            call()
-
-
 @pytest.fixture(scope="module")
 def of_views(data):
     """A model of each view."""

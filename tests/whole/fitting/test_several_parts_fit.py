@@ -14,7 +14,6 @@ from flawscope.cli.output import prediction_line
 from flawscope.errors import InputError
 from flawscope.results import drawing
 from flawscope.results.table import ResultRow, TableWriter, read_table
-from flawscope.views.light import Light
 from picture_files import save
 from small_network import SMALL_NETWORK
 
@@ -156,31 +155,6 @@ def test_a_zone_is_that_of_every_part(good):
     clean = [models[1].predict(drawn(seed, FIVE)[0]).score for seed in range(100, 104)]
     assert min(inside) > models[0].calibration.score_threshold
     assert np.allclose(outside, clean, rtol=0.15)
-
-
-ZONE = "0.02,0.02,0.4,0.4"  # around the first picture's first part
-
-
-def test_parts_go_with_light_tiles_and_zone(few):
-    """Each part's view is an ordinary one, and the picture is the worst of its parts. `test_matrix.py`
-    exports such models."""
-    together = {"tile": 48, "light": "10%", "roi": ZONE}
-    model = flawscope.fit(few, **OPTIONS, **together)
-    known = model.calibration
-    assert (known.miscounted, len(known.scores)) == (1, 4)
-    darker = Light(brightness=0.92)
-    for seed in range(100, 102):
-        picture = drawn(seed, FIVE, defect=2)[0]
-        found = model.predict(picture)
-        assert found.is_anomalous
-        assert found.outside_light is False
-        assert found.score == max(part.score for part in found.found_parts.parts)
-        assert sum(part.is_anomalous for part in found.found_parts.parts) == 1
-        assert model.predict(darker(picture)).score == pytest.approx(found.score, rel=0.15)
-    fresh = [drawn(300 + seed, range(2 + seed))[0] for seed in range(3)]
-    again = model.calibrate(fresh, force=True).calibration
-    assert (len(again.scores), again.miscounted) == (2, 1)
-    assert "in each light" in again.method
 
 
 def test_views_of_parts_are_those_of_their_frames(predictor):

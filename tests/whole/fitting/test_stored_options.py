@@ -28,7 +28,7 @@ QUICK = {"device": "cpu", "check": False}
 # For each option of a fit a value that is not its default, as a person gives it
 CASES = {
     "false_alarm_rate": {"false_alarm_rate": "20%"},
-    "roi": {"roi": "0.1,0.2,0.8,0.9"},
+    "roi": {"roi": "0.3,0.4,0.6,0.7"},  # less than the frame of an aligned part
     "light": {"light": "10%"},
     "align": {"align": "shift"},
     "several": {"several": True, "align": "turn"},
@@ -126,9 +126,9 @@ def test_every_option_of_a_fit_is_tried_here():
 # Those that go together share a model: each changes a field of its own
 TOGETHER = [
     ("several", "seed", "samples", "false_alarm_rate"),
-    ("align", "light", "force"),
+    ("align", "roi", "light", "force"),
     ("part", "view", "channels", "ratio"),
-    ("scale_mm", "undistort", "group", "roi", "two sizes", "cap"),
+    ("scale_mm", "undistort", "group", "two sizes", "cap"),
     ("min_defect",),
     ("drop_suspects", "keep_aspect", "crop"),
     ("tile",),

@@ -55,7 +55,7 @@ def test_without_torch_it_is_calibrated_and_predicts(engine, onnx_path, model_pa
     unused = {"timm", "onnx", "openvino_telemetry"} | ({"onnxruntime"} if engine == "openvino" else set())
     code = f"""
 import sys
-sys.modules["torch"] = None  # importing it raises
+sys.modules["torch"] = sys.modules["matplotlib"] = None  # importing them raises
 from flawscope.cli import main
 good = {str(folder / "good")!r}
 how = ["--engine", {engine!r}]

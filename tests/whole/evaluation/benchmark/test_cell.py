@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from flawscope.datasets import open_dataset
-from flawscope.errors import CheckpointError, InputError
+from flawscope.errors import InputError
 from flawscope.evaluation.benchmark.cell import CellStore, RunPlan, few_shot_dataset, fit_and_evaluate
 from flawscope.evaluation.benchmark.grid import Cell, plan_grid
 from flawscope.evaluation.benchmark.markdown import render
@@ -119,33 +119,6 @@ def test_a_checkpoint_stays_where_something_else_is_wrong(two, training, tmp_pat
     with pytest.raises(InputError, match="there is none"):
         run(task)
     assert checkpoint.read_bytes() == b"hours"
-
-
-def test_every_refusal_of_a_checkpoint_is_told_apart(tmp_path):
-    import torch
-    from torch import nn
-
-    from flawscope.methods.training.state import checkpoint_errors
-    from flawscope.methods.training.state_file import read_checkpoint, write_state
-    from flawscope.methods.training.trainer import Trainer
-
-    path = tmp_path / "a.safetensors"
-    write_state(path, {"a": torch.ones(1)}, "teacher", {})
-    other = path.read_bytes()
-    newer = other.replace(rb"\"format\": 1", rb"\"format\": 9")
-    for body, reason in ((other, "not a checkpoint"), (newer, "upgrade"), (b"damaged", "damaged")):
-        path.write_bytes(body)
-        with pytest.raises(CheckpointError, match=reason):
-            read_checkpoint(path)
-    with pytest.raises(CheckpointError, match="does not fit"), checkpoint_errors():
-        raise KeyError
-    with pytest.raises(torch.OutOfMemoryError), checkpoint_errors():
-        raise torch.OutOfMemoryError
-    with pytest.raises(InputError) as missing:  # it may be back soon
-        read_checkpoint(tmp_path / "missing.safetensors")
-    assert not isinstance(missing.value, CheckpointError)
-    with pytest.raises(CheckpointError, match="another seed 1, this one has 2"):
-        Trainer.restore(nn.Module(), {}, {"identity": {"seed": 1}}, {"seed": 2})
 
 
 def test_a_model_that_is_kept_is_not_missing_when_the_cell_cannot_be_written(two, tmp_path, monkeypatch):
