@@ -92,7 +92,7 @@ def test_values_are_converted_only_where_nothing_is_lost(values, expected):
         ({"ratio": float("inf")}, "is not a number"),
         ({"ratio": 10**400}, "is not a number"),
         ({"ratio": None}, "ratio: no value is not a number"),
-        ({"score": "maximun"}, "'maximun' is not one of reweighted, maximum"),
+        ({"score": "maximumm"}, "'maximumm' is not one of reweighted, maximum"),
         ({"count": 2.5}, "is not a whole number"),
         ({"count": True}, "is not a whole number"),
         ({"size": [1, 2, 3]}, "is not a number or HxW"),

@@ -126,8 +126,8 @@ def test_one_call_fits_products_with_different_options(answer, two_products, tmp
         (["--set", "scale=0.5"], "scale is for tiles"),
         (["--set", "size=banana"], "setting size: 'banana' is not N"),
         (["--size", "64", "--set", "ratio=x"], "setting ratio"),
-        (["--set", "preset=smal"], "no preset smal: choose one of default, small, accurate, paper"),
-        (["--set", "augment=miror"], "setting augment: 'miror' is not one of none, turn, mirror, all, auto"),
+        (["--set", "preset=smallest"], "no preset smallest: choose one of default, small, accurate, paper"),
+        (["--set", "augment=mirrors"], "setting augment: 'mirrors' is not one of none, turn, mirror, all, auto"),
         (["--set", "seed="], "setting seed: no value is not a whole number"),
     ],
 )
