@@ -127,7 +127,7 @@ def test_one_call_fits_products_with_different_options(answer, two_products, tmp
         (["--set", "size=banana"], "setting size: 'banana' is not N"),
         (["--size", "64", "--set", "ratio=x"], "setting ratio"),
         (["--set", "preset=smallest"], "no preset smallest: choose one of default, small, accurate, paper"),
-        (["--set", "augment=mirrors"], "setting augment: 'mirrors' is not one of none, turn, mirror, all, auto"),
+        (["--set", "augment=mirrors"], "setting augment: 'mirrors' is not one of none, turn, mirror"),
         (["--set", "seed="], "setting seed: no value is not a whole number"),
     ],
 )
