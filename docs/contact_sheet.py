@@ -8,7 +8,9 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw, ImageFont
 
 from flawscope.errors import InputError
-from flawscope.results.drawing import MUTED, TEXT, WHITE, Colour, Drawable, fit_into, load_font
+from flawscope.results.drawing import TEXT, WHITE, Colour, Drawable, fit_into, load_font
+
+MUTED: Colour = (120, 120, 128)
 
 
 class SheetRow(NamedTuple):

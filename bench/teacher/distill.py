@@ -37,6 +37,7 @@ from flawscope.methods.task import CHECKPOINT_INTERVAL, Budget
 from flawscope.methods.training.efficientad import CHANNELS, RECEPTIVE_FIELD, WIDTHS, Size
 from flawscope.methods.training.efficientad.networks import (
     compact_teacher,
+    expand_teacher,
     expansion_matrix,
     normalise,
     pdn,
@@ -371,15 +372,6 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
         took = format_duration(self.seconds)
         self.say(f"held-out loss {facts['loss']:.4f} (1 is what the mean picture gets), {took}")
         return facts
-
-
-def expand_teacher(state: Mapping[str, Tensor], channels: int) -> dict[str, Tensor]:
-    """Undo `compact_teacher`: 384 outputs of a network with fewer, on the CPU."""
-    widen, wide = expansion_matrix(channels), {k: v.detach().cpu().contiguous() for k, v in state.items()}
-    weight, bias = list(wide)[-2:]
-    wide[weight] = torch.einsum("oc,cikl->oikl", widen, wide[weight])
-    wide[bias] = widen @ wide[bias]
-    return wide
 
 
 def main() -> int:

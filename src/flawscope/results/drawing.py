@@ -31,7 +31,7 @@ Drawable: TypeAlias = np.ndarray[Any, Any] | Image.Image
 """uint8 [H, W, 3] or [H, W]; bool [H, W] (black and white); or a PIL image."""
 
 BAD_COLOUR: Colour = (213, 94, 0)
-"""Frames; blue and vermilion, which colour-blind people tell apart (Okabe and Ito)."""
+"""Frames of defects; vermilion, which colour-blind people see (Okabe and Ito)."""
 
 OUTLINE_COLOUR: Colour = (0, 255, 255)  # in neither photos of parts nor the colour map
 WITHIN_COLOUR: Colour = (240, 228, 66)
