@@ -157,7 +157,7 @@ def check_sink(
                 testing.must(box.refused == 0, "it refuses messages")
                 # as if the station had been killed before it wrote down what was taken
                 box.advance(box.cursor._replace(inspection=0, verdict=0))
-                delivery.wake()
+                station.sinks.wake(number)
                 _wait_for(lambda box=box: not box.waiting(), "messages wait that came before")  # type: ignore[misc]
                 box.advance(box.cursor._replace(inspection=0, verdict=0))
                 box.save()

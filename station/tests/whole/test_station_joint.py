@@ -26,7 +26,7 @@ from sink_helpers import make_broker, make_sink
 from station_helpers import Running, png, until
 
 PRODUCTS = ("fabric", "plate", "Blech 7/ä")
-CALLED = ("fabric", "plate", "Blech-7")  # at the station
+CALLED = ("fabric", "plate", "Blech-7-ae")  # at the station
 SIZE = 64
 
 
@@ -197,7 +197,7 @@ def test_a_key_is_known_after_a_switch_that_changes_the_product(open_line, joint
     assert first["product"] in ("fabric", "plate")
     version = line.add(joint_models / "three.zip").json()["id"]
     assert line.http.post(f"plate/versions/{version}/activate").status_code == 200
-    assert line.send("line", data).json()["product"] == "Blech-7"
+    assert line.send("line", data).json()["product"] == "Blech-7-ae"
     assert line.send("line", data, "K").json() == first
 
 
@@ -267,27 +267,27 @@ def test_a_further_product_comes_goes_and_leaves_its_history(open_station, joint
     # by the API
     version = line.add(joint_models / "three.zip").json()["id"]
     assert line.names() == [*CALLED]
-    refused = line.send("Blech-7", GOOD[PRODUCTS[2]])
+    refused = line.send("Blech-7-ae", GOOD[PRODUCTS[2]])
     assert (refused.status_code, refused.json()["code"]) == (503, "no_model")
     assert line.station.problems() == []
     line.http.post(f"plate/versions/{version}/activate")
     found = line.send("line", GOOD[PRODUCTS[2]]).json()
-    assert found["product"] == found["shows"] == "Blech-7"
-    until(lambda: line.http.get("Blech-7/drift").json()["pictures"] == 1)
+    assert found["product"] == found["shows"] == "Blech-7-ae"
+    until(lambda: line.http.get("Blech-7-ae/drift").json()["pictures"] == 1)
     line.running.close()
     # by the settings, and back
     for entry, known in ((three, True), (two, True)):
         line = Line(open_station(products={"line": entry}))
         assert line.names() == [*CALLED]
-        assert line.found("Blech-7")[-1] == found
-        assert line.send("Blech-7", GOOD[PRODUCTS[2]]).status_code == (201 if known else 503)
+        assert line.found("Blech-7-ae")[-1] == found
+        assert line.send("Blech-7-ae", GOOD[PRODUCTS[2]]).status_code == (201 if known else 503)
         if entry is two:
             back = line.http.get("plate/versions").json()["versions"][-1]["id"]
             line.http.post(f"plate/versions/{back}/activate")
-            assert line.active("Blech-7") is None
-            assert line.send("line", GOOD[PRODUCTS[2]]).json()["product"] != "Blech-7"
-            assert line.http.get(f"Blech-7/inspections/{found['id']}/overlay").status_code == 200
-            assert httpx.get(f"{line.running.url}/Blech-7/live").status_code == 200
+            assert line.active("Blech-7-ae") is None
+            assert line.send("line", GOOD[PRODUCTS[2]]).json()["product"] != "Blech-7-ae"
+            assert line.http.get(f"Blech-7-ae/inspections/{found['id']}/overlay").status_code == 200
+            assert httpx.get(f"{line.running.url}/Blech-7-ae/live").status_code == 200
             assert line.station.problems() == []
         line.running.close()
 
@@ -321,9 +321,9 @@ def test_files_of_the_other_kind_are_a_line(open_station, joint_models, open_lin
     only = joint_models / "two.zip"
     version = line.add(joint_models / "three.zip").json()["id"]
     line.http.post(f"plate/versions/{version}/activate")
-    sent = line.add(only, "Blech-7")
+    sent = line.add(only, "Blech-7-ae")
     assert sent.status_code == 422
-    assert "has no product Blech-7: send it to one that it has, fabric, plate" in sent.text
+    assert "has no product Blech-7-ae: send it to one that it has, fabric, plate" in sent.text
     line.running.close()
     products = {"plate": ProductSettings(str(joint_models / "plate.safetensors"))}
     line = Line(open_station(products=products))

@@ -110,8 +110,10 @@ class Jobs:
     def state(self, product_id: int) -> tuple[Any, ...]:
         """Return the active version, the last verdict, and the status of the latest jobs: what is learnt
         depends on them alone."""
-        last = select(func.max(verdicts.c.id)).where(verdicts.c.product_id == product_id).scalar_subquery()
-        active = select(products.c.active_version_id, last).where(products.c.id == product_id)
+        last = select(verdicts.c.id).where(verdicts.c.product_id == product_id)
+        last = last.order_by(verdicts.c.id.desc()).limit(1)
+        active = select(products.c.active_version_id, last.scalar_subquery())
+        active = active.where(products.c.id == product_id)
         latest = select(jobs.c.id, jobs.c.status).where(jobs.c.product_id == product_id)
         latest = latest.order_by(jobs.c.id.desc()).limit(MAX_LATEST)
         with self.database.reading() as connection:

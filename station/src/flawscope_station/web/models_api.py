@@ -30,6 +30,7 @@ from flawscope_station.web import schemas, uploads
 from flawscope_station.web.api import Engineer, api_router, file_body_schema, refusals
 from flawscope_station.web.components import (
     AddressesDep,
+    DatabaseDep,
     FilesDep,
     OverviewDep,
     ProductId,
@@ -108,6 +109,20 @@ class KeptPromise(BaseModel):
     state: Literal["nothing", "kept", "broken", "open"] = Field(
         description="by the rule of `flawscope evaluate`; open: that depends on the unreviewed ones"
     )
+
+
+class TrailEntry(BaseModel):
+    """Event of the models, or verdict on a picture, for the trail."""
+
+    at: str
+    by: str
+    kind: str
+    text: str
+    inspection: int | None
+
+
+class AuditTrail(BaseModel):
+    entries: list[TrailEntry]
 
 
 @router.get("/versions", response_model=schemas.Versions)
@@ -253,6 +268,14 @@ def candidate(product_id: ProductId, number: int, learning: LearningDep) -> Any:
 def reject(product_id: ProductId, number: int, learning: LearningDep, person: Engineer) -> Any:
     """Reject a candidate. Its version is kept, and can still be activated."""
     return learning.reject(product_id, valid_id_or_zero(number), person.name)
+
+
+@router.get("/trail", response_model=AuditTrail)
+def audit_trail(
+    product_id: ProductId, database: DatabaseDep, limit: Annotated[int, Query(ge=1, le=500)] = 100
+) -> Any:
+    """List who added and activated versions, made candidates and gave verdicts, the latest first."""
+    return {"entries": list_history(database, product_id, limit)}
 
 
 # -------------------------------------------------------------------------------------------------- the page
