@@ -32,8 +32,10 @@ def test_lines_of_a_fit_need_no_explanation(model_path):
         "  c.png  lies apart from the others",
         "--drop-suspects leaves out what stands out by its score",
     ]
-    args = SimpleNamespace(category=None, data="parts")
+    args = SimpleNamespace(category=None, data="parts", evaluate=False)
     assert not any("torch" in line for line in next_steps(args, model_path))
+    args.evaluate = True
+    assert next_steps(args, model_path)[2].endswith("shows what was measured, with pictures")
 
 
 def test_pictures_of_the_default_alone_are_told_to_the_advice(model_path):

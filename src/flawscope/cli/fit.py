@@ -136,12 +136,10 @@ def learnt_by_default(args: argparse.Namespace, manifest: Manifest) -> int:
 def next_steps(args: argparse.Namespace, out: Path) -> list[str]:
     """Lines with the commands that come next."""
     category = ["--category", args.category] if args.category else []
+    why = "shows what was measured, with pictures" if args.evaluate else "measures on good and bad ones"
     steps = (
         (["predict", out, "NEW_PICTURES", "--out", "found"], "judges pictures"),
-        (
-            ["evaluate", out, "--data", args.data, *category, "--out", "results"],
-            "measures on good and bad ones",
-        ),
+        (["evaluate", out, "--data", args.data, *category, "--out", "results"], why),
         (
             ["export", out, "--out", out.with_suffix(".onnx")],
             "makes a copy for computers that only judge: less to install",

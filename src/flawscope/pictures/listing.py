@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from flawscope.errors import InputError, join_names
-from flawscope.pictures.decoding import PICTURE_SUFFIXES, PictureSource, is_picture
+from flawscope.pictures.decoding import PICTURE_SUFFIXES, VIDEO_SUFFIXES, PictureSource, is_picture
 from flawscope.pictures.mask_files import find_masks
 
 # What systems leave behind in folders of pictures; names that begin with a dot are left out anyway.
@@ -89,7 +89,9 @@ def folder_error(folder: Path, error: OSError) -> InputError:
     if isinstance(error, FileNotFoundError):
         return _missing(folder, "folder")
     if isinstance(error, NotADirectoryError):
-        return InputError(f"{folder}: a file, not a folder; give the folder of pictures")
+        is_video = folder.suffix.lower() in VIDEO_SUFFIXES
+        remedy = "take single pictures out of the video" if is_video else "give the folder of pictures"
+        return InputError(f"{folder}: a file, not a folder; {remedy}")
     reason = error.strerror or type(error).__name__
     return InputError(f"{folder}: the folder cannot be read ({reason}); check its permissions")
 
