@@ -45,20 +45,19 @@ def pytest_ignore_collect(collection_path, config):
 
 
 def pytest_collection_modifyitems(items):
-    """Tests below tests/whole/ are of the second floor. Each process begins with its share of these: none
-    that takes long is left for the end, when the other processes have nothing to do."""
+    """Tests below tests/whole/ are of the second floor. The processes begin with these, by turns of
+    files: none that takes long is left for the end, when the other processes have nothing to do."""
     for item in items:
         if "/tests/whole/" in item.path.as_posix():
             item.add_marker("whole")
     count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
     whole = [item for item in items if item.get_closest_marker("whole")]
     others = [item for item in items if not item.get_closest_marker("whole")]
-    items[:] = [
-        item
-        for k in range(count)
-        for some in (whole, others)
-        for item in some[len(some) * k // count : len(some) * (k + 1) // count]
-    ]
+    turns = {path: turn % count for turn, path in enumerate(dict.fromkeys(item.path for item in whole))}
+    items.clear()
+    for k in range(count):
+        items += [item for item in whole if turns[item.path] == k]
+        items += others[len(others) * k // count : len(others) * (k + 1) // count]
 
 
 def pytest_xdist_auto_num_workers():

@@ -167,7 +167,8 @@ def fit_model(
     say(Detail(f"folders: {dataset.layout} layout"))
     for line in training_remarks(dataset, group):
         say(line)
-    advised = [] if old is not None or args.align or args.channels else advise_before(dataset)
+    is_told = args.align or args.several or args.channels
+    advised = [] if old is not None or is_told else advise_before(dataset)
     for one in () if args.auto else advised:
         say(one.line())
     how = {
