@@ -28,6 +28,7 @@ def picture(station: Station, data: bytes, name: str = "a.png") -> Part:
 
 def forget_maps(station: Station) -> None:
     """As of pictures that were inspected long ago."""
+    until(lambda: station.renderer._recent)  # an answer goes before its map is kept
     until(lambda: station.renderer._unwritten._value == renderings_module.MAX_UNWRITTEN)
     station.renderer._recent.clear()
     station.renderer._recent_bytes = 0
