@@ -18,7 +18,7 @@ from flawscope.calibration.threshold import Calibration, far_severity
 from flawscope.errors import InputError, join_names, pluralize
 from flawscope.pictures import units
 from flawscope.pictures.apart import find_apart
-from flawscope.pictures.appearance import FAR_SHIFT, AppearanceRange, FeatureValues, describe_shifts
+from flawscope.pictures.appearance import AppearanceRange, FeatureValues, describe_shifts, is_far
 from flawscope.pictures.near_duplicates import Look
 
 FAR_ALONE = 5.0  # times `far_severity`, from which on it is asked; of good ones a severity of 14 was seen
@@ -316,7 +316,7 @@ def unlike_note(
 ) -> Odd | None:
     """Note on pictures that are unlike those learnt from, as a whole; None where there are none."""
     shifts = [(appearance.shifts(one), name) for one, name in zip(measured, names, strict=True) if one]
-    if far := [(shift, name) for shift, name in shifts if max(map(abs, shift)) > FAR_SHIFT]:
+    if far := [(shift, name) for shift, name in shifts if is_far(shift)]:
         far_names = tuple(name for _, name in far)
         return Odd(
             UNLIKE,

@@ -70,9 +70,9 @@ def read_fit_settings(args: argparse.Namespace) -> FitSettings:
             raise InputError(f"--update keeps the model's own settings: leave out {names}")
     elif args.fair:
         raise InputError("--fair is for --update: leave it out")
-    preset = options.pop("preset", None) or "default"  # a line of the file without a value
+    preset, seen = registry.take_preset(options)
     method = registry.default_method_name(options.pop("method", None), preset)
-    found = FitSettings(method, preset, options.pop("seen", None) or 0, options)
+    found = FitSettings(method, preset, seen, options)
     if not args.update:
         try:
             registry.configure(registry.method(method), preset, options)

@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 
-import numpy as np
-
 from flawscope.artefact.model_file import Manifest
 from flawscope.artefact.tried import Choice
 from flawscope.calibration.goods import scored
@@ -18,7 +16,7 @@ from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.pixel_sets import connected_parts, largest_sizes
 from flawscope.results.advice import Advice, advice
 from flawscope.results.prediction import MISSED
-from flawscope.views.congealing import poses_needed
+from flawscope.views.congealing import poses_needed, spread_numbers
 from flawscope.views.pose import PoseKind
 from flawscope.views.preprocess import Preprocess
 
@@ -63,7 +61,7 @@ def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
 def _poses_needed(good: Sequence[PictureSource]) -> PoseKind | None:
     """Returns `poses_needed` of some pictures; those that cannot be read, and deep ones, do not count."""
     how, small = Preprocess(), []
-    for number in np.unique(np.linspace(0, len(good) - 1, min(LOOKED_AT, len(good))).astype(int)):
+    for number in spread_numbers(len(good), LOOKED_AT):
         with suppress(InputError):  # the command names it
             small.append(how.small(how.decode(good[number])))
     return poses_needed(small)

@@ -12,7 +12,7 @@ from flawscope.calibration.parts import PartPattern
 from flawscope.calibration.promise import judge_pictures
 from flawscope.datasets import Item
 from flawscope.errors import InputError, join_names, pluralize
-from flawscope.pictures.appearance import FAR_SHIFT
+from flawscope.pictures.appearance import is_far
 from flawscope.pictures.channels import first_view
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.near_duplicates import Look, near_duplicates
@@ -85,7 +85,7 @@ def _reasons(
             f"{copies} of {pluralize(len(learnt), 'training picture')} are near-copies of others, which the "
             "model counted as parts of their own: fit anew, or name the parts with --group"
         )
-    shifted = sum(max(map(abs, one.shifts), default=0.0) > FAR_SHIFT for _, one in good)
+    shifted = sum(is_far(one.shifts) for _, one in good)
     if shifted >= max(1, SHIFTED_SHARE * len(good)):
         yield (
             f"{shifted} of the good test pictures look otherwise as a whole than those learnt from (light, "

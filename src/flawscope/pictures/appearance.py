@@ -146,6 +146,11 @@ class AppearanceRange:
             return None
 
 
+def is_far(shifts: FeatureValues) -> bool:
+    """Whether a picture looks otherwise as a whole than those learnt from."""
+    return max(map(abs, shifts), default=0.0) > FAR_SHIFT
+
+
 def describe_shifts(shifts: Sequence[FeatureValues]) -> str:
     """Names the features in which most of these pictures lie outside of the range: at most three, farthest
     first."""

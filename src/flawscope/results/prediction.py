@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from flawscope.calibration.size_bounds import UNCALIBRATED, SizeBounds, doubted_level
 from flawscope.errors import InputError, pluralize
-from flawscope.pictures.appearance import FAR_SHIFT, FEATURES, FeatureValues, describe_shifts
+from flawscope.pictures.appearance import FEATURES, FeatureValues, describe_shifts, is_far
 from flawscope.pictures.channels import displayed
 from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.pixel_sets import Pixels, connected_parts
@@ -468,7 +468,7 @@ class MismatchDetector:
         """Warning for a person; empty where there is no reason for one."""
         if self.count < MIN_WARNING_PICTURES:
             return ""
-        far = [one for one in self.shifts if max(map(abs, one)) > FAR_SHIFT]
+        far = [one for one in self.shifts if is_far(one)]
         if self.shifts and len(far) >= MAJORITY * len(self.shifts):
             remedy = OTHER_MODEL_REMEDY if self.anomalous >= MAJORITY * self.count else CHANGED_LIGHT_REMEDY
             return (

@@ -65,7 +65,7 @@ def learn_cross_validated(
     Raises:
         InputError: there are too few pictures, or they show nothing to be found.
     """
-    chosen = _some(len(pictures))
+    chosen = spread_numbers(len(pictures), MAX_PICTURES)
     selected = [pictures[i] for i in chosen]
     reference, poses = _align_all(selected, kind, ground)
     errors = [reference.find(pictures[i]).error for i in sorted({*range(len(pictures))} - {*chosen})]
@@ -91,7 +91,7 @@ def poses_needed(
         pictures: as `learn_reference` takes them; fewer than `MIN_REFERENCE_PICTURES` tell nothing.
         kinds: that are asked for, each where those before it find no part.
     """
-    pictures = [pictures[i] for i in _some(len(pictures))]
+    pictures = [pictures[i] for i in spread_numbers(len(pictures), MAX_PICTURES)]
     for kind in kinds:
         try:
             reference, poses = _align_all(pictures, kind)
@@ -112,9 +112,9 @@ def poses_needed(
     return None
 
 
-def _some(count: int) -> list[int]:
-    """Numbers of the pictures that are learnt from, of so many."""
-    found: list[int] = np.unique(np.linspace(0, count - 1, min(MAX_PICTURES, count)).astype(int)).tolist()
+def spread_numbers(count: int, most: int) -> list[int]:
+    """Returns at most so many of the numbers below `count`, from the first to the last, evenly spread."""
+    found: list[int] = np.unique(np.linspace(0, count - 1, min(most, count)).astype(int)).tolist()
     return found
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.errors import InputError, pluralize
-from flawscope.views.congealing import MIN_REFERENCE_PICTURES, learn_cross_validated
+from flawscope.views.congealing import MIN_REFERENCE_PICTURES, learn_cross_validated, spread_numbers
 from flawscope.views.pose import SIDE, Float32, PoseKind, PoseReference
 from flawscope.views.several_parts import (
     MAX_SIDE,
@@ -176,7 +176,7 @@ def _learn(
     sought = min(_CANDIDATE_FACTOR * (most + 1), MAX_SOUGHT)
     object_area = min(1.0, _MIN_OBJECT_AREA * typical_area / OVERVIEW_SIDE**2)
     settings = SeveralParts(span, object_area, sought, most=min(most, sought))
-    rows = np.unique(np.linspace(0, len(single_parts) - 1, min(_MAX_CROPS, len(single_parts))).astype(int))
+    rows = spread_numbers(len(single_parts), _MAX_CROPS)
     crops, levels, crop_owners = list[Float32](), list[float](), list[int]()
     for i in sorted({single_parts[row][0] for row in rows}):
         picture = small(i, settings.side)

@@ -255,7 +255,7 @@ def _method_config(
     if values.pop("method", method) != method:
         where = f"config {file}" if file else "--set"
         raise InputError(f"{where} is not for {method}: mend its `method`, or give the right file")
-    preset, seen = values.pop("preset", None) or "default", values.pop("seen", None) or 0
+    preset, seen = registry.take_preset(values)
     if seen != 0 and not _learns_from_defects(method):
         raise InputError(f"{method} learns from good pictures only: leave out its setting seen")
     built = registry.configure(registry.method(method), preset, values)
