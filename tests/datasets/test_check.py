@@ -124,6 +124,7 @@ def test_mixed_sizes_and_modes(mvtec, save):
         ("mixed-modes", "different kinds of pixels: colour (27), 16-bit grey (1), grey (1)"),
         ("mixed-sizes", "2 picture sizes: 48x48 (28), 64x64 (1)"),
     ]
+    assert [f.others for f in report.findings] == [(), ("train/good/wide.png",)]
 
 
 def test_files_that_take_no_part(mvtec, save):

@@ -138,7 +138,7 @@ def check(
     findings += exact_copies(dataset, readable)
     if near:
         findings += near_copies(dataset, readable)
-    findings += _mixed_findings(sizes, modes)
+    findings += _mixed_findings(dataset, readable, sizes, modes)
     # reduced to the default size
     if found := reduction_remark([(height, width) for width, height in sizes.elements()]):
         findings.append(Finding("note", "reduced", ".", *found))
@@ -261,12 +261,16 @@ def _mask_faults(dataset: Dataset, item: Item, size: tuple[int, int]) -> Iterato
 # ---------------------------------------------------------------------------------------- the set as a whole
 
 
-def _mixed_findings(sizes: Counter[tuple[int, int]], modes: Counter[str]) -> Iterator[Finding]:
+def _mixed_findings(
+    dataset: Dataset, seen: Sequence[CheckedPicture], sizes: Counter[tuple[int, int]], modes: Counter[str]
+) -> Iterator[Finding]:
     if len(sizes) > 1:
         ranked = [(*size, n) for size, n in _by_frequency(sizes)]
+        ((usual, count),) = sizes.most_common(1)
+        odd = [one.item.path for one in seen if one.size != usual and 2 * count > len(seen)]
         message = f"{len(sizes)} picture sizes: {_sizes_text(ranked, 4)}"
         remedy = "use one camera setting, or expect other scores"
-        yield Finding("warning", "mixed-sizes", ".", message, remedy)
+        yield Finding("warning", "mixed-sizes", ".", message, remedy, tuple(map(dataset.relative, odd)))
     if len(modes) > 1:
         named = ", ".join(f"{mode} ({n})" for mode, n in _by_frequency(modes))
         yield Finding("warning", "mixed-modes", ".", f"different kinds of pixels: {named}", "store all alike")

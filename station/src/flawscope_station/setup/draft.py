@@ -14,7 +14,6 @@ import shutil
 import threading
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
@@ -287,19 +286,6 @@ class Draft:
             return kept.read_bytes()
         with self.memory.turns.take():
             return encode_webp(reduce_picture(path.read_bytes(), name, side, self.memory))
-
-    def odd_sizes(self) -> list[str]:
-        """List the pictures to learn from that do not have the size of most; none where most have no size in
-        common."""
-        sizes = {}
-        for name in self.pictures():
-            with suppress(InputError, OSError):
-                info = decoding.read_picture_header((self.folder / name).read_bytes(), name)
-                sizes[name] = info.width, info.height
-        usual, number = next(iter(Counter(sizes.values()).most_common(1)), ((0, 0), 0))
-        if 2 * number <= len(sizes):  # pictures that have sizes of their own
-            return []
-        return [name for name, size in sizes.items() if size != usual]
 
     # ---- the model
 

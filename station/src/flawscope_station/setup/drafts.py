@@ -408,7 +408,7 @@ class Checks(BackgroundThread):
             self._process = None
         existing, findings = set(draft.pictures()), []
         for one in report["findings"]:
-            names = draft.odd_sizes() if one["code"] == "mixed-sizes" else [one["subject"], *one["others"]]
+            names = [one["subject"], *one["others"]]
             told = {key: one[key] for key in ("severity", "code", "message", "remedy")}
             findings.append({**told, "pictures": [name for name in names if name in existing]})
         advised = (one["step"].partition("--align ")[2] for one in report["advice"])
