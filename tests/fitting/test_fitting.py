@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from flawscope import load
 from flawscope.artefact.model_file import read, write
 from flawscope.calibration.goods import scored
 from flawscope.errors import InputError
@@ -23,7 +24,6 @@ from flawscope.methods.patchcore import bank_selection as memory
 from flawscope.methods.task import Task
 from flawscope.pictures.appearance import APPEARANCE_KEY, AppearanceRange, measure_appearance
 from flawscope.pictures.decoding import decode, pixel_hash
-from flawscope.predictor import load
 from picture_files import save
 from small_fits import (  # noqa: F401
     PATCHES,
