@@ -25,7 +25,7 @@ CONFIGS = {"efficientad": efficientad.Config, "patchcore": patchcore.Config, "pr
 )
 def test_sizes(size, sizes):
     config = patchcore.Config(size=size)
-    assert config.sizes == config.view_sizes == tuple(sizes)
+    assert config.sizes == config.network_sizes == tuple(sizes)
     assert config.network_size == sizes[-1]
 
 
@@ -39,7 +39,7 @@ def test_a_size_is_read_from_yaml_and_assignments(tmp_path):
 def test_the_network_sees_the_crop_and_it_alone_must_be_a_multiple():
     config = prnet.Config(size="300x200", crop=(64, 96))
     assert config.sizes == ((300, 200),)
-    assert config.view_sizes == (config.network_size,) == ((64, 96),)
+    assert config.network_sizes == (config.network_size,) == ((64, 96),)
 
 
 @pytest.mark.parametrize(
