@@ -106,7 +106,7 @@ class Seeing:
         they lie in the good pictures (`congealing.poses_needed`).
     several: pictures show several parts each: all are found, counted and judged; `align` says how they lie.
     channels: pictures have more channels than three, judged together (`pictures.channels`): "all", colours
-        together and each other one by itself, or the views by the channels' numbers, "1-3,4".
+        together and each other one by itself, or groups by the channels' numbers, "1-3,4".
     undistort: file with the coefficients of the lens (`Undistortion.read`): pictures are undistorted first.
     min_defect: the smallest defect that is to be found, in pixels of the pictures, 20 or "20px": chooses
         `tile` and `scale`.

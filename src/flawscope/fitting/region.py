@@ -89,7 +89,7 @@ def learn_region(
             f"the region of interest is drawn on {name}, and {views.unusable}: name a better picture, "
             "--roi REGION@PICTURE"
         )
-    mask = read_roi(spec, how, [part.placed for part in views.parts])
+    mask = read_roi(spec, how, [one.placed for one in views.frames])
     moves = "" if how.reference is None else ", and moves with the part"
     say(f"region of interest: drawn on {name}{moves}; {mask.mean():.0%} of what the network sees counts")
     return mask

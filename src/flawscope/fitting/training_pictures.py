@@ -244,9 +244,9 @@ def _defect_images(
     views: Views, marked: NDArray[np.bool_]
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
     """Images [3, H, W] that show a part of the marked pixels, each with its mask [H, W]."""
-    if views.parts[0] is not views:
-        for part in views.parts:
-            yield from _defect_images(part, marked)
+    if views.frames[0] is not views:
+        for frame in views.frames:
+            yield from _defect_images(frame, marked)
         return
     if (mask := views.placed.mask_to_network(marked)).any():
         yield views.images([0])[0], mask
@@ -335,7 +335,7 @@ def survey(
 
 
 def look_at(sources: Sequence[PictureSource], step: ProgressCallback, how: Preprocess) -> list[Look | None]:
-    """Reads what each picture is compared by, of many channels the first view; None: it cannot be read."""
+    """Reads what each picture is compared by, of many channels the first group; None: it cannot be read."""
     return [one.look for one in see_pictures(DecodedPictures(sources, how.decode), step, how)]
 
 
@@ -368,8 +368,8 @@ def learn_normalization(
                 views = preprocess.whole.views(pictures.read(number))
             except (InputError, MemoryError):
                 continue  # reported when it is loaded for fitting
-            for part in () if views.unusable else views.parts:
-                if (found := channel_statistics(part.images([0])[0], roi)) is not None:
+            for frame in () if views.unusable else views.frames:
+                if (found := channel_statistics(frame.images([0])[0], roi)) is not None:
                     yield found
 
     return Normalization.from_statistics(measured(), share)

@@ -29,7 +29,7 @@ from flawscope.fitting.simulated_defects import (
 from flawscope.fitting.stored_options import refit_options
 from flawscope.fitting.training_pictures import Reader
 from flawscope.methods import registry
-from flawscope.pictures.channels import first_view
+from flawscope.pictures.channels import first_group
 from flawscope.pictures.decoding import pixel_hash
 from flawscope.pictures.listing import pictures_in, relative_names
 from flawscope.pictures.near_duplicates import Look
@@ -186,7 +186,7 @@ def _units(paths: Sequence[Path]) -> list[list[Path]]:
     looks: dict[Path, Look] = {}
     for path in paths:
         with suppress(InputError):
-            looks[path] = Look.of(first_view(path)[0])
+            looks[path] = Look.of(first_group(path)[0])
     found: dict[int, list[Path]] = defaultdict(list)
     for path, number in zip(looks, find_units([*looks.values()], range(len(looks))).numbers, strict=True):
         found[number].append(path)

@@ -52,7 +52,7 @@ from flawscope.views.frames import PartPose
 from flawscope.views.geometry import Geometry
 from flawscope.views.tiles import RegionOfInterest
 from flawscope.views.view_looks import ViewLooks, thumbnail
-from flawscope.views.views import PartViews, Views
+from flawscope.views.views import PartFrameViews, Views
 
 SCALE = "mm_per_pixel"  # among a model's facts: how long a pixel of its pictures is
 SHOWN_SAMPLES = 3  # stored pictures that a notebook shows
@@ -248,7 +248,7 @@ class Predictor(AnyModel):
 
     def _judge_parts(self, source: PictureSource, one: LoadResult, run: Run) -> Prediction | InputError:
         """Judges a picture by its parts, which are computed together."""
-        if isinstance(one, InputError) or not isinstance(views := one[0], PartViews):
+        if isinstance(one, InputError) or not isinstance(views := one[0], PartFrameViews):
             return self.decide([(source, one)], np.empty(0), [])[0][1]
         fusion = self.manifest.fusion
         # tiles mark the region themselves

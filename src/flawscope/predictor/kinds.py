@@ -69,7 +69,7 @@ def region_descriptors(
     chosen = slice(None) if only is None else slice(only, only + 1)
     points = [_in_picture(predictor, prediction, pixels) for pixels in prediction.region_pixels[chosen]]
     numbers = views.view_numbers()
-    finest = [number for number in numbers if views.position(number)] or numbers
+    finest = [number for number in numbers if views.is_tile(number)] or numbers
     hits = {number: [_inside(views, number, some) for some in points] for number in finest}
     most = sorted(finest, key=lambda number: -sum(len(y) for y, _ in hits[number]))
     best = [max(most, key=lambda number: len(hits[number][k][0])) for k in range(len(points))]

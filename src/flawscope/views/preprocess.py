@@ -31,7 +31,7 @@ from flawscope.views.resampling import Raster, resized, small_grey, warp_view, w
 from flawscope.views.several_parts import SeveralParts
 from flawscope.views.tiles import TileGrid
 from flawscope.views.undistort import Undistortion
-from flawscope.views.views import ChannelViews, PartViews, Views
+from flawscope.views.views import ChannelViews, PartFrameViews, Views
 
 Float32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -183,7 +183,7 @@ class Preprocess:
         return decode(source, name=name) if self.channels is None else np.asarray(self.read(source, name))
 
     def first_picture(self, picture: NDArray[Any]) -> NDArray[Any]:
-        """The picture of the first view of one that `decode` returned."""
+        """The picture of the first group of channels of one that `decode` returned."""
         return picture if self.channels is None else next(self.channels.split(picture))
 
     def views(self, source: PictureSource, name: str | None = None, counted: Mask | None = None) -> Views:
@@ -206,7 +206,7 @@ class Preprocess:
         assert isinstance(self.framing, AlignedPart)
         parts = find_frames(picture, divisor, self.size, self.framing, self.several)
         views = [self._views_of(frame, counted, name) for frame in parts.frames]
-        return PartViews(views, parts, parts.middle.place(self.geometry(parts.middle.size)).scale[0])
+        return PartFrameViews(views, parts, parts.middle.place(self.geometry(parts.middle.size)).scale[0])
 
     def _channel_views(
         self, channels: Channels, values: NDArray[Any], counted: Mask | None, name: str
