@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from flawscope.fitting import training_pictures
 from flawscope.fitting.fitting import fit
+from flawscope.pictures import decoded as decoded_pictures
 from flawscope.pictures import decoding
 from small_fits import parts, sparse_banks  # noqa: F401
 from small_network import SMALL_NETWORK
@@ -44,7 +44,7 @@ def test_a_fit_decodes_a_picture_once(how, files, decoded):
 @pytest.mark.parametrize("align", ["none", "shift", "auto"])
 def test_a_fit_decodes_pictures_beyond_its_memory_twice_however_parts_lie(align, files, decoded, monkeypatch):
     room = 5 * 96 * 96 * 3
-    monkeypatch.setattr(training_pictures, "KEPT_BYTES", room)
+    monkeypatch.setattr(decoded_pictures, "KEPT_BYTES", room)
     fit(files[:12], **QUICK, align=align)
     assert sorted(decoded.values()) == [1] * 5 + [2] * 7
 

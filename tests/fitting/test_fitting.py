@@ -312,7 +312,9 @@ def test_larger_sizes_keep_at_least_a_few_thousand(monkeypatch):
 def test_a_picture_that_goes_while_it_is_fitted_costs_a_sample_and_not_the_model(
     drawn, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(sources, "KEPT_BYTES", 0)  # as of many pictures: they are read again
+    monkeypatch.setattr(
+        "flawscope.pictures.decoded.KEPT_BYTES", 0
+    )  # as of many pictures: they are read again
     good = tmp_path / "good"
     shutil.copytree(drawn / "plate/train/good", good)
     first = min(good.iterdir())

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from deep_files import deep_png
-from flawscope.fitting.training_pictures import survey
 from flawscope.pictures.arrays import from_numpy
+from flawscope.pictures.decoded import survey
 from flawscope.pictures.decoding import decode, to_eight_bits
 from flawscope.pictures.levels import Levels, common_levels, own_levels, used_range
 from flawscope.pictures.near_duplicates import Look

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from deep_files import deep_png, tiff
-from flawscope.fitting.training_pictures import survey
+from flawscope.pictures.decoded import survey
 from flawscope.pictures.decoding import decode
 from flawscope.pictures.masks import read_mask
 from flawscope.views.preprocess import Preprocess

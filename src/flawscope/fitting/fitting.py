@@ -39,7 +39,6 @@ from flawscope.fitting.training_pictures import (
     Reader,
     see_pictures,
     split_sources,
-    survey,
     told_parts,
 )
 from flawscope.fitting.training_views import TrainingViews, views_of
@@ -50,6 +49,7 @@ from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import Budget, Fitted, LeaveOut, Task
 from flawscope.pictures.appearance import APPEARANCE_KEY as APPEARANCE
 from flawscope.pictures.appearance import AppearanceRange
+from flawscope.pictures.decoded import survey
 from flawscope.pictures.form import SIZES_KEY, extreme_sizes, known_sizes
 from flawscope.pictures.units import find_new_parts, find_parts
 from flawscope.predictor import SCALE, Predictor, fitted_artefact, open_fitted
@@ -178,12 +178,11 @@ def partial_fit(
     sources, _, _ = split_sources(images, None)
     detector = open_fitted(old, device).detector
     known = (p.hash for p in manifest.pictures if p.role != "calibration")
-    reader = Reader.of_model(detector, manifest.preprocess, sources, known)
-    reader.names = list(names) or reader.names
+    reader = Reader.of_model(detector, manifest.preprocess, sources, known, names)
     channels = manifest.preprocess.channels
     seen_first = survey(sources, None if channels is None else manifest.preprocess.decode)
     pattern = stored_part_pattern(manifest)
-    looks = [one.look for one in see_pictures(reader.decoded, step, manifest.preprocess)]
+    looks = [one.look for one in see_pictures(reader.decoded, step)]
     remarks = list[str]()
     if pattern is None and group is None:
         numbers = find_new_parts(looks, reader.names, parts, say=remarks.append)

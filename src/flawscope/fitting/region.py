@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.errors import InputError, suggest_name
-from flawscope.fitting.training_pictures import survey
+from flawscope.pictures.decoded import survey
 from flawscope.pictures.decoding import PictureSource
 from flawscope.views.preprocess import Preprocess
 from flawscope.views.roi import FrameRegion, describe_roi, drawn_size, read_roi, same_shape, split_picture

@@ -109,6 +109,11 @@ class Channels:
         return f"{self.count} channels, seen as {', '.join(named)}"
 
 
+def first_channels(picture: NDArray[Any], channels: Channels | None) -> NDArray[Any]:
+    """The picture of the first group of a decoded picture with these channels; None: it has no others."""
+    return picture if channels is None else next(channels.split(picture))
+
+
 def mean_channel(values: NDArray[Any]) -> NDArray[Any]:
     """Mean of the channels of a picture, grey of its type as `decode` returns it."""
     mean = values.mean(2, keepdims=True, dtype=np.float32)

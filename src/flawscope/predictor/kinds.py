@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from flawscope.artefact.model_file import Artefact
 from flawscope.calibration.outliers import odd_looks
 from flawscope.errors import InputError, pluralize
+from flawscope.pictures.channels import first_channels
 from flawscope.pictures.decoding import PictureSource, error_reason, pixel_hash, source_name
 from flawscope.pictures.near_duplicates import Look
 from flawscope.pictures.units import find_new_parts
@@ -172,7 +173,7 @@ class LabelledRegions:
         self.descriptors.append(region_descriptors(predictor, loaded[0], result, region)[0])
         self.kinds.append(example.kind)
         self.names.append(os.fspath(source_name(example.picture)))
-        self.looks.append(Look.of(how.first_picture(picture)))
+        self.looks.append(Look.of(first_channels(picture, how.channels)))
 
     def learn(self, predictor: Predictor, error: float) -> LearntKinds:
         pattern = predictor.manifest.facts.get("group")

@@ -182,10 +182,6 @@ class Preprocess:
         """Reads a picture as `read` does, to an array."""
         return decode(source, name=name) if self.channels is None else np.asarray(self.read(source, name))
 
-    def first_picture(self, picture: NDArray[Any]) -> NDArray[Any]:
-        """The picture of the first group of channels of one that `decode` returned."""
-        return picture if self.channels is None else next(self.channels.split(picture))
-
     def views(self, source: PictureSource, name: str | None = None, counted: Mask | None = None) -> Views:
         """Cuts a picture into the network's views.
 
@@ -197,9 +193,13 @@ class Preprocess:
             InputError: it cannot be read, or is smaller than a tile.
         """
         name = name or source_name(source)
+        return self.cut(self.read(source, name), name, counted)
+
+    def cut(self, raster: Raster, name: str, counted: Mask | None = None) -> Views:
+        """Cuts a picture that `read` or `decode` returned, as `views` does. name: for errors."""
         if self.channels is not None:
-            return self._channel_views(self.channels, self.channels.read(source, name), counted, name)
-        picture, divisor = self._corrected(load_picture(source, name), name)
+            return self._channel_views(self.channels, np.asarray(raster), counted, name)
+        picture, divisor = self._corrected(raster, name)
         if self.several is None:
             pose = self.framing.find(lambda: small_grey(picture, divisor))
             return self._views_of(self.framing.frame(picture, divisor, self.size, pose), counted, name)
