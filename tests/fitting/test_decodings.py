@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -38,6 +39,15 @@ def decoded(monkeypatch):
 @pytest.mark.parametrize("how", [{}, {"align": "shift"}, {"align": "auto"}, {"light": "10%"}])
 def test_a_fit_decodes_a_picture_once(how, files, decoded):
     fit(files[:12], **QUICK, **how)
+    assert set(decoded.values()) == {1}
+
+
+def test_deep_pictures_whose_levels_are_surveyed_are_decoded_once(files, decoded, tmp_path):
+    for file in files[:12]:
+        with Image.open(file) as picture:
+            deep = np.asarray(picture.convert("L")).astype(np.uint16) * 16
+        Image.fromarray(deep).save(tmp_path / file.name)
+    fit(sorted(tmp_path.iterdir()), **QUICK)
     assert set(decoded.values()) == {1}
 
 

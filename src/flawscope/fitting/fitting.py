@@ -49,7 +49,6 @@ from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import Budget, Fitted, LeaveOut, Task
 from flawscope.pictures.appearance import APPEARANCE_KEY as APPEARANCE
 from flawscope.pictures.appearance import AppearanceRange
-from flawscope.pictures.decoded import survey
 from flawscope.pictures.form import SIZES_KEY, extreme_sizes, known_sizes
 from flawscope.pictures.units import find_new_parts, find_parts
 from flawscope.predictor import SCALE, Predictor, fitted_artefact, open_fitted
@@ -179,8 +178,7 @@ def partial_fit(
     detector = open_fitted(old, device).detector
     known = (p.hash for p in manifest.pictures if p.role != "calibration")
     reader = Reader.of_model(detector, manifest.preprocess, sources, known, names)
-    channels = manifest.preprocess.channels
-    seen_first = survey(sources, None if channels is None else manifest.preprocess.decode)
+    seen_first = reader.decoded.survey()
     pattern = stored_part_pattern(manifest)
     looks = [one.look for one in see_pictures(reader.decoded, step)]
     remarks = list[str]()

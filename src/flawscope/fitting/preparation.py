@@ -38,7 +38,7 @@ from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import SeenDefect, Task, TaskViews
 from flawscope.pictures.channels import Channels
-from flawscope.pictures.decoded import DecodedPictures, Survey, survey
+from flawscope.pictures.decoded import DecodedPictures, Survey
 from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.defect_size import choose_tile, parse_pixels, reduction_remark
 from flawscope.pictures.form import size_text
@@ -307,14 +307,15 @@ class _Steps:
         groups = told_parts(names, group, pattern)
         views = 1.0 if pattern is None else len(groups) / (1 + max(groups, default=0))
         channels = Channels.of(channels, sources) if isinstance(channels, str) else channels
-        seen = survey(sources, None if channels is None else channels.read)
+        decoded = DecodedPictures(sources, channels)
+        seen = decoded.survey()
         check_region(self.how.roi, sources, names, seen.sizes)
         remarks, aligned = list[str](), self.how.align != "none" and not self.how.several
         lens = self.how.undistort
         if lens is not None and not isinstance(lens, Undistortion):
             lens = Undistortion.read(lens)
         preprocess = Preprocess.of_levels(seen.levels, undistort=lens, channels=channels)
-        decoded, shown = DecodedPictures(sources, channels), list[Seen]()
+        shown = list[Seen]()
         if parts is None or aligned:
             shown = see_pictures(decoded, self.step, preprocess.small if aligned else None)
         if parts is None:

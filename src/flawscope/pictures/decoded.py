@@ -21,6 +21,20 @@ from flawscope.pictures.pixel_layouts import is_deep_colour, is_read_whole
 KEPT_BYTES = 128 << 20  # of decoded pictures, while a model is fitted
 
 
+class Survey(NamedTuple):
+    """Sizes and levels of the pictures, known before a fit reads them.
+
+    levels: of all deep pictures; None where all have 8 bits. remarks: what is clipped or stretched.
+    largest: bytes of the largest one.
+    sizes: (H, W) of each, upright; None where it cannot be read.
+    """
+
+    levels: Levels | None
+    largest: int
+    sizes: list[tuple[int, int] | None]
+    remarks: list[str]
+
+
 class DecodedPictures:
     """Decodes pictures by their numbers, all channels where these are given, and keeps those that are read
     first, as many as fit in `KEPT_BYTES`: a fit asks for each several times. Used by threads."""
@@ -44,55 +58,42 @@ class DecodedPictures:
         """Picture `index`; None where it cannot be read, which is reported when it is loaded for fitting."""
         return decoded_or_none(index, self.read)
 
-
-class Survey(NamedTuple):
-    """Sizes and levels of the pictures, known before a fit reads them.
-
-    levels: of all deep pictures; None where all have 8 bits. remarks: what is clipped or stretched.
-    largest: bytes of the largest one.
-    sizes: (H, W) of each, upright; None where it cannot be read.
-    """
-
-    levels: Levels | None
-    largest: int
-    sizes: list[tuple[int, int] | None]
-    remarks: list[str]
-
-
-def survey(
-    sources: Sequence[PictureSource], read: Callable[[PictureSource], NDArray[Any]] | None = None
-) -> Survey:
-    """Surveys the pictures; of 8-bit files only the headers are read. read: of pictures with more channels,
-    which are read all."""
-    used: list[UsedRange] = []
-    kind, largest = "u", 0
-    sizes: list[tuple[int, int] | None] = []
-    for source in sources:
-        sizes.append(None)
-        try:
-            if read is not None:
-                deep = True
-            elif isinstance(source, np.ndarray):
-                deep, largest = source.dtype != np.uint8, max(largest, source.nbytes)
-                sizes[-1] = (source.shape[0], source.shape[1]) if source.ndim > 1 else None
-            elif isinstance(source, bytes) or is_read_whole(source):
-                deep = True
-            else:
-                with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as header:
-                    deep = header.mode.startswith(("I", "F")) or is_deep_colour(header)
-                    largest = max(largest, 3 * header.width * header.height)
-                    sizes[-1] = upright_size(header)
-            picture = (read or decode)(source) if deep else None
-        except (InputError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            continue  # reported when it is loaded
-        if picture is not None:
-            largest = max(largest, picture.nbytes)
-            sizes[-1] = (picture.shape[0], picture.shape[1])
-            if picture.dtype != np.uint8:
-                used.append(used_range(picture))
-                kind = picture.dtype.kind
-    levels, remarks = common_levels(used, kind) if used else (None, [])
-    return Survey(levels, largest, sizes, remarks)
+    def survey(self) -> Survey:
+        """Surveys the pictures. Of 8-bit files only the headers are read; others, and those of more channels,
+        are decoded."""
+        used: list[UsedRange] = []
+        kind, largest = "u", 0
+        sizes: list[tuple[int, int] | None] = []
+        for number, source in enumerate(self.sources):
+            sizes.append(None)
+            try:
+                if self.channels is not None:
+                    deep = True
+                elif isinstance(source, np.ndarray):
+                    deep, largest = source.dtype != np.uint8, max(largest, source.nbytes)
+                    sizes[-1] = (source.shape[0], source.shape[1]) if source.ndim > 1 else None
+                elif isinstance(source, bytes) or is_read_whole(source):
+                    deep = True
+                else:
+                    with (
+                        nullcontext(source)
+                        if isinstance(source, Image.Image)
+                        else Image.open(source) as header
+                    ):
+                        deep = header.mode.startswith(("I", "F")) or is_deep_colour(header)
+                        largest = max(largest, 3 * header.width * header.height)
+                        sizes[-1] = upright_size(header)
+                picture = self.read(number) if deep else None
+            except (InputError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+                continue  # reported when it is loaded
+            if picture is not None:
+                largest = max(largest, picture.nbytes)
+                sizes[-1] = (picture.shape[0], picture.shape[1])
+                if picture.dtype != np.uint8:
+                    used.append(used_range(picture))
+                    kind = picture.dtype.kind
+        levels, remarks = common_levels(used, kind) if used else (None, [])
+        return Survey(levels, largest, sizes, remarks)
 
 
 def decoded_or_none(source: Any, read: Callable[[Any], NDArray[Any]] = decode) -> NDArray[Any] | None:
