@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -75,11 +76,7 @@ class DecodedPictures:
                 elif isinstance(source, bytes) or is_read_whole(source):
                     deep = True
                 else:
-                    with (
-                        nullcontext(source)
-                        if isinstance(source, Image.Image)
-                        else Image.open(source) as header
-                    ):
+                    with _opened(source) as header:
                         deep = header.mode.startswith(("I", "F")) or is_deep_colour(header)
                         largest = max(largest, 3 * header.width * header.height)
                         sizes[-1] = upright_size(header)
@@ -94,6 +91,10 @@ class DecodedPictures:
                     kind = picture.dtype.kind
         levels, remarks = common_levels(used, kind) if used else (None, [])
         return Survey(levels, largest, sizes, remarks)
+
+
+def _opened(source: str | os.PathLike[str] | Image.Image) -> AbstractContextManager[Image.Image]:
+    return nullcontext(source) if isinstance(source, Image.Image) else Image.open(source)
 
 
 def decoded_or_none(source: Any, read: Callable[[Any], NDArray[Any]] = decode) -> NDArray[Any] | None:
