@@ -304,6 +304,8 @@ def test_pictures_beside_the_only_data_set_are_not_passed_over(tmp_path, save):
         save(tmp_path / name)
     assert "line2 is a data set by its folders, beside pictures in line1" in refused(tmp_path)
     assert open_dataset(tmp_path, "line2").category == "line2"
+    found = open_dataset(tmp_path, good="ok,Gutteile", test_share=0)
+    assert (len(found.train), len(found.test)) == (2, 1)
 
 
 def test_missing_empty_and_no_folder(tmp_path, save):

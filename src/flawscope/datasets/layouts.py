@@ -26,8 +26,9 @@ from flawscope.datasets.own_folders import (
 )
 from flawscope.datasets.published import is_realiad, is_visa, open_realiad, open_visa
 from flawscope.errors import InputError, check_arguments, join_names, suggest_name
+from flawscope.pictures.decoding import is_picture
 from flawscope.pictures.folder_words import GOOD, other_words, says_good, split_said
-from flawscope.pictures.listing import known_formats, list_entries, pictures_in, subfolder, subfolders
+from flawscope.pictures.listing import known_formats, list_entries, subfolder, subfolders, walk_files
 from flawscope.pictures.mask_files import fold, is_mask_folder
 from flawscope.pictures.units import compile_group
 
@@ -227,18 +228,23 @@ def _choose_category(root: Path, category: str | None, good: str | None) -> Path
         raise InputError(
             f"several categories in {root}: {names}; choose one with --category{one if are_sorted else ''}"
         )
-    for name in categories:  # the only one
-        others = [
-            n
-            for n, path in subfolders(root).items()
-            if n != name and not is_mask_folder(n) and pictures_in(path)
-        ]
-        if others and good is None:
-            raise InputError(
-                f"{root}: {name} is a data set by its folders, beside pictures in {join_names(others)}: "
-                f"choose it alone with --category {name}, or name the folders of good pictures with --good"
-            )
+    others = {name: path for name, path in subfolders(root).items() if name not in categories}
+    if beside := [name for name in others if categories and _has_pictures(others[name])]:
+        if good is not None:
+            return root
+        (name,) = categories
+        raise InputError(
+            f"{root}: {name} is a data set by its folders, beside pictures in {join_names(beside)}: choose "
+            f"it alone with --category {name}, or name the folders of good pictures with --good"
+        )
     return next(iter(categories.values()), root)
+
+
+def _has_pictures(folder: Path) -> bool:
+    try:
+        return not is_mask_folder(folder.name) and any(map(is_picture, walk_files(folder)))
+    except InputError:  # lost+found and the like
+        return False
 
 
 def _require_entries(root: str | os.PathLike[str]) -> Path:
