@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from flawscope import load
 from flawscope.calibration.goods import Picture, calibrate
 from flawscope.datasets import open_dataset
 from flawscope.evaluation import evaluate, next_steps
 from flawscope.evaluation.next_steps import advise_after
-from flawscope.predictor import load
 
 
 def test_a_search_is_advised_where_parts_lie_elsewhere(drawn, model_path, monkeypatch):
