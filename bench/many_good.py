@@ -2,12 +2,10 @@
 
     python bench/many_good.py --threads 1
 
-near-copies   drawn plates of 96 px in files, every tenth another picture of the plate before: all that happens
-              before a fit (reading, comparing, finding parts), and its peak memory beside the one that is
-              forecast for the fit.
-calibrate     what `flawscope calibrate` does beside judging pictures, whose scores are drawn (heavy in the
-              tail) and whose near-copies are those above; and the judging, by the default network on
-              `JUDGED` pictures.
+compare    drawn plates of 96 px in files, every tenth another picture of the plate before: all that happens
+           before a fit (reading, comparing, finding parts), and its peak memory beside the fit's forecast.
+calibrate  what `flawscope calibrate` does beside judging pictures and comparing them, by drawn scores; and
+           judging them, by the default network on `JUDGED` of them.
 """
 
 from __future__ import annotations
@@ -66,7 +64,6 @@ def calibrate(folder: str, count: int, threads: int) -> Cell:
     from flawscope.calibration.outliers import Seen
     from flawscope.machine import peak_memory
     from flawscope.methods.threads import set_thread_count
-    from flawscope.pictures.appearance import measure_appearance
     from flawscope.pictures.decoding import decode
     from flawscope.predictor import recalibration
 
@@ -78,7 +75,7 @@ def calibrate(folder: str, count: int, threads: int) -> Cell:
     for picture in shown:
         model.predict(picture)
     judging = (time.process_time() - began) / JUDGED
-    rng, looks = np.random.default_rng(0), [measure_appearance(picture) for picture in shown]
+    rng, looks = np.random.default_rng(0), [model.see(picture, picture)[1] for picture in shown]
     scores = np.exp(rng.normal(0, 1, (count, 1, 3)))
     judged = recalibration.GoodPictures(
         [
