@@ -21,7 +21,7 @@ from flawscope.views.pose import PoseKind
 from flawscope.views.preprocess import Preprocess
 
 MEASURED = 40  # missed defects whose sizes are measured
-LOOKED_AT = 10  # good pictures that tell how parts lie: two more than it takes
+LOOKED_AT = 9  # good pictures that tell how parts lie: one more than it takes
 
 
 def advise_before(dataset: Dataset) -> list[Advice]:

@@ -19,7 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.errors import InputError
-from flawscope.views.pose import HALF_SIDE, SIDE, SPREAD_SCALE, Float32, Pose, PoseKind, PoseReference, align
+from flawscope.views.pose import (
+    HALF_SIDE,
+    MAX_ERROR,
+    SIDE,
+    SPREAD_SCALE,
+    Float32,
+    Pose,
+    PoseKind,
+    PoseReference,
+    align,
+)
 
 MAX_PICTURES = 40  # pictures that the reference is learnt from
 MIN_REFERENCE_PICTURES = 8
@@ -142,18 +152,20 @@ def _told_by_few(pictures: Sequence[Float32], full: bool) -> tuple[Sequence[Pose
     None: they lie alike, or show no part. A few pictures tell, each as the reference, in a tenth of the time.
     """
     singles, count = _SingleReferences(pictures), len(pictures)
-    found, alike = list[int](), 0
+    found, upright, alike = list[int](), 0, 0
     for number in spread_numbers(count, _FEW):
-        places = np.array([(one.x, one.y) for one in singles.find(number, "shift") if one.found])
-        found.append(len(places))
-        if len(places) >= _MOST * count:
+        poses = [one for one in singles.find(number, "shift") if one.found]
+        found.append(len(poses))
+        # turned parts may be found too, in wrong places, but not so well
+        if len(poses) >= _MOST * count and np.median([one.error for one in poses]) <= MAX_ERROR / 2:
+            places = np.array([(one.x, one.y) for one in poses])
             away = np.hypot(*(places - np.median(places, axis=0)).T)
-            alike += bool((away <= _NEAR).sum() >= _MOST * count)
+            upright, alike = upright + 1, alike + int((away <= _NEAR).sum() >= _MOST * count)
         if alike == 2:
             return (), False
         if len(found) == 3 and max(found) < _MOST * count:
             break
-    if sum(one >= _MIN_FOUND * count for one in found) >= 2:
+    if upright >= 2:
         return ("shift",), False
     first, second = (singles.find(number, "turn") for number in spread_numbers(count, 2))
     seen = [[one for one in poses if one.found] for poses in (first, second)]

@@ -68,7 +68,7 @@ def test_what_was_learnt_to_tell_is_the_reference(monkeypatch):
 @pytest.mark.parametrize(
     ("how", "most"),
     [
-        ({}, 4 * 10),
+        ({}, 0),  # nothing differs but noise
         ({"degrees": 180, "shift": 30}, 5 * 10),
         ({"degrees": 4, "shift": 4}, 6 * 10),
     ],
@@ -79,7 +79,7 @@ def test_few_pictures_tell_where_all_lie_alike_or_turned(how, most, monkeypatch)
     monkeypatch.setattr(congealing, "_align_all", lambda *_: pytest.fail("learnt"))
     monkeypatch.setattr(PoseReference, "find", lambda *given: asked.append(given) or find(*given))
     needed(draw(k, **how) for k in range(10))
-    assert 0 < len(asked) <= most
+    assert len(asked) <= most
 
 
 NOISE = np.random.default_rng(0).integers(0, 255, (9, 96, 96, 3), dtype=np.uint8)
