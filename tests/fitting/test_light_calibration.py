@@ -147,9 +147,7 @@ def test_a_picture_that_is_counted_wrong_in_a_light_counts_above_all_scores(monk
 
 
 def test_a_part_that_is_lost_in_another_light_is_told():
-    how = Mock(
-        decode=lambda source, name=None: source, **{"views.return_value": Mock(unusable="no part found")}
-    )
+    how = Mock(channels=None, **{"cut.return_value": Mock(unusable="no part found")})
     reader = Reader([part(0)], how, set())
     assert [*reader.views_in_lights(0, [Light(brightness=1.1)])] == [None]
     assert reader.failures == {0: "with brightness 1.1 no part found, in picture 0"}

@@ -24,7 +24,7 @@ add_arguments = fit_options.add_arguments
 
 def run(args: argparse.Namespace) -> int:
     from flawscope.artefact import files
-    from flawscope.predictor import load
+    from flawscope.predictor import Predictor
     from flawscope.predictor.rates import promise_of
     from flawscope.predictor.router import is_router
     from flawscope.results.advice import advice
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--json prints what --evaluate measures: add --evaluate")
     args.call_digest = questions.digest_call(args)
     if args.force and questions.accept(args.out, args.call_digest):
-        return common.report_failures(_evaluate(args, load(args.out)) if args.evaluate else [])
+        return common.report_failures(_evaluate(args, Predictor.opened(args.out)) if args.evaluate else [])
     if (
         args.joint
         or args.each_view

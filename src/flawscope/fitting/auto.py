@@ -43,13 +43,13 @@ from flawscope.fitting.search_time import RESERVE, SearchTime
 from flawscope.fitting.training_pictures import (
     Images,
     SeenDefects,
-    decoded_or_none,
     look_at,
     split_sources,
 )
 from flawscope.fitting.trial_pictures import LONG, SHORT, SimulatedPatch, Stage, make_stages
 from flawscope.methods.feature_memory import FeatureMemory
 from flawscope.methods.features.backbone import import_timm
+from flawscope.pictures.decoded import decoded_or_none
 from flawscope.pictures.decoding import PictureSource, decode, pixel_hash, to_eight_bits
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.units import find_parts, group_numbers

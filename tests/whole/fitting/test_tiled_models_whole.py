@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from flawscope import load
 from flawscope.errors import InputError
 from flawscope.fitting import judging
 from flawscope.fitting.fitting import fit
-from flawscope.predictor import load
 from flawscope.synthesis.demo.dataset import draw_picture
 from small_network import SMALL_NETWORK
 
