@@ -5,21 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-<<<<<<< HEAD
+from flawscope import load
 from flawscope.artefact.tried import Choice, Trial
 from flawscope.calibration.goods import Picture, calibrate
 from flawscope.datasets import open_dataset
 from flawscope.evaluation import evaluate, next_steps
 from flawscope.evaluation.next_steps import advise_after, advise_untried
-from flawscope.predictor import load
 from flawscope.results.advice import advice
-=======
-from flawscope import load
-from flawscope.calibration.goods import Picture, calibrate
-from flawscope.datasets import open_dataset
-from flawscope.evaluation import evaluate, next_steps
-from flawscope.evaluation.next_steps import advise_after
->>>>>>> main
 
 
 def test_a_search_is_advised_where_parts_lie_elsewhere(drawn, model_path, monkeypatch):
