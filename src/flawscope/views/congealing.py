@@ -71,7 +71,7 @@ class Lying(NamedTuple):
 def learn_reference(
     pictures: Sequence[Float32], kind: PoseKind, learnt: Aligned | None = None
 ) -> PoseReference:
-    """As `learn_cross_validated`. learnt: by `poses_needed` from the same pictures."""
+    """Learns the reference as `learn_cross_validated` does, without those of groups."""
     return learn_cross_validated(pictures, kind, None, None, learnt)[0]
 
 
