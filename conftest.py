@@ -93,6 +93,7 @@ def no_search_for_copies(request, monkeypatch):
 def computed_once(shared):
     """Comparing pictures with each other and learning to find their parts is most of the time of a fit with
     so few: of the same pictures it is done once in a run."""
+    from flawscope.evaluation import next_steps
     from flawscope.pictures import units
     from flawscope.views import congealing, several_parts_learning
 
@@ -111,6 +112,7 @@ def computed_once(shared):
     with pytest.MonkeyPatch.context() as patch:
         for module, name in (
             (units, "compare_pictures"),
+            (next_steps, "poses_needed"),
             (congealing, "learn_cross_validated"),
             (several_parts_learning, "learn_cross_validated"),
             (several_parts_learning, "_count_parts"),

@@ -152,6 +152,18 @@ def test_memory_plan_follows_what_is_free_and_gives_two_gib_at_most(monkeypatch,
         assert planned(int(5 / PER_PICTURE), 100 * 2**30) == shards
 
 
+def test_streamed_features_take_no_more_memory_of_more_pictures(monkeypatch, fitted):
+    monkeypatch.setattr(memory.quantized_search, "is_faster", lambda: True)
+    monkeypatch.setattr(memory, "peak_memory", lambda: 0)
+    counts = [int(gib / PER_PICTURE) for gib in (8, 80)]
+    plans = [
+        memory.plan_memory(fitted.session.model, Task(lambda i: None, range(count), rate=0.05), count)
+        for count in counts
+    ]
+    assert 1 < plans[0].shards < plans[1].shards
+    assert plans[1].peak < 1.1 * plans[0].peak
+
+
 def test_extending_twice(fitted, tmp_path):
     partial_fit(fitted.artefact, parts(4, seed=8), device="cpu", check=False).save(tmp_path / "a.safetensors")
     once = read(tmp_path / "a.safetensors")

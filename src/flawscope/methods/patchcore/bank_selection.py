@@ -153,9 +153,9 @@ def plan_memory(model: Model, task: Task, count: int) -> MemoryPlan:
     embedding = threads * (batch * _activation_bytes(model) + decoded) + KERNEL_BYTES
     # products of a block with a batch of picks, and the block itself
     selecting = threads * coreset.ROWS * (coreset.BATCH + 2 * width) * 4
-    # of one branch at a time, beside its features
+    # of one branch and one shard at a time, beside its features
     rounded = quantized_search.row_bytes(width) + 4 if on_cpu and quantized_search.is_faster() else 0
-    selecting += max(patches) * count * rounded
+    selecting += max(patches) * -(-count // shards) * rounded
     # one row block of the neighbours' table against the bank; the bank in its forms
     installing = threads * BLOCK // 4 * max(banks) * 4 + 4 * sum(banks) * width * 4
     kept = 0 if shards == 1 else 2 * sum(banks) * width * 4 * 2  # the coresets of the shards
