@@ -93,7 +93,7 @@ def enough(scored: Mapping[int, Scored], seed: int = 0) -> int | None:
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """What more good pictures bring: a figure by the number of units learnt from; near-copies are one.
+    """Curve of what more good pictures bring: a figure by the number of units learnt from.
 
     figures: by that number, smallest first. enough: as `enough` tells it; None: more may do better still.
     """
