@@ -146,4 +146,4 @@ def next_steps(args: argparse.Namespace, out: Path) -> list[str]:
             "makes a copy for computers that only judge: less to install",
         ),
     )
-    return ["next:", *(f"  flawscope {shlex.join(map(str, words))}   {what}" for words, what in steps)]
+    return ["go on with:", *(f"  flawscope {shlex.join(map(str, words))}   {what}" for words, what in steps)]
