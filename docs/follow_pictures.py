@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 
 import flawscope
+from flawscope.fitting import simulated_defects
 from flawscope.synthesis.demo.dataset import draw_dataset
 
 ROOT = Path(flawscope.__file__).parent
@@ -98,6 +99,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     torch.set_num_threads(1)  # calls come in one order
+    simulated_defects.MIN_SECONDS = 60.0  # and are the same on a busy machine
     with tempfile.TemporaryDirectory() as folder:
         draw_dataset(Path(folder), category="plate", train=12, good=2, bad_per_kind=1, size=96, seed=1)
         for kind in args.kinds.split(";"):

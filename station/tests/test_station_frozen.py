@@ -112,9 +112,9 @@ def test_a_video_that_shows_a_still_picture_is_not_frozen(opened, tmp_path, monk
 
 
 def test_a_frozen_camera_is_an_interlock_until_a_new_frame_comes(camera, open_station, settings):
-    """It gives its last three frames in turn. 503 from the first repeat, a problem that stops the product, and
-    nothing recorded meanwhile; then all is well by itself. A client's pictures are no camera's: the same one
-    is inspected again."""
+    """It gives its last three frames in turn. 503 from the first repeat, a problem that stops the product,
+    and nothing recorded meanwhile; then all is well by itself. A client's pictures are no camera's: the same
+    one is inspected again."""
     source = CameraSourceSettings(camera.address, "trigger", latency="1 ms")
     running = open_station(products=with_sources(settings, source))
     url = running.url

@@ -64,8 +64,8 @@ def whole_number_parser(what: str, least: int, most: int | None = None) -> Calla
     return parse
 
 
-def count_parser(things: str, least: int = 1) -> Callable[[str], int]:
-    return whole_number_parser(f"a number of {things}", least)
+def count_parser(things: str) -> Callable[[str], int]:
+    return whole_number_parser(f"a number of {things}", 1)
 
 
 def time_parser(unit: str, example: str) -> Callable[[str], float]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from flawscope.predictor import Predictor
 
 
+MAX_SUSPECTS = 20  # that are listed
 add_arguments = fit_options.add_arguments
 
 
@@ -108,7 +109,7 @@ def summary(predictor: Predictor, verbose: bool = False, updated: bool = False) 
     return [*lines, *describe_suspects(manifest)]
 
 
-def describe_suspects(manifest: Manifest, most: int = 20) -> list[str]:
+def describe_suspects(manifest: Manifest) -> list[str]:
     """Lines on the good pictures that deserve a look, each once, with one reason."""
     from flawscope.calibration.outliers import HIGH, WORDS
 
@@ -117,9 +118,9 @@ def describe_suspects(manifest: Manifest, most: int = 20) -> list[str]:
         return []
     dropped = {row.name for row in manifest.pictures if row.role == "dropped"}
     lines = [f"look whether these are good ({pluralize(len(suspects), 'picture')}), most suspicious first:"]
-    lines += [f"  {one.line()}{', left out' * (one.name in dropped)}" for one in suspects[:most]]
-    if len(suspects) > most:
-        lines.append(f"  and {len(suspects) - most} more")
+    lines += [f"  {one.line()}{', left out' * (one.name in dropped)}" for one in suspects[:MAX_SUSPECTS]]
+    if len(suspects) > MAX_SUSPECTS:
+        lines.append(f"  and {len(suspects) - MAX_SUSPECTS} more")
     if any(one.reason == HIGH and one.name not in dropped for one in suspects):
         lines.append(f"--drop-suspects leaves out what {WORDS[HIGH]}")
     return lines

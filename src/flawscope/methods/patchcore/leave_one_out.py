@@ -158,11 +158,9 @@ def bank_without(
     )
 
 
-def distances_in_branch(
-    patches: Patches, i: int, v: int, selection: SelectedBank, distances: Tensor | None = None
-) -> Tensor:
+def distances_in_branch(patches: Patches, i: int, v: int, selection: SelectedBank) -> Tensor:
     """Distances [P] of picture i to the bank of branch v alone (`bank_without`)."""
-    bank = bank_without(patches, i, v, selection, distances)
+    bank = bank_without(patches, i, v, selection)
     settle([bank], itemgetter(0))
     return bank.distances
 
