@@ -31,6 +31,18 @@ def test_folder_is_recursive_and_in_natural_order(folder):
     assert found == ["a/1.jpg", "b9.PNG", "b10.png", "z.tiff"]
 
 
+def test_a_copy_of_results_without_its_hidden_list_shows_no_parts(folder):
+    here = len(list_pictures(folder))
+    for name in ("maps/1.tiff", "overlays/deep/1.png", "other/1.png"):
+        (folder / "found" / name).parent.mkdir(parents=True)
+        (folder / "found" / name).write_bytes(b"")
+    summary = folder / "found/results.json"
+    for text, more in ((None, 3), ("[1]", 3), ("no JSON", 3), ('{"flawscope": "0.1.0", "judged": 1}', 1)):
+        if text is not None:
+            summary.write_text(text)
+        assert len(list_pictures(folder)) == here + more
+
+
 def test_patterns_files_and_several_of_them(folder, monkeypatch):
     assert [p.name for p in list_pictures(f"{folder}/b*")] == ["b9.PNG", "b10.png"]
     assert [p.name for p in list_pictures(f"{folder}/**/*.jpg")] == ["1.jpg"]
