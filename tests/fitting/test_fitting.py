@@ -138,8 +138,11 @@ def test_memory_plan_follows_what_is_free_and_gives_two_gib_at_most(monkeypatch,
     def planned(count, free):
         there = SimpleNamespace(available=free)
         monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: there)
-        return memory.plan_memory(model, Task(lambda i: None, range(count), rate=0.05), count).shards
+        plan = memory.plan_memory(model, Task(lambda i: None, range(count), rate=0.05), count)
+        assert plan.peak >= 10**12
+        return plan.shards
 
+    monkeypatch.setattr(memory, "peak_memory", lambda: 10**12)  # as comparing very many pictures took before
     for pictures_free, shards in ((40, 1), (24, 1), (12, 2), (4, 6)):
         assert planned(12, int(pictures_free * PER_PICTURE * 2**30) + 100) == shards
     with pytest.raises(InputError, match="raise --set memory=GiB, or choose a smaller --size"):

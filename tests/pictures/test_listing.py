@@ -31,16 +31,25 @@ def test_folder_is_recursive_and_in_natural_order(folder):
     assert found == ["a/1.jpg", "b9.PNG", "b10.png", "z.tiff"]
 
 
-def test_a_copy_of_results_without_its_hidden_list_shows_no_parts(folder):
-    here = len(list_pictures(folder))
-    for name in ("maps/1.tiff", "overlays/deep/1.png", "other/1.png"):
-        (folder / "found" / name).parent.mkdir(parents=True)
-        (folder / "found" / name).write_bytes(b"")
-    summary = folder / "found/results.json"
-    for text, more in ((None, 3), ("[1]", 3), ("no JSON", 3), ('{"flawscope": "0.1.0", "judged": 1}', 1)):
-        if text is not None:
-            summary.write_text(text)
-        assert len(list_pictures(folder)) == here + more
+@pytest.mark.parametrize("lost", ["", "predictions", "results.csv"])
+def test_a_copy_of_results_without_its_hidden_list_is_no_folder_of_parts(folder, lost):
+    """Nor is anything passed over where it is no such copy: these folders may be somebody else's."""
+    copy = folder / "copy"
+    for name in (
+        "results.csv",
+        "results.json",
+        "predictions/1.json",
+        "overlays/1.png",
+        "maps/a/1.png",
+        "2.png",
+    ):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        if lost not in name or not lost:
+            (copy / name).touch()
+    if lost == "predictions":
+        (copy / lost).rmdir()
+    found = [path.relative_to(copy).as_posix() for path in list_pictures(copy)]
+    assert found == (["2.png", "maps/a/1.png", "overlays/1.png"] if lost else ["2.png"])
 
 
 def test_patterns_files_and_several_of_them(folder, monkeypatch):

@@ -93,7 +93,8 @@ def enough(scored: Mapping[int, Scored], seed: int = 0) -> int | None:
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """What more good pictures bring: a figure by the number of units learnt from; near-copies are one.
+    """Figures that tell what more good pictures bring, by the number of units learnt from; near-copies are
+    one.
 
     figures: by that number, smallest first. enough: as `enough` tells it; None: more may do better still.
     """

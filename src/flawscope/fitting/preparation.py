@@ -334,18 +334,19 @@ class _Steps:
     def find_frames(self, pictures: _Pictures) -> _Frames:
         how, preprocess = self.how, pictures.preprocess
         kind: PoseKind | None = None
-        chosen = None
+        chosen = aligned = None
         if how.align != "auto":
             kind = None if how.align == "none" else how.align
-        else:  # as `fit --auto` proposes it, with frames alone
-            kind = poses_needed(pictures.small)
+        elif (lying := poses_needed(pictures.small)) is not None:
+            kind, aligned = lying
+        if how.align == "auto":  # as `fit --auto` proposes it, with frames alone
             self.say(chosen := f"align auto: {kind or 'none'}, as the parts lie in the good pictures")
         if kind is None:
             return _Frames(preprocess, None, chosen)
         learnt = learn_part_finding(pictures.decoded, preprocess, kind) if how.several else None
         if learnt is not None:
             self.say(learnt.describe())
-        reference = learn_reference(pictures.small, kind) if learnt is None else learnt.reference
+        reference = learn_reference(pictures.small, kind, aligned) if learnt is None else learnt.reference
         told = reference.describe()
         self.say(Detail(told) if np.isfinite(reference.errors).all() else told)
         several = None if learnt is None else learnt.settings

@@ -57,8 +57,8 @@ def propose_frames(sources: Sequence[PictureSource], load: Callable[[int], NDArr
         yield several
         return
     small = [Preprocess().small(load(i)) for i in range(len(sources))]
-    if kind := poses_needed(small, ("turn", "full", "shift")):
-        yield Recipe({"align": kind})
+    if lying := poses_needed(small, full=True):
+        yield Recipe({"align": lying.kind})
 
 
 def _propose_several(sources: Sequence[PictureSource]) -> Recipe | None:

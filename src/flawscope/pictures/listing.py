@@ -28,8 +28,8 @@ COMPANION_SUFFIXES = frozenset(
     | {".html", ".log", ".safetensors", ".onnx", ".bin", ".parquet", ".py", ".sh", ".part"}
 )
 OUTPUT_LIST = ".flawscope"  # in a folder of results: flawscope's files there, a JSON string a line
-RESULT_SUMMARY = "results.json"  # in a folder of results; stays in a copy, which may lack the hidden list
-RESULT_FOLDERS = {"maps", "masks", "overlays"}  # of its pictures
+RESULTS = ("results.csv", "results.json", "predictions")  # beside it
+RESULT_PICTURES = ["overlays", "maps", "masks"]
 
 StrPath = str | os.PathLike[str]
 AnyPath = TypeVar("AnyPath", bound=StrPath)
@@ -132,14 +132,6 @@ def read_output_list(folder: Path) -> list[str]:
     return [name for name in names if isinstance(name, str) and name and _stays_inside(folder, name)]
 
 
-def _is_own(summary: Path) -> bool:
-    """Whether a summary of results is flawscope's."""
-    try:
-        return "flawscope" in json.loads(summary.read_bytes())
-    except (OSError, ValueError, TypeError):
-        return False
-
-
 def _stays_inside(folder: Path, name: str) -> bool:
     """Whether a path of the list, which anybody may have written, leads to a place below the folder."""
     parent = os.path.realpath((folder / name).parent)
@@ -159,19 +151,22 @@ def walk_files(folder: Path, *, own: bool = False, hidden: bool = False) -> Iter
     def walk(here: Path, written: frozenset[Path]) -> Iterator[Path]:
         entered.add(os.path.realpath(here))
         if here != folder or not own:
-            written |= {here / name for name in read_output_list(here)}
-        entries = list_entries(here, hidden=hidden)
-        is_result = any(entry.name == RESULT_SUMMARY for entry in entries) and _is_own(here / RESULT_SUMMARY)
-        for entry in entries:
+            names = read_output_list(here)
+            if not names and all((here / name).exists() for name in RESULTS):
+                names = RESULT_PICTURES  # a copy of a results folder, whose hidden list was left behind
+            written |= {here / name for name in names}
+        for entry in list_entries(here, hidden=hidden):
             path = Path(here, entry.name)
-            if is_result and entry.name in RESULT_FOLDERS:
-                continue
             if not _is_folder(entry):
                 if path not in written and _is_file(entry):
                     yield path
                 continue
             real = os.path.realpath(path)
-            if real not in entered and not (entry.is_symlink() and _is_below(real, folder)):
+            if (
+                path not in written
+                and real not in entered
+                and not (entry.is_symlink() and _is_below(real, folder))
+            ):
                 yield from walk(path, written)
 
     return walk(folder, frozenset())

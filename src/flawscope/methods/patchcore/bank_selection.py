@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from flawscope.errors import InputError, pluralize
+from flawscope.machine import peak_memory
 from flawscope.methods.detector import BATCH, GPU_BATCH
 from flawscope.methods.patchcore import Config, coreset, quantized_search
 from flawscope.methods.patchcore.model import BLOCK, Model
@@ -159,6 +160,7 @@ def plan_memory(model: Model, task: Task, count: int) -> MemoryPlan:
     installing = threads * BLOCK // 4 * max(banks) * 4 + 4 * sum(banks) * width * 4
     kept = 0 if shards == 1 else 2 * sum(banks) * width * 4 * 2  # the coresets of the shards
     most = base + features // shards + embedding + selecting + installing + kept
+    most = max(most, peak_memory() if on_cpu else 0)  # comparing a great many pictures took more already
     return MemoryPlan(shards, int(most), features, int(free))
 
 
