@@ -228,6 +228,24 @@ def test_marks_whose_kind_says_good_tell_too(tmp_path, save):
     assert all(len(item.masks) == 1 for item in found.test if item.anomalous)
 
 
+def test_a_kind_of_marks_may_be_named_as_that_of_good_parts(tmp_path, save):
+    """An export with a box around each part, and one around the defect."""
+    names = [f"{k}.png" for k in range(8)]
+    for name in names:
+        save(tmp_path / "parts" / name)
+    path = tmp_path / "parts/labels.json"
+    coco(path, names, ["cap"] * 7 + ["scratch"])
+    labels = json.loads(path.read_text())
+    labels["annotations"].append({**labels["annotations"][0], "id": 8, "image_id": 7})
+    path.write_text(json.dumps(labels))
+    with pytest.raises(InputError, match=r"cap \(7, not good by labels.json\)"):
+        open_dataset(tmp_path / "parts")
+    found = open_dataset(tmp_path / "parts", good="cap")
+    assert [(item.path.name, item.kind) for item in found.test if item.anomalous] == [("7.png", "scratch")]
+    assert len(found.train) + len(found.test) == 8
+    assert not [*marked_good(found)]
+
+
 def test_good_ones_in_a_folder_and_in_one_below_are_good(tmp_path, save):
     for name in ("Gut/1.png", "Gut/2.png", "Gut/Gut/3.png"):
         save(tmp_path / "bilder" / name)

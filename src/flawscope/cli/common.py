@@ -208,6 +208,10 @@ def add_pictures(parser: Options) -> None:
     )
 
 
+# Files that people name, and that are not written
+NO_FOLDERS = {".parquet", ".ods", ".xls", ".xlsm", ".tsv", ".txt", ".json", ".html", ".pdf", ".xml"}
+
+
 def is_table(out: str) -> bool:
     from flawscope.results.table import EXCEL_SUFFIX, TABLE_SUFFIX
 
@@ -354,7 +358,7 @@ def stream_of(model: Predictor | Router, product: str | None) -> Callable[..., I
 def prepare_output_folder(path: str) -> Path:
     """Makes an output folder if it is missing, and checks that it can be written."""
     folder = Path(path)
-    if folder.suffix.lower() == ".parquet" and not folder.exists():
+    if folder.suffix.lower() in NO_FOLDERS and not folder.exists():
         raise InputError(f"--out {path}: tables are FILE.csv or FILE.xlsx; name one, or a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)

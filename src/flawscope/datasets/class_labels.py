@@ -152,7 +152,7 @@ def read_class_labels(
     Args:
         files: those below it.
         by_marks: nothing else may tell which pictures are good: those are not in which something is marked
-            whose kind does not say so, and the others are `UNMARKED`.
+            whose kind does not say so; those without a mark are `UNMARKED`.
 
     Raises:
         InputError: a list cannot be read for want of a library.
@@ -160,8 +160,9 @@ def read_class_labels(
     found, files = ClassLabels({picture: [] for picture in pictures}), files or LabelFiles(root, pictures)
     if by_marks and (marked := files.marked()):
         for picture, labels in found.of.items():
-            source, kinds = marked.get(picture, ("", (UNMARKED,)))
-            known = PictureClass.BAD if picture in marked else PictureClass.UNKNOWN
+            source, kinds, is_defect = marked.get(picture, ("", (UNMARKED,), False))
+            known = PictureClass.BAD if is_defect else PictureClass.GOOD
+            known = known if picture in marked else PictureClass.UNKNOWN
             labels.append(ClassLabel(known, ", ".join(kinds) or "marked", source.rpartition("/")[2]))
     for one in [files, *_files_above(root, pictures)]:
         if missing := next(iter(one.unread_lists.items()), None):

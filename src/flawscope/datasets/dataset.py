@@ -49,6 +49,7 @@ class Dataset:
     drawn_split: bool = (
         False  # it has no split of its own: a model of another data set is tested on all of it
     )
+    good_kinds: tuple[str, ...] = ()  # of marks that somebody named as those of good parts
 
     @property
     def reviewed(self) -> bool:
@@ -69,7 +70,7 @@ class Dataset:
     @cached_property
     def truth(self) -> GroundTruth | None:
         """Finds the marks below its folder, once; None: it was made by hand."""
-        return GroundTruth(self.root) if self.root.is_dir() else None
+        return GroundTruth(self.root, good_kinds=self.good_kinds) if self.root.is_dir() else None
 
     @property
     def splits(self) -> dict[str, tuple[Item, ...]]:

@@ -28,17 +28,17 @@ class GroundTruth:
     else by label files there.
 
     masks: of every mask its picture, or None. overlays: copies with something drawn in, each with its
-    picture; they are no pictures. labels: the label files.
+    picture; they are no pictures. labels: the label files. good_kinds: of marks in them that are no defects.
     """
 
-    def __init__(self, root: Path, beside: Iterable[Path] = ()):
+    def __init__(self, root: Path, beside: Iterable[Path] = (), good_kinds: Iterable[str] = ()):
         files = picture_files_in(root, own=True)
         every = dict.fromkeys([*files, *(path for folder in beside for path in picture_files_in(folder))])
         self.masks = find_masks(every)
         shown = [path for path in files if path not in self.masks]
         self.overlays = _find_overlays(shown)
         self.pictures = [path for path in shown if path not in self.overlays]
-        self.labels = LabelFiles(root, self.pictures)
+        self.labels = LabelFiles(root, self.pictures, good_kinds=good_kinds)
         self._of: dict[Path, list[Path]] = {}
         for mask, picture in self.masks.items():
             if picture is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
@@ -115,10 +116,10 @@ def open_folder(root: Path, settings: SplitSettings) -> Dataset:
 
 def open_named(root: Path, names: str, settings: SplitSettings) -> Dataset:
     """Opens a folder whose good pictures somebody named: by their folders, or by words that names and lists
-    say of them. What is called defective stays it, unless its folder is named that says "good", or its word.
-    InputError where nothing has one of the names."""
+    say of them, or by the kinds of marks around good parts. What is called defective stays it, unless its
+    folder is named that says "good", or its word. InputError where nothing has one of the names."""
     asked = split_names(names, "--good", "name folders of good pictures, or all")
-    truth = GroundTruth(root)
+    truth = GroundTruth(root, good_kinds=asked)
     folders = {path: path.relative_to(root).parent for path in truth.pictures}
     if asked == (ALL_GOOD,):
         return _all_good(root, truth.pictures, settings)
@@ -147,7 +148,7 @@ def open_named(root: Path, names: str, settings: SplitSettings) -> Dataset:
     own_folder = root / asked[0]
     alone = own_folder if len(asked) == 1 and own_folder.is_dir() and asked != (".",) else root
     share = settings if test else settings._replace(share=0)
-    return split_dataset(root, "folder", alone, good, test, share)
+    return replace(split_dataset(root, "folder", alone, good, test, share), good_kinds=asked)
 
 
 def _all_good(root: Path, paths: Sequence[Path], settings: SplitSettings) -> Dataset:

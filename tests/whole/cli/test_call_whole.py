@@ -50,7 +50,10 @@ WRONG = [
     (["evaluate", "MODEL", "--data", "PICTURES"], "no test pictures"),
     (["evaluate", "MODEL", "--data", "DATA", "--category", "plate,"], "give the folder"),
     (["evaluate", ".", "--data", "DATA", "--category", "plate,", "--out", "x.parquet"], "FILE.csv"),
-    (["predict", "m", "PICTURES", "--out", "x.parquet"], "tables are FILE.csv"),
+    *(
+        (["predict", "m", "PICTURES", "--out", f"x.{end}"], "are FILE.csv")
+        for end in ("parquet", "ods", "Html")
+    ),
     (["evaluate", "MODEL", "--data", "DATA", "--out", "X.PARQUET"], "tables are FILE.csv"),
     (["calibrate", "m.safetensors", "--good", ".", "--out", "no/m.safetensors"], "no folder"),
     (["calibrate", "m.safetensors", "--good", ".", "--out", "m.onnx"], "should end in .safetensors"),

@@ -84,6 +84,7 @@ class _Entry(NamedTuple):
     left_out: tuple[str, ...]
     source: str
     about: tuple[tuple[str, str], ...] = ()
+    good: tuple[str, ...] = ()
 
 
 @dataclass
@@ -115,15 +116,22 @@ class LabelFiles:
     """
 
     def __init__(
-        self, root: Path, pictures: Iterable[Path], files: Iterable[Path] | None = None, above: int = 0
+        self,
+        root: Path,
+        pictures: Iterable[Path],
+        files: Iterable[Path] | None = None,
+        above: int = 0,
+        good_kinds: Iterable[str] = (),
     ):
         """files: instead of those anywhere below `root`. above: how many levels the pictures' own folder lies
-        below `root`, where only a part of what is there is meant.
+        below `root`, where only a part of what is there is meant. good_kinds: of marks that are no defects,
+        beside those that say so.
 
         Attributes:
             given: the pictures as they were given, by their paths below `root`.
         """
         self.root, self._files, self._above = root, files, above
+        self._good_kinds = {*map(fold, good_kinds)}
         self.given = {Path(os.path.abspath(path)) if above else path: path for path in pictures}
         self._pictures = [path for path in self.given if path.is_relative_to(root)]
 
@@ -131,14 +139,19 @@ class LabelFiles:
         """The labels of one of the pictures that can be used."""
         return tuple(self._by_picture[picture].labels) if picture in self._by_picture else ()
 
-    def marked(self) -> dict[Path, tuple[str, tuple[str, ...]]]:
-        """Pictures in which something is marked, each with the source and the kinds of the marks."""
-        found: dict[Path, tuple[str, tuple[str, ...]]] = {}
-        for entry, pictures in self._assigned:
-            if entry.labels.shapes:
-                kinds = tuple(dict.fromkeys(filter(None, entry.labels.kinds)))
-                found |= {self.given[path]: (entry.source, kinds) for path in pictures if path in self.given}
+    def marked(self) -> dict[Path, tuple[str, tuple[str, ...], bool]]:
+        """Pictures in which something is marked, each with the source, the kinds of the marks, and whether a
+        defect is among them: of boxes around good parts alone none is."""
+        found: dict[Path, tuple[str, tuple[str, ...], bool]] = {}
+        for entry, pictures in sorted(self._assigned, key=lambda one: bool(one[0].labels.shapes)):
+            if (is_defect := bool(entry.labels.shapes)) or entry.good:
+                kinds = tuple(dict.fromkeys(filter(None, entry.labels.kinds if is_defect else entry.good)))
+                own = (self.given[path] for path in pictures if path in self.given)
+                found |= dict.fromkeys(own, (entry.source, kinds, is_defect))
         return found
+
+    def _is_of_good_part(self, kind: str) -> bool:
+        return says_good(kind) is True or fold(kind) in self._good_kinds
 
     def left_out(self, picture: Path) -> tuple[str, ...]:
         """Why marks in one of the pictures cannot be used; a file that cannot be read may have marked it."""
@@ -252,10 +265,9 @@ class LabelFiles:
                 place = PurePosixPath(name.replace("\\", "/"))
                 if fold(place.name) not in names:  # a name may hold %20 itself
                     place = PurePosixPath(unquote(name).replace("\\", "/"))
-                defects = [mark for mark in marks if not says_good(mark.kind)]
+                good = [mark for mark in marks if self._is_of_good_part(mark.kind)]
+                defects = [mark for mark in marks if mark not in good]
                 drawn = [mark for mark in defects if mark.draw]
-                if marks and not defects:  # boxes around good parts
-                    about = (*about, ("class", marks[0].kind))
                 labels = PictureLabels(
                     path,
                     size,
@@ -267,7 +279,8 @@ class LabelFiles:
                 left_out = tuple(mark.kind for mark in defects if mark.draw is None)
                 if (marks or about) and name:
                     folders = _fold_folders(place.parent.parts)
-                    yield _Entry(folders, place.name, fold(suffix), labels, left_out, source, about)
+                    kinds = tuple(mark.kind for mark in good)
+                    yield _Entry(folders, place.name, fold(suffix), labels, left_out, source, about, kinds)
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
