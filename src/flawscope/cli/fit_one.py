@@ -70,8 +70,8 @@ def read_fit_settings(args: argparse.Namespace) -> FitSettings:
             raise InputError(f"--update keeps the model's own settings: leave out {names}")
     elif args.fair:
         raise InputError("--fair is for --update: leave it out")
-    preset, seen = registry.take_preset(options)
-    method = registry.default_method_name(options.pop("method", None), preset)
+    method, preset, seen = registry.take_choices(options)
+    method = registry.default_method_name(method, preset)
     found = FitSettings(method, preset, seen, options)
     if not args.update:
         try:
