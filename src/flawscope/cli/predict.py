@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print and draw only anomalous pictures and what was not judged; the table has every input",
     )
+    common.add_force(parser)
     common.add_pictures(parser)
     parser.add_argument(
         "--labels",
@@ -98,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
         for name, one in predictor.products.items():
             predictor = predictor.with_product(name, one.with_scale(scale))
     summary, stream = output.Summary(predictor), common.stream_of(predictor, args.product)
+    common.keep_other_product(args, summary.product)
     if args.false_discovery_rate is not None and summary.parts:
         raise InputError("--false-discovery-rate is of pictures, the model decides on parts: leave it out")
     if args.tolerances:

@@ -424,7 +424,7 @@ def _other_files(dataset: Dataset) -> Iterator[Finding]:
 def _too_few_pictures(dataset: Dataset) -> Iterator[Finding]:
     number = len(dataset.train)
     if number < PICTURES_FOR_5_PERCENT:
-        least = f"no false-alarm rate below {1 / (number + 1):.0%}"
+        least = f"no false-alarm rate below {1 / (number + 1):.1%}"
         message = f"only {pluralize(number, 'picture')} to learn from: {least}"
         remedy = f"{PICTURES_FOR_5_PERCENT} or more are needed for 5 %"
         yield Finding("note", "few", ".", message, remedy)
