@@ -32,9 +32,7 @@ def test_a_person_reads_picture_and_verdict(run, model_path, batch, tmp_path):
     assert (quiet[0], len(quiet[1].splitlines()), quiet[2]) == (0, 1, "")
 
 
-def test_results_of_another_product_stay_and_those_of_the_same_are_replaced(
-    run, model_path, batch, tmp_path
-):
+def test_results_of_another_product_stay_and_those_of_the_same_are_replaced(run, model_path, batch, tmp_path):
     out, summary = tmp_path / "out", tmp_path / "out/results.json"
     call = ("predict", model_path, batch / "a.png", "--out", out, *PLAIN, "--quiet")
     assert run(*call)[0] == 0

@@ -148,9 +148,9 @@ def check(
     findings = [finding for one in seen for finding in one.faults]
     findings += _shows_nothing(dataset, readable)
     findings += exact_copies(dataset, readable)
-    remarks = list[str]()
+    parts = None
     if near:
-        nearly, remarks = near_copies(dataset, readable, group)
+        nearly, parts = near_copies(dataset, readable, group)
         findings += nearly
     findings += _mixed_findings(sizes, modes)
     # reduced to the default size
@@ -158,8 +158,9 @@ def check(
         findings.append(Finding("note", "reduced", ".", *found))
     if truth := dataset.truth:
         findings += [*_label_faults(dataset, truth), *_unused_pictures(dataset, truth)]
-    for look in (_called_otherwise, _masks_missing, _other_files, _too_few_pictures):
+    for look in (_called_otherwise, _masks_missing, _other_files, _nothing_to_test):
         findings += look(dataset)
+    findings += _too_few_pictures(range(len(dataset.train)) if parts is None else parts.numbers)
     findings.sort(key=lambda f: (SEVERITIES.index(f.severity), f.code, natural_key(f.subject)))
     return CheckReport(
         root=str(dataset.root),
@@ -170,7 +171,7 @@ def check(
         modes=tuple(_by_frequency(modes)),
         findings=tuple(findings),
         forms=tuple(_forms(seen)),
-        remarks=tuple(remarks),
+        remarks=() if parts is None else tuple(parts.remarks),
     )
 
 
@@ -421,13 +422,18 @@ def _other_files(dataset: Dataset) -> Iterator[Finding]:
         yield Finding("note", "beside", ".", message, "they are not looked at", tuple(beside))
 
 
-def _too_few_pictures(dataset: Dataset) -> Iterator[Finding]:
-    number = len(dataset.train)
-    if number < PICTURES_FOR_5_PERCENT:
-        least = f"no false-alarm rate below {1 / (number + 1):.1%}"
-        message = f"only {pluralize(number, 'picture')} to learn from: {least}"
+def _too_few_pictures(numbers: Sequence[int]) -> Iterator[Finding]:
+    """numbers: of the part that each good picture shows."""
+    count = len({*numbers})
+    if count < PICTURES_FOR_5_PERCENT:
+        least = f"no false-alarm rate below {1 / (count + 1):.1%}"
+        shown = f" of {pluralize(count, 'part')}" if count < len(numbers) else ""
+        message = f"only {pluralize(len(numbers), 'picture')}{shown} to learn from: {least}"
         remedy = f"{PICTURES_FOR_5_PERCENT} or more are needed for 5 %"
         yield Finding("note", "few", ".", message, remedy)
+
+
+def _nothing_to_test(dataset: Dataset) -> Iterator[Finding]:
     kinds = {item.anomalous for item in dataset.test}
     if kinds == {True, False}:
         return

@@ -200,9 +200,7 @@ def compare_parts(
         )
 
     if apart:
-        remarks.append(
-            f"{describe(apart)}, although their names tell different parts: correct the pattern"
-        )
+        remarks.append(f"{describe(apart)}, although their names tell different parts: correct the pattern")
     numbers = _join(groups, joined) if joined else list(groups)
     parts = len({*numbers})
     doubted = [

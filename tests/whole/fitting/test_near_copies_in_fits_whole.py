@@ -76,6 +76,9 @@ def test_a_check_tells_in_one_line_what_a_fit_says(tmp_path, views, group, codes
         line for line in report.finding_lines() if "same" in line
     ]
     assert [one.code for one in report.findings if one.code.startswith("nearly")] == codes
+    (few,) = [one.message for one in report.findings if one.code == "few"]
+    of = "" if codes == ["nearly-unsure"] else " of 5 parts"
+    assert few.startswith(f"only {len(views)} pictures{of} to learn from: no false-alarm rate below 1")
 
 
 def test_calibrating_goes_by_the_names_that_are_given():
