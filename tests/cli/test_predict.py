@@ -28,6 +28,8 @@ def test_a_person_reads_picture_and_verdict(run, model_path, batch, tmp_path):
     assert "severity: above 0 is anomalous" in err
     assert "p: the share of good pictures that score as high" in err
     assert "warning" not in err
+    call = ("predict", model_path, batch / "b.png", "--out", tmp_path / "out", *PLAIN)
+    assert f"next: flawscope review {tmp_path / 'out'} " in run(*call)[2]
     quiet = run("predict", model_path, batch / "a.png", "--quiet", "--out", tmp_path / "out")
     assert (quiet[0], len(quiet[1].splitlines()), quiet[2]) == (0, 1, "")
 
