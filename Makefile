@@ -60,6 +60,7 @@ lint: $(READY) ## style, types, spelling
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
+	$(BIN)/python tests/imported_names.py $(CODE)
 	$(BIN)/codespell $(CODE) configs *.md
 
 format: $(READY) ## apply the style

@@ -32,6 +32,7 @@ from common import Args, Cell, Record
 
 sys.path.insert(0, str(common.ROOT / "station" / "tests"))
 
+from flawscope_station.cli.serve import SWITCH_INTERVAL
 from flawscope_station.learning.activation import Learning
 from flawscope_station.settings.station import ProductSettings, RetentionSettings, Settings
 from flawscope_station.store.database import Database
@@ -227,6 +228,7 @@ def wait_for_drift(running: Running) -> float:
 
 
 def years(parts: int, kept: Path | None) -> Cell:
+    sys.setswitchinterval(SWITCH_INTERVAL)
     with common.workspace(kept) as work:
         store, filled = work / f"store-{parts}", None
         if not store.exists():

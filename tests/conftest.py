@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import flawscope
+from flawscope.datasets import list_pictures
 from flawscope.errors import InputError
 from flawscope.runtime import ENGINES
 
@@ -95,3 +97,42 @@ def mixed(drawn, tmp_path):
     (folder / "e.txt").write_text("a note")
     shutil.copy(good, folder / "f")
     return folder
+
+
+@pytest.fixture(scope="session")
+def train(drawn):
+    """Paths of the pictures that the small model was fitted on."""
+    return list_pictures(drawn / "plate/train/good")
+
+
+@pytest.fixture(scope="session")
+def unseen(drawn):
+    """Paths of good pictures that it has not seen."""
+    return list_pictures(drawn / "plate/test/good")
+
+
+@pytest.fixture(scope="session")
+def trained(model_path):
+    """The small model, opened."""
+    return flawscope.load(model_path, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def routers(two_products, small_backbone, shared):
+    """A folder with a router, line.safetensors, and its export, line.zip: pictures of fabric are padded,
+    plates are aligned. Read only."""
+    from flawscope.export.router_export import export_router
+    from flawscope.fitting import joining
+
+    def fill(folder):
+        settings = {**small_backbone, "size": 64, "cap": 200, "check": False, "device": "cpu"}
+        seen = {"fabric": {"keep_aspect": True}, "plate": {"align": "shift"}}
+        models = {
+            name: flawscope.fit(two_products, category=name, **how, **settings) for name, how in seen.items()
+        }
+        joining.join(models, {name: two_products / name for name in models}, device="cpu").save(
+            folder / "line.safetensors"
+        )
+        export_router(folder / "line.safetensors", folder / "line.zip")
+
+    return shared("router-export", fill)

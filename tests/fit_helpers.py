@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flawscope import load
 from flawscope.errors import InputError
-from flawscope.predictor import load
 
 
 @pytest.fixture(name="root")

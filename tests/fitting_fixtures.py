@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flawscope import load
 from flawscope.fitting.fitting import fit
-from flawscope.predictor import load
 from flawscope.synthesis.demo.dataset import draw_picture
 
 

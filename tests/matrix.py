@@ -28,7 +28,8 @@ OPTIONS: dict[str, list[str]] = {
     "region": ["--roi", "0.05,0.05,0.95,0.95"],
     "light": ["--light", "10%"],
     "tile": ["--tile", "32"],
-    "min-defect": ["--min-defect", "4px"],
+    # in tiles: of a larger one whole pictures at 512 px show enough, which take a minute
+    "min-defect": ["--min-defect", "1px", "--set", "cap=200"],
     "part": PARTS,
     "each-view": [*PARTS, *VIEWS, "--each-view"],
     "group": ["--group", r"^p\d+"],

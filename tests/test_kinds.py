@@ -89,9 +89,9 @@ def test_residuals_are_what_the_map_measures(model_path, efficientad_path):
 
     patchcore, efficientad = (flawscope.load(path).session.model for path in (model_path, efficientad_path))
     with torch.inference_mode():
-        view, images = patchcore.views[-1], random(patchcore)
+        branch, images = patchcore.branches[-1], random(patchcore)
         part = patchcore.parts(patchcore.embed(images))[-1]
-        distances = view.search(part - view.centre, view.valid_mask(None))
+        distances = branch.search(part - branch.centre, branch.valid_mask(None))
         found = patchcore.residuals(images).flatten(2).norm(dim=1)
         images = random(efficientad)
         local, distant = efficientad.residuals(images).chunk(2, 1)

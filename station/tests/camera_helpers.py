@@ -135,7 +135,8 @@ class DelayedCamera:
     the light was then. It is sent `behind` seconds later.
 
     light: 0 to 255, below the number.
-    is_frozen: it sends the frame that it sent last, again and again, also to those that open it anew.
+    is_frozen: it sends its last frames again and again, `turns` of them in turn, also to those that open it
+    anew.
     is_silent: it sends nothing. is_away: nor does it stay connected.
     repeated_at: when it began to send a frame again, as `time.monotonic` counts.
     sent: by `exposed_at`, seconds from exposure until the frame was sent: a busy computer adds to `behind`.
@@ -143,7 +144,7 @@ class DelayedCamera:
 
     def __init__(self, behind: float, rate: float = 25.0):
         self.behind, self.rate, self.light = behind, rate, 0
-        self.is_frozen, self._last = False, b""
+        self.is_frozen, self.turns, self._last = False, 1, deque[bytes](maxlen=3)
         self.is_silent = self.is_away = False
         self.repeated_at: list[float] = []
         self.sent: dict[float, float] = {}
@@ -193,8 +194,8 @@ class DelayedCamera:
                 if is_repeat and not was_repeat:
                     self.repeated_at.append(time.monotonic())
                 was_repeat = is_repeat
-                self._last = self._last if is_repeat else data
-                yield self._last  # the next one is asked for when it is sent
+                self._last.append(self._last[-min(self.turns, len(self._last))] if is_repeat else data)
+                yield self._last[-1]  # the next one is asked for when it is sent
                 self.sent[_shown_time(at) / 1e4] = time.monotonic() - at
             self._ended.wait(beat - time.monotonic())
             exposed.append((at := time.monotonic(), self._draw(at)))

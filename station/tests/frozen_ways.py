@@ -6,7 +6,7 @@ import numpy as np
 from av import VideoFrame
 
 WAYS = [  # each with its first frame that is a repeat; None: none is seen, as the documentation says
-    *(("same", 11), ("two", 12), ("three", 13), ("its file", 40), ("black", 11)),
+    *(("same", 11), ("two", 12), ("three", 13), ("its file", 74), ("black", 11)),
     *(("replayed", None), ("clock", None), ("half", None)),
 ]
 
@@ -21,7 +21,7 @@ def shown(way: str, number: int) -> VideoFrame:
     """A frame of a camera that froze after its tenth, in one of eight ways."""
     rng = np.random.default_rng(min(number, 9))  # noise: no two exposures are equal
     frozen, new = rng.integers(0, 200, (8, 8, 3)), np.random.default_rng(number).integers(0, 200, (8, 8, 3))
-    turns = {"same": 1, "two": 2, "three": 3, "its file": 30, "replayed": 300}.get(way)
+    turns = {"same": 1, "two": 2, "three": 3, "its file": 64, "replayed": 65}.get(way)
     if turns and number >= 10:
         frozen = np.random.default_rng(10 + (number - 10) % turns).integers(0, 200, (8, 8, 3))
     elif way == "clock" and number >= 10:

@@ -4,14 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
 
 from flawscope_station.settings.sinks import SinkSettings
 from flawscope_station.settings.station import ProductSettings, Settings
 from flawscope_station.sinks import UNDELIVERED, Sinks, delivery
 from flawscope_station.store.database import Database
 from flawscope_station.store.records import Store
-from flawscope_station.store.schema import deliveries
 from sink_helpers import Receiver, make_sink
 from station_helpers import NAME, add_version, taken
 
@@ -44,10 +42,6 @@ class Floor:
     def told(self) -> list[str]:
         (product,) = self.version
         return [row.text for row in self.store.events(UNDELIVERED, product)]
-
-    def stored_keys(self) -> list[str]:
-        with self.database.reading() as connection:
-            return sorted(connection.execute(select(deliveries.c.sink)).scalars())
 
 
 def hook(address: str, **more: Any) -> SinkSettings:

@@ -577,9 +577,6 @@ def opened(settings: Settings, place: type[Listening | InProcess] = InProcess, *
         raise
 
 
-Opener = Callable[..., Running]
-
-
 def inspect(station: Station, data: bytes, name: str = "a.png") -> int:
     """Number of the inspection of a picture that nobody sent by HTTP."""
     return station.inspector.submit(one_part(station.products[NAME], data, name)).result(60).number

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flawscope_station.challenge.readiness import (
@@ -64,6 +64,7 @@ def right(one: Shown) -> bool:
     return is_known and (one.decision == "good" or one.is_at_place)
 
 
+@settings(deadline=None)
 @given(STEPS)
 def test_a_product_is_ready_only_after_each_part_got_its_answer_from_a_new_picture(shown):
     history = history_of(shown)
@@ -79,6 +80,7 @@ def test_a_product_is_ready_only_after_each_part_got_its_answer_from_a_new_pictu
     assert all(not is_ready(history, judging) for judging in ((8, "hash"), (7, "other")))
 
 
+@settings(deadline=None)
 @given(STEPS, st.integers(0, 13))
 def test_a_part_that_is_judged_wrongly_fails_the_challenge_until_another_begins(shown, place):
     wrong = Shown(2, 0, 0, "good", pixels=frozenset(["unlike any other"]))
@@ -88,6 +90,7 @@ def test_a_part_that_is_judged_wrongly_fails_the_challenge_until_another_begins(
     assert is_ready(history_of([*before, wrong])) == had_passed
 
 
+@settings(deadline=None)
 @given(
     st.integers(-2 * NIGHT, 5 * NIGHT), st.integers(0, 5 * NIGHT), st.integers(-NIGHT, NIGHT), st.booleans()
 )

@@ -1,7 +1,6 @@
 """One station for each data base: who claims it, and what becomes of one that several stations shared."""
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from sqlalchemy import select
@@ -13,9 +12,6 @@ from flawscope_station.store.files import PICTURES, Files
 from flawscope_station.store.records import Store
 from flawscope_station.store.schema import stations
 from flawscope_station.store.station_identity import claim_identity, public_address
-
-# learnt from nothing that is drawn here
-UNRELATED = Path(__file__).parents[2] / "tests/fixtures/models/patchcore.safetensors"
 
 
 @pytest.fixture

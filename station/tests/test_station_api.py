@@ -24,7 +24,7 @@ from api_helpers import (  # noqa: F401
     send,
     some_fixture,
 )
-from flawscope.predictor import load
+from flawscope import load
 from flawscope_station.settings.station import Limits
 from station_helpers import INSPECTIONS, PATIENCE, delayed, until
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flawscope import load
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.predictor import load
 from flawscope_station import client as client_module
 from flawscope_station.client import Client, RefusedError
 from flawscope_station.client.messages import parse

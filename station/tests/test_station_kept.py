@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 import flawscope
+from flawscope.calibration.promise import confidence_interval_rate
 from flawscope.predictor import rates
 from flawscope_station.store.line_alarms import count_parts, hold_promise
 from flawscope_station.store.records import Store
@@ -112,7 +113,9 @@ def test_a_line_without_unreviewed_parts_is_judged_as_evaluate_judges(onnx_path)
     promise = rates.promise_of(flawscope.load(onnx_path).manifest)
     for alarms in range(41):
         is_broken = promise.judge(alarms, 40).broken
-        assert promise.judge_line(40, alarms, 0).state == ("broken" if is_broken else "kept")
+        line = promise.judge_line(40, alarms, 0)
+        assert line.state == ("broken" if is_broken else "kept")
+        assert line.interval == confidence_interval_rate(alarms, 40)
 
 
 def test_two_people_are_a_second_look(running):

@@ -169,6 +169,7 @@ def of_plate(**given: Any) -> dict[str, Any]:
         (of_plate(challenge=[6]), "plate: challenge: write times of day"),
         (of_plate(challenge=["06:00", "late"]), "plate: challenge: write times of day or names of shifts"),
         ({"name": "a/b"}, "name: 'a/b' cannot be a station's: use letters"),
+        ({"public": "line3"}, "public: 'line3' is not a list: write `- VALUE` below it"),
         *(
             ({wrong: 1}, f"did you mean {right}?")
             for wrong, right in {"product": "products", "prt": "port"}.items()

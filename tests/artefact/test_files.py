@@ -4,7 +4,7 @@ import csv
 import io
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flawscope.artefact.files import csv_cell, from_csv_cell
@@ -14,6 +14,7 @@ from flawscope.results.table import ResultRow, TableWriter, read_table
 SIGNS = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=SIGNS + "'a1", max_size=6) | st.text(max_size=6))
 def test_no_text_begins_with_a_sign_and_each_is_read_as_it_was(text):
     cell = csv_cell(text)

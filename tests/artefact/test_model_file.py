@@ -599,7 +599,7 @@ def test_random_damage_to_the_manifest_is_an_input_error_or_nothing(tmp_path):
     ],
 )
 def test_a_config_that_makes_no_sense_is_one_line(model_path, tmp_path, config, match):
-    from flawscope.predictor import load
+    from flawscope import load
 
     model = read(model_path)
     manifest = replace(model.manifest, config={**model.manifest.config, **config})

@@ -33,6 +33,7 @@ def test_lines_of_a_fit_need_no_explanation(model_path):
         "--drop-suspects leaves out what stands out by its score",
     ]
     args = SimpleNamespace(category=None, data="parts", evaluate=False)
+    assert next_steps(args, model_path)[0] == "go on with:"  # "next:" begins an advice
     assert not any("torch" in line for line in next_steps(args, model_path))
     args.evaluate = True
     assert next_steps(args, model_path)[2].endswith("shows what was measured, with pictures")

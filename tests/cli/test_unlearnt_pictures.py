@@ -1,8 +1,8 @@
 """`evaluate` and `compare` use every picture that nothing was learnt from."""
 
+from flawscope import load
 from flawscope.datasets import open_dataset
 from flawscope.evaluation import evaluate
-from flawscope.predictor import load
 
 
 def test_a_split_of_the_data_set_itself_stays(model_path, drawn):

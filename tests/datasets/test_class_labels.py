@@ -12,6 +12,7 @@ from PIL import Image
 from flawscope.cli import output
 from flawscope.datasets import open_dataset
 from flawscope.datasets.check import check
+from flawscope.datasets.mask_remarks import marked_good
 from flawscope.datasets.seen_defects import list_seen
 from flawscope.errors import InputError
 from flawscope.evaluation.trials import _parse_word, _reference_folder
@@ -218,8 +219,13 @@ def test_marks_whose_kind_says_good_tell_too(tmp_path, save):
     for name in names:
         save(tmp_path / "parts" / name)
     coco(tmp_path / "parts/labels.json", names, ["good"] * 6 + ["scratch"] * 2)
+    labels = json.loads((tmp_path / "parts/labels.json").read_text())
+    labels["annotations"].append({**labels["annotations"][0], "id": 8, "image_id": 6})  # beside a scratch
+    (tmp_path / "parts/labels.json").write_text(json.dumps(labels))
     found = open_dataset(tmp_path / "parts")
     assert [item.kind for item in found.test if item.anomalous] == ["scratch"] * 2
+    assert not [*marked_good(found)]
+    assert all(len(item.masks) == 1 for item in found.test if item.anomalous)
 
 
 def test_good_ones_in_a_folder_and_in_one_below_are_good(tmp_path, save):

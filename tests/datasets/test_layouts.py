@@ -53,6 +53,26 @@ def test_mvtec(mvtec, save):
         assert words in refused(mvtec, **options)
 
 
+SPLIT_WORDS = [
+    ("1_train", "2_val", "3_test"),
+    ("train_set", "dev_set", "test_set"),
+    ("Trainingsdaten", "Validierungsbilder", "Testdaten"),
+    ("Train", "Valid", "Eval"),
+]
+
+
+@pytest.mark.parametrize("splits", SPLIT_WORDS)
+def test_splits_are_known_by_their_words(tmp_path, save, splits):
+    for split, count in zip(splits, SPLIT_KINDS.values(), strict=True):
+        for kind in ("iO", "niO"):
+            for k in range(count):
+                save(tmp_path / "parts" / split / kind / f"{k}.png")
+    found = open_dataset(tmp_path / "parts")
+    assert (len(found.train), len(found.validation)) == (6, 2)
+    assert [item.anomalous for item in found.test].count(False) == 3
+    assert [item.anomalous for item in found.test].count(True) == 11
+
+
 SPLIT_KINDS = {"train": 6, "valid": 2, "test": 3}  # pictures of each kind
 SPLIT_TREES = {  # folders of pictures, as exports for classification have them; --good, if nobody knows else
     "beside each other": (("good", "defect"), "{split}/{kind}", None),
@@ -277,6 +297,15 @@ def test_categories_are_listed_and_chosen_by_name(several, monkeypatch):
     assert "is itself one category" in refused(several / "bolt", "wood2")
     monkeypatch.chdir(several / "bolt")
     assert open_dataset(".").category == "bolt"
+
+
+def test_pictures_beside_the_only_data_set_are_not_passed_over(tmp_path, save):
+    for name in ("line2/ok/0.png", "line2/nok/0.png", "line1/Gutteile/0.png"):
+        save(tmp_path / name)
+    assert "line2 is a data set by its folders, beside pictures in line1" in refused(tmp_path)
+    assert open_dataset(tmp_path, "line2").category == "line2"
+    found = open_dataset(tmp_path, good="ok,Gutteile", test_share=0)
+    assert (len(found.train), len(found.test)) == (2, 1)
 
 
 def test_missing_empty_and_no_folder(tmp_path, save):

@@ -9,7 +9,7 @@ import pytest
 from flawscope.calibration.goods import Picture
 from flawscope.datasets import Item
 from flawscope.errors import InputError
-from flawscope.evaluation.learning_curve import learning_curve
+from flawscope.evaluation.learning_curve import describe, learning_curve
 
 COUNT = 40  # test pictures, of which half are defective
 
@@ -38,25 +38,25 @@ def measure(full, *fewer, steps=None):
 def test_the_smallest_number_is_told_that_no_larger_one_is_surely_better_than():
     steps = []
     found = measure(model(32, 3.0, 3, copies=2), model(16, 3.0, 2), model(8, 0.0, 1), steps=steps)
-    assert (list(found.auroc), found.enough) == ([8, 16, 32], 16)
-    assert found.line().startswith(
+    assert (list(found.figures), found.enough) == ([8, 16, 32], 16)
+    assert describe(found).startswith(
         "16 good pictures of different parts do as well as 32, by these test pictures:"
     )
-    assert f"{found.auroc[8]:.3f} with 8, " in found.line()
+    assert f"{found.figures[8]:.3f} with 8, " in describe(found)
     assert steps[-1] == ("learning curve", 2 * COUNT, 2 * COUNT)
 
 
 def test_more_may_be_better_where_the_model_is_better_than_all_of_fewer():
     found = measure(model(32, 4.0, 3), model(16, 1.0, 2), model(8, 0.0, 1))
     assert found.enough is None
-    assert found.line().startswith("more good pictures of different parts may do better still than 32,")
+    assert describe(found).startswith("more good pictures of different parts may do better still than 32,")
 
 
 def test_a_picture_that_one_model_cannot_judge_counts_for_none():
     full, fewer = model(32, 3.0, 3), model(16, 3.0, 2)
     whole = measure(full, fewer)
     fewer[1][3] = (None, InputError("no part"))
-    assert measure(full, fewer).auroc != whole.auroc
+    assert measure(full, fewer).figures != whole.figures
     fewer[1][1::2] = [(None, InputError("no part"))] * (COUNT // 2)
     assert measure(full, fewer) is None
 

@@ -3,12 +3,15 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
+from flawscope import load
+from flawscope.artefact.tried import Choice, Trial
 from flawscope.calibration.goods import Picture, calibrate
 from flawscope.datasets import open_dataset
 from flawscope.evaluation import evaluate, next_steps
-from flawscope.evaluation.next_steps import advise_after
-from flawscope.predictor import load
+from flawscope.evaluation.next_steps import advise_after, advise_untried
+from flawscope.results.advice import advice
 
 
 def test_a_search_is_advised_where_parts_lie_elsewhere(drawn, model_path, monkeypatch):
@@ -23,6 +26,25 @@ def test_a_search_is_advised_where_parts_lie_elsewhere(drawn, model_path, monkey
         steps = advise_after(replace(found, pictures=missed), model.manifest)
         assert any("--auto" in one.step for one in steps) == advised
     assert asked == [sum(not one.item.anomalous for one in found.pictures)] * 2
+
+
+@pytest.mark.parametrize(
+    ("trials", "asked", "steps"),
+    [
+        ([("", "")], True, ["--align turn"]),  # it ended before it came to ask
+        ([("", ""), ("--align shift", "no time")], False, ["--align shift"]),
+        ([("", ""), ("--align full", "no time")], False, ["--align full"]),
+        ([("", ""), ("--align turn", "")], False, []),
+        ([("", ""), ("--size 256+768", "no time")], False, []),
+        ([("", ""), ("--align turn --several", "no time")], False, []),
+    ],
+)
+def test_a_search_tells_what_it_had_no_time_to_try_and_is_not_asked_again(trials, asked, steps, monkeypatch):
+    before, calls = advice(lies="turn"), []
+    monkeypatch.setattr(next_steps, "advise_before", lambda dataset: calls.append(dataset) or before)
+    choice = Choice("", "", tuple(Trial(flags, 1, note=note) for flags, note in trials), 0, 0, 1.0, "", "", 0)
+    assert [one.step for one in advise_untried(choice, "pictures")] == steps
+    assert bool(calls) == asked
 
 
 def test_a_picture_that_hides_defects_is_named(drawn, model_path):

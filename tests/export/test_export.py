@@ -8,14 +8,7 @@ import numpy as np
 import pytest
 
 import flawscope
-from export_helpers import (  # noqa: F401
-    certificate_of,
-    images_of,
-    scores_of,
-    train_fixture,
-    trained_fixture,
-    unseen_fixture,
-)
+from export_helpers import certificate_of, images_of, scores_of
 from flawscope.artefact import model_file
 from flawscope.artefact.certificate import BATCH_SIZES, certificates_from_facts
 from flawscope.calibration.goods import scored

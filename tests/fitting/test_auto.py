@@ -89,6 +89,13 @@ def test_few_pictures_are_tried_as_all_are_fitted(scripted, monkeypatch):
     assert (set(augment[:-1]), augment[-1]) == ({"none"}, None)
 
 
+def test_of_few_pictures_all_tell_how_parts_lie(scripted, monkeypatch):
+    looked_at = []
+    monkeypatch.setattr(auto, "propose_frames", lambda sources, _: looked_at.extend(sources) or [])
+    fit_auto(scripted.good[:12])
+    assert len(looked_at) == 12
+
+
 def test_settings_stay_where_nothing_is_better(scripted):
     choice, _ = fit_auto(scripted.good)
     assert (choice.flags, {one.stage for one in choice.trials}) == ("", {1})
@@ -287,7 +294,7 @@ def test_the_same_settings_are_not_fitted_again(scripted, monkeypatch, tmp_path)
 def test_a_search_that_had_no_time_shows_what_it_had(scripted):
     scripted.reaches |= {"--align turn": KeyboardInterrupt()}
     choice, _ = fit_auto(scripted.good)
-    assert choice.reason == "nothing else was tried to the end"
+    assert choice.reason == "nothing else was tried"
     late = tried.Trial("--align turn", 2, note=tried.NO_TIME)
     base = tried.Trial("", 1, 0.5), tried.Trial("", 2, 0.6)
     shown = tried.Choice("", "", (*base, tried.Trial("--align turn", 1, 0.9), late))

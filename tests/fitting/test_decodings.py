@@ -2,11 +2,12 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from flawscope.fitting import training_pictures
 from flawscope.fitting.fitting import fit
+from flawscope.pictures import decoded as decoded_pictures
 from flawscope.pictures import decoding
 from small_fits import parts, sparse_banks  # noqa: F401
 from small_network import SMALL_NETWORK
@@ -41,10 +42,19 @@ def test_a_fit_decodes_a_picture_once(how, files, decoded):
     assert set(decoded.values()) == {1}
 
 
+def test_deep_pictures_whose_levels_are_surveyed_are_decoded_once(files, decoded, tmp_path):
+    for file in files[:12]:
+        with Image.open(file) as picture:
+            deep = np.asarray(picture.convert("L")).astype(np.uint16) * 16
+        Image.fromarray(deep).save(tmp_path / file.name)
+    fit(sorted(tmp_path.iterdir()), **QUICK)
+    assert set(decoded.values()) == {1}
+
+
 @pytest.mark.parametrize("align", ["none", "shift", "auto"])
 def test_a_fit_decodes_pictures_beyond_its_memory_twice_however_parts_lie(align, files, decoded, monkeypatch):
     room = 5 * 96 * 96 * 3
-    monkeypatch.setattr(training_pictures, "KEPT_BYTES", room)
+    monkeypatch.setattr(decoded_pictures, "KEPT_BYTES", room)
     fit(files[:12], **QUICK, align=align)
     assert sorted(decoded.values()) == [1] * 5 + [2] * 7
 

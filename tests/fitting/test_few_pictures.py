@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from flawscope import load
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.methods.patchcore import patches
 from flawscope.methods.patchcore.leave_one_out import distances_elsewhere
 from flawscope.methods.patchcore.patches import orient
-from flawscope.predictor import load
 from flawscope.synthesis.demo.dataset import draw_picture
 from small_network import SMALL_NETWORK
 

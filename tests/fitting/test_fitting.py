@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from flawscope import load
 from flawscope.artefact.model_file import read, write
 from flawscope.calibration.goods import scored
 from flawscope.errors import InputError
@@ -25,7 +26,6 @@ from flawscope.methods.patchcore import bank_selection as memory
 from flawscope.methods.task import Task
 from flawscope.pictures.appearance import APPEARANCE_KEY, AppearanceRange, measure_appearance
 from flawscope.pictures.decoding import decode, pixel_hash
-from flawscope.predictor import load
 from picture_files import save
 from small_fits import (  # noqa: F401
     PATCHES,
@@ -162,8 +162,11 @@ def test_memory_plan_follows_what_is_free_and_gives_two_gib_at_most(monkeypatch,
     def planned(count, free):
         there = SimpleNamespace(available=free)
         monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: there)
-        return memory.plan_memory(model, Task(lambda i: None, range(count), rate=0.05), count).shards
+        plan = memory.plan_memory(model, Task(lambda i: None, range(count), rate=0.05), count)
+        assert plan.peak >= 10**12
+        return plan.shards
 
+    monkeypatch.setattr(memory, "peak_memory", lambda: 10**12)  # as comparing very many pictures took before
     for pictures_free, shards in ((40, 1), (24, 1), (12, 2), (4, 6)):
         assert planned(12, int(pictures_free * PER_PICTURE * 2**30) + 100) == shards
     with pytest.raises(InputError, match="raise --set memory=GiB, or choose a smaller --size"):
@@ -336,7 +339,9 @@ def test_larger_sizes_keep_at_least_a_few_thousand(monkeypatch):
 def test_a_picture_that_goes_while_it_is_fitted_costs_a_sample_and_not_the_model(
     drawn, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(sources, "KEPT_BYTES", 0)  # as of many pictures: they are read again
+    monkeypatch.setattr(
+        "flawscope.pictures.decoded.KEPT_BYTES", 0
+    )  # as of many pictures: they are read again
     good = tmp_path / "good"
     shutil.copytree(drawn / "plate/train/good", good)
     first = min(good.iterdir())

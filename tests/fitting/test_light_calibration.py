@@ -4,7 +4,6 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from scipy import ndimage
 
 import flawscope
 from flawscope.calibration.goods import Values, calibrate, scored
@@ -17,26 +16,7 @@ from flawscope.methods.task import Fitted, LeaveOut, Task
 from flawscope.views.light import Light, Normalization, channel_statistics, light_variations
 from flawscope.views.preprocess import Preprocess
 from flawscope.views.tiles import TileSummary
-from small_network import SMALL_NETWORK
-
-REAL = {"size": "64", "samples": 0, "device": "cpu"}
-SETTINGS = REAL | SMALL_NETWORK
-
-
-def part(seed):
-    """Grey part with a hole on a coloured ground, noisy, with a surface of its own."""
-    rng = np.random.default_rng(seed)
-    picture = np.full((80, 80, 3), (60, 80, 120), np.float64)
-    picture[20:60, 20:60] = 150
-    surface = ndimage.gaussian_filter(np.random.default_rng([seed, 1]).normal(0, 60, (80, 80)), 3)
-    picture[20:60, 20:60] += surface[20:60, 20:60, None]
-    picture[30:40, 30:40] = 40
-    return (picture + rng.normal(0, 3, picture.shape)).clip(0, 255).astype(np.uint8)
-
-
-@pytest.fixture(scope="module")
-def fitted():
-    return flawscope.fit([part(k) for k in range(20)], light="10%", **REAL)
+from light_helpers import SETTINGS, fitted_fixture, part  # noqa: F401
 
 
 def test_the_p_value_by_the_envelope_is_the_largest_of_all_lights():
@@ -147,9 +127,7 @@ def test_a_picture_that_is_counted_wrong_in_a_light_counts_above_all_scores(monk
 
 
 def test_a_part_that_is_lost_in_another_light_is_told():
-    how = Mock(
-        decode=lambda source, name=None: source, **{"views.return_value": Mock(unusable="no part found")}
-    )
+    how = Mock(channels=None, **{"cut.return_value": Mock(unusable="no part found")})
     reader = Reader([part(0)], how, set())
     assert [*reader.views_in_lights(0, [Light(brightness=1.1)])] == [None]
     assert reader.failures == {0: "with brightness 1.1 no part found, in picture 0"}

@@ -4,32 +4,14 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from scipy.ndimage import shift
 
-from flawscope.fitting.fitting import fit
 from flawscope.pictures import near_duplicates
 from flawscope.pictures.near_duplicates import Look
 from flawscope.pictures.units import find_parts, group_numbers, show_nothing
-from flawscope.synthesis.demo import fabric, plate, scene
-from small_network import SMALL_NETWORK
+from flawscope.synthesis.demo import fabric
+from near_copy_fits import SIDE, fitted, part
 
 pytestmark = pytest.mark.copies
-SIDE = 96
-
-
-def part(number, view=0):
-    """A drawn plate, in another picture for each view: a little aside, and in other light."""
-    rng = np.random.default_rng([number, view])
-    canvas = plate.render(SIDE, np.random.default_rng(number), None)
-    if view:
-        moved = shift(canvas, (*rng.uniform(-1, 1, 2), 0), order=1, mode="nearest")
-        canvas = moved * np.float32(1 + 0.03 * view)
-    return scene.simulate_sensor(canvas, rng)
-
-
-def fitted(images, **options):
-    quick = {"size": 64, "device": "cpu", "samples": 0, "check": False, **SMALL_NETWORK}
-    return fit(images, **quick | options)
 
 
 def test_names_are_believed(tmp_path):

@@ -1,7 +1,5 @@
 """Models of large pictures: what is learnt from, what is calibrated, and what a picture's map is."""
 
-import functools
-
 import numpy as np
 import pytest
 
@@ -11,25 +9,7 @@ from flawscope.fitting.training_pictures import Reader
 from flawscope.fitting.training_views import TrainingViews
 from flawscope.synthesis.demo.dataset import draw_picture
 from flawscope.views.preprocess import Preprocess
-from small_network import SMALL_NETWORK
-
-SMALL = {"samples": 1, "check": False, "device": "cpu", "count": 300, **SMALL_NETWORK}
-
-
-@functools.cache
-def parts(count=8, seed=0, size=144):
-    return tuple(draw_picture("plate", np.random.default_rng([seed, k]), size=size)[0] for k in range(count))
-
-
-@pytest.fixture(scope="module")
-def tiled():
-    return fit(list(parts()), tile=64, **SMALL)
-
-
-def spotted(picture, y, x, side=10):
-    bad = picture.copy()
-    bad[y : y + side, x : x + side] = (255, 0, 255)
-    return bad
+from tiled_fits import SMALL, parts, spotted, tiled_fixture  # noqa: F401
 
 
 def test_a_defect_on_a_seam_is_one_region_where_it_lies(tiled):

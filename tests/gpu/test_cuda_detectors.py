@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from flawscope import load
 from flawscope.fitting.fitting import fit
 from flawscope.methods.patchcore import coreset
 from flawscope.methods.training.trainer import Trainer
-from flawscope.predictor import load
 
 pytestmark = pytest.mark.cuda
 SAME = 1e-4  # relative

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from flawscope import load
 from flawscope.errors import InputError
 from flawscope.methods import registry
 from flawscope.methods.good_pictures import GoodPictures
@@ -24,7 +25,6 @@ from flawscope.methods.training.prnet.trainer import Trainer as PrnTrainer
 from flawscope.methods.training.prnet.training_pictures import ScaleFeatureCache, TrainingPictures
 from flawscope.methods.training.state import restore_adam
 from flawscope.methods.training.trainer import Trainer
-from flawscope.predictor import load
 from flawscope.progress import ignore_progress
 
 GPU = torch.device("meta")

@@ -59,7 +59,7 @@ def test_views_are_those_of_the_channels_alone():
     assert Preprocess.from_dict(how.to_dict()) == how
     views, plain = how.views(values), Preprocess((6, 7))
     assert len(views) == 2
-    for view, alone in zip(views.parts, (values[:, :, :3], values[:, :, 4]), strict=True):
+    for view, alone in zip(views.frames, (values[:, :, :3], values[:, :, 4]), strict=True):
         np.testing.assert_array_equal(view.images([0]), plain(np.ascontiguousarray(alone))[0])
     scores, maps = np.array([3.0, 5.0], np.float32), np.zeros((2, 6, 7), np.float32)
     maps[0, 1, 2], maps[1, 3, 4] = 3, 5
@@ -67,7 +67,7 @@ def test_views_are_those_of_the_channels_alone():
     assert score == 5
     assert (drawn[1, 2], drawn[3, 4], drawn.sum()) == (3, 5, 8)
     tiled = Preprocess((3, 4), tile=(3, 4), channels=channels).views(values)
-    assert len(tiled) == 2 * len(tiled.parts[0])
+    assert len(tiled) == 2 * len(tiled.frames[0])
 
 
 def test_channels_that_are_not_there_are_refused(refused):

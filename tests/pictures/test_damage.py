@@ -45,10 +45,6 @@ def height_told(data, height):
     return data[:at] + height.to_bytes(2, "big") + data[at + 2 :]
 
 
-def without_last_scan(data):
-    return data[: data.rfind(b"\xff\xda")] + b"\xff\xd9"
-
-
 DAMAGES = {
     "half and an end mark": lambda data: data[: len(data) // 2] + b"\xff\xd9",
     "zeros up to the end mark": lambda data: data[: len(data) * 2 // 3] + bytes(len(data) // 3) + b"\xff\xd9",

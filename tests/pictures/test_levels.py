@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from deep_files import deep_png
-from flawscope.fitting.training_pictures import survey
 from flawscope.pictures.arrays import from_numpy
+from flawscope.pictures.decoded import DecodedPictures
 from flawscope.pictures.decoding import decode, to_eight_bits
 from flawscope.pictures.levels import Levels, common_levels, own_levels, used_range
 from flawscope.pictures.near_duplicates import Look
@@ -57,7 +57,7 @@ def test_stuck_pixels_do_not_decide_what_is_white(what, kind):
         "npy": npy,
         "float npy": npy,
     }
-    levels, _, _, remarks = survey([encoders[kind](values) for values in pictures])
+    levels, _, _, remarks = DecodedPictures([encoders[kind](values) for values in pictures]).survey()
     assert levels.black == 0
     assert levels.white == 4095 or (kind == "float npy" and 3000 < levels.white < 4095)
     assert any("stray pixel" in line and "6 pictures" in line for line in remarks), remarks
@@ -116,7 +116,7 @@ RANGES = {
 @pytest.mark.parametrize("name", RANGES)
 def test_a_small_part_of_the_range_is_told_and_stretched(name):
     stored = [RANGES[name](product(k)) for k in range(5)]
-    levels, _, _, remarks = survey(stored)
+    levels, _, _, remarks = DecodedPictures(stored).survey()
     assert "are stretched" in remarks[0]
     how = Preprocess.of_levels(levels, size=(80, 96))
     assert Preprocess.from_dict(how.to_dict()) == how

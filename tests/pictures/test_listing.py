@@ -31,6 +31,27 @@ def test_folder_is_recursive_and_in_natural_order(folder):
     assert found == ["a/1.jpg", "b9.PNG", "b10.png", "z.tiff"]
 
 
+@pytest.mark.parametrize("lost", ["", "predictions", "results.csv"])
+def test_a_copy_of_results_without_its_hidden_list_is_no_folder_of_parts(folder, lost):
+    """Nor is anything passed over where it is no such copy: these folders may be somebody else's."""
+    copy = folder / "copy"
+    for name in (
+        "results.csv",
+        "results.json",
+        "predictions/1.json",
+        "overlays/1.png",
+        "maps/a/1.png",
+        "2.png",
+    ):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        if lost not in name or not lost:
+            (copy / name).touch()
+    if lost == "predictions":
+        (copy / lost).rmdir()
+    found = [path.relative_to(copy).as_posix() for path in list_pictures(copy)]
+    assert found == (["2.png", "maps/a/1.png", "overlays/1.png"] if lost else ["2.png"])
+
+
 def test_patterns_files_and_several_of_them(folder, monkeypatch):
     assert [p.name for p in list_pictures(f"{folder}/b*")] == ["b9.PNG", "b10.png"]
     assert [p.name for p in list_pictures(f"{folder}/**/*.jpg")] == ["1.jpg"]

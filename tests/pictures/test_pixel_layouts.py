@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from deep_files import deep_png, tiff
-from flawscope.fitting.training_pictures import survey
+from flawscope.pictures.decoded import DecodedPictures
 from flawscope.pictures.decoding import decode
 from flawscope.pictures.masks import read_mask
 from flawscope.views.preprocess import Preprocess
@@ -73,7 +73,7 @@ def test_twelve_bits_in_sixteen_are_seen_by_their_white_level(deep, tmp_path):
     twelve = deep[:, :, :3] // 16
     path = tmp_path / "a.png"
     path.write_bytes(deep_png(twelve))
-    levels = survey([path]).levels
+    levels = DecodedPictures([path]).survey().levels
     assert levels == (0, 4095)
     seen = Preprocess.of_levels(levels, size=(11, 9))(path)[0][0]
     np.testing.assert_allclose(seen.transpose(1, 2, 0), twelve / 4095, atol=1e-6)
@@ -100,7 +100,7 @@ def test_layouts_that_pillow_does_not_read_are_named(order, refused):
 def test_floating_point_colour_and_grey_whose_white_is_0(tmp_path):
     floats = np.random.default_rng(0).random((4, 5, 3)).astype(np.float32)
     (tmp_path / "a.tif").write_bytes(tiff(floats * 300))
-    assert survey([tmp_path / "a.tif"]).levels == (0, float((floats * 300).max()))
+    assert DecodedPictures([tmp_path / "a.tif"]).survey().levels == (0, float((floats * 300).max()))
     grey = np.arange(20, dtype=np.uint16).reshape(4, 5, 1) * 3000
     field = struct.pack("<HHI", 262, 3, 1)
     swapped = tiff(grey).replace(field + b"\1", field + b"\0")

@@ -72,7 +72,7 @@ def test_the_workbook_has_a_row_for_each_picture_and_each_place(picture, tmp_pat
     for sheet in ("Judged", "Places"):
         link = book[sheet]["B2"].hyperlink.target
         assert link == "new%20pictures/A%2312.png"
-    assert {"What": "Promise", None: "5 % of good parts"} in rows(book["Totals"])
+    assert {"Item": "Promise", "Value": "5 % of good parts"} in rows(book["Totals"])
 
 
 def test_the_table_has_the_same_facts_and_seven_digits(picture, tmp_path):

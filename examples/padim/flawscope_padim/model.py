@@ -44,7 +44,7 @@ class Model(PatchDetector):
 
     def valid_mask(self, inside: Tensor | None) -> Tensor:
         """`[B, P]`, 1 for positions that see a pixel which counts."""
-        return self.views[0].valid_mask(self.roi[None] if inside is None else inside)
+        return self.branches[0].valid_mask(self.roi[None] if inside is None else inside)
 
     def left_out(
         self, features: Tensor, group: int, kept: Mapping[str, Tensor], inside: Tensor | None = None

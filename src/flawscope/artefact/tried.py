@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
@@ -89,6 +89,24 @@ def enough(scored: Mapping[int, Scored], seed: int = 0) -> int | None:
         if all(scored[more].gain_over(scored[number], seed)[1] <= 0 for more in numbers[k + 1 :]):
             return number
     return None
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    """Figures that tell what more good pictures bring, by the number of units learnt from; near-copies are
+    one.
+
+    figures: by that number, smallest first. enough: as `enough` tells it; None: more may do better still.
+    """
+
+    figures: Mapping[int, float]
+    enough: int | None
+
+    @classmethod
+    def of(cls, compared: Mapping[int, Scored], figure: Callable[[int, Scored], float]) -> LearningCurve:
+        """Compares models, by the number of units that each has learnt from."""
+        figures = {number: figure(number, compared[number]) for number in sorted(compared)}
+        return cls(figures, enough(compared))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flawscope.errors import pluralize
+from flawscope.errors import InputError, pluralize
 
 LEVEL = 0.95  # share of models whose rate lies in the interval
 SIGNIFICANCE = 0.05  # of so many models and tests a sound one is called broken, at most
@@ -30,6 +30,27 @@ class PromiseVerdict(NamedTuple):
 
     chance: float
     broken: bool
+
+
+def confidence_interval_rate(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """The exact (Clopper-Pearson) interval of a rate of which k of n trials came up, as (low, high) in 0..1.
+
+    It holds the true rate with a probability of at least `level`, whatever the rate and however small n. With
+    n = 0 nothing is known: (0, 1). Source: Clopper and Pearson, Biometrika 26 (1934), by quantiles of the
+    beta distribution.
+
+    Raises InputError unless 0 <= k <= n and 0 < level < 1.
+    """
+    if not 0 <= k <= n:
+        raise InputError(f"{k} of {n} is not a rate, expected 0 <= k <= n")
+    if not 0 < level < 1:
+        raise InputError(f"level is {level}, expected above 0 and below 1")
+    from scipy.special import betaincinv
+
+    tail = (1 - level) / 2
+    low = float(betaincinv(k, n - k + 1, tail)) if k > 0 else 0.0
+    high = float(betaincinv(k + 1, n - k, 1 - tail)) if k < n else 1.0
+    return low, high
 
 
 def judge_promise(alarms: int, pictures: int, rate: float, units: int) -> PromiseVerdict:

@@ -64,8 +64,8 @@ def whole_number_parser(what: str, least: int, most: int | None = None) -> Calla
     return parse
 
 
-def count_parser(things: str, least: int = 1) -> Callable[[str], int]:
-    return whole_number_parser(f"a number of {things}", least)
+def count_parser(things: str) -> Callable[[str], int]:
+    return whole_number_parser(f"a number of {things}", 1)
 
 
 def time_parser(unit: str, example: str) -> Callable[[str], float]:
@@ -348,9 +348,9 @@ def load_model(args: argparse.Namespace, path: str) -> Predictor | Router:
 
 def load_single(args: argparse.Namespace, path: str) -> Predictor:
     """Loads a model of one product, as `load_model`. InputError for another."""
-    from flawscope import predictor
+    from flawscope.predictor import Predictor
 
-    model = predictor.load(path, engine=args.engine, device=args.device, threads=args.threads)
+    model = Predictor.opened(path, args.engine, args.device, args.threads)
     return model if args.false_alarm_rate is None else model.with_rate(args.false_alarm_rate)
 
 

@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from flawscope.predictor import Predictor
 
 
+MAX_SUSPECTS = 20  # that are listed
 add_arguments = fit_options.add_arguments
 
 
 def run(args: argparse.Namespace) -> int:
     from flawscope.artefact import files
-    from flawscope.predictor import load
+    from flawscope.predictor import Predictor
     from flawscope.predictor.router import is_router
     from flawscope.results.advice import advice
 
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--json prints what --evaluate measures: add --evaluate")
     args.call_digest = questions.digest_call(args)
     if args.force and questions.accept(args.out, args.call_digest):
-        return common.report_failures(_evaluate(args, load(args.out)) if args.evaluate else [])
+        return common.report_failures(_evaluate(args, Predictor.opened(args.out)) if args.evaluate else [])
     if (
         args.joint
         or args.each_view
@@ -107,7 +108,7 @@ def summary(predictor: Predictor, verbose: bool = False, updated: bool = False) 
     return [*lines, *describe_suspects(manifest)]
 
 
-def describe_suspects(manifest: Manifest, most: int = 20) -> list[str]:
+def describe_suspects(manifest: Manifest) -> list[str]:
     """Lines on the good pictures that deserve a look, each once, with one reason."""
     from flawscope.calibration.outliers import HIGH, WORDS
 
@@ -116,9 +117,9 @@ def describe_suspects(manifest: Manifest, most: int = 20) -> list[str]:
         return []
     dropped = {row.name for row in manifest.pictures if row.role == "dropped"}
     lines = [f"look whether these are good ({pluralize(len(suspects), 'picture')}), most suspicious first:"]
-    lines += [f"  {one.line()}{', left out' * (one.name in dropped)}" for one in suspects[:most]]
-    if len(suspects) > most:
-        lines.append(f"  and {len(suspects) - most} more")
+    lines += [f"  {one.line()}{', left out' * (one.name in dropped)}" for one in suspects[:MAX_SUSPECTS]]
+    if len(suspects) > MAX_SUSPECTS:
+        lines.append(f"  and {len(suspects) - MAX_SUSPECTS} more")
     if any(one.reason == HIGH and one.name not in dropped for one in suspects):
         lines.append(f"--drop-suspects leaves out what {WORDS[HIGH]}")
     return lines
@@ -154,4 +155,4 @@ def next_steps(args: argparse.Namespace, out: Path) -> list[str]:
             "makes a copy for computers that only judge: less to install",
         ),
     )
-    return ["next:", *(f"  flawscope {shlex.join(map(str, words))}   {what}" for words, what in steps)]
+    return ["go on with:", *(f"  flawscope {shlex.join(map(str, words))}   {what}" for words, what in steps)]

@@ -146,7 +146,7 @@ def fit_model(
     """Fits one model, or adds to `old`."""
     from flawscope.artefact.tried import Choice
     from flawscope.datasets import open_dataset
-    from flawscope.evaluation.next_steps import advise_before
+    from flawscope.evaluation.next_steps import advise_before, advise_untried
 
     group = args.group or args.part
     if old is not None:
@@ -169,9 +169,8 @@ def fit_model(
     say(Detail(f"folders: {dataset.layout} layout"))
     for line in training_remarks(dataset, group):
         say(line)
-    is_told = args.align or args.several or args.channels
-    advised = [] if old is not None or is_told else advise_before(dataset)
-    for one in () if args.auto else advised:
+    is_told = old is not None or args.align or args.several or args.channels
+    for one in [] if is_told or args.auto else advise_before(dataset):  # a search asks it, too
         say(one.line())
     how = {
         "group": args.group,
@@ -192,10 +191,8 @@ def fit_model(
         text = error.conflicts[0].describe(lambda name: fit_options.written(args, name))
         raise InputError(text) from None
     choice = Choice.from_facts(predictor.manifest.facts)
-    tried = set[str]() if choice is None else {one.flags for one in choice.trials if one.was_ended}
-    for one in advised if choice is not None else ():
-        if one.step not in tried:
-            say(f"next: {one.line()}")
+    for one in [] if is_told or choice is None else advise_untried(choice, dataset):
+        say(f"next: {one.line()}")
     return predictor
 
 

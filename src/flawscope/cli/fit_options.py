@@ -115,8 +115,8 @@ def _add_pictures(group: common.Options) -> None:
     group.add_argument(
         "--channels",
         metavar="all|1-3,4|PATTERN",
-        help="judge more channels than three together: colours, and each other one by itself (all), or views "
-        "by numbers; or files of one part under several lights, such as {part}_{light}.png",
+        help="judge more channels than three together: colours, and each other one by itself (all), or "
+        "groups by numbers; or files of one part under several lights, such as {part}_{light}.png",
     )
     group.add_argument(
         "--undistort",

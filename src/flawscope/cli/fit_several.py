@@ -207,7 +207,7 @@ def _fit_and_report(call: argparse.Namespace, step: ProgressCallback) -> TaskFit
 def fit_in_task(args: argparse.Namespace, say: fit_one.Say) -> Predictor:
     """Fits one model, whole, in a task of the cluster, and opens it."""
     from flawscope.artefact.files import checkpoint_path
-    from flawscope.predictor import load
+    from flawscope.predictor import Predictor
 
     if args.update:
         raise InputError("--update adds to a model on this machine: leave out --cluster")
@@ -226,7 +226,7 @@ def fit_in_task(args: argparse.Namespace, say: fit_one.Say) -> Predictor:
 
     with fit_one.report_kept_steps(checkpoint_path(out) if in_steps else None):
         _fit_on_cluster(args, {name: call}, _fit_and_report, os.path.dirname(out), take, say)
-    predictor = load(out, device="cpu")
+    predictor = Predictor.opened(out, device="cpu")
     (fit,) = made
     predictor.failures = fit.failures
     return predictor

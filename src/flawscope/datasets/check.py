@@ -27,7 +27,7 @@ from flawscope.datasets.published import SATURATION_FILE
 from flawscope.errors import InputError, join_names, one_line_message, pluralize
 from flawscope.pictures import units
 from flawscope.pictures.appearance import pixel_format
-from flawscope.pictures.channels import first_view
+from flawscope.pictures.channels import first_group
 from flawscope.pictures.decoding import pixel_hash
 from flawscope.pictures.defect_size import reduction_remark
 from flawscope.pictures.folder_words import says_good
@@ -222,7 +222,7 @@ def _check_picture(dataset: Dataset, split: str, item: Item) -> CheckedPicture:
     subject = dataset.relative(item.path)
     channels = ""
     try:
-        picture, channels = first_view(item.path)
+        picture, channels = first_group(item.path)
     except (InputError, OSError, MemoryError) as error:
         return CheckedPicture(split, item, faults=(_unreadable("unreadable", subject, item.path, error),))
     size = (picture.shape[1], picture.shape[0])

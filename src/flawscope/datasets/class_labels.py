@@ -161,8 +161,7 @@ def read_class_labels(
     if by_marks and (marked := files.marked()):
         for picture, labels in found.of.items():
             source, kinds = marked.get(picture, ("", (UNMARKED,)))
-            known = PictureClass.GOOD if any(map(says_good, kinds)) else PictureClass.BAD
-            known = known if picture in marked else PictureClass.UNKNOWN
+            known = PictureClass.BAD if picture in marked else PictureClass.UNKNOWN
             labels.append(ClassLabel(known, ", ".join(kinds) or "marked", source.rpartition("/")[2]))
     for one in [files, *_files_above(root, pictures)]:
         if missing := next(iter(one.unread_lists.items()), None):

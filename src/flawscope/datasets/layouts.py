@@ -25,9 +25,10 @@ from flawscope.datasets.own_folders import (
     split_question,
 )
 from flawscope.datasets.published import is_realiad, is_visa, open_realiad, open_visa
-from flawscope.errors import InputError, check_arguments, suggest_name
-from flawscope.pictures.folder_words import GOOD, other_words, says_good
-from flawscope.pictures.listing import known_formats, list_entries, subfolder, subfolders
+from flawscope.errors import InputError, check_arguments, join_names, suggest_name
+from flawscope.pictures.decoding import is_picture
+from flawscope.pictures.folder_words import GOOD, other_words, says_good, split_said
+from flawscope.pictures.listing import known_formats, list_entries, subfolder, subfolders, walk_files
 from flawscope.pictures.mask_files import fold, is_mask_folder
 from flawscope.pictures.units import compile_group
 
@@ -169,7 +170,7 @@ def _layout_of(folder: Path) -> str | None:
         return "realiad"
     if (folder / REVIEW_FILE).is_file():
         return "review"
-    train = subfolder(folder, *SPLITS["train"])
+    train = _split_folder(folder, "train")
     good = good_folders(train) if train else ()
     if good:
         if subfolder(folder, "test_public") is not None:
@@ -184,6 +185,13 @@ def _layout_of(folder: Path) -> str | None:
         if not is_mask_folder(name):
             about[says_good(name)].add(other_words(name))
     return "folder" if about[True] & about[False] else None  # such as screw_ok beside screw_nok
+
+
+def _split_folder(folder: Path, split: str) -> Path | None:
+    """The subfolder of a split: of its name, else the first whose name says it."""
+    named = subfolder(folder, *SPLITS[split])
+    every = subfolders(folder).items() if named is None else ()
+    return next((path for name, path in every if split_said(name) == split), named)
 
 
 def _categories(root: Path) -> dict[str, Path]:
@@ -220,7 +228,23 @@ def _choose_category(root: Path, category: str | None, good: str | None) -> Path
         raise InputError(
             f"several categories in {root}: {names}; choose one with --category{one if are_sorted else ''}"
         )
+    others = {name: path for name, path in subfolders(root).items() if name not in categories}
+    if beside := [name for name in others if categories and _has_pictures(others[name])]:
+        if good is not None:
+            return root
+        (name,) = categories
+        raise InputError(
+            f"{root}: {name} is a data set by its folders, beside pictures in {join_names(beside)}: choose "
+            f"it alone with --category {name}, or name the folders of good pictures with --good"
+        )
     return next(iter(categories.values()), root)
+
+
+def _has_pictures(folder: Path) -> bool:
+    try:
+        return not is_mask_folder(folder.name) and any(map(is_picture, walk_files(folder)))
+    except InputError:  # lost+found and the like
+        return False
 
 
 def _require_entries(root: str | os.PathLike[str]) -> Path:
@@ -237,10 +261,10 @@ def _open_split(root: Path, layout: str) -> Dataset:
     """Opens MVTec AD, BTAD, MVTec LOCO and data sets of their shape: ROOT/{train,validation,test}/KIND.
     Defects are for the test, in whichever split they lie. Of MVTec AD 2 the public test set; the private ones
     have no ground truth."""
-    train = subfolder(root, *SPLITS["train"])
-    test = subfolder(root, *(("test_public",) if layout == "mvtec2" else SPLITS["test"]))
+    train = _split_folder(root, "train")
+    test = subfolder(root, "test_public") if layout == "mvtec2" else _split_folder(root, "test")
     assert train is not None  # _layout_of has seen it
-    validation = subfolder(root, *SPLITS["validation"])
+    validation = _split_folder(root, "validation")
     truth = GroundTruth(root)
     labels = read_class_labels(root, truth.pictures, truth.labels)
     good = good_folders(train)

@@ -228,14 +228,14 @@ def grade_kappa(kappa: float | None) -> str:
     return "good" if kappa > GOOD_KAPPA else "poor" if kappa < POOR_KAPPA else "fair"
 
 
-def one_sided_bound(k: int, n: int, confidence: float = CONFIDENCE) -> float:
-    """Rate 0..1 that is not exceeded, as sure as `confidence`, where k of n independent parts came up."""
-    return confidence_interval_rate(k, n, 2 * confidence - 1)[1]
+def one_sided_bound(k: int, n: int) -> float:
+    """Rate 0..1 that is not exceeded, as sure as `CONFIDENCE`, where k of n independent parts came up."""
+    return confidence_interval_rate(k, n, 2 * CONFIDENCE - 1)[1]
 
 
-def parts_needed(rate: float, misses: int = 0, confidence: float = CONFIDENCE) -> int:
-    """Fewest parts that a claim needs: that the rate is at most `rate`, as sure as `confidence`, where at
-    most `misses` of them came up. The least n with P(X <= misses) <= 1 - confidence, X binomial (n, rate);
+def parts_needed(rate: float, misses: int = 0) -> int:
+    """Fewest parts that a claim needs: that the rate is at most `rate`, as sure as `CONFIDENCE`, where at
+    most `misses` of them came up. The least n with P(X <= misses) <= 1 - CONFIDENCE, X binomial (n, rate);
     299 for 1 % without a miss.
 
     Raises InputError unless `LEAST_CLAIM` <= rate < 1.
@@ -245,9 +245,9 @@ def parts_needed(rate: float, misses: int = 0, confidence: float = CONFIDENCE) -
     from scipy.special import bdtr
 
     low, high = misses, misses + 1  # at low too few
-    while bdtr(misses, high, rate) > 1 - confidence:
+    while bdtr(misses, high, rate) > 1 - CONFIDENCE:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if bdtr(misses, middle, rate) > 1 - confidence else (low, middle)
+        low, high = (middle, high) if bdtr(misses, middle, rate) > 1 - CONFIDENCE else (low, middle)
     return high

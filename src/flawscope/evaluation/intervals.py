@@ -244,7 +244,7 @@ def _choose_thresholds(pictures: Sequence[EvaluatedPicture]) -> Floats | None:
             continue
         inside, outside = _split_by_truth(truth, valid)
         step = max(1, len(pictures) * truth.size // MAX_SAMPLED_PIXELS)  # maps have one size
-        good_values.append(prediction.map[outside][::step].copy())  # a view would keep the whole map
+        good_values.append(prediction.map[outside][::step].copy())  # a slice would keep the whole map
         bad_values.append(prediction.map[inside])
         values = prediction.map[outside], bad_values[-1]
         least = min([least, *(float(part.min()) for part in values if part.size)])

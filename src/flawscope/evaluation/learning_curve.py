@@ -2,44 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from flawscope import Predictor
-from flawscope.artefact.tried import GIVEN, Scored, enough
+from flawscope.artefact.tried import GIVEN, LearningCurve, Scored
 from flawscope.calibration.goods import learnt_units
 from flawscope.datasets import Item
 from flawscope.errors import InputError
 from flawscope.progress import ProgressCallback, ProgressCounter
 from flawscope.results.prediction import Prediction
-
-
-@dataclass(frozen=True)
-class LearningCurve:
-    """Image AUROC by the number of good pictures learnt from, of which near-copies count once.
-
-    auroc: 0..1, by that number, smallest first; the last is the model's own.
-    enough: smallest number from which no larger one is surely better (`tried.enough`); None: the model is
-        surely better than all of fewer, and more pictures may be better still.
-    """
-
-    auroc: Mapping[int, float]
-    enough: int | None
-
-    def line(self) -> str:
-        """Line for a person."""
-        every = max(self.auroc)
-        told = f"{self.enough} good pictures of different parts do as well as {every}"
-        if self.enough is None:
-            told = f"more good pictures of different parts may do better still than {every}"
-        areas = ", ".join(f"{area:.3f} with {number}" for number, area in self.auroc.items())
-        return f"{told}, by these test pictures: image AUROC {areas}"
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def learning_curve(
@@ -48,8 +21,8 @@ def learning_curve(
     judged: Sequence[tuple[Item, Prediction]],
     step: ProgressCallback,
 ) -> LearningCurve | None:
-    """Compares a model with models of fewer good pictures. None: there are none, or no test pictures of both
-    kinds that all of them can judge.
+    """Image AUROC of a model, and of models of fewer good pictures. None: there are none, or no test pictures
+    of both kinds that all of them can judge.
 
     Args:
         judged: test pictures, and what the model says of them.
@@ -69,8 +42,18 @@ def learning_curve(
     if len(scores) < 2 or not good.any() or not defective.any():
         return None
     carriers = np.full(int(defective.sum()), GIVEN)
-    compared = {n: Scored(scores[n][good], scores[n][defective], carriers) for n in sorted(scores)}
-    return LearningCurve({n: one.auroc() for n, one in compared.items()}, enough(compared))
+    compared = {n: Scored(one[good], one[defective], carriers) for n, one in scores.items()}
+    return LearningCurve.of(compared, lambda _, one: one.auroc())
+
+
+def describe(curve: LearningCurve) -> str:
+    """Line for a person."""
+    every = max(curve.figures)
+    told = f"{curve.enough} good pictures of different parts do as well as {every}"
+    if curve.enough is None:
+        told = f"more good pictures of different parts may do better still than {every}"
+    areas = ", ".join(f"{area:.3f} with {number}" for number, area in curve.figures.items())
+    return f"{told}, by these test pictures: image AUROC {areas}"
 
 
 def _number_learnt(model: Predictor) -> int:

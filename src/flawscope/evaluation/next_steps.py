@@ -14,7 +14,7 @@ from flawscope.errors import InputError
 from flawscope.evaluation.result import Evaluation
 from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.pixel_sets import connected_parts, largest_sizes
-from flawscope.results.advice import Advice, advice
+from flawscope.results.advice import LIES, Advice, advice
 from flawscope.results.prediction import MISSED
 from flawscope.views.congealing import poses_needed, spread_numbers
 from flawscope.views.pose import PoseKind
@@ -27,6 +27,15 @@ LOOKED_AT = 9  # good pictures that tell how parts lie: one more than it takes
 def advise_before(dataset: Dataset) -> list[Advice]:
     """Steps before a fit, by how the parts lie."""
     return advice(lies=_poses_needed([item.path for item in dataset.train]))
+
+
+def advise_untried(choice: Choice, dataset: Dataset) -> list[Advice]:
+    """Steps after a search by how the parts lie, where it found that and had no time to try it. One that did
+    not come to ask is asked for here."""
+    if not any(trial.flags for trial in choice.trials):
+        return advise_before(dataset)
+    waiting = {trial.flags for trial in choice.trials if not trial.was_ended}
+    return advice(lies=next((kind for kind in LIES if f"--align {kind}" in waiting), None))
 
 
 def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
@@ -64,7 +73,8 @@ def _poses_needed(good: Sequence[PictureSource]) -> PoseKind | None:
     for number in spread_numbers(len(good), LOOKED_AT):
         with suppress(InputError):  # the command names it
             small.append(how.small(how.decode(good[number])))
-    return poses_needed(small)
+    lying = poses_needed(small)
+    return None if lying is None else lying.kind
 
 
 def _sole_picture(manifest: Manifest) -> tuple[str, float]:

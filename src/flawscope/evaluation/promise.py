@@ -13,7 +13,7 @@ from flawscope.calibration.promise import judge_pictures
 from flawscope.datasets import Item
 from flawscope.errors import InputError, join_names, pluralize
 from flawscope.pictures.appearance import is_far
-from flawscope.pictures.channels import first_view
+from flawscope.pictures.channels import first_group
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.near_duplicates import Look, near_duplicates
 from flawscope.pictures.units import compile_group, find_units, name_parts, same_sources
@@ -139,7 +139,7 @@ def _looks(items: Sequence[Item]) -> list[Look | None]:
     found: list[Look | None] = []
     for item in items:
         try:
-            found.append(Look.of(first_view(item.path)[0]))
+            found.append(Look.of(first_group(item.path)[0]))
         except (InputError, MemoryError):
             found.append(None)  # reported when it is read
     return found

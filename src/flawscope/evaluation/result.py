@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from flawscope.artefact.tried import LearningCurve
 from flawscope.datasets import Item
 from flawscope.errors import FlawscopeError, missing_library_error, pluralize
-from flawscope.evaluation.learning_curve import LearningCurve
+from flawscope.evaluation.learning_curve import describe as describe_curve
 from flawscope.evaluation.robustness import Robustness
 from flawscope.pictures.listing import natural_key
 from flawscope.results.html import table
@@ -276,7 +277,7 @@ class Evaluation:
             if pixels["pictures_outside"]:
                 line += f"; {pluralize(pixels['pictures_outside'], 'picture')} with no other defect"
             lines.append(line)
-        return [*lines, *([self.learning_curve.line()] if self.learning_curve else [])]
+        return [*lines, *([describe_curve(self.learning_curve)] if self.learning_curve else [])]
 
     def counts(self) -> str:
         """Says how many pictures were tested, and how many others of the folder were learnt from."""
@@ -337,6 +338,7 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """The document that `evaluate --json` prints."""
+        curve = self.learning_curve
         return {
             "category": self.category,
             "product": self.product,
@@ -359,7 +361,7 @@ class Evaluation:
             "mismatch": self.mismatch or None,
             "labels": self.labels,
             **({"parts": self.parts} if self.parts else {}),
-            **({"learning_curve": self.learning_curve.to_dict()} if self.learning_curve else {}),
+            **({"learning_curve": {"auroc": curve.figures, "enough": curve.enough}} if curve else {}),
             **({"robustness": [one.to_dict() for one in self.robustness]} if self.robustness else {}),
         }
 

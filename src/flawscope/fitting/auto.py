@@ -43,7 +43,6 @@ from flawscope.fitting.search_time import RESERVE, SearchTime
 from flawscope.fitting.training_pictures import (
     Images,
     SeenDefects,
-    decoded_or_none,
     look_at,
     split_sources,
 )
@@ -51,6 +50,7 @@ from flawscope.fitting.trial_pictures import LONG, SHORT, SimulatedPatch, Stage,
 from flawscope.methods import registry
 from flawscope.methods.feature_memory import FeatureMemory
 from flawscope.methods.features.backbone import import_timm
+from flawscope.pictures.decoded import decoded_or_none
 from flawscope.pictures.decoding import PictureSource, decode, pixel_hash, to_eight_bits
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.units import find_parts, group_numbers
@@ -293,7 +293,8 @@ class _Search:
         second = self.second
         side = max(max(decode(self.sources[i]).shape[:2]) for i in self.order[:3])
         self.is_large = side >= LARGE
-        look_at_first = [i for i in self.order if i not in second.left_out][:LOOKED_AT]
+        left_out_last = sorted(self.order, key=lambda i: i in second.left_out)
+        look_at_first = left_out_last[:LOOKED_AT]  # of few, all tell how parts lie
         frame = given
         if self._is_free("align") and self._is_free("several"):
             self.step(f"{TRYING} how parts lie", 0, 1)
@@ -359,7 +360,8 @@ class _Search:
     def _nothing_better(self, by: str = "") -> str:
         """Why the settings stay as given, and what was found by them where that is little."""
         if not any(one.flags and one.was_ended for one in self.trials):
-            return "nothing else was tried to the end"
+            begun = any(one.flags for one in self.trials)
+            return "nothing else was tried" + begun * " to the end"
         text = f"nothing else was surely better{by}"
         own = next((one for one in self.trials if not one.flags and one.was_ended), None)
         if own is None or 2 * own.found[0] > own.found[1]:

@@ -14,7 +14,7 @@ from flawscope.export.export import export
 from flawscope.fitting.incremental_update import open_fitted_dataset, update
 from flawscope.fitting.update_evaluation import ReviewedPicture
 from flawscope.methods.threads import reuse_freed_memory, set_thread_count
-from flawscope.predictor import load
+from flawscope.predictor import Predictor
 from flawscope.progress import ProgressCallback, ignore_progress
 
 
@@ -47,7 +47,7 @@ def make_candidate(
     """
     set_thread_count(threads)
     reuse_freed_memory()
-    in_use = load(active, engine=engine, device=device, threads=threads)
+    in_use = Predictor.opened(active, engine, device, threads)
     old = in_use.artefact if trained in (None, active) else model_file.read(trained)
     calibration = old.manifest.calibration.with_rate(in_use.calibration.rate)  # as people chose it meanwhile
     old = replace(old, manifest=replace(old.manifest, calibration=calibration))

@@ -39,7 +39,6 @@ from flawscope.fitting.training_pictures import (
     Reader,
     see_pictures,
     split_sources,
-    survey,
     told_parts,
 )
 from flawscope.fitting.training_views import TrainingViews, views_of
@@ -178,12 +177,10 @@ def partial_fit(
     sources, _, _ = split_sources(images, None)
     detector = open_fitted(old, device).detector
     known = (p.hash for p in manifest.pictures if p.role != "calibration")
-    reader = Reader.of_model(detector, manifest.preprocess, sources, known)
-    reader.names = list(names) or reader.names
-    channels = manifest.preprocess.channels
-    seen_first = survey(sources, None if channels is None else manifest.preprocess.decode)
+    reader = Reader.of_model(detector, manifest.preprocess, sources, known, names)
+    seen_first = reader.decoded.survey()
     pattern = stored_part_pattern(manifest)
-    looks = [one.look for one in see_pictures(reader.decoded, step, manifest.preprocess)]
+    looks = [one.look for one in see_pictures(reader.decoded, step)]
     remarks = list[str]()
     if pattern is None and group is None:
         numbers = find_new_parts(looks, reader.names, parts, say=remarks.append)

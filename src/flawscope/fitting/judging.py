@@ -208,7 +208,7 @@ class _Judging:
             group = self.task.groups[picture]
             run, bound = of.run(group), of.bound_run(group)
             found = [
-                [] if one is None else [part.summary(run, roi, batch, bound) for part in one.parts]
+                [] if one is None else [frame.summary(run, roi, batch, bound) for frame in one.frames]
                 for one in views
             ]
             advance()

@@ -19,18 +19,15 @@ from flawscope.datasets.mask_remarks import refuse_marked_good
 from flawscope.errors import InputError, require_type
 from flawscope.fitting.region import RoiSource, check_region, learn_region
 from flawscope.fitting.training_pictures import (
-    DecodedPictures,
     Images,
     Reader,
     SeenDefects,
-    Survey,
     learn_normalization,
     learn_part_finding,
     read_defects,
     see_pictures,
     seen_defect_pairs,
     split_sources,
-    survey,
     told_parts,
 )
 from flawscope.fitting.training_views import Sizes, TrainingViews, views_of
@@ -42,6 +39,7 @@ from flawscope.methods.method import Method, WeightsOrigin
 from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import SeenDefect, Task, TaskViews
 from flawscope.pictures.channels import Channels
+from flawscope.pictures.decoded import DecodedPictures, Survey
 from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.defect_size import choose_tile, parse_pixels, reduction_remark
 from flawscope.pictures.form import size_text
@@ -108,7 +106,7 @@ class Seeing:
         they lie in the good pictures (`congealing.poses_needed`).
     several: pictures show several parts each: all are found, counted and judged; `align` says how they lie.
     channels: pictures have more channels than three, judged together (`pictures.channels`): "all", colours
-        together and each other one by itself, or the views by the channels' numbers, "1-3,4".
+        together and each other one by itself, or groups by the channels' numbers, "1-3,4".
     undistort: file with the coefficients of the lens (`Undistortion.read`): pictures are undistorted first.
     min_defect: the smallest defect that is to be found, in pixels of the pictures, 20 or "20px": chooses
         `tile` and `scale`.
@@ -313,16 +311,17 @@ class _Steps:
         groups = told_parts(names, group, pattern)
         views = 1.0 if pattern is None else len(groups) / (1 + max(groups, default=0))
         channels = Channels.of(channels, sources) if isinstance(channels, str) else channels
-        seen = survey(sources, None if channels is None else channels.read)
+        decoded = DecodedPictures(sources, channels)
+        seen = decoded.survey()
         check_region(self.how.roi, sources, names, seen.sizes)
         remarks, aligned = list[str](), self.how.align != "none" and not self.how.several
         lens = self.how.undistort
         if lens is not None and not isinstance(lens, Undistortion):
             lens = Undistortion.read(lens)
         preprocess = Preprocess.of_levels(seen.levels, undistort=lens, channels=channels)
-        decoded, shown = DecodedPictures(sources, preprocess.decode), list[Seen]()
+        shown = list[Seen]()
         if parts is None or aligned:
-            shown = see_pictures(decoded, self.step, preprocess, small=aligned)
+            shown = see_pictures(decoded, self.step, preprocess.small if aligned else None)
         if parts is None:
             looks = [one.look for one in shown]
             remarks += refuse(odd_looks(looks, names), which.force)
@@ -339,18 +338,19 @@ class _Steps:
     def find_frames(self, pictures: _Pictures) -> _Frames:
         how, preprocess = self.how, pictures.preprocess
         kind: PoseKind | None = None
-        chosen = None
+        chosen = aligned = None
         if how.align != "auto":
             kind = None if how.align == "none" else how.align
-        else:  # as `fit --auto` proposes it, with frames alone
-            kind = poses_needed(pictures.small)
+        elif (lying := poses_needed(pictures.small)) is not None:
+            kind, aligned = lying
+        if how.align == "auto":  # as `fit --auto` proposes it, with frames alone
             self.say(chosen := f"align auto: {kind or 'none'}, as the parts lie in the good pictures")
         if kind is None:
             return _Frames(preprocess, None, chosen)
         learnt = learn_part_finding(pictures.decoded, preprocess, kind) if how.several else None
         if learnt is not None:
             self.say(learnt.describe())
-        reference = learn_reference(pictures.small, kind) if learnt is None else learnt.reference
+        reference = learn_reference(pictures.small, kind, aligned) if learnt is None else learnt.reference
         told = reference.describe()
         self.say(Detail(told) if np.isfinite(reference.errors).all() else told)
         several = None if learnt is None else learnt.settings
@@ -420,11 +420,8 @@ class _Steps:
         nearest = None if model.nearest is None else model.nearest.numpy()
         named = {digest: shown[0].name for digest, shown in defects.items()}
         hidden = model.config.hidden
-        reader = Reader(
-            pictures.sources, preprocess, set(), named, roi, region, hidden, nearest, pictures.decoded
-        )
-        reader.names = pictures.names
-        return reader
+        known = (named, roi, region, hidden, nearest, pictures.decoded, pictures.names)
+        return Reader(pictures.sources, preprocess, set(), *known)
 
     def task(self, pictures: _Pictures, reader: Reader, defects: Mapping[str, Sequence[SeenDefect]]) -> Task:
         return Task(

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.errors import InputError
-from flawscope.fitting.training_pictures import DecodedPictures, learn_part_finding
+from flawscope.fitting.training_pictures import learn_part_finding
+from flawscope.pictures.decoded import DecodedPictures
 from flawscope.pictures.decoding import PictureSource
 from flawscope.views.congealing import poses_needed
 from flawscope.views.preprocess import Preprocess
@@ -56,12 +57,12 @@ def propose_frames(sources: Sequence[PictureSource], load: Callable[[int], NDArr
         yield several
         return
     small = [Preprocess().small(load(i)) for i in range(len(sources))]
-    if kind := poses_needed(small, ("turn", "full", "shift")):
-        yield Recipe({"align": kind})
+    if lying := poses_needed(small, full=True):
+        yield Recipe({"align": lying.kind})
 
 
 def _propose_several(sources: Sequence[PictureSource]) -> Recipe | None:
-    pictures = DecodedPictures(sources, Preprocess().decode)
+    pictures = DecodedPictures(sources)
     for kind in ("turn", "shift"):
         with suppress(InputError):
             learnt = learn_part_finding(pictures, Preprocess(), kind)

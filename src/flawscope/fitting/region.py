@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.errors import InputError, suggest_name
-from flawscope.fitting.training_pictures import survey
+from flawscope.pictures.decoded import DecodedPictures
 from flawscope.pictures.decoding import PictureSource
 from flawscope.views.preprocess import Preprocess
 from flawscope.views.roi import FrameRegion, describe_roi, drawn_size, read_roi, same_shape, split_picture
@@ -30,7 +30,7 @@ def check_region(
         return
     spec, named = split_picture(roi)
     if named:
-        sizes = survey([_region_picture(named, sources, names)]).sizes
+        sizes = DecodedPictures([_region_picture(named, sources, names)]).survey().sizes
     drawn, known = drawn_size(spec), sorted({size for size in sizes if size is not None})
     if drawn is None or not known or any(same_shape(drawn, size) for size in known):
         return
@@ -89,7 +89,7 @@ def learn_region(
             f"the region of interest is drawn on {name}, and {views.unusable}: name a better picture, "
             "--roi REGION@PICTURE"
         )
-    mask = read_roi(spec, how, [part.placed for part in views.parts])
+    mask = read_roi(spec, how, [one.placed for one in views.frames])
     moves = "" if how.reference is None else ", and moves with the part"
     say(f"region of interest: drawn on {name}{moves}; {mask.mean():.0%} of what the network sees counts")
     return mask

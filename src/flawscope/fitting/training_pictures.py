@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import InitVar, dataclass, field
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from scipy.ndimage import find_objects, label
 
 from flawscope.calibration.outliers import Seen
@@ -27,13 +25,12 @@ from flawscope.methods.method import Method
 from flawscope.methods.task import SeenDefect
 from flawscope.methods.threads import workers
 from flawscope.pictures.appearance import FeatureValues, measure_appearance
-from flawscope.pictures.decoding import PictureSource, decode, error_reason, pixel_hash
-from flawscope.pictures.files import upright_size
-from flawscope.pictures.levels import Levels, UsedRange, common_levels, used_range
+from flawscope.pictures.channels import first_channels
+from flawscope.pictures.decoded import DecodedPictures
+from flawscope.pictures.decoding import PictureSource, error_reason, pixel_hash
 from flawscope.pictures.listing import refuse_masks, relative_names
 from flawscope.pictures.masks import marks_most
 from flawscope.pictures.near_duplicates import Look
-from flawscope.pictures.pixel_layouts import is_deep_colour, is_read_whole
 from flawscope.progress import ProgressCallback, ProgressCounter
 from flawscope.views.light import Light, Normalization, channel_statistics
 from flawscope.views.pose import PoseKind
@@ -42,32 +39,6 @@ from flawscope.views.several_parts import OVERVIEW_SIDE
 from flawscope.views.several_parts_learning import LearnedParts, learn_several_parts
 from flawscope.views.view_looks import thumbnail
 from flawscope.views.views import Views, hide_outside_roi
-
-KEPT_BYTES = 128 << 20  # of decoded pictures, while a model is fitted
-
-
-class DecodedPictures:
-    """Decodes pictures by their numbers, and keeps those that are read first, as many as fit in `KEPT_BYTES`:
-    a fit asks for each several times. Used by threads."""
-
-    def __init__(self, sources: Sequence[PictureSource], decode: Callable[..., NDArray[Any]]):
-        self.sources, self._decode, self._lock = sources, decode, Lock()
-        self._kept, self._room = dict[int, NDArray[Any]](), KEPT_BYTES
-
-    def read(self, index: int, name: str | None = None) -> NDArray[Any]:
-        """Picture `index`, not to be changed. name: for errors. InputError as of `decode`."""
-        source = self.sources[index]
-        if (kept := self._kept.get(index)) is not None:
-            return kept
-        picture = self._decode(source, name)
-        with self._lock:
-            if not isinstance(source, np.ndarray) and picture.nbytes <= self._room:
-                self._kept[index], self._room = picture, self._room - picture.nbytes
-        return picture
-
-    def read_or_none(self, index: int) -> NDArray[Any] | None:
-        """Picture `index`; None where it cannot be read, which is reported when it is loaded for fitting."""
-        return decoded_or_none(index, self.read)
 
 
 @dataclass
@@ -83,8 +54,8 @@ class Reader:
     hidden: bool = False  # pixels outside of `roi` are not shown
     nearest: NDArray[np.int64] | None = None  # as `Detector` has it
     pictures: InitVar[DecodedPictures | None] = None  # the sources, where some are decoded already
+    names: list[str] = field(default_factory=list)  # by default those of the sources
     decoded: DecodedPictures = field(init=False)
-    names: list[str] = field(init=False)
     hashes: dict[int, str] = field(default_factory=dict)
     measured: dict[int, FeatureValues] = field(default_factory=dict)  # the pictures' look as a whole
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict)  # (H, W) of the pictures
@@ -94,8 +65,8 @@ class Reader:
 
     def __post_init__(self, pictures: DecodedPictures | None) -> None:
         self._lock = Lock()
-        self.decoded = pictures or DecodedPictures(self.sources, self.preprocess.decode)
-        self.names = relative_names(self.sources)
+        self.decoded = pictures or DecodedPictures(self.sources, self.preprocess.channels)
+        self.names = self.names or relative_names(self.sources)
 
     @classmethod
     def of_model(
@@ -104,11 +75,12 @@ class Reader:
         preprocess: Preprocess,
         sources: Sequence[PictureSource],
         known: Iterable[str] = (),
+        names: Sequence[str] = (),
     ) -> Reader:
         """Loads pictures as a fitted model sees them."""
         nearest = None if model.nearest is None else model.nearest.cpu().numpy()
         roi, hidden = model.roi.cpu().numpy(), model.config.hidden
-        return cls([*sources], preprocess, {*known}, roi=roi, hidden=hidden, nearest=nearest)
+        return cls([*sources], preprocess, {*known}, roi=roi, hidden=hidden, nearest=nearest, names=[*names])
 
     def load(self, index: int) -> torch.Tensor | None:
         """Picture `index` as a whole, [3, H, W] float32 in 0..1, or None where it cannot be read."""
@@ -131,7 +103,7 @@ class Reader:
             if picture is None:
                 yield None
                 continue
-            views = self.preprocess.views(light(picture), self.names[index], self.roi)
+            views = self.preprocess.cut(light(picture), self.names[index], self.roi)
             if views.unusable:
                 with self._lock:
                     self.failures[index] = f"with {light.name} {views.unusable}, in {self.names[index]}"
@@ -142,7 +114,7 @@ class Reader:
         try:
             picture = self.decoded.read(index, self.names[index])
             self.hashes[index] = pixel_hash(picture)
-            views = self.preprocess.views(picture, self.names[index], self.roi)
+            views = self.preprocess.cut(picture, self.names[index], self.roi)
             if views.unusable:
                 raise InputError(f"cannot learn from {self.names[index]}: {views.unusable}; remove it")
         except (InputError, MemoryError) as error:
@@ -192,7 +164,9 @@ def seen_defect_pairs(
 ) -> list[tuple[PictureSource, list[PictureSource]]]:
     """The defective pictures that `seen` means, each with its masks. say: as `choose_seen` takes it."""
     wanted = len(seen) if isinstance(seen, list | tuple) else str(seen).strip() != "0"
-    if wanted and not method.takes_seen_defects:
+    if not wanted:
+        return []
+    if not method.takes_seen_defects:
         raise InputError(f"{method.name} learns from good pictures only: leave out --seen, or take prnet")
     if isinstance(seen, list | tuple) and all(isinstance(p, list | tuple) and len(p) == 2 for p in seen):
         pairs = [(picture, mask if isinstance(mask, list) else [mask]) for picture, mask in seen]
@@ -221,7 +195,7 @@ def read_defects(
             marked = union_masks(masks, picture.shape[:2], name)
             if most := marks_most(marked):
                 say(f"warning: the mask of {name} {most}")
-            views = preprocess.views(picture, name, roi)
+            views = preprocess.cut(picture, name, roi)
             shown = list(_defect_images(views, preprocess.corrected_mask(marked)))
             if not shown:
                 height, width = preprocess.network_size
@@ -244,9 +218,9 @@ def _defect_images(
     views: Views, marked: NDArray[np.bool_]
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
     """Images [3, H, W] that show a part of the marked pixels, each with its mask [H, W]."""
-    if views.parts[0] is not views:
-        for part in views.parts:
-            yield from _defect_images(part, marked)
+    if views.frames[0] is not views:
+        for frame in views.frames:
+            yield from _defect_images(frame, marked)
         return
     if (mask := views.placed.mask_to_network(marked)).any():
         yield views.images([0])[0], mask
@@ -284,65 +258,18 @@ def told_parts(names: Sequence[str], group: str | None, pattern: PartPattern | N
     return group_numbers(names, group) if pattern is None else pattern.part_numbers(names)
 
 
-class Survey(NamedTuple):
-    """Sizes and levels of the pictures, known before a fit reads them.
-
-    levels: of all deep pictures; None where all have 8 bits. remarks: what is clipped or stretched.
-    largest: bytes of the largest one.
-    sizes: (H, W) of each, upright; None where it cannot be read.
-    """
-
-    levels: Levels | None
-    largest: int
-    sizes: list[tuple[int, int] | None]
-    remarks: list[str]
-
-
-def survey(
-    sources: Sequence[PictureSource], read: Callable[[PictureSource], NDArray[Any]] | None = None
-) -> Survey:
-    """Surveys the pictures; of 8-bit files only the headers are read. read: of pictures with more channels,
-    which are read all."""
-    used: list[UsedRange] = []
-    kind, largest = "u", 0
-    sizes: list[tuple[int, int] | None] = []
-    for source in sources:
-        sizes.append(None)
-        try:
-            if read is not None:
-                deep = True
-            elif isinstance(source, np.ndarray):
-                deep, largest = source.dtype != np.uint8, max(largest, source.nbytes)
-                sizes[-1] = (source.shape[0], source.shape[1]) if source.ndim > 1 else None
-            elif isinstance(source, bytes) or is_read_whole(source):
-                deep = True
-            else:
-                with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as header:
-                    deep = header.mode.startswith(("I", "F")) or is_deep_colour(header)
-                    largest = max(largest, 3 * header.width * header.height)
-                    sizes[-1] = upright_size(header)
-            picture = (read or decode)(source) if deep else None
-        except (InputError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            continue  # reported when it is loaded
-        if picture is not None:
-            largest = max(largest, picture.nbytes)
-            sizes[-1] = (picture.shape[0], picture.shape[1])
-            if picture.dtype != np.uint8:
-                used.append(used_range(picture))
-                kind = picture.dtype.kind
-    levels, remarks = common_levels(used, kind) if used else (None, [])
-    return Survey(levels, largest, sizes, remarks)
-
-
 def look_at(sources: Sequence[PictureSource], step: ProgressCallback, how: Preprocess) -> list[Look | None]:
-    """Reads what each picture is compared by, of many channels the first view; None: it cannot be read."""
-    return [one.look for one in see_pictures(DecodedPictures(sources, how.decode), step, how)]
+    """Reads what each picture is compared by, of many channels the first group; None: it cannot be read."""
+    return [one.look for one in see_pictures(DecodedPictures(sources, how.channels), step)]
 
 
 def see_pictures(
-    pictures: DecodedPictures, step: ProgressCallback, how: Preprocess, *, small: bool = False
+    pictures: DecodedPictures,
+    step: ProgressCallback,
+    small: Callable[[NDArray[Any]], NDArray[np.float32]] | None = None,
 ) -> list[Seen]:
-    """Reads each picture, and what is known of it before a fit; of one that cannot be read nothing."""
+    """Reads each picture, and what is known of it before a fit; of one that cannot be read nothing. small:
+    reduces it, where parts are to be found in it."""
     numbers = range(len(pictures.sources))
     advance = ProgressCounter(step, "near-copies", len(numbers))
 
@@ -351,7 +278,8 @@ def see_pictures(
         advance()
         if picture is None:
             return Seen()
-        return Seen(Look.of(how.first_picture(picture)), small=how.small(picture) if small else None)
+        look = Look.of(first_channels(picture, pictures.channels))
+        return Seen(look, small=None if small is None else small(picture))
 
     with workers() as each:
         return each(see, numbers)
@@ -365,11 +293,11 @@ def learn_normalization(
     def measured() -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
         for number in range(len(pictures.sources)):
             try:
-                views = preprocess.whole.views(pictures.read(number))
+                views = preprocess.whole.cut(pictures.read(number), "a picture")
             except (InputError, MemoryError):
                 continue  # reported when it is loaded for fitting
-            for part in () if views.unusable else views.parts:
-                if (found := channel_statistics(part.images([0])[0], roi)) is not None:
+            for frame in () if views.unusable else views.frames:
+                if (found := channel_statistics(frame.images([0])[0], roi)) is not None:
                     yield found
 
     return Normalization.from_statistics(measured(), share)
@@ -416,11 +344,3 @@ def count_parts(pictures: DecodedPictures, preprocess: Preprocess) -> tuple[list
         counts.append(len(detections.poses))
         errors.append(several.count_error(len(detections.poses), len(detections.objects)))
     return counts, errors
-
-
-def decoded_or_none(source: Any, read: Callable[[Any], NDArray[Any]] = decode) -> NDArray[Any] | None:
-    """Picture as `read` returns it; None where it cannot be read."""
-    try:
-        return read(source)
-    except (InputError, MemoryError):
-        return None  # reported when it is loaded for fitting

@@ -181,7 +181,7 @@ class TrainingViews:
         views = self.of_picture(picture)
         if views is None:
             return None
-        shown, window = views.parts[frame - self.first_frame[picture]], number - self.first[frame]
+        shown, window = views.frames[frame - self.first_frame[picture]], number - self.first[frame]
         if window:
             image: NDArray[np.float32] = shown.window(*self.frames[frame].windows[window - 1])
         else:  # a copy, where the picture stays and is asked again

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from flawscope.artefact.tried import Scored, enough
+from flawscope.artefact.tried import LearningCurve, Scored
 from flawscope.calibration.goods import learnt_units
 from flawscope.datasets import Dataset, Item
 from flawscope.errors import InputError, pluralize
@@ -29,7 +29,7 @@ from flawscope.fitting.simulated_defects import (
 from flawscope.fitting.stored_options import refit_options
 from flawscope.fitting.training_pictures import Reader
 from flawscope.methods import registry
-from flawscope.pictures.channels import first_view
+from flawscope.pictures.channels import first_group
 from flawscope.pictures.decoding import pixel_hash
 from flawscope.pictures.listing import pictures_in, relative_names
 from flawscope.pictures.near_duplicates import Look
@@ -44,6 +44,7 @@ COMPARED_DEFECTS = 72  # simulated defects by which the subsets are compared
 MIN_SUBSET = 8  # pictures in a subset
 NO_CURVE: Mapping[str, Any] = {"curve": {}, "enough": None, "tested": {}}  # the models cannot be compared
 INPUT_CHANGING_OPTIONS = ("light", "align", "part")  # models of other pictures get another input with them
+_QUICK = {"samples": 0, "check": False}  # of models that are compared, and not kept
 RING_MARGIN = 6  # pixels between a defect and the ring around it
 
 
@@ -101,10 +102,8 @@ def learning_curve(
     if any(options.get(one, "none") != "none" for one in INPUT_CHANGING_OPTIONS):
         return dict(NO_CURVE)
     units = _units(pictures_in(pictures))
-    unseen, models = [unit[0] for unit in units[1::2]], {}
-    for some in _subsets(units):
-        subset = [*chain(*some)]
-        models[len(some)] = fit(subset, device=device, samples=0, check=False, step=step, **options)
+    unseen, how = [unit[0] for unit in units[1::2]], {"device": device, **_QUICK, "step": step, **options}
+    models = _fit_fewer(units, lambda some: fit([*some], **how))
     detectors = [open_fitted(one.artefact, "cpu").detector for one in models.values()]
     if not detectors or detectors[0].config.tile is not None:  # tiles are judged one by one
         return dict(NO_CURVE)
@@ -119,16 +118,16 @@ def learning_curve(
     compared = {n: Scored(_column(good, k), _column(scores, k), carriers) for k, n in enumerate(models)}
     calibrations = [one.calibration for one in models.values()]
     rate = max(one.expected_rate for one in calibrations)  # more false alarms would find more defects
-    limits = [replace(one, rate=rate).score_threshold for one in calibrations]
-    shares = [sum(not one[k] <= limit for one in scores.values()) for k, limit in enumerate(limits)]
+    limits = {n: replace(one.calibration, rate=rate).score_threshold for n, one in models.items()}
+    curve = LearningCurve.of(compared, lambda n, one: float(np.mean(~(one.defective <= limits[n]))))
     limit = calibrations[-1].score_threshold
     tested = {
         str(size): [not one[-1] <= limit for number, one in scores.items() if number % len(DEFECT_SIZES) == k]
         for k, size in enumerate(DEFECT_SIZES)
     }
     return {
-        "curve": {str(n): share / len(scores) for n, share in zip(models, shares, strict=True)},
-        "enough": enough(compared),
+        "curve": {str(n): share for n, share in curve.figures.items()},
+        "enough": curve.enough,
         "tested": {size: [sum(several), len(several)] for size, several in tested.items()},
     }
 
@@ -157,24 +156,29 @@ def fit_fewer(
         with suppress(InputError, MemoryError):  # the model did not learn from it
             if (unit := known.get(pixel_hash(read(pair[0].path)))) is not None:
                 units[unit].append(pair)
-    subsets = [*_subsets([*units.values()])]
-    if not subsets:
+    options = {**refit_options(old), **_QUICK, "step": step}
+
+    def fit_some(some: Sequence[tuple[Item, str]]) -> Predictor:
+        learnt, names = zip(*some, strict=True)
+        return fit(replace(dataset, train=learnt, validation=(), test=()), names=names, **options)
+
+    models = [*_fit_fewer([*units.values()], fit_some).values()]
+    if not models:
         there = f"good pictures of {pluralize(len(units), 'part')} that the model learnt from"
         raise InputError(
             f"{dataset.root} has {there}; a learning curve needs {MIN_SUBSET * SUBSET_STEPS[-1]}: name the "
             "folder that it was fitted on"
         )
-    models, options = [], {**refit_options(old), "samples": 0, "check": False, "step": step}
-    for some in subsets:
-        learnt, names = zip(*chain(*some), strict=True)
-        some_of_it = replace(dataset, train=learnt, validation=(), test=())
-        models.append(fit(some_of_it, names=names, **options))
     return models
 
 
-def _subsets(units: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Yields an eighth, a quarter and half of the units, where these are enough to learn from."""
-    return (some for stride in SUBSET_STEPS if len(some := units[::stride]) >= MIN_SUBSET)
+def _fit_fewer(
+    units: Sequence[Sequence[T]], fit_some: Callable[[Sequence[T]], Predictor]
+) -> dict[int, Predictor]:
+    """Models of an eighth, a quarter and half of the units, where these are enough to learn from, by their
+    number."""
+    subsets = (units[::stride] for stride in SUBSET_STEPS)
+    return {len(some): fit_some([*chain(*some)]) for some in subsets if len(some) >= MIN_SUBSET}
 
 
 def _column(scores: Mapping[int, tuple[float, ...]], model: int) -> NDArray[np.float64]:
@@ -186,7 +190,7 @@ def _units(paths: Sequence[Path]) -> list[list[Path]]:
     looks: dict[Path, Look] = {}
     for path in paths:
         with suppress(InputError):
-            looks[path] = Look.of(first_view(path)[0])
+            looks[path] = Look.of(first_group(path)[0])
     found: dict[int, list[Path]] = defaultdict(list)
     for path, number in zip(looks, find_units([*looks.values()], range(len(looks))).numbers, strict=True):
         found[number].append(path)

@@ -55,8 +55,8 @@ class DescriptorNetwork(PatchDetector):
     def describe(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
         """Describes pictures by their features `[B, P, D]`, as `embed` gives them."""
         means = []
-        for view, part in zip(self.views, features.split(self.patches, dim=1), strict=True):
-            valid_mask = view.valid_mask(inside).expand(part.shape[0], -1)  # [B, P]
+        for branch, part in zip(self.branches, features.split(self.patches, dim=1), strict=True):
+            valid_mask = branch.valid_mask(inside).expand(part.shape[0], -1)  # [B, P]
             total = valid_mask.sum(1, keepdim=True).clamp(min=1)
             means.append((valid_mask[:, None] @ part)[:, 0] / total)
         return F.normalize(torch.cat(means, dim=1), dim=1)

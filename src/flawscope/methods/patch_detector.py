@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from flawscope.methods.detector import Detector, fill_with_lowest, stored_region
 from flawscope.methods.features.backbone import Backbone, empty_backbone, load_backbone
 from flawscope.methods.method import WeightsOrigin
-from flawscope.methods.settings import PatchSettings, ViewSpec
+from flawscope.methods.settings import BranchSpec, PatchSettings
 
 T = TypeVar("T")
 
@@ -67,8 +67,9 @@ class PatchEmbedding(nn.Module):
         return F.interpolate(m, size=self.grid, mode="bilinear", align_corners=False)
 
 
-class PatchView(nn.Module):
-    """Sees the image at `size` as P patches of D numbers, and draws maps at the image's own size.
+class PatchBranch(nn.Module):
+    """Branch of a detector: sees the image at `size` as P patches of D numbers, and draws maps at the image's
+    own size.
 
     stages: of the backbone, whose maps it joins.
     """
@@ -85,7 +86,7 @@ class PatchView(nn.Module):
         self,
         config: PatchSettings,
         backbone: Backbone,
-        spec: ViewSpec,
+        spec: BranchSpec,
         roi: Tensor,
         dimensions: int | None,
     ):
@@ -116,7 +117,7 @@ class PatchView(nn.Module):
         self.register_buffer("inside", patches_in_region(roi, self.grid), persistent=False)
 
     def select_stages(self, of_stages: Sequence[T]) -> list[T]:
-        """Pick, of one for each stage of the backbone, those that this view sees."""
+        """Pick, of one for each stage of the backbone, those that this branch sees."""
         return [of_stages[place] for place in self.places]
 
     def patches(self, maps: Sequence[Tensor]) -> Tensor:
@@ -152,13 +153,13 @@ class PatchDetector(Detector):
     size adds its tensors or networks in `__init__`, and `judge`; one with several overrides `score`.
 
     Attributes:
-        views: one for each of `config.view_specs`, smallest size first.
-        patches: P of each view.
-        width: D, numbers in a patch of the view with most; patches of others end in zeros.
+        branches: one for each of `config.branch_specs`, smallest size first.
+        patches: P of each branch.
+        width: D, numbers in a patch of the branch with most; patches of others end in zeros.
     """
 
     config: PatchSettings
-    views: Sequence[PatchView]
+    branches: Sequence[PatchBranch]
 
     def __init__(
         self,
@@ -169,44 +170,45 @@ class PatchDetector(Detector):
     ):
         super().__init__(config, roi)
         self.backbone, self.second_backbone = backbone, second_backbone
-        self.views = nn.ModuleList(map(self.view, config.view_specs))  # type: ignore[assignment]
-        self.patches = [view.inside.numel() for view in self.views]
-        self.width = max(view.embedding.width for view in self.views)
+        self.branches = [*map(self.branch, config.branch_specs)]
+        self.views = nn.ModuleList(self.branches)  # the name of their tensors in files
+        self.patches = [branch.inside.numel() for branch in self.branches]
+        self.width = max(branch.embedding.width for branch in self.branches)
 
     @property
     def backbones(self) -> list[Backbone]:
         """The backbone, and the second one where there is one."""
         return [self.backbone] if self.second_backbone is None else [self.backbone, self.second_backbone]
 
-    def view(self, spec: ViewSpec) -> PatchView:
-        """A view as the settings describe it."""
-        return PatchView(self.config, self.backbones[spec.second], spec, self.roi, None)
+    def branch(self, spec: BranchSpec) -> PatchBranch:
+        """A branch as the settings describe it."""
+        return PatchBranch(self.config, self.backbones[spec.second], spec, self.roi, None)
 
     def judge(self, patches: Tensor) -> Tensor:
         """Values `[B, P]` float32 of patches `[B, P, D]` float32; higher is more anomalous."""
         raise NotImplementedError
 
     def embed(self, images: Tensor) -> Tensor:
-        """Turn images `[B, 3, H, W]` into patches `[B, P, D]` float32, view after view."""
+        """Turn images `[B, 3, H, W]` into patches `[B, P, D]` float32, branch after branch."""
         images, parts, maps = self.filled(images), [], None
-        for i, view in enumerate(self.views):
-            before = self.views[i - 1]
-            # views of one size and backbone share its maps
-            if maps is None or (view.size, view.second) != (before.size, before.second):
-                seen = view.resize(images).contiguous(memory_format=torch.channels_last)
+        for i, branch in enumerate(self.branches):
+            before = self.branches[i - 1]
+            # branches of one size and backbone share its maps
+            if maps is None or (branch.size, branch.second) != (before.size, before.second):
+                seen = branch.resize(images).contiguous(memory_format=torch.channels_last)
                 with self.reduced():
-                    maps = self.backbones[view.second](seen)
-            patches = view.patches(maps)
+                    maps = self.backbones[branch.second](seen)
+            patches = branch.patches(maps)
             more = self.width - patches.shape[2]
             parts.append(F.pad(patches, (0, more)) if more else patches)
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def parts(self, features: Tensor) -> list[Tensor]:
-        """The patches of each view, of all views' `[..., P, D]` as `embed` gives them."""
+        """The patches of each branch, of all branches' `[..., P, D]` as `embed` gives them."""
         split = features.split(self.patches, dim=-2)
         return [
-            part if view.embedding.width == self.width else part[..., : view.embedding.width]
-            for view, part in zip(self.views, split, strict=True)
+            part if branch.embedding.width == self.width else part[..., : branch.embedding.width]
+            for branch, part in zip(self.branches, split, strict=True)
         ]
 
     def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -215,8 +217,8 @@ class PatchDetector(Detector):
     def drawn(self, values: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Values `[B, P]` to scores `[B]`, the maxima of the maps, and maps `[B, H, W]`. Patches that do not
         count have the lowest value of those that do, so that they raise no score."""
-        values = fill_with_lowest(values, self.views[0].valid_mask(inside) > 0)
-        maps = self.bounded(self.views[0].anomaly_map(values), inside)
+        values = fill_with_lowest(values, self.branches[0].valid_mask(inside) > 0)
+        maps = self.bounded(self.branches[0].anomaly_map(values), inside)
         return maps.amax((1, 2)), maps
 
     # ---- made, and read from a model file
@@ -226,9 +228,9 @@ class PatchDetector(Detector):
         """Name, stages, size and weights of each backbone, as `load_backbone` takes them."""
         found = [(config.backbone, config.backbone_stages, config.network_size, config.weights)]
         found += [
-            (config.second_backbone, view.stages, view.size, config.second_weights)
-            for view in config.view_specs
-            if view.second
+            (config.second_backbone, branch.stages, branch.size, config.second_weights)
+            for branch in config.branch_specs
+            if branch.second
         ]
         return found
 

@@ -21,7 +21,7 @@ PATCH_SIZE_IN_NAME = re.compile(r"(?!.*window)^.*patch(\d+)")
 TRANSFORMER_BLOCKS = (6,)  # where `stages` are not given: later ones know what is shown, not how it looks
 
 
-class ViewSpec(NamedTuple):
+class BranchSpec(NamedTuple):
     """A size, the stages of a backbone that are joined there, and whether it is the second backbone."""
 
     size: Size
@@ -86,7 +86,7 @@ class PictureSettings:
         else:
             multiples = f"between {low} and {MAX_SIDE} pixels on both sides"
         yield (
-            all(side % step == 0 and low <= side <= MAX_SIDE for seen in self.view_sizes for side in seen)
+            all(side % step == 0 and low <= side <= MAX_SIDE for seen in self.network_sizes for side in seen)
             and all(side <= MAX_SIDE for size in sizes for side in size),
             f"size, or crop, must be {multiples}",
         )
@@ -154,7 +154,7 @@ class PictureSettings:
         return max(STEP, self.MULTIPLE)
 
     @property
-    def view_sizes(self) -> tuple[Size, ...]:
+    def network_sizes(self) -> tuple[Size, ...]:
         """(H, W) that the networks see, smallest first."""
         return (self.crop,) if self.crop else self.sizes
 
@@ -167,7 +167,7 @@ class PictureSettings:
     @property
     def network_size(self) -> Size:
         """(H, W) of the images that the detector takes."""
-        return self.view_sizes[-1]
+        return self.network_sizes[-1]
 
 
 def apply_tile_scale(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -237,15 +237,16 @@ class PatchSettings(PictureSettings):
         return found if patch is None else tuple(round_to_patches(size, patch, patch) for size in found)
 
     @property
-    def view_specs(self) -> tuple[ViewSpec, ...]:
-        """Size and stages of each view of a picture, smallest size first, those of a second backbone last."""
+    def branch_specs(self) -> tuple[BranchSpec, ...]:
+        """Size and stages of each branch, smallest size first, those of a second backbone last."""
         stages = tuple(sorted(self.stages))  # a backbone gives its maps in its own order
-        return tuple(ViewSpec(size, stages) for size in self.view_sizes)
+        return tuple(BranchSpec(size, stages) for size in self.network_sizes)
 
     @property
     def backbone_stages(self) -> tuple[int, ...]:
-        """All stages of the backbone that the views see."""
-        return tuple(sorted({stage for view in self.view_specs if not view.second for stage in view.stages}))
+        """All stages of the backbone that the branches see."""
+        branches = (branch for branch in self.branch_specs if not branch.second)
+        return tuple(sorted({stage for branch in branches for stage in branch.stages}))
 
 
 def patch_in_name(backbone: str) -> int | None:

@@ -43,8 +43,8 @@ _GROUP = re.compile(r"(\d+)(?:-(\d+))?")
 
 @dataclass(frozen=True)
 class Channels:
-    """Views of a picture with `count` channels. groups: numbers of the channels of each view, from 0: one,
-    seen as grey, or three, seen as red, green and blue."""
+    """Channels of a picture, `count` of them. groups: numbers of those seen together, from 0: one, as grey,
+    or three, as red, green and blue."""
 
     count: int
     groups: Groups
@@ -53,15 +53,15 @@ class Channels:
         numbers = [k for group in self.groups for k in group]
         sizes = {len(group) for group in self.groups}
         if not numbers or not sizes <= {1, 3} or not all(isinstance(k, int) for k in numbers):
-            raise InputError("views are of one channel or of three; write --channels 1-3,4 or the like")
+            raise InputError("groups are of one channel or of three; write --channels 1-3,4 or the like")
         if min(numbers) < 0 or max(numbers) >= self.count:
             wrong = (min(numbers) if min(numbers) < 0 else max(numbers)) + 1
             raise InputError(f"--channels names channel {wrong}; the pictures have {self.count}, from 1 on")
 
     @classmethod
     def of(cls, wanted: str, sources: Sequence[PictureSource]) -> Channels:
-        """Channels of the first picture that can be read. wanted: "all", or the views by numbers from 1, such
-        as "1-3,4". InputError: none can be read, or the channels are not there."""
+        """Channels of the first picture that can be read. wanted: "all", or groups by numbers from 1, such as
+        "1-3,4". InputError: none can be read, or the channels are not there."""
         groups = None if wanted == ALL else _parse(wanted)
         reason = "there are no pictures"
         for source in sources:
@@ -99,14 +99,19 @@ class Channels:
         return values
 
     def split(self, picture: NDArray[Any]) -> Iterator[NDArray[Any]]:
-        """Yields the picture of each view, [H, W, 3], or [H, W, 1] of deep grey, as `decode` returns it."""
+        """Yields the picture of each group, [H, W, 3], or [H, W, 1] of deep grey, as `decode` returns it."""
         for group in self.groups:
             yield decode(np.ascontiguousarray(picture[:, :, list(group)]))
 
     def describe(self) -> str:
-        """Describes the views for a person."""
+        """Describes the groups for a person."""
         named = ["-".join(str(k + 1) for k in (group[0], group[-1])[: len(group)]) for group in self.groups]
         return f"{self.count} channels, seen as {', '.join(named)}"
+
+
+def first_channels(picture: NDArray[Any], channels: Channels | None) -> NDArray[Any]:
+    """The picture of the first group of a decoded picture with these channels; None: it has no others."""
+    return picture if channels is None else next(channels.split(picture))
 
 
 def mean_channel(values: NDArray[Any]) -> NDArray[Any]:
@@ -116,13 +121,13 @@ def mean_channel(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _parse(wanted: str) -> Groups:
-    """Reads views by the numbers of their channels, from 1."""
+    """Reads groups by the numbers of their channels, from 1."""
     groups = []
     for word in wanted.split(","):
         match = _GROUP.fullmatch(word.strip())
         if match is None:
             raise InputError(
-                f"--channels is {wanted!r:.40}; give all, the views by numbers such as 1-3,4, or the pattern "
+                f"--channels is {wanted!r:.40}; give all, groups by numbers such as 1-3,4, or the pattern "
                 "of file names such as {part}_{light}.png"
             )
         first, last = int(match[1]), int(match[2] or match[1])
@@ -131,8 +136,8 @@ def _parse(wanted: str) -> Groups:
 
 
 def read_channels(source: PictureSource | HashedPicture, name: str) -> tuple[NDArray[Any], Groups]:
-    """Reads all channels of a picture, [H, W, N] uint8, uint16 or float32, and the views that its file tells:
-    colours together, all else by itself. InputError: it cannot be read."""
+    """Reads all channels of a picture, [H, W, N] uint8, uint16 or float32, and the groups that its file
+    tells: colours together, all else by itself. InputError: it cannot be read."""
     if isinstance(source, HashedPicture):
         values, groups = read_channels(source.data, name)
         source.pixels = pixel_hash(values)
@@ -176,8 +181,8 @@ def _groups(widths: Sequence[int], values: NDArray[Any]) -> Groups:
     return tuple(groups)
 
 
-def first_view(source: PictureSource) -> tuple[NDArray[Any], str]:
-    """Reads a picture as `decode` does; of one with more channels the first view, and says which it has.
+def first_group(source: PictureSource) -> tuple[NDArray[Any], str]:
+    """Reads a picture as `decode` does; of one with more channels the first group, and says which it has.
     InputError: it cannot be read."""
     try:
         return decode(source), ""
@@ -190,6 +195,6 @@ def first_view(source: PictureSource) -> tuple[NDArray[Any], str]:
 
 
 def displayed(source: PictureSource) -> NDArray[np.uint8]:
-    """Reads a picture for a person, [H, W, 3]; of one with more channels the first view. InputError: it
+    """Reads a picture for a person, [H, W, 3]; of one with more channels the first group. InputError: it
     cannot be read."""
-    return to_eight_bits(first_view(source)[0])
+    return to_eight_bits(first_group(source)[0])

@@ -67,9 +67,9 @@ _DOUBTS = word_set(  # nobody knows what the name says
 )
 _NOUNS = word_set(  # say nothing beside other words
     "part parts piece pieces image images img imgs picture pictures pic pics photo photos foto fotos "
-    "sample samples product products item items folder set data teil teile teilen bild bilder stuck "
-    "stucke stueck stuecke muster probe proben ordner produkt produkte pieza piezas imagen imagenes pezzo "
-    "pezzi immagine immagini peca pecas imagem imagens sztuki zdjecia czesci"
+    "sample samples product products item items folder set data daten dataset teil teile teilen bild "
+    "bilder stuck stucke stueck stuecke muster probe proben ordner produkt produkte pieza piezas imagen "
+    "imagenes pezzo pezzi immagine immagini peca pecas imagem imagens sztuki zdjecia czesci"
 )
 # Words by which people sort pictures of good parts: by time, place, camera, light
 _SORTING = _NOUNS | word_set(
@@ -108,6 +108,11 @@ _TURNED = "|".join(sorted(_PREFIXES, key=len, reverse=True))
 _SAYING = "|".join(sorted(_GOOD_WORDS | _BAD_WORDS, key=len, reverse=True))
 _NOUN = "|".join(sorted(_NOUNS, key=len, reverse=True))
 _SORTED = re.compile(rf"{'|'.join(_SORTING)}|(?:{'|'.join(word for word in _SORTING if len(word) > 2)})+")
+_SPLIT = re.compile(  # words of a data set's parts in seven languages
+    rf"(?:(?P<train>train(?:ing)?|trainings|entrenamiento|entrainement|addestramento|treino)|"
+    rf"(?P<validation>val(?:id|idation|idierung|idierungs)?|dev|validacion|validazione|validacao)|"
+    rf"(?P<test>test(?:ing|s)?|eval(?:uation)?|prueba|pruebas|teste))(?:{_NOUN})?"
+)
 _COMPOUND = re.compile(
     rf"(?:{_NOUN})?(?P<prefix>{_TURNED})?(?P<word>{_SAYING})(?P<free>{'|'.join(_FREE)}|los|less|(?<=[a-z]{{3}})s)?(?:{_NOUN})?"
 )
@@ -170,6 +175,14 @@ def one_may_negate(names: Iterable[str]) -> bool:
     they may be a "not" that is not known here, as in "ok" and "ej ok"."""
     about = [other_words(name) for name in names if says_good(name)]
     return any(few < more for few in about for more in about)
+
+
+def split_said(name: str) -> str | None:
+    """The split, "train", "validation" or "test", that a folder's name says beside numbers and words for
+    pictures: `1_train`, `test_set`, `Trainingsdaten`; None: none."""
+    words = [word for word in split_words(name) if not word.isdecimal() and word not in _NOUNS]
+    match = _SPLIT.fullmatch(words[0]) if len(words) == 1 else None
+    return match.lastgroup if match else None
 
 
 def sorts_good(names: Sequence[str]) -> bool:

@@ -32,7 +32,7 @@ def describe_pages(stream: IO[bytes]) -> str:
 
 
 def _count_photographs(image: Any) -> int:
-    """Number of pictures in a multi-picture JPEG that are views of their own; what has no kind is one where
+    """Number of pictures in a multi-picture JPEG that are no copies of others; what has no kind is one where
     it is as large as the first."""
     kinds = [entry["Attribute"]["MPType"] for entry in image.mpinfo[_ENTRIES]]
     place = image.fp.tell()

@@ -28,6 +28,8 @@ COMPANION_SUFFIXES = frozenset(
     | {".html", ".log", ".safetensors", ".onnx", ".bin", ".parquet", ".py", ".sh", ".part"}
 )
 OUTPUT_LIST = ".flawscope"  # in a folder of results: flawscope's files there, a JSON string a line
+RESULTS = ("results.csv", "results.json", "predictions")  # beside it
+RESULT_PICTURES = ["overlays", "maps", "masks"]
 
 StrPath = str | os.PathLike[str]
 AnyPath = TypeVar("AnyPath", bound=StrPath)
@@ -149,7 +151,10 @@ def walk_files(folder: Path, *, own: bool = False, hidden: bool = False) -> Iter
     def walk(here: Path, written: frozenset[Path]) -> Iterator[Path]:
         entered.add(os.path.realpath(here))
         if here != folder or not own:
-            written |= {here / name for name in read_output_list(here)}
+            names = read_output_list(here)
+            if not names and all((here / name).exists() for name in RESULTS):
+                names = RESULT_PICTURES  # a copy of a results folder, whose hidden list was left behind
+            written |= {here / name for name in names}
         for entry in list_entries(here, hidden=hidden):
             path = Path(here, entry.name)
             if not _is_folder(entry):
@@ -157,7 +162,11 @@ def walk_files(folder: Path, *, own: bool = False, hidden: bool = False) -> Iter
                     yield path
                 continue
             real = os.path.realpath(path)
-            if real not in entered and not (entry.is_symlink() and _is_below(real, folder)):
+            if (
+                path not in written
+                and real not in entered
+                and not (entry.is_symlink() and _is_below(real, folder))
+            ):
                 yield from walk(path, written)
 
     return walk(folder, frozenset())

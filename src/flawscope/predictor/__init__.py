@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -48,36 +47,15 @@ from flawscope.results import html
 from flawscope.results.findings import other_form, outside_light
 from flawscope.results.found_parts import NOT_SEARCHED, PartSearch
 from flawscope.results.prediction import PEAK_RADIUS, Prediction, ScoreLevels
-from flawscope.runtime import Run, Runner, Session, check_threads, open_session, read, read_manifest
+from flawscope.runtime import Run, Runner, Session, open_session, read, read_manifest
 from flawscope.views.frames import PartPose
 from flawscope.views.geometry import Geometry
 from flawscope.views.tiles import RegionOfInterest
 from flawscope.views.view_looks import ViewLooks, thumbnail
-from flawscope.views.views import PartViews, Views
+from flawscope.views.views import PartFrameViews, Views
 
 SCALE = "mm_per_pixel"  # among a model's facts: how long a pixel of its pictures is
 SHOWN_SAMPLES = 3  # stored pictures that a notebook shows
-
-
-def load(
-    path: str | os.PathLike[str],
-    *,
-    engine: str | None = None,
-    device: str = "auto",
-    threads: int | None = None,
-    false_alarm_rate: Rate | None = None,
-) -> Predictor:
-    """Opens a model file of one product, .safetensors or .onnx. `flawscope.load`, which has the same
-    arguments, warnings and errors, opens routers, too."""
-    check_threads(threads)
-    artefact = read(path)
-    predictor = Predictor(artefact, open_session(artefact, path, engine, device, threads))
-    if false_alarm_rate is None:
-        return predictor
-    predictor = predictor.with_rate(false_alarm_rate)
-    if predictor.calibration.pictures_missing:
-        warnings.warn(predictor.calibration.promise(), stacklevel=2)
-    return predictor
 
 
 def open_fitted(artefact: Artefact, device: str = "auto", detector: Any = None) -> Predictor:
@@ -145,6 +123,18 @@ class Predictor(AnyModel):
         self.mm_per_pixel = _stored_scale(artefact.manifest)
         self.size_bounds = SizeBounds.from_facts(artefact.manifest.facts)
         self.failures: list[str] = []
+
+    @classmethod
+    def opened(
+        cls,
+        path: str | os.PathLike[str],
+        engine: str | None = None,
+        device: str = "auto",
+        threads: int | None = None,
+    ) -> Predictor:
+        """Opens a file of one product's model, as `flawscope.load` does. InputError for one of several."""
+        artefact = read(path)
+        return cls(artefact, open_session(artefact, path, engine, device, threads))
 
     @property
     def manifest(self) -> Manifest:
@@ -258,7 +248,7 @@ class Predictor(AnyModel):
 
     def _judge_parts(self, source: PictureSource, one: LoadResult, run: Run) -> Prediction | InputError:
         """Judges a picture by its parts, which are computed together."""
-        if isinstance(one, InputError) or not isinstance(views := one[0], PartViews):
+        if isinstance(one, InputError) or not isinstance(views := one[0], PartFrameViews):
             return self.decide([(source, one)], np.empty(0), [])[0][1]
         fusion = self.manifest.fusion
         # tiles mark the region themselves
@@ -417,4 +407,4 @@ class Predictor(AnyModel):
         return certify_samples(self.session, self.artefact)
 
 
-__all__ = ["Predictor", "PreparedPicture", "load", "read_manifest"]
+__all__ = ["Predictor", "PreparedPicture", "read_manifest"]

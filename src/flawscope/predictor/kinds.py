@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from flawscope.artefact.model_file import Artefact
 from flawscope.calibration.outliers import odd_looks
 from flawscope.errors import InputError, pluralize
+from flawscope.pictures.channels import first_channels
 from flawscope.pictures.decoding import PictureSource, error_reason, pixel_hash, source_name
 from flawscope.pictures.near_duplicates import Look
 from flawscope.pictures.units import find_new_parts
@@ -69,7 +70,7 @@ def region_descriptors(
     chosen = slice(None) if only is None else slice(only, only + 1)
     points = [_in_picture(predictor, prediction, pixels) for pixels in prediction.region_pixels[chosen]]
     numbers = views.view_numbers()
-    finest = [number for number in numbers if views.position(number)] or numbers
+    finest = [number for number in numbers if views.is_tile(number)] or numbers
     hits = {number: [_inside(views, number, some) for some in points] for number in finest}
     most = sorted(finest, key=lambda number: -sum(len(y) for y, _ in hits[number]))
     best = [max(most, key=lambda number: len(hits[number][k][0])) for k in range(len(points))]
@@ -172,7 +173,7 @@ class LabelledRegions:
         self.descriptors.append(region_descriptors(predictor, loaded[0], result, region)[0])
         self.kinds.append(example.kind)
         self.names.append(os.fspath(source_name(example.picture)))
-        self.looks.append(Look.of(how.first_picture(picture)))
+        self.looks.append(Look.of(first_channels(picture, how.channels)))
 
     def learn(self, predictor: Predictor, error: float) -> LearntKinds:
         pattern = predictor.manifest.facts.get("group")

@@ -13,7 +13,12 @@ from typing import Any, NamedTuple
 from flawscope.artefact.model_file import Manifest
 from flawscope.calibration import min_calibration_size
 from flawscope.calibration.power import MIN_DEFECTS, DefectScores, wilson_interval
-from flawscope.calibration.promise import PromiseVerdict, judge_promise, rate_interval
+from flawscope.calibration.promise import (
+    PromiseVerdict,
+    confidence_interval_rate,
+    judge_promise,
+    rate_interval,
+)
 from flawscope.calibration.threshold import OFFERED_RATES
 from flawscope.errors import InputError
 from flawscope.predictor import Predictor
@@ -79,7 +84,7 @@ class Promise(NamedTuple):
         """
         most = alarms + unreviewed
         state = BROKEN if self.judge(alarms, good).broken else OPEN if self.judge(most, good).broken else KEPT
-        interval = wilson_interval(alarms, good)[0], wilson_interval(most, good)[1]
+        interval = confidence_interval_rate(alarms, good)[0], confidence_interval_rate(most, good)[1]
         return LineVerdict(state if good else NOTHING, interval)
 
 

@@ -21,6 +21,7 @@ from flawscope.calibration.outliers import Seen, odd, settle
 from flawscope.calibration.power import DefectScores
 from flawscope.errors import ExcludedPictureError, InputError, join_names, pluralize
 from flawscope.pictures.appearance import APPEARANCE_KEY as APPEARANCE
+from flawscope.pictures.channels import first_channels
 from flawscope.pictures.decoding import PictureSource, error_reason, pixel_hash, source_name
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.near_duplicates import Look
@@ -123,7 +124,7 @@ def judge_good(
             if digest in but:
                 return number, ExcludedPictureError("known")
             views, measured = predictor.see(source, picture)[:2]
-            seen[number] = digest, Seen(Look.of(how.first_picture(picture)), measured)
+            seen[number] = digest, Seen(Look.of(first_channels(picture, how.channels)), measured)
             return number, (views, measured, picture if more else None)
         except InputError as error:
             return number, error

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope import predictor
 from flawscope.artefact.certificate import Certificate
 from flawscope.artefact.model_file import unpack_images
 from flawscope.artefact.router_file import RouterArtefact
@@ -85,17 +84,17 @@ def load(
             installed.
     """
     check_threads(threads)
-    if not is_router(path):
-        return predictor.load(
-            path, engine=engine, device=device, threads=threads, false_alarm_rate=false_alarm_rate
-        )
-    found = Router.opened(open_router(path, engine, device, threads))
+    found: Predictor | Router = (
+        Router.opened(open_router(path, engine, device, threads))
+        if is_router(path)
+        else Predictor.opened(path, engine, device, threads)
+    )
     if false_alarm_rate is None:
         return found
     found = found.with_rate(false_alarm_rate)
     for name, one in found.products.items():
         if one.calibration.pictures_missing:
-            warnings.warn(f"{name}: {one.calibration.promise()}", stacklevel=2)
+            warnings.warn(": ".join(filter(None, (name, one.calibration.promise()))), stacklevel=2)
     return found
 
 

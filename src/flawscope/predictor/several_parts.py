@@ -13,12 +13,12 @@ from flawscope.calibration.threshold import Calibration
 from flawscope.results.found_parts import FoundPart, FoundParts, PartSearch
 from flawscope.results.prediction import Prediction
 from flawscope.views.preprocess import Preprocess
-from flawscope.views.views import PartViews
+from flawscope.views.views import PartFrameViews
 
 
 def with_parts(
     found: Prediction,
-    views: PartViews,
+    views: PartFrameViews,
     scores: NDArray[Any],
     numbers: NDArray[np.uint16],
     how: Preprocess,

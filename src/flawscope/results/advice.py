@@ -20,7 +20,11 @@ SMALL_SHARE = 0.25  # of the missed defects: a step is worth its time where so m
 MIN_MISSED = 0.1  # share of the defects from which on other settings are advised
 REDUCED = 0.9  # share of a side's pixels left to most pictures, below which a larger size shows more
 ACCURATE = "--preset accurate, which knows more beforehand and takes about five times as long a picture"
-LIES = {"turn": "parts lie at any angle", "shift": "parts lie at different places"}
+LIES = {
+    "turn": "parts lie at any angle",
+    "full": "parts lie at any angle, mirrored or at another scale",
+    "shift": "parts lie at different places",
+}
 
 
 class Advice(NamedTuple):

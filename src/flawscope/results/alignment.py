@@ -23,7 +23,7 @@ from flawscope.views.preprocess import Preprocess
 from flawscope.views.resampling import picture_size
 from flawscope.views.several_parts import OVERVIEW_SIDE
 from flawscope.views.several_parts_learning import LearnedParts, PartsCountedWrongError, learn_several_parts
-from flawscope.views.views import PartViews
+from flawscope.views.views import PartFrameViews
 
 SHOWN_SIDE = 288  # pixels of a drawing
 MAX_PICTURES = 24  # pictures that are drawn
@@ -92,7 +92,7 @@ class Alignment:
             every = {
                 path: Poses(views.poses, views.count_error)
                 for path, views in found.items()
-                if isinstance(views, PartViews)
+                if isinstance(views, PartFrameViews)
             }
             return cls(reference, every, root, learnt, problem)
         reference = learn_reference([small[path] for path in known], kind)

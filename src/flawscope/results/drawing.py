@@ -153,7 +153,7 @@ def contour(
         slice(max(0, rows[0] - reach), rows[-1] + reach + 1),
         slice(max(0, columns[0] - reach), columns[-1] + reach + 1),
     )
-    inside, view = mask[window], out[window]
+    inside, drawn_on = mask[window], out[window]
     from scipy import ndimage  # slow to import
 
     squared = ndimage.distance_transform_edt(~inside) ** 2
@@ -169,8 +169,8 @@ def contour(
     if dashed:
         drawn = _dash_pattern(line, 4 * reach)
         dark, line = dark & drawn, line & drawn
-    view[dark] //= _RIM_DARKENING
-    view[line] = colour
+    drawn_on[dark] //= _RIM_DARKENING
+    drawn_on[line] = colour
     return out
 
 

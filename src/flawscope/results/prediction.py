@@ -382,9 +382,9 @@ class Prediction:
         return {"product": self.product, "product_p_value": self.product_p_value}
 
 
-def prediction_html(prediction: Prediction, caption: str = "", source: PictureSource | None = None) -> str:
+def prediction_html(prediction: Prediction, caption: str = "") -> str:
     """The picture, its heat map, and the decision; the heat map alone where the picture cannot be read.
-    caption: beside the decision. source: the picture; by default the file that the prediction is of."""
+    caption: beside the decision."""
     name = prediction.path or ""
     words = [
         f"<b style='color:{DECISION_COLOURS[prediction.decision]}'>{prediction.decision}</b>",
@@ -403,16 +403,15 @@ def prediction_html(prediction: Prediction, caption: str = "", source: PictureSo
     if boxes:
         more = f" and {len(boxes) - MAX_SHOWN_REGIONS} more" if len(boxes) > MAX_SHOWN_REGIONS else ""
         words.append(f"regions {' '.join(boxes[:MAX_SHOWN_REGIONS])}{more}")
-    pictures = "".join(html.image_tag(panel) for panel in _panels(prediction, source))
+    pictures = "".join(html.image_tag(panel) for panel in _panels(prediction))
     return f"<div><div>{pictures}</div><div>{' &nbsp; '.join(words)}</div></div>"
 
 
-def _panels(found: Prediction, source: PictureSource | None) -> list[NDArray[np.uint8]]:
-    picture_source = found.path if source is None else source
+def _panels(found: Prediction) -> list[NDArray[np.uint8]]:
     try:
-        if picture_source is None:
+        if found.path is None:
             raise InputError("not known")
-        picture = html.shrink(displayed(picture_source))
+        picture = html.shrink(displayed(found.path))
         return [picture, found.with_note(drawing.contour(*found.over(picture)))]
     except InputError:  # moved since, or never a file
         return (

@@ -91,7 +91,7 @@ class ResultWorkbook:
     @cached_property
     def book(self) -> Workbook:
         """The workbook, from the first row on: one that was begun has to be saved."""
-        judged, totals = [COLUMNS[name] for name in self.names], (Column("What", 26), Column("", 90))
+        judged, totals = [COLUMNS[name] for name in self.names], (Column("Item", 26), Column("Value", 90))
         return Workbook({JUDGED: judged, PLACES: PLACE_COLUMNS, TOTALS: totals})
 
     def add(self, values: Mapping[str, Any], places: Iterable[tuple[str, Region]], link: str = "") -> None:

@@ -156,8 +156,8 @@ def _memory_map(path: Place) -> Iterator[memoryview]:
         start, size = path[2:] if isinstance(path, Member) else (0, whole)
         if not 0 < size <= MAX_PROTOBUF_BYTES or start + size > whole:
             raise files.damaged_error(path, "it is empty, or larger than an .onnx file can be")
-        view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        yield view[start : start + size]  # unmapped with its last slice, which an error's traceback may hold
+        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        yield data[start : start + size]  # unmapped with its last slice, which an error's traceback may hold
 
 
 # ---------------------------------------------------------------------------------------------- the entries

@@ -44,7 +44,6 @@ def change_appearance(
     `picture [H, W, 3]` uint8 stays `[H, W, 3]` uint8, and a grey one stays grey. `strong` changes more, and
     may also solarise, posterise or equalise: for a picture that is to look like other material.
     """
-    check_picture(picture)
     known = _CHANGES + _STRONG if strong else _CHANGES
     for index in rng.permutation(len(known))[:count]:
         picture = known[int(index)](picture, rng, 1.0 if strong else 0.5)

@@ -13,12 +13,23 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.errors import InputError
-from flawscope.views.pose import HALF_SIDE, SIDE, SPREAD_SCALE, Float32, Pose, PoseKind, PoseReference, align
+from flawscope.views.pose import (
+    HALF_SIDE,
+    MAX_ERROR,
+    SIDE,
+    SPREAD_SCALE,
+    Float32,
+    Pose,
+    PoseKind,
+    PoseReference,
+    align,
+)
 
 MAX_PICTURES = 40  # pictures that the reference is learnt from
 MIN_REFERENCE_PICTURES = 8
@@ -38,10 +49,30 @@ _FOLDS = 10  # of the cross-validation
 # Parts lie elsewhere where their places, in sides of the part, or their angles spread by more
 _MIN_SHIFT, _MIN_TURN = 0.1, math.radians(8)
 _MIN_FOUND = 0.8  # share of the pictures that must show the part
+# What a few pictures, each as the reference, tell of how parts lie: docs/measurements.md
+_FEW = 5  # pictures that are tried so, at most
+_MOST, _NEAR = 0.75, 5.0  # share of the pictures that one must find; pixels, within which parts lie alike
 
 
-def learn_reference(pictures: Sequence[Float32], kind: PoseKind) -> PoseReference:
-    return learn_cross_validated(pictures, kind)[0]
+class Aligned(NamedTuple):
+    """A reference without errors, and the poses of the pictures that it was learnt from."""
+
+    reference: PoseReference
+    poses: list[Pose]
+
+
+class Lying(NamedTuple):
+    """Poses in which parts lie; and what was learnt to tell, where it is of these poses."""
+
+    kind: PoseKind
+    learnt: Aligned | None
+
+
+def learn_reference(
+    pictures: Sequence[Float32], kind: PoseKind, learnt: Aligned | None = None
+) -> PoseReference:
+    """Learns the reference as `learn_cross_validated` does, without those of groups."""
+    return learn_cross_validated(pictures, kind, None, None, learnt)[0]
 
 
 def learn_cross_validated(
@@ -49,6 +80,7 @@ def learn_cross_validated(
     kind: PoseKind,
     ground: float | None = None,
     groups: Sequence[int] | None = None,
+    learnt: Aligned | None = None,
 ) -> tuple[PoseReference, dict[int, PoseReference]]:
     """Learns the reference, with the errors of good parts that were left out of it (10-fold); and for each
     group whose pictures it was learnt from, a reference that was learnt without them.
@@ -61,13 +93,14 @@ def learn_cross_validated(
         kind: poses that occur.
         ground: level around the parts, where these lie in the middle of the pictures.
         groups: of every picture: those of one group are left out together. None: each stands alone.
+        learnt: what `poses_needed` learnt of the same pictures and poses, which is not done again.
 
     Raises:
         InputError: there are too few pictures, or they show nothing to be found.
     """
     chosen = spread_numbers(len(pictures), MAX_PICTURES)
     selected = [pictures[i] for i in chosen]
-    reference, poses = _align_all(selected, kind, ground)
+    reference, poses = learnt or _align_all(selected, kind, ground)
     errors = [reference.find(pictures[i]).error for i in sorted({*range(len(pictures))} - {*chosen})]
     levels = _border_quantiles(selected)
     numbers = chosen if groups is None else [groups[i] for i in chosen]
@@ -81,35 +114,74 @@ def learn_cross_validated(
     return replace(reference, errors=tuple(sorted(errors))), held_out
 
 
-def poses_needed(
-    pictures: Sequence[Float32], kinds: Sequence[PoseKind] = ("turn", "shift")
-) -> PoseKind | None:
+def poses_needed(pictures: Sequence[Float32], full: bool = False) -> Lying | None:
     """Returns the poses in which parts lie, where they do not lie alike; None also where fewer than four of
     five pictures show one part, or where it fills them.
 
     Args:
         pictures: as `learn_reference` takes them; fewer than `MIN_REFERENCE_PICTURES` tell nothing.
-        kinds: that are asked for, each where those before it find no part.
+        full: parts may lie mirrored or at another scale, too, which takes twice as long.
     """
     pictures = [pictures[i] for i in spread_numbers(len(pictures), MAX_PICTURES)]
+    if len(pictures) < MIN_REFERENCE_PICTURES:
+        return None
+    kinds, is_sure = _told_by_few(pictures, full)
+    if is_sure:
+        return Lying(kinds[0], None)
     for kind in kinds:
         try:
-            reference, poses = _align_all(pictures, kind)
+            aligned = _align_all(pictures, kind)
         except InputError:
             continue
-        found = [pose for pose in poses if pose.found]
+        reference = aligned.reference
+        found = [pose for pose in aligned.poses if pose.found]
         if len(found) < _MIN_FOUND * len(pictures):
             continue
         if reference.extent >= HALF_SIDE:  # as of a texture: nothing has a place in the picture
             return None
-        turns = np.array([pose.angle for pose in found]) * reference.period
-        length = abs(np.exp(1j * turns).mean())  # of the mean direction: 1 where all are alike
-        spread = math.sqrt(-2 * math.log(min(1.0, max(length, 1e-9)))) / max(reference.period, 1)
-        if reference.rotates and spread > _MIN_TURN:
-            return kind
+        if reference.rotates and _turns(found, reference.period) > _MIN_TURN:
+            return Lying(kind, aligned)
         places = np.array([(pose.x, pose.y) for pose in found])
-        return "shift" if places.std(0).max() > _MIN_SHIFT * 2 * reference.extent else None
+        is_shifted = places.std(0).max() > _MIN_SHIFT * 2 * reference.extent
+        return Lying("shift", aligned if kind == "shift" else None) if is_shifted else None
     return None
+
+
+def _told_by_few(pictures: Sequence[Float32], full: bool) -> tuple[Sequence[PoseKind], bool]:
+    """Poses in which parts may lie, in the order in which they are asked for, and whether the first are sure.
+    None: they lie alike, or show no part. A few pictures tell, each as the reference, in a tenth of the time.
+    """
+    singles, count = _SingleReferences(pictures), len(pictures)
+    found, upright, alike = list[int](), 0, 0
+    for number in spread_numbers(count, _FEW):
+        poses = [one for one in singles.find(number, "shift") if one.found]
+        found.append(len(poses))
+        # turned parts may be found too, in wrong places, but not so well
+        if len(poses) >= _MOST * count and np.median([one.error for one in poses]) <= MAX_ERROR / 2:
+            places = np.array([(one.x, one.y) for one in poses])
+            away = np.hypot(*(places - np.median(places, axis=0)).T)
+            upright, alike = upright + 1, alike + int((away <= _NEAR).sum() >= _MOST * count)
+        if alike == 2:
+            return (), False
+        if len(found) == 3 and max(found) < _MOST * count:
+            break
+    if upright >= 2:
+        return ("shift",), False
+    first, second = (singles.find(number, "turn") for number in spread_numbers(count, 2))
+    seen = [[one for one in poses if one.found] for poses in (first, second)]
+    if not full and max(map(len, seen)) < _MOST * count:
+        return (), False
+    period = _symmetry_period(first, second) if min(map(len, seen)) >= _MIN_FOUND * count else 0
+    if period and min(_turns(poses, period) for poses in seen) > 2 * _MIN_TURN:
+        return ("turn",), True
+    return ("turn", "full", "shift") if full else ("turn", "shift"), False
+
+
+def _turns(poses: Sequence[Pose], period: int) -> float:
+    """Spread of the angles, in radians, of a part that looks the same after a share of a turn."""
+    turns = np.array([pose.angle for pose in poses]) * period
+    length = abs(np.exp(1j * turns).mean())  # of the mean direction: 1 where all are alike
+    return math.sqrt(-2 * math.log(min(1.0, max(length, 1e-9)))) / period
 
 
 def spread_numbers(count: int, most: int) -> list[int]:
@@ -118,9 +190,7 @@ def spread_numbers(count: int, most: int) -> list[int]:
     return found
 
 
-def _align_all(
-    pictures: Sequence[Float32], kind: PoseKind, ground: float | None = None
-) -> tuple[PoseReference, list[Pose]]:
+def _align_all(pictures: Sequence[Float32], kind: PoseKind, ground: float | None = None) -> Aligned:
     """Learns the reference, without errors, and finds the poses of its pictures. InputError: as
     `learn_cross_validated`."""
     if len(pictures) < MIN_REFERENCE_PICTURES:
@@ -128,11 +198,12 @@ def _align_all(
             f"aligning parts takes at least {MIN_REFERENCE_PICTURES} good pictures, and there are "
             f"{len(pictures)}: give more, or leave out --align"
         )
-    halves = [_congeal(pictures[half::2], kind, ground) for half in (0, 1)]
-    found = [[half.find(one) for one in pictures] for half in halves]
-    period = 1 if kind == "shift" else _symmetry_period(*found)
+    period = 1
+    if kind != "shift":
+        halves = [_congeal(pictures[half::2], kind, ground) for half in (0, 1)]
+        period = _symmetry_period(*([half.find(one) for one in pictures] for half in halves))
     reference = _congeal(pictures, kind, ground, period)
-    return reference, [reference.find(one) for one in pictures]
+    return Aligned(reference, [reference.find(one) for one in pictures])
 
 
 def _symmetry_period(first: Sequence[Pose], second: Sequence[Pose]) -> int:
@@ -167,35 +238,55 @@ def _border_quantiles(pictures: Sequence[Float32]) -> Float32:
     return np.asarray(np.quantile(every, (np.arange(_QUANTILES) + 0.5) / _QUANTILES), np.float32)
 
 
-def _seed_reference(
-    pictures: Sequence[Float32], kind: PoseKind, ground: float | None, period: int
-) -> PoseReference:
-    """Returns the picture to which the others can be aligned best, as the first reference."""
-    from scipy import ndimage
+class _SingleReferences:
+    """Pictures [h, w], each as the first reference. What differs from the others, as all lie, is its part."""
 
-    found: list[tuple[float, PoseReference]] = []
-    every = [align(one, Pose(one.shape[1] / 2, one.shape[0] / 2)) for one in pictures]
-    whole, inside = np.stack([one for one, _ in every]), np.stack([mask for _, mask in every])
-    if ground is None:
-        median = np.median(whole, axis=0)
-        deviation = 1.4826 * np.median(np.abs(whole - median), axis=0)
-        spread = ndimage.gaussian_filter(deviation, 2) + 2 * _MIN_SPREAD
-    else:
-        median, spread = np.full((SIDE, SIDE), ground), np.full((SIDE, SIDE), 2 * _MIN_SPREAD)
-    numbers = range(len(pictures))
-    for number in numbers[:: max(1, len(pictures) // _SEED_CANDIDATES)]:
-        difference = ndimage.gaussian_filter(np.abs(whole[number] - median) / spread, 2) * inside[number]
+    def __init__(self, pictures: Sequence[Float32], ground: float | None = None):
+        from scipy import ndimage
+
+        every = [align(one, Pose(one.shape[1] / 2, one.shape[0] / 2)) for one in pictures]
+        self.pictures, whole, inside = pictures, *(np.stack(part) for part in zip(*every, strict=True))
+        if ground is None:
+            median = np.median(whole, axis=0)
+            deviation = 1.4826 * np.median(np.abs(whole - median), axis=0)
+            spread = ndimage.gaussian_filter(deviation, 2) + 2 * _MIN_SPREAD
+        else:
+            median, spread = np.full((SIDE, SIDE), ground), np.full((SIDE, SIDE), 2 * _MIN_SPREAD)
+        self._whole, self._inside, self._median, self._spread = whole, inside, median, spread
+
+    def of(self, number: int, kind: PoseKind, period: int = 1) -> PoseReference | None:
+        """The reference that one picture is; None where it shows nothing of its own."""
+        from scipy import ndimage
+
+        away = np.abs(self._whole[number] - self._median) / self._spread
+        difference = ndimage.gaussian_filter(away, 2) * self._inside[number]
         share = difference**2 / (difference**2 + 4)
         share[share < share.max() / 4] = 0
         middle = ndimage.center_of_mass(share + 1e-12)
-        one = pictures[number]
+        one = self.pictures[number]
         y, x = (at + 0.5 - HALF_SIDE + side / 2 for at, side in zip(middle, one.shape, strict=True))
         warped, visible = align(one, Pose(x, y))
         moved = ndimage.shift(share, [HALF_SIDE - 0.5 - at for at in middle], order=1) * visible
         if not (moved > 0.01).any():
-            continue
+            return None
         deviation = np.where(moved > 0.01, 2 * _MIN_SPREAD / np.sqrt(np.maximum(moved, 0.01)), 0)
-        reference = _build_reference(kind, warped, deviation, HALF_SIDE, period)
+        return _build_reference(kind, warped, deviation, HALF_SIDE, period)
+
+    def find(self, number: int, kind: PoseKind) -> list[Pose]:
+        """Poses of the pictures by that reference; none where it shows nothing."""
+        reference = self.of(number, kind)
+        return [] if reference is None else [reference.find(one) for one in self.pictures]
+
+
+def _seed_reference(
+    pictures: Sequence[Float32], kind: PoseKind, ground: float | None, period: int
+) -> PoseReference:
+    """Returns the picture to which the others can be aligned best, as the first reference."""
+    found, singles = list[tuple[float, PoseReference]](), _SingleReferences(pictures, ground)
+    numbers = range(len(pictures))
+    for number in numbers[:: max(1, len(pictures) // _SEED_CANDIDATES)]:
+        if (reference := singles.of(number, kind, period)) is None:
+            continue
         others = [i for i in numbers if i != number][:: max(1, len(pictures) // _SEED_COMPARISONS)]
         errors = [reference.find(pictures[i]).error for i in others]
         found.append((float(np.median(errors)), reference))

@@ -31,7 +31,7 @@ from flawscope.views.resampling import Raster, resized, small_grey, warp_view, w
 from flawscope.views.several_parts import SeveralParts
 from flawscope.views.tiles import TileGrid
 from flawscope.views.undistort import Undistortion
-from flawscope.views.views import ChannelViews, PartViews, Views
+from flawscope.views.views import ChannelViews, PartFrameViews, Views
 
 Float32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -182,10 +182,6 @@ class Preprocess:
         """Reads a picture as `read` does, to an array."""
         return decode(source, name=name) if self.channels is None else np.asarray(self.read(source, name))
 
-    def first_picture(self, picture: NDArray[Any]) -> NDArray[Any]:
-        """The picture of the first view of one that `decode` returned."""
-        return picture if self.channels is None else next(self.channels.split(picture))
-
     def views(self, source: PictureSource, name: str | None = None, counted: Mask | None = None) -> Views:
         """Cuts a picture into the network's views.
 
@@ -197,16 +193,20 @@ class Preprocess:
             InputError: it cannot be read, or is smaller than a tile.
         """
         name = name or source_name(source)
+        return self.cut(self.read(source, name), name, counted)
+
+    def cut(self, raster: Raster, name: str, counted: Mask | None = None) -> Views:
+        """Cuts a picture that `read` or `decode` returned, as `views` does. name: for errors."""
         if self.channels is not None:
-            return self._channel_views(self.channels, self.channels.read(source, name), counted, name)
-        picture, divisor = self._corrected(load_picture(source, name), name)
+            return self._channel_views(self.channels, np.asarray(raster), counted, name)
+        picture, divisor = self._corrected(raster, name)
         if self.several is None:
             pose = self.framing.find(lambda: small_grey(picture, divisor))
             return self._views_of(self.framing.frame(picture, divisor, self.size, pose), counted, name)
         assert isinstance(self.framing, AlignedPart)
         parts = find_frames(picture, divisor, self.size, self.framing, self.several)
         views = [self._views_of(frame, counted, name) for frame in parts.frames]
-        return PartViews(views, parts, parts.middle.place(self.geometry(parts.middle.size)).scale[0])
+        return PartFrameViews(views, parts, parts.middle.place(self.geometry(parts.middle.size)).scale[0])
 
     def _channel_views(
         self, channels: Channels, values: NDArray[Any], counted: Mask | None, name: str

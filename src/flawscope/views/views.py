@@ -75,8 +75,8 @@ class Views:
         return None if self.tone is None else not self.tone.inside
 
     @property
-    def parts(self) -> Sequence[Views]:
-        """Views of each part among several; else these alone."""
+    def frames(self) -> Sequence[Views]:
+        """Views of each frame, where a picture has several; else these alone."""
         return [self]
 
     @property
@@ -94,9 +94,9 @@ class Views:
     def __len__(self) -> int:
         return 1 if self.grid is None else 1 + len(self.grid)
 
-    def position(self, number: int) -> int:
-        """Position of a view in its frame: 0 of the whole, then of the tiles."""
-        return number
+    def is_tile(self, number: int) -> bool:
+        """Whether a view is a tile, not the whole of its frame."""
+        return number > 0
 
     def placement(self, number: int) -> Geometry:
         """Placement of a view in the picture."""
@@ -185,51 +185,51 @@ class Views:
         return image if inside is None else np.where(inside | (image < 0), image, -1 - image)
 
 
-class SeveralViews(Views):
-    """Views of several parts or channels of a picture, those of one after the other, as many of each.
+class FrameViews(Views):
+    """Views of several frames of a picture, those of one after the other, as many of each.
 
     geometry: where the picture's map lies in it.
     """
 
-    def __init__(self, parts: Sequence[Views], geometry: Geometry):
-        super().__init__(parts[0].first, geometry)
-        self._parts = parts
+    def __init__(self, frames: Sequence[Views], geometry: Geometry):
+        super().__init__(frames[0].first, geometry)
+        self._frames = frames
 
     @property
-    def parts(self) -> Sequence[Views]:
-        return self._parts
+    def frames(self) -> Sequence[Views]:
+        return self._frames
 
     def __len__(self) -> int:
-        return sum(map(len, self.parts))
+        return sum(map(len, self.frames))
 
     @property
     def outside_light(self) -> bool | None:
-        outside = [part.outside_light for part in self.parts]
+        outside = [frame.outside_light for frame in self.frames]
         return None if None in outside else any(outside)
 
     @property
     def nbytes(self) -> int:
-        return sum(part.nbytes for part in self.parts)
+        return sum(frame.nbytes for frame in self.frames)
 
-    def with_roi(self, mask: Mask | None) -> SeveralViews:
-        for part in self.parts:
-            part.with_roi(mask)
+    def with_roi(self, mask: Mask | None) -> FrameViews:
+        for frame in self.frames:
+            frame.with_roi(mask)
         return self
 
-    def position(self, number: int) -> int:
-        return number % len(self.parts[0])
+    def is_tile(self, number: int) -> bool:
+        return number % len(self.frames[0]) > 0
 
     def placement(self, number: int) -> Geometry:
-        each = len(self.parts[0])
-        return self.parts[number // each].placement(number % each)
+        each = len(self.frames[0])
+        return self.frames[number // each].placement(number % each)
 
     def view_numbers(self) -> list[int]:
-        each = len(self.parts[0])
-        return [k * each + view for k, part in enumerate(self.parts) for view in part.view_numbers()]
+        each = len(self.frames[0])
+        return [k * each + view for k, frame in enumerate(self.frames) for view in frame.view_numbers()]
 
     def images(self, numbers: Iterable[int]) -> Float32:
-        each = len(self.parts[0])  # as many views of every part
-        return np.concatenate([self.parts[number // each].images([number % each]) for number in numbers])
+        each = len(self.frames[0])  # as many views of every frame
+        return np.concatenate([self.frames[number // each].images([number % each]) for number in numbers])
 
     def predict_each(
         self, run: RunModel, fusion: Fusion | None, batch: int | None = None
@@ -241,22 +241,22 @@ class SeveralViews(Views):
             answers = [run(images[k : k + step]) for k in range(0, len(self), step)]
             scores, maps = (np.concatenate(values) for values in zip(*answers, strict=True))
         else:
-            pairs = [part.predict(run, fusion, batch or 1) for part in self.parts]
+            pairs = [frame.predict(run, fusion, batch or 1) for frame in self.frames]
             scores, maps = (np.array(values) for values in zip(*pairs, strict=True))
         return np.asarray(scores), maps
 
 
-class PartViews(SeveralViews):
+class PartFrameViews(FrameViews):
     """Views of all parts in a picture, those of a part one after the other.
 
-    parts: views of each. found: the parts. scale: pixels of their maps for one of the picture's.
+    frames: views of each part. found: the parts. scale: pixels of their maps for one of the picture's.
     """
 
-    def __init__(self, parts: Sequence[Views], found: PartFrames, scale: float):
+    def __init__(self, frames: Sequence[Views], found: PartFrames, scale: float):
         picture, share = picture_size(found.middle.picture), min(1.0, scale)  # no finer than the picture
         height, width = (max(1, math.ceil(side * share)) for side in picture)
         placed = Geometry(picture, (height, width), (height / picture[0], width / picture[1]), (0.0, 0.0))
-        super().__init__(parts, placed)
+        super().__init__(frames, placed)
         self.poses, self.objects = found.poses, found.objects
         self.count_error = found.count_error
 
@@ -282,7 +282,7 @@ class PartViews(SeveralViews):
         scores, maps = self.predict_each(run, fusion, batch)
         whole = np.full(self.geometry.size, -np.inf, np.float32)
         numbers = np.zeros(self.geometry.size, np.uint16)
-        for number, (part, values) in enumerate(zip(self.parts, maps, strict=True), 1):
+        for number, (part, values) in enumerate(zip(self.frames, maps, strict=True), 1):
             here = part.geometry.with_picture_size(self.geometry.size)
             x0, y0, x1, y1 = (round(at) for at in here.to_picture((0, 0, *values.shape[::-1])))
             if x0 < x1 and y0 < y1:
@@ -301,20 +301,20 @@ class PartViews(SeveralViews):
         return np.ones(self.geometry.size, np.bool_)
 
 
-class ChannelViews(SeveralViews):
+class ChannelViews(FrameViews):
     """Views of all channels of a picture, those of a group one after the other. The picture's score is the
     largest of them, and so is its map at each place."""
 
-    def __init__(self, parts: Sequence[Views]):
-        super().__init__(parts, parts[0].geometry)
-        self.whole, self.placed, self.pose = parts[0].whole, parts[0].placed, parts[0].pose
+    def __init__(self, frames: Sequence[Views]):
+        super().__init__(frames, frames[0].geometry)
+        self.whole, self.placed, self.pose = frames[0].whole, frames[0].placed, frames[0].pose
 
     def predict(self, run: RunModel, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
         scores, maps = self.predict_each(run, fusion, batch)
         return float(scores.max()), np.max(maps, axis=0)
 
     def valid_mask(self) -> NDArray[np.bool_]:
-        return self.parts[0].valid_mask()
+        return self.frames[0].valid_mask()
 
 
 def remove_padding_marks(images: Float32) -> tuple[Float32, Mask]:

@@ -12,11 +12,12 @@ from flawscope_station.drift.martingale import Capital
 
 def capital_of(p: np.ndarray) -> np.ndarray:
     """[runs, numbers] -> the logarithm after each number."""
-    made = Capital(BETS, (len(p),))
     found = np.empty(p.shape)
-    for step in range(p.shape[1]):
-        made.stake(np.exp(martingale.score_bets(p[:, step])).T)
-        found[:, step] = made.log
+    for run, paid in enumerate(np.exp(martingale.score_bets(p))):
+        made = Capital(BETS)
+        for step, one in enumerate(paid):
+            made.stake(one)
+            found[run, step] = made.log
     return found
 
 

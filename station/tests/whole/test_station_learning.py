@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from flawscope.predictor import load, read_manifest
+from flawscope import load
+from flawscope.predictor import read_manifest
 from flawscope_station.learning import jobs
 from flawscope_station.learning.activation import Learning
 from flawscope_station.learning.candidate_records import list_history

@@ -1,5 +1,6 @@
 """Backbones: same features as timm's own, whatever is folded, and weights from wherever they come."""
 
+import io
 import pickle
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+import small_network
 from flawscope.errors import InputError
 from flawscope.methods.features import backbone as backbones
 from flawscope.methods.features import weights
@@ -152,6 +154,20 @@ def test_damaged_weights_are_one_line(resnet, tmp_path, name):
     with pytest.raises(InputError, match=name) as error:
         load_backbone("resnet18", (2, 3), SIZE, path)
     assert "\n" not in str(error.value)
+
+
+def test_a_pickle_imports_timm_before_it_meets_its_classes(monkeypatch):
+    """Where torchvision does not fit torch, another process cannot import timm by itself."""
+    kept = pickle.dumps(load_backbone("test_efficientnet", (2, 3), SIZE, small_network.FILE)[0])
+    imported = []
+    monkeypatch.setattr(backbones, "import_timm", lambda: imported.append(True))
+
+    class Reader(pickle.Unpickler):
+        def find_class(self, module, name):
+            assert imported or not module.startswith("timm")
+            return super().find_class(module, name)
+
+    assert Reader(io.BytesIO(kept)).load().name == "test_efficientnet"
 
 
 def test_a_pickle_bomb_is_refused(tmp_path):

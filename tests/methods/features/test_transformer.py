@@ -12,7 +12,7 @@ from flawscope.methods.features import transformer
 from flawscope.methods.features.backbone import empty_backbone, load_backbone
 from flawscope.methods.features.transformer import BLOCK_PARTS, read_graph
 from flawscope.methods.registry import method
-from flawscope.methods.settings import TRANSFORMER_BLOCKS, ViewSpec
+from flawscope.methods.settings import TRANSFORMER_BLOCKS, BranchSpec
 
 SIZES = [(98, 98), (56, 84), (140, 70)]
 NAME = tiny.NAMES[0]
@@ -78,7 +78,7 @@ def test_sizes_are_whole_patches_and_blocks_are_those_of_a_transformer():
     assert config.sizes == ((252, 252), (518, 518))
     assert config.stages == TRANSFORMER_BLOCKS
     accurate = method("patchcore").configure("accurate", {"size": "320x800"})
-    assert accurate.view_specs[-1] == ViewSpec((280, 700), TRANSFORMER_BLOCKS, second=True)
+    assert accurate.branch_specs[-1] == BranchSpec((280, 700), TRANSFORMER_BLOCKS, second=True)
 
 
 def graph(vit, path, order=("key", "value", "query")):

@@ -12,7 +12,7 @@ from tests.methods.patchcore.test_patchcore_model import Pixels
 from flawscope.errors import InputError
 from flawscope.methods.patchcore import Config, selected_bank
 from flawscope.methods.patchcore.coreset import select
-from flawscope.methods.patchcore.model import BankView
+from flawscope.methods.patchcore.model import BankBranch
 from flawscope.methods.patchcore.selected_bank import (
     SETTLED_SCORES,
     STRIDE,
@@ -20,7 +20,7 @@ from flawscope.methods.patchcore.selected_bank import (
     SelectedBank,
     settle,
 )
-from flawscope.methods.settings import ViewSpec
+from flawscope.methods.settings import BranchSpec
 
 PATCHES = 24  # of a picture of 32 x 48
 CONFIG = Config(size="32x48", neighbourhood=1, stages=(2,))
@@ -37,9 +37,9 @@ def selected(shown, ratio, groups=None):
     points = shown.flatten(0, 1)
     of = (torch.arange(len(shown)) if groups is None else groups).repeat_interleave(PATCHES)
     result = select(points, round(ratio * len(points)), groups=of)
-    view = BankView(CONFIG, Pixels(), ViewSpec((32, 48), (2,)), torch.ones(32, 48, dtype=torch.bool))
-    view.set_bank(points[result.indices])
-    return SelectedBank(view, of[result.indices], points, of, result), result
+    branch = BankBranch(CONFIG, Pixels(), BranchSpec((32, 48), (2,)), torch.ones(32, 48, dtype=torch.bool))
+    branch.set_bank(points[result.indices])
+    return SelectedBank(branch, of[result.indices], points, of, result), result
 
 
 def settled(selection, picture, group, known, counted):
@@ -61,9 +61,9 @@ def left_out(shown, ratio):
 def refitted(shown, ratio):
     found = []
     for i, picture in enumerate(shown):
-        view = selected(torch.cat([shown[:i], shown[i + 1 :]]), ratio)[0].view
-        relative = (picture - view.centre)[None]
-        found.append(float(view.search(relative, torch.ones(PATCHES)).max()))
+        branch = selected(torch.cat([shown[:i], shown[i + 1 :]]), ratio)[0].branch
+        relative = (picture - branch.centre)[None]
+        found.append(float(branch.search(relative, torch.ones(PATCHES)).max()))
     return np.array(found)
 
 
@@ -96,10 +96,10 @@ def test_nothing_of_the_group_is_left(monkeypatch):
     found = settled(selection, shown[4], 1, known, torch.ones(PATCHES))
     own = selection.groups == 1
     assert bool(found.missing[own].all())
-    others = torch.cat([shown[:3], shown[6:]]).flatten(0, 1) - selection.view.centre
+    others = torch.cat([shown[:3], shown[6:]]).flatten(0, 1) - selection.branch.centre
     assert float(torch.cdist(found.added, others).amin(1).max()) < 0.05  # patches of other parts alone
-    bank = torch.cat([selection.view.bank[~found.missing], found.added])
-    literal = torch.cdist(shown[4] - selection.view.centre, bank).amin(1)
+    bank = torch.cat([selection.branch.bank[~found.missing], found.added])
+    literal = torch.cdist(shown[4] - selection.branch.centre, bank).amin(1)
     torch.testing.assert_close(found.distances, literal, rtol=1e-3, atol=1e-3)
 
 
@@ -134,12 +134,14 @@ def test_pictures_of_one_part_cannot_be_left_out():
 
 
 def test_what_decides_in_a_view_and_in_all_together_is_looked_at(monkeypatch):
-    """The farthest patch of each view, and where its map and the joined map have their maxima."""
+    """The farthest patch of each branch, and where its map and the joined map have their maxima."""
     config = Config(size="160x240", neighbourhood=1, stages=(2,))  # 600 patches of 8 pixels
-    view = BankView(config, Pixels(), ViewSpec((160, 240), (2,)), torch.ones(160, 240, dtype=torch.bool))
-    view.set_bank(torch.zeros(2, 3))
+    branch = BankBranch(
+        config, Pixels(), BranchSpec((160, 240), (2,)), torch.ones(160, 240, dtype=torch.bool)
+    )
+    branch.set_bank(torch.zeros(2, 3))
     selection, rng = SelectedBank.__new__(SelectedBank), torch.Generator().manual_seed(4)
-    selection.view, selection.groups, selection.radius = view, torch.tensor([0, 1]), 1.0
+    selection.branch, selection.groups, selection.radius = branch, torch.tensor([0, 1]), 1.0
     away = [torch.rand(600, generator=rng) for _ in range(2)]
     away[0][100], away[1][500] = 0.9, 0.9
     away[0][300] = away[1][300] = 1.5  # in both: decides together
@@ -155,7 +157,7 @@ def test_what_decides_in_a_view_and_in_all_together_is_looked_at(monkeypatch):
 
     monkeypatch.setattr(BankWithout, "look_at", look_at)
     settle(banks, lambda maps: maps[0] * maps[1])
-    maps = [view.anomaly_map(one[None])[0][STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE] for one in away]
+    maps = [branch.anomaly_map(one[None])[0][STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE] for one in away]
     for found, one, drawn in zip(looked_at, away, maps, strict=True):
         places = [divmod(int(values.argmax()), 60) for values in (drawn, maps[0] * maps[1])]
         assert found == {int(one.argmax()), *(row // 2 * 30 + column // 2 for row, column in places)}
@@ -163,6 +165,6 @@ def test_what_decides_in_a_view_and_in_all_together_is_looked_at(monkeypatch):
 
 def test_of_a_new_score_somebody_has_to_say_what_decides_it():
     assert {*get_args(get_type_hints(Config)["score"])} == {*SETTLED_SCORES}
-    bank = SimpleNamespace(view=SimpleNamespace(config=SimpleNamespace(score="mean")))
+    bank = SimpleNamespace(branch=SimpleNamespace(config=SimpleNamespace(score="mean")))
     with pytest.raises(NotImplementedError, match="what decides the score mean"):
         settle([bank], itemgetter(0))

@@ -32,15 +32,15 @@ CONFIG = Config(size="32x48", stages=(2,), neighbourhood=1, score="reweighted") 
 
 def model_with(bank, roi=None, **options):
     model = Model(replace(CONFIG, **options), Pixels(), roi)
-    model.views[0].set_bank(bank)
+    model.branches[0].set_bank(bank)
     return model
 
 
 def two_sizes(roi=None, **options):
     """Sees the picture with 2 x 3 and with 4 x 6 patches."""
     model = Model(replace(CONFIG, size="16x24+32x48", **options), Pixels(), roi)
-    model.views[0].set_bank(random(7, 3, seed=20))
-    model.views[1].set_bank(random(15, 3, seed=21))
+    model.branches[0].set_bank(random(7, 3, seed=20))
+    model.branches[1].set_bank(random(15, 3, seed=21))
     model.normal.copy_(torch.tensor([[0.5, 0.2, 1.0, 0.3], [0.7, 0.1, 2.0, 0.4]]))
     return model
 
@@ -88,8 +88,8 @@ def test_search_is_the_nearest_distance(elements):
     model = model_with(bank)
     features = random(3, 24, 3, seed=5) + 50
     expected = torch.cdist(features.double(), bank.double()).amin(2)
-    view = model.views[0]
-    found = view.search(features - view.centre, view.inside)
+    branch = model.branches[0]
+    found = branch.search(features - branch.centre, branch.inside)
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-3)
 
 
@@ -134,30 +134,30 @@ def test_without_is_the_score_of_a_model_that_never_had_them(score, with_roi, re
     scores, maps = other.score(features)
     for i, picture in enumerate(features):
         literal = torch.cdist(picture, bank[~ignored]).amin(1)
-        view = model.views[0]
-        distances = distances_without(view, picture, ignored, view.inside)
-        torch.testing.assert_close(distances, literal * view.inside, rtol=1e-4, atol=1e-5)
-        score = score_without(view, picture, ignored, view.inside, distances, view.bank[:0])
+        branch = model.branches[0]
+        distances = distances_without(branch, picture, ignored, branch.inside)
+        torch.testing.assert_close(distances, literal * branch.inside, rtol=1e-4, atol=1e-5)
+        score = score_without(branch, picture, ignored, branch.inside, distances, branch.bank[:0])
         found, drawn = model.combine([score[None]], [distances[None]])
         assert float(found) == pytest.approx(float(scores[i]), rel=1e-4)
         torch.testing.assert_close(drawn[0], maps[i], rtol=1e-4, atol=1e-5)
 
 
 def test_nothing_left_without_the_ignored():
-    view = model_with(random(4, 3)).views[0]
+    branch = model_with(random(4, 3)).branches[0]
     with pytest.raises(InputError, match="at least two parts"):
-        distances_without(view, random(24, 3), torch.ones(4, dtype=torch.bool), view.inside)
+        distances_without(branch, random(24, 3), torch.ones(4, dtype=torch.bool), branch.inside)
 
 
 def test_extended_bank_keeps_its_elements_and_finds_the_new_ones():
     bank, more = random(20, 3, seed=14), random(7, 3, seed=15) + 30
     model = model_with(bank)
-    view = model.views[0]
-    before = view.bank.clone()
-    view.extend_bank(more)
-    assert torch.equal(view.bank[:20], before)
-    assert torch.equal(view.table, neighbour_table(view.bank, 9))
-    torch.testing.assert_close(view.norms, view.bank.square().sum(1))
+    branch = model.branches[0]
+    before = branch.bank.clone()
+    branch.extend_bank(more)
+    assert torch.equal(branch.bank[:20], before)
+    assert torch.equal(branch.table, neighbour_table(branch.bank, 9))
+    torch.testing.assert_close(branch.norms, branch.bank.square().sum(1))
     scores, _ = model.score(more[[0, 1, 2, 3, 4, 5] * 4][None])
     assert float(scores) < 1e-3
 
@@ -274,11 +274,11 @@ class Coarse(TwoStages):
 def test_stages_apart_have_grids_and_banks_of_their_own_at_the_larger_sizes():
     seen = {"size": "16x24+32x48", "stages": (2, 3)}
     model = Model(replace(CONFIG, **seen, score="map", sigma=0.0), TwoStages())
-    assert [view.grid for view in model.views] == [(2, 3), (4, 6), (2, 3)]
-    assert [view.embedding.width for view in model.views] == [8, 3, 5]
+    assert [branch.grid for branch in model.branches] == [(2, 3), (4, 6), (2, 3)]
+    assert [branch.embedding.width for branch in model.branches] == [8, 3, 5]
     banks = random(11, 8, seed=21), random(7, 3, seed=22), random(9, 5, seed=23)
-    for view, bank in zip(model.views, banks, strict=True):
-        view.set_bank(bank)
+    for branch, bank in zip(model.branches, banks, strict=True):
+        branch.set_bank(bank)
     normal = torch.tensor([[0.4, 0.3], [0.5, 0.2], [0.7, 0.1]])
     model.normal[:, :2] = normal
     images = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(24))
@@ -304,11 +304,13 @@ def test_stages_apart_have_grids_and_banks_of_their_own_at_the_larger_sizes():
 def test_a_second_backbone_raises_what_the_others_see():
     seen = {"size": "16x24+32x48", "stages": (2, 3), "second_backbone": "vit_patch8", "second_stages": (3,)}
     model = Model(replace(CONFIG, **seen, score="map"), TwoStages(), None, Coarse())
-    assert [(view.size, view.second) for view in model.views][-1] == ((16, 24), True)
-    distances = [random(2, view.inside.numel(), seed=30 + v).abs() for v, view in enumerate(model.views)]
+    assert [(branch.size, branch.second) for branch in model.branches][-1] == ((16, 24), True)
+    distances = [
+        random(2, branch.inside.numel(), seed=30 + v).abs() for v, branch in enumerate(model.branches)
+    ]
     model.normal[:, :2] = torch.tensor([[0.4, 0.3], [0.5, 0.2], [0.7, 0.1], [0.6, 0.4]])
     scores, drawn = model.combine([], distances)
-    maps = model.scaled([view.anomaly_map(d) for view, d in zip(model.views, distances, strict=True)])
+    maps = model.scaled([branch.anomaly_map(d) for branch, d in zip(model.branches, distances, strict=True)])
     raised = (1 + maps[3].clamp(min=0) ** 2).sqrt()
     norm = sum(one.clamp(min=0) ** 2 for one in maps[:3]).sqrt()
     torch.testing.assert_close(scores, (norm * raised).amax((1, 2)))
@@ -320,7 +322,7 @@ def test_a_second_backbone_raises_what_the_others_see():
 
 def test_stages_are_seen_in_the_order_of_the_backbone():
     """Models were fitted so, however their stages are listed."""
-    seen = [Config(size="64+96", stages=stages).view_specs for stages in ((2, 3), (3, 2))]
+    seen = [Config(size="64+96", stages=stages).branch_specs for stages in ((2, 3), (3, 2))]
     assert seen[0] == seen[1]
 
 
@@ -328,8 +330,8 @@ def test_outlines_decide_nothing_and_are_those_of_the_norm_in_tiles():
     distances = [random(3, 6, seed=23).abs(), random(3, 24, seed=24).abs()]
     models = [two_sizes(left_half(), score="map", sigma=2.0, tile=tile) for tile in (None, (32, 48))]
     whole, in_tiles = (model.combine([], distances) for model in models)
-    maps = zip(models[1].views, distances, strict=True)
-    norm = models[1].join([view.anomaly_map(one) for view, one in maps]) * left_half()
+    maps = zip(models[1].branches, distances, strict=True)
+    norm = models[1].join([branch.anomaly_map(one) for branch, one in maps]) * left_half()
     torch.testing.assert_close(whole[0], norm.amax((1, 2)), rtol=1e-6, atol=0)
     assert not torch.allclose(whole[1], norm)
     torch.testing.assert_close(in_tiles[1], norm)
@@ -365,8 +367,8 @@ def real_model():
     images = torch.rand(8, 3, 64, 96, generator=torch.Generator().manual_seed(16))
     with torch.inference_mode():
         parts = model.parts(model.embed(images))
-        for view, part in zip(model.views, parts, strict=True):
-            view.set_bank(part.flatten(0, 1)[::5] + random(1, view.embedding.width, seed=17))
+        for branch, part in zip(model.branches, parts, strict=True):
+            branch.set_bank(part.flatten(0, 1)[::5] + random(1, branch.embedding.width, seed=17))
         model.normal.copy_(torch.tensor([5.0, 2.0, 6.0, 3.0]) * torch.arange(1, 1 + len(parts))[:, None])
     return model, images
 

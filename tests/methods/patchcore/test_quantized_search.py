@@ -253,7 +253,7 @@ def picture(count, seed):
 @pytest.fixture(scope="module")
 def model():
     made = Model(replace(Config(size="32x48", neighbourhood=1, stages=(2,)), sigma=1.0), Unshuffled())
-    made.views[0].set_bank(made.embed(picture(100, 70)).flatten(0, 1))
+    made.branches[0].set_bank(made.embed(picture(100, 70)).flatten(0, 1))
     made.for_export()
     return made
 
@@ -285,16 +285,16 @@ def test_scores_are_those_of_the_plain_search(model, request):
 
 
 def test_it_is_made_for_export_from_a_number_of_elements_on(model):
-    view = model.views[0]
+    branch = model.branches[0]
     other = Model(model.config, Unshuffled())
-    bank = view.bank + view.centre
+    bank = branch.bank + branch.centre
     for count in (MIN_BANK - 1, MIN_BANK):
-        other.views[0].set_bank(bank[:count])
-        assert other.views[0].screen is None
+        other.branches[0].set_bank(bank[:count])
+        assert other.branches[0].screen is None
         other.for_export()
-        assert (other.views[0].screen is not None) == (count == MIN_BANK)
-    other.views[0].extend_bank(bank[MIN_BANK:])  # that of the smaller bank would be wrong
-    assert other.views[0].screen is None
+        assert (other.branches[0].screen is not None) == (count == MIN_BANK)
+    other.branches[0].extend_bank(bank[MIN_BANK:])  # that of the smaller bank would be wrong
+    assert other.branches[0].screen is None
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
@@ -303,9 +303,9 @@ def test_a_bank_that_is_no_numbers_has_none(value):
     model = Model(Config(size="32x48", neighbourhood=1, stages=(2,), score="map"), Unshuffled())
     bank = normal(COUNT, 192)
     bank[5, 7] = value
-    model.views[0].load_bank(bank, torch.zeros(0, 1, dtype=torch.int32))
+    model.branches[0].load_bank(bank, torch.zeros(0, 1, dtype=torch.int32))
     model.for_export()
-    assert model.views[0].screen is None
+    assert model.branches[0].screen is None
 
 
 @pytest.fixture(scope="module")
@@ -339,12 +339,12 @@ def test_the_exported_graph_finds_the_same(batch, session, model):
 def test_the_exported_graph_falls_back_too(session, model):
     """Of features beyond the largest byte the groups that are kept need not hold the nearest."""
     odd = torch.rand(3, 3, 32, 48, generator=generator(1)) * 5 - 2
-    view = model.views[0]
+    branch = model.branches[0]
     with torch.inference_mode():
         expected = model(odd)
-        features = (model.embed(odd) - view.centre).flatten(0, 1)
-        kept = view.screen.search_groups(features, view.bank, view.norms)[0]
-    assert bool((kept > view.nearest_square(features) + 0.1).any())
+        features = (model.embed(odd) - branch.centre).flatten(0, 1)
+        kept = branch.screen.search_groups(features, branch.bank, branch.norms)[0]
+    assert bool((kept > branch.nearest_square(features) + 0.1).any())
     found = session.run(odd.numpy())
     np.testing.assert_allclose(found[0], expected[0].numpy(), rtol=1e-5)
     np.testing.assert_allclose(found[1], expected[1].numpy(), rtol=1e-4, atol=1e-5)
@@ -360,7 +360,7 @@ def test_the_file_holds_the_bank_once_and_its_bytes_are_made_when_it_is_opened(e
     import onnxruntime
 
     proto = onnx.load(exported)
-    bank = model.views[0].bank
+    bank = model.branches[0].bank
     held = [tensor for tensor in proto.graph.initializer if np.prod(tensor.dims) >= bank.numel()]
     assert [list(tensor.dims) for tensor in held] == [list(bank.shape)]
     options = onnxruntime.SessionOptions()

@@ -59,6 +59,7 @@ UNPROMISED = replace(calibration(1), promised=False)
 def test_what_the_pictures_promise_is_compared_with_what_was_measured(known, broken, promised, words):
     told = sentences(Tally(1000, 60, 0, 0), known, broken)
     assert promised in told[0]
+    assert f"({known.method})" not in told[0]  # no term of statistics there
     assert "60 of 1,000 good pictures" in told[1]
     assert words in told[1]
 

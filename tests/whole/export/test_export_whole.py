@@ -12,14 +12,7 @@ from PIL import Image
 from tests.methods import tiny_transformers
 
 import flawscope
-from export_helpers import (  # noqa: F401
-    certificate_of,
-    images_of,
-    scores_of,
-    train_fixture,
-    trained_fixture,
-    unseen_fixture,
-)
+from export_helpers import certificate_of, images_of, scores_of
 from flawscope.artefact import certificate as certificates
 from flawscope.artefact import model_file
 from flawscope.artefact.certificate import BATCH_SIZES, certificates_from_facts

@@ -3,7 +3,7 @@
 import onnx
 import pytest
 
-from export_helpers import engine_fixture, exported_fixture, opened  # noqa: F401
+from export_helpers import opened
 from flawscope.cli import main
 from flawscope.errors import FlawscopeError
 from flawscope.export import onnx_graph
@@ -11,9 +11,9 @@ from flawscope.export.router_export import export_router
 
 
 def test_one_product_in_another_precision_and_the_others_as_they_are(
-    exported, bf16_in_name, two_products, tmp_path
+    routers, bf16_in_name, two_products, tmp_path
 ):
-    trained, out = exported / "line.safetensors", tmp_path / "line.zip"
+    trained, out = routers / "line.safetensors", tmp_path / "line.zip"
     reduced = ["--precision", "bf16", "--product", "fabric", "--pictures", str(two_products)]
     assert main(["export", str(trained), "--out", str(out), *reduced]) == 0
     found = opened(out, "openvino")
@@ -23,7 +23,7 @@ def test_one_product_in_another_precision_and_the_others_as_they_are(
     assert found.predict(path).score == pytest.approx(opened(trained).predict(path).score, rel=1e-4)
 
 
-def test_a_network_that_recognises_otherwise_is_not_exported(exported, tmp_path, monkeypatch):
+def test_a_network_that_recognises_otherwise_is_not_exported(routers, tmp_path, monkeypatch):
     traced = onnx_graph.trace_module
 
     def elsewhere(module, given, results, *others):
@@ -36,5 +36,5 @@ def test_a_network_that_recognises_otherwise_is_not_exported(exported, tmp_path,
 
     monkeypatch.setattr(onnx_graph, "trace_module", elsewhere)
     with pytest.raises(FlawscopeError, match="recognises products otherwise"):
-        export_router(exported / "line.safetensors", tmp_path / "m.zip")
+        export_router(routers / "line.safetensors", tmp_path / "m.zip")
     assert not [*tmp_path.iterdir()]

@@ -3,35 +3,17 @@
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.ndimage import shift
 
 from flawscope.datasets.check import check
 from flawscope.errors import InputError
 from flawscope.fitting import joining
-from flawscope.fitting.fitting import fit, partial_fit
+from flawscope.fitting.fitting import partial_fit
 from flawscope.predictor.recalibration import recalibrate
 from flawscope.predictor.recognition import KnownProduct
 from flawscope.progress import ignore_progress
-from flawscope.synthesis.demo import plate, scene
-from small_network import SMALL_NETWORK
+from near_copy_fits import SIDE, fitted, part
 
 pytestmark = pytest.mark.copies
-SIDE = 96
-
-
-def part(number, view=0):
-    """A drawn plate, in another picture for each view: a little aside, and in other light."""
-    rng = np.random.default_rng([number, view])
-    canvas = plate.render(SIDE, np.random.default_rng(number), None)
-    if view:
-        moved = shift(canvas, (*rng.uniform(-1, 1, 2), 0), order=1, mode="nearest")
-        canvas = moved * np.float32(1 + 0.03 * view)
-    return scene.simulate_sensor(canvas, rng)
-
-
-def fitted(images, **options):
-    quick = {"size": 64, "device": "cpu", "samples": 0, "check": False, **SMALL_NETWORK}
-    return fit(images, **quick | options)
 
 
 def test_near_copies_without_names_count_as_one_part():

@@ -163,12 +163,12 @@ def test_views_of_parts_are_those_of_their_frames(predictor):
     tiled = replace(plain, tile=(40, 40))
     picture = drawn(250, FIVE)[0]
     whole, views = plain.views(picture), tiled.views(picture)
-    each = len(views.parts[0])
-    assert len(views.parts) == 5
+    each = len(views.frames[0])
+    assert len(views.frames) == 5
     assert (len(whole), len(views)) == (5, 5 * each)
     np.testing.assert_array_equal(views.images(range(0, 5 * each, each)), whole.images(range(5)))
-    assert [views.position(number) for number in range(each + 2)] == [*range(each), 0, 1]
-    for part in views.parts:
+    assert [views.is_tile(number) for number in range(each + 2)] == [False, *[True] * (each - 1), False, True]
+    for part in views.frames:
         hidden = ~part.valid_mask()
         for number in range(1, each):
             y, x = part.grid.corner(number - 1)

@@ -1,36 +1,17 @@
 """Models of large pictures: what is learnt from, what is calibrated, and what a picture's map is."""
 
 import contextlib
-import functools
 
 import numpy as np
 import pytest
 import torch
 
+from flawscope import load
 from flawscope.errors import InputError
 from flawscope.fitting import judging
 from flawscope.fitting.fitting import fit
-from flawscope.predictor import load
 from flawscope.synthesis.demo.dataset import draw_picture
-from small_network import SMALL_NETWORK
-
-SMALL = {"samples": 1, "check": False, "device": "cpu", "count": 300, **SMALL_NETWORK}
-
-
-@functools.cache
-def parts(count=8, seed=0, size=144):
-    return tuple(draw_picture("plate", np.random.default_rng([seed, k]), size=size)[0] for k in range(count))
-
-
-@pytest.fixture(scope="module")
-def tiled():
-    return fit(list(parts()), tile=64, **SMALL)
-
-
-def spotted(picture, y, x, side=10):
-    bad = picture.copy()
-    bad[y : y + side, x : x + side] = (255, 0, 255)
-    return bad
+from tiled_fits import SMALL, parts, spotted, tiled_fixture  # noqa: F401
 
 
 def test_a_model_with_tiles_judges_whole_pictures(tiled, tmp_path):

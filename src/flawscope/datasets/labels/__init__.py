@@ -34,9 +34,10 @@ CORNER, CHANCE = 0.7, 0.001  # share of the sides, and of sets whose marks all l
 @dataclass(frozen=True, eq=False)
 class PictureLabels(os.PathLike[str]):
     """Marks of the label file at `path` in one picture, made on it at `size` (H, W). Every shape is a defect,
-    whatever its name. `boxes`: number of shapes that are boxes, which mark more than the defect. kinds: the
-    name of each shape's label. form: of the file. turn: EXIF orientation that the mask gets, where the
-    picture was marked as it is stored. is_doubtful: it may have been, and nothing tells."""
+    whatever its name; those whose name says good are not among them. `boxes`: number of shapes that are
+    boxes, which mark more than the defect. kinds: the name of each shape's label. form: of the file. turn:
+    EXIF orientation that the mask gets, where the picture was marked as it is stored. is_doubtful: it may
+    have been, and nothing tells."""
 
     path: Path
     size: Size | None
@@ -251,7 +252,10 @@ class LabelFiles:
                 place = PurePosixPath(name.replace("\\", "/"))
                 if fold(place.name) not in names:  # a name may hold %20 itself
                     place = PurePosixPath(unquote(name).replace("\\", "/"))
-                drawn = [mark for mark in marks if mark.draw]
+                defects = [mark for mark in marks if not says_good(mark.kind)]
+                drawn = [mark for mark in defects if mark.draw]
+                if marks and not defects:  # boxes around good parts
+                    about = (*about, ("class", marks[0].kind))
                 labels = PictureLabels(
                     path,
                     size,
@@ -260,7 +264,7 @@ class LabelFiles:
                     tuple(mark.kind for mark in drawn),
                     document.form,
                 )
-                left_out = tuple(mark.kind for mark in marks if mark.draw is None)
+                left_out = tuple(mark.kind for mark in defects if mark.draw is None)
                 if (marks or about) and name:
                     folders = _fold_folders(place.parent.parts)
                     yield _Entry(folders, place.name, fold(suffix), labels, left_out, source, about)

@@ -11,6 +11,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
+from flawscope.calibration.promise import confidence_interval_rate
 from flawscope.errors import InputError
 from flawscope.evaluation.metrics._ranking import (
     ImageMetrics,
@@ -73,24 +74,3 @@ def f1_at(labels: ArrayLike, decisions: ArrayLike) -> float:
     if positives in (0, truth.size):
         return math.nan
     return 2 * int((truth & flagged).sum()) / (positives + int(flagged.sum()))
-
-
-def confidence_interval_rate(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """The exact (Clopper-Pearson) interval of a rate of which k of n trials came up, as (low, high) in 0..1.
-
-    It holds the true rate with a probability of at least `level`, whatever the rate and however small n. With
-    n = 0 nothing is known: (0, 1). Source: Clopper and Pearson, Biometrika 26 (1934), by quantiles of the
-    beta distribution.
-
-    Raises InputError unless 0 <= k <= n and 0 < level < 1.
-    """
-    if not 0 <= k <= n:
-        raise InputError(f"{k} of {n} is not a rate, expected 0 <= k <= n")
-    if not 0 < level < 1:
-        raise InputError(f"level is {level}, expected above 0 and below 1")
-    from scipy.special import betaincinv
-
-    tail = (1 - level) / 2
-    low = float(betaincinv(k, n - k + 1, tail)) if k > 0 else 0.0
-    high = float(betaincinv(k + 1, n - k, 1 - tail)) if k < n else 1.0
-    return low, high

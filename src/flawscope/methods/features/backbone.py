@@ -85,6 +85,10 @@ class Backbone(nn.Module):
         self.requires_grad_(False)
         self.eval()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles it so that another process imports timm by `import_timm` before it meets timm's classes."""
+        return _new_backbone, (type(self),), self.__dict__
+
     def shapes_at(self, size: tuple[int, int]) -> list[tuple[int, int, int]]:
         """(C_j, H_j, W_j) of every map for images of `size`; must be called before images of it come."""
         if self.fixed and size != self.size:
@@ -101,6 +105,11 @@ class Backbone(nn.Module):
         images = (images - self.mean) / self.std
         maps = self.network(images)
         return [m.permute(0, 3, 1, 2) for m in maps] if self.channels_last else list(maps)
+
+
+def _new_backbone(kind: type[Backbone]) -> Backbone:
+    import_timm()
+    return kind.__new__(kind)
 
 
 def load_backbone(

@@ -148,14 +148,14 @@ def cached_models() -> list[str]:
     return sorted(name.removeprefix("models--timm--").split(".")[0] for name in folders)
 
 
-def hub_reachable(timeout: float = 3.0) -> bool:
+def hub_reachable() -> bool:
     """Whether the hub answers one attempt within seconds: without network nobody has to wait longer."""
     if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
         return False
     if any(os.environ.get(name) for name in ("HF_ENDPOINT", "HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
         return True  # a mirror or a proxy: a direct connection says nothing
     try:
-        socket.create_connection(HUB, timeout=timeout).close()
+        socket.create_connection(HUB, timeout=3.0).close()
     except OSError:
         return False
     return True

@@ -10,9 +10,9 @@ from flawscope.methods.features.weights import TRANSFORMER
 from flawscope.methods.method import Method, Option, deferred
 from flawscope.methods.settings import (
     TRANSFORMER_BLOCKS,
+    BranchSpec,
     PatchSettings,
     Rule,
-    ViewSpec,
     patch_in_name,
     round_to_patches,
 )
@@ -63,18 +63,18 @@ class Config(PatchSettings):
         yield self.calibration_pictures >= 1, "calibration_pictures must be at least 1"
 
     @property
-    def view_specs(self) -> tuple[ViewSpec, ...]:
-        smallest, *larger = super().view_specs
+    def branch_specs(self) -> tuple[BranchSpec, ...]:
+        smallest, *larger = super().branch_specs
         # stages are joined to one vector at the smallest size; at larger ones each has a bank of its own
-        apart = [ViewSpec(view.size, (stage,)) for view in larger for stage in view.stages]
-        return (smallest, *apart, *self._second_views())
+        apart = [BranchSpec(branch.size, (stage,)) for branch in larger for stage in branch.stages]
+        return (smallest, *apart, *self._second_branch())
 
-    def _second_views(self) -> Iterator[ViewSpec]:
-        """The view of the second backbone."""
+    def _second_branch(self) -> Iterator[BranchSpec]:
+        """The branch of the second backbone."""
         if self.second_backbone is not None:
             patch = patch_in_name(self.second_backbone)
             size = self.network_size if patch is None else round_to_patches(self.network_size, patch, STEP)
-            yield ViewSpec(size, tuple(sorted(self.second_stages)), second=True)
+            yield BranchSpec(size, tuple(sorted(self.second_stages)), second=True)
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from flawscope.errors import InputError, pluralize
+from flawscope.machine import peak_memory
 from flawscope.methods.detector import BATCH, GPU_BATCH
 from flawscope.methods.patchcore import Config, coreset, quantized_search
 from flawscope.methods.patchcore.model import BLOCK, Model
@@ -32,13 +33,13 @@ MIN_SECOND_BANK = 4000  # of a second backbone
 # -------------------------------------------------------------------------------------------------- coresets
 
 
-def bank_size(config: Config, view: int, patches: int) -> int:
-    """Number of elements kept of a view's patches; views are counted from the smallest size."""
+def bank_size(config: Config, branch: int, patches: int) -> int:
+    """Number of elements kept of a branch's patches; branches are counted from the smallest size."""
     if config.count is not None:
         wanted = config.count
-    elif config.view_specs[view].second:
+    elif config.branch_specs[branch].second:
         wanted = max(round(config.fine_ratio * patches), MIN_SECOND_BANK)
-    elif config.view_specs[view].size == config.view_sizes[0]:
+    elif config.branch_specs[branch].size == config.network_sizes[0]:
         wanted = round(config.ratio * patches)
     else:
         wanted = max(round(config.fine_ratio * patches), MIN_FINE_BANK)
@@ -46,9 +47,9 @@ def bank_size(config: Config, view: int, patches: int) -> int:
 
 
 def select_banks(job: FitJob, patches: Patches) -> list[SelectedBank]:
-    """Select a coreset per view, and put it into the model as its memory bank."""
+    """Select a coreset per branch, and put it into the model as its memory bank."""
     found = []
-    for v in range(len(job.views)):
+    for v in range(len(job.branches)):
         points, groups = patches.points(v)
         found.append(select_bank(job, v, points, groups, len(points), "coreset"))
     return found
@@ -57,27 +58,27 @@ def select_banks(job: FitJob, patches: Patches) -> list[SelectedBank]:
 def select_bank(
     job: FitJob, v: int, points: Tensor, groups: Tensor, patches: int, stage: str
 ) -> SelectedBank:
-    """Select a coreset of one view's points, and put it into the model as its memory bank, or add it to the
+    """Select a coreset of one branch's points, and put it into the model as its memory bank, or add it to the
     bank that is extended.
 
     Args:
         points, groups: [N, D], absolute, and [N].
         patches: number of patches that the points stand for.
     """
-    view, config = job.views[v], job.config
-    progress = job.progress(job.stage_name(stage, view))
+    branch, config = job.branches[v], job.config
+    progress = job.progress(job.stage_name(stage, branch))
     if job.existing_banks is None:
         count = min(bank_size(config, v, patches), len(points))
         result = coreset.select(points, count, groups=groups, progress=progress)
-        view.set_bank(points[result.indices])
-        return SelectedBank(view, groups[result.indices], points, groups, result)
+        branch.set_bank(points[result.indices])
+        return SelectedBank(branch, groups[result.indices], points, groups, result)
     start = job.existing_banks[v]
     count = min(bank_size(config, v, patches), len(points), max(0, config.cap - len(start.bank)))
     known: dict[str, Any] = {"start": start.bank, "start_groups": start.groups, "until": start.radius}
     result = coreset.select(points, count, groups=groups, progress=progress, **known)
-    view.bank = view.bank[: len(start.bank)]  # a second selection starts as the first did
-    view.extend_bank(points[result.indices])
-    return SelectedBank(view, torch.cat([start.groups, groups[result.indices]]), points, groups, result)
+    branch.bank = branch.bank[: len(start.bank)]  # a second selection starts as the first did
+    branch.extend_bank(points[result.indices])
+    return SelectedBank(branch, torch.cat([start.groups, groups[result.indices]]), points, groups, result)
 
 
 # ---------------------------------------------------------------------------------------------------- memory
@@ -125,10 +126,10 @@ def plan_memory(model: Model, task: Task, count: int) -> MemoryPlan:
     base = psutil.Process().memory_info().rss if on_cpu else 0
     free = _free_bytes(device)
     width = model.width
-    patches = [int(view.inside.sum()) for view in model.views]
+    patches = [int(branch.inside.sum()) for branch in model.branches]
     # features, three distances or norms, a group number, the nearest element, a place in its cell, and the
     # next elements
-    numbers = sum(n * view.embedding.width for n, view in zip(patches, model.views, strict=True))
+    numbers = sum(n * branch.embedding.width for n, branch in zip(patches, model.branches, strict=True))
     per_picture = numbers * 4 + sum(patches) * (4 * 3 + 8 + 4 + 8 + 4 * NEXT_ELEMENTS)
     if config.pads:  # what counts, of patches and pixels, and the points without the others
         per_picture += sum(patches) + numbers * 4 + model.roi.numel()
@@ -152,13 +153,14 @@ def plan_memory(model: Model, task: Task, count: int) -> MemoryPlan:
     embedding = threads * (batch * _activation_bytes(model) + decoded) + KERNEL_BYTES
     # products of a block with a batch of picks, and the block itself
     selecting = threads * coreset.ROWS * (coreset.BATCH + 2 * width) * 4
-    # of one view at a time, beside its features
+    # of one branch at a time, beside its features
     rounded = quantized_search.row_bytes(width) + 4 if on_cpu and quantized_search.is_faster() else 0
     selecting += max(patches) * count * rounded
     # one row block of the neighbours' table against the bank; the bank in its forms
     installing = threads * BLOCK // 4 * max(banks) * 4 + 4 * sum(banks) * width * 4
     kept = 0 if shards == 1 else 2 * sum(banks) * width * 4 * 2  # the coresets of the shards
     most = base + features // shards + embedding + selecting + installing + kept
+    most = max(most, peak_memory() if on_cpu else 0)  # comparing a great many pictures took more already
     return MemoryPlan(shards, int(most), features, int(free))
 
 

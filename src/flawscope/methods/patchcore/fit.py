@@ -127,10 +127,10 @@ def _make_result(
     used: list[int],
     selections: Sequence[SelectedBank],
 ) -> Fitted:
-    """The result of a fit that was calibrated on `pictures`; selections: of each view's bank."""
+    """The result of a fit that was calibrated on `pictures`; selections: of each branch's bank."""
     alone, limit = len({job.task.groups[i] for i in used}) == len(used), _suspicion_limit(job, good, pictures)
     facts = {
-        "bank": sum(view.norms.numel() for view in job.views),
+        "bank": sum(branch.norms.numel() for branch in job.branches),
         "suspicious_above": limit if np.isfinite(limit) else None,  # JSON has no infinity
     }
     extra = {f"bank_groups.{v}": one.groups.int() for v, one in enumerate(selections)}
@@ -152,7 +152,7 @@ def _keep_old_facts(fitted: Fitted, job: FitJob, old: Artefact) -> None:
     fitted.facts["patches"] += facts["patches"]
     kept = f"the scores of the {before.count} from before are kept: if anything, the threshold is too high"
     fitted.notes.append(Detail(f"extended by {job.task.pluralize(len(fitted.used))}; {kept}"))
-    full = [view for view in job.views if len(view.bank) >= job.config.cap]
+    full = [branch for branch in job.branches if len(branch.bank) >= job.config.cap]
     if full:
         fitted.notes.append(
             f"the memory bank is full ({pluralize(len(full[0].bank), 'element')}): to learn more, fit anew "
@@ -231,7 +231,7 @@ def _fit_streamed(job: FitJob, planned: MemoryPlan) -> Fitted:
     _require_pictures(used)
     job.record_time("features")
     selections, radii = [], []
-    patches = [sum(shard.patches[v] for shard in shards) for v in range(len(job.views))]
+    patches = [sum(shard.patches[v] for shard in shards) for v in range(len(job.branches))]
     for v, count in enumerate(patches):
         parts = zip(*(shard.chosen[v] for shard in shards), strict=True)
         union, groups = (torch.cat(part) for part in parts)
@@ -252,7 +252,7 @@ def _fit_streamed(job: FitJob, planned: MemoryPlan) -> Fitted:
 
 @dataclass
 class _ShardCoresets:
-    """Coresets of a part of the pictures, per view: elements [M, D] with their groups [M], the radius, and
+    """Coresets of a part of the pictures, per branch: elements [M, D] with their groups [M], the radius, and
     the number of patches selected from."""
 
     pictures: list[int]
@@ -269,13 +269,13 @@ def _select_shard(job: FitJob, shards: int, shard: int) -> _ShardCoresets | None
     if not patches.pictures:
         return None
     found = _ShardCoresets(patches.pictures)
-    for v, view in enumerate(job.views):
+    for v, branch in enumerate(job.branches):
         points, groups = patches.points(v)
         final = bank_size(job.config, v, count * (1 + len(job.orientations)) * patches.features[v].shape[1])
         result = coreset.select(
             points,
             min(final, len(points), -(-2 * final // shards)),  # the union holds twice the bank
-            progress=job.progress(f"{job.stage_name('coreset', view)} {shard + 1}/{shards}"),
+            progress=job.progress(f"{job.stage_name('coreset', branch)} {shard + 1}/{shards}"),
         )
         found.chosen.append((points[result.indices], groups[result.indices]))
         found.radii.append(result.radius)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flawscope.calibration.goods import Values
 from flawscope.calibration.threshold import upper_fence
-from flawscope.methods.patchcore.model import BankView, Model
+from flawscope.methods.patchcore.model import BankBranch, Model
 from flawscope.methods.patchcore.patches import FitJob, Patches, to_grid
 from flawscope.methods.patchcore.selected_bank import (
     STRIDE,
@@ -41,11 +41,11 @@ def left_out(
     """Score and map by the bank's other elements alone, which stays as poor where the group's own ones
     were. While a model is fitted, `LeaveOutOfBanks` does better."""
     scores, distances = [], []
-    for v, (view, part) in enumerate(zip(model.views, model.parts(features), strict=True)):
-        valid_mask = view.valid_mask(inside).view(-1)
+    for v, (branch, part) in enumerate(zip(model.branches, model.parts(features), strict=True)):
+        valid_mask = branch.valid_mask(inside).view(-1)
         hidden = kept[f"bank_groups.{v}"] == group
-        known = distances_without(view, part[0], hidden, valid_mask)
-        scores.append(score_without(view, part[0], hidden, valid_mask, known, view.bank[:0])[None])
+        known = distances_without(branch, part[0], hidden, valid_mask)
+        scores.append(score_without(branch, part[0], hidden, valid_mask, known, branch.bank[:0])[None])
         distances.append(known[None])
     return model.combine(scores, distances, inside)
 
@@ -55,9 +55,9 @@ def left_out(
 
 @dataclass(frozen=True)
 class LeftOutPicture:
-    """Image score and patch distances [P] of every view; the pixels [H, W] that count, None: the region."""
+    """Image score and patch distances [P] of every branch; the pixels [H, W] that count, None: the region."""
 
-    views: Sequence[tuple[Tensor, Tensor]]
+    branches: Sequence[tuple[Tensor, Tensor]]
     inside: Tensor | None
 
     @classmethod
@@ -68,12 +68,12 @@ class LeftOutPicture:
 
     def combine(self, model: Model) -> tuple[Tensor, Tensor]:
         """Score [1] and map [1, H, W]."""
-        scores, distances = ([one[None] for one in part] for part in zip(*self.views, strict=True))
+        scores, distances = ([one[None] for one in part] for part in zip(*self.branches, strict=True))
         return model.combine(scores, distances, None if self.inside is None else self.inside[None])
 
 
 class LeaveOutOfBanks(LeaveOut):
-    """Leaves groups out of the banks by selecting these anew. selections: of each view's bank."""
+    """Leaves groups out of the banks by selecting these anew. selections: of each branch's bank."""
 
     has_bound = True
     model: Model
@@ -107,7 +107,7 @@ def leave_one_out(
 
     def known(i: int) -> list[Tensor]:
         pairs = zip(distances, selections, strict=True)
-        return [to_grid(one[i], selected.view.inside.bool()) for one, selected in pairs]
+        return [to_grid(one[i], selected.branch.inside.bool()) for one, selected in pairs]
 
     def raw(i: int) -> LeftOutPicture:
         found = left_out_picture(job.model, patches, i, selections, known(i))
@@ -128,7 +128,7 @@ def scores_above(
     known = distances_to_others(patches, selections)
 
     def score(i: int) -> float:
-        away = [to_grid(own[i], one.view.inside.bool()) for own, one in zip(known, selections, strict=True)]
+        away = [to_grid(own[i], one.branch.inside.bool()) for own, one in zip(known, selections, strict=True)]
         inside = patches.pixel_mask(i)
         if model.score_is_map_maximum:
             found = LeftOutPicture([(one.amax(), one) for one in away], inside).combine(model)[0]
@@ -142,7 +142,7 @@ def scores_above(
 
 
 def distances_to_others(patches: Patches, selections: Sequence[SelectedBank]) -> list[Tensor]:
-    """Distances [N, P] to the elements of other groups, per view, known from selecting the banks."""
+    """Distances [N, P] to the elements of other groups, per branch, known from selecting the banks."""
     known = [selection.result.leave_out for selection in selections]
     return [patches.scatter_values(v, values) for v, values in enumerate(known) if values is not None]
 
@@ -150,19 +150,17 @@ def distances_to_others(patches: Patches, selections: Sequence[SelectedBank]) ->
 def bank_without(
     patches: Patches, i: int, v: int, selection: SelectedBank, distances: Tensor | None = None
 ) -> BankWithout:
-    """The bank of view v as if the group of picture i had never been there (`SelectedBank.without_group`)."""
-    view = selection.view
-    features, valid_mask = to_grid(patches.features[v][i], view.inside.bool()), patches.pixel_mask(i)
+    """Branch v's bank as if the group of picture i had never been there (`SelectedBank.without_group`)."""
+    branch = selection.branch
+    features, valid_mask = to_grid(patches.features[v][i], branch.inside.bool()), patches.pixel_mask(i)
     return selection.without_group(
-        features, int(patches.groups[i]), valid_mask_of(view, valid_mask), distances
+        features, int(patches.groups[i]), valid_mask_of(branch, valid_mask), distances
     )
 
 
-def distances_in_view(
-    patches: Patches, i: int, v: int, selection: SelectedBank, distances: Tensor | None = None
-) -> Tensor:
-    """Distances [P] of picture i to the bank of view v alone (`bank_without`)."""
-    bank = bank_without(patches, i, v, selection, distances)
+def distances_in_branch(patches: Patches, i: int, v: int, selection: SelectedBank) -> Tensor:
+    """Distances [P] of picture i to the bank of branch v alone (`bank_without`)."""
+    bank = bank_without(patches, i, v, selection)
     settle([bank], itemgetter(0))
     return bank.distances
 
@@ -170,8 +168,8 @@ def distances_in_view(
 def left_out_picture(
     model: Model, patches: Patches, i: int, selections: Sequence[SelectedBank], distances: Sequence[Tensor]
 ) -> LeftOutPicture:
-    """Compare picture i with the banks as if its group had never been there. distances: [P] of each view, to
-    the elements of other groups."""
+    """Compare picture i with the banks as if its group had never been there. distances: [P] of each branch,
+    to the elements of other groups."""
     pairs = zip(selections, distances, strict=True)
     banks = [bank_without(patches, i, v, *pair) for v, pair in enumerate(pairs)]
     return LeftOutPicture.settled(model, banks, patches.pixel_mask(i))
@@ -180,29 +178,31 @@ def left_out_picture(
 def score_left_out(
     model: Model, selections: Sequence[SelectedBank], features: Tensor, group: int, inside: Tensor | None
 ) -> LeftOutPicture:
-    """Compare a picture, its features [P of all views, D] absolute, with the banks as if its group had never
-    been there. inside: [H, W] bool, the pixels that count; None: the region of interest."""
-    parts = features.split([selection.view.inside.numel() for selection in selections])
-    pairs = [(one, part[:, : one.view.embedding.width]) for one, part in zip(selections, parts, strict=True)]
-    banks = [one.without_group(part, group, valid_mask_of(one.view, inside)) for one, part in pairs]
+    """Compare a picture, its features [P of all branches, D] absolute, with the banks as if its group had
+    never been there. inside: [H, W] bool, the pixels that count; None: the region of interest."""
+    parts = features.split([selection.branch.inside.numel() for selection in selections])
+    pairs = [
+        (one, part[:, : one.branch.embedding.width]) for one, part in zip(selections, parts, strict=True)
+    ]
+    banks = [one.without_group(part, group, valid_mask_of(one.branch, inside)) for one, part in pairs]
     return LeftOutPicture.settled(model, banks, inside)
 
 
-def valid_mask_of(view: BankView, inside: Tensor | None) -> Tensor:
+def valid_mask_of(branch: BankBranch, inside: Tensor | None) -> Tensor:
     """The patches [P] of one picture that count."""
-    return view.valid_mask(None if inside is None else inside[None]).view(-1)
+    return branch.valid_mask(None if inside is None else inside[None]).view(-1)
 
 
 def set_scales(job: FitJob, raw: Sequence[LeftOutPicture]) -> np.ndarray:
-    """Bring the maps of all views to one scale, unless an earlier fit has done it; return each view's own
-    scores [N, views], distances: good pictures spread alike in their units."""
+    """Bring the maps of all branches to one scale, unless an earlier fit has done it; return each branch's
+    own scores [N, branches], distances: good pictures spread alike in their units."""
     model, of_map, found = job.model, job.config.score == "map", list[tuple[float, ...]]()
 
     def look(v: int, picture: LeftOutPicture) -> tuple[float, np.ndarray, float, float]:
-        """The mean of a picture's map values in one view, some of them, their maximum, and the view's own
+        """The mean of a picture's map values in one branch, some of them, their maximum, and the branch's own
         score."""
-        score, distances = picture.views[v]
-        drawn = model.views[v].anomaly_map(distances[None])[0]
+        score, distances = picture.branches[v]
+        drawn = model.branches[v].anomaly_map(distances[None])[0]
         values = some_pixels(drawn, model.region(picture.inside)).cpu()
         peak = float(drawn.where(model.region(picture.inside), 0.0).max())
         strength = peak if of_map else float(score)
@@ -210,14 +210,14 @@ def set_scales(job: FitJob, raw: Sequence[LeftOutPicture]) -> np.ndarray:
 
     with workers(job.device) as each:
         for v in range(len(model.normal)):
-            means, samples, peaks, of_view = zip(*each(partial(look, v), raw), strict=True)
-            found.append(of_view)
+            means, samples, peaks, of_branch = zip(*each(partial(look, v), raw), strict=True)
+            found.append(of_branch)
             if len(model.normal) > 1 and job.existing_banks is None:
                 mean = float(np.mean(means))
                 spread = max(0.0, float(np.quantile(np.concatenate(samples), SPREAD_QUANTILE)) - mean)
-                if model.views[v].second:
+                if model.branches[v].second:
                     spread = float(np.median(peaks)) - mean
-                scores = np.zeros(1) if of_map else np.array(of_view)
+                scores = np.zeros(1) if of_map else np.array(of_branch)
                 # the scores of one picture have no spread: on the scale of its map
                 of_scores = (float(scores.mean()), float(scores.std())) if len(scores) > 1 else (mean, spread)
                 pairs = (mean, spread), of_scores
@@ -267,18 +267,18 @@ def calibrate_one_part(job: FitJob, patches: Patches, selections: Sequence[Selec
     for v, selection in enumerate(selections):
         points, groups = patches.points(v)
         chosen = groups[selection.result.indices]
-        banks.append(SelectedBank(selection.view, chosen, points, groups, selection.result))
+        banks.append(SelectedBank(selection.branch, chosen, points, groups, selection.result))
 
     def raw(i: int) -> LeftOutPicture:
         inside, found = patches.pixel_mask(i), []
         for v, bank in enumerate(banks):
             if bool((bank.groups == patches.groups[i]).all()):
-                region, chosen = bank.view.inside.bool(), patches.place(v, i, bank.result.indices)
-                away = distances_elsewhere(patches.features[v][i], chosen, bank.view.grid, region)
+                region, chosen = bank.branch.inside.bool(), patches.place(v, i, bank.result.indices)
+                away = distances_elsewhere(patches.features[v][i], chosen, bank.branch.grid, region)
                 known = to_grid(patches.scatter_values(v, bank.result.distances)[i], region)
-                away = torch.maximum(away, known) * valid_mask_of(bank.view, inside)
+                away = torch.maximum(away, known) * valid_mask_of(bank.branch, inside)
             else:
-                away = distances_in_view(patches, i, v, bank)
+                away = distances_in_branch(patches, i, v, bank)
             # without Eq. 7's weight, which is at most 1: its neighbours would be of the patch itself
             found.append((away.amax(), away))
         return LeftOutPicture(found, inside)

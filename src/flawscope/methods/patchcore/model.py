@@ -14,7 +14,7 @@ from torch import Tensor
 from flawscope.errors import InputError
 from flawscope.methods.features.backbone import Backbone
 from flawscope.methods.method import deferred
-from flawscope.methods.patch_detector import PatchDetector, PatchView
+from flawscope.methods.patch_detector import PatchBranch, PatchDetector
 from flawscope.methods.patchcore import METHOD, Config
 from flawscope.methods.patchcore.quantized_search import (
     GROUP_SIZE,
@@ -23,7 +23,7 @@ from flawscope.methods.patchcore.quantized_search import (
     ByteScreen,
     onnx_translations,
 )
-from flawscope.methods.settings import ViewSpec
+from flawscope.methods.settings import BranchSpec
 from flawscope.methods.threads import workers
 
 TIE_TOLERANCE = 1e-5  # relative
@@ -47,7 +47,7 @@ class Model(PatchDetector):
 
     METHOD = METHOD
     config: Config
-    views: list[BankView]
+    branches: list[BankBranch]
     # [maps, 4]: mean of good pictures' map values and how far the highest 1 % lie above it, of a second
     # backbone how far their usual maximum does; mean and standard deviation of their scores
     normal: Tensor
@@ -60,11 +60,11 @@ class Model(PatchDetector):
         second_backbone: Backbone | None = None,
     ):
         super().__init__(config, backbone, roi, second_backbone)
-        self.register_buffer("normal", torch.tensor([[0.0, 1.0, 0.0, 1.0]]).repeat(len(self.views), 1))
+        self.register_buffer("normal", torch.tensor([[0.0, 1.0, 0.0, 1.0]]).repeat(len(self.branches), 1))
         self.eval()
 
-    def view(self, spec: ViewSpec) -> BankView:
-        return BankView(self.config, self.backbones[spec.second], spec, self.roi)
+    def branch(self, spec: BranchSpec) -> BankBranch:
+        return BankBranch(self.config, self.backbones[spec.second], spec, self.roi)
 
     @property
     def score_is_map_maximum(self) -> bool:
@@ -75,29 +75,29 @@ class Model(PatchDetector):
     def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Turn patch features `[B, P, D]` into scores `[B]` and maps `[B, H, W]`."""
         scores, distances = [], []
-        for view, part in zip(self.views, self.parts(features), strict=True):
-            valid_mask, relative = view.valid_mask(inside), part - view.centre
-            distances.append(view.search(relative, valid_mask))
+        for branch, part in zip(self.branches, self.parts(features), strict=True):
+            valid_mask, relative = branch.valid_mask(inside), part - branch.centre
+            distances.append(branch.search(relative, valid_mask))
             if self.config.score == "reweighted":
-                scores.append(view.image_score(relative, distances[-1], valid_mask))
+                scores.append(branch.image_score(relative, distances[-1], valid_mask))
         return self.combine(scores, distances, inside)
 
     def residuals(self, images: Tensor) -> Tensor:
         """Patches of the largest size less their nearest bank elements, on the finest grid of that size."""
-        pairs = zip(self.views, self.parts(self.embed(images)), strict=True)
-        largest = [(view, part) for view, part in pairs if view.size == self.config.view_sizes[-1]]
-        grid, cells = max((view.grid for view, _ in largest), key=math.prod), []
-        for view, part in largest:
-            away = (part - view.nearest(part)).transpose(1, 2).unflatten(2, view.grid)
-            cells.append(away if view.grid == grid else F.interpolate(away, grid, mode="bilinear"))
+        pairs = zip(self.branches, self.parts(self.embed(images)), strict=True)
+        largest = [(branch, part) for branch, part in pairs if branch.size == self.config.network_sizes[-1]]
+        grid, cells = max((branch.grid for branch, _ in largest), key=math.prod), []
+        for branch, part in largest:
+            away = (part - branch.nearest(part)).transpose(1, 2).unflatten(2, branch.grid)
+            cells.append(away if branch.grid == grid else F.interpolate(away, grid, mode="bilinear"))
         return torch.cat(cells, 1)
 
     def combine(
         self, scores: list[Tensor], distances: list[Tensor], inside: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Image scores `[B]` and patch distances `[B, P]` of all views to scores `[B]` and maps `[B, H, W]`.
+        """Image scores `[B]` and patch distances `[B, P]` of all branches to scores and maps `[B, H, W]`.
         Image scores are read with `score: reweighted` alone."""
-        maps = [view.anomaly_map(d) for view, d in zip(self.views, distances, strict=True)]
+        maps = [branch.anomaly_map(d) for branch, d in zip(self.branches, distances, strict=True)]
         normal = [self.normal[v] for v in range(len(maps))]
         maps = self.scaled(maps)
         counted = self.roi if inside is None else inside
@@ -125,14 +125,16 @@ class Model(PatchDetector):
     def fuse(self, maps: Sequence[Tensor]) -> Tensor:
         """Join the maps of all banks, on one scale: the root of the sum of squares of what lies above an
         ordinary good picture's. What a second backbone sees raises it."""
-        first = torch.stack([one for view, one in zip(self.views, maps, strict=True) if not view.second])
+        first = torch.stack(
+            [one for branch, one in zip(self.branches, maps, strict=True) if not branch.second]
+        )
         return self.raised(first.clamp(min=0).square().sum(0).sqrt(), maps)
 
     def raised(self, joined: Tensor, maps: Sequence[Tensor]) -> Tensor:
         """Raise the other banks' joined map by what a second backbone sees: times √(1 + v²), v being its own
         map, 1 where it is as large as the usual maximum of a good picture's."""
-        for view, one in zip(self.views, maps, strict=True):
-            if view.second:
+        for branch, one in zip(self.branches, maps, strict=True):
+            if branch.second:
                 return joined * (1 + one.clamp(min=0).square()).sqrt()
         return joined
 
@@ -141,9 +143,9 @@ class Model(PatchDetector):
         before the sizes, by other powers than the norm's, and what a second backbone sees raises the rest.
         0 where `counted`, bool, does not hold."""
         at_sizes: dict[tuple[int, int], list[Tensor]] = {}
-        for view, one in zip(self.views, maps, strict=True):
-            if not view.second:
-                at_sizes.setdefault(view.size, []).append(one.clamp(min=0))
+        for branch, one in zip(self.branches, maps, strict=True):
+            if not branch.second:
+                at_sizes.setdefault(branch.size, []).append(one.clamp(min=0))
         # on the norm's scale: as many equal maps have the same sum with any power
         sizes = [
             power_sum(stages, STAGES_POWER) * len(stages) ** (1 / 2 - 1 / STAGES_POWER)
@@ -158,8 +160,8 @@ class Model(PatchDetector):
     # ---- calibration and comparison of an exported model
 
     def for_export(self) -> None:
-        for view in self.views:
-            view.for_export()
+        for branch in self.branches:
+            branch.for_export()
 
     def operators(self) -> dict[Any, Any]:
         return onnx_translations()
@@ -169,23 +171,23 @@ class Model(PatchDetector):
         if self.config.score == "map":
             return super().ties(features, inside)
         tied = torch.zeros(len(features), dtype=torch.bool)
-        for view, part in zip(self.views, self.parts(features), strict=True):
-            relative, valid_mask = part - view.centre, view.valid_mask(inside)
-            tied |= view.ties(relative, view.search(relative, valid_mask), valid_mask).cpu()
+        for branch, part in zip(self.branches, self.parts(features), strict=True):
+            relative, valid_mask = part - branch.centre, branch.valid_mask(inside)
+            tied |= branch.ties(relative, branch.search(relative, valid_mask), valid_mask).cpu()
         return tied
 
     # ---- artefact
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
-        for i, view in enumerate(self.views):  # as large as the artefact says
-            view.load_bank(tensors[f"views.{i}.bank"], tensors[f"views.{i}.table"])
+        for i, branch in enumerate(self.branches):  # as large as the artefact says
+            branch.load_bank(tensors[f"views.{i}.bank"], tensors[f"views.{i}.table"])
         super().fill(tensors)
 
 
 # ------------------------------------------------------------------------------------------- one size
 
 
-class BankView(PatchView):
+class BankBranch(PatchBranch):
     """PatchCore at one picture size.
 
     The memory bank is kept relative to its mean (`centre`), which keeps fp32 distances accurate, together
@@ -197,7 +199,7 @@ class BankView(PatchView):
     norms: Tensor  # [M], |m|²
     table: Tensor  # [M, b], nearest elements, itself first
 
-    def __init__(self, config: Config, backbone: Backbone, spec: ViewSpec, roi: Tensor):
+    def __init__(self, config: Config, backbone: Backbone, spec: BranchSpec, roi: Tensor):
         super().__init__(config, backbone, spec, roi, None if spec.second else config.dimensions)
         self.config = config
         self.register_buffer("centre", torch.zeros(self.embedding.width))

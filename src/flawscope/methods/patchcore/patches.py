@@ -18,7 +18,7 @@ from flawscope.errors import InputError
 from flawscope.methods import feature_memory
 from flawscope.methods.detector import LoadPicture, StoreFeatures, check_region_visible, embed_pictures
 from flawscope.methods.patchcore import Config
-from flawscope.methods.patchcore.model import BankView, Model
+from flawscope.methods.patchcore.model import BankBranch, Model
 from flawscope.methods.task import Task
 from flawscope.pictures.apart import GRID, MAX_COMPARED
 from flawscope.progress import Detail
@@ -42,7 +42,7 @@ ORIENTATIONS: dict[str, tuple[int, ...]] = {
 class FitJob:
     """A fit: the model that is filled, its task, and how long each stage took.
 
-    existing_banks: one per view, if a model is being extended.
+    existing_banks: one per branch, if a model is being extended.
     orientations: of the copies of pictures in the bank (`choose_orientations`).
     cells: as `Fitted` has them.
     """
@@ -59,8 +59,8 @@ class FitJob:
         return self.model.config
 
     @property
-    def views(self) -> list[BankView]:
-        return list(self.model.views)
+    def branches(self) -> list[BankBranch]:
+        return list(self.model.branches)
 
     @property
     def device(self) -> torch.device:
@@ -78,13 +78,13 @@ class FitJob:
         names, times = list(self.stage_times), list(self.stage_times.values())
         return {n: round(t - s, 3) for n, s, t in zip(names[1:], times, times[1:], strict=False)}
 
-    def stage_name(self, stage: str, view: BankView) -> str:
+    def stage_name(self, stage: str, branch: BankBranch) -> str:
         """The stage's name, with the size, and the stage of the backbone, where there are several."""
-        if len(self.views) == 1:
+        if len(self.branches) == 1:
             return stage
-        alone = [one.size for one in self.views].count(view.size) == 1
-        of_stage = "" if alone else f", stage {view.stages[0]}"
-        return f"{stage} at {view.size[0]}{of_stage}"
+        alone = [one.size for one in self.branches].count(branch.size) == 1
+        of_stage = "" if alone else f", stage {branch.stages[0]}"
+        return f"{stage} at {branch.size[0]}{of_stage}"
 
     def progress(self, stage: str) -> Callable[[int, int], None]:
         return partial(self.task.step, stage)
@@ -92,7 +92,7 @@ class FitJob:
 
 @dataclass(frozen=True)
 class ExistingBank:
-    """The bank of a view that is being extended: elements [M, D], absolute, the group of each [M] (numbers
+    """The bank of a branch that is being extended: elements [M, D], absolute, the group of each [M] (numbers
     that the new pictures do not have), and its covering radius: what is closer is nothing new."""
 
     bank: Tensor
@@ -102,10 +102,10 @@ class ExistingBank:
     @classmethod
     def read_all(cls, old: Artefact, model: Model) -> list[ExistingBank]:
         starts = []
-        for v, view in enumerate(model.views):
-            groups = torch.from_numpy(old.tensors[f"bank_groups.{v}"]).to(view.bank.device)
+        for v, branch in enumerate(model.branches):
+            groups = torch.from_numpy(old.tensors[f"bank_groups.{v}"]).to(branch.bank.device)
             radius = float(old.manifest.facts["covering_radius"][v])
-            starts.append(cls(view.bank + view.centre, groups.long(), radius))
+            starts.append(cls(branch.bank + branch.centre, groups.long(), radius))
         return starts
 
 
@@ -113,8 +113,8 @@ class ExistingBank:
 class Patches:
     """The patches of N pictures, copies included, which come last.
 
-    features: per view [N, P, D], of the patches in the region of interest.
-    valid_mask: per view [N, P] bool, those that are not padding; None: all of them.
+    features: per branch [N, P, D], of the patches in the region of interest.
+    valid_mask: per branch [N, P] bool, those that are not padding; None: all of them.
     inside: [N, H, W] bool, the pixels that count; None: those of the region of interest.
     numbers: [N], of the pictures; a copy has its picture's. groups: [N], as the banks number them.
     """
@@ -131,7 +131,7 @@ class Patches:
         return list(dict.fromkeys(self.numbers))
 
     def points(self, v: int) -> tuple[Tensor, Tensor]:
-        """The patches [K, D] of a view that count, and the group of each [K]."""
+        """The patches [K, D] of a branch that count, and the group of each [K]."""
         own = self.features[v]
         groups = self.groups.repeat_interleave(own.shape[1])
         if self.valid_mask is None:
@@ -140,7 +140,7 @@ class Patches:
         return own.flatten(0, 1)[mask], groups[mask]
 
     def place(self, v: int, i: int, points: Tensor) -> Tensor:
-        """Numbers [M] in picture i's own patches of those of a view's points [L] that are its own."""
+        """Numbers [M] in picture i's own patches of those of a branch's points [L] that are its own."""
         count = self.features[v].shape[1]
         if self.valid_mask is not None:
             points = self.valid_mask[v].flatten().nonzero().flatten()[points]
@@ -152,13 +152,13 @@ class Patches:
 
     @property
     def patch_count(self) -> int:
-        """Patches that count, of all views."""
+        """Patches that count, of all branches."""
         if self.valid_mask is None:
             return sum(own.shape[0] * own.shape[1] for own in self.features)
         return sum(int(mask.sum()) for mask in self.valid_mask)
 
     def scatter_values(self, v: int, values: Tensor) -> Tensor:
-        """Values [K] of the points of a view, as [N, P]; 0 for patches that do not count."""
+        """Values [K] of the points of a branch, as [N, P]; 0 for patches that do not count."""
         shape = self.features[v].shape[:2]
         if self.valid_mask is None:
             return values.view(shape)
@@ -212,25 +212,25 @@ def to_grid(values: Tensor, mask: Tensor) -> Tensor:
     return whole
 
 
-def coarse_cells(view: BankView, patches: Tensor) -> NDArray[np.float32]:
-    """Averages a picture's patches [P, D] in a view over the cells of a coarse grid, [C, D]; 0 outside the
+def coarse_cells(branch: BankBranch, patches: Tensor) -> NDArray[np.float32]:
+    """Averages a picture's patches [P, D] in a branch over the cells of a coarse grid, [C, D]; 0 outside the
     region of interest."""
-    inside = view.inside.to(patches).view(-1, 1)
-    maps = (patches * inside).T.reshape(1, -1, *view.grid)
-    height, width = (min(GRID, side) for side in view.grid)
+    inside = branch.inside.to(patches).view(-1, 1)
+    maps = (patches * inside).T.reshape(1, -1, *branch.grid)
+    height, width = (min(GRID, side) for side in branch.grid)
     return adaptive_avg_pool2d(maps, (height, width))[0].flatten(1).T.cpu().numpy()
 
 
 def collect_patches(job: FitJob, indices: Sequence[int], stage: str) -> Patches:
     """Collect the patches of the pictures that can be used, and of their copies."""
     model, task = job.model, job.task
-    region = [view.inside.bool() for view in job.views]
+    region = [branch.inside.bool() for branch in job.branches]
     # a picture's number plus `task.count` times the way that it is turned
     numbers = [index + way * task.count for way in (0, *job.orientations) for index in indices]
     rows, count = {number: row for row, number in enumerate(numbers)}, len(numbers)
     features = [
-        torch.empty(count, int(mask.sum()), view.embedding.width, device=job.device)
-        for view, mask in zip(job.views, region, strict=True)
+        torch.empty(count, int(mask.sum()), branch.embedding.width, device=job.device)
+        for branch, mask in zip(job.branches, region, strict=True)
     ]
     valid_mask = [torch.empty(own.shape[:2], dtype=torch.bool, device=job.device) for own in features]
     roi = model.roi.cpu()
@@ -253,13 +253,13 @@ def collect_patches(job: FitJob, indices: Sequence[int], stage: str) -> Patches:
             )
         row = rows[number]
         if number % stride == 0 and number < task.count and job.config.tile is None:
-            job.cells[number] = coarse_cells(job.views[0], model.parts(one)[0])
+            job.cells[number] = coarse_cells(job.branches[0], model.parts(one)[0])
         for own, part, mask in zip(features, model.parts(one), region, strict=True):
             own[row] = part if own.shape[1] == len(part) else part[mask]
         if inside is not None and seen is not None:
             inside[row] = seen
-            for view, own, mask in zip(job.views, valid_mask, region, strict=True):
-                own[row] = view.valid_mask(seen[None])[0].bool()[mask]
+            for branch, own, mask in zip(job.branches, valid_mask, region, strict=True):
+                own[row] = branch.valid_mask(seen[None])[0].bool()[mask]
         got.append(number)
 
     _embed_once(job, load, numbers, store, stage)

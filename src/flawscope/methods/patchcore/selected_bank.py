@@ -17,7 +17,7 @@ from torch import Tensor
 
 from flawscope.errors import InputError
 from flawscope.methods.patchcore import coreset
-from flawscope.methods.patchcore.model import BankView, farthest_patch, reweight
+from flawscope.methods.patchcore.model import BankBranch, farthest_patch, reweight
 from flawscope.methods.patchcore.patches import nearest_distance
 from flawscope.methods.threads import workers
 
@@ -35,13 +35,18 @@ ONE_PART = "leave-one-out needs pictures of at least two parts: give more good p
 
 
 class SelectedBank:
-    """A view's bank, in the order in which its elements were picked, and the patches that it is picked from.
+    """A branch's bank, in the order in which its elements were picked, and the patches it is picked from.
 
     Every patch belongs to the cell of the element that is nearest to it.
     """
 
     def __init__(
-        self, view: BankView, groups: Tensor, points: Tensor, point_groups: Tensor, result: coreset.Coreset
+        self,
+        branch: BankBranch,
+        groups: Tensor,
+        points: Tensor,
+        point_groups: Tensor,
+        result: coreset.Coreset,
     ):
         """
         Args:
@@ -50,7 +55,7 @@ class SelectedBank:
             result: of selecting the bank from them, with groups.
         """
         assert result.nearest is not None
-        self.view, self.groups, self.points, self.point_groups = view, groups, points, point_groups
+        self.branch, self.groups, self.points, self.point_groups = branch, groups, points, point_groups
         self.result, self.radius = result, result.radius
         self.points_by_cell = result.nearest.argsort()
         self.cell_sizes = torch.bincount(result.nearest, minlength=len(groups))
@@ -66,7 +71,7 @@ class SelectedBank:
 
     def _find_next_elements(self) -> Tensor:
         """Numbers [N, K] of further elements that cover each patch; M, which is none, where fewer do."""
-        bank, norms = self.view.bank, self.view.norms
+        bank, norms = self.branch.bank, self.branch.norms
         shape = len(self.points), NEXT_ELEMENTS
         numbers = torch.full(shape, len(bank), dtype=torch.int32, device=bank.device)
 
@@ -77,7 +82,7 @@ class SelectedBank:
             near = away.topk(min(COMPARED_ELEMENTS, len(bank) - 1), largest=False).indices
             for element, others in zip(elements.tolist(), near, strict=True):
                 rows = self.cell(element)
-                points = self.points[rows] - self.view.centre
+                points = self.points[rows] - self.branch.centre
                 away = torch.addmm(norms[others], points, bank[others].T, alpha=-2)
                 found = away.topk(min(NEXT_ELEMENTS, len(others)), largest=False)
                 covers = found.values + (points * points).sum(1, keepdim=True) <= self.radius**2
@@ -102,7 +107,7 @@ class SelectedBank:
         if bool((self.groups == group).all()):
             raise InputError(ONE_PART)
         if distances is None:
-            distances = distances_without(self.view, features, self.groups == group, valid_mask)
+            distances = distances_without(self.branch, features, self.groups == group, valid_mask)
         return BankWithout(self, features, group, valid_mask, distances)
 
 
@@ -112,7 +117,7 @@ class BankWithout:
 
     Attributes:
         missing: [M] bool, elements that are not there.
-        added: [K, D], patches of other pictures that take their place, relative to the view's centre.
+        added: [K, D], patches of other pictures that take their place, relative to the branch's centre.
         distances: [P], of the picture's patches; exact for those looked at and beside them, elsewhere as if
             all elements of other groups had stayed.
     """
@@ -120,8 +125,8 @@ class BankWithout:
     def __init__(
         self, selected: SelectedBank, features: Tensor, group: int, valid_mask: Tensor, distances: Tensor
     ):
-        self.selected, self.view, self.group = selected, selected.view, group
-        self.features, self.valid_mask = features - self.view.centre, valid_mask
+        self.selected, self.branch, self.group = selected, selected.branch, group
+        self.features, self.valid_mask = features - self.branch.centre, valid_mask
         self.missing = selected.groups == group
         self.own = self.missing.nonzero().flatten()
         self.added, self.distances = self.features[:0], distances * valid_mask
@@ -132,17 +137,17 @@ class BankWithout:
 
     def score(self) -> Tensor:
         """The image score (`score_without`)."""
-        features = self.features + self.view.centre
-        return score_without(self.view, features, self.missing, self.valid_mask, self.distances, self.added)
+        features = self.features + self.branch.centre
+        return score_without(self.branch, features, self.missing, self.valid_mask, self.distances, self.added)
 
     def coarse_map(self) -> Tensor:
         """Every `STRIDE`-th pixel of the anomaly map, from the middle of the first ones on, [h, w]."""
-        rows, columns = (one[STRIDE // 2 :: STRIDE] for one in (self.view.rows, self.view.columns))
-        return rows @ self.distances.view(self.view.grid) @ columns.T
+        rows, columns = (one[STRIDE // 2 :: STRIDE] for one in (self.branch.rows, self.branch.columns))
+        return rows @ self.distances.view(self.branch.grid) @ columns.T
 
     def patch_at(self, pixel: Tensor, shape: torch.Size) -> Tensor:
         """Number of the patch at a pixel of a map of this shape."""
-        (height, width), (h, w) = shape, self.view.grid
+        (height, width), (h, w) = shape, self.branch.grid
         return (pixel // width * h // height) * w + pixel % width * w // width
 
     def look_at(self, patches: Tensor) -> bool:
@@ -162,8 +167,8 @@ class BankWithout:
 
     def _select_again(self, far: Tensor) -> tuple[Tensor, Tensor]:
         """Further elements [L] missing and patches [K, D] added around patches [Q, D]."""
-        bank, own = self.view.bank, self.own
-        square = torch.addmm(self.view.norms, far, bank.T, alpha=-2)  # but for |x|², which changes no order
+        bank, own = self.branch.bank, self.own
+        square = torch.addmm(self.branch.norms, far, bank.T, alpha=-2)  # but for |x|², which changes no order
         to_own = square[:, own]
         square.masked_fill_(self.missing, torch.inf)
         present = len(bank) - int(self.missing.sum())
@@ -190,20 +195,20 @@ class BankWithout:
         if selected.next_elements is not None:
             gone = F.pad(self.missing.index_fill(0, freed, True), (0, 1), value=True)
             wanted &= gone[selected.next_elements[rows]].all(1)
-        return selected.points[rows[wanted]] - self.view.centre
+        return selected.points[rows[wanted]] - self.branch.centre
 
     def _distances(self, freed: Tensor, picks: Tensor) -> Tensor:
         """Distances [P] when elements were `freed` and `picks` [K, D] added; exact for the patches looked at
         and for those beside them, which the map is smoothed over; elsewhere freed elements still count."""
         found, features = self.distances.clone(), self.features
         if len(freed):
-            looked_at = (self._counted & ~self._left).float().view(1, *self.view.grid)
+            looked_at = (self._counted & ~self._left).float().view(1, *self.branch.grid)
             exact = F.max_pool2d(looked_at, 3, stride=1, padding=1).flatten().nonzero().flatten()
             # patches that are nearer to another element keep their distance
-            near = nearest_distance(features[exact], self.view.bank[freed])
+            near = nearest_distance(features[exact], self.branch.bank[freed])
             exact = exact[near <= found[exact] * (1 + ROUNDING)]
-            norms = self.view.norms.masked_fill(self.missing, torch.inf)
-            away = self.view.search(features[None, exact], torch.ones(len(exact)).to(found), norms)[0]
+            norms = self.branch.norms.masked_fill(self.missing, torch.inf)
+            away = self.branch.search(features[None, exact], torch.ones(len(exact)).to(found), norms)[0]
             found[exact] = (
                 away if not len(self.added) else away.minimum(nearest_distance(features[exact], self.added))
             )
@@ -211,16 +216,16 @@ class BankWithout:
 
 
 def settle(banks: Sequence[BankWithout], join: Callable[[Sequence[Tensor]], Tensor]) -> None:
-    """Have the banks of a picture's views look at patches until what decides is exact: in each view the
+    """Have the banks of a picture's branches look at patches until what decides is exact: in each branch the
     farthest patch and the map's maximum, and that of all maps together.
 
     Args:
-        join: the maps of all views to one.
+        join: the maps of all branches to one.
 
     Raises:
         NotImplementedError: the score may be decided by something else, which would not be exact.
     """
-    for score in {bank.view.config.score for bank in banks} - {*SETTLED_SCORES}:
+    for score in {bank.branch.config.score for bank in banks} - {*SETTLED_SCORES}:
         raise NotImplementedError(f"settle does not look at what decides the score {score}")
     maps = [bank.coarse_map() for bank in banks]
     is_settled = False
@@ -232,17 +237,17 @@ def settle(banks: Sequence[BankWithout], join: Callable[[Sequence[Tensor]], Tens
                 maps[v], is_settled = bank.coarse_map(), False
 
 
-def distances_without(view: BankView, features: Tensor, hidden: Tensor, valid_mask: Tensor) -> Tensor:
-    """Distances `[P]` of one picture's patches `[P, D]`, absolute, to a view's bank as if its `hidden` [M]
+def distances_without(branch: BankBranch, features: Tensor, hidden: Tensor, valid_mask: Tensor) -> Tensor:
+    """Distances `[P]` of one picture's patches `[P, D]`, absolute, to a branch's bank as if its `hidden` [M]
     elements were not there; 0 where `valid_mask` [P] is."""
-    norms = view.norms.masked_fill(hidden, torch.inf)
+    norms = branch.norms.masked_fill(hidden, torch.inf)
     if not bool(norms.isfinite().any()):
         raise InputError(ONE_PART)
-    return view.search((features - view.centre)[None], valid_mask, norms)[0]
+    return branch.search((features - branch.centre)[None], valid_mask, norms)[0]
 
 
 def score_without(
-    view: BankView,
+    branch: BankBranch,
     features: Tensor,
     hidden: Tensor,
     valid_mask: Tensor,
@@ -256,21 +261,21 @@ def score_without(
         features, valid_mask: as for `distances_without`.
         distances: `[P]`, to the elements that are there.
     """
-    if view.config.score == "map":
+    if branch.config.score == "map":
         return distances.new_zeros(())
-    patch = farthest_patch((features - view.centre)[None], distances[None], valid_mask)[0]
+    patch = farthest_patch((features - branch.centre)[None], distances[None], valid_mask)[0]
     # the bank is not copied: every thread would need room for another one
-    parts = [(view.bank, view.norms.masked_fill(hidden, torch.inf)), (added, (added * added).sum(1))]
+    parts = [(branch.bank, branch.norms.masked_fill(hidden, torch.inf)), (added, (added * added).sum(1))]
 
     def away(point: Tensor) -> Tensor:
         return torch.cat([torch.addmv(norms, bank, point, alpha=-2) for bank, norms in parts])
 
     def element(index: int) -> Tensor:
-        beyond = index - len(view.bank)
-        return view.bank[index] if beyond < 0 else parts[1][0][beyond]
+        beyond = index - len(branch.bank)
+        return branch.bank[index] if beyond < 0 else parts[1][0][beyond]
 
     present = sum(int(norms.isfinite().sum()) for _, norms in parts)
-    b = min(view.config.neighbours, present)
+    b = min(branch.config.neighbours, present)
     nearest = int(away(patch).argmin())
     around = away(element(nearest))
     around[nearest] = -torch.inf

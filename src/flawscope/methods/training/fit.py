@@ -162,17 +162,17 @@ class PatchFeatures(FeatureCache):
     """
 
     def __init__(self, model: PatchDetector, images: GoodPictures, room: int, step: ProgressCallback):
-        (self.view,), self.model = model.views, model
-        shape = (model.width, *self.view.grid)
+        (self.branch,), self.model = model.branches, model
+        shape = (model.width, *self.branch.grid)
         super().__init__(images, images.numbers, model.roi.device, [shape], max(0, room))
         (self.statistics,) = self.moments(step, "features")
 
     def compute(self, images: Tensor) -> list[Tensor]:
-        return [self.model.embed(images).mT.unflatten(2, self.view.grid)]
+        return [self.model.embed(images).mT.unflatten(2, self.branch.grid)]
 
     def valid_cells(self, places: Sequence[int], images: Tensor) -> list[Tensor]:
-        valid_mask = self.view.valid_mask(self.model.inside(images.to(self.device))) > 0
-        return [valid_mask.view(-1, *self.view.grid).expand(len(images), -1, -1)]
+        valid_mask = self.branch.valid_mask(self.model.inside(images.to(self.device))) > 0
+        return [valid_mask.view(-1, *self.branch.grid).expand(len(images), -1, -1)]
 
     def patches(self, place: int) -> Tensor:
         """Patches [K, D] fp16, on the CPU, of the picture `images.numbers[place]`."""

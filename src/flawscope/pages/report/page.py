@@ -36,7 +36,7 @@ CURVES = {  # name of the plot -> title, and its meaning
     "pro": ("PRO", "How much of each defect's area is marked, against the good area marked with it."),
 }
 # What a picture is shown as: the name, and the layers that lie over each other
-VIEWS = {
+PANELS = {
     "picture": ("Picture", ("photo",)),
     "found": ("Found", ("photo", "heat", "line", "truth")),
     "map": ("Map", ("map",)),
@@ -78,13 +78,13 @@ def evaluation_page(
         [{**row, "layers": made} for row, made in zip(figures.rows, layers, strict=True)],
         ("pages.js", "rates.js"),
         title=printable(f"{result.category}: {result.method}"),
-        parts=[
-            (part, "Alarms" if part == "rate" else part.capitalize())
-            for part in SECTIONS
-            if {"rate": points, "parts": figures.parts, "alignment": figures.alignment}.get(part, True)
+        sections=[
+            (section, "Alarms" if section == "rate" else section.capitalize())
+            for section in SECTIONS
+            if {"rate": points, "parts": figures.parts, "alignment": figures.alignment}.get(section, True)
         ],
         toggles=(HEAT, LINE, TRUTH),
-        views=VIEWS,
+        panels=PANELS,
         headline=headline(*_headline_tally(result, figures)),
         summary=sentences(
             figures.tally,
@@ -136,7 +136,7 @@ def render(template: str, pictures: Sequence[dict[str, Any]], scripts: Sequence[
         pictures: each with name, size, facts and layers (or the reason why there are none); its other entries
             serve for sorting and filtering.
         scripts: files that become its one script.
-        context: the template's values; title, parts, toggles and views in any case.
+        context: the template's values; title, sections, toggles and panels in any case.
     """
     from markupsafe import Markup
 
@@ -149,7 +149,7 @@ def render(template: str, pictures: Sequence[dict[str, Any]], scripts: Sequence[
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         data=html.script_json(pictures),
         ramp=", ".join("rgb({} {} {})".format(*drawing.colour_table()[k]) for k in range(0, 256, 17)),
-        **(context | {"views": json.dumps(context["views"])}),
+        **(context | {"panels": json.dumps(context["panels"])}),
     )
     return text
 

@@ -4,7 +4,7 @@ const page = (() => {
   const byId = (id) => document.getElementById(id);
   const pictures = JSON.parse(byId("data").textContent);
   const viewer = byId("viewer");
-  const VIEWS = JSON.parse(viewer.dataset.views); // key -> name, layers
+  const PANELS = JSON.parse(viewer.dataset.panels); // key -> name, layers
   const make = (tag, className, text) => {
     const made = document.createElement(tag);
     if (className) made.className = className;
@@ -14,10 +14,10 @@ const page = (() => {
 
   // ---- the layers of a picture, laid over each other
 
-  function panel(picture, view) {
-    const [title, names] = VIEWS[view];
+  function panel(picture, shown) {
+    const [title, names] = PANELS[shown];
     const figure = make("figure", "panel");
-    figure.dataset.view = view;
+    figure.dataset.shown = shown;
     const stage = make("div", "stage");
     stage.setAttribute("role", "img");
     const layers = picture.layers; // or, in words, why there are none
@@ -47,9 +47,9 @@ const page = (() => {
   }
 
   const fill = (box) => {
-    const views = box.dataset.views ? box.dataset.views.split(" ") : Object.keys(VIEWS);
+    const panels = box.dataset.panels ? box.dataset.panels.split(" ") : Object.keys(PANELS);
     const picture = pictures[box.dataset.index];
-    box.replaceChildren(...views.map((view) => panel(picture, view)));
+    box.replaceChildren(...panels.map((shown) => panel(picture, shown)));
   };
   // Thousands of pictures are not decoded before they are near the screen.
   const seen = new IntersectionObserver(
@@ -150,7 +150,7 @@ const page = (() => {
     const picture = pictures[order[place]];
     byId("viewer-name").textContent = picture.name;
     byId("viewer-place").textContent = `${place + 1} of ${order.length}`;
-    byId("viewer-panels").replaceChildren(...Object.keys(VIEWS).map((view) => panel(picture, view)));
+    byId("viewer-panels").replaceChildren(...Object.keys(PANELS).map((shown) => panel(picture, shown)));
     byId("viewer-panels").classList.toggle("flat", picture.ratio > 3); // one below the other
     byId("viewer-facts").replaceChildren(
       ...picture.facts.map(([what, value]) => {

@@ -17,7 +17,7 @@ from flawscope.errors import pluralize
 from flawscope.evaluation.comparison import RATE_LABELS, Comparison, Judged, describe_model
 from flawscope.evaluation.result import EvaluatedPicture
 from flawscope.pages.report import require_libraries
-from flawscope.pages.report.page import HEAT, LINE, TRUTH, VIEWS, colour_scale, render
+from flawscope.pages.report.page import HEAT, LINE, PANELS, TRUTH, colour_scale, render
 from flawscope.pages.report.thumbnails import (
     MAX_SIDE,
     PAGE_FULL,
@@ -36,7 +36,7 @@ from flawscope.pages.report.words import (
     size_text,
     time_text,
 )
-from flawscope.pictures.channels import first_view
+from flawscope.pictures.channels import first_group
 from flawscope.pictures.decoding import to_eight_bits
 from flawscope.pictures.levels import Levels
 from flawscope.pictures.listing import printable
@@ -93,14 +93,14 @@ def predictions_page(
         ("pages.js",),
         title=printable(": ".join(str(facts[k]) for k in ("category", "method") if facts.get(k)))
         or "Pictures",
-        parts=(
+        sections=(
             *((("parts", "Parts"),) if parts else ()),
             ("pictures", "Pictures"),
             ("meaning", "How to read it"),
             ("run", "Run"),
         ),
         toggles=(HEAT, LINE),
-        views=VIEWS,
+        panels=PANELS,
         headline=summary,
         part_cards=cards[:MAX_PARTS],
         all_parts=len(cards),
@@ -165,7 +165,7 @@ def check_page(dataset: Dataset, report: CheckReport, aligned: Alignment | None 
     require_libraries(plots=False)
     rows: list[dict[str, Any]] = []
     for form in report.forms[:MAX_ROWS]:
-        picture, _ = first_view(form.item.path)
+        picture, _ = first_group(form.item.path)
         height, width = picture.shape[:2]
         size, name = f"{width} × {height}", printable(dataset.relative(form.item.path))
         facts = [("Pixels", form.pixels), ("Marked", form.marks), ("Such pictures", str(form.pictures))]
@@ -191,14 +191,14 @@ def check_page(dataset: Dataset, report: CheckReport, aligned: Alignment | None 
         rows + drawings + pairs,
         ("pages.js",),
         title=printable(dataset.category),
-        parts=(
+        sections=(
             ("forms", "Forms"),
             *((("alignment", "Alignment"),) if aligned else ()),
             *((("copies", "Copies"),) if pairs else ()),
             ("findings", "Findings"),
         ),
         toggles=(TRUTH,),
-        views={"picture": ("Picture", ("photo", "truth"))},
+        panels={"picture": ("Picture", ("photo", "truth"))},
         headline=f"{pluralize(sum(count for *_, count in report.counts), 'picture')} in "
         f"{pluralize(len(rows), 'form')}",
         layout=report.layout,
@@ -218,7 +218,7 @@ def _card(name: str, drawn: NDArray[np.uint8], fact: tuple[str, str]) -> dict[st
 
 def _side_by_side(paths: Sequence[Path]) -> NDArray[np.uint8]:
     """Two pictures beside each other, [H, W, 3], in the height of the lower one."""
-    shown = [Image.fromarray(to_eight_bits(first_view(path)[0])) for path in paths]
+    shown = [Image.fromarray(to_eight_bits(first_group(path)[0])) for path in paths]
     height = min(one.height for one in shown)
     scaled = [one.resize((max(1, round(one.width * height / one.height)), height)) for one in shown]
     return np.concatenate([np.asarray(one.convert("RGB")) for one in scaled], axis=1)
@@ -245,15 +245,15 @@ def comparison_page(comparison: Comparison, step: ProgressCallback = ignore_prog
         rows,
         ("pages.js",),
         title=printable(f"{first.category}: two models"),
-        parts=(
+        sections=(
             ("changed", "Changed"),
             ("differences", "Differences"),
             ("pictures", "Pictures"),
             ("run", "Models"),
         ),
         toggles=(HEAT, LINE, TRUTH),
-        views={
-            "picture": VIEWS["picture"],
+        panels={
+            "picture": PANELS["picture"],
             "a": ("A", ("photo", "heat", "line", "truth")),
             "b": ("B", ("photo", "heat_b", "line_b", "truth")),
         },

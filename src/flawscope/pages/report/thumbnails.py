@@ -25,7 +25,7 @@ from PIL import Image
 from flawscope.datasets.masks import Mask, union_masks
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.evaluation.result import EvaluatedPicture
-from flawscope.pictures.channels import first_view
+from flawscope.pictures.channels import first_group
 from flawscope.pictures.decoding import to_eight_bits
 from flawscope.pictures.levels import Levels
 from flawscope.progress import ProgressCallback, ignore_progress
@@ -105,7 +105,7 @@ def picture_layers(
     findings. Masks that cannot be read are left out: the evaluation reports them. Raises InputError where the
     picture cannot be read (any more).
     """
-    picture, _ = first_view(path)
+    picture, _ = first_group(path)
     levels = levels or Levels(0.0, 65535.0 if picture.dtype == np.uint16 else 1.0)  # as the model sees it
     found, size = truth_layers(picture, masks, side, levels)
     found |= _finding_layers(prediction, size)

@@ -151,7 +151,7 @@ def _promise(calibration: Calibration) -> str:
     if not calibration.promised:
         return f"{text}; {calibration.no_promise()}."
     text += (
-        f", set from {calibration.describe_pictures()} alone ({calibration.method}). Of those that are like "
+        f", set from {calibration.describe_pictures()} alone. Of those that are like "
         f"them, {calibration.describe_rate()}; about defects it promises nothing. If you "
         "choose a threshold after a look at these results, this one may call up to "
         f"{percent(calibration.rate_bound)} anomalous (95\N{NO-BREAK SPACE}%, for all thresholds at once; "

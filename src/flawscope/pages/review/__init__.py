@@ -27,7 +27,7 @@ from PIL import Image
 
 from flawscope.artefact.files import check_replaceable, write_error
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.pictures.channels import first_view
+from flawscope.pictures.channels import first_group
 from flawscope.pictures.masks import read_mask
 from flawscope.results import drawing
 from flawscope.results.run import PREDICTIONS_FOLDER, TABLE_NAME
@@ -105,7 +105,7 @@ def proposed_mask(picture: ReviewPicture) -> NDArray[np.bool_] | None:
     boxes = [[round(edge) for edge in box] for box in picture.row.boxes]
     if not boxes:
         return None
-    height, width = first_view(picture.path)[0].shape[:2]
+    height, width = first_group(picture.path)[0].shape[:2]
     mask = Image.new("L", (width, height))
     lefts, tops, rights, bottoms = zip(*boxes, strict=True)
     run_mask = Image.new("L", (1, 1))

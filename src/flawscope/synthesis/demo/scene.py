@@ -69,7 +69,7 @@ def random_frame(size: int, rng: np.random.Generator, *, shift: float, degrees: 
 def window_around(
     canvas: Floats, frame: Frame, centre: tuple[float, float], reach: float
 ) -> tuple[Floats, Floats, Floats]:
-    """The canvas, `u` and `v` near a point, as far as `reach` units: views of the canvas, `u` and `v` from
+    """The canvas, `u` and `v` near a point, as far as `reach` units: slices of the canvas, `u` and `v` from
     the point. Small parts are drawn in it."""
     row, column = frame.pixel(*centre)
     half = reach * frame.scale + 2

@@ -37,7 +37,7 @@ from flawscope_station.inspecting.interlock import NotProductionError, NotReadyE
 from flawscope_station.inspecting.picture import Part
 from flawscope_station.inspecting.renderings import InspectionRenderer, encode_webp, reduce_picture
 from flawscope_station.inspecting.writer import RecordedInspection
-from flawscope_station.monitoring.background import CLOCK, BackgroundThread, MonotonicClock
+from flawscope_station.monitoring.background import CLOCK, BackgroundThread
 from flawscope_station.settings.shifts import ShiftSettings, moments, times_of_day
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.store.database import now
@@ -90,7 +90,6 @@ class Challenge(BackgroundThread):
         settings: by number of the product. runs_by: engine and device of models.
         names: by number, which may grow.
         report: reports a problem, as `Problems.report`.
-        clock, wall: monotonic seconds, and microseconds since 1970.
     """
 
     def __init__(
@@ -101,13 +100,11 @@ class Challenge(BackgroundThread):
         names: Mapping[int, str],
         renderer: InspectionRenderer,
         report: Callable[..., None],
-        clock: MonotonicClock = CLOCK,
-        wall: Callable[[], int] = now,
     ):
-        super().__init__("challenge", clock, is_lazy=True)
+        super().__init__("challenge", is_lazy=True)
         self.settings, self.runs_by, self.shifts, self.names = settings, runs_by, shifts, names
         self.store, self.versions, self.renderer = renderer.store, renderer.versions, renderer
-        self.report, self.clock, self.wall = report, clock, wall
+        self.report, self.clock, self.wall = report, CLOCK, now
         self._states: dict[int, State] = {}
         self._lock = threading.Lock()  # of changes; who reads takes a state as it is
         # for one picture beyond the common budget, which the picture itself holds until it is answered

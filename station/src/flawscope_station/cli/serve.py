@@ -18,6 +18,8 @@ from flawscope.errors import InputError
 if TYPE_CHECKING:
     from flawscope_station.settings.station import Settings
 
+# Of Python's threads, through five of which a picture passes: 5 ms, the default, are for each
+SWITCH_INTERVAL = 0.0005  # seconds
 STOP_SECONDS = 75.0  # after which the process ends whatever hangs: service managers wait for 90 s
 
 
@@ -51,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from flawscope_station.monitoring.background import Log, log_line
 
     limit_malloc()  # before threads are started
-    sys.setswitchinterval(0.0005)  # a picture passes through five threads, and Python's 5 ms are for each
+    sys.setswitchinterval(SWITCH_INTERVAL)
     settings = station_settings(args)
     write = cli.say_unless_quiet(args)
     is_read = sys.stderr is not None and sys.stderr.isatty()  # None: closed before the start

@@ -97,8 +97,8 @@ class ReviewLeases:
     """Pictures that are leased to reviewers, so that no two judge the same one. Thread-safe. A reader is an
     open page: a person may have two."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic):
-        self._clock = clock
+    def __init__(self) -> None:
+        self._clock = time.monotonic
         self._lock = threading.RLock()
         self._leases: dict[int, tuple[str, float]] = {}  # number -> reader and time, the oldest first
 

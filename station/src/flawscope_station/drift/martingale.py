@@ -31,7 +31,6 @@ from array import array
 from bisect import bisect_left, bisect_right, insort
 from hashlib import blake2b
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,35 +75,33 @@ class Ranks:
 
 
 class Capital:
-    """Capital of one gambler, or of many that see numbers of their own.
+    """Capital of a gambler.
 
     Args:
         bets: number of kinds of bets.
-        runs: shape of the gamblers; (): there is one.
 
     Attributes:
-        log: [*runs] float64, natural logarithm of the capital, which neither overflows nor vanishes.
+        log: natural logarithm of the capital, which neither overflows nor vanishes.
     """
 
-    def __init__(self, bets: int, runs: tuple[int, ...] = ()):
-        self.log: Any = np.zeros(runs)[()]
-        self._asleep: Any = np.ones(runs)[()]  # shares of the capital
-        self._awake: Floats = np.zeros((bets, *runs))
+    def __init__(self, bets: int):
+        self.log = 0.0
+        self._asleep, self._awake = 1.0, np.zeros(bets)  # shares of the capital
         self._count = 0
 
     def stake(self, paid: Floats) -> None:
-        """Multiply the shares of the capital by what the bets pay: [bets, *runs], factors with mean 1."""
+        """Multiply the shares of the capital by what the bets pay: [bets], factors with mean 1."""
         self._count += 1
         awake, asleep, bets = self._awake, self._asleep, len(self._awake)
         wakes = 1 - math.log(self._count + CALM - 1) / math.log(self._count + CALM)
         awake *= 1 - JUMP
         awake += (JUMP * (1 - asleep) + wakes * asleep) / bets
         awake *= paid
-        asleep = asleep * (1 - wakes)
-        total = awake.sum(0) + asleep
+        asleep *= 1 - wakes
+        total = float(awake.sum()) + asleep
         awake /= total
         self._asleep = asleep / total
-        self.log = self.log + np.log(total)
+        self.log += math.log(total)
 
 
 def score_bets(p: Floats) -> Floats:

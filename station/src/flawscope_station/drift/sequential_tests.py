@@ -109,7 +109,7 @@ class ScoreTest:
     @property
     def value(self) -> float:
         """Logarithm to base 10 of the capital."""
-        return float(self._capital.log) / math.log(10)
+        return self._capital.log / math.log(10)
 
     def extend(self, rows: Sequence[tuple[int, int, float, bool]]) -> Change | None:
         """Add the next inspections, in the order of numbers; return the change that is certain now.

@@ -15,7 +15,7 @@ from pathlib import Path
 from flawscope import Prediction, Predictor
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.predictor import tolerating
-from flawscope_station.monitoring.background import CLOCK, BackgroundThread, MonotonicClock
+from flawscope_station.monitoring.background import BackgroundThread
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.open_models import NoModelError, ProductModel
@@ -55,9 +55,8 @@ class ProductTolerances(BackgroundThread):
         store: Store,
         versions: ModelRegistry,
         report: Callable[[str, str | None], None],
-        clock: MonotonicClock = CLOCK,
     ):
-        super().__init__("tolerances", clock, is_lazy=True)
+        super().__init__("tolerances", is_lazy=True)
         self.store, self.versions, self.report = store, versions, report
         self._files: dict[int, _File] = {}  # by product
         self._tolerators: dict[int, tuple[Predictor, object, tolerating.Tolerate | str]] = {}  # or why not

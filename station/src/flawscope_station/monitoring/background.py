@@ -76,7 +76,7 @@ class GuardedThread:
         failure: why the work ended last; None: it never did.
         failed_at: when, as `clock` counts.
         calling_since: when the work began something that should end soon, or went on last; None: it does no
-            such thing.
+            such thing. patience: seconds that it may take.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class GuardedThread:
         self.failure: str | None = None
         self.failed_at = -math.inf
         self.calling_since: float | None = None
-        self._patience = STUCK_SECONDS
+        self.patience = STUCK_SECONDS
         self._begun_at: float | None = None  # None: it waits to be begun again
         self._backoff = Backoff(MIN_RESTART_DELAY, MAX_RESTART_DELAY)
         self._was_started = False
@@ -117,7 +117,7 @@ class GuardedThread:
     def call(self, patience: float | None = None) -> Iterator[None]:
         """Mark a call that should return, or `go_on`, within so many seconds: into a model, the data base, a
         disk that may be a network's, a plugin, another process."""
-        self._patience = STUCK_SECONDS if patience is None else patience
+        self.patience = STUCK_SECONDS if patience is None else patience
         self.calling_since = self._clock.monotonic()
         try:
             yield
@@ -130,15 +130,10 @@ class GuardedThread:
             self.calling_since = self._clock.monotonic()
 
     @property
-    def patience(self) -> float:
-        """Seconds that the call may take."""
-        return self._patience
-
-    @property
     def is_stuck(self) -> bool:
         """Whether such a call does not return; nothing can end it."""
         since = self.calling_since
-        return since is not None and self._clock.monotonic() > since + self._patience
+        return since is not None and self._clock.monotonic() > since + self.patience
 
     def was_down(self, seconds: float) -> bool:
         """Whether the work failed within the last seconds."""

@@ -47,7 +47,7 @@ _KINDS = {  # of values, by the beginning of pydantic's name of an error
     "finite": "a number",
     "bool": "true or false",
     "string": "a text",
-    "tuple": "a list",
+    "tuple": "a list: write `- VALUE` below it",
 }
 
 

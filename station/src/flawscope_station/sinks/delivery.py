@@ -164,7 +164,7 @@ class Delivery(BackgroundThread):
         self.sink.close()
 
     def waiting(self) -> int:
-        """Count the messages that wait, up to 10,000. StoreError."""
+        """Count the messages that wait, up to `MAX_COUNTED`. StoreError."""
         return min(MAX_COUNTED, sum(box.waiting() for box in self.outboxes))
 
     # ---- again and again

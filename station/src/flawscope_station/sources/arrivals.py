@@ -175,14 +175,13 @@ class Arrivals:
                 ready.append(path)
         return self._in_order(ready)
 
-    def passed_over(self, now: float | None = None) -> dict[Path, str]:
+    def passed_over(self, now: float) -> dict[Path, str]:
         """Return files that are not given out (`others`), each once, with the reason: those that have not
-        changed for `patience` seconds, since pictures may have another name while they are written. Without
-        `now` all are."""
+        changed for `patience` seconds, since pictures may have another name while they are written."""
         found = [
             path
             for path, (_, since) in self._asides.items()
-            if path not in self._told and (now is None or now - since >= self.patience)
+            if path not in self._told and now - since >= self.patience
         ]
         self._told = {path for path in self._told if path in self._asides} | {*found}
         return {Path(path): listing.why_passed_over(path) for path in found}

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ POOL_SIZE = 20  # open connections, at most twice as many at once
 INCREMENTAL = 2  # SQLite's `auto_vacuum`: its file can be made smaller
 # Of an index; with fewer, SQLite no longer tells indexes of a few rows from those of all
 ROWS_ANALYSED = 2000
+GROWTH = 1.1  # of a table, after which its statistics are updated
 PAGES_AT_ONCE = 256  # pages of SQLite's file that are given back at once
 _LOCK_ID = 718_281_828  # advisory lock of PostgreSQL: programs that start together migrate one after another
 # Options of libpq: give up an unplugged server after seconds, not after a quarter of an hour
@@ -76,6 +78,7 @@ class Database:
         self.name = url if self.is_sqlite else redact_address(url)
         self._writer = self.engine.execution_options(writes=True)
         self._writes = threading.Lock()
+        self._last_rows: dict[str, int] = {}  # by table, when its statistics were updated
         snapshot = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
         self._reader = self.engine.execution_options(**snapshot)
 
@@ -163,14 +166,22 @@ class Database:
             raise
 
     def tune(self) -> None:
-        """Update the statistics by which SQLite chooses an index, for the connections that are opened from
-        now on: the open ones go. PostgreSQL does so by itself."""
-        if self.is_sqlite:
-            indexes = text("SELECT name FROM sqlite_master WHERE type = 'index' ORDER BY name")
-            for index in self.rows(indexes):  # a transaction each: parts wait for no longer one
-                with self.writing() as connection:
-                    connection.exec_driver_sql(f"PRAGMA analysis_limit = {ROWS_ANALYSED}")
-                    connection.exec_driver_sql(f'ANALYZE "{index.name}"')
+        """Update the statistics by which SQLite chooses an index, of tables that grew by a tenth since; the
+        first time of all. They hold for the connections that are opened from now on: the open ones go.
+        PostgreSQL does so by itself."""
+        if not self.is_sqlite:
+            return
+        indexes = text("SELECT tbl_name, name FROM sqlite_master WHERE type = 'index' ORDER BY tbl_name")
+        before = dict(self._last_rows)
+        for table, own in groupby(self.rows(indexes), lambda index: index.tbl_name):
+            ((last,),) = self.rows(text(f'SELECT COALESCE(MAX(rowid), 0) FROM "{table}"'))
+            if last > GROWTH * before.get(table, -1):
+                for index in own:  # a transaction each: parts wait for no longer one
+                    with self.writing() as connection:
+                        connection.exec_driver_sql(f"PRAGMA analysis_limit = {ROWS_ANALYSED}")
+                        connection.exec_driver_sql(f'ANALYZE "{index.name}"')
+                self._last_rows[table] = last
+        if self._last_rows != before:
             self.engine.dispose()
 
     def give_space_back(self) -> bool:

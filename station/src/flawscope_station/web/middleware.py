@@ -241,8 +241,8 @@ class Guard:
 class FailedRequests:
     """Tells the log of requests that failed, of one a second: thousands may."""
 
-    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
-        self._say, self._clock = say, clock
+    def __init__(self, say: Callable[[str], None]):
+        self._say, self._clock = say, time.monotonic
         self._told_at, self._untold = -math.inf, 0
 
     def note(self, method: str, path: str, status: int, number: str) -> None:

@@ -46,7 +46,7 @@ class Sink(BaseModel):
     kind: str = Field(description="webhook, folder, mqtt, or a plugin's name")
     delivered: int = Field(description="messages, since the sink is there")
     refused: int = Field(description="messages that the other side did not want")
-    waiting: int = Field(description="messages, counted up to 10,000")
+    waiting: int = Field(description="messages, counted up to 1,000")
     error: str | None = Field(description="why messages wait")
 
 

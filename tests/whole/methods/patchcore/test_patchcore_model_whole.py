@@ -21,17 +21,17 @@ def test_a_second_backbone_is_measured_in_the_usual_maximum_of_good_pictures(dra
     assert again.predict(picture).score == pytest.approx(model.predict(picture).score, rel=1e-5)
     assert tiny.NAMES[0] in again.manifest.backbone["name"]
     detector, peaks = model.session.model, []
-    view = detector.views[-1]
-    assert view.second
-    assert view.size == (56, 56)
+    branch = detector.branches[-1]
+    assert branch.second
+    assert branch.size == (56, 56)
     alone = flawscope.fit(good, **how)
-    assert len(alone.session.model.views) == len(detector.views) - 1
+    assert len(alone.session.model.branches) == len(detector.branches) - 1
     for left_out in range(len(good)):
         others = flawscope.fit(good[:left_out] + good[left_out + 1 :], **how, **second).session.model
         image = model.manifest.preprocess(good[left_out])[0]
         part = others.parts(others.embed(torch.from_numpy(image)))[-1]
-        view = others.views[-1]
-        away = view.search(part - view.centre, view.valid_mask(None))
-        peaks.append(float(view.anomaly_map(away).max()))
+        branch = others.branches[-1]
+        away = branch.search(part - branch.centre, branch.valid_mask(None))
+        peaks.append(float(branch.anomaly_map(away).max()))
     mean, spread = detector.normal[-1, :2].tolist()
     assert (np.median(peaks) - mean) / spread == pytest.approx(1.0, rel=0.1)

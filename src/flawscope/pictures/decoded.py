@@ -1,0 +1,105 @@
+"""Pictures of a fit: surveyed before they are read, and decoded once. Torch-free."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from threading import Lock
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flawscope.errors import InputError
+from flawscope.pictures.channels import Channels
+from flawscope.pictures.decoding import PictureSource, decode
+from flawscope.pictures.files import upright_size
+from flawscope.pictures.levels import Levels, UsedRange, common_levels, used_range
+from flawscope.pictures.pixel_layouts import is_deep_colour, is_read_whole
+
+KEPT_BYTES = 128 << 20  # of decoded pictures, while a model is fitted
+
+
+class Survey(NamedTuple):
+    """Sizes and levels of the pictures, known before a fit reads them.
+
+    levels: of all deep pictures; None where all have 8 bits. remarks: what is clipped or stretched.
+    largest: bytes of the largest one.
+    sizes: (H, W) of each, upright; None where it cannot be read.
+    """
+
+    levels: Levels | None
+    largest: int
+    sizes: list[tuple[int, int] | None]
+    remarks: list[str]
+
+
+class DecodedPictures:
+    """Decodes pictures by their numbers, all channels where these are given, and keeps those that are read
+    first, as many as fit in `KEPT_BYTES`: a fit asks for each several times. Used by threads."""
+
+    def __init__(self, sources: Sequence[PictureSource], channels: Channels | None = None):
+        self.sources, self.channels, self._lock = sources, channels, Lock()
+        self._kept, self._room = dict[int, NDArray[Any]](), KEPT_BYTES
+
+    def read(self, index: int, name: str | None = None) -> NDArray[Any]:
+        """Picture `index`, not to be changed. name: for errors. InputError as of `decode`."""
+        source = self.sources[index]
+        if (kept := self._kept.get(index)) is not None:
+            return kept
+        picture = decode(source, name=name) if self.channels is None else self.channels.read(source, name)
+        with self._lock:
+            if not isinstance(source, np.ndarray) and picture.nbytes <= self._room:
+                self._kept[index], self._room = picture, self._room - picture.nbytes
+        return picture
+
+    def read_or_none(self, index: int) -> NDArray[Any] | None:
+        """Picture `index`; None where it cannot be read, which is reported when it is loaded for fitting."""
+        return decoded_or_none(index, self.read)
+
+    def survey(self) -> Survey:
+        """Surveys the pictures. Of 8-bit files only the headers are read; others, and those of more channels,
+        are decoded."""
+        used: list[UsedRange] = []
+        kind, largest = "u", 0
+        sizes: list[tuple[int, int] | None] = []
+        for number, source in enumerate(self.sources):
+            sizes.append(None)
+            try:
+                if self.channels is not None:
+                    deep = True
+                elif isinstance(source, np.ndarray):
+                    deep, largest = source.dtype != np.uint8, max(largest, source.nbytes)
+                    sizes[-1] = (source.shape[0], source.shape[1]) if source.ndim > 1 else None
+                elif isinstance(source, bytes) or is_read_whole(source):
+                    deep = True
+                else:
+                    with _opened(source) as header:
+                        deep = header.mode.startswith(("I", "F")) or is_deep_colour(header)
+                        largest = max(largest, 3 * header.width * header.height)
+                        sizes[-1] = upright_size(header)
+                picture = self.read(number) if deep else None
+            except (InputError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+                continue  # reported when it is loaded
+            if picture is not None:
+                largest = max(largest, picture.nbytes)
+                sizes[-1] = (picture.shape[0], picture.shape[1])
+                if picture.dtype != np.uint8:
+                    used.append(used_range(picture))
+                    kind = picture.dtype.kind
+        levels, remarks = common_levels(used, kind) if used else (None, [])
+        return Survey(levels, largest, sizes, remarks)
+
+
+def _opened(source: str | os.PathLike[str] | Image.Image) -> AbstractContextManager[Image.Image]:
+    return nullcontext(source) if isinstance(source, Image.Image) else Image.open(source)
+
+
+def decoded_or_none(source: Any, read: Callable[[Any], NDArray[Any]] = decode) -> NDArray[Any] | None:
+    """Picture as `read` returns it; None where it cannot be read."""
+    try:
+        return read(source)
+    except (InputError, MemoryError):
+        return None  # reported when it is loaded for fitting
