@@ -386,7 +386,7 @@
     byId("sent").textContent = "";
     const options = { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" } };
     try {
-      const answer = await fetch(`${page.api}/inspections?file=${encodeURIComponent(file.name)}`, options);
+      const answer = await fetch(`${page.api}/inspections?name=${encodeURIComponent(file.name)}`, options);
       if (!answer.ok) byId("sent").textContent = t("common.failed", { text: (await answer.json()).error });
     } catch {
       byId("sent").textContent = t("common.lost");
