@@ -93,7 +93,9 @@ def test_five_percent_needs_nineteen_pictures():
     assert calibration(range(19)).effective_rate == 0.05
     assert calibration(range(10), 0.01).pictures_missing == 89
     assert calibration(range(18)).score_threshold == 17  # only above all that were seen
-    assert "1 more would do" in calibration(range(18)).promise()
+    assert "cannot be promised from 18: 1 more good picture would do" in calibration(range(18)).promise()
+    of_parts = replace(calibration(range(24)), units=tuple(k // 3 for k in range(24)))
+    assert "cannot be promised from 8: good pictures of 11 more parts would do" in of_parts.promise()
     assert "more would do" not in calibration(range(19)).promise()
 
 

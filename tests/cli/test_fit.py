@@ -10,7 +10,7 @@ import pytest
 from fit_helpers import categories, fits_fixture, root_fixture  # noqa: F401
 from flawscope.artefact.model_file import read_manifest
 from flawscope.calibration.outliers import ALONE, APART, HIGH, SUSPECTS
-from flawscope.cli.fit import learnt_by_default, next_steps, summary
+from flawscope.cli.fit import lacking, learnt_by_default, next_steps, summary
 from flawscope.datasets.dataset import group_warning
 from flawscope.datasets.layouts import names_several, present_categories
 from flawscope.errors import InputError
@@ -55,6 +55,15 @@ def test_pictures_of_the_default_alone_are_told_to_the_advice(model_path):
     ):
         args = SimpleNamespace(preset=preset, update=update)
         assert learnt_by_default(args, replace(manifest, method=method)) == expected
+
+
+def test_what_a_rate_lacks_is_said_in_units_and_an_update_adds_a_fair_sample_alone(model_path):
+    known = read_manifest(model_path)
+    wanting = replace(known, calibration=known.calibration.with_rate(0.001))
+    count = wanting.calibration.pictures_missing
+    assert lacking(replace(known, calibration=known.calibration.with_rate(0.5)), False) == ""
+    assert lacking(wanting, False) == f"{count} more good pictures"
+    assert lacking(wanting, True) == f"{count} more good pictures that nobody chose, by --update and --fair"
 
 
 # ------------------------------------------ several categories; instead of fitting, the shared model is taken

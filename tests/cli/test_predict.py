@@ -11,6 +11,7 @@ from flawscope.cli import output
 from flawscope.errors import FlawscopeError
 from flawscope.predictor import Predictor
 from flawscope.results.folder import PictureWriter
+from flawscope.results.run import earlier_product
 from flawscope.results.table import TableWriter, read_table
 from predict_helpers import PLAIN, batch_fixture, names_of, written  # noqa: F401
 
@@ -27,8 +28,30 @@ def test_a_person_reads_picture_and_verdict(run, model_path, batch, tmp_path):
     assert "severity: above 0 is anomalous" in err
     assert "p: the share of good pictures that score as high" in err
     assert "warning" not in err
+    call = ("predict", model_path, batch / "b.png", "--out", tmp_path / "out", *PLAIN)
+    assert f"next: flawscope review {tmp_path / 'out'} " in run(*call)[2]
     quiet = run("predict", model_path, batch / "a.png", "--quiet", "--out", tmp_path / "out")
     assert (quiet[0], len(quiet[1].splitlines()), quiet[2]) == (0, 1, "")
+
+
+def test_results_of_another_product_stay_and_those_of_the_same_are_replaced(run, model_path, batch, tmp_path):
+    out, summary = tmp_path / "out", tmp_path / "out/results.json"
+    call = ("predict", model_path, batch / "a.png", "--out", out, *PLAIN, "--quiet")
+    assert run(*call)[0] == 0
+    facts = json.loads(summary.read_text())
+    assert earlier_product(out) == facts["product"] == "plate"
+    summary.write_text(json.dumps({**facts, "product": "lids"}))
+    code, _, err = run(*call)
+    assert code == 2
+    assert "holds results of lids, the model is of plate: choose another folder, or replace" in err
+    assert earlier_product(out) == "lids"
+    assert run(*call, "--force")[0] == 0
+    assert earlier_product(out) == "plate"
+    for unknown in ("{}", "[]", "", '{"product": ""}'):  # of an earlier version, or of an interrupted run
+        summary.write_text(unknown)
+        assert earlier_product(out) == ""
+    (tmp_path / "results.json").write_text('{"product": "lids"}')  # of somebody else
+    assert earlier_product(tmp_path) == ""
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def test_few_pictures_and_nothing_to_test_are_told_and_a_folder_of_good_ones_has
         save(tmp_path / f"{k}.png")
     report = check(tmp_path)
     assert [f.code for f in report.findings] == ["few", "no-test"]
-    assert "no false-alarm rate below 25%" in report.findings[0].message
+    assert "only 3 pictures to learn from: no false-alarm rate below 25.0%" in report.findings[0].message
     assert report.ok
     for k in range(3):
         save(tmp_path / "part/good" / f"{k}.png")

@@ -1,6 +1,7 @@
 """From pictures to a model: what is used, what is left out, and what the calibration means."""
 
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from flawscope import load
 from flawscope.artefact.model_file import read, write
 from flawscope.calibration.goods import scored
 from flawscope.errors import InputError
+from flawscope.fitting import auto, fit_auto, preparation
 from flawscope.fitting import training_pictures as sources
 from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.methods import patch_detector as models
@@ -67,6 +69,28 @@ def test_where_no_picture_can_be_read_the_reason_is_told(method, count, tmp_path
     assert said.startswith("none of the 3 pictures can be used; the first: cannot read picture" * (count > 1))
     assert "0.png" in said
     assert "\n" not in said
+
+
+@pytest.mark.parametrize("call", [fit, fit_auto])
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"backbone": "resnet5O"}, "backbone resnet5O"),
+        ({"second_backbone": "dinov3"}, "backbone dinov3"),
+        ({"weights": "nowhere.pth"}, "no weights at nowhere.pth"),
+        ({"stages": (2, 9)}, "cannot give stages 2,9"),
+        ({"preset": "paper"}, "no weights for backbone wide_resnet50_2 on this machine"),
+    ],
+)
+def test_networks_that_cannot_be_had_are_told_before_pictures_are_read(
+    call, given, said, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(preparation, "see_pictures", None)
+    monkeypatch.setattr(auto, "look_at", None)
+    with pytest.raises(InputError, match=re.escape(said)):
+        call([*good()], **given)
 
 
 def test_a_picture_too_large_for_memory_is_told_like_an_unreadable_one(monkeypatch):

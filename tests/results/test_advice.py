@@ -59,7 +59,7 @@ def test_missed_defects_that_vanish_at_the_network_need_tiles():
             "else fit without it",
         ),
         (
-            {"rate": 0.05, "missing": 12},
+            {"rate": 0.05, "missing": "12 more good pictures"},
             "a false-alarm rate of 5.0% cannot be promised yet: add 12 more good pictures",
         ),
         ({"learnt": 4}, f"4 good pictures to learn from: {ACCURATE}"),
@@ -71,6 +71,13 @@ def test_a_step_has_its_reason(facts, line):
 
 
 def test_at_most_three_and_what_is_worth_most_first():
-    every = {"marks": [5.0], **SMALL, "rate": 0.05, "missing": 3, "defects": 10, "missed": 5}
+    every = {
+        "marks": [5.0],
+        **SMALL,
+        "rate": 0.05,
+        "missing": "3 more good pictures",
+        "defects": 10,
+        "missed": 5,
+    }
     found = advice(lies="turn", **every)
     assert (len(found), found[0].step) == (MOST, "--align turn")

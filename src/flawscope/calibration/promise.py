@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flawscope.errors import InputError
+from flawscope.errors import InputError, pluralize
 
 LEVEL = 0.95  # share of models whose rate lies in the interval
 SIGNIFICANCE = 0.05  # of so many models and tests a sound one is called broken, at most
@@ -130,6 +130,18 @@ def describe_rate(rate: float, units: int, noun: str) -> str:
     return (
         f"about {share} good {noun} will be called anomalous ({100 * rate:.2g} %; for this one model "
         f"{describe_interval(rate, units)})"
+    )
+
+
+def describe_missing(count: int, of_parts: bool) -> str:
+    """Words how much more a rate needs: "14 more good pictures", or where parts have several pictures "good
+    pictures of 14 more parts"; empty: nothing."""
+    if not count:
+        return ""
+    return (
+        f"good pictures of {pluralize(count, 'more part')}"
+        if of_parts
+        else pluralize(count, "more good picture")
     )
 
 

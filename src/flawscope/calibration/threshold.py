@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.calibration import min_calibration_size
-from flawscope.calibration.promise import describe_rate, rate_interval, simultaneous_bound
+from flawscope.calibration.promise import describe_missing, describe_rate, rate_interval, simultaneous_bound
 from flawscope.errors import InputError, decimal_point, pluralize
 
 DEFAULT_RATE = 0.05
@@ -367,8 +367,13 @@ class Calibration:
         """Say how many more pictures the target needs; empty where it is promised."""
         if not self.pictures_missing:
             return ""
-        missing = f"{self.pictures_missing} more would do"
-        return f"; {self.rate:.1%} cannot be promised from {self.unit_count}: {missing}"
+        return (
+            f"; {self.rate:.1%} cannot be promised from {self.unit_count}: {self.describe_missing()} would do"
+        )
+
+    def describe_missing(self) -> str:
+        """Words `pictures_missing`; empty: nothing is."""
+        return describe_missing(self.pictures_missing, self.has_shared_units)
 
     def brief(self) -> str:
         """Line for a person: the promise alone. `promise` tells what it comes from."""

@@ -251,12 +251,34 @@ def check_results_folder(path: str, *names: str) -> None:
     own.check(TABLE_NAME, WORKBOOK_NAME, SUMMARY_NAME, report.REPORT_NAME, *names)
 
 
+def keep_other_product(args: argparse.Namespace, product: str) -> None:
+    """Refuses `--out` where it is a folder with results of another product, unless `--force` replaces them.
+    product: of the model, as `results.json` names it."""
+    from flawscope.results.run import earlier_product
+
+    if not args.out or is_table(args.out) or args.force:
+        return
+    earlier = earlier_product(Path(args.out))
+    if earlier not in ("", product):
+        raise InputError(
+            f"--out {args.out} holds results of {earlier}, the model is of {product}: choose another folder, "
+            "or replace them with --force"
+        )
+
+
+def add_force(parser: Options) -> None:
+    parser.add_argument(
+        "--force", action="store_true", help="with --out DIR: replace results of another product, too"
+    )
+
+
 def add_figures(parser: Options, out: str, metavar: str = "DIR") -> None:
     """Adds the options on metrics and on where the figures go; `out` is the help of `--out`."""
     parser.add_argument(
         "--full-resolution", action="store_true", help="pixel metrics at the pictures' size too"
     )
     parser.add_argument("--out", metavar=metavar, help=out)
+    add_force(parser)
 
 
 def seed_and_group(manifest: Manifest) -> tuple[int, str | None]:

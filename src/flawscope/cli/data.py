@@ -57,7 +57,12 @@ def run(args: argparse.Namespace) -> int:
     dataset = open_dataset(args.data, args.category, group=args.group, good=args.good)
     if group_remark := group_warning([item.path for item in dataset.train], args.group):
         common.say(group_remark)
-    report = check(dataset, near=not args.no_near, progress=lambda done, total: step("check", done, total))
+    report = check(
+        dataset,
+        near=not args.no_near,
+        group=args.group,
+        progress=lambda done, total: step("check", done, total),
+    )
     aligned, problem = None, None
     try:
         aligned = _check_alignment(args, dataset, step) if args.align else None

@@ -26,7 +26,6 @@ add_arguments = fit_options.add_arguments
 def run(args: argparse.Namespace) -> int:
     from flawscope.artefact import files
     from flawscope.predictor import Predictor
-    from flawscope.predictor.rates import promise_of
     from flawscope.predictor.router import is_router
     from flawscope.results.advice import advice
 
@@ -70,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     seconds = predictor.manifest.facts.get("seconds_view")
     speed = "" if seconds is None else f", {seconds:.2g} s a view here"
     say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB{speed}); `flawscope info {out}` tells the rest")
-    rate, missing = predictor.calibration.rate, promise_of(predictor.manifest).missing
+    rate, missing = predictor.calibration.rate, lacking(predictor.manifest, args.update is not None)
     for one in advice(rate=rate, missing=missing, learnt=learnt_by_default(args, predictor.manifest)):
         say(f"next: {one.line()}")
     for line in next_steps(args, out):
@@ -124,6 +123,16 @@ def describe_suspects(manifest: Manifest) -> list[str]:
     if any(one.reason == HIGH and one.name not in dropped for one in suspects):
         lines.append(f"--drop-suspects leaves out what {WORDS[HIGH]}")
     return lines
+
+
+def lacking(manifest: Manifest, updated: bool) -> str:
+    """Words how much more the rate asked for needs; empty: nothing. updated: what an update adds counts only
+    where it is a fair sample."""
+    from flawscope.calibration.promise import describe_missing
+    from flawscope.predictor.rates import promise_of
+
+    missing = describe_missing(promise_of(manifest).missing, manifest.calibration.has_shared_units)
+    return f"{missing} that nobody chose, by --update and --fair" if missing and updated else missing
 
 
 def learnt_by_default(args: argparse.Namespace, manifest: Manifest) -> int:

@@ -70,8 +70,8 @@ def read_fit_settings(args: argparse.Namespace) -> FitSettings:
             raise InputError(f"--update keeps the model's own settings: leave out {names}")
     elif args.fair:
         raise InputError("--fair is for --update: leave it out")
-    preset, seen = registry.take_preset(options)
-    method = registry.default_method_name(options.pop("method", None), preset)
+    method, preset, seen = registry.take_choices(options)
+    method = registry.default_method_name(method, preset)
     found = FitSettings(method, preset, seen, options)
     if not args.update:
         try:
@@ -163,7 +163,9 @@ def fit_model(
     dataset = open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)
     if args.only_view is not None:
         dataset = split_by_view(dataset, args.only_view[0], "train", "validation")[args.only_view[1]]
-    say(f"{dataset.category}: {pluralize(len(dataset.train), 'good picture')}")
+    kept = sum(not one.anomalous for one in dataset.test) if dataset.drawn_split else 0
+    others = f"; {kept} more are kept for `evaluate`" if kept else ""
+    say(f"{dataset.category}: {pluralize(len(dataset.train), 'good picture')}{others}")
     say(Detail(f"folders: {dataset.layout} layout"))
     for line in training_remarks(dataset, group):
         say(line)

@@ -303,6 +303,8 @@ class Summary:
         self.kind = model.kind
         self.products = self.kind == "product"
         self.manifests = {name: one.manifest for name, one in model.products.items()}
+        names = [name if self.kind else one.category for name, one in self.manifests.items()]
+        self.product = ", ".join(names)
         seen = [one.preprocess for one in self.manifests.values()]
         self.levels = widest([levels for one in seen if (levels := one.levels) is not None])
         self.parts = model.parts()
@@ -335,6 +337,7 @@ class Summary:
 
     def facts(self, args: argparse.Namespace, unjudged: int) -> dict[str, Any]:
         found = run_facts(args, self.manifests, self.totals, unjudged, self.kind)
+        found["product"] = self.product
         if self.tolerances is not None:
             found |= {"within_tolerance": self.totals.tolerated, "tolerances": self.tolerances.to_dict()}
         if self.products:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print and draw only anomalous pictures and what was not judged; the table has every input",
     )
+    common.add_force(parser)
     common.add_pictures(parser)
     parser.add_argument(
         "--labels",
@@ -98,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
         for name, one in predictor.products.items():
             predictor = predictor.with_product(name, one.with_scale(scale))
     summary, stream = output.Summary(predictor), common.stream_of(predictor, args.product)
+    common.keep_other_product(args, summary.product)
     if args.false_discovery_rate is not None and summary.parts:
         raise InputError("--false-discovery-rate is of pictures, the model decides on parts: leave it out")
     if args.tolerances:
@@ -135,6 +138,9 @@ def run(args: argparse.Namespace) -> int:
         if "batch" in facts:
             common.say(output.batch_line(facts["batch"]))
         output.say_remarks(inputs.side_files, totals)
+        if totals.anomalous and results.results is not None:
+            words = shlex.join(["flawscope", "review", args.out])
+            common.say(f"next: {words}   sorts flagged pictures into good and defective, to learn from")
     code = results.exit_code
     bad = {part.decision for part in results.decided_parts} - {"good"} if results.parts else totals.anomalous
     if not args.fail_on_anomaly:

@@ -41,6 +41,7 @@ Progress = Callable[[int, int], None]
 
 SEVERITIES = ("error", "warning", "note")
 MAX_SHOWN = 5  # findings of one code that `CheckReport.lines` spells out; of many nearly alike only one
+BY_REMARKS = ("nearly-copy", "nearly-unsure")  # codes that remarks tell people together
 MIN_SPREAD = 1.0  # grey levels of spread in the thumbnail below which a picture shows nothing
 PICTURES_FOR_5_PERCENT = 19  # of n pictures, no false-alarm rate below 1 / (n + 1) is possible
 
@@ -57,7 +58,8 @@ class ReadForm(NamedTuple):
 
 @dataclass(frozen=True)
 class CheckReport:
-    """Findings of a check: for people as lines, for machines as a dict."""
+    """Findings of a check: for people as lines, for machines as a dict. remarks: what a fit says of the
+    findings of `BY_REMARKS`."""
 
     root: str
     category: str
@@ -67,6 +69,7 @@ class CheckReport:
     modes: tuple[tuple[str, int], ...]  # "colour", "grey", "16-bit grey", ...; most frequent first
     findings: tuple[Finding, ...]  # errors first
     forms: tuple[ReadForm, ...] = ()  # most frequent first
+    remarks: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -75,7 +78,9 @@ class CheckReport:
 
     @property
     def totals(self) -> dict[str, int]:
-        return {s: sum(f.severity == s for f in self.findings) for s in SEVERITIES}
+        """Number of findings as people are told them, by severity."""
+        told = [f.severity for f in self.findings if f.code not in BY_REMARKS]
+        return {s: told.count(s) + (s == "note") * len(self.remarks) for s in SEVERITIES}
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as values that JSON knows."""
@@ -93,6 +98,7 @@ class CheckReport:
             ],
             "totals": self.totals,
             "findings": [{**asdict(f), "others": list(f.others)} for f in self.findings],
+            "remarks": [*self.remarks],
         }
 
     def lines(self) -> list[str]:
@@ -112,22 +118,28 @@ class CheckReport:
         """Findings for people. Of each code the first `MAX_SHOWN` are spelt out."""
         text, groups = list[str](), dict[tuple[str, str], list[Finding]]()
         for finding in self.findings:
-            groups.setdefault((finding.severity, finding.code), []).append(finding)
+            if finding.code not in BY_REMARKS:
+                groups.setdefault((finding.severity, finding.code), []).append(finding)
         for (severity, code), group in groups.items():
             few = 1 if code.startswith("nearly") and len(group) > MAX_SHOWN else MAX_SHOWN
             text += [finding.line() for finding in group[:few]]
             if len(group) > few:
                 text.append(f"{severity}: {code}: {len(group) - few} more of these; --json lists all")
-        return text
+        return [*text, *(f"note: {line}" for line in self.remarks)]
 
 
 def check(
-    data: Dataset | str | os.PathLike[str], *, near: bool = True, progress: Progress | None = None
+    data: Dataset | str | os.PathLike[str],
+    *,
+    near: bool = True,
+    group: str | None = None,
+    progress: Progress | None = None,
 ) -> CheckReport:
     """Checks every picture and mask of one category; faults become findings.
 
-    `near=False` leaves out the search for pictures that are nearly the same; `progress(done, total)` is
-    called from the calling thread after each picture. InputError: there is no data set to check.
+    `near=False` leaves out the search for pictures that are nearly the same; `group` tells parts by names, as
+    `open_dataset` takes it; `progress(done, total)` is called from the calling thread after each picture.
+    InputError: there is no data set to check.
     """
     dataset = data if isinstance(data, Dataset) else open_dataset(data)
     seen = list(_check_pictures(dataset, progress))
@@ -136,16 +148,19 @@ def check(
     findings = [finding for one in seen for finding in one.faults]
     findings += _shows_nothing(dataset, readable)
     findings += exact_copies(dataset, readable)
+    parts = None
     if near:
-        findings += near_copies(dataset, readable)
+        nearly, parts = near_copies(dataset, readable, group)
+        findings += nearly
     findings += _mixed_findings(dataset, readable, sizes, modes)
     # reduced to the default size
     if found := reduction_remark([(height, width) for width, height in sizes.elements()]):
         findings.append(Finding("note", "reduced", ".", *found))
     if truth := dataset.truth:
         findings += [*_label_faults(dataset, truth), *_unused_pictures(dataset, truth)]
-    for look in (_called_otherwise, _masks_missing, _other_files, _too_few_pictures):
+    for look in (_called_otherwise, _masks_missing, _other_files, _nothing_to_test):
         findings += look(dataset)
+    findings += _too_few_pictures(range(len(dataset.train)) if parts is None else parts.numbers)
     findings.sort(key=lambda f: (SEVERITIES.index(f.severity), f.code, natural_key(f.subject)))
     return CheckReport(
         root=str(dataset.root),
@@ -156,6 +171,7 @@ def check(
         modes=tuple(_by_frequency(modes)),
         findings=tuple(findings),
         forms=tuple(_forms(seen)),
+        remarks=() if parts is None else tuple(parts.remarks),
     )
 
 
@@ -410,13 +426,18 @@ def _other_files(dataset: Dataset) -> Iterator[Finding]:
         yield Finding("note", "beside", ".", message, "they are not looked at", tuple(beside))
 
 
-def _too_few_pictures(dataset: Dataset) -> Iterator[Finding]:
-    number = len(dataset.train)
-    if number < PICTURES_FOR_5_PERCENT:
-        least = f"no false-alarm rate below {1 / (number + 1):.0%}"
-        message = f"only {pluralize(number, 'picture')} to learn from: {least}"
+def _too_few_pictures(numbers: Sequence[int]) -> Iterator[Finding]:
+    """numbers: of the part that each good picture shows."""
+    count = len({*numbers})
+    if count < PICTURES_FOR_5_PERCENT:
+        least = f"no false-alarm rate below {1 / (count + 1):.1%}"
+        shown = f" of {pluralize(count, 'part')}" if count < len(numbers) else ""
+        message = f"only {pluralize(len(numbers), 'picture')}{shown} to learn from: {least}"
         remedy = f"{PICTURES_FOR_5_PERCENT} or more are needed for 5 %"
         yield Finding("note", "few", ".", message, remedy)
+
+
+def _nothing_to_test(dataset: Dataset) -> Iterator[Finding]:
     kinds = {item.anomalous for item in dataset.test}
     if kinds == {True, False}:
         return

@@ -10,7 +10,9 @@ import numpy as np
 
 from flawscope.datasets.dataset import Dataset, Item
 from flawscope.errors import join_names, pluralize
+from flawscope.pictures.listing import relative_names
 from flawscope.pictures.near_duplicates import Look, clusters, compare_pictures
+from flawscope.pictures.units import PartsFound, compare_parts, group_numbers
 
 MIN_COPIED = 3  # copies in a folder of those in another, from which on they are one finding
 
@@ -70,22 +72,29 @@ def exact_copies(dataset: Dataset, seen: list[CheckedPicture]) -> Iterator[Findi
         yield Finding(found[0].severity, found[0].code, copy, message, remedy, names)
 
 
-def near_copies(dataset: Dataset, seen: list[CheckedPicture]) -> Iterator[Finding]:
-    """Findings of (nearly) equal pictures, at least one of them for training; exact copies count once."""
-    once = list({one.digest: one for one in reversed(seen) if one.look is not None}.values())[::-1]
-    looks = [one.look for one in once if one.look is not None]
-    if len(looks) > 1:
+def near_copies(
+    dataset: Dataset, seen: list[CheckedPicture], group: str | None = None
+) -> tuple[list[Finding], PartsFound]:
+    """Findings of pictures for training that are nearly the same, and of those in two splits; and the parts
+    of the former as a fit finds them. group: as `open_dataset` takes it."""
+    known = [one for one in seen if one.look is not None]
+    learnt = [one for one in known if one.split == "train"]
+    names, looks = relative_names([one.item.path for one in learnt]), [one.look for one in learnt]
+    parts = compare_parts(looks, names, group_numbers(names, group), pattern=group)
+    found = [_copies_finding(dataset, [learnt[k] for k in some], near=True) for some in parts.near_copies]
+    for numbers in parts.unsure:
+        first, *others = (dataset.relative(learnt[k].item.path) for k in numbers)
+        message = f"looks the same as {join_names(others, 3)} but for noise: alike parts, or one part again?"
+        remedy = "of one part keep one picture, or name the part with --group; alike parts may stay"
+        found.append(Finding("note", "nearly-unsure", first, message, remedy, tuple(others)))
+    once = list({one.digest: one for one in reversed(known)}.values())[::-1]
+    if {one.split for one in once} - {"train"}:
         bank = np.flatnonzero([one.split != "test" for one in once])
-        compared = compare_pictures(looks, bank)
+        compared = compare_pictures([one.look for one in once if one.look is not None], bank)
         for numbers in clusters(compared.copies):
-            yield _copies_finding(dataset, [once[k] for k in numbers], near=True)
-        for numbers in clusters(compared.unsure):
-            first, *others = (dataset.relative(once[k].item.path) for k in numbers)
-            message = (
-                f"looks the same as {join_names(others, 3)} but for noise: alike parts, or one part again?"
-            )
-            remedy = "of one part keep one picture, or name the part with --group; alike parts may stay"
-            yield Finding("note", "nearly-unsure", first, message, remedy, tuple(others))
+            if len({once[k].split for k in numbers}) > 1:
+                found.append(_copies_finding(dataset, [once[k] for k in numbers], near=True))
+    return found, parts
 
 
 def _copies_finding(dataset: Dataset, group: Sequence[CheckedPicture], *, near: bool) -> Finding:

@@ -163,6 +163,7 @@ class Comparison:
         first = self.evaluations[0]
         return {
             "category": first.category,
+            "product": first.product,
             "models": {"a": models[0], "b": models[1]},
             "images": first.images,
             "left_out": first.left_out,

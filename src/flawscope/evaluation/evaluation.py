@@ -125,6 +125,7 @@ def evaluate(
         found |= _full_resolution_metrics(kept, labels)
     return Evaluation(
         category=dataset.category,
+        product=predictor.manifest.category,
         method=predictor.manifest.method,
         metrics={k: None if v is None or np.isnan(v) else float(v) for k, v in found.items()},
         false_alarms=_false_alarm_statistics(kept, predictor, dataset.train),

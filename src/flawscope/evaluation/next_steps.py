@@ -54,7 +54,7 @@ def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
     good = [one.item.path for one in result.pictures if not one.item.anomalous]
     return advice(
         rate=manifest.calibration.rate,
-        missing=manifest.calibration.pictures_missing,
+        missing=manifest.calibration.describe_missing(),
         marks=marks,
         pictures=sizes,
         network=how.network_size if is_whole else None,

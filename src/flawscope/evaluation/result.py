@@ -189,7 +189,7 @@ class JudgedPart(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Results of one category.
+    """Results of one category. product: the one that the model was fitted to, which may be called otherwise.
 
     metrics: those of `METRIC_NAMES`, on maps at the network's size. `*_f1` is the best over thresholds chosen
         with the test's own labels; `*_f1_calibrated` is at the thresholds that calibration fixed before, of
@@ -221,6 +221,7 @@ class Evaluation:
     """
 
     category: str
+    product: str
     method: str
     metrics: dict[str, float | None]
     false_alarms: dict[str, Any]
@@ -340,6 +341,7 @@ class Evaluation:
         curve = self.learning_curve
         return {
             "category": self.category,
+            "product": self.product,
             "method": self.method,
             "metrics": self.metrics,
             "false_alarms": self.false_alarms,

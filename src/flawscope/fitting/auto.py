@@ -36,8 +36,8 @@ from flawscope.calibration.streams import Stream
 from flawscope.datasets import Dataset, open_dataset
 from flawscope.datasets.seen_defects import choose_seen
 from flawscope.errors import InputError, check_arguments, pluralize
-from flawscope.fitting.fitting import fit
-from flawscope.fitting.preparation import Say, discard
+from flawscope.fitting.fitting import Learning, fit
+from flawscope.fitting.preparation import Reading, Say, Seeing, check_networks, discard, pop_options
 from flawscope.fitting.proposals import LARGE, Recipe, propose_frames, propose_tiles, propose_views
 from flawscope.fitting.search_time import RESERVE, SearchTime
 from flawscope.fitting.training_pictures import (
@@ -47,6 +47,7 @@ from flawscope.fitting.training_pictures import (
     split_sources,
 )
 from flawscope.fitting.trial_pictures import LONG, SHORT, SimulatedPatch, Stage, make_stages
+from flawscope.methods import registry
 from flawscope.methods.feature_memory import FeatureMemory
 from flawscope.methods.features.backbone import import_timm
 from flawscope.pictures.decoded import decoded_or_none
@@ -106,6 +107,7 @@ def fit_auto(
     if not 0 < minutes < math.inf:
         raise InputError(f"{minutes:g} minutes are no time: give more than 0")
     clock = SearchTime(60 * minutes)
+    _check_networks(options)
     if isinstance(images, str | os.PathLike):
         group = options.get("group") or options.get("part")
         seed = int(options.get("seed") or 0)
@@ -125,6 +127,16 @@ def fit_auto(
     with search.memory.used_for(recipe.flags):
         predictor = fit(images, names=names, say=say, step=step, **{**options, **recipe.options})
     return _with_choice(predictor, choice, search.given)
+
+
+def _check_networks(options: Mapping[str, Any]) -> None:
+    """Checks the options of a fit that are PatchCore's settings. InputError, before pictures are read."""
+    settings = {name: value for name, value in options.items() if name not in ("method", "preset")}
+    for record in (Learning, Seeing, Reading):
+        pop_options(record, settings)
+    patchcore = registry.method("patchcore")
+    config = registry.configure(patchcore, options.get("preset") or "default", settings)
+    check_networks(patchcore, config, settings)
 
 
 def _reopened(path: str | os.PathLike[str], options: Mapping[str, Any]) -> Predictor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_args, get_type_hints
 
@@ -34,7 +34,8 @@ from flawscope.fitting.training_views import Sizes, TrainingViews, views_of
 from flawscope.methods import registry
 from flawscope.methods.conflicts import check_options
 from flawscope.methods.detector import Detector, resolve_device
-from flawscope.methods.method import Method
+from flawscope.methods.features.weights import locate
+from flawscope.methods.method import Method, WeightsOrigin
 from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import SeenDefect, Task, TaskViews
 from flawscope.pictures.channels import Channels
@@ -55,6 +56,7 @@ from flawscope.views.undistort import Undistortion
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+NETWORKS = ("backbone", "stages", "second_backbone", "second_stages")  # settings beside files (`PATHS`)
 Say = Callable[[str], None]
 Align = PoseKind | Literal["none", "auto"]
 R = TypeVar("R", bound="DataclassInstance")
@@ -180,6 +182,7 @@ def prepare(
     seeing, reading = pop_options(Seeing, options), pop_options(Reading, options)
     steps = _Steps(seeing, reading, method, preset, options, say, step)
     config = steps.check(settings)
+    first = config, None if settings is not None else check_networks(method, config, options)
     pictures = steps.open_pictures(images, names, parts, config.seed)
     frames = steps.find_frames(pictures)
     if settings is None:  # these are meant as they are
@@ -188,7 +191,8 @@ def prepare(
     preprocess, roi = steps.see(frames.of(config), pictures)
     # views mark it where there are tiles; else the detector leaves out what lies outside
     region, inside = (roi, None) if config.tile is not None else (None, roi)
-    model, origin = method.create(config, None if inside is None else torch.from_numpy(inside))
+    made = first[1] if inside is None and config == first[0] else None
+    model, origin = made or method.create(config, None if inside is None else torch.from_numpy(inside))
     defects, unusable = read_defects(pictures.pairs, preprocess, roi, say)
     reader = steps.reader(pictures, preprocess, model, defects, roi, region)
     model, task = model.to(steps.device), steps.task(pictures, reader, defects)
@@ -433,6 +437,20 @@ class _Steps:
             say=self.say,
             step=self.step,
         )
+
+
+def check_networks(
+    method: Method, config: Any, given: Collection[str]
+) -> tuple[Detector, WeightsOrigin] | None:
+    """Checks that a fit can have its networks, before it reads pictures. Settings that name networks may name
+    any: they are built, and returned. given: names of the settings that were given. InputError."""
+    if {*NETWORKS, *config.PATHS} & {*given}:
+        return method.create(config)
+    for name in NETWORKS:
+        backbone = getattr(config, name, None)
+        if isinstance(backbone, str):
+            locate(backbone)
+    return None
 
 
 def predict_peak_memory(

@@ -91,10 +91,11 @@ def default_method_name(name: str | None, preset: str) -> str:
     return having[0] if len(having) == 1 else DEFAULT
 
 
-def take_preset(settings: dict[str, Any]) -> tuple[str, Any]:
-    """Takes `preset` and `seen` out of settings; one that is lacking, or a line without a value, is the
-    default."""
-    return settings.pop("preset", None) or "default", settings.pop("seen", None) or 0
+def take_choices(settings: dict[str, Any]) -> tuple[str | None, str, Any]:
+    """Takes `method`, `preset` and `seen` out of settings; one that is lacking, or a line without a value, is
+    the default, and of the method None."""
+    method, preset, seen = (settings.pop(name, None) or None for name in ("method", "preset", "seen"))
+    return method, preset or "default", seen or 0
 
 
 def configure(method: Method, preset: str = "default", values: Mapping[str, Any] | None = None) -> Any:

@@ -164,20 +164,29 @@ def _without_exact(several: Sequence[int], looks: Sequence[Look | None]) -> list
     return [*first.values()]
 
 
-def find_parts(
-    looks: Sequence[Look | None],
-    names: Sequence[str],
-    groups: Sequence[int],
-    *,
-    pattern: str | None,
-    say: Callable[[str], None],
-) -> list[int]:
-    """Groups of pictures that show one part: those that names tell, or else near-copies.
+class PartsFound(NamedTuple):
+    """Parts that pictures show.
+
+    numbers: [N], of the part of each. near_copies, unsure: groups of pictures of which names do not tell
+    that they show one part: nearly the same, without exact copies; and the same but for noise, which count
+    as several parts. remarks: on them.
+    """
+
+    numbers: list[int]
+    near_copies: list[list[int]]
+    unsure: list[list[int]]
+    remarks: list[str]
+
+
+def compare_parts(
+    looks: Sequence[Look | None], names: Sequence[str], groups: Sequence[int], *, pattern: str | None
+) -> PartsFound:
+    """Groups pictures that show one part: those that names tell, or else near-copies.
 
     Args:
         groups: by the names. pattern: by which names tell them; near-copies that it tells apart are reported.
     """
-    expression = compile_group(pattern)
+    expression, remarks = compile_group(pattern), list[str]()
     told = [part_key(name, expression) is not None for name in names]
     compared = _compare(looks)
     copies = [several for several in clusters(compared.copies) if len({groups[k] for k in several}) > 1]
@@ -191,25 +200,46 @@ def find_parts(
         )
 
     if apart:
-        say(f"{describe(apart)}, although their names tell different parts: correct the pattern")
-    numbers = _join(groups, joined)
+        remarks.append(f"{describe(apart)}, although their names tell different parts: correct the pattern")
+    numbers = _join(groups, joined) if joined else list(groups)
     parts = len({*numbers})
-    doubted = [[i, j] for i, j, _ in compared.unsure if not (told[i] and told[j])]
-    fewer = len({*_join(numbers, doubted)})
-    if fewer < parts:
+    doubted = [
+        (i, j, alike)
+        for i, j, alike in compared.unsure
+        if numbers[i] != numbers[j] and not (told[i] and told[j])
+    ]
+    unsure = [*clusters(doubted)]
+    if unsure:
+        fewer = len({*_join(numbers, unsure)})
         lowest = "nothing" if fewer == 1 else f"no rate below {1 / (fewer + 1):.1%}"
-        say(
-            f"unsure: {describe(doubted)} but for noise: alike parts, or one part again? Counted as "
+        remarks.append(
+            f"unsure: {describe(unsure)} but for noise: alike parts, or one part again? Counted as "
             f"{pluralize(parts, 'part')}; if they show the same part there {'is' if fewer == 1 else 'are'} "
             f"{fewer}, and {lowest} can be promised: take them out then (`data check --out PAGE.html` "
             "shows the pairs), or tell parts by names (--group)"
         )
-    if shown := [own for several in joined if len(own := _without_exact(several, looks)) > 1]:
-        say(
+    shown = [own for several in joined if len(own := _without_exact(several, looks)) > 1]
+    if shown:
+        remarks.append(
             f"near-copies: {describe(shown)}: one part photographed again? Counted as "
             f"{pluralize(parts, 'part')}; if each shows another part: --group '.*'"
         )
-    return numbers if joined else list(groups)
+    return PartsFound(numbers, shown, unsure, remarks)
+
+
+def find_parts(
+    looks: Sequence[Look | None],
+    names: Sequence[str],
+    groups: Sequence[int],
+    *,
+    pattern: str | None,
+    say: Callable[[str], None],
+) -> list[int]:
+    """Numbers of the parts that `compare_parts` finds; `say` gets its remarks."""
+    found = compare_parts(looks, names, groups, pattern=pattern)
+    for line in found.remarks:
+        say(line)
+    return found.numbers
 
 
 def find_new_parts(

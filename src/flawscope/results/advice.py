@@ -41,7 +41,7 @@ def advice(
     *,
     lies: str | None = None,
     rate: float = 0.0,
-    missing: int = 0,
+    missing: str = "",
     learnt: int = 0,
     marks: Sequence[float] = (),
     pictures: Sequence[Size] = (),
@@ -57,7 +57,8 @@ def advice(
 
     Args:
         lies: `--align` that good parts ask for; None: they lie alike, or are aligned already.
-        rate, missing: the false-alarm rate asked for, and how many more good pictures it needs.
+        rate, missing: the false-alarm rate asked for, and what it needs beside, as `promise.describe_missing`
+            words it; empty: nothing.
         learnt: few good pictures learnt from by the default, of a method with a preset `accurate`; 0: many,
             or by another.
         marks: length of the largest piece of each missed defect that is marked, in pixels of the pictures.
@@ -82,8 +83,7 @@ def advice(
     if learnt:
         steps.append(Advice(ACCURATE, f"{pluralize(learnt, 'good picture')} to learn from"))
     if missing:
-        more = pluralize(missing, "more good picture")
-        steps.append(Advice(f"add {more}", f"a false-alarm rate of {rate:.1%} cannot be promised yet"))
+        steps.append(Advice(f"add {missing}", f"a false-alarm rate of {rate:.1%} cannot be promised yet"))
     return steps[:MOST]
 
 

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from flawscope.artefact.files import atomic_write, write_error
 from flawscope.errors import FlawscopeError, pluralize
+from flawscope.pictures.listing import read_output_list
 from flawscope.results.folder import PictureWriter
 from flawscope.results.prediction import Prediction
 from flawscope.results.result_workbook import ExcelTable
@@ -24,6 +25,16 @@ WORKBOOK_NAME = "results.xlsx"
 PARTS_TABLE_NAME = "parts.csv"  # a row for each part, where the model decides on parts
 MAX_TOLD = 5  # different errors of a kind of files that are told
 MAX_MAP_BYTES = 256 << 20  # bytes of maps that are kept for a page, of the most severe predictions
+
+
+def earlier_product(folder: Path) -> str:
+    """Product whose model wrote the results in a folder, by their summary; empty: there are none, or it is
+    not known."""
+    try:
+        found = json.loads((folder / SUMMARY_NAME).read_bytes())
+        return str(found["product"]) if SUMMARY_NAME in read_output_list(folder) else ""
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 class WriteErrors:

@@ -49,6 +49,20 @@ def test_live_shows_what_comes(tablet, judged):
     assert tablet.complaints() == []
 
 
+def test_who_has_no_camera_yet_is_told_how_pictures_come_and_gives_them_from_files(tablet, judged, tmp_path):
+    tablet.open("live")
+    assert "/api/v1/products/plate/inspections" in tablet.text("#ways")
+    for name, data in (("broken.png", b"no picture"), ("one.png", judged[0])):
+        (tmp_path / name).write_bytes(data)
+    tablet.find("#file").send_keys(str(tmp_path / "broken.png"))
+    tablet.wait(lambda: tablet.text("#sent").startswith("That did not work: "))
+    tablet.find("#file").send_keys(str(tmp_path / "one.png"))
+    tablet.wait(lambda: tablet.find("#band").get_attribute("data-state") == "good")
+    assert (tablet.text("#name"), tablet.text("#sent")) == ("one.png", "")
+    tablet.open("live")
+    assert not tablet.find("#ways").get_attribute("open")  # once one came, it is out of the way
+
+
 def test_a_false_alarm_is_told_from_a_defect_in_the_row_of_the_last(tablet, judged):
     """As soon as a person says so, also elsewhere; it is no last defective part then."""
     good, bad = judged

@@ -78,6 +78,9 @@ def test_settings_come_from_the_file_by_category_then_from_set(two, tmp_path):
     found = {c.category: c.options for c in plan_grid(two, categories="grid,plate", **call).cells}
     assert (found["grid"]["size"], found["grid"]["ratio"], found["grid"]["seed"]) == ("128", 0.3, 0)
     assert (found["plate"]["size"], found["plate"]["ratio"]) == ("96", 0.3)
+    empty = tmp_path / "e.yaml"  # lines without a value are the default, as `fit` reads them
+    empty.write_text("method:\npreset:\nseen:\n", encoding="utf-8")
+    assert names(plan_grid(two, configs=[f"patchcore={empty}"])) == names(plan_grid(two))
     paper = plan_grid(two, sets=["patchcore.preset=paper"]).cells[0].options
     assert (paper["backbone"], paper["crop"]) == ("wide_resnet50_2", [224, 224])
 

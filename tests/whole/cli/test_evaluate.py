@@ -32,6 +32,11 @@ def test_one_document_is_printed_and_written_beside_the_report(run, answer, mode
     assert unchanged["name"] == "unchanged"
     assert unchanged["found"] == sum(k["anomalous"] for n, k in document["kinds"].items() if n != "good")
     assert json.loads((out / "results.json").read_text()) == document
+    (out / "results.json").write_text(json.dumps({**document, "product": "lids"}))
+    said = "holds results of lids, the model is of plate"
+    answer(*call, "--out", out, code=2, said=said)
+    answer("compare", model_path, *call[1:], "--out", out, code=2, said=said)
+    (out / "results.json").write_text(json.dumps(document))
     test = list(drawn.glob("plate/test/*/*.png"))
     assert document["images"] == len(list((out / "overlays").rglob("*.png"))) == len(test)
 

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from flawscope.datasets.check import check
 from flawscope.errors import InputError
 from flawscope.fitting import joining
 from flawscope.fitting.fitting import partial_fit
@@ -35,6 +37,30 @@ def test_parts_that_are_alike_stay_apart_and_both_readings_are_told():
     rng = np.random.default_rng(0)
     grey = [np.clip(120 + rng.normal(0, 3, (SIDE, SIDE, 3)), 0, 255).astype(np.uint8) for _ in range(6)]
     assert fitted(grey).calibration.unit_count == 6
+
+
+@pytest.mark.parametrize(
+    ("views", "group", "codes"),
+    [
+        ([(0, 0), (0, 1), (0, 2), (0, 3), (0, 4), (0, 5)], None, ["nearly-unsure"]),
+        ([(k, view) for k in range(5) for view in range(2)], None, ["nearly-copy"] * 5),
+        ([(k, view) for k in range(5) for view in range(2)], r"^\d", []),
+    ],
+)
+def test_a_check_tells_in_one_line_what_a_fit_says(tmp_path, views, group, codes):
+    for number, view in views:
+        Image.fromarray(part(number, view)).save(tmp_path / f"{number}_{view}.png")
+    said, report = [], check(tmp_path, group=group)
+    fitted(str(tmp_path), group=group, say=said.append)
+    assert [*report.remarks] == [line for line in said if "are nearly the same as others" in line]
+    assert len(report.remarks) == len({*codes})
+    assert [f"note: {line}" for line in report.remarks] == [
+        line for line in report.finding_lines() if "same" in line
+    ]
+    assert [one.code for one in report.findings if one.code.startswith("nearly")] == codes
+    (few,) = [one.message for one in report.findings if one.code == "few"]
+    of = "" if codes == ["nearly-unsure"] else " of 5 parts"
+    assert few.startswith(f"only {len(views)} pictures{of} to learn from: no false-alarm rate below 1")
 
 
 def test_calibrating_goes_by_the_names_that_are_given():

@@ -252,10 +252,10 @@ def _method_config(
     if options["seen"] is not None and _learns_from_defects(method):
         flags["seen"] = options["seen"]
     values = merge_settings(file, flags, own, category)
-    if values.pop("method", method) != method:
+    named, preset, seen = registry.take_choices(values)
+    if named not in (None, method):
         where = f"config {file}" if file else "--set"
         raise InputError(f"{where} is not for {method}: mend its `method`, or give the right file")
-    preset, seen = registry.take_preset(values)
     if seen != 0 and not _learns_from_defects(method):
         raise InputError(f"{method} learns from good pictures only: leave out its setting seen")
     built = registry.configure(registry.method(method), preset, values)

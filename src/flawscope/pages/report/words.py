@@ -158,7 +158,7 @@ def _promise(calibration: Calibration) -> str:
         "`flawscope info` has the others)."
     )
     if calibration.pictures_missing:
-        more = pluralize(calibration.pictures_missing, "more good picture")
+        more = calibration.describe_missing()
         text += f" {percent(calibration.rate)} cannot be promised from so few: {more} would do."
     return text
 

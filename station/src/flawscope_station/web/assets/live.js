@@ -380,6 +380,19 @@
     byId("said").textContent = t(on ? "live.sound_on" : "live.sound_off");
     tone();
   });
+  byId("file")?.addEventListener("change", async ({ target }) => {
+    const [file] = target.files;
+    if (!file) return;
+    byId("sent").textContent = "";
+    const options = { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" } };
+    try {
+      const answer = await fetch(`${page.api}/inspections?name=${encodeURIComponent(file.name)}`, options);
+      if (!answer.ok) byId("sent").textContent = t("common.failed", { text: (await answer.json()).error });
+    } catch {
+      byId("sent").textContent = t("common.lost");
+    }
+    target.value = "";
+  });
   keys({ h: () => hold(!held), o: () => byId("found").click() });
 
   const { newest: first, anomalous: before, facts, counts } = page.data;
@@ -391,6 +404,7 @@
     came(newest[0], false);
     show(newest[0]);
   }
+  byId("ways").open = !newest.length;
   caughtUp(facts);
   setInterval(current, 1000);
   listen();
