@@ -54,6 +54,21 @@ def test_an_unforeseen_fault_ends_its_candidate_alone(made, monkeypatch):
     assert made.reported["learning_1"] == "no version could be made from corrections: KeyError: 'learnt'"
 
 
+def test_a_version_that_is_being_made_tells_how_far_it_is(made, monkeypatch):
+    seen: list[Any] = []
+
+    def run(work: Any, job: Any, step: Any) -> Any:
+        step("judging, plate", 3, 12)
+        product_id = len(seen) + 1
+        seen.append(made.learning.candidate(product_id, made.candidates.latest(product_id)[0].id).step)
+        return FOUND
+
+    monkeypatch.setattr(made.queue.worker, "run", run)
+    made.look()
+    assert [(one.stage, one.done, one.total) for one in seen] == [("judging", 3, 12)] * 2
+    assert made.learning.candidate(1, made.candidates.latest(1)[0].id).step is None
+
+
 def test_a_full_disk_makes_it_wait(made):
     made.full = StoreError("the disk is full; free some space", "disk_full")
     made.look(2)

@@ -94,6 +94,10 @@ class Learning:
         """Look for what is to be learnt."""
         self.queue.wake()
 
+    def candidate(self, product_id: int, number: int) -> records.Candidate:
+        """Return a candidate of a product, with how far it is where it is being made. NotFoundError."""
+        return records.Candidate.of(self.candidates.row(product_id, number), self.queue.step(number))
+
     # ---- requests of people
 
     def request_candidate(self, product_id: int, who: str, how: str = "") -> records.Candidate:
@@ -106,7 +110,7 @@ class Learning:
             raise InputError("nobody has said what a picture is: review some first")
         number = self._queue(product_id, active.number, who, how)
         self.report(f"learning_{product_id}", None)
-        return records.Candidate.of(self.candidates.row(product_id, number))
+        return self.candidate(product_id, number)
 
     def reject(self, product_id: int, number: int, who: str) -> records.Candidate:
         """Reject a candidate that is not done, is ready or failed. InputError for any other."""
@@ -116,7 +120,7 @@ class Learning:
         if not self.queue.stop_job(number, jobs.REJECTED, only=only, **event):
             raise InputError(f"candidate {number} is {row.status}: it cannot be rejected any more")
         self.report(f"learning_{product_id}", None)
-        return records.Candidate.of(self.candidates.row(product_id, number))
+        return self.candidate(product_id, number)
 
     def activate(self, product_id: int, number: int, who: str, losing: Sequence[int] = ()) -> int:
         """Activate a version and return its number, which is a new one where it had open questions: they are

@@ -261,7 +261,7 @@ def learn(
 
 @router.get("/candidates/{number}", response_model=Candidate)
 def candidate(product_id: ProductId, number: int, learning: LearningDep) -> Any:
-    return Candidate.of(learning.candidates.row(product_id, valid_id_or_zero(number)))
+    return learning.candidate(product_id, valid_id_or_zero(number))
 
 
 @router.post("/candidates/{number}/reject", response_model=Candidate)
@@ -301,7 +301,7 @@ def models(
     lists += [[one.id for one in judgement.missed[:MAX_THUMBNAILS]] for judgement in judgements]
     return page.render(
         "models",
-        sections=("models", "learning", "rates"),
+        sections=("models", "learning", "progress", "rates"),
         **_rate_facts(page, versions, active, listed["versions"]),
         missed_rates=lambda missed: {one.id: one.rate for one in missed},
         learning=state,

@@ -55,7 +55,7 @@
     try {
       const { status, step } = await api(`/candidates/${id}`);
       if (status !== "queued" && status !== "running") return location.reload();
-      card.querySelector("[data-step]").textContent = step ? t("learning.step", step) : t(`learning.status_${status}`);
+      card.querySelector("[data-step]").textContent = step ? station.progressWords(step) : t(`learning.status_${status}`);
       if (step?.total) card.querySelector("[data-bar]").value = (100 * step.done) / step.total;
     } catch {
       // the notice above says why

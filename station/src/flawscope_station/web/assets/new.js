@@ -308,21 +308,11 @@
     }
   });
 
-  const STAGES = [
-    ["try", /^trying|^align/],
-    ["test", /simulated/],
-    ["judge", /leave-one-out|calibration|judging/],
-    ["choose", /coreset|prototype/],
-    ["look", /feature|picture|statistic|target|copies/],
-  ];
   function progressWords() {
     const { stage, step, before } = state;
     if (stage === "queued") return before ? count("new.before", before) : t("new.stage_queued");
     if (!step) return t("new.begins");
-    const doing = STAGES.find(([, pattern]) => pattern.test(step.stage))?.[0] ?? "practise";
-    const words = t(`new.doing_${doing}`);
-    const left = step.left === null ? "" : ` ${step.left < 90 ? t("new.seconds", { n: Math.max(1, Math.round(step.left)) }) : t("new.minutes_left", { n: Math.round(step.left / 60) })}`;
-    return doing === "try" ? `${words}${left}` : `${words} ${t("new.step", { done: step.done, all: step.total })}${left}`;
+    return station.progressWords(step);
   }
 
   function showLearning() {
