@@ -10,6 +10,7 @@ import pytest
 from openpyxl import load_workbook
 from PIL import Image
 
+from flawscope.errors import InputError
 from flawscope.results.prediction import Prediction, ScoreLevels
 from flawscope.results.result_workbook import ExcelTable, run_totals
 from flawscope.results.table import TableWriter, Unjudged, read_table
@@ -116,3 +117,17 @@ def test_a_thousand_pictures_cost_seconds_at_most(picture, tmp_path):
     for _ in range(30):
         table.add_result(found)
     assert time.process_time() - began < 0.2, "a picture's rows take less than its judgement by far"
+
+
+def test_a_table_of_fewer_columns_is_read_and_of_no_results_is_refused(tmp_path):
+    """Of an earlier version, or kept by hand: `review` and `agreement` need four of them."""
+    table = tmp_path / "results.csv"
+    table.write_text("path,score,severity,decision\na.png,0.5,0.9,anomalous\nb.png,,,\n", encoding="utf-8")
+    rows = read_table(table)
+    assert [(row.path, row.score, row.decision) for row in rows] == [
+        ("a.png", 0.5, "anomalous"),
+        ("b.png", None, ""),
+    ]
+    table.write_text("path,score,severity\na.png,0.5,0.9\n", encoding="utf-8")
+    with pytest.raises(InputError, match="is no table of results"):
+        read_table(table)
