@@ -149,7 +149,7 @@ def poses_needed(pictures: Sequence[Float32], full: bool = False) -> Lying | Non
 
 def _told_by_few(pictures: Sequence[Float32], full: bool) -> tuple[Sequence[PoseKind], bool]:
     """Poses in which parts may lie, in the order in which they are asked for, and whether the first are sure.
-    None: they lie alike, or show no part. A few pictures tell, each as the reference, in a tenth of the time.
+    Empty: parts lie alike, or there is none. A few pictures, each as the reference, take a tenth of the time.
     """
     singles, count = _SingleReferences(pictures), len(pictures)
     found, upright, alike = list[int](), 0, 0
