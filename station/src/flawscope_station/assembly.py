@@ -52,9 +52,11 @@ def _learning(core: Station) -> Extension:
 def _new_products(core: Station) -> Extension:
     limits, device = core.settings.limits, core.settings.device
     queue, memory = core.components[JobQueue], core.inspector.memory
+    recipes = [getattr(one.values, "recipes", {}) for one in core.settings.connections]
+    asked_for = {product for one in recipes for product in one.values()}
     drafts = Drafts(queue, core.files, limits, memory, device, lambda: bool(core.products), core.say)
     return Extension(
-        (drafts, LiveProducts(core.with_model, core.addresses, core.sources, drafts)),
+        (drafts, LiveProducts(core.with_model, asked_for, core.addresses, core.sources, drafts, core.health)),
         (drafts.checks,),
         routers=(setup_api.router, setup_api.page_router),
         request_enders=(drafts.end_trials,),

@@ -1,5 +1,7 @@
 """Challenge parts: until they have passed nothing is answered, whoever asks, also after a kill."""
 
+import html
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from time import monotonic as time_now
@@ -15,6 +17,7 @@ from flawscope_station.challenge.readiness import LEAST
 from flawscope_station.inspecting import admission
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.settings.sources import FolderSourceSettings
+from flawscope_station.settings.station import read_settings
 from sink_helpers import make_sink
 from station_helpers import NAME, ManualClock, again, png, recorded, until
 from tablet import API, PHONE, SLATE, needs_chromium, tablet_at
@@ -85,6 +88,16 @@ def test_a_wrong_part_does_not_pass(prepare, judged):
     assert line.state()["missing"] == ["g-1", "d-1"], "all are shown again"
     line.pass_all()
     assert [one["outcome"] for one in line.state()["challenges"]] == ["passed", "failed"]
+
+
+@pytest.mark.parametrize("language", ["en", "de", "fr"])
+def test_a_station_without_a_settings_file_is_told_what_to_write_into_one(
+    running, judged, tmp_path, language
+):
+    page = Line(running, judged).page(language)
+    (tmp_path / "station.yaml").write_text(html.unescape(re.findall("<p><code>(.*)</code>", page)[0]))
+    product = read_settings(tmp_path / "station.yaml").products[NAME]
+    assert (product.model, product.folder, product.challenge) == (None, None, ("06:00",))
 
 
 def test_a_picture_that_was_shown_is_not_new(prepare):

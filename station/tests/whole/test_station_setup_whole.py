@@ -31,6 +31,7 @@ from flawscope.pictures.decoding import decode
 from flawscope.synthesis.demo import dataset
 from flawscope_station.cli import serve
 from flawscope_station.client import Client
+from flawscope_station.core.page_products import MADE_ON_PAGES
 from flawscope_station.learning.process import StoppedError
 from flawscope_station.settings.sources import CameraSourceSettings
 from flawscope_station.settings.station import ProductSettings
@@ -58,7 +59,7 @@ from setup_helpers import (
     zipped,
 )
 from small_network import SMALL_NETWORK
-from station_helpers import Running, Served, failing, free_port, opened, until
+from station_helpers import NAME, Running, Served, failing, free_port, opened, until
 
 __all__ = ["empty_fixture", "http_fixture"]
 
@@ -157,6 +158,54 @@ def test_from_nothing_to_a_product_that_inspects(empty, http, good, drawn, tmp_p
             assert back.post(NEW, json={"name": "plate"}).json()["pictures"] == 0  # to teach it anew
     finally:
         again.close()
+
+
+def test_a_live_product_is_removed_keeps_its_records_and_can_come_back(empty, http, model_file, parts):
+    begin(http)
+    station, told = empty.station, []
+    station.addresses.on_added.append(lambda number, name, product: told.append(name))
+
+    def make_live(station):
+        station.addresses.add_product("plate", ProductSettings(str(model_file)), MADE_ON_PAGES, "test")
+
+    def inspect(http):
+        return http.post("/api/v1/products/plate/inspections", content=parts[0], headers=PNG).status_code
+
+    make_live(station)
+    station.components[drafts.Drafts].draft("plate").change(live={"version": 1, "by": "test", "learnt": ""})
+    assert inspect(http) == 201
+    station.report("drift_1", "good parts look different", stops=True)
+    assert 'id="remove-product"' in http.get("/plate/models").text
+    assert http.delete("/api/v1/products/plate").status_code == 204
+    assert http.get("/api/v1/products").json() == {"products": []}
+    assert (inspect(http), http.get("/plate/live").status_code) == (404, 404)
+    assert http.get("/").headers["location"] == "/-/new"
+    assert (http.get("/readyz").status_code, http.get("/api/v1/status").json()["problems"]) == (200, [])
+    assert http.get("/metrics").status_code == 200
+    assert begin(http)["live"] is None
+    text = http.get("/api/v1/audit", params={"about": "deletions"}).json()["entries"][0]["text"]
+    assert text == "product plate; its records are kept"
+    make_live(station)
+    assert inspect(http) == 201
+    assert http.get("/api/v1/products/plate").json()["inspections"] == 2
+    assert told == ["plate"], "sinks and drift know it already"
+    assert http.delete("/api/v1/products/plate").status_code == 204
+    empty.close()
+    again = opened(empty_settings(Path(station.settings.store)))
+    try:
+        assert list(again.station.products) == []
+    finally:
+        again.close()
+
+
+def test_a_product_that_the_settings_name_is_removed_there(running):
+    with httpx.Client(base_url=running.url, timeout=60) as http:
+        refused = http.delete(f"/api/v1/products/{NAME}")
+        assert (refused.status_code, refused.json()["code"]) == (409, "name_taken")
+        assert "take it out there" in refused.json()["error"]
+        page = http.get(f"/{NAME}/models").text
+    assert "take it out of the settings file" in page
+    assert 'id="remove-product"' not in page
 
 
 def test_how_pictures_are_seen_is_found_out_and_told(empty, http, good):

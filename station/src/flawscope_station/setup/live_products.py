@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from flawscope.errors import InputError
+from flawscope_station.core.health import Health
 from flawscope_station.core.page_products import MADE_ON_PAGES, page_products
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.setup.draft import Draft
-from flawscope_station.setup.drafts import Drafts
+from flawscope_station.setup.drafts import Drafts, NameTakenError
 from flawscope_station.sources import Sources
 from flawscope_station.store.addresses import Addresses
 from flawscope_station.store.records import REMOVED_EVENT
@@ -19,18 +20,28 @@ class LiveProducts:
 
     Args:
         with_model: names of products that the settings give a model.
+        asked_for: names of products that connections of the settings ask for.
     """
 
-    def __init__(self, with_model: Collection[str], addresses: Addresses, sources: Sources, drafts: Drafts):
-        self.with_model, self.addresses = with_model, addresses
-        self.sources, self.drafts = sources, drafts
+    def __init__(
+        self,
+        with_model: Collection[str],
+        asked_for: Collection[str],
+        addresses: Addresses,
+        sources: Sources,
+        drafts: Drafts,
+        health: Health,
+    ):
+        self.with_model, self.asked_for, self.addresses = with_model, asked_for, addresses
+        self.sources, self.drafts, self.health = sources, drafts, health
         self.store, self.files = addresses.store, drafts.files
 
     def begin(self, name: str, who: str) -> Draft:
         """Begin a draft, or return the one of this name. InputError as `Drafts.begin`."""
         configured, made = self.addresses.configured, page_products(self.store, self.files, self.with_model)
         without = [one for one, product in configured.items() if product.model is None]
-        known = [one for one in self.addresses.names.values() if one not in made and one not in without]
+        there = [*self.addresses.products, *self.addresses.entries]
+        known = [one for one in there if one not in made and one not in without]
         return self.drafts.begin(name, who, known)
 
     def remove(self, name: str, who: str) -> None:
@@ -47,3 +58,24 @@ class LiveProducts:
         self.sources.setdefault(name, [])
         version = self.addresses.add_product(name, ProductSettings(str(draft.model)), MADE_ON_PAGES, who)
         draft.change(live={"version": version, "by": who, "learnt": draft.result["asked_at"]})
+
+    def is_removable(self, name: str) -> bool:
+        """Whether a product was made on the pages alone: the settings name it nowhere."""
+        product = self.addresses.configured.get(name)
+        is_made = product is not None and product.model is not None and name not in self.with_model
+        return is_made and name not in self.asked_for
+
+    def remove_live(self, name: str, who: str) -> None:
+        """Inspect a product no more that was made on the pages. Its records are kept, and its draft can go
+        live again. NotFoundError; NameTakenError where the settings name it."""
+        number = self.addresses.product_id(name)
+        if not self.is_removable(name):
+            raise NameTakenError(f"the settings name {name}: take it out there, and start the station anew")
+        self.addresses.remove_product(name)
+        for problem in self.health.problems():
+            if problem.product == number:
+                self.health.report(problem.code, None)
+        for draft in self.drafts:
+            if draft.name == name:
+                draft.change(live=None)
+        self.store.note_event(REMOVED_EVENT, who, f"product {name}; its records are kept", number)

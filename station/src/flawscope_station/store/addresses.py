@@ -31,7 +31,7 @@ class Addresses:
 
     Attributes:
         configured: the settings by name, as they were given. settings: those of each product.
-        products, entries: numbers by name. names: of both, by number.
+        products, entries: numbers by name. names: of both, by number, and of products removed meanwhile.
         on_added: functions that get number, name and settings of a product that is added later.
 
     Raises:
@@ -193,11 +193,21 @@ class Addresses:
         version = self.versions.accept_questions(number, version, who)
         self.versions.activate(number, version, who)
         if name not in self.products:
+            is_known = number in self.names  # it was removed since the start, and is watched all the same
             self.configured[name] = self.settings[name] = product
             self.names[number] = name
             self.products[name] = number  # now it is found
-            self._tell_added(name)
+            if not is_known:
+                self._tell_added(name)
         return version
+
+    def remove_product(self, name: str) -> None:
+        """Let a product be found no more, and its model judge no more. It keeps its number and its records.
+        NotFoundError."""
+        number = self.product_id(name)
+        self.configured.pop(name, None)
+        del self.products[name]
+        self.versions.deactivate(number)
 
     def _tell_added(self, name: str) -> None:
         for tell in self.on_added:

@@ -279,6 +279,14 @@ class ModelRegistry:
             self.models.activate(models)
         return True
 
+    def deactivate(self, product_id: int) -> None:
+        """Let no version of a product judge any more."""
+        with self._switch_lock:
+            with self.database.writing() as connection:
+                where = products.c.id == product_id
+                connection.execute(update(products).where(where).values(active_version_id=None))
+            self.models.deactivate(product_id)
+
     def accept_questions(self, product_id: int, number: int, who: str) -> int:
         """Return the version of the same model without open questions: the version itself, or a new one.
         Errors as of `activate`; StoreError."""

@@ -95,6 +95,12 @@ class OpenModels:
                 self._open.move_to_end(digest)
             self._trim()
 
+    def deactivate(self, product_id: int) -> None:
+        """Let a product's model judge no more."""
+        with self._lock:
+            self._active.pop(product_id, None)
+            self._trim()
+
     def _active_model_ids(self) -> set[int]:
         return {id(one.model) for one in self._active.values()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Response
@@ -160,7 +161,11 @@ def challenge_page(
     if chosen and chosen not in (one["id"] for one in choices):
         choices.insert(0, floor.store.inspection(page.product_id, valid_id_or_zero(chosen)))
     state = challenge.facts(page.product_id)
-    sources = floor.sources[floor.addresses.configured_name(product)]
+    entry = floor.addresses.configured_name(product)
+    sources, configured = floor.sources[entry], floor.addresses.configured[entry]
+    # what a station without a settings file needs in one: its version goes on, and its folder
+    own: dict[str, Any] = {"model": None if entry == product else configured.model}
+    own |= {"folder": configured.folder} if configured.folder else {}
     return page.render(
         "challenge",
         sections=("challenge",),
@@ -171,6 +176,7 @@ def challenge_page(
         chosen=chosen,
         has_camera=any(isinstance(source, TriggeredSource) for source in sources),
         size=(CHART_WIDTH, CHART_HEIGHT),
+        line=json.dumps({"products": {entry: {**own, "challenge": ["06:00"]}}}, ensure_ascii=False),
     )
 
 

@@ -20,6 +20,7 @@ from flawscope_station.learning.activation import Learning
 from flawscope_station.learning.candidate_records import Candidate, advice, list_history
 from flawscope_station.learning.jobs import READY, REJECTED
 from flawscope_station.setup.drafts import NameTakenError
+from flawscope_station.setup.live_products import LiveProducts
 from flawscope_station.store.files import write_error
 from flawscope_station.store.line_alarms import hold_promise
 from flawscope_station.store.model_registry import ModelRegistry
@@ -48,6 +49,7 @@ MAX_CANDIDATES, MAX_THUMBNAILS = 12, 24  # on the page; of one list
 THUMBNAIL_LISTS = ("lost", "weaker", "unsure", "responsible")  # lists of a judgement that show thumbnails
 
 LearningDep = Annotated[Learning, component(Learning)]
+LiveProductsDep = Annotated[LiveProducts, component(LiveProducts)]
 router = api_router()
 page_router = APIRouter(include_in_schema=False)
 
@@ -123,6 +125,13 @@ class TrailEntry(BaseModel):
 
 class AuditTrail(BaseModel):
     entries: list[TrailEntry]
+
+
+@router.delete("", status_code=204, responses=refusals(409))
+def remove_product(name: str, live_products: LiveProductsDep, person: Engineer) -> None:
+    """Inspect a product no more that was made on the pages. Its records are kept. Refused where the settings
+    name it."""
+    live_products.remove_live(name, person.name)
 
 
 @router.get("/versions", response_model=schemas.Versions)
@@ -287,6 +296,7 @@ def models(
     versions: VersionsDep,
     learning: LearningDep,
     store: StoreDep,
+    live_products: LiveProductsDep,
 ) -> Response:
     product_id = page.product_id
     listed, state = versions.list_versions(product_id), learning.facts(product_id)
@@ -316,6 +326,7 @@ def models(
         MOST=MAX_THUMBNAILS,
         previous=versions.previous_version(product_id, listed["active"]),
         roles=PICTURE_ROLES,
+        removable=live_products.is_removable(page.product or ""),
     )
 
 

@@ -20,7 +20,6 @@ from flawscope_station.setup.draft import (
     refuse_defect_folder,
 )
 from flawscope_station.setup.drafts import Drafts
-from flawscope_station.setup.live_products import LiveProducts
 from flawscope_station.sources.source import TriggeredSource
 from flawscope_station.sources.trigger import wait_for_shot
 from flawscope_station.store.files import Files
@@ -39,7 +38,7 @@ from flawscope_station.web.api import (
 )
 from flawscope_station.web.components import FilesDep, FloorDep, OverviewDep, component
 from flawscope_station.web.errors import RefusedError
-from flawscope_station.web.models_api import save_body
+from flawscope_station.web.models_api import LiveProductsDep, save_body
 from flawscope_station.web.pages import Page, html_router
 from flawscope_station.web.templates import PAGES
 from flawscope_station.web.uploads import Upload
@@ -52,7 +51,6 @@ page_router = html_router(ENGINEER)
 
 
 DraftsDep = Annotated[Drafts, component(Drafts)]
-LiveProductsDep = Annotated[LiveProducts, component(LiveProducts)]
 
 
 async def _get_draft(name: str, drafts: DraftsDep) -> Draft:

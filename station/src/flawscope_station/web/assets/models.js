@@ -64,6 +64,16 @@
   }
   for (const card of document.querySelectorAll("[data-status=queued], [data-status=running]")) setTimeout(follow, 500, card);
 
+  async function remove() {
+    try {
+      await api("", { method: "DELETE" });
+      location.assign("/");
+    } catch (error) {
+      failed(error);
+    }
+  }
+  byId("remove-product")?.addEventListener("click", () => sure("sure-remove", remove));
+
   // Upload ----------------------------------------------------------------------------------------------
   function upload(file) {
     const words = byId("sent");
