@@ -265,6 +265,8 @@ def test_the_table_is_what_a_programmer_types_in(tmp_path, capsys):
     assert {"Ready", "Busy", "Done", "OK", "NOK", "Error", "Score"} < {row["signal"] for row in rows}
     (done,) = [row for row in rows if row["signal"] == "Done"]
     assert (done["register"], done["bit"], done["node"]) == ("100", "2", "Flawscope.Outputs.Done")
+    assert done["reference"] == "40101"
+    assert {row["signal"] for row in rows if "high word first" in row["meaning"]} == {"Score", "Inspection"}
     out = tmp_path / "nodes.xml"
     assert main(["plc-table", "--format", "nodeset", "--out", str(out)]) == 0
     server = UaServer()

@@ -19,6 +19,9 @@ OPC_UA_TYPES = {
     **{"bit": "Boolean", "byte": "Byte", "word": "UInt16", "real": "Float", "long": "UInt32"},
     "text": "String",
 }
+# how their registers are written, in words
+WRITTEN = {"text": "; Latin-1, two letters in a register, the first one high"}
+WRITTEN |= dict.fromkeys(("real", "long"), "; 32 bits, high word first")
 MAX_PART_LENGTH = 32  # of a part's number
 PADDING = " \t\r\n\0"  # around a part's number
 NAMESPACE = "urn:flawscope:plc"
@@ -117,18 +120,22 @@ def unpack(words: Sequence[int], signals: Sequence[Signal]) -> dict[str, Any]:
 
 
 def signals_csv(inputs: int = 0, outputs: int = 100) -> str:
-    """Return all signals as CSV, for programmers of PLCs. inputs, outputs: first registers of both sides."""
+    """Return all signals as CSV, for programmers of PLCs. inputs, outputs: first registers of both sides. The
+    column `reference` is Modicon's number of a holding register, 40001 and more."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("from", "signal", "type", "register", "bit", "registers", "node", "meaning"))
+    writer.writerow(
+        ("from", "signal", "type", "register", "reference", "bit", "registers", "node", "meaning")
+    )
     for side, first, signals, folder in (
         ("PLC", inputs, TO_STATION, "Inputs"),
         ("station", outputs, TO_PLC, "Outputs"),
     ):
         for signal in signals:
-            place = first + signal.register, "" if signal.bit is None else signal.bit, REGISTERS[signal.kind]
-            node = f"{ROOT_NODE}.{folder}.{signal.node}"
-            writer.writerow((side, signal.node, OPC_UA_TYPES[signal.kind], *place, node, signal.meaning))
+            register, bit = first + signal.register, "" if signal.bit is None else signal.bit
+            place = register, f"4{register + 1:04}", bit, REGISTERS[signal.kind]
+            told = f"{ROOT_NODE}.{folder}.{signal.node}", signal.meaning + WRITTEN.get(signal.kind, "")
+            writer.writerow((side, signal.node, OPC_UA_TYPES[signal.kind], *place, *told))
     return text.getvalue()
 
 

@@ -216,7 +216,9 @@ def _open_access(args: argparse.Namespace, *, make: bool = False) -> Iterator[Ac
             home.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{home} cannot be made: {error.strerror}; choose another --station") from None
-        cli.say(f"this is a new station, in {home}")
+        cli.say(
+            f"this is a new station, in {home}; where yours lies elsewhere, name its folder with --station"
+        )
     database = Database(settings.url)
     try:
         database.migrate()

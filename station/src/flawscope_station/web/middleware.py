@@ -94,12 +94,17 @@ def check_listen_address(settings: Settings, access: Access) -> None:
     """Raise InputError where other machines could reach a station that anybody may use."""
     if _is_loopback(_strip_brackets(settings.host)) or not access.is_open:
         return
-    options = f"--station {settings.store}" if settings.database is None else "--settings station.yaml"
-    options = "" if options == f"--station {DEFAULT_FOLDER}" else f" {options}"
     raise InputError(
         f"host {settings.host} can be reached from other machines, and this station has no users: add one "
-        f"with `flawscope station user add NAME --role admin{options}`, or listen on 127.0.0.1"
+        f"with `{user_command(settings, settings.store)}`, or listen on 127.0.0.1"
     )
+
+
+def user_command(settings: Settings, store: str) -> str:
+    """Return the words to type to add a user. store: the folder as it is typed."""
+    options = f"--station {store}" if settings.database is None else "--settings station.yaml"
+    options = "" if options == f"--station {DEFAULT_FOLDER}" else f" {options}"
+    return f"flawscope station user add NAME --role admin{options}"
 
 
 class Guard:

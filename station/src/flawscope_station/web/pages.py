@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
@@ -32,7 +33,7 @@ from flawscope_station.web.components import (
     VersionsDep,
     find_component,
 )
-from flawscope_station.web.middleware import require_role
+from flawscope_station.web.middleware import require_role, user_command
 from flawscope_station.web.templates import COMMON_SECTIONS, PAGES
 
 page_router = APIRouter(include_in_schema=False)
@@ -67,7 +68,7 @@ class Page:
     ) -> Response:
         """Render the page. sections: of the texts, for its script. more: for the template, but `data` for the
         script."""
-        product, person = self.product, self.person
+        product, person, settings = self.product, self.person, find_component(self.request, Settings)
         facts = self._product_facts(product) if product else None
         api = f"/api/v1/products/{quote(product, safe='')}" if product else ""
         texts = self.texts.sections(*COMMON_SECTIONS, *sections) if product or sections else {}
@@ -89,7 +90,8 @@ class Page:
             may_audit=has_role(person, "admin"),
             may_change=has_role(person, "engineer"),
             account=person not in (None, LOCAL_PERSON),
-            company=find_component(self.request, Settings).openid is not None,
+            company=settings.openid is not None,
+            user_command=user_command(settings, os.path.abspath(settings.store)),
             alone=False,
             api=api,
             here=self.return_path,
