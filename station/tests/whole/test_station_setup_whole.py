@@ -166,6 +166,7 @@ def test_a_live_product_is_removed_keeps_its_records_and_can_come_back(empty, ht
     station.addresses.on_added.append(lambda number, name, product: told.append(name))
 
     def make_live(station):
+        station.sources.setdefault("plate", [])
         station.addresses.add_product("plate", ProductSettings(str(model_file)), MADE_ON_PAGES, "test")
 
     def inspect(http):
