@@ -96,16 +96,21 @@ def test_a_job_that_was_stopped_is_not_made_again_and_one_that_was_cut_off_is(pl
 
 def test_how_far_a_job_is(played):
     number = played.queue.add(FIT, "anna", {}, draft="lid")
-    seen = list[Any]()
+    seen, late = list[Any](), list[Any]()
 
     def going_on(row: Any) -> None:
         played.queue._note_step("training, step 3", 3, 9)
         seen.extend((played.queue.step(number), played.queue.step(number + 1)))
+        played.queue._note_step("training, step 4", 4, 9)
+        played.queue._due = 0.0  # it has stood still since
+        late.append(played.queue.step(number))
 
     played.meanwhile = going_on
     played.look()
     step = seen[0]
     assert (step.stage, step.done, step.total, seen[1]) == ("training", 3, 9, None)
+    assert step.left is not None
+    assert (late[0].done, late[0].left) == (4, None)
     assert played.queue.step(number) is None
 
 

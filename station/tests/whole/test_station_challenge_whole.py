@@ -95,6 +95,7 @@ def test_a_station_without_a_settings_file_is_told_what_to_write_into_one(
     running, judged, tmp_path, language
 ):
     page = Line(running, judged).page(language)
+    assert "<code>flawscope serve station.yaml</code>" in page
     (tmp_path / "station.yaml").write_text(html.unescape(re.findall("<p><code>(.*)</code>", page)[0]))
     product = read_settings(tmp_path / "station.yaml").products[NAME]
     assert (product.model, product.folder, product.challenge) == (None, None, ("06:00",))

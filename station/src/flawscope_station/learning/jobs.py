@@ -25,6 +25,7 @@ UNFINISHED, UNUSED = (QUEUED, RUNNING), (READY, REJECTED)
 MAX_JOBS = 1000  # of a product, that became no version: older ones are removed
 MAX_LATEST = 50  # jobs of a product that are looked at
 CHECK_INTERVAL = 60.0  # seconds between two looks at what is to be made
+LATE_SECONDS = 5.0  # after a step, at least, before the time that it told is no longer believed
 RETRY_SECONDS = 2.0  # seconds between two tries where the data base is away
 EVENT_QUEUED = "learning asked"
 
@@ -189,6 +190,7 @@ class JobQueue(BackgroundThread):
         self._current: Row[Any] | None = None
         self._step: JobStep | None = None
         self._begun = 0.0  # when the present stage did
+        self._due = 0.0  # until when the present step's time holds
 
     def start(self) -> None:
         self.wake()
@@ -209,9 +211,12 @@ class JobQueue(BackgroundThread):
         return number
 
     def step(self, number: int) -> JobStep | None:
-        """Return how far a job is; None: it is not being made."""
+        """Return how far a job is; None: it is not being made. What was to be done by now says nothing of the
+        rest: then `left` is None."""
         with self._lock:
-            return self._step if self._current is not None and self._current.id == number else None
+            step = self._step if self._current is not None and self._current.id == number else None
+            is_late = step is not None and step.left is not None and time.monotonic() > self._due
+        return step.model_copy(update={"left": None}) if step is not None and is_late else step
 
     def stop_job(self, number: int, status: str = STOPPED, **how: Any) -> bool:
         """Give a job that is not done this status, and end its work; how: as of `Jobs.change`."""
@@ -272,4 +277,5 @@ class JobQueue(BackgroundThread):
             if self._step is None or self._step.stage != name:
                 self._begun = at
             left = (at - self._begun) / done * (total - done) if done else None
+            self._due = at + max(LATE_SECONDS, 2 * (left or 0.0))
             self._step = JobStep(stage=name, done=done, total=total, left=left)
