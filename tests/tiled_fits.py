@@ -9,7 +9,7 @@ from flawscope.fitting.fitting import fit
 from flawscope.synthesis.demo.dataset import draw_picture
 from small_network import SMALL_NETWORK
 
-SMALL = {"samples": 1, "check": False, "device": "cpu", "cap": 300, **SMALL_NETWORK}
+SMALL = {"samples": 1, "check": False, "device": "cpu", "count": 300, **SMALL_NETWORK}
 
 
 @functools.cache

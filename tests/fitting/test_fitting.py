@@ -345,6 +345,7 @@ def test_larger_sizes_keep_at_least_a_few_thousand(monkeypatch):
     config = Config(fine_ratio=0.03)
     assert (memory.bank_size(config, 1, 10_000), memory.bank_size(config, 1, 500)) == (2000, 500)
     assert (memory.bank_size(config, 1, 200_000), memory.bank_size(config, 0, 10_000)) == (6000, 1000)
+    assert memory.bank_size(Config(count=50), 1, 10_000) == 50
 
 
 def test_a_picture_that_goes_while_it_is_fitted_costs_a_sample_and_not_the_model(

@@ -66,6 +66,8 @@ def test_the_network_sees_the_crop_and_it_alone_must_be_a_multiple():
         ("efficientad", "window=32", "window must be at least 33"),
         ("efficientad", "hard=1", "hard must be"),
         ("efficientad", "natural=' '", "natural must be a folder, generated or none"),
+        ("efficientad", "quantiles=0.9,0.9", "quantiles must be two rising shares"),
+        ("efficientad", "quantiles=0.9,1.1", "quantiles must be two rising shares"),
         ("efficientad", "network=l", "network"),
         ("efficientad", "backbone=resnet18", "unknown setting backbone"),
         ("prnet", "size=100", "multiples of 32 between 64 and 4096: 96x96 is near"),
@@ -94,7 +96,7 @@ def test_presets_are_the_papers():
     paper = build_config(efficientad.Config, efficientad.PRESETS["paper"])
     assert (paper.steps, paper.batch, paper.rate, paper.decay) == (70_000, 1, 1e-4, 1e-5)
     assert (paper.schedule, paper.window, paper.border, paper.hard) == ("drop", None, 0, 0.999)
-    assert (paper.held_out, paper.size) == (0.1, "256")
+    assert (paper.quantiles, paper.held_out, paper.size) == ((0.9, 0.995), 0.1, "256")
     prn = build_config(prnet.Config, prnet.PRESETS["paper"])
     assert (prn.backbone, prn.stages, prn.size) == ("resnet18", (1, 2, 3, 4), "256")
     assert (prn.batch, prn.rate, prn.schedule, prn.decay) == (64, 1e-4, "constant", 1e-2)

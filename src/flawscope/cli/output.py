@@ -337,7 +337,6 @@ class Summary:
 
     def facts(self, args: argparse.Namespace, unjudged: int) -> dict[str, Any]:
         found = run_facts(args, self.manifests, self.totals, unjudged, self.kind)
-        found["product"] = self.product
         if self.tolerances is not None:
             found |= {"within_tolerance": self.totals.tolerated, "tolerances": self.tolerances.to_dict()}
         if self.products:
@@ -374,10 +373,12 @@ def run_facts(
             "promised": one.promised,
         }
     own: dict[str, Any] = {f"{kind}s": each} if kind else each[""]
+    product = ", ".join(name if kind else one.category for name, one in manifests.items())
     promises = [f"{name}: {one.brief()}" if kind else one.brief() for name, one in known.items()]
     return {
         "model": os.path.basename(args.model),
-        "category": ", ".join(name if kind else one.category for name, one in manifests.items()),
+        "category": product,
+        "product": product,
         "method": ", ".join(dict.fromkeys(one.method for one in manifests.values())),
         "inputs": totals.count + unjudged,
         "judged": totals.count,

@@ -138,10 +138,10 @@ def run(args: argparse.Namespace) -> int:
         if "batch" in facts:
             common.say(output.batch_line(facts["batch"]))
         output.say_remarks(inputs.side_files, totals)
-        if totals.anomalous and results.results is not None:
-            words = shlex.join(["flawscope", "review", args.out])
-            common.say(f"next: {words}   sorts flagged pictures into good and defective, to learn from")
     code = results.exit_code
+    if not args.quiet and totals.anomalous and results.results is not None:
+        words = shlex.join(["flawscope", "review", args.out])
+        common.say(f"next: {words}   sorts flagged pictures into good and defective, to learn from")
     bad = {part.decision for part in results.decided_parts} - {"good"} if results.parts else totals.anomalous
     if not args.fail_on_anomaly:
         return code

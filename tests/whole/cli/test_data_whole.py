@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from flawscope.cli import main
@@ -57,6 +58,7 @@ def test_a_page_shows_each_form_in_which_pictures_and_masks_were_met(answer, dra
     answer(*call, "--out", tmp_path / "check.png", code=2, said=".html")
 
 
+@pytest.mark.copies
 def test_pictures_of_one_part_are_shown_side_by_side(answer, tmp_path):
     for k in range(8):
         for view in range(2 if k < 2 else 1):

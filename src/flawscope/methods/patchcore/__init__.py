@@ -31,6 +31,7 @@ class Config(PatchSettings):
     dimensions: int | None = None  # pool each patch to so many numbers; None: plain concatenation
     ratio: float = 0.1  # of all patches kept in the memory bank (3.2)
     fine_ratio: float = 0.003  # the same for the larger ones of several sizes
+    count: int | None = None  # that many instead of a ratio
     cap: int = 30_000  # never more, at each size
     # turned and mirrored copies of good pictures in the bank; auto: of few, where it brings others nearer
     augment: Literal["none", "turn", "mirror", "all", "auto"] = "auto"
@@ -47,17 +48,13 @@ class Config(PatchSettings):
 
     SIZES: ClassVar[int] = 4
     PATHS: ClassVar[tuple[str, ...]] = ("weights", "second_weights")
-    FIXED: ClassVar[Mapping[str, Any]] = {
-        "layers": "apart",
-        "fusion": "sizes",
-        "positions": "shared",
-        "count": None,
-    }
+    FIXED: ClassVar[Mapping[str, Any]] = {"layers": "apart", "fusion": "sizes", "positions": "shared"}
 
     def rules(self) -> Iterable[Rule]:
         yield 0 < self.fine_ratio <= 1, "fine_ratio must be above 0 and at most 1"
         yield self.dimensions is None or self.dimensions >= 1, "dimensions must be at least 1"
         yield 0 < self.ratio <= 1, "ratio must be above 0 and at most 1"
+        yield self.count is None or self.count >= 1, "count must be at least 1"
         yield self.cap >= 1, "cap must be at least 1"
         yield bool(self.second_stages), "second_stages must be feature indices such as 6"
         yield self.neighbours >= 1, "neighbours must be at least 1"

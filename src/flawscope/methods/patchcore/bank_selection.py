@@ -35,7 +35,9 @@ MIN_SECOND_BANK = 4000  # of a second backbone
 
 def bank_size(config: Config, branch: int, patches: int) -> int:
     """Number of elements kept of a branch's patches; branches are counted from the smallest size."""
-    if config.branch_specs[branch].second:
+    if config.count is not None:
+        wanted = config.count
+    elif config.branch_specs[branch].second:
         wanted = max(round(config.fine_ratio * patches), MIN_SECOND_BANK)
     elif config.branch_specs[branch].size == config.network_sizes[0]:
         wanted = round(config.ratio * patches)

@@ -35,8 +35,18 @@ def small(size=(64, 64), **options):
     return network
 
 
-def test_a_narrower_network_has_maps_of_the_same_size():
-    assert small(width=0.5)(*maps_for(SMALL, (64, 64))).shape == (2, 1, 64, 64)
+@pytest.mark.parametrize(
+    "options",
+    [{"attention": False}, {"residuals": False}, {"attention": False, "residuals": False}, {"width": 0.5}],
+)
+def test_parts_can_be_left_out(options):
+    network, whole = small(**options), small()
+    features, residuals = maps_for(SMALL, (64, 64))
+    assert network(features, residuals).shape == (2, 1, 64, 64)
+    if "width" not in options:  # here nothing is narrower than 8
+        assert sum(p.numel() for p in network.parameters()) < sum(p.numel() for p in whole.parameters())
+    if not options.get("residuals", True):
+        assert torch.equal(network(features), network(features, residuals))
 
 
 def test_every_parameter_has_a_gradient():

@@ -135,7 +135,7 @@ def filled(value):
         (changed("scales.0.prototypes", lambda v: np.zeros((10**7, 0, 1, 1), np.float32)), UNFIT),
         (lambda tensors, config: tensors.pop("scales.2.prototypes"), UNFIT),
         (setting("width", 0.5), UNFIT),
-        (setting("attention", False), "the model's attention is False, which is gone"),
+        (setting("attention", False), UNFIT),
         (setting("stages", [0, 1, 2, 3]), "do not have strides"),
         (setting("stages", [1, 2, 3, 9]), "cannot give stages 1,2,3,9"),
         (setting("backbone", "resnet18"), "too few for its backbone resnet18"),

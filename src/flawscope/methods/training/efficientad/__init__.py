@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -40,12 +40,13 @@ class Config(TrainingSettings):
     natural: str = GENERATED  # pictures the student must not learn: a folder, `generated` or `none` (3.2)
     weighed: bool = False  # differences are measured in units of their spread on good pictures
     sigma: float = 4.0  # pixels of a Gaussian over both maps; 0: none, as published
+    quantiles: tuple[float, float] = (0.9, 0.995)  # of good pictures' maps, mapped to 0 and 0.1 (3.4)
 
     PATHS: ClassVar[tuple[str, ...]] = ("teacher", "natural")
-    FIXED: ClassVar[Mapping[str, Any]] = {"quantiles": [0.9, 0.995]}
     SMALLEST: ClassVar[int] = 256  # that the autoencoder's 8x8 layer needs
 
     def rules(self) -> Iterable[Rule]:
+        low, high = self.quantiles
         yield 0 <= self.border <= 16 and self.border % 4 == 0, "border must be 0, 4, 8, 12 or 16 pixels"
         wide = self.window is None or self.window >= RECEPTIVE_FIELD
         yield wide, f"window must be at least {RECEPTIVE_FIELD} pixels"
@@ -53,6 +54,7 @@ class Config(TrainingSettings):
         yield 0 <= self.defects <= 16, "defects must be between 0 and 16"
         yield 0 <= self.sigma <= 64, "sigma must be between 0 and 64 pixels"
         yield bool(self.natural.strip()), f"natural must be a folder, {GENERATED} or {NONE}"
+        yield 0 <= low < high <= 1, "quantiles must be two rising shares such as 0.9,0.995"
 
 
 PRESETS: dict[str, dict[str, Any]] = {

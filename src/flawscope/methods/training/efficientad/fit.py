@@ -25,8 +25,7 @@ from flawscope.methods.training.state import network_digest
 WEIGHING_PICTURES = 24  # at most, by which differences are weighed
 MIN_GAP = 1e-3  # between the quantiles of the local map, in spreads of the teacher's outputs
 MIN_QUANTILE_PICTURES = 5  # if they are not the threshold's
-QUANTILES = (0.9, 0.995)  # of good pictures' maps, mapped to 0 and 0.1 (3.4)
-POST_TRAINING = ("sigma", "weighed")  # settings that training does not depend on
+POST_TRAINING = ("quantiles", "sigma", "weighed")  # settings that training does not depend on
 
 
 def fit(model: Model, task: Task) -> Fitted:
@@ -139,7 +138,7 @@ def calibrate(run: TrainedFit, model: Model, held: HeldOutSplit) -> dict[int, Va
         for index in held.quantiles:
             features, inside = found[index]
             drawn.append(model.enlarge(features[which], inside)[model.region(inside)].cpu().numpy())
-        low, high = np.quantile(np.concatenate(drawn), QUANTILES).tolist()
+        low, high = np.quantile(np.concatenate(drawn), model.config.quantiles).tolist()
         # equal quantiles would divide by zero; a student that is still the teacher differs by rounding alone
         least = MIN_GAP if which == 0 and model.config.start == "teacher" else 1e-6 * max(abs(low), 1e-6)
         high = max(high, low + least)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,6 +25,8 @@ class Config(TrainingSettings):
     stages: tuple[int, ...] = (1, 2, 3, 4)  # those of strides 4, 8, 16 and 32 (3.1)
     weights: str | None = None
     width: float = 1.0  # channels of the network, relative to the backbone's
+    attention: bool = True  # multi-size self-attention (3.3)
+    residuals: bool = True  # what a picture has more or less than the nearest prototype (3.2)
     textures: str = GENERATED  # what simulated defects are made of: a folder, or generated (3.4)
     extended: float = 0.5  # share of the defective pictures whose defects were seen, where there are any
     original: float = 0.5  # share of those that are the seen pictures themselves
@@ -33,7 +35,6 @@ class Config(TrainingSettings):
     top: int = 100  # pixels whose mean is the score; 1: the maximum (3.5)
 
     PATHS: ClassVar[tuple[str, ...]] = ("weights", "textures")
-    FIXED: ClassVar[Mapping[str, Any]] = {"attention": True, "residuals": True}
     SMALLEST: ClassVar[int] = 2 * STRIDES[-1]
     MULTIPLE: ClassVar[int] = STRIDES[-1]
 

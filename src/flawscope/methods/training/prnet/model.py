@@ -43,7 +43,13 @@ class Model(Detector):
             Prototypes(k, shape) for k, shape in zip(counts, self.shapes[:-1], strict=True)
         )
         self.last = Standardise(self.shapes[-1][0])
-        self.network = Network([shape[0] for shape in self.shapes], self.size, config.width)
+        self.network = Network(
+            [shape[0] for shape in self.shapes],
+            self.size,
+            width=config.width,
+            attention=config.attention,
+            residuals=config.residuals,
+        )
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.eval()
 

@@ -37,23 +37,33 @@ def grids_for(size: Grid) -> list[Grid]:
 class Network(nn.Module):
     """Turns stage features and residuals of three scales into logits `[B, 1, H, W]`."""
 
-    def __init__(self, channels: Sequence[int], size: Grid, width: float = 1.0):
+    def __init__(
+        self,
+        channels: Sequence[int],
+        size: Grid,
+        *,
+        width: float = 1.0,
+        attention: bool = True,
+        residuals: bool = True,
+    ):
         """
         Args:
             channels: of the backbone's stages at strides 4, 8, 16 and 32.
             size: (H, W) of the pictures, multiples of 32.
             width: channels inside, relative to the backbone's; computing grows with its square.
+            attention: False leaves it out, and keeps the residual blocks behind it.
+            residuals: False leaves them out, and with them half of the channels.
         """
         super().__init__()
         *grids, _ = grids_for(size)
         *inputs, last = channels
         inside = [c if width == 1 else max(8, round(c * width / 8) * 8) for c in inputs]
-        joined = [2 * c for c in inside]
+        joined = [c * (1 + residuals) for c in inside]
         self.feature_fusion = MultiScaleFusion(inputs, inside, grids)
-        self.residual_fusion = MultiScaleFusion(inputs, inside, grids)
+        self.residual_fusion = MultiScaleFusion(inputs, inside, grids) if residuals else None
         self.layers = nn.ModuleList(
             nn.ModuleList(
-                nn.Sequential(MultiSizeAttention(c, grid), ResidualBlock(c))
+                nn.Sequential(*([MultiSizeAttention(c, grid)] if attention else []), ResidualBlock(c))
                 for c, grid in zip(joined, grids, strict=True)
             )
             for _ in range(ATTENTION_LAYERS)
@@ -61,20 +71,21 @@ class Network(nn.Module):
         self.fusion = MultiScaleFusion(joined, joined, grids)
         self.decoder = Decoder(last, joined, inside, grids, size)
 
-    def forward(self, features: Sequence[Tensor], residuals: Sequence[Tensor]) -> Tensor:
+    def forward(self, features: Sequence[Tensor], residuals: Sequence[Tensor] = ()) -> Tensor:
         """
         Args:
             features: four maps `[B, C_j, H_j, W_j]`, standardised.
-            residuals: three maps like the first three, 0 or more.
+            residuals: three maps like the first three, 0 or more; not read where the network has none.
 
         Returns:
             Logits `[B, 1, H, W]`.
         """
         *maps, last = (_to_autocast_dtype(x) for x in features)
         maps = self.feature_fusion(maps)
-        # half of the squares are below 0.1, and a few above 50: those few must not drown the others
-        others = self.residual_fusion([_to_autocast_dtype(r.log1p()) for r in residuals])
-        maps = [torch.cat(pair, 1) for pair in zip(maps, others, strict=True)]
+        if self.residual_fusion is not None:
+            # half of the squares are below 0.1, and a few above 50: those few must not drown the others
+            others = self.residual_fusion([_to_autocast_dtype(r.log1p()) for r in residuals])
+            maps = [torch.cat(pair, 1) for pair in zip(maps, others, strict=True)]
         for layer in self.layers:
             assert isinstance(layer, nn.ModuleList)
             maps = [part(x) for part, x in zip(layer, maps, strict=True)]

@@ -126,6 +126,8 @@ class Trainer(trainer.Trainer[Batch]):
         self, maps: Sequence[Tensor], valid_mask: Sequence[Tensor | None], batch: Batch
     ) -> list[Tensor]:
         """Residuals; those of pictures that made the prototypes, as if they had not."""
+        if not self.config.residuals:
+            return []
         based = torch.tensor(batch.places)
         found = []
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
