@@ -20,9 +20,11 @@ from flawscope.methods.detector import LoadPicture, StoreFeatures, check_region_
 from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore.model import BankBranch, Model
 from flawscope.methods.task import Task
+from flawscope.methods.threads import return_freed_memory
 from flawscope.pictures.apart import GRID, MAX_COMPARED
 from flawscope.progress import Detail
 
+RETURNED_AFTER = 32  # pictures whose features were collected
 FEW_PICTURES = 10  # pictures up to which `auto` tries copies
 COMPARED_PATCHES = 1024  # patches of a left-out picture, at most
 FARTHEST_PATCHES = 64  # of them, whose distances are compared
@@ -261,6 +263,8 @@ def collect_patches(job: FitJob, indices: Sequence[int], stage: str) -> Patches:
             for branch, own, mask in zip(job.branches, valid_mask, region, strict=True):
                 own[row] = branch.valid_mask(seen[None])[0].bool()[mask]
         got.append(number)
+        if len(got) % RETURNED_AFTER == 0:
+            return_freed_memory()
 
     _embed_once(job, load, numbers, store, stage)
     used = set(task.settle(sorted(number for number in got if number < task.count)))
