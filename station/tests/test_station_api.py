@@ -281,7 +281,7 @@ WRONG: tuple[tuple[str, str, int], ...] = (
     *(("GET", f"{PRODUCT}/{path}", 422) for path in (*INVALID, "trends?since=x", "review?after=-1")),
     ("POST", "products/plat/inspections", 404),
     ("POST", f"{PRODUCT}/versions/99/activate", 404),
-    ("DELETE", f"{PRODUCT}", 405),
+    ("PUT", f"{PRODUCT}", 405),
     ("GET", "nothing", 404),
 )
 

@@ -50,7 +50,8 @@ def test_a_key_recorded_on_the_way_is_refused(api, running, parts):
         if data == parts[0]:
             assert answer.result(60).number == first["id"]
         else:
-            with pytest.raises(KeyUsedError, match=f"inspection {first['id']}"):
+            # a moment after the answer the key may still be the first request's
+            with pytest.raises(KeyUsedError, match=f"inspection {first['id']}|not answered yet"):
                 answer.result(60)
     assert count(api) == 1
 
