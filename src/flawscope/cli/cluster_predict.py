@@ -34,7 +34,7 @@ def check_options(args: argparse.Namespace) -> None:
             raise InputError(f"{_option(name)} is not for --cluster, {instead}: leave it out")
     if not args.out:
         raise InputError("--cluster needs --out, a folder that all nodes reach: add it")
-    if args.out.lower().endswith((".csv", ".xlsx", ".parquet")):
+    if args.out.lower().endswith((".csv", ".xlsx", *common.NO_FOLDERS)):
         raise InputError(
             f"--out {args.out}: with --cluster the results are a folder of Parquet files: name a folder"
         )

@@ -303,8 +303,7 @@ class Summary:
         self.kind = model.kind
         self.products = self.kind == "product"
         self.manifests = {name: one.manifest for name, one in model.products.items()}
-        names = [name if self.kind else one.category for name, one in self.manifests.items()]
-        self.product = ", ".join(names)
+        self.product = _product_of(self.manifests, self.kind)
         seen = [one.preprocess for one in self.manifests.values()]
         self.levels = widest([levels for one in seen if (levels := one.levels) is not None])
         self.parts = model.parts()
@@ -353,6 +352,11 @@ class Summary:
         return f"{self.totals.anomalous} of {pluralize(self.totals.count, 'picture')} anomalous{by_product}"
 
 
+def _product_of(manifests: Mapping[str, Manifest], kind: str) -> str:
+    """Names of a model's products, or of its views."""
+    return ", ".join(name if kind else one.category for name, one in manifests.items())
+
+
 def run_facts(
     args: argparse.Namespace,
     manifests: Mapping[str, Manifest],
@@ -373,7 +377,7 @@ def run_facts(
             "promised": one.promised,
         }
     own: dict[str, Any] = {f"{kind}s": each} if kind else each[""]
-    product = ", ".join(name if kind else one.category for name, one in manifests.items())
+    product = _product_of(manifests, kind)
     promises = [f"{name}: {one.brief()}" if kind else one.brief() for name, one in known.items()]
     return {
         "model": os.path.basename(args.model),
