@@ -1,6 +1,7 @@
 """Pictures that appear in a folder: each is given out once, when it is whole. Time is what the test says."""
 
 import hashlib
+import json
 import math
 import os
 import shutil
@@ -8,7 +9,7 @@ import shutil
 import pytest
 
 from flawscope.errors import InputError
-from flawscope.pictures.listing import OUTPUT_LIST
+from flawscope.pictures.listing import OUTPUT_LIST, RESULTS
 from flawscope_station.sources.arrivals import Arrivals
 
 
@@ -85,13 +86,42 @@ def test_a_share_that_was_away_brings_nothing_new(tmp_path):
 
 def test_what_flawscope_wrote_and_other_files_are_no_arrivals(tmp_path):
     arrivals = Arrivals(tmp_path)
-    put(tmp_path / "results/overlay.png", b"o", 1)
-    (tmp_path / "results" / OUTPUT_LIST).write_text('"overlay.png"\n', encoding="ascii")
     hidden = put(tmp_path / ".a.png.x7Gq", b"a", 1)  # as rsync writes: told where it stays so
     note = put(tmp_path / "note.txt", b"n", 1)
     (tmp_path / "loop").symlink_to(tmp_path)
     assert (arrivals.scan(0), arrivals.scan(1)) == ([], [])
     assert sorted(arrivals.others) == [hidden, note]
+
+
+def write_results(folder, listed=True):
+    """A folder of results, with its list or as a copy that lost it; returns the overlay."""
+    overlay = put(folder / "overlays/a.png", b"o", 1)
+    for name in RESULTS:
+        put(folder / name, b"r", 1)
+    if listed:
+        lines = "".join(f"{json.dumps(name)}\n" for name in ("overlays/a.png", *RESULTS))
+        (folder / OUTPUT_LIST).write_text(lines, encoding="ascii")
+    return overlay
+
+
+def test_pictures_of_results_are_told_and_are_parts_once_their_list_is_gone(tmp_path):
+    arrivals = Arrivals(tmp_path)
+    part = put(tmp_path / "a.png", b"a", 1)
+    overlays = {write_results(tmp_path), write_results(tmp_path / "results/of monday")}
+    copied = write_results(tmp_path / "copy", listed=False).parent
+    assert arrivals.look(0) == arrivals.scan(1) == [part]
+    with (tmp_path / OUTPUT_LIST).open("a", encoding="ascii") as file:  # of another `predict`, between two scans
+        file.write('"overlays/b.png"\n')
+    overlays.add(put(tmp_path / "overlays/b.png", b"o", 2))
+    assert arrivals.look(2) == arrivals.scan(3) == [part]
+    told = arrivals.passed_over(99)
+    assert {path for path, why in told.items() if "flawscope wrote it" in why} == {*overlays, copied}
+    assert arrivals.passed_over(199) == {}
+    (tmp_path / OUTPUT_LIST).unlink()
+    for name in RESULTS:
+        (tmp_path / name).unlink()
+    arrivals.scan(200), arrivals.scan(201)
+    assert set(arrivals.scan(203)) == {part, *(tmp_path / "overlays").iterdir()}
 
 
 class Clock:

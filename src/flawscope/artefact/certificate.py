@@ -83,14 +83,16 @@ class Certificate:
     def describe(self) -> str:
         batches = ", ".join(map(str, self.batches))
         defects = "" if self.simulated is None else f", scores of simulated defects by {self.simulated:.1e}"
-        changed = pluralize(self.decisions, "decision") if self.decisions else "no decision"
+        shown = pluralize(self.pictures, "picture")
+        same = f"{shown} decided as by the trained model"
+        other = f"{self.decisions} of {shown} decided otherwise than by the trained model"
         wrong = pluralize(self.mistaken, "product") if self.mistaken else "no product"
         products = "" if self.mistaken is None else f", {wrong} mistaken"
         text = (
-            f"{pluralize(self.pictures, 'picture')} in batches of {batches}, {self.precision}, "
-            f"{self.runtime}: scores differ by at most {self.score:.1e}, maps by {self.map:.1e} ("
+            f"{self.runtime}, {self.precision}: {other if self.decisions else same}{products}; "
+            f"scores differ by at most {self.score:.1e}, maps by {self.map:.1e} ("
             f"{self.unit}; {self.score_absolute:.1e} and {self.map_absolute:.1e} absolute){defects}, "
-            f"{changed} changed{products}; scores may differ by {self.tolerance:g}"
+            f"in batches of {batches}; scores may differ by {self.tolerance:g}"
         )
         if self.ties:
             text += f"; scores of ties, not compared: {', '.join(map(str, self.ties))}"

@@ -142,6 +142,10 @@ def parse_length(text: str) -> float:
 
 def add_device(parser: Options, threads: str = "all cores") -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps; with OpenVINO gpu, npu")
+    add_threads(parser, threads)
+
+
+def add_threads(parser: Options, threads: str = "all cores") -> None:
     parser.add_argument(
         "--threads",
         type=count_parser("threads"),

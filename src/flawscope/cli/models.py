@@ -195,6 +195,7 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
         help="--pictures are good, whatever they are called; after a question: accept what the same call "
         "wrote",
     )
+    common.add_threads(parser)
     common.add_quiet(parser)
 
 
@@ -211,7 +212,11 @@ def export(args: argparse.Namespace) -> int:
     if args.force and questions.accept(out, call):
         return 0
     failures: list[str] = []
-    options: dict[str, Any] = {"precision": args.precision, "failures": failures}
+    options: dict[str, Any] = {
+        "precision": args.precision,
+        "threads": args.threads,
+        "failures": failures,
+    }
     several = is_router(args.model)
     if args.product and not several:
         raise InputError("--product is for joint models: leave it out")

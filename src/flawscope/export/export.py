@@ -45,6 +45,7 @@ def export(
     *,
     precision: str = "fp32",
     pictures: Sequence[PictureSource] = (),
+    threads: int | None = None,
     failures: list[str] | None = None,
     step: ProgressCallback = ignore_progress,
 ) -> Certificate:
@@ -57,6 +58,7 @@ def export(
         pictures: good ones to compare on; by default the model's own samples. A reduced precision is another
             detector and is calibrated anew, on these: those the model was fitted on will do if its method can
             leave a picture out, others always.
+        threads: that compute; None: as many as there are cores.
         failures: gets a line for every picture that cannot be read.
 
     Returns:
@@ -77,7 +79,7 @@ def export(
     check_exportable(artefact, precision, pictures)
     given = ExportPictures(artefact, pictures, [] if failures is None else failures)
     shown = given.probe_images()
-    trained = TorchSession.open(artefact, "cpu")
+    trained = TorchSession.open(artefact, "cpu", threads)
     if shown.shape[1:] != (3, *trained.size):
         raise InputError("the sample pictures do not have the model's size")
 
@@ -87,10 +89,10 @@ def export(
     residuals = onnx_graph.trace_residuals(trained.model) if named else None
     step("network", 1, 2)
     network: bytes = onnx_graph.join_graphs(embed, score, residuals).SerializeToString()
-    sessions = _open_sessions(network, precision)
+    sessions = _open_sessions(network, precision, threads)
     step("network", 2, 2)
 
-    as_embed = open_embed(embed, sessions[0].runtime, precision)
+    as_embed = open_embed(embed, sessions[0].runtime, precision, threads)
     made = ReducedModel(precision, sessions, as_embed, trained)
     exported, certificates = certify_export(made, given, shown, step)
     onnx_file.write(exported, network, out)
@@ -146,7 +148,7 @@ def check_exportable(artefact: Artefact, precision: str, pictures: Sequence[Pict
         )
 
 
-def _open_sessions(network: bytes, precision: str) -> list[Session]:
+def _open_sessions(network: bytes, precision: str, threads: int | None) -> list[Session]:
     """Opens the network in the engines that run it, the default one first. FlawscopeError: one of them
     cannot, or it has an operator that `runtime.read` would refuse."""
     try:
@@ -154,7 +156,7 @@ def _open_sessions(network: bytes, precision: str) -> list[Session]:
     except ValueError as error:
         raise FlawscopeError(f"this model cannot be exported: {error}; nothing written") from None
     engines = map(exported_engine, engines_for(precision))
-    return [ExportedSession(engine, network, "cpu", None, precision) for engine in engines]
+    return [ExportedSession(engine, network, "cpu", threads, precision) for engine in engines]
 
 
 def engines_for(precision: str) -> list[str]:
@@ -163,9 +165,9 @@ def engines_for(precision: str) -> list[str]:
     return [engine for engine in able if importlib.util.find_spec(engine) is not None]
 
 
-def open_embed(embed: ModelProto, runtime: str, precision: str) -> EmbedFn:
+def open_embed(embed: ModelProto, runtime: str, precision: str, threads: int | None = None) -> EmbedFn:
     """Function from images to features, as an engine computes them; several threads may call it at once."""
-    graph = exported_engine(runtime).open(embed.SerializeToString(), "cpu", None, precision)
+    graph = exported_engine(runtime).open(embed.SerializeToString(), "cpu", threads, precision)
     (at,) = [k for k, name in enumerate(graph.results) if name == "features"]
     return lambda images: graph.run({"images": images})[at]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
@@ -40,6 +41,7 @@ def export_router(
     precision: str = "fp32",
     only: str | None = None,
     pictures: Mapping[str, Sequence[PictureSource]] = MappingProxyType({}),
+    threads: int | None = None,
     failures: list[str] | None = None,
     step: ProgressCallback = ignore_progress,
 ) -> dict[str, Certificate]:
@@ -50,6 +52,7 @@ def export_router(
         precision: as for `export`. Products are recognised in fp32.
         only: the product that has this precision; the others have fp32. None: all.
         pictures: good ones of the products, as `export` takes them.
+        threads: that compute; None: as many as there are cores.
         failures: gets a line for every picture that cannot be read.
 
     Returns:
@@ -65,14 +68,14 @@ def export_router(
     if only not in (None, *precisions):
         raise InputError(f"the model has no product {only!s:.60}: it knows {', '.join(precisions)}")
     certificates, networks, products = {}, dict[str, NetworkFile](), {}
-    by = None if artefact.recognition is None else _exported_recognition(artefact.recognition)
+    by = None if artefact.recognition is None else _exported_recognition(artefact.recognition, threads)
     with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         for k, (name, one) in enumerate(artefact.products.items()):
             own, given = Path(folder) / f"{k}{EXPORTED_SUFFIX}", pictures.get(name, ())
-            how = {"precision": precisions[name], "pictures": given, "failures": failures, "step": step}
+            export_as = partial(export, pictures=given, threads=threads, failures=failures, step=step)
             try:
                 check_exportable(one, precisions[name], given)
-                certificates[name] = export(one, own, **how)  # type: ignore[arg-type]
+                certificates[name] = export_as(one, own, precision=precisions[name])
             except FlawscopeError as error:
                 raise type(error)(f"{name}: {error}") from error
             networks[name], products[name] = NetworkFile.open(own), onnx_file.read(own)
@@ -80,7 +83,7 @@ def export_router(
     return certificates
 
 
-def _exported_recognition(by: DescriptorModel) -> DescriptorModel:
+def _exported_recognition(by: DescriptorModel, threads: int | None) -> DescriptorModel:
     """The network that recognises products, as a graph that every engine here computes alike.
     FlawscopeError where one does not."""
     network = DescriptorNetwork.open(by, "cpu")
@@ -93,7 +96,7 @@ def _exported_recognition(by: DescriptorModel) -> DescriptorModel:
     images += [add_defect(one[:1], rng) for one in images]
     expected, rule = Describing(network), Recogniser(by.known)
     for engine in map(exported_engine, engines_for("fp32")):
-        describe = ExportedDescriptors(engine, graph, "cpu")
+        describe = ExportedDescriptors(engine, graph, "cpu", threads)
         for image in np.concatenate(images)[:, None]:
             right, found = expected(image), describe(image)
             same = rule.recognise(right)[0].nearest == rule.recognise(found)[0].nearest

@@ -132,6 +132,15 @@ def read_output_list(folder: Path) -> list[str]:
     return [name for name in names if isinstance(name, str) and name and _stays_inside(folder, name)]
 
 
+def written_below(folder: Path) -> frozenset[Path]:
+    """Paths below a folder of results that flawscope wrote; of a copy whose hidden list was left behind, the
+    folders of pictures. Empty for any other folder."""
+    names = read_output_list(folder)
+    if not names and all((folder / name).exists() for name in RESULTS):
+        names = RESULT_PICTURES
+    return frozenset(folder / name for name in names)
+
+
 def _stays_inside(folder: Path, name: str) -> bool:
     """Whether a path of the list, which anybody may have written, leads to a place below the folder."""
     parent = os.path.realpath((folder / name).parent)
@@ -151,10 +160,7 @@ def walk_files(folder: Path, *, own: bool = False, hidden: bool = False) -> Iter
     def walk(here: Path, written: frozenset[Path]) -> Iterator[Path]:
         entered.add(os.path.realpath(here))
         if here != folder or not own:
-            names = read_output_list(here)
-            if not names and all((here / name).exists() for name in RESULTS):
-                names = RESULT_PICTURES  # a copy of a results folder, whose hidden list was left behind
-            written |= {here / name for name in names}
+            written |= written_below(here)
         for entry in list_entries(here, hidden=hidden):
             path = Path(here, entry.name)
             if not _is_folder(entry):

@@ -20,6 +20,7 @@ from flawscope.calibration.goods import scored
 from flawscope.cli import main
 from flawscope.datasets import list_pictures
 from flawscope.errors import FlawscopeError, InputError
+from flawscope.export import export as exporting
 from flawscope.export import onnx_graph
 from flawscope.export.export import export
 from flawscope.methods.patchcore import model as views
@@ -28,6 +29,7 @@ from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.predictor import read_manifest
 from flawscope.runtime import ExportedSession
 from flawscope.runtime import onnx_file as runtime
+from flawscope.runtime import torch as sessions
 
 ROI = "0.1,0.2,0.8,0.9"
 VARIANTS = {
@@ -163,6 +165,20 @@ def test_a_network_that_cuts_defects_off_gets_no_certificate(
     assert not list(tmp_path.iterdir())
 
 
+def test_an_export_computes_with_the_threads_that_it_is_told(model_path, tmp_path, monkeypatch, answer):
+    before, opened = torch.get_num_threads(), []
+
+    class Spied(ExportedSession):
+        def __init__(self, engine, network, device, threads, precision):
+            opened.append(threads)
+            super().__init__(engine, network, device, threads, precision)
+
+    monkeypatch.setattr(exporting, "ExportedSession", Spied)
+    monkeypatch.setattr(sessions, "set_thread_count", opened.append)
+    answer("export", model_path, "--out", tmp_path / "m.onnx", "--threads", "3", "--quiet")
+    assert (set(opened), torch.get_num_threads()) == ({3}, before)
+
+
 def test_ties_are_listed_and_not_counted(model_path, tmp_path, monkeypatch):
     """The second sample is one, and the engine chooses otherwise there."""
     run, asked = ExportedSession.run, []
@@ -202,7 +218,8 @@ def test_without_samples_pictures_are_needed(bf16_in_name, model_path, drawn, tm
     for precision, engine in (("fp32", "onnxruntime"), ("bf16", "openvino")):
         argv = ["export", str(path), "--out", str(out), "--pictures", pictures, "--precision", precision]
         assert main(argv) == 0
-        assert capsys.readouterr().out.startswith(f"4 pictures in batches of 1, 3, 8, {precision}, {engine}")
+        said = capsys.readouterr().out
+        assert said.startswith(engine) and f", {precision}: 4 pictures decided as by the trained" in said
         assert set(runtime.read(out).tensors) == {"roi"}
         json.dumps(runtime.read_manifest(out).to_dict())
 
@@ -219,5 +236,5 @@ def test_export_and_info_in_a_reduced_precision(bf16_in_name, model_path, drawn,
     assert main(["info", str(out)]) == 0
     shown = [row for row in capsys.readouterr().out.splitlines() if row.startswith("exported")]
     assert [row.split(maxsplit=1)[1] for row in shown] == lines
-    assert ", bf16, " in shown[0]
+    assert ", bf16: " in shown[0]
     assert shown[0].endswith(f"scores may differ by {certificates.TOLERANCE['bf16']:g}")

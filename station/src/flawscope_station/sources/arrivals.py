@@ -22,6 +22,7 @@ from flawscope.errors import InputError
 from flawscope.pictures import decoding, listing
 
 PATIENCE = 30.0  # seconds that a file which cannot be read may still be incomplete
+WRITTEN = "flawscope wrote it, by the list .flawscope in its folder or above"
 SETTLE = 2.0  # seconds; shares answer from a cache for 1 to 3 s, and copies have their full size at once
 STATS_PER_LISTING = 2000  # files that are known, at most, whose times a listing asks for
 COARSE_NS = 10_000_000  # ns; times that are multiples of it are of a file system that rounds them
@@ -113,6 +114,7 @@ class Arrivals:
         self._identity: tuple[int, int] | None = None  # of the folder; None: it is away
         self._asides: dict[str, tuple[FileStamp, float]] = {}  # others, and since when they are as they are
         self._told: set[str] = set()  # of the others
+        self._written: set[str] = set()  # of the others: what flawscope wrote
         self._pending: dict[str, _PendingFile] = {}
         self._turn = 0  # of the known files that are looked at
         self.gone: dict[Path, FileStamp] = {}
@@ -184,7 +186,7 @@ class Arrivals:
             if path not in self._told and now - since >= self.patience
         ]
         self._told = {path for path in self._told if path in self._asides} | {*found}
-        return {Path(path): listing.why_passed_over(path) for path in found}
+        return {Path(p): WRITTEN if p in self._written else listing.why_passed_over(p) for p in found}
 
     def other_stamp(self, path: Path) -> FileStamp:
         """Return the stamp of one of `others`; `NO_STAMP`: its name alone counts."""
@@ -287,19 +289,20 @@ class Arrivals:
         names = {*os.listdir(folder)}
         new = names - self._names[folder]
         self._folders[folder], self._names[folder] = changed, names
-        left_out = self._left_out(folder) if new else frozenset()
+        if new:  # among them may be results, which are listed before they are written
+            self._written.update(*(_written_below(parent) for parent in (folder, *self._parents(folder))))
         for name in new:
             path = os.path.join(folder, name)
-            is_wanted = decoding.is_picture(path) and not listing.is_ignored(name) and path not in left_out
-            if is_wanted and os.path.isfile(path):
+            is_wanted = decoding.is_picture(path) and not listing.is_ignored(name)
+            if is_wanted and path not in self._written and path not in self.apart and os.path.isfile(path):
                 listed = self._present[path] = _Listed.of(path)
                 if not self._is_done(path, listed):
                     self._is_whole(path, listed, now)
 
-    def _left_out(self, folder: str) -> frozenset[str]:
-        """Paths that flawscope wrote to a folder, or that are left out."""
-        names = (*listing.read_output_list(Path(folder)), listing.OUTPUT_LIST)
-        return self.apart | {os.path.join(folder, name) for name in names}
+    def _parents(self, folder: str) -> list[str]:
+        """The folders between the watched one and a folder in it, the watched one included."""
+        root = os.fspath(self.folder)
+        return [os.fspath(one) for one in Path(folder).parents if one.is_relative_to(root)]
 
     def _in_order(self, ready: list[str]) -> list[Path]:
         paths = sorted(ready, key=lambda path: (self._present[path].stamp.modified_ns, path))
@@ -348,6 +351,7 @@ class Arrivals:
         self._others: dict[str, FileStamp] = {}
         self._folders: dict[str, int] = {}  # and their times of change
         self._names: dict[str, set[str]] = {}  # in each folder
+        before, self._written = self._written, set()
         folders, seen = [os.fspath(self.folder)], set()
         while folders:
             current = folders.pop()
@@ -363,8 +367,11 @@ class Arrivals:
                     raise listing.folder_error(Path(current), error) from None
                 continue
             self._folders[current] = facts.st_mtime_ns
-            self._names[current] = {entry.name for entry in entries}
+            names = self._names[current] = {entry.name for entry in entries}
+            if listing.OUTPUT_LIST in names or names.issuperset(listing.RESULTS):
+                self._written |= _written_below(current)
             folders += self._sort_entries(current, entries)
+        self._told -= before - self._written  # their list is gone: they are parts
         self._turn += 1
         self.took = time.monotonic() - begun
 
@@ -372,12 +379,15 @@ class Arrivals:
         """Sort the entries of a folder into pictures and others; return its subfolders. Files that vanish
         meanwhile are left out, and what macOS notes beside a file that is there."""
         folders: list[str] = []
-        left_out, names = self._left_out(folder), self._names[folder]
+        names = self._names[folder]
         for entry in self._pass_known(entries):
             path = entry.path
-            if path in self._told and path in self._asides:
+            if path in self._written:
+                if decoding.is_picture(path) or entry.is_dir():
+                    self._others[path] = NO_STAMP
+            elif path in self._told and path in self._asides:
                 self._others[path] = self._asides[path][0]
-            elif path not in left_out and not (
+            elif path not in self.apart and not (
                 entry.name.startswith("._") and entry.name.removeprefix("._") in names
             ):
                 with suppress(OSError):  # gone
@@ -415,6 +425,11 @@ class Arrivals:
                 self._present[path] = self._asked[path] = listed
             else:
                 self._others[path] = listed.stamp
+
+
+def _written_below(folder: str) -> set[str]:
+    """Paths below a folder that flawscope wrote, its list included."""
+    return {os.fspath(path) for path in (Path(folder, listing.OUTPUT_LIST), *listing.written_below(Path(folder)))}
 
 
 def _is_among(stamp: FileStamp, others: Collection[FileStamp]) -> bool:
