@@ -24,7 +24,7 @@ from flawscope.methods.threads import return_freed_memory
 from flawscope.pictures.apart import GRID, MAX_COMPARED
 from flawscope.progress import Detail
 
-RETURNED_AFTER = 32  # pictures whose features were collected
+RETURNED_AFTER = 128  # pictures whose features were collected
 FEW_PICTURES = 10  # pictures up to which `auto` tries copies
 COMPARED_PATCHES = 1024  # patches of a left-out picture, at most
 FARTHEST_PATCHES = 64  # of them, whose distances are compared
