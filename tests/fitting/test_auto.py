@@ -263,9 +263,19 @@ def test_few_simulated_defects_do_not_decide(scripted, monkeypatch):
     monkeypatch.setattr(tried, "FAR_BETTER", 0.9)
     choice, _ = fit_auto(scripted.good)
     assert choice.flags == ""
-    assert "few simulated defects do not decide, and of --align turn" in choice.reason
+    assert choice.reason.startswith("only a small trial says that --align turn tells good from bad better")
     given, _ = fit_auto(scripted.good, seen=[(one, []) for one in pictures(60)[40:]])
     assert given.flags == "--align turn"
+
+
+def test_a_wide_interval_is_told_with_the_first_trial_that_decides():
+    """By 3 % (-10 % to 10 %) alone nobody would choose."""
+    search = object.__new__(auto._Search)
+    search.recipes = {flags: Recipe.from_flags(flags) for flags in ("", "--align turn")}
+    far, wide = (0.412, 0.28, 0.52), (0.033, -0.104, 0.096)
+    search.trials = [tried.Trial("--align turn", stage, 0.9, gain) for stage, gain in ((1, far), (2, wide))]
+    _, reason = search._decide(2)
+    assert "by 41.2% at first, and 3.3% (-10.4% to 9.6%) on pictures that it was not chosen by" in reason
 
 
 def test_the_same_settings_are_not_fitted_again(scripted, monkeypatch, tmp_path):

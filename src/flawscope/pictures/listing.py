@@ -16,7 +16,8 @@ from flawscope.errors import InputError, join_names
 from flawscope.pictures.decoding import PICTURE_SUFFIXES, VIDEO_SUFFIXES, PictureSource, is_picture
 from flawscope.pictures.mask_files import find_masks
 
-# What systems leave behind in folders of pictures; names that begin with a dot are left out anyway.
+# What systems leave behind in folders of pictures; names that begin with a dot are left out anyway, and those
+# with ~$, by which Office locks what is open.
 IGNORED_NAMES = frozenset(
     {"__macosx", "@eadir", "$recycle.bin", "system volume information", "thumbs.db", "desktop.ini"}
     | {".ds_store"}
@@ -26,6 +27,7 @@ IGNORED_NAMES = frozenset(
 COMPANION_SUFFIXES = frozenset(
     {".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".md"}
     | {".html", ".log", ".safetensors", ".onnx", ".bin", ".parquet", ".py", ".sh", ".part"}
+    | {".xlsx", ".xlsm", ".xls", ".ods", ".aae", ".xmp", ".crdownload"}
 )
 OUTPUT_LIST = ".flawscope"  # in a folder of results: flawscope's files there, a JSON string a line
 RESULTS = ("results.csv", "results.json", "predictions")  # beside it
@@ -47,7 +49,7 @@ def natural_key(path: str | Path) -> NaturalKey:
 
 
 def is_ignored(name: str) -> bool:
-    return name.startswith(".") or name.casefold() in IGNORED_NAMES
+    return name.startswith((".", "~$")) or name.casefold() in IGNORED_NAMES
 
 
 def is_hidden_picture(path: StrPath) -> bool:
