@@ -171,7 +171,9 @@ def test_splits_are_told_by_what_their_pictures_are_for(mvtec, save):
     said = "\n".join(report.lines())
     assert "the same picture is among those to learn from and among those to test with" in said
     assert "the same picture is 2 times among those to test with" in said
-    assert [f"  {words} " in said for words in ("to learn from", "to calibrate by", "to test with")] == [True] * 3
+    assert [f"  {words} " in said for words in ("to learn from", "to calibrate by", "to test with")] == [
+        True
+    ] * 3
     without_paths = re.sub(r"\S*/\S*", "", said)
     assert not {"train", "test", "validation"} & set(re.findall(r"(?<!to )\b\w+", without_paths))
     assert [split for split, _, _ in report.counts][:2] == ["train", "validation"]

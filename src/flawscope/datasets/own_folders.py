@@ -31,7 +31,7 @@ from flawscope.datasets.dataset import (
 )
 from flawscope.datasets.masks import GroundTruth
 from flawscope.errors import InputError, join_names, suggest_name
-from flawscope.pictures.decoding import OTHER_FILES, is_picture
+from flawscope.pictures.decoding import is_picture, other_remedies
 from flawscope.pictures.folder_words import (
     GOOD,
     one_may_negate,
@@ -61,11 +61,9 @@ def open_bare(root: Path, settings: SplitSettings) -> Dataset:
     if not paths:
         others = Counter(path.suffix.lower() for path in not_pictures_in(root) if path.suffix)
         there = join_names([f"{n} {suffix}" for suffix, n in others.most_common(3)])
-        kinds = dict.fromkeys(kind for suffix in others if (kind := OTHER_FILES.get(suffix)) is not None)
-        remedies = "".join(f"; {kind.remedy.format(kind.several)}" for kind in kinds)
         raise InputError(
             f"{root}: no pictures and no known layout{f', only {there}' if there else ''}; known formats: "
-            f"{known_formats()}{remedies}"
+            f"{known_formats()}{other_remedies(others)}"
         )
     if category_of(root).casefold() in MASK_FOLDERS:
         raise InputError(f"{root}: a folder of masks, by its name; give the folder that holds it")

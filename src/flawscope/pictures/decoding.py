@@ -59,7 +59,6 @@ class OtherFile(NamedTuple):
     remedy: str
 
 
-_LIST = "judge the pictures of a list by `predict MODEL - < LIST.txt`"
 OTHER_FILES = {  # by suffix
     **dict.fromkeys(VIDEO_SUFFIXES, OtherFile("a video", "videos", "take single pictures out of {}")),
     **dict.fromkeys(
@@ -70,14 +69,22 @@ OTHER_FILES = {  # by suffix
         (".zip", ".7z", ".rar", ".tar", ".gz", ".tgz"),
         OtherFile("an archive", "archives", "unpack {}, and give the folder"),
     ),
-    **dict.fromkeys((".lnk", ".url"), OtherFile("a shortcut", "shortcuts", "put the pictures themselves there")),
+    **dict.fromkeys(
+        (".lnk", ".url"), OtherFile("a shortcut", "shortcuts", "put the pictures themselves there")
+    ),
     **dict.fromkeys(
         (".pdf", ".doc", ".docx", ".ppt", ".pptx", ".odt"),
         OtherFile("a document", "documents", "store the pictures in {} as PNG"),
     ),
-    **dict.fromkeys((".txt", ".csv", ".tsv"), OtherFile("a text", "texts", _LIST)),
-    **dict.fromkeys((".xlsx", ".xlsm", ".xls", ".ods"), OtherFile("a table", "tables", _LIST)),
 }
+TEXT_SUFFIXES = (".txt", ".csv", ".tsv")  # of files that may name pictures
+TABLE_SUFFIXES = (".xlsx", ".xlsm", ".xls", ".ods")
+
+
+def other_remedies(suffixes: Iterable[str]) -> str:
+    """What to do with files of these suffixes that are no pictures, each behind a semicolon."""
+    kinds = dict.fromkeys(kind for suffix in suffixes if (kind := OTHER_FILES.get(suffix)) is not None)
+    return "".join(f"; {kind.remedy.format(kind.several)}" for kind in kinds)
 
 
 @dataclass
@@ -389,8 +396,14 @@ def _open_header(stream: IO[bytes], name: str) -> Image.Image:
 
 def _other_file_error(name: str) -> InputError:
     """The error of a file that is no picture, by its suffix."""
-    if (kind := OTHER_FILES.get(Path(name).suffix.lower())) is not None:
+    suffix = Path(name).suffix.lower()
+    if (kind := OTHER_FILES.get(suffix)) is not None:
         return picture_error(name, f"it is {kind.one}", kind.remedy.format("it"))
+    if suffix in TEXT_SUFFIXES + TABLE_SUFFIXES:
+        one = "a text" if suffix in TEXT_SUFFIXES else "a table"
+        return picture_error(
+            name, f"it is {one}", "`flawscope predict MODEL - < list.txt` reads a list of paths"
+        )
     return picture_error(name, "it is not a picture we know", "convert it to PNG")
 
 
