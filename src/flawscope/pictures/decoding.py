@@ -82,7 +82,7 @@ TABLE_SUFFIXES = (".xlsx", ".xlsm", ".xls", ".ods")
 
 
 def other_remedies(suffixes: Iterable[str]) -> str:
-    """What to do with files of these suffixes that are no pictures, each behind a semicolon."""
+    """Remedies for files of these suffixes that are no pictures, each behind a semicolon."""
     kinds = dict.fromkeys(kind for suffix in suffixes if (kind := OTHER_FILES.get(suffix)) is not None)
     return "".join(f"; {kind.remedy.format(kind.several)}" for kind in kinds)
 
