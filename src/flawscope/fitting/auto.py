@@ -118,12 +118,12 @@ def fit_auto(
         earlier = None if made is None else Choice.from_facts(read_manifest(made).facts)
     search = _Search(images, seen, list(names), dict(options), clock, earlier, say, step, made is not None)
     choice, recipe = search.run()
+    search.time.require(recipe.flags, len(search.sources))  # without a model there is nothing to go on with
     for line in choice.lines():
         say(line)
     if made is not None and search.time.fitted == recipe.flags:
         say("the settings are those of the model before, which stays")
         return _with_choice(_reopened(made, options), choice, search.given)
-    search.time.require(recipe.flags, len(search.sources))
     with search.memory.used_for(recipe.flags):
         predictor = fit(images, names=names, say=say, step=step, **{**options, **recipe.options})
     return _with_choice(predictor, choice, search.given)
@@ -440,7 +440,8 @@ class _Search:
                 raise _TimeIsUpError
             self.step(label, done, total)
 
-        if self.time.now() + self.time.fit_seconds(flags, learnt) > self._trial_until(number):
+        likely = flags if self.time.knows(flags) else ""  # as long as that of the settings as given, about
+        if self.time.now() + self.time.fit_seconds(likely, learnt) > self._trial_until(number):
             raise _TimeIsUpError
         step("", 0, 1)
         options = {**self.options, **recipe.options, "force": True, "drop_suspects": False}
