@@ -32,11 +32,14 @@ def test_lines_of_a_fit_need_no_explanation(model_path):
         "  c.png  lies apart from the others",
         "--drop-suspects leaves out what stands out by its score",
     ]
-    args = SimpleNamespace(category=None, data="parts", evaluate=False)
+    args = SimpleNamespace(category=None, data="parts", good="gut", has_test=True, evaluate=False)
     assert next_steps(args, model_path)[0] == "go on with:"  # "next:" begins an advice
     assert not any("torch" in line for line in next_steps(args, model_path))
     args.evaluate = True
     assert next_steps(args, model_path)[2].endswith("shows what was measured, with pictures")
+    assert " --data parts --good gut --out results" in next_steps(args, model_path)[2]  # asks nothing again
+    args.has_test = False
+    assert " --data GOOD_AND_BAD --out results" in next_steps(args, model_path)[2]
 
 
 def test_pictures_of_the_default_alone_are_told_to_the_advice(model_path):

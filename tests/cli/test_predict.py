@@ -84,6 +84,21 @@ def test_what_means_nothing_stands_in_its_place_and_each_picture_once(run, model
     assert f"skipped: {words[1]}: no such file or folder; check the path" in err.splitlines()
 
 
+def test_pictures_that_one_reason_keeps_from_being_read_are_one_line(run, model_path, batch, tmp_path):
+    for k in range(7):
+        (tmp_path / f"{k}.png").write_bytes(b"x")
+    (tmp_path / "empty.png").write_bytes(b"")
+    code, _, err = run("predict", model_path, batch / "a.png", *sorted(tmp_path.glob("*.png")))
+    told = [line for line in err.splitlines() if line.startswith("skipped: ")]
+    assert (code, len(told)) == (1, 2)
+    assert told[0].startswith(
+        "skipped: cannot read 7 pictures: it is not a picture we know; convert it to PNG: "
+    )
+    assert told[0].endswith("4.png and 2 more")
+    assert "empty.png: it is empty" in told[1]
+    assert "8 pictures were skipped" in err
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux alone: nothing to install")
 def test_a_name_that_cannot_be_shown_spoils_nothing(run, model_path, batch, tmp_path):
     name = tmp_path / "odd" / b"\xff\xfe.png".decode("utf-8", "surrogateescape")

@@ -66,8 +66,9 @@ def test_stdin_is_taken_line_by_line_as_by_the_plain_command(listed):
     found, made = listed("-", stdin=b"a//b.png\r\n\nc.png\na//b.png\n\xff.png")
     assert found == ["a/b.png", "c.png", "a/b.png", os.fsdecode(b"\xff.png")]
     assert listed("-", stdin=b"c.png\n")[1].digest != made.digest
-    with pytest.raises(InputError, match="no list of paths"):
-        listed("-", stdin=b"\x89PNG\0\0")
+    for other in (b"\x89PNG\0\0", "a.png\n".encode("utf-16-le"), "a.png\n".encode("utf-16-be")):
+        with pytest.raises(InputError, match="no list of paths in UTF-8; save a list as UTF-8"):
+            listed("-", stdin=other)
 
 
 def test_what_means_nothing_alone_is_refused(pictures, listed):

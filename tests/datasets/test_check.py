@@ -133,13 +133,17 @@ def test_files_that_take_no_part(mvtec, save):
     save(mvtec / "old/2.png")
     for name in ("b.mp4", "a.mp4"):
         (mvtec / "train/good" / name).touch()
-    (mvtec / "readme.txt").touch()
+    for name in ("readme.txt", "~$list.xlsx", "bad.zip"):
+        (mvtec / name).touch()
     assert found(mvtec) == [
+        ("warning", "unknown-format", ".", ("bad.zip",)),
         ("warning", "unknown-format", "train/good", ("train/good/a.mp4", "train/good/b.mp4")),
         ("note", "beside", ".", ("readme.txt",)),
         ("note", "unused", ".", ()),
         ("note", "unused", "old", ()),
     ]
+    remedies = [one.remedy for one in check(mvtec, near=False).findings if one.code == "unknown-format"]
+    assert remedies == ["unpack archives, and give the folder", "take single pictures out of videos"]
 
 
 def test_few_pictures_and_nothing_to_test_are_told_and_a_folder_of_good_ones_has_no_splits(tmp_path, save):
@@ -156,6 +160,23 @@ def test_few_pictures_and_nothing_to_test_are_told_and_a_folder_of_good_ones_has
         said = " ".join(check(root).lines())
         assert "the same picture is 2 times in the folder" in said
         assert not {"train", "test"} & set(re.findall(r"\w+", said))
+
+
+def test_splits_are_told_by_what_their_pictures_are_for(mvtec, save):
+    save(mvtec / "validation/good/0.png")
+    for where in ("train/good/again.png", "test/good/again.png"):
+        shutil.copy(mvtec / "train/good/000.png", mvtec / where)
+    shutil.copy(mvtec / "test/good/001.png", mvtec / "test/good/twice.png")
+    report = check(mvtec, near=False)
+    said = "\n".join(report.lines())
+    assert "the same picture is among those to learn from and among those to test with" in said
+    assert "the same picture is 2 times among those to test with" in said
+    assert [f"  {words} " in said for words in ("to learn from", "to calibrate by", "to test with")] == [
+        True
+    ] * 3
+    without_paths = re.sub(r"\S*/\S*", "", said)
+    assert not {"train", "test", "validation"} & set(re.findall(r"(?<!to )\b\w+", without_paths))
+    assert [split for split, _, _ in report.counts][:2] == ["train", "validation"]
 
 
 def test_report_for_people_and_machines(mvtec):

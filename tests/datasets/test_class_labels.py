@@ -210,7 +210,7 @@ def test_marks_of_a_split_set_are_no_question_where_a_list_tells_each(tmp_path, 
     assert [len(one) for one in found.splits.values()] == [3, 3, 2]
     (tmp_path / "video").mkdir()
     (tmp_path / "video/a.mp4").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"only 1 \.mp4; .*of a video take single pictures"):
+    with pytest.raises(InputError, match=r"only 1 \.mp4; .*take single pictures out of videos"):
         open_dataset(tmp_path / "video")
 
 

@@ -62,6 +62,7 @@ def test_no_kind_of_defect_is_good():
         *[(names, True) for names in ("kos01|kos02", "2024-05-01|new", "cam_A|cam_B", "Schicht 1|cam2")],
         *[(names, False) for names in ("0|1", "label0|label1", "type1|type2", "A|B", "positive|negative")],
         *[(names, False) for names in ("2024-05-01|Kratzer", "cam1|dent", "class 1|class 2", "x|y")],
+        *[(names, False) for names in ("Neuer Ordner|Neuer Ordner (2)", "New folder|cam1")],
         *[(names, False) for names in ("G1|B1", "P_2024|F_2024", "2024-05-01_G|2024-05-01_N", "z1|n1")],
     ],
 )
@@ -92,7 +93,7 @@ EXPECTED = {
     "2024-05-01 !niO|positive !negative|0 !1|G !B|A_Ware !B_Ware|clean !dirty|fine !rusty|. !Kratzer|. !niO|"
     "!niO|widgets/fresh !widgets/worn|train/iO !train/Kratzer",
     "not good by its name": "good good/2024 !good/rejected",
-    "choose one": "2024-05-01/iO !2024-05-01/niO 2024-05-02/iO !2024-05-02/niO",
+    "of good pictures: --good iO": "2024-05-01/iO !2024-05-01/niO 2024-05-02/iO !2024-05-02/niO",
 }
 LAYOUTS = {folders: found for found, every in EXPECTED.items() for folders in every.split("|")}
 

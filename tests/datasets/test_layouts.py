@@ -315,7 +315,7 @@ def test_missing_empty_and_no_folder(tmp_path, save):
     assert "no pictures and no known layout" in refused(tmp_path)
     assert "a file, not a folder" in refused(tmp_path / "readme.txt")
     (tmp_path / "clip.mp4").touch()
-    assert "take single pictures out of the video" in refused(tmp_path / "clip.mp4")
+    assert "take single pictures out of it" in refused(tmp_path / "clip.mp4")
     (tmp_path / "train/good").mkdir(parents=True)
     assert re.search(r"train.good: no pictures to train on", refused(tmp_path))
 

@@ -216,8 +216,15 @@ def test_a_list_names_pictures_of_the_data_set_or_beside_it(listed, mvtec, tmp_p
     assert names(choose_seen(path, dataset, masked=False)) == ["bent/000.png", "cut/001.png"]
     assert len(choose_seen(4, dataset, masked=False)) == 4 > len(choose_seen(mvtec, dataset))
     assert len(choose_seen(mvtec, dataset, masked=False)) == 4
-    with pytest.raises(InputError, match="cannot read the list"):
-        choose_seen(mvtec / "test/cut/000.png")
+    for other, reason in (
+        (mvtec / "test/cut/000.png", r"it is no text; give a text file of paths, or a folder"),
+        (tmp_path / "lists/bad.xlsx", r"it is no text; give a text file of paths, or a folder"),
+        (tmp_path / "lists/bad.txt", r"it is no text in UTF-8; save it as UTF-8$"),
+    ):
+        if not other.exists():
+            other.write_bytes("test/cut/001.png\n".encode("utf-16-le"))
+        with pytest.raises(InputError, match=f"cannot read the list .*{reason}"):
+            choose_seen(other)
 
 
 @pytest.mark.parametrize(

@@ -15,17 +15,19 @@ from flawscope.results.advice import advice
 
 
 def test_a_search_is_advised_where_parts_lie_elsewhere(drawn, model_path, monkeypatch):
-    """It asks the good test pictures, and only where defects are missed."""
+    """It asks the good test pictures, of few all, and only where defects are missed."""
     model, asked = load(model_path, device="cpu"), []
     found = evaluate(model, open_dataset(drawn, "plate"))
-    for how, advised in ((None, False), ("turn", True)):
+    good = sum(not one.item.anomalous for one in found.pictures)
+    for how, advised, enough in ((None, False, good), ("turn", True, good), ("turn", True, good + 1)):
+        monkeypatch.setattr(next_steps, "LOOKED_AT", enough)
         monkeypatch.setattr(next_steps, "_poses_needed", lambda good, h=how: asked.append(len(good)) or h)
         missed = [
             one._replace(prediction=replace(one.prediction, is_anomalous=False)) for one in found.pictures
         ]
         steps = advise_after(replace(found, pictures=missed), model.manifest)
         assert any("--auto" in one.step for one in steps) == advised
-    assert asked == [sum(not one.item.anomalous for one in found.pictures)] * 2
+    assert asked == [good, good, len(found.pictures)]
 
 
 @pytest.mark.parametrize(

@@ -206,6 +206,35 @@ def test_a_load_that_comes_in_between_is_seen(scripted, monkeypatch):
     assert "no time" in [one.note for one in choice.trials]
 
 
+def test_a_search_that_is_refused_at_its_end_tells_why_and_no_table(scripted, monkeypatch, refused):
+    """There is no model to go on with by --resume; the load came after the trials."""
+    clock, said = FakeClock(monkeypatch), list[str]()
+    inner = auto._Search.run
+
+    def run(search):
+        found = inner(search)
+        clock.work(60.0)
+        search.time._pace = 9.0
+        return found
+
+    monkeypatch.setattr(auto._Search, "run", run)
+    refused(lambda: fit_auto(scripted.good, minutes=3, say=said.append), "3 minutes are too few", "of trials")
+    assert not any("--resume" in line or "chosen" in line for line in said)
+
+
+def test_work_that_waited_by_chance_tells_no_speed(monkeypatch):
+    """By a hundredth of a second that took half a second, a fit of 20 s would take 1000."""
+    wall = cpu = 0.0
+    now = SimpleNamespace(monotonic=lambda: wall, process_time=lambda: cpu)
+    monkeypatch.setattr(search_time, "time", now)
+    clock = search_time.SearchTime(180)
+    clock.note("", 20.0, 40)
+    for used, took, expected in ((0.01, 0.5, 20.0), (2.0, 6.0, 60.0), (0.1, 0.1, 60.0)):
+        with clock.measured():
+            cpu, wall = cpu + used, wall + took
+        assert clock.fit_seconds("", 40) == pytest.approx(expected)
+
+
 def test_settings_as_given_that_cannot_be_fitted_in_time_are_seen_before_they_are(
     scripted, monkeypatch, refused
 ):
@@ -263,9 +292,19 @@ def test_few_simulated_defects_do_not_decide(scripted, monkeypatch):
     monkeypatch.setattr(tried, "FAR_BETTER", 0.9)
     choice, _ = fit_auto(scripted.good)
     assert choice.flags == ""
-    assert "few simulated defects do not decide, and of --align turn" in choice.reason
+    assert choice.reason.startswith("only a small trial says that --align turn tells good from bad better")
     given, _ = fit_auto(scripted.good, seen=[(one, []) for one in pictures(60)[40:]])
     assert given.flags == "--align turn"
+
+
+def test_a_wide_interval_is_told_with_the_first_trial_that_decides():
+    """By 3 % (-10 % to 10 %) alone nobody would choose."""
+    search = object.__new__(auto._Search)
+    search.recipes = {flags: Recipe.from_flags(flags) for flags in ("", "--align turn")}
+    far, wide = (0.412, 0.28, 0.52), (0.033, -0.104, 0.096)
+    search.trials = [tried.Trial("--align turn", stage, 0.9, gain) for stage, gain in ((1, far), (2, wide))]
+    _, reason = search._decide(2)
+    assert "by 41.2% at first, and 3.3% (-10.4% to 9.6%) on pictures that it was not chosen by" in reason
 
 
 def test_the_same_settings_are_not_fitted_again(scripted, monkeypatch, tmp_path):

@@ -255,9 +255,16 @@ def test_bad_sources_are_named(tmp_path, rgb, encoded, refused, monkeypatch):
         ("text.png", b"not a picture at all", ("not a picture",)),
         ("clip.MP4", encoded(rgb, "TIFF"), ("a video",)),
         ("a.cr2", encoded(rgb, "TIFF"), ("raw file",)),  # as whose preview Pillow would open it
+        ("list.txt", b"a.png\nb.png\n", ("a text", "`flawscope predict MODEL - < list.txt`")),
+        ("list.XLSX", b"PK\3\4", ("a table", "`flawscope predict MODEL - < list.txt`")),
+        ("parts.zip", b"PK\3\4", ("an archive", "unpack it")),
+        ("part.jpg.lnk", b"L", ("a shortcut", "the pictures themselves")),
+        ("part.pdf", b"%PDF", ("a document", "store the pictures in it as PNG")),
     ):
         (tmp_path / name).write_bytes(content)
         refused(lambda name=name: decode(tmp_path / name), name, *words)
+    (tmp_path / "really.txt").write_bytes(encoded(rgb, "PNG"))  # what it holds decides
+    assert decode(tmp_path / "really.txt").shape == rgb.shape
     refused(lambda: decode(b""), "empty")
     refused(lambda: decode(b"text", name="upload 7"), "upload 7")
     refused(lambda: decode("a\0b"))

@@ -1,6 +1,6 @@
 import pytest
 
-from flawscope.pictures.form import size_in_form, usual_form
+from flawscope.pictures.form import mixed_sizes, size_in_form, usual_form
 
 
 @pytest.mark.parametrize("form", [2, 0.5, 2.53, 3.3, 1 / 5, 12])
@@ -26,3 +26,18 @@ def test_the_usual_form_is_that_of_most():
     assert usual_form([]) == 1
     for others in (1, 2):  # the form of most would stretch the others four times, a square all of them twice
         assert usual_form([(100, 200)] * 4 + [(200, 100)] * others) == 1
+
+
+def test_sizes_of_several_cameras_are_named_and_those_of_crops_are_not():
+    two = [(480, 640)] * 20 + [(1024, 1024)] * 9
+    assert mixed_sizes(two) == "640x480 (20), 1024x1024 (9)"
+    assert mixed_sizes([(480, 640)] * 20 + [(960, 1280)] * 5) == "640x480 (20), 1280x960 (5)"
+    chance = [(1024, 1024)]  # a stray picture, which another line names
+    for sizes in (
+        [],
+        [(480, 640)] * 9,
+        [(480, 640)] * 20 + chance,
+        [(480 + k, 640 + 9 * k) for k in range(40)],
+    ):
+        assert mixed_sizes(sizes) == ""
+    assert mixed_sizes([(480, 640)] * 20 + [(482, 640)] * 9) == ""  # alike

@@ -19,6 +19,7 @@ from flawscope.errors import (
     FlawscopeError,
     InputError,
     decimal_point,
+    join_names,
     message_with_type,
     one_line_message,
     pluralize,
@@ -395,11 +396,26 @@ def prepare_output_folder(path: str) -> Path:
     return folder
 
 
+MAX_ALIKE = 5  # skipped pictures of one reason that are told in lines of their own
+_UNREAD = re.compile(r"cannot read picture (?P<name>.+?): (?P<reason>.+)")
+
+
 def report_failures(failures: Sequence[str], *, named: bool = False) -> int:
     """Reports skipped pictures and masks, and returns the exit code. named: each was reported before."""
     skipped = [line for line in failures if not line.endswith(COUNTED_WITHOUT_MASK)]
+    alike: dict[str, list[str]] = {}  # pictures by the reason for which they are not read
+    for line in () if named else skipped:
+        if found := _UNREAD.fullmatch(" ".join(line.split())):
+            alike.setdefault(found["reason"], []).append(found["name"])
     for line in () if named else failures:
-        say(f"{'skipped' if line in skipped else 'mask not used'}: {' '.join(line.split())}")
+        one_line = " ".join(line.split())
+        found = _UNREAD.fullmatch(one_line) if line in skipped else None
+        names = alike[found["reason"]] if found else []
+        if found is None or len(names) <= MAX_ALIKE:
+            say(f"{'skipped' if line in skipped else 'mask not used'}: {one_line}")
+        elif found["name"] == names[0]:
+            reason = found["reason"]
+            say(f"skipped: cannot read {pluralize(len(names), 'picture')}: {reason}: {join_names(names)}")
     if skipped:
         were = "was" if len(skipped) == 1 else "were"
         say(f"{pluralize(len(skipped), 'picture')} {were} skipped; the others are done")

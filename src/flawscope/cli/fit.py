@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--evaluate measures one model: call `flawscope evaluate` for several")
     if args.json and not args.evaluate:
         raise InputError("--json prints what --evaluate measures: add --evaluate")
-    args.call_digest = questions.digest_call(args)
+    args.call_digest, args.has_test = questions.digest_call(args), True
     if args.force and questions.accept(args.out, args.call_digest):
         return common.report_failures(_evaluate(args, Predictor.opened(args.out)) if args.evaluate else [])
     if (
@@ -145,11 +145,13 @@ def learnt_by_default(args: argparse.Namespace, manifest: Manifest) -> int:
 
 def next_steps(args: argparse.Namespace, out: Path) -> list[str]:
     """Lines with the commands that come next."""
-    category = ["--category", args.category] if args.category else []
+    which = ["--category", args.category] if args.category else []
+    which += ["--good", args.good] if args.good else []
+    tested = [args.data, *which] if args.has_test else ["GOOD_AND_BAD"]  # good ones alone test nothing
     why = "shows what was measured, with pictures" if args.evaluate else "measures on good and bad ones"
     steps = (
         (["predict", out, "NEW_PICTURES", "--out", "found"], "judges pictures"),
-        (["evaluate", out, "--data", args.data, *category, "--out", "results"], why),
+        (["evaluate", out, "--data", *tested, "--out", "results"], why),
         (
             ["export", out, "--out", out.with_suffix(".onnx")],
             "makes a copy for computers that only judge: less to install",

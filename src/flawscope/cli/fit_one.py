@@ -161,6 +161,7 @@ def fit_model(
     else:
         seed = registry.configure(registry.method(call.method), call.preset, call.settings).seed
     dataset = open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)
+    args.has_test = bool(dataset.test)
     if args.only_view is not None:
         dataset = split_by_view(dataset, args.only_view[0], "train", "validation")[args.only_view[1]]
     kept = sum(not one.anomalous for one in dataset.test) if dataset.drawn_split else 0

@@ -94,7 +94,10 @@ def _read_stdin(stream: IO[bytes]) -> PictureInputs:
         lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in text_lines(stream))
         return PictureInputs(Path(unquoted(line)) for line in lines if line.strip())
     if not is_encoded(head):
-        raise InputError("what comes on stdin is neither a picture that can be read nor a list of paths")
+        raise InputError(
+            "what comes on stdin is neither a picture that can be read nor a list of paths "
+            "in UTF-8; save a list as UTF-8"
+        )
     return PictureInputs([stream.read()], 1)
 
 

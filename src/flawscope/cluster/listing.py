@@ -201,7 +201,10 @@ def _stdin_paths(stream: IO[bytes], info: ListingInfo) -> Iterator[str]:
     for line in text_lines(stream):
         digest.update(line)
         if b"\0" in line:
-            raise InputError("stdin holds no list of paths; a picture is judged without --cluster")
+            raise InputError(
+                "stdin holds no list of paths in UTF-8; save a list as UTF-8, or judge a picture "
+                "without --cluster"
+            )
         if path := line.rstrip(b"\r\n"):
             yield os.fspath(Path(unquoted(os.fsdecode(path))))
     info.digest = digest.hexdigest()

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from flawscope.datasets.class_labels import read_class_labels
 from flawscope.datasets.copies import CheckedPicture, exact_copies, near_copies
 from flawscope.datasets.copies import Finding as Finding
-from flawscope.datasets.dataset import Dataset, Item, count_reasons
+from flawscope.datasets.dataset import SPLIT_WORDS, Dataset, Item, count_reasons
 from flawscope.datasets.labels import PictureLabels
 from flawscope.datasets.labels.forms import EXPECTED
 from flawscope.datasets.layouts import open_dataset
@@ -28,7 +28,7 @@ from flawscope.errors import InputError, join_names, one_line_message, pluralize
 from flawscope.pictures import units
 from flawscope.pictures.appearance import pixel_format
 from flawscope.pictures.channels import first_group
-from flawscope.pictures.decoding import pixel_hash
+from flawscope.pictures.decoding import OTHER_FILES, pixel_hash
 from flawscope.pictures.defect_size import reduction_remark
 from flawscope.pictures.folder_words import says_good
 from flawscope.pictures.listing import COMPANION_SUFFIXES, natural_key, not_pictures_in
@@ -106,7 +106,7 @@ class CheckReport:
         text = [f"{self.category} ({self.layout} layout) in {self.root}"]
         splits = {split for split, _, _ in self.counts}
         for split, kind, number in self.counts:
-            place = f"{split:<10} " if len(splits) > 1 else ""
+            place = f"{SPLIT_WORDS[split]:<15} " if len(splits) > 1 else ""
             text.append(f"  {place}{kind:<20} {number:>6}")
         if self.sizes:
             text.append(f"  sizes: {_sizes_text(self.sizes, MAX_SHOWN)}")
@@ -335,7 +335,7 @@ def _label_faults(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
             f"{pluralize(len(read.files), 'file')} of {form}: {pluralize(read.kinds.total(), 'mark')} in "
             f"{pluralize(read.pictures, 'picture')}{f' ({kinds})' if kinds else ''}"
         )
-        if said := join_names([f"{what} {n}" for what, n in read.about.most_common()]):
+        if said := join_names([f"{what} {n}" for what, n in read.about.most_common() if what]):
             message += f"; of whole pictures: {said}"
         left_out = join_names([f"{what} {n}" for what, n in read.left_out.most_common()])
         yield Finding("note", "labels", subject, message, f"left out: {left_out or 'nothing'}")
@@ -418,7 +418,8 @@ def _other_files(dataset: Dataset) -> Iterator[Finding]:
     for (folder, suffix), paths in unknown.items():
         kind = f"of a format that is not read ({suffix})" if suffix else "without a suffix, not read"
         message = f"{pluralize(len(paths), 'file')} {kind}: {join_names([path.name for path in paths])}"
-        remedy = "convert pictures to PNG or JPEG, take single pictures out of a video"
+        other = OTHER_FILES.get(suffix)
+        remedy = other.remedy.format(other.several) if other else "convert pictures to PNG or JPEG"
         others = tuple(map(dataset.relative, paths))
         yield Finding("warning", "unknown-format", folder, message, remedy, others)
     if beside:

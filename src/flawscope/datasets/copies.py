@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flawscope.datasets.dataset import Dataset, Item
+from flawscope.datasets.dataset import SPLIT_WORDS, Dataset, Item
 from flawscope.errors import join_names, pluralize
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.near_duplicates import Look, clusters, compare_pictures
@@ -100,28 +100,29 @@ def near_copies(
 def _copies_finding(dataset: Dataset, group: Sequence[CheckedPicture], *, near: bool) -> Finding:
     """Finding of pictures that are (nearly) the same: the first is its subject, the others are named."""
     splits = list(dict.fromkeys(one.split for one in group))
-    place = splits[0] if dataset.test else "the folder"  # good pictures alone have no splits
+    among = [f"among those {SPLIT_WORDS[split]}" for split in splits]
+    place = among[0] if dataset.test else "in the folder"  # good pictures alone have no splits
     if len(splits) > 1 and near and dataset.drawn_split and not any(one.item.anomalous for one in group):
         severity, code = "note", "nearly-in-two-splits"
-        message = f"nearly the same picture is in {' and in '.join(splits)}"
+        message = f"nearly the same picture is {' and '.join(among)}"
         remedy = "it says little about new parts; --group keeps parts together that names tell"
     elif len(splits) > 1 and near:
         severity, code = "warning", "nearly-in-two-splits"
-        message = f"nearly the same picture is in {' and in '.join(splits)}"
-        remedy = "keep pictures of one part in one split"
+        message = f"nearly the same picture is {' and '.join(among)}"
+        remedy = "keep pictures of one part together"
     elif near:
         severity, code = "note", "nearly-copy"
-        message = f"{pluralize(len(group), 'picture')} in {place} are nearly the same"
+        message = f"{pluralize(len(group), 'picture')} {place} are nearly the same"
         remedy = "if they show one part, keep one of them or group them for calibration"
     elif len(splits) > 1:
         severity, code = "error", "in-two-splits"
-        message = f"the same picture is in {' and in '.join(splits)}"
+        message = f"the same picture is {' and '.join(among)}"
         remedy = "remove it from one of them, or every figure is too good"
     elif len({one.item.anomalous for one in group}) > 1:
         severity, code = "error", "good-and-bad"
         message, remedy = "the same picture is good and defective", "remove the wrong one"
     else:
         severity, code = "warning", "copy"
-        message, remedy = f"the same picture is {len(group)} times in {place}", "keep one"
+        message, remedy = f"the same picture is {len(group)} times {place}", "keep one"
     first, *others = (dataset.relative(one.item.path) for one in group)
     return Finding(severity, code, first, f"{message} ({join_names(others, 3)})", remedy, tuple(others))

@@ -96,6 +96,11 @@ SPLITS = {  # names of folders, by the split that they hold
     "validation": ("validation", "valid", "val"),
     "test": ("test", "testing"),
 }
+SPLIT_WORDS = {  # that tell a person what a split's pictures are for
+    "train": "to learn from",
+    "validation": "to calibrate by",
+    "test": "to test with",
+}
 
 
 def split_of(folders: Iterable[str]) -> str | None:

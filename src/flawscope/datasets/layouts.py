@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shlex
 from pathlib import Path
 
 from flawscope.datasets.class_labels import ClassLabels, read_class_labels
@@ -224,7 +225,9 @@ def _choose_category(root: Path, category: str | None, good: str | None) -> Path
         names, are_sorted = ", ".join(categories), {*map(_layout_of, categories.values())} == {"folder"}
         if good is not None and are_sorted:
             return root
-        one = " or, where all show one product, name the folders of good pictures with --good"
+        known = dict.fromkeys(path.name for one in categories.values() for path in good_folders(one))
+        answer = f"--good {shlex.quote(','.join(known))}"
+        one = f" or, where all show one product, name the folders of good pictures: {answer}"
         raise InputError(
             f"several categories in {root}: {names}; choose one with --category{one if are_sorted else ''}"
         )

@@ -31,7 +31,7 @@ from flawscope.datasets.dataset import (
 )
 from flawscope.datasets.masks import GroundTruth
 from flawscope.errors import InputError, join_names, suggest_name
-from flawscope.pictures.decoding import is_picture
+from flawscope.pictures.decoding import is_picture, other_remedies
 from flawscope.pictures.folder_words import (
     GOOD,
     one_may_negate,
@@ -63,7 +63,7 @@ def open_bare(root: Path, settings: SplitSettings) -> Dataset:
         there = join_names([f"{n} {suffix}" for suffix, n in others.most_common(3)])
         raise InputError(
             f"{root}: no pictures and no known layout{f', only {there}' if there else ''}; known formats: "
-            f"{known_formats()}; of a video take single pictures"
+            f"{known_formats()}{other_remedies(others)}"
         )
     if category_of(root).casefold() in MASK_FOLDERS:
         raise InputError(f"{root}: a folder of masks, by its name; give the folder that holds it")

@@ -21,7 +21,7 @@ from flawscope.views.pose import PoseKind
 from flawscope.views.preprocess import Preprocess
 
 MEASURED = 40  # missed defects whose sizes are measured
-LOOKED_AT = 9  # good pictures that tell how parts lie: one more than it takes
+LOOKED_AT = 9  # pictures that tell how parts lie: one more than it takes
 
 
 def advise_before(dataset: Dataset) -> list[Advice]:
@@ -51,7 +51,9 @@ def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
     choice = Choice.from_facts(manifest.facts)
     how, sole = manifest.preprocess, _sole_picture(manifest)
     is_whole = how.tile is None and how.reference is None
-    good = [one.item.path for one in result.pictures if not one.item.anomalous]
+    shown = [one.item.path for one in result.pictures if not one.item.anomalous]
+    if len(shown) < LOOKED_AT:  # too few tell nothing; parts with defects lie like the others
+        shown = [one.item.path for one in result.pictures]
     return advice(
         rate=manifest.calibration.rate,
         missing=manifest.calibration.describe_missing(),
@@ -60,19 +62,19 @@ def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
         network=how.network_size if is_whole else None,
         defects=result.defects["images"],
         missed=len(missed),
-        lies_elsewhere=lambda: how.reference is None and _poses_needed(good) is not None,
+        lies_elsewhere=lambda: how.reference is None and _poses_needed(shown) is not None,
         tried=choice is not None and choice.has_tried,
         sole=sole[0],
         hidden=sum(one.prediction.score > sole[1] for one in missed),
     )
 
 
-def _poses_needed(good: Sequence[PictureSource]) -> PoseKind | None:
+def _poses_needed(shown: Sequence[PictureSource]) -> PoseKind | None:
     """Returns `poses_needed` of some pictures; those that cannot be read, and deep ones, do not count."""
     how, small = Preprocess(), []
-    for number in spread_numbers(len(good), LOOKED_AT):
+    for number in spread_numbers(len(shown), LOOKED_AT):
         with suppress(InputError):  # the command names it
-            small.append(how.small(how.decode(good[number])))
+            small.append(how.small(how.decode(shown[number])))
     lying = poses_needed(small)
     return None if lying is None else lying.kind
 

@@ -118,12 +118,12 @@ def fit_auto(
         earlier = None if made is None else Choice.from_facts(read_manifest(made).facts)
     search = _Search(images, seen, list(names), dict(options), clock, earlier, say, step, made is not None)
     choice, recipe = search.run()
+    search.time.require(recipe.flags, len(search.sources))  # without a model there is nothing to go on with
     for line in choice.lines():
         say(line)
     if made is not None and search.time.fitted == recipe.flags:
         say("the settings are those of the model before, which stays")
         return _with_choice(_reopened(made, options), choice, search.given)
-    search.time.require(recipe.flags, len(search.sources))
     with search.memory.used_for(recipe.flags):
         predictor = fit(images, names=names, say=say, step=step, **{**options, **recipe.options})
     return _with_choice(predictor, choice, search.given)
@@ -342,8 +342,8 @@ class _Search:
             return found, reason
         own = next(one for one in self.trials if (one.flags, one.stage) == (found.flags, 1))
         if self.first == SHORT and not self.given and not own.is_far_better:
-            told = f"of {found.flags} they alone say that {reason}"
-            return Recipe(), f"few simulated defects do not decide, and {told}"
+            said = reason.replace("it tells", f"{found.flags} tells")
+            return Recipe(), f"only a small trial says that {said}"
         return found, f"{reason}; there was no time to try it on other pictures"
 
     def _decide(self, stage: int) -> tuple[Recipe, str]:
@@ -353,9 +353,14 @@ class _Search:
         best = self._plainest(sure)
         assert best.gain is not None
         gain, low, high = best.gain
-        text = f"it tells good from bad better, by {gain:.1%}"
-        by_others = f"{text} ({low:.1%} to {high:.1%}) on pictures that it was not chosen by"
-        return self.recipes[best.flags], by_others if stage == 2 else text
+        by = f"{gain:.1%}"
+        if stage == 2:
+            by += f" ({low:.1%} to {high:.1%}) on pictures that it was not chosen by"
+        if not best.is_better:  # an interval around 0 alone is no reason: it was far better before
+            first = next(one.gain for one in self.trials if one.flags == best.flags and one.is_far_better)
+            assert first is not None
+            by = f"{first[0]:.1%} at first, and {by}"
+        return self.recipes[best.flags], f"it tells good from bad better, by {by}"
 
     def _nothing_better(self, by: str = "") -> str:
         """Why the settings stay as given, and what was found by them where that is little."""
@@ -435,7 +440,8 @@ class _Search:
                 raise _TimeIsUpError
             self.step(label, done, total)
 
-        if self.time.now() + self.time.fit_seconds(flags, learnt) > self._trial_until(number):
+        likely = flags if self.time.knows(flags) else ""  # as long as that of the settings as given, about
+        if self.time.now() + self.time.fit_seconds(likely, learnt) > self._trial_until(number):
             raise _TimeIsUpError
         step("", 0, 1)
         options = {**self.options, **recipe.options, "force": True, "drop_suspects": False}

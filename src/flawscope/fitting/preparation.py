@@ -42,7 +42,7 @@ from flawscope.pictures.channels import Channels
 from flawscope.pictures.decoded import DecodedPictures, Survey
 from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.defect_size import choose_tile, parse_pixels, reduction_remark
-from flawscope.pictures.form import size_text
+from flawscope.pictures.form import mixed_sizes, size_text
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.units import find_parts
 from flawscope.progress import Detail, ProgressCallback, ignore_progress
@@ -359,6 +359,8 @@ class _Steps:
     def see_in_form(self, config: PictureSettings, frames: _Frames, pictures: _Pictures) -> PictureSettings:
         """Settings with sizes in the form that the pictures have; an aligned part's frame is a square."""
         known = [size for size in pictures.surveyed.sizes if size is not None]
+        if mixed := mixed_sizes(known):
+            self.say(f"pictures of several sizes: {mixed}; of several cameras, give each a model of its own")
         seen = config if frames.preprocess.reference is not None else config.in_form(known)
         if seen.size != config.size:
             self.say(

@@ -13,6 +13,7 @@ from flawscope.fitting.trial_pictures import Stage
 from flawscope.progress import format_duration
 
 RESERVE = 1.1  # times the time that a fit is expected to take: other programs may come
+MEASURED = 1.0  # seconds of the processor from which on work tells its speed: less may have waited by chance
 LATE = 1.1  # times the minutes, after which no model is ready
 CHECKED = 10 / 9  # times the learning that a fit takes with its check by simulated defects
 MANY = 20  # times the first, small trial: a search with less time tries small ones alone
@@ -58,7 +59,7 @@ class SearchTime:
 
         def used() -> float:
             seconds = time.process_time() - before
-            if seconds > 0:
+            if seconds >= MEASURED:
                 self._pace = (self.now() - began) / seconds
             return seconds
 
@@ -120,7 +121,8 @@ class SearchTime:
         if self.spent + final <= LATE * whole:
             return
         needed = max(math.ceil((self.spent + RESERVE * final) / 60), math.ceil(whole / 60)) + 1
+        learning = f"learning from {pluralize(pictures, 'good picture')} takes about {format_duration(final)}"
         raise InputError(
-            f"{whole / 60:g} minutes are too few: learning from {pluralize(pictures, 'good picture')} takes "
-            f"about {format_duration(final)} here; give {needed} or more, or learn without trying settings"
+            f"{whole / 60:g} minutes are too few: {learning} here, beside {format_duration(self.spent)} of "
+            f"trials; give {needed} or more, or learn without trying settings"
         )

@@ -18,7 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, features
 
-from flawscope.errors import FlawscopeError, describe_value, install_command, message_with_type
+from flawscope.errors import (
+    FlawscopeError,
+    InputError,
+    describe_value,
+    install_command,
+    message_with_type,
+)
 from flawscope.pictures import damage, frames, pixel_layouts, tiff
 from flawscope.pictures.arrays import (
     composite_over_white,
@@ -43,6 +49,42 @@ VIDEO_SUFFIXES = frozenset(
 )
 # A camera's raw file often looks like a TIFF, whose only readable picture is a small preview
 RAW_SUFFIXES = frozenset({".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".raw"})
+
+
+class OtherFile(NamedTuple):
+    """Files that are no pictures, in words: one, several, and what to do with `{}`."""
+
+    one: str
+    several: str
+    remedy: str
+
+
+OTHER_FILES = {  # by suffix
+    **dict.fromkeys(VIDEO_SUFFIXES, OtherFile("a video", "videos", "take single pictures out of {}")),
+    **dict.fromkeys(
+        RAW_SUFFIXES,
+        OtherFile("a camera's raw file", "raw files", "develop {} to PNG or TIFF"),
+    ),
+    **dict.fromkeys(
+        (".zip", ".7z", ".rar", ".tar", ".gz", ".tgz"),
+        OtherFile("an archive", "archives", "unpack {}, and give the folder"),
+    ),
+    **dict.fromkeys(
+        (".lnk", ".url"), OtherFile("a shortcut", "shortcuts", "put the pictures themselves there")
+    ),
+    **dict.fromkeys(
+        (".pdf", ".doc", ".docx", ".ppt", ".pptx", ".odt"),
+        OtherFile("a document", "documents", "store the pictures in {} as PNG"),
+    ),
+}
+TEXT_SUFFIXES = (".txt", ".csv", ".tsv")  # of files that may name pictures
+TABLE_SUFFIXES = (".xlsx", ".xlsm", ".xls", ".ods")
+
+
+def other_remedies(suffixes: Iterable[str]) -> str:
+    """Remedies for files of these suffixes that are no pictures, each behind a semicolon."""
+    kinds = dict.fromkeys(kind for suffix in suffixes if (kind := OTHER_FILES.get(suffix)) is not None)
+    return "".join(f"; {kind.remedy.format(kind.several)}" for kind in kinds)
 
 
 @dataclass
@@ -209,10 +251,8 @@ def open_upright_deep(source: PillowSource, name: str) -> tuple[Image.Image, NDA
     except (OSError, ValueError) as error:
         raise picture_error(name, getattr(error, "strerror", None) or str(error), "check the path") from None
     suffix = Path(source).suffix.lower()
-    if suffix in VIDEO_SUFFIXES:
-        raise picture_error(name, "it is a video", "take single pictures out of it")
-    if suffix in RAW_SUFFIXES:
-        raise picture_error(name, "it is a camera's raw file", "develop it, and store it as PNG or TIFF")
+    if suffix in VIDEO_SUFFIXES | RAW_SUFFIXES:
+        raise _other_file_error(name)
     with stream:
         return _open_stream(stream, name)
 
@@ -350,8 +390,21 @@ def _open_header(stream: IO[bytes], name: str) -> Image.Image:
                 raise picture_error(
                     name, "the file is truncated or damaged", pixel_layouts.COPY_AGAIN
                 ) from None
-            raise picture_error(name, "it is not a picture we know", "convert it to PNG") from None
+            raise _other_file_error(name) from None
     return image
+
+
+def _other_file_error(name: str) -> InputError:
+    """The error of a file that is no picture, by its suffix."""
+    suffix = Path(name).suffix.lower()
+    if (kind := OTHER_FILES.get(suffix)) is not None:
+        return picture_error(name, f"it is {kind.one}", kind.remedy.format("it"))
+    if suffix in TEXT_SUFFIXES + TABLE_SUFFIXES:
+        one = "a text" if suffix in TEXT_SUFFIXES else "a table"
+        return picture_error(
+            name, f"it is {one}", "`flawscope predict MODEL - < list.txt` reads a list of paths"
+        )
+    return picture_error(name, "it is not a picture we know", "convert it to PNG")
 
 
 def _register_heif(name: str) -> None:

@@ -86,6 +86,12 @@ _SORTING = _NOUNS | word_set(
     "export backup copy kopie new neu old alt more mehr weitere jpg jpeg png bmp tif tiff t z v h m s am "
     "pm"
 )
+# Names that a system gives new folders, in the languages of the words: nobody said anything by them
+_UNNAMED = (
+    *("new folder", "untitled folder", "neuer ordner", "ordner ohne titel", "nouveau dossier"),
+    *("dossier sans titre", "nueva carpeta", "carpeta sin titulo", "nuova cartella", "cartella senza titolo"),
+    *("nova pasta", "pasta sem titulo", "nowy folder", "folder bez nazwy", "nieuwe map", "naamloze map"),
+)
 
 _CLASSES = word_set(  # numbers behind them tell kinds, of defects too
     "class classe classes clase klasse klassen klasa label labels type types typ typen tipo kind kinds "
@@ -187,8 +193,10 @@ def split_said(name: str) -> str | None:
 
 def sorts_good(names: Sequence[str]) -> bool:
     """Tells whether folders side by side sort pictures of one kind: their names are dates, numbers, cameras
-    and the like, or differ by their numbers alone."""
+    and the like, or differ by their numbers alone. Names that a system gave sort nothing."""
     each = [split_words(name) for name in names]
+    if any(" ".join(words).startswith(_UNNAMED) for words in each):
+        return False
     numbers = {int(word) for words in each for word in words if word.isdecimal()}
     bare = {tuple(word for word in words if not word.isdecimal()) for words in each}
     if len(each) > 1 and len(bare) == 1:

@@ -13,10 +13,19 @@ from pathlib import Path
 from typing import TypeVar
 
 from flawscope.errors import InputError, join_names
-from flawscope.pictures.decoding import PICTURE_SUFFIXES, VIDEO_SUFFIXES, PictureSource, is_picture
+from flawscope.pictures.decoding import (
+    OTHER_FILES,
+    PICTURE_SUFFIXES,
+    TABLE_SUFFIXES,
+    TEXT_SUFFIXES,
+    PictureSource,
+    is_picture,
+    other_remedies,
+)
 from flawscope.pictures.mask_files import find_masks
 
-# What systems leave behind in folders of pictures; names that begin with a dot are left out anyway.
+# What systems leave behind in folders of pictures; names that begin with a dot are left out anyway, and those
+# with ~$, by which Office locks what is open.
 IGNORED_NAMES = frozenset(
     {"__macosx", "@eadir", "$recycle.bin", "system volume information", "thumbs.db", "desktop.ini"}
     | {".ds_store"}
@@ -24,8 +33,9 @@ IGNORED_NAMES = frozenset(
 
 # What lies beside pictures and shows no part: labels, notes, tables, models
 COMPANION_SUFFIXES = frozenset(
-    {".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".md"}
+    {*TEXT_SUFFIXES, ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".md"}
     | {".html", ".log", ".safetensors", ".onnx", ".bin", ".parquet", ".py", ".sh", ".part"}
+    | {*TABLE_SUFFIXES, ".aae", ".xmp", ".crdownload"}
 )
 OUTPUT_LIST = ".flawscope"  # in a folder of results: flawscope's files there, a JSON string a line
 RESULTS = ("results.csv", "results.json", "predictions")  # beside it
@@ -47,7 +57,7 @@ def natural_key(path: str | Path) -> NaturalKey:
 
 
 def is_ignored(name: str) -> bool:
-    return name.startswith(".") or name.casefold() in IGNORED_NAMES
+    return name.startswith((".", "~$")) or name.casefold() in IGNORED_NAMES
 
 
 def is_hidden_picture(path: StrPath) -> bool:
@@ -91,8 +101,8 @@ def folder_error(folder: Path, error: OSError) -> InputError:
     if isinstance(error, FileNotFoundError):
         return _missing(folder, "folder")
     if isinstance(error, NotADirectoryError):
-        is_video = folder.suffix.lower() in VIDEO_SUFFIXES
-        remedy = "take single pictures out of the video" if is_video else "give the folder of pictures"
+        kind = OTHER_FILES.get(folder.suffix.lower())
+        remedy = kind.remedy.format("it") if kind else "give the folder of pictures"
         return InputError(f"{folder}: a file, not a folder; {remedy}")
     reason = error.strerror or type(error).__name__
     return InputError(f"{folder}: the folder cannot be read ({reason}); check its permissions")
@@ -297,7 +307,8 @@ def require_picture(files: Iterator[AnyPath], text: str) -> Iterator[AnyPath]:
 def _no_pictures(text: str, others: Sequence[StrPath]) -> InputError:
     """InputError with the names of the files that are there instead."""
     found = f", only {join_names([os.path.basename(path) for path in others])}" if others else ""
-    return InputError(f"{text}{found}; known formats: {known_formats()}")
+    remedies = other_remedies(os.path.splitext(path)[1].lower() for path in others)
+    return InputError(f"{text}{found}; known formats: {known_formats()}{remedies}")
 
 
 def known_formats() -> str:

@@ -51,9 +51,10 @@ def test_stdin_has_paths_or_a_picture(run, model_path, batch, tmp_path, monkeypa
     code, alone, _ = piped((batch / "b.png").read_bytes())
     assert (code, json.loads(alone)) == (0, {**json.loads(printed.splitlines()[0]), "path": "-"})
     assert (tmp_path / "out/overlays/-.png").exists()
-    code, _, err = piped(b"\0\1\2" * 30)
-    assert (code, err.count("\n")) == (2, 1)
-    assert "neither a picture" in err
+    for other in (b"\0\1\2" * 30, listed.encode("utf-16-le"), listed.encode("utf-16-be")):
+        code, _, err = piped(other)
+        assert (code, err.count("\n")) == (2, 1)
+        assert "neither a picture that can be read nor a list of paths in UTF-8; save a list as UTF-8" in err
     assert piped(b"")[:2] == (0, "")
 
 
