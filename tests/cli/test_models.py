@@ -75,7 +75,7 @@ def test_info_for_a_person_and_for_a_program(run, answer, model_path):
     assert (code, err) == (0, "")
     words = ("patchcore", "plate", "64x64", "12 train", "score threshold", "mask threshold", "Apache-2.0")
     assert all(word in printed for word in words)
-    passed = "self-test passed: 3 pictures in batches of 1, 3, 8, fp32, torch"
+    passed = "self-test passed: torch, fp32: 3 pictures decided as by"
     document = json.loads(answer("info", model_path, "--self-test", "--json", said=passed))
     assert document == read_manifest(model_path).to_dict()
 

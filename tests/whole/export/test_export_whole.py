@@ -219,7 +219,9 @@ def test_without_samples_pictures_are_needed(bf16_in_name, model_path, drawn, tm
         argv = ["export", str(path), "--out", str(out), "--pictures", pictures, "--precision", precision]
         assert main(argv) == 0
         said = capsys.readouterr().out
-        assert said.startswith(engine) and f", {precision}: " in said and "4 pictures decided" in said
+        assert said.startswith(engine)
+        assert f", {precision}: " in said
+        assert "4 pictures decided" in said
         assert set(runtime.read(out).tensors) == {"roi"}
         json.dumps(runtime.read_manifest(out).to_dict())
 
