@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from flawscope.artefact.model_file import Manifest
+from flawscope.artefact.rates import promise_of
 from flawscope.artefact.tried import Choice
 from flawscope.calibration.goods import scored
 from flawscope.datasets import Dataset
@@ -54,7 +55,7 @@ def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
     good = [one.item.path for one in result.pictures if not one.item.anomalous]
     return advice(
         rate=manifest.calibration.rate,
-        missing=manifest.calibration.describe_missing(),
+        missing=promise_of(manifest).describe_missing(),
         marks=marks,
         pictures=sizes,
         network=how.network_size if is_whole else None,

@@ -156,40 +156,46 @@ class SimulatedDefects:
         self.part, self.has_ladder = Foreground(), has_ladder
         self.contrasts = dict[int, float]()
         self.sizes = dict[int, NDArray[np.float64]]()
-        self._places = dict[int, NDArray[np.bool_]]()  # by picture
+        # where defects may lie, by picture: pixels of the part that count, or all that count if it has none
+        self._places = dict[int, NDArray[np.bool_]]()
 
     def learn_part(self, seconds: float) -> None:
         """Finds the part in the pictures: by what some of them share if a third of the time is enough to
         learn that, else in each picture alone."""
         begun = time.monotonic()
-        shown = [image for image in map(self.load_good, self.pictures[:1]) if image is not None]
-        for image in shown:
-            self.part.mask(crop_padding(image)[0])
+        shown = [*filter(None, map(self._read, self.pictures[:1]))]
+        for _, picture, _ in shown:
+            self.part.mask(picture)
         took = time.monotonic() - begun
         alike = self.model.config.tile is None  # tiles show different places
         if alike and PART_PICTURES * TIME_FACTOR * took < seconds / 3:
-            shown += [
-                image for image in map(self.load_good, self.pictures[1:PART_PICTURES]) if image is not None
-            ]
-            self.part = Foreground.of(crop_padding(image)[0] for image in shown)
+            shown += filter(None, map(self._read, self.pictures[1:PART_PICTURES]))
+            self.part = Foreground.of(picture for _, picture, _ in shown)
+
+    def _read(self, picture: int) -> tuple[Tensor, NDArray[np.uint8], Box] | None:
+        """A good picture, itself without its padding, and that window; None where it cannot be read."""
+        image = self.load_good(picture)
+        return None if image is None else (image, *crop_padding(image))
 
     def picture_of(self, number: int) -> int:
         return self.pictures[number // len(DEFECT_SIZES) % len(self.pictures)]
 
     def load(self, number: int) -> Tensor | None:
         """Picture with the defect, [3, H, W] float32 in 0..1, padding marked: exact outside the defect."""
-        image = self.load_good(self.picture_of(number))
-        if image is None:
+        carrier = self.picture_of(number)
+        if (read := self._read(carrier)) is None or min(read[1].shape[:2]) < MIN_SIDE:
             return None
-        picture, box = crop_padding(image)
-        if min(picture.shape[:2]) < MIN_SIDE:
-            return None
+        image, picture, box = read
+        if carrier not in self._places:
+            counted = self.model.roi.cpu().numpy()[box] & (image[0, *box] >= 0).numpy()
+            part = self.part.mask(picture) & counted
+            self._places[carrier] = part if part.any() else counted
         made = simulate_defect(
             picture,
             Stream.SIMULATED_DEFECTS.rng(self.seed, number),
             scale=DEFECT_SIZES[number % len(DEFECT_SIZES)],
             contrast=_contrast(number) if self.has_ladder else None,
-            foreground=self._within(number, picture, image[0, *box] >= 0, box),
+            foreground=self._places[carrier],
         )
         self.contrasts[number] = made.difference
         self.sizes[number] = largest_sizes(connected_parts(made.mask)[1])
@@ -197,16 +203,6 @@ class SimulatedDefects:
         shown, part = image.clone(), (slice(None), *box)
         shown[part] = torch.where(torch.from_numpy(made.mask), changed, image[part])
         return shown
-
-    def _within(self, number: int, picture: NDArray[np.uint8], shown: Tensor, box: Box) -> NDArray[np.bool_]:
-        """Mask of the places where a defect may lie, [h, w]: the part's counted pixels, or all counted pixels
-        if the part has none. Pixels outside `shown` [h, w] do not count."""
-        counted: NDArray[np.bool_] = self.model.roi.cpu().numpy()[box] & shown.numpy()
-        carrier = self.picture_of(number)
-        if carrier not in self._places:
-            part = self.part.mask(picture) & counted
-            self._places[carrier] = part if part.any() else counted
-        return self._places[carrier]
 
 
 def _contrast(number: int) -> float:

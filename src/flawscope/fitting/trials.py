@@ -42,7 +42,6 @@ EXAMPLE_COUNT = 9  # pictures with simulated defects that are shown
 SUBSET_STEPS = (8, 4, 2)  # every 8th, 4th and 2nd picture: the subsets that are compared
 COMPARED_DEFECTS = 72  # simulated defects by which the subsets are compared
 MIN_SUBSET = 8  # pictures in a subset
-NO_CURVE: Mapping[str, Any] = {"curve": {}, "enough": None, "tested": {}}  # the models cannot be compared
 INPUT_CHANGING_OPTIONS = ("light", "align", "part")  # models of other pictures get another input with them
 _QUICK = {"samples": 0, "check": False}  # of models that are compared, and not kept
 RING_MARGIN = 6  # pixels between a defect and the ring around it
@@ -84,7 +83,7 @@ def draw_defect_examples(predictor: Predictor, step: ProgressCallback) -> list[D
 
 def learning_curve(
     pictures: Path, options: Mapping[str, Any], device: str, step: ProgressCallback
-) -> dict[str, Any]:
+) -> LearningCurve | None:
     """Measures what more pictures bring: models of an eighth, a quarter and half of the pictures judge the
     same good pictures, that none has learnt from, with simulated defects and without. Near-copies stay
     together and count once.
@@ -94,19 +93,16 @@ def learning_curve(
         options: of `fit`.
 
     Returns:
-        `curve`: share found at the same false-alarm rate, by number of units; `enough`: the smallest of these
-        numbers from which no larger one tells good from bad surely better (`tried.enough`), or None;
-        `tested`: found and all by size, of the largest model at its own rate. They are empty where the
-        models cannot be compared.
+        The shares found at the same false-alarm rate; None where the models cannot be compared.
     """
     if any(options.get(one, "none") != "none" for one in INPUT_CHANGING_OPTIONS):
-        return dict(NO_CURVE)
+        return None
     units = _units(pictures_in(pictures))
     unseen, how = [unit[0] for unit in units[1::2]], {"device": device, **_QUICK, "step": step, **options}
     models = _fit_fewer(units, lambda some: fit([*some], **how))
     detectors = [open_fitted(one.artefact, "cpu").detector for one in models.values()]
     if not detectors or detectors[0].config.tile is not None:  # tiles are judged one by one
-        return dict(NO_CURVE)
+        return None
     first, (one, *_) = detectors[0], models.values()
     reader = Reader.of_model(first, one.manifest.preprocess, [str(path) for path in unseen])
     defects = SimulatedDefects(first, reader.load, range(len(unseen)))
@@ -125,11 +121,7 @@ def learning_curve(
         str(size): [not one[-1] <= limit for number, one in scores.items() if number % len(DEFECT_SIZES) == k]
         for k, size in enumerate(DEFECT_SIZES)
     }
-    return {
-        "curve": {str(n): share for n, share in curve.figures.items()},
-        "enough": curve.enough,
-        "tested": {size: [sum(several), len(several)] for size, several in tested.items()},
-    }
+    return replace(curve, tested={size: (sum(several), len(several)) for size, several in tested.items()})
 
 
 def fit_fewer(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flawscope.artefact.model_file import Artefact
+from flawscope.artefact.parts import part_calibration, stored_part_pattern
 from flawscope.calibration import min_calibration_size
 from flawscope.calibration.goods import CALIBRATION, Picture, calibrate, judge, renumber
 from flawscope.calibration.outliers import odd
@@ -27,7 +28,6 @@ from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.units import find_new_parts
 from flawscope.predictor import Predictor, open_fitted
-from flawscope.predictor.parts import part_calibration, stored_part_pattern
 from flawscope.predictor.recalibration import judge_good, recalibrate
 from flawscope.progress import ProgressCallback
 

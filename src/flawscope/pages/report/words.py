@@ -150,17 +150,13 @@ def _promise(calibration: Calibration) -> str:
     text = f"The score threshold is {calibration.score_threshold:.4g}"
     if not calibration.promised:
         return f"{text}; {calibration.no_promise()}."
-    text += (
-        f", set from {calibration.describe_pictures()} alone. Of those that are like "
+    return (
+        f"{text}, set from {calibration.describe_pictures()} alone. Of those that are like "
         f"them, {calibration.describe_rate()}; about defects it promises nothing. If you "
         "choose a threshold after a look at these results, this one may call up to "
         f"{percent(calibration.rate_bound)} anomalous (95\N{NO-BREAK SPACE}%, for all thresholds at once; "
         "`flawscope info` has the others)."
     )
-    if calibration.pictures_missing:
-        more = calibration.describe_missing()
-        text += f" {percent(calibration.rate)} cannot be promised from so few: {more} would do."
-    return text
 
 
 def _false_alarms(tally: Tally, calibration: Calibration, broken: bool) -> str:
