@@ -11,7 +11,8 @@ from flawscope.artefact.tried import Choice, Trial
 from flawscope.calibration.goods import Picture, calibrate
 from flawscope.cli.fit import lacking
 from flawscope.datasets import open_dataset
-from flawscope.evaluation import evaluate, next_steps
+from flawscope.evaluation import next_steps
+from flawscope.evaluation.evaluation import evaluate
 from flawscope.evaluation.next_steps import advise_after, advise_untried
 from flawscope.results.advice import advice
 
@@ -70,7 +71,7 @@ def test_a_picture_that_hides_defects_is_named(drawn, model_path):
 
 
 def test_what_a_rate_lacks_is_said_of_the_parts_that_a_model_decides_on(drawn, model_path):
-    """Six parts have both views, a seventh one alone: it counts among the pictures' units, not among the parts."""
+    """Six parts have both views. A seventh has one: it is a unit of the pictures, and no part that counts."""
     model = load(model_path, device="cpu")
     names = [f"p{part}_{view}.png" for part in range(7) for view in ("side", "top")][:-1]
     rows = tuple(

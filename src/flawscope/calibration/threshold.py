@@ -169,7 +169,7 @@ class Calibration:
     def expected_rate(self) -> float:
         """Expected share of new good pictures above the threshold: at most the target if possible. Where each
         picture is a unit it is k/(n + 1)."""
-        return (1 + self._weight_above) / (self.unit_count + 1)
+        return (1 + self._score_rank[1]) / (self.unit_count + 1)
 
     @property
     def rate_interval(self) -> tuple[float, float]:
@@ -232,10 +232,6 @@ class Calibration:
     @cached_property
     def _mask_rank(self) -> tuple[float, float]:
         return self._rank(self.map_maxima)
-
-    @property
-    def _weight_above(self) -> float:
-        return self._score_rank[1]
 
     @property
     def score_threshold(self) -> float:

@@ -84,7 +84,7 @@ def _evaluate(args: argparse.Namespace, predictor: Predictor) -> list[str]:
     """Evaluates the model, and prints the result as `flawscope evaluate` does; returns the failures."""
     from flawscope.cli.evaluate import format_evaluation
     from flawscope.datasets import open_dataset
-    from flawscope.evaluation import evaluate
+    from flawscope.evaluation.evaluation import evaluate
 
     seed, group = common.seed_and_group(predictor.manifest)
     dataset = open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from flawscope.cli.output import file_remarks
 from flawscope.errors import InputError, join_names, pluralize, require_installed
 from flawscope.methods import registry
 from flawscope.methods.conflicts import ConflictError
-from flawscope.progress import Detail
+from flawscope.progress import Detail, Say
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Artefact
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from flawscope.progress import ProgressCallback
 
 
-Say = Callable[[str], None]
 # Settings that have a flag with every method
 COMMON_FLAGS = (*("method", "preset", "size", "tile", "backbone", "seed", "seen", "steps"),)
 

@@ -79,7 +79,7 @@ def _reasons(
     learnt: Sequence[Look | None],
     good: Sequence[tuple[Item, Prediction]],
 ) -> Iterator[str]:
-    copies = _count_copies(learnt)
+    copies = len(learnt) - len({*find_units(learnt, range(len(learnt))).numbers})
     if copies and not predictor.calibration.has_shared_units:
         yield (
             f"{copies} of {pluralize(len(learnt), 'training picture')} are near-copies of others, which the "
@@ -113,10 +113,6 @@ def _part_of(pattern: PartPattern, name: str) -> str | None:
         return pattern.parse_part(name)
     except InputError:
         return None  # told where parts are judged
-
-
-def _count_copies(looks: Sequence[Look | None]) -> int:
-    return len(looks) - len({*find_units(looks, range(len(looks))).numbers})
 
 
 def _copies_of(learnt: Sequence[Look | None], shown: Sequence[Look | None]) -> list[int]:

@@ -29,7 +29,7 @@ from flawscope.calibration.size_bounds import SIZE_BOUNDS
 from flawscope.datasets import open_dataset
 from flawscope.errors import InputError, check_arguments, pluralize
 from flawscope.fitting.judging import judge_fit
-from flawscope.fitting.preparation import PreparedFit, Say, discard, pop_options, prepare
+from flawscope.fitting.preparation import PreparedFit, pop_options, prepare
 from flawscope.fitting.simulated_defects import (
     DEFECT_SIZES,
     MAX_PER_SIZE,
@@ -53,7 +53,7 @@ from flawscope.pictures.appearance import AppearanceRange
 from flawscope.pictures.form import SIZES_KEY, extreme_sizes, known_sizes
 from flawscope.pictures.units import find_new_parts, find_parts
 from flawscope.predictor import SCALE, Predictor, fitted_artefact, open_fitted
-from flawscope.progress import ProgressCallback, ignore_progress
+from flawscope.progress import ProgressCallback, Say, discard, ignore_progress
 from flawscope.views.light import within_range
 from flawscope.views.view_looks import VIEW_LOOKS_KEY, ViewLooks
 
@@ -252,6 +252,7 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
         **_appearance_facts(fitted, reader, task),
         **_size_facts(fitted, reader, task),
         **_view_facts(fitted, prepared, task),
+        **_option_facts(prepared, task),
     }
     told, questions, oddities = _notes(fitted, reader, found, old), list[str](), list[Odd]()
     listed = list[str]()  # notes on pictures that the list of suspects names
@@ -285,7 +286,6 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
                 else {SIMULATED_DEFECTS: found.to_dict(), SIZE_BOUNDS: found.bounds.to_dict()}
             ),
             **about,
-            **_option_facts(prepared, task),
             **({SUSPECTS: [[*one] for one in suspects]} if suspects else {}),
             "seconds_total": round(time.monotonic() - began, 3),
             **({} if seconds is None else {"seconds_view": round(seconds, 4)}),

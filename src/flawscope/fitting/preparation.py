@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_args, get_type_hints
 
@@ -45,7 +45,7 @@ from flawscope.pictures.defect_size import choose_tile, parse_pixels, reduction_
 from flawscope.pictures.form import size_text
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.units import find_parts
-from flawscope.progress import Detail, ProgressCallback, ignore_progress
+from flawscope.progress import Detail, ProgressCallback, Say, discard, ignore_progress
 from flawscope.views.congealing import learn_reference, poses_needed
 from flawscope.views.light import check_range
 from flawscope.views.pose import PoseKind
@@ -57,13 +57,8 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 NETWORKS = ("backbone", "stages", "second_backbone", "second_stages")  # settings beside files (`PATHS`)
-Say = Callable[[str], None]
 Align = PoseKind | Literal["none", "auto"]
 R = TypeVar("R", bound="DataclassInstance")
-
-
-def discard(line: str) -> None:
-    """Drops the line: a library prints nothing."""
 
 
 @dataclass

@@ -15,7 +15,6 @@ from functools import lru_cache
 
 
 def word_set(words: str) -> frozenset[str]:
-    """The words of a text."""
     return frozenset(words.split())
 
 

@@ -19,7 +19,8 @@ from flawscope.calibration.power import describe_detection
 from flawscope.calibration.threshold import Calibration
 from flawscope.datasets import Dataset
 from flawscope.errors import pluralize
-from flawscope.evaluation import Evaluation, metrics
+from flawscope.evaluation import metrics
+from flawscope.evaluation.result import Evaluation
 from flawscope.machine import GIB, peak_memory, processor_name, usable_cores
 from flawscope.pictures.listing import printable
 from flawscope.progress import format_duration
