@@ -111,7 +111,7 @@ def evaluate_model(
     predictor = predictor or common.load_single(args, args.model)
     how: dict[str, Any] = {"full_resolution": args.full_resolution, "robust": args.robustness}
     if args.learning_curve:
-        from flawscope.fitting.trials import fit_fewer
+        from flawscope.fitting.fewer_pictures import fit_fewer
 
         how["fewer"] = fit_fewer(predictor, dataset, step)
     result = evaluate(predictor, dataset, step=step, **how)

@@ -14,7 +14,7 @@ from flawscope.cli import common, fit_one, fit_options, questions
 from flawscope.cluster import connect, tasks
 from flawscope.errors import FlawscopeError, InputError, join_names, one_line_message, pluralize
 from flawscope.methods import registry
-from flawscope.progress import JobsProgress, ProgressCallback, discard, format_duration, ignore_progress
+from flawscope.progress import JobsProgress, ProgressCallback, Say, discard, format_duration, ignore_progress
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
@@ -168,7 +168,7 @@ def _fit_on_cluster(
     function: Callable[..., Any],
     out: str,
     take: Callable[[str, Any], None],
-    say: fit_one.Say,
+    say: Say,
 ) -> None:
     """Calls `function(call, step)` for each call in a task of the cluster. `take` gets each name with the
     value, or with the FlawscopeError that was raised, as they end. out: folder of the results."""
@@ -204,7 +204,7 @@ def _fit_and_report(call: argparse.Namespace, step: ProgressCallback) -> TaskFit
     return TaskFit(lines, predictor.failures)
 
 
-def fit_in_task(args: argparse.Namespace, say: fit_one.Say) -> Predictor:
+def fit_in_task(args: argparse.Namespace, say: Say) -> Predictor:
     """Fits one model, whole, in a task of the cluster, and opens it."""
     from flawscope.artefact.files import checkpoint_path
     from flawscope.predictor import Predictor

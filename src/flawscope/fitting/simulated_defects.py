@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from flawscope.artefact.model_file import Artefact, unpack_images
@@ -24,7 +26,7 @@ from flawscope.methods.detector import BATCH, GPU_BATCH, Detector, LoadPicture, 
 from flawscope.methods.good_pictures import crop_padding
 from flawscope.methods.task import LeaveOut, LeftOut, Task
 from flawscope.pictures.pixel_sets import connected_parts, largest_sizes, without_edge
-from flawscope.predictor import open_fitted
+from flawscope.predictor import Predictor, open_fitted
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.synthesis import DefectScale, Foreground, simulate_defect
 
@@ -38,6 +40,8 @@ PART_PICTURES = 8  # that the part is learnt from
 TIME_FACTOR = 3  # time for learning from a picture, in times of finding the part in it
 MIN_SIDE = 16  # pixels a side that a defect needs
 GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it, without whole numbers, fill 0..1 evenly, however many
+EXAMPLE_COUNT = 9  # pictures with simulated defects that are shown
+RING_MARGIN = 6  # pixels between a defect and the ring around it
 Box = tuple[slice, slice]
 
 
@@ -240,3 +244,37 @@ def score_with_models(
 
     embed_pictures(defects.model, load or defects.load, numbers, compare, step, "simulated defects")
     return scores
+
+
+class DefectExample(NamedTuple):
+    """Good picture with a simulated defect in a ring, [H, W, 3] uint8, at network size.
+
+    size: of the defect, in words. is_found: whether the model calls it anomalous.
+    """
+
+    picture: NDArray[np.uint8]
+    size: str
+    is_found: bool
+
+
+def draw_defect_examples(predictor: Predictor, step: ProgressCallback) -> list[DefectExample]:
+    """Draws simulated defects on the model's samples; none where it has no samples."""
+    defects = defects_on_samples(predictor.artefact, "cpu")
+    if defects is None:
+        return []
+    scores = score_with_models(defects, [defects.model], range(EXAMPLE_COUNT), step)
+    examples = []
+    for number, (score,) in scores.items():
+        image, before = defects.load(number), defects.load_good(defects.picture_of(number))
+        assert image is not None, "it was just scored"
+        assert before is not None, "it was just scored"
+        rows, columns = np.nonzero((image - before).abs().amax(0).numpy())
+        picture = Image.fromarray((image.clamp(0, 1).permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
+        if len(rows):
+            low, high = (columns.min(), rows.min()), (columns.max(), rows.max())
+            box = [*(int(v) - RING_MARGIN for v in low), *(int(v) + RING_MARGIN for v in high)]
+            ImageDraw.Draw(picture).ellipse(box, outline=(0, 216, 216), width=3)
+        size = str(DEFECT_SIZES[number % len(DEFECT_SIZES)])
+        is_found = not score <= predictor.calibration.score_threshold
+        examples.append(DefectExample(np.asarray(picture), size, is_found))
+    return examples

@@ -1,4 +1,4 @@
-"""Tries before a model goes to work: which simulated defects it finds, and what more pictures bring."""
+"""Fits models of fewer good pictures, and tells by simulated defects what more of them bring."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
 from flawscope.artefact.tried import LearningCurve, Scored
 from flawscope.calibration.goods import learnt_units
@@ -23,7 +22,6 @@ from flawscope.fitting.fitting import fit
 from flawscope.fitting.simulated_defects import (
     DEFECT_SIZES,
     SimulatedDefects,
-    defects_on_samples,
     score_with_models,
 )
 from flawscope.fitting.stored_options import refit_options
@@ -38,47 +36,11 @@ from flawscope.predictor import Predictor, fitted_artefact, open_fitted
 from flawscope.progress import ProgressCallback, ignore_progress
 
 T = TypeVar("T")
-EXAMPLE_COUNT = 9  # pictures with simulated defects that are shown
 SUBSET_STEPS = (8, 4, 2)  # every 8th, 4th and 2nd picture: the subsets that are compared
 COMPARED_DEFECTS = 72  # simulated defects by which the subsets are compared
 MIN_SUBSET = 8  # pictures in a subset
 INPUT_CHANGING_OPTIONS = ("light", "align", "part")  # models of other pictures get another input with them
 _QUICK = {"samples": 0, "check": False}  # of models that are compared, and not kept
-RING_MARGIN = 6  # pixels between a defect and the ring around it
-
-
-class DefectExample(NamedTuple):
-    """Good picture with a simulated defect in a ring, [H, W, 3] uint8, at network size.
-
-    size: of the defect, in words. is_found: whether the model calls it anomalous.
-    """
-
-    picture: NDArray[np.uint8]
-    size: str
-    is_found: bool
-
-
-def draw_defect_examples(predictor: Predictor, step: ProgressCallback) -> list[DefectExample]:
-    """Draws simulated defects on the model's samples; none where it has no samples."""
-    defects = defects_on_samples(predictor.artefact, "cpu")
-    if defects is None:
-        return []
-    scores = score_with_models(defects, [defects.model], range(EXAMPLE_COUNT), step)
-    examples = []
-    for number, (score,) in scores.items():
-        image, before = defects.load(number), defects.load_good(defects.picture_of(number))
-        assert image is not None, "it was just scored"
-        assert before is not None, "it was just scored"
-        rows, columns = np.nonzero((image - before).abs().amax(0).numpy())
-        picture = Image.fromarray((image.clamp(0, 1).permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
-        if len(rows):
-            low, high = (columns.min(), rows.min()), (columns.max(), rows.max())
-            box = [*(int(v) - RING_MARGIN for v in low), *(int(v) + RING_MARGIN for v in high)]
-            ImageDraw.Draw(picture).ellipse(box, outline=(0, 216, 216), width=3)
-        size = str(DEFECT_SIZES[number % len(DEFECT_SIZES)])
-        is_found = not score <= predictor.calibration.score_threshold
-        examples.append(DefectExample(np.asarray(picture), size, is_found))
-    return examples
 
 
 def learning_curve(
