@@ -121,7 +121,7 @@ def check_rate(manifest: Manifest, rate: float) -> None:
         raise InputError(
             f"a false-alarm rate of {100 * rate:g} % cannot be kept: the model is calibrated on "
             f"{promise.calibrated} good ones, which support {_round_up(100 * promise.rate):g} % or more; "
-            f"choose that, or learn from {promise.missing} more"
+            f"choose that, or learn from {promise.describe_missing()}"
         )
 
 

@@ -177,7 +177,8 @@ def partial_fit(
     sources, _, _ = split_sources(images, None)
     detector = open_fitted(old, device).detector
     known = (p.hash for p in manifest.pictures if p.role != "calibration")
-    reader = Reader.of_model(detector, manifest.preprocess, sources, known, names)
+    own = {"roi": old.counted, "region": old.tensors.get("region")}
+    reader = Reader.of_model(detector, manifest.preprocess, sources, known, names, **own)
     seen_first = reader.decoded.survey()
     pattern = stored_part_pattern(manifest)
     looks = [one.look for one in see_pictures(reader.decoded, step)]
@@ -199,7 +200,6 @@ def partial_fit(
         say=say,
         step=step,
     )
-    reader.roi, reader.region = old.counted, old.tensors.get("region")
     views = views_of(reader, seen_first.sizes, detector.config.seed)
     prepared = PreparedFit(
         method,

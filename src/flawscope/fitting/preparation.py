@@ -189,7 +189,16 @@ def prepare(
     made = first[1] if inside is None and config == first[0] else None
     model, origin = made or method.create(config, None if inside is None else torch.from_numpy(inside))
     defects, unusable = read_defects(pictures.pairs, preprocess, roi, say)
-    reader = steps.reader(pictures, preprocess, model, defects, roi, region)
+    reader = Reader.of_model(
+        model,
+        preprocess,
+        pictures.sources,
+        names=pictures.names,
+        defects={digest: shown[0].name for digest, shown in defects.items()},
+        roi=roi,
+        region=region,
+        pictures=pictures.decoded,
+    )
     model, task = model.to(steps.device), steps.task(pictures, reader, defects)
     return PreparedFit(
         method,
@@ -402,21 +411,6 @@ class _Steps:
             return preprocess, region
         normalization = learn_normalization(pictures.decoded, preprocess, region, self.light)
         return replace(preprocess, normalization=normalization), region
-
-    def reader(
-        self,
-        pictures: _Pictures,
-        preprocess: Preprocess,
-        model: Detector,
-        defects: Mapping[str, Sequence[SeenDefect]],
-        roi: NDArray[np.bool_] | None,
-        region: NDArray[np.bool_] | None,
-    ) -> Reader:
-        nearest = None if model.nearest is None else model.nearest.numpy()
-        named = {digest: shown[0].name for digest, shown in defects.items()}
-        hidden = model.config.hidden
-        known = (named, roi, region, hidden, nearest, pictures.decoded, pictures.names)
-        return Reader(pictures.sources, preprocess, set(), *known)
 
     def task(self, pictures: _Pictures, reader: Reader, defects: Mapping[str, Sequence[SeenDefect]]) -> Task:
         return Task(

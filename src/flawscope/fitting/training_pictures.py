@@ -77,11 +77,12 @@ class Reader:
         sources: Sequence[PictureSource],
         known: Iterable[str] = (),
         names: Sequence[str] = (),
+        **others: Any,
     ) -> Reader:
-        """Loads pictures as a fitted model sees them."""
+        """Loads pictures as a model sees them. others: fields; `roi` is the model's where it is not given."""
         nearest = None if model.nearest is None else model.nearest.cpu().numpy()
-        roi, hidden = model.roi.cpu().numpy(), model.config.hidden
-        return cls([*sources], preprocess, {*known}, roi=roi, hidden=hidden, nearest=nearest, names=[*names])
+        given = {"roi": model.roi.cpu().numpy(), **others, "hidden": model.config.hidden, "nearest": nearest}
+        return cls([*sources], preprocess, {*known}, names=[*names], **given)
 
     def load(self, index: int) -> torch.Tensor | None:
         """Picture `index` as a whole, [3, H, W] float32 in 0..1, or None where it cannot be read."""
