@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 import flawscope
+from flawscope.datasets import list_pictures
 from flawscope.errors import InputError
-from flawscope.pictures.listing import list_pictures
 from flawscope.runtime import ENGINES
 
 

@@ -72,3 +72,12 @@ def test_a_model_that_promises_nothing_has_no_rate_to_change(calibrated):
     assert not any(row["supported"] for row in describe_rates(silent.manifest))
     with pytest.raises(InputError, match="promises no false-alarm rate"):
         check_rate(silent.manifest, 0.2)
+
+
+def test_more_pictures_are_asked_for_where_they_would_help(calibrated):
+    """Pictures of which the parts were counted wrong lie above every threshold, whatever is added."""
+    with pytest.raises(InputError, match="choose that, or learn from 88 more good pictures"):
+        check_rate(calibrated(11).manifest, 0.01)
+    wrong = calibrated(30, miscounted=2)
+    with pytest.raises(InputError, match=r"choose that$"):
+        check_rate(wrong.manifest, 0.05)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from flawscope.artefact.files import checkpoint_path
 from flawscope.artefact.model_file import package_versions
 from flawscope.config import build_config, parse_assignments
+from flawscope.datasets import list_pictures
 from flawscope.errors import FlawscopeError, InputError, pluralize
 from flawscope.methods.detector import resolve_device
 from flawscope.methods.features.backbone import Backbone, load_backbone
@@ -47,7 +48,6 @@ from flawscope.methods.training.efficientad.networks import (
 from flawscope.methods.training.state import json_settings, pick_precision
 from flawscope.methods.training.state_file import load_checkpoint
 from flawscope.methods.training.trainer import Trainer
-from flawscope.pictures.listing import list_pictures
 from flawscope.progress import ProgressCallback, format_duration, ignore_progress
 
 DEFAULT_STEPS = 6000

@@ -2,10 +2,9 @@
 
 import pytest
 
-from flawscope.datasets import open_dataset
+from flawscope.datasets import group_numbers, open_dataset
 from flawscope.datasets.dataset import held_out
 from flawscope.errors import InputError
-from flawscope.pictures.units import group_numbers
 
 
 def test_more_pictures_move_few_one_part_cannot_be_split_and_something_is_left_to_train_on():

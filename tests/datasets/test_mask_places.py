@@ -11,12 +11,12 @@ from PIL import Image
 
 from flawscope.cli.output import collect_inputs
 from flawscope.cluster.listing import ListingInfo, _paths_of_spec
-from flawscope.datasets import open_dataset
+from flawscope.datasets import list_pictures, open_dataset
 from flawscope.datasets.check import check
 from flawscope.datasets.mask_remarks import good_remarks
 from flawscope.datasets.seen_defects import list_seen
 from flawscope.errors import InputError
-from flawscope.pictures.listing import iter_inputs, list_inputs, list_pictures, refuse_masks
+from flawscope.pictures.listing import iter_inputs, list_inputs, refuse_masks
 
 NFD = unicodedata.normalize("NFD", "bad/Gehäuse 7.png")
 BESIDE = """a 1_mask.png|a 1-mask.png|a 1.mask.png|a 1 mask.png|a 1mask.png|a 1Mask.png|A 1_MASK.PNG

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from flawscope.datasets import open_dataset
+from flawscope.datasets import list_pictures, open_dataset
 from flawscope.errors import InputError
-from flawscope.pictures.listing import list_pictures, natural_key
+from flawscope.pictures.listing import natural_key
 
 
 @pytest.fixture

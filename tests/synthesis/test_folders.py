@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flawscope.datasets import list_pictures
 from flawscope.errors import InputError
-from flawscope.pictures.listing import list_pictures
 from flawscope.synthesis import TextureFolder, generated_texture
 
 

@@ -10,7 +10,7 @@ import pytest
 import flawscope
 import matrix
 from flawscope.cli import main
-from flawscope.pictures.listing import list_pictures
+from flawscope.datasets import list_pictures
 
 SETS = matrix.covering()
 

@@ -118,10 +118,11 @@ def check_rate(manifest: Manifest, rate: float) -> None:
             "the model promises no false-alarm rate, so it has none to change: learn from more parts"
         )
     if promise.rate > rate + _ROUNDING:
+        more = promise.describe_missing()  # empty where pictures that were counted wrong are in the way
         raise InputError(
             f"a false-alarm rate of {100 * rate:g} % cannot be kept: the model is calibrated on "
             f"{promise.calibrated} good ones, which support {_round_up(100 * promise.rate):g} % or more; "
-            f"choose that, or learn from {promise.describe_missing()}"
+            f"choose that{', or learn from ' if more else ''}{more}"
         )
 
 

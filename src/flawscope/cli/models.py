@@ -120,9 +120,9 @@ def calibrate_arguments(parser: argparse.ArgumentParser) -> None:
 def calibrate(args: argparse.Namespace) -> int:
     """Make new thresholds from new good pictures, since the camera or the light has changed, or for another
     false-alarm rate. The network stays."""
+    from flawscope.datasets import list_pictures
     from flawscope.datasets.layouts import is_review
     from flawscope.datasets.own_folders import refuse_unknown
-    from flawscope.pictures.listing import list_pictures
     from flawscope.predictor.router import load
 
     out = files.check_writable(args.out, os.path.splitext(args.model)[1].lower())
@@ -202,8 +202,8 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
 def export(args: argparse.Namespace) -> int:
     """Write a fitted model for ONNX Runtime and OpenVINO, which need no torch, and prove that it answers as
     before."""
+    from flawscope.datasets import list_pictures
     from flawscope.datasets.own_folders import refuse_unknown
-    from flawscope.pictures.listing import list_pictures
     from flawscope.predictor import fitted_artefact, read_manifest
     from flawscope.predictor.router import is_router, load, read_router_facts
 
@@ -245,8 +245,7 @@ def export(args: argparse.Namespace) -> int:
 
 def _good_pictures(args: argparse.Namespace) -> dict[str, list[PictureSource]]:
     """Pictures of --pictures by product: of the products' folders, as in `fit`, else as recognised."""
-    from flawscope.datasets import find_categories, open_dataset
-    from flawscope.pictures.listing import list_pictures
+    from flawscope.datasets import find_categories, list_pictures, open_dataset
     from flawscope.predictor.router import Router, load
 
     if not args.pictures:

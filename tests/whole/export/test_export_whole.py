@@ -18,6 +18,7 @@ from flawscope.artefact import model_file
 from flawscope.artefact.certificate import BATCH_SIZES, certificates_from_facts
 from flawscope.calibration.goods import scored
 from flawscope.cli import main
+from flawscope.datasets import list_pictures
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.export import export as exporting
 from flawscope.export import onnx_graph
@@ -25,7 +26,6 @@ from flawscope.export.export import export
 from flawscope.methods.patchcore import model as views
 from flawscope.methods.patchcore.model import Model
 from flawscope.pictures.decoding import decode, pixel_hash
-from flawscope.pictures.listing import list_pictures
 from flawscope.predictor import read_manifest
 from flawscope.runtime import ExportedSession
 from flawscope.runtime import onnx_file as runtime

@@ -10,11 +10,11 @@ import pytest
 import flawscope
 from flawscope.artefact import model_file
 from flawscope.calibration.goods import scored
+from flawscope.datasets import list_pictures
 from flawscope.export.export import export
 from flawscope.export.recalibrate import ExportPictures
 from flawscope.methods.patchcore.model import Model
 from flawscope.pictures.decoding import decode, pixel_hash
-from flawscope.pictures.listing import list_pictures
 from flawscope.views.preprocess import Preprocess
 
 ROI = "0.4,0.2,0.95,0.9"

@@ -21,9 +21,9 @@ from flawscope.artefact.certificate import (
     difference_scales,
     median_to_threshold,
 )
+from flawscope.datasets import list_pictures
 from flawscope.export.export import PRECISIONS, export
 from flawscope.methods import registry
-from flawscope.pictures.listing import list_pictures
 from flawscope.predictor import Predictor
 from flawscope.runtime import ENGINES
 from flawscope.synthesis.demo.dataset import draw_dataset

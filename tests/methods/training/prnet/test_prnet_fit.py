@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import flawscope
+from flawscope.datasets import list_pictures
 from flawscope.errors import InputError
 from flawscope.methods.task import Budget
 from flawscope.methods.training.state_file import read_checkpoint
 from flawscope.pictures.decoding import decode, pixel_hash
-from flawscope.pictures.listing import list_pictures
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import torch
 from tests.methods import tiny_transformers as tiny
 
 import flawscope
-from flawscope.pictures.listing import list_pictures
+from flawscope.datasets import list_pictures
 
 
 def test_a_second_backbone_is_measured_in_the_usual_maximum_of_good_pictures(drawn, tmp_path):
