@@ -27,10 +27,9 @@ from flawscope.fitting.simulated_defects import (
 from flawscope.fitting.stored_options import refit_options
 from flawscope.fitting.training_pictures import Reader
 from flawscope.methods import registry
-from flawscope.pictures.channels import first_group
 from flawscope.pictures.decoding import pixel_hash
 from flawscope.pictures.listing import pictures_in, relative_names
-from flawscope.pictures.near_duplicates import Look
+from flawscope.pictures.near_duplicates import read_look
 from flawscope.pictures.units import find_units
 from flawscope.predictor import Predictor, fitted_artefact, open_fitted
 from flawscope.progress import ProgressCallback, ignore_progress
@@ -141,10 +140,7 @@ def _column(scores: Mapping[int, tuple[float, ...]], model: int) -> NDArray[np.f
 
 def _units(paths: Sequence[Path]) -> list[list[Path]]:
     """Returns pictures by their unit: near-copies are one. Those that cannot be read are left out."""
-    looks: dict[Path, Look] = {}
-    for path in paths:
-        with suppress(InputError):
-            looks[path] = Look.of(first_group(path)[0])
+    looks = {path: look for path in paths if (look := read_look(path)) is not None}
     found: dict[int, list[Path]] = defaultdict(list)
     for path, number in zip(looks, find_units([*looks.values()], range(len(looks))).numbers, strict=True):
         found[number].append(path)
