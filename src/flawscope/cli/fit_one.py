@@ -183,7 +183,9 @@ def fit_model(
     set_thread_count(args.threads)
     reuse_freed_memory()
     if old is not None:
-        return _extend(args, old, dataset, how)
+        from flawscope.fitting.incremental_update import extend
+
+        return extend(old, dataset, fair=args.fair, force=args.force, device=args.device, **how)
     try:
         predictor = _fit_new(args, call, dataset, how)
     except ConflictError as error:
@@ -240,14 +242,6 @@ def _fit_new(args: argparse.Namespace, call: FitSettings, dataset: Dataset, how:
     return fitting.fit(dataset, checkpoint=checkpoint_path(args.out), device=args.device, **given)
 
 
-def _extend(args: argparse.Namespace, old: Artefact, dataset: Dataset, how: dict[str, Any]) -> Predictor:
-    from flawscope.fitting import incremental_update
-
-    return incremental_update.extend(
-        old, dataset, fair=args.fair, force=args.force, device=args.device, **how
-    )
-
-
 @contextmanager
 def report_kept_steps(checkpoint: Path | None) -> Iterator[None]:
     """Adds to a KeyboardInterrupt how many steps of a training the checkpoint keeps."""
@@ -283,16 +277,10 @@ def training_remarks(dataset: Dataset, group: str | None) -> Iterator[str]:
     if found := group_warning(paths, group):
         yield found
     folder = Path(os.path.commonpath([path.parent for path in paths]))
-    others = not_pictures_in(folder)
-    unread = [
-        path.relative_to(folder).as_posix()
-        for path in others
-        if path.suffix.lower() not in COMPANION_SUFFIXES
-    ]
-    beside = [
-        path.relative_to(folder).as_posix() for path in others if path.suffix.lower() in COMPANION_SUFFIXES
-    ]
-    beside = [path.relative_to(folder).as_posix() for path in masks_in(folder)] + beside
+    unread, beside = list[str](), [path.relative_to(folder).as_posix() for path in masks_in(folder)]
+    for path in not_pictures_in(folder):
+        of = beside if path.suffix.lower() in COMPANION_SUFFIXES else unread
+        of.append(path.relative_to(folder).as_posix())
     if unread:
         files = pluralize(len(unread), "file")
         yield f"not learnt from: {files} of formats that are not read: {join_names(unread)}"
