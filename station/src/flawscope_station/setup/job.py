@@ -185,8 +185,11 @@ def _learning_curve(job: dict[str, Any], step: ProgressCallback) -> dict[str, An
     curve = fitting.learning_curve(Path(job["pictures"]), job["given"], job["device"], step)
     if curve is None:
         return {"curve": {}, "enough": None, "tested": {}}
-    shares = {str(number): share for number, share in curve.figures.items()}
-    return {"curve": shares, "enough": curve.enough, "tested": dict(curve.tested)}
+    return {
+        "curve": {str(number): share for number, share in curve.figures.items()},
+        "enough": curve.enough,
+        "tested": {size: [*counts] for size, counts in curve.tested.items()},
+    }
 
 
 def _try(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
