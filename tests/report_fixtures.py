@@ -10,7 +10,8 @@ from PIL import Image
 
 from brightness import HOSTILE, draw, draw_mask, model
 from flawscope.datasets import Dataset, open_dataset
-from flawscope.evaluation import Evaluation, evaluate
+from flawscope.evaluation.evaluation import evaluate
+from flawscope.evaluation.result import Evaluation
 from flawscope.pages.report import write_report
 from flawscope.predictor import Predictor
 

@@ -14,7 +14,7 @@ import flawscope
 from brightness import HOSTILE, SIDE, Brightness, draw, model
 from flawscope.calibration.threshold import Calibration, parse_false_alarm_rate
 from flawscope.errors import InputError
-from flawscope.evaluation import evaluate
+from flawscope.evaluation.evaluation import evaluate
 from flawscope.results.prediction import Prediction
 from flawscope.views.preprocess import Preprocess
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 import flawscope
+from flawscope.artefact.rates import OFFERED, check_rate, describe_rates, offered_rates, promise_of
 from flawscope.errors import InputError
-from flawscope.predictor.rates import OFFERED, at_rate, describe_rates, offered_rates, promise_of
 
 
 def test_each_rate_is_told_as_the_model_at_that_rate_tells_it(onnx_path):
@@ -41,9 +41,9 @@ def calibrated(onnx_path):
 def test_a_model_at_a_rate_keeps_it_or_is_refused(calibrated, count):
     """The lowest rate of n good pictures is 1 / (n + 1)."""
     model, lowest = calibrated(count), 1 / (count + 1)
-    assert promise_of(at_rate(model, lowest + 1e-12).manifest).rate <= lowest + 1e-9
+    assert promise_of(model.with_rate(lowest + 1e-12).manifest).rate <= lowest + 1e-9
     with pytest.raises(InputError, match=f"calibrated on {count} good ones"):
-        at_rate(model, 0.99 * lowest)
+        check_rate(model.manifest, 0.99 * lowest)
     supported = {row["rate"]: row["supported"] for row in describe_rates(model.manifest)}
     for rate, needed in offered_rates():
         assert (needed <= count) is supported[rate]
@@ -54,20 +54,30 @@ def test_the_rate_that_is_advised_can_be_chosen(calibrated, count):
     """Also where it is written with two digits: 8.4 % of 11 good pictures, not 8.3 %."""
     model = calibrated(count)
     with pytest.raises(InputError) as refused:
-        at_rate(model, 1e-4)
+        check_rate(model.manifest, 1e-4)
     found = re.search(r"support (\S+) % or more", str(refused.value))
-    assert at_rate(model, float(found[1]) / 100).manifest.calibration.rate <= 1.1 / (count + 1)
+    check_rate(model.manifest, float(found[1]) / 100)
+    assert float(found[1]) / 100 <= 1.1 / (count + 1)
 
 
 def test_pictures_of_one_part_count_as_one(calibrated):
     model = calibrated(12, units=tuple(k // 3 for k in range(12)))
     assert promise_of(model.manifest).calibrated == 4
     with pytest.raises(InputError, match="calibrated on 4 good ones, which support 20 % or more"):
-        at_rate(model, 0.05)
+        check_rate(model.manifest, 0.05)
 
 
 def test_a_model_that_promises_nothing_has_no_rate_to_change(calibrated):
     silent = calibrated(12, promised=False)
     assert not any(row["supported"] for row in describe_rates(silent.manifest))
     with pytest.raises(InputError, match="promises no false-alarm rate"):
-        at_rate(silent, 0.2)
+        check_rate(silent.manifest, 0.2)
+
+
+def test_more_pictures_are_asked_for_where_they_would_help(calibrated):
+    """Pictures of which the parts were counted wrong lie above every threshold, whatever is added."""
+    with pytest.raises(InputError, match="choose that, or learn from 88 more good pictures"):
+        check_rate(calibrated(11).manifest, 0.01)
+    wrong = calibrated(30, miscounted=2)
+    with pytest.raises(InputError, match=r"choose that$"):
+        check_rate(wrong.manifest, 0.05)

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from flawscope.datasets import open_dataset as open_dataset
     from flawscope.errors import FlawscopeError as FlawscopeError
     from flawscope.errors import InputError as InputError
-    from flawscope.evaluation import Evaluation as Evaluation
-    from flawscope.evaluation import evaluate as evaluate
     from flawscope.evaluation.comparison import Comparison as Comparison
     from flawscope.evaluation.comparison import compare as compare
+    from flawscope.evaluation.evaluation import evaluate as evaluate
+    from flawscope.evaluation.result import Evaluation as Evaluation
     from flawscope.fitting.fitting import fit as fit
     from flawscope.fitting.incremental_update import extend as extend
     from flawscope.fitting.joining import join as join
@@ -45,7 +45,7 @@ _LAZY_IMPORTS = {
     "Calibration": "calibration.threshold",
     "Comparison": "evaluation.comparison",
     "Dataset": "datasets",
-    "Evaluation": "evaluation",
+    "Evaluation": "evaluation.result",
     "FlawscopeError": "errors",
     "InputError": "errors",
     "Prediction": "results.prediction",
@@ -55,7 +55,7 @@ _LAZY_IMPORTS = {
     "Router": "predictor.router",
     "Unjudged": "results.table",
     "compare": "evaluation.comparison",
-    "evaluate": "evaluation",
+    "evaluate": "evaluation.evaluation",
     "extend": "fitting.incremental_update",
     "fit": "fitting.fitting",
     "join": "fitting.joining",

@@ -79,14 +79,17 @@ def build_config(cls: type[T], values: Mapping[str, Any]) -> T:
         except (TypeError, ValueError, OverflowError):
             given = "no value" if value is None else redact_value(repr(value))
             raise InputError(f"setting {key}: {given} is not {describe_type(hints[key])}") from None
-    if missing := [name for name, one in fields.items() if name not in kwargs and is_required(one)]:
+    # without a default both are MISSING
+    if missing := [
+        name for name, one in fields.items() if name not in kwargs and one.default is one.default_factory
+    ]:
         raise InputError(f"setting {' and '.join(missing)} is missing: write `{missing[0]}: ...`")
     return cls(**kwargs)
 
 
-def is_required(one: dataclasses.Field[Any]) -> bool:
-    """Whether a setting has no default."""
-    return one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
+def flag_of(name: str) -> str:
+    """Flag of a setting or an option on the command line: `--min-defect` of `min_defect`."""
+    return f"--{name.replace('_', '-')}"
 
 
 def redact_value(value: Any) -> str:
@@ -101,7 +104,6 @@ def keep_known_settings(cls: type[Any], values: Mapping[str, Any]) -> dict[str, 
 
 
 def setting_names(cls: type[Any]) -> set[str]:
-    """Names of the settings of the dataclass `cls`."""
     return {f.name for f in dataclasses.fields(cls) if f.init}
 
 

@@ -27,7 +27,6 @@ def machine_info() -> dict[str, Any]:
 
 
 def processor_name() -> str:
-    """Name of the processor."""
     with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

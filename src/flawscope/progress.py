@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
+Say = Callable[[str], None]  # gets a line for a person
 ProgressCallback = Callable[[str, int, int], None]
 
 LIVE_INTERVAL, LOG_INTERVAL = 0.2, 30.0  # seconds between two lines: on a terminal, in a file
@@ -41,6 +42,10 @@ class ProgressCounter:
         with self._lock:
             self.done += 1
             self.step(self.stage, self.done, self.total)
+
+
+def discard(line: str) -> None:
+    """Drops a line for a person: a library prints nothing."""
 
 
 def ignore_progress(stage: str, done: int, total: int) -> None:
@@ -167,7 +172,7 @@ class JobsProgress:
         say: gets lines that may be left out. warn: gets those that may not.
     """
 
-    def __init__(self, say: Callable[[str], None], warn: Callable[[str], None], terminal: bool):
+    def __init__(self, say: Say, warn: Say, terminal: bool):
         self.say, self.warn, self.terminal = say, warn, terminal
         self.job_stages: dict[str, str] = {}  # stage and counts, by the job's label
         self.last_written = time.monotonic()

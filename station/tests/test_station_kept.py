@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 import flawscope
+from flawscope.artefact import rates
 from flawscope.calibration.promise import confidence_interval_rate
-from flawscope.predictor import rates
 from flawscope_station.store.line_alarms import count_parts, hold_promise
 from flawscope_station.store.records import Store
 from flawscope_station.store.schema import learnt_pixels, pictures

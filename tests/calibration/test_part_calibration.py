@@ -84,7 +84,7 @@ def test_missing_views_are_compared_with_the_same_views_of_good_parts():
     with pytest.raises(InputError, match="no good part"):
         known.decide({})
     few = PartCalibration.from_views(views[:9], np.arange(9.0), 0.05)
-    assert "16 more parts would do" in few.promise()
+    assert "good pictures of 16 more parts would do" in few.promise()
     assert few.decide({"a": 99.0, "b": 0.0, "c": 0.0}).is_anomalous  # at 1 / (n + 1)
     assert "no promise" in PartCalibration.from_views(views[:3], np.arange(3.0), 0.05).promise()
     equal = PartCalibration.from_views(views, np.ones(59), 0.05)

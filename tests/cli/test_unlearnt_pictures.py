@@ -2,7 +2,7 @@
 
 from flawscope import load
 from flawscope.datasets import open_dataset
-from flawscope.evaluation import evaluate
+from flawscope.evaluation.evaluation import evaluate
 
 
 def test_a_split_of_the_data_set_itself_stays(model_path, drawn):

@@ -155,8 +155,11 @@ def test_days_of_one_product_are_opened_together(tmp_path, save):
     assert len(open_dataset(tmp_path, "2024-05-01", test_share=0).train) == 3
 
 
-def test_names_keep_the_split_of_a_layout(tmp_path, save):
-    build(save, tmp_path, "train/good test/good !test/dent")
+@pytest.mark.parametrize(
+    ("train", "test"), [("train", "test"), ("1_train", "test_set"), ("Trainingsdaten", "prueba")]
+)
+def test_names_keep_the_split_of_a_layout(tmp_path, save, train, test):
+    build(save, tmp_path, f"{train}/good {test}/good !{test}/dent")
     found = open_dataset(tmp_path, good="all")
     assert [len(one) for one in found.splits.values()] == [3, 0, 6]
     assert not any(item.anomalous for item in found.test)

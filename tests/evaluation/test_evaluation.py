@@ -18,7 +18,7 @@ from flawscope.cli.evaluate import format_evaluation
 from flawscope.datasets import Item, open_dataset
 from flawscope.datasets.masks import union_masks
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.evaluation import evaluate
+from flawscope.evaluation.evaluation import evaluate
 from flawscope.evaluation.ground_truth import shrink_mask
 from flawscope.evaluation.metrics import confidence_interval_rate, pixel_metrics
 from flawscope.evaluation.result import PictureStore

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from flawscope import load
+from flawscope.artefact.rates import promise_of
 from flawscope.artefact.tried import Choice, Trial
 from flawscope.calibration.goods import Picture, calibrate
+from flawscope.cli.fit import lacking
 from flawscope.datasets import open_dataset
-from flawscope.evaluation import evaluate, next_steps
+from flawscope.evaluation import next_steps
+from flawscope.evaluation.evaluation import evaluate
 from flawscope.evaluation.next_steps import advise_after, advise_untried
 from flawscope.results.advice import advice
 
@@ -67,3 +70,21 @@ def test_a_picture_that_hides_defects_is_named(drawn, model_path):
     steps = advise_after(replace(found, pictures=missed), far)
     assert any("30.png is good" in one.step for one in steps)
     assert not any("--auto" in one.step for one in steps)
+
+
+def test_what_a_rate_lacks_is_said_of_the_parts_that_a_model_decides_on(drawn, model_path):
+    """Six parts have both views. A seventh has one: it is a unit of the pictures, and no part that counts."""
+    model = load(model_path, device="cpu")
+    names = [f"p{part}_{view}.png" for part in range(7) for view in ("side", "top")][:-1]
+    rows = tuple(
+        Picture(f"{k:064d}", "train", name, k // 2, float(k), float(k), 0.0, True)
+        for k, name in enumerate(names)
+    )
+    how = {**model.manifest.calibration.to_dict(), "rate": 0.05}
+    facts = {**model.manifest.facts, "part": {"part": r"p\d+", "view": "side|top"}}
+    manifest = replace(model.manifest, calibration=calibrate(rows, **how), pictures=rows, facts=facts)
+    steps = advise_after(evaluate(model, open_dataset(drawn, "plate")), manifest)
+    wanted = promise_of(manifest).describe_missing()
+    assert wanted == "good pictures of 13 more parts"
+    assert wanted == lacking(manifest, updated=False)
+    assert f"add {wanted}" in [one.step for one in steps]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from flawscope.artefact.tried import Scored, enough
-from flawscope.fitting import trials
+from flawscope.fitting import fewer_pictures
 from near_duplicates_helpers import product
 
 PARTS, COPIES = 8, 2
@@ -29,12 +29,12 @@ def test_near_copies_of_a_part_are_on_one_side_and_count_once(folder, monkeypatc
         assert len(paths) == COPIES * len(learnt[-1])
         raise InterruptedError
 
-    monkeypatch.setattr(trials, "MIN_SUBSET", 1)
-    monkeypatch.setattr(trials, "fit", fit)
-    for stride in trials.SUBSET_STEPS:
-        monkeypatch.setattr(trials, "SUBSET_STEPS", (stride,))
+    monkeypatch.setattr(fewer_pictures, "MIN_SUBSET", 1)
+    monkeypatch.setattr(fewer_pictures, "fit", fit)
+    for stride in fewer_pictures.SUBSET_STEPS:
+        monkeypatch.setattr(fewer_pictures, "SUBSET_STEPS", (stride,))
         with pytest.raises(InterruptedError):
-            trials.learning_curve(folder, {}, "cpu", lambda *_: None)
+            fewer_pictures.learning_curve(folder, {}, "cpu", lambda *_: None)
         tried.append(stride)
     assert learnt == [{"00"}, {"00", "04"}, {"00", "02", "04", "06"}]
 

@@ -10,7 +10,7 @@ from PIL import Image
 from flawscope.errors import InputError
 from flawscope.pictures.channels import read_channels
 from flawscope.pictures.decoding import decode, read_picture_header
-from flawscope.pictures.frames import describe_pages
+from flawscope.pictures.picture_count import describe_pages
 from tiff_forms import FORMS, GREY, SIZE, drawn, form, written
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -97,10 +97,13 @@ class LearningCurve:
     one.
 
     figures: by that number, smallest first. enough: as `enough` tells it; None: more may do better still.
+    tested: simulated defects by size, found and all, of the model of most units at its own rate; empty where
+    real ones were judged.
     """
 
     figures: Mapping[int, float]
     enough: int | None
+    tested: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, compared: Mapping[int, Scored], figure: Callable[[int, Scored], float]) -> LearningCurve:

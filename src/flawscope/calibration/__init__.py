@@ -46,7 +46,7 @@ def hold_out(
     Raises:
         InputError: fewer than two pictures, or all of one group.
     """
-    members, total = _by_group(used, groups), len(used)
+    members, total = by_group(used, groups), len(used)
     group_of = dict(zip(used, groups, strict=True))
     own_reserved = sorted(set(reserved) & set(used))
     apart = {group_of[i] for i in own_reserved}
@@ -78,7 +78,7 @@ def hold_out(
     return held_out
 
 
-def _by_group(pictures: Sequence[int], groups: Sequence[int]) -> dict[int, list[int]]:
+def by_group(pictures: Sequence[int], groups: Sequence[int]) -> dict[int, list[int]]:
     """Pictures of each group, both in the order in which they come."""
     members: dict[int, list[int]] = {}
     for picture, group in zip(pictures, groups, strict=True):

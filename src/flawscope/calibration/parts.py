@@ -21,8 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.calibration import min_calibration_size
-from flawscope.calibration.promise import PromiseVerdict, describe_rate, judge_promise
+from flawscope.calibration.promise import PromiseVerdict, describe_lack, describe_rate, judge_promise
 from flawscope.errors import InputError, compile_pattern, join_names, pluralize
 
 MIN_STD = 1e-6  # standard deviation of equal scores, of their size
@@ -194,11 +193,6 @@ class PartCalibration:
         return self._rank / (self.complete_count + 1)
 
     @property
-    def parts_missing(self) -> int:
-        """Number of parts more that the rate needs."""
-        return max(0, min_calibration_size(self.rate) - self.complete_count)
-
-    @property
     def _rank(self) -> int:
         return max(1, int(self.rate * (self.complete_count + 1) + 1e-9))
 
@@ -217,8 +211,4 @@ class PartCalibration:
             f"parts of {views}: {describe_rate(self.expected_rate, count, 'parts')}, from "
             f"{pluralize(count, 'good part')}"
         )
-        if self.parts_missing:
-            text += (
-                f"; {self.rate:.1%} cannot be promised from {count}: {self.parts_missing} more parts would do"
-            )
-        return text
+        return "; ".join(filter(None, (text, describe_lack(self.rate, count, of_parts=True))))

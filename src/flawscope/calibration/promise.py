@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flawscope.calibration import min_calibration_size
 from flawscope.errors import InputError, pluralize
 
 LEVEL = 0.95  # share of models whose rate lies in the interval
@@ -133,9 +134,15 @@ def describe_rate(rate: float, units: int, noun: str) -> str:
     )
 
 
-def describe_missing(count: int, of_parts: bool) -> str:
-    """Words how much more a rate needs: "14 more good pictures", or where parts have several pictures "good
-    pictures of 14 more parts"; empty: nothing."""
+def units_missing(rate: float, units: int) -> int:
+    """Number of further good units that a rate needs; 0: so many are enough."""
+    return max(0, min_calibration_size(rate) - units)
+
+
+def describe_missing(rate: float, units: int, of_parts: bool) -> str:
+    """Words `units_missing`: "14 more good pictures", or where parts have several pictures "good pictures of
+    14 more parts"; empty: nothing is."""
+    count = units_missing(rate, units)
     if not count:
         return ""
     return (
@@ -143,6 +150,12 @@ def describe_missing(count: int, of_parts: bool) -> str:
         if of_parts
         else pluralize(count, "more good picture")
     )
+
+
+def describe_lack(rate: float, units: int, of_parts: bool) -> str:
+    """Says that so many units cannot promise a rate, and how many more would; empty: they can."""
+    missing = describe_missing(rate, units, of_parts)
+    return missing and f"{rate:.1%} cannot be promised from {units}: {missing} would do"
 
 
 def describe_interval(rate: float, units: int) -> str:

@@ -27,8 +27,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.calibration import min_calibration_size
-from flawscope.calibration.promise import describe_missing, describe_rate, rate_interval, simultaneous_bound
+from flawscope.calibration.promise import (
+    describe_lack,
+    describe_rate,
+    rate_interval,
+    simultaneous_bound,
+    units_missing,
+)
 from flawscope.errors import InputError, decimal_point, pluralize
 
 DEFAULT_RATE = 0.05
@@ -164,7 +169,7 @@ class Calibration:
     def expected_rate(self) -> float:
         """Expected share of new good pictures above the threshold: at most the target if possible. Where each
         picture is a unit it is k/(n + 1)."""
-        return (1 + self._weight_above) / (self.unit_count + 1)
+        return (1 + self._score_rank[1]) / (self.unit_count + 1)
 
     @property
     def rate_interval(self) -> tuple[float, float]:
@@ -198,7 +203,7 @@ class Calibration:
     def pictures_missing(self) -> int:
         """Number of further units (good pictures, each of another part) that the target rate needs; 0 when it
         is met."""
-        return max(0, min_calibration_size(self.rate) - self.unit_count)
+        return units_missing(self.rate, self.unit_count)
 
     @cached_property
     def weights(self) -> NDArray[np.float64]:
@@ -227,10 +232,6 @@ class Calibration:
     @cached_property
     def _mask_rank(self) -> tuple[float, float]:
         return self._rank(self.map_maxima)
-
-    @property
-    def _weight_above(self) -> float:
-        return self._score_rank[1]
 
     @property
     def score_threshold(self) -> float:
@@ -361,24 +362,16 @@ class Calibration:
         )
         if self.miscounted:
             text += f"; {self.miscounted} of them for parts counted wrong or not found"
-        return text + self._lack()
+        return "; ".join(filter(None, (text, self._lack)))
 
+    @property
     def _lack(self) -> str:
-        """Say how many more pictures the target needs; empty where it is promised."""
-        if not self.pictures_missing:
-            return ""
-        return (
-            f"; {self.rate:.1%} cannot be promised from {self.unit_count}: {self.describe_missing()} would do"
-        )
-
-    def describe_missing(self) -> str:
-        """Words `pictures_missing`; empty: nothing is."""
-        return describe_missing(self.pictures_missing, self.has_shared_units)
+        return describe_lack(self.rate, self.unit_count, self.has_shared_units)
 
     def brief(self) -> str:
         """Line for a person: the promise alone. `promise` tells what it comes from."""
         if self.promised:
-            return self.describe_rate() + self._lack()
+            return "; ".join(filter(None, (self.describe_rate(), self._lack)))
         seen = "one good picture" if self.count == 1 else f"{self.count} good pictures of one part"
         return f"no promise, from {seen}: good pictures of other parts would tell"
 

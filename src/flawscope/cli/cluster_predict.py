@@ -9,6 +9,7 @@ import time
 
 from flawscope.cli import common
 from flawscope.cli.output import run_facts, say_remarks, totals_line
+from flawscope.config import flag_of
 from flawscope.errors import InputError
 
 # Options that do not go with --cluster, and why
@@ -31,17 +32,13 @@ def check_options(args: argparse.Namespace) -> None:
         return
     for name, instead in UNSUPPORTED_ON_CLUSTER.items():
         if getattr(args, name):
-            raise InputError(f"{_option(name)} is not for --cluster, {instead}: leave it out")
+            raise InputError(f"{flag_of(name)} is not for --cluster, {instead}: leave it out")
     if not args.out:
         raise InputError("--cluster needs --out, a folder that all nodes reach: add it")
     if args.out.lower().endswith((".csv", ".xlsx", *common.NO_FOLDERS)):
         raise InputError(
             f"--out {args.out}: with --cluster the results are a folder of Parquet files: name a folder"
         )
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def predict_on_cluster(args: argparse.Namespace) -> int:

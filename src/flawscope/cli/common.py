@@ -26,11 +26,11 @@ from flawscope.errors import (
     require_installed,
 )
 from flawscope.pages import report
-from flawscope.progress import ProgressCallback, TerminalProgress, ignore_progress, write_line
+from flawscope.progress import ProgressCallback, Say, TerminalProgress, discard, ignore_progress, write_line
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
-    from flawscope.evaluation import Evaluation
+    from flawscope.evaluation.result import Evaluation
     from flawscope.predictor import Predictor
     from flawscope.predictor.router import Router
     from flawscope.predictor.streaming import SourceResult
@@ -300,9 +300,9 @@ def say(line: str) -> None:
     write_line(line)
 
 
-def say_unless_quiet(args: argparse.Namespace) -> Callable[[str], None]:
+def say_unless_quiet(args: argparse.Namespace) -> Say:
     """Returns the function that prints remarks, or with `--quiet` one that drops them."""
-    return (lambda line: None) if args.quiet else say
+    return discard if args.quiet else say
 
 
 def show(line: str, *, flush: bool = False) -> None:

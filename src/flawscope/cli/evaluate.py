@@ -18,7 +18,8 @@ from flawscope.progress import format_duration
 
 if TYPE_CHECKING:
     from flawscope.datasets import Dataset, Item
-    from flawscope.evaluation import Evaluation, Robustness
+    from flawscope.evaluation.result import Evaluation
+    from flawscope.evaluation.robustness import Robustness
     from flawscope.predictor import Predictor
     from flawscope.predictor.router import Router
     from flawscope.progress import ProgressCallback
@@ -102,7 +103,7 @@ def evaluate_model(
     common.keep_other_product(args, manifest.category)
 
     from flawscope.datasets.mask_remarks import mask_remarks
-    from flawscope.evaluation import evaluate
+    from flawscope.evaluation.evaluation import evaluate
     from flawscope.evaluation.next_steps import advise_after
     from flawscope.evaluation.result import all_results
     from flawscope.results.result_workbook import open_table
@@ -110,7 +111,7 @@ def evaluate_model(
     predictor = predictor or common.load_single(args, args.model)
     how: dict[str, Any] = {"full_resolution": args.full_resolution, "robust": args.robustness}
     if args.learning_curve:
-        from flawscope.fitting.trials import fit_fewer
+        from flawscope.fitting.fewer_pictures import fit_fewer
 
         how["fewer"] = fit_fewer(predictor, dataset, step)
     result = evaluate(predictor, dataset, step=step, **how)
@@ -195,8 +196,8 @@ def _totals(args: argparse.Namespace, result: Evaluation) -> list[tuple[str, str
 
 
 def format_evaluation(result: Evaluation) -> str:
-    from flawscope.evaluation import METRIC_NAMES
     from flawscope.evaluation.promise import describe_promise
+    from flawscope.evaluation.result import METRIC_NAMES
 
     rows = [(METRIC_NAMES.get(k, k), f"{v:.4f}") for k, v in result.metrics.items() if v is not None]
     table = [common.format_table(rows, ("metric, 1 at best", "value"))] if rows else []
@@ -383,7 +384,7 @@ def _means(found: Documents) -> dict[str, float | None]:
     """Mean of each metric over the categories that have it; None where none has."""
     values = {
         metric: [value for one in found.values() if (value := one["metrics"].get(metric)) is not None]
-        for metric in _metric_names(found)
+        for metric in dict.fromkeys(name for one in found.values() for name in one["metrics"])
     }
     return {metric: sum(known) / len(known) if known else None for metric, known in values.items()}
 
@@ -391,10 +392,6 @@ def _means(found: Documents) -> dict[str, float | None]:
 def _count_mistaken(found: Documents, names: Iterable[str]) -> int:
     """Number of pictures that were taken for another product, or for none."""
     return sum(sum(found[name]["products"]["mistaken"].values()) for name in names)
-
-
-def _metric_names(found: Documents) -> list[str]:
-    return list(dict.fromkeys(metric for one in found.values() for metric in one["metrics"]))
 
 
 def _several_text(document: Mapping[str, Any], kind: str) -> str:

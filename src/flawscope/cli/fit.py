@@ -84,7 +84,7 @@ def _evaluate(args: argparse.Namespace, predictor: Predictor) -> list[str]:
     """Evaluates the model, and prints the result as `flawscope evaluate` does; returns the failures."""
     from flawscope.cli.evaluate import format_evaluation
     from flawscope.datasets import open_dataset
-    from flawscope.evaluation import evaluate
+    from flawscope.evaluation.evaluation import evaluate
 
     seed, group = common.seed_and_group(predictor.manifest)
     dataset = open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)
@@ -96,8 +96,8 @@ def _evaluate(args: argparse.Namespace, predictor: Predictor) -> list[str]:
 def summary(predictor: Predictor, verbose: bool = False, updated: bool = False) -> list[str]:
     """Lines on a fit: the promise, simulated defects, what stands out. verbose: and what the promise comes
     from; `info` has it, too. updated: what is found was told, beside what was found before."""
+    from flawscope.artefact.rates import promise_of
     from flawscope.calibration.power import describe_found
-    from flawscope.predictor.rates import promise_of
 
     manifest = predictor.manifest
     promise = promise_of(manifest)
@@ -128,10 +128,9 @@ def describe_suspects(manifest: Manifest) -> list[str]:
 def lacking(manifest: Manifest, updated: bool) -> str:
     """Words how much more the rate asked for needs; empty: nothing. updated: what an update adds counts only
     where it is a fair sample."""
-    from flawscope.calibration.promise import describe_missing
-    from flawscope.predictor.rates import promise_of
+    from flawscope.artefact.rates import promise_of
 
-    missing = describe_missing(promise_of(manifest).missing, manifest.calibration.has_shared_units)
+    missing = promise_of(manifest).describe_missing()
     return f"{missing} that nobody chose, by --update and --fair" if missing and updated else missing
 
 

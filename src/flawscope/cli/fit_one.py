@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from flawscope.cli.output import file_remarks
 from flawscope.errors import InputError, join_names, pluralize, require_installed
 from flawscope.methods import registry
 from flawscope.methods.conflicts import ConflictError
-from flawscope.progress import Detail
+from flawscope.progress import Detail, Say
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Artefact
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from flawscope.progress import ProgressCallback
 
 
-Say = Callable[[str], None]
 # Settings that have a flag with every method
 COMMON_FLAGS = (*("method", "preset", "size", "tile", "backbone", "seed", "seen", "steps"),)
 
@@ -185,7 +184,9 @@ def fit_model(
     set_thread_count(args.threads)
     reuse_freed_memory()
     if old is not None:
-        return _extend(args, old, dataset, how)
+        from flawscope.fitting.incremental_update import extend
+
+        return extend(old, dataset, fair=args.fair, force=args.force, device=args.device, **how)
     try:
         predictor = _fit_new(args, call, dataset, how)
     except ConflictError as error:
@@ -242,14 +243,6 @@ def _fit_new(args: argparse.Namespace, call: FitSettings, dataset: Dataset, how:
     return fitting.fit(dataset, checkpoint=checkpoint_path(args.out), device=args.device, **given)
 
 
-def _extend(args: argparse.Namespace, old: Artefact, dataset: Dataset, how: dict[str, Any]) -> Predictor:
-    from flawscope.fitting import incremental_update
-
-    return incremental_update.extend(
-        old, dataset, fair=args.fair, force=args.force, device=args.device, **how
-    )
-
-
 @contextmanager
 def report_kept_steps(checkpoint: Path | None) -> Iterator[None]:
     """Adds to a KeyboardInterrupt how many steps of a training the checkpoint keeps."""
@@ -285,16 +278,10 @@ def training_remarks(dataset: Dataset, group: str | None) -> Iterator[str]:
     if found := group_warning(paths, group):
         yield found
     folder = Path(os.path.commonpath([path.parent for path in paths]))
-    others = not_pictures_in(folder)
-    unread = [
-        path.relative_to(folder).as_posix()
-        for path in others
-        if path.suffix.lower() not in COMPANION_SUFFIXES
-    ]
-    beside = [
-        path.relative_to(folder).as_posix() for path in others if path.suffix.lower() in COMPANION_SUFFIXES
-    ]
-    beside = [path.relative_to(folder).as_posix() for path in masks_in(folder)] + beside
+    unread, beside = list[str](), [path.relative_to(folder).as_posix() for path in masks_in(folder)]
+    for path in not_pictures_in(folder):
+        of = beside if path.suffix.lower() in COMPANION_SUFFIXES else unread
+        of.append(path.relative_to(folder).as_posix())
     if unread:
         files = pluralize(len(unread), "file")
         yield f"not learnt from: {files} of formats that are not read: {join_names(unread)}"

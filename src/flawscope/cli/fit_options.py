@@ -17,6 +17,7 @@ from typing import Any
 from flawscope.cli import common
 from flawscope.config import (
     convert_value,
+    flag_of,
     parse_assignments,
     read_config,
     redact_value,
@@ -170,9 +171,10 @@ def _add_promise(group: common.Options) -> None:
 
 def _add_method(group: common.Options) -> set[str]:
     """Adds the options on the method; returns the names of those that single methods have."""
-    group.add_argument("--method", help=f"{_join_or(registry.names())} (patchcore)")
+    names, methods = registry.names(), registry.loadable_methods()
+    group.add_argument("--method", help=f"{', '.join(names[:-1])} or {names[-1]} (patchcore)")
     common.add_settings(group, "default, small, accurate, paper; quick")
-    in_steps = _methods_with("learns_in_steps")
+    in_steps = ", ".join(method.name for method in methods if method.learns_in_steps)
     length = group.add_mutually_exclusive_group()
     length.add_argument("--steps", metavar="N", help=f"{in_steps}: how many (default: as the device can)")
     length.add_argument(
@@ -217,15 +219,6 @@ def _method_flags() -> dict[str, tuple[str, str]]:
     return found
 
 
-def _methods_with(capability: str) -> str:
-    """Names of the methods that declare the capability."""
-    return ", ".join(method.name for method in registry.loadable_methods() if getattr(method, capability))
-
-
-def _join_or(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:-1])} or {names[-1]}"
-
-
 # ------------------------------------------------------------------------------------------------ in a file
 
 
@@ -258,7 +251,7 @@ def with_file(args: argparse.Namespace, category: str | None) -> argparse.Namesp
     typed = _typed(args)
     for name in parse_assignments(args.set):
         if name in file_options():
-            raise InputError(f"--set {name}: it is an option; write {flag(name)} instead")
+            raise InputError(f"--set {name}: it is an option; write {flag_of(name)} instead")
     values = read_config(args.config, category) if args.config else {}
     of_all = read_config(args.config) if args.config else {}
     for name in CALL_IN_FILE:
@@ -283,7 +276,7 @@ def file_options() -> frozenset[str]:
 
 def written(args: argparse.Namespace, name: str) -> str:
     """Names a setting or an option as it was given: `--min-defect`, or `min_defect` of the file."""
-    return f"{name} of {args.config}" if name in args.filed else flag(name)
+    return f"{name} of {args.config}" if name in args.filed else flag_of(name)
 
 
 def name_as_typed(args: argparse.Namespace, text: str) -> str:
@@ -294,17 +287,13 @@ def name_as_typed(args: argparse.Namespace, text: str) -> str:
     return written(args, found[1]) + text[found.end() :]
 
 
-def flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
 def _check_names(file: str | None, values: Mapping[str, Any]) -> None:
     known = file_options() | _settings()
     for name in values:
         if name in known:
             continue
         if name in OF_THE_CALL and name in _actions():
-            raise InputError(f"config {file}: {name} is for the command line: write {flag(str(name))}")
+            raise InputError(f"config {file}: {name} is for the command line: write {flag_of(str(name))}")
         raise InputError(
             f"config {file}: unknown setting {redact_value(name)}; {suggest_name(str(name), sorted(known))}"
         )
@@ -334,7 +323,7 @@ def _read(file: str, name: str, value: Any) -> Any:
             raise InputError(f"{where}: {redact_value(value)} is not true or false") from None
     parts = value if isinstance(value, list) else [value]
     if any(isinstance(one, dict | list) for one in parts):
-        raise InputError(f"{where}: {redact_value(value)} is no value of {flag(name)}: write it as there")
+        raise InputError(f"{where}: {redact_value(value)} is no value of {flag_of(name)}: write it as there")
     text = ",".join(map(str, parts))
     if action.choices is not None and text not in action.choices:
         raise InputError(f"{where}: {text} is none of {', '.join(map(str, action.choices))}")

@@ -14,7 +14,7 @@ from flawscope.cli import common, fit_one, fit_options, questions
 from flawscope.cluster import connect, tasks
 from flawscope.errors import FlawscopeError, InputError, join_names, one_line_message, pluralize
 from flawscope.methods import registry
-from flawscope.progress import JobsProgress, ProgressCallback, format_duration, ignore_progress
+from flawscope.progress import JobsProgress, ProgressCallback, Say, discard, format_duration, ignore_progress
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
@@ -128,7 +128,7 @@ def _fit_call(call: argparse.Namespace, step: ProgressCallback) -> Outcome:
         # of a method that does not learn in steps --resume goes on with the next one
         resume = call.resume and registry.method(fit_one.read_fit_settings(call).method).learns_in_steps
         own_call = argparse.Namespace(**{**vars(call), "resume": resume})
-        predictor = fit_one.fit_and_save(own_call, lambda line: None, step)
+        predictor = fit_one.fit_and_save(own_call, discard, step)
     except Exception as error:
         return _failure(
             name, common.reason_of(error, debug=call.debug), format_duration(time.monotonic() - began)
@@ -168,7 +168,7 @@ def _fit_on_cluster(
     function: Callable[..., Any],
     out: str,
     take: Callable[[str, Any], None],
-    say: fit_one.Say,
+    say: Say,
 ) -> None:
     """Calls `function(call, step)` for each call in a task of the cluster. `take` gets each name with the
     value, or with the FlawscopeError that was raised, as they end. out: folder of the results."""
@@ -204,7 +204,7 @@ def _fit_and_report(call: argparse.Namespace, step: ProgressCallback) -> TaskFit
     return TaskFit(lines, predictor.failures)
 
 
-def fit_in_task(args: argparse.Namespace, say: fit_one.Say) -> Predictor:
+def fit_in_task(args: argparse.Namespace, say: Say) -> Predictor:
     """Fits one model, whole, in a task of the cluster, and opens it."""
     from flawscope.artefact.files import checkpoint_path
     from flawscope.predictor import Predictor

@@ -51,7 +51,7 @@ def info(args: argparse.Namespace) -> int:
 
 def _show_router(args: argparse.Namespace) -> None:
     """Tells what a model of several products or views is, one by one."""
-    from flawscope.predictor.parts import part_calibration
+    from flawscope.artefact.parts import part_calibration
     from flawscope.predictor.router import read_router_facts
 
     manifests, views = read_router_facts(args.model)

@@ -114,7 +114,6 @@ def _view_pattern(args: argparse.Namespace, old: RouterArtefact | None) -> PartP
 def _view_calls(
     args: argparse.Namespace, old: RouterArtefact | None, folder: Path, pattern: PartPattern
 ) -> Calls:
-    """The call that fits each view."""
     from flawscope.datasets import open_dataset
 
     if old is None:

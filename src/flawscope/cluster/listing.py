@@ -153,7 +153,6 @@ def write(specs: Sequence[str], store: FileStore, stream: IO[bytes] | None = Non
 
 
 def read(store: FileStore, start: int, stop: int) -> list[Entry]:
-    """The entries from `start` to below `stop`."""
     from pyarrow import parquet
 
     groups = range(start // ROW_GROUP_SIZE, -(-stop // ROW_GROUP_SIZE))

@@ -8,7 +8,7 @@ so that a run that was stopped, or that lost its workers, goes on with the shard
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,7 +22,7 @@ from flawscope.cluster.shards import RUN_FILE, Job, Run
 from flawscope.errors import FlawscopeError, InputError, pluralize, require_installed
 from flawscope.machine import LARGE_BATCH, SMALL_BATCH, batch_size_for
 from flawscope.pictures.listing import printable
-from flawscope.progress import ProgressCallback, ignore_progress
+from flawscope.progress import ProgressCallback, Say, discard, ignore_progress
 from flawscope.results.prediction import MAX_REMEMBERED, MismatchDetector
 from flawscope.results.run import SUMMARY_NAME
 
@@ -62,7 +62,7 @@ def predict(
     threads: int = 1,
     stdin: IO[bytes] | None = None,
     step: ProgressCallback = ignore_progress,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = discard,
 ) -> Results:
     """Judges any number of pictures on a cluster. The rows are those of `flawscope predict` with the same
     `threads`, value for value; `out/parts` holds them as Parquet, in the listing's order, with the picture's
@@ -175,7 +175,7 @@ def _judge_missing(
     model: str | os.PathLike[str],
     manifest: Manifest,
     step: ProgressCallback,
-    say: Callable[[str], None],
+    say: Say,
 ) -> Run:
     """Judges the missing shards on the cluster; writes the run's file first where there is none."""
     exported = not os.fspath(model).lower().endswith(".safetensors")  # `auto` is then the CPU

@@ -65,7 +65,6 @@ class Run:
         return listing.read(store, start, min(start + self.size, self.listing.inputs))
 
     def count_inputs(self, shards: Sequence[int]) -> int:
-        """Number of inputs in these shards."""
         return sum(min(self.size, self.listing.inputs - shard * self.size) for shard in shards)
 
     def missing_shards(self, store: FileStore) -> list[int]:

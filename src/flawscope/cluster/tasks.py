@@ -167,7 +167,6 @@ def _run_task(
     version: str,
     folder: str,
 ) -> Any:
-    """Runs a task on a node."""
     prepare_node(version, folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # how Ray cancels; Python may ignore it
     return function(*args, throttled(lambda *progress: queue.put(label, *progress)))

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from flawscope.datasets.masks import GroundTruth, Mask
 from flawscope.errors import InputError
+from flawscope.pictures.folder_words import SPLITS, split_said
 from flawscope.pictures.listing import known_formats, natural_key
 from flawscope.pictures.units import PartKey, compile_group, group_numbers, name_parts
 
@@ -91,11 +92,6 @@ def count_reasons(reasons: Iterable[str]) -> str:
     return ", ".join(f"{reason}: {n}" for reason, n in Counter(filter(None, reasons)).most_common())
 
 
-SPLITS = {  # names of folders, by the split that they hold
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val"),
-    "test": ("test", "testing"),
-}
 SPLIT_WORDS = {  # that tell a person what a split's pictures are for
     "train": "to learn from",
     "validation": "to calibrate by",
@@ -104,9 +100,8 @@ SPLIT_WORDS = {  # that tell a person what a split's pictures are for
 
 
 def split_of(folders: Iterable[str]) -> str | None:
-    """The split that the first of some folders with such a name holds; None: none has."""
-    words = {word: split for split, names in SPLITS.items() for word in names}
-    return next((split for name in folders if (split := words.get(name.casefold()))), None)
+    """The split that the first of some folders holds whose name says one; None: none says any."""
+    return next(filter(None, map(split_said, folders)), None)
 
 
 class SplitSettings(NamedTuple):

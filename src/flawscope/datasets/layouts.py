@@ -13,7 +13,7 @@ import shlex
 from pathlib import Path
 
 from flawscope.datasets.class_labels import ClassLabels, read_class_labels
-from flawscope.datasets.dataset import SPLITS, Dataset, Item, SplitSettings, category_of
+from flawscope.datasets.dataset import Dataset, Item, SplitSettings, category_of
 from flawscope.datasets.masks import GroundTruth
 from flawscope.datasets.own_folders import (
     defects_in,
@@ -190,7 +190,7 @@ def _layout_of(folder: Path) -> str | None:
 
 def _split_folder(folder: Path, split: str) -> Path | None:
     """The subfolder of a split: of its name, else the first whose name says it."""
-    named = subfolder(folder, *SPLITS[split])
+    named = subfolder(folder, split)
     every = subfolders(folder).items() if named is None else ()
     return next((path for name, path in every if split_said(name) == split), named)
 

@@ -38,6 +38,7 @@ from flawscope.pictures.folder_words import (
     says_good,
     says_only_bad,
     sorts_good,
+    split_said,
 )
 from flawscope.pictures.listing import (
     known_formats,
@@ -187,14 +188,14 @@ def defects_in(folder: Path, truth: GroundTruth) -> list[Item]:
     for path in truth.pictures_in(folder):
         parts = path.relative_to(folder).parts[:-1]
         if not any(map(says_good, parts)):
-            kind = next((p for p in parts if not is_picture_folder(p) and split_of([p]) is None), folder.name)
+            kind = next((p for p in parts if not is_picture_folder(p) and not split_said(p)), folder.name)
             items.append(Item(path, kind, True, truth.find(path), truth.left_out(path)))
     return items
 
 
 def _kind_of(folders: Sequence[str]) -> str:
     """Kind of a defect by its folders: a folder that says which, else one that says that it is one."""
-    named = [name for name in folders if not is_picture_folder(name) and split_of([name]) is None]
+    named = [name for name in folders if not is_picture_folder(name) and not split_said(name)]
     telling = [name for name in named if not sorts_good([name])]
     return next((name for name in telling if not says_only_bad(name)), telling[-1] if telling else "")
 
@@ -284,7 +285,7 @@ def split_question(root: Path, paths: Iterable[Path]) -> InputError:
 
 def _kind_folders(folders: Sequence[str]) -> tuple[str, ...]:
     """Folders without those that tell a split."""
-    return tuple(name for name in folders if split_of([name]) is None)
+    return tuple(name for name in folders if not split_said(name))
 
 
 def _question(root: Path, counts: Mapping[tuple[str, ...], int], remedy: str = NAME_GOOD) -> InputError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,13 +20,14 @@ from flawscope.pictures.listing import list_entries, natural_key, subfolders, wa
 from flawscope.pictures.mask_files import fold, masked_folder
 from flawscope.pictures.name_words import PictureClass
 from flawscope.pictures.text_files import read_text, unquoted
+from flawscope.progress import Say, discard
 
 
 def choose_seen(
     seen: int | str | os.PathLike[str],
     dataset: Dataset | None = None,
     seed: int = 0,
-    say: Callable[[str], None] = lambda _: None,
+    say: Say = discard,
     *,
     masked: bool = True,
 ) -> list[Item]:
@@ -49,7 +50,7 @@ def choose_seen(
     return list_seen(path, dataset.category if dataset else None, say, masked=masked)
 
 
-def _usable(items: Iterable[Item], say: Callable[[str], None], masked: bool) -> list[Item]:
+def _usable(items: Iterable[Item], say: Say, masked: bool) -> list[Item]:
     """Defective pictures; where masks are used, those with one, and `say` gets a line on the others."""
     defective = [item for item in items if item.anomalous]
     usable = [item for item in defective if item.masks or not masked]
@@ -64,13 +65,13 @@ def draw_seen(
     dataset: Dataset | None,
     count: int,
     seed: int,
-    say: Callable[[str], None] = lambda _: None,
+    say: Say = discard,
     *,
     masked: bool = True,
 ) -> list[Item]:
     """Draws `count` defective test pictures, with masks where these are used, as evenly over the kinds as
     they allow."""
-    items = _usable(dataset.test, say if count else lambda _: None, masked) if dataset else []
+    items = _usable(dataset.test, say if count else discard, masked) if dataset else []
     if count > len(items):
         where = dataset.root if dataset else "a list of pictures"
         raise InputError(
@@ -130,7 +131,7 @@ def _read_list(path: Path, dataset: Dataset | None, masked: bool) -> list[Item]:
 def list_seen(
     folder: str | os.PathLike[str],
     category: str | None = None,
-    say: Callable[[str], None] = lambda _: None,
+    say: Say = discard,
     *,
     masked: bool = True,
 ) -> list[Item]:
@@ -149,7 +150,7 @@ def list_seen(
             if len(categories) > 1:
                 raise
             reason = str(error)  # the folder "test" of a data set looks like half a data set
-    if not _usable(items, lambda _: None, masked):
+    if not _usable(items, discard, masked):
         items = _defective_pictures(root)
     usable = _usable(items, say, masked)
     if not usable and not masked:

@@ -89,7 +89,8 @@ def evaluate(
         robust: judge every picture in other light and out of focus too (`robustness`), or in these lights:
             20 times the work, or as many times as there are lights.
         leave_out: hashes (`decoding.pixel_hash`) of further pictures to leave out.
-        fewer: models like it of fewer good pictures (`fitting.trials.fit_fewer`), for the learning curve.
+        fewer: models like it of fewer good pictures (`fitting.fewer_pictures.fit_fewer`), for the learning
+            curve.
         take: called with every item and its prediction, to write pictures.
 
     Raises:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from flawscope.artefact.model_file import Manifest
+from flawscope.artefact.rates import promise_of
 from flawscope.artefact.tried import Choice
 from flawscope.calibration.goods import scored
 from flawscope.datasets import Dataset
@@ -56,7 +57,7 @@ def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
         shown = [one.item.path for one in result.pictures]
     return advice(
         rate=manifest.calibration.rate,
-        missing=manifest.calibration.describe_missing(),
+        missing=promise_of(manifest).describe_missing(),
         marks=marks,
         pictures=sizes,
         network=how.network_size if is_whole else None,

@@ -13,9 +13,8 @@ from flawscope.calibration.promise import judge_pictures
 from flawscope.datasets import Item
 from flawscope.errors import InputError, join_names, pluralize
 from flawscope.pictures.appearance import is_far
-from flawscope.pictures.channels import first_group
 from flawscope.pictures.listing import relative_names
-from flawscope.pictures.near_duplicates import Look, near_duplicates
+from flawscope.pictures.near_duplicates import Look, near_duplicates, read_look
 from flawscope.pictures.units import compile_group, find_units, name_parts, same_sources
 from flawscope.results.prediction import Prediction
 
@@ -42,7 +41,9 @@ def check_promise(
     if not good or not calibration.promised:
         return {}
     alarms = [prediction.is_anomalous for _, prediction in good]
-    learnt, shown = _looks(train), _looks([item for item, _ in good])
+    learnt, shown = (
+        [read_look(item.path) for item in items] for items in (train, [item for item, _ in good])
+    )
     units = _units(predictor, shown, [item.path for item, _ in good])
     chance, broken = judge_pictures(alarms, units, calibration.expected_rate, calibration.unit_count)
     copies = sorted({*_copies_of(learnt, shown), *_made_of_the_same(train, [item for item, _ in good])})
@@ -79,7 +80,7 @@ def _reasons(
     learnt: Sequence[Look | None],
     good: Sequence[tuple[Item, Prediction]],
 ) -> Iterator[str]:
-    copies = _count_copies(learnt)
+    copies = len(learnt) - len({*find_units(learnt, range(len(learnt))).numbers})
     if copies and not predictor.calibration.has_shared_units:
         yield (
             f"{copies} of {pluralize(len(learnt), 'training picture')} are near-copies of others, which the "
@@ -115,10 +116,6 @@ def _part_of(pattern: PartPattern, name: str) -> str | None:
         return None  # told where parts are judged
 
 
-def _count_copies(looks: Sequence[Look | None]) -> int:
-    return len(looks) - len({*find_units(looks, range(len(looks))).numbers})
-
-
 def _copies_of(learnt: Sequence[Look | None], shown: Sequence[Look | None]) -> list[int]:
     """Numbers of the pictures shown that are near-copies of pictures learnt from."""
     bank = [look for look in learnt if look is not None]
@@ -133,13 +130,3 @@ def _made_of_the_same(train: Sequence[Item], shown: Sequence[Item]) -> list[int]
     sources = same_sources([item.path.name for item in (*train, *shown)])
     learnt = {*sources[: len(train)]} - {None}
     return [k for k, source in enumerate(sources[len(train) :]) if source in learnt]
-
-
-def _looks(items: Sequence[Item]) -> list[Look | None]:
-    found: list[Look | None] = []
-    for item in items:
-        try:
-            found.append(Look.of(first_group(item.path)[0]))
-        except (InputError, MemoryError):
-            found.append(None)  # reported when it is read
-    return found

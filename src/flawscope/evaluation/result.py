@@ -132,7 +132,6 @@ class PictureStore:
         return self._column(self._valid_of)
 
     def prediction_with_map(self, index: int) -> Prediction:
-        """Prediction with its map."""
         return replace(self.predictions[index], map=self._map(index))
 
     def _column(self, get: Callable[[int], T]) -> LazySequence[T]:

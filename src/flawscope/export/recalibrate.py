@@ -36,7 +36,7 @@ from flawscope.pictures.decoding import PictureSource, error_reason, source_name
 from flawscope.pictures.listing import relative_names
 from flawscope.predictor import Predictor
 from flawscope.predictor.recalibration import GoodPictures, judge_good
-from flawscope.progress import ProgressCallback, ignore_progress
+from flawscope.progress import ProgressCallback, discard, ignore_progress
 from flawscope.runtime import Run, Session
 from flawscope.runtime.torch import TorchSession
 
@@ -168,7 +168,7 @@ def recalibrate(
         if row.learnt or row.hash in again | wrong
     ]
     group = manifest.facts.get("group")
-    rows = judged.rows(kept, relative_names(pictures.sources), group, lambda line: None)
+    rows = judged.rows(kept, relative_names(pictures.sources), group, discard)
     fresh = [one for one in judged.pictures if one.digest not in fitted]
     method = "held out" if len(fresh) == len(judged.pictures) and not lit else before.method
     how = {"method": method, "runtime": session.runtime, "precision": reduced.precision}

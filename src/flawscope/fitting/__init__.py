@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from flawscope.fitting.auto import Choice as Choice
     from flawscope.fitting.auto import fit_auto as fit_auto
     from flawscope.fitting.candidate import make_candidate as make_candidate
+    from flawscope.fitting.fewer_pictures import learning_curve as learning_curve
     from flawscope.fitting.fitting import fit as fit
     from flawscope.fitting.proposals import Recipe as Recipe
-    from flawscope.fitting.trials import draw_defect_examples as draw_defect_examples
-    from flawscope.fitting.trials import learning_curve as learning_curve
+    from flawscope.fitting.simulated_defects import draw_defect_examples as draw_defect_examples
 
 require_installed("fitting", "torch", "timm", extras="train")
 
@@ -23,10 +23,10 @@ __getattr__ = lazy_names(
     {
         "Choice": "auto",
         "Recipe": "proposals",
-        "draw_defect_examples": "trials",
+        "draw_defect_examples": "simulated_defects",
         "fit": "fitting",
         "fit_auto": "auto",
-        "learning_curve": "trials",
+        "learning_curve": "fewer_pictures",
         "make_candidate": "candidate",
     },
 )

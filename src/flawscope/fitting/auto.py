@@ -37,7 +37,7 @@ from flawscope.datasets import Dataset, open_dataset
 from flawscope.datasets.seen_defects import choose_seen
 from flawscope.errors import InputError, check_arguments, pluralize
 from flawscope.fitting.fitting import Learning, fit
-from flawscope.fitting.preparation import Reading, Say, Seeing, check_networks, discard, pop_options
+from flawscope.fitting.preparation import Reading, Seeing, check_networks, pop_options
 from flawscope.fitting.proposals import LARGE, Recipe, propose_frames, propose_tiles, propose_views
 from flawscope.fitting.search_time import RESERVE, SearchTime
 from flawscope.fitting.training_pictures import (
@@ -55,7 +55,7 @@ from flawscope.pictures.decoding import PictureSource, decode, pixel_hash, to_ei
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.units import find_parts, group_numbers
 from flawscope.predictor import Predictor, fitted_artefact, open_fitted, read_manifest
-from flawscope.progress import ProgressCallback, ignore_progress
+from flawscope.progress import ProgressCallback, Say, discard, ignore_progress
 from flawscope.views.preprocess import Preprocess
 
 MIN_PARTS = 12  # good parts to try by: of more than ten PatchCore puts no turned copies in its bank

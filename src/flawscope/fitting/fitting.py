@@ -21,6 +21,7 @@ from flawscope.artefact.model_file import (
     package_versions,
     unpack_images,
 )
+from flawscope.artefact.parts import PART, part_calibration, stored_part_pattern
 from flawscope.calibration.goods import Picture, calibrate, renumber
 from flawscope.calibration.outliers import SUSPECTS, Odd, Seen, list_suspects, odd, settle
 from flawscope.calibration.power import SIMULATED_DEFECTS, DefectScores
@@ -28,7 +29,7 @@ from flawscope.calibration.size_bounds import SIZE_BOUNDS
 from flawscope.datasets import open_dataset
 from flawscope.errors import InputError, check_arguments, pluralize
 from flawscope.fitting.judging import judge_fit
-from flawscope.fitting.preparation import PreparedFit, Say, discard, pop_options, prepare
+from flawscope.fitting.preparation import PreparedFit, pop_options, prepare
 from flawscope.fitting.simulated_defects import (
     DEFECT_SIZES,
     MAX_PER_SIZE,
@@ -52,8 +53,7 @@ from flawscope.pictures.appearance import AppearanceRange
 from flawscope.pictures.form import SIZES_KEY, extreme_sizes, known_sizes
 from flawscope.pictures.units import find_new_parts, find_parts
 from flawscope.predictor import SCALE, Predictor, fitted_artefact, open_fitted
-from flawscope.predictor.parts import PART, part_calibration, stored_part_pattern
-from flawscope.progress import ProgressCallback, ignore_progress
+from flawscope.progress import ProgressCallback, Say, discard, ignore_progress
 from flawscope.views.light import within_range
 from flawscope.views.view_looks import VIEW_LOOKS_KEY, ViewLooks
 
@@ -177,7 +177,8 @@ def partial_fit(
     sources, _, _ = split_sources(images, None)
     detector = open_fitted(old, device).detector
     known = (p.hash for p in manifest.pictures if p.role != "calibration")
-    reader = Reader.of_model(detector, manifest.preprocess, sources, known, names)
+    own = {"roi": old.counted, "region": old.tensors.get("region")}
+    reader = Reader.of_model(detector, manifest.preprocess, sources, known, names, **own)
     seen_first = reader.decoded.survey()
     pattern = stored_part_pattern(manifest)
     looks = [one.look for one in see_pictures(reader.decoded, step)]
@@ -199,7 +200,6 @@ def partial_fit(
         say=say,
         step=step,
     )
-    reader.roi, reader.region = old.counted, old.tensors.get("region")
     views = views_of(reader, seen_first.sizes, detector.config.seed)
     prepared = PreparedFit(
         method,
@@ -240,7 +240,7 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
     calibration = calibrate(pictures, task.rate, **said)
     tensors = {k: v.detach().cpu().numpy() for k, v in {**model.state_dict(), **fitted.extra}.items()}
     tensors |= {} if reader.region is None else {"region": reader.region}
-    kept, seconds = _score_samples(model, tensors, reader, fitted, samples if old is None else old)
+    kept, seconds = _score_samples(model, tensors, views, fitted, samples if old is None else old)
     carriers = {number: judged.rows[i].score or 0.0 for number, i in judged.carriers.items()}
     # where all pictures show one part there is none that can be left out
     found = (
@@ -248,6 +248,12 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
         if check and calibration.promised
         else None
     )
+    about = {
+        **_appearance_facts(fitted, reader, task),
+        **_size_facts(fitted, reader, task),
+        **_view_facts(fitted, prepared, task),
+        **_option_facts(prepared, task),
+    }
     told, questions, oddities = _notes(fitted, reader, found, old), list[str](), list[Odd]()
     listed = list[str]()  # notes on pictures that the list of suspects names
     if old is None:
@@ -279,10 +285,7 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
                 if found is None
                 else {SIMULATED_DEFECTS: found.to_dict(), SIZE_BOUNDS: found.bounds.to_dict()}
             ),
-            **_appearance_facts(fitted, reader, task),
-            **_size_facts(fitted, reader, task),
-            **_view_facts(fitted, prepared, task),
-            **_option_facts(prepared, task),
+            **about,
             **({SUSPECTS: [[*one] for one in suspects]} if suspects else {}),
             "seconds_total": round(time.monotonic() - began, 3),
             **({} if seconds is None else {"seconds_view": round(seconds, 4)}),
@@ -405,7 +408,11 @@ Samples = tuple[dict[str, Any], ...]
 
 
 def _score_samples(
-    model: Detector, tensors: dict[str, NDArray[Any]], reader: Reader, fitted: Fitted, samples: int | Artefact
+    model: Detector,
+    tensors: dict[str, NDArray[Any]],
+    views: TrainingViews,
+    fitted: Fitted,
+    samples: int | Artefact,
 ) -> tuple[Samples, float | None]:
     """Returns the samples' scores for `Predictor.self_test`, and the seconds that the quickest took; adds the
     samples and their maps to `tensors`. samples: how many of the pictures learnt from; or an extended model,
@@ -414,7 +421,11 @@ def _score_samples(
         names, packed = [one["name"] for one in samples.manifest.samples], samples.tensors.get("samples")
     else:
         chosen = fitted.used[:: max(1, len(fitted.used) // samples)][:samples] if samples else []
-        images = {reader.names[i]: image.numpy() for i in chosen if (image := reader.load(i)) is not None}
+        images = {
+            views.reader.names[i]: image.numpy()
+            for i in chosen
+            if (image := views.load(views.numbers(i)[0])) is not None
+        }
         names, packed = [*images], pack_images(np.stack([*images.values()])) if images else None
     if packed is None:
         return (), None

@@ -16,11 +16,10 @@ from flawscope.calibration.defect_like import Strength, defect_like
 from flawscope.calibration.goods import scored
 from flawscope.calibration.outliers import LIKE_DEFECTS, SUSPECTS, Suspect, odd_looks, refuse
 from flawscope.calibration.promise import judge_pictures
-from flawscope.datasets import Dataset, find_categories, group_numbers, open_dataset
+from flawscope.datasets import Dataset, find_categories, open_dataset
 from flawscope.datasets.layouts import confirmed_good
 from flawscope.datasets.mask_remarks import refuse_marked_good
 from flawscope.errors import InputError, check_arguments, join_names, pluralize
-from flawscope.fitting.preparation import Say, discard
 from flawscope.fitting.simulated_defects import SimulatedDefects, defects_on_samples, score_with_models
 from flawscope.fitting.stored_options import stored_reading, stored_settings
 from flawscope.fitting.training_pictures import Images, look_at, split_sources
@@ -44,8 +43,9 @@ from flawscope.fitting.updated_models import (
 from flawscope.methods import registry
 from flawscope.pictures.decoding import PictureSource, error_reason, pixel_hash
 from flawscope.pictures.listing import relative_names
+from flawscope.pictures.units import group_numbers
 from flawscope.predictor import Predictor, fitted_artefact, open_fitted
-from flawscope.progress import ProgressCallback, ignore_progress
+from flawscope.progress import ProgressCallback, Say, discard, ignore_progress
 from flawscope.views.preprocess import Preprocess
 
 EXTENDED, RECALIBRATED, RETRAINED = "extended", "recalibrated", "retrained"

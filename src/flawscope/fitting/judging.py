@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from flawscope.calibration import by_group, min_calibration_size
 from flawscope.calibration.goods import CALIBRATION, LOST, TRAIN, Picture, Values, judge, worst
 from flawscope.calibration.streams import Stream
 from flawscope.errors import ExcludedPictureError, InputError
@@ -253,22 +254,15 @@ def draw_pictures(
     Args:
         learnt: number of pictures learnt from.
     """
-    members: dict[int, list[int]] = {}
-    for picture in pictures:
-        members.setdefault(groups[picture], []).append(picture)
-    least, enough = _least_groups(rate), _enough_pictures(learnt, lights, rate)
+    least, enough = min_calibration_size(rate / MIN_RANK), _enough_pictures(learnt, lights, rate)
     drawn: list[int] = []
-    order = Stream.LIGHTS.rng(seed).permutation(len(members)).tolist()
-    every = list(members.values())
+    every = [*by_group(pictures, [groups[picture] for picture in pictures]).values()]
+    order = Stream.LIGHTS.rng(seed).permutation(len(every)).tolist()
     for count, group in enumerate(order):
         if count >= least and len(drawn) >= enough:
             break
         drawn += every[group]
     return sorted(drawn)
-
-
-def _least_groups(rate: float) -> int:
-    return math.ceil(MIN_RANK / rate - 1e-9) - 1
 
 
 def _enough_pictures(learnt: int, lights: int, rate: float) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_args, get_type_hints
 
@@ -45,7 +45,7 @@ from flawscope.pictures.defect_size import choose_tile, parse_pixels, reduction_
 from flawscope.pictures.form import mixed_sizes, size_text
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.units import find_parts
-from flawscope.progress import Detail, ProgressCallback, ignore_progress
+from flawscope.progress import Detail, ProgressCallback, Say, discard, ignore_progress
 from flawscope.views.congealing import learn_reference, poses_needed
 from flawscope.views.light import check_range
 from flawscope.views.pose import PoseKind
@@ -57,13 +57,8 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 NETWORKS = ("backbone", "stages", "second_backbone", "second_stages")  # settings beside files (`PATHS`)
-Say = Callable[[str], None]
 Align = PoseKind | Literal["none", "auto"]
 R = TypeVar("R", bound="DataclassInstance")
-
-
-def discard(line: str) -> None:
-    """Drops the line: a library prints nothing."""
 
 
 @dataclass
@@ -194,7 +189,16 @@ def prepare(
     made = first[1] if inside is None and config == first[0] else None
     model, origin = made or method.create(config, None if inside is None else torch.from_numpy(inside))
     defects, unusable = read_defects(pictures.pairs, preprocess, roi, say)
-    reader = steps.reader(pictures, preprocess, model, defects, roi, region)
+    reader = Reader.of_model(
+        model,
+        preprocess,
+        pictures.sources,
+        names=pictures.names,
+        defects={digest: shown[0].name for digest, shown in defects.items()},
+        roi=roi,
+        region=region,
+        pictures=pictures.decoded,
+    )
     model, task = model.to(steps.device), steps.task(pictures, reader, defects)
     return PreparedFit(
         method,
@@ -409,21 +413,6 @@ class _Steps:
             return preprocess, region
         normalization = learn_normalization(pictures.decoded, preprocess, region, self.light)
         return replace(preprocess, normalization=normalization), region
-
-    def reader(
-        self,
-        pictures: _Pictures,
-        preprocess: Preprocess,
-        model: Detector,
-        defects: Mapping[str, Sequence[SeenDefect]],
-        roi: NDArray[np.bool_] | None,
-        region: NDArray[np.bool_] | None,
-    ) -> Reader:
-        nearest = None if model.nearest is None else model.nearest.numpy()
-        named = {digest: shown[0].name for digest, shown in defects.items()}
-        hidden = model.config.hidden
-        known = (named, roi, region, hidden, nearest, pictures.decoded, pictures.names)
-        return Reader(pictures.sources, preprocess, set(), *known)
 
     def task(self, pictures: _Pictures, reader: Reader, defects: Mapping[str, Sequence[SeenDefect]]) -> Task:
         return Task(

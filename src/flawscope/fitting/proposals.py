@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flawscope.config import flag_of
 from flawscope.errors import InputError
 from flawscope.fitting.training_pictures import learn_part_finding
 from flawscope.pictures.decoded import DecodedPictures
@@ -32,8 +33,7 @@ class Recipe:
     def flags(self) -> str:
         """The same as `flawscope fit` takes them; empty: as given."""
         words = (
-            f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
-            for name, value in self.options.items()
+            flag_of(name) + ("" if value is True else f" {value}") for name, value in self.options.items()
         )
         return " ".join(words)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from flawscope.errors import InputError, suggest_name
 from flawscope.pictures.decoded import DecodedPictures
 from flawscope.pictures.decoding import PictureSource
+from flawscope.progress import Say
 from flawscope.views.preprocess import Preprocess
 from flawscope.views.roi import FrameRegion, describe_roi, drawn_size, read_roi, same_shape, split_picture
 
@@ -63,7 +64,7 @@ def learn_region(
     preprocess: Preprocess,
     sources: Sequence[PictureSource],
     names: Sequence[str],
-    say: Callable[[str], None],
+    say: Say,
 ) -> NDArray[np.bool_]:
     """Region of interest [H, W] bool, as the view of the whole frame shows it. Where parts are aligned it is
     drawn on the picture that it names, else on the first, and moves with the part, as where the aspect is

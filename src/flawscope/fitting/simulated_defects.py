@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from flawscope.artefact.model_file import Artefact, unpack_images
@@ -24,7 +26,7 @@ from flawscope.methods.detector import BATCH, GPU_BATCH, Detector, LoadPicture, 
 from flawscope.methods.good_pictures import crop_padding
 from flawscope.methods.task import LeaveOut, LeftOut, Task
 from flawscope.pictures.pixel_sets import connected_parts, largest_sizes, without_edge
-from flawscope.predictor import open_fitted
+from flawscope.predictor import Predictor, open_fitted
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.synthesis import DefectScale, Foreground, simulate_defect
 
@@ -38,6 +40,8 @@ PART_PICTURES = 8  # that the part is learnt from
 TIME_FACTOR = 3  # time for learning from a picture, in times of finding the part in it
 MIN_SIDE = 16  # pixels a side that a defect needs
 GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it, without whole numbers, fill 0..1 evenly, however many
+EXAMPLE_COUNT = 9  # pictures with simulated defects that are shown
+RING_MARGIN = 6  # pixels between a defect and the ring around it
 Box = tuple[slice, slice]
 
 
@@ -156,40 +160,46 @@ class SimulatedDefects:
         self.part, self.has_ladder = Foreground(), has_ladder
         self.contrasts = dict[int, float]()
         self.sizes = dict[int, NDArray[np.float64]]()
-        self._places = dict[int, NDArray[np.bool_]]()  # by picture
+        # where defects may lie, by picture: pixels of the part that count, or all that count if it has none
+        self._places = dict[int, NDArray[np.bool_]]()
 
     def learn_part(self, seconds: float) -> None:
         """Finds the part in the pictures: by what some of them share if a third of the time is enough to
         learn that, else in each picture alone."""
         begun = time.monotonic()
-        shown = [image for image in map(self.load_good, self.pictures[:1]) if image is not None]
-        for image in shown:
-            self.part.mask(crop_padding(image)[0])
+        shown = [*filter(None, map(self._read, self.pictures[:1]))]
+        for _, picture, _ in shown:
+            self.part.mask(picture)
         took = time.monotonic() - begun
         alike = self.model.config.tile is None  # tiles show different places
         if alike and PART_PICTURES * TIME_FACTOR * took < seconds / 3:
-            shown += [
-                image for image in map(self.load_good, self.pictures[1:PART_PICTURES]) if image is not None
-            ]
-            self.part = Foreground.of(crop_padding(image)[0] for image in shown)
+            shown += filter(None, map(self._read, self.pictures[1:PART_PICTURES]))
+            self.part = Foreground.of(picture for _, picture, _ in shown)
+
+    def _read(self, picture: int) -> tuple[Tensor, NDArray[np.uint8], Box] | None:
+        """A good picture, itself without its padding, and that window; None where it cannot be read."""
+        image = self.load_good(picture)
+        return None if image is None else (image, *crop_padding(image))
 
     def picture_of(self, number: int) -> int:
         return self.pictures[number // len(DEFECT_SIZES) % len(self.pictures)]
 
     def load(self, number: int) -> Tensor | None:
         """Picture with the defect, [3, H, W] float32 in 0..1, padding marked: exact outside the defect."""
-        image = self.load_good(self.picture_of(number))
-        if image is None:
+        carrier = self.picture_of(number)
+        if (read := self._read(carrier)) is None or min(read[1].shape[:2]) < MIN_SIDE:
             return None
-        picture, box = crop_padding(image)
-        if min(picture.shape[:2]) < MIN_SIDE:
-            return None
+        image, picture, box = read
+        if carrier not in self._places:
+            counted = self.model.roi.cpu().numpy()[box] & (image[0, *box] >= 0).numpy()
+            part = self.part.mask(picture) & counted
+            self._places[carrier] = part if part.any() else counted
         made = simulate_defect(
             picture,
             Stream.SIMULATED_DEFECTS.rng(self.seed, number),
             scale=DEFECT_SIZES[number % len(DEFECT_SIZES)],
             contrast=_contrast(number) if self.has_ladder else None,
-            foreground=self._within(number, picture, image[0, *box] >= 0, box),
+            foreground=self._places[carrier],
         )
         self.contrasts[number] = made.difference
         self.sizes[number] = largest_sizes(connected_parts(made.mask)[1])
@@ -197,16 +207,6 @@ class SimulatedDefects:
         shown, part = image.clone(), (slice(None), *box)
         shown[part] = torch.where(torch.from_numpy(made.mask), changed, image[part])
         return shown
-
-    def _within(self, number: int, picture: NDArray[np.uint8], shown: Tensor, box: Box) -> NDArray[np.bool_]:
-        """Mask of the places where a defect may lie, [h, w]: the part's counted pixels, or all counted pixels
-        if the part has none. Pixels outside `shown` [h, w] do not count."""
-        counted: NDArray[np.bool_] = self.model.roi.cpu().numpy()[box] & shown.numpy()
-        carrier = self.picture_of(number)
-        if carrier not in self._places:
-            part = self.part.mask(picture) & counted
-            self._places[carrier] = part if part.any() else counted
-        return self._places[carrier]
 
 
 def _contrast(number: int) -> float:
@@ -244,3 +244,37 @@ def score_with_models(
 
     embed_pictures(defects.model, load or defects.load, numbers, compare, step, "simulated defects")
     return scores
+
+
+class DefectExample(NamedTuple):
+    """Good picture with a simulated defect in a ring, [H, W, 3] uint8, at network size.
+
+    size: of the defect, in words. is_found: whether the model calls it anomalous.
+    """
+
+    picture: NDArray[np.uint8]
+    size: str
+    is_found: bool
+
+
+def draw_defect_examples(predictor: Predictor, step: ProgressCallback) -> list[DefectExample]:
+    """Draws simulated defects on the model's samples; none where it has no samples."""
+    defects = defects_on_samples(predictor.artefact, "cpu")
+    if defects is None:
+        return []
+    scores = score_with_models(defects, [defects.model], range(EXAMPLE_COUNT), step)
+    examples = []
+    for number, (score,) in scores.items():
+        image, before = defects.load(number), defects.load_good(defects.picture_of(number))
+        assert image is not None, "it was just scored"
+        assert before is not None, "it was just scored"
+        rows, columns = np.nonzero((image - before).abs().amax(0).numpy())
+        picture = Image.fromarray((image.clamp(0, 1).permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
+        if len(rows):
+            low, high = (columns.min(), rows.min()), (columns.max(), rows.max())
+            box = [*(int(v) - RING_MARGIN for v in low), *(int(v) + RING_MARGIN for v in high)]
+            ImageDraw.Draw(picture).ellipse(box, outline=(0, 216, 216), width=3)
+        size = str(DEFECT_SIZES[number % len(DEFECT_SIZES)])
+        is_found = not score <= predictor.calibration.score_threshold
+        examples.append(DefectExample(np.asarray(picture), size, is_found))
+    return examples

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.artefact.model_file import Artefact
+from flawscope.artefact.parts import stored_part_pattern
 from flawscope.fitting.preparation import Reading, Seeing
 from flawscope.methods import registry
 from flawscope.methods.settings import PictureSettings
 from flawscope.predictor import SCALE
-from flawscope.predictor.parts import stored_part_pattern
 from flawscope.views.roi import FrameRegion
 
 

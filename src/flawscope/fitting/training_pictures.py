@@ -15,7 +15,7 @@ from scipy.ndimage import find_objects, label
 
 from flawscope.calibration.outliers import Seen
 from flawscope.calibration.parts import PartPattern
-from flawscope.datasets import Dataset, group_numbers
+from flawscope.datasets import Dataset
 from flawscope.datasets.masks import union_masks
 from flawscope.datasets.seen_defects import choose_seen
 from flawscope.errors import InputError, pluralize
@@ -31,7 +31,8 @@ from flawscope.pictures.decoding import PictureSource, error_reason, pixel_hash
 from flawscope.pictures.listing import refuse_masks, relative_names
 from flawscope.pictures.masks import marks_most
 from flawscope.pictures.near_duplicates import Look
-from flawscope.progress import ProgressCallback, ProgressCounter
+from flawscope.pictures.units import group_numbers
+from flawscope.progress import ProgressCallback, ProgressCounter, Say, discard
 from flawscope.views.light import Light, Normalization, channel_statistics
 from flawscope.views.pose import PoseKind
 from flawscope.views.preprocess import Preprocess
@@ -76,11 +77,12 @@ class Reader:
         sources: Sequence[PictureSource],
         known: Iterable[str] = (),
         names: Sequence[str] = (),
+        **others: Any,
     ) -> Reader:
-        """Loads pictures as a fitted model sees them."""
+        """Loads pictures as a model sees them. others: fields; `roi` is the model's where it is not given."""
         nearest = None if model.nearest is None else model.nearest.cpu().numpy()
-        roi, hidden = model.roi.cpu().numpy(), model.config.hidden
-        return cls([*sources], preprocess, {*known}, roi=roi, hidden=hidden, nearest=nearest, names=[*names])
+        given = {"roi": model.roi.cpu().numpy(), **others, "hidden": model.config.hidden, "nearest": nearest}
+        return cls([*sources], preprocess, {*known}, names=[*names], **given)
 
     def load(self, index: int) -> torch.Tensor | None:
         """Picture `index` as a whole, [3, H, W] float32 in 0..1, or None where it cannot be read."""
@@ -160,7 +162,7 @@ def seen_defect_pairs(
     method: Method,
     seed: int,
     dataset: Dataset | None,
-    say: Callable[[str], None] = lambda _: None,
+    say: Say = discard,
 ) -> list[tuple[PictureSource, list[PictureSource]]]:
     """The defective pictures that `seen` means, each with its masks. say: as `choose_seen` takes it."""
     wanted = len(seen) if isinstance(seen, list | tuple) else str(seen).strip() != "0"
@@ -182,7 +184,7 @@ def read_defects(
     pairs: Sequence[tuple[PictureSource, list[PictureSource]]],
     preprocess: Preprocess,
     roi: NDArray[np.bool_] | None = None,
-    say: Callable[[str], None] = lambda _: None,
+    say: Say = discard,
 ) -> tuple[dict[str, list[SeenDefect]], list[str]]:
     """Reads seen defects as the network sees them, in the whole picture and in a tile around each. Returns
     them by their pixels' hash, and for each unusable one the reason. `say` gets remarks on odd masks."""

@@ -135,19 +135,15 @@ class TrainingViews:
         return range(len(self.first_frame) - 1)
 
     def frame_of(self, number: int) -> int:
-        """Number of the frame that a view belongs to."""
         return int(np.searchsorted(self.first, number, side="right")) - 1
 
     def picture_of(self, number: int) -> int:
-        """Number of the picture that a view belongs to."""
         return int(np.searchsorted(self.first_frame, self.frame_of(number), side="right")) - 1
 
     def frames_of(self, picture: int) -> range:
-        """Numbers of a picture's frames."""
         return range(self.first_frame[picture], self.first_frame[picture + 1])
 
     def numbers(self, picture: int) -> range:
-        """Numbers of a picture's views."""
         return range(*(self.first[self.first_frame[k]] for k in (picture, picture + 1)))
 
     def judged_count(self, picture: int) -> int:

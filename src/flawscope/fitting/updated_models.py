@@ -11,25 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from flawscope.artefact.model_file import Artefact
+from flawscope.artefact.parts import part_calibration, stored_part_pattern
 from flawscope.calibration import min_calibration_size
 from flawscope.calibration.goods import CALIBRATION, Picture, calibrate, judge, renumber
 from flawscope.calibration.outliers import odd
-from flawscope.datasets import Dataset, Item, group_numbers
+from flawscope.datasets import Dataset, Item
 from flawscope.datasets.masks import Mask
 from flawscope.errors import InputError, pluralize
 from flawscope.fitting.fitting import fit, partial_fit
-from flawscope.fitting.preparation import Say
 from flawscope.fitting.stored_options import refit_options
 from flawscope.fitting.training_pictures import look_at
 from flawscope.fitting.update_evaluation import CORRECTIONS, ReviewedPicture, Score, score_pictures
 from flawscope.methods import registry
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.pictures.listing import relative_names
-from flawscope.pictures.units import find_new_parts
+from flawscope.pictures.units import find_new_parts, group_numbers
 from flawscope.predictor import Predictor, open_fitted
-from flawscope.predictor.parts import part_calibration, stored_part_pattern
 from flawscope.predictor.recalibration import judge_good, recalibrate
-from flawscope.progress import ProgressCallback
+from flawscope.progress import ProgressCallback, Say
 
 RADIUS_KEY = "covering_radius"  # among a model's facts
 CAP_GROWTH = 1.25  # factor by which a full memory bank may exceed its cap, for corrected pictures

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from flawscope.config import flag_of
 from flawscope.errors import InputError
 
 # option: those that it does not go with
@@ -28,7 +29,7 @@ class Conflict(NamedTuple):
 
     def describe(self, named: Callable[[str], str] | None = None) -> str:
         """Says it in one line. named: names an option as it was given; None: as the command line does."""
-        first, second = map(named or _flag, (self.first, self.second))
+        first, second = map(named or flag_of, (self.first, self.second))
         if self.is_missing:
             return f"{first} needs {second}: {_NEEDS[self.first][1]}"
         return f"{first} does not go with {second}: leave one of them out"
@@ -65,7 +66,3 @@ def check_options(options: Mapping[str, Any]) -> None:
     """Checks that options go together, as `find_conflicts` takes them. ConflictError."""
     if found := find_conflicts(options):
         raise ConflictError(found)
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"

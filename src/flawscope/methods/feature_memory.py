@@ -18,10 +18,10 @@ Features = tuple[Tensor, Tensor | None]  # of an image, and the pixels that coun
 
 class FeatureMemory:
     """Keeps the features of images on a CPU, under the name of the settings that they were computed with, up
-    to `most` bytes; then it takes no more."""
+    to `MAX_BYTES`; then it takes no more."""
 
-    def __init__(self, most: int = MAX_BYTES):
-        self._most, self._size, self._lock = most, 0, Lock()
+    def __init__(self) -> None:
+        self._size, self._lock = 0, Lock()
         self._known = dict[str, dict[bytes, Features]]()
         self._name = ""
 
@@ -44,7 +44,7 @@ class FeatureMemory:
 
     def keep(self, key: bytes, found: Features) -> None:
         with self._lock:
-            if self._size + _size(found) <= self._most:
+            if self._size + _size(found) <= MAX_BYTES:
                 self._size += _size(found)
                 features, inside = found
                 copy = features.clone(), None if inside is None else inside.clone()

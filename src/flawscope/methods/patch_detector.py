@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -153,13 +153,11 @@ class PatchDetector(Detector):
     size adds its tensors or networks in `__init__`, and `judge`; one with several overrides `score`.
 
     Attributes:
-        branches: one for each of `config.branch_specs`, smallest size first.
         patches: P of each branch.
         width: D, numbers in a patch of the branch with most; patches of others end in zeros.
     """
 
     config: PatchSettings
-    branches: Sequence[PatchBranch]
 
     def __init__(
         self,
@@ -170,10 +168,16 @@ class PatchDetector(Detector):
     ):
         super().__init__(config, roi)
         self.backbone, self.second_backbone = backbone, second_backbone
-        self.branches = [*map(self.branch, config.branch_specs)]
-        self.views = nn.ModuleList(self.branches)  # the name of their tensors in files
+        # the name of their tensors in files
+        self.views = nn.ModuleList(map(self.branch, config.branch_specs))
         self.patches = [branch.inside.numel() for branch in self.branches]
         self.width = max(branch.embedding.width for branch in self.branches)
+
+    @property
+    def branches(self) -> Sequence[Any]:
+        """Branches, `PatchBranch` or the method's own, one for each of `config.branch_specs`, smallest size
+        first."""
+        return cast(Sequence[Any], self.views)
 
     @property
     def backbones(self) -> list[Backbone]:

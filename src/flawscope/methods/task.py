@@ -22,7 +22,7 @@ from flawscope.errors import ExcludedPictureError, FlawscopeError, pluralize
 from flawscope.methods.detector import Detector, LoadPicture, check_region_visible
 from flawscope.methods.good_pictures import GoodPictures, HeldOut, unpack_image
 from flawscope.methods.threads import workers
-from flawscope.progress import ProgressCallback, ignore_progress
+from flawscope.progress import ProgressCallback, Say, discard, ignore_progress
 
 CHECKPOINT_INTERVAL = 60.0  # seconds between checkpoints
 LeftOut = tuple[Tensor, Tensor]  # score [1] and map [1, H, W] of an image that was left out
@@ -91,10 +91,6 @@ class TaskViews:
     picture_of: Sequence[int] = ()
 
 
-def _drop_line(line: str) -> None:
-    """Drop a line for a person."""
-
-
 @dataclass(frozen=True)
 class Task:
     """Input of `fit` beside the model.
@@ -127,7 +123,7 @@ class Task:
     views: TaskViews = TaskViews()
     calibration_pictures: int | None = None
     budget: Budget = Budget()
-    say: Callable[[str], None] = _drop_line
+    say: Say = discard
     step: ProgressCallback = ignore_progress
 
     @property

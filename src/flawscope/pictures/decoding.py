@@ -25,7 +25,7 @@ from flawscope.errors import (
     install_command,
     message_with_type,
 )
-from flawscope.pictures import damage, frames, pixel_layouts, tiff
+from flawscope.pictures import damage, picture_count, pixel_layouts, tiff
 from flawscope.pictures.arrays import (
     composite_over_white,
     from_numpy,
@@ -325,7 +325,7 @@ def read_array(stream: IO[bytes], name: str) -> NDArray[Any] | None:
 def _open_stream(stream: IO[bytes], name: str) -> tuple[Image.Image, NDArray[Any] | None]:
     array = read_array(stream, name)
     with without_warnings():  # about odd directories of a TIFF
-        _refuse(frames.describe_pages(stream), f"{_ONE_BY_ONE}, or fit with --channels all", name)
+        _refuse(picture_count.describe_pages(stream), f"{_ONE_BY_ONE}, or fit with --channels all", name)
         values = (
             pixel_layouts.read_whole(stream, name, max_pixels()) if array is None else from_numpy(array, name)
         )
@@ -337,7 +337,7 @@ def _open_stream(stream: IO[bytes], name: str) -> tuple[Image.Image, NDArray[Any
         return image, values
     stream.seek(0)
     image = _open_header(stream, name)
-    _refuse(frames.describe_frames(image), _ONE_BY_ONE, name)
+    _refuse(picture_count.describe_several(image), _ONE_BY_ONE, name)
     deep = pixel_layouts.is_deep_colour(image)
     loaded = _load_upright(image, name)
     if not deep:

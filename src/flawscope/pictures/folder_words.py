@@ -15,7 +15,6 @@ from functools import lru_cache
 
 
 def word_set(words: str) -> frozenset[str]:
-    """The words of a text."""
     return frozenset(words.split())
 
 
@@ -114,7 +113,8 @@ _TURNED = "|".join(sorted(_PREFIXES, key=len, reverse=True))
 _SAYING = "|".join(sorted(_GOOD_WORDS | _BAD_WORDS, key=len, reverse=True))
 _NOUN = "|".join(sorted(_NOUNS, key=len, reverse=True))
 _SORTED = re.compile(rf"{'|'.join(_SORTING)}|(?:{'|'.join(word for word in _SORTING if len(word) > 2)})+")
-_SPLIT = re.compile(  # words of a data set's parts in seven languages
+SPLITS = ("train", "validation", "test")
+_SPLIT = re.compile(  # words that say them, in seven languages
     rf"(?:(?P<train>train(?:ing)?|trainings|entrenamiento|entrainement|addestramento|treino)|"
     rf"(?P<validation>val(?:id|idation|idierung|idierungs)?|dev|validacion|validazione|validacao)|"
     rf"(?P<test>test(?:ing|s)?|eval(?:uation)?|prueba|pruebas|teste))(?:{_NOUN})?"
@@ -184,8 +184,8 @@ def one_may_negate(names: Iterable[str]) -> bool:
 
 
 def split_said(name: str) -> str | None:
-    """The split, "train", "validation" or "test", that a folder's name says beside numbers and words for
-    pictures: `1_train`, `test_set`, `Trainingsdaten`; None: none."""
+    """The split, of `SPLITS`, that a folder's name says beside numbers and words for pictures:
+    `1_train`, `test_set`, `Trainingsdaten`; None: none."""
     words = [word for word in split_words(name) if not word.isdecimal() and word not in _NOUNS]
     match = _SPLIT.fullmatch(words[0]) if len(words) == 1 else None
     return match.lastgroup if match else None

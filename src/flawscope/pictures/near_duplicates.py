@@ -22,6 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from flawscope.errors import InputError
+from flawscope.pictures.channels import first_group
+from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.levels import own_levels
 
 Floats = NDArray[np.float32]
@@ -94,6 +97,15 @@ class Look(NamedTuple):
     def spread(self) -> float:
         """Standard deviation of the grey levels."""
         return float(self.thumbnail.astype(np.float32).std())
+
+
+def read_look(source: PictureSource) -> Look | None:
+    """Look of a picture, of more channels of the first group; None: it cannot be read, which is told where it
+    is used."""
+    try:
+        return Look.of(first_group(source)[0])
+    except (InputError, MemoryError):
+        return None
 
 
 def noise_level(picture: NDArray[Any]) -> float:

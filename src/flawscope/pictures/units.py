@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import PurePath
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from flawscope import errors
 from flawscope.errors import InputError, join_names, pluralize
 from flawscope.pictures.mask_files import EXPORTED, fold
 from flawscope.pictures.near_duplicates import Compared, Look, clusters, compare_pictures
+from flawscope.progress import Say
 
 MIN_SPREAD = 4.0  # grey levels of spread below which a picture may show nothing
 MIN_SPREAD_SHARE = 0.2  # and of the spread of the others
@@ -106,12 +107,8 @@ def find_units(looks: Sequence[Look | None], groups: Sequence[int]) -> Units:
 
     looks: None: a picture that cannot be read.
     """
-    copies = _near_copies(looks)
+    copies = [*clusters(_compare(looks).copies)]
     return Units(_join(groups, copies), copies)
-
-
-def _near_copies(looks: Sequence[Look | None]) -> list[list[int]]:
-    return [*clusters(_compare(looks).copies)]
 
 
 def _compare(looks: Sequence[Look | None]) -> Compared:
@@ -233,7 +230,7 @@ def find_parts(
     groups: Sequence[int],
     *,
     pattern: str | None,
-    say: Callable[[str], None],
+    say: Say,
 ) -> list[int]:
     """Numbers of the parts that `compare_parts` finds; `say` gets its remarks."""
     found = compare_parts(looks, names, groups, pattern=pattern)
@@ -247,7 +244,7 @@ def find_new_parts(
     names: Sequence[str],
     pattern: str | None,
     *,
-    say: Callable[[str], None],
+    say: Say,
 ) -> list[int]:
     """`find_parts` of pictures that a model has not seen: by its pattern where it fits their names."""
     try:

@@ -16,6 +16,7 @@ from flawscope.artefact import model_file
 from flawscope.artefact.certificate import Certificate, certify_samples
 from flawscope.artefact.files import ARCHIVE_SUFFIX, EXPORTED_SUFFIX, TRAINED_SUFFIX, exported_error
 from flawscope.artefact.model_file import Artefact, Manifest, unpack_images
+from flawscope.artefact.parts import PART
 from flawscope.calibration.outliers import Suspect
 from flawscope.calibration.power import describe_detection, update_detection_facts
 from flawscope.calibration.size_bounds import SizeBounds
@@ -28,8 +29,8 @@ from flawscope.pictures.listing import refuse_masks
 from flawscope.predictor.any_model import AnyModel
 from flawscope.predictor.kind_classifier import KindClassifier
 from flawscope.predictor.kinds import name_kinds
-from flawscope.predictor.parts import PART, named_as_another
 from flawscope.predictor.parts import PartCollector as PartCollector
+from flawscope.predictor.parts import named_as_another
 from flawscope.predictor.recalibration import recalibrate
 from flawscope.predictor.several_parts import with_parts
 from flawscope.predictor.streaming import (

@@ -20,7 +20,7 @@ from flawscope.pictures.near_duplicates import Look
 from flawscope.pictures.units import find_new_parts
 from flawscope.predictor import kind_classifier
 from flawscope.predictor.kind_classifier import MIN_EXAMPLES, KindClassifier
-from flawscope.progress import ProgressCallback, ignore_progress
+from flawscope.progress import ProgressCallback, discard, ignore_progress
 from flawscope.results.prediction import Prediction
 from flawscope.views.views import Views
 
@@ -177,7 +177,7 @@ class LabelledRegions:
 
     def learn(self, predictor: Predictor, error: float) -> LearntKinds:
         pattern = predictor.manifest.facts.get("group")
-        units = find_new_parts(self.looks, self.names, pattern, say=lambda line: None)
+        units = find_new_parts(self.looks, self.names, pattern, say=discard)
         first = {pair: k for k, pair in reversed([*enumerate(zip(units, self.kinds, strict=True))])}
         chosen = sorted(first.values())
         labels = [self.kinds[k] for k in chosen]

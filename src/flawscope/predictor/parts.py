@@ -10,8 +10,8 @@ from pathlib import PurePath
 import numpy as np
 
 from flawscope.artefact.model_file import Manifest
-from flawscope.calibration.goods import scored
-from flawscope.calibration.parts import PartCalibration, PartPattern, View
+from flawscope.artefact.parts import Manifests, part_calibration, stored_part_pattern
+from flawscope.calibration.parts import PartCalibration, PartPattern
 from flawscope.calibration.promise import PromiseVerdict
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import PictureSource
@@ -20,20 +20,6 @@ from flawscope.results.findings import VIEW_EXCHANGED, same_picture, view_exchan
 from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import Prediction, Recognition
 from flawscope.views.view_looks import ViewLooks, first_same
-
-PART = "part"  # in the manifest's facts
-Manifests = Manifest | Mapping[str, Manifest]  # a model's, or where each view has its own, by view
-
-
-def stored_part_pattern(manifest: Manifest) -> PartPattern | None:
-    """Pattern by which a model tells parts and views apart; None: it judges single pictures."""
-    known = manifest.facts.get(PART)
-    if known is None:
-        return None
-    try:
-        return PartPattern(str(known["part"]), None if known["view"] is None else str(known["view"]))
-    except (KeyError, TypeError):
-        raise InputError("the model's parts are damaged: fit again") from None
 
 
 def compare_view(looks: ViewLooks | None, view: str, found: Prediction) -> Prediction:
@@ -60,23 +46,6 @@ def no_parts_error() -> InputError:
 
 def unknown_view_error(name: str, view: str, known: Iterable[str]) -> InputError:
     return InputError(f"{name}: the model knows no view {view:.60}: name it by one of {', '.join(known)}")
-
-
-def part_calibration(models: Manifests, pattern: PartPattern) -> PartCalibration:
-    """Calibration of parts: the calibrations' scores, by the names of their pictures.
-
-    Raises:
-        InputError: a model was calibrated on pictures whose names tell no part.
-    """
-    if isinstance(models, Manifest):
-        rows = scored(models.pictures)
-        views = pattern.parse_all(row.name for row in rows)
-        return PartCalibration.from_views(views, models.calibration.scores, models.calibration.rate)
-    every, scores = list[View](), list[float]()
-    for view, manifest in models.items():
-        every += [View(pattern.parse_part(row.name), view) for row in scored(manifest.pictures)]
-        scores += manifest.calibration.scores
-    return PartCalibration.from_views(every, scores, next(iter(models.values())).calibration.rate)
 
 
 class PartCollector:

@@ -27,7 +27,7 @@ from flawscope.pictures.listing import relative_names
 from flawscope.pictures.near_duplicates import Look
 from flawscope.pictures.units import find_new_parts
 from flawscope.predictor.streaming import stream_predictions
-from flawscope.progress import ProgressCallback, ignore_progress
+from flawscope.progress import ProgressCallback, Say, ignore_progress
 from flawscope.results.findings import COUNT_WRONG, Finding
 from flawscope.results.prediction import Prediction
 from flawscope.runtime import Run
@@ -64,7 +64,7 @@ class GoodPictures:
     failures: list[str]
 
     def rows(
-        self, kept: Sequence[Picture], names: Sequence[str], group: str | None, say: Callable[[str], None]
+        self, kept: Sequence[Picture], names: Sequence[str], group: str | None, say: Say
     ) -> tuple[Picture, ...]:
         """The rows that a model keeps, as these pictures were judged, and new ones for those that have none:
         pictures of one part, by the pattern `group` or near-copies, share a unit. names: of all that were

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from flawscope.artefact.certificate import Certificate
 from flawscope.artefact.model_file import unpack_images
+from flawscope.artefact.parts import stored_part_pattern
 from flawscope.artefact.router_file import RouterArtefact
 from flawscope.calibration.parts import PartPattern
 from flawscope.calibration.threshold import Rate
@@ -21,12 +22,7 @@ from flawscope.errors import InputError, check_arguments
 from flawscope.pictures.decoding import PictureSource
 from flawscope.predictor import Predictor
 from flawscope.predictor.any_model import AnyModel
-from flawscope.predictor.parts import (
-    PartCollector,
-    RoutedParts,
-    stored_part_pattern,
-    unknown_view_error,
-)
+from flawscope.predictor.parts import PartCollector, RoutedParts, unknown_view_error
 from flawscope.predictor.recognition import Recogniser
 from flawscope.predictor.streaming import (
     Loaded,

@@ -68,7 +68,7 @@ def stream_predictions(
             yield from found
     else:  # several together on all that the engine has; large pictures with their tiles one by one
         size = 1 if tiled else batch or session.batch
-        most, light = (1, _is_small) if tiled else (size * PREFETCH_BATCHES, _always_true)
+        most, light = (1, _is_small) if tiled else (size * PREFETCH_BATCHES, lambda _: True)
         results = _prefetch(sources, load, min(4, os.cpu_count() or 1), most, light)
         while loaded := list(islice(results, size)):
             yield from judge(loaded, session.run)
@@ -102,10 +102,6 @@ def _is_small(loaded: tuple[PictureSource, LoadResult]) -> bool:
     """Whether another picture may be held beside this one."""
     one = loaded[1]
     return isinstance(one, InputError) or math.prod(one[0].geometry.picture_size) <= LARGE_PICTURE_PIXELS
-
-
-def _always_true(loaded: tuple[PictureSource, LoadResult]) -> bool:
-    return True
 
 
 def collect_predictions(

@@ -57,7 +57,7 @@ def advice(
 
     Args:
         lies: `--align` that good parts ask for; None: they lie alike, or are aligned already.
-        rate, missing: the false-alarm rate asked for, and what it needs beside, as `promise.describe_missing`
+        rate, missing: the false-alarm rate asked for, and what it needs beside, as `describe_missing`
             words it; empty: nothing.
         learnt: few good pictures learnt from by the default, of a method with a preset `accurate`; 0: many,
             or by another.

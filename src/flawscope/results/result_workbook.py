@@ -193,7 +193,6 @@ FACTS = {
 
 
 def run_totals(facts: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Totals of a run, by its facts."""
     bad = facts["anomalous"] + facts.get("within_tolerance", 0)
     known = {**facts, "good": facts["judged"] - bad}
     found = [(word, known[name]) for name, word in FACTS.items() if known.get(name) is not None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from heapq import heappop, heappush
@@ -15,6 +15,7 @@ from urllib.parse import quote
 from flawscope.artefact.files import atomic_write, write_error
 from flawscope.errors import FlawscopeError, pluralize
 from flawscope.pictures.listing import read_output_list
+from flawscope.progress import Say
 from flawscope.results.folder import PictureWriter
 from flawscope.results.prediction import Prediction
 from flawscope.results.result_workbook import ExcelTable
@@ -47,7 +48,7 @@ class WriteErrors:
         counts: how many files, by their kind.
     """
 
-    def __init__(self, say: Callable[[str], None]):
+    def __init__(self, say: Say):
         self.say, self.counts, self._told = say, Counter[str](), dict[str, set[str]]()
 
     @contextmanager
@@ -82,7 +83,7 @@ class ResultsFolder:
         self,
         out: Path,
         root: Path | None,
-        say: Callable[[str], None],
+        say: Say,
         *,
         inputs: Iterable[Path] | None = None,
         maps: str = "png16",

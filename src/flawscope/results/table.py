@@ -20,6 +20,7 @@ from flawscope.artefact.files import csv_cell as csv_cell
 from flawscope.artefact.files import from_csv_cell as from_csv_cell
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.listing import OUTPUT_LIST, read_output_list
+from flawscope.progress import Say
 from flawscope.results.findings import measure_places
 from flawscope.results.found_parts import PartSearch
 from flawscope.results.prediction import Prediction
@@ -148,7 +149,6 @@ class ResultRow:
 
     @property
     def boxes(self) -> list[tuple[float, ...]]:
-        """Boxes of the regions as numbers."""
         return [tuple(map(float, box.split())) for box in self.regions.split(";") if box.strip()]
 
 
@@ -326,7 +326,7 @@ class OutputFiles:
         self.folder = folder
         self.known = set(read_output_list(folder))
 
-    def remove_earlier(self, say: Callable[[str], None]) -> None:
+    def remove_earlier(self, say: Say) -> None:
         """Removes an earlier run's files; `say` gets a line where the folder is not empty. InputError: one
         cannot be removed, and all are there as before."""
         self.check()

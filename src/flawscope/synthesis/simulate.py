@@ -146,7 +146,7 @@ def simulate_defect(
         scale = list(DefectScale)[int(rng.integers(len(DefectScale)))]
     area = ANY_SIZE if scale is None else SCALE_AREAS[DefectScale(scale)]
     names = PAPER_KINDS if scale is None else tuple(KINDS)
-    request = DefectRequest(picture, within, area, textures or _generate_texture)
+    request = DefectRequest(picture, within, area, textures or partial(generated_texture, (128, 128)))
     least, most = (max(MIN_PIXELS, share * within.size) for share in (area[0] / 2, area[1]))
     for _ in range(_TRIES):
         name = names[int(rng.integers(len(names)))] if kind is None else kind
@@ -219,10 +219,6 @@ def _check_area(picture: Picture, foreground: Mask | None) -> Mask:
     if min(height, width) < _SMALLEST_SIDE:
         raise InputError(f"A picture of {width}x{height} is too small for a defect: at least 16x16.")
     return allowed_area((height, width), foreground)
-
-
-def _generate_texture(rng: np.random.Generator) -> Picture:
-    return generated_texture((128, 128), rng)
 
 
 def _draw_defect(request: DefectRequest, name: str, rng: np.random.Generator) -> SimulatedDefect | None:

@@ -98,9 +98,14 @@ def learn_cross_validated(
     Raises:
         InputError: there are too few pictures, or they show nothing to be found.
     """
+    if len(pictures) < MIN_REFERENCE_PICTURES:
+        raise InputError(
+            f"aligning parts takes at least {MIN_REFERENCE_PICTURES} good pictures, and there are "
+            f"{len(pictures)}: give more, or leave out --align"
+        )
     chosen = spread_numbers(len(pictures), MAX_PICTURES)
     selected = [pictures[i] for i in chosen]
-    reference, poses = learnt or _align_all(selected, kind, ground)
+    reference, poses = learnt or _align_all(_SingleReferences(selected, ground), kind)
     errors = [reference.find(pictures[i]).error for i in sorted({*range(len(pictures))} - {*chosen})]
     levels = _border_quantiles(selected)
     numbers = chosen if groups is None else [groups[i] for i in chosen]
@@ -125,12 +130,13 @@ def poses_needed(pictures: Sequence[Float32], full: bool = False) -> Lying | Non
     pictures = [pictures[i] for i in spread_numbers(len(pictures), MAX_PICTURES)]
     if len(pictures) < MIN_REFERENCE_PICTURES:
         return None
-    kinds, is_sure = _told_by_few(pictures, full)
+    singles = _SingleReferences(pictures)
+    kinds, is_sure = _told_by_few(singles, full)
     if is_sure:
         return Lying(kinds[0], None)
     for kind in kinds:
         try:
-            aligned = _align_all(pictures, kind)
+            aligned = _align_all(singles, kind)
         except InputError:
             continue
         reference = aligned.reference
@@ -147,12 +153,11 @@ def poses_needed(pictures: Sequence[Float32], full: bool = False) -> Lying | Non
     return None
 
 
-def _told_by_few(pictures: Sequence[Float32], full: bool) -> tuple[Sequence[PoseKind], bool]:
+def _told_by_few(singles: _SingleReferences, full: bool) -> tuple[Sequence[PoseKind], bool]:
     """Poses in which parts may lie, in the order in which they are asked for, and whether the first are sure.
     Empty: parts lie alike, or there is none. A few pictures, each as the reference, take a tenth of the time.
     """
-    singles, count = _SingleReferences(pictures), len(pictures)
-    found, upright, alike = list[int](), 0, 0
+    count, found, upright, alike = len(singles.pictures), list[int](), 0, 0
     for number in spread_numbers(count, _FEW):
         poses = [one for one in singles.find(number, "shift") if one.found]
         found.append(len(poses))
@@ -190,19 +195,14 @@ def spread_numbers(count: int, most: int) -> list[int]:
     return found
 
 
-def _align_all(pictures: Sequence[Float32], kind: PoseKind, ground: float | None = None) -> Aligned:
-    """Learns the reference, without errors, and finds the poses of its pictures. InputError: as
-    `learn_cross_validated`."""
-    if len(pictures) < MIN_REFERENCE_PICTURES:
-        raise InputError(
-            f"aligning parts takes at least {MIN_REFERENCE_PICTURES} good pictures, and there are "
-            f"{len(pictures)}: give more, or leave out --align"
-        )
-    period = 1
+def _align_all(singles: _SingleReferences, kind: PoseKind) -> Aligned:
+    """Learns the reference, without errors, and finds the poses of its pictures. InputError: they show
+    nothing to be found."""
+    pictures, period = singles.pictures, 1
     if kind != "shift":
-        halves = [_congeal(pictures[half::2], kind, ground) for half in (0, 1)]
+        halves = [_congeal(_SingleReferences(pictures[half::2], singles.ground), kind) for half in (0, 1)]
         period = _symmetry_period(*([half.find(one) for one in pictures] for half in halves))
-    reference = _congeal(pictures, kind, ground, period)
+    reference = _congeal(singles, kind, period)
     return Aligned(reference, [reference.find(one) for one in pictures])
 
 
@@ -219,11 +219,9 @@ def _symmetry_period(first: Sequence[Pose], second: Sequence[Pose]) -> int:
     return 0
 
 
-def _congeal(
-    pictures: Sequence[Float32], kind: PoseKind, ground: float | None, period: int = 1
-) -> PoseReference:
+def _congeal(singles: _SingleReferences, kind: PoseKind, period: int = 1) -> PoseReference:
     """Aligns all pictures to one of them, then to their average, again and again."""
-    reference = _seed_reference(pictures, kind, ground, period)
+    reference, pictures = singles.best(kind, period), singles.pictures
     levels = _border_quantiles(pictures)
     for _ in range(_ROUNDS):
         reference = _average([(one, reference.find(one)) for one in pictures], reference, levels)
@@ -245,7 +243,8 @@ class _SingleReferences:
         from scipy import ndimage
 
         every = [align(one, Pose(one.shape[1] / 2, one.shape[0] / 2)) for one in pictures]
-        self.pictures, whole, inside = pictures, *(np.stack(part) for part in zip(*every, strict=True))
+        self.pictures, self.ground = pictures, ground
+        whole, inside = (np.stack(part) for part in zip(*every, strict=True))
         if ground is None:
             median = np.median(whole, axis=0)
             deviation = 1.4826 * np.median(np.abs(whole - median), axis=0)
@@ -277,22 +276,18 @@ class _SingleReferences:
         reference = self.of(number, kind)
         return [] if reference is None else [reference.find(one) for one in self.pictures]
 
-
-def _seed_reference(
-    pictures: Sequence[Float32], kind: PoseKind, ground: float | None, period: int
-) -> PoseReference:
-    """Returns the picture to which the others can be aligned best, as the first reference."""
-    found, singles = list[tuple[float, PoseReference]](), _SingleReferences(pictures, ground)
-    numbers = range(len(pictures))
-    for number in numbers[:: max(1, len(pictures) // _SEED_CANDIDATES)]:
-        if (reference := singles.of(number, kind, period)) is None:
-            continue
-        others = [i for i in numbers if i != number][:: max(1, len(pictures) // _SEED_COMPARISONS)]
-        errors = [reference.find(pictures[i]).error for i in others]
-        found.append((float(np.median(errors)), reference))
-    if not found:
-        raise InputError("the good pictures are all alike: there is nothing to align, leave out --align")
-    return min(found, key=lambda one: one[0])[1]
+    def best(self, kind: PoseKind, period: int) -> PoseReference:
+        """The one to which the others can be aligned best. InputError: none shows anything of its own."""
+        found, numbers = list[tuple[float, PoseReference]](), range(len(self.pictures))
+        for number in numbers[:: max(1, len(numbers) // _SEED_CANDIDATES)]:
+            if (reference := self.of(number, kind, period)) is None:
+                continue
+            others = [i for i in numbers if i != number][:: max(1, len(numbers) // _SEED_COMPARISONS)]
+            errors = [reference.find(self.pictures[i]).error for i in others]
+            found.append((float(np.median(errors)), reference))
+        if not found:
+            raise InputError("the good pictures are all alike: there is nothing to align, leave out --align")
+        return min(found, key=lambda one: one[0])[1]
 
 
 def _average(

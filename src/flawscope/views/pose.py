@@ -155,7 +155,6 @@ class PoseReference:
         return Geometry(size, picture_size, (length, length), (y, x), (yy, yx, xy, xx)).inverse()
 
     def describe(self) -> str:
-        """Describes the reference for a person."""
         looks = f"turns by 1/{self.period} look" if self.period else "every angle looks"
         same = "" if self.period == 1 else f"; {looks} the same"
         known = [one for one in self.errors if math.isfinite(one)]

@@ -99,7 +99,6 @@ class Views:
         return number > 0
 
     def placement(self, number: int) -> Geometry:
-        """Placement of a view in the picture."""
         if not number or self.grid is None:
             return self.placed
         (y, x), (down, across) = self.grid.corner(number - 1), self.geometry.offset

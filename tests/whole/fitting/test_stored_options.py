@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from flawscope.artefact import model_file
+from flawscope.artefact.parts import part_calibration, stored_part_pattern
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.fitting.incremental_update import extend, open_fitted_dataset, update
@@ -17,7 +18,6 @@ from flawscope.fitting.update_evaluation import ReviewedPicture
 from flawscope.methods import registry
 from flawscope.pictures.channels import Channels
 from flawscope.pictures.decoding import decode, pixel_hash
-from flawscope.predictor.parts import part_calibration, stored_part_pattern
 from flawscope.views.light import Light, light_variations
 from flawscope.views.undistort import Undistortion
 from matrix import draw as part

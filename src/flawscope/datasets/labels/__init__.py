@@ -343,7 +343,6 @@ class LabelFiles:
         return documents
 
     def summaries(self) -> dict[str, FormSummary]:
-        """Summaries by the names of the forms."""
         found: dict[str, FormSummary] = {}
         for path, document in self._documents:
             if document.form:

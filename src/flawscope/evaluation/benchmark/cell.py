@@ -13,7 +13,7 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from flawscope.errors import CheckpointError, FlawscopeError, InputError
 from flawscope.evaluation.benchmark.grid import Cell
 from flawscope.machine import machine_info, peak_memory
 from flawscope.methods import registry
-from flawscope.progress import ProgressCallback
+from flawscope.progress import ProgressCallback, Say
 from flawscope.views.light import light_variations
 
 DOCUMENT_FORMAT = 1  # of a cell's document
@@ -62,14 +62,14 @@ def run_cell(cell: Cell, store: CellStore, plan: RunPlan, step: ProgressCallback
 
 
 def fit_and_evaluate(
-    cell: Cell, store: CellStore, plan: RunPlan, step: ProgressCallback, say: Callable[[str], None]
+    cell: Cell, store: CellStore, plan: RunPlan, step: ProgressCallback, say: Say
 ) -> dict[str, Any]:
     """Fits, evaluates the model file, writes the cell, removes the work folder."""
-    from flawscope import Predictor, evaluate, load
+    from flawscope import Predictor, evaluate, load, open_dataset
 
     work = store.work_folder(cell)
     threads = _prepare_work_folder(work, plan.threads)
-    dataset = _open_dataset(cell, plan)
+    dataset = open_dataset(plan.root, cell.category, seed=cell.seed, group=cell.group, good=cell.good)
     model, fitted = work / "model.safetensors", work / "fit.json"
     if not (fitted.is_file() and model.is_file()):
         write_json(fitted, _fit_model(cell, dataset, model, threads, step, say))
@@ -114,14 +114,8 @@ def fit_and_evaluate(
     return document
 
 
-def _open_dataset(cell: Cell, plan: RunPlan) -> Any:
-    from flawscope import open_dataset
-
-    return open_dataset(plan.root, cell.category, seed=cell.seed, group=cell.group, good=cell.good)
-
-
 def _fit_model(
-    cell: Cell, dataset: Any, model: Path, threads: int, step: ProgressCallback, say: Callable[[str], None]
+    cell: Cell, dataset: Any, model: Path, threads: int, step: ProgressCallback, say: Say
 ) -> dict[str, Any]:
     """Fits and writes the model; returns what the cell's document says of the fit."""
     import flawscope

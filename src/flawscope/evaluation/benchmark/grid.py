@@ -146,7 +146,16 @@ def plan_grid(
         common["good"] = good  # likewise
     cells = tuple(_cells(chosen, numbers, usable, values, common))
     if few:
-        cells = tuple(_few_shot_cell(cell, count) for cell in cells for count in few)
+        cells = tuple(
+            replace(
+                cell,
+                method=f"{cell.method}-{count}{SHOT_SUFFIX}",
+                identity={**cell.identity, "shots": count},
+                shots=count,
+            )
+            for cell in cells
+            for count in few
+        )
         numbers = {f"{method}-{count}{SHOT_SUFFIX}": numbers[method] for method in chosen for count in few}
         chosen = tuple(numbers)
     return Grid(rows, chosen, numbers, cells, missing, unusable)
@@ -188,15 +197,6 @@ def _cells(
                     identity=_json_values(identity),
                     **call,
                 )
-
-
-def _few_shot_cell(cell: Cell, count: int) -> Cell:
-    return replace(
-        cell,
-        method=f"{cell.method}-{count}{SHOT_SUFFIX}",
-        identity={**cell.identity, "shots": count},
-        shots=count,
-    )
 
 
 def base_method(name: str) -> str:

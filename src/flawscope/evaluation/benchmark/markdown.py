@@ -167,8 +167,8 @@ def _light_section(results: Results) -> str:
     """Table of false alarms and defects found in each light of a range."""
     rows, lights = [], dict[str, None]()
     for category, method in itertools.product(results.grid.rows, results.grid.methods):
-        found = [results.document(cell) for cell in results.cells.get((method, category), [])]
-        tables = [d["evaluation"]["robustness"] for d in found if d and d["evaluation"].get("robustness")]
+        found = (document["evaluation"].get("robustness") for document in results.documents(method, category))
+        tables = [*filter(None, found)]
         shown = []
         for same in zip(*tables, strict=True):
             count = {
@@ -185,9 +185,7 @@ def _light_section(results: Results) -> str:
 def _cost_section(results: Results, notes: _Footnotes) -> str:
     rows = []
     for category, method in itertools.product(results.grid.rows, results.grid.methods):
-        found = [results.document(cell) for cell in results.cells.get((method, category), [])]
-        documents = [document for document in found if document is not None]
-        if not documents:
+        if not (documents := results.documents(method, category)):
             continue
         row = [category, method]
         for cost, show in COST_COLUMNS.values():
@@ -238,10 +236,9 @@ def _settings_section(results: Results) -> str:
     for method in results.grid.methods:
         found: dict[str, list[str]] = {}
         for category in results.grid.rows:
-            for document in map(results.document, results.cells.get((method, category), [])):
-                if document is not None:
-                    categories = found.setdefault(_changed_settings(method, document["settings"]), [])
-                    categories += [category] * (category not in categories)
+            for document in results.documents(method, category):
+                categories = found.setdefault(_changed_settings(method, document["settings"]), [])
+                categories += [category] * (category not in categories)
         for text, categories in found.items():
             where = "" if len(found) == 1 else f" ({', '.join(categories)})"
             lines.append(f"- {method}{where}: {text}")

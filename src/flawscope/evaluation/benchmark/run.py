@@ -21,9 +21,8 @@ from flawscope.evaluation.benchmark.cell import CellStore, RunPlan, run_cell
 from flawscope.evaluation.benchmark.grid import Cell, Grid
 from flawscope.evaluation.benchmark.tables import METRICS, Results
 from flawscope.machine import FIT_MEMORY_LIMIT, FIT_THREADS, GIB, default_thread_count, system_memory
-from flawscope.progress import JobsProgress, format_duration, throttled
+from flawscope.progress import JobsProgress, Say, format_duration, throttled
 
-Say = Callable[[str], None]
 OnUpdate = Callable[[Results], None]
 POLL_INTERVAL = 0.5  # seconds between checks of the processes
 

@@ -105,6 +105,11 @@ class Results:
     def document(self, cell: Cell) -> dict[str, Any] | None:
         return self.done.get(cell.name)
 
+    def documents(self, method: str, category: str) -> list[dict[str, Any]]:
+        """Documents of the finished cells of a method and a category."""
+        found = map(self.document, self.cells.get((method, category), []))
+        return [document for document in found if document is not None]
+
     @cached_property
     def cells(self) -> dict[tuple[str, str], list[Cell]]:
         """Cells by method and category, one for each seed."""
@@ -307,7 +312,6 @@ def published_sources(methods: Iterable[str]) -> list[Source]:
 
 
 def mark_meanings() -> dict[str, str]:
-    """The meaning of each mark."""
     return _read_published()[1]
 
 

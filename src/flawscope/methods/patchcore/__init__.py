@@ -70,7 +70,6 @@ class Config(PatchSettings):
         return (smallest, *apart, *self._second_branch())
 
     def _second_branch(self) -> Iterator[BranchSpec]:
-        """The branch of the second backbone."""
         if self.second_backbone is not None:
             patch = patch_in_name(self.second_backbone)
             size = self.network_size if patch is None else round_to_patches(self.network_size, patch, STEP)

@@ -47,7 +47,6 @@ class Model(PatchDetector):
 
     METHOD = METHOD
     config: Config
-    branches: list[BankBranch]
     # [maps, 4]: mean of good pictures' map values and how far the highest 1 % lie above it, of a second
     # backbone how far their usual maximum does; mean and standard deviation of their scores
     normal: Tensor

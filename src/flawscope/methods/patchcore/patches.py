@@ -169,7 +169,6 @@ class Patches:
         return whole
 
     def select(self, rows: Sequence[int]) -> Patches:
-        """Copy the patches at `rows`."""
         return self._map_tensors(lambda own: own[list(rows)], rows)
 
     def keep(self, rows: Sequence[int]) -> Patches:

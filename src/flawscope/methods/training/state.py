@@ -82,16 +82,6 @@ def network_digest(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def to_arrays(tensors: Mapping[str, Tensor]) -> Arrays:
-    """Arrays of tensors, as `state_file` writes them."""
-    return {k: v.detach().cpu().contiguous().numpy() for k, v in tensors.items()}
-
-
-def to_tensors(found: Arrays) -> dict[str, Tensor]:
-    """Tensors of the arrays that `state_file` has read."""
-    return {k: torch.from_numpy(v) for k, v in found.items()}
-
-
 @contextmanager
 def checkpoint_errors() -> Iterator[None]:
     """Context that turns errors of a checkpoint that does not fit into a one-line CheckpointError."""
@@ -315,7 +305,8 @@ class TrainingState:
             tensors[f"net.{name}"] = values
             known = self.optimiser.state.get(values, {})
             tensors |= {f"{key}.{name}": of_adam for key, of_adam in known.items()}
-        write_state(path, to_arrays(tensors), "checkpoint", facts)
+        arrays = {k: v.detach().cpu().contiguous().numpy() for k, v in tensors.items()}
+        write_state(path, arrays, "checkpoint", facts)
 
     def restore(
         self, found: Arrays, facts: dict[str, Any], identity: dict[str, Any]
@@ -327,7 +318,7 @@ class TrainingState:
                     f"the checkpoint is of a run with {other}: give the same, or remove the checkpoint"
                 )
             theirs = dict(facts["identity"])
-            tensors = to_tensors(found)
+            tensors = {k: torch.from_numpy(v) for k, v in found.items()}
             restore_adam(self._parameters(), self.optimiser, tensors)
             for name, values in self._other_tensors().items():
                 values.copy_(tensors[name])

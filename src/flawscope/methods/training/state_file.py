@@ -7,7 +7,7 @@ import io
 import json
 import os
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from flawscope.artefact import files, model_file
 from flawscope.errors import CheckpointError
+from flawscope.progress import Say
 
 FORMAT = 1  # raised when an older flawscope could not read the file
 METADATA_KEY = "flawscope_state"
@@ -36,9 +37,7 @@ def write_state(
         file.write(body)
 
 
-def load_checkpoint(
-    path: Path | None, resume: bool, say: Callable[[str], None]
-) -> tuple[Arrays, dict[str, Any]] | None:
+def load_checkpoint(path: Path | None, resume: bool, say: Say) -> tuple[Arrays, dict[str, Any]] | None:
     """Returns the state to go on from, if there is one.
 
     resume: going on was asked for, and an unusable checkpoint is an error; else it is put aside.
@@ -56,7 +55,7 @@ def load_checkpoint(
         return None
 
 
-def set_aside_checkpoint(path: Path, reason: str, say: Callable[[str], None]) -> None:
+def set_aside_checkpoint(path: Path, reason: str, say: Say) -> None:
     """Renames a checkpoint that this run does not go on from, and says so."""
     kept = path.with_name(f"{path.stem.removesuffix('.checkpoint')}.earlier{path.suffix}")
     os.replace(path, kept)

@@ -19,7 +19,7 @@ from flawscope.methods.task import Budget
 from flawscope.methods.training.log import TrainingLog
 from flawscope.methods.training.state import Pace, TrainingState, describe_difference, learning_rate_share
 from flawscope.methods.training.state_file import Arrays, set_aside_checkpoint
-from flawscope.progress import ProgressCallback, defer_interrupts, format_duration
+from flawscope.progress import ProgressCallback, Say, defer_interrupts, format_duration
 
 CURVE_POINTS = 20  # of the loss curve
 TIMED_STEPS = 3  # of which the last one's time counts
@@ -44,7 +44,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
         networks: Sequence[nn.Module],
         settings: Any,
         device: torch.device,
-        say: Callable[[str], None],
+        say: Say,
         step: ProgressCallback,
     ):
         super().__init__(networks, settings, device)
@@ -217,7 +217,6 @@ class Trainer(TrainingState, ABC, Generic[B]):
         return self.done >= self._expected() if self.pace is None else self.pace.is_over
 
     def _share_done(self) -> Fraction | float:
-        """The share of the training that is done."""
         return Fraction(self.done, self._expected()) if self.pace is None else self.pace.share
 
     def _expected(self) -> int:

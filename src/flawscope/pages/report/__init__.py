@@ -16,7 +16,7 @@ from flawscope.progress import ProgressCallback, ignore_progress
 if TYPE_CHECKING:
     from flawscope import Predictor
     from flawscope.datasets import Dataset
-    from flawscope.evaluation import Evaluation
+    from flawscope.evaluation.result import Evaluation
 
 REPORT_NAME = "report.html"
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from flawscope.calibration.threshold import Calibration
 from flawscope.datasets import Dataset, Item
 from flawscope.errors import pluralize
-from flawscope.evaluation import METRIC_NAMES, Evaluation, metrics
+from flawscope.evaluation import metrics
 from flawscope.evaluation.intervals import (
     PRO_LIMIT,
     Interval,
@@ -21,6 +21,7 @@ from flawscope.evaluation.intervals import (
     image_intervals,
     pixel_intervals,
 )
+from flawscope.evaluation.result import METRIC_NAMES, Evaluation
 from flawscope.pages.report.plots import Curve, Group, curve_plot, histograms
 from flawscope.pages.report.thumbnails import image_uri
 from flawscope.pages.report.words import (

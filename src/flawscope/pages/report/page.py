@@ -24,7 +24,7 @@ from flawscope.results import drawing, html
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
-    from flawscope.evaluation import Evaluation
+    from flawscope.evaluation.result import Evaluation
     from flawscope.pages.report.collect import Figures
     from flawscope.results.prediction import ScoreLevels
 

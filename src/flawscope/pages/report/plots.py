@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from flawscope.evaluation import Robustness
+    from flawscope.evaluation.robustness import Robustness
 
 # What matplotlib draws with -> the CSS variable that takes its place.
 INK, PALE, LINE, GOOD, BAD = "#010101", "#020202", "#030303", "#040404", "#050505"

@@ -19,7 +19,8 @@ from flawscope.calibration.power import describe_detection
 from flawscope.calibration.threshold import Calibration
 from flawscope.datasets import Dataset
 from flawscope.errors import pluralize
-from flawscope.evaluation import Evaluation, metrics
+from flawscope.evaluation import metrics
+from flawscope.evaluation.result import Evaluation
 from flawscope.machine import GIB, peak_memory, processor_name, usable_cores
 from flawscope.pictures.listing import printable
 from flawscope.progress import format_duration
@@ -150,17 +151,13 @@ def _promise(calibration: Calibration) -> str:
     text = f"The score threshold is {calibration.score_threshold:.4g}"
     if not calibration.promised:
         return f"{text}; {calibration.no_promise()}."
-    text += (
-        f", set from {calibration.describe_pictures()} alone. Of those that are like "
+    return (
+        f"{text}, set from {calibration.describe_pictures()} alone. Of those that are like "
         f"them, {calibration.describe_rate()}; about defects it promises nothing. If you "
         "choose a threshold after a look at these results, this one may call up to "
         f"{percent(calibration.rate_bound)} anomalous (95\N{NO-BREAK SPACE}%, for all thresholds at once; "
         "`flawscope info` has the others)."
     )
-    if calibration.pictures_missing:
-        more = calibration.describe_missing()
-        text += f" {percent(calibration.rate)} cannot be promised from so few: {more} would do."
-    return text
 
 
 def _false_alarms(tally: Tally, calibration: Calibration, broken: bool) -> str:

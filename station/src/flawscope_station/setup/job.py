@@ -36,8 +36,7 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     """Fit and save the model that `flawscope fit` of the same folder makes, and return its measurements. The
     model and the examples from before are replaced when all of this is done."""
     from flawscope import fitting
-    from flawscope.artefact import checkpoint_path
-    from flawscope.predictor import rates
+    from flawscope.artefact import checkpoint_path, rates
 
     model, examples = Path(job["model"]), Path(job["examples"])
     new_model, new_examples = (
@@ -183,7 +182,14 @@ def _learning_curve(job: dict[str, Any], step: ProgressCallback) -> dict[str, An
     """Measure what more pictures bring (`flawscope.fitting.learning_curve`)."""
     from flawscope import fitting
 
-    return fitting.learning_curve(Path(job["pictures"]), job["given"], job["device"], step)
+    curve = fitting.learning_curve(Path(job["pictures"]), job["given"], job["device"], step)
+    if curve is None:
+        return {"curve": {}, "enough": None, "tested": {}}
+    return {
+        "curve": {str(number): share for number, share in curve.figures.items()},
+        "enough": curve.enough,
+        "tested": {size: [*counts] for size, counts in curve.tested.items()},
+    }
 
 
 def _try(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import exists, select
 
-from flawscope.predictor import rates
+from flawscope.artefact import rates
 from flawscope_station.store.database import Database
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.open_models import NoModelError

@@ -16,9 +16,9 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, exists, func, or_, select, update
 
 from flawscope import Predictor
-from flawscope.artefact import Manifest, files
+from flawscope.artefact import Manifest, files, rates
 from flawscope.errors import InputError
-from flawscope.predictor import rates, router
+from flawscope.predictor import router
 from flawscope_station.store.database import Database, now, upsert
 from flawscope_station.store.files import MODELS, Files, write_error
 from flawscope_station.store.insert import add_product, lock_products
@@ -108,11 +108,12 @@ class ModelRegistry:
                 f"version {number} is of a joint model, which has its rate from its fit: fit anew"
             )
         try:
-            model = rates.at_rate(self.open(product_id, number), rate)
+            model = self.open(product_id, number)
+            rates.check_rate(model.manifest, rate)
         except InputError as error:
             raise InputError(f"version {number}: {error}") from None
         origin = f"version {number} at a false-alarm rate of {100 * rate:g} %"
-        with self._saved(model, row.file) as path:
+        with self._saved(model.with_rate(rate), row.file) as path:
             return self.add(product_id, path, origin, who, {RATE_OF: facts.get(RATE_OF, number)})
 
     def _at_configured_rate(self, product_id: int, number: int) -> int:

@@ -13,8 +13,8 @@ from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from flawscope.artefact import files as model_files
+from flawscope.artefact import rates
 from flawscope.errors import InputError
-from flawscope.predictor import rates
 from flawscope_station.access.roles import has_role
 from flawscope_station.learning.activation import Learning
 from flawscope_station.learning.candidate_records import Candidate, advice, list_history

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from fastapi import Depends, Request, Response
 from fastapi.responses import FileResponse
 
+from flawscope.artefact import rates
 from flawscope.methods import conflicts, registry
-from flawscope.predictor import rates
 from flawscope_station.access.roles import ENGINEER
 from flawscope_station.setup import part_names
 from flawscope_station.setup.draft import (

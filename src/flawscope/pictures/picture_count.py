@@ -12,7 +12,7 @@ _ENTRIES = 0xB002  # of the pictures in a multi-picture JPEG
 _GAIN_MAPS = (b"hdr-gain-map", b"iso:ts:21496")  # names in a JPEG that brings one along
 
 
-def describe_frames(image: Image.Image) -> str:
+def describe_several(image: Image.Image) -> str:
     """Says that a file other than a TIFF holds several pictures; empty where it is one. What a telephone
     stores beside a photograph, such as a preview, depths or a map of its lights, is none. image: the first,
     opened and not loaded yet."""

@@ -11,18 +11,19 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from flawscope.artefact.model_file import Manifest
+from flawscope.artefact.parts import part_calibration, stored_part_pattern
 from flawscope.calibration import min_calibration_size
 from flawscope.calibration.power import MIN_DEFECTS, DefectScores, wilson_interval
 from flawscope.calibration.promise import (
     PromiseVerdict,
     confidence_interval_rate,
+    describe_missing,
     judge_promise,
     rate_interval,
+    units_missing,
 )
 from flawscope.calibration.threshold import OFFERED_RATES
 from flawscope.errors import InputError
-from flawscope.predictor import Predictor
-from flawscope.predictor.parts import part_calibration, stored_part_pattern
 
 OFFERED = OFFERED_RATES
 _ROUNDING = 1e-9
@@ -49,18 +50,28 @@ class LineVerdict(NamedTuple):
 class Promise(NamedTuple):
     """False alarms that a model promises.
 
-    text: line for a person. is_made: whether there is a promise. rate: expected share of good pictures, or
-    parts in several views, called anomalous. calibrated: how many units it comes from. missing: how many more
-    the wanted rate needs.
-    by_part: whether the units are parts in several views.
+    text: line for a person. is_made: whether there is a promise. wanted: the rate asked for. rate: expected
+    share of good pictures, or parts in several views, called anomalous. calibrated: how many units it comes
+    from. of_parts: whether a unit may have several pictures. by_part: whether parts in several views are
+    judged.
     """
 
     text: str
     is_made: bool
+    wanted: float
     rate: float
     calibrated: int
-    missing: int
+    of_parts: bool
     by_part: bool = False
+
+    @property
+    def missing(self) -> int:
+        """Number of further units that the wanted rate needs."""
+        return units_missing(self.wanted, self.calibrated)
+
+    def describe_missing(self) -> str:
+        """Words `missing`; empty: nothing is."""
+        return describe_missing(self.wanted, self.calibrated, self.of_parts)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -92,17 +103,11 @@ def promise_of(manifest: Manifest) -> Promise:
     """Return what a model promises of good pictures, or of good parts where it decides on those."""
     pattern, scores = stored_part_pattern(manifest), manifest.calibration
     if pattern is None:
-        of = scores.unit_count, scores.pictures_missing
-        return Promise(scores.promise(), scores.promised, scores.expected_rate, *of)
+        of = scores.expected_rate, scores.unit_count, scores.has_shared_units
+        return Promise(scores.promise(), scores.promised, scores.rate, *of)
     parts = part_calibration(manifest, pattern)
     count = parts.complete_count
-    return Promise(parts.promise(), count > 1, parts.expected_rate, count, parts.parts_missing, by_part=True)
-
-
-def at_rate(predictor: Predictor, rate: float) -> Predictor:
-    """Return the model at another false-alarm rate. InputError where its good pictures do not support it."""
-    check_rate(predictor.manifest, rate)
-    return predictor.with_rate(rate)
+    return Promise(parts.promise(), count > 1, parts.rate, parts.expected_rate, count, True, by_part=True)
 
 
 def check_rate(manifest: Manifest, rate: float) -> None:
@@ -113,10 +118,11 @@ def check_rate(manifest: Manifest, rate: float) -> None:
             "the model promises no false-alarm rate, so it has none to change: learn from more parts"
         )
     if promise.rate > rate + _ROUNDING:
+        more = promise.describe_missing()  # empty where pictures that were counted wrong are in the way
         raise InputError(
             f"a false-alarm rate of {100 * rate:g} % cannot be kept: the model is calibrated on "
             f"{promise.calibrated} good ones, which support {_round_up(100 * promise.rate):g} % or more; "
-            f"choose that, or learn from {promise.missing} more"
+            f"choose that{', or learn from ' if more else ''}{more}"
         )
 
 
