@@ -311,7 +311,7 @@ def models(
     lists += [[one.id for one in judgement.missed[:MAX_THUMBNAILS]] for judgement in judgements]
     return page.render(
         "models",
-        sections=("models", "learning", "progress", "rates"),
+        sections=("models", "learning", "progress", "promise", "rates"),
         **_rate_facts(page, versions, active, listed["versions"]),
         missed_rates=lambda missed: {one.id: one.rate for one in missed},
         learning=state,

@@ -187,7 +187,7 @@ def live(
     counts = {"since": iso(begin), **store.counts_since(product_id, begin)}
     data: dict[str, Any] = {"newest": newest, "anomalous": last}
     data |= {"facts": facts, "counts": counts}
-    return page.render("live", sections=("live", "refused", "capture"), data=data)
+    return page.render("live", sections=("live", "refused", "capture", "promise"), data=data)
 
 
 @page_router.get("/{product}/review")
@@ -248,7 +248,7 @@ def trends(
     )
     return page.render(
         "trends",
-        sections=("trends", "drift"),
+        sections=("trends", "drift", "promise"),
         range=chosen_range,
         ranges=list(RANGE_SECONDS),
         reports=_report_periods(settings.shifts, RANGE_SECONDS[chosen_range], begun),

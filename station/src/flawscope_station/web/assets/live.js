@@ -300,6 +300,8 @@
     byId("backlog").textContent = facts.backlog;
     sources(facts.sources);
     times(facts.timing);
+    byId("promised").hidden = !facts.promised;
+    if (facts.promised) station.write(byId("promised"), station.promise.line(facts.promised));
     station.facts(facts);
     reviewed(facts);
     current();
@@ -387,7 +389,7 @@
     const options = { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" } };
     try {
       const answer = await fetch(`${page.api}/inspections?name=${encodeURIComponent(file.name)}`, options);
-      if (!answer.ok) byId("sent").textContent = t("common.failed", { text: (await answer.json()).error });
+      if (!answer.ok) station.write(byId("sent"), t("common.failed", { text: (await answer.json()).error }));
     } catch {
       byId("sent").textContent = t("common.lost");
     }

@@ -80,7 +80,7 @@
     const button = byId("upload").querySelector("button");
     const request = new XMLHttpRequest(); // fetch does not tell how far it is
     const failed = (text) => {
-      words.textContent = t("common.failed", { text });
+      station.write(words, t("common.failed", { text }));
       button.disabled = false;
       byId("bar").hidden = true;
     };
