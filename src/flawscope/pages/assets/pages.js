@@ -54,6 +54,7 @@ const station = (() => {
 
   /** Says that the station cannot be reached, or is there again. */
   function connected(is, text = t("common.lost")) {
+    byId("sign-in-again")?.remove();
     notice("lost", is ? "" : text);
   }
 

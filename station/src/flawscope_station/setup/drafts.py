@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from flawscope_station.inspecting.capacity import MemoryBudget, Turns
 from flawscope_station.learning.jobs import CURVE, FAILED, FIT, READY, STOPPED, UNFINISHED, JobQueue
 from flawscope_station.learning.process import STEP_SECONDS, TRIAL_NICENESS, StoppedError, Worker
 from flawscope_station.monitoring.background import BackgroundThread
-from flawscope_station.settings.station import Limits, check_product_name
+from flawscope_station.settings.station import Limits, check_product_name, find_namesake
 from flawscope_station.setup import draft as draft_module
 from flawscope_station.setup import part_names
 from flawscope_station.setup.draft import AddedPicture, Draft, read_zip
@@ -105,11 +105,11 @@ class Drafts:
             )
         return self._drafts[name]
 
-    def begin(self, name: str, who: str, products: Sequence[str]) -> Draft:
+    def begin(self, name: str, who: str, products: Sequence[str], taken: Collection[str]) -> Draft:
         """Begin a product, or go on with the one of this name.
 
         Args:
-            products: names that the station knows already.
+            products: names that the station knows already. taken: those that nothing can be taught to.
 
         Raises:
             InputError: no product can be called so.
@@ -117,12 +117,13 @@ class Drafts:
         """
         check_product_name(name)
         with self._lock:
-            alike = [one for one in self._drafts if one.lower() == name.lower()]  # one folder on some disks
-            if alike:
-                if alike[0] != name:
-                    raise NameTakenError(f"there is a new product {alike[0]} already: choose another name")
+            if namesake := find_namesake(name, [*self._drafts, *products]):
+                raise NameTakenError(
+                    f"{name} differs from the product {namesake} in capital letters alone: choose another name"
+                )
+            if name in self._drafts:
                 return self._drafts[name]
-            if name in products:
+            if name in taken:
                 raise NameTakenError(f"this station has a product {name} already: choose another name")
             draft = self._load_draft(name)
             draft.change(by=who, at=iso(now()))

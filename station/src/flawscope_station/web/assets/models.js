@@ -64,6 +64,14 @@
   }
   for (const card of document.querySelectorAll("[data-status=queued], [data-status=running]")) setTimeout(follow, 500, card);
 
+  for (const button of document.querySelectorAll("[data-remove]")) {
+    const id = button.dataset.remove;
+    button.addEventListener("click", () => {
+      byId("version-question").textContent = t("models.remove_version_sure", { id });
+      sure("sure-version", () => act(() => api(`/versions/${id}`, { method: "DELETE" }), t("models.removed_version", { id })));
+    });
+  }
+
   async function remove() {
     try {
       await api("", { method: "DELETE" });
