@@ -89,7 +89,9 @@ def test_code_in_a_text_is_shown_as_code():
     for path in SCRIPTS:
         text = path.read_text(encoding="utf-8")
         shown = re.findall(r"textContent = [^;]*", text)
-        assert not [one for one in shown if "common.failed" in one or any(key in one for key in coded)], path.name
+        assert not [one for one in shown if "common.failed" in one or any(key in one for key in coded)], (
+            path.name
+        )
 
 
 def test_every_text_is_used_and_every_text_that_is_used_exists():

@@ -124,7 +124,9 @@ class Station:
         self.judge = Judge(
             self.versions, self.recorder, self.interlocks, settings.near, self.tolerances, failed
         )
-        self.inspector = Inspector(self.judge, self.store, self.files, settings.limits, self.addresses.numbers)
+        self.inspector = Inspector(
+            self.judge, self.store, self.files, settings.limits, self.addresses.numbers
+        )
         self.renderer = InspectionRenderer(self.store, self.inspector)
         self.live, self.records = EventBroadcaster(), Records(self.store, self.inspector.memory.turns)
         self.refusals = Refusals(self.addresses, self.live)

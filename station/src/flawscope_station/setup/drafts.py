@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -257,7 +259,9 @@ class Drafts:
         except Exception as error:
             text = message_with_type(error)
             said = OPTION_PREFIX.sub("", text.replace(str(draft.folder), draft.name))
-            why = {"error": said, "error_options": _options_behind(text, given)}
+            is_full = os.strerror(errno.ENOSPC) in text
+            options = [] if is_full else _options_behind(text, given)
+            why = {"error": said, "error_options": options, "disk_full": is_full}
             self.jobs.change(row.id, FAILED, facts=why, only=(RUNNING,))
             self.say(f"new product {draft.name}: {FAILED}")
             return
@@ -311,6 +315,16 @@ class Drafts:
 
     # ---- reports
 
+    def _waits_for_room(self, stage: str) -> bool:
+        """Whether a draft would learn if the disk had room."""
+        if stage not in UNFINISHED:
+            return False
+        try:
+            self.files.check_free_space(0)
+        except StoreError:
+            return True
+        return False
+
     def facts(self, draft: Draft, *, looked_at: bool = True) -> dict[str, Any]:
         """Return the state of a draft, as the API shows it. looked_at: its pictures are to be checked."""
         state, result, job = draft.state, draft.result, self.jobs.of_draft(draft.name)
@@ -336,6 +350,7 @@ class Drafts:
             "step": None if job is None else self.queue.step(job.id),
             "error": asked.get("error"),
             "error_options": asked.get("error_options", []),
+            "disk_full": asked.get("disk_full", False) if stage == FAILED else self._waits_for_room(stage),
             "goes_on": stage == STOPPED and draft.can_resume,
             "result": None if result is None else draft_module.describe_result(result),
             "changed": result is not None and result["learns_from"] != pictures,

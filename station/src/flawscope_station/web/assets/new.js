@@ -311,7 +311,7 @@
   function progressWords() {
     const { stage, step, before } = state;
     if (stage === "queued") return before ? count("new.before", before) : t("new.stage_queued");
-    if (!step) return t("new.begins");
+    if (!step) return t(state.disk_full ? "new.waits_disk_full" : "new.begins");
     return station.progressWords(step);
   }
 
@@ -338,7 +338,7 @@
   /** What to change, in the page's words; the program's own are for engineers. */
   function showFailure(error) {
     const fields = state.error_options.map((one) => `${one === "minutes" ? t("new.minutes") : t(`new.field_${one}`)}`);
-    const why = fields.length ? t("new.failed_about", { fields: fields.join(", ") }) : t("new.failed_other");
+    const why = state.disk_full ? t("new.failed_disk_full") : fields.length ? t("new.failed_about", { fields: fields.join(", ") }) : t("new.failed_other");
     const words = [t("new.failed"), why, ...(state.result ? [t("new.failed_kept")] : [])].join(" ");
     if (failure === `${words} ${error}`) return;
     failure = `${words} ${error}`;
