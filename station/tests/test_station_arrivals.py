@@ -110,9 +110,7 @@ def test_pictures_of_results_are_told_and_are_parts_once_their_list_is_gone(tmp_
     overlays = {write_results(tmp_path), write_results(tmp_path / "results/of monday")}
     copied = write_results(tmp_path / "copy", listed=False).parent
     assert arrivals.look(0) == arrivals.scan(1) == [part]
-    with (tmp_path / OUTPUT_LIST).open(
-        "a", encoding="ascii"
-    ) as file:  # of another `predict`, between two scans
+    with (tmp_path / OUTPUT_LIST).open("a", encoding="ascii") as file:  # of another `predict`, between two scans
         file.write('"overlays/b.png"\n')
     overlays.add(put(tmp_path / "overlays/b.png", b"o", 2))
     assert arrivals.look(2) == arrivals.scan(3) == [part]

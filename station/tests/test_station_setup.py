@@ -186,7 +186,7 @@ def test_a_name_that_no_product_can_have_is_refused(http):
 
 
 def test_a_name_that_differs_in_capital_letters_alone_is_refused(open_station, settings):
-    """Of a product of the settings, of one that is live, and of one that is taught: one file on some disks."""
+    """Of a product of the settings, of a live one, and of one that is taught: one file on some disks."""
     running = open_station(products={NAME: settings.products[NAME], "lid": ProductSettings()})
     with httpx.Client(base_url=running.url, timeout=60) as http:
         begin(http, "cap")

@@ -154,9 +154,7 @@ def test_ties_are_listed_and_not_counted():
     assert found.describe().endswith("; scores of ties, not compared: 1, 2")
     assert not compared(scores, Fixed(other), ties=np.array([False, True, False])).passed
     said = compared(scores, Fixed([1.0, 2.0, 1.0]), threshold=9.0).describe()
-    assert said.startswith(
-        "fixed 1, fp32: 1 of 3 pictures decided otherwise than by the trained model; scores"
-    )
+    assert said.startswith("fixed 1, fp32: 1 of 3 pictures decided otherwise than by the trained model; scores")
     nothing = compared(scores, Fixed([9.0, 9.0, 9.0]), ties=np.ones(3, bool))
     assert (nothing.score, nothing.passed) == (0.0, False)
 

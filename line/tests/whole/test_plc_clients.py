@@ -155,7 +155,7 @@ def test_a_station_that_starts_anew_asks_for_trigger_to_fall(line):
     until(lambda: line.cycle(False, "restart")["ready"])
     line.cycle(True, "restart")
     line.running.close()
-    with pytest.raises(Exception):  # noqa: B017, PT011 - each library has its own
+    with pytest.raises(Exception):  # noqa: B017 - each library has its own
         line.cycle(True, "restart")
     line.disconnect()
     line.running = line.start()

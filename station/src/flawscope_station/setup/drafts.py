@@ -121,7 +121,7 @@ class Drafts:
         with self._lock:
             if namesake := find_namesake(name, [*self._drafts, *products]):
                 raise NameTakenError(
-                    f"{name} differs from the product {namesake} in capital letters alone: choose another name"
+                    f"{name} differs from the product {namesake} in capital letters alone: name it otherwise"
                 )
             if name in self._drafts:
                 return self._drafts[name]

@@ -429,9 +429,7 @@ class Arrivals:
 
 def _written_below(folder: str) -> set[str]:
     """Paths below a folder that flawscope wrote, its list included."""
-    return {
-        os.fspath(path) for path in (Path(folder, listing.OUTPUT_LIST), *listing.written_below(Path(folder)))
-    }
+    return {os.fspath(path) for path in (Path(folder, listing.OUTPUT_LIST), *listing.written_below(Path(folder)))}
 
 
 def _is_among(stamp: FileStamp, others: Collection[FileStamp]) -> bool:

@@ -475,7 +475,7 @@ def _active_number(connection: Connection, product_id: int) -> int | None:
 
 def _unused(connection: Connection, product_id: int) -> dict[int, Row[Any]]:
     """Versions by number that were never used and that nothing names. The newest of all is none of them, for
-    SQLite would give its number to another; nor is one of a joint model, which is a version of others, too."""
+    SQLite would give its number to another; nor is one of a joint model, a version of others, too."""
     number = versions.c.id
     inspected = inspections.c.product_id == product_id, inspections.c.version_id == number
     starts = or_(jobs.c.start_version_id == number, jobs.c.version_id == number)
