@@ -1,4 +1,4 @@
-"""The example clients of a PLC, which know the documentation alone, and what they meet when things go wrong."""
+"""The example clients of a PLC, which know the documentation alone, and what goes wrong on the way."""
 
 import importlib.util
 import subprocess

@@ -92,7 +92,7 @@ class RefusedPart(BaseModel):
 
 
 class Promised(BaseModel):
-    """What the version that judges promises of good parts."""
+    """Promise of the version that judges about good parts."""
 
     version: int
     promised: bool = Field(description="false: its good pictures show one part alone, and promise nothing")
