@@ -487,13 +487,11 @@ def _unused(connection: Connection, product_id: int) -> dict[int, Row[Any]]:
         exists().where(jobs.c.product_id == product_id, starts),
     )
     newest = select(func.max(versions.alias().c.id)).scalar_subquery()
-    query = select(versions).where(versions.c.product_id == product_id, ~or_(*uses), number != newest)
-    used = {_active_number(connection, product_id), *_activations(connection, product_id)}
-    return {
-        row.id: row
-        for row in connection.execute(query)
-        if row.id not in used and {"product", "products"}.isdisjoint(json.loads(row.facts))
-    }
+    activated = {_active_number(connection, product_id), *_activations(connection, product_id)} - {None}
+    query = select(versions).where(versions.c.product_id == product_id, number.not_in(activated))
+    rows = connection.execute(query.where(number != newest, ~or_(*uses)))
+    is_joint = {"product", "products"}
+    return {row.id: row for row in rows if is_joint.isdisjoint(json.loads(row.facts))}
 
 
 def _activations(

@@ -339,7 +339,7 @@ def models(
         previous=versions.previous_version(product_id, listed["active"]),
         roles=PICTURE_ROLES,
         removable=live_products.is_removable(page.product or ""),
-        unused=versions.removable(product_id),
+        unused=versions.removable(product_id) if has_role(page.person, "engineer") else [],
     )
 
 
