@@ -56,6 +56,44 @@ def test_every_language_has_every_text_with_the_same_names_in_braces():
     assert all(text.strip() for language in languages for text in texts_of(language).values())
 
 
+COUNT = re.compile(r"\{(?:n|good|found|others|count|seconds|few|left|done|all)\}\s+([^\W\d_]+)")
+ALIKE = {  # words behind a number that are right behind 1, too
+    "en": "delivered done for in left learnt more of s min waiting with",
+    "de": "davon erledigt für geliefert im min mit s sind von warten weggelassen zum",
+    "fr": "avec de en min plus pour s sur transmis",
+}
+SEVERAL = {  # texts of a number that is never 1
+    *("challenge.chart", "drift.calm", "trends.newest_rows", "advice.simulated", "new.found_of"),
+    *("new.accurate_more", "new.curve_point", "new.curve_enough", "new.rate_option", "new.warn_misses"),
+}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_text_of_a_number_is_right_for_one(language):
+    """It has forms for one and for many, or words that are the same for both."""
+    plain = {key: text for key, text in texts_of(language).items() if not key.endswith(("_one", "_many"))}
+    wrong = {
+        key: text
+        for key, text in plain.items()
+        if key not in SEVERAL and {*COUNT.findall(text)} - {*ALIKE[language].split()}
+    }
+    assert wrong == {}
+
+
+def test_code_in_a_text_is_shown_as_code():
+    """In templates by the filter `code`; scripts have `station.write`, which alone writes what has any."""
+    coded = {key for key, text in texts_of("en").items() if "`" in text}
+    for path in TEMPLATES:
+        for key, rest in re.findall(r"""\{\{ t\("([a-z._]+)"([^}]*)\}\}""", path.read_text(encoding="utf-8")):
+            assert key not in coded or "| code" in rest, f"{path.name}: {key} without | code"
+    for path in SCRIPTS:
+        text = path.read_text(encoding="utf-8")
+        shown = re.findall(r"textContent = [^;]*", text)
+        assert not [one for one in shown if "common.failed" in one or any(key in one for key in coded)], (
+            path.name
+        )
+
+
 def test_every_text_is_used_and_every_text_that_is_used_exists():
     """Keys that are put together are known by their beginning."""
     sources = "".join(path.read_text(encoding="utf-8") for path in (*TEMPLATES, *SCRIPTS))

@@ -230,7 +230,11 @@ def test_names_and_numbers_are_what_is_written(tmp_path):
         ("no", "010"),
     )
     assert {name: str(at) for name, at in read.shifts.times.items()} == {"1": "06:00:00", "no": "14:00:30"}
-    for wrong, said in (("12:30", "'12:30' cannot be a product's name"), ("a", "a stands twice, line 1")):
+    for wrong, said in (
+        ("12:30", "'12:30' cannot be a product's name"),
+        ("a", "a stands twice, line 1"),
+        ("A", "product a differs from A in capital letters alone: rename it"),
+    ):
         (tmp_path / "station.yaml").write_text(f"products: {{a: x.onnx, {wrong}: y.onnx}}")
         with pytest.raises(InputError, match=said):
             read_settings(tmp_path / "station.yaml")

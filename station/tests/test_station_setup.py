@@ -16,8 +16,10 @@ import pytest
 from PIL import Image
 
 from flawscope.artefact.tried import TRIED, Choice, Trial
+from flawscope.errors import InputError
 from flawscope.fitting.proposals import Recipe, propose_views
 from flawscope_station.settings.sources import CameraSourceSettings
+from flawscope_station.settings.station import ProductSettings, check_namesakes
 from flawscope_station.setup import draft, drafts
 from flawscope_station.setup import job as setup_job
 from flawscope_station.setup.job import search_facts
@@ -35,7 +37,7 @@ from setup_helpers import (
     send_zip,
     zipped,
 )
-from station_helpers import failing, until
+from station_helpers import NAME, failing, until
 
 __all__ = ["empty_fixture", "http_fixture"]
 
@@ -181,6 +183,21 @@ def test_a_name_that_no_product_can_have_is_refused(http):
     for name in ("api", "../x", "a b", "", "a" * 65):
         answer = http.post(NEW, json={"name": name})
         assert (answer.status_code, answer.json()["error"].count("\n")) == (422, 0)
+
+
+def test_a_name_that_differs_in_capital_letters_alone_is_refused(open_station, settings):
+    """Of a product of the settings, of a live one, and of one that is taught: one file on some disks."""
+    running = open_station(products={NAME: settings.products[NAME], "lid": ProductSettings()})
+    with httpx.Client(base_url=running.url, timeout=60) as http:
+        begin(http, "cap")
+        for name in (NAME.upper(), "Lid", "CAP"):
+            refused = http.post("/api/v1/new", json={"name": name})
+            assert (refused.status_code, refused.json()["code"]) == (409, "name_taken")
+            assert "in capital letters alone" in refused.json()["error"]
+        for name in ("lid", "cap"):
+            begin(http, name)
+    with pytest.raises(InputError, match="product Cap differs from cap in capital letters alone"):
+        check_namesakes(["Cap"], ["cap"])
 
 
 def test_two_people_send_the_same_pictures_at_once(empty, good):

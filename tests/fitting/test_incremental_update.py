@@ -118,8 +118,11 @@ def test_a_correction_that_hides_a_known_defect_is_responsible(model, part, tmp_
         reviewed(model, 1, str(tmp_path / "wrong.png"), True, sure=True),
         reviewed(model, 2, str(tmp_path / "known.png"), False),
     ]
-    made = update(model.artefact, model, pictures, device="cpu", check=False)
+    steps = []
+    told = {"step": lambda *step: steps.append(step)}
+    made = update(model.artefact, model, pictures, device="cpu", check=False, **told)
     assert (made.comparison.found["known"], made.responsible) == ([1, 0, 1], [1])
+    assert {("reading pictures", 2, 3), ("corrections one by one", 1, 2)} <= {*steps}, "no part is silent"
     found = made.judgement()
     assert (found.lost, found.responsible, found.refused) == ([2], [1], ["known"])
     harmless = update(model.artefact, model, [pictures[0], pictures[2]], device="cpu", check=False)

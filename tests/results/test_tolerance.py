@@ -155,7 +155,7 @@ WIDE = Rule("any", length=1e9)
         ([region(length_mm=2.004)], "scratch length 2.004 mm > 2 mm"),
         ([region((0, 4, 3, 6))], "may reach, the border"),
         ([region((4, 4, float("nan"), 6))], "may reach, the border"),
-        ([region(), region((9, 4, 12, 6))], "2 regions, the rule for scratch holds for 1"),
+        ([region(), region((9, 4, 12, 6))], "number of regions: 2, the rule for scratch holds for 1"),
     ],
 )
 def test_what_is_not_known_is_never_tolerated(regions, said):

@@ -223,10 +223,10 @@ def update(
     how = how or (EXTENDED if method.extends else RECALIBRATED)
     if how == EXTENDED and not method.extends:
         raise InputError(f"{method.name} cannot be extended: recalibrate it, or train it anew")
-    usable, contradictory, unreadable = _read_pictures(pictures, old.manifest.preprocess)
+    usable, contradictory, unreadable = _read_pictures(pictures, old.manifest.preprocess, step)
     known = {one.digest: one.before for one in usable if one.before is not None}
     before = score_pictures(active, [one for one in usable if one.judged], known, step)
-    unsure = _find_unsure(old, usable, before, strict and how == EXTENDED, device)
+    unsure = _find_unsure(old, usable, before, strict and how == EXTENDED, device, step)
     if unsure and refuse_unsure:
         defect_like = [one for one in usable if one.number in unsure]
         raise PowerLostError(
@@ -287,18 +287,19 @@ def update(
         drawn=0 if kept else sum(one.drawn for one in rest),
         kept=kept,
         clear=_fence_severity(old),
-        responsible=_find_responsible(best, how, learnt, old, defects, device) if best.refused else [],
+        responsible=_find_responsible(best, how, learnt, old, defects, device, step) if best.refused else [],
     )
 
 
 def _read_pictures(
-    pictures: Sequence[ReviewedPicture], preprocess: Preprocess
+    pictures: Sequence[ReviewedPicture], preprocess: Preprocess, step: ProgressCallback
 ) -> tuple[list[ReviewedPicture], list[int], dict[int, str]]:
     """Returns the usable pictures with their hashes, the numbers of the contradictory ones (judged both good
     and defective), and why others are unreadable."""
     usable, unreadable = list[ReviewedPicture](), dict[int, str]()
     verdicts: dict[str, set[bool]] = {}
-    for one in pictures:
+    for done, one in enumerate(pictures):
+        step("reading pictures", done, len(pictures))
         try:
             digest = pixel_hash(preprocess.decode(one.source, one.name or None))
         except (InputError, MemoryError) as error:
@@ -326,7 +327,12 @@ def find_defect_like(
 
 
 def _find_unsure(
-    old: Artefact, usable: Sequence[ReviewedPicture], before: Mapping[int, Score], strict: bool, device: str
+    old: Artefact,
+    usable: Sequence[ReviewedPicture],
+    before: Mapping[int, Score],
+    strict: bool,
+    device: str,
+    step: ProgressCallback,
 ) -> set[int]:
     """Numbers of the false alarms that the model must not learn from.
 
@@ -340,7 +346,7 @@ def _find_unsure(
     if not strict or not wanted:
         return unsure
     several = list({one.digest: one for one in wanted}.values())
-    model = learn_pictures(with_room(old), several, device=device, check=False)
+    model = learn_pictures(with_room(old), several, device=device, check=False, step=step)
     known, new = old.manifest.calibration, scored(model.manifest.pictures[len(old.manifest.pictures) :])
     left_out = {row.hash: float(known.severity(row.score)) for row in new if row.score is not None}
     for one in wanted:
@@ -364,6 +370,7 @@ def _find_responsible(
     old: Artefact,
     defects: SimulatedDefects | None,
     device: str,
+    step: ProgressCallback,
 ) -> list[int]:
     """Numbers of the corrections that alone take half of what a lost defect's score has lost, farthest out
     first; all corrections where none does."""
@@ -375,8 +382,9 @@ def _find_responsible(
         *((made.before[one.number].score, made.after[one.number].score) for one in known),
         *(made.simulated[number] for number in simulated),
     ]
-    found = []
-    for one in learnt[:MAX_TRIED_CORRECTIONS] if how == EXTENDED and len(learnt) > 1 else []:
+    found, tried = [], learnt[:MAX_TRIED_CORRECTIONS] if how == EXTENDED and len(learnt) > 1 else []
+    for done, one in enumerate(tried):
+        step("corrections one by one", done, len(tried))
         model = learn_pictures(with_room(old), [one], device=device, check=False)
         alone = [model.predict(picture.source).score for picture in known]
         if defects is not None:

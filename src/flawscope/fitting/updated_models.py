@@ -112,7 +112,7 @@ def _with_drawn(
     left_out = {row.hash: k for k, row in enumerate(rows) if row.hash in names and row.score is not None}
     learnt = {row.hash for row in rows if row.learnt}
     fresh = [one for one in sample if one.digest not in {*left_out, *learnt}]
-    judged = judge_good(predictor, [one.source for one in fresh])
+    judged = judge_good(predictor, [one.source for one in fresh], step=job.step)
     # names are private, and needed by models that decide on parts alone
     decides_on_parts = stored_part_pattern(job.old.manifest) is not None
     part_of = {one.digest: part for one, part in zip(sample, parts, strict=True)}

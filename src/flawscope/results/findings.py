@@ -21,7 +21,7 @@ REASONS = {
     "no_rule": "no rule for {kind}",
     "size_not_known": "the size of a region is not known: say --scale-mm",
     "out_of_zone": "{kind} reaches out of the zone",
-    "too_many": "{count} regions, the rule for {kind} holds for {most}",
+    "too_many": "number of regions: {count}, the rule for {kind} holds for {most}",
     "length": "{kind} length {size} mm {relation} {most} mm",
     "width": "{kind} width {size} mm {relation} {most} mm",
     "area": "{kind} area {size} mm² {relation} {most} mm²",

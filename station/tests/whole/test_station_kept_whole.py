@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from flawscope.predictor import rates
 from flawscope_station.learning.activation import Learning
 from flawscope_station.setup.draft import describe_result
 from learning_helpers import API, NAME, Line, drawn_part, stained_once
@@ -26,12 +27,32 @@ def test_the_pages_and_the_api_tell_it(running):
         assert f'data-state="{found["state"]}"' in text
         first, _, numbers = text[text.index('id="kept"') :].partition("<details>")
         assert f"On the line: 4 of {found['good']}." in first
-        assert "Promised: of 100 good parts about 7.7 are flagged." in first
-        assert first.index("<p") < first.index("Promised"), "the verdict comes before its numbers"
+        assert first.index("<p") < first.index('id="promised"'), "the verdict comes before its numbers"
         assert "may flag" not in first
         assert "This one model may flag 0.2 to 26.5" in numbers
     (version,) = line.http.get(f"{API}/versions").json()["versions"]
     assert version["interval"] == pytest.approx(found["interval"])
+
+
+@needs_chromium
+def test_live_says_what_the_version_that_judges_promises(tablet, monkeypatch):
+    """The same line as on Models, from the station's state: it changes while the page is open."""
+    known = tablet.http.get(API).json()["promised"]
+    assert (known["version"], known["promised"], known["calibrated"], known["missing"]) == (1, True, 12, 7)
+    assert known["rate"] == pytest.approx(1 / 13)
+    line = (
+        "Version 1 judges. Of 100 good parts it will call about 7.7 defective by mistake. That comes from 12 "
+        "pictures, each judged as if it had not seen it. 7 more pictures would allow 5 in 100."
+    )
+    for page in ("models", "trends", "live"):
+        tablet.open(page)
+        assert tablet.text("#promised") == line
+    made = rates.promise_of(tablet.station.versions.active(1)[1].manifest)
+    nothing = made._replace(is_made=False, calibrated=1, missing=18)
+    monkeypatch.setattr(rates, "promise_of", lambda manifest: nothing)
+    tablet.wait(lambda: tablet.text("#promised").startswith("Version 1 judges. It cannot promise how many"))
+    assert tablet.text("#promised").endswith("one part alone. 18 more parts would allow 5 in 100.")
+    assert tablet.unfit(PHONE, SLATE) == []
 
 
 def test_parts_that_nobody_reviewed_are_not_called_good(running):

@@ -345,7 +345,7 @@ def test_the_page_models_learns_shows_gains_and_losses_and_goes_back(tablet):
     card = "[data-status=ready]"
     text = tablet.text(card)
     assert "Version 2" in text
-    assert "Use it: of 3 reviewed good parts" in text
+    assert "Use it: of the good parts that were reviewed, 3 in all" in text
     assert len(tablet.all("[data-activate='2']")) == 1
     assert "waits for you" in text
     assert "False alarms that would pass" in text

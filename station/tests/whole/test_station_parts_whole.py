@@ -367,7 +367,7 @@ def test_a_picture_is_recorded_with_its_parts(open_station, several_model, tmp_p
         assert overlay.size == (SIDE, SIDE)
         there = f"{running.url}/brackets/inspections/{answer.id}"
         page = httpx.get(there, follow_redirects=True, timeout=60)
-        assert "6 parts found, 5 expected, 0 other objects" in page.text
+        assert "Parts found: 6, expected: 5, other objects: 0" in page.text
         assert page.text.count("<dt>Part ") == 6
 
 

@@ -68,6 +68,23 @@ def test_a_rate_is_changed_and_changed_back(running, settings):
     assert "Whichever rate you choose after a look at what it finds: at most so many (95 %)." in page
 
 
+def test_a_version_that_never_judged_can_be_removed(running):
+    """Not one that judged, nor the newest, whose number would be given again."""
+    http, versions = Line(running.url).http, running.station.versions
+    made = [versions.add_at_rate(1, 1, rate, "emil") for rate in (0.3, 0.2)]
+    assert (made, versions.removable(1)) == ([2, 3], [2])
+    folder, page = versions.path(1, 2).parent, http.get(f"/{NAME}/models").text
+    assert [f'data-remove="{number}"' in page for number in (1, 2, 3)] == [False, True, False]
+    for number in (1, 3):
+        refused = http.delete(f"{API}/versions/{number}")
+        assert (refused.status_code, refused.json()["code"]) == (409, "version_used")
+    assert http.delete(f"{API}/versions/2").status_code == 204
+    assert (numbers(http), folder.exists()) == ([3, 1], False)
+    assert http.delete(f"{API}/versions/2").status_code == 404
+    entries = http.get("/api/v1/audit", params={"about": "deletions"}).json()["entries"]
+    assert (entries[0]["who"], entries[0]["text"]) == ("local", "version 2, which was never used")
+
+
 @pytest.mark.parametrize("rate", [0.05, 0.01, 0.0769])
 def test_what_the_good_pictures_do_not_support_is_refused(running, rate):
     """12 of them support 1 in 13 at the lowest."""

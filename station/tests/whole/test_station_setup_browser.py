@@ -1,9 +1,12 @@
 """A new product in a real browser: from an empty folder to one that is live. Chromium and selenium are
 needed."""
 
+import errno
 import io
+import os
 import re
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -15,6 +18,7 @@ from flawscope.synthesis.demo.dataset import draw_dataset
 from flawscope_station.settings.sources import CameraSourceSettings
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.setup.drafts import Drafts
+from flawscope_station.store.files import Files
 from setup_helpers import empty_fixture, questionable_fit
 from tablet import PHONE, Tablet, needs_chromium, tablet_at
 
@@ -235,6 +239,24 @@ def test_a_network_that_is_not_installed_is_no_choice_but_the_words_to_type(
     assert beginner.text("#accurate-more code") == command
     assert not beginner.all("#accurate")
     assert beginner.js("return station.options.chosen().preset") is None
+
+
+def full_disk(job: dict[str, Any], step: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/srv/station/models/plate.safetensors")
+
+
+def test_a_full_disk_is_told_before_and_after_it_stops_the_learning(beginner, forty, empty, monkeypatch):
+    """Not blamed on the pictures; while there is no room it waits, and goes on by itself."""
+    empty.station.components[Drafts].work = full_disk
+    begin_with_four(beginner, forty)
+    beginner.wait(lambda: beginner.find("#start").is_enabled())
+    with monkeypatch.context() as patch:
+        patch.setattr(Files, "free_bytes", lambda files: 0)
+        beginner.click("#start")
+        beginner.wait(lambda: "goes on by itself when there is room" in beginner.text("#progress-words"))
+    beginner.wait(lambda: shown(beginner, "#failed"))
+    assert "The station's disk is full: make some room there" in beginner.text("#failed-words")
+    assert "pictures" not in beginner.text("#failed-words")
 
 
 def test_parts_that_lie_turned_are_told_and_chosen_by_a_click(beginner, tmp_path):

@@ -199,6 +199,20 @@ def test_a_live_product_is_removed_keeps_its_records_and_can_come_back(empty, ht
         again.close()
 
 
+@pytest.mark.listens
+def test_a_live_page_of_a_product_that_somebody_removes_ends_its_stream(empty, http, model_file):
+    """Without an error of the server: the page asks for the reason."""
+    empty.station.sources.setdefault("plate", [])
+    empty.station.addresses.add_product("plate", ProductSettings(str(model_file)), MADE_ON_PAGES, "test")
+    with http.stream("GET", "/api/v1/products/plate/live") as stream:
+        lines = stream.iter_lines()
+        assert next(lines) == "event: state"
+        empty.station.addresses.remove_product("plate")
+        for _ in lines:
+            pass
+    assert http.get("/api/v1/products/plate").status_code == 404
+
+
 def test_a_product_that_the_settings_name_is_removed_there(running):
     with httpx.Client(base_url=running.url, timeout=60) as http:
         refused = http.delete(f"/api/v1/products/{NAME}")

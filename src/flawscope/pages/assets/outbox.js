@@ -38,7 +38,9 @@ const outbox = (() => {
       line.remove();
       byId("refused").hidden = !byId("refused").children.length;
     });
-    line.append(t("review.refused", { name: entry.name, text }), button);
+    const words = document.createElement("span");
+    station.write(words, t("review.refused", { name: entry.name, text }));
+    line.append(words, button);
     byId("refused").append(line);
     byId("refused").hidden = false;
     refused(entry);

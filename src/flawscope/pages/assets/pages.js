@@ -39,15 +39,22 @@ const station = (() => {
     }
   }
 
+  /** Puts a text in a place, unless it is there: what stands between ` is code. */
+  function write(place, text) {
+    const made = text.split(/`([^`]*)`/).map((part, n) => (n % 2 ? Object.assign(document.createElement("code"), { textContent: part }) : part));
+    const there = made.map((part) => part.textContent ?? part).join("");
+    if (place.textContent !== there) place.replaceChildren(...made);
+  }
+
   function notice(id, text) {
     const place = byId(id);
-    const words = place.querySelector("span");
-    if (text && words.textContent !== text) words.textContent = text;
+    if (text) write(place.querySelector("span"), text);
     place.hidden = !text;
   }
 
   /** Says that the station cannot be reached, or is there again. */
   function connected(is, text = t("common.lost")) {
+    byId("sign-in-again")?.remove();
     notice("lost", is ? "" : text);
   }
 
@@ -80,7 +87,7 @@ const station = (() => {
 
   /** Says in the page's line what was done, or what went wrong. */
   function say(text, bad = false) {
-    byId("said").textContent = text;
+    write(byId("said"), text);
     byId("said").closest(".said").classList.toggle("bad", bad);
   }
 
@@ -203,7 +210,7 @@ const station = (() => {
   if (page.product && !document.body.classList.contains("live")) setTimeout(look, EVERY);
 
   return {
-    ...{ byId, page, locale, t, count, number, time, api, Refused, connected, signedOut, say, failed, later, said, sure, colour },
+    ...{ byId, page, locale, t, count, number, time, api, Refused, connected, signedOut, write, say, failed, later, said, sure, colour },
     ...{ facts, waits, picture, called, noticed, loaded, pressed, toggle, keys },
   };
 })();

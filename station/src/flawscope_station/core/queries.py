@@ -16,7 +16,7 @@ from flawscope_station.inspecting.capacity import Turns
 from flawscope_station.monitoring.problems import Problem
 from flawscope_station.sinks import Sinks
 from flawscope_station.sources.source import State
-from flawscope_station.store.line_alarms import hold_promise
+from flawscope_station.store.line_alarms import hold_promise, promise_facts
 from flawscope_station.store.records import Store, iso
 from flawscope_station.store.search import Filters, InspectionPage, search, trends
 
@@ -111,6 +111,7 @@ class Overview:
             "started": iso(self.floor.refusals.since),
             "sources": [source.state.to_dict() for source in self.floor.sources[entry]],
             "timing": self.floor.timing.facts(entry),
+            "promised": promise_facts(self.versions, number),
         }
 
     def gauges(self) -> Gauges:

@@ -38,7 +38,7 @@ from flawscope_station.inspecting.writer import RecordedInspection, Recorder
 from flawscope_station.monitoring.background import GuardedThread, unfailing
 from flawscope_station.monitoring.problems import Problems
 from flawscope_station.settings.shifts import REPORT_DAYS
-from flawscope_station.settings.station import Settings
+from flawscope_station.settings.station import Settings, check_namesakes
 from flawscope_station.sinks import Sinks
 from flawscope_station.sources import Sources
 from flawscope_station.store.addresses import STATION_USER, Addresses
@@ -101,6 +101,7 @@ class Station:
         self.versions = ModelRegistry(self.database, self.files, settings.device, threads, settings.engine)
         self.with_model = [name for name, product in settings.products.items() if product.model is not None]
         made = page_products(self.store, self.files, settings.products.keys())
+        check_namesakes(settings.products, made)
         with_made = replace(settings, products={**made, **settings.products})
         self.addresses = Addresses(with_made, self.store, self.versions, self.say)
         self.products = self.addresses.products
@@ -108,7 +109,7 @@ class Station:
 
     def _wire(self) -> None:
         """Make the parts above the store, each of those that it calls."""
-        settings, report, names = self.settings, self.report, self.addresses.names
+        settings, report = self.settings, self.report
         decoding.raise_pixel_limit(settings.limits.pixels)
         # reports of shifts are made for some days afterwards
         needs = 0 if settings.shifts is None else (REPORT_DAYS + 1) * 86400
@@ -123,7 +124,9 @@ class Station:
         self.judge = Judge(
             self.versions, self.recorder, self.interlocks, settings.near, self.tolerances, failed
         )
-        self.inspector = Inspector(self.judge, self.store, self.files, settings.limits, names.keys())
+        self.inspector = Inspector(
+            self.judge, self.store, self.files, settings.limits, self.addresses.numbers
+        )
         self.renderer = InspectionRenderer(self.store, self.inspector)
         self.live, self.records = EventBroadcaster(), Records(self.store, self.inspector.memory.turns)
         self.refusals = Refusals(self.addresses, self.live)

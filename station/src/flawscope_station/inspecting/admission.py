@@ -69,7 +69,7 @@ class Inspector:
 
     Args:
         judge: gets them when they can be judged.
-        products: numbers of those that are inspected, which may grow.
+        products: returns the numbers of those that are inspected now.
 
     Attributes:
         memory: for decoding large pictures; its turns wait until all parts are answered.
@@ -79,7 +79,14 @@ class Inspector:
 
     has_ended = False
 
-    def __init__(self, judge: Judge, store: Store, files: Files, limits: Limits, products: Collection[int]):
+    def __init__(
+        self,
+        judge: Judge,
+        store: Store,
+        files: Files,
+        limits: Limits,
+        products: Callable[[], Collection[int]],
+    ):
         self.judge, self.store, self.files, self.limits = judge, store, files, limits
         self.memory = MemoryBudget(limits.decoding_bytes, Turns(wait_idle=self.wait_idle))
         self.interlocks, self._products = judge.interlocks, products
@@ -167,7 +174,7 @@ class Inspector:
 
     def _is_full(self, product_id: int, count: int) -> bool:
         """Whether `count` more parts would take places that are reserved for other products."""
-        products = list(self._products)  # it may grow meanwhile
+        products = self._products()
         # half of all places are divided among the products
         own = self.limits.queue // (2 * len(products)) if len(products) > 1 else 0
         kept = sum(max(0, own - self._unanswered[one]) for one in products if one != product_id)
@@ -340,7 +347,7 @@ class Inspector:
                 self.store.note_event(MISSED, part.source, text, self._known_product(part))
 
     def _known_product(self, part: Part) -> int | None:
-        return part.product_id if part.product_id in self._products else None
+        return part.product_id if part.product_id in self._products() else None
 
     def wait_idle(self, seconds: float) -> None:
         """Return when all parts are answered, or after so many seconds."""

@@ -166,6 +166,7 @@ class Learning:
             "why_not": why,
             "rule": "click" if learn is None else learn.rule,
             "after": None if learn is None else learn.after,
+            "keep": (learn or LearningSettings()).keep,
             "false_alarms": sum(verdict.verdict == "good" for verdict in valid.corrections),
             "misses": sum(verdict.verdict == "defect" for verdict in valid.corrections),
             "new": self._count_new(valid, rows),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -54,6 +54,27 @@ def check_product_name(name: str) -> str:
     if not re.fullmatch(_NAME, name):
         raise InputError(f"{name!r} cannot be a product's name: {_NAME_RULE}")
     return name
+
+
+def find_namesake(name: str, known: Iterable[str]) -> str:
+    """Return the known product whose name differs in capital letters alone, or "": files that are named by
+    products, such as reports, would be one on Windows and macOS."""
+    return next((one for one in known if one != name and one.lower() == name.lower()), "")
+
+
+def check_namesakes(names: Iterable[str], known: Collection[str]) -> None:
+    """InputError where two products' names differ in capital letters alone."""
+    for name in names:
+        if namesake := find_namesake(name, known):
+            raise InputError(f"product {name} differs from {namesake} in capital letters alone: rename it")
+
+
+def _check_namesakes(
+    products: dict[str, ProductSettings], info: ValidationInfo
+) -> dict[str, ProductSettings]:
+    if info.context is not None:  # of a file: what a station has already goes on
+        check_namesakes(products, products)
+    return products
 
 
 def _read_sources(given: Any, info: ValidationInfo) -> tuple[SourceSettings, ...]:
@@ -218,9 +239,10 @@ class Settings(Section):
     openid: the provider of a company's accounts; None: people have accounts of the station alone.
     """
 
-    products: dict[Annotated[str, AfterValidator(check_product_name)], ProductSettings] = field(
-        default_factory=dict
-    )
+    products: Annotated[
+        dict[Annotated[str, AfterValidator(check_product_name)], ProductSettings],
+        AfterValidator(_check_namesakes),
+    ] = field(default_factory=dict)
     name: Annotated[str, named(_NAME, _NAME_RULE, "a station's")] = DEFAULT_NAME
     store: Annotated[FilePath, Field(validate_default=True)] = DEFAULT_FOLDER
     database: str | None = None

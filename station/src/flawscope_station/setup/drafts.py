@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from flawscope_station.inspecting.capacity import MemoryBudget, Turns
 from flawscope_station.learning.jobs import CURVE, FAILED, FIT, READY, STOPPED, UNFINISHED, JobQueue
 from flawscope_station.learning.process import STEP_SECONDS, TRIAL_NICENESS, StoppedError, Worker
 from flawscope_station.monitoring.background import BackgroundThread
-from flawscope_station.settings.station import Limits, check_product_name
+from flawscope_station.settings.station import Limits, check_product_name, find_namesake
 from flawscope_station.setup import draft as draft_module
 from flawscope_station.setup import part_names
 from flawscope_station.setup.draft import AddedPicture, Draft, read_zip
@@ -105,11 +107,11 @@ class Drafts:
             )
         return self._drafts[name]
 
-    def begin(self, name: str, who: str, products: Sequence[str]) -> Draft:
+    def begin(self, name: str, who: str, products: Sequence[str], taken: Collection[str]) -> Draft:
         """Begin a product, or go on with the one of this name.
 
         Args:
-            products: names that the station knows already.
+            products: names that the station knows already. taken: those that nothing can be taught to.
 
         Raises:
             InputError: no product can be called so.
@@ -117,12 +119,13 @@ class Drafts:
         """
         check_product_name(name)
         with self._lock:
-            alike = [one for one in self._drafts if one.lower() == name.lower()]  # one folder on some disks
-            if alike:
-                if alike[0] != name:
-                    raise NameTakenError(f"there is a new product {alike[0]} already: choose another name")
+            if namesake := find_namesake(name, [*self._drafts, *products]):
+                raise NameTakenError(
+                    f"{name} differs from the product {namesake} in capital letters alone: name it otherwise"
+                )
+            if name in self._drafts:
                 return self._drafts[name]
-            if name in products:
+            if name in taken:
                 raise NameTakenError(f"this station has a product {name} already: choose another name")
             draft = self._load_draft(name)
             draft.change(by=who, at=iso(now()))
@@ -256,7 +259,9 @@ class Drafts:
         except Exception as error:
             text = message_with_type(error)
             said = OPTION_PREFIX.sub("", text.replace(str(draft.folder), draft.name))
-            why = {"error": said, "error_options": _options_behind(text, given)}
+            is_full = os.strerror(errno.ENOSPC) in text
+            options = [] if is_full else _options_behind(text, given)
+            why = {"error": said, "error_options": options, "disk_full": is_full}
             self.jobs.change(row.id, FAILED, facts=why, only=(RUNNING,))
             self.say(f"new product {draft.name}: {FAILED}")
             return
@@ -310,6 +315,16 @@ class Drafts:
 
     # ---- reports
 
+    def _waits_for_room(self, stage: str) -> bool:
+        """Whether a draft would learn if the disk had room."""
+        if stage not in UNFINISHED:
+            return False
+        try:
+            self.files.check_free_space(0)
+        except StoreError:
+            return True
+        return False
+
     def facts(self, draft: Draft, *, looked_at: bool = True) -> dict[str, Any]:
         """Return the state of a draft, as the API shows it. looked_at: its pictures are to be checked."""
         state, result, job = draft.state, draft.result, self.jobs.of_draft(draft.name)
@@ -335,6 +350,7 @@ class Drafts:
             "step": None if job is None else self.queue.step(job.id),
             "error": asked.get("error"),
             "error_options": asked.get("error_options", []),
+            "disk_full": asked.get("disk_full", False) if stage == FAILED else self._waits_for_room(stage),
             "goes_on": stage == STOPPED and draft.can_resume,
             "result": None if result is None else draft_module.describe_result(result),
             "changed": result is not None and result["learns_from"] != pictures,

@@ -41,8 +41,8 @@ class LiveProducts:
         configured, made = self.addresses.configured, page_products(self.store, self.files, self.with_model)
         without = [one for one, product in configured.items() if product.model is None]
         there = [*self.addresses.products, *self.addresses.entries]
-        known = [one for one in there if one not in made and one not in without]
-        return self.drafts.begin(name, who, known)
+        taken = [one for one in there if one not in made and one not in without]
+        return self.drafts.begin(name, who, there, taken)
 
     def remove(self, name: str, who: str) -> None:
         """Remove a draft with its pictures. What went live stays."""

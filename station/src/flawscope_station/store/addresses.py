@@ -218,6 +218,10 @@ class Addresses:
     def __contains__(self, name: object) -> bool:
         return name in self.entries or name in self.products
 
+    def numbers(self) -> list[int]:
+        """Numbers of the products and entries at which pictures are taken now."""
+        return [*self.products.values(), *self.entries.values()]
+
     def product_id(self, name: str) -> int:
         """Number of a product. NotFoundError names the products that there are."""
         if name in self.entries:

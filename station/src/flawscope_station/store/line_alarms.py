@@ -50,6 +50,26 @@ def active_promise(versions: ModelRegistry, product_id: int) -> tuple[int, rates
     return version, rates.promise_of(predictor.manifest)
 
 
+def promise_facts(versions: ModelRegistry, product_id: int) -> dict[str, Any] | None:
+    """Return what the active version promises, as the API shows it; None: none is active."""
+    try:
+        version, predictor = versions.active(product_id)
+    except NoModelError:
+        return None
+    manifest, promise = predictor.manifest, rates.promise_of(predictor.manifest)
+    return {
+        "version": version,
+        "promised": promise.is_made,
+        "rate": promise.rate,
+        "calibrated": promise.calibrated,
+        "missing": promise.missing,
+        "wanted_rate": manifest.calibration.rate,
+        # where pictures show one part alone, only other parts help
+        "of_parts": promise.by_part or not promise.is_made,
+        "several": manifest.preprocess.several is not None,
+    }
+
+
 def hold_promise(versions: ModelRegistry, product_id: int) -> dict[str, Any] | None:
     """Return what the active version promises, what was counted on the line, and the verdict of
     `Promise.judge_line`, as the API shows it; None without a promise."""

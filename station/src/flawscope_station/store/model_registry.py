@@ -207,39 +207,29 @@ class ModelRegistry:
         with self.database.reading() as connection:
             return connection.scalar(query)
 
-    def remove(self, product_id: int, number: int) -> bool:
-        """Remove a version that was never used, and its file. False where it was used, or is the newest of
-        all: SQLite would give its number to another version."""
+    def removable(self, product_id: int) -> list[int]:
+        """Return the versions that were never used and that nothing names."""
+        with self.database.reading() as connection:
+            return [*_unused(connection, product_id)]
+
+    def remove(self, product_id: int, number: int, who: str = "station") -> bool:
+        """Remove a version that was never used, and its file unless another one needs it. False where it was
+        used, or cannot be removed."""
         with self.database.writing_unchecked() as connection:  # what may name it is asked here
-            newest = connection.execute(select(func.max(versions.c.id))).scalar_one()
-            of_version = inspections.c.version_id == number
-            used = or_(
-                exists().where(hours.c.product_id == product_id, hours.c.version_id == number),
-                exists().where(inspections.c.product_id == product_id, IS_CHALLENGE, of_version),
-                exists().where(challenges.c.product_id == product_id, challenges.c.version_id == number),
-                exists().where(learnt.c.version_id == number),
-            )
-            named = exists().where(
-                jobs.c.product_id == product_id,
-                or_(jobs.c.start_version_id == number, jobs.c.version_id == number),
-            )
-            query = select(versions).where(versions.c.product_id == product_id, versions.c.id == number)
-            row = connection.execute(query.where(~used, ~named)).one_or_none()
-            active = _active_number(connection, product_id)
-            if row is None or number in (newest, active) or _activations(connection, product_id, number):
+            row = _unused(connection, product_id).get(number)
+            if row is None:
                 return False
             connection.execute(delete(learnt_pixels).where(learnt_pixels.c.version_id == number))
             connection.execute(delete(versions).where(versions.c.id == number))
-            add_event(
-                connection, REMOVED_EVENT, "station", f"version {number}, which was never used", product_id
-            )
+            add_event(connection, REMOVED_EVENT, who, f"version {number}, which was never used", product_id)
 
         def is_unused() -> bool:
             with self.database.reading() as connection:
                 query = select(versions.c.id).where(versions.c.hash == row.hash)
                 return connection.execute(query).first() is None
 
-        return self.files.discard(self.files.model_folder(row.hash), row.hash, is_unused)
+        self.files.discard(self.files.model_folder(row.hash), row.hash, is_unused)
+        return True
 
     # ---- the active version
 
@@ -482,6 +472,27 @@ def _active_number(connection: Connection, product_id: int) -> int | None:
     query = select(products.c.active_version_id).where(products.c.id == product_id)
     number = connection.execute(query).scalar_one()
     return None if number is None else int(number)
+
+
+def _unused(connection: Connection, product_id: int) -> dict[int, Row[Any]]:
+    """Versions by number that were never used and that nothing names. The newest of all is none of them, for
+    SQLite would give its number to another; nor is one of a joint model, a version of others, too."""
+    number = versions.c.id
+    inspected = inspections.c.product_id == product_id, inspections.c.version_id == number
+    starts = or_(jobs.c.start_version_id == number, jobs.c.version_id == number)
+    uses = (
+        exists().where(hours.c.product_id == product_id, hours.c.version_id == number),
+        exists().where(*inspected, IS_CHALLENGE),
+        exists().where(challenges.c.product_id == product_id, challenges.c.version_id == number),
+        exists().where(learnt.c.version_id == number),
+        exists().where(jobs.c.product_id == product_id, starts),
+    )
+    newest = select(func.max(versions.alias().c.id)).scalar_subquery()
+    activated = {_active_number(connection, product_id), *_activations(connection, product_id)} - {None}
+    query = select(versions).where(versions.c.product_id == product_id, number.not_in(activated))
+    rows = connection.execute(query.where(number != newest, ~or_(*uses)))
+    is_joint = {"product", "products"}
+    return {row.id: row for row in rows if is_joint.isdisjoint(json.loads(row.facts))}
 
 
 def _activations(

@@ -25,7 +25,7 @@ from flawscope_station.settings.station import Limits
 from flawscope_station.store.database import StoreError, now
 from flawscope_station.store.files import MASK_SUFFIX, MASKS
 from flawscope_station.store.inspection import HTTP_PREFIX, Inspection
-from flawscope_station.store.records import iso, parse_time, valid_id_or_zero
+from flawscope_station.store.records import NotFoundError, iso, parse_time, valid_id_or_zero
 from flawscope_station.store.search import MAX_PAGE_SIZE, Filters
 from flawscope_station.web import schemas, uploads
 from flawscope_station.web.components import (
@@ -354,7 +354,7 @@ async def live(
                 return None
             facts = {**overview.state(name), "waiting": overview.store.waiting_count(product_id)}
             return {**facts, "at": iso(now())}
-        except (StoreError, ExpiredError):  # the page asks for the reason, and connects again
+        except (StoreError, ExpiredError, NotFoundError):  # the page asks for the reason, and connects again
             return None
 
     async def events() -> AsyncIterator[str]:

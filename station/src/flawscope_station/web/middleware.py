@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 SIGN_IN = "/sign-in"
 COMPANY_PATH = f"{SIGN_IN}/company"  # prefix of the paths to sign in with a company's account
 REQUEST_ID = "X-Request-Id"  # header: number of a request
+FIRST_USER, NEW_USER = "add NAME --role admin", "add NAME --role operator"
+NEW_PASSWORD, NO_USER = "password NAME", "remove NAME"
 FAILED_INTERVAL = 1.0  # seconds between two lines of the log about requests that failed
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -100,11 +102,11 @@ def check_listen_address(settings: Settings, access: Access) -> None:
     )
 
 
-def user_command(settings: Settings, store: str) -> str:
-    """Return the words to type to add a user. store: the folder as it is typed."""
+def user_command(settings: Settings, store: str, verb: str = FIRST_USER) -> str:
+    """Return the words to type to keep users. store: the folder as it is typed."""
     options = f"--station {store}" if settings.database is None else "--settings station.yaml"
     options = "" if options == f"--station {DEFAULT_FOLDER}" else f" {options}"
-    return f"flawscope station user add NAME --role admin{options}"
+    return f"flawscope station user {verb}{options}"
 
 
 class Guard:

@@ -40,6 +40,7 @@ from flawscope_station.web.components import (
     VersionsDep,
     component,
 )
+from flawscope_station.web.errors import RefusedError
 from flawscope_station.web.pages import Page, product_page
 from flawscope_station.web.uploads import get_body
 
@@ -84,6 +85,7 @@ class LearningState(BaseModel):
     why_not: str | None = Field(description="why it cannot")
     rule: Literal["click", "ask", "auto"]
     after: int | None = Field(description="corrections after which a candidate is made by itself")
+    keep: int = Field(description="candidates that nobody used and that are kept, the newest")
     false_alarms: int
     misses: int
     new: int = Field(description="corrections since the last candidate")
@@ -187,6 +189,16 @@ async def save_body(request: Request, path: Path) -> None:
                 await asyncio.to_thread(file.write, chunk)
     except OSError as error:
         raise write_error(path, error) from None
+
+
+@router.delete("/versions/{number}", status_code=204, responses=refusals(409))
+def remove_version(product_id: ProductId, number: int, versions: VersionsDep, person: Engineer) -> None:
+    """Remove a version that never judged, with its file. Refused for any other, which inspections name, and
+    for the newest version of the station, whose number would be given again."""
+    number = versions.version(product_id, valid_id_or_zero(number))["id"]
+    if not versions.remove(product_id, number, person.name):
+        text = f"version {number} cannot be removed: it judged, something was made of it, or it is the newest"
+        raise RefusedError(409, text, "version_used")
 
 
 @router.post("/versions/{number}/activate", response_model=schemas.Product)
@@ -311,7 +323,7 @@ def models(
     lists += [[one.id for one in judgement.missed[:MAX_THUMBNAILS]] for judgement in judgements]
     return page.render(
         "models",
-        sections=("models", "learning", "progress", "rates"),
+        sections=("models", "learning", "progress", "promise", "rates"),
         **_rate_facts(page, versions, active, listed["versions"]),
         missed_rates=lambda missed: {one.id: one.rate for one in missed},
         learning=state,
@@ -327,6 +339,7 @@ def models(
         previous=versions.previous_version(product_id, listed["active"]),
         roles=PICTURE_ROLES,
         removable=live_products.is_removable(page.product or ""),
+        unused=versions.removable(product_id) if has_role(page.person, "engineer") else [],
     )
 
 

@@ -33,7 +33,14 @@ from flawscope_station.web.components import (
     VersionsDep,
     find_component,
 )
-from flawscope_station.web.middleware import require_role, user_command
+from flawscope_station.web.middleware import (
+    FIRST_USER,
+    NEW_PASSWORD,
+    NEW_USER,
+    NO_USER,
+    require_role,
+    user_command,
+)
 from flawscope_station.web.templates import COMMON_SECTIONS, PAGES
 
 page_router = APIRouter(include_in_schema=False)
@@ -91,7 +98,7 @@ class Page:
             may_change=has_role(person, "engineer"),
             account=person not in (None, LOCAL_PERSON),
             company=settings.openid is not None,
-            user_command=user_command(settings, os.path.abspath(settings.store)),
+            user_commands=self._user_commands(settings),
             alone=False,
             api=api,
             here=self.return_path,
@@ -99,6 +106,11 @@ class Page:
             **more,
         )
         return HTMLResponse(html, status, {"Content-Language": self.texts.language})
+
+    def _user_commands(self, settings: Settings) -> list[str]:
+        """Return what an administrator types for people who sign in: the first, or any other."""
+        verbs = [FIRST_USER] if self.person == LOCAL_PERSON else [NEW_USER, NEW_PASSWORD, NO_USER]
+        return [user_command(settings, os.path.abspath(settings.store), verb) for verb in verbs]
 
     def _product_facts(self, product: str) -> dict[str, Any]:
         """Return the product's facts; while the store is away only those that the page of problems needs."""
@@ -187,7 +199,7 @@ def live(
     counts = {"since": iso(begin), **store.counts_since(product_id, begin)}
     data: dict[str, Any] = {"newest": newest, "anomalous": last}
     data |= {"facts": facts, "counts": counts}
-    return page.render("live", sections=("live", "refused", "capture"), data=data)
+    return page.render("live", sections=("live", "refused", "capture", "promise"), data=data)
 
 
 @page_router.get("/{product}/review")
@@ -248,7 +260,7 @@ def trends(
     )
     return page.render(
         "trends",
-        sections=("trends", "drift"),
+        sections=("trends", "drift", "promise"),
         range=chosen_range,
         ranges=list(RANGE_SECONDS),
         reports=_report_periods(settings.shifts, RANGE_SECONDS[chosen_range], begun),

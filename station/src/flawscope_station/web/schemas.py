@@ -91,6 +91,19 @@ class RefusedPart(BaseModel):
     part: str | None
 
 
+class Promised(BaseModel):
+    """Promise of the version that judges about good parts."""
+
+    version: int
+    promised: bool = Field(description="false: its good pictures show one part alone, and promise nothing")
+    rate: float = Field(description="share of good parts that will be called anomalous")
+    calibrated: int = Field(description="pictures, or parts, that it comes from")
+    missing: int = Field(description="how many more the wanted rate needs")
+    wanted_rate: float
+    of_parts: bool = Field(description="it counts parts, not pictures")
+    several: bool = Field(description="a picture shows several parts, and the rate is that of pictures")
+
+
 class Product(BaseModel):
     """Product that is inspected, with the model that is active."""
 
@@ -123,6 +136,7 @@ class Product(BaseModel):
     started: str = Field(description="when the station began: what came before is no present part")
     sources: list[Source]
     timing: Timing | None = Field(description="none: nothing was triggered by a connection yet")
+    promised: Promised | None = Field(description="null: no model is open")
 
 
 class Products(BaseModel):

@@ -304,4 +304,6 @@ def draft_page(name: str, request: Request, draft: DraftDep, drafts: DraftsDep, 
     example = next(iter(draft.pictures()), "")
     marks = {key: part_names.marked_in(example, state[key]) for key in ("part", "view")}
     data = {"state": state, "marks": marks, "day": facts["day"]}
-    return page.render("draft", sections=("new", "progress", "capture", "rates"), data=data, **facts)
+    return page.render(
+        "draft", sections=("new", "progress", "capture", "promise", "rates"), data=data, **facts
+    )

@@ -242,6 +242,7 @@ class NewProductState(FitOptions):
     step: JobStep | None
     error: str | None
     error_options: list[str] = Field(description="options of learning that the error is about")
+    disk_full: bool = Field(description="it failed for want of room on the disk, or waits for some")
     goes_on: bool = Field(description="a stopped training can go on")
     result: LearningResult | None
     changed: bool = Field(description="the pictures have changed since it learnt from them")

@@ -60,7 +60,7 @@ def sign_in(
         cookie = access.sign_in(name, password, client_ip(request))
     except SignInError as error:
         t, wait = page.texts, error.wait
-        message = t("signin.often", seconds=wait) if wait else t("signin.wrong")
+        message = t.count("signin.often", wait) if wait else t("signin.wrong")
         status, path = 429 if wait else 401, local_path(next)
         response = page.render("sign-in", status, next=path, error=message, name=name)
         if wait:

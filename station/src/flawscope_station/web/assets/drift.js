@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const { byId, locale, t, number, time, api, colour } = station;
+  const { byId, locale, t, count, number, time, api, colour } = station;
   const AGAIN = 10000; // ms
   const YOUNG = 100; // good pictures that say little
   let found = null;
@@ -9,7 +9,7 @@
   const percent = (share) => number(100 * share, 2);
 
   function say(id, text) {
-    if (byId(id).textContent !== text) byId(id).textContent = text;
+    station.write(byId(id), text);
     byId(id).hidden = !text;
   }
 
@@ -19,7 +19,7 @@
     const bound = t("drift.any_time", { percent: percent(found.bound) });
     if (alarm) return `${t(`drift.how_${alarm.how}`, { since: time(alarm.since) })} ${t("drift.do")} ${bound}`;
     if (!ready) return t("drift.reading");
-    if (good < YOUNG) return t("drift.young", { good });
+    if (good < YOUNG) return count("drift.young", good);
     return `${t("drift.calm", { good: good.toLocaleString(locale), since: time(since) })} ${bound}`;
   }
 

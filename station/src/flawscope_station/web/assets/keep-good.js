@@ -4,7 +4,7 @@
   const { byId, page, t, api } = station;
   const button = byId("keep-good");
   if (!button) return;
-  const say = (text) => (byId("kept-good").textContent = text);
+  const say = (text) => station.write(byId("kept-good"), text);
 
   button.addEventListener("click", async () => {
     button.disabled = true;

@@ -22,14 +22,14 @@
   const drawn = { id: null, layer: null };
 
   // The state ------------------------------------------------------------------------------------------
-  /** name: of the part. line: below the word. */
-  function band(state, name = "", line = "") {
+  /** name: of the part. line: below the word. word: key of another one than the state's. */
+  function band(state, name = "", line = "", word = state) {
     const before = byId("band").dataset.state;
     byId("band").dataset.state = state;
-    byId("word").textContent = t(`state.${state}`);
+    byId("word").textContent = t(`state.${word}`);
     byId("since").textContent = line;
     byId("since").hidden = !line;
-    const words = name ? t("live.said", { state: t(`state.${state}`), name }) : t(`state.${state}`);
+    const words = name ? t("live.said", { state: t(`state.${word}`), name }) : t(`state.${word}`);
     if (state !== before || words !== say.text) say(words);
   }
 
@@ -45,10 +45,13 @@
     say.text = text;
   }
 
-  function lost(text) {
-    band("lost");
+  /** Says that nothing comes: the station is not reached, or one is signed out. */
+  function lost({ status, message }) {
+    const isOut = status === 401;
+    band("lost", "", "", isOut ? "signed_out" : "lost");
     document.body.classList.add("off");
-    connected(false, text);
+    if (isOut) signedOut();
+    else connected(false, status ? t("common.failed", { text: message }) : undefined);
   }
 
   function back() {
@@ -300,6 +303,8 @@
     byId("backlog").textContent = facts.backlog;
     sources(facts.sources);
     times(facts.timing);
+    byId("promised").hidden = !facts.promised;
+    if (facts.promised) station.write(byId("promised"), station.promise.line(facts.promised));
     station.facts(facts);
     reviewed(facts);
     current();
@@ -352,8 +357,7 @@
         caughtUp(facts);
         break;
       } catch (error) {
-        lost(error.status && error.status !== 401 ? t("common.failed", { text: error.message }) : undefined);
-        if (error.status === 401) signedOut();
+        lost(error);
         await new Promise((resolve) => setTimeout(resolve, AGAIN));
       }
     }
@@ -387,7 +391,7 @@
     const options = { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" } };
     try {
       const answer = await fetch(`${page.api}/inspections?name=${encodeURIComponent(file.name)}`, options);
-      if (!answer.ok) byId("sent").textContent = t("common.failed", { text: (await answer.json()).error });
+      if (!answer.ok) station.write(byId("sent"), t("common.failed", { text: (await answer.json()).error }));
     } catch {
       byId("sent").textContent = t("common.lost");
     }

@@ -64,6 +64,14 @@
   }
   for (const card of document.querySelectorAll("[data-status=queued], [data-status=running]")) setTimeout(follow, 500, card);
 
+  for (const button of document.querySelectorAll("[data-remove]")) {
+    const id = button.dataset.remove;
+    button.addEventListener("click", () => {
+      byId("version-question").textContent = t("models.remove_version_sure", { id });
+      sure("sure-version", () => act(() => api(`/versions/${id}`, { method: "DELETE" }), t("models.removed_version", { id })));
+    });
+  }
+
   async function remove() {
     try {
       await api("", { method: "DELETE" });
@@ -80,7 +88,7 @@
     const button = byId("upload").querySelector("button");
     const request = new XMLHttpRequest(); // fetch does not tell how far it is
     const failed = (text) => {
-      words.textContent = t("common.failed", { text });
+      station.write(words, t("common.failed", { text }));
       button.disabled = false;
       byId("bar").hidden = true;
     };

@@ -311,7 +311,7 @@
   function progressWords() {
     const { stage, step, before } = state;
     if (stage === "queued") return before ? count("new.before", before) : t("new.stage_queued");
-    if (!step) return t("new.begins");
+    if (!step) return t(state.disk_full ? "new.waits_disk_full" : "new.begins");
     return station.progressWords(step);
   }
 
@@ -334,14 +334,16 @@
     if (isBusy && state.method) for (const one of byId("methods").querySelectorAll("input[type=radio]")) one.checked = one.value === state.method;
   }
 
+  let failure = ""; // that is shown
   /** What to change, in the page's words; the program's own are for engineers. */
   function showFailure(error) {
     const fields = state.error_options.map((one) => `${one === "minutes" ? t("new.minutes") : t(`new.field_${one}`)}`);
-    const why = fields.length ? t("new.failed_about", { fields: fields.join(", ") }) : t("new.failed_other");
+    const why = state.disk_full ? t("new.failed_disk_full") : fields.length ? t("new.failed_about", { fields: fields.join(", ") }) : t("new.failed_other");
     const words = [t("new.failed"), why, ...(state.result ? [t("new.failed_kept")] : [])].join(" ");
-    if (byId("failed-words").textContent === words && byId("failed-text").textContent === (error ?? "")) return;
+    if (failure === `${words} ${error}`) return;
+    failure = `${words} ${error}`;
     byId("failed-words").textContent = words;
-    byId("failed-text").textContent = error ?? "";
+    station.write(byId("failed-text"), error ?? "");
     byId("failed-more").open = !fields.length;
   }
 
@@ -361,12 +363,13 @@
     if (key === told) return;
     told = key;
     if (!result) return byId("tried").replaceChildren();
-    byId("promise").textContent = result.promised ? t(result.options.several ? "new.promise_several" : "new.promise", { rate: number(100 * result.rate, 2) }) : t("new.no_promise");
+    const promise = promiseOf(result);
+    byId("promise").textContent = station.promise.words(promise);
     if (result.interval) {
       const [low, high] = result.interval.map((one) => number(Math.round(100 * one)));
-      byId("promise").textContent += ` ${t("new.promise_range", { low, high })}`;
+      byId("promise").textContent += ` ${t("promise.range", { low, high })}`;
     }
-    byId("promise-more").textContent = `${result.promised ? count(`new.from${whose(result)}`, result.calibrated) : ""} ${missing(result)} ${t("new.threshold", { threshold: number(result.threshold, 4) })}`;
+    byId("promise-more").textContent = `${station.promise.from(promise)} ${station.promise.missing(promise)} ${t("new.threshold", { threshold: number(result.threshold, 4) })}`;
     showSearch(result.search);
     const isTested = Object.keys(result.tested ?? {}).length > 0; // by more defects than there was time for before
     byId("tested").textContent = t(isTested ? "new.misses_half" : "new.misses_more");
@@ -401,19 +404,16 @@
     byId("result-title").focus({ preventScroll: true });
   }
 
-  const whose = ({ options }) => (options.part ? "_parts" : ""); // views of a part are decided on together
-
-  /** How many more pictures the rate that was asked for needs. */
-  function missing(result) {
-    return result.missing ? count(`new.missing${whose(result)}`, result.missing, { rate: number(100 * result.wanted_rate, 2) }) : "";
-  }
+  const promiseOf = (result) => ({ ...result, of_parts: Boolean(result.options.part), several: Boolean(result.options.several) });
 
   /** What a person should know before it inspects. */
   function showWarnings(result, changed) {
     const found = [];
     if (changed) found.push(t("new.changed"));
-    if (result && !result.promised) found.push(t("new.no_promise"));
-    else if (result?.missing) found.push(`${t("new.promise", { rate: number(100 * result.rate, 2) })} ${missing(result)}`);
+    if (result && (!result.promised || result.missing)) {
+      const promise = promiseOf(result);
+      found.push(`${station.promise.words(promise)} ${station.promise.missing(promise)}`.trim());
+    }
     const odd = (result?.odd ?? []).filter((one) => one.reason).map((one) => one.name);
     if (odd.length) found.push(count("new.warn_odd", odd.length, { names: odd.join(", ") }));
     for (const [size, [hits, all, , high]] of Object.entries(result?.shown ?? {})) {
@@ -504,7 +504,7 @@
       byId("tried").prepend(...(await ask()).results.map(tried));
       byId("try-said").textContent = "";
     } catch (error) {
-      byId("try-said").textContent = t("common.failed", { text: error.status ? error.message : t("common.lost") });
+      station.write(byId("try-said"), t("common.failed", { text: error.status ? error.message : t("common.lost") }));
     }
   }
 

@@ -5,6 +5,8 @@
   const STAGES = [
     ["try", /^trying|^align/],
     ["test", /simulated/],
+    ["cause", /^corrections/],
+    ["save", /^export/],
     ["judge", /leave-one-out|calibration|judging/],
     ["choose", /coreset|prototype/],
     ["look", /feature|picture|statistic|target|copies/],
@@ -15,6 +17,6 @@
     const doing = STAGES.find(([, pattern]) => pattern.test(step.stage))?.[0] ?? "practise";
     const words = t(`progress.doing_${doing}`);
     const left = step.left === null ? "" : ` ${step.left < 90 ? t("progress.seconds", { n: Math.max(1, Math.round(step.left)) }) : t("progress.minutes_left", { n: Math.round(step.left / 60) })}`;
-    return doing === "try" ? `${words}${left}` : `${words} ${t("progress.step", { done: step.done, all: step.total })}${left}`;
+    return ["try", "save"].includes(doing) ? `${words}${left}` : `${words} ${t("progress.step", { done: step.done, all: step.total })}${left}`;
   };
 })();

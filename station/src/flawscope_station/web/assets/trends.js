@@ -305,7 +305,7 @@
       table();
     } catch (error) {
       byId("state").hidden = false;
-      byId("state").textContent = t("common.failed", { text: error.message });
+      station.write(byId("state"), t("common.failed", { text: error.message }));
     }
     document.documentElement.dataset.ready = "yes";
   }
