@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from flawscope.predictor import rates
+from flawscope.artefact import rates
 from flawscope_station.learning.activation import Learning
 from flawscope_station.setup.draft import describe_result
 from learning_helpers import API, NAME, Line, drawn_part, stained_once
