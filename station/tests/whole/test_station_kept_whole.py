@@ -48,7 +48,7 @@ def test_live_says_what_the_version_that_judges_promises(tablet, monkeypatch):
         tablet.open(page)
         assert tablet.text("#promised") == line
     made = rates.promise_of(tablet.station.versions.active(1)[1].manifest)
-    nothing = made._replace(is_made=False, calibrated=1, missing=18)
+    nothing = made._replace(is_made=False, calibrated=1)
     monkeypatch.setattr(rates, "promise_of", lambda manifest: nothing)
     tablet.wait(lambda: tablet.text("#promised").startswith("Version 1 judges. It cannot promise how many"))
     assert tablet.text("#promised").endswith("one part alone. 18 more parts would allow 5 in 100.")
