@@ -73,7 +73,15 @@ def test_after_calibrating_on_other_light_it_is_as_expected(run, answer, model_p
 def test_info_for_a_person_and_for_a_program(run, answer, model_path):
     code, printed, err = run("info", model_path)
     assert (code, err) == (0, "")
-    words = ("patchcore", "plate", "64x64", "12 train", "score threshold", "mask threshold", "Apache-2.0")
+    words = (
+        "patchcore",
+        "plate",
+        "64x64",
+        "12 learnt from",
+        "score threshold",
+        "mask threshold",
+        "Apache-2.0",
+    )
     assert all(word in printed for word in words)
     passed = "self-test passed: torch, fp32: 3 pictures decided as by"
     document = json.loads(answer("info", model_path, "--self-test", "--json", said=passed))

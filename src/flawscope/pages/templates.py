@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import re
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -174,7 +173,6 @@ class Pages:
     @functools.cached_property
     def _environment(self) -> Any:
         environment = html.environment(self._read_template)
-        environment.filters["code"] = _mark_code
         environment.filters["part"] = lambda name: quote(name or "", safe="")  # one segment of a URL's path
         environment.globals |= {"for_script": html.script_json, "languages": LANGUAGES, **self._more}
         return environment
@@ -182,13 +180,6 @@ class Pages:
     def _read_template(self, name: str) -> str:
         file = next(file for folder in self._folders if (file := folder / name).is_file())
         return file.read_text(encoding="utf-8")
-
-
-def _mark_code(text: str) -> Any:
-    """Return a text as HTML, in which what stands between ` is code."""
-    from markupsafe import Markup, escape
-
-    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _walk(folder: Traversable, below: str = "") -> Iterator[tuple[str, Traversable]]:

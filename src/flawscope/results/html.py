@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import Any
@@ -21,16 +22,26 @@ JPEG_QUALITY = 80  # of its JPEG
 
 
 def environment(text_of: Callable[[str], str]) -> Any:
-    """Environment of Jinja: escapes, refuses unknown names. text_of: name of a template -> its text."""
+    """Environment of Jinja: escapes, refuses unknown names; `code` shows code in a text. text_of: name of a
+    template -> its text."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-    return Environment(
+    made = Environment(
         loader=FunctionLoader(text_of),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters["code"] = _mark_code
+    return made
+
+
+def _mark_code(text: str) -> Any:
+    """A text as HTML, in which what stands between ` is code."""
+    from markupsafe import Markup
+
+    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", escape(text)))
 
 
 def script_json(value: Any) -> Any:

@@ -65,6 +65,11 @@ def test_what_was_skipped_and_left_out_is_told_without_paths(page, hostile):
     assert str(hostile.dataset.root.parent) not in words
 
 
+def test_commands_in_its_sentences_are_shown_as_code(text, page):
+    assert "<code>flawscope info</code> has the others" in text
+    assert "`" not in "".join(page.words)
+
+
 def test_a_table_can_be_sorted_by_its_buttons(page):
     keys = {a["data-sort"] for tag, a in page.elements if tag == "button" and "data-sort" in a}
     assert keys == {"name", "kind", "severity", "score", "p_value", "verdict", "margin"}

@@ -221,6 +221,17 @@ def collect_facts(
     }
 
 
+ROLES = {  # words for the roles of a model's pictures
+    "train": "learnt from",
+    "calibration": "for the threshold",
+    "duplicate": "that are copies",
+    "dropped": "left out",
+    "quantile": "for the scale of its maps",
+    "reserve": "held back",
+    "seen": "with a defect, learnt from",
+}
+
+
 def model_facts(manifest: Manifest) -> Pairs:
     """Describes a model and its origin."""
     c, facts, backbone, p = manifest.calibration, manifest.facts, manifest.backbone, manifest.preprocess
@@ -240,7 +251,7 @@ def model_facts(manifest: Manifest) -> Pairs:
         ("licence of its weights", str(backbone.get("licence", "?"))),
         ("picture", ", ".join(seen)),
         ("seed", str(manifest.config.get("seed", "?"))),
-        ("pictures", ", ".join(f"{n} {role}" for role, n in roles.items()) or "not known"),
+        ("pictures", ", ".join(f"{n} {ROLES.get(role, role)}" for role, n in roles.items()) or "not known"),
         ("decision", c.promise()),
         *([("any threshold", line)] if (line := c.describe_bounds()) else []),
         ("severity", f"1 is {c.spread:.3g} above the score threshold, the spread of good pictures"),
