@@ -36,9 +36,9 @@ def inspect(client: ModbusTcpClient, part: str, recipe: int = 0, seconds: float 
     good. A link that breaks raises an error, which is a fault, too."""
     outcome, end = "fault", time.monotonic() + seconds
     shown = cycle(client, False, recipe, part)
-    while not (shown["ready"] and recipe in (0, shown["recipe"])) and time.monotonic() < end:
+    while not (is_ready := shown["ready"] and recipe in (0, shown["recipe"])) and time.monotonic() < end:
         shown = cycle(client, False, recipe, part)
-    if shown["ready"]:
+    if is_ready:
         while not (shown := cycle(client, True, recipe, part))["done"] and time.monotonic() < end:
             pass
         if shown["done"] and shown["part"] == part and not shown["error"]:

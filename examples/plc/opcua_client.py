@@ -33,9 +33,9 @@ def inspect(client: Client, part: str, recipe: int = 0, seconds: float = 10.0) -
     good. A link that breaks raises an error, which is a fault, too."""
     outcome, end = "fault", time.monotonic() + seconds
     shown = cycle(client, False, recipe, part)
-    while not (shown["Ready"] and recipe in (0, shown["Recipe"])) and time.monotonic() < end:
+    while not (is_ready := shown["Ready"] and recipe in (0, shown["Recipe"])) and time.monotonic() < end:
         shown = cycle(client, False, recipe, part)
-    if shown["Ready"]:
+    if is_ready:
         while not (shown := cycle(client, True, recipe, part))["Done"] and time.monotonic() < end:
             pass
         if shown["Done"] and shown["Part"] == part and not shown["Error"]:

@@ -255,8 +255,8 @@ def test_bad_sources_are_named(tmp_path, rgb, encoded, refused, monkeypatch):
         ("text.png", b"not a picture at all", ("not a picture",)),
         ("clip.MP4", encoded(rgb, "TIFF"), ("a video",)),
         ("a.cr2", encoded(rgb, "TIFF"), ("raw file",)),  # as whose preview Pillow would open it
-        ("list.txt", b"a.png\nb.png\n", ("a text", "`flawscope predict MODEL - < list.txt`")),
-        ("list.XLSX", b"PK\3\4", ("a table", "`flawscope predict MODEL - < list.txt`")),
+        ("list.txt", b"a.png\nb.png\n", ("a text", "`predict MODEL - < list.txt`")),
+        ("list.XLSX", b"PK\3\4", ("a table", "`predict MODEL - < list.txt`")),
         ("parts.zip", b"PK\3\4", ("an archive", "unpack it")),
         ("part.jpg.lnk", b"L", ("a shortcut", "the pictures themselves")),
         ("part.pdf", b"%PDF", ("a document", "store the pictures in it as PNG")),

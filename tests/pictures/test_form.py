@@ -37,6 +37,8 @@ def test_sizes_of_several_cameras_are_named_and_those_of_crops_are_not():
         [],
         [(480, 640)] * 9,
         [(480, 640)] * 20 + chance,
+        [(480, 640)] * 20 + [(640, 480)] * 9,  # a camera that is held upright, too
+        [(100 * k, 640) for k in range(1, 7)] * 2,
         [(480 + k, 640 + 9 * k) for k in range(40)],
     ):
         assert mixed_sizes(sizes) == ""

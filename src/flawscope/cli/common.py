@@ -404,18 +404,19 @@ def report_failures(failures: Sequence[str], *, named: bool = False) -> int:
     """Reports skipped pictures and masks, and returns the exit code. named: each was reported before."""
     skipped = [line for line in failures if not line.endswith(COUNTED_WITHOUT_MASK)]
     alike: dict[str, list[str]] = {}  # pictures by the reason for which they are not read
-    for line in () if named else skipped:
-        if found := _UNREAD.fullmatch(" ".join(line.split())):
-            alike.setdefault(found["reason"], []).append(found["name"])
     for line in () if named else failures:
         one_line = " ".join(line.split())
-        found = _UNREAD.fullmatch(one_line) if line in skipped else None
-        names = alike[found["reason"]] if found else []
-        if found is None or len(names) <= MAX_ALIKE:
-            say(f"{'skipped' if line in skipped else 'mask not used'}: {one_line}")
-        elif found["name"] == names[0]:
-            reason = found["reason"]
-            say(f"skipped: cannot read {pluralize(len(names), 'picture')}: {reason}: {join_names(names)}")
+        if (found := _UNREAD.fullmatch(one_line)) and not line.endswith(COUNTED_WITHOUT_MASK):
+            alike.setdefault(found["reason"], []).append(found["name"])
+        else:
+            say(f"{'mask not used' if line.endswith(COUNTED_WITHOUT_MASK) else 'skipped'}: {one_line}")
+    for reason, names in alike.items():
+        if len(names) > MAX_ALIKE:
+            shown = join_names(names, len(names))
+            say(f"skipped: cannot read {pluralize(len(names), 'picture')}: {reason}: {shown}")
+            continue
+        for name in names:
+            say(f"skipped: cannot read picture {name}: {reason}")
     if skipped:
         were = "was" if len(skipped) == 1 else "were"
         say(f"{pluralize(len(skipped), 'picture')} {were} skipped; the others are done")

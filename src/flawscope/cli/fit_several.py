@@ -192,16 +192,18 @@ def _fit_on_cluster(
 
 
 class TaskFit(NamedTuple):
-    """Outcome of the fit of one model: lines for a person, and what the model's file does not say."""
+    """Outcome of the fit of one model: lines for a person, and what the model's file does not say. has_test:
+    its data have test pictures."""
 
     lines: list[str]
     failures: list[str]
+    has_test: bool
 
 
 def _fit_and_report(call: argparse.Namespace, step: ProgressCallback) -> TaskFit:
     lines: list[str] = []
     predictor = fit_one.fit_and_save(call, lines.append, step)
-    return TaskFit(lines, predictor.failures)
+    return TaskFit(lines, predictor.failures, call.has_test)
 
 
 def fit_in_task(args: argparse.Namespace, say: Say) -> Predictor:
@@ -228,7 +230,7 @@ def fit_in_task(args: argparse.Namespace, say: Say) -> Predictor:
         _fit_on_cluster(args, {name: call}, _fit_and_report, os.path.dirname(out), take, say)
     predictor = Predictor.opened(out, device="cpu")
     (fit,) = made
-    predictor.failures = fit.failures
+    predictor.failures, args.has_test = fit.failures, fit.has_test
     return predictor
 
 

@@ -15,7 +15,7 @@ from flawscope.datasets.layouts import find_categories, open_dataset
 from flawscope.datasets.masks import GroundTruth
 from flawscope.datasets.own_folders import defects_in
 from flawscope.errors import InputError, pluralize
-from flawscope.pictures.decoding import TEXT_SUFFIXES
+from flawscope.pictures.decoding import TABLE_SUFFIXES, is_picture
 from flawscope.pictures.listing import list_entries, natural_key, subfolders, walk_files
 from flawscope.pictures.mask_files import fold, masked_folder
 from flawscope.pictures.name_words import PictureClass
@@ -97,10 +97,11 @@ def _read_list(path: Path, dataset: Dataset | None, masked: bool) -> list[Item]:
     try:
         lines = read_text(path).splitlines()
     except (OSError, ValueError) as error:
-        remedy = "give a text file of paths, or a folder of pictures"
-        reason = str(error) if isinstance(error, ValueError) else f"{error}; {remedy}"
-        if path.suffix.lower() not in TEXT_SUFFIXES:  # a workbook is not to be saved as UTF-8
-            reason = f"it is no text; {remedy}"
+        reason = str(error)
+        if isinstance(error, OSError):
+            reason += "; give a text file of paths"
+        elif path.suffix.lower() in TABLE_SUFFIXES or is_picture(path):  # not to be saved as UTF-8
+            reason = "it is no text; give a text file of paths, or a folder of pictures"
         raise InputError(f"cannot read the list {path}: {reason}") from None
     known = {item.path.resolve(): item for item in dataset.test} if dataset else {}
     roots = [Path(), path.parent, *([dataset.root] if dataset else [])]

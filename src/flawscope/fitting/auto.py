@@ -118,10 +118,12 @@ def fit_auto(
         earlier = None if made is None else Choice.from_facts(read_manifest(made).facts)
     search = _Search(images, seen, list(names), dict(options), clock, earlier, say, step, made is not None)
     choice, recipe = search.run()
-    search.time.require(recipe.flags, len(search.sources))  # without a model there is nothing to go on with
+    is_made = made is not None and search.time.fitted == recipe.flags
+    if not is_made:  # without a model there is nothing to go on with
+        search.time.require(recipe.flags, len(search.sources))
     for line in choice.lines():
         say(line)
-    if made is not None and search.time.fitted == recipe.flags:
+    if made is not None and is_made:
         say("the settings are those of the model before, which stays")
         return _with_choice(_reopened(made, options), choice, search.given)
     with search.memory.used_for(recipe.flags):
@@ -338,15 +340,17 @@ class _Search:
         """Returns what is better beyond its interval in the last stage that was reached."""
         stage = 2 if any(one.stage == 2 and one.flags and one.was_ended for one in self.trials) else 1
         found, reason = self._decide(stage)
-        if stage == 2 or not found.flags:
+        if not found.flags:
             return found, reason
+        if stage == 2:
+            return found, f"it {reason}"
         own = next(one for one in self.trials if (one.flags, one.stage) == (found.flags, 1))
         if self.first == SHORT and not self.given and not own.is_far_better:
-            said = reason.replace("it tells", f"{found.flags} tells")
-            return Recipe(), f"only a small trial says that {said}"
-        return found, f"{reason}; there was no time to try it on other pictures"
+            return Recipe(), f"only a small trial says that {found.flags} {reason}"
+        return found, f"it {reason}; there was no time to try it on other pictures"
 
     def _decide(self, stage: int) -> tuple[Recipe, str]:
+        """Returns what is surely better, and what is said of it; else the settings as given, and why."""
         sure = surely_better(self.trials, stage)
         if not sure:
             return Recipe(), self._nothing_better()
@@ -360,7 +364,7 @@ class _Search:
             first = next(one.gain for one in self.trials if one.flags == best.flags and one.is_far_better)
             assert first is not None
             by = f"{first[0]:.1%} at first, and {by}"
-        return self.recipes[best.flags], f"it tells good from bad better, by {by}"
+        return self.recipes[best.flags], f"tells good from bad better, by {by}"
 
     def _nothing_better(self, by: str = "") -> str:
         """Why the settings stay as given, and what was found by them where that is little."""

@@ -363,7 +363,7 @@ class _Steps:
     def see_in_form(self, config: PictureSettings, frames: _Frames, pictures: _Pictures) -> PictureSettings:
         """Settings with sizes in the form that the pictures have; an aligned part's frame is a square."""
         known = [size for size in pictures.surveyed.sizes if size is not None]
-        if mixed := mixed_sizes(known):
+        if pictures.pattern is None and (mixed := mixed_sizes(known)):  # views may have sizes of their own
             self.say(f"pictures of several sizes: {mixed}; of several cameras, give each a model of its own")
         seen = config if frames.preprocess.reference is not None else config.in_form(known)
         if seen.size != config.size:

@@ -252,7 +252,7 @@ def open_upright_deep(source: PillowSource, name: str) -> tuple[Image.Image, NDA
         raise picture_error(name, getattr(error, "strerror", None) or str(error), "check the path") from None
     suffix = Path(source).suffix.lower()
     if suffix in VIDEO_SUFFIXES | RAW_SUFFIXES:
-        raise _other_file_error(name)
+        raise _other_file_error(name, suffix)
     with stream:
         return _open_stream(stream, name)
 
@@ -390,19 +390,20 @@ def _open_header(stream: IO[bytes], name: str) -> Image.Image:
                 raise picture_error(
                     name, "the file is truncated or damaged", pixel_layouts.COPY_AGAIN
                 ) from None
-            raise _other_file_error(name) from None
+            raise _other_file_error(name, Path(name).suffix.lower()) from None
     return image
 
 
-def _other_file_error(name: str) -> InputError:
+def _other_file_error(name: str, suffix: str) -> InputError:
     """The error of a file that is no picture, by its suffix."""
-    suffix = Path(name).suffix.lower()
     if (kind := OTHER_FILES.get(suffix)) is not None:
         return picture_error(name, f"it is {kind.one}", kind.remedy.format("it"))
     if suffix in TEXT_SUFFIXES + TABLE_SUFFIXES:
         one = "a text" if suffix in TEXT_SUFFIXES else "a table"
         return picture_error(
-            name, f"it is {one}", "`flawscope predict MODEL - < list.txt` reads a list of paths"
+            name,
+            f"it is {one}",
+            "name the pictures themselves; `predict MODEL - < list.txt` takes a text of paths",
         )
     return picture_error(name, "it is not a picture we know", "convert it to PNG")
 

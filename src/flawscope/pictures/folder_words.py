@@ -195,7 +195,7 @@ def sorts_good(names: Sequence[str]) -> bool:
     """Tells whether folders side by side sort pictures of one kind: their names are dates, numbers, cameras
     and the like, or differ by their numbers alone. Names that a system gave sort nothing."""
     each = [split_words(name) for name in names]
-    if any(" ".join(words).startswith(_UNNAMED) for words in each):
+    if len(each) > 1 and any(map(_is_unnamed, each)):
         return False
     numbers = {int(word) for words in each for word in words if word.isdecimal()}
     bare = {tuple(word for word in words if not word.isdecimal()) for words in each}
@@ -204,6 +204,10 @@ def sorts_good(names: Sequence[str]) -> bool:
         are_classes = numbers == {0, 1} and not {*words} & _SORTING
         return not are_classes and not {*words} & _CLASSES
     return all(map(_is_sorting, each, names))
+
+
+def _is_unnamed(words: Sequence[str]) -> bool:
+    return " ".join(word for word in words if not word.isdecimal()) in _UNNAMED
 
 
 def _is_sorting(words: Sequence[str], name: str) -> bool:

@@ -22,6 +22,7 @@ MAX_ENLARGEMENT = 2.0  # times, along a side, up to which a form is better than 
 NEARLY_ALL = 0.9  # share of the pictures that a form must not stretch more than a square does
 SAME_FORM = 1.1  # factor by which forms differ that count as the same
 SAME_SIDE = 1.5  # factor by which sides differ that count as the same
+MIXED_PICTURES = 5  # from which on a size is no chance
 MIXED_SHARE = 0.1  # of the pictures, from which on a size is no chance
 MAX_LENGTH = 1e6  # mm of a pixel: a kilometre
 SIZES_KEY = "picture_sizes"  # among a model's facts
@@ -99,8 +100,10 @@ def describe_other_form(size: Size, known: Sequence[Size]) -> tuple[str, bool]:
 
 def mixed_sizes(sizes: Sequence[Size]) -> str:
     """Names the sizes that a tenth of the pictures or more have each, with how many, where they differ as
-    those of several cameras do; else empty."""
-    often = [(size, n) for size, n in Counter(sizes).most_common() if n >= max(2, MIXED_SHARE * len(sizes))]
+    those of several cameras do; else empty. A camera held upright has the size that it has across."""
+    least = max(MIXED_PICTURES, MIXED_SHARE * len(sizes))
+    across = Counter((min(size), max(size)) for size in sizes)
+    often = [(size, n) for size, n in across.most_common() if n >= least]
     if not any(describe_other_form(size, [often[0][0]])[0] for size, _ in often[1:]):
         return ""
     return ", ".join(f"{width}x{height} ({n})" for (height, width), n in often)

@@ -100,8 +100,7 @@ class Look(NamedTuple):
 
 
 def read_look(source: PictureSource) -> Look | None:
-    """Look of a picture, of more channels of the first group; None: it cannot be read, which is told where it
-    is used."""
+    """Reads a picture, and returns its look by its first group of channels; None where it cannot be read."""
     try:
         return Look.of(first_group(source)[0])
     except (InputError, MemoryError):

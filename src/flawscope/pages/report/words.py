@@ -224,7 +224,7 @@ def collect_facts(
 ROLES = {  # words for the roles of a model's pictures
     "train": "learnt from",
     "calibration": "for the threshold",
-    "duplicate": "that are copies",
+    "duplicate": "counted as copies",
     "dropped": "left out",
     "quantile": "for the scale of its maps",
     "reserve": "held back",

@@ -38,7 +38,7 @@ from flawscope_station.inspecting.writer import RecordedInspection, Recorder
 from flawscope_station.monitoring.background import GuardedThread, unfailing
 from flawscope_station.monitoring.problems import Problems
 from flawscope_station.settings.shifts import REPORT_DAYS
-from flawscope_station.settings.station import Settings, check_namesakes
+from flawscope_station.settings.station import Settings
 from flawscope_station.sinks import Sinks
 from flawscope_station.sources import Sources
 from flawscope_station.store.addresses import STATION_USER, Addresses
@@ -101,7 +101,6 @@ class Station:
         self.versions = ModelRegistry(self.database, self.files, settings.device, threads, settings.engine)
         self.with_model = [name for name, product in settings.products.items() if product.model is not None]
         made = page_products(self.store, self.files, settings.products.keys())
-        check_namesakes(settings.products, made)
         with_made = replace(settings, products={**made, **settings.products})
         self.addresses = Addresses(with_made, self.store, self.versions, self.say)
         self.products = self.addresses.products

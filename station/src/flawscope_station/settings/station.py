@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -62,18 +62,12 @@ def find_namesake(name: str, known: Iterable[str]) -> str:
     return next((one for one in known if one != name and one.lower() == name.lower()), "")
 
 
-def check_namesakes(names: Iterable[str], known: Collection[str]) -> None:
-    """InputError where two products' names differ in capital letters alone."""
-    for name in names:
-        if namesake := find_namesake(name, known):
-            raise InputError(f"product {name} differs from {namesake} in capital letters alone: rename it")
-
-
 def _check_namesakes(
     products: dict[str, ProductSettings], info: ValidationInfo
 ) -> dict[str, ProductSettings]:
-    if info.context is not None:  # of a file: what a station has already goes on
-        check_namesakes(products, products)
+    for name in products if info.context is not None else ():  # of a file: what a station has goes on
+        if namesake := find_namesake(name, products):
+            raise InputError(f"product {name} differs from {namesake} in capital letters alone: rename it")
     return products
 
 

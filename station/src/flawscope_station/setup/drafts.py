@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -29,7 +28,7 @@ from flawscope_station.setup import part_names
 from flawscope_station.setup.draft import AddedPicture, Draft, read_zip
 from flawscope_station.setup.job import run_job
 from flawscope_station.store.database import StoreError, now
-from flawscope_station.store.files import Files
+from flawscope_station.store.files import DISK_FULL_ERRORS, Files
 from flawscope_station.store.records import NotFoundError, iso
 from flawscope_station.store.schema import QUEUED, RUNNING
 
@@ -259,7 +258,7 @@ class Drafts:
         except Exception as error:
             text = message_with_type(error)
             said = OPTION_PREFIX.sub("", text.replace(str(draft.folder), draft.name))
-            is_full = os.strerror(errno.ENOSPC) in text
+            is_full = any(os.strerror(code) in text for code in DISK_FULL_ERRORS)
             options = [] if is_full else _options_behind(text, given)
             why = {"error": said, "error_options": options, "disk_full": is_full}
             self.jobs.change(row.id, FAILED, facts=why, only=(RUNNING,))
@@ -333,6 +332,7 @@ class Drafts:
         if looked_at:
             self.checks.request(draft)
         pictures, live = draft.pictures(), state.get("live")
+        step = None if job is None else self.queue.step(job.id)
         return {
             "name": draft.name,
             "stage": stage,
@@ -347,10 +347,12 @@ class Drafts:
             else None,
             **{key: asked.get("options", {}).get(key) for key in FIT_OPTIONS},
             "before": self.jobs.before(job.id) if job is not None and stage == QUEUED else 0,
-            "step": None if job is None else self.queue.step(job.id),
+            "step": step,
             "error": asked.get("error"),
             "error_options": asked.get("error_options", []),
-            "disk_full": asked.get("disk_full", False) if stage == FAILED else self._waits_for_room(stage),
+            "disk_full": asked.get("disk_full", False)
+            if stage == FAILED
+            else step is None and self._waits_for_room(stage),
             "goes_on": stage == STOPPED and draft.can_resume,
             "result": None if result is None else draft_module.describe_result(result),
             "changed": result is not None and result["learns_from"] != pictures,

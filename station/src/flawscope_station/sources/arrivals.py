@@ -22,7 +22,7 @@ from flawscope.errors import InputError
 from flawscope.pictures import decoding, listing
 
 PATIENCE = 30.0  # seconds that a file which cannot be read may still be incomplete
-WRITTEN = "flawscope wrote it, by the list .flawscope in its folder or above"
+WRITTEN = "flawscope wrote it, among its results"
 SETTLE = 2.0  # seconds; shares answer from a cache for 1 to 3 s, and copies have their full size at once
 STATS_PER_LISTING = 2000  # files that are known, at most, whose times a listing asks for
 COARSE_NS = 10_000_000  # ns; times that are multiples of it are of a file system that rounds them

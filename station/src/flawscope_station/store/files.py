@@ -36,7 +36,7 @@ RESERVED_BYTES = 16 * 1024**2  # bytes that must stay free for the data base and
 BLOCK_BYTES = 1 << 20  # bytes that are copied at once
 STRAY_AGE = 3600.0  # seconds for which a new file may have no record yet
 FILES_PER_QUERY = 500  # files of one query
-_DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Files:
@@ -373,7 +373,7 @@ def _lock_file(file: IO[bytes]) -> None:
 
 
 def write_error(path: Path, error: OSError) -> StoreError:
-    if error.errno in _DISK_FULL_ERRORS:
+    if error.errno in DISK_FULL_ERRORS:
         return StoreError(f"the disk of {path.parent} is full; free some space", "disk_full")
     return StoreError(f"cannot write {path}: {error.strerror}", "store_unreachable")
 

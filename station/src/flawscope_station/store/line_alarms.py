@@ -65,7 +65,7 @@ def promise_facts(versions: ModelRegistry, product_id: int) -> dict[str, Any] | 
         "missing": promise.missing,
         "wanted_rate": manifest.calibration.rate,
         # where pictures show one part alone, only other parts help
-        "of_parts": promise.by_part or not promise.is_made,
+        "of_parts": promise.of_parts or not promise.is_made,
         "several": manifest.preprocess.several is not None,
     }
 

@@ -45,7 +45,7 @@ from flawscope_station.web.pages import Page, product_page
 from flawscope_station.web.uploads import get_body
 
 MAX_MODEL_BYTES = 2 * 1024**3  # of a model file that is sent
-PICTURE_ROLES = ("train", "calibration", "defect", "dropped")  # that the texts name
+PICTURE_ROLES = ("train", "calibration", "duplicate", "dropped", "quantile", "reserve", "seen")
 MAX_CANDIDATES, MAX_THUMBNAILS = 12, 24  # on the page; of one list
 THUMBNAIL_LISTS = ("lost", "weaker", "unsure", "responsible")  # lists of a judgement that show thumbnails
 
@@ -193,11 +193,12 @@ async def save_body(request: Request, path: Path) -> None:
 
 @router.delete("/versions/{number}", status_code=204, responses=refusals(409))
 def remove_version(product_id: ProductId, number: int, versions: VersionsDep, person: Engineer) -> None:
-    """Remove a version that never judged, with its file. Refused for any other, which inspections name, and
-    for the newest version of the station, whose number would be given again."""
+    """Remove a version that was never used and belongs to no joint model, with its file. Refused for any
+    other, which inspections name, and for the newest version of the station, whose number would be given
+    again."""
     number = versions.version(product_id, valid_id_or_zero(number))["id"]
     if not versions.remove(product_id, number, person.name):
-        text = f"version {number} cannot be removed: it judged, something was made of it, or it is the newest"
+        text = f"version {number} cannot be removed: it was used, belongs to a joint model, or is the newest"
         raise RefusedError(409, text, "version_used")
 
 
