@@ -220,6 +220,7 @@ def test_a_list_names_pictures_of_the_data_set_or_beside_it(listed, mvtec, tmp_p
         (mvtec / "test/cut/000.png", r"it is no text; give a text file of paths, or a folder"),
         (tmp_path / "lists/bad.xlsx", r"it is no text; give a text file of paths, or a folder"),
         (tmp_path / "lists/bad.txt", r"it is no text in UTF-8; save it as UTF-8$"),
+        (tmp_path / "lists/bad.lst", r"it is no text in UTF-8; save it as UTF-8$"),
     ):
         if not other.exists():
             other.write_bytes("test/cut/001.png\n".encode("utf-16-le"))

@@ -319,7 +319,9 @@ def test_the_same_settings_are_not_fitted_again(scripted, monkeypatch, tmp_path)
     monkeypatch.setattr(auto, "_reopened", lambda path, options: "kept")
     monkeypatch.setattr(auto, "_with_choice", lambda predictor, choice, given: (choice, predictor))
     scripted.calls.clear()
-    again, kept = fit_auto(scripted.good, earlier=path)
+    with monkeypatch.context() as late:  # without a fit to come there is nothing to be too late for
+        late.setattr(auto.SearchTime, "require", lambda *_: pytest.fail("refused"))
+        again, kept = fit_auto(scripted.good, earlier=path)
     assert kept == "kept"
     assert {} not in [own for _, own in scripted.calls]
     assert {one.flags for one in again.trials} >= {one.flags for one in first.trials}
