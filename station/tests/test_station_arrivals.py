@@ -9,8 +9,10 @@ import shutil
 import pytest
 
 from flawscope.errors import InputError
-from flawscope.pictures.listing import OUTPUT_LIST, RESULTS
+from flawscope.pictures.listing import OUTPUT_LIST
 from flawscope_station.sources.arrivals import Arrivals
+
+RESULTS = ("results.csv", "results.json", "predictions")  # beside pictures of results
 
 
 def put(path, content, changed):

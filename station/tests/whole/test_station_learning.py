@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +158,8 @@ def test_why_nothing_can_be_learnt(open_station, settings, onnx_path, monkeypatc
     assert answer.status_code == 422
     assert "name the trained model as `learn: trained`" in answer.json()["error"]
     assert line.http.get(f"{API}/learning").json()["why_not"] == answer.json()["error"]
-    assert answer.json()["error"] in line.http.get(f"/{NAME}/models").text.replace("&#39;", "'")
+    shown = re.sub("</?code>", "`", unescape(line.http.get(f"/{NAME}/models").text))
+    assert answer.json()["error"] in shown
     running.close()
     again = open_station(store=str(tmp_path / "other"))
     line = Line(again.url)

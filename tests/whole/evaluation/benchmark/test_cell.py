@@ -153,7 +153,7 @@ def test_a_fit_without_its_model_is_made_again(two, tmp_path):
 
 
 def test_a_fitted_model_is_not_fitted_again(two, tmp_path, monkeypatch):
-    from flawscope import evaluation
+    from flawscope.evaluation import evaluation
     from flawscope.fitting import fitting
 
     call = {"sets": ["patchcore.size=64"]}
