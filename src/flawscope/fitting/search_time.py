@@ -121,8 +121,8 @@ class SearchTime:
         if self.spent + final <= LATE * whole:
             return
         needed = max(math.ceil((self.spent + RESERVE * final) / 60), math.ceil(whole / 60)) + 1
-        learning = f"learning from {pluralize(pictures, 'good picture')} takes about {format_duration(final)}"
         raise InputError(
-            f"{whole / 60:g} minutes are too few: {learning} here, beside {format_duration(self.spent)} of "
-            f"trials; give {needed} or more, or learn without trying settings"
+            f"{whole / 60:g} minutes are too few: learning from {pluralize(pictures, 'good picture')} takes "
+            f"about {format_duration(final)} here, beside {format_duration(self.spent)} of trials; give "
+            f"{needed} or more, or learn without trying settings"
         )
