@@ -50,5 +50,5 @@ def missing(file: Path) -> Iterator[str]:
 if __name__ == "__main__":
     paths = [Path(one) for one in sys.argv[1:]]
     files = [file for path in paths for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path])]
-    kept = [file for file in files if "build" not in file.parts]  # where an installation may have left another
+    kept = [file for file in files if "build" not in file.parts]  # left by an installation
     sys.exit("\n".join(line for file in kept for line in missing(file)) or 0)
