@@ -63,10 +63,7 @@ def test_no_kind_of_defect_is_good():
         *[(names, False) for names in ("0|1", "label0|label1", "type1|type2", "A|B", "positive|negative")],
         *[(names, False) for names in ("2024-05-01|Kratzer", "cam1|dent", "class 1|class 2", "x|y")],
         *[(names, False) for names in ("Neuer Ordner|Neuer Ordner (2)", "New folder|cam1")],
-        *[
-            (names, True)
-            for names in ("Neuer Ordner Cam 1|Neuer Ordner Cam 2", "New folder cam 1|cam 2")
-        ],
+        *[(names, True) for names in ("Neuer Ordner Cam 1|Neuer Ordner Cam 2", "New folder cam 1|cam 2")],
         ("New folder", True),  # alone, as the folder of a kind of defects is
         *[(names, False) for names in ("G1|B1", "P_2024|F_2024", "2024-05-01_G|2024-05-01_N", "z1|n1")],
     ],
