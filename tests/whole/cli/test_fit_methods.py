@@ -45,7 +45,7 @@ def test_efficientad_writes_a_model_and_removes_its_checkpoint(answer, efficient
     manifest = read_manifest(out)
     assert (manifest.method, manifest.config["steps"], manifest.config["window"]) == ("efficientad", 3, 41)
     assert manifest.facts["penalty"].startswith("3 pictures of folder good (")
-    answer("info", out, printed=["trained 3 steps", "2 train"])
+    answer("info", out, printed=["trained 3 steps", "2 learnt from"])
     remedy = "--update is for patchcore: put the new pictures to the good ones and fit efficientad anew"
     call = ("fit", "--data", data, "--update", out, "--out", tmp_path / "n.safetensors")
     answer(*call, code=2, said=remedy)
@@ -107,7 +107,7 @@ def test_prns_seen_defects_from_the_fit_to_the_evaluation(answer, drawn, tmp_pat
     found = json.loads(answer("evaluate", out, "--data", drawn, "--device", "cpu", "--json", "--quiet"))
     assert found["left_out_by_kind"] == {Path(name).parent.name: 1 for name in chosen}
     assert (found["left_out"], found["images"], found["method"]) == (2, len(data.test) - 2, "prnet")
-    words = ["9 train", "2 seen", "trained 2 steps", "on 9 good pictures and 2 seen defects"]
+    words = ["9 learnt from", "2 with a defect", "trained 2 steps", "on 9 good pictures and 2 seen defects"]
     answer("info", out, printed=words)
     pictures = json.loads(answer("info", out, "--json"))["pictures"]
     rows = zip(pictures["name"], pictures["role"], strict=True)

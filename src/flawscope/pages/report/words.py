@@ -228,7 +228,7 @@ ROLES = {  # words for the roles of a model's pictures
     "dropped": "left out",
     "quantile": "for the scale of its maps",
     "reserve": "held back",
-    "seen": "with a defect, learnt from",
+    "seen": "with a defect",
 }
 
 
