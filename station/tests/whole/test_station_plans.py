@@ -26,8 +26,8 @@ WALKS = re.compile(
     r"ORDER BY .*\bLIMIT\b", re.IGNORECASE | re.DOTALL
 )  # in the order of an index, and ended by its number of rows
 
-# all that a product has, but hours, challenge parts that were shown, and what waits for a verdict, which SQLite
-# sorts now and then; its first and last are found at once
+# all that a product has, but hours, challenge parts that were shown, and what waits for a verdict, which
+# SQLite sorts now and then; its first and last are found at once
 BOUNDED = "INDEX inspections_(?:challenge|waiting)"
 OF_A_PRODUCT = re.compile(rf"SEARCH ({'|'.join(GROWING[:-1])}) USING (?!{BOUNDED}).*\(product_id=\?\)$")
 AT_AN_END = re.compile(r"SELECT (min|max)\([\w.]+\) AS \w+ \nFROM \w+ \nWHERE \w+\.product_id = \?$")
