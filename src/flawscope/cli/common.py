@@ -406,10 +406,12 @@ def report_failures(failures: Sequence[str], *, named: bool = False) -> int:
     alike: dict[str, list[str]] = {}  # pictures by the reason for which they are not read
     for line in () if named else failures:
         one_line = " ".join(line.split())
-        if (found := _UNREAD.fullmatch(one_line)) and not line.endswith(COUNTED_WITHOUT_MASK):
+        if line.endswith(COUNTED_WITHOUT_MASK):
+            say(f"mask not used: {one_line}")
+        elif found := _UNREAD.fullmatch(one_line):
             alike.setdefault(found["reason"], []).append(found["name"])
         else:
-            say(f"{'mask not used' if line.endswith(COUNTED_WITHOUT_MASK) else 'skipped'}: {one_line}")
+            say(f"skipped: {one_line}")
     for reason, names in alike.items():
         if len(names) > MAX_ALIKE:
             shown = join_names(names, len(names))

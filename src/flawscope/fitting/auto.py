@@ -118,14 +118,14 @@ def fit_auto(
         earlier = None if made is None else Choice.from_facts(read_manifest(made).facts)
     search = _Search(images, seen, list(names), dict(options), clock, earlier, say, step, made is not None)
     choice, recipe = search.run()
-    is_made = made is not None and search.time.fitted == recipe.flags
-    if not is_made:  # without a model there is nothing to go on with
+    kept = made if search.time.fitted == recipe.flags else None
+    if kept is None:  # without a model there is nothing to go on with
         search.time.require(recipe.flags, len(search.sources))
     for line in choice.lines():
         say(line)
-    if made is not None and is_made:
+    if kept is not None:
         say("the settings are those of the model before, which stays")
-        return _with_choice(_reopened(made, options), choice, search.given)
+        return _with_choice(_reopened(kept, options), choice, search.given)
     with search.memory.used_for(recipe.flags):
         predictor = fit(images, names=names, say=say, step=step, **{**options, **recipe.options})
     return _with_choice(predictor, choice, search.given)

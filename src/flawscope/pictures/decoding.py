@@ -251,7 +251,7 @@ def open_upright_deep(source: PillowSource, name: str) -> tuple[Image.Image, NDA
     except (OSError, ValueError) as error:
         raise picture_error(name, getattr(error, "strerror", None) or str(error), "check the path") from None
     suffix = Path(source).suffix.lower()
-    if suffix in VIDEO_SUFFIXES | RAW_SUFFIXES:
+    if suffix in VIDEO_SUFFIXES or suffix in RAW_SUFFIXES:
         raise _other_file_error(name, suffix)
     with stream:
         return _open_stream(stream, name)

@@ -17,7 +17,7 @@ from flawscope.errors import InputError
 from flawscope_station.settings.plugins import Plugin
 from flawscope_station.sinks.delivery import MessagePictures, Sink, UndeliveredError, missing_picture_fields
 from flawscope_station.sinks.outbox import INSPECTION, Message
-from flawscope_station.store.files import rename_without_overwrite
+from flawscope_station.store.files import DISK_FULL_ERRORS, rename_without_overwrite
 from flawscope_station.store.records import iso
 
 MAX_NAME_LENGTH = 60  # characters of the sender's name
@@ -140,7 +140,7 @@ def _write_new_file(path: Path, data: bytes, id: str) -> bool:
 
 
 def _error_text(error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in DISK_FULL_ERRORS:
         return "its disk is full; free some space"
     if error.errno == errno.EROFS:
         return "its disk is read-only"

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import exists, select
 
-from flawscope.artefact import rates
+from flawscope.artefact import Manifest, rates
 from flawscope_station.store.database import Database
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.open_models import NoModelError
@@ -41,29 +41,29 @@ class LineAlarms(NamedTuple):
         return cls(len(flagged), flagged.count((True, GOOD)), flagged.count((True, None)))
 
 
-def active_promise(versions: ModelRegistry, product_id: int) -> tuple[int, rates.Promise] | None:
-    """Return the active version and what it promises; None: none is active."""
+def active_promise(
+    versions: ModelRegistry, product_id: int
+) -> tuple[int, Manifest, rates.Promise] | tuple[None, None, None]:
+    """Return the active version, its manifest and what it promises; None: none is active."""
     try:
         version, predictor = versions.active(product_id)
     except NoModelError:
-        return None
-    return version, rates.promise_of(predictor.manifest)
+        return None, None, None
+    return version, predictor.manifest, rates.promise_of(predictor.manifest)
 
 
 def promise_facts(versions: ModelRegistry, product_id: int) -> dict[str, Any] | None:
     """Return what the active version promises, as the API shows it; None: none is active."""
-    try:
-        version, predictor = versions.active(product_id)
-    except NoModelError:
+    version, manifest, promise = active_promise(versions, product_id)
+    if manifest is None or promise is None:
         return None
-    manifest, promise = predictor.manifest, rates.promise_of(predictor.manifest)
     return {
         "version": version,
         "promised": promise.is_made,
         "rate": promise.rate,
         "calibrated": promise.calibrated,
         "missing": promise.missing,
-        "wanted_rate": manifest.calibration.rate,
+        "wanted_rate": promise.wanted,
         # where pictures show one part alone, only other parts help
         "of_parts": promise.of_parts or not promise.is_made,
         "several": manifest.preprocess.several is not None,
@@ -73,10 +73,9 @@ def promise_facts(versions: ModelRegistry, product_id: int) -> dict[str, Any] | 
 def hold_promise(versions: ModelRegistry, product_id: int) -> dict[str, Any] | None:
     """Return what the active version promises, what was counted on the line, and the verdict of
     `Promise.judge_line`, as the API shows it; None without a promise."""
-    found = active_promise(versions, product_id)
-    if found is None or not found[1].is_made:
+    version, _, promise = active_promise(versions, product_id)
+    if version is None or promise is None or not promise.is_made:
         return None
-    version, promise = found
     count = count_parts(versions.database, product_id, version)
     verdict = promise.judge_line(*count)
     told = {"version": version, "rate": promise.rate, "interval": [*promise.interval], **count._asdict()}

@@ -102,7 +102,7 @@ def export(
         return StreamingResponse(blocks, media_type=CSV, headers=headers)
     address = f"{request.base_url}{quote(name)}/inspections"
     zone = None if settings.shifts is None else settings.shifts.tz
-    version, promise = line_alarms.active_promise(versions, product_id) or (None, None)
+    version, _, promise = line_alarms.active_promise(versions, product_id)
     totals = [("Product", name), ("Version in use", version), ("Promise", promise and promise.text)]
     file = write_workbook(pages, turns, address, zone, totals)
     return StreamingResponse(read_blocks(file), media_type=XLSX, headers=headers)
