@@ -52,7 +52,7 @@ def test_rounded_times_may_lie_two_seconds_further_apart():
 
 
 @pytest.mark.parametrize("coarse", [False, True])
-@pytest.mark.parametrize("then", ["keep", "move", "delete"])
+@pytest.mark.parametrize("then", ["keep", "move"])
 def test_no_part_is_made_of_two_and_none_is_lost(tmp_path, then, coarse):
     found = run_parts(tmp_path, 9, then, coarse)
     assert found["judged"] >= 3
@@ -76,7 +76,7 @@ def test_what_lacks_a_view_is_told_once_and_its_number_may_come_again(tmp_path):
     folder.database.close()
 
 
-@pytest.mark.parametrize("then", ["keep", "move", "delete"])
+@pytest.mark.parametrize("then", ["keep", "move"])
 def test_what_a_frozen_camera_repeated_is_never_judged_later(tmp_path, monkeypatch, then):
     folder = Folder(tmp_path, then)
     submit, frozen = folder.submit, [True]
