@@ -551,6 +551,22 @@ def test_each_picture_that_went_away_is_named(line):
     assert sorted(line.texts(VANISHED)) == [f"{k}.png went away before being inspected" for k in range(7)]
 
 
+def test_pictures_in_whose_place_others_come_before_they_are_read_are_told(line):
+    """A camera that writes one name more often than the station looks: the first by name, then their number."""
+    line.open()
+    for k in range(40):
+        line.put("a.png", picture(k), age=100 - k)
+        line.sources[0].work_once()
+        line.clock.advance(0.1)
+    line.run(MINUTE)
+    texts = line.texts(VANISHED)
+    assert len(texts) == 21
+    assert texts[-1].startswith("a.png of ")
+    assert "another file came in its place before it was inspected" in texts[-1]
+    assert texts[0].startswith("32 files so far, a.png among them: ")
+    assert line.names() == ["a.png"]
+
+
 def test_two_folders_of_a_product_do_not_know_each_others_files(line, tmp_path):
     """The same name, time and size."""
     other = replace(line, folder=line.folder.with_name("other"))

@@ -27,6 +27,7 @@ from flawscope_station.store.schema import (
     hours,
     jobs,
     metadata,
+    products,
 )
 from flawscope_station.store.search import Filters, search
 from station_helpers import add_version, taken
@@ -107,6 +108,7 @@ def test_the_tables_are_those_of_the_schema_and_hold_what_they_promise(database)
     for wrong in (
         f"UPDATE inspections SET picture = '{'a' * 64}' WHERE id = 3",
         "UPDATE products SET station_id = 99 WHERE id = 1",
+        "UPDATE products SET active_version_id = 99 WHERE id = 1",
         "DELETE FROM pictures",
     ):
         with pytest.raises(IntegrityError), database.writing() as connection:
@@ -142,7 +144,8 @@ def test_a_store_of_an_earlier_version_is_opened_with_all_that_it_had(empty_data
     run_script(
         database,
         "INSERT INTO challenges (product_id, version_id, state_hash, parts, cause, who, begun_at, reason)"
-        " VALUES (1, 1, 'all settings', '{}', 'first', 'anna', 0, 'none is here');",
+        " VALUES (1, 1, 'all settings', '{}', 'first', 'anna', 0, 'none is here');"
+        " UPDATE products SET active_version_id = 99;",  # which was removed while it was activated
     )
     database.migrate()
     store, product = Store(database), 1
@@ -156,6 +159,7 @@ def test_a_store_of_an_earlier_version_is_opened_with_all_that_it_had(empty_data
             connection.execute(select(jobs.c.facts).filter_by(kind="corrections")).scalar_one()
         )
         assert connection.execute(select(deliveries.c.inspection_id)).scalar_one() == 9
+        assert connection.execute(select(products.c.active_version_id)).scalars().all() == [None]
         counted = connection.execute(select(hours)).mappings().one()
         assert connection.execute(select(challenges.c.state_hash)).scalar_one() == EARLIER_RELEASE
     found = {one["part"]: one for one in search(database, product, Filters()).inspections}

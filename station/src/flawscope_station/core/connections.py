@@ -125,9 +125,8 @@ class ConnectionContext:
 
     def due(self, name: str, deadline: int | None = None) -> float:
         """Return when an answer must be there, as `time.monotonic` counts; deadline: milliseconds, None: as
-        the settings of the product say, which may be never."""
-        product = self.addresses.configured[self.addresses.configured_name(name)]
-        seconds = product.deadline if deadline is None else deadline / 1000
+        the settings of the product say, which may be never. NotFoundError."""
+        seconds = self.addresses.settings_of(name).deadline if deadline is None else deadline / 1000
         return math.inf if seconds is None else time.monotonic() + seconds
 
 

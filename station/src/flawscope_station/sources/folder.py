@@ -75,6 +75,7 @@ BUSY_RATIO, IDLE_RATIO = 4, 10
 MAX_LOOKED_AT = 1000  # pictures that are looked at between two listings, at most
 CHECK_SECONDS, CHECK_RATIO = 0.1, 20  # seconds of reading known files again at once; least ratio of the pause
 NAMED_FILES = 20  # files that are passed over for the same reason and named; of more, the number is told
+OVERWRITTEN = "another file came in its place before it was inspected: give each picture a name of its own"
 MIN_RETRY_DELAY, MAX_RETRY_DELAY = 1.0, 300.0  # seconds before a picture that was put off is tried again
 HELD_SECONDS = 1.0  # before a picture that an interlock holds back is tried again
 PROBLEM_SECONDS = 3600.0  # seconds for which an unreadable picture is a problem; the event stays
@@ -130,6 +131,7 @@ class WatchedFolder:
         self._to_check: deque[Path] = deque()  # known files whose content is to be compared
         self._check_at = self._list_at = self._forget_at = 0.0
         self._passed_over: Counter[str] = Counter()  # files, by reason
+        self._overwritten = 0  # files
         self._is_listed = False  # in this round
         self.found: dict[Path, FileStamp] = {}  # pictures that are whole in this round
         self.is_blocked = False  # the cause that put off a picture would put off others, too
@@ -457,6 +459,18 @@ class WatchedFolder:
         ]
         self.line.store.note_new_events(PASSED_OVER, SOURCE, texts, self.line.product_id)
 
+    def _note_overwritten(self, arrivals: Arrivals) -> None:
+        """Name the first pictures in whose place another file came; of more, tell now and then how many."""
+        texts = []
+        for path, stamp in arrivals.overwritten:
+            self._overwritten += 1
+            if self._overwritten <= NAMED_FILES:
+                texts.append(self._describe_file(path, stamp, OVERWRITTEN))
+            elif self._overwritten.bit_count() == 1:  # 32, 64 and so on
+                texts.append(f"{self._overwritten} files so far, {self._known.name(path)} among them: {OVERWRITTEN}")
+        arrivals.overwritten.clear()
+        self.line.store.note_events(VANISHED, SOURCE, texts, self.line.product_id)
+
     def _report_scan(self, arrivals: Arrivals) -> None:
         """Note the pictures that went away uninspected, and report the problems with others."""
         vanished = [path for path, known in self._known.match(arrivals.gone) if known is None]
@@ -468,6 +482,7 @@ class WatchedFolder:
             if path in arrivals.gone or is_old or not is_unchanged(path, one.stamp):
                 del self._problem_files[path]
         arrivals.gone.clear()
+        self._note_overwritten(arrivals)
         for code, thing, outcome in (
             (CODE_WAITING, "picture", "could not be inspected yet"),
             (CODE_UNREADABLE, "picture", "not inspected"),
