@@ -248,7 +248,7 @@ def judged_hashes(line: Line) -> list[str]:
 
 
 def test_a_picture_that_takes_the_name_of_one_that_is_moved_is_inspected(line, tmp_path, monkeypatch):
-    """A camera writes one name, by renaming: between any two steps of the station there may be a new picture."""
+    """A camera writes one name, by renaming: between any two steps of the station a new picture may come."""
     done, begun, rename, link = tmp_path / "done", list[str](), os.rename, os.link
 
     def write_anew(step: str, shade: int) -> None:
@@ -552,7 +552,7 @@ def test_each_picture_that_went_away_is_named(line):
 
 
 def test_pictures_in_whose_place_others_come_before_they_are_read_are_told(line):
-    """A camera that writes one name more often than the station looks: the first by name, then their number."""
+    """A camera writes one name more often than the station looks: the first by name, then their number."""
     line.open()
     for k in range(40):
         line.put("a.png", picture(k), age=100 - k)

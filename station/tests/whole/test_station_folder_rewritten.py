@@ -1,5 +1,5 @@
-"""A camera that writes its pictures under a few names in turn, by renaming or in place, while the station moves
-what it has inspected: what the writer did not overwrite itself is inspected, once."""
+"""A camera that writes its pictures under a few names in turn, by renaming or in place, while the station
+moves what it has inspected: what the writer did not overwrite itself is inspected, once."""
 
 import hashlib
 import io

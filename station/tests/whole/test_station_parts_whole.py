@@ -394,7 +394,9 @@ def test_a_part_in_views_is_a_challenge_part(line, part_model, tmp_path, open_st
     """It is kept from its inspections or as it is shown, by HTTP and a folder, and judged as a whole."""
     (incoming := tmp_path / "incoming").mkdir()
     pattern = r"(?P<part>\w+)_(?P<view>\w+)\.png"
-    running = line(challenge=(), sources=(FolderSourceSettings(str(incoming), str(tmp_path / "done"), pattern),))
+    running = line(
+        challenge=(), sources=(FolderSourceSettings(str(incoming), str(tmp_path / "done"), pattern),)
+    )
     url, station = running.url, running.station
     challenge, product = station.components[Challenge], station.products[NAME]
     predictor = flawscope.load(part_model, device="cpu", threads=1)

@@ -120,9 +120,7 @@ class CameraChecks:
         clock: of the time in which a picture may be sent again.
     """
 
-    def __init__(
-        self, names: Mapping[int, str], report: Callable[..., None], clock: MonotonicClock = CLOCK
-    ):
+    def __init__(self, names: Mapping[int, str], report: Callable[..., None], clock: MonotonicClock = CLOCK):
         self.names, self.report, self._clock = names, report, clock
         self._faults: dict[int, set[str]] = {}
         self._light: dict[tuple[int, str], int] = Counter()  # pictures in a row, by product and fault or ""

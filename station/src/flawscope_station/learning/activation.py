@@ -305,7 +305,11 @@ class Learning:
 
     def _report(self, product_id: int, why: str | None) -> None:
         """Report the problem of a product's last candidate; a product that was removed has none."""
-        self.report(f"learning_{product_id}", why if self.versions.models.is_open(product_id) else None)
+        try:
+            self.versions.number(product_id)
+        except NoModelError:
+            why = None
+        self.report(f"learning_{product_id}", why)
 
     def _retry_write(self, write: Callable[[], T]) -> T:
         """Repeat a write until the data base is back: a candidate took long to make."""

@@ -134,8 +134,8 @@ def _destination(then: str, info: ValidationInfo) -> str:
         return then
     if difflib.get_close_matches(then.lower(), ("delete", "remove"), n=1, cutoff=0.75):
         raise InputError(
-            f"{then:.40}: a station deletes no files: name a folder that inspected files are moved to, and let "
-            f"the system remove what is old there: {REMOVAL}; a folder of that name is written ./{then}"
+            f"{then:.40}: a station deletes no files: name a folder that inspected files are moved to, and "
+            f"let the system remove what is old there: {REMOVAL}; a folder of that name is written ./{then}"
         )
     if info.context is None:
         return then

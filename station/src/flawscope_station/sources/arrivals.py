@@ -445,8 +445,8 @@ def _is_among(stamp: FileStamp, others: Collection[FileStamp]) -> bool:
 
 
 def _came_in_its_place(before: FileStamp, after: FileStamp) -> bool:
-    """Whether another file came under a file's name, which held something; else it is written in place, or its
-    file system has no inodes."""
+    """Whether another file came under a file's name, which held something; else it is written in place, or
+    its file system has no inodes."""
     is_another = before.inode != after.inode and 0 not in (before.inode, after.inode)
     return is_another and before[:2] != after[:2] and before.size > 0
 

@@ -467,7 +467,9 @@ class WatchedFolder:
             if self._overwritten <= NAMED_FILES:
                 texts.append(self._describe_file(path, stamp, OVERWRITTEN))
             elif self._overwritten.bit_count() == 1:  # 32, 64 and so on
-                texts.append(f"{self._overwritten} files so far, {self._known.name(path)} among them: {OVERWRITTEN}")
+                texts.append(
+                    f"{self._overwritten} files so far, {self._known.name(path)} among them: {OVERWRITTEN}"
+                )
         arrivals.overwritten.clear()
         self.line.store.note_events(VANISHED, SOURCE, texts, self.line.product_id)
 

@@ -202,8 +202,8 @@ class Addresses:
         return version
 
     def remove_product(self, name: str, who: str) -> None:
-        """Let a product be found no more, and its model judge no more. It keeps its number and its records. That
-        its model judges no more is the removal: a product of the pages without is none at the next start.
+        """Let a product be found no more, and its model judge no more. It keeps its number and its records.
+        The latter is the removal: a product of the pages without a model is none at the next start.
         NotFoundError; StoreError: it stays."""
         number = self.product_id(name)
         self.versions.deactivate(number, who, f"product {name}; its records are kept")

@@ -281,7 +281,7 @@ def _verdicts_of_products(connection: Connection) -> None:
     next(index for index in verdicts.indexes if index.name == "verdicts_product").create(connection)
 
 
-# ---------------------------------------- 0006: the version that judges is there; files are found by their hash
+# ------------------------------------- 0006: the version that judges is there; files are found by their hash
 
 PRODUCTS_0006 = """
 CREATE TABLE new_products (
@@ -316,7 +316,9 @@ def _active_versions_are_there(connection: Connection) -> None:
         key += " REFERENCES versions (id) ON DELETE RESTRICT"
         connection.execute(text(f"ALTER TABLE products ADD CONSTRAINT {key}"))
     connection.execute(text("CREATE INDEX pictures_hash ON pictures (hash)"))
-    connection.execute(text("CREATE INDEX IF NOT EXISTS verdicts_mask ON verdicts (mask) WHERE mask IS NOT NULL"))
+    connection.execute(
+        text("CREATE INDEX IF NOT EXISTS verdicts_mask ON verdicts (mask) WHERE mask IS NOT NULL")
+    )
 
 
 # Versions of the tables in order, each with the step that migrates from the version before

@@ -123,9 +123,7 @@ products = Table(
     Column(
         "active_version_id",
         Key,
-        ForeignKey(
-            "versions.id", name="products_active_version_id_of", ondelete="RESTRICT", use_alter=True
-        ),
+        ForeignKey("versions.id", name="products_active_version_id_of", ondelete="RESTRICT", use_alter=True),
     ),
     Column("entry_id", Key),  # entry of the settings whose joint model has the product; NULL: its own
     UniqueConstraint("station_id", "name"),
