@@ -2,7 +2,8 @@
 
     python deploy/built_files.py dist
 
-`deploy/release.py` and the tests call it. It prints a line for each fault, and ends with 1 where there is one.
+`deploy/release.py` and the tests call it. It prints a line for each fault, and ends with 1 where there is
+one.
 """
 
 from __future__ import annotations

@@ -49,7 +49,9 @@ def wheels(target: str, python: str, extras: str, folder: Path) -> None:
     """
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     chosen = extras.split(",")
-    weights = dict(WEIGHTS[name] for name in WEIGHTS if name in chosen or (name == "train" and "accurate" in chosen))
+    weights = dict(
+        WEIGHTS[name] for name in WEIGHTS if name in chosen or (name == "train" and "accurate" in chosen)
+    )
     sources = [ROOT / path for path in (*DISTRIBUTIONS.values(), *weights.values())]
     subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", folder, *sources], check=True)
     library, station, line = (next(folder.glob(f"{name}-*.whl")) for name in DISTRIBUTIONS)

