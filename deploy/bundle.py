@@ -45,13 +45,13 @@ INSTALLER = {
 def wheels(target: str, python: str, extras: str, folder: Path) -> None:
     """Fill the folder with the wheels for a platform and a version of Python.
 
-    The project's own wheels are built and named as files, so that pip takes none of these names from an index.
+    The project's own wheels are built and named as files: pip takes none of these names from an index.
     """
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     chosen = extras.split(",")
-    weights = dict(
-        WEIGHTS[name] for name in WEIGHTS if name in chosen or (name == "train" and "accurate" in chosen)
-    )
+    if "accurate" in chosen:
+        chosen.append("train")
+    weights = dict(WEIGHTS[extra] for extra in WEIGHTS if extra in chosen)
     sources = [ROOT / path for path in (*DISTRIBUTIONS.values(), *weights.values())]
     subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", folder, *sources], check=True)
     library, station, line = (next(folder.glob(f"{name}-*.whl")) for name in DISTRIBUTIONS)

@@ -3,10 +3,10 @@
     make release VERSION=0.1.0 REPOSITORY=https://forge.example/owner/flawscope
     python deploy/release.py 0.1.0 --set-version      # only writes the version into the files that hold it
 
-It needs a committed tree and the package index, and no hand: everything below build/release/ is made anew. What it
-writes to dist/: wheels and source distributions, the guide as a site, an SBOM (CycloneDX) and the licences of what the
-wheels need, the files for container images, an archive for machines without internet, checksums, and the text of the
-release. Nothing is uploaded: docs/releasing.md has the commands.
+It needs a committed tree and the package index, and no hand: everything below build/release/ is made anew.
+It writes to dist/: wheels and source distributions, the guide as a site, an SBOM (CycloneDX) and the licences
+of what the wheels need, the files for container images, an archive for machines without internet, checksums,
+and the text of the release. Nothing is uploaded: docs/releasing.md has the commands.
 """
 
 from __future__ import annotations

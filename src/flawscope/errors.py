@@ -109,8 +109,8 @@ def runs_from_checkout() -> bool:
 def install_command(*libraries: str, extras: str = "", package: str = "flawscope") -> str:
     """Command that installs missing libraries.
 
-    In a checkout it names the checkout's folders. Elsewhere it says that the package comes from where flawscope
-    came from, because on a public index the name may be somebody else's.
+    In a checkout it names the checkout's folders. Elsewhere it says that the package comes from where
+    flawscope came from, because on a public index the name may be somebody else's.
 
     Args:
         libraries: their names on the index, for a package of others.

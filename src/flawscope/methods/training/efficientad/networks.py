@@ -210,7 +210,8 @@ def packaged_teacher(size: Size) -> Path:
             "or name one with --set teacher=FILE (docs/teacher.md)"
         )
     raise InputError(
-        f"no teacher PDN-{size.upper()} comes with flawscope: name one with --set teacher=FILE (docs/teacher.md)"
+        f"no teacher PDN-{size.upper()} comes with flawscope: name one with --set teacher=FILE "
+        "(docs/teacher.md)"
     )
 
 
