@@ -34,7 +34,7 @@ RUN pip install -c constraints.txt --no-deps --index-url "$TORCH_INDEX" torch to
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY src ./src
 COPY weights ./weights
-RUN pip install -c constraints.txt ./weights ./weights/dinov2 ".[accurate,export,openvino,backbones,report]"
+RUN pip install -c constraints.txt ./weights ./weights/dinov2 ".[train,accurate,export,openvino,backbones,report]"
 
 FROM build AS build-station
 COPY pyproject.toml README.md LICENSE NOTICE ./
