@@ -223,7 +223,7 @@ class Client:
                 verdict, or none.
         """
         drawn = None if mask is None else encode_mask(mask)
-        body = {"verdict": verdict, "mask": drawn, "note": note, "kind": kind}
+        body: dict[str, Any] = {"verdict": verdict, "mask": drawn, "note": note, "kind": kind}
         if replaces is not None:
             body["replaces"] = replaces
         path = f"{self._path(product)}/inspections/{number:d}/verdict"
