@@ -1,4 +1,4 @@
-"""A correction of pictures knows what white is: the same scene in 8, 12 or 16 bits or in floats gives the same view."""
+"""A correction of pictures knows what white is: a scene in 8, 12 or 16 bits or in floats gives one view."""
 
 import numpy as np
 import pytest
