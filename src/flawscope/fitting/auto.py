@@ -67,7 +67,7 @@ SEEN = ("size", "tile", "scale", "min_defect", "crop", "preset", "backbone", "co
 # Options of a fit that change nothing of what is tried
 WITHOUT_EFFECT = ("device", "force")
 # Options of a fit that leave nothing to try, or for which pictures are not as they lie in the file
-NOT_TRIED = ("part", "view", "channels", "undistort", "resume", "minutes")
+NOT_TRIED = ("part", "view", "channels", "resume", "minutes")
 
 
 class _TimeIsUpError(Exception):
