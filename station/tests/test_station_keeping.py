@@ -24,17 +24,14 @@ from flawscope_station.core.station import Station
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.settings.sources import FolderSourceSettings
 from flawscope_station.settings.station import ProductSettings, RetentionSettings, Settings
-from flawscope_station.shifts import Shift
-from flawscope_station.shifts.reports import ShiftReporter, shift_message
 from flawscope_station.sinks import Sinks
 from flawscope_station.sinks import delivery as delivery_module
 from flawscope_station.sinks import outbox as outbox_module
 from flawscope_station.sinks.delivery import Delivery, UndeliveredError
 from flawscope_station.sinks.outbox import Outbox
 from flawscope_station.store import model_registry as registry_module
-from flawscope_station.store.database import Database, now
+from flawscope_station.store.database import Database
 from flawscope_station.store.files import PICTURES, Files
-from flawscope_station.store.kinds import count_kinds
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.records import Store
 from flawscope_station.store.retention import Retention
@@ -44,7 +41,6 @@ from flawscope_station.store.schema import (
     removed_files,
     versions,
 )
-from flawscope_station.store.search import PeriodSummary
 from keeping_helpers import (
     HOUR_OLD,
     count,
@@ -251,38 +247,44 @@ def test_records_stay_for_the_reports_of_shifts(open_one, parts):
     assert count(station.database, inspections) == 3
 
 
-def test_a_product_that_is_added_does_not_end_the_reports():
-    products = {"plate": 1}
+@pytest.mark.both_databases
+def test_much_that_a_start_would_remove_waits_for_a_person(database, tmp_path):
+    """A bound may be wrong by a letter. The answer holds for the same bounds, also after a restart."""
+    files, problems = Files(tmp_path / "files"), dict[str, str]()
+    product, version = add_version(database)
+    store = Store(database)
+    store.record([taken_file(files, product, version, f"{k}".encode() * 100, 0) for k in range(40)])
 
-    def events(kind: str, number: int) -> list[Any]:
-        products["another"] = 2
-        return []
+    def report(code: str, why: str | None, *action: object, stops: bool = False) -> None:
+        problems.pop(code, None)
+        if why:
+            problems[code] = why
 
-    store: Any = SimpleNamespace(events=events)
-    told: list[str | None] = []
-    pictures: Any = None
-    reporter = ShiftReporter(
-        ShiftSettings({"day": "06:00"}),
-        products,
-        store,
-        pictures,
-        lambda code, why: told.append(why),
-        "1",
-        lambda *what: "",
-    )
-    reporter._report = lambda *what: False
-    assert reporter.report_ended(now())
-    assert told == [None]
-    first = set(reporter._done)
-    assert reporter.report_ended(now() + 30 * 86_400_000_000)
-    assert not first & reporter._done, "those that nobody asks for any more are forgotten"
+    def started(keep: RetentionSettings) -> Housekeeping:
+        problems.clear()
+        made = Housekeeping(store, files, keep, Access(database), report)
+        made.clock.jump = 0
+        return made
 
+    def count_there() -> int:
+        query = select(func.count()).select_from(pictures).where(pictures.c.removed_at.is_(None))
+        with database.reading() as connection:
+            return int(connection.execute(query).scalar_one())
 
-def test_messages_of_two_stations_have_ids_of_their_own():
-    found = PeriodSummary({}, [], [], [], None, [], count_kinds([]), count_kinds([]))
-    ids = {shift_message(sender, NAME, 1, Shift("day", 1, 2), found).id for sender in ("a", "b")}
-    assert len(ids) == 2
-    assert shift_message("a", NAME, 1, Shift("day", 1, 2), found).id in ids
+    for keep in (RetentionSettings(good=None, space=3000), RetentionSettings(good=1.0)):
+        asking = started(keep)
+        asking.clock = asking._retention.clock = aged(database)
+        assert not asking._may_remove()
+        assert "`keep` would remove" in problems["keep_asks"]
+        assert not started(keep)._may_remove() or keep.good is not None
+        asking.confirm_keep("anna")
+        assert (asking._may_remove(), problems) == (True, {})
+        again = started(keep)
+        again.clock = again._retention.clock = aged(database)
+        assert again._may_remove()
+    assert count_there() == 40
+    few = started(RetentionSettings(good=None, space=7000))  # bytes of 7,000 and a few
+    assert few._may_remove()
 
 
 def test_a_start_waits_for_no_walk_through_files(settings, monkeypatch):

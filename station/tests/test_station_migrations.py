@@ -17,6 +17,7 @@ from flawscope.errors import InputError
 from flawscope_station.settings.station import Settings
 from flawscope_station.store import migrations
 from flawscope_station.store.database import Database
+from flawscope_station.store.files import Files
 from flawscope_station.store.inspection import KeyedRequest
 from flawscope_station.store.records import Store
 from flawscope_station.store.schema import (
@@ -30,6 +31,7 @@ from flawscope_station.store.schema import (
     products,
 )
 from flawscope_station.store.search import Filters, search
+from flawscope_station.store.station_identity import check_owner
 from station_helpers import add_version, taken
 
 pytestmark = pytest.mark.both_databases
@@ -185,3 +187,32 @@ def test_a_store_of_an_earlier_version_is_opened_with_all_that_it_had(empty_data
     store.add_verdict(product, flagged["id"], "undo", "anna")
     new = taken(product, 1, picture="9" * 64)
     assert store.record([new])[0][0] == 11, "no number is given again"
+
+
+def test_tables_of_another_version_are_looked_at_and_stay_as_they_are(empty_database):
+    """By commands beside a station, which may be an older one that runs."""
+    database = empty_database
+    assert not database.check_tables()
+    dialect = "sqlite" if database.is_sqlite else "postgresql"
+    run_script(database, (Path(__file__).parent / "store" / f"tables-0002.{dialect}.sql").read_text())
+    with pytest.raises(InputError, match="is a store of another version of flawscope") as caught:
+        database.check_tables()
+    assert "\n" not in str(caught.value)
+    with database.reading() as connection:
+        assert migrations.table_version(connection) == "0002"
+    database.migrate()
+    assert database.check_tables()
+
+
+def test_tables_of_another_station_are_not_migrated(empty_database, tmp_path):
+    """PostgreSQL: a second station that names the data base of an older one, which runs."""
+    database = empty_database
+    dialect = "sqlite" if database.is_sqlite else "postgresql"
+    run_script(database, (Path(__file__).parent / "store" / f"tables-0002.{dialect}.sql").read_text())
+    run_script(database, f"UPDATE stations SET folder = '{'a' * 32}';")
+    files = Files(tmp_path / "other")
+    if database.is_sqlite:  # the folder, which is locked, has its file
+        check_owner(database, files)
+        return
+    with pytest.raises(InputError, match="is the data base of another station"):
+        check_owner(database, files)
