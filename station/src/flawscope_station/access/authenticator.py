@@ -233,5 +233,5 @@ class Access:
 
 
 def _member_name(address: str) -> str:
-    """Name, which no user can have, under which tries with a company's account count: nobody is known before."""
+    """Name, which no user can have, under which tries with a company's account count."""
     return f"a company's member at {subnet(address)}"

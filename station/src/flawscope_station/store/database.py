@@ -240,7 +240,7 @@ class Database:
             raise InputError(f"{self.name} is no store of flawscope: {one_line_message(error)}") from None
 
     def check_tables(self) -> bool:
-        """Return whether there are tables; nothing is changed. InputError where they are of another version."""
+        """Return whether there are tables, unchanged. InputError where they are of another version."""
         try:
             with self.reading() as connection:
                 is_right, version = is_current(connection), table_version(connection)
@@ -252,8 +252,8 @@ class Database:
             raise InputError(f"{self.name} is no store of flawscope: {one_line_message(error)}") from None
         if version is not None and not is_right:
             raise InputError(
-                f"{self.name} is a store of another version of flawscope, which may be running on it: use that "
-                "one here; `flawscope serve` of this one, started in its place, takes the store over"
+                f"{self.name} is a store of another version of flawscope, which may be running on it: use "
+                "that one here; `flawscope serve` of this one, started in its place, takes the store over"
             )
         return version is not None
 

@@ -16,7 +16,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def check_owner(database: Database, files: Files) -> None:
-    """Check before tables are migrated that they are not another station's, which may be running. InputError."""
+    """Check before tables are migrated that they are not another station's, which may run. InputError."""
     if database.is_sqlite:  # its file is in the folder, which is locked
         return
     with database.reading() as connection:
