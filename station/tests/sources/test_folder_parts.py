@@ -46,7 +46,7 @@ def test_views_of_a_number_are_a_part_where_they_were_written_soon_after_each_ot
 
 @pytest.mark.parametrize(("seconds", "hinted"), [(25, True), (86_400, False)])
 def test_what_lacks_a_view_says_that_clocks_may_differ(seconds, hinted):
-    """Two computers write the views; the clock of one is behind. Numbers that come again are no such thing."""
+    """Two computers write the views; the clock of one is behind. Numbers that come again are no such case."""
     seen = [
         SeenView(Path(view), ("7", None), view, at * SECOND + 1)
         for view, at in (("left", 0), ("top", seconds))

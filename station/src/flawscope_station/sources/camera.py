@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from flawscope.errors import FlawscopeError
+from flawscope.errors import FlawscopeError, InputError
 from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.picture import Part, Picture
 from flawscope_station.inspecting.writer import RecordedInspection
@@ -60,8 +60,8 @@ class Trigger:
 
 @dataclass(frozen=True)
 class Shot:
-    """Frame of a camera. at: microseconds since 1970. triggers: number of those that it answers. exposed_at: as
-    `time.monotonic` counts, as far as that is known."""
+    """Frame of a camera. at: microseconds since 1970. triggers: number of those that it answers.
+    exposed_at: as `time.monotonic` counts, as far as that is known."""
 
     frame: VideoFrame
     at: int

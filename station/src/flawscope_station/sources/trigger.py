@@ -111,8 +111,8 @@ def check_together(shots: Sequence[Any], most: float) -> None:
     apart = max(times, default=0.0) - min(times, default=0.0)
     if apart > most:
         raise ApartError(
-            f"the views of this part were exposed {apart:.2g} s apart, {most:g} s are allowed: let each camera "
-            "give frames more often, or trigger it by software"
+            f"the views of this part were exposed {apart:.2g} s apart, {most:g} s are allowed: let each "
+            "camera give frames more often, or trigger it by software"
         )
 
 
