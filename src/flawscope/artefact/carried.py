@@ -1,4 +1,4 @@
-"""What the next model keeps of the one that it is made from, by whatever way it is made. Torch-free."""
+"""Facts that the next model keeps of the one that it is made from, by whatever way it is made. Torch-free."""
 
 from __future__ import annotations
 
