@@ -9,6 +9,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Sized
+from pathlib import Path
 from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -104,18 +105,43 @@ def require_installed(feature: str, *libraries: str, extras: str, package: str =
         raise missing_library_error(feature, *missing, extras=extras, package=package)
 
 
-CHECKOUT = {"flawscope": ".", "flawscope-station": "./station", "flawscope-line": "./line"}  # folders in it
+# folders of a checkout that hold the project's distributions
+SOURCE_FOLDERS = {
+    "flawscope": ".",
+    "flawscope-station": "./station",
+    "flawscope-line": "./line",
+    "flawscope-weights": "./weights",
+    "flawscope-weights-dinov2": "./weights/dinov2",
+}
+NEEDS_WEIGHTS = {"train", "accurate"}  # extras of flawscope
 
 
-def install_command(*libraries: str, extras: str, package: str = "flawscope") -> str:
-    """Command that installs missing libraries, to type in the checkout: on a public index the name flawscope
-    may be somebody else's.
+def runs_from_checkout() -> bool:
+    """Whether this code lies in a checkout, not in an installed wheel."""
+    root = Path(__file__).parents[2]
+    return (root / "pyproject.toml").is_file() and (root / "weights").is_dir()
 
-    extras: those of the package that bring the libraries, with commas.
+
+def install_command(*libraries: str, extras: str = "", package: str = "flawscope") -> str:
+    """Command that installs missing libraries.
+
+    In a checkout it names the checkout's folders. Elsewhere it says that the package comes from where
+    flawscope came from, because on a public index the name may be somebody else's.
+
+    Args:
+        libraries: their names on the index, for a package of others.
+        extras: those of the package that bring the libraries, with commas.
+        package: the distribution to install.
     """
-    if package in CHECKOUT:
-        return f'pip install "{CHECKOUT[package]}[{extras}]" in flawscope\'s checkout'
-    return f"pip install {' '.join(libraries)}"
+    if package not in SOURCE_FOLDERS:
+        return f"pip install {' '.join(libraries)}"
+    suffix = f"[{extras}]" if extras else ""
+    if not runs_from_checkout():
+        return f'pip install "{package}{suffix}", from where flawscope came from'
+    words = [f'"{SOURCE_FOLDERS[package]}{suffix}"' if extras else SOURCE_FOLDERS[package]]
+    if package == "flawscope" and NEEDS_WEIGHTS & set(extras.split(",")):
+        words.insert(0, SOURCE_FOLDERS["flawscope-weights"])
+    return f"pip install {' '.join(words)} in flawscope's checkout"
 
 
 _WITH_COMMA = re.compile(r"\s*[+-]?(?:\d*,\d{1,2}|0*,\d+|\d+,\d{4,})\s*(?:%|px)?\s*")

@@ -66,7 +66,7 @@ SEEN = ("size", "tile", "scale", "min_defect", "crop", "preset", "backbone", "co
 # Options of a fit that change nothing of what is tried
 WITHOUT_EFFECT = ("device", "force")
 # Options of a fit that leave nothing to try, or for which pictures are not as they lie in the file
-NOT_TRIED = ("part", "view", "channels", "undistort", "resume", "minutes")
+NOT_TRIED = ("part", "view", "channels", "resume", "minutes")
 
 
 class _TimeIsUpError(Exception):
@@ -88,7 +88,11 @@ def fit_auto(
     """Fits a PatchCore with the settings that the pictures need, found out in a limited time.
 
     Args:
-        images, names, say, step, **options: as `fitting.fit` takes them. What is given stays.
+        images: as `fitting.fit` takes them.
+        names: as `fitting.fit` takes them.
+        say: as `fitting.fit` takes it.
+        step: as `fitting.fit` takes it.
+        **options: as `fitting.fit` takes them. What is given stays.
         minutes: for all, the fit that follows included. An interrupt ends the search, and keeps the best.
         seen: defective pictures to choose by, as `Reading` has it: nothing is learnt from them, and
             evaluation leaves them out.

@@ -52,7 +52,6 @@ from flawscope.views.light import check_range
 from flawscope.views.pose import PoseKind
 from flawscope.views.preprocess import Preprocess
 from flawscope.views.several_parts_learning import LearnedParts
-from flawscope.views.undistort import Undistortion
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -103,7 +102,6 @@ class Seeing:
     several: pictures show several parts each: all are found, counted and judged; `align` says how they lie.
     channels: pictures have more channels than three, judged together (`pictures.channels`): "all", colours
         together and each other one by itself, or groups by the channels' numbers, "1-3,4".
-    undistort: file with the coefficients of the lens (`Undistortion.read`): pictures are undistorted first.
     min_defect: the smallest defect that is to be found, in pixels of the pictures, 20 or "20px": chooses
         `tile` and `scale`.
     scale_mm: millimetres that a pixel of the pictures is long: regions have sizes; None: not known.
@@ -114,7 +112,6 @@ class Seeing:
     align: Align = "none"
     several: bool = False
     channels: str | Channels | None = None
-    undistort: str | os.PathLike[str] | Undistortion | None = None
     min_defect: str | float | None = None
     scale_mm: float | None = None
 
@@ -334,10 +331,7 @@ class _Steps:
         seen = decoded.survey()
         check_region(self.how.roi, sources, names, seen.sizes)
         remarks, aligned = list[str](), self.how.align != "none" and not self.how.several
-        lens = self.how.undistort
-        if lens is not None and not isinstance(lens, Undistortion):
-            lens = Undistortion.read(lens)
-        preprocess = Preprocess.of_levels(seen.levels, undistort=lens, channels=channels)
+        preprocess = Preprocess.of_levels(seen.levels, channels=channels)
         shown = list[Seen]()
         if parts is None or aligned:
             shown = see_pictures(decoded, self.step, preprocess.small if aligned else None)

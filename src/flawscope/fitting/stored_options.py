@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from flawscope.artefact.model_file import Artefact
 from flawscope.artefact.parts import stored_part_pattern
+from flawscope.errors import InputError
 from flawscope.fitting.preparation import Reading, Seeing
 from flawscope.fitting.update_evaluation import CORRECTIONS
 from flawscope.methods import registry
@@ -20,15 +21,23 @@ from flawscope.views.roi import FrameRegion
 
 def stored_seeing(old: Artefact) -> Seeing:
     """Returns how the pictures of a fitted model are seen. The smallest defect is not among it: the tiles
-    that it chose are settings of the method."""
+    that it chose are settings of the method.
+
+    Raises:
+        InputError: the model corrects its pictures in a way that no fit does any more.
+    """
     manifest, how = old.manifest, old.manifest.preprocess
+    if how.undistort is not None:
+        raise InputError(
+            "the model undistorts its pictures, which fits do no longer: fit anew on pictures that the "
+            "camera's SDK or OpenCV have undistorted"
+        )
     return Seeing(
         roi=_stored_region(old),
         light=None if how.normalization is None else how.normalization.share,
         align="none" if how.reference is None else how.reference.kind,
         several=how.several is not None,
         channels=how.channels,
-        undistort=how.undistort,
         scale_mm=manifest.facts.get(SCALE),
     )
 

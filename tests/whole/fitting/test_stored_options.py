@@ -19,7 +19,6 @@ from flawscope.methods import registry
 from flawscope.pictures.channels import Channels
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.views.light import Light, light_variations
-from flawscope.views.undistort import Undistortion
 from matrix import draw as part
 from picture_files import save
 from small_network import SMALL_NETWORK
@@ -32,7 +31,6 @@ CASES = {
     "light": {"light": "10%"},
     "align": {"align": "shift"},
     "several": {"several": True, "align": "turn"},
-    "undistort": {"undistort": Undistortion(80, 80, 40, 40, k1=-0.1)},
     "channels": {"channels": Channels(3, ((0, 1, 2), (1,)))},
     "group": {"group": r"^p\d+"},
     "part": {"part": r"p\d+"},
@@ -122,7 +120,7 @@ TOGETHER = [
     ("several", "seed", "samples", "false_alarm_rate"),
     ("align", "roi", "light", "force"),
     ("part", "view", "channels", "ratio"),
-    ("scale_mm", "undistort", "group", "two sizes", "cap"),
+    ("scale_mm", "group", "two sizes", "cap"),
     ("min_defect",),
     ("drop_suspects", "keep_aspect", "crop"),
     ("tile",),
