@@ -5,9 +5,10 @@ import threading
 import pytest
 
 from flawscope import Predictor
+from flawscope_station.store.addresses import Addresses
 from flawscope_station.store.files import Files
 from flawscope_station.store.model_registry import ModelRegistry
-from flawscope_station.store.records import NotFoundError
+from flawscope_station.store.records import REMOVED_EVENT, NotFoundError, Store
 from station_helpers import PATIENCE, add_version
 
 pytestmark = pytest.mark.both_databases
@@ -66,9 +67,9 @@ def test_a_version_that_judges_cannot_be_removed(registry):
 def test_removal_and_activation_wait_for_each_other(registry, monkeypatch):
     """Between the end of the transaction and the change of the open models nobody removes anything."""
     activate, removed = registry.models.activate, []
+    thread = threading.Thread(target=lambda: removed.append(registry.remove(1, 2, "berta")))
 
     def remove_meanwhile(models):
-        thread = threading.Thread(target=lambda: removed.append(registry.remove(1, 2, "berta")))
         thread.start()
         thread.join(0.05)
         assert removed == []
@@ -76,5 +77,25 @@ def test_removal_and_activation_wait_for_each_other(registry, monkeypatch):
 
     monkeypatch.setattr(registry.models, "activate", remove_meanwhile)
     registry.activate(1, 2, "anna")
-    with registry._switch_lock:
-        assert judge_and_page(registry) == (2, 2)
+    thread.join(PATIENCE)
+    assert removed == [False]
+    assert judge_and_page(registry) == (2, 2)
+
+
+def test_a_product_is_removed_by_one_transaction(registry):
+    """Whoever starts again after it has no judge for it, and the event that says who removed it."""
+    registry.deactivate(1, "anna", "product plate; its records are kept")
+    assert not registry.models.is_open(1)
+    assert (registry.resume(1), registry.list_versions(1)["active"]) == (None, None)
+    (event,) = Store(registry.database).events(REMOVED_EVENT, 1)
+    assert (event.who, event.text) == ("anna", "product plate; its records are kept")
+
+
+def test_a_product_that_is_being_removed_is_not_found(registry):
+    """Between two steps of it: an answer in one line, and no fault of the program."""
+    addresses = object.__new__(Addresses)
+    addresses.configured, addresses.entries, addresses._entry_of = {}, {}, {}
+    addresses.products, addresses.names = {"plate": 1}, {1: "plate"}
+    with pytest.raises(NotFoundError, match="product plate is removed"):
+        addresses.settings_of("plate")
+    assert addresses.configured_numbers() == {}

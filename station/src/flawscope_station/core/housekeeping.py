@@ -107,7 +107,7 @@ class Housekeeping(BackgroundThread):
         )
 
     def _work(self) -> None:
-        while not self._wait(CHECK_INTERVAL if self._removes_at else 1.0):
+        while not self._wait(CHECK_INTERVAL if self._removes_at or self._question else 1.0):
             with self.threads[0].call():
                 self.check_clock()
                 may_remove = self._may_remove()

@@ -69,8 +69,8 @@ def _clocks_differ(group: Sequence[SeenView], later: SeenView) -> str:
     if later.view in [one.view for one in group] or apart > MOST_CLOCKS_DIFFER:
         return ""
     return (
-        f"; a file that shows {later.view} is {apart:.0f} s younger: if it is of the same part, the clocks of "
-        "the computers that write them differ, and are to be set alike"
+        f"; a file that shows {later.view} is {apart:.0f} s younger: if it is of the same part, the clocks "
+        "of the computers that write them differ, and are to be set alike"
     )
 
 

@@ -203,13 +203,13 @@ class Retention:
         later = or_(*(and_(is_of_kind(kind), inspections.c.id > number) for kind, number in last.items()))
         there = select(func.count(), func.coalesce(func.sum(pictures.c.bytes), 0))
         there = there.where(pictures.c.removed_at.is_(None))
-        numbers = select(func.min(inspections.c.id), func.max(inspections.c.id))
         with self.database.reading() as connection:
             count, size = connection.execute(there).one()
             old = 0
             if any(last.values()):
                 old, _ = connection.execute(there.where(~is_shown(later), ~IS_LEARNT)).one()
-            first, newest = connection.execute(numbers).one()
+            first = connection.scalar(select(func.min(inspections.c.id)))
+            newest = connection.scalar(select(func.max(inspections.c.id))) or 0
         records = self._newest_due(RECORDS)
         share = 0.0 if not records or first is None else max(0, records - first + 1) / (newest - first + 1)
         excess = 0 if self._space is None else max(0, int(size) - self._space)
