@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -17,11 +17,14 @@ from fastapi.responses import StreamingResponse
 
 from flawscope import __version__
 from flawscope.errors import InputError, suggest_name
-from flawscope_station.access.authenticator import ExpiredError
+from flawscope_station.access.authenticator import Access, ExpiredError
 from flawscope_station.access.roles import ENGINEER, OPERATOR, PERSON_KEY, VIEWER, Person, has_role
 from flawscope_station.core.housekeeping import Housekeeping
 from flawscope_station.core.live import EventBroadcaster
+from flawscope_station.core.queries import Overview
+from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.settings.station import Limits
+from flawscope_station.shifts import shift_begin
 from flawscope_station.store.database import StoreError, now
 from flawscope_station.store.files import MASK_SUFFIX, MASKS
 from flawscope_station.store.inspection import HTTP_PREFIX, Inspection
@@ -181,8 +184,8 @@ def parse_filters(
         Query(description="why its sender did not get the answer"),
     ] = None,
     purpose: Annotated[
-        Literal["", "production", "challenge"] | None,
-        Query(description="challenge: challenge parts, which are not found otherwise"),
+        Literal["", "production", "challenge", "trial", "with trials"] | None,
+        Query(description="challenge: challenge parts; trial: what was tried by hand. Neither is found else"),
     ] = None,
     score_min: str | None = None,
     score_max: str | None = None,
@@ -351,32 +354,79 @@ def trends(
     return records.trends(product_id, *bounds)
 
 
-@product_router.get("/live", response_class=StreamingResponse)
-async def live(
-    name: str,
-    product_id: ProductId,
-    request: Request,
-    overview: OverviewDep,
-    access: AccessDep,
-    broadcaster: Annotated[EventBroadcaster, component(EventBroadcaster)],
-) -> StreamingResponse:
-    """Stream server-sent events: `inspection` for each new one, `refusal` for each part or trigger that is
-    not judged, `state` every second, with the time as `at`."""
+# ------------------------------------------------------------------------------------------------------- live
 
-    def state() -> dict[str, Any] | None:
+LIVE_TEXT = (
+    "Stream server-sent events: `inspection` for each new one, `refusal` for each part or trigger that is "
+    "not judged, `state` every second, with the time as `at` and the counts of the shift. Each names its "
+    "`product`."
+)
+MAX_LIVE_PRODUCTS = 100  # of a stream
+EventsDep = Annotated[EventBroadcaster, component(EventBroadcaster)]
+
+
+def live_state(overview: Overview, shifts: ShiftSettings | None, name: str) -> dict[str, Any]:
+    """Return how a product is at the moment, as the stream and the page *Live* show it. NotFoundError."""
+    product_id, at = overview.addresses.product_id(name), now()
+    begin = shift_begin(shifts, at)
+    counts = {"since": iso(begin), **overview.store.counts_since(product_id, begin)}
+    waiting = overview.store.waiting_count(product_id)
+    return {**overview.state(name), "product": name, "waiting": waiting, "counts": counts, "at": iso(at)}
+
+
+def _stream(
+    request: Request,
+    names: Sequence[str],
+    overview: Overview,
+    access: Access,
+    shifts: ShiftSettings | None,
+    broadcaster: EventBroadcaster,
+) -> StreamingResponse:
+    """Return the events of products. It ends when nobody may see them any more, or none of them is there."""
+
+    def states() -> list[dict[str, Any]]:
         try:
             if not has_role(access.authenticate(request), VIEWER):  # signed out, or removed
-                return None
-            facts = {**overview.state(name), "waiting": overview.store.waiting_count(product_id)}
-            return {**facts, "at": iso(now())}
+                return []
+            there = [name for name in names if name in overview.addresses.products]
+            return [live_state(overview, shifts, name) for name in there]
         except (StoreError, ExpiredError, NotFoundError):  # the page asks for the reason, and connects again
-            return None
+            return []
+
+    product_ids = [overview.addresses.product_id(name) for name in names]
 
     async def events() -> AsyncIterator[str]:
-        async for message in broadcaster.stream(product_id, state):
+        async for message in broadcaster.stream(product_ids, states):
             yield message
 
     return StreamingResponse(events(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+
+
+@router.get("/live", response_class=StreamingResponse, description=LIVE_TEXT)
+async def live_products(
+    request: Request,
+    overview: OverviewDep,
+    access: AccessDep,
+    settings: SettingsDep,
+    broadcaster: EventsDep,
+    products: Annotated[str, Query(min_length=1, description="their names, with commas between them")],
+) -> StreamingResponse:
+    names = list(dict.fromkeys(products.split(",")))
+    if len(names) > MAX_LIVE_PRODUCTS:
+        raise InputError(f"a stream is of {MAX_LIVE_PRODUCTS} products at most: open several")
+    return _stream(request, names, overview, access, settings.shifts, broadcaster)
+
+
+@product_router.get("/live", response_class=StreamingResponse, description=LIVE_TEXT)
+async def live(
+    name: str,
+    request: Request,
+    overview: OverviewDep,
+    access: AccessDep,
+    settings: SettingsDep,
+    broadcaster: EventsDep,
+) -> StreamingResponse:
+    return _stream(request, [name], overview, access, settings.shifts, broadcaster)
 
 
 router.include_router(product_router)

@@ -18,12 +18,13 @@ from flawscope_station.access.roles import LOCAL_PERSON, PERSON_KEY, Person, has
 from flawscope_station.core.queries import Overview
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.settings.station import Settings
-from flawscope_station.shifts import Shift, ended_shifts, shift_begin
+from flawscope_station.shifts import Shift, ended_shifts
 from flawscope_station.store.database import StoreError, now
 from flawscope_station.store.inspection import other_fields
 from flawscope_station.store.line_alarms import hold_promise
 from flawscope_station.store.records import iso, valid_id_or_zero
-from flawscope_station.store.search import Filters
+from flawscope_station.store.search import WITH_TRIALS, Filters
+from flawscope_station.web.api import live_state
 from flawscope_station.web.components import (
     HealthDep,
     OverviewDep,
@@ -193,13 +194,10 @@ def live(
     product_id, store = page.product_id, records.store
     newest = records.search(product_id, Filters(limit=RECENT_PICTURES)).inspections
     last = store.last_defective(product_id)
-    facts = {**overview.state(product), "waiting": store.waiting_count(product_id), "at": iso(now())}
+    facts = live_state(overview, settings.shifts, product)
     del facts["problem"]  # that is for engineers
-    begin = shift_begin(settings.shifts, now())
-    counts = {"since": iso(begin), **store.counts_since(product_id, begin)}
-    data: dict[str, Any] = {"newest": newest, "anomalous": last}
-    data |= {"facts": facts, "counts": counts}
-    return page.render("live", sections=("live", "refused", "capture", "promise"), data=data)
+    data: dict[str, Any] = {"newest": newest, "anomalous": last, "facts": facts}
+    return page.render("live", sections=("live", "refused", "capture"), data=data)
 
 
 @page_router.get("/{product}/review")
@@ -222,7 +220,8 @@ def history(
     try:
         search = {key: _to_utc(text) if key in ("since", "until") else text for key, text in query.items()}
         search |= {key: text.replace(",", ".") for key, text in query.items() if key.startswith("score_")}
-        filters = Filters.from_query({**search, "cursor": cursor, "limit": str(PER_PAGE)})
+        shown = {"purpose": WITH_TRIALS, **search, "cursor": cursor, "limit": str(PER_PAGE)}
+        filters = Filters.from_query(shown)
         result = records.search(page.product_id, filters)
         inspections = result.inspections
         if result.next:
