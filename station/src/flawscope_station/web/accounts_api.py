@@ -76,7 +76,7 @@ def users(access: AccessDep) -> Any:
 def add_user(new: NewUser, access: AccessDep, person: Admin) -> Any:
     """Let somebody sign in. On an open station it is an administrator: from then on everybody signs in."""
     if person == LOCAL_PERSON and new.role != ADMIN:
-        text = f"from now on everybody signs in, and as {new.role} {new.name} can add nobody: begin with an admin"
+        text = f"from now on everybody signs in, and {new.name} could add nobody: begin with an admin"
         raise RefusedError(409, text, "no_admin")
     access.users.add(new.name, new.password, new.role, who=person.name)
     return users(access)
