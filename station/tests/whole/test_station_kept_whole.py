@@ -42,7 +42,8 @@ def test_models_and_trends_say_what_the_version_that_judges_promises(tablet, mon
     assert known["rate"] == pytest.approx(1 / 13)
     line = (
         "Version 1 judges. Of 100 good parts it will call about 7.7 defective by mistake. This was measured "
-        "on 12 pictures, each judged by a model that had not learnt from it. 7 more pictures would allow 5 in 100."
+        "on 12 pictures, each judged by a model that had not learnt from it. "
+        "7 more pictures would allow 5 in 100."
     )
     for page in ("models", "trends"):
         tablet.open(page)
