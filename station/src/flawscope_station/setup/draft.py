@@ -43,7 +43,7 @@ MAX_NAME_LENGTH = 120  # characters
 MAX_UNPACKED_BYTES, MAX_ZIP_RATIO = 256 * 1024**2, 50  # of any zip; of a larger one, times its own size
 
 COLLECTING = "collecting"  # stage of a draft before its first fit
-KEPT = ("by", "at", "live", "result")  # keys of a state
+KEPT = ("by", "at", "live", "product", "result")  # keys of a state
 RefusalCode = Literal["raw", "too_large", "full", "unreadable", "defects", "document", "video", "archive"]
 
 

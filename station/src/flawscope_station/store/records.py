@@ -10,11 +10,24 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, Select, Table, case, func, literal_column, select, true, update
+from sqlalchemy import (
+    Connection,
+    Row,
+    Select,
+    Table,
+    case,
+    exists,
+    func,
+    literal_column,
+    select,
+    true,
+    update,
+)
 
 from flawscope.errors import InputError
 from flawscope_station.store.database import Database, now
@@ -168,6 +181,32 @@ class Store:
         """Add a product unless it is there; return its number. entry_id: of the entry that finds it."""
         with self.database.writing() as connection:
             return add_product(connection, name, entry_id)
+
+    def find_product(self, name: str) -> Row[Any] | None:
+        """Row of the product of a name, also of one that was removed."""
+        return self.database.row(select(products).where(products.c.name == name))
+
+    def removed_products(self, present: Collection[int]) -> dict[str, int]:
+        """Numbers of the products by name that have records and are none of those that are present."""
+        has_records = exists().where(inspections.c.product_id == products.c.id)
+        query = select(products.c.name, products.c.id).where(products.c.id.not_in(present), has_records)
+        return {row.name: int(row.id) for row in self.database.rows(query.order_by(products.c.name))}
+
+    def free_name(self, name: str, who: str) -> str:
+        """Give the product of this name, which was removed, a name that says so, and return that: its records
+        stay its own when another part gets the name."""
+        with self.database.writing() as connection:
+            taken = {*connection.scalars(select(products.c.name))}
+            stem = f"{name[:40]}.removed-{iso(now())[:10]}"
+            free = (stem if n == 1 else f"{stem}-{n}" for n in count(1))
+            new_name = next(one for one in free if one not in taken)
+            renamed = update(products).where(products.c.name == name).values(name=new_name)
+            number = connection.scalar(renamed.returning(products.c.id))
+            text = (
+                f"another product takes the name {name}: the records of the one before are under {new_name}"
+            )
+            add_event(connection, REMOVED_EVENT, who, text, number)
+        return new_name
 
     def totals(self, product_id: int) -> dict[str, int]:
         """Number of inspections, and of those that wait for a review, up to `MAX_WAITING`."""

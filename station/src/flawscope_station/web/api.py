@@ -33,12 +33,14 @@ from flawscope_station.store.search import MAX_PAGE_SIZE, Filters
 from flawscope_station.web import schemas, uploads
 from flawscope_station.web.components import (
     AccessDep,
+    AddressesDep,
     FilesDep,
     HealthDep,
     MetricsDep,
     OverviewDep,
     ProductId,
     RecordsDep,
+    RecordsId,
     RendererDep,
     SettingsDep,
     StoreDep,
@@ -135,6 +137,13 @@ def products(overview: OverviewDep) -> Any:
     return {"products": [overview.facts(name) for name in list(overview.addresses.products)]}
 
 
+@router.get("/removed-products", response_model=schemas.RemovedProducts)
+def removed_products(addresses: AddressesDep) -> Any:
+    """List the products that were removed: their inspections can be found, seen and exported by these names,
+    for as long as they are kept."""
+    return {"products": list(addresses.removed())}
+
+
 @product_router.get("", response_model=schemas.Product)
 def one_product(name: str, overview: OverviewDep) -> Any:
     return overview.facts(name)
@@ -204,14 +213,14 @@ FiltersDep = Annotated[Filters, Depends(parse_filters)]
 
 
 @product_router.get("/inspections", response_model=schemas.Inspections)
-def find_inspections(product_id: ProductId, records: RecordsDep, filters: FiltersDep) -> Any:
+def find_inspections(product_id: RecordsId, records: RecordsDep, filters: FiltersDep) -> Any:
     """Search inspections, the newest first."""
     page = records.search(product_id, filters)
     return {"inspections": page.inspections, "next": page.next}
 
 
 @product_router.get("/inspections/{number}", response_model=Inspection)
-def one_inspection(product_id: ProductId, number: int, store: StoreDep) -> Any:
+def one_inspection(product_id: RecordsId, number: int, store: StoreDep) -> Any:
     return store.inspection(product_id, valid_id_or_zero(number))
 
 
@@ -219,7 +228,7 @@ def one_inspection(product_id: ProductId, number: int, store: StoreDep) -> Any:
 
 
 @product_router.get("/inspections/{number}/picture", response_class=Response)
-def picture(product_id: ProductId, number: int, renderer: RendererDep, seen: SeenView = None) -> Response:
+def picture(product_id: RecordsId, number: int, renderer: RendererDep, seen: SeenView = None) -> Response:
     """Return the picture file as it was sent."""
     data, suffix, sent_name = renderer.picture(product_id, valid_id_or_zero(number), seen)
     stem = PurePosixPath(sent_name).stem or str(number)
@@ -229,7 +238,7 @@ def picture(product_id: ProductId, number: int, renderer: RendererDep, seen: See
 
 @product_router.get("/inspections/{number}/view", response_class=Response)
 def view(
-    product_id: ProductId,
+    product_id: RecordsId,
     number: int,
     renderer: RendererDep,
     side: Side = DEFAULT_SIDE,
@@ -242,7 +251,7 @@ def view(
 
 @product_router.get("/inspections/{number}/overlay", response_class=Response)
 def overlay(
-    product_id: ProductId,
+    product_id: RecordsId,
     number: int,
     renderer: RendererDep,
     side: Side = DEFAULT_SIDE,
@@ -254,7 +263,7 @@ def overlay(
 
 
 @product_router.get("/inspections/{number}/map", response_class=Response)
-def anomaly_map(product_id: ProductId, number: int, renderer: RendererDep) -> Response:
+def anomaly_map(product_id: RecordsId, number: int, renderer: RendererDep) -> Response:
     """Return the anomaly map at the network's size, as 16-bit PNG; X-Map-Low and X-Map-High are the values of
     0 and 65535."""
     data, low, high = renderer.map(product_id, valid_id_or_zero(number))
@@ -263,7 +272,7 @@ def anomaly_map(product_id: ProductId, number: int, renderer: RendererDep) -> Re
 
 
 @product_router.get("/inspections/{number}/mask", response_class=Response)
-def mask(product_id: ProductId, number: int, renderer: RendererDep) -> Response:
+def mask(product_id: RecordsId, number: int, renderer: RendererDep) -> Response:
     """Return the mask that a person drew, else that of the model, as PNG of the picture's size, 255 where the
     defect is."""
     data = renderer.mask(product_id, valid_id_or_zero(number))

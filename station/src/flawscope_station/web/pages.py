@@ -54,9 +54,11 @@ PER_PAGE = 48  # inspections in the history; divides by 2, 3, 4, 6 and 8 columns
 
 
 class Page:
-    """Page that a request asks for: person, language and product. product_id: set on a product's pages."""
+    """Page that a request asks for: person, language and product. product_id: set on a product's pages.
+    is_removed: its product is inspected no more, and its records can be read."""
 
     product_id: int
+    is_removed = False
 
     def __init__(self, request: Request, page: str, product: str | None = None):
         self.request, self.page, self.product = request, page, product
@@ -80,8 +82,9 @@ class Page:
         facts = self._product_facts(product) if product else None
         api = f"/api/v1/products/{quote(product, safe='')}" if product else ""
         texts = self.texts.sections(*COMMON_SECTIONS, *sections) if product or sections else {}
-        script = {"texts": texts, "product": product, "person": person.name if person else "", "api": api}
-        script["data"] = more.pop("data", None)
+        script: dict[str, Any] = {"texts": texts, "product": product, "api": api}
+        script["person"] = person.name if person else ""
+        script |= {"data": more.pop("data", None), "over": self.is_removed}  # over: nothing is asked any more
         html = PAGES.render(
             template,
             self.texts,
@@ -91,10 +94,11 @@ class Page:
             product=product,
             products=list(self.overview.addresses.products) if person else [],
             facts=facts,
+            removed=self.is_removed,
             menu=self.overview.menu,
             bar=self._problem_bar(facts) if facts else "",
             person=person,
-            may_judge=has_role(person, "operator"),
+            may_judge=has_role(person, "operator") and not self.is_removed,
             may_audit=has_role(person, "admin"),
             may_change=has_role(person, "engineer"),
             account=person not in (None, LOCAL_PERSON),
@@ -114,7 +118,10 @@ class Page:
         return [user_command(settings, os.path.abspath(settings.store), verb) for verb in verbs]
 
     def _product_facts(self, product: str) -> dict[str, Any]:
-        """Return the product's facts; while the store is away only those that the page of problems needs."""
+        """Return the product's facts; while the store is away only those that the page of problems needs, and
+        of a removed one those of any page."""
+        if self.is_removed:
+            return {"waiting": 0, "problems": [], "problem_products": [], "found_at": None}
         try:
             return self.overview.facts(product)
         except StoreError:
@@ -153,12 +160,14 @@ def html_router(role: str) -> APIRouter:
     return APIRouter(include_in_schema=False, dependencies=[Depends(require_role(role))])
 
 
-def product_page(name: str) -> Any:
-    """Make the dependency of a product's page. NotFoundError where there is no such product."""
+def product_page(name: str, *, of_records: bool = False) -> Any:
+    """Make the dependency of a product's page. NotFoundError where there is no such product. of_records: the
+    page shows records, also of a product that was removed."""
 
     def page(request: Request, product: str) -> Page:
-        page = Page(request, name, product)
-        page.product_id = page.overview.addresses.product_id(product)
+        page, addresses = Page(request, name, product), find_component(request, Overview).addresses
+        page.product_id = addresses.records_id(product) if of_records else addresses.product_id(product)
+        page.is_removed = product not in addresses
         return page
 
     return Depends(page)
@@ -211,7 +220,10 @@ def review(
 
 @page_router.get("/{product}/history")
 def history(
-    product: str, page: Annotated[Page, product_page("history")], records: RecordsDep, versions: VersionsDep
+    product: str,
+    page: Annotated[Page, product_page("history", of_records=True)],
+    records: RecordsDep,
+    versions: VersionsDep,
 ) -> Response:
     query = {key: value for key, value in page.request.query_params.items() if value.strip()}
     cursor = query.pop("cursor", "")
@@ -297,7 +309,9 @@ def problems(page: Annotated[Page, product_page(PROBLEMS_PAGE)], health: HealthD
 
 
 @page_router.get("/{product}/inspections/{number}")
-def inspection(number: int, page: Annotated[Page, product_page("inspection")], store: StoreDep) -> Response:
+def inspection(
+    number: int, page: Annotated[Page, product_page("inspection", of_records=True)], store: StoreDep
+) -> Response:
     item = store.inspection(page.product_id, valid_id_or_zero(number))
     shown: dict[str, Any] = {"item": item, "more": other_fields(item)}
     data = {"id": number, "verdict_id": item["verdict_id"]}

@@ -38,7 +38,14 @@ from flawscope_station.web.api import (
     file_body_schema,
     refusals,
 )
-from flawscope_station.web.components import FilesDep, FloorDep, OverviewDep, RendererDep, component
+from flawscope_station.web.components import (
+    AddressesDep,
+    FilesDep,
+    FloorDep,
+    OverviewDep,
+    RendererDep,
+    component,
+)
 from flawscope_station.web.errors import RefusedError
 from flawscope_station.web.models_api import LiveProductsDep, save_body
 from flawscope_station.web.pages import Page, html_router
@@ -294,10 +301,11 @@ def report(draft: LearntDraftDep, request: Request) -> Response:
 
 
 @page_router.get("/-/new")
-def new_page(request: Request, drafts: DraftsDep) -> Response:
-    """Show the products that are being made, and begin another."""
+def new_page(request: Request, drafts: DraftsDep, addresses: AddressesDep) -> Response:
+    """Show the products that are being made, and begin another; and where removed ones' records are."""
     facts = [drafts.facts(draft, looked_at=False) for draft in drafts]
-    return Page(request, "new").render("new", sections=("new",), drafts=facts)
+    gone = list(addresses.removed())
+    return Page(request, "new").render("new", sections=("new",), drafts=facts, gone=gone)
 
 
 @page_router.get("/-/new/{name}")
