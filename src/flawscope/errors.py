@@ -8,7 +8,7 @@ import numbers
 import re
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,6 +51,22 @@ def suggest_name(word: str, known: Iterable[str]) -> str:
 def pluralize(number: int, noun: str) -> str:
     """Formats a count: 1 picture, 2 pictures, 1,000 pictures."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def check_one_each(count: int, **parallel: Sized) -> None:
+    """Checks sequences that run beside pictures, each once, where a public function takes them.
+
+    Args:
+        count: number of the pictures.
+        **parallel: the sequences, by the singular of what they hold: `name=names`.
+
+    Raises:
+        InputError: one of them has not as many entries as there are pictures.
+    """
+    for noun, entries in parallel.items():
+        if len(entries) != count:
+            given, wanted = pluralize(len(entries), noun), pluralize(count, "picture")
+            raise InputError(f"{given} for {wanted}: give one {noun} for each picture")
 
 
 COUNTED_WITHOUT_MASK = "(counted without its mask)"  # ends what is said of a picture whose mask is no use

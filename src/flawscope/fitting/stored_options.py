@@ -12,6 +12,7 @@ from flawscope.artefact.model_file import Artefact
 from flawscope.artefact.parts import stored_part_pattern
 from flawscope.errors import InputError
 from flawscope.fitting.preparation import Reading, Seeing
+from flawscope.fitting.update_evaluation import CORRECTIONS
 from flawscope.methods import registry
 from flawscope.methods.settings import PictureSettings
 from flawscope.predictor import SCALE
@@ -57,15 +58,18 @@ def stored_reading(old: Artefact) -> Reading:
 
 
 def stored_settings(old: Artefact) -> PictureSettings:
-    """Returns the method's settings of a fitted model, without those that a fit derives from its options."""
+    """Returns the method's settings of a fitted model, without those that a fit derives from its options, and
+    with the cap of its memory bank before updates raised it."""
     manifest = old.manifest
-    settings: PictureSettings = registry.method(manifest.method).parse_stored(manifest.config)
+    config = {**manifest.config, **manifest.facts.get(CORRECTIONS, {})}
+    settings: PictureSettings = registry.method(manifest.method).parse_stored(config)
     return replace(settings, masked=False, upright=False, hidden=False)
 
 
 def refit_options(old: Artefact) -> dict[str, Any]:
-    """Returns arguments of `fit` that make a model like a fitted one of other pictures."""
+    """Returns arguments of `fit` that make a model like a fitted one of other pictures, with its networks."""
     return {
+        "networks_of": old,
         "method": old.manifest.method,
         "settings": stored_settings(old),
         "samples": len(old.manifest.samples),
