@@ -32,8 +32,8 @@ WALKS = re.compile(
 BOUNDED = "INDEX inspections_(?:challenge|waiting)"
 OF_A_PRODUCT = re.compile(rf"SEARCH ({'|'.join(GROWING[:-1])}) USING (?!{BOUNDED}).*\(product_id=\?\)$")
 AT_AN_END = re.compile(r"SELECT (min|max)\([\w.]+\) AS \w+ \nFROM \w+ \nWHERE \w+\.product_id = \?$")
-# once an hour, in turns: the bytes of all pictures, for `keep: space` alone, and which events are too many; once
-# a start: what `keep` would remove
+# once an hour, in turns: the bytes of all pictures, for `keep: space` alone, and which events are too many;
+# once a start: what `keep` would remove
 HOURLY = re.compile(
     r"SELECT (coalesce\(sum\(anon_1.bytes\)|events.id \nFROM events \nWHERE \(?events.kind|"
     r"count\(\*\) AS count_1, coalesce\(sum\(pictures.bytes)"

@@ -240,6 +240,16 @@ class Addresses:
             raise NotFoundError(f"product {name} is removed")
         return configured
 
+    def removed(self) -> dict[str, int]:
+        """Numbers by name of the products that were removed and have records: these can be read."""
+        return self.store.removed_products(self.numbers())
+
+    def records_id(self, name: str) -> int:
+        """Number of a product whose records are read: it is inspected, or was removed. NotFoundError."""
+        if name not in self and (number := self.removed().get(name)) is not None:
+            return number
+        return self.product_id(name)
+
     def product_id(self, name: str) -> int:
         """Number of a product. NotFoundError names the products that there are."""
         if name in self.entries:
