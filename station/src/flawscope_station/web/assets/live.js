@@ -139,7 +139,7 @@
     byId("name").textContent = called(item);
     byId("name").href = `/${encodeURIComponent(page.product)}/inspections/${item.id}`;
     byId("at").textContent = clock.format(new Date(item.at));
-    byId("severity").textContent = item.severity > 0 ? number(item.severity) : "–";
+    byId("severity").textContent = number(item.severity);
     byId("recognised").hidden = !item.shows;
     byId("shows").textContent = item.shows === item.product ? item.shows : t("common.none_of_these");
     byId("not-found").hidden = !noticed(item);
