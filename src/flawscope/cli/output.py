@@ -121,7 +121,9 @@ def prediction_line(found: Prediction) -> str:
     p_value = "" if found.product_p_value is None else f", p {found.product_p_value:.3f}"
     recognised = found.product_name not in ("", Prediction.NO_PRODUCT_NAME)
     product = [f"{found.product_name}{p_value}"] if recognised else []
-    remarks = "".join(f"  ({words})" for words in (*product, *(one.words for one in found.findings)))
+    kinds = [found.regions[0].kinds_text] if found.is_anomalous and found.region_kinds else []
+    told = (*product, *filter(None, kinds), *(one.words for one in found.findings))
+    remarks = "".join(f"  ({words})" for words in told)
     return (
         f"{found.decision:<10} severity {severity_text(found.severity):<7} score {found.score:<9.4g} "
         f"p {found.p_value:.3f}  {found.path}{remarks}"
@@ -448,7 +450,10 @@ def run_facts(
 
 
 # What the numbers of `prediction_line` mean
-LEGEND = "severity: above 0 is anomalous, 3 is clear; p: the share of good pictures that score as high"
+LEGEND = (
+    "severity: above 0 is anomalous, 3 is clear, - is anomalous by what stands in parentheses; p: the share "
+    "of good pictures that score as high"
+)
 
 
 def totals_line(totals: MismatchDetector, calibration: Calibration, tolerances: bool = False) -> str:

@@ -74,8 +74,8 @@ class Finding:
 
 
 def severity_text(severity: float) -> str:
-    """A severity for a person: a number, or "finding" where a picture is anomalous by findings alone."""
-    return "finding" if severity == MIN_ANOMALOUS_SEVERITY else f"{severity:+.1f}"
+    """A severity for a person: a number, or a dash where a picture is anomalous by what was noticed alone."""
+    return "-" if severity == MIN_ANOMALOUS_SEVERITY else f"{severity:+.1f}"
 
 
 class Decision(NamedTuple):
