@@ -14,19 +14,21 @@ from flawscope.datasets import open_dataset
 from flawscope.evaluation import next_steps
 from flawscope.evaluation.evaluation import evaluate
 from flawscope.evaluation.next_steps import advise_after, advise_untried
-from flawscope.results.advice import advice
+from flawscope.results.advice import SEARCH, advice
 
 
 def test_a_search_is_advised_where_parts_lie_elsewhere(drawn, model_path, monkeypatch):
     """It asks the good test pictures, of few all, and only where defects are missed."""
     model, asked = load(model_path, device="cpu"), []
+    monkeypatch.setattr(next_steps, "_remedies", lambda manifest: [SEARCH])
     found = evaluate(model, open_dataset(drawn, "plate"))
     good = sum(not one.item.anomalous for one in found.pictures)
     for how, advised, enough in ((None, False, good), ("turn", True, good), ("turn", True, good + 1)):
         monkeypatch.setattr(next_steps, "LOOKED_AT", enough)
         monkeypatch.setattr(next_steps, "_poses_needed", lambda good, h=how: asked.append(len(good)) or h)
         missed = [
-            one._replace(prediction=replace(one.prediction, is_anomalous=False)) for one in found.pictures
+            one._replace(prediction=replace(one.prediction, is_anomalous=False, p_value=1.0))
+            for one in found.pictures
         ]
         steps = advise_after(replace(found, pictures=missed), model.manifest)
         assert any("--auto" in one.step for one in steps) == advised

@@ -107,7 +107,11 @@ def test_a_higher_rate_is_advised_where_scores_tell_and_decisions_do_not():
         "--false-alarm-rate 20%, which finds 66 and calls 2 of 21 good ones anomalous, as read from this "
         "test set: others tell whether it holds"
     )
-    assert advice(defects=75, missed=46, looser=step, remedies=[SEARCH], **SMALL) == [step]
+    both = advice(
+        defects=75, missed=46, looser=step, remedies=[SEARCH], pictures=[(640, 640)], network=(512, 512)
+    )
+    assert [one.step for one in both] == [step.step, SEARCH]
+    assert advice(defects=75, missed=46, looser=step, remedies=["--preset accurate"]) == [step]
     nothing = [(True, False, 0.5)] * 20 + [(False, False, 0.5)] * 20
     assert looser_rate(nothing, (0.1, 0.3), 0.5) is None
     alike = [(True, False, 0.15)] * 20 + [(False, False, 0.15)] * 20  # it costs as many false alarms

@@ -87,11 +87,11 @@ def advice(
     if misses and sole and 2 * hidden >= missed:
         look = f"look whether {sole} is good, else fit without it"
         steps.append(Advice(look, f"{of}, {hidden} for one picture"))
-    elif misses and looser is not None:
-        steps.append(looser)
-    elif misses and SEARCH in remedies and (is_reduced(pictures, network) or lies_elsewhere()):
-        steps.append(Advice(SEARCH, of))
-    elif remedies and missed >= max(1, MANY_MISSED * defects) and not steps:
+    elif misses:
+        steps += [] if looser is None else [looser]
+        if SEARCH in remedies and (is_reduced(pictures, network) or lies_elsewhere()):
+            steps.append(Advice(SEARCH, of))
+    if remedies and missed >= max(1, MANY_MISSED * defects) and not steps:
         steps.append(Advice(f"what may help: {join_words(remedies)}", of))
     if blind and remedies and not steps:
         steps.append(Advice(f"what may help: {join_words(remedies)}", blind))
