@@ -1,23 +1,20 @@
 """`fit`: where settings come from, what it says, pictures that are added, and several categories."""
 
-import argparse
 import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 from fit_helpers import categories, fits_fixture, root_fixture  # noqa: F401
 from flawscope.artefact.model_file import read_manifest
 from flawscope.calibration.outliers import ALONE, APART, HIGH, SUSPECTS
-from flawscope.cli.fit import advise_each_view, lacking, learnt_by_default, next_steps, summary
+from flawscope.cli.fit import lacking, learnt_by_default, next_steps, summary
 from flawscope.datasets.dataset import group_warning
 from flawscope.datasets.layouts import names_several, present_categories
 from flawscope.errors import InputError
 from flawscope.methods import registry
-from flawscope.views.view_looks import VIEW_LOOKS_KEY, ViewLooks
 
 
 def test_lines_of_a_fit_need_no_explanation(model_path):
@@ -114,21 +111,3 @@ def test_a_pattern_that_says_nothing_is_told():
     assert group_warning(paths, None) == group_warning(paths, r"part\d") == ""
     assert group_warning(paths, r"png").startswith("--group 'png' matches the same text in all names")
     assert group_warning(paths, r".*").startswith("--group '.*' matches another text in each name")
-
-
-def test_a_model_for_each_view_is_named_where_views_look_different(model_path):
-    manifest = read_manifest(model_path)
-    rng = np.random.default_rng(0)
-    looks = {
-        name: [rng.normal(level, 0.01, 192).astype(np.float32) for _ in range(8)] for name, level in VIEWS
-    }
-    facts = {**manifest.facts, VIEW_LOOKS_KEY: ViewLooks.learn(looks).to_dict()}
-    call = argparse.Namespace(update=None)
-    (one,) = advise_each_view(replace(manifest, facts=facts), call)
-    assert one.line().startswith("views side, top look different: --each-view, a model for each")
-    assert "a station does not take it yet" in one.step
-    assert advise_each_view(manifest, call) == []
-    assert advise_each_view(replace(manifest, facts=facts), argparse.Namespace(update="m")) == []
-
-
-VIEWS = (("side", 0.2), ("top", 0.8))

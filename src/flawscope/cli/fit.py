@@ -17,7 +17,6 @@ from flawscope.progress import Detail
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
     from flawscope.predictor import Predictor
-    from flawscope.results.advice import Advice
 
 
 MAX_SUSPECTS = 20  # that are listed
@@ -26,7 +25,7 @@ add_arguments = fit_options.add_arguments
 
 def run(args: argparse.Namespace) -> int:
     from flawscope.artefact import files
-    from flawscope.evaluation.next_steps import advise_blind
+    from flawscope.evaluation.next_steps import advise_blind, advise_each_view
     from flawscope.predictor import Predictor
     from flawscope.predictor.router import is_router
     from flawscope.results.advice import advice
@@ -73,7 +72,8 @@ def run(args: argparse.Namespace) -> int:
     say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB{speed}); `flawscope info {out}` tells the rest")
     rate, missing = predictor.calibration.rate, lacking(predictor.manifest, args.update is not None)
     few = advice(rate=rate, missing=missing, learnt=learnt_by_default(args, predictor.manifest))
-    for one in [*advise_each_view(predictor.manifest, args), *advise_blind(predictor.manifest), *few]:
+    views = [] if args.update else advise_each_view(predictor.manifest)
+    for one in [*views, *advise_blind(predictor.manifest), *few]:
         say(f"next: {one.line()}")
     for line in next_steps(args, out):
         say(line)
@@ -135,18 +135,6 @@ def lacking(manifest: Manifest, updated: bool) -> str:
 
     missing = promise_of(manifest).describe_missing()
     return f"{missing} that nobody chose, by --update and --fair" if missing and updated else missing
-
-
-def advise_each_view(manifest: Manifest, args: argparse.Namespace) -> list[Advice]:
-    """Advises a model for each view where one model has learnt views that look different."""
-    from flawscope.results.advice import Advice
-    from flawscope.views.view_looks import ViewLooks
-
-    looks = ViewLooks.from_facts(manifest.facts)
-    if looks is None or args.update is not None or not looks.are_told_apart:
-        return []
-    step = "--each-view, a model for each, which finds more in such views; a station does not take it yet"
-    return [Advice(step, f"views {', '.join(looks.views)} look different")]
 
 
 def learnt_by_default(args: argparse.Namespace, manifest: Manifest) -> int:
