@@ -42,11 +42,11 @@ from flawscope.pictures.other_files import (
     HEAD_BYTES,
     PFM,
     RAW,
-    RAW_SUFFIXES,
     TEXT,
     VIDEO_SUFFIXES,
     OtherFile,
 )
+from flawscope.pictures.other_files import RAW_SUFFIXES as RAW_SUFFIXES  # for other packages
 
 Float32 = NDArray[np.float32]
 

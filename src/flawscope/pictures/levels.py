@@ -149,8 +149,8 @@ def _several_depths(highs: NDArray[np.float64], kind: str) -> list[str]:
     if above[first - 1] < MIN_DEPTH_GAP * below[first - 1] or min(first, farther) < 2:
         return []
     return [
-        f"{pluralize(first, 'picture')} go up to {highs[first - 1]:g}, and {farther} up to {highs[-1]:g}: the "
-        "first look nearly black beside the others; store all with the same number of bits"
+        f"{pluralize(first, 'picture')} go up to {highs[first - 1]:g}, and {farther} up to {highs[-1]:g}: "
+        "the first look nearly black beside the others; store all with the same number of bits"
     ]
 
 
