@@ -427,7 +427,7 @@ def _load_upright(image: Image.Image, name: str) -> Image.Image:
 
 
 def _damage_in_words(error: Exception) -> str:
-    """What is wrong with a file whose pixels Pillow could not load."""
+    """Says what is wrong with a file whose pixels Pillow could not load."""
     if isinstance(error, UnidentifiedImageError):  # of a picture within it: its text names an address
         return pixel_layouts.TRUNCATED_OR_DAMAGED
     return TRUNCATED if "truncated" in str(error).lower() else f"the file is damaged ({error})"

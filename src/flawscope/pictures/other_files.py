@@ -114,8 +114,8 @@ _UTF8_MARK = b"\xef\xbb\xbf"
 
 
 def by_beginning(head: bytes) -> OtherFile | None:
-    """What a file is that begins with these bytes, `HEAD_BYTES` or all that there are; None: nobody knows, or
-    it is a picture that is read."""
+    """Tells what a file is that begins with these bytes, `HEAD_BYTES` or all that there are; None: nobody
+    knows, or it is a picture that is read."""
     for at, mark, kind in _BEGINNINGS:
         if head[at : at + len(mark)] == mark:
             return kind
@@ -130,7 +130,7 @@ def by_beginning(head: bytes) -> OtherFile | None:
 
 
 def by_suffix(suffix: str) -> OtherFile | None:
-    """What a file with this suffix, in lower case, is; None: nobody knows."""
+    """Tells what a file with this suffix, in lower case, is; None: nobody knows."""
     if suffix in TEXT_SUFFIXES:
         return TEXT
     return TABLE if suffix in TABLE_SUFFIXES else OTHER_FILES.get(suffix)
