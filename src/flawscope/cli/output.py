@@ -169,6 +169,7 @@ class Output:
         self.args, self.products, self.parts, self.count = args, form.get("products", False), parts, count
         # sources of pictures whose part is not decided yet, by path
         self._waiting: dict[str, PictureSource] = {}
+        self.total = 0  # inputs
         self.flush_each = inputs is None  # somebody may wait for every line
         self.decided_parts: list[PartPrediction] = []
         self.unwritten = WriteErrors(common.say)
@@ -212,6 +213,7 @@ class Output:
     def _tell(self, result: Prediction | Unjudged, source: PictureSource) -> None:
         from flawscope.results.table import Unjudged
 
+        self.total += 1
         shown = isinstance(result, Unjudged) or result.is_anomalous or not self.args.only_anomalous
         if shown:
             show_result(result, as_json=self.args.json, flush=self.flush_each)
@@ -317,9 +319,8 @@ class Output:
     @property
     def exit_code(self) -> int:
         """Exit code: 1 where an input was not judged, or a result not written."""
-        return common.report_failures(self.failures, named=self.flush_each) or int(
-            bool(self.unwritten.counts)
-        )
+        code = common.report_failures(self.failures, named=self.flush_each, total=self.total)
+        return code or int(bool(self.unwritten.counts))
 
 
 def part_rows(found: Iterable[PartPrediction], products: bool) -> Iterator[Sequence[Any]]:
