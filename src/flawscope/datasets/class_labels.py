@@ -1,45 +1,42 @@
 """Finds the class of each picture, good or defective, beside what its folder says: by its own name, by lists
 beside it or above, and by the labels that tools give whole pictures.
 
-What is plain is used. Two classes of one picture, values that nobody knows, or pictures without a label
-beside others that have one, are a question for a person.
+The world of words is closed (`pictures.folder_words`): a column that sorts the pictures into groups is known
+to tell good from defective, or known to tell something else, or a question. So are two classes of one picture,
+pictures without a label beside others that have one, and files that seem to tell and are not understood.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from flawscope.datasets.labels import LabelFiles, Texts
+from flawscope.datasets.labels.tables import SUFFIXES
 from flawscope.errors import InputError, join_names
-from flawscope.pictures.folder_words import says_good, says_only_bad, split_words, word_set
-from flawscope.pictures.listing import list_entries, natural_key
-from flawscope.pictures.mask_files import fold
-from flawscope.pictures.name_words import PictureClass, read_names
+from flawscope.pictures.folder_words import (
+    ColumnSubject,
+    Said,
+    answer,
+    column_subject,
+    read_words,
+    rest_words,
+    says_good,
+    says_only_bad,
+    split_said,
+    split_words,
+)
+from flawscope.pictures.listing import list_entries, natural_key, subfolders
+from flawscope.pictures.mask_files import fold, is_mask_folder
+from flawscope.pictures.name_words import PictureClass, form_groups, read_names
 
 UNMARKED = "unmarked"  # word of pictures without marks beside others with some
-MAX_VALUES = 20  # of a column of labels; one with more holds something else
 MAX_LIST_BYTES = 1 << 24  # larger files above the pictures' folder, or in a zip, are not opened
-SUFFIXES = {".csv", ".tsv", ".xlsx", ".json", ".jsonl", ".xml", ".txt"}
-_TRUE = word_set("1 true yes y ja j oui si sim tak x wahr vrai vero verdadero verdadeiro prawda")
-_FALSE = word_set(
-    "0 false no n nein non nao nie nee falsch faux falso falsz none keine kein keiner - nan null ohne aucun "
-    "nessuno ninguno nenhum geen n/a na"
-)
-_LABELS = word_set(  # words of columns that say what a picture is, in six languages
-    "label labels class classes target y gt truth annotation verdict decision judgement judgment result "
-    "results status state condition quality choice tag outcome klasse klassen urteil bewertung befund "
-    "ergebnis pruefergebnis prufergebnis zustand qualitat entscheidung etikett classe etiquette resultat "
-    "etat jugement qualite etiqueta resultado clase estado calidad juicio esito giudizio risultato "
-    "etichetta stato qualita rotulo qualidade etykieta wynik klasa ocena stan jakosc uitslag oordeel "
-    "kwaliteit"
-)
-_KINDS = word_set("category categories kategorie categorie categoria kategoria type typ tipo kind")
-_SCORES = word_set("score scores severity probability punktzahl schweregrad punteggio puntuacion")
+MAX_WORDS = 40  # characters of a value that a question shows
 
 
 class ClassLabel(NamedTuple):
@@ -55,12 +52,42 @@ class ClassLabels:
     """Labels of pictures, in their order; a picture may have none, or several.
 
     Attributes:
-        of: labels by picture.
-        has_unknown: a list has values of which nobody knows what they mean.
+        of: labels by picture. UNKNOWN: nobody knows what the words mean.
+        unread: files that seem to tell, and are not understood.
+        split_columns: of the pictures, by source: the splits that lists tell, empty where they have none.
     """
 
     of: dict[Path, list[ClassLabel]] = field(default_factory=dict)
-    has_unknown: bool = False
+    unread: list[str] = field(default_factory=list)
+    split_columns: dict[str, dict[Path, str]] = field(default_factory=dict)
+
+    def of_pictures(self, pictures: Iterable[Path]) -> ClassLabels:
+        """The labels of some of the pictures."""
+        return ClassLabels({path: self.of.get(path, []) for path in pictures})
+
+    @property
+    def has_unknown(self) -> bool:
+        """Whether something is said of which nobody knows what it means."""
+        unclear = (PictureClass.UNKNOWN, PictureClass.UNCLEAR)
+        return any(
+            one.picture_class in unclear and one.words != UNMARKED for own in self.of.values() for one in own
+        )
+
+    def splits(self, pictures: Sequence[Path]) -> dict[Path, str]:
+        """Splits of the pictures by a list; empty where none tells any. InputError: it tells those of some."""
+        for source, column in self.split_columns.items():
+            values = [column.get(path, "") for path in pictures]
+            told = [split_said(value) for value in values]
+            if all(told):
+                return {path: split for path, split in zip(pictures, told, strict=True) if split}
+            if any(values):
+                counts = Counter(value or "none" for value in values)
+                named = join_names([f"{value} ({number})" for value, number in counts.most_common()])
+                raise InputError(
+                    f"{source}: which good pictures are to learn from? Its splits are {named}: write train, "
+                    "validation or test for each, or remove the column"
+                )
+        return {}
 
     def class_of(self, picture: Path) -> PictureClass:
         """The class that all labels of a picture agree on."""
@@ -92,18 +119,19 @@ class ClassLabels:
     def is_complete(self) -> bool:
         """Whether each picture is either good or defective, and some are defective."""
         found = {self.class_of(picture) for picture in self.of}
-        return PictureClass.BAD in found and found <= {PictureClass.GOOD, PictureClass.BAD}
+        is_known = not self.has_unknown and not self.unread
+        return is_known and PictureClass.BAD in found and found <= {PictureClass.GOOD, PictureClass.BAD}
 
     def is_doubtful(self) -> bool:
-        """Whether some pictures may be defective: one is called so or both, a list has unknown values, or
-        some of a folder are called good and the others have no label."""
+        """Whether some pictures may be defective: one is called so or both, or something that nobody knows, or
+        some of a folder are called good and the others have no label, or a file is not understood."""
+        if self.unread or self.has_unknown:
+            return True
         by_folder: dict[Path, set[PictureClass]] = {}
         for picture in self.of:
             by_folder.setdefault(picture.parent, set()).add(self.class_of(picture))
         found = {one for several in by_folder.values() for one in several}
         if found & {PictureClass.BAD, PictureClass.UNCLEAR}:
-            return True
-        if self.has_unknown and found != {PictureClass.GOOD}:
             return True
         return {PictureClass.GOOD, PictureClass.UNKNOWN} in by_folder.values()
 
@@ -120,7 +148,7 @@ class ClassLabels:
         others = [one for one in self.of[picture] if one.picture_class is not PictureClass.GOOD]
         others.sort(key=lambda one: (one.picture_class is not PictureClass.BAD, says_only_bad(one.words)))
         words = others[0].words if others else ""
-        is_answer = _number(words) is not None or words.casefold() in _TRUE | _FALSE
+        is_answer = _number(words) is not None or answer(words) is not None
         return "defect" if words and is_answer else words
 
     def question(self, root: Path, remedy: str) -> InputError:
@@ -128,20 +156,26 @@ class ClassLabels:
         counts = Counter(self._describe(picture, root) for picture in self.of)
         order = sorted(counts, key=lambda key: natural_key(key[0]))
         listed = [f"{words} ({counts[words, why]}, {why})" for words, why in order]
+        if self.unread:
+            listed.append(f"{join_names(self.unread)} may tell, and cannot be understood")
         return InputError(f"{root}: which pictures are good? {join_names(listed, 12)}: {remedy}")
 
     def _describe(self, picture: Path, root: Path) -> tuple[str, str]:
         """Returns words that name a picture, and what they say by which source."""
         labels, found = self.of[picture], self.class_of(picture)
         if not labels:
-            return picture.parent.relative_to(root).as_posix(), "nothing is said"
+            folder = picture.parent.relative_to(root)
+            said = read_words(folder.name) if folder.name else Said.UNKNOWN
+            why = f"{said.value} by its name" if said in (Said.GOOD, Said.BAD) else Said.UNKNOWN.value
+            return folder.as_posix(), why
         if found is PictureClass.UNCLEAR:
             sources = " and ".join(sorted({one.source for one in labels}))
             return labels[0].words, f"unclear by {sources}"
         telling = next((one for one in labels if one.picture_class is found), labels[0])
         if telling.words == UNMARKED:
             return UNMARKED, "nothing is said"
-        return telling.words, f"{found.value} by {telling.source}".strip()
+        shown = telling.words if len(telling.words) <= MAX_WORDS else f"{telling.words[:MAX_WORDS]}..."
+        return shown, f"{found.value} by {telling.source}".strip()
 
 
 def read_class_labels(
@@ -170,6 +204,7 @@ def read_class_labels(
         for source, texts in one.class_texts().items():
             own = {one.given[path]: several for path, several in texts.items()}
             _add_source(found, source, {path: several for path, several in own.items() if path in found.of})
+    found.unread = files.not_understood()
     for picture, labels in read_name_labels(pictures).of.items():
         found.of[picture] += labels
     return found
@@ -183,58 +218,120 @@ def read_name_labels(pictures: Sequence[Path]) -> ClassLabels:
         by_folder.setdefault(picture.parent, []).append(picture)
     for beside in by_folder.values():
         for picture, name in zip(beside, read_names([one.stem for one in beside]), strict=True):
-            if name.picture_class is not PictureClass.UNKNOWN:
+            if name.words:
                 found.of[picture].append(ClassLabel(name.picture_class, name.words, "name"))
     return found
 
 
 def _files_above(root: Path, pictures: Sequence[Path]) -> Iterator[LabelFiles]:
-    """Yields the label files and lists in the two folders above `root`."""
+    """Yields the label files and lists in the two folders above `root`, and in folders of labels beside it."""
     whole = Path(os.path.abspath(root))
     for levels, folder in enumerate(whole.parents[:2], start=1):
         try:
-            entries = [e for e in list_entries(folder) if Path(e.name).suffix.lower() in SUFFIXES]
-            paths = [folder / e.name for e in entries if e.is_file() and e.stat().st_size <= MAX_LIST_BYTES]
+            inside = [folder]
+            if levels == 1:
+                others = subfolders(folder)
+                inside += [one for name, one in others.items() if is_mask_folder(name) and one != whole]
+            paths = [path for one in inside for path in _small_lists(one)]
         except (InputError, OSError):  # others' folders
             continue
         if paths:
             yield LabelFiles(folder, pictures, paths, levels)
 
 
+def _small_lists(folder: Path) -> list[Path]:
+    """Files directly in a folder that may be lists, and are not large."""
+    entries = [entry for entry in list_entries(folder) if Path(entry.name).suffix.lower() in SUFFIXES]
+    return [folder / e.name for e in entries if e.is_file() and e.stat().st_size <= MAX_LIST_BYTES]
+
+
 # --------------------------------------------------------------------------------------------------- columns
+
+Values = Mapping[Path, list[str]]  # texts of a column by picture
 
 
 class _Column(NamedTuple):
-    """Column of a list: class and words by picture. has_unknown: nobody knows what its values mean."""
+    """Column of a list: class and words by picture. Words without a class are known to nobody."""
 
     of: dict[Path, tuple[PictureClass, str]]
-    has_unknown: bool = False
 
     def is_complete(self, count: int) -> bool:
         """Whether it tells the class of so many pictures."""
-        known = all(found is not PictureClass.UNKNOWN for found, _ in self.of.values())
-        return not self.has_unknown and len(self.of) == count and known
+        return len(self.of) == count and self.classes <= {PictureClass.GOOD, PictureClass.BAD}
+
+    @property
+    def classes(self) -> set[PictureClass]:
+        return {found for found, _ in self.of.values()}
 
 
 def _add_source(found: ClassLabels, source: str, texts: Mapping[Path, Texts]) -> None:
-    """Adds the labels of a file, or of a tool's files of one picture each. Beside a column that tells the
-    class of each picture, others that nobody knows are needless."""
+    """Adds the labels of a file, or of a tool's files of one picture each."""
     columns: dict[str, dict[Path, list[str]]] = {}
     for picture, own in texts.items():
         for header, text in own:
             columns.setdefault(header, {}).setdefault(picture, []).append(text)
-    is_partial = len(texts) < len(found.of)
-    joined = _joined(columns, source, texts)
-    read = [_read_column(header, values, is_partial) for header, values in joined.items()]
-    telling = [column for column in read if column is not None and column.of]
-    is_complete = any(column.is_complete(len(texts)) for column in telling)
-    for column in telling:
-        if column.has_unknown and is_complete:
+    told: list[_Column] = []
+    unknown: list[tuple[ColumnSubject, _Column]] = []
+    for header, values in _joined(columns, source, texts).items():
+        subject = column_subject(header)
+        if _is_split(subject, values):
+            found.split_columns[source] = {picture: own[0] for picture, own in values.items() if own[0]}
             continue
-        found.has_unknown |= column.has_unknown
-        for picture, (picture_class, words) in column.of.items():
-            if words:
-                found.of[picture].append(ClassLabel(picture_class, words, source))
+        column = None if subject is ColumnSubject.MODEL else _read_column(header, values)
+        if column is not None:
+            told.append(column)
+        elif _is_open(subject, values, len(found.of)):
+            unknown.append((subject, _unknown_column(values)))
+    complete = next((column for column in told if column.is_complete(len(texts))), None)
+    for column in told:
+        _add_column(found, column, source)
+    for subject, column in unknown:
+        if complete is None or (subject is not ColumnSubject.MODEL and _sorts_good_ones(complete, column)):
+            _add_column(found, column, source)
+
+
+def _add_column(found: ClassLabels, column: _Column, source: str) -> None:
+    for picture, (picture_class, words) in column.of.items():
+        if words:
+            found.of[picture].append(ClassLabel(picture_class, words, source))
+
+
+def _sorts_good_ones(complete: _Column, other: _Column) -> bool:
+    """Whether a column of which nobody knows what it means differs among pictures that another calls good: it
+    may take that back. Where it differs among defective ones alone it tells their kinds."""
+    good = [picture for picture, (said, _) in complete.of.items() if said is PictureClass.GOOD]
+    return form_groups([other.of[picture][1] if picture in other.of else "" for picture in good], 2)
+
+
+def _is_split(subject: ColumnSubject, values: Values) -> bool:
+    """Whether a column tells splits: by its name and one of its values, or by all of them."""
+    texts = {text for own in values.values() for text in own if text}
+    splits = {split_said(text) for text in texts}
+    is_named = subject is ColumnSubject.SPLIT and splits != {None}
+    return bool(texts) and (is_named or None not in splits)
+
+
+def _is_open(subject: ColumnSubject, values: Values, count: int) -> bool:
+    """Whether a column that says nothing known sorts so many pictures into groups, and nobody knows by what."""
+    if subject is ColumnSubject.TECHNICAL:
+        return False
+    each = [", ".join(own) for own in values.values()]
+    each += [""] * (count - len(each))
+    texts = {text for text in each if text}
+    if subject is not ColumnSubject.MODEL and texts and all(map(_is_place_or_time, texts)):
+        return False
+    is_sorted = form_groups(each, 2) or (subject is not ColumnSubject.OTHER and len({*each}) > 1)
+    return is_sorted
+
+
+def _is_place_or_time(text: str) -> bool:
+    """Whether a value is such as people sort good pictures by."""
+    is_number = _number(text) is not None
+    return not is_number and read_words(text) is Said.SORTED
+
+
+def _unknown_column(values: Values) -> _Column:
+    return _Column({picture: (PictureClass.UNKNOWN, ", ".join(own)) for picture, own in values.items()})
 
 
 def _joined(
@@ -255,67 +352,61 @@ def _joined(
     return {"defect" if True in good else "label": joined}  # beside a class of good ones others are defects
 
 
-def _read_column(header: str, values: Mapping[Path, list[str]], is_partial: bool) -> _Column | None:
-    """Reads a column of texts; None where it says nothing of good and defective. is_partial: it is not of all
-    pictures."""
-    good, words = says_good(header), {*split_words(header)}
+def _read_column(header: str, values: Values) -> _Column | None:
+    """Reads a column of texts; None where it says nothing of good and defective."""
+    good = says_good(header)
     texts = {text for own in values.values() for text in own if text}
     numbers = {_number(text) for text in texts}
     is_measured = len(texts) > 1 and None not in numbers and not numbers <= {0.0, 1.0}
-    if is_measured and words & _SCORES:
-        return _Column(dict.fromkeys(values, (PictureClass.UNKNOWN, header)), True)
     if is_measured and good is False and 0.0 not in numbers:  # such as where defects lie
         return None
     if good is not None:
         return _read_answers(good, values)
-    known = {text: one for text in texts if (one := says_good(text)) is not None}
-    is_label = bool(words & (_LABELS | _KINDS))
-    if not is_label and not words & _SCORES:
-        if not any(map(says_only_bad, texts)):
-            return None
-    elif not known:
-        differs = len(texts) + (is_partial or any("" in own for own in values.values())) > 1
-        if not differs or len(texts) > MAX_VALUES or not words & (_LABELS | _SCORES):
-            return None
-        return _Column({p: (PictureClass.UNKNOWN, ", ".join(own)) for p, own in values.items()}, True)
+    shared = rest_words(texts)
+    said = {text: read_words(text, shared) for text in texts}
+    if not {Said.GOOD, Said.BAD, Said.UNCLEAR} & {*said.values()}:
+        return None
+    classes = {Said.GOOD: PictureClass.GOOD, Said.BAD: PictureClass.BAD, Said.UNCLEAR: PictureClass.UNCLEAR}
     found = {}
     for picture, own in values.items():
-        telling = [text for text in own if text in known]
+        telling = [text for text in own if text]
+        each = [classes.get(said[text], PictureClass.UNKNOWN) for text in telling]
         if telling:
-            found[picture] = _together([known[text] for text in telling]), telling[0]
-        elif is_label:
-            found[picture] = PictureClass.UNKNOWN, own[0]
-    return _Column(found, any(one is PictureClass.UNKNOWN and text for one, text in found.values()))
+            found[picture] = _together(each), telling[0]
+    return _Column(found)
 
 
-def _read_answers(good: bool, values: Mapping[Path, list[str]]) -> _Column:
+def _read_answers(good: bool, values: Values) -> _Column:
     """Reads a column whose name says good or defective: yes and no, 0 and 1, how many, or which defect."""
-    found, has_unknown = {}, False
+    found = {}
     for picture, own in values.items():
-        answers = list[bool]()
+        answers = list[PictureClass]()
         for text in filter(None, own):
-            plain, number = " ".join(split_words(text)) or text, _number(text)
-            if plain in _TRUE or plain in _FALSE or text.casefold() in _FALSE:
-                answers.append((plain in _TRUE) == good)
+            said, number = answer(text), _number(text)
+            if said is not None:
+                answers.append(_class_of(said == good))
             elif number is not None and not good:
-                answers.append(number <= 0)
+                answers.append(_class_of(number <= 0))
             elif (one := says_good(text)) is not None:
-                answers.append(one)
-            elif good:
-                has_unknown = True
+                answers.append(_class_of(one))
             else:
-                answers.append(False)
+                answers.append(PictureClass.UNKNOWN if good else PictureClass.BAD)
         found[picture] = _together(answers), next(filter(None, own), "")
-    return _Column(found, has_unknown)
+    return _Column(found)
 
 
-def _together(good: Sequence[bool]) -> PictureClass:
-    """The class of a picture of which several values say whether it is good."""
-    if not good:
-        return PictureClass.UNKNOWN
-    if len({*good}) > 1:
+def _class_of(good: bool) -> PictureClass:
+    return PictureClass.GOOD if good else PictureClass.BAD
+
+
+def _together(each: Sequence[PictureClass]) -> PictureClass:
+    """The class of a picture of which several values say something."""
+    known = {*each} - {PictureClass.UNKNOWN}
+    if len(known) > 1:
         return PictureClass.UNCLEAR
-    return PictureClass.GOOD if good[0] else PictureClass.BAD
+    if PictureClass.UNKNOWN in each and known != {PictureClass.BAD}:
+        return PictureClass.UNKNOWN
+    return next(iter(known), PictureClass.UNKNOWN)
 
 
 def _number(text: str) -> float | None:

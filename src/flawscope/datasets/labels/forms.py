@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flawscope.datasets.labels import csv_forms, json_forms, tables, xml_forms, yolo
+from flawscope.datasets.labels.names import PictureNames
 from flawscope.datasets.labels.shapes import NO_DEFECT, Entry, Mark
 from flawscope.errors import InputError, one_line_message
 from flawscope.pictures.text_files import decode_text
@@ -21,6 +22,7 @@ MAX_BYTES = {".json": 1 << 30, ".xml": 1 << 28, ".txt": 1 << 24, ".csv": MAX_LIS
 _SIGN = re.compile(
     rb'"(annotations|shapes|imagePath|shape_attributes|original_width)"\s*:|<(!DOCTYPE )?annotations?[\s>]'
 )
+_LINES_OF_NAMES = re.compile(r"\d+(?:[ \t,;:=]+[^\d\s.-][^\n]*)?(?:\s*\n\d+(?:[ \t,;:=]+[^\d\s.-][^\n]*)?)+")
 EXPECTED = (
     "COCO, Label Studio or LabelMe (.json), VIA (.json and .csv), Pascal VOC or CVAT for images (.xml), "
     "YOLO (.txt), boxes (.csv)"
@@ -28,21 +30,23 @@ EXPECTED = (
 
 
 class LabelDocument(NamedTuple):
-    """Content of a file. form: empty where it has none that is read. fault: why it could not be read."""
+    """Content of a file. form: empty where it has none that is read. fault: why it could not be read.
+    seems_list: it seems to tell of the pictures, and names none as it is called."""
 
     form: str
     entries: list[Entry]
     fault: str = ""
+    seems_list: bool = False
 
 
 def read_label_file(
-    path: Path, own: str, settings: Callable[[Path], yolo.YoloSettings], is_name: tables.IsName
+    path: Path, own: str, settings: Callable[[Path], yolo.YoloSettings], names: PictureNames
 ) -> LabelDocument | None:
     """Reads a file of labels; None where its name says that it is none. Whatever is wrong with it is its
     `fault`: nobody else's work ends because of it.
 
-    own: the path of the picture of which the file has the name. settings: finds YOLO's for a folder. is_name:
-    whether a text names a picture.
+    own: the path of the picture of which the file may have the name. settings: finds YOLO's for a folder.
+    names: of the pictures.
     """
     suffix = path.suffix.lower()
     most = MAX_BYTES.get(suffix, MAX_LIST_BYTES if suffix in tables.SUFFIXES else 0)
@@ -58,20 +62,26 @@ def read_label_file(
         return found
 
     @cache
-    def is_of_a_tool() -> bool:
-        return _SIGN.search(data) is not None
+    def may_numbers_name() -> bool:  # numbers in a damaged file of a tool, or in a table of them, may not
+        if suffix in (".txt", ".log"):
+            return _LINES_OF_NAMES.fullmatch(tables.table_text(data).strip()) is not None
+        return _SIGN.search(data) is None
 
-    def is_sure(text: str) -> bool:  # numbers in a damaged file of a tool may be pictures' names
-        is_number = text.isdecimal() and (suffix == ".txt" or is_of_a_tool())
-        return not is_number and is_name(text)
+    is_known = names.is_name if suffix in tables.TABLES else names.is_exact
+
+    def is_sure(text: str) -> bool:
+        return is_known(text) and (not text.isdecimal() or may_numbers_name())
 
     try:
-        entries = tables.read_list(data, suffix, own, is_sure)
+        entries = tables.read_list(data, suffix, own, is_sure, is_own=names.is_exact(own))
+        entries = [entry for entry in entries if entry.about]
+        if entries or found is not None:
+            return LabelDocument(tables.FORM, entries) if entries else found
+        return unread._replace(seems_list=tables.seems_list(data, suffix, names))
     except InputError as error:
         return LabelDocument(tables.FORM, [], str(error))
     except Exception:  # it is no list
-        entries = []
-    return LabelDocument(tables.FORM, entries) if any(entry.about for entry in entries) else found
+        return found
 
 
 def _read_form(
