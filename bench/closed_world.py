@@ -370,7 +370,6 @@ buono_{k} buono_graffio_{k}
 {k:04}_clean {k:04}_dirty
 SN{k:06}_PASS SN{k:06}_RETEST
 20240501_{k:06}_OK 20240501_{k:06}_OVERKILL
-20240501_{k:06}_1 20240501_{k:06}_9999
 board{k:04}_OK board{k:04}_OK_FC
 {k:05}_cam1 {k:05}_cam1_E204
 K1_{k:04} K2_{k:04}
@@ -742,7 +741,6 @@ SN004711 SN004712
 004711 004712 004713
 images
 pictures/2024-05-01 pictures/2024-05-02
-images/train images/test
 bilder
 . new
 dark bright

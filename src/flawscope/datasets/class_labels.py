@@ -30,11 +30,13 @@ from flawscope.pictures.folder_words import (
     split_said,
     split_words,
 )
-from flawscope.pictures.listing import list_entries, natural_key, subfolders
-from flawscope.pictures.mask_files import fold, is_mask_folder
+from flawscope.pictures.listing import list_entries, natural_key, picture_files_in, subfolders
+from flawscope.pictures.mask_files import find_masks, fold, is_mask_folder
+from flawscope.pictures.masks import read_mask
 from flawscope.pictures.name_words import PictureClass, form_groups, read_names
 
 UNMARKED = "unmarked"  # word of pictures without marks beside others with some
+NAME = "name"  # source of what the name of a picture says
 MAX_LIST_BYTES = 1 << 24  # larger files above the pictures' folder, or in a zip, are not opened
 MAX_WORDS = 40  # characters of a value that a question shows
 
@@ -45,6 +47,11 @@ class ClassLabel(NamedTuple):
     picture_class: PictureClass
     words: str
     source: str
+
+    @property
+    def is_open_name(self) -> bool:
+        """Whether it is a word in a file's name of which nobody knows what it means."""
+        return self.source == NAME and self.picture_class is PictureClass.UNKNOWN
 
 
 @dataclass
@@ -61,9 +68,17 @@ class ClassLabels:
     unread: list[str] = field(default_factory=list)
     split_columns: dict[str, dict[Path, str]] = field(default_factory=dict)
 
-    def of_pictures(self, pictures: Iterable[Path]) -> ClassLabels:
-        """The labels of some of the pictures."""
-        return ClassLabels({path: self.of.get(path, []) for path in pictures})
+    def of_good(self, pictures: Iterable[Path]) -> ClassLabels:
+        """The labels of pictures of which their folder says that they are good: a single one of another name
+        than all others is good, too."""
+        found = {path: self.of.get(path, []) for path in pictures}
+        words = Counter(one.words for labels in found.values() for one in labels if one.is_open_name)
+        return ClassLabels(
+            {
+                path: [one for one in labels if not one.is_open_name or words[one.words] > 1]
+                for path, labels in found.items()
+            }
+        )
 
     @property
     def has_unknown(self) -> bool:
@@ -72,6 +87,11 @@ class ClassLabels:
         return any(
             one.picture_class in unclear and one.words != UNMARKED for own in self.of.values() for one in own
         )
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing is said but by words in files' names of which nobody knows what they mean."""
+        return not self.unread and all(one.is_open_name for own in self.of.values() for one in own)
 
     def splits(self, pictures: Sequence[Path]) -> dict[Path, str]:
         """Splits of the pictures by a list; empty where none tells any. InputError: it tells those of some."""
@@ -192,7 +212,8 @@ def read_class_labels(
         InputError: a list cannot be read for want of a library.
     """
     found, files = ClassLabels({picture: [] for picture in pictures}), files or LabelFiles(root, pictures)
-    if by_marks and (marked := files.marked()):
+    marked = files.marked() | _marked_by_masks(root, pictures) if by_marks else {}
+    if marked:
         for picture, labels in found.of.items():
             source, kinds, is_defect = marked.get(picture, ("", (UNMARKED,), False))
             known = PictureClass.BAD if is_defect else PictureClass.GOOD
@@ -210,6 +231,25 @@ def read_class_labels(
     return found
 
 
+def _marked_by_masks(root: Path, pictures: Sequence[Path]) -> dict[Path, tuple[str, tuple[str, ...], bool]]:
+    """Pictures whose masks mark something, as `LabelFiles.marked` tells those of tools. A mask that cannot be
+    read may mark something."""
+    if not root.is_dir():
+        return {}
+    known, found = {*pictures}, {}
+    for mask, picture in find_masks(picture_files_in(root, own=True)).items():
+        if picture in known and _marks(mask):
+            found[picture] = ("masks", ("marked",), True)
+    return found
+
+
+def _marks(mask: Path) -> bool:
+    try:
+        return bool(read_mask(mask).any())
+    except (InputError, OSError, MemoryError):
+        return True
+
+
 def read_name_labels(pictures: Sequence[Path]) -> ClassLabels:
     """Reads the labels in the names of pictures, which need not be there."""
     found = ClassLabels({picture: [] for picture in pictures})
@@ -219,7 +259,7 @@ def read_name_labels(pictures: Sequence[Path]) -> ClassLabels:
     for beside in by_folder.values():
         for picture, name in zip(beside, read_names([one.stem for one in beside]), strict=True):
             if name.words:
-                found.of[picture].append(ClassLabel(name.picture_class, name.words, "name"))
+                found.of[picture].append(ClassLabel(name.picture_class, name.words, NAME))
     return found
 
 
@@ -281,7 +321,7 @@ def _add_source(found: ClassLabels, source: str, texts: Mapping[Path, Texts]) ->
         if column is not None:
             told.append(column)
         elif _is_open(subject, values, len(found.of)):
-            unknown.append((subject, _unknown_column(values)))
+            unknown.append((subject, _unknown_column(header, values)))
     complete = next((column for column in told if column.is_complete(len(texts))), None)
     for column in told:
         _add_column(found, column, source)
@@ -317,11 +357,9 @@ def _is_open(subject: ColumnSubject, values: Values, count: int) -> bool:
         return False
     each = [", ".join(own) for own in values.values()]
     each += [""] * (count - len(each))
-    texts = {text for text in each if text}
-    if subject is not ColumnSubject.MODEL and texts and all(map(_is_place_or_time, texts)):
-        return False
-    is_sorted = form_groups(each, 2) or (subject is not ColumnSubject.OTHER and len({*each}) > 1)
-    return is_sorted
+    if subject is ColumnSubject.OTHER:
+        return form_groups(each, 2) and not all(map(_is_place_or_time, each))
+    return len({*each}) > 1
 
 
 def _is_place_or_time(text: str) -> bool:
@@ -330,8 +368,12 @@ def _is_place_or_time(text: str) -> bool:
     return not is_number and read_words(text) is Said.SORTED
 
 
-def _unknown_column(values: Values) -> _Column:
-    return _Column({picture: (PictureClass.UNKNOWN, ", ".join(own)) for picture, own in values.items()})
+def _unknown_column(header: str, values: Values) -> _Column:
+    """The column of a question; of measurements it has the column's name."""
+    shown = {picture: ", ".join(own) for picture, own in values.items()}
+    if all("." in text and _number(text) is not None for text in shown.values()):
+        shown = dict.fromkeys(shown, header)
+    return _Column({picture: (PictureClass.UNKNOWN, text) for picture, text in shown.items()})
 
 
 def _joined(

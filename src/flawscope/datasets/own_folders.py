@@ -186,7 +186,7 @@ def good_pictures(
             by = "its name" if source == "name" else source
             remedy = remedy or f"move it, or name {folder} with --good where its pictures are good"
             raise InputError(f"{path}: not good by {by}, within {folder}; {remedy}")
-    own = labels.of_pictures(paths)
+    own = labels.of_good(paths)
     if own.has_unknown:
         raise own.question(root, NAME_GOOD)
     return paths
@@ -289,13 +289,14 @@ def refuse_unknown(
     """
     paths = list(paths)
     labels = read_class_labels(root, paths, by_marks=True) if labels is None else labels
-    if labels.is_doubtful():
-        raise labels.question(root, remedy)
     tree = FolderTree(root, paths)
+    is_unknown = tree.found not in ({Said.GOOD}, {Said.SORTED}, set())
+    if labels.is_doubtful() and not (is_unknown and labels.is_silent):
+        raise labels.question(root, remedy)
     own = category_of(root)
     if says_only_bad(own) or (own and is_mistake(own)):
         raise _question(root.parent, Counter({(own,): len(paths)}), remedy, {(own,): read_words(own)})
-    if tree.found not in ({Said.GOOD}, {Said.SORTED}, set()):
+    if is_unknown:
         raise tree.question(remedy)
 
 

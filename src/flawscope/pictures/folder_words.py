@@ -77,11 +77,14 @@ _MISTAKES = word_set(
     "fehlalarm/e schlupf"
 )
 _PSEUDO = ("pseudo", "schein")  # first part of such a word: "Pseudofehler"
-_NOUNS = word_set(  # say nothing beside other words
-    "part/s piece/s image/s img/s picture/s pic/s photo/s foto/s sample/s product/s item/s set data dataset "
-    "teil/e/en bild/er stuck stucke stueck stuecke muster probe/n produkt/e ware "
-    "piece/s pieza/s imagen pezzo pezzi immagini peca/s imagem sztuki zdjecia"
+_THINGS = word_set(  # of which there are several: a number behind one is its own
+    "part/s piece/s sample/s item/s teil/e/en stuck stucke stueck stuecke probe/n pieza/s pezzo pezzi peca/s sztuki"
 )
+_NOUNS = _THINGS | word_set(  # say nothing beside other words
+    "image/s img/s picture/s pic/s photo/s foto/s product/s set data daten dataset bild/er muster produkt/e ware "
+    "imagen immagini imagem zdjecia"
+)
+_AGES = word_set("new neu old alt copy kopie")  # say nothing of what is not known ("new folder")
 # Words by which people sort pictures of good parts: by time, place, camera, light
 _SORTING = word_set(
     "cam/s camera/s kamera/s sensor shift/s schicht turno equipe zmiana batch lot/s los charge lote lotto serie/s "
@@ -92,8 +95,8 @@ _SORTING = word_set(
     "fruh frueh spat spaet nacht morning evening jan/uary/uar feb/ruary/ruar mar/ch/z maerz apr/il may mai jun/e/i "
     "jul/y/i aug/ust sep/tember oct/ober okt/ober nov/ember dec/ember dez/ember mon/day/tag tue/sday dienstag "
     "wed/nesday mittwoch thu/rsday donnerstag fri/day freitag sat/urday samstag sun/day sonntag mo di mi do fr sa "
-    "so dcim dsc sn serial copy kopie new neu old alt jpg jpeg png bmp tif tiff"
-)
+    "so dcim dsc sn serial jpg jpeg png bmp tif tiff"
+) | _AGES
 _LETTERED = word_set("cam kamera camera sensor shift schicht line linie station nest machine maschine view side")
 # Columns of lists, of which the values are none of the part's quality
 _TECHNICAL = _SORTING | word_set(
@@ -243,7 +246,9 @@ def read_side_by_side(
     found = {}
     for name in names:
         said = read_words(name, shared)
-        if said is Said.SORTED and not is_alone and not _explains(name, above, are_good):
+        if are_good and split_said(name):
+            said = Said.SORTED
+        elif said is Said.SORTED and not is_alone and not _explains(name, above, are_good):
             said = Said.UNKNOWN
         found[name] = said
     return found
@@ -252,11 +257,10 @@ def read_side_by_side(
 def _explains(name: str, above: Sequence[str], are_good: bool) -> bool:
     """Whether a name says by what it sorts pictures."""
     words, _, unknown, _ = _read(name)
-    if any(_is_sorting(word) for word in words) or _CAMERA_FOLDER.fullmatch(name):
+    sorting = {word for word in words if _is_sorting(word)}
+    if sorting - _AGES or (sorting and not unknown) or {*words} & _THINGS or _CAMERA_FOLDER.fullmatch(name):
         return True
-    if _DATE_PATH.fullmatch("/".join((*above, name))) or (are_good and split_said(name)):
-        return True
-    if are_good and not unknown:
+    if _DATE_PATH.fullmatch("/".join((*above, name))) or (are_good and not unknown):
         return True
     digits = ID_DIGITS_OF_GOOD if are_good else ID_DIGITS
     ids = [word for word in words if word.isdecimal() and (len(word) >= digits or _YEAR.fullmatch(word))]

@@ -71,10 +71,15 @@ def read_names(stems: Sequence[str]) -> list[NameReading]:
         types = _types(cores)
         cores = [[chunk for chunk in core if chunk not in types] for core in cores]
         found = _read_without_chance(cores)
-    if not any(one.picture_class is not PictureClass.UNKNOWN for one in found) and names:
-        shared = [*names[0][:first], *names[0][len(names[0]) - last :]]
-        one = _read([chunk for chunk in shared if not _is_type(chunk) and not _is_jumble(chunk)])
-        found = [SILENT if one.picture_class is PictureClass.UNCLEAR else one] * len(names)
+    shared = [*names[0][:first], *names[0][len(names[0]) - last :]] if names else []
+    of_all = _read([chunk for chunk in shared if not _is_type(chunk) and not _is_jumble(chunk)])
+    if all(one.picture_class is PictureClass.UNKNOWN for one in found):
+        found = [SILENT if of_all.picture_class is PictureClass.UNCLEAR else of_all] * len(names)
+    elif of_all.picture_class is PictureClass.GOOD:  # "ok_1", "ok_but_bad_2"
+        found = [
+            one._replace(picture_class=PictureClass.UNCLEAR) if one.picture_class is PictureClass.BAD else one
+            for one in found
+        ]
     return _doubt_groups(_without_lights(found, cores), stems, cores)
 
 

@@ -16,6 +16,7 @@ from flawscope.errors import InputError, one_line_message
 from flawscope.pictures.text_files import decode_text
 
 MAX_LIST_BYTES = 1 << 26
+PADDED_DIGITS = 3  # of a number that begins with 0, and is a name: 004
 # Larger files are not opened
 MAX_BYTES = {".json": 1 << 30, ".xml": 1 << 28, ".txt": 1 << 24, ".csv": MAX_LIST_BYTES}
 # What damaged files of labels have, and others have not
@@ -70,14 +71,19 @@ def read_label_file(
     is_known = names.is_name if suffix in tables.TABLES else names.is_exact
 
     def is_sure(text: str) -> bool:
-        return is_known(text) and (not text.isdecimal() or may_numbers_name())
+        is_number = text.isdecimal() and not (text[0] == "0" and len(text) >= PADDED_DIGITS)
+        return is_known(text) and (not is_number or may_numbers_name())
 
     try:
-        entries = tables.read_list(data, suffix, own, is_sure, is_own=names.is_exact(own))
+        entries = tables.read_list(data, suffix, own, is_sure, is_own=names.is_exact(own), count=names.count)
         entries = [entry for entry in entries if entry.about]
-        if entries or found is not None:
-            return LabelDocument(tables.FORM, entries) if entries else found
-        return unread._replace(seems_list=tables.seems_list(data, suffix, names))
+        if entries:
+            return LabelDocument(tables.FORM, entries)
+        seems_list = tables.seems_list(data, suffix, names)
+        if suffix not in tables.TABLES and not may_numbers_name():  # as a whole file its numbers may be names
+            listed = tables.read_list(data, suffix, own, is_known)
+            seems_list = 2 * len({entry.name for entry in listed}) >= names.count > 1
+        return unread._replace(seems_list=seems_list)
     except InputError as error:
         return LabelDocument(tables.FORM, [], str(error))
     except Exception:  # it is no list

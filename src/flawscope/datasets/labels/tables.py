@@ -11,7 +11,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -38,13 +38,16 @@ IsName = Callable[[str], bool]
 Row = dict[str, list[str]]  # texts by the column's name
 
 
-def read_list(data: bytes, suffix: str, own: str, is_name: IsName, *, is_own: bool = False) -> list[Entry]:
+def read_list(
+    data: bytes, suffix: str, own: str, is_name: IsName, *, is_own: bool = False, count: int = 0
+) -> list[Entry]:
     """Entries of a list; empty where the file is none.
 
     Args:
         own: the path of the file without its suffix.
         is_name: whether a text names a picture.
         is_own: the file has a picture's name.
+        count: of the pictures.
     """
     rows = _rows(data, suffix, is_name)
     headers = list(dict.fromkeys(name for row in rows for name in row))
@@ -53,21 +56,30 @@ def read_list(data: bytes, suffix: str, own: str, is_name: IsName, *, is_own: bo
     # of several columns the one that names most pictures; their numbers may be names, too
     named = {h: {text for row in rows for text in row.get(h, ())[:1] if is_name(text)} for h in headers}
     column = max(headers, key=lambda name: len(named[name]), default="")
-    by_chance = len(rows) == 1 and all(text.isdecimal() for text in named.get(column, ()))
-    if not column or not named[column] or (by_chance and suffix not in (".csv", ".tsv", ".xlsx")):
+    if not column or not named[column] or _is_by_chance(named[column], suffix, column == headers[0], count):
         if not is_own:
             return []
-        about = _about(_own_row(data, suffix, rows), "")
+        about = _about(_own_row(data, suffix), "")
         return [Entry(own, None, [], about=about)] if about else []
     if headers == [column]:  # names alone
         return [_entry(row[column][0], ((LISTED, PurePosixPath(own).name),)) for row in rows]
     return [_entry(row[column][0], _about(row, column)) for row in rows if row.get(column)]
 
 
-def _own_row(data: bytes, suffix: str, rows: Sequence[Row]) -> Row:
+def _is_by_chance(named: Collection[str], suffix: str, is_first: bool, count: int) -> bool:
+    """Whether texts may be something else than pictures' names: numbers that name few of the pictures, or
+    values behind a key."""
+    if suffix in KEYS_AND_VALUES and suffix != ".txt" and not is_first:
+        return True
+    is_table = suffix in (".csv", ".tsv", ".xlsx", ".txt")
+    return not is_table and all(text.isdecimal() for text in named) and 2 * len(named) < count
+
+
+def _own_row(data: bytes, suffix: str) -> Row:
     """What a file of one picture says: keys and values, or its text."""
-    if suffix not in KEYS_AND_VALUES:
-        return {key: texts for row in rows for key, texts in row.items()}
+    if suffix not in TABLES:
+        document = _document(data, suffix)
+        return _record_row(document if isinstance(document, dict) else {"label": document})
     lines = [line.strip() for line in table_text(data).splitlines() if line.strip()]
     pairs = [_cut_pair(line) for line in lines]
     if lines and all(pair or line.startswith("[") for pair, line in zip(pairs, lines, strict=True)):
@@ -103,16 +115,24 @@ def _about(row: Row, column: str) -> tuple[tuple[str, str], ...]:
 
 
 def _rows(data: bytes, suffix: str, is_name: IsName) -> list[Row]:
-    if suffix == ".json":
-        return [*_json_rows(json.loads(table_text(data)), is_name)]
-    if suffix == ".xml":
-        return [*_json_rows(xml_forms.to_document(data), is_name)]
-    if suffix in JSON_LINES:
-        records = [json.loads(line) for line in table_text(data).splitlines() if line.strip()]
-        return [*_json_rows(records, is_name)]
+    if suffix not in TABLES:
+        return [*_json_rows(_document(data, suffix), is_name)]
     if suffix == ".xlsx":
         return [row for title, table in _sheets(data) for row in _sheet_rows(title, table, is_name)]
-    return [*_table_rows(_best_cut(table_text(data), is_name), is_name)]
+    text = table_text(data)
+    if suffix in KEYS_AND_VALUES:
+        text = "\n".join(line for line in text.splitlines() if not line.startswith(("[", "#")))  # no pairs
+    return [*_table_rows(_best_cut(text, is_name), is_name)]
+
+
+def _document(data: bytes, suffix: str) -> Any:
+    """The content of JSON, of lines of JSON, or of XML as JSON would have it."""
+    if suffix == ".xml":
+        return xml_forms.to_document(data)
+    text = table_text(data)
+    if suffix in JSON_LINES:
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
+    return json.loads(text)
 
 
 def _sheet_rows(title: str, table: list[list[str]], is_name: IsName) -> Iterator[Row]:
@@ -129,7 +149,9 @@ def seems_list(data: bytes, suffix: str, names: PictureNames) -> bool:
     tables = [table for _, table in _sheets(data)] if suffix == ".xlsx" else [_widest_cut(table_text(data))]
     for table in tables:
         rows = [cells for cells in table if any(map(str.strip, cells))]
-        if not names.count / 2 <= len(rows) - 1 <= 2 * names.count:
+        if not names.count / 2 <= len(rows) <= 2 * names.count + 1:
+            continue
+        if _OF_A_MODEL & {cell.strip().casefold() for cell in rows[0]}:
             continue
         width = Counter(map(len, rows)).most_common(1)[0][0]
         columns = [[cells[k].strip() for cells in rows if len(cells) == width] for k in range(width)]
@@ -293,8 +315,8 @@ def _record_row(record: dict[str, Any], above: str = "") -> Row:
     row: Row = {}
     for key, value in record.items():
         header = f"{above} {key}".strip()
-        texts = _texts(value)
-        if texts:
+        is_nested = isinstance(value, dict) and len(value) != 1
+        if not is_nested and (texts := _texts(value)):
             row.setdefault(header, []).extend(texts)
             continue
         for one in value if isinstance(value, list) else [value]:
