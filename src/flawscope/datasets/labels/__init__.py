@@ -365,6 +365,7 @@ class LabelFiles:
         name them, marks of as many others, and files of a form of their own for each."""
         near = [path for path, document in self._documents if document.seems_list]
         near += [path for path, document in self._documents if self._marks_others(path, document)]
+        near += [path for path in self.of_no_form if self._is_own(path)]
         found = [self._name(path) for path in near]
         of_suffix: dict[str, list[Path]] = {}
         for path in walk_files(self.root) if self._files is None else self._files:

@@ -51,13 +51,15 @@ def read_label_file(
     """
     suffix = path.suffix.lower()
     most = MAX_BYTES.get(suffix, MAX_LIST_BYTES if suffix in tables.SUFFIXES else 0)
-    if not most:
+    if not most or path.name in yolo.SETTINGS:
         return None
     unread = LabelDocument("", [])
     try:
         data = path.read_bytes() if path.stat().st_size <= most else b""
     except (OSError, MemoryError):
         return unread
+    if not data.strip():  # YOLO's of a picture in which nothing is marked
+        return None
     found = _read_form(path, suffix, data, own, settings) if suffix in MAX_BYTES else None
     if (found is not None and (found.form or found.fault)) or suffix not in tables.SUFFIXES:
         return found

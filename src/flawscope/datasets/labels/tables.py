@@ -81,6 +81,9 @@ def _own_row(data: bytes, suffix: str) -> Row:
         document = _document(data, suffix)
         return _record_row(document if isinstance(document, dict) else {"label": document})
     lines = [line.strip() for line in table_text(data).splitlines() if line.strip()]
+    words = " ".join(lines).split()
+    if len(words) > 1 and not any(map(_is_word, words)):  # numbers that are no marks
+        return {}
     pairs = [_cut_pair(line) for line in lines]
     if lines and all(pair or line.startswith("[") for pair, line in zip(pairs, lines, strict=True)):
         return {pair[0]: [pair[1]] for pair in pairs if pair}
