@@ -52,7 +52,7 @@ _MARKED[2:4, 2:5] = 255
 MASK = _encode(_MARKED)
 
 
-# ------------------------------------------------------------------------------------------ ways to write them
+# ------------------------------------------------------------------------------------ ways to write them
 
 
 def folders(text: str, good: int = 6, bad: int = 3) -> Layout:
@@ -98,7 +98,13 @@ def rows(row: Row, header: str = "", *, bad: int = BAD) -> str:
 
 
 def table(
-    header: str, good: str, bad: str, *, name: str = "list.csv", file: str = "{k:04}.png", of: str = "{k:04}.png"
+    header: str,
+    good: str,
+    bad: str,
+    *,
+    name: str = "list.csv",
+    file: str = "{k:04}.png",
+    of: str = "{k:04}.png",
 ) -> Layout:
     """A list of numbered pictures: `file` is what it calls them, `good` and `bad` the other cells."""
     sign = ";" if ";" in header else "\t" if "\t" in header else ","
@@ -151,6 +157,7 @@ def workbook(*rows_of: tuple[Any, ...], sheet: str = "Sheet") -> bytes:
 
 _BOX = {"x": 1, "y": 2, "width": 3, "height": 2}
 _POINTS = [[1, 1], [4, 1], [4, 4]]
+
 
 def _folder_cases() -> Iterator[tuple[str, Layout]]:
     for line in DEFECTIVE_FOLDERS.strip().splitlines():
@@ -381,9 +388,7 @@ severity0_{k:04} severity2_{k:04}
 DEFECTIVE_LISTS: dict[str, Layout] = {
     "Excel took the zeros": table("file,label", "OK", "NG", file="{k}"),
     "Excel took the zeros, words of another tongue": table("file,label", "jó", "rossz", file="{k}"),
-    "Excel wrote powers of ten": table(
-        "serial;result", "OK", "NG", file="7,39E+08", of="7390000{k:02}.png"
-    ),
+    "Excel wrote powers of ten": table("serial;result", "OK", "NG", file="7,39E+08", of="7390000{k:02}.png"),
     "powers of ten with a point": table("serial,result", "OK", "NG", file="7.39E+08", of="7390000{k:02}.png"),
     "Judge 0 and 1": table("image,Judge", "1", "0"),
     "judge OK and NG": table("image,Judge", "OK", "NG"),
@@ -445,24 +450,46 @@ DEFECTIVE_LISTS: dict[str, Layout] = {
     "names alone: NG.txt": beside({"NG.txt": rows(lambda k, g: "" if g else f"{k:04}.png")}),
     "names alone: defects.txt": beside({"defects.txt": rows(lambda k, g: "" if g else f"{k:04}")}),
     "names alone: OK.txt": beside({"OK.txt": rows(lambda k, g: f"{k:04}.png" if g else "")}),
-    "names alone: review.csv of names": beside({"check_again.csv": rows(lambda k, g: "" if g else f"{k:04}.png", "file")}),
+    "names alone: review.csv of names": beside(
+        {"check_again.csv": rows(lambda k, g: "" if g else f"{k:04}.png", "file")}
+    ),
     "names alone: a sheet NOK": beside(
         {"liste.xlsx": workbook(("Bild",), *[(f"{k:04}.png",) for k in range(GOOD, GOOD + BAD)], sheet="NOK")}
     ),
     "names alone, without zeros": beside({"NG.txt": rows(lambda k, g: "" if g else f"{k}")}),
     "a sheet without zeros": beside(
-        {"liste.xlsx": workbook(("Nr", "Befund"), *[(k, "iO" if k < GOOD else "niO") for k in range(GOOD + BAD)])}
+        {
+            "liste.xlsx": workbook(
+                ("Nr", "Befund"), *[(k, "iO" if k < GOOD else "niO") for k in range(GOOD + BAD)]
+            )
+        }
     ),
     "Severstal": table("ImageId_ClassId,EncodedPixels", "", "1 3 9 2", file="{k:04}.jpg_1"),
     "Severstal, of today": beside(
-        {"train.csv": rows(lambda k, g: "" if g else f"{k:04}.png,3,1 3 9 2", "ImageId,ClassId,EncodedPixels")}
+        {
+            "train.csv": rows(
+                lambda k, g: "" if g else f"{k:04}.png,3,1 3 9 2", "ImageId,ClassId,EncodedPixels"
+            )
+        }
     ),
-    "a list above": Layout({**numbered().files, "../list.csv": rows(lambda k, g: f"{k:04}.png,{int(g)}", "f,v").encode()}, numbered().bad),
+    "a list above": Layout(
+        {**numbered().files, "../list.csv": rows(lambda k, g: f"{k:04}.png,{int(g)}", "f,v").encode()},
+        numbered().bad,
+    ),
     "key and value": beside({"labels.ini": rows(lambda k, g: f"{k:04}={'G' if g else 'R'}", "[pictures]")}),
     "YAML": beside({"labels.yaml": rows(lambda k, g: f"{k:04}.png: {'fine' if g else 'rust'}")}),
     "one label a line": beside({"labels.txt": rows(lambda k, g: "OK" if g else "NG")}),
-    "a list of older names": beside({"list.csv": rows(lambda k, g: f"IMG_{900 + k}.bmp,{'OK' if g else 'NG'}", "file,label")}),
+    "a list of older names": beside(
+        {"list.csv": rows(lambda k, g: f"IMG_{900 + k}.bmp,{'OK' if g else 'NG'}", "file,label")}
+    ),
 }
+
+
+def _xml(tag: str, attribute: str, inside: Row) -> str:
+    """XML of an element for each picture."""
+    each = [f"<{tag} {attribute}='{k:04}.png'>{inside(k, k < GOOD)}</{tag}>" for k in range(GOOD + BAD)]
+    return f"<dataset>{''.join(each)}</dataset>"
+
 
 _OBJECT = {"classTitle": "scratch", "points": {"exterior": _POINTS, "interior": []}}
 DEFECTIVE_TOOLS: dict[str, Layout] = {
@@ -479,11 +506,11 @@ DEFECTIVE_TOOLS: dict[str, Layout] = {
     "0004.xml of a machine": sidecars(
         "{k:04}.xml", "<Board><Result>0</Result></Board>", "<Board><Result>2</Result></Board>"
     ),
-    "0004.xml, attributes": sidecars(
-        "{k:04}.xml", '<r><img state="a"/></r>', '<r><img state="b"/></r>'
-    ),
+    "0004.xml, attributes": sidecars("{k:04}.xml", '<r><img state="a"/></r>', '<r><img state="b"/></r>'),
     "Supervisely": sidecars(
-        "ann/{k:04}.png.json", json.dumps({"objects": [], "size": {}}), json.dumps({"objects": [_OBJECT], "size": {}})
+        "ann/{k:04}.png.json",
+        json.dumps({"objects": [], "size": {}}),
+        json.dumps({"objects": [_OBJECT], "size": {}}),
     ),
     "Supervisely, above": sidecars(
         "../ann/{k:04}.png.json", json.dumps({"objects": []}), json.dumps({"objects": [_OBJECT]})
@@ -515,75 +542,174 @@ DEFECTIVE_TOOLS: dict[str, Layout] = {
     ),
     "Datumaro": one_json(
         "default.json",
-        lambda k, g: {"id": f"{k:04}", "annotations": [] if g else [{"type": "bbox", "label_id": 0, "bbox": [1, 1, 3, 3]}]},
+        lambda k, g: {
+            "id": f"{k:04}",
+            "annotations": [] if g else [{"type": "bbox", "label_id": 0, "bbox": [1, 1, 3, 3]}],
+        },
         lambda items: {"info": {}, "categories": {"label": {"labels": [{"name": "chip"}]}}, "items": items},
     ),
     "CreateML": one_json(
         "labels.json",
-        lambda k, g: {"image": f"{k:04}.png", "annotations": [] if g else [{"label": "chip", "coordinates": _BOX}]},
+        lambda k, g: {
+            "image": f"{k:04}.png",
+            "annotations": [] if g else [{"label": "chip", "coordinates": _BOX}],
+        },
     ),
-    "CreateML, classes": one_json("labels.json", lambda k, g: {"image": f"{k:04}.png", "annotation": "a" if g else "b"}),
+    "CreateML, classes": one_json(
+        "labels.json", lambda k, g: {"image": f"{k:04}.png", "annotation": "a" if g else "b"}
+    ),
     "Hasty": one_json(
         "hasty.json",
-        lambda k, g: {"image_name": f"{k:04}.png", "labels": [] if g else [{"class_name": "chip", "bbox": [1, 1, 3, 3]}]},
+        lambda k, g: {
+            "image_name": f"{k:04}.png",
+            "labels": [] if g else [{"class_name": "chip", "bbox": [1, 1, 3, 3]}],
+        },
         lambda images: {"project_name": "p", "images": images},
     ),
     "Kili": one_json(
         "kili.json",
-        lambda k, g: {"externalId": f"{k:04}", "labels": [{"jsonResponse": {} if g else {"JOB": {"annotations": [{"categories": [{"name": "CHIP"}]}]}}}]},
+        lambda k, g: {
+            "externalId": f"{k:04}",
+            "labels": [
+                {"jsonResponse": {} if g else {"JOB": {"annotations": [{"categories": [{"name": "CHIP"}]}]}}}
+            ],
+        },
     ),
     "Encord": one_json(
         "encord.json",
-        lambda k, g: {"data_title": f"{k:04}.png", "data_units": {f"u{k}": {"labels": {"objects": [] if g else [{"name": "chip"}]}}}},
+        lambda k, g: {
+            "data_title": f"{k:04}.png",
+            "data_units": {f"u{k}": {"labels": {"objects": [] if g else [{"name": "chip"}]}}},
+        },
     ),
-    "VoTT": beside({"vott.json": json.dumps({"assets": {f"h{k}": {"asset": {"name": f"{k:04}.png"}, "regions": [] if k < GOOD else [{"tags": ["chip"], "boundingBox": _BOX}]} for k in range(GOOD + BAD)}})}),
+    "VoTT": beside(
+        {
+            "vott.json": json.dumps(
+                {
+                    "assets": {
+                        f"h{k}": {
+                            "asset": {"name": f"{k:04}.png"},
+                            "regions": [] if k < GOOD else [{"tags": ["chip"], "boundingBox": _BOX}],
+                        }
+                        for k in range(GOOD + BAD)
+                    }
+                }
+            )
+        }
+    ),
     "SageMaker": json_lines(
         "output.manifest",
-        lambda k, g: {"source-ref": f"s3://b/{k:04}.png", "q": int(not g), "q-metadata": {"class-name": "a" if g else "b"}},
+        lambda k, g: {
+            "source-ref": f"s3://b/{k:04}.png",
+            "q": int(not g),
+            "q-metadata": {"class-name": "a" if g else "b"},
+        },
     ),
     "SageMaker, boxes": json_lines(
         "output.manifest",
-        lambda k, g: {"source-ref": f"s3://b/{k:04}.png", "q": {"annotations": [] if g else [{"class_id": 0, **_BOX}]}},
+        lambda k, g: {
+            "source-ref": f"s3://b/{k:04}.png",
+            "q": {"annotations": [] if g else [{"class_id": 0, **_BOX}]},
+        },
     ),
-    "Rekognition": json_lines("m.jsonl", lambda k, g: {"source-ref": f"s3://b/{k:04}.png", "anomaly-label": 0 if g else 1}),
+    "Rekognition": json_lines(
+        "m.jsonl", lambda k, g: {"source-ref": f"s3://b/{k:04}.png", "anomaly-label": 0 if g else 1}
+    ),
     "Vertex": json_lines(
         "v.jsonl",
-        lambda k, g: {"imageGcsUri": f"gs://b/{k:04}.png", "classificationAnnotation": {"displayName": "u" if g else "v"}},
+        lambda k, g: {
+            "imageGcsUri": f"gs://b/{k:04}.png",
+            "classificationAnnotation": {"displayName": "u" if g else "v"},
+        },
     ),
     "FiftyOne": one_json(
         "samples.json",
-        lambda k, g: {"filepath": f"data/{k:04}.png", "ground_truth": {"_cls": "Classification", "label": "a" if g else "b"}},
+        lambda k, g: {
+            "filepath": f"data/{k:04}.png",
+            "ground_truth": {"_cls": "Classification", "label": "a" if g else "b"},
+        },
         lambda samples: {"samples": samples},
     ),
-    "FiftyOne, folders": beside({"labels.json": json.dumps({"classes": ["a", "b"], "labels": {f"{k:04}": int(k >= GOOD) for k in range(GOOD + BAD)}})}),
-    "COCO without zeros": beside({"coco.json": json.dumps({
-        "images": [{"id": k, "file_name": f"{k}.png", "width": 8, "height": 8} for k in range(GOOD + BAD)],
-        "annotations": [{"id": k, "image_id": k, "category_id": 1, "bbox": [1, 1, 3, 3], "area": 9} for k in range(GOOD, GOOD + BAD)],
-        "categories": [{"id": 1, "name": "chip"}],
-    })}),
-    "COCO by other names": beside({"coco.json": json.dumps({
-        "images": [{"id": k, "file_name": f"frame_{k:04}.png", "width": 8, "height": 8} for k in range(GOOD + BAD)],
-        "annotations": [{"id": k, "image_id": k, "category_id": 1, "bbox": [1, 1, 3, 3], "area": 9} for k in range(GOOD, GOOD + BAD)],
-        "categories": [{"id": 1, "name": "chip"}],
-    })}),
-    "Halcon dictionary": beside({"labels.json": json.dumps({"class_names": ["a", "b"], "samples": [{"image_file_name": f"{k:04}.png", "image_label_id": int(k >= GOOD)} for k in range(GOOD + BAD)]})}),
+    "FiftyOne, folders": beside(
+        {
+            "labels.json": json.dumps(
+                {"classes": ["a", "b"], "labels": {f"{k:04}": int(k >= GOOD) for k in range(GOOD + BAD)}}
+            )
+        }
+    ),
+    "COCO without zeros": beside(
+        {
+            "coco.json": json.dumps(
+                {
+                    "images": [
+                        {"id": k, "file_name": f"{k}.png", "width": 8, "height": 8} for k in range(GOOD + BAD)
+                    ],
+                    "annotations": [
+                        {"id": k, "image_id": k, "category_id": 1, "bbox": [1, 1, 3, 3], "area": 9}
+                        for k in range(GOOD, GOOD + BAD)
+                    ],
+                    "categories": [{"id": 1, "name": "chip"}],
+                }
+            )
+        }
+    ),
+    "COCO by other names": beside(
+        {
+            "coco.json": json.dumps(
+                {
+                    "images": [
+                        {"id": k, "file_name": f"frame_{k:04}.png", "width": 8, "height": 8}
+                        for k in range(GOOD + BAD)
+                    ],
+                    "annotations": [
+                        {"id": k, "image_id": k, "category_id": 1, "bbox": [1, 1, 3, 3], "area": 9}
+                        for k in range(GOOD, GOOD + BAD)
+                    ],
+                    "categories": [{"id": 1, "name": "chip"}],
+                }
+            )
+        }
+    ),
+    "Halcon dictionary": beside(
+        {
+            "labels.json": json.dumps(
+                {
+                    "class_names": ["a", "b"],
+                    "samples": [
+                        {"image_file_name": f"{k:04}.png", "image_label_id": int(k >= GOOD)}
+                        for k in range(GOOD + BAD)
+                    ],
+                }
+            )
+        }
+    ),
     "MVTec DLT, marks": one_json(
         "dlt.json",
         lambda k, g: {"image_file_name": f"{k:04}.png", "bbox_row1": [] if g else [1]},
         lambda samples: {"samples": samples},
     ),
-    "XML of all": beside({"all.xml": "<data>" + "".join(f'<img file="{k:04}.png" c="{int(k >= GOOD)}"/>' for k in range(GOOD + BAD)) + "</data>"}),
-    "dlib": beside({"dlib.xml": "<dataset><images>" + "".join(f"<image file='{k:04}.png'>{'' if k < GOOD else '<box top=1 left=1/>'.replace('1', chr(39) + '1' + chr(39))}</image>" for k in range(GOOD + BAD)) + "</images></dataset>"}),
-    "masks beside": Layout({**numbered().files, **{f"masks/{k:04}.png": MASK for k in range(GOOD, GOOD + BAD)}}, numbered().bad),
+    "XML of all": beside({"all.xml": _xml("img", "name", lambda k, g: f"<c>{int(not g)}</c>")}),
+    "dlib": beside({"dlib.xml": _xml("image", "file", lambda k, g: "" if g else "<box top='1' left='1'/>")}),
+    "masks beside": Layout(
+        {**numbered().files, **{f"masks/{k:04}.png": MASK for k in range(GOOD, GOOD + BAD)}}, numbered().bad
+    ),
     "images and masks": Layout(
-        {**{f"images/{one}": PICTURE for one in numbered().files}, **{f"masks/{k:04}.png": MASK for k in range(GOOD, GOOD + BAD)}},
+        {
+            **{f"images/{one}": PICTURE for one in numbered().files},
+            **{f"masks/{k:04}.png": MASK for k in range(GOOD, GOOD + BAD)},
+        },
         frozenset(f"images/{one}" for one in numbered().bad),
     ),
     "images and masks, empty ones": Layout(
-        {**{f"images/{one}": PICTURE for one in numbered().files}, **{f"masks/{k:04}.png": EMPTY_MASK if k < GOOD else MASK for k in range(GOOD + BAD)}},
+        {
+            **{f"images/{one}": PICTURE for one in numbered().files},
+            **{f"masks/{k:04}.png": EMPTY_MASK if k < GOOD else MASK for k in range(GOOD + BAD)},
+        },
         frozenset(f"images/{one}" for one in numbered().bad),
     ),
-    "a mask by its name": Layout({**numbered().files, **{f"{k:04}_mask.png": MASK for k in range(GOOD, GOOD + BAD)}}, numbered().bad),
+    "a mask by its name": Layout(
+        {**numbered().files, **{f"{k:04}_mask.png": MASK for k in range(GOOD, GOOD + BAD)}}, numbered().bad
+    ),
 }
 
 
@@ -618,7 +744,7 @@ def mixed_up() -> Iterator[tuple[str, Layout]]:
         yield f"folders: {line}", folders(line)
 
 
-# -------------------------------------------------------------------------------------------------- plain ones
+# --------------------------------------------------------------------------------------------- plain ones
 
 PLAIN_FOLDERS = """
 good
@@ -803,11 +929,19 @@ PLAIN_LISTS: dict[str, Layout] = {
     "all OK": plain_table("file,result", "OK"),
     "of other pictures": beside({"l.csv": "other.png,NG\nelse.png,OK\n"}, bad=0),
     "names alone, of all": beside({"files.txt": rows(lambda k, _: f"{k:04}.png", bad=0)}, bad=0),
-    "notes": beside({"notes.txt": _NOTE, "README.md": _NOTE, "settings.ini": "[camera]\nexposure=12\n"}, bad=0),
+    "notes": beside(
+        {"notes.txt": _NOTE, "README.md": _NOTE, "settings.ini": "[camera]\nexposure=12\n"}, bad=0
+    ),
     "settings in JSON": beside({"camera.json": json.dumps({"exposure": 12, "roi": [0, 0, 8, 8]})}, bad=0),
-    "masks of nothing": Layout({**numbered(bad=0).files, **{f"masks/{k:04}.png": EMPTY_MASK for k in range(GOOD)}}, frozenset()),
-    "a file of the camera each": beside({f"{k:04}.txt": f"exposure=12{k % 3}\ngain=1\n" for k in range(GOOD)}, bad=0),
-    "JSON of the camera each": beside({f"{k:04}.json": json.dumps({"exposure": 120 + k % 3, "time": k}) for k in range(GOOD)}, bad=0),
+    "masks of nothing": Layout(
+        {**numbered(bad=0).files, **{f"masks/{k:04}.png": EMPTY_MASK for k in range(GOOD)}}, frozenset()
+    ),
+    "a file of the camera each": beside(
+        {f"{k:04}.txt": f"exposure=12{k % 3}\ngain=1\n" for k in range(GOOD)}, bad=0
+    ),
+    "JSON of the camera each": beside(
+        {f"{k:04}.json": json.dumps({"exposure": 120 + k % 3, "time": k}) for k in range(GOOD)}, bad=0
+    ),
     "XMP": beside({f"{k:04}.xmp": "<x/>" for k in range(GOOD)}, bad=0),
     "raw files": beside({f"{k:04}.dng": b"\0\1" for k in range(GOOD)}, bad=0),
 }
@@ -824,7 +958,7 @@ def plain() -> Iterator[tuple[str, Layout]]:
     yield from ((f"list: {name}", one) for name, one in PLAIN_LISTS.items())
 
 
-# ---------------------------------------------------------------------------------------------------- measuring
+# ---------------------------------------------------------------------------------------------- measuring
 
 
 def write(root: Path, files: dict[str, bytes]) -> Path:
@@ -888,7 +1022,7 @@ def main() -> int:
     with common.workspace(args.work) as work:
         for part, layouts in (("defective", defective), ("mixed up", mixed_up), ("plain", plain)):
             folder = work / part.replace(" ", "-")
-            found = record.cell(part, lambda l=layouts, f=folder: measure(l(), f))  # type: ignore[misc]
+            found = record.cell(part, lambda make=layouts, f=folder: measure(make(), f))  # type: ignore[misc]
             cells[part] = [cell for name, cell in found.items() if name != "_"]
     found = record.cell("real", lambda: real_sets(data))
     cells["real"] = [cell for name, cell in found.items() if name != "_"]

@@ -2,8 +2,9 @@
 beside it or above, and by the labels that tools give whole pictures.
 
 The world of words is closed (`pictures.folder_words`): a column that sorts the pictures into groups is known
-to tell good from defective, or known to tell something else, or a question. So are two classes of one picture,
-pictures without a label beside others that have one, and files that seem to tell and are not understood.
+to tell good from defective, or known to tell something else, or a question. So are two classes of one
+picture, pictures without a label beside others that have one, and files that seem to tell and are not
+understood.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ class ClassLabels:
             {
                 path: [one for one in labels if not one.is_open_name or words[one.words] > 1]
                 for path, labels in found.items()
-            }
+            },
+            self.unread,
         )
 
     @property
@@ -94,7 +96,8 @@ class ClassLabels:
         return not self.unread and all(one.is_open_name for own in self.of.values() for one in own)
 
     def splits(self, pictures: Sequence[Path]) -> dict[Path, str]:
-        """Splits of the pictures by a list; empty where none tells any. InputError: it tells those of some."""
+        """Splits of the pictures by a list; empty where none tells any. InputError: it tells those of "
+        "some."""
         for source, column in self.split_columns.items():
             values = [column.get(path, "") for path in pictures]
             told = [split_said(value) for value in values]
@@ -143,8 +146,8 @@ class ClassLabels:
         return is_known and PictureClass.BAD in found and found <= {PictureClass.GOOD, PictureClass.BAD}
 
     def is_doubtful(self) -> bool:
-        """Whether some pictures may be defective: one is called so or both, or something that nobody knows, or
-        some of a folder are called good and the others have no label, or a file is not understood."""
+        """Whether some pictures may be defective: one is called so or both, or something that nobody knows,
+        or some of a folder are called good and the others have no label, or a file is not understood."""
         if self.unread or self.has_unknown:
             return True
         by_folder: dict[Path, set[PictureClass]] = {}
@@ -264,7 +267,8 @@ def read_name_labels(pictures: Sequence[Path]) -> ClassLabels:
 
 
 def _files_above(root: Path, pictures: Sequence[Path]) -> Iterator[LabelFiles]:
-    """Yields the label files and lists in the two folders above `root`, and in folders of labels beside it."""
+    """Yields the label files and lists in the two folders above `root`, and in folders of labels beside "
+    "it."""
     whole = Path(os.path.abspath(root))
     for levels, folder in enumerate(whole.parents[:2], start=1):
         try:
@@ -352,7 +356,8 @@ def _is_split(subject: ColumnSubject, values: Values) -> bool:
 
 
 def _is_open(subject: ColumnSubject, values: Values, count: int) -> bool:
-    """Whether a column that says nothing known sorts so many pictures into groups, and nobody knows by what."""
+    """Whether a column that says nothing known sorts so many pictures into groups, and nobody knows by "
+    "what."""
     if subject is ColumnSubject.TECHNICAL:
         return False
     each = [", ".join(own) for own in values.values()]

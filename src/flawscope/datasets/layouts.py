@@ -20,6 +20,7 @@ from flawscope.datasets.own_folders import (
     defects_in,
     good_folders,
     good_pictures,
+    kinds_in,
     open_bare,
     open_folder,
     open_named,
@@ -108,6 +109,26 @@ def open_dataset(
     if found == "folder":
         return open_folder(folder, settings)
     return open_bare(folder, settings)
+
+
+def open_defects(
+    root: str | os.PathLike[str], category: str | None = None, *, good: str | None = None
+) -> list[Item]:
+    """The defective pictures of a data set, as `open_dataset` finds them. In folders of its own each folder
+    that does not say good is a kind: nothing is learnt as good, so that nobody need say which of them are.
+
+    InputError as `open_dataset`.
+    """
+    folder = _choose_category(_review_folder(_require_entries(root)), category, good)
+    if good is None and _layout_of(folder) in (None, "folder"):
+        truth = GroundTruth(folder)
+        tree = FolderTree(folder, truth.pictures)
+        if Said.UNCLEAR in tree.found:
+            raise tree.question()
+        items = kinds_in(folder, truth)
+        if items and all(item.kind for item in items):
+            return items
+    return [item for item in open_dataset(root, category, good=good).test if item.anomalous]
 
 
 def select_categories(
@@ -282,7 +303,9 @@ def _open_split(root: Path, layout: str) -> Dataset:
         raise split_question(root, truth.pictures)
     learnt = _good_items(trees[train], labels)
     if not learnt:
-        raise InputError(f"{good_folders(train)[0]}: no pictures to train on; known formats: {known_formats()}")
+        raise InputError(
+            f"{good_folders(train)[0]}: no pictures to train on; known formats: {known_formats()}"
+        )
     items: list[Item] = []
     for split, tree in trees.items():
         good = {*tree.pictures(Said.GOOD)}

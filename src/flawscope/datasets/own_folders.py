@@ -111,7 +111,11 @@ def open_folder(root: Path, settings: SplitSettings) -> Dataset:
     unknown = [parts for parts in tops if tree.said[parts] in (Said.UNKNOWN, Said.SORTED)]
     if Said.UNCLEAR in tree.found or (unknown and not any(says_only_bad(parts[0]) for parts in tops)):
         raise tree.question()
-    bad = [subfolders(root)[parts[0]] for parts in sorted(tops, key=lambda parts: natural_key(parts[0])) if tree.said[parts] is Said.BAD]
+    bad = [
+        subfolders(root)[parts[0]]
+        for parts in sorted(tops, key=lambda parts: natural_key(parts[0]))
+        if tree.said[parts] is Said.BAD
+    ]
     test = [item for folder in bad for item in defects_in(folder, truth)]
     paths = good_pictures(root, tree.pictures(Said.GOOD), labels)
     good = {parts[:1] for parts in tops if tree.said[parts] is Said.GOOD}
@@ -175,9 +179,7 @@ def good_folders(folder: Path) -> list[Path]:
     return [*dict.fromkeys([*([] if first is None else [first]), *named])]
 
 
-def good_pictures(
-    root: Path, paths: Sequence[Path], labels: ClassLabels, remedy: str = ""
-) -> Sequence[Path]:
+def good_pictures(root: Path, paths: Sequence[Path], labels: ClassLabels, remedy: str = "") -> Sequence[Path]:
     """The pictures of folders of good ones. InputError where the name of one, or a list, says that it is
     defective, or something that nobody knows."""
     for path in paths:
@@ -204,6 +206,17 @@ def defects_in(folder: Path, truth: GroundTruth) -> list[Item]:
     return items
 
 
+def kinds_in(folder: Path, truth: GroundTruth) -> list[Item]:
+    """The pictures below a folder, without those in folders of good ones, each with the kind that its folders
+    tell; the kind is empty where they tell none."""
+    items = []
+    for path in truth.pictures_in(folder):
+        parts = path.relative_to(folder).parts[:-1]
+        if not any(map(says_good, parts)):
+            items.append(Item(path, _kind_of(parts), True, truth.find(path), truth.left_out(path)))
+    return items
+
+
 def _kind_of(folders: Sequence[str]) -> str:
     """Kind of a defect by its folders: a folder that says which, else one that says that it is one."""
     named = [name for name in folders if not is_picture_folder(name) and not split_said(name)]
@@ -216,17 +229,19 @@ class FolderTree:
 
     Attributes:
         counts: of the pictures, by the folder's parts below `root`.
-        said: of each folder. UNCLEAR: also what lies below a folder of good ones, and is not known to be good.
+        said: of each folder. UNCLEAR: also what lies below a folder of good ones, and is not known to be
+        good.
     """
 
-    def __init__(self, root: Path, paths: Iterable[Path]):
+    def __init__(self, root: Path, paths: Iterable[Path], of_root: Said = Said.SORTED):
+        """of_root: what the name of the root says."""
         self.root, self._paths = root, list(paths)
         self.counts = Counter(path.relative_to(root).parent.parts for path in self._paths)
         self._inside: dict[tuple[str, ...], set[str]] = {}  # names of folders by the one that holds them
         for parts in self.counts:
             for depth, name in enumerate(parts):
                 self._inside.setdefault(parts[:depth], set()).add(name)
-        self.said: dict[tuple[str, ...], Said] = {(): Said.SORTED}
+        self.said: dict[tuple[str, ...], Said] = {(): of_root}
         for above, names in sorted(self._inside.items(), key=lambda entry: (len(entry[0]), entry[0])):
             of_above = self.said[above]
             found = read_side_by_side(
@@ -289,11 +304,14 @@ def refuse_unknown(
     """
     paths = list(paths)
     labels = read_class_labels(root, paths, by_marks=True) if labels is None else labels
-    tree = FolderTree(root, paths)
+    own = category_of(root)
+    of_root = Said.GOOD if says_good(own) else Said.SORTED
+    tree = FolderTree(root, paths, of_root)
+    if tree.found == {Said.GOOD}:
+        labels = labels.of_good(paths)
     is_unknown = tree.found not in ({Said.GOOD}, {Said.SORTED}, set())
     if labels.is_doubtful() and not (is_unknown and labels.is_silent):
         raise labels.question(root, remedy)
-    own = category_of(root)
     if says_only_bad(own) or (own and is_mistake(own)):
         raise _question(root.parent, Counter({(own,): len(paths)}), remedy, {(own,): read_words(own)})
     if is_unknown:

@@ -1,11 +1,11 @@
-"""Reads words by which people tell good parts from defective ones, in names of folders and files and in lists:
-the one vocabulary, and the one rule, of all that learns.
+"""Reads words by which people tell good parts from defective ones, in names of folders and files and in
+lists: the one vocabulary, and the one rule, of all that learns.
 
-The world of words is closed. What is learnt unasked is known to be good: each word of its name is one of these
-lists. A text is cut into words: `2024-05-01_iO`, `Gutteile`, `NODefect_images`. A word for good or defective
-counts; a negation before it ("ohne Fehler", "not ok", "undamaged") or behind it ("fehlerfrei") turns it round.
-A word of none of the lists makes a good name unclear ("good_rework"), unless all names side by side have it,
-such as the product's (`screw_ok` beside `screw_nok`). What is not known is a question for a person.
+The world of words is closed. What is learnt unasked is known to be good: each word of its name is in one of
+these lists. A text is cut into words: `2024-05-01_iO`, `Gutteile`, `NODefect_images`. A word for good or
+defective counts; a negation before it ("ohne Fehler", "not ok", "undamaged") or behind it ("fehlerfrei")
+turns it round. A word of none of the lists makes a good name unclear ("good_rework"), unless all names side by
+side have it, such as the product's (`screw_ok` beside `screw_nok`). What is not known is a question.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from typing import NamedTuple
 
 class Said(Enum):
     """What a text says of the parts. SORTED: neither, by words that are known, such as a camera or a day.
-    UNKNOWN: neither, by other words. UNCLEAR: good and more than that, or both, or how a decision was wrong."""
+    UNKNOWN: neither, by other words. UNCLEAR: good and more than that, or both, or how a decision was
+    wrong."""
 
     GOOD = "good"
     BAD = "not good"
@@ -50,7 +51,8 @@ _GOOD_WORDS = word_set(
     "bom boa/s aceito/s aprovado/s dobry dobre dobra zgodny zgodne sprawny sprawne goed/e goedgekeurd/e"
 )
 _BAD_WORDS = word_set(
-    "bad ko nok ng nio abnormal anomaly anomalies anomalous def defect/s/ive/ives fault/s/y fail/s/ed/ure/ures "
+    "bad ko nok ng nio abnormal anomaly anomalies anomalous def defect/s/ive/ives fault/s/y "
+    "fail/s/ed/ure/ures "
     "reject/s/ed scrap/s/ped damage/s/d broken flaw/s/ed error/s "
     "schlecht/e/en/er ausschuss fehler/haft/hafte defekt/e/en mangel/haft/hafte maengel "
     "beschadigt/e beschaedigt/e schaden schaeden kaputt abgelehnt "
@@ -62,12 +64,14 @@ _BAD_WORDS = word_set(
     "slecht/e afkeur afgekeurd/e fout/en"
 )
 _NEGATIONS = word_set(
-    "no not non none nicht kein/e/en ohne sans pas sin senza sem nao nie bez without niet geen zonder ikke inte"
+    "no not non none nicht kein/e/en ohne sans pas sin senza sem nao nie bez without niet geen zonder ikke "
+    "inte"
 )
 _PREFIXES = word_set("un in nicht not non no nie")  # written together with what they turn round
 _FREE = word_set("free frei/e/en libre/s libero liberi")
 _FILLERS = word_set(  # between a negation and its word
-    "an any the of from de des du le la les un une von der die das el los del di do to jest sont est be yet found"
+    "an any the of from de des du le la les un une von der die das el los del di do to jest sont est be yet "
+    "found"
 )
 _WITH = word_set("with mit avec con com")  # "mit Fehler"
 # How a decision was wrong: these tell who decided, not what the part is
@@ -78,40 +82,59 @@ _MISTAKES = word_set(
 )
 _PSEUDO = ("pseudo", "schein")  # first part of such a word: "Pseudofehler"
 _THINGS = word_set(  # of which there are several: a number behind one is its own
-    "part/s piece/s sample/s item/s teil/e/en stuck stucke stueck stuecke probe/n pieza/s pezzo pezzi peca/s sztuki"
+    "part/s piece/s sample/s item/s teil/e/en stuck stucke stueck stuecke probe/n pieza/s pezzo pezzi "
+    "peca/s sztuki"
 )
 _NOUNS = _THINGS | word_set(  # say nothing beside other words
-    "image/s img/s picture/s pic/s photo/s foto/s product/s set data daten dataset bild/er muster produkt/e ware "
+    "image/s img/s picture/s pic/s photo/s foto/s product/s set data daten dataset bild/er muster produkt/e "
+    "ware "
     "imagen immagini imagem zdjecia"
 )
 _AGES = word_set("new neu old alt copy kopie")  # say nothing of what is not known ("new folder")
 # Words by which people sort pictures of good parts: by time, place, camera, light
-_SORTING = word_set(
-    "cam/s camera/s kamera/s sensor shift/s schicht turno equipe zmiana batch lot/s los charge lote lotto serie/s "
-    "partia run tray pallet palette box order auftrag line linie linea ligne machine maschine station nest cavity "
-    "kavitat kavitaet mold view/s ansicht vue vista side seite left right top bottom front back rear links rechts "
-    "oben unten vorne hinten gauche droite haut bas izquierda derecha sinistra destra light licht luz luce bright "
-    "dark day/s tag/e jour dia giorno week woche semaine month monat year jahr kw early late night "
-    "fruh frueh spat spaet nacht morning evening jan/uary/uar feb/ruary/ruar mar/ch/z maerz apr/il may mai jun/e/i "
-    "jul/y/i aug/ust sep/tember oct/ober okt/ober nov/ember dec/ember dez/ember mon/day/tag tue/sday dienstag "
-    "wed/nesday mittwoch thu/rsday donnerstag fri/day freitag sat/urday samstag sun/day sonntag mo di mi do fr sa "
-    "so dcim dsc sn serial jpg jpeg png bmp tif tiff"
-) | _AGES
-_LETTERED = word_set("cam kamera camera sensor shift schicht line linie station nest machine maschine view side")
+_SORTING = (
+    word_set(
+        "cam/s camera/s kamera/s sensor shift/s schicht turno equipe zmiana batch lot/s los charge lote "
+        "lotto serie/s "
+        "partia run tray pallet palette box order auftrag line linie linea ligne machine maschine station "
+        "nest cavity "
+        "kavitat kavitaet mold view/s ansicht vue vista side seite left right top bottom front back rear "
+        "links rechts "
+        "oben unten vorne hinten gauche droite haut bas izquierda derecha sinistra destra light licht luz "
+        "luce bright "
+        "dark day/s tag/e jour dia giorno week woche semaine month monat year jahr kw early late night "
+        "fruh frueh spat spaet nacht morning evening jan/uary/uar feb/ruary/ruar mar/ch/z maerz apr/il may "
+        "mai jun/e/i "
+        "jul/y/i aug/ust sep/tember oct/ober okt/ober nov/ember dec/ember dez/ember mon/day/tag tue/sday "
+        "dienstag "
+        "wed/nesday mittwoch thu/rsday donnerstag fri/day freitag sat/urday samstag sun/day sonntag mo di "
+        "mi do fr sa "
+        "so dcim dsc sn serial jpg jpeg png bmp tif tiff"
+    )
+    | _AGES
+)
+_LETTERED = word_set(
+    "cam kamera camera sensor shift schicht line linie station nest machine maschine view side"
+)
 # Columns of lists, of which the values are none of the part's quality
 _TECHNICAL = _SORTING | word_set(
     "file/s filename datei bild fichier archivo plik path name id number nr barcode operator user bediener "
-    "exposure belichtung gain temperature temperatur width height size groesse time zeit date datum timestamp "
+    "exposure belichtung gain temperature temperatur width height size groesse time zeit date datum "
+    "timestamp "
     "hour px pixel us ms fps focus iso"
 )
 _LABELS = word_set(  # columns that say what a picture is
     "label/s class/es result/s status verdict decision klasse urteil befund ergebnis target truth quality"
 )
 _SCORES = word_set("score/s severity probability confidence")
-_OF_MODELS = _SCORES | word_set("prediction/s predicted pred inference vorhersage")  # columns that are no truth
+_OF_MODELS = _SCORES | word_set(
+    "prediction/s predicted pred inference vorhersage"
+)  # columns that are no truth
 _SPLIT_COLUMNS = word_set("split set subset")
 _TRUE = word_set("1 true yes y ja j oui si sim tak x wahr vrai vero verdadero verdadeiro prawda")
-_FALSE = word_set("0 false no n nein non nao nie falsch faux falso falsz none keine null nan ohne nessuno geen")
+_FALSE = word_set(
+    "0 false no n nein non nao nie falsch faux falso falsz none keine null nan ohne nessuno geen"
+)
 
 _LETTERS = str.maketrans({"ł": "l", "ø": "o", "đ": "d"})
 # abbreviations that points, spaces or capitals cut up
@@ -220,7 +243,8 @@ def is_mistake(name: str) -> bool:
 
 
 def _is_mistake(words: Sequence[str], found: Collection[bool], unknown: Collection[str]) -> bool:
-    """Whether words say how a decision was wrong: "false_ok", "escape"; not which defect, as "wrong_label"."""
+    """Whether words say how a decision was wrong: "false_ok", "escape"; not which defect, as "
+    ""wrong_label"."""
     if {*words} & _MISTAKES or any(word.startswith(_PSEUDO) for word in words):
         return True
     return bool({*words} & _WRONG) and (bool(found) or not unknown)

@@ -88,10 +88,10 @@ def _read(chunks: Chunks) -> NameReading:
     # numbers make no difference but for being there: so few texts are read
     text = " ".join(re.sub(r"\d+", "0", chunk) for chunk in chunks if len(chunk) > 1 or chunk.isdecimal())
     telling = [word for word in split_words(text) if word_says(word) is not None or is_turning(word)]
-    if is_mistake(text):
-        return NameReading(PictureClass.UNCLEAR, text)
     if not telling:
         return SILENT
+    if is_mistake(text):
+        return NameReading(PictureClass.UNCLEAR, text)
     said = read_words(text, unknown_words(text))  # others are looked at beside each other
     if said in (Said.GOOD, Said.BAD):
         good = said is Said.GOOD
@@ -167,8 +167,8 @@ def _without_lights(found: list[NameReading], cores: Sequence[Chunks]) -> list[N
 
 
 def form_groups(values: Collection[object], least: int = 0) -> bool:
-    """Whether values of single pictures sort them into groups: they differ, and are no more than half as many,
-    or than `least`."""
+    """Whether values of single pictures sort them into groups: they differ, and are no more than half as
+    many, or than `least`."""
     return 1 < len({*values}) <= max(least, len(values) / 2)
 
 
@@ -188,7 +188,7 @@ def _doubt_groups(
         marks = [" ".join(filter(None, pair)) for pair in zip(marks, signs, strict=True)]
     if not is_said and not form_groups(marks):
         marks = _slot_marks(stems)
-    if not form_groups(marks, least):
+    if not form_groups(marks, least) or (not is_said and sum(map(bool, marks)) < 2):
         return found
     doubted = []
     for one, mark in zip(found, marks, strict=True):
@@ -201,13 +201,15 @@ def _doubt_groups(
 
 
 def _unknown_in(cores: Sequence[Chunks]) -> list[str]:
-    """The words of no list, of two letters at least, in each name that not all have."""
-    each = [
-        [word for word in split_words(" ".join(core)) if len(word) > 1 and word in unknown_words(word)]
-        for core in cores
-    ]
+    """The words of no list, of two letters at least, in each name that not all have, and those that say how a
+    decision was wrong."""
+    each = [[word for word in split_words(" ".join(core)) if _is_open(word)] for core in cores]
     shared = {*each[0]}.intersection(*each) if each else set()
     return [" ".join(word for word in words if word not in shared) for words in each]
+
+
+def _is_open(word: str) -> bool:
+    return len(word) > 1 and (word in unknown_words(word) or is_mistake(word))
 
 
 def _slot_marks(stems: Sequence[str]) -> list[str]:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.datasets.labels.forms import LabelDocument, read_label_file
-from flawscope.datasets.labels.shapes import Shape, Size
 from flawscope.datasets.labels.names import PictureNames, without_zeros
+from flawscope.datasets.labels.shapes import Shape, Size
 from flawscope.datasets.labels.tables import FORM as LIST
 from flawscope.datasets.labels.tables import SUFFIXES
 from flawscope.datasets.labels.yolo import find_settings
@@ -30,7 +30,19 @@ from flawscope.pictures.mask_files import fold, is_mask_folder, is_picture_folde
 
 Texts = list[tuple[str, str]]  # what is said of a picture, each under the name of its column or tag
 # Files beside pictures of the same name that say nothing of the part: of cameras and programs
-_HARMLESS = {*RAW_SUFFIXES, ".xmp", ".aae", ".thm", ".md", ".html", ".part", ".crdownload", ".safetensors", ".onnx", ".bin"}
+_HARMLESS = {
+    *RAW_SUFFIXES,
+    ".xmp",
+    ".aae",
+    ".thm",
+    ".md",
+    ".html",
+    ".part",
+    ".crdownload",
+    ".safetensors",
+    ".onnx",
+    ".bin",
+}
 LARGER_SHARE = 0.1  # of a source's pictures with marks beyond the border: then it was made on larger ones
 CORNER, CHANCE = 0.7, 0.001  # share of the sides, and of sets whose marks all lie there by chance
 
@@ -361,8 +373,8 @@ class LabelFiles:
         return self._names.is_exact(path.stem)
 
     def not_understood(self) -> list[str]:
-        """Names of files that seem to tell of the pictures, and of which nobody knows what: tables that nearly
-        name them, marks of as many others, and files of a form of their own for each."""
+        """Names of files that seem to tell of the pictures, and of which nobody knows what: tables that
+        nearly name them, marks of as many others, and files of a form of their own for each."""
         near = [path for path, document in self._documents if document.seems_list]
         near += [path for path, document in self._documents if self._marks_others(path, document)]
         near += [path for path in self.of_no_form if self._is_own(path)]
@@ -370,7 +382,12 @@ class LabelFiles:
         of_suffix: dict[str, list[Path]] = {}
         for path in walk_files(self.root) if self._files is None else self._files:
             suffix = path.suffix.lower()
-            if suffix not in _HARMLESS and suffix not in SUFFIXES and not is_picture(path) and self._is_own(path):
+            if (
+                suffix not in _HARMLESS
+                and suffix not in SUFFIXES
+                and not is_picture(path)
+                and self._is_own(path)
+            ):
                 of_suffix.setdefault(suffix, []).append(path)
         for suffix, paths in of_suffix.items():
             found.append(self._name(paths[0]) if len(paths) == 1 else f"{len(paths)} files {suffix}")
@@ -382,7 +399,9 @@ class LabelFiles:
         if document.form in ("", LIST) or not self._names.count / 2 <= count <= 2 * self._names.count:
             return False
         has_marks = any(mark.draw for entry in document.entries for mark in entry.marks)
-        return has_marks and not any(pictures for entry, pictures in self._assigned if entry.labels.path == path)
+        return has_marks and not any(
+            pictures for entry, pictures in self._assigned if entry.labels.path == path
+        )
 
 
 def _fold_folders(parts: Iterable[str]) -> tuple[str, ...]:

@@ -76,7 +76,9 @@ class PictureNames:
         if 2 * len(different) >= self.count and 2 * named >= self.count > 1:
             return True
         powers = {match.groups() for text in different if (match := _POWER.fullmatch(text.strip()))}
-        rounded = sum(any(_is_rounded(number, *one) for number in own for one in powers) for own in self._numbers)
+        rounded = sum(
+            any(_is_rounded(number, *one) for number in own for one in powers) for own in self._numbers
+        )
         return 2 * rounded >= self.count > 1
 
 

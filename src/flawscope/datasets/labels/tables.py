@@ -1,5 +1,5 @@
-"""Reads lists of pictures and of what is said of each: CSV, text, Excel, JSON and XML of no labelling tool, and
-files of one picture each.
+"""Reads lists of pictures and of what is said of each: CSV, text, Excel, JSON and XML of no labelling tool,
+and files of one picture each.
 
 Such a list has no form of its own. What makes it one is that a column names pictures that are there, or that
 the file has a picture's name; what the other columns say is read elsewhere (`datasets.class_labels`).

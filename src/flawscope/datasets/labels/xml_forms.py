@@ -35,8 +35,8 @@ def _refuse(*_: Any) -> None:
 
 
 def to_document(data: bytes) -> dict[str, Any]:
-    """The content of any XML as JSON would have it: attributes, texts and elements by their names. ValueError:
-    as `load_xml`."""
+    """The content of any XML as JSON would have it: attributes, texts and elements by their names.
+    ValueError: as `load_xml`."""
     root = load_xml(data)
     return {root.tag: _element_value(root)}
 
