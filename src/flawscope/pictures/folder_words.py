@@ -4,8 +4,8 @@ lists: the one vocabulary, and the one rule, of all that learns.
 The world of words is closed. What is learnt unasked is known to be good: each word of its name is in one of
 these lists. A text is cut into words: `2024-05-01_iO`, `Gutteile`, `NODefect_images`. A word for good or
 defective counts; a negation before it ("ohne Fehler", "not ok", "undamaged") or behind it ("fehlerfrei")
-turns it round. A word of none of the lists makes a good name unclear ("good_rework"), unless all names side by
-side have it, such as the product's (`screw_ok` beside `screw_nok`). What is not known is a question.
+turns it round. A word of none of the lists makes a good name unclear ("good_rework"), unless all names side
+by side have it, such as the product (`screw_ok` beside `screw_nok`). What is not known is a question.
 """
 
 from __future__ import annotations
