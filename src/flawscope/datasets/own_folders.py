@@ -262,11 +262,13 @@ class FolderTree:
         return [path for path in self._paths if self.said[path.relative_to(self.root).parent.parts] is said]
 
     def question(self, remedy: str = NAME_GOOD) -> InputError:
-        """The question which folders hold good pictures: of those side by side where it begins."""
+        """The question which folders hold good pictures: all, where one is unclear, else those side by side
+        where it begins."""
         for above, names in sorted(self._inside.items(), key=lambda entry: (len(entry[0]), entry[0])):
             here = {self.said[(*above, name)] for name in names}
             here |= {self.said[above]} if self.counts[above] else set()
-            if here - {Said.SORTED} and here != {Said.GOOD} and here != {Said.BAD}:
+            is_plain = here <= {Said.SORTED} or here in ({Said.GOOD}, {Said.BAD})
+            if Said.UNCLEAR not in self.found and not is_plain:
                 return _question(self.root, self._grouped(above), remedy, self.said)
         return _question(self.root, self.counts, remedy, self.said)
 
@@ -334,20 +336,20 @@ def refuse_unknown_names(
     every = {one: PurePosixPath(one) for one in inside}
     usual = {one: path for one, path in every.items() if not {"..", "/"} & {*path.parts} and ":" not in one}
     pictures = [path for path in usual.values() if is_picture(path)]
-    lists = [one for one, path in usual.items() if one in read and path.suffix.lower() in SUFFIXES]
-    if not lists:
+    others = [one for one, path in usual.items() if not is_picture(path)]
+    if not others:
         virtual = [Path(name, path) for path in pictures]
         refuse_unknown(Path(name), virtual, remedy, read_name_labels(virtual))
         return
     with TemporaryDirectory() as unpacked:
         root, left = Path(unpacked, "in", "pictures"), MAX_LIST_BYTES
         root.mkdir(parents=True)
-        for one in lists:
-            content = read[one]()
+        for one in others:
+            may_tell = one in read and usual[one].suffix.lower() in SUFFIXES
+            content = read[one]() if may_tell else b""
             left -= len(content)
-            if left >= 0:
-                (root / one).parent.mkdir(parents=True, exist_ok=True)
-                (root / one).write_bytes(content)
+            (root / one).parent.mkdir(parents=True, exist_ok=True)
+            (root / one).write_bytes(content if left >= 0 else b"")
         labels = read_class_labels(root, [root / path for path in pictures], by_marks=True)
     named = {Path(name, path.relative_to(root)): said for path, said in labels.of.items()}
     refuse_unknown(Path(name), named, remedy, ClassLabels(named, unread=labels.unread))
