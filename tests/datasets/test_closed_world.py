@@ -18,7 +18,7 @@ BENCH = Path(__file__).parents[2] / "bench"
 
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(BENCH)
-    corpus = importlib.import_module("closed_world")
+    corpus, bench = importlib.import_module("closed_layouts"), importlib.import_module("closed_world")
 
 DEFECTIVE, MIXED_UP, PLAIN = dict(corpus.defective()), dict(corpus.mixed_up()), dict(corpus.plain())
 
@@ -30,19 +30,19 @@ def test_there_are_enough_of_each():
 
 @pytest.mark.parametrize("name", DEFECTIVE)
 def test_no_defect_is_learnt_unasked(tmp_path, name):
-    assert corpus.open_layout(tmp_path, DEFECTIVE[name])["defects learnt"] == 0
+    assert bench.open_layout(tmp_path, DEFECTIVE[name])["defects learnt"] == 0
 
 
 @pytest.mark.parametrize("name", MIXED_UP)
 def test_what_may_be_mixed_up_is_asked(tmp_path, name):
-    asked = corpus.open_layout(tmp_path, MIXED_UP[name])["asked"]
+    asked = bench.open_layout(tmp_path, MIXED_UP[name])["asked"]
     assert "which folders hold good pictures" in asked
     assert "unclear by its name" in asked
 
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_nothing_is_asked_where_all_is_plain(tmp_path, name):
-    found = corpus.open_layout(tmp_path, PLAIN[name])
+    found = bench.open_layout(tmp_path, PLAIN[name])
     assert (found["asked"], found["defects learnt"], found["good ones lost"]) == ("", 0, 0)
 
 
@@ -71,15 +71,13 @@ def test_a_station_asks_nothing_of_a_plain_zip(name):
 
 @pytest.mark.parametrize("name", [*DEFECTIVE][::9])
 def test_calibration_and_export_ask_the_same(tmp_path, name):
-    root = corpus.write(tmp_path / "part", DEFECTIVE[name].files)
+    root = bench.write(tmp_path / "part", DEFECTIVE[name].files)
     with pytest.raises(InputError, match=r"which (pictures|folders)"):
         refuse_unknown(root, pictures_in(root))
 
 
 def test_agreement_asks_where_words_say_how_a_decision_was_wrong(tmp_path):
-    corpus.write(
-        tmp_path, dict.fromkeys(("true_ok/1.png", "false_ok/2.png", "true_ng/3.png"), corpus.PICTURE)
-    )
+    bench.write(tmp_path, dict.fromkeys(("true_ok/1.png", "false_ok/2.png", "true_ng/3.png"), corpus.PICTURE))
     with pytest.raises(InputError, match="call their folders good and defective"):
         _reference_folder(tmp_path)
 
@@ -87,7 +85,7 @@ def test_agreement_asks_where_words_say_how_a_decision_was_wrong(tmp_path):
 def listed(folder, header, rows):
     names = [f"{k:04}.png" for k in range(len(rows))]
     files = {**dict.fromkeys(names, corpus.PICTURE), "list.csv": "\n".join([header, *rows]).encode()}
-    return corpus.write(folder, files)
+    return bench.write(folder, files)
 
 
 def test_a_split_in_a_list_is_kept(tmp_path):
@@ -99,8 +97,18 @@ def test_a_split_in_a_list_is_kept(tmp_path):
     assert [len(named.splits[split]) for split in ("train", "validation", "test")] == [6, 2, 5]
     of_folders = {f"{folder}/{k}.png": corpus.PICTURE for folder in ("good", "bad") for k in range(9)}
     table = "\n".join(["path,split", *(f"good/{k}.png,{'train' if k < 7 else 'test'}" for k in range(9))])
-    found = open_dataset(corpus.write(tmp_path / "b", {**of_folders, "list.csv": table.encode()}))
+    found = open_dataset(bench.write(tmp_path / "b", {**of_folders, "list.csv": table.encode()}))
     assert (len(found.train), len(found.test)) == (7, 11)
+
+
+@pytest.mark.parametrize("marks", [{"labels/0003.txt": b"0 .5 .5 .2 .2"}, {"masks/0003.png": corpus.MASK}])
+def test_marks_beside_the_folder_that_is_given_count_too(tmp_path, marks):
+    root = "images"
+    pictures = {f"{root}/{k:04}.png": corpus.PICTURE for k in range(8)}
+    bench.write(tmp_path, {**pictures, **marks})
+    with pytest.raises(InputError, match=r"marked \(7, nothing is said\)"):
+        open_dataset(tmp_path / root)
+    assert len(open_dataset(tmp_path / root, good="unmarked", test_share=0).train) == 7
 
 
 @pytest.mark.parametrize(("value", "told"), [("", "none (5)"), ("unused", "unused (5)")])
@@ -113,7 +121,7 @@ def test_a_split_of_some_is_a_question(tmp_path, value, told):
 
 
 def test_marks_in_mask_files_are_answered_by_unmarked(tmp_path):
-    root = corpus.write(tmp_path, corpus.DEFECTIVE_TOOLS["images and masks"].files)
+    root = bench.write(tmp_path, corpus.DEFECTIVE_TOOLS["images and masks"].files)
     found = open_dataset(root, good="unmarked", test_share=0)
     assert (len(found.train), sum(item.anomalous for item in found.test)) == (corpus.GOOD, corpus.BAD)
     assert all(item.masks for item in found.test)
@@ -122,10 +130,10 @@ def test_marks_in_mask_files_are_answered_by_unmarked(tmp_path):
 def test_kinds_need_no_good_pictures(tmp_path):
     folders = ("gut", "Delle", "Kratzer", "Fehldruck")
     files = {f"{folder}/{k}.png": corpus.PICTURE for folder in folders for k in range(3)}
-    found = open_defects(corpus.write(tmp_path / "a", files))
+    found = open_defects(bench.write(tmp_path / "a", files))
     assert [item.kind for item in found] == ["Delle"] * 3 + ["Fehldruck"] * 3 + ["Kratzer"] * 3
     nested = {f"niO/{kind}/{k}.png": corpus.PICTURE for kind in ("Delle", "Riss") for k in range(2)}
-    assert {item.kind for item in open_defects(corpus.write(tmp_path / "b", nested))} == {"Delle", "Riss"}
+    assert {item.kind for item in open_defects(bench.write(tmp_path / "b", nested))} == {"Delle", "Riss"}
 
 
 def test_a_question_names_what_folders_say():

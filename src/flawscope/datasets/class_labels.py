@@ -27,7 +27,7 @@ from flawscope.datasets.label_columns import (
     unknown_column,
 )
 from flawscope.datasets.labels import LabelFiles, Texts
-from flawscope.datasets.labels.tables import SUFFIXES
+from flawscope.datasets.labels.tables import LISTED, SUFFIXES
 from flawscope.errors import InputError, join_names
 from flawscope.pictures.folder_words import (
     ColumnSubject,
@@ -40,7 +40,13 @@ from flawscope.pictures.folder_words import (
     split_words,
 )
 from flawscope.pictures.listing import list_entries, natural_key, picture_files_in, subfolders
-from flawscope.pictures.mask_files import find_masks, fold, is_mask_folder
+from flawscope.pictures.mask_files import (
+    find_masks,
+    fold,
+    is_mask_folder,
+    is_picture_folder,
+    masked_folder,
+)
 from flawscope.pictures.masks import read_mask
 from flawscope.pictures.name_words import PictureClass, read_names
 
@@ -103,15 +109,15 @@ class ClassLabels:
         """Whether nothing is said but by words in files' names of which nobody knows what they mean."""
         return not self.unread and all(one.is_open_name for own in self.of.values() for one in own)
 
-    def splits(self, pictures: Sequence[Path]) -> dict[Path, str]:
-        """Splits of the pictures by a list; empty where none tells any. InputError: it tells those of "
-        "some."""
+    def splits(self, pictures: Sequence[Path], *, asks: bool = True) -> dict[Path, str]:
+        """Splits of the pictures by a list; empty where none tells any. InputError: it tells those of some
+        alone."""
         for source, column in self.split_columns.items():
             values = [column.get(path, "") for path in pictures]
             told = [split_said(value) for value in values]
             if all(told):
                 return {path: split for path, split in zip(pictures, told, strict=True) if split}
-            if any(values):
+            if any(values) and asks:
                 counts = Counter(value or "none" for value in values)
                 named = join_names([f"{value} ({number})" for value, number in counts.most_common()])
                 raise InputError(
@@ -223,14 +229,17 @@ def read_class_labels(
         InputError: a list cannot be read for want of a library.
     """
     found, files = ClassLabels({picture: [] for picture in pictures}), files or LabelFiles(root, pictures)
-    marked = files.marked() | _marked_by_masks(root, pictures) if by_marks else {}
+    above = [*_files_above(root, pictures)]
+    marked = _marked_by_masks(root, pictures) if by_marks else {}
+    for one in [files, *above] if by_marks else ():
+        marked |= {path: what for path, what in one.marked().items() if path in found.of}
     if marked:
         for picture, labels in found.of.items():
             source, kinds, is_defect = marked.get(picture, ("", (UNMARKED,), False))
             known = PictureClass.BAD if is_defect else PictureClass.GOOD
             known = known if picture in marked else PictureClass.UNKNOWN
             labels.append(ClassLabel(known, ", ".join(kinds) or "marked", source.rpartition("/")[2]))
-    for one in [files, *_files_above(root, pictures)]:
+    for one in [files, *above]:
         if missing := next(iter(one.unread_lists.items()), None):
             raise InputError(f"{missing[0]} may say which pictures are good: {missing[1]}, or move it away")
         for source, texts in one.class_texts().items():
@@ -245,10 +254,14 @@ def read_class_labels(
 def _marked_by_masks(root: Path, pictures: Sequence[Path]) -> dict[Path, tuple[str, tuple[str, ...], bool]]:
     """Pictures whose masks mark something, as `LabelFiles.marked` tells those of tools. A mask that cannot be
     read may mark something."""
-    if not root.is_dir():
+    files = picture_files_in(root, own=True) if root.is_dir() else []
+    if files and is_picture_folder(Path(os.path.abspath(root)).name):  # images/ beside masks/
+        for name, path in subfolders(Path(os.path.abspath(root)).parent).items():
+            files += picture_files_in(path) if masked_folder(name) == "" else []
+    if len(files) == len(pictures):  # all are pictures
         return {}
     known, found = {*pictures}, {}
-    for mask, picture in find_masks(picture_files_in(root, own=True)).items():
+    for mask, picture in find_masks(files).items():
         if picture in known and _marks(mask):
             found[picture] = ("masks", ("marked",), True)
     return found
@@ -275,8 +288,8 @@ def read_name_labels(pictures: Sequence[Path]) -> ClassLabels:
 
 
 def _files_above(root: Path, pictures: Sequence[Path]) -> Iterator[LabelFiles]:
-    """Yields the label files and lists in the two folders above `root`, and in folders of labels beside "
-    "it."""
+    """Yields the label files and lists in the two folders above `root`, and in folders of labels beside
+    it."""
     whole = Path(os.path.abspath(root))
     for levels, folder in enumerate(whole.parents[:2], start=1):
         try:
@@ -308,7 +321,9 @@ def _add_source(found: ClassLabels, source: str, texts: Mapping[Path, Texts]) ->
     for header, values in join_classes(columns, source, texts).items():
         subject = column_subject(header)
         if is_split(subject, values):
-            found.split_columns[source] = {picture: own[0] for picture, own in values.items() if own[0]}
+            of_all = "lists of splits" if header == LISTED else source
+            split_column = found.split_columns.setdefault(of_all, {})
+            split_column |= {picture: own[0] for picture, own in values.items() if own[0]}
             continue
         column = None if subject is ColumnSubject.MODEL else read_column(header, values)
         if column is not None:

@@ -56,8 +56,8 @@ def is_split(subject: ColumnSubject, values: Values) -> bool:
 
 
 def is_open(subject: ColumnSubject, values: Values, count: int) -> bool:
-    """Whether a column that says nothing known sorts so many pictures into groups, and nobody knows by "
-    "what."""
+    """Whether a column that says nothing known sorts so many pictures into groups, and nobody knows by
+    what."""
     if subject is ColumnSubject.TECHNICAL:
         return False
     each = [", ".join(own) for own in values.values()]

@@ -83,7 +83,7 @@ def open_bare(root: Path, settings: SplitSettings) -> Dataset:
         reason = "the name hints at a split, but the folders around it follow no known layout"
         raise InputError(f"{root / hint}: {reason}; make it train/good and test/KIND, or good beside bad")
     refuse_unknown(root, paths, labels=labels)
-    return _all_good(root, paths, settings, labels)
+    return _all_good(root, paths, settings, labels.splits(paths))
 
 
 def _open_told(root: Path, labels: ClassLabels, settings: SplitSettings) -> Dataset:
@@ -133,7 +133,8 @@ def open_named(root: Path, names: str, settings: SplitSettings) -> Dataset:
     truth = GroundTruth(root, good_kinds=asked)
     folders = {path: path.relative_to(root).parent for path in truth.pictures}
     if asked == (ALL_GOOD,):
-        return _all_good(root, truth.pictures, settings)
+        told = read_class_labels(root, truth.pictures, truth.labels)
+        return _all_good(root, truth.pictures, settings, told.splits(truth.pictures, asks=False))
     own = {p: {"."} if f == Path() else {*f.parts, f.as_posix()} for p, f in folders.items()}
     there = {name for names_ in own.values() for name in names_}
     labels = read_class_labels(root, truth.pictures, truth.labels, by_marks=True)
@@ -164,9 +165,8 @@ def open_named(root: Path, names: str, settings: SplitSettings) -> Dataset:
 
 
 def _all_good(
-    root: Path, paths: Sequence[Path], settings: SplitSettings, labels: ClassLabels | None = None
+    root: Path, paths: Sequence[Path], settings: SplitSettings, splits: Mapping[Path, str]
 ) -> Dataset:
-    splits = labels.splits(paths) if labels else {}
     return split_dataset(root, "folder", root, paths, [], settings._replace(share=0), splits)
 
 

@@ -163,7 +163,7 @@ class LabelFiles:
         for entry, pictures in sorted(self._assigned, key=lambda one: bool(one[0].labels.shapes)):
             if (is_defect := bool(entry.labels.shapes)) or entry.good:
                 kinds = tuple(dict.fromkeys(filter(None, entry.labels.kinds if is_defect else entry.good)))
-                own = (self.given[path] for path in pictures if path in self.given)
+                own = (self.given[path] for path in self._meant(entry, pictures) if path in self.given)
                 found |= dict.fromkeys(own, (entry.source, kinds, is_defect))
         return found
 
@@ -307,17 +307,20 @@ class LabelFiles:
         something of those nearest to the file."""
         found: dict[str, dict[Path, Texts]] = {}
         for entry, every in self._assigned:
-            pictures = every
             if not entry.about:
                 continue
-            folder = entry.labels.path.parent
-            if self._above and not entry.folders:  # bare names may be of others
-                pictures = [path for path in pictures if self._above == 1 and not self._is_elsewhere(path)]
+            folder, pictures = entry.labels.path.parent, self._meant(entry, every)
             exact = [path for path in pictures if path.parent == folder.joinpath(*entry.folders)]
             near = exact or [path for path in pictures if path.is_relative_to(folder)] or pictures
             for picture in near:
                 found.setdefault(entry.source, {}).setdefault(picture, []).extend(entry.about)
         return found
+
+    def _meant(self, entry: _Entry, pictures: list[Path]) -> list[Path]:
+        """Those of the pictures that a file above them means: bare names may be of others."""
+        if not self._above or entry.folders:
+            return pictures
+        return [path for path in pictures if self._above == 1 and not self._is_elsewhere(path)]
 
     @cached_property
     def _beside(self) -> list[Path]:
@@ -339,10 +342,14 @@ class LabelFiles:
         }
 
     @cached_property
+    def _walked(self) -> list[Path]:
+        return [*(walk_files(self.root) if self._files is None else self._files)]
+
+    @cached_property
     def _documents(self) -> list[tuple[Path, LabelDocument]]:
         settings = cache(partial(find_settings, self.root))
         documents = []
-        for path in walk_files(self.root) if self._files is None else self._files:
+        for path in self._walked:
             parts = path.relative_to(self.root).with_suffix("").parts
             own = "/".join((*(part for part in parts[:-1] if not is_mask_folder(part)), parts[-1]))
             if (document := read_label_file(path, own, settings, self._names)) is not None:
@@ -380,7 +387,7 @@ class LabelFiles:
         near += [path for path in self.of_no_form if self._is_own(path)]
         found = [self._name(path) for path in near]
         of_suffix: dict[str, list[Path]] = {}
-        for path in walk_files(self.root) if self._files is None else self._files:
+        for path in self._walked:
             suffix = path.suffix.lower()
             if (
                 suffix not in _HARMLESS
