@@ -260,9 +260,10 @@ def _marked_by_masks(root: Path, pictures: Sequence[Path]) -> dict[Path, tuple[s
             files += picture_files_in(path) if masked_folder(name) == "" else []
     if len(files) == len(pictures):  # all are pictures
         return {}
-    known, found = {*pictures}, {}
+    known = {*pictures}
+    found: dict[Path, tuple[str, tuple[str, ...], bool]] = {}
     for mask, picture in find_masks(files).items():
-        if picture in known and _marks(mask):
+        if picture is not None and picture in known and _marks(mask):
             found[picture] = ("masks", ("marked",), True)
     return found
 

@@ -16,7 +16,6 @@ from types import MappingProxyType
 
 from flawscope.datasets.class_labels import (
     MAX_LIST_BYTES,
-    SUFFIXES,
     ClassLabels,
     read_class_labels,
     read_name_labels,
@@ -29,6 +28,7 @@ from flawscope.datasets.dataset import (
     split_dataset,
     split_of,
 )
+from flawscope.datasets.labels.tables import SUFFIXES
 from flawscope.datasets.masks import GroundTruth
 from flawscope.errors import InputError, join_names, suggest_name
 from flawscope.pictures.decoding import is_picture, other_remedies
