@@ -25,8 +25,9 @@ from flawscope.artefact.model_file import (
     unpack_images,
     write,
 )
-from flawscope.calibration.goods import Picture, calibrate
+from flawscope.calibration.goods import calibrate
 from flawscope.errors import FlawscopeError, InputError
+from flawscope.pictures.table import Picture
 from flawscope.views.preprocess import Preprocess
 from flawscope.views.tiles import Fusion
 

@@ -63,10 +63,10 @@ def good():
 def checked(model, *, learnt=False, scores=(0.0,) * 4, leave_out=LeaveOut, budget=None):
     """As of a model that was fitted for a long time, of which groups count from 100 on."""
     numbers = list(range(len(scores)))
-    task = Task(lambda i: model.good, [10 + k for k in numbers], rate=0.05, budget=budget or Budget())
+    task = Task(lambda i: model.good, [100 + k for k in numbers], rate=0.05, budget=budget or Budget())
     known = task.groups if learnt else []
     began = simulated_defects.time.monotonic() - LONG_FIT
-    left_out = leave_out(model, known, model.state_dict(), first_unit=90)
+    left_out = leave_out(model, known, model.state_dict())
     carriers = dict(zip(numbers, scores, strict=True))
     return score_simulated_defects(left_out, Calibration(scores, scores, 0.0), carriers, task, began)
 

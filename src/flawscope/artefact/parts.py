@@ -8,6 +8,7 @@ from flawscope.artefact.model_file import Manifest
 from flawscope.calibration.goods import scored
 from flawscope.calibration.parts import PartCalibration, PartPattern, View
 from flawscope.errors import InputError
+from flawscope.pictures.units import PartReader, group_reader
 
 PART = "part"  # in the manifest's facts
 Manifests = Manifest | Mapping[str, Manifest]  # a model's, or where each view has its own, by view
@@ -22,6 +23,12 @@ def stored_part_pattern(manifest: Manifest) -> PartPattern | None:
         return PartPattern(str(known["part"]), None if known["view"] is None else str(known["view"]))
     except (KeyError, TypeError):
         raise InputError("the model's parts are damaged: fit again") from None
+
+
+def stored_part_reader(manifest: Manifest) -> PartReader | None:
+    """Reader by which a model tells parts by names; None: it tells none. InputError: it is damaged."""
+    pattern = stored_part_pattern(manifest)
+    return group_reader(manifest.facts.get("group")) if pattern is None else pattern.part_key
 
 
 def part_calibration(models: Manifests, pattern: PartPattern) -> PartCalibration:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from flawscope.calibration.promise import PromiseVerdict, describe_lack, describe_rate, judge_promise
 from flawscope.errors import InputError, compile_pattern, join_names, pluralize
+from flawscope.pictures.units import PartKey
 
 MIN_STD = 1e-6  # standard deviation of equal scores, of their size
 
@@ -81,6 +82,13 @@ class PartPattern:
     def parse_part(self, name: str) -> str:
         """Reads the part alone, where the view is known. InputError where the pattern does not match."""
         return _matched_text(_search_pattern("--part", self.part, name))
+
+    def part_key(self, name: str) -> PartKey | None:
+        """Part that a name tells, as `units.units_of` takes it; None: it tells none."""
+        try:
+            return (self.parse_part(name),)
+        except InputError:
+            return None
 
     def parse_all(self, names: Iterable[str]) -> list[View]:
         """Reads the names of good pictures.

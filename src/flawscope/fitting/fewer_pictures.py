@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.artefact.tried import LearningCurve, Scored
-from flawscope.calibration.goods import learnt_units
 from flawscope.datasets import Dataset, Item
 from flawscope.errors import InputError, pluralize
 from flawscope.fitting.fitting import fit
@@ -30,7 +29,8 @@ from flawscope.methods import registry
 from flawscope.pictures.decoding import pixel_hash
 from flawscope.pictures.listing import pictures_in, relative_names
 from flawscope.pictures.near_duplicates import read_look
-from flawscope.pictures.units import find_units
+from flawscope.pictures.table import learnt_units
+from flawscope.pictures.units import named_rows, units_of
 from flawscope.predictor import Predictor, fitted_artefact, open_fitted
 from flawscope.progress import ProgressCallback, ignore_progress
 
@@ -142,6 +142,8 @@ def _units(paths: Sequence[Path]) -> list[list[Path]]:
     """Returns pictures by their unit: near-copies are one. Those that cannot be read are left out."""
     looks = {path: look for path in paths if (look := read_look(path)) is not None}
     found: dict[int, list[Path]] = defaultdict(list)
-    for path, number in zip(looks, find_units([*looks.values()], range(len(looks))).numbers, strict=True):
+    for path, number in zip(
+        looks, units_of(named_rows([path.name for path in looks], [*looks.values()])).numbers, strict=True
+    ):
         found[number].append(path)
     return [*found.values()]

@@ -23,13 +23,14 @@ import numpy as np
 import torch
 
 from flawscope.calibration import by_group, min_calibration_size
-from flawscope.calibration.goods import CALIBRATION, LOST, TRAIN, Picture, Values, judge, worst
+from flawscope.calibration.goods import LOST, Values, judge, worst
 from flawscope.calibration.streams import Stream
 from flawscope.errors import ExcludedPictureError, InputError
 from flawscope.fitting.training_views import TrainingViews
 from flawscope.methods.detector import BATCH
 from flawscope.methods.task import Fitted, LeaveOut, Task
 from flawscope.methods.threads import workers
+from flawscope.pictures.table import CALIBRATION, TRAIN, Picture
 from flawscope.progress import ProgressCounter
 from flawscope.views.light import Light, within_range
 from flawscope.views.tiles import Fusion, TileSummary
@@ -113,10 +114,7 @@ def _rows(fitted: Fitted, views: TrainingViews, task: Task) -> dict[int, Picture
         **dict.fromkeys(fitted.dropped, "dropped"),
         **dict.fromkeys(reader.copies, "duplicate"),
     }
-    return {
-        i: Picture(reader.hashes[i], role, reader.names[i], task.groups[i])
-        for i, role in sorted(roles.items())
-    }
+    return {i: reader.row(i, role, task.groups[i]) for i, role in sorted(roles.items())}
 
 
 def _count_wrong(views: TrainingViews, judged: int) -> list[int]:
