@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from flawscope.artefact.model_file import Manifest
-from flawscope.calibration.goods import scored
+from flawscope.calibration.goods import counted, ranking_scores
 from flawscope.calibration.parts import PartCalibration, PartPattern, View
 from flawscope.errors import InputError
 from flawscope.pictures.units import PartReader, group_reader
@@ -38,11 +38,12 @@ def part_calibration(models: Manifests, pattern: PartPattern) -> PartCalibration
         InputError: a model was calibrated on pictures whose names tell no part.
     """
     if isinstance(models, Manifest):
-        rows = scored(models.pictures)
+        rows = counted(models.pictures)
         views = pattern.parse_all(row.name for row in rows)
-        return PartCalibration.from_views(views, models.calibration.scores, models.calibration.rate)
+        return PartCalibration.from_views(views, ranking_scores(rows), models.calibration.rate)
     every, scores = list[View](), list[float]()
     for view, manifest in models.items():
-        every += [View(pattern.parse_part(row.name), view) for row in scored(manifest.pictures)]
-        scores += manifest.calibration.scores
+        rows = counted(manifest.pictures)
+        every += [View(pattern.parse_part(row.name), view) for row in rows]
+        scores += ranking_scores(rows)
     return PartCalibration.from_views(every, scores, next(iter(models.values())).calibration.rate)

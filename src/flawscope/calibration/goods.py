@@ -82,8 +82,8 @@ def calibrate(rows: Iterable[Picture], rate: float = DEFAULT_RATE, **how: Any) -
     Raises:
         InputError: no row has a score.
     """
-    counted = [row for row in rows if row.counted]
-    known, wrong = scored(counted), [row for row in counted if row.score is None]
+    every = counted(rows)
+    known, wrong = scored(every), [row for row in every if row.is_lost]
     if not known:
         raise InputError("calibration needs at least one good picture, each with a score and a map")
     promised = how.get("promised", True)
@@ -96,6 +96,16 @@ def calibrate(rows: Iterable[Picture], rate: float = DEFAULT_RATE, **how: Any) -
         units=tuple(row.unit for row in (*known, *wrong)) if promised else (),
         **{"outline": DEFAULT_OUTLINE, **how},
     )
+
+
+def counted(rows: Iterable[Picture]) -> list[Picture]:
+    """The rows that decide the threshold, in their order."""
+    return [row for row in rows if row.counted]
+
+
+def ranking_scores(rows: Iterable[Picture]) -> list[float]:
+    """Scores by which rows that count are ranked: lost ones are above all."""
+    return [math.inf if row.score is None else row.score for row in rows]
 
 
 def scored(rows: Iterable[Picture]) -> list[Picture]:

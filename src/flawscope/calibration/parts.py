@@ -143,7 +143,9 @@ class PartDecision(NamedTuple):
 class PartCalibration:
     """Scores of good parts that the model left out, and the target false-alarm rate.
 
-    parts: their names. views: names of the views. scores: [parts, views], NaN where a picture is missing.
+    parts: their names. views: names of the views. scores: [parts, views], NaN where a picture is missing, and
+    infinite where it is lost: its part is not found, counted wrong, or lost in some light. Such a part is
+    called anomalous whatever its other views score, and so ranks above all.
     """
 
     parts: tuple[str, ...]
@@ -170,7 +172,7 @@ class PartCalibration:
             known = ", ".join(self.views)
             raise InputError(f"the model knows no view {join_names(unknown)}: name one of {known}")
         own = self.scores[:, [self.views.index(view) for view in views]]
-        return own[np.isfinite(own).all(axis=1)]
+        return own[~np.isnan(own).any(axis=1)]
 
     def decide(self, scores: Mapping[str, float]) -> PartDecision:
         """Decides on a part by its views' scores. Good parts are compared by the same views alone, so that
@@ -179,15 +181,17 @@ class PartCalibration:
         Raises:
             InputError: no views, an unknown one, or no good part has all of these.
         """
-        good_parts = self.complete_scores(list(scores))
+        known = self.complete_scores(list(scores))
+        good_parts = known[np.isfinite(known).all(axis=1)]
         if not scores or not len(good_parts):
             raise InputError(f"no good part with the views {', '.join(scores) or '(none)'} is known")
+        lost, count = len(known) - len(good_parts), len(known)
         table = np.vstack([good_parts, [*scores.values()]])
         mean = table.mean(axis=0)
         z = (table - mean) / np.maximum(table.std(axis=0), MIN_STD * np.maximum(1.0, np.abs(mean)))
         combined = z.max(axis=1)
-        p_value = float(np.mean(combined >= combined[-1]))
-        is_anomalous = p_value <= max(self.rate, 1 / len(table)) + 1e-9
+        p_value = (lost + int((combined >= combined[-1]).sum())) / (count + 1)
+        is_anomalous = p_value <= max(self.rate, (1 + lost) / (count + 1)) + 1e-9
         return PartDecision(float(combined[-1]), p_value, is_anomalous, [*scores][int(z[-1].argmax())])
 
     @property
@@ -196,13 +200,18 @@ class PartCalibration:
         return self.count(self.views)
 
     @property
+    def lost_count(self) -> int:
+        """Number of parts with all views of which some is lost."""
+        return int(np.isinf(self.complete_scores(self.views)).any(axis=1).sum())
+
+    @property
     def expected_rate(self) -> float:
         """Share of new good parts with all views that are expected to be called anomalous."""
         return self._rank / (self.complete_count + 1)
 
     @property
     def _rank(self) -> int:
-        return max(1, int(self.rate * (self.complete_count + 1) + 1e-9))
+        return max(1 + self.lost_count, int(self.rate * (self.complete_count + 1) + 1e-9))
 
     def judge(self, alarms: int, good: int) -> PromiseVerdict | None:
         """Judges by so many new good parts whether the promise was kept; None: none was made."""
@@ -219,4 +228,6 @@ class PartCalibration:
             f"parts of {views}: {describe_rate(self.expected_rate, count, 'parts')}, from "
             f"{pluralize(count, 'good part')}"
         )
+        if self.lost_count:
+            text += f"; {self.lost_count} of them for views that are not found, counted wrong or lost"
         return "; ".join(filter(None, (text, describe_lack(self.rate, count, of_parts=True))))

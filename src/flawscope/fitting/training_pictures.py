@@ -64,6 +64,7 @@ class Reader:
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict)  # (H, W) of the pictures
     looks: dict[int, NDArray[np.float32]] = field(default_factory=dict)  # as `view_looks` compares them
     failures: dict[int, str] = field(default_factory=dict)
+    lost: set[int] = field(default_factory=set)  # pictures whose part is not found
     copies: list[int] = field(default_factory=list)
 
     def __post_init__(self, pictures: DecodedPictures | None) -> None:
@@ -120,6 +121,7 @@ class Reader:
             self.hashes[index] = pixel_hash(picture)
             views = self.preprocess.cut(picture, self.names[index], self.roi)
             if views.unusable:
+                self.lost.add(index)
                 raise InputError(f"cannot learn from {self.names[index]}: {views.unusable}; remove it")
         except (InputError, MemoryError) as error:
             with self._lock:

@@ -89,7 +89,8 @@ def extend_bank(job: Job) -> list[Candidate]:
         how = {"check": job.check, "device": job.device, "step": job.step}
         predictor = learn_pictures(start, job.new, chosen, **how)
     # what somebody chose has a score, and does not count
-    learnt = [replace(row, counted=False) for row in predictor.manifest.pictures[len(before) :]]
+    added = [row for row in predictor.manifest.pictures[len(before) :] if not row.is_lost]
+    learnt = [replace(row, counted=False) for row in added]
     rows, names, notes = _with_drawn(job, predictor, (*before, *learnt))
     for line in notes:
         job.say(line)  # not in the file: names of the line are private
