@@ -76,6 +76,7 @@ def calibrate(folder: str, count: int, threads: int) -> Cell:
     judging = (time.process_time() - began) / JUDGED
     rng, looks = np.random.default_rng(0), [model.see(picture, picture)[1] for picture in shown]
     scores = np.exp(rng.normal(0, 1, (count, 1, 3)))
+
     def judge_none(_: Any, __: Any, rows: Any, **___: Any) -> Any:
         known = {k: recalibration.JudgedPicture(scores[k], looks[k % JUDGED], None) for k in rows}
         return recalibration.JudgedPictures(known, {}, [])

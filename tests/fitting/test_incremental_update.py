@@ -20,8 +20,8 @@ from flawscope.fitting.update_evaluation import (
 )
 from flawscope.fitting.updated_models import CAP_GROWTH
 from flawscope.pages.review import DEFECT, GOOD, DecisionLog
-from flawscope.pictures.decoding import decode
 from flawscope.pictures.decoded import DecodedPictures
+from flawscope.pictures.decoding import decode
 from flawscope.pictures.table import Picture, next_unit
 from incremental_update_helpers import QUICK, extended, reviewed, stained_fixture  # noqa: F401
 

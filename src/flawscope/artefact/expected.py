@@ -1,6 +1,6 @@
-"""What pictures a model expects: their appearance, their sizes, the looks of a part's views, and the length of
-a pixel. A fit learns it, updates and new calibrations widen it, all here; predictions tell what lies outside.
-"""
+"""Record of the pictures that a model expects: their appearance, their sizes, the looks of a part's views,
+and the length of a pixel. A fit learns it, updates and new calibrations widen it; predictions tell what lies
+outside."""
 
 from __future__ import annotations
 
@@ -106,8 +106,8 @@ class ExpectedPictures:
             return []
         (height, width), (known_height, known_width) = others[0], self.sizes[0]
         return [
-            f"pictures of {width} x {height} pixels instead of {known_width} x {known_height}: the length of a "
-            f"pixel, {self.mm_per_pixel:g} mm, is not known any more; give it with --scale-mm"
+            f"pictures of {width} x {height} pixels instead of {known_width} x {known_height}: the length of "
+            f"a pixel, {self.mm_per_pixel:g} mm, is not known any more; give it with --scale-mm"
         ]
 
 

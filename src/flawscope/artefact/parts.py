@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from flawscope.artefact.model_file import Manifest
 from flawscope.calibration.goods import counted, ranking_scores
@@ -29,6 +29,26 @@ def stored_part_reader(manifest: Manifest) -> PartReader | None:
     """Reader by which a model tells parts by names; None: it tells none. InputError: it is damaged."""
     pattern = stored_part_pattern(manifest)
     return group_reader(manifest.facts.get("group")) if pattern is None else pattern.part_key
+
+
+def check_whole_parts(views: Collection[str], pictures: Iterable[View]) -> None:
+    """Checks that good pictures show a part from all views: new parts are compared with such.
+
+    Args:
+        views: names of all views.
+        pictures: part and view of each good picture that is to calibrate.
+
+    Raises:
+        InputError: no part has a picture of each view.
+    """
+    views_of: dict[str, set[str]] = {}
+    for part, view in pictures:
+        views_of.setdefault(part, set()).add(view)
+    if not any(shown >= {*views} for shown in views_of.values()):
+        raise InputError(
+            f"no good part has pictures of all views ({', '.join(views)}), and new parts are compared with "
+            "such: give pictures of all views of the same good parts"
+        )
 
 
 def part_calibration(models: Manifests, pattern: PartPattern) -> PartCalibration:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from flawscope.artefact.carried import carried_facts
 from flawscope.artefact.certificate import MAP_STRIDE
 from flawscope.artefact.expected import ExpectedPictures
 from flawscope.artefact.model_file import (
@@ -50,7 +51,7 @@ from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import Budget, Fitted, LeaveOut, Task
 from flawscope.pictures.decoded import DecodedPictures
-from flawscope.pictures.listing import relative_names
+from flawscope.pictures.listing import picture_names
 from flawscope.pictures.table import CALIBRATION, SEEN, UPDATE, Picture, PictureTable
 from flawscope.pictures.units import group_reader, units_of
 from flawscope.predictor import Predictor, fitted_artefact, open_fitted
@@ -116,7 +117,8 @@ def fit(
             the only one that has the preset.
         preset: named settings of the method.
         settings: all settings of the method, in place of a preset and single ones.
-        names: of the pictures, which `group`, `part` and `view` read; by default those of their files.
+        names: of the pictures, which `group`, `part` and `view` read, one each; those of a data set that it
+            keeps apart (`Dataset.validation`) come last. By default those of their files.
         say: gets lines for a person.
         step: gets progress.
         **options: how the pictures are read, such as `roi="0,0,0.5,1"` or `false_alarm_rate="1%"`
@@ -180,7 +182,7 @@ def partial_fit(
         seed = method.parse_stored(old.manifest.config).seed
         images = open_dataset(os.fspath(images), seed=seed, group=parts)
     sources, _, _ = split_sources(images, None)
-    own_names = list(names) or relative_names(sources)
+    own_names = picture_names(sources, names)
     pattern = stored_part_pattern(old.manifest)
     if pattern is None and group is None:
         part_of = group_reader(parts)  # new pictures may be named otherwise
@@ -281,10 +283,11 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
         raise
     fitted, before = judged.fitted, () if old is None else old.manifest.pictures
     promised = fitted.promised and (old is None or old.manifest.calibration.promised)
-    said = {"method": judged.how, "precision": model.config.precision, "promised": promised}
+    chosen = {"rate": task.rate} if old is None else old.manifest.calibration.chosen
+    how_scored = {"method": judged.how, "precision": model.config.precision, "promised": promised, **chosen}
     pictures = (*before, *_table(judged.rows, reader))
     plain = (*before, *_table(judged.unlit, reader))
-    calibration = calibrate(pictures, task.rate, **said)
+    calibration = calibrate(pictures, **how_scored)
     tensors = {k: v.detach().cpu().numpy() for k, v in {**model.state_dict(), **fitted.extra}.items()}
     tensors |= {} if reader.region is None else {"region": reader.region}
     kept, seconds = _score_samples(model, tensors, views, fitted, samples if old is None else old)
@@ -306,7 +309,7 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
         oddities = [*odd(_without_looks(pictures), calibration, found, hashes, cells=cells)]
         listed, questions = settle(oddities, prepared.force)
     if found is not None and how.lights[1:]:
-        unlit = found.with_calibration(calibrate(plain, task.rate, **said))
+        unlit = found.with_calibration(calibrate(plain, **how_scored))
         told.append(_light_cost_note(found, unlit, within_range(how.normalization)))
     for note in told:
         task.say(note)
@@ -320,22 +323,24 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
         backbone=prepared.origin,
         category=prepared.category,
         pictures=pictures,
-        facts={
-            **fitted.facts,
-            "summary": [*fitted.summary, *([prepared.chosen] if prepared.chosen else [])],
-            **(
-                {}
-                if found is None
-                else {SIMULATED_DEFECTS: found.to_dict(), SIZE_BOUNDS: found.bounds.to_dict()}
-            ),
-            **expected.to_facts({}),
-            **_option_facts(prepared, task),
-            **({SUSPECTS: [[*one] for one in suspects]} if suspects else {}),
-            "seconds_total": round(time.monotonic() - began, 3),
-            **({} if seconds is None else {"seconds_view": round(seconds, 4)}),
-            "device": model.roi.device.type,
-            "threads": torch.get_num_threads(),
-        },
+        facts=expected.to_facts(
+            {
+                **carried_facts(None if old is None else old.manifest),
+                **fitted.facts,
+                "summary": [*fitted.summary, *([prepared.chosen] if prepared.chosen else [])],
+                **(
+                    {}
+                    if found is None
+                    else {SIMULATED_DEFECTS: found.to_dict(), SIZE_BOUNDS: found.bounds.to_dict()}
+                ),
+                **_option_facts(prepared, task),
+                **({SUSPECTS: [[*one] for one in suspects]} if suspects else {}),
+                "seconds_total": round(time.monotonic() - began, 3),
+                **({} if seconds is None else {"seconds_view": round(seconds, 4)}),
+                "device": model.roi.device.type,
+                "threads": torch.get_num_threads(),
+            }
+        ),
         notes=(*(old.manifest.notes if old else ()), *prepared.remarks, *told, *listed),
         samples=kept,
         versions=package_versions(),
@@ -344,9 +349,8 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
     if prepared.part is not None:
         manifest.facts["summary"].append(part_calibration(manifest, prepared.part).promise())
     made = Artefact(manifest.asking(*(() if old is None else old.manifest.questions), *questions), tensors)
-    predictor = open_fitted(made, str(model.roi.device), model)
-    predictor.failures = [*prepared.unusable, *reader.failures.values()]
-    return predictor
+    failures = [*prepared.unusable, *reader.failures.values()]
+    return open_fitted(made, str(model.roi.device), model).with_failures(failures)
 
 
 def _table(rows: Mapping[int, Picture], reader: Reader) -> list[Picture]:
@@ -398,10 +402,8 @@ def _light_cost_note(found: DefectScores, plain: DefectScores, lights: str) -> s
 
 
 def _option_facts(prepared: PreparedFit, task: Task) -> dict[str, Any]:
-    """Options that `stored_options` reads; an extended model keeps those of the fit."""
-    facts = {} if task.old is None else task.old.manifest.facts
+    """Options that `stored_options` reads."""
     return {
-        **{name: facts[name] for name in ("drop_suspects", "force", KEEPS_LOOKS) if name in facts},
         "group": prepared.group,
         **({"force": True} if prepared.force else {}),
         **({} if prepared.looks else {KEEPS_LOOKS: False}),

@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 
 from flawscope.artefact.expected import ExpectedPictures
 from flawscope.artefact.model_file import Manifest
-from flawscope.artefact.parts import stored_part_pattern, stored_part_reader
+from flawscope.artefact.parts import (
+    check_whole_parts,
+    part_calibration,
+    stored_part_pattern,
+    stored_part_reader,
+)
 from flawscope.calibration.goods import LOST, Values, calibrate, judge, map_values
 from flawscope.calibration.outliers import odd, settle
 from flawscope.calibration.power import DefectScores
@@ -300,6 +305,9 @@ def recalibrate(
     """Returns the model with thresholds from new good pictures (`Predictor.calibrate`). names: of the
     pictures, which tell their parts."""
     manifest, before = predictor.manifest, predictor.calibration
+    pattern = stored_part_pattern(manifest)
+    if pattern is not None:
+        check_whole_parts(part_calibration(manifest, pattern).views, pattern.parse_all(names))
     known = [row.forgotten() for row in manifest.pictures if row.learnt]
     new = _judge_new(predictor, good, names, known, step)
     _check_usable(new, len(names))
@@ -325,6 +333,4 @@ def recalibrate(
     widened = expected.widened(new.usable).with_views(new.looks_of_views(manifest))
     changed = predictor.with_calibration(calibration, *notes).manifest
     changed = replace(changed, pictures=rows, facts=widened.to_facts(changed.facts)).asking(*questions)
-    made = type(predictor)(replace(predictor.artefact, manifest=changed), predictor.session)
-    made.failures = new.failures
-    return made
+    return predictor.with_manifest(changed).with_failures(new.failures)

@@ -34,9 +34,10 @@ class RefusedError(RefusalError, HTTPException):  # FastAPI passes an HTTPExcept
 
 
 def error_response(error: FlawscopeError) -> Response:
-    """Return the API's response to an error."""
+    """Return the API's response to an error, with its `details` where it has some."""
     status, code = status_and_code(error)
-    return JSONResponse({"error": str(error), "code": code}, status, error_headers(error))
+    details = getattr(error, "details", {})
+    return JSONResponse({"error": str(error), "code": code, **details}, status, error_headers(error))
 
 
 def error_headers(error: FlawscopeError) -> dict[str, str]:
