@@ -17,6 +17,7 @@ from flawscope.artefact import model_file
 from flawscope.artefact.files import atomic_write, check_writable
 from flawscope.artefact.model_file import (
     FORMAT,
+    OLDEST_FORMAT,
     METADATA_KEY,
     Artefact,
     Manifest,
@@ -400,7 +401,7 @@ def manifest_file(path, change):
     return join({"__metadata__": {METADATA_KEY: text}}, b"", path)
 
 
-@pytest.mark.parametrize("older", range(1, FORMAT))
+@pytest.mark.parametrize("older", range(1, OLDEST_FORMAT))
 def test_a_format_of_before_a_release_is_refused_in_one_line(older):
     with pytest.raises(
         InputError, match=rf"format {older}, of before a release, and this one reads {FORMAT}"

@@ -415,7 +415,7 @@ def _option_facts(prepared: PreparedFit, task: Task) -> dict[str, Any]:
 def _expected_pictures(
     fitted: Fitted, prepared: PreparedFit, task: Task
 ) -> tuple[ExpectedPictures, list[str]]:
-    """What pictures the model expects, and notes on it; an extended model is widened."""
+    """Returns what pictures the model expects, and notes on it; an extended model is widened."""
     reader, good = prepared.reader, _good_pictures(fitted)
     rows = [reader.row(i, CALIBRATION, NO_UNIT) for i in good]
     if task.old is not None:

@@ -233,8 +233,7 @@ class _Pictures(NamedTuple):
     """Good pictures, and what is known before they are read. reserved: numbers of those that the data set
     sets apart. groups: of each; views: of a part by `pattern`, on average. pairs: seen defects and masks.
     remarks: on the groups. preprocess: of the pictures, before frames are found. decoded: the pictures.
-    small: those that can be read, where parts are found in them. near_looks: what near-duplicates are compared
-    by, where they are."""
+    small: those that can be read, where parts are found in them. near_looks: what near-duplicates compare."""
 
     sources: list[PictureSource]
     names: list[str]
