@@ -241,6 +241,8 @@ def _check_picture(dataset: Dataset, split: str, item: Item) -> CheckedPicture:
 
 def _unreadable(code: str, subject: str, path: Path, error: Exception) -> Finding:
     """Finding of an unreadable file, without the path that the error repeats; reason and remedy apart."""
+    if isinstance(error, PermissionError):
+        return Finding("error", code, subject, str(error.strerror), "give this user the rights to it")
     reason, _, remedy = one_line_message(error).rpartition(f"{path}: ")[2].partition("; ")
     return Finding("error", code, subject, reason, remedy or "replace or remove the file")
 

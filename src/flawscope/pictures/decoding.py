@@ -214,6 +214,8 @@ def error_reason(error: Exception, name: str) -> str:
         return f"{name}: not enough memory to decode it; make it smaller"
     if isinstance(error, FlawscopeError):
         return str(error)
+    if isinstance(error, PermissionError):
+        return f"{name}: {error.strerror}; give this user the rights to it"
     return f"{name}: it could not be read (unexpected {message_with_type(error)}); convert it to PNG"
 
 
@@ -248,6 +250,8 @@ def open_upright_deep(source: PillowSource, name: str) -> tuple[Image.Image, NDA
         raise picture_error(name, "there is no such file", "check the path") from None
     except IsADirectoryError:
         raise picture_error(name, "it is a folder", "name the pictures in it") from None
+    except PermissionError as error:
+        raise picture_error(name, str(error.strerror), "give this user the rights to it") from None
     except (OSError, ValueError) as error:
         raise picture_error(name, getattr(error, "strerror", None) or str(error), "check the path") from None
     suffix = Path(source).suffix.lower()

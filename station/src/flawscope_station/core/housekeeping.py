@@ -69,7 +69,9 @@ class Housekeeping(BackgroundThread):
         self.report("clock", self.clock.problem or None, CONFIRM_CLOCK)
 
     def confirm_clock(self, who: str) -> None:
-        """Note that a person took the computer's clock as right. StoreError."""
+        """Note that a person took the computer's clock, which jumped, as right. StoreError."""
+        if not self.clock.problem:
+            return
         self.store.note_event(CLOCK_CONFIRMED, who, self.clock.problem)
         self.clock.confirm()
         self.report("clock", None)

@@ -18,7 +18,7 @@ from flawscope_station.monitoring.background import STOP_TIMEOUT, GuardedThread
 from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.inspection import KeyUsedError
 from flawscope_station.store.records import Store
-from flawscope_station.store.schema import PRODUCTION
+from flawscope_station.store.schema import CHALLENGE, PRODUCTION
 
 FILE_INTERVAL = 0.5  # seconds between two looks at whether a part still waits for its files
 MAX_GROUP = 64  # inspections in a transaction, at most: flushing the disk costs as much for a single one
@@ -106,7 +106,7 @@ class Recorder:
 
     Args:
         announce: gets every new inspection of the production after it was recorded.
-        refuse: gets others, and raises what is answered in their place.
+        refuse: gets those of challenges, and raises what is answered in their place.
     """
 
     def __init__(
@@ -183,12 +183,12 @@ class Recorder:
                 continue
             inspection = self._with_fate(one, number) if is_new else one.inspection
             recorded = RecordedInspection(number, inspection, is_new, one.predictions, one.seconds())
-            if inspection.purpose != PRODUCTION:
+            if inspection.purpose == CHALLENGE:
                 self._answer_other(one.answer, recorded)
                 continue
             with suppress(InvalidStateError):
                 one.answer.set_result(recorded)
-            if is_new:
+            if is_new and inspection.purpose == PRODUCTION:
                 with suppress(Exception):  # a listener's error does not harm the answers
                     self.announce(recorded)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -29,7 +30,7 @@ from flawscope_station.store.inspection import (
     upload_request,
 )
 from flawscope_station.store.records import describe_new
-from flawscope_station.store.schema import ABANDONED
+from flawscope_station.store.schema import ABANDONED, TRIAL
 from flawscope_station.web import schemas, uploads
 from flawscope_station.web.api import PictureName, api_router, file_body_schema, key_header_schema
 from flawscope_station.web.components import FloorDep, find_component
@@ -43,6 +44,10 @@ Deadline = Annotated[
     Query(ge=1, le=600_000, description="milliseconds in which it must be answered", examples=[800]),
 ]
 LabelDep = Annotated[Label, Depends(uploads.parse_label)]
+Purpose = Annotated[
+    Literal["production", "trial"],
+    Query(description="trial: tried by hand; it is recorded, and counts in no figure, sink or shift"),
+]
 WRONG_REQUEST = "request"  # refusal, as pages show it, of a part whose request cannot be understood
 
 
@@ -57,12 +62,14 @@ class JudgingRoute(APIRoute):
                 return await handle(request)
             except Exception as error:
                 is_stranger = isinstance(error, RefusedError) and error.status in (401, 403)
-                if not is_stranger:
+                is_trial = request.query_params.get("purpose") == TRIAL  # the line misses nothing
+                if not (is_stranger or is_trial):
                     part = make_label(request.query_params.get("part"), None).part
                     is_wrong = isinstance(error, RequestValidationError)
                     code = WRONG_REQUEST if is_wrong else ""
                     refusals = find_component(request, ConnectionContext).refusals
-                    refusals.note(request.path_params["name"], error, part, code)
+                    picture = uploads.clean_name(request.query_params.get("name", ""))
+                    refusals.note(request.path_params["name"], error, part, code, picture=picture)
                 if isinstance(error, FlawscopeError):  # raised, its traceback would hold the pictures
                     return error_response(without_traceback(error))
                 raise
@@ -93,6 +100,7 @@ async def inspect(
     label: LabelDep,
     file: PictureName = "",
     deadline: Deadline = None,
+    purpose: Purpose = "production",
 ) -> Any:
     """Judge a part: the body is its picture. Where the model judges parts in views, a form holds the pictures
     of all of them. Else a form may hold several parts, whose results come in its order.
@@ -111,6 +119,7 @@ async def inspect(
     is_several = is_form and not floor.inspector.judge.parts.takes_views(product_id)
     keyed = await _keyed_request(floor, name, request, files, is_form, is_several, label)
     parts = _parts_of(product_id, files, is_several, keyed, label, due)
+    parts = [replace(part, purpose=purpose) for part in parts]
     numbers, answers = await submit_parts(floor, product_id, keyed, parts)
     watching = asyncio.create_task(_watch_client(request, partial(_give_up, answers.values())))
     try:
@@ -189,7 +198,11 @@ async def _results(
             results.append({"inspection": inspection})
         except FlawscopeError as error:
             first_error = first_error or error
-            code = floor.refusals.note(name, without_traceback(error), label.part)
+            plain = without_traceback(error)
+            is_trial = part.purpose == TRIAL
+            picture = part.pictures[0].name
+            note = partial(floor.refusals.note, picture=picture)
+            code = status_and_code(plain)[1] if is_trial else note(name, plain, label.part)
             results.append({"name": part.pictures[0].name, "error": str(error), "code": code})
     return results, first_error, is_new
 
