@@ -17,8 +17,8 @@ from flawscope.artefact import model_file
 from flawscope.artefact.files import atomic_write, check_writable
 from flawscope.artefact.model_file import (
     FORMAT,
-    OLDEST_FORMAT,
     METADATA_KEY,
+    OLDEST_FORMAT,
     Artefact,
     Manifest,
     pack_images,
