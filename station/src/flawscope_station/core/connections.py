@@ -125,12 +125,12 @@ class ConnectionContext:
 
     def deadline(self, name: str) -> float | None:
         """Return the seconds in which the settings of a product want its parts answered; None: they name
-        none."""
-        return self.addresses.configured[self.addresses.configured_name(name)].deadline
+        none. NotFoundError."""
+        return self.addresses.settings_of(name).deadline
 
     def due(self, name: str, deadline: int | None = None) -> float:
         """Return when an answer must be there, as `time.monotonic` counts; deadline: milliseconds, None: as
-        the settings of the product say, which may be never."""
+        the settings of the product say, which may be never. NotFoundError."""
         seconds = self.deadline(name) if deadline is None else deadline / 1000
         return math.inf if seconds is None else time.monotonic() + seconds
 
