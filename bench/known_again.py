@@ -151,7 +151,8 @@ def summary(cells: Sequence[dict[str, Any]], life: str, new: int) -> dict[str, A
     rate = sum(one["alarms"] for one in every) / (new * len(every))
     return {
         "life": life, "draws": len(every), "units": round(units, 1), "expected": round(expected, 4),
-        "measured": round(rate, 4), "band": [round(max(0.0, expected - reach), 4), round(expected + reach, 4)],
+        "measured": round(rate, 4),
+        "band": [round(max(0.0, expected - reach), 4), round(expected + reach, 4)],
         "highest": max(one["alarms"] for one in every) / new,
     }  # fmt: skip
 
