@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from flawscope.artefact.detection import with_decided_defects
 from flawscope.artefact.expected import ExpectedPictures
 from flawscope.artefact.model_file import Manifest
 from flawscope.artefact.parts import (
@@ -332,5 +333,6 @@ def recalibrate(
     notes = *new.notes(), *expected.scale_notes(new.usable), *remarks
     widened = expected.widened(new.usable).with_views(new.looks_of_views(manifest))
     changed = predictor.with_calibration(calibration, *notes).manifest
-    changed = replace(changed, pictures=rows, facts=widened.to_facts(changed.facts)).asking(*questions)
+    changed = replace(changed, pictures=rows, facts=widened.to_facts(changed.facts))
+    changed = with_decided_defects(changed).asking(*questions)
     return predictor.with_manifest(changed).with_failures(new.failures)
