@@ -123,12 +123,17 @@ class ConnectionContext:
             )
         return [by_view[view] for view in views]
 
-    def due(self, name: str, deadline: int | None = None) -> float:
-        """Return when an answer must be there, as `time.monotonic` counts; deadline: milliseconds, None: as
-        the settings of the product say, which may be never."""
+    def due(self, name: str, deadline: int | None = None, since: float | None = None) -> float:
+        """Return when an answer must be there, as `time.monotonic` counts.
+
+        Args:
+            deadline: milliseconds; None: as the settings of the product say, which may be never.
+            since: when the request came; None: now.
+        """
         product = self.addresses.configured[self.addresses.configured_name(name)]
         seconds = product.deadline if deadline is None else deadline / 1000
-        return math.inf if seconds is None else time.monotonic() + seconds
+        since = time.monotonic() if since is None else since
+        return math.inf if seconds is None else since + seconds
 
 
 class Connection(Protocol):

@@ -11,7 +11,8 @@ from flawscope.errors import FlawscopeError, one_line_message
 from flawscope_station.access.audit import trim_events
 from flawscope_station.access.authenticator import Access
 from flawscope_station.monitoring.background import BackgroundThread
-from flawscope_station.monitoring.problems import Action
+from flawscope_station.monitoring.machine import ClockJumps
+from flawscope_station.monitoring.problems import CONFIRM_CLOCK
 from flawscope_station.settings.station import RetentionSettings
 from flawscope_station.store.files import Files
 from flawscope_station.store.records import REMOVED_EVENT, Store
@@ -20,8 +21,8 @@ from flawscope_station.store.station_identity import CLOCK_CONFIRMED, Clock
 
 CHECK_INTERVAL = 60.0  # seconds between two checks of the clock
 REMOVAL_INTERVAL = 3600.0  # seconds between two removals
+CLOCK_JUMPED = "clock_jumped"  # event
 REST_SECONDS = 0.05  # between two pieces of work
-CONFIRM_CLOCK = Action("/api/v1/clock/confirm", "problems.clock_is_right")
 
 
 class Housekeeping(BackgroundThread):
@@ -29,6 +30,7 @@ class Housekeeping(BackgroundThread):
 
     Args:
         report: reports a problem, as `Problems.report`.
+        jumps: of the clock, which a person may confirm.
         record_seconds: for which records are needed, however short `keep.records` is.
     """
 
@@ -39,18 +41,21 @@ class Housekeeping(BackgroundThread):
         keep: RetentionSettings,
         access: Access,
         report: Callable[..., None],
+        jumps: ClockJumps,
         record_seconds: float = 0.0,
     ):
         super().__init__("housekeeping")
+        self.jumps = jumps
         self.store, self.database, self.access, self.report = store, store.database, access, report
         self.clock = Clock(self.database)
         going_on = self.threads[0].go_on
         self._retention = Retention(
             self.database, files, keep, self.clock, self._ended, record_seconds, going_on
         )
+        self._clock_jumped = False  # since it was checked
         self._removes_at = 0.0  # as `time.monotonic` counts
         self._removed = RemovalSummary()  # for space, since the last event
-        self._sweeper = threading.Thread(target=files.sweep, args=(time.time(),), name="sweep", daemon=True)
+        self._sweeper = threading.Thread(target=files.sweep, name="sweep", daemon=True)
 
     def start(self) -> None:
         self.check_clock()
@@ -68,21 +73,36 @@ class Housekeeping(BackgroundThread):
             self.clock.check()
         self.report("clock", self.clock.problem or None, CONFIRM_CLOCK)
 
+    def note_clock_jump(self) -> None:
+        """Check the clock at once, which has jumped."""
+        self._clock_jumped = True
+        self.wake()
+
     def confirm_clock(self, who: str) -> None:
         """Note that a person took the computer's clock as right. StoreError."""
-        self.store.note_event(CLOCK_CONFIRMED, who, self.clock.problem)
+        self.store.note_event(CLOCK_CONFIRMED, who, self.clock.problem or self.jumps.text())
         self.clock.confirm()
+        self.jumps.confirm()
         self.report("clock", None)
+        self.report("clock_jumped", None)
 
     def _work(self) -> None:
         while not self._wait(CHECK_INTERVAL if self._removes_at else 1.0):
             with self.threads[0].call():
                 if self._retention.is_full:
                     self._make_room()
+                self._note_jump_event()
                 self.check_clock()
                 if time.monotonic() >= self._removes_at:
                     self._removes_at = time.monotonic() + REMOVAL_INTERVAL
                     self._remove_old()
+
+    def _note_jump_event(self) -> None:
+        """Write down that the clock has jumped: the problem ends some day."""
+        if self._clock_jumped:
+            self._clock_jumped = False
+            with suppress(FlawscopeError):  # a store that cannot be used is a problem of its own
+                self.store.note_event(CLOCK_JUMPED, "station", self.jumps.last())
 
     def _make_room(self) -> None:
         """Remove pictures for space alone, at once; the hourly removal says what is wrong."""

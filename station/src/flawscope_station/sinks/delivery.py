@@ -101,6 +101,14 @@ class UndeliveredError(FlawscopeError):
         self.blames_message, self.retry_after = blames_message, retry_after
 
 
+def _blames_message(error: Exception) -> bool:
+    """Whether an error is of this message alone: the other side refuses it, or it cannot be made, such as of
+    a picture that is damaged."""
+    if isinstance(error, UndeliveredError):
+        return error.blames_message
+    return isinstance(error, ValueError)
+
+
 class Sink:
     """Contract of a sink. `send` and `refresh` are called from one thread.
 
@@ -108,8 +116,12 @@ class Sink:
         kind: as the API names it.
         label: for people, without secrets.
         outboxes: of the products whose inspections it gets, which may grow.
+
+    Attributes, which a sink may have:
+        remark: what a person should see to although messages are taken; None: nothing.
     """
 
+    remark: str | None = None
     kind: str
     label: str
     outboxes: Sequence[Outbox]
@@ -138,6 +150,7 @@ class Delivery(BackgroundThread):
         outboxes: of the products whose inspections are sent, which may grow.
         report: reports the problem, or its end with None.
         refused: is called with a message that was given up, and the reason.
+        tell: gets the sink's remark.
 
     Attributes:
         error: why the last try failed; None: it went well.
@@ -149,9 +162,11 @@ class Delivery(BackgroundThread):
         outboxes: list[Outbox],
         report: Callable[[str | None], None],
         refused: Callable[[Message, str], None] = lambda message, why: None,
+        tell: Callable[[str | None], None] = lambda why: None,
     ):
         super().__init__(f"sink-{sink.kind}")
         self.sink, self.outboxes, self.report, self.refused = sink, outboxes, report, refused
+        self._tell = tell
         self.error: str | None = None
         self._backoff = Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY, 0.25)
         self._refusals: dict[str, int] = {}  # id of a message -> number of times that it was refused
@@ -196,6 +211,7 @@ class Delivery(BackgroundThread):
                 is_complete &= self._deliver_page(box)
         with self.threads[0].call():
             pause = self.sink.refresh()
+        self._tell(self.sink.remark)
         if is_complete and not self._ended.is_set():
             self._behind_since = None
             self._report_error(None)
@@ -245,7 +261,7 @@ class Delivery(BackgroundThread):
                 self.sink.send(message)
         except Exception as error:
             box.failed += 1
-            if not isinstance(error, UndeliveredError) or not error.blames_message:
+            if not _blames_message(error):
                 raise
             tries = self._refusals[message.id] = self._refusals.get(message.id, 0) + 1
             if tries < MAX_REFUSALS:
