@@ -54,11 +54,11 @@ class Answer(Future[RecordedInspection]):
     def __init__(self) -> None:
         super().__init__()
         self._lock = threading.Lock()
-        self._waiters = 1  # who had it made
+        self._present = 1  # who had it made
         self._why: str | None = None  # of the last who left
         self._is_decided = False
         self._recording_since: float | None = None  # as `time.monotonic` counts; None: nobody records it
-        self._is_in_doubt = False
+        self._has_record = False
         self._releases: list[Release] = []
         self.add_done_callback(lambda done: self._run_releases())
 
@@ -72,14 +72,14 @@ class Answer(Future[RecordedInspection]):
     def join(self) -> None:
         """Count one more who waits."""
         with self._lock:
-            self._waiters += 1
+            self._present += 1
 
     def leave(self, why: str) -> bool:
         """Say why one of those who wait does so no more; return False where the answer is there already."""
         with self._lock:
             if self._is_decided:
                 return False
-            self._waiters = max(0, self._waiters - 1)
+            self._present = max(0, self._present - 1)
             self._why = why
             return True
 
@@ -88,13 +88,13 @@ class Answer(Future[RecordedInspection]):
         with self._lock:
             if self._is_decided:
                 return False
-            if self._waiters:
-                self._waiters, self._why = 0, why
+            if self._present:
+                self._present, self._why = 0, why
             return True
 
     def reason(self) -> str | None:
         """Return why nobody waits for it any more; None: somebody does."""
-        return None if self._waiters else self._why
+        return None if self._present else self._why
 
     def decide(self) -> str | None:
         """Return why nobody waits for it, and let nobody leave any more."""
@@ -112,10 +112,10 @@ class Answer(Future[RecordedInspection]):
             self._recording_since = time.monotonic()
             return True
 
-    def end_recording(self, *, is_in_doubt: bool = False) -> None:
-        """Let the recorder go of the part. is_in_doubt: nobody knows whether its record stands."""
+    def end_recording(self, has_record: bool) -> None:
+        """Let the recorder go of the part. has_record: the part has one, or may have one."""
         with self._lock:
-            self._recording_since, self._is_in_doubt = None, is_in_doubt
+            self._recording_since, self._has_record = None, has_record
         self._run_releases()
 
     def is_recording(self, seconds: float) -> bool:
@@ -134,7 +134,7 @@ class Answer(Future[RecordedInspection]):
             if not self.done() or self._recording_since is not None:
                 return
             releases, self._releases = self._releases, []
-        is_needed = self._is_in_doubt or self.exception() is None
+        is_needed = self._has_record or self.exception() is None
         for release in releases:
             release(is_needed)
 
@@ -307,14 +307,14 @@ class Recorder:
                 self._answer(one, number, is_new)
         finally:
             for one in ready:
-                one.answer.end_recording(is_in_doubt=is_in_doubt)
+                one.answer.end_recording(has_record=is_in_doubt or bool(found))
 
     def _record_each(self, ready: list[JudgedPart], error: BaseException) -> None:
         """Record parts one after another, which failed together: an error of one does not harm the others."""
         for one in ready:
             if len(ready) == 1 or isinstance(error, FlawscopeError):
                 one.answer.set_exception(without_traceback(error))
-            one.answer.end_recording()
+            one.answer.end_recording(has_record=False)
             if not one.answer.done():
                 self._record([one])
 

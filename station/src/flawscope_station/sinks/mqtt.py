@@ -167,8 +167,8 @@ class MqttSink(Sink):
         if time.monotonic() > self._heard_at + OTHER_STATION_SECONDS:
             return None
         return (
-            f"another station writes to {self._base_topic}/status at {self.settings.label}: two stations have "
-            "one name; give one of them another `name`"
+            f"another station writes to {self._base_topic}/status at {self.settings.label}: two stations "
+            "have one name; give one of them another `name`"
         )
 
     def _hear_status(self, client: paho.Client, data: Any, message: paho.MQTTMessage) -> None:
