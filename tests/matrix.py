@@ -23,7 +23,6 @@ PARTS, VIEWS = ["--part", r"p\d+"], ["--view", "top|side"]
 OPTIONS: dict[str, list[str]] = {
     "align": ["--align", "turn"],
     "several": ["--align", "turn", "--several"],
-    "undistort": ["--undistort", "{data}/lens.yaml"],
     "channels": ["--channels", "1-3,2"],
     "region": ["--roi", "0.05,0.05,0.95,0.95"],
     "light": ["--light", "10%"],
@@ -119,7 +118,7 @@ def draw(
 
 def draw_data(root: Path) -> None:
     """A data set of the products one and two, and of pictures of two parts of each: many-one, many-two. In
-    `more` are further good ones; lens.yaml are the coefficients of a lens."""
+    `more` are further good ones."""
     for product, several in itertools.product(("one", "two"), (False, True)):
         name = f"many-{product}" if several else product
         for place, seeds, spot in (
@@ -132,7 +131,6 @@ def draw_data(root: Path) -> None:
             for seed, view in itertools.product(seeds, ("top", "side")):
                 picture = draw(seed, view, several, product, spot)
                 Image.fromarray(picture).save(root / place / f"p{seed:02d}_{view}.png")
-    (root / "lens.yaml").write_text(f"{{fx: {SIDE}, fy: {SIDE}, cx: 40, cy: 40, k1: -0.05}}\n")
 
 
 def fit_arguments(names: tuple[str, ...], root: Path, out: Path, *more: str) -> list[str]:

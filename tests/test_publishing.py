@@ -1,6 +1,9 @@
 """What stands around the program for those who publish it."""
 
+import hashlib
+import importlib
 import re
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -19,10 +22,87 @@ def test_the_citation_names_this_version_and_licence():
     assert f'license = "{citation["license"]}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("house", ["station", "line"])
-def test_the_houses_have_one_version(house):
-    project = tomllib.loads((ROOT / house / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert project["version"] == flawscope.__version__
+@pytest.fixture
+def release(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "deploy"))
+    return importlib.import_module("release")
+
+
+def test_all_distributions_and_their_pins_have_one_version(release):
+    found = release.versions_found()
+    assert set(found.values()) == {flawscope.__version__}
+    assert "station/pyproject.toml: flawscope" in found
+    assert "line/pyproject.toml: flawscope-station" in found
+    assert "pyproject.toml: flawscope-weights" in found
+
+
+def test_a_version_is_written_into_every_place(release, monkeypatch, tmp_path):
+    for name in {*release.VERSION_PLACES, *release.PROJECTS}:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    monkeypatch.setattr(release, "ROOT", tmp_path)
+    release.set_version("1.2.3rc1")
+    assert set(release.versions_found().values()) == {"1.2.3rc1"}
+
+
+def test_links_of_a_page_lead_into_the_repository(release):
+    page = "[a](docs/a.md#part) ![b](images/b.png) [c](https://x.org) [d](#here) [e](../NOTICE)"
+    assert release.absolute_links(page, "station", "https://forge.example/o/f") == (
+        "[a](https://forge.example/o/f/blob/main/station/docs/a.md#part) "
+        "![b](https://forge.example/o/f/raw/main/station/images/b.png) [c](https://x.org) [d](#here) "
+        "[e](https://forge.example/o/f/blob/main/NOTICE)"
+    )
+
+
+def test_the_copies_of_the_licence_and_of_the_build_backend_are_equal():
+    """Each distribution is built from its own folder, so each holds its own copy."""
+    licence = (ROOT / "LICENSE").read_bytes()
+    for folder in ("station", "line", "weights", "weights/dinov2"):
+        assert (ROOT / folder / "LICENSE").read_bytes() == licence
+        assert not (ROOT / folder / "LICENSE").is_symlink()
+    backends = [(ROOT / folder / "collect.py").read_bytes() for folder in ("weights", "weights/dinov2")]
+    assert backends[0] == backends[1]
+
+
+def requirements(folder):
+    """Names of what a distribution needs, by extra; the project's own are left out."""
+    project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project.get("optional-dependencies", {})
+    lines = [*project.get("dependencies", []), *(line for each in extras.values() for line in each)]
+    development = {re.match(r"[\w-]+", line)[0] for name in ("dev", "docs") for line in extras.get(name, [])}
+    names = {re.match(r"[\w-]+", line)[0] for line in lines}
+    return {name for name in names - development if not name.startswith("flawscope")}
+
+
+@pytest.mark.parametrize("folder", [".", "station", "line"])
+def test_the_notice_names_every_package_that_is_needed(folder):
+    notice = (ROOT / folder / "NOTICE").read_text(encoding="utf-8").lower().replace("_", "-")
+    spelled = {"openvino": "openvino", "av": "pyav"}
+    missing = [name for name in requirements(folder) if spelled.get(name, name.lower()) not in notice]
+    assert not missing
+
+
+def test_the_weights_are_those_that_the_library_looks_for():
+    """Each hash stands where the file is fetched, where it is read, and on the package's page."""
+    from flawscope.methods.features.weights import PACKAGED
+
+    for folder in ("weights", "weights/dinov2"):
+        settings = tomllib.loads((ROOT / folder / "pyproject.toml").read_text(encoding="utf-8"))
+        page = (ROOT / folder / "README.md").read_text(encoding="utf-8")
+        for entry in settings["tool"]["flawscope"]["weights"]:
+            name = Path(entry["file"]).name
+            (packaged,) = [one for one in PACKAGED.values() if one.file == name]
+            assert packaged.sha256 == entry["sha256"]
+            assert packaged.distribution == settings["project"]["name"]
+            assert f"| `{name}` |" in page
+            assert entry["sha256"] in page
+
+
+def test_the_teachers_are_those_on_the_page_of_the_weights():
+    page = (ROOT / "weights/README.md").read_text(encoding="utf-8")
+    for path in sorted((ROOT / "weights/src/flawscope_weights").glob("*.safetensors")):
+        assert f"| `{path.name}` |" in page
+        assert hashlib.sha256(path.read_bytes()).hexdigest() in page
 
 
 def test_the_workflow_runs_what_is_there():
@@ -33,7 +113,7 @@ def test_the_workflow_runs_what_is_there():
     assert (ROOT / ".ci/run").stat().st_mode & 0o111
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
     asked = {call.split()[1] for call in calls if call.startswith("make ")}
-    assert asked == {"dist", "notes"} <= set(targets)
+    assert asked == {"dist", "docs", "notes"} <= set(targets)
 
 
 @pytest.mark.parametrize("name", ["bug.yml", "wish.yml"])

@@ -3,6 +3,8 @@ nothing in it."""
 
 import json
 import zipfile
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -259,3 +261,28 @@ def test_a_file_that_is_no_archive_of_a_router_is_one_clear_line(tmp_path):
             archive.writestr("router.json", json.dumps(document))
         with pytest.raises(InputError, match=said):
             flawscope.load(path)
+
+
+VIEWS = Path(__file__).parent / "fixtures/models/views.safetensors"
+NO_WHOLE_PART = r"no good part has pictures of all views \(fabric, plate\)"
+
+
+def test_a_view_is_calibrated_on_parts_that_the_other_views_know():
+    """Known before the work: names tell the parts, and no picture is read."""
+    model = opened(VIEWS)
+    model.check_whole_parts({"fabric": ["new/p03-fabric.png", "new/p90-fabric.png"]})
+    with pytest.raises(InputError, match=NO_WHOLE_PART):
+        model.check_whole_parts({"fabric": ["new/p90-fabric.png", "new/p91-fabric.png"]})
+    given = model.sort_by_view(["new/p90-fabric.png", "new/p91-fabric.png", "new/p91-plate.png"])
+    assert [len(pictures) for pictures in given.values()] == [2, 1]
+    model.check_whole_parts(given)
+
+
+def test_a_model_that_could_decide_on_no_whole_part_is_not_written(tmp_path):
+    model = opened(VIEWS)
+    fabric = model.products["fabric"]
+    rows = tuple(replace(row, name=f"p9{row.name[1:]}") for row in fabric.manifest.pictures)
+    other = model.with_product("fabric", fabric.with_manifest(replace(fabric.manifest, pictures=rows)))
+    with pytest.raises(InputError, match=NO_WHOLE_PART):
+        other.save(tmp_path / "views.safetensors")
+    model.save(tmp_path / "views.safetensors")

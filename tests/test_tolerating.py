@@ -1,5 +1,6 @@
 """Tolerances on a model's stream: its region of interest counts, and what decides otherwise is refused."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,8 +8,10 @@ import pytest
 
 from brightness import SIDE, draw, model
 from flawscope.errors import InputError
-from flawscope.predictor.tolerating import tolerating
+from flawscope.predictor.tolerating import tolerating, tolerator
+from flawscope.results.prediction import Recognition
 from flawscope.results.tolerance import Rule, Tolerances
+from flawscope.views.preprocess import Preprocess
 
 EVERY = Tolerances("1", "0" * 64, (32, 32), (Rule("any", length=1e3),))
 
@@ -59,3 +62,14 @@ def test_damaged_bounds_are_told(wrong):
 def test_a_damaged_scale_is_told(wrong):
     with pytest.raises(InputError, match=r"mm_per_pixel is .*: fit anew"):
         model(facts={"mm_per_pixel": wrong})
+
+
+def test_a_picture_of_none_of_the_products_has_the_region_of_the_model_that_judged_it(tmp_path):
+    """Its map has the size that this product's network has, which another one may not have."""
+    large = model(preprocess=Preprocess((2 * SIDE, 2 * SIDE))).with_scale(0.1)
+    products = {"large": large, "small": model().with_scale(0.1)}
+    judged = products["small"].predict(str(draw(tmp_path / "other.png", 0.9, spot=True)))
+    strange = replace(judged, recognition=Recognition(None, "small", 0.01))
+    joint = SimpleNamespace(products=products, product=products.__getitem__)
+    found = tolerator(joint, EVERY)(strange)
+    assert (found.is_anomalous, found.geometry.size) == (True, (SIDE, SIDE))

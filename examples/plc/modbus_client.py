@@ -9,6 +9,7 @@ import struct
 import time
 from itertools import count
 
+from pymodbus import ModbusException
 from pymodbus.client import ModbusTcpClient
 
 CYCLE = 0.02  # seconds between two cycles
@@ -55,7 +56,13 @@ if __name__ == "__main__":
     asked.add_argument("--recipe", type=int, default=0)
     given = asked.parse_args()
     host, _, port = given.address.rpartition(":")
-    with ModbusTcpClient(host, port=int(port), timeout=2, retries=0) as link:
-        for one in given.parts:
-            found, said = inspect(link, one, given.recipe)
-            print(f"{one} {found}, score {said['score']:.3g}, code {said['code']}")
+    waiting = list(given.parts)
+    try:
+        with ModbusTcpClient(host, port=int(port), timeout=2, retries=0) as link:
+            while waiting:
+                found, said = inspect(link, waiting[0], given.recipe)
+                print(f"{waiting.pop(0)} {found}, score {said['score']:.3g}, code {said['code']}")
+    except (OSError, ModbusException) as broken:  # no station, or no longer: nothing is good
+        for one in waiting:
+            print(f"{one} fault, {broken}")
+        raise SystemExit(1) from None

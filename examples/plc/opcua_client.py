@@ -51,7 +51,13 @@ if __name__ == "__main__":
     asked.add_argument("parts", nargs="+")
     asked.add_argument("--recipe", type=int, default=0)
     given = asked.parse_args()
-    with Client(given.address) as link:
-        for one in given.parts:
-            found, said = inspect(link, one, given.recipe)
-            print(f"{one} {found}, score {said['Score']:.3g}, code {said['Code']}")
+    waiting = list(given.parts)
+    try:
+        with Client(given.address) as link:
+            while waiting:
+                found, said = inspect(link, waiting[0], given.recipe)
+                print(f"{waiting.pop(0)} {found}, score {said['Score']:.3g}, code {said['Code']}")
+    except (OSError, ua.UaError) as broken:  # no station, or no longer: nothing is good
+        for one in waiting:
+            print(f"{one} fault, {broken}")
+        raise SystemExit(1) from None

@@ -68,6 +68,39 @@ def test_values_come_through_registers_as_they_are():
     assert sorted(places) == list(range(1, register_count(TO_PLC))), "none overlaps another"
 
 
+@pytest.mark.parametrize("text", ["4711 ", " 4711", "4711\0\0rest", "4711\r\n", "", "\t", "Größe 8 "])
+def test_a_parts_number_comes_back_byte_for_byte(text):
+    """A program of the PLC that compares padded texts gets its OK."""
+    sent = pack(Inputs(part=text), TO_STATION)
+    plc = Inputs(**unpack(sent, TO_STATION))
+    first = {one.name: one.register for one in (*TO_STATION, *TO_PLC) if one.name == "part"}
+    returned = pack(Outputs(part=plc.part), TO_PLC)
+    assert returned[first["part"] : first["part"] + 16] == sent[3:19]
+
+
+def test_a_part_comes_back_byte_for_byte_over_opc_ua():
+    from flawscope_line.plc.opcua import OpcUaServer
+
+    class Node:
+        def __init__(self, value):
+            self.value = value
+
+        async def read_value(self):
+            return self.value
+
+    taken = []
+    server = OpcUaServer(None, taken.append)
+
+    async def write(part):
+        values = {"trigger": False, "heartbeat": 1, "recipe": 1, "part": part}
+        server._inputs = {name: (Node(value), None) for name, value in values.items()}
+        server.exchange = lambda: asyncio.sleep(0)
+        await server._take_inputs()
+        return server._last_inputs.part
+
+    assert [asyncio.run(write(part)) for part in ("4711 ", " \t4711", None)] == ["4711 ", " \t4711", ""]
+
+
 def test_a_plc_without_these_registers_is_told_which():
     """Its program may count from 1, or begin elsewhere."""
     from flawscope_line.plc.modbus import _await_response

@@ -7,6 +7,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,8 +15,9 @@ import pytest
 
 from flawscope_line.plc import ModbusSettings
 from flawscope_line.plc import line as line_module
-from flawscope_line.plc.handshake import Answer, Code, Inputs, Outputs
+from flawscope_line.plc.handshake import Answer, Code, Inputs, Outputs, Triggered
 from flawscope_line.plc.line import DOUBT_SECONDS, PlcLine, TransportError
+from flawscope_line.plc.signals import part_number
 from flawscope_station.core.connections import Connections, Timing
 from flawscope_station.sources.source import AWAY, FROZEN, RUNNING, State
 from flawscope_station.store.open_models import NoModelError
@@ -31,6 +33,7 @@ class Floor:
         self.timing = Timing()
         self.loads: deque[Callable[[], None]] = deque([lambda: None])
         self.begun: list[float] = []
+        self.deadlines: dict[str, float] = {}
         self.clock = ManualClock()
         self.room: Callable[[], None] = lambda: None
         self.refused: list[str] = []
@@ -51,6 +54,9 @@ class Floor:
 
     def cameras(self, name: str, number: int | None = None, owner: str | None = None) -> Any:
         return [self.camera(owner or name, number)]
+
+    def deadline(self, name: str) -> float | None:
+        return self.deadlines.get(name)
 
     def due(self, name: str, deadline: int | None = None) -> float:
         return math.inf
@@ -301,3 +307,38 @@ def test_a_camera_that_failed_a_trigger_gives_a_frame_before_the_next_one(play):
         until(lambda: not plc.read.ready)
         passes()
         until(lambda: plc.read.ready)
+
+
+@pytest.mark.parametrize(("deadline", "budget"), [(20.0, 20.0), (0.8, 0.8), (None, 5.0)])
+def test_a_products_own_deadline_holds_whether_longer_or_shorter_than_the_connections(play, deadline, budget):
+    """Large pictures in tiles take longer than the 5 s of the connection."""
+    floor = Floor()
+    floor.deadlines = {} if deadline is None else {"plate": deadline}
+    line, _, _ = play(floor)
+    assert line.rules.budgets == {1: budget, 2: 5.0}
+
+
+@pytest.mark.parametrize(
+    ("answer", "triggers"),
+    [
+        (Answer(1, True), 1),
+        (Answer(1, False), 1),
+        (Answer(1, None, Code.LATE), 1),
+        (Answer(1, None, Code.NOT_READY), 0),
+        (Answer(1, None, Code.CAMERA), 0),
+        (Answer(1, None, Code.REFUSED), 0),
+    ],
+)
+def test_a_trigger_that_was_refused_says_nothing_of_how_fast_parts_are_judged(play, answer, triggers):
+    line, floor, _ = play()
+    line.stop()
+    line.state = replace(line.state, triggered=Triggered("A47", 1))
+    line._note_time(answer, 0.012)
+    facts = floor.timing.facts("plate")
+    assert (facts or {"triggers": 0})["triggers"] == triggers
+
+
+def test_a_part_is_recorded_by_its_number_without_the_padding_that_the_plc_gets_back():
+    for text in ("4711 ", "  4711", "4711\0\0rest", "4711\r\n"):
+        assert part_number(text) == "4711"
+    assert part_number(" \0") == ""

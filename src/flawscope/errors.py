@@ -8,7 +8,8 @@ import numbers
 import re
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Sized
+from pathlib import Path
 from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -52,6 +53,22 @@ def pluralize(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
+def check_one_each(count: int, **parallel: Sized) -> None:
+    """Checks sequences that run beside pictures, each once, where a public function takes them.
+
+    Args:
+        count: number of the pictures.
+        **parallel: the sequences, by the singular of what they hold: `name=names`.
+
+    Raises:
+        InputError: one of them has not as many entries as there are pictures.
+    """
+    for noun, entries in parallel.items():
+        if len(entries) != count:
+            given, wanted = pluralize(len(entries), noun), pluralize(count, "picture")
+            raise InputError(f"{given} for {wanted}: give one {noun} for each picture")
+
+
 COUNTED_WITHOUT_MASK = "(counted without its mask)"  # ends what is said of a picture whose mask is no use
 
 
@@ -88,18 +105,43 @@ def require_installed(feature: str, *libraries: str, extras: str, package: str =
         raise missing_library_error(feature, *missing, extras=extras, package=package)
 
 
-CHECKOUT = {"flawscope": ".", "flawscope-station": "./station", "flawscope-line": "./line"}  # folders in it
+# folders of a checkout that hold the project's distributions
+SOURCE_FOLDERS = {
+    "flawscope": ".",
+    "flawscope-station": "./station",
+    "flawscope-line": "./line",
+    "flawscope-weights": "./weights",
+    "flawscope-weights-dinov2": "./weights/dinov2",
+}
+NEEDS_WEIGHTS = {"train", "accurate"}  # extras of flawscope
 
 
-def install_command(*libraries: str, extras: str, package: str = "flawscope") -> str:
-    """Command that installs missing libraries, to type in the checkout: on a public index the name flawscope
-    may be somebody else's.
+def runs_from_checkout() -> bool:
+    """Whether this code lies in a checkout, not in an installed wheel."""
+    root = Path(__file__).parents[2]
+    return (root / "pyproject.toml").is_file() and (root / "weights").is_dir()
 
-    extras: those of the package that bring the libraries, with commas.
+
+def install_command(*libraries: str, extras: str = "", package: str = "flawscope") -> str:
+    """Command that installs missing libraries.
+
+    In a checkout it names the checkout's folders. Elsewhere it says that the package comes from where
+    flawscope came from, because on a public index the name may be somebody else's.
+
+    Args:
+        libraries: their names on the index, for a package of others.
+        extras: those of the package that bring the libraries, with commas.
+        package: the distribution to install.
     """
-    if package in CHECKOUT:
-        return f'pip install "{CHECKOUT[package]}[{extras}]" in flawscope\'s checkout'
-    return f"pip install {' '.join(libraries)}"
+    if package not in SOURCE_FOLDERS:
+        return f"pip install {' '.join(libraries)}"
+    suffix = f"[{extras}]" if extras else ""
+    if not runs_from_checkout():
+        return f'pip install "{package}{suffix}", from where flawscope came from'
+    words = [f'"{SOURCE_FOLDERS[package]}{suffix}"' if extras else SOURCE_FOLDERS[package]]
+    if package == "flawscope" and NEEDS_WEIGHTS & set(extras.split(",")):
+        words.insert(0, SOURCE_FOLDERS["flawscope-weights"])
+    return f"pip install {' '.join(words)} in flawscope's checkout"
 
 
 _WITH_COMMA = re.compile(r"\s*[+-]?(?:\d*,\d{1,2}|0*,\d+|\d+,\d{4,})\s*(?:%|px)?\s*")

@@ -47,7 +47,7 @@ def questionable_fit(job: dict[str, Any], step: Any) -> dict[str, Any]:
         "missing": 15,
     }
     facts |= {"interval": [0.01, 0.6], "threshold": 1.0, "pictures": 4, "seconds": 1.0, "search": None}
-    return {**empty, **facts, "odd": odd, "found": {}, "tested": {"medium": [2, 12], "large": [11, 12]}}
+    return {**empty, **facts, "odd": odd, "found": {"medium": [2, 12], "large": [11, 12]}}
 
 
 @pytest.fixture(name="empty")

@@ -8,7 +8,7 @@ import pytest
 
 from flawscope_station.inspecting.capacity import MemoryBudget
 from flawscope_station.learning import jobs as jobs_module
-from flawscope_station.learning.jobs import CORRECTIONS, CURVE, FAILED, FIT, READY, STOPPED, JobQueue
+from flawscope_station.learning.jobs import CORRECTIONS, FAILED, FIT, READY, STOPPED, JobQueue
 from flawscope_station.learning.process import StoppedError
 from flawscope_station.settings.station import Limits
 from flawscope_station.setup.draft import DRAFTS_FOLDER, STATE_FILE
@@ -26,7 +26,7 @@ class Played:
     def __init__(self, database: Any):
         self.queue, self.made = JobQueue(database), list[str]()
         self.meanwhile: Any = lambda row: None
-        self.queue.makers = dict.fromkeys((CORRECTIONS, FIT, CURVE), self.make)
+        self.queue.makers = dict.fromkeys((CORRECTIONS, FIT), self.make)
         self.stopped = 0
         self.queue.worker = SimpleNamespace(  # type: ignore[assignment]
             stop=self.stop, end_if_idle=lambda: None, close=lambda: None
@@ -56,27 +56,21 @@ def played_fixture(database):
     return Played(database)
 
 
-def test_the_oldest_comes_first_whatever_it_is_and_curves_come_last(played, database):
+def test_the_oldest_comes_first_whatever_it_is(played, database):
     product, version = add_version(database)
-    played.queue.add(CURVE, "anna", {}, draft="lid")
     played.queue.add(CORRECTIONS, "rule", {}, product_id=product, start=version)
     played.queue.add(FIT, "anna", {}, draft="cup")
     played.look()
-    assert played.made == [CORRECTIONS, "cup", "lid"]
-    assert played.statuses() == [READY] * 3
+    assert played.made == [CORRECTIONS, "cup"]
+    assert played.statuses() == [READY] * 2
 
 
-def test_a_curve_makes_room_for_what_somebody_waits_for_and_goes_on_later(played):
-    played.queue.add(CURVE, "anna", {}, draft="lid")
-
-    def another(row: Any) -> None:
-        played.meanwhile = lambda row: None
-        played.queue.add(FIT, "anna", {}, draft="cup")
-
-    played.meanwhile = another
+def test_a_job_that_an_earlier_station_queued_and_nobody_makes_is_removed(played):
+    played.queue.add("curve", "anna", {}, draft="lid")
+    played.queue.add(FIT, "anna", {}, draft="cup")
     played.look()
-    assert played.made == ["lid", "cup", "lid"]
-    assert played.statuses() == [READY, READY]
+    assert played.made == ["cup"]
+    assert played.statuses() == [READY]
 
 
 def test_a_job_that_was_stopped_is_not_made_again_and_one_that_was_cut_off_is(played):

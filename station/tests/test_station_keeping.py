@@ -334,7 +334,7 @@ def test_two_reviewers_that_ask_at_once_get_different_pictures(open_one, parts, 
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert len(given["anna"] | given["bob"]) == 4
+    assert len(given["anna"] | given["bob"]) == 3, "two of four, and one of the other two"
 
 
 def test_a_model_that_is_replaced_while_it_is_kept_is_one_of_both(

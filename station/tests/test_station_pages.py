@@ -64,7 +64,7 @@ ALIKE = {  # words behind a number that are right behind 1, too
 }
 SEVERAL = {  # texts of a number that is never 1
     *("challenge.chart", "drift.calm", "trends.newest_rows", "advice.simulated", "new.found_of"),
-    *("new.accurate_more", "new.curve_point", "new.curve_enough", "new.rate_option", "new.warn_misses"),
+    *("new.accurate_more", "new.rate_option", "new.warn_misses"),
 }
 
 

@@ -11,6 +11,8 @@ import torch
 
 import flawscope
 from flawscope.artefact.model_file import FORMAT
+from flawscope.errors import InputError
+from flawscope.fitting.stored_options import refit_options
 from flawscope.runtime import ENGINES
 
 SAMPLES = Path(__file__).parents[1] / "fixtures/models"
@@ -69,3 +71,15 @@ def test_a_sample_of_several_products_or_of_views_scores_as_it_did(name, tmp_pat
         nearest = {} if found.recognition is None else {"nearest": found.recognition.nearest}
         assert {key: nearest[key] if key in nearest else getattr(found, key) for key in others} == others
     assert all(found.passed for found in model.self_test().values())
+
+
+def test_a_sample_that_undistorts_its_pictures_scores_as_it_did():
+    """No fit makes such a model any more; it goes on judging, and cannot be fitted anew."""
+    model = flawscope.load(SAMPLES / "lens.safetensors", device="cpu")
+    assert model.manifest.preprocess.undistort is not None
+    for picture, one in EXPECTED["lens"].items():
+        found = model.predict(SAMPLES / "pictures" / picture)
+        assert found.score == pytest.approx(one["score"], rel=1e-4)
+        assert np.nanmean(found.map) == pytest.approx(one["map_mean"], rel=1e-4)
+    with pytest.raises(InputError, match="fit anew on pictures that the camera's SDK or OpenCV"):
+        refit_options(model.artefact)

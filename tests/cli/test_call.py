@@ -102,11 +102,22 @@ def test_the_hint_is_what_the_readme_types_and_never_the_package():
     """Whose name on an index may be somebody else's."""
     root = Path(flawscope.__file__).parents[2]
     text = errors.install_command("torch", extras="train,export")
-    assert text.startswith('pip install ".[train,export]"')
+    assert text.startswith('pip install ./weights ".[train,export]"')
     assert f"\n$ {text.partition(' in ')[0]}\n" in (root / "README.md").read_text(encoding="utf-8")
+    assert (
+        errors.install_command(package="flawscope-weights") == "pip install ./weights in flawscope's checkout"
+    )
     of_the_line = errors.install_command("pymodbus", extras="plc", package="flawscope-line")
     assert of_the_line.startswith('pip install "./line[plc]"')
     assert errors.install_command("lib", extras="x", package="flawscope-plugin") == "pip install lib"
     files = [*(root / "src").rglob("*.py"), *root.glob("docs/*.md"), root / "README.md"]
     hint = re.compile(r"pip install (-\S+ )*['\"]?flawscope")
     assert not [path for path in files if hint.search(path.read_text(encoding="utf-8"))]
+
+
+def test_what_is_installed_from_a_wheel_speaks_of_no_checkout(monkeypatch):
+    monkeypatch.setattr(errors, "runs_from_checkout", lambda: False)
+    text = errors.install_command("torch", extras="train")
+    assert text == 'pip install "flawscope[train]", from where flawscope came from'
+    text = errors.install_command(package="flawscope-station")
+    assert text == 'pip install "flawscope-station", from where flawscope came from'

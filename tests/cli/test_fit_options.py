@@ -153,10 +153,10 @@ def test_the_memory_of_a_fit_is_that_of_the_pictures_it_learns_from(tmp_path, mo
         for k in range(count):
             (tmp_path / folder).mkdir(exist_ok=True)
             Image.fromarray(np.full((32, 32, 3), k, np.uint8)).save(tmp_path / folder / f"{k}.png")
-    words = ["--data", str(tmp_path), "--good", "regular", "--channels", "all", "--undistort", "lens.json"]
+    words = ["--data", str(tmp_path), "--good", "regular", "--channels", "all"]
     words += ["--scale-mm", "0.1", "--force", "--align", "turn"]
     asked = fit_several._peak_arguments(call(words, "size: 64", tmp_path))
-    seen = {"channels": "all", "undistort": "lens.json", "scale_mm": 0.1, "force": True, "align": "turn"}
+    seen = {"channels": "all", "scale_mm": 0.1, "force": True, "align": "turn"}
     assert asked.items() >= {"size": "64", **seen}.items()
     found = {}
     predicted = "flawscope.fitting.preparation.predict_peak_memory"

@@ -13,7 +13,7 @@ from flawscope.artefact import model_file
 from flawscope.artefact.certificate import BATCH_SIZES, certificates_from_facts
 from flawscope.calibration.goods import scored
 from flawscope.cli import main
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.errors import FlawscopeError, InputError, install_command
 from flawscope.export import onnx_graph
 from flawscope.export.export import export
 from flawscope.pictures.decoding import decode, pixel_hash
@@ -163,7 +163,7 @@ def test_a_package_that_is_missing_is_one_line(
     argv = ["export", str(model_path), "--out", str(tmp_path / "m.onnx"), "--precision", precision]
     assert main(argv) == 2
     err = capsys.readouterr().err
-    typed = f'pip install ".[{extras}]" in flawscope\'s checkout'
+    typed = install_command(absent, extras=extras)
     assert err == f"flawscope: export needs {absent}: {typed}\n"
 
 

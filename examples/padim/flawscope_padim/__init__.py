@@ -26,5 +26,6 @@ METHOD = Method(
     config=Config,
     create=deferred("flawscope_padim.model:Model.create"),
     rebuild=deferred("flawscope_padim.model:Model.rebuild"),
+    create_like=deferred("flawscope_padim.model:Model.create_like"),
     fit=deferred("flawscope_padim.fit:fit"),
 )

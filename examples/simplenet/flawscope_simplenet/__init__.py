@@ -29,6 +29,7 @@ METHOD = Method(
     config=Config,
     create=deferred("flawscope_simplenet.model:Model.create"),
     rebuild=deferred("flawscope_simplenet.model:Model.rebuild"),
+    create_like=deferred("flawscope_simplenet.model:Model.create_like"),
     fit=deferred("flawscope_simplenet.fit:fit"),
     holds_out=True,
 )

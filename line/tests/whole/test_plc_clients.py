@@ -163,3 +163,15 @@ def test_a_station_that_starts_anew_asks_for_trigger_to_fall(line):
     until(lambda: line.is_refused("restart", Code.UNKNOWN_PART))
     outcome, said = line.inspect("next")
     assert outcome in ("ok", "nok"), said
+
+
+@pytest.mark.parametrize("name", ["modbus_client", "opcua_client"])
+def test_without_a_station_each_part_is_a_fault_in_a_line(name):
+    place = f"127.0.0.1:{free_port()}"
+    address = place if name == "modbus_client" else f"opc.tcp://{place}"
+    command = [sys.executable, str(CLIENTS / f"{name}.py"), address, "--recipe", "1", "A47", "A48"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    told = [line.split(", ")[0] for line in ended.stdout.splitlines()]
+    assert (ended.returncode, told, "Traceback" in ended.stderr) == (1, ["A47 fault", "A48 fault"], False), (
+        ended
+    )

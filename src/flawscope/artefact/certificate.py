@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.artefact.model_file import Artefact, unpack_images
+from flawscope.artefact.model_file import CERTIFICATE_KEYS, Artefact, unpack_images
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import InputError, pluralize
 
@@ -120,9 +120,6 @@ class Certificate:
             simulated=None if data.get("simulated") is None else float(data["simulated"]),
             mistaken=None if data.get("mistaken") is None else int(data["mistaken"]),
         )
-
-
-CERTIFICATE_KEYS = "certificate", "certificate_openvino"  # among a manifest's facts
 
 
 def certificates_to_facts(certificates: Sequence[Certificate]) -> dict[str, Any]:

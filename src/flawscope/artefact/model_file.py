@@ -45,6 +45,7 @@ RUN_KEY = "flawscope_run"
 TIME_FACTS, MEMORY_FACTS = ("seconds", "seconds_total", "seconds_view"), ("memory_peak", "memory_predicted")
 ASKED_CALL = "asked_call"  # digest of the call whose result is open: the same call with --force accepts it
 RUN_FACTS = ("summary", *TIME_FACTS, *MEMORY_FACTS, "shards", "device", "threads", ASKED_CALL)
+CERTIFICATE_KEYS = "certificate", "certificate_openvino"  # among the facts of an exported model
 QUESTIONS = "questions"  # among the facts: open questions
 MAX_HEADER_BYTES = 64 * 2**20
 PACKAGES = ("torch", "timm", "numpy", "pillow")  # whose versions decide a score
@@ -88,6 +89,11 @@ class Manifest:
         """Score beyond which a good training picture is suspicious; None: too few pictures to tell."""
         limit = self.facts.get("suspicious_above")
         return None if limit is None else float(limit)
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether it is that of an exported model, whose networks are in the file's graph alone."""
+        return any(key in self.facts for key in CERTIFICATE_KEYS)
 
     @property
     def suspects(self) -> tuple[Suspect, ...]:

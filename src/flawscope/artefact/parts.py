@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from flawscope.artefact.model_file import Manifest
 from flawscope.calibration.goods import scored
@@ -22,6 +22,26 @@ def stored_part_pattern(manifest: Manifest) -> PartPattern | None:
         return PartPattern(str(known["part"]), None if known["view"] is None else str(known["view"]))
     except (KeyError, TypeError):
         raise InputError("the model's parts are damaged: fit again") from None
+
+
+def check_whole_parts(views: Collection[str], pictures: Iterable[View]) -> None:
+    """Checks that good pictures show a part from all views: new parts are compared with such.
+
+    Args:
+        views: names of all views.
+        pictures: part and view of each good picture that is to calibrate.
+
+    Raises:
+        InputError: no part has a picture of each view.
+    """
+    views_of: dict[str, set[str]] = {}
+    for part, view in pictures:
+        views_of.setdefault(part, set()).add(view)
+    if not any(shown >= {*views} for shown in views_of.values()):
+        raise InputError(
+            f"no good part has pictures of all views ({', '.join(views)}), and new parts are compared with "
+            "such: give pictures of all views of the same good parts"
+        )
 
 
 def part_calibration(models: Manifests, pattern: PartPattern) -> PartCalibration:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -93,22 +93,19 @@ def enough(scored: Mapping[int, Scored], seed: int = 0) -> int | None:
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """Figures that tell what more good pictures bring, by the number of units learnt from; near-copies are
+    """AUROC that tells what more good pictures bring, by the number of units learnt from; near-copies are
     one.
 
     figures: by that number, smallest first. enough: as `enough` tells it; None: more may do better still.
-    tested: simulated defects by size, found and all, of the model of most units at its own rate; empty where
-    real ones were judged.
     """
 
     figures: Mapping[int, float]
     enough: int | None
-    tested: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, compared: Mapping[int, Scored], figure: Callable[[int, Scored], float]) -> LearningCurve:
+    def of(cls, compared: Mapping[int, Scored]) -> LearningCurve:
         """Compares models, by the number of units that each has learnt from."""
-        figures = {number: figure(number, compared[number]) for number in sorted(compared)}
+        figures = {number: compared[number].auroc() for number in sorted(compared)}
         return cls(figures, enough(compared))
 
 

@@ -400,6 +400,11 @@ class Calibration:
             f"p-value is below {1 / (self.unit_count + 1):.2g}; good pictures of other parts would tell"
         )
 
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """Fields that a person chooses, and that every later calibration of the model keeps."""
+        return {"rate": self.rate, "outline": self.outline}
+
     def to_dict(self) -> dict[str, Any]:
         """Returns what does not follow from the rows of good pictures (`goods.calibrate`)."""
         return {name: getattr(self, name) for name in HOW}

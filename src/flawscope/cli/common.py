@@ -19,6 +19,7 @@ from flawscope.errors import (
     FlawscopeError,
     InputError,
     decimal_point,
+    install_command,
     join_names,
     message_with_type,
     one_line_message,
@@ -38,10 +39,7 @@ if TYPE_CHECKING:
 DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # or a quota
 
 
-# where flawscope came from: on a public index a name may be somebody else's
-STATION_REMEDY = (
-    "install flawscope-station from where flawscope came from (in a checkout: pip install ./station)"
-)
+STATION_REMEDY = f"install it: {install_command(package='flawscope-station')}"
 
 
 def parse_rate(text: str) -> float:

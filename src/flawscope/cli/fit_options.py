@@ -42,7 +42,7 @@ COMMON_SETTINGS = frozenset(("method", "preset", "seen", "scale"))
 # Reachable, and shown by --help-all alone
 RARE = frozenset(
     (
-        *("part", "view", "each_view", "channels", "undistort", "backbone", "steps", "resume"),
+        *("part", "view", "each_view", "channels", "backbone", "steps", "resume"),
         *(
             "fair",
             "json",
@@ -118,12 +118,6 @@ def _add_pictures(group: common.Options) -> None:
         metavar="all|1-3,4|PATTERN",
         help="judge more channels than three together: colours, and each other one by itself (all), or "
         "groups by numbers; or files of one part under several lights, such as {part}_{light}.png",
-    )
-    group.add_argument(
-        "--undistort",
-        metavar="FILE",
-        help="undistort pictures by the coefficients of their lens: OpenCV's YAML, or fx, fy, cx, cy, k1, "
-        "k2, p1, p2, k3 by name",
     )
     group.add_argument(
         "--seen", metavar="N|FOLDER|FILE", help="defects to learn from: N test pictures, or a folder"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,8 @@ from flawscope.errors import InputError, pluralize, require_installed
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
     from flawscope.pictures.decoding import PictureSource
+    from flawscope.predictor import Predictor
+    from flawscope.predictor.router import Router
 
 
 def info_arguments(parser: argparse.ArgumentParser) -> None:
@@ -141,16 +143,19 @@ def calibrate(args: argparse.Namespace) -> int:
         refuse_unknown(Path(args.good), pictures, "give the folder of good ones alone, or add --force")
     model = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
     names = common.product_names(model, args)
-    if pictures and len(names) > 1:
-        raise InputError(f"--good has pictures of one product: name it with --product, {' or '.join(names)}")
+    given = _pictures_by_product(model, names, pictures)
     lines, failures = [], list[str]()
     for name in names:
         before = after = model.products[name]
         if args.false_alarm_rate is not None:
             after = after.with_rate(args.false_alarm_rate)
-        if pictures:
-            after = after.calibrate(pictures, step=common.progress_for(args), force=args.force)
-            lines += [f"before: {before.calibration.promise()}", f"now:    {after.calibration.promise()}"]
+        if name in given:
+            after = after.calibrate(given[name], step=common.progress_for(args), force=args.force)
+            of = f"{name}, " if len(given) > 1 else ""
+            lines += [
+                f"{of}before: {before.calibration.promise()}",
+                f"{of}now:    {after.calibration.promise()}",
+            ]
             lines += after.manifest.notes[len(before.manifest.notes) :]
         else:
             lines.append(f"{name}: {after.calibration.promise()}".removeprefix(": "))
@@ -161,6 +166,26 @@ def calibrate(args: argparse.Namespace) -> int:
     for line in [] if args.quiet else [*lines, f"wrote {out}"]:
         common.say(line)
     return common.report_failures(failures) or questions.report(out, args.model)
+
+
+def _pictures_by_product(
+    model: Predictor | Router, names: Sequence[str], pictures: Sequence[PictureSource]
+) -> dict[str, list[PictureSource]]:
+    """Good pictures of each product, or view, that is calibrated on them. InputError where a call names no
+    product, or no part would have good pictures of all views."""
+    from flawscope.predictor.router import Router
+
+    if not pictures:
+        return {}
+    if len(names) == 1:
+        given = {names[0]: [*pictures]}
+    elif isinstance(model, Router) and model.views is not None:
+        given = model.sort_by_view(pictures)
+    else:
+        raise InputError(f"--good has pictures of one product: name it with --product, {' or '.join(names)}")
+    if isinstance(model, Router):
+        model.check_whole_parts(given)
+    return given
 
 
 def export_arguments(parser: argparse.ArgumentParser) -> None:

@@ -43,7 +43,7 @@ def learning_curve(
         return None
     carriers = np.full(int(defective.sum()), GIVEN)
     compared = {n: Scored(one[good], one[defective], carriers) for n, one in scores.items()}
-    return LearningCurve.of(compared, lambda _, one: one.auroc())
+    return LearningCurve.of(compared)
 
 
 def describe(curve: LearningCurve) -> str:

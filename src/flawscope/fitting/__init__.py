@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from flawscope.fitting.auto import Choice as Choice
     from flawscope.fitting.auto import fit_auto as fit_auto
     from flawscope.fitting.candidate import make_candidate as make_candidate
-    from flawscope.fitting.fewer_pictures import learning_curve as learning_curve
     from flawscope.fitting.fitting import fit as fit
     from flawscope.fitting.proposals import Recipe as Recipe
     from flawscope.fitting.simulated_defects import draw_defect_examples as draw_defect_examples
@@ -26,7 +25,6 @@ __getattr__ = lazy_names(
         "draw_defect_examples": "simulated_defects",
         "fit": "fitting",
         "fit_auto": "auto",
-        "learning_curve": "fewer_pictures",
         "make_candidate": "candidate",
     },
 )

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.artefact.model_file import Artefact
 from flawscope.artefact.tried import (
     GIVEN,
     MIN_GAIN,
@@ -52,7 +51,7 @@ from flawscope.methods.feature_memory import FeatureMemory
 from flawscope.methods.features.backbone import import_timm
 from flawscope.pictures.decoded import decoded_or_none
 from flawscope.pictures.decoding import PictureSource, decode, pixel_hash, to_eight_bits
-from flawscope.pictures.listing import relative_names
+from flawscope.pictures.listing import picture_names, relative_names
 from flawscope.pictures.units import find_parts, group_numbers
 from flawscope.predictor import Predictor, fitted_artefact, open_fitted, read_manifest
 from flawscope.progress import ProgressCallback, Say, discard, ignore_progress
@@ -67,7 +66,7 @@ SEEN = ("size", "tile", "scale", "min_defect", "crop", "preset", "backbone", "co
 # Options of a fit that change nothing of what is tried
 WITHOUT_EFFECT = ("device", "force")
 # Options of a fit that leave nothing to try, or for which pictures are not as they lie in the file
-NOT_TRIED = ("part", "view", "channels", "undistort", "resume", "minutes")
+NOT_TRIED = ("part", "view", "channels", "resume", "minutes")
 
 
 class _TimeIsUpError(Exception):
@@ -89,7 +88,11 @@ def fit_auto(
     """Fits a PatchCore with the settings that the pictures need, found out in a limited time.
 
     Args:
-        images, names, say, step, **options: as `fitting.fit` takes them. What is given stays.
+        images: as `fitting.fit` takes them.
+        names: as `fitting.fit` takes them.
+        say: as `fitting.fit` takes it.
+        step: as `fitting.fit` takes it.
+        **options: as `fitting.fit` takes them. What is given stays.
         minutes: for all, the fit that follows included. An interrupt ends the search, and keeps the best.
         seen: defective pictures to choose by, as `Reading` has it: nothing is learnt from them, and
             evaluation leaves them out.
@@ -155,12 +158,7 @@ def _with_choice(predictor: Predictor, choice: Choice, given: Mapping[str, str])
         *(Picture(digest, "seen", name) for digest, name in given.items()),
     )
     facts = {**manifest.facts, TRIED: choice.to_dict()}
-    made = Predictor(
-        Artefact(replace(manifest, pictures=pictures, facts=facts), predictor.artefact.tensors),
-        predictor.session,
-    )
-    made.failures = predictor.failures
-    return made
+    return predictor.with_manifest(replace(manifest, pictures=pictures, facts=facts))
 
 
 class _Search:
@@ -187,8 +185,8 @@ class _Search:
         self.options, self.say, self.step, self.time = options, say, step, clock
         self.earlier, self.has_model, self.digest, self.first = earlier, has_model, "", SHORT
         self.seed = int(options.get("seed") or 0)
-        self.sources = split_sources(images, options.get("category"))[0]
-        self.names = names or relative_names(self.sources)
+        self.sources, reserved, _ = split_sources(images, options.get("category"))
+        self.names = picture_names([*self.sources, *reserved], names)[: len(self.sources)]
         self.groups = group_numbers(self.names, options.get("group"))
         self.trials: list[Trial] = []
         self.memory = FeatureMemory()

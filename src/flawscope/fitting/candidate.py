@@ -8,10 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from flawscope.artefact import model_file
+from flawscope.artefact.files import TRAINED_SUFFIX
 from flawscope.artefact.judgement import Judgement
 from flawscope.errors import InputError
 from flawscope.export.export import export
-from flawscope.fitting.incremental_update import open_fitted_dataset, update
+from flawscope.fitting.incremental_update import (
+    RECALIBRATED,
+    choose_way,
+    open_fitted_dataset,
+    update,
+)
 from flawscope.fitting.update_evaluation import ReviewedPicture
 from flawscope.methods.threads import reuse_freed_memory, set_thread_count
 from flawscope.predictor import Predictor
@@ -49,7 +55,11 @@ def make_candidate(
     reuse_freed_memory()
     in_use = Predictor.opened(active, engine, device, threads)
     old = in_use.artefact if trained in (None, active) else model_file.read(trained)
-    calibration = old.manifest.calibration.with_rate(in_use.calibration.rate)  # as people chose it meanwhile
+    file = Path(out)
+    _check_suffix(file, choose_way(how, old), in_use)
+    calibration = replace(
+        old.manifest.calibration, **in_use.calibration.chosen
+    )  # as people chose it meanwhile
     old = replace(old, manifest=replace(old.manifest, calibration=calibration))
     made = update(
         old,
@@ -61,16 +71,23 @@ def make_candidate(
         device=device,
         step=step,
     )
-    file, predictor = Path(out), made.predictor
+    predictor = made.predictor
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.suffix == predictor.session.suffix:
         predictor.save(file)
-    elif in_use.calibration.precision == "fp32":
+    else:
         step("export", 0, 1)
         export(predictor.artefact, file)
-    else:
-        raise InputError(
-            f"the active version is of {in_use.calibration.precision}, which is calibrated apart from the "
-            "trained model: use a version of fp32, or export by hand"
-        )
     return made.judgement()
+
+
+def _check_suffix(file: Path, how: str, in_use: Predictor) -> None:
+    """Checks that a candidate can be written as this file. InputError, before the work, where it would have
+    to be exported in a reduced precision."""
+    made_as = in_use.session.suffix if how == RECALIBRATED else TRAINED_SUFFIX
+    precision = in_use.calibration.precision
+    if file.suffix != made_as and precision != "fp32":
+        raise InputError(
+            f"the active version is of {precision}, which is calibrated apart from the trained model: use a "
+            "version of fp32, or export by hand"
+        )

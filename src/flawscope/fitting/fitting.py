@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from flawscope.artefact.carried import carried_facts
 from flawscope.artefact.certificate import MAP_STRIDE
 from flawscope.artefact.model_file import (
     Artefact,
@@ -111,7 +112,8 @@ def fit(
             the only one that has the preset.
         preset: named settings of the method.
         settings: all settings of the method, in place of a preset and single ones.
-        names: of the pictures, which `group`, `part` and `view` read; by default those of their files.
+        names: of the pictures, which `group`, `part` and `view` read, one each; those of a data set that it
+            keeps apart (`Dataset.validation`) come last. By default those of their files.
         say: gets lines for a person.
         step: gets progress.
         **options: how the pictures are read, such as `roi="0,0,0.5,1"` or `false_alarm_rate="1%"`
@@ -232,12 +234,13 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
         raise
     fitted, before = judged.fitted, () if old is None else old.manifest.pictures
     promised = fitted.promised and (old is None or old.manifest.calibration.promised)
-    said = {"method": judged.how, "precision": model.config.precision, "promised": promised}
+    chosen = {"rate": task.rate} if old is None else old.manifest.calibration.chosen
+    how_scored = {"method": judged.how, "precision": model.config.precision, "promised": promised, **chosen}
     pictures, plain = (
         (*before, *renumber(rows, before))
         for rows in (_table(judged.rows, reader), _table(judged.unlit, reader))
     )
-    calibration = calibrate(pictures, task.rate, **said)
+    calibration = calibrate(pictures, **how_scored)
     tensors = {k: v.detach().cpu().numpy() for k, v in {**model.state_dict(), **fitted.extra}.items()}
     tensors |= {} if reader.region is None else {"region": reader.region}
     kept, seconds = _score_samples(model, tensors, views, fitted, samples if old is None else old)
@@ -263,7 +266,7 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
         oddities = [*odd(pictures, calibration, found, seen)]
         listed, questions = settle(oddities, prepared.force)
     if found is not None and how.lights[1:]:
-        unlit = found.with_calibration(calibrate(plain, task.rate, **said))
+        unlit = found.with_calibration(calibrate(plain, **how_scored))
         told.append(_light_cost_note(found, unlit, within_range(how.normalization)))
     for note in told:
         task.say(note)
@@ -278,6 +281,7 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
         category=prepared.category,
         pictures=pictures,
         facts={
+            **carried_facts(None if old is None else old.manifest),
             **fitted.facts,
             "summary": [*fitted.summary, *([prepared.chosen] if prepared.chosen else [])],
             **(
@@ -300,9 +304,8 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
     if prepared.part is not None:
         manifest.facts["summary"].append(part_calibration(manifest, prepared.part).promise())
     made = Artefact(manifest.asking(*(() if old is None else old.manifest.questions), *questions), tensors)
-    predictor = open_fitted(made, str(model.roi.device), model)
-    predictor.failures = [*prepared.unusable, *reader.failures.values()]
-    return predictor
+    failures = [*prepared.unusable, *reader.failures.values()]
+    return open_fitted(made, str(model.roi.device), model).with_failures(failures)
 
 
 def _table(rows: Mapping[int, Picture], reader: Reader) -> list[Picture]:
@@ -353,10 +356,8 @@ def _light_cost_note(found: DefectScores, plain: DefectScores, lights: str) -> s
 
 
 def _option_facts(prepared: PreparedFit, task: Task) -> dict[str, Any]:
-    """Options that `stored_options` reads; an extended model keeps those of the fit."""
-    facts = {} if task.old is None else task.old.manifest.facts
+    """Options that `stored_options` reads."""
     return {
-        **{name: facts[name] for name in ("drop_suspects", "force", SCALE) if name in facts},
         "group": prepared.group,
         **({"force": True} if prepared.force else {}),
         **({} if prepared.scale_mm is None else {SCALE: prepared.scale_mm}),
@@ -390,9 +391,7 @@ def _size_facts(fitted: Fitted, reader: Reader, task: Task) -> dict[str, Any]:
 
 def _view_facts(fitted: Fitted, prepared: PreparedFit, task: Task) -> dict[str, Any]:
     """Looks of the good pictures of each view of a part; an extended model keeps what it knows."""
-    if task.old is not None:
-        return {k: v for k, v in task.old.manifest.facts.items() if k == VIEW_LOOKS_KEY}
-    if prepared.part is None:
+    if task.old is not None or prepared.part is None:
         return {}
     looks: dict[str, list[NDArray[np.float32]]] = {}
     for i in _good_pictures(fitted):

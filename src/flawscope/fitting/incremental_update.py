@@ -171,7 +171,7 @@ def extend(
         raise InputError(
             "nothing is left to learn from: all pictures look like defects or are known; give others"
         )
-    predictor.failures = [*made.unreadable.values(), *made.predictor.failures]
+    predictor = predictor.with_failures([*made.unreadable.values(), *predictor.failures])
     unsure = [Suspect(names[number], comparison.before[number].score, LIKE_DEFECTS) for number in made.unsure]
     predictor.manifest.facts[SUSPECTS] = [[*one] for one in unsure]
     return predictor
@@ -219,10 +219,7 @@ def update(
         PowerLostError: with `refuse_unsure`.
         InputError: there is nothing to learn from, or it cannot be done; the message says the remedy.
     """
-    method = registry.method(old.manifest.method)
-    how = how or (EXTENDED if method.extends else RECALIBRATED)
-    if how == EXTENDED and not method.extends:
-        raise InputError(f"{method.name} cannot be extended: recalibrate it, or train it anew")
+    how = choose_way(how, old)
     usable, contradictory, unreadable = _read_pictures(pictures, old.manifest.preprocess, step)
     known = {one.digest: one.before for one in usable if one.before is not None}
     before = score_pictures(active, [one for one in usable if one.judged], known, step)
@@ -289,6 +286,18 @@ def update(
         clear=_fence_severity(old),
         responsible=_find_responsible(best, how, learnt, old, defects, device, step) if best.refused else [],
     )
+
+
+def choose_way(how: str, old: Artefact) -> str:
+    """Returns how the next model is made, as `update` takes it: extended, recalibrated or retrained.
+
+    Raises:
+        InputError: the model's method cannot be extended.
+    """
+    method = registry.method(old.manifest.method)
+    if how == EXTENDED and not method.extends:
+        raise InputError(f"{method.name} cannot be extended: recalibrate it, or train it anew")
+    return how or (EXTENDED if method.extends else RECALIBRATED)
 
 
 def _read_pictures(

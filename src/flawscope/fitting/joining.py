@@ -66,8 +66,9 @@ def join(
         models: by the name of the product or the view, of any methods and settings.
         pictures: the good pictures that each was fitted on, as `fit` takes them: descriptors of them tell
             the products apart. Views need none.
-        part, view: regular expressions on file names that tell parts and views apart (`fit`): the models are
-            those of views then, fitted without them.
+        part: regular expression on file names that tells parts apart (`fit`): the models are those of views
+            then, fitted without it.
+        view: the same for views.
 
     Raises:
         InputError: a product has too few pictures, some decide on parts in views and others do not, or the

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from flawscope.artefact.model_file import Artefact
 from flawscope.calibration.outliers import Seen, odd_looks, refuse
 from flawscope.calibration.parts import PartPattern
 from flawscope.calibration.threshold import DEFAULT_RATE, Rate, parse_false_alarm_rate
 from flawscope.datasets import Dataset, open_dataset
 from flawscope.datasets.mask_remarks import refuse_marked_good
-from flawscope.errors import InputError, require_type
+from flawscope.errors import InputError, check_one_each, require_type
 from flawscope.fitting.region import RoiSource, check_region, learn_region
 from flawscope.fitting.training_pictures import (
     Images,
@@ -35,7 +36,7 @@ from flawscope.methods import registry
 from flawscope.methods.conflicts import check_options
 from flawscope.methods.detector import Detector, resolve_device
 from flawscope.methods.features.weights import locate
-from flawscope.methods.method import Method, WeightsOrigin
+from flawscope.methods.method import Method, WeightsOrigin, not_in_model_error
 from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import SeenDefect, Task, TaskViews
 from flawscope.pictures.channels import Channels
@@ -43,7 +44,7 @@ from flawscope.pictures.decoded import DecodedPictures, Survey
 from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.defect_size import choose_tile, parse_pixels, reduction_remark
 from flawscope.pictures.form import mixed_sizes, size_text
-from flawscope.pictures.listing import relative_names
+from flawscope.pictures.listing import picture_names, relative_names
 from flawscope.pictures.units import find_parts
 from flawscope.progress import Detail, ProgressCallback, Say, discard, ignore_progress
 from flawscope.views.congealing import learn_reference, poses_needed
@@ -51,7 +52,6 @@ from flawscope.views.light import check_range
 from flawscope.views.pose import PoseKind
 from flawscope.views.preprocess import Preprocess
 from flawscope.views.several_parts_learning import LearnedParts
-from flawscope.views.undistort import Undistortion
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -102,7 +102,6 @@ class Seeing:
     several: pictures show several parts each: all are found, counted and judged; `align` says how they lie.
     channels: pictures have more channels than three, judged together (`pictures.channels`): "all", colours
         together and each other one by itself, or groups by the channels' numbers, "1-3,4".
-    undistort: file with the coefficients of the lens (`Undistortion.read`): pictures are undistorted first.
     min_defect: the smallest defect that is to be found, in pixels of the pictures, 20 or "20px": chooses
         `tile` and `scale`.
     scale_mm: millimetres that a pixel of the pictures is long: regions have sizes; None: not known.
@@ -113,7 +112,6 @@ class Seeing:
     align: Align = "none"
     several: bool = False
     channels: str | Channels | None = None
-    undistort: str | os.PathLike[str] | Undistortion | None = None
     min_defect: str | float | None = None
     scale_mm: float | None = None
 
@@ -163,6 +161,7 @@ def prepare(
     settings: PictureSettings | None = None,
     names: Sequence[str] = (),
     parts: Sequence[int] | None = None,
+    networks_of: Artefact | None = None,
     say: Say = discard,
     step: ProgressCallback = ignore_progress,
     **options: Any,
@@ -171,13 +170,19 @@ def prepare(
 
     Args:
         settings, names: as `fitting.fit` takes them.
+        networks_of: fitted model of the same settings, whose pretrained networks are taken; None: those that
+            the settings name.
         parts: number of the part that each good picture shows; None: names and near-copies tell.
         **options: of `Seeing` and `Reading`, and settings of the method where `settings` are not given.
     """
     seeing, reading = pop_options(Seeing, options), pop_options(Reading, options)
     steps = _Steps(seeing, reading, method, preset, options, say, step)
     config = steps.check(settings)
-    first = config, None if settings is not None else check_networks(method, config, options)
+    checked, made = config, None  # a detector that the check of its networks made, and its settings
+    if settings is None:
+        made = check_networks(method, config, options)
+    elif networks_of is not None:
+        made = create_detector(method, config, None, networks_of)
     pictures = steps.open_pictures(images, names, parts, config.seed)
     frames = steps.find_frames(pictures)
     if settings is None:  # these are meant as they are
@@ -186,8 +191,10 @@ def prepare(
     preprocess, roi = steps.see(frames.of(config), pictures)
     # views mark it where there are tiles; else the detector leaves out what lies outside
     region, inside = (roi, None) if config.tile is not None else (None, roi)
-    made = first[1] if inside is None and config == first[0] else None
-    model, origin = made or method.create(config, None if inside is None else torch.from_numpy(inside))
+    fits = inside is None and config == checked
+    model, origin = (
+        made if made is not None and fits else create_detector(method, config, inside, networks_of)
+    )
     defects, unusable = read_defects(pictures.pairs, preprocess, roi, say)
     reader = Reader.of_model(
         model,
@@ -311,7 +318,12 @@ class _Steps:
         learnt, reserved, category = split_sources(images, which.category)
         # a method that holds nothing out is calibrated on the pictures learnt from
         sources = [*learnt, *(reserved if method.holds_out else [])]
-        names = list(names) or relative_names(sources)
+        if len(names):
+            names = picture_names([*learnt, *reserved], names)[: len(sources)]
+        else:
+            names = relative_names(sources)
+        if parts is not None:
+            check_one_each(len(sources), part=parts)
         groups = told_parts(names, group, pattern)
         views = 1.0 if pattern is None else len(groups) / (1 + max(groups, default=0))
         channels = Channels.of(channels, sources) if isinstance(channels, str) else channels
@@ -319,10 +331,7 @@ class _Steps:
         seen = decoded.survey()
         check_region(self.how.roi, sources, names, seen.sizes)
         remarks, aligned = list[str](), self.how.align != "none" and not self.how.several
-        lens = self.how.undistort
-        if lens is not None and not isinstance(lens, Undistortion):
-            lens = Undistortion.read(lens)
-        preprocess = Preprocess.of_levels(seen.levels, undistort=lens, channels=channels)
+        preprocess = Preprocess.of_levels(seen.levels, channels=channels)
         shown = list[Seen]()
         if parts is None or aligned:
             shown = see_pictures(decoded, self.step, preprocess.small if aligned else None)
@@ -428,6 +437,30 @@ class _Steps:
             say=self.say,
             step=self.step,
         )
+
+
+def create_detector(
+    method: Method, config: Any, inside: NDArray[np.bool_] | None, networks_of: Artefact | None = None
+) -> tuple[Detector, WeightsOrigin]:
+    """Builds an untrained detector, and says where its pretrained weights came from.
+
+    Args:
+        inside: region of interest [H, W] at the network's size; None: all counts.
+        networks_of: as `prepare` takes it.
+
+    Raises:
+        InputError: the model's file does not hold what the fit needs, and names alone are left of its files.
+    """
+    roi = None if inside is None else torch.from_numpy(inside)
+    if networks_of is None:
+        return method.create(config, roi)
+    if method.create_like is not None and not networks_of.manifest.is_exported:
+        tensors = {name: torch.from_numpy(np.asarray(value)) for name, value in networks_of.tensors.items()}
+        return method.create_like(config, roi, tensors), networks_of.manifest.backbone
+    for setting in config.PATHS:
+        if name := getattr(config, setting):
+            raise not_in_model_error(setting, name)
+    return method.create(config, roi)
 
 
 def check_networks(

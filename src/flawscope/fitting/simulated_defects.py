@@ -232,17 +232,15 @@ def score_with_models(
     models: Sequence[Detector],
     numbers: Sequence[int] = range(COMPARED_PER_SIZE * len(DEFECT_SIZES)),
     step: ProgressCallback = ignore_progress,
-    load: LoadPicture | None = None,
 ) -> dict[int, tuple[float, ...]]:
-    """Scores of the defects by each of the models, which have one network, by the defect's number. load:
-    gives other pictures by their number; None: those with a defect."""
+    """Scores of the defects by each of the models, which have one network, by the defect's number."""
     scores: dict[int, tuple[float, ...]] = {}
 
     def compare(number: int, features: Tensor, inside: Tensor | None) -> None:
         given = features[None], None if inside is None else inside[None]
         scores[number] = tuple(_finite_score(model.score(*given)[0]) for model in models)
 
-    embed_pictures(defects.model, load or defects.load, numbers, compare, step, "simulated defects")
+    embed_pictures(defects.model, defects.load, numbers, compare, step, "simulated defects")
     return scores
 
 

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from flawscope.artefact.model_file import Artefact
 from flawscope.artefact.parts import stored_part_pattern
+from flawscope.errors import InputError
 from flawscope.fitting.preparation import Reading, Seeing
+from flawscope.fitting.update_evaluation import CORRECTIONS
 from flawscope.methods import registry
 from flawscope.methods.settings import PictureSettings
 from flawscope.predictor import SCALE
@@ -19,15 +21,23 @@ from flawscope.views.roi import FrameRegion
 
 def stored_seeing(old: Artefact) -> Seeing:
     """Returns how the pictures of a fitted model are seen. The smallest defect is not among it: the tiles
-    that it chose are settings of the method."""
+    that it chose are settings of the method.
+
+    Raises:
+        InputError: the model corrects its pictures in a way that no fit does any more.
+    """
     manifest, how = old.manifest, old.manifest.preprocess
+    if how.undistort is not None:
+        raise InputError(
+            "the model undistorts its pictures, which fits do no longer: fit anew on pictures that the "
+            "camera's SDK or OpenCV have undistorted"
+        )
     return Seeing(
         roi=_stored_region(old),
         light=None if how.normalization is None else how.normalization.share,
         align="none" if how.reference is None else how.reference.kind,
         several=how.several is not None,
         channels=how.channels,
-        undistort=how.undistort,
         scale_mm=manifest.facts.get(SCALE),
     )
 
@@ -48,15 +58,18 @@ def stored_reading(old: Artefact) -> Reading:
 
 
 def stored_settings(old: Artefact) -> PictureSettings:
-    """Returns the method's settings of a fitted model, without those that a fit derives from its options."""
+    """Returns the method's settings of a fitted model, without those that a fit derives from its options, and
+    with the cap of its memory bank before updates raised it."""
     manifest = old.manifest
-    settings: PictureSettings = registry.method(manifest.method).parse_stored(manifest.config)
+    config = {**manifest.config, **manifest.facts.get(CORRECTIONS, {})}
+    settings: PictureSettings = registry.method(manifest.method).parse_stored(config)
     return replace(settings, masked=False, upright=False, hidden=False)
 
 
 def refit_options(old: Artefact) -> dict[str, Any]:
-    """Returns arguments of `fit` that make a model like a fitted one of other pictures."""
+    """Returns arguments of `fit` that make a model like a fitted one of other pictures, with its networks."""
     return {
+        "networks_of": old,
         "method": old.manifest.method,
         "settings": stored_settings(old),
         "samples": len(old.manifest.samples),

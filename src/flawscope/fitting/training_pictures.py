@@ -28,7 +28,7 @@ from flawscope.pictures.appearance import FeatureValues, measure_appearance
 from flawscope.pictures.channels import first_channels
 from flawscope.pictures.decoded import DecodedPictures
 from flawscope.pictures.decoding import PictureSource, error_reason, pixel_hash
-from flawscope.pictures.listing import refuse_masks, relative_names
+from flawscope.pictures.listing import picture_names, refuse_masks, relative_names
 from flawscope.pictures.masks import marks_most
 from flawscope.pictures.near_duplicates import Look
 from flawscope.pictures.units import group_numbers
@@ -67,7 +67,7 @@ class Reader:
     def __post_init__(self, pictures: DecodedPictures | None) -> None:
         self._lock = Lock()
         self.decoded = pictures or DecodedPictures(self.sources, self.preprocess.channels)
-        self.names = self.names or relative_names(self.sources)
+        self.names = picture_names(self.sources, self.names)
 
     @classmethod
     def of_model(

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flawscope.artefact.model_file import Artefact
+from flawscope.artefact.carried import carried_facts
+from flawscope.artefact.model_file import Artefact, Manifest
 from flawscope.artefact.parts import part_calibration, stored_part_pattern
 from flawscope.calibration import min_calibration_size
 from flawscope.calibration.goods import CALIBRATION, Picture, calibrate, judge, renumber
@@ -214,10 +215,7 @@ def _with_rows(predictor: Predictor, old: Artefact, rows: tuple[Picture, ...], l
         f"learnt from {pluralize(learnt, 'picture')}; the threshold comes from {threshold}: pictures "
         "that somebody chose do not show what good ones are like"
     )
-    made = Predictor(replace(predictor.artefact, manifest=manifest), predictor.session)
-    made = made.with_calibration(calibrate(rows, **how), note)
-    made.failures = predictor.failures
-    return made
+    return predictor.with_manifest(manifest).with_calibration(calibrate(rows, **how), note)
 
 
 # ------------------------------------------------------------------------------------------- other methods
@@ -281,14 +279,19 @@ def retrain_model(job: Job) -> list[Candidate]:
             **options | {"seen": [*seen_before, *seen] or 0},
         )
 
-    model = train("the model", check=job.check)
+    model = _with_choices(train("the model", check=job.check), old.manifest)
+    notes = list[str]()
     if lost_defects:
-        note = (
+        notes.append(
             f"{pluralize(lost_defects, 'known defect')} that the earlier model had learnt from "
             f"{'is' if lost_defects == 1 else 'are'} not in the folder any more, and not learnt"
         )
+    if model.failures:
+        unused = pluralize(len(model.failures), "picture")
+        notes.append(f"{unused} of the training not used, such as: {model.failures[0]}")
+    for note in notes:
         job.say(note)
-        model = model.with_calibration(model.calibration, note)
+    model = model.with_calibration(model.calibration, *notes)
     others = {
         fold: train(f"without part {fold + 1} of {FOLDS}", fold) for fold in sorted(set(folds.values()))
     }
@@ -302,6 +305,13 @@ def retrain_model(job: Job) -> list[Candidate]:
         return scored
 
     return [(model, scores)]
+
+
+def _with_choices(model: Predictor, old: Manifest) -> Predictor:
+    """The model with what people set in the one before that is no option of a fit."""
+    facts = {**carried_facts(old), **model.manifest.facts}
+    calibration = replace(model.calibration, outline=old.calibration.outline)
+    return model.with_manifest(replace(model.manifest, facts=facts, calibration=calibration))
 
 
 def _file_of(picture: ReviewedPicture) -> Path:

@@ -54,6 +54,9 @@ class Method:
         extends: pictures can be added to a fitted model (`--update`).
         predict_peak: predicts the peak memory of the process that fits, in bytes; None: unknown.
         options: flags of `flawscope fit` for its own settings.
+        create_like: builds an untrained detector of settings, `roi` and the tensors of a fitted model of the
+            same settings, with that model's pretrained networks. InputError where its file does not hold all
+            that a fit needs. None: `create` makes the same networks again, without a file of the user's.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Method:
     extends: bool = False
     predict_peak: Callable[[Any, Task], int] | None = None
     options: Sequence[Option] = ()
+    create_like: Callable[..., Detector] | None = None
 
     @property
     def learns_in_steps(self) -> bool:
@@ -91,6 +95,15 @@ class Method:
             if values.get(name, value) != value:
                 raise InputError(f"the model's {name} is {values[name]!r:.30}, which is gone: fit anew")
         return build_config(self.config, keep_known_settings(self.config, values))
+
+
+def not_in_model_error(setting: str, name: str) -> InputError:
+    """Makes the error for a fit by the options of a model that learnt with a file or a folder which its own
+    file does not hold, and which is not sought by its name."""
+    return InputError(
+        f"the model learnt with {name} ({setting}), which is not in its file: train it anew with "
+        f"`flawscope fit ... --set {setting}=PATH`"
+    )
 
 
 def deferred(where: str) -> Callable[..., Any]:

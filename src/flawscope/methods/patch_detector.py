@@ -4,7 +4,7 @@ its feature maps become patches (PatchCore, 3.1), and matrices from patches to p
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self, TypeVar, cast
 
 import torch
@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flawscope.methods.detector import Detector, fill_with_lowest, stored_region
-from flawscope.methods.features.backbone import Backbone, empty_backbone, load_backbone
+from flawscope.methods.features.backbone import Backbone, empty_backbone, load_backbone, stored_backbone
 from flawscope.methods.method import WeightsOrigin
 from flawscope.methods.settings import BranchSpec, PatchSettings
 
+PREFIXES = ("backbone.", "second_backbone.")  # of the backbones' tensors in a model file
 T = TypeVar("T")
 
 
@@ -246,13 +247,22 @@ class PatchDetector(Detector):
         return cls(config, loaded[0][0], roi, *(backbone for backbone, _ in loaded[1:])).eval(), origin
 
     @classmethod
+    def create_like(cls, config: Any, roi: Tensor | None, tensors: Mapping[str, Tensor]) -> Self:
+        """A detector that is not fitted, with the backbones of a fitted model of the same settings."""
+        described = zip(cls._backbones_of(config), PREFIXES, strict=False)
+        stored = [
+            stored_backbone(name, stages, size, tensors, prefix)
+            for (name, stages, size, _), prefix in described
+        ]
+        return cls(config, stored[0], roi, *stored[1:]).eval()
+
+    @classmethod
     def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
         typed = cls.METHOD.parse_stored(config)
         roi = stored_region(typed, tensors)
-        prefixes = "backbone.", "second_backbone."
         empty = [
             empty_backbone(name, stages, size, tensors, prefix)
-            for (name, stages, size, _), prefix in zip(cls._backbones_of(typed), prefixes, strict=False)
+            for (name, stages, size, _), prefix in zip(cls._backbones_of(typed), PREFIXES, strict=False)
         ]
         model = cls(typed, empty[0], roi, *empty[1:])
         model.fill(tensors)

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
-from flawscope.errors import InputError, join_names
+from flawscope.errors import InputError, check_one_each, join_names
 from flawscope.pictures.decoding import (
     OTHER_FILES,
     PICTURE_SUFFIXES,
@@ -336,6 +336,18 @@ def refuse_masks(sources: Sequence[PictureSource]) -> None:
     for mask, picture in find_masks(filter(is_picture, paths)).items():
         of = f"the mask of {picture}" if picture else "a mask"
         raise InputError(f"{mask} is {of}, no picture: leave masks out of the list, or give the folder")
+
+
+def picture_names(sources: Sequence[PictureSource], names: Sequence[str] = ()) -> list[str]:
+    """Names of pictures: those given, one each, or where none are given those of their files.
+
+    Raises:
+        InputError: there are more names than pictures, or fewer.
+    """
+    if not len(names):
+        return relative_names(sources)
+    check_one_each(len(sources), name=names)
+    return [*names]
 
 
 def relative_names(sources: Sequence[PictureSource]) -> list[str]:

@@ -107,7 +107,7 @@ class Predictor(AnyModel):
         failures: pictures that `fit` could not use, each with the reason.
     """
 
-    def __init__(self, artefact: Artefact, session: Session):
+    def __init__(self, artefact: Artefact, session: Session, failures: Sequence[str] = ()):
         wanted = artefact.manifest.preprocess.network_size
         if tuple(wanted) != tuple(session.size):
             raise InputError(
@@ -123,7 +123,7 @@ class Predictor(AnyModel):
         self.known_sizes = known_sizes(artefact.manifest.facts)
         self.mm_per_pixel = _stored_scale(artefact.manifest)
         self.size_bounds = SizeBounds.from_facts(artefact.manifest.facts)
-        self.failures: list[str] = []
+        self.failures = [*failures]
 
     @classmethod
     def opened(
@@ -326,7 +326,7 @@ class Predictor(AnyModel):
         facts = update_detection_facts(self.manifest.facts, calibration)
         notes = (*self.manifest.notes, *notes)
         manifest = replace(self.manifest, calibration=calibration, facts=facts, notes=notes)
-        return Predictor(replace(self.artefact, manifest=manifest), self.session)
+        return self.with_manifest(manifest)
 
     @property
     def suspects(self) -> tuple[Suspect, ...]:
@@ -340,21 +340,23 @@ class Predictor(AnyModel):
 
     def asking(self, *lines: str) -> Predictor:
         """Returns the model with further open questions."""
-        return self._like(replace(self.artefact, manifest=self.manifest.asking(*lines)))
+        return self.with_manifest(self.manifest.asking(*lines))
 
     def accept(self) -> Predictor:
         """Returns the model without open questions: somebody says that the pictures are good."""
-        return self._like(replace(self.artefact, manifest=self.manifest.accepted()))
+        return self.with_manifest(self.manifest.accepted())
 
-    def _like(self, artefact: Artefact) -> Predictor:
-        made = Predictor(artefact, self.session)
-        made.failures = self.failures
-        return made
+    def with_manifest(self, manifest: Manifest) -> Predictor:
+        """Returns the model with another manifest, and the same network and `failures`."""
+        return Predictor(replace(self.artefact, manifest=manifest), self.session, self.failures)
+
+    def with_failures(self, failures: Sequence[str]) -> Predictor:
+        """Returns the model that could not use these pictures, each with the reason."""
+        return Predictor(self.artefact, self.session, failures)
 
     def with_scale(self, mm_per_pixel: float) -> Predictor:
         """Returns the model of pictures whose pixels are so long, in millimetres: regions have sizes."""
-        manifest = replace(self.manifest, facts={**self.manifest.facts, SCALE: mm_per_pixel})
-        return Predictor(replace(self.artefact, manifest=manifest), self.session)
+        return self.with_manifest(replace(self.manifest, facts={**self.manifest.facts, SCALE: mm_per_pixel}))
 
     def with_rate(self, false_alarm_rate: Rate) -> Predictor:
         """Returns the model with another target false-alarm rate, 0.05 or "5%"."""

@@ -204,7 +204,7 @@ class LabelledRegions:
             )
         manifest = replace(predictor.manifest, kinds=classifier.kinds)
         tensors = {**predictor.artefact.tensors, "kinds": classifier.tensor}
-        model = type(predictor)(Artefact(manifest, tensors), predictor.session)
+        model = type(predictor)(Artefact(manifest, tensors), predictor.session, predictor.failures)
         return LearntKinds(model, notes, self.failures)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from flawscope.artefact.parts import check_whole_parts, part_calibration, stored_part_pattern
 from flawscope.calibration.goods import (
     CALIBRATION,
     Picture,
@@ -23,7 +24,7 @@ from flawscope.errors import ExcludedPictureError, InputError, join_names, plura
 from flawscope.pictures.appearance import APPEARANCE_KEY as APPEARANCE
 from flawscope.pictures.channels import first_channels
 from flawscope.pictures.decoding import PictureSource, error_reason, pixel_hash, source_name
-from flawscope.pictures.listing import relative_names
+from flawscope.pictures.listing import picture_names
 from flawscope.pictures.near_duplicates import Look
 from flawscope.pictures.units import find_new_parts
 from flawscope.predictor.streaming import stream_predictions
@@ -189,6 +190,9 @@ def recalibrate(
 ) -> Predictor:
     """Returns the model with thresholds from new good pictures (`Predictor.calibrate`). names: of the
     pictures, which tell their parts; by default those of their files."""
+    own = picture_names(good, names)
+    if (pattern := stored_part_pattern(predictor.manifest)) is not None:
+        check_whole_parts(part_calibration(predictor.manifest, pattern).views, pattern.parse_all(own))
     others = [row.forgotten() for row in predictor.manifest.pictures if row.learnt]
     how, before = predictor.manifest.preprocess, predictor.calibration
     judged = judge_good(predictor, good, but={row.hash for row in others}, step=step)
@@ -203,13 +207,13 @@ def recalibrate(
             "the parts of none of the good pictures are found in all light: fit with a smaller --light, or "
             "without --align"
         )
-    left_out, own = len(good) - len(every) - len(failures), relative_names(good)
+    left_out = len(good) - len(every) - len(failures)
     notes = [f"calibrated anew on {pluralize(len(usable), 'good picture')}"]
     if unlit:
         lost = join_names([own[picture.number] for picture in unlit])
         notes.append(f"parts lost in some light, and so counted as anomalous: {lost}")
     group = predictor.manifest.facts.get("group")
-    pictures = judged.rows(others, names or own, group, notes.append)
+    pictures = judged.rows(others, own, group, notes.append)
     if left_out:
         fitted = pluralize(left_out, "picture")
         notes.append(f"not calibrated with {fitted} that the model was fitted on, or copies")
@@ -235,6 +239,4 @@ def recalibrate(
     if appearance is not None:  # pictures like these are expected from now on
         facts[APPEARANCE] = appearance.widen(appearance.shifts(one.seen.measured) for one in usable).to_dict()
     manifest = replace(new.manifest, pictures=pictures, facts=facts).asking(*questions)
-    new = type(predictor)(replace(predictor.artefact, manifest=manifest), predictor.session)
-    new.failures = failures
-    return new
+    return new.with_manifest(manifest).with_failures(failures)

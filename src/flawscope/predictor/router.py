@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 from flawscope.artefact.certificate import Certificate
 from flawscope.artefact.model_file import unpack_images
-from flawscope.artefact.parts import stored_part_pattern
+from flawscope.artefact.parts import check_whole_parts, stored_part_pattern
 from flawscope.artefact.router_file import RouterArtefact
-from flawscope.calibration.parts import PartPattern
+from flawscope.calibration.goods import scored
+from flawscope.calibration.parts import PartPattern, View
 from flawscope.calibration.threshold import Rate
 from flawscope.errors import InputError, check_arguments
 from flawscope.pictures.decoding import PictureSource
+from flawscope.pictures.listing import relative_names
 from flawscope.predictor import Predictor
 from flawscope.predictor.any_model import AnyModel
 from flawscope.predictor.parts import PartCollector, RoutedParts, unknown_view_error
@@ -154,13 +156,40 @@ class Router(AnyModel):
 
     @check_arguments()
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the file, atomically: .safetensors, or .zip where it was exported."""
+        """Writes the file, atomically: .safetensors, or .zip where it was exported. InputError where it would
+        decide on no whole part, as `check_whole_parts`."""
+        self.check_whole_parts({})
         save_router(self.artefact, {name: one.session for name, one in self.products.items()}, path)
 
     def with_product(self, name: str, model: Predictor) -> Router:
         """Returns the router with another model of one of its products, such as one calibrated anew."""
         self.product(name)
         return Router(self._artefact, {**self.products, name: model}, self._describe)
+
+    def sort_by_view(self, pictures: Iterable[PictureSource]) -> dict[str, list[PictureSource]]:
+        """Sorts files by the view that their names tell. InputError where a name tells none that is known."""
+        found: dict[str, list[PictureSource]] = {}
+        for one in pictures:
+            found.setdefault(self._view(one), []).append(one)
+        return found
+
+    def check_whole_parts(self, new: Mapping[str, Sequence[PictureSource]]) -> None:
+        """Checks, for a model of views, that good parts with all views remain when views are calibrated anew.
+
+        Args:
+            new: good pictures of each view that is calibrated on them; the others keep theirs.
+
+        Raises:
+            InputError: no whole part would remain, or names tell no part.
+        """
+        if self.views is None:
+            return
+        names = {
+            view: [row.name for row in scored(one.manifest.pictures)] for view, one in self.products.items()
+        }
+        names |= {view: relative_names(pictures) for view, pictures in new.items()}
+        pictures = [View(self.views.parse_part(name), view) for view, of in names.items() for name in of]
+        check_whole_parts([*self.products], pictures)
 
     def with_rate(self, false_alarm_rate: Rate) -> Router:
         """Returns the router with another target false-alarm rate for all products, 0.05 or "5%"."""

@@ -30,7 +30,8 @@ def tolerator(model: Predictor | Router, tolerances: Tolerances) -> Tolerate:
     def tolerate(found: Prediction) -> Prediction:
         if not found.is_anomalous:
             return found
-        judging = model.products.get(found.product or "", next(iter(model.products.values())))
+        # of what shows none of the products, the nearest one's model made the map
+        judging = model.product("" if found.recognition is None else found.recognition.nearest)
         several = found.parts.numbers
         numbers = judging.valid_mask(found.geometry) if several is None else several
         return apply_tolerances(found, numbers, tolerances)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from numbers import Real
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +41,37 @@ Mask = NDArray[np.bool_]
 MAX_ENLARGEMENT, MAX_REDUCTION = 8, 1024
 
 
+class Correction(Protocol):
+    """Stage that changes the picture itself, before all others. Its answer is the same for a scene in 8, 12
+    or 16 bits or in floats: it goes by `divisor`, never by the type of the values."""
+
+    def __call__(self, picture: Raster, divisor: float, name: str) -> Raster:
+        """Corrects a picture.
+
+        Args:
+            picture: values of any type, of which 0 is black.
+            divisor: value that is white, whatever the type could hold; values above it are white, too.
+            name: for errors.
+
+        Returns:
+            A picture of the same size, with the same white.
+
+        Raises:
+            InputError: it cannot be corrected.
+        """
+
+    def mask(self, mask: Mask) -> Mask:
+        """Mask [H, W] of a picture as taken, as one of the corrected picture."""
+
+    def restored(
+        self, drawn: NDArray[Any], placed: Geometry, fill: float | None
+    ) -> tuple[NDArray[Any], Geometry]:
+        """Map of a corrected picture, and its place there, as of the picture as taken; fill: where the map
+        shows nothing; None: its middle value."""
+
+
 # Stages before sizes and tiles, by the keys of the fields and of the model file: a new one is a file, its
-# entry here and its field. Corrections change the picture itself, in this order, before all others.
+# entry here and its field. Corrections come in this order, before all others.
 LEARNT_STAGES: dict[str, Any] = {
     "normalization": Normalization,
     "reference": PoseReference,
@@ -77,7 +106,7 @@ class Preprocess:
       stretched, with what is around it; what lies outside of the picture is marked as padding. A part that
       is not found leaves the picture as it lies.
     - `several`: all parts in a picture are found; each is seen so, in tiles and in its light as well.
-    - `undistort`: pictures are undistorted first.
+    - `undistort`: pictures are undistorted first, in files of earlier versions.
     - `channels`: a picture has any number of channels, seen in views of one or three, judged together.
     """
 
@@ -151,7 +180,7 @@ class Preprocess:
         return [Light()] if self.normalization is None else light_variations(self.normalization.share)
 
     @cached_property
-    def corrections(self) -> list[Any]:
+    def corrections(self) -> list[Correction]:
         """Stages that change the picture itself."""
         return [stage for name in CORRECTIONS if (stage := getattr(self, name)) is not None]
 
@@ -256,17 +285,6 @@ class Preprocess:
         if self.channels is not None:
             picture = mean_channel(picture)
         return small_grey(*self._corrected(picture, "a picture"), side)
-
-    def upright(self, source: PictureSource) -> NDArray[Any]:
-        """Reads a picture and corrects it, as finding poses takes it. InputError as of `decode`."""
-        picture = np.asarray(self.decode(source))
-        return np.asarray(self.corrected(picture if self.channels is None else mean_channel(picture)))
-
-    def corrected(self, picture: Raster, name: str = "a picture") -> Raster:
-        """Corrects a decoded picture of any depth."""
-        for stage in self.corrections:
-            picture = stage(picture, name)
-        return picture
 
     def corrected_mask(self, mask: Mask) -> Mask:
         """Mask [H, W] of a picture as taken, as one of the corrected picture."""
@@ -402,7 +420,9 @@ class Preprocess:
     def _corrected(self, picture: Raster, name: str) -> tuple[Raster, float]:
         """Picture of the learnt depth, corrected, and the divisor of its values."""
         picture, divisor = self._at_learnt_depth(picture, name)
-        return self.corrected(picture, name), divisor
+        for correction in self.corrections:
+            picture = correction(picture, divisor, name)
+        return picture, divisor
 
     def _at_learnt_depth(self, picture: Raster, name: str) -> tuple[Raster, float]:
         """Picture with the depth of those that the model learnt from: the same picture gives the same view

@@ -1,4 +1,8 @@
-"""Undistorts pictures by the coefficients of their lens: Brown-Conrady, as OpenCV has it. Torch-free.
+"""Undistorts pictures by the coefficients of a lens, Brown-Conrady as OpenCV has it, for model files that
+hold some. Torch-free.
+
+No fit makes such a model any more: a camera's SDK or OpenCV straighten pictures before they are written.
+Files of format 5 may hold coefficients, and their pictures have to be seen as they were learnt.
 
 A pixel (u, v) of the undistorted picture, with x = (u - cx) / fx, y = (v - cy) / fy and r² = x² + y², shows
 the picture as taken at u' = fx x' + cx, v' = fy y' + cy, where
@@ -14,8 +18,6 @@ draws on that one, and masks and overlays lie on it.
 from __future__ import annotations
 
 import math
-import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -27,14 +29,12 @@ from PIL import Image
 
 from flawscope.errors import InputError
 from flawscope.pictures.arrays import picture_error
-from flawscope.pictures.text_files import load_yaml, read_text
 from flawscope.views.geometry import Geometry
 from flawscope.views.resampling import Raster, picture_size
 
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]
 _ROUNDS = 30  # of the fixed-point iteration that inverts the distortion
 _BLOCK = 1 << 18  # pixels that are sampled together
-_OPENCV = re.compile(r"!!opencv-matrix|^%YAML:1\.0\s*$", re.MULTILINE)  # which YAML itself does not know
 
 
 @dataclass(frozen=True)
@@ -61,35 +61,6 @@ class Undistortion:
         if min(self.fx, self.fy) <= 0:
             raise InputError(f"the lens has focal lengths {self.fx:g} and {self.fy:g}; they are above 0")
 
-    @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> Undistortion:
-        """Reads a YAML or JSON file: fx, fy, cx, cy and coefficients by name, or OpenCV's `camera_matrix` and
-        `distortion_coefficients` (k1, k2, p1, p2, k3); `image_width` and `image_height` if they are known.
-
-        Raises:
-            InputError: it cannot be read, or has other entries.
-        """
-        try:
-            data = load_yaml(_OPENCV.sub("", read_text(path)))
-            if "camera_matrix" in data:
-                (fx, _, cx), (_, fy, cy), _ = np.reshape(_entries(data["camera_matrix"]), (3, 3)).tolist()
-                numbers = _entries(data["distortion_coefficients"])
-                if any(numbers[5:]):
-                    raise InputError("a lens of more than five coefficients; calibrate with five")
-                values = dict(zip(("k1", "k2", "p1", "p2", "k3"), numbers, strict=False))
-                sizes = {side: data.get(f"image_{side}", 0) for side in ("width", "height")}
-                data = {"fx": fx, "fy": fy, "cx": cx, "cy": cy, **values, **sizes}
-            whole = ("width", "height")
-            return cls.from_dict({key: (int if key in whole else float)(one) for key, one in data.items()})
-        except InputError as error:  # a ValueError, too
-            raise InputError(f"{path}: {error}") from None
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror}") from None
-        except (ValueError, TypeError, KeyError, AttributeError):
-            raise InputError(
-                f"{path} describes no lens: give fx, fy, cx, cy and k1, k2, p1, p2, k3"
-            ) from None
-
     def to_dict(self) -> dict[str, Any]:
         """Returns values that JSON knows, for `from_dict`."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -107,9 +78,9 @@ class Undistortion:
     def _changes_nothing(self) -> bool:
         return not (self.k1 or self.k2 or self.p1 or self.p2 or self.k3)
 
-    def __call__(self, picture: Raster, name: str = "a picture") -> Raster:
-        """Undistorts a picture of any depth; edges are repeated. InputError where it has another size than
-        those of the lens."""
+    def __call__(self, picture: Raster, divisor: float, name: str = "a picture") -> Raster:
+        """Undistorts a picture of any depth, whatever value is white (`divisor`); edges are repeated.
+        InputError where it has another size than those of the lens."""
         height, width = picture_size(picture)
         if self.width and (width, height) != (self.width, self.height):
             raise picture_error(
@@ -176,11 +147,6 @@ class Undistortion:
         dy = self.p1 * (square + 2 * y * y) + 2 * self.p2 * x * y
         dx = 2 * self.p1 * x * y + self.p2 * (square + 2 * x * x)
         return radial, dy, dx
-
-
-def _entries(matrix: Any) -> list[float]:
-    """Entries of a matrix of OpenCV, or of nested lists."""
-    return [float(value) for value in np.ravel(matrix["data"] if isinstance(matrix, dict) else matrix)]
 
 
 @lru_cache(maxsize=2)  # 8 bytes a pixel each

@@ -48,6 +48,7 @@ from flawscope_station.sources.trigger import check_triggers as check_triggers
 from flawscope_station.sources.trigger import shoot as shoot
 from flawscope_station.store.database import StoreError as StoreError
 from flawscope_station.store.database import now as now
+from flawscope_station.store.inspection import Label as Label
 from flawscope_station.store.inspection import RefusalError as RefusalError
 from flawscope_station.store.inspection import make_label as make_label
 from flawscope_station.store.open_models import NoModelError as NoModelError

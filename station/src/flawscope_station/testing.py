@@ -150,8 +150,9 @@ def check_sink(
                 pictures = [_draw_png(rng, Path(folder)) for _ in range(3)]
                 sent = [Part(number, (Picture(one, "Größe 7.png"),), "http", "4711") for one in pictures]
                 for answer in station.inspector.submit_all(sent):
-                    station.store.add_verdict(number, answer.result(WAIT_TIMEOUT).number, "good", "anna")
-                    station.records.note_verdict(number)
+                    inspection = answer.result(WAIT_TIMEOUT).number
+                    station.store.add_verdict(number, inspection, "good", "anna")
+                    station.records.note_verdict(number, inspection)
                 _wait_for(lambda box=box: not box.waiting(), f"messages wait: {delivery.error}")  # type: ignore[misc]
                 testing.must(delivery.error is None, f"an error stays: {delivery.error}")
                 testing.must(box.refused == 0, "it refuses messages")

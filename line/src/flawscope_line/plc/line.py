@@ -28,6 +28,7 @@ from flawscope_line.plc.handshake import (
     outputs,
     step,
 )
+from flawscope_line.plc.signals import part_number
 from flawscope_station.plugins import (
     ANOMALOUS,
     CLOCK,
@@ -39,6 +40,7 @@ from flawscope_station.plugins import (
     BusyError,
     ConnectionContext,
     GuardedThread,
+    Label,
     LateError,
     ModelError,
     MonotonicClock,
@@ -135,7 +137,8 @@ class PlcLine:
             floor.addresses.address_id(product)
             for camera in self._cameras(product):
                 check_triggers(camera)
-            budgets[number] = min(floor.due(product) - self.clock.monotonic(), settings.deadline_seconds)
+            deadline = floor.deadline(product)
+            budgets[number] = settings.deadline_seconds if deadline is None else deadline
         self.rules = Rules(budgets, settings.watchdog_seconds)
         self._first = floor.addresses.address_id(next(iter(settings.recipes.values())))
         self.state = State(now=self.clock.monotonic())
@@ -221,15 +224,22 @@ class PlcLine:
             self._report_link()
         state = self.state
         if state.phase is Phase.DONE and state.answer is not None and self._trigger_time is not None:
-            missed, seconds = state.answer.code is Code.LATE, self.clock.monotonic() - self._trigger_time
-            recipe = state.triggered.recipe
-            product, budget = self.settings.recipes[recipe], self.rules.budgets[recipe]
-            self.floor.timing.note(product, seconds, missed=missed, budget=budget)
+            self._note_time(state.answer, self.clock.monotonic() - self._trigger_time)
             self._trigger_time = None
         left = state.due - self.clock.monotonic() if state.phase is Phase.BUSY else TICK
         with suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, min(transport.every, TICK, left))):
                 await self._changed.wait()
+
+    def _note_time(self, answer: Answer, seconds: float) -> None:
+        """Note how long an answer took from its trigger. A part that was refused at once, or that the camera
+        did not show, says nothing of how fast parts are judged."""
+        is_late = answer.code is Code.LATE
+        if answer.good is None and not is_late:
+            return
+        recipe = self.state.triggered.recipe
+        product, budget = self.settings.recipes[recipe], self.rules.budgets[recipe]
+        self.floor.timing.note(product, seconds, missed=is_late, budget=budget)
 
     def handle_inputs(self, plc: Inputs | None) -> Outputs:
         """Step the handshake, begin the inspections and loads that it requests, and return the outputs."""
@@ -287,8 +297,8 @@ class PlcLine:
             job, error = self._error
             known = error if job == state.job and error_code(error) is code else None
             word = "" if known else code.name.lower()
-            label = make_label(part, None).part
-            self.floor.refusals.note(product, known or FlawscopeError(word), label, word)
+            number = _label_of(part).part
+            self.floor.refusals.note(product, known or FlawscopeError(word), number, word)
 
     def _report_link(self) -> None:
         """Report whether the PLC is away: its transport is broken, or its heartbeat stood still."""
@@ -320,8 +330,8 @@ class PlcLine:
     async def _inspect_part(self, job: int, product: str, part: str, due: float) -> None:
         """Inspect the part that lies under the camera."""
         try:
-            label = make_label(part, None)
-            found = await shoot(self.floor, product, partial(self._cameras, product), label, due)
+            cameras = partial(self._cameras, product)
+            found = await shoot(self.floor, product, cameras, _label_of(part), due)
             answer = _answer_of_inspection(job, found)
         except Exception as error:
             self._error, answer = (job, error), Answer(job, None, error_code(error))
@@ -388,11 +398,16 @@ class PlcLine:
 
     def _find_fault(self, product: str) -> Code:
         try:
-            number = None if self.state.plc is None else make_label(self.state.plc.part, None).part
+            number = None if self.state.plc is None else _label_of(self.state.plc.part).part
             check_room(self.floor, product, number=number)
         except Exception as error:  # also of the disk: it says that no picture can be inspected
             return error_code(error)
         return Code.NONE
+
+
+def _label_of(part: str) -> Label:
+    """Return the label under which the part of a PLC's text is recorded."""
+    return make_label(part_number(part), None)
 
 
 def _answer_of_inspection(job: int, inspection: RecordedInspection | int) -> Answer:

@@ -24,7 +24,7 @@ from flawscope_line.plc import OpcUaSettings
 from flawscope_line.plc.brief_log import log_briefly
 from flawscope_line.plc.handshake import Inputs, Outputs
 from flawscope_line.plc.line import InputsHandler, TransportError
-from flawscope_line.plc.signals import NAMESPACE, OPC_UA_TYPES, PADDING, ROOT_NODE, TO_PLC, TO_STATION, Signal
+from flawscope_line.plc.signals import NAMESPACE, OPC_UA_TYPES, ROOT_NODE, TO_PLC, TO_STATION, Signal
 from flawscope_station.plugins import secret
 
 Nodes = dict[str, tuple[Node, ua.VariantType]]
@@ -81,7 +81,7 @@ class OpcUaServer:
     async def _take_inputs(self) -> None:
         """Handle what a client has written."""
         values = {name: await node.read_value() for name, (node, _) in self._inputs.items()}
-        self._last_inputs = Inputs(**{**values, "part": (values["part"] or "").strip(PADDING)})
+        self._last_inputs = Inputs(**{**values, "part": values["part"] or ""})
         await self.exchange()
 
     async def exchange(self) -> None:

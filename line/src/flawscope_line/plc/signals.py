@@ -23,7 +23,7 @@ OPC_UA_TYPES = {
 WRITTEN = {"text": "; Latin-1, two letters in a register, the first one high"}
 WRITTEN |= dict.fromkeys(("real", "long"), "; 32 bits, high word first")
 MAX_PART_LENGTH = 32  # of a part's number
-PADDING = " \t\r\n\0"  # around a part's number
+PADDING = " \t\r\n"  # around a part's number
 NAMESPACE = "urn:flawscope:plc"
 ROOT_NODE = "Flawscope"  # object of the nodes
 
@@ -111,12 +111,18 @@ def unpack(words: Sequence[int], signals: Sequence[Signal]) -> dict[str, Any]:
             shifted = registers[0] >> (signal.bit or 0) & MASKS[signal.kind]
             values[signal.name] = bool(shifted) if signal.kind == "bit" else shifted
         elif signal.kind == "text":
-            values[signal.name] = data.split(b"\0")[0].decode("latin-1").strip(PADDING)
+            values[signal.name] = data.decode("latin-1").rstrip("\0")  # `pack` fills them up again
         elif signal.kind == "real":
             values[signal.name] = struct.unpack(">f", data)[0]
         else:
             values[signal.name] = int.from_bytes(data)
     return values
+
+
+def part_number(text: str) -> str:
+    """Return the number that is meant by a PLC's text of a part, which ends at NUL and may be padded. The PLC
+    gets the text itself back, byte for byte: it may compare it."""
+    return text.partition("\0")[0].strip(PADDING)
 
 
 def signals_csv(inputs: int = 0, outputs: int = 100) -> str:

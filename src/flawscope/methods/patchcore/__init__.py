@@ -98,6 +98,7 @@ METHOD = Method(
     presets=PRESETS,
     create=deferred("flawscope.methods.patchcore.model:Model.create"),
     rebuild=deferred("flawscope.methods.patchcore.model:Model.rebuild"),
+    create_like=deferred("flawscope.methods.patchcore.model:Model.create_like"),
     fit=deferred("flawscope.methods.patchcore.fit:fit"),
     finds_suspects=True,
     extends=True,

@@ -14,10 +14,11 @@ const station = (() => {
   const time = (iso) => clock.format(new Date(iso));
 
   class Refused extends Error {
-    constructor(status, text, code = "") {
+    constructor(status, text, answer = {}) {
       super(text);
       this.status = status; // 0: no answer at all
-      this.code = code;
+      this.code = answer.code ?? "";
+      this.answer = answer;
     }
   }
 
@@ -30,7 +31,7 @@ const station = (() => {
     try {
       const answer = await fetch(path.startsWith("/api/") ? path : `${page.api}${path}`, { method, headers, body: body && JSON.stringify(body), signal: stop.signal });
       const found = await answer.json().catch(() => ({}));
-      if (!answer.ok) throw new Refused(answer.status, found.error ?? `HTTP ${answer.status}`, found.code);
+      if (!answer.ok) throw new Refused(answer.status, found.error ?? `HTTP ${answer.status}`, found);
       return found;
     } catch (error) {
       throw error instanceof Refused ? error : new Refused(0, t("common.lost"));

@@ -2,9 +2,11 @@
 (() => {
   const { byId, page, t, count, number, api, say, picture, called, noticed, loaded, pressed, toggle, keys } = station;
   const AHEAD = 6; // pictures that are loaded before their turn
-  const ENOUGH = 20; // of the queue at a time
+  const ENOUGH = 6; // of the queue at a time: they are lent to this page, and others wait for theirs
   const AGAIN = 3000; // ms between two looks at an empty queue
-  const READER = Math.random().toString(36).slice(2); // this page: others are given other pictures
+  // This page, also after a reload: others are given other pictures
+  const reader = (page.reader = sessionStorage.getItem("reader") ?? Math.random().toString(36).slice(2));
+  sessionStorage.setItem("reader", reader);
   const only = page.data.only;
 
   let queue = only ? [only] : []; // what waits, oldest first; the first one is shown
@@ -46,7 +48,7 @@
         seen.clear(); // what others put back, and what was passed, comes again
         newest = 0;
       }
-      const { inspections, waiting } = await api(`/review?limit=${ENOUGH}&reader=${READER}${newest ? `&after=${newest}` : ""}`);
+      const { inspections, waiting } = await api(`/review?limit=${ENOUGH}&reader=${reader}${newest ? `&after=${newest}` : ""}`);
       if (before === done) left = waiting; // else it was counted before the last verdicts
       known = true;
       const empty = !queue.length;
@@ -54,6 +56,7 @@
         newest = Math.max(newest, item.id);
         if (seen.has(item.id) || outbox.has(item.id)) continue;
         seen.add(item.id);
+        outbox.note(item);
         queue.push(item);
         history = history.filter((one) => one.verdict || one.item.id !== item.id);
       }
@@ -120,8 +123,9 @@
   const seeing = () => Boolean(queue[0]) && byId("layers").dataset.id === String(queue[0].id);
 
   function finished() {
-    const more = !only && (!known || left > 0); // they are on their way
-    byId("end-title").textContent = t(only ? "review.only_done" : more ? "review.coming" : "review.empty");
+    const more = !only && (!known || left > 0); // they are on their way, or others have them
+    const coming = known && outbox.empty() ? "review.with_others" : "review.coming";
+    byId("end-title").textContent = t(only ? "review.only_done" : more ? coming : "review.empty");
     byId("end-words").hidden = Boolean(only) || more;
     byId("layers").replaceChildren();
     if (document.activeElement === document.body) byId("end-title").focus({ preventScroll: true });
@@ -296,6 +300,11 @@
     () => {},
     () => fill(),
   );
+  if (only) outbox.note(only);
+  if (!page.data.done) {
+    addEventListener("pagehide", () => navigator.sendBeacon(`${page.api}/review/release?reader=${reader}`)); // others may have them
+    addEventListener("pageshow", ({ persisted }) => persisted && location.reload());
+  }
   show();
   progress();
   fill();

@@ -212,15 +212,20 @@ class Client:
         note: str = "",
         product: str | None = None,
         kind: str = "",
+        replaces: int | None = None,
     ) -> Inspection:
-        """Give a verdict on an inspection.
+        """Give a verdict on an inspection. RefusedError where another person's verdict would be replaced.
 
         Args:
             mask: [H, W] bool at the picture's size, True where the defect is.
             kind: of the defect.
+            replaces: `verdict_id` of the inspection as it was seen, 0 where it had none; None: one's own
+                verdict, or none.
         """
         drawn = None if mask is None else encode_mask(mask)
-        body = {"verdict": verdict, "mask": drawn, "note": note, "kind": kind}
+        body: dict[str, Any] = {"verdict": verdict, "mask": drawn, "note": note, "kind": kind}
+        if replaces is not None:
+            body["replaces"] = replaces
         path = f"{self._path(product)}/inspections/{number:d}/verdict"
         headers = {"Idempotency-Key": uuid.uuid4().hex}  # a verdict recorded twice must be undone twice
         return parse(Inspection, self._call("POST", path, json=body, headers=headers))

@@ -123,6 +123,11 @@ class ConnectionContext:
             )
         return [by_view[view] for view in views]
 
+    def deadline(self, name: str) -> float | None:
+        """Return the seconds in which the settings of a product want its parts answered; None: they name
+        none."""
+        return self.addresses.configured[self.addresses.configured_name(name)].deadline
+
     def due(self, name: str, deadline: int | None = None, since: float | None = None) -> float:
         """Return when an answer must be there, as `time.monotonic` counts.
 
@@ -130,8 +135,7 @@ class ConnectionContext:
             deadline: milliseconds; None: as the settings of the product say, which may be never.
             since: when the request came; None: now.
         """
-        product = self.addresses.configured[self.addresses.configured_name(name)]
-        seconds = product.deadline if deadline is None else deadline / 1000
+        seconds = self.deadline(name) if deadline is None else deadline / 1000
         since = time.monotonic() if since is None else since
         return math.inf if seconds is None else since + seconds
 

@@ -98,7 +98,8 @@ MAX_LEASES = 5000  # pictures that are remembered
 
 class ReviewLeases:
     """Pictures that are leased to reviewers, so that no two judge the same one. Thread-safe. A reader is an
-    open page: a person may have two."""
+    open page: a person may have two. A lease ends with a verdict, when its reader goes, and some minutes
+    after the reader's last verdict."""
 
     def __init__(self) -> None:
         self._clock = time.monotonic
@@ -116,6 +117,28 @@ class ReviewLeases:
         with self._lock:
             self._drop_expired()
             return [number for number, (who, _) in self._leases.items() if who != reader]
+
+    def leased_to(self, reader: str) -> set[int]:
+        """Return the pictures that are leased to a reader."""
+        with self._lock:
+            self._drop_expired()
+            return {number for number, (who, _) in self._leases.items() if who == reader}
+
+    def end(self, number: int) -> None:
+        """End the lease of a picture, which is decided."""
+        with self._lock:
+            self._leases.pop(number, None)
+
+    def release(self, reader: str) -> None:
+        """End all leases of a reader, who goes."""
+        with self._lock:
+            for number in self.leased_to(reader):
+                del self._leases[number]
+
+    def renew(self, reader: str) -> None:
+        """Begin the time of a reader's leases anew."""
+        with self._lock:
+            self.lease(reader, self.leased_to(reader))
 
     def lease(self, reader: str, numbers: Iterable[int]) -> None:
         """Lease pictures to a reader from now on."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from flawscope_station.core.connections import ConnectionContext
@@ -43,19 +43,37 @@ class Records:
             return trends(self.store.database, product_id, since, until)
 
     def waiting(self, product_id: int, limit: int = 20, after: int = 0, reader: str = "") -> dict[str, Any]:
-        """Return inspections to be reviewed, and lease them to a reader; "": to nobody."""
+        """Return inspections to be reviewed, and lease them to a reader; "": to nobody. Those that are leased
+        to others are left out. Of the last ones a reader gets half, so that there is work for the next."""
         if not reader:
             return self.store.waiting(product_id, limit, after)
         with self._leases.choosing():
-            last = self._leases.leased_to_others(reader)
-            page = self.store.waiting(product_id, limit, after, last)
-            self._leases.lease(reader, (inspection["id"] for inspection in page["inspections"]))
+            others, own = self._leases.leased_to_others(reader), self._leases.leased_to(reader)
+            page = self.store.waiting(product_id, 2 * limit, after, others)
+            page["inspections"] = _fair_share(page["inspections"], own, limit)
+            new = [one["id"] for one in page["inspections"] if one["id"] not in own]
+            self._leases.lease(reader, new)
         return page
 
-    def note_verdict(self, product_id: int) -> None:
-        """Tell those who wait for a verdict."""
+    def release(self, reader: str) -> None:
+        """Give what is leased to a reader to others."""
+        self._leases.release(reader)
+
+    def note_verdict(self, product_id: int, number: int, reader: str = "") -> None:
+        """Tell those who wait for a verdict, and end the lease of the inspection. reader: who gave it."""
+        self._leases.end(number)
+        if reader:
+            self._leases.renew(reader)
         for tell in self.on_verdict:
             tell(product_id)
+
+
+def _fair_share(waiting: list[dict[str, Any]], own: Collection[int], limit: int) -> list[dict[str, Any]]:
+    """Return the inspections that a reader gets, in their order: those of `own`, and of the others at most
+    half, rounded up. waiting: up to twice as many as the limit."""
+    free = [one["id"] for one in waiting if one["id"] not in own]
+    given = {*own, *free[: -(-len(free) // 2)]}
+    return [one for one in waiting if one["id"] in given][:limit]
 
 
 class Overview:

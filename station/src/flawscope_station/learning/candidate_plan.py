@@ -81,9 +81,9 @@ def reason_not_to_learn(active: ActiveVersion | None, learn: LearningSettings, h
             "a training needs the pictures that the model was fitted on: name their folder as "
             "`learn: pictures` of the product"
         )
-    if active.is_trained or not active.extends:
+    if active.is_trained or (how != "retrained" and not active.extends):
         return None
-    if learn.trained is None:
+    if active.extends and learn.trained is None:
         return (
             f"version {active.number} is an export: name the trained model as `learn: trained` of the product"
         )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from pydantic import BaseModel, Field
-from sqlalchemy import Connection, Row, case, delete, func, select, update
+from sqlalchemy import Connection, Row, delete, func, select, update
 
 from flawscope_station.learning.process import STEP_SECONDS, JobFunction, StoppedError, Worker
 from flawscope_station.monitoring.background import BackgroundThread
@@ -18,8 +18,8 @@ from flawscope_station.store.database import Database, StoreError, now
 from flawscope_station.store.records import add_event, fetch_row
 from flawscope_station.store.schema import IS_UNFINISHED, QUEUED, RUNNING, jobs, products, verdicts
 
-# kinds: a version from corrections, the model of a new product, what more pictures would bring to it
-CORRECTIONS, FIT, CURVE = "corrections", "fit", "curve"
+# kinds: a version from corrections, the model of a new product
+CORRECTIONS, FIT = "corrections", "fit"
 READY, LIVE, STOPPED, REJECTED, FAILED, REMOVED = "ready", "live", "stopped", "rejected", "failed", "removed"
 UNFINISHED, UNUSED = (QUEUED, RUNNING), (READY, REJECTED)
 MAX_JOBS = 1000  # of a product, that became no version: older ones are removed
@@ -121,14 +121,12 @@ class Jobs:
             return *connection.execute(active).one(), *map(tuple, connection.execute(latest))
 
     def next_unfinished(self) -> Row[Any] | None:
-        """Return the oldest job that is to be made, or that was being made when something ended it; curves
-        come last."""
-        last = case((jobs.c.kind == CURVE, 1), else_=0)
-        return self.database.row(select(jobs).where(IS_UNFINISHED).order_by(last, jobs.c.id).limit(1))
+        """Return the oldest job that is to be made, or that was being made when something ended it."""
+        return self.database.row(select(jobs).where(IS_UNFINISHED).order_by(jobs.c.id).limit(1))
 
     def before(self, number: int) -> int:
         """Count the models that are made before this one."""
-        ours = IS_UNFINISHED, jobs.c.id < number, jobs.c.kind != CURVE
+        ours = IS_UNFINISHED, jobs.c.id < number
         with self.database.reading() as connection:
             return int(connection.execute(select(func.count()).where(*ours)).scalar_one())
 
@@ -155,6 +153,10 @@ class Jobs:
     def of_draft(self, name: str) -> Row[Any] | None:
         """Return the fit of a new product; None: there is none."""
         return self.database.row(select(jobs).where(jobs.c.draft == name, jobs.c.kind == FIT))
+
+    def forget(self, number: int) -> None:
+        """Remove a job."""
+        self.database.change(delete(jobs).where(jobs.c.id == number))
 
     def forget_draft(self, name: str) -> None:
         """Remove the jobs of a new product."""
@@ -202,11 +204,8 @@ class JobQueue(BackgroundThread):
         self.worker.close()
 
     def add(self, kind: str, who: str, facts: Mapping[str, Any], **of: Any) -> int:
-        """Queue a job, as `Jobs.add`; a curve that is being made waits for it."""
+        """Queue a job, as `Jobs.add`."""
         number = self.jobs.add(kind, who, facts, **of)
-        with self._lock:
-            if self._current is not None and self._current.kind == CURVE != kind:
-                self.worker.stop()
         self.wake()
         return number
 
@@ -259,6 +258,8 @@ class JobQueue(BackgroundThread):
             self._make(row)
 
     def _make(self, row: Row[Any]) -> None:
+        if row.kind not in self.makers:  # queued by an earlier version of the station
+            return self.jobs.forget(row.id)
         with self._lock:
             self._current = row
         try:

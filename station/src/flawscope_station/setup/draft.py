@@ -306,7 +306,7 @@ class Draft:
 def describe_result(result: Mapping[str, Any]) -> dict[str, Any]:
     """Return a result with `shown`: found and all simulated defects, and the 95 % interval of their share, by
     size; empty where too few of a size were tried."""
-    tried = result.get("tested") or result["found"]  # half of the pictures leave more to try them on
+    tried = result["found"]
     intervals = {size: rates.found_interval(*counts) for size, counts in tried.items()}
     shown = {size: [*tried[size], *ends] for size, ends in intervals.items() if ends is not None}
     return {**result, "shown": shown if len(shown) == len(tried) else {}}

@@ -19,7 +19,7 @@ from flawscope.artefact import tried
 from flawscope.errors import InputError, message_with_type, suggest_name
 from flawscope.methods import conflicts, registry
 from flawscope_station.inspecting.capacity import MemoryBudget, Turns
-from flawscope_station.learning.jobs import CURVE, FAILED, FIT, READY, STOPPED, UNFINISHED, JobQueue
+from flawscope_station.learning.jobs import FAILED, FIT, READY, STOPPED, UNFINISHED, JobQueue
 from flawscope_station.learning.process import STEP_SECONDS, TRIAL_NICENESS, StoppedError, Worker
 from flawscope_station.monitoring.background import BackgroundThread
 from flawscope_station.settings.station import Limits, check_product_name, find_namesake
@@ -81,7 +81,7 @@ class Drafts:
         self._lock = threading.RLock()
         self._trials = Turns(1, MAX_TRIALS)
         self._ended_search = 0  # job whose search for settings a person has stopped
-        queue.makers |= {FIT: self._fit, CURVE: self._measure_curve}
+        queue.makers[FIT] = self._fit
 
     def _load_draft(self, name: str) -> Draft:
         draft = Draft(self.files, name, self.limits, self.memory)
@@ -272,26 +272,6 @@ class Drafts:
             draft.change(result={**found, **of})
             self.jobs.change(row.id, READY)
         self.say(f"new product {draft.name}: {READY}")
-        if found["found"] and given.get("minutes") is None:
-            self.queue.add(CURVE, row.who, {}, draft=draft.name)
-
-    def _measure_curve(self, row: Row[Any]) -> None:
-        """Find out what more pictures would bring, of a result that is still that of the pictures."""
-        draft = self._drafts.get(row.draft)
-        if draft is not None and (result := draft.result) and result["learns_from"] == draft.pictures():
-            given = dict(result["options"])
-            if given.pop("auto", None) is not None:
-                given |= result["search"]["options"]
-            try:
-                found = self._run(draft, CURVE, given)
-            except (StoppedError, StoreError):
-                raise
-            except Exception:
-                found = {"curve": {}}  # there is none
-            with self._lock:
-                if draft.result is result and draft.name in self._drafts:
-                    draft.change(result={**result, **found})
-        self.jobs.change(row.id, READY)
 
     # ---- trying
 

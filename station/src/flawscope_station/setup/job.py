@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flawscope.artefact import tried
-from flawscope_station.learning.jobs import CURVE, FIT
+from flawscope_station.learning.jobs import FIT
 from flawscope_station.learning.process import ProgressCallback
 
 UNUSUAL_COUNT = 8  # good pictures that look most unlike the others
@@ -21,7 +21,7 @@ def run_job(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     """Run a job and return its results.
 
     Args:
-        job: `do`: fit, curve or try; `threads`, `device`; the other keys as the functions below use them.
+        job: `do`: fit or try; `threads`, `device`; the other keys as the functions below use them.
 
     Raises:
         InputError: it cannot be done.
@@ -29,7 +29,7 @@ def run_job(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(job["threads"])
-    return {FIT: _fit, CURVE: _learning_curve, "try": _try}[job["do"]](job, step)
+    return {FIT: _fit, "try": _try}[job["do"]](job, step)
 
 
 def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
@@ -176,20 +176,6 @@ def _draw_examples(predictor: Any, folder: Path, step: ProgressCallback) -> list
         (folder / name).write_bytes(encode_webp(example.picture))
         found.append({"file": name, "size": example.size, "found": example.is_found})
     return sorted(found, key=lambda one: one["found"])
-
-
-def _learning_curve(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
-    """Measure what more pictures bring (`flawscope.fitting.learning_curve`)."""
-    from flawscope import fitting
-
-    curve = fitting.learning_curve(Path(job["pictures"]), job["given"], job["device"], step)
-    if curve is None:
-        return {"curve": {}, "enough": None, "tested": {}}
-    return {
-        "curve": {str(number): share for number, share in curve.figures.items()},
-        "enough": curve.enough,
-        "tested": {size: [*counts] for size, counts in curve.tested.items()},
-    }
 
 
 def _try(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:

@@ -54,6 +54,7 @@ EXAMPLE: dict[str, Any] = {
         {"box": [120.0, 80.0, 168.0, 131.0], "area": 1730.0, "peak": 21.7, "centroid": [143.9, 104.2]}
     ],
     "verdict": None,
+    "verdict_id": None,
     "verdict_at": None,
     "verdict_by": None,
     "note": "",
@@ -116,6 +117,7 @@ class Inspection(BaseModel):
     severity: float
     score_threshold: float
     verdict: Literal["good", "defect"] | None = Field(description="what a person said")
+    verdict_id: int | None = Field(None, description="its number, as `replaces` of a later verdict names it")
     verdict_at: Time | None
     verdict_by: str | None
     note: str

@@ -78,6 +78,30 @@ class NotFoundError(InputError):
     status, code = 404, "not_found"
 
 
+class DecidedError(InputError):
+    """Another verdict holds than the one that is to be replaced: whoever gives this one decides anew.
+
+    Attributes:
+        details: the verdict that holds, as the API tells it; each None where none holds any more.
+    """
+
+    status, code = 409, "decided"
+
+    def __init__(self, number: int, held: Row[Any] | None):
+        names = ("verdict_id", "verdict", "by", "at")
+        if held is None:
+            text = f"inspection {number} has no verdict any more: send replaces=0 to give one"
+            self.details: dict[str, Any] = dict.fromkeys(names)
+        else:
+            said = held.id, held.verdict, held.who, iso(held.at)
+            text = (
+                f"{held.who} said {held.verdict} on inspection {number} already: send replaces={held.id} to "
+                "replace it"
+            )
+            self.details = dict(zip(names, said, strict=True))
+        super().__init__(text)
+
+
 class PictureRecord(NamedTuple):
     """Picture of an inspection. removed_at: microseconds since 1970; None while the file is there. tolerated:
     the part is within tolerance."""
@@ -276,22 +300,20 @@ class Store:
             }
 
     def waiting(
-        self, product_id: int, limit: int, after: int = 0, last: Sequence[int] = ()
+        self, product_id: int, limit: int, after: int = 0, without: Sequence[int] = ()
     ) -> dict[str, Any]:
         """Oldest inspections that wait for a review, and the number of all that wait.
 
         Args:
             after: number of an inspection; later ones are returned.
-            last: numbers of inspections that are returned only where there are no others.
+            without: numbers of inspections that are not returned.
         """
         where = inspections.c.product_id == product_id, IS_WAITING
         query = (
             inspection_query().where(*where, inspections.c.id > after).order_by(inspections.c.id).limit(limit)
         )
         with self.database.reading() as connection:
-            rows = connection.execute(query.where(inspections.c.id.not_in(last))).all()
-            if not rows and last:
-                rows = connection.execute(query).all()
+            rows = connection.execute(query.where(inspections.c.id.not_in(without))).all()
             count = _waiting_count(connection, product_id)
             return {"inspections": describe_inspections(connection, rows), "waiting": count}
 
@@ -359,6 +381,7 @@ class Store:
         note: str = "",
         key: str | None = None,
         kind: str = "",
+        replaces: int | None = None,
     ) -> dict[str, Any]:
         """Record a person's verdict on an inspection; `undo` takes the last verdict back.
 
@@ -366,25 +389,17 @@ class Store:
             mask: hash of the file that holds the mask.
             key: the sender's. A verdict is recorded once under its key.
             kind: of the defect, as the person names it; empty: not said.
+            replaces: number of the verdict that the person saw there, 0 for none; None: the person's own, or
+                none.
 
         Raises:
             NotFoundError: there is no such inspection.
+            DecidedError: another verdict holds than the one that is replaced.
             KeyUsedError: the key was used for another verdict.
             InputError: the verdict is unknown, there is none to take back, the note is too long, the kind is
                 no name or not of a defect, or the inspection shows a challenge part.
         """
-        if verdict not in (GOOD, DEFECT, SKIP, UNDO):
-            raise InputError(f"{verdict!r:.40} is not a verdict: good, defect, skip or undo")
-        note = "".join(c for c in note if c == "\n" or unicodedata.category(c)[0] != "C")
-        if len(note) > MAX_NOTE_LENGTH:
-            raise InputError(f"the note has {len(note)} characters; {MAX_NOTE_LENGTH} at most")
-        kind = kind.strip()
-        if kind and (len(kind) > MAX_KIND_LENGTH or not kind.isprintable()):
-            raise InputError(
-                f"kind={kind!r:.60} has not 1 to {MAX_KIND_LENGTH} characters that can be printed"
-            )
-        if kind and verdict != DEFECT:
-            raise InputError(f"kind={kind!r:.60} is of a defect: leave it out of the verdict {verdict}")
+        content = _verdict_content(verdict, mask, note, kind)
         with self._verdict_lock, self.database.writing() as connection:
             query = select(inspections).filter_by(product_id=product_id, id=number).with_for_update()
             row = connection.execute(query).one_or_none()
@@ -392,10 +407,11 @@ class Store:
                 raise NotFoundError(f"there is no inspection {number}")
             if row.purpose != PRODUCTION:
                 raise InputError(f"inspection {number} shows a challenge part, whose answer is known")
-            content = {"verdict": verdict, "mask": mask, "note": note, "kind": kind or None}
             if key is None or not _is_repeated(connection, number, key, content):
-                if verdict == UNDO and not last_verdicts(connection, [number]).get(number):
+                last = last_verdicts(connection, [number]).get(number)
+                if verdict == UNDO and last is None:
                     raise InputError(f"inspection {number} has no verdict to take back")
+                _check_replaced(number, last, who, replaces)
                 values = {
                     **content,
                     "inspection_id": number,
@@ -405,7 +421,8 @@ class Store:
                     "key": key,
                 }
                 connection.execute(verdicts.insert().values(values))
-                add_event(connection, VERDICT_EVENT, who, f"{verdict} on inspection {number}", product_id)
+                text = f"{verdict} on inspection {number}{_replaced_text(verdict, last)}"
+                add_event(connection, VERDICT_EVENT, who, text, product_id)
                 _apply_verdicts(connection, row)
             rows = connection.execute(inspection_query().where(inspections.c.id == number)).all()
             return describe_inspections(connection, rows)[0]
@@ -476,6 +493,40 @@ def add_event(
 
 
 # --------------------------------------------------------------------------------------------------- verdicts
+
+
+def _verdict_content(verdict: str, mask: str | None, note: str, kind: str) -> dict[str, Any]:
+    """Check what a person says; return it by column of `verdicts`. InputError."""
+    if verdict not in (GOOD, DEFECT, SKIP, UNDO):
+        raise InputError(f"{verdict!r:.40} is not a verdict: good, defect, skip or undo")
+    note = "".join(c for c in note if c == "\n" or unicodedata.category(c)[0] != "C")
+    if len(note) > MAX_NOTE_LENGTH:
+        raise InputError(f"the note has {len(note)} characters; {MAX_NOTE_LENGTH} at most")
+    kind = kind.strip()
+    if kind and (len(kind) > MAX_KIND_LENGTH or not kind.isprintable()):
+        raise InputError(f"kind={kind!r:.60} has not 1 to {MAX_KIND_LENGTH} characters that can be printed")
+    if kind and verdict != DEFECT:
+        raise InputError(f"kind={kind!r:.60} is of a defect: leave it out of the verdict {verdict}")
+    return {"verdict": verdict, "mask": mask, "note": note, "kind": kind or None}
+
+
+def _check_replaced(number: int, last: Row[Any] | None, who: str, replaces: int | None) -> None:
+    """Raise DecidedError where a verdict would replace another one than its giver knows of. The inspection is
+    locked, so that of two verdicts at the same moment the second sees the first. A skip decided nothing."""
+    held = None if last is None or last.verdict == SKIP else last
+    if replaces is None:
+        is_expected = held is None or held.who == who
+    else:
+        is_expected = replaces == (0 if held is None else held.id)
+    if not is_expected:
+        raise DecidedError(number, held)
+
+
+def _replaced_text(verdict: str, last: Row[Any] | None) -> str:
+    """Return what the audit says of the verdict that another one replaces, or takes back."""
+    if last is None:
+        return ""
+    return f", {'takes back' if verdict == UNDO else 'replaces'} {last.verdict} by {last.who}"
 
 
 def _is_repeated(connection: Connection, number: int, key: str, content: dict[str, Any]) -> bool:
@@ -607,6 +658,7 @@ def _describe(
         "picture": None if row.removed_at else row.picture,
         "decision": decision_of(row),
         "near": bool(row.near),
+        "verdict_id": last.id if last and row.verdict else None,
         "verdict_at": iso(last.at) if last and row.verdict else None,
         "verdict_by": last.who if last and row.verdict else None,
         "note": last.note if last else "",

@@ -320,7 +320,7 @@ jobs = Table(
     "jobs",
     metadata,
     _id_column(),
-    Column("kind", String(12), nullable=False),  # corrections, fit, curve
+    Column("kind", String(12), nullable=False),  # corrections, fit
     Column("product_id", Key, ForeignKey("products.id")),  # NULL: of a new product
     Column("draft", String(64)),  # name of the new product
     Column("start_version_id", Key, ForeignKey("versions.id")),  # that it is made from

@@ -111,6 +111,12 @@ def key_header_schema(effect: str) -> list[dict[str, Any]]:
     ]
 
 
+Reader = Annotated[
+    str,
+    Query(
+        max_length=64, description="page or program that reviews, of several at a time: any text of its own"
+    ),
+]
 Operator = Annotated[Person, Depends(require_role(OPERATOR))]
 Engineer = Annotated[Person, Depends(require_role(ENGINEER))]
 
@@ -267,7 +273,7 @@ def mask(product_id: ProductId, number: int, renderer: RendererDep) -> Response:
 @product_router.post(
     "/inspections/{number}/verdict",
     response_model=Inspection,
-    responses=refusals(409),
+    responses={409: {"model": schemas.DecidedRefusal}},
     openapi_extra={"parameters": key_header_schema("is one verdict")},
 )
 def decide(
@@ -281,8 +287,10 @@ def decide(
     settings: SettingsDep,
     metrics: MetricsDep,
     person: Operator,
+    reader: Reader = "",
 ) -> Any:
-    """Give a verdict on an inspection; `undo` takes the last verdict back."""
+    """Give a verdict on an inspection; `undo` takes the last verdict back. 409: somebody else decided
+    meanwhile; the answer says who and what, and the same with `replaces` replaces it."""
     store, number, key = records.store, valid_id_or_zero(number), uploads.idempotency_key(request)
     mask_hash = None
     if verdict.mask is not None:
@@ -290,12 +298,14 @@ def decide(
         mask_hash = files.keep(MASKS, mask, MASK_SUFFIX, hold=True)
     try:
         details = verdict.verdict, person.name, mask_hash, verdict.note, key and f"{HTTP_PREFIX}{key}"
-        inspection = store.add_verdict(product_id, number, *details, kind=verdict.kind)
+        inspection = store.add_verdict(
+            product_id, number, *details, kind=verdict.kind, replaces=verdict.replaces
+        )
     finally:
         if mask_hash is not None:
             files.release(mask_hash)
     metrics.verdicts.labels(name, verdict.verdict).inc()
-    records.note_verdict(product_id)
+    records.note_verdict(product_id, number, reader)
     return inspection
 
 
@@ -317,14 +327,19 @@ def review(
     records: RecordsDep,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)] = 20,
     after: RecordNumber = 0,
-    reader: Annotated[
-        str, Query(max_length=64, description="of several at a time, any text of its own")
-    ] = "",
+    reader: Reader = "",
 ) -> Any:
-    """List inspections that wait for a review, the oldest first, after the number `after`. Those that another
-    reader was given in the last minutes come only where no others are left."""
+    """List inspections that wait for a review, the oldest first, after the number `after`. With a reader they
+    are lent: no other reader gets them until five minutes after this one's last verdict. Of the last ones a
+    reader gets half. `waiting` counts all, also those that are lent."""
     may_judge = has_role(request.scope[PERSON_KEY], OPERATOR)  # a viewer's reader takes none away
     return records.waiting(product_id, limit, after, reader if may_judge else "")
+
+
+@product_router.post("/review/release", status_code=204)
+def release_review(product_id: ProductId, records: RecordsDep, person: Operator, reader: Reader) -> None:
+    """Give back what was lent to a reader, who goes."""
+    records.release(reader)
 
 
 @product_router.get("/trends", response_model=schemas.Trends)

@@ -34,9 +34,11 @@ class RefusedError(RefusalError, HTTPException):  # FastAPI passes an HTTPExcept
 
 
 def error_response(error: FlawscopeError) -> Response:
-    """Return the API's response to an error."""
+    """Return the API's response to an error, with its `details` where it has some."""
     status, code = status_and_code(error)
-    return JSONResponse({"error": sender_text(error), "code": code}, status, error_headers(error))
+    details = getattr(error, "details", {})
+    body = {"error": sender_text(error), "code": code, **details}
+    return JSONResponse(body, status, error_headers(error))
 
 
 def error_headers(error: FlawscopeError) -> dict[str, str]:

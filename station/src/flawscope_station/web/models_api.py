@@ -277,7 +277,8 @@ def learn(
     if unknown := sorted({*options.good} - {*known}):
         raise InputError(f"inspection {unknown[0]} is not among `unsure`: name in `good` only what is")
     for number in dict.fromkeys(options.good):
-        store.add_verdict(product_id, number, GOOD, person.name)
+        seen = store.inspection(product_id, number)["verdict_id"] or 0  # the page shows it
+        store.add_verdict(product_id, number, GOOD, person.name, replaces=seen)
     return learning.request_candidate(product_id, person.name, options.how)
 
 

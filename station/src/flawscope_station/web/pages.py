@@ -301,7 +301,8 @@ def problems(page: Annotated[Page, product_page(PROBLEMS_PAGE)], health: HealthD
 def inspection(number: int, page: Annotated[Page, product_page("inspection")], store: StoreDep) -> Response:
     item = store.inspection(page.product_id, valid_id_or_zero(number))
     shown: dict[str, Any] = {"item": item, "more": other_fields(item)}
-    return page.render("inspection", sections=("inspection",), data={"id": number}, **shown)
+    data = {"id": number, "verdict_id": item["verdict_id"]}
+    return page.render("inspection", sections=("inspection", "review"), data=data, **shown)
 
 
 def _export_query(query: dict[str, str]) -> dict[str, str]:

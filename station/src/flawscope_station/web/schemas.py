@@ -36,7 +36,7 @@ class Inspections(BaseModel):
 
 class WaitingInspections(BaseModel):
     inspections: list[Inspection]
-    waiting: int
+    waiting: int = Field(description="all that wait, also those that are lent to other readers")
 
 
 class Sink(BaseModel):
@@ -190,6 +190,22 @@ class Verdict(BaseModel):
     )
     note: str = Field("", max_length=2000)
     kind: str = Field("", description="of the defect: one of the model's, or any name")
+    replaces: int | None = Field(
+        None,
+        ge=0,
+        lt=2**63,
+        description="`verdict_id` of the inspection as it was seen, 0 where it had none; left out: a verdict "
+        "of one's own may be replaced, and another's is refused with 409",
+    )
+
+
+class DecidedRefusal(Refusal):
+    """Somebody decided meanwhile. Each is null where no verdict holds, or the refusal has another reason."""
+
+    verdict_id: int | None = Field(None, description="of the verdict that holds: `replaces` replaces it")
+    verdict: Literal["good", "defect"] | None = None
+    by: str | None = None
+    at: str | None = None
 
 
 class Trends(BaseModel):

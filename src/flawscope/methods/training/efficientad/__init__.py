@@ -80,6 +80,7 @@ METHOD = Method(
     presets=PRESETS,
     create=deferred("flawscope.methods.training.efficientad.model:create"),
     rebuild=deferred("flawscope.methods.training.efficientad.model:Model.rebuild"),
+    create_like=deferred("flawscope.methods.training.efficientad.model:create_like"),
     fit=deferred("flawscope.methods.training.efficientad.fit:fit"),
     holds_out=True,
 )

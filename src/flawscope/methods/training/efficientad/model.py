@@ -4,6 +4,7 @@ is not like the good ones (Batzner, Heckler and König, EfficientAD, WACV 2024).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +14,18 @@ from torch import Tensor
 
 from flawscope.errors import InputError
 from flawscope.methods.detector import Detector, stored_region
+from flawscope.methods.method import not_in_model_error
 from flawscope.methods.patch_detector import smooth_matrix
-from flawscope.methods.training.efficientad import CHANNELS, FIRST_LAYERS, METHOD, STRIDE, Config, Size
+from flawscope.methods.training.efficientad import (
+    CHANNELS,
+    FIRST_LAYERS,
+    GENERATED,
+    METHOD,
+    NONE,
+    STRIDE,
+    Config,
+    Size,
+)
 from flawscope.methods.training.efficientad.networks import (
     Autoencoder,
     compact_teacher,
@@ -185,6 +196,33 @@ def create(config: Config, roi: Tensor | None = None) -> tuple[Model, dict[str, 
         "origin": facts["origin"],
         "licence": source.get("licence", "unknown"),
     }
+
+
+def create_like(config: Config, roi: Tensor | None, tensors: Mapping[str, Tensor]) -> Model:
+    """A model with the teacher of a fitted one of the same settings, untrained otherwise.
+
+    Where differences are weighed (`weighed`), the fit changed the last layer of the teacher: flawscope's own
+    is taken anew then.
+
+    Raises:
+        InputError: the fitted model had a folder of pictures, or a teacher of a file that was weighed; its
+            file does not hold them.
+    """
+    if config.natural not in (GENERATED, NONE):
+        raise not_in_model_error("natural", config.natural)
+    if config.weighed and config.teacher:
+        raise not_in_model_error("teacher", config.teacher)
+    if config.weighed:
+        return create(config, roi)[0]
+    network = config.network
+    if network is None:
+        raise InputError("the model does not say which teacher it has: fit anew")
+    width = width_of(tensors["teacher.conv1.weight"], network)
+    model = Model(config, network, tensors["mean"].numel(), roi, width)
+    prefix = "teacher."
+    own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    model.teacher.load_state_dict(own)
+    return model
 
 
 def mirror_border(images: Tensor, border: int) -> Tensor:

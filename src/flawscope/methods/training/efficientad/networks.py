@@ -7,6 +7,7 @@ All networks take pictures as `normalise` returns them, as the published teacher
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import io
 import os
 from collections import OrderedDict
@@ -21,7 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flawscope.artefact import files
-from flawscope.errors import InputError
+from flawscope.errors import InputError, install_command
+from flawscope.methods.features.weights import find_in_package
 from flawscope.methods.training import state_file as packed
 from flawscope.methods.training.efficientad import CHANNELS, RECEPTIVE_FIELD, STRIDE, WIDTHS, Size
 
@@ -152,6 +154,7 @@ def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 REMEDY = "copy it again or distil anew"
+TEACHERS_PACKAGE = "flawscope_weights"
 
 
 def read_teacher(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -193,14 +196,23 @@ def read_teacher(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
 
 
 def packaged_teacher(size: Size) -> Path:
-    """The file of the teacher that comes with flawscope. InputError where there is none of this size."""
-    path = Path(__file__).parent / "weights" / f"pdn_{size}.safetensors"
-    if not path.exists():
+    """Return the file of the teacher of this size in the package `flawscope_weights`.
+
+    Raises:
+        InputError: the package is not installed, or holds no teacher of this size.
+    """
+    path = find_in_package(TEACHERS_PACKAGE, f"pdn_{size}.safetensors")
+    if path is not None:
+        return path
+    if importlib.util.find_spec(TEACHERS_PACKAGE) is None:
         raise InputError(
-            f"no teacher PDN-{size.upper()} comes with flawscope: name one with --set teacher=FILE "
-            "(docs/teacher.md)"
+            f"the teachers of EfficientAD are not installed: {install_command(package='flawscope-weights')}, "
+            "or name one with --set teacher=FILE (docs/teacher.md)"
         )
-    return path
+    raise InputError(
+        f"no teacher PDN-{size.upper()} comes with flawscope: name one with --set teacher=FILE "
+        "(docs/teacher.md)"
+    )
 
 
 def write_teacher(

@@ -72,6 +72,7 @@ METHOD = Method(
     presets=PRESETS,
     create=deferred("flawscope.methods.training.prnet.model:create"),
     rebuild=deferred("flawscope.methods.training.prnet.model:Model.rebuild"),
+    create_like=deferred("flawscope.methods.training.prnet.model:create_like"),
     fit=deferred("flawscope.methods.training.prnet.fit:fit"),
     holds_out=True,
     takes_seen_defects=True,

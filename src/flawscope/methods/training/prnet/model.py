@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from flawscope.errors import InputError
 from flawscope.methods.detector import Detector, autocast, stored_region
-from flawscope.methods.features.backbone import Backbone, empty_backbone, load_backbone
-from flawscope.methods.training.prnet import METHOD, STRIDES, Config
+from flawscope.methods.features.backbone import Backbone, empty_backbone, load_backbone, stored_backbone
+from flawscope.methods.method import not_in_model_error
+from flawscope.methods.training.prnet import GENERATED, METHOD, STRIDES, Config
 from flawscope.methods.training.prnet.network import Network, grids_for, image_score
 from flawscope.methods.training.prnet.prototypes import Prototypes, Standardise
 
@@ -155,3 +156,11 @@ def create(config: Config, roi: Tensor | None = None) -> tuple[Model, dict[str, 
     """A model with its backbone, untrained otherwise, and the name, origin and licence of the weights."""
     backbone, origin = load_backbone(config.backbone, config.stages, config.network_size, config.weights)
     return Model(config, backbone, roi), origin
+
+
+def create_like(config: Config, roi: Tensor | None, tensors: Mapping[str, Tensor]) -> Model:
+    """A model with the backbone of a fitted one of the same settings, untrained otherwise. InputError where
+    that was fitted with a folder of textures, which its file does not hold."""
+    if config.textures != GENERATED:
+        raise not_in_model_error("textures", config.textures)
+    return Model(config, stored_backbone(config.backbone, config.stages, config.network_size, tensors), roi)

@@ -371,8 +371,6 @@
     }
     byId("promise-more").textContent = `${station.promise.from(promise)} ${station.promise.missing(promise)} ${t("new.threshold", { threshold: number(result.threshold, 4) })}`;
     showSearch(result.search);
-    const isTested = Object.keys(result.tested ?? {}).length > 0; // by more defects than there was time for before
-    byId("tested").textContent = t(isTested ? "new.misses_half" : "new.misses_more");
     const shown = Object.entries(result.shown).map(rate);
     byId("rates").replaceChildren(...(shown.length ? shown : [make("li", {}, t("new.too_few"))]));
     byId("examples").replaceChildren(
@@ -383,7 +381,6 @@
         return item;
       }),
     );
-    byId("curve").textContent = curve(result);
     byId("rates-part").hidden = !result.rates.length;
     const isTried = result.rates.some(({ found }) => Object.keys(found).length);
     byId("rates-found").hidden = !isTried;
@@ -476,15 +473,6 @@
     return make("li", {}, bar, words);
   }
 
-  /** What more pictures would bring, by what fewer find. */
-  function curve({ curve, enough }) {
-    if (!curve) return t("new.curve_later");
-    const points = Object.entries(curve);
-    if (points.length < 2) return "";
-    const told = points.map(([n, share]) => t("new.curve_point", { n, share: Math.round(100 * share) })).join(", ");
-    return `${t("new.curve", { points: told })} ${enough ? t("new.curve_enough", { n: enough }) : t("new.curve_more")}`;
-  }
-
   dropPlace(byId("try-drop"), byId("try-choose"), byId("try-files"), async (files) => {
     const some = files.filter((file) => !isLitter(file.name)).slice(0, 8);
     const form = new FormData();
@@ -572,7 +560,7 @@
 
   async function follow() {
     await look();
-    const isCalm = !BUSY.includes(state.stage) && (!state.pictures || state.check?.current) && (!state.result || state.result.curve) && !all;
+    const isCalm = !BUSY.includes(state.stage) && (!state.pictures || state.check?.current) && !all;
     setTimeout(follow, isCalm ? 4000 : 1000);
   }
   const restart = () => (byId("start").disabled = !startable());

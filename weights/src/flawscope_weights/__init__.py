@@ -1,0 +1,1 @@
+"""Weights of the networks of flawscope, as files beside this module."""
