@@ -459,7 +459,11 @@ class Inspector:
 
     def close_pools(self) -> None:
         """Return when what runs beside the parts is done, or after a moment. Observers of the last ones still
-        need that."""
+        need that. Parts that the recorder did not answer either fail."""
+        with self._changed:
+            left = list(self._waiting)
+        for answer in left:
+            answer.set_exception(EndingError())
         ends = threading.Thread(target=self._join_pools, daemon=True)
         ends.start()
         ends.join(FAILED_SECONDS)

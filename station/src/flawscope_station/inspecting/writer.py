@@ -60,7 +60,6 @@ class Answer(Future[RecordedInspection]):
         self._recording_since: float | None = None  # as `time.monotonic` counts; None: nobody records it
         self._has_record = False
         self._releases: list[Release] = []
-        self.add_done_callback(lambda done: self._run_releases())
 
     def set_exception(self, exception: BaseException | None) -> None:
         """Fail, unless it is answered: it may have waited too long."""
@@ -127,7 +126,7 @@ class Answer(Future[RecordedInspection]):
         """Call a function when it is known whether the part's files are needed, with whether they are."""
         with self._lock:
             self._releases.append(release)
-        self._run_releases()
+        self.add_done_callback(lambda done: self._run_releases())
 
     def _run_releases(self) -> None:
         with self._lock:

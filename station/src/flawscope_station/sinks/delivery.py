@@ -116,12 +116,8 @@ class Sink:
         kind: as the API names it.
         label: for people, without secrets.
         outboxes: of the products whose inspections it gets, which may grow.
-
-    Attributes, which a sink may have:
-        remark: what a person should see to although messages are taken; None: nothing.
     """
 
-    remark: str | None = None
     kind: str
     label: str
     outboxes: Sequence[Outbox]
@@ -138,6 +134,11 @@ class Sink:
         """Send states, which are no messages; called after each page of messages, and after the seconds that
         it returned. UndeliveredError."""
         return POLL_INTERVAL
+
+    @property
+    def remark(self) -> str | None:
+        """What a person should see to although messages are taken; None: nothing."""
+        return None
 
     def close(self) -> None:
         """End the connection; nothing is sent any more."""
