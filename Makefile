@@ -41,7 +41,7 @@ $(READY): pyproject.toml station/pyproject.toml line/pyproject.toml weights/pypr
 	$(PYTHON) -m venv $(VENV)
 	@$(TORCH)
 	$(INSTALL) ./weights ./weights/dinov2 \
-		-e ".[accurate,export,openvino,backbones,cluster,tiff,dev]" -e "station[openid]" -e "line[plc,basler]"
+		-e ".[train,accurate,export,openvino,backbones,cluster,tiff,dev]" -e "station[openid]" -e "line[plc,basler]"
 	@touch $@
 
 install: $(READY) ## create .venv with everything for development

@@ -33,24 +33,38 @@ def source(name: str, of: Cells) -> str:
     return f"[{name}](bench/results/{name}), {', '.join(commits)}"
 
 
-def alarms(name: str, product: str) -> tuple[str, str]:
-    """Good pictures of the parts that were left out, called anomalous; and their source."""
+def false_alarms(product: str, of: str) -> tuple[str, Cells]:
+    """Good pictures that were not learnt from and are called anomalous, and the cells that say so.
+
+    Args:
+        product: its name in the results.
+        of: "fold ", the parts that were left out in turn, or "test", the data set's own test pictures.
+    """
     from flawscope.calibration.threshold import Calibration
 
-    found = {key: cell for key, cell in cells(name, f"{product}/").items() if "fold " in key}
-    decided = []
+    every = cells("calibration-default.json", f"{product}/")
+    found = {key: cell for key, cell in every.items() if f"/{of}" in key}
+    count = total = 0
     for cell in found.values():
         known = tuple(cell["calibration"])
-        decided.append(Calibration(known, known, 0.0, 0.05).is_anomalous(cell["held_out"]))
-    count, total = sum(int(one.sum()) for one in decided), sum(map(len, decided))
-    return f"{count} of {total} {PRODUCTS[product]} ({100 * count / total:.1f} %)", source(name, found)
+        decided = Calibration(known, known, 0.0, 0.05).is_anomalous(cell["held_out"])
+        count += int(decided.sum())
+        total += len(decided)
+    return f"{count} of {total} {PRODUCTS[product]} ({100 * count / total:.1f} %)", found
 
 
-def promise() -> tuple[str, str]:
-    first, second = (alarms("calibration-default.json", product) for product in ("toothbrush", "transistor"))
-    text = f"target 5 %: {first[0]}, {second[0]}, good ones not learnt from, called anomalous"
-    commits = ", ".join(one[1].partition(", ")[2] for one in (first, second))
-    return text, f"{first[1].partition(', ')[0]}, {commits}"
+def rate() -> tuple[str, str]:
+    shown, used = [], {}
+    for of in ("fold ", "test"):
+        for product in ("toothbrush", "transistor"):
+            text, found = false_alarms(product, of)
+            shown.append(text)
+            used |= found
+    text = (
+        f"nominal 5 %: {shown[0]} and {shown[1]} of left-out good pictures. **On MVTec's own test pictures "
+        f"{shown[2]} and {shown[3]}**: `evaluate` warns there that the transistors look otherwise as a whole"
+    )
+    return text, source("calibration-default.json", used)
 
 
 def parity() -> tuple[str, str]:
@@ -68,34 +82,55 @@ def megabytes(which: str) -> int:
 def installed() -> tuple[str, str]:
     ours, theirs = "flawscope core", "anomalib, to predict"
     both = cells("peers.json", f"install/{ours}") | cells("peers.json", f"install/{theirs}")
-    text = f"{megabytes(ours):,} MiB installed; anomalib 2.7.0: {megabytes(theirs):,} MiB"
+    without_torch = int(both[f"install/{theirs}"]["mib_without_torch"])
+    text = (
+        f"{megabytes(ours):,} MiB; anomalib 2.7.0: {without_torch:,} MiB and torch "
+        f"({megabytes(theirs) - without_torch:,} MiB with CUDA)"
+    )
     return text, source("peers.json", both)
 
 
 def fit() -> tuple[str, str]:
     found = cells("peers.json", "patchcore/toothbrush/fit")
     (cell,) = found.values()
-    ours, theirs = (cell["seconds"][name]["median"] for name in ("flawscope", "anomalib"))
+    ours, theirs = (cell["seconds"][name] for name in ("flawscope", "anomalib"))
     pictures = round(cell["anomalib"]["bank"][0] / (0.1 * 32 * 32))  # a tenth of their patches
-    text = f"{pictures} pictures at 256 px: {ours:.1f} s; anomalib 2.7.0: {theirs:.0f} s"
+    text = (
+        f"{pictures} pictures at 256 px: {ours['median']:.1f} s (median of {len(ours['all'])}); "
+        f"anomalib: {theirs['median']:.0f} s (measured once)"
+    )
     return f"{text}, same backbone, size and ratio, side by side", source("peers.json", found)
 
 
 def picture() -> tuple[str, str]:
     found = cells("peers.json", "latency/toothbrush")
     (cell,) = found.values()
-    ours, theirs = (
-        1000 * cell["seconds"][f"openvino/{name}"]["median"] for name in ("flawscope", "anomalib")
+    medians = {name: 1000 * seconds["median"] for name, seconds in cell["seconds"].items()}
+    text = (
+        f"OpenVINO, fp32: {medians['openvino/flawscope']:.1f} ms; anomalib: "
+        f"{medians['openvino/anomalib']:.1f} ms, as shipped (bf16) "
+        f"{medians['openvino as shipped/anomalib']:.1f} ms"
     )
-    return f"OpenVINO in fp32: {ours:.1f} ms; anomalib 2.7.0: {theirs:.1f} ms", source("peers.json", found)
+    return text, source("peers.json", found)
+
+
+def outline() -> tuple[str, str]:
+    found = cells("peers.json", "patchcore/toothbrush/test")
+    (cell,) = found.values()
+    pairs = [
+        f"{name} {cell['flawscope'][key]:.3f} / {cell['anomalib'][key]:.3f}"
+        for name, key in (("image AUROC", "image_auroc"), ("AU-PRO", "au_pro"), ("pixel AP", "pixel_ap"))
+    ]
+    return f"toothbrushes, flawscope / anomalib: {', '.join(pairs)}", source("peers.json", found)
 
 
 ROWS = {
-    promise: "**The threshold keeps its promise.** It comes from good pictures alone, never from test labels",
-    parity: "**The exported model is the fitted model.** `export` writes nothing where both differ",
+    rate: "**The threshold comes from good pictures alone**, at a rate that you choose",
+    parity: "**The exported model is the fitted model**: `export` writes nothing where both differ",
     installed: "**Predicting needs no torch**",
     fit: "**A fit takes seconds on a CPU**, with the exact coreset",
     picture: "**A picture takes milliseconds on a CPU**, from path to answer",
+    outline: "**Behind**: at anomalib's own settings (one size, 256 px) its outlines are better",
 }
 
 

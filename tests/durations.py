@@ -1,7 +1,7 @@
 """What each test costs: the processor's seconds, its own processes' included, kept in build/durations.tsv.
 
 A fixture that several tests share has a row of its own, so that no test pays for being the first; so has
-what is made once in a run or a process, `apart`. Tests lie on two floors (CONTRIBUTING.md): those of the
+what is made once in a run or a process, `apart`. Tests lie on two floors (docs/testing.md): those of the
 first cost little and start no process and no server. One that does otherwise fails; of the processor it may
 take five times what is asked, since a second counts for less where other processes are busy.
 """
@@ -99,7 +99,7 @@ class Durations:
             item.user_properties.append(("durations", list({item.nodeid: own, **self._fixtures}.items())))
         why = [*sorted(self._asked), *[f"{own:.1f} s of the processor"] * (own > FAILS)]
         if why and WHOLE not in item.nodeid and "cuda" not in item.keywords:
-            pytest.fail(f"not of the first floor (CONTRIBUTING.md): {', '.join(why)}", pytrace=False)
+            pytest.fail(f"not of the first floor (docs/testing.md): {', '.join(why)}", pytrace=False)
         return ended
 
     def _measured(self):

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete
 
+from flawscope_station.access import audit
 from flawscope_station.client import Client
 from flawscope_station.store.database import now
 from flawscope_station.store.records import Store
@@ -115,3 +116,10 @@ def test_a_jump_is_told_everywhere_and_ends_when_an_engineer_confirms(running, p
     status = httpx.post(f"{running.url}/api/v1/clock/confirm").json()
     assert status["problems"] == []
     assert said[-1] == "clock: over"
+
+
+def test_a_clock_that_is_right_is_not_confirmed(running):
+    """No entry in the audit of something that did not happen."""
+    before = audit.search(running.station.database)
+    running.station.housekeeping.confirm_clock("anna")
+    assert audit.search(running.station.database) == before

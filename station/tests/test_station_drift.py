@@ -101,3 +101,14 @@ def test_the_trouble_of_one_product_is_not_the_others():
     drifts._work()
     assert drifts._dirty == {1}
     assert told == [("drift_unknown", "drift is not followed: it is away")]
+
+
+def test_where_there_is_nothing_to_acknowledge_nothing_is_noted():
+    drifts, noted = drifts_of({1: 0.01}, []), []
+    drifts.store = SimpleNamespace(note_event=lambda *event: noted.append(event))
+    test = drifts._tests[1] = ScoreTest(1, 0, 0.01)
+    drifts.acknowledge(1, "anna")
+    assert (noted, drifts._tests[1] is test) == ([], True)
+    test.alarm = Change(5, 0, 1, "higher", 0.9)
+    drifts.acknowledge(1, "anna")
+    assert [event[:2] for event in noted] == [("drift acknowledged", "anna")]

@@ -289,7 +289,7 @@ def test_a_message_for_many_pages_is_written_once(monkeypatch):
     )
 
     async def listen() -> None:
-        streams = [pages.stream(1, dict) for _ in range(5)]
+        streams = [pages.stream([1], lambda: [{}]) for _ in range(5)]
         for stream in streams:
             await anext(stream)  # the state
         written.clear()

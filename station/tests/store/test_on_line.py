@@ -1,4 +1,5 @@
-"""What was shown in a challenge counts nowhere: whoever learns, draws or counts answers as without it."""
+"""What was shown in a challenge, or tried by hand, counts nowhere: whoever learns, draws or counts answers
+as without it."""
 
 import re
 from pathlib import Path
@@ -24,6 +25,8 @@ ASKED = {
     "drift begins": lambda db, c, of: monitor(db)._begin(of, 1).last,
     "drift": lambda db, c, of: monitor(db)._read_rows(of, monitor(db)._begin(of, 1)),
     "trends": lambda db, c, of: c.execute(search.inspection_counts(of)).all(),
+    "last": lambda db, c, of: Store(db).last_at(of),
+    "begun shift": lambda db, c, of: Store(db).counts_since(of, HOUR // 2),
     "totals": lambda db, c, of: (Store(db).totals(of), Store(db).waiting_count(of)),
     "shift": lambda db, c, of: search.summarize_period(db, of, 0, now()),
     "promise": lambda db, c, of: line_alarms.count_parts(db, of, 1),
@@ -63,21 +66,22 @@ def line_fixture(database):
     for number in record(0, 40, 10)[::10]:
         store.add_verdict(product, number, "good", "anna")
 
-    def challenge():
-        shown = record(100, 20, 1, purpose="challenge") + record(201, 5, 1000, purpose="challenge")
+    def show(purpose):
+        shown = record(100, 20, 1, purpose=purpose) + record(201, 5, 1000, purpose=purpose)
         with database.writing() as connection:
             of = inspections.update().where(inspections.c.id.in_(shown[:10]))
             connection.execute(of.values(version_id=2, verdict="defect"))
 
-    return product, challenge
+    return product, show
 
 
+@pytest.mark.parametrize("purpose", ["challenge", "trial"])
 @pytest.mark.parametrize("asked", ASKED)
-def test_a_challenge_changes_no_answer(database, line, asked):
-    product, challenge = line
+def test_a_challenge_and_a_trial_change_no_answer(database, line, asked, purpose):
+    product, show = line
     answers = []
-    for show in (lambda: None, challenge):
-        show()
+    for begin in (lambda: None, lambda: show(purpose)):
+        begin()
         with database.reading() as connection:
             answers.append(ASKED[asked](database, connection, product))
     assert answers[0] == answers[1]

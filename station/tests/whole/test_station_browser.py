@@ -57,8 +57,14 @@ def test_who_has_no_camera_yet_is_told_how_pictures_come_and_gives_them_from_fil
     tablet.find("#file").send_keys(str(tmp_path / "broken.png"))
     tablet.wait(lambda: tablet.text("#sent").startswith("That did not work: "))
     tablet.find("#file").send_keys(str(tmp_path / "one.png"))
-    tablet.wait(lambda: tablet.find("#band").get_attribute("data-state") == "good")
-    assert (tablet.text("#name"), tablet.text("#sent")) == ("one.png", "")
+    tablet.wait(lambda: tablet.text("#name") == "one.png")
+    assert tablet.text("#sent") == "one.png: Good. It is kept in the history as a trial."
+    assert (tablet.find("#band").get_attribute("data-state"), tablet.text("#word")) == ("held", "Trial")
+    tablet.open("live")
+    assert tablet.text("#name") == "", "it is no part of the line"
+    tablet.open("history")
+    assert "Tried by hand" in tablet.text("main .card")
+    tablet.post(judged[0])
     tablet.open("live")
     assert not tablet.find("#ways").get_attribute("open")  # once one came, it is out of the way
 
@@ -373,3 +379,44 @@ def test_two_windows_review_different_parts_and_the_later_verdict_is_a_question(
             tablet.driver.switch_to.window(handle)
             tablet.driver.close()
         tablet.driver.switch_to.window(first)
+
+
+def test_eight_tabs_of_live_in_one_browser_are_all_live(tablet, judged):
+    """A browser has six connections to a station: the tabs share one stream, and those in the background give
+    theirs back."""
+    good, bad = judged
+    first = tablet.driver.current_window_handle
+    tablet.open("live")
+    try:
+        for _ in range(7):
+            tablet.driver.switch_to.new_window("tab")
+            tablet.open("live")
+        for n, handle in enumerate(reversed(tablet.driver.window_handles)):
+            tablet.driver.switch_to.window(handle)
+            tablet.post(bad if n % 2 else good, f"{n}.png")
+            tablet.wait(lambda n=n: tablet.text("#name") == f"{n}.png")
+            tablet.wait(
+                lambda n=n: (
+                    tablet.text("#counts").startswith("Since") and f": {n + 1} part" in tablet.text("#counts")
+                )
+            )
+            assert tablet.find("#band").get_attribute("data-state") == ("anomalous" if n % 2 else "good")
+        assert tablet.station.live.listeners <= 2, "one of all tabs, and one that is just left"
+        tablet.wait(lambda: tablet.station.live.listeners == 1)
+        assert tablet.complaints() == []
+    finally:
+        for handle in tablet.driver.window_handles:
+            if handle != first:
+                tablet.driver.switch_to.window(handle)
+                tablet.driver.close()
+        tablet.driver.switch_to.window(first)
+
+
+def test_what_could_not_be_judged_is_named_and_the_picture_below_is_called_another_one(tablet, judged):
+    tablet.post(judged[0], "one.png")
+    tablet.open("live")
+    assert tablet.text("#now") == "This picture"
+    tablet.http.post(f"{API}/inspections", params={"name": "half.png"}, content=b"no picture")
+    tablet.wait(lambda: tablet.find("#band").get_attribute("data-state") == "refused")
+    assert tablet.text("#since") == "half.png: the picture could not be read"
+    assert (tablet.text("#now"), tablet.text("#name")) == ("Last judged picture", "one.png")

@@ -26,7 +26,7 @@ def test_the_pages_and_the_api_tell_it(running):
         text = line.http.get(f"/{NAME}/{page}").text
         assert f'data-state="{found["state"]}"' in text
         first, _, numbers = text[text.index('id="kept"') :].partition("<details>")
-        assert f"On the line: 4 of {found['good']}." in first
+        assert f"On the line 4 of {found['good']} good parts were flagged." in first
         assert first.index("<p") < first.index('id="promised"'), "the verdict comes before its numbers"
         assert "may flag" not in first
         assert "This one model may flag 0.2 to 26.5" in numbers
@@ -35,22 +35,24 @@ def test_the_pages_and_the_api_tell_it(running):
 
 
 @needs_chromium
-def test_live_says_what_the_version_that_judges_promises(tablet, monkeypatch):
-    """The same line as on Models, from the station's state: it changes while the page is open."""
+def test_models_and_trends_say_what_the_version_that_judges_promises(tablet, monkeypatch):
+    """The same line on both. On Live nobody needs it."""
     known = tablet.http.get(API).json()["promised"]
     assert (known["version"], known["promised"], known["calibrated"], known["missing"]) == (1, True, 12, 7)
     assert known["rate"] == pytest.approx(1 / 13)
     line = (
-        "Version 1 judges. Of 100 good parts it will call about 7.7 defective by mistake. That comes from 12 "
-        "pictures, each judged as if it had not seen it. 7 more pictures would allow 5 in 100."
+        "Version 1 judges. Of 100 good parts it will call about 7.7 defective by mistake. This was measured "
+        "on 12 pictures, each judged by a model that had not learnt from it. "
+        "7 more pictures would allow 5 in 100."
     )
-    for page in ("models", "trends", "live"):
+    for page in ("models", "trends"):
         tablet.open(page)
         assert tablet.text("#promised") == line
     made = rates.promise_of(tablet.station.versions.active(1)[1].manifest)
     nothing = made._replace(is_made=False, calibrated=1)
     monkeypatch.setattr(rates, "promise_of", lambda manifest: nothing)
-    tablet.wait(lambda: tablet.text("#promised").startswith("Version 1 judges. It cannot promise how many"))
+    tablet.open("models")
+    assert tablet.text("#promised").startswith("Version 1 judges. It cannot promise how many")
     assert tablet.text("#promised").endswith("one part alone. 18 more parts would allow 5 in 100.")
     assert tablet.unfit(PHONE, SLATE) == []
 
@@ -63,7 +65,8 @@ def test_parts_that_nobody_reviewed_are_not_called_good(running):
     found = line.http.get(f"{API}/promise").json()
     assert found["unreviewed"] == 4
     text = line.http.get(f"/{NAME}/models").text
-    assert f"On the line so far: 0 of {found['good'] - 4}. Flagged and not reviewed yet: 4." in text
+    counted = f"On the line 0 of {found['good'] - 4} good parts were flagged so far."
+    assert f"{counted} 4 flagged parts are not reviewed yet." in text
 
 
 def test_what_looks_like_a_defect_is_learnt_in_one_step(running):

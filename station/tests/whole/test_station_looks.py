@@ -112,6 +112,41 @@ def test_every_page_fits_is_accessible_and_keeps_to_the_policy(tablet, running, 
     assert tablet.js("return document.querySelector('header').getBoundingClientRect().width") == SLATE[0]
 
 
+HEADER = """
+document.querySelector('.product bdi').textContent = 'Mutter-M8-Groesse-8';
+const badge = document.querySelector('#waiting');
+badge.hidden = false;
+badge.firstElementChild.textContent = '999+';
+const box = (element) => element.getBoundingClientRect();
+const menu = box(document.querySelector('.settings summary'));
+const tabs = [...document.querySelectorAll('.tabs a')].filter((one) => one.offsetParent);
+const wrong = [];
+for (const tab of tabs) {
+  const words = tab.querySelector('span');
+  const isBeside = box(tab).bottom < innerHeight / 2; // on a phone they are at the bottom
+  if (isBeside && box(tab).right > menu.left + 1) wrong.push(`${words.textContent} lies upon the menu`);
+  if (words.scrollWidth > words.clientWidth + 1) wrong.push(`${words.textContent} is cut`);
+}
+const isWide = menu.right > innerWidth || document.documentElement.scrollWidth > innerWidth;
+if (isWide) wrong.push('it is wider than the window');
+return wrong;
+"""
+
+
+def test_the_menu_lies_upon_no_tab_on_a_tablet_upright(tablet, judged):
+    """With a long name, a badge, and the words of each language."""
+    tablet.post(judged[1])
+    found = []
+    for language in ("en", "de", "fr"):
+        tablet.open("problems")
+        tablet.driver.add_cookie({"name": "language", "value": language, "path": "/"})
+        tablet.open("problems")
+        for width in (705, 768, 820, 900, 1024, 1100):
+            tablet.screen(width, 1024)
+            found += [f"{language} {width}: {one}" for one in tablet.js(HEADER)]
+    assert found == []
+
+
 def test_trends_show_drift_and_an_engineer_says_what_is_normal(tablet, running):
     record = import_module("test_station_drift_whole").record
     scores = np.random.default_rng(5).standard_normal(900)

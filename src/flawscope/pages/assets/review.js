@@ -84,7 +84,7 @@
     const near = item.near ? ` · ${t("common.near")}` : "";
     const remarks = noticed(item) ? ` · ${noticed(item)}` : "";
     const detail = item.detail ? ` · ${item.detail}` : ""; // of the page that stands alone
-    byId("numbers").textContent = `${t("common.severity")} ${item.severity > 0 ? number(item.severity) : "–"}${near}${remarks}${detail}`;
+    byId("numbers").textContent = `${t("common.severity")} ${number(item.severity)}${near}${remarks}${detail}`;
     byId("numbers").title = t("common.severity_more");
     byId("views").hidden = !item.views?.length; // of the page that stands alone, too
     byId("views").firstChild.textContent = t("review.views", { part: item.part, state: t(`common.${item.decision}`) });

@@ -99,9 +99,15 @@ def _add_token(args: argparse.Namespace) -> None:
 
     seconds = None if args.expires is None else parse_age(args.expires, "--expires: ")
     with _open_access(args, make=True) as access:
+        was_open = access.is_open
         secret = access.tokens.add(args.name, args.role, expires=seconds)
     cli.show(secret)
     cli.say("this is shown once; programs send it as `Authorization: Bearer TOKEN`")
+    if was_open:
+        cli.say(
+            "from now on every program needs a token, and whoever opens the pages signs in: `flawscope "
+            "station user add NAME --role admin` adds the first user"
+        )
 
 
 def _remove_token(args: argparse.Namespace) -> None:

@@ -79,8 +79,11 @@ class Housekeeping(BackgroundThread):
         self.wake()
 
     def confirm_clock(self, who: str) -> None:
-        """Note that a person took the computer's clock as right. StoreError."""
-        self.store.note_event(CLOCK_CONFIRMED, who, self.clock.problem or self.jumps.text())
+        """Note that a person took the computer's clock, which jumped, as right. StoreError."""
+        problem = self.clock.problem or self.jumps.text()
+        if not problem:
+            return
+        self.store.note_event(CLOCK_CONFIRMED, who, problem)
         self.clock.confirm()
         self.jumps.confirm()
         self.report("clock", None)

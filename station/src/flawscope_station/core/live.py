@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -28,12 +28,15 @@ class EventBroadcaster:
     """Sends messages of a product to all its listeners; nobody waits for a slow one."""
 
     def __init__(self) -> None:
-        self._listeners: dict[asyncio.Queue[str | None], tuple[int, asyncio.AbstractEventLoop]] = {}
+        # queue of messages -> numbers of products, and the loop that reads them
+        self._listeners: dict[
+            asyncio.Queue[str | None], tuple[frozenset[int], asyncio.AbstractEventLoop]
+        ] = {}
         self._ended = False
 
     def publish(self, product_id: int, found: dict[str, Any], event: str = "inspection") -> None:
         """Send an inspection, or a refusal, to the listeners of a product. Thread-safe."""
-        listeners = [(loop, queue) for queue, (of, loop) in list(self._listeners.items()) if of == product_id]
+        listeners = [(loop, queue) for queue, (of, loop) in list(self._listeners.items()) if product_id in of]
         message = _format_event(event, found) if listeners else ""  # once: the recorder waits for it
         for loop, queue in listeners:
             _put_soon(loop, queue, message)
@@ -44,19 +47,23 @@ class EventBroadcaster:
         for queue, (_, loop) in list(self._listeners.items()):
             _put_soon(loop, queue, None)
 
-    async def stream(self, product_id: int, state: Callable[[], dict[str, Any] | None]) -> AsyncIterator[str]:
-        """Yield inspections and refusals as they come, and the state every second, until it is None."""
+    async def stream(
+        self, product_ids: Iterable[int], states: Callable[[], Sequence[dict[str, Any]]]
+    ) -> AsyncIterator[str]:
+        """Yield inspections and refusals of products as they come, and every second the states, until there
+        are none."""
         queue: asyncio.Queue[str | None] = asyncio.Queue(MAX_QUEUED_MESSAGES)
         loop = asyncio.get_running_loop()
-        self._listeners[queue] = product_id, loop
+        self._listeners[queue] = frozenset(product_ids), loop
         try:
             due = 0.0
             while not self._ended:
                 if loop.time() >= due:
-                    said = await asyncio.to_thread(state)
-                    if said is None:
+                    found = await asyncio.to_thread(states)
+                    if not found:
                         return
-                    yield _format_event("state", said)
+                    for one in found:
+                        yield _format_event("state", one)
                     due = loop.time() + STATE_INTERVAL
                 try:
                     message = await asyncio.wait_for(queue.get(), max(0.01, due - loop.time()))

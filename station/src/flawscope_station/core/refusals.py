@@ -45,12 +45,21 @@ class Refusals:
         self.on_refused: list[Callable[[str, str], object]] = []
         self._last: dict[int, dict[str, Any]] = {}  # by product
 
-    def note(self, name: str, error: BaseException, part: str | None = None, code: str = "") -> str:
+    def note(
+        self,
+        name: str,
+        error: BaseException,
+        part: str | None = None,
+        code: str = "",
+        *,
+        picture: str | None = None,
+    ) -> str:
         """Note that a picture or trigger was refused, and return its code.
 
         Args:
             name: of the product, or of an entry that finds it: then each of its products hears of it.
-            code: None: that of the error.
+            code: "": that of the error.
+            picture: what its sender calls it.
         """
         code = code or status_and_code(error)[1]
         is_known = name in self.addresses
@@ -60,7 +69,8 @@ class Refusals:
             entry = self.addresses.configured_name(name)
             for product, number in list(self.addresses.products.items()):
                 if product == name or self.addresses.configured_name(product) == entry == name:
-                    self._last[number] = refusal = {"at": iso(now()), "code": code, "part": part}
+                    refusal = {"at": iso(now()), "code": code, "part": part, "picture": picture or None}
+                    self._last[number] = refusal = {**refusal, "product": product}
                     self.live.publish(number, refusal, REFUSAL_EVENT)
         return code
 

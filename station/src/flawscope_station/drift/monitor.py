@@ -152,7 +152,7 @@ class DriftMonitor(BackgroundThread):
     # ---- for people
 
     def acknowledge(self, product_id: int, who: str) -> None:
-        """Take the present state as normal: the test begins anew.
+        """Take a change as normal: the test begins anew. Without an alarm nothing is done.
 
         Raises:
             InputError: the product is not watched, or nothing was seen of it.
@@ -164,6 +164,8 @@ class DriftMonitor(BackgroundThread):
             test = self._tests.get(product_id)
             if test is None:
                 raise InputError(f"nothing of {name} was seen yet: there is nothing to acknowledge")
+            if test.alarm is None:
+                return
             self.store.note_event(ACKNOWLEDGED_EVENT, who, f"after inspection {test.last}", product_id)
             self._tests[product_id] = ScoreTest(test.version, test.last, self.bounds[product_id])
             self._dirty.add(product_id)

@@ -141,6 +141,7 @@ def new_inspection(
         request_hash=None if part.request is None else part.request.hash,
         address=part.product_id,
         views=() if decided is None else tuple(seen),
+        purpose=part.purpose,
     )
 
 

@@ -15,6 +15,7 @@ from flawscope.pictures import decoding
 from flawscope.predictor import PartCollector
 from flawscope_station.settings.station import Limits
 from flawscope_station.store.inspection import KeyedRequest, RefusalError, make_label
+from flawscope_station.store.schema import PRODUCTION
 
 SUFFIXES = {
     **{"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "BMP": ".bmp", "DIB": ".bmp"},
@@ -54,7 +55,7 @@ class Part:
     product_id: number of the product, or of an entry that finds the product.
     number, batch: of the part, as its sender says. key: a part with the same key is taken once.
     request: where its sender gave a key. triggers: number that its frames answer. due: deadline of the
-    answer, as `time.monotonic` counts.
+    answer, as `time.monotonic` counts. purpose: production, or trial.
     """
 
     product_id: int
@@ -66,6 +67,7 @@ class Part:
     request: KeyedRequest | None = None
     triggers: int | None = None
     due: float = math.inf
+    purpose: str = PRODUCTION
 
     @property
     def name(self) -> str:

@@ -19,7 +19,7 @@ from flawscope_station.store.database import StoreError
 from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.inspection import KeyUsedError
 from flawscope_station.store.records import Store
-from flawscope_station.store.schema import LATE, PRODUCTION
+from flawscope_station.store.schema import CHALLENGE, LATE, PRODUCTION
 
 FILE_INTERVAL = 0.5  # seconds between two looks at whether a part still waits for its files
 LOOK_SECONDS = 4.0  # for which the recorder looks whether a record stands, before its sender is refused
@@ -203,7 +203,7 @@ class Doubt:
 def _content(one: NewInspection) -> tuple[object, ...]:
     """Return what its sender knows of a part."""
     seen = tuple((view.view, view.picture, view.name) for view in one.pictures)
-    return one.product_id, one.address, one.source, one.part, one.batch, seen
+    return one.product_id, one.address, one.source, one.purpose, one.part, one.batch, seen
 
 
 class Recorder:
@@ -214,7 +214,7 @@ class Recorder:
 
     Args:
         announce: gets every new inspection of the production after it was recorded.
-        refuse: gets others, and raises what is answered in their place.
+        refuse: gets those of challenges, and raises what is answered in their place.
     """
 
     def __init__(
@@ -324,12 +324,12 @@ class Recorder:
             return
         inspection = self._with_fate(one, number) if is_new else one.inspection
         recorded = RecordedInspection(number, inspection, is_new, one.predictions, one.seconds())
-        if inspection.purpose != PRODUCTION:
+        if inspection.purpose == CHALLENGE:
             self._answer_other(one.answer, recorded)
             return
         with suppress(InvalidStateError):
             one.answer.set_result(recorded)
-        if is_new:
+        if is_new and inspection.purpose == PRODUCTION:
             with suppress(Exception):  # a listener's error does not harm the answers
                 self.announce(recorded)
 

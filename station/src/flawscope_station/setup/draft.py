@@ -29,6 +29,7 @@ from flawscope_station.inspecting.picture import TooLargeError, base_name, check
 from flawscope_station.inspecting.renderings import encode_webp, reduce_picture
 from flawscope_station.settings.station import Limits
 from flawscope_station.settings.values import size_text
+from flawscope_station.setup.other_files import check_zip_entries, other_kind
 from flawscope_station.store.files import Files, rename_without_overwrite, write_error
 from flawscope_station.store.records import NotFoundError
 from flawscope_station.store.schema import QUEUED
@@ -42,8 +43,8 @@ MAX_NAME_LENGTH = 120  # characters
 MAX_UNPACKED_BYTES, MAX_ZIP_RATIO = 256 * 1024**2, 50  # of any zip; of a larger one, times its own size
 
 COLLECTING = "collecting"  # stage of a draft before its first fit
-KEPT = ("by", "at", "live", "result")  # keys of a state
-RefusalCode = Literal["raw", "too_large", "full", "unreadable", "defects"]
+KEPT = ("by", "at", "live", "product", "result")  # keys of a state
+RefusalCode = Literal["raw", "too_large", "full", "unreadable", "defects", "document", "video", "archive"]
 
 
 class DraftFullError(InputError):
@@ -232,7 +233,7 @@ class Draft:
                 return
             except (InputError, TooLargeError) as error:
                 told = str(error).replace(f"({len(data)} bytes)", name)  # type: ignore[arg-type]
-                yield AddedPicture.refused(name, error, told, "unreadable")
+                yield AddedPicture.refused(name, error, told, other_kind(name) or "unreadable")
 
     def _find_same_content(self, size: int, digest: bytes) -> Path | None:
         """Return the picture with this content; None: there is none. A file is read once."""
@@ -334,12 +335,14 @@ def read_zip(path: Path, name: str, limits: Limits) -> Iterator[tuple[str, bytes
         name: as its sender calls the zip.
 
     Raises:
+        OtherFileError: it is a document, or a package of a program.
         InputError: it is no zip, unpacks to far more than pictures do, or has folders of which nobody knows
             whether their pictures are good.
     """
     try:
         with zipfile.ZipFile(path) as file:
             files = [entry for entry in file.infolist() if not entry.is_dir()]
+            check_zip_entries(name, [entry.filename for entry in files])
             entries = [entry for entry in files if not _is_litter_path(entry.filename)]
             size = sum(entry.file_size for entry in entries)
             if size > max(MAX_UNPACKED_BYTES, MAX_ZIP_RATIO * path.stat().st_size):

@@ -12,7 +12,7 @@ from flawscope_station.setup.draft import Draft
 from flawscope_station.setup.drafts import Drafts, NameTakenError
 from flawscope_station.sources import Sources
 from flawscope_station.store.addresses import Addresses
-from flawscope_station.store.records import REMOVED_EVENT
+from flawscope_station.store.records import REMOVED_EVENT, parse_time
 
 
 class LiveProducts:
@@ -55,9 +55,23 @@ class LiveProducts:
         draft = self.drafts.draft(name)
         if draft.result is None:
             raise InputError(f"{name} has no model yet: let it learn first")
+        self._free_name(draft, who)
         self.sources.setdefault(name, [])
         version = self.addresses.add_product(name, ProductSettings(str(draft.model)), MADE_ON_PAGES, who)
-        draft.change(live={"version": version, "by": who, "learnt": draft.result["asked_at"]})
+        live = {"version": version, "by": who, "learnt": draft.result["asked_at"]}
+        draft.change(live=live, product=self.addresses.product_id(name))
+
+    def _free_name(self, draft: Draft, who: str) -> None:
+        """Let a product that was removed keep its records for itself, where another part gets its name. The
+        draft that made it goes live again as the same product."""
+        before = None if draft.name in self.addresses.products else self.store.find_product(draft.name)
+        if before is None or draft.state.get("product") == before.id:
+            return
+        # drafts of an earlier release do not say what they made: it was begun before that was there
+        begun = draft.state.get("at")
+        if "product" not in draft.state and begun is not None and parse_time(begun) <= before.created_at:
+            return
+        self.addresses.names[before.id] = self.store.free_name(draft.name, who)
 
     def is_removable(self, name: str) -> bool:
         """Whether a product was made on the pages alone: the settings name it nowhere."""

@@ -76,10 +76,9 @@ class Sources(dict[str, list[Source]]):
     def _all_sources(self) -> list[Source]:
         return [source for sources in self.values() for source in sources]
 
-    def _submit_told(
-        self, refused: Callable[[BaseException], object], part: Part
-    ) -> Future[RecordedInspection]:
+    def _submit_told(self, refused: Callable[..., object], part: Part) -> Future[RecordedInspection]:
         """Submit a part, and tell where it is refused. One for which there is no room now waits."""
+        refused = partial(refused, part=part.number, picture=part.pictures[0].name)
         try:
             answer = self._submit(part)
         except BusyError:

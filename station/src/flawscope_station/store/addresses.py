@@ -222,6 +222,16 @@ class Addresses:
         """Numbers of the products and entries at which pictures are taken now."""
         return [*self.products.values(), *self.entries.values()]
 
+    def removed(self) -> dict[str, int]:
+        """Numbers by name of the products that were removed and have records: these can be read."""
+        return self.store.removed_products(self.numbers())
+
+    def records_id(self, name: str) -> int:
+        """Number of a product whose records are read: it is inspected, or was removed. NotFoundError."""
+        if name not in self and (number := self.removed().get(name)) is not None:
+            return number
+        return self.product_id(name)
+
     def product_id(self, name: str) -> int:
         """Number of a product. NotFoundError names the products that there are."""
         if name in self.entries:

@@ -79,7 +79,7 @@ class NewInspection(SeenPicture):
     at: microseconds since 1970. key: the sender's, which is recorded once. request_hash: hash of all that
     came under the key. address: number of the product or entry in the request, where that is not the product.
     views: all of its pictures, where there are several. unanswered: why its sender did not get the answer
-    (`schema.UNANSWERED`); None: it did. purpose: production or challenge. challenge_id, challenge_part_id:
+    (`schema.UNANSWERED`); None: it did. purpose: as in `schema`. challenge_id, challenge_part_id:
     numbers of the challenge that it belongs to and of the part that it shows.
     """
 

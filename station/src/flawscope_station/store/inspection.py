@@ -167,8 +167,10 @@ class Inspection(BaseModel):
         description="why its sender did not get the answer: not in time, the line or client did not wait "
         "for it; null: it was answered",
     )
-    purpose: Literal["production", "challenge"] = Field(
-        "production", description="challenge: a challenge part, which counts in no figure"
+    purpose: Literal["production", "challenge", "trial"] = Field(
+        "production",
+        description="challenge: a challenge part; trial: tried by hand, no part of the line. Neither counts "
+        "in any figure",
     )
 
     @property

@@ -490,9 +490,15 @@ def _unused(connection: Connection, product_id: int) -> dict[int, Row[Any]]:
     newest = select(func.max(versions.alias().c.id)).scalar_subquery()
     activated = {_active_number(connection, product_id), *_activations(connection, product_id)} - {None}
     query = select(versions).where(versions.c.product_id == product_id, number.not_in(activated))
-    rows = connection.execute(query.where(number != newest, ~or_(*uses)))
+    rows = connection.execute(query.where(number != newest, ~or_(*uses))).all()
+    tried = select(inspections.c.version_id).distinct()  # rarely any: what was tried by hand counts nowhere
+    tried = tried.where(
+        inspections.c.product_id == product_id, inspections.c.version_id.in_([r.id for r in rows])
+    )
+    used = {*connection.scalars(tried)} if rows else {*()}
     is_joint = {"product", "products"}
-    return {row.id: row for row in rows if is_joint.isdisjoint(json.loads(row.facts))}
+    unused = (row for row in rows if row.id not in used)
+    return {row.id: row for row in unused if is_joint.isdisjoint(json.loads(row.facts))}
 
 
 def _activations(

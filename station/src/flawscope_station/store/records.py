@@ -10,11 +10,24 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, Select, Table, func, literal_column, select, update
+from sqlalchemy import (
+    Connection,
+    Row,
+    Select,
+    Table,
+    case,
+    exists,
+    func,
+    literal_column,
+    select,
+    true,
+    update,
+)
 
 from flawscope.errors import InputError
 from flawscope_station.store.database import Database, now
@@ -37,8 +50,10 @@ from flawscope_station.store.inspection import (
 from flawscope_station.store.removed_files import find_file_keys
 from flawscope_station.store.schema import (
     ANOMALOUS,
+    CHALLENGE,
     HOUR,
     PRODUCTION,
+    TRIAL,
     WITHIN,
     events,
     hours,
@@ -52,6 +67,10 @@ from flawscope_station.store.schema import (
 )
 
 GOOD, DEFECT, SKIP, UNDO = "good", "defect", "skip", "undo"
+_NO_VERDICT = {  # why an inspection of this purpose gets none
+    CHALLENGE: "shows a challenge part, whose answer is known",
+    TRIAL: "was tried by hand and is no part of the line: nothing is learnt from it",
+}
 # a literal: a partial index serves only queries that state its condition
 MAX_KIND_LENGTH = 100  # characters of a defect's kind
 IS_WAITING = inspections.c.review == literal_column(f"'{WAITING}'")
@@ -163,15 +182,41 @@ class Store:
         with self.database.writing() as connection:
             return add_product(connection, name, entry_id)
 
+    def find_product(self, name: str) -> Row[Any] | None:
+        """Row of the product of a name, also of one that was removed."""
+        return self.database.row(select(products).where(products.c.name == name))
+
+    def removed_products(self, present: Collection[int]) -> dict[str, int]:
+        """Numbers of the products by name that have records and are none of those that are present."""
+        has_records = exists().where(inspections.c.product_id == products.c.id)
+        query = select(products.c.name, products.c.id).where(products.c.id.not_in(present), has_records)
+        return {row.name: int(row.id) for row in self.database.rows(query.order_by(products.c.name))}
+
+    def free_name(self, name: str, who: str) -> str:
+        """Give the product of this name, which was removed, a name that says so, and return that: its records
+        stay its own when another part gets the name."""
+        with self.database.writing() as connection:
+            taken = {*connection.scalars(select(products.c.name))}
+            stem = f"{name[:40]}.removed-{iso(now())[:10]}"
+            free = (stem if n == 1 else f"{stem}-{n}" for n in count(1))
+            new_name = next(one for one in free if one not in taken)
+            renamed = update(products).where(products.c.name == name).values(name=new_name)
+            number = connection.scalar(renamed.returning(products.c.id))
+            text = (
+                f"another product takes the name {name}: the records of the one before are under {new_name}"
+            )
+            add_event(connection, REMOVED_EVENT, who, text, number)
+        return new_name
+
     def totals(self, product_id: int) -> dict[str, int]:
         """Number of inspections, and of those that wait for a review, up to `MAX_WAITING`."""
         count = self.counts(product_id)["inspected"]
         return {"inspections": count, "waiting": self.waiting_count(product_id)}
 
     def last_at(self, product_id: int) -> int | None:
-        """Return when the last part of a product was recorded, microseconds since 1970, or None."""
+        """Return when the last part of a product came from the line, microseconds since 1970, or None."""
         with self.database.reading() as connection:
-            latest = select(func.max(inspections.c.at)).where(inspections.c.product_id == product_id)
+            latest = select(func.max(inspections.c.at)).where(on_line(product_id))
             found: int | None = connection.execute(latest).scalar_one()
         return found
 
@@ -193,12 +238,20 @@ class Store:
         return found
 
     def counts_since(self, product_id: int, since: int) -> dict[str, int]:
-        """Numbers of inspections since the hour of a time: `COUNTED`."""
+        """Numbers of inspections since a time: `COUNTED`."""
+        first_hour = -(-since // HOUR)  # that is whole
         sums = (func.coalesce(func.sum(hours.c[name]), 0) for name in COUNTED)
-        query = select(*sums).where(hours.c.product_id == product_id, hours.c.hour >= since // HOUR)
+        whole = select(*sums).where(hours.c.product_id == product_id, hours.c.hour >= first_hour)
+        column = inspections.c
+        is_anomalous = column.anomalous & ~column.tolerated
+        conditions = (true(), is_anomalous, column.tolerated, column.unanswered.is_not(None))
+        ones = (func.coalesce(func.sum(case((holds, 1), else_=0)), 0) for holds in conditions)
+        begun = select(*ones).where(on_line(product_id), column.at >= since, column.at < first_hour * HOUR)
         with self.database.reading() as connection:
-            row = connection.execute(query).one()
-        return dict(zip(COUNTED, map(int, row), strict=True))
+            rows = [connection.execute(whole).one()]
+            if since % HOUR:
+                rows.append(connection.execute(begun).one())
+        return {name: sum(int(row[place]) for row in rows) for place, name in enumerate(COUNTED)}
 
     @contextmanager
     def _counted(self, changes: Callable[[], Iterable[tuple[int, Mapping[str, int]]]]) -> Iterator[None]:
@@ -406,7 +459,7 @@ class Store:
             if row is None:
                 raise NotFoundError(f"there is no inspection {number}")
             if row.purpose != PRODUCTION:
-                raise InputError(f"inspection {number} shows a challenge part, whose answer is known")
+                raise InputError(f"inspection {number} {_NO_VERDICT[row.purpose]}")
             if key is None or not _is_repeated(connection, number, key, content):
                 last = last_verdicts(connection, [number]).get(number)
                 if verdict == UNDO and last is None:

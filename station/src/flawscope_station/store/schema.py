@@ -31,7 +31,8 @@ from sqlalchemy import (
 HOUR = 3_600_000_000  # microseconds
 GOOD, ANOMALOUS = "good", "anomalous"  # decisions
 LATE, WITHDRAWN, ABANDONED = UNANSWERED = "late", "withdrawn", "abandoned"  # why a sender got no answer
-PRODUCTION, CHALLENGE = "production", "challenge"  # purposes of an inspection
+# purposes of an inspection; a trial is a picture that somebody tries by hand
+PRODUCTION, CHALLENGE, TRIAL = "production", "challenge", "trial"
 WITHIN = "within tolerance"  # decision on a picture: anomalous, and a person's rules tolerate it
 EARLIER_RELEASE = ""  # `challenges.state_hash` of a release whose hash is none of this one's
 REPORT_VIEW = "inspection_report"  # for SQL of others: its columns stay (docs/station-shifts.md)
@@ -183,7 +184,8 @@ inspections = Table(
     Column("request_hash", Hash),  # hash of all that came under the sender's key
     Column("unanswered", String(12)),  # late, withdrawn, abandoned; NULL: its sender got the answer
     Column("view", Name),  # that the picture shows; NULL: a part has one
-    # production, or challenge: shown to see whether the station judges rightly; it counts in no figure
+    # production; challenge: shown to see whether the station judges rightly; trial: tried by hand. What is
+    # none of the production counts in no figure
     Column("purpose", String(12), nullable=False),
     Column("challenge_id", Key, ForeignKey("challenges.id")),  # NULL: none was due
     Column("challenge_part_id", Key, ForeignKey("challenge_parts.id")),
@@ -215,7 +217,7 @@ IS_PRODUCTION = inspections.c.purpose == literal_column(f"'{PRODUCTION}'")  # co
 
 def on_line(product_id: int) -> ColumnElement[bool]:
     """Condition of a product's inspections that came from the line. Whoever learns, draws or counts asks by
-    it: what was shown in a challenge is none of them."""
+    it: what was shown in a challenge, or tried by hand, is none of them."""
     return and_(inspections.c.product_id == product_id, IS_PRODUCTION)
 
 

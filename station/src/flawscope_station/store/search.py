@@ -41,6 +41,8 @@ from flawscope_station.store.records import (
 from flawscope_station.store.schema import (
     HOUR,
     NOT_INSPECTED_EVENTS,
+    PRODUCTION,
+    TRIAL,
     UNANSWERED,
     WITHIN,
     events,
@@ -52,6 +54,7 @@ from flawscope_station.store.schema import (
 )
 
 MAX_PAGE_SIZE = 500  # inspections of a page
+WITH_TRIALS = "with trials"  # filter of purposes
 MAX_SORTED_MATCHES = 2000  # matches beyond which a search walks in order instead of sorting
 _UNINDEXED_AT: ColumnElement[int] = literal_column("+inspections.at", BigInteger)  # +: without index
 _PREFIX_FILTERS = ("name", "part", "batch")  # filters that may be a prefix, as A12*
@@ -82,7 +85,8 @@ class Filters:
     """Filters of a search; None: any.
 
     since, until: microseconds since 1970; until is exclusive. name: of the picture; `A12*` is any that begins
-    with A12, also of part and batch. cursor: `next` of the page before.
+    with A12, also of part and batch. cursor: `next` of the page before. purpose: `with trials` is
+    the production and what was tried by hand.
     """
 
     since: Moment | None = None
@@ -99,7 +103,7 @@ class Filters:
     batch: LabelText | None = None
     cursor: Annotated[str, AfterValidator(_checked_cursor)] | None = None
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE_SIZE)] = 50
-    purpose: Literal["production", "challenge"] = "production"
+    purpose: Literal["production", "challenge", "trial", "with trials"] = "production"
 
     @classmethod
     def from_query(cls, query: Mapping[str, str]) -> Filters:
@@ -186,7 +190,8 @@ def _build_query(product_id: int, filters: Filters, walk: bool) -> Select[Any]:
         was_answered = column.unanswered.is_(None)
         wanted.append(was_answered if asked.unanswered == "none" else ~was_answered)
     wanted += [text_condition(name, text, walk) for name, text in _text_filters(filters)]
-    wanted += [column.product_id == product_id, column.purpose == asked.purpose]
+    purposes = (PRODUCTION, TRIAL) if asked.purpose == WITH_TRIALS else (asked.purpose,)
+    wanted += [column.product_id == product_id, column.purpose.in_(purposes)]
     return inspection_query().where(*wanted).order_by(column.id.desc())
 
 

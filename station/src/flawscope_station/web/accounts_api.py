@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal
 from fastapi import Depends
 from pydantic import BaseModel, ConfigDict, Field
 
-from flawscope_station.access.roles import ADMIN, Person
+from flawscope_station.access.roles import ADMIN, LOCAL_PERSON, Person
 from flawscope_station.settings.values import parse_age
 from flawscope_station.store.records import iso
-from flawscope_station.web.api import api_router
+from flawscope_station.web.api import api_router, refusals
 from flawscope_station.web.components import AccessDep
+from flawscope_station.web.errors import RefusedError
 from flawscope_station.web.middleware import require_role
 
 router = api_router(prefix="/api/v1", role=ADMIN)
@@ -71,9 +72,12 @@ def users(access: AccessDep) -> Any:
     return {"users": [_shown(row) for row in access.users.all()]}
 
 
-@router.post("/users", status_code=201, response_model=Users)
+@router.post("/users", status_code=201, response_model=Users, responses=refusals(409))
 def add_user(new: NewUser, access: AccessDep, person: Admin) -> Any:
-    """Let somebody sign in."""
+    """Let somebody sign in. On an open station it is an administrator: from then on everybody signs in."""
+    if person == LOCAL_PERSON and new.role != ADMIN:
+        text = f"from now on everybody signs in, and {new.name} could add nobody: begin with an admin"
+        raise RefusedError(409, text, "no_admin")
     access.users.add(new.name, new.password, new.role, who=person.name)
     return users(access)
 
@@ -97,9 +101,14 @@ def tokens(access: AccessDep) -> Any:
     return {"tokens": [_shown(row) for row in access.tokens.all()]}
 
 
-@router.post("/tokens", status_code=201, response_model=Secret)
+@router.post("/tokens", status_code=201, response_model=Secret, responses=refusals(409))
 def add_token(new: NewToken, access: AccessDep, person: Admin) -> Any:
-    """Make a token, which is shown once."""
+    """Make a token, which is shown once. On an open station there is a user first."""
+    if person == LOCAL_PERSON:
+        text = "a token ends the open access, and nobody could sign in at the pages: first add a user, with "
+        raise RefusedError(
+            409, f"{text}POST /users or `flawscope station user add NAME --role admin`", "no_users"
+        )
     seconds = None if new.expires is None else parse_age(new.expires, "expires: ")
     token = access.tokens.add(new.name, new.role, expires=seconds, who=person.name)
     return {"name": new.name, "token": token}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -17,11 +17,14 @@ from fastapi.responses import StreamingResponse
 
 from flawscope import __version__
 from flawscope.errors import InputError, suggest_name
-from flawscope_station.access.authenticator import ExpiredError
+from flawscope_station.access.authenticator import Access, ExpiredError
 from flawscope_station.access.roles import ENGINEER, OPERATOR, PERSON_KEY, VIEWER, Person, has_role
 from flawscope_station.core.housekeeping import Housekeeping
 from flawscope_station.core.live import EventBroadcaster
+from flawscope_station.core.queries import Overview
+from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.settings.station import Limits
+from flawscope_station.shifts import shift_begin
 from flawscope_station.store.database import StoreError, now
 from flawscope_station.store.files import MASK_SUFFIX, MASKS
 from flawscope_station.store.inspection import HTTP_PREFIX, Inspection
@@ -30,12 +33,14 @@ from flawscope_station.store.search import MAX_PAGE_SIZE, Filters
 from flawscope_station.web import schemas, uploads
 from flawscope_station.web.components import (
     AccessDep,
+    AddressesDep,
     FilesDep,
     HealthDep,
     MetricsDep,
     OverviewDep,
     ProductId,
     RecordsDep,
+    RecordsId,
     RendererDep,
     SettingsDep,
     StoreDep,
@@ -132,6 +137,13 @@ def products(overview: OverviewDep) -> Any:
     return {"products": [overview.facts(name) for name in list(overview.addresses.products)]}
 
 
+@router.get("/removed-products", response_model=schemas.RemovedProducts)
+def removed_products(addresses: AddressesDep) -> Any:
+    """List the products that were removed: their inspections can be found, seen and exported by these names,
+    for as long as they are kept."""
+    return {"products": list(addresses.removed())}
+
+
 @product_router.get("", response_model=schemas.Product)
 def one_product(name: str, overview: OverviewDep) -> Any:
     return overview.facts(name)
@@ -181,8 +193,8 @@ def parse_filters(
         Query(description="why its sender did not get the answer"),
     ] = None,
     purpose: Annotated[
-        Literal["", "production", "challenge"] | None,
-        Query(description="challenge: challenge parts, which are not found otherwise"),
+        Literal["", "production", "challenge", "trial", "with trials"] | None,
+        Query(description="challenge: challenge parts; trial: what was tried by hand. Neither is found else"),
     ] = None,
     score_min: str | None = None,
     score_max: str | None = None,
@@ -201,14 +213,14 @@ FiltersDep = Annotated[Filters, Depends(parse_filters)]
 
 
 @product_router.get("/inspections", response_model=schemas.Inspections)
-def find_inspections(product_id: ProductId, records: RecordsDep, filters: FiltersDep) -> Any:
+def find_inspections(product_id: RecordsId, records: RecordsDep, filters: FiltersDep) -> Any:
     """Search inspections, the newest first."""
     page = records.search(product_id, filters)
     return {"inspections": page.inspections, "next": page.next}
 
 
 @product_router.get("/inspections/{number}", response_model=Inspection)
-def one_inspection(product_id: ProductId, number: int, store: StoreDep) -> Any:
+def one_inspection(product_id: RecordsId, number: int, store: StoreDep) -> Any:
     return store.inspection(product_id, valid_id_or_zero(number))
 
 
@@ -216,7 +228,7 @@ def one_inspection(product_id: ProductId, number: int, store: StoreDep) -> Any:
 
 
 @product_router.get("/inspections/{number}/picture", response_class=Response)
-def picture(product_id: ProductId, number: int, renderer: RendererDep, seen: SeenView = None) -> Response:
+def picture(product_id: RecordsId, number: int, renderer: RendererDep, seen: SeenView = None) -> Response:
     """Return the picture file as it was sent."""
     data, suffix, sent_name = renderer.picture(product_id, valid_id_or_zero(number), seen)
     stem = PurePosixPath(sent_name).stem or str(number)
@@ -226,7 +238,7 @@ def picture(product_id: ProductId, number: int, renderer: RendererDep, seen: See
 
 @product_router.get("/inspections/{number}/view", response_class=Response)
 def view(
-    product_id: ProductId,
+    product_id: RecordsId,
     number: int,
     renderer: RendererDep,
     side: Side = DEFAULT_SIDE,
@@ -239,7 +251,7 @@ def view(
 
 @product_router.get("/inspections/{number}/overlay", response_class=Response)
 def overlay(
-    product_id: ProductId,
+    product_id: RecordsId,
     number: int,
     renderer: RendererDep,
     side: Side = DEFAULT_SIDE,
@@ -251,7 +263,7 @@ def overlay(
 
 
 @product_router.get("/inspections/{number}/map", response_class=Response)
-def anomaly_map(product_id: ProductId, number: int, renderer: RendererDep) -> Response:
+def anomaly_map(product_id: RecordsId, number: int, renderer: RendererDep) -> Response:
     """Return the anomaly map at the network's size, as 16-bit PNG; X-Map-Low and X-Map-High are the values of
     0 and 65535."""
     data, low, high = renderer.map(product_id, valid_id_or_zero(number))
@@ -260,7 +272,7 @@ def anomaly_map(product_id: ProductId, number: int, renderer: RendererDep) -> Re
 
 
 @product_router.get("/inspections/{number}/mask", response_class=Response)
-def mask(product_id: ProductId, number: int, renderer: RendererDep) -> Response:
+def mask(product_id: RecordsId, number: int, renderer: RendererDep) -> Response:
     """Return the mask that a person drew, else that of the model, as PNG of the picture's size, 255 where the
     defect is."""
     data = renderer.mask(product_id, valid_id_or_zero(number))
@@ -351,32 +363,79 @@ def trends(
     return records.trends(product_id, *bounds)
 
 
-@product_router.get("/live", response_class=StreamingResponse)
-async def live(
-    name: str,
-    product_id: ProductId,
-    request: Request,
-    overview: OverviewDep,
-    access: AccessDep,
-    broadcaster: Annotated[EventBroadcaster, component(EventBroadcaster)],
-) -> StreamingResponse:
-    """Stream server-sent events: `inspection` for each new one, `refusal` for each part or trigger that is
-    not judged, `state` every second, with the time as `at`."""
+# ------------------------------------------------------------------------------------------------------- live
 
-    def state() -> dict[str, Any] | None:
+LIVE_TEXT = (
+    "Stream server-sent events: `inspection` for each new one, `refusal` for each part or trigger that is "
+    "not judged, `state` every second, with the time as `at` and the counts of the shift. Each names its "
+    "`product`."
+)
+MAX_LIVE_PRODUCTS = 100  # of a stream
+EventsDep = Annotated[EventBroadcaster, component(EventBroadcaster)]
+
+
+def live_state(overview: Overview, shifts: ShiftSettings | None, name: str) -> dict[str, Any]:
+    """Return how a product is at the moment, as the stream and the page *Live* show it. NotFoundError."""
+    product_id, at = overview.addresses.product_id(name), now()
+    begin = shift_begin(shifts, at)
+    counts = {"since": iso(begin), **overview.store.counts_since(product_id, begin)}
+    waiting = overview.store.waiting_count(product_id)
+    return {**overview.state(name), "product": name, "waiting": waiting, "counts": counts, "at": iso(at)}
+
+
+def _stream(
+    request: Request,
+    names: Sequence[str],
+    overview: Overview,
+    access: Access,
+    shifts: ShiftSettings | None,
+    broadcaster: EventBroadcaster,
+) -> StreamingResponse:
+    """Return the events of products. It ends when nobody may see them any more, or none of them is there."""
+
+    def states() -> list[dict[str, Any]]:
         try:
             if not has_role(access.authenticate(request), VIEWER):  # signed out, or removed
-                return None
-            facts = {**overview.state(name), "waiting": overview.store.waiting_count(product_id)}
-            return {**facts, "at": iso(now())}
+                return []
+            there = [name for name in names if name in overview.addresses.products]
+            return [live_state(overview, shifts, name) for name in there]
         except (StoreError, ExpiredError, NotFoundError):  # the page asks for the reason, and connects again
-            return None
+            return []
+
+    product_ids = [overview.addresses.product_id(name) for name in names]
 
     async def events() -> AsyncIterator[str]:
-        async for message in broadcaster.stream(product_id, state):
+        async for message in broadcaster.stream(product_ids, states):
             yield message
 
     return StreamingResponse(events(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+
+
+@router.get("/live", response_class=StreamingResponse, description=LIVE_TEXT)
+async def live_products(
+    request: Request,
+    overview: OverviewDep,
+    access: AccessDep,
+    settings: SettingsDep,
+    broadcaster: EventsDep,
+    products: Annotated[str, Query(min_length=1, description="their names, with commas between them")],
+) -> StreamingResponse:
+    names = list(dict.fromkeys(products.split(",")))
+    if len(names) > MAX_LIVE_PRODUCTS:
+        raise InputError(f"a stream is of {MAX_LIVE_PRODUCTS} products at most: open several")
+    return _stream(request, names, overview, access, settings.shifts, broadcaster)
+
+
+@product_router.get("/live", response_class=StreamingResponse, description=LIVE_TEXT)
+async def live(
+    name: str,
+    request: Request,
+    overview: OverviewDep,
+    access: AccessDep,
+    settings: SettingsDep,
+    broadcaster: EventsDep,
+) -> StreamingResponse:
+    return _stream(request, [name], overview, access, settings.shifts, broadcaster)
 
 
 router.include_router(product_router)

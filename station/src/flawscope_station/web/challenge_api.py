@@ -8,11 +8,12 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from flawscope.pictures.folder_words import says_good
 from flawscope_station.challenge.challenge import Challenge
 from flawscope_station.challenge.readiness import LEAST
 from flawscope_station.sources.source import TriggeredSource
 from flawscope_station.store.records import valid_id_or_zero
-from flawscope_station.store.schema import ANOMALOUS
+from flawscope_station.store.schema import ANOMALOUS, GOOD
 from flawscope_station.store.search import Filters
 from flawscope_station.web.api import Engineer, Operator, api_router, refusals
 from flawscope_station.web.components import FloorDep, ProductId, RecordsDep, component
@@ -66,10 +67,18 @@ class ChallengeState(BaseModel):
     challenges: list[ChallengeRun] = Field(description="the latest first")
 
 
+def _expected_decision(word: object) -> object:
+    """Return the decision that a word means, as names of folders mean it; other values as they are."""
+    is_good = says_good(word) if isinstance(word, str) and word not in (GOOD, ANOMALOUS) else None
+    if is_good is None:
+        return word
+    return GOOD if is_good else ANOMALOUS
+
+
 Expected = Annotated[
     Literal["good", "anomalous"],
-    BeforeValidator(lambda word: ANOMALOUS if word == "defective" else word),
-    Field(description="defective is taken for anomalous"),
+    BeforeValidator(_expected_decision),
+    Field(description="also in other words, such as defective, iO, NOK"),
 ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeVar
 
+import anyio.to_thread
 from fastapi import Depends, Request
 
 from flawscope_station.access.authenticator import Access
@@ -57,4 +58,11 @@ async def _product_id(name: str, addresses: AddressesDep) -> int:
     return addresses.product_id(name)
 
 
+async def _records_id(name: str, addresses: AddressesDep) -> int:
+    if name in addresses:
+        return addresses.product_id(name)
+    return await anyio.to_thread.run_sync(addresses.records_id, name)
+
+
 ProductId = Annotated[int, Depends(_product_id)]
+RecordsId = Annotated[int, Depends(_records_id)]  # of a product whose records are read: also of a removed one

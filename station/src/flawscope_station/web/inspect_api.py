@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -29,7 +30,7 @@ from flawscope_station.store.inspection import (
     upload_request,
 )
 from flawscope_station.store.records import describe_new
-from flawscope_station.store.schema import ABANDONED
+from flawscope_station.store.schema import ABANDONED, TRIAL
 from flawscope_station.web import schemas, uploads
 from flawscope_station.web.api import PictureName, api_router, file_body_schema, key_header_schema
 from flawscope_station.web.components import FloorDep, find_component
@@ -44,6 +45,10 @@ Deadline = Annotated[
     Query(ge=1, le=600_000, description="milliseconds in which it must be answered", examples=[800]),
 ]
 LabelDep = Annotated[Label, Depends(uploads.parse_label)]
+Purpose = Annotated[
+    Literal["production", "trial"],
+    Query(description="trial: tried by hand; it is recorded, and counts in no figure, sink or shift"),
+]
 WRONG_REQUEST = "request"  # refusal, as pages show it, of a part whose request cannot be understood
 
 
@@ -58,12 +63,14 @@ class JudgingRoute(APIRoute):
                 return await handle(request)
             except Exception as error:
                 is_stranger = isinstance(error, RefusedError) and error.status in (401, 403)
-                if not is_stranger:
+                is_trial = request.query_params.get("purpose") == TRIAL  # the line misses nothing
+                if not (is_stranger or is_trial):
                     part = make_label(request.query_params.get("part"), None).part
                     is_wrong = isinstance(error, RequestValidationError)
                     code = WRONG_REQUEST if is_wrong else ""
                     refusals = find_component(request, ConnectionContext).refusals
-                    refusals.note(request.path_params["name"], error, part, code)
+                    picture = uploads.clean_name(request.query_params.get("name", ""))
+                    refusals.note(request.path_params["name"], error, part, code, picture=picture)
                 if isinstance(error, FlawscopeError):  # raised, its traceback would hold the pictures
                     return error_response(without_traceback(error))
                 raise
@@ -94,6 +101,7 @@ async def inspect(
     label: LabelDep,
     file: PictureName = "",
     deadline: Deadline = None,
+    purpose: Purpose = "production",
 ) -> Any:
     """Judge a part: the body is its picture. Where the model judges parts in views, a form holds the pictures
     of all of them. Else a form may hold several parts, whose results come in its order.
@@ -106,15 +114,14 @@ async def inspect(
     seconds of Retry-After. 504: the part was not judged in time; if it was just being judged, it is recorded
     nevertheless.
     """
-    product_id, due = (
-        floor.addresses.address_id(name),
-        floor.due(name, deadline, request.scope.get(ARRIVED_KEY)),
-    )
+    product_id = floor.addresses.address_id(name)
+    due = floor.due(name, deadline, request.scope.get(ARRIVED_KEY))
     check_room(floor, name, due, label.part)
     files, is_form = await uploads.read_uploads(request, file)
     is_several = is_form and not floor.inspector.judge.parts.takes_views(product_id)
     keyed = await _keyed_request(floor, name, request, files, is_form, is_several, label, due)
     parts = _parts_of(product_id, files, is_several, keyed, label, due)
+    parts = [replace(part, purpose=purpose) for part in parts]
     numbers, waiters = await submit_parts(floor, product_id, keyed, parts, due)
     watching = asyncio.create_task(_watch_client(request, partial(_leave, waiters.values())))
     try:
@@ -195,9 +202,12 @@ async def _results(
             results.append({"inspection": inspection})
         except FlawscopeError as error:
             first_error = first_error or error
-            code = floor.refusals.note(name, without_traceback(error), label.part)
-            text = sender_text(error)
-            results.append({"name": part.pictures[0].name, "error": text, "code": code})
+            plain = without_traceback(error)
+            is_trial = part.purpose == TRIAL
+            picture = part.pictures[0].name
+            note = partial(floor.refusals.note, picture=picture)
+            code = status_and_code(plain)[1] if is_trial else note(name, plain, label.part)
+            results.append({"name": picture, "error": sender_text(error), "code": code})
     return results, first_error, is_new
 
 
@@ -265,10 +275,8 @@ async def trigger(
     recorded, except a frame that was just being judged. A frame may answer several triggers that came before
     it: each is an inspection of its own, and `triggers` says how many.
     """
-    product_id, due = (
-        floor.addresses.address_id(name),
-        floor.due(name, deadline, request.scope.get(ARRIVED_KEY)),
-    )
+    product_id = floor.addresses.address_id(name)
+    due = floor.due(name, deadline, request.scope.get(ARRIVED_KEY))
     key, scheme = uploads.idempotency_key(request), floor.addresses.scheme(name)
     keyed = trigger_request(key, camera, label, scheme) if key else None
     find_camera = partial(floor.cameras, name, camera)

@@ -18,12 +18,13 @@ from flawscope_station.access.roles import LOCAL_PERSON, PERSON_KEY, Person, has
 from flawscope_station.core.queries import Overview
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.settings.station import Settings
-from flawscope_station.shifts import Shift, ended_shifts, shift_begin
+from flawscope_station.shifts import Shift, ended_shifts
 from flawscope_station.store.database import StoreError, now
 from flawscope_station.store.inspection import other_fields
 from flawscope_station.store.line_alarms import hold_promise
 from flawscope_station.store.records import iso, valid_id_or_zero
-from flawscope_station.store.search import Filters
+from flawscope_station.store.search import WITH_TRIALS, Filters
+from flawscope_station.web.api import live_state
 from flawscope_station.web.components import (
     HealthDep,
     OverviewDep,
@@ -53,9 +54,11 @@ PER_PAGE = 48  # inspections in the history; divides by 2, 3, 4, 6 and 8 columns
 
 
 class Page:
-    """Page that a request asks for: person, language and product. product_id: set on a product's pages."""
+    """Page that a request asks for: person, language and product. product_id: set on a product's pages.
+    is_removed: its product is inspected no more, and its records can be read."""
 
     product_id: int
+    is_removed = False
 
     def __init__(self, request: Request, page: str, product: str | None = None):
         self.request, self.page, self.product = request, page, product
@@ -79,8 +82,9 @@ class Page:
         facts = self._product_facts(product) if product else None
         api = f"/api/v1/products/{quote(product, safe='')}" if product else ""
         texts = self.texts.sections(*COMMON_SECTIONS, *sections) if product or sections else {}
-        script = {"texts": texts, "product": product, "person": person.name if person else "", "api": api}
-        script["data"] = more.pop("data", None)
+        script: dict[str, Any] = {"texts": texts, "product": product, "api": api}
+        script["person"] = person.name if person else ""
+        script |= {"data": more.pop("data", None), "over": self.is_removed}  # over: nothing is asked any more
         html = PAGES.render(
             template,
             self.texts,
@@ -90,10 +94,11 @@ class Page:
             product=product,
             products=list(self.overview.addresses.products) if person else [],
             facts=facts,
+            removed=self.is_removed,
             menu=self.overview.menu,
             bar=self._problem_bar(facts) if facts else "",
             person=person,
-            may_judge=has_role(person, "operator"),
+            may_judge=has_role(person, "operator") and not self.is_removed,
             may_audit=has_role(person, "admin"),
             may_change=has_role(person, "engineer"),
             account=person not in (None, LOCAL_PERSON),
@@ -113,7 +118,10 @@ class Page:
         return [user_command(settings, os.path.abspath(settings.store), verb) for verb in verbs]
 
     def _product_facts(self, product: str) -> dict[str, Any]:
-        """Return the product's facts; while the store is away only those that the page of problems needs."""
+        """Return the product's facts; while the store is away only those that the page of problems needs, and
+        of a removed one those of any page."""
+        if self.is_removed:
+            return {"waiting": 0, "problems": [], "problem_products": [], "found_at": None}
         try:
             return self.overview.facts(product)
         except StoreError:
@@ -152,12 +160,14 @@ def html_router(role: str) -> APIRouter:
     return APIRouter(include_in_schema=False, dependencies=[Depends(require_role(role))])
 
 
-def product_page(name: str) -> Any:
-    """Make the dependency of a product's page. NotFoundError where there is no such product."""
+def product_page(name: str, *, of_records: bool = False) -> Any:
+    """Make the dependency of a product's page. NotFoundError where there is no such product. of_records: the
+    page shows records, also of a product that was removed."""
 
     def page(request: Request, product: str) -> Page:
-        page = Page(request, name, product)
-        page.product_id = page.overview.addresses.product_id(product)
+        page, addresses = Page(request, name, product), find_component(request, Overview).addresses
+        page.product_id = addresses.records_id(product) if of_records else addresses.product_id(product)
+        page.is_removed = product not in addresses
         return page
 
     return Depends(page)
@@ -193,13 +203,10 @@ def live(
     product_id, store = page.product_id, records.store
     newest = records.search(product_id, Filters(limit=RECENT_PICTURES)).inspections
     last = store.last_defective(product_id)
-    facts = {**overview.state(product), "waiting": store.waiting_count(product_id), "at": iso(now())}
+    facts = live_state(overview, settings.shifts, product)
     del facts["problem"]  # that is for engineers
-    begin = shift_begin(settings.shifts, now())
-    counts = {"since": iso(begin), **store.counts_since(product_id, begin)}
-    data: dict[str, Any] = {"newest": newest, "anomalous": last}
-    data |= {"facts": facts, "counts": counts}
-    return page.render("live", sections=("live", "refused", "capture", "promise"), data=data)
+    data: dict[str, Any] = {"newest": newest, "anomalous": last, "facts": facts}
+    return page.render("live", sections=("live", "refused", "capture"), data=data)
 
 
 @page_router.get("/{product}/review")
@@ -213,7 +220,10 @@ def review(
 
 @page_router.get("/{product}/history")
 def history(
-    product: str, page: Annotated[Page, product_page("history")], records: RecordsDep, versions: VersionsDep
+    product: str,
+    page: Annotated[Page, product_page("history", of_records=True)],
+    records: RecordsDep,
+    versions: VersionsDep,
 ) -> Response:
     query = {key: value for key, value in page.request.query_params.items() if value.strip()}
     cursor = query.pop("cursor", "")
@@ -222,7 +232,8 @@ def history(
     try:
         search = {key: _to_utc(text) if key in ("since", "until") else text for key, text in query.items()}
         search |= {key: text.replace(",", ".") for key, text in query.items() if key.startswith("score_")}
-        filters = Filters.from_query({**search, "cursor": cursor, "limit": str(PER_PAGE)})
+        shown = {"purpose": WITH_TRIALS, **search, "cursor": cursor, "limit": str(PER_PAGE)}
+        filters = Filters.from_query(shown)
         result = records.search(page.product_id, filters)
         inspections = result.inspections
         if result.next:
@@ -298,7 +309,9 @@ def problems(page: Annotated[Page, product_page(PROBLEMS_PAGE)], health: HealthD
 
 
 @page_router.get("/{product}/inspections/{number}")
-def inspection(number: int, page: Annotated[Page, product_page("inspection")], store: StoreDep) -> Response:
+def inspection(
+    number: int, page: Annotated[Page, product_page("inspection", of_records=True)], store: StoreDep
+) -> Response:
     item = store.inspection(page.product_id, valid_id_or_zero(number))
     shown: dict[str, Any] = {"item": item, "more": other_fields(item)}
     data = {"id": number, "verdict_id": item["verdict_id"]}

@@ -32,8 +32,8 @@ from flawscope_station.web.api import Engineer, FiltersDep, api_router, attachme
 from flawscope_station.web.components import (
     AddressesDep,
     DatabaseDep,
-    ProductId,
     RecordsDep,
+    RecordsId,
     SettingsDep,
     VersionsDep,
 )
@@ -82,7 +82,7 @@ class AuditPage(BaseModel):
 @router.get("/export", response_class=Response, responses={200: {"content": {CSV: {}, XLSX: {}}}})
 def export(
     name: str,
-    product_id: ProductId,
+    product_id: RecordsId,
     request: Request,
     records: RecordsDep,
     versions: VersionsDep,

@@ -29,6 +29,10 @@ class PartResults(BaseModel):
     results: list[PartResult]
 
 
+class RemovedProducts(BaseModel):
+    products: list[str] = Field(description="names of those that have records")
+
+
 class Inspections(BaseModel):
     inspections: list[Inspection]
     next: str | None = Field(description="`cursor` of the page after this one")

@@ -10,6 +10,7 @@ from fastapi import Depends, Request, Response
 from fastapi.responses import FileResponse
 
 from flawscope.artefact import rates
+from flawscope.errors import InputError
 from flawscope.methods import conflicts, registry
 from flawscope_station.access.roles import ENGINEER
 from flawscope_station.setup import part_names
@@ -20,6 +21,7 @@ from flawscope_station.setup.draft import (
     refuse_defect_folder,
 )
 from flawscope_station.setup.drafts import Drafts
+from flawscope_station.setup.other_files import check_zip_name
 from flawscope_station.sources.source import TriggeredSource
 from flawscope_station.sources.trigger import wait_for_shot
 from flawscope_station.store.files import Files
@@ -36,7 +38,14 @@ from flawscope_station.web.api import (
     file_body_schema,
     refusals,
 )
-from flawscope_station.web.components import FilesDep, FloorDep, OverviewDep, component
+from flawscope_station.web.components import (
+    AddressesDep,
+    FilesDep,
+    FloorDep,
+    OverviewDep,
+    RendererDep,
+    component,
+)
 from flawscope_station.web.errors import RefusedError
 from flawscope_station.web.models_api import LiveProductsDep, save_body
 from flawscope_station.web.pages import Page, html_router
@@ -136,9 +145,18 @@ async def add_pictures(
     responses=refusals(504, 507),
 )
 async def capture(
-    draft: DraftDep, body: setup_schemas.CaptureRequest, drafts: DraftsDep, floor: FloorDep
+    draft: DraftDep,
+    body: setup_schemas.CaptureRequest,
+    drafts: DraftsDep,
+    floor: FloorDep,
+    renderer: RendererDep,
 ) -> Any:
-    """Add what a camera shows now."""
+    """Add what a camera shows now, or the picture of an inspection."""
+    if body.inspection is not None:
+        product_id = floor.addresses.product_id(body.product)
+        data, _, name = await asyncio.to_thread(renderer.picture, product_id, body.inspection)
+        added = await asyncio.to_thread(drafts.add, draft, [(name, data)])
+        return {"results": [one._asdict() for one in added]}
     camera = floor.camera(body.product, body.camera)
     picture = await asyncio.to_thread(camera.picture, await wait_for_shot(camera, FRAME_SECONDS, None))
     added = await asyncio.to_thread(drafts.add, draft, [(picture.name, picture.data)])
@@ -162,8 +180,11 @@ def _add_upload(files: Files, drafts: Drafts, draft: Draft, upload: Upload) -> l
         return drafts.add(draft, [(upload.name, upload.data)])
     temporary = files.temporary_path("pictures.zip")
     try:
+        check_zip_name(upload.name)
         files.write(temporary, upload.data, durable=False)
         return drafts.add_zip(draft, temporary, upload.name)
+    except InputError as error:  # the other files of the request are kept
+        return [AddedPicture.refused(upload.name, error, str(error))]
     finally:
         files.remove_temporary(temporary)
 
@@ -280,10 +301,11 @@ def report(draft: LearntDraftDep, request: Request) -> Response:
 
 
 @page_router.get("/-/new")
-def new_page(request: Request, drafts: DraftsDep) -> Response:
-    """Show the products that are being made, and begin another."""
+def new_page(request: Request, drafts: DraftsDep, addresses: AddressesDep) -> Response:
+    """Show the products that are being made, and begin another; and where removed ones' records are."""
     facts = [drafts.facts(draft, looked_at=False) for draft in drafts]
-    return Page(request, "new").render("new", sections=("new",), drafts=facts)
+    gone = list(addresses.removed())
+    return Page(request, "new").render("new", sections=("new",), drafts=facts, gone=gone)
 
 
 @page_router.get("/-/new/{name}")

@@ -264,11 +264,17 @@ class AddedPictures(BaseModel):
 
 
 class CaptureRequest(BaseModel):
-    """Wish to take a picture."""
+    """Wish to take a picture: what a camera shows now, or that of an inspection."""
 
     model_config = ConfigDict(extra="forbid")
     product: str = Field(description="whose camera it is")
     camera: int | None = Field(None, ge=1, le=1000, description="its number; null: the only one")
+    inspection: int | None = Field(
+        None,
+        ge=1,
+        lt=2**63,
+        description="of the product, whose picture is taken; null: what the camera shows",
+    )
 
 
 class LeaveOutRequest(BaseModel):

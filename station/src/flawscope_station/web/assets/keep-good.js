@@ -1,5 +1,5 @@
 "use strict";
-// Live: what the camera shows now becomes a picture to learn from, of a product that is taught on these pages.
+// Live: the part that is shown becomes a picture to learn from, of a product that is taught on these pages.
 (() => {
   const { byId, page, t, api } = station;
   const button = byId("keep-good");
@@ -8,10 +8,11 @@
 
   button.addEventListener("click", async () => {
     button.disabled = true;
-    const body = { product: page.product };
+    const shown = Number(button.dataset.shown); // of this moment: another part may come meanwhile
+    const body = { product: page.product, inspection: shown };
     try {
       const [{ name, status, error }] = (await api(`/api/v1/new/${encodeURIComponent(page.product)}/capture`, { body })).results;
-      const said = { kept: t("capture.kept", { name }), known: t("capture.again"), refused: error };
+      const said = { kept: t("capture.kept", { name }), known: t("capture.known", { name }), refused: error };
       say(said[status]);
     } catch (error) {
       say(t("common.failed", { text: error.message }));

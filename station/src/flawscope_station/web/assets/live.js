@@ -16,7 +16,6 @@
   let newer = 0; // arrived since it is held
   let drawing = false; // an image is on its way
   let heard = Date.now();
-  let source = null;
   let audio = null;
   const clock = new Intl.DateTimeFormat(locale, { timeStyle: "medium" });
   const drawn = { id: null, layer: null };
@@ -67,12 +66,20 @@
     if (document.body.classList.contains("off")) return;
     if (away) band("away", "", away);
     else if (stopped) band("stopped", "", reason("wrong", stopped));
-    else if (refused) band("refused", refused.part ?? "", [refused.part, reason("refused", refused.code)].filter(Boolean).join(": "));
+    else if (refused) band("refused", missed(), [missed(), reason("refused", refused.code)].filter(Boolean).join(": "));
+    else if (held && shown?.purpose === "trial") band("held", "", heldLine(), "trial");
     else if (!shown) band("waiting");
     else if (idle || Date.now() - seen >= IDLE) band("idle", "", t("live.idle_since", { time: clock.format(new Date(seen)) }));
-    else if (held) band("held", "", t("live.said", { state: t(`state.${shown.decision}`), name: called(shown) }));
+    else if (held) band("held", "", heldLine());
     else band(shown.decision, shown.part ?? shown.name);
+    const isBefore = ["away", "stopped", "refused"].includes(byId("band").dataset.state); // the band is of something later
+    byId("now").textContent = t(isBefore ? "live.before" : "live.now");
   }
+
+  const heldLine = () => t("live.said", { state: t(`state.${shown.decision}`), name: called(shown) });
+
+  /** The part that was not judged, else its picture, as its sender calls it. */
+  const missed = () => refused.part ?? refused.picture ?? "";
 
   /** Why something is not judged, in words of the shop floor. */
   function reason(section, kind) {
@@ -86,6 +93,7 @@
 
   /** A part came that was not judged. */
   function refuse(found, loud = true) {
+    if (refused && found.at === refused.at) return; // two streams told of it
     remember(found);
     seen = Date.now();
     idle = false;
@@ -134,12 +142,13 @@
   // The large picture ----------------------------------------------------------------------------------
   function show(item) {
     shown = item;
+    if (byId("keep-good")) byId("keep-good").dataset.shown = item.id;
     byId("empty").hidden = true;
     current();
     byId("name").textContent = called(item);
     byId("name").href = `/${encodeURIComponent(page.product)}/inspections/${item.id}`;
     byId("at").textContent = clock.format(new Date(item.at));
-    byId("severity").textContent = item.severity > 0 ? number(item.severity) : "–";
+    byId("severity").textContent = number(item.severity);
     byId("recognised").hidden = !item.shows;
     byId("shows").textContent = item.shows === item.product ? item.shows : t("common.none_of_these");
     byId("not-found").hidden = !noticed(item);
@@ -238,9 +247,8 @@
     byId("bad").replaceChildren(tile(item, "overlay", 320));
   }
 
-  /** How many parts came since the shift began, and how many of them were defective. */
-  function counted() {
-    const { inspected, anomalous, since } = counts;
+  /** How many parts came since the shift began, and how many of them were defective: as the station counts. */
+  function counted({ inspected, anomalous, since }) {
     byId("counts").textContent = count("live.counts", inspected, { anomalous, time: clock.format(new Date(since)) });
   }
 
@@ -256,13 +264,17 @@
     if (newest.some((one) => one.id === item.id)) return;
     keep(item);
     came(item, loud);
-    counts.inspected += 1;
-    counts.anomalous += Number(item.decision === "anomalous");
-    counted();
     if (loud && item.decision === "anomalous") tone();
     if (!held) return show(item);
     newer += 1;
     byId("held").textContent = count("live.held_newer", newer);
+  }
+
+  /** Shows what somebody tried from a file: it is no part of the line, and no other page hears of it. */
+  function tried(item) {
+    hold(true);
+    show(item);
+    station.write(byId("sent"), t("live.tried", { name: item.name, state: t(`common.${item.decision}`) }));
   }
 
   function hold(on) {
@@ -303,8 +315,7 @@
     byId("backlog").textContent = facts.backlog;
     sources(facts.sources);
     times(facts.timing);
-    byId("promised").hidden = !facts.promised;
-    if (facts.promised) station.write(byId("promised"), station.promise.line(facts.promised));
+    if (facts.counts) counted(facts.counts);
     station.facts(facts);
     reviewed(facts);
     current();
@@ -320,27 +331,59 @@
     current();
   }
 
-  function listen() {
-    source?.close();
-    source = new EventSource(`${page.api}/live`);
-    source.addEventListener("open", () => back());
-    source.addEventListener("inspection", (event) => {
-      back();
-      arrived(JSON.parse(event.data));
-    });
-    source.addEventListener("refusal", (event) => {
-      back();
-      refuse(JSON.parse(event.data));
-    });
-    source.addEventListener("state", (event) => {
-      back();
-      state(JSON.parse(event.data));
-    });
-    source.addEventListener("error", () => {
-      source.close();
-      again();
-    });
+  const told = {
+    open: () => back(),
+    inspection: (item) => arrived(item),
+    refusal: (found) => refuse(found),
+    state,
+    error: () => again(),
+  };
+  function hear(kind, data) {
+    if (document.hidden && !audio) return; // it gave its stream back
+    if (kind !== "error") back();
+    told[kind](data);
   }
+
+  function sharedPort() {
+    try {
+      return new SharedWorker(document.querySelector("script[data-worker]").dataset.worker).port;
+    } catch {
+      return null; // this browser has none, or does not allow it
+    }
+  }
+
+  /** The stream of all pages of this browser; where there is no shared worker, one of its own. */
+  function openStream() {
+    const port = sharedPort();
+    if (port) {
+      port.onmessage = ({ data }) => hear(data.kind, data.data);
+      port.start();
+      return { listen: () => port.postMessage({ listen: page.product }), leave: () => port.postMessage({ leave: true }) };
+    }
+    let source = null;
+    const leave = () => source?.close();
+    const listen = () => {
+      leave();
+      source = new EventSource(`${page.api}/live`);
+      source.addEventListener("open", () => hear("open"));
+      for (const kind of ["inspection", "refusal", "state"]) source.addEventListener(kind, ({ data }) => hear(kind, JSON.parse(data)));
+      source.addEventListener("error", () => {
+        leave();
+        hear("error");
+      });
+    };
+    return { listen, leave };
+  }
+  const stream = openStream();
+
+  /** Who sees the page, or hears its tone, has its stream; a page that nobody sees leaves it to others. */
+  function look() {
+    if (document.hidden && !audio) stream.leave();
+    else again();
+  }
+  document.addEventListener("visibilitychange", look);
+  addEventListener("pagehide", () => stream.leave());
+  addEventListener("pageshow", ({ persisted }) => persisted && look());
 
   let trying = false;
   /** Asks whether the station is there; then shows what was missed, and listens anew. */
@@ -362,17 +405,17 @@
       }
     }
     trying = false;
-    listen();
+    if (!document.hidden || audio) stream.listen();
   }
 
   setInterval(() => {
-    if (trying || Date.now() - heard < SILENT) return;
+    if (trying || (document.hidden && !audio) || Date.now() - heard < SILENT) return;
     heard = Date.now();
-    source?.close();
+    stream.leave();
     again();
   }, 1000);
   addEventListener("offline", () => {
-    source?.close();
+    stream.leave();
     again();
   });
 
@@ -390,8 +433,10 @@
     byId("sent").textContent = "";
     const options = { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" } };
     try {
-      const answer = await fetch(`${page.api}/inspections?name=${encodeURIComponent(file.name)}`, options);
-      if (!answer.ok) station.write(byId("sent"), t("common.failed", { text: (await answer.json()).error }));
+      const answer = await fetch(`${page.api}/inspections?purpose=trial&name=${encodeURIComponent(file.name)}`, options);
+      const found = await answer.json();
+      if (answer.ok) tried(found);
+      else station.write(byId("sent"), t("common.failed", { text: found.error }));
     } catch {
       byId("sent").textContent = t("common.lost");
     }
@@ -399,8 +444,7 @@
   });
   keys({ h: () => hold(!held), o: () => byId("found").click() });
 
-  const { newest: first, anomalous: before, facts, counts } = page.data;
-  counted();
+  const { newest: first, anomalous: before, facts } = page.data;
   state(facts);
   if (before) anomalous(before);
   for (const item of [...first].reverse()) keep(item);
@@ -411,6 +455,6 @@
   byId("ways").open = !newest.length;
   caughtUp(facts);
   setInterval(current, 1000);
-  listen();
+  if (!document.hidden) stream.listen();
   document.documentElement.dataset.ready = "yes";
 })();

@@ -56,7 +56,8 @@
       const { status, step } = await api(`/candidates/${id}`);
       if (status !== "queued" && status !== "running") return location.reload();
       card.querySelector("[data-step]").textContent = step ? station.progressWords(step) : t(`learning.status_${status}`);
-      if (step?.total) card.querySelector("[data-bar]").value = (100 * step.done) / step.total;
+      const share = step && station.progressShare(step);
+      if (share) card.querySelector("[data-bar]").value = 100 * share;
     } catch {
       // the notice above says why
     }

@@ -315,6 +315,7 @@
     return station.progressWords(step);
   }
 
+  let furthest = 0; // share of all steps: copies of pictures are looked at later, and the bar does not go back
   function showLearning() {
     const { stage, step, error } = state;
     const isBusy = BUSY.includes(stage);
@@ -325,7 +326,8 @@
     byId("stop").hidden = !isBusy;
     byId("go-on").hidden = !state.goes_on;
     byId("progress").hidden = !isBusy;
-    if (step?.total) byId("done").value = (100 * step.done) / step.total;
+    furthest = isBusy ? Math.max(furthest, (step && station.progressShare(step)) ?? 0) : 0;
+    if (furthest) byId("done").value = 100 * furthest;
     else byId("done").removeAttribute("value");
     const words = isBusy ? progressWords() : "";
     if (byId("progress-words").textContent !== words) byId("progress-words").textContent = words;
@@ -381,7 +383,7 @@
         return item;
       }),
     );
-    byId("rates-part").hidden = !result.rates.length;
+    byId("rates-part").hidden = !result.rates.some(hasNumbers);
     const isTried = result.rates.some(({ found }) => Object.keys(found).length);
     byId("rates-found").hidden = !isTried;
     byId("rates-table").replaceChildren(...result.rates.map((one) => rateRow(one, result, isTried)));
@@ -416,6 +418,8 @@
     for (const [size, [hits, all, , high]] of Object.entries(result?.shown ?? {})) {
       if (size !== "small" && high < MANY) found.push(t("new.warn_misses", { size: texts(`new.size_${size}`, size), found: hits, all }));
     }
+    const missed = (result?.examples ?? []).filter((one) => !one.found).length;
+    if (result && 2 * missed > result.examples.length) found.push(t("new.warn_examples", { missed, all: result.examples.length }));
     byId("before").hidden = !found.length || state.live_is_this;
     byId("warnings").replaceChildren(...found.map((one) => make("li", {}, one)));
   }
@@ -450,6 +454,8 @@
     return make("span", { className: `badge ${isGood ? "good" : "anomalous"}` }, (isGood ? good : bad).cloneNode(true), words);
   }
 
+  const hasNumbers = ({ supported, missing }) => supported || !missing;
+
   /** What a false-alarm rate would mean for this model. */
   function rateRow({ rate, expected, at_most, supported, missing, found }, { wanted_rate }, isTried) {
     const cell = (text) => make("td", { className: "number" }, text);
@@ -457,7 +463,7 @@
     const row = make("tr", {}, title);
     if (rate === wanted_rate) row.setAttribute("aria-current", "true");
     const { day } = page.data;
-    if (!supported && missing) {
+    if (!hasNumbers({ supported, missing })) {
       row.append(make("td", { colSpan: day ? 4 : 3, className: "small" }, count("rates.missing", missing)));
       return row;
     }
@@ -504,9 +510,11 @@
 
   byId("go-live").addEventListener("click", async () => {
     byId("go-live").disabled = true;
+    say(t("new.goes_live"));
     try {
       await api(`${home}/live`, { body: {}, seconds: 120 });
       await look();
+      say("");
       byId("open").focus();
     } catch (error) {
       failed(error);
