@@ -9,6 +9,7 @@ import importlib
 import os
 import pickle
 import re
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -31,6 +32,11 @@ from small_network import SMALL_NETWORK
 
 # Before OpenVINO is loaded: without this package it reports nothing of these runs to its makers
 sys.modules.setdefault("openvino_telemetry", None)
+
+# What `nohup` or a script starts in the background ignores SIGINT. Tests that interrupt need Python's own
+# handler, and what they start inherits it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MAX_TEST_SECONDS = 600  # for a test with its fixtures: more is a hang
 SIZE = 64  # pixels a side that the small model sees

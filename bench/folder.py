@@ -98,10 +98,10 @@ def latency(count: int, new: int) -> Cell:
 
 def parts(count: int) -> Cell:
     found: Cell = {"parts": 0}
-    for then in ("keep", "move", "delete"):
+    for then in ("keep", "move"):
         for coarse in (False, True):
             with tempfile.TemporaryDirectory() as place:
-                one = run_parts(Path(place), count // 6, then, coarse)
+                one = run_parts(Path(place), count // 4, then, coarse)
             found = {name: found.get(name, 0) + number for name, number in one.items()}
     return found
 

@@ -89,7 +89,7 @@ def settings_of(work: Path) -> Path:
     sources = []
     for place in range(OF_FOLDERS):
         (folder := work / f"camera{place}").mkdir(exist_ok=True)
-        sources.append({"folder": str(folder), "view": f"v{place:02}", "then": "delete"})
+        sources.append({"folder": str(folder), "view": f"v{place:02}", "then": str(work / "done")})
     products[FOLDERS] = {"model": str(model_of(work, FOLDERS, OF_FOLDERS)), "sources": sources}
     settings = {"products": products, "store": str(work / "store"), "device": "cpu", "threads": 1}
     settings["limits"] = {"wait": f"{WAIT:.0f} s"}

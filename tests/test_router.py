@@ -251,10 +251,10 @@ def test_a_damaged_file_is_one_clear_line(plain, tmp_path, damage):
 def test_a_file_that_is_no_archive_of_a_router_is_one_clear_line(tmp_path):
     path = tmp_path / "line.zip"
     path.write_bytes(b"no archive")
-    with pytest.raises(InputError, match="it is no exported router"):
+    with pytest.raises(InputError, match="it is no model of several products"):
         flawscope.load(path)
     for document, said in (
-        ({"format": FORMAT, "products": []}, "it is no exported router"),
+        ({"format": FORMAT, "products": []}, "it is no model of several products"),
         ({"format": FORMAT + 1}, "made by a newer flawscope, and this one reads"),
     ):
         with zipfile.ZipFile(path, "w") as archive:

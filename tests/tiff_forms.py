@@ -88,6 +88,15 @@ FORMS = {
             {"tile": (32, 16), "planarconfig": "separate"},
         )
     },
+    **{
+        f"{compression} {dtype} of 1 channel, the highest byte first": (
+            lambda compression=compression, dtype=dtype: form(
+                drawn(dtype), compression=compression, byteorder=">"
+            )
+        )
+        for compression in COMMON
+        for dtype in ("int16", "int32", "uint16", "float32")
+    },
     "ImageJ": lambda: (
         written(np.moveaxis(drawn("uint16", 4), 2, 0), imagej=True, metadata={"axes": "CYX"}),
         drawn("uint16", 4),

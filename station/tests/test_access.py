@@ -1,8 +1,10 @@
 """Users, sessions and tokens; and `flawscope station`, which changes them."""
 
 import io
+import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +238,23 @@ def test_a_password_that_changes_while_it_is_checked_signs_nobody_in(access, oth
     with pytest.raises(SignInError, match="name or password is wrong"):
         access.sign_in("anna", PASSWORD, "127.0.0.1")
     assert rows(access, sessions) == []
+
+
+def test_tries_with_a_companys_account_wait_as_wrong_passwords_do(access):
+    """Each address by itself; a member who signs in begins anew."""
+
+    def tries(address: str) -> int:
+        for count in range(100):
+            try:
+                access.begin_member_sign_in(address)
+            except SignInError:
+                return count
+        return 100
+
+    assert tries("127.0.0.1") == PAIR_LIMIT[0]
+    access.begin_member_sign_in("10.0.0.7")
+    assert access.sign_in_member("issuer 1", "anna", "operator", "10.0.0.7")
+    assert tries("10.0.0.7") == PAIR_LIMIT[0]
 
 
 def test_a_hash_with_other_parameters_is_made_anew_when_its_user_signs_in(access):
@@ -545,6 +564,23 @@ def test_users_and_tokens_by_command(call, tmp_path, capsys):
     assert call("token", "remove", "line-3") == call("user", "remove", "anna") == 0
     assert "everybody on the station's machine may do everything" in capsys.readouterr().err
     assert access.users.all() == access.tokens.all() == rows(access, sessions) == []
+
+
+def test_commands_leave_a_store_of_another_version_as_it_is(call, tmp_path, capsys):
+    """A newer program beside an older station that runs: it says so in a line."""
+    (tmp_path / "shop").mkdir()
+    path = tmp_path / "shop" / "station.sqlite"
+    with closing(sqlite3.connect(path)) as connection:
+        script = (Path(__file__).parent / "store" / "tables-0002.sqlite.sql").read_text()
+        connection.executescript(f"PRAGMA foreign_keys = OFF;\n{script}")
+    for argv in (["user", "list"], ["token", "add", "line-3"], ["user", "add", "anna"]):
+        assert call(*argv, typed=f"{PASSWORD}\n") == 2
+        (said,) = capsys.readouterr().err.splitlines()
+        assert "is a store of another version of flawscope, which may be running on it" in said
+    with closing(sqlite3.connect(path)) as connection:
+        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    assert "parts" in names
+    assert not [*path.parent.glob("station.sqlite.0*")]
 
 
 def test_in_a_terminal_the_password_is_asked_twice(call, tmp_path, capsys, monkeypatch):

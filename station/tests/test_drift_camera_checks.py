@@ -15,7 +15,7 @@ from flawscope_station.inspecting.interlock import FrozenError
 from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.sources.frames import pixel_hash
 from frozen_ways import WAYS, shown
-from station_helpers import one_part, recorded, taken
+from station_helpers import ManualClock, one_part, recorded, taken, taken_part, taken_view
 
 REMEMBERED = camera_checks.RECENT_PICTURES  # before the tests' stations forget them
 WORDS = "the same picture comes again and again: start the camera or its program anew"
@@ -98,14 +98,92 @@ def test_no_part_is_answered_by_the_pixels_of_another_until_there_are_new_ones(c
     assert all(show(check, "c", source="camera") for _ in range(9)), "it knows its frames itself"
 
 
-def test_a_picture_may_be_sent_again_of_its_part_or_under_its_key(check, problems, remembering):
-    """Where an answer was lost, or the same part is shown again."""
-    assert show(check, "a", part="P1")
+def test_a_picture_may_be_sent_again_of_its_part_or_under_its_key(problems, remembering):
+    """Where an answer was lost: under its key at any time, under its number and batch for a minute."""
+    clock = ManualClock()
+    check = CameraChecks({1: "plate"}, problems.report, clock)
+    assert show(check, "a", part="P1", batch="B1")
     assert show(check, "b", key="k1")
+    for pixels, part in (("a", "P1"), ("b", None)):
+        observe(check, pixels=pixels, part=part)
     for _ in range(9):
-        assert show(check, "a", part="P1", key="k7")
+        assert show(check, "a", part="P1", batch="B1", key="k7")
         assert show(check, "b", key="k1", part="P9")
     assert problems == {}
+    clock.advance(61)
+    assert show(check, "b", key="k1")
+    assert not show(check, "a", part="P1", batch="B1", key="k8")
+
+
+def test_a_number_of_another_batch_names_another_part(check, problems, remembering):
+    assert show(check, "a", part="P1", batch="B1")
+    assert not show(check, "a", part="P1", batch="B2")
+    assert not show(check, "a", part="P1", batch="B1"), "the pixels have come as another part"
+
+
+def test_a_part_that_could_not_be_recorded_is_sent_again_when_it_can(problems, remembering):
+    clock = ManualClock()
+    check = CameraChecks({1: "plate"}, problems.report, clock)
+    assert show(check, "a", part="P1")
+    clock.advance(3600)
+    assert show(check, "a", part="P1"), "it never had an answer"
+
+
+def test_views_of_a_refused_part_may_come_again(check, problems, remembering):
+    """The top is frozen, the bottom is not: with a new top, it is the part."""
+    assert show_views(check, "N1", top="t1", bottom="b1")
+    assert not show_views(check, "N2", top="t1", bottom="b2")
+    assert show_views(check, "N2", top="t2", bottom="b2")
+
+
+def show_views(check: CameraChecks, part: str, **pixels: str) -> bool:
+    """Whether a part in views is answered."""
+    views = [taken_view(view=name, pixels=of_view) for name, of_view in pixels.items()]
+    with suppress(FrozenError):
+        check.release(one_part(1, b"", "a.png"), taken_part(1, 1, views, views[0].view, part=part))
+        return True
+    return False
+
+
+# Senders whose numbers come again: number and batch of the part that is sent k-th, and how many pictures the
+# frozen camera gives in turn
+REPEATING = {
+    "nests": (lambda k: (f"{k % 8 + 1}", None), 1),
+    "pallets": (lambda k: (f"P{k % 40}", "2026-48"), 1),
+    "rework": (lambda k: (f"{4711 + k // 2}", None), 1),
+    "two frames": (lambda k: (f"{k % 2}", None), 2),
+    "type of part": (lambda k: ("A-100", "shift 1"), 1),
+    "number of a PLC": (lambda k: (f"{k % 256}", "L1"), 1),
+    "names of files": (lambda k: (f"image{k % 3}", None), 3),
+    "no number": (lambda k: (None, None), 1),
+}
+
+
+@pytest.mark.parametrize("source", ["http", "folder"])
+@pytest.mark.parametrize("way", REPEATING)
+def test_no_frozen_picture_is_answered_where_part_numbers_come_again(
+    check, problems, remembering, source, way
+):
+    """Each has a key of its own, as files have; the camera freezes after two rounds of all numbers."""
+    label, turns = REPEATING[way]
+    begins = 2 * len({label(k) for k in range(300)}) if way != "rework" else 40
+    answered = []
+    for k in range(begins + 200):
+        pixels = f"{k}" if k < begins else f"{begins - turns + k % turns}"
+        part, batch = label(k)
+        answered.append(show(check, pixels, f"k{k}", part=part, batch=batch, source=source))
+        if answered[-1]:
+            observe(check, pixels=pixels, part=part, batch=batch)
+    assert answered == [True] * begins + [False] * 200
+    assert list(problems) == ["camera_frozen_1"]
+
+
+def test_views_of_a_frozen_sender_with_nests_are_not_answered(check, problems, remembering):
+    """One view is frozen, the other shows each part."""
+    for k in range(16):
+        assert show_views(check, f"{k % 8}", top=f"t{k}", bottom=f"b{k}")
+    assert not any(show_views(check, f"{k % 8}", top="t15", bottom=f"b{k}") for k in range(16, 48))
+    assert list(problems) == ["camera_frozen_1"]
 
 
 @pytest.mark.parametrize("source", ["http", "folder"])

@@ -15,6 +15,7 @@ from flawscope_station.learning import candidate_records as states
 from flawscope_station.learning import jobs
 from flawscope_station.learning.candidate_records import Candidate, advice, wait_reasons
 from flawscope_station.store.database import StoreError
+from flawscope_station.store.open_models import NoModelError
 from flawscope_station.store.records import Store, verdict_stacks
 from flawscope_station.store.schema import RUNNING, metadata, pictures, products, verdicts
 from flawscope_station.web.templates import PAGES
@@ -52,6 +53,22 @@ def test_an_unforeseen_fault_ends_its_candidate_alone(made, monkeypatch):
     assert [row.status for row in made.candidates.rows()] == [jobs.FAILED, jobs.LIVE]
     assert made.candidates.facts(1)["error"] == "KeyError: 'learnt'"
     assert made.reported["learning_1"] == "no version could be made from corrections: KeyError: 'learnt'"
+
+
+def test_a_product_that_is_removed_while_it_learns_leaves_no_version_and_no_problem(made, monkeypatch):
+    """Its candidate has failed; nobody would ever end a problem of it."""
+    add, added, number = made.versions.add, [], made.versions.number
+
+    def removed(product_id: int) -> int:
+        if product_id == 1:
+            raise NoModelError("no model of this product is open")
+        return number(product_id)
+
+    monkeypatch.setattr(made.versions, "number", removed)
+    monkeypatch.setattr(made.versions, "add", lambda product_id, *told: added.append(product_id) or add())
+    made.look()
+    assert [row.status for row in made.candidates.rows()] == [jobs.FAILED, jobs.LIVE]
+    assert (added, made.reported["learning_1"]) == ([2], None)
 
 
 def test_a_version_that_is_being_made_tells_how_far_it_is(made, monkeypatch):

@@ -7,6 +7,7 @@ import struct
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,8 +32,10 @@ from flawscope_station.settings.sources import (
 )
 from flawscope_station.settings.station import read_settings
 from flawscope_station.sources import camera as camera_module
-from flawscope_station.sources.camera import MAX_IN_FLIGHT, LiveCamera, Shot
+from flawscope_station.sources.camera import MAX_IN_FLIGHT, FfmpegCamera, LiveCamera, Shot
 from flawscope_station.sources.frames import CameraLostError, FrameReader, encode_png
+from flawscope_station.sources.source import ApartError
+from flawscope_station.sources.trigger import MOST_APART, check_together
 from station_helpers import everything, failing, until
 
 MANY = 10**7  # pixels
@@ -335,6 +338,28 @@ def test_a_thread_that_ends_often_takes_no_place_for_ever(step, monkeypatch):
     finally:
         camera.stop(5)
     assert camera._in_flight == line.share._count == 0
+
+
+def test_views_that_were_exposed_apart_are_not_one_part():
+    """On a belt the second camera shows the next part; a product may allow less than a second."""
+    shots = [Shot(object(), 1, exposed_at=seconds) for seconds in (100.0, 100.4)]
+    check_together(shots, MOST_APART)
+    check_together(shots[:1], 0.0)
+    check_together([], 0.0)
+    with pytest.raises(ApartError, match=r"exposed 0\.4 s apart, 0\.2 s are allowed"):
+        check_together(shots, 0.2)
+
+
+def test_a_frame_that_comes_by_itself_is_no_part_of_views():
+    """Told with the remedy, before it is encoded."""
+    camera = FfmpegCamera(source_context(), CameraSourceSettings("rtsp://h/s", "frame"), 1)
+    camera.line = replace(camera.line, parts=SimpleNamespace(views=lambda product: ["left", "top"]))
+    with pytest.raises(
+        InputError, match="in the views left, top, and a frame that comes by itself shows one"
+    ):
+        camera._check_single()
+    camera.line = replace(camera.line, parts=SimpleNamespace(views=lambda product: []))
+    camera._check_single()
 
 
 def test_a_frame_that_several_triggers_share_is_encoded_once_and_by_one_thread_at_a_time(monkeypatch):

@@ -14,14 +14,17 @@ import pytest
 from sqlalchemy import select
 
 from flawscope_station.inspecting.capacity import BusyError
+from flawscope_station.inspecting.interlock import FrozenError
 from flawscope_station.inspecting.job import ModelError
+from flawscope_station.inspecting.picture import Part
 from flawscope_station.settings.station import Limits
 from flawscope_station.sources import folder as module
 from flawscope_station.sources.arrivals import FileStamp
 from flawscope_station.sources.folder import MAX_RETRY_DELAY, WatchedFolder
 from flawscope_station.sources.source import QueueShare
+from flawscope_station.store.database import StoreError
 from flawscope_station.store.files import PICTURES
-from flawscope_station.store.schema import PASSED_OVER, REPEATED, UNREADABLE, VANISHED, inspections
+from flawscope_station.store.schema import MISSED, PASSED_OVER, REPEATED, UNREADABLE, VANISHED, inspections
 from folder_helpers import (
     FIRST,
     MINUTE,
@@ -162,28 +165,7 @@ def test_one_that_always_fails_keeps_no_other_waiting(line):
     assert line.tried[-2:] == ["poison.png", "late.png"], "it is tried again, and holds up no other"
 
 
-def test_files_are_deleted_when_they_were_inspected(line):
-    line.put("a.png", picture(1))
-    line.put("deep/b.png", picture(2))
-    line.put("bad.png", picture(3)[:40])
-    (line.folder / "notes.txt").write_text("no picture")
-    line.open(then="delete")
-    line.until(lambda: files_of(line.folder) == ["bad.png", "notes.txt"])
-    assert sorted(line.names()) == ["a.png", "deep/b.png"]
-    line.until(lambda: "folder_unreadable" in line.problems)
-    before = line.put("a.png", picture(4)).stat().st_mtime_ns
-    line.until(lambda: len(line.names()) == 3)
-    line.until(lambda: files_of(line.folder) == ["bad.png", "notes.txt"])
-    assert line.texts(VANISHED) == []
-    state = line.sources[0].state
-    assert (state.taken, state.takes, state.state) == (3, "delete", "running")
-    # the same one once more is what was inspected, and goes, too
-    os.utime(line.put(".a.png", picture(4)), ns=(before, before))
-    (line.folder / ".a.png").rename(line.folder / "a.png")
-    line.until(lambda: files_of(line.folder) == ["bad.png", "notes.txt"])
-
-
-def test_a_file_goes_only_when_its_inspection_is_on_the_disk_and_it_is_as_it_was(line, monkeypatch):
+def test_a_file_goes_only_when_its_inspection_is_on_the_disk_and_it_is_as_it_was(line, tmp_path, monkeypatch):
     path, anew = line.put("a.png", picture(1), age=9), line.put("b.png", picture(3))
     record, is_there = line.store.record, list[bool]()
 
@@ -194,7 +176,7 @@ def test_a_file_goes_only_when_its_inspection_is_on_the_disk_and_it_is_as_it_was
         return record(judged)
 
     monkeypatch.setattr(line.store, "record", record_slowly)
-    line.open(then="delete")
+    line.open(then=str(tmp_path / "done"))
     line.until(lambda: len(line.names()) == 2)
     line.until(lambda: line.names() == ["a.png", "b.png", "b.png"])
     line.until(lambda: not path.exists() and not anew.exists())
@@ -238,28 +220,116 @@ def test_a_target_inside_the_folder_is_not_inspected(line):
     assert line.names() == ["a.png", "b.png"]
 
 
-@pytest.mark.parametrize("then", ["delete", "done"])
-def test_what_a_crash_left_is_done_at_the_next_start(line, then, tmp_path, monkeypatch):
-    """Between the record and the file's end, and between the two names of a file that is moved."""
-    then = str(tmp_path / then) if then == "done" else then
-    for shade in range(3):
+def test_what_a_crash_left_is_done_at_the_next_start(line, tmp_path, monkeypatch):
+    """Between the record and the file's end, and between the names of a file that is moved."""
+    then = str(tmp_path / "done")
+    for shade in range(4):
         line.put(f"{shade}.png", picture(shade))
     with monkeypatch.context() as patch:
         patch.setattr(WatchedFolder, "_finish_file", lambda self, arrivals, path: arrivals.done(path))
         line.open(then=then)
-        line.until(lambda: len(line.names()) == 3)
+        line.until(lambda: len(line.names()) == 4)
         line.sources.pop().stop()
-    assert len(files_of(line.folder)) == 3
-    if then != "delete":
-        (tmp_path / "done").mkdir()
-        os.link(line.folder / "0.png", tmp_path / "done/0.png")
-        shutil.copy2(line.folder / "1.png", tmp_path / "done/1.png")
+    assert len(files_of(line.folder)) == 4
+    (tmp_path / "done").mkdir()
+    os.link(line.folder / "0.png", tmp_path / "done/0.png")
+    shutil.copy2(line.folder / "1.png", tmp_path / "done/1.png")
+    (line.folder / "2.png").rename(line.folder / ".2.png.01234567.taken")
     line.tried.clear()
     line.open(then=then)
     line.until(lambda: files_of(line.folder) == [])
     assert line.tried == []
-    if then != "delete":
-        assert files_of(tmp_path / "done") == ["0.png", "1.png", "2.png"]
+    assert files_of(tmp_path / "done") == ["0.png", "1.png", "2.png", "3.png"]
+
+
+def judged_hashes(line: Line) -> list[str]:
+    with line.store.database.reading() as connection:
+        return [*connection.execute(select(inspections.c.picture)).scalars()]
+
+
+def test_a_picture_that_takes_the_name_of_one_that_is_moved_is_inspected(line, tmp_path, monkeypatch):
+    """A camera writes one name, by renaming: between any two steps of the station a new picture may come."""
+    done, begun, rename, link = tmp_path / "done", list[str](), os.rename, os.link
+
+    def write_anew(step: str, shade: int) -> None:
+        begun.append(step)
+        hidden = line.folder / ".new"
+        hidden.write_bytes(picture(shade))
+        hidden.replace(line.folder / "a.png")
+
+    def renamed(source: Path, target: Path) -> None:
+        if begun == []:
+            write_anew("before it gets its hidden name", 2)
+        rename(source, target)
+        if begun == ["before it gets its hidden name"]:
+            write_anew("while it has it, and was not the one that was judged", 3)
+
+    def linked(source: Path, target: Path, **given: Any) -> None:
+        link(source, target, **given)
+        if len(begun) == 2 and done in Path(target).parents:
+            write_anew("after it has its new name", 4)
+
+    line.put("a.png", picture(1), age=9)
+    monkeypatch.setattr(os, "rename", renamed)
+    monkeypatch.setattr(os, "link", linked)
+    line.open(then=str(done))
+    line.until(lambda: len(begun) == 3 and files_of(line.folder) == [])
+    line.run(MINUTE)
+    moved = [(done / name).read_bytes() for name in files_of(done)]
+    judged = [line.files.path(PICTURES, digest, ".png").read_bytes() for digest in judged_hashes(line)]
+    assert sorted(moved) == sorted(picture(shade) for shade in (2, 3, 4)), "the first was overwritten"
+    assert sorted(judged) == sorted(picture(shade) for shade in (1, 2, 3, 4))
+    assert line.texts(PASSED_OVER) == []
+
+
+def test_a_picture_of_the_same_size_and_rounded_time_is_not_moved_for_the_one_that_was_judged(
+    line, tmp_path, monkeypatch
+):
+    """A file system that rounds times to seconds; the camera writes in place."""
+    path, submit = line.put("a.png", picture(1)), line.submit
+    os.utime(path, (1e9, 1e9))
+
+    def overwritten(part: Part) -> Any:
+        answer = submit(part)
+        if len(line.tried) == 1:
+            path.write_bytes(picture(2))
+            os.utime(path, (1e9, 1e9))
+        return answer
+
+    monkeypatch.setattr(line, "submit", overwritten)
+    line.open(then=str(tmp_path / "done"))
+    line.until(lambda: files_of(line.folder) == [])
+    assert len(judged_hashes(line)) == 2
+    assert [(tmp_path / "done" / name).read_bytes() for name in files_of(tmp_path / "done")] == [picture(2)]
+
+
+def test_answers_of_a_round_that_failed_are_worked_off_at_the_next(line, tmp_path, monkeypatch):
+    """The store goes away while parts are judged: they are not met again as inspected before."""
+    for shade in range(3):
+        line.put(f"{shade}.png", picture(shade), age=9 - shade)
+    tried, submit = list[str](), line.submit
+
+    def submit_two(part: Part) -> Any:
+        tried.append(part.pictures[0].name)
+        if len(tried) == 3:
+            raise StoreError("the data base is away")
+        return submit(part)
+
+    monkeypatch.setattr(line, "submit", submit_two)
+    line.open(then=str(tmp_path / "done"))
+    line.until(lambda: files_of(tmp_path / "done") == ["0.png", "1.png", "2.png"])
+    assert (line.texts(REPEATED), tried) == ([], ["0.png", "1.png", "2.png", "2.png"])
+
+
+def test_what_a_frozen_camera_repeats_stays_where_it_is(line, tmp_path):
+    line.hurdle = lambda one: FrozenError(f"{one.name}: frozen") if one.name == "b.png" else None
+    line.put("a.png", picture(1), age=9)
+    line.put("b.png", picture(1))
+    line.open(then=str(tmp_path / "done"))
+    line.until(lambda: len(line.texts(MISSED)) == 1)
+    line.run(MINUTE)
+    assert (files_of(line.folder), files_of(tmp_path / "done")) == (["b.png"], ["a.png"])
+    assert line.tried == ["a.png", "b.png"]
 
 
 def test_a_file_is_moved_to_another_disk(line, tmp_path, monkeypatch):
@@ -346,7 +416,7 @@ def replaced_with_its_time(line: Line) -> Way:
 
 def hard_link(line: Line) -> Way:
     os.link(line.put("a.png", FIRST), line.folder / "b.png")
-    if line.sources[0].folders[0].then == "delete":  # then the second one is the first, moved
+    if line.sources[0].folders[0].then != "keep":  # then the second one is the first, moved
         return [FIRST], {REPEATED: ["b.png"]}
     return [FIRST, FIRST], {}
 
@@ -375,7 +445,7 @@ def renamed_before_and_after(line: Line) -> Way:
     line.sources[0].work_once()
     path = path.rename(line.folder / "b.png")
     line.run(5)
-    if path.exists():  # else it was deleted
+    if path.exists():  # else it was moved
         path.rename(line.folder / "c.png")
     return [FIRST], {}
 
@@ -424,22 +494,20 @@ WAYS = (
 )
 
 
-@pytest.mark.parametrize("then", ["keep", "delete"])
+@pytest.mark.parametrize("then", ["keep", "move"])
 @pytest.mark.parametrize("way", WAYS)
-def test_however_a_file_is_written_it_is_inspected_or_told(line, way, then):
-    line.open(then=then)
+def test_however_a_file_is_written_it_is_inspected_or_told(line, way, then, tmp_path):
+    line.open(then=str(tmp_path / "done") if then == "move" else then)
     line.run(5)
     contents, told = way(line)
     line.run(2 * MINUTE)
-    with line.store.database.reading() as connection:
-        found = [*connection.execute(select(inspections.c.picture)).scalars()]
-    assert sorted(found) == sorted(hashlib.sha256(data).hexdigest() for data in contents)
+    assert sorted(judged_hashes(line)) == sorted(hashlib.sha256(data).hexdigest() for data in contents)
     for kind in (PASSED_OVER, UNREADABLE, VANISHED, REPEATED):
         names = {re.split(r" of \d{4}-| went away|: it is", text)[0] for text in line.texts(kind)}
         assert names == {*told.get(kind, [])}, kind
 
 
-@pytest.mark.parametrize("then", ["keep", "delete", "move"])
+@pytest.mark.parametrize("then", ["keep", "move"])
 def test_the_same_file_again_is_told_and_another_of_its_name_size_and_time_is_inspected(line, then, tmp_path):
     line.open(then=str(tmp_path / "done") if then == "move" else then)
     first, other = picture(1), picture(2)
@@ -483,14 +551,30 @@ def test_each_picture_that_went_away_is_named(line):
     assert sorted(line.texts(VANISHED)) == [f"{k}.png went away before being inspected" for k in range(7)]
 
 
-def test_two_folders_of_a_product_do_not_know_each_others_files(line):
+def test_pictures_in_whose_place_others_come_before_they_are_read_are_told(line):
+    """A camera writes one name more often than the station looks: the first by name, then their number."""
+    line.open()
+    for k in range(40):
+        line.put("a.png", picture(k), age=100 - k)
+        line.sources[0].work_once()
+        line.clock.advance(0.1)
+    line.run(MINUTE)
+    texts = line.texts(VANISHED)
+    assert len(texts) == 21
+    assert texts[-1].startswith("a.png of ")
+    assert "another file came in its place before it was inspected" in texts[-1]
+    assert texts[0].startswith("32 files so far, a.png among them: ")
+    assert line.names() == ["a.png"]
+
+
+def test_two_folders_of_a_product_do_not_know_each_others_files(line, tmp_path):
     """The same name, time and size."""
     other = replace(line, folder=line.folder.with_name("other"))
     other.submit = line.submit
     for one, shade in ((line, 1), (other, 2)):
         os.utime(one.put("a.png", picture(shade)), (1e9, 1e9))
-    line.open(then="delete")
-    other.open(number=2, then="delete")
+    line.open(then=str(tmp_path / "done"))
+    other.open(number=2, then=str(tmp_path / "others"))
     line.until(lambda: line.names() == ["a.png", "a.png"])
     line.until(lambda: files_of(line.folder) == files_of(other.folder) == [])
     shutil.rmtree(other.folder)

@@ -19,13 +19,13 @@ from sqlalchemy import select
 from flawscope.artefact.files import PARTIAL_SUFFIX
 from flawscope.pictures import decoding
 from flawscope.pictures.decoding import HashedPicture, decode, load_picture, pixel_hash
+from flawscope_station.access.authenticator import Access
 from flawscope_station.core.extension import Extension
+from flawscope_station.core.housekeeping import Housekeeping
 from flawscope_station.core.station import Station
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.settings.sources import FolderSourceSettings
 from flawscope_station.settings.station import ProductSettings, RetentionSettings, Settings
-from flawscope_station.shifts import Shift
-from flawscope_station.shifts.reports import ShiftReporter, shift_message
 from flawscope_station.sinks import Sinks
 from flawscope_station.sinks import delivery as delivery_module
 from flawscope_station.sinks import outbox as outbox_module
@@ -34,7 +34,6 @@ from flawscope_station.sinks.outbox import Outbox
 from flawscope_station.store import model_registry as registry_module
 from flawscope_station.store.database import Database, now
 from flawscope_station.store.files import PICTURES, Files
-from flawscope_station.store.kinds import count_kinds
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.records import Store
 from flawscope_station.store.retention import Retention
@@ -44,7 +43,6 @@ from flawscope_station.store.schema import (
     removed_files,
     versions,
 )
-from flawscope_station.store.search import PeriodSummary
 from keeping_helpers import (
     HOUR_OLD,
     count,
@@ -251,38 +249,37 @@ def test_records_stay_for_the_reports_of_shifts(open_one, parts):
     assert count(station.database, inspections) == 3
 
 
-def test_a_product_that_is_added_does_not_end_the_reports():
-    products = {"plate": 1}
+@pytest.mark.both_databases
+@pytest.mark.parametrize(
+    ("keep", "asked"),
+    [
+        (RetentionSettings(good=None, space=3000), True),  # of 7,200 bytes
+        (RetentionSettings(good=1.0), True),
+        (RetentionSettings(good=None, space=7000), False),
+        (RetentionSettings(), False),
+    ],
+)
+def test_much_that_a_start_would_remove_waits_for_a_person(database, tmp_path, keep, asked):
+    """A bound may be wrong by a letter. The answer holds for the same bounds, also after a restart."""
+    files, problems = Files(tmp_path / "files"), dict[str, str]()
+    product, version = add_version(database)
+    store = Store(database)
+    store.record([taken_file(files, product, version, f"{k:03}".encode() * 60, now()) for k in range(40)])
 
-    def events(kind: str, number: int) -> list[Any]:
-        products["another"] = 2
-        return []
+    def begun() -> Housekeeping:
+        def report(code: str, why: str | None, *action: object, stops: bool = False) -> None:
+            problems[code] = why or ""
 
-    store: Any = SimpleNamespace(events=events)
-    told: list[str | None] = []
-    pictures: Any = None
-    reporter = ShiftReporter(
-        ShiftSettings({"day": "06:00"}),
-        products,
-        store,
-        pictures,
-        lambda code, why: told.append(why),
-        "1",
-        lambda *what: "",
-    )
-    reporter._report = lambda *what: False
-    assert reporter.report_ended(now())
-    assert told == [None]
-    first = set(reporter._done)
-    assert reporter.report_ended(now() + 30 * 86_400_000_000)
-    assert not first & reporter._done, "those that nobody asks for any more are forgotten"
+        made = Housekeeping(store, files, keep, Access(database), report)
+        made.clock = made._retention.clock = aged(database)
+        return made
 
-
-def test_messages_of_two_stations_have_ids_of_their_own():
-    found = PeriodSummary({}, [], [], [], None, [], count_kinds([]), count_kinds([]))
-    ids = {shift_message(sender, NAME, 1, Shift("day", 1, 2), found).id for sender in ("a", "b")}
-    assert len(ids) == 2
-    assert shift_message("a", NAME, 1, Shift("day", 1, 2), found).id in ids
+    asking = begun()
+    assert asking._may_remove() is not asked
+    assert ("`keep` would remove" in problems["keep_asks"]) is asked
+    asking.confirm_keep("anna")
+    assert (asking._may_remove(), problems) == (True, {"keep_asks": ""})
+    assert begun()._may_remove()
 
 
 def test_a_start_waits_for_no_walk_through_files(settings, monkeypatch):

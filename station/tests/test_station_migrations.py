@@ -17,6 +17,7 @@ from flawscope.errors import InputError
 from flawscope_station.settings.station import Settings
 from flawscope_station.store import migrations
 from flawscope_station.store.database import Database
+from flawscope_station.store.files import Files
 from flawscope_station.store.inspection import KeyedRequest
 from flawscope_station.store.records import Store
 from flawscope_station.store.schema import (
@@ -27,8 +28,10 @@ from flawscope_station.store.schema import (
     hours,
     jobs,
     metadata,
+    products,
 )
 from flawscope_station.store.search import Filters, search
+from flawscope_station.store.station_identity import check_owner
 from station_helpers import add_version, taken
 
 pytestmark = pytest.mark.both_databases
@@ -107,6 +110,7 @@ def test_the_tables_are_those_of_the_schema_and_hold_what_they_promise(database)
     for wrong in (
         f"UPDATE inspections SET picture = '{'a' * 64}' WHERE id = 3",
         "UPDATE products SET station_id = 99 WHERE id = 1",
+        "UPDATE products SET active_version_id = 99 WHERE id = 1",
         "DELETE FROM pictures",
     ):
         with pytest.raises(IntegrityError), database.writing() as connection:
@@ -142,7 +146,8 @@ def test_a_store_of_an_earlier_version_is_opened_with_all_that_it_had(empty_data
     run_script(
         database,
         "INSERT INTO challenges (product_id, version_id, state_hash, parts, cause, who, begun_at, reason)"
-        " VALUES (1, 1, 'all settings', '{}', 'first', 'anna', 0, 'none is here');",
+        " VALUES (1, 1, 'all settings', '{}', 'first', 'anna', 0, 'none is here');"
+        " UPDATE products SET active_version_id = 99;",  # which was removed while it was activated
     )
     database.migrate()
     store, product = Store(database), 1
@@ -156,6 +161,7 @@ def test_a_store_of_an_earlier_version_is_opened_with_all_that_it_had(empty_data
             connection.execute(select(jobs.c.facts).filter_by(kind="corrections")).scalar_one()
         )
         assert connection.execute(select(deliveries.c.inspection_id)).scalar_one() == 9
+        assert connection.execute(select(products.c.active_version_id)).scalars().all() == [None]
         counted = connection.execute(select(hours)).mappings().one()
         assert connection.execute(select(challenges.c.state_hash)).scalar_one() == EARLIER_RELEASE
     found = {one["part"]: one for one in search(database, product, Filters()).inspections}
@@ -181,3 +187,32 @@ def test_a_store_of_an_earlier_version_is_opened_with_all_that_it_had(empty_data
     store.add_verdict(product, flagged["id"], "undo", "anna")
     new = taken(product, 1, picture="9" * 64)
     assert store.record([new])[0][0] == 11, "no number is given again"
+
+
+def test_tables_of_another_version_are_looked_at_and_stay_as_they_are(empty_database):
+    """By commands beside a station, which may be an older one that runs."""
+    database = empty_database
+    assert not database.check_tables()
+    dialect = "sqlite" if database.is_sqlite else "postgresql"
+    run_script(database, (Path(__file__).parent / "store" / f"tables-0002.{dialect}.sql").read_text())
+    with pytest.raises(InputError, match="is a store of another version of flawscope") as caught:
+        database.check_tables()
+    assert "\n" not in str(caught.value)
+    with database.reading() as connection:
+        assert migrations.table_version(connection) == "0002"
+    database.migrate()
+    assert database.check_tables()
+
+
+def test_tables_of_another_station_are_not_migrated(empty_database, tmp_path):
+    """PostgreSQL: a second station that names the data base of an older one, which runs."""
+    database = empty_database
+    dialect = "sqlite" if database.is_sqlite else "postgresql"
+    run_script(database, (Path(__file__).parent / "store" / f"tables-0002.{dialect}.sql").read_text())
+    run_script(database, f"UPDATE stations SET folder = '{'a' * 32}';")
+    files = Files(tmp_path / "other")
+    if database.is_sqlite:  # the folder, which is locked, has its file
+        check_owner(database, files)
+        return
+    with pytest.raises(InputError, match="is the data base of another station"):
+        check_owner(database, files)

@@ -14,7 +14,7 @@ from flawscope.calibration.parts import PartCalibration, PartPattern
 from flawscope.errors import InputError
 from flawscope.predictor.parts import PartCollector
 from flawscope_station.inspecting.picture import Part, Picture, with_views
-from flawscope_station.settings.sources import DELETE, FolderSourceSettings
+from flawscope_station.settings.sources import FolderSourceSettings
 from flawscope_station.settings.station import Limits, RetentionSettings
 from flawscope_station.store.database import StoreError, now
 from flawscope_station.store.files import PICTURES, Files
@@ -166,7 +166,7 @@ def test_parts_of_large_pictures_do_not_wait_for_each_other(line, monkeypatch):
 def test_a_part_that_is_late_is_so_in_all_views(line, monkeypatch, tmp_path):
     """It is judged by nobody, or recorded whole as late; a folder waits for its parts as long as it takes."""
     (incoming := tmp_path / "incoming").mkdir()
-    running = line(deadline="1 s", sources=(FolderSourceSettings(str(incoming), DELETE),))
+    running = line(deadline="1 s", sources=(FolderSourceSettings(str(incoming), str(tmp_path / "done")),))
     with held(running.station):
         answer = post(running.url, whole(GOOD), part="A")
         assert (answer.status_code, answer.json()["code"]) == (504, "late")

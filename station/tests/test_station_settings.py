@@ -107,8 +107,9 @@ SOURCES: tuple[tuple[Any, str], ...] = (
     ({}, "source with nothing: it names neither `folder` nor `camera`"),
     ({"foldr": "x"}, "source with foldr: did you mean folder?"),
     ({"camera": "a.mp4", "folder": "x"}, "a folder or a camera, not both"),
-    ({"folder": "x", "then": "xdelete"}, "then: 'xdelete' is not keep, delete"),
-    ({"folder": "x", "then": "Remove"}, "delete? A folder of that name is written ./Rem"),
+    ({"folder": "x", "then": "delete"}, "then: delete: a station deletes no files: name a folder that"),
+    ({"folder": "x", "then": "Remove"}, "a folder of that name is written ./Rem"),
+    ({"folder": "x", "then": "Keep"}, "then: 'Keep' is not keep or a folder; did you mean keep?"),
     ({"folder": "x", "then": "x"}, "moved to the same folder"),
     ({"folder": "x", "every": "1 s"}, "known: folder, then"),
     ({"camera": ""}, "camera has no address"),
@@ -141,7 +142,8 @@ SHIFTS: tuple[tuple[Any, str], ...] = (
     ({"begin": {"early": "06:00", "late": "06:00"}}, "same time"),
     ({"begin": {"a/b": "06:00"}}, "cannot be a name"),
     ({"begin": DAY, "zone": "Mars/Olympus"}, "zone 'Mars/Olympus' is unknown"),
-    ({"begin": DAY, "webhook": "mes"}, "is not https://host/path"),
+    ({"begin": DAY, "folder": "reports"}, "shifts: folder is no setting any more: take it out;"),
+    ({"begin": DAY, "webhook": "https://h/x"}, "fetches the reports of shifts, as in docs"),
     ({"begin": DAY, "folders": "reports"}, "folders"),
 )
 SHARE = "is not a share between 0 and 50 %"
@@ -190,7 +192,7 @@ def test_what_stands_below_products_and_shifts_is_read(tmp_path):
     """Times of day need no quotes, and shares are written as one likes."""
     path = tmp_path / "station.yaml"
     path.write_text(
-        "name: line.1\nshifts:\n  begin: {early: 06:00, late: 14:00}\n  folder: reports\n"
+        "name: line.1\nshifts:\n  begin: {early: 06:00, late: 14:00}\n"
         "products:\n  one: a.onnx\n  two: {model: b.onnx, drift: 5 %, camera_checks: false}\n"
         "  three: {model: c.onnx, drift: null, false_alarm_rate: 2 %}\n"
         "  four: {model: d.onnx, drift: 2 %, false_alarm_rate: 0.02}\n"
@@ -198,7 +200,6 @@ def test_what_stands_below_products_and_shifts_is_read(tmp_path):
     )
     settings = read_settings(path)
     assert (settings.name, settings.shifts.begin) == ("line.1", {"early": "06:00", "late": "14:00"})
-    assert settings.shifts.folder == str(tmp_path / "reports")
     products = list(settings.products.values())
     assert [one.camera_checks for one in products] == [True, False, True, True, True]
     assert [one.drift for one in products] == pytest.approx([0.01, 0.05, None, 0.02, 0.01])

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,8 @@ from flawscope.artefact.files import csv_cell, from_csv_cell
 from flawscope.pages.review import DEFECT, DecisionLog
 from flawscope.results.table import ResultRow, TableWriter, read_table
 
+# computes nothing
+NUMBER = re.compile(r"[+-]\d+([.,]\d+)?(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 SIGNS = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
 
 
@@ -18,8 +21,19 @@ SIGNS = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
 @given(st.text(alphabet=SIGNS + "'a1", max_size=6) | st.text(max_size=6))
 def test_no_text_begins_with_a_sign_and_each_is_read_as_it_was(text):
     cell = csv_cell(text)
-    assert cell[:1] not in tuple(SIGNS)
+    assert cell[:1] not in tuple(SIGNS) or NUMBER.fullmatch(cell)
     assert from_csv_cell(cell) == text
+
+
+@pytest.mark.parametrize("number", ["-0.6959", "-0,6959", "+5", "-01", "1e-5", "-2.5E+03"])
+def test_a_number_stays_a_number_and_those_of_earlier_files_are_read(number):
+    assert csv_cell(number) == number == from_csv_cell(number)
+    assert number[0] not in SIGNS or from_csv_cell(f"'{number}") == number
+
+
+@pytest.mark.parametrize("text", ["-1+1", "+49 30", "-", "--1", "-1-", "+1|x", "-1%", "=1", "-１"])
+def test_what_is_more_than_a_number_is_no_formula_either(text):
+    assert csv_cell(text) == f"'{text}"
 
 
 @pytest.mark.parametrize("sign", SIGNS.replace("\r", "").replace("\n", ""))

@@ -8,7 +8,7 @@ import pytest
 
 import flawscope
 from call_helpers import EAD, PRN, one_line
-from flawscope import errors
+from flawscope import cli, errors
 from flawscope._version import __version__
 from flawscope.cli import commands, main, models
 from flawscope.cli.common import format_table
@@ -52,6 +52,11 @@ ERRORS = [
     (MemoryError(), 1, "not enough memory"),
     (ZeroDivisionError("so\nodd"), 1, "unexpected ZeroDivisionError: so odd; --debug shows where"),
     (OSError(28, "No space left on device"), 1, "No space left on device"),
+    (
+        PermissionError(13, "Permission denied", "/secret-of-nobody/good/results.csv"),
+        2,
+        "flawscope: /: Permission denied; give this user the rights to it",
+    ),
 ]
 
 
@@ -121,3 +126,30 @@ def test_what_is_installed_from_a_wheel_speaks_of_no_checkout(monkeypatch):
     assert text == 'pip install "flawscope[train]", from where flawscope came from'
     text = errors.install_command(package="flawscope-station")
     assert text == 'pip install "flawscope-station", from where flawscope came from'
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"), [("train", "fit"), ("learn", "fit"), ("test", "evaluate"), ("check", "data check")]
+)
+def test_words_for_a_command_lead_to_it(run, word, meant):
+    assert f"there is no command {word}: did you mean {meant}?" in one_line(run(word, "--data", "x"))
+
+
+def test_words_that_are_meant_name_commands():
+    known = {*commands(), *cli.PACKAGES}
+    for meant in cli.OTHER_WORDS.values():
+        assert meant.split()[0] in known
+    assert not known & {*cli.OTHER_WORDS}
+
+
+@pytest.mark.parametrize(("name", "package"), cli.PACKAGES.items())
+def test_a_command_that_is_not_installed_names_its_package(run, monkeypatch, name, package):
+    monkeypatch.setattr(cli, "_other_commands", dict)
+    line = one_line(run(name))
+    assert f"{name} is a command of {package}, which is not installed" in line
+    assert errors.SOURCE_FOLDERS[package] in line
+
+
+def test_data_names_its_one_verb(run):
+    assert "the following arguments are required: check, --data" in one_line(run("data"))
+    assert "export" not in commands()["data"].help

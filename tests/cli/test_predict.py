@@ -11,7 +11,7 @@ from flawscope.cli import output
 from flawscope.errors import FlawscopeError
 from flawscope.predictor import Predictor
 from flawscope.results.folder import PictureWriter
-from flawscope.results.run import earlier_product
+from flawscope.results.run import earlier_paths, earlier_product
 from flawscope.results.table import TableWriter, read_table
 from predict_helpers import PLAIN, batch_fixture, names_of, written  # noqa: F401
 
@@ -30,7 +30,7 @@ def test_a_person_reads_picture_and_verdict(run, model_path, batch, tmp_path):
     assert "warning" not in err
     call = ("predict", model_path, batch / "b.png", "--out", tmp_path / "out", *PLAIN)
     assert f"next: flawscope review {tmp_path / 'out'} " in run(*call)[2]
-    quiet = run("predict", model_path, batch / "a.png", "--quiet", "--out", tmp_path / "out")
+    quiet = run("predict", model_path, batch / "a.png", "--quiet", "--out", tmp_path / "quiet")
     assert (quiet[0], len(quiet[1].splitlines()), quiet[2]) == (0, 1, "")
 
 
@@ -52,6 +52,29 @@ def test_results_of_another_product_stay_and_those_of_the_same_are_replaced(run,
         assert earlier_product(out) == ""
     (tmp_path / "results.json").write_text('{"product": "lids"}')  # of somebody else
     assert earlier_product(tmp_path) == ""
+
+
+def test_results_of_other_pictures_stay_until_somebody_says_so(run, model_path, batch, tmp_path):
+    out = tmp_path / "out"
+    call = ("predict", model_path, "--out", out, *PLAIN, "--quiet")
+    assert run(*call, batch / "a.png")[0] == 0
+    assert earlier_paths(out) == [str(batch / "a.png")]
+    code, _, err = run(*call, batch / "b.png")
+    assert code == 2
+    assert f"holds results of 1 other picture, such as {batch / 'a.png'}: choose another folder" in err
+    assert earlier_paths(out) == [str(batch / "a.png")]
+    assert run(*call, batch / "a.png", batch / "b.png")[0] == 0, "some are the same: the run was repeated"
+    assert run(*call, tmp_path / "elsewhere.png")[0] == 2
+    shutil.copy(batch / "b.png", tmp_path / "elsewhere.png")
+    assert run(*call, tmp_path / "elsewhere.png", "--force")[0] == 0
+    assert earlier_paths(out) == [str(tmp_path / "elsewhere.png")]
+
+
+def test_where_nothing_was_judged_no_others_are_done(run, model_path, tmp_path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"no picture")
+    err = run("predict", model_path, tmp_path / "a.png", tmp_path / "b.png")[2]
+    assert err.splitlines()[-1].endswith("2 pictures were skipped")
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,9 @@ def test_an_archive_that_lacks_something_is_one_clear_line(routers, tmp_path):
         bad = repacked(
             routers / "line.zip", tmp_path / "bad.zip", lambda of, name=name: of.pop(name) and None
         )
-        with pytest.raises(InputError, match="no exported router, or what it holds is damaged") as found:
+        with pytest.raises(
+            InputError, match="no model of several products, or what it holds is damaged"
+        ) as found:
             flawscope.load(bad, device="cpu")
         assert "\n" not in str(found.value)
     packed = repacked(routers / "line.zip", tmp_path / "packed.zip", lambda of: None, zipfile.ZIP_DEFLATED)
@@ -122,7 +124,7 @@ def test_an_archive_that_lacks_something_is_one_clear_line(routers, tmp_path):
         flawscope.load(packed, device="cpu")
     cut = (routers / "line.zip").read_bytes()[:-30]
     (tmp_path / "cut.zip").write_bytes(cut)
-    with pytest.raises(InputError, match="no exported router, or damaged"):
+    with pytest.raises(InputError, match="no model of several products, or damaged"):
         flawscope.load(tmp_path / "cut.zip", device="cpu")
 
 

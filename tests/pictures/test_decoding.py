@@ -268,7 +268,7 @@ def test_bad_sources_are_named(tmp_path, rgb, encoded, refused, monkeypatch):
     refused(lambda: decode(b""), "empty")
     refused(lambda: decode(b"text", name="upload 7"), "upload 7")
     refused(lambda: decode("a\0b"))
-    refused(lambda: decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "not a picture")
+    refused(lambda: decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "PostScript")
     refused(lambda: decode(Image.open(io.BytesIO(encoded(rgb, "PNG")[:2000]))), "truncated")
     refused(lambda: decode(Image.new("RGB", (0, 4))), "no pixels")
     refused(lambda: decode(encoded(np.float32([[1, np.nan]]), "TIFF")), "finite")

@@ -93,6 +93,22 @@ def test_one_picture_of_another_depth_is_clipped_and_told():
     assert common_levels([*used, used_range(twelve(9) * 2)], "u")[0] == (0, 8191)  # as light varies
 
 
+def test_pictures_of_two_depths_are_told_whatever_their_order():
+    both = [used_range(twelve(k)) for k in range(6)] + [used_range(twelve(k) * 16) for k in range(6)]
+    for used in (both, both[::-1]):
+        levels, remarks = common_levels(used, "u")
+        assert levels == (0, 65535)
+        assert "6 pictures go up to" in remarks[0]
+        assert "the same number of bits" in remarks[0]
+    darker = [used_range((twelve(k) * (1 + 0.3 * k)).astype(np.uint16)) for k in range(9)]
+    assert common_levels(darker, "u")[1] == [], "as light varies"
+
+
+def test_levels_of_integers_beside_floats_do_not_depend_on_the_order():
+    mixed = [twelve(0), twelve(1), (twelve(2) / 4095).astype(np.float32)]
+    assert DecodedPictures(mixed).survey().levels == DecodedPictures(mixed[::-1]).survey().levels == (0, 4095)
+
+
 @pytest.mark.parametrize(
     ("maximum", "kind", "level"),
     [

@@ -11,7 +11,7 @@ from flawscope.errors import InputError
 from flawscope.pictures.channels import read_channels
 from flawscope.pictures.decoding import decode, read_picture_header
 from flawscope.pictures.picture_count import describe_pages
-from tiff_forms import FORMS, GREY, SIZE, drawn, form, written
+from tiff_forms import FORMS, GREY, RGB, SIZE, drawn, form, written
 
 
 @pytest.mark.parametrize("name", [name for name in FORMS if name != "1 bit"])  # which is a palette
@@ -74,6 +74,13 @@ def test_what_pillow_reads_right_stays_byte_for_byte(encoded):
             )
     sixteen = rng.integers(0, 65536, SIZE).astype(np.uint16)
     np.testing.assert_array_equal(decode(encoded(Image.fromarray(sixteen), "TIFF"))[:, :, 0], sixteen)
+
+
+@pytest.mark.parametrize("how", [{}, {"tile": (16, 16)}])
+def test_colour_packed_as_webp_is_read(how):
+    rgb = drawn("uint8", 3)
+    data = written(rgb, compression="webp", compressionargs={"level": 100}, **RGB, **how)
+    assert np.abs(decode(data) - rgb.astype(float)).mean() < 20
 
 
 def test_what_would_be_guessed_is_refused(refused):

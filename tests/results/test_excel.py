@@ -35,8 +35,15 @@ def test_decimal_commas_are_for_csv(out, run, onnx_path, drawn, tmp_path):
 
 def test_a_workbook_computes_no_text_and_holds_any_name():
     data = encode_workbook([("path", "score"), ("=1+1", 0.5), ("a\x07\udcff.png", float("inf"))])
-    rows = list(load_workbook(io.BytesIO(data)).active.iter_rows(values_only=True))
-    assert rows[1:] == [("'=1+1", 0.5), ("a\\udcff.png", "inf")]
+    sheet = load_workbook(io.BytesIO(data)).active
+    assert [*sheet.iter_rows(min_row=2, values_only=True)] == [("=1+1", 0.5), ("a\\udcff.png", "inf")]
+    assert (sheet["A2"].data_type, sheet["A2"].quotePrefix) == ("s", True), "nor when somebody edits it"
+
+
+@pytest.mark.parametrize("part", ["=1+1", "-01", "+4711", "0007", "@x", "'=1"])
+def test_a_part_s_number_is_the_same_text_in_a_workbook(part):
+    sheet = load_workbook(io.BytesIO(encode_workbook([("part",), (part,)]))).active
+    assert (sheet["A2"].value, sheet["A2"].data_type) == (part, "s")
 
 
 def test_a_sheet_has_a_filter_widths_colours_and_links():

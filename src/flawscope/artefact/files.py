@@ -27,11 +27,17 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FOLDER_ERRORS = (*_FULL, errno.EROFS, errno.EIO)  # of a disk, not of one file
 # A cell that begins so is computed by a spreadsheet; some read full-width signs as the plain ones
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+_NUMBER = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+)?(?:[eE][+-]?[0-9]+)?")  # which computes nothing
+
+
+def is_computed(text: str) -> bool:
+    """Whether a spreadsheet would compute a text, or read it as something else than a number or a text."""
+    return _FORMULA.match(text) is not None and _NUMBER.fullmatch(text) is None
 
 
 def csv_cell(value: Any) -> Any:
-    """The value, with an apostrophe before a text that a spreadsheet would compute."""
-    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+    """The value, with an apostrophe before a text that a spreadsheet would compute; a number stays one."""
+    return f"'{value}" if isinstance(value, str) and is_computed(value) else value
 
 
 def from_csv_cell(text: str) -> str:

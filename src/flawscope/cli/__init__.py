@@ -12,19 +12,19 @@ from contextlib import suppress
 from typing import Any, NamedTuple, NoReturn
 
 from flawscope._version import __version__
-from flawscope.cli.common import STATION_REMEDY, reason_of, stop_progress
 
 # For commands of other packages (docs/api.md)
 from flawscope.cli.common import add_engine as add_engine
 from flawscope.cli.common import add_quiet as add_quiet
 from flawscope.cli.common import format_table as format_table
 from flawscope.cli.common import parse_port as parse_port
+from flawscope.cli.common import reason_of, stop_progress
 from flawscope.cli.common import say as say
 from flawscope.cli.common import say_unless_quiet as say_unless_quiet
 from flawscope.cli.common import show as show
 from flawscope.cli.questions import tell_questions
 from flawscope.cli.words import clean_words
-from flawscope.errors import InputError
+from flawscope.errors import InputError, install_command
 from flawscope.progress import write_line
 
 # command -> its help; each is a module of this package, or a function in one of `MODULES`
@@ -41,11 +41,29 @@ COMMANDS: dict[str, str] = {
     "export": "a copy that needs no torch, .onnx",
     "info": "what a model is and where it came from",
     "backbones": "feature extractors at hand",
-    "data": "check a folder of pictures; export results as labels",
+    "data": "check a folder of pictures",
     "demo": "draw a data set, fit, evaluate and show it",
 }
 COMMAND_GROUP = "flawscope.commands"  # of entry points: dicts of other packages, help and module by name
-OF_THE_STATION = ("serve", "station", "plc-table")
+# commands of packages that may be missing
+PACKAGES = {"serve": "flawscope-station", "station": "flawscope-station", "plc-table": "flawscope-line"}
+# words that people type for a command
+OTHER_WORDS = {
+    "train": "fit",
+    "learn": "fit",
+    "test": "evaluate",
+    "validate": "evaluate",
+    "check": "data check",
+    "detect": "predict",
+    "infer": "predict",
+    "inspect": "predict",
+    "label": "review",
+    "threshold": "calibrate",
+    "convert": "export",
+    "show": "info",
+    "web": "serve",
+    "start": "serve",
+}
 MODULES = {"calibrate": "models", "export": "models", "info": "models", "backbones": "models", "demo": "data"}
 
 
@@ -74,7 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             import traceback
 
             traceback.print_exception(error)
-        return _report_error(reason_of(error), 2 if isinstance(error, InputError) else 1)
+        is_input = isinstance(error, InputError | PermissionError)
+        return _report_error(reason_of(error), 2 if is_input else 1)
     finally:
         stop_progress()
         _discard_unprinted()
@@ -103,9 +122,15 @@ def _find_command(name: str) -> Command:
     others = _other_commands()
     if name in others:
         return others[name]
-    if name in OF_THE_STATION:
-        raise InputError(f"{name} is a command of the station, which is not installed: {STATION_REMEDY}")
-    near = _suggestion(name, [*COMMANDS, *others])
+    if name in PACKAGES:
+        remedy = install_command(package=PACKAGES[name])
+        raise InputError(
+            f"{name} is a command of {PACKAGES[name]}, which is not installed: install it: {remedy}"
+        )
+    if name in OTHER_WORDS:
+        near = f": did you mean {OTHER_WORDS[name]}?"
+    else:
+        near = _suggestion(name, [*COMMANDS, *others])
     raise InputError(f"there is no command {name}{near}; see `flawscope --help`")
 
 

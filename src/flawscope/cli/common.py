@@ -8,7 +8,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,6 @@ from flawscope.errors import (
     FlawscopeError,
     InputError,
     decimal_point,
-    install_command,
     join_names,
     message_with_type,
     one_line_message,
@@ -37,9 +36,6 @@ if TYPE_CHECKING:
     from flawscope.predictor.streaming import SourceResult
 
 DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # or a quota
-
-
-STATION_REMEDY = f"install it: {install_command(package='flawscope-station')}"
 
 
 def parse_rate(text: str) -> float:
@@ -254,24 +250,36 @@ def check_results_folder(path: str, *names: str) -> None:
     own.check(TABLE_NAME, WORKBOOK_NAME, SUMMARY_NAME, report.REPORT_NAME, *names)
 
 
-def keep_other_product(args: argparse.Namespace, product: str) -> None:
-    """Refuses `--out` where it is a folder with results of another product, unless `--force` replaces them.
-    product: of the model, as `results.json` names it."""
-    from flawscope.results.run import earlier_product
+def keep_other_results(
+    args: argparse.Namespace, product: str, pictures: Collection[str | os.PathLike[str]] | None
+) -> None:
+    """Refuses `--out` where it is a folder with results of another product, or of other pictures alone,
+    unless `--force` replaces them.
+
+    Args:
+        product: of the model, as `results.json` names it.
+        pictures: files to judge; None: they are not known yet.
+    """
+    from flawscope.results.run import earlier_paths, earlier_product
 
     if not args.out or is_table(args.out) or args.force:
         return
+    remedy = "choose another folder, or replace them with --force"
     earlier = earlier_product(Path(args.out))
     if earlier not in ("", product):
-        raise InputError(
-            f"--out {args.out} holds results of {earlier}, the model is of {product}: choose another folder, "
-            "or replace them with --force"
-        )
+        raise InputError(f"--out {args.out} holds results of {earlier}, the model is of {product}: {remedy}")
+    judged = earlier_paths(Path(args.out)) if pictures else []
+    given = {os.path.abspath(path) for path in pictures or ()}
+    if judged and not any(os.path.abspath(path) in given for path in judged):
+        others = f"{pluralize(len(judged), 'other picture')}, such as {judged[0]}"
+        raise InputError(f"--out {args.out} holds results of {others}: {remedy}")
 
 
 def add_force(parser: Options) -> None:
     parser.add_argument(
-        "--force", action="store_true", help="with --out DIR: replace results of another product, too"
+        "--force",
+        action="store_true",
+        help="with --out DIR: replace results of another product or of other pictures, too",
     )
 
 
@@ -398,8 +406,9 @@ MAX_ALIKE = 5  # skipped pictures of one reason that are told in lines of their 
 _UNREAD = re.compile(r"cannot read picture (?P<name>.+?): (?P<reason>.+)")
 
 
-def report_failures(failures: Sequence[str], *, named: bool = False) -> int:
-    """Reports skipped pictures and masks, and returns the exit code. named: each was reported before."""
+def report_failures(failures: Sequence[str], *, named: bool = False, total: int | None = None) -> int:
+    """Reports skipped pictures and masks, and returns the exit code. named: each was reported before. total:
+    number of all pictures; None: it is not known, and some were used."""
     skipped = [line for line in failures if not line.endswith(COUNTED_WITHOUT_MASK)]
     alike: dict[str, list[str]] = {}  # pictures by the reason for which they are not read
     for line in () if named else failures:
@@ -419,7 +428,8 @@ def report_failures(failures: Sequence[str], *, named: bool = False) -> int:
             say(f"skipped: cannot read picture {name}: {reason}")
     if skipped:
         were = "was" if len(skipped) == 1 else "were"
-        say(f"{pluralize(len(skipped), 'picture')} {were} skipped; the others are done")
+        others = "" if total is not None and len(skipped) >= total else "; the others are done"
+        say(f"{pluralize(len(skipped), 'picture')} {were} skipped{others}")
     return 1 if failures else 0
 
 
@@ -486,6 +496,15 @@ def run_for_each(
     return max(codes), failed
 
 
+def _without_rights(path: str | bytes) -> str:
+    """The file or folder that cannot be entered, of a path that may not be there: what lies below a folder
+    without rights cannot be seen."""
+    where = os.fsdecode(path)
+    while not os.path.lexists(where) and os.path.dirname(where) not in ("", where):
+        where = os.path.dirname(where)
+    return where
+
+
 def reason_of(error: Exception, *, debug: bool = False) -> str:
     """Returns the reason of a failure in one line. With `debug` an unforeseen error is raised again."""
     if isinstance(error, FlawscopeError):
@@ -497,6 +516,8 @@ def reason_of(error: Exception, *, debug: bool = False) -> str:
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         where = error.filename or "the output"
         return f"cannot write {where}: {error.strerror}; free some space or send it elsewhere"
+    if isinstance(error, PermissionError) and error.filename:
+        return f"{_without_rights(error.filename)}: {error.strerror}; give this user the rights to it"
     if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):  # `tempfile`'s words
         return "no folder can be written for temporary files, such as /tmp: set TMPDIR to one"
     return f"unexpected {message_with_type(error)}; --debug shows where"

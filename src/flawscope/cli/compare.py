@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.evaluation.comparison import compare
 
     a, b = (_open_model(args, path) for path in (args.a, args.b))
-    common.keep_other_product(args, a.manifest.category)
+    common.keep_other_results(args, a.manifest.category, [item.path for item in dataset.test])
     found = compare(
         *(a, b, dataset), names=_model_names(args.a, args.b), full_resolution=args.full_resolution, step=step
     )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=["check"], help="what to do")
+    parser.add_argument("action", metavar="check", choices=["check"], help="what to do: check")
     common.add_data(parser)
     parser.add_argument(
         "--align",

@@ -100,7 +100,7 @@ def evaluate_model(
     seed, group = common.seed_and_group(manifest)
     dataset = dataset or open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)
     common.check_output(args)
-    common.keep_other_product(args, manifest.category)
+    common.keep_other_results(args, manifest.category, [item.path for item in dataset.test])
 
     from flawscope.datasets.mask_remarks import mask_remarks
     from flawscope.evaluation.evaluation import evaluate

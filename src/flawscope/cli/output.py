@@ -162,6 +162,7 @@ class Output:
         from flawscope.results.run import ResultsFolder, WriteErrors
 
         self.args, self.products, self.parts = args, form.get("products", False), parts
+        self.total = 0  # inputs
         self.flush_each = inputs is None  # somebody may wait for every line
         self.decided_parts: list[PartPrediction] = []
         self.unwritten = WriteErrors(common.say)
@@ -183,6 +184,7 @@ class Output:
     def add(self, result: Prediction | Unjudged, source: PictureSource) -> None:
         from flawscope.results.table import Unjudged
 
+        self.total += 1
         shown = isinstance(result, Unjudged) or result.is_anomalous or not self.args.only_anomalous
         if shown:
             show_result(result, as_json=self.args.json, flush=self.flush_each)
@@ -283,9 +285,8 @@ class Output:
     @property
     def exit_code(self) -> int:
         """Exit code: 1 where an input was not judged, or a result not written."""
-        return common.report_failures(self.failures, named=self.flush_each) or int(
-            bool(self.unwritten.counts)
-        )
+        code = common.report_failures(self.failures, named=self.flush_each, total=self.total)
+        return code or int(bool(self.unwritten.counts))
 
 
 def part_rows(found: Iterable[PartPrediction], products: bool) -> Iterator[Sequence[Any]]:

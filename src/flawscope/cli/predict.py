@@ -100,7 +100,8 @@ def run(args: argparse.Namespace) -> int:
         for name, one in predictor.products.items():
             predictor = predictor.with_product(name, one.with_scale(scale))
     summary, stream = output.Summary(predictor), common.stream_of(predictor, args.product)
-    common.keep_other_product(args, summary.product)
+    known = [one for one in inputs.sources if isinstance(one, Path)] if inputs.total else None
+    common.keep_other_results(args, summary.product, known)
     if args.false_discovery_rate is not None and summary.parts:
         raise InputError("--false-discovery-rate is of pictures, the model decides on parts: leave it out")
     if args.tolerances:

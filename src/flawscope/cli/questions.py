@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # arguments that change nothing in what is computed
 OTHER = ("force", "quiet", "debug", "json", "evaluate", "threads", "cluster", "typed", "filed")
 WRITTEN = ("out",)  # arguments that name what is written
+# Arguments that name files or folders which are read. A pattern of names or a device is none.
+PATHS = ("config", "data", "good", "model", "pictures", "roi", "seen", "undistort", "update")
 EXIT_CODE = 2
 REMEDY = (
     "take out what is not good and begin anew, or give the same call with --force, which accepts it and "
@@ -35,7 +37,7 @@ def digest_call(args: argparse.Namespace) -> str:
     """Digest of a call: its arguments, and the names, sizes and times of the files that these name, without
     those that it writes itself."""
     given = {name: value for name, value in vars(args).items() if name not in OTHER}
-    roots = {value for name, value in given.items() if isinstance(value, str) and name not in WRITTEN}
+    roots = {given[name] for name in PATHS if isinstance(given.get(name), str)}
     paths = {path for root in roots for found in glob(root) or [root] for path in _files(found)}
     files = []
     own = [os.path.abspath(given[name]) for name in WRITTEN if given.get(name)]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flawscope.cli import common
-from flawscope.errors import pluralize
+from flawscope.errors import join_names, pluralize
 from flawscope.pages import report
 
 if TYPE_CHECKING:
@@ -45,6 +45,12 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out) if args.out else (results if results.is_dir() else results.parent) / REVIEW_FOLDER
     common.prepare_output_folder(str(out))
     session = ReviewSession(pictures, out)
+    if session.replaced:
+        count = pluralize(len(session.replaced), "picture")
+        common.say(
+            f"undecided again: {count} under the path of a decided one, and another by its pixels: "
+            f"{join_names(session.replaced)}; the earlier copies stay in {out}"
+        )
     review = ReviewServer(session, Path(args.results).resolve().name, args.port)
     common.say(f"review: {review.url}")
     common.say("end it in the page or with Ctrl-C; what is decided is kept, the same call goes on with it")

@@ -28,13 +28,14 @@ from flawscope.errors import InputError, join_names, one_line_message, pluralize
 from flawscope.pictures import units
 from flawscope.pictures.appearance import pixel_format
 from flawscope.pictures.channels import first_group
-from flawscope.pictures.decoding import OTHER_FILES, pixel_hash
+from flawscope.pictures.decoding import pixel_hash
 from flawscope.pictures.defect_size import reduction_remark
 from flawscope.pictures.folder_words import says_good
 from flawscope.pictures.listing import COMPANION_SUFFIXES, natural_key, not_pictures_in
 from flawscope.pictures.mask_files import seem_masks
 from flawscope.pictures.masks import marks_most
 from flawscope.pictures.near_duplicates import Look
+from flawscope.pictures.other_files import OTHER_FILES
 
 _T = TypeVar("_T", str, tuple[int, int])
 Progress = Callable[[int, int], None]
@@ -241,6 +242,8 @@ def _check_picture(dataset: Dataset, split: str, item: Item) -> CheckedPicture:
 
 def _unreadable(code: str, subject: str, path: Path, error: Exception) -> Finding:
     """Finding of an unreadable file, without the path that the error repeats; reason and remedy apart."""
+    if isinstance(error, PermissionError):
+        return Finding("error", code, subject, str(error.strerror), "give this user the rights to it")
     reason, _, remedy = one_line_message(error).rpartition(f"{path}: ")[2].partition("; ")
     return Finding("error", code, subject, reason, remedy or "replace or remove the file")
 

@@ -31,7 +31,7 @@ from flawscope.datasets.dataset import (
 )
 from flawscope.datasets.masks import GroundTruth
 from flawscope.errors import InputError, join_names, suggest_name
-from flawscope.pictures.decoding import is_picture, other_remedies
+from flawscope.pictures.decoding import is_picture
 from flawscope.pictures.folder_words import (
     GOOD,
     one_may_negate,
@@ -50,6 +50,7 @@ from flawscope.pictures.listing import (
 )
 from flawscope.pictures.mask_files import MASK_FOLDERS, fold, is_mask_folder, is_picture_folder
 from flawscope.pictures.name_words import PictureClass
+from flawscope.pictures.other_files import other_remedies
 
 ALL_GOOD = "all"  # names of folders of good pictures: every one
 NAME_GOOD = "name them with --good NAME[,NAME], the others are defects; --good all: all are good"

@@ -15,10 +15,11 @@ from flawscope.datasets.layouts import find_categories, open_dataset
 from flawscope.datasets.masks import GroundTruth
 from flawscope.datasets.own_folders import defects_in
 from flawscope.errors import InputError, pluralize
-from flawscope.pictures.decoding import TABLE_SUFFIXES, is_picture
+from flawscope.pictures.decoding import is_picture
 from flawscope.pictures.listing import list_entries, natural_key, subfolders, walk_files
 from flawscope.pictures.mask_files import fold, masked_folder
 from flawscope.pictures.name_words import PictureClass
+from flawscope.pictures.other_files import TABLE_SUFFIXES
 from flawscope.pictures.text_files import read_text, unquoted
 from flawscope.progress import Say, discard
 

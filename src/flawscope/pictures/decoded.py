@@ -63,7 +63,7 @@ class DecodedPictures:
         """Surveys the pictures. Of 8-bit files only the headers are read; others, and those of more channels,
         are decoded."""
         used: list[UsedRange] = []
-        kind, largest = "u", 0
+        kinds, largest = set[str](), 0
         sizes: list[tuple[int, int] | None] = []
         for number, source in enumerate(self.sources):
             sizes.append(None)
@@ -88,7 +88,8 @@ class DecodedPictures:
                 sizes[-1] = (picture.shape[0], picture.shape[1])
                 if picture.dtype != np.uint8:
                     used.append(used_range(picture))
-                    kind = picture.dtype.kind
+                    kinds.add(picture.dtype.kind)
+        kind = "f" if kinds == {"f"} else "u"
         levels, remarks = common_levels(used, kind) if used else (None, [])
         return Survey(levels, largest, sizes, remarks)
 

@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, features
+from PIL import Image, UnidentifiedImageError, features
 
 from flawscope.errors import (
     FlawscopeError,
@@ -25,7 +25,7 @@ from flawscope.errors import (
     install_command,
     message_with_type,
 )
-from flawscope.pictures import damage, picture_count, pixel_layouts, tiff
+from flawscope.pictures import damage, netpbm, other_files, picture_count, pixel_layouts, tiff
 from flawscope.pictures.arrays import (
     composite_over_white,
     from_numpy,
@@ -37,6 +37,16 @@ from flawscope.pictures.arrays import (
 )
 from flawscope.pictures.files import TRUNCATED, apply_orientation
 from flawscope.pictures.levels import Levels, own_levels
+from flawscope.pictures.other_files import (
+    ARCHIVE,
+    HEAD_BYTES,
+    PFM,
+    RAW,
+    TEXT,
+    VIDEO_SUFFIXES,
+    OtherFile,
+)
+from flawscope.pictures.other_files import RAW_SUFFIXES as RAW_SUFFIXES  # for other packages
 
 Float32 = NDArray[np.float32]
 
@@ -44,47 +54,6 @@ PICTURE_SUFFIXES: frozenset[str] = frozenset(
     {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".avif", ".heic", ".heif"}
     | {".jp2", ".pgm", ".ppm", ".npy"}
 )
-VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".wmv", ".mpg", ".mpeg", ".3gp", ".mts"}
-)
-# A camera's raw file often looks like a TIFF, whose only readable picture is a small preview
-RAW_SUFFIXES = frozenset({".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".raw"})
-
-
-class OtherFile(NamedTuple):
-    """Files that are no pictures, in words: one, several, and what to do with `{}`."""
-
-    one: str
-    several: str
-    remedy: str
-
-
-OTHER_FILES = {  # by suffix
-    **dict.fromkeys(VIDEO_SUFFIXES, OtherFile("a video", "videos", "take single pictures out of {}")),
-    **dict.fromkeys(
-        RAW_SUFFIXES,
-        OtherFile("a camera's raw file", "raw files", "develop {} to PNG or TIFF"),
-    ),
-    **dict.fromkeys(
-        (".zip", ".7z", ".rar", ".tar", ".gz", ".tgz"),
-        OtherFile("an archive", "archives", "unpack {}, and give the folder"),
-    ),
-    **dict.fromkeys(
-        (".lnk", ".url"), OtherFile("a shortcut", "shortcuts", "put the pictures themselves there")
-    ),
-    **dict.fromkeys(
-        (".pdf", ".doc", ".docx", ".ppt", ".pptx", ".odt"),
-        OtherFile("a document", "documents", "store the pictures in {} as PNG"),
-    ),
-}
-TEXT_SUFFIXES = (".txt", ".csv", ".tsv")  # of files that may name pictures
-TABLE_SUFFIXES = (".xlsx", ".xlsm", ".xls", ".ods")
-
-
-def other_remedies(suffixes: Iterable[str]) -> str:
-    """Remedies for files of these suffixes that are no pictures, each behind a semicolon."""
-    kinds = dict.fromkeys(kind for suffix in suffixes if (kind := OTHER_FILES.get(suffix)) is not None)
-    return "".join(f"; {kind.remedy.format(kind.several)}" for kind in kinds)
 
 
 @dataclass
@@ -132,8 +101,9 @@ def decode(source: PictureSource | HashedPicture, *, name: str | None = None) ->
     """A picture as an array [H, W, 3] RGB or [H, W, 1] deep grey; dtype uint8, uint16 or float32.
 
     - 8-bit, 1-bit, palette, CMYK, YCbCr and LAB pictures: uint8 RGB. Grey is repeated in all three channels.
-    - 16-bit grey (and 32-bit grey up to 65535): uint16, one channel. Other deep grey: float32, one channel.
-      16-bit colour of PNG, TIFF and PPM: uint16, three channels. Floating-point colour of TIFF: float32.
+    - 9- to 16-bit grey (and 32-bit grey up to 65535): uint16, one channel. Other deep grey: float32, one
+      channel. 9- to 16-bit colour of PNG, TIFF and PPM: uint16, three channels. Floating-point colour of
+      TIFF: float32. Values are those in the file, whatever it says to be the largest.
     - numpy: [H, W], [H, W, 1], [H, W, 3] RGB or [H, W, 4] RGBA; uint8, uint16 or float (0..1, or whatever
       `Preprocess.white_level` says); float64 becomes float32.
     - Transparency is composited over white, as a viewer shows it; an alpha that is the same everywhere is
@@ -214,6 +184,8 @@ def error_reason(error: Exception, name: str) -> str:
         return f"{name}: not enough memory to decode it; make it smaller"
     if isinstance(error, FlawscopeError):
         return str(error)
+    if isinstance(error, PermissionError):
+        return f"{name}: {error.strerror}; give this user the rights to it"
     return f"{name}: it could not be read (unexpected {message_with_type(error)}); convert it to PNG"
 
 
@@ -248,11 +220,14 @@ def open_upright_deep(source: PillowSource, name: str) -> tuple[Image.Image, NDA
         raise picture_error(name, "there is no such file", "check the path") from None
     except IsADirectoryError:
         raise picture_error(name, "it is a folder", "name the pictures in it") from None
+    except PermissionError as error:
+        raise picture_error(name, str(error.strerror), "give this user the rights to it") from None
     except (OSError, ValueError) as error:
         raise picture_error(name, getattr(error, "strerror", None) or str(error), "check the path") from None
     suffix = Path(source).suffix.lower()
-    if suffix in VIDEO_SUFFIXES or suffix in RAW_SUFFIXES:
-        raise _other_file_error(name, suffix)
+    kind = other_files.by_suffix(suffix)
+    if kind is not None and (suffix in VIDEO_SUFFIXES or suffix in RAW_SUFFIXES):
+        raise _other_file_error(name, kind)
     with stream:
         return _open_stream(stream, name)
 
@@ -290,6 +265,8 @@ def read_picture_header(data: bytes, name: str) -> Header:
         page = tiff.first_page(io.BytesIO(data))
     if page is not None and page.is_beyond_pillow and page.is_readable:
         return Header("TIFF", *page.size, math.prod(page.size) * max(20, 10 * page.channels))
+    if (deep_netpbm := netpbm.read_header(io.BytesIO(data))) is not None:
+        return Header("PPM", *deep_netpbm.size, math.prod(deep_netpbm.size) * 20 * deep_netpbm.channels)
     image = _open_header(io.BytesIO(data), name)
     deep = image.mode[0] in "IF" or pixel_layouts.is_deep_colour(image)
     costly = image.format in _MEMORY_HUNGRY or deep
@@ -325,6 +302,7 @@ def read_array(stream: IO[bytes], name: str) -> NDArray[Any] | None:
 def _open_stream(stream: IO[bytes], name: str) -> tuple[Image.Image, NDArray[Any] | None]:
     array = read_array(stream, name)
     with without_warnings():  # about odd directories of a TIFF
+        _refuse_half_read(stream, name)
         _refuse(picture_count.describe_pages(stream), f"{_ONE_BY_ONE}, or fit with --channels all", name)
         values = (
             pixel_layouts.read_whole(stream, name, max_pixels()) if array is None else from_numpy(array, name)
@@ -348,6 +326,18 @@ def _open_stream(stream: IO[bytes], name: str) -> tuple[Image.Image, NDArray[Any
     return loaded, pixel_layouts.join_bytes(loaded, _load_upright(again, name), grey)
 
 
+def _refuse_half_read(stream: IO[bytes], name: str) -> None:
+    """InputError for a camera's raw file, whatever it is called, and for a PFM: Pillow would take a preview
+    of the one, and takes the other for damaged."""
+    stream.seek(0)
+    kind = other_files.by_beginning(stream.read(HEAD_BYTES))
+    first = tiff.first_page(stream)
+    if first is not None and first.is_raw:
+        kind = RAW
+    if kind in (RAW, PFM):
+        raise _other_file_error(name, kind)
+
+
 def _refuse(reason: str, remedy: str, name: str) -> None:
     if reason:
         raise picture_error(name, reason, remedy)
@@ -364,11 +354,11 @@ def raise_pixel_limit(most: int) -> None:
 
 
 def _open_header(stream: IO[bytes], name: str) -> Image.Image:
-    head = stream.read(12)
+    head = stream.read(HEAD_BYTES)
     if not head:
         raise picture_error(name, "it is empty", pixel_layouts.COPY_AGAIN)
     stream.seek(0)
-    if is_heif := head[4:] in _HEIF:
+    if is_heif := head[4:12] in _HEIF:
         _register_heif(name)
     with without_warnings():
         try:
@@ -378,34 +368,32 @@ def _open_header(stream: IO[bytes], name: str) -> Image.Image:
         except MemoryError:
             raise
         except Exception:  # UnidentifiedImageError, and what plugins raise on a damaged header
-            if head[4:] in _AVIF and not features.check("avif"):
-                raise picture_error(
-                    name, "this Pillow reads no AVIF", "upgrade Pillow, or convert it to PNG"
-                ) from None
-            if is_encoded(head):
-                if layout := pixel_layouts.unread_layout(stream, head):
-                    raise picture_error(
-                        name, f"{layout}, which Pillow does not read", pixel_layouts.STORE_AGAIN
-                    ) from None
-                raise picture_error(
-                    name, "the file is truncated or damaged", pixel_layouts.COPY_AGAIN
-                ) from None
-            raise _other_file_error(name, Path(name).suffix.lower()) from None
+            raise _unread_error(stream, head, name) from None
     return image
 
 
-def _other_file_error(name: str, suffix: str) -> InputError:
-    """The error of a file that is no picture, by its suffix."""
-    if (kind := OTHER_FILES.get(suffix)) is not None:
-        return picture_error(name, f"it is {kind.one}", kind.remedy.format("it"))
-    if suffix in TEXT_SUFFIXES + TABLE_SUFFIXES:
-        one = "a text" if suffix in TEXT_SUFFIXES else "a table"
-        return picture_error(
-            name,
-            f"it is {one}",
-            "name the pictures themselves; `predict MODEL - < list.txt` takes a text of paths",
-        )
-    return picture_error(name, "it is not a picture we know", "convert it to PNG")
+def _unread_error(stream: IO[bytes], head: bytes, name: str) -> InputError:
+    """The error of a file that Pillow does not open. head: how it begins, `HEAD_BYTES` or all."""
+    if head[4:12] in _AVIF and not features.check("avif"):
+        return picture_error(name, "this Pillow reads no AVIF", "upgrade Pillow, or convert it to PNG")
+    kind = other_files.by_beginning(head)
+    if is_encoded(head) and kind in (None, TEXT):  # some formats begin with letters
+        if layout := pixel_layouts.unread_layout(stream, head):
+            return picture_error(name, f"{layout}, which Pillow does not read", pixel_layouts.STORE_AGAIN)
+        return picture_error(name, pixel_layouts.TRUNCATED_OR_DAMAGED, pixel_layouts.COPY_AGAIN)
+    if not head.strip(b"\0"):
+        return picture_error(name, "it begins with nothing but zeros", pixel_layouts.COPY_AGAIN)
+    by_suffix = other_files.by_suffix(Path(name).suffix.lower())
+    if by_suffix is not None and kind in (None, TEXT, ARCHIVE):  # tables and documents are archives, too
+        kind = by_suffix
+    if kind is None:
+        return picture_error(name, "it is not a picture we know", "convert it to PNG")
+    return _other_file_error(name, kind)
+
+
+def _other_file_error(name: str, kind: OtherFile) -> InputError:
+    """The error of a file that is no picture, or of a format that is not read."""
+    return picture_error(name, f"it is {kind.one}", kind.remedy.format("it"))
 
 
 def _register_heif(name: str) -> None:
@@ -432,10 +420,17 @@ def _load_upright(image: Image.Image, name: str) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, ...
-        reason = TRUNCATED if "truncated" in str(error).lower() else f"the file is damaged ({error})"
+        reason = _damage_in_words(error)
         raise picture_error(name, reason, pixel_layouts.COPY_AGAIN) from None
     _refuse(fault, pixel_layouts.COPY_AGAIN, name)
     return apply_orientation(image)
+
+
+def _damage_in_words(error: Exception) -> str:
+    """Says what is wrong with a file whose pixels Pillow could not load."""
+    if isinstance(error, UnidentifiedImageError):  # of a picture within it: its text names an address
+        return pixel_layouts.TRUNCATED_OR_DAMAGED
+    return TRUNCATED if "truncated" in str(error).lower() else f"the file is damaged ({error})"
 
 
 def open_upright(source: PillowSource, name: str) -> Image.Image:

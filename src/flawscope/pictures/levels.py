@@ -22,6 +22,7 @@ SMALL_PART = 1 / 16  # of the range from 0 to white: pictures that use less are 
 NO_DATA_GAP, SINGLE_NO_DATA_GAP = 10, 100  # times what the others use; of several pixels, and of one
 MARGIN = 0.25  # of the used range, on either side: defects may be darker and brighter
 USUAL_SHARE, UNUSUAL = 0.9, 4  # pictures that reach so many times as far as most are clipped
+MIN_DEPTH_GAP = 8  # times as far as the others that pictures of another depth reach
 
 
 class Levels(NamedTuple):
@@ -113,7 +114,7 @@ def common_levels(used: Sequence[UsedRange], kind: str) -> tuple[Levels, list[st
     high = float(highs[highs <= highs[rank] + reach][-1])
     low = float(lows[lows >= lows[-1 - rank] - reach][0])
     white = max(1.0, high) if kind == "f" else float((1 << max(8, math.ceil(high).bit_length())) - 1)
-    lines, levels = [], Levels(0.0, white)
+    lines, levels = _several_depths(highs[highs <= high], kind), Levels(0.0, white)
     if 0 < high - low <= SMALL_PART * white:
         margin = MARGIN * (high - low)
         levels = Levels(max(0.0, low - margin), high + margin)
@@ -135,6 +136,22 @@ def common_levels(used: Sequence[UsedRange], kind: str) -> tuple[Levels, list[st
             "of nearly all others, and are clipped"
         )
     return levels, lines
+
+
+def _several_depths(highs: NDArray[np.float64], kind: str) -> list[str]:
+    """Line that says that pictures have several depths, such as 12 bits and 16, of which one looks black;
+    none where they have one. highs: the largest value of each that is not clipped, ascending."""
+    if kind != "u" or highs.size < 4:
+        return []
+    below, above = np.maximum(highs[:-1], 1), highs[1:]
+    first = int((above / below).argmax()) + 1  # of those that reach farther
+    farther = highs.size - first
+    if above[first - 1] < MIN_DEPTH_GAP * below[first - 1] or min(first, farther) < 2:
+        return []
+    return [
+        f"{pluralize(first, 'picture')} go up to {highs[first - 1]:g}, and {farther} up to {highs[-1]:g}: "
+        "the first look nearly black beside the others; store all with the same number of bits"
+    ]
 
 
 def widest(several: Sequence[Levels]) -> Levels | None:

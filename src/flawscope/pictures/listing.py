@@ -13,16 +13,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from flawscope.errors import InputError, check_one_each, join_names
-from flawscope.pictures.decoding import (
-    OTHER_FILES,
-    PICTURE_SUFFIXES,
-    TABLE_SUFFIXES,
-    TEXT_SUFFIXES,
-    PictureSource,
-    is_picture,
-    other_remedies,
-)
+from flawscope.pictures.decoding import PICTURE_SUFFIXES, PictureSource, is_picture
 from flawscope.pictures.mask_files import find_masks
+from flawscope.pictures.other_files import OTHER_FILES, TABLE_SUFFIXES, TEXT_SUFFIXES, other_remedies
 
 # What systems leave behind in folders of pictures; names that begin with a dot are left out anyway, and those
 # with ~$, by which Office locks what is open.

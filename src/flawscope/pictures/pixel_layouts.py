@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import struct
 from typing import IO, TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from flawscope.errors import install_command
-from flawscope.pictures import tiff
+from flawscope.pictures import netpbm, tiff
 from flawscope.pictures.arrays import narrow_integers, picture_error
 from flawscope.pictures.damage import CUT, has_cut
 from flawscope.pictures.files import TRUNCATED, turn_array
@@ -30,10 +29,11 @@ if TYPE_CHECKING:
 STORE_AGAIN = "store it as grey or RGB with 8 or 16 bits, PNG or TIFF"
 CHANNELS_ONLY = "fit with --channels all, or store it as grey, RGB or RGBA"
 DAMAGED = "the file is damaged"
+TRUNCATED_OR_DAMAGED = "the file is truncated or damaged"
 COPY_AGAIN = "copy it again"
 _DEEP_MODES = frozenset({"RGB;16", "RGBA;16", "LA;16"})  # of PNG, without the order of the bytes
-_PPM = re.compile(rb"P6(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)\s")
 _HEAD = 4096  # bytes of a JPEG 2000 in which its layout stands
+_JPEG_LS = 0xF7  # marker of the start of a frame
 _FOUR_BYTES = "RGBA"  # of a pixel, as grey with alpha of 16 bits has
 
 
@@ -80,8 +80,8 @@ def join_bytes(upper: Image.Image, lower: Image.Image, grey: bool) -> NDArray[np
 
 
 def read_whole(stream: IO[bytes], name: str, most: int) -> NDArray[Any] | None:
-    """Reads the first picture of a TIFF or PPM, [H, W, C] upright, of more than Pillow would keep of it; None
-    of others. most: pixels up to which it is read.
+    """Reads the first picture of a TIFF, PGM or PPM, [H, W, C] upright, of more than Pillow would keep of it;
+    None of others. most: pixels up to which it is read.
 
     Raises:
         InputError: it has channels that nobody explains, or a layout that nobody reads; is damaged or too
@@ -89,7 +89,7 @@ def read_whole(stream: IO[bytes], name: str, most: int) -> NDArray[Any] | None:
     """
     stream.seek(0)
     if stream.read(4) not in tiff.MAGIC:
-        return _read_ppm(stream)
+        return _read_netpbm(stream, name, most)
     page = tiff.first_page(stream)
     if page is None:
         return None
@@ -116,9 +116,7 @@ def is_read_whole(source: str | os.PathLike[str] | Image.Image) -> bool:
     with open(source, "rb") as stream:
         if page := tiff.first_page(stream):
             return page.is_beyond_pillow
-        stream.seek(0)
-        head = _PPM.match(stream.read(_HEAD))
-        return head is not None and int(head[3]) > 255
+        return netpbm.read_header(stream) is not None
 
 
 def read_page(stream: IO[bytes], page: tiff.Page, name: str, most: int) -> NDArray[Any]:
@@ -147,16 +145,21 @@ def size_error(name: str, most: int) -> InputError:
     return picture_error(name, f"it has more than {most // 1_000_000} megapixels", "cut it into parts")
 
 
-def _read_ppm(stream: IO[bytes]) -> NDArray[np.uint16] | None:
-    """Reads a PPM of more than 8 bits, [H, W, 3]; None of others."""
-    stream.seek(0)
-    head = _PPM.match(stream.read(_HEAD))
-    if head is None or not 255 < int(head[3]) < 65536:
+def _read_netpbm(stream: IO[bytes], name: str, most: int) -> NDArray[np.uint16] | None:
+    """Reads a PGM or PPM of more than 8 bits, [H, W, C]; None of others. InputError as of `read_whole`."""
+    header = netpbm.read_header(stream)
+    if header is None:
         return None
-    width, height = int(head[1]), int(head[2])
-    stream.seek(head.end())
-    data = stream.read(6 * width * height)
-    return None if len(data) < 6 * width * height else np.frombuffer(data, ">u2").reshape(height, width, 3)
+    if math.prod(header.size) > most:
+        raise size_error(name, most)
+    values, has_more = netpbm.read_values(stream, header)
+    if values is None:
+        raise picture_error(name, TRUNCATED_OR_DAMAGED, COPY_AGAIN)
+    if has_more:
+        raise picture_error(name, TOO_MUCH, COPY_AGAIN)
+    if has_cut(values):
+        raise picture_error(name, CUT, COPY_AGAIN)
+    return values
 
 
 def lost_in_reading(image: Image.Image) -> tuple[str, str]:
@@ -220,6 +223,8 @@ def _jpeg_layout(stream: IO[bytes]) -> str:
     stream.seek(2)
     while len(head := stream.read(4)) == 4 and head[0] == 0xFF:
         length = int.from_bytes(head[2:], "big")
+        if head[1] == _JPEG_LS:
+            return "it is a JPEG-LS"
         if head[1] in range(0xC0, 0xD0) and head[1] not in (0xC4, 0xC8, 0xCC):  # the start of a frame
             bits = int.from_bytes(stream.read(1), "big")
             if bits != 8:

@@ -31,6 +31,8 @@ _NUMBERS = {_UNSIGNED: "", _SIGNED: "signed ", _FLOAT: "floating-point "}
 _READ_BITS = {_UNSIGNED: range(1, 33), _SIGNED: (8, 16, 32), _FLOAT: (16, 32, 64)}
 _DEFLATE, _PACKBITS, _JPEG = (8, 32946), 32773, (6, 7)  # compressions
 _PILLOW = (5, _PACKBITS, 34925, 50000)  # with LZW, LZMA and Zstandard
+_WEBP = 50001  # in which libtiff, as Pillow brings it along, is not able to read
+_RAW_VERSION, _SUB_PICTURES = 50706, 330  # tags: of a DNG; places of pictures within another one
 _MOSAICS = (32803, 34892)  # photometric interpretations: colour filter array, linear raw
 _PALETTE, _YCBCR = 3, 6
 _COLOURS = {2: 3, 5: 4, _YCBCR: 3, 8: 3, 9: 3, 10: 3}  # channels of RGB, CMYK and LAB; one of others
@@ -102,6 +104,12 @@ class Page:
         return self.photometric in _MOSAICS
 
     @property
+    def is_raw(self) -> bool:
+        """Whether a camera's raw file begins with it: a small preview, with the sensor's values within."""
+        tags = self.page.tags
+        return _RAW_VERSION in tags or (self.is_preview and _SUB_PICTURES in tags)
+
+    @property
     def is_readable(self) -> bool:
         """Whether it is known what its values mean."""
         known = (0, 1, 2, _YCBCR) if self.compression in _JPEG else (0, 1, 2)  # JPEG becomes RGB
@@ -123,7 +131,9 @@ class Page:
             or self.slices > 1
             or self.compression not in TiffImagePlugin.COMPRESSION_INFO
             or (self.compression == _PACKBITS and self.page.predictor != 1)
+            or self.compression == _WEBP
             or (file.is_bigtiff and file.byteorder == ">")
+            or (self.format != _UNSIGNED and self.compression != 1 and file.byteorder == ">")
         ):
             return True
         kind = (self.format, self.bits)
@@ -143,7 +153,8 @@ class Page:
         kind = f"{_NAMES.get(self.photometric, '')} with {_NUMBERS.get(self.format, 'complex ')}"
         white = ", whose white is 0" if self.photometric == 0 else ""
         slices = f", in {self.slices} slices" if self.slices != 1 else ""
-        return f"it is a TIFF of {channels}{kind}values of {depth}{white}{slices}"
+        order = "" if self.page.fillorder == 1 else ", the last bit first"
+        return f"it is a TIFF of {channels}{kind}values of {depth}{white}{slices}{order}"
 
 
 def _holds_more(page: TiffPage) -> bool:

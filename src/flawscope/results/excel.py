@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from flawscope.artefact.files import CSV_ENCODING, atomic_write
-from flawscope.results.table import EXCEL_SUFFIX, csv_cell, csv_line
+from flawscope.artefact.files import CSV_ENCODING, atomic_write, is_computed
+from flawscope.results.table import EXCEL_SUFFIX, csv_line
 
 NUMBER_FORMAT = "0.0000"  # of numbers that are not whole; the cell holds all digits
 TIME_FORMAT = "yyyy-mm-dd hh:mm:ss"
@@ -101,8 +101,10 @@ class Workbook:
             text = str(text)
         if isinstance(text, str):
             known = text.encode("utf-8", "backslashreplace").decode()  # a name that is not UTF-8
-            text = csv_cell(ILLEGAL_CHARACTERS_RE.sub("", known))
+            text = ILLEGAL_CHARACTERS_RE.sub("", known)
         cell = WriteOnlyCell(sheet, value=text)
+        if isinstance(text, str):
+            cell.data_type = "s"  # openpyxl takes a text that begins with = for a formula
         if link and self._links[sheet.title] < MAX_LINKS:
             self._links[sheet.title] += 1
             cell.hyperlink, cell.style = link, "Hyperlink"
@@ -112,6 +114,8 @@ class Workbook:
             cell.number_format = number_format
         elif isinstance(text, float):
             cell.number_format = NUMBER_FORMAT
+        if isinstance(text, str) and is_computed(text):
+            cell.quotePrefix = True  # Excel would compute it when somebody edits the cell
         return cell
 
 

@@ -13,13 +13,13 @@ from typing import Any
 from urllib.parse import quote
 
 from flawscope.artefact.files import atomic_write, write_error
-from flawscope.errors import FlawscopeError, pluralize
+from flawscope.errors import FlawscopeError, InputError, pluralize
 from flawscope.pictures.listing import read_output_list
 from flawscope.progress import Say
 from flawscope.results.folder import PictureWriter
 from flawscope.results.prediction import Prediction
 from flawscope.results.result_workbook import ExcelTable
-from flawscope.results.table import TableWriter, Unjudged
+from flawscope.results.table import TableWriter, Unjudged, read_table
 
 PREDICTIONS_FOLDER, TABLE_NAME, SUMMARY_NAME = "predictions", "results.csv", "results.json"
 WORKBOOK_NAME = "results.xlsx"
@@ -36,6 +36,16 @@ def earlier_product(folder: Path) -> str:
         return str(found["product"]) if SUMMARY_NAME in read_output_list(folder) else ""
     except (OSError, ValueError, KeyError, TypeError):
         return ""
+
+
+def earlier_paths(folder: Path) -> list[str]:
+    """Inputs whose results a run wrote to a folder, by its table; none where there is no such table."""
+    if TABLE_NAME not in read_output_list(folder):
+        return []
+    try:
+        return [row.path for row in read_table(folder / TABLE_NAME)]
+    except InputError:  # it is replaced whatever it holds
+        return []
 
 
 class WriteErrors:

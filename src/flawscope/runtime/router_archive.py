@@ -119,9 +119,11 @@ def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, Archive]]:
             text = str(error)
             raise error if text.startswith("cannot") else files.unusable_file_error(path, text) from None
         except (zipfile.BadZipFile, struct.error, OSError, EOFError, NotImplementedError, RuntimeError):
-            raise files.damaged_error(path, "it is no exported router, or damaged") from None
+            raise files.damaged_error(path, "it is no model of several products, or damaged") from None
         except (KeyError, ValueError, TypeError, AttributeError):
-            raise files.damaged_error(path, "it is no exported router, or what it holds is damaged") from None
+            raise files.damaged_error(
+                path, "it is no model of several products, or what it holds is damaged"
+            ) from None
 
 
 def _member(file: io.BufferedReader, path: Path, info: zipfile.ZipInfo) -> Member:

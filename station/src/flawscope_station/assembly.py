@@ -13,8 +13,6 @@ from flawscope_station.learning.jobs import JobQueue
 from flawscope_station.settings.station import Settings
 from flawscope_station.setup.drafts import Drafts
 from flawscope_station.setup.live_products import LiveProducts
-from flawscope_station.shifts.reports import ShiftReporter
-from flawscope_station.sinks import SENDER_DIGITS
 from flawscope_station.web import challenge_api, drift_api, models_api, setup_api, shifts_api
 
 
@@ -82,12 +80,7 @@ def _challenge(core: Station) -> Extension:
 
 
 def _shifts(core: Station) -> Extension:
-    if (settings := core.settings.shifts) is None:
-        return Extension(routers=(shifts_api.router,))
-    sender = core.files.identity()[:SENDER_DIGITS]
-    render = shifts_api.report_renderer(core.store, settings)
-    reporter = ShiftReporter(settings, core.products, core.store, core.renderer, core.report, sender, render)
-    return Extension((reporter,), (reporter,), routers=(shifts_api.router,))
+    return Extension(routers=(shifts_api.router,))
 
 
 # The camera's interlock comes last: it remembers what the challenge's has released

@@ -52,7 +52,7 @@ WAYS = (
 )
 
 
-@pytest.mark.parametrize("then", ["keep", "move", "delete"])
+@pytest.mark.parametrize("then", ["keep", "move"])
 @pytest.mark.parametrize("way", WAYS)
 def test_a_new_picture_of_known_size_and_time_is_inspected(tmp_path, monkeypatch, way, then):
     folder = Folder(tmp_path, then)

@@ -220,7 +220,7 @@ def test_two_people_have_one_challenge(prepare):
     assert len(line.state()["challenges"]) == 2
 
 
-@pytest.mark.parametrize("then", ["keep", "delete"])
+@pytest.mark.parametrize("then", ["keep", "move"])
 def test_a_folder_takes_challenge_parts_behind_parts_that_wait(
     prepare, settings, open_station, tmp_path, then
 ):
@@ -228,7 +228,8 @@ def test_a_folder_takes_challenge_parts_behind_parts_that_wait(
     line = prepare()
     line.close()
     pattern = r"(?P<part>[\w-]+)\.png"
-    sources = (FolderSourceSettings(str(incoming), then, pattern),)
+    target = str(tmp_path / "done") if then == "move" else then
+    sources = (FolderSourceSettings(str(incoming), target, pattern),)
     line.running = open_station(**settings_with(settings, sources=sources))
     line.client = httpx.Client(base_url=f"{line.running.url}/api/v1/products/{NAME}", timeout=60)
     store, number = line.station.store, line.station.products[NAME]
@@ -267,7 +268,7 @@ def test_a_station_that_is_killed_is_ready_when_it_was_before(prepare, settings,
 def test_it_is_set_up_from_nothing(settings, open_station, judged, tmp_path):
     """As the docs say: parts are kept, then shown, while others wait; by HTTP and a folder."""
     (incoming := tmp_path / "incoming").mkdir()
-    sources = (FolderSourceSettings(str(incoming), "delete", r"(?P<part>[\w-]+)\.png"),)
+    sources = (FolderSourceSettings(str(incoming), str(tmp_path / "done"), r"(?P<part>[\w-]+)\.png"),)
     line = Line(open_station(**settings_with(settings, sources=sources)), judged)
     (source,), store = line.station.sources[NAME], line.station.store
     for part in range(3):

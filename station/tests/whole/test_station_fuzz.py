@@ -25,7 +25,7 @@ from flawscope_station.web.uploads import Upload
 from station_helpers import broken, everything, originals
 
 pytestmark = pytest.mark.listens
-ENDLESS = ("/api/v1/products/{name}/live",)  # a stream that goes on
+ENDLESS = ("/api/v1/products/{name}/live", "/api/v1/live")  # streams that go on
 DRAFT = "disc"
 EXAMPLES = 4  # of an operation
 UPLOADS = 150

@@ -26,7 +26,7 @@ def test_the_pages_and_the_api_tell_it(running):
         text = line.http.get(f"/{NAME}/{page}").text
         assert f'data-state="{found["state"]}"' in text
         first, _, numbers = text[text.index('id="kept"') :].partition("<details>")
-        assert f"On the line 4 of {found['good']} good parts were flagged." in first
+        assert f"Good parts that were flagged on the line: 4 of {found['good']}." in first
         assert first.index("<p") < first.index('id="promised"'), "the verdict comes before its numbers"
         assert "may flag" not in first
         assert "This one model may flag 0.2 to 26.5" in numbers
@@ -65,8 +65,8 @@ def test_parts_that_nobody_reviewed_are_not_called_good(running):
     found = line.http.get(f"{API}/promise").json()
     assert found["unreviewed"] == 4
     text = line.http.get(f"/{NAME}/models").text
-    counted = f"On the line 0 of {found['good'] - 4} good parts were flagged so far."
-    assert f"{counted} 4 flagged parts are not reviewed yet." in text
+    counted = f"Good parts that were flagged on the line so far: 0 of {found['good'] - 4}."
+    assert f"{counted} Flagged, and not reviewed yet: 4." in text
 
 
 def test_what_looks_like_a_defect_is_learnt_in_one_step(running):

@@ -275,6 +275,15 @@ def test_a_provider_that_is_away_or_calls_itself_otherwise_keeps_nobody_out(open
         assert any("was not let in" in one["text"] for one in audit["entries"])
 
 
+def test_a_page_that_anybody_asks_for_writes_no_more_than_wrong_passwords_do(browse, company, running):
+    """An answer of a provider that nobody gave, again and again."""
+    with httpx.Client(base_url=running.url, timeout=60) as http:
+        answers = [http.get("/sign-in/company/done").status_code for _ in range(30)]
+    events = running.station.store.events("sign_in_failed")
+    assert set(answers) == {401, 429}
+    assert len(events) == answers.count(401) <= 10
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

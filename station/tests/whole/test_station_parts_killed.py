@@ -41,7 +41,7 @@ def test_parts_by_http(part_model, shared, serve):
 def test_parts_by_folder(part_model, shared, serve, tmp_path):
     """Their files come in any order, those of several parts at once."""
     (incoming := tmp_path / "incoming").mkdir()
-    source = {"folder": str(incoming), "then": "delete"}
+    source = {"folder": str(incoming), "then": str(tmp_path / "done")}
     served = serve({"model": str(exported(part_model, shared)), "sources": [source]})
     sent = {f"p{number}": whole(number) for number in range(PARTS)}
 

@@ -19,7 +19,7 @@ from flawscope_station.challenge.challenge import Challenge
 from flawscope_station.client import Client, RefusedError
 from flawscope_station.core.queries import Overview
 from flawscope_station.inspecting.writer import Answer
-from flawscope_station.settings.sources import DELETE, CameraSourceSettings, FolderSourceSettings
+from flawscope_station.settings.sources import CameraSourceSettings, FolderSourceSettings
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.store.schema import LATE, MISSED
 from sink_helpers import make_sink
@@ -175,7 +175,7 @@ def test_a_folder_gathers_the_views_of_a_part_and_says_what_is_missing(line, tmp
         (folders[1] / f"{name}-61.png").write_bytes(view(21, name, name == "top"))
     pattern = r"(?P<view>\w+)-(?P<part>\d+)"
     sources = (
-        FolderSourceSettings(str(folders[0]), DELETE),
+        FolderSourceSettings(str(folders[0]), str(tmp_path / "done")),
         FolderSourceSettings(str(folders[1]), pattern=pattern),
     )
     running = line(part_deadline="100 ms", sources=sources)
@@ -207,7 +207,7 @@ def test_folders_with_a_view_each_share_their_parts(line, tmp_path):
     sources = []
     for name, folder in folders.items():
         folder.mkdir()
-        sources.append(FolderSourceSettings(str(folder), DELETE, r"(?P<part>\d+)", view=name))
+        sources.append(FolderSourceSettings(str(folder), str(tmp_path / "done"), r"(?P<part>\d+)", view=name))
     running = line(part_deadline="500 ms", sources=tuple(sources))
     for number, bad in ((60, None), (61, "top")):
         for name, folder in folders.items():
@@ -375,7 +375,7 @@ def test_a_picture_is_recorded_with_its_parts(open_station, several_model, tmp_p
 def test_a_tolerance_and_a_kind_hold_for_a_part(open_station, part_model, naming, by_length, tmp_path, way):
     tolerated = Tolerated(part_model, VIEWS, tmp_path)
     (incoming := tmp_path / "incoming").mkdir()
-    sources = (FolderSourceSettings(str(incoming), DELETE),)
+    sources = (FolderSourceSettings(str(incoming), str(tmp_path / "done")),)
     product = ProductSettings(str(tolerated.model), tolerances=str(tolerated.rules), sources=sources)
     running = open_station(products={NAME: product})
     for name, decision in (("p1", "within tolerance"), ("p2", "anomalous")):
@@ -394,7 +394,9 @@ def test_a_part_in_views_is_a_challenge_part(line, part_model, tmp_path, open_st
     """It is kept from its inspections or as it is shown, by HTTP and a folder, and judged as a whole."""
     (incoming := tmp_path / "incoming").mkdir()
     pattern = r"(?P<part>\w+)_(?P<view>\w+)\.png"
-    running = line(challenge=(), sources=(FolderSourceSettings(str(incoming), DELETE, pattern),))
+    running = line(
+        challenge=(), sources=(FolderSourceSettings(str(incoming), str(tmp_path / "done"), pattern),)
+    )
     url, station = running.url, running.station
     challenge, product = station.components[Challenge], station.products[NAME]
     predictor = flawscope.load(part_model, device="cpu", threads=1)

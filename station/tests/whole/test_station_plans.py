@@ -14,6 +14,7 @@ from flawscope_station.learning.candidate_plan import draw_good_pictures, read_v
 from flawscope_station.settings.station import RetentionSettings
 from flawscope_station.store import line_alarms, throughput
 from flawscope_station.store.database import Database, now
+from flawscope_station.store.files import MASKS, MODELS, PICTURES, StrayFiles
 from flawscope_station.store.search import Filters, iterate_pages, search, summarize_period, trends
 from sink_helpers import make_sink
 from station_helpers import NAME, until
@@ -31,8 +32,12 @@ WALKS = re.compile(
 BOUNDED = "INDEX inspections_(?:challenge|waiting)"
 OF_A_PRODUCT = re.compile(rf"SEARCH ({'|'.join(GROWING[:-1])}) USING (?!{BOUNDED}).*\(product_id=\?\)$")
 AT_AN_END = re.compile(r"SELECT (min|max)\([\w.]+\) AS \w+ \nFROM \w+ \nWHERE \w+\.product_id = \?$")
-# once an hour, in turns: the bytes of all pictures, for `keep: space` alone, and which events are too many
-HOURLY = re.compile(r"SELECT (coalesce\(sum\(anon_1.bytes\)|events.id \nFROM events \nWHERE \(?events.kind)")
+# once an hour, in turns: the bytes of all pictures, for `keep: space` alone, and which events are too many;
+# once a start: what `keep` would remove
+HOURLY = re.compile(
+    r"SELECT (coalesce\(sum\(anon_1.bytes\)|events.id \nFROM events \nWHERE \(?events.kind|"
+    r"count\(\*\) AS count_1, coalesce\(sum\(pictures.bytes)"
+)
 
 
 class Asked:
@@ -101,6 +106,10 @@ def ask_everything(running: Any, parts: list[bytes]) -> None:
     boxes = [box for one in station.sinks.deliveries for box in one.outboxes]
     until(lambda: not any(box.waiting() for box in boxes))
     trim_events(station.database)
+    station.store.has_picture("0" * 64)  # of a part that fails
+    strays = StrayFiles(station.database, station.files, lambda seconds: None)
+    for kind in (PICTURES, MASKS, MODELS):
+        strays.needed_hashes(kind, ["0" * 64])
     station.housekeeping._remove_old()
     station.housekeeping._make_room()
 

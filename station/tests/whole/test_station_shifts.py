@@ -1,9 +1,10 @@
-"""Shifts, and reports of them: on a page, in a folder and to a webhook."""
+"""Shifts, their counts, and reports of them."""
 
 import csv
 import io
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import pairwise
+from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
@@ -12,12 +13,12 @@ from sqlalchemy import text
 
 from flawscope_station.client import Client
 from flawscope_station.settings.shifts import ShiftSettings
-from flawscope_station.settings.station import ProductSettings
-from flawscope_station.shifts import Shift, ended_shifts
-from flawscope_station.shifts.reports import ShiftReporter
+from flawscope_station.shifts import ended_shifts
+from flawscope_station.store.database import now
 from flawscope_station.store.records import iso, parse_time
 from flawscope_station.store.schema import REPORT_VIEW
 from flawscope_station.store.search import COUNT_NAMES
+from flawscope_station.web import shifts_api
 from station_helpers import NAME
 
 DAY = {"early": "06:00", "late": "14:00", "night": "22:00"}
@@ -36,36 +37,32 @@ def test_shifts_end_by_the_clocks_of_their_zone():
 
 
 @pytest.mark.both_databases
-def test_a_shift_is_reported_once_everywhere(open_station, receive, parts, tmp_path):
-    receiver, folder = receive(500), str(tmp_path / "reports")  # at first it fails
-    shifts = ShiftSettings({"all": "00:00"}, zone="UTC", folder=folder, webhook=receiver.url)
+def test_shifts_are_listed_with_their_counts(open_station, parts, monkeypatch):
+    """By the clocks of their zone, as JSON and as CSV: what a program of the plant fetches once a shift."""
+    shifts = ShiftSettings({"all": "00:00"}, zone="Asia/Kolkata")
     running = open_station(shifts=shifts)
     with Client(running.url) as client:
         sent = [client.inspect(data, NAME, name=f"{k}.png") for k, data in enumerate([*parts[:3], parts[-1]])]
         bad = [one for one in sent if one.is_anomalous]
-        assert bad
         client.verdict(bad[0].id, "good", product=NAME)
-    day = datetime.now(UTC).date()
-    tomorrow = parse_time(f"{day}T00:00:00Z") + 86_400_000_000
-    reports = running.station.components[ShiftReporter]
-    assert not reports.report_ended(tomorrow), "the webhook failed"
-    assert any("shift" in one.code for one in running.station.problems())
-    assert reports.report_ended(tomorrow)
-    assert reports.report_ended(tomorrow)
-    assert not running.station.problems()
-    (told,) = [one.json for one in receiver.taken]
-    assert told["type"] == "shift.ended"
-    expected = {"shift": "all", "inspected": len(sent), "false_alarms": 1}
-    assert {name: told["data"][name] for name in expected} == expected
-    name = f"{day}-all-{NAME}"
-    (hour, *_) = csv.DictReader((tmp_path / f"reports/{name}.csv").open())
-    assert int(hour["inspected"]) <= len(sent)
-    page = (tmp_path / f"reports/{name}.html").read_text()
-    assert page.count("data:image/webp") >= len(bad) - 1
+    monkeypatch.setattr(shifts_api, "now", lambda: now() + 86_400_000_000)
+    url = f"{running.url}/api/v1/products/{NAME}/shifts"
+    latest = httpx.get(url).json()[0]
+    assert (latest["name"], latest["inspected"], latest["false_alarms"]) == ("all", len(sent), 1)
+    day = datetime.now(ZoneInfo("Asia/Kolkata")).date()
+    assert latest["since"] == f"{day}T00:00:00+05:30"
+    rows = [*csv.DictReader(io.StringIO(httpx.get(url, params={"format": "csv"}).text))]
+    assert [*rows[0]] == ["name", "since", "until", *COUNT_NAMES]
+    assert (rows[0]["since"], rows[0]["inspected"]) == (latest["since"], str(len(sent)))
+    times = {"since": latest["since"], "until": latest["until"]}
+    report = f"{running.url}/api/v1/products/{NAME}/shift-report"
+    (hour, *_) = csv.DictReader(io.StringIO(httpx.get(report, params={**times, "format": "csv"}).text))
+    assert hour["hour"].endswith(":30:00+05:30")
+    counts = httpx.get(report, params={**times, "format": "json"}).json()
+    assert (counts["shift"], counts["since"], counts["inspected"]) == ("all", latest["since"], len(sent))
     with running.station.database.reading() as connection:
         rows = connection.execute(text(f"SELECT * FROM {REPORT_VIEW} ORDER BY inspection")).mappings().all()
     assert [(row["picture"], row["decision"]) for row in rows] == [(one.name, one.decision) for one in sent]
-    assert str(rows[0]["at"])[:10] in (str(day), str(datetime.now(UTC).date()))
 
 
 def test_a_report_of_any_time_is_fetched(running, parts):
@@ -92,29 +89,3 @@ def test_a_report_of_any_time_is_fetched(running, parts):
         assert http.get("shifts").json() == []
         page = httpx.get(f"{running.url}/{NAME}/trends", timeout=60).text
         assert "shift-report?since=" in page
-
-
-def test_a_report_that_cannot_be_made_holds_up_no_other(open_station, settings, parts, tmp_path, monkeypatch):
-    """Whatever its error is; shifts that ended before the product had a model have no report at all."""
-    model, folder = settings.products[NAME].model, tmp_path / "reports"
-    shifts = ShiftSettings({"all": "00:00"}, zone="UTC", folder=str(folder))
-    running = open_station(products={name: ProductSettings(model) for name in ("lid", NAME)}, shifts=shifts)
-    with Client(running.url) as client:
-        client.inspect(parts[0], NAME)
-    report, reports = ShiftReporter._report, running.station.components[ShiftReporter]
-
-    def fail_for_lid(self: ShiftReporter, product: str, number: int, shift: Shift) -> bool:
-        if product == "lid":
-            raise KeyError("damaged")
-        return report(self, product, number, shift)
-
-    monkeypatch.setattr(ShiftReporter, "_report", fail_for_lid)
-    day = datetime.now(UTC).date()
-    tomorrow = parse_time(f"{day}T00:00:00Z") + 86_400_000_000
-    assert not reports.report_ended(tomorrow)
-    assert (folder / f"{day}-all-{NAME}.html").exists()
-    texts = [one.text for one in running.station.problems() if one.kind == "shifts"]
-    assert texts == ["lid: the report of a shift waits: KeyError: 'damaged'"]
-    page = httpx.get(f"{running.url}/{NAME}/trends", timeout=60).text
-    assert "Last day" in page
-    assert page.count("shift-report?") == 3, "the range alone, in three forms: no shift has ended since"

@@ -20,10 +20,9 @@ from flawscope_station.core.station import Station
 from flawscope_station.drift.drift import Drift
 from flawscope_station.inspecting import admission
 from flawscope_station.learning.jobs import JobQueue
-from flawscope_station.shifts.reports import ShiftReporter
 from flawscope_station.store import files as store_files
 from flawscope_station.store.database import StoreError
-from station_helpers import NAME, delayed, everything, failing, until
+from station_helpers import delayed, everything, failing, until
 from threads_helpers import (
     BUG,
     EXIT,
@@ -113,18 +112,6 @@ def _folder_gone(station: Station, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(station, "_healed", lambda: folder.with_name("away").rename(folder), raising=False)
 
 
-def _product_added(station: Station, patch: pytest.MonkeyPatch) -> None:
-    """While the shifts are reported, as each report takes its time."""
-    from flawscope_station.core.page_products import MADE_ON_PAGES
-    from flawscope_station.settings.station import ProductSettings
-
-    model = station.settings.products[NAME].model
-    station.addresses.add_product("second", ProductSettings(model), MADE_ON_PAGES, "test")
-    shifts = station.components[ShiftReporter]
-    patch.setattr(shifts, "report_ended", failing(RuntimeError("dictionary changed size")))
-    shifts.wake()
-
-
 def judge(station: Station) -> Any:
     return station.judge
 
@@ -179,7 +166,6 @@ FAULTS: dict[str, tuple[Break, str]] = {
         _set(lambda one: one.sinks.deliveries[0].sink, "send", OSError(113, "No route")),
         "sink",
     ),
-    "a product comes, and shifts fail": (_product_added, "thread_failed"),
     "the station cannot check itself": (
         _set(lambda one: one.inspector, "late_products", BUG),
         "not_inspecting",

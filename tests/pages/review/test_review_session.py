@@ -1,7 +1,9 @@
 """Decisions and the folders that follow from them: durable, repeatable, and no original is touched."""
 
+import csv
 import os
 import shutil
+from dataclasses import replace
 from unittest.mock import Mock
 
 import numpy as np
@@ -98,6 +100,81 @@ def test_files_of_somebody_else_are_not_replaced(session):
     with pytest.raises(InputError, match="not a file of decisions"):
         again(session)
     assert (session.out / sessions.DECISIONS_FILE).read_text() == "mine\n1\n"
+
+
+def other_picture(path, seed=1):
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (48, 64, 3), dtype=np.uint8)).save(path)
+
+
+def test_another_picture_under_a_decided_path_is_undecided_and_takes_nothing_from_the_first(session, run):
+    """A camera that numbers from 1 each day."""
+    session.decide(0, GOOD)
+    session.decide(1, DEFECT)
+    monday = (session.out / "good/a_part.png").read_bytes()
+    other_picture(run / "in/a/part.png")
+    tuesday = again(session)
+    assert tuesday.decisions() == {1: DEFECT}
+    assert tuesday.replaced == [str(run / "in/a/part.png")]
+    assert (session.out / "good/a_part.png").read_bytes() == monday
+    tuesday.undo(0)  # nothing is decided on it
+    assert (session.out / "good/a_part.png").read_bytes() == monday
+    tuesday.decide(0, DEFECT)
+    assert tuesday.decisions() == {0: DEFECT, 1: DEFECT}
+    assert again(tuesday).decisions() == {0: DEFECT, 1: DEFECT}
+    assert (session.out / "good/a_part.png").read_bytes() == monday
+    assert (session.out / "defect/a_part_2.png").read_bytes() == (run / "in/a/part.png").read_bytes()
+    assert {item.path.name for item in open_dataset(session.out).train} == {"a_part.png"}
+
+
+def test_a_picture_that_was_saved_anew_or_has_gone_stays_decided(session, run):
+    session.decide(0, GOOD)
+    session.decide(1, GOOD)
+    path = run / "in/a/part.png"
+    Image.open(path).save(path, compress_level=1)
+    (run / "in/b/part.png").unlink()
+    assert again(session).decisions() == {0: GOOD, 1: GOOD}
+    (session.out / "good/a_part.png").unlink()
+    assert again(session).decisions() == {0: GOOD, 1: GOOD}
+    assert (session.out / "good/a_part.png").is_file(), "copied again: the pixels are the decided ones"
+    (session.out / "good/a_part.png").unlink()
+    other_picture(path)
+    assert again(session).decisions() == {1: GOOD}
+    assert not (session.out / "good/a_part.png").exists()
+
+
+def test_decisions_of_an_earlier_version_are_compared_by_their_copies_and_severities(session, run):
+    session.decide(0, GOOD)
+    session.decide(1, GOOD)
+    file = session.out / sessions.DECISIONS_FILE
+    file.write_text("".join(f"{line.rpartition(',')[0]}\n" for line in file.read_text("utf-8").splitlines()))
+    assert again(session).decisions() == {0: GOOD, 1: GOOD}
+    (session.out / "good/b_part.png").unlink()
+    assert again(session).decisions() == {0: GOOD, 1: GOOD}, "its severity is the decided one's"
+    other_picture(run / "in/a/part.png")
+    later = again(session)
+    assert later.decisions() == {1: GOOD}
+    later.decide(0, DEFECT)
+    assert again(session).decisions() == {0: DEFECT, 1: GOOD}
+
+
+def test_a_picture_that_is_written_anew_while_it_is_shown_is_not_decided(session, run):
+    session.note_shown(0)
+    other_picture(run / "in/a/part.png")
+    with pytest.raises(InputError, match="was written anew while it was reviewed"):
+        session.decide(0, GOOD)
+    assert session.decisions() == {}
+    session.note_shown(0)
+    session.decide(0, GOOD)
+
+
+def test_numbers_in_the_file_of_decisions_are_numbers(session):
+    picture = session.pictures[0]
+    low = ReviewPicture(replace(picture.row, severity=-0.69591), picture.path, picture.name)
+    other = ReviewSession([low], session.out)
+    other.decide(0, GOOD)
+    (row,) = csv.DictReader((session.out / sessions.DECISIONS_FILE).open(encoding="utf-8-sig"))
+    assert row["severity"] == "-0.6959"
+    assert float(row["score"]) > 0
 
 
 def test_a_decision_can_be_changed_and_taken_back(session):

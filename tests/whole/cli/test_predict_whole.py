@@ -81,7 +81,7 @@ def test_an_earlier_run_is_named_and_removed_and_somebody_elses_file_stays(
     answer("predict", model_path, mixed / "a.png", "--out", out, *PLAIN, "--quiet")
     (out / "mine.txt").write_text("mine")
     said = ["of an earlier run removed", f"{out}: 1 other file left alone"]
-    answer("predict", model_path, mixed / "b.png", "--out", out, *PLAIN, said=said)
+    answer("predict", model_path, mixed / "b.png", "--out", out, *PLAIN, "--force", said=said)
     assert [p.stem for p in (out / "overlays").rglob("*.png")] == ["b"]
     assert (out / "mine.txt").read_text() == "mine"
     (tmp_path / "results.csv").write_text("mine")

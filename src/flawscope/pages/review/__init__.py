@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import codecs
 import csv
+import filecmp
 import io
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -25,9 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flawscope.artefact.files import check_replaceable, write_error
+from flawscope.artefact.files import check_replaceable, file_sha256, write_error
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.channels import first_group
+from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.pictures.masks import read_mask
 from flawscope.results import drawing
 from flawscope.results.run import PREDICTIONS_FOLDER, TABLE_NAME
@@ -126,7 +129,8 @@ def proposed_mask(picture: ReviewPicture) -> NDArray[np.bool_] | None:
 
 @dataclass(frozen=True)
 class Decision:
-    """Line of the file. copy: file name of the picture's copy. severity, score: when it was decided."""
+    """Line of the file. copy: file name of the picture's copy. severity, score: when it was decided. pixels:
+    hash of the picture that was decided; empty in files of earlier versions."""
 
     time: str
     path: str
@@ -134,9 +138,12 @@ class Decision:
     copy: str
     severity: str = ""
     score: str = ""
+    pixels: str = ""
 
 
 COLUMNS = tuple(field.name for field in fields(Decision))
+EARLIER_COLUMNS = COLUMNS[:-1]
+_WHOLE_HASH = re.compile(r"(?:(?:file )?[0-9a-f]{64})?")  # as `_pixels` makes it, or none
 
 
 class DecisionLog:
@@ -149,6 +156,7 @@ class DecisionLog:
 
     def __init__(self, path: Path):
         self.path = path
+        self.columns = COLUMNS
         self.lines: list[Decision] = []
         if not path.exists():
             return
@@ -157,11 +165,15 @@ class DecisionLog:
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}; choose another --out") from None
         rows = list(csv.reader(io.StringIO(text)))
-        if rows and tuple(rows[0]) != COLUMNS:
+        if rows:
+            self.columns = tuple(rows[0])
+        if self.columns not in (COLUMNS, EARLIER_COLUMNS):
             raise InputError(f"{path} is not a file of decisions: move it, or choose another --out")
         # a line that was being written when the power failed is left out
-        valid = [row for row in rows[1:] if len(row) == len(COLUMNS) and row[2] in (GOOD, DEFECT, UNDONE)]
-        self.lines = [Decision(*map(from_csv_cell, row)) for row in valid]
+        count = len(self.columns)
+        valid = [row for row in rows[1:] if len(row) == count and row[2] in (GOOD, DEFECT, UNDONE)]
+        lines = [Decision(*map(from_csv_cell, row)) for row in valid]
+        self.lines = [line for line in lines if _WHOLE_HASH.fullmatch(line.pixels)]
 
     @property
     def current(self) -> dict[str, Decision]:
@@ -173,10 +185,12 @@ class DecisionLog:
                 current[line.path] = line
         return current
 
-    def add(self, path: str, decision: str, copy: str, severity: str = "", score: str = "") -> None:
+    def add(
+        self, path: str, decision: str, copy: str, severity: str = "", score: str = "", pixels: str = ""
+    ) -> None:
         """Add a decision. FlawscopeError where it cannot be written: then it does not count."""
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        line = Decision(now, path, decision, copy, severity, score)
+        line = Decision(now, path, decision, copy, severity, score, pixels)
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         try:
@@ -184,10 +198,10 @@ class DecisionLog:
                 size = file.seek(0, os.SEEK_END)
                 if not size:
                     buffer.write("\ufeff")  # by which Excel knows UTF-8
-                    writer.writerow(COLUMNS)
+                    writer.writerow(self.columns)
                 elif file.seek(size - 1) is not None and file.read(1) != b"\n":  # the power failed there
                     buffer.write("\n")
-                writer.writerow(map(csv_cell, astuple(line)))
+                writer.writerow(map(csv_cell, astuple(line)[: len(self.columns)]))
                 file.write(buffer.getvalue().encode("utf-8", "surrogateescape"))
                 file.flush()
                 os.fsync(file.fileno())
@@ -199,13 +213,15 @@ class DecisionLog:
 class ReviewSession:
     """Pictures of a review by number, from 0, with decisions and copies. Thread-safe.
 
-    A new session copies again what earlier decisions need and `out` lacks. Only copies that the file names
-    are removed; originals are only read. The copies are listed as flawscope's own files, so that who reads
-    a folder above this one does not take the pictures twice.
+    A decision is one on pixels: where another picture lies under the path of a decided one by now, it is
+    undecided, and the decided one's copy stays. A new session copies again what earlier decisions need and
+    `out` lacks. Only copies that the file names are removed; originals are only read. The copies are listed
+    as flawscope's own files, so that who reads a folder above this one does not take the pictures twice.
 
     Attributes:
         pictures: in the order of the review.
         problems: copies of earlier decisions that could not be made again.
+        replaced: paths under which other pictures lie than those that were decided.
     """
 
     def __init__(self, pictures: Sequence[ReviewPicture], out: Path):
@@ -216,6 +232,15 @@ class ReviewSession:
         self._number_by_path = {picture.row.path: number for number, picture in enumerate(pictures)}
         self._lock = threading.RLock()
         self.problems: list[str] = []
+        current = self.log.current
+        decided = [picture for picture in pictures if picture.row.path in current]
+        self.replaced = [
+            picture.row.path
+            for picture in decided
+            if not self._is_decided(picture, current[picture.row.path])
+        ]
+        self._undecided = {*self.replaced}  # paths whose decisions are on other pictures
+        self._shown: dict[int, tuple[int, int]] = {}
         for picture, decision, copy in self.copies():
             if not copy.exists():
                 try:
@@ -226,7 +251,8 @@ class ReviewSession:
     def decisions(self) -> dict[int, str]:
         """Return the decision, good or defect, by number of the picture, the latest last."""
         with self._lock:
-            current, numbers = self.log.current, self._number_by_path
+            numbers, undecided = self._number_by_path, {*self._undecided}
+            current = {path: line for path, line in self.log.current.items() if path not in undecided}
         return {numbers[path]: line.decision for path, line in current.items() if path in numbers}
 
     def tally(self) -> Counter[str]:
@@ -252,13 +278,23 @@ class ReviewSession:
             raise InputError(f"no decision {decision!r} on picture {number}")
         picture = self.pictures[number]
         with self._lock:
+            if number in self._shown and _file_stamp(picture.path) != self._shown[number]:
+                raise InputError(
+                    f"{picture.path} was written anew while it was reviewed: load the page again, and decide "
+                    "on what lies there now"
+                )
             self._save_copy(picture, decision, self._copy_name(picture), mask, is_new=True)
+            self._undecided.discard(picture.row.path)
+
+    def note_shown(self, number: int) -> None:
+        """Notes that a person sees a picture: a decision on it is one on the file as it is now."""
+        self._shown[number] = _file_stamp(self.pictures[number].path)
 
     def undo(self, number: int) -> None:
         """Take the decision on a picture back, if there is one."""
         with self._lock:
             line = self.log.current.get(self.pictures[number].row.path)
-            if line is not None:
+            if line is not None and line.path not in self._undecided:
                 self.log.add(line.path, UNDONE, line.copy)
                 self._remove_copy(line.decision, line.copy)
 
@@ -266,14 +302,29 @@ class ReviewSession:
         """Return the path of a picture's mask, which need not exist."""
         return self.out / _mask_name(self._copy_name(self.pictures[number]))
 
+    def _is_decided(self, picture: ReviewPicture, line: Decision) -> bool:
+        """Whether a decision is on the picture that lies under its path. Where nothing lies there any more,
+        it stands."""
+        copy = self.out / line.decision / line.copy
+        try:
+            if not picture.path.is_file() or (copy.is_file() and filecmp.cmp(copy, picture.path, False)):
+                return True
+            known = line.pixels or (_pixels(copy) if copy.is_file() else "")
+            if known:
+                return _pixels(picture.path) == known
+        except OSError:
+            return False
+        return (line.severity, line.score) == _strength(picture.row)
+
     def _copy_name(self, picture: ReviewPicture) -> str:
-        """Return the name of the picture's copy: that of an earlier decision, else a new one, which is unique
-        also without its suffix, since masks are called after it."""
+        """Return the name of the picture's copy: that of an earlier decision on it, else a new one, which is
+        unique also without its suffix, since masks are called after it."""
         copies = {line.path: line.copy for line in self.log.lines}
-        if picture.row.path in copies:
+        if picture.row.path in copies and picture.row.path not in self._undecided:
             return copies[picture.row.path]
+        every = [line.copy for line in self.log.lines]
         base_name = picture.name.replace("/", "_").strip("_") or "picture"
-        stems = {Path(name).stem.casefold() for name in copies.values()}
+        stems = {Path(name).stem.casefold() for name in every}
         name, number = base_name, 1
         while name.casefold() in stems:
             number += 1
@@ -295,8 +346,8 @@ class ReviewSession:
         try:
             shutil.copyfile(picture.path, partial)
             if is_new:
-                row = picture.row
-                self.log.add(row.path, decision, copy, f"{row.severity:.4g}", f"{row.score:.6g}")
+                strength, pixels = _strength(picture.row), _pixels(partial)
+                self.log.add(picture.row.path, decision, copy, *strength, pixels)
             os.replace(partial, target)
         except OSError as error:
             raise InputError(
@@ -315,6 +366,28 @@ class ReviewSession:
         (self.out / decision / copy).unlink(missing_ok=True)
         if decision == DEFECT:
             (self.out / _mask_name(copy)).unlink(missing_ok=True)
+
+
+def _strength(row: ResultRow) -> tuple[str, str]:
+    """Severity and score of a picture, as the file of decisions has them."""
+    return f"{row.severity:.4g}", f"{row.score:.6g}"
+
+
+def _pixels(file: Path) -> str:
+    """Hash of a picture's pixels; of a file that needs options to be read, or cannot be, of its bytes."""
+    try:
+        return pixel_hash(decode(file))
+    except InputError:
+        return f"file {file_sha256(file)}"
+
+
+def _file_stamp(path: Path) -> tuple[int, int]:
+    """Size and time of a file, by which it is known again; of none (0, 0)."""
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return 0, 0
+    return facts.st_size, facts.st_mtime_ns
 
 
 def _mask_name(copy: str) -> str:

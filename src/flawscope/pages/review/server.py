@@ -159,6 +159,7 @@ class ReviewServer:
             mask = read_mask(mask_path) if mask_path.is_file() else proposed_mask(picture)
             drawing.save_png(file, np.zeros(self._picture_size(number), np.bool_) if mask is None else mask)
             return "image/png", file.getvalue()
+        self.session.note_shown(number)
         image = {"view": _read_picture, "overlay": _draw_overlay}[layer](picture)
         max_side = min(max(side, 1), MAX_SIDE, max(image.shape[:2]))
         drawing.fit_into(image, (max_side, max_side)).save(file, "WEBP", quality=WEBP_QUALITY, method=2)

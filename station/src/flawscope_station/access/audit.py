@@ -21,6 +21,7 @@ from flawscope_station.settings.station import Settings
 from flawscope_station.store.database import Database
 from flawscope_station.store.model_registry import QUESTION_ACCEPTED, VERSION_ACTIVATED, VERSION_ADDED
 from flawscope_station.store.records import REMOVED_EVENT, TOLERANCES_EVENT, VERDICT_EVENT, add_event, iso
+from flawscope_station.store.retention import KEEP_CONFIRMED
 from flawscope_station.store.schema import events, products, stations
 from flawscope_station.store.station_identity import CLOCK_CONFIRMED
 
@@ -29,7 +30,7 @@ SUBJECTS = {  # subject of a search -> kinds of its events
     "sign-ins": ("sign_in", SIGN_IN_FAILED),
     "users": ("user_added", "password_changed", "user_removed"),
     "tokens": ("token_added", "token_removed"),
-    "settings": (SETTINGS_CHANGED, CLOCK_CONFIRMED, TOLERANCES_EVENT),
+    "settings": (SETTINGS_CHANGED, CLOCK_CONFIRMED, KEEP_CONFIRMED, TOLERANCES_EVENT),
     "versions": (VERSION_ADDED, VERSION_ACTIVATED, QUESTION_ACCEPTED),
     "verdicts": (VERDICT_EVENT,),
     "deletions": (REMOVED_EVENT,),

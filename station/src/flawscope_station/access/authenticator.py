@@ -115,11 +115,17 @@ class Access:
             add_event(connection, "sign_in", user.name, f"signed in as {user.role}", address=address)
             return self.sessions.start(connection, user.id)
 
-    def sign_in_member(self, subject: str, name: str, role: str) -> str:
+    def begin_member_sign_in(self, address: str) -> None:
+        """Count a try to sign in with a company's account as a failure, until it has been one of a member.
+        SignInError: there were too many at this address."""
+        self.throttle.begin(_member_name(address), address)
+
+    def sign_in_member(self, subject: str, name: str, role: str, address: str) -> str:
         """Start a session of a company's member and return its cookie.
 
         Args:
             subject: issuer and ID of the account. No name of a provider leads to an account of the station.
+            address: of the client, whose try was begun.
 
         Raises:
             InputError: a new member's name cannot be one here, or is another's.
@@ -128,6 +134,7 @@ class Access:
             user = self.users.member(connection, subject, name, role)
             cookie = self.sessions.start(connection, user.id)
             add_event(connection, "sign_in", user.name, f"signed in as {role} with the company's account")
+        self.throttle.record_success(_member_name(address), address)
         self._forget()
         return cookie
 
@@ -231,3 +238,8 @@ class Access:
                 self._last_noted.clear()
             self._last_noted[address] = at
             self._note_failed_sign_in(name, f"token {name} has expired" if name else "an unknown token")
+
+
+def _member_name(address: str) -> str:
+    """Name, which no user can have, under which tries with a company's account count."""
+    return f"a company's member at {subnet(address)}"

@@ -206,7 +206,8 @@ def station_settings(args: argparse.Namespace) -> Settings:
 
 @contextmanager
 def _open_access(args: argparse.Namespace, *, make: bool = False) -> Iterator[Access]:
-    """Opens users and tokens of a station. make: a missing station is created."""
+    """Opens users and tokens of a station, whose tables stay of the version that they are: a station may run
+    on them. make: a missing station is created."""
     from flawscope_station.access.authenticator import Access
     from flawscope_station.settings.station import DATABASE_FILE
     from flawscope_station.store.database import Database
@@ -227,7 +228,12 @@ def _open_access(args: argparse.Namespace, *, make: bool = False) -> Iterator[Ac
         )
     database = Database(settings.url)
     try:
-        database.migrate()
+        if not database.check_tables():
+            if not make:
+                raise InputError(
+                    f"there is no station in {database.name}: start it once, or name another one"
+                )
+            database.migrate()
         yield Access(database)
     finally:
         database.close()

@@ -125,11 +125,11 @@ class ConnectionContext:
 
     def deadline(self, name: str) -> float | None:
         """Return the seconds in which the settings of a product want its parts answered; None: they name
-        none."""
-        return self.addresses.configured[self.addresses.configured_name(name)].deadline
+        none. NotFoundError."""
+        return self.addresses.settings_of(name).deadline
 
     def due(self, name: str, deadline: int | None = None, since: float | None = None) -> float:
-        """Return when an answer must be there, as `time.monotonic` counts.
+        """Return when an answer must be there, as `time.monotonic` counts. NotFoundError.
 
         Args:
             deadline: milliseconds; None: as the settings of the product say, which may be never.

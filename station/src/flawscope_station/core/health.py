@@ -24,7 +24,7 @@ from flawscope_station.sources.source import Source, State, lost_camera
 from flawscope_station.store.addresses import Addresses
 from flawscope_station.store.database import SILENT
 from flawscope_station.store.open_models import NoModelError
-from flawscope_station.store.records import Store
+from flawscope_station.store.records import NotFoundError, Store
 
 LATE_SECONDS = 600.0  # seconds for which a late part is reported as a problem
 WAITING_SECONDS = 60.0  # seconds after which a part that waits for its answer is a problem
@@ -89,7 +89,7 @@ class Health:
 
     def _check(self) -> None:
         self._report_machine()
-        numbers = {name: self.addresses.address_id(name) for name in list(self.addresses.configured)}
+        numbers = self.addresses.configured_numbers()
         models = self.addresses.versions.models
         for name, number in numbers.items():
             why = None if models.is_open(number) else f"no model is open for {name}"
@@ -153,9 +153,10 @@ class Health:
         )
 
     def _standstills(self) -> Iterator[Standstill]:
-        for name in list(self.addresses.configured):
-            if (found := self.state_of(name)) is not None:
-                yield found
+        for name in self.addresses.configured_numbers():
+            with suppress(NotFoundError):  # it is being removed
+                if (found := self.state_of(name)) is not None:
+                    yield found
 
     def oldest_seconds(self) -> float:
         """Seconds for which the oldest part that is not answered has waited; 0: none waits."""

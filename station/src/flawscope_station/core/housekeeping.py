@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 
 from flawscope.errors import FlawscopeError, one_line_message
 from flawscope_station.access.audit import trim_events
 from flawscope_station.access.authenticator import Access
 from flawscope_station.monitoring.background import BackgroundThread
 from flawscope_station.monitoring.machine import ClockJumps
-from flawscope_station.monitoring.problems import CONFIRM_CLOCK
+from flawscope_station.monitoring.problems import CONFIRM_CLOCK, Action
 from flawscope_station.settings.station import RetentionSettings
 from flawscope_station.store.files import Files
 from flawscope_station.store.records import REMOVED_EVENT, Store
-from flawscope_station.store.retention import RemovalSummary, Retention
+from flawscope_station.store.retention import KEEP_CONFIRMED, RemovalSummary, Retention
 from flawscope_station.store.station_identity import CLOCK_CONFIRMED, Clock
 
 CHECK_INTERVAL = 60.0  # seconds between two checks of the clock
 REMOVAL_INTERVAL = 3600.0  # seconds between two removals
 CLOCK_JUMPED = "clock_jumped"  # event
 REST_SECONDS = 0.05  # between two pieces of work
+ASKED_SHARE = 0.1  # of what is there, that a start removes without a question
+CONFIRM_KEEP = Action("/api/v1/keep/confirm", "problems.keep_is_right")
 
 
 class Housekeeping(BackgroundThread):
@@ -53,6 +57,8 @@ class Housekeeping(BackgroundThread):
             self.database, files, keep, self.clock, self._ended, record_seconds, going_on
         )
         self._clock_jumped = False  # since it was checked
+        self._keep = json.dumps(asdict(keep), sort_keys=True)
+        self._question: str | None = None  # whether `keep` is right; "": it is; None: nobody has looked yet
         self._removes_at = 0.0  # as `time.monotonic` counts
         self._removed = RemovalSummary()  # for space, since the last event
         self._sweeper = threading.Thread(target=files.sweep, name="sweep", daemon=True)
@@ -89,14 +95,41 @@ class Housekeeping(BackgroundThread):
         self.report("clock", None)
         self.report("clock_jumped", None)
 
+    def confirm_keep(self, who: str) -> None:
+        """Note that a person took `keep` as right: what it removes goes. StoreError."""
+        self.store.note_event(KEEP_CONFIRMED, who, self._keep)
+        self._question, self._removes_at = "", 0.0
+        self.report("keep_asks", None)
+        self.wake()
+
+    def _may_remove(self) -> bool:
+        """Whether pictures and records may be removed: where a start would remove much at once, a person is
+        asked before, for a bound may be wrong by a letter."""
+        if self._question is None and not self.clock.jump:
+            with suppress(FlawscopeError):  # the next round looks again
+                self._question = self._ask()
+                self.report("keep_asks", self._question or None, CONFIRM_KEEP)
+        return self._question == ""
+
+    def _ask(self) -> str:
+        """Return the question whether `keep` is right; "" where it removes little, or was confirmed."""
+        due = self._retention.due()
+        if due.share <= ASKED_SHARE or self._keep in [row.text for row in self.store.events(KEEP_CONFIRMED)]:
+            return ""
+        return (
+            f"`keep` would remove {due.words()}, and nothing is removed before somebody says that this is "
+            "right: press the button, or change `keep` and start the station anew"
+        )
+
     def _work(self) -> None:
-        while not self._wait(CHECK_INTERVAL if self._removes_at else 1.0):
+        while not self._wait(CHECK_INTERVAL if self._removes_at or self._question else 1.0):
             with self.threads[0].call():
-                if self._retention.is_full:
-                    self._make_room()
                 self._note_jump_event()
                 self.check_clock()
-                if time.monotonic() >= self._removes_at:
+                may_remove = self._may_remove()
+                if may_remove and self._retention.is_full:
+                    self._make_room()
+                if may_remove and time.monotonic() >= self._removes_at:
                     self._removes_at = time.monotonic() + REMOVAL_INTERVAL
                     self._remove_old()
 

@@ -102,7 +102,7 @@ class Overview:
             **{key: active.get(key) for key in ("method", "file", "score_threshold", "false_alarm_rate")},
             **self.store.totals(number),
             **self.state(name),
-            "folder": self.addresses.configured[entry].folder,
+            "folder": self.addresses.settings_of(name).folder,
             "found_at": None if entry == name else entry,
             "tolerances": self.inspector.judge.tolerances.in_force(number),
             "sinks": self.sinks.facts(name),
@@ -207,8 +207,9 @@ class Overview:
         if (first := next(due, None)) is not None:
             found = hold_promise(self.versions, first[1])
             self._promised[first[0]] = time.monotonic(), found["state"] if found else ""
-        told = {"kept": 1.0, "broken": 0.0}
-        return {name: told[state] for name, (_, state) in self._promised.items() if state in told}
+        told, there = {"kept": 1.0, "broken": 0.0}, set(self.addresses.products)
+        known = [(name, state) for name, (_, state) in list(self._promised.items()) if name in there]
+        return {name: told[state] for name, state in known if state in told}
 
 
 def _place(problem: Problem, names: Mapping[int, str]) -> tuple[str | tuple[str, str], ...]:

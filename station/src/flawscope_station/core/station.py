@@ -47,7 +47,7 @@ from flawscope_station.store.database import Database
 from flawscope_station.store.files import Files
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.records import Store, describe_new
-from flawscope_station.store.station_identity import claim_identity
+from flawscope_station.store.station_identity import check_owner, claim_identity
 
 
 class Station:
@@ -92,6 +92,7 @@ class Station:
         self._ending.callback(self.files.unlock)
         self.database = Database(settings.url)
         self._ending.callback(self.database.close)
+        check_owner(self.database, self.files)
         self.database.migrate()
         claim_identity(self.database, self.files, settings.name)
         self.access = Access(self.database, is_closed=settings.openid is not None)
@@ -111,7 +112,7 @@ class Station:
         """Make the parts above the store, each of those that it calls."""
         settings, report = self.settings, self.report
         decoding.raise_pixel_limit(settings.limits.pixels)
-        # reports of shifts are made for some days afterwards
+        # the shifts of the last days have reports
         needs = 0 if settings.shifts is None else (REPORT_DAYS + 1) * 86400
         self.machine = MachineWatch(self.database, self.files, report)
         self.housekeeping = Housekeeping(

@@ -6,7 +6,7 @@ Each looks at what the inspection knows: nothing is decoded for them.
 from __future__ import annotations
 
 import threading
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -15,6 +15,7 @@ from typing import Any
 from flawscope_station.inspecting.interlock import FrozenError
 from flawscope_station.inspecting.picture import Part
 from flawscope_station.inspecting.writer import RecordedInspection
+from flawscope_station.monitoring.background import CLOCK, MonotonicClock
 from flawscope_station.store.insert import NewInspection, SeenPicture
 
 DARK, OVEREXPOSED, FROZEN = FAULT_KINDS = "dark", "overexposed", "frozen"
@@ -31,37 +32,82 @@ _WORDS = {
 }
 _REPEATED = (
     "it has the pixels of an earlier one: start the camera or its program anew; send a picture again under "
-    "its key or part number"
+    "its key, or within a minute under its part number and batch"
 )
+SENT_AGAIN_SECONDS = 60.0  # after a picture was recorded, in which it may be sent again under its part number
+REMEMBERED_LABELS = 4096  # numbers and batches of a view, of which it is known whether they come again
+
+_Label = tuple[str | None, str | None]  # number of a part, and its batch
+
+
+@dataclass
+class _Shown:
+    """Picture that was let pass.
+
+    key: of its request. recorded_at: None while it is not recorded; then its sender may try again as long as
+    that takes. is_frozen: it came again as another part.
+    """
+
+    pixels: str
+    key: str | None
+    label: _Label
+    recorded_at: float | None = None
+    is_frozen: bool = False
 
 
 @dataclass
 class _Recent:
-    """Last pictures of a sender: their pixels, keys and part numbers. A sensor never gives the same pixels
-    twice, so what has those of an earlier picture shows no other part.
+    """Last pictures of a sender's view. A sensor never gives the same pixels twice, so what has those of an
+    earlier picture shows no other part.
+
+    The number and batch of a part tell that a picture is sent again only where they name one part: nests,
+    pallets and types of parts come again with other pictures.
 
     Attributes:
+        comes_again: numbers and batches, the last ones last, and whether each had more than one picture.
         repeats: pictures in a row that were refused.
     """
 
-    pictures: deque[tuple[str, str | None, str | None]] = field(
-        default_factory=lambda: deque(maxlen=RECENT_PICTURES)
-    )
+    pictures: deque[_Shown] = field(default_factory=lambda: deque(maxlen=RECENT_PICTURES))
+    comes_again: OrderedDict[_Label, bool] = field(default_factory=OrderedDict)
     repeats: int = 0
 
-    def is_repeat(self, pixels: str | None, key: str | None, part: str | None) -> bool:
-        """Whether a picture repeats that of another part, among which it is remembered otherwise."""
-        earlier = [one for one in self.pictures if one[0] == pixels]
-        is_sent_again = any(
-            (key is not None and key == one[1]) or (part is not None and part == one[2]) for one in earlier
-        )
-        if earlier and not is_sent_again:
-            self.repeats += 1
+    def is_repeat(self, pixels: str | None, key: str | None, label: _Label, at: float) -> bool:
+        """Whether a picture repeats that of another part, or of nobody knows which."""
+        earlier = [one for one in self.pictures if one.pixels == pixels]
+        return bool(earlier) and not any(self._is_sent_again(one, key, label, at) for one in earlier)
+
+    def _is_sent_again(self, first: _Shown, key: str | None, label: _Label, at: float) -> bool:
+        if key is not None and key == first.key:
             return True
+        is_soon = first.recorded_at is None or at - first.recorded_at <= SENT_AGAIN_SECONDS
+        names_one_part = label[0] is not None and not self.comes_again.get(label, False)
+        return label == first.label and names_one_part and is_soon and not first.is_frozen
+
+    def refuse(self, pixels: str | None) -> None:
+        """Note a repeat: from now on the number of a part is no reason to answer these pixels again."""
+        self.repeats += 1
+        for one in self.pictures:
+            one.is_frozen |= one.pixels == pixels
+
+    def remember(self, pixels: str | None, key: str | None, label: _Label) -> None:
+        """Remember a picture that is let pass, unless it was sent again."""
+        if any(one.pixels == pixels for one in self.pictures):
+            return
         self.repeats = 0
-        if pixels is not None and not earlier:
-            self.pictures.append((pixels, key, part))
-        return False
+        if pixels is None:
+            return
+        self.pictures.append(_Shown(pixels, key, label))
+        self.comes_again[label] = label in self.comes_again
+        self.comes_again.move_to_end(label)
+        if len(self.comes_again) > REMEMBERED_LABELS:
+            self.comes_again.popitem(last=False)
+
+    def note_recorded(self, pixels: str | None, at: float) -> None:
+        """Note that a picture is recorded, and will be answered."""
+        for one in self.pictures:
+            if one.pixels == pixels and one.recorded_at is None:
+                one.recorded_at = at
 
 
 class CameraChecks:
@@ -71,10 +117,11 @@ class CameraChecks:
     Args:
         names: of the products that are checked, by number, which may grow.
         report: reports a problem, as `Problems.report`.
+        clock: of the time in which a picture may be sent again.
     """
 
-    def __init__(self, names: Mapping[int, str], report: Callable[..., None]):
-        self.names, self.report = names, report
+    def __init__(self, names: Mapping[int, str], report: Callable[..., None], clock: MonotonicClock = CLOCK):
+        self.names, self.report, self._clock = names, report, clock
         self._faults: dict[int, set[str]] = {}
         self._light: dict[tuple[int, str], int] = Counter()  # pictures in a row, by product and fault or ""
         self._in_row: Counter[int] = Counter()  # pictures of another form, by product
@@ -106,19 +153,27 @@ class CameraChecks:
         or of nobody knows which."""
         if record.product_id not in self.names or record.source == "camera":
             return record
+        label, at = (record.part, record.batch), self._clock.monotonic()
         with self._lock:
-            recent = [
-                self._recent.setdefault((record.product_id, one.view), _Recent()) for one in record.pictures
+            views = [(self._recent_of(record.product_id, one.view), one) for one in record.pictures]
+            repeated = [
+                (recent, one)
+                for recent, one in views
+                if recent.is_repeat(one.pixels, part.key or one.key, label, at)
             ]
-            repeats = [
-                of_view.is_repeat(one.pixels, part.key or one.key, record.part)
-                for of_view, one in zip(recent, record.pictures, strict=True)
-            ]
-            is_frozen = any(of_view.repeats >= FROZEN_PICTURES for of_view in recent)
+            for recent, one in repeated:
+                recent.refuse(one.pixels)
+            if not repeated:
+                for recent, one in views:
+                    recent.remember(one.pixels, part.key or one.key, label)
+            is_frozen = any(recent.repeats >= FROZEN_PICTURES for recent, _ in views)
             self._set_fault(record.product_id, FROZEN, is_frozen)
-        if any(repeats):
+        if repeated:
             raise FrozenError(f"{part.name}: {_REPEATED}")
         return record
+
+    def _recent_of(self, product_id: int, view: str | None) -> _Recent:
+        return self._recent.setdefault((product_id, view), _Recent())
 
     def recorded(self, found: RecordedInspection) -> None:
         """Answer every part that was released."""
@@ -129,6 +184,9 @@ class CameraChecks:
         found = recorded.inspection
         if found.product_id not in self.names:
             return
+        with self._lock:
+            for one in found.pictures:
+                self._recent_of(found.product_id, one.view).note_recorded(one.pixels, self._clock.monotonic())
         for seen, prediction in zip_longest(found.pictures, recorded.predictions):
             self._check_light(found.product_id, seen, () if prediction is None else prediction.shifts)
             self._check_form(found.product_id, seen)

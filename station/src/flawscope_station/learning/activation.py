@@ -278,7 +278,7 @@ class Learning:
                 return
             if store_error.code == "disk_full":
                 why = f"a version waits to be made from corrections: {store_error}"
-                self.report(f"learning_{product_id}", why)
+                self._report(product_id, why)
             raise store_error from None
         finally:
             self.files.remove_temporary(out)
@@ -301,7 +301,15 @@ class Learning:
             if self.candidates.row(row.product_id, row.id).status != jobs.REJECTED:
                 raise error  # it is ready by now, and stays so
             return
-        self.report(f"learning_{row.product_id}", f"no version could be made from corrections: {why}")
+        self._report(row.product_id, f"no version could be made from corrections: {why}")
+
+    def _report(self, product_id: int, why: str | None) -> None:
+        """Report the problem of a product's last candidate; a product that was removed has none."""
+        try:
+            self.versions.number(product_id)
+        except NoModelError:
+            why = None
+        self.report(f"learning_{product_id}", why)
 
     def _retry_write(self, write: Callable[[], T]) -> T:
         """Repeat a write until the data base is back: a candidate took long to make."""
@@ -328,9 +336,9 @@ class Learning:
         product_id, valid = row.product_id, plan.verdicts
         learnt = sorted({*plan.learnt, *judgement.learnt})
         text = f"{pluralize(len(learnt), 'correction')}, on version {plan.start}"
+        is_active = self.versions.number(product_id) == active.number  # first: the product may be removed
         version = self._retry_write(lambda: self.versions.add(product_id, out, text, row.who))
         seconds = round(time.monotonic() - begun, 2)
-        is_active = self.versions.number(product_id) == active.number
         facts: dict[str, Any] = {
             "how": judgement.how,
             "learnt": learnt,
@@ -353,13 +361,14 @@ class Learning:
         ):
             self.versions.remove(product_id, version)
             return
-        self.report(f"learning_{product_id}", None)
+        self._report(product_id, None)
         self.say(f"version {version} was made from corrections in {seconds:.1f} s")
         if learn.rule == "auto" and self.settings.get(product_id) is not None:
             self._activate_by_rule(row, version, active.number, facts["waits"])
-        current = self.versions.number(product_id)
-        if current not in (active.number, version):
-            self._queue(product_id, current, RULE_USER)
+        with suppress(NoModelError):  # the product was removed meanwhile
+            current = self.versions.number(product_id)
+            if current not in (active.number, version):
+                self._queue(product_id, current, RULE_USER)
         unused = [one for one in self.candidates.latest(product_id, 1000) if one.status in jobs.UNUSED]
         for one in [one for one in unused if one.version_id is not None][learn.keep :]:
             event = {"kind": records.EVENT_REMOVED, "text": f": version {one.version_id}"}

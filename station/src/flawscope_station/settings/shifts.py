@@ -1,23 +1,23 @@
-"""Settings of shifts, and of the reports that are made at their ends."""
+"""Settings of shifts."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 from datetime import UTC, datetime, time, timedelta, tzinfo
 from itertools import product
-from typing import Annotated
+from typing import Annotated, ClassVar
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator
 from pydantic.dataclasses import dataclass
 
 from flawscope.errors import InputError
-from flawscope_station.settings.values import CONFIG, FilePath, Section, check_web_address, named
+from flawscope_station.settings.values import CONFIG, Section, named
 
 _CLOCK = re.compile(r"\d{1,2}(:\d\d){1,2}")
-REPORT_DAYS = 3  # that reports are made for afterwards, where the station did not run
+REPORT_DAYS = 3  # whose shifts are listed
 
 
 def clock_time(text: str) -> time:
@@ -42,29 +42,24 @@ class ShiftSettings(Section):
 
     begin: when each begins, by name, such as `early: "06:00"`; it ends where the next one begins.
     zone: whose clocks count, such as Europe/Berlin; None: this machine's.
-    language: of the reports that are sent.
-    folder: where a report of each shift and product is written, as HTML and CSV.
-    webhook: an address that gets the counts of each. secret_file, ca_file: as of other webhooks.
     """
+
+    REMOVED: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("folder", "webhook", "language", "secret_file", "ca_file"),
+        "take it out; a program of yours fetches the reports of shifts, as in docs/station-shifts.md",
+    )
 
     begin: dict[
         Annotated[str, named(r"[\w-]{1,30}", "use letters, digits, _ and -")],
         Annotated[str, AfterValidator(_time_of_day)],
     ] = field(default_factory=dict)
     zone: str | None = None
-    language: str = "en"
-    folder: FilePath | None = None
-    webhook: str | None = None
-    secret_file: FilePath | None = None
-    ca_file: FilePath | None = None
 
     def __post_init__(self) -> None:
         if not self.begin:
             raise InputError('write `begin: {early: "06:00", late: "14:00"}`')
         if len(set(self.times.values())) < len(self.begin):
             raise InputError("two begin at the same time")
-        if self.webhook is not None:
-            check_web_address(self.webhook)
         _ = self.tz
 
     @property

@@ -43,7 +43,8 @@ ALLOWED_PROTOCOLS = {  # scheme -> protocols that FFmpeg may use
     "rtp": "rtp,udp",
 }
 INPUT_DEVICES = ("v4l2", "avfoundation", "dshow", "lavfi")  # FFmpeg's input devices; lavfi generates pictures
-KEEP, DELETE = "keep", "delete"  # what happens to a file that was inspected
+KEEP = "keep"  # what happens to a file that was inspected: it stays; or the name of a folder to move it to
+REMOVAL = "`find FOLDER -type f -mtime +7 -delete` once a day"  # of inspected files
 EVERY_FRAME, ON_TRIGGER = "frame", "trigger"
 MEASURE_LATENCY = "write `latency: 500 ms` below it, as measured"
 _OPTIONS_OF_STATION = ("protocol_whitelist", "format_whitelist", "protocol_blacklist")
@@ -129,14 +130,19 @@ def ffmpeg_input(address: str, timeout: float) -> tuple[str, str | None, dict[st
 
 
 def _destination(then: str, info: ValidationInfo) -> str:
-    if then in (KEEP, DELETE) or info.context is None:
+    if then == KEEP:
         return then
-    matches = difflib.get_close_matches(then.lower(), (KEEP, DELETE, "remove"), n=1, cutoff=0.75)
-    if matches or not then:
-        meant = DELETE if matches == ["remove"] else matches[0] if matches else KEEP
+    if difflib.get_close_matches(then.lower(), ("delete", "remove"), n=1, cutoff=0.75):
         raise InputError(
-            f"{then!r:.40} is not keep, delete or a folder; did you mean {meant}? A folder of that name is "
-            f"written ./{then or 'NAME'}"
+            f"{then:.40}: a station deletes no files: name a folder that inspected files are moved to, and "
+            f"let the system remove what is old there: {REMOVAL}; a folder of that name is written ./{then}"
+        )
+    if info.context is None:
+        return then
+    if not then or difflib.get_close_matches(then.lower(), (KEEP,), n=1, cutoff=0.75):
+        raise InputError(
+            f"{then!r:.40} is not keep or a folder; did you mean keep? A folder of that name is written "
+            f"./{then or 'NAME'}"
         )
     folder = str(info.context / then)
     if os.path.realpath(folder) == os.path.realpath(info.data["folder"]):
@@ -175,7 +181,7 @@ def _options(given: Any) -> Any:
 class FolderSourceSettings(Section):
     """Settings of a folder of pictures.
 
-    then: what happens to a file when its inspection is on the disk: `keep`, `delete`, or a folder to move to.
+    then: what happens to a file when its inspection is on the disk: `keep`, or a folder to move to.
     pattern: a regular expression that is searched for in the path below the folder; its groups `part`,
     `batch` and `view` name the part of a picture, and the view of it.
     view: of a part, which all its pictures show.

@@ -229,7 +229,7 @@ class Settings(Section):
     near: good pictures with p-values up to this multiple of the model's false-alarm rate are reviewed, too.
     mqtt: the broker that gets all inspections.
     connections: plugins that have pictures judged and are answered, such as a PLC.
-    shifts: when shifts begin, and where reports of them go.
+    shifts: when shifts begin.
     openid: the provider of a company's accounts; None: people have accounts of the station alone.
     """
 

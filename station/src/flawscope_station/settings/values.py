@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from pydantic import (
@@ -35,7 +35,7 @@ CONFIG = ConfigDict(
 )
 _TIME = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|sec|seconds?|min|minutes?|h|hours?)\s*")
 _AGE = re.compile(r"\s*(\d{1,5}(?:\.\d+)?)\s*(hours?|days?|weeks?|months?|years?|h|d|w)\s*", re.IGNORECASE)
-_SIZE = re.compile(r"\s*(\d{1,15}(?:\.\d+)?)\s*([KMGT]?)i?B?\s*", re.IGNORECASE)
+_SIZE = re.compile(r"\s*(\d{1,15}(?:\.\d+)?)\s*(?:([KMGT])i?B?|B)\s*", re.IGNORECASE)
 _SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*")
 _SECONDS = {"h": 3600, "d": 86400, "w": 604800, "m": 30 * 86400, "y": 365 * 86400}
 _HOST = re.compile(r"(?:\w[\w.-]*|\[[\w:.%]+\])?(?::\d{1,5})?")
@@ -56,12 +56,18 @@ _KINDS = {  # of values, by the beginning of pydantic's name of an error
 
 @dataclass(frozen=True, config=CONFIG)
 class Section:
-    """Settings that stand together in `station.yaml`."""
+    """Settings that stand together in `station.yaml`. REMOVED: settings of earlier versions, each with what
+    is to be done instead."""
+
+    REMOVED: ClassVar[Mapping[str, str]] = {}
 
     @model_validator(mode="before")
     @classmethod
     def _check_names(cls, given: Any) -> Any:
         if isinstance(given, Mapping):
+            for name, remedy in cls.REMOVED.items():
+                if name in given:
+                    raise InputError(f"{name} is no setting any more: {remedy}")
             check_names(given, field_names(cls))
         return given
 
@@ -169,8 +175,10 @@ def parse_age(text: str, what: str = "") -> float:
 
 def _parse_size(text: str) -> int:
     if not (match := _SIZE.fullmatch(text)):
-        raise InputError(f"{text!r} is not a size; write for example 100 MB")
-    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+        is_bare = re.fullmatch(r"\s*\d+(\.\d+)?\s*", text)
+        right = f"write {text.strip()} MB or {text.strip()} GB" if is_bare else "write for example 200 GB"
+        raise InputError(f"{text!r} is not a size{' without its unit' if is_bare else ''}; {right}")
+    return int(float(match[1]) * 1024 ** " KMGT".index((match[2] or " ").upper()))
 
 
 def size_text(size: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 
 from flawscope.errors import InputError
 from flawscope_station.core.health import Health
@@ -12,6 +13,7 @@ from flawscope_station.setup.draft import Draft
 from flawscope_station.setup.drafts import Drafts, NameTakenError
 from flawscope_station.sources import Sources
 from flawscope_station.store.addresses import Addresses
+from flawscope_station.store.database import StoreError
 from flawscope_station.store.records import REMOVED_EVENT, parse_time
 
 
@@ -35,6 +37,10 @@ class LiveProducts:
         self.with_model, self.asked_for, self.addresses = with_model, asked_for, addresses
         self.sources, self.drafts, self.health = sources, drafts, health
         self.store, self.files = addresses.store, drafts.files
+        for draft in drafts:  # a removal that was cut off left it so
+            if draft.state.get("live") and draft.name not in addresses.products:
+                with suppress(StoreError):  # a full disk: the next start tries again
+                    draft.change(live=None)
 
     def begin(self, name: str, who: str) -> Draft:
         """Begin a draft, or return the one of this name. InputError as `Drafts.begin`."""
@@ -85,11 +91,10 @@ class LiveProducts:
         number = self.addresses.product_id(name)
         if not self.is_removable(name):
             raise NameTakenError(f"the settings name {name}: take it out there, and start the station anew")
-        self.addresses.remove_product(name)
+        self.addresses.remove_product(name, who)
         for problem in self.health.problems():
             if problem.product == number:
                 self.health.report(problem.code, None)
         for draft in self.drafts:
             if draft.name == name:
                 draft.change(live=None)
-        self.store.note_event(REMOVED_EVENT, who, f"product {name}; its records are kept", number)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from itertools import pairwise
 from typing import NamedTuple
 
 from flawscope_station.settings.shifts import REPORT_DAYS, ShiftSettings, moments
-from flawscope_station.store.records import iso
 from flawscope_station.store.schema import HOUR
 
 DAY = 24 * HOUR
@@ -20,9 +19,18 @@ class Shift(NamedTuple):
     since: int
     until: int
 
-    def to_dict(self) -> dict[str, str]:
-        """Returns values that JSON knows, times in UTC."""
-        return {"name": self.name, "since": iso(self.since), "until": iso(self.until)}
+    def to_dict(self, zone: tzinfo | None) -> dict[str, str]:
+        """Return values that JSON knows. zone: whose clocks show the times; None: this machine's."""
+        return {
+            "name": self.name,
+            "since": local_time(self.since, zone),
+            "until": local_time(self.until, zone),
+        }
+
+
+def local_time(at: int, zone: tzinfo | None) -> str:
+    """Return a time, microseconds since 1970, as 2026-11-22T06:00:00+01:00. zone: None: this machine's."""
+    return datetime.fromtimestamp(at / 1e6, UTC).astimezone(zone).isoformat(timespec="seconds")
 
 
 def shift_begin(shifts: ShiftSettings | None, at: int) -> int:

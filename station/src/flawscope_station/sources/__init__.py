@@ -14,7 +14,7 @@ from flawscope_station.inspecting.picture import Part
 from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.monitoring.background import STOP_TIMEOUT, GuardedThread, stop_all
 from flawscope_station.settings.plugins import ConfiguredPlugin
-from flawscope_station.settings.sources import DELETE, KEEP, FolderSourceSettings
+from flawscope_station.settings.sources import KEEP, FolderSourceSettings
 from flawscope_station.settings.station import Limits, ProductSettings
 from flawscope_station.sources.camera import FfmpegCamera
 from flawscope_station.sources.folder import FolderSource
@@ -128,11 +128,7 @@ class Sources(dict[str, list[Source]]):
 def _folders_moved_to(products: Iterable[ProductSettings]) -> list[str]:
     """Return the folders that pictures are moved to: no source takes them again."""
     sources = [one for product in products for one in product.all_sources]
-    return [
-        one.then
-        for one in sources
-        if isinstance(one, FolderSourceSettings) and one.then not in (KEEP, DELETE)
-    ]
+    return [one.then for one in sources if isinstance(one, FolderSourceSettings) and one.then != KEEP]
 
 
 def find_camera(name: str, sources: Sequence[Source], number: int | None = None) -> TriggeredSource:

@@ -84,6 +84,7 @@ class Arrivals:
     Attributes:
         at_start: paths of the pictures that were there before.
         gone: pictures that went away before they could be judged, with the stamps that they had.
+        overwritten: pictures in whose place another file came before they could be judged, with their stamps.
         others: files that are no pictures, hidden and systems' files and folders, by the last scan.
         took: seconds of the last scan.
     """
@@ -118,6 +119,7 @@ class Arrivals:
         self._pending: dict[str, _PendingFile] = {}
         self._turn = 0  # of the known files that are looked at
         self.gone: dict[Path, FileStamp] = {}
+        self.overwritten: list[tuple[Path, FileStamp]] = []
         self.took = 0.0
         self._list_files()
         self.at_start = frozenset(self._present)
@@ -277,6 +279,8 @@ class Arrivals:
         if pending is not None and pending.listed.stamp == listed.stamp:
             pending.listed = listed
             return now >= pending.retry_at
+        if pending is not None and _came_in_its_place(pending.listed.stamp, listed.stamp):
+            self.overwritten.append((Path(path), pending.listed.stamp))
         is_checked = os.path.splitext(path)[1].lower() in SELF_CHECKING
         self._pending[path] = _PendingFile(listed, now, now if is_checked else now + self.settle)
         return False
@@ -438,6 +442,13 @@ def _is_among(stamp: FileStamp, others: Collection[FileStamp]) -> bool:
     """Whether a file that went away is there under another name. Where times are rounded, another file may
     have its inode, size and time."""
     return bool(stamp.inode) and stamp.modified_ns % COARSE_NS != 0 and stamp in others
+
+
+def _came_in_its_place(before: FileStamp, after: FileStamp) -> bool:
+    """Whether another file came under a file's name, which held something; else it is written in place, or
+    its file system has no inodes."""
+    is_another = before.inode != after.inode and 0 not in (before.inode, after.inode)
+    return is_another and before[:2] != after[:2] and before.size > 0
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:

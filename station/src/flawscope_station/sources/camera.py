@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from flawscope.errors import FlawscopeError
+from flawscope.errors import FlawscopeError, InputError
 from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.picture import Part, Picture
 from flawscope_station.inspecting.writer import RecordedInspection
@@ -61,11 +61,13 @@ class Trigger:
 
 @dataclass(frozen=True)
 class Shot:
-    """Frame of a camera. at: microseconds since 1970. triggers: number of those that it answers."""
+    """Frame of a camera. at: microseconds since 1970. triggers: number of those that it answers.
+    exposed_at: as `time.monotonic` counts, as far as that is known."""
 
     frame: VideoFrame
     at: int
     triggers: int = 0
+    exposed_at: float = field(default_factory=time.monotonic)
     _encoded: list[bytes] = field(default_factory=list, repr=False, compare=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
@@ -250,11 +252,14 @@ class LiveCamera:
         why = f"{self._label} is frozen: {FROZEN_TEXT}; nothing is inspected until a new one comes"
         self._report("camera_frozen", why, stops=True)
 
-    def _handle_frame(self, frame: VideoFrame, triggers: dict[Future[Shot], Trigger]) -> None:
-        """Answer the triggers with a new frame, and keep it where it is due."""
+    def _handle_frame(
+        self, frame: VideoFrame, triggers: dict[Future[Shot], Trigger], exposed_at: float | None = None
+    ) -> None:
+        """Answer the triggers with a new frame, and keep it where it is due. exposed_at: None: now."""
         self._go_on()
         at = max(now(), (self.state.last or 0) + 1)
-        shot = Shot(frame, at, len({trigger.request for trigger in triggers.values()}))
+        exposed_at = time.monotonic() if exposed_at is None else exposed_at
+        shot = Shot(frame, at, len({trigger.request for trigger in triggers.values()}), exposed_at)
         with self._changed:
             self.state.last = at
             self._frame_bytes = 3 * frame.width * frame.height
@@ -333,6 +338,7 @@ class LiveCamera:
         try:
             if shot is not None:
                 self.line.check(None)  # NotReadyError: the next frame may be taken
+                self._check_single()
                 key, triggers = f"{SOURCE}:{self.number}:{shot.at}", shot.triggers or None
                 pictures = (self.picture(shot),)
                 part = Part(self.line.product_id, pictures, SOURCE, key=key, triggers=triggers)
@@ -361,6 +367,16 @@ class LiveCamera:
 
         answer.add_done_callback(answered)
         return True
+
+    def _check_single(self) -> None:
+        """Raise InputError where the model judges parts in views: a frame that comes by itself is one."""
+        views = [] if self.line.parts is None else self.line.parts.views(self.line.product_id)
+        if views:
+            raise InputError(
+                f"the model judges parts in the views {', '.join(views)}, and a frame that comes by itself "
+                "shows one: let the station trigger the cameras together, with `every: trigger` or `trigger: "
+                "software`"
+            )
 
     def _submit_part(self, part: Part) -> Future[RecordedInspection] | None:
         """Submit a frame; where the queue is full it is dropped, for a newer one comes."""
@@ -428,9 +444,10 @@ class FfmpegCamera(LiveCamera):
                 if frame is None:
                     continue
                 backoff.reset()
-                triggers = self._take_triggers(frames.arrived - self._latency)
+                exposed_at = frames.arrived - self._latency
+                triggers = self._take_triggers(exposed_at)
                 if self._is_new(frame) or frames.is_recording:
-                    self._handle_frame(frame, triggers)
+                    self._handle_frame(frame, triggers, exposed_at)
                 else:
                     self._handle_repeat(triggers)
         finally:

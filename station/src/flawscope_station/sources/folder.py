@@ -4,8 +4,8 @@ Every picture is inspected, whatever its name: masks are for learning. What is n
 its name: a file that cannot be read, that went away, that is no picture, or that was inspected before.
 
 A picture's key in the store is its path, time of change and size; its content tells whether it is known. A
-crash after a picture was recorded, before its file was moved or deleted, leaves a file whose key and content
-are known: the next start moves or deletes it. Files that are kept are taken as known at a start, and read
+crash after a picture was recorded, before its file was moved, leaves a file whose key and content are known:
+the next start moves it. Files that are kept are taken as known at a start, and read
 again one after another, a little at a time, for they may have been written anew meanwhile; so are, for ever,
 those whose times the file system rounds.
 
@@ -39,13 +39,15 @@ from flawscope_station.monitoring.background import (
     GuardedThread,
     MonotonicClock,
 )
-from flawscope_station.settings.sources import DELETE, KEEP, FolderSourceSettings
+from flawscope_station.settings.sources import KEEP, FolderSourceSettings
 from flawscope_station.settings.values import size_text
 from flawscope_station.sources.arrivals import NO_STAMP, SETTLE, Arrivals, FileStamp
 from flawscope_station.sources.gathering import SeenView, gather
 from flawscope_station.sources.known_files import KnownFiles
 from flawscope_station.sources.moved_files import (
+    give_back,
     hash_unchanged,
+    is_taken,
     is_unchanged,
     move_unchanged,
     read_unchanged,
@@ -73,6 +75,7 @@ BUSY_RATIO, IDLE_RATIO = 4, 10
 MAX_LOOKED_AT = 1000  # pictures that are looked at between two listings, at most
 CHECK_SECONDS, CHECK_RATIO = 0.1, 20  # seconds of reading known files again at once; least ratio of the pause
 NAMED_FILES = 20  # files that are passed over for the same reason and named; of more, the number is told
+OVERWRITTEN = "another file came in its place before it was inspected: give each picture a name of its own"
 MIN_RETRY_DELAY, MAX_RETRY_DELAY = 1.0, 300.0  # seconds before a picture that was put off is tried again
 HELD_SECONDS = 1.0  # before a picture that an interlock holds back is tried again
 PROBLEM_SECONDS = 3600.0  # seconds for which an unreadable picture is a problem; the event stays
@@ -115,7 +118,7 @@ class WatchedFolder:
         self.line, self.number, self.then = line, number, settings.then
         self._thread, self._clock = thread, clock
         self.folder = Path(os.path.abspath(settings.folder))
-        self.target = None if self.then in (KEEP, DELETE) else Path(os.path.abspath(self.then))
+        self.target = None if self.then == KEEP else Path(os.path.abspath(self.then))
         self.pattern = None if settings.pattern is None else re.compile(settings.pattern)
         self.view = settings.view
         self.state = State(SOURCE, f"folder{number}", to_utf8(str(self.folder)), to_utf8(self.then))
@@ -128,6 +131,7 @@ class WatchedFolder:
         self._to_check: deque[Path] = deque()  # known files whose content is to be compared
         self._check_at = self._list_at = self._forget_at = 0.0
         self._passed_over: Counter[str] = Counter()  # files, by reason
+        self._overwritten = 0  # files
         self._is_listed = False  # in this round
         self.found: dict[Path, FileStamp] = {}  # pictures that are whole in this round
         self.is_blocked = False  # the cause that put off a picture would put off others, too
@@ -157,10 +161,18 @@ class WatchedFolder:
             self._is_listed = at >= self._list_at
             if self._is_listed:
                 paths = arrivals.scan(at)
+                self._give_back(arrivals)
             else:
                 paths = arrivals.look(at) if arrivals.waiting <= MAX_LOOKED_AT else []
             self.found = {path: arrivals.stamp(path) for path in paths}
         return max(MIN_RETRY_DELAY, WORK_RATIO * arrivals.took)
+
+    def _give_back(self, arrivals: Arrivals) -> None:
+        """Give files their names again that were to be moved: a crash, or a file that was written under their
+        name meanwhile, left them hidden. They are pictures at the next listing."""
+        for path in arrivals.others:
+            if is_taken(path):
+                give_back(path)
 
     def finish_round(self) -> None:
         """Say what became of the files, and read some of the known ones again."""
@@ -314,14 +326,13 @@ class WatchedFolder:
         self._check_at = self._clock.monotonic() + max(SETTLE, CHECK_RATIO * (time.monotonic() - begun))
 
     def _finish_file(self, arrivals: Arrivals, path: Path, stays: bool | None = None) -> None:
-        """Move, delete or keep the file of a recorded picture, as the settings say. stays: it is kept."""
+        """Move or keep the file of a recorded picture, as the settings say. stays: it is kept."""
         stamp, stays = arrivals.stamp(path), self.then == KEEP if stays is None else stays
         try:
             with self._thread.call():
                 if self.target is not None and not stays:
-                    move_unchanged(path, stamp, self.target / path.relative_to(self.folder))
-                elif not stays and is_unchanged(path, stamp):  # else it is a new, uninspected file
-                    path.unlink(missing_ok=True)
+                    target, digest = self.target / path.relative_to(self.folder), self._digests.get(path)
+                    move_unchanged(path, stamp, target, digest)
         except OSError as error:
             self._retry_later(arrivals, path, CODE_NOT_REMOVED, error.strerror or type(error).__name__)
             return
@@ -385,9 +396,10 @@ class WatchedFolder:
         self._set_aside(path, stamp, error, UNREADABLE)
 
     def _set_aside(self, path: Path, stamp: FileStamp, error: FlawscopeError, kind: str) -> None:
-        """Note that a file is not inspected, and move it where inspected files are moved."""
+        """Note that a file is not inspected, and move it beside those that are; what a frozen camera repeats
+        stays where it is."""
         place = path
-        if self.target is not None:
+        if self.target is not None and not isinstance(error, FrozenError):
             with suppress(OSError):  # it stays
                 target = self.target / UNREADABLE / path.relative_to(self.folder)
                 place = move_unchanged(path, stamp, target) or path
@@ -433,6 +445,8 @@ class WatchedFolder:
         """Name the first files that are passed over for a reason; of more, tell now and then how many."""
         texts, more = [], dict[str, Path]()
         for path, why in arrivals.passed_over(self._clock.monotonic()).items():
+            if is_taken(path):  # it gets its name back when that is free
+                continue
             self._passed_over[why] += 1
             count = self._passed_over[why]
             if count <= NAMED_FILES:
@@ -445,6 +459,20 @@ class WatchedFolder:
         ]
         self.line.store.note_new_events(PASSED_OVER, SOURCE, texts, self.line.product_id)
 
+    def _note_overwritten(self, arrivals: Arrivals) -> None:
+        """Name the first pictures in whose place another file came; of more, tell now and then how many."""
+        texts = []
+        for path, stamp in arrivals.overwritten:
+            self._overwritten += 1
+            if self._overwritten <= NAMED_FILES:
+                texts.append(self._describe_file(path, stamp, OVERWRITTEN))
+            elif self._overwritten.bit_count() == 1:  # 32, 64 and so on
+                texts.append(
+                    f"{self._overwritten} files so far, {self._known.name(path)} among them: {OVERWRITTEN}"
+                )
+        arrivals.overwritten.clear()
+        self.line.store.note_events(VANISHED, SOURCE, texts, self.line.product_id)
+
     def _report_scan(self, arrivals: Arrivals) -> None:
         """Note the pictures that went away uninspected, and report the problems with others."""
         vanished = [path for path, known in self._known.match(arrivals.gone) if known is None]
@@ -456,11 +484,11 @@ class WatchedFolder:
             if path in arrivals.gone or is_old or not is_unchanged(path, one.stamp):
                 del self._problem_files[path]
         arrivals.gone.clear()
-        removal = "deleted" if self.target is None else f"moved to {self.target}"
+        self._note_overwritten(arrivals)
         for code, thing, outcome in (
             (CODE_WAITING, "picture", "could not be inspected yet"),
             (CODE_UNREADABLE, "picture", "not inspected"),
-            (CODE_NOT_REMOVED, "inspected picture", f"cannot be {removal}"),
+            (CODE_NOT_REMOVED, "inspected picture", f"cannot be moved to {self.target}"),
         ):
             reasons = [one.why for one in self._problem_files.values() if one.code == code]
             many = pluralize(len(reasons), thing)
@@ -485,6 +513,7 @@ class FolderSource(BackgroundThread):
     ):
         super().__init__(f"folder-{line.product_id}", clock)
         self.line, self.folders = line, list[WatchedFolder]()
+        self._in_flight: deque[_InFlight] = deque()  # parts that are handed in, the oldest first
         self.state = self.add_folder(settings, number, excluded).state  # others have their own
 
     def add_folder(
@@ -502,6 +531,8 @@ class FolderSource(BackgroundThread):
     def work_once(self) -> float:
         """Work off what is whole by now; return the seconds until the next round."""
         there, seconds = list[WatchedFolder](), MIN_RETRY_DELAY
+        if not self._handle_answers(self.folders):  # of a round that failed
+            return MIN_RETRY_DELAY
         for folder in self.folders:
             try:
                 seconds = max(seconds, folder.look())
@@ -511,34 +542,58 @@ class FolderSource(BackgroundThread):
             except Exception as error:
                 folder.show_failure(error)
         try:
-            self._inspect_files(there, self._clock.monotonic() + seconds)
+            self._submit_parts(there, self._clock.monotonic() + seconds)
+        except Exception as error:
+            for folder in there:
+                folder.show_failure(error)
+            self._handle_answers(there)
+            return MIN_RETRY_DELAY
+        if not self._handle_answers(there) or not self._finish_round(there):
+            return MIN_RETRY_DELAY
+        return POLL_INTERVAL if len(there) == len(self.folders) else MIN_RETRY_DELAY
+
+    def _finish_round(self, there: Sequence[WatchedFolder]) -> bool:
+        """Say what became of the files; return whether that could be done."""
+        try:
             for folder in there:
                 folder.finish_round()
                 folder.show_away(None)
         except Exception as error:
             for folder in there:
                 folder.show_failure(error)
-            return MIN_RETRY_DELAY
-        return POLL_INTERVAL if len(there) == len(self.folders) else MIN_RETRY_DELAY
+            return False
+        return True
 
-    def _inspect_files(self, there: Sequence[WatchedFolder], deadline: float) -> None:
-        """Inspect parts, several at once, and wait for the answers."""
-        in_flight: deque[tuple[Sequence[_File], Future[RecordedInspection]]] = deque()
+    def _submit_parts(self, there: Sequence[WatchedFolder], deadline: float) -> None:
+        """Hand parts in, several at once, and work off the answers that are there."""
         for files in self._parts_of(there):
             is_blocked = any(folder.is_blocked for folder in there)
             if self._ended.is_set() or self._clock.monotonic() > deadline or is_blocked:
                 break
             if (answer := self._submit_files(files)) is not None:
-                in_flight.append((files, answer))
-            while in_flight and in_flight[0][1].done():
-                self._handle_answer(*in_flight.popleft())
-        for one in in_flight:
-            self._handle_answer(*one)
+                self._in_flight.append(_InFlight(files, answer))
+            while self._in_flight and self._in_flight[0].answer.done():
+                self._handle_first_answer()
 
-    def _handle_answer(self, files: Sequence[_File], answer: Future[RecordedInspection]) -> None:
+    def _handle_answers(self, there: Sequence[WatchedFolder]) -> bool:
+        """Wait for the answers of all parts that are handed in; return whether each could be worked off. One
+        that could not, such as for a store that is away, is so at the next round."""
+        try:
+            while self._in_flight:
+                self._handle_first_answer()
+        except Exception as error:
+            for folder in there:
+                folder.show_failure(error)
+            return False
+        return True
+
+    def _handle_first_answer(self) -> None:
+        files, answer = self._in_flight[0]
         error = answer.exception()
-        for one in files:
-            one.folder.handle_answer(one.path, error)
+        while files:
+            files[0].folder.handle_answer(files[0].path, error)
+            del files[0]
+        self._in_flight.popleft()
 
     def _parts_of(self, there: Sequence[WatchedFolder]) -> Iterator[list[_File]]:
         """Yield the files of each part together: one, or all views. What lacks views waits for them, or for
@@ -590,6 +645,13 @@ class FolderSource(BackgroundThread):
             for one in files:
                 one.folder.handle_answer(one.path, error)
             return None
+
+
+class _InFlight(NamedTuple):
+    """Part that is handed in. files: those whose answer is not worked off yet."""
+
+    files: list[_File]
+    answer: Future[RecordedInspection]
 
 
 class _File(NamedTuple):

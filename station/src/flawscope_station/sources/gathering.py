@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 SECOND = 1_000_000_000  # ns
+MOST_CLOCKS_DIFFER = 3600.0  # seconds between two files, beyond which they hardly show one part
 ROUNDED = 2 * SECOND  # ns by which file systems may round times: FAT
 
 
@@ -46,7 +47,7 @@ def gather(files: Iterable[SeenView], views: Sequence[str], seconds: float) -> I
     for one in files:
         group = begun.setdefault(one.part, [])
         if group and one.changed_ns - group[0].changed_ns > _longest(group[0], one, seconds):
-            yield Group(group, _reason(group, views, seconds), True)
+            yield Group(group, _reason(group, views, seconds) + _clocks_differ(group, one), True)
             group = begun[one.part] = []
         group.append(one)
         if sorted(str(one.view) for one in group) == sorted(views):
@@ -60,6 +61,17 @@ def _longest(first: SeenView, last: SeenView, seconds: float) -> float:
     """Return the time between two files of a part, at most, in ns."""
     is_rounded = first.changed_ns % SECOND == last.changed_ns % SECOND == 0
     return seconds * SECOND + (ROUNDED if is_rounded else 0)
+
+
+def _clocks_differ(group: Sequence[SeenView], later: SeenView) -> str:
+    """Return a hint, where a view that a part lacks came later than it may: a clock may be wrong."""
+    apart = (later.changed_ns - group[0].changed_ns) / SECOND
+    if later.view in [one.view for one in group] or apart > MOST_CLOCKS_DIFFER:
+        return ""
+    return (
+        f"; a file that shows {later.view} is {apart:.0f} s younger: if it is of the same part, the clocks "
+        "of the computers that write them differ, and are to be set alike"
+    )
 
 
 def _reason(group: Sequence[SeenView], views: Sequence[str], seconds: float) -> str:

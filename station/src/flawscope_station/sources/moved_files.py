@@ -1,18 +1,27 @@
-"""Files of a folder that other programs write: read, and moved, only as long as they have not changed."""
+"""Files of a folder that other programs write: read, and moved, only as long as they have not changed.
+
+Whoever writes pictures under one name again and again may do so between any two steps. So a file that is to
+be moved gets a hidden name in its folder first, in one step: what it is now stays, and what is written under
+the old name is another file, which is not touched.
+"""
 
 from __future__ import annotations
 
 import filecmp
 import hashlib
 import os
+import re
+import secrets
 import shutil
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
 from flawscope.artefact import files
-from flawscope_station.sources.arrivals import FileStamp
+from flawscope_station.sources.arrivals import COARSE_NS, FileStamp
 from flawscope_station.store.files import rename_without_overwrite
+
+_TAKEN_NAME = re.compile(r"\.(.+)\.[0-9a-f]{8}\.taken", re.DOTALL)
 
 
 def read_unchanged(path: Path, stamp: FileStamp) -> bytes | None:
@@ -46,21 +55,73 @@ def is_unchanged(path: Path, stamp: FileStamp) -> bool:
         return False
 
 
-def move_unchanged(path: Path, stamp: FileStamp, target: Path) -> Path | None:
-    """Move a file to `target`, or to a free name beside it; return None where it has changed. OSError."""
+def move_unchanged(path: Path, stamp: FileStamp, target: Path, digest: bytes | None = None) -> Path | None:
+    """Move a file to `target`, or to a free name beside it; return None where it has changed: then it stays.
+
+    Args:
+        digest: SHA-256 of its content, which is compared where the file system rounds times.
+
+    Raises:
+        OSError: it cannot be moved, and has its name again.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
+    taken = _take(path, stamp, digest)
+    if taken is None:
+        return None
+    try:
+        return _move_taken(taken, target)
+    except OSError:
+        give_back(taken)
+        raise
+
+
+def _take(path: Path, stamp: FileStamp, digest: bytes | None) -> Path | None:
+    """Give a file a hidden name; return it. None: the file changed or went away."""
+    if not is_unchanged(path, stamp):
+        return None
+    taken = path.with_name(f".{path.name}.{secrets.token_hex(4)}.taken")
+    try:
+        os.rename(path, taken)
+    except FileNotFoundError:
+        return None
+    if _is_the_same(taken, stamp, digest):
+        return taken
+    give_back(taken)
+    return None
+
+
+def _is_the_same(path: Path, stamp: FileStamp, digest: bytes | None) -> bool:
+    is_coarse = stamp.modified_ns % COARSE_NS == 0
+    if digest is not None and is_coarse:
+        return hash_unchanged(path, stamp) == digest
+    return is_unchanged(path, stamp)
+
+
+def _move_taken(taken: Path, target: Path) -> Path | None:
     for number in count():
         candidate = target.with_stem(f"{target.stem}-{number}") if number else target
-        if not is_unchanged(path, stamp):
-            return None
         with suppress(FileExistsError):
-            if not _has_same_content(candidate, path):  # else an earlier try was cut off before the removal
-                _link_or_copy(path, candidate)
+            if not _has_same_content(candidate, taken):  # else an earlier try was cut off before the removal
+                _link_or_copy(taken, candidate)
             with suppress(OSError):  # not every share can
                 files.sync_folder(candidate.parent)  # the new name is on the disk before the old one goes
-            path.unlink(missing_ok=True)
+            taken.unlink(missing_ok=True)
             return candidate
     return None
+
+
+def is_taken(path: Path) -> bool:
+    """Whether a file has the hidden name of one that was to be moved."""
+    return _TAKEN_NAME.fullmatch(path.name) is not None
+
+
+def give_back(taken: Path) -> None:
+    """Give a file with a hidden name its own one again. Where another file has that by now it stays hidden,
+    and is to be given back later."""
+    match = _TAKEN_NAME.fullmatch(taken.name)
+    assert match is not None, taken
+    with suppress(OSError):
+        rename_without_overwrite(taken, taken.with_name(match[1]))
 
 
 def _has_same_content(other: Path, path: Path) -> bool:

@@ -134,6 +134,12 @@ class AwayError(RefusalError):
     code = "camera_away"
 
 
+class ApartError(RefusalError):
+    """The cameras of a trigger exposed their frames at different times: they may show two parts."""
+
+    code = "views_apart"
+
+
 class CameraFrozenError(AwayError):
     """The camera of a trigger repeats a frame that came before."""
 

@@ -14,12 +14,14 @@ from flawscope.errors import InputError
 from flawscope_station.inspecting.admission import Inspector
 from flawscope_station.inspecting.picture import Part
 from flawscope_station.inspecting.writer import RecordedInspection, Waiter
-from flawscope_station.sources.camera import SOURCE, LiveCamera
-from flawscope_station.sources.source import NoFrameError, State, StateOf, TriggeredSource
+from flawscope_station.sources.camera import SOURCE, LiveCamera, Shot
+from flawscope_station.sources.source import ApartError, NoFrameError, State, StateOf, TriggeredSource
 from flawscope_station.store.addresses import Addresses
 from flawscope_station.store.inspection import KeyedRequest, KeyUsedError, Label
 from flawscope_station.store.records import Store
 from flawscope_station.store.schema import UNANSWERED
+
+MOST_APART = 1.0  # seconds between the exposures of the views of a part, where `part_deadline` is not less
 
 
 class InspectingStation(Protocol):
@@ -67,6 +69,7 @@ async def shoot(
     check_room(station, name, due, label.part, [camera.state for camera in cameras])
     left = min(seconds, due - time.monotonic())
     shots = await asyncio.gather(*(wait_for_shot(camera, left, request) for camera in cameras))
+    check_together(shots, min(MOST_APART, station.addresses.settings_of(name).part_deadline))
     pictures = []
     for camera, shot in zip(cameras, shots, strict=True):
         picture = await call(due, camera.picture, shot)
@@ -102,6 +105,18 @@ def check_triggers(camera: TriggeredSource) -> None:
     """Raise InputError for a camera of which nobody knows when a frame was exposed."""
     if isinstance(camera, LiveCamera) and camera.untimed is not None:
         raise InputError(camera.untimed)
+
+
+def check_together(shots: Sequence[Any], most: float) -> None:
+    """Raise ApartError where the first and the last frame of a part were exposed more than `most` seconds
+    apart: on a belt they show two parts."""
+    times = [shot.exposed_at for shot in shots if isinstance(shot, Shot)]
+    apart = max(times, default=0.0) - min(times, default=0.0)
+    if apart > most:
+        raise ApartError(
+            f"the views of this part were exposed {apart:.2g} s apart, {most:g} s are allowed: let each "
+            "camera give frames more often, or trigger it by software"
+        )
 
 
 async def wait_for_shot(camera: TriggeredSource, seconds: float, request: KeyedRequest | None) -> Any:

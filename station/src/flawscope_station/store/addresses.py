@@ -201,13 +201,18 @@ class Addresses:
                 self._tell_added(name)
         return version
 
-    def remove_product(self, name: str) -> None:
+    def remove_product(self, name: str, who: str) -> None:
         """Let a product be found no more, and its model judge no more. It keeps its number and its records.
-        NotFoundError."""
+        The latter is the removal: a product of the pages without a model is none at the next start.
+        NotFoundError; StoreError: it stays."""
         number = self.product_id(name)
-        self.configured.pop(name, None)
+        self.versions.deactivate(number, who, f"product {name}; its records are kept")
         del self.products[name]
-        self.versions.deactivate(number)
+        self.configured.pop(name, None)
+
+    def is_removed(self, number: int) -> bool:
+        """Whether a number is that of a product which was removed."""
+        return number in self.names and number not in self.numbers()
 
     def _tell_added(self, name: str) -> None:
         for tell in self.on_added:
@@ -220,7 +225,20 @@ class Addresses:
 
     def numbers(self) -> list[int]:
         """Numbers of the products and entries at which pictures are taken now."""
-        return [*self.products.values(), *self.entries.values()]
+        return [*list(self.products.values()), *list(self.entries.values())]
+
+    def configured_numbers(self) -> dict[str, int]:
+        """Numbers of the addresses that the settings or the pages name, by name."""
+        found = {name: self.entries.get(name, self.products.get(name)) for name in list(self.configured)}
+        return {name: number for name, number in found.items() if number is not None}
+
+    def settings_of(self, name: str) -> ProductSettings:
+        """Settings of a product, or of its entry. NotFoundError."""
+        configured = self.configured.get(self.configured_name(name))
+        if configured is None:
+            self.product_id(name)
+            raise NotFoundError(f"product {name} is removed")
+        return configured
 
     def removed(self) -> dict[str, int]:
         """Numbers by name of the products that were removed and have records: these can be read."""

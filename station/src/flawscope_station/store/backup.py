@@ -21,6 +21,7 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope_station.settings.station import DATABASE_FILE, Settings
 from flawscope_station.store.files import BACKUP_FILE, IDENTITY_FILE, LOCK_FILE, MAPS, Files
 
+KEPT_TABLES = "tables-"  # begins the folder of the tables that others took the place of
 IGNORED_ENTRIES = {"lost+found"}  # entries that an empty folder may have
 
 
@@ -47,8 +48,8 @@ def backup(settings: Settings, target: str | os.PathLike[str], *, tables_only: b
     if tables_only and not has_database:
         raise InputError("the tables of this station are PostgreSQL's: copy them with pg_dump")
     Files(home).identity()
-    # maps can be computed again; -wal and -shm are in the copy
-    left_out = (DATABASE_FILE, IDENTITY_FILE, LOCK_FILE, MAPS, BACKUP_FILE)
+    # maps can be computed again; -wal and -shm are in the copy; other tables are of earlier
+    left_out = (DATABASE_FILE, IDENTITY_FILE, LOCK_FILE, MAPS, BACKUP_FILE, KEPT_TABLES)
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".", suffix=files.PARTIAL_SUFFIX) as folder:
             copy = Path(folder, DATABASE_FILE)
@@ -100,7 +101,8 @@ def _check_sqlite(connection: sqlite3.Connection) -> None:
 
 def restore_tables(source: str | os.PathLike[str], settings: Settings) -> Path:
     """Put the tables of a backup of the same station, which is not running, into the place of its present
-    ones, and return where these are kept. InputError: the file is no such backup; nothing has changed."""
+    ones, and return where these are kept, with their copies from before migrations; what an earlier restore
+    kept goes. InputError: the file is no such backup; nothing has changed."""
     home = Path(settings.store)
     files_of_station = Files(home)
     files_of_station.lock()
@@ -113,10 +115,12 @@ def restore_tables(source: str | os.PathLike[str], settings: Settings) -> Path:
                 raise InputError(f"{source} is of another station: name a backup of this one")
             with closing(sqlite3.connect(Path(folder) / DATABASE_FILE)) as connection:
                 _check_sqlite(connection)
-            kept = Path(tempfile.mkdtemp(dir=home, prefix="tables-", suffix=""))
-            for path in home.glob(f"{DATABASE_FILE}*"):
-                if path.name in (DATABASE_FILE, f"{DATABASE_FILE}-wal", f"{DATABASE_FILE}-shm"):
-                    path.rename(kept / path.name)
+            kept = Path(tempfile.mkdtemp(dir=home, prefix=KEPT_TABLES, suffix=""))
+            for path in home.glob(f"{DATABASE_FILE}*"):  # with copies from before migrations: of these tables
+                path.rename(kept / path.name)
+            for older in home.glob(f"{KEPT_TABLES}*"):
+                if older != kept:
+                    shutil.rmtree(older, ignore_errors=True)
             (Path(folder) / DATABASE_FILE).rename(home / DATABASE_FILE)
     except (tarfile.TarError, KeyError, EOFError, sqlite3.Error):
         raise InputError(

@@ -334,6 +334,24 @@ class Database:
         except SQLAlchemyError as error:
             raise InputError(f"{self.name} is no store of flawscope: {one_line_message(error)}") from None
 
+    def check_tables(self) -> bool:
+        """Return whether there are tables, unchanged. InputError where they are of another version."""
+        try:
+            with self.reading() as connection:
+                is_right, version = is_current(connection), table_version(connection)
+        except UnknownVersionError:
+            is_right, version = False, "unknown"
+        except StoreError as error:
+            raise InputError(str(error)) from None
+        except SQLAlchemyError as error:
+            raise InputError(f"{self.name} is no store of flawscope: {one_line_message(error)}") from None
+        if version is not None and not is_right:
+            raise InputError(
+                f"{self.name} is a store of another version of flawscope, which may be running on it: use "
+                "that one here; `flawscope serve` of this one, started in its place, takes the store over"
+            )
+        return version is not None
+
     def _let_shrink(self) -> None:
         """Let SQLite's file become smaller when records are removed. One with tables is written anew for it,
         where there is room."""

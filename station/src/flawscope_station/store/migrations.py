@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, delete, inspect, select, text, update
+from sqlalchemy import Connection, MetaData, Row, Table, delete, inspect, select, text, update
 from sqlalchemy.schema import CreateTable
 
 from flawscope_station.store.schema import (
@@ -64,13 +64,22 @@ def migrate(connection: Connection) -> None:
     """Make the tables, or migrate them to this version. UnknownVersionError: nothing has changed."""
     current, order = table_version(connection), list(STEPS)
     if current is None:
-        metadata.create_all(connection, checkfirst=False)
+        _copied(metadata).create_all(connection, checkfirst=False)
         connection.execute(text(create_view_sql(connection.dialect.name)))
         connection.execute(revision.insert().values(version_num=order[-1]))
         return
     for version in order[order.index(current) + 1 :]:
         STEPS[version](connection)
     connection.execute(update(revision).values(version_num=order[-1]))
+
+
+def _copied(tables: MetaData) -> MetaData:
+    """Return a copy of the tables. In PostgreSQL a key between two tables that name each other is added when
+    both are there, and SQLAlchemy makes no table with it any more, which SQLite needs."""
+    copy = MetaData(naming_convention=tables.naming_convention)
+    for table in tables.tables.values():
+        table.to_metadata(copy)
+    return copy
 
 
 def _rebuild(connection: Connection, table: Table) -> None:
@@ -272,10 +281,51 @@ def _verdicts_of_products(connection: Connection) -> None:
     next(index for index in verdicts.indexes if index.name == "verdicts_product").create(connection)
 
 
+# ------------------------------------- 0006: the version that judges is there; files are found by their hash
+
+PRODUCTS_0006 = """
+CREATE TABLE new_products (
+    id INTEGER NOT NULL,
+    station_id INTEGER NOT NULL,
+    name VARCHAR(64) NOT NULL,
+    created_at BIGINT NOT NULL,
+    active_version_id INTEGER,
+    entry_id INTEGER,
+    CONSTRAINT products_key PRIMARY KEY (id),
+    CONSTRAINT products_station_id_once UNIQUE (station_id, name),
+    CONSTRAINT products_station_id_of FOREIGN KEY(station_id) REFERENCES stations (id),
+    CONSTRAINT products_active_version_id_of FOREIGN KEY(active_version_id)
+        REFERENCES versions (id) ON DELETE RESTRICT
+)
+"""
+
+
+def _active_versions_are_there(connection: Connection) -> None:
+    gone = "active_version_id NOT IN (SELECT id FROM versions)"
+    connection.execute(text(f"UPDATE products SET active_version_id = NULL WHERE {gone}"))
+    if connection.dialect.name == "sqlite":
+        columns = "id, station_id, name, created_at, active_version_id, entry_id"
+        connection.execute(text("PRAGMA legacy_alter_table = ON"))  # others go on to name the table
+        connection.execute(text(PRODUCTS_0006))
+        connection.execute(text(f"INSERT INTO new_products ({columns}) SELECT {columns} FROM products"))
+        connection.execute(text("DROP TABLE products"))
+        connection.execute(text("ALTER TABLE new_products RENAME TO products"))
+        connection.execute(text("PRAGMA legacy_alter_table = OFF"))
+    else:
+        key = "products_active_version_id_of FOREIGN KEY (active_version_id)"
+        key += " REFERENCES versions (id) ON DELETE RESTRICT"
+        connection.execute(text(f"ALTER TABLE products ADD CONSTRAINT {key}"))
+    connection.execute(text("CREATE INDEX pictures_hash ON pictures (hash)"))
+    connection.execute(
+        text("CREATE INDEX IF NOT EXISTS verdicts_mask ON verdicts (mask) WHERE mask IS NOT NULL")
+    )
+
+
 # Versions of the tables in order, each with the step that migrates from the version before
 STEPS: dict[str, Callable[[Connection], None]] = {
     "0002": lambda connection: None,
     "0003": _one_row_for_a_part,
     "0004": _candidates_are_jobs,
     "0005": _verdicts_of_products,
+    "0006": _active_versions_are_there,
 }

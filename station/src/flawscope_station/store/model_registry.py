@@ -23,7 +23,7 @@ from flawscope_station.store.database import Database, now, upsert
 from flawscope_station.store.files import MODELS, Files, write_error
 from flawscope_station.store.insert import add_product, lock_products
 from flawscope_station.store.open_models import AddressModel, Model, OpenModels, ProductModel
-from flawscope_station.store.records import REMOVED_EVENT, add_event, fetch_row, iso
+from flawscope_station.store.records import REMOVED_EVENT, NotFoundError, add_event, fetch_row, iso
 from flawscope_station.store.schema import (
     IS_CHALLENGE,
     challenges,
@@ -60,7 +60,7 @@ class ModelRegistry:
         self.database, self.files = database, files
         self.device, self.threads, self.engine = device, threads, engine
         self.models = OpenModels()
-        self._switch_lock = threading.Lock()  # data base and open models switch together
+        self._switch_lock = threading.Lock()  # versions are switched and removed one after another
         self.joint_entries: set[int] = set()  # entries whose settings name a joint model
         self.rates: dict[int, float] = {}  # false-alarm rates that the settings name, by product
 
@@ -215,7 +215,9 @@ class ModelRegistry:
     def remove(self, product_id: int, number: int, who: str = "station") -> bool:
         """Remove a version that was never used, and its file unless another one needs it. False where it was
         used, or cannot be removed."""
-        with self.database.writing_unchecked() as connection:  # what may name it is asked here
+        # what may name it is asked here
+        with self._switch_lock, self.database.writing_unchecked() as connection:
+            lock_products(connection, [product_id])
             row = _unused(connection, product_id).get(number)
             if row is None:
                 return False
@@ -248,7 +250,7 @@ class ModelRegistry:
             Whether the version judges.
 
         Raises:
-            NotFoundError: the product has no such version.
+            NotFoundError: the product has no such version, or somebody removed it while it was opened.
             InputError: the model cannot be opened; the version before goes on.
         """
         number = self._at_configured_rate(product_id, number)
@@ -257,6 +259,7 @@ class ModelRegistry:
         with self._switch_lock:
             with self.database.writing() as connection:
                 self._lock_all(connection, [*models])
+                _check_there(connection, rows)
                 # `number` itself: an earlier call wrote it, and its answer was lost
                 allowed = (instead_of, number)
                 if instead_of is not None and _active_number(connection, product_id) not in allowed:
@@ -270,12 +273,13 @@ class ModelRegistry:
             self.models.activate(models)
         return True
 
-    def deactivate(self, product_id: int) -> None:
-        """Let no version of a product judge any more."""
+    def deactivate(self, product_id: int, who: str, why: str) -> None:
+        """Let no version of a product judge any more, which is an event with its reason."""
         with self._switch_lock:
             with self.database.writing() as connection:
                 where = products.c.id == product_id
                 connection.execute(update(products).where(where).values(active_version_id=None))
+                add_event(connection, REMOVED_EVENT, who, why, product_id)
             self.models.deactivate(product_id)
 
     def accept_questions(self, product_id: int, number: int, who: str) -> int:
@@ -466,6 +470,13 @@ def _model_facts(manifest: Manifest) -> dict[str, Any]:
         "notes": list(manifest.notes),
         "program": manifest.versions.get("flawscope", ""),
     }
+
+
+def _check_there(connection: Connection, rows: Sequence[Row[Any]]) -> None:
+    """Raise NotFoundError where one of these versions was removed since its row was read."""
+    there = connection.execute(select(versions.c.id).where(versions.c.id.in_([row.id for row in rows])))
+    if gone := {row.id for row in rows} - {*there.scalars()}:
+        raise NotFoundError(f"version {min(gone)} was removed while it was opened: choose another one")
 
 
 def _active_number(connection: Connection, product_id: int) -> int | None:

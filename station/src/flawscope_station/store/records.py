@@ -511,8 +511,8 @@ class Store:
             new = [text for text in dict.fromkeys(batch) if text not in known]
             self.note_events(kind, who, new, product_id)
 
-    def events(self, kind: str, product_id: int) -> list[Row[Any]]:
-        """Events of a kind and product, the latest first, 500 at most."""
+    def events(self, kind: str, product_id: int | None = None) -> list[Row[Any]]:
+        """Events of a kind and product, None: of the station itself, the latest first, 500 at most."""
         query = select(events).where(events.c.kind == kind, events.c.product_id == product_id)
         return self.database.rows(query.order_by(events.c.id.desc()).limit(MAX_EVENTS))
 

@@ -59,6 +59,8 @@ ROWS_PER_QUERY = 500  # inspections that one query reads
 SECOND = 1_000_000  # microseconds
 RESCAN_INTERVAL = 86_400 * SECOND  # until all are checked again: verdicts may have been taken back
 FULL_SHARE, ROOM_SHARE = 0.92, 0.89  # of `keep.space`: at the first, pictures are removed down to the second
+KEEP_CONFIRMED = "keep_confirmed"  # event: a person took `keep` as right, however much goes
+LEAST_ASKED = 20  # pictures of which a share says something
 MAX_ID = 2**63 - 1  # above every number of an inspection
 
 
@@ -87,6 +89,36 @@ class RemovalSummary:
         """Return the numbers of removed pictures, records and files as text; "" where there are none."""
         several = ((self.pictures, "picture"), (self.records, "record"), (self.strays, "stray file"))
         return ", ".join(pluralize(number, thing) for number, thing in several if number)
+
+
+@dataclass(frozen=True)
+class Due:
+    """What `keep` would remove at a moment: pictures by age, of all that are there; bytes for space, of all;
+    share of the records."""
+
+    by_age: int
+    pictures: int
+    by_space: int
+    bytes: int
+    records: float
+
+    @property
+    def share(self) -> float:
+        """The largest share of what is there that would go; 0 where hardly anything is there."""
+        if self.pictures < LEAST_ASKED:
+            return 0.0
+        return max(self.by_age / self.pictures, self.by_space / max(1, self.bytes), self.records)
+
+    def words(self) -> str:
+        """Return what would go as text."""
+        parts = []
+        if self.by_age:
+            parts.append(f"{self.by_age} of {pluralize(self.pictures, 'picture')} for their age")
+        if self.by_space:
+            parts.append(f"{self.by_space / 1e9:.3g} of {self.bytes / 1e9:.3g} GB of pictures for space")
+        if self.records:
+            parts.append(f"{100 * self.records:.0f} % of the records")
+        return " and ".join(parts)
 
 
 class _EndedError(Exception):
@@ -164,6 +196,24 @@ class Retention:
                 self._next_rescan = self.clock.at + RESCAN_INTERVAL
         freed, self._freed = self._freed, RemovalSummary()
         return summary + freed
+
+    def due(self) -> Due:
+        """Return what a run would remove now. StoreError."""
+        last = {kind: self._newest_due(kind) for kind in KINDS}
+        later = or_(*(and_(is_of_kind(kind), inspections.c.id > number) for kind, number in last.items()))
+        there = select(func.count(), func.coalesce(func.sum(pictures.c.bytes), 0))
+        there = there.where(pictures.c.removed_at.is_(None))
+        with self.database.reading() as connection:
+            count, size = connection.execute(there).one()
+            old = 0
+            if any(last.values()):
+                old, _ = connection.execute(there.where(~is_shown(later), ~IS_LEARNT)).one()
+            first = connection.scalar(select(func.min(inspections.c.id)))
+            newest = connection.scalar(select(func.max(inspections.c.id))) or 0
+        records = self._newest_due(RECORDS)
+        share = 0.0 if not records or first is None else max(0, records - first + 1) / (newest - first + 1)
+        excess = 0 if self._space is None else max(0, int(size) - self._space)
+        return Due(int(old), int(count), excess, int(size), share)
 
     @property
     def is_full(self) -> bool:

@@ -120,7 +120,12 @@ products = Table(
     Column("station_id", Key, ForeignKey("stations.id"), nullable=False),
     Column("name", String(64), nullable=False),
     Column("created_at", BigInteger, nullable=False),
-    Column("active_version_id", Key),  # no foreign key: versions have one to products
+    # versions have a key to products, so this one is added when both are there; SQLite has it from the start
+    Column(
+        "active_version_id",
+        Key,
+        ForeignKey("versions.id", name="products_active_version_id_of", ondelete="RESTRICT", use_alter=True),
+    ),
     Column("entry_id", Key),  # entry of the settings whose joint model has the product; NULL: its own
     UniqueConstraint("station_id", "name"),
 )
@@ -151,6 +156,7 @@ pictures = Table(  # two products may have the same picture, and keep it for dif
     Column("pixels", Hash),  # hash of the decoded pixels
     Column("removed_at", BigInteger),  # by the setting `keep`; the records stay
 )
+Index("pictures_hash", pictures.c.hash)  # whether any product has a file's picture
 # of the pictures that are there, whose bytes are summed up often
 _there = (pictures.c[name] for name in ("product_id", "hash", "bytes"))
 _partial_index("pictures_there", pictures.c.removed_at.is_(None), *_there)
@@ -263,6 +269,7 @@ verdicts = Table(
     Column("key", String(200)),  # the sender's: the same one is never taken twice
 )
 Index("verdicts_product", verdicts.c.product_id, verdicts.c.id)
+_partial_index("verdicts_mask", verdicts.c.mask.is_not(None), verdicts.c.mask)
 Index("verdicts_once", verdicts.c.inspection_id, verdicts.c.key, unique=True)
 
 # Sums of each hour and model version, updated with every inspection and verdict, for trends over months

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sqlalchemy import BigInteger, Connection, func, insert, literal_column, select, update
+from sqlalchemy import BigInteger, Connection, func, insert, inspect, literal_column, select, update
 
 from flawscope.errors import InputError
 from flawscope_station.settings.station import DEFAULT_NAME, Settings
@@ -13,6 +13,25 @@ from flawscope_station.store.files import PICTURES, Files
 from flawscope_station.store.schema import HOUR, inspections, products, stations
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def check_owner(database: Database, files: Files) -> None:
+    """Check before tables are migrated that they are not another station's, which may run. InputError."""
+    if database.is_sqlite:  # its file is in the folder, which is locked
+        return
+    with database.reading() as connection:
+        if inspect(connection).has_table(stations.name):
+            _check_folder(database, files, connection.execute(select(stations.c.folder)).scalars().first())
+
+
+def _check_folder(database: Database, files: Files, known: str | None) -> None:
+    """Raise InputError where a data base knows another folder than the station's."""
+    if known not in (None, files.identity()) and not database.is_sqlite:
+        raise InputError(
+            f"{database.name} is the data base of another station, whose folder is not {files.folder}: "
+            f"make one for this station; or, where that folder is lost, write {known} into "
+            f"{files.identity_path}"
+        )
 
 
 def claim_identity(database: Database, files: Files, name: str) -> None:
@@ -27,12 +46,7 @@ def claim_identity(database: Database, files: Files, name: str) -> None:
         database.lock_exclusively(connection)
         row = connection.execute(select(stations)).one_or_none()
         known = None if row is None else row.folder
-        if known not in (None, folder) and not database.is_sqlite:  # SQLite's file is in the folder
-            raise InputError(
-                f"{database.name} is the data base of another station, whose folder is not {files.folder}: "
-                f"make one for this station; or, where that folder is lost, write {known} into "
-                f"{files.identity_path}"
-            )
+        _check_folder(database, files, known)
         if has_pictures and (row is None or (known is None and not database.is_sqlite)):
             raise InputError(
                 f"{files.folder} has pictures that {database.name} does not know: choose an empty `store`, "

@@ -176,6 +176,15 @@ def confirm_clock(
     return status(health)
 
 
+@router.post("/keep/confirm", response_model=schemas.Status)
+def confirm_keep(
+    housekeeping: Annotated[Housekeeping, component(Housekeeping)], health: HealthDep, person: Engineer
+) -> Any:
+    """Confirm the setting `keep`, which would remove more than a tenth of what is there at once: it does."""
+    housekeeping.confirm_keep(person.name)
+    return status(health)
+
+
 # ------------------------------------------------------------------------------------------------ inspections
 
 

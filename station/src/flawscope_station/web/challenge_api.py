@@ -171,7 +171,7 @@ def challenge_page(
         choices.insert(0, floor.store.inspection(page.product_id, valid_id_or_zero(chosen)))
     state = challenge.facts(page.product_id)
     entry = floor.addresses.configured_name(product)
-    sources, configured = floor.sources[entry], floor.addresses.configured[entry]
+    sources, configured = floor.sources[entry], floor.addresses.settings_of(entry)
     # what a station without a settings file needs in one: its version goes on, and its folder
     own: dict[str, Any] = {"model": None if entry == product else configured.model}
     own |= {"folder": configured.folder} if configured.folder else {}

@@ -286,7 +286,8 @@ def _report_periods(shifts: ShiftSettings | None, seconds: float | None, begun: 
     time = now()
     range_period = [] if seconds is None else [Shift("", time - round(seconds * 1e6), time)]
     ended = [shift for shift in ended_shifts(shifts, time)[::-1] if iso(shift.until) > begun]
-    return [shift.to_dict() for shift in (*range_period, *ended)]
+    zone = None if shifts is None else shifts.tz
+    return [shift.to_dict(zone) for shift in (*range_period, *ended)]
 
 
 @page_router.get("/{product}/problems")

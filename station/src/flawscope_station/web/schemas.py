@@ -70,11 +70,19 @@ class Source(BaseModel):
 
 
 class Shift(BaseModel):
-    """Shift that has ended."""
+    """Shift that has ended, with the counts of its inspections. The fields are the columns of the CSV."""
 
     name: str
-    since: str = Field(description="UTC")
-    until: str = Field(description="UTC")
+    since: str = Field(description="by the clocks of the zone of `shifts`: 2026-11-22T06:00:00+01:00")
+    until: str
+    inspected: int
+    anomalous: int
+    reviewed: int
+    defects: int
+    false_alarms: int
+    misses: int
+    within_tolerance: int
+    unanswered: int
 
 
 class Timing(BaseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Annotated, Any, Literal
 
 from fastapi import Query, Request, Response
@@ -13,7 +13,7 @@ from flawscope.errors import InputError
 from flawscope.results import excel
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.shifts import DAY, Shift, ended_shifts
-from flawscope_station.shifts.reports import Render, hourly_csv, hourly_rows, report_images, shift_data
+from flawscope_station.shifts.reports import csv_text, hourly_rows, report_images, shift_data
 from flawscope_station.store.database import now
 from flawscope_station.store.records import Store, iso, parse_time
 from flawscope_station.store.search import PeriodSummary, summarize_period
@@ -29,10 +29,33 @@ MAX_REPORT_DAYS = 400
 router = api_router()
 
 
-@router.get("/shifts", response_model=list[schemas.Shift])
-def shifts(product_id: ProductId, settings: SettingsDep) -> Any:
-    """List the shifts that ended in the last days, the latest first; none where the settings name none."""
-    return [shift.to_dict() for shift in ended_shifts(settings.shifts, now())[::-1]]
+@router.get(
+    "/shifts",
+    response_model=list[schemas.Shift],
+    responses={200: {"content": {"application/json": {}, CSV: {}}}},
+)
+def shifts(
+    name: str,
+    product_id: ProductId,
+    records: RecordsDep,
+    settings: SettingsDep,
+    format: Literal["json", "csv"] = "json",
+) -> Any:
+    """List the shifts that ended in the last days with their counts, the latest first; none where the
+    settings name none."""
+    zone, found = _zone(settings.shifts), list[dict[str, Any]]()
+    for shift in ended_shifts(settings.shifts, now())[::-1]:
+        with records.turns.take():
+            summary = summarize_period(records.store.database, product_id, shift.since, shift.until)
+        found.append({**shift.to_dict(zone), **summary.counts})
+    if format == "csv":
+        rows = [list(schemas.Shift.model_fields), *([*one.values()] for one in found)]
+        return Response(csv_text(rows), media_type=CSV, headers=attachment(f"{name}-shifts.csv"))
+    return found
+
+
+def _zone(shifts: ShiftSettings | None) -> tzinfo | None:
+    return None if shifts is None else shifts.tz
 
 
 @router.get(
@@ -52,8 +75,8 @@ def shift_report(
     format: Literal["html", "csv", "xlsx", "json"] = "html",
 ) -> Response:
     """Return what was inspected between two times: an HTML file with pictures, a table of its hours as CSV or
-    for Excel, or the counts as the webhook gets them."""
-    begin, end = parse_time(since), parse_time(until)
+    for Excel, or the counts. Times are by the clocks of the zone of `shifts`."""
+    begin, end, zone = parse_time(since), parse_time(until), _zone(settings.shifts)
     if not begin < end <= begin + MAX_REPORT_DAYS * DAY:
         raise InputError(f"until must be later than since, by {MAX_REPORT_DAYS} days at most")
     with records.turns.take():
@@ -63,26 +86,21 @@ def shift_report(
     shift = Shift(shift_name, begin, end)
     file = f"{name}-{iso(begin)[:10]}{shift_name and '-'}{shift_name}"
     if format == "csv":
-        return Response(hourly_csv(found), media_type=CSV, headers=attachment(f"{file}.csv"))
+        return Response(csv_text(hourly_rows(found, zone)), media_type=CSV, headers=attachment(f"{file}.csv"))
     if format == "xlsx":
         with records.turns.take():
-            workbook = excel.encode_workbook([*hourly_rows(found)])
+            workbook = excel.encode_workbook(hourly_rows(found, zone))
         return Response(workbook, media_type=XLSX, headers=attachment(f"{file}.xlsx"))
     if format == "json":
-        return JSONResponse(shift_data(name, shift, found))
+        return JSONResponse(shift_data(name, shift, found, zone))
     drawings, words = report_images(renderer, product_id, found), Page(request, "trends").texts
-    document = render_report(records.store, settings.shifts, words, name, product_id, shift, found, drawings)
+    document = _render_report(records.store, zone, words, name, product_id, shift, found, drawings)
     return Response(document, media_type="text/html", headers=attachment(f"{file}.html"))
 
 
-def report_renderer(store: Store, settings: ShiftSettings) -> Render:
-    """Return the function that renders reports in a language."""
-    return lambda language, *given: render_report(store, settings, PAGES.texts_for(language), *given)
-
-
-def render_report(
+def _render_report(
     store: Store,
-    settings: ShiftSettings | None,
+    zone: tzinfo | None,
     words: pages.Texts,
     product: str,
     product_id: int,
@@ -91,7 +109,6 @@ def render_report(
     drawings: dict[str, Any],
 ) -> str:
     """Render a report as one HTML file."""
-    zone = None if settings is None else settings.tz
 
     def local(at: int) -> str:
         return datetime.fromtimestamp(at / 1e6, UTC).astimezone(zone).strftime("%Y-%m-%d %H:%M")

@@ -190,10 +190,18 @@ def company_sign_in_app(components: Mapping[type, Any], settings: OpenIdSettings
             base_url = str(request.base_url).rstrip("/")
             return await provider.redirect(request, f"{base_url}{COMPANY_PATH}/done")
         except ProviderError as error:
+            try:
+                access.begin_member_sign_in(client_ip(request))
+            except SignInError as too_often:
+                return wait_page(request, too_often)
             return await refusal_page(request, "signin.company_failed", 502, str(error))
 
     async def finish(request: Request) -> Response:
-        next_path = local_path(request.session.pop("next", "/"))
+        next_path, address = local_path(request.session.pop("next", "/")), client_ip(request)
+        try:
+            access.begin_member_sign_in(address)
+        except SignInError as too_often:
+            return wait_page(request, too_often)
         try:
             member = await provider.read_member(request)
         except ProviderError as error:
@@ -203,13 +211,23 @@ def company_sign_in_app(components: Mapping[type, Any], settings: OpenIdSettings
                 request, "signin.company_group", 403, f"{member.name} is in none of the groups"
             )
         try:
-            session = await run_in_threadpool(access.sign_in_member, member.subject, member.name, member.role)
+            session = await run_in_threadpool(
+                access.sign_in_member, member.subject, member.name, member.role, address
+            )
         except InputError as error:
             return await refusal_page(request, "signin.company_failed", 403, str(error))
         # no redirect: a browser that comes from another site would not bring the station's cookie along
         refresh = f'<meta http-equiv="refresh" content="0;url={html.escape(next_path)}">'
         response = HTMLResponse(f"<!doctype html><title>flawscope</title>{refresh}")
         set_cookie(response, request, access, session)
+        return response
+
+    def wait_page(request: Request, too_often: SignInError) -> Response:
+        """Nothing is written: anybody can ask for these pages."""
+        page = Page(request, "sign-in")
+        text = page.texts.count("signin.often", too_often.wait)
+        response = page.render("sign-in", 429, next="/", error=text, name="")
+        response.headers["Retry-After"] = str(too_often.wait)
         return response
 
     async def refusal_page(request: Request, text_key: str, status: int, reason: str) -> Response:

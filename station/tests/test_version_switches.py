@@ -1,0 +1,101 @@
+"""Versions that two people activate and remove at once: a product never loses its judge by it."""
+
+import threading
+
+import pytest
+
+from flawscope import Predictor
+from flawscope_station.store.addresses import Addresses
+from flawscope_station.store.files import Files
+from flawscope_station.store.model_registry import ModelRegistry
+from flawscope_station.store.records import REMOVED_EVENT, NotFoundError, Store
+from station_helpers import PATIENCE, add_version
+
+pytestmark = pytest.mark.both_databases
+
+
+@pytest.fixture(name="registry")
+def registry_fixture(database, tmp_path, monkeypatch):
+    """Three versions of a product, whose files are no models; the first one judges."""
+    made = ModelRegistry(database, Files(tmp_path / "files"))
+    monkeypatch.setattr(made, "_load_model", lambda row: object.__new__(Predictor))
+    for k in range(3):
+        add_version(database, content=f"{k:064}")
+    made.activate(1, 1, "anna")
+    return made
+
+
+def judge_and_page(registry: ModelRegistry) -> tuple[int, int]:
+    return registry.number(1), registry.list_versions(1)["active"]
+
+
+def test_a_version_that_is_removed_while_it_is_opened_does_not_judge(registry, monkeypatch):
+    load, opened, goes_on = registry._load_models, threading.Event(), threading.Event()
+
+    def load_slowly(rows):
+        models = load(rows)
+        opened.set()
+        goes_on.wait(PATIENCE)
+        return models
+
+    monkeypatch.setattr(registry, "_load_models", load_slowly)
+    errors = []
+
+    def activate() -> None:
+        try:
+            registry.activate(1, 2, "anna")
+        except NotFoundError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=activate)
+    thread.start()
+    assert opened.wait(PATIENCE)
+    assert registry.remove(1, 2, "berta")
+    goes_on.set()
+    thread.join(PATIENCE)
+    assert errors == ["version 2 was removed while it was opened: choose another one"]
+    assert judge_and_page(registry) == (1, 1)
+    assert registry.resume(1) == 1
+
+
+def test_a_version_that_judges_cannot_be_removed(registry):
+    registry.activate(1, 2, "anna")
+    assert not registry.remove(1, 2, "berta")
+    assert judge_and_page(registry) == (2, 2)
+
+
+def test_removal_and_activation_wait_for_each_other(registry, monkeypatch):
+    """Between the end of the transaction and the change of the open models nobody removes anything."""
+    activate, removed = registry.models.activate, []
+    thread = threading.Thread(target=lambda: removed.append(registry.remove(1, 2, "berta")))
+
+    def remove_meanwhile(models):
+        thread.start()
+        thread.join(0.05)
+        assert removed == []
+        activate(models)
+
+    monkeypatch.setattr(registry.models, "activate", remove_meanwhile)
+    registry.activate(1, 2, "anna")
+    thread.join(PATIENCE)
+    assert removed == [False]
+    assert judge_and_page(registry) == (2, 2)
+
+
+def test_a_product_is_removed_by_one_transaction(registry):
+    """Whoever starts again after it has no judge for it, and the event that says who removed it."""
+    registry.deactivate(1, "anna", "product plate; its records are kept")
+    assert not registry.models.is_open(1)
+    assert (registry.resume(1), registry.list_versions(1)["active"]) == (None, None)
+    (event,) = Store(registry.database).events(REMOVED_EVENT, 1)
+    assert (event.who, event.text) == ("anna", "product plate; its records are kept")
+
+
+def test_a_product_that_is_being_removed_is_not_found(registry):
+    """Between two steps of it: an answer in one line, and no fault of the program."""
+    addresses = object.__new__(Addresses)
+    addresses.configured, addresses.entries, addresses._entry_of = {}, {}, {}
+    addresses.products, addresses.names = {"plate": 1}, {1: "plate"}
+    with pytest.raises(NotFoundError, match="product plate is removed"):
+        addresses.settings_of("plate")
+    assert addresses.configured_numbers() == {}
