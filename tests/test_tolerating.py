@@ -66,7 +66,8 @@ def test_a_damaged_scale_is_told(wrong):
 
 def test_a_picture_of_none_of_the_products_has_the_region_of_the_model_that_judged_it(tmp_path):
     """Its map has the size that this product's network has, which another one may not have."""
-    large = model(preprocess=Preprocess((2 * SIDE, 2 * SIDE))).with_scale(0.1)
+    size = (2 * SIDE, 2 * SIDE)
+    large = model(preprocess=Preprocess(size), tensors={"roi": np.ones(size, bool)}).with_scale(0.1)
     products = {"large": large, "small": model().with_scale(0.1)}
     judged = products["small"].predict(str(draw(tmp_path / "other.png", 0.9, spot=True)))
     strange = replace(judged, recognition=Recognition(None, "small", 0.01))

@@ -131,7 +131,7 @@ def test_answers_to_questions_about_names(tmp_path):
         (5, 0),
         (1, 4),
     ]
-    assert "--good nk: no pictures there; known: ., ng, ok, sub" in opened(root, good="nk")
+    assert "--good nk: no pictures there; known: ., dent, ng, ok, sub" in opened(root, good="nk")
     assert "which pictures are good? ng (2, not good by name)" in opened(
         build(tmp_path / "b", dict.fromkeys(["NG_1.png", "NG_2.png"]))
     )

@@ -8,7 +8,7 @@ import pytest
 
 from flawscope.datasets import open_dataset
 from flawscope.errors import InputError
-from flawscope.pictures.folder_words import says_good, says_only_bad, sorts_good
+from flawscope.pictures.folder_words import Said, read_side_by_side, says_good, says_only_bad
 
 QUESTION = "which folders hold good pictures"
 GOOD_NAMES = (
@@ -16,7 +16,7 @@ GOOD_NAMES = (
     "gute_Teile|fehlerfrei|ohne Fehler|unbeschädigt|unbeschaedigt|bon|Pièces bonnes|sans défaut|conforme|"
     "bueno|piezas buenas|sin_defectos|buoni|senza difetti|bom|sem defeito|dobre|bez wad|Pass|accepted|"
     "goed|goedgekeurd|geen fout|"
-    "undamaged|MT_Free|defect-free|free of defects|NODefect_images|NoDefects|non-defective|not bad|normal|"
+    "undamaged|defect-free|free of defects|NODefect_images|NoDefects|non-defective|not bad|normal|"
     "kein Fehler|Teile_gut|20240501OK|no_3_good|schadenfrei|intact"
 )
 BAD_NAMES = (
@@ -28,7 +28,8 @@ BAD_NAMES = (
     "def_front|beschädigt|unacceptable|not undamaged|nicht fehlerfrei|not free of defects|not_defect_free"
 )
 UNKNOWN_NAMES = (
-    "widget|scratch|Kratzer|MT_Blowhole|good_and_bad|ok_nok|almost good|fast gut|gut mit Kratzern|no label|"
+    "widget|MT_Free|scratch|Kratzer|MT_Blowhole|good_and_bad|ok_nok|almost good|fast gut|gut mit "
+    "Kratzern|no label|"
     "positive|class1|Tokyo|Nokia|books|mango|free of rust|no cracks but good|union|kong|goodyear|fixing"
 )
 # Kinds of defects of published data sets: none is good
@@ -57,19 +58,23 @@ def test_no_kind_of_defect_is_good():
 @pytest.mark.parametrize(
     ("names", "known"),
     [
-        *[(names, True) for names in ("2024-05-01|2024-05-02", "1|2|3", "cam1|cam_2", "batch 3|batch 4")],
+        *[(names, True) for names in ("2024-05-01|2024-05-02", "2024|2023", "cam1|cam_2", "batch 3|batch 4")],
         *[(names, True) for names in ("Frühschicht|Spätschicht", "left|right", "100CANON|101CANON", "Mo|Di")],
-        *[(names, True) for names in ("kos01|kos02", "2024-05-01|new", "cam_A|cam_B", "Schicht 1|cam2")],
+        *[(names, True) for names in ("Teil 01|Teil 02", "2024-05-01|new", "cam_A|cam_B", "Schicht 1|cam2")],
         *[(names, False) for names in ("0|1", "label0|label1", "type1|type2", "A|B", "positive|negative")],
         *[(names, False) for names in ("2024-05-01|Kratzer", "cam1|dent", "class 1|class 2", "x|y")],
-        *[(names, False) for names in ("Neuer Ordner|Neuer Ordner (2)", "New folder|cam1")],
-        *[(names, True) for names in ("Neuer Ordner Cam 1|Neuer Ordner Cam 2", "New folder cam 1|cam 2")],
+        *[(names, False) for names in ("Neuer Ordner|Neuer Ordner (2)", "New folder|cam1", "1|2|3")],
+        *[
+            (names, True)
+            for names in ("Neuer Ordner Cam 1|Neuer Ordner Cam 2", "Schraube cam 1|Schraube cam 2")
+        ],
         ("New folder", True),  # alone, as the folder of a kind of defects is
+        *[(names, False) for names in ("kos01|kos02", "New folder cam 1|cam 2")],
         *[(names, False) for names in ("G1|B1", "P_2024|F_2024", "2024-05-01_G|2024-05-01_N", "z1|n1")],
     ],
 )
 def test_folders_by_which_good_pictures_are_sorted(names, known):
-    assert sorts_good(names.split("|")) is known
+    assert ({*read_side_by_side(names.split("|")).values()} == {Said.SORTED}) is known
 
 
 # The number learnt from of three pictures each, or ? for a question, or that the categories are to be chosen:
@@ -87,14 +92,14 @@ EXPECTED = {
     "train/iO !train/niO|train/good !train/defect !valid/defect|"
     ".|widgets",  # as people sort good pictures: no question
     6: "iO good !niO|2024-05-01 2024-05-02|cam1 cam2|batch_3 batch_4|Frühschicht Spätschicht|left right|"
-    "2024-05-01/Gutteile 2024-05-02/Gutteile|good/2024-05-01 good/2024-05-02|good/red good/blue|kos01 kos02|"
+    "2024-05-01/Gutteile 2024-05-02/Gutteile|good/2024-05-01 good/2024-05-02|good/left good/right|"
     ". new",
-    9: "1 2 3",
-    "?": "ok !ej_ok|screw_good !screw_nem_good|ok/cam1 ok/cam2 !ei_ok|iO !Kratzer|good !Kratzer !Delle|"
+    "?": "1 2 3|kos01 kos02|good/red !good/blue|good good/new !good/scratch|ok !ej_ok|screw_good "
+    "!screw_nem_good|ok/cam1 ok/cam2 !ei_ok|iO !Kratzer|good !Kratzer !Delle|"
     "MT_Free/Imgs !MT_Blowhole/Imgs !MT_Crack/Imgs|gut !Delle !damaged_case !scratch|Serie7 !Ausschuss|"
     "2024-05-01 !niO|positive !negative|0 !1|G !B|A_Ware !B_Ware|clean !dirty|fine !rusty|. !Kratzer|. !niO|"
     "!niO|widgets/fresh !widgets/worn|train/iO !train/Kratzer",
-    "not good by its name": "good good/2024 !good/rejected",
+    "good/rejected (3, unclear by its name)": "good good/2024 !good/rejected",
     "of good pictures: --good iO": "2024-05-01/iO !2024-05-01/niO 2024-05-02/iO !2024-05-02/niO",
 }
 LAYOUTS = {folders: found for found, every in EXPECTED.items() for folders in every.split("|")}

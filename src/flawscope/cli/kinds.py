@@ -45,19 +45,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from flawscope.datasets import open_dataset
+    from flawscope.datasets.layouts import open_defects
     from flawscope.predictor.kinds import learn_kinds
     from flawscope.predictor.router import load
 
     out = files.check_writable(args.out, os.path.splitext(args.model)[1].lower())
+    defective = open_defects(args.data, args.category, good=args.good)  # before a model is opened
+    if not defective:
+        raise InputError(f"{args.data} has no defective pictures: give a data set with a folder of each kind")
     model = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
     names = common.product_names(model, args)
     if len(names) > 1:
         raise InputError(f"--data has kinds of one product: name it with --product, {' or '.join(names)}")
-    dataset = open_dataset(args.data, args.category, good=args.good)
-    defective = [item for item in dataset.test if item.anomalous]
-    if not defective:
-        raise InputError(f"{args.data} has no defective pictures: give a data set with a folder of each kind")
     step = common.progress_for(args)
     learnt = learn_kinds(model.products[names[0]], _examples(defective), args.error, step, len(defective))
     model.with_product(names[0], learnt.model).save(out)

@@ -30,7 +30,7 @@ from flawscope.pictures.appearance import pixel_format
 from flawscope.pictures.channels import first_group
 from flawscope.pictures.decoding import pixel_hash
 from flawscope.pictures.defect_size import reduction_remark
-from flawscope.pictures.folder_words import says_good
+from flawscope.pictures.folder_words import opposite, says_good
 from flawscope.pictures.listing import COMPANION_SUFFIXES, natural_key, not_pictures_in
 from flawscope.pictures.mask_files import seem_masks
 from flawscope.pictures.masks import marks_most
@@ -348,9 +348,13 @@ def _label_faults(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
     for source, reason in truth.labels.scale_doubts():
         remedy = "if it was made on smaller pictures, mark these"
         yield Finding("warning", "labels-scale", source, reason, remedy)
+    unread: dict[str, list[str]] = {}
     for path in (path for path in truth.labels.of_no_form if path.name != SATURATION_FILE):
-        message = "is read as no labels"
-        yield Finding("note", "no-labels", dataset.relative(path), message, f"expected: {EXPECTED}")
+        unread.setdefault(path.suffix.lower(), []).append(dataset.relative(path))
+    for suffix, names in unread.items():
+        more = f", as {len(names) - 1} more {suffix}" if len(names) > 1 else ""
+        message = f"is read as no labels{more}"
+        yield Finding("note", "no-labels", names[0], message, f"expected: {EXPECTED}", tuple(names[1:]))
     for path, names in truth.labels.without_picture.items():
         message = f"marks something in {join_names(names)}, and there is no such picture"
         remedy = "name pictures as the file does, or remove the file"
@@ -449,5 +453,16 @@ def _nothing_to_test(dataset: Dataset) -> Iterator[Finding]:
     if kinds:
         message = f"no {'good' if True in kinds else 'defective'} test pictures"
     elif dataset.layout == "folder":
-        message, remedy = "only good pictures", "to evaluate, put defects into a folder `bad` beside `good`"
+        good, bad = _folder_names(dataset)
+        message, remedy = (
+            "only good pictures",
+            f"to evaluate, put defects into a folder `{bad}` beside `{good}`",
+        )
     yield Finding("note", "no-test", ".", message, remedy)
+
+
+def _folder_names(dataset: Dataset) -> tuple[str, str]:
+    """Names of the folders of good and of defective pictures, in the words that the data set has for good."""
+    names = [dataset.category, *(part for item in dataset.train[:1] for part in item.path.parts[:-1])]
+    good = next((name for name in reversed(names) if says_good(name)), "good")
+    return good, opposite(good)

@@ -1,45 +1,59 @@
 """Finds the class of each picture, good or defective, beside what its folder says: by its own name, by lists
 beside it or above, and by the labels that tools give whole pictures.
 
-What is plain is used. Two classes of one picture, values that nobody knows, or pictures without a label
-beside others that have one, are a question for a person.
+The world of words is closed (`pictures.folder_words`): a column that sorts the pictures into groups is known
+to tell good from defective, or known to tell something else, or a question. So are two classes of one
+picture, pictures without a label beside others that have one, and files that seem to tell and are not
+understood.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from flawscope.datasets.label_columns import (
+    Column,
+    is_open,
+    is_split,
+    join_classes,
+    read_column,
+    sorts_good_ones,
+    to_number,
+    unknown_column,
+)
 from flawscope.datasets.labels import LabelFiles, Texts
+from flawscope.datasets.labels.tables import LISTED, SUFFIXES
 from flawscope.errors import InputError, join_names
-from flawscope.pictures.folder_words import says_good, says_only_bad, split_words, word_set
-from flawscope.pictures.listing import list_entries, natural_key
-from flawscope.pictures.mask_files import fold
+from flawscope.pictures.folder_words import (
+    ColumnSubject,
+    Said,
+    answer,
+    column_subject,
+    read_words,
+    says_only_bad,
+    split_said,
+    split_words,
+)
+from flawscope.pictures.listing import list_entries, natural_key, picture_files_in, subfolders
+from flawscope.pictures.mask_files import (
+    find_masks,
+    fold,
+    is_mask_folder,
+    is_picture_folder,
+    masked_folder,
+)
+from flawscope.pictures.masks import read_mask
 from flawscope.pictures.name_words import PictureClass, read_names
 
 UNMARKED = "unmarked"  # word of pictures without marks beside others with some
-MAX_VALUES = 20  # of a column of labels; one with more holds something else
+NAME = "name"  # source of what the name of a picture says
 MAX_LIST_BYTES = 1 << 24  # larger files above the pictures' folder, or in a zip, are not opened
-SUFFIXES = {".csv", ".tsv", ".xlsx", ".json", ".jsonl", ".xml", ".txt"}
-_TRUE = word_set("1 true yes y ja j oui si sim tak x wahr vrai vero verdadero verdadeiro prawda")
-_FALSE = word_set(
-    "0 false no n nein non nao nie nee falsch faux falso falsz none keine kein keiner - nan null ohne aucun "
-    "nessuno ninguno nenhum geen n/a na"
-)
-_LABELS = word_set(  # words of columns that say what a picture is, in six languages
-    "label labels class classes target y gt truth annotation verdict decision judgement judgment result "
-    "results status state condition quality choice tag outcome klasse klassen urteil bewertung befund "
-    "ergebnis pruefergebnis prufergebnis zustand qualitat entscheidung etikett classe etiquette resultat "
-    "etat jugement qualite etiqueta resultado clase estado calidad juicio esito giudizio risultato "
-    "etichetta stato qualita rotulo qualidade etykieta wynik klasa ocena stan jakosc uitslag oordeel "
-    "kwaliteit"
-)
-_KINDS = word_set("category categories kategorie categorie categoria kategoria type typ tipo kind")
-_SCORES = word_set("score scores severity probability punktzahl schweregrad punteggio puntuacion")
+MAX_WORDS = 40  # characters of a value that a question shows
 
 
 class ClassLabel(NamedTuple):
@@ -49,18 +63,68 @@ class ClassLabel(NamedTuple):
     words: str
     source: str
 
+    @property
+    def is_open_name(self) -> bool:
+        """Whether it is a word in a file's name of which nobody knows what it means."""
+        return self.source == NAME and self.picture_class is PictureClass.UNKNOWN
+
 
 @dataclass
 class ClassLabels:
     """Labels of pictures, in their order; a picture may have none, or several.
 
     Attributes:
-        of: labels by picture.
-        has_unknown: a list has values of which nobody knows what they mean.
+        of: labels by picture. UNKNOWN: nobody knows what the words mean.
+        unread: files that seem to tell, and are not understood.
+        split_columns: of the pictures, by source: the splits that lists tell, empty where they have none.
     """
 
     of: dict[Path, list[ClassLabel]] = field(default_factory=dict)
-    has_unknown: bool = False
+    unread: list[str] = field(default_factory=list)
+    split_columns: dict[str, dict[Path, str]] = field(default_factory=dict)
+
+    def of_good(self, pictures: Iterable[Path]) -> ClassLabels:
+        """The labels of pictures of which their folder says that they are good: a single one of another name
+        than all others is good, too."""
+        found = {path: self.of.get(path, []) for path in pictures}
+        words = Counter(one.words for labels in found.values() for one in labels if one.is_open_name)
+        return ClassLabels(
+            {
+                path: [one for one in labels if not one.is_open_name or words[one.words] > 1]
+                for path, labels in found.items()
+            },
+            self.unread,
+        )
+
+    @property
+    def has_unknown(self) -> bool:
+        """Whether something is said of which nobody knows what it means."""
+        unclear = (PictureClass.UNKNOWN, PictureClass.UNCLEAR)
+        return any(
+            one.picture_class in unclear and one.words != UNMARKED for own in self.of.values() for one in own
+        )
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing is said but by words in files' names of which nobody knows what they mean."""
+        return not self.unread and all(one.is_open_name for own in self.of.values() for one in own)
+
+    def splits(self, pictures: Sequence[Path], *, asks: bool = True) -> dict[Path, str]:
+        """Splits of the pictures by a list; empty where none tells any. InputError: it tells those of some
+        alone."""
+        for source, column in self.split_columns.items():
+            values = [column.get(path, "") for path in pictures]
+            told = [split_said(value) for value in values]
+            if all(told):
+                return {path: split for path, split in zip(pictures, told, strict=True) if split}
+            if any(values) and asks:
+                counts = Counter(value or "none" for value in values)
+                named = join_names([f"{value} ({number})" for value, number in counts.most_common()])
+                raise InputError(
+                    f"{source}: which good pictures are to learn from? Its splits are {named}: write train, "
+                    "validation or test for each, or remove the column"
+                )
+        return {}
 
     def class_of(self, picture: Path) -> PictureClass:
         """The class that all labels of a picture agree on."""
@@ -92,18 +156,19 @@ class ClassLabels:
     def is_complete(self) -> bool:
         """Whether each picture is either good or defective, and some are defective."""
         found = {self.class_of(picture) for picture in self.of}
-        return PictureClass.BAD in found and found <= {PictureClass.GOOD, PictureClass.BAD}
+        is_known = not self.has_unknown and not self.unread
+        return is_known and PictureClass.BAD in found and found <= {PictureClass.GOOD, PictureClass.BAD}
 
     def is_doubtful(self) -> bool:
-        """Whether some pictures may be defective: one is called so or both, a list has unknown values, or
-        some of a folder are called good and the others have no label."""
+        """Whether some pictures may be defective: one is called so or both, or something that nobody knows,
+        or some of a folder are called good and the others have no label, or a file is not understood."""
+        if self.unread or self.has_unknown:
+            return True
         by_folder: dict[Path, set[PictureClass]] = {}
         for picture in self.of:
             by_folder.setdefault(picture.parent, set()).add(self.class_of(picture))
         found = {one for several in by_folder.values() for one in several}
         if found & {PictureClass.BAD, PictureClass.UNCLEAR}:
-            return True
-        if self.has_unknown and found != {PictureClass.GOOD}:
             return True
         return {PictureClass.GOOD, PictureClass.UNKNOWN} in by_folder.values()
 
@@ -120,7 +185,7 @@ class ClassLabels:
         others = [one for one in self.of[picture] if one.picture_class is not PictureClass.GOOD]
         others.sort(key=lambda one: (one.picture_class is not PictureClass.BAD, says_only_bad(one.words)))
         words = others[0].words if others else ""
-        is_answer = _number(words) is not None or words.casefold() in _TRUE | _FALSE
+        is_answer = to_number(words) is not None or answer(words) is not None
         return "defect" if words and is_answer else words
 
     def question(self, root: Path, remedy: str) -> InputError:
@@ -128,20 +193,26 @@ class ClassLabels:
         counts = Counter(self._describe(picture, root) for picture in self.of)
         order = sorted(counts, key=lambda key: natural_key(key[0]))
         listed = [f"{words} ({counts[words, why]}, {why})" for words, why in order]
+        if self.unread:
+            listed.append(f"{join_names(self.unread)} may tell, and cannot be understood")
         return InputError(f"{root}: which pictures are good? {join_names(listed, 12)}: {remedy}")
 
     def _describe(self, picture: Path, root: Path) -> tuple[str, str]:
         """Returns words that name a picture, and what they say by which source."""
         labels, found = self.of[picture], self.class_of(picture)
         if not labels:
-            return picture.parent.relative_to(root).as_posix(), "nothing is said"
+            folder = picture.parent.relative_to(root)
+            said = read_words(folder.name) if folder.name else Said.UNKNOWN
+            why = f"{said.value} by its name" if said in (Said.GOOD, Said.BAD) else Said.UNKNOWN.value
+            return folder.as_posix(), why
         if found is PictureClass.UNCLEAR:
             sources = " and ".join(sorted({one.source for one in labels}))
             return labels[0].words, f"unclear by {sources}"
         telling = next((one for one in labels if one.picture_class is found), labels[0])
         if telling.words == UNMARKED:
             return UNMARKED, "nothing is said"
-        return telling.words, f"{found.value} by {telling.source}".strip()
+        shown = telling.words if len(telling.words) <= MAX_WORDS else f"{telling.words[:MAX_WORDS]}..."
+        return shown, f"{found.value} by {telling.source}".strip()
 
 
 def read_class_labels(
@@ -158,21 +229,50 @@ def read_class_labels(
         InputError: a list cannot be read for want of a library.
     """
     found, files = ClassLabels({picture: [] for picture in pictures}), files or LabelFiles(root, pictures)
-    if by_marks and (marked := files.marked()):
+    above = [*_files_above(root, pictures)]
+    marked = _marked_by_masks(root, pictures) if by_marks else {}
+    for one in [files, *above] if by_marks else ():
+        marked |= {path: what for path, what in one.marked().items() if path in found.of}
+    if marked:
         for picture, labels in found.of.items():
             source, kinds, is_defect = marked.get(picture, ("", (UNMARKED,), False))
             known = PictureClass.BAD if is_defect else PictureClass.GOOD
             known = known if picture in marked else PictureClass.UNKNOWN
             labels.append(ClassLabel(known, ", ".join(kinds) or "marked", source.rpartition("/")[2]))
-    for one in [files, *_files_above(root, pictures)]:
+    for one in [files, *above]:
         if missing := next(iter(one.unread_lists.items()), None):
             raise InputError(f"{missing[0]} may say which pictures are good: {missing[1]}, or move it away")
         for source, texts in one.class_texts().items():
             own = {one.given[path]: several for path, several in texts.items()}
             _add_source(found, source, {path: several for path, several in own.items() if path in found.of})
+    found.unread = files.not_understood()
     for picture, labels in read_name_labels(pictures).of.items():
         found.of[picture] += labels
     return found
+
+
+def _marked_by_masks(root: Path, pictures: Sequence[Path]) -> dict[Path, tuple[str, tuple[str, ...], bool]]:
+    """Pictures whose masks mark something, as `LabelFiles.marked` tells those of tools. A mask that cannot be
+    read may mark something."""
+    files = picture_files_in(root, own=True) if root.is_dir() else []
+    if files and is_picture_folder(Path(os.path.abspath(root)).name):  # images/ beside masks/
+        for name, path in subfolders(Path(os.path.abspath(root)).parent).items():
+            files += picture_files_in(path) if masked_folder(name) == "" else []
+    if len(files) == len(pictures):  # all are pictures
+        return {}
+    known = {*pictures}
+    found: dict[Path, tuple[str, tuple[str, ...], bool]] = {}
+    for mask, picture in find_masks(files).items():
+        if picture is not None and picture in known and _marks(mask):
+            found[picture] = ("masks", ("marked",), True)
+    return found
+
+
+def _marks(mask: Path) -> bool:
+    try:
+        return bool(read_mask(mask).any())
+    except (InputError, OSError, MemoryError):
+        return True
 
 
 def read_name_labels(pictures: Sequence[Path]) -> ClassLabels:
@@ -183,143 +283,63 @@ def read_name_labels(pictures: Sequence[Path]) -> ClassLabels:
         by_folder.setdefault(picture.parent, []).append(picture)
     for beside in by_folder.values():
         for picture, name in zip(beside, read_names([one.stem for one in beside]), strict=True):
-            if name.picture_class is not PictureClass.UNKNOWN:
-                found.of[picture].append(ClassLabel(name.picture_class, name.words, "name"))
+            if name.words:
+                found.of[picture].append(ClassLabel(name.picture_class, name.words, NAME))
     return found
 
 
 def _files_above(root: Path, pictures: Sequence[Path]) -> Iterator[LabelFiles]:
-    """Yields the label files and lists in the two folders above `root`."""
+    """Yields the label files and lists in the two folders above `root`, and in folders of labels beside
+    it."""
     whole = Path(os.path.abspath(root))
     for levels, folder in enumerate(whole.parents[:2], start=1):
         try:
-            entries = [e for e in list_entries(folder) if Path(e.name).suffix.lower() in SUFFIXES]
-            paths = [folder / e.name for e in entries if e.is_file() and e.stat().st_size <= MAX_LIST_BYTES]
+            inside = [folder]
+            if levels == 1:
+                others = subfolders(folder)
+                inside += [one for name, one in others.items() if is_mask_folder(name) and one != whole]
+            paths = [path for one in inside for path in _small_lists(one)]
         except (InputError, OSError):  # others' folders
             continue
         if paths:
             yield LabelFiles(folder, pictures, paths, levels)
 
 
-# --------------------------------------------------------------------------------------------------- columns
-
-
-class _Column(NamedTuple):
-    """Column of a list: class and words by picture. has_unknown: nobody knows what its values mean."""
-
-    of: dict[Path, tuple[PictureClass, str]]
-    has_unknown: bool = False
-
-    def is_complete(self, count: int) -> bool:
-        """Whether it tells the class of so many pictures."""
-        known = all(found is not PictureClass.UNKNOWN for found, _ in self.of.values())
-        return not self.has_unknown and len(self.of) == count and known
+def _small_lists(folder: Path) -> list[Path]:
+    """Files directly in a folder that may be lists, and are not large."""
+    entries = [entry for entry in list_entries(folder) if Path(entry.name).suffix.lower() in SUFFIXES]
+    return [folder / e.name for e in entries if e.is_file() and e.stat().st_size <= MAX_LIST_BYTES]
 
 
 def _add_source(found: ClassLabels, source: str, texts: Mapping[Path, Texts]) -> None:
-    """Adds the labels of a file, or of a tool's files of one picture each. Beside a column that tells the
-    class of each picture, others that nobody knows are needless."""
+    """Adds the labels of a file, or of a tool's files of one picture each."""
     columns: dict[str, dict[Path, list[str]]] = {}
     for picture, own in texts.items():
         for header, text in own:
             columns.setdefault(header, {}).setdefault(picture, []).append(text)
-    is_partial = len(texts) < len(found.of)
-    joined = _joined(columns, source, texts)
-    read = [_read_column(header, values, is_partial) for header, values in joined.items()]
-    telling = [column for column in read if column is not None and column.of]
-    is_complete = any(column.is_complete(len(texts)) for column in telling)
-    for column in telling:
-        if column.has_unknown and is_complete:
+    told: list[Column] = []
+    unknown: list[tuple[ColumnSubject, Column]] = []
+    for header, values in join_classes(columns, source, texts).items():
+        subject = column_subject(header)
+        if is_split(subject, values):
+            of_all = "lists of splits" if header == LISTED else source
+            split_column = found.split_columns.setdefault(of_all, {})
+            split_column |= {picture: own[0] for picture, own in values.items() if own[0]}
             continue
-        found.has_unknown |= column.has_unknown
-        for picture, (picture_class, words) in column.of.items():
-            if words:
-                found.of[picture].append(ClassLabel(picture_class, words, source))
+        column = None if subject is ColumnSubject.MODEL else read_column(header, values)
+        if column is not None:
+            told.append(column)
+        elif is_open(subject, values, len(found.of)):
+            unknown.append((subject, unknown_column(header, values)))
+    complete = next((column for column in told if column.is_complete(len(texts))), None)
+    for column in told:
+        _add_column(found, column, source)
+    for subject, column in unknown:
+        if complete is None or (subject is not ColumnSubject.MODEL and sorts_good_ones(complete, column)):
+            _add_column(found, column, source)
 
 
-def _joined(
-    columns: dict[str, dict[Path, list[str]]], source: str, texts: Mapping[Path, Texts]
-) -> dict[str, dict[Path, list[str]]]:
-    """Columns that are ticked or not, one for each class, joined to one of the classes."""
-    every = {fold(text) for values in columns.values() for own in values.values() for text in own}
-    if not every <= {"0", "1", "true", "false"} or len(columns) < (1 if source == "LabelMe" else 2):
-        return columns
-    joined = {
-        picture: [header for header, text in own if fold(text) in ("1", "true")] or [""]
-        for picture, own in texts.items()
-    }
-    good = {says_good(header) for header in columns}
-    one_each = sum(len(own) == 1 and own != [""] for own in joined.values())
-    if good != {None} and (len(columns) == 1 or 2 * one_each <= len(joined)):
-        return columns
-    return {"defect" if True in good else "label": joined}  # beside a class of good ones others are defects
-
-
-def _read_column(header: str, values: Mapping[Path, list[str]], is_partial: bool) -> _Column | None:
-    """Reads a column of texts; None where it says nothing of good and defective. is_partial: it is not of all
-    pictures."""
-    good, words = says_good(header), {*split_words(header)}
-    texts = {text for own in values.values() for text in own if text}
-    numbers = {_number(text) for text in texts}
-    is_measured = len(texts) > 1 and None not in numbers and not numbers <= {0.0, 1.0}
-    if is_measured and words & _SCORES:
-        return _Column(dict.fromkeys(values, (PictureClass.UNKNOWN, header)), True)
-    if is_measured and good is False and 0.0 not in numbers:  # such as where defects lie
-        return None
-    if good is not None:
-        return _read_answers(good, values)
-    known = {text: one for text in texts if (one := says_good(text)) is not None}
-    is_label = bool(words & (_LABELS | _KINDS))
-    if not is_label and not words & _SCORES:
-        if not any(map(says_only_bad, texts)):
-            return None
-    elif not known:
-        differs = len(texts) + (is_partial or any("" in own for own in values.values())) > 1
-        if not differs or len(texts) > MAX_VALUES or not words & (_LABELS | _SCORES):
-            return None
-        return _Column({p: (PictureClass.UNKNOWN, ", ".join(own)) for p, own in values.items()}, True)
-    found = {}
-    for picture, own in values.items():
-        telling = [text for text in own if text in known]
-        if telling:
-            found[picture] = _together([known[text] for text in telling]), telling[0]
-        elif is_label:
-            found[picture] = PictureClass.UNKNOWN, own[0]
-    return _Column(found, any(one is PictureClass.UNKNOWN and text for one, text in found.values()))
-
-
-def _read_answers(good: bool, values: Mapping[Path, list[str]]) -> _Column:
-    """Reads a column whose name says good or defective: yes and no, 0 and 1, how many, or which defect."""
-    found, has_unknown = {}, False
-    for picture, own in values.items():
-        answers = list[bool]()
-        for text in filter(None, own):
-            plain, number = " ".join(split_words(text)) or text, _number(text)
-            if plain in _TRUE or plain in _FALSE or text.casefold() in _FALSE:
-                answers.append((plain in _TRUE) == good)
-            elif number is not None and not good:
-                answers.append(number <= 0)
-            elif (one := says_good(text)) is not None:
-                answers.append(one)
-            elif good:
-                has_unknown = True
-            else:
-                answers.append(False)
-        found[picture] = _together(answers), next(filter(None, own), "")
-    return _Column(found, has_unknown)
-
-
-def _together(good: Sequence[bool]) -> PictureClass:
-    """The class of a picture of which several values say whether it is good."""
-    if not good:
-        return PictureClass.UNKNOWN
-    if len({*good}) > 1:
-        return PictureClass.UNCLEAR
-    return PictureClass.GOOD if good[0] else PictureClass.BAD
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text.replace(",", "."))
-    except ValueError:
-        return None
+def _add_column(found: ClassLabels, column: Column, source: str) -> None:
+    for picture, (picture_class, words) in column.of.items():
+        if words:
+            found.of[picture].append(ClassLabel(picture_class, words, source))

@@ -6,11 +6,12 @@ import hashlib
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from flawscope.datasets.masks import GroundTruth, Mask
@@ -114,14 +115,27 @@ class SplitSettings(NamedTuple):
 
 
 def split_dataset(
-    root: Path, layout: str, good: Path, paths: Sequence[Path], bad: Sequence[Item], settings: SplitSettings
+    root: Path,
+    layout: str,
+    good: Path,
+    paths: Sequence[Path],
+    bad: Sequence[Item],
+    settings: SplitSettings,
+    listed: Mapping[Path, str] = MappingProxyType({}),
 ) -> Dataset:
     """Splits a data set. Test pictures are all `bad` ones, and about the share of the paths in the folder
     `good`, which is `root` where several hold them, by `held_out` and in whole parts; or, where their folders
-    tell splits, those. InputError: no good picture."""
+    or a list tell splits, those.
+
+    Args:
+        listed: split of each picture by a list; empty: there is none.
+
+    Raises:
+        InputError: no good picture.
+    """
     if not paths:
         raise InputError(f"{good}: no pictures to train on; known formats: {known_formats()}")
-    told = [split_of(path.relative_to(root).parts[:-1]) for path in paths]
+    told = [listed.get(path) or split_of(path.relative_to(root).parts[:-1]) for path in paths]
     if "train" in told and all(told):
         good_of = {
             split: [Item(path, "good", False) for path, own in zip(paths, told, strict=True) if own == split]

@@ -16,9 +16,11 @@ from flawscope.datasets.class_labels import ClassLabels, read_class_labels
 from flawscope.datasets.dataset import Dataset, Item, SplitSettings, category_of
 from flawscope.datasets.masks import GroundTruth
 from flawscope.datasets.own_folders import (
+    FolderTree,
     defects_in,
     good_folders,
     good_pictures,
+    kinds_in,
     open_bare,
     open_folder,
     open_named,
@@ -28,7 +30,7 @@ from flawscope.datasets.own_folders import (
 from flawscope.datasets.published import is_realiad, is_visa, open_realiad, open_visa
 from flawscope.errors import InputError, check_arguments, join_names, suggest_name
 from flawscope.pictures.decoding import is_picture
-from flawscope.pictures.folder_words import GOOD, other_words, says_good, split_said
+from flawscope.pictures.folder_words import GOOD, Said, read_side_by_side, split_said
 from flawscope.pictures.listing import known_formats, list_entries, subfolder, subfolders, walk_files
 from flawscope.pictures.mask_files import fold, is_mask_folder
 from flawscope.pictures.units import compile_group
@@ -109,6 +111,26 @@ def open_dataset(
     return open_bare(folder, settings)
 
 
+def open_defects(
+    root: str | os.PathLike[str], category: str | None = None, *, good: str | None = None
+) -> list[Item]:
+    """The defective pictures of a data set, as `open_dataset` finds them. In folders of its own each folder
+    that does not say good is a kind: nothing is learnt as good, so that nobody need say which of them are.
+
+    InputError as `open_dataset`.
+    """
+    folder = _choose_category(_review_folder(_require_entries(root)), category, good)
+    if good is None and _layout_of(folder) in (None, "folder"):
+        truth = GroundTruth(folder)
+        tree = FolderTree(folder, truth.pictures)
+        if Said.UNCLEAR in tree.found:
+            raise tree.question()
+        items = kinds_in(folder, truth)
+        if items and all(item.kind for item in items):
+            return items
+    return [item for item in open_dataset(root, category, good=good).test if item.anomalous]
+
+
 def select_categories(
     root: str | os.PathLike[str], text: str, option: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -181,11 +203,9 @@ def _layout_of(folder: Path) -> str | None:
         return "btad" if good[0].name.casefold() == "ok" else "mvtec"
     if subfolder(folder, *GOOD) is not None:
         return "folder"
-    about: dict[bool | None, set[frozenset[str]]] = {True: set(), False: set(), None: set()}
-    for name in subfolders(folder):
-        if not is_mask_folder(name):
-            about[says_good(name)].add(other_words(name))
-    return "folder" if about[True] & about[False] else None  # such as screw_ok beside screw_nok
+    # such as screw_ok beside screw_nok
+    said = read_side_by_side([name for name in subfolders(folder) if not is_mask_folder(name)])
+    return "folder" if {Said.GOOD, Said.BAD} <= {*said.values()} else None
 
 
 def _split_folder(folder: Path, split: str) -> Path | None:
@@ -270,33 +290,38 @@ def _open_split(root: Path, layout: str) -> Dataset:
     validation = _split_folder(root, "validation")
     truth = GroundTruth(root)
     labels = read_class_labels(root, truth.pictures, truth.labels)
-    good = good_folders(train)
-    splits = [split for split in (train, validation, test) if split is not None]
+    trees = {
+        split: FolderTree(split, truth.pictures_in(split))
+        for split in (train, validation, test)
+        if split is not None
+    }
     # of an export for classification each split has the same kinds; else nobody knows
-    known = {fold(name) for split in splits if split != train for name in subfolders(split)}
-    for path in subfolders(train).values():
-        if says_good(path.name) is None and not truth.is_masks(path) and fold(path.name) not in known:
-            raise split_question(root, truth.pictures)
-    learnt = _good_items(train, truth, labels)
+    known = {fold(name) for split in trees if split != train for name in subfolders(split)}
+    tops = [parts for parts, said in trees[train].said.items() if len(parts) == 1 and said is not Said.BAD]
+    unknown = [p for p in tops if trees[train].said[p] is not Said.GOOD and fold(p[0]) not in known]
+    if unknown or any(Said.UNCLEAR in tree.found for tree in trees.values()):
+        raise split_question(root, truth.pictures)
+    learnt = _good_items(trees[train], labels)
     if not learnt:
-        raise InputError(f"{good[0]}: no pictures to train on; known formats: {known_formats()}")
+        raise InputError(
+            f"{good_folders(train)[0]}: no pictures to train on; known formats: {known_formats()}"
+        )
     items: list[Item] = []
-    for split in splits:
+    for split, tree in trees.items():
+        good = {*tree.pictures(Said.GOOD)}
         for kind, folder in subfolders(split).items():
-            anomalous = not says_good(kind)
-            for path in truth.pictures_in(folder) if anomalous or split == test else ():
-                marks = (truth.find(path), truth.left_out(path)) if anomalous else ()
-                items.append(Item(path, kind, anomalous, *marks))
-    held = _good_items(validation, truth, labels) if validation else ()
+            for path in truth.pictures_in(folder):
+                is_good = path in good
+                if not is_good or split == test:
+                    marks = () if is_good else (truth.find(path), truth.left_out(path))
+                    items.append(Item(path, kind, not is_good, *marks))
+    held = _good_items(trees[validation], labels) if validation else ()
     return Dataset(root, category_of(root), layout, learnt, tuple(items), held)
 
 
-def _good_items(split: Path, truth: GroundTruth, labels: ClassLabels) -> tuple[Item, ...]:
-    return tuple(
-        Item(path, folder.name, False)
-        for folder in good_folders(split)
-        for path in good_pictures(folder, truth.pictures_in(folder), labels, "move it to test, or rename it")
-    )
+def _good_items(tree: FolderTree, labels: ClassLabels) -> tuple[Item, ...]:
+    good = good_pictures(tree.root, tree.pictures(Said.GOOD), labels, "move it to test, or rename it")
+    return tuple(Item(path, path.relative_to(tree.root).parts[0], False) for path in good)
 
 
 def is_review(root: str | os.PathLike[str]) -> bool:

@@ -16,7 +16,6 @@ from types import MappingProxyType
 
 from flawscope.datasets.class_labels import (
     MAX_LIST_BYTES,
-    SUFFIXES,
     ClassLabels,
     read_class_labels,
     read_name_labels,
@@ -29,15 +28,18 @@ from flawscope.datasets.dataset import (
     split_dataset,
     split_of,
 )
+from flawscope.datasets.labels.tables import SUFFIXES
 from flawscope.datasets.masks import GroundTruth
 from flawscope.errors import InputError, join_names, suggest_name
 from flawscope.pictures.decoding import is_picture
 from flawscope.pictures.folder_words import (
     GOOD,
-    one_may_negate,
+    Said,
+    is_mistake,
+    read_side_by_side,
+    read_words,
     says_good,
     says_only_bad,
-    sorts_good,
     split_said,
 )
 from flawscope.pictures.listing import (
@@ -82,7 +84,7 @@ def open_bare(root: Path, settings: SplitSettings) -> Dataset:
         reason = "the name hints at a split, but the folders around it follow no known layout"
         raise InputError(f"{root / hint}: {reason}; make it train/good and test/KIND, or good beside bad")
     refuse_unknown(root, paths, labels=labels)
-    return _all_good(root, paths, settings)
+    return _all_good(root, paths, settings, labels.splits(paths))
 
 
 def _open_told(root: Path, labels: ClassLabels, settings: SplitSettings) -> Dataset:
@@ -96,24 +98,32 @@ def _open_told(root: Path, labels: ClassLabels, settings: SplitSettings) -> Data
     known = {*truth.pictures}  # without overlays
     bad = [path for path in labels.of if path not in {*good} and path in known]
     test = [Item(p, labels.kind(p), True, truth.find(p), truth.left_out(p)) for p in bad]
-    return split_dataset(root, "folder", root, [path for path in good if path in known], test, settings)
+    learnt = [path for path in good if path in known]
+    return split_dataset(root, "folder", root, learnt, test, settings, labels.splits(learnt))
 
 
 def open_folder(root: Path, settings: SplitSettings) -> Dataset:
     """Opens good/ and bad/ (or ok and nok, ...); subfolders of bad/ are kinds; masks beside or inside. Other
     folders are not looked at beside one that says "bad" and no more, else they are a question."""
-    truth, good = GroundTruth(root), good_folders(root)
+    truth = GroundTruth(root)
     labels = read_class_labels(root, truth.pictures, truth.labels)
-    full = {path: found for path in subfolders(root).values() if (found := truth.pictures_in(path))}
-    bad = [path for path in full if says_good(path.name) is False]
-    is_unknown = full.keys() - {*good, *bad} and not any(says_only_bad(path.name) for path in bad)
-    if is_unknown or one_may_negate([path.name for path in good if path in full]):
-        raise _question(root, Counter({(path.name,): len(found) for path, found in full.items()}))
+    tree = FolderTree(root, truth.pictures)
+    tops = {parts[:1] for parts in tree.counts if parts}
+    unknown = [parts for parts in tops if tree.said[parts] in (Said.UNKNOWN, Said.SORTED)]
+    if Said.UNCLEAR in tree.found or (unknown and not any(says_only_bad(parts[0]) for parts in tops)):
+        raise tree.question()
+    bad = [
+        subfolders(root)[parts[0]]
+        for parts in sorted(tops, key=lambda parts: natural_key(parts[0]))
+        if tree.said[parts] is Said.BAD
+    ]
     test = [item for folder in bad for item in defects_in(folder, truth)]
-    paths = [path for folder in good for path in good_pictures(folder, truth.pictures_in(folder), labels)]
+    paths = good_pictures(root, tree.pictures(Said.GOOD), labels)
+    good = {parts[:1] for parts in tops if tree.said[parts] is Said.GOOD}
     # without defects there is no test: every good picture is for training
     share = settings if test else settings._replace(share=0)
-    return split_dataset(root, "folder", good[0] if len(good) == 1 else root, paths, test, share)
+    alone = root.joinpath(*next(iter(good))) if len(good) == 1 else root
+    return split_dataset(root, "folder", alone, paths, test, share, labels.splits(paths))
 
 
 def open_named(root: Path, names: str, settings: SplitSettings) -> Dataset:
@@ -124,7 +134,8 @@ def open_named(root: Path, names: str, settings: SplitSettings) -> Dataset:
     truth = GroundTruth(root, good_kinds=asked)
     folders = {path: path.relative_to(root).parent for path in truth.pictures}
     if asked == (ALL_GOOD,):
-        return _all_good(root, truth.pictures, settings)
+        told = read_class_labels(root, truth.pictures, truth.labels)
+        return _all_good(root, truth.pictures, settings, told.splits(truth.pictures, asks=False))
     own = {p: {"."} if f == Path() else {*f.parts, f.as_posix()} for p, f in folders.items()}
     there = {name for names_ in own.values() for name in names_}
     labels = read_class_labels(root, truth.pictures, truth.labels, by_marks=True)
@@ -150,35 +161,37 @@ def open_named(root: Path, names: str, settings: SplitSettings) -> Dataset:
     own_folder = root / asked[0]
     alone = own_folder if len(asked) == 1 and own_folder.is_dir() and asked != (".",) else root
     share = settings if test else settings._replace(share=0)
-    return replace(split_dataset(root, "folder", alone, good, test, share), good_kinds=asked)
+    found = split_dataset(root, "folder", alone, good, test, share, labels.splits(good))
+    return replace(found, good_kinds=asked)
 
 
-def _all_good(root: Path, paths: Sequence[Path], settings: SplitSettings) -> Dataset:
-    return split_dataset(root, "folder", root, paths, [], settings._replace(share=0))
+def _all_good(
+    root: Path, paths: Sequence[Path], settings: SplitSettings, splits: Mapping[Path, str]
+) -> Dataset:
+    return split_dataset(root, "folder", root, paths, [], settings._replace(share=0), splits)
 
 
 def good_folders(folder: Path) -> list[Path]:
     """Subfolders of good pictures; first of all the one that published data sets have."""
     first = subfolder(folder, *GOOD)
-    named = (
-        path for name, path in subfolders(folder).items() if says_good(name) and not is_mask_folder(name)
-    )
+    there = {name: path for name, path in subfolders(folder).items() if not is_mask_folder(name)}
+    said = read_side_by_side([*there])
+    named = (path for name, path in there.items() if said[name] is Said.GOOD)
     return [*dict.fromkeys([*([] if first is None else [first]), *named])]
 
 
-def good_pictures(
-    folder: Path, paths: Sequence[Path], labels: ClassLabels, remedy: str = ""
-) -> Sequence[Path]:
-    """The pictures of a folder of good ones. InputError where a folder in it says that its are defective, or
-    the name of one or a list that it is."""
-    remedy = remedy or f"move it, or name {folder.name} with --good where its pictures are good"
+def good_pictures(root: Path, paths: Sequence[Path], labels: ClassLabels, remedy: str = "") -> Sequence[Path]:
+    """The pictures of folders of good ones. InputError where the name of one, or a list, says that it is
+    defective, or something that nobody knows."""
     for path in paths:
-        below = path.relative_to(folder).parts[:-1]
-        if any(says_good(name) is False and not is_mask_folder(name) for name in below):
-            raise InputError(f"{path.parent}: not good by its name, within {folder.name}; {remedy}")
         if source := labels.defect_source(path):
+            folder = path.relative_to(root).parts[0]
             by = "its name" if source == "name" else source
-            raise InputError(f"{path}: not good by {by}, within {folder.name}; {remedy}")
+            remedy = remedy or f"move it, or name {folder} with --good where its pictures are good"
+            raise InputError(f"{path}: not good by {by}, within {folder}; {remedy}")
+    own = labels.of_good(paths)
+    if own.has_unknown:
+        raise own.question(root, NAME_GOOD)
     return paths
 
 
@@ -194,22 +207,99 @@ def defects_in(folder: Path, truth: GroundTruth) -> list[Item]:
     return items
 
 
+def kinds_in(folder: Path, truth: GroundTruth) -> list[Item]:
+    """The pictures below a folder, without those in folders of good ones, each with the kind that its folders
+    tell; the kind is empty where they tell none."""
+    items = []
+    for path in truth.pictures_in(folder):
+        parts = path.relative_to(folder).parts[:-1]
+        if not any(map(says_good, parts)):
+            items.append(Item(path, _kind_of(parts), True, truth.find(path), truth.left_out(path)))
+    return items
+
+
 def _kind_of(folders: Sequence[str]) -> str:
     """Kind of a defect by its folders: a folder that says which, else one that says that it is one."""
     named = [name for name in folders if not is_picture_folder(name) and not split_said(name)]
-    telling = [name for name in named if not sorts_good([name])]
+    telling = [name for name in named if read_words(name) is not Said.SORTED]
     return next((name for name in telling if not says_only_bad(name)), telling[-1] if telling else "")
+
+
+class FolderTree:
+    """What the names of the folders of pictures say, each beside its neighbours and below those above it.
+
+    Attributes:
+        counts: of the pictures, by the folder's parts below `root`.
+        said: of each folder. UNCLEAR: also what lies below a folder of good ones, and is not known to be
+        good.
+    """
+
+    def __init__(self, root: Path, paths: Iterable[Path], of_root: Said = Said.SORTED):
+        """of_root: what the name of the root says."""
+        self.root, self._paths = root, list(paths)
+        self.counts = Counter(path.relative_to(root).parent.parts for path in self._paths)
+        self._inside: dict[tuple[str, ...], set[str]] = {}  # names of folders by the one that holds them
+        for parts in self.counts:
+            for depth, name in enumerate(parts):
+                self._inside.setdefault(parts[:depth], set()).add(name)
+        self.said: dict[tuple[str, ...], Said] = {(): of_root}
+        for above, names in sorted(self._inside.items(), key=lambda entry: (len(entry[0]), entry[0])):
+            of_above = self.said[above]
+            found = read_side_by_side(
+                sorted(names),
+                above,
+                beside_pictures=self.counts[above] > 0,
+                are_good=of_above is Said.GOOD,
+            )
+            for name, said in found.items():
+                self.said[(*above, name)] = _said_below(of_above, said)
+
+    @property
+    def found(self) -> set[Said]:
+        """What the folders of pictures say."""
+        return {self.said[parts] for parts in self.counts}
+
+    def pictures(self, said: Said) -> list[Path]:
+        return [path for path in self._paths if self.said[path.relative_to(self.root).parent.parts] is said]
+
+    def question(self, remedy: str = NAME_GOOD) -> InputError:
+        """The question which folders hold good pictures: all, where one is unclear, else those side by side
+        where it begins."""
+        for above, names in sorted(self._inside.items(), key=lambda entry: (len(entry[0]), entry[0])):
+            here = {self.said[(*above, name)] for name in names}
+            here |= {self.said[above]} if self.counts[above] else set()
+            is_plain = here <= {Said.SORTED} or here in ({Said.GOOD}, {Said.BAD})
+            if Said.UNCLEAR not in self.found and not is_plain:
+                return _question(self.root, self._grouped(above), remedy, self.said)
+        return _question(self.root, self.counts, remedy, self.said)
+
+    def _grouped(self, above: tuple[str, ...]) -> Counter[tuple[str, ...]]:
+        here = Counter[tuple[str, ...]]()
+        for parts, number in self.counts.items():
+            if parts[: len(above)] == above:
+                here[parts[: len(above) + 1]] += number
+        return here
+
+
+def _said_below(above: Said, said: Said) -> Said:
+    """What a folder says below another one."""
+    if Said.UNCLEAR in (above, said):
+        return Said.UNCLEAR
+    if above is Said.GOOD:
+        return Said.GOOD if said in (Said.GOOD, Said.SORTED) else Said.UNCLEAR
+    if above is Said.BAD:  # folders in it are kinds
+        return Said.UNCLEAR if said is Said.GOOD else Said.BAD
+    if above is Said.UNKNOWN:
+        return said if said in (Said.GOOD, Said.BAD) else Said.UNKNOWN
+    return said
 
 
 def refuse_unknown(
     root: Path, paths: Iterable[Path], remedy: str = NAME_GOOD, labels: ClassLabels | None = None
 ) -> None:
-    """Raises InputError, with a question, where pictures below `root` are not known to be good.
-
-    Their folders do not tell: one says that they are not, or several lie side by side that say nothing, and
-    are not such as people sort good pictures by (`folder_words.sorts_good`), or one may say "not good" in an
-    unknown language (`folder_words.one_may_negate`). Or labels of single ones do
-    (`ClassLabels.is_doubtful`).
+    """Raises InputError, with a question, where pictures below `root` are not known to be good: unless their
+    folders all say so, or lie in one, or in such as people sort good pictures by (`FolderTree`), and nothing
+    is said of single ones that is not good (`ClassLabels.is_doubtful`).
 
     Args:
         remedy: ends the error.
@@ -217,31 +307,18 @@ def refuse_unknown(
     """
     paths = list(paths)
     labels = read_class_labels(root, paths, by_marks=True) if labels is None else labels
-    if labels.is_doubtful():
+    own = category_of(root)
+    of_root = Said.GOOD if says_good(own) else Said.SORTED
+    tree = FolderTree(root, paths, of_root)
+    if tree.found == {Said.GOOD}:
+        labels = labels.of_good(paths)
+    is_unknown = tree.found not in ({Said.GOOD}, {Said.SORTED}, set())
+    if labels.is_doubtful() and not (is_unknown and labels.is_silent):
         raise labels.question(root, remedy)
-    counts = Counter(path.relative_to(root).parent.parts for path in paths)
-    if says_only_bad(category_of(root)):
-        raise _question(root.parent, Counter({(category_of(root),): counts.total()}), remedy)
-    inside: dict[tuple[str, ...], set[str]] = {}  # folders by the one that holds them
-    for parts in counts:
-        for depth, name in enumerate(parts):
-            inside.setdefault(parts[:depth], set()).add(name)
-    for above, names in sorted(inside.items(), key=lambda entry: (len(entry[0]), entry[0])):
-        said, unknown = {says_good(name) for name in names}, [n for n in names if says_good(n) is None]
-        beside = len(names) > 1 or counts[above] > 0
-        bare = counts[above] > 0 and not any(map(says_good, (category_of(root), *above)))
-        is_mixed = True in said and (unknown or bare)
-        if (
-            one_may_negate(names)
-            or False in said
-            or is_mixed
-            or (beside and unknown and not sorts_good(unknown))
-        ):
-            here = Counter[tuple[str, ...]]()
-            for parts, number in counts.items():
-                if parts[: len(above)] == above:
-                    here[parts[: len(above) + 1]] += number
-            raise _question(root, here, remedy)
+    if says_only_bad(own) or (own and is_mistake(own)):
+        raise _question(root.parent, Counter({(own,): len(paths)}), remedy, {(own,): read_words(own)})
+    if is_unknown:
+        raise tree.question(remedy)
 
 
 def refuse_unknown_names(
@@ -260,28 +337,30 @@ def refuse_unknown_names(
     every = {one: PurePosixPath(one) for one in inside}
     usual = {one: path for one, path in every.items() if not {"..", "/"} & {*path.parts} and ":" not in one}
     pictures = [path for path in usual.values() if is_picture(path)]
-    lists = [one for one, path in usual.items() if one in read and path.suffix.lower() in SUFFIXES]
-    if not lists:
+    others = [one for one, path in usual.items() if not is_picture(path)]
+    if not others:
         virtual = [Path(name, path) for path in pictures]
         refuse_unknown(Path(name), virtual, remedy, read_name_labels(virtual))
         return
     with TemporaryDirectory() as unpacked:
         root, left = Path(unpacked, "in", "pictures"), MAX_LIST_BYTES
         root.mkdir(parents=True)
-        for one in lists:
-            content = read[one]()
+        for one in others:
+            may_tell = one in read and usual[one].suffix.lower() in SUFFIXES
+            content = read[one]() if may_tell else b""
             left -= len(content)
-            if left >= 0:
-                (root / one).parent.mkdir(parents=True, exist_ok=True)
-                (root / one).write_bytes(content)
-        labels = read_class_labels(root, [root / path for path in pictures])
+            (root / one).parent.mkdir(parents=True, exist_ok=True)
+            (root / one).write_bytes(content if left >= 0 else b"")
+        labels = read_class_labels(root, [root / path for path in pictures], by_marks=True)
     named = {Path(name, path.relative_to(root)): said for path, said in labels.of.items()}
-    refuse_unknown(Path(name), named, remedy, ClassLabels(named, labels.has_unknown))
+    refuse_unknown(Path(name), named, remedy, ClassLabels(named, unread=labels.unread))
 
 
 def split_question(root: Path, paths: Iterable[Path]) -> InputError:
     """The question which kinds of a split data set are good."""
-    return _question(root, Counter(_kind_folders(path.relative_to(root).parts[:-1]) for path in paths))
+    counts = Counter(_kind_folders(path.relative_to(root).parts[:-1]) for path in paths)
+    tops = read_side_by_side(sorted({parts[0] for parts in counts if parts}))
+    return _question(root, counts, NAME_GOOD, {parts: tops[parts[0]] for parts in counts if parts})
 
 
 def _kind_folders(folders: Sequence[str]) -> tuple[str, ...]:
@@ -289,13 +368,27 @@ def _kind_folders(folders: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in folders if not split_said(name))
 
 
-def _question(root: Path, counts: Mapping[tuple[str, ...], int], remedy: str = NAME_GOOD) -> InputError:
-    """The question which folders hold good pictures. counts: of the pictures, by the folder below `root`."""
-    words = {True: ", good by its name", False: ", not good by its name", None: ""}
+def _question(
+    root: Path,
+    counts: Mapping[tuple[str, ...], int],
+    remedy: str,
+    said: Mapping[tuple[str, ...], Said],
+) -> InputError:
+    """The question which folders hold good pictures.
+
+    Args:
+        counts: of the pictures, by the folder below `root`.
+        said: what the folders say.
+    """
+    words = {
+        Said.GOOD: ", good by its name",
+        Said.BAD: ", not good by its name",
+        Said.UNCLEAR: ", unclear by its name",
+    }
     listed = []
     for parts in sorted(counts, key=lambda parts: natural_key("/".join(parts))):
-        said = words[says_good(parts[-1])] if parts else ""
-        listed.append(f"{'/'.join(parts) or '.'} ({counts[parts]}{said})")
+        why = words.get(said.get(parts, Said.UNKNOWN), "") if parts else ""
+        listed.append(f"{'/'.join(parts) or '.'} ({counts[parts]}{why})")
     return InputError(f"{root}: which folders hold good pictures? {join_names(listed, 12)}: {remedy}")
 
 

@@ -13,9 +13,10 @@ from flawscope.datasets.dataset import Dataset, Item, count_reasons
 from flawscope.datasets.labels import LabelFiles
 from flawscope.datasets.layouts import find_categories, open_dataset
 from flawscope.datasets.masks import GroundTruth
-from flawscope.datasets.own_folders import defects_in
+from flawscope.datasets.own_folders import FolderTree, defects_in
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.decoding import is_picture
+from flawscope.pictures.folder_words import Said
 from flawscope.pictures.listing import list_entries, natural_key, subfolders, walk_files
 from flawscope.pictures.mask_files import fold, masked_folder
 from flawscope.pictures.name_words import PictureClass
@@ -182,6 +183,9 @@ def _defective_pictures(root: Path) -> list[Item]:
         below = [path for path in files if path.is_relative_to(full.parent)]
         truth.labels = LabelFiles(full.parent, truth.pictures, below)
     items = defects_in(full, truth)
+    tree = FolderTree(full, [item.path for item in items], Said.BAD)
+    if Said.UNCLEAR in tree.found:  # such as false alarms
+        raise tree.question("leave out what is not defective")
     labels = read_class_labels(full, [item.path for item in items], truth.labels)
     return [
         replace(item, kind=item.path.parent.name)

@@ -17,9 +17,10 @@ import numpy as np
 
 from flawscope.artefact.files import file_sha256, from_csv_cell
 from flawscope.datasets.class_labels import read_class_labels
+from flawscope.datasets.own_folders import FolderTree
 from flawscope.errors import InputError, join_names, pluralize
 from flawscope.evaluation.agreement import Study
-from flawscope.pictures.folder_words import one_may_negate, says_good
+from flawscope.pictures.folder_words import Said, says_good
 from flawscope.pictures.listing import list_inputs, natural_key
 from flawscope.pictures.name_words import PictureClass
 from flawscope.pictures.text_files import read_text
@@ -218,10 +219,10 @@ def _reference_folder(folder: Path) -> dict[str, bool]:
         return {part: labels.class_of(path) is PictureClass.BAD for part, path in found.items()}
     if () in of.values():
         raise InputError(f"{folder}: put the pictures of good parts in a folder good, others in defective")
-    if one_may_negate({parts[0] for parts in of.values()}):
-        names = join_names(sorted({parts[0] for parts in of.values()}))
-        raise InputError(f"{folder}: which of {names} are good? Call their folders good and defective")
-    return {part: not says_good(parts[0]) for part, parts in of.items()}
+    tree = FolderTree(folder, found.values())
+    if Said.UNCLEAR in tree.found or labels.has_unknown:
+        raise tree.question("call their folders good and defective")
+    return {part: tree.said[parts] is not Said.GOOD for part, parts in of.items()}
 
 
 # --------------------------------------------------------------------------------------------------- tables

@@ -1,100 +1,139 @@
-"""Tells by the words of a folder's name whether good or defective parts lie in it: the one rule of all that
-reads folders.
+"""Reads words by which people tell good parts from defective ones, in names of folders and files and in
+lists: the one vocabulary, and the one rule, of all that learns.
 
-A name is cut into words: `2024-05-01_iO`, `Gutteile`, `NODefect_images`. A word for good or defective counts;
-a negation before it ("ohne Fehler", "not ok", "undamaged") or behind it ("fehlerfrei") turns it round. Where
-a name says both, or says neither, it is unknown, and nothing is made of it: that is a question for a person.
+The world of words is closed. What is learnt unasked is known to be good: each word of its name is in one of
+these lists. A text is cut into words: `2024-05-01_iO`, `Gutteile`, `NODefect_images`. A word for good or
+defective counts; a negation before it ("ohne Fehler", "not ok", "undamaged") or behind it ("fehlerfrei")
+turns it round. A word of none of the lists makes a good name unclear ("good_rework"), unless all names side
+by side have it, such as the product (`screw_ok` beside `screw_nok`). What is not known is a question.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from enum import Enum
 from functools import lru_cache
+from typing import NamedTuple
+
+
+class Said(Enum):
+    """What a text says of the parts. SORTED: neither, by words that are known, such as a camera or a day.
+    UNKNOWN: neither, by other words. UNCLEAR: good and more than that, or both, or how a decision was
+    wrong."""
+
+    GOOD = "good"
+    BAD = "not good"
+    SORTED = ""
+    UNKNOWN = "nothing is said"
+    UNCLEAR = "unclear"
 
 
 def word_set(words: str) -> frozenset[str]:
-    return frozenset(words.split())
+    """Words between blanks. Behind a slash stand endings: `gut/e/er` is `gut`, `gute`, `guter`."""
+    found = set[str]()
+    for word in words.split():
+        stem, *endings = word.split("/")
+        found |= {stem, *(stem + ending for ending in endings)}
+    return frozenset(found)
 
 
 GOOD = ("good", "ok", "normal")  # the names that published data sets use
 
-# English, German, French, Spanish, Italian, Portuguese, Polish, Dutch; as `_plain` writes them
+# English, German, French, Spanish, Italian, Portuguese, Polish, Dutch; as `_without_accents` writes them
 _GOOD_WORDS = word_set(
-    "good ok okay io normal pass passed accept accepted acceptable perfect intact healthy conforming "
-    "conformant compliant flawless faultless clean approved gut gute guten guter gutes gutware inordnung "
-    "einwandfrei makellos bestanden akzeptiert angenommen freigegeben bon bons bonne bonnes conforme "
-    "conformes accepte acceptes acceptee acceptees valide valides sain saines bueno buenos buena buenas "
-    "aceptado aceptados aceptada aceptadas aprobado aprobados aprobada aprobadas buono buoni buona buone "
-    "conformi accettato accettati accettata accettate idoneo idonei integro integri bom boa boas aceito "
-    "aceitos aceita aceitas aprovado aprovados aprovada aprovadas dobry dobre dobra dobrych zgodny zgodne "
-    "zgodna przyjety przyjete sprawny sprawne goed goede goeden goedgekeurd goedgekeurde akkoord"
+    "good ok okay io normal pass/ed accept/ed/able intact flawless approved "
+    "gut/e/en/er/es inordnung einwandfrei bestanden akzeptiert "
+    "bon/s/ne/nes conforme/s accepte/s/e/es "
+    "bueno/s buena/s aceptado/s aceptada/s aprobado/s "
+    "buono buoni buona buone conformi accettato accettati idoneo idonei "
+    "bom boa/s aceito/s aprovado/s dobry dobre dobra zgodny zgodne sprawny sprawne goed/e goedgekeurd/e"
 )
 _BAD_WORDS = word_set(
-    "bad ko nok ng nio abnormal anomaly anomalies anomalous def defect defects defective defectives "
-    "faulty fault faults fail fails failed failure failures reject rejects rejected scrap scrapped damage "
-    "damages damaged broken flaw flaws flawed error errors schlecht schlechtware schlechte schlechten "
-    "schlechter ausschuss fehler fehlerhaft fehlerhafte defekt defekte defekten mangel mangelhaft "
-    "mangelhafte maengel beschadigt beschaedigt beschadigte beschaedigte schaden schaeden beschadigung "
-    "beschadigungen beschaedigung beschaedigungen kaputt abgelehnt mauvais mauvaise mauvaises defaut "
-    "defauts defectueux defectueuse defectueuses rebut rebuts rejete rejetes rejetee rejetees rejet "
-    "rejets endommage endommages endommagee endommagees anomalie malo malos mala malas defecto defectos "
-    "defectuoso defectuosos defectuosa defectuosas rechazado rechazados rechazada rechazadas rechazo "
-    "rechazos danado danados danada danadas fallo fallos falla fallas cattivo cattivi cattiva cattive "
-    "difetto difetti difettoso difettosi difettosa difettose scarto scarti rifiutato rifiutati rifiutata "
-    "danneggiato danneggiati danneggiata danneggiate guasto guasti mau ruim ruins defeito defeitos "
-    "defeituoso defeituosos defeituosa defeituosas rejeitado rejeitados rejeitada refugo refugos sucata "
-    "danificado danificados danificada avariado zly zle zla wada wady wad wadliwy wadliwe wadliwa brak "
-    "braki brakow odrzut odrzuty odrzucone uszkodzony uszkodzone uszkodzenie uszkodzenia uszkodzen slecht "
-    "slechte afkeur afgekeurd afgekeurde fout fouten foutief defecte beschadigde"
+    "bad ko nok ng nio abnormal anomaly anomalies anomalous def defect/s/ive/ives fault/s/y "
+    "fail/s/ed/ure/ures "
+    "reject/s/ed scrap/s/ped damage/s/d broken flaw/s/ed error/s "
+    "schlecht/e/en/er ausschuss fehler/haft/hafte defekt/e/en mangel/haft/hafte maengel "
+    "beschadigt/e beschaedigt/e schaden schaeden kaputt abgelehnt "
+    "mauvais/e/es defaut/s defectueux defectueuse/s rebut/s rejete/s/e/es endommage/s/e/es anomalie "
+    "malo/s mala/s defecto/s defectuoso/s defectuosa/s rechazado/s rechazada/s danado/s danada/s "
+    "cattivo cattivi difetto difetti difettoso difettosi scarto scarti rifiutato danneggiato guasto guasti "
+    "mau ruim ruins defeito/s defeituoso/s rejeitado/s refugo/s "
+    "zly zle zla wada wady wad wadliwy wadliwe brak/i odrzut/y uszkodzony uszkodzone "
+    "slecht/e afkeur afgekeurd/e fout/en"
 )
 _NEGATIONS = word_set(
-    "no not non none nicht kein keine keinen keiner ohne sans pas sin senza sem nao nie bez without niet "
-    "geen zonder ikke inte"
+    "no not non none nicht kein/e/en ohne sans pas sin senza sem nao nie bez without niet geen zonder ikke "
+    "inte"
 )
 _PREFIXES = word_set("un in nicht not non no nie")  # written together with what they turn round
-_FREE = word_set("free frei freie freien libre libres libero liberi libera livre livres exempt")
+_FREE = word_set("free frei/e/en libre/s libero liberi")
 _FILLERS = word_set(  # between a negation and its word
-    "a an any the of from de des du d le la les un une von der die das in el los del da di do to jest sa "
-    "sind est e o be yet quite found"
+    "an any the of from de des du le la les un une von der die das el los del di do to jest sont est be yet "
+    "found"
 )
-_DOUBTS = word_set(  # nobody knows what the name says
-    "almost nearly maybe perhaps but and or vs with fast beinahe vielleicht aber und oder mit presque "
-    "mais et ou avec casi quiza pero y con quase talvez mas com quasi forse o ma ed prawie moze ale lub i "
-    "z"
+_WITH = word_set("with mit avec con com")  # "mit Fehler"
+# How a decision was wrong: these tell who decided, not what the part is
+_WRONG = word_set("true false wrong missed richtig falsch wahr vrai/e faux fausse vero falso falsa")
+_MISTAKES = word_set(
+    "fp fn tp tn escape/s/d overkill/s underkill alarm/s/e alarma/s alarme/s call/s positive/s negative/s "
+    "fehlalarm/e schlupf"
 )
-_NOUNS = word_set(  # say nothing beside other words
-    "part parts piece pieces image images img imgs picture pictures pic pics photo photos foto fotos "
-    "sample samples product products item items folder set data daten dataset teil teile teilen bild "
-    "bilder stuck stucke stueck stuecke muster probe proben ordner produkt produkte pieza piezas imagen "
-    "imagenes pezzo pezzi immagine immagini peca pecas imagem imagens sztuki zdjecia czesci"
+_PSEUDO = ("pseudo", "schein")  # first part of such a word: "Pseudofehler"
+_THINGS = word_set(  # of which there are several: a number behind one is its own
+    "part/s piece/s sample/s item/s teil/e/en stuck stucke stueck stuecke probe/n pieza/s pezzo pezzi "
+    "peca/s sztuki"
 )
+_NOUNS = _THINGS | word_set(  # say nothing beside other words
+    "image/s img/s picture/s pic/s photo/s foto/s product/s set data daten dataset bild/er muster produkt/e "
+    "ware "
+    "imagen immagini imagem zdjecia"
+)
+_AGES = word_set("new neu old alt copy kopie")  # say nothing of what is not known ("new folder")
 # Words by which people sort pictures of good parts: by time, place, camera, light
-_SORTING = _NOUNS | word_set(
-    "cam cams camera cameras kamera kameras sensor shift schicht turno equipe zmiana batch lot los charge "
-    "lote lotto serie series partia run tray pallet palette box order auftrag line linie linea ligne "
-    "machine maschine station nest cavity kavitat kavitaet mold form view views ansicht vue vista side "
-    "seite left right top bottom front back rear links rechts oben unten vorne hinten gauche droite haut "
-    "bas izquierda derecha sinistra destra light licht lumiere luz luce bright dark day days tag tage "
-    "jour dia giorno week woche semaine month monat year jahr kw early late night fruh frueh spat spaet "
-    "nacht morning evening january february march april may june july august september october november "
-    "december januar februar marz maerz mai juni juli oktober dezember jan feb mar apr jun jul aug sep "
-    "oct okt nov dec dez monday tuesday wednesday thursday friday saturday sunday montag dienstag "
-    "mittwoch donnerstag freitag samstag sonntag mon tue wed thu fri sat sun mo di mi do fr sa so dcim "
-    "export backup copy kopie new neu old alt more mehr weitere jpg jpeg png bmp tif tiff t z v h m s am "
-    "pm"
+_SORTING = (
+    word_set(
+        "cam/s camera/s kamera/s sensor shift/s schicht turno equipe zmiana batch lot/s los charge lote "
+        "lotto serie/s "
+        "partia run tray pallet palette box order auftrag line linie linea ligne machine maschine station "
+        "nest cavity "
+        "kavitat kavitaet mold view/s ansicht vue vista side seite left right top bottom front back rear "
+        "links rechts "
+        "oben unten vorne hinten gauche droite haut bas izquierda derecha sinistra destra light licht luz "
+        "luce bright "
+        "dark day/s tag/e jour dia giorno week woche semaine month monat year jahr kw early late night "
+        "fruh frueh spat spaet nacht morning evening jan/uary/uar feb/ruary/ruar mar/ch/z maerz apr/il may "
+        "mai jun/e/i "
+        "jul/y/i aug/ust sep/tember oct/ober okt/ober nov/ember dec/ember dez/ember mon/day/tag tue/sday "
+        "dienstag "
+        "wed/nesday mittwoch thu/rsday donnerstag fri/day freitag sat/urday samstag sun/day sonntag mo di "
+        "mi do fr sa "
+        "so dcim dsc sn serial jpg jpeg png bmp tif tiff"
+    )
+    | _AGES
 )
-# Names that a system gives new folders, in the languages of the words: nobody said anything by them
-_UNNAMED = (
-    *("new folder", "untitled folder", "neuer ordner", "ordner ohne titel", "nouveau dossier"),
-    *("dossier sans titre", "nueva carpeta", "carpeta sin titulo", "nuova cartella", "cartella senza titolo"),
-    *("nova pasta", "pasta sem titulo", "nowy folder", "folder bez nazwy", "nieuwe map", "naamloze map"),
+_LETTERED = word_set(
+    "cam kamera camera sensor shift schicht line linie station nest machine maschine view side"
 )
-
-_CLASSES = word_set(  # numbers behind them tell kinds, of defects too
-    "class classe classes clase klasse klassen klasa label labels type types typ typen tipo kind kinds "
-    "sorte category kategorie grade quality qualitat result results ergebnis"
+# Columns of lists, of which the values are none of the part's quality
+_TECHNICAL = _SORTING | word_set(
+    "file/s filename datei bild fichier archivo plik path name id number nr barcode operator user bediener "
+    "exposure belichtung gain temperature temperatur width height size groesse time zeit date datum "
+    "timestamp "
+    "hour px pixel us ms fps focus iso"
+)
+_LABELS = word_set(  # columns that say what a picture is
+    "label/s class/es result/s status verdict decision klasse urteil befund ergebnis target truth quality"
+)
+_SCORES = word_set("score/s severity probability confidence")
+_OF_MODELS = _SCORES | word_set(
+    "prediction/s predicted pred inference vorhersage"
+)  # columns that are no truth
+_SPLIT_COLUMNS = word_set("split set subset")
+_TRUE = word_set("1 true yes y ja j oui si sim tak x wahr vrai vero verdadero verdadeiro prawda")
+_FALSE = word_set(
+    "0 false no n nein non nao nie falsch faux falso falsz none keine null nan ohne nessuno geen"
 )
 
 _LETTERS = str.maketrans({"ł": "l", "ø": "o", "đ": "d"})
@@ -108,11 +147,15 @@ _ABBREVIATIONS = (
 )
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _RUNS = re.compile(r"[^\W\d_]+|\d+")
+_SIGNS = re.compile(r"[?+*~!]|-\s*$")  # "OK?", "OK-"
 _CAMERA_FOLDER = re.compile(r"\d{3}[A-Z0-9_]{5}")  # 100CANON, by the rule of cameras (DCF)
+_YEAR = re.compile(r"(?:19|20)\d\d(?:[01]\d(?:[0-3]\d)?)?")
+_DATE_PATH = re.compile(r"(?:.*/)?(?:19|20)\d\d[/._-]?\d{1,2}(?:[/._-]?\d{1,2})?")
+ID_DIGITS, ID_DIGITS_OF_GOOD = 6, 4  # of a number that is no class or grade, but a date or a part's own
 _TURNED = "|".join(sorted(_PREFIXES, key=len, reverse=True))
 _SAYING = "|".join(sorted(_GOOD_WORDS | _BAD_WORDS, key=len, reverse=True))
 _NOUN = "|".join(sorted(_NOUNS, key=len, reverse=True))
-_SORTED = re.compile(rf"{'|'.join(_SORTING)}|(?:{'|'.join(word for word in _SORTING if len(word) > 2)})+")
+_SORTED = re.compile(rf"(?:{'|'.join(word for word in _SORTING | _NOUNS if len(word) > 2)})+")
 SPLITS = ("train", "validation", "test")
 _SPLIT = re.compile(  # words that say them, in seven languages
     rf"(?:(?P<train>train(?:ing)?|trainings|entrenamiento|entrainement|addestramento|treino)|"
@@ -122,24 +165,40 @@ _SPLIT = re.compile(  # words that say them, in seven languages
 _COMPOUND = re.compile(
     rf"(?:{_NOUN})?(?P<prefix>{_TURNED})?(?P<word>{_SAYING})(?P<free>{'|'.join(_FREE)}|los|less|(?<=[a-z]{{3}})s)?(?:{_NOUN})?"
 )
+# of the word for good, that for defective in the same tongue
+_OPPOSITES = {
+    "good": "bad", "ok": "nok", "okay": "nok", "io": "niO", "gut": "schlecht", "gutteile": "schlechtteile",
+    "pass": "fail", "bon": "mauvais", "bueno": "malo", "buono": "difettoso", "bom": "ruim", "goed": "slecht",
+    "dobre": "zle", "normal": "abnormal", "conforme": "non conforme",
+}  # fmt: skip
 
 
-@lru_cache(1 << 12)
-def says_good(name: str) -> bool | None:
-    """Tells whether a folder's name says that good parts lie in it (True), or defective ones (False); None
-    where it says neither, or both."""
+class Reading(NamedTuple):
+    """Words of a text, read. found: what each word for good or defective says, turned round where it is
+    negated. unknown: words of no list. is_open: something is negated that is not known ("no cracks")."""
+
+    words: tuple[str, ...]
+    found: frozenset[bool]
+    unknown: frozenset[str]
+    is_open: bool
+
+
+@lru_cache(1 << 14)
+def _read(name: str) -> Reading:
     words = split_words(name)
     found: list[bool] = []
-    turned, before_free = False, None
+    unknown = set[str]()
+    turned, is_open, before_free = False, False, None
     for position, word in enumerate(words):
+        later = words[position + 1 :]
         said = word_says(word)
         if word in _FREE:
             if before_free is False:  # "defect free": the word was counted as defective
                 found[-1] = not found[-1]
-            elif any(word_says(later) is not None for later in words[position + 1 :]):
+            elif any(word_says(one) is not None for one in later):
                 turned = not turned  # "free of defects"
-            elif any(later not in _NOUNS and not later.isdecimal() for later in words[position + 1 :]):
-                return None  # "free of rust": nobody knows of what
+            elif any(one not in _NOUNS and not one.isdecimal() for one in later):
+                is_open = True  # "free of rust": nobody knows of what
             else:
                 found.append(not turned)
                 turned = False
@@ -148,39 +207,110 @@ def says_good(name: str) -> bool | None:
             found.append(said != turned)
             turned, before_free = False, said
         elif word in _NEGATIONS:
-            if not words[position + 1 : position + 2] or not words[position + 1].isdecimal():  # "no 3"
+            if not later or not later[0].isdecimal():  # "no 3"
                 turned = not turned
             before_free = None
-        elif word in _DOUBTS and not (turned and word in _FILLERS):
-            return None
-        elif turned and word not in _FILLERS and not word.isdecimal() and word not in _NOUNS:
-            return None  # "no cracks but good": what is negated is not known
+        elif turned and not _is_silent(word):
+            is_open = True  # "no cracks but good": what is negated is not known
         else:
+            is_lettered = len(word) == 1 and position > 0 and words[position - 1] in _LETTERED  # "cam A"
+            if not word.isdecimal() and not _is_known(word) and not is_lettered:
+                unknown.add(word)
             before_free = None
-    return found[0] if len({*found}) == 1 and not turned else None
+    return Reading(tuple(words), frozenset(found), frozenset(unknown), is_open or turned)
+
+
+def read_words(name: str, shared: Collection[str] = ()) -> Said:
+    """Reads a text. shared: words of all texts beside it, which tell none from another."""
+    words, found, unknown, is_open = _read(name)
+    unknown -= {*shared}
+    if _is_mistake(words, found, unknown) or len(found) > 1:
+        return Said.UNCLEAR
+    if found == {True}:
+        is_more = unknown or is_open or _SIGNS.search(name) or {*words} & _WITH
+        return Said.UNCLEAR if is_more else Said.GOOD
+    if is_open:
+        return Said.UNKNOWN
+    if found:
+        return Said.BAD
+    return Said.UNKNOWN if unknown or not words else Said.SORTED
+
+
+def is_mistake(name: str) -> bool:
+    """Whether a text says how a decision was wrong."""
+    words, found, unknown, _ = _read(name)
+    return _is_mistake(words, found, unknown)
+
+
+def _is_mistake(words: Sequence[str], found: Collection[bool], unknown: Collection[str]) -> bool:
+    """Whether words say how a decision was wrong: "false_ok", "escape"; not which defect, as "
+    ""wrong_label"."""
+    if {*words} & _MISTAKES or any(word.startswith(_PSEUDO) for word in words):
+        return True
+    return bool({*words} & _WRONG) and (bool(found) or not unknown)
+
+
+def read_side_by_side(
+    names: Sequence[str], above: Sequence[str] = (), *, beside_pictures: bool = False, are_good: bool = False
+) -> dict[str, Said]:
+    """Reads the names of folders that lie side by side.
+
+    Words that all have tell none from another, such as the product's. Numbers that nobody explains are those
+    of classes and grades, if the numbers are short: UNKNOWN.
+
+    Args:
+        above: the folders that hold them.
+        beside_pictures: pictures lie beside them, and are not in any.
+        are_good: the folder that holds them says that its pictures are good.
+    """
+    is_alone = len(names) == 1 and not beside_pictures
+    shared = frozenset.intersection(*(unknown_words(name) for name in names)) if names else frozenset()
+    if len(names) == 1 and beside_pictures:
+        shared = frozenset()
+    found = {}
+    for name in names:
+        said = read_words(name, shared)
+        if are_good and split_said(name):
+            said = Said.SORTED
+        elif said is Said.SORTED and not is_alone and not _explains(name, above, are_good):
+            said = Said.UNKNOWN
+        found[name] = said
+    return found
+
+
+def _explains(name: str, above: Sequence[str], are_good: bool) -> bool:
+    """Whether a name says by what it sorts pictures."""
+    words, _, unknown, _ = _read(name)
+    sorting = {word for word in words if _is_sorting(word)}
+    if sorting - _AGES or (sorting and not unknown) or {*words} & _THINGS or _CAMERA_FOLDER.fullmatch(name):
+        return True
+    if _DATE_PATH.fullmatch("/".join((*above, name))) or (are_good and not unknown):
+        return True
+    digits = ID_DIGITS_OF_GOOD if are_good else ID_DIGITS
+    ids = [word for word in words if word.isdecimal() and (len(word) >= digits or _YEAR.fullmatch(word))]
+    return bool(ids) and (are_good or not unknown)
+
+
+@lru_cache(1 << 12)
+def says_good(name: str) -> bool | None:
+    """Tells whether a text says that parts are good (True), or defective (False), by itself; None where
+    it says neither, or more than that."""
+    return {Said.GOOD: True, Said.BAD: False}.get(read_words(name))
 
 
 def says_only_bad(name: str) -> bool:
-    """Tells whether a folder's name says that its parts are defective, and no more, such as which defect."""
-    return says_good(name) is False and not other_words(name)
+    """Tells whether a text says that parts are defective, and no more, such as which defect."""
+    return read_words(name) is Said.BAD and not unknown_words(name)
 
 
-def other_words(name: str) -> frozenset[str]:
-    """Words of a folder's name that say neither good nor defective, nor how people sort pictures: a product
-    or a kind of defect."""
-    plain = _NEGATIONS | _FILLERS | _SORTING | _FREE
-    return frozenset(
-        word
-        for word in split_words(name)
-        if not word.isdecimal() and word not in plain and word_says(word) is None
-    )
+def unknown_words(name: str) -> frozenset[str]:
+    """Words of a text that are in none of the lists: a product, a kind of defect, or another language."""
+    return _read(name).unknown
 
 
-def one_may_negate(names: Iterable[str]) -> bool:
-    """Tells whether a folder's name that says good has words beside those of another such name, side by side:
-    they may be a "not" that is not known here, as in "ok" and "ej ok"."""
-    about = [other_words(name) for name in names if says_good(name)]
-    return any(few < more for few in about for more in about)
+def opposite(name: str) -> str:
+    """The word for defective in the language of a folder's name for good; `bad` where there is none."""
+    return next((_OPPOSITES[word] for word in split_words(name) if word in _OPPOSITES), "bad")
 
 
 def split_said(name: str) -> str | None:
@@ -189,35 +319,6 @@ def split_said(name: str) -> str | None:
     words = [word for word in split_words(name) if not word.isdecimal() and word not in _NOUNS]
     match = _SPLIT.fullmatch(words[0]) if len(words) == 1 else None
     return match.lastgroup if match else None
-
-
-def sorts_good(names: Sequence[str]) -> bool:
-    """Tells whether folders side by side sort pictures of one kind: their names are dates, numbers, cameras
-    and the like, or differ by their numbers alone. Names that a system gave sort nothing."""
-    each = [split_words(name) for name in names]
-    if len(each) > 1 and any(map(_is_unnamed, each)):
-        return False
-    numbers = {int(word) for words in each for word in words if word.isdecimal()}
-    bare = {tuple(word for word in words if not word.isdecimal()) for words in each}
-    if len(each) > 1 and len(bare) == 1:
-        (words,) = bare
-        are_classes = numbers == {0, 1} and not {*words} & _SORTING
-        return not are_classes and not {*words} & _CLASSES
-    return all(map(_is_sorting, each, names))
-
-
-def _is_unnamed(words: Sequence[str]) -> bool:
-    return " ".join(word for word in words if not word.isdecimal()) in _UNNAMED
-
-
-def _is_sorting(words: Sequence[str], name: str) -> bool:
-    known = [word for word in words if word.isdecimal() or _SORTED.fullmatch(word)]
-    # "cam A" is a camera; a letter with a number alone may tell good from bad: "G1", "B1"
-    letters_tell = any(len(word) > 1 and not word.isdecimal() for word in known)
-    return _CAMERA_FOLDER.fullmatch(name) is not None or (
-        bool(known)
-        and all(word.isdecimal() or (letters_tell if len(word) == 1 else word in known) for word in words)
-    )
 
 
 def split_words(name: str, *, camel: bool = False) -> list[str]:
@@ -244,11 +345,22 @@ def is_turning(word: str) -> bool:
 
 def is_sorting(word: str) -> bool:
     """Whether a word says how people sort pictures, such as a camera or a light."""
-    return word in _SORTING or word in _FILLERS
+    return _is_sorting(word) or word in _NOUNS or word in _FILLERS
+
+
+def _is_sorting(word: str) -> bool:
+    return word in _SORTING or (word not in _NOUNS and _SORTED.fullmatch(word) is not None)
+
+
+def _is_silent(word: str) -> bool:
+    return word.isdecimal() or word in _FILLERS or word in _NOUNS
 
 
 def _is_known(word: str) -> bool:
-    return word_says(word) is not None or word in _NEGATIONS or word in _SORTING
+    if len(word) == 1:  # it may be a grade
+        return False
+    known = word_says(word) is not None or word in _NEGATIONS or word in _FREE or word in _WITH
+    return known or is_sorting(word) or word in _WRONG or word in _MISTAKES
 
 
 def word_says(word: str) -> bool | None:
@@ -265,3 +377,42 @@ def word_says(word: str) -> bool | None:
 def _without_accents(name: str) -> str:
     parts = unicodedata.normalize("NFKD", name.translate(_LETTERS))
     return "".join(part for part in parts if not unicodedata.combining(part)).replace("Ł", "L")
+
+
+# ---------------------------------------------------------------------------------------- columns of lists
+
+
+class ColumnSubject(Enum):
+    """What a column of a list is about, by its name."""
+
+    TECHNICAL = "technical"
+    MODEL = "model"  # what a model found, which is no truth
+    LABEL = "label"
+    SPLIT = "split"
+    OTHER = ""
+
+
+def column_subject(header: str) -> ColumnSubject:
+    words = {word for word in split_words(header) if not word.isdecimal()}
+    if words & _OF_MODELS:
+        return ColumnSubject.MODEL
+    if words and words <= _SPLIT_COLUMNS:
+        return ColumnSubject.SPLIT
+    if words & _LABELS:
+        return ColumnSubject.LABEL
+    is_technical = bool(words) and all(word in _TECHNICAL or word in _NOUNS for word in words)
+    return ColumnSubject.TECHNICAL if is_technical else ColumnSubject.OTHER
+
+
+def answer(text: str) -> bool | None:
+    """What yes or no, 1 or 0 says, in eight languages; None: neither."""
+    plain = " ".join(split_words(text)) or text.strip()
+    if plain in _TRUE:
+        return True
+    return False if plain in _FALSE or plain in ("-", "n a") else None
+
+
+def rest_words(texts: Iterable[str]) -> frozenset[str]:
+    """Words of no list that all of some texts have."""
+    each = [unknown_words(text) for text in texts]
+    return frozenset.intersection(*each) if len(each) > 1 else frozenset()

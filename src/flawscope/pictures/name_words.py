@@ -1,24 +1,28 @@
 """Tells by the words of pictures' file names whether they are called good or defective: `OK_1`, `cam2_niO`.
 
-Words are read as those of folders (`folder_words`). A file name has more beside them: counters, dates, types
-and hashes. What all names of a folder share tells none from another, so the rest is read first. `NG200` is a
-type where it comes again beside a counter, and what stands in a hash stands there by chance.
+Words are read as those of folders (`folder_words`), in the same closed world: words of no list that sort the
+pictures of a folder into groups are a question, and make a good name unclear. A file name has more beside
+them: counters, dates, types and hashes. What all names share tells none from another. `NG200` is a type where
+it comes again beside a counter, and what stands in a hash stands there by chance.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from enum import Enum
 from typing import NamedTuple
 
 from flawscope.pictures.folder_words import (
+    Said,
+    is_mistake,
     is_sorting,
     is_turning,
     plain_words,
-    says_good,
+    read_words,
     split_words,
+    unknown_words,
     word_says,
 )
 
@@ -33,7 +37,8 @@ class PictureClass(Enum):
 
 
 class NameReading(NamedTuple):
-    """Result of reading a file's name: the class that it tells, and the words that tell it."""
+    """Result of reading a file's name: the class that it tells, and the words that tell it. UNKNOWN with
+    words: they tell groups of which nobody knows what they are."""
 
     picture_class: PictureClass
     words: str = ""
@@ -48,6 +53,9 @@ _HEX = re.compile(r"(?=.*\d)(?=.*[a-f])[0-9a-f]{8,}", re.I)
 _ONE_NUMBER = re.compile(r"\d*[^\W\d_]+|[^\W\d_]+\d*")
 _TYPE = re.compile(r"([^\W\d_]+)([1-9]\d+)")
 _DATE = re.compile(r"(?:19|20)?\d\d(?:[01]\d[0-3]\d)|(?:19|20)\d\d(?:[01]\d)?")
+_MARK = re.compile(r"(.*\w)([-+?!*~])")  # a sign behind all: "0024_OK-"
+_PIECE = re.compile(r"[^\W\d_]+|\d+")
+_LONG = 4  # digits of a number that counts or dates, and tells no class
 Chunks = list[str]
 
 
@@ -63,25 +71,33 @@ def read_names(stems: Sequence[str]) -> list[NameReading]:
         types = _types(cores)
         cores = [[chunk for chunk in core if chunk not in types] for core in cores]
         found = _read_without_chance(cores)
-    if not any(one.picture_class is not PictureClass.UNKNOWN for one in found) and names:
-        shared = [*names[0][:first], *names[0][len(names[0]) - last :]]
-        one = _read([chunk for chunk in shared if not _is_type(chunk) and not _is_jumble(chunk)])
-        return [SILENT if one.picture_class is PictureClass.UNCLEAR else one] * len(names)
-    return _without_lights(_doubt_unknown_negations(found, cores), cores)
+    shared = [*names[0][:first], *names[0][len(names[0]) - last :]] if names else []
+    of_all = _read([chunk for chunk in shared if not _is_type(chunk) and not _is_jumble(chunk)])
+    if all(one.picture_class is PictureClass.UNKNOWN for one in found):
+        found = [SILENT if of_all.picture_class is PictureClass.UNCLEAR else of_all] * len(names)
+    elif of_all.picture_class is PictureClass.GOOD:  # "ok_1", "ok_but_bad_2"
+        found = [
+            one._replace(picture_class=PictureClass.UNCLEAR) if one.picture_class is PictureClass.BAD else one
+            for one in found
+        ]
+    return _doubt_groups(_without_lights(found, cores), stems, cores)
 
 
 def _read(chunks: Chunks) -> NameReading:
-    """Reads chunks; single letters are places and counters."""
+    """Reads what chunks say of good and defective; single letters are places and counters."""
     # numbers make no difference but for being there: so few texts are read
     text = " ".join(re.sub(r"\d+", "0", chunk) for chunk in chunks if len(chunk) > 1 or chunk.isdecimal())
     telling = [word for word in split_words(text) if word_says(word) is not None or is_turning(word)]
     if not telling:
         return SILENT
-    good = says_good(text)
-    if good is None:
-        saying = any(word_says(word) is not None for word in telling)
-        return NameReading(PictureClass.UNCLEAR, " ".join(telling)) if saying else SILENT
-    return NameReading(PictureClass.GOOD if good else PictureClass.BAD, " ".join(telling))
+    if is_mistake(text):
+        return NameReading(PictureClass.UNCLEAR, text)
+    said = read_words(text, unknown_words(text))  # others are looked at beside each other
+    if said in (Said.GOOD, Said.BAD):
+        good = said is Said.GOOD
+        return NameReading(PictureClass.GOOD if good else PictureClass.BAD, " ".join(telling))
+    saying = any(word_says(word) is not None for word in telling)
+    return NameReading(PictureClass.UNCLEAR, " ".join(telling)) if saying else SILENT
 
 
 def _read_without_chance(cores: Sequence[Chunks]) -> list[NameReading]:
@@ -138,26 +154,6 @@ def _is_jumble(chunk: str) -> bool:
     return len(pieces) >= JUMBLE_PIECES and len(chunk) < JUMBLE_LENGTH * len(pieces)
 
 
-def _doubt_unknown_negations(found: list[NameReading], cores: Sequence[Chunks]) -> list[NameReading]:
-    """Doubts names in which an unknown word stands before the one for good, beside others without: it may be
-    a "not" that is not known here, as in "ok" and "ej ok"."""
-    before: list[bool] = []
-    for one, core in zip(found, cores, strict=True):
-        words = split_words(" ".join(core)) if one.picture_class is PictureClass.GOOD else []
-        place = next((k for k, word in enumerate(words) if word_says(word) is not None), 0)
-        word = words[place - 1] if place else ""
-        before.append(
-            len(word) > 1 and not word.isdecimal() and not is_sorting(word) and not is_turning(word)
-        )
-    has_plain = any(
-        one.picture_class is PictureClass.GOOD and not b for one, b in zip(found, before, strict=True)
-    )
-    return [
-        NameReading(PictureClass.UNCLEAR, one.words) if has_plain and doubtful else one
-        for one, doubtful in zip(found, before, strict=True)
-    ]
-
-
 def _without_lights(found: list[NameReading], cores: Sequence[Chunks]) -> list[NameReading]:
     """Takes "normal" for a light where the other names have words of lights and views in its place."""
     if {one.words for one in found} != {"", "normal"}:
@@ -165,3 +161,83 @@ def _without_lights(found: list[NameReading], cores: Sequence[Chunks]) -> list[N
     others = [split_words(" ".join(core)) for one, core in zip(found, cores, strict=True) if not one.words]
     words = [[word for word in name if len(word) > 1 and not word.isdecimal()] for name in others]
     return [SILENT] * len(found) if all(name and all(map(is_sorting, name)) for name in words) else found
+
+
+# ------------------------------------------------------------------------------------------- groups of names
+
+
+def form_groups(values: Collection[object], least: int = 0) -> bool:
+    """Whether values of single pictures sort them into groups: they differ, and are no more than half as
+    many, or than `least`."""
+    return 1 < len({*values}) <= max(least, len(values) / 2)
+
+
+def _doubt_groups(
+    found: list[NameReading], stems: Sequence[str], cores: Sequence[Chunks]
+) -> list[NameReading]:
+    """Doubts names that are not called defective, where something of which nobody knows what it means sorts
+    the pictures into groups: words of no list, or a number or letter that is no counter."""
+    random = sum(any(map(_is_jumble, core)) for core in cores)
+    if 2 * random >= len(cores) > 0:  # names of hashes
+        return found
+    is_said = any(one != SILENT for one in found)
+    least = 2 if is_said else 0
+    marks = _unknown_in(cores)
+    signs = [match[2] if (match := _MARK.fullmatch(stem)) else "" for stem in stems]
+    if form_groups(signs, least):
+        marks = [" ".join(filter(None, pair)) for pair in zip(marks, signs, strict=True)]
+    if not is_said and not form_groups(marks):
+        marks = _slot_marks(stems)
+    if not form_groups(marks, least) or (not is_said and sum(map(bool, marks)) < 2):
+        return found
+    doubted = []
+    for one, mark in zip(found, marks, strict=True):
+        if one.picture_class is PictureClass.GOOD and mark:
+            one = NameReading(PictureClass.UNCLEAR, f"{one.words} {mark}")
+        elif one == SILENT:
+            one = NameReading(PictureClass.UNKNOWN, mark)
+        doubted.append(one)
+    return doubted
+
+
+def _unknown_in(cores: Sequence[Chunks]) -> list[str]:
+    """The words of no list, of two letters at least, in each name that not all have, and those that say how a
+    decision was wrong."""
+    each = [[word for word in split_words(" ".join(core)) if _is_open(word)] for core in cores]
+    shared = {*each[0]}.intersection(*each) if each else set()
+    return [" ".join(word for word in words if word not in shared) for words in each]
+
+
+def _is_open(word: str) -> bool:
+    return len(word) > 1 and (word in unknown_words(word) or is_mistake(word))
+
+
+def _slot_marks(stems: Sequence[str]) -> list[str]:
+    """What stands at the place of a name that sorts the pictures into groups, where it is a single letter, a
+    short number behind a word of no list ("K1"), or 0 and 1; empty where there is no such place.
+
+    A place that comes again with each of the others is a view or a part: `7_A` and `7_B`.
+    """
+    pieces = [_PIECE.findall(plain_words(stem).casefold()) for stem in stems]
+    if len({len(one) for one in pieces}) != 1:
+        lengths = Counter(map(len, pieces))
+        extra = [" ".join(p for p in one if len(p) == 1 and not p.isdecimal()) for one in pieces]
+        return extra if len(lengths) == 2 and form_groups(extra) else [""] * len(stems)
+    for place in range(len(pieces[0]) if pieces else 0):
+        values = [one[place] for one in pieces]
+        others = [(*one[:place], *one[place + 1 :]) for one in pieces]
+        before = pieces[0][place - 1] if place else ""
+        is_counted = len({*others}) == len(others)  # by something else
+        if form_groups(values) and is_counted and _tells_class(values, before):
+            return [f"{before}{value}" if before and not before.isdecimal() else value for value in values]
+    return [""] * len(stems)
+
+
+def _tells_class(values: Sequence[str], before: str) -> bool:
+    if all(len(value) == 1 and not value.isdecimal() for value in values):
+        return True
+    if not all(value.isdecimal() and len(value) < _LONG for value in values):
+        return False
+    if {*map(int, values)} == {0, 1}:
+        return not is_sorting(before)
+    return bool(before) and not before.isdecimal() and not is_sorting(before) and word_says(before) is None

@@ -16,17 +16,33 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.datasets.labels.forms import LabelDocument, read_label_file
-from flawscope.datasets.labels.shapes import Shape, Size, picture_path
+from flawscope.datasets.labels.names import PictureNames, without_zeros
+from flawscope.datasets.labels.shapes import Shape, Size
 from flawscope.datasets.labels.tables import FORM as LIST
+from flawscope.datasets.labels.tables import SUFFIXES
 from flawscope.datasets.labels.yolo import find_settings
 from flawscope.errors import InputError
-from flawscope.pictures.decoding import is_picture, open_upright
+from flawscope.pictures.decoding import RAW_SUFFIXES, is_picture, open_upright
 from flawscope.pictures.files import TRANSPOSING, stored_turn, turn_array, upright_size
 from flawscope.pictures.folder_words import says_good
 from flawscope.pictures.listing import subfolders, walk_files
 from flawscope.pictures.mask_files import fold, is_mask_folder, is_picture_folder, plain_names
 
 Texts = list[tuple[str, str]]  # what is said of a picture, each under the name of its column or tag
+# Files beside pictures of the same name that say nothing of the part: of cameras and programs
+_HARMLESS = {
+    *RAW_SUFFIXES,
+    ".xmp",
+    ".aae",
+    ".thm",
+    ".md",
+    ".html",
+    ".part",
+    ".crdownload",
+    ".safetensors",
+    ".onnx",
+    ".bin",
+}
 LARGER_SHARE = 0.1  # of a source's pictures with marks beyond the border: then it was made on larger ones
 CORNER, CHANCE = 0.7, 0.001  # share of the sides, and of sets whose marks all lie there by chance
 
@@ -134,6 +150,7 @@ class LabelFiles:
         self._good_kinds = {*map(fold, good_kinds)}
         self.given = {Path(os.path.abspath(path)) if above else path: path for path in pictures}
         self._pictures = [path for path in self.given if path.is_relative_to(root)]
+        self._names = PictureNames(self._pictures)
 
     def find(self, picture: Path) -> tuple[PictureLabels, ...]:
         """The labels of one of the pictures that can be used."""
@@ -146,7 +163,7 @@ class LabelFiles:
         for entry, pictures in sorted(self._assigned, key=lambda one: bool(one[0].labels.shapes)):
             if (is_defect := bool(entry.labels.shapes)) or entry.good:
                 kinds = tuple(dict.fromkeys(filter(None, entry.labels.kinds if is_defect else entry.good)))
-                own = (self.given[path] for path in pictures if path in self.given)
+                own = (self.given[path] for path in self._meant(entry, pictures) if path in self.given)
                 found |= dict.fromkeys(own, (entry.source, kinds, is_defect))
         return found
 
@@ -225,7 +242,7 @@ class LabelFiles:
         for picture in self._pictures if self._documents else ():
             names = plain_names(picture.stem)
             exact.setdefault(names[0], []).append(picture)
-            for name in names:
+            for name in filter(None, (*names, without_zeros(names[0]))):
                 plain.setdefault(name, []).append(picture)
         found = [
             (entry, self._closest(entry, exact.get(fold(entry.stem), ()))) for entry in self._entries(exact)
@@ -285,32 +302,25 @@ class LabelFiles:
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
 
-    @cached_property
-    def _known(self) -> set[str]:
-        return {name for picture in self._pictures for name in plain_names(picture.stem)}
-
-    def _names_picture(self, text: str) -> bool:
-        """Whether a text of a list is the name or the path of one of the pictures."""
-        place = PurePosixPath(picture_path(text.strip()).replace("\\", "/"))
-        stem = place.stem if is_picture(place) else place.name
-        return bool(stem) and any(name in self._known for name in (fold(stem), *plain_names(unquote(stem))))
-
     def class_texts(self) -> dict[str, dict[Path, Texts]]:
         """Sorts what is said of whole pictures by source and picture. A name that several pictures have says
         something of those nearest to the file."""
         found: dict[str, dict[Path, Texts]] = {}
         for entry, every in self._assigned:
-            pictures = every
             if not entry.about:
                 continue
-            folder = entry.labels.path.parent
-            if self._above and not entry.folders:  # bare names may be of others
-                pictures = [path for path in pictures if self._above == 1 and not self._is_elsewhere(path)]
+            folder, pictures = entry.labels.path.parent, self._meant(entry, every)
             exact = [path for path in pictures if path.parent == folder.joinpath(*entry.folders)]
             near = exact or [path for path in pictures if path.is_relative_to(folder)] or pictures
             for picture in near:
                 found.setdefault(entry.source, {}).setdefault(picture, []).extend(entry.about)
         return found
+
+    def _meant(self, entry: _Entry, pictures: list[Path]) -> list[Path]:
+        """Those of the pictures that a file above them means: bare names may be of others."""
+        if not self._above or entry.folders:
+            return pictures
+        return [path for path in pictures if self._above == 1 and not self._is_elsewhere(path)]
 
     @cached_property
     def _beside(self) -> list[Path]:
@@ -332,13 +342,17 @@ class LabelFiles:
         }
 
     @cached_property
+    def _walked(self) -> list[Path]:
+        return [*(walk_files(self.root) if self._files is None else self._files)]
+
+    @cached_property
     def _documents(self) -> list[tuple[Path, LabelDocument]]:
         settings = cache(partial(find_settings, self.root))
         documents = []
-        for path in walk_files(self.root) if self._files is None else self._files:
+        for path in self._walked:
             parts = path.relative_to(self.root).with_suffix("").parts
             own = "/".join((*(part for part in parts[:-1] if not is_mask_folder(part)), parts[-1]))
-            if (document := read_label_file(path, own, settings, self._names_picture)) is not None:
+            if (document := read_label_file(path, own, settings, self._names)) is not None:
                 documents.append((path, document))
         return documents
 
@@ -359,7 +373,42 @@ class LabelFiles:
     def of_no_form(self) -> list[Path]:
         """Files of no form that might be labels: JSON, XML, and text that is named like a picture."""
         unread = (path for path, document in self._documents if not document.form and not document.fault)
-        return [path for path in unread if path.suffix.lower() != ".txt" or fold(path.stem) in self._known]
+        return [path for path in unread if path.suffix.lower() in (".json", ".xml") or self._is_own(path)]
+
+    def _is_own(self, path: Path) -> bool:
+        """Whether a file has the name of a picture, as it is or with its suffix."""
+        return self._names.is_exact(path.stem)
+
+    def not_understood(self) -> list[str]:
+        """Names of files that seem to tell of the pictures, and of which nobody knows what: tables that
+        nearly name them, marks of as many others, and files of a form of their own for each."""
+        near = [path for path, document in self._documents if document.seems_list]
+        near += [path for path, document in self._documents if self._marks_others(path, document)]
+        near += [path for path in self.of_no_form if self._is_own(path)]
+        found = [self._name(path) for path in near]
+        of_suffix: dict[str, list[Path]] = {}
+        for path in self._walked:
+            suffix = path.suffix.lower()
+            if (
+                suffix not in _HARMLESS
+                and suffix not in SUFFIXES
+                and not is_picture(path)
+                and self._is_own(path)
+            ):
+                of_suffix.setdefault(suffix, []).append(path)
+        for suffix, paths in of_suffix.items():
+            found.append(self._name(paths[0]) if len(paths) == 1 else f"{len(paths)} files {suffix}")
+        return found
+
+    def _marks_others(self, path: Path, document: LabelDocument) -> bool:
+        """Whether a tool's file marks about as many pictures as there are, and none of them."""
+        count = len(document.entries)
+        if document.form in ("", LIST) or not self._names.count / 2 <= count <= 2 * self._names.count:
+            return False
+        has_marks = any(mark.draw for entry in document.entries for mark in entry.marks)
+        return has_marks and not any(
+            pictures for entry, pictures in self._assigned if entry.labels.path == path
+        )
 
 
 def _fold_folders(parts: Iterable[str]) -> tuple[str, ...]:

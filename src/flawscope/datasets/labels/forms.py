@@ -10,17 +10,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flawscope.datasets.labels import csv_forms, json_forms, tables, xml_forms, yolo
+from flawscope.datasets.labels.names import PictureNames
 from flawscope.datasets.labels.shapes import NO_DEFECT, Entry, Mark
 from flawscope.errors import InputError, one_line_message
 from flawscope.pictures.text_files import decode_text
 
 MAX_LIST_BYTES = 1 << 26
+PADDED_DIGITS = 3  # of a number that begins with 0, and is a name: 004
 # Larger files are not opened
 MAX_BYTES = {".json": 1 << 30, ".xml": 1 << 28, ".txt": 1 << 24, ".csv": MAX_LIST_BYTES}
 # What damaged files of labels have, and others have not
 _SIGN = re.compile(
     rb'"(annotations|shapes|imagePath|shape_attributes|original_width)"\s*:|<(!DOCTYPE )?annotations?[\s>]'
 )
+_LINES_OF_NAMES = re.compile(r"\d+(?:[ \t,;:=]+[^\d\s.-][^\n]*)?(?:\s*\n\d+(?:[ \t,;:=]+[^\d\s.-][^\n]*)?)+")
 EXPECTED = (
     "COCO, Label Studio or LabelMe (.json), VIA (.json and .csv), Pascal VOC or CVAT for images (.xml), "
     "YOLO (.txt), boxes (.csv)"
@@ -28,50 +31,65 @@ EXPECTED = (
 
 
 class LabelDocument(NamedTuple):
-    """Content of a file. form: empty where it has none that is read. fault: why it could not be read."""
+    """Content of a file. form: empty where it has none that is read. fault: why it could not be read.
+    seems_list: it seems to tell of the pictures, and names none as it is called."""
 
     form: str
     entries: list[Entry]
     fault: str = ""
+    seems_list: bool = False
 
 
 def read_label_file(
-    path: Path, own: str, settings: Callable[[Path], yolo.YoloSettings], is_name: tables.IsName
+    path: Path, own: str, settings: Callable[[Path], yolo.YoloSettings], names: PictureNames
 ) -> LabelDocument | None:
     """Reads a file of labels; None where its name says that it is none. Whatever is wrong with it is its
     `fault`: nobody else's work ends because of it.
 
-    own: the path of the picture of which the file has the name. settings: finds YOLO's for a folder. is_name:
-    whether a text names a picture.
+    own: the path of the picture of which the file may have the name. settings: finds YOLO's for a folder.
+    names: of the pictures.
     """
     suffix = path.suffix.lower()
     most = MAX_BYTES.get(suffix, MAX_LIST_BYTES if suffix in tables.SUFFIXES else 0)
-    if not most:
+    if not most or path.name in yolo.SETTINGS:
         return None
     unread = LabelDocument("", [])
     try:
         data = path.read_bytes() if path.stat().st_size <= most else b""
     except (OSError, MemoryError):
         return unread
+    if not data.strip():  # YOLO's of a picture in which nothing is marked
+        return None
     found = _read_form(path, suffix, data, own, settings) if suffix in MAX_BYTES else None
     if (found is not None and (found.form or found.fault)) or suffix not in tables.SUFFIXES:
         return found
 
     @cache
-    def is_of_a_tool() -> bool:
-        return _SIGN.search(data) is not None
+    def may_numbers_name() -> bool:  # numbers in a damaged file of a tool, or in a table of them, may not
+        if suffix in (".txt", ".log"):
+            return _LINES_OF_NAMES.fullmatch(tables.table_text(data).strip()) is not None
+        return _SIGN.search(data) is None
 
-    def is_sure(text: str) -> bool:  # numbers in a damaged file of a tool may be pictures' names
-        is_number = text.isdecimal() and (suffix == ".txt" or is_of_a_tool())
-        return not is_number and is_name(text)
+    is_known = names.is_name if suffix in tables.TABLES else names.is_exact
+
+    def is_sure(text: str) -> bool:
+        is_number = text.isdecimal() and not (text[0] == "0" and len(text) >= PADDED_DIGITS)
+        return is_known(text) and (not is_number or may_numbers_name())
 
     try:
-        entries = tables.read_list(data, suffix, own, is_sure)
+        entries = tables.read_list(data, suffix, own, is_sure, is_own=names.is_exact(own), count=names.count)
+        entries = [entry for entry in entries if entry.about]
+        if entries:
+            return LabelDocument(tables.FORM, entries)
+        seems_list = tables.seems_list(data, suffix, names)
+        if suffix not in tables.TABLES and not may_numbers_name():  # as a whole file its numbers may be names
+            listed = tables.read_list(data, suffix, own, is_known)
+            seems_list = 2 * len({entry.name for entry in listed}) >= names.count > 1
+        return unread._replace(seems_list=seems_list)
     except InputError as error:
         return LabelDocument(tables.FORM, [], str(error))
     except Exception:  # it is no list
-        entries = []
-    return LabelDocument(tables.FORM, entries) if any(entry.about for entry in entries) else found
+        return found
 
 
 def _read_form(

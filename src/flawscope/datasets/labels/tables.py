@@ -1,7 +1,8 @@
-"""Reads lists of pictures and of what is said of each: CSV, text, Excel, and JSON of no labelling tool.
+"""Reads lists of pictures and of what is said of each: CSV, text, Excel, JSON and XML of no labelling tool,
+and files of one picture each.
 
-Such a list has no form of its own. What makes it one is that a column names pictures that are there; what the
-other columns say is read elsewhere (`datasets.class_labels`).
+Such a list has no form of its own. What makes it one is that a column names pictures that are there, or that
+the file has a picture's name; what the other columns say is read elsewhere (`datasets.class_labels`).
 """
 
 from __future__ import annotations
@@ -9,18 +10,27 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+from flawscope.datasets.labels import xml_forms
+from flawscope.datasets.labels.names import PictureNames, name_of
 from flawscope.datasets.labels.shapes import Entry, name_entry, picture_path
 from flawscope.pictures.decoding import is_picture
 from flawscope.pictures.folder_words import says_good
+from flawscope.pictures.name_words import form_groups
 from flawscope.pictures.text_files import decode_text
 
 FORM = "list"
-SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".xlsx")
-_DELIMITERS = (",", ";", "\t", "|", " ")
+JSON_LINES = (".jsonl", ".ndjson", ".manifest")
+KEYS_AND_VALUES = (".txt", ".ini", ".cfg", ".yaml", ".yml", ".toml", ".log")
+TABLES = (".csv", ".tsv", ".xlsx", *KEYS_AND_VALUES)
+SUFFIXES = (".json", ".xml", *JSON_LINES, *TABLES)
+_DELIMITERS = (",", ";", "\t", "|", " ", "=", ":")
+_OWN_TEXT = 200  # characters of a file of one picture that say something of it
+LISTED = "listed in"  # column of a list of names alone: the name of the file, or of the sheet
 # Columns of what a model found, which is no ground truth
 _OF_A_MODEL = {"p_value", "largest, px", "area, px²"}
 
@@ -28,10 +38,16 @@ IsName = Callable[[str], bool]
 Row = dict[str, list[str]]  # texts by the column's name
 
 
-def read_list(data: bytes, suffix: str, own: str, is_name: IsName) -> list[Entry]:
+def read_list(
+    data: bytes, suffix: str, own: str, is_name: IsName, *, is_own: bool = False, count: int = 0
+) -> list[Entry]:
     """Entries of a list; empty where the file is none.
 
-    own: the path of the picture of which the file has the name. is_name: whether a text names a picture.
+    Args:
+        own: the path of the file without its suffix.
+        is_name: whether a text names a picture.
+        is_own: the file has a picture's name.
+        count: of the pictures.
     """
     rows = _rows(data, suffix, is_name)
     headers = list(dict.fromkeys(name for row in rows for name in row))
@@ -40,19 +56,54 @@ def read_list(data: bytes, suffix: str, own: str, is_name: IsName) -> list[Entry
     # of several columns the one that names most pictures; their numbers may be names, too
     named = {h: {text for row in rows for text in row.get(h, ())[:1] if is_name(text)} for h in headers}
     column = max(headers, key=lambda name: len(named[name]), default="")
-    if not column or not named[column]:
-        texts = [text for row in rows for own_texts in row.values() for text in own_texts]
-        is_word = suffix == ".txt" and len(texts) == 1 and says_good(texts[0]) is not None
-        is_own = len(rows) == 1 and (suffix == ".json" or is_word)
-        if not is_own or not is_name(own):
+    if not column or not named[column] or _is_by_chance(named[column], suffix, column == headers[0], count):
+        if not is_own:
             return []
-        return [Entry(own, None, [], about=_about(rows[0], ""))]
+        about = _about(_own_row(data, suffix), "")
+        return [Entry(own, None, [], about=about)] if about else []
+    if headers == [column]:  # names alone
+        return [_entry(row[column][0], ((LISTED, PurePosixPath(own).name),)) for row in rows]
     return [_entry(row[column][0], _about(row, column)) for row in rows if row.get(column)]
+
+
+def _is_by_chance(named: Collection[str], suffix: str, is_first: bool, count: int) -> bool:
+    """Whether texts may be something else than pictures' names: numbers that name few of the pictures, or
+    values behind a key."""
+    if suffix in KEYS_AND_VALUES and suffix != ".txt" and not is_first:
+        return True
+    is_table = suffix in (".csv", ".tsv", ".xlsx", ".txt")
+    return not is_table and all(text.isdecimal() for text in named) and 2 * len(named) < count
+
+
+def _own_row(data: bytes, suffix: str) -> Row:
+    """What a file of one picture says: keys and values, or its text."""
+    if suffix not in TABLES:
+        document = _document(data, suffix)
+        return _record_row(document if isinstance(document, dict) else {"label": document})
+    lines = [line.strip() for line in table_text(data).splitlines() if line.strip()]
+    words = " ".join(lines).split()
+    if len(words) > 1 and not any(map(_is_word, words)):  # numbers that are no marks
+        return {}
+    pairs = [_cut_pair(line) for line in lines]
+    if lines and all(pair or line.startswith("[") for pair, line in zip(pairs, lines, strict=True)):
+        return {pair[0]: [pair[1]] for pair in pairs if pair}
+    return {"label": [" ".join(lines)[:_OWN_TEXT]]}
+
+
+def _cut_pair(line: str) -> tuple[str, str] | None:
+    """Key and value of a line; None: it has none."""
+    for sign in ("=", ":", "\t"):
+        key, found, value = line.partition(sign)
+        if found and key.strip():
+            return key.strip(), value.strip()
+    return None
 
 
 def _entry(name: str, about: tuple[tuple[str, str], ...]) -> Entry:
     entry = name_entry(picture_path(name), None, [])
-    entry = entry if is_picture(f"a{entry.suffix}") else Entry(name, None, [])  # "part 1.5" has no suffix
+    if not is_picture(f"a{entry.suffix}"):  # "part 1.5" has no suffix, "part.raw" has another
+        place = PurePosixPath(name.replace("\\", "/"))
+        entry = Entry(place.with_name(name_of(name)).as_posix(), None, [])
     return entry._replace(about=about)
 
 
@@ -67,13 +118,71 @@ def _about(row: Row, column: str) -> tuple[tuple[str, str], ...]:
 
 
 def _rows(data: bytes, suffix: str, is_name: IsName) -> list[Row]:
-    if suffix == ".json":
-        return [*_json_rows(json.loads(table_text(data)), is_name)]
-    if suffix == ".jsonl":
-        records = [json.loads(line) for line in table_text(data).splitlines() if line.strip()]
-        return [*_json_rows(records, is_name)]
-    tables = _sheets(data) if suffix == ".xlsx" else [_best_cut(table_text(data), is_name)]
-    return [row for table in tables for row in _table_rows(table, is_name)]
+    if suffix not in TABLES:
+        return [*_json_rows(_document(data, suffix), is_name)]
+    if suffix == ".xlsx":
+        return [row for title, table in _sheets(data) for row in _sheet_rows(title, table, is_name)]
+    text = table_text(data)
+    if suffix in KEYS_AND_VALUES:
+        text = "\n".join(line for line in text.splitlines() if not line.startswith(("[", "#")))  # no pairs
+    return [*_table_rows(_best_cut(text, is_name), is_name)]
+
+
+def _document(data: bytes, suffix: str) -> Any:
+    """The content of JSON, of lines of JSON, or of XML as JSON would have it."""
+    if suffix == ".xml":
+        return xml_forms.to_document(data)
+    text = table_text(data)
+    if suffix in JSON_LINES:
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
+    return json.loads(text)
+
+
+def _sheet_rows(title: str, table: list[list[str]], is_name: IsName) -> Iterator[Row]:
+    """Rows of a sheet. Of one that has names alone its title says what of."""
+    for row in _table_rows(table, is_name):
+        yield row if len(row) > 1 else {**row, LISTED: [title]}
+
+
+def seems_list(data: bytes, suffix: str, names: PictureNames) -> bool:
+    """Whether a table that names no picture seems to tell of the pictures all the same: it has about as many
+    rows, and a column says good or defective, or one nearly names the pictures beside one that sorts them."""
+    if suffix not in TABLES:
+        return False
+    tables = [table for _, table in _sheets(data)] if suffix == ".xlsx" else [_widest_cut(table_text(data))]
+    for table in tables:
+        rows = [cells for cells in table if any(map(str.strip, cells))]
+        if not names.count / 2 <= len(rows) <= 2 * names.count + 1:
+            continue
+        if _OF_A_MODEL & {cell.strip().casefold() for cell in rows[0]}:
+            continue
+        width = Counter(map(len, rows)).most_common(1)[0][0]
+        columns = [[cells[k].strip() for cells in rows if len(cells) == width] for k in range(width)]
+        if any(_says_both(column) for column in columns):
+            return True
+        if any(map(names.are_near, columns)) and any(form_groups(column[1:], 2) for column in columns):
+            return True
+    return False
+
+
+def _says_both(column: Sequence[str]) -> bool:
+    """Whether values of a column sort its rows, and one of them says defective."""
+    return form_groups(column[1:], 2) and any(says_good(text) is False for text in {*column[1:]})
+
+
+def _widest_cut(text: str) -> list[list[str]]:
+    """Rows of a text, cut where most have several cells."""
+    lines = text.splitlines()
+    best, most = [[line] for line in lines], 0
+    for delimiter in _DELIMITERS:
+        try:
+            rows = [*csv.reader(lines, delimiter=delimiter, skipinitialspace=True)]
+        except csv.Error:
+            continue
+        count = sum(len(row) > 1 for row in rows)
+        if count > most:
+            best, most = rows, count
+    return best
 
 
 def _table_rows(table: list[list[str]], is_name: IsName) -> Iterator[Row]:
@@ -131,12 +240,14 @@ def _best_cut(text: str, is_name: IsName) -> list[list[str]]:
     return best
 
 
-def _sheets(data: bytes) -> list[list[list[str]]]:
+def _sheets(data: bytes) -> list[tuple[str, list[list[str]]]]:
+    """Titles and rows of the sheets of a workbook."""
     import openpyxl
 
     book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
     return [
-        [[*map(_scalar, cells)] for cells in sheet.iter_rows(values_only=True)] for sheet in book.worksheets
+        (sheet.title, [[*map(_scalar, cells)] for cells in sheet.iter_rows(values_only=True)])
+        for sheet in book.worksheets
     ]
 
 
@@ -162,13 +273,17 @@ def _json_rows(document: Any, is_name: IsName) -> Iterator[Row]:
     if isinstance(document, list):
         for record in document:
             if isinstance(record, dict):
-                yield _record_row(record)
+                yield from _json_rows(record, is_name)
             elif isinstance(record, list) and len(record) == 2:
                 yield {"picture": _texts(record[0]), "label": _texts(record[1])}
         return
     if not isinstance(document, dict):
         return
+    record = _record_row(document)
     if not any(map(is_name, document)):
+        if len(_named_in(record, is_name)) == 1:
+            yield record
+            return
         inside = [value for value in document.values() if isinstance(value, list | dict)]
         lists = {k: v for k, v in document.items() if isinstance(v, list) and _name_pictures(v, is_name)}
         if lists:
@@ -178,7 +293,7 @@ def _json_rows(document: Any, is_name: IsName) -> Iterator[Row]:
         elif inside:
             yield from (row for value in inside for row in _json_rows(value, is_name))
         else:
-            yield _record_row(document)
+            yield record
         return
     for name, value in document.items():
         if isinstance(value, dict) and len(value) > 1:
@@ -187,12 +302,31 @@ def _json_rows(document: Any, is_name: IsName) -> Iterator[Row]:
             yield {"picture": [name], "label": _texts(value)}
 
 
+def _named_in(record: Row, is_name: IsName) -> set[str]:
+    """The pictures that a record names: by their files' names, or else by others."""
+    named = {text for texts in record.values() for text in texts if is_name(text)}
+    files = {name_of(text) for text in named if is_picture(PurePosixPath(text))}
+    return files or named
+
+
 def _name_pictures(values: Sequence[Any], is_name: IsName) -> bool:
     return any(isinstance(one, str) and is_name(one) for one in values)
 
 
-def _record_row(record: dict[str, Any]) -> Row:
-    return {str(key): texts for key, value in record.items() if (texts := _texts(value))}
+def _record_row(record: dict[str, Any], above: str = "") -> Row:
+    """Texts in a record by the names that lead to them; numbers of a list's places are no names."""
+    row: Row = {}
+    for key, value in record.items():
+        header = f"{above} {key}".strip()
+        is_nested = isinstance(value, dict) and len(value) != 1
+        if not is_nested and (texts := _texts(value)):
+            row.setdefault(header, []).extend(texts)
+            continue
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, dict):
+                for name, inside in _record_row(one, header).items():
+                    row.setdefault(name, []).extend(inside)
+    return row
 
 
 def told_texts(header: str, values: Iterable[Any]) -> tuple[tuple[str, str], ...]:

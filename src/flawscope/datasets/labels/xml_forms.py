@@ -34,6 +34,23 @@ def _refuse(*_: Any) -> None:
     raise ValueError("it has a document type, <!DOCTYPE>, which no tool writes")
 
 
+def to_document(data: bytes) -> dict[str, Any]:
+    """The content of any XML as JSON would have it: attributes, texts and elements by their names.
+    ValueError: as `load_xml`."""
+    root = load_xml(data)
+    return {root.tag: _element_value(root)}
+
+
+def _element_value(element: Element) -> Any:
+    value: dict[str, Any] = dict(element.attrib)
+    for child in element:
+        value.setdefault(child.tag, []).append(_element_value(child))
+    text = (element.text or "").strip()
+    if not value:
+        return text
+    return {**value, "text": text} if text else value
+
+
 def is_voc(document: Any) -> bool:
     return isinstance(document, Element) and document.tag == "annotation"
 

@@ -1,0 +1,163 @@
+"""Reads the columns of lists: which tell good pictures from defective ones, which tell something else, and
+which sort the pictures by something that nobody knows.
+
+The world is closed (`pictures.folder_words`): a column is known by its values, or by its name, or it is open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from flawscope.datasets.labels import Texts
+from flawscope.pictures.folder_words import (
+    ColumnSubject,
+    Said,
+    answer,
+    read_words,
+    rest_words,
+    says_good,
+    split_said,
+)
+from flawscope.pictures.mask_files import fold
+from flawscope.pictures.name_words import PictureClass, form_groups
+
+Values = Mapping[Path, list[str]]  # texts of a column by picture
+
+
+class Column(NamedTuple):
+    """Column of a list: class and words by picture. Words without a class are known to nobody."""
+
+    of: dict[Path, tuple[PictureClass, str]]
+
+    def is_complete(self, count: int) -> bool:
+        """Whether it tells the class of so many pictures."""
+        return len(self.of) == count and self.classes <= {PictureClass.GOOD, PictureClass.BAD}
+
+    @property
+    def classes(self) -> set[PictureClass]:
+        return {found for found, _ in self.of.values()}
+
+
+def sorts_good_ones(complete: Column, other: Column) -> bool:
+    """Whether a column of which nobody knows what it means differs among pictures that another calls good: it
+    may take that back. Where it differs among defective ones alone it tells their kinds."""
+    good = [picture for picture, (said, _) in complete.of.items() if said is PictureClass.GOOD]
+    return form_groups([other.of[picture][1] if picture in other.of else "" for picture in good], 2)
+
+
+def is_split(subject: ColumnSubject, values: Values) -> bool:
+    """Whether a column tells splits: by its name and one of its values, or by all of them."""
+    texts = {text for own in values.values() for text in own if text}
+    splits = {split_said(text) for text in texts}
+    is_named = subject is ColumnSubject.SPLIT and splits != {None}
+    return bool(texts) and (is_named or None not in splits)
+
+
+def is_open(subject: ColumnSubject, values: Values, count: int) -> bool:
+    """Whether a column that says nothing known sorts so many pictures into groups, and nobody knows by
+    what."""
+    if subject is ColumnSubject.TECHNICAL:
+        return False
+    each = [", ".join(own) for own in values.values()]
+    each += [""] * (count - len(each))
+    if subject is ColumnSubject.OTHER:
+        return form_groups(each, 2) and not all(map(_is_place_or_time, each))
+    return len({*each}) > 1
+
+
+def _is_place_or_time(text: str) -> bool:
+    """Whether a value is such as people sort good pictures by."""
+    is_number = to_number(text) is not None
+    return not is_number and read_words(text) is Said.SORTED
+
+
+def unknown_column(header: str, values: Values) -> Column:
+    """The column of a question; of measurements it has the column's name."""
+    shown = {picture: ", ".join(own) for picture, own in values.items()}
+    if all("." in text and to_number(text) is not None for text in shown.values()):
+        shown = dict.fromkeys(shown, header)
+    return Column({picture: (PictureClass.UNKNOWN, text) for picture, text in shown.items()})
+
+
+def join_classes(
+    columns: dict[str, dict[Path, list[str]]], source: str, texts: Mapping[Path, Texts]
+) -> dict[str, dict[Path, list[str]]]:
+    """Columns that are ticked or not, one for each class, joined to one of the classes."""
+    every = {fold(text) for values in columns.values() for own in values.values() for text in own}
+    if not every <= {"0", "1", "true", "false"} or len(columns) < (1 if source == "LabelMe" else 2):
+        return columns
+    joined = {
+        picture: [header for header, text in own if fold(text) in ("1", "true")] or [""]
+        for picture, own in texts.items()
+    }
+    good = {says_good(header) for header in columns}
+    one_each = sum(len(own) == 1 and own != [""] for own in joined.values())
+    if good != {None} and (len(columns) == 1 or 2 * one_each <= len(joined)):
+        return columns
+    return {"defect" if True in good else "label": joined}  # beside a class of good ones others are defects
+
+
+def read_column(header: str, values: Values) -> Column | None:
+    """Reads a column of texts; None where it says nothing of good and defective."""
+    good = says_good(header)
+    texts = {text for own in values.values() for text in own if text}
+    numbers = {to_number(text) for text in texts}
+    is_measured = len(texts) > 1 and None not in numbers and not numbers <= {0.0, 1.0}
+    if is_measured and good is False and 0.0 not in numbers:  # such as where defects lie
+        return None
+    if good is not None:
+        return _read_answers(good, values)
+    shared = rest_words(texts)
+    said = {text: read_words(text, shared) for text in texts}
+    if not {Said.GOOD, Said.BAD, Said.UNCLEAR} & {*said.values()}:
+        return None
+    classes = {Said.GOOD: PictureClass.GOOD, Said.BAD: PictureClass.BAD, Said.UNCLEAR: PictureClass.UNCLEAR}
+    found = {}
+    for picture, own in values.items():
+        telling = [text for text in own if text]
+        each = [classes.get(said[text], PictureClass.UNKNOWN) for text in telling]
+        if telling:
+            found[picture] = _together(each), telling[0]
+    return Column(found)
+
+
+def _read_answers(good: bool, values: Values) -> Column:
+    """Reads a column whose name says good or defective: yes and no, 0 and 1, how many, or which defect."""
+    found = {}
+    for picture, own in values.items():
+        answers = list[PictureClass]()
+        for text in filter(None, own):
+            said, number = answer(text), to_number(text)
+            if said is not None:
+                answers.append(_class_of(said == good))
+            elif number is not None and not good:
+                answers.append(_class_of(number <= 0))
+            elif (one := says_good(text)) is not None:
+                answers.append(_class_of(one))
+            else:
+                answers.append(PictureClass.UNKNOWN if good else PictureClass.BAD)
+        found[picture] = _together(answers), next(filter(None, own), "")
+    return Column(found)
+
+
+def _class_of(good: bool) -> PictureClass:
+    return PictureClass.GOOD if good else PictureClass.BAD
+
+
+def _together(each: Sequence[PictureClass]) -> PictureClass:
+    """The class of a picture of which several values say something."""
+    known = {*each} - {PictureClass.UNKNOWN}
+    if len(known) > 1:
+        return PictureClass.UNCLEAR
+    if PictureClass.UNKNOWN in each and known != {PictureClass.BAD}:
+        return PictureClass.UNKNOWN
+    return next(iter(known), PictureClass.UNKNOWN)
+
+
+def to_number(text: str) -> float | None:
+    try:
+        return float(text.replace(",", "."))
+    except ValueError:
+        return None

@@ -1,0 +1,92 @@
+"""Tells which texts of a list name pictures that are there: as they are called, or nearly.
+
+Excel makes 7 of 0007, and 7.39E+08 of 739000012; a list may have a part's number where the picture's name has
+more, or another suffix.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
+
+from flawscope.datasets.labels.shapes import picture_path
+from flawscope.pictures.decoding import is_picture
+from flawscope.pictures.mask_files import fold, plain_names
+
+_NUMBER = re.compile(r"\d{4,}")
+_YEAR = re.compile(r"(?:19|20)\d\d(?:[01]\d(?:[0-3]\d)?)?")
+_POWER = re.compile(r"(\d)[.,](\d+)E\+?(\d+)", re.I)
+
+
+def name_of(text: str) -> str:
+    """What a text calls a picture, without the suffix of a file."""
+    place = PurePosixPath(picture_path(text.strip()).replace("\\", "/"))
+    return place.stem if is_picture(place) or place.suffix[1:].isalpha() else place.name
+
+
+def without_zeros(stem: str) -> str:
+    """A number as Excel stores it; empty for other names, and where there is no zero to lose."""
+    return stem.lstrip("0") or "0" if stem.isdecimal() and len(stem) > 1 and stem[0] == "0" else ""
+
+
+class PictureNames:
+    """Names of pictures, and what lists may make of them."""
+
+    def __init__(self, pictures: Sequence[Path]):
+        self._pictures = pictures
+
+    @property
+    def count(self) -> int:
+        return len(self._pictures)
+
+    @cached_property
+    def _exact(self) -> set[str]:
+        return {name for picture in self._pictures for name in plain_names(picture.stem)}
+
+    @cached_property
+    def _known(self) -> set[str]:
+        return self._exact | {short for picture in self._pictures if (short := without_zeros(picture.stem))}
+
+    def is_exact(self, text: str) -> bool:
+        """Whether a text is the name or the path of one of the pictures."""
+        return self._is_in(self._exact, text)
+
+    def is_name(self, text: str) -> bool:
+        """Whether a text is the name or the path of one of the pictures, or was before a number lost its
+        zeros."""
+        return self._is_in(self._known, text)
+
+    def _is_in(self, known: Collection[str], text: str) -> bool:
+        stem = name_of(text)
+        return bool(stem) and any(name in known for name in (fold(stem), *plain_names(unquote(stem))))
+
+    @cached_property
+    def _numbers(self) -> list[set[str]]:
+        """Of each picture the long numbers in its name, without those that may be dates."""
+        return [_long_numbers(picture.stem) for picture in self._pictures]
+
+    def are_near(self, texts: Collection[str]) -> bool:
+        """Whether texts nearly name most of the pictures, such as by a part's number within their names."""
+        different = {*texts}
+        numbers = {number for text in different for number in _long_numbers(text)}
+        named = sum(bool(own & numbers) for own in self._numbers)
+        if 2 * len(different) >= self.count and 2 * named >= self.count > 1:
+            return True
+        powers = {match.groups() for text in different if (match := _POWER.fullmatch(text.strip()))}
+        rounded = sum(
+            any(_is_rounded(number, *one) for number in own for one in powers) for own in self._numbers
+        )
+        return 2 * rounded >= self.count > 1
+
+
+def _long_numbers(text: str) -> set[str]:
+    return {number.lstrip("0") for number in _NUMBER.findall(text) if not _YEAR.fullmatch(number)}
+
+
+def _is_rounded(number: str, first: str, others: str, power: str) -> bool:
+    """Whether a number is one that was written as a power of ten."""
+    shown = first + others
+    return len(number) == int(power) + 1 and abs(int(number[: len(shown)] or 0) - int(shown)) <= 1
