@@ -212,7 +212,7 @@ class Delivery(BackgroundThread):
                 is_complete &= self._deliver_page(box)
         with self.threads[0].call():
             pause = self.sink.refresh()
-        self._tell(self.sink.remark)
+        self._tell(getattr(self.sink, "remark", None))  # a plugin may have none
         if is_complete and not self._ended.is_set():
             self._behind_since = None
             self._report_error(None)
