@@ -89,3 +89,41 @@ def test_missing_views_are_compared_with_the_same_views_of_good_parts():
     assert "no promise" in PartCalibration.from_views(views[:3], np.arange(3.0), 0.05).promise()
     equal = PartCalibration.from_views(views, np.ones(59), 0.05)
     assert equal.decide(dict.fromkeys(NAMES, 1.0)).p_value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("views", "count", "rate"), [(1, 1, 0.05), (1, 20, 0.05), (3, 20, 0.05), (3, 39, 0.1), (5, 60, 0.3)]
+)
+def test_a_part_is_anomalous_exactly_where_its_severity_is_above_zero(views, count, rate):
+    rng = np.random.default_rng([views, count])
+    names = (*NAMES, "d", "e")[:views]
+    found = []
+    for k in range(200):
+        scores = drawn(rng, count + 1, views)
+        scores[-1, 0] *= 1 + (k % 4) / 4
+        known = PartCalibration(("",) * count, names, scores[:-1], rate)
+        found.append(known.decide(dict(zip(names, scores[-1], strict=True))))
+    for one in found:
+        assert one.is_anomalous == (one.severity > 0) == (one.p_value <= max(rate, 1 / (count + 1)) + 1e-9)
+        assert np.isfinite([one.score, one.severity]).all()
+    assert 0 < sum(one.is_anomalous for one in found) < 200
+
+
+def test_the_score_of_a_part_counts_good_ones_alone_and_has_no_upper_limit():
+    scores = drawn(np.random.default_rng(3), 20, 2)
+    known = PartCalibration(("",) * 20, NAMES[:2], scores, 0.05)
+    mean, std = scores.mean(axis=0), scores.std(axis=0)
+    for deviation in (0.5, 3.0, 40.0):  # z-scores that count the part itself end at 4.5
+        found = known.decide({"a": float(mean[0] + deviation * std[0]), "b": float(mean[1])})
+        assert found.score == pytest.approx(deviation, rel=1e-6)
+        assert found.worst == "a"
+
+
+def test_known_parts_tell_what_they_are():
+    views = [View(f"p{k}", view) for k in range(4) for view in NAMES][:-1]
+    known = PartCalibration.from_views(views, np.arange(11.0), 0.05)
+    assert known.known_scores("p1") == {"a": 3.0, "b": 4.0, "c": 5.0}
+    assert known.known_scores("p3") == {"a": 9.0, "b": 10.0}
+    assert known.known_scores("other") == {}
+    assert known.without("p1").parts == ("p0", "p2", "p3")
+    assert known.without("p1").count(["a", "b"]) == 3

@@ -7,13 +7,7 @@ import pytest
 from scipy import stats
 
 from flawscope.calibration.power import SIMULATED_DEFECTS as KEY
-from flawscope.calibration.power import (
-    DefectScores,
-    describe_detection,
-    describe_found,
-    update_detection_facts,
-    wilson_interval,
-)
+from flawscope.calibration.power import DefectScores, wilson_interval
 from flawscope.calibration.threshold import Calibration
 
 SCORES = {"small": (0.2, 0.4, 1.2, float("nan")), "large": (1.0, 1.1, 2.0, 3.0)}
@@ -51,18 +45,16 @@ def test_what_is_above_the_threshold_is_found_as_predictions_decide(found):
 def test_a_number_is_told_over_all_sizes_and_of_enough_defects_alone():
     def said(*counts):
         scores = {f"size {k}": (2.0,) * found + (0.0,) * (n - found) for k, (found, n) in enumerate(counts)}
-        return describe_found({KEY: DefectScores(scores, {}, 1, 1.0, 0.05, 1.0).to_dict()})
+        return DefectScores(scores, {}, 1, 1.0, 0.05, 1.0).describe_total()
 
     for few in (((0, 1), (0, 1), (1, 1)), ((1, 2), (2, 2), (2, 2)), ((3, 7),)):
-        assert said(*few) == [], few
+        assert said(*few) is None, few
     for counts, words in (
         (((1, 3), (3, 3), (3, 3)), "7 of 9, faint ones too (95 %: 45% to 94%)"),
         (((0, 8), (0, 8), (0, 8)), "0 of 24, faint ones too (95 %: 0% to 14%)"),
         (((8, 8),), "8 of 8, faint ones too (95 %: 68% to 100%)"),
     ):
-        (line,) = said(*counts)
-        assert line.startswith(f"simulated defects found: {words}; "), counts
-    assert describe_found({}) == []
+        assert said(*counts) == words, counts
 
 
 def test_contrasts_that_were_not_drawn_are_not_told():
@@ -109,17 +101,6 @@ def test_no_limit_is_made_up():
     assert "half" not in few.describe()
 
 
-def test_the_counts_follow_the_threshold(found):
-    stricter = GOOD.with_rate(0.5)
-    facts = {"other": 1, KEY: found.to_dict()}
-    now = update_detection_facts(facts, stricter)
-    assert now["other"] == 1
-    assert facts[KEY]["sizes"]["large"]["found"] == 3  # as it was
-    assert now[KEY]["sizes"]["large"]["found"] == 4
-    assert (now[KEY]["rate"], now[KEY]["score_threshold"]) == (0.5, stricter.score_threshold)
-    assert update_detection_facts({"other": 1}, stricter) == {"other": 1}
-
-
 def test_facts_keep_it_through_json(found):
     scores, contrasts = (
         {"small": (0.2, 1.2), "large": (2.0, 3.0)},
@@ -132,9 +113,6 @@ def test_facts_keep_it_through_json(found):
     one = facts[KEY]["sizes"]["small"]
     assert (one["defects"], one["found"]) == (2, 1)
     assert one["interval"] == pytest.approx(wilson_interval(1, 2))
-    said = describe_detection(facts, GOOD)
-    assert said.endswith("measured in bf16")
-    assert "measured in" not in (describe_detection({KEY: found.to_dict()}, GOOD) or "")
 
 
 def test_damaged_facts_are_as_none(found):
@@ -146,8 +124,6 @@ def test_damaged_facts_are_as_none(found):
         scores.append(good[KEY] | {"sizes": {"small": {"scores": [1.0], "contrasts": contrasts}}})
     for wrong in ({}, *({KEY: one} for one in (None, [], {"sizes": {}}, *without, *scores))):
         assert DefectScores.from_facts(wrong) is None
-        assert describe_detection(wrong, GOOD) is None
-        assert update_detection_facts(wrong, GOOD) == wrong
 
 
 @pytest.mark.parametrize(
@@ -190,3 +166,16 @@ def test_small_ones_that_are_surely_missed_are_warned_of_apart(found):
     told = said.remark()
     assert (told is not None) is (found < 4)
     assert told is None or told.startswith(f"of 9 clear simulated defects of small size it finds {found} ")
+
+
+@pytest.mark.parametrize(
+    ("found", "count", "is_blind"),
+    [(0, 7, False), (0, 8, True), (0, 9, True), (1, 12, True), (4, 24, True), (6, 24, False), (5, 9, False)],
+)
+def test_a_model_that_hardly_sees_defects_says_so(found, count, is_blind):
+    scores = {"small": (2.0,) * found + (0.0,) * (count - found)}
+    said = DefectScores(scores, {}, 1, 1.0, 0.05, 1.0).describe_blindness()
+    assert bool(said) == is_blind
+    assert not said or said.startswith(
+        f"it hardly sees defects such as the {count} simulated ones, of which it finds {found}"
+    )

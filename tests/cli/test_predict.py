@@ -7,6 +7,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from flawscope.artefact.files import FullDiskError
 from flawscope.cli import output
 from flawscope.errors import FlawscopeError
 from flawscope.predictor import Predictor
@@ -173,13 +174,12 @@ def test_without_what_a_page_needs_the_rest_is_written(answer, model_path, batch
 
 
 def test_a_full_disk_stops_no_judging_and_is_said_once(run, model_path, mixed, tmp_path, monkeypatch):
-    full = FlawscopeError("cannot write to it: No space left on device; free some space")
+    full = FullDiskError("cannot write to it: No space left on device; free some space")
     monkeypatch.setattr(PictureWriter, "add", Mock(side_effect=full))
     code, printed, err = run("predict", model_path, mixed / "[ab].png", "--out", tmp_path / "out")
     assert (code, len(printed.splitlines())) == (1, 2)
     assert err.count("No space left on device") == 1
-    assert "; the others are written" in err
-    assert "2 pictures could not be written" in err
+    assert "could not be written: 2 pictures; all others are there" in err
     assert written(tmp_path / "out") == (False, {"picture": 2})
     assert [row.decision for row in read_table(tmp_path / "out/results.csv")] == ["good", "anomalous"]
 
@@ -199,7 +199,7 @@ def test_rows_that_cannot_be_written_are_counted_and_nothing_is_called_complete(
     out = tmp_path / "out"
     code, _, err = run("predict", model_path, mixed, "--out", out, *PLAIN)
     assert code == 1
-    assert "2 rows could not be written" in err
+    assert "could not be written: 2 rows" in err
     assert "a row for every input" not in err
     assert len(read_table(out / "results.csv")) == 3
     facts = json.loads((out / "results.json").read_text())

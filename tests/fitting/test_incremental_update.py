@@ -84,7 +84,7 @@ def test_what_stands_out_less_and_is_not_clear_any_more(model, part, stained):
 
     def weaker(severity, clear=made.clear):
         scores = {
-            when: {**getattr(made.comparison, when), 20: Score(one, 0.0, 0.1, one)}
+            when: {**getattr(made.comparison, when), 20: Score(one, 0.0, 0.1, one, anomalous=one > 0)}
             for when, one in (("before", 3 * fence_severity), ("after", severity))
         }
         found = replace(made, clear=clear, comparison=replace(made.comparison, **scores)).judgement()

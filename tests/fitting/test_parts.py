@@ -1,7 +1,10 @@
 """`fit --part`: one decision on all views of a part, from the folder to the results."""
 
+import csv
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import flawscope
@@ -16,7 +19,9 @@ def test_in_python_and_where_names_do_not_tell(model, capsys):
     predictor = flawscope.load(model, device="cpu")
     found = predictor.predict_part({"top": view(70, 1, True), "side": view(70, 0)}, "70")
     assert (found.decision, found.worst, found.missing, found.part) == ("anomalous", "top", (), "70")
-    assert found.line().startswith("part 70: anomalous, p 0.048, most unusual: top (+4")
+    assert found.severity > 3
+    assert found.line() == f"part 70: anomalous, severity {found.severity:+.1f}, p 0.048, most unusual: top"
+    assert found.to_dict()["severity"] == found.severity
     alone = predictor.predict_part({"side": view(70, 0)})
     assert (alone.is_anomalous, alone.missing) == (False, ("top",))
     assert alone.decision == "incomplete", "nothing says good of a part that was not seen whole"
@@ -36,6 +41,43 @@ def test_names_twice_or_unknown_are_reported_and_the_others_decided(model, tmp_p
     answer("predict", model, tmp_path, code=1, said=said, printed=["part p01: good", "part p03: incomplete"])
     answer("predict", model, tmp_path / "p03_side.png", "--fail-on-anomaly", code=3)
     answer("predict", model, tmp_path / "again", "--only-anomalous", printed="part p01: incomplete")
+
+
+def test_pictures_say_what_their_part_decides(model, tmp_path, answer):
+    """Views that are odd by themselves in parts that are not, in the console, the tables and the page."""
+    names = {f"p{k}_{name}.png": (k, n) for k in range(100, 112) for n, name in enumerate(VIEWS)}
+    pictures = {name: view(*shown) for name, shown in names.items()}
+    for k in range(100, 110):
+        pictures[f"p{k}_top.png"] = weak_defect(k)
+    folder = save(tmp_path / "new", pictures)
+    single = [one.is_anomalous for _, one in flawscope.load(model, device="cpu").stream(folder)]
+    out = tmp_path / "out"
+    printed = answer("predict", model, folder, "--out", out, said=" of 12 parts anomalous; parts of 2 views")
+    parts = {row["part"]: row for row in read(out / "parts.csv")}
+    rows = {Path(row["path"]).stem: row for row in read(out / "results.csv")}
+    assert {row["decision"] for row in parts.values()} == {"good", "anomalous"}
+    for name, row in rows.items():
+        of = parts[name.partition("_")[0]]
+        assert (row["decision"], row["severity"], row["p_value"]) == tuple(of[k] for k in SAID), name
+        assert ("most unusual" in row["remark"]) == (name.partition("_")[2] == of["worst"])
+        assert (float(of["severity"]) > 0) == (of["decision"] == "anomalous")
+    assert sum(single) != sum(row["decision"] == "anomalous" for row in rows.values())
+    assert len([line for line in printed.splitlines() if line.startswith("part ")]) == 12
+
+
+SAID = ("decision", "severity", "p_value")
+
+
+def weak_defect(k):
+    """View from the top with a spot that stands out a little more with each part."""
+    picture = view(k, 1).astype(np.float64)
+    picture[34:44, 44:54] -= 2 * (k - 100)
+    return picture.clip(0, 255).astype(np.uint8)
+
+
+def read(path):
+    with path.open(encoding="utf-8-sig") as file:
+        return list(csv.DictReader(file))
 
 
 def test_wrong_patterns_are_told_before_the_work(data):

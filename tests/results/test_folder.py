@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flawscope.artefact.files import check_replaceable, check_writable
+from flawscope.artefact.files import FullDiskError, check_replaceable, check_writable, write_error
 from flawscope.cli.common import check_results_folder
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.listing import OUTPUT_LIST
@@ -288,3 +288,47 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "write_text", Mock(side_effect=OSError(28, "No space left on device")))
     with pytest.raises(FlawscopeError, match="No space left on device; free some space"):
         results.add_details(predicted("a.png"))
+
+
+def test_a_full_disk_is_told_once_and_what_is_missing_in_a_line(tmp_path):
+    told = []
+    errors = runs.WriteErrors(told.append)
+    full = OSError(28, "No space left on device")
+    for kind, folder in (
+        ("picture", "overlays"),
+        ("picture", "maps"),
+        ("JSON file", "predictions"),
+        ("row", ""),
+    ):
+        with errors.collect(kind):
+            raise write_error(tmp_path / folder / "x", full)
+    with errors.collect("page"):
+        raise FlawscopeError("another reason")
+    assert [line.partition(": ")[2] for line in told[:1]] == [
+        "No space left on device; free some space or choose another --out"
+    ]
+    assert told[1:] == ["another reason"]
+    assert errors.lines() == [
+        "could not be written: 2 pictures, 1 JSON file, 1 row, 1 page; all others are there"
+    ]
+    assert runs.WriteErrors(told.append).lines() == []
+    assert isinstance(write_error(tmp_path / "x", full), FullDiskError)
+
+
+def test_a_workbook_that_finds_no_room_leaves_nothing_to_end_later(tmp_path, monkeypatch):
+    """An archive that is open when its disk is full is ended by Python later, with a traceback."""
+    results = ResultsFolder(tmp_path / "out", None, lambda line: None)
+    results.add_to_workbook(predicted("a.png"))
+    written = []
+
+    class Full:
+        """A file that takes nothing, and to which no archive may be tied."""
+
+        def write(self, data):
+            written.append(len(data))
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        results.workbook.book.save(Full(), ())
+    assert len(written) == 1
+    assert results.tables == ["results.csv"]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from flawscope.results.findings import other_form, outside_light, part_not_found
 from flawscope.results.prediction import (
     MAX_REMEMBERED,
     MIN_WARNING_PICTURES,
@@ -226,3 +227,18 @@ def test_a_few_odd_pictures_are_no_mismatch_and_memory_does_not_grow():
     found = shown(*[(1.0, AS_TRAINED)] * 3 * MAX_REMEMBERED)
     assert found.count == 3 * MAX_REMEMBERED
     assert len(found.severities) == len(found.shifts) == MAX_REMEMBERED
+
+
+def test_pictures_called_good_without_a_promise_are_counted():
+    totals, plain = MismatchDetector(0.05), prediction(np.zeros((4, 4)))
+    found = plain.noticing(outside_light())
+    for one in (plain, found, found, plain.noticing(other_form("smaller", decides=False))):
+        totals.add(one)
+    totals.add(plain.noticing(other_form("wider", decides=True)))  # anomalous by its form
+    totals.add(found.noticing(part_not_found(None)))
+    assert totals.beyond_promise == {"outside_light": 2, "other_form": 1}
+    assert totals.beyond_line() == (
+        "called good, though the rate is not promised for them: 2 light outside the range, 1 another size "
+        "than learnt from"
+    )
+    assert MismatchDetector(0.05).beyond_line() == ""

@@ -59,3 +59,10 @@ def test_one_picture_twice_is_found():
 def test_damaged_looks_are_none(damage):
     kept = learn(2).to_dict() | damage if damage else None
     assert ViewLooks.from_facts({VIEW_LOOKS_KEY: kept}) is None
+
+
+def test_views_that_look_different_are_told_apart_and_those_alike_are_not():
+    assert learn(2).are_told_apart
+    assert learn(3).are_told_apart
+    alike = {name: [thumbnail(seen(0, k + 100 * n)) for k in range(12)] for n, name in enumerate("ab")}
+    assert not ViewLooks.learn(alike).are_told_apart

@@ -97,11 +97,16 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise write_error(path, error) from None
 
 
+class FullDiskError(FlawscopeError):
+    """There is no space left for a file, and so for others neither."""
+
+
 def write_error(path: Path, error: OSError) -> FlawscopeError:
     """The error for a file that cannot be written: of its folder where the disk is at fault."""
     if error.errno in _FOLDER_ERRORS:
         remedy = "free some space or choose another --out" if error.errno in _FULL else "choose another --out"
-        return FlawscopeError(f"cannot write to {path.parent}: {error.strerror}; {remedy}")
+        kind = FullDiskError if error.errno in _FULL else FlawscopeError
+        return kind(f"cannot write to {path.parent}: {error.strerror}; {remedy}")
     remedy = "shorten its name" if error.errno == errno.ENAMETOOLONG else "choose another --out"
     return FlawscopeError(f"cannot write {path}: {error.strerror or error}; {remedy}")
 

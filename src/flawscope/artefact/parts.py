@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 
 from flawscope.artefact.model_file import Manifest
-from flawscope.calibration.goods import scored
-from flawscope.calibration.parts import PartCalibration, PartPattern, View
+from flawscope.calibration.goods import Picture, scored
+from flawscope.calibration.parts import KnownParts, PartCalibration, PartPattern, View
 from flawscope.errors import InputError
 
 PART = "part"  # in the manifest's facts
@@ -50,12 +51,37 @@ def part_calibration(models: Manifests, pattern: PartPattern) -> PartCalibration
     Raises:
         InputError: a model was calibrated on pictures whose names tell no part.
     """
+    return known_parts(models, pattern).calibration
+
+
+def known_parts(models: Manifests, pattern: PartPattern) -> KnownParts:
+    """Good parts that a model was calibrated on. InputError: as `part_calibration`."""
     if isinstance(models, Manifest):
-        rows = scored(models.pictures)
-        views = pattern.parse_all(row.name for row in rows)
-        return PartCalibration.from_views(views, models.calibration.scores, models.calibration.rate)
+        return parts_of_rows(models.pictures, pattern, models.calibration.rate)
     every, scores = list[View](), list[float]()
     for view, manifest in models.items():
         every += [View(pattern.parse_part(row.name), view) for row in scored(manifest.pictures)]
         scores += manifest.calibration.scores
-    return PartCalibration.from_views(every, scores, next(iter(models.values())).calibration.rate)
+    rate = next(iter(models.values())).calibration.rate
+    return KnownParts(PartCalibration.from_views(every, scores, rate), pattern.parse)
+
+
+def parts_of_rows(rows: Iterable[Picture], pattern: PartPattern, rate: float) -> KnownParts:
+    """Good parts that the rows of a model's pictures show. InputError: as `part_calibration`."""
+    known = scored(rows)
+    views = pattern.parse_all(row.name for row in known)
+    scores = [row.score for row in known if row.score is not None]
+    return KnownParts(PartCalibration.from_views(views, scores, rate), pattern.parse)
+
+
+def view_in_models(models: Mapping[str, Manifest], pattern: PartPattern, view: str) -> KnownParts:
+    """Good parts of a model for each view, as the pictures of one view show them."""
+    known = known_parts(models, pattern)
+    return replace(known, view_of=lambda name: View(pattern.parse_part(name), view))
+
+
+def parts_of_model(manifest: Manifest) -> KnownParts | None:
+    """Good parts that a model which decides on parts was calibrated on; None: it judges single pictures.
+    InputError: as `part_calibration`."""
+    pattern = stored_part_pattern(manifest)
+    return None if pattern is None else known_parts(manifest, pattern)

@@ -10,10 +10,11 @@ import math
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from flawscope.artefact.detection import decided_defects
 from flawscope.artefact.model_file import Manifest
 from flawscope.artefact.parts import part_calibration, stored_part_pattern
 from flawscope.calibration import min_calibration_size
-from flawscope.calibration.power import MIN_DEFECTS, DefectScores, wilson_interval
+from flawscope.calibration.power import MIN_DEFECTS, wilson_interval
 from flawscope.calibration.promise import (
     PromiseVerdict,
     confidence_interval_rate,
@@ -137,14 +138,13 @@ def describe_rates(manifest: Manifest) -> list[dict[str, Any]]:
     """Return for each rate that is offered, and the model's own: `rate`; `expected`, the share of good ones
     that will be called anomalous; `supported`; `missing`, how many more good ones it needs; `threshold`; and
     `found`, simulated defects by size: found, all; empty where too few of a size were tried."""
-    scores = DefectScores.from_facts(manifest.facts)
-    if scores is not None and any(found_interval(0, len(one)) is None for one in scores.scores.values()):
-        scores = None
+    tried = decided_defects(manifest)
+    enough = tried is not None and all(len(one) >= MIN_DEFECTS for one in tried.scores.values())
     rows = []
     for rate in sorted({*OFFERED, manifest.calibration.rate}, reverse=True):
         at = _with_rate(manifest, rate)
         promise = promise_of(at)
-        moved = None if scores is None else scores.with_calibration(at.calibration)
+        moved = decided_defects(at) if enough else None
         rows.append(
             {
                 "rate": rate,

@@ -4,6 +4,10 @@ Each view of a part has a score. The part's nonconformity score is the largest o
 - mean) / standard deviation of the view, over all n held-out good parts and the new part itself. The new
 part's p-value is (1 + #{good parts with at least its score}) / (n + 1).
 
+The score that is told is the same z-score over the other parts alone (an externally studentized residual): it
+rises with the one above, so that it ranks parts alike, has no upper limit, and of two new parts with the same
+views it says which one lies farther out.
+
 If a good new part is exchangeable with the n others, this p-value is at most alpha with probability at most
 alpha, whatever the scores look like and however the views depend on each other: all n + 1 scores come from
 one formula that treats the parts alike (full conformal prediction: Vovk, Gammerman & Shafer, Algorithmic
@@ -13,9 +17,10 @@ correction, which costs power.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +30,8 @@ from flawscope.calibration.promise import PromiseVerdict, describe_lack, describ
 from flawscope.errors import InputError, compile_pattern, join_names, pluralize
 
 MIN_STD = 1e-6  # standard deviation of equal scores, of their size
+ROUNDING = 1e-9  # of a rate
+MOST_BESIDE = 50  # good parts, evenly drawn, in whose place a picture of another part is tried
 
 
 class View(NamedTuple):
@@ -122,13 +129,28 @@ def _matched_text(match: re.Match[str]) -> str:
     return "/".join(text or "" for text in match.groups()) or match.group()
 
 
+def _over_the_others(z: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Turns z-scores [N] over all N values into those over the N - 1 others, which rise with them."""
+    count = len(z)
+    room = np.maximum(1 - z**2 / (count - 1), ROUNDING)
+    return np.asarray(z * np.sqrt(count / (count - 1) / room), np.float64)
+
+
 class PartDecision(NamedTuple):
-    """Decision on a part. score: of the part. worst: its view with the largest score."""
+    """Decision on a part.
+
+    score: of the part: how many standard deviations of the good parts' its most unusual view lies above their
+        mean.
+    severity: by how much the score exceeds that of the good part which sets the limit; above 0 exactly where
+        the part is anomalous.
+    worst: its view with the largest score.
+    """
 
     score: float
     p_value: float
     is_anomalous: bool
     worst: str
+    severity: float
 
 
 @dataclass(frozen=True)
@@ -179,8 +201,24 @@ class PartCalibration:
         z = (table - mean) / np.maximum(table.std(axis=0), MIN_STD * np.maximum(1.0, np.abs(mean)))
         combined = z.max(axis=1)
         p_value = float(np.mean(combined >= combined[-1]))
-        is_anomalous = p_value <= max(self.rate, 1 / len(table)) + 1e-9
-        return PartDecision(float(combined[-1]), p_value, is_anomalous, [*scores][int(z[-1].argmax())])
+        rank = max(1, int((self.rate + ROUNDING) * len(table)))
+        is_anomalous = bool(np.sum(combined >= combined[-1]) <= rank)
+        deviations = _over_the_others(combined)
+        score, limit = float(deviations[-1]), float(np.sort(deviations[:-1])[-rank])
+        worst = [*scores][int(z[-1].argmax())]
+        return PartDecision(score, p_value, is_anomalous, worst, score - limit)
+
+    def known_scores(self, part: str) -> dict[str, float]:
+        """Scores of a good part that was calibrated on, by its views; empty: there is none of this name."""
+        if part not in self.parts:
+            return {}
+        row = self.scores[self.parts.index(part)]
+        return {view: float(score) for view, score in zip(self.views, row, strict=True) if np.isfinite(score)}
+
+    def without(self, part: str) -> PartCalibration:
+        """Returns the calibration without a part, as if it had never been seen."""
+        kept = [k for k, name in enumerate(self.parts) if name != part]
+        return replace(self, parts=tuple(self.parts[k] for k in kept), scores=self.scores[kept])
 
     @property
     def complete_count(self) -> int:
@@ -212,3 +250,30 @@ class PartCalibration:
             f"{pluralize(count, 'good part')}"
         )
         return "; ".join(filter(None, (text, describe_lack(self.rate, count, of_parts=True))))
+
+
+@dataclass(frozen=True)
+class KnownParts:
+    """Good parts that a model was calibrated on, and how pictures are told to show them.
+
+    view_of: part and view that a picture shows, by its name; InputError: the name tells none.
+    """
+
+    calibration: PartCalibration
+    view_of: Callable[[str], View]
+
+    def is_found(self, name: str, score: float) -> bool:
+        """Whether a part is anomalous where a good picture of it gets another score, such as by a defect.
+
+        Where the model was calibrated on other parts since, the picture stands in the place of its view's in
+        each of these, and most decide.
+
+        Args:
+            name: of the good picture.
+        """
+        part, view = self.view_of(name)
+        known = self.calibration
+        beside = [part] if part in known.parts else known.parts[:: math.ceil(len(known.parts) / MOST_BESIDE)]
+        several = [{**known.known_scores(one), view: score} for one in beside]
+        found = [known.decide(scores).is_anomalous for scores in several]
+        return 2 * sum(found) > len(found)

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from flawscope.calibration.parts import KnownParts
 from flawscope.calibration.size_bounds import UNCALIBRATED, SizeBounds
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import join_names, pluralize
@@ -24,6 +26,8 @@ CONTRAST_RANGE = (4.0, 64.0)  # grey levels: from hardly visible to as strong as
 CLEAR = 16.0  # grey levels: from here on an eye sees it at once
 # Share of the clear defects of a size below which a remark is made
 MIN_DETECTION_RATE = 0.75
+# Share of all defects, faint ones too, below which a model surely is told to see hardly any
+BLIND_BELOW = 0.4
 MIN_DEFECTS = 8  # of fewer neither a share nor a limit is told, nor does a guard decide
 STEEPNESS = (3.0, 1.0)  # logits an octave, and their standard deviation: expected before a defect is seen
 
@@ -41,6 +45,18 @@ def wilson_interval(found: float, count: float) -> tuple[float, float]:
     return max(0.0, (rate + z2 / 2 - reach) / (1 + z2)), min(1.0, (rate + z2 / 2 + reach) / (1 + z2))
 
 
+def describe_blindness(found: int, count: int) -> str:
+    """Words for a person on a model that finds so many of the simulated defects, if it hardly sees such ones;
+    empty: it does, or fewer than `MIN_DEFECTS` tell."""
+    low, high = wilson_interval(found, count)
+    if count < MIN_DEFECTS or high >= BLIND_BELOW:
+        return ""
+    return (
+        f"it hardly sees defects such as the {count} simulated ones, of which it finds {found} "
+        f"(95 %: {low:.0%} to {high:.0%})"
+    )
+
+
 @dataclass(frozen=True)
 class DefectScores:
     """Scores of simulated defects on good pictures that the model has not learnt from.
@@ -52,6 +68,9 @@ class DefectScores:
     rate, threshold: of the calibration that they are compared with.
     precision: of the model that gave the scores.
     bounds: of what is wrong around a region, by the defects that were found.
+    carriers: names of the good pictures that carry the defects; empty: they were not kept.
+    parts: good parts beside which the carrier's part is decided on, where the model decides on parts; None:
+        each picture is decided on alone, by the threshold.
     """
 
     scores: Mapping[str, Sequence[float]]
@@ -62,10 +81,19 @@ class DefectScores:
     threshold: float
     precision: str = "fp32"
     bounds: SizeBounds = UNCALIBRATED
+    carriers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    parts: KnownParts | None = field(default=None, compare=False)
 
-    def with_calibration(self, calibration: Calibration) -> DefectScores:
-        """Returns the scores at another threshold."""
-        return replace(self, rate=calibration.effective_rate, threshold=calibration.score_threshold)
+    def with_calibration(self, calibration: Calibration, parts: KnownParts | None = None) -> DefectScores:
+        """Returns the scores at another threshold. parts: good parts, where the model decides on parts."""
+        rate = calibration.effective_rate if parts is None else parts.calibration.expected_rate
+        return replace(self, rate=rate, threshold=calibration.score_threshold, parts=parts)
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether it is known which defects the model finds: not where it decides on parts and nobody knows
+        which pictures carried them."""
+        return self.parts is None or bool(self.carriers)
 
     def count_found(self, size: str, least: float = 0.0, below: float = math.inf) -> tuple[int, int]:
         """Number of defects of a size that are called anomalous, and of all, with contrasts in a range."""
@@ -79,8 +107,20 @@ class DefectScores:
 
     def _answers(self, size: str) -> list[tuple[float, bool]]:
         """Contrast of each defect of a size, and whether it is called anomalous."""
-        found = [not score <= self.threshold for score in self.scores[size]]
-        return list(zip(self._contrasts(size), found, strict=True))
+        return list(zip(self._contrasts(size), self._found[size], strict=True))
+
+    @cached_property
+    def _found(self) -> dict[str, list[bool]]:
+        """Whether each defect of a size is found: the one place that decides it."""
+        if self.parts is None:
+            return {
+                size: [not score <= self.threshold for score in self.scores[size]] for size in self.scores
+            }
+        found = dict[str, list[bool]]()
+        for size, scores in self.scores.items():
+            pairs = zip(self.carriers[size], scores, strict=True)
+            found[size] = [self.parts.is_found(carrier, score) for carrier, score in pairs]
+        return found
 
     def _contrasts(self, size: str) -> Sequence[float]:
         return self.contrasts.get(size) or [CLEAR] * len(self.scores[size])
@@ -113,9 +153,19 @@ class DefectScores:
             "found, only labelled ones tell"
         )
 
+    def count_all(self) -> tuple[int, int]:
+        """Number of defects of all sizes that are called anomalous, and of all."""
+        counts = [self.count_found(size) for size in self.scores]
+        return sum(found for found, _ in counts), sum(count for _, count in counts)
+
+    def describe_blindness(self) -> str:
+        """Words for a person where the model hardly sees such defects; empty: it does, or fewer than
+        `MIN_DEFECTS` tell."""
+        return describe_blindness(*self.count_all())
+
     def describe_total(self) -> str | None:
         """Phrase with the share over all sizes and its interval; None where fewer than `MIN_DEFECTS` tell."""
-        found, count = (sum(part) for part in zip(*map(self.count_found, self.scores), strict=True))
+        found, count = self.count_all()
         if count < MIN_DEFECTS:
             return None
         low, high = wilson_interval(found, count)
@@ -149,6 +199,8 @@ class DefectScores:
             found, count = self.count_found(size)
             interval = list(wilson_interval(found, count))
             sizes[size] = {"defects": count, "found": found, "interval": interval, "scores": list(scores)}
+            if self.carriers:
+                sizes[size]["carriers"] = [*self.carriers[size]]
             if self.contrasts:
                 limits = {f"contrast_{share:.0%}": self.limit(size, share) for share in (0.5, 0.9)}
                 finite = {
@@ -175,13 +227,19 @@ class DefectScores:
                 for size, one in stored["sizes"].items()
                 if "contrasts" in one
             }
-            if contrasts and [*map(len, contrasts.values())] != [*map(len, scores.values())]:
+            carriers = {
+                str(size): tuple(map(str, one["carriers"]))
+                for size, one in stored["sizes"].items()
+                if "carriers" in one
+            }
+            counts = [*map(len, scores.values())]
+            if any(given and [*map(len, given.values())] != counts for given in (contrasts, carriers)):
                 return None
             seconds, rate, threshold = (float(stored[key]) for key in ("seconds", "rate", "score_threshold"))
             if not scores or not all(scores.values()) or not math.isfinite(seconds + rate + threshold):
                 return None
             pictures, precision = int(stored["pictures"]), str(stored["precision"])
-            return cls(scores, contrasts, pictures, seconds, rate, threshold, precision)
+            return cls(scores, contrasts, pictures, seconds, rate, threshold, precision, carriers=carriers)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             return None
 
@@ -205,28 +263,3 @@ def _limit_in_words(contrast: float) -> str:
     if not contrast:
         return f"below {CONTRAST_RANGE[0]:g}"
     return f"above {CONTRAST_RANGE[1]:g}" if math.isinf(contrast) else f"{contrast:.0f}"
-
-
-def update_detection_facts(facts: Mapping[str, Any], calibration: Calibration) -> dict[str, Any]:
-    """A model's facts with the defects that it finds at another threshold."""
-    stored = DefectScores.from_facts(facts)
-    new = {} if stored is None else {SIMULATED_DEFECTS: stored.with_calibration(calibration).to_dict()}
-    return {**facts, **new}
-
-
-def describe_found(facts: Mapping[str, Any]) -> list[str]:
-    """Line on the simulated defects that a model finds, as `fit` prints it; none: too few were tried."""
-    stored = DefectScores.from_facts(facts)
-    total = None if stored is None else stored.describe_total()
-    if total is None:
-        return []
-    return [f"simulated defects found: {total}; real ones may be easier or harder to find"]
-
-
-def describe_detection(facts: Mapping[str, Any], calibration: Calibration) -> str | None:
-    """Describes the share of simulated defects that a model finds; None where it was not measured."""
-    stored = DefectScores.from_facts(facts)
-    if stored is None:
-        return None
-    other = stored.precision != calibration.precision
-    return f"{stored.describe()}{f'; measured in {stored.precision}' if other else ''}"

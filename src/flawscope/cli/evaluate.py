@@ -211,7 +211,13 @@ def format_evaluation(result: Evaluation) -> str:
         (kind, v["images"], v["anomalous"], f"{v['mean_score']:.4g}", f"{v['median_severity']:+.1f}")
         for kind, v in result.kinds.items()
     ]
-    header = ("kind", "pictures", "called anomalous", "mean score", "median severity (anomalous: above 0)")
+    header = (
+        "kind",
+        f"{result.noun}s",
+        "called anomalous",
+        "mean score",
+        "median severity (anomalous: above 0)",
+    )
     parts.append(common.format_table(kinds, header))
     if result.parts:
         parts.append(_parts_text(result.parts))
@@ -229,7 +235,8 @@ def _decision_lines(result: Evaluation) -> Iterator[str]:
     """Yields what became of the defects and of the good pictures, each with its interval."""
     if (defects := result.defects)["images"]:
         low, high = defects["interval"]
-        yield f"{_found_text(defects)} defects found (95 %: {low:.0%} to {high:.0%} of such defects)"
+        noun = "defective parts" if result.parts else "defects"
+        yield f"{_found_text(defects)} {noun} found (95 %: {low:.0%} to {high:.0%} of such {noun})"
     alarms = result.false_alarms
     if alarms["measured"] is None:
         return
@@ -240,7 +247,8 @@ def _decision_lines(result: Evaluation) -> Iterator[str]:
         told = f"promise of {alarms['expected']:.1%} {kept}"
     yield (
         f"false alarms: {round(alarms['measured'] * alarms['images'])} of "
-        f"{pluralize(alarms['images'], 'good picture')} (95 %: {low:.0%} to {high:.0%} of such); {told}"
+        f"{pluralize(alarms['images'], f'good {result.noun}')} "
+        f"(95 %: {low:.0%} to {high:.0%} of such); {told}"
     )
 
 
@@ -324,7 +332,8 @@ def _run_several(
 ) -> int:
     """Evaluates the model of each category, or one of several; one table, averages last, is printed and
     written to `--out`. datasets: of a router's views, and empty for others."""
-    from flawscope.evaluation.evaluation import judge_parts, part_statistics
+    from flawscope.evaluation.decided import judge_parts
+    from flawscope.evaluation.evaluation import part_statistics
     from flawscope.results.excel import write_table
     from flawscope.results.run import TABLE_NAME
     from flawscope.results.table import OutputFiles

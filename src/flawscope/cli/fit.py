@@ -25,6 +25,7 @@ add_arguments = fit_options.add_arguments
 
 def run(args: argparse.Namespace) -> int:
     from flawscope.artefact import files
+    from flawscope.evaluation.next_steps import advise_blind, advise_each_view
     from flawscope.predictor import Predictor
     from flawscope.predictor.router import is_router
     from flawscope.results.advice import advice
@@ -70,7 +71,9 @@ def run(args: argparse.Namespace) -> int:
     speed = "" if seconds is None else f", {seconds:.2g} s a view here"
     say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB{speed}); `flawscope info {out}` tells the rest")
     rate, missing = predictor.calibration.rate, lacking(predictor.manifest, args.update is not None)
-    for one in advice(rate=rate, missing=missing, learnt=learnt_by_default(args, predictor.manifest)):
+    few = advice(rate=rate, missing=missing, learnt=learnt_by_default(args, predictor.manifest))
+    views = [] if args.update else advise_each_view(predictor.manifest)
+    for one in [*views, *advise_blind(predictor.manifest), *few]:
         say(f"next: {one.line()}")
     for line in next_steps(args, out):
         say(line)
@@ -96,15 +99,15 @@ def _evaluate(args: argparse.Namespace, predictor: Predictor) -> list[str]:
 def summary(predictor: Predictor, verbose: bool = False, updated: bool = False) -> list[str]:
     """Lines on a fit: the promise, simulated defects, what stands out. verbose: and what the promise comes
     from; `info` has it, too. updated: what is found was told, beside what was found before."""
+    from flawscope.artefact.detection import describe_found
     from flawscope.artefact.rates import promise_of
-    from flawscope.calibration.power import describe_found
 
     manifest = predictor.manifest
     promise = promise_of(manifest)
     calibration, short = manifest.calibration, not verbose and not promise.by_part
     # what the rate lacks stands among the next steps
     brief = calibration.describe_rate() if calibration.promised else calibration.brief()
-    lines = [brief if short else promise.text, *([] if updated else describe_found(manifest.facts))]
+    lines = [brief if short else promise.text, *([] if updated else describe_found(manifest))]
     return [*lines, *describe_suspects(manifest)]
 
 

@@ -116,7 +116,8 @@ def category_call(args: argparse.Namespace, name: str, folder: str, **own: Any) 
 
 
 def _fit_call(call: argparse.Namespace, step: ProgressCallback) -> Outcome:
-    from flawscope.calibration.power import describe_found
+    from flawscope.artefact.detection import describe_found
+    from flawscope.artefact.rates import promise_of
     from flawscope.predictor import read_manifest
 
     began, name = time.monotonic(), call.called
@@ -135,8 +136,9 @@ def _fit_call(call: argparse.Namespace, step: ProgressCallback) -> Outcome:
         )
     took, manifest = format_duration(time.monotonic() - began), predictor.manifest
     pictures = pluralize(len(manifest.pictures), "picture")
-    lines = [f"{name}: {pictures} in {took}; {manifest.calibration.promise()}"]
-    lines += [f"  {line}" for line in (*describe_found(manifest.facts), *manifest.notes)]
+    lines = [f"{name}: {pictures} in {took}; {promise_of(manifest).text}"]
+    found = [] if call.each_view else describe_found(manifest)  # its views decide together
+    lines += [f"  {line}" for line in (*found, *manifest.notes)]
     lines += [f"  question: {line}" for line in manifest.questions]
     asked = "" if call.joint or call.each_view else call.out  # else they are asked once, for the one file
     return Outcome(

@@ -16,6 +16,7 @@ from flawscope.errors import InputError, pluralize, require_installed
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
+    from flawscope.calibration.parts import KnownParts
     from flawscope.pictures.decoding import PictureSource
     from flawscope.predictor import Predictor
     from flawscope.predictor.router import Router
@@ -53,7 +54,7 @@ def info(args: argparse.Namespace) -> int:
 
 def _show_router(args: argparse.Namespace) -> None:
     """Tells what a model of several products or views is, one by one."""
-    from flawscope.artefact.parts import part_calibration
+    from flawscope.artefact.parts import part_calibration, view_in_models
     from flawscope.predictor.router import read_router_facts
 
     manifests, views = read_router_facts(args.model)
@@ -66,19 +67,23 @@ def _show_router(args: argparse.Namespace) -> None:
         if views is not None:
             print(part_calibration(manifests, views).promise())
         for name, manifest in manifests.items():
-            print(f"\n{name}\n" + "\n".join(f"  {line}" for line in manifest_lines(manifest)))
+            parts = None if views is None else view_in_models(manifests, views, name)
+            print(f"\n{name}\n" + "\n".join(f"  {line}" for line in manifest_lines(manifest, parts)))
 
 
-def manifest_lines(manifest: Manifest) -> list[str]:
+def manifest_lines(manifest: Manifest, parts: KnownParts | None = None) -> list[str]:
+    """Lines of `info` on a model. parts: good parts, of a model of one view that decides with others."""
     from flawscope.artefact.model_file import FORMAT
+    from flawscope.evaluation.next_steps import advise_blind
     from flawscope.pages.report.words import model_facts
 
     rows = [
-        *model_facts(manifest),
+        *model_facts(manifest, parts),
         *[("exported", line) for line in certificate_lines(manifest.facts)],
         *[("note", note) for note in manifest.notes],
         *[("look at", one.line()) for one in manifest.suspects],
         *[("question", line) for line in manifest.questions],
+        *[("next", one.line()) for one in (advise_blind(manifest) if parts is None else [])],
         ("samples", f"{len(manifest.samples)} for --self-test"),
         ("format", str(FORMAT)),
     ]

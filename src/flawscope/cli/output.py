@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -121,7 +121,9 @@ def prediction_line(found: Prediction) -> str:
     p_value = "" if found.product_p_value is None else f", p {found.product_p_value:.3f}"
     recognised = found.product_name not in ("", Prediction.NO_PRODUCT_NAME)
     product = [f"{found.product_name}{p_value}"] if recognised else []
-    remarks = "".join(f"  ({words})" for words in (*product, *(one.words for one in found.findings)))
+    kinds = [found.regions[0].kinds_text] if found.is_anomalous and found.region_kinds else []
+    told = (*product, *filter(None, kinds), *(one.words for one in found.findings))
+    remarks = "".join(f"  ({words})" for words in told)
     return (
         f"{found.decision:<10} severity {severity_text(found.severity):<7} score {found.score:<9.4g} "
         f"p {found.p_value:.3f}  {found.path}{remarks}"
@@ -145,7 +147,9 @@ class Output:
     args: `json`, `out`, `maps`, `labels`, `only_anomalous`, `quiet`.
     inputs: all inputs, where they are known; None where they come one by one.
     form: of the table, as `TableWriter` takes it: kinds, products, aligned, part_of, model.
-    parts: groups pictures into parts; None: only pictures are decided on.
+    parts: groups pictures into parts, each of which waits until all its views are there; None: only pictures
+        are decided on.
+    count: gets each prediction as it is told, with the decision on its part.
     """
 
     def __init__(
@@ -156,12 +160,15 @@ class Output:
         inputs: Iterable[Path] | None,
         form: Mapping[str, Any] = MappingProxyType({}),
         parts: PartCollector | None = None,
+        count: Callable[[Prediction], None],
     ):
         from flawscope.results.labels import LabelWriter
         from flawscope.results.result_workbook import open_table
         from flawscope.results.run import ResultsFolder, WriteErrors
 
-        self.args, self.products, self.parts = args, form.get("products", False), parts
+        self.args, self.products, self.parts, self.count = args, form.get("products", False), parts, count
+        # sources of pictures whose part is not decided yet, by path
+        self._waiting: dict[str, PictureSource] = {}
         self.total = 0  # inputs
         self.flush_each = inputs is None  # somebody may wait for every line
         self.decided_parts: list[PartPrediction] = []
@@ -182,6 +189,28 @@ class Output:
                 self.labels = LabelWriter(args.labels, self.results.own)
 
     def add(self, result: Prediction | Unjudged, source: PictureSource) -> None:
+        """Tells and writes an input, or keeps it until its part is decided."""
+        from flawscope.results.table import Unjudged
+
+        if self.parts is None or isinstance(result, Unjudged):
+            self._tell(result, source)
+            return
+        own = replace(result, map=result.map.copy())  # not a part of a batch, all of which would be kept
+        try:
+            decided = self.parts.add(own)
+        except InputError as error:
+            self._tell(Unjudged(str(result.path), str(error)), source)
+            return
+        self._waiting[str(result.path)] = source
+        if decided is not None:
+            self._tell_part(decided)
+
+    def decide_incomplete(self) -> None:
+        """Tells the parts of which views are missing: nothing more is judged."""
+        for found in self.parts.decide_incomplete() if self.parts else ():
+            self._tell_part(found)
+
+    def _tell(self, result: Prediction | Unjudged, source: PictureSource) -> None:
         from flawscope.results.table import Unjudged
 
         self.total += 1
@@ -204,21 +233,28 @@ class Output:
         if self.results:
             with self.unwritten.collect("row"):
                 self.results.add_to_workbook(result)
-        if self.parts and not isinstance(result, Unjudged):
-            try:
-                self._add_part(self.parts.add(replace(result, map=result.map[:0])))
-            except InputError as error:
-                self._fail(str(error))
+        if not isinstance(result, Unjudged):
+            self.count(result)
 
     def _fail(self, error: str) -> None:
         self.failures.append(error)
         if self.flush_each:
             common.say(f"skipped: {error}")
 
-    def _add_part(self, found: PartPrediction | None) -> None:
-        if found is None:
-            return
-        self.decided_parts.append(found)
+    def _tell_part(self, found: PartPrediction) -> None:
+        """Tells a part's pictures, then the part."""
+        from flawscope.results.table import Unjudged
+
+        for picture in found.pictures().values():
+            self._tell(picture, self._waiting.pop(str(picture.path)))
+        assert self.parts is not None, "it has decided"
+        for path in [*self._waiting]:
+            if (
+                self.parts.name_part(path) == found.part
+            ):  # another product's, and gone when it was judged anew
+                self._tell(Unjudged(path, f"{path}: it cannot be read any more"), self._waiting.pop(path))
+        views = {view: replace(one, map=one.map[:0]) for view, one in found.views.items()}
+        self.decided_parts.append(replace(found, views=views))
         if found.decision != "good" or not self.args.only_anomalous:
             line = json.dumps(found.to_dict(), allow_nan=False) if self.args.json else found.line()
             common.show(line, flush=self.flush_each)
@@ -232,10 +268,8 @@ class Output:
         """
         from flawscope.results.excel import write_table
         from flawscope.results.result_workbook import run_totals
-        from flawscope.results.run import PARTS_TABLE_NAME, TABLE_NAME, WORKBOOK_NAME
+        from flawscope.results.run import PARTS_TABLE_NAME
 
-        for found in self.parts.decide_incomplete() if self.parts else ():
-            self._add_part(found)
         rows = [*part_rows(self.decided_parts, self.products)] if self.parts else []
         for table in (self.table, self.results.workbook if self.results else None):
             if table:
@@ -261,7 +295,7 @@ class Output:
             if not self.args.quiet:
                 missing = self.unwritten.counts["row"] or self.unwritten.counts["table"]
                 rows_text = "rows" if missing else "a row for every input"
-                common.say(f"results in {self.args.out}: {rows_text} in {TABLE_NAME} and {WORKBOOK_NAME}")
+                common.say(f"results in {self.args.out}: {rows_text} in {' and '.join(self.results.tables)}")
         for line in self.unwritten.lines():
             common.say(line)
 
@@ -291,9 +325,10 @@ class Output:
 
 def part_rows(found: Iterable[PartPrediction], products: bool) -> Iterator[Sequence[Any]]:
     """Yields the rows of the table of parts, its heading first. products: with a column of products."""
-    yield ["part", "decision", "p_value", "score", "worst", "missing", *(["product"] if products else [])]
+    heading = ["part", "decision", "p_value", "score", "worst", "missing", "severity"]
+    yield [*heading, *(["product"] if products else [])]
     for one in found:
-        row = [one.part, one.decision, one.p_value, one.score, one.worst, " ".join(one.missing)]
+        row = [one.part, one.decision, one.p_value, one.score, one.worst, " ".join(one.missing), one.severity]
         yield [*row, *([one.product_name] if products else [])]
 
 
@@ -318,7 +353,8 @@ class Summary:
             **({"part_of": self.parts.name_part} if self.parts else {}),
         }
         self.tolerances: Tolerances | None = None  # a person's rules, where some are applied
-        self.totals = ProductCounts(max(one.calibration.expected_rate for one in self.manifests.values()))
+        rates = [one.calibration.expected_rate for one in self.manifests.values()]
+        self.totals = ProductCounts(self.parts.expected_rate if self.parts else max(rates))
         self.p_values: list[float] = []  # among units (`Calibration.unit_p_values`)
         self.promised = all(one.calibration.promised for one in self.manifests.values())
 
@@ -340,6 +376,8 @@ class Summary:
 
     def facts(self, args: argparse.Namespace, unjudged: int) -> dict[str, Any]:
         found = run_facts(args, self.manifests, self.totals, unjudged, self.kind)
+        if self.parts is not None:
+            found |= {"promise": self.parts.promise(), "expected_rate": self.parts.expected_rate}
         if self.tolerances is not None:
             found |= {"within_tolerance": self.totals.tolerated, "tolerances": self.tolerances.to_dict()}
         if self.products:
@@ -349,11 +387,21 @@ class Summary:
                 one["anomalous"] = self.totals.anomalous_by_product[name]
         return found
 
-    def line(self) -> str:
+    def line(self, parts: Sequence[PartPrediction] = ()) -> str:
+        """Lines with the number of anomalous pictures, or of parts where the model decides on these, the
+        promised rate, and what the numbers mean."""
+        if self.parts is not None:
+            return f"{parts_line(parts, self.parts.promise())}\n{LEGEND}{self._beyond()}"
         if not self.kind:
-            return totals_line(self.totals, self.manifests[""].calibration, self.tolerances is not None)
+            tolerates = self.tolerances is not None
+            return totals_line(self.totals, self.manifests[""].calibration, tolerates) + self._beyond()
         by_product = f": {self.totals.lines()}" if self.products else ""
-        return f"{self.totals.anomalous} of {pluralize(self.totals.count, 'picture')} anomalous{by_product}"
+        of = pluralize(self.totals.count, "picture")
+        return f"{self.totals.anomalous} of {of} anomalous{by_product}{self._beyond()}"
+
+    def _beyond(self) -> str:
+        """Line on pictures for which the rate is not promised, after a line's end; empty: there are none."""
+        return f"\n{line}" if (line := self.totals.beyond_line()) else ""
 
 
 def _product_of(manifests: Mapping[str, Manifest], kind: str) -> str:
@@ -396,13 +444,17 @@ def run_facts(
         "expected_rate": max(one.expected_rate for one in known.values()),
         "promise": "; ".join(promises),
         "promised": all(one.promised for one in known.values()),
+        "beyond_promise": dict(totals.beyond_promise),
         "warning": totals.warning() or None,
         "flawscope": __version__,
     }
 
 
 # What the numbers of `prediction_line` mean
-LEGEND = "severity: above 0 is anomalous, 3 is clear; p: the share of good pictures that score as high"
+LEGEND = (
+    "severity: above 0 is anomalous, 3 is clear, - is anomalous by what stands in parentheses; p: the share "
+    "of good pictures that score as high"
+)
 
 
 def totals_line(totals: MismatchDetector, calibration: Calibration, tolerances: bool = False) -> str:
@@ -431,7 +483,8 @@ def batch_line(batch: Mapping[str, Any]) -> str:
 
 def parts_line(decided: Sequence[PartPrediction], promise: str) -> str:
     """Line with the number of anomalous and incomplete parts, and the promised rate."""
-    from flawscope.results.part import ANOMALOUS, INCOMPLETE
+    from flawscope.results.part import ANOMALOUS
+    from flawscope.results.prediction import INCOMPLETE
 
     counts = Counter(one.decision for one in decided)
     incomplete = f", {counts[INCOMPLETE]} incomplete" if counts[INCOMPLETE] else ""

@@ -66,7 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fail-on-anomaly",
         action="store_true",
-        help="exit with 3 if any picture is anomalous, with 4 if some are within tolerance at best",
+        help="exit with 3 if any picture is anomalous, with 4 if some are within tolerance at best, or are "
+        "called good and the rate is not promised for them",
     )
     common.add_engine(parser, threads="all cores; with --cluster 1")
     parser.add_argument(
@@ -112,7 +113,9 @@ def run(args: argparse.Namespace) -> int:
         paths = [path for path in inputs.sources if isinstance(path, Path)]
         root = common_folder([path for path in paths if path not in inputs.errors])
     form = {**summary.form, "model": os.path.basename(args.model)}
-    results = output.Output(args, root, inputs=paths, form=form, parts=summary.parts)
+    if summary.parts is not None and paths:
+        inputs.sources = summary.parts.group(paths)
+    results = output.Output(args, root, inputs=paths, form=form, parts=summary.parts, count=summary.add)
     totals = summary.totals
     began, complete = time.monotonic(), False
     try:
@@ -124,6 +127,7 @@ def run(args: argparse.Namespace) -> int:
         judged = pluralize(totals.count + len(results.failures), "input")
         raise KeyboardInterrupt(f"interrupted after {judged}{of}{kept}") from None
     finally:
+        results.decide_incomplete()
         unjudged = len(results.failures)
         facts = summary.facts(args, unjudged)
         if args.false_discovery_rate is not None:
@@ -133,20 +137,20 @@ def run(args: argparse.Namespace) -> int:
         results.finish(facts, summary.levels)
     if not args.quiet:
         if not args.json and totals.count:
-            common.say(summary.line())
-            if results.parts:
-                common.say(output.parts_line(results.decided_parts, results.parts.promise()))
+            common.say(summary.line(results.decided_parts))
         if "batch" in facts:
             common.say(output.batch_line(facts["batch"]))
         output.say_remarks(inputs.side_files, totals)
     code = results.exit_code
-    if not args.quiet and totals.anomalous and results.results is not None:
+    is_whole = results.results is not None and not results.unwritten.counts
+    if not args.quiet and totals.anomalous and is_whole:
         words = shlex.join(["flawscope", "review", args.out])
         common.say(f"next: {words}   sorts flagged pictures into good and defective, to learn from")
     bad = {part.decision for part in results.decided_parts} - {"good"} if results.parts else totals.anomalous
     if not args.fail_on_anomaly:
         return code
-    return 3 if bad else 4 if totals.tolerated and not code else code
+    is_unsure = totals.tolerated or totals.beyond_promise
+    return 3 if bad else 4 if is_unsure and not code else code
 
 
 def _judge(
@@ -168,7 +172,6 @@ def _judge(
                 results.add(Unjudged(name, why), source)
             else:
                 results.add(replace(result, path=name), source)
-                summary.add(result)  # an unprinted result has no row either
         if interrupted.is_set():
             raise KeyboardInterrupt
         if inputs.total:

@@ -8,17 +8,20 @@ Bootstrap, 1993).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flawscope import Predictor
+from flawscope.artefact.rates import promise_of
 from flawscope.datasets import Dataset, Item
 from flawscope.errors import InputError, check_arguments, pluralize
+from flawscope.evaluation.decided import Decided
 from flawscope.evaluation.evaluation import evaluate
 from flawscope.evaluation.intervals import (
     RESAMPLES,
@@ -28,10 +31,10 @@ from flawscope.evaluation.intervals import (
     count_pixels,
     percentile_interval,
 )
+from flawscope.evaluation.metrics import image_metrics
 from flawscope.evaluation.result import METRIC_NAMES, Evaluation
 from flawscope.evaluation.unlearnt import with_unlearnt
 from flawscope.progress import ProgressCallback, ignore_progress
-from flawscope.results.prediction import Prediction
 
 # Rates at each model's score threshold
 RATE_LABELS = {"false_alarms": "false alarms", "defects_found": "defects found"}
@@ -41,11 +44,11 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Difference:
-    """Metric of both models. `difference` is b - a, `interval` its 95 % interval; None: not measured."""
+    """Metric of both models. `difference` is b - a, `interval` its 95 % interval; None: there is none."""
 
     name: str
-    a: float | None
-    b: float | None
+    a: float
+    b: float
     interval: tuple[float, float] | None
     note: str = ""  # how the interval was found, or why there is none
 
@@ -55,8 +58,8 @@ class Difference:
         return RATE_LABELS.get(self.name) or METRIC_NAMES.get(self.name) or self.name.replace("_", " ")
 
     @property
-    def difference(self) -> float | None:
-        return None if self.a is None or self.b is None else self.b - self.a
+    def difference(self) -> float:
+        return self.b - self.a
 
     @property
     def better(self) -> str:
@@ -77,15 +80,16 @@ class Difference:
         }
 
 
-@dataclass(frozen=True)
-class Judged:
-    """Picture with both models' predictions, which are without their maps."""
+class Pair(NamedTuple):
+    """Picture or part with both models' decisions."""
 
-    index: int  # of the picture in both evaluations' `pictures`, which have the maps and masks
-    name: str  # below the data set's folder
-    item: Item
-    a: Prediction
-    b: Prediction
+    a: Decided
+    b: Decided
+
+    @property
+    def name(self) -> str:
+        """Path of the picture, or the part's name."""
+        return self.a.name
 
     @property
     def changed(self) -> bool:
@@ -95,38 +99,40 @@ class Judged:
     @property
     def right(self) -> str:
         """Name of the model that is right where they differ, "a" or "b"."""
-        return "a" if self.a.is_anomalous == self.item.anomalous else "b"
+        return "a" if self.a.is_anomalous == self.a.anomalous else "b"
 
     def to_dict(self) -> dict[str, Any]:
-        def of(found: Prediction) -> dict[str, Any]:
-            values = {"score": found.score, "p_value": found.p_value, "severity": found.severity}
-            return {**values, "decision": found.decision}
+        def of(found: Decided) -> dict[str, Any]:
+            decision = "anomalous" if found.is_anomalous else "good"
+            numbers = {"score": found.score, "p_value": found.p_value, "severity": found.severity}
+            return {**numbers, "decision": decision}
 
-        truth = {"kind": self.item.kind, "defective": self.item.anomalous}
+        truth = {"kind": self.a.kind, "defective": self.a.anomalous}
         return {"path": self.name, **truth, "a": of(self.a), "b": of(self.b), "changed": self.changed}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Comparison of models a and b on the pictures that both were evaluated on.
+    """Comparison of models a and b on what both were evaluated on: pictures, or parts where one of them
+    decides on parts.
 
-    names: of the models, for a person. evaluations: of both; their `pictures` are the same in the same order,
-        each with the prediction, map and mask of its own model. calibrations are those of `predictors`.
-    differences: of every metric that one of them has, and of the rates of false alarms and of defects found.
-    pictures: every picture with both decisions, in the order of the evaluations.
+    names: of the models, for a person. evaluations: of both; their `pictures` are the same in the same order.
+    differences: of the rates of defects found and of false alarms, and of every metric that both have.
+    pairs: all with both decisions.
+    noun: "picture" or "part".
     """
 
     names: tuple[str, str]
     predictors: tuple[Predictor, Predictor] = field(repr=False, compare=False)
-    dataset: Dataset = field(repr=False)
     evaluations: tuple[Evaluation, Evaluation] = field(repr=False)
     differences: tuple[Difference, ...]
-    pictures: tuple[Judged, ...] = field(repr=False)
+    pairs: tuple[Pair, ...] = field(repr=False)
+    noun: str = "picture"
 
     @cached_property
-    def changed(self) -> tuple[Judged, ...]:
-        """Pictures that the models decide differently on: those where b is wrong come first."""
-        found = [one for one in self.pictures if one.changed]
+    def changed(self) -> tuple[Pair, ...]:
+        """What the models decide differently on: those where b is wrong come first."""
+        found = [one for one in self.pairs if one.changed]
         return tuple(sorted(found, key=lambda one: (one.right == "b", -abs(one.a.severity - one.b.severity))))
 
     @property
@@ -140,12 +146,10 @@ class Comparison:
     def sentence(self) -> str:
         """Sentence on the changes from a to b."""
         b, a = (sum(one.right == which for one in self.changed) for which in "ba")
+        of = pluralize(len(self.pairs), self.noun)
         if not self.changed:
-            return f"both decide alike on {pluralize(len(self.pictures), 'picture')}"
-        return (
-            f"they decide differently on {len(self.changed)} of {pluralize(len(self.pictures), 'picture')}: "
-            f"A is right on {a} of these, B on {b}"
-        )
+            return f"both decide alike on {of}"
+        return f"they decide differently on {len(self.changed)} of {of}: A is right on {a} of these, B on {b}"
 
     def to_dict(self) -> dict[str, Any]:
         """The document that `compare --json` prints."""
@@ -165,26 +169,27 @@ class Comparison:
             "category": first.category,
             "product": first.product,
             "models": {"a": models[0], "b": models[1]},
+            "counted": f"{self.noun}s",
             "images": first.images,
             "left_out": first.left_out,
             "metrics": {one.name: one.to_dict() for one in self.differences},
             "changed": [one.to_dict() for one in self.changed],
-            "pictures": [one.to_dict() for one in self.pictures],
+            "pictures": [one.to_dict() for one in self.pairs],
             "failures": list(self.failures),
         }
 
 
 def describe_model(predictor: Predictor) -> dict[str, Any]:
     """Facts of a model that a comparison shows."""
-    manifest, calibration = predictor.manifest, predictor.calibration
+    manifest, promise = predictor.manifest, promise_of(predictor.manifest)
     return {
         "method": manifest.method,
         "category": manifest.category,
         "size": list(manifest.preprocess.network_size),
         "runtime": predictor.session.runtime,
-        "precision": calibration.precision,
-        "score_threshold": calibration.score_threshold,
-        "false_alarm_rate": calibration.effective_rate,
+        "precision": predictor.calibration.precision,
+        "score_threshold": predictor.calibration.score_threshold,
+        "false_alarm_rate": promise.rate,
     }
 
 
@@ -195,7 +200,6 @@ def compare(
     dataset: Dataset,
     *,
     names: tuple[str, str] = ("A", "B"),
-    full_resolution: bool = False,
     resamples: int = RESAMPLES,
     seed: int = 0,
     step: ProgressCallback = ignore_progress,
@@ -203,17 +207,16 @@ def compare(
     """Evaluates both models on the test pictures that neither of them has seen.
 
     The models may be of different methods, sizes and runtimes. Pictures that either was fitted or calibrated
-    on are left out for both.
+    on are left out for both. Where one decides on parts and the other on pictures, a part is anomalous to the
+    latter where one of its pictures is.
 
     Args:
         names: of the models, for a person.
-        full_resolution: pixel metrics at the pictures' own size too; they have no interval.
         resamples, seed: of the bootstrap; pixel metrics have half as many resamples.
 
     Raises:
         InputError: there is nothing to test.
     """
-
     learnt = {p.hash for one in (a, b) for p in one.manifest.pictures}
     is_drawn, dataset = dataset.drawn_split, with_unlearnt(a, dataset, learnt, step)
 
@@ -222,21 +225,17 @@ def compare(
             step(f"{stage} of {'AB'[which]}", done, total)
 
         other_hashes = {p.hash for p in (b, a)[which].manifest.pictures}
-        return evaluate(
-            *((a, b)[which], replace(dataset, test=items)),
-            full_resolution=full_resolution,
-            leave_out=other_hashes,
-            step=report_step,
-        )
+        tested = replace(dataset, test=items)
+        return evaluate((a, b)[which], tested, leave_out=other_hashes, step=report_step)
 
     first, second = (
         replace(one, learnt_from=len(dataset.train) if is_drawn else 0)
         for one in _evaluate_same_pictures(evaluate_model, dataset.test)
     )
-    evaluations = first, second
-    pictures = _pair_predictions(*evaluations, dataset)
-    differences = tuple(_differences(evaluations, pictures, resamples, seed))
-    return Comparison(names, (a, b), dataset, evaluations, differences, pictures)
+    pairs = _pairs(first, second)
+    noun = "part" if first.parts or second.parts else "picture"
+    differences = tuple(_differences((first, second), pairs, resamples, seed))
+    return Comparison(names, (a, b), (first, second), differences, pairs, noun)
 
 
 def _evaluate_same_pictures(
@@ -245,55 +244,90 @@ def _evaluate_same_pictures(
     """Evaluates both models on the pictures that both can judge. Rarely only one can, such as where a score
     overflows: then the first model is evaluated again."""
     first = evaluate_model(0, items)
-    second = evaluate_model(1, tuple(seen.item for seen in first.pictures))
+    known = {item.path: item for item in items}  # of a model of parts their truth is that of the part
+    second = evaluate_model(1, tuple(known[seen.item.path] for seen in first.pictures))
     if second.images < first.images:
-        again = evaluate_model(0, tuple(seen.item for seen in second.pictures))
+        again = evaluate_model(0, tuple(known[seen.item.path] for seen in second.pictures))
         first = replace(again, left_out=first.left_out)
     if second.images != first.images:
         raise InputError("the pictures changed while they were compared: compare again")
     return first, second
 
 
-def _pair_predictions(first: Evaluation, second: Evaluation, dataset: Dataset) -> tuple[Judged, ...]:
-    def without_map(found: Prediction) -> Prediction:
-        return replace(found, map=np.empty((0, 0), np.float32))
+def _pairs(first: Evaluation, second: Evaluation) -> tuple[Pair, ...]:
+    """What both models decided on."""
+    if bool(first.parts) == bool(second.parts):
+        a, b = first.decided, second.decided
+    else:
+        a, b = (
+            one.decided if one.parts else _decided_by_pictures(one, first, second) for one in (first, second)
+        )
+    others = {one.name: one for one in b}
+    both = [one for one in a if one.name in others]
+    return tuple(Pair(one, others[one.name]) for one in both)
 
-    pairs = zip(first.pictures, second.pictures, strict=True)
-    return tuple(
-        Judged(k, dataset.relative(p.item.path), p.item, without_map(p.prediction), without_map(q.prediction))
-        for k, (p, q) in enumerate(pairs)
-    )
+
+def _decided_by_pictures(own: Evaluation, *both: Evaluation) -> list[Decided]:
+    """Decisions of a model of pictures on the parts of the other model: by the worst picture."""
+    pictures = {one.item.path: one.prediction for one in own.pictures}
+    found = list[Decided]()
+    for part in (part for one in both for part in one.judged_parts):
+        shown = [pictures[Path(str(view.path))] for view in part.prediction.views.values()]
+        worst = max(shown, key=lambda one: one.severity)
+        found.append(
+            Decided(
+                part.prediction.part,
+                part.kind,
+                part.anomalous,
+                worst.severity,  # comparable between pictures of several views
+                worst.severity,
+                worst.p_value,
+                any(one.is_anomalous for one in shown),
+            )
+        )
+    return found
 
 
 # ------------------------------------------------------------------------------------------------ differences
 
 
 def _differences(
-    evaluations: tuple[Evaluation, Evaluation], pictures: tuple[Judged, ...], resamples: int, seed: int
+    evaluations: tuple[Evaluation, Evaluation], pairs: Sequence[Pair], resamples: int, seed: int
 ) -> list[Difference]:
-    """Differences of the rates, and of every metric that a or b has."""
-    anomalous = np.array([one.item.anomalous for one in pictures])
+    """Differences of the rates, and of every metric that a and b have."""
+    anomalous = np.array([one.a.anomalous for one in pairs])
     times = bootstrap_counts(anomalous, resamples, seed)
+    pictures = times
+    if len(pairs) != evaluations[0].images:  # parts: pixels are those of pictures
+        truth = np.array([one.item.anomalous for one in evaluations[0].pictures])
+        pictures = bootstrap_counts(truth, resamples, seed)
     values: list[dict[str, float | None]] = []
     resampled: list[dict[str, Floats]] = []
-    for evaluation, predictions in zip(
-        evaluations, ([one.a for one in pictures], [one.b for one in pictures]), strict=True
+    for evaluation, decided in zip(
+        evaluations, ([one.a for one in pairs], [one.b for one in pairs]), strict=True
     ):
-        decisions = np.array([prediction.is_anomalous for prediction in predictions])
-        scores = np.array([prediction.score for prediction in predictions])
-        groups = dict(zip(RATE_LABELS, (~anomalous, anomalous), strict=True))
-        rates = {name: float(decisions[of].mean()) if of.any() else None for name, of in groups.items()}
-        values.append(rates | evaluation.metrics)
-        found = {  # good and defective pictures are drawn in their own numbers
+        decisions = np.array([one.is_anomalous for one in decided])
+        scores = np.array([one.score for one in decided])
+        groups = {"defects_found": anomalous, "false_alarms": ~anomalous}
+        rates: dict[str, float | None] = {
+            name: float(decisions[of].mean()) for name, of in groups.items() if of.any()
+        }
+        own = image_metrics(anomalous, scores)
+        image = {"image_auroc": own.auroc, "image_ap": own.ap, "image_f1": own.f1}
+        values.append({**rates, **evaluation.metrics, **image})
+        found = {  # good and defective ones are drawn in their own numbers
             name: times[:, of] @ decisions[of] / of.sum() for name, of in groups.items() if of.any()
         }
         if min(anomalous.sum(), (~anomalous).sum()) >= 2:
             found |= bootstrap_images(anomalous, scores, decisions, times)
-        resampled.append(found | _bootstrap_pixels(evaluation, times[: resamples // 2]))
-    return [
-        Difference(name, values[0].get(name), values[1].get(name), *_interval(name, resampled))
-        for name in dict.fromkeys([*values[0], *values[1]])
-    ]
+        resampled.append(found | _bootstrap_pixels(evaluation, pictures[: resamples // 2]))
+    found_of_both = list[Difference]()
+    for name, value in values[0].items():
+        other = values[1].get(name)
+        if value is None or other is None or np.isnan([value, other]).any():
+            continue  # such as of pixels, where there are no masks
+        found_of_both.append(Difference(name, value, other, *_interval(name, resampled)))
+    return found_of_both
 
 
 def _interval(name: str, resampled: list[dict[str, Floats]]) -> tuple[tuple[float, float] | None, str]:

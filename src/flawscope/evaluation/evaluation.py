@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope import Predictor, Router
+from flawscope.artefact.rates import promise_of
 from flawscope.datasets import Dataset, Item
 from flawscope.datasets.labels import PictureLabels
 from flawscope.datasets.masks import union_masks
@@ -25,6 +26,14 @@ from flawscope.errors import (
     require_type,
 )
 from flawscope.evaluation import metrics
+from flawscope.evaluation.decided import (
+    Decided,
+    Judged,
+    JudgedPart,
+    as_parts_say,
+    decided_on,
+    judge_parts,
+)
 from flawscope.evaluation.ground_truth import loco_metrics, shrink_mask
 from flawscope.evaluation.learning_curve import learning_curve
 from flawscope.evaluation.promise import check_promise
@@ -32,15 +41,13 @@ from flawscope.evaluation.result import (
     DEFECT_PIXELS,
     MASK_COUNTS,
     Evaluation,
-    JudgedPart,
     LazySequence,
     PictureStore,
 )
 from flawscope.evaluation.robustness import LIGHTS, robustness
 from flawscope.evaluation.unlearnt import with_unlearnt
 from flawscope.progress import ProgressCallback, ignore_progress
-from flawscope.results.part import INCOMPLETE
-from flawscope.results.prediction import MIN_WARNING_PICTURES, MismatchDetector, Prediction
+from flawscope.results.prediction import INCOMPLETE, MIN_WARNING_PICTURES, MismatchDetector, Prediction
 from flawscope.views.geometry import Geometry
 from flawscope.views.light import Light
 
@@ -120,7 +127,12 @@ def evaluate(
     labels: dict[str, Any] = {}
     shown = [*zip(kept.items, kept.predictions, strict=True)]
     judged = judge_parts(predictor, shown, seen.failures)
-    found = _image_metrics(kept, predictor, labels) | _pixel_metrics(kept, predictor, labels)
+    if judged:
+        shown = as_parts_say(shown, judged)
+        kept.items, kept.predictions = [item for item, _ in shown], [one for _, one in shown]
+        labels["image_metrics"] = "of parts, which the model decides on"
+    decided = decided_on(shown, judged)
+    found = _image_metrics(decided, predictor, labels) | _pixel_metrics(kept, predictor, labels)
     found |= loco_metrics(kept, dataset, labels)
     if full_resolution:
         found |= _full_resolution_metrics(kept, labels)
@@ -129,9 +141,9 @@ def evaluate(
         product=predictor.manifest.category,
         method=predictor.manifest.method,
         metrics={k: None if v is None or np.isnan(v) else float(v) for k, v in found.items()},
-        false_alarms=_false_alarm_statistics(kept, predictor, dataset.train),
-        defects=_defect_statistics(kept),
-        kinds=_kind_statistics(kept, dataset),
+        false_alarms=_false_alarm_statistics(shown, decided, predictor, dataset.train),
+        defects=_defect_statistics(decided),
+        kinds=_kind_statistics(decided, dataset),
         images=len(kept),
         defect_pixels={name: seen.marked[name] for name in DEFECT_PIXELS},
         masks={name: seen.marked[name] for name in MASK_COUNTS},
@@ -207,17 +219,20 @@ def _ground_truth(
     return truth
 
 
-def _image_metrics(kept: PictureStore, predictor: Predictor, labels: dict[str, Any]) -> dict[str, float]:
-    anomalous = np.array([item.anomalous for item in kept.items])
-    image = metrics.image_metrics(anomalous, np.array([p.score for p in kept.predictions]))
+def _image_metrics(
+    decided: Sequence[Decided], predictor: Predictor, labels: dict[str, Any]
+) -> dict[str, float]:
+    anomalous = np.array([one.anomalous for one in decided])
+    image = metrics.image_metrics(anomalous, np.array([one.score for one in decided]))
     labels["image_f1"] = _best_threshold_label("score", image.f1_threshold)
     threshold = predictor.calibration.score_threshold
-    labels["image_f1_calibrated"] = f"score threshold fixed by calibration: {threshold:.6g}"
+    if predictor.parts() is None:
+        labels["image_f1_calibrated"] = f"score threshold fixed by calibration: {threshold:.6g}"
     return {
         "image_auroc": image.auroc,
         "image_ap": image.ap,
         "image_f1": image.f1,
-        "image_f1_calibrated": metrics.f1_at(anomalous, [p.is_anomalous for p in kept.predictions]),
+        "image_f1_calibrated": metrics.f1_at(anomalous, [one.is_anomalous for one in decided]),
     }
 
 
@@ -229,16 +244,15 @@ def _best_threshold_label(what: str, threshold: float) -> str | None:
 
 
 def _false_alarm_statistics(
-    kept: PictureStore, predictor: Predictor, train: Sequence[Item]
+    shown: Sequence[Judged], decided: Sequence[Decided], predictor: Predictor, train: Sequence[Item]
 ) -> dict[str, Any]:
-    shown = list(zip(kept.items, kept.predictions, strict=True))
-    good = [prediction.is_anomalous for item, prediction in shown if not item.anomalous]
+    good = [one.is_anomalous for one in decided if not one.anomalous]
     alarms, total = sum(good), len(good)
     low, high = metrics.confidence_interval_rate(alarms, total)
-    calibration = predictor.calibration
+    promise = promise_of(predictor.manifest)
     return {
-        "target": calibration.effective_rate,
-        "expected": calibration.expected_rate if calibration.promised else None,
+        "target": promise.wanted if promise.by_part else predictor.calibration.effective_rate,
+        "expected": promise.rate if promise.is_made else None,
         "measured": alarms / total if total else None,
         "images": total,
         "interval": [low, high],
@@ -246,33 +260,10 @@ def _false_alarm_statistics(
     }
 
 
-def _defect_statistics(kept: PictureStore) -> dict[str, Any]:
-    shown = zip(kept.items, kept.predictions, strict=True)
-    called = [prediction.is_anomalous for item, prediction in shown if item.anomalous]
+def _defect_statistics(decided: Sequence[Decided]) -> dict[str, Any]:
+    called = [one.is_anomalous for one in decided if one.anomalous]
     interval = metrics.confidence_interval_rate(sum(called), len(called))
     return {"images": len(called), "found": sum(called), "interval": [*interval]}
-
-
-def judge_parts(
-    predictor: Predictor | Router, pictures: Iterable[tuple[Item, Prediction]], failures: list[str]
-) -> tuple[JudgedPart, ...]:
-    """The parts that pictures show; a part is defective where any of them is. Empty where the model decides
-    on pictures alone.
-
-    failures: gets a line for each picture that does not tell its part.
-    """
-    if (parts := predictor.parts()) is None:
-        return ()
-    decisions, defective = [], set[str]()
-    for item, prediction in pictures:
-        if item.anomalous:
-            defective.add(str(item.path))
-        try:
-            decisions.append(parts.add(prediction))
-        except InputError as error:
-            failures.append(str(error))
-    found = [*filter(None, decisions), *parts.decide_incomplete()]
-    return tuple(JudgedPart(one, any(view.path in defective for view in one.views.values())) for one in found)
 
 
 def part_statistics(predictor: Predictor | Router, judged: Sequence[JudgedPart]) -> dict[str, Any]:
@@ -387,10 +378,10 @@ def _full_resolution_metrics(kept: PictureStore, labels: dict[str, Any]) -> dict
     return {f"full_{name}": value for name, value in found.items()}
 
 
-def _kind_statistics(kept: PictureStore, dataset: Dataset) -> dict[str, dict[str, Any]]:
+def _kind_statistics(decided: Sequence[Decided], dataset: Dataset) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for kind in dataset.kinds:
-        chosen = [p for i, p in zip(kept.items, kept.predictions, strict=True) if i.kind == kind]
+        chosen = [one for one in decided if one.kind == kind]
         if chosen:
             found[kind] = {
                 "images": len(chosen),

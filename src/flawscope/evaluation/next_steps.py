@@ -6,22 +6,28 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 
+from flawscope.artefact.detection import decided_defects
 from flawscope.artefact.model_file import Manifest
+from flawscope.artefact.parts import stored_part_pattern
 from flawscope.artefact.rates import promise_of
 from flawscope.artefact.tried import Choice
-from flawscope.calibration.goods import scored
+from flawscope.calibration.goods import TRAIN, scored
 from flawscope.datasets import Dataset
 from flawscope.errors import InputError
 from flawscope.evaluation.result import Evaluation
+from flawscope.methods import registry
 from flawscope.pictures.decoding import PictureSource
+from flawscope.pictures.form import known_sizes
 from flawscope.pictures.pixel_sets import connected_parts, largest_sizes
-from flawscope.results.advice import LIES, Advice, advice
+from flawscope.results.advice import LIES, Advice, advice, looser_rate, remedies
 from flawscope.results.prediction import MISSED
 from flawscope.views.congealing import poses_needed, spread_numbers
 from flawscope.views.pose import PoseKind
 from flawscope.views.preprocess import Preprocess
+from flawscope.views.view_looks import ViewLooks
 
 MEASURED = 40  # missed defects whose sizes are measured
+ADVISED_RATES = (0.02, 0.05, 0.1, 0.2, 0.3)
 LOOKED_AT = 9  # pictures that tell how parts lie: one more than it takes
 
 
@@ -39,6 +45,43 @@ def advise_untried(choice: Choice, dataset: Dataset) -> list[Advice]:
     return advice(lies=next((kind for kind in LIES if f"--align {kind}" in waiting), None))
 
 
+def advise_each_view(manifest: Manifest) -> list[Advice]:
+    """Advises a model for each view where one model has learnt views that look different."""
+    looks = ViewLooks.from_facts(manifest.facts)
+    if looks is None or not looks.are_told_apart:
+        return []
+    step = "--each-view, a model for each, which finds more in such views; a station does not take it yet"
+    return [Advice(step, f"views {', '.join(looks.views)} look different")]
+
+
+def advise_blind(manifest: Manifest) -> list[Advice]:
+    """Steps for a model that hardly sees simulated defects; none: it sees them, or too few tell."""
+    tried = decided_defects(manifest)
+    blind = "" if tried is None else tried.describe_blindness()
+    return advice(remedies=_remedies(manifest), blind=blind) if blind else []
+
+
+def _remedies(manifest: Manifest) -> list[str]:
+    """What may help a model to see defects, by how it sees its pictures and what it learnt from."""
+    choice, how = Choice.from_facts(manifest.facts), manifest.preprocess
+    learnt = {row.unit for row in manifest.pictures if row.role == TRAIN}
+    accurate = registry.method(manifest.method).presets.get("accurate", {})
+    return remedies(
+        learnt=len(learnt),
+        pictures=known_sizes(manifest.facts),
+        network=how.network_size if how.tile is None and how.reference is None else None,
+        accurate=any(manifest.config.get(name) != value for name, value in accurate.items()),
+        tried=choice is not None and choice.has_tried,
+    )
+
+
+def _looser_rate(result: Evaluation, manifest: Manifest) -> Advice | None:
+    """Advises a higher false-alarm rate where the threshold is what hides the defects."""
+    decided = [(one.anomalous, one.is_anomalous, one.p_value) for one in result.decided]
+    rates = [rate for rate in ADVISED_RATES if rate > manifest.calibration.rate]
+    return looser_rate(decided, rates, result.metrics.get("image_auroc"))
+
+
 def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
     """Steps by the defects that were missed, and by the promise; none where there is nothing to gain."""
     missed = [one for one in result.pictures if one.outcome == MISSED]
@@ -49,7 +92,6 @@ def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
             factor = math.sqrt(math.prod(sizes[-1]) / one.truth.size)  # the mask has the map's size
             length = largest_sizes(connected_parts(one.truth)[1])[0]
             marks.append(factor * float(length))
-    choice = Choice.from_facts(manifest.facts)
     how, sole = manifest.preprocess, _sole_picture(manifest)
     is_whole = how.tile is None and how.reference is None
     shown = [one.item.path for one in result.pictures if not one.item.anomalous]
@@ -61,12 +103,13 @@ def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
         marks=marks,
         pictures=sizes,
         network=how.network_size if is_whole else None,
-        defects=result.defects["images"],
-        missed=len(missed),
+        defects=sum(one.anomalous for one in result.decided),
+        missed=sum(one.anomalous and not one.is_anomalous for one in result.decided),
         lies_elsewhere=lambda: how.reference is None and _poses_needed(shown) is not None,
-        tried=choice is not None and choice.has_tried,
         sole=sole[0],
         hidden=sum(one.prediction.score > sole[1] for one in missed),
+        looser=_looser_rate(result, manifest),
+        remedies=_remedies(manifest),
     )
 
 
@@ -84,5 +127,6 @@ def _sole_picture(manifest: Manifest) -> tuple[str, float]:
     """Name of the good picture that alone sets the threshold, and the threshold without it; "" and infinity
     where there is none."""
     calibration = manifest.calibration
-    found = calibration.sole_threshold() if calibration.promised else None
+    by_pictures = calibration.promised and stored_part_pattern(manifest) is None
+    found = calibration.sole_threshold() if by_pictures else None
     return ("", math.inf) if found is None else (scored(manifest.pictures)[found[0]].name, found[1])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flawscope.artefact.rates import promise_of
 from flawscope.calibration.parts import PartPattern
 from flawscope.calibration.promise import judge_pictures
 from flawscope.datasets import Item
@@ -30,26 +31,29 @@ def check_promise(
     """Tests the promise on good test pictures, for `Evaluation.false_alarms`; empty where there are none, or
     nothing was promised.
 
-    expected_interval: in which the rate of this one model lies. alarms: false alarms. chance, broken: as
+    expected_interval: in which the rate of this one model lies. alarms: false alarms, of parts where the
+    model decides on those. pictures: how many good ones tell it. chance, broken: as
     `judge_pictures` says. reasons: why it may be broken, as sentences. copies_of_training: names of good test
     pictures that are near-copies of training pictures.
 
     Args:
         train: the training pictures, to look for near-copies.
     """
-    calibration = predictor.calibration
-    if not good or not calibration.promised:
+    promise = promise_of(predictor.manifest)
+    if not good or not promise.is_made:
         return {}
     alarms = [prediction.is_anomalous for _, prediction in good]
     learnt, shown = (
         [read_look(item.path) for item in items] for items in (train, [item for item, _ in good])
     )
     units = _units(predictor, shown, [item.path for item, _ in good])
-    chance, broken = judge_pictures(alarms, units, calibration.expected_rate, calibration.unit_count)
+    chance, broken = judge_pictures(alarms, units, promise.rate, promise.calibrated)
+    alarms_of_units = len({unit for unit, is_alarm in zip(units, alarms, strict=True) if is_alarm})
     copies = sorted({*_copies_of(learnt, shown), *_made_of_the_same(train, [item for item, _ in good])})
     return {
-        "expected_interval": [*calibration.rate_interval],
-        "alarms": sum(alarms),
+        "expected_interval": [*promise.interval],
+        "alarms": alarms_of_units if promise.by_part else sum(alarms),
+        "pictures": len(good),
         "chance": chance,
         "broken": broken,
         "reasons": list(_reasons(predictor, learnt, good)) if broken else [],
@@ -70,7 +74,7 @@ def describe_promise(found: Mapping[str, Any]) -> list[str]:
     if copies := found.get("copies_of_training"):
         lines.append(
             f"nearly the same as pictures learnt from, and so little evidence of new parts: "
-            f"{len(copies)} of {pluralize(found['images'], 'good test picture')}: {join_names(copies)}"
+            f"{len(copies)} of {pluralize(found['pictures'], 'good test picture')}: {join_names(copies)}"
         )
     return lines
 

@@ -10,7 +10,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
 
 import numpy as np
@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from flawscope.artefact.tried import LearningCurve
 from flawscope.datasets import Item
 from flawscope.errors import FlawscopeError, missing_library_error, pluralize
+from flawscope.evaluation.decided import Decided, JudgedPart, decided_on
 from flawscope.evaluation.learning_curve import describe as describe_curve
 from flawscope.evaluation.robustness import Robustness
 from flawscope.pictures.listing import natural_key
 from flawscope.results.html import table
-from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import RIGHT, Prediction, outcome, prediction_html
 from flawscope.results.table import ResultRow, Unjudged, table_columns
 from flawscope.views.geometry import Geometry
@@ -175,17 +175,6 @@ NOTEBOOK_PICTURES = 6  # pictures in a notebook: the worst mistakes, then near m
 LEFT_OUT_REASON = "left out: the model was fitted or calibrated on it"
 
 
-class JudgedPart(NamedTuple):
-    """Decision on a part, and whether it is defective: whether any of its pictures is."""
-
-    prediction: PartPrediction
-    anomalous: bool
-
-    @property
-    def outcome(self) -> str:
-        return outcome(self.anomalous, self.prediction.is_anomalous)
-
-
 @dataclass(frozen=True)
 class Evaluation:
     """Results of one category. product: the one that the model was fitted to, which may be called otherwise.
@@ -193,7 +182,8 @@ class Evaluation:
     metrics: those of `METRIC_NAMES`, on maps at the network's size. `*_f1` is the best over thresholds chosen
         with the test's own labels; `*_f1_calibrated` is at the thresholds that calibration fixed before, of
         pixels the SegF1 of MVTec AD 2 (there at the pictures' own size, `full_pixel_f1_calibrated`).
-    false_alarms: target, expected (k/(n + 1), what n calibration pictures promise; None: nothing), measured,
+    false_alarms: of pictures, or of parts where the model decides on those, as are the image metrics,
+        `defects` and `kinds`: target, expected (k/(n + 1), what n good ones promise; None: none), measured,
         images (good test pictures), interval (95 %, Clopper-Pearson); and what `check_promise` finds, with
         expected_interval, in which the rate of this one model lies with 95 %.
     defects: defective test pictures: images, found, and the interval of the share that is found, as above.
@@ -246,6 +236,18 @@ class Evaluation:
     unjudged: tuple[tuple[Item, str], ...] = field(default=(), repr=False, compare=False)
 
     @property
+    def noun(self) -> str:
+        """What the model decides on, and what is counted: "part" or "picture"."""
+        return "part" if self.parts else "picture"
+
+    @cached_property
+    def decided(self) -> list[Decided]:
+        """What was decided on, with the truth: the parts, where the model decides on those, else the
+        pictures."""
+        shown = ((one.item, one.prediction) for one in self.pictures) if not self.judged_parts else ()
+        return decided_on(shown, self.judged_parts)
+
+    @property
     def remarks(self) -> list[str]:
         """Says which defects the pixel metrics do not cover, or not wholly, and how many good pictures are
         enough."""
@@ -282,6 +284,9 @@ class Evaluation:
         """Says how many pictures were tested, and how many others of the folder were learnt from."""
         good = self.false_alarms["images"]
         text = f"{pluralize(self.images, 'test picture')} ({good} good, {self.images - good} defective"
+        if self.parts:
+            defective = pluralize(self.defects["images"], "defective part")
+            text = f"{pluralize(self.images, 'test picture')} ({pluralize(good, 'good part')}, {defective}"
         return f"{text}; {self.learnt_from} others were learnt from)" if self.learnt_from else f"{text})"
 
     @property

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flawscope import Predictor
-from flawscope.datasets import Dataset
+from flawscope.datasets import Dataset, Item
 from flawscope.errors import InputError
 from flawscope.evaluation import metrics
+from flawscope.evaluation.decided import Decided, Judged, decided_on, judge_parts
 from flawscope.evaluation.unlearnt import with_unlearnt
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.progress import ProgressCallback, ProgressCounter, ignore_progress
+from flawscope.results.prediction import Prediction
 from flawscope.views.light import Light
 
 FACTORS = (0.8, 0.9, 0.95, 1.05, 1.1, 1.2)
@@ -32,8 +34,9 @@ LIGHTS = (
 class Robustness:
     """Decisions on all test pictures in one light, at the model's threshold.
 
-    good, false_alarms: number of good pictures, and of those that are called anomalous.
-    defective, found: number of defective pictures, and of those that are called anomalous.
+    good, false_alarms: number of good pictures, or parts where the model decides on those, and of those that
+        are called anomalous.
+    defective, found: the same of defective ones.
     image_auroc: 0..1; None without pictures of both kinds.
     """
 
@@ -76,7 +79,7 @@ def robustness(
     left_out = {*leave_out, *(picture.hash for picture in predictor.manifest.pictures)}
     dataset = with_unlearnt(predictor, dataset, left_out)
     advance = ProgressCounter(step, "robustness", len(dataset.test) * len(lights))
-    labels: list[bool] = []
+    items: list[Item] = []
 
     def pictures() -> Iterator[NDArray[Any]]:
         for item in dataset.test:
@@ -88,26 +91,36 @@ def robustness(
                 for _ in lights:
                     advance()
                 continue
-            labels.append(item.anomalous)
+            items.append(item)
             for light in lights:
                 yield light(picture)
 
-    answers = []
+    answers: list[Prediction | None] = []  # without maps; all lights of a picture, then those of the next one
     for _, result in predictor.stream(pictures()):
         advance()
-        if isinstance(result, InputError):
-            answers.append((np.nan, False))
+        if isinstance(result, InputError) or not np.isfinite(result.score):
+            answers.append(None)
         else:
-            answers.append((result.score, result.is_anomalous))
-    table = np.array(answers, dtype=np.float64).reshape(len(labels), len(lights), 2)
-    judged_in_all = np.isfinite(table[:, :, 0]).all(axis=1)
-    table, anomalous = table[judged_in_all], np.array(labels, dtype=bool)[judged_in_all]
-    return tuple(_count_decisions(light, anomalous, table[:, k]) for k, light in enumerate(lights))
+            answers.append(replace(result, map=result.map[:0].copy()))
+    rows = [answers[k * len(lights) : (k + 1) * len(lights)] for k in range(len(items))]
+    found = []
+    for k, light in enumerate(lights):
+        shown = list[Judged]()
+        for item, row in zip(items, rows, strict=True):
+            one = row[k]
+            if one is not None and not any(answer is None for answer in row):
+                shown.append((item, replace(one, path=str(item.path))))
+        decided = decided_on(shown, judge_parts(predictor, shown, []))
+        found.append(_count_decisions(light, decided))
+    return tuple(found)
 
 
-def _count_decisions(light: Light, anomalous: NDArray[np.bool_], answers: NDArray[np.float64]) -> Robustness:
-    """Counts the answers [N, 2], scores and decisions, in one light."""
-    scores, called = answers[:, 0], answers[:, 1] > 0
+def _count_decisions(light: Light, decided: Sequence[Decided]) -> Robustness:
+    """Counts the decisions in one light."""
+    anomalous, called = (
+        np.array([getattr(one, name) for one in decided], bool) for name in ("anomalous", "is_anomalous")
+    )
+    scores = np.array([one.score for one in decided], np.float64)
     both = bool(anomalous.any()) and not anomalous.all()
     return Robustness(
         light,

@@ -22,7 +22,7 @@ from flawscope.artefact.model_file import (
     package_versions,
     unpack_images,
 )
-from flawscope.artefact.parts import PART, part_calibration, stored_part_pattern
+from flawscope.artefact.parts import PART, parts_of_rows, stored_part_pattern
 from flawscope.calibration.goods import Picture, calibrate, renumber
 from flawscope.calibration.outliers import SUSPECTS, Odd, Seen, list_suspects, odd, settle
 from flawscope.calibration.power import SIMULATED_DEFECTS, DefectScores
@@ -244,10 +244,12 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
     tensors = {k: v.detach().cpu().numpy() for k, v in {**model.state_dict(), **fitted.extra}.items()}
     tensors |= {} if reader.region is None else {"region": reader.region}
     kept, seconds = _score_samples(model, tensors, views, fitted, samples if old is None else old)
-    carriers = {number: judged.rows[i].score or 0.0 for number, i in judged.carriers.items()}
+    carriers = {number: judged.rows[i] for number, i in judged.carriers.items()}
+    pattern = prepared.part
+    parts = None if pattern is None else parts_of_rows(pictures, pattern, calibration.rate)
     # where all pictures show one part there is none that can be left out
     found = (
-        score_simulated_defects(leave_out, calibration, carriers, view_task, began)
+        score_simulated_defects(leave_out, calibration, carriers, view_task, began, parts)
         if check and calibration.promised
         else None
     )
@@ -266,7 +268,8 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
         oddities = [*odd(pictures, calibration, found, seen)]
         listed, questions = settle(oddities, prepared.force)
     if found is not None and how.lights[1:]:
-        unlit = found.with_calibration(calibrate(plain, **how_scored))
+        plain_parts = None if pattern is None else parts_of_rows(plain, pattern, calibration.rate)
+        unlit = found.with_calibration(calibrate(plain, **how_scored), plain_parts)
         told.append(_light_cost_note(found, unlit, within_range(how.normalization)))
     for note in told:
         task.say(note)
@@ -301,8 +304,6 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
         versions=package_versions(),
         fusion=judged.fusion,
     )
-    if prepared.part is not None:
-        manifest.facts["summary"].append(part_calibration(manifest, prepared.part).promise())
     made = Artefact(manifest.asking(*(() if old is None else old.manifest.questions), *questions), tensors)
     failures = [*prepared.unusable, *reader.failures.values()]
     return open_fitted(made, str(model.roi.device), model).with_failures(failures)
@@ -331,7 +332,7 @@ def _notes(fitted: Fitted, reader: Reader, found: DefectScores | None, old: Arte
         notes.append("what it finds of simulated defects was not measured after the model was extended")
     if old is not None and old.manifest.kinds is not None:
         notes.append("it names no kinds of defects since it was extended: run `flawscope kinds` again")
-    if found is not None and (remark := found.remark()) is not None:
+    if found is not None and not found.describe_blindness() and (remark := found.remark()) is not None:
         notes.append(remark)
     return notes
 
@@ -346,9 +347,7 @@ def _cells(
 
 def _light_cost_note(found: DefectScores, plain: DefectScores, lights: str) -> str:
     """Note on the simulated defects that the threshold for each light misses, and one for one light finds."""
-    (now, count), (before, _) = (
-        tuple(map(sum, zip(*map(one.count_found, one.scores), strict=True))) for one in (found, plain)
-    )
+    (now, count), (before, _) = found.count_all(), plain.count_all()
     return (
         f"the false-alarm rate is kept{lights.removeprefix(',')}: {now} of {count} simulated defects "
         f"are found, with a threshold for unchanged light alone {before}"

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from flawscope.artefact.model_file import Artefact
+from flawscope.artefact.parts import parts_of_model
 from flawscope.calibration.defect_like import Strength, defect_like
 from flawscope.calibration.goods import scored
 from flawscope.calibration.outliers import LIKE_DEFECTS, SUSPECTS, Suspect, odd_looks, refuse
@@ -247,11 +248,15 @@ def update(
         )
     job = Job(old, active, rest, wanted, before, good, device, check, force, say, step)
     candidates = BUILDERS[how](job)
-    defects, simulated = None, dict[int, tuple[float, ...]]()
+    defects, simulated, carriers = None, dict[int, tuple[float, ...]](), dict[int, str]()
+    carrying = active.artefact if active.session.runtime == "torch" else old
     if how == EXTENDED and check:
-        defects = defects_on_samples(active.artefact if active.session.runtime == "torch" else old, device)
+        defects = defects_on_samples(carrying, device)
     if defects is not None:
         simulated = score_with_models(defects, [defects.model, candidates[0][0].detector], step=step)
+        samples = [str(sample["name"]) for sample in carrying.manifest.samples]
+        carriers = {number: samples[defects.picture_of(number)] for number in simulated}
+    parts = parts_of_model(active.manifest)
     judged = [one for one in usable if one.number in before]
     judged = [*{one.digest: one for one in reversed(judged)}.values()][::-1]  # the first of copies
     sample = [one for one in judged if one.drawn] if fair else []
@@ -264,7 +269,9 @@ def update(
         alarms = [bool(judging.is_anomalous(after[one.number].score)) for one in scored]
         chance = judge_pictures(alarms, units, judging.expected_rate, judging.unit_count).chance
         unlike = bool(scored) and chance < SIGNIFICANCE
-        found = Comparison(model, active.calibration, judged, before, after, simulated, unlike)
+        found = Comparison(
+            model, active.calibration, judged, before, after, simulated, unlike, carriers, parts
+        )
         if best is None or found.loss < best.loss:
             best = found
         if fair or not best.loss:

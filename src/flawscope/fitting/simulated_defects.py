@@ -18,7 +18,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from flawscope.artefact.model_file import Artefact, unpack_images
-from flawscope.calibration.power import CONTRAST_RANGE, DefectScores
+from flawscope.calibration.goods import Picture
+from flawscope.calibration.parts import KnownParts
+from flawscope.calibration.power import CONTRAST_RANGE, MIN_DEFECTS, DefectScores
 from flawscope.calibration.size_bounds import SizeBounds, doubted_level
 from flawscope.calibration.streams import Stream
 from flawscope.calibration.threshold import Calibration
@@ -35,6 +37,8 @@ MAX_PER_SIZE = 40  # defects of a size
 COMPARED_PER_SIZE = 20  # of a size, before and after an update
 TIME_SHARE = 1 / 9  # of the time of the fit until then, so that the check is at most a tenth of it all
 MIN_SECONDS = 2.0  # for the check of a short fit, whose share is too short for a number
+# Defects that are tried whatever time they take, the same number of each size: of fewer nothing could be said
+MIN_TRIED = math.ceil(MIN_DEFECTS / len(DEFECT_SIZES)) * len(DEFECT_SIZES)
 BLOCK_MARGIN = 1.25  # reserve for a block of defects that takes longer than the one before
 PART_PICTURES = 8  # that the part is learnt from
 TIME_FACTOR = 3  # time for learning from a picture, in times of finding the part in it
@@ -46,24 +50,31 @@ Box = tuple[slice, slice]
 
 
 def score_simulated_defects(
-    leave_out: LeaveOut, calibration: Calibration, carriers: Mapping[int, float], task: Task, began: float
+    leave_out: LeaveOut,
+    calibration: Calibration,
+    carriers: Mapping[int, Picture],
+    task: Task,
+    began: float,
+    parts: KnownParts | None = None,
 ) -> DefectScores | None:
     """Scores of simulated defects on the good pictures that the model was calibrated on: they were held out,
     or are left out once more. None where the method cannot leave out what it has learnt from.
 
-    How many defects there are follows from the time that the first ones take: one of each size at least. A
-    tenth of the fit's time, or two seconds of a short one, is spent on them.
+    How many defects there are follows from the time that the first ones take: a tenth of the fit's time, or
+    two seconds of a short one, is spent on them, and as much as `MIN_TRIED` take, where the fit has no limit.
 
     Args:
-        carriers: numbers of views that carry the defects, and the scores of their pictures without any.
+        carriers: rows of the pictures that carry the defects, by the number of the view that shows each.
         began: when the fit began, on `time.monotonic`'s clock.
+        parts: good parts, where the model decides on parts; None: it decides on pictures.
     """
     model, begun = leave_out.model, time.monotonic()
     until = begun + max(MIN_SECONDS, TIME_SHARE * (begun - began))
+    has_limit = task.budget.until is not None
     if task.budget.until is not None:
         until = min(until, task.budget.until)
     # a picture that is called anomalous without a defect cannot show that a defect is found
-    passed = [i for i, score in carriers.items() if score < calibration.score_threshold]
+    passed = [i for i, row in carriers.items() if _is_passed(row, calibration, parts)]
     defects, done, count = SimulatedDefects(model, task.load, passed or [*carriers]), 0, len(DEFECT_SIZES)
     defects.learn_part(until - begun)
     scores: dict[int, float] = {}
@@ -84,6 +95,7 @@ def score_simulated_defects(
         seconds_each = (now - start) / min(count, BATCH)  # of one, one after the other
         left = MAX_PER_SIZE * len(DEFECT_SIZES) - done
         count = _next_batch(int((until - now) / (BLOCK_MARGIN * seconds_each)), left, model.roi.device)
+        count = max(count, 0 if has_limit else MIN_TRIED - done)
         task.step("simulated defects", done, done + count)
     numbers = sorted(scores)
     by_size, contrasts = (
@@ -93,6 +105,10 @@ def score_simulated_defects(
         }
         for values in (scores, defects.contrasts)
     )
+    names = {
+        str(size): tuple(carriers[defects.picture_of(n)].name for n in numbers if n % len(DEFECT_SIZES) == k)
+        for k, size in enumerate(DEFECT_SIZES)
+    }
     if not all(by_size.values()):  # a picture can no longer be read
         return None
     return DefectScores(
@@ -100,11 +116,19 @@ def score_simulated_defects(
         contrasts,
         pictures=len({defects.picture_of(n) for n in numbers}),
         seconds=time.monotonic() - begun,
-        rate=calibration.effective_rate,
+        rate=calibration.effective_rate if parts is None else parts.calibration.expected_rate,
         threshold=calibration.score_threshold,
         precision=calibration.precision,
         bounds=SizeBounds.of_ratios(ratios),
+        carriers=names,
+        parts=parts,
     )
+
+
+def _is_passed(row: Picture, calibration: Calibration, parts: KnownParts | None) -> bool:
+    """Whether a good picture without a defect is called good, and its part is."""
+    score = row.score or 0.0
+    return score < calibration.score_threshold if parts is None else not parts.is_found(row.name, score)
 
 
 def _doubted_sizes(found: LeftOut, calibration: Calibration, model: Detector) -> NDArray[np.float64] | None:

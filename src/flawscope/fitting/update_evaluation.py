@@ -3,13 +3,17 @@ ever learnt from them, and on simulated defects."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
+from flawscope.artefact.detection import finder
 from flawscope.artefact.judgement import DecisionCounts, Judgement, MissedDefect, ScoreChange
+from flawscope.artefact.parts import parts_of_model
 from flawscope.calibration.goods import scored
-from flawscope.calibration.power import wilson_interval
+from flawscope.calibration.parts import KnownParts
+from flawscope.calibration.power import describe_blindness, wilson_interval
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.decoding import PictureSource
@@ -51,22 +55,24 @@ class ReviewedPicture:
 
 class Score(NamedTuple):
     """Score of a picture as if the model had never learnt from it, and the threshold that the other pictures
-    give. p_value: the least false-alarm rate at which it is called anomalous. learnt: it was left out."""
+    give.
+
+    p_value: the least false-alarm rate at which it is called anomalous. learnt: it was left out. anomalous:
+    the decision on it, or on the part that it shows, where the model decides on parts; so is the p-value.
+    """
 
     score: float
     threshold: float
     p_value: float
     severity: float
     learnt: bool = False
+    anomalous: bool = False
 
     @classmethod
     def of(cls, calibration: Calibration, score: float, learnt: bool = False) -> Score:
         p_value, severity = float(calibration.p_values(score)), float(calibration.severity(score))
-        return cls(float(score), calibration.score_threshold, p_value, severity, learnt)
-
-    @property
-    def anomalous(self) -> bool:
-        return not self.score <= self.threshold
+        anomalous = not score <= calibration.score_threshold
+        return cls(float(score), calibration.score_threshold, p_value, severity, learnt, anomalous)
 
 
 def score_pictures(
@@ -101,7 +107,38 @@ def score_pictures(
             scores[one.number] = Score.of(calibration, left_out[one.digest], learnt=True)
         elif one.digest not in learnt and one.digest in known:
             scores[one.number] = Score.of(calibration, known[one.digest])
-    return scores
+    parts = parts_of_model(predictor.manifest)
+    return scores if parts is None else _decide_parts(scores, pictures, parts)
+
+
+def _decide_parts(
+    scores: dict[int, Score], pictures: Sequence[ReviewedPicture], parts: KnownParts
+) -> dict[int, Score]:
+    """Returns the scores with the decisions on the parts that the pictures show. A view that is not among
+    them has the score that is known of this part, if it is; a part is not compared with itself."""
+    groups = dict[str, list[dict[str, int]]]()  # numbers by view, of each part of a name
+    for one in pictures:
+        if one.number not in scores:
+            continue
+        try:
+            part, view = parts.view_of(one.name)
+        except InputError:  # its name tells no part: it stands alone
+            continue
+        several = groups.setdefault(part, [{}])
+        if view in several[-1]:  # another part with the number of an earlier one
+            several.append({})
+        several[-1][view] = one.number
+    decided = dict(scores)
+    for part, several in groups.items():
+        others, known = parts.calibration.without(part), parts.calibration.known_scores(part)
+        for numbers in several:
+            seen = {view: scores[number].score for view, number in numbers.items()}
+            decision = others.decide({**known, **seen})
+            for number in numbers.values():
+                decided[number] = scores[number]._replace(
+                    p_value=decision.p_value, anomalous=decision.is_anomalous
+                )
+    return decided
 
 
 @dataclass(frozen=True)
@@ -113,6 +150,8 @@ class Comparison:
     before, after: scores of the judged pictures by that model and by the next one.
     simulated: scores of simulated defects before and after, by the defect's number.
     unlike: a fair sample raises the threshold by more than chance does.
+    carriers: names of the pictures with the simulated defects, by the defect's number.
+    parts: good parts of the model that judges now, where it decides on parts.
     """
 
     predictor: Predictor
@@ -122,6 +161,8 @@ class Comparison:
     after: dict[int, Score]
     simulated: dict[int, tuple[float, ...]]
     unlike: bool = False
+    carriers: Mapping[int, str] = field(default_factory=dict)
+    parts: KnownParts | None = None
 
     @property
     def good(self) -> list[int]:
@@ -146,12 +187,17 @@ class Comparison:
     @property
     def lost_simulated(self) -> list[int]:
         """Numbers of the simulated defects that are no longer found."""
-        becomes = self.predictor.calibration
-        return [
-            number
-            for number, (was, now) in sorted(self.simulated.items())
-            if self.active.is_anomalous(was) and not becomes.is_anomalous(now)
-        ]
+        return [number for number, found in sorted(self._simulated_found.items()) if found == (True, False)]
+
+    @cached_property
+    def _simulated_found(self) -> dict[int, tuple[bool, bool]]:
+        """Whether each simulated defect is found before and after, by its number."""
+        before = finder(self.active, self.parts)
+        after = finder(self.predictor.calibration, parts_of_model(self.predictor.manifest))
+        return {
+            number: (before(self.carriers.get(number, ""), was), after(self.carriers.get(number, ""), now))
+            for number, (was, now) in self.simulated.items()
+        }
 
     @property
     def found(self) -> dict[str, list[int]]:
@@ -159,9 +205,8 @@ class Comparison:
         out."""
         counts: dict[str, list[int]] = {}
         if self.simulated:
-            was, now = zip(*self.simulated.values(), strict=True)
-            of_both = self.active.is_anomalous(was), self.predictor.calibration.is_anomalous(now)  # type: ignore[arg-type]
-            counts[SIMULATED] = [*(int(one.sum()) for one in of_both), len(was)]
+            was, now = zip(*self._simulated_found.values(), strict=True)
+            counts[SIMULATED] = [sum(was), sum(now), len(was)]
         if self.defects:
             several = (sum(one[n].anomalous for n in self.defects) for one in (self.before, self.after))
             counts[KNOWN] = [*several, len(self.defects)]
@@ -253,7 +298,9 @@ class Update:
         for name in (SIMULATED, KNOWN):
             if name in found:
                 before, after, count = found[name]
-                said.append(f"{name} defects found: {before} of {count} before, {after} of {count} after")
+                line = f"{name} defects found: {before} of {count} before, {after} of {count} after"
+                blind = name == SIMULATED and describe_blindness(after, count)
+                said.append(f"{line}; {blind}" if blind else line)
         return said
 
     def judgement(self) -> Judgement:

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from flawscope.artefact import model_file
 from flawscope.artefact.certificate import Certificate, certify_samples
+from flawscope.artefact.detection import describe_detection, with_decided_defects
 from flawscope.artefact.files import ARCHIVE_SUFFIX, EXPORTED_SUFFIX, TRAINED_SUFFIX, exported_error
 from flawscope.artefact.model_file import Artefact, Manifest, unpack_images
 from flawscope.artefact.parts import PART
+from flawscope.artefact.rates import promise_of
 from flawscope.calibration.outliers import Suspect
-from flawscope.calibration.power import describe_detection, update_detection_facts
 from flawscope.calibration.size_bounds import SizeBounds
 from flawscope.calibration.threshold import Calibration, Rate
 from flawscope.errors import InputError, check_arguments
@@ -174,11 +175,11 @@ class Predictor(AnyModel):
         yield "model", f"{manifest.method}{of}, {height}x{width}, {self.session.runtime}"
         learnt = Counter(picture.role for picture in manifest.pictures)
         yield "pictures", ", ".join(f"{n} {role}" for role, n in learnt.items()) or "no pictures known"
-        yield "decision", self.calibration.promise()
+        yield "decision", promise_of(self.manifest).text
 
     def _repr_html_(self) -> str:
         """Shows a notebook the model's facts and the pictures that it holds."""
-        found = describe_detection(self.manifest.facts, self.calibration)
+        found = describe_detection(self.manifest)
         rows = [*self._facts(), *([("simulated defects found", found)] if found else [])]
         rows += [("note", note) for note in self.manifest.notes]
         samples = self.artefact.tensors.get("samples")
@@ -323,10 +324,9 @@ class Predictor(AnyModel):
         return found if self.view_looks is None else named_as_another(self.manifest, self.view_looks, found)
 
     def with_calibration(self, calibration: Calibration, *notes: str) -> Predictor:
-        facts = update_detection_facts(self.manifest.facts, calibration)
         notes = (*self.manifest.notes, *notes)
-        manifest = replace(self.manifest, calibration=calibration, facts=facts, notes=notes)
-        return self.with_manifest(manifest)
+        manifest = replace(self.manifest, calibration=calibration, notes=notes)
+        return self.with_manifest(with_decided_defects(manifest))
 
     @property
     def suspects(self) -> tuple[Suspect, ...]:

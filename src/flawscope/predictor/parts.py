@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 import numpy as np
 
@@ -95,6 +95,19 @@ class PartCollector:
             return None
         return self.decide(part, self._open.pop(part))
 
+    @property
+    def expected_rate(self) -> float:
+        """Share of new good parts that are expected to be called anomalous; of products the largest."""
+        return self.calibration.expected_rate
+
+    def group(self, paths: Sequence[Path]) -> list[Path]:
+        """Returns files in their order, but those of a part together: a part is decided on when its last view
+        is there, and until then its pictures wait in memory."""
+        first = dict[str, int]()
+        for number, path in enumerate(paths):
+            first.setdefault(self.name_part(str(path)), number)
+        return sorted(paths, key=lambda path: first[self.name_part(str(path))])
+
     def name_part(self, path: str) -> str:
         """Name of the part that a file shows; of one whose name tells none, the file's without its ending."""
         with suppress(InputError):
@@ -136,11 +149,10 @@ class PartCollector:
         findings = () if same is None else (same_picture(*same),)
         scores = {view: one.score for view, one in views.items()}
         all_found = not any(finding.decides for one in views.values() for finding in one.findings)
-        found = calibration.decide(scores)
-        if findings or not all_found:
-            found = found._replace(is_anomalous=True)
         missing = tuple(view for view in calibration.views if view not in scores)
-        return PartPrediction(part, *found, views, missing, findings=findings)
+        decision = calibration.decide(scores)._asdict()
+        found = PartPrediction(part, **decision, views=views, missing=missing, findings=findings)
+        return found.called_anomalous() if findings or not all_found else found
 
     def promise(self) -> str:
         """Line for a person: the false alarms expected among parts with all views."""
@@ -174,6 +186,10 @@ class RoutedParts(PartCollector):
 
     def promise(self) -> str:
         return "; ".join(f"{name}: {one.promise()}" for name, one in self.calibrations.items())
+
+    @property
+    def expected_rate(self) -> float:
+        return max(one.expected_rate for one in self.calibrations.values())
 
     def judge_promise(self, alarms: int, good: int) -> PromiseVerdict | None:
         return None  # of each product its own
@@ -209,4 +225,4 @@ class RoutedParts(PartCollector):
         nearest = shown.nearest
         found = self._decide(self.calibrations[nearest], self.looks_of[nearest], part, same_product)
         found = replace(found, product=shown.product)
-        return found if shown.product else replace(found, is_anomalous=True)
+        return found if shown.product else found.called_anomalous()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from flawscope.artefact.detection import with_decided_defects
 from flawscope.artefact.parts import check_whole_parts, part_calibration, stored_part_pattern
 from flawscope.calibration.goods import (
     CALIBRATION,
@@ -238,5 +239,5 @@ def recalibrate(
     facts = dict(new.manifest.facts)
     if appearance is not None:  # pictures like these are expected from now on
         facts[APPEARANCE] = appearance.widen(appearance.shifts(one.seen.measured) for one in usable).to_dict()
-    manifest = replace(new.manifest, pictures=pictures, facts=facts).asking(*questions)
+    manifest = with_decided_defects(replace(new.manifest, pictures=pictures, facts=facts)).asking(*questions)
     return new.with_manifest(manifest).with_failures(failures)

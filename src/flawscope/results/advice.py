@@ -18,6 +18,11 @@ MOST = 3  # steps that are advised
 TOO_SMALL = 8.0  # pixels at the network below which one in five spots or more is missed (`defect_size`)
 SMALL_SHARE = 0.25  # of the missed defects: a step is worth its time where so many are too small
 MIN_MISSED = 0.1  # share of the defects from which on other settings are advised
+MIN_WORTH = 0.15  # gain in the share of defects found, less that of false alarms, for which a rate is advised
+ROUNDING = 1e-9  # of a rate
+MANY_MISSED = 0.25  # share from which on a step is named, whatever is known
+SEARCH = "fit --auto, which tries how the pictures are best seen"
+MIN_SEARCHED = 12  # good parts: of fewer a search tries nothing
 REDUCED = 0.9  # share of a side's pixels left to most pictures, below which a larger size shows more
 ACCURATE = "--preset accurate, which knows more beforehand and takes about five times as long a picture"
 LIES = {
@@ -49,9 +54,11 @@ def advice(
     defects: int = 0,
     missed: int = 0,
     lies_elsewhere: Callable[[], bool] = lambda: False,
-    tried: bool = False,
     sole: str = "",
     hidden: int = 0,
+    looser: Advice | None = None,
+    remedies: Sequence[str] = (),
+    blind: str = "",
 ) -> list[Advice]:
     """Returns the steps that are worth most, at most three, the first first, by what is known.
 
@@ -66,9 +73,11 @@ def advice(
             seen in tiles.
         defects, missed: how many were judged, and not found.
         lies_elsewhere: tells whether parts lie elsewhere; asked only where it decides.
-        tried: whether settings were tried (`--auto`).
         sole, hidden: name of the good picture that alone sets the threshold, and how many of the missed
             defects would be found without it.
+        looser: a false-alarm rate that would find many more of them, and what it costs.
+        remedies: what may help a model that does not see the defects (`remedies`).
+        blind: words on simulated defects that it hardly sees; empty: it does.
     """
     steps = [] if lies is None else [Advice(f"--align {lies}", LIES[lies])]
     if marks and pictures and network is not None and (small := _smaller_view(marks, pictures, network)):
@@ -78,13 +87,86 @@ def advice(
     if misses and sole and 2 * hidden >= missed:
         look = f"look whether {sole} is good, else fit without it"
         steps.append(Advice(look, f"{of}, {hidden} for one picture"))
-    elif misses and not tried and (is_reduced(pictures, network) or lies_elsewhere()):
-        steps.append(Advice("fit --auto, which tries how the pictures are best seen", of))
+    elif misses:
+        steps += [] if looser is None else [looser]
+        if SEARCH in remedies and (is_reduced(pictures, network) or lies_elsewhere()):
+            steps.append(Advice(SEARCH, of))
+    if remedies and missed >= max(1, MANY_MISSED * defects) and not steps:
+        steps.append(Advice(f"what may help: {join_words(remedies)}", of))
+    if blind and remedies and not steps:
+        steps.append(Advice(f"what may help: {join_words(remedies)}", blind))
     if learnt:
         steps.append(Advice(ACCURATE, f"{pluralize(learnt, 'good picture')} to learn from"))
     if missing:
         steps.append(Advice(f"add {missing}", f"a false-alarm rate of {rate:.1%} cannot be promised yet"))
     return steps[:MOST]
+
+
+def join_words(words: Sequence[str]) -> str:
+    """Joins alternatives: "a, b or c"."""
+    *first, last = words
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def remedies(
+    *, learnt: int, pictures: Sequence[Size], network: Size | None, accurate: bool, tried: bool
+) -> list[str]:
+    """Returns what may help a model that does not see the defects, the likeliest first.
+
+    Args:
+        learnt: number of good parts that it learnt from.
+        pictures, network: as `advice` takes them.
+        accurate: whether its method has a preset `accurate` that it was not fitted with.
+        tried: whether settings were tried (`--auto`).
+    """
+    found = ["--preset accurate"] if accurate else []
+    if is_reduced(pictures, network):
+        found.append("larger pictures (--size, or --min-defect with the smallest defect's size)")
+    found.append("a region where the defects are (--roi)")
+    if learnt >= MIN_SEARCHED and not tried:
+        found.append(SEARCH)
+    return found
+
+
+def looser_rate(
+    decided: Sequence[tuple[bool, bool, float]], rates: Sequence[float], auroc: float | None
+) -> Advice | None:
+    """Advises a higher false-alarm rate where the scores tell good from defective and the decisions do not.
+
+    Args:
+        decided: of each test picture, or part, whether it is defective, whether it is called anomalous, and
+            its p-value.
+        rates: that may be chosen, all above the model's own.
+        auroc: of the scores.
+
+    Returns:
+        None: no rate finds so many more that it is worth its false alarms.
+    """
+    count = sum(defective for defective, _, _ in decided)
+    good = len(decided) - count
+    if not count or not good or auroc is None:
+        return None
+
+    def called(rate: float) -> tuple[int, int]:
+        """Number of defective and of good ones that are called anomalous at a rate."""
+        flagged = [defective for defective, is_called, p in decided if is_called or p <= rate + ROUNDING]
+        return sum(flagged), len(flagged) - sum(flagged)
+
+    def worth(rate: float) -> float:
+        found, alarms = called(rate)
+        return found / count - alarms / good
+
+    now = called(0.0)
+    best = max(sorted(rates), key=worth, default=None)
+    if best is None or worth(best) - (now[0] / count - now[1] / good) < MIN_WORTH:
+        return None
+    found, alarms = called(best)
+    return Advice(
+        f"calibrate --false-alarm-rate {best:.0%}, which finds {found} and calls {alarms} of {good} good "
+        "ones anomalous, as read from this test set: others tell whether it holds",
+        f"{count - now[0]} of {pluralize(count, 'defect')} are missed, though scores tell them from good "
+        f"ones (AUROC {auroc:.2f})",
+    )
 
 
 def is_reduced(pictures: Sequence[Size], network: Size | None) -> bool:

@@ -19,7 +19,13 @@ MAX_LINKS = 65_530  # of a sheet; Excel repairs one that has more
 SHEET = "results"  # of a workbook that has one
 MEASURED_ROWS, MAX_WIDTH = 200, 60  # rows that tell how wide a column is, and characters of it at most
 # Excel's own styles, by the verdict in a cell
-VERDICT_STYLES = {"good": "Good", "anomalous": "Bad", "within tolerance": "Neutral", "not judged": "Note"}
+VERDICT_STYLES = {
+    "good": "Good",
+    "anomalous": "Bad",
+    "within tolerance": "Neutral",
+    "incomplete": "Neutral",
+    "not judged": "Note",
+}
 
 
 class Column(NamedTuple):
@@ -89,7 +95,9 @@ class Workbook:
         for name, columns in self._columns.items():
             rows = self._rows[name] + 1
             self._book[name].auto_filter.ref = f"A1:{get_column_letter(len(columns))}{rows}"
-        self._book.save(file)
+        packed = io.BytesIO()  # an archive whose file cannot be written is not to be ended by Python later
+        self._book.save(packed)
+        file.write(packed.getbuffer())
 
     def _cell(self, sheet: Any, value: Any, number_format: str = "") -> Any:
         from openpyxl.cell import WriteOnlyCell

@@ -64,13 +64,18 @@ class Finding:
     decides: bool = False
     reasons: Sequence[Reason] = ()
 
+    @property
+    def is_beyond_promise(self) -> bool:
+        """Whether the false-alarm rate is not promised for the picture, which is decided on all the same."""
+        return self.code in BEYOND_PROMISE and not self.decides
+
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "reasons": [*self.reasons]}
 
 
 def severity_text(severity: float) -> str:
-    """A severity for a person: a number, or "finding" where a picture is anomalous by findings alone."""
-    return "finding" if severity == MIN_ANOMALOUS_SEVERITY else f"{severity:+.1f}"
+    """A severity for a person: a number, or a dash where a picture is anomalous by what was noticed alone."""
+    return "-" if severity == MIN_ANOMALOUS_SEVERITY else f"{severity:+.1f}"
 
 
 class Decision(NamedTuple):
@@ -96,6 +101,9 @@ ANOMALOUS_PARTS = "anomalous_parts"
 OUTSIDE_LIGHT = "outside_light"
 OTHER_FORM = "other_form"
 VIEW_EXCHANGED, SAME_PICTURE = "view_exchanged", "same_picture"  # of a part in several views
+# Findings that, where they do not decide, say that the false-alarm rate is not promised for the picture
+BEYOND_PROMISE = {OUTSIDE_LIGHT: "light outside the range", OTHER_FORM: "another size than learnt from"}
+PART, PART_INCOMPLETE = "part", "part_incomplete"  # which part in several views a picture shows
 WITHIN_TOLERANCE, BEYOND_TOLERANCE = "within_tolerance", "beyond_tolerance"
 
 
@@ -116,7 +124,7 @@ def anomalous_parts(words: str) -> Finding:
 
 def outside_light() -> Finding:
     """The false-alarm rate is not promised for the picture's light."""
-    return Finding(OUTSIDE_LIGHT, "light outside the range")
+    return Finding(OUTSIDE_LIGHT, BEYOND_PROMISE[OUTSIDE_LIGHT])
 
 
 def other_form(words: str, decides: bool) -> Finding:
@@ -133,6 +141,11 @@ def view_exchanged(view: str, shown: str) -> Finding:
 def same_picture(first: str, second: str) -> Finding:
     """Two views of a part have one picture, so that nobody has looked at one of them."""
     return Finding(SAME_PICTURE, f"{first} and {second} are the same picture", decides=True)
+
+
+def shown_part(words: str, is_incomplete: bool) -> Finding:
+    """Names the part in several views that a picture shows, and which decides on it."""
+    return Finding(PART_INCOMPLETE if is_incomplete else PART, words)
 
 
 def tolerance_finding(within: bool, reasons: Sequence[Reason], rules: str) -> Finding:

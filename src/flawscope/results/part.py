@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from flawscope.results.findings import Finding
-from flawscope.results.prediction import Prediction
+from flawscope.results.findings import MIN_ANOMALOUS_SEVERITY, Finding, severity_text, shown_part
+from flawscope.results.prediction import INCOMPLETE, Prediction
 
-GOOD, ANOMALOUS, INCOMPLETE = "good", "anomalous", "incomplete"  # decisions
+GOOD, ANOMALOUS = "good", "anomalous"  # decisions, beside INCOMPLETE
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,11 @@ class PartPrediction:
     """Decision on a part.
 
     part: its name.
-    score: largest of its views' scores in standard deviations (`calibration.parts`).
+    score: how many standard deviations of the good parts' its most unusual view lies above their mean.
     p_value: conformal p-value of the part, in 1/(n+1)..1.
     worst: view with the largest score.
+    severity: by how much the score exceeds the limit; comparable from part to part, and above 0 exactly where
+        the part is anomalous.
     views: prediction of each view that was judged.
     missing: views without a picture.
     findings: what was noticed about the views together, beside their own findings.
@@ -32,10 +34,35 @@ class PartPrediction:
     p_value: float
     is_anomalous: bool
     worst: str
+    severity: float
     views: Mapping[str, Prediction] = field(repr=False)
     missing: tuple[str, ...] = ()
     product: str | None = None
     findings: tuple[Finding, ...] = ()
+
+    def called_anomalous(self) -> PartPrediction:
+        """Returns the decision where something else than the scores makes the part anomalous."""
+        severity = max(self.severity, MIN_ANOMALOUS_SEVERITY)
+        return replace(self, is_anomalous=True, severity=severity)
+
+    def pictures(self) -> dict[str, Prediction]:
+        """Predictions of the views by their names, each with the decision on the part: a picture of a good
+        part is not anomalous. Scores and maps are the pictures' own."""
+        found = dict[str, Prediction]()
+        for view, one in self.views.items():
+            words = [f"part {self.part}"]
+            words += ["most unusual"] if view == self.worst else []
+            words += [f"missing: {', '.join(self.missing)}"] if self.missing else []
+            words += [finding.words for finding in self.findings]
+            part = shown_part(", ".join(words), is_incomplete=bool(self.missing))
+            found[view] = replace(
+                one,
+                findings=(*one.findings, part),
+                p_value=self.p_value,
+                severity=self.severity,
+                is_anomalous=self.is_anomalous,
+            )
+        return found
 
     @property
     def remarks(self) -> list[str]:
@@ -67,8 +94,8 @@ class PartPrediction:
         product = f"  ({self.product_name})" if self.product_name else ""
         remarks = "".join(f"  ({words})" for words in self.remarks)
         return (
-            f"part {self.part}: {self.decision}, p {self.p_value:.3f}, "
-            f"most unusual: {self.worst} ({self.score:+.1f}){without}{product}{remarks}"
+            f"part {self.part}: {self.decision}, severity {severity_text(self.severity)}, "
+            f"p {self.p_value:.3f}, most unusual: {self.worst}{without}{product}{remarks}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -78,6 +105,7 @@ class PartPrediction:
             "decision": self.decision,
             "score": self.score,
             "p_value": self.p_value,
+            "severity": self.severity,
             "worst": self.worst,
             "views": {view: found.path for view, found in self.views.items()},
             "missing": list(self.missing),

@@ -3,7 +3,7 @@ whether many pictures are unlike a model's training pictures: another product, c
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
@@ -20,7 +20,15 @@ from flawscope.pictures.channels import displayed
 from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.pixel_sets import Pixels, connected_parts
 from flawscope.results import drawing, html
-from flawscope.results.findings import OUTSIDE_LIGHT, WITHIN_TOLERANCE, Decision, Finding, severity_text
+from flawscope.results.findings import (
+    BEYOND_PROMISE,
+    OUTSIDE_LIGHT,
+    PART_INCOMPLETE,
+    WITHIN_TOLERANCE,
+    Decision,
+    Finding,
+    severity_text,
+)
 from flawscope.results.found_parts import NOT_SEARCHED, FoundParts, PartSearch
 from flawscope.results.region import KindSet, bound_sizes, measure_region
 from flawscope.results.region import Region as Region
@@ -29,8 +37,9 @@ from flawscope.views.geometry import Geometry
 
 MAX_SHOWN_REGIONS = 5  # boxes that are named in a notebook
 WITHIN = "within tolerance"  # decision on an anomalous picture that a person's rules tolerate
+INCOMPLETE = "incomplete"  # decision on a part that was not seen whole, and so is not good
 # readable on white and on black
-DECISION_COLOURS = {"anomalous": "#dc2626", WITHIN: "#b45309", "good": "#16a34a"}
+DECISION_COLOURS = {"anomalous": "#dc2626", WITHIN: "#b45309", INCOMPLETE: "#b45309", "good": "#16a34a"}
 PEAK_RADIUS = 1 / 16  # of the longer side of a network's view: a map is about that wide around a point
 
 
@@ -194,8 +203,14 @@ class Prediction:
 
     @property
     def decision(self) -> str:
-        """good, anomalous, or "within tolerance": anomalous, but tolerated by a person's rules."""
-        return WITHIN if self.is_tolerated else "anomalous" if self.is_anomalous else "good"
+        """good, anomalous, or "within tolerance": anomalous, but tolerated by a person's rules; or, of a
+        picture whose part in several views was not seen whole, incomplete."""
+        if self.is_tolerated:
+            return WITHIN
+        if self.is_anomalous:
+            return "anomalous"
+        is_incomplete = any(finding.code == PART_INCOMPLETE for finding in self.findings)
+        return INCOMPLETE if is_incomplete else "good"
 
     @property
     def is_tolerated(self) -> bool:
@@ -444,6 +459,7 @@ class MismatchDetector:
     noun: name of the pictures in the warning.
     defective: some pictures are known to be defective, so that all of them may be anomalous.
     anomalous: of those added; the tolerated ones are counted apart.
+    beyond_promise: of those called good, for how many the rate is not promised, by the finding's code.
     """
 
     false_alarm_rate: float
@@ -452,6 +468,7 @@ class MismatchDetector:
     count: int = 0
     anomalous: int = 0
     tolerated: int = 0
+    beyond_promise: Counter[str] = field(default_factory=Counter)
     severities: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_REMEMBERED))
     shifts: deque[FeatureValues] = field(default_factory=lambda: deque(maxlen=MAX_REMEMBERED))
 
@@ -459,9 +476,16 @@ class MismatchDetector:
         self.count += 1
         self.anomalous += prediction.is_anomalous and not prediction.is_tolerated
         self.tolerated += prediction.is_tolerated
+        if not prediction.is_anomalous:
+            self.beyond_promise.update(one.code for one in prediction.findings if one.is_beyond_promise)
         self.severities.append(prediction.severity)
         if prediction.shifts:
             self.shifts.append(prediction.shifts)
+
+    def beyond_line(self) -> str:
+        """Line on the pictures called good for which the rate is not promised; empty: there are none."""
+        said = [f"{count} {BEYOND_PROMISE[code]}" for code, count in self.beyond_promise.items()]
+        return f"called good, though the rate is not promised for them: {', '.join(said)}" if said else ""
 
     def warning(self) -> str:
         """Warning for a person; empty where there is no reason for one."""

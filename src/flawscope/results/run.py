@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from flawscope.artefact.files import atomic_write, write_error
+from flawscope.artefact.files import FullDiskError, atomic_write, write_error
 from flawscope.errors import FlawscopeError, InputError, pluralize
 from flawscope.pictures.listing import read_output_list
 from flawscope.progress import Say
@@ -52,7 +52,7 @@ class WriteErrors:
     """Errors of files that cannot be written: what comes after them is tried all the same, for it may be one
     name, or a disk on which there is space again.
 
-    say: gets a line for each new error, of a kind of files at most `MAX_TOLD`.
+    say: gets a line for each new error, of a kind of files at most `MAX_TOLD`; that a disk is full once.
 
     Attributes:
         counts: how many files, by their kind.
@@ -60,6 +60,7 @@ class WriteErrors:
 
     def __init__(self, say: Say):
         self.say, self.counts, self._told = say, Counter[str](), dict[str, set[str]]()
+        self._is_full = False
 
     @contextmanager
     def collect(self, kind: str) -> Iterator[None]:
@@ -68,14 +69,23 @@ class WriteErrors:
             yield
         except FlawscopeError as error:
             self.counts[kind] += 1
-            told = self._told.setdefault(kind, set())
-            if str(error) not in told and len(told) < MAX_TOLD:
-                told.add(str(error))
-                self.say(f"{error}; the others are written")
+            if self._is_new(kind, error):
+                self.say(str(error))
+
+    def _is_new(self, kind: str, error: FlawscopeError) -> bool:
+        """Whether an error is to be told; it is known from then on."""
+        if isinstance(error, FullDiskError):
+            was_full, self._is_full = self._is_full, True
+            return not was_full
+        told = self._told.setdefault(kind, set())
+        is_new = str(error) not in told and len(told) < MAX_TOLD
+        told.add(str(error))
+        return is_new
 
     def lines(self) -> list[str]:
-        """Says how many files could not be written."""
-        return [f"{pluralize(n, kind)} could not be written" for kind, n in self.counts.items()]
+        """Says in a line how many files of which kind could not be written; none: all are there."""
+        missing = [pluralize(count, kind) for kind, count in self.counts.items() if count]
+        return [f"could not be written: {', '.join(missing)}; all others are there"] if missing else []
 
 
 class ResultsFolder:
@@ -124,6 +134,11 @@ class ResultsFolder:
         """Adds an input to the workbook, with a link to its overlay where one is written. FlawscopeError."""
         overlay = f"overlays/{self.pictures.name(Path(result.path or 'picture'))}.png"
         self.workbook.add_result(result, quote(overlay) if overlay in self.own.known else "")
+
+    @property
+    def tables(self) -> list[str]:
+        """Names of the tables that are there: what could not be written is not named."""
+        return [name for name in (TABLE_NAME, WORKBOOK_NAME) if (self.out / name).is_file()]
 
     @property
     def shown(self) -> list[Prediction]:

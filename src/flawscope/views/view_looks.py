@@ -84,6 +84,12 @@ class ViewLooks:
         """Distances [V] of a thumbnail from the views' means, in spreads."""
         return np.asarray(np.sqrt((((look - self.means) / self.spread) ** 2).mean(axis=1)))
 
+    @property
+    def are_told_apart(self) -> bool:
+        """Whether every two views look so different that good pictures tell them apart."""
+        others = ~np.eye(len(self.views), dtype=bool)
+        return bool(np.isfinite(self.limits[others]).all())
+
     def shown_instead(self, view: str, look: Floats) -> str | None:
         """The other view that a picture named as `view` shows; None: it shows its own, or that is not
         known."""

@@ -6,11 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from flawscope.evaluation.comparison import compare
 from flawscope.pages.report import REPORT_NAME, write_page
-from flawscope.pages.report.pages import LISTED, comparison_page, predictions_page
+from flawscope.pages.report.pages import LISTED, predictions_page
 from flawscope.pages.report.words import part_cards
-from flawscope.predictor import Predictor
 from flawscope.results.part import PartPrediction
 from flawscope.results.table import ResultRow, Unjudged
 
@@ -70,37 +68,11 @@ def test_what_is_too_much_for_a_page_is_counted(monkeypatch):
     assert [picture["name"] for picture in pictures_in(text)] == ["4.png", "3.png"]
 
 
-@pytest.fixture(scope="module")
-def found(hostile):
-    """The second model lets less pass: its threshold is the tenth largest score of calibration."""
-    first = hostile.predictor
-    manifest = replace(first.manifest, calibration=first.calibration.with_rate(0.5))
-    second = Predictor(replace(first.artefact, manifest=manifest), first.session)
-    return compare(first, second, hostile.dataset, names=("<b>old", "new"), resamples=20)
-
-
-def test_every_picture_has_what_both_found_and_changed_decisions_come_first(found):
-    text = comparison_page(found)
-    check_safe(text)
-    assert "<b>old" not in re.sub(r"<script.*?</script>", "", text, flags=re.S)
-    assert "&lt;b&gt;old" in text
-    pictures = pictures_in(text)
-    assert len(pictures) == len(found.pictures)
-    for picture, one in zip(pictures, found.pictures, strict=True):
-        assert {"photo", "heat", "line", "heat_b", "line_b"} <= set(picture["layers"])
-        assert (picture["severity_a"], picture["severity_b"]) == (one.a.severity, one.b.severity)
-        assert picture["changed"] == ("differ" if one.changed else "agree")
-    listed = sorted(pictures, key=lambda picture: -picture["weight"])
-    changed = [one.name.removeprefix("test/") for one in found.changed]
-    assert changed
-    assert [picture["name"] for picture in listed[: len(changed)]] == changed
-    cards = re.findall(r'class="open" data-index="(\d+)" data-order="changed"', text)
-    assert [int(index) for index in cards] == [one.index for one in found.changed]
-
-
 def decided(predictions, name, p_value, missing=()):
     views = {"top": predictions[1], "side": predictions[0]}
-    return PartPrediction(name, 2.0, p_value, p_value < 0.05, "top", views, missing)
+    return PartPrediction(
+        name, 2.0, p_value, p_value < 0.05, "top", 2.0 if p_value < 0.05 else -1.0, views, missing
+    )
 
 
 def test_mistakes_come_first_then_the_most_unusual(predictions):

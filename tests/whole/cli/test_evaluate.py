@@ -35,7 +35,6 @@ def test_one_document_is_printed_and_written_beside_the_report(run, answer, mode
     (out / "results.json").write_text(json.dumps({**document, "product": "lids"}))
     said = "holds results of lids, the model is of plate"
     answer(*call, "--out", out, code=2, said=said)
-    answer("compare", model_path, *call[1:], "--out", out, code=2, said=said)
     (out / "results.json").write_text(json.dumps(document))
     test = list(drawn.glob("plate/test/*/*.png"))
     assert document["images"] == len(list((out / "overlays").rglob("*.png"))) == len(test)

@@ -96,7 +96,7 @@ def test_a_wrong_count_is_an_outcome_of_its_own(predictor, cells, other, remark)
     assert [one.text for one in squares] == [*numbers, *[""] * (other is not None)]
     assert {one.colour for one in squares if not one.text} <= {drawing.BAD_COLOUR}
     if found.score <= found.score_threshold:  # nothing but the count is wrong
-        assert "severity finding" in prediction_line(found)
+        assert "severity - " in prediction_line(found)
 
 
 def test_a_part_at_the_rim_is_not_found_and_no_other_object(predictor):

@@ -87,8 +87,10 @@ def compute_figures(
 ) -> Figures:
     """Counts everything once. reference: of the parts' poses, where they are looked for."""
     rows = [_picture_row(item, prediction, dataset) for item, prediction, *_ in result.pictures]
-    anomalous, called = (np.array([row[key] for row in rows], dtype=bool) for key in ("anomalous", "called"))
-    scores = np.array([row["score"] for row in rows], dtype=np.float64)
+    decided = result.decided
+    anomalous = np.array([one.anomalous for one in decided], dtype=bool)
+    called = np.array([one.is_anomalous for one in decided], dtype=bool)
+    scores = np.array([one.score for one in decided], dtype=np.float64)
     tally = Tally(
         good=int((~anomalous).sum()),
         false_alarms=int((called & ~anomalous).sum()),
@@ -100,11 +102,11 @@ def compute_figures(
     if counts is not None:
         intervals |= pixel_intervals(counts)
     plots = _curve_plots(anomalous, scores, called, counts) | {"scores": _histogram_plot(rows, calibration)}
-    table = [*_rate_metrics(tally, calibration), *_metrics(result, tally, intervals)]
+    table = [*_rate_metrics(tally, result), *_metrics(result, tally, intervals)]
     places = {str(one.prediction.path): k for k, one in enumerate(result.pictures)} if result.parts else {}
     parts = part_cards(((one.prediction, one.outcome) for one in result.judged_parts), places)
     aligned = {} if reference is None else _alignment(result, rows, reference)
-    return Figures(rows, table, _kind_rows(result, rows), tally, plots, parts, aligned)
+    return Figures(rows, table, _kind_rows(result), tally, plots, parts, aligned)
 
 
 def _alignment(result: Evaluation, rows: list[dict[str, Any]], reference: PoseReference) -> dict[str, Any]:
@@ -174,8 +176,9 @@ def _picture_row(item: Item, prediction: Prediction, dataset: Dataset) -> dict[s
 # ------------------------------------------------------------------------------------------------- tables
 
 
-def _rate_metrics(tally: Tally, calibration: Calibration) -> list[Metric]:
-    told = f"expected {percent(calibration.expected_rate)}" if calibration.promised else "no promise"
+def _rate_metrics(tally: Tally, result: Evaluation) -> list[Metric]:
+    expected = result.false_alarms["expected"]
+    told = "no promise" if expected is None else f"expected {percent(expected)}"
     counted = (
         ("false alarms", tally.false_alarms, tally.good, told),
         ("defects found", tally.found, tally.defective, "at the calibrated score threshold"),
@@ -210,7 +213,7 @@ def _metrics(result: Evaluation, tally: Tally, intervals: dict[str, Interval | N
             )
         if name == "image_auroc" and pairs:
             step = f"{1 / pairs:.2g}"
-            notes.append(f"{pluralize(pairs, 'pair')} of a good and a defective picture")
+            notes.append(f"{pluralize(pairs, 'pair')} of a good and a defective {result.noun}")
         if name in result.labels and name not in ("image_f1", "pixel_f1"):
             notes.append(str(result.labels[name]))
         found.append(
@@ -225,12 +228,12 @@ def _metrics(result: Evaluation, tally: Tally, intervals: dict[str, Interval | N
     return found
 
 
-def _kind_rows(result: Evaluation, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _kind_rows(result: Evaluation) -> list[dict[str, Any]]:
     """Counts of each type, with its AUROC against the good test pictures."""
-    good = [row["score"] for row in rows if not row["anomalous"]]
+    good = [one.score for one in result.decided if not one.anomalous]
     found = []
     for name, values in result.kinds.items():
-        bad = [row["score"] for row in rows if row["anomalous"] and row["kind"] == printable(name)]
+        bad = [one.score for one in result.decided if one.anomalous and one.kind == name]
         labels = np.arange(len(good) + len(bad)) >= len(good)
         interval = metrics.confidence_interval_rate(values["anomalous"], values["images"])
         found.append(

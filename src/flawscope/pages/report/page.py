@@ -18,7 +18,7 @@ from flawscope.evaluation import metrics
 from flawscope.evaluation.next_steps import advise_after
 from flawscope.pages.report.plots import loss_plot, robustness_plot
 from flawscope.pages.report.thumbnails import PAGE_FULL, Layers
-from flawscope.pages.report.words import MAX_PARTS, Tally, headline, percent, range_text, sentences
+from flawscope.pages.report.words import MAX_PARTS, headline, percent, range_text, sentences
 from flawscope.pictures.listing import printable
 from flawscope.results import drawing, html
 
@@ -71,7 +71,9 @@ def evaluation_page(
 
     calibration = manifest.calibration
     scores = np.array([row["score"] for row in figures.rows])
-    points = operating_points(scores, np.array([row["anomalous"] for row in figures.rows]), calibration)
+    truth = np.array([row["anomalous"] for row in figures.rows])
+    # at another rate a part's limit moves otherwise than a picture's threshold
+    points = [] if result.parts else operating_points(scores, truth, calibration)
     curves = [(*CURVES[name], Markup(figures.plots[name])) for name in CURVES if name in figures.plots]
     return render(
         "report.html.j2",
@@ -85,12 +87,13 @@ def evaluation_page(
         ],
         toggles=(HEAT, LINE, TRUTH),
         panels=PANELS,
-        headline=headline(*_headline_tally(result, figures)),
+        headline=headline(figures.tally, result.noun),
         summary=sentences(
             figures.tally,
             calibration,
             bool(result.false_alarms.get("broken")),
             [*result.remarks, *(f"next: {one.line()}" for one in advise_after(result, manifest))],
+            parts=result.parts.get("promise", ""),
         ),
         mismatch=result.mismatch,
         found=figures,
@@ -113,14 +116,6 @@ def evaluation_page(
         calibration=calibration,
         scale=colour_scale(calibration),
     )
-
-
-def _headline_tally(result: Evaluation, figures: Figures) -> tuple[Tally, str]:
-    """Numbers that the headline tells: of parts, where the model decides on parts."""
-    if not (parts := result.parts):
-        return figures.tally, "picture"
-    missed = parts["defective"] - parts["found"]
-    return Tally(parts["good"], parts["false_alarms"], parts["defective"], missed), "part"
 
 
 def colour_scale(known: Calibration | ScoreLevels) -> dict[str, float]:

@@ -14,7 +14,6 @@ from PIL import Image
 from flawscope.datasets import Dataset, Item
 from flawscope.datasets.check import CheckReport
 from flawscope.errors import pluralize
-from flawscope.evaluation.comparison import RATE_LABELS, Comparison, Judged, describe_model
 from flawscope.evaluation.result import EvaluatedPicture
 from flawscope.pages.report import require_libraries
 from flawscope.pages.report.page import HEAT, LINE, PANELS, TRUTH, colour_scale, render
@@ -42,9 +41,8 @@ from flawscope.pictures.levels import Levels
 from flawscope.pictures.listing import printable
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results.alignment import Alignment
-from flawscope.results.findings import severity_text
 from flawscope.results.part import PartPrediction
-from flawscope.results.prediction import WITHIN, Prediction, outcome
+from flawscope.results.prediction import WITHIN, Prediction
 from flawscope.results.table import ResultRow
 
 MAX_CARDS, MAX_NEAREST = 24, 6  # changed decisions that are shown by themselves; pictures in their place
@@ -225,110 +223,3 @@ def _side_by_side(paths: Sequence[Path]) -> NDArray[np.uint8]:
 
 
 # ----------------------------------------------------------------------------------------------- two models
-
-
-def comparison_page(comparison: Comparison, step: ProgressCallback = ignore_progress) -> str:
-    """The page of two models on the same pictures. InputError: WebP is missing."""
-    require_libraries(plots=False)
-    order = _display_order(comparison)
-    (first, second), sentence = comparison.evaluations, comparison.sentence()
-    levels = comparison.predictors[0].manifest.preprocess.levels
-    layers = thumbnails(first.pictures, order, levels, step, others=second.pictures)
-    rank = {index: k for k, index in enumerate(order)}
-    rows = [
-        _comparison_entry(one, len(order) - rank[one.index], shown)
-        for one, shown in zip(comparison.pictures, layers, strict=True)
-    ]
-    changed = [one.index for one in comparison.changed]
-    return render(
-        "comparison.html.j2",
-        rows,
-        ("pages.js",),
-        title=printable(f"{first.category}: two models"),
-        sections=(
-            ("changed", "Changed"),
-            ("differences", "Differences"),
-            ("pictures", "Pictures"),
-            ("run", "Models"),
-        ),
-        toggles=(HEAT, LINE, TRUTH),
-        panels={
-            "picture": PANELS["picture"],
-            "a": ("A", ("photo", "heat", "line", "truth")),
-            "b": ("B", ("photo", "heat_b", "line_b", "truth")),
-        },
-        headline=sentence[:1].upper() + sentence[1:],
-        mismatches=[
-            f"{which}: {e.mismatch}"
-            for which, e in zip("AB", comparison.evaluations, strict=True)
-            if e.mismatch
-        ],
-        remarks=[
-            f"{which}: {line}"
-            for which, e in zip("AB", comparison.evaluations, strict=True)
-            for line in e.remarks
-        ],
-        models=[_model_summary(comparison, k) for k in (0, 1)],
-        rows=rows,
-        order=order,
-        changed=changed,
-        cards=changed[:MAX_CARDS] or order[:MAX_NEAREST],
-        differences=comparison.differences,
-        kinds=list(dict.fromkeys(row["kind"] for row in rows)),
-        left_out=layers.count(PAGE_FULL),
-        failures=[printable(line) for line in comparison.failures],
-    )
-
-
-def _display_order(comparison: Comparison) -> list[int]:
-    """Indices of the pictures: different decisions first, then by the difference of the severities."""
-    changed = [one.index for one in comparison.changed]
-    others = [one for one in comparison.pictures if not one.changed]
-    others.sort(key=lambda one: -abs(one.a.severity - one.b.severity))
-    return [*changed, *(one.index for one in others)]
-
-
-def _comparison_entry(one: Judged, weight: int, layers: Layers | str) -> dict[str, Any]:
-    """A picture with the decisions of both models; pictures are listed by falling `weight`."""
-
-    def said(found: Prediction) -> str:
-        numbers = f"severity {severity_text(found.severity)}, p {found.p_value:.3f}, score {found.score:.4g}"
-        return f"{found.decision}, {numbers}"
-
-    kind, size = printable(one.item.kind), size_text(one.a)
-    truth = "defective" if one.item.anomalous else "good"
-    shown = kind if kind == truth else f"{kind} ({truth})"
-    return {
-        "name": printable(one.name.removeprefix("test/")),
-        "kind": kind,
-        "truth": truth,
-        "changed": "differ" if one.changed else "agree",
-        "outcome_a": outcome(one.item.anomalous, one.a.is_anomalous),
-        "outcome_b": outcome(one.item.anomalous, one.b.is_anomalous),
-        "severity_a": one.a.severity,
-        "severity_b": one.b.severity,
-        "weight": float(weight),
-        "size": size,
-        "facts": [("Type", shown), ("A", said(one.a)), ("B", said(one.b)), ("Size", f"{size} pixels")],
-        "layers": layers,
-    }
-
-
-def _model_summary(comparison: Comparison, index: int) -> dict[str, Any]:
-    """Name, findings and facts of a model."""
-    predictor, letter = comparison.predictors[index], "ab"[index]
-    values = {one.name: getattr(one, letter) for one in comparison.differences}
-    rates = {
-        name: "not measured" if (value := values.get(name)) is None else percent(value)
-        for name in RATE_LABELS
-    }
-    known = {"file": comparison.names[index], **describe_model(predictor)}
-    height, width = known["size"]
-    known["size"] = f"{width} × {height} pixels"
-    shown = {k: f"{value:.4g}" if isinstance(value, float) else str(value) for k, value in known.items()}
-    return {
-        "title": printable(f"{letter.upper()}: {comparison.names[index]}"),
-        "rates": rates,
-        "scale": colour_scale(predictor.calibration),
-        "facts": [(key.replace("_", " "), printable(value)) for key, value in shown.items()],
-    }

@@ -46,7 +46,7 @@ Layers = dict[str, str]
 
 photo: the picture. heat, line: transparent layers over it. map: the map in colours. Maps are smooth, so that
 heat and map have half the photo's size. truth: a transparent layer, the dashed outline of the ground truth,
-where one is known. heat_b, line_b: a second model's findings.
+where one is known.
 """
 
 
@@ -55,19 +55,16 @@ def thumbnails(
     order: Sequence[int],
     levels: Levels | None = None,
     step: ProgressCallback = ignore_progress,
-    *,
-    others: Sequence[EvaluatedPicture] = (),
 ) -> list[Layers | str]:
     """Layers of every picture, `MAX_SIDE` large or as small as they must be for `PAGE_BYTES`, or the reason
     why there are none: `UNREADABLE` where a picture has gone or was changed since it was evaluated;
     `PAGE_FULL` where even at `MIN_SIDE` not all find room, and the first ones in `order`, indices of all
-    pictures, are shown. others: the same pictures with a second model's findings."""
+    pictures, are shown."""
 
     def draw(k: int, side: int) -> Layers | str:
         item, prediction, *_ = pictures[k]  # read here: not all of them wait in memory
-        other = others[k].prediction if others else None
         try:
-            return picture_layers(item.path, prediction, item.masks, side, levels, other)
+            return picture_layers(item.path, prediction, item.masks, side, levels)
         except (FlawscopeError, OSError, ValueError, MemoryError):  # one picture costs no report
             return UNREADABLE
 
@@ -97,21 +94,17 @@ def picture_layers(
     masks: tuple[Mask, ...],
     side: int,
     levels: Levels | None,
-    other: Prediction | None = None,
 ) -> Layers:
     """Layers of one picture file, as large in area as a square of `side` pixels.
 
-    levels: of a deep picture; None: up to 65535, or 1 of floats. other: a second model's
-    findings. Masks that cannot be read are left out: the evaluation reports them. Raises InputError where the
+    levels: of a deep picture; None: up to 65535, or 1 of floats. Masks that cannot be read are left out: the
+    evaluation reports them. Raises InputError where the
     picture cannot be read (any more).
     """
     picture, _ = first_group(path)
     levels = levels or Levels(0.0, 65535.0 if picture.dtype == np.uint16 else 1.0)  # as the model sees it
     found, size = truth_layers(picture, masks, side, levels)
     found |= _finding_layers(prediction, size)
-    if other:
-        second = _finding_layers(other, size)
-        found |= {"heat_b": second["heat"], "line_b": second["line"]}
     return found
 
 

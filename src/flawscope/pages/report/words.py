@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -13,9 +14,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
 from flawscope._version import __version__
+from flawscope.artefact.detection import describe_detection
 from flawscope.artefact.model_file import Manifest
+from flawscope.artefact.rates import promise_of
 from flawscope.artefact.tried import tried_lines
-from flawscope.calibration.power import describe_detection
+from flawscope.calibration.parts import KnownParts
 from flawscope.calibration.threshold import Calibration
 from flawscope.datasets import Dataset
 from flawscope.errors import pluralize
@@ -119,7 +122,7 @@ def part_cards(
     its badge: the decision, or its outcome where the truth is known. places: index among the page's
     pictures by path."""
     ordered = sorted(
-        parts, key=lambda one: (one[1] not in (MISSED, FALSE_ALARM), one[0].p_value, -one[0].score)
+        parts, key=lambda one: (one[1] not in (MISSED, FALSE_ALARM), one[0].p_value, -one[0].severity)
     )
     return [
         {
@@ -127,7 +130,7 @@ def part_cards(
             "badge": word,
             "p_value": found.p_value,
             "worst": printable(found.worst),
-            "score": found.score,
+            "severity": found.severity,
             "views": [
                 (printable(view), places.get(str(found.views[view].path)) if view in found.views else None)
                 for view in sorted([*found.views, *found.missing])
@@ -138,12 +141,19 @@ def part_cards(
     ]
 
 
-def sentences(tally: Tally, calibration: Calibration, broken: bool, remarks: Iterable[str] = ()) -> list[str]:
-    """Says what the score threshold promises, whether that was kept, and how many defects were missed.
+def sentences(
+    tally: Tally, calibration: Calibration, broken: bool, remarks: Iterable[str] = (), parts: str = ""
+) -> list[str]:
+    """Says what is promised, whether that was kept, and how many defects were missed.
 
-    remarks: on defects that the pixel metrics do not cover.
+    Args:
+        remarks: on defects that the pixel metrics do not cover.
+        parts: what a model that decides on parts promises; empty: it decides on pictures.
     """
-    lines = [_promise(calibration), _false_alarms(tally, calibration, broken), _missed(tally)]
+    noun, promise = (
+        ("part", f"{parts[:1].upper()}{parts[1:]}.") if parts else ("picture", _promise(calibration))
+    )
+    lines = [promise, _false_alarms(tally, calibration, broken, noun), _missed(tally, noun)]
     return [*lines, *(f"{line[0].upper()}{line[1:]}." for line in remarks)]
 
 
@@ -160,9 +170,9 @@ def _promise(calibration: Calibration) -> str:
     )
 
 
-def _false_alarms(tally: Tally, calibration: Calibration, broken: bool) -> str:
+def _false_alarms(tally: Tally, calibration: Calibration, broken: bool, noun: str) -> str:
     if not tally.good:
-        return "There are no good test pictures: false alarms were not measured."
+        return f"There are no good test {noun}s: false alarms were not measured."
     low, high = metrics.confidence_interval_rate(tally.false_alarms, tally.good)
     if not calibration.promised:
         judged = "Nothing was promised about it."
@@ -171,18 +181,18 @@ def _false_alarms(tally: Tally, calibration: Calibration, broken: bool) -> str:
     else:
         judged = "The promise was kept."
     return (
-        f"Measured: {tally.false_alarms} of {pluralize(tally.good, 'good picture')} called anomalous, "
-        f"{percent(tally.false_alarms / tally.good)}. From so many pictures follows that the true rate is "
+        f"Measured: {tally.false_alarms} of {pluralize(tally.good, f'good {noun}')} called anomalous, "
+        f"{percent(tally.false_alarms / tally.good)}. From so many {noun}s follows that the true rate is "
         f"between {percent(low)} and {percent(high)} (95\N{NO-BREAK SPACE}%). {judged}"
     )
 
 
-def _missed(tally: Tally) -> str:
+def _missed(tally: Tally, noun: str) -> str:
     if not tally.defective:
-        return "There are no defective test pictures: nothing is known about what it finds."
+        return f"There are no defective test {noun}s: nothing is known about what it finds."
     low, high = metrics.confidence_interval_rate(tally.missed, tally.defective)
     return (
-        f"{tally.missed or 'None'} of {pluralize(tally.defective, 'defective picture')} missed. Of defects "
+        f"{tally.missed or 'None'} of {pluralize(tally.defective, f'defective {noun}')} missed. Of defects "
         f"like these, between {percent(low)} and {percent(high)} may be missed (95\N{NO-BREAK SPACE}%)."
     )
 
@@ -232,8 +242,30 @@ ROLES = {  # words for the roles of a model's pictures
 }
 
 
-def model_facts(manifest: Manifest) -> Pairs:
-    """Describes a model and its origin."""
+PARTS_PROMISE = re.compile(r"parts of \d+ views? \(")  # of a fit's summary in models of earlier versions
+
+
+def _decision_facts(manifest: Manifest, parts: KnownParts | None) -> Pairs:
+    """Describes what a model promises: of parts where these are decided on. parts: as `model_facts` takes
+    them."""
+    c = manifest.calibration
+    if parts is not None:
+        return [("decision", f"with the other views: {parts.calibration.promise()}")]
+    promise = promise_of(manifest)
+    if promise.by_part:
+        severity = "severity", "of a part: 0 is the limit, 1 is one standard deviation of good parts above it"
+        return [("decision", promise.text), severity]
+    bounds = [("any threshold", line)] if (line := c.describe_bounds()) else []
+    severity = "severity", f"1 is {c.spread:.3g} above the score threshold, the spread of good pictures"
+    return [("decision", promise.text), *bounds, severity]
+
+
+def model_facts(manifest: Manifest, parts: KnownParts | None = None) -> Pairs:
+    """Describes a model and its origin.
+
+    Args:
+        parts: good parts of a model of one view, which decides with others (`artefact.parts.view_in_models`).
+    """
     c, facts, backbone, p = manifest.calibration, manifest.facts, manifest.backbone, manifest.preprocess
     roles = Counter(picture.role for picture in manifest.pictures)
     sizes = str(manifest.config.get("size", ""))
@@ -252,15 +284,13 @@ def model_facts(manifest: Manifest) -> Pairs:
         ("picture", ", ".join(seen)),
         ("seed", str(manifest.config.get("seed", "?"))),
         ("pictures", ", ".join(f"{n} {ROLES.get(role, role)}" for role, n in roles.items()) or "not known"),
-        ("decision", c.promise()),
-        *([("any threshold", line)] if (line := c.describe_bounds()) else []),
-        ("severity", f"1 is {c.spread:.3g} above the score threshold, the spread of good pictures"),
+        *_decision_facts(manifest, parts),
         ("mask threshold", c.outlined()),
         ("calibrated for", f"{c.runtime}, {c.precision}"),
-        *[("fitted", line) for line in facts.get("summary", ())],
+        *[("fitted", line) for line in facts.get("summary", ()) if not PARTS_PROMISE.match(line)],
         *[("tried", line) for line in tried_lines(facts)],
     ]
-    if found := describe_detection(facts, c):
+    if found := describe_detection(manifest, parts):
         rows.append(("simulated defects found", found))
     if (kinds := manifest.kinds) is not None:
         rows += [("kinds of defects", kinds.describe()), ("kinds, left out", kinds.describe_left_out())]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from sqlalchemy import func, select
 
@@ -27,15 +28,22 @@ def pictures_a_day(database: Database, product_id: int) -> float | None:
     return None if days < 1 else int(count) / days
 
 
-def reviewed_defects(database: Database, product_id: int, versions: Sequence[int]) -> list[float]:
-    """Return the scores that versions gave to pictures which a person called defects, the latest
+class ReviewedDefect(NamedTuple):
+    """Score of a picture, or of a part's most unusual one, and the p-value of what was decided on."""
+
+    score: float
+    p_value: float
+
+
+def reviewed_defects(database: Database, product_id: int, versions: Sequence[int]) -> list[ReviewedDefect]:
+    """Return what versions said of pictures, or parts, which a person called defects, the latest
     `MAX_REVIEWED`."""
     query = (
-        select(inspections.c.score)
+        select(inspections.c.score, inspections.c.p_value)
         .where(on_line(product_id), IS_REVIEWED, inspections.c.verdict == DEFECT)
         .where(inspections.c.version_id.in_(versions))
         .order_by(inspections.c.id.desc())
         .limit(MAX_REVIEWED)
     )
     with database.reading() as connection:
-        return [float(score) for score in connection.scalars(query)]
+        return [ReviewedDefect(float(score), float(p)) for score, p in connection.execute(query)]

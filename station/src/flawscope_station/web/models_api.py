@@ -46,6 +46,7 @@ from flawscope_station.web.uploads import get_body
 
 MAX_MODEL_BYTES = 2 * 1024**3  # of a model file that is sent
 PICTURE_ROLES = ("train", "calibration", "duplicate", "dropped", "quantile", "reserve", "seen")
+_ROUNDING = 1e-9  # of a rate
 MAX_CANDIDATES, MAX_THUMBNAILS = 12, 24  # on the page; of one list
 THUMBNAIL_LISTS = ("lost", "weaker", "unsure", "responsible")  # lists of a judgement that show thumbnails
 
@@ -359,14 +360,18 @@ def _rate_facts(page: Page, versions: ModelRegistry, active: Any, listed: Sequen
         return facts
     root = active.get("rate_of", active["id"])
     same_network = [one["id"] for one in listed if one.get("rate_of", one["id"]) == root]
-    scores = reviewed_defects(versions.database, product_id, same_network)
+    reviewed = reviewed_defects(versions.database, product_id, same_network)
+    by_part = rates.promise_of(manifest).by_part
     rows = []
     for row in rates.describe_rates(manifest):
         hits, defects = (
             (sum(column) for column in zip(*row["found"].values(), strict=True)) if row["found"] else (0, 0)
         )
-        known = sum(not score <= row["threshold"] for score in scores)
+        if by_part:  # a part has no threshold of its own
+            known = sum(one.p_value <= row["expected"] + _ROUNDING for one in reviewed)
+        else:
+            known = sum(not one.score <= row["threshold"] for one in reviewed)
         rows.append({**row, "hits": hits, "defects": defects, "known": known})
         rows[-1]["is_own"] = row["rate"] == manifest.calibration.rate
     day = pictures_a_day(versions.database, product_id)
-    return {**facts, "rates": rows, "day": day, "known_defects": len(scores)}
+    return {**facts, "rates": rows, "day": day, "known_defects": len(reviewed)}

@@ -11,9 +11,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from flawscope.evaluation.comparison import compare
 from flawscope.pages.report import write_page
-from flawscope.pages.report.pages import comparison_page, predictions_page
+from flawscope.pages.report.pages import predictions_page
 from flawscope.pages.review import ReviewPicture, ReviewSession
 from flawscope.pages.review.server import ReviewServer
 from flawscope.results.table import ResultRow
@@ -214,17 +213,16 @@ def test_the_slider_shows_what_other_rates_would_have_made(opened):
     assert text("day") == "476"
 
 
-def test_the_other_pages_fit_a_phone_and_complain_of_nothing(browser, hostile, tmp_path):
+def test_the_page_of_predictions_fits_a_phone_and_complains_of_nothing(browser, hostile, tmp_path):
     predictions = [one.prediction for one in hostile.result.pictures]
-    same = compare(hostile.predictor, hostile.predictor, hostile.dataset, resamples=20)
     facts = {"category": "thing", "expected_rate": 0.05, "promise": "score threshold 0.5: 5 % expected"}
     rows = [*map(ResultRow.from_result, predictions)]
     with screen(browser, 390, 844):
-        for text in (predictions_page(rows, predictions, facts), comparison_page(same)):
-            browser.get(write_page(tmp_path / "page.html", text).as_uri())
-            assert browser.execute_script("return document.documentElement.dataset.ready") == "yes"
-            check_first_screen(browser, ".stage", 390, 844)
-            assert browser.get_log("browser") == []
+        text = predictions_page(rows, predictions, facts)
+        browser.get(write_page(tmp_path / "page.html", text).as_uri())
+        assert browser.execute_script("return document.documentElement.dataset.ready") == "yes"
+        check_first_screen(browser, ".stage", 390, 844)
+        assert browser.get_log("browser") == []
 
 
 def test_a_review_is_done_by_keys_and_by_buttons(browser, hostile, tmp_path):

@@ -1,0 +1,95 @@
+"""What a model decided on in an evaluation, beside the truth: pictures, or parts in several views."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from flawscope import Predictor, Router
+from flawscope.datasets import Item
+from flawscope.errors import InputError
+from flawscope.results.part import PartPrediction
+from flawscope.results.prediction import Prediction, outcome
+
+Judged = tuple[Item, Prediction]  # a test picture with its prediction
+
+
+class JudgedPart(NamedTuple):
+    """Decision on a part, and whether it is defective: whether any of its pictures is. kind: of its first
+    defective picture, else of its first."""
+
+    prediction: PartPrediction
+    anomalous: bool
+    kind: str
+
+    @property
+    def outcome(self) -> str:
+        """Outcome of the decision: right, missed or false alarm."""
+        return outcome(self.anomalous, self.prediction.is_anomalous)
+
+
+class Decided(NamedTuple):
+    """Picture or part that a model decided on. kind, anomalous: the truth. is_anomalous: the decision."""
+
+    name: str
+    kind: str
+    anomalous: bool
+    score: float
+    severity: float
+    p_value: float
+    is_anomalous: bool
+
+
+def judge_parts(
+    predictor: Predictor | Router, pictures: Iterable[Judged], failures: list[str]
+) -> tuple[JudgedPart, ...]:
+    """Decides on the parts that pictures show. Empty where the model decides on pictures alone.
+
+    Args:
+        failures: gets a line for each picture that does not tell its part.
+    """
+    if (parts := predictor.parts()) is None:
+        return ()
+    items, decisions = dict[str | None, Item](), list[PartPrediction | None]()
+    for item, prediction in pictures:
+        items[prediction.path] = item
+        try:
+            decisions.append(parts.add(prediction))
+        except InputError as error:
+            failures.append(str(error))
+    found = [*filter(None, decisions), *parts.decide_incomplete()]
+    return tuple(_with_truth(one, [items[view.path] for view in one.views.values()]) for one in found)
+
+
+def _with_truth(found: PartPrediction, shown: Sequence[Item]) -> JudgedPart:
+    kinds = [item.kind for item in shown if item.anomalous]
+    return JudgedPart(found, bool(kinds), (kinds or [shown[0].kind])[0])
+
+
+def decided_on(pictures: Iterable[Judged], parts: Sequence[JudgedPart]) -> list[Decided]:
+    """Returns what was decided on: the parts, if there are any, else the pictures."""
+    if not parts:
+        return [_decided(str(item.path), item.kind, item.anomalous, one) for item, one in pictures]
+    return [_decided(one.prediction.part, one.kind, one.anomalous, one.prediction) for one in parts]
+
+
+def _decided(name: str, kind: str, anomalous: bool, found: Prediction | PartPrediction) -> Decided:
+    return Decided(name, kind, anomalous, found.score, found.severity, found.p_value, found.is_anomalous)
+
+
+def as_parts_say(pictures: Sequence[Judged], parts: Sequence[JudgedPart]) -> list[Judged]:
+    """Returns the pictures with the decision on their parts, and the truth of these: a picture of a defective
+    part is one of its kind, whatever it shows."""
+    told = dict[str | None, tuple[JudgedPart, Prediction]]()
+    for part in parts:
+        for prediction in part.prediction.pictures().values():
+            told[prediction.path] = part, prediction
+    found = list[Judged]()
+    for item, prediction in pictures:
+        if prediction.path not in told:
+            found.append((item, prediction))
+            continue
+        part, decided = told[prediction.path]
+        found.append((replace(item, kind=part.kind, anomalous=part.anomalous), decided))
+    return found
