@@ -45,11 +45,11 @@ class Housekeeping(BackgroundThread):
         keep: RetentionSettings,
         access: Access,
         report: Callable[..., None],
-        jumps: ClockJumps,
         record_seconds: float = 0.0,
+        jumps: ClockJumps | None = None,
     ):
         super().__init__("housekeeping")
-        self.jumps = jumps
+        self.jumps = jumps or ClockJumps()
         self.store, self.database, self.access, self.report = store, store.database, access, report
         self.clock = Clock(self.database)
         going_on = self.threads[0].go_on

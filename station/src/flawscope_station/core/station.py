@@ -116,7 +116,7 @@ class Station:
         needs = 0 if settings.shifts is None else (REPORT_DAYS + 1) * 86400
         self.machine = MachineWatch(self.database, self.files, report)
         self.housekeeping = Housekeeping(
-            self.store, self.files, settings.keep, self.access, report, self.machine.jumps, needs
+            self.store, self.files, settings.keep, self.access, report, needs, self.machine.jumps
         )
         self.machine.on_clock_jump.append(self.housekeeping.note_clock_jump)
         self.observers = Observers(report)
