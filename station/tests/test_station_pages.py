@@ -153,8 +153,8 @@ def test_what_others_wrote_is_unchanged_and_named():
     assert rows.keys() == files.keys()
     for name, path in files.items():
         assert hashlib.sha256(path.read_bytes()).hexdigest() == rows[name], name
-    notice = Path(__file__).parents[2] / "NOTICE"
-    assert "station/src/flawscope_station/web/assets/vendored/uPlot" in notice.read_text(encoding="utf-8")
+    notice = Path(__file__).parents[1] / "NOTICE"
+    assert "flawscope_station/web/assets/vendored/uPlot" in notice.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)

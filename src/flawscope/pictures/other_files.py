@@ -57,12 +57,19 @@ FITS, DICOM = _other_format("FITS", _DEEP_REMEDY), _other_format("DICOM", _DEEP_
 PAM = OtherFile("a PAM picture", "PAM pictures", "store {} as PGM, PPM or PNG")
 PFM = OtherFile("a PFM picture", "PFM pictures", _DEEP_REMEDY)
 
+DOCUMENT_SUFFIXES = frozenset(
+    {".pdf", ".doc", ".docx", ".docm", ".dotx", ".ppt", ".pptx", ".pptm", ".xltx", ".odt", ".odp", ".odg"}
+    | {".epub", ".rtf", ".pages", ".numbers", ".key", ".xps", ".vsdx"}
+)
+ARCHIVE_SUFFIXES = frozenset(
+    {".zip", ".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".jar", ".apk", ".whl", ".kmz"}
+)
 OTHER_FILES = {  # by suffix
     **dict.fromkeys(VIDEO_SUFFIXES, VIDEO),
     **dict.fromkeys(RAW_SUFFIXES, RAW),
-    **dict.fromkeys((".zip", ".7z", ".rar", ".tar", ".gz", ".tgz"), ARCHIVE),
+    **dict.fromkeys(ARCHIVE_SUFFIXES, ARCHIVE),
     **dict.fromkeys((".lnk", ".url"), SHORTCUT),
-    **dict.fromkeys((".pdf", ".doc", ".docx", ".ppt", ".pptx", ".odt"), DOCUMENT),
+    **dict.fromkeys(DOCUMENT_SUFFIXES, DOCUMENT),
     **dict.fromkeys((".eps", ".ps"), POSTSCRIPT),
     **dict.fromkeys((".fits", ".fit"), FITS),
     **dict.fromkeys((".dcm", ".dicom"), DICOM),

@@ -8,16 +8,17 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from flawscope.errors import InputError
-from flawscope.pictures import decoding
+from flawscope.pictures import other_files
 
 OtherKind = Literal["document", "video", "archive"]
 
 ZIP_SUFFIX = ".zip"
-_DOCUMENTS = frozenset(
-    {".pdf", ".doc", ".docx", ".docm", ".dotx", ".xls", ".xlsx", ".xlsm", ".xltx", ".ppt", ".pptx", ".pptm"}
-    | {".odt", ".ods", ".odp", ".odg", ".epub", ".rtf", ".pages", ".numbers", ".key", ".xps", ".vsdx"}
-)
-_ARCHIVES = frozenset({".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".jar", ".apk", ".whl", ".kmz"})
+_CODES: dict[other_files.OtherFile, OtherKind] = {
+    other_files.DOCUMENT: "document",
+    other_files.TABLE: "document",
+    other_files.VIDEO: "video",
+    other_files.ARCHIVE: "archive",
+}
 # files at the top of a zip by which programs know their own documents and packages, whatever they are called
 _MARKS = {
     "[Content_Types].xml": "document",  # Word, Excel, PowerPoint and others
@@ -46,12 +47,8 @@ class OtherFileError(InputError):
 
 def other_kind(name: str) -> OtherKind | None:
     """Return what a file is by its name, if it is no picture; None: nobody knows."""
-    suffix = PurePosixPath(name.replace("\\", "/")).suffix.lower()
-    if suffix in _DOCUMENTS:
-        return "document"
-    if suffix in decoding.VIDEO_SUFFIXES:
-        return "video"
-    return "archive" if suffix in _ARCHIVES else None
+    kind = other_files.by_suffix(PurePosixPath(name.replace("\\", "/")).suffix.lower())
+    return None if kind is None else _CODES.get(kind)
 
 
 def check_zip_name(name: str) -> None:
