@@ -98,7 +98,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 class FullDiskError(FlawscopeError):
-    """There is no space left for a file, and so for others neither."""
+    """Error of a file for which there is no space left, and so for others neither."""
 
 
 def write_error(path: Path, error: OSError) -> FlawscopeError:

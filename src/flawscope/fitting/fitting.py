@@ -332,7 +332,7 @@ def _notes(fitted: Fitted, reader: Reader, found: DefectScores | None, old: Arte
         notes.append("what it finds of simulated defects was not measured after the model was extended")
     if old is not None and old.manifest.kinds is not None:
         notes.append("it names no kinds of defects since it was extended: run `flawscope kinds` again")
-    if found is not None and not found.describe_blindness() and (remark := found.remark()) is not None:
+    if found is not None and (remark := found.remark()) is not None:
         notes.append(remark)
     return notes
 
