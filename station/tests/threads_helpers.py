@@ -136,7 +136,7 @@ def asked_fixture(settings, tmp_path, monkeypatch):
         sinks=(make_sink(folder=str(tmp_path / "found")),),
         learn=LearningSettings(),
     )
-    shifts = ShiftSettings(folder=str(tmp_path / "reports"), begin={"day": "00:00"})
+    shifts = ShiftSettings(begin={"day": "00:00"})
     told: list[str] = []
 
     def nobody_reads(line: str) -> None:
