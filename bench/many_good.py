@@ -61,7 +61,6 @@ def calibrate(folder: str, count: int, threads: int) -> Cell:
     import numpy as np
 
     import flawscope
-    from flawscope.calibration.outliers import Seen
     from flawscope.machine import peak_memory
     from flawscope.methods.threads import set_thread_count
     from flawscope.pictures.decoding import decode
@@ -77,14 +76,12 @@ def calibrate(folder: str, count: int, threads: int) -> Cell:
     judging = (time.process_time() - began) / JUDGED
     rng, looks = np.random.default_rng(0), [model.see(picture, picture)[1] for picture in shown]
     scores = np.exp(rng.normal(0, 1, (count, 1, 3)))
-    judged = recalibration.GoodPictures(
-        [
-            recalibration.GoodPicture(k, f"{k:064x}", Seen(None, looks[k % JUDGED]), scores[k])
-            for k in range(count)
-        ],
-        [],
-    )
-    recalibration.judge_good = lambda *_, **__: judged  # type: ignore[assignment]
+
+    def judge_none(_: Any, __: Any, rows: Any, **___: Any) -> Any:
+        known = {k: recalibration.JudgedPicture(scores[k], looks[k % JUDGED], None) for k in rows}
+        return recalibration.JudgedPictures(known, {}, [])
+
+    recalibration.judge_good = judge_none  # type: ignore[assignment]
     began = time.process_time()
     model.calibrate(files, force=True)
     return {

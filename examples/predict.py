@@ -20,7 +20,7 @@ manifest = json.loads(entries["flawscope"])
 how, good, rows, fusion = map(manifest.get, ("preprocess", "calibration", "pictures", "fusion"))
 tile, overlap = (how.pop(key, None) for key in ("tile", "overlap"))  # with tiles alone
 how.pop("black_level", None)  # of pictures of more than 8 bits
-if manifest["format"] != 5 or set(how) != {*("size", "keep_aspect", "crop", "white_level")}:
+if manifest["format"] not in (5, 6) or set(how) != {*("size", "keep_aspect", "crop", "white_level")}:
     sys.exit(f"{sys.argv[1]}: made by a flawscope that this example does not know")
 size, seen = np.array(how["size"]), np.array(how["crop"] or how["size"])  # before and after cropping
 region = np.ones(seen, bool)  # what counts; without tiles the network itself knows it

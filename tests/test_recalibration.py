@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from brightness import SIDE, model
-from flawscope.calibration.goods import Picture
 from flawscope.errors import ExcludedPictureError
+from flawscope.pictures.decoded import DecodedPictures
 from flawscope.pictures.decoding import pixel_hash
-from flawscope.predictor.recalibration import judge_good
+from flawscope.pictures.table import Picture
+from flawscope.predictor.recalibration import judge_good, leave_out_known
 
 
 def shade(level, k=0):
@@ -16,49 +17,87 @@ def shade(level, k=0):
     return picture
 
 
+def rows_of(pictures, first_unit=100):
+    return {
+        k: Picture(
+            pixel_hash(one) if isinstance(one, np.ndarray) else "", "calibration", f"{k}", first_unit + k
+        )
+        for k, one in enumerate(pictures)
+    }
+
+
+def plain(row, run):
+    return run
+
+
 @pytest.fixture
 def pictures():
     return [shade(level, k) for k, level in enumerate((0.2, 0.4, 0.6, 0.4))]
 
 
-def test_each_is_judged_once_and_those_named_are_left_out(pictures):
-    known = pixel_hash(pictures[3])
-    found = judge_good(model(), [*pictures, pictures[1], "no.png"], but={known})
-    assert [one.number for one in found.pictures] == [0, 1, 2]
-    np.testing.assert_allclose([one.values[0, 0] for one in found.pictures], [0.2, 0.4, 0.6], atol=0.01)
-    assert len(found.failures) == 1
-    assert "no.png" in found.failures[0]
+def test_those_that_are_asked_for_are_judged_and_others_say_why_not(pictures):
+    rows = rows_of([*pictures, "no.png"])
+    del rows[3]
+    found = judge_good(model(), DecodedPictures([*pictures, "no.png"]), rows, run_of=plain)
+    assert [*found.pictures] == [0, 1, 2]
+    np.testing.assert_allclose(
+        [one.values[0, 0] for one in found.pictures.values()], [0.2, 0.4, 0.6], atol=0.01
+    )
+    assert [*found.failures] == [4]
+    assert "no.png" in found.failures[4]
 
 
 def test_a_picture_has_the_run_that_has_not_learnt_from_it(pictures):
-    hashes = [pixel_hash(one) for one in pictures]
+    rows = rows_of(pictures)
 
-    def run_of(digest, run):
-        if digest == hashes[0]:
+    def run_of(row, run):
+        if row.unit == 100:
             raise ExcludedPictureError("learnt from")
 
         def halved(images):
             scores, maps = run(images)
             return scores / 2, maps / 2
 
-        return halved if digest == hashes[2] else run
+        return halved if row.unit == 102 else run
 
-    found = judge_good(model(), pictures, run_of=run_of)
-    assert [one.digest for one in found.pictures] == hashes[1:]
-    np.testing.assert_allclose([one.values[0, 0] for one in found.pictures], [0.4, 0.3, 0.4], atol=0.01)
+    found = judge_good(model(), DecodedPictures(pictures), rows, run_of=run_of)
+    assert ([*found.pictures], found.excluded) == ([1, 2, 3], [0])
+    scores = [one.values[0, 0] for one in found.pictures.values()]
+    np.testing.assert_allclose(scores, [0.4, 0.3, 0.4], atol=0.01)
 
 
-def test_rows_are_kept_and_judged_or_new_with_units_of_their_own(pictures):
-    known = model()
-    kept = [row.forgotten() for row in known.manifest.pictures]
-    found = judge_good(known, pictures)
-    kept.append(Picture(found.pictures[1].digest, "train", "known", 77))
-    every = found.rows(kept, [f"{k}.png" for k in range(4)], None, lambda line: None)
-    assert every[: len(kept) - 1] == tuple(kept[:-1])
-    judged, rows = every[len(kept) - 1], every[len(kept) :]
-    assert (judged.name, judged.unit, judged.role, judged.counted) == ("known", 77, "train", True)
+def test_judged_rows_keep_what_they_are_and_count(pictures):
+    rows = rows_of(pictures)
+    rows[1] = Picture(rows[1].hash, "train", "known", 77, drawn=True)
+    found = judge_good(model(), DecodedPictures(pictures), rows, run_of=plain)
+    filled = found.fill(rows)
+    assert [*filled] == [0, 1, 2, 3]
+    judged = filled[1]
+    assert (judged.name, judged.unit, judged.role, judged.counted, judged.drawn) == (
+        "known",
+        77,
+        "train",
+        True,
+        True,
+    )
     assert judged.score == found.pictures[1].values[0, 0]
-    assert all(row.counted and row.role == "calibration" for row in rows)
-    assert min(row.unit for row in rows) > 77
-    rows = (judged, *rows)
-    assert {*found.seen} == {row.hash for row in rows}
+    assert len(judged.measured) > 0
+
+
+def test_a_known_part_has_the_run_without_it_and_what_cannot_be_left_out_is_not_judged(pictures):
+    known = model()
+    asked = []
+
+    def run_without(artefact, unit):
+        asked.append(unit)
+
+        def refuse(images):
+            raise ExcludedPictureError("it cannot")
+
+        return refuse
+
+    known.session.run_without = run_without
+    rows = rows_of(pictures)
+    learnt = [Picture("a", "train", "a.png", 101), Picture("b", "calibration", "b.png", 102)]
+    found = judge_good(known, DecodedPictures(pictures), rows, run_of=leave_out_known(known, learnt))
+    assert ([*found.pictures], found.excluded, asked) == ([0, 2, 3], [1], [101])

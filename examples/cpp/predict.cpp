@@ -511,7 +511,8 @@ int judge(int count, char** words) {
     const Json& how = manifest["preprocess"];
     const bool tiled = how.has("tile");
     const std::size_t known = (tiled ? 6 : 4) + how.has("black_level");  // of deep pictures
-    if (manifest["format"].real() != 5 || how.members.size() != known ||
+    const double format = manifest["format"].real();
+    if ((format != 5 && format != 6) || how.members.size() != known ||
         (tiled && how["crop"].kind != Json::null))
         throw std::runtime_error("this example cannot read the model's format");
 

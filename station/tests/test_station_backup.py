@@ -41,7 +41,7 @@ def test_tables_alone_come_back_into_their_station_alone(filled, other, made, tm
     path, home = tmp_path / "tables.tar", Path(filled.store)
     backup(filled, path, tables_only=True)
     assert path.stat().st_size < made.stat().st_size / 2
-    assert Files(home).last_backup() is not None, "of the whole one"
+    assert Files(home).disk.backup_at is not None, "of the whole one"
     before, database = contents(filled), Database(filled.url)
     Store(database).add_verdict(1, 2, DEFECT, "bob")
     database.close()

@@ -128,7 +128,7 @@ def work_fixture():
 @pytest.fixture(name="asked")
 def asked_fixture(settings, tmp_path, monkeypatch):
     """With a folder, a sink, learning and shifts: every thread that a station can have."""
-    monkeypatch.setattr("flawscope_station.core.health.CHECK_INTERVAL", 0.0)
+    monkeypatch.setattr("flawscope_station.monitoring.machine.INTERVAL", 0.05)
     (tmp_path / "incoming").mkdir()
     product = replace(
         settings.products[NAME],
@@ -136,7 +136,7 @@ def asked_fixture(settings, tmp_path, monkeypatch):
         sinks=(make_sink(folder=str(tmp_path / "found")),),
         learn=LearningSettings(),
     )
-    shifts = ShiftSettings(folder=str(tmp_path / "reports"), begin={"day": "00:00"})
+    shifts = ShiftSettings(begin={"day": "00:00"})
     told: list[str] = []
 
     def nobody_reads(line: str) -> None:

@@ -18,6 +18,7 @@ from flawscope.artefact.files import atomic_write, check_writable
 from flawscope.artefact.model_file import (
     FORMAT,
     METADATA_KEY,
+    OLDEST_FORMAT,
     Artefact,
     Manifest,
     pack_images,
@@ -25,8 +26,9 @@ from flawscope.artefact.model_file import (
     unpack_images,
     write,
 )
-from flawscope.calibration.goods import Picture, calibrate
+from flawscope.calibration.goods import calibrate
 from flawscope.errors import FlawscopeError, InputError
+from flawscope.pictures.table import Picture
 from flawscope.views.preprocess import Preprocess
 from flawscope.views.tiles import Fusion
 
@@ -399,7 +401,7 @@ def manifest_file(path, change):
     return join({"__metadata__": {METADATA_KEY: text}}, b"", path)
 
 
-@pytest.mark.parametrize("older", range(1, FORMAT))
+@pytest.mark.parametrize("older", range(1, OLDEST_FORMAT))
 def test_a_format_of_before_a_release_is_refused_in_one_line(older):
     with pytest.raises(
         InputError, match=rf"format {older}, of before a release, and this one reads {FORMAT}"

@@ -1,5 +1,5 @@
-"""Files of format 5 open for ever: one of each method, of several products, of views and exported ones score
-as they did when they were written."""
+"""Files from format 5 on open forever: one of each method, of several products, of views and exported ones
+score as they did when they were written."""
 
 import json
 import lzma
@@ -10,9 +10,11 @@ import pytest
 import torch
 
 import flawscope
-from flawscope.artefact.model_file import FORMAT
+from flawscope.artefact.model_file import FORMAT, OLDEST_FORMAT
 from flawscope.errors import InputError
 from flawscope.fitting.stored_options import refit_options
+from flawscope.pictures.near_duplicates import Look
+from flawscope.pictures.units import named_rows, units_of
 from flawscope.runtime import ENGINES
 
 SAMPLES = Path(__file__).parents[1] / "fixtures/models"
@@ -31,7 +33,25 @@ def efficientad(shared):
 
 
 def test_a_new_format_has_samples_of_its_own():
-    assert EXPECTED["made by"] == f"format {FORMAT}"
+    assert [*EXPECTED["made by"]] == [f"format {number}" for number in range(OLDEST_FORMAT, FORMAT + 1)]
+
+
+@pytest.mark.parametrize("name", ["patchcore.safetensors", "patchcore-two-sizes.onnx"])
+def test_a_sample_of_format_5_is_written_in_the_newest_and_says_what_it_does_not_know(name, tmp_path):
+    model = flawscope.load(SAMPLES / name, device="cpu")
+    rows = model.manifest.pictures
+    assert all(row.look is None and row.size is None and row.origin == "" for row in rows)
+    model.save(tmp_path / name)
+    assert flawscope.load(tmp_path / name, device="cpu").manifest == model.manifest
+    new = named_rows(["x.png"], [Look(np.zeros((64, 64), np.float16), 1.0)])
+    assert "keeps no looks" in units_of(new, rows).remarks[0]
+
+
+@pytest.mark.parametrize("name", ["patchcore-looks.safetensors", "patchcore-looks.onnx"])
+def test_a_sample_of_format_6_holds_what_later_work_compares_by(name):
+    rows = flawscope.load(SAMPLES / name, device="cpu").manifest.pictures
+    assert {row.origin for row in rows} == {"fit", "update"}
+    assert all(row.look is not None and row.size == (96, 96) and row.measured for row in rows)
 
 
 @pytest.mark.parametrize(

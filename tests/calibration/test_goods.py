@@ -1,26 +1,13 @@
 """Good pictures as rows: what is judged, what counts, and how new rows get units."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from flawscope.calibration.goods import (
-    LOST,
-    Picture,
-    Values,
-    calibrate,
-    judge,
-    map_values,
-    next_unit,
-    renumber,
-    rows_from_table,
-    rows_to_table,
-    scored,
-    worst,
-)
+from flawscope.calibration.goods import LOST, Values, calibrate, judge, map_values, scored, worst
 from flawscope.errors import InputError
+from flawscope.pictures.table import Picture
 
 
 def row(k, unit=None, **more):
@@ -69,42 +56,6 @@ def test_rows_are_judged_anew_and_what_does_not_count_is_left_out():
 def test_where_nothing_is_promised_each_picture_counts():
     made = calibrate(judged([1.0, 2.0, 3.0], [0, 0, 0]), promised=False)
     assert (made.units, made.unit_count, made.promised) == ((), 3, False)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_new_rows_have_units_of_their_own_whatever_the_numbers_are(seed):
-    rng = np.random.default_rng(seed)
-    known = [row(k, int(unit)) for k, unit in enumerate(rng.integers(0, 30, 12))]
-    new = [row(100 + k, int(unit)) for k, unit in enumerate(rng.integers(0, 5, 9))]
-    found = renumber([*new, Picture("f" * 64, "seen", "defect")], known)
-    assert not {one.unit for one in found} & {one.unit for one in known}
-    assert len({one.unit for one in found[:-1]}) == len({one.unit for one in new})  # -1: a defect has none
-    assert (found[-1].unit, next_unit(known)) == (
-        -1,
-        min(one.unit for one in found[:-1]) - min(n.unit for n in new),
-    )
-    assert renumber(new, []) == tuple(new)
-
-
-def test_rows_are_the_same_on_their_way_through_a_file():
-    rows = (*judged([1.0, None, 0.1 + 0.2]), row(9), Picture("e" * 64, "seen", "ü.png", drawn=True))
-    table = json.loads(json.dumps(rows_to_table(rows), allow_nan=False))
-    assert rows_from_table(table) == rows
-    assert calibrate(rows_from_table(table)) == calibrate(rows)
-
-
-def test_a_column_that_an_earlier_file_lacks_has_its_default_and_those_of_a_picture_must_be_there():
-    table = rows_to_table([row(0)])
-    for name in table:
-        less = {key: values for key, values in table.items() if key != name}
-        if name in ("hash", "role", "name"):
-            with pytest.raises((KeyError, ValueError)):
-                rows_from_table(less)
-        else:
-            assert rows_from_table(less) == (row(0, -1 if name == "unit" else None),)
-        with pytest.raises(ValueError):
-            rows_from_table({**table, name: []})
-    assert rows_from_table({**table, "of a later version": [1]}) == (row(0),)
 
 
 def test_values_of_a_map_are_of_the_pixels_that_count_and_the_worst_frame_decides():

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flawscope.calibration.goods import CALIBRATION, TRAIN, Picture, calibrate
+from flawscope.calibration.goods import calibrate
 from flawscope.calibration.outliers import (
     ALONE,
     APART,
@@ -15,7 +15,6 @@ from flawscope.calibration.outliers import (
     UNLIKE,
     WORDS,
     Odd,
-    Seen,
     list_suspects,
     odd,
     odd_looks,
@@ -25,6 +24,7 @@ from flawscope.calibration.outliers import (
 from flawscope.errors import InputError
 from flawscope.pictures.appearance import FEATURES, AppearanceRange
 from flawscope.pictures.near_duplicates import Look
+from flawscope.pictures.table import CALIBRATION, TRAIN, Picture
 
 COUNT = 20
 RNG = np.random.default_rng(0)
@@ -50,13 +50,19 @@ def reasons(rows, seen, **more):
     return {one.reason: one.line for one in odd(rows, calibrate(rows), None, seen, **more)}
 
 
+def plain_third(row):
+    """Look of a picture, of which the third shows nothing."""
+    return look(0.5 if row.unit == 3 else 30.0)
+
+
+def hashes(rows):
+    return {row.hash for row in rows}
+
+
 def test_reasons_come_from_the_columns_of_the_new_rows(rows):
-    seen = {
-        row.hash: Seen(look(0.5 if row.unit == 3 else 30.0), measured(0.6 if row.unit in (7, 9) else 0.0))
-        for row in rows
-    }
     known = AppearanceRange.from_measures(measured() for _ in range(30))
-    found = reasons(rows, seen, appearance=known)
+    seen = [row.seen(plain_third(row), measured(0.6 if row.unit in (7, 9) else 0.0), None) for row in rows]
+    found = reasons(seen, hashes(rows), appearance=known)
     assert found[NOTHING].startswith("3.png: shows nothing")
     assert found[APART].startswith("7.png, 9.png lie apart")
     assert "brighter" in found[UNLIKE]
@@ -66,7 +72,7 @@ def test_reasons_come_from_the_columns_of_the_new_rows(rows):
 
 def test_a_copy_is_no_second_picture(rows):
     """Its row has the hash of the picture that it is a copy of."""
-    seen = {row.hash: Seen(look(0.5 if row.unit == 3 else 30.0)) for row in rows}
+    rows, seen = [replace(row, look=plain_third(row)) for row in rows], hashes(rows)
     copy = Picture("3", "duplicate", "copy.png", 3)
     assert reasons([*rows, copy], seen)[NOTHING].startswith("3.png: shows nothing")
     learnt = Picture("x", TRAIN, "x.png", 30)  # known before
@@ -74,7 +80,7 @@ def test_a_copy_is_no_second_picture(rows):
 
 
 def test_suspects_are_each_told_once_with_their_first_reason(rows):
-    seen = {row.hash: Seen(look(0.5 if row.unit == 3 else 30.0)) for row in rows}
+    rows, seen = [replace(row, look=plain_third(row)) for row in rows], hashes(rows)
     rows[5] = replace(rows[5], score=9.0, maximum=9.0)  # alone decides
     found = [*odd(rows, calibrate(rows), None, seen, asks=False)]
     suspects = list_suspects(found, {row.name: row.score for row in rows}, {"5.png": 9.0, "19.png": 1.4})

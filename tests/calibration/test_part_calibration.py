@@ -91,6 +91,22 @@ def test_missing_views_are_compared_with_the_same_views_of_good_parts():
     assert equal.decide(dict.fromkeys(NAMES, 1.0)).p_value == 1.0
 
 
+def test_a_part_with_a_lost_view_ranks_above_all():
+    scores = np.random.default_rng(0).normal(10, 1, (20, 2))
+    scores[[3, 9, 14], 1] = np.inf
+    known = PartCalibration(tuple(map(str, range(20))), ("left", "right"), scores, 0.05)
+    assert (known.complete_count, known.lost_count) == (20, 3)
+    assert known.expected_rate == pytest.approx(4 / 21)
+    assert "from 20 good parts; 3 of them for views that are not found" in known.promise()
+    far = known.decide({"left": 99.0, "right": 99.0})
+    assert (far.p_value, far.is_anomalous) == (pytest.approx(4 / 21), True)
+    highest = known.decide({"left": scores[0, 0], "right": scores[0, 1]})
+    assert highest.p_value > 4 / 21
+    assert known.count(["left"]) == 20
+    with pytest.raises(InputError, match="no good part"):
+        PartCalibration(("a",), ("left",), np.array([[np.inf]]), 0.05).decide({"left": 1.0})
+
+
 @pytest.mark.parametrize(
     ("views", "count", "rate"), [(1, 1, 0.05), (1, 20, 0.05), (3, 20, 0.05), (3, 39, 0.1), (5, 60, 0.3)]
 )

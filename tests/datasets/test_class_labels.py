@@ -324,3 +324,27 @@ def test_agreement_knows_the_words_that_fit_knows(tmp_path, names):
 def test_a_list_of_paths_keeps_its_first_line(coded):
     stream = io.BufferedReader(io.BytesIO("a.png\r\nb ä.png\n".encode(coded)))  # type: ignore[arg-type]
     assert [*output._read_stdin(stream).sources] == [Path("a.png"), Path("b ä.png")]
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [("{k:04}.png", True), ("lot41/{k:04}.png", True), ("lot42/{k:04}.png", False)],
+    ids=["names alone", "another lot", "this lot"],
+)
+def test_a_list_above_the_folder_that_may_be_of_another_lot_decides_nothing(tmp_path, name, asked):
+    lot = tmp_path / "lot42"
+    lot.mkdir()
+    for k in range(12):
+        Image.new("RGB", (8, 8), (k, 2 * k, 3 * k)).save(lot / f"{k:04}.png")
+    rows = [f"{name.format(k=k)},{'OK' if k < 9 else 'NG'}" for k in range(12)]
+    (tmp_path / "list.csv").write_text("\n".join(["file,label", *rows]))
+    if asked:
+        with pytest.raises(
+            InputError, match=r"which pictures are good\? NG \(3, unclear by list.csv one folder"
+        ):
+            open_dataset(lot)
+        found = open_dataset(lot, good="OK")
+    else:
+        found = open_dataset(lot)
+    bad = {item.path.name for item in found.test if item.anomalous}
+    assert bad == {"0009.png", "0010.png", "0011.png"}

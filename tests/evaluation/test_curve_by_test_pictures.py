@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from flawscope.calibration.goods import Picture
 from flawscope.datasets import Item
 from flawscope.errors import InputError
 from flawscope.evaluation.learning_curve import describe, learning_curve
+from flawscope.pictures.table import Picture
 
 COUNT = 40  # test pictures, of which half are defective
 

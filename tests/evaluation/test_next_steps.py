@@ -9,12 +9,13 @@ from flawscope import load
 from flawscope.artefact.model_file import read_manifest
 from flawscope.artefact.rates import promise_of
 from flawscope.artefact.tried import Choice, Trial
-from flawscope.calibration.goods import Picture, calibrate
+from flawscope.calibration.goods import calibrate
 from flawscope.cli.fit import lacking
 from flawscope.datasets import open_dataset
 from flawscope.evaluation import next_steps
 from flawscope.evaluation.evaluation import evaluate
 from flawscope.evaluation.next_steps import advise_after, advise_each_view, advise_untried
+from flawscope.pictures.table import Picture
 from flawscope.results.advice import SEARCH, advice
 from flawscope.views.view_looks import VIEW_LOOKS_KEY, ViewLooks
 

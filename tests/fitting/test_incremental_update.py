@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import flawscope
-from flawscope.calibration.goods import Picture, calibrate, next_unit
+from flawscope.calibration.goods import calibrate
 from flawscope.errors import InputError
 from flawscope.fitting.incremental_update import PowerLostError, update
 from flawscope.fitting.update_evaluation import (
@@ -20,7 +20,9 @@ from flawscope.fitting.update_evaluation import (
 )
 from flawscope.fitting.updated_models import CAP_GROWTH
 from flawscope.pages.review import DEFECT, GOOD, DecisionLog
+from flawscope.pictures.decoded import DecodedPictures
 from flawscope.pictures.decoding import decode
+from flawscope.pictures.table import Picture, next_unit
 from incremental_update_helpers import QUICK, extended, reviewed, stained_fixture  # noqa: F401
 
 
@@ -69,9 +71,9 @@ def test_same_pixels_and_unreadable_pictures(model, part, tmp_path):
     twice = update(model.artefact, model, [third, replace(third, number=9)], **QUICK)
     assert list(twice.comparison.after) == [4], "copies count once"
     known = next(iter(model.manifest.pictures)).hash
-    assert score_pictures(model, [ReviewedPicture(0, "not read", True, digest=known)], {})[0].learnt, (
-        "its left-out score stands in the model"
-    )
+    unread = [ReviewedPicture(0, "not read", True, digest=known)]
+    scores = score_pictures(model, unread, {}, DecodedPictures([]), {})
+    assert scores[0].learnt, "its left-out score stands in the model"
 
 
 def test_what_stands_out_less_and_is_not_clear_any_more(model, part, stained):

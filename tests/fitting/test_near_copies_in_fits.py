@@ -7,7 +7,7 @@ import pytest
 
 from flawscope.pictures import near_duplicates
 from flawscope.pictures.near_duplicates import Look
-from flawscope.pictures.units import find_parts, group_numbers, show_nothing
+from flawscope.pictures.units import group_reader, named_rows, show_nothing, units_of
 from flawscope.synthesis.demo import fabric
 from near_copy_fits import SIDE, fitted, part
 
@@ -27,10 +27,9 @@ def test_names_are_believed(tmp_path):
 def test_pictures_whose_names_tell_no_part_are_joined_whatever_others_tell():
     looks = [Look.of(part(k, view)) for k in range(4) for view in range(2)]
     names = ["p0_a", "p0_b", "p1_a", "p9_b", "x1", "x2", "y1", "y2"]  # p1 and p9 are believed
-    said = []
-    groups = group_numbers(names, r"p\d")
-    found = find_parts(looks, names, groups, pattern=r"p\d", say=said.append)
-    assert found == [0, 0, 1, 2, 3, 3, 4, 4]
+    found = units_of(named_rows(names, looks), part_of=group_reader(r"p\d"))
+    said = found.remarks
+    assert found.numbers == [0, 0, 1, 2, 3, 3, 4, 4]
     assert "p1_a, p9_b, although their names tell different parts" in said[0]
     assert "4 pictures are nearly the same as others, such as x1, x2: one part photographed again?" in said[1]
     assert "Counted as 5 parts; if each shows another part: --group '.*'" in said[1]
@@ -39,9 +38,8 @@ def test_pictures_whose_names_tell_no_part_are_joined_whatever_others_tell():
 def test_exact_copies_are_no_near_copies():
     """They are told where they are left out; they count as one part all the same."""
     looks = [Look.of(part(k)) for k in range(4)]
-    said, names = [], [f"{k}" for k in range(8)]
-    found = find_parts([*looks, *looks], names, range(8), pattern=None, say=said.append)
-    assert (found, said) == ([0, 1, 2, 3, 0, 1, 2, 3], [])
+    found = units_of(named_rows([f"{k}" for k in range(8)], [*looks, *looks]))
+    assert (found.numbers, found.remarks) == ([0, 1, 2, 3, 0, 1, 2, 3], [])
 
 
 @pytest.mark.parametrize("white", [np.uint8(255), np.uint16(65535), np.float32(1)])

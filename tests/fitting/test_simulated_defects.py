@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from flawscope.calibration.goods import Picture
 from flawscope.calibration.threshold import Calibration
 from flawscope.fitting import simulated_defects
 from flawscope.fitting.fitting import fit, partial_fit
@@ -13,6 +12,7 @@ from flawscope.fitting.simulated_defects import DEFECT_SIZES, MIN_TRIED, score_s
 from flawscope.methods.detector import Detector
 from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import Budget, LeaveOut, Task
+from flawscope.pictures.table import Picture
 from flawscope.synthesis import SCALE_AREAS, SimulatedDefect
 from flawscope.synthesis.demo.dataset import draw_picture
 from small_network import SMALL_NETWORK
@@ -68,10 +68,10 @@ def carrier(number, score):
 def checked(model, *, learnt=False, scores=(0.0,) * 4, leave_out=LeaveOut, budget=None):
     """As of a model that was fitted for a long time, of which groups count from 100 on."""
     numbers = list(range(len(scores)))
-    task = Task(lambda i: model.good, [10 + k for k in numbers], rate=0.05, budget=budget or Budget())
+    task = Task(lambda i: model.good, [100 + k for k in numbers], rate=0.05, budget=budget or Budget())
     known = task.groups if learnt else []
     began = simulated_defects.time.monotonic() - LONG_FIT
-    left_out = leave_out(model, known, model.state_dict(), first_unit=90)
+    left_out = leave_out(model, known, model.state_dict())
     carriers = {k: carrier(k, score) for k, score in zip(numbers, scores, strict=True)}
     return score_simulated_defects(left_out, Calibration(scores, scores, 0.0), carriers, task, began)
 
@@ -241,7 +241,7 @@ def test_a_method_may_leave_out_in_its_own_way(good):
 
     found = checked(model, learnt=True, leave_out=OwnWay)
     assert {score for scores in found.scores.values() for score in scores} == {7.0}
-    assert set(asked) == {10, 11, 12, 13}
+    assert set(asked) == {*range(100, 104)}
     assert model.groups == []
 
 

@@ -28,11 +28,11 @@ ALLOWED = {
     "views": "pictures",
     "calibration": "pictures",
     "datasets": "pictures calibration",
-    "artefact": "views calibration",
+    "artefact": "pictures views calibration",
     "synthesis": "pictures",
     "results": "pictures views calibration artefact",
     "methods": "machine pictures views calibration artefact synthesis",
-    "runtime": "machine artefact methods",
+    "runtime": "machine pictures artefact methods",
     "predictor": "pictures views calibration artefact results runtime",
     "export": "pictures calibration artefact methods runtime predictor",
     "fitting": "pictures views calibration datasets artefact synthesis methods predictor export",
@@ -60,7 +60,7 @@ WITHOUT_TORCH = {
     "export",
 }
 # `cluster` runs what the commands run, elsewhere: it stands on as many packages as they do
-MOST_PACKAGES, MOST_ARROWS = 21, 80  # beside those to what is for all
+MOST_PACKAGES, MOST_ARROWS = 21, 82  # beside those to what is for all
 
 
 ALL = modules_of(ROOT)
@@ -145,6 +145,49 @@ def test_a_calibration_is_made_of_rows_at_one_place():
         module for module, name, given in calls_in_the_library() if name == "replace" and given & MADE_OF_ROWS
     }
     assert changed == {"calibration.threshold"}  # without some of its own
+
+
+def modules_that_call(*names):
+    """Modules of the library that call one of these functions, each once."""
+    return sorted({module for module, name, _ in calls_in_the_library() if name.split(".")[-1] in names})
+
+
+def test_parts_are_numbered_at_one_place():
+    """By names and by looks, among new pictures and against all that a model knows."""
+    assert modules_that_call("_join", "next_unit") == ["pictures.units"]
+    # who looks for copies without numbering parts: among the splits of a data set, and in an evaluation
+    assert modules_that_call("compare_pictures") == [
+        "datasets.copies",
+        "pictures.near_duplicates",
+        "pictures.units",
+    ]
+    assert modules_that_call("near_duplicates") == ["evaluation.promise"]
+
+
+def test_rows_are_judged_at_few_places():
+    """Rows that count are made by `judge` alone: of a fit's own values, and of what a model answers."""
+    assert modules_that_call("judge_good") == [
+        "export.recalibrate",
+        "fitting.updated_models",
+        "predictor.recalibration",
+    ]
+    assert modules_that_call("judge_fit") == ["fitting.fitting"]
+    filled = {module for module, name, _ in calls_in_the_library() if name == "judge"}
+    assert filled - {"predictor.streaming"} == {"fitting.judging", "predictor.recalibration"}
+
+
+def test_what_a_model_expects_is_one_record():
+    """Appearance, sizes, looks of views and the length of a pixel are written by it alone."""
+    keys = {"APPEARANCE_KEY", "SIZES_KEY", "VIEW_LOOKS_KEY"}
+    writers = {
+        module
+        for module, path in ALL.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Subscript | ast.Dict)
+        if keys & {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
+    }
+    # the others read their own key
+    assert writers == {"artefact.expected", "pictures.appearance", "pictures.form", "views.view_looks"}
 
 
 def test_streams_of_random_numbers_stand_in_one_table():

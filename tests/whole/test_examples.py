@@ -212,7 +212,7 @@ def test_in_python_it_refuses_what_it_does_not_know(onnx_path, tmp_path):
     Image.fromarray(np.full((9, 9), 4095, np.uint16)).save(deep)
     artefact = runtime.read(onnx_path)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(model_file, "FORMAT", 6)
+        patched.setattr(model_file, "FORMAT", 7)
         runtime.write(artefact, onnx_path.read_bytes(), newer)
     for model in (onnx_path, newer):
         assert "does not know" in refusal(*PYTHON, model, deep)

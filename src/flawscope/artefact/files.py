@@ -22,6 +22,7 @@ MODEL_SUFFIXES = (TRAINED_SUFFIX, EXPORTED_SUFFIX, ARCHIVE_SUFFIX)  # of model f
 ENGINES = ("onnxruntime", "openvino")  # that run exported ones; torch runs the others
 PARTIAL_SUFFIX = ".part"  # of a file that is being written
 CSV_ENCODING = "utf-8-sig"  # with the mark by which Excel knows UTF-8; also reads tables without it
+_PROCESS = secrets.token_hex(2)  # in the names of all files that this process writes
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FOLDER_ERRORS = (*_FULL, errno.EROFS, errno.EIO)  # of a disk, not of one file
 # A cell that begins so is computed by a spreadsheet; some read full-width signs as the plain ones
@@ -44,13 +45,24 @@ def from_csv_cell(text: str) -> str:
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
+def partial_name(name: str) -> str:
+    """Returns a name for a file that is being written, which nothing else has. It tells which process gave
+    it: see `is_being_written`."""
+    return f".{name}.{_PROCESS}{secrets.token_hex(2)}{PARTIAL_SUFFIX}"
+
+
+def is_being_written(name: str) -> bool:
+    """Whether `partial_name` gave this name in this process, so that its writer may live."""
+    return re.fullmatch(rf"\..*\.{_PROCESS}[0-9a-f]{{4}}{re.escape(PARTIAL_SUFFIX)}", name) is not None
+
+
 @contextmanager
 def replace_file(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """Opens a binary file that appears under `path` only when the block ends well. OSError.
 
     durable: its content is on the disk then; `sync_folder` does so for its name.
     """
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}"
+    temporary = path.parent / partial_name(path.name)
     try:
         with open(temporary, "xb") as file:  # with the rights that the umask leaves
             yield file
@@ -86,7 +98,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 class FullDiskError(FlawscopeError):
-    """There is no space left for a file, and so for others neither."""
+    """Error of a file for which there is no space left, and so for others neither."""
 
 
 def write_error(path: Path, error: OSError) -> FlawscopeError:

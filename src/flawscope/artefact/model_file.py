@@ -30,14 +30,24 @@ from flawscope.artefact.files import (
     unusable_file_error,
 )
 from flawscope.artefact.kinds import Kinds
-from flawscope.calibration.goods import Picture, calibrate, rows_from_table, rows_to_table
+from flawscope.calibration.goods import calibrate
 from flawscope.calibration.outliers import SUSPECTS, Suspect
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import FlawscopeError, InputError
+from flawscope.pictures.table import (
+    LOOK_TENSORS,
+    Picture,
+    looks_to_tensors,
+    rows_from_table,
+    rows_to_table,
+    with_looks,
+)
 from flawscope.views.preprocess import Preprocess
 from flawscope.views.tiles import Fusion
 
-FORMAT = 5  # raised when an older flawscope could not read the file. 5: good pictures are one table
+# Raised when an older flawscope could not read the file. 5: good pictures are one table. 6: with their looks
+FORMAT = 6
+OLDEST_FORMAT = 5  # that opens for ever
 METADATA_KEY = "flawscope"
 # Facts of the run, not of the model. They stand apart in the file: all else is the same, byte for byte, after
 # two fits with the same seed, pictures and processor.
@@ -47,6 +57,7 @@ ASKED_CALL = "asked_call"  # digest of the call whose result is open: the same c
 RUN_FACTS = ("summary", *TIME_FACTS, *MEMORY_FACTS, "shards", "device", "threads", ASKED_CALL)
 CERTIFICATE_KEYS = "certificate", "certificate_openvino"  # among the facts of an exported model
 QUESTIONS = "questions"  # among the facts: open questions
+KEEPS_LOOKS = "keeps_looks"  # among the facts: False where looks of good pictures must not be kept
 MAX_HEADER_BYTES = 64 * 2**20
 PACKAGES = ("torch", "timm", "numpy", "pillow")  # whose versions decide a score
 MAX_DIMENSIONS = 32  # numpy 1.26 can have no more
@@ -99,6 +110,11 @@ class Manifest:
     def suspects(self) -> tuple[Suspect, ...]:
         """Good pictures that deserve a look, most suspicious first."""
         return tuple(Suspect(*row) for row in self.facts.get(SUSPECTS, ()))
+
+    @property
+    def keeps_looks(self) -> bool:
+        """Whether a file keeps the looks of the good pictures, by which they are known again."""
+        return self.facts.get(KEEPS_LOOKS) is not False
 
     @property
     def questions(self) -> tuple[str, ...]:
@@ -186,7 +202,7 @@ def check_format(data: Mapping[str, Any]) -> None:
     if version > FORMAT:
         by = f"flawscope {of!s:.40}" if of else "a newer flawscope"
         raise InputError(f"it has format {version}, made by {by}, and this one reads {FORMAT}: upgrade")
-    if version < FORMAT:
+    if version < OLDEST_FORMAT:
         raise InputError(
             f"it has format {version}, of before a release, and this one reads {FORMAT}: fit anew"
         )
@@ -211,6 +227,22 @@ class Artefact:
         if how.tile is None or not fits or not region.any():
             raise InputError("the model's region of interest does not fit its tiles: fit anew")
 
+    @classmethod
+    def from_stored(cls, manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> Artefact:
+        """Builds the artefact of a file's manifest and tensors. InputError where they do not fit."""
+        try:
+            pictures = with_looks(manifest.pictures, tensors)
+        except ValueError:
+            raise InputError("the looks of its good pictures are damaged") from None
+        own = {name: one for name, one in tensors.items() if name not in LOOK_TENSORS}
+        return cls(replace(manifest, pictures=pictures), own)
+
+    def stored_tensors(self) -> dict[str, NDArray[Any]]:
+        """The tensors of a file, with the looks of the good pictures unless these must not be kept."""
+        if not self.manifest.keeps_looks:
+            return dict(self.tensors)
+        return {**self.tensors, **looks_to_tensors(self.manifest.pictures)}
+
     @property
     def counted(self) -> NDArray[Any] | None:
         """Region of interest [H, W] bool, as the view of the whole frame shows it; None: not known."""
@@ -222,7 +254,7 @@ class Artefact:
 
 def write(artefact: Artefact, path: str | os.PathLike[str]) -> None:
     """Writes a model atomically. FlawscopeError if it cannot be written; then an old file stays as it is."""
-    write_contents(*split_run_facts(artefact.manifest), artefact.tensors, path)
+    write_contents(*split_run_facts(artefact.manifest), artefact.stored_tensors(), path)
 
 
 def split_run_facts(manifest: Manifest) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -283,7 +315,7 @@ def read(path: str | os.PathLike[str]) -> Artefact:
         manifest = _parse_manifest(header, path)
         tensors = read_tensors(file, header, path)
     try:
-        return Artefact(manifest, tensors)
+        return Artefact.from_stored(manifest, tensors)
     except InputError as error:
         raise unusable_file_error(path, str(error)) from None
 

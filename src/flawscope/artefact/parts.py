@@ -6,9 +6,11 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from flawscope.artefact.model_file import Manifest
-from flawscope.calibration.goods import Picture, scored
+from flawscope.calibration.goods import counted, ranking_scores
 from flawscope.calibration.parts import KnownParts, PartCalibration, PartPattern, View
 from flawscope.errors import InputError
+from flawscope.pictures.table import Picture
+from flawscope.pictures.units import PartReader, group_reader
 
 PART = "part"  # in the manifest's facts
 Manifests = Manifest | Mapping[str, Manifest]  # a model's, or where each view has its own, by view
@@ -23,6 +25,12 @@ def stored_part_pattern(manifest: Manifest) -> PartPattern | None:
         return PartPattern(str(known["part"]), None if known["view"] is None else str(known["view"]))
     except (KeyError, TypeError):
         raise InputError("the model's parts are damaged: fit again") from None
+
+
+def stored_part_reader(manifest: Manifest) -> PartReader | None:
+    """Reader by which a model tells parts by names; None: it tells none. InputError: it is damaged."""
+    pattern = stored_part_pattern(manifest)
+    return group_reader(manifest.facts.get("group")) if pattern is None else pattern.part_key
 
 
 def check_whole_parts(views: Collection[str], pictures: Iterable[View]) -> None:
@@ -60,18 +68,18 @@ def known_parts(models: Manifests, pattern: PartPattern) -> KnownParts:
         return parts_of_rows(models.pictures, pattern, models.calibration.rate)
     every, scores = list[View](), list[float]()
     for view, manifest in models.items():
-        every += [View(pattern.parse_part(row.name), view) for row in scored(manifest.pictures)]
-        scores += manifest.calibration.scores
+        rows = counted(manifest.pictures)
+        every += [View(pattern.parse_part(row.name), view) for row in rows]
+        scores += ranking_scores(rows)
     rate = next(iter(models.values())).calibration.rate
     return KnownParts(PartCalibration.from_views(every, scores, rate), pattern.parse)
 
 
 def parts_of_rows(rows: Iterable[Picture], pattern: PartPattern, rate: float) -> KnownParts:
     """Good parts that the rows of a model's pictures show. InputError: as `part_calibration`."""
-    known = scored(rows)
+    known = counted(rows)
     views = pattern.parse_all(row.name for row in known)
-    scores = [row.score for row in known if row.score is not None]
-    return KnownParts(PartCalibration.from_views(views, scores, rate), pattern.parse)
+    return KnownParts(PartCalibration.from_views(views, ranking_scores(known), rate), pattern.parse)
 
 
 def view_in_models(models: Mapping[str, Manifest], pattern: PartPattern, view: str) -> KnownParts:

@@ -187,7 +187,7 @@ def write(artefact: RouterArtefact, path: str | os.PathLike[str]) -> None:
     parts, runs = [], []
     for name, product in artefact.products.items():
         document, run = split_run_facts(product.manifest)
-        parts.append({"name": name, "manifest": document, "tensors": store(product.tensors)})
+        parts.append({"name": name, "manifest": document, "tensors": store(product.stored_tensors())})
         runs.append(run)
     document = {"format": FORMAT, "versions": package_versions(), "products": parts}
     document |= facts_of_routing(artefact)
@@ -245,7 +245,9 @@ def read(path: str | os.PathLike[str]) -> RouterArtefact:
             return {name: tensors[key] for name, key in keys.items()}
 
         each = zip(manifests.items(), document["products"], strict=True)
-        products = {name: Artefact(manifest, find(part["tensors"])) for (name, manifest), part in each}
+        products = {
+            name: Artefact.from_stored(manifest, find(part["tensors"])) for (name, manifest), part in each
+        }
         by = None
         if "recognition" in document:
             about = document["recognition"]

@@ -4,7 +4,7 @@ precisions. Each reason has a name and one end, a remark or a question of the mo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.calibration import min_calibration_size
-from flawscope.calibration.goods import Picture, scored
+from flawscope.calibration.goods import scored
 from flawscope.calibration.power import MIN_DEFECTS, DefectScores, wilson_interval
 from flawscope.calibration.threshold import Calibration, far_severity
 from flawscope.errors import InputError, join_names, pluralize
@@ -20,6 +20,7 @@ from flawscope.pictures import units
 from flawscope.pictures.apart import find_apart
 from flawscope.pictures.appearance import AppearanceRange, FeatureValues, describe_shifts, is_far
 from flawscope.pictures.near_duplicates import Look
+from flawscope.pictures.table import DUPLICATE, Picture
 
 FAR_ALONE = 5.0  # times `far_severity`, from which on it is asked; of good ones a severity of 14 was seen
 HIDDEN_SHARE = 0.25  # of them: so many, surely, that pictures hide by raising the threshold are a question
@@ -27,6 +28,7 @@ CLEARLY_ABOVE = 1.0  # severity by the model before, from which on a picture is 
 MIN_CHANCE = 0.01  # with which unseen pictures score so low
 
 Who = TypeVar("Who")  # number or name of a picture
+NO_CELLS: Mapping[str, NDArray[np.float32] | None] = MappingProxyType({})
 
 
 # Reasons, and whether the model asks about the pictures; else it is a remark
@@ -71,20 +73,6 @@ class Suspect(NamedTuple):
         return f"{self.name}{score}  {WORDS[self.reason]}"
 
 
-class Seen(NamedTuple):
-    """Columns of a new picture's row that no file keeps: what it is compared by, its appearance as a whole,
-    features [C, D] of the cells of a grid on it, and the picture in grey and small (`Preprocess.small`); None
-    or empty: not known."""
-
-    look: Look | None = None
-    measured: FeatureValues = ()
-    cells: NDArray[np.float32] | None = None
-    small: NDArray[np.float32] | None = None
-
-
-NOTHING_SEEN: Mapping[str, Seen] = MappingProxyType({})
-
-
 def odd_looks(looks: Sequence[Look | None], names: Sequence[str]) -> Iterator[Odd]:
     """Says what is odd about pictures before anything is learnt from them."""
     if nothing := units.show_nothing(looks):
@@ -127,8 +115,9 @@ def odd(
     rows: Iterable[Picture],
     calibration: Calibration,
     defects: DefectScores | None = None,
-    seen: Mapping[str, Seen] = NOTHING_SEEN,
+    new: Collection[str] = (),
     *,
+    cells: Mapping[str, NDArray[np.float32] | None] = NO_CELLS,
     asks: bool = True,
     before: Calibration | None = None,
     appearance: AppearanceRange | None = None,
@@ -139,20 +128,20 @@ def odd(
     Args:
         rows: of the model.
         defects: simulated ones of the same network; None: nothing is known of them.
-        seen: columns of new good pictures, by hash.
+        new: hashes of new good pictures.
+        cells: features [C, D] of the cells of a grid on new pictures, by hash, where they are known.
         asks: the pictures are new, and may be as far out as defects are.
         before: the calibration that this one replaces, if any. left_out: pictures that it cannot use.
         appearance: of the pictures learnt from; None: it is not known.
     """
     every = [*rows]
     names = [row.name for row in scored(every)]
-    new = [row for row in every if row.hash in seen and row.role != "duplicate"]
-    columns, new_names = [seen[row.hash] for row in new], [row.name for row in new]
+    added = [row for row in every if row.hash in new and row.role != DUPLICATE]
+    new_names, measured = [row.name for row in added], [row.measured for row in added]
     if before and (line := too_few_question(calibration, before, left_out)):
         yield Odd(TOO_FEW, line)
-    yield from odd_looks([one.look for one in columns], new_names)
-    cells, measured = [one.cells for one in columns], [one.measured for one in columns]
-    for places in find_apart(cells, measured, [row.unit for row in new]):
+    yield from odd_looks([row.look for row in added], new_names)
+    for places in find_apart([cells.get(row.hash) for row in added], measured, [row.unit for row in added]):
         yield Odd(
             APART,
             f"{join_names([new_names[k] for k in places])} {'lies' if len(places) == 1 else 'lie'} apart "

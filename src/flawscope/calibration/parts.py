@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from flawscope.calibration.promise import PromiseVerdict, describe_lack, describe_rate, judge_promise
 from flawscope.errors import InputError, compile_pattern, join_names, pluralize
+from flawscope.pictures.units import PartKey
 
 MIN_STD = 1e-6  # standard deviation of equal scores, of their size
 ROUNDING = 1e-9  # of a rate
@@ -88,6 +89,13 @@ class PartPattern:
     def parse_part(self, name: str) -> str:
         """Reads the part alone, where the view is known. InputError where the pattern does not match."""
         return _matched_text(_search_pattern("--part", self.part, name))
+
+    def part_key(self, name: str) -> PartKey | None:
+        """Part that a name tells, as `units.units_of` takes it; None: it tells none."""
+        try:
+            return (self.parse_part(name),)
+        except InputError:
+            return None
 
     def parse_all(self, names: Iterable[str]) -> list[View]:
         """Reads the names of good pictures.
@@ -157,7 +165,9 @@ class PartDecision(NamedTuple):
 class PartCalibration:
     """Scores of good parts that the model left out, and the target false-alarm rate.
 
-    parts: their names. views: names of the views. scores: [parts, views], NaN where a picture is missing.
+    parts: their names. views: names of the views. scores: [parts, views], NaN where a picture is missing, and
+    infinite where it is lost: its part is not found, counted wrong, or lost in some light. Such a part is
+    called anomalous whatever its other views score, and so ranks above all.
     """
 
     parts: tuple[str, ...]
@@ -184,7 +194,7 @@ class PartCalibration:
             known = ", ".join(self.views)
             raise InputError(f"the model knows no view {join_names(unknown)}: name one of {known}")
         own = self.scores[:, [self.views.index(view) for view in views]]
-        return own[np.isfinite(own).all(axis=1)]
+        return own[~np.isnan(own).any(axis=1)]
 
     def decide(self, scores: Mapping[str, float]) -> PartDecision:
         """Decides on a part by its views' scores. Good parts are compared by the same views alone, so that
@@ -193,18 +203,22 @@ class PartCalibration:
         Raises:
             InputError: no views, an unknown one, or no good part has all of these.
         """
-        good_parts = self.complete_scores(list(scores))
+        known = self.complete_scores(list(scores))
+        good_parts = known[np.isfinite(known).all(axis=1)]
         if not scores or not len(good_parts):
             raise InputError(f"no good part with the views {', '.join(scores) or '(none)'} is known")
+        lost, count = len(known) - len(good_parts), len(known)
         table = np.vstack([good_parts, [*scores.values()]])
         mean = table.mean(axis=0)
         z = (table - mean) / np.maximum(table.std(axis=0), MIN_STD * np.maximum(1.0, np.abs(mean)))
         combined = z.max(axis=1)
-        p_value = float(np.mean(combined >= combined[-1]))
-        rank = max(1, int((self.rate + ROUNDING) * len(table)))
-        is_anomalous = bool(np.sum(combined >= combined[-1]) <= rank)
+        above = int((combined >= combined[-1]).sum())
+        p_value = (lost + above) / (count + 1)
+        # lost parts are above all: of the others so many fewer may be
+        rank = max(1, int((self.rate + ROUNDING) * (count + 1)) - lost)
+        is_anomalous = above <= rank
         deviations = _over_the_others(combined)
-        score, limit = float(deviations[-1]), float(np.sort(deviations[:-1])[-rank])
+        score, limit = float(deviations[-1]), float(np.sort(deviations[:-1])[-min(rank, len(good_parts))])
         worst = [*scores][int(z[-1].argmax())]
         return PartDecision(score, p_value, is_anomalous, worst, score - limit)
 
@@ -218,12 +232,18 @@ class PartCalibration:
     def without(self, part: str) -> PartCalibration:
         """Returns the calibration without a part, as if it had never been seen."""
         kept = [k for k, name in enumerate(self.parts) if name != part]
-        return replace(self, parts=tuple(self.parts[k] for k in kept), scores=self.scores[kept])
+        names = tuple(self.parts[k] for k in kept)
+        return PartCalibration(names, self.views, self.scores[kept], self.rate)
 
     @property
     def complete_count(self) -> int:
         """Number of parts with all views."""
         return self.count(self.views)
+
+    @property
+    def lost_count(self) -> int:
+        """Number of parts with all views of which some is lost."""
+        return int(np.isinf(self.complete_scores(self.views)).any(axis=1).sum())
 
     @property
     def expected_rate(self) -> float:
@@ -232,7 +252,7 @@ class PartCalibration:
 
     @property
     def _rank(self) -> int:
-        return max(1, int(self.rate * (self.complete_count + 1) + 1e-9))
+        return max(1 + self.lost_count, int(self.rate * (self.complete_count + 1) + 1e-9))
 
     def judge(self, alarms: int, good: int) -> PromiseVerdict | None:
         """Judges by so many new good parts whether the promise was kept; None: none was made."""
@@ -249,6 +269,8 @@ class PartCalibration:
             f"parts of {views}: {describe_rate(self.expected_rate, count, 'parts')}, from "
             f"{pluralize(count, 'good part')}"
         )
+        if self.lost_count:
+            text += f"; {self.lost_count} of them for views that are not found, counted wrong or lost"
         return "; ".join(filter(None, (text, describe_lack(self.rate, count, of_parts=True))))
 
 

@@ -56,6 +56,7 @@ def read_fit_settings(args: argparse.Namespace) -> FitSettings:
             "min_defect",
             "scale_mm",
             "no_samples",
+            "no_looks",
             "minutes",
             "auto",
             "resume",
@@ -228,6 +229,7 @@ def _fit_new(args: argparse.Namespace, call: FitSettings, dataset: Dataset, how:
         "minutes": args.minutes,
         "resume": args.resume,
         "samples": 0 if args.no_samples else 3,
+        "looks": not args.no_looks,
         **how,
         **picture_options(args, call),
     }

@@ -48,6 +48,7 @@ RARE = frozenset(
             "json",
             "seed",
             "no_samples",
+            "no_looks",
             "no_check",
             "threads",
             "cluster",
@@ -194,6 +195,11 @@ def _add_running(group: common.Options) -> None:
     group.add_argument("--evaluate", action="store_true", help="measure the model on the test pictures")
     group.add_argument("--json", action="store_true", help="--evaluate: print its one JSON document")
     group.add_argument("--no-samples", action="store_true", help="store no pictures for the self-test")
+    group.add_argument(
+        "--no-looks",
+        action="store_true",
+        help="store no small pictures of the good ones: copies of them are not known again later",
+    )
     common.add_device(group)
     common.add_cluster(group)
     common.add_quiet(group)

@@ -244,7 +244,11 @@ def read_class_labels(
             raise InputError(f"{missing[0]} may say which pictures are good: {missing[1]}, or move it away")
         for source, texts in one.class_texts().items():
             own = {one.given[path]: several for path, several in texts.items()}
-            _add_source(found, source, {path: several for path, several in own.items() if path in found.of})
+            own = {path: several for path, several in own.items() if path in found.of}
+            if source in one.unsure_sources:
+                _add_unsure_source(found, source, own)
+            else:
+                _add_source(found, source, own)
     found.unread = files.not_understood()
     for picture, labels in read_name_labels(pictures).of.items():
         found.of[picture] += labels
@@ -337,6 +341,20 @@ def _add_source(found: ClassLabels, source: str, texts: Mapping[Path, Texts]) ->
     for subject, column in unknown:
         if complete is None or (subject is not ColumnSubject.MODEL and sorts_good_ones(complete, column)):
             _add_column(found, column, source)
+
+
+def _add_unsure_source(found: ClassLabels, source: str, texts: Mapping[Path, Texts]) -> None:
+    """Adds the labels of a list above the pictures' folder that names pictures without this folder. It may be
+    of another lot whose pictures have the same names, so where it calls some defective it decides nothing."""
+    told = ClassLabels({picture: [] for picture in found.of}, split_columns=found.split_columns)
+    _add_source(told, source, texts)
+    classes = {label.picture_class for labels in told.of.values() for label in labels}
+    decides = PictureClass.BAD in classes
+    for picture, labels in told.of.items():
+        if decides:
+            where = f"{source} one folder above"
+            labels = [ClassLabel(PictureClass.UNCLEAR, label.words, where) for label in labels]
+        found.of[picture] += labels
 
 
 def _add_column(found: ClassLabels, column: Column, source: str) -> None:

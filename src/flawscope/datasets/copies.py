@@ -12,7 +12,7 @@ from flawscope.datasets.dataset import SPLIT_WORDS, Dataset, Item
 from flawscope.errors import join_names, pluralize
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.near_duplicates import Look, clusters, compare_pictures
-from flawscope.pictures.units import PartsFound, compare_parts, group_numbers
+from flawscope.pictures.units import Units, check_group, group_reader, named_rows, units_of
 
 MIN_COPIED = 3  # copies in a folder of those in another, from which on they are one finding
 
@@ -74,13 +74,14 @@ def exact_copies(dataset: Dataset, seen: list[CheckedPicture]) -> Iterator[Findi
 
 def near_copies(
     dataset: Dataset, seen: list[CheckedPicture], group: str | None = None
-) -> tuple[list[Finding], PartsFound]:
+) -> tuple[list[Finding], Units]:
     """Findings of pictures for training that are nearly the same, and of those in two splits; and the parts
     of the former as a fit finds them. group: as `open_dataset` takes it."""
     known = [one for one in seen if one.look is not None]
     learnt = [one for one in known if one.split == "train"]
     names, looks = relative_names([one.item.path for one in learnt]), [one.look for one in learnt]
-    parts = compare_parts(looks, names, group_numbers(names, group), pattern=group)
+    check_group(names, group)
+    parts = units_of(named_rows(names, looks), part_of=group_reader(group))
     found = [_copies_finding(dataset, [learnt[k] for k in some], near=True) for some in parts.near_copies]
     for numbers in parts.unsure:
         first, *others = (dataset.relative(learnt[k].item.path) for k in numbers)

@@ -8,9 +8,9 @@ import numpy as np
 
 from flawscope import Predictor
 from flawscope.artefact.tried import GIVEN, LearningCurve, Scored
-from flawscope.calibration.goods import learnt_units
 from flawscope.datasets import Item
 from flawscope.errors import InputError
+from flawscope.pictures.table import learnt_units
 from flawscope.progress import ProgressCallback, ProgressCounter
 from flawscope.results.prediction import Prediction
 

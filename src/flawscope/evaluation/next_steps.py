@@ -11,7 +11,7 @@ from flawscope.artefact.model_file import Manifest
 from flawscope.artefact.parts import stored_part_pattern
 from flawscope.artefact.rates import promise_of
 from flawscope.artefact.tried import Choice
-from flawscope.calibration.goods import TRAIN, scored
+from flawscope.calibration.goods import scored
 from flawscope.datasets import Dataset
 from flawscope.errors import InputError
 from flawscope.evaluation.result import Evaluation
@@ -19,6 +19,7 @@ from flawscope.methods import registry
 from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.form import known_sizes
 from flawscope.pictures.pixel_sets import connected_parts, largest_sizes
+from flawscope.pictures.table import TRAIN
 from flawscope.results.advice import LIES, Advice, advice, looser_rate, remedies
 from flawscope.results.prediction import MISSED
 from flawscope.views.congealing import poses_needed, spread_numbers

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flawscope.artefact.rates import promise_of
-from flawscope.calibration.parts import PartPattern
 from flawscope.calibration.promise import judge_pictures
 from flawscope.datasets import Item
-from flawscope.errors import InputError, join_names, pluralize
+from flawscope.errors import join_names, pluralize
 from flawscope.pictures.appearance import is_far
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.near_duplicates import Look, near_duplicates, read_look
-from flawscope.pictures.units import compile_group, find_units, name_parts, same_sources
+from flawscope.pictures.units import group_reader, named_rows, same_sources, units_of
 from flawscope.results.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def check_promise(
         "pictures": len(good),
         "chance": chance,
         "broken": broken,
-        "reasons": list(_reasons(predictor, learnt, good)) if broken else [],
+        "reasons": list(_reasons(predictor, train, learnt, good)) if broken else [],
         "copies_of_training": [str(good[k][0].path) for k in copies],
     }
 
@@ -81,10 +80,12 @@ def describe_promise(found: Mapping[str, Any]) -> list[str]:
 
 def _reasons(
     predictor: Predictor,
+    train: Sequence[Item],
     learnt: Sequence[Look | None],
     good: Sequence[tuple[Item, Prediction]],
 ) -> Iterator[str]:
-    copies = len(learnt) - len({*find_units(learnt, range(len(learnt))).numbers})
+    shown = named_rows([item.path.name for item in train], learnt)
+    copies = len(learnt) - len({*units_of(shown).numbers})
     if copies and not predictor.calibration.has_shared_units:
         yield (
             f"{copies} of {pluralize(len(learnt), 'training picture')} are near-copies of others, which the "
@@ -104,20 +105,10 @@ def _reasons(
 
 def _units(predictor: Predictor, shown: Sequence[Look | None], paths: Sequence[Path]) -> list[int]:
     """Numbers [N] of the units of pictures: those of one part, as the model tells parts, and near-copies."""
-    names = relative_names(list(paths))
-    parts: Sequence[object] = name_parts(names, compile_group(predictor.manifest.facts.get("group")))
-    if (collector := predictor.parts()) is not None:
-        parts = [_part_of(collector.pattern, name) for name in names]
-    numbers: dict[object, int] = {}
-    told = [numbers.setdefault(k if part is None else (part,), len(numbers)) for k, part in enumerate(parts)]
-    return find_units(shown, told).numbers
-
-
-def _part_of(pattern: PartPattern, name: str) -> str | None:
-    try:
-        return pattern.parse_part(name)
-    except InputError:
-        return None  # told where parts are judged
+    collector = predictor.parts()
+    group = predictor.manifest.facts.get("group")
+    part_of = group_reader(group) if collector is None else collector.pattern.part_key
+    return units_of(named_rows(relative_names(list(paths)), shown), part_of=part_of).numbers
 
 
 def _copies_of(learnt: Sequence[Look | None], shown: Sequence[Look | None]) -> list[int]:

@@ -25,18 +25,22 @@ from flawscope.artefact.certificate import (
     difference_scales,
 )
 from flawscope.artefact.model_file import Artefact, unpack_images
-from flawscope.calibration.goods import Picture, calibrate, scored
+from flawscope.artefact.parts import stored_part_reader
+from flawscope.calibration.goods import calibrate, scored
 from flawscope.calibration.outliers import odd, settle
 from flawscope.calibration.power import DefectScores
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import ExcludedPictureError, InputError, pluralize
 from flawscope.methods.good_pictures import add_defect
 from flawscope.methods.task import LeaveOut
+from flawscope.pictures.decoded import DecodedPictures
 from flawscope.pictures.decoding import PictureSource, error_reason, source_name
 from flawscope.pictures.listing import relative_names
+from flawscope.pictures.table import CALIBRATE, DUPLICATE, Picture, PictureTable, learnt_units
+from flawscope.pictures.units import units_of
 from flawscope.predictor import Predictor
-from flawscope.predictor.recalibration import GoodPictures, judge_good
-from flawscope.progress import ProgressCallback, discard, ignore_progress
+from flawscope.predictor.recalibration import JudgedPictures, judge_good
+from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.runtime import Run, Session
 from flawscope.runtime.torch import TorchSession
 
@@ -149,9 +153,9 @@ def recalibrate(
     """
     artefact, session = pictures.artefact, reduced.sessions[0]
     manifest, before = artefact.manifest, artefact.manifest.calibration
-    fitted, known = {row.hash for row in manifest.pictures if row.learnt}, scored(manifest.pictures)
-    judged, trained = _judge_both(reduced, pictures, known, step)
     lit = manifest.preprocess.normalization is not None
+    asked = _rows_to_judge(pictures, step)
+    judged, trained = _judge_both(reduced, pictures, asked, step)
     if not judged.pictures:
         if lit:
             raise InputError("in other light only good pictures of the fit can be calibrated on: give those")
@@ -159,17 +163,10 @@ def recalibrate(
             f"none of the pictures can calibrate {reduced.precision}: the model was fitted on them and "
             "cannot leave them out, or they cannot be read; give good pictures that it has not seen"
         )
+    rows = _merge_rows(manifest.pictures, judged.fill(asked.rows))
+    known = {row.hash for row in manifest.pictures if row.learnt}
+    fresh = [row.hash for row in judged.fill(asked.rows).values() if row.hash not in known]
     notes = list[str]()
-    again = {one.digest for one in judged.pictures}
-    wrong = {row.hash for row in manifest.pictures if row.counted and row.score is None}
-    kept = [
-        row if row.hash in wrong else row.forgotten()  # pictures counted wrong count as before
-        for row in manifest.pictures
-        if row.learnt or row.hash in again | wrong
-    ]
-    group = manifest.facts.get("group")
-    rows = judged.rows(kept, relative_names(pictures.sources), group, discard)
-    fresh = [one for one in judged.pictures if one.digest not in fitted]
     method = "held out" if len(fresh) == len(judged.pictures) and not lit else before.method
     how = {"method": method, "runtime": session.runtime, "precision": reduced.precision}
     calibration = calibrate(rows, **before.to_dict() | how)
@@ -178,9 +175,9 @@ def recalibrate(
         defects = replace(defects, precision=reduced.precision)  # its scores are near the trained model's
     questions = list[str]()
     if fresh:
-        notes, questions = settle(odd(rows, calibration, defects, GoodPictures(fresh, []).seen))
+        notes, questions = settle(odd(rows, calibration, defects, fresh))
     now, then = (
-        np.array([one.values[0] for one in several if not one.is_lost]).T
+        np.array([one.values[0] for one in several.values() if not one.is_lost]).T
         for several in (judged.pictures, trained.pictures)
     )
     changed = int(np.count_nonzero(calibration.is_anomalous(now[0]) != before.is_anomalous(then[0])))
@@ -218,35 +215,73 @@ def run_one_by_one(session: Session, shown: Images) -> tuple[NDArray[Any], NDArr
     return scores, maps
 
 
+def _rows_to_judge(pictures: ExportPictures, step: ProgressCallback) -> PictureTable:
+    """Reads the given pictures, and chooses the rows to judge: known ones with scores, and new ones that are
+    no near-copies of pictures learnt from."""
+    manifest = pictures.artefact.manifest
+    decoded = DecodedPictures(pictures.sources, manifest.preprocess.channels)
+    table = PictureTable.read(decoded, relative_names(pictures.sources), CALIBRATE, step)
+    pictures.failures.extend(table.failures.values())
+    with_scores = {row.hash: row for row in scored(manifest.pictures)}
+    learnt = {row.hash for row in manifest.pictures if row.learnt}
+    rows, new = dict[int, Picture](), list[int]()
+    for number in table.distinct():
+        digest = table.rows[number].hash
+        if digest in with_scores:
+            rows[number] = with_scores[digest]
+        elif digest not in learnt:
+            new.append(number)
+    part_of = stored_part_reader(manifest)
+    units = units_of([table.rows[number] for number in new], manifest.pictures, part_of)
+    for k, number in enumerate(new):
+        copied = units.copies.get(k)
+        if copied is None or not copied.learnt:
+            rows[number] = units.rows[k]
+    return replace(table, rows=dict(sorted(rows.items())))
+
+
+def _merge_rows(known: Sequence[Picture], judged: Mapping[int, Picture]) -> tuple[Picture, ...]:
+    """Rows of the model: known ones as they were judged, those that were not without scores, and new ones.
+    Lost ones stay lost."""
+    now, rows = {row.hash: row for row in judged.values()}, list[Picture]()
+    for row in known:
+        if row.role != DUPLICATE and row.hash in now:
+            rows.append(now.pop(row.hash))
+        elif row.is_lost:
+            rows.append(row)
+        elif row.learnt:
+            rows.append(row.forgotten())
+    return (*rows, *now.values())
+
+
 def _judge_both(
-    reduced: ReducedModel, pictures: ExportPictures, known: Sequence[Picture], step: ProgressCallback
-) -> tuple[GoodPictures, GoodPictures]:
+    reduced: ReducedModel, pictures: ExportPictures, asked: PictureTable, step: ProgressCallback
+) -> tuple[JudgedPictures, JudgedPictures]:
     """The pictures that can be used, as the reduced and as the trained model judge them. Of one that was
     learnt from, the trained model's answer is that of the fit, and the difference is the same."""
     artefact = pictures.artefact
-    manifest, row_of = artefact.manifest, {row.hash: row for row in known}
+    manifest = artefact.manifest
+    known = {row.hash: row for row in scored(manifest.pictures)}
     lit = manifest.preprocess.normalization is not None
     tensors = {name: torch.from_numpy(one) for name, one in artefact.tensors.items() if name != "samples"}
-    learnt = {row.unit for row in known if row.learnt}
+    learnt = {*learnt_units(manifest.pictures).values()}
 
-    def judged(session: Session, leave_out: LeaveOut, step: ProgressCallback) -> GoodPictures:
-        def run_of(digest: str, run: Run) -> Run:
-            row = row_of.get(digest)
-            if row is not None and row.learnt:
-                return leave_out.run(row.unit)
-            if lit and row is None:  # what a picture scores in other light is known from the fit alone
+    def judged(session: Session, leave_out: LeaveOut, step: ProgressCallback) -> JudgedPictures:
+        def run_of(row: Picture, run: Run) -> Run:
+            if (
+                lit and row.hash not in known
+            ):  # what a picture scores in other light is known from the fit alone
                 raise ExcludedPictureError("it was not learnt from")
-            return run
+            return leave_out.run(row.unit) if row.unit in learnt else run
 
-        but = {row.hash for row in manifest.pictures if row.learnt} - {*row_of}
-        how: dict[str, Any] = {"run_of": run_of, "but": but, "lights": (), "step": step}
-        return judge_good(Predictor(artefact, session), pictures.sources, **how)
+        model = Predictor(artefact, session)
+        return judge_good(model, asked.pictures, asked.rows, run_of=run_of, lights=(), step=step)
 
     new = judged(reduced.sessions[0], _ReducedLeaveOut(reduced, learnt, tensors), step)
     old = judged(reduced.trained, LeaveOut(reduced.trained.model, learnt, tensors), ignore_progress)
-    pictures.failures.extend(new.failures)
-    for now, then in zip(new.pictures, old.pictures, strict=True):
-        row = row_of.get(now.digest)
+    pictures.failures.extend(new.failures.values())
+    for number, now in new.pictures.items():
+        row, then = known.get(asked.rows[number].hash), old.pictures[number]
         if row is not None and (row.learnt or lit):
             moved = np.array([row.score, row.maximum], np.float64) - then.values[0, :2]
             now.values[0, :2] += moved

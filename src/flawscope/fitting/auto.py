@@ -30,7 +30,6 @@ from flawscope.artefact.tried import (
     surely_better,
 )
 from flawscope.artefact.tried import Choice as Choice
-from flawscope.calibration.goods import Picture
 from flawscope.calibration.streams import Stream
 from flawscope.datasets import Dataset, open_dataset
 from flawscope.datasets.seen_defects import choose_seen
@@ -52,7 +51,8 @@ from flawscope.methods.features.backbone import import_timm
 from flawscope.pictures.decoded import decoded_or_none
 from flawscope.pictures.decoding import PictureSource, decode, pixel_hash, to_eight_bits
 from flawscope.pictures.listing import picture_names, relative_names
-from flawscope.pictures.units import find_parts, group_numbers
+from flawscope.pictures.table import Picture
+from flawscope.pictures.units import group_numbers, group_reader, named_rows, units_of
 from flawscope.predictor import Predictor, fitted_artefact, open_fitted, read_manifest
 from flawscope.progress import ProgressCallback, Say, discard, ignore_progress
 from flawscope.views.preprocess import Preprocess
@@ -228,9 +228,8 @@ class _Search:
             return f"nothing is tried with {fixed[0]}"
         with self.time.measured() as used:
             looks = look_at(self.sources, self.step, Preprocess())
-            self.groups = find_parts(
-                looks, self.names, self.groups, pattern=self.options.get("group"), say=discard
-            )
+            part_of = group_reader(self.options.get("group"))
+            self.groups = units_of(named_rows(self.names, looks), part_of=part_of).numbers
             self.time.compared = used()
         first = {group: i for i, group in reversed([*enumerate(self.groups)]) if looks[i] is not None}
         rng = Stream.TRIALS.rng(self.seed)

@@ -9,7 +9,6 @@ from dataclasses import replace
 from itertools import chain
 from typing import TypeVar
 
-from flawscope.calibration.goods import learnt_units
 from flawscope.datasets import Dataset, Item
 from flawscope.errors import InputError, pluralize
 from flawscope.fitting.fitting import fit
@@ -17,6 +16,7 @@ from flawscope.fitting.stored_options import refit_options
 from flawscope.methods import registry
 from flawscope.pictures.decoding import pixel_hash
 from flawscope.pictures.listing import relative_names
+from flawscope.pictures.table import learnt_units
 from flawscope.predictor import Predictor, fitted_artefact
 from flawscope.progress import ProgressCallback, ignore_progress
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from flawscope.artefact.carried import carried_facts
 from flawscope.artefact.certificate import MAP_STRIDE
+from flawscope.artefact.expected import ExpectedPictures
 from flawscope.artefact.model_file import (
+    KEEPS_LOOKS,
     Artefact,
     Manifest,
     pack_images,
@@ -23,8 +25,8 @@ from flawscope.artefact.model_file import (
     unpack_images,
 )
 from flawscope.artefact.parts import PART, parts_of_rows, stored_part_pattern
-from flawscope.calibration.goods import Picture, calibrate, renumber
-from flawscope.calibration.outliers import SUSPECTS, Odd, Seen, list_suspects, odd, settle
+from flawscope.calibration.goods import calibrate
+from flawscope.calibration.outliers import SUSPECTS, Odd, list_suspects, odd, settle
 from flawscope.calibration.power import SIMULATED_DEFECTS, DefectScores
 from flawscope.calibration.size_bounds import SIZE_BOUNDS
 from flawscope.datasets import open_dataset
@@ -39,9 +41,8 @@ from flawscope.fitting.simulated_defects import (
 from flawscope.fitting.training_pictures import (
     Images,
     Reader,
-    see_pictures,
+    part_reader,
     split_sources,
-    told_parts,
 )
 from flawscope.fitting.training_views import TrainingViews, views_of
 from flawscope.methods import registry
@@ -49,14 +50,15 @@ from flawscope.methods.detector import Detector
 from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import Budget, Fitted, LeaveOut, Task
-from flawscope.pictures.appearance import APPEARANCE_KEY as APPEARANCE
-from flawscope.pictures.appearance import AppearanceRange
-from flawscope.pictures.form import SIZES_KEY, extreme_sizes, known_sizes
-from flawscope.pictures.units import find_new_parts, find_parts
-from flawscope.predictor import SCALE, Predictor, fitted_artefact, open_fitted
+from flawscope.pictures.decoded import DecodedPictures
+from flawscope.pictures.listing import picture_names
+from flawscope.pictures.table import CALIBRATION, SEEN, UPDATE, Picture, PictureTable
+from flawscope.pictures.units import group_reader, units_of
+from flawscope.predictor import Predictor, fitted_artefact, open_fitted
 from flawscope.progress import ProgressCallback, Say, discard, ignore_progress
 from flawscope.views.light import within_range
-from flawscope.views.view_looks import VIEW_LOOKS_KEY, ViewLooks
+
+NO_UNIT = -1  # of a picture that cannot be read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,8 @@ class Learning:
     resume: go on where the checkpoint stops.
     samples: pictures stored in the model for its self-test.
     check: measure the share of simulated defects that the model finds, in a tenth of the time at most.
+    looks: keep small pictures of the good ones in the model, by which these and their parts are known again
+        when the model is calibrated or updated.
     """
 
     minutes: float | None = None
@@ -77,6 +81,7 @@ class Learning:
     resume: bool = False
     samples: int = 3
     check: bool = True
+    looks: bool = True
 
     def budget(self, method: Method) -> Budget:
         """Budget of a fit. InputError: the method does not learn in steps."""
@@ -137,6 +142,7 @@ def fit(
     prepared = prepare(
         images, asked, preset=preset, settings=settings, names=names, say=say, step=step, **options
     )
+    prepared = replace(prepared, looks=how.looks)
     budget = replace(budget, scored_later=how.samples + prepared.views.held_out_count())
     task = replace(prepared.task, budget=budget)
     return _fit_and_assemble(prepared, task, how.samples, how.check)
@@ -168,41 +174,84 @@ def partial_fit(
         InputError: the method cannot be extended, or no picture can be used.
     """
     old = fitted_artefact(model)
-    manifest = old.manifest
-    method = registry.method(manifest.method)
+    method = registry.method(old.manifest.method)
     if not method.extends:
         raise InputError(f"{method.name} cannot be extended: fit anew with all pictures")
-    parts = group or manifest.facts.get("group")  # by which its data set is split
+    parts = group or old.manifest.facts.get("group")  # by which its data set is split
     if isinstance(images, str | os.PathLike):
-        seed = method.parse_stored(manifest.config).seed
+        seed = method.parse_stored(old.manifest.config).seed
         images = open_dataset(os.fspath(images), seed=seed, group=parts)
     sources, _, _ = split_sources(images, None)
-    detector = open_fitted(old, device).detector
-    known = (p.hash for p in manifest.pictures if p.role != "calibration")
-    own = {"roi": old.counted, "region": old.tensors.get("region")}
-    reader = Reader.of_model(detector, manifest.preprocess, sources, known, names, **own)
-    seen_first = reader.decoded.survey()
-    pattern = stored_part_pattern(manifest)
-    looks = [one.look for one in see_pictures(reader.decoded, step)]
-    remarks = list[str]()
+    own_names = picture_names(sources, names)
+    pattern = stored_part_pattern(old.manifest)
     if pattern is None and group is None:
-        numbers = find_new_parts(looks, reader.names, parts, say=remarks.append)
+        part_of = group_reader(parts)  # new pictures may be named otherwise
     else:
-        numbers = told_parts(reader.names, group, pattern)
-        numbers = find_parts(looks, reader.names, numbers, pattern=parts, say=remarks.append)
-    for line in remarks:
+        part_of = part_reader(own_names, group, pattern)
+    channels = old.manifest.preprocess.channels
+    table = PictureTable.read(DecodedPictures(sources, channels), own_names, UPDATE, step)
+    units = units_of([*table.rows.values()], old.manifest.pictures, part_of)
+    for line in units.remarks:
         say(line)
-    task = Task(
-        reader.load,
-        numbers,
-        rate=manifest.calibration.rate,
-        settle=reader.without_copies,
-        old=old,
-        decoded_bytes=seen_first.largest,
+    table = replace(table, rows=dict(zip(table.rows, units.rows, strict=True)))
+    return learn_more(
+        old,
+        table,
+        own_names,
+        group=parts,
+        remarks=units.remarks,
+        device=device,
+        check=check,
         say=say,
         step=step,
     )
-    views = views_of(reader, seen_first.sizes, detector.config.seed)
+
+
+def learn_more(
+    old: Artefact,
+    new: PictureTable,
+    names: Sequence[str],
+    *,
+    group: str | None,
+    remarks: Sequence[str] = (),
+    device: str = "auto",
+    check: bool = True,
+    say: Say = discard,
+    step: ProgressCallback = ignore_progress,
+) -> Predictor:
+    """Adds good pictures to a fitted model as `partial_fit` does.
+
+    Args:
+        new: the pictures, with units: those of the model's parts have the numbers that its rows have.
+        names: of all pictures, also of those that cannot be read.
+        group: as the model keeps it. remarks: on the units, as notes of the model.
+    """
+    manifest, detector = old.manifest, open_fitted(old, device).detector
+    method = registry.method(manifest.method)
+    known = (row.hash for row in manifest.pictures if row.role != CALIBRATION)
+    reader = Reader.of_model(
+        detector,
+        manifest.preprocess,
+        new.pictures.sources,
+        known,
+        names,
+        roi=old.counted,
+        region=old.tensors.get("region"),
+        pictures=new.pictures,
+        near_looks={number: row.look for number, row in new.rows.items() if row.look is not None},
+        origin=UPDATE,
+    )
+    surveyed = reader.decoded.survey()
+    task = Task(
+        reader.load,
+        [new.rows[number].unit if number in new.rows else NO_UNIT for number in range(len(names))],
+        rate=manifest.calibration.rate,
+        settle=reader.without_copies,
+        old=old,
+        decoded_bytes=surveyed.largest,
+        say=say,
+        step=step,
+    )
     prepared = PreparedFit(
         method,
         detector,
@@ -210,9 +259,9 @@ def partial_fit(
         manifest.category,
         reader,
         task,
-        views,
-        parts,
-        pattern,
+        views_of(reader, surveyed.sizes, detector.config.seed),
+        group,
+        stored_part_pattern(manifest),
         remarks=remarks,
     )
     return _fit_and_assemble(prepared, task, 0, check)
@@ -236,10 +285,8 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
     promised = fitted.promised and (old is None or old.manifest.calibration.promised)
     chosen = {"rate": task.rate} if old is None else old.manifest.calibration.chosen
     how_scored = {"method": judged.how, "precision": model.config.precision, "promised": promised, **chosen}
-    pictures, plain = (
-        (*before, *renumber(rows, before))
-        for rows in (_table(judged.rows, reader), _table(judged.unlit, reader))
-    )
+    pictures = (*before, *_table(judged.rows, reader))
+    plain = (*before, *_table(judged.unlit, reader))
     calibration = calibrate(pictures, **how_scored)
     tensors = {k: v.detach().cpu().numpy() for k, v in {**model.state_dict(), **fitted.extra}.items()}
     tensors |= {} if reader.region is None else {"region": reader.region}
@@ -253,19 +300,15 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
         if check and calibration.promised
         else None
     )
-    about = {
-        **_appearance_facts(fitted, reader, task),
-        **_size_facts(fitted, reader, task),
-        **_view_facts(fitted, prepared, task),
-        **_option_facts(prepared, task),
-    }
-    told, questions, oddities = _notes(fitted, reader, found, old), list[str](), list[Odd]()
+    expected, size_notes = _expected_pictures(fitted, prepared, task)
+    told = [*_notes(fitted, reader, found, old), *size_notes]
+    questions, oddities = list[str](), list[Odd]()
     listed = list[str]()  # notes on pictures that the list of suspects names
     if old is None:
         good = _good_pictures(fitted)
-        cells = dict(zip(good, _cells(view_fit, views, good), strict=True))
-        seen = {reader.hashes[i]: Seen(None, reader.measured.get(i, ()), cells[i]) for i in good}
-        oddities = [*odd(pictures, calibration, found, seen)]
+        hashes = [reader.hashes[i] for i in good]
+        cells = dict(zip(hashes, _cells(view_fit, views, good), strict=True))
+        oddities = [*odd(_without_looks(pictures), calibration, found, hashes, cells=cells)]
         listed, questions = settle(oddities, prepared.force)
     if found is not None and how.lights[1:]:
         plain_parts = None if pattern is None else parts_of_rows(plain, pattern, calibration.rate)
@@ -283,22 +326,24 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
         backbone=prepared.origin,
         category=prepared.category,
         pictures=pictures,
-        facts={
-            **carried_facts(None if old is None else old.manifest),
-            **fitted.facts,
-            "summary": [*fitted.summary, *([prepared.chosen] if prepared.chosen else [])],
-            **(
-                {}
-                if found is None
-                else {SIMULATED_DEFECTS: found.to_dict(), SIZE_BOUNDS: found.bounds.to_dict()}
-            ),
-            **about,
-            **({SUSPECTS: [[*one] for one in suspects]} if suspects else {}),
-            "seconds_total": round(time.monotonic() - began, 3),
-            **({} if seconds is None else {"seconds_view": round(seconds, 4)}),
-            "device": model.roi.device.type,
-            "threads": torch.get_num_threads(),
-        },
+        facts=expected.to_facts(
+            {
+                **carried_facts(None if old is None else old.manifest),
+                **fitted.facts,
+                "summary": [*fitted.summary, *([prepared.chosen] if prepared.chosen else [])],
+                **(
+                    {}
+                    if found is None
+                    else {SIMULATED_DEFECTS: found.to_dict(), SIZE_BOUNDS: found.bounds.to_dict()}
+                ),
+                **_option_facts(prepared, task),
+                **({SUSPECTS: [[*one] for one in suspects]} if suspects else {}),
+                "seconds_total": round(time.monotonic() - began, 3),
+                **({} if seconds is None else {"seconds_view": round(seconds, 4)}),
+                "device": model.roi.device.type,
+                "threads": torch.get_num_threads(),
+            }
+        ),
         notes=(*(old.manifest.notes if old else ()), *prepared.remarks, *told, *listed),
         samples=kept,
         versions=package_versions(),
@@ -311,7 +356,8 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
 
 def _table(rows: Mapping[int, Picture], reader: Reader) -> list[Picture]:
     """Rows of this fit, and of the defects that it learnt from."""
-    return [*rows.values(), *(Picture(digest, "seen", name) for digest, name in reader.defects.items())]
+    defects = [Picture(digest, SEEN, name, origin=reader.origin) for digest, name in reader.defects.items()]
+    return [*rows.values(), *defects]
 
 
 def _notes(fitted: Fitted, reader: Reader, found: DefectScores | None, old: Artefact | None) -> list[str]:
@@ -332,7 +378,7 @@ def _notes(fitted: Fitted, reader: Reader, found: DefectScores | None, old: Arte
         notes.append("what it finds of simulated defects was not measured after the model was extended")
     if old is not None and old.manifest.kinds is not None:
         notes.append("it names no kinds of defects since it was extended: run `flawscope kinds` again")
-    if found is not None and not found.describe_blindness() and (remark := found.remark()) is not None:
+    if found is not None and (remark := found.remark()) is not None:
         notes.append(remark)
     return notes
 
@@ -359,45 +405,36 @@ def _option_facts(prepared: PreparedFit, task: Task) -> dict[str, Any]:
     return {
         "group": prepared.group,
         **({"force": True} if prepared.force else {}),
-        **({} if prepared.scale_mm is None else {SCALE: prepared.scale_mm}),
+        **({} if prepared.looks else {KEEPS_LOOKS: False}),
         **({"drop_suspects": True} if task.drop_suspects else {}),
         **({} if prepared.part is None else {PART: asdict(prepared.part)}),
     }
 
 
-def _appearance_facts(fitted: Fitted, reader: Reader, task: Task) -> dict[str, Any]:
-    """Range of the good pictures' appearance, with an extended model's; empty where the pictures are few."""
-    good = _good_pictures(fitted)
-    found = AppearanceRange.from_measures(reader.measured[i] for i in good)
+def _expected_pictures(
+    fitted: Fitted, prepared: PreparedFit, task: Task
+) -> tuple[ExpectedPictures, list[str]]:
+    """Returns what pictures the model expects, and notes on it; an extended model is widened."""
+    reader, good = prepared.reader, _good_pictures(fitted)
+    rows = [reader.row(i, CALIBRATION, NO_UNIT) for i in good]
     if task.old is not None:
-        before = AppearanceRange.from_facts(task.old.manifest.facts)
-        found = before and before.widen(before.shifts(reader.measured[i]) for i in good)
-    return {} if found is None else {APPEARANCE: found.to_dict()}
+        known = ExpectedPictures.from_facts(task.old.manifest.facts)
+        return known.widened(rows), known.scale_notes(rows)
+    looks: dict[str, list[NDArray[np.float32]]] = {}
+    if prepared.part is not None:
+        for i in good:
+            view = prepared.part.parse(reader.names[i]).view
+            looks.setdefault(view, []).append(reader.looks[i])
+    return ExpectedPictures.learn(rows, looks, prepared.scale_mm), []
 
 
 def _good_pictures(fitted: Fitted) -> list[int]:
     return sorted({*fitted.used, *fitted.scored, *(i for held in fitted.held.values() for i in held)})
 
 
-def _size_facts(fitted: Fitted, reader: Reader, task: Task) -> dict[str, Any]:
-    """The good pictures' extreme sizes, with an extended model's; empty where that does not know its own."""
-    before = [] if task.old is None else known_sizes(task.old.manifest.facts)
-    if task.old is not None and not before:
-        return {}
-    sizes = (reader.sizes[i] for i in _good_pictures(fitted))
-    return {SIZES_KEY: [list(size) for size in extreme_sizes([*before, *sizes])]}
-
-
-def _view_facts(fitted: Fitted, prepared: PreparedFit, task: Task) -> dict[str, Any]:
-    """Looks of the good pictures of each view of a part; an extended model keeps what it knows."""
-    if task.old is not None or prepared.part is None:
-        return {}
-    looks: dict[str, list[NDArray[np.float32]]] = {}
-    for i in _good_pictures(fitted):
-        view = prepared.part.parse(prepared.reader.names[i]).view
-        looks.setdefault(view, []).append(prepared.reader.looks[i])
-    found = ViewLooks.learn(looks)
-    return {} if found is None else {VIEW_LOOKS_KEY: found.to_dict()}
+def _without_looks(rows: Iterable[Picture]) -> list[Picture]:
+    """The rows as `odd` takes them where what shows nothing was asked about before the fit."""
+    return [replace(row, look=None) for row in rows]
 
 
 # ------------------------------------------------------------------------------------------- sample pictures

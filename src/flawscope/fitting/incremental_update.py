@@ -23,7 +23,7 @@ from flawscope.datasets.mask_remarks import refuse_marked_good
 from flawscope.errors import InputError, check_arguments, join_names, pluralize
 from flawscope.fitting.simulated_defects import SimulatedDefects, defects_on_samples, score_with_models
 from flawscope.fitting.stored_options import stored_reading, stored_settings
-from flawscope.fitting.training_pictures import Images, look_at, split_sources
+from flawscope.fitting.training_pictures import Images, split_sources
 from flawscope.fitting.update_evaluation import (
     SIGNIFICANCE,
     Comparison,
@@ -32,6 +32,7 @@ from flawscope.fitting.update_evaluation import (
     Update,
     score_pictures,
 )
+from flawscope.fitting.update_pictures import UpdatePictures
 from flawscope.fitting.updated_models import (
     Candidate,
     Job,
@@ -42,12 +43,12 @@ from flawscope.fitting.updated_models import (
     with_room,
 )
 from flawscope.methods import registry
-from flawscope.pictures.decoding import PictureSource, error_reason, pixel_hash
+from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.listing import relative_names
-from flawscope.pictures.units import group_numbers
+from flawscope.pictures.units import check_group
 from flawscope.predictor import Predictor, fitted_artefact, open_fitted
+from flawscope.predictor.decoded_pictures import predict_decoded
 from flawscope.progress import ProgressCallback, Say, discard, ignore_progress
-from flawscope.views.preprocess import Preprocess
 
 EXTENDED, RECALIBRATED, RETRAINED = "extended", "recalibrated", "retrained"
 BUILDERS: Mapping[str, Callable[[Job], list[Candidate]]]
@@ -133,7 +134,7 @@ def extend(
     most = min(len(defects), MAX_KNOWN_DEFECTS)
     defects = [defects[k * len(defects) // most] for k in range(most)]
     if group is not None:  # an unmatched picture is an error before the work
-        group_numbers(relative_names(sources), group)
+        check_group(relative_names(sources), group)
         old = replace(old, manifest=replace(old.manifest, facts={**old.manifest.facts, "group": group}))
     names = [*relative_names(sources), *relative_names(defects)]
     sure = [force or (isinstance(source, Path) and source in twice) for source in sources]
@@ -221,10 +222,13 @@ def update(
         InputError: there is nothing to learn from, or it cannot be done; the message says the remedy.
     """
     how = choose_way(how, old)
-    usable, contradictory, unreadable = _read_pictures(pictures, old.manifest.preprocess, step)
+    new = UpdatePictures.read(pictures, old, step)
+    usable, contradictory, unreadable = _find_usable(pictures, new)
     known = {one.digest: one.before for one in usable if one.before is not None}
-    before = score_pictures(active, [one for one in usable if one.judged], known, step)
-    unsure = _find_unsure(old, usable, before, strict and how == EXTENDED, device, step)
+    judged_before = [one for one in usable if one.judged]
+    before = score_pictures(active, judged_before, new.places, new.table.pictures, known, step)
+    new = new.with_units([one.digest for one in usable if _needs_unit(one, how)], old, say)
+    unsure = _find_unsure(old, usable, new, before, strict and how == EXTENDED, device, step)
     if unsure and refuse_unsure:
         defect_like = [one for one in usable if one.number in unsure]
         raise PowerLostError(
@@ -234,7 +238,7 @@ def update(
         )
     if not force:
         usable_good = [one for one in usable if one.good and (one.learn or one.drawn)]
-        looks = look_at([one.source for one in usable_good], step, old.manifest.preprocess)
+        looks = [new.row(one).look for one in usable_good]
         refuse(odd_looks(looks, [one.name for one in usable_good]), force)
     rest = [one for one in usable if one.number not in unsure]
     wanted = [one for one in rest if one.learn]
@@ -246,7 +250,7 @@ def update(
         raise InputError(
             "there is nothing new to learn from: no picture that the model does not know; give others"
         )
-    job = Job(old, active, rest, wanted, before, good, device, check, force, say, step)
+    job = Job(old, active, rest, wanted, new, before, good, device, check, force, say, step)
     candidates = BUILDERS[how](job)
     defects, simulated, carriers = None, dict[int, tuple[float, ...]](), dict[int, str]()
     carrying = active.artefact if active.session.runtime == "torch" else old
@@ -260,12 +264,11 @@ def update(
     judged = [one for one in usable if one.number in before]
     judged = [*{one.digest: one for one in reversed(judged)}.values()][::-1]  # the first of copies
     sample = [one for one in judged if one.drawn] if fair else []
-    sample_units = dict(zip((one.digest for one in sample), job.part_units(sample), strict=True))
     best: Comparison | None = None  # the candidate that loses least, the first of them
     for model, scores in candidates:
         after = scores(judged)
         scored = [one for one in sample if one.number in after]
-        judging, units = active.calibration, [sample_units[one.digest] for one in scored]
+        judging, units = active.calibration, _units_in(model, scored)
         alarms = [bool(judging.is_anomalous(after[one.number].score)) for one in scored]
         chance = judge_pictures(alarms, units, judging.expected_rate, judging.unit_count).chance
         unlike = bool(scored) and chance < SIGNIFICANCE
@@ -288,10 +291,12 @@ def update(
         contradictory,
         unreadable,
         inside=[one.number for one in usable if not one.good and one.digest in train_hashes],
-        drawn=0 if kept else sum(one.drawn for one in rest),
+        drawn=0 if kept else _count_drawn(best.predictor, rest),
         kept=kept,
         clear=_fence_severity(old),
-        responsible=_find_responsible(best, how, learnt, old, defects, device, step) if best.refused else [],
+        responsible=_find_responsible(best, how, learnt, old, new, defects, device, step)
+        if best.refused
+        else [],
     )
 
 
@@ -307,23 +312,37 @@ def choose_way(how: str, old: Artefact) -> str:
     return how or (EXTENDED if method.extends else RECALIBRATED)
 
 
-def _read_pictures(
-    pictures: Sequence[ReviewedPicture], preprocess: Preprocess, step: ProgressCallback
+def _needs_unit(picture: ReviewedPicture, how: str) -> bool:
+    """Whether it matters for an update which part a picture shows; a new calibration finds out by itself."""
+    if how == RECALIBRATED:
+        return False
+    return picture.learn or picture.drawn or (how == RETRAINED and not picture.good)
+
+
+def _units_in(model: Predictor, pictures: Sequence[ReviewedPicture]) -> list[int]:
+    """Units of pictures in a model; each that it does not know is one of its own."""
+    units = {row.hash: row.unit for row in model.manifest.pictures}
+    return [units.get(one.digest, -2 - k) for k, one in enumerate(pictures)]
+
+
+def _count_drawn(model: Predictor, pictures: Sequence[ReviewedPicture]) -> int:
+    """Number of the drawn pictures that decide a model's threshold."""
+    drawn = {one.digest for one in pictures if one.drawn}
+    return sum(row.counted and row.hash in drawn for row in model.manifest.pictures)
+
+
+def _find_usable(
+    pictures: Sequence[ReviewedPicture], new: UpdatePictures
 ) -> tuple[list[ReviewedPicture], list[int], dict[int, str]]:
     """Returns the usable pictures with their hashes, the numbers of the contradictory ones (judged both good
     and defective), and why others are unreadable."""
-    usable, unreadable = list[ReviewedPicture](), dict[int, str]()
+    rows, failures = new.table.rows, new.table.failures
+    unreadable = {pictures[place].number: reason for place, reason in failures.items()}
+    usable = [replace(one, digest=rows[place].hash) for place, one in enumerate(pictures) if place in rows]
     verdicts: dict[str, set[bool]] = {}
-    for done, one in enumerate(pictures):
-        step("reading pictures", done, len(pictures))
-        try:
-            digest = pixel_hash(preprocess.decode(one.source, one.name or None))
-        except (InputError, MemoryError) as error:
-            unreadable[one.number] = error_reason(error, one.name)
-            continue
-        usable.append(replace(one, digest=digest))
+    for one in usable:
         if one.judged:
-            verdicts.setdefault(digest, set()).add(one.good)
+            verdicts.setdefault(one.digest, set()).add(one.good)
     if not usable and unreadable:
         first = next(iter(unreadable.values()))
         raise InputError(f"none of {pluralize(len(pictures), 'picture')} can be used; the first: {first}")
@@ -345,6 +364,7 @@ def find_defect_like(
 def _find_unsure(
     old: Artefact,
     usable: Sequence[ReviewedPicture],
+    new: UpdatePictures,
     before: Mapping[int, Score],
     strict: bool,
     device: str,
@@ -362,9 +382,9 @@ def _find_unsure(
     if not strict or not wanted:
         return unsure
     several = list({one.digest: one for one in wanted}.values())
-    model = learn_pictures(with_room(old), several, device=device, check=False, step=step)
-    known, new = old.manifest.calibration, scored(model.manifest.pictures[len(old.manifest.pictures) :])
-    left_out = {row.hash: float(known.severity(row.score)) for row in new if row.score is not None}
+    model = learn_pictures(with_room(old), new, several, device=device, check=False, step=step)
+    known, rows = old.manifest.calibration, scored(model.manifest.pictures[len(old.manifest.pictures) :])
+    left_out = {row.hash: float(known.severity(row.score)) for row in rows if row.score is not None}
     for one in wanted:
         score = before.get(one.number)
         alike = score is not None and left_out.get(one.digest, 0.0) <= SIMILAR_SHARE * score.severity
@@ -384,6 +404,7 @@ def _find_responsible(
     how: str,
     numbers: Sequence[int],
     old: Artefact,
+    new: UpdatePictures,
     defects: SimulatedDefects | None,
     device: str,
     step: ProgressCallback,
@@ -401,14 +422,26 @@ def _find_responsible(
     found, tried = [], learnt[:MAX_TRIED_CORRECTIONS] if how == EXTENDED and len(learnt) > 1 else []
     for done, one in enumerate(tried):
         step("corrections one by one", done, len(tried))
-        model = learn_pictures(with_room(old), [one], device=device, check=False)
-        alone = [model.predict(picture.source).score for picture in known]
+        model = learn_pictures(with_room(old), new, [one], device=device, check=False)
+        alone = _scores_of(model, new, known)
         if defects is not None:
             by_number = score_with_models(defects, [model.detector], simulated)
             alone += [by_number[number][0] for number in simulated]
         if any(b > a and b - now >= BLAME_SHARE * (b - a) for (b, a), now in zip(scores, alone, strict=True)):
             found.append(one.number)
     return found or [one.number for one in learnt]
+
+
+def _scores_of(model: Predictor, new: UpdatePictures, pictures: Sequence[ReviewedPicture]) -> list[float]:
+    """Scores of pictures that can be judged."""
+    found = dict(predict_decoded(model, new.table.pictures, [new.place(one) for one in pictures]))
+    scores = []
+    for one in pictures:
+        prediction = found[new.place(one)]
+        if isinstance(prediction, InputError):
+            raise prediction
+        scores.append(prediction.score)
+    return scores
 
 
 def open_fitted_dataset(folder: str | os.PathLike[str], old: Artefact) -> Dataset:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from flawscope.artefact.model_file import Artefact, Manifest, pack_images
 from flawscope.artefact.router_file import DescriptorModel, ProductDescriptors, RouterArtefact
-from flawscope.calibration.goods import CALIBRATION, TRAIN
 from flawscope.calibration.parts import PartPattern
 from flawscope.datasets import open_dataset
 from flawscope.errors import InputError, check_arguments
@@ -24,6 +23,7 @@ from flawscope.methods.descriptors import DescriptorNetwork, DescriptorSettings
 from flawscope.methods.detector import LoadPicture, embed_pictures
 from flawscope.methods.settings import PatchSettings, patch_in_name
 from flawscope.pictures.levels import widest
+from flawscope.pictures.table import CALIBRATION, TRAIN
 from flawscope.predictor import Predictor, fitted_artefact
 from flawscope.predictor.router import Router, open_joined
 from flawscope.progress import ProgressCallback, ignore_progress

@@ -23,13 +23,14 @@ import numpy as np
 import torch
 
 from flawscope.calibration import by_group, min_calibration_size
-from flawscope.calibration.goods import CALIBRATION, LOST, TRAIN, Picture, Values, judge, worst
+from flawscope.calibration.goods import LOST, Values, judge, worst
 from flawscope.calibration.streams import Stream
 from flawscope.errors import ExcludedPictureError, InputError
 from flawscope.fitting.training_views import TrainingViews
 from flawscope.methods.detector import BATCH
 from flawscope.methods.task import Fitted, LeaveOut, Task
 from flawscope.methods.threads import workers
+from flawscope.pictures.table import CALIBRATION, TRAIN, Picture
 from flawscope.progress import ProgressCounter
 from flawscope.views.light import Light, within_range
 from flawscope.views.tiles import Fusion, TileSummary
@@ -96,8 +97,8 @@ def judge_fit(leave_out: LeaveOut, view_fit: Fitted, views: TrainingViews, task:
         for i in counted
         if rows[i].score is not None
     }
-    wrong = _count_wrong(views, len(counted))
-    rows, unlit = (of | {i: replace(of[i], counted=True) for i in wrong if i in of} for of in (rows, unlit))
+    lost = {i: replace(plain[i], counted=True) for i in _count_lost(views, len(counted)) if i in plain}
+    rows, unlit = rows | lost, unlit | lost
     said = f"{fitted.how}{within_range(how.normalization) if lights else ''}"
     return JudgedFit(fitted, rows, unlit, carriers, judging.fusion, said)
 
@@ -106,24 +107,30 @@ def _rows(fitted: Fitted, views: TrainingViews, task: Task) -> dict[int, Picture
     """Rows of this fit's pictures, without scores, by number."""
     reader = views.reader
     roles = {
-        **dict.fromkeys((i for i in views.wrong if i in reader.hashes), CALIBRATION),
+        **dict.fromkeys((i for i in _lost_pictures(views) if i in reader.hashes), CALIBRATION),
         **dict.fromkeys(fitted.scored, CALIBRATION),
         **{index: role for role, held in fitted.held.items() for index in held},
         **dict.fromkeys(fitted.used, TRAIN),
         **dict.fromkeys(fitted.dropped, "dropped"),
         **dict.fromkeys(reader.copies, "duplicate"),
     }
-    return {
-        i: Picture(reader.hashes[i], role, reader.names[i], task.groups[i])
-        for i, role in sorted(roles.items())
-    }
+    return {i: reader.row(i, role, task.groups[i]) for i, role in sorted(roles.items())}
 
 
-def _count_wrong(views: TrainingViews, judged: int) -> list[int]:
-    """Numbers of the pictures counted wrong that decide the threshold: all, or of so many judged ones as many
-    as come with them."""
-    wrong, right = sorted(views.wrong), len(views.pictures) - len(views.wrong)
-    return wrong[: math.ceil(len(wrong) * judged / max(1, right) - 1e-9)]
+def _lost_pictures(views: TrainingViews) -> list[int]:
+    """Numbers of the pictures whose parts are not found or counted wrong, of copies the first."""
+    hashes, found = views.reader.hashes, dict[str, int]()
+    for number in sorted({*views.wrong, *views.reader.lost}):
+        found.setdefault(hashes.get(number, str(number)), number)
+    return list(found.values())
+
+
+def _count_lost(views: TrainingViews, judged: int) -> list[int]:
+    """Numbers of the lost pictures that decide the threshold: all, or of so many judged ones as many as come
+    with them."""
+    lost = _lost_pictures(views)
+    right = len(views.pictures) - len(lost)
+    return lost[: math.ceil(len(lost) * judged / max(1, right) - 1e-9)]
 
 
 def _draw_tiled(views: TrainingViews, pictures: Sequence[int], seed: int) -> list[int]:

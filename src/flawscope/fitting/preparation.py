@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from flawscope.artefact.model_file import Artefact
-from flawscope.calibration.outliers import Seen, odd_looks, refuse
+from flawscope.calibration.outliers import odd_looks, refuse
 from flawscope.calibration.parts import PartPattern
 from flawscope.calibration.threshold import DEFAULT_RATE, Rate, parse_false_alarm_rate
 from flawscope.datasets import Dataset, open_dataset
@@ -23,13 +23,14 @@ from flawscope.fitting.training_pictures import (
     Images,
     Reader,
     SeenDefects,
+    SeenPicture,
     learn_normalization,
     learn_part_finding,
+    part_reader,
     read_defects,
     see_pictures,
     seen_defect_pairs,
     split_sources,
-    told_parts,
 )
 from flawscope.fitting.training_views import Sizes, TrainingViews, views_of
 from flawscope.methods import registry
@@ -45,7 +46,8 @@ from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.defect_size import choose_tile, parse_pixels, reduction_remark
 from flawscope.pictures.form import mixed_sizes, size_text
 from flawscope.pictures.listing import picture_names, relative_names
-from flawscope.pictures.units import find_parts
+from flawscope.pictures.near_duplicates import Look
+from flawscope.pictures.units import named_rows, units_of
 from flawscope.progress import Detail, ProgressCallback, Say, discard, ignore_progress
 from flawscope.views.congealing import learn_reference, poses_needed
 from flawscope.views.light import check_range
@@ -68,7 +70,7 @@ class PreparedFit:
     origin: of pretrained weights. views: of the pictures, which are learnt from.
     unusable: seen defects that cannot be used, each with the reason. chosen: a line on what `align` chose;
     None: nothing was chosen. force: pictures that are as far out as defects are good. remarks: on pictures
-    that show one part, or may.
+    that show one part, or may. looks: the model keeps the looks of its good pictures.
     """
 
     method: Method
@@ -85,6 +87,7 @@ class PreparedFit:
     force: bool = False
     scale_mm: float | None = None
     remarks: Sequence[str] = ()
+    looks: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +205,7 @@ def prepare(
         pictures.sources,
         names=pictures.names,
         defects={digest: shown[0].name for digest, shown in defects.items()},
+        near_looks=pictures.near_looks,
         roi=roi,
         region=region,
         pictures=pictures.decoded,
@@ -229,7 +233,7 @@ class _Pictures(NamedTuple):
     """Good pictures, and what is known before they are read. reserved: numbers of those that the data set
     sets apart. groups: of each; views: of a part by `pattern`, on average. pairs: seen defects and masks.
     remarks: on the groups. preprocess: of the pictures, before frames are found. decoded: the pictures.
-    small: those that can be read, where parts are found in them."""
+    small: those that can be read, where parts are found in them. near_looks: what near-duplicates compare."""
 
     sources: list[PictureSource]
     names: list[str]
@@ -244,6 +248,7 @@ class _Pictures(NamedTuple):
     preprocess: Preprocess
     decoded: DecodedPictures
     small: list[NDArray[np.float32]]
+    near_looks: Mapping[int, Look]
 
 
 class _Frames(NamedTuple):
@@ -324,21 +329,22 @@ class _Steps:
             names = relative_names(sources)
         if parts is not None:
             check_one_each(len(sources), part=parts)
-        groups = told_parts(names, group, pattern)
-        views = 1.0 if pattern is None else len(groups) / (1 + max(groups, default=0))
+        part_of = part_reader(names, group, pattern)
+        views = 1.0 if pattern is None else _mean_views(names, pattern)
         channels = Channels.of(channels, sources) if isinstance(channels, str) else channels
         decoded = DecodedPictures(sources, channels)
         seen = decoded.survey()
         check_region(self.how.roi, sources, names, seen.sizes)
         remarks, aligned = list[str](), self.how.align != "none" and not self.how.several
         preprocess = Preprocess.of_levels(seen.levels, channels=channels)
-        shown = list[Seen]()
+        shown = list[SeenPicture]()
         if parts is None or aligned:
             shown = see_pictures(decoded, self.step, preprocess.small if aligned else None)
         if parts is None:
             looks = [one.look for one in shown]
             remarks += refuse(odd_looks(looks, names), which.force)
-            groups = find_parts(looks, names, groups, pattern=group, say=remarks.append)
+            units = units_of(named_rows(names, looks), part_of=part_of)
+            groups, remarks = units.numbers, [*remarks, *units.remarks]
         else:
             groups = [*parts]
         apart = range(len(learnt), len(sources))
@@ -346,7 +352,8 @@ class _Steps:
             self.say(line)
         small = [one.small for one in shown if one.small is not None]
         known = (sources, names, apart, category, groups, views, pattern, pairs, seen, remarks)
-        return _Pictures(*known, preprocess, decoded, small)
+        near_looks = {number: one.look for number, one in enumerate(shown) if one.look is not None}
+        return _Pictures(*known, preprocess, decoded, small, near_looks)
 
     def find_frames(self, pictures: _Pictures) -> _Frames:
         how, preprocess = self.how, pictures.preprocess
@@ -437,6 +444,11 @@ class _Steps:
             say=self.say,
             step=self.step,
         )
+
+
+def _mean_views(names: Sequence[str], pattern: PartPattern) -> float:
+    """Number of views of a part, on average."""
+    return len(names) / (1 + max(pattern.part_numbers(names), default=0))
 
 
 def create_detector(

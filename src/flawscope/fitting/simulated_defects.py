@@ -18,7 +18,6 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from flawscope.artefact.model_file import Artefact, unpack_images
-from flawscope.calibration.goods import Picture
 from flawscope.calibration.parts import KnownParts
 from flawscope.calibration.power import CONTRAST_RANGE, MIN_DEFECTS, DefectScores
 from flawscope.calibration.size_bounds import SizeBounds, doubted_level
@@ -28,6 +27,7 @@ from flawscope.methods.detector import BATCH, GPU_BATCH, Detector, LoadPicture, 
 from flawscope.methods.good_pictures import crop_padding
 from flawscope.methods.task import LeaveOut, LeftOut, Task
 from flawscope.pictures.pixel_sets import connected_parts, largest_sizes, without_edge
+from flawscope.pictures.table import Picture
 from flawscope.predictor import Predictor, open_fitted
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.synthesis import DefectScale, Foreground, simulate_defect

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flawscope.artefact.expected import SCALE
 from flawscope.artefact.model_file import Artefact
 from flawscope.artefact.parts import stored_part_pattern
 from flawscope.errors import InputError
@@ -15,7 +16,6 @@ from flawscope.fitting.preparation import Reading, Seeing
 from flawscope.fitting.update_evaluation import CORRECTIONS
 from flawscope.methods import registry
 from flawscope.methods.settings import PictureSettings
-from flawscope.predictor import SCALE
 from flawscope.views.roi import FrameRegion
 
 
@@ -73,6 +73,7 @@ def refit_options(old: Artefact) -> dict[str, Any]:
         "method": old.manifest.method,
         "settings": stored_settings(old),
         "samples": len(old.manifest.samples),
+        "looks": old.manifest.keeps_looks,
         **vars(stored_seeing(old)),
         **vars(stored_reading(old)),
     }

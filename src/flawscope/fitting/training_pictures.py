@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects, label
 
-from flawscope.calibration.outliers import Seen
 from flawscope.calibration.parts import PartPattern
 from flawscope.datasets import Dataset
 from flawscope.datasets.masks import union_masks
@@ -31,7 +30,8 @@ from flawscope.pictures.decoding import PictureSource, error_reason, pixel_hash
 from flawscope.pictures.listing import picture_names, refuse_masks, relative_names
 from flawscope.pictures.masks import marks_most
 from flawscope.pictures.near_duplicates import Look
-from flawscope.pictures.units import group_numbers
+from flawscope.pictures.table import FIT, Picture
+from flawscope.pictures.units import PartReader, check_group, group_reader
 from flawscope.progress import ProgressCallback, ProgressCounter, Say, discard
 from flawscope.views.light import Light, Normalization, channel_statistics
 from flawscope.views.pose import PoseKind
@@ -50,6 +50,8 @@ class Reader:
     preprocess: Preprocess
     known: set[str]  # hashes of pictures that are already in the model
     defects: dict[str, str] = field(default_factory=dict)  # hashes and names of the seen defects
+    near_looks: Mapping[int, Look] = field(default_factory=dict)  # as near-duplicates are compared
+    origin: str = FIT  # of the rows
     roi: NDArray[np.bool_] | None = None  # [H, W] at the network's size
     region: NDArray[np.bool_] | None = None  # the same where views mark what lies outside, which tiles need
     hidden: bool = False  # pixels outside of `roi` are not shown
@@ -62,6 +64,7 @@ class Reader:
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict)  # (H, W) of the pictures
     looks: dict[int, NDArray[np.float32]] = field(default_factory=dict)  # as `view_looks` compares them
     failures: dict[int, str] = field(default_factory=dict)
+    lost: set[int] = field(default_factory=set)  # pictures whose part is not found
     copies: list[int] = field(default_factory=list)
 
     def __post_init__(self, pictures: DecodedPictures | None) -> None:
@@ -118,6 +121,7 @@ class Reader:
             self.hashes[index] = pixel_hash(picture)
             views = self.preprocess.cut(picture, self.names[index], self.roi)
             if views.unusable:
+                self.lost.add(index)
                 raise InputError(f"cannot learn from {self.names[index]}: {views.unusable}; remove it")
         except (InputError, MemoryError) as error:
             with self._lock:
@@ -129,6 +133,12 @@ class Reader:
             self.measured[index], self.looks[index] = measured, look
             self.sizes[index] = views.geometry.picture_size
         return views
+
+    def row(self, index: int, role: str, unit: int) -> Picture:
+        """The row of picture `index`, which was loaded, without what is judged."""
+        row = Picture(self.hashes[index], role, self.names[index], unit, origin=self.origin)
+        size = self.sizes.get(index)
+        return row.seen(self.near_looks.get(index), self.measured.get(index, ()), size)
 
     def check_any_readable(self) -> None:
         """InputError where no picture can be read."""
@@ -255,9 +265,22 @@ def split_sources(
     return list(images), [], category or ""
 
 
-def told_parts(names: Sequence[str], group: str | None, pattern: PartPattern | None) -> list[int]:
-    """Numbers [N] of the parts that names tell: by the pattern of parts and views, else by that of groups."""
-    return group_numbers(names, group) if pattern is None else pattern.part_numbers(names)
+def part_reader(names: Sequence[str], group: str | None, pattern: PartPattern | None) -> PartReader | None:
+    """Reader of the parts that names tell: by the pattern of parts and views, else by that of groups.
+    InputError: it does not fit the names."""
+    if pattern is None:
+        check_group(names, group)
+        return group_reader(group)
+    pattern.part_numbers(names)
+    return pattern.part_key
+
+
+class SeenPicture(NamedTuple):
+    """Picture before a fit: what near-duplicates are compared by, and the picture in grey and small
+    (`Preprocess.small`), where that was asked for; None: it cannot be read."""
+
+    look: Look | None = None
+    small: NDArray[np.float32] | None = None
 
 
 def look_at(sources: Sequence[PictureSource], step: ProgressCallback, how: Preprocess) -> list[Look | None]:
@@ -269,19 +292,19 @@ def see_pictures(
     pictures: DecodedPictures,
     step: ProgressCallback,
     small: Callable[[NDArray[Any]], NDArray[np.float32]] | None = None,
-) -> list[Seen]:
+) -> list[SeenPicture]:
     """Reads each picture, and what is known of it before a fit; of one that cannot be read nothing. small:
     reduces it, where parts are to be found in it."""
     numbers = range(len(pictures.sources))
     advance = ProgressCounter(step, "near-copies", len(numbers))
 
-    def see(number: int) -> Seen:
+    def see(number: int) -> SeenPicture:
         picture = pictures.read_or_none(number)
         advance()
         if picture is None:
-            return Seen()
+            return SeenPicture()
         look = Look.of(first_channels(picture, pictures.channels))
-        return Seen(look, small=None if small is None else small(picture))
+        return SeenPicture(look, None if small is None else small(picture))
 
     with workers() as each:
         return each(see, numbers)

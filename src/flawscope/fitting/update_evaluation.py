@@ -16,8 +16,10 @@ from flawscope.calibration.parts import KnownParts
 from flawscope.calibration.power import describe_blindness, wilson_interval
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import InputError, pluralize
+from flawscope.pictures.decoded import DecodedPictures
 from flawscope.pictures.decoding import PictureSource
 from flawscope.predictor import Predictor
+from flawscope.predictor.decoded_pictures import predict_decoded
 from flawscope.progress import ProgressCallback, ignore_progress
 
 CORRECTIONS = "corrections"  # among a model's facts
@@ -78,6 +80,8 @@ class Score(NamedTuple):
 def score_pictures(
     predictor: Predictor,
     pictures: Sequence[ReviewedPicture],
+    places: Mapping[str, int],
+    decoded: DecodedPictures,
     known: dict[str, float],
     step: ProgressCallback = ignore_progress,
 ) -> dict[int, Score]:
@@ -85,23 +89,24 @@ def score_pictures(
     that cannot be judged, or that the model has learnt from and cannot leave out.
 
     Args:
+        places: of the pictures among the decoded ones, by hash.
         known: scores by hash that the network gave before; new ones are added.
     """
     calibration, rows = predictor.calibration, predictor.manifest.pictures
-    places = {row.hash: place for place, row in enumerate(scored(rows))}
+    counted = {row.hash: number for number, row in enumerate(scored(rows))}
     left_out = {row.hash: row.score for row in rows if row.score is not None and not row.counted}
     learnt = {row.hash for row in rows if row.learnt}
-    answered = {*places, *left_out, *learnt, *known}
-    new = [one for one in pictures if one.digest not in answered]
-    for done, (_, found) in enumerate(predictor.stream([one.source for one in new])):
-        step("judging", done + 1, len(new))
+    answered = {*counted, *left_out, *learnt, *known}
+    new = {places[one.digest]: one.digest for one in pictures if one.digest not in answered}
+    for done, (place, found) in enumerate(predict_decoded(predictor, decoded, [*new]), start=1):
+        step("judging", done, len(new))
         if not isinstance(found, InputError):
-            known[new[done].digest] = found.score
+            known[new[place]] = found.score
     scores: dict[int, Score] = {}
     for one in pictures:
-        if one.digest in places:
-            place = places[one.digest]
-            others, score = calibration.without_units([place]), calibration.scores[place]
+        if one.digest in counted:
+            number = counted[one.digest]
+            others, score = calibration.without_units([number]), calibration.scores[number]
             scores[one.number] = Score.of(others, score, learnt=True)
         elif one.digest in left_out:
             scores[one.number] = Score.of(calibration, left_out[one.digest], learnt=True)

@@ -8,27 +8,27 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flawscope.artefact.carried import carried_facts
 from flawscope.artefact.model_file import Artefact, Manifest
 from flawscope.artefact.parts import part_calibration, stored_part_pattern
 from flawscope.calibration import min_calibration_size
-from flawscope.calibration.goods import CALIBRATION, Picture, calibrate, judge, renumber
+from flawscope.calibration.goods import calibrate
 from flawscope.calibration.outliers import odd
 from flawscope.datasets import Dataset, Item
 from flawscope.datasets.masks import Mask
 from flawscope.errors import InputError, pluralize
-from flawscope.fitting.fitting import fit, partial_fit
+from flawscope.fitting.fitting import fit, learn_more
 from flawscope.fitting.stored_options import refit_options
-from flawscope.fitting.training_pictures import look_at
 from flawscope.fitting.update_evaluation import CORRECTIONS, ReviewedPicture, Score, score_pictures
+from flawscope.fitting.update_pictures import UpdatePictures
 from flawscope.methods import registry
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.pictures.listing import relative_names
-from flawscope.pictures.units import find_new_parts, group_numbers
+from flawscope.pictures.table import LINE, Picture, PictureTable
 from flawscope.predictor import Predictor, open_fitted
-from flawscope.predictor.recalibration import judge_good, recalibrate
+from flawscope.predictor.recalibration import judge_good, leave_out_known, lost_note, recalibrate
 from flawscope.progress import ProgressCallback, Say
 
 RADIUS_KEY = "covering_radius"  # among a model's facts
@@ -38,6 +38,7 @@ CAP_GROWTH = 1.25  # factor by which a full memory bank may exceed its cap, for 
 RADIUS_FACTOR, RATIO_FACTOR = 0.5, 3
 RATIO_SETTINGS = ("ratio", "fine_ratio")  # settings with the share of the patches that is kept
 FOLDS = 2  # of cross-fitting, where a method is trained anew
+OF_THE_LINE = "of the line"  # name of pictures whose own is private
 UPDATE_NOTE_PREFIXES = ("learnt from ", "extended by ")  # of notes that the next update replaces
 
 # A model, and what gives its scores of pictures as if it had never learnt from them
@@ -48,7 +49,7 @@ Candidate = tuple[Predictor, Callable[[Sequence[ReviewedPicture]], dict[int, Sco
 class Job:
     """Arguments of `update` that all ways to make the next model share.
 
-    pictures: all that can be used. wanted: those of them to learn from.
+    pictures: all that can be used. wanted: those of them to learn from. new: what is known of them.
     before: the active model's scores of the pictures, by number. good: the data set that the old model was
     fitted on.
     """
@@ -57,6 +58,7 @@ class Job:
     active: Predictor
     pictures: Sequence[ReviewedPicture]
     wanted: Sequence[ReviewedPicture]
+    new: UpdatePictures
     before: Mapping[int, Score]
     good: Dataset | None
     device: str
@@ -65,12 +67,11 @@ class Job:
     say: Say
     step: ProgressCallback
 
-    def part_units(self, pictures: Sequence[ReviewedPicture]) -> list[int]:
-        """Units of pictures: by the model's pattern where it fits their names, or else near-copies."""
-        looks = look_at([one.source for one in pictures], self.step, self.old.manifest.preprocess)
-        names = [one.name for one in pictures]
-        pattern = self.old.manifest.facts.get("group")
-        return find_new_parts(looks, names, pattern, say=self.say)
+    def score(
+        self, model: Predictor, pictures: Sequence[ReviewedPicture], known: dict[str, float]
+    ) -> dict[int, Score]:
+        """Scores of pictures by their numbers, as `score_pictures` gives them."""
+        return score_pictures(model, pictures, self.new.places, self.new.table.pictures, known, self.step)
 
 
 # ------------------------------------------------------------------------------------------------- extended
@@ -87,10 +88,13 @@ def extend_bank(job: Job) -> list[Candidate]:
         alarms = sum(job.before[one.number].anomalous for one in chosen if one.number in job.before)
         start = with_room(old) if 2 * alarms >= len(chosen) else _without_update_notes(old)
         how = {"check": job.check, "device": job.device, "step": job.step}
-        predictor = learn_pictures(start, chosen, **how)
+        predictor = learn_pictures(start, job.new, chosen, **how)
     # what somebody chose has a score, and does not count
-    learnt = [replace(row, counted=False) for row in predictor.manifest.pictures[len(before) :]]
-    rows, names = _with_drawn(job, predictor, (*before, *learnt))
+    added = [row for row in predictor.manifest.pictures[len(before) :] if not row.is_lost]
+    learnt = [replace(row, counted=False) for row in added]
+    rows, names, notes = _with_drawn(job, predictor, (*before, *learnt))
+    for line in notes:
+        job.say(line)  # not in the file: names of the line are private
     models = [_with_rows(predictor, old, rows, len(chosen))]
     if rows != (*before, *learnt):
         named = [replace(row, name=names.get(row.hash, row.name)) for row in rows]
@@ -100,37 +104,57 @@ def extend_bank(job: Job) -> list[Candidate]:
     known: dict[str, float] = {}  # the candidates have one network
     if not chosen and job.active.artefact is old:  # it has not changed
         known = {one.digest: one.before for one in job.pictures if one.before is not None}
-    return [(one, lambda several, one=one: score_pictures(one, several, known, job.step)) for one in models]  # type: ignore[misc]
+    return [(one, lambda several, one=one: job.score(one, several, known)) for one in models]  # type: ignore[misc]
 
 
-def _with_drawn(
-    job: Job, predictor: Predictor, rows: tuple[Picture, ...]
-) -> tuple[tuple[Picture, ...], dict[str, str]]:
-    """The rows, with the line's drawn pictures that do not count yet; and the names of these, by hash."""
+class _Drawn(NamedTuple):
+    """Rows of a model with the line's pictures that were drawn by chance. names: of these, by hash. notes:
+    lines on those that do not count, or count as lost."""
+
+    rows: tuple[Picture, ...]
+    names: dict[str, str]
+    notes: list[str]
+
+
+def _with_drawn(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -> _Drawn:
+    """The rows, with the line's drawn pictures that do not count yet, judged as if the model had not learnt
+    from their parts. Near-copies of pictures that it had learnt from before do not count."""
     counted = {row.hash for row in rows if row.counted}
-    sample = list({one.digest: one for one in _fair_sample(job) if one.digest not in counted}.values())
-    names, parts = {one.digest: one.name for one in sample}, job.part_units(sample)
-    left_out = {row.hash: k for k, row in enumerate(rows) if row.hash in names and row.score is not None}
-    learnt = {row.hash for row in rows if row.learnt}
-    fresh = [one for one in sample if one.digest not in {*left_out, *learnt}]
-    judged = judge_good(predictor, [one.source for one in fresh], step=job.step)
+    sample = {one.digest: one for one in _fair_sample(job) if one.digest not in counted}
+    learnt = {row.hash for row in job.old.manifest.pictures if row.learnt}
+    copies = {digest: job.new.copies[digest] for digest in sample if digest in job.new.copies}
+    copies = {digest: known for digest, known in copies.items() if known.learnt}
+    wanted = {digest: one for digest, one in sample.items() if digest not in copies and digest not in learnt}
+    left_out = {row.hash for row in rows if row.hash in wanted and row.score is not None}
+    kept = [replace(row, counted=True, drawn=True) if row.hash in left_out else row for row in rows]
+    fresh = [one for digest, one in wanted.items() if digest not in left_out]
     # names are private, and needed by models that decide on parts alone
     decides_on_parts = stored_part_pattern(job.old.manifest) is not None
-    part_of = {one.digest: part for one, part in zip(sample, parts, strict=True)}
-    unit_of = {part_of[digest]: rows[k].unit for digest, k in left_out.items()}  # a part that was learnt
-    new = [
-        Picture(
-            one.digest,
-            CALIBRATION,
-            names[one.digest] if decides_on_parts else "of the line",
-            part_of[one.digest],
-            drawn=True,
+    asked = {
+        job.new.place(one): replace(
+            job.new.row(one), drawn=True, origin=LINE, name=one.name if decides_on_parts else OF_THE_LINE
         )
-        for one in judged.pictures
-    ]
-    kept = [replace(row, counted=True, drawn=True) if row.hash in left_out else row for row in rows]
-    added = renumber(judge(new, judged.values()), kept)
-    return (*kept, *(replace(row, unit=unit_of.get(part_of[row.hash], row.unit)) for row in added)), names
+        for one in fresh
+    }
+    run_of = leave_out_known(predictor, rows)
+    judged = judge_good(predictor, job.new.table.pictures, asked, run_of=run_of, step=job.step)
+    added = judged.fill(asked)
+    lost = [row.name for place, row in job.new.table.rows.items() if place in added and added[place].is_lost]
+    notes = [*judged.failures.values()]
+    if lost:
+        notes.append(lost_note(lost))
+    if judged.excluded:
+        count = pluralize(len(judged.excluded), "drawn picture")
+        notes.append(f"not calibrated with {count} of parts that the model has learnt from")
+    if copies:
+        first, known = next(iter(copies.items()))
+        count = pluralize(len(copies), "drawn picture")
+        notes.append(
+            f"not calibrated with {count} nearly the same as those that the model was fitted on, such as "
+            f"{sample[first].name} as {known.name}"
+        )
+    names = {one.digest: one.name for one in fresh}
+    return _Drawn((*kept, *added.values()), names, notes)
 
 
 def _fair_sample(job: Job) -> list[ReviewedPicture]:
@@ -154,14 +178,15 @@ def _fair_sample(job: Job) -> list[ReviewedPicture]:
     ]
 
 
-def learn_pictures(old: Artefact, pictures: Sequence[ReviewedPicture], **how: Any) -> Predictor:
+def learn_pictures(
+    old: Artefact, new: UpdatePictures, pictures: Sequence[ReviewedPicture], **how: Any
+) -> Predictor:
     """The model with these pictures in its bank, and in its calibration."""
-    names, group = [one.name for one in pictures], old.manifest.facts.get("group")
-    try:
-        group_numbers(names, group)
-    except InputError:  # these are named otherwise
-        group = None
-    return partial_fit(old, [one.source for one in pictures], group=group, names=names, **how)
+    places = [new.place(one) for one in pictures]
+    rows = {k: new.table.rows[place] for k, place in enumerate(places)}
+    table = PictureTable(new.table.pictures.subset(places), rows, {})
+    names = [one.name for one in pictures]
+    return learn_more(old, table, names, group=old.manifest.facts.get("group"), **how)
 
 
 def _without_update_notes(old: Artefact) -> Artefact:
@@ -236,15 +261,15 @@ def recalibrate_model(job: Job) -> list[Candidate]:
             f"{pluralize(len(drawn), 'good picture')} of the line can calibrate, {needed} are needed for "
             f"{rate:.1%}: inspect and review more"
         )
-    names = [one.name for one in drawn]
-    model = recalibrate(job.active, [one.source for one in drawn], job.step, job.force, names)
+    pictures = job.new.table.pictures.subset([job.new.place(one) for one in drawn])
+    model = recalibrate(job.active, pictures, [one.name for one in drawn], job.step, job.force)
     if model.calibration.unit_count < needed:
         raise InputError(
             f"only {pluralize(model.calibration.unit_count, 'drawn picture')} of different parts can "
             f"calibrate, the others are copies or were learnt from; {needed} are needed: inspect and review "
             "more"
         )
-    return [(model, lambda several: score_pictures(model, several, {}, job.step))]
+    return [(model, lambda several: job.score(model, several, {}))]
 
 
 def retrain_model(job: Job) -> list[Candidate]:
@@ -259,8 +284,7 @@ def retrain_model(job: Job) -> list[Candidate]:
     takes_defects = registry.method(old.manifest.method).takes_seen_defects
     defects = [one for one in job.pictures if not one.good and one.mask] if takes_defects else []
     learnt = list({one.digest: one for one in (*job.wanted, *defects)}.values())
-    numbered = zip(learnt, job.part_units(learnt), strict=True)
-    folds = {one.digest: part % FOLDS for one, part in numbered}
+    folds = {one.digest: job.new.row(one).unit % FOLDS for one in learnt}
     seen_before, lost_defects = _find_seen_defects(old, good)
     names = relative_names([item.path for item in (*good.train, *good.validation)])
     options = refit_options(old) | {"device": job.device}
@@ -297,10 +321,10 @@ def retrain_model(job: Job) -> list[Candidate]:
     }
 
     def scores(several: Sequence[ReviewedPicture]) -> dict[int, Score]:
-        scored = score_pictures(model, [one for one in several if one.digest not in folds], {}, job.step)
+        scored = job.score(model, [one for one in several if one.digest not in folds], {})
         for fold, other in others.items():
             of_fold = [one for one in several if folds.get(one.digest) == fold]
-            judged = score_pictures(other, of_fold, {}, job.step)
+            judged = job.score(other, of_fold, {})
             scored |= {number: score._replace(learnt=True) for number, score in judged.items()}
         return scored
 

@@ -17,11 +17,12 @@ from torch import Tensor
 from flawscope.artefact.files import training_log_path
 from flawscope.artefact.model_file import Artefact
 from flawscope.calibration import hold_out
-from flawscope.calibration.goods import Values, next_unit
+from flawscope.calibration.goods import Values
 from flawscope.errors import ExcludedPictureError, FlawscopeError, pluralize
 from flawscope.methods.detector import Detector, LoadPicture, check_region_visible
 from flawscope.methods.good_pictures import GoodPictures, HeldOut, unpack_image
 from flawscope.methods.threads import workers
+from flawscope.pictures.table import learnt_units
 from flawscope.progress import ProgressCallback, Say, discard, ignore_progress
 
 CHECKPOINT_INTERVAL = 60.0  # seconds between checkpoints
@@ -98,7 +99,7 @@ class Task:
     load: picture i as [3, H, W] float32, or None where it must be left out (unreadable). A method that holds
         pictures out has none: `divide` gives it those that it learns from.
     groups: of each good picture; those of one and the same part share a number, and are held or left out
-        together.
+        together. Those of an extended model's parts have its units' numbers.
     rate: target false-alarm rate.
     drop_suspects: leave out the pictures that do not look good.
     reserved: numbers of good pictures that the data set sets apart, to be held out and not learnt from.
@@ -132,9 +133,9 @@ class Task:
         return len(self.groups)
 
     @property
-    def first_unit(self) -> int:
-        """The unit of group 0: those of a model that is extended come before."""
-        return 0 if self.old is None else next_unit(self.old.manifest.pictures)
+    def known_groups(self) -> set[int]:
+        """Groups that an extended model has learnt from."""
+        return set() if self.old is None else {*learnt_units(self.old.manifest.pictures).values()}
 
     def without_load(self) -> Task:
         """The task without `load`, so that a method that holds pictures out cannot learn from them."""
@@ -229,30 +230,27 @@ class LeaveOut:
     (`Detector.left_out`). A fit that knows better has a class of its own, which lasts as long as the fit.
 
     learnt: groups that were learnt from; images of others are scored as they are. tensors: of the model file.
-    first_unit: the number added to the task's group numbers, for a model that was extended.
     has_bound: `bound` is faster than `score`.
     """
 
     has_bound = False
 
-    def __init__(
-        self, model: Detector, learnt: Collection[int], tensors: Mapping[str, Tensor], first_unit: int = 0
-    ):
-        self.model, self.learnt, self.first_unit = model, {*learnt}, first_unit
+    def __init__(self, model: Detector, learnt: Collection[int], tensors: Mapping[str, Tensor]):
+        self.model, self.learnt = model, {*learnt}
         self.tensors = {name: tensor.to(model.roi.device) for name, tensor in tensors.items()}
 
     @classmethod
     def of_fit(cls, model: Detector, fitted: Fitted, task: Task) -> Self:
         """Leaves out the groups of a fit's task."""
-        learnt = {task.groups[number] for number in fitted.used}
-        return cls(model, learnt, {**model.state_dict(), **fitted.extra}, task.first_unit)
+        learnt = {task.groups[number] for number in fitted.used} | task.known_groups
+        return cls(model, learnt, {**model.state_dict(), **fitted.extra})
 
     def bound(self, group: int, features: Tensor, inside: Tensor | None) -> LeftOut | None:
         """`score`, or one that is nowhere lower, by what the model file holds."""
         model, counted = self.model, None if inside is None else inside[None]
         if group not in self.learnt:
             return model.score(features[None], counted)
-        return model.left_out(features[None], self.first_unit + group, self.tensors, counted)
+        return model.left_out(features[None], group, self.tensors, counted)
 
     def score(self, group: int, features: Tensor, inside: Tensor | None) -> LeftOut | None:
         """Score an image of a picture of the task's `group`, from its features (`embed`, without the batch)

@@ -36,23 +36,43 @@ class Survey(NamedTuple):
     remarks: list[str]
 
 
+class _Memory:
+    """Decoded pictures by their keys, as long as there is room, in bytes. Used by threads."""
+
+    def __init__(self, room: int):
+        self.pictures, self._room, self._lock = dict[int, NDArray[Any]](), room, Lock()
+
+    def keep(self, key: int, picture: NDArray[Any]) -> None:
+        """Keeps a picture where there is room for it."""
+        with self._lock:
+            if key not in self.pictures and picture.nbytes <= self._room:
+                self.pictures[key] = picture
+                self._room -= picture.nbytes
+
+
 class DecodedPictures:
     """Decodes pictures by their numbers, all channels where these are given, and keeps those that are read
     first, as many as fit in `KEPT_BYTES`: a fit asks for each several times. Used by threads."""
 
     def __init__(self, sources: Sequence[PictureSource], channels: Channels | None = None):
-        self.sources, self.channels, self._lock = sources, channels, Lock()
-        self._kept, self._room = dict[int, NDArray[Any]](), KEPT_BYTES
+        self.sources, self.channels, self._memory = sources, channels, _Memory(KEPT_BYTES)
+        self._keys: Sequence[int] = range(len(sources))  # of the pictures in memory
+
+    def subset(self, numbers: Sequence[int]) -> DecodedPictures:
+        """Returns some of the pictures, which are decoded once with the others."""
+        some = DecodedPictures([self.sources[number] for number in numbers], self.channels)
+        some._memory, some._keys = self._memory, [self._keys[number] for number in numbers]
+        return some
 
     def read(self, index: int, name: str | None = None) -> NDArray[Any]:
         """Picture `index`, not to be changed. name: for errors. InputError as of `decode`."""
-        source = self.sources[index]
-        if (kept := self._kept.get(index)) is not None:
+        source, key = self.sources[index], self._keys[index]
+        kept = self._memory.pictures.get(key)
+        if kept is not None:
             return kept
         picture = decode(source, name=name) if self.channels is None else self.channels.read(source, name)
-        with self._lock:
-            if not isinstance(source, np.ndarray) and picture.nbytes <= self._room:
-                self._kept[index], self._room = picture, self._room - picture.nbytes
+        if not isinstance(source, np.ndarray):
+            self._memory.keep(key, picture)
         return picture
 
     def read_or_none(self, index: int) -> NDArray[Any] | None:

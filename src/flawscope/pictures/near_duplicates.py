@@ -143,6 +143,8 @@ def compare_pictures(looks: Sequence[Look], bank: Ints) -> Compared:
     own: dict[tuple[int, int], list[float]] = {}
     whole: dict[tuple[int, int], tuple[float, float]] = {}
     for i, others in enumerate(wanted):
+        if not others:
+            continue
         numbers = np.array([j for j, _ in others])
         seen, of_seen = smooth[numbers], spectra[numbers]
         for version, way in ((1, np.s_[:, :, ::-1]), (2, np.s_[:, ::-1])):  # made here: of all they are large
@@ -163,13 +165,14 @@ def compare_pictures(looks: Sequence[Look], bank: Ints) -> Compared:
             whole[pair] = max(whole.get(pair, (-1.0, 0.0)), (float(alike[k]), -differs))
         for j, value in best.items():
             own.setdefault((min(i, j), max(i, j)), []).append(value)
-    return _decide(own, whole, {*bank.tolist()}, len(looks))
+    asked = {*bank.tolist()}
+    own = {pair: values for pair, values in own.items() if asked & {*pair}}  # others are known already
+    return _decide(own, {pair: whole[pair] for pair in own}, len(looks))
 
 
 def _decide(
     own: dict[tuple[int, int], list[float]],
     whole: dict[tuple[int, int], tuple[float, float]],
-    bank: set[int],
     count: int,
 ) -> Compared:
     z = {pair: math.atanh(float(np.clip(min(values), -0.9999, 0.9999))) for pair, values in own.items()}
@@ -186,8 +189,6 @@ def _decide(
     for pair in sorted(z):
         alike, differs = whole[pair]
         same_but_for_noise = alike >= MIN_UNSURE and -differs <= MAX_NOISE
-        if not bank & {*pair}:
-            continue
         is_as_near = not graded or alike >= MIN_ALIKE_OF_GRADED or -differs <= MAX_NOISE
         if (z[pair] >= bar and is_as_near) if count > MIN_OTHERS else same_but_for_noise:
             copies.append((*pair, math.tanh(z[pair]) if count > MIN_OTHERS else alike))
@@ -228,18 +229,30 @@ def _nominate(smooth: Floats, spectra: NDArray[np.complex64], bank: NDArray[np.b
     found: list[set[tuple[int, int]]] = [set() for _ in range(count)]
     rng = np.random.default_rng(0)
     asked = ((alike, alike, NOMINATED, (0,)), (same, same, NOMINATED, (0,)), (same, turned, MIRRORED, (1, 2)))
+    in_bank = np.flatnonzero(bank)
     for queries, keys, most, kinds in asked:
-        for rows in np.array_split(np.arange(count), -(-count // BLOCK)):
-            similar = queries[rows] @ keys.T
-            similar[(rows[:, None] == np.arange(count)) | ~(bank[rows, None] | bank)] = -np.inf
-            nearest = np.argpartition(-similar, min(most, count - 2), axis=1)[:, :most]
-            for k, j in np.argwhere(np.take_along_axis(similar, nearest, axis=1) > -np.inf).tolist():
-                one, other = int(rows[k]), int(nearest[k, j])
-                found[one] |= {(other, kind) for kind in kinds}
-                found[other] |= {(one, kind) for kind in kinds}
-    for i, some in enumerate(found):
-        some |= {(j, 0) for j in rng.choice(count, CHANCE, replace=False).tolist() if j != i}
+        for one, other in _likest(queries, keys, in_bank, most):
+            found[one] |= {(other, kind) for kind in kinds}
+            found[other] |= {(one, kind) for kind in kinds}
+    # what those have of their own is told by what they share with their likest; all others say nothing here
+    outside = np.array([i for i, some in enumerate(found) if some and not bank[i]], np.intp)
+    for one, other in _likest(alike, alike, outside, NOMINATED):
+        found[one].add((other, 0))
+    for i in in_bank.tolist():
+        found[i] |= {(j, 0) for j in rng.choice(count, CHANCE, replace=False).tolist() if j != i}
     return [sorted(some) for some in found]
+
+
+def _likest(queries: Floats, keys: Floats, asking: Ints, most: int) -> Iterator[tuple[int, int]]:
+    """Yields each asking picture with those, other than itself, that are likest to it."""
+    count = len(keys)
+    for rows in np.array_split(asking, -(-len(asking) // BLOCK) or 1):
+        similar = queries[rows] @ keys.T
+        similar[rows[:, None] == np.arange(count)] = -np.inf
+        nearest = np.argpartition(-similar, min(most, count - 2), axis=1)[:, :most]
+        for row, others in zip(rows.tolist(), nearest.tolist(), strict=True):
+            for other in others:
+                yield row, other
 
 
 def _unit(values: Floats) -> Floats:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import PurePath
 from typing import NamedTuple
 
@@ -14,8 +15,8 @@ import numpy as np
 from flawscope import errors
 from flawscope.errors import InputError, join_names, pluralize
 from flawscope.pictures.mask_files import EXPORTED, fold
-from flawscope.pictures.near_duplicates import Compared, Look, clusters, compare_pictures
-from flawscope.progress import Say
+from flawscope.pictures.near_duplicates import Compared, Look, Pair, clusters, compare_pictures
+from flawscope.pictures.table import CALIBRATION, Picture, next_unit
 
 MIN_SPREAD = 4.0  # grey levels of spread below which a picture may show nothing
 MIN_SPREAD_SHARE = 0.2  # and of the spread of the others
@@ -28,6 +29,7 @@ _CHANGED = re.compile(
 )
 
 PartKey = tuple[str | None, ...]  # what a pattern's groups match, or its whole match
+PartReader = Callable[[str], PartKey | None]  # tells the part by a picture's name; None: it tells none
 
 
 def part_key(name: str, expression: re.Pattern[str] | None) -> PartKey | None:
@@ -73,6 +75,21 @@ def compile_group(pattern: str | None) -> re.Pattern[str] | None:
     return None if pattern is None else errors.compile_pattern("--group", pattern)
 
 
+def group_reader(pattern: str | None) -> PartReader | None:
+    """Returns what reads parts from names by a regular expression (`--group`); None: it reads none.
+    InputError: the expression is wrong."""
+    expression = compile_group(pattern)
+    return None if expression is None else lambda name: part_key(name, expression)
+
+
+def check_group(names: Sequence[str], pattern: str | None) -> None:
+    """Checks a regular expression (`--group`). InputError: it is wrong, or matches none of the names."""
+    expression = compile_group(pattern)
+    if expression is None or not names or any(part_key(name, expression) for name in names):
+        return
+    raise InputError(f"--group '{pattern}' matches no file name such as {names[0]}: correct the pattern")
+
+
 def group_numbers(names: Sequence[str], pattern: str | None) -> list[int]:
     """Number for each name; names in which `pattern` matches the same text share one.
 
@@ -83,51 +100,243 @@ def group_numbers(names: Sequence[str], pattern: str | None) -> list[int]:
     Raises:
         InputError: the pattern is not a regular expression, or matches no name.
     """
-    expression = compile_group(pattern)
-    if pattern is not None and names and not any(part_key(name, expression) for name in names):
-        raise InputError(f"--group '{pattern}' matches no file name such as {names[0]}: correct the pattern")
-    numbers: dict[object, int] = {}
-    parts = name_parts(names, expression)
-    return [numbers.setdefault(i if part is None else part, len(numbers)) for i, part in enumerate(parts)]
+    check_group(names, pattern)
+    return units_of(named_rows(names), part_of=group_reader(pattern)).numbers
+
+
+def named_rows(names: Sequence[str], looks: Sequence[Look | None] = ()) -> list[Picture]:
+    """Rows of pictures of which names are known, and looks where these are given."""
+    known = looks or [None] * len(names)
+    return [Picture("", CALIBRATION, name, look=look) for name, look in zip(names, known, strict=True)]
 
 
 class Units(NamedTuple):
-    """Units of pictures: those of one part, by their names, and near-copies.
+    """Parts that new pictures show.
 
-    numbers: [N], of each picture's unit, rising from 0.
-    near_copies: numbers of the pictures that are nearly the same, in groups.
+    rows: the new rows, each with its unit.
+    copies: known rows that new pictures are nearly the same as, by the numbers of the new ones.
+    further: numbers of other new pictures that show known parts, as names tell.
+    near_copies, unsure: groups of new pictures of which names do not tell that they show one part: nearly the
+        same, without exact copies; and the same but for noise, which count as several parts.
+    remarks: lines for a person.
     """
 
-    numbers: list[int]
+    rows: list[Picture]
+    copies: dict[int, Picture]
+    further: list[int]
     near_copies: list[list[int]]
+    unsure: list[list[int]]
+    remarks: list[str]
+
+    @property
+    def numbers(self) -> list[int]:
+        """Unit [N] of each new picture."""
+        return [row.unit for row in self.rows]
+
+    def describe_copies(self) -> str:
+        """Names the new pictures that are nearly the same as known ones; empty: there are none."""
+        if not self.copies:
+            return ""
+        number, other = next(iter(self.copies.items()))
+        count = pluralize(len(self.copies), "picture")
+        return f"{count} nearly the same as known ones, such as {self.rows[number].name} as {other.name}"
 
 
-def find_units(looks: Sequence[Look | None], groups: Sequence[int]) -> Units:
-    """Units of pictures of groups that names tell; near-copies share one whatever they are called.
+def units_of(
+    new: Sequence[Picture], known: Iterable[Picture] = (), part_of: PartReader | None = None
+) -> Units:
+    """Finds the parts that new pictures show, among themselves and among all that are known: the only place
+    that numbers parts.
 
-    looks: None: a picture that cannot be read.
+    Pictures show one part where names tell so, or where they are nearly the same and names do not tell
+    different parts. A picture of a known part gets its unit, others get units that no known row has.
+
+    Args:
+        known: rows with units. Those without looks are known by their names alone.
+        part_of: tells the part by a name, or None; without it names tell that pictures were made from one
+            (`same_sources`).
     """
-    copies = [*clusters(_compare(looks).copies)]
-    return Units(_join(groups, copies), copies)
+    count, earlier = len(new), _with_units(known)
+    every = [*new, *earlier]
+    told = [None if part_of is None else part_of(row.name) for row in every]
+    labels = _labels(new, earlier, told)
+    compared = _compare([row.look for row in every], count)
+    copies = [several for several in clusters(compared.copies) if len({labels[k] for k in several}) > 1]
+    apart = [several for several in copies if all(told[k] is not None for k in several)]
+    joined = [several for several in copies if several not in apart]
+    joined_labels = _join(labels, joined)
+    unsure = _find_unsure(compared.unsure, joined_labels, told)
+    units = _number(joined_labels, count, earlier)
+    rows = [replace(row, unit=unit) for row, unit in zip(new, units, strict=True)]
+    known_copies = _known_copies(joined, count, earlier)
+    known_units = {row.unit for row in earlier}
+    further = [k for k, unit in enumerate(units) if unit in known_units and k not in known_copies]
+    among_new = [[k for k in several if k < count] for several in joined]
+    near_copies = [own for several in among_new if len(own := _without_exact(several, new)) > 1]
+    names = [row.name for row in every]
+    remarks = [
+        *_apart_remarks(apart, names),
+        *_unsure_remarks(unsure, joined_labels[:count], names),
+        *_near_copy_remarks(near_copies, joined_labels[:count], names),
+        *_unknown_remarks(new, earlier),
+    ]
+    return Units(rows, known_copies, further, near_copies, _among(unsure, count), remarks)
 
 
-def _compare(looks: Sequence[Look | None]) -> Compared:
+def _with_units(known: Iterable[Picture]) -> list[Picture]:
+    """Rows with a unit, each picture once."""
+    once: dict[str, Picture] = {}
+    for row in known:
+        if row.unit >= 0:
+            once.setdefault(row.hash, row)
+    return list(once.values())
+
+
+def _labels(new: Sequence[Picture], earlier: Sequence[Picture], told: Sequence[PartKey | None]) -> list[int]:
+    """Labels [new and earlier] of the parts that names and known units tell, rising from 0."""
+    sources = _sources([row.name for row in new], [row.name for row in earlier])
+    keys = [part or source for part, source in zip(told, sources, strict=True)]
+    known: dict[object, object] = {}
+    for key, row in zip(keys[len(new) :], earlier, strict=True):
+        if key is not None:
+            known.setdefault(key, row.unit)
+    numbers: dict[object, int] = {}
+    labels = []
+    for k, key in enumerate(keys):
+        if k >= len(new):
+            part: object = earlier[k - len(new)].unit
+        elif key is None:
+            part = ("picture", k)
+        else:
+            part = known.get(key, ("part", key))
+        labels.append(numbers.setdefault(part, len(numbers)))
+    return labels
+
+
+def _sources(new: Sequence[str], earlier: Sequence[str]) -> list[PartKey | None]:
+    """Picture that each new and earlier one was made from, as `same_sources` says. A new one that bears an
+    earlier one's name is another picture: cameras number from 1 again."""
+    stems, among_new = {_without_suffix(name) for name in new}, same_sources(new)
+    found = [None if source in stems else source for source in same_sources([*new, *earlier])]
+    for k, source in enumerate(among_new):
+        found[k] = found[k] if source is None else source
+    return [None if source is None else ("", source) for source in found]
+
+
+def _compare(looks: Sequence[Look | None], new: int) -> Compared:
+    """Compares the first so many pictures with each other and with all others."""
     known = [k for k, look in enumerate(looks) if look is not None]
     found = [look for look in looks if look is not None]
-    pairs = compare_pictures(found, np.arange(len(found)))
+    pairs = compare_pictures(found, np.flatnonzero(np.array(known, np.intp) < new))
     return Compared(*([(known[i], known[j], much) for i, j, much in some] for some in pairs))
 
 
-def _join(groups: Sequence[int], copies: Sequence[Sequence[int]]) -> list[int]:
-    """Numbers of groups of which those that share copies are one, rising from 0."""
+def _join(labels: Sequence[int], copies: Sequence[Sequence[int]]) -> list[int]:
+    """Labels of which those that share copies are one, rising from 0."""
     firsts: dict[int, int] = {}
     by_name = [
-        (first, k, 1.0) for k, group in enumerate(groups) if (first := firsts.setdefault(group, k)) != k
+        (first, k, 1.0) for k, label in enumerate(labels) if (first := firsts.setdefault(label, k)) != k
     ]
     linked = [(several[0], k, 1.0) for several in copies for k in several[1:]]
     first_of = {k: several[0] for several in clusters([*by_name, *linked]) for k in several}
     numbers: dict[int, int] = {}
-    return [numbers.setdefault(first_of.get(k, k), len(numbers)) for k in range(len(groups))]
+    return [numbers.setdefault(first_of.get(k, k), len(numbers)) for k in range(len(labels))]
+
+
+def _number(labels: Sequence[int], new: int, earlier: Sequence[Picture]) -> list[int]:
+    """Units [new] of new pictures: the lowest known one of their label, or new ones, rising."""
+    units: dict[int, int] = {}
+    for label, row in zip(labels[new:], earlier, strict=True):
+        units[label] = min(row.unit, units.get(label, row.unit))
+    following = next_unit(earlier)
+    for label in labels[:new]:
+        if label not in units:
+            units[label] = following
+            following += 1
+    return [units[label] for label in labels[:new]]
+
+
+def _known_copies(
+    joined: Sequence[Sequence[int]], new: int, earlier: Sequence[Picture]
+) -> dict[int, Picture]:
+    """The first known row that each new picture is nearly the same as."""
+    found: dict[int, Picture] = {}
+    for several in joined:
+        known = [earlier[k - new] for k in several if k >= new]
+        if known:
+            found |= {k: known[0] for k in several if k < new}
+    return dict(sorted(found.items()))
+
+
+def _find_unsure(
+    pairs: Sequence[Pair], labels: Sequence[int], told: Sequence[PartKey | None]
+) -> list[list[int]]:
+    """Groups of pictures that look the same but for noise, of which names do not tell different parts."""
+    doubted = [
+        (i, j, alike)
+        for i, j, alike in pairs
+        if labels[i] != labels[j] and (told[i] is None or told[j] is None)
+    ]
+    return [*clusters(doubted)]
+
+
+def _among(groups: Sequence[Sequence[int]], new: int) -> list[list[int]]:
+    """The new pictures of groups that have several of them."""
+    own = [[k for k in several if k < new] for several in groups]
+    return [several for several in own if len(several) > 1]
+
+
+# ---------------------------------------------------------------------------------------------------- remarks
+
+
+def _describe_alike(groups: Sequence[Sequence[int]], names: Sequence[str]) -> str:
+    example = join_names([names[k] for k in groups[0][:2]])
+    count = pluralize(sum(map(len, groups)), "picture")
+    return f"{count} are nearly the same as others, such as {example}"
+
+
+def _apart_remarks(apart: Sequence[Sequence[int]], names: Sequence[str]) -> Iterator[str]:
+    if apart:
+        alike = _describe_alike(apart, names)
+        yield f"{alike}, although their names tell different parts: correct the pattern"
+
+
+def _unsure_remarks(
+    unsure: Sequence[Sequence[int]], labels: Sequence[int], names: Sequence[str]
+) -> Iterator[str]:
+    """labels: of the new pictures."""
+    if not unsure:
+        return
+    parts, own = len({*labels}), [[k for k in several if k < len(labels)] for several in unsure]
+    fewer = len({*_join(labels, [several for several in own if several])})
+    lowest = "nothing" if fewer == 1 else f"no rate below {1 / (fewer + 1):.1%}"
+    yield (
+        f"unsure: {_describe_alike(unsure, names)} but for noise: alike parts, or one part again? Counted as "
+        f"{pluralize(parts, 'part')}; if they show the same part there {'is' if fewer == 1 else 'are'} "
+        f"{fewer}, and {lowest} can be promised: take them out then (`data check --out PAGE.html` "
+        "shows the pairs), or tell parts by names (--group)"
+    )
+
+
+def _near_copy_remarks(
+    near_copies: Sequence[Sequence[int]], labels: Sequence[int], names: Sequence[str]
+) -> Iterator[str]:
+    """labels: of the new pictures."""
+    if near_copies:
+        yield (
+            f"near-copies: {_describe_alike(near_copies, names)}: one part photographed again? Counted as "
+            f"{pluralize(len({*labels}), 'part')}; if each shows another part: --group '.*'"
+        )
+
+
+def _unknown_remarks(new: Sequence[Picture], earlier: Sequence[Picture]) -> Iterator[str]:
+    """Says that new pictures cannot be compared with all that are known."""
+    blind = sum(row.look is None for row in earlier)
+    if blind and any(row.look is not None for row in new):
+        yield (
+            f"the model keeps no looks of {blind} of the {pluralize(len(earlier), 'picture')} that it knows: "
+            "copies of them that were saved anew are not known again, so give none"
+        )
 
 
 NOTHING = "nothing beside the others (black, white, or a covered lens)"  # that such pictures show
@@ -151,104 +360,11 @@ def show_nothing(looks: Sequence[Look | None]) -> list[int]:
     return np.flatnonzero(found).tolist()
 
 
-def _without_exact(several: Sequence[int], looks: Sequence[Look | None]) -> list[int]:
+def _without_exact(several: Sequence[int], rows: Sequence[Picture]) -> list[int]:
     """Numbers of pictures, of exact copies the first: what is told of these is told where they are left
     out."""
     first: dict[object, int] = {}
     for k in several:
-        look = looks[k]
+        look = rows[k].look
         first.setdefault(k if look is None else (look.thumbnail.tobytes(), look.noise), k)
     return [*first.values()]
-
-
-class PartsFound(NamedTuple):
-    """Parts that pictures show.
-
-    numbers: [N], of the part of each. near_copies, unsure: groups of pictures of which names do not tell
-    that they show one part: nearly the same, without exact copies; and the same but for noise, which count
-    as several parts. remarks: on them.
-    """
-
-    numbers: list[int]
-    near_copies: list[list[int]]
-    unsure: list[list[int]]
-    remarks: list[str]
-
-
-def compare_parts(
-    looks: Sequence[Look | None], names: Sequence[str], groups: Sequence[int], *, pattern: str | None
-) -> PartsFound:
-    """Groups pictures that show one part: those that names tell, or else near-copies.
-
-    Args:
-        groups: by the names. pattern: by which names tell them; near-copies that it tells apart are reported.
-    """
-    expression, remarks = compile_group(pattern), list[str]()
-    told = [part_key(name, expression) is not None for name in names]
-    compared = _compare(looks)
-    copies = [several for several in clusters(compared.copies) if len({groups[k] for k in several}) > 1]
-    apart = [several for several in copies if all(told[k] for k in several)]
-    joined = [several for several in copies if several not in apart]
-
-    def describe(copies: Sequence[Sequence[int]]) -> str:
-        example = join_names([names[k] for k in copies[0][:2]])
-        return (
-            f"{pluralize(sum(map(len, copies)), 'picture')} are nearly the same as others, such as {example}"
-        )
-
-    if apart:
-        remarks.append(f"{describe(apart)}, although their names tell different parts: correct the pattern")
-    numbers = _join(groups, joined) if joined else list(groups)
-    parts = len({*numbers})
-    doubted = [
-        (i, j, alike)
-        for i, j, alike in compared.unsure
-        if numbers[i] != numbers[j] and not (told[i] and told[j])
-    ]
-    unsure = [*clusters(doubted)]
-    if unsure:
-        fewer = len({*_join(numbers, unsure)})
-        lowest = "nothing" if fewer == 1 else f"no rate below {1 / (fewer + 1):.1%}"
-        remarks.append(
-            f"unsure: {describe(unsure)} but for noise: alike parts, or one part again? Counted as "
-            f"{pluralize(parts, 'part')}; if they show the same part there {'is' if fewer == 1 else 'are'} "
-            f"{fewer}, and {lowest} can be promised: take them out then (`data check --out PAGE.html` "
-            "shows the pairs), or tell parts by names (--group)"
-        )
-    shown = [own for several in joined if len(own := _without_exact(several, looks)) > 1]
-    if shown:
-        remarks.append(
-            f"near-copies: {describe(shown)}: one part photographed again? Counted as "
-            f"{pluralize(parts, 'part')}; if each shows another part: --group '.*'"
-        )
-    return PartsFound(numbers, shown, unsure, remarks)
-
-
-def find_parts(
-    looks: Sequence[Look | None],
-    names: Sequence[str],
-    groups: Sequence[int],
-    *,
-    pattern: str | None,
-    say: Say,
-) -> list[int]:
-    """Numbers of the parts that `compare_parts` finds; `say` gets its remarks."""
-    found = compare_parts(looks, names, groups, pattern=pattern)
-    for line in found.remarks:
-        say(line)
-    return found.numbers
-
-
-def find_new_parts(
-    looks: Sequence[Look | None],
-    names: Sequence[str],
-    pattern: str | None,
-    *,
-    say: Say,
-) -> list[int]:
-    """`find_parts` of pictures that a model has not seen: by its pattern where it fits their names."""
-    try:
-        groups = group_numbers(names, pattern)
-    except InputError:  # these are named otherwise
-        groups, pattern = group_numbers(names, None), None
-    return find_parts(looks, names, groups, pattern=pattern, say=say)

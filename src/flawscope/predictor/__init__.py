@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from flawscope.artefact import model_file
 from flawscope.artefact.certificate import Certificate, certify_samples
 from flawscope.artefact.detection import describe_detection, with_decided_defects
+from flawscope.artefact.expected import SCALE, ExpectedPictures
 from flawscope.artefact.files import ARCHIVE_SUFFIX, EXPORTED_SUFFIX, TRAINED_SUFFIX, exported_error
 from flawscope.artefact.model_file import Artefact, Manifest, unpack_images
 from flawscope.artefact.parts import PART
@@ -23,10 +24,11 @@ from flawscope.calibration.outliers import Suspect
 from flawscope.calibration.size_bounds import SizeBounds
 from flawscope.calibration.threshold import Calibration, Rate
 from flawscope.errors import InputError, check_arguments
-from flawscope.pictures.appearance import AppearanceRange, measure_appearance
+from flawscope.pictures.appearance import measure_appearance
+from flawscope.pictures.decoded import DecodedPictures
 from flawscope.pictures.decoding import PictureSource, error_reason
-from flawscope.pictures.form import describe_other_form, known_sizes, positive_length
-from flawscope.pictures.listing import refuse_masks
+from flawscope.pictures.form import describe_other_form
+from flawscope.pictures.listing import refuse_masks, relative_names
 from flawscope.predictor.any_model import AnyModel
 from flawscope.predictor.kind_classifier import KindClassifier
 from flawscope.predictor.kinds import name_kinds
@@ -53,10 +55,9 @@ from flawscope.runtime import Run, Runner, Session, open_session, read, read_man
 from flawscope.views.frames import PartPose
 from flawscope.views.geometry import Geometry
 from flawscope.views.tiles import RegionOfInterest
-from flawscope.views.view_looks import ViewLooks, thumbnail
+from flawscope.views.view_looks import thumbnail
 from flawscope.views.views import PartFrameViews, Views
 
-SCALE = "mm_per_pixel"  # among a model's facts: how long a pixel of its pictures is
 SHOWN_SAMPLES = 3  # stored pictures that a notebook shows
 
 
@@ -85,15 +86,6 @@ def fitted_artefact(model: str | os.PathLike[str] | Artefact | Predictor) -> Art
     return model.artefact if isinstance(model, Predictor) else model_file.read(model)
 
 
-def _stored_scale(manifest: Manifest) -> float | None:
-    """Length of a pixel of the pictures in millimetres; None: not known. InputError where it is damaged."""
-    try:
-        length = manifest.facts.get(SCALE)
-        return None if length is None else positive_length(length)
-    except ValueError:
-        raise InputError(f"the model's {SCALE} is {length!r:.30}, no length: fit anew") from None
-
-
 class Predictor(AnyModel):
     """Fitted model that judges pictures: paths, bytes, PIL images, numpy `[H, W, 3]` uint8.
 
@@ -119,10 +111,9 @@ class Predictor(AnyModel):
         self.session = session
         kinds = artefact.manifest.kinds
         self.kind_classifier = KindClassifier(kinds, artefact.tensors["kinds"]) if kinds else None
-        self.appearance = AppearanceRange.from_facts(artefact.manifest.facts)
-        self.view_looks = ViewLooks.from_facts(artefact.manifest.facts)
-        self.known_sizes = known_sizes(artefact.manifest.facts)
-        self.mm_per_pixel = _stored_scale(artefact.manifest)
+        expected = ExpectedPictures.from_facts(artefact.manifest.facts)
+        self.appearance, self.known_sizes = expected.appearance, expected.sizes
+        self.view_looks, self.mm_per_pixel = expected.view_looks, expected.mm_per_pixel
         self.size_bounds = SizeBounds.from_facts(artefact.manifest.facts)
         self.failures = [*failures]
 
@@ -385,7 +376,8 @@ class Predictor(AnyModel):
         """
         pictures = list(resolve_pictures(good))
         refuse_masks(pictures)
-        return recalibrate(self, pictures, step, force)
+        decoded = DecodedPictures(pictures, self.manifest.preprocess.channels)
+        return recalibrate(self, decoded, relative_names(pictures), step, force)
 
     def valid_mask(self, geometry: Geometry) -> NDArray[np.bool_]:
         """Mask [H, W] at the size of a prediction's map: the pixels that show the picture, not a letterbox's

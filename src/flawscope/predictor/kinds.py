@@ -12,15 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.artefact.model_file import Artefact
+from flawscope.artefact.parts import stored_part_reader
 from flawscope.calibration.outliers import odd_looks
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.channels import first_channels
 from flawscope.pictures.decoding import PictureSource, error_reason, pixel_hash, source_name
 from flawscope.pictures.near_duplicates import Look
-from flawscope.pictures.units import find_new_parts
+from flawscope.pictures.units import named_rows, units_of
 from flawscope.predictor import kind_classifier
 from flawscope.predictor.kind_classifier import MIN_EXAMPLES, KindClassifier
-from flawscope.progress import ProgressCallback, discard, ignore_progress
+from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results.prediction import Prediction
 from flawscope.views.views import Views
 
@@ -176,8 +177,8 @@ class LabelledRegions:
         self.looks.append(Look.of(first_channels(picture, how.channels)))
 
     def learn(self, predictor: Predictor, error: float) -> LearntKinds:
-        pattern = predictor.manifest.facts.get("group")
-        units = find_new_parts(self.looks, self.names, pattern, say=discard)
+        examples = named_rows(self.names, self.looks)
+        units = units_of(examples, part_of=stored_part_reader(predictor.manifest)).numbers
         first = {pair: k for k, pair in reversed([*enumerate(zip(units, self.kinds, strict=True))])}
         chosen = sorted(first.values())
         labels = [self.kinds[k] for k in chosen]

@@ -28,6 +28,8 @@ from flawscope.artefact import files
 from flawscope.artefact.certificate import MAP_STRIDE
 from flawscope.artefact.model_file import METADATA_KEY, Artefact, Manifest
 from flawscope.errors import InputError
+from flawscope.pictures.near_duplicates import SIDE
+from flawscope.pictures.table import LOOK_NOISE, LOOK_ROWS, LOOK_TENSORS, LOOKS
 from flawscope.runtime import onnx_check
 from flawscope.runtime.onnx_check import METADATA_PROPS, Buffer, parse_fields
 
@@ -40,6 +42,7 @@ KEPT_TENSORS: dict[str, tuple[str, np.dtype[Any]]] = {  # entry: tensor and type
     "roi": ("roi", np.dtype(np.bool_)),
     "region": ("region", np.dtype(np.bool_)),
     "kinds": ("kinds", np.dtype(np.float32)),
+    **{name: (name, kind) for name, kind in LOOK_TENSORS.items()},
 }
 MAX_PROTOBUF_BYTES = 2**31 - 1  # bytes of a protobuf message
 MAX_TENSOR_BYTES = 32 * 2**20  # of one of them; larger ones stay in the .safetensors file
@@ -85,7 +88,11 @@ def read(path: Place) -> Artefact:
             onnx_check.check(data)
         except ValueError as error:
             raise files.unusable_file_error(path, f"{error}; export it anew") from None
-        return Artefact(manifest, _unpack_tensors(entries, manifest, path))
+        tensors = _unpack_tensors(entries, manifest, path)
+    try:
+        return Artefact.from_stored(manifest, tensors)
+    except InputError as error:
+        raise files.unusable_file_error(path, str(error)) from None
 
 
 def write(artefact: Artefact, network: Buffer, path: str | os.PathLike[str]) -> None:
@@ -165,10 +172,11 @@ def _memory_map(path: Place) -> Iterator[memoryview]:
 
 def _build_entries(artefact: Artefact, network: str) -> dict[str, str]:
     """Metadata for a network of this digest. ASCII only."""
+    stored = artefact.stored_tensors()
     tensors = {
         f"{METADATA_KEY}.{entry}": base64.b64encode(zlib.compress(tensor.tobytes())).decode("ascii")
         for entry, (name, kind) in KEPT_TENSORS.items()
-        if (tensor := artefact.tensors.get(name)) is not None
+        if (tensor := stored.get(name)) is not None
         and tensor.dtype == kind
         and tensor.nbytes <= MAX_TENSOR_BYTES
     }
@@ -212,14 +220,29 @@ def _unpack_tensors(entries: Mapping[str, str], manifest: Manifest, path: Any) -
     shapes = {"samples": (count, 3, *size), "sample_maps": (count, *grid), "roi": size, "region": size}
     shapes |= {} if manifest.kinds is None else {"kinds": manifest.kinds.shape}
     try:
+        shapes |= _look_shapes(entries)
         return {
             name: _unpack_array(entries[f"{METADATA_KEY}.{entry}"], shapes[name], kind)
             for entry, (name, kind) in KEPT_TENSORS.items()
             if f"{METADATA_KEY}.{entry}" in entries
         }
     except (ValueError, KeyError, zlib.error):
-        what = "its sample pictures, its kinds of defects or its region of interest are damaged"
+        what = (
+            "its sample pictures, its kinds of defects, its region of interest or the looks of its good "
+            "pictures are damaged"
+        )
         raise files.damaged_error(path, what) from None
+
+
+def _look_shapes(entries: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the looks, whose number the file does not say elsewhere. zlib.error or ValueError."""
+    packed = entries.get(f"{METADATA_KEY}.{LOOK_ROWS}")
+    if packed is None:
+        return {}
+    kind = LOOK_TENSORS[LOOK_ROWS]
+    data = zlib.decompressobj().decompress(base64.b64decode(packed, validate=True), MAX_TENSOR_BYTES)
+    count = len(data) // kind.itemsize
+    return {LOOKS: (count, SIDE, SIDE), LOOK_NOISE: (count,), LOOK_ROWS: (count,)}
 
 
 def _unpack_array(text: str, shape: tuple[int, ...], kind: np.dtype[Any]) -> NDArray[Any]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from flawscope.artefact import files
 from flawscope.artefact.model_file import Artefact
-from flawscope.errors import FlawscopeError, InputError, one_line_message
+from flawscope.errors import ExcludedPictureError, FlawscopeError, InputError, one_line_message
 from flawscope.machine import SMALL_BATCH, batch_size_for
 from flawscope.runtime import onnx_check
 from flawscope.runtime.onnx_file import Member, NetworkFile
@@ -59,6 +59,10 @@ class Session(Runner, Protocol):
     def residuals(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Differences of images `[B, 3, H, W]` from good ones, cells `[B, C, h, w]` float32. InputError: the
         network does not say."""
+
+    def run_without(self, artefact: Artefact, unit: int) -> Run:
+        """Returns `run` as if the artefact's pictures of a unit had not been learnt from. The run raises an
+        ExcludedPictureError where they cannot be left out."""
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
         """Writes the model file, atomically."""
@@ -218,6 +222,12 @@ class ExportedSession:
                 self._residuals = self.graph.open_residuals()
         (cells,) = self.engine.run_checked(self._residuals, {"images": images})
         return cells
+
+    def run_without(self, artefact: Artefact, unit: int) -> Run:
+        def refuse(images: NDArray[np.float32]) -> Answers:
+            raise ExcludedPictureError("an exported network cannot leave out what it has learnt from")
+
+        return refuse
 
     def _answers(self, run: Compute, images: NDArray[np.float32]) -> Answers:
         return self.engine.score(run, {"images": images}, len(images), self.size)

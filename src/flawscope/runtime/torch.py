@@ -17,8 +17,10 @@ from flawscope.machine import LARGE_BATCH, SMALL_BATCH, batch_size_for
 from flawscope.methods import registry
 from flawscope.methods.descriptors import DescriptorNetwork
 from flawscope.methods.detector import Detector, resolve_device
+from flawscope.methods.task import LeaveOut
 from flawscope.methods.threads import set_thread_count, workers
-from flawscope.runtime.session import Answers
+from flawscope.pictures.table import learnt_units
+from flawscope.runtime.session import Answers, Run
 
 
 class TorchSession:
@@ -31,6 +33,7 @@ class TorchSession:
         self.device = resolve_device(device)
         self.model = model.to(self.device).eval()
         self.size = model.size
+        self._leave_out: tuple[Artefact, LeaveOut] | None = None
 
     @classmethod
     def open(cls, artefact: Artefact, device: str = "auto", threads: int | None = None) -> TorchSession:
@@ -79,6 +82,14 @@ class TorchSession:
         with workers(self.device) as each:  # on a CPU by one thread: others go on beside it
             [cells] = each(self.model.residuals, [torch.from_numpy(images).to(self.device)])
         return np.asarray(cells.float().cpu().numpy())
+
+    def run_without(self, artefact: Artefact, unit: int) -> Run:
+        if self._leave_out is None or self._leave_out[0] is not artefact:
+            kept = {name: one for name, one in artefact.tensors.items() if name != "samples"}
+            tensors = {name: torch.from_numpy(np.asarray(one)) for name, one in kept.items()}
+            learnt = learnt_units(artefact.manifest.pictures).values()
+            self._leave_out = artefact, LeaveOut(self.model, learnt, tensors)
+        return self._leave_out[1].run(unit)
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
         model_file.write(artefact, path)

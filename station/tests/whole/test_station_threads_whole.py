@@ -145,17 +145,14 @@ FAULTS: dict[str, tuple[Break, str]] = {
         "disk_full",
     ),
     # no inode, no quota: the disk has room
-    "no file can be written": (
-        _set(lambda one: store_files.files, "replace_file", FULL),
-        "store_unreachable",
-    ),
+    "no file can be written": (_set(lambda one: store_files.files, "replace_file", FULL), "disk_full"),
     "keeping a picture panics": (_set(lambda one: one.files, "keep", PANIC), "not_inspecting"),
     "no thread can be started": (
         _set(lambda one: one.inspector._pool, "submit", RuntimeError("can't start new thread")),
         "not_inspecting",
     ),
     "checking pictures has a bug": (_set(lambda one: admission, "check_picture", BUG), "not_inspecting"),
-    "the data base is away": (_set(lambda one: one.database, "reading", AWAY), "store_unreachable"),
+    "the data base is away": (_set(lambda one: one.database, "check_answers", AWAY), "store_unreachable"),
     "the data base is read only": (_set(lambda one: one.database, "_writer", READ_ONLY), "store_unreachable"),
     "the folder's round has a bug": (_set(watched, "look", BUG), "folder_waits"),
     "the folder's round panics": (_set(watched, "look", PANIC), "not_inspecting"),
@@ -207,7 +204,7 @@ def test_every_picture_is_inspected_or_told_and_readyz_says_what_is_true(
             until(lambda: asked.was_told(kind), f"{kind} was not told")
         if hasattr(station, "_healed"):
             station._healed()
-    assert asked.inspect(parts[0], "after")
+    until(lambda: asked.inspect(parts[0], "after"))
     until(lambda: asked.is_ready, "it works again, and says that it is not ready")
     for name, outcome in outcomes.items():
         assert isinstance(outcome, Exception) or outcome.exception(30) is not None or name in asked.names()

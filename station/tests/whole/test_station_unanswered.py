@@ -20,7 +20,7 @@ from openpyxl import load_workbook
 from sqlalchemy import text
 
 from flawscope_station.inspecting.job import LateError
-from flawscope_station.inspecting.writer import Answer
+from flawscope_station.inspecting.writer import Answer, Waiter
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.shifts import Shift
 from flawscope_station.shifts.reports import hourly_rows, shift_data
@@ -79,7 +79,7 @@ async def given_up(running: Any, gate: Gate, data: bytes, part: str, why: str) -
     due = time.monotonic() + (0.01 if why == LATE else PATIENCE)
     while part not in gate.judged:
         await asyncio.sleep(0.01)
-    waiting = asyncio.create_task(wait_for_inspection(station, number, answer, due))
+    waiting = asyncio.create_task(wait_for_inspection(station, number, Waiter(answer), due))
     await asyncio.sleep(0.01)
     if why == WITHDRAWN:
         waiting.cancel(WITHDRAWN)
@@ -181,3 +181,17 @@ def test_an_answer_is_given_or_given_up():
     assert left.give_up(ABANDONED)
     assert left.give_up(LATE)
     assert left.decide() == ABANDONED
+
+
+def test_an_answer_is_given_up_when_all_have_left_who_wait():
+    shared = Answer()
+    shared.join()
+    first, second = Waiter(shared), Waiter(shared)
+    assert first.leave(ABANDONED)
+    assert first.leave(LATE), "it has left already"
+    assert shared.reason() is None, "the other one waits"
+    assert second.leave(LATE)
+    assert shared.reason() == LATE
+    shared.join()
+    assert shared.decide() is None, "a third one came in time"
+    assert not Waiter(shared).leave(LATE)

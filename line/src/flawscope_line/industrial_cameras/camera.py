@@ -115,6 +115,7 @@ class TriggeredCamera(LiveCamera):
         if not self._is_new_frame(first) and first.picture is not None:
             self._handle_repeat({})
         while not self._ended.is_set():
+            self._go_on()
             with self._changed:
                 self._changed.wait_for(lambda: self._triggers or self._ended.is_set(), CHECK_INTERVAL)
             while late := device.next(0):

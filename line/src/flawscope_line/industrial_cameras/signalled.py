@@ -62,6 +62,7 @@ class SignalledCamera(LiveCamera):
             self._mark_running()
             while not self._ended.is_set():
                 frame = device.next(CHECK_INTERVAL)
+                self._go_on()
                 if frame is None:
                     self._tell_missed()  # the others may all wait for room in the queue
                     continue

@@ -65,6 +65,7 @@ DOUBT_SECONDS = 1.0  # seconds without Ready after a camera's error, unless it g
 MIN_RETRY_DELAY, MAX_RETRY_DELAY = 0.2, 2.0  # seconds before a broken transport is opened anew
 MIN_LOAD_DELAY, MAX_LOAD_DELAY = 0.25, 30.0  # seconds before a model that failed to load is tried again
 STOP_TIMEOUT = 10.0  # seconds
+HANGING_SECONDS = 30.0  # seconds without a step after which the line is told to hang
 ENDING_OUTPUTS = Outputs(error=True, code=Code.ENDING)
 
 _CODES_OF_ERRORS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], Code], ...] = (
@@ -155,7 +156,7 @@ class PlcLine:
         self._load_backoff = Backoff(MIN_LOAD_DELAY, MAX_LOAD_DELAY)
         self._trigger_time: float | None = None  # of the part that is not answered yet
         self._ended = threading.Event()
-        self.threads = [GuardedThread(name, lambda: asyncio.run(self._run()), self._ended, clock)]
+        self.threads = [GuardedThread(name, self._run_loop, self._ended, clock)]
 
     def start(self) -> None:
         self.threads[0].start()
@@ -179,6 +180,11 @@ class PlcLine:
                 self._loop.call_soon_threadsafe(self._changed.set)
 
     # ---- the loop
+
+    def _run_loop(self) -> None:
+        """Run the loop, whose steps are watched: one that waits for something stops all of the line."""
+        with self.threads[0].call(HANGING_SECONDS):
+            asyncio.run(self._run())
 
     async def _run(self) -> None:
         """Exchange signals over a transport, which is opened again and again until the end."""
@@ -237,6 +243,7 @@ class PlcLine:
 
     def handle_inputs(self, plc: Inputs | None) -> Outputs:
         """Step the handshake, begin the inspections and loads that it requests, and return the outputs."""
+        self.threads[0].go_on()
         if self._ended.is_set():
             return ENDING_OUTPUTS
         self._check_readiness()

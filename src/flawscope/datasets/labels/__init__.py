@@ -316,6 +316,21 @@ class LabelFiles:
                 found.setdefault(entry.source, {}).setdefault(picture, []).extend(entry.about)
         return found
 
+    @cached_property
+    def unsure_sources(self) -> set[str]:
+        """Lists in the folder above the pictures' own that name pictures without their folder: they may be of
+        others. A folder of labels beside the pictures' is theirs."""
+        found: set[str] = set()
+        if not self._above:
+            return found
+        for entry, pictures in self._assigned:
+            if entry.labels.path.parent != self.root:
+                continue
+            count = len(entry.folders)
+            if any(count == 0 or self._folders(one)[-count:] != entry.folders for one in pictures):
+                found.add(entry.source)
+        return found
+
     def _meant(self, entry: _Entry, pictures: list[Path]) -> list[Path]:
         """Those of the pictures that a file above them means: bare names may be of others."""
         if not self._above or entry.folders:

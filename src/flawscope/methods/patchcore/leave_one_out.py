@@ -82,8 +82,8 @@ class LeaveOutOfBanks(LeaveOut):
     def score(self, group: int, features: Tensor, inside: Tensor | None) -> LeftOut | None:
         if group not in self.learnt:
             return self.bound(group, features, inside)
-        model, number = self.model, self.first_unit + group
-        return score_left_out(model, self.selections, features, number, inside).combine(model)
+        model = self.model
+        return score_left_out(model, self.selections, features, group, inside).combine(model)
 
 
 @dataclass(frozen=True)

@@ -70,8 +70,7 @@ class FitJob:
 
     def groups_of(self, pictures: Sequence[int]) -> Tensor:
         """Group numbers [N] of the pictures, as the model's banks number them."""
-        first = self.task.first_unit
-        return torch.tensor([first + self.task.groups[i] for i in pictures], device=self.device)
+        return torch.tensor([self.task.groups[i] for i in pictures], device=self.device)
 
     def record_time(self, stage: str) -> None:
         self.stage_times[stage] = time.perf_counter()

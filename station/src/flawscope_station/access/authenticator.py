@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SIGN_IN_FAILED = "sign_in_failed"  # event
 _USE_INTERVAL = 60_000_000  # microseconds between two writes of a token's last use
 CACHE_SECONDS = 3.0  # for which a credential is not looked up again in the data base
+KNOWN_SECONDS = 600.0  # for which its owner is remembered, for when the data base does not answer
 MAX_CACHED = 4096  # credentials in memory; wrong ones are not kept
 
 
@@ -171,6 +172,12 @@ class Access:
         known = self._cached(self._credential_keys(request)[0])
         return None if known is None else known.current_person()
 
+    def authenticate_known(self, request: HTTPConnection) -> Person | None:
+        """Return the sender as it was known within the last minutes, for a data base that does not answer;
+        None where it was not."""
+        known = self._cached(self._credential_keys(request)[0], KNOWN_SECONDS)
+        return None if known is None else known.current_person()
+
     def _credential_keys(self, request: HTTPConnection) -> list[_CredentialKey]:
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")
         cookie = request.cookies.get(self.cookie)
@@ -178,9 +185,9 @@ class Access:
             return [("token", digest(secret.strip())), _OPEN_KEY]
         return [("session", digest(cookie)), _OPEN_KEY] if cookie else [_OPEN_KEY]
 
-    def _cached(self, key: _CredentialKey) -> _CachedPerson | None:
+    def _cached(self, key: _CredentialKey, seconds: float = CACHE_SECONDS) -> _CachedPerson | None:
         known, at = self._cache.get(key, (None, 0.0))
-        return known if self.clock() - at <= CACHE_SECONDS else None
+        return known if self.clock() - at <= seconds else None
 
     def _look_up(self, key: _CredentialKey) -> Person | None:
         cache = self._cache
@@ -190,6 +197,7 @@ class Access:
         kinds = {"open": self._look_up_open, "session": self._look_up_session, "token": self._look_up_token}
         found = kinds[kind](hashed)
         if found is None:
+            cache.pop(key, None)
             return None
         if len(cache) >= MAX_CACHED:
             cache.clear()

@@ -309,6 +309,9 @@ class Client:
         try:
             message, code = str(response.json()["error"]), str(response.json().get("code", ""))
         except (ValueError, KeyError, TypeError, AttributeError):
+            if status == 413:  # a station answers with JSON
+                text = "the proxy in front of the station lets only smaller requests through: raise its limit"
+                return RefusedError(f"{redact_address(self.url)}: {text}", status, "")
             moved = f"it is at {response.headers.get('Location', '')[:200]}; " if response.is_redirect else ""
             message, code = f"it answers {status} {response.reason_phrase}: {moved}check the address", ""
         text = f"{redact_address(self.url)}: {' '.join(message.split())}"

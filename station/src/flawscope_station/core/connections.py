@@ -128,11 +128,16 @@ class ConnectionContext:
         none. NotFoundError."""
         return self.addresses.settings_of(name).deadline
 
-    def due(self, name: str, deadline: int | None = None) -> float:
-        """Return when an answer must be there, as `time.monotonic` counts; deadline: milliseconds, None: as
-        the settings of the product say, which may be never. NotFoundError."""
+    def due(self, name: str, deadline: int | None = None, since: float | None = None) -> float:
+        """Return when an answer must be there, as `time.monotonic` counts. NotFoundError.
+
+        Args:
+            deadline: milliseconds; None: as the settings of the product say, which may be never.
+            since: when the request came; None: now.
+        """
         seconds = self.deadline(name) if deadline is None else deadline / 1000
-        return math.inf if seconds is None else time.monotonic() + seconds
+        since = time.monotonic() if since is None else since
+        return math.inf if seconds is None else since + seconds
 
 
 class Connection(Protocol):

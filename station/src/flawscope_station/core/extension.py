@@ -62,7 +62,7 @@ class Extension:
     interlocks: may hold pictures back.
     on_verdict: get the number of a product when somebody gave a verdict.
     on_added: get number, name and settings of a product that the station has from now on.
-    gauges: return metrics.
+    gauges: return metrics at once, from memory. store_gauges: may ask the store.
     routers: of the API and of pages, in the order in which they are asked.
     menu: names of a product's pages that its menu lists.
     request_enders: end what requests wait for, when the server ends, or soon after.
@@ -79,6 +79,7 @@ class Extension:
     on_verdict: Sequence[Callable[[int], object]] = ()
     on_added: Sequence[Callable[[int, str, ProductSettings], object]] = ()
     gauges: Sequence[Callable[[], Gauges]] = ()
+    store_gauges: Sequence[Callable[[], Gauges]] = ()
     routers: Sequence[Any] = ()
     menu: Sequence[str] = ()
     request_enders: Sequence[Callable[[], object]] = ()

@@ -6,9 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
-from sqlalchemy import text
-
-from flawscope.errors import FlawscopeError, message_with_type, one_line_message
+from flawscope.errors import FlawscopeError, message_with_type
 from flawscope_station.core.housekeeping import Housekeeping
 from flawscope_station.inspecting.admission import Inspector
 from flawscope_station.inspecting.interlock import NotReadyError
@@ -24,17 +22,18 @@ from flawscope_station.sources.camera import CAMERA_PROBLEMS
 from flawscope_station.sources.camera import SOURCE as CAMERA
 from flawscope_station.sources.source import Source, State, lost_camera
 from flawscope_station.store.addresses import Addresses
-from flawscope_station.store.database import StoreError
+from flawscope_station.store.database import SILENT
 from flawscope_station.store.open_models import NoModelError
 from flawscope_station.store.records import NotFoundError, Store
 
 LATE_SECONDS = 600.0  # seconds for which a late part is reported as a problem
 WAITING_SECONDS = 60.0  # seconds after which a part that waits for its answer is a problem
-CHECK_INTERVAL = 2.0  # least seconds between two checks of the data base
+STORE_PROBLEMS = (SILENT, "disk_full", "store_unreachable")  # kinds: no part can be recorded
 
 
 class Health:
-    """Checks of a station, which are made when somebody asks for its problems.
+    """Checks of a station, which are made when somebody asks for its problems, and each second. None asks the
+    disk or the data base: `MachineWatch` does, and says what it found.
 
     Args:
         threads: returns all threads, and whether pictures cannot be inspected without it.
@@ -58,37 +57,38 @@ class Health:
         self._problems, self.report = problems, problems.report
         self.store, self.database, self.addresses = store, store.database, addresses
         self.inspector, self.housekeeping = inspector, housekeeping
-        self.watch = ThreadWatch(threads, self._failure, self.report, inspector.end_overdue)
-        self._last_check = 0.0
+        self.machine = inspector.machine
+        self.watch = ThreadWatch(threads, self._failure, self.report, self._look)
         self._check_failure: str | None = None
 
     def problems(self) -> list[Problem]:
         """Check the station, and return its problems, the oldest first."""
-        if time.monotonic() - self._last_check > CHECK_INTERVAL:
-            self._last_check = time.monotonic()
-            try:
-                self._check()
-                self._check_failure = None
-            except Exception as error:
-                self._check_failure = f"the station cannot check itself: {message_with_type(error)}"
-        self.watch.check()
         try:
-            self.inspector.check_disk()  # now, as for pictures
-            self.report("disk_full", None)
-        except (StoreError, OSError) as error:  # OSError: the folder is gone
-            self.report("disk_full", one_line_message(error), stops=True)
+            self._check()
+            self._check_failure = None
+        except Exception as error:
+            self._check_failure = f"the station cannot check itself: {message_with_type(error)}"
+        self.watch.check()
         return self._problems.all()
 
+    def _look(self) -> None:
+        """Tell of a disk or a data base that cannot be used, and end what has waited too long."""
+        self._report_machine()
+        self.inspector.end_overdue()
+
+    def _report_machine(self) -> None:
+        """Report why no part can be recorded, each reason as a problem of its own."""
+        stop = self._store_standstill()
+        why = "" if stop is None else str(stop.error or self.database.failure)
+        for kind in STORE_PROBLEMS:
+            self.report(kind, why if stop is not None and stop.kind == kind else None, stops=True)
+
+    def _store_standstill(self) -> Standstill | None:
+        """Return why no part can be recorded."""
+        return self.machine.standstill(self.inspector.limits.upload)
+
     def _check(self) -> None:
-        try:
-            with self.database.reading() as connection:
-                connection.execute(text("SELECT 1"))
-            self.inspector.files.check_writable()
-            self.report("store_unreachable", self.database.failure, stops=True)
-        except FlawscopeError as error:
-            self.report("store_unreachable", str(error), stops=True)
-        if self.database.failure:  # the next write tells whether it still fails
-            self.housekeeping.wake()
+        self._report_machine()
         numbers = self.addresses.configured_numbers()
         models = self.addresses.versions.models
         for name, number in numbers.items():
@@ -118,17 +118,15 @@ class Health:
                 parts have one view.
         """
         product_id, entry = self.addresses.address_id(name), self.addresses.configured_name(name)
+        store_stop = self._store_standstill()
+        if store_stop is not None and store_stop.error is not None:
+            return store_stop
         try:
             self.inspector.check_ready(product_id, number)
         except NoModelError as error:
             return Standstill("no_model", error)
         except NotReadyError as error:
             return Standstill("challenge", error)
-        except (StoreError, OSError) as error:  # OSError: the folder is gone
-            full = (
-                error if isinstance(error, StoreError) else StoreError(one_line_message(error), "disk_full")
-            )
-            return Standstill("disk_full", full)
         has_camera = cameras is not None
         if cameras is None:
             own = [one.state for one in self.sources.get(entry, ()) if one.state.kind == CAMERA]

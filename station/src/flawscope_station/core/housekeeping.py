@@ -13,7 +13,8 @@ from flawscope.errors import FlawscopeError, one_line_message
 from flawscope_station.access.audit import trim_events
 from flawscope_station.access.authenticator import Access
 from flawscope_station.monitoring.background import BackgroundThread
-from flawscope_station.monitoring.problems import Action
+from flawscope_station.monitoring.machine import ClockJumps
+from flawscope_station.monitoring.problems import CONFIRM_CLOCK, Action
 from flawscope_station.settings.station import RetentionSettings
 from flawscope_station.store.files import Files
 from flawscope_station.store.records import REMOVED_EVENT, Store
@@ -22,10 +23,10 @@ from flawscope_station.store.station_identity import CLOCK_CONFIRMED, Clock
 
 CHECK_INTERVAL = 60.0  # seconds between two checks of the clock
 REMOVAL_INTERVAL = 3600.0  # seconds between two removals
+CLOCK_JUMPED = "clock_jumped"  # event
 REST_SECONDS = 0.05  # between two pieces of work
 ASKED_SHARE = 0.1  # of what is there, that a start removes without a question
 CONFIRM_KEEP = Action("/api/v1/keep/confirm", "problems.keep_is_right")
-CONFIRM_CLOCK = Action("/api/v1/clock/confirm", "problems.clock_is_right")
 
 
 class Housekeeping(BackgroundThread):
@@ -33,6 +34,7 @@ class Housekeeping(BackgroundThread):
 
     Args:
         report: reports a problem, as `Problems.report`.
+        jumps: of the clock, which a person may confirm.
         record_seconds: for which records are needed, however short `keep.records` is.
     """
 
@@ -44,19 +46,22 @@ class Housekeeping(BackgroundThread):
         access: Access,
         report: Callable[..., None],
         record_seconds: float = 0.0,
+        jumps: ClockJumps | None = None,
     ):
         super().__init__("housekeeping")
+        self.jumps = jumps or ClockJumps()
         self.store, self.database, self.access, self.report = store, store.database, access, report
         self.clock = Clock(self.database)
         going_on = self.threads[0].go_on
         self._retention = Retention(
             self.database, files, keep, self.clock, self._ended, record_seconds, going_on
         )
+        self._clock_jumped = False  # since it was checked
         self._keep = json.dumps(asdict(keep), sort_keys=True)
         self._question: str | None = None  # whether `keep` is right; "": it is; None: nobody has looked yet
         self._removes_at = 0.0  # as `time.monotonic` counts
         self._removed = RemovalSummary()  # for space, since the last event
-        self._sweeper = threading.Thread(target=files.sweep, args=(time.time(),), name="sweep", daemon=True)
+        self._sweeper = threading.Thread(target=files.sweep, name="sweep", daemon=True)
 
     def start(self) -> None:
         self.check_clock()
@@ -74,13 +79,21 @@ class Housekeeping(BackgroundThread):
             self.clock.check()
         self.report("clock", self.clock.problem or None, CONFIRM_CLOCK)
 
+    def note_clock_jump(self) -> None:
+        """Check the clock at once, which has jumped."""
+        self._clock_jumped = True
+        self.wake()
+
     def confirm_clock(self, who: str) -> None:
         """Note that a person took the computer's clock, which jumped, as right. StoreError."""
-        if not self.clock.problem:
+        problem = self.clock.problem or self.jumps.text()
+        if not problem:
             return
-        self.store.note_event(CLOCK_CONFIRMED, who, self.clock.problem)
+        self.store.note_event(CLOCK_CONFIRMED, who, problem)
         self.clock.confirm()
+        self.jumps.confirm()
         self.report("clock", None)
+        self.report("clock_jumped", None)
 
     def confirm_keep(self, who: str) -> None:
         """Note that a person took `keep` as right: what it removes goes. StoreError."""
@@ -111,6 +124,7 @@ class Housekeeping(BackgroundThread):
     def _work(self) -> None:
         while not self._wait(CHECK_INTERVAL if self._removes_at or self._question else 1.0):
             with self.threads[0].call():
+                self._note_jump_event()
                 self.check_clock()
                 may_remove = self._may_remove()
                 if may_remove and self._retention.is_full:
@@ -118,6 +132,13 @@ class Housekeeping(BackgroundThread):
                 if may_remove and time.monotonic() >= self._removes_at:
                     self._removes_at = time.monotonic() + REMOVAL_INTERVAL
                     self._remove_old()
+
+    def _note_jump_event(self) -> None:
+        """Write down that the clock has jumped: the problem ends some day."""
+        if self._clock_jumped:
+            self._clock_jumped = False
+            with suppress(FlawscopeError):  # a store that cannot be used is a problem of its own
+                self.store.note_event(CLOCK_JUMPED, "station", self.jumps.last())
 
     def _make_room(self) -> None:
         """Remove pictures for space alone, at once; the hourly removal says what is wrong."""

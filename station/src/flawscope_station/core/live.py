@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -15,8 +16,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from flawscope import __version__
-from flawscope.errors import FlawscopeError
+from flawscope_station.monitoring.background import GuardedThread, WatchedPool
 
+SCRAPE_SECONDS = 2.0  # in which values are returned, whatever the store does
+SCRAPE_PATIENCE = 60.0  # seconds after which asking for them is told to hang
 MAX_QUEUED_MESSAGES = 50  # messages that may wait for a slow page; beyond that the oldest are dropped
 STATE_INTERVAL = 1.0  # seconds between two states
 
@@ -172,12 +175,18 @@ class Metrics(Collector):
     """Prometheus metrics of one station.
 
     Attributes:
-        gauges: functions that return values at the time of a request; they may fail.
+        gauges: functions that return values at once, from memory.
+        store_gauges: those that ask the store, which may take its time. What fails is left out.
     """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.gauges: list[Callable[[], Gauges]] = []
+        self.store_gauges: list[Callable[[], Gauges]] = []
+        self._stored: dict[Callable[[], Gauges], Gauges] = {}  # as they were asked last
+        self._pool = WatchedPool(1, "metrics", SCRAPE_PATIENCE)
+        self._asking: Future[None] | None = None
+        self._lock = threading.Lock()
 
         def counter(name: str, what: str, label: str) -> Counter:
             return Counter(f"flawscope_{name}", what, ("product", label), registry=self.registry)
@@ -200,14 +209,36 @@ class Metrics(Collector):
         self.registry.register(self)
 
     def text(self) -> bytes:
+        """Return the present values, however long that takes."""
+        self._ask()
         return generate_latest(self.registry)
 
+    async def scrape(self) -> bytes:
+        """Return the values in `SCRAPE_SECONDS`: where the store does not answer, the last known of it."""
+        with self._lock:
+            if self._asking is None or self._asking.done():
+                self._asking = self._pool.submit(self._ask)
+            asking = self._asking
+        await asyncio.wait([asyncio.wrap_future(asking)], timeout=SCRAPE_SECONDS)
+        return generate_latest(self.registry)
+
+    @property
+    def threads(self) -> list[GuardedThread]:
+        """Calls for values, which are watched."""
+        return [self._pool.calls]
+
+    def _ask(self) -> None:
+        for gauges in list(self.store_gauges):
+            try:
+                self._stored[gauges] = gauges()
+            except Exception:  # the store is away: the others are wanted all the more
+                self._stored.pop(gauges, None)
+
     def collect(self) -> Iterable[Metric]:
-        """Yield the present values, when the registry asks for them."""
-        for gauges in self.gauges:
-            with suppress(FlawscopeError):  # the store is away
-                for name, (what, values) in gauges().items():
-                    yield _metric_family(name, what, {_labels(key): one for key, one in values.items()})
+        """Yield the present values and the last known of the store, when the registry asks for them."""
+        for found in [*(gauges() for gauges in self.gauges), *self._stored.copy().values()]:
+            for name, (what, values) in found.items():
+                yield _metric_family(name, what, {_labels(key): one for key, one in values.items()})
 
 
 def _labels(key: Any) -> tuple[tuple[str, str], ...]:

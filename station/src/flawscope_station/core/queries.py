@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from typing import Any
 
-from flawscope.errors import FlawscopeError
 from flawscope_station.core.connections import ConnectionContext
 from flawscope_station.core.health import Health
 from flawscope_station.core.live import Gauges, ReviewLeases
@@ -133,9 +131,10 @@ class Overview:
         }
 
     def gauges(self) -> Gauges:
+        """Return metrics that are known without asking the store."""
         known, problems = self.addresses.names, self.health.problems()
         names = list(known.items())
-        free_bytes = self.inspector.files.free_bytes()
+        state = self.inspector.machine.state
         gauges: Gauges = {
             "oldest_waiting_seconds": (
                 "For which the oldest part that is not answered has waited.",
@@ -148,7 +147,6 @@ class Overview:
             "problems": ("Shown on the page.", {"": float(len(problems))}),
             "problem": ("Problems, by code and product.", {_place(one, known): 1.0 for one in problems}),
             "ready": ("1 where parts of all products are judged.", {"": float(self.health.is_ready())}),
-            "disk_free_bytes": ("Where the station keeps its files.", {"": float(free_bytes)}),
             "clock_jump_seconds": (
                 "The computer's clock, less what it should be; 0 where it can be right.",
                 {"": self.health.housekeeping.clock.jump / 1e6},
@@ -166,22 +164,39 @@ class Overview:
         }
         for name, (what, count) in counted.items() if states else ():
             gauges[name] = what, {n: float(sum(map(count, several))) for n, several in states.items()}
-        with suppress(FlawscopeError):
-            products = list(self.addresses.products.items())
-            waiting = {n: float(self.store.waiting_count(i)) for n, i in products}
-            active = {n: self.versions.active_row(i) for n, i in products}
-            last = {n: at / 1e6 for n, i in products if (at := self.store.last_at(i)) is not None}
-            gauges["review_waiting"] = ("Pictures to be reviewed.", waiting)
-            numbers = {n: 0.0 if row is None else float(row.id) for n, row in active.items()}
-            gauges["version"] = ("The model that judges.", numbers)
-            hashes = {(n, ("hash", row.hash)): 1.0 for n, row in active.items() if row is not None}
-            gauges["model"] = ("SHA-256 of the file of the model that judges.", hashes)
-            gauges["last_inspection_timestamp_seconds"] = ("Of the last part recorded.", last)
-            gauges["store_bytes"] = ("Of the data base.", {"": float(self.store.database.size())})
-            gauges["promise_kept"] = ("1 where the false-alarm rate is kept on the line.", self._promises())
-        if (backup := self.inspector.files.last_backup()) is not None:
-            gauges["last_backup_timestamp_seconds"] = ("Of the last backup.", {"": backup})
+        if state.disk.free_bytes is not None:
+            free = {"": float(state.disk.free_bytes)}
+            gauges["disk_free_bytes"] = "Where the station keeps its files.", free
+        if state.available_bytes is not None:
+            available = {"": float(state.available_bytes)}
+            gauges["memory_available_bytes"] = "Of the computer's memory.", available
+        if state.disk.backup_at is not None:
+            gauges["last_backup_timestamp_seconds"] = "Of the last backup.", {"": state.disk.backup_at}
         return gauges
+
+    def store_gauges(self) -> Gauges:
+        """Return metrics for which the store is asked. StoreError."""
+        products = list(self.addresses.products.items())
+        active = {name: self.versions.active_row(number) for name, number in products}
+        hashes = {(name, ("hash", row.hash)): 1.0 for name, row in active.items() if row is not None}
+        latest = {name: self.store.last_at(number) for name, number in products}
+        return {
+            "review_waiting": (
+                "Pictures to be reviewed.",
+                {name: float(self.store.waiting_count(number)) for name, number in products},
+            ),
+            "version": (
+                "The model that judges.",
+                {name: 0.0 if row is None else float(row.id) for name, row in active.items()},
+            ),
+            "model": ("SHA-256 of the file of the model that judges.", hashes),
+            "last_inspection_timestamp_seconds": (
+                "Of the last part recorded.",
+                {name: at / 1e6 for name, at in latest.items() if at is not None},
+            ),
+            "store_bytes": ("Of the data base.", {"": float(self.store.database.size())}),
+            "promise_kept": ("1 where the false-alarm rate is kept on the line.", self._promises()),
+        }
 
     def _promises(self) -> dict[str, float]:
         """Return what is known of each product's promise. One at a time is held against the line anew, and

@@ -11,7 +11,7 @@ from flawscope.methods import conflicts
 from flawscope_station.core.live import EventBroadcaster
 from flawscope_station.inspecting.interlock import NotProductionError
 from flawscope_station.store.addresses import Addresses
-from flawscope_station.store.database import now
+from flawscope_station.store.database import StoreError, now
 from flawscope_station.store.records import iso
 
 REFUSAL_EVENT = "refusal"  # on the live stream
@@ -25,6 +25,11 @@ def status_and_code(error: BaseException) -> tuple[int, str]:
     if isinstance(error, FlawscopeError):
         status, code = getattr(error, "status", status), getattr(error, "code", code)
     return status, code
+
+
+def sender_text(error: BaseException) -> str:
+    """Return what the sender of a request reads of its error: no names of this machine."""
+    return error.sender_text if isinstance(error, StoreError) else str(error)
 
 
 class Refusals:

@@ -36,6 +36,7 @@ from flawscope_station.inspecting.renderings import InspectionRenderer
 from flawscope_station.inspecting.tolerances import ProductTolerances
 from flawscope_station.inspecting.writer import RecordedInspection, Recorder
 from flawscope_station.monitoring.background import GuardedThread, unfailing
+from flawscope_station.monitoring.machine import MachineWatch
 from flawscope_station.monitoring.problems import Problems
 from flawscope_station.settings.shifts import REPORT_DAYS
 from flawscope_station.settings.station import Settings
@@ -113,7 +114,11 @@ class Station:
         decoding.raise_pixel_limit(settings.limits.pixels)
         # the shifts of the last days have reports
         needs = 0 if settings.shifts is None else (REPORT_DAYS + 1) * 86400
-        self.housekeeping = Housekeeping(self.store, self.files, settings.keep, self.access, report, needs)
+        self.machine = MachineWatch(self.database, self.files, report)
+        self.housekeeping = Housekeeping(
+            self.store, self.files, settings.keep, self.access, report, needs, self.machine.jumps
+        )
+        self.machine.on_clock_jump.append(self.housekeeping.note_clock_jump)
         self.observers = Observers(report)
         self.interlocks = Interlocks()
         self.recorder = Recorder(self.store, self.observers, self.interlocks.recorded)
@@ -125,7 +130,7 @@ class Station:
             self.versions, self.recorder, self.interlocks, settings.near, self.tolerances, failed
         )
         self.inspector = Inspector(
-            self.judge, self.store, self.files, settings.limits, self.addresses.numbers
+            self.judge, self.store, self.files, self.machine, settings.limits, self.addresses.numbers
         )
         self.renderer = InspectionRenderer(self.store, self.inspector)
         self.live, self.records = EventBroadcaster(), Records(self.store, self.inspector.memory.turns)
@@ -168,7 +173,10 @@ class Station:
         self.metrics = Metrics()
         self.refusals.on_refused.append(lambda *labels: self.metrics.refused.labels(*labels).inc())
         kept = settings, self.files, self.database, self.access, self.store, self.versions, self.addresses
-        self._add(Extension((*kept, self.records, self.metrics), observers=(self._count,)))
+        self._add(
+            Extension((*kept, self.records, self.metrics), observers=(self._count,), watched=(self.metrics,))
+        )
+        self._add(Extension((self.machine,), services=(self.machine,)))
         self._add(
             Extension((self.housekeeping,), (self.housekeeping,), observers=(self.housekeeping.check_space,))
         )
@@ -176,6 +184,7 @@ class Station:
             Extension(
                 (self.inspector, self.renderer),
                 inspecting=(self.judge, self.recorder),
+                watched=(self.inspector,),
                 ends=(self.inspector.close_pools, self.recorder.close, self.inspector.close),
                 observers=(self.renderer.keep_map,),
                 request_enders=(self.inspector.end_soon,),
@@ -188,6 +197,7 @@ class Station:
                 on_verdict=(self.sinks.wake,),
                 on_added=(self.sinks.add_product, self.tolerances.add_product),
                 gauges=(self.sinks.gauges,),
+                store_gauges=(self.sinks.store_gauges,),
             )
         )
         self._add(
@@ -195,6 +205,7 @@ class Station:
                 (self.live,),
                 observers=(self._publish,),
                 gauges=(self.overview.gauges, self.live.gauges),
+                store_gauges=(self.overview.store_gauges,),
                 request_enders=(self.live.close,),
             )
         )
@@ -222,6 +233,7 @@ class Station:
         self.records.on_verdict += extension.on_verdict
         self.addresses.on_added += extension.on_added
         self.metrics.gauges += extension.gauges
+        self.metrics.store_gauges += extension.store_gauges
         self._request_enders += extension.request_enders
         for end in (*extension.ends, *(service.stop for service in extension.services)):
             self._ending.callback(end)

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, ParamSpec, TypeVar
@@ -39,7 +39,9 @@ from flawscope_station.inspecting.job import (
 )
 from flawscope_station.inspecting.judge import Judge
 from flawscope_station.inspecting.picture import Part, TooLargeError, check_picture
-from flawscope_station.inspecting.writer import Answer, RecordedInspection
+from flawscope_station.inspecting.writer import Answer, Waiter
+from flawscope_station.monitoring.background import STUCK_SECONDS, GuardedThread, WatchedPool
+from flawscope_station.monitoring.machine import MachineWatch, silent_error
 from flawscope_station.settings.station import Limits
 from flawscope_station.store.database import StoreError, now
 from flawscope_station.store.files import PICTURES, Files
@@ -55,6 +57,10 @@ FAILING_SECONDS, STORE_FAILING_SECONDS = 60.0, 5.0
 RATE_SECONDS = 60.0  # seconds over which a rate is counted
 END_SECONDS = 20.0  # in which parts may still be answered when the station ends
 FAILED_SECONDS = 5.0  # in which threads may end whose parts have failed
+RECORDING_SECONDS = 30.0  # for which the recorder may hold a part: longer than the store takes to fail
+BURST = 1000  # microseconds by which the times of parts that come at once may lie ahead of the clock
+REQUEST_SECONDS = 15.0  # that a request waits for what it asks the store, where its deadline is not earlier
+UPLOAD_SECONDS, REQUEST_PATIENCE = 60.0, 30.0  # after which a thread that checks or asks is told to hang
 
 
 class Waiting(NamedTuple):
@@ -64,11 +70,25 @@ class Waiting(NamedTuple):
     since: float
 
 
+class Taken:
+    """Part that waits for a thread. One that has failed meanwhile is held no more: a disk that hangs may hold
+    the threads up for hours."""
+
+    def __init__(self, part: Part, answer: Answer):
+        self.part: Part | None = part
+        self.answer = answer
+        answer.add_done_callback(lambda done: self._forget())
+
+    def _forget(self) -> None:
+        self.part = None
+
+
 class Inspector:
     """Takes parts, and answers them when they are judged and recorded.
 
     Args:
         judge: gets them when they can be judged.
+        machine: knows whether the disk and the data base can keep them.
         products: returns the numbers of those that are inspected now.
 
     Attributes:
@@ -84,10 +104,12 @@ class Inspector:
         judge: Judge,
         store: Store,
         files: Files,
+        machine: MachineWatch,
         limits: Limits,
         products: Callable[[], Collection[int]],
     ):
         self.judge, self.store, self.files, self.limits = judge, store, files, limits
+        self.machine = machine
         self.memory = MemoryBudget(limits.decoding_bytes, Turns(wait_idle=self.wait_idle))
         self.interlocks, self._products = judge.interlocks, products
         self._changed = threading.Condition()
@@ -98,10 +120,12 @@ class Inspector:
         self._answer_times: dict[int, deque[float]] = {}  # when, by product
         self._late_times: dict[int, float] = {}  # when, by product
         self._failure = 0.0, ""  # until when parts fail, and why, unless one is inspected before
+        self._last_moment = 0  # of the last part
         self._ends_at = math.inf  # when all fail that are not answered
-        self._beside = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "beside")
-        self._pool = ThreadPoolExecutor(min(8, 2 + (os.cpu_count() or 1)), "upload")
-        self._requests = ThreadPoolExecutor(min(8, 2 + (os.cpu_count() or 1)), "request")
+        cores = os.cpu_count() or 1
+        self._beside = WatchedPool(min(4, cores), "beside", STUCK_SECONDS + limits.wait)
+        self._pool = WatchedPool(min(8, 2 + cores), "upload", UPLOAD_SECONDS)
+        self._requests = WatchedPool(min(8, 2 + cores), "request", REQUEST_PATIENCE)
         judge.start(self.backlog)
 
     # ---- taking
@@ -137,16 +161,9 @@ class Inspector:
                 self._check_time(one.product_id, one.due)
             return [self._accept(one) for one in parts]
 
-    def check_disk(self) -> None:
-        """Raise StoreError where no picture could be kept."""
-        if full := self.store.database.full:
-            raise StoreError(full, "disk_full")
-        self.files.check_free_space(self.limits.upload)
-
     def check_ready(self, product_id: int, number: str | None = None) -> None:
         """Check whether parts of a product could be judged: NotReadyError where an interlock holds the one of
-        a number, NoModelError where no model is open, StoreError where the disk is full."""
-        self.check_disk()
+        a number, NoModelError where no model is open. Asks neither disk nor data base."""
         self.judge.versions.models.model_of(product_id)
         self.interlocks.check(product_id, number)
 
@@ -187,19 +204,22 @@ class Inspector:
             self._late_times[product_id] = time.monotonic()
             raise LateError(f"it would take {delay:.1f} s, and {left:.1f} s are left")
 
-    def abandon(self, answer: Answer, product_id: int) -> LateError | None:
-        """End a part whose deadline has passed: its place is free again, or its record says so where it is
-        being judged. Return the error; None: the answer is there already."""
-        if not answer.give_up(LATE):
-            return None
-        self._late_times[product_id] = time.monotonic()
-        error = LateError("its deadline has passed")
-        if self.judge.remove(answer):
-            answer.set_exception(error)
+    def abandon(self, waiter: Waiter, product_id: int) -> LateError | None:
+        """Let one leave whose deadline has passed. Where nobody else waits for the part, its place is free
+        again, or its record says so where it is being judged. Return the error; None: the answer is there
+        already."""
+        error, answer = LateError("its deadline has passed"), waiter.answer
+        with self._changed:  # nobody joins meanwhile
+            if not waiter.leave(LATE):
+                return None
+            self._late_times[product_id] = time.monotonic()
+            if answer.reason() is not None and self.judge.remove(answer):
+                answer.set_exception(error)
         return error
 
     def _accept(self, part: Part) -> Answer:
         if part.key and (known := self._by_key.get((part.product_id, part.key))) is not None:
+            known[1].join()
             return known[1]
         answer = Answer()
         answer.set_running_or_notify_cancel()  # so that a client that goes away does not cancel it
@@ -210,12 +230,19 @@ class Inspector:
             self._by_key[part.product_id, part.key] = part, answer
         # not by its name: an answer whose callback holds it is freed when Python looks for circles
         answer.add_done_callback(partial(self._release, part))
-        self._run_for(answer, self._pool, self._receive, part, answer, now())
+        self._run_for(answer, self._pool, self._receive, Taken(part, answer), self._moment())
         return answer
 
-    def _run_for(
-        self, answer: Answer, pool: ThreadPoolExecutor, work: Callable[..., None], *args: Any
-    ) -> None:
+    def _moment(self) -> int:
+        """Return the present time, microseconds since 1970, which no other part has: by it, its product and
+        its picture a part is known."""
+        at = now()
+        if 0 <= self._last_moment - at < BURST:
+            at = self._last_moment + 1
+        self._last_moment = at
+        return at
+
+    def _run_for(self, answer: Answer, pool: WatchedPool, work: Callable[..., None], *args: Any) -> None:
         """Run a step of a part's way in a pool; its error is the part's answer, whatever it is."""
         try:
             pool.submit(work, *args).add_done_callback(lambda done: pass_error_on(done, answer))
@@ -244,13 +271,14 @@ class Inspector:
         if self._is_ending:
             self.judge.wake()
 
-    def _receive(self, part: Part, answer: Answer, at: int) -> None:
+    def _receive(self, taken: Taken, at: int) -> None:
         """Check and queue a part, then write its files while it waits. Runs in a thread of the pool."""
-        if answer.done():  # a pool that could start no thread ran it all the same, later
+        part, answer = taken.part, taken.answer
+        if part is None or answer.done():  # a pool that could start no thread ran it all the same, later
             return
         views, memory = list[View](), 0
         try:
-            self.check_disk()
+            self.machine.check_room(self.limits.upload)
             for one in part.pictures:
                 suffix, about = check_picture(one.data, one.name, self.limits)
                 views.append(View(one, suffix, Future(), decoding.HashedPicture(one.data)))
@@ -280,13 +308,13 @@ class Inspector:
         except BaseException as error:
             view.file_hash.set_exception(without_traceback(error))
             return
-        answer.add_done_callback(lambda done: self._release_file(digest, suffix, done))
+        answer.release_later(lambda is_needed: self._release_file(digest, suffix, is_needed))
         view.file_hash.set_result(digest)
 
-    def _release_file(self, digest: str, suffix: str, answer: Future[RecordedInspection]) -> None:
+    def _release_file(self, digest: str, suffix: str, is_needed: bool) -> None:
         """Release a recorded picture's file; remove a failed one's, unless another inspection has it."""
         self.files.release(digest)
-        if answer.exception() is not None:
+        if not is_needed:
             with suppress(RuntimeError):  # the station has ended: the sweep finds it
                 self._beside.submit(self._remove_file, digest, suffix)
 
@@ -310,11 +338,32 @@ class Inspector:
                     raise view.picture.decoding_error(error) from None
         self.judge.put(job)
 
-    async def in_thread(self, function: Callable[P, T], *args: P.args, **given: P.kwargs) -> T:
-        """Run a function of a request for an inspection. It waits for no request of another kind, which may
-        take all threads of the server."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._requests, partial(function, *args, **given))
+    async def in_thread(self, due: float, function: Callable[P, T], *args: P.args, **given: P.kwargs) -> T:
+        """Run a function of a request for an inspection, which may ask the store. It waits for no request of
+        another kind, which may take all threads of the server.
+
+        Args:
+            due: deadline of the request, as `time.monotonic` counts.
+
+        Raises:
+            LateError: the deadline has passed.
+            StoreError: the function has not returned for `REQUEST_SECONDS`: the store hangs.
+        """
+        running = asyncio.wrap_future(self._requests.submit(function, *args, **given))
+        running.add_done_callback(lambda done: done.cancelled() or done.exception())  # where nobody waits
+        seconds = min(due - time.monotonic(), REQUEST_SECONDS)
+        done, _ = await asyncio.wait([running], timeout=max(0.0, seconds))
+        if done:
+            return running.result()
+        running.cancel()  # it is not begun where it still waits for a thread
+        if due <= time.monotonic():
+            raise LateError("the store did not answer before")
+        raise silent_error("the store", REQUEST_SECONDS)
+
+    @property
+    def threads(self) -> list[GuardedThread]:
+        """Calls of the pools, which are watched."""
+        return [self._beside.calls, self._pool.calls, self._requests.calls]
 
     def run_beside(self, function: Callable[P, T], *args: P.args, **given: P.kwargs) -> Future[T]:
         """Run what is not urgent and waits for nothing else that runs here: large pictures are decoded there,
@@ -330,12 +379,15 @@ class Inspector:
 
     def end_overdue(self) -> None:
         """Fail the parts that have waited too long: their places and memory are free again, whatever holds
-        them up, and an event says so."""
+        them up, and an event says so. Those that are being recorded are the recorder's, as long as a
+        transaction may take."""
         at, is_over = time.monotonic(), time.monotonic() >= self._ends_at
         with self._changed:
             waiting = list(self._waiting.items())
         failed = list[Part]()
         for answer, (part, since) in waiting:
+            if answer.is_recording(RECORDING_SECONDS):
+                continue  # the recorder answers it
             if is_over or at - since >= self.limits.wait:
                 answer.give_up(LATE)
                 self.judge.remove(answer)
@@ -343,8 +395,12 @@ class Inspector:
                 failed.append(part)
         for part in failed:
             text = f"part {part.name}: {'the station ended' if is_over else 'it was not answered in time'}"
-            with suppress(Exception):  # a store that is away: its sender knows
-                self.store.note_event(MISSED, part.source, text, self._known_product(part))
+            with suppress(RuntimeError):  # the station has ended
+                self._beside.submit(self._note_missed, part, text)
+
+    def _note_missed(self, part: Part, text: str) -> None:
+        with suppress(Exception):  # a store that is away: its sender knows
+            self.store.note_event(MISSED, part.source, text, self._known_product(part))
 
     def _known_product(self, part: Part) -> int | None:
         return part.product_id if part.product_id in self._products() else None
@@ -403,7 +459,11 @@ class Inspector:
 
     def close_pools(self) -> None:
         """Return when what runs beside the parts is done, or after a moment. Observers of the last ones still
-        need that."""
+        need that. Parts that the recorder did not answer either fail."""
+        with self._changed:
+            left = list(self._waiting)
+        for answer in left:
+            answer.set_exception(EndingError())
         ends = threading.Thread(target=self._join_pools, daemon=True)
         ends.start()
         ends.join(FAILED_SECONDS)

@@ -15,13 +15,20 @@ from flawscope import Prediction
 from flawscope.errors import FlawscopeError
 from flawscope_station.inspecting.capacity import without_traceback
 from flawscope_station.monitoring.background import STOP_TIMEOUT, GuardedThread
+from flawscope_station.store.database import StoreError
 from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.inspection import KeyUsedError
 from flawscope_station.store.records import Store
-from flawscope_station.store.schema import CHALLENGE, PRODUCTION
+from flawscope_station.store.schema import CHALLENGE, LATE, PRODUCTION
 
 FILE_INTERVAL = 0.5  # seconds between two looks at whether a part still waits for its files
+LOOK_SECONDS = 4.0  # for which the recorder looks whether a record stands, before its sender is refused
+LOOK_INTERVAL = 0.5  # seconds between two such looks
+RESENT_SECONDS = 60.0  # for which a part whose sender was refused though its record stands is known again
 MAX_GROUP = 64  # inspections in a transaction, at most: flushing the disk costs as much for a single one
+
+
+Release = Callable[[bool], object]
 
 
 @dataclass(frozen=True)
@@ -37,34 +44,112 @@ class RecordedInspection:
 
 
 class Answer(Future[RecordedInspection]):
-    """Answer to a part. It is decided once whether its sender gets it: it is recorded, or given up."""
+    """Answer to a part, for all who wait for it: a sender, and whoever sent the same again under its key.
+    It is decided once whether one of them gets it: it is recorded, or all have left before.
+
+    From `begin_recording` on the recorder holds the part: what becomes of its record and its files is known
+    when it has let go of it.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._lock = threading.Lock()
-        self._why: str | None = None
+        self._present = 1  # who had it made
+        self._why: str | None = None  # of the last who left
         self._is_decided = False
+        self._recording_since: float | None = None  # as `time.monotonic` counts; None: nobody records it
+        self._has_record = False
+        self._releases: list[Release] = []
 
     def set_exception(self, exception: BaseException | None) -> None:
         """Fail, unless it is answered: it may have waited too long."""
         with suppress(InvalidStateError):
             super().set_exception(exception)
 
-    def give_up(self, why: str) -> bool:
-        """Say why nobody waits for it any more; return False where it is there already. Thread-safe."""
+    # ---- who waits
+
+    def join(self) -> None:
+        """Count one more who waits."""
         with self._lock:
-            self._why = self._why if self._is_decided else self._why or why
-            return not self._is_decided
+            self._present += 1
+
+    def leave(self, why: str) -> bool:
+        """Say why one of those who wait does so no more; return False where the answer is there already."""
+        with self._lock:
+            if self._is_decided:
+                return False
+            self._present = max(0, self._present - 1)
+            self._why = why
+            return True
+
+    def give_up(self, why: str) -> bool:
+        """Say why nobody waits any more; return False where the answer is there already."""
+        with self._lock:
+            if self._is_decided:
+                return False
+            if self._present:
+                self._present, self._why = 0, why
+            return True
 
     def reason(self) -> str | None:
-        """Why it was given up; None: it was not."""
-        return self._why
+        """Return why nobody waits for it any more; None: somebody does."""
+        return None if self._present else self._why
 
     def decide(self) -> str | None:
-        """Return why it was given up, and let it not be given up any more."""
+        """Return why nobody waits for it, and let nobody leave any more."""
         with self._lock:
             self._is_decided = True
-            return self._why
+            return self.reason()
+
+    # ---- who records it
+
+    def begin_recording(self) -> bool:
+        """Let the recorder hold the part; return False where it has failed already."""
+        with self._lock:
+            if self.done():
+                return False
+            self._recording_since = time.monotonic()
+            return True
+
+    def end_recording(self, has_record: bool) -> None:
+        """Let the recorder go of the part. has_record: the part has one, or may have one."""
+        with self._lock:
+            self._recording_since, self._has_record = None, has_record
+        self._run_releases()
+
+    def is_recording(self, seconds: float) -> bool:
+        """Whether the recorder has held the part for no longer than so many seconds."""
+        since = self._recording_since
+        return since is not None and time.monotonic() < since + seconds
+
+    def release_later(self, release: Release) -> None:
+        """Call a function when it is known whether the part's files are needed, with whether they are."""
+        with self._lock:
+            self._releases.append(release)
+        self.add_done_callback(lambda done: self._run_releases())
+
+    def _run_releases(self) -> None:
+        with self._lock:
+            if not self.done() or self._recording_since is not None:
+                return
+            releases, self._releases = self._releases, []
+        is_needed = self._has_record or self.exception() is None
+        for release in releases:
+            release(is_needed)
+
+
+class Waiter:
+    """One who waits for an answer, and may leave once."""
+
+    def __init__(self, answer: Answer):
+        self.answer, self._has_left = answer, False
+
+    def leave(self, why: str) -> bool:
+        """Say why this one waits no more; return False where the answer is there already."""
+        if self._has_left:
+            return True
+        self._has_left = self.answer.leave(why)
+        return self._has_left
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,8 +186,31 @@ class JudgedPart:
         return replace(self, inspection=replace(whole, **changed, views=views))
 
 
+@dataclass(frozen=True, eq=False)
+class Doubt:
+    """Part whose sender was refused while nobody knew whether its record stands. number: of the record; None:
+    not known yet. since: as `time.monotonic` counts."""
+
+    part: JudgedPart
+    since: float
+    number: int | None = None
+
+    def is_sent_again(self, inspection: NewInspection) -> bool:
+        """Whether a part is this one, sent again: the same files and labels, without a key."""
+        return inspection.key is None and _content(inspection) == _content(self.part.inspection)
+
+
+def _content(one: NewInspection) -> tuple[object, ...]:
+    """Return what its sender knows of a part."""
+    seen = tuple((view.view, view.picture, view.name) for view in one.pictures)
+    return one.product_id, one.address, one.source, one.purpose, one.part, one.batch, seen
+
+
 class Recorder:
     """Thread that records judged parts in groups.
+
+    The answer to a COMMIT may be lost with the connection: then the record of a part is looked for, by its
+    own product, time and picture, before its sender is refused; and later, where the data base is away.
 
     Args:
         announce: gets every new inspection of the production after it was recorded.
@@ -117,6 +225,7 @@ class Recorder:
     ):
         self.store, self.announce, self.refuse = store, announce, refuse
         self._queue: SimpleQueue[JudgedPart | None] = SimpleQueue()
+        self._doubts: list[Doubt] = []
         self._ended = threading.Event()
         self.threads = [GuardedThread("recorder", self._work, self._ended)]
         self.threads[0].start()
@@ -136,15 +245,11 @@ class Recorder:
 
     def _record_next(self) -> bool:
         """Record the waiting parts; return False at the end. None is held while the next is waited for."""
-        group = [self._queue.get()]
-        while len(group) < MAX_GROUP:
-            try:
-                group.append(self._queue.get_nowait())
-            except Empty:
-                break
+        group = self._next_group()
         judged = [one for one in group if one is not None]
         try:
             with self.threads[0].call():
+                self._settle_doubts()
                 self._record(judged)
         except BaseException as error:
             for one in judged:
@@ -155,42 +260,134 @@ class Recorder:
             raise  # the thread is begun again, and people are told
         return None not in group
 
+    def _next_group(self) -> list[JudgedPart | None]:
+        """Return the parts that wait, and None at the end; nothing where doubts are to be settled before one
+        comes."""
+        try:
+            group = [self._queue.get(timeout=LOOK_INTERVAL if self._doubts else None)]
+        except Empty:
+            return []
+        while len(group) < MAX_GROUP:
+            try:
+                group.append(self._queue.get_nowait())
+            except Empty:
+                break
+        return group
+
     def _record(self, group: list[JudgedPart]) -> None:
         """Record parts and answer each. Some libraries' errors are no Exception."""
         ready = list[JudgedPart]()
         for one in group:
             try:
-                if (whole := one.with_files()) is not None:  # else its sender was told that it failed
+                whole = one.with_files()  # None: its sender was told that it failed
+                if whole is not None and not self._answer_resent(whole) and whole.answer.begin_recording():
                     ready.append(whole)
             except BaseException as error:
                 one.answer.set_exception(without_traceback(error))
-        ready = [one for one in ready if not one.answer.done()]
-        if not ready:
-            return
+        if ready:
+            self._record_ready(ready)
+
+    def _record_ready(self, ready: list[JudgedPart]) -> None:
+        """Record parts whose files are there, in one transaction, and answer each."""
+        is_in_doubt = False
         try:
             found = self.store.record([one.inspection for one in ready])
-        except BaseException as error:
-            if len(ready) == 1 or isinstance(error, FlawscopeError):  # the store's, which all would get
+        except StoreError as error:
+            standing = self._find_standing(ready) if error.is_in_doubt else []
+            is_in_doubt, found = standing is None, standing or []
+            if not found:  # which all get
                 for one in ready:
                     one.answer.set_exception(without_traceback(error))
-                return
-            for one in ready:  # an error of one does not harm the others
-                self._record([one])
+        except BaseException as error:
+            self._record_each(ready, error)
             return
-        for one, (number, is_new) in zip(ready, found, strict=True):
-            if not is_new and (used := self._key_conflict(one.inspection)) is not None:
-                one.answer.set_exception(used)
+        try:
+            for one, (number, is_new) in zip(ready, found, strict=bool(found)):
+                self._answer(one, number, is_new)
+        finally:
+            for one in ready:
+                one.answer.end_recording(has_record=is_in_doubt or bool(found))
+
+    def _record_each(self, ready: list[JudgedPart], error: BaseException) -> None:
+        """Record parts one after another, which failed together: an error of one does not harm the others."""
+        for one in ready:
+            if len(ready) == 1 or isinstance(error, FlawscopeError):
+                one.answer.set_exception(without_traceback(error))
+            one.answer.end_recording(has_record=False)
+            if not one.answer.done():
+                self._record([one])
+
+    def _answer(self, one: JudgedPart, number: int, is_new: bool) -> None:
+        """Answer a part that is recorded, and tell who listens."""
+        if not is_new and (used := self._key_conflict(one.inspection)) is not None:
+            one.answer.set_exception(used)
+            return
+        inspection = self._with_fate(one, number) if is_new else one.inspection
+        recorded = RecordedInspection(number, inspection, is_new, one.predictions, one.seconds())
+        if inspection.purpose == CHALLENGE:
+            self._answer_other(one.answer, recorded)
+            return
+        with suppress(InvalidStateError):
+            one.answer.set_result(recorded)
+        if is_new and inspection.purpose == PRODUCTION:
+            with suppress(Exception):  # a listener's error does not harm the answers
+                self.announce(recorded)
+
+    # ---- the answer to COMMIT was lost
+
+    def _find_standing(self, ready: list[JudgedPart]) -> list[tuple[int, bool]] | None:
+        """Return what `Store.record` would have returned for parts whose records stand, and nothing where
+        they do not: all or none do. None where that cannot be known soon; then the parts are remembered."""
+        ends = time.monotonic() + LOOK_SECONDS
+        while True:
+            try:
+                numbers = self.store.find_recorded([one.inspection for one in ready])
+                return [(number, True) for number in numbers if number is not None]
+            except StoreError:
+                if time.monotonic() > ends:
+                    self._doubts += [Doubt(one, time.monotonic()) for one in ready]
+                    return None
+            time.sleep(LOOK_INTERVAL)
+
+    def _settle_doubts(self) -> None:
+        """Look whether records stand of which nobody knew, and say that their senders were refused."""
+        since = time.monotonic() - RESENT_SECONDS
+        self._doubts = [one for one in self._doubts if one.number is None or one.since > since]
+        open_doubts = [one for one in self._doubts if one.number is None]
+        if not open_doubts:
+            return
+        try:
+            numbers = self.store.find_recorded([one.part.inspection for one in open_doubts])
+        except StoreError:  # it is away still
+            return
+        for doubt, number in zip(open_doubts, numbers, strict=True):
+            self._doubts.remove(doubt)
+            if number is None:
                 continue
-            inspection = self._with_fate(one, number) if is_new else one.inspection
-            recorded = RecordedInspection(number, inspection, is_new, one.predictions, one.seconds())
-            if inspection.purpose == CHALLENGE:
-                self._answer_other(one.answer, recorded)
-                continue
-            with suppress(InvalidStateError):
-                one.answer.set_result(recorded)
-            if is_new and inspection.purpose == PRODUCTION:
-                with suppress(Exception):  # a listener's error does not harm the answers
+            self._doubts.append(replace(doubt, number=number, since=time.monotonic()))
+            inspection = replace(doubt.part.inspection, unanswered=LATE)
+            recorded = RecordedInspection(number, inspection, True, doubt.part.predictions)
+            with suppress(Exception):  # the store is away again
+                self.store.set_unanswered(number, LATE)
+            if inspection.purpose == PRODUCTION:
+                with suppress(Exception):
                     self.announce(recorded)
+
+    def _answer_resent(self, one: JudgedPart) -> bool:
+        """Answer a part that its sender sends again because it was refused, though its record stands; return
+        whether it is one."""
+        for doubt in self._doubts:
+            if doubt.number is None or not doubt.is_sent_again(one.inspection):
+                continue
+            why = one.answer.decide()
+            if why is None:
+                self.store.set_unanswered(doubt.number, None)
+            self._doubts.remove(doubt)
+            inspection = replace(doubt.part.inspection, unanswered=why)
+            with suppress(InvalidStateError):
+                one.answer.set_result(RecordedInspection(doubt.number, inspection, False, one.predictions))
+            return True
+        return False
 
     def _answer_other(self, answer: Answer, recorded: RecordedInspection) -> None:
         """Answer a part that is none of the production."""

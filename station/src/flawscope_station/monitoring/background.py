@@ -11,11 +11,15 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from queue import Full, Queue
+from typing import Any, TypeVar
 
 from flawscope.errors import message_with_type
+
+T = TypeVar("T")
 
 STOP_TIMEOUT = 30.0  # seconds to wait for the end of a thread
 MIN_RESTART_DELAY, MAX_RESTART_DELAY = 0.1, 5.0  # seconds before work that failed is begun again
@@ -77,7 +81,10 @@ class GuardedThread:
         failed_at: when, as `clock` counts.
         calling_since: when the work began something that should end soon, or went on last; None: it does no
             such thing. patience: seconds that it may take.
+        stops_all: nothing is inspected while such a call hangs; else its owner says what is not.
     """
+
+    stops_all = True
 
     def __init__(
         self, name: str, work: Callable[[], None], ended: threading.Event, clock: MonotonicClock = CLOCK
@@ -179,6 +186,49 @@ class GuardedThread:
         self.failure, self._begun_at = failure, None
 
 
+class WatchedCalls(GuardedThread):
+    """Calls of a pool of threads, several at once, which are watched as those of one thread. It has no thread
+    of its own."""
+
+    def __init__(self, name: str, patience: float, clock: MonotonicClock = CLOCK):
+        super().__init__(name, lambda: None, threading.Event(), clock)
+        self.patience = patience
+        self._begun: dict[object, float] = {}  # by call
+
+    @contextmanager
+    def call(self, patience: float | None = None) -> Iterator[None]:
+        call = object()
+        self._begun[call] = self._clock.monotonic()
+        try:
+            yield
+        finally:
+            del self._begun[call]
+
+    @property
+    def is_stuck(self) -> bool:
+        oldest = min(list(self._begun.values()), default=math.inf)
+        return self._clock.monotonic() > oldest + self.patience
+
+
+class WatchedPool(ThreadPoolExecutor):
+    """Pool of threads whose calls are watched.
+
+    Args:
+        patience: seconds that a call may take.
+    """
+
+    def __init__(self, size: int, name: str, patience: float):
+        super().__init__(size, name)
+        self.calls = WatchedCalls(name, patience)
+
+    def submit(self, function: Callable[..., T], /, *args: Any, **given: Any) -> Future[T]:
+        return super().submit(self._run_watched, function, *args, **given)
+
+    def _run_watched(self, function: Callable[..., T], *args: Any, **given: Any) -> T:
+        with self.calls.call():
+            return function(*args, **given)
+
+
 class BackgroundThread:
     """Thread that can be woken and ended; derived classes define its work.
 
@@ -235,7 +285,8 @@ class ThreadWatch(BackgroundThread):
         threads: returns all threads, and whether pictures cannot be inspected without it.
         failure: returns why parts fail at the moment, though all threads run; None: they do not.
         report: reports a problem, as `Problems.report`.
-        end_overdue: ends what has waited too long, whatever its threads do.
+        look: looks at what no thread of its own looks at, such as what has waited too long; it waits for
+            nothing.
     """
 
     def __init__(
@@ -243,11 +294,11 @@ class ThreadWatch(BackgroundThread):
         threads: Callable[[], Iterable[tuple[GuardedThread, bool]]],
         failure: Callable[[], str | None],
         report: Callable[..., None],
-        end_overdue: Callable[[], object] = lambda: None,
+        look: Callable[[], object] = lambda: None,
     ):
         super().__init__("watch")
         self._list_threads, self._failure, self._report = threads, failure, report
-        self._end_overdue = end_overdue
+        self._look = look
         self._lock = threading.Lock()
 
     def check(self) -> None:
@@ -263,10 +314,9 @@ class ThreadWatch(BackgroundThread):
             if thread.is_down or thread.was_down(TOLD_SECONDS):
                 failed.append(text)
             if thread.is_stuck:
-                minutes = thread.patience / 60
-                text = f"{thread.name}: what it called has not answered for {minutes:.0f} minutes"
+                text = f"{thread.name}: what it called has not answered for {_duration(thread.patience)}"
                 stuck.append(text)
-            if inspects and (thread.is_down or thread.is_stuck):
+            if inspects and (thread.is_down or (thread.is_stuck and thread.stops_all)):
                 down.append(text)
         told = f"threads that failed were begun again: {'; '.join(failed)}" if failed else None
         if stuck:
@@ -277,8 +327,12 @@ class ThreadWatch(BackgroundThread):
 
     def _work(self) -> None:
         while not self._wait(WATCH_INTERVAL):
-            self._end_overdue()
+            self._look()
             self.check()
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
 
 
 def stop_all(stops: Sequence[Callable[[], object]], seconds: float = STOP_TIMEOUT) -> None:

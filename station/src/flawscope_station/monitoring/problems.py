@@ -33,6 +33,9 @@ class Action:
     label: str
 
 
+CONFIRM_CLOCK = Action("/api/v1/clock/confirm", "problems.clock_is_right")
+
+
 @dataclass(frozen=True)
 class Problem:
     """Problem that a person should see to.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from flawscope.errors import InputError, pluralize
@@ -20,9 +21,11 @@ from flawscope_station.store.records import Store
 from flawscope_station.store.station_identity import public_address
 
 UNDELIVERED = "undelivered"  # event, and kind of a problem
+MQTT_NAME = "mqtt_name"  # kind of a problem: another station has this one's name at the broker
 BROKER_PLACE = 0  # of the station's broker beside a product's sinks, which begin with 1
 EVENT_SOURCE = "station"  # who notes the event
 SENDER_DIGITS = 12  # of the station's identity in the ids of messages
+SinkGauges = dict[str, tuple[str, dict[tuple[str, str], float]]]
 STOP_TIMEOUT = 10.0  # seconds in which all sinks together must end
 
 
@@ -120,19 +123,24 @@ class Sinks:
         """Return the sinks of a product, as the API shows them."""
         return [_delivery_facts(one, box) for one, box in self.for_product(name)]
 
-    def gauges(self) -> dict[str, tuple[str, dict[tuple[str, str], float]]]:
+    def gauges(self) -> SinkGauges:
         """Return Prometheus metrics: name -> help text and values by product and sink."""
-        outboxes = {(box.product, one.sink.label): box for one in self.deliveries for box in one.outboxes}
         counts: dict[str, tuple[str, Callable[[Outbox], int]]] = {
             "delivered_total": ("Messages that a sink took.", lambda box: box.delivered),
             "delivery_failures_total": ("Tries that failed.", lambda box: box.failed),
             "undelivered_total": ("Messages that a sink refused for good.", lambda box: box.refused),
-            "sink_backlog": (f"Messages that wait for a sink, up to {MAX_COUNTED:,}.", Outbox.waiting),
         }
-        return {
-            name: (what, {place: float(count(box)) for place, box in outboxes.items()})
-            for name, (what, count) in counts.items()
-        }
+        return {name: (what, self._count(count)) for name, (what, count) in counts.items()}
+
+    def store_gauges(self) -> SinkGauges:
+        """Return those for which the store is asked. StoreError."""
+        what = f"Messages that wait for a sink, up to {MAX_COUNTED:,}."
+        return {"sink_backlog": (what, self._count(Outbox.waiting))}
+
+    def _count(self, count: Callable[[Outbox], int]) -> dict[tuple[str, str], float]:
+        """Return a number of each outbox, by product and sink."""
+        outboxes = {(box.product, one.sink.label): box for one in self.deliveries for box in one.outboxes}
+        return {place: float(count(box)) for place, box in outboxes.items()}
 
     # ---- made from the settings
 
@@ -154,7 +162,8 @@ class Sinks:
             text = f"{sink.label} did not take {message.type} {message.number} ({message.id}): {why}"
             self.store.note_event(UNDELIVERED, EVENT_SOURCE, text, message.product_id)
 
-        return Delivery(sink, outboxes, lambda why: self.report(code, why), refused)
+        tell = partial(self.report, MQTT_NAME) if place == BROKER_PLACE else lambda why: None
+        return Delivery(sink, outboxes, lambda why: self.report(code, why), refused, tell)
 
     def _make_outbox(self, name: str, place: int, settings: SinkSettings) -> Outbox:
         key = cursor_key(settings, place)

@@ -101,6 +101,14 @@ class UndeliveredError(FlawscopeError):
         self.blames_message, self.retry_after = blames_message, retry_after
 
 
+def _blames_message(error: Exception) -> bool:
+    """Whether an error is of this message alone: the other side refuses it, or it cannot be made, such as of
+    a picture that is damaged."""
+    if isinstance(error, UndeliveredError):
+        return error.blames_message
+    return isinstance(error, ValueError)
+
+
 class Sink:
     """Contract of a sink. `send` and `refresh` are called from one thread.
 
@@ -127,6 +135,11 @@ class Sink:
         it returned. UndeliveredError."""
         return POLL_INTERVAL
 
+    @property
+    def remark(self) -> str | None:
+        """What a person should see to although messages are taken; None: nothing."""
+        return None
+
     def close(self) -> None:
         """End the connection; nothing is sent any more."""
 
@@ -138,6 +151,7 @@ class Delivery(BackgroundThread):
         outboxes: of the products whose inspections are sent, which may grow.
         report: reports the problem, or its end with None.
         refused: is called with a message that was given up, and the reason.
+        tell: gets the sink's remark.
 
     Attributes:
         error: why the last try failed; None: it went well.
@@ -149,9 +163,11 @@ class Delivery(BackgroundThread):
         outboxes: list[Outbox],
         report: Callable[[str | None], None],
         refused: Callable[[Message, str], None] = lambda message, why: None,
+        tell: Callable[[str | None], None] = lambda why: None,
     ):
         super().__init__(f"sink-{sink.kind}")
         self.sink, self.outboxes, self.report, self.refused = sink, outboxes, report, refused
+        self._tell = tell
         self.error: str | None = None
         self._backoff = Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY, 0.25)
         self._refusals: dict[str, int] = {}  # id of a message -> number of times that it was refused
@@ -196,6 +212,7 @@ class Delivery(BackgroundThread):
                 is_complete &= self._deliver_page(box)
         with self.threads[0].call():
             pause = self.sink.refresh()
+        self._tell(getattr(self.sink, "remark", None))  # a plugin may have none
         if is_complete and not self._ended.is_set():
             self._behind_since = None
             self._report_error(None)
@@ -245,7 +262,7 @@ class Delivery(BackgroundThread):
                 self.sink.send(message)
         except Exception as error:
             box.failed += 1
-            if not isinstance(error, UndeliveredError) or not error.blames_message:
+            if not _blames_message(error):
                 raise
             tries = self._refusals[message.id] = self._refusals.get(message.id, 0) + 1
             if tries < MAX_REFUSALS:

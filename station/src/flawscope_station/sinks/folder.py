@@ -20,6 +20,8 @@ from flawscope_station.sinks.outbox import INSPECTION, Message
 from flawscope_station.store.files import DISK_FULL_ERRORS, rename_without_overwrite
 from flawscope_station.store.records import iso
 
+# a name or a size that the folder's file system does not take: other messages may be taken
+_MESSAGE_ERRORS = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EFBIG)
 MAX_NAME_LENGTH = 60  # characters of the sender's name
 
 
@@ -68,7 +70,8 @@ class FolderSink(Sink):
             self._write_message(day, message)
             files.sync_folder(day)
         except OSError as error:
-            raise UndeliveredError(_error_text(error)) from None
+            is_of_message = error.errno in _MESSAGE_ERRORS
+            raise UndeliveredError(_error_text(error), blames_message=is_of_message) from None
 
     def _write_message(self, day: Path, message: Message) -> None:
         for number in count(1):

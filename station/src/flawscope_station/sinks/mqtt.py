@@ -6,9 +6,11 @@ Topics and their contents are listed in docs/station-mqtt.md.
 from __future__ import annotations
 
 import json
+import math
 import re
 import threading
 import time
+from collections import Counter
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from sqlalchemy import select
 from flawscope.errors import InputError, one_line_message
 from flawscope_station.settings.plugins import Plugin
 from flawscope_station.settings.values import error_text, redact_address, secret, split_address, tls_context
-from flawscope_station.sinks.delivery import MessagePictures, Sink, UndeliveredError
+from flawscope_station.sinks.delivery import MAX_REFUSALS, MessagePictures, Sink, UndeliveredError
 from flawscope_station.sinks.outbox import Cursor, Message, Outbox
 from flawscope_station.store.database import now
 from flawscope_station.store.records import describe_inspections, inspection_query
@@ -33,6 +35,8 @@ AT_LEAST_ONCE = 1  # quality of service
 KEEPALIVE_SECONDS = 20  # after which a broker that is silent is asked
 CONNECT_TIMEOUT, ANSWER_TIMEOUT, DISCONNECT_TIMEOUT = 5.0, 15.0, 2.0  # seconds
 PROBLEMS_INTERVAL = 2.0  # seconds between two looks at the problems
+OTHER_STATION_SECONDS = 90.0  # for which another station of this name is told, after it was heard
+RENEWAL_SECONDS = 30.0  # between two times that `online` is written because another one wrote it
 STATE_INTERVAL = 0.5  # seconds between two states of a product, at least
 MAX_CLIENT_ID = 23  # characters of a client's name that every broker takes (MQTT 3.1.1, 3.1.3.1)
 DAY = 23 * HOUR  # before the present hour
@@ -109,7 +113,13 @@ class MqttSink(Sink):
         self._base_topic = f"{settings.topic}/{context.station}"
         self._client: paho.Client | None = None
         self._lost_reason: str | None = "it is not connected"  # None: there is a connection
+        self._is_cut = False  # whether the broker ended the connection
         self._retained: dict[str, str] = {}  # topic -> what the broker keeps
+        self._cuts: Counter[str] = Counter()  # by topic: how often the broker ended the connection at it
+        self._own_statuses = 0  # of this connection, which the broker has not passed back yet
+        self._renews_status = False  # another station has written to this one's topic
+        self._heard_at = -math.inf  # when it was heard last, as `time.monotonic` counts
+        self._renewed_at = -math.inf  # when `online` was written in answer
         self._sent_states: dict[str, tuple[float, Cursor]] = {}  # by product: time and cursor of the last
 
     def prepare(self, *, is_new: bool) -> None:
@@ -123,11 +133,20 @@ class MqttSink(Sink):
         self._connect()
         kind = message.type.partition(".")[0]  # inspection, verdict
         text = json.dumps(message.envelope(), ensure_ascii=False, separators=(",", ":"))
-        self._publish(f"{self._base_topic}/{message.data['product']}/{kind}", text)
+        try:
+            self._publish(f"{self._base_topic}/{message.data['product']}/{kind}", text)
+        except UndeliveredError as error:
+            if not self._is_cut:
+                raise
+            # it took the station's status on the same connection
+            size = f"this message of {len(text.encode()) / 1000:.1f} kB"
+            why = f"the broker ends the connection at {size}: let it take larger ones ({error})"
+            raise UndeliveredError(why, blames_message=True) from None
 
     def refresh(self) -> float:
         """Renew the messages that the broker keeps: states and problems."""
         self._connect()
+        self._renew_status()
         late = False
         for box in self.outboxes:
             sent_at, sent_cursor = self._sent_states.get(box.product, (0.0, None))
@@ -142,6 +161,37 @@ class MqttSink(Sink):
         text = json.dumps({"count": len(problems), "problems": problems}, ensure_ascii=False)
         self._retain("problem", text)
         return STATE_INTERVAL if late else PROBLEMS_INTERVAL
+
+    @property
+    def remark(self) -> str | None:
+        if time.monotonic() > self._heard_at + OTHER_STATION_SECONDS:
+            return None
+        return (
+            f"another station writes to {self._base_topic}/status at {self.settings.label}: two stations "
+            "have one name; give one of them another `name`"
+        )
+
+    def _hear_status(self, client: paho.Client, data: Any, message: paho.MQTTMessage) -> None:
+        """Hear the station's own topic: what it has not written there comes from another station."""
+        if message.retain:  # what was there before
+            return
+        if message.payload == ONLINE.encode() and self._own_statuses:
+            self._own_statuses -= 1
+            return
+        self._heard_at = time.monotonic()
+        is_due = self._heard_at > self._renewed_at + RENEWAL_SECONDS
+        self._renews_status |= is_due or message.payload != ONLINE.encode()
+
+    def _renew_status(self) -> None:
+        """Write `online` again where another station has changed it; so that one hears of this one, too."""
+        if self._renews_status:
+            self._renews_status = False
+            self._renewed_at = time.monotonic()
+            self._write_status()
+
+    def _write_status(self) -> None:
+        self._own_statuses += 1
+        self._publish(f"{self._base_topic}/status", ONLINE, retain=True)
 
     def close(self) -> None:
         with suppress(UndeliveredError):  # else the broker publishes the will
@@ -172,10 +222,17 @@ class MqttSink(Sink):
     # ---- messages
 
     def _retain(self, topic: str, payload: str) -> None:
-        """Publish a message that the broker keeps, unless the broker has it already."""
-        if self._retained.get(topic) != payload:
+        """Publish a message that the broker keeps, unless the broker has it already, or ended the connection
+        at this topic again and again: others may be taken."""
+        if self._retained.get(topic) == payload or self._cuts[topic] >= MAX_REFUSALS:
+            return
+        try:
             self._publish(f"{self._base_topic}/{topic}", payload, retain=True)
-            self._retained[topic] = payload
+        except UndeliveredError:
+            self._cuts[topic] += self._is_cut
+            raise
+        del self._cuts[topic]
+        self._retained[topic] = payload
 
     def _publish(self, topic: str, text: str, retain: bool = False, timeout: float = ANSWER_TIMEOUT) -> None:
         """Publish a message; return when the broker acknowledged it. UndeliveredError."""
@@ -189,7 +246,9 @@ class MqttSink(Sink):
                 if self._lost_reason is not None:
                     raise UndeliveredError(self._lost_reason)
                 sent.wait_for_publish(0.5)
-        except (RuntimeError, ValueError) as error:  # of the library: the connection went away meanwhile
+        except ValueError as error:  # of the library: no broker takes it
+            raise UndeliveredError(one_line_message(error), blames_message=True) from None
+        except RuntimeError as error:  # of the library: the connection went away meanwhile
             self._lost_reason = self._lost_reason or one_line_message(error)
             raise UndeliveredError(self._lost_reason) from None
 
@@ -210,12 +269,14 @@ class MqttSink(Sink):
             answered.set()
 
         def disconnected(client: paho.Client, data: Any, flags: Any, reason: Any, properties: Any) -> None:
+            self._is_cut = self._lost_reason is None
             self._lost_reason = self._lost_reason or f"the connection is lost: {reason}"
             answered.set()
 
         self._client = self.make_client()
         self._client.on_connect, self._client.on_disconnect = connected, disconnected
-        self._lost_reason = "it does not answer"
+        self._client.on_message = self._hear_status
+        self._lost_reason, self._is_cut, self._own_statuses = "it does not answer", False, 0
         self._open_connection(self._client)
         self._client.loop_start()
         answered.wait(ANSWER_TIMEOUT)
@@ -223,7 +284,9 @@ class MqttSink(Sink):
             raise UndeliveredError(self._lost_reason)
         self._retained.clear()  # a broker that was started anew may know nothing
         self._sent_states.clear()
-        self._retain("status", ONLINE)
+        with suppress(ValueError):  # the connection went away meanwhile, which publishing says
+            self._client.subscribe(f"{self._base_topic}/status", AT_LEAST_ONCE)
+        self._write_status()
 
     def _open_connection(self, client: paho.Client) -> None:
         """Open the connection, TLS included, whatever the pieces of it take. UndeliveredError."""

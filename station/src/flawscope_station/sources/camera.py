@@ -45,6 +45,7 @@ CAMERA_PROBLEMS = ("camera_away", "camera_frozen")  # for which it gives no fram
 MAX_IN_FLIGHT = 4  # frames of a camera that are submitted and not answered, at most: more would be old
 MIN_RETRY_DELAY, MAX_RETRY_DELAY = 0.5, 30.0  # seconds until a lost camera is tried again
 CHECK_INTERVAL = 0.25  # seconds between two checks whether frames still come
+DRIVER_SECONDS = 30.0  # beyond the time for a frame, after which a driver that does not return is told
 FROZEN_SECONDS = 1.0  # seconds of repeats after which people are told, unless a part is refused before
 FROZEN_TEXT = "it sends a frame that came before"
 RECENT_FRAMES = 64  # whose pixels are remembered: buffers give their last ones in turn
@@ -133,6 +134,7 @@ class LiveCamera:
             targets.append(self._submit_frames)  # to encode a large frame takes longer than it lasts
         name = f"camera-{line.product_id}-{number}"
         self.threads = [GuardedThread(name, one, self._ended) for one in targets]
+        self.threads[0].stops_all = False  # one camera's driver hangs: `_check_driver` says so
 
     def start(self) -> None:
         for thread in self.threads:
@@ -197,7 +199,8 @@ class LiveCamera:
         backoff = Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY)
         while not self._ended.is_set():
             try:
-                why = self._run_session(backoff)
+                with self.threads[0].call(self.settings.frame_timeout + DRIVER_SECONDS):
+                    why = self._run_session(backoff)
             except FlawscopeError as error:
                 why = str(error)
             except Exception as error:  # of the library: another try may succeed
@@ -207,12 +210,26 @@ class LiveCamera:
             self._ended.wait(backoff.next())
 
     def _run_session(self, backoff: Backoff) -> str:
-        """Open the camera and pass its frames to `_handle_frame`; return why it ended. InputError."""
+        """Open the camera and pass its frames to `_handle_frame`; return why it ended. It calls `_go_on`
+        each time that the driver has returned. InputError."""
         raise NotImplementedError
+
+    def _go_on(self) -> None:
+        """Note that the driver has returned, with a frame or without."""
+        self.threads[0].go_on()
+
+    def _check_driver(self) -> None:
+        """Report a driver that does not return: nothing can end it, and it is not tried again."""
+        if self.threads[0].is_stuck and self.state.state != AWAY:
+            self.state.change(AWAY, "its driver does not return")
+            self._fail_waiting_triggers(self._lost_error())
+            why = f"{self._label} is away: its driver does not return; start the station anew"
+            self._report("camera_away", why, stops=True)
 
     def _is_new(self, frame: VideoFrame, clock: int | None = None) -> bool:
         """Whether this is another frame than the last ones, among which it is remembered. clock: when it was
         exposed, as the camera says; None: it does not."""
+        self._go_on()
         pixels, clock_before = pixel_hash(frame), self._newest_clock
         self._newest_clock, self._last_frame_at = clock, time.monotonic()
         if pixels in self._recent or (clock is not None and clock == clock_before):
@@ -239,6 +256,7 @@ class LiveCamera:
         self, frame: VideoFrame, triggers: dict[Future[Shot], Trigger], exposed_at: float | None = None
     ) -> None:
         """Answer the triggers with a new frame, and keep it where it is due. exposed_at: None: now."""
+        self._go_on()
         at = max(now(), (self.state.last or 0) + 1)
         exposed_at = time.monotonic() if exposed_at is None else exposed_at
         shot = Shot(frame, at, len({trigger.request for trigger in triggers.values()}), exposed_at)
@@ -289,6 +307,7 @@ class LiveCamera:
             with self._changed:
                 if not self._can_submit:
                     self._changed.wait(CHECK_INTERVAL)
+            self._check_driver()
             self._check_silence()
             with self._changed:
                 size, ready = self._frame_bytes, self._can_submit
@@ -418,6 +437,7 @@ class FfmpegCamera(LiveCamera):
         try:
             self._last_frame_at, before = time.monotonic(), 0
             for frame in frames:
+                self._go_on()
                 if self._ended.is_set():
                     break
                 self.state.broken, before = self.state.broken + frames.broken - before, frames.broken

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from flawscope.errors import InputError
 from flawscope_station.inspecting.admission import Inspector
 from flawscope_station.inspecting.picture import Part
-from flawscope_station.inspecting.writer import Answer, RecordedInspection
+from flawscope_station.inspecting.writer import RecordedInspection, Waiter
 from flawscope_station.sources.camera import SOURCE, LiveCamera, Shot
 from flawscope_station.sources.source import ApartError, NoFrameError, State, StateOf, TriggeredSource
 from flawscope_station.store.addresses import Addresses
@@ -59,24 +59,26 @@ async def shoot(
     """
     product_id = station.addresses.address_id(name)
     call = station.inspector.in_thread
-    if request is not None and (answered := await call(station.store.find_answers, product_id, request)):
-        return answered[0]
+    if request is not None:
+        answered = await call(due, station.store.find_answers, product_id, request)
+        if answered:
+            return answered[0]
     cameras = find()
     for camera in cameras:
         check_triggers(camera)
-    await call(check_room, station, name, due, label.part, [camera.state for camera in cameras])
+    check_room(station, name, due, label.part, [camera.state for camera in cameras])
     left = min(seconds, due - time.monotonic())
     shots = await asyncio.gather(*(wait_for_shot(camera, left, request) for camera in cameras))
     check_together(shots, min(MOST_APART, station.addresses.settings_of(name).part_deadline))
     pictures = []
     for camera, shot in zip(cameras, shots, strict=True):
-        picture = await call(camera.picture, shot)
+        picture = await call(due, camera.picture, shot)
         pictures.append(picture if label.view is None else replace(picture, view=label.view))
     key = None if request is None else request.part_keys()[0]
     triggers = max(getattr(shot, "triggers", 1) for shot in shots)  # other cameras answer each by itself
     number, batch = label.part, label.batch
     part = Part(product_id, tuple(pictures), SOURCE, number, batch, key, request, triggers, due)
-    answered, answers = await submit_parts(station, product_id, request, [part])
+    answered, answers = await submit_parts(station, product_id, request, [part], due)
     return answered[0] if answered else await wait_for_inspection(station, product_id, answers[0], due)
 
 
@@ -87,7 +89,8 @@ def check_room(
     number: str | None = None,
     cameras: Sequence[State] | None = (),
 ) -> None:
-    """Check before a part is taken whether it could be judged, and whether there is place and time.
+    """Check before a part is taken whether it could be judged, and whether there is place and time. It waits
+    for nothing: neither disk nor data base is asked.
 
     Raises:
         FlawscopeError: why nothing of the product is judged (`Health.state_of`), BusyError, LateError.
@@ -130,22 +133,28 @@ async def wait_for_shot(camera: TriggeredSource, seconds: float, request: KeyedR
 
 
 async def submit_parts(
-    station: InspectingStation, product_id: int, request: KeyedRequest | None, parts: Sequence[Part]
-) -> tuple[dict[int, int], dict[int, Answer]]:
+    station: InspectingStation,
+    product_id: int,
+    request: KeyedRequest | None,
+    parts: Sequence[Part],
+    due: float,
+) -> tuple[dict[int, int], dict[int, Waiter]]:
     """Submit the parts of a request that were not answered before, all or none; return the numbers of the
-    inspections that answered the others, and the answers of those submitted, by place.
+    inspections that answered the others, and who waits for those submitted, by place.
 
     Raises:
         KeyUsedError: another request has come under its key.
+        LateError, StoreError: whether it was answered before is not known in time.
     """
 
-    async def begin() -> tuple[dict[int, int], dict[int, Answer]]:
-        find = station.store.find_answers
-        answered = await station.inspector.in_thread(find, product_id, request) if request else {}
+    async def begin() -> tuple[dict[int, int], dict[int, Waiter]]:
+        answered: dict[int, int] = {}
+        if request is not None:
+            find = station.store.find_answers
+            answered = await station.inspector.in_thread(due, find, product_id, request)
         left = [place for place in range(len(parts)) if place not in answered]
-        return answered, dict(
-            zip(left, station.inspector.submit_all([parts[one] for one in left]), strict=True)
-        )
+        answers = station.inspector.submit_all([parts[one] for one in left])
+        return answered, dict(zip(left, map(Waiter, answers), strict=True))
 
     try:
         return await begin()
@@ -154,21 +163,22 @@ async def submit_parts(
 
 
 async def wait_for_inspection(
-    station: InspectingStation, product_id: int, answer: Answer, due: float
+    station: InspectingStation, product_id: int, waiter: Waiter, due: float
 ) -> RecordedInspection:
     """Wait for the inspection. LateError where it is not recorded in time. A task that is cancelled with one
-    of `schema.UNANSWERED` gives it up for that reason."""
+    of `schema.UNANSWERED` leaves for that reason."""
+    answer = waiter.answer
     waiting = asyncio.wrap_future(answer)
     waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # also where nobody asks
     try:
         done, _ = await asyncio.wait([waiting], timeout=None if due == math.inf else due - time.monotonic())
     except asyncio.CancelledError as cancelled:
         why = cancelled.args[0] if cancelled.args else None
-        is_given = why in UNANSWERED and not answer.give_up(why)
+        is_given = why in UNANSWERED and not waiter.leave(why)
         if is_given and answer.done() and answer.exception() is None:  # it was recorded a moment ago
             mark = station.store.set_unanswered
-            await station.inspector.in_thread(mark, answer.result().number, why)
+            await station.inspector.in_thread(math.inf, mark, answer.result().number, why)
         raise
-    if not done and (error := station.inspector.abandon(answer, product_id)) is not None:
+    if not done and (error := station.inspector.abandon(waiter, product_id)) is not None:
         raise error
     return await waiting

@@ -7,6 +7,7 @@ all is. PostgreSQL's data base is for pg_dump.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -78,7 +79,7 @@ def backup(settings: Settings, target: str | os.PathLike[str], *, tables_only: b
 
 
 def _copy_sqlite(source: Path, target: Path) -> None:
-    """Copy a data base at one moment. InputError where it is damaged."""
+    """Copy a data base at one moment. InputError where it is damaged; OSError where the copy has no room."""
     try:
         with (
             closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as original,
@@ -87,6 +88,8 @@ def _copy_sqlite(source: Path, target: Path) -> None:
             original.backup(copy)
             _check_sqlite(copy)
     except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
         raise InputError(f"cannot copy {source}: {error}; check the disk, or restore a backup") from None
 
 

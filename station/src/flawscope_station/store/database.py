@@ -24,6 +24,10 @@ from flawscope_station.store.inspection import RefusalError
 from flawscope_station.store.migrations import UnknownVersionError, is_current, migrate, table_version
 
 LOCK_TIMEOUT = 10.0  # seconds that a writer waits for another one
+STATEMENT_TIMEOUT = 10.0  # seconds after which PostgreSQL gives up a statement, such as one that waits
+ANSWER_TIMEOUT = 12.0  # seconds for which a statement's answer is waited for, whatever the server does
+PROBE_TIMEOUT = 2.0  # seconds in which the data base must answer whoever watches it
+SILENT = "store_silent"  # code of an error: the disk or the data base says nothing
 POOL_SIZE = 20  # open connections, at most twice as many at once
 INCREMENTAL = 2  # SQLite's `auto_vacuum`: its file can be made smaller
 # Of an index; with fewer, SQLite no longer tells indexes of a few rows from those of all
@@ -33,7 +37,6 @@ PAGES_AT_ONCE = 256  # pages of SQLite's file that are given back at once
 _LOCK_ID = 718_281_828  # advisory lock of PostgreSQL: programs that start together migrate one after another
 # Options of libpq: give up an unplugged server after seconds, not after a quarter of an hour
 _TIMEOUTS = {
-    "connect_timeout": int(LOCK_TIMEOUT),
     **{"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 2},
     "tcp_user_timeout": 20_000,  # ms
 }
@@ -42,13 +45,21 @@ _TIMEOUTS = {
 class StoreError(RefusalError):
     """The store cannot be read or written now; the request had no effect.
 
+    Args:
+        sender_text: for who sends parts, without names of this machine; "": the text.
+
     Attributes:
-        code: disk_full, store_unreachable or file_missing.
+        code: disk_full, store_unreachable, store_silent or file_missing.
+        is_in_doubt: whether it came while a transaction was being committed, so that it may have had its
+            effect all the same.
     """
 
-    def __init__(self, text: str, code: str):
+    is_in_doubt = False
+
+    def __init__(self, text: str, code: str, sender_text: str = ""):
         super().__init__(text)
         self.status, self.code = {"disk_full": 507, "file_missing": 404}.get(code, 503), code
+        self.sender_text = sender_text or text
 
 
 def now() -> int:
@@ -62,6 +73,8 @@ class Database:
     Attributes:
         full: why there was no room for the last write; "" where there was.
         failure: why the last write failed; "" where it did not.
+        silence: returns the error for everybody who would ask a data base that is known not to answer; None:
+            it may.
 
     Raises:
         InputError: the URL is not the address of a data base.
@@ -69,6 +82,7 @@ class Database:
 
     def __init__(self, url: str):
         self.url, self.full, self.failure = url, "", ""
+        self.silence: Callable[[], StoreError | None] = lambda: None
         try:
             self.engine = _create_engine(url)
         except (ArgumentError, ValueError):  # the errors' texts hold the URL
@@ -81,6 +95,8 @@ class Database:
         self._last_rows: dict[str, int] = {}  # by table, when its statistics were updated
         snapshot = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
         self._reader = self.engine.execution_options(**snapshot)
+        # of its own: it knows whether the data base answers while all other connections wait
+        self._prober = _create_engine(url, is_probe=True)
 
     @property
     def is_sqlite(self) -> bool:
@@ -89,16 +105,23 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Open a connection whose reads all see the data base at one moment."""
+        self._check_silence()
         with self._translated_errors(), self._reader.connect() as connection:
+            self._set_patience(connection, ANSWER_TIMEOUT)
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """Open a transaction: on the disk when the block has ended, undone if the block fails."""
+        is_committing = False
         try:
+            self._check_silence()
             with self._translated_errors(), self._turn(), self._writer.begin() as connection:
+                self._set_patience(connection, ANSWER_TIMEOUT)
                 yield connection
+                is_committing = True
         except StoreError as error:
+            error.is_in_doubt = is_committing
             self.failure = str(error)
             raise
         self.full = self.failure = ""
@@ -108,25 +131,42 @@ class Database:
         """Open a transaction in which SQLite does not look for rows that name one that goes: tables may be
         made anew, and where no index tells who names it, a table of millions is not read from end to end."""
         with self._translated_errors(), self._turn(), self._writer.connect() as connection:
+            self._set_patience(connection, None)  # a table of millions takes its time
             checks: Any = connection.connection.driver_connection if self.is_sqlite else None
             if checks is not None:
                 checks.execute("PRAGMA foreign_keys = OFF")
             try:
                 with connection.begin():
+                    if not self.is_sqlite:
+                        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
                     yield connection
             finally:
                 if checks is not None:
                     checks.execute("PRAGMA foreign_keys = ON")
 
+    def _check_silence(self) -> None:
+        """Raise StoreError where the data base is known not to answer: nobody more waits for it."""
+        if (error := self.silence()) is not None:
+            raise error
+
+    def _set_patience(self, connection: Connection, seconds: float | None) -> None:
+        """Say how long the answers to a connection's statements are waited for; None: for ever. SQLite
+        answers by itself."""
+        if not self.is_sqlite:
+            own: Any = connection.connection.driver_connection
+            own.patience = seconds
+
     @contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _turn(self, seconds: float | None = None) -> Iterator[None]:
         """Wait until no other thread writes to SQLite, which has one writer at a time: left to itself it asks
-        whether it may at growing intervals, whoever came first. StoreError."""
+        whether it may at growing intervals, whoever came first. StoreError after `LOCK_TIMEOUT`, or so many
+        seconds."""
+        seconds = LOCK_TIMEOUT if seconds is None else seconds
         if not self.is_sqlite:
             yield
-        elif not self._writes.acquire(timeout=LOCK_TIMEOUT):
-            text = f"{self.name} cannot be used: another write takes more than {LOCK_TIMEOUT:.0f} s"
-            raise StoreError(text, "store_unreachable")
+        elif not self._writes.acquire(timeout=seconds):
+            why = f"another write takes more than {seconds:.0f} s"
+            raise self._unusable_error(why, "store_unreachable")
         else:
             try:
                 yield
@@ -156,14 +196,68 @@ class Database:
         except (DBAPIError, PoolTimeoutError) as error:
             origin = getattr(error, "orig", None)
             reason = one_line_message(origin or error)
-            if "disk is full" in reason or getattr(origin, "sqlstate", "") == "53100":
+            state = str(getattr(origin, "sqlstate", None) or "")
+            if "disk is full" in reason or state == "53100":
                 self.full = f"the disk of {self.name} is full; free some space"
-                raise StoreError(self.full, "disk_full") from None
+                sender_text = "the disk of the data base is full; free some space"
+                raise StoreError(self.full, "disk_full", sender_text) from None
+            if self._is_silent(origin):
+                raise self._unusable_error(reason, SILENT) from None
             lost = isinstance(error, DBAPIError) and error.connection_invalidated
-            if lost or isinstance(error, OperationalError | PoolTimeoutError):
-                text = f"{self.name} cannot be used: {reason}; check `database` and that it is running"
-                raise StoreError(text, "store_unreachable") from None
+            is_state = isinstance(error, OperationalError | PoolTimeoutError) or self._is_of_server(origin)
+            if lost or is_state:
+                raise self._unusable_error(reason, "store_unreachable") from None
             raise
+
+    def _unusable_error(self, reason: str, code: str) -> StoreError:
+        remedy = "check `database` and that it is running"
+        if "read-only" in reason or "readonly" in reason:
+            remedy = "it can be read only: see its rights, and where it is a standby name the primary server"
+        text, sender_text = f"{self.name} cannot be used: {reason}", f"the data base cannot be used: {reason}"
+        return StoreError(f"{text}; {remedy}", code, f"{sender_text}; {remedy}")
+
+    def _is_silent(self, origin: BaseException | None) -> bool:
+        """Whether the server said nothing in time."""
+        if self.is_sqlite:
+            return False
+        from flawscope_station.store import postgres
+
+        return postgres.is_silent(origin)
+
+    def _is_of_server(self, origin: BaseException | None) -> bool:
+        """Whether an error says something of the data base, and not of the statement."""
+        if self.is_sqlite:  # its file is damaged
+            return type(origin) is sqlite3.DatabaseError and "malformed" in str(origin)
+        from flawscope_station.store import postgres
+
+        return postgres.is_of_server(str(getattr(origin, "sqlstate", None) or ""))
+
+    # ---- whoever watches it
+
+    def check_answers(self) -> None:
+        """Ask the data base something, on a connection of its own. StoreError where it cannot be used, with
+        the code `store_silent` where it says nothing for `PROBE_TIMEOUT`; SQLite may hang with its disk."""
+        with self._translated_errors(), self._prober.connect() as connection:
+            if self.is_sqlite:
+                connection.exec_driver_sql("SELECT COUNT(*) FROM sqlite_master")
+                return
+            self._set_patience(connection, PROBE_TIMEOUT)
+            query = text("SELECT current_setting('transaction_read_only')")
+            is_read_only = connection.execute(query).scalar_one() == "on"
+        if is_read_only:
+            raise self._unusable_error("it is read-only", "store_unreachable")
+
+    def try_write(self) -> None:
+        """See whether it can be written again, after a write that failed: `full` and `failure` are over."""
+        prober = self._prober.execution_options(writes=True)
+        try:
+            with self._translated_errors(), self._turn(PROBE_TIMEOUT), prober.begin() as connection:
+                self._set_patience(connection, PROBE_TIMEOUT)
+                connection.exec_driver_sql("UPDATE stations SET clock_at = clock_at")
+        except StoreError as error:
+            self.failure = str(error)
+        else:
+            self.full = self.failure = ""
 
     def tune(self) -> None:
         """Update the statistics by which SQLite chooses an index, of tables that grew by a tenth since; the
@@ -206,6 +300,7 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+        self._prober.dispose()
 
     # ---- versions of the tables
 
@@ -300,27 +395,47 @@ def upsert(dialect: str, table: Any) -> Any:
     return insert(table)
 
 
-def _create_engine(url: str) -> Engine:
+def _create_engine(url: str, *, is_probe: bool = False) -> Engine:
+    """Make the connections of a data base. is_probe: one, which waits for nothing long."""
+    size = 1 if is_probe else POOL_SIZE
+    more = 0 if is_probe else POOL_SIZE
     if url.startswith("sqlite"):
         engine = create_engine(
             url,
             poolclass=QueuePool,
-            pool_size=POOL_SIZE,
-            max_overflow=POOL_SIZE,
+            pool_size=size,
+            max_overflow=more,
+            pool_timeout=LOCK_TIMEOUT,
             pool_use_lifo=True,  # each connection caches pages: keep few in use
-            connect_args={"timeout": LOCK_TIMEOUT, "check_same_thread": False},
+            connect_args={
+                "timeout": PROBE_TIMEOUT if is_probe else LOCK_TIMEOUT,
+                "check_same_thread": False,
+            },
         )
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    return create_engine(
+    from flawscope_station.store import postgres
+
+    # a commit is on the disk, whatever the server's setting
+    seconds = PROBE_TIMEOUT if is_probe else STATEMENT_TIMEOUT
+    options = f"-c synchronous_commit=on -c statement_timeout={1000 * seconds:.0f}"
+    connect_timeout = int(PROBE_TIMEOUT if is_probe else LOCK_TIMEOUT)
+    engine = create_engine(
         url,
-        pool_size=POOL_SIZE,
-        max_overflow=POOL_SIZE,
-        pool_pre_ping=True,  # the server may have been started anew
-        # a commit is on the disk, whatever the server's setting
-        connect_args={**_TIMEOUTS, "options": "-c synchronous_commit=on", "client_encoding": "utf8"},
+        pool_size=size,
+        max_overflow=more,
+        pool_timeout=LOCK_TIMEOUT,
+        pool_pre_ping=not is_probe,  # the server may have been started anew
+        connect_args={
+            **_TIMEOUTS,
+            "connect_timeout": connect_timeout,
+            "options": options,
+            "client_encoding": "utf8",
+        },
     )
+    postgres.use_patient_connections(engine)
+    return engine
 
 
 def _configure_sqlite(connection: Any, record: object) -> None:

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import IO
@@ -39,12 +40,28 @@ FILES_PER_QUERY = 500  # files of one query
 DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT)
 
 
+@dataclass(frozen=True)
+class DiskState:
+    """State of the station's disk, as it was measured.
+
+    free_bytes: None where the folder is gone. written: `Files.written` at the time. error: why no file can be
+    written; None: files can. backup_at: when the folder was backed up last, seconds since 1970; None: not
+    known.
+    """
+
+    free_bytes: int | None
+    written: int = 0
+    error: StoreError | None = None
+    backup_at: float | None = None
+
+
 class Files:
     """Files in the station's folder. A file is there whole or not at all, and survives a power cut once
     `keep` has returned.
 
     Attributes:
         written: bytes of all picture files that were written since the start.
+        disk: as it was measured last.
 
     Raises:
         InputError: the folder cannot be made or written.
@@ -61,7 +78,7 @@ class Files:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # verdicts and pictures are private
             for name in (PICTURES, MASKS, MAPS, MODELS):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
-            probe = self.folder / f".{secrets.token_hex(4)}{files.PARTIAL_SUFFIX}"
+            probe = self.folder / files.partial_name("probe")
             probe.touch()
             probe.unlink()
         except OSError as error:
@@ -69,6 +86,7 @@ class Files:
                 f"the station's folder {self.folder} cannot be written: {error.strerror}; choose another "
                 "`store`"
             ) from None
+        self.disk = self.measure()
 
     def lock(self) -> None:
         """Lock the folder until the process ends. InputError where another station runs on it."""
@@ -216,7 +234,8 @@ class Files:
         try:
             return path.read_bytes()
         except OSError as error:
-            raise StoreError(f"cannot read {path}: {error.strerror}", "file_missing") from None
+            text = f"cannot read {path}: {error.strerror}"
+            raise StoreError(text, "file_missing", f"a file cannot be read: {error.strerror}") from None
 
     def copy(self, source: Path, target: Path) -> str:
         """Copy a model file into a new folder, in one read; return the SHA-256 of the copy.
@@ -251,19 +270,24 @@ class Files:
 
     def temporary_path(self, name: str) -> Path:
         """Path of a temporary file, in a folder of its own that the caller makes; `drop` removes both."""
-        return self.folder / MODELS / f".{secrets.token_hex(8)}{files.PARTIAL_SUFFIX}" / name
+        return self.folder / MODELS / files.partial_name(secrets.token_hex(4)) / name
 
     def remove_temporary(self, temporary: Path) -> None:
         shutil.rmtree(temporary.parent, ignore_errors=True)
 
-    def sweep(self, before: float) -> None:
-        """Remove unfinished files of an earlier run that was cut off: those older than `before`, in seconds
-        since 1970. Walks through the whole store, which may take minutes."""
+    def sweep(self) -> None:
+        """Remove unfinished files of an earlier run that was cut off: those whose names this process has not
+        given. No clock is asked, for it may have been ahead. Walks through the whole store, which may take
+        minutes."""
         for folder, folders, names in os.walk(self.folder):
             for name in [*folders, *names]:
                 left = Path(folder) / name
-                with suppress(OSError):  # it was finished, or removed, meanwhile
-                    if not _is_unfinished(name) or left.stat().st_mtime >= before:
+                if _is_unfinished(name) and files.is_being_written(name):
+                    if name in folders:
+                        folders.remove(name)
+                    continue
+                with suppress(OSError):  # it was removed meanwhile
+                    if not _is_unfinished(name):
                         continue
                     if name in folders:
                         folders.remove(name)
@@ -272,10 +296,25 @@ class Files:
                         left.unlink(missing_ok=True)
 
     def free_bytes(self) -> int:
+        """Ask the disk how much is free on it. OSError."""
         return shutil.disk_usage(self.folder).free
 
-    def last_backup(self) -> float | None:
-        """Return when the folder was backed up last, seconds since 1970; None: not known."""
+    def measure(self) -> DiskState:
+        """Ask the disk how it is, which may take for ever: only who measures the computer does so. Everybody
+        else reads `disk`."""
+        written, free, error = self.written, None, None
+        try:
+            free = self.free_bytes()
+            self.check_writable()
+        except StoreError as refused:
+            error = refused
+        except OSError as gone:
+            text = f"the station's folder {self.folder} is not there: {gone.strerror}"
+            error = StoreError(text, "disk_full", f"the station's folder is not there: {gone.strerror}")
+        self.disk = DiskState(free, written, error, self._last_backup())
+        return self.disk
+
+    def _last_backup(self) -> float | None:
         try:
             return (self.folder / BACKUP_FILE).stat().st_mtime
         except OSError:
@@ -292,11 +331,15 @@ class Files:
             raise write_error(path, error) from None
 
     def check_free_space(self, size: int) -> None:
-        """Raise StoreError where a file of `size` bytes could fill the disk."""
-        if self.free_bytes() < size + RESERVED_BYTES:
+        """Raise StoreError where a file of `size` bytes could fill the disk, as it was measured last."""
+        if self.disk.free_bytes is None:
+            return  # nobody knows
+        written_since = self.written - self.disk.written
+        if self.disk.free_bytes - written_since < size + RESERVED_BYTES:
             least = f"{(size + RESERVED_BYTES) / 1024**2:.0f} MB"
             text = f"less than {least} are free on the disk of {self.folder}; free some space"
-            raise StoreError(text, "disk_full")
+            sender_text = f"less than {least} are free on the station's disk; free some space"
+            raise StoreError(text, "disk_full", sender_text)
 
 
 class StrayFiles:
@@ -373,9 +416,12 @@ def _lock_file(file: IO[bytes]) -> None:
 
 
 def write_error(path: Path, error: OSError) -> StoreError:
+    """Return the error of a file of the station that cannot be written."""
     if error.errno in DISK_FULL_ERRORS:
-        return StoreError(f"the disk of {path.parent} is full; free some space", "disk_full")
-    return StoreError(f"cannot write {path}: {error.strerror}", "store_unreachable")
+        sender_text = "the station's disk is full; free some space"
+        return StoreError(f"the disk of {path.parent} is full; free some space", "disk_full", sender_text)
+    sender_text = f"the station's folder cannot be written: {error.strerror}"
+    return StoreError(f"cannot write {path}: {error.strerror}", "store_unreachable", sender_text)
 
 
 def rename_without_overwrite(part: Path, path: Path) -> None:

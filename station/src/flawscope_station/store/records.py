@@ -285,6 +285,26 @@ class Store:
             found += insert_inspections(connection, several)
         return found
 
+    def find_recorded(self, several: Sequence[NewInspection]) -> list[int | None]:
+        """Number of each inspection, of which the answer to COMMIT was lost; None where it was not recorded.
+        A part is known by its product, the microsecond in which it was taken, and its picture. What was
+        counted before is counted anew."""
+        found = list[int | None]()
+        with self.database.reading() as connection:
+            for one in several:
+                own = {name: getattr(one, name) for name in ("product_id", "at", "picture", "source")}
+                query = (
+                    select(inspections.c.id)
+                    .filter_by(**own)
+                    .where(inspections.c.key.is_not_distinct_from(one.key))
+                )
+                found.append(connection.execute(query.limit(1)).scalar_one_or_none())
+        with self._counting:
+            self._writes += 1
+            for one in several:
+                self._counts.pop(one.product_id, None)
+        return found
+
     def known_files(self, product_id: int, keys: Sequence[str]) -> dict[str, tuple[int, str]]:
         """Number of the inspection under each key, and hash of its picture; of a folder's files also where
         the record was removed, or where there was none (`GIVEN_UP`)."""

@@ -32,6 +32,7 @@ LISTEN_BACKLOG = 1024  # new connections that the system keeps until they are ac
 MAX_CONNECTIONS = 1000  # also where the process may open more files
 SHUTDOWN_SECONDS = 30  # in which requests may end when the station stops
 DISK_FULL = "disk_full"  # code of the problem
+CLOCK_KINDS = ("clock", "clock_jumped")  # of problems that hinder nothing
 HEADERS = {"Cache-Control": "no-store", "Content-Security-Policy": "default-src 'none'", "Retry-After": "10"}
 
 
@@ -80,10 +81,10 @@ def _add_health_routes(app: FastAPI) -> None:
         return PlainTextResponse("ok\n")
 
     @app.get("/readyz", include_in_schema=False)
-    def readyz(health: HealthDep) -> Response:
+    async def readyz(health: HealthDep) -> Response:  # no thread: all may wait for a store that hangs
         """Answer whether pictures can be inspected, and whether the clock jumped, which hinders nothing. Who
         asks is unknown: problems have their kinds and times, not their texts, which name parts and people."""
-        problems = [problem for problem in health.problems() if problem.stops or problem.kind == "clock"]
+        problems = [problem for problem in health.problems() if problem.stops or problem.kind in CLOCK_KINDS]
         ready = health.is_ready()
         oldest = round(health.oldest_seconds(), 1)  # how long a part has waited for its answer
         body = {"ready": ready, "problems": [problem.without_text() for problem in problems]}
@@ -91,8 +92,9 @@ def _add_health_routes(app: FastAPI) -> None:
         return JSONResponse(body, 200 if ready else 503)
 
     @app.get("/metrics", include_in_schema=False)
-    def metrics(metrics: MetricsDep) -> Response:
-        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    async def metrics(metrics: MetricsDep) -> Response:
+        text = await metrics.scrape()
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 class HttpServer(uvicorn.Server):

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from flawscope.errors import FlawscopeError
-from flawscope_station.core.refusals import status_and_code
+from flawscope_station.core.refusals import sender_text, status_and_code
 from flawscope_station.store.inspection import RefusalError
 
 _DELAY = 5  # seconds of Retry-After, unless the error has its own
@@ -37,7 +37,8 @@ def error_response(error: FlawscopeError) -> Response:
     """Return the API's response to an error, with its `details` where it has some."""
     status, code = status_and_code(error)
     details = getattr(error, "details", {})
-    return JSONResponse({"error": str(error), "code": code, **details}, status, error_headers(error))
+    body = {"error": sender_text(error), "code": code, **details}
+    return JSONResponse(body, status, error_headers(error))
 
 
 def error_headers(error: FlawscopeError) -> dict[str, str]:
@@ -58,7 +59,7 @@ def install_error_handler(app: FastAPI, render_page: Callable[..., Response]) ->
         known_error = error if isinstance(error, FlawscopeError) else _to_refused_error(request, error)
         if request.method == "GET" and not request.url.path.startswith("/api/"):
             own_error = known_error if known_error is error else None
-            return render_page(request, status_and_code(known_error)[0], str(known_error), own_error)
+            return render_page(request, status_and_code(known_error)[0], sender_text(known_error), own_error)
         response = error_response(known_error)
         response.headers.update(getattr(error, "headers", None) or {})
         return response

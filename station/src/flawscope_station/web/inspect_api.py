@@ -15,10 +15,10 @@ from fastapi.routing import APIRoute
 from flawscope.errors import FlawscopeError
 from flawscope_station.access.roles import SENDER
 from flawscope_station.core.connections import ConnectionContext
-from flawscope_station.core.refusals import status_and_code
+from flawscope_station.core.refusals import sender_text, status_and_code
 from flawscope_station.inspecting.capacity import without_traceback
 from flawscope_station.inspecting.picture import Part, Picture
-from flawscope_station.inspecting.writer import Answer, RecordedInspection
+from flawscope_station.inspecting.writer import RecordedInspection, Waiter
 from flawscope_station.sources.trigger import check_room, shoot, submit_parts, wait_for_inspection
 from flawscope_station.store.inspection import (
     HTTP,
@@ -35,6 +35,7 @@ from flawscope_station.web import schemas, uploads
 from flawscope_station.web.api import PictureName, api_router, file_body_schema, key_header_schema
 from flawscope_station.web.components import FloorDep, find_component
 from flawscope_station.web.errors import RefusedError, error_response
+from flawscope_station.web.middleware import ARRIVED_KEY
 
 GONE = 499  # status of an answer that nobody gets
 MAX_FRAME_SECONDS = 60.0  # that a request may wait for a frame
@@ -113,17 +114,18 @@ async def inspect(
     seconds of Retry-After. 504: the part was not judged in time; if it was just being judged, it is recorded
     nevertheless.
     """
-    product_id, due = floor.addresses.address_id(name), floor.due(name, deadline)
-    await floor.inspector.in_thread(check_room, floor, name, due, label.part)
+    product_id = floor.addresses.address_id(name)
+    due = floor.due(name, deadline, request.scope.get(ARRIVED_KEY))
+    check_room(floor, name, due, label.part)
     files, is_form = await uploads.read_uploads(request, file)
     is_several = is_form and not floor.inspector.judge.parts.takes_views(product_id)
-    keyed = await _keyed_request(floor, name, request, files, is_form, is_several, label)
+    keyed = await _keyed_request(floor, name, request, files, is_form, is_several, label, due)
     parts = _parts_of(product_id, files, is_several, keyed, label, due)
     parts = [replace(part, purpose=purpose) for part in parts]
-    numbers, answers = await submit_parts(floor, product_id, keyed, parts)
-    watching = asyncio.create_task(_watch_client(request, partial(_give_up, answers.values())))
+    numbers, waiters = await submit_parts(floor, product_id, keyed, parts, due)
+    watching = asyncio.create_task(_watch_client(request, partial(_leave, waiters.values())))
     try:
-        results, first_error, is_new = await _results(floor, name, label, parts, numbers, answers)
+        results, first_error, is_new = await _results(floor, name, label, parts, numbers, waiters)
     finally:
         watching.cancel()
     if first_error is not None and not any("inspection" in result for result in results):
@@ -143,12 +145,14 @@ async def _keyed_request(
     is_form: bool,
     is_several: bool,
     label: Label,
+    due: float,
 ) -> KeyedRequest | None:
     """Return the request under its sender's key; None: it has none."""
     if not (key := uploads.idempotency_key(request)):
         return None
     data, scheme = [one.data for one in files], floor.addresses.scheme(name)
-    return await floor.inspector.in_thread(upload_request, key, data, is_form, is_several, label, scheme)
+    call = floor.inspector.in_thread
+    return await call(due, upload_request, key, data, is_form, is_several, label, scheme)
 
 
 def _parts_of(
@@ -179,7 +183,7 @@ async def _results(
     label: Label,
     parts: Sequence[Part],
     numbers: Mapping[int, int],
-    answers: Mapping[int, Answer],
+    waiters: Mapping[int, Waiter],
 ) -> tuple[list[dict[str, Any]], FlawscopeError | None, bool]:
     """Return the result of each part, the first error, and whether an inspection is new. numbers: of those
     that were answered before, by place."""
@@ -190,11 +194,11 @@ async def _results(
     for place, part in enumerate(parts):
         try:
             if place in numbers:
-                inspection = await _answered_again(floor, product_id, numbers[place])
+                inspection = await _answered_again(floor, product_id, numbers[place], part.due)
             else:
-                recorded = await wait_for_inspection(floor, product_id, answers[place], part.due)
+                recorded = await wait_for_inspection(floor, product_id, waiters[place], part.due)
                 is_new |= recorded.is_new
-                inspection = await inspection_answer(floor, product_id, recorded)
+                inspection = await inspection_answer(floor, product_id, recorded, part.due)
             results.append({"inspection": inspection})
         except FlawscopeError as error:
             first_error = first_error or error
@@ -203,40 +207,42 @@ async def _results(
             picture = part.pictures[0].name
             note = partial(floor.refusals.note, picture=picture)
             code = status_and_code(plain)[1] if is_trial else note(name, plain, label.part)
-            results.append({"name": part.pictures[0].name, "error": str(error), "code": code})
+            results.append({"name": picture, "error": sender_text(error), "code": code})
     return results, first_error, is_new
 
 
-async def _watch_client(request: Request, give_up: Callable[[], object]) -> None:
-    """Give up the answers of a client that goes away before it has them; what was sent is recorded."""
+async def _watch_client(request: Request, leave: Callable[[], object]) -> None:
+    """Leave for a client that goes away before it has its answers; what was sent is recorded."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-    give_up()
+    leave()
 
 
-def _give_up(answers: Iterable[Answer]) -> None:
-    for answer in answers:
-        answer.give_up(ABANDONED)
+def _leave(waiters: Iterable[Waiter]) -> None:
+    for waiter in waiters:
+        waiter.leave(ABANDONED)
 
 
 async def inspection_answer(
-    floor: ConnectionContext, product_id: int, recorded: RecordedInspection
+    floor: ConnectionContext, product_id: int, recorded: RecordedInspection, due: float
 ) -> dict[str, Any]:
     """Return an inspection as the API answers it. product_id: of the product or joint model to which the
-    request went."""
+    request went. due: deadline of the request, as `time.monotonic` counts."""
     if recorded.is_new:
         name = floor.addresses.names[recorded.inspection.product_id]
         return describe_new(recorded.number, recorded.inspection, name)
-    return await floor.inspector.in_thread(floor.store.inspection, product_id, recorded.number)
+    return await floor.inspector.in_thread(due, floor.store.inspection, product_id, recorded.number)
 
 
-async def _answered_again(floor: ConnectionContext, product_id: int, number: int) -> dict[str, Any]:
+async def _answered_again(
+    floor: ConnectionContext, product_id: int, number: int, due: float
+) -> dict[str, Any]:
     """Return the inspection that answered the same request before, which its sender gets now."""
     call = floor.inspector.in_thread
-    inspection = await call(floor.store.inspection, product_id, number)
+    inspection = await call(due, floor.store.inspection, product_id, number)
     if inspection["unanswered"] is None:
         return inspection
-    await call(floor.store.set_unanswered, number, None)
+    await call(due, floor.store.set_unanswered, number, None)
     return {**inspection, "unanswered": None}
 
 
@@ -269,7 +275,8 @@ async def trigger(
     recorded, except a frame that was just being judged. A frame may answer several triggers that came before
     it: each is an inspection of its own, and `triggers` says how many.
     """
-    product_id, due = floor.addresses.address_id(name), floor.due(name, deadline)
+    product_id = floor.addresses.address_id(name)
+    due = floor.due(name, deadline, request.scope.get(ARRIVED_KEY))
     key, scheme = uploads.idempotency_key(request), floor.addresses.scheme(name)
     keyed = trigger_request(key, camera, label, scheme) if key else None
     find_camera = partial(floor.cameras, name, camera)
@@ -285,7 +292,7 @@ async def trigger(
         watching.cancel()
     if isinstance(recorded, int):
         response.status_code = 200
-        return await _answered_again(floor, product_id, recorded)
-    inspection = await inspection_answer(floor, product_id, recorded)
+        return await _answered_again(floor, product_id, recorded, due)
+    inspection = await inspection_answer(floor, product_id, recorded, due)
     response.status_code = 201 if recorded.is_new else 200
     return inspection

@@ -26,6 +26,7 @@ from flawscope_station.access.authenticator import Access, ExpiredError
 from flawscope_station.access.roles import LOCAL_PERSON, PERSON_KEY, VIEWER, Person, has_role
 from flawscope_station.access.sessions import SESSION_SECONDS
 from flawscope_station.monitoring.background import Said
+from flawscope_station.monitoring.machine import DATABASE, silent_error
 from flawscope_station.settings.station import DEFAULT_FOLDER, Settings
 from flawscope_station.store.database import StoreError
 from flawscope_station.store.records import SENDER_ADDRESS
@@ -51,6 +52,9 @@ _HOST_PATTERN = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?")
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 _PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip")
 _PREFIX_HEADER = "x-forwarded-prefix"  # of a proxy that takes a path away
+LOOKUP_SECONDS = 3.0  # in which a sender is looked up
+ARRIVED_KEY = "flawscope.arrived"  # in a request's scope: when it came, as `time.monotonic` counts
+_DEADLINE = re.compile(r"[0-9]{1,6}", re.ASCII)  # of a request, in milliseconds
 _LOOKUP_THREADS = 4  # for looking up people, since the threads of inspections may all be waiting
 
 
@@ -144,6 +148,7 @@ class Guard:
             path = scope["path"] = path.rstrip("/") or "/"
         if scope["method"] == "HEAD" and not (path.startswith("/api/") and path.endswith("/live")):
             scope = {**scope, "method": "GET"}  # the server leaves the body away; a stream would not end
+        scope[ARRIVED_KEY] = time.monotonic()
         request = HTTPConnection(scope)
         SENDER_ADDRESS.set(client_ip(request))
         send_with_headers = self._with_headers(request, send)
@@ -191,7 +196,7 @@ class Guard:
             raise RefusedError(421, f"{text}give it a name or a port of its own there", "wrong_path")
         person = self.access.authenticate_cached(request)
         if person is None:
-            person = await anyio.to_thread.run_sync(self.access.authenticate, request, limiter=self._limiter)
+            person = await self._look_up(request)
         scope[PERSON_KEY] = person
         if person == LOCAL_PERSON:
             self._check_local(request)
@@ -206,6 +211,22 @@ class Guard:
         query = scope["query_string"].decode("latin-1")
         next_path = path + (f"?{query}" if query else "") if scope["method"] == "GET" else "/"
         return RedirectResponse(f"{SIGN_IN}?next={quote(next_path, safe='/')}", 303)
+
+    async def _look_up(self, request: HTTPConnection) -> Person | None:
+        """Look the sender up in the data base; where that does not answer in time, return who it was within
+        the last minutes. StoreError where that is not known."""
+        look_up = self.access.authenticate
+        try:
+            with anyio.fail_after(_lookup_seconds(request)):
+                return await anyio.to_thread.run_sync(
+                    look_up, request, limiter=self._limiter, abandon_on_cancel=True
+                )
+        except (TimeoutError, StoreError) as error:
+            if (known := self.access.authenticate_known(request)) is not None:
+                return known
+            if isinstance(error, StoreError):
+                raise
+            raise silent_error(DATABASE, LOOKUP_SECONDS) from None
 
     def _check_host(self, request: HTTPConnection) -> None:
         """Refuse unknown host names, which other sites could make lead here (DNS rebinding)."""
@@ -243,6 +264,12 @@ class Guard:
         if site not in (None, "none", "same-origin"):
             text = "another site made the browser send this: open the page again"
             raise RefusedError(403, text, "foreign_request")
+
+
+def _lookup_seconds(request: HTTPConnection) -> float:
+    """Return how long the sender of a request may be looked up: not beyond the request's own deadline."""
+    deadline = request.query_params.get("deadline", "")
+    return min(LOOKUP_SECONDS, int(deadline) / 2000) if _DEADLINE.fullmatch(deadline) else LOOKUP_SECONDS
 
 
 class FailedRequests:

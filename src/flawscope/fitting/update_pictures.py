@@ -1,0 +1,63 @@
+"""Reads the pictures of an update once: what their rows hold, and the parts that they show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from flawscope.artefact.model_file import Artefact
+from flawscope.artefact.parts import stored_part_reader
+from flawscope.fitting.update_evaluation import ReviewedPicture
+from flawscope.pictures.decoded import DecodedPictures
+from flawscope.pictures.table import UPDATE, Picture, PictureTable
+from flawscope.pictures.units import units_of
+from flawscope.progress import ProgressCallback, Say
+
+
+@dataclass(frozen=True)
+class UpdatePictures:
+    """Pictures of an update.
+
+    table: of all that are given, by their places in the list.
+    places: of each digest the first place.
+    copies: known rows that new pictures are nearly the same as, by the digests of these.
+    """
+
+    table: PictureTable
+    places: Mapping[str, int]
+    copies: Mapping[str, Picture]
+
+    @classmethod
+    def read(
+        cls, pictures: Sequence[ReviewedPicture], old: Artefact, step: ProgressCallback
+    ) -> UpdatePictures:
+        """Reads the pictures; their rows have no units."""
+        decoded = DecodedPictures([one.source for one in pictures], old.manifest.preprocess.channels)
+        table = PictureTable.read(decoded, [one.name for one in pictures], UPDATE, step)
+        places = {table.rows[place].hash: place for place in reversed(table.distinct())}
+        return cls(table, places, {})
+
+    def with_units(self, digests: Sequence[str], old: Artefact, say: Say) -> UpdatePictures:
+        """Returns the pictures with the units of those of these digests: known rows keep theirs. `say` gets
+        remarks on the parts that the others show."""
+        units = {row.hash: row.unit for row in old.manifest.pictures}
+        new = [
+            self.table.rows[self.places[digest]] for digest in dict.fromkeys(digests) if digest not in units
+        ]
+        found = units_of(new, old.manifest.pictures, stored_part_reader(old.manifest))
+        for line in found.remarks:
+            say(line)
+        units |= {row.hash: row.unit for row in found.rows}
+        copies = {new[k].hash: known for k, known in found.copies.items()}
+        rows = {
+            place: replace(row, unit=units.get(row.hash, row.unit)) for place, row in self.table.rows.items()
+        }
+        return replace(self, table=replace(self.table, rows=rows), copies=copies)
+
+    def place(self, picture: ReviewedPicture) -> int:
+        """The place of a picture that can be read; of copies the first."""
+        return self.places[picture.digest]
+
+    def row(self, picture: ReviewedPicture) -> Picture:
+        """The row of a picture that can be read."""
+        return self.table.rows[self.place(picture)]

@@ -1,0 +1,245 @@
+"""The table of good pictures: a row for each picture that a model knows.
+
+A row holds what later work compares by (hash, name, size, look, appearance), what the picture was used for
+(role, unit, origin), and what was judged (score, maximum, median, counted, drawn). `units.units_of` gives
+rows their units, `calibration.goods` their scores.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.pictures.appearance import FEATURES, FeatureValues
+from flawscope.pictures.channels import first_channels
+from flawscope.pictures.decoded import DecodedPictures
+from flawscope.pictures.decoding import error_reason, pixel_hash, source_name
+from flawscope.pictures.near_duplicates import SIDE, Look
+from flawscope.progress import ProgressCallback, ProgressCounter, ignore_progress
+
+TRAIN, CALIBRATION, DUPLICATE, SEEN = "train", "calibration", "duplicate", "seen"
+FIT, UPDATE, CALIBRATE, LINE = "fit", "update", "calibrate", "line"  # origins
+JUDGED = ("score", "maximum", "median")
+# Tensors of a model file: looks [K, 64, 64] float16 with their noise [K] float32, of the rows [K] int32
+LOOKS, LOOK_NOISE, LOOK_ROWS = "looks", "look_noise", "look_rows"
+LOOK_TENSORS: Mapping[str, np.dtype[Any]]
+LOOK_TENSORS = {
+    LOOKS: np.dtype(np.float16),
+    LOOK_NOISE: np.dtype(np.float32),
+    LOOK_ROWS: np.dtype(np.int32),
+}
+MAX_LOOKS = 2000  # that a model file keeps: 16 MB
+MAX_READERS = 4  # threads that read pictures
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that a model knows: a row.
+
+    hash: of its decoded pixels. name: as people know it.
+    role: train; calibration, not learnt from; duplicate; dropped; quantile or reserve, held out for another
+        purpose; seen, a defect.
+    unit: number of the part that it shows; near-copies share one, and a memory bank numbers its elements so.
+        -1: none.
+    score, maximum, median: of its map, as if the model had never learnt from it; None: not known.
+    counted: it decides the threshold. Without a score it counts as above all: its parts were not found or
+        counted wrong, or lost in some light.
+    drawn: one of the line's pictures, drawn by chance.
+    size: (height, width) in pixels; None: not known.
+    measured: its appearance as a whole (`appearance.FEATURES`); empty: not known.
+    origin: what brought it: fit, update, calibrate or line; empty: not known.
+    look: what near-duplicates compare; None: not known. Rows are compared without it: it follows from the
+        hash.
+    """
+
+    hash: str
+    role: str
+    name: str
+    unit: int = -1
+    score: float | None = None
+    maximum: float | None = None
+    median: float | None = None
+    counted: bool = False
+    drawn: bool = False
+    size: tuple[int, int] | None = None
+    measured: FeatureValues = ()
+    origin: str = ""
+    look: Look | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def learnt(self) -> bool:
+        """Whether the model knows it otherwise than by its score."""
+        return self.role != CALIBRATION
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it counts as above all scores."""
+        return self.counted and self.score is None
+
+    def forgotten(self) -> Picture:
+        """Returns the row without what was judged."""
+        return replace(self, score=None, maximum=None, median=None, counted=False, drawn=False)
+
+    def seen(self, look: Look | None, measured: FeatureValues, size: tuple[int, int] | None) -> Picture:
+        """Returns the row with what its picture looks like."""
+        rounded = tuple(round(value, MEASURED_DIGITS) for value in measured)
+        return replace(self, look=look, measured=rounded, size=size)
+
+
+COLUMNS = tuple(one.name for one in fields(Picture) if one.name != "look")
+MEASURED_DIGITS = 6  # of a row's appearance
+
+
+def learnt_units(rows: Iterable[Picture]) -> dict[str, int]:
+    """Returns the unit of each picture that was learnt from, by its hash."""
+    return {row.hash: row.unit for row in rows if row.role == TRAIN and row.unit >= 0}
+
+
+def next_unit(rows: Iterable[Picture]) -> int:
+    """The first number of a unit that no row has."""
+    return 1 + max((row.unit for row in rows), default=-1)
+
+
+# ---------------------------------------------------------------------------------------------- new pictures
+
+
+@dataclass(frozen=True)
+class PictureTable:
+    """Pictures that are given, read in one pass.
+
+    pictures: decoded, by their numbers. rows: of those that can be read, by number, rising; without units.
+    failures: why others cannot be read, by number.
+    """
+
+    pictures: DecodedPictures
+    rows: dict[int, Picture]
+    failures: dict[int, str]
+
+    @classmethod
+    def read(
+        cls,
+        pictures: DecodedPictures,
+        names: Sequence[str],
+        origin: str,
+        step: ProgressCallback = ignore_progress,
+    ) -> PictureTable:
+        """Reads what rows hold of each picture, apart from its appearance, which the network's view shows.
+
+        Args:
+            names: of the pictures, in their rows. origin: of the rows.
+        """
+        numbers = range(len(pictures.sources))
+        advance = ProgressCounter(step, "reading pictures", len(numbers))
+
+        def look_at(number: int) -> Picture | str:
+            try:
+                picture = pictures.read(number, names[number] or None)
+            except Exception as error:  # also what a reader of pictures does not foresee
+                return error_reason(error, names[number] or source_name(pictures.sources[number]))
+            finally:
+                advance()
+            look = Look.of(first_channels(picture, pictures.channels))
+            row = Picture(pixel_hash(picture), CALIBRATION, names[number], origin=origin)
+            return row.seen(look, (), (picture.shape[0], picture.shape[1]))
+
+        with ThreadPoolExecutor(min(MAX_READERS, os.cpu_count() or 1)) as pool:
+            found = list(pool.map(look_at, numbers))
+        rows = {number: one for number, one in enumerate(found) if isinstance(one, Picture)}
+        failures = {number: one for number, one in enumerate(found) if isinstance(one, str)}
+        return cls(pictures, rows, failures)
+
+    def distinct(self) -> list[int]:
+        """Numbers of the pictures that can be read, of copies the first."""
+        first: dict[str, int] = {}
+        for number, row in self.rows.items():
+            first.setdefault(row.hash, number)
+        return list(first.values())
+
+
+# ------------------------------------------------------------------------------------------------- in a file
+
+
+def rows_to_table(rows: Iterable[Picture]) -> dict[str, list[Any]]:
+    """The rows as columns, for a file; `looks_to_tensors` has their looks."""
+    every = list(rows)
+    return {name: [getattr(row, name) for row in every] for name in COLUMNS}
+
+
+def rows_from_table(table: Mapping[str, Sequence[Any]]) -> tuple[Picture, ...]:
+    """Reads the rows of a file; a column that it lacks is a later version's, and has its default. KeyError,
+    TypeError or ValueError where it is damaged."""
+    count = len(table["hash"])
+    known = [one for one in fields(Picture) if one.name in COLUMNS]
+    columns = [table[one.name] if one.name in table else [one.default] * count for one in known]
+    return tuple(_parse_row(Picture(*values)) for values in zip(*columns, strict=True))
+
+
+def _parse_row(row: Picture) -> Picture:
+    texts = row.hash, row.role, row.name, row.origin
+    if not all(isinstance(one, str) for one in texts) or type(row.unit) is not int:
+        raise ValueError("a picture without a name, or a unit")
+    if not (isinstance(row.counted, bool) and isinstance(row.drawn, bool)):
+        raise ValueError("counted")
+    given = [getattr(row, name) for name in JUDGED]
+    known = [None if one is None else float(one) for one in given]
+    if not all(one is None or math.isfinite(one) for one in known) or len({one is None for one in known}) > 1:
+        raise ValueError("a score without a map")
+    measured = tuple(float(value) for value in row.measured)
+    if len(measured) not in (0, len(FEATURES)) or not all(map(math.isfinite, measured)):
+        raise ValueError("an appearance")
+    score, maximum, median = known
+    return replace(
+        row, score=score, maximum=maximum, median=median, size=_parse_size(row.size), measured=measured
+    )
+
+
+def _parse_size(size: Any) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    height, width = size
+    if type(height) is not int or type(width) is not int or min(height, width) < 1:
+        raise ValueError("a size")
+    return height, width
+
+
+def looks_to_tensors(rows: Sequence[Picture]) -> dict[str, NDArray[Any]]:
+    """Looks of the rows as tensors, for a file: of all, or of more than `MAX_LOOKS` of so many, spread
+    evenly. Empty: none is known."""
+    known = [(number, row.look) for number, row in enumerate(rows) if row.look is not None]
+    if not known:
+        return {}
+    kept = known[:: -(-len(known) // MAX_LOOKS)]
+    return {
+        LOOKS: np.stack([look.thumbnail for _, look in kept]),
+        LOOK_NOISE: np.array([look.noise for _, look in kept], np.float32),
+        LOOK_ROWS: np.array([number for number, _ in kept], np.int32),
+    }
+
+
+def with_looks(rows: Sequence[Picture], tensors: Mapping[str, NDArray[Any]]) -> tuple[Picture, ...]:
+    """The rows with the looks that `looks_to_tensors` gave. ValueError where these are damaged."""
+    found = {name: tensors[name] for name in LOOK_TENSORS if name in tensors}
+    if not found:
+        return tuple(rows)
+    if found.keys() != LOOK_TENSORS.keys() or any(
+        one.dtype != LOOK_TENSORS[name] for name, one in found.items()
+    ):
+        raise ValueError("looks")
+    looks, noise, places = found.values()
+    count = len(places)
+    if looks.shape != (count, SIDE, SIDE) or noise.shape != (count,) or places.ndim != 1:
+        raise ValueError("looks")
+    inside = (places >= 0) & (places < len(rows))
+    if not (inside.all() and np.isfinite(looks).all() and (noise > 0).all()):
+        raise ValueError("looks")
+    every = list(rows)
+    for place, thumbnail, level in zip(places.tolist(), looks, noise.tolist(), strict=True):
+        every[place] = replace(every[place], look=Look(thumbnail, level))
+    return tuple(every)

@@ -1,0 +1,79 @@
+"""Connections to PostgreSQL that wait for no answer for ever.
+
+A server that is frozen, or a network that swallows what is sent, keeps a connection open and says nothing:
+no option of libpq ends that, because the other machine acknowledges each packet. So each wait has an end
+here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import errors
+from sqlalchemy import Engine, event
+
+T = TypeVar("T")
+
+IDLE_PATIENCE = 5.0  # seconds in which a connection that was not used must answer whether it is still there
+# Of errors: the server's state, and not the statement, is at fault. 25006: read only; 42501: a right is
+# lacking; 57014: it took too long. Classes: connection, resources, object in use, operator, system, internal
+_STATES = ("25006", "42501", "08", "53", "55", "57", "58", "XX")
+
+
+class SilentServerError(psycopg.OperationalError):
+    """The server did not answer in time."""
+
+
+class Connection(psycopg.Connection[Any]):
+    """Connection that is closed when an answer takes longer than `patience`, in seconds; None: no limit."""
+
+    patience: float | None = IDLE_PATIENCE
+
+    def wait(self, gen: Generator[Any, Any, T], *args: Any, **given: Any) -> T:
+        """Wait for an answer. SilentServerError where there is none in time."""
+        if self.patience is None:
+            return super().wait(gen, *args, **given)
+        return super().wait(self._in_time(gen, self.patience), *args, **given)
+
+    def _in_time(self, gen: Generator[Any, Any, T], seconds: float) -> Generator[Any, Any, T]:
+        """Yield what an exchange with the server waits for, until it is done, or its time is over. psycopg
+        sends 0 several times a second while nothing comes."""
+        ends = time.monotonic() + seconds
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                if not ready and time.monotonic() > ends:
+                    self.pgconn.finish()
+                    raise SilentServerError(f"the server has not answered for {seconds:.0f} s")
+                wanted = gen.send(ready)
+        except StopIteration as done:
+            answer: T = done.value
+            return answer
+
+
+def use_patient_connections(engine: Engine) -> None:
+    """Let an engine make such connections."""
+
+    @event.listens_for(engine, "do_connect")
+    def connect(dialect: object, record: object, args: Any, given: Any) -> Connection:
+        return Connection.connect(*args, **given)
+
+    @event.listens_for(engine, "checkin")
+    def wait_briefly(connection: Any, record: object) -> None:
+        if connection is not None:
+            connection.patience = IDLE_PATIENCE
+
+
+def is_silent(error: BaseException | None) -> bool:
+    """Whether the server said nothing in time, which is another thing than refusing."""
+    return isinstance(error, SilentServerError | errors.ConnectionTimeout)
+
+
+def is_of_server(sqlstate: str) -> bool:
+    """Whether an error with this code is the server's, which an operator can remedy, and not the
+    statement's."""
+    return sqlstate.startswith(_STATES)
