@@ -8,7 +8,8 @@ import pytest
 
 from brightness import GREEN, RED, draw, draw_mask, model
 from flawscope.datasets import open_dataset
-from flawscope.evaluation.comparison import Difference, compare
+from flawscope.evaluation.comparison import Difference, Pair, _differences, compare
+from flawscope.evaluation.decided import Decided
 from flawscope.views.preprocess import Preprocess
 
 GOOD = [(0.1, 0.1), (0.2, 0.6), (0.6, 0.7), (0.7, 0.2), (0.3, 0.3)]  # red calls two anomalous, green two
@@ -102,3 +103,20 @@ def test_what_one_of_them_has_seen_counts_for_neither(root):
         found = compare(*models, open_dataset(root), resamples=10)  # what one of them cannot score, likewise
         assert [len(found.pairs), *(result.images for result in found.evaluations)] == [9, 9, 9]
         assert any("d4" in line for line in found.to_dict()["failures"])
+
+
+def test_the_f1_of_parts_compares_parts_with_parts(root):
+    """One model decides on parts, the other on pictures, whose own figures are of ten pictures."""
+    found = compare(model(RED), model(GREEN), open_dataset(root), resamples=10)
+    evaluations = tuple(replace(one, parts={"good": 2}) for one in found.evaluations)
+    truth = [False, False, True, True]
+
+    def parts(called):
+        both = zip(truth, called, strict=True)
+        return [Decided(str(k), "hole", bad, 1.0, 0.0, 0.5, one) for k, (bad, one) in enumerate(both)]
+
+    pairs = [Pair(*both) for both in zip(parts(truth), parts([True, False, True, False]), strict=True)]
+    (calibrated,) = (
+        one for one in _differences(evaluations, pairs, 10, 0) if one.name == "image_f1_calibrated"
+    )
+    assert (calibrated.a, calibrated.b) == (1.0, 0.5)

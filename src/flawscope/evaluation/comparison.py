@@ -31,7 +31,7 @@ from flawscope.evaluation.intervals import (
     count_pixels,
     percentile_interval,
 )
-from flawscope.evaluation.metrics import image_metrics
+from flawscope.evaluation.metrics import f1_at, image_metrics
 from flawscope.evaluation.result import METRIC_NAMES, Evaluation
 from flawscope.evaluation.unlearnt import with_unlearnt
 from flawscope.progress import ProgressCallback, ignore_progress
@@ -299,7 +299,7 @@ def _differences(
     anomalous = np.array([one.a.anomalous for one in pairs])
     times = bootstrap_counts(anomalous, resamples, seed)
     pictures = times
-    if len(pairs) != evaluations[0].images:  # parts: pixels are those of pictures
+    if any(one.parts for one in evaluations):  # pixels are those of pictures
         truth = np.array([one.item.anomalous for one in evaluations[0].pictures])
         pictures = bootstrap_counts(truth, resamples, seed)
     values: list[dict[str, float | None]] = []
@@ -314,7 +314,12 @@ def _differences(
             name: float(decisions[of].mean()) for name, of in groups.items() if of.any()
         }
         own = image_metrics(anomalous, scores)
-        image = {"image_auroc": own.auroc, "image_ap": own.ap, "image_f1": own.f1}
+        image = {
+            "image_auroc": own.auroc,
+            "image_ap": own.ap,
+            "image_f1": own.f1,
+            "image_f1_calibrated": f1_at(anomalous, decisions),
+        }
         values.append({**rates, **evaluation.metrics, **image})
         found = {  # good and defective ones are drawn in their own numbers
             name: times[:, of] @ decisions[of] / of.sum() for name, of in groups.items() if of.any()
