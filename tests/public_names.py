@@ -47,7 +47,7 @@ def member_names(kind: type) -> list[str]:
     members: set[str] = set()
     for base in kind.__mro__:
         if base.__module__.startswith("flawscope"):
-            members |= {*vars(base), *base.__dict__.get("__annotations__", {})}
+            members |= {*vars(base), *inspect.get_annotations(base)}
     return sorted(member for member in members if not member.startswith("_"))
 
 
