@@ -370,6 +370,8 @@ K1_{k:04} K2_{k:04}
 severity0_{k:04} severity2_{k:04}
 {k:04} {k:04}_R
 {k:04} {k:04}-review
+Teil~({k}) Teil~({k})!
+Teil~({k}) Teil~({k})-
 """.strip("\n")
 
 DEFECTIVE_LISTS: dict[str, Layout] = {
@@ -824,7 +826,17 @@ good/SN004711 good/SN004712
 2024-05 2024-06
 01.05.2024 02.05.2024
 KW18 KW19
+2026-W12 2026-W13
+2026W12 2026W13
 Montag Dienstag
+lundi mardi mercredi
+lunes miércoles
+lunedì martedì
+poniedziałek środa
+maandag woensdag
+février août
+styczeń luty
+good/lundi good/mardi
 Mon Tue Wed
 Januar Februar
 cam1 cam2
@@ -921,6 +933,11 @@ PLAIN_LISTS: dict[str, Layout] = {
     "operator, camera": plain_table("file,operator,camera", "{c},cam{n}"),
     "exposure": plain_table("file,exposure_us,gain", "12{n}0,{n}"),
     "time": plain_table("file,timestamp", "2024-05-01 10:{k:02}:00"),
+    "article and material": plain_table("file,Artikel,material", "{c}4711,{c}"),
+    "two phones": Layout(
+        dict.fromkeys([f"good/{name}_{k:04}.jpg" for name in ("IMG", "PXL") for k in range(GOOD)], PICTURE),
+        frozenset(),
+    ),
     "shift and lot": plain_table("file,shift,lot", "{n},4711"),
     "serial numbers": plain_table("file,serial", "SN{k:05}"),
     "measured": plain_table("file,length_mm", "{x:.2f}"),

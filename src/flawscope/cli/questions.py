@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 OTHER = ("force", "quiet", "debug", "json", "evaluate", "threads", "cluster", "typed", "filed")
 WRITTEN = ("out",)  # arguments that name what is written
 # Arguments that name files or folders which are read. A pattern of names or a device is none.
-PATHS = ("config", "data", "good", "model", "pictures", "roi", "seen", "undistort", "update")
+PATHS = ("config", "data", "good", "model", "pictures", "roi", "seen", "update")
 EXIT_CODE = 2
 REMEDY = (
     "take out what is not good and begin anew, or give the same call with --force, which accepts it and "

@@ -108,8 +108,19 @@ _SORTING = (
         "jul/y/i aug/ust sep/tember oct/ober okt/ober nov/ember dec/ember dez/ember mon/day/tag tue/sday "
         "dienstag "
         "wed/nesday mittwoch thu/rsday donnerstag fri/day freitag sat/urday samstag sun/day sonntag mo di "
-        "mi do fr sa "
-        "so dcim dsc sn serial jpg jpeg png bmp tif tiff"
+        "mi do fr sa so "
+        "lundi mardi mercredi jeudi vendredi samedi dimanche matin soir nuit "
+        "janvier fevrier mars avril juin juillet aout septembre octobre novembre decembre "
+        "lunes martes miercoles jueves viernes sabado domingo noche "
+        "enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre "
+        "lunedi martedi mercoledi giovedi venerdi sabato domenica mattina notte "
+        "gennaio febbraio aprile maggio giugno luglio settembre ottobre dicembre "
+        "janeiro fevereiro marco maio junho julho setembro outubro novembro dezembro "
+        "poniedzialek wtorek sroda czwartek piatek sobota niedziela "
+        "styczen luty marzec kwiecien maj czerwiec lipiec sierpien wrzesien pazdziernik listopad grudzien "
+        "maandag dinsdag woensdag donderdag vrijdag zaterdag zondag "
+        "januari februari maart mei augustus "
+        "dcim dsc dscn dscf gopr mvimg pxl sn serial jpg jpeg png bmp tif tiff"
     )
     | _AGES
 )
@@ -121,7 +132,8 @@ _TECHNICAL = _SORTING | word_set(
     "file/s filename datei bild fichier archivo plik path name id number nr barcode operator user bediener "
     "exposure belichtung gain temperature temperatur width height size groesse time zeit date datum "
     "timestamp "
-    "hour px pixel us ms fps focus iso"
+    "hour px pixel us ms fps focus iso article artikel material werkstoff materiau variant/e "
+    "kunde customer"
 )
 _LABELS = word_set(  # columns that say what a picture is
     "label/s class/es result/s status verdict decision klasse urteil befund ergebnis target truth quality"
@@ -137,13 +149,14 @@ _FALSE = word_set(
 )
 
 _LETTERS = str.maketrans({"ł": "l", "ø": "o", "đ": "d"})
-# abbreviations that points, spaces or capitals cut up
+# Abbreviations that points, spaces, hyphens or capitals cut up
 _ABBREVIATIONS = (
     (re.compile(r"(?<![^\W\d_])n[\W_]{0,2}(?:i[\W_]{0,2}o|ok)(?![^\W\d_])", re.I), " nio "),
     (re.compile(r"(?<![^\W\d_])i[\W_]{0,2}o(?![^\W\d_])", re.I), " io "),
     (re.compile(r"(?<![^\W\d_])n[\W_]g(?![^\W\d_])", re.I), " ng "),
     (re.compile(r"(?<![^\W\d_])o[._]k(?![^\W\d_])", re.I), " ok "),
     (re.compile(r"(?<![^\W\d_])in[\W_]{0,2}ordnung(?![^\W\d_])", re.I), " inordnung "),
+    (re.compile(r"(?<=(?:19|20)\d\d)-?W(?=[0-5]\d(?!\d))"), " week "),  # 2026-W12, by ISO 8601
 )
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _RUNS = re.compile(r"[^\W\d_]+|\d+")

@@ -53,7 +53,7 @@ _HEX = re.compile(r"(?=.*\d)(?=.*[a-f])[0-9a-f]{8,}", re.I)
 _ONE_NUMBER = re.compile(r"\d*[^\W\d_]+|[^\W\d_]+\d*")
 _TYPE = re.compile(r"([^\W\d_]+)([1-9]\d+)")
 _DATE = re.compile(r"(?:19|20)?\d\d(?:[01]\d[0-3]\d)|(?:19|20)\d\d(?:[01]\d)?")
-_MARK = re.compile(r"(.*\w)([-+?!*~])")  # a sign behind all: "0024_OK-"
+_MARK = re.compile(r"(.*[\w)\]])([-+?!*~])")  # a sign behind all: "0024_OK-", "Teil (3)!"
 _PIECE = re.compile(r"[^\W\d_]+|\d+")
 _LONG = 4  # digits of a number that counts or dates, and tells no class
 Chunks = list[str]
@@ -188,7 +188,7 @@ def _doubt_groups(
         marks = [" ".join(filter(None, pair)) for pair in zip(marks, signs, strict=True)]
     if not is_said and not form_groups(marks):
         marks = _slot_marks(stems)
-    if not form_groups(marks, least) or (not is_said and sum(map(bool, marks)) < 2):
+    if not form_groups(marks, least):
         return found
     doubted = []
     for one, mark in zip(found, marks, strict=True):

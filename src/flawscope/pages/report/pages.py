@@ -1,4 +1,4 @@
-"""Renders the pages beside the report: of `predict --out`, and of two models on the same pictures."""
+"""Renders the pages beside the report: of `predict --out`, and of `data check`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,6 @@ from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import WITHIN, Prediction
 from flawscope.results.table import ResultRow
 
-MAX_CARDS, MAX_NEAREST = 24, 6  # changed decisions that are shown by themselves; pictures in their place
 LISTED = "listed without its picture"  # why a picture is not shown
 MAX_PAIRS = 48  # pairs of near-copies that are shown
 MAX_ROWS = 2000  # pictures that are listed; the table has all
@@ -220,6 +219,3 @@ def _side_by_side(paths: Sequence[Path]) -> NDArray[np.uint8]:
     height = min(one.height for one in shown)
     scaled = [one.resize((max(1, round(one.width * height / one.height)), height)) for one in shown]
     return np.concatenate([np.asarray(one.convert("RGB")) for one in scaled], axis=1)
-
-
-# ----------------------------------------------------------------------------------------------- two models

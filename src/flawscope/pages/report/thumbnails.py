@@ -98,8 +98,7 @@ def picture_layers(
     """Layers of one picture file, as large in area as a square of `side` pixels.
 
     levels: of a deep picture; None: up to 65535, or 1 of floats. Masks that cannot be read are left out: the
-    evaluation reports them. Raises InputError where the
-    picture cannot be read (any more).
+    evaluation reports them. Raises InputError where the picture cannot be read (any more).
     """
     picture, _ = first_group(path)
     levels = levels or Levels(0.0, 65535.0 if picture.dtype == np.uint16 else 1.0)  # as the model sees it
