@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import flawscope
+from public_names import public_names
 
 ROOT = Path(__file__).parents[1]
 
@@ -124,3 +125,12 @@ def test_issue_forms_are_forms(name):
     assert all(part["attributes"]["label"] for part in fields)
     assert len({part["id"] for part in fields}) == len(fields)
     assert any(part.get("validations", {}).get("required") for part in fields)
+
+
+def test_no_public_name_changes_unseen():
+    """What changes here changes for others: docs/stability.md says how. After a wanted change:
+    python tests/public_names.py > tests/fixtures/public-names.txt"""
+    known = (ROOT / "tests/fixtures/public-names.txt").read_text(encoding="utf-8").splitlines()
+    found = public_names()
+    assert sorted({*known} - {*found}) == [], "gone: warn for one version first"
+    assert sorted({*found} - {*known}) == [], "new: add them to the list"

@@ -177,5 +177,5 @@ def test_a_model_that_hardly_sees_defects_says_so(found, count, is_blind):
     said = DefectScores(scores, {}, 1, 1.0, 0.05, 1.0).describe_blindness()
     assert bool(said) == is_blind
     assert not said or said.startswith(
-        f"it hardly sees defects such as the {count} simulated ones, of which it finds {found}"
+        f"it hardly sees such defects as simulated ones: found {found} of {count}"
     )

@@ -152,7 +152,7 @@ def test_in_the_core_each_command_works_or_says_which_words_to_type(tmp_path, on
         told.add(words[0])
         assert code == 2
         assert said.count("\n") == 1, said
-        assert f'pip install ".[{extra}]"' in said, shlex.join(words)
+        assert f'pip install ./weights ".[{extra}]"' in said, shlex.join(words)
     assert told >= {*needing, "predict"}
     assert not (tmp_path / "demo").exists()
     assert {"report.html", "results.csv", "results.xlsx"} <= {

@@ -52,8 +52,7 @@ def describe_blindness(found: int, count: int) -> str:
     if count < MIN_DEFECTS or high >= BLIND_BELOW:
         return ""
     return (
-        f"it hardly sees defects such as the {count} simulated ones, of which it finds {found} "
-        f"(95 %: {low:.0%} to {high:.0%})"
+        f"it hardly sees such defects as simulated ones: found {found} of {count} ({low:.0%} to {high:.0%})"
     )
 
 

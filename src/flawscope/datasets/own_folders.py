@@ -226,7 +226,7 @@ def _kind_of(folders: Sequence[str]) -> str:
 
 
 class FolderTree:
-    """What the names of the folders of pictures say, each beside its neighbours and below those above it.
+    """Meaning of the names of the folders of pictures, each beside its neighbours and below those above it.
 
     Attributes:
         counts: of the pictures, by the folder's parts below `root`.
@@ -256,7 +256,7 @@ class FolderTree:
 
     @property
     def found(self) -> set[Said]:
-        """What the folders of pictures say."""
+        """Meanings of the folders of pictures."""
         return {self.said[parts] for parts in self.counts}
 
     def pictures(self, said: Said) -> list[Path]:
@@ -282,7 +282,7 @@ class FolderTree:
 
 
 def _said_below(above: Said, said: Said) -> Said:
-    """What a folder says below another one."""
+    """Reads a folder below another one."""
     if Said.UNCLEAR in (above, said):
         return Said.UNCLEAR
     if above is Said.GOOD:

@@ -131,7 +131,7 @@ class Comparison:
 
     @cached_property
     def changed(self) -> tuple[Pair, ...]:
-        """What the models decide differently on: those where b is wrong come first."""
+        """Decisions in which the models differ: those where b is wrong come first."""
         found = [one for one in self.pairs if one.changed]
         return tuple(sorted(found, key=lambda one: (one.right == "b", -abs(one.a.severity - one.b.severity))))
 
@@ -256,7 +256,7 @@ def _evaluate_same_pictures(
 
 
 def _pairs(first: Evaluation, second: Evaluation) -> tuple[Pair, ...]:
-    """What both models decided on."""
+    """Pairs the decisions of both models."""
     if bool(first.parts) == bool(second.parts):
         a, b = first.decided, second.decided
     else:

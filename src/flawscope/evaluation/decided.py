@@ -1,4 +1,4 @@
-"""What a model decided on in an evaluation, beside the truth: pictures, or parts in several views."""
+"""Decisions of a model in an evaluation, beside the truth: pictures, or parts in several views."""
 
 from __future__ import annotations
 

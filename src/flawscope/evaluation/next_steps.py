@@ -63,7 +63,7 @@ def advise_blind(manifest: Manifest) -> list[Advice]:
 
 
 def _remedies(manifest: Manifest) -> list[str]:
-    """What may help a model to see defects, by how it sees its pictures and what it learnt from."""
+    """Lists what may help a model to see defects, by how it sees its pictures and what it learnt from."""
     choice, how = Choice.from_facts(manifest.facts), manifest.preprocess
     learnt = {row.unit for row in manifest.pictures if row.role == TRAIN}
     accurate = registry.method(manifest.method).presets.get("accurate", {})

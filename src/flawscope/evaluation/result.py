@@ -237,12 +237,12 @@ class Evaluation:
 
     @property
     def noun(self) -> str:
-        """What the model decides on, and what is counted: "part" or "picture"."""
+        """Name of what the model decides on, and of what is counted: "part" or "picture"."""
         return "part" if self.parts else "picture"
 
     @cached_property
     def decided(self) -> list[Decided]:
-        """What was decided on, with the truth: the parts, where the model decides on those, else the
+        """Decisions with the truth: the parts, where the model decides on those, else the
         pictures."""
         shown = ((one.item, one.prediction) for one in self.pictures) if not self.judged_parts else ()
         return decided_on(shown, self.judged_parts)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 
 class Said(Enum):
-    """What a text says of the parts. SORTED: neither, by words that are known, such as a camera or a day.
+    """Meaning of a text about the parts. SORTED: neither, by words that are known, such as a camera or a day.
     UNKNOWN: neither, by other words. UNCLEAR: good and more than that, or both, or how a decision was
     wrong."""
 
@@ -396,7 +396,7 @@ def _without_accents(name: str) -> str:
 
 
 class ColumnSubject(Enum):
-    """What a column of a list is about, by its name."""
+    """Subject of a column of a list, by its name."""
 
     TECHNICAL = "technical"
     MODEL = "model"  # what a model found, which is no truth
@@ -418,7 +418,7 @@ def column_subject(header: str) -> ColumnSubject:
 
 
 def answer(text: str) -> bool | None:
-    """What yes or no, 1 or 0 says, in eight languages; None: neither."""
+    """Reads yes or no, 1 or 0, in eight languages; None: neither."""
     plain = " ".join(split_words(text)) or text.strip()
     if plain in _TRUE:
         return True

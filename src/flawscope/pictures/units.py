@@ -227,6 +227,8 @@ def _compare(looks: Sequence[Look | None], new: int) -> Compared:
     """Compares the first so many pictures with each other and with all others."""
     known = [k for k, look in enumerate(looks) if look is not None]
     found = [look for look in looks if look is not None]
+    if len(found) < 2:
+        return Compared([], [])
     pairs = compare_pictures(found, np.flatnonzero(np.array(known, np.intp) < new))
     return Compared(*([(known[i], known[j], much) for i, j, much in some] for some in pairs))
 

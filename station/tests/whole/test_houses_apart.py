@@ -23,13 +23,16 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", BLOCKED + code], capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("command", ["serve", "station", "plc-table"])
-def test_without_the_station_its_commands_say_how_to_install_it(command):
+@pytest.mark.parametrize(
+    ("command", "package"),
+    [("serve", "flawscope-station"), ("station", "flawscope-station"), ("plc-table", "flawscope-line")],
+)
+def test_without_the_station_its_commands_say_how_to_install_it(command, package):
     done = run(f"raise SystemExit(main([{command!r}, '--help']))")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(
-        f"flawscope: {command} is a command of the station, which is not installed: install"
+        f"flawscope: {command} is a command of {package}, which is not installed: install it: pip install ./"
     )
 
 

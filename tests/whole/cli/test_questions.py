@@ -38,7 +38,7 @@ def good(tmp_path_factory):
 @pytest.fixture(scope="module")
 def mixed(good, tmp_path_factory):
     folder = shutil.copytree(good, tmp_path_factory.mktemp("mixed") / "plates")
-    return save(folder, {f"misfire{k}.png": half_black(plate(100 + k)) for k in range(3)})
+    return save(folder, {f"IMG_900{k}.png": half_black(plate(100 + k)) for k in range(3)})
 
 
 @pytest.fixture
@@ -57,12 +57,12 @@ def model(good, shared, tmp_path):
 
 def test_a_fit_keeps_its_work_and_the_same_call_accepts_it(run, answer, mixed, tmp_path):
     model, call = tmp_path / "m.safetensors", ("fit", "--data", mixed, "--out", tmp_path / "m.safetensors")
-    question = "question: misfire0.png, misfire1.png, misfire2.png lie apart"
+    question = "question: IMG_9000.png, IMG_9001.png, IMG_9002.png lie apart"
     answer(*call, *QUICK, code=2, said=[question, "--force"])
     before = flawscope.load(model)
     assert before.questions
     _, printed, said = run("predict", model, mixed / "IMG_0000.png", "--json")
-    assert said.startswith(f"{model} has an open question: misfire0.png")
+    assert said.startswith(f"{model} has an open question: IMG_9000.png")
     assert json.loads(printed)["decision"] == "good"
     answer("info", model, said="has an open question")
     changed = shutil.copytree(mixed, tmp_path / "changed")
@@ -75,8 +75,8 @@ def test_a_fit_keeps_its_work_and_the_same_call_accepts_it(run, answer, mixed, t
     answer(*call, *QUICK, "--force", said="accepted: ")
     after = flawscope.load(model)
     assert after.questions == ()
-    assert any(note.startswith("accepted: misfire0.png") for note in after.manifest.notes)
-    picture = mixed / "misfire0.png"
+    assert any(note.startswith("accepted: IMG_9000.png") for note in after.manifest.notes)
+    picture = mixed / "IMG_9000.png"
     assert after.predict(picture).score == before.predict(picture).score
     assert "question" not in run("predict", model, picture, "--json")[2]
 
@@ -171,7 +171,7 @@ def test_questions_of_one_of_several_products(run, good, mixed, tmp_path):
     ):
         code, _, said = run("fit", "--data", root, *call, *QUICK)
         assert code == 2
-        assert "misfire0.png" in said
+        assert "IMG_9000.png" in said
         code, _, said = run("fit", "--data", root, *call, *QUICK, "--force")
         assert code == 0
     assert flawscope.load(joint).products["odd"].questions == ()
@@ -183,7 +183,7 @@ def test_in_python_the_model_carries_the_question(mixed):
     pictures = sorted(map(str, mixed.iterdir()))
     options = {"size": 64, "device": "cpu", "samples": 0, "check": False, **SMALL_NETWORK}
     model = flawscope.fit(pictures, **options)
-    assert model.questions[0].startswith("misfire0.png, misfire1.png, misfire2.png lie apart")
+    assert model.questions[0].startswith("IMG_9000.png, IMG_9001.png, IMG_9002.png lie apart")
     assert model.accept().questions == ()
     assert flawscope.fit(pictures, **options, force=True).questions == ()
 

@@ -50,7 +50,7 @@ def test_no_picture_is_set_aside_where_nothing_was_learnt_from_the_folder(
 
 def test_those_learnt_from_are_known_by_their_pixels(answer, evaluated, model_path, drawn, root):
     for k, path in enumerate(sorted((drawn / "plate/train/good").iterdir())):
-        shutil.copy(path, root / f"good/renamed_{k}.png")
+        shutil.copy(path, root / f"good/{900 + k}.png")
     good, defective, left_out, learnt = evaluated(model_path, root)
     assert (good, defective, left_out + learnt) == (NEW, DEFECTIVE, 12)
     told = f"({NEW} good, {DEFECTIVE} defective; {learnt} others were learnt from)"

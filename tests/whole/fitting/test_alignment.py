@@ -85,13 +85,15 @@ def test_pixels_outside_of_the_picture_count_nowhere(predictor):
     assert found.map[~valid].max() <= found.map[valid].min()
 
 
-def test_pictures_without_the_part_calibrate_nothing(predictor, tmp_path):
+def test_pictures_without_the_part_rank_above_all_scores(predictor, tmp_path):
+    """A prediction calls them anomalous, so a calibration counts them."""
     good, empty = [part(seed)[0] for seed in range(600, 612)], part(700, empty=True)[0]
-    expected = predictor.calibrate(good, force=True)
+    expected = predictor.calibrate(good, force=True).calibration
     found = predictor.calibrate([*good, empty], force=True)
-    assert found.calibration.score_threshold == expected.calibration.score_threshold
-    assert [one for one in found.failures if ": part not found; remove it" in one] == found.failures
-    assert len(found.failures) == 1
+    assert found.calibration.scores == expected.scores
+    assert (found.calibration.miscounted, found.calibration.count) == (1, 13)
+    assert found.failures == []
+    assert "1 of them for parts counted wrong or not found" in found.calibration.promise()
     given = ExportPictures(predictor.artefact, [*good, empty], [])
     failures = []
     assert len([*given._sample_views(100, failures)]) == len(good)

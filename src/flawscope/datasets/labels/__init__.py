@@ -332,20 +332,20 @@ class LabelFiles:
         return found
 
     def _meant(self, entry: _Entry, pictures: list[Path]) -> list[Path]:
-        """Those of the pictures that a file above them means: bare names may be of others."""
+        """Chooses the pictures that a file above them means: bare names may be of others."""
         if not self._above or entry.folders:
             return pictures
-        return [path for path in pictures if self._above == 1 and not self._is_elsewhere(path)]
+        return [path for path in pictures if self._above == 1 and not self._is_elsewhere(path, entry)]
 
     @cached_property
     def _beside(self) -> list[Path]:
         return [*subfolders(self.root).values()] if self._above else []
 
-    def _is_elsewhere(self, picture: Path) -> bool:
-        """Whether another folder of the root has a picture of this name."""
-        return any(
-            (folder / picture.name).exists() for folder in self._beside if not picture.is_relative_to(folder)
-        )
+    def _is_elsewhere(self, picture: Path, entry: _Entry) -> bool:
+        """Whether another folder of the root has a picture of this name, or of the name as it is written."""
+        names = {picture.name, f"{entry.stem}{entry.suffix or picture.suffix}"}
+        others = [folder for folder in self._beside if not picture.is_relative_to(folder)]
+        return any((folder / name).exists() for folder in others for name in names)
 
     @property
     def unread_lists(self) -> dict[Path, str]:

@@ -22,7 +22,7 @@ _POWER = re.compile(r"(\d)[.,](\d+)E\+?(\d+)", re.I)
 
 
 def name_of(text: str) -> str:
-    """What a text calls a picture, without the suffix of a file."""
+    """Returns what a text calls a picture, without the suffix of a file."""
     place = PurePosixPath(picture_path(text.strip()).replace("\\", "/"))
     return place.stem if is_picture(place) or place.suffix[1:].isalpha() else place.name
 
@@ -65,7 +65,7 @@ class PictureNames:
 
     @cached_property
     def _numbers(self) -> list[set[str]]:
-        """Of each picture the long numbers in its name, without those that may be dates."""
+        """Lists the long numbers in the name of each picture, without those that may be dates."""
         return [_long_numbers(picture.stem) for picture in self._pictures]
 
     def are_near(self, texts: Collection[str]) -> bool:

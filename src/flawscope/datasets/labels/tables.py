@@ -76,7 +76,7 @@ def _is_by_chance(named: Collection[str], suffix: str, is_first: bool, count: in
 
 
 def _own_row(data: bytes, suffix: str) -> Row:
-    """What a file of one picture says: keys and values, or its text."""
+    """Reads what a file of one picture says: keys and values, or its text."""
     if suffix not in TABLES:
         document = _document(data, suffix)
         return _record_row(document if isinstance(document, dict) else {"label": document})

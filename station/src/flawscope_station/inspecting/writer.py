@@ -139,7 +139,7 @@ class Answer(Future[RecordedInspection]):
 
 
 class Waiter:
-    """One who waits for an answer, and may leave once."""
+    """Somebody who waits for an answer, and may leave once."""
 
     def __init__(self, answer: Answer):
         self.answer, self._has_left = answer, False

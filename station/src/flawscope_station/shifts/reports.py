@@ -1,4 +1,4 @@
-"""What a report of a shift, or of any time, is made of: counts, rows of its hours, and pictures."""
+"""Contents of a report of a shift, or of any time: counts, rows of its hours, and pictures."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ class Sink:
 
     @property
     def remark(self) -> str | None:
-        """What a person should see to although messages are taken; None: nothing."""
+        """Words on what a person should see to although messages are taken; None: nothing."""
         return None
 
     def close(self) -> None:

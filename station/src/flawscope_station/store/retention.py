@@ -93,7 +93,7 @@ class RemovalSummary:
 
 @dataclass(frozen=True)
 class Due:
-    """What `keep` would remove at a moment: pictures by age, of all that are there; bytes for space, of all;
+    """Amount that `keep` would remove at a moment: pictures by age, of all that are there; bytes for space, of all;
     share of the records."""
 
     by_age: int

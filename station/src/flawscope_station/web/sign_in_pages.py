@@ -223,7 +223,7 @@ def company_sign_in_app(components: Mapping[type, Any], settings: OpenIdSettings
         return response
 
     def wait_page(request: Request, too_often: SignInError) -> Response:
-        """Nothing is written: anybody can ask for these pages."""
+        """Make the page that says how long to wait. It writes nothing: anybody can ask for it."""
         page = Page(request, "sign-in")
         text = page.texts.count("signin.often", too_often.wait)
         response = page.render("sign-in", 429, next="/", error=text, name="")
