@@ -63,7 +63,7 @@ def block(draw: int, number: int, turned: bool) -> Pixels:
 
 def saved_anew(picture: Pixels, how: int) -> Pixels:
     """The picture as people save it again: as JPEG, scaled, or cropped by 2 %."""
-    image, edge = Image.fromarray(picture), max(1, round(0.02 * SIDE))
+    image, edge = Image.fromarray(picture), max(1, round(0.01 * SIDE))  # at each side
     if how == 0:
         file = io.BytesIO()
         image.save(file, "JPEG", quality=90)

@@ -212,7 +212,8 @@ def compare(
 
     Args:
         names: of the models, for a person.
-        resamples, seed: of the bootstrap; pixel metrics have half as many resamples.
+        resamples: of the bootstrap; pixel metrics have half as many.
+        seed: of the bootstrap.
 
     Raises:
         InputError: there is nothing to test.

@@ -165,13 +165,14 @@ def compare_pictures(looks: Sequence[Look], bank: Ints) -> Compared:
             whole[pair] = max(whole.get(pair, (-1.0, 0.0)), (float(alike[k]), -differs))
         for j, value in best.items():
             own.setdefault((min(i, j), max(i, j)), []).append(value)
-    return _decide(own, whole, {*bank.tolist()}, len(looks))
+    asked = {*bank.tolist()}
+    own = {pair: values for pair, values in own.items() if asked & {*pair}}  # others are known already
+    return _decide(own, {pair: whole[pair] for pair in own}, len(looks))
 
 
 def _decide(
     own: dict[tuple[int, int], list[float]],
     whole: dict[tuple[int, int], tuple[float, float]],
-    bank: set[int],
     count: int,
 ) -> Compared:
     z = {pair: math.atanh(float(np.clip(min(values), -0.9999, 0.9999))) for pair, values in own.items()}
@@ -188,8 +189,6 @@ def _decide(
     for pair in sorted(z):
         alike, differs = whole[pair]
         same_but_for_noise = alike >= MIN_UNSURE and -differs <= MAX_NOISE
-        if not bank & {*pair}:
-            continue
         is_as_near = not graded or alike >= MIN_ALIKE_OF_GRADED or -differs <= MAX_NOISE
         if (z[pair] >= bar and is_as_near) if count > MIN_OTHERS else same_but_for_noise:
             copies.append((*pair, math.tanh(z[pair]) if count > MIN_OTHERS else alike))
