@@ -121,7 +121,7 @@ def test_a_product_that_was_removed_keeps_no_places(open_station, settings):
     running = open_station(products={NAME: model, "other": model}, limits=Limits(queue=4))
     station = running.station
     assert station.inspector._is_full(station.products[NAME], 4), "one place is the other's"
-    station.addresses.remove_product("other")
+    station.addresses.remove_product("other", "anna")
     assert not station.inspector._is_full(station.products[NAME], 4)
 
 

@@ -312,13 +312,35 @@ def test_answers_of_a_round_that_failed_are_worked_off_at_the_next(line, tmp_pat
     def submit_two(part: Part) -> Any:
         tried.append(part.pictures[0].name)
         if len(tried) == 3:
-            raise StoreError("the data base is away")
+            raise StoreError("the data base is away", "store_unreachable")
         return submit(part)
 
     monkeypatch.setattr(line, "submit", submit_two)
     line.open(then=str(tmp_path / "done"))
     line.until(lambda: files_of(tmp_path / "done") == ["0.png", "1.png", "2.png"])
     assert (line.texts(REPEATED), tried) == ([], ["0.png", "1.png", "2.png", "2.png"])
+
+
+@pytest.mark.parametrize("kind", [UNREADABLE, MISSED])
+def test_a_picture_that_is_given_up_while_the_store_is_away_holds_up_no_other(line, monkeypatch, kind):
+    """Its event cannot be noted at first; then it is, once."""
+    if kind == MISSED:
+        line.hurdle = lambda one: FrozenError(f"{one.name}: frozen") if one.name == "bad.png" else None
+    line.put("bad.png", picture(1) if kind == MISSED else picture(1)[:40], age=9)
+    note, away = line.store.note_new_events, [True, True]
+
+    def note_later(told: str, *given: Any) -> None:
+        if told == kind and away:
+            away.pop()
+            raise StoreError("the data base is away", "store_unreachable")
+        note(told, *given)
+
+    monkeypatch.setattr(line.store, "note_new_events", note_later)
+    line.open()
+    line.until(lambda: len(line.texts(kind)) == 1)
+    line.put("good.png", picture(2))
+    line.until(lambda: line.names() == ["good.png"])
+    assert (away, len(line.texts(kind))) == ([], 1)
 
 
 def test_what_a_frozen_camera_repeats_stays_where_it_is(line, tmp_path):

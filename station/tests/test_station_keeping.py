@@ -36,7 +36,7 @@ from flawscope_station.store.database import Database, now
 from flawscope_station.store.files import PICTURES, Files
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.records import Store
-from flawscope_station.store.retention import Retention
+from flawscope_station.store.retention import KEEP_CONFIRMED, Retention
 from flawscope_station.store.schema import (
     deliveries,
     inspections,
@@ -277,7 +277,9 @@ def test_much_that_a_start_would_remove_waits_for_a_person(database, tmp_path, k
     asking = begun()
     assert asking._may_remove() is not asked
     assert ("`keep` would remove" in problems["keep_asks"]) is asked
-    asking.confirm_keep("anna")
+    for _ in range(2):  # pressed twice
+        asking.confirm_keep("anna")
+    assert len(store.events(KEEP_CONFIRMED)) == asked, "an answer without a question is none"
     assert (asking._may_remove(), problems) == (True, {"keep_asks": ""})
     assert begun()._may_remove()
 

@@ -297,15 +297,16 @@ def test_unfinished_files_of_others_go_whatever_the_clock_says(tmp_path):
     folder = station.folder / PICTURES / "abc"
     folder.mkdir()
     left, own = folder / ".a.png.01234567.part", folder / library_files.partial_name("b.png")
+    fit = folder / ".plate.safetensors.89abcdef.part"  # a process beside the station writes it just now
     model = station.temporary_path("model.onnx")
     model.parent.mkdir()
-    for path in (left, own, model):
+    for path in (left, own, fit, model):
         path.write_bytes(b"x")
     ahead = time.time() + 1000 * HOUR
     os.utime(left, (ahead, ahead))
     os.utime(own, (1.0, 1.0))
     station.sweep()
-    assert [path.exists() for path in (left, own, model)] == [False, True, True]
+    assert [path.exists() for path in (left, own, fit, model)] == [False, True, True, True]
 
 
 def test_calls_of_a_pool_are_watched():

@@ -170,6 +170,25 @@ def test_all_who_have_left_are_written_down(line):
     until(lambda: line.rows() == [(1, ABANDONED)])
 
 
+def test_a_part_that_had_a_record_under_its_key_gets_no_other_ones(line):
+    """Of a group whose answer to COMMIT was lost, only new records are found by the moment of the part."""
+    earlier = line.sends(line.part("1", key="http:k")).result(60)
+    line.store.going.clear()
+    line.store.begun.clear()
+    line.sends(line.part("2"))
+    assert line.store.begun.wait(60)
+    again, new = line.part("1", key="http:k"), line.part("3")
+    line.sends(again)
+    line.sends(new)
+    line.store.loses = True
+    line.store.going.set()
+    assert new.answer.result(60).inspection.part == "3"
+    with pytest.raises(StoreError):
+        again.answer.result(60)
+    assert new.answer.result().number == 3
+    assert (earlier.number, line.rows()) == (1, [(1, None), (2, None), (3, None)])
+
+
 def test_files_are_released_when_the_recorder_has_let_go_of_the_part(line):
     """A part whose wait ends while its transaction waits has a record all the same."""
     line.store.going.clear()

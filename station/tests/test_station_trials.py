@@ -33,6 +33,18 @@ def test_a_trial_is_answered_and_no_part_of_the_line(api, running, parts):
     assert running.station.store.last_at(product) is None
 
 
+def test_a_trial_answers_no_part_of_the_line_under_its_key(api, parts):
+    """The line's part would have no record, and no interlock would have seen it."""
+    for first, second in (("trial", "production"), ("production", "trial")):
+        key = {"Idempotency-Key": first}
+        sent = [
+            api.post(INSPECTIONS, params={"purpose": purpose}, content=parts[0] + b"\0", headers=key)
+            for purpose in (first, first, second)
+        ]
+        assert [one.status_code for one in sent] == [201, 200, 409]
+        assert sent[0].json()["id"] == sent[1].json()["id"]
+
+
 def test_a_trial_is_found_where_it_is_asked_for_and_gets_no_verdict(api, parts):
     line = api.post(INSPECTIONS, params={"name": "line.png"}, content=parts[0]).json()["id"]
     tried = attempt(api, parts[-1]).json()["id"]

@@ -1,6 +1,8 @@
 """Versions that two people activate and remove at once: a product never loses its judge by it."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
@@ -91,11 +93,41 @@ def test_a_product_is_removed_by_one_transaction(registry):
     assert (event.who, event.text) == ("anna", "product plate; its records are kept")
 
 
-def test_a_product_that_is_being_removed_is_not_found(registry):
-    """Between two steps of it: an answer in one line, and no fault of the program."""
+def addresses_of(registry: ModelRegistry) -> Addresses:
+    """Addresses with one product, of which no settings are known."""
     addresses = object.__new__(Addresses)
     addresses.configured, addresses.entries, addresses._entry_of = {}, {}, {}
     addresses.products, addresses.names = {"plate": 1}, {1: "plate"}
+    addresses.versions, addresses._changing = registry, threading.Lock()
+    return addresses
+
+
+def test_a_product_that_two_people_remove_at_once_is_removed_by_one(registry, monkeypatch):
+    """The other one is told that it is not there."""
+    addresses, both = addresses_of(registry), threading.Barrier(2)
+    deactivate = registry.deactivate
+
+    def slow(*given):
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.1)
+        deactivate(*given)
+
+    def remove(who):
+        try:
+            addresses.remove_product("plate", who)
+        except NotFoundError:
+            return "not found"
+        return "removed"
+
+    monkeypatch.setattr(registry, "deactivate", slow)
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(remove, ("anna", "berta"))) == ["not found", "removed"]
+    assert len(Store(registry.database).events(REMOVED_EVENT, 1)) == 1
+
+
+def test_a_product_that_is_being_removed_is_not_found(registry):
+    """Between two steps of it: an answer in one line, and no fault of the program."""
+    addresses = addresses_of(registry)
     with pytest.raises(NotFoundError, match="product plate is removed"):
         addresses.settings_of("plate")
     assert addresses.configured_numbers() == {}

@@ -207,7 +207,7 @@ def test_a_live_page_of_a_product_that_somebody_removes_ends_its_stream(empty, h
     with http.stream("GET", "/api/v1/products/plate/live") as stream:
         lines = stream.iter_lines()
         assert next(lines) == "event: state"
-        empty.station.addresses.remove_product("plate")
+        empty.station.addresses.remove_product("plate", "anna")
         for _ in lines:
             pass
     assert http.get("/api/v1/products/plate").status_code == 404

@@ -96,7 +96,9 @@ class Housekeeping(BackgroundThread):
         self.report("clock_jumped", None)
 
     def confirm_keep(self, who: str) -> None:
-        """Note that a person took `keep` as right: what it removes goes. StoreError."""
+        """Note that a person took `keep` as right, which is asked: what it removes goes. StoreError."""
+        if not self._question:
+            return
         self.store.note_event(KEEP_CONFIRMED, who, self._keep)
         self._question, self._removes_at = "", 0.0
         self.report("keep_asks", None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -290,23 +290,26 @@ class Recorder:
     def _record_ready(self, ready: list[JudgedPart]) -> None:
         """Record parts whose files are there, in one transaction, and answer each."""
         is_in_doubt = False
+        found: list[tuple[int, bool] | None]
         try:
-            found = self.store.record([one.inspection for one in ready])
+            found = [*self.store.record([one.inspection for one in ready])]
         except StoreError as error:
-            standing = self._find_standing(ready) if error.is_in_doubt else []
-            is_in_doubt, found = standing is None, standing or []
-            if not found:  # which all get
-                for one in ready:
+            nothing = [None] * len(ready)
+            standing = self._find_standing(ready) if error.is_in_doubt else nothing
+            is_in_doubt, found = standing is None, standing or [*nothing]
+            for one, record in zip(ready, found, strict=True):
+                if record is None:
                     one.answer.set_exception(without_traceback(error))
         except BaseException as error:
             self._record_each(ready, error)
             return
         try:
-            for one, (number, is_new) in zip(ready, found, strict=bool(found)):
-                self._answer(one, number, is_new)
+            for one, record in zip(ready, found, strict=True):
+                if record is not None:
+                    self._answer(one, *record)
         finally:
-            for one in ready:
-                one.answer.end_recording(has_record=is_in_doubt or bool(found))
+            for one, record in zip(ready, found, strict=True):
+                one.answer.end_recording(has_record=is_in_doubt or record is not None)
 
     def _record_each(self, ready: list[JudgedPart], error: BaseException) -> None:
         """Record parts one after another, which failed together: an error of one does not harm the others."""
@@ -335,14 +338,15 @@ class Recorder:
 
     # ---- the answer to COMMIT was lost
 
-    def _find_standing(self, ready: list[JudgedPart]) -> list[tuple[int, bool]] | None:
-        """Return what `Store.record` would have returned for parts whose records stand, and nothing where
-        they do not: all or none do. None where that cannot be known soon; then the parts are remembered."""
+    def _find_standing(self, ready: list[JudgedPart]) -> Sequence[tuple[int, bool] | None] | None:
+        """Return what `Store.record` would have returned, for each part whose record stands: all or none do.
+        None for one that has none, or had one under its key before: who sends that again gets it. None in
+        place of all where that cannot be known soon; then the parts are remembered."""
         ends = time.monotonic() + LOOK_SECONDS
         while True:
             try:
                 numbers = self.store.find_recorded([one.inspection for one in ready])
-                return [(number, True) for number in numbers if number is not None]
+                return [None if number is None else (number, True) for number in numbers]
             except StoreError:
                 if time.monotonic() > ends:
                     self._doubts += [Doubt(one, time.monotonic()) for one in ready]

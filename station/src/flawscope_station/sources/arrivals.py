@@ -254,11 +254,10 @@ class Arrivals:
         self._pending[str(path)].retry_at = again
 
     def failed(self, path: Path, now: float) -> bool:
-        """Answer that a picture cannot be read; return whether it is given up: it had time to become
+        """Answer that a picture cannot be read; return whether it is to be given up: it had time to become
         whole."""
         pending = self._pending[str(path)]
         if now - pending.changed_at >= self.patience:
-            self.done(path)
             return True
         self.later(path, min(now + (now - pending.changed_at), pending.changed_at + self.patience))
         return False

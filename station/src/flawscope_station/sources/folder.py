@@ -362,10 +362,10 @@ class WatchedFolder:
             if self._known.was_moved(stamp, digest):
                 self._finish_file(arrivals, path)
                 continue
+            self._note(MISSED, path, stamp, to_utf8(str(error)))
             self._known.give_up(path, stamp, digest)
             given_up.append(path)
-            arrivals.done(path, digest=self._digests.pop(path, None))
-            self._set_aside(path, stamp, error, MISSED)
+            self._set_aside(arrivals, path, error)
         return bool(given_up)
 
     def _retry_later(self, arrivals: Arrivals, path: Path, code: str, why: str) -> None:
@@ -390,22 +390,23 @@ class WatchedFolder:
     def _handle_unreadable(self, arrivals: Arrivals, path: Path, error: FlawscopeError) -> None:
         """Try an unreadable picture again, for it may not be whole yet; at last note it once as an event."""
         self._problem_files.pop(path, None)
-        stamp = arrivals.stamp(path)
         if not arrivals.failed(path, self._clock.monotonic()):
             return
-        self._set_aside(path, stamp, error, UNREADABLE)
+        self._note(UNREADABLE, path, arrivals.stamp(path), to_utf8(str(error)))
+        self._digests.pop(path, None)  # it was not judged: the same file again is no repeated one
+        self._set_aside(arrivals, path, error)
 
-    def _set_aside(self, path: Path, stamp: FileStamp, error: FlawscopeError, kind: str) -> None:
-        """Note that a file is not inspected, and move it beside those that are; what a frozen camera repeats
-        stays where it is."""
-        place = path
+    def _set_aside(self, arrivals: Arrivals, path: Path, error: FlawscopeError) -> None:
+        """Be done with a file that is not inspected, and move it beside those that are; what a frozen camera
+        repeats stays where it is. Its event is noted before: where the store is away, all is done again."""
+        place, stamp = path, arrivals.stamp(path)
         if self.target is not None and not isinstance(error, FrozenError):
             with suppress(OSError):  # it stays
                 target = self.target / UNREADABLE / path.relative_to(self.folder)
                 place = move_unchanged(path, stamp, target) or path
+        arrivals.done(path, digest=self._digests.pop(path, None))
         why = to_utf8(str(error))
         self._problem_files[place] = _ProblemFile(CODE_UNREADABLE, stamp, self._clock.monotonic(), why)
-        self._note(kind, path, stamp, why)
 
     # ---- names
 

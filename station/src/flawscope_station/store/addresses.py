@@ -7,6 +7,7 @@ alone: nothing is recorded under it.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -47,6 +48,7 @@ class Addresses:
         self.names: dict[int, str] = {}
         self.on_added: list[Callable[[int, str, ProductSettings], object]] = []
         self._entry_of: dict[str, str] = {}  # entry by product
+        self._changing = threading.Lock()  # products are added and removed one after another
         self._added: dict[str, tuple[bool, int]] = {}  # by entry: whether its version is new, the version
         numbers = {name: store.add_product(name) for name in self.configured}
         joint = {name for name, number in numbers.items() if self._is_joint(name, number)}
@@ -187,6 +189,10 @@ class Addresses:
         """Add a product with its model, which judges from now on, or give the product a further version.
         Return the number of the version; open questions are accepted by that. InputError where the model
         cannot be opened."""
+        with self._changing:
+            return self._add_product(name, product, origin, who)
+
+    def _add_product(self, name: str, product: ProductSettings, origin: str, who: str) -> int:
         number = self.store.add_product(name)
         assert product.model is not None
         version = self.versions.add(number, product.model, origin, who)
@@ -205,10 +211,11 @@ class Addresses:
         """Let a product be found no more, and its model judge no more. It keeps its number and its records.
         The latter is the removal: a product of the pages without a model is none at the next start.
         NotFoundError; StoreError: it stays."""
-        number = self.product_id(name)
-        self.versions.deactivate(number, who, f"product {name}; its records are kept")
-        del self.products[name]
-        self.configured.pop(name, None)
+        with self._changing:
+            number = self.product_id(name)
+            self.versions.deactivate(number, who, f"product {name}; its records are kept")
+            del self.products[name]
+            self.configured.pop(name, None)
 
     def is_removed(self, number: int) -> bool:
         """Whether a number is that of a product which was removed."""

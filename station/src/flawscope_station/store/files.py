@@ -87,6 +87,7 @@ class Files:
                 "`store`"
             ) from None
         self.disk = self.measure()
+        self._opened_at = time.time()
 
     def lock(self) -> None:
         """Lock the folder until the process ends. InputError where another station runs on it."""
@@ -276,24 +277,27 @@ class Files:
         shutil.rmtree(temporary.parent, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove unfinished files of an earlier run that was cut off: those whose names this process has not
-        given. No clock is asked, for it may have been ahead. Walks through the whole store, which may take
+        """Remove unfinished files of an earlier run that was cut off: those that neither this process nor one
+        of its own, such as that of a fit, has written since. Walks through the whole store, which may take
         minutes."""
         for folder, folders, names in os.walk(self.folder):
             for name in [*folders, *names]:
                 left = Path(folder) / name
-                if _is_unfinished(name) and files.is_being_written(name):
-                    if name in folders:
-                        folders.remove(name)
-                    continue
                 with suppress(OSError):  # it was removed meanwhile
                     if not _is_unfinished(name):
                         continue
                     if name in folders:
                         folders.remove(name)
+                    if files.is_being_written(name) or self._is_of_this_run(left):
+                        continue
+                    if left.is_dir():
                         shutil.rmtree(left, ignore_errors=True)
                     else:
                         left.unlink(missing_ok=True)
+
+    def _is_of_this_run(self, path: Path) -> bool:
+        """Whether a file was changed since the start. One from the future is older: the clock was ahead."""
+        return self._opened_at <= path.stat().st_mtime <= time.time()
 
     def free_bytes(self) -> int:
         """Ask the disk how much is free on it. OSError."""

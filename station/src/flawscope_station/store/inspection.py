@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, TypeAdapter,
 from flawscope import Region
 from flawscope.errors import FlawscopeError
 from flawscope.results import FoundParts, PartPose, findings
+from flawscope_station.store.schema import PRODUCTION
 
 Finding = findings.Finding  # the name of a field hides the module
 EXAMPLE: dict[str, Any] = {
@@ -283,11 +284,19 @@ class KeyedRequest:
 
 
 def upload_request(
-    key: str, files: Sequence[bytes], is_form: bool, is_several: bool, label: Label, scheme: str = HTTP
+    key: str,
+    files: Sequence[bytes],
+    is_form: bool,
+    is_several: bool,
+    label: Label,
+    scheme: str = HTTP,
+    purpose: str = PRODUCTION,
 ) -> KeyedRequest:
-    """Request that sends pictures."""
+    """Request that sends pictures. A trial is another one than the same of the production, which no trial's
+    answer may answer."""
     pictures = tuple(hashlib.sha256(data).hexdigest() for data in files)
-    said = *label[:2], *pictures, *_view_fields(label)
+    own = () if purpose == PRODUCTION else (f"purpose={purpose}",)
+    said = *label[:2], *pictures, *_view_fields(label), *own
     return KeyedRequest(key, _hash("form" if is_form else "file", *said), pictures, is_several, scheme)
 
 

@@ -119,7 +119,7 @@ async def inspect(
     check_room(floor, name, due, label.part)
     files, is_form = await uploads.read_uploads(request, file)
     is_several = is_form and not floor.inspector.judge.parts.takes_views(product_id)
-    keyed = await _keyed_request(floor, name, request, files, is_form, is_several, label, due)
+    keyed = await _keyed_request(floor, name, request, files, is_form, is_several, label, due, purpose)
     parts = _parts_of(product_id, files, is_several, keyed, label, due)
     parts = [replace(part, purpose=purpose) for part in parts]
     numbers, waiters = await submit_parts(floor, product_id, keyed, parts, due)
@@ -146,13 +146,14 @@ async def _keyed_request(
     is_several: bool,
     label: Label,
     due: float,
+    purpose: str,
 ) -> KeyedRequest | None:
     """Return the request under its sender's key; None: it has none."""
     if not (key := uploads.idempotency_key(request)):
         return None
     data, scheme = [one.data for one in files], floor.addresses.scheme(name)
     call = floor.inspector.in_thread
-    return await call(due, upload_request, key, data, is_form, is_several, label, scheme)
+    return await call(due, upload_request, key, data, is_form, is_several, label, scheme, purpose)
 
 
 def _parts_of(

@@ -7,6 +7,7 @@
   const say = (text) => station.write(byId("kept-good"), text);
 
   button.addEventListener("click", async () => {
+    if (!button.dataset.shown) return say(t("live.nothing"));
     button.disabled = true;
     const shown = Number(button.dataset.shown); // of this moment: another part may come meanwhile
     const body = { product: page.product, inspection: shown };
