@@ -127,6 +127,7 @@ def test_pictures_are_refused_just_when_the_station_is_not_ready(open_station, p
                 until(lambda: httpx.get(f"{running.url}/readyz").status_code == 200)
                 assert post(running.url, parts[place], key=f"{free}").status_code == 201
                 continue
+            until(lambda: httpx.get(f"{running.url}/readyz").status_code == 503)  # it is measured each second
             answer, ready = post(running.url, parts[place], key=f"{free}"), httpx.get(f"{running.url}/readyz")
             assert (answer.status_code, answer.json()["code"]) == (507, "disk_full")
             assert (ready.status_code, ready.json()["problems"][0]["code"]) == (503, "disk_full")

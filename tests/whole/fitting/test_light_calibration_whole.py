@@ -124,7 +124,11 @@ def test_calibrated_anew_parts_lost_in_a_light_count_above_all_scores(monkeypatc
     assert known.p_values(np.inf) == 3 / 7
     assert len(goods.scored(made.manifest.pictures)) == 4
     assert made.failures == whole.failures == []
-    (note,) = [one for one in made.manifest.notes if one.startswith("parts not found, counted wrong or lost in some light")]
+    (note,) = [
+        one
+        for one in made.manifest.notes
+        if one.startswith("parts not found, counted wrong or lost in some light")
+    ]
     assert note.endswith(": picture 1, picture 4")
     assert "2 of them for parts counted wrong or not found" in known.promise()
     lost |= {*range(6)}

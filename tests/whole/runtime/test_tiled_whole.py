@@ -69,9 +69,18 @@ def region(mask):
 
 
 BAD = {
-    "region of another size": (region(np.ones((32, 32), bool)), "its region of interest or the looks of its good pictures are damaged"),
-    "region of numbers": (region(np.ones((64, 64), np.float32)), "its region of interest or the looks of its good pictures are damaged"),
-    "region of gigabytes": (region(np.zeros((1 << 14, 1 << 14), bool)), "its region of interest or the looks of its good pictures are damaged"),
+    "region of another size": (
+        region(np.ones((32, 32), bool)),
+        "its region of interest or the looks of its good pictures are damaged",
+    ),
+    "region of numbers": (
+        region(np.ones((64, 64), np.float32)),
+        "its region of interest or the looks of its good pictures are damaged",
+    ),
+    "region of gigabytes": (
+        region(np.zeros((1 << 14, 1 << 14), bool)),
+        "its region of interest or the looks of its good pictures are damaged",
+    ),
     "region of nothing": (region(np.zeros((64, 64), bool)), "does not fit its tiles"),
     "region that is not packed": (lambda e: e.update({"flawscope.region": "AAAA"}), "are damaged"),
 }

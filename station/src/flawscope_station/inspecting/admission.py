@@ -12,6 +12,7 @@ import math
 import os
 import threading
 import time
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
@@ -77,10 +78,13 @@ class Taken:
     def __init__(self, part: Part, answer: Answer):
         self.part: Part | None = part
         self.answer = answer
-        answer.add_done_callback(lambda done: self._forget())
+        own = weakref.ref(self)  # the answer keeps its callbacks: it must not hold what holds it
+        answer.add_done_callback(lambda done: Taken._forget(own()))
 
-    def _forget(self) -> None:
-        self.part = None
+    @staticmethod
+    def _forget(taken: Taken | None) -> None:
+        if taken is not None:
+            taken.part = None
 
 
 class Inspector:
@@ -354,7 +358,10 @@ class Inspector:
         seconds = min(due - time.monotonic(), REQUEST_SECONDS)
         done, _ = await asyncio.wait([running], timeout=max(0.0, seconds))
         if done:
-            return running.result()
+            try:
+                return running.result()
+            finally:  # an error holds this frame: it must not hold the error in turn
+                del running, done
         running.cancel()  # it is not begun where it still waits for a thread
         if due <= time.monotonic():
             raise LateError("the store did not answer before")

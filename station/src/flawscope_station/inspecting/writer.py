@@ -126,7 +126,7 @@ class Answer(Future[RecordedInspection]):
         """Call a function when it is known whether the part's files are needed, with whether they are."""
         with self._lock:
             self._releases.append(release)
-        self.add_done_callback(lambda done: self._run_releases())
+        self.add_done_callback(Answer._run_releases)  # which holds no answer: it would hold itself
 
     def _run_releases(self) -> None:
         with self._lock:

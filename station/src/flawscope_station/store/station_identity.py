@@ -8,7 +8,7 @@ from sqlalchemy import BigInteger, Connection, func, insert, inspect, literal_co
 
 from flawscope.errors import InputError
 from flawscope_station.settings.station import DEFAULT_NAME, Settings
-from flawscope_station.store.database import Database, now, upsert
+from flawscope_station.store.database import Database, StoreError, now, upsert
 from flawscope_station.store.files import PICTURES, Files
 from flawscope_station.store.schema import HOUR, inspections, products, stations
 
@@ -19,9 +19,14 @@ def check_owner(database: Database, files: Files) -> None:
     """Check before tables are migrated that they are not another station's, which may run. InputError."""
     if database.is_sqlite:  # its file is in the folder, which is locked
         return
-    with database.reading() as connection:
-        if inspect(connection).has_table(stations.name):
-            _check_folder(database, files, connection.execute(select(stations.c.folder)).scalars().first())
+    try:
+        with database.reading() as connection:
+            if not inspect(connection).has_table(stations.name):
+                return
+            known = connection.execute(select(stations.c.folder)).scalars().first()
+    except StoreError as error:
+        raise InputError(str(error)) from None
+    _check_folder(database, files, known)
 
 
 def _check_folder(database: Database, files: Files, known: str | None) -> None:
