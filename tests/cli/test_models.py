@@ -85,7 +85,7 @@ def test_info_for_a_person_and_for_a_program(run, answer, model_path):
     assert all(word in printed for word in words)
     passed = "self-test passed: torch, fp32: 3 pictures decided as by"
     document = json.loads(answer("info", model_path, "--self-test", "--json", said=passed))
-    assert document == read_manifest(model_path).to_dict()
+    assert document == json.loads(json.dumps(read_manifest(model_path).to_dict()))
 
 
 def test_a_failing_self_test_is_exit_code_1(run, model_path, tmp_path):

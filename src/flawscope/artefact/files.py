@@ -23,6 +23,16 @@ ENGINES = ("onnxruntime", "openvino")  # that run exported ones; torch runs the 
 PARTIAL_SUFFIX = ".part"  # of a file that is being written
 CSV_ENCODING = "utf-8-sig"  # with the mark by which Excel knows UTF-8; also reads tables without it
 _PROCESS = secrets.token_hex(2)  # in the names of all files that this process writes
+
+
+def _renew_process() -> None:
+    """Give a forked process a name of its own: what its parent was writing is not its work."""
+    global _PROCESS
+    _PROCESS = secrets.token_hex(2)
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_renew_process)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FOLDER_ERRORS = (*_FULL, errno.EROFS, errno.EIO)  # of a disk, not of one file
 # A cell that begins so is computed by a spreadsheet; some read full-width signs as the plain ones

@@ -213,8 +213,8 @@ def _is_open(word: str) -> bool:
 
 
 def _slot_marks(stems: Sequence[str]) -> list[str]:
-    """Finds what stands at the place of a name that sorts the pictures into groups, where it is a single letter, a
-    short number behind a word of no list ("K1"), or 0 and 1; empty where there is no such place.
+    """Finds what stands at the place of a name that sorts the pictures into groups, where it is a single
+    letter, a short number behind a word of no list ("K1"), or 0 and 1; empty where there is no such place.
 
     A place that comes again with each of the others is a view or a part: `7_A` and `7_B`.
     """

@@ -70,12 +70,3 @@ def test_a_defect_of_one_pixel_still_shows(tmp_path):
     assert make(tmp_path, (600, 600), np.zeros((16, 16))).keys() == {"photo", "heat", "line", "map"}
     wrong_size = make(tmp_path, (600, 600), np.zeros((16, 16)), mask=mask[:300])
     assert "truth" not in wrong_size  # told by the evaluation
-
-
-def test_what_a_second_model_found_lies_over_the_same_photo(tmp_path):
-    path = tmp_path / "picture.png"
-    Image.new("RGB", (64, 64), (90, 120, 150)).save(path)
-    cold, hot = (prediction(np.full((16, 16), value), (64, 64)) for value in (0.0, 0.9))
-    alone, both = picture_layers(path, cold, (), 64, None), picture_layers(path, cold, (), 64, None, hot)
-    other = picture_layers(path, hot, (), 64, None)
-    assert both == alone | {"heat_b": other["heat"], "line_b": other["line"]}

@@ -68,18 +68,19 @@ def region(mask):
     )
 
 
+DAMAGED = "its region of interest or the looks of its good pictures are damaged"
 BAD = {
     "region of another size": (
         region(np.ones((32, 32), bool)),
-        "its region of interest or the looks of its good pictures are damaged",
+        DAMAGED,
     ),
     "region of numbers": (
         region(np.ones((64, 64), np.float32)),
-        "its region of interest or the looks of its good pictures are damaged",
+        DAMAGED,
     ),
     "region of gigabytes": (
         region(np.zeros((1 << 14, 1 << 14), bool)),
-        "its region of interest or the looks of its good pictures are damaged",
+        DAMAGED,
     ),
     "region of nothing": (region(np.zeros((64, 64), bool)), "does not fit its tiles"),
     "region that is not packed": (lambda e: e.update({"flawscope.region": "AAAA"}), "are damaged"),

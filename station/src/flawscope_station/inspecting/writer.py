@@ -126,7 +126,7 @@ class Answer(Future[RecordedInspection]):
         """Call a function when it is known whether the part's files are needed, with whether they are."""
         with self._lock:
             self._releases.append(release)
-        self.add_done_callback(Answer._run_releases)  # which holds no answer: it would hold itself
+        self.add_done_callback(_run_releases_of)  # it holds no answer, which would hold itself
 
     def _run_releases(self) -> None:
         with self._lock:
@@ -136,6 +136,11 @@ class Answer(Future[RecordedInspection]):
         is_needed = self._has_record or self.exception() is None
         for release in releases:
             release(is_needed)
+
+
+def _run_releases_of(answer: Future[RecordedInspection]) -> None:
+    if isinstance(answer, Answer):
+        answer._run_releases()
 
 
 class Waiter:
@@ -290,11 +295,11 @@ class Recorder:
     def _record_ready(self, ready: list[JudgedPart]) -> None:
         """Record parts whose files are there, in one transaction, and answer each."""
         is_in_doubt = False
-        found: list[tuple[int, bool] | None]
+        found: Sequence[tuple[int, bool] | None]
         try:
             found = [*self.store.record([one.inspection for one in ready])]
         except StoreError as error:
-            nothing = [None] * len(ready)
+            nothing: list[tuple[int, bool] | None] = [None] * len(ready)
             standing = self._find_standing(ready) if error.is_in_doubt else nothing
             is_in_doubt, found = standing is None, standing or [*nothing]
             for one, record in zip(ready, found, strict=True):

@@ -319,6 +319,8 @@ def _active_versions_are_there(connection: Connection) -> None:
     connection.execute(
         text("CREATE INDEX IF NOT EXISTS verdicts_mask ON verdicts (mask) WHERE mask IS NOT NULL")
     )
+    trials = "ON inspections (product_id, id) WHERE purpose = 'trial'"
+    connection.execute(text(f"CREATE INDEX IF NOT EXISTS inspections_trial {trials}"))
 
 
 # Versions of the tables in order, each with the step that migrates from the version before

@@ -26,6 +26,7 @@ from flawscope_station.store.open_models import AddressModel, Model, OpenModels,
 from flawscope_station.store.records import REMOVED_EVENT, NotFoundError, add_event, fetch_row, iso
 from flawscope_station.store.schema import (
     IS_CHALLENGE,
+    IS_TRIAL,
     challenges,
     events,
     hours,
@@ -502,9 +503,11 @@ def _unused(connection: Connection, product_id: int) -> dict[int, Row[Any]]:
     activated = {_active_number(connection, product_id), *_activations(connection, product_id)} - {None}
     query = select(versions).where(versions.c.product_id == product_id, number.not_in(activated))
     rows = connection.execute(query.where(number != newest, ~or_(*uses))).all()
-    tried = select(inspections.c.version_id).distinct()  # rarely any: what was tried by hand counts nowhere
+    tried = select(inspections.c.version_id).distinct()  # what was tried by hand counts in no table of hours
     tried = tried.where(
-        inspections.c.product_id == product_id, inspections.c.version_id.in_([r.id for r in rows])
+        inspections.c.product_id == product_id,
+        inspections.c.version_id.in_([row.id for row in rows]),
+        IS_TRIAL,
     )
     used = {*connection.scalars(tried)} if rows else {*()}
     is_joint = {"product", "products"}

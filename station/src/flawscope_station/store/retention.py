@@ -93,8 +93,8 @@ class RemovalSummary:
 
 @dataclass(frozen=True)
 class Due:
-    """Amount that `keep` would remove at a moment: pictures by age, of all that are there; bytes for space, of all;
-    share of the records."""
+    """Amount that `keep` would remove at a moment: pictures by age, of all that are there; bytes for space,
+    of all; share of the records."""
 
     by_age: int
     pictures: int

@@ -230,6 +230,8 @@ def on_line(product_id: int) -> ColumnElement[bool]:
 # a literal, as above: a partial index serves only queries that state its condition
 IS_CHALLENGE = inspections.c.purpose == literal_column(f"'{CHALLENGE}'")
 _partial_index("inspections_challenge", IS_CHALLENGE, inspections.c.product_id, inspections.c.id)
+IS_TRIAL = inspections.c.purpose == literal_column(f"'{TRIAL}'")
+_partial_index("inspections_trial", IS_TRIAL, inspections.c.product_id, inspections.c.id)
 
 # Pictures of a part in several views, in the order of the model's views
 views = Table(
