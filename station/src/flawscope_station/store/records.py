@@ -464,7 +464,7 @@ class Store:
                 last = last_verdicts(connection, [number]).get(number)
                 if verdict == UNDO and last is None:
                     raise InputError(f"inspection {number} has no verdict to take back")
-                _check_replaced(number, last, who, replaces)
+                _check_replaced(number, last, who, verdict, replaces)
                 values = {
                     **content,
                     "inspection_id": number,
@@ -563,12 +563,13 @@ def _verdict_content(verdict: str, mask: str | None, note: str, kind: str) -> di
     return {"verdict": verdict, "mask": mask, "note": note, "kind": kind or None}
 
 
-def _check_replaced(number: int, last: Row[Any] | None, who: str, replaces: int | None) -> None:
+def _check_replaced(number: int, last: Row[Any] | None, who: str, verdict: str, replaces: int | None) -> None:
     """Raise DecidedError where a verdict would replace another one than its giver knows of. The inspection is
-    locked, so that of two verdicts at the same moment the second sees the first. A skip decided nothing."""
+    locked, so that of two verdicts at the same moment the second sees the first. A skip decided nothing,
+    and a verdict that agrees replaces nothing."""
     held = None if last is None or last.verdict == SKIP else last
     if replaces is None:
-        is_expected = held is None or held.who == who
+        is_expected = held is None or held.who == who or held.verdict == verdict
     else:
         is_expected = replaces == (0 if held is None else held.id)
     if not is_expected:
