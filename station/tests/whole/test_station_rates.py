@@ -65,7 +65,7 @@ def test_a_rate_is_changed_and_changed_back(running, settings):
     bound = running.station.versions.active(1)[1].calibration.rate_bound
     assert bound > 0.1
     assert f">{float(f'{1000 * bound:.2g}'):g}<" in page, "whichever is chosen after a look"
-    assert "Whichever rate you choose after a look at what it finds: at most so many (95 %)." in page
+    assert "holds with 95 % certainty, whichever of these rates you choose." in page
 
 
 def test_a_version_that_never_judged_can_be_removed(running):
