@@ -18,8 +18,9 @@ from flawscope_station.monitoring.background import STOP_TIMEOUT, GuardedThread
 from flawscope_station.store.database import StoreError
 from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.inspection import KeyUsedError
+from flawscope_station.store.purposes import CHALLENGE, PRODUCTION
 from flawscope_station.store.records import Store
-from flawscope_station.store.schema import CHALLENGE, LATE, PRODUCTION
+from flawscope_station.store.schema import LATE
 
 FILE_INTERVAL = 0.5  # seconds between two looks at whether a part still waits for its files
 LOOK_SECONDS = 4.0  # for which the recorder looks whether a record stands, before its sender is refused

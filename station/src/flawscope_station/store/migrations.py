@@ -15,12 +15,12 @@ from typing import Any
 from sqlalchemy import Connection, MetaData, Row, Table, delete, inspect, select, text, update
 from sqlalchemy.schema import CreateTable
 
+from flawscope_station.store.purposes import PRODUCTION
 from flawscope_station.store.schema import (
     ANOMALOUS,
     EARLIER_RELEASE,
     GOOD,
     HOUR,
-    PRODUCTION,
     REPORT_VIEW,
     WITHIN,
     challenges,
