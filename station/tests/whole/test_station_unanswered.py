@@ -134,8 +134,8 @@ def test_unanswered_parts_are_told_apart_in_each_place(
         assert f'flawscope_unanswered_total{{product="plate",reason="{why}"}} {OF_EACH}.0' in metrics
     # a shift's report
     summary = summarize_period(station.database, station.products["plate"], begun - 1, now() + 1)
-    assert shift_data("plate", Shift("", begun, now()), summary)["unanswered"] == 3 * OF_EACH
-    (header, *hours) = hourly_rows(summary)
+    assert shift_data("plate", Shift("", begun, now()), summary, None)["unanswered"] == 3 * OF_EACH
+    (header, *hours) = hourly_rows(summary, None)
     assert sum(row[header.index("unanswered")] for row in hours) == 3 * OF_EACH
     # sinks
     until(lambda: len(list(sink.rglob("*.json"))) == len(found))
