@@ -7,9 +7,8 @@ out nothing that people did.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,6 +16,7 @@ from sqlalchemy import ColumnElement, delete, or_, select, update
 
 from flawscope.errors import InputError
 from flawscope_station.access.authenticator import SIGN_IN_FAILED
+from flawscope_station.settings.shown import hash_values
 from flawscope_station.settings.station import Settings
 from flawscope_station.store.database import Database
 from flawscope_station.store.model_registry import QUESTION_ACCEPTED, VERSION_ACTIVATED, VERSION_ADDED
@@ -111,10 +111,7 @@ def trim_events(
 def note_changed_settings(database: Database, settings: Settings, who: str) -> None:
     """Add an event that names the settings that have changed since the station's last start. The store has
     only 16 bits of a hash of each value, from which nobody gets a password."""
-    values = dict(flatten_settings(asdict(settings)))
-    hashes = {
-        key: hashlib.sha256(f"{key}={value!r}".encode()).hexdigest()[:4] for key, value in values.items()
-    }
+    hashes = hash_values(asdict(settings))
     with database.writing() as connection:
         stored = connection.execute(select(stations.c.settings)).scalar_one_or_none()
         previous = hashes if stored is None else json.loads(stored)
@@ -124,19 +121,3 @@ def note_changed_settings(database: Database, settings: Settings, who: str) -> N
             text = f"settings of {settings.name} changed: {', '.join(changed[:MAX_NAMED])}{more}"
             add_event(connection, SETTINGS_CHANGED, who, text)
         connection.execute(update(stations).values(settings=json.dumps(hashes)))
-
-
-def flatten_settings(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield path and value of each single setting; a path is such as `products.plate.sinks.1.webhook`."""
-    if isinstance(value, Mapping):
-        items = {str(key): item for key, item in value.items()}
-    elif isinstance(value, list | tuple):
-        items = {str(place): item for place, item in enumerate(value, 1)}
-    elif callable(value):  # a plugin's function is no setting
-        return
-    else:
-        yield path, value
-        return
-    for key, item in items.items():
-        is_plugin = key in ("plugin", "values") and isinstance(item, Mapping)  # stand below its name
-        yield from flatten_settings(item, path if is_plugin else f"{path}.{key}" if path else key)

@@ -12,6 +12,7 @@ from flawscope_station.core.health import Health
 from flawscope_station.core.live import Gauges, ReviewLeases
 from flawscope_station.inspecting.capacity import Turns
 from flawscope_station.monitoring.problems import Problem
+from flawscope_station.settings.shown import hash_settings, mask_settings, with_products
 from flawscope_station.sinks import Sinks
 from flawscope_station.sources.source import State
 from flawscope_station.store.line_alarms import hold_promise, promise_facts
@@ -108,6 +109,18 @@ class Overview:
             "sinks": self.sinks.facts(name),
         }
 
+    def settings(self) -> dict[str, Any]:
+        """Return the settings that hold, secrets masked, and their hash, as the API shows them."""
+        values = self._settings()
+        return {"hash": hash_settings(values), "settings": mask_settings(values)}
+
+    def settings_hash(self) -> str:
+        """Return the hash of the settings that hold."""
+        return hash_settings(self._settings())
+
+    def _settings(self) -> dict[str, Any]:
+        return with_products(self.sinks.settings, self.addresses.configured)
+
     def state(self, name: str) -> dict[str, Any]:
         """Return backlog, rate, problems and sources of a product at the moment. NotFoundError."""
         number, entry = self.addresses.product_id(name), self.addresses.configured_name(name)
@@ -146,6 +159,7 @@ class Overview:
             ),
             "problems": ("Shown on the page.", {"": float(len(problems))}),
             "problem": ("Problems, by code and product.", {_place(one, known): 1.0 for one in problems}),
+            "settings": ("Hash of the settings that hold.", {(("hash", self.settings_hash()),): 1.0}),
             "ready": ("1 where parts of all products are judged.", {"": float(self.health.is_ready())}),
             "clock_jump_seconds": (
                 "The computer's clock, less what it should be; 0 where it can be right.",

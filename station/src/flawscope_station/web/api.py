@@ -150,15 +150,23 @@ def one_product(name: str, overview: OverviewDep) -> Any:
 
 
 @router.get("/status", response_model=schemas.Status)
-def status(health: HealthDep) -> Any:
+def status(health: HealthDep, overview: OverviewDep) -> Any:
     """Return the state of the station, with its problems."""
     problems = [problem.to_dict() for problem in health.problems()]
     return {
         "state": "degraded" if problems else "ok",
         "problems": problems,
         "version": __version__,
+        "settings": overview.settings_hash(),
         "queue": {"waiting": health.inspector.backlog(), "most": health.inspector.limits.queue},
     }
+
+
+@router.get("/settings", response_model=schemas.SettingsInForce)
+def settings_in_force(overview: OverviewDep, person: Engineer) -> Any:
+    """Return the settings that hold, also of products that were made on the pages. What may be secret in an
+    address is left out; passwords stand in files of their own."""
+    return overview.settings()
 
 
 @router.post("/problems/{code}/acknowledge", response_model=schemas.Problem)
@@ -169,20 +177,26 @@ def acknowledge_problem(code: str, health: HealthDep, person: Engineer) -> Any:
 
 @router.post("/clock/confirm", response_model=schemas.Status)
 def confirm_clock(
-    housekeeping: Annotated[Housekeeping, component(Housekeeping)], health: HealthDep, person: Engineer
+    housekeeping: Annotated[Housekeeping, component(Housekeeping)],
+    health: HealthDep,
+    overview: OverviewDep,
+    person: Engineer,
 ) -> Any:
     """Confirm the computer's clock, which jumped: pictures are removed for their age again."""
     housekeeping.confirm_clock(person.name)
-    return status(health)
+    return status(health, overview)
 
 
 @router.post("/keep/confirm", response_model=schemas.Status)
 def confirm_keep(
-    housekeeping: Annotated[Housekeeping, component(Housekeeping)], health: HealthDep, person: Engineer
+    housekeeping: Annotated[Housekeeping, component(Housekeeping)],
+    health: HealthDep,
+    overview: OverviewDep,
+    person: Engineer,
 ) -> Any:
     """Confirm the setting `keep`, which would remove more than a tenth of what is there at once: it does."""
     housekeeping.confirm_keep(person.name)
-    return status(health)
+    return status(health, overview)
 
 
 # ------------------------------------------------------------------------------------------------ inspections

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from flawscope import pages
+from flawscope import __version__, pages
 from flawscope.config import keep_known_settings
 from flawscope.errors import FlawscopeError, InputError
 from flawscope_station.access.roles import LOCAL_PERSON, PERSON_KEY, Person, has_role
@@ -306,7 +306,10 @@ def problems(page: Annotated[Page, product_page(PROBLEMS_PAGE)], health: HealthD
         for problem in problems
     ]
     data = [[problem.code, problem.acknowledged_by] for problem in problems]
-    return page.render(PROBLEMS_PAGE, problems=rows, data=data)
+    settings_hash = page.overview.settings_hash()
+    return page.render(
+        PROBLEMS_PAGE, problems=rows, data=data, settings_hash=settings_hash, release=__version__
+    )
 
 
 @page_router.get("/{product}/inspections/{number}")

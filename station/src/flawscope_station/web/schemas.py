@@ -245,7 +245,15 @@ class Status(BaseModel):
     state: Literal["ok", "degraded"]
     problems: list[Problem]
     version: str
+    settings: str = Field(description="hash of the settings that hold")
     queue: dict[str, int]
+
+
+class SettingsInForce(BaseModel):
+    """Settings that hold, as `station.yaml` names them, with the defaults of those that it leaves out."""
+
+    hash: str = Field(description="SHA-256; equal where all values are, secrets among them")
+    settings: dict[str, Any] = Field(description="secrets masked; times in seconds, sizes in bytes")
 
 
 class DriftChange(BaseModel):
