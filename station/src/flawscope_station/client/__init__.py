@@ -250,9 +250,17 @@ class Client:
         name, data = os.path.basename(model), read_file(Path(model), "model")
         return parse(Version, self._call("POST", path, query={"name": name}, content=data, headers=headers))
 
-    def activate(self, product: str | None, number: int) -> Product:
-        """Activate a version: it judges from now on."""
-        return parse(Product, self._call("POST", f"{self._path(product)}/versions/{number:d}/activate"))
+    def activate(self, product: str | None, number: int, hash: str | None = None) -> Product:
+        """Activate a version: it judges from now on. hash: that its file must have, else it is refused."""
+        body = {} if hash is None else {"hash": hash}
+        path = f"{self._path(product)}/versions/{number:d}/activate"
+        return parse(Product, self._call("POST", path, json=body))
+
+    # ---- the station
+
+    def read(self, path: str) -> Any:
+        """Return what a GET of the API answers, as JSON has it. path: below /api/v1, such as `status`."""
+        return self._call("GET", path)
 
     # ---- requests
 

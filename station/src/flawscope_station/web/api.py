@@ -22,6 +22,7 @@ from flawscope_station.access.roles import ENGINEER, OPERATOR, PERSON_KEY, VIEWE
 from flawscope_station.core.housekeeping import Housekeeping
 from flawscope_station.core.live import EventBroadcaster
 from flawscope_station.core.queries import Overview
+from flawscope_station.monitoring.threads import describe_threads, thread_stacks
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.settings.station import Limits
 from flawscope_station.shifts import shift_begin
@@ -167,6 +168,12 @@ def settings_in_force(overview: OverviewDep, person: Engineer) -> Any:
     """Return the settings that hold, also of products that were made on the pages. What may be secret in an
     address is left out; passwords stand in files of their own."""
     return overview.settings()
+
+
+@router.get("/threads", response_model=schemas.Threads)
+async def threads(health: HealthDep, person: Engineer) -> Any:  # no thread: those of the pool may hang
+    """Return the threads of the station, and where each is at the moment."""
+    return {"watched": describe_threads(health.watch.list_threads()), "stacks": thread_stacks()}
 
 
 @router.post("/problems/{code}/acknowledge", response_model=schemas.Problem)

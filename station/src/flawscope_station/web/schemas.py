@@ -256,6 +256,28 @@ class SettingsInForce(BaseModel):
     settings: dict[str, Any] = Field(description="secrets masked; times in seconds, sizes in bytes")
 
 
+class WatchedThread(BaseModel):
+    """Thread that the station watches."""
+
+    name: str
+    inspects: bool = Field(description="pictures are not inspected without it")
+    state: Literal["running", "failed", "hangs"]
+    failure: str | None = Field(description="why it was begun again last")
+    calling_seconds: float | None = Field(description="since it called what it waits for; null: nothing")
+
+
+class ThreadStack(BaseModel):
+    """Place in the program at which a thread is."""
+
+    name: str
+    stack: list[str] = Field(description="calls, the innermost last")
+
+
+class Threads(BaseModel):
+    watched: list[WatchedThread]
+    stacks: list[ThreadStack]
+
+
 class DriftChange(BaseModel):
     """Change of the scores of good parts."""
 
