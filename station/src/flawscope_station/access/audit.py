@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, or_, select, update
+from sqlalchemy import ColumnElement, Row, delete, func, or_, select, update
 
 from flawscope.errors import InputError
 from flawscope_station.access.authenticator import SIGN_IN_FAILED
@@ -83,9 +83,25 @@ def search(
         query = query.where(event.kind.in_(SUBJECTS[about]))
     bounds = (since, event.at.__ge__), (until, event.at.__lt__), (before, event.id.__lt__)
     query = query.where(*(compare(bound) for bound, compare in bounds if bound is not None))
-    rows = database.rows(query.order_by(event.id.desc()).limit(limit))
+    return [_describe(row) for row in database.rows(query.order_by(event.id.desc()).limit(limit))]
+
+
+def events_after(database: Database, number: int, last: int, limit: int) -> list[dict[str, Any]]:
+    """Return the events after the one of this number, up to the last one, oldest first. StoreError."""
+    query = select(events, products.c.name.label("product")).select_from(events.outerjoin(products))
+    query = query.where(events.c.id > number, events.c.id <= last).order_by(events.c.id)
+    return [_describe(row) for row in database.rows(query.limit(limit))]
+
+
+def newest_event(database: Database) -> int:
+    """Return the number of the newest event; 0: there is none. StoreError."""
+    with database.reading() as connection:
+        return int(connection.scalar(select(func.max(events.c.id))) or 0)
+
+
+def _describe(row: Row[Any]) -> dict[str, Any]:
     names = ("id", "kind", "who", "address", "product", "text")
-    return [{"at": iso(row.at), **{name: getattr(row, name) for name in names}} for row in rows]
+    return {"at": iso(row.at), **{name: getattr(row, name) for name in names}}
 
 
 def trim_events(

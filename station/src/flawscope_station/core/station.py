@@ -29,6 +29,7 @@ from flawscope_station.core.live import EventBroadcaster, Metrics
 from flawscope_station.core.page_products import page_products
 from flawscope_station.core.queries import Overview, Records
 from flawscope_station.core.refusals import Refusals
+from flawscope_station.core.syslog import EventForwarder
 from flawscope_station.inspecting.admission import Inspector
 from flawscope_station.inspecting.interlock import Interlocks
 from flawscope_station.inspecting.judge import Judge
@@ -178,6 +179,9 @@ class Station:
             Extension((*kept, self.records, self.metrics), observers=(self._count,), watched=(self.metrics,))
         )
         self._add(Extension((self.machine,), services=(self.machine,)))
+        if settings.syslog is not None:
+            kept_events = self.database, self.files, report
+            self._add(Extension(services=(EventForwarder(settings.syslog, settings.name, *kept_events),)))
         self._add(
             Extension((self.housekeeping,), (self.housekeeping,), observers=(self.housekeeping.check_space,))
         )
