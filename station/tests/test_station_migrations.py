@@ -1,8 +1,9 @@
 """Tables of an earlier version are copied, then migrated; who knows neither is told."""
 
+import ast
 import json
+import re
 import sqlite3
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,12 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Column, Connection, Text, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
 from flawscope.errors import InputError
 from flawscope_station.settings.station import Settings
-from flawscope_station.store import migrations
+from flawscope_station.store import migrations, schema
 from flawscope_station.store.database import Database
 from flawscope_station.store.files import Files
 from flawscope_station.store.inspection import KeyedRequest
@@ -37,15 +38,19 @@ from station_helpers import add_version, taken
 pytestmark = pytest.mark.both_databases
 
 
-CURRENT = [*migrations.STEPS][-1]
+CURRENT = migrations.newest_version()
+EARLIER = ("0002", "0005", "0006")
+ADD_COLUMN = 'op.add_column("products", sa.Column("colour", sa.Text))'
 
 
-def of_the_next_version(monkeypatch: pytest.MonkeyPatch, step: Callable[[Connection], object]) -> None:
-    monkeypatch.setattr(migrations, "STEPS", {**migrations.STEPS, f"{int(CURRENT) + 1:04}": step})
-
-
-def add_column(connection: Connection) -> None:
-    connection.execute(text("ALTER TABLE products ADD COLUMN colour TEXT"))
+def of_the_next_version(monkeypatch: pytest.MonkeyPatch, folder: Path, *lines: str) -> None:
+    """Let there be a further step, which does this."""
+    folder.mkdir()
+    step = [f'revision = "{int(CURRENT) + 1:04}"', f'down_revision = "{CURRENT}"', "def upgrade():"]
+    step += [f"    {one}" for one in lines]
+    text_of = "\n".join(["import sqlalchemy as sa", "from alembic import op", *step])
+    (folder / "v_next.py").write_text(text_of)
+    monkeypatch.setattr(migrations, "STEPS", (*migrations.STEPS, folder))
 
 
 def names(path: Path) -> list[str]:
@@ -59,7 +64,7 @@ def test_the_tables_are_copied_before_they_change_and_lead_back(database, tmp_pa
     database.migrate()
     assert not copy.exists(), "nothing was to be done"
     with monkeypatch.context() as patch:
-        of_the_next_version(patch, add_column)
+        of_the_next_version(patch, tmp_path / "steps", ADD_COLUMN)
         database.migrate()
         database.migrate()
         with database.writing() as connection:
@@ -78,13 +83,10 @@ def test_the_tables_are_copied_before_they_change_and_lead_back(database, tmp_pa
         assert Store(database).add_product("plate") == 1
 
 
-def test_a_migration_that_fails_changes_nothing(database, monkeypatch):
-    def fail(connection: Connection) -> None:
-        add_column(connection)
-        connection.execute(text("UPDATE no_such_table SET x = 1"))
-
+def test_a_migration_that_fails_changes_nothing(database, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        of_the_next_version(patch, fail)
+        wrong = 'op.execute("UPDATE no_such_table SET x = 1")'
+        of_the_next_version(patch, tmp_path / "steps", ADD_COLUMN, wrong)
         with pytest.raises(InputError) as caught:
             database.migrate()
         assert "\n" not in str(caught.value)
@@ -135,14 +137,85 @@ def run_script(database: Database, text_of: str) -> None:
             connection.commit()
 
 
+def make_earlier(database: Database, version: str = "0002") -> None:
+    """Make the tables of an earlier version, as that version made them."""
+    dialect = "sqlite" if database.is_sqlite else "postgresql"
+    run_script(database, (Path(__file__).parent / "store" / f"tables-{version}.{dialect}.sql").read_text())
+
+
+def described(connection: Connection) -> set[str]:
+    """All that a data base says of its tables: columns, keys, indexes with their conditions, views."""
+    if connection.dialect.name == "sqlite":
+        rows = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE sql NOT NULL")
+        lines = [f"{name} {line}" for name, sql in rows for line in sql.splitlines()]
+        return {re.sub(r'["\s,)]+', " ", line).strip() for line in lines if "alembic_version" not in line}
+    queries = (
+        "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename <> 'alembic_version'",
+        "SELECT conrelid::regclass || conname || pg_get_constraintdef(oid) FROM pg_constraint"
+        " WHERE connamespace = 'public'::regnamespace AND conrelid::regclass::text <> 'alembic_version'",
+        "SELECT table_name || column_name || data_type || COALESCE(character_maximum_length, 0)"
+        " || is_nullable || COALESCE(column_default, '') || COALESCE(collation_name, '')"
+        " FROM information_schema.columns"
+        " WHERE table_schema = 'public' AND table_name <> 'alembic_version'",
+        "SELECT definition FROM pg_views WHERE schemaname = 'public'",
+    )
+    return {one for query in queries for one in connection.exec_driver_sql(query).scalars()}
+
+
+@pytest.mark.parametrize("version", EARLIER)
+def test_migrated_tables_say_of_themselves_what_new_ones_do(empty_database, version, tmp_path):
+    database = empty_database
+    make_earlier(database, version)
+    database.migrate()
+    with database.reading() as connection:
+        migrated = described(connection)
+        assert migrations.table_version(connection) == CURRENT
+    if database.is_sqlite:
+        new = Database(f"sqlite:///{tmp_path / 'new.sqlite'}")
+    else:
+        new = database
+        run_script(database, "DROP SCHEMA public CASCADE; CREATE SCHEMA public;")
+    new.make_tables()
+    with new.reading() as connection:
+        assert described(connection) == migrated
+    new.close()
+
+
+def test_no_step_reads_the_tables_of_today():
+    for path in migrations.STEPS[0].glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or "."] if isinstance(node, ast.ImportFrom) else []
+            assert not [name for name in names if name.startswith(("flawscope", "."))], path.name
+
+
+def test_a_column_that_is_added_one_day_is_added_by_its_step_alone(empty_database, tmp_path, monkeypatch):
+    """To every table, after which the oldest tables are migrated: no earlier step makes one of that day."""
+    database, changed = empty_database, migrations._copied(metadata)
+    for table in changed.tables.values():
+        table.append_column(Column("later", Text))
+    monkeypatch.setattr(migrations, "metadata", changed)
+    monkeypatch.setattr(schema, "metadata", changed)
+    for name, there in vars(schema).items():
+        if getattr(there, "metadata", None) is metadata:
+            monkeypatch.setattr(schema, name, changed.tables[there.name])
+    migrations._steps.cache_clear()
+    added = [f'op.add_column("{name}", sa.Column("later", sa.Text))' for name in changed.tables]
+    of_the_next_version(monkeypatch, tmp_path / "steps", *added)
+    make_earlier(database)
+    database.migrate()
+    with database.reading() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), changed) == []
+        assert "later" in {one["name"] for one in inspect(connection).get_columns("views")}
+
+
 @pytest.mark.parametrize("version", ["0002"])
 def test_a_store_of_an_earlier_version_is_opened_with_all_that_it_had(empty_database, version):
     """A part in two views was an inspection for each; one was good, one flagged and reviewed, one came by a
     folder, one was within tolerance. Beside them are two parts of one picture, and a challenge whose hash
     held all settings."""
     database = empty_database
-    dialect = "sqlite" if database.is_sqlite else "postgresql"
-    run_script(database, (Path(__file__).parent / "store" / f"tables-{version}.{dialect}.sql").read_text())
+    make_earlier(database, version)
     run_script(
         database,
         "INSERT INTO challenges (product_id, version_id, state_hash, parts, cause, who, begun_at, reason)"
@@ -193,8 +266,7 @@ def test_tables_of_another_version_are_looked_at_and_stay_as_they_are(empty_data
     """By commands beside a station, which may be an older one that runs."""
     database = empty_database
     assert not database.check_tables()
-    dialect = "sqlite" if database.is_sqlite else "postgresql"
-    run_script(database, (Path(__file__).parent / "store" / f"tables-0002.{dialect}.sql").read_text())
+    make_earlier(database)
     with pytest.raises(InputError, match="is a store of another version of flawscope") as caught:
         database.check_tables()
     assert "\n" not in str(caught.value)
@@ -207,8 +279,7 @@ def test_tables_of_another_version_are_looked_at_and_stay_as_they_are(empty_data
 def test_tables_of_another_station_are_not_migrated(empty_database, tmp_path):
     """PostgreSQL: a second station that names the data base of an older one, which runs."""
     database = empty_database
-    dialect = "sqlite" if database.is_sqlite else "postgresql"
-    run_script(database, (Path(__file__).parent / "store" / f"tables-0002.{dialect}.sql").read_text())
+    make_earlier(database)
     run_script(database, f"UPDATE stations SET folder = '{'a' * 32}';")
     files = Files(tmp_path / "other")
     if database.is_sqlite:  # the folder, which is locked, has its file

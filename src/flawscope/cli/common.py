@@ -31,6 +31,7 @@ from flawscope.progress import ProgressCallback, Say, TerminalProgress, discard,
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
     from flawscope.evaluation.result import Evaluation
+    from flawscope.pictures.units import PartReader
     from flawscope.predictor import Predictor
     from flawscope.predictor.router import Router
     from flawscope.predictor.streaming import SourceResult
@@ -292,13 +293,14 @@ def add_figures(parser: Options, out: str, metavar: str = "DIR") -> None:
     add_force(parser)
 
 
-def seed_and_group(manifest: Manifest) -> tuple[int, str | None]:
-    """The seed and the `--group` that a model was fitted with: its data set is split alike again."""
+def seed_and_group(manifest: Manifest) -> tuple[int, PartReader | None]:
+    """The seed that a model was fitted with, and what tells its parts by names: its data set is split alike
+    again. InputError: the model is damaged."""
+    from flawscope.artefact.parts import stored_part_reader
     from flawscope.methods import registry
 
-    group = manifest.facts.get("group")
     seed = int(registry.method(manifest.method).parse_stored(manifest.config).seed)
-    return seed, group if isinstance(group, str) else None
+    return seed, stored_part_reader(manifest)
 
 
 def say(line: str) -> None:

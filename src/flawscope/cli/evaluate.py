@@ -308,8 +308,8 @@ def _view_datasets(args: argparse.Namespace, model: Router) -> dict[str, Dataset
         return {}
     if common.asks_several(args):
         raise InputError("the model is of one product's views: name one --category")
-    seed, group = common.seed_and_group(next(iter(model.products.values())).manifest)
-    dataset = open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)
+    seed, _ = common.seed_and_group(next(iter(model.products.values())).manifest)
+    dataset = open_dataset(args.data, args.category, seed=seed, group=pattern.part_key, good=args.good)
     return fit_one.split_by_view(dataset, pattern, "test", *(["train"] if dataset.drawn_split else []))
 
 

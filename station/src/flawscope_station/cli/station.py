@@ -233,7 +233,7 @@ def _open_access(args: argparse.Namespace, *, make: bool = False) -> Iterator[Ac
                 raise InputError(
                     f"there is no station in {database.name}: start it once, or name another one"
                 )
-            database.migrate()
+            database.make_tables()
         yield Access(database)
     finally:
         database.close()

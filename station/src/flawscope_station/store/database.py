@@ -21,7 +21,13 @@ from flawscope.artefact import files
 from flawscope.errors import InputError, one_line_message
 from flawscope_station.settings.values import redact_address
 from flawscope_station.store.inspection import RefusalError
-from flawscope_station.store.migrations import UnknownVersionError, is_current, migrate, table_version
+from flawscope_station.store.migrations import (
+    UnknownVersionError,
+    is_current,
+    make_tables,
+    migrate,
+    table_version,
+)
 
 LOCK_TIMEOUT = 10.0  # seconds that a writer waits for another one
 STATEMENT_TIMEOUT = 10.0  # seconds after which PostgreSQL gives up a statement, such as one that waits
@@ -305,13 +311,15 @@ class Database:
     # ---- versions of the tables
 
     def migrate(self) -> None:
-        """Make the tables, or migrate them to this version. SQLite's are copied beside the file before, as
-        `station.sqlite.0001` with their version; those of PostgreSQL are for pg_dump.
+        """Make the tables, or migrate them to this version, for a station that begins: no other one may run
+        on them. SQLite's, whose folder the station has locked, are copied beside the file before, as
+        `station.sqlite.0001` with their version. Those of PostgreSQL are for pg_dump, and an advisory lock
+        lets one program at a time migrate.
 
         Raises:
             InputError: that fails.
         """
-        try:
+        with self._table_errors():
             with self.reading() as connection:
                 if not self.is_sqlite:
                     self._check_encoding(connection)
@@ -324,6 +332,26 @@ class Database:
             with self.writing_unchecked() as connection:
                 self.lock_exclusively(connection)
                 migrate(connection)
+
+    def make_tables(self) -> None:
+        """Make the tables where there are none; those that are there stay as they are. InputError."""
+        with self._table_errors():
+            with self.reading() as connection:
+                if table_version(connection) is not None:
+                    return
+                if not self.is_sqlite:
+                    self._check_encoding(connection)
+            self._let_shrink()
+            with self.writing_unchecked() as connection:
+                self.lock_exclusively(connection)
+                if table_version(connection) is None:
+                    make_tables(connection)
+
+    @contextmanager
+    def _table_errors(self) -> Iterator[None]:
+        """Turn errors of whoever makes or migrates tables into InputError."""
+        try:
+            yield
         except UnknownVersionError:
             raise InputError(
                 f"{self.name} was made by another flawscope: use that one, restore a backup, or begin anew "

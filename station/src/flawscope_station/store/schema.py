@@ -1,6 +1,7 @@
 """Tables of the data base. Times are microseconds since 1970 in UTC, which both data bases count alike.
 
-Whoever changes a table adds a step to `migrations.STEPS`; a test compares the migrated tables with these.
+Whoever changes a table adds a step to the folder `steps` (see `migrations`); a test compares the migrated
+tables with these.
 """
 
 from __future__ import annotations
@@ -453,6 +454,3 @@ challenges = Table(
     Column("reason", Text),  # of an override; NULL: parts are shown
 )
 Index("challenges_product", challenges.c.product_id, challenges.c.id)
-
-# Version of the tables: a key of `migrations.STEPS`
-revision = Table("alembic_version", metadata, Column("version_num", String(32), primary_key=True))

@@ -1,0 +1,42 @@
+"""Models in the making are jobs, which new products have, too; the hash of a challenge is a new one."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+
+KEY = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+SAME = "id, product_id, start_version_id, version_id, status, who, created_at, changed_at, facts"
+
+
+def upgrade() -> None:
+    op.create_table(
+        "jobs",
+        sa.Column("id", KEY, autoincrement=True, nullable=False),
+        sa.Column("kind", sa.String(12), nullable=False),
+        sa.Column("product_id", KEY),
+        sa.Column("draft", sa.String(64)),
+        sa.Column("start_version_id", KEY),
+        sa.Column("version_id", KEY),
+        sa.Column("status", sa.String(12), nullable=False),
+        sa.Column("who", sa.String(64), nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("changed_at", sa.BigInteger, nullable=False),
+        sa.Column("facts", sa.Text, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="jobs_key"),
+        sa.ForeignKeyConstraint(["product_id"], ["products.id"], name="jobs_product_id_of"),
+        sa.ForeignKeyConstraint(["start_version_id"], ["versions.id"], name="jobs_start_version_id_of"),
+        sa.ForeignKeyConstraint(["version_id"], ["versions.id"], name="jobs_version_id_of"),
+    )
+    op.execute("CREATE INDEX jobs_product ON jobs (product_id, id)")
+    op.execute("CREATE INDEX jobs_unfinished ON jobs (id) WHERE status = 'queued' OR status = 'running'")
+    op.execute("CREATE INDEX jobs_draft ON jobs (draft) WHERE draft IS NOT NULL")
+    op.execute(f"INSERT INTO jobs (kind, {SAME}) SELECT 'corrections', {SAME} FROM candidates")
+    op.drop_table("candidates")
+    op.execute("UPDATE challenges SET state_hash = ''")  # it hashed all settings
+    if op.get_bind().dialect.name == "postgresql":
+        last = "(SELECT COALESCE(MAX(id), 0) + 1 FROM jobs)"
+        op.execute(f"SELECT setval(pg_get_serial_sequence('jobs', 'id'), {last}, false)")

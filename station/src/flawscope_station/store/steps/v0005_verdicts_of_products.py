@@ -1,0 +1,21 @@
+"""A verdict has its product's number."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0005"
+down_revision = "0004"
+
+KEY = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
+
+def upgrade() -> None:
+    op.add_column("verdicts", sa.Column("product_id", KEY))
+    of_inspection = "SELECT product_id FROM inspections WHERE inspections.id = verdicts.inspection_id"
+    op.execute(f"UPDATE verdicts SET product_id = ({of_inspection})")
+    with op.batch_alter_table("verdicts") as verdicts:
+        verdicts.alter_column("product_id", existing_type=KEY, nullable=False)
+        verdicts.create_foreign_key("verdicts_product_id_of", "products", ["product_id"], ["id"])
+    op.execute("CREATE INDEX verdicts_product ON verdicts (product_id, id)")
