@@ -29,6 +29,7 @@ OUTSIDE = "repository"
 NOT_SEARCHED = ("decisions/", f"{OUTSIDE}/bench/")
 OPTIONS = "<!-- options -->"
 COLUMNS = "100"  # of the printed options
+WITH_MORE = ("fit",)  # commands whose --help leaves options out
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -73,17 +74,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def options() -> Iterator[str]:
     """All options of each command of the library, as `--help-all` or `--help` prints them."""
-    from flawscope.cli import COMMANDS, commands, load_command, main
+    from flawscope.cli import COMMANDS, main
 
     os.environ["COLUMNS"] = COLUMNS
-    for name, command in commands().items():
-        if name not in COMMANDS:
-            continue
-        parser, _ = load_command(command)
-        has_more = any("--help-all" in action.option_strings for action in parser._actions)
+    for name in COMMANDS:
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-            main([name, "--help-all" if has_more else "--help"])
+            main([name, "--help-all" if name in WITH_MORE else "--help"])
         yield f"### {name}\n\n``` text\n{printed.getvalue().rstrip()}\n```\n"
 
 

@@ -177,7 +177,7 @@ def units_of(
     apart = [several for several in copies if all(told[k] is not None for k in several)]
     joined = [several for several in copies if several not in apart]
     joined_labels = _join(labels, joined)
-    unsure = _find_unsure(compared.unsure, joined_labels, told)
+    unsure = _find_unsure(compared.unsure, joined_labels, told, every)
     units = _number(joined_labels, count, earlier)
     rows = [replace(row, unit=unit) for row, unit in zip(new, units, strict=True)]
     known_copies = _known_copies(joined, count, earlier)
@@ -283,15 +283,16 @@ def _known_copies(
 
 
 def _find_unsure(
-    pairs: Sequence[Pair], labels: Sequence[int], told: Sequence[PartKey | None]
+    pairs: Sequence[Pair], labels: Sequence[int], told: Sequence[PartKey | None], rows: Sequence[Picture]
 ) -> list[list[int]]:
-    """Groups of pictures that look the same but for noise, of which names do not tell different parts."""
+    """Groups of pictures that look the same but for noise, of which names do not tell different parts; of
+    exact copies the first."""
     doubted = [
         (i, j, alike)
         for i, j, alike in pairs
         if labels[i] != labels[j] and (told[i] is None or told[j] is None)
     ]
-    return [*clusters(doubted)]
+    return [_without_exact(several, rows) for several in clusters(doubted)]
 
 
 def _among(groups: Sequence[Sequence[int]], new: int) -> list[list[int]]:

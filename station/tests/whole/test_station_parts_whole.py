@@ -18,7 +18,7 @@ from flawscope.errors import InputError
 from flawscope_station.challenge.challenge import Challenge
 from flawscope_station.client import Client, RefusedError
 from flawscope_station.core.queries import Overview
-from flawscope_station.inspecting.writer import Answer
+from flawscope_station.inspecting.ticket import Ticket
 from flawscope_station.settings.sources import CameraSourceSettings, FolderSourceSettings
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.store.schema import LATE, MISSED
@@ -325,7 +325,9 @@ def test_pages_show_the_part(line, driver, monkeypatch):
         assert band() == "anomalous"
         assert "4712" in tablet.text("#name")
         with monkeypatch.context() as patch:
-            patch.setattr(Answer, "decide", lambda self: LATE)
+            store, mark = running.station.store, running.station.store.set_unanswered
+            patch.setattr(Ticket, "decide", lambda self: LATE)
+            patch.setattr(store, "set_unanswered", lambda number, why: mark(number, LATE))
             client.inspect_part(whole(21, "right"), "4713")  # the worst view comes last
         number = running.station.products[NAME]
         state = {**running.station.components[Overview].state(NAME), "waiting": 0, "backlog": 77}

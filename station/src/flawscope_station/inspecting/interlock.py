@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from flawscope_station.inspecting.picture import Part
-from flawscope_station.inspecting.writer import RecordedInspection
+from flawscope_station.inspecting.ticket import RecordedInspection
 from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.inspection import RefusalError
 from flawscope_station.store.schema import TRIAL

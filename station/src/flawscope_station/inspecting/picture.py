@@ -79,6 +79,10 @@ class Part:
         """Bytes of its pictures."""
         return sum(len(one.data) for one in self.pictures)
 
+    def without_data(self) -> Part:
+        """Return what is known of it without its pictures' bytes."""
+        return replace(self, pictures=tuple(replace(one, data=b"") for one in self.pictures))
+
 
 def with_views(part: Part, judge: PartCollector | None) -> Part:
     """Return a part with its number and its pictures' views: the sender's, else those in the pictures' names.
