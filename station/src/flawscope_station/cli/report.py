@@ -117,7 +117,8 @@ def _settings_text(settings: Settings) -> str:
 
 def _machine_text() -> str:
     memory = machine.system_memory()
-    facts = {"system": platform.platform(), "python": sys.version, "cores": machine.usable_cores()}
+    system = f"{platform.system()} {platform.release()} {platform.machine()}"
+    facts = {"system": system, "python": sys.version, "cores": machine.usable_cores()}
     total, available = memory or (None, None)
     return _json({**facts, "memory_bytes": total, "memory_available_bytes": available})
 
