@@ -20,7 +20,15 @@ from flawscope_station.settings.shown import hash_values
 from flawscope_station.settings.station import Settings
 from flawscope_station.store.database import Database
 from flawscope_station.store.model_registry import QUESTION_ACCEPTED, VERSION_ACTIVATED, VERSION_ADDED
-from flawscope_station.store.records import REMOVED_EVENT, TOLERANCES_EVENT, VERDICT_EVENT, add_event, iso
+from flawscope_station.store.records import (
+    PAUSED_EVENT,
+    REMOVED_EVENT,
+    RESUMED_EVENT,
+    TOLERANCES_EVENT,
+    VERDICT_EVENT,
+    add_event,
+    iso,
+)
 from flawscope_station.store.retention import KEEP_CONFIRMED
 from flawscope_station.store.schema import events, products, stations
 from flawscope_station.store.station_identity import CLOCK_CONFIRMED
@@ -34,17 +42,21 @@ SUBJECTS = {  # subject of a search -> kinds of its events
     "versions": (VERSION_ADDED, VERSION_ACTIVATED, QUESTION_ACCEPTED),
     "verdicts": (VERDICT_EVENT,),
     "deletions": (REMOVED_EVENT,),
+    "pauses": (PAUSED_EVENT, RESUMED_EVENT),
 }
 MAX_FAILED_SIGN_INS, MAX_EVENTS, MAX_NOTES = 100_000, 500_000, 100_000  # events that are kept
 DELETED_AT_ONCE = 500  # events that one transaction removes
 MAX_NAMED = 20  # settings that one event of changed settings names
-# Events of versions are kept for ever: they tell the station when each was in use
-_DONE = [kind for about, kinds in SUBJECTS.items() if about != "versions" for kind in kinds]
+# Events of versions are kept for ever: they tell the station when each was in use; so are those of pauses,
+# which tell whether a product is paused
+FOREVER = ("versions", "pauses")
+_DONE = [kind for about, kinds in SUBJECTS.items() if about not in FOREVER for kind in kinds]
+_KEPT = [kind for about in FOREVER for kind in SUBJECTS[about]]
 _DONE.remove(SIGN_IN_FAILED)
 _BOUNDS = (
     (events.c.kind == SIGN_IN_FAILED, MAX_FAILED_SIGN_INS),
     (events.c.kind.in_(_DONE), MAX_EVENTS),
-    (events.c.kind.not_in([SIGN_IN_FAILED, *_DONE, *SUBJECTS["versions"]]), MAX_NOTES),
+    (events.c.kind.not_in([SIGN_IN_FAILED, *_DONE, *_KEPT]), MAX_NOTES),
 )
 
 

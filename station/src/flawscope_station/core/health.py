@@ -9,7 +9,7 @@ from contextlib import suppress
 from flawscope.errors import FlawscopeError, message_with_type
 from flawscope_station.core.housekeeping import Housekeeping
 from flawscope_station.inspecting.admission import Inspector
-from flawscope_station.inspecting.interlock import NotReadyError
+from flawscope_station.inspecting.interlock import PAUSED, NotReadyError, PausedError
 from flawscope_station.monitoring.background import GuardedThread, ThreadWatch
 from flawscope_station.monitoring.problems import (
     PROBLEM_ACKNOWLEDGED,
@@ -125,6 +125,8 @@ class Health:
             self.inspector.check_ready(product_id, number)
         except NoModelError as error:
             return Standstill("no_model", error)
+        except PausedError as error:
+            return Standstill(PAUSED, error)
         except NotReadyError as error:
             return Standstill("challenge", error)
         has_camera = cameras is not None
@@ -147,7 +149,7 @@ class Health:
         return next((Standstill(kind) for kind in stopping), None)
 
     def is_ready(self) -> bool:
-        """Whether parts of all products are judged, as was found out last."""
+        """Whether parts of all products that nobody paused are judged, as was found out last."""
         return not any(one.stops and one.product is None for one in self._problems.all()) and not any(
             self._standstills()
         )
@@ -155,7 +157,8 @@ class Health:
     def _standstills(self) -> Iterator[Standstill]:
         for name in self.addresses.configured_numbers():
             with suppress(NotFoundError):  # it is being removed
-                if (found := self.state_of(name)) is not None:
+                found = self.state_of(name)
+                if found is not None and found.kind != PAUSED:  # a person wants it, and it is no fault
                     yield found
 
     def oldest_seconds(self) -> float:

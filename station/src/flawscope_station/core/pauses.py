@@ -8,24 +8,19 @@ it is paused, also after a start.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import func, select
 
 from flawscope_station.core.live import Gauges
-from flawscope_station.inspecting.interlock import NotReadyError
+from flawscope_station.inspecting.interlock import PausedError
 from flawscope_station.inspecting.picture import Part
 from flawscope_station.inspecting.ticket import RecordedInspection
+from flawscope_station.store.database import now
 from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.records import PAUSED_EVENT, RESUMED_EVENT, Store, iso
 from flawscope_station.store.schema import events
-
-
-class PausedError(NotReadyError):
-    """A person paused the product: the part was not taken."""
-
-    code = "paused"
 
 
 @dataclass(frozen=True)
@@ -45,12 +40,11 @@ class Pauses:
     """Interlock of the products that are paused.
 
     Args:
-        names: of products and entries, by number.
-        entry_of: returns the number of the entry that finds a product, else the product's own.
+        names: of products, by number; they may grow.
     """
 
-    def __init__(self, store: Store, names: Mapping[int, str], entry_of: Callable[[int], int]):
-        self.store, self.names, self._entry_of = store, names, entry_of
+    def __init__(self, store: Store, names: Mapping[int, str]):
+        self.store, self.names = store, names
         self._pauses: dict[int, Pause] = {}  # by product
         self._lock = threading.Lock()  # of changes; who reads takes them as they are
         self._load()
@@ -70,8 +64,8 @@ class Pauses:
     def pause(self, product_id: int, who: str, reason: str) -> None:
         """Take no parts of a product until `resume`. StoreError: it goes on."""
         with self._lock:
-            at = self.store.note_event(PAUSED_EVENT, who, reason, product_id)
-            self._pauses[product_id] = Pause(who, at, reason)
+            self.store.note_event(PAUSED_EVENT, who, reason, product_id)
+            self._pauses[product_id] = Pause(who, now(), reason)
 
     def resume(self, product_id: int, who: str) -> None:
         """Take parts of a product again. StoreError: it stays paused."""
@@ -94,8 +88,10 @@ class Pauses:
             raise PausedError(f"{self.names[product_id]} was paused by {pause.by}: send it when it goes on")
 
     def release(self, part: Part, record: NewInspection) -> NewInspection:
-        """Return the part: of a joint model it was taken before its product was known."""
-        self.check(record.product_id, record.part)
+        """Return a part that was taken before the pause; raise PausedError where its joint model found a
+        product that is paused."""
+        if record.product_id != part.product_id:
+            self.check(record.product_id, record.part)
         return record
 
     def recorded(self, found: RecordedInspection) -> None:

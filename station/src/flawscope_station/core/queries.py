@@ -10,6 +10,7 @@ from typing import Any
 from flawscope_station.core.connections import ConnectionContext
 from flawscope_station.core.health import Health
 from flawscope_station.core.live import Gauges, ReviewLeases
+from flawscope_station.core.pauses import Pauses
 from flawscope_station.inspecting.capacity import Turns
 from flawscope_station.monitoring.problems import Problem
 from flawscope_station.settings.shown import hash_settings, mask_settings, with_products
@@ -84,8 +85,8 @@ class Overview:
         menu: names of the pages of a product that features add; its text `NAME.title` names each.
     """
 
-    def __init__(self, floor: ConnectionContext, sinks: Sinks, health: Health):
-        self.floor, self.sinks, self.health = floor, sinks, health
+    def __init__(self, floor: ConnectionContext, sinks: Sinks, health: Health, pauses: Pauses):
+        self.floor, self.sinks, self.health, self.pauses = floor, sinks, health, pauses
         self.addresses, self.store, self.inspector = floor.addresses, floor.store, floor.inspector
         self.versions = floor.addresses.versions
         self.menu: list[str] = []
@@ -136,6 +137,7 @@ class Overview:
             "problems": [problem.kind for problem in open_problems],
             "problem_products": [names.get(problem.product or 0) for problem in open_problems],
             "stopped": None if (stop := self.health.state_of(name)) is None else stop.kind,
+            "paused": None if (pause := self.pauses.of(number)) is None else pause.to_dict(),
             "refused": self.floor.refusals.last(number),
             "started": iso(self.floor.refusals.since),
             "sources": [source.state.to_dict() for source in self.floor.sources[entry]],

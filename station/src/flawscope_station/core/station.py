@@ -27,6 +27,7 @@ from flawscope_station.core.health import Health
 from flawscope_station.core.housekeeping import Housekeeping
 from flawscope_station.core.live import EventBroadcaster, Metrics
 from flawscope_station.core.page_products import page_products
+from flawscope_station.core.pauses import Pauses
 from flawscope_station.core.queries import Overview, Records
 from flawscope_station.core.refusals import Refusals
 from flawscope_station.core.syslog import EventForwarder
@@ -122,7 +123,8 @@ class Station:
         )
         self.machine.on_clock_jump.append(self.housekeeping.note_clock_jump)
         self.observers = Observers(report)
-        self.interlocks = Interlocks()
+        self.pauses = Pauses(self.store, self.addresses.names)
+        self.interlocks = Interlocks([self.pauses])
         self.recorder = Recorder(self.store, self.files, self.observers, self.interlocks.recorded)
         self.tolerances = ProductTolerances(self.store, self.versions, report)
         for name, product in settings.products.items():
@@ -171,7 +173,7 @@ class Station:
         self.sinks = Sinks(
             settings, self.files.identity(), self.products, self.store, self.renderer, report, self.problems
         )
-        self.overview = Overview(self.floor, self.sinks, self.health)
+        self.overview = Overview(self.floor, self.sinks, self.health, self.pauses)
         self.metrics = Metrics()
         self.refusals.on_refused.append(lambda *labels: self.metrics.refused.labels(*labels).inc())
         kept = settings, self.files, self.database, self.access, self.store, self.versions, self.addresses
@@ -207,9 +209,9 @@ class Station:
         )
         self._add(
             Extension(
-                (self.live,),
+                (self.live, self.pauses),
                 observers=(self._publish,),
-                gauges=(self.overview.gauges, self.live.gauges),
+                gauges=(self.overview.gauges, self.live.gauges, self.pauses.gauges),
                 store_gauges=(self.overview.store_gauges,),
                 request_enders=(self.live.close,),
             )

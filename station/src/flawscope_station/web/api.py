@@ -39,6 +39,7 @@ from flawscope_station.web.components import (
     HealthDep,
     MetricsDep,
     OverviewDep,
+    PausesDep,
     ProductId,
     RecordsDep,
     RecordsId,
@@ -147,6 +148,30 @@ def removed_products(addresses: AddressesDep) -> Any:
 
 @product_router.get("", response_model=schemas.Product)
 def one_product(name: str, overview: OverviewDep) -> Any:
+    return overview.facts(name)
+
+
+@product_router.post("/pause", response_model=schemas.Product)
+def pause_product(
+    name: str,
+    product_id: ProductId,
+    overview: OverviewDep,
+    pauses: PausesDep,
+    person: Operator,
+    body: schemas.PauseRequest | None = None,
+) -> Any:
+    """Pause a product, also across starts: its parts are refused with 503 `paused`, and a PLC sees it as not
+    ready. It is no problem of the station."""
+    pauses.pause(product_id, person.name, "" if body is None else body.reason)
+    return overview.facts(name)
+
+
+@product_router.post("/resume", response_model=schemas.Product)
+def resume_product(
+    name: str, product_id: ProductId, overview: OverviewDep, pauses: PausesDep, person: Operator
+) -> Any:
+    """Take parts of a paused product again."""
+    pauses.resume(product_id, person.name)
     return overview.facts(name)
 
 

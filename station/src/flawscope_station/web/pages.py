@@ -8,13 +8,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from flawscope import __version__, pages
 from flawscope.config import keep_known_settings
 from flawscope.errors import FlawscopeError, InputError
-from flawscope_station.access.roles import LOCAL_PERSON, PERSON_KEY, Person, has_role
+from flawscope_station.access.roles import LOCAL_PERSON, OPERATOR, PERSON_KEY, Person, has_role
 from flawscope_station.core.queries import Overview
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.settings.station import Settings
@@ -28,6 +28,7 @@ from flawscope_station.web.api import live_state
 from flawscope_station.web.components import (
     HealthDep,
     OverviewDep,
+    PausesDep,
     RecordsDep,
     SettingsDep,
     StoreDep,
@@ -207,6 +208,21 @@ def live(
     del facts["problem"]  # that is for engineers
     data: dict[str, Any] = {"newest": newest, "anomalous": last, "facts": facts}
     return page.render("live", sections=("live", "refused", "capture"), data=data)
+
+
+@page_router.post("/{product}/pause")
+def pause(
+    page: Annotated[Page, product_page("live")],
+    pauses: PausesDep,
+    person: Annotated[Person, Depends(require_role(OPERATOR))],
+    paused: Annotated[bool, Form()],
+) -> Response:
+    """Pause a product, or take its parts again."""
+    if paused:
+        pauses.pause(page.product_id, person.name, "")
+    else:
+        pauses.resume(page.product_id, person.name)
+    return RedirectResponse(f"/{quote(page.product or '', safe='')}/live", 303)
 
 
 @page_router.get("/{product}/review")

@@ -116,6 +116,21 @@ class Promised(BaseModel):
     several: bool = Field(description="a picture shows several parts, and the rate is that of pictures")
 
 
+class Pause(BaseModel):
+    """Pause of a product: its parts are refused with the code `paused` until somebody resumes it."""
+
+    by: str
+    at: str
+    reason: str
+
+
+class PauseRequest(BaseModel):
+    """Wish that a product be paused."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"reason": "new tool"}})
+    reason: str = Field("", max_length=200)
+
+
 class Product(BaseModel):
     """Product that is inspected, with the model that is active."""
 
@@ -144,6 +159,7 @@ class Product(BaseModel):
         description="the product of each of them; null: of all, or of the only one"
     )
     stopped: str | None = Field(description="kind of the problem for which nothing is inspected; null: none")
+    paused: Pause | None = Field(description="of a product that a person paused")
     refused: RefusedPart | None = Field(description="the last part that was not judged, since the start")
     started: str = Field(description="when the station began: what came before is no present part")
     sources: list[Source]
