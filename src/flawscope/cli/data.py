@@ -141,9 +141,12 @@ def _measure_still_frames(args: argparse.Namespace) -> StillReport:
 def _measure_repeatability(args: argparse.Namespace) -> Repeatability:
     from flawscope import load
 
-    model = load(args.model)
-    pictures = list_pictures(args.again)
-    return Repeatability.of([prediction.severity for prediction in model.stream(pictures)])
+    severities = list[float]()
+    for _, judged in load(args.model).stream(list_pictures(args.again)):
+        if isinstance(judged, InputError):
+            raise judged
+        severities.append(judged.severity)
+    return Repeatability.of(severities)
 
 
 def _check_alignment(args: argparse.Namespace, dataset: Dataset, step: ProgressCallback) -> Alignment:

@@ -7,6 +7,7 @@ levels, 0 to 255, whatever the depth of the pictures.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -33,6 +34,7 @@ STANDS_OUT = 5.0  # standard deviations
 EDGE_CONTRAST = 25.0  # grey levels of an edge by which focus is measured
 EDGE_WINDOW = 21  # pixels in which an edge begins and ends
 EDGE_BLOCK = 32  # pixels: the steepest edge of each block counts
+WIDTH_OF_BLUR = math.sqrt(2 * math.pi)  # of a step that is blurred with standard deviation 1
 MIN_EDGES = 8
 SHARPEST = 20  # percentile of the edges' widths: some edges of a part are round
 TRIMMED, TRIMMED_VARIANCE = 90, 0.623  # percentile of squares; mean of those below, of a normal variable
@@ -210,7 +212,8 @@ def _block_means(grey: Floats) -> Floats:
     height, width = grey.shape
     rows, columns = min(BLOCKS, height), min(BLOCKS, width)
     cut = grey[: height // rows * rows, : width // columns * columns]
-    return cut.reshape(rows, cut.shape[0] // rows, columns, cut.shape[1] // columns).mean(axis=(1, 3))
+    tiles = cut.reshape(rows, cut.shape[0] // rows, columns, cut.shape[1] // columns)
+    return np.asarray(tiles.mean(axis=(1, 3)), np.float32)
 
 
 # -------------------------------------------------------------------------------------------------- measuring
@@ -394,7 +397,7 @@ class Movement(NamedTuple):
 
 def _slopes(reference: Floats) -> tuple[Floats, Floats]:
     down, right = np.gradient(reference)
-    return down.astype(np.float32), right.astype(np.float32)
+    return np.asarray(down, np.float32), np.asarray(right, np.float32)
 
 
 def _measure_movement(steady: Floats, reference: Floats) -> Movement:
@@ -443,7 +446,7 @@ def _solve_shift(difference: Floats, down: Floats, right: Floats) -> NDArray[np.
     normal = matrix.T @ matrix
     if np.linalg.cond(normal) > 1e8:
         return np.zeros(2)
-    return -np.linalg.solve(normal, matrix.T @ changed[usable])
+    return np.asarray(-np.linalg.solve(normal, matrix.T @ changed[usable]), np.float64)
 
 
 def _undo_movement(steady: Floats, reference: Floats, movement: Movement) -> Floats:
@@ -501,7 +504,7 @@ def _focus_measurements(steady: Floats, noise: float) -> Iterator[Measurement]:
     from scipy import ndimage
 
     width = _edge_width(steady[0], noise)
-    blur = 0.0 if width is None else width / 2.5  # the standard deviation of a blur of such edges
+    blur = 0.0 if width is None else width / WIDTH_OF_BLUR  # standard deviation of a blur of such edges
     kept = _kept_contrast(blur)
     yield Measurement(
         "edges",
@@ -531,11 +534,12 @@ def _focus_measurements(steady: Floats, noise: float) -> Iterator[Measurement]:
 def _edge_width(frame: Floats, noise: float) -> float | None:
     """Return how many pixels the sharpest edges take from dark to bright; None where there are too few.
 
-    A step that is blurred with standard deviation s is 2.5 s wide, as its steepest slope tells.
+    A step that is blurred with standard deviation s is 2.5 s wide, as its steepest slope tells. Slopes are
+    those of a picture that is blurred against its noise, which is taken off again.
     """
     from scipy import ndimage
 
-    down, right = _slopes(frame)
+    down, right = _slopes(ndimage.gaussian_filter(frame, 1.0))
     slope = np.hypot(down, right)
     contrast = ndimage.maximum_filter(frame, EDGE_WINDOW) - ndimage.minimum_filter(frame, EDGE_WINDOW)
     contrast = contrast - 5.0 * noise  # the brightest and the darkest of so many pixels are noise, too
@@ -547,14 +551,15 @@ def _edge_width(frame: Floats, noise: float) -> float | None:
             height = float(contrast[block][place])
             if height >= max(EDGE_CONTRAST, 12.0 * noise):
                 widths.append(height / float(slope[block][place]))
-    return float(np.percentile(widths, SHARPEST)) if len(widths) >= MIN_EDGES else None
+    if len(widths) < MIN_EDGES:
+        return None
+    measured = float(np.percentile(widths, SHARPEST))
+    return math.sqrt(max(1.0, measured**2 - WIDTH_OF_BLUR**2))
 
 
 def _kept_contrast(blur: float) -> float:
     """Return the share of its contrast that a spot of `SPOT_SIDE` pixels keeps in the middle."""
-    from math import erf, sqrt
-
-    return 1.0 if blur <= 0 else erf(SPOT_SIDE / 2 / (sqrt(2) * blur)) ** 2
+    return 1.0 if blur <= 0 else math.erf(SPOT_SIDE / 2 / (math.sqrt(2) * blur)) ** 2
 
 
 # ------------------------------------------------------------------------------------- white, changes, blinks
