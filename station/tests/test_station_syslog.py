@@ -2,8 +2,6 @@
 
 import json
 import logging
-import socket
-from contextlib import closing
 
 import pytest
 
@@ -85,22 +83,6 @@ def test_what_could_not_be_sent_is_sent_again(database, forwarder, monkeypatch):
     one._handler = Sent()
     one.forward()
     assert texts(one._handler) == ["lost?"]
-
-
-def test_a_server_gets_a_line_of_json(database, tmp_path):
-    with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as server:
-        server.bind(("127.0.0.1", 0))
-        server.settimeout(10)
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-        one = EventForwarder(address, "line3", database, Files(tmp_path / "store"), lambda *_: None)
-        one.forward()
-        Store(database).note_event("x", "anna", "Größe %d")
-        one.forward()
-        one.forward()
-        one.stop()
-        line = server.recv(65536).decode()
-    assert line.startswith("<14>{")
-    assert json.loads(line.removeprefix("<14>"))["text"] == "Größe %d"
 
 
 @pytest.mark.parametrize(
