@@ -49,12 +49,18 @@ class StationList(Section):
 def read_stations(path: str | os.PathLike[str]) -> tuple[StationAddress, ...]:
     """Read the list of stations; paths in it are relative to the file. InputError."""
     try:
-        found = read_as(StationList, read_file(path), Path(path).resolve().parent).stations
+        found = read_as(StationList, read_file(Path(path)), Path(path).resolve().parent).stations
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     if not found:
         raise InputError(f"{path}: it has no stations: write `stations:` and `- url: ADDRESS` below it")
     return found
+
+
+def open_client(address: StationAddress) -> Client:
+    """Return a client of a station, with its token. InputError."""
+    token = None if address.token_file is None else secret(address.token_file, "token_file")
+    return Client(address.url, token, tries=2)
 
 
 class RolloutStation:
@@ -65,8 +71,7 @@ class RolloutStation:
     """
 
     def __init__(self, address: StationAddress):
-        token = None if address.token_file is None else secret(address.token_file, "token_file")
-        self.client = Client(address.url, token, tries=2)
+        self.client = open_client(address)
         self.name = redact_address(self.client.url)
         self.before: Version | None = None
         self.product = address.product or self.client.product().name

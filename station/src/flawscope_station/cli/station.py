@@ -69,6 +69,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "that the first has to do without alarms and problems (default: 60)"
     rollout.add_argument("--minutes", type=float, default=60.0, metavar="N", help=text)
 
+    text = "fetch the pictures that people corrected at many stations, as one training set"
+    corrections = _add_parser(what, "corrections", text)
+    corrections.set_defaults(call=_corrections, debug=False)
+    corrections.add_argument(
+        "--stations", metavar="FILE", required=True, help="YAML, as that of `station rollout`"
+    )
+    corrections.add_argument("--out", metavar="DIR", required=True, help="where they are put")
+
     text = "say what of the settings, and of what they name, keeps a station from working; nothing is started"
     check = _add_parser(what, "check", text)
     check.set_defaults(call=_check, debug=False)
@@ -239,6 +247,14 @@ def _rollout(args: argparse.Namespace) -> int:
 
     stations = read_stations(args.stations)
     return 0 if roll_out(args.model, stations, args.minutes * 60, cli.show) else 1
+
+
+def _corrections(args: argparse.Namespace) -> None:
+    from flawscope_station.cli.corrections import PICTURES, collect
+    from flawscope_station.cli.rollout import read_stations
+
+    count = collect(read_stations(args.stations), Path(args.out), cli.show)
+    cli.show(f"{Path(args.out) / PICTURES}: {count} pictures")
 
 
 def _check(args: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -201,6 +202,21 @@ class Client:
             if not page["next"]:
                 return
             query["cursor"] = page["next"]
+
+    def picture(self, number: int, product: str | None = None, view: str | None = None) -> tuple[bytes, str]:
+        """Return the picture file of an inspection as it was sent, and its ending, such as `.png`.
+
+        Args:
+            view: of the part; None: the most unusual one.
+        """
+        path = f"{self._path(product)}/inspections/{number:d}/picture"
+        response = self._request("GET", path, query={"of": view})
+        found = re.search(r'filename="[^"]*(\.\w+)"', response.headers.get("Content-Disposition", ""))
+        return response.content, found[1] if found else ""
+
+    def mask(self, number: int, product: str | None = None) -> bytes:
+        """Return the mask that a person drew, else that of the model, as PNG."""
+        return self._request("GET", f"{self._path(product)}/inspections/{number:d}/mask").content
 
     # ---- verdicts
 
