@@ -175,6 +175,19 @@ def resume_product(
     return overview.facts(name)
 
 
+@product_router.get("/undelivered", response_model=schemas.UndeliveredMessages)
+def undelivered(name: str, product_id: ProductId, overview: OverviewDep) -> Any:
+    """List the messages that a sink of the product refused for good."""
+    return {"messages": overview.sinks.undelivered(name)}
+
+
+@product_router.post("/undelivered/again", response_model=schemas.UndeliveredMessages)
+def send_again(name: str, product_id: ProductId, overview: OverviewDep, person: Engineer) -> Any:
+    """Send all messages again that a sink of the product refused for good."""
+    overview.sinks.send_again(name, person.name)
+    return {"messages": overview.sinks.undelivered(name)}
+
+
 @router.get("/status", response_model=schemas.Status)
 def status(health: HealthDep, overview: OverviewDep) -> Any:
     """Return the state of the station, with its problems."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
@@ -322,10 +323,18 @@ def problems(page: Annotated[Page, product_page(PROBLEMS_PAGE)], health: HealthD
         for problem in problems
     ]
     data = [[problem.code, problem.acknowledged_by] for problem in problems]
-    settings_hash = page.overview.settings_hash()
-    return page.render(
-        PROBLEMS_PAGE, problems=rows, data=data, settings_hash=settings_hash, release=__version__
-    )
+    more = {"settings_hash": page.overview.settings_hash(), "release": __version__}
+    more["undelivered"] = _undelivered(page)
+    return page.render(PROBLEMS_PAGE, problems=rows, data=data, **more)
+
+
+def _undelivered(page: Page) -> dict[str, list[dict[str, Any]]]:
+    """Return the messages that a receiver refused for good, by sink; none while the store is away."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    with suppress(StoreError):
+        for message in page.overview.sinks.undelivered(page.product or ""):
+            found.setdefault(message["sink"], []).append(message)
+    return found
 
 
 @page_router.get("/{product}/inspections/{number}")

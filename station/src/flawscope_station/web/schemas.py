@@ -54,6 +54,21 @@ class Sink(BaseModel):
     error: str | None = Field(description="why messages wait")
 
 
+class UndeliveredMessage(BaseModel):
+    """Message that a sink refused for good."""
+
+    sink: str
+    inspection: int
+    verdict: int | None = Field(description="that the message is about; null: it is about the inspection")
+    why: str
+    at: str
+    again: bool = Field(description="it is being sent again")
+
+
+class UndeliveredMessages(BaseModel):
+    messages: list[UndeliveredMessage] = Field(description="the latest 1,000 of each sink, the latest first")
+
+
 class Source(BaseModel):
     """Source from which pictures come by themselves."""
 
