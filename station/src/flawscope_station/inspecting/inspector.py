@@ -2,7 +2,7 @@
 
 A part that is taken (`intake`) is checked and kept in a thread, and waits to be judged (`judge`). One with
 large pictures claims memory for all of them at once, and they are decoded beside the others before. Nothing
-waits for ever: what has no answer for `Limits.wait` seconds fails, and all that is left when the station ends.
+waits for ever: what has no answer for `Limits.wait` seconds fails, and all that is left at the station's end.
 """
 
 from __future__ import annotations
