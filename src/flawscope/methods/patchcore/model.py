@@ -156,6 +156,11 @@ class Model(PatchDetector):
 
     left_out = deferred("flawscope.methods.patchcore.leave_one_out:left_out")
 
+    def left_out_excess(self, group: int, kept: Mapping[str, Tensor]) -> tuple[float, float]:
+        from flawscope.methods.patchcore.leave_one_out import left_out_excess
+
+        return left_out_excess(group, kept)
+
     # ---- calibration and comparison of an exported model
 
     def for_export(self) -> None:
