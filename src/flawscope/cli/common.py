@@ -8,6 +8,7 @@ import json
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -35,8 +36,12 @@ if TYPE_CHECKING:
     from flawscope.predictor import Predictor
     from flawscope.predictor.router import Router
     from flawscope.predictor.streaming import SourceResult
+    from flawscope.results.advice import Advice
 
 DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # or a quota
+
+
+ADVICE_WIDTH = 120  # characters of a line
 
 
 def parse_rate(text: str) -> float:
@@ -306,6 +311,17 @@ def seed_and_group(manifest: Manifest) -> tuple[int, PartReader | None]:
 def say(line: str) -> None:
     """Prints a remark for a person on stderr: stdout is for results."""
     write_line(line)
+
+
+def next_step(step: Advice) -> str:
+    """Returns the lines that advise a step, none longer than `ADVICE_WIDTH` unless a word is."""
+    return textwrap.fill(
+        f"next: {step.line()}",
+        ADVICE_WIDTH,
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def say_unless_quiet(args: argparse.Namespace) -> Say:

@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         common.show("\n".join([*report.lines(), *([] if aligned is None else aligned.lines())]))
         for one in steps:
-            common.show(f"next: {one.line()}")
+            common.show(common.next_step(one))
     if problem is not None:
         raise problem
     return 0 if report.ok and not (aligned and aligned.problem) else 1

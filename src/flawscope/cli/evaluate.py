@@ -120,7 +120,7 @@ def evaluate_model(
     for line in mask_remarks(dataset):
         common.say(f"warning: {line}")
     for step_advised in () if args.json or args.quiet else advise_after(result, manifest):
-        common.say(f"next: {step_advised.line()}")
+        common.say(common.next_step(step_advised))
     failures = list(result.failures)
     if folder:
         failures += _write_results(args, folder, result, predictor, dataset, step)

@@ -200,7 +200,7 @@ def fit_model(
         raise InputError(text) from None
     choice = Choice.from_facts(predictor.manifest.facts)
     for one in [] if is_told or choice is None else advise_untried(choice, dataset):
-        say(f"next: {one.line()}")
+        say(common.next_step(one))
     return predictor
 
 

@@ -43,9 +43,9 @@ from flawscope_station.settings.station import ProductSettings
 from flawscope_station.store.database import now
 from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.inspection import make_label
+from flawscope_station.store.purposes import CHALLENGE
 from flawscope_station.store.records import NotFoundError, add_event, find_views, inspection_query, iso
 from flawscope_station.store.schema import (
-    CHALLENGE,
     GOOD,
     challenge_parts,
     challenge_views,

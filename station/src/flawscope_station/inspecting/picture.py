@@ -15,7 +15,7 @@ from flawscope.pictures import decoding
 from flawscope.predictor import PartCollector
 from flawscope_station.settings.station import Limits
 from flawscope_station.store.inspection import KeyedRequest, RefusalError, make_label
-from flawscope_station.store.schema import PRODUCTION
+from flawscope_station.store.purposes import PRODUCTION
 
 SUFFIXES = {
     **{"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "BMP": ".bmp", "DIB": ".bmp"},

@@ -19,8 +19,9 @@ from flawscope_station.store.database import StoreError
 from flawscope_station.store.files import PICTURES, Files
 from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.inspection import KeyUsedError
+from flawscope_station.store.purposes import CHALLENGE, PRODUCTION
 from flawscope_station.store.records import Store
-from flawscope_station.store.schema import CHALLENGE, LATE, PRODUCTION
+from flawscope_station.store.schema import LATE
 
 LOOK_SECONDS = 4.0  # for which the recorder looks whether a record stands, before its sender is refused
 LOOK_INTERVAL = 0.5  # seconds between two such looks

@@ -29,8 +29,9 @@ from flawscope_station.store.inspection import (
     trigger_request,
     upload_request,
 )
+from flawscope_station.store.purposes import TRIAL
 from flawscope_station.store.records import describe_new
-from flawscope_station.store.schema import ABANDONED, TRIAL
+from flawscope_station.store.schema import ABANDONED
 from flawscope_station.web import schemas, uploads
 from flawscope_station.web.api import PictureName, api_router, file_body_schema, key_header_schema
 from flawscope_station.web.components import FloorDep, find_component
