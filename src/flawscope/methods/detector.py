@@ -147,8 +147,8 @@ class Detector(nn.Module, ABC):
         return None
 
     def left_out_excess(self, group: int, kept: Mapping[str, Tensor]) -> tuple[float, float]:
-        """By how much `left_out` puts the score and the map's maximum of a group's pictures higher than the
-        fit did, which had the other pictures' features at hand.
+        """Tells how much higher `left_out` puts the score and the map's maximum of a group's pictures than
+        the fit did, which had the other pictures' features at hand.
 
         Args:
             group, kept: as `left_out` takes them.

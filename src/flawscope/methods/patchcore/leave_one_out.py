@@ -38,9 +38,9 @@ BLOCK_ROWS = 512  # patches compared at once
 EXCESS, EXCESS_GROUPS = "left_out_excess", "left_out_groups"
 
 
-def left_out_excess(group: int, kept: Mapping[str, Tensor]) -> tuple[float, float]:
-    """How much higher `left_out` puts score and map's maximum of a group's pictures than a fit, which selects
-    the bank anew; of a group that was not compared the median of the others, of older files 0."""
+def left_out_excess(model: Model, group: int, kept: Mapping[str, Tensor]) -> tuple[float, float]:
+    """Tells how much higher `left_out` puts score and map's maximum of a group's pictures than a fit, which
+    selects the bank anew; of a group that was not compared the median of the others, of older files 0."""
     excess, groups = kept.get(EXCESS), kept.get(EXCESS_GROUPS)
     if excess is None or groups is None or not len(excess):
         return 0.0, 0.0

@@ -156,10 +156,7 @@ class Model(PatchDetector):
 
     left_out = deferred("flawscope.methods.patchcore.leave_one_out:left_out")
 
-    def left_out_excess(self, group: int, kept: Mapping[str, Tensor]) -> tuple[float, float]:
-        from flawscope.methods.patchcore.leave_one_out import left_out_excess
-
-        return left_out_excess(group, kept)
+    left_out_excess = deferred("flawscope.methods.patchcore.leave_one_out:left_out_excess")
 
     # ---- calibration and comparison of an exported model
 
