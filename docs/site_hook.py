@@ -2,10 +2,15 @@
 
 So one link works in the built site and on GitHub. Markdown becomes a page, other text a page that shows it,
 a folder its README or a list of its files; pictures, JSON and CSV are copied.
+
+In command-line.md all options of each command stand where the page has `OPTIONS`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
 import posixpath
 import re
 from collections.abc import Iterator
@@ -20,6 +25,11 @@ ALWAYS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")  # the navigation has 
 COPIED = (".json", ".csv", ".png", ".webp")
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".cpp": "cpp", ".hpp": "cpp", ".txt": "text"}
 OUTSIDE = "repository"
+# reasons and laboratory notes: pages that others link to, and no answers for who searches
+NOT_SEARCHED = ("decisions/", f"{OUTSIDE}/bench/")
+OPTIONS = "<!-- options -->"
+COLUMNS = "100"  # of the printed options
+WITH_MORE = ("fit",)  # commands whose --help leaves options out
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -47,6 +57,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Links as they are in the repository become links between the site's files."""
     root = Path(config.docs_dir).parent
     here = page.file.src_uri
+    if OPTIONS in markdown:
+        markdown = markdown.replace(OPTIONS, "\n".join(options()))
+    if here.startswith(NOT_SEARCHED):
+        page.meta.setdefault("search", {"exclude": True})
     path = source_of(here, Path(config.docs_dir), root)
 
     def moved(found: re.Match[str]) -> str:
@@ -56,6 +70,18 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return found[1] + posixpath.relpath(uri_of(target, root), posixpath.dirname(here) or ".") + found[3]
 
     return LINK.sub(moved, markdown) if path.suffix == ".md" or path.name == "_" else markdown
+
+
+def options() -> Iterator[str]:
+    """All options of each command of the library, as `--help-all` or `--help` prints them."""
+    from flawscope.cli import COMMANDS, main
+
+    os.environ["COLUMNS"] = COLUMNS
+    for name in COMMANDS:
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+            main([name, "--help-all" if name in WITH_MORE else "--help"])
+        yield f"### {name}\n\n``` text\n{printed.getvalue().rstrip()}\n```\n"
 
 
 def targets(path: Path, text: str, root: Path) -> Iterator[Path]:
