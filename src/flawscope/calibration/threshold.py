@@ -221,7 +221,8 @@ class Calibration:
         ones: `p_values` where each picture is a unit, else never smaller. A batch is judged by these."""
         place = np.searchsorted(self._unit_maxima, np.asarray(scores, dtype=np.float64), side="left")
         by_units = (1.0 + self.unit_count - place) / (self.unit_count + 1.0)
-        return np.maximum(by_units, self.p_values(scores))  # more may be lost on the line
+        at_least = self.p_values(scores)  # more may be lost on the line
+        return np.asarray(np.maximum(by_units, at_least), dtype=np.float64)
 
     @property
     def pictures_missing(self) -> int:
