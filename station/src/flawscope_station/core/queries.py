@@ -176,7 +176,7 @@ class Overview:
         backlog = sum(self.inspector.backlog(one) for one in waiting)
         return {
             "backlog": backlog,
-            "rate": round(self.inspector.rate(number), 2),
+            "rate": round(self.inspector.intake.rate(number), 2),
             "views": self.inspector.judge.parts.views(number),
             "problem": problems[0].text if problems else None,
             "problems": problem_kinds,
@@ -241,7 +241,7 @@ class Overview:
     def _machine_gauges(self) -> Gauges:
         """Return what is known of disk, memory and backup."""
         gauges: Gauges = {}
-        state = self.inspector.machine.state
+        state = self.inspector.intake.machine.state
         if state.disk.free_bytes is not None:
             free = {"": float(state.disk.free_bytes)}
             gauges["disk_free_bytes"] = "Where the station keeps its files.", free
