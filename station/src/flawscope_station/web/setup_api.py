@@ -12,6 +12,7 @@ from fastapi.responses import FileResponse
 from flawscope.artefact import rates
 from flawscope.errors import InputError
 from flawscope.methods import conflicts, registry
+from flawscope.pictures import still_frames
 from flawscope_station.access.roles import ENGINEER
 from flawscope_station.setup import part_names
 from flawscope_station.setup.draft import (
@@ -55,6 +56,7 @@ from flawscope_station.web.uploads import Upload
 
 ZIP_SIGNATURE = b"PK\x03\x04"
 FRAME_SECONDS = 5.0  # in which a camera must give a frame
+STILL_FRAMES = 30  # by which a camera is measured
 
 router = api_router(409, prefix="/api/v1/new", role=ENGINEER)
 page_router = html_router(ENGINEER)
@@ -162,6 +164,19 @@ async def capture(
     picture = await asyncio.to_thread(camera.picture, await wait_for_shot(camera, FRAME_SECONDS, None))
     added = await asyncio.to_thread(drafts.add, draft, [(picture.name, picture.data)])
     return {"results": [one._asdict() for one in added]}
+
+
+@router.post("/{name}/still", response_model=setup_schemas.StillState, responses=refusals(504))
+async def measure_camera(draft: DraftDep, body: setup_schemas.StillRequest, floor: FloorDep) -> Any:
+    """Measure noise, light, movement and focus of a camera, by frames of one part that lies still."""
+    camera = floor.camera(body.product, body.camera)
+    frames = list[bytes]()
+    for _ in range(STILL_FRAMES):
+        shot = await wait_for_shot(camera, FRAME_SECONDS, None)
+        picture = await asyncio.to_thread(camera.picture, shot)
+        frames.append(picture.data)
+    report = await asyncio.to_thread(still_frames.check_still_frames, frames)
+    return report.to_dict()
 
 
 async def _receive_zip(
@@ -325,7 +340,7 @@ def draft_page(name: str, request: Request, draft: DraftDep, drafts: DraftsDep, 
     marks = {key: part_names.marked_in(example, state[key]) for key in ("part", "view")}
     return page.render(
         "draft",
-        sections=("new", "progress", "capture", "promise", "rates"),
+        sections=("new", "progress", "capture", "still", "promise", "rates"),
         data={"state": state, "marks": marks, "day": day},
         name=name,
         methods=methods,
