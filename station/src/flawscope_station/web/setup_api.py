@@ -167,7 +167,7 @@ async def capture(
 
 
 @router.post("/{name}/still", response_model=setup_schemas.StillState, responses=refusals(504))
-async def measure_camera(draft: DraftDep, body: setup_schemas.StillRequest, floor: FloorDep) -> Any:
+async def measure_camera(draft: DraftDep, body: setup_schemas.StillRequest, floor: FloorDep) -> Answer:
     """Measure noise, light, movement and focus of a camera, by frames of one part that lies still."""
     camera = floor.camera(body.product, body.camera)
     frames = list[bytes]()
