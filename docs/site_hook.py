@@ -3,16 +3,14 @@
 So one link works in the built site and on GitHub. Markdown becomes a page, other text a page that shows it,
 a folder its README or a list of its files; pictures, JSON and CSV are copied.
 
-In command-line.md all options of each command stand where the page has `OPTIONS`.
+In command-line.md all options of each command (options.py) stand where the page has `OPTIONS`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
 import posixpath
 import re
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,8 +26,6 @@ OUTSIDE = "repository"
 # reasons and laboratory notes: pages that others link to, and no answers for who searches
 NOT_SEARCHED = ("decisions/", f"{OUTSIDE}/bench/")
 OPTIONS = "<!-- options -->"
-COLUMNS = "100"  # of the printed options
-WITH_MORE = ("fit",)  # commands whose --help leaves options out
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -58,7 +54,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     root = Path(config.docs_dir).parent
     here = page.file.src_uri
     if OPTIONS in markdown:
-        markdown = markdown.replace(OPTIONS, "\n".join(options()))
+        made = runpy.run_path(str(Path(__file__).with_name("options.py")))
+        markdown = markdown.replace(OPTIONS, "\n".join(made["options"]()))
     if here.startswith(NOT_SEARCHED):
         page.meta.setdefault("search", {"exclude": True})
     path = source_of(here, Path(config.docs_dir), root)
@@ -70,18 +67,6 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return found[1] + posixpath.relpath(uri_of(target, root), posixpath.dirname(here) or ".") + found[3]
 
     return LINK.sub(moved, markdown) if path.suffix == ".md" or path.name == "_" else markdown
-
-
-def options() -> Iterator[str]:
-    """All options of each command of the library, as `--help-all` or `--help` prints them."""
-    from flawscope.cli import COMMANDS, main
-
-    os.environ["COLUMNS"] = COLUMNS
-    for name in COMMANDS:
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-            main([name, "--help-all" if name in WITH_MORE else "--help"])
-        yield f"### {name}\n\n``` text\n{printed.getvalue().rstrip()}\n```\n"
 
 
 def targets(path: Path, text: str, root: Path) -> Iterator[Path]:

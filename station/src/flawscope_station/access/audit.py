@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypedDict
 
 from sqlalchemy import ColumnElement, Row, delete, func, or_, select, update
 
@@ -60,6 +60,18 @@ _BOUNDS = (
 )
 
 
+class Event(TypedDict):
+    """Event as the API shows it. address: of the request's sender. product: its name."""
+
+    id: int
+    at: str
+    kind: str
+    who: str
+    address: str | None
+    product: str | None
+    text: str
+
+
 def search(
     database: Database,
     *,
@@ -69,7 +81,7 @@ def search(
     until: int | None = None,
     before: int | None = None,
     limit: int = 50,
-) -> list[dict[str, Any]]:
+) -> list[Event]:
     """Return events as records, newest first.
 
     Args:
@@ -82,23 +94,36 @@ def search(
         InputError: the text or `about` is not allowed.
         StoreError: the data base cannot be used.
     """
+    event = events.c
+    query = select(events, products.c.name.label("product")).select_from(events.outerjoin(products))
+    query = query.where(*_conditions(text, about))
+    if since is not None:
+        query = query.where(event.at >= since)
+    if until is not None:
+        query = query.where(event.at < until)
+    if before is not None:
+        query = query.where(event.id < before)
+    return [_describe(row) for row in database.rows(query.order_by(event.id.desc()).limit(limit))]
+
+
+def _conditions(text: str, about: str) -> list[ColumnElement[bool]]:
+    """Conditions of a search for a text and a subject. InputError where one is not allowed."""
     if about and about not in SUBJECTS:
         raise InputError(f"about: {about!r:.40} is none of {', '.join(SUBJECTS)}")
     if not (text.isprintable() and len(text) <= 200):
         raise InputError("text: use letters and signs that can be seen, 200 at most")
     event = events.c
-    query = select(events, products.c.name.label("product")).select_from(events.outerjoin(products))
+    conditions: list[ColumnElement[bool]] = []
     if text:
         columns = event.who, event.address, event.kind, event.text
-        query = query.where(or_(*(column.icontains(text, autoescape=True) for column in columns)))
+        matches = [column.icontains(text, autoescape=True) for column in columns]
+        conditions.append(or_(*matches))
     if about:
-        query = query.where(event.kind.in_(SUBJECTS[about]))
-    bounds = (since, event.at.__ge__), (until, event.at.__lt__), (before, event.id.__lt__)
-    query = query.where(*(compare(bound) for bound, compare in bounds if bound is not None))
-    return [_describe(row) for row in database.rows(query.order_by(event.id.desc()).limit(limit))]
+        conditions.append(event.kind.in_(SUBJECTS[about]))
+    return conditions
 
 
-def events_after(database: Database, number: int, last: int, limit: int) -> list[dict[str, Any]]:
+def events_after(database: Database, number: int, last: int, limit: int) -> list[Event]:
     """Return the events after the one of this number, up to the last one, oldest first. StoreError."""
     query = select(events, products.c.name.label("product")).select_from(events.outerjoin(products))
     query = query.where(events.c.id > number, events.c.id <= last).order_by(events.c.id)
@@ -111,9 +136,16 @@ def newest_event(database: Database) -> int:
         return int(connection.scalar(select(func.max(events.c.id))) or 0)
 
 
-def _describe(row: Row[Any]) -> dict[str, Any]:
-    names = ("id", "kind", "who", "address", "product", "text")
-    return {"at": iso(row.at), **{name: getattr(row, name) for name in names}}
+def _describe(row: Row[Any]) -> Event:
+    return {
+        "id": row.id,
+        "at": iso(row.at),
+        "kind": row.kind,
+        "who": row.who,
+        "address": row.address,
+        "product": row.product,
+        "text": row.text,
+    }
 
 
 def trim_events(

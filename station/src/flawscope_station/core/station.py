@@ -31,7 +31,7 @@ from flawscope_station.core.pauses import Pauses
 from flawscope_station.core.queries import Overview, Records
 from flawscope_station.core.refusals import Refusals
 from flawscope_station.core.syslog import EventForwarder
-from flawscope_station.inspecting.admission import Inspector
+from flawscope_station.inspecting.inspector import Inspector
 from flawscope_station.inspecting.interlock import Interlocks
 from flawscope_station.inspecting.judge import Judge
 from flawscope_station.inspecting.recorder import Recorder
@@ -145,7 +145,7 @@ class Station:
             self.addresses,
             settings.limits,
             self.refusals.note,
-            self.inspector.interlocks.check,
+            self.inspector.intake.check_standstill,
             self.inspector.judge.parts,
         )
         self.health = Health(
@@ -167,7 +167,6 @@ class Station:
             report,
             self.health.listen,
             self.refusals,
-            self.health.state_of,
         )
         self.connections = Connections(settings.connections, self.floor)
         self.sinks = Sinks(
@@ -234,7 +233,8 @@ class Station:
         self._services += extension.services
         self._inputs += extension.inputs
         self._watched += [(part, True) for part in extension.inspecting]
-        self._watched += [(part, False) for part in (*extension.watched, *extension.services)]
+        self._watched += [(part, False) for part in extension.watched]
+        self._watched += [(service, False) for service in extension.services]
         self.observers += extension.observers
         self.interlocks += extension.interlocks
         self.records.on_verdict += extension.on_verdict
@@ -242,7 +242,8 @@ class Station:
         self.metrics.gauges += extension.gauges
         self.metrics.store_gauges += extension.store_gauges
         self._request_enders += extension.request_enders
-        for end in (*extension.ends, *(service.stop for service in extension.services)):
+        stops = [service.stop for service in extension.services]
+        for end in (*extension.ends, *stops):
             self._ending.callback(end)
 
     def start(self) -> None:
@@ -275,7 +276,9 @@ class Station:
 
     def _threads(self) -> Iterator[tuple[GuardedThread, bool]]:
         """Yield all threads, and whether pictures cannot be inspected without it."""
-        yield from ((thread, inspects) for part, inspects in self._watched for thread in part.threads)
+        for part, inspects in self._watched:
+            for thread in part.threads:
+                yield thread, inspects
 
     # ---- observers
 
