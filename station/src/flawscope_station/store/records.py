@@ -138,14 +138,6 @@ def iso(at: int) -> str:
     return format_time(datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at))
 
 
-def fetch_row(database: Database, table: Table, product_id: int, number: int) -> Row[Any]:
-    """Row of a product's version or candidate. NotFoundError."""
-    row = database.row(select(table).filter_by(product_id=product_id, id=number))
-    if row is None:
-        raise NotFoundError(f"there is no {table.name[:-1]} {number} of this product")
-    return row
-
-
 def parse_time(text: str) -> int:
     """Microseconds since 1970 of a date, or date and time, in UTC by default. InputError for other texts."""
     try:
