@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ RIGHT: dict[str, tuple[type, ...]] = {
     "engine": (type(None),),
     "threads": (type(None), int),
     "seed": (int,),
-    "group": (type(None),),
+    "group": (type(None), FunctionType),
     "views": (dict,),
     "pictures": (np.ndarray, Image.Image),
     "stream pictures": (np.ndarray, Image.Image, tuple, list, set),

@@ -8,7 +8,8 @@ from flawscope.errors import ExcludedPictureError
 from flawscope.pictures.decoded import DecodedPictures
 from flawscope.pictures.decoding import pixel_hash
 from flawscope.pictures.table import Picture
-from flawscope.predictor.recalibration import judge_good, leave_out_known
+from flawscope.predictor.scoring import SessionPictures, leave_out_known, score
+from flawscope.views.light import Light
 
 
 def shade(level, k=0):
@@ -26,8 +27,12 @@ def rows_of(pictures, first_unit=100):
     }
 
 
-def plain(row, run):
-    return run
+def plain(row):
+    return None
+
+
+def scored(predictor, pictures, rows, run_of=plain):
+    return score(SessionPictures(predictor, DecodedPictures(pictures)), rows, run_of, [Light()])
 
 
 @pytest.fixture
@@ -38,41 +43,40 @@ def pictures():
 def test_those_that_are_asked_for_are_judged_and_others_say_why_not(pictures):
     rows = rows_of([*pictures, "no.png"])
     del rows[3]
-    found = judge_good(model(), DecodedPictures([*pictures, "no.png"]), rows, run_of=plain)
-    assert [*found.pictures] == [0, 1, 2]
-    np.testing.assert_allclose(
-        [one.values[0, 0] for one in found.pictures.values()], [0.2, 0.4, 0.6], atol=0.01
-    )
-    assert [*found.failures] == [4]
-    assert "no.png" in found.failures[4]
+    found = scored(model(), [*pictures, "no.png"], rows)
+    assert [*found.rows] == [*found.unlit] == [0, 1, 2]
+    np.testing.assert_allclose([row.score for row in found.rows.values()], [0.2, 0.4, 0.6], atol=0.01)
+    assert [*found.answers.failures] == [4]
+    assert "no.png" in found.answers.failures[4]
+    assert scored(model(), ["no.png"], {0: rows[4]}).rows == {}
 
 
 def test_a_picture_has_the_run_that_has_not_learnt_from_it(pictures):
     rows = rows_of(pictures)
 
-    def run_of(row, run):
+    predictor = model()
+
+    def halved(images):
+        scores, maps = predictor.session.run(images)
+        return scores / 2, maps / 2
+
+    def run_of(row):
         if row.unit == 100:
             raise ExcludedPictureError("learnt from")
+        return halved if row.unit == 102 else None
 
-        def halved(images):
-            scores, maps = run(images)
-            return scores / 2, maps / 2
-
-        return halved if row.unit == 102 else run
-
-    found = judge_good(model(), DecodedPictures(pictures), rows, run_of=run_of)
-    assert ([*found.pictures], found.excluded) == ([1, 2, 3], [0])
-    scores = [one.values[0, 0] for one in found.pictures.values()]
+    found = scored(predictor, pictures, rows, run_of)
+    assert ([*found.rows], found.answers.excluded) == ([1, 2, 3], [0])
+    scores = [row.score for row in found.rows.values()]
     np.testing.assert_allclose(scores, [0.4, 0.3, 0.4], atol=0.01)
 
 
 def test_judged_rows_keep_what_they_are_and_count(pictures):
     rows = rows_of(pictures)
     rows[1] = Picture(rows[1].hash, "train", "known", 77, drawn=True)
-    found = judge_good(model(), DecodedPictures(pictures), rows, run_of=plain)
-    filled = found.fill(rows)
-    assert [*filled] == [0, 1, 2, 3]
-    judged = filled[1]
+    found = scored(model(), pictures, rows)
+    assert [*found.rows] == [0, 1, 2, 3]
+    judged = found.rows[1]
     assert (judged.name, judged.unit, judged.role, judged.counted, judged.drawn) == (
         "known",
         77,
@@ -80,7 +84,7 @@ def test_judged_rows_keep_what_they_are_and_count(pictures):
         True,
         True,
     )
-    assert judged.score == found.pictures[1].values[0, 0]
+    assert judged.score == found.answers.pictures[1].values[0, 0]
     assert len(judged.measured) > 0
 
 
@@ -99,5 +103,5 @@ def test_a_known_part_has_the_run_without_it_and_what_cannot_be_left_out_is_not_
     known.session.run_without = run_without
     rows = rows_of(pictures)
     learnt = [Picture("a", "train", "a.png", 101), Picture("b", "calibration", "b.png", 102)]
-    found = judge_good(known, DecodedPictures(pictures), rows, run_of=leave_out_known(known, learnt))
-    assert ([*found.pictures], found.excluded, asked) == ([0, 2, 3], [1], [101])
+    found = scored(known, pictures, rows, leave_out_known(known, learnt))
+    assert ([*found.rows], found.answers.excluded, asked) == ([0, 2, 3], [1], [101])

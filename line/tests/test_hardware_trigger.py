@@ -21,7 +21,7 @@ from flawscope_line.industrial_cameras.camera import NumberedFrame, TriggeredCam
 from flawscope_line.industrial_cameras.signalled import MAX_PARTS_WAITING, SignalledCamera
 from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.interlock import NotReadyError
-from flawscope_station.inspecting.job import ModelError
+from flawscope_station.inspecting.ticket import ModelError
 from flawscope_station.settings.station import Limits
 from flawscope_station.sources import camera as camera_module
 from flawscope_station.sources.source import FROZEN, RUNNING, CameraFrozenError, QueueShare, SourceContext

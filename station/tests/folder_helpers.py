@@ -17,7 +17,7 @@ from sqlalchemy import select
 from flawscope.errors import InputError
 from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.picture import Part, Picture
-from flawscope_station.inspecting.writer import RecordedInspection
+from flawscope_station.inspecting.ticket import RecordedInspection
 from flawscope_station.monitoring.background import CLOCK
 from flawscope_station.settings.sources import FolderSourceSettings
 from flawscope_station.settings.station import Limits

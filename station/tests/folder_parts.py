@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flawscope_station.inspecting.picture import Part
-from flawscope_station.inspecting.writer import RecordedInspection
+from flawscope_station.inspecting.ticket import RecordedInspection
 from flawscope_station.settings.sources import FolderSourceSettings
 from flawscope_station.settings.station import Limits
 from flawscope_station.sources.folder import FolderSource

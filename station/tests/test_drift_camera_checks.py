@@ -12,7 +12,7 @@ from flawscope.results.findings import Finding
 from flawscope_station.drift import camera_checks
 from flawscope_station.drift.camera_checks import MANY, OTHER_FORM, CameraChecks
 from flawscope_station.inspecting.interlock import FrozenError
-from flawscope_station.inspecting.writer import RecordedInspection
+from flawscope_station.inspecting.ticket import RecordedInspection
 from flawscope_station.sources.frames import pixel_hash
 from frozen_ways import WAYS, shown
 from station_helpers import ManualClock, one_part, recorded, taken, taken_part, taken_view

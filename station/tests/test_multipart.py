@@ -14,7 +14,7 @@ FILES = {
     b"form-data; name=files; filename*=\"UTF-8''a%22b.png\"": "a_b.png",
     b"form-data; name=files; filename*=iso-8859-1''gr%F6.png": "grö.png",
     b'form-data; name=files; filename="A+B.png"': "A+B.png",
-    b"form-data; name=files": "picture",  # curl -F files=<a.png
+    b"form-data; name=files": "unnamed",  # curl -F files=<a.png
     b"form-data; name=files; filename*=klingon''a.png; filename=b.png": "b.png",
 }
 

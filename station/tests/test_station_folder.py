@@ -15,8 +15,8 @@ from sqlalchemy import select
 
 from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.interlock import FrozenError
-from flawscope_station.inspecting.job import ModelError
 from flawscope_station.inspecting.picture import Part
+from flawscope_station.inspecting.ticket import ModelError
 from flawscope_station.settings.station import Limits
 from flawscope_station.sources import folder as module
 from flawscope_station.sources.arrivals import FileStamp

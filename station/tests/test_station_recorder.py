@@ -1,17 +1,21 @@
 """Records whose fate is not known at once: the answer to COMMIT was lost, or a wait ended meanwhile."""
 
+import math
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
-from flawscope_station.inspecting import writer
-from flawscope_station.inspecting.job import OverdueError
-from flawscope_station.inspecting.writer import Answer, JudgedPart, RecordedInspection, Recorder, Waiter
+from flawscope.pictures.decoding import HashedPicture
+from flawscope_station.inspecting import recorder as recording
+from flawscope_station.inspecting.picture import Part, Picture
+from flawscope_station.inspecting.recorder import Recorder
+from flawscope_station.inspecting.ticket import OverdueError, RecordedInspection, State, Ticket, View, Waiter
 from flawscope_station.store.database import Database, StoreError
+from flawscope_station.store.files import PICTURES, Files
 from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.records import Store
 from flawscope_station.store.schema import ABANDONED, LATE
@@ -52,24 +56,57 @@ class Away:
         return getattr(self._store, name)
 
 
+class Sent(NamedTuple):
+    """A part and who waits for it."""
+
+    ticket: Ticket
+    waiter: Waiter
+
+
 class Line:
     """A recorder, and what it announces."""
 
-    def __init__(self, database: Database):
+    def __init__(self, database: Database, folder: Path):
         self.store = Away(Store(database))
         self.product, self.version = add_version(database)
         self.announced = list[RecordedInspection]()
-        self.recorder = Recorder(self.store, self.announced.append, lambda found: None)  # type: ignore[arg-type]
+        self.files = Files(folder)
+        self.recorder = Recorder(
+            self.store,  # type: ignore[arg-type]
+            self.files,
+            self.announced.append,
+            lambda found: None,
+        )
         self._count = 0
 
-    def part(self, number: str = "4711", **given: Any) -> JudgedPart:
+    def part(self, number: str = "4711", **given: Any) -> Sent:
+        """A part that is judged, and whose file is on the disk."""
         self._count += 1
         judged = taken(self.product, self.version, at=self._count, part=number, **given)
-        return JudgedPart(judged, (), (_done(judged.picture),), Answer(), (0.0, 0.0, 0.0))
+        picture = Picture(b"", judged.name)
+        ticket = Ticket(Part(self.product, (picture,), "http", number), self._count, self._ended)
+        waiter = ticket.join(math.inf)
+        assert waiter is not None
+        view = View(picture, ".png", HashedPicture(b""))
+        assert ticket.read([view])
+        digest = self.files.keep(PICTURES, number.encode(), ".png", hold=True)
+        assert ticket.keep(view, digest)
+        assert ticket.queue()
+        assert ticket.judge(judged, ())
+        return Sent(ticket, waiter)
 
-    def sends(self, part: JudgedPart) -> Answer:
-        self.recorder.add(part)
-        return part.answer
+    def _ended(self, ticket: Ticket, outcome: object) -> None:
+        """As the inspector does."""
+        if ticket.state is State.FAILED:
+            self.recorder.add(ticket)
+
+    def sends(self, part: Sent) -> Waiter:
+        self.recorder.add(part.ticket)
+        return part.waiter
+
+    def kept(self) -> int:
+        """Number of pictures' files."""
+        return len(list((self.files.folder / PICTURES).glob("*/*.png")))
 
     def rows(self) -> list[tuple[int, str | None]]:
         with self.store.database.reading() as connection:
@@ -77,19 +114,13 @@ class Line:
         return [(row[0], row[1]) for row in found]
 
 
-def _done(digest: str) -> Future[str]:
-    done: Future[str] = Future()
-    done.set_result(digest)
-    return done
-
-
 @pytest.fixture
 def line(tmp_path, monkeypatch) -> Iterator[Line]:
-    monkeypatch.setattr(writer, "LOOK_SECONDS", 0.0)
-    monkeypatch.setattr(writer, "LOOK_INTERVAL", 0.01)
+    monkeypatch.setattr(recording, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(recording, "LOOK_INTERVAL", 0.01)
     database = Database(f"sqlite:///{tmp_path / 'station.sqlite'}")
     database.migrate()
-    made = Line(database)
+    made = Line(database, tmp_path)
     yield made
     made.recorder.close()
     database.close()
@@ -100,7 +131,7 @@ def test_a_part_whose_record_stands_is_answered_though_the_answer_to_commit_was_
     parts = [line.part(str(number)) for number in range(3)]
     for one in parts:
         line.sends(one)
-    found = [one.answer.result(60) for one in parts]
+    found = [one.waiter.result(60) for one in parts]
     assert [one.number for one in found] == [1, 2, 3]
     assert all(one.is_new for one in found)
     assert [one.number for one in line.announced] == [1, 2, 3], "sinks hear of them"
@@ -149,13 +180,12 @@ def test_one_who_leaves_does_not_give_up_the_answer_of_another(line):
     """A retry under the same key waits for the same answer."""
     line.store.going.clear()
     part = line.part(key="http:k")
-    part.answer.join()
-    first, second = Waiter(part.answer), Waiter(part.answer)
+    second = part.ticket.join(math.inf)
     line.sends(part)
     assert line.store.begun.wait(60)
-    first.leave(ABANDONED)
+    part.waiter.leave(ABANDONED)
     line.store.going.set()
-    assert part.answer.result(60).inspection.unanswered is None
+    assert second.result(60).inspection.unanswered is None
     assert line.rows() == [(1, None)]
     assert not second.leave(LATE), "it has its answer"
 
@@ -165,7 +195,7 @@ def test_all_who_have_left_are_written_down(line):
     part = line.part()
     line.sends(part)
     assert line.store.begun.wait(60)
-    Waiter(part.answer).leave(ABANDONED)
+    part.waiter.leave(ABANDONED)
     line.store.going.set()
     until(lambda: line.rows() == [(1, ABANDONED)])
 
@@ -182,46 +212,59 @@ def test_a_part_that_had_a_record_under_its_key_gets_no_other_ones(line):
     line.sends(new)
     line.store.loses = True
     line.store.going.set()
-    assert new.answer.result(60).inspection.part == "3"
+    assert new.waiter.result(60).inspection.part == "3"
     with pytest.raises(StoreError):
-        again.answer.result(60)
-    assert new.answer.result().number == 3
+        again.waiter.result(60)
+    assert new.waiter.result().number == 3
     assert (earlier.number, line.rows()) == (1, [(1, None), (2, None), (3, None)])
 
 
-def test_files_are_released_when_the_recorder_has_let_go_of_the_part(line):
-    """A part whose wait ends while its transaction waits has a record all the same."""
+def test_the_files_of_a_part_that_is_given_up_while_it_is_recorded_stay(line):
+    """Its wait ends while its transaction waits: it has a record all the same."""
     line.store.going.clear()
-    part, released = line.part(), list[bool]()
-    part.answer.release_later(released.append)
+    part = line.part()
     line.sends(part)
     assert line.store.begun.wait(60)
-    assert part.answer.is_recording(60.0)
-    part.answer.give_up(LATE)
-    part.answer.set_exception(OverdueError(1.0))
-    assert released == [], "nobody knows yet"
+    assert part.ticket.is_recording(60.0)
+    assert not part.ticket.fail(OverdueError(1.0)), "the recorder alone ends it"
+    assert part.ticket.give_up(OverdueError(1.0))
+    with pytest.raises(OverdueError):
+        part.waiter.result(0)
     line.store.going.set()
-    until(lambda: line.rows() == [(1, LATE)])
-    until(lambda: released)
-    assert released == [True], "a record names them"
-    assert not part.answer.is_recording(60.0)
+    until(lambda: part.ticket.state is State.DONE)
+    assert line.rows() == [(1, LATE)]
+    until(lambda: not line.files.held_bytes())
+    assert line.kept() == 1, "a record names it"
+    assert not part.ticket.is_recording(60.0)
 
 
-@pytest.mark.parametrize(("stands", "needed"), [(False, False), (True, True)])
-def test_files_of_a_part_in_doubt_stay(line, stands, needed):
+def test_the_files_of_a_part_that_failed_are_removed(line):
+    failed = line.part()
+    assert failed.ticket.fail(OverdueError(1.0))
+    until(lambda: line.kept() == 0)
+    assert line.rows() == []
+    late = line.part()
+    late.ticket.fail(OverdueError(1.0))
+    until(lambda: line.kept() == 0)
+    view = View(Picture(b"", "a"), ".png", HashedPicture(b""))
+    digest = line.files.keep(PICTURES, b"late", ".png", hold=True)
+    assert not late.ticket.keep(view, digest), "the file comes when the part has failed"
+    line.recorder.add(late.ticket)
+    until(lambda: line.kept() == 0)
+
+
+@pytest.mark.parametrize(("stands", "left"), [(False, 0), (True, 1)])
+def test_files_of_a_part_in_doubt_stay(line, stands, left):
     line.store.loses, line.store.stands, line.store.is_away = True, stands, stands
-    part, released = line.part(), list[bool]()
-    part.answer.release_later(released.append)
+    part = line.part()
     with pytest.raises(StoreError):
         line.sends(part).result(60)
-    until(lambda: released)
-    assert released == [needed]
-    part.answer.release_later(released.append)
-    assert len(released) == 2, "also one that is written late"
+    until(lambda: not line.files.held_bytes())
+    until(lambda: line.kept() == left)
 
 
 def test_a_part_is_known_by_the_moment_in_which_it_was_taken(line):
     first = line.part()
-    line.sends(first).result(60)
-    twin = replace(first.inspection, at=first.inspection.at + 1)
-    assert line.store.find_recorded([first.inspection, twin]) == [1, None]
+    record = line.sends(first).result(60).inspection
+    twin = replace(record, at=record.at + 1)
+    assert line.store.find_recorded([record, twin]) == [1, None]

@@ -13,8 +13,8 @@ import pytest
 from flawscope_station.core.station import Station
 from flawscope_station.inspecting import admission, capacity
 from flawscope_station.inspecting.capacity import BusyError, MemoryBudget
-from flawscope_station.inspecting.job import EndingError, OverdueError
 from flawscope_station.inspecting.picture import Picture, TooLargeError
+from flawscope_station.inspecting.ticket import EndingError, OverdueError
 from flawscope_station.settings.station import Limits
 from flawscope_station.store.schema import MISSED
 from station_helpers import NAME, held, one_part, recorded, started, until
@@ -93,7 +93,7 @@ def test_a_station_ends_in_its_time_whatever_hangs(settings, hang, parts, monkey
     monkeypatch.setattr(admission, "END_SECONDS", 0.5)
     monkeypatch.setattr(admission, "FAILED_SECONDS", 0.5)
     monkeypatch.setattr(admission, "RECORDING_SECONDS", 0.1)
-    monkeypatch.setattr("flawscope_station.inspecting.writer.STOP_TIMEOUT", 0.5)
+    monkeypatch.setattr("flawscope_station.inspecting.recorder.STOP_TIMEOUT", 0.5)
     station = started(settings)
     hang(station, where)
     answer = station.inspector.submit(one_part(station.products[NAME], parts[0]))

@@ -18,6 +18,10 @@ NAMES = ("a", "b", "c")
         (r"(\w+)/(\d+)_", "top|side", "line2/004_side.png", ("line2/004", "side")),
         (r"\d+", r"cam\d", "cam1/04.png", ("04", "cam1")),  # the file's name comes first
         (r"\d+", None, "04.png", ("04", "view")),
+        (r"_(\d+)$", r"Kamera\d", "Kamera1_20261130_0001.png", ("0001", "Kamera1")),  # `$` ends the name ...
+        (r"_(\d+)\.png$", r"Kamera\d", "Kamera1_20261130_0001.png", ("0001", "Kamera1")),  # ... or the file
+        (r"\d+$", None, "top/0007.jp2", ("0007", "view")),  # and not the suffix alone
+        (r"[\d.]+", None, "7.1_top", ("7.1", "top")),  # a number is no suffix
     ],
 )
 def test_names_tell_part_and_view(part, view, name, expected):
@@ -28,14 +32,21 @@ def test_names_that_do_not_tell_are_named():
     with pytest.raises(InputError, match=r"--view '\(' is not a regular expression"):
         PartPattern("p", "(")
     with pytest.raises(InputError, match=r"x\.png: --part 'p\\d' matches nothing"):
-        PartPattern(r"p\d").parse_all(["p1.png", "x.png"])
+        PartPattern(r"p\d").parse_all(["x.png", "y.png"])
+    with pytest.raises(
+        InputError,
+        match=r"--part 'p\\d' matches 2 of 4 names, such as p1\.png, and nothing in x\.png, y\.png: ",
+    ):
+        PartPattern(r"p\d").parse_all(["p1.png", "x.png", "p2.png", "y.png"])
     with pytest.raises(InputError, match=r"p1_a\.png and q/p1_a\.png both show view a of part p1"):
         PartPattern(r"p\d").parse_all(["p1_a.png", "q/p1_a.png"])
     assert PartPattern(r"p\d").part_numbers(["p1_a.png", "p2_a.png", "p1_b.png"]) == [0, 1, 0]
     with pytest.raises(InputError, match="matches another text in each name"):
         PartPattern(r"p\d").part_numbers(["p1_a.png", "p2_a.png"])
-    with pytest.raises(InputError, match="matches the same text in each name"):
-        PartPattern("p").part_numbers(["p1_a.png", "p2_a.png"])
+    with pytest.raises(InputError, match=r"matches the same text in each name, 1 as in cam1_07\.png: "):
+        PartPattern(r"\d").part_numbers(["cam1_07.png", "cam1_08.png"])
+    with pytest.raises(InputError, match=r"4701 in cam1/IMG_4701\.png and 231 in .*rename the files"):
+        PartPattern(r"\d+$", r"cam\d").part_numbers(["cam1/IMG_4701.png", "cam2/IMG_231.png"])
 
 
 def drawn(rng, count, views):

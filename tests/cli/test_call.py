@@ -10,8 +10,8 @@ import flawscope
 from call_helpers import EAD, PRN, one_line
 from flawscope import cli, errors
 from flawscope._version import __version__
-from flawscope.cli import commands, main, models
-from flawscope.cli.common import format_table
+from flawscope.cli import commands, main, models, predict
+from flawscope.cli.common import format_table, prepare_output_folder
 from flawscope.errors import FlawscopeError, InputError
 
 
@@ -73,6 +73,32 @@ def test_every_error_is_one_line_with_its_exit_code(run, monkeypatch, error, cod
         found, _, said = run("info", "m", "--debug")
         assert (found, "Traceback" in said, "in failing" in said) == (code, True, True)
         assert text.partition(";")[0] in said.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), InputError("wrong")], ids=lambda one: type(one).__name__
+)
+def test_a_call_that_ends_early_leaves_no_empty_folder_that_it_made(run, monkeypatch, tmp_path, error):
+    def failing(args):
+        prepare_output_folder(args.out)
+        (tmp_path / "kept" / "half.png").touch()
+        raise error
+
+    monkeypatch.setattr(predict, "run", failing)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "kept").mkdir()
+    for folder in ("new", "deep/new", "there", "kept"):
+        run("predict", "m", "a.png", "--out", tmp_path / folder)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["half.png", "kept", "there"]
+
+
+@pytest.mark.parametrize("category", ["zz", "plate,zz"])
+def test_a_joint_model_of_a_product_that_is_not_there_is_one_line(run, drawn, tmp_path, category):
+    out = tmp_path / "joint.safetensors"
+    found = run("fit", "--joint", "--data", drawn, "--category", category, "--out", out)
+    assert found[0] == 2
+    assert re.search(r"no category zz|none of --category zz is there", one_line(found))
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_tables_are_aligned_and_numbers_stand_right():

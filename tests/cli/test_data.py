@@ -2,6 +2,7 @@
 
 import shlex
 
+from flawscope import cli
 from flawscope.cli import data, main
 from flawscope.datasets import open_dataset
 from flawscope.synthesis.demo import dataset
@@ -39,3 +40,16 @@ def test_the_demo_says_how_the_program_is_typed_here(tmp_path, monkeypatch):
         monkeypatch.chdir(folder)
         monkeypatch.setattr("sys.argv", [str(called), "demo"])
         assert data._program_as_typed() == typed
+
+
+def test_what_the_demo_prints_can_be_typed_whatever_the_folder_is_called(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "main", lambda words: 0)
+    monkeypatch.setattr("sys.argv", ["flawscope", "demo"])
+    monkeypatch.setattr(dataset, "draw_dataset", lambda *given, **how: None)
+    code, _, said = run("demo", "--out", "my demo's")
+    assert code == 0
+    calls = [shlex.split(line) for line in said.splitlines() if line.startswith("$ ")]
+    assert [words[2] for words in calls] == ["fit", "evaluate", "predict", "info", "fit"]
+    assert calls[0][4] == "my demo's/data"
+    assert not [word for words in calls for word in words if word in ("my", "demo's")]

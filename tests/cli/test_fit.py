@@ -111,3 +111,5 @@ def test_a_pattern_that_says_nothing_is_told():
     assert group_warning(paths, None) == group_warning(paths, r"part\d") == ""
     assert group_warning(paths, r"png").startswith("--group 'png' matches the same text in all names")
     assert group_warning(paths, r".*").startswith("--group '.*' matches another text in each name")
+    some = group_warning(paths, r"part1")
+    assert some.startswith("--group 'part1' matches 2 of 3 names, and nothing in part2_top.png: ")

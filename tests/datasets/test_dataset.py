@@ -2,6 +2,7 @@
 
 import pytest
 
+from flawscope.calibration.parts import PartPattern
 from flawscope.datasets import group_numbers, open_dataset
 from flawscope.datasets.dataset import held_out
 from flawscope.errors import InputError
@@ -20,6 +21,22 @@ def test_more_pictures_move_few_one_part_cannot_be_split_and_something_is_left_t
 
 
 GROUP = r"part(\d+)"
+
+
+def test_a_camera_s_folder_does_not_tell_the_part(tmp_path):
+    """`\\d+` is looked for in the file's name first: else the split would part the cameras, not the parts."""
+    for camera in ("Kamera 1", "Kamera 2"):
+        for part in range(20):
+            path = tmp_path / "thing" / "good" / camera / f"{part:04d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    (tmp_path / "thing" / "bad").mkdir()
+    (tmp_path / "thing" / "bad" / "x.png").touch()
+    pattern = PartPattern(r"\d+", r"Kamera \d")
+    dataset = open_dataset(tmp_path / "thing", group=pattern.part_key)
+    learnt = {item.path.name for item in dataset.train}
+    tested = {item.path.name for item in dataset.test if not item.anomalous}
+    assert (len(learnt), len(tested), learnt & tested) == (16, 4, set())
 
 
 def names(parts, each):

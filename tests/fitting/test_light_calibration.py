@@ -96,7 +96,7 @@ def test_a_picture_that_is_counted_wrong_in_a_light_counts_above_all_scores(monk
     """It is told and left out, and the others keep their scores and units."""
 
     def judged(failures, brightest=2.5):
-        def summarise(self, pictures, lights, stage):
+        def summarise(self, pictures, run_of, lights, stage):
             light = [2.5, brightest, *[2.5] * (len(lights) - 2)]
             found = [[[one(value)] for value in light] for _ in pictures]
             found[1][2] = []
@@ -105,7 +105,7 @@ def test_a_picture_that_is_counted_wrong_in_a_light_counts_above_all_scores(monk
         def one(value):
             return TileSummary((value, -np.inf), (value, -np.inf), (0, 0), -np.inf, np.zeros((2, 1)))
 
-        monkeypatch.setattr(judging._Judging, "_summarise", summarise)
+        monkeypatch.setattr(judging.FitPictures, "_summarise", summarise)
         how = Preprocess(normalization=Normalization(0.1, *[((0.1, 0.2, 0.3),) * 3] * 2))
         reader = Reader([part(0)] * 4, how, set())
         reader.hashes, reader.failures = dict(enumerate("abcd")), failures

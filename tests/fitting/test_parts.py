@@ -139,6 +139,6 @@ def test_a_model_of_parts_is_calibrated_on_whole_parts(model, monkeypatch):
     """A part of which a view is missing would be compared with nothing afterwards: told before the work."""
     found = flawscope.load(model, device="cpu")
     one_view = [f"new/p{part}_top.png" for part in range(70, 90)]
-    monkeypatch.setattr("flawscope.predictor.recalibration.judge_good", None)
+    monkeypatch.setattr("flawscope.predictor.recalibration.score", None)
     with pytest.raises(InputError, match=r"no good part has pictures of all views \(side, top\)"):
         found.calibrate(one_view)

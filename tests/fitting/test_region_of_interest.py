@@ -71,6 +71,29 @@ def test_a_mask_of_another_shape_is_refused_before_the_work(folder, tmp_path, ca
             fit(folder, roi=roi, **QUICK)
 
 
+@pytest.mark.parametrize("spec", ["0.2,0.2,0.8", "0,2;0,2;0,8;0,9", "10,10,40", "0.1 0.2 0.8 0.9"])
+def test_numbers_that_are_no_box_are_told_how_to_write_one(spec):
+    with pytest.raises(
+        InputError, match="give four numbers with points and commas between them, x0,y0,x1,y1"
+    ):
+        check_region(spec, ["a"], ["a"], [(72, 96)])
+
+
+def test_a_box_in_pixels_is_of_the_pictures(folder):
+    in_pixels, said = fit(folder, roi="0,0,48,36", **QUICK), []
+    in_shares = fit(folder, roi="0,0,0.5,0.5", say=said.append, **QUICK)
+    region = in_shares.artefact.tensors["roi"]
+    np.testing.assert_array_equal(in_pixels.artefact.tensors["roi"], region)
+    with pytest.raises(InputError, match="is empty or leaves the picture"):
+        fit(folder, roi="0,0,97,36", **QUICK)
+
+
+@pytest.mark.parametrize("light", ["200%", "0", "ten"])
+def test_a_range_of_light_that_is_none_is_told(folder, light):
+    with pytest.raises(InputError, match=r"light '.*' is no range of light: .* up to 30%, such as 10%"):
+        fit(folder, light=light, **QUICK)
+
+
 def test_stored_pixels_of_turned_pictures_are_no_region(folder, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6

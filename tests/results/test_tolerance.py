@@ -285,7 +285,11 @@ def test_a_file_is_known_by_its_version_and_its_content(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (("version: 3\n", ""), "version is None"),
+        (("version: 3\n", ""), "has no version: write a whole number, or a text"),
+        (("picture: [16, 12]\n", ""), r"has no picture: write \[width, height\]"),
+        (("length: 2,", "length: 2 mm,"), "rule 1: length is '2 mm': .* without its unit, such as 0.5"),
+        (("length: 2,", 'length: "1,000",'), "rule 1: length is '1,000': write a number"),
+        (("[0, 0, 16, 6]", "[0, 0, 16, 300]"), "rule 1: zone is .* leaves the picture, which has 16 x"),
         (("version: 3", 'version: "3\\n4"'), r"version is '3\\n4': write a whole number, or a text"),
         (("version: 3", f"version: {'3' * 101}"), "version is '3{59}: write a whole number"),
         (("[0, 0, 16, 6]", f"[0, 0, 0x{'f' * 5000}, 6]"), "rule 1: zone is"),
@@ -317,6 +321,15 @@ def test_a_rule_that_is_not_clear_is_refused(tmp_path, change, said):
     with pytest.raises(InputError, match=said) as error:
         Tolerances.read(write(tmp_path, FILE.replace(*change)))
     assert "\n" not in str(error.value)
+
+
+def test_a_decimal_comma_is_a_point(tmp_path):
+    Image.new("L", (WIDTH, HEIGHT), 255).save(tmp_path / "zone.png")
+    text = FILE.replace("length: 2, width: 0.2,", 'length: "2,5", width: "0,2",')
+    first = Tolerances.read(write(tmp_path, text)).rules[0]
+    assert (first.length, first.width) == (2.5, 0.2)
+    text = FILE.replace("area: 0.05, zone: zone.png}", "area: 1}\n  - kind: any\n    length: 0,5")
+    assert Tolerances.read(write(tmp_path, text)).rules[2].length == 0.5
 
 
 def test_a_file_without_rules_or_at_all_is_refused(tmp_path):

@@ -164,16 +164,41 @@ def test_parts_are_numbered_at_one_place():
     assert modules_that_call("near_duplicates") == ["evaluation.promise"]
 
 
-def test_rows_are_judged_at_few_places():
-    """Rows that count are made by `judge` alone: of a fit's own values, and of what a model answers."""
-    assert modules_that_call("judge_good") == [
+def modules_that_import(module, name):
+    """Modules of the library that import a name of another one."""
+    return sorted(
+        importer
+        for importer, path in ALL.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module == f"flawscope.{module}"
+        if name in {one.name for one in node.names}
+    )
+
+
+def test_rows_are_scored_at_one_place():
+    """Whoever has good pictures calls it with them: no row gets a score, counts or is lost elsewhere."""
+    assert modules_that_import("calibration.goods", "judge") == ["predictor.scoring"]
+    assert modules_that_import("predictor.scoring", "score") == [
         "export.recalibrate",
+        "fitting.judging",
         "fitting.updated_models",
         "predictor.recalibration",
     ]
-    assert modules_that_call("judge_fit") == ["fitting.fitting"]
-    filled = {module for module, name, _ in calls_in_the_library() if name == "judge"}
-    assert filled - {"predictor.streaming"} == {"fitting.judging", "predictor.recalibration"}
+    columns = {"score", "maximum", "median"}
+    assert {
+        module for module, name, given in calls_in_the_library() if name == "replace" and given >= columns
+    } == {"pictures.table"}  # forgotten, or read from a file; `judge` names them by their type
+
+
+def test_what_is_left_out_is_run_at_one_place():
+    """A unit is left out by a `run_of`, which `score` alone asks."""
+    assert modules_that_call("run_without") == ["predictor.scoring"]
+    assert modules_that_import("results.findings", "PART_NOT_FOUND") == ["predictor.scoring"]
+
+
+def test_lights_of_a_calibration_come_from_one_list():
+    """Of the preprocessing; who measures other lights tells no rate by them."""
+    assert modules_that_call("light_variations") == ["evaluation.benchmark.cell", "views.preprocess"]
 
 
 def test_what_a_model_expects_is_one_record():

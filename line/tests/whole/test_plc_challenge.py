@@ -32,7 +32,8 @@ def test_it_is_set_up_from_nothing_by_four_sources(settings, reels, model_file, 
         connection("modbus", port, {1: NAME}),
         {"challenge": "[]"},
     )
-    folder = f"      - folder: {incoming}\n        then: delete\n        pattern: (?P<part>[\\w-]+)\\.png\n"
+    then = f"        then: {tmp_path / 'seen'}\n"
+    folder = f"      - folder: {incoming}\n{then}        pattern: (?P<part>[\\w-]+)\\.png\n"
     path.write_text(text.replace("    sources:\n", f"    sources:\n{folder}"))
     running = opened(read_settings(path))
     api, plc = f"{running.url}/api/v1/products/{NAME}", plc_at("modbus", port)

@@ -218,7 +218,7 @@ def test_parts_that_were_withdrawn_or_late_are_told_apart(play, monkeypatch):
         record(group)
 
     def noted(whole: Any) -> None:
-        judged.add(whole.inspection.part)
+        judged.add(whole.record.part)
         add(whole)
 
     monkeypatch.setattr(recorder, "_record", held)

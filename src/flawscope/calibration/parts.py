@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from flawscope.calibration.promise import PromiseVerdict, describe_lack, describe_rate, judge_promise
 from flawscope.errors import InputError, compile_pattern, join_names, pluralize
-from flawscope.pictures.units import PartKey
+from flawscope.pictures.units import PartKey, PartReader, file_stem, group_reader, search_name
 
 MIN_STD = 1e-6  # standard deviation of equal scores, of their size
 ROUNDING = 1e-9  # of a rate
@@ -47,8 +47,8 @@ class PartPattern:
     """Reads part and view from the name of a picture's file.
 
     part, view: regular expressions. The text is that of their groups if they have any, else of the match;
-        they are looked for in the file's name, then with its folder's name, and so on. Without `view`, the
-        view is the rest of the file's name.
+        they are looked for in the file's name, without its suffix and then with it, then with its folder's
+        name, and so on. Without `view`, the view is the rest of the file's name.
     """
 
     part: str
@@ -82,7 +82,7 @@ class PartPattern:
         """Reads a name, with forward slashes. InputError where a pattern does not match."""
         part = _search_pattern("--part", self.part, name)
         if self.view is None:
-            rest = name.rpartition("/")[2].rpartition(".")[0].replace(part.group(), "", 1)
+            rest = file_stem(name.rpartition("/")[2]).replace(part.group(), "", 1)
             return View(_matched_text(part), rest.strip(" _-.") or "view")
         return View(_matched_text(part), _matched_text(_search_pattern("--view", self.view, name)))
 
@@ -103,34 +103,79 @@ class PartPattern:
         Raises:
             InputError: a pattern does not match, or a part has two pictures of one view.
         """
+        every = [*names]
+        self._check_matches(every)
         found: dict[View, str] = {}
-        for name in names:
-            if (other := found.setdefault(self.parse(name), name)) is not name:
-                view = self.parse(name)
+        for name in every:
+            view = self.parse(name)
+            if (other := found.setdefault(view, name)) is not name:
                 raise InputError(
                     f"{other} and {name} both show view {view.view} of part {view.part}: correct the pattern"
                 )
         return list(found)
 
-    def part_numbers(self, names: Iterable[str]) -> list[int]:
-        """Numbers the parts that the names tell, in the order of the names. InputError: as `read`."""
-        numbers: dict[str, int] = {}
-        found = [numbers.setdefault(part, len(numbers)) for part, _ in self.parse_all(names)]
-        if len(found) > 1 and len(numbers) in (1, len(found)):
-            same = "the same" if len(numbers) == 1 else "another"
+    def _check_matches(self, names: Sequence[str]) -> None:
+        """InputError, which says for which names it is right, where a pattern does not match all names."""
+        for flag, pattern in (("--part", self.part), ("--view", self.view)):
+            if pattern is None:
+                continue
+            without = [name for name in names if _search(pattern, name) is None]
+            if not without:
+                continue
+            matched = [name for name in names if name not in {*without}]
+            if not matched:
+                raise InputError(
+                    f"{without[0]}: {flag} '{pattern}' matches nothing in this name, nor in any other: "
+                    "correct the pattern"
+                )
             raise InputError(
-                f"--part '{self.part}' matches {same} text in each name, such as {next(iter(numbers))}: "
-                "correct it, so that the text is the same for the views of a part and another for each part"
+                f"{flag} '{pattern}' matches {len(matched)} of {len(names)} names, such as {matched[0]}, and "
+                f"nothing in {join_names(without, 3)}: correct the pattern, or take these pictures out"
+            )
+
+    def part_numbers(self, names: Iterable[str]) -> list[int]:
+        """Numbers the parts that the names tell, in the order of the names. InputError: as `parse_all`, or
+        the pattern tells no parts apart, or no two pictures of one."""
+        every, numbers = [*names], dict[str, int]()
+        views = self.parse_all(every)
+        found = [numbers.setdefault(part, len(numbers)) for part, _ in views]
+        if len(found) < 2:
+            return found
+        if len(numbers) == 1:
+            raise InputError(
+                f"--part '{self.part}' matches the same text in each name, {views[0].part} as in {every[0]}: "
+                "the first match counts; write with it what stands beside the part's number, as in '_(\\d+)$'"
+            )
+        if len(numbers) == len(found):
+            raise InputError(
+                f"--part '{self.part}' matches another text in each name, {views[0].part} in {every[0]} and "
+                f"{views[1].part} in {every[1]}: correct it, so that it is the same for the views of a part; "
+                "where names have no text that the views of a part share, rename the files"
             )
         return found
 
 
-def _search_pattern(flag: str, pattern: str, name: str) -> re.Match[str]:
-    folders = name.split("/")
+def name_reader(group: str | None, part: str | None, view: str | None = None) -> PartReader | None:
+    """Reader of parts by names, of the patterns of `--part` and `--view`, else of `--group`; None: of none.
+    InputError: a pattern is wrong."""
+    return group_reader(group) if part is None else PartPattern(part, view).part_key
+
+
+def _search(pattern: str, name: str) -> re.Match[str] | None:
+    """Searches a pattern in a file's name, then with its folder's name, and so on."""
+    expression, folders = re.compile(pattern), name.split("/")
     for k in reversed(range(len(folders))):
-        if match := re.search(pattern, "/".join(folders[k:])):
+        match = search_name(expression, "/".join(folders[k:]))
+        if match is not None:
             return match
-    raise InputError(f"{name}: {flag} '{pattern}' matches nothing in this name: correct the pattern")
+    return None
+
+
+def _search_pattern(flag: str, pattern: str, name: str) -> re.Match[str]:
+    match = _search(pattern, name)
+    if match is None:
+        raise InputError(f"{name}: {flag} '{pattern}' matches nothing in this name: correct the pattern")
+    return match
 
 
 def _matched_text(match: re.Match[str]) -> str:

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from flawscope._version import __version__
@@ -112,7 +113,22 @@ def _run(arguments: list[str]) -> int:
     parser, run = load_command(_find_command(name))
     args = parser.parse_args(rest)
     tell_questions(args)
-    return int(run(args))
+    missing = _missing_folders(getattr(args, "out", None))
+    try:
+        return int(run(args))
+    except BaseException:
+        for folder in missing:
+            with suppress(OSError):  # it holds something, or was not made
+                folder.rmdir()
+        raise
+
+
+def _missing_folders(out: str | os.PathLike[str] | None) -> list[Path]:
+    """Folders that a call would have to make for its output, the innermost first."""
+    if out is None:
+        return []
+    folders = [Path(out), *Path(out).parents]
+    return [folder for folder in folders if not os.path.lexists(folder)]
 
 
 def _find_command(name: str) -> Command:

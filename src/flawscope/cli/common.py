@@ -8,6 +8,7 @@ import json
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,11 +32,16 @@ from flawscope.progress import ProgressCallback, Say, TerminalProgress, discard,
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
     from flawscope.evaluation.result import Evaluation
+    from flawscope.pictures.units import PartReader
     from flawscope.predictor import Predictor
     from flawscope.predictor.router import Router
     from flawscope.predictor.streaming import SourceResult
+    from flawscope.results.advice import Advice
 
 DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # or a quota
+
+
+ADVICE_WIDTH = 120  # characters of a line
 
 
 def parse_rate(text: str) -> float:
@@ -292,18 +298,30 @@ def add_figures(parser: Options, out: str, metavar: str = "DIR") -> None:
     add_force(parser)
 
 
-def seed_and_group(manifest: Manifest) -> tuple[int, str | None]:
-    """The seed and the `--group` that a model was fitted with: its data set is split alike again."""
+def seed_and_group(manifest: Manifest) -> tuple[int, PartReader | None]:
+    """The seed that a model was fitted with, and what tells its parts by names: its data set is split alike
+    again. InputError: the model is damaged."""
+    from flawscope.artefact.parts import stored_part_reader
     from flawscope.methods import registry
 
-    group = manifest.facts.get("group")
     seed = int(registry.method(manifest.method).parse_stored(manifest.config).seed)
-    return seed, group if isinstance(group, str) else None
+    return seed, stored_part_reader(manifest)
 
 
 def say(line: str) -> None:
     """Prints a remark for a person on stderr: stdout is for results."""
     write_line(line)
+
+
+def next_step(step: Advice) -> str:
+    """Returns the lines that advise a step, none longer than `ADVICE_WIDTH` unless a word is."""
+    return textwrap.fill(
+        f"next: {step.line()}",
+        ADVICE_WIDTH,
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def say_unless_quiet(args: argparse.Namespace) -> Say:

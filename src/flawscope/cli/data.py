@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         common.show("\n".join([*report.lines(), *([] if aligned is None else aligned.lines())]))
         for one in steps:
-            common.show(f"next: {one.line()}")
+            common.show(common.next_step(one))
     if problem is not None:
         raise problem
     return 0 if report.ok and not (aligned and aligned.problem) else 1
@@ -145,22 +145,22 @@ def demo(args: argparse.Namespace) -> int:
         ["fit", *data, "--out", model, *rest],
         ["evaluate", model, *data, "--out", str(out / "results"), *rest],
     ):
-        common.say(f"\n$ flawscope {' '.join(command)}")
+        common.say(f"\n$ flawscope {shlex.join(command)}")
         code = main(command)
         if code:
             return code
     common.say("\nOpen the report in a browser; overlays and maps lie beside it:")
     print(out / "results" / report.REPORT_NAME)
-    program, test = _program_as_typed(), root / args.category / "test"
     common.say(
         "\nNext, as it is typed here; in the last one, name a folder with 20 good pictures of yours or more:"
     )
+    program = _program_as_typed()
     for words in (
-        f"predict {model} {test} --out {out / 'found'}",
-        f"info {model}",
-        f"fit --data {test.with_name('train')} --out part.safetensors",
+        ["predict", model, str(root / args.category / "test"), "--out", str(out / "found")],
+        ["info", model],
+        ["fit", "--data", str(root / args.category / "train"), "--out", "part.safetensors"],
     ):
-        common.say(f"$ {program} {words}")
+        common.say(f"$ {program} {shlex.join(words)}")
     return 0
 
 

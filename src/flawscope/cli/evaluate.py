@@ -120,7 +120,7 @@ def evaluate_model(
     for line in mask_remarks(dataset):
         common.say(f"warning: {line}")
     for step_advised in () if args.json or args.quiet else advise_after(result, manifest):
-        common.say(f"next: {step_advised.line()}")
+        common.say(common.next_step(step_advised))
     failures = list(result.failures)
     if folder:
         failures += _write_results(args, folder, result, predictor, dataset, step)
@@ -308,8 +308,8 @@ def _view_datasets(args: argparse.Namespace, model: Router) -> dict[str, Dataset
         return {}
     if common.asks_several(args):
         raise InputError("the model is of one product's views: name one --category")
-    seed, group = common.seed_and_group(next(iter(model.products.values())).manifest)
-    dataset = open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)
+    seed, _ = common.seed_and_group(next(iter(model.products.values())).manifest)
+    dataset = open_dataset(args.data, args.category, seed=seed, group=pattern.part_key, good=args.good)
     return fit_one.split_by_view(dataset, pattern, "test", *(["train"] if dataset.drawn_split else []))
 
 

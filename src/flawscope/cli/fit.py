@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     few = advice(rate=rate, missing=missing, learnt=learnt_by_default(args, predictor.manifest))
     views = [] if args.update else advise_each_view(predictor.manifest)
     for one in [*views, *advise_blind(predictor.manifest), *few]:
-        say(f"next: {one.line()}")
+        say(common.next_step(one))
     for line in next_steps(args, out):
         say(line)
     failures = list(predictor.failures)

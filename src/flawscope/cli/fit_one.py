@@ -143,10 +143,12 @@ def fit_model(
 ) -> Predictor:
     """Fits one model, or adds to `old`."""
     from flawscope.artefact.tried import Choice
+    from flawscope.calibration.parts import PartPattern, name_reader
     from flawscope.datasets import open_dataset
     from flawscope.evaluation.next_steps import advise_before, advise_untried
+    from flawscope.pictures.listing import relative_names
+    from flawscope.pictures.units import group_reader
 
-    group = args.group or args.part
     if old is not None:
         if not registry.method(old.manifest.method).extends:
             able = ", ".join(method.name for method in registry.loadable_methods() if method.extends)
@@ -155,10 +157,15 @@ def fit_model(
                 f"{old.manifest.method} anew, or give it new thresholds with `flawscope calibrate`"
             )
         seed, known = common.seed_and_group(old.manifest)
-        group = group or known
+        group = group_reader(args.group) or known
     else:
+        group = name_reader(args.group, args.part, args.view)
         seed = registry.configure(registry.method(call.method), call.preset, call.settings).seed
+    if args.only_view is not None:
+        group = args.only_view[0].part_key
     dataset = open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)
+    if old is None and args.part is not None:
+        PartPattern(args.part, args.view).part_numbers(relative_names(_good_pictures(dataset)))
     args.has_test = bool(dataset.test)
     if args.only_view is not None:
         dataset = split_by_view(dataset, args.only_view[0], "train", "validation")[args.only_view[1]]
@@ -166,7 +173,7 @@ def fit_model(
     others = f"; {kept} more are kept for `evaluate`" if kept else ""
     say(f"{dataset.category}: {pluralize(len(dataset.train), 'good picture')}{others}")
     say(Detail(f"folders: {dataset.layout} layout"))
-    for line in training_remarks(dataset, group):
+    for line in training_remarks(dataset, args.group):
         say(line)
     is_told = old is not None or args.align or args.several or args.channels
     for one in [] if is_told or args.auto else advise_before(dataset):  # a search asks it, too
@@ -193,7 +200,7 @@ def fit_model(
         raise InputError(text) from None
     choice = Choice.from_facts(predictor.manifest.facts)
     for one in [] if is_told or choice is None else advise_untried(choice, dataset):
-        say(f"next: {one.line()}")
+        say(common.next_step(one))
     return predictor
 
 
@@ -266,13 +273,17 @@ def only_category(root: str) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
+def _good_pictures(dataset: Dataset) -> list[Path]:
+    return [item.path for item in (*dataset.train, *dataset.validation)]
+
+
 def training_remarks(dataset: Dataset, group: str | None) -> Iterator[str]:
     """Yields remarks on the training pictures, by their names. InputError: `group` matches no name."""
     from flawscope.datasets.dataset import group_warning
     from flawscope.datasets.mask_remarks import picture_remarks
     from flawscope.pictures.listing import COMPANION_SUFFIXES, masks_in, not_pictures_in
 
-    paths = [item.path for item in (*dataset.train, *dataset.validation)]
+    paths = _good_pictures(dataset)
     if not paths:
         return
     if found := group_warning(paths, group):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,16 +48,17 @@ def fit(args: argparse.Namespace) -> int:
             for call in calls.values()
         ]
         router_file.check_same_parts([*new, *(one.manifest.facts.get("part") for one in products.values())])
-    folder.mkdir(exist_ok=True)
-    for name, call in calls.items():
-        if call.update:
-            model_file.write(products[name], call.update)
     kind = "product" if pattern is None else "view"
-    outcomes = fit_several.fit_each(args, calls, str(folder), kind)
+    with _kept_models(folder):
+        for name, call in calls.items():
+            if call.update:
+                model_file.write(products[name], call.update)
+        outcomes = fit_several.fit_each(args, calls, str(folder), kind)
     rows = [(name, *one.figures) for name, one in outcomes.items()]
     say(common.format_table(rows, (kind, *fit_several.HEADER)))
     if any(one.failed for one in outcomes.values()):
-        common.say(f"{out} is not written: --resume keeps the other models, which are in {folder}")
+        kept = f": --resume keeps the other models, which are in {folder}" if folder.exists() else ""
+        common.say(f"{out} is not written{kept}")
         return fit_several.exit_code(outcomes)
     products |= {name: model_file.read(call.out) for name, call in calls.items()}
 
@@ -69,6 +71,17 @@ def fit(args: argparse.Namespace) -> int:
         say(parts.promise())
     say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB), of {pluralize(len(products), kind)}")
     return fit_several.exit_code(outcomes) or questions.report(out, args.update)
+
+
+@contextmanager
+def _kept_models(folder: Path) -> Iterator[None]:
+    """Makes the folder that keeps models until all are there, and removes it where it keeps none."""
+    folder.mkdir(exist_ok=True)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # it is not empty
+            folder.rmdir()
 
 
 def _call(
@@ -84,11 +97,12 @@ def _call(
 def _product_calls(args: argparse.Namespace, old: RouterArtefact | None, folder: Path) -> Calls:
     """The call that fits each product: all categories, unless `--category` names them."""
     from flawscope.datasets import find_categories
+    from flawscope.datasets.layouts import present_categories
 
     if common.asks_several(args):
         names = common.selected_categories(args)
     elif args.category:
-        names = (args.category,)
+        names = present_categories(args.data, args.category, "--category")
     else:
         names = tuple(find_categories(args.data))
         if not names or (args.update and len(names) > 1):
@@ -121,7 +135,7 @@ def _view_calls(
         seed = registry.configure(registry.method(settings.method), settings.preset, settings.settings).seed
     else:
         seed, _ = common.seed_and_group(next(iter(old.products.values())).manifest)
-    dataset = open_dataset(args.data, args.category, seed=seed, group=pattern.part, good=args.good)
+    dataset = open_dataset(args.data, args.category, seed=seed, group=pattern.part_key, good=args.good)
     pattern.part_numbers(dataset.relative(item.path) for item in (*dataset.train, *dataset.validation))
     views = fit_one.split_by_view(dataset, pattern, "train", "validation")
     own = {"category": args.category, "part": None, "view": None, "group": pattern.part}

@@ -93,21 +93,27 @@ def near_copies(
         bank = np.flatnonzero([one.split != "test" for one in once])
         compared = compare_pictures([one.look for one in once if one.look is not None], bank)
         for numbers in clusters(compared.copies):
-            if len({once[k].split for k in numbers}) > 1:
+            if _are_apart(dataset, [once[k] for k in numbers]):
                 found.append(_copies_finding(dataset, [once[k] for k in numbers], near=True))
     return found, parts
+
+
+def _are_apart(dataset: Dataset, group: Sequence[CheckedPicture]) -> bool:
+    """Whether pictures lie in several splits. A split that the program draws itself is nobody's fault: good
+    pictures that are nearly the same as learnt ones are not tested with (`evaluation.unlearnt`)."""
+    if dataset.drawn_split and not any(one.item.anomalous for one in group):
+        return False
+    return len({one.split for one in group}) > 1
 
 
 def _copies_finding(dataset: Dataset, group: Sequence[CheckedPicture], *, near: bool) -> Finding:
     """Finding of pictures that are (nearly) the same: the first is its subject, the others are named."""
     splits = list(dict.fromkeys(one.split for one in group))
     among = [f"among those {SPLIT_WORDS[split]}" for split in splits]
-    place = among[0] if dataset.test else "in the folder"  # good pictures alone have no splits
-    if len(splits) > 1 and near and dataset.drawn_split and not any(one.item.anomalous for one in group):
-        severity, code = "note", "nearly-in-two-splits"
-        message = f"nearly the same picture is {' and '.join(among)}"
-        remedy = "it says little about new parts; --group keeps parts together that names tell"
-    elif len(splits) > 1 and near:
+    are_apart = _are_apart(dataset, group)
+    # good pictures alone have no splits
+    place = among[0] if dataset.test and len(splits) == 1 else "in the folder"
+    if are_apart and near:
         severity, code = "warning", "nearly-in-two-splits"
         message = f"nearly the same picture is {' and '.join(among)}"
         remedy = "keep pictures of one part together"
@@ -115,7 +121,7 @@ def _copies_finding(dataset: Dataset, group: Sequence[CheckedPicture], *, near: 
         severity, code = "note", "nearly-copy"
         message = f"{pluralize(len(group), 'picture')} {place} are nearly the same"
         remedy = "if they show one part, keep one of them or group them for calibration"
-    elif len(splits) > 1:
+    elif are_apart and not dataset.drawn_split:
         severity, code = "error", "in-two-splits"
         message = f"the same picture is {' and '.join(among)}"
         remedy = "remove it from one of them, or every figure is too good"

@@ -15,10 +15,10 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from flawscope.datasets.masks import GroundTruth, Mask
-from flawscope.errors import InputError
+from flawscope.errors import InputError, join_names
 from flawscope.pictures.folder_words import SPLITS, split_said
 from flawscope.pictures.listing import known_formats, natural_key
-from flawscope.pictures.units import PartKey, compile_group, group_numbers, name_parts
+from flawscope.pictures.units import PartKey, PartReader, group_numbers, group_reader, name_parts
 
 
 @dataclass(frozen=True)
@@ -107,11 +107,11 @@ def split_of(folders: Iterable[str]) -> str | None:
 
 class SplitSettings(NamedTuple):
     """Settings that split a data set without a split of its own. share: of the good pictures, for testing.
-    group: regular expression on their names, as `group_numbers` takes it; it need not match here."""
+    part_of: tells parts by their names, which stay whole; None: names tell none."""
 
     seed: int
     share: float
-    group: str | None
+    part_of: PartReader | None
 
 
 def split_dataset(
@@ -143,10 +143,9 @@ def split_dataset(
         }
         learnt, apart, tested = good_of.values()
         return Dataset(root, category_of(root), layout, (*learnt,), (*tested, *bad), (*apart,))
-    expression = compile_group(settings.group)
     common = os.path.commonpath([path.parent for path in paths])  # names as fitting groups them
     names = [path.relative_to(good).as_posix() for path in paths]
-    parts = name_parts([path.relative_to(common).as_posix() for path in paths], expression)
+    parts = name_parts([path.relative_to(common).as_posix() for path in paths], settings.part_of)
     held = held_out(names, settings.share, settings.seed, parts)
     kind = "good" if good == root else good.name
     items = [Item(path, kind, False) for path in paths]
@@ -190,13 +189,22 @@ def held_out(names: Sequence[str], share: float, seed: int, parts: Sequence[Part
 
 
 def group_warning(paths: Sequence[Path], pattern: str | None) -> str:
-    """Warns of a pattern that says nothing about the files: it matches the same text in all names, or a
-    different text in each. Empty where there is nothing to say. InputError: as `group_numbers`."""
-    if pattern is None or len(paths) < 2:
+    """Warns of a pattern that says nothing about the files: it matches the same text in all names, a
+    different text in each, or nothing in some. Empty where there is nothing to say.
+    InputError: as `group_numbers`."""
+    part_of = group_reader(pattern)
+    if part_of is None or len(paths) < 2:
         return ""
     common = os.path.commonpath([path.parent for path in paths])
-    numbers = group_numbers([path.relative_to(common).as_posix() for path in paths], pattern)
+    names = [path.relative_to(common).as_posix() for path in paths]
+    numbers = group_numbers(names, pattern)
     given, example = f"--group '{pattern}'", paths[0].name
+    without = [name for name in names if part_of(name) is None]
+    if without:
+        return (
+            f"{given} matches {len(names) - len(without)} of {len(names)} names, and nothing in "
+            f"{join_names(without, 3)}: each of these counts as a part"
+        )
     if len(set(numbers)) == 1:
         return f"{given} matches the same text in all names, such as {example}: all count as one part"
     if len(set(numbers)) == len(numbers):

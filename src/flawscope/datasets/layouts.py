@@ -33,7 +33,7 @@ from flawscope.pictures.decoding import is_picture
 from flawscope.pictures.folder_words import GOOD, Said, read_side_by_side, split_said
 from flawscope.pictures.listing import known_formats, list_entries, subfolder, subfolders, walk_files
 from flawscope.pictures.mask_files import fold, is_mask_folder
-from flawscope.pictures.units import compile_group
+from flawscope.pictures.units import PartReader, group_reader
 
 # MVTec AD's categories in the usual order
 TEXTURES = ("carpet", "grid", "leather", "tile", "wood")
@@ -65,7 +65,7 @@ def open_dataset(
     *,
     seed: int = 0,
     test_share: float = 0.2,
-    group: str | None = None,
+    group: str | PartReader | None = None,
     good: str | None = None,
 ) -> Dataset:
     """Opens the data set in `root`, or its one `category`.
@@ -78,7 +78,7 @@ def open_dataset(
 
     Where the layout fixes no split, `test_share` of the good pictures are held out for testing by a seeded
     hash of their names (`dataset.held_out`). `group` is a regular expression on names: pictures for which it
-    matches the same text show one part and stay together.
+    matches the same text show one part and stay together. Or it is a function that tells the part by a name.
 
     What nobody knows is a question: folders by their names, and pictures by their own, by lists and by labels
     of whole pictures. `good` answers it: the names of the folders of good pictures, with commas, `.` for
@@ -90,10 +90,11 @@ def open_dataset(
     """
     if not 0 <= test_share < 1:
         raise InputError(f"test share {test_share}: must be at least 0 and below 1; 0.2 is usual")
-    compile_group(group)  # a bad pattern is reported whatever the layout
+    # a bad pattern is reported whatever the layout
+    part_of = group_reader(group) if group is None or isinstance(group, str) else group
     folder = _choose_category(_review_folder(_require_entries(root)), category, good)
     found = _layout_of(folder) or "bare"
-    settings = SplitSettings(seed, test_share, group)
+    settings = SplitSettings(seed, test_share, part_of)
     if good is not None:
         if found not in ("folder", "bare", *_MVTEC_LIKE):
             raise InputError(f"{folder}: the {found} layout says which pictures are good; leave --good out")

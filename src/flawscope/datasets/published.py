@@ -20,6 +20,7 @@ from flawscope.datasets.dataset import Dataset, Item, SplitSettings, category_of
 from flawscope.datasets.masks import GroundTruth
 from flawscope.errors import InputError, message_with_type
 from flawscope.pictures.listing import natural_key, picture_files_in, pictures_in, subfolder, subfolders
+from flawscope.pictures.units import group_reader
 
 SATURATION_FILE = "defects_config.json"  # of MVTec LOCO, in a category's folder
 VISA_TABLE = Path("split_csv", "1cls.csv")
@@ -81,7 +82,7 @@ def open_realiad(root: Path, settings: SplitSettings) -> Dataset:
         if path != mask:  # masks are the PNG files
             kind = path.relative_to(root / "NG").parts[0]
             bad.append(Item(path, kind, True, (mask,) if mask.is_file() else ()))
-    whole_parts = settings._replace(group=settings.group or SPECIMEN_FOLDER.pattern)
+    whole_parts = settings._replace(part_of=settings.part_of or group_reader(SPECIMEN_FOLDER.pattern))
     good = root / "OK"
     return split_dataset(root, "realiad", good, pictures_in(good), bad, whole_parts)
 

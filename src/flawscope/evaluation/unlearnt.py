@@ -2,43 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
+import numpy as np
+
 from flawscope import Predictor
-from flawscope.datasets import Dataset
+from flawscope.artefact.parts import stored_part_reader
+from flawscope.datasets import Dataset, Item
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import pixel_hash
 from flawscope.pictures.listing import relative_names
-from flawscope.pictures.units import compile_group, part_key
+from flawscope.pictures.near_duplicates import Look, near_duplicates
 from flawscope.progress import ProgressCallback, ignore_progress
 
 
 def with_unlearnt(
     predictor: Predictor, dataset: Dataset, learnt: Collection[str], step: ProgressCallback = ignore_progress
 ) -> Dataset:
-    """Moves the training pictures that were not learnt from to the test pictures, where the split was drawn.
-    The draw keeps some back from a model of the others; from a model of other pictures none need be kept.
+    """Makes the test pictures those that show no part that was learnt from, where the split was drawn.
 
-    Pictures of a part that was learnt from (`--group`) stay where they are.
+    Training pictures that were not learnt from are tested, too: the draw keeps some back from a model of the
+    others, and from a model of other pictures none need be kept. Pictures of a part that was learnt from are
+    not tested: of one that names tell (`--group`, `--part`), and good ones that are nearly the same as a
+    picture learnt from, wherever the draw put them.
 
     Args:
         learnt: hashes (`decoding.pixel_hash`) of the pictures that were learnt from.
     """
     if not dataset.drawn_split:
         return dataset
-    pattern = compile_group(predictor.manifest.facts.get("group"))
-    names = relative_names([item.path for item in dataset.train])
-    parts = {
-        item: part_key(name, pattern) or item.path for item, name in zip(dataset.train, names, strict=True)
-    }
-    read, learnt_parts = predictor.manifest.preprocess.decode, set[object]()
-    for done, (item, part) in enumerate(parts.items(), start=1):
+    good = [*dataset.train, *(item for item in dataset.test if not item.anomalous)]
+    preprocess, looks = predictor.manifest.preprocess, dict[Item, Look]()
+    were_learnt = set[Item]()
+    for done, item in enumerate(good, start=1):
         with suppress(InputError, MemoryError):  # told when it is judged
-            if pixel_hash(read(item.path)) in learnt:
-                learnt_parts.add(part)
-        step("pictures learnt from", done, len(parts))
-    train = tuple(item for item, part in parts.items() if part in learnt_parts)
-    fresh = tuple(item for item, part in parts.items() if part not in learnt_parts)
-    return replace(dataset, train=train, test=(*dataset.test, *fresh), drawn_split=False)
+            pixels = preprocess.decode(item.path)
+            channels = preprocess.channels
+            looks[item] = Look.of(pixels if channels is None else next(channels.split(pixels)))
+            if pixel_hash(pixels) in learnt:
+                were_learnt.add(item)
+        step("pictures learnt from", done, len(good))
+    shown = _of_learnt_parts(predictor, dataset.train, were_learnt)
+    shown |= _near_copies(looks, were_learnt | shown)
+    train = tuple(item for item in good if item in shown)
+    fresh = tuple(item for item in dataset.train if item not in shown)
+    tested = tuple(item for item in dataset.test if item not in shown)
+    return replace(dataset, train=train, test=(*tested, *fresh), drawn_split=False)
+
+
+def _of_learnt_parts(predictor: Predictor, train: Sequence[Item], were_learnt: Collection[Item]) -> set[Item]:
+    """Training pictures that show a part of which some were learnt, as names tell parts."""
+    part_of = stored_part_reader(predictor.manifest)
+    parts = dict[Item, object]()
+    for item, name in zip(train, relative_names([one.path for one in train]), strict=True):
+        told = None if part_of is None else part_of(name)
+        parts[item] = told or item.path
+    learnt_parts = {part for item, part in parts.items() if item in were_learnt}
+    return {item for item, part in parts.items() if part in learnt_parts}
+
+
+def _near_copies(looks: Mapping[Item, Look], learnt: Collection[Item]) -> set[Item]:
+    """Pictures that are nearly the same as one that was learnt from."""
+    known = [item for item in looks if item in learnt]
+    others = [item for item in looks if item not in learnt]
+    every = [*known, *others]
+    pairs = near_duplicates([looks[item] for item in every], np.arange(len(known)))
+    return {every[j] for i, j, _ in pairs if i < len(known) <= j}

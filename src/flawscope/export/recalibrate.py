@@ -24,7 +24,7 @@ from flawscope.artefact.certificate import (
     certify_reduced,
     difference_scales,
 )
-from flawscope.artefact.model_file import Artefact, unpack_images
+from flawscope.artefact.model_file import Artefact, Manifest, unpack_images
 from flawscope.artefact.parts import stored_part_reader
 from flawscope.calibration.goods import calibrate, scored
 from flawscope.calibration.outliers import odd, settle
@@ -39,8 +39,8 @@ from flawscope.pictures.listing import relative_names
 from flawscope.pictures.table import CALIBRATE, DUPLICATE, Picture, PictureTable, learnt_units
 from flawscope.pictures.units import units_of
 from flawscope.predictor import Predictor
-from flawscope.predictor.recalibration import JudgedPictures, judge_good
-from flawscope.progress import ProgressCallback, ignore_progress
+from flawscope.predictor.scoring import Answers, Lights, RunOf, SessionPictures, score
+from flawscope.progress import ProgressCallback
 from flawscope.runtime import Run, Session
 from flawscope.runtime.torch import TorchSession
 
@@ -155,19 +155,26 @@ def recalibrate(
     manifest, before = artefact.manifest, artefact.manifest.calibration
     lit = manifest.preprocess.normalization is not None
     asked = _rows_to_judge(pictures, step)
-    judged, trained = _judge_both(reduced, pictures, asked, step)
-    if not judged.pictures:
+    learnt = {*learnt_units(manifest.pictures).values()}
+    tensors = {name: torch.from_numpy(one) for name, one in artefact.tensors.items() if name != "samples"}
+    models = _BothModels(
+        reduced, artefact, asked.pictures, LeaveOut(reduced.trained.model, learnt, tensors), step
+    )
+    run_of = _leave_out_learnt(manifest, _ReducedLeaveOut(reduced, learnt, tensors))
+    judged = score(models, asked.rows, run_of, manifest.preprocess.lights[:1])
+    pictures.failures.extend(judged.answers.failures.values())
+    if not judged.rows:
         if lit:
             raise InputError("in other light only good pictures of the fit can be calibrated on: give those")
         raise InputError(
             f"none of the pictures can calibrate {reduced.precision}: the model was fitted on them and "
             "cannot leave them out, or they cannot be read; give good pictures that it has not seen"
         )
-    rows = _merge_rows(manifest.pictures, judged.fill(asked.rows))
+    rows = _merge_rows(manifest.pictures, judged.rows)
     known = {row.hash for row in manifest.pictures if row.learnt}
-    fresh = [row.hash for row in judged.fill(asked.rows).values() if row.hash not in known]
+    fresh = [row.hash for row in judged.rows.values() if row.hash not in known]
     notes = list[str]()
-    method = "held out" if len(fresh) == len(judged.pictures) and not lit else before.method
+    method = "held out" if len(fresh) == len(judged.rows) and not lit else before.method
     how = {"method": method, "runtime": session.runtime, "precision": reduced.precision}
     calibration = calibrate(rows, **before.to_dict() | how)
     defects = DefectScores.from_facts(manifest.facts)
@@ -178,7 +185,7 @@ def recalibrate(
         notes, questions = settle(odd(rows, calibration, defects, fresh))
     now, then = (
         np.array([one.values[0] for one in several.values() if not one.is_lost]).T
-        for several in (judged.pictures, trained.pictures)
+        for several in (judged.answers.pictures, models.trained.pictures)
     )
     changed = int(np.count_nonzero(calibration.is_anomalous(now[0]) != before.is_anomalous(then[0])))
     (scores, maps), defective = run_one_by_one(session, shown), with_defects(shown)
@@ -190,7 +197,7 @@ def recalibrate(
         errors = np.abs(run_one_by_one(one, defective)[0].astype(np.float64) - expected)
         errors /= difference_scales(before.scores, before.score_threshold, expected)
         certificates.append(replace(found, simulated=float(np.nan_to_num(errors, nan=np.inf).max())))
-    said = (*manifest.notes, _describe(len(judged.pictures), len(fresh), reduced), *notes)
+    said = (*manifest.notes, _describe(len(judged.rows), len(fresh), reduced), *notes)
     manifest = replace(manifest, calibration=calibration, pictures=rows, notes=said).asking(*questions)
     return _update_samples(replace(artefact, manifest=manifest), session), certificates
 
@@ -254,39 +261,51 @@ def _merge_rows(known: Sequence[Picture], judged: Mapping[int, Picture]) -> tupl
     return (*rows, *now.values())
 
 
-def _judge_both(
-    reduced: ReducedModel, pictures: ExportPictures, asked: PictureTable, step: ProgressCallback
-) -> tuple[JudgedPictures, JudgedPictures]:
-    """The pictures that can be used, as the reduced and as the trained model judge them. Of one that was
-    learnt from, the trained model's answer is that of the fit, and the difference is the same."""
-    artefact = pictures.artefact
-    manifest = artefact.manifest
-    known = {row.hash: row for row in scored(manifest.pictures)}
+@dataclass
+class _BothModels:
+    """Pictures of an export, as the reduced and as the trained model answer on them. Of one that was learnt
+    from, the trained model's answer is that of the fit, and the difference is the same.
+
+    trained: the trained model's answers, once they were asked for.
+    """
+
+    reduced: ReducedModel
+    artefact: Artefact
+    pictures: DecodedPictures
+    leave_out: LeaveOut
+    step: ProgressCallback
+    trained: Answers = field(default_factory=Answers)
+
+    def answers(self, rows: Mapping[int, Picture], run_of: RunOf, lights: Lights) -> Answers:
+        manifest = self.artefact.manifest
+        lit = manifest.preprocess.normalization is not None
+        known = {row.hash: row for row in scored(manifest.pictures)}
+        reduced, trained = (
+            Predictor(self.artefact, one) for one in (self.reduced.sessions[0], self.reduced.trained)
+        )
+        new = SessionPictures(reduced, self.pictures, self.step).answers(rows, run_of, lights)
+        left_out = _leave_out_learnt(manifest, self.leave_out)
+        old = self.trained = SessionPictures(trained, self.pictures).answers(rows, left_out, lights)
+        for number, now in new.pictures.items():
+            row, then = known.get(rows[number].hash), old.pictures[number]
+            if row is not None and (row.learnt or lit):
+                moved = np.array([row.score, row.maximum], np.float64) - then.values[0, :2]
+                now.values[0, :2] += moved
+                then.values[0, :2] += moved
+        return new
+
+
+def _leave_out_learnt(manifest: Manifest, leave_out: LeaveOut) -> RunOf:
+    """Returns what gives a picture that was learnt from the run without its part."""
+    known = {row.hash for row in scored(manifest.pictures)}
     lit = manifest.preprocess.normalization is not None
-    tensors = {name: torch.from_numpy(one) for name, one in artefact.tensors.items() if name != "samples"}
-    learnt = {*learnt_units(manifest.pictures).values()}
 
-    def judged(session: Session, leave_out: LeaveOut, step: ProgressCallback) -> JudgedPictures:
-        def run_of(row: Picture, run: Run) -> Run:
-            if (
-                lit and row.hash not in known
-            ):  # what a picture scores in other light is known from the fit alone
-                raise ExcludedPictureError("it was not learnt from")
-            return leave_out.run(row.unit) if row.unit in learnt else run
+    def run_of(row: Picture) -> Run | None:
+        if lit and row.hash not in known:  # what a picture scores in other light is known from the fit alone
+            raise ExcludedPictureError("it was not learnt from")
+        return leave_out.run(row.unit) if row.unit in leave_out.learnt else None
 
-        model = Predictor(artefact, session)
-        return judge_good(model, asked.pictures, asked.rows, run_of=run_of, lights=(), step=step)
-
-    new = judged(reduced.sessions[0], _ReducedLeaveOut(reduced, learnt, tensors), step)
-    old = judged(reduced.trained, LeaveOut(reduced.trained.model, learnt, tensors), ignore_progress)
-    pictures.failures.extend(new.failures.values())
-    for number, now in new.pictures.items():
-        row, then = known.get(asked.rows[number].hash), old.pictures[number]
-        if row is not None and (row.learnt or lit):
-            moved = np.array([row.score, row.maximum], np.float64) - then.values[0, :2]
-            now.values[0, :2] += moved
-            then.values[0, :2] += moved
-    return new, old
+    return run_of
 
 
 class _ReducedLeaveOut(LeaveOut):

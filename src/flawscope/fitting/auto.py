@@ -30,6 +30,7 @@ from flawscope.artefact.tried import (
     surely_better,
 )
 from flawscope.artefact.tried import Choice as Choice
+from flawscope.calibration.parts import name_reader
 from flawscope.calibration.streams import Stream
 from flawscope.datasets import Dataset, open_dataset
 from flawscope.datasets.seen_defects import choose_seen
@@ -112,7 +113,7 @@ def fit_auto(
     clock = SearchTime(60 * minutes)
     _check_networks(options)
     if isinstance(images, str | os.PathLike):
-        group = options.get("group") or options.get("part")
+        group = name_reader(options.get("group"), options.get("part"), options.get("view"))
         seed = int(options.get("seed") or 0)
         images = open_dataset(images, options.get("category"), seed=seed, group=group)
     made = None  # the model of the earlier search, which need not be fitted again

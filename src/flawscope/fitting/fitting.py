@@ -24,7 +24,7 @@ from flawscope.artefact.model_file import (
     package_versions,
     unpack_images,
 )
-from flawscope.artefact.parts import PART, parts_of_rows, stored_part_pattern
+from flawscope.artefact.parts import PART, parts_of_rows, stored_part_pattern, stored_part_reader
 from flawscope.calibration.goods import calibrate
 from flawscope.calibration.outliers import SUSPECTS, Odd, list_suspects, odd, settle
 from flawscope.calibration.power import SIMULATED_DEFECTS, DefectScores
@@ -177,15 +177,15 @@ def partial_fit(
     method = registry.method(old.manifest.method)
     if not method.extends:
         raise InputError(f"{method.name} cannot be extended: fit anew with all pictures")
-    parts = group or old.manifest.facts.get("group")  # by which its data set is split
+    known_parts = group_reader(group) or stored_part_reader(old.manifest)
     if isinstance(images, str | os.PathLike):
         seed = method.parse_stored(old.manifest.config).seed
-        images = open_dataset(os.fspath(images), seed=seed, group=parts)
+        images = open_dataset(os.fspath(images), seed=seed, group=known_parts)
     sources, _, _ = split_sources(images, None)
     own_names = picture_names(sources, names)
     pattern = stored_part_pattern(old.manifest)
     if pattern is None and group is None:
-        part_of = group_reader(parts)  # new pictures may be named otherwise
+        part_of = known_parts  # new pictures may be named otherwise
     else:
         part_of = part_reader(own_names, group, pattern)
     channels = old.manifest.preprocess.channels
@@ -198,7 +198,7 @@ def partial_fit(
         old,
         table,
         own_names,
-        group=parts,
+        group=group or old.manifest.facts.get("group"),
         remarks=units.remarks,
         device=device,
         check=check,

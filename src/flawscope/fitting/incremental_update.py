@@ -12,9 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from flawscope.artefact.model_file import Artefact
-from flawscope.artefact.parts import parts_of_model
+from flawscope.artefact.parts import parts_of_model, stored_part_reader
 from flawscope.calibration.defect_like import Strength, defect_like
 from flawscope.calibration.outliers import LIKE_DEFECTS, SUSPECTS, Suspect, odd_looks, refuse
+from flawscope.calibration.parts import name_reader
 from flawscope.calibration.promise import judge_pictures
 from flawscope.datasets import Dataset, find_categories, open_dataset
 from flawscope.datasets.layouts import confirmed_good
@@ -44,7 +45,7 @@ from flawscope.fitting.updated_models import (
 from flawscope.methods import registry
 from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.listing import relative_names
-from flawscope.pictures.units import check_group
+from flawscope.pictures.units import check_group, group_reader
 from flawscope.predictor import Predictor, fitted_artefact, open_fitted
 from flawscope.predictor.decoded_pictures import predict_decoded
 from flawscope.progress import ProgressCallback, Say, discard, ignore_progress
@@ -116,8 +117,8 @@ def extend(
         raise InputError(f"{method.name} cannot be extended: fit anew with all pictures")
     if isinstance(images, str | os.PathLike):
         seed = method.parse_stored(old.manifest.config).seed
-        pattern = group or old.manifest.facts.get("group")
-        images = open_dataset(os.fspath(images), category, seed=seed, group=pattern)
+        part_of = group_reader(group) or stored_part_reader(old.manifest)
+        images = open_dataset(os.fspath(images), category, seed=seed, group=part_of)
     twice: set[Path] = set()
     if isinstance(images, Dataset):
         if fair and images.reviewed:
@@ -412,6 +413,6 @@ def open_fitted_dataset(folder: str | os.PathLike[str], old: Artefact) -> Datase
     name by now. InputError where it has no good pictures."""
     reading = stored_reading(old)
     category = reading.category if reading.category in find_categories(folder) else None
-    group = reading.group or reading.part
+    group = name_reader(reading.group, reading.part, reading.view)
     found = open_dataset(os.fspath(folder), category, seed=stored_settings(old).seed, group=group)
     return replace(found, category=old.manifest.category)

@@ -16,21 +16,22 @@ them promise is promised, k/(n + 1) in every light, and the calibration counts t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from flawscope.calibration import by_group, min_calibration_size
-from flawscope.calibration.goods import LOST, Values, judge, worst
+from flawscope.calibration.goods import LOST, Values, worst
 from flawscope.calibration.streams import Stream
 from flawscope.errors import ExcludedPictureError, InputError
 from flawscope.fitting.training_views import TrainingViews
 from flawscope.methods.detector import BATCH
-from flawscope.methods.task import Fitted, LeaveOut, Task
+from flawscope.methods.task import Fitted, LeaveOut, LeftOutRun, Task
 from flawscope.methods.threads import workers
 from flawscope.pictures.table import CALIBRATION, TRAIN, Picture
+from flawscope.predictor.scoring import Answer, Answers, RunOf, score
 from flawscope.progress import ProgressCounter
 from flawscope.views.light import Light, within_range
 from flawscope.views.tiles import Fusion, TileSummary
@@ -67,39 +68,31 @@ def judge_fit(leave_out: LeaveOut, view_fit: Fitted, views: TrainingViews, task:
     """
     fitted, how, seed = views.to_pictures(view_fit), views.reader.preprocess, leave_out.model.config.seed
     fusion = None if task.old is None else task.old.manifest.fusion
-    judging, held_out = _Judging(leave_out, views, task, fusion), {*fitted.scored}
+    judging, held_out = FitPictures(leave_out, views, task, fitted.scored, fusion), {*fitted.scored}
     if how.tile is not None and view_fit.promised and not views.are_pictures:
         learnt = set(fitted.scored) <= set(fitted.used)  # then any of them can be left out
         right = [i for i in (fitted.used if learnt else fitted.scored) if i not in views.wrong]
-        some = _draw_tiled(views, right, seed)
-        fitted.scored = judging.in_tiles(some)
+        fitted.scored = judging.known = judging.in_tiles(_draw_tiled(views, right, seed))
     elif how.tile is not None:
         judging.fusion = fusion or Fusion(judging.score_kind)
     if not fitted.scored:
         raise InputError("no good picture has all its parts calibrated on: give fewer pictures")
-    pictures, lights = [*fitted.scored], how.lights[1:]
-    judged = judging.in_lights(fitted, lights)
-    counted = [i for i in pictures if i in judged]
+    counted = _draw_for_lights(fitted, task, len(how.lights) - 1, seed)
     # not drawn, but known
-    fitted.held["reserve"] = sorted((held_out | {*pictures}) - {*counted} - {*fitted.used})
+    fitted.held["reserve"] = sorted((held_out | {*fitted.scored}) - {*counted} - {*fitted.used})
     plain = _rows(fitted, views, task)
-    own, every = (
-        np.array([values[i] for i in counted]).reshape(len(counted), -1, 3)
-        for values in (fitted.scored, judged)
-    )
-    rows, unlit = (
-        plain | dict(zip(counted, judge([plain[i] for i in counted], values), strict=True))
-        for values in (every, own)
-    )
+    lost = [i for i in _count_lost(views, len(counted)) if i in plain]
+    asked = {i: plain[i] for i in (*counted, *lost)}
+    scored = score(judging, asked, lambda row: leave_out.run(row.unit), how.lights)
+    _check_lights(scored.answers, counted, how.lights, views.reader.failures, fitted.notes)
     rng = Stream.CARRIERS.rng(seed)
     carriers = {
         i if views.are_pictures else int(rng.choice(views.carriers(i))): i
         for i in counted
-        if rows[i].score is not None
+        if scored.rows[i].score is not None
     }
-    lost = {i: replace(plain[i], counted=True) for i in _count_lost(views, len(counted)) if i in plain}
-    rows, unlit = rows | lost, unlit | lost
-    said = f"{fitted.how}{within_range(how.normalization) if lights else ''}"
+    said = f"{fitted.how}{within_range(how.normalization) if how.lights[1:] else ''}"
+    rows, unlit = plain | scored.rows, plain | scored.unlit
     return JudgedFit(fitted, rows, unlit, carriers, judging.fusion, said)
 
 
@@ -142,16 +135,60 @@ def _draw_tiled(views: TrainingViews, pictures: Sequence[int], seed: int) -> lis
     return sorted(np.random.default_rng(seed).choice(pictures, most, replace=False).tolist())
 
 
-@dataclass
-class _Judging:
-    """Judges pictures by a model that has not learnt from them.
+def _draw_for_lights(fitted: Fitted, task: Task, lights: int, seed: int) -> list[int]:
+    """Numbers of the pictures that decide the threshold: all with scores, or of many some, which are judged
+    in each of so many further lights."""
+    pictures = [*fitted.scored]
+    if not lights:
+        return pictures
+    drawn = draw_pictures(pictures, task.groups, len(fitted.used), lights, task.rate, seed)
+    if len(drawn) < len(pictures):
+        fitted.notes.append(
+            f"calibrated in each light on {len(drawn)} of {task.pluralize(len(pictures), 'good')}, "
+            "drawn at random: the false-alarm rate is promised by these"
+        )
+    return drawn
 
-    task: of the pictures. fusion: of tiles, once it is known.
+
+def _check_lights(
+    answers: Answers,
+    drawn: Sequence[int],
+    lights: Sequence[Light],
+    failures: Mapping[int, str],
+    notes: list[str],
+) -> None:
+    """Adds a note where one light alone decides the threshold. InputError: a picture cannot be read any more,
+    or the parts of all are lost in some light."""
+    if not lights[1:]:
+        return
+    lost = [i for i in drawn if answers.pictures[i].is_lost]
+    if not set(lost) <= set(failures):
+        raise InputError("a good picture cannot be read any more: fit anew")
+    if len(lost) == len(drawn):
+        raise InputError(f"{failures[drawn[0]]}: fit with a smaller --light, or without --align")
+    scores = np.array([answers.pictures[i].values[:, 0] for i in drawn if i not in lost])
+    middles = np.median(scores, axis=0)
+    if middles.max() > scores[:, 0].max():
+        worst_light = lights[int(middles.argmax())].name
+        notes.append(
+            f"with {worst_light} most good pictures score above all of those in their own light, and "
+            "that decides the threshold: where they are clipped at white, expose them less, or give a "
+            "smaller --light"
+        )
+
+
+@dataclass
+class FitPictures:
+    """Pictures of a fit, and its model, which leaves them out.
+
+    task: of the pictures. known: values in their own light that the fit has found, which had the others'
+    features at hand. fusion: of tiles, once it is known.
     """
 
     leave_out: LeaveOut
     views: TrainingViews
     task: Task
+    known: Mapping[int, Values]
     fusion: Fusion | None
 
     @property
@@ -160,51 +197,43 @@ class _Judging:
 
     def in_tiles(self, pictures: Sequence[int]) -> dict[int, Values]:
         """Values of the pictures that can be read; finds the fusion, unless an earlier fit has."""
-        summaries = self._summarise(pictures, [], "calibration")
+
+        def run_of(picture: int) -> LeftOutRun:
+            return self.leave_out.run(self.task.groups[picture])
+
+        summaries = self._summarise(pictures, run_of, [], "calibration")
         found = {i: of[0] for i, of in zip(pictures, summaries, strict=True) if of[0]}
         if self.fusion is None:
             self.fusion = fit_fusion(self.score_kind, [one for frames in found.values() for one in frames])
         return {i: self._values(frames) for i, frames in found.items()}
 
-    def in_lights(self, fitted: Fitted, lights: Sequence[Light]) -> dict[int, list[Values]]:
-        """Values in each light, their own first, of the pictures with scores; in lights of some of them."""
-        pictures, failures = [*fitted.scored], self.views.reader.failures
-        if not lights:
-            return {i: [fitted.scored[i]] for i in pictures}
-        seed, groups = self.leave_out.model.config.seed, self.task.groups
-        drawn = draw_pictures(pictures, groups, len(fitted.used), len(lights), self.task.rate, seed)
-        if len(drawn) < len(pictures):
-            fitted.notes.append(
-                f"calibrated in each light on {len(drawn)} of {self.task.pluralize(len(pictures), 'good')}, "
-                "drawn at random: the false-alarm rate is promised by these"
-            )
-        summaries = self._summarise(drawn, lights, "calibration in each light")
-        values = {
-            i: [fitted.scored[i], *(self._values(one) if one else LOST for one in of)]
-            for i, of in zip(drawn, summaries, strict=True)
-        }
-        lost = [i for i, of in values.items() if any(one.is_lost for one in of)]
-        if not set(lost) <= set(failures):
-            raise InputError("a good picture cannot be read any more: fit anew")
-        if len(lost) == len(drawn):
-            raise InputError(f"{failures[drawn[0]]}: fit with a smaller --light, or without --align")
-        scores = np.array([[one.score for one in of] for i, of in values.items() if i not in lost])
-        middles = np.median(scores, axis=0)
-        if middles.max() > scores[:, 0].max():
-            worst_light = lights[int(middles.argmax()) - 1].name
-            fitted.notes.append(
-                f"with {worst_light} most good pictures score above all of those in their own light, and "
-                "that decides the threshold: where they are clipped at white, expose them less, or give a "
-                "smaller --light"
-            )
-        return values
+    def answers(self, rows: Mapping[int, Picture], run_of: RunOf, lights: Sequence[Light]) -> Answers:
+        found, shown = Answers(), [i for i in rows if i in self.known]
+        several = [list[list[TileSummary]]()] * len(shown)
+        if lights[1:]:
+
+            def run(picture: int) -> LeftOutRun:
+                own = run_of(rows[picture])
+                return self.leave_out.run(self.task.groups[picture]) if own is None else own
+
+            several = self._summarise(shown, run, lights[1:], "calibration in each light")
+        for i, in_lights in zip(shown, several, strict=True):
+            values = [self.known[i], *(self._values(one) if one else LOST for one in in_lights)]
+            found.pictures[i] = Answer(np.array(values))
+        lost = Answer(np.array([LOST] * len(lights)))
+        found.pictures.update((i, lost) for i in rows if i not in self.known)
+        return found
 
     def _values(self, frames: Sequence[TileSummary]) -> Values:
         fusion = self.fusion or Fusion("views")
         return worst(Values(*one.fused(fusion)) for one in frames)
 
     def _summarise(
-        self, pictures: Sequence[int], lights: Sequence[Light], stage: str
+        self,
+        pictures: Sequence[int],
+        run_of: Callable[[int], LeftOutRun],
+        lights: Sequence[Light],
+        stage: str,
     ) -> list[list[list[TileSummary]]]:
         """Answers for the frames of each picture, in each light, or in its own; empty where it is lost."""
         advance = ProgressCounter(self.task.step, stage, len(pictures))
@@ -213,8 +242,7 @@ class _Judging:
 
         def work(picture: int) -> list[list[TileSummary]]:
             views = reader.views_in_lights(picture, lights) if lights else [self.views.of_picture(picture)]
-            group = self.task.groups[picture]
-            run, bound = of.run(group), of.bound_run(group)
+            run, bound = run_of(picture), of.bound_run(self.task.groups[picture])
             found = [
                 [] if one is None else [frame.summary(run, roi, batch, bound) for frame in one.frames]
                 for one in views

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from flawscope.artefact.model_file import Artefact
 from flawscope.calibration.outliers import odd_looks, refuse
-from flawscope.calibration.parts import PartPattern
+from flawscope.calibration.parts import PartPattern, name_reader
 from flawscope.calibration.threshold import DEFAULT_RATE, Rate, parse_false_alarm_rate
 from flawscope.datasets import Dataset, open_dataset
 from flawscope.datasets.mask_remarks import refuse_marked_good
@@ -50,7 +50,7 @@ from flawscope.pictures.near_duplicates import Look
 from flawscope.pictures.units import named_rows, units_of
 from flawscope.progress import Detail, ProgressCallback, Say, discard, ignore_progress
 from flawscope.views.congealing import learn_reference, poses_needed
-from flawscope.views.light import check_range
+from flawscope.views.light import MAX_RANGE, check_range
 from flawscope.views.pose import PoseKind
 from flawscope.views.preprocess import Preprocess
 from flawscope.views.several_parts_learning import LearnedParts
@@ -315,7 +315,8 @@ class _Steps:
         pattern = None if which.part is None else PartPattern(which.part, which.view)
         group = which.group or which.part
         if isinstance(images, str | os.PathLike):
-            images = open_dataset(os.fspath(images), which.category, seed=seed, group=group)
+            split_by = name_reader(which.group, which.part, which.view)
+            images = open_dataset(os.fspath(images), which.category, seed=seed, group=split_by)
         dataset = images if isinstance(images, Dataset) else None
         for line in () if dataset is None else refuse_marked_good(dataset, which.force):
             self.say(line)
@@ -518,6 +519,11 @@ def check_alignment(align: Align, options: Mapping[str, Any]) -> None:
 
 def parse_light_range(value: Rate) -> float:
     """Reads 0.1 or "10%" as a share. InputError where it is too large."""
-    share = parse_false_alarm_rate(value)
+    try:
+        share = parse_false_alarm_rate(value)
+    except InputError:
+        raise InputError(
+            f"light {value!r} is no range of light: give a share above 0, up to {MAX_RANGE:.0%}, such as 10%"
+        ) from None
     check_range(share)
     return share

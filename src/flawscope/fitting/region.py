@@ -14,7 +14,15 @@ from flawscope.pictures.decoded import DecodedPictures
 from flawscope.pictures.decoding import PictureSource
 from flawscope.progress import Say
 from flawscope.views.preprocess import Preprocess
-from flawscope.views.roi import FrameRegion, describe_roi, drawn_size, read_roi, same_shape, split_picture
+from flawscope.views.roi import (
+    FrameRegion,
+    describe_roi,
+    drawn_size,
+    needs_picture_size,
+    read_roi,
+    same_shape,
+    split_picture,
+)
 
 RoiSource = str | os.PathLike[str] | Sequence[float] | NDArray[np.bool_] | FrameRegion
 
@@ -68,7 +76,7 @@ def learn_region(
 ) -> NDArray[np.bool_]:
     """Region of interest [H, W] bool, as the view of the whole frame shows it. Where parts are aligned it is
     drawn on the picture that it names, else on the first, and moves with the part, as where the aspect is
-    kept; where pictures are corrected it is drawn on the picture as taken.
+    kept, and as a box in pixels; where pictures are corrected it is drawn on the picture as taken.
 
     Raises:
         InputError: it cannot be read, holds nothing, or the picture shows no part.
@@ -78,7 +86,8 @@ def learn_region(
         return roi.carried(how)
     spec, named = split_picture(roi)
     # with its aspect kept a fraction means another place in each shape: the first picture's shape tells
-    if not named and how.reference is None and not (how.corrections or how.keep_aspect):
+    holds_for_all = how.reference is None and not (how.corrections or how.keep_aspect)
+    if not named and holds_for_all and not needs_picture_size(spec):
         mask = read_roi(spec, how)
         if text := describe_roi(spec, mask):
             say(text)

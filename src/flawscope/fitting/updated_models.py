@@ -28,7 +28,8 @@ from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.table import LINE, Picture, PictureTable
 from flawscope.predictor import Predictor, open_fitted
-from flawscope.predictor.recalibration import judge_good, leave_out_known, lost_note, recalibrate
+from flawscope.predictor.recalibration import recalibrate
+from flawscope.predictor.scoring import SessionPictures, leave_out_known, lost_note, score
 from flawscope.progress import ProgressCallback, Say
 
 RADIUS_KEY = "covering_radius"  # among a model's facts
@@ -136,15 +137,13 @@ def _with_drawn(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -> _D
         )
         for one in fresh
     }
-    run_of = leave_out_known(predictor, rows)
-    judged = judge_good(predictor, job.new.table.pictures, asked, run_of=run_of, step=job.step)
-    added = judged.fill(asked)
-    lost = [row.name for place, row in job.new.table.rows.items() if place in added and added[place].is_lost]
-    notes = [*judged.failures.values()]
-    if lost:
-        notes.append(lost_note(lost))
-    if judged.excluded:
-        count = pluralize(len(judged.excluded), "drawn picture")
+    line = SessionPictures(predictor, job.new.table.pictures, job.step)
+    scored = score(line, asked, leave_out_known(predictor, rows), predictor.manifest.preprocess.lights)
+    notes = [*scored.answers.failures.values()]
+    if scored.lost:
+        notes.append(lost_note([job.new.table.rows[place].name for place in sorted(scored.lost)]))
+    if scored.answers.excluded:
+        count = pluralize(len(scored.answers.excluded), "drawn picture")
         notes.append(f"not calibrated with {count} of parts that the model has learnt from")
     if copies:
         first, known = next(iter(copies.items()))
@@ -154,7 +153,7 @@ def _with_drawn(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -> _D
             f"{sample[first].name} as {known.name}"
         )
     names = {one.digest: one.name for one in fresh}
-    return _Drawn((*kept, *added.values()), names, notes)
+    return _Drawn((*kept, *scored.rows.values()), names, notes)
 
 
 def _fair_sample(job: Job) -> list[ReviewedPicture]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from flawscope import errors
 from flawscope.errors import InputError, join_names, pluralize
+from flawscope.pictures.decoding import is_picture
 from flawscope.pictures.mask_files import EXPORTED, fold
 from flawscope.pictures.near_duplicates import Compared, Look, Pair, clusters, compare_pictures
 from flawscope.pictures.table import CALIBRATION, Picture, next_unit
@@ -32,9 +33,20 @@ PartKey = tuple[str | None, ...]  # what a pattern's groups match, or its whole 
 PartReader = Callable[[str], PartKey | None]  # tells the part by a picture's name; None: it tells none
 
 
+def file_stem(name: str) -> str:
+    """A file's name, folders and all, without the suffix of a picture, if it has one."""
+    return name.rpartition(".")[0] if is_picture(name) else name
+
+
+def search_name(expression: re.Pattern[str], name: str) -> re.Match[str] | None:
+    """Searches a pattern in a file's name: without its suffix, so that `$` is the end of the name as people
+    say it, and then with it, for patterns that name the suffix."""
+    return expression.search(file_stem(name)) or expression.search(name)
+
+
 def part_key(name: str, expression: re.Pattern[str] | None) -> PartKey | None:
     """Part that a name gives: the text of the pattern's groups, if any, else of the match; None: no match."""
-    match = None if expression is None else expression.search(name)
+    match = None if expression is None else search_name(expression, name)
     return None if match is None else match.groups() or (match.group(),)
 
 
@@ -63,9 +75,9 @@ def _without_suffix(name: str) -> str:
     return fold(path.with_suffix("").as_posix() if path.name else name)
 
 
-def name_parts(names: Sequence[str], pattern: re.Pattern[str] | None) -> list[PartKey | None]:
-    """Part that each name tells: by the pattern, or else by the picture that several were made from."""
-    told = [part_key(name, pattern) for name in names]
+def name_parts(names: Sequence[str], part_of: PartReader | None) -> list[PartKey | None]:
+    """Part that each name tells: as `part_of` reads it, else by the picture that several were made from."""
+    told = [None if part_of is None else part_of(name) for name in names]
     sources = [None if source is None else ("", source) for source in same_sources(names)]
     return [part or source for part, source in zip(told, sources, strict=True)]
 
@@ -165,7 +177,7 @@ def units_of(
     apart = [several for several in copies if all(told[k] is not None for k in several)]
     joined = [several for several in copies if several not in apart]
     joined_labels = _join(labels, joined)
-    unsure = _find_unsure(compared.unsure, joined_labels, told)
+    unsure = _find_unsure(compared.unsure, joined_labels, told, every)
     units = _number(joined_labels, count, earlier)
     rows = [replace(row, unit=unit) for row, unit in zip(new, units, strict=True)]
     known_copies = _known_copies(joined, count, earlier)
@@ -271,15 +283,16 @@ def _known_copies(
 
 
 def _find_unsure(
-    pairs: Sequence[Pair], labels: Sequence[int], told: Sequence[PartKey | None]
+    pairs: Sequence[Pair], labels: Sequence[int], told: Sequence[PartKey | None], rows: Sequence[Picture]
 ) -> list[list[int]]:
-    """Groups of pictures that look the same but for noise, of which names do not tell different parts."""
+    """Groups of pictures that look the same but for noise, of which names do not tell different parts; of
+    exact copies the first."""
     doubted = [
         (i, j, alike)
         for i, j, alike in pairs
         if labels[i] != labels[j] and (told[i] is None or told[j] is None)
     ]
-    return [*clusters(doubted)]
+    return [_without_exact(several, rows) for several in clusters(doubted)]
 
 
 def _among(groups: Sequence[Sequence[int]], new: int) -> list[list[int]]:

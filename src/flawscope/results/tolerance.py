@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.errors import InputError, suggest_name
+from flawscope.errors import InputError, decimal_point, suggest_name
 from flawscope.pictures.masks import read_mask
 from flawscope.pictures.pixel_sets import without_edge
 from flawscope.pictures.text_files import decode_text, load_yaml
@@ -23,6 +23,11 @@ from flawscope.results.prediction import Prediction, Region
 ANY = "any"  # kind of a rule that holds for every kind, also where the model names none
 # limit of a rule: the region's size, and its unit
 LIMITS = {"length": ("length_mm", "mm"), "width": ("width_mm", "mm"), "area": ("area_mm2", "mm²")}
+_HOW_WRITTEN = {  # keys of a file
+    "version": "a whole number, or a text",
+    "picture": "[width, height] of the pictures, in pixels",
+    "rules": "a list, each with kind and length, width or area",
+}
 MAX_TOLD = 3  # regions that are told
 MAX_NAME_LENGTH = 100  # characters of a version or kind
 
@@ -129,15 +134,16 @@ class Tolerances:
         known = ["version", "picture", "rules"]
         _check_keys(data, known, str(path))
         version, picture, rules = (data.get(name) for name in known)
+        missing = [name for name in known if data.get(name) is None]
+        if missing:
+            raise InputError(f"{path} has no {missing[0]}: write {_HOW_WRITTEN[missing[0]]}")
         if not isinstance(version, str) or not _is_name(version):
-            raise InputError(f"{path}: version is {version!r:.60}: write a whole number, or a text")
+            raise InputError(f"{path}: version is {version!r:.60}: write {_HOW_WRITTEN['version']}")
         sides = [_number(side, int) for side in picture] if isinstance(picture, list) else []
         if len(sides) != 2 or not all(side > 0 for side in sides):
-            raise InputError(
-                f"{path}: picture is {picture!r:.60}: write [width, height] of the pictures, in pixels"
-            )
+            raise InputError(f"{path}: picture is {picture!r:.60}: write {_HOW_WRITTEN['picture']}")
         if not isinstance(rules, list) or not rules:
-            raise InputError(f"{path} has no rules: write a list, each with kind and length, width or area")
+            raise InputError(f"{path} has no rules: write {_HOW_WRITTEN['rules']}")
         digest, size = hashlib.sha256(content), (int(sides[1]), int(sides[0]))
         found = [_parse_rule(rule, f"{path} rule {k}", path.parent, size) for k, rule in enumerate(rules, 1)]
         for rule in found:
@@ -244,7 +250,8 @@ def _parse_rule(data: Any, place: str, folder: Path, size: tuple[int, int]) -> R
     for name, value in limits.items():
         if not 0 < value < math.inf:
             raise InputError(
-                f"{place}: {name} is {data[name]!r:.60}: write a number of {LIMITS[name][1]} above 0"
+                f"{place}: {name} is {data[name]!r:.60}: write a number of {LIMITS[name][1]} above 0, "
+                "without its unit, such as 0.5"
             )
     if not limits:
         raise InputError(f"{place} has no limit: write length, width or area")
@@ -268,7 +275,12 @@ def _parse_zone(zone: Any, place: str, folder: Path, size: tuple[int, int]) -> Z
     sides = [_number(side, float) for side in zone] if isinstance(zone, list) else []
     if len(sides) == 4 and not any(map(math.isnan, sides)):
         x0, y0, x1, y1 = sides
-        if min(x1, size[1]) - max(x0, 0) > 1 and min(y1, size[0]) - max(y0, 0) > 1:
+        if min(x0, y0, size[1] - x1, size[0] - y1) < -1:
+            raise InputError(
+                f"{place}: zone is {zone!r:.60} and leaves the picture, which has {size[1]} x {size[0]} "
+                "pixels: correct the zone, or picture: [width, height]"
+            )
+        if x1 - x0 > 1 and y1 - y0 > 1:
             return x0, y0, x1, y1
     raise InputError(
         f"{place}: zone is {zone!r:.60}: write [x0, y0, x1, y1] in pixels of the picture, or a mask's file"
@@ -276,9 +288,10 @@ def _parse_zone(zone: Any, place: str, folder: Path, size: tuple[int, int]) -> Z
 
 
 def _number(text: Any, kind: type[float]) -> float:
-    """Number that a text says; 0 where it is no whole one, NaN where it is none."""
+    """Number that a text says, with a point or a decimal comma; 0 where it is no whole one, NaN where it is
+    none."""
     try:
-        return kind(text)
+        return kind(decimal_point(text) if isinstance(text, str) else text)
     except (TypeError, ValueError):
         return 0 if kind is int else math.nan
 

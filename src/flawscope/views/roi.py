@@ -26,6 +26,7 @@ Drawn = str | os.PathLike[str] | Sequence[float] | NDArray[Any]
 
 _NUMBER = r"\s*(\d+(?:\.\d*)?|\.\d+)\s*"
 _CARRIED_SIDE = 512  # pixels of the reference as a picture
+_LIKE_A_BOX = re.compile(r"[\d.,;:@xX\s-]+")  # numbers, though not four as `_BOX` takes them
 _BOX = re.compile(rf"{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}(?:@\s*(\d+)\s*x\s*(\d+)\s*)?")
 
 
@@ -47,8 +48,24 @@ def drawn_size(spec: Drawn) -> tuple[int, int] | None:
     if match := _BOX.fullmatch(str(spec)):
         return (int(match[6]), int(match[5])) if match[5] else None
     assert isinstance(spec, str | os.PathLike)
-    mask = read_mask(spec)
+    mask = _read_drawn(spec)
     return mask.shape[0], mask.shape[1]
+
+
+def _read_drawn(spec: str | os.PathLike[str]) -> Mask:
+    """Reads a mask's file. InputError: it cannot be read, or the text is a box with a mistake in it."""
+    if isinstance(spec, str) and _LIKE_A_BOX.fullmatch(spec) and not os.path.exists(spec):
+        raise InputError(
+            f"region of interest {spec}: give four numbers with points and commas between them, x0,y0,x1,y1, "
+            "such as 0.1,0.2,0.8,0.9, or a mask's file"
+        )
+    return read_mask(spec)
+
+
+def needs_picture_size(spec: Drawn) -> bool:
+    """Whether a region is a box in pixels that does not tell of how large a picture."""
+    match = _BOX.fullmatch(spec) if isinstance(spec, str) else None
+    return match is not None and not match[5] and max(float(match[i]) for i in range(1, 5)) > 1
 
 
 def same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
@@ -82,7 +99,7 @@ def read_roi(spec: Drawn, preprocess: Preprocess, drawn_on: Sequence[Geometry] =
                 raise InputError(f"region of interest of shape {list(spec.shape)}; give a mask [H, W]")
             mask: Mask = spec > 0
         else:
-            mask = read_mask(spec) if box is None else _draw_box(str(spec), box, drawn_on[0].picture_size)
+            mask = _read_drawn(spec) if box is None else _draw_box(str(spec), box, drawn_on[0].picture_size)
         size = (mask.shape[0], mask.shape[1])
         mask = preprocess.corrected_mask(mask)
         places = [placed.with_picture_size(size) for placed in drawn_on] or [preprocess.geometry(size)]
@@ -144,8 +161,8 @@ def _roi_from_box(spec: str, match: re.Match[str], preprocess: Preprocess) -> Ma
 
 def _draw_box(spec: str, match: re.Match[str], picture_size: tuple[int, int]) -> Mask:
     """Mask [H, W] of a box in fractions or pixels of a picture of (H, W) pixels."""
-    whole = match if match[5] or max(float(match[i]) for i in range(1, 5)) <= 1 else None
-    if whole is None:
+    whole: re.Match[str] | None = match
+    if needs_picture_size(spec):
         whole = _BOX.fullmatch(f"{spec}@{picture_size[1]}x{picture_size[0]}")
     assert whole is not None
     box, size = _parse_box(spec, whole)

@@ -8,12 +8,12 @@ from flawscope_station.core.connections import ConnectionContext as ConnectionCo
 from flawscope_station.inspecting.capacity import BusyError as BusyError
 from flawscope_station.inspecting.interlock import NotProductionError as NotProductionError
 from flawscope_station.inspecting.interlock import NotReadyError as NotReadyError
-from flawscope_station.inspecting.job import LateError as LateError
-from flawscope_station.inspecting.job import ModelError as ModelError
 from flawscope_station.inspecting.picture import Part as Part
 from flawscope_station.inspecting.picture import Picture as Picture
 from flawscope_station.inspecting.picture import TooLargeError as TooLargeError
-from flawscope_station.inspecting.writer import RecordedInspection as RecordedInspection
+from flawscope_station.inspecting.ticket import LateError as LateError
+from flawscope_station.inspecting.ticket import ModelError as ModelError
+from flawscope_station.inspecting.ticket import RecordedInspection as RecordedInspection
 from flawscope_station.monitoring.background import CLOCK as CLOCK
 from flawscope_station.monitoring.background import Backoff as Backoff
 from flawscope_station.monitoring.background import GuardedThread as GuardedThread

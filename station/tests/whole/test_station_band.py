@@ -8,8 +8,8 @@ import pytest
 from flawscope.errors import FlawscopeError
 from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.interlock import NotReadyError
-from flawscope_station.inspecting.job import LateError, ModelError
 from flawscope_station.inspecting.picture import TooLargeError
+from flawscope_station.inspecting.ticket import LateError, ModelError
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.sources.source import AwayError, CameraFrozenError, NoFrameError
 from flawscope_station.store.database import StoreError

@@ -292,7 +292,12 @@ def test_it_is_set_up_from_nothing(settings, open_station, judged, tmp_path):
     assert line.page().count("Its first picture that comes is kept.") == 2  # as the next one, and in the list
     assert line.show("g-1") == "the challenge part g-1 is kept, and was judged as good"
     assert line.client.post("/challenge/parts", json=new).status_code == 422, "it is there"
-    for wrong in ({"expected": "perhaps"}, {"expected": "bad"}, {"note": "two\nlines"}, {"note": "x" * 201}):
+    for wrong in (
+        {"expected": "perhaps"},
+        {"expected": "mended"},
+        {"note": "two\nlines"},
+        {"note": "x" * 201},
+    ):
         body = {"name": "d-1", "expected": "defective"} | wrong
         assert line.client.post("/challenge/parts", json=body).status_code == 422, wrong
     new = {"name": "d-1", "expected": "defective"}

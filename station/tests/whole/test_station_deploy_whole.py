@@ -71,6 +71,7 @@ def asked(variables: bool = False) -> list[str]:
 def test_a_station_has_every_metric_and_label_of_the_dashboard(running, parts, monkeypatch):
     """And of the alert rules."""
     (running.station.files.folder / BACKUP_FILE).touch()
+    until(lambda: running.station.machine.state.disk.backup_at)
     running.station.report("camera_away_1_1", "the cable is out")
     monkeypatch.setattr(queries, "hold_promise", lambda versions, number: {"state": "kept"})
     with Client(running.url) as client:

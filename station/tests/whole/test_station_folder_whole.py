@@ -10,7 +10,7 @@ import sys
 import pytest
 from sqlalchemy import select
 
-from flawscope_station.inspecting.job import ModelError
+from flawscope_station.inspecting.ticket import ModelError
 from flawscope_station.store.database import StoreError
 from flawscope_station.store.schema import PASSED_OVER, UNREADABLE, inspections
 from flawscope_station.store.search import trends

@@ -19,7 +19,7 @@ import schemathesis
 
 from flawscope.errors import FlawscopeError
 from flawscope_station.inspecting.picture import Picture
-from flawscope_station.inspecting.writer import JudgedPart
+from flawscope_station.inspecting.ticket import Ticket
 from flawscope_station.store.database import StoreError
 from flawscope_station.web.uploads import Upload
 from station_helpers import broken, everything, originals
@@ -144,7 +144,7 @@ def test_refusals_are_freed_at_once(running, parts, monkeypatch):
         raise StoreError("the data base is away; wait", "store_unreachable")
 
     def held() -> list[Any]:
-        kinds = (FlawscopeError, Picture, Upload, JudgedPart)
+        kinds = (FlawscopeError, Picture, Upload, Ticket)
         return [one for one in gc.get_objects() if issubclass(type(one), kinds)]
 
     def left() -> list[Any]:

@@ -108,11 +108,11 @@ def test_frames_that_lay_in_a_buffer_answer_no_trigger(opened):
     _, source = opened(0.0)
     handle, held, at = source._handle_frame, [0.0], [0.0]
 
-    def hold(frame: Any, triggers: Any) -> None:
+    def hold(frame: Any, triggers: Any, exposed_at: float | None = None) -> None:
         if held[0]:
             at[0], held[0] = time.monotonic(), 0.0
             time.sleep(0.6)
-        handle(frame, triggers)
+        handle(frame, triggers, exposed_at)
 
     source._handle_frame = hold
     for _ in range(3):

@@ -18,7 +18,7 @@ from flawscope.errors import InputError
 from flawscope_station.challenge.challenge import Challenge
 from flawscope_station.client import Client, RefusedError
 from flawscope_station.core.queries import Overview
-from flawscope_station.inspecting.writer import Answer
+from flawscope_station.inspecting.ticket import Ticket
 from flawscope_station.settings.sources import CameraSourceSettings, FolderSourceSettings
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.store.schema import LATE, MISSED
@@ -190,14 +190,16 @@ def test_a_folder_gathers_the_views_of_a_part_and_says_what_is_missing(line, tmp
     running.station.refusals.on_refused.append(lambda name, code: codes.append(code))
     (folders[0] / "p62_top.png").write_bytes(view(62, "top"))
     until(lambda: any("p62_top.png of" in text and "part p62 lacks left, right" in text for text in told()))
-    assert codes == ["failed"], "Live is told that a part is not judged, once"
+    until(lambda: codes == ["failed"], "Live is told that a part is not judged, once")
     (folders[0] / "odd.png").write_bytes(view(62, "left"))
     until(lambda: any("odd.png" in row.text for row in running.station.store.events("unreadable", 1)))
     for name in VIEWS:
         (folders[0] / f"p62_{name}.png").write_bytes(view(62, name))
     decided(running.url, 3)
     assert len(told()) == 1
-    until(lambda: [path.name for path in folders[0].iterdir()] == ["odd.png"])
+    until(lambda: not list(folders[0].iterdir()))
+    left_over = {path.name for path in (tmp_path / "done" / "unreadable").iterdir()}
+    assert left_over == {"p62_top.png", "odd.png"}
     assert len(httpx.get(f"{running.url}{API}/inspections").json()["inspections"]) == 3
 
 
@@ -325,7 +327,9 @@ def test_pages_show_the_part(line, driver, monkeypatch):
         assert band() == "anomalous"
         assert "4712" in tablet.text("#name")
         with monkeypatch.context() as patch:
-            patch.setattr(Answer, "decide", lambda self: LATE)
+            store, mark = running.station.store, running.station.store.set_unanswered
+            patch.setattr(Ticket, "decide", lambda self: LATE)
+            patch.setattr(store, "set_unanswered", lambda number, why: mark(number, LATE))
             client.inspect_part(whole(21, "right"), "4713")  # the worst view comes last
         number = running.station.products[NAME]
         state = {**running.station.components[Overview].state(NAME), "waiting": 0, "backlog": 77}

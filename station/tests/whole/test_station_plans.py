@@ -32,6 +32,8 @@ WALKS = re.compile(
 BOUNDED = "INDEX inspections_(?:challenge|waiting)"
 OF_A_PRODUCT = re.compile(rf"SEARCH ({'|'.join(GROWING[:-1])}) USING (?!{BOUNDED}).*\(product_id=\?\)$")
 AT_AN_END = re.compile(r"SELECT (min|max)\([\w.]+\) AS \w+ \nFROM \w+ \nWHERE \w+\.product_id = \?$")
+# a product of which there is an inspection: the first that is found ends it
+IS_THERE = re.compile(r"SELECT products\.[^()]* \nFROM products \nWHERE .*\bEXISTS \(SELECT ", re.DOTALL)
 # once an hour, in turns: the bytes of all pictures, for `keep: space` alone, and which events are too many;
 # once a start: what `keep` would remove
 HOURLY = re.compile(
@@ -158,7 +160,9 @@ def scans(database: Database, question: str, given: Any) -> list[str]:
         is_sorted = any("USE TEMP B-TREE FOR ORDER BY" in one for one in details)
         is_walk = WALKS.search(question) and not is_sorted
         scanned = [one for one in details if re.match(rf"SCAN ({'|'.join(GROWING)})\b", one)]
-        if (is_sorted or "LIMIT" not in question) and not AT_AN_END.match(question):
+        if (is_sorted or "LIMIT" not in question) and not (
+            AT_AN_END.match(question) or IS_THERE.match(question)
+        ):
             scanned += [one for one in details if OF_A_PRODUCT.match(one)]
         return [one for one in scanned if not (is_walk and ("INDEX" in one or "WHERE" not in question))]
     plan = found[0][0]

@@ -119,7 +119,9 @@ def test_engineers_acknowledge_and_operators_may_not(running, two):
 def test_problems_are_shown_while_the_store_is_away(running, two, monkeypatch):
     for client in two.values():
         assert client.get("/plate/problems").status_code == 200  # it knows who asks
-    monkeypatch.setattr(Database, "reading", failing(StoreError(f"{PATH} is away", "store_unreachable")))
+    away = StoreError(f"{PATH} is away", "store_unreachable")
+    monkeypatch.setattr(Database, "reading", failing(away))
+    monkeypatch.setattr(Database, "check_answers", failing(away))
     until(lambda: running.station.problems())
     for role, client in two.items():
         found = [client.get(f"/plate/{page}") for page in ("problems", "history")]

@@ -19,8 +19,7 @@ import pytest
 from openpyxl import load_workbook
 from sqlalchemy import text
 
-from flawscope_station.inspecting.job import LateError
-from flawscope_station.inspecting.writer import Answer, Waiter
+from flawscope_station.inspecting.ticket import LateError
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.shifts import Shift
 from flawscope_station.shifts.reports import hourly_rows, shift_data
@@ -48,7 +47,7 @@ class Gate:
             record(group)
 
         def noted(judged: Any) -> None:
-            self.judged.add(judged.inspection.part)
+            self.judged.add(judged.record.part)
             add(judged)
 
         patch.setattr(station.recorder, "_record", held)
@@ -75,11 +74,11 @@ async def given_up(running: Any, gate: Gate, data: bytes, part: str, why: str) -
     station = running.station
     number = station.products["plate"]
     sent = one_part(number, data, f"{part}.png", source="camera", number=part)
-    answer = station.inspector.submit(sent)
-    due = time.monotonic() + (0.01 if why == LATE else PATIENCE)
+    waiter = station.inspector.submit(sent)
     while part not in gate.judged:
         await asyncio.sleep(0.01)
-    waiting = asyncio.create_task(wait_for_inspection(station, number, Waiter(answer), due))
+    waiter.due = time.monotonic() + (0.01 if why == LATE else PATIENCE)
+    waiting = asyncio.create_task(wait_for_inspection(station, waiter))
     await asyncio.sleep(0.01)
     if why == WITHDRAWN:
         waiting.cancel(WITHDRAWN)
@@ -135,8 +134,8 @@ def test_unanswered_parts_are_told_apart_in_each_place(
         assert f'flawscope_unanswered_total{{product="plate",reason="{why}"}} {OF_EACH}.0' in metrics
     # a shift's report
     summary = summarize_period(station.database, station.products["plate"], begun - 1, now() + 1)
-    assert shift_data("plate", Shift("", begun, now()), summary)["unanswered"] == 3 * OF_EACH
-    (header, *hours) = hourly_rows(summary)
+    assert shift_data("plate", Shift("", begun, now()), summary, None)["unanswered"] == 3 * OF_EACH
+    (header, *hours) = hourly_rows(summary, None)
     assert sum(row[header.index("unanswered")] for row in hours) == 3 * OF_EACH
     # sinks
     until(lambda: len(list(sink.rglob("*.json"))) == len(found))
@@ -170,28 +169,3 @@ def test_a_client_that_asks_again_under_its_key_was_answered(open_station, model
     assert (again.status_code, again.json()["unanswered"]) == (200, None)
     assert [one["unanswered"] for one in everything(running.url)] == [None]
     assert httpx.get(f"{running.url}{API}/trends", timeout=60).json()["totals"]["unanswered"] == 0
-
-
-def test_an_answer_is_given_or_given_up():
-    """Once: whichever comes first."""
-    given, left = Answer(), Answer()
-    assert given.decide() is None
-    assert not given.give_up(LATE)
-    assert given.reason() is None
-    assert left.give_up(ABANDONED)
-    assert left.give_up(LATE)
-    assert left.decide() == ABANDONED
-
-
-def test_an_answer_is_given_up_when_all_have_left_who_wait():
-    shared = Answer()
-    shared.join()
-    first, second = Waiter(shared), Waiter(shared)
-    assert first.leave(ABANDONED)
-    assert first.leave(LATE), "it has left already"
-    assert shared.reason() is None, "the other one waits"
-    assert second.leave(LATE)
-    assert shared.reason() == LATE
-    shared.join()
-    assert shared.decide() is None, "a third one came in time"
-    assert not Waiter(shared).leave(LATE)

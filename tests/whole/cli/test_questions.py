@@ -117,8 +117,8 @@ def calibrated(model, answer, tmp_path):
 
 
 def test_pictures_that_show_nothing_at_a_calibration_are_a_question(calibrated):
-    cap = {"cap.png": np.zeros((SIDE, SIDE, 3), np.uint8)}
-    assert calibrated(cap, code=2, said="question: cap.png: shows nothing").exists()
+    cap = {"new20.png": np.zeros((SIDE, SIDE, 3), np.uint8)}
+    assert calibrated(cap, code=2, said="question: new20.png: shows nothing").exists()
 
 
 def test_an_export_keeps_its_work(answer, model, tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ def test_copies_of_training_pictures_are_named_and_a_broken_promise_has_reasons(
     known = Calibration(tuple(range(60)), tuple(range(60)), 0.0)
 
     def checked(alarms, group=None, shifts=()):
-        manifest = SimpleNamespace(facts={"group": group})
+        manifest = SimpleNamespace(facts={"group": group}, calibration=known)
         model = SimpleNamespace(calibration=known, manifest=manifest, parts=lambda: None)
         predictions = [SimpleNamespace(is_anomalous=k < alarms, shifts=shifts) for k in range(len(shown))]
         return promise.check_promise(model, train, list(zip(shown, predictions, strict=True)))

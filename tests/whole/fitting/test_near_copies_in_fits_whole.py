@@ -8,6 +8,7 @@ from flawscope.datasets.check import check
 from flawscope.errors import InputError
 from flawscope.fitting import joining
 from flawscope.fitting.fitting import partial_fit
+from flawscope.pictures.decoded import DecodedPictures
 from flawscope.predictor.recalibration import recalibrate
 from flawscope.predictor.recognition import KnownProduct
 from flawscope.progress import ignore_progress
@@ -66,7 +67,8 @@ def test_a_check_tells_in_one_line_what_a_fit_says(tmp_path, views, group, codes
 def test_calibrating_goes_by_the_names_that_are_given():
     model = fitted([part(k) for k in range(8)], names=[f"p{k}" for k in range(8)], group=r"p\d+")
     new, names = [part(100 + k) for k in range(6)], [f"p{100 + k // 2}" for k in range(6)]
-    made = recalibrate(model, new, ignore_progress, True, names)
+    decoded = DecodedPictures(new, model.manifest.preprocess.channels)
+    made = recalibrate(model, decoded, names, ignore_progress, force=True)
     assert (made.calibration.count, made.calibration.unit_count) == (6, 3)
 
 

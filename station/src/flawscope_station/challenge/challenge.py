@@ -36,16 +36,16 @@ from flawscope_station.inspecting.capacity import MemoryBudget
 from flawscope_station.inspecting.interlock import NotProductionError, NotReadyError
 from flawscope_station.inspecting.picture import Part
 from flawscope_station.inspecting.renderings import InspectionRenderer, encode_webp, reduce_picture
-from flawscope_station.inspecting.writer import RecordedInspection
+from flawscope_station.inspecting.ticket import RecordedInspection
 from flawscope_station.monitoring.background import CLOCK, BackgroundThread
 from flawscope_station.settings.shifts import ShiftSettings, moments, times_of_day
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.store.database import now
 from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.inspection import make_label
+from flawscope_station.store.purposes import CHALLENGE
 from flawscope_station.store.records import NotFoundError, add_event, find_views, inspection_query, iso
 from flawscope_station.store.schema import (
-    CHALLENGE,
     GOOD,
     challenge_parts,
     challenge_views,

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from flawscope.errors import message_with_type
 from flawscope_station.core.live import Gauges
 from flawscope_station.inspecting.interlock import Interlock
-from flawscope_station.inspecting.writer import RecordedInspection
+from flawscope_station.inspecting.ticket import RecordedInspection
 from flawscope_station.monitoring.background import GuardedThread
 from flawscope_station.settings.station import ProductSettings
 

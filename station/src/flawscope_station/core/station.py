@@ -32,9 +32,10 @@ from flawscope_station.core.refusals import Refusals
 from flawscope_station.inspecting.admission import Inspector
 from flawscope_station.inspecting.interlock import Interlocks
 from flawscope_station.inspecting.judge import Judge
+from flawscope_station.inspecting.recorder import Recorder
 from flawscope_station.inspecting.renderings import InspectionRenderer
+from flawscope_station.inspecting.ticket import RecordedInspection
 from flawscope_station.inspecting.tolerances import ProductTolerances
-from flawscope_station.inspecting.writer import RecordedInspection, Recorder
 from flawscope_station.monitoring.background import GuardedThread, unfailing
 from flawscope_station.monitoring.machine import MachineWatch
 from flawscope_station.monitoring.problems import Problems
@@ -122,7 +123,7 @@ class Station:
         self.machine.on_clock_jump.append(self.housekeeping.note_clock_jump)
         self.observers = Observers(report)
         self.interlocks = Interlocks()
-        self.recorder = Recorder(self.store, self.observers, self.interlocks.recorded)
+        self.recorder = Recorder(self.store, self.files, self.observers, self.interlocks.recorded)
         self.tolerances = ProductTolerances(self.store, self.versions, report)
         for name, product in settings.products.items():
             self.tolerances.add_product(self.products[name], name, product)

@@ -14,7 +14,7 @@ from typing import Any
 
 from flawscope_station.inspecting.interlock import FrozenError
 from flawscope_station.inspecting.picture import Part
-from flawscope_station.inspecting.writer import RecordedInspection
+from flawscope_station.inspecting.ticket import RecordedInspection
 from flawscope_station.monitoring.background import CLOCK, MonotonicClock
 from flawscope_station.store.insert import NewInspection, SeenPicture
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from flawscope_station.drift.camera_checks import CameraChecks
 from flawscope_station.drift.monitor import DriftMonitor
-from flawscope_station.inspecting.writer import RecordedInspection
+from flawscope_station.inspecting.ticket import RecordedInspection
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.records import Store

@@ -12,13 +12,12 @@ import math
 import os
 import threading
 import time
-import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from flawscope.errors import FlawscopeError, InputError, message_with_type
 from flawscope.pictures import decoding
@@ -29,18 +28,20 @@ from flawscope_station.inspecting.capacity import (
     decoding_bytes,
     without_traceback,
 )
-from flawscope_station.inspecting.job import (
-    EndingError,
-    Job,
-    LateError,
-    ModelError,
-    OverdueError,
-    View,
-    pass_error_on,
-)
 from flawscope_station.inspecting.judge import Judge
 from flawscope_station.inspecting.picture import Part, TooLargeError, check_picture
-from flawscope_station.inspecting.writer import Answer, Waiter
+from flawscope_station.inspecting.ticket import (
+    EndingError,
+    LateError,
+    ModelError,
+    Outcome,
+    OverdueError,
+    RecordedInspection,
+    State,
+    Ticket,
+    View,
+    Waiter,
+)
 from flawscope_station.monitoring.background import STUCK_SECONDS, GuardedThread, WatchedPool
 from flawscope_station.monitoring.machine import MachineWatch, silent_error
 from flawscope_station.settings.station import Limits
@@ -62,29 +63,6 @@ RECORDING_SECONDS = 30.0  # for which the recorder may hold a part: longer than 
 BURST = 1000  # microseconds by which the times of parts that come at once may lie ahead of the clock
 REQUEST_SECONDS = 15.0  # that a request waits for what it asks the store, where its deadline is not earlier
 UPLOAD_SECONDS, REQUEST_PATIENCE = 60.0, 30.0  # after which a thread that checks or asks is told to hang
-
-
-class Waiting(NamedTuple):
-    """Part that is not answered yet. since: when it was taken, as `time.monotonic` counts."""
-
-    part: Part
-    since: float
-
-
-class Taken:
-    """Part that waits for a thread. One that has failed meanwhile is held no more: a disk that hangs may hold
-    the threads up for hours."""
-
-    def __init__(self, part: Part, answer: Answer):
-        self.part: Part | None = part
-        self.answer = answer
-        own = weakref.ref(self)  # the answer keeps its callbacks: it must not hold what holds it
-        answer.add_done_callback(lambda done: Taken._forget(own()))
-
-    @staticmethod
-    def _forget(taken: Taken | None) -> None:
-        if taken is not None:
-            taken.part = None
 
 
 class Inspector:
@@ -117,10 +95,10 @@ class Inspector:
         self.memory = MemoryBudget(limits.decoding_bytes, Turns(wait_idle=self.wait_idle))
         self.interlocks, self._products = judge.interlocks, products
         self._changed = threading.Condition()
-        self._waiting: dict[Answer, Waiting] = {}  # the oldest first
+        self._tickets: dict[Ticket, None] = {}  # that have a place, the oldest first
+        self._by_key: dict[tuple[int, str], Ticket] = {}  # of these
         self._unanswered: Counter[int] = Counter()  # of these, by product
-        self._unanswered_bytes = 0  # of their data
-        self._by_key: dict[tuple[int, str], tuple[Part, Answer]] = {}
+        self._unanswered_bytes = 0  # of their pictures
         self._answer_times: dict[int, deque[float]] = {}  # when, by product
         self._late_times: dict[int, float] = {}  # when, by product
         self._failure = 0.0, ""  # until when parts fail, and why, unless one is inspected before
@@ -134,8 +112,8 @@ class Inspector:
 
     # ---- taking
 
-    def submit(self, part: Part) -> Answer:
-        """Take a part; the answer is there when the inspection is on the disk.
+    def submit(self, part: Part) -> Waiter:
+        """Take a part; who waits for it is told when the inspection is on the disk.
 
         It raises InputError where a picture cannot be read, KeyUsedError, ModelError, StoreError, LateError,
         OverdueError, or EndingError.
@@ -149,9 +127,10 @@ class Inspector:
         """
         return self.submit_all([part])[0]
 
-    def submit_all(self, parts: Sequence[Part]) -> list[Answer]:
+    def submit_all(self, parts: Sequence[Part]) -> list[Waiter]:
         """Take the parts of a request, all or none. Errors as of `submit`."""
         parts = [self.judge.parts.named(one) for one in parts]
+        taken = list[Ticket]()
         with self._changed:
             self._check_keys(parts)
             new = [one for one in parts if (one.product_id, one.key or "") not in self._by_key]
@@ -163,7 +142,10 @@ class Inspector:
             for one in new:
                 self.interlocks.check(one.product_id, one.number)
                 self._check_time(one.product_id, one.due)
-            return [self._accept(one) for one in parts]
+            waiters = [self._join(one) or self._take(one, taken) for one in parts]
+        for ticket in taken:
+            self._run(self._pool, ticket, self._read)
+        return waiters
 
     def check_ready(self, product_id: int, number: str | None = None) -> None:
         """Check whether parts of a product could be judged: NotReadyError where an interlock holds the one of
@@ -185,9 +167,9 @@ class Inspector:
 
     def _check_keys(self, parts: Sequence[Part]) -> None:
         under_way = {
-            (known.product_id, known.request.key): known.request
-            for known, _ in self._by_key.values()
-            if known.request is not None
+            (ticket.part.product_id, ticket.part.request.key): ticket.part.request
+            for ticket in self._by_key.values()
+            if ticket.part.request is not None
         }
         for one in parts:
             if one.request and under_way.get((one.product_id, one.request.key), one.request) != one.request:
@@ -208,34 +190,36 @@ class Inspector:
             self._late_times[product_id] = time.monotonic()
             raise LateError(f"it would take {delay:.1f} s, and {left:.1f} s are left")
 
-    def abandon(self, waiter: Waiter, product_id: int) -> LateError | None:
+    def abandon(self, waiter: Waiter) -> LateError | None:
         """Let one leave whose deadline has passed. Where nobody else waits for the part, its place is free
         again, or its record says so where it is being judged. Return the error; None: the answer is there
         already."""
-        error, answer = LateError("its deadline has passed"), waiter.answer
+        error, ticket = LateError("its deadline has passed"), waiter.ticket
         with self._changed:  # nobody joins meanwhile
             if not waiter.leave(LATE):
                 return None
-            self._late_times[product_id] = time.monotonic()
-            if answer.reason() is not None and self.judge.remove(answer):
-                answer.set_exception(error)
+            self._late_times[ticket.part.product_id] = time.monotonic()
+            if ticket.unanswered is not None and self.judge.remove(ticket):
+                ticket.fail(error)
         return error
 
-    def _accept(self, part: Part) -> Answer:
-        if part.key and (known := self._by_key.get((part.product_id, part.key))) is not None:
-            known[1].join()
-            return known[1]
-        answer = Answer()
-        answer.set_running_or_notify_cancel()  # so that a client that goes away does not cancel it
-        self._waiting[answer] = Waiting(part, time.monotonic())
-        self._unanswered_bytes += part.size
+    def _join(self, part: Part) -> Waiter | None:
+        """Wait with others for a part that came under the same key; None: it did not, or has its answer."""
+        ticket = self._by_key.get((part.product_id, part.key)) if part.key else None
+        return None if ticket is None else ticket.join(part.due)
+
+    def _take(self, part: Part, taken: list[Ticket]) -> Waiter:
+        """Give a part a place; its ticket is appended to `taken`."""
+        ticket = Ticket(part, self._moment(), self._end)
+        waiter = ticket.join(part.due)
+        assert waiter is not None, "it has just begun"
+        self._tickets[ticket] = None
+        self._unanswered_bytes += ticket.size
         self._unanswered[part.product_id] += 1
         if part.key:
-            self._by_key[part.product_id, part.key] = part, answer
-        # not by its name: an answer whose callback holds it is freed when Python looks for circles
-        answer.add_done_callback(partial(self._release, part))
-        self._run_for(answer, self._pool, self._receive, Taken(part, answer), self._moment())
-        return answer
+            self._by_key[part.product_id, part.key] = ticket
+        taken.append(ticket)
+        return waiter
 
     def _moment(self) -> int:
         """Return the present time, microseconds since 1970, which no other part has: by it, its product and
@@ -246,101 +230,111 @@ class Inspector:
         self._last_moment = at
         return at
 
-    def _run_for(self, answer: Answer, pool: WatchedPool, work: Callable[..., None], *args: Any) -> None:
-        """Run a step of a part's way in a pool; its error is the part's answer, whatever it is."""
+    def _run(self, pool: WatchedPool, ticket: Ticket, step: Callable[[Ticket], None]) -> None:
+        """Run a step of a part's way in a pool; its error is the part's end, whatever it is."""
+
+        def run() -> None:
+            if ticket.has_ended:  # a pool that could start no thread runs it all the same, later
+                return
+            try:
+                step(ticket)
+            except BaseException as error:
+                ticket.fail(without_traceback(error))
+
         try:
-            pool.submit(work, *args).add_done_callback(lambda done: pass_error_on(done, answer))
+            pool.submit(run)
         except RuntimeError as error:  # no thread can be started
-            answer.set_exception(without_traceback(error))
+            ticket.fail(without_traceback(error))
 
-    def _release(self, part: Part, answer: Answer) -> None:
-        error = answer.exception()
-        product_id = part.product_id if error else answer.result().inspection.product_id
-        if error is None:
-            self._failure = 0.0, ""
-        elif isinstance(error, LateError):
-            self._late_times[product_id] = time.monotonic()
-        elif isinstance(error, StoreError):
-            self._failure = time.monotonic() + STORE_FAILING_SECONDS, str(error)
-        elif isinstance(error, ModelError | OverdueError) or not isinstance(error, FlawscopeError):
-            self._failure = time.monotonic() + FAILING_SECONDS, message_with_type(error)
-        with self._changed:
-            del self._waiting[answer]
-            self._unanswered_bytes -= part.size
-            self._unanswered[part.product_id] -= 1
-            if part.key:
-                self._by_key.pop((part.product_id, part.key), None)
-            self._answer_times.setdefault(product_id, deque(maxlen=10_000)).append(time.monotonic())
-            self._changed.notify_all()
-        if self._is_ending:
-            self.judge.wake()
-
-    def _receive(self, taken: Taken, at: int) -> None:
+    def _read(self, ticket: Ticket) -> None:
         """Check and queue a part, then write its files while it waits. Runs in a thread of the pool."""
-        part, answer = taken.part, taken.answer
-        if part is None or answer.done():  # a pool that could start no thread ran it all the same, later
+        part, views, memory = ticket.part, list[View](), 0
+        self.machine.check_room(self.limits.upload)
+        for one in part.pictures:
+            suffix, about = check_picture(one.data, one.name, self.limits)
+            views.append(View(one, suffix, decoding.HashedPicture(one.data)))
+            memory += decoding_bytes(about)
+        if len(views) > 1 and memory > self.memory.limit:
+            raise TooLargeError(
+                f"the {len(views)} pictures of part {part.name} take {memory / 1e9:.1f} GB while they "
+                f"are decoded, {self.memory.limit / 1e9:.1f} GB are allowed: make them smaller, or raise "
+                "`limits: pixels`"
+            )
+        if not ticket.read(views):
             return
-        views, memory = list[View](), 0
-        try:
-            self.machine.check_room(self.limits.upload)
-            for one in part.pictures:
-                suffix, about = check_picture(one.data, one.name, self.limits)
-                views.append(View(one, suffix, Future(), decoding.HashedPicture(one.data)))
-                memory += decoding_bytes(about)
-            if len(views) > 1 and memory > self.memory.limit:
-                raise TooLargeError(
-                    f"the {len(views)} pictures of part {part.name} take {memory / 1e9:.1f} GB while they "
-                    f"are decoded, {self.memory.limit / 1e9:.1f} GB are allowed: make them smaller, or raise "
-                    "`limits: pixels`"
-                )
-        except Exception as error:
-            answer.set_exception(without_traceback(error))
-            return
-        job = Job(part, views, answer, at)
         if memory:
-            self._run_for(answer, self._beside, self._prepare, job, memory)
+            self._run(self._beside, ticket, partial(self._decode, memory=memory))
         else:
-            self.judge.put(job)
+            self.judge.put(ticket)
         for view in views:
-            self._keep_file(view, answer)
+            self._keep_file(ticket, view)
 
-    def _keep_file(self, view: View, answer: Answer) -> None:
-        """Write a picture's file, for which the recorder waits; that of a part that fails is removed."""
-        try:
-            data, suffix = view.picture.data, view.suffix
-            digest = self.files.keep(PICTURES, data, suffix, hold=True, known=view.picture.hash)
-        except BaseException as error:
-            view.file_hash.set_exception(without_traceback(error))
-            return
-        answer.release_later(lambda is_needed: self._release_file(digest, suffix, is_needed))
-        view.file_hash.set_result(digest)
+    def _keep_file(self, ticket: Ticket, view: View) -> None:
+        """Write a picture's file, for which the recorder waits."""
+        picture = view.picture
+        digest = self.files.keep(PICTURES, picture.data, view.suffix, hold=True, known=picture.hash)
+        if not ticket.keep(view, digest):
+            self.judge.recorder.add(ticket)
 
-    def _release_file(self, digest: str, suffix: str, is_needed: bool) -> None:
-        """Release a recorded picture's file; remove a failed one's, unless another inspection has it."""
-        self.files.release(digest)
-        if not is_needed:
-            with suppress(RuntimeError):  # the station has ended: the sweep finds it
-                self._beside.submit(self._remove_file, digest, suffix)
-
-    def _remove_file(self, digest: str, suffix: str) -> None:
-        path, knows = self.files.path(PICTURES, digest, suffix), self.store.has_picture
-        with suppress(FlawscopeError, OSError):
-            self.files.discard(path, digest, lambda: not knows(digest))
-
-    def _prepare(self, job: Job, memory: int) -> None:
+    def _decode(self, ticket: Ticket, memory: int) -> None:
         """Decode a part's pictures, for which memory is claimed at once, and queue it. Runs in a thread for
         large pictures."""
-        if not self.memory.acquire(memory, is_over=job.answer.done):
+        if not self.memory.acquire(memory, is_over=lambda: ticket.has_ended):
             return
-        job.answer.add_done_callback(lambda _: self.memory.release(memory))
-        if job.part.due > time.monotonic():
-            model = self.judge.versions.models.model_of(job.part.product_id).model
-            for view in job.views:
+        if not ticket.claim(memory):
+            self.memory.release(memory)
+            return
+        if ticket.due > time.monotonic():
+            model = self.judge.versions.models.model_of(ticket.part.product_id).model
+            for view in ticket.views:
                 try:
                     view.prepared = model, model.prepare(view.model_input(model))
                 except InputError as error:
                     raise view.picture.decoding_error(error) from None
-        self.judge.put(job)
+        self.judge.put(ticket)
+
+    # ---- their end
+
+    def _end(self, ticket: Ticket, outcome: Outcome) -> None:
+        """Note what became of a part, and give back what it held."""
+        self._note_outcome(ticket, outcome)
+        self._release(ticket)
+        if ticket.files and ticket.state is State.FAILED:
+            self.judge.recorder.add(ticket)
+        if self._is_ending:
+            self.judge.wake()
+
+    def _note_outcome(self, ticket: Ticket, outcome: Outcome) -> None:
+        """Note how it goes: of what parts fail, and how many a second are answered."""
+        product_id, at = ticket.part.product_id, time.monotonic()
+        if isinstance(outcome, RecordedInspection):
+            product_id = outcome.inspection.product_id
+            self._failure = 0.0, ""
+        elif isinstance(outcome, LateError):
+            self._late_times[product_id] = at
+        elif isinstance(outcome, StoreError):
+            self._failure = at + STORE_FAILING_SECONDS, str(outcome)
+        elif isinstance(outcome, ModelError | OverdueError) or not isinstance(outcome, FlawscopeError):
+            self._failure = at + FAILING_SECONDS, message_with_type(outcome)
+        with self._changed:
+            self._answer_times.setdefault(product_id, deque(maxlen=10_000)).append(at)
+
+    def _release(self, ticket: Ticket) -> None:
+        """Give back the place and the memory of a part, once."""
+        with self._changed:
+            if ticket not in self._tickets:
+                return
+            del self._tickets[ticket]
+            self._unanswered_bytes -= ticket.size
+            self._unanswered[ticket.part.product_id] -= 1
+            key = ticket.part.product_id, ticket.part.key or ""
+            if self._by_key.get(key) is ticket:
+                del self._by_key[key]
+            self._changed.notify_all()
+        if ticket.memory:
+            self.memory.release(ticket.memory)
+
+    # ---- requests
 
     async def in_thread(self, due: float, function: Callable[P, T], *args: P.args, **given: P.kwargs) -> T:
         """Run a function of a request for an inspection, which may ask the store. It waits for no request of
@@ -379,31 +373,39 @@ class Inspector:
 
     # ---- how it goes
 
-    def oldest(self) -> Waiting | None:
+    def oldest(self) -> Ticket | None:
         """The part that has waited longest for its answer; None: none waits."""
         with self._changed:
-            return next(iter(self._waiting.values()), None)
+            return next(iter(self._tickets), None)
 
     def end_overdue(self) -> None:
         """Fail the parts that have waited too long: their places and memory are free again, whatever holds
-        them up, and an event says so. Those that are being recorded are the recorder's, as long as a
-        transaction may take."""
+        them up, and an event says so. Those that are being recorded are the recorder's: who waits for one is
+        told no sooner than after as long as a transaction may take."""
         at, is_over = time.monotonic(), time.monotonic() >= self._ends_at
         with self._changed:
-            waiting = list(self._waiting.items())
-        failed = list[Part]()
-        for answer, (part, since) in waiting:
-            if answer.is_recording(RECORDING_SECONDS):
-                continue  # the recorder answers it
-            if is_over or at - since >= self.limits.wait:
-                answer.give_up(LATE)
-                self.judge.remove(answer)
-                answer.set_exception(EndingError() if is_over else OverdueError(self.limits.wait))
-                failed.append(part)
-        for part in failed:
-            text = f"part {part.name}: {'the station ended' if is_over else 'it was not answered in time'}"
+            waiting = list(self._tickets)
+        for ticket in waiting:
+            if ticket.is_recording(RECORDING_SECONDS):
+                continue
+            if not is_over and at - ticket.since < self.limits.wait:
+                continue
+            self.judge.remove(ticket)
+            if not self._give_up(ticket, EndingError() if is_over else OverdueError(self.limits.wait)):
+                continue
+            text = f"part {ticket.part.name}: "
+            text += "the station ended" if is_over else "it was not answered in time"
             with suppress(RuntimeError):  # the station has ended
-                self._beside.submit(self._note_missed, part, text)
+                self._beside.submit(self._note_missed, ticket.part, text)
+
+    def _give_up(self, ticket: Ticket, error: FlawscopeError) -> bool:
+        """Let all leave who wait for a part, whose place is free again also where it is still recorded.
+        Return False where they are answered just now."""
+        is_given_up = ticket.give_up(error)
+        if is_given_up and not ticket.has_ended:
+            self._note_outcome(ticket, error)
+        self._release(ticket)
+        return is_given_up
 
     def _note_missed(self, part: Part, text: str) -> None:
         with suppress(Exception):  # a store that is away: its sender knows
@@ -468,9 +470,9 @@ class Inspector:
         """Return when what runs beside the parts is done, or after a moment. Observers of the last ones still
         need that. Parts that the recorder did not answer either fail."""
         with self._changed:
-            left = list(self._waiting)
-        for answer in left:
-            answer.set_exception(EndingError())
+            left = list(self._tickets)
+        for ticket in left:
+            self._give_up(ticket, EndingError())
         ends = threading.Thread(target=self._join_pools, daemon=True)
         ends.start()
         ends.join(FAILED_SECONDS)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Protocol
 
 from flawscope_station.inspecting.picture import Part
-from flawscope_station.inspecting.writer import RecordedInspection
+from flawscope_station.inspecting.ticket import RecordedInspection
 from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.inspection import RefusalError
-from flawscope_station.store.schema import TRIAL
+from flawscope_station.store.purposes import TRIAL
 
 RETRY_SECONDS = 10.0  # after which a picture that was held back may be sent again
 

@@ -15,11 +15,12 @@ from flawscope import Prediction
 from flawscope.errors import FlawscopeError, InputError, message_with_type
 from flawscope_station.inspecting.capacity import BusyError, FairQueue, without_traceback
 from flawscope_station.inspecting.interlock import Interlocks
-from flawscope_station.inspecting.job import Job, LateError, ModelError, View, new_inspection
 from flawscope_station.inspecting.parts import PartsCache
 from flawscope_station.inspecting.picture import with_views
+from flawscope_station.inspecting.record import new_inspection
+from flawscope_station.inspecting.recorder import Recorder
+from flawscope_station.inspecting.ticket import LateError, ModelError, State, Ticket, View
 from flawscope_station.inspecting.tolerances import ProductTolerances
-from flawscope_station.inspecting.writer import Answer, JudgedPart, Recorder
 from flawscope_station.monitoring.background import GuardedThread
 from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.model_registry import ModelRegistry
@@ -53,7 +54,7 @@ class Judge:
         self.versions, self.recorder, self.interlocks, self.near = versions, recorder, interlocks, near
         self.tolerances, self.report_error = tolerances, report_error
         self.parts = PartsCache(versions)
-        self._queue: FairQueue[Job] = FairQueue()
+        self._queue: FairQueue[Ticket] = FairQueue()
         self._model_calls: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
         self._ending, self._ended = False, threading.Event()
@@ -64,16 +65,17 @@ class Judge:
         self._backlog = backlog
         self.threads[0].start()
 
-    def put(self, job: Job) -> None:
-        """Let a part wait."""
+    def put(self, ticket: Ticket) -> None:
+        """Let a part wait that was read."""
         with self._changed:
-            self._queue.put(job.part.product_id, job)
-            self._changed.notify_all()
+            if ticket.queue():
+                self._queue.put(ticket.part.product_id, ticket)
+                self._changed.notify_all()
 
-    def remove(self, answer: Answer) -> list[Job]:
-        """Take back the part of an answer, if it waits."""
+    def remove(self, ticket: Ticket) -> bool:
+        """Take back a part; return False where it does not wait."""
         with self._changed:
-            return self._queue.remove(lambda job: job.answer is answer)
+            return bool(self._queue.remove(lambda waiting: waiting is ticket))
 
     def expected_delay(self, product_id: int, unanswered: Counter[int]) -> float:
         """Return the seconds until a further part is judged; 0 where none waits: then it is not known."""
@@ -104,28 +106,28 @@ class Judge:
 
     def _judge_next(self) -> bool:
         """Judge the waiting parts; return False at the end. None is held while the next is waited for."""
-        first = self._next_job()
+        first = self._next_ticket()
         if first is None:
             return False
         turns, failure = deque([[first]]), ""
         while turns:
-            jobs = turns.popleft()
+            tickets = turns.popleft()
             try:
-                self._judge(jobs, feed=not failure)
+                self._judge(tickets, feed=not failure)
             except BaseException as error:  # some engines' errors are no Exception
                 failure = f"the model failed: {message_with_type(error)}"
                 own = without_traceback(error) if isinstance(error, FlawscopeError) else ModelError(failure)
-                left = [job for job in jobs if not (job.is_judged or job.answer.done())]
+                left = [one for one in tickets if one.state is State.QUEUED]
                 if len(left) > 1:  # an error of one does not harm the others
-                    turns.extend([job] for job in left)
+                    turns.extend([one] for one in left)
                 elif left:
-                    left[0].answer.set_exception(own)
+                    left[0].fail(own)
         if failure:
             self.report_error(failure)
         return True
 
-    def _next_job(self) -> Job | None:
-        """Return the oldest job that is in time; None at the end. While no part waits, run the functions of
+    def _next_ticket(self) -> Ticket | None:
+        """Return the oldest part that is in time; None at the end. While no part waits, run the functions of
         `run_between`, and look after each whether one has come."""
         while True:
             with self._changed:
@@ -133,20 +135,20 @@ class Judge:
                     if self._ending and not self._backlog():
                         return None
                     self._changed.wait(0.5)
-                job = self._queue.pop() if self._queue else None
-                call = self._model_calls.popleft() if job is None else None
+                ticket = self._queue.pop() if self._queue else None
+                call = self._model_calls.popleft() if ticket is None else None
             if call is not None:
                 with self.threads[0].call():
                     call()
-            elif job is not None and self._is_in_time(job):
-                return job
+            elif ticket is not None and self._is_in_time(ticket):
+                return ticket
 
-    def _is_in_time(self, job: Job) -> bool:
-        if job.answer.done():  # it waited too long
+    def _is_in_time(self, ticket: Ticket) -> bool:
+        if ticket.has_ended:  # it waited too long
             return False
-        if job.part.due > time.monotonic():
+        if ticket.due > time.monotonic():
             return True
-        job.answer.set_exception(LateError("others were before it"))
+        ticket.fail(LateError("others were before it"))
         return False
 
     def run_between(self, function: Callable[[], T]) -> Future[T]:
@@ -175,88 +177,89 @@ class Judge:
         with self._changed, suppress(ValueError):
             self._model_calls.remove(run)
 
-    def _judge(self, jobs: list[Job], *, feed: bool) -> None:
+    def _judge(self, tickets: list[Ticket], *, feed: bool) -> None:
         """Judge a part, and where `feed` is set those of its address that come meanwhile: they are appended
-        to `jobs`. The product of an entry's parts is known from here on."""
-        address, begun, works = jobs[0].part.product_id, time.monotonic(), False
-        judging, fed = self.versions.models.model_of(address), list[tuple[Job, View]]()
+        to `tickets`. The product of an entry's parts is known from here on."""
+        address, begun, works = tickets[0].part.product_id, time.monotonic(), False
+        judging, fed = self.versions.models.model_of(address), list[tuple[Ticket, View]]()
         results = judging.model.stream(
-            self._feed(jobs, judging.model, fed, MAX_PICTURES_PER_TURN if feed else 1)
+            self._feed(tickets, judging.model, fed, MAX_PICTURES_PER_TURN if feed else 1)
         )
         for number in count():
             with self.threads[0].call():  # the model is told where it hangs on one
                 result = next(results, None)
             if result is None:
                 break
-            job, view = fed[number]
-            if job.answer.done():
+            ticket, view = fed[number]
+            if ticket.has_ended:
                 continue
             if isinstance(result[1], InputError):
-                job.answer.set_exception(view.picture.decoding_error(without_traceback(result[1])))
+                ticket.fail(view.picture.decoding_error(without_traceback(result[1])))
                 continue
             works, view.found = True, result[1]
-            if all(one.found is not None for one in job.views):
-                self._finish(job, judging)
+            if all(one.found is not None for one in ticket.views):
+                self._finish(ticket, judging)
         with self._changed:
-            self._queue.add_time(address, (time.monotonic() - begun) / len(jobs))
+            self._queue.add_time(address, (time.monotonic() - begun) / len(tickets))
         if works:
             self.report_error("")
 
-    def _finish(self, job: Job, judging: AddressModel) -> None:
+    def _finish(self, ticket: Ticket, judging: AddressModel) -> None:
         """Decide on a part whose pictures are judged, and hand it to the recorder."""
         try:
             with self.threads[0].call():  # an interlock may hang, too
-                record, found = self._decide(job, judging)
-                record = self.interlocks.release(job.part, record)
-            hashes = tuple(view.file_hash for view in job.views)
-            moments = job.taken, job.begun, time.monotonic()
-            self.recorder.add(JudgedPart(record, found, hashes, job.answer, moments))
+                record, found = self._decide(ticket, judging)
+                record = self.interlocks.release(ticket.part, record)
+            if ticket.judge(record, found):
+                self.recorder.add(ticket)
         except Exception as error:  # another version judges than when the part came, or it is damaged
-            job.answer.set_exception(without_traceback(error))
-        else:
-            job.is_judged = True
+            ticket.fail(without_traceback(error))
 
-    def _decide(self, job: Job, judging: AddressModel) -> tuple[NewInspection, tuple[Prediction, ...]]:
+    def _decide(self, ticket: Ticket, judging: AddressModel) -> tuple[NewInspection, tuple[Prediction, ...]]:
         """Return the record of a judged part, and the predictions of its pictures."""
-        found = [view.found for view in job.views if view.found is not None]
+        views = ticket.views
+        found = [view.found for view in views if view.found is not None]
         product, decided, rate = judging.matching_product(found[0]), None, 0.0
-        if (parts := self.parts.for_address(job.part.product_id)) is not None:
-            job.part = with_views(job.part, parts)  # another version may judge than when it came
-            for view, one in zip(job.views, job.part.pictures, strict=True):
+        if (parts := self.parts.for_address(ticket.part.product_id)) is not None:
+            ticket.part = with_views(ticket.part, parts)  # another version may judge than when it came
+            for view, one in zip(views, ticket.part.pictures, strict=True):
                 view.picture = one
-            said = {str(view.picture.view): one for view, one in zip(job.views, found, strict=True)}
-            data = {str(view.picture.view): view.picture.data for view in job.views}
-            decided = parts.decide(str(job.part.number), said, data)
+            said = {str(view.picture.view): one for view, one in zip(views, found, strict=True)}
+            data = {str(view.picture.view): view.picture.data for view in views}
+            decided = parts.decide(str(ticket.part.number), said, data)
             product = judging.matching_product(decided.views[decided.worst])
             own = self.parts.for_version(product.product_id, product.number, product.predictor.manifest)
             assert own is not None, "of a joint model all products have views, or none"
             rate, order = own.calibration.expected_rate, list(own.calibration.views)
-            job.views = sorted(job.views, key=lambda view: order.index(str(view.picture.view)))
-            found = [
-                decided.views.get(name, said[name]) for name in (str(one.picture.view) for one in job.views)
-            ]
+            views = sorted(views, key=lambda view: order.index(str(view.picture.view)))
+            names = [str(view.picture.view) for view in views]
+            found = [decided.views.get(name, said[name]) for name in names]
         elif len(found) > 1:
             raise BusyError(1.0, "another kind of model began to judge")
         applied = [self.tolerances.apply(product, one) for one in found]
         found = [one for one, _ in applied]
-        return new_inspection(job, product, found, self.near, decided, rate, applied[0][1]), tuple(found)
+        tolerances = applied[0][1]
+        record = new_inspection(ticket, views, product, found, self.near, decided, rate, tolerances)
+        return record, tuple(found)
 
-    def _feed(self, jobs: list[Job], model: Model, fed: list[tuple[Job, View]], most: int) -> Iterator[Any]:
+    def _feed(
+        self, tickets: list[Ticket], model: Model, fed: list[tuple[Ticket, View]], most: int
+    ) -> Iterator[Any]:
         """Yield pictures while others are computed, so that they are decoded meanwhile, all of a part one
         after another. Ends when none waits, when it is another product's turn, and after `most` pictures:
         another model may be active."""
-        for job in jobs:  # which grow
-            job.begun = time.monotonic()
-            for view in job.views:
-                if job.answer.done():  # of another picture
+        for ticket in tickets:  # which grow
+            ticket.begun = time.monotonic()
+            for view in ticket.views:
+                if ticket.has_ended:  # of another picture
                     break
                 view.found = None
-                fed.append((job, view))
+                fed.append((ticket, view))
                 yield view.model_input(model)
-            while len(fed) < most and job is jobs[-1]:
+            while len(fed) < most and ticket is tickets[-1]:
                 with self._changed:
-                    following = self._queue.pop_same_turn(jobs[0].part.product_id, len(jobs))
+                    following = self._queue.pop_same_turn(tickets[0].part.product_id, len(tickets))
                 if following is None:
                     return
                 if self._is_in_time(following):
-                    jobs.append(following)
+                    tickets.append(following)

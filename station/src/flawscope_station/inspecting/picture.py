@@ -15,7 +15,7 @@ from flawscope.pictures import decoding
 from flawscope.predictor import PartCollector
 from flawscope_station.settings.station import Limits
 from flawscope_station.store.inspection import KeyedRequest, RefusalError, make_label
-from flawscope_station.store.schema import PRODUCTION
+from flawscope_station.store.purposes import PRODUCTION
 
 SUFFIXES = {
     **{"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "BMP": ".bmp", "DIB": ".bmp"},
@@ -78,6 +78,10 @@ class Part:
     def size(self) -> int:
         """Bytes of its pictures."""
         return sum(len(one.data) for one in self.pictures)
+
+    def without_data(self) -> Part:
+        """Return what is known of it without its pictures' bytes."""
+        return replace(self, pictures=tuple(replace(one, data=b"") for one in self.pictures))
 
 
 def with_views(part: Part, judge: PartCollector | None) -> Part:

@@ -9,7 +9,7 @@ from typing import Any
 
 from flawscope.errors import InputError, pluralize
 from flawscope_station.inspecting.renderings import InspectionRenderer
-from flawscope_station.inspecting.writer import RecordedInspection
+from flawscope_station.inspecting.ticket import RecordedInspection
 from flawscope_station.monitoring.background import GuardedThread
 from flawscope_station.settings.sinks import SinkSettings
 from flawscope_station.settings.station import ProductSettings, Settings

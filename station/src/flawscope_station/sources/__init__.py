@@ -11,7 +11,7 @@ from flawscope.errors import InputError, suggest_name
 from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.parts import PartsCache
 from flawscope_station.inspecting.picture import Part
-from flawscope_station.inspecting.writer import RecordedInspection
+from flawscope_station.inspecting.ticket import RecordedInspection
 from flawscope_station.monitoring.background import STOP_TIMEOUT, GuardedThread, stop_all
 from flawscope_station.settings.plugins import ConfiguredPlugin
 from flawscope_station.settings.sources import KEEP, FolderSourceSettings

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 from flawscope.errors import FlawscopeError, InputError
 from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.picture import Part, Picture
-from flawscope_station.inspecting.writer import RecordedInspection
+from flawscope_station.inspecting.ticket import RecordedInspection
 from flawscope_station.monitoring.background import Backoff, GuardedThread
 from flawscope_station.settings.sources import EVERY_FRAME, MEASURE_LATENCY, ON_TRIGGER, CameraSourceSettings
 from flawscope_station.sources.frames import FrameReader, encode_png, pixel_hash

@@ -31,7 +31,7 @@ from typing import NamedTuple
 from flawscope.errors import FlawscopeError, InputError, message_with_type, pluralize
 from flawscope_station.inspecting.interlock import FrozenError, NotProductionError, NotReadyError
 from flawscope_station.inspecting.picture import Part, Picture, TooLargeError
-from flawscope_station.inspecting.writer import RecordedInspection
+from flawscope_station.inspecting.ticket import RecordedInspection
 from flawscope_station.monitoring.background import (
     CLOCK,
     BackgroundThread,

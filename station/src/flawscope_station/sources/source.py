@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.parts import PartsCache
 from flawscope_station.inspecting.picture import Part, Picture
-from flawscope_station.inspecting.writer import RecordedInspection
+from flawscope_station.inspecting.ticket import RecordedInspection
 from flawscope_station.monitoring.background import Backoff
 from flawscope_station.monitoring.problems import Standstill
 from flawscope_station.settings.station import Limits

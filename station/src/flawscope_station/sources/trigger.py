@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from flawscope.errors import InputError
 from flawscope_station.inspecting.admission import Inspector
 from flawscope_station.inspecting.picture import Part
-from flawscope_station.inspecting.writer import RecordedInspection, Waiter
+from flawscope_station.inspecting.ticket import RecordedInspection, Waiter
 from flawscope_station.sources.camera import SOURCE, LiveCamera, Shot
 from flawscope_station.sources.source import ApartError, NoFrameError, State, StateOf, TriggeredSource
 from flawscope_station.store.addresses import Addresses
@@ -79,7 +79,7 @@ async def shoot(
     number, batch = label.part, label.batch
     part = Part(product_id, tuple(pictures), SOURCE, number, batch, key, request, triggers, due)
     answered, answers = await submit_parts(station, product_id, request, [part], due)
-    return answered[0] if answered else await wait_for_inspection(station, product_id, answers[0], due)
+    return answered[0] if answered else await wait_for_inspection(station, answers[0])
 
 
 def check_room(
@@ -153,8 +153,8 @@ async def submit_parts(
             find = station.store.find_answers
             answered = await station.inspector.in_thread(due, find, product_id, request)
         left = [place for place in range(len(parts)) if place not in answered]
-        answers = station.inspector.submit_all([parts[one] for one in left])
-        return answered, dict(zip(left, map(Waiter, answers), strict=True))
+        waiters = station.inspector.submit_all([parts[one] for one in left])
+        return answered, dict(zip(left, waiters, strict=True))
 
     try:
         return await begin()
@@ -162,23 +162,25 @@ async def submit_parts(
         return await begin()
 
 
-async def wait_for_inspection(
-    station: InspectingStation, product_id: int, waiter: Waiter, due: float
-) -> RecordedInspection:
-    """Wait for the inspection. LateError where it is not recorded in time. A task that is cancelled with one
-    of `schema.UNANSWERED` leaves for that reason."""
-    answer = waiter.answer
-    waiting = asyncio.wrap_future(answer)
+async def wait_for_inspection(station: InspectingStation, waiter: Waiter) -> RecordedInspection:
+    """Wait for the inspection. LateError where it is not recorded by the waiter's deadline. A task that is
+    cancelled with one of `schema.UNANSWERED` leaves for that reason."""
+    waiting, call = asyncio.wrap_future(waiter), station.inspector.in_thread
     waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # also where nobody asks
+    seconds = None if waiter.due == math.inf else waiter.due - time.monotonic()
     try:
-        done, _ = await asyncio.wait([waiting], timeout=None if due == math.inf else due - time.monotonic())
+        done, _ = await asyncio.wait([waiting], timeout=seconds)
     except asyncio.CancelledError as cancelled:
         why = cancelled.args[0] if cancelled.args else None
         is_given = why in UNANSWERED and not waiter.leave(why)
-        if is_given and answer.done() and answer.exception() is None:  # it was recorded a moment ago
-            mark = station.store.set_unanswered
-            await station.inspector.in_thread(math.inf, mark, answer.result().number, why)
+        if is_given and waiter.done() and waiter.exception() is None:  # it was recorded a moment ago
+            await call(math.inf, station.store.set_unanswered, waiter.result().number, why)
         raise
-    if not done and (error := station.inspector.abandon(waiter, product_id)) is not None:
+    if not done and (error := station.inspector.abandon(waiter)) is not None:
         raise error
-    return await waiting
+    recorded = await waiting
+    if recorded.inspection.unanswered is None or waiter.has_left:
+        return recorded
+    # all who had asked before had left when it was recorded
+    await call(waiter.due, station.store.set_unanswered, recorded.number, None)
+    return replace(recorded, inspection=replace(recorded.inspection, unanswered=None))

@@ -13,11 +13,11 @@ from sqlalchemy import ColumnElement, Connection, Row, or_, select, text
 
 from flawscope_station.store.database import now, upsert
 from flawscope_station.store.inspection import Finding
+from flawscope_station.store.purposes import PRODUCTION
 from flawscope_station.store.schema import (
     ANOMALOUS,
     GOOD,
     HOUR,
-    PRODUCTION,
     WITHIN,
     inspections,
     pictures,

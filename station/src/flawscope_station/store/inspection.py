@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, TypeAdapter,
 from flawscope import Region
 from flawscope.errors import FlawscopeError
 from flawscope.results import FoundParts, PartPose, findings
-from flawscope_station.store.schema import PRODUCTION
+from flawscope_station.store.purposes import PRODUCTION
 
 Finding = findings.Finding  # the name of a field hides the module
 EXAMPLE: dict[str, Any] = {

@@ -47,13 +47,11 @@ from flawscope_station.store.inspection import (
     KeyUsedError,
     format_time,
 )
+from flawscope_station.store.purposes import CHALLENGE, PRODUCTION, TRIAL
 from flawscope_station.store.removed_files import find_file_keys
 from flawscope_station.store.schema import (
     ANOMALOUS,
-    CHALLENGE,
     HOUR,
-    PRODUCTION,
-    TRIAL,
     WITHIN,
     events,
     hours,
@@ -208,8 +206,9 @@ class Store:
     def last_at(self, product_id: int) -> int | None:
         """Return when the last part of a product came from the line, microseconds since 1970, or None."""
         with self.database.reading() as connection:
-            latest = select(func.max(inspections.c.at)).where(on_line(product_id))
-            found: int | None = connection.execute(latest).scalar_one()
+            at = inspections.c.at
+            latest = select(at).where(on_line(product_id)).order_by(at.desc()).limit(1)
+            found: int | None = connection.execute(latest).scalar()
         return found
 
     def waiting_count(self, product_id: int) -> int:

@@ -31,11 +31,11 @@ from sqlalchemy import (
     select,
 )
 
+from flawscope_station.store.purposes import CHALLENGE, PRODUCTION, TRIAL
+
 HOUR = 3_600_000_000  # microseconds
 GOOD, ANOMALOUS = "good", "anomalous"  # decisions
 LATE, WITHDRAWN, ABANDONED = UNANSWERED = "late", "withdrawn", "abandoned"  # why a sender got no answer
-# purposes of an inspection; a trial is a picture that somebody tries by hand
-PRODUCTION, CHALLENGE, TRIAL = "production", "challenge", "trial"
 WITHIN = "within tolerance"  # decision on a picture: anomalous, and a person's rules tolerate it
 EARLIER_RELEASE = ""  # `challenges.state_hash` of a release whose hash is none of this one's
 REPORT_VIEW = "inspection_report"  # for SQL of others: its columns stay (docs/station-shifts.md)

@@ -29,6 +29,7 @@ from flawscope_station.settings.values import CONFIG, read_as
 from flawscope_station.store.database import Database, now
 from flawscope_station.store.inspection import PADDING, label_text
 from flawscope_station.store.kinds import KindCounts, count_kinds
+from flawscope_station.store.purposes import PRODUCTION, TRIAL
 from flawscope_station.store.records import (
     DEFECT,
     GOOD,
@@ -41,8 +42,6 @@ from flawscope_station.store.records import (
 from flawscope_station.store.schema import (
     HOUR,
     NOT_INSPECTED_EVENTS,
-    PRODUCTION,
-    TRIAL,
     UNANSWERED,
     WITHIN,
     events,

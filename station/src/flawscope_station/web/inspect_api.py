@@ -18,7 +18,7 @@ from flawscope_station.core.connections import ConnectionContext
 from flawscope_station.core.refusals import sender_text, status_and_code
 from flawscope_station.inspecting.capacity import without_traceback
 from flawscope_station.inspecting.picture import Part, Picture
-from flawscope_station.inspecting.writer import RecordedInspection, Waiter
+from flawscope_station.inspecting.ticket import RecordedInspection, Waiter
 from flawscope_station.sources.trigger import check_room, shoot, submit_parts, wait_for_inspection
 from flawscope_station.store.inspection import (
     HTTP,
@@ -29,8 +29,9 @@ from flawscope_station.store.inspection import (
     trigger_request,
     upload_request,
 )
+from flawscope_station.store.purposes import TRIAL
 from flawscope_station.store.records import describe_new
-from flawscope_station.store.schema import ABANDONED, TRIAL
+from flawscope_station.store.schema import ABANDONED
 from flawscope_station.web import schemas, uploads
 from flawscope_station.web.api import PictureName, api_router, file_body_schema, key_header_schema
 from flawscope_station.web.components import FloorDep, find_component
@@ -197,7 +198,7 @@ async def _results(
             if place in numbers:
                 inspection = await _answered_again(floor, product_id, numbers[place], part.due)
             else:
-                recorded = await wait_for_inspection(floor, product_id, waiters[place], part.due)
+                recorded = await wait_for_inspection(floor, waiters[place])
                 is_new |= recorded.is_new
                 inspection = await inspection_answer(floor, product_id, recorded, part.due)
             results.append({"inspection": inspection})

@@ -36,6 +36,7 @@ ANONYMOUS_BYTES = 64 * 1024  # of a body without a person: a name and a password
 MIN_BYTES_PER_SECOND = 10_000  # of a body, on average
 MAX_LOOP_DELAY = 0.1  # seconds; if the event loop is later than that, the client is not to blame
 _BODY_KEY = "flawscope.body"
+UNNAMED = "unnamed"  # picture that came without a name
 _EXTENDED_NAME = re.compile(rb";\s*filename\*\s*=\s*\"?([\w.-]+)'[^']*'([^;\"\s]*)\"?", re.IGNORECASE)
 _PLAIN_NAME = re.compile(rb';\s*filename\s*=\s*(?:"(?:\\.|[^"\\])*"|[^;"]*)', re.IGNORECASE)
 MAX_KEY_LENGTH = 184  # characters, with room for the prefix in the store
@@ -166,7 +167,7 @@ async def read_uploads(request: Request, name: str) -> tuple[list[Upload], bool]
     data = await request.body()
     if not data:
         raise RefusedError(422, "the request has no picture in its body", "empty")
-    return [Upload(clean_name(name) or "picture", data)], False
+    return [Upload(clean_name(name) or UNNAMED, data)], False
 
 
 class FormParser(MultiPartParser):
@@ -189,7 +190,7 @@ def name_file(disposition: bytes, kind: bytes) -> bytes:
             return rest + f'; filename="{name}"'.encode()
     is_text = kind.lower().startswith((b"text/plain", b"application/json"))
     has_name = b"filename" in disposition
-    return disposition if is_text or has_name else disposition + b'; filename="picture"'
+    return disposition if is_text or has_name else disposition + f'; filename="{UNNAMED}"'.encode()
 
 
 async def _read_form(request: Request) -> list[Upload]:
@@ -206,7 +207,7 @@ async def _read_form(request: Request) -> list[Upload]:
                 if isinstance(form.get(name), str):
                     text = f"{name} is no field of the form: write it into the address, ?{name}=..."
                     raise RefusedError(422, text, "invalid")
-            names = [clean_name(file.filename or "") or "picture" for file in files]
+            names = [clean_name(file.filename or "") or UNNAMED for file in files]
             uploads = [Upload(name, await file.read()) for name, file in zip(names, files, strict=True)]
         finally:
             await form.close()

@@ -1,90 +1,15 @@
-"""A part on its way from its sender to its record, and the record that is made of it."""
+"""Record that is made of a judged part."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from typing import Any
 
 from flawscope import Prediction
-from flawscope.pictures import decoding
-from flawscope_station.inspecting.capacity import without_traceback
-from flawscope_station.inspecting.picture import Part, Picture
-from flawscope_station.inspecting.writer import Answer, RecordedInspection
+from flawscope_station.inspecting.ticket import Ticket, View
 from flawscope_station.store.insert import NewInspection, SeenPicture
-from flawscope_station.store.inspection import RefusalError
-from flawscope_station.store.open_models import Model, ProductModel
-
-
-class LateError(RefusalError):
-    """A part cannot be judged before its deadline, or was not. why: for a person."""
-
-    status, code = 504, "late"
-
-    def __init__(self, why: str):
-        super().__init__(f"not judged in time: {why}; send fewer at once, or allow more time")
-
-
-class OverdueError(RefusalError):
-    """A part had no answer for as long as `limits: wait` allows."""
-
-    status, code = 504, "overdue"
-
-    def __init__(self, seconds: float):
-        super().__init__(
-            f"it was not answered for {seconds:.0f} s (`limits: wait`): see what *Problems* says, and send "
-            "it again"
-        )
-
-
-class EndingError(RefusalError):
-    """The station ends, and could not answer a part before."""
-
-    code = "ending"
-
-    def __init__(self) -> None:
-        super().__init__("the station ends: send the part again when it has started")
-
-
-class ModelError(RefusalError):
-    """The model failed on pictures that can be read."""
-
-    code = "model_failed"
-
-
-@dataclass
-class View:
-    """Picture of a part that waits to be judged, or is. prepared: as decoded for a model, where that is done.
-    found: what the model said; None: nothing yet."""
-
-    picture: Picture
-    suffix: str
-    file_hash: Future[str]
-    source: decoding.HashedPicture
-    prepared: tuple[Model, Any] | None = None
-    found: Prediction | None = None
-
-    def model_input(self, model: Model) -> Any:
-        """The picture as decoded for this model, else its data."""
-        if self.prepared is not None and self.prepared[0] is model:
-            return self.prepared[1]
-        return self.source
-
-
-@dataclass
-class Job:
-    """Part that waits to be judged, or is. taken, begun: when, as `time.monotonic` counts."""
-
-    part: Part
-    views: Sequence[View]
-    answer: Answer
-    at: int
-    is_judged: bool = False
-    taken: float = field(default_factory=time.monotonic)
-    begun: float = 0.0
-
+from flawscope_station.store.open_models import ProductModel
 
 _SEEN = {one.name for one in fields(SeenPicture)}
 # of the library's answer: columns, and words that a station uses otherwise
@@ -97,7 +22,8 @@ _SAID_OTHERWISE = {one.name for one in fields(NewInspection)} | {
 
 
 def new_inspection(
-    job: Job,
+    ticket: Ticket,
+    views: Sequence[View],
     product: ProductModel,
     found: Sequence[Prediction],
     near: float,
@@ -108,6 +34,7 @@ def new_inspection(
     """Record of a judged part, whose files are still being written.
 
     Args:
+        views: its pictures, in the order in which they are recorded.
         product: product and version that judged.
         found: prediction of each picture.
         near: multiple of the false-alarm rate up to which a good part's p-value is near the threshold.
@@ -115,11 +42,11 @@ def new_inspection(
         rate: false-alarm rate of decisions on parts.
         tolerances: version and sha256 of the rules in force; None: none are.
     """
-    part = job.part
+    part = ticket.part
     own: dict[str, Any] = {"triggers": part.triggers, "tolerances": tolerances}
     seen = [
         _seen_picture(view, one, {**own, "shows": _shown_product(product, one)})
-        for view, one in zip(job.views, found, strict=True)
+        for view, one in zip(views, found, strict=True)
     ]
     shown, decision = seen[0], {"anomalous": seen[0].anomalous, "p_value": seen[0].p_value}
     if decided is None:
@@ -133,7 +60,7 @@ def new_inspection(
         **{**own, **_part_record(shown, decided), **decision},
         product_id=product.product_id,
         version_id=product.number,
-        at=job.at,
+        at=ticket.at,
         source=part.source,
         near=is_near,
         part=part.number,
@@ -186,9 +113,3 @@ def _part_record(shown: SeenPicture, decided: Any) -> dict[str, Any]:
         return {}
     noticed = [*shown.record.get("findings", ()), *(one.to_dict() for one in decided.findings)]
     return {"record": {**shown.record, "findings": noticed, "part_score": decided.score}}
-
-
-def pass_error_on(done: Future[None], answer: Future[RecordedInspection]) -> None:
-    """Answer a part whose step failed with the step's error."""
-    if (error := done.exception()) is not None and not answer.done():
-        answer.set_exception(without_traceback(error))

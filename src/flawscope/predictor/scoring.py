@@ -1,0 +1,250 @@
+"""Scores good pictures as if the model had not learnt from their parts.
+
+`score` is the only place that fills what a row says of its picture's map, or counts a picture as lost. Who
+has other pictures gives another `ModelPictures`: of a session (`SessionPictures`), of a fit
+(`fitting.judging`), of a reduced precision beside the trained one (`export.recalibrate`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.calibration.goods import LOST, Values, judge, map_values
+from flawscope.errors import ExcludedPictureError, InputError, join_names
+from flawscope.pictures.appearance import FeatureValues
+from flawscope.pictures.decoded import DecodedPictures
+from flawscope.pictures.table import Picture
+from flawscope.predictor.decoded_pictures import loader
+from flawscope.predictor.streaming import LoadResult, stream_predictions
+from flawscope.progress import ProgressCallback, ignore_progress
+from flawscope.results.findings import COUNT_WRONG, PART_NOT_FOUND, Finding
+from flawscope.results.prediction import Prediction
+from flawscope.runtime import Run
+from flawscope.views.light import Light
+
+if TYPE_CHECKING:
+    from flawscope.predictor import Predictor
+
+# Gives the run that has not learnt from a row's unit; None: the model's own, which has not. It, or its run,
+# may raise an `ExcludedPictureError`.
+RunOf = Callable[[Picture], Run | None]
+Lights = Sequence[Light]
+LOST_FINDINGS = (PART_NOT_FOUND, COUNT_WRONG)  # with which a good picture is called anomalous, too
+
+
+class Answer(NamedTuple):
+    """Answer of a model on a good picture.
+
+    values: [lights, 3], `Values` in each light, its own first; `LOST` where its parts are not found or
+        counted wrong.
+    measured: its appearance; empty: its row has it. look: its thumbnail (`view_looks`), of a model of parts
+        in views.
+    """
+
+    values: NDArray[np.float64]
+    measured: FeatureValues = ()
+    look: NDArray[np.float32] | None = None
+
+    @property
+    def is_lost(self) -> bool:
+        return bool(np.isnan(self.values).any())
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers of a model on pictures, by number.
+
+    failures: why others cannot be used. excluded: numbers of those that the model has learnt from and cannot
+    leave out.
+    """
+
+    pictures: dict[int, Answer] = field(default_factory=dict)
+    failures: dict[int, str] = field(default_factory=dict)
+    excluded: list[int] = field(default_factory=list)
+
+    def in_order(self) -> Answers:
+        """All answers, by rising numbers."""
+        pictures, failures = dict(sorted(self.pictures.items())), dict(sorted(self.failures.items()))
+        return Answers(pictures, failures, sorted(self.excluded))
+
+
+class ModelPictures(Protocol):
+    """Good pictures, and a model that answers on them."""
+
+    def answers(self, rows: Mapping[int, Picture], run_of: RunOf, lights: Lights) -> Answers:
+        """Answers on the pictures of rows, which are given by number, in each light, the first of which is
+        their own."""
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """Rows that were scored, by number, and what they were scored by.
+
+    rows: those of which there is an answer. unlit: the same, as they score in their own light.
+    """
+
+    rows: dict[int, Picture]
+    unlit: dict[int, Picture]
+    answers: Answers
+
+    @property
+    def usable(self) -> list[Picture]:
+        return [row for row in self.rows.values() if not row.is_lost]
+
+    @property
+    def lost(self) -> dict[int, Picture]:
+        """Rows that count as above all scores."""
+        return {number: row for number, row in self.rows.items() if row.is_lost}
+
+
+def score(
+    table: ModelPictures, rows: Mapping[int, Picture], run_of: RunOf, lights: Sequence[Light]
+) -> ScoredRows:
+    """Scores rows, and counts them: those whose parts are lost in one of the lights above all others.
+
+    Args:
+        table: of their pictures. rows: by number.
+        lights: of the model's preprocessing (`Preprocess.lights`), or the first of them alone.
+    """
+    answers = table.answers(rows, run_of, lights)
+    numbers = [number for number in rows if number in answers.pictures]
+    if not numbers:
+        return ScoredRows({}, {}, answers)
+    seen = [_seen(rows[number], answers.pictures[number]) for number in numbers]
+    values = np.array([answers.pictures[number].values for number in numbers])
+    judged, unlit = judge(seen, values), judge(seen, values[:, :1])
+    return ScoredRows(
+        dict(zip(numbers, judged, strict=True)), dict(zip(numbers, unlit, strict=True)), answers
+    )
+
+
+def _seen(row: Picture, answer: Answer) -> Picture:
+    return row.seen(row.look, answer.measured, row.size) if answer.measured else row
+
+
+def leave_out_known(predictor: Predictor, known: Iterable[Picture]) -> RunOf:
+    """Returns what gives a picture of a known row's unit the run that has not learnt from it."""
+    units = {row.unit for row in known if row.learnt}
+
+    def run_of(row: Picture) -> Run | None:
+        if row.unit not in units:
+            return None
+        return predictor.session.run_without(predictor.artefact, row.unit)
+
+    return run_of
+
+
+def lost_note(names: Sequence[str]) -> str:
+    """Note on good pictures that count as above all scores, by their names."""
+    return (
+        "parts not found, counted wrong or lost in some light, and so counted as anomalous: "
+        f"{join_names(names)}"
+    )
+
+
+# ----------------------------------------------------------------------------------------------- by a session
+
+
+@dataclass(frozen=True)
+class SessionPictures:
+    """Good pictures that a predictor judges as it judges any."""
+
+    predictor: Predictor
+    pictures: DecodedPictures
+    step: ProgressCallback = ignore_progress
+
+    def answers(self, rows: Mapping[int, Picture], run_of: RunOf, lights: Lights) -> Answers:
+        found = _SessionAnswers(self.predictor, self.pictures, lights[1:])
+
+        def judge_batch(batch: Sequence[tuple[int, LoadResult]], run: Run) -> list[int]:
+            found.add_batch(batch, run, rows, run_of)
+            return [number for number, _ in batch]
+
+        tiled = self.predictor.manifest.preprocess.tile is not None
+        load, session = loader(self.predictor, self.pictures), self.predictor.session
+        for done, _ in enumerate(stream_predictions([*rows], load, judge_batch, session, None, tiled)):
+            self.step("calibration", done, len(rows))
+        self.step("calibration", len(rows), len(rows))
+        return found.answers.in_order()
+
+
+@dataclass
+class _SessionAnswers:
+    """Answers of a model on good pictures, as they come. lights: further ones."""
+
+    predictor: Predictor
+    pictures: DecodedPictures
+    lights: Sequence[Light]
+    answers: Answers = field(default_factory=Answers)
+
+    def add_batch(
+        self,
+        batch: Sequence[tuple[int, LoadResult]],
+        run: Run,
+        rows: Mapping[int, Picture],
+        run_of: RunOf,
+    ) -> None:
+        """Judges loaded pictures: those that the model has learnt from one by one, others together."""
+        alike = list[tuple[int, LoadResult]]()
+        for number, loaded in batch:
+            try:
+                own = run_of(rows[number])
+            except ExcludedPictureError:
+                self.answers.excluded.append(number)
+                continue
+            if own is None:
+                alike.append((number, loaded))
+            else:
+                self._judge([(number, loaded)], own)
+        self._judge(alike, run)
+
+    def _judge(self, batch: Sequence[tuple[int, LoadResult]], run: Run) -> None:
+        """Judges loaded pictures by one run, in their own light together, in others one by one."""
+        shown = [(self.pictures.sources[number], loaded) for number, loaded in batch]
+        try:
+            results = self.predictor.judge(shown, run)
+        except ExcludedPictureError:
+            self.answers.excluded.extend(number for number, _ in batch)
+            return
+        for (number, loaded), (_, result) in zip(batch, results, strict=True):
+            if isinstance(loaded, InputError):
+                self.answers.failures[number] = str(loaded)
+            elif isinstance(result, InputError):
+                self.answers.failures[number] = str(result)
+            else:
+                self._keep(number, loaded[1], result, run)
+
+    def _keep(self, number: int, measured: FeatureValues, own: Prediction, run: Run) -> None:
+        refusal = _refusal(own)
+        if refusal is not None and refusal.code not in LOST_FINDINGS:
+            name = own.path or "a picture"
+            self.answers.failures[number] = f"cannot calibrate on {name}: {refusal.words}; remove it"
+            return
+        values = np.full((1 + len(self.lights), 3), np.nan)
+        if refusal is None:
+            values[0] = self._values(own)
+            for k, light in enumerate(self.lights, start=1):
+                lit = light(self.pictures.read(number))
+                values[k] = self._values(self._predict(lit, run))
+        self.answers.pictures[number] = Answer(values, measured, own.look)
+
+    def _predict(self, picture: NDArray[Any], run: Run) -> Prediction:
+        [(_, found)] = self.predictor.judge([(picture, self.predictor.see(picture, picture))], run)
+        if isinstance(found, InputError):
+            raise found
+        return found
+
+    def _values(self, found: Prediction) -> Values:
+        if _refusal(found) is not None:
+            return LOST
+        return map_values(found.score, found.map, self.predictor.valid_mask(found.geometry))
+
+
+def _refusal(found: Prediction) -> Finding | None:
+    """The finding that decides about a picture instead of its score; None: there is none."""
+    return next((one for one in found.findings if one.decides), None)

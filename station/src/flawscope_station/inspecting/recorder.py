@@ -1,0 +1,313 @@
+"""Recorder of judged parts: several are written in one transaction, before anybody is answered."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from queue import Empty, SimpleQueue
+
+from flawscope import Prediction
+from flawscope.errors import FlawscopeError
+from flawscope_station.inspecting.capacity import without_traceback
+from flawscope_station.inspecting.ticket import RecordedInspection, State, Ticket
+from flawscope_station.monitoring.background import STOP_TIMEOUT, GuardedThread
+from flawscope_station.store.database import StoreError
+from flawscope_station.store.files import PICTURES, Files
+from flawscope_station.store.insert import NewInspection
+from flawscope_station.store.inspection import KeyUsedError
+from flawscope_station.store.purposes import CHALLENGE, PRODUCTION
+from flawscope_station.store.records import Store
+from flawscope_station.store.schema import LATE
+
+LOOK_SECONDS = 4.0  # for which the recorder looks whether a record stands, before its sender is refused
+LOOK_INTERVAL = 0.5  # seconds between two such looks
+RESENT_SECONDS = 60.0  # for which a part whose sender was refused though its record stands is known again
+MAX_GROUP = 64  # inspections in a transaction, at most: flushing the disk costs as much for a single one
+
+
+@dataclass(frozen=True, eq=False)
+class Doubt:
+    """Part whose sender was refused while nobody knew whether its record stands. number: of the record; None:
+    not known yet. since: as `time.monotonic` counts."""
+
+    inspection: NewInspection
+    predictions: tuple[Prediction, ...]
+    since: float
+    number: int | None = None
+
+    def is_sent_again(self, inspection: NewInspection) -> bool:
+        """Whether a part is this one, sent again: the same files and labels, without a key."""
+        return inspection.key is None and _content(inspection) == _content(self.inspection)
+
+
+def _content(one: NewInspection) -> tuple[object, ...]:
+    """Return what its sender knows of a part."""
+    seen = tuple((view.view, view.picture, view.name) for view in one.pictures)
+    return one.product_id, one.address, one.source, one.purpose, one.part, one.batch, seen
+
+
+def _record_of(ticket: Ticket) -> NewInspection:
+    """Return the record of a part that is being recorded, with its files."""
+    assert ticket.record is not None, "it is judged"
+    return ticket.record
+
+
+def _with_files(ticket: Ticket) -> NewInspection:
+    """Return the record of a part whose files are on the disk, with their hashes."""
+    whole = _record_of(ticket)
+    file_of = {view.picture.view: view.file or "" for view in ticket.views}
+    views = tuple(replace(one, picture=file_of[one.view]) for one in whole.views)
+    return replace(whole, picture=file_of[whole.view], views=views, unanswered=ticket.unanswered)
+
+
+def _seconds(ticket: Ticket) -> dict[str, float]:
+    """Return what each stage of a part took that is recorded now."""
+    judged = ticket.times[State.JUDGED]
+    return {
+        "wait": ticket.begun - ticket.since,
+        "judge": judged - ticket.begun,
+        "record": time.monotonic() - judged,
+    }
+
+
+class Recorder:
+    """Thread that records judged parts in groups, and removes the files of those that failed.
+
+    The answer to a COMMIT may be lost with the connection: then the record of a part is looked for, by its
+    own product, time and picture, before its sender is refused; and later, where the data base is away.
+
+    Args:
+        announce: gets every new inspection of the production after it was recorded.
+        refuse: gets those of challenges, and raises what is answered in their place.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        files: Files,
+        announce: Callable[[RecordedInspection], None],
+        refuse: Callable[[RecordedInspection], None],
+    ):
+        self.store, self.files, self.announce, self.refuse = store, files, announce, refuse
+        self._queue: SimpleQueue[Ticket | None] = SimpleQueue()
+        self._doubts: list[Doubt] = []
+        self._ended = threading.Event()
+        self.threads = [GuardedThread("recorder", self._work, self._ended)]
+        self.threads[0].start()
+
+    def add(self, ticket: Ticket) -> None:
+        """Record a part that is judged; remove the files of one that has failed."""
+        self._queue.put(ticket)
+
+    def close(self) -> None:
+        """Return when all is written, or after a while: a disk may hang."""
+        self._queue.put(None)
+        self.threads[0].join(STOP_TIMEOUT)
+
+    def _work(self) -> None:
+        while self._record_next():
+            pass
+        self._ended.set()
+
+    def _record_next(self) -> bool:
+        """Record the waiting parts; return False at the end. None is held while the next is waited for."""
+        group = self._next_group()
+        tickets = [one for one in group if one is not None]
+        try:
+            with self.threads[0].call():
+                self._settle_doubts()
+                self._record(tickets)
+        except BaseException as error:
+            for one in tickets:
+                self._fail(one, error)
+            if None in group:
+                self._queue.put(None)
+            raise  # the thread is begun again, and people are told
+        return None not in group
+
+    def _fail(self, ticket: Ticket, error: BaseException) -> None:
+        """End a part after an error that nobody foresaw."""
+        plain = without_traceback(error)
+        if not ticket.fail(plain) and not ticket.has_ended:
+            ticket.fail_recording(plain, may_have_record=True)
+
+    def _next_group(self) -> list[Ticket | None]:
+        """Return the parts that wait, and None at the end; nothing where doubts are to be settled before one
+        comes."""
+        try:
+            group = [self._queue.get(timeout=LOOK_INTERVAL if self._doubts else None)]
+        except Empty:
+            return []
+        while len(group) < MAX_GROUP:
+            try:
+                group.append(self._queue.get_nowait())
+            except Empty:
+                break
+        return group
+
+    def _record(self, group: list[Ticket]) -> None:
+        """Record parts and answer each. Some libraries' errors are no Exception."""
+        ready = list[Ticket]()
+        for one in group:
+            try:
+                # False: its sender was told that it failed
+                if one.wait_for_files() and one.begin_recording():
+                    one.record = _with_files(one)
+                    if not self._answer_resent(one):
+                        ready.append(one)
+            except BaseException as error:
+                self._fail(one, error)
+        if ready:
+            self._record_ready(ready)
+        for one in group:
+            self._release_files(one)
+
+    def _release_files(self, ticket: Ticket) -> None:
+        """Let go of the files of a part that has ended; those of one that has no record are removed, unless
+        another inspection has them."""
+        if not ticket.has_ended:
+            return
+        for file in ticket.take_files():
+            self.files.release(file.digest)
+            if ticket.may_have_record:
+                continue
+            path = self.files.path(PICTURES, file.digest, file.suffix)
+            with suppress(FlawscopeError, OSError):  # the sweep finds it
+                self.files.discard(path, file.digest, partial(self._is_unneeded, file.digest))
+
+    def _is_unneeded(self, digest: str) -> bool:
+        return not self.store.has_picture(digest)
+
+    def _record_ready(self, ready: list[Ticket]) -> None:
+        """Record parts whose files are there, in one transaction, and answer each."""
+        is_in_doubt = False
+        found: Sequence[tuple[int, bool] | None]
+        try:
+            found = [*self.store.record([_record_of(one) for one in ready])]
+        except StoreError as error:
+            nothing: list[tuple[int, bool] | None] = [None] * len(ready)
+            standing = self._find_standing(ready) if error.is_in_doubt else nothing
+            is_in_doubt, found = standing is None, standing or [*nothing]
+            for one, record in zip(ready, found, strict=True):
+                if record is None:
+                    one.fail_recording(without_traceback(error), may_have_record=is_in_doubt)
+        except BaseException as error:
+            self._record_each(ready, error)
+            return
+        for one, record in zip(ready, found, strict=True):
+            if record is not None:
+                self._answer(one, *record)
+
+    def _record_each(self, ready: list[Ticket], error: BaseException) -> None:
+        """Record parts one after another, which failed together: an error of one does not harm the others."""
+        for one in ready:
+            if len(ready) == 1 or isinstance(error, FlawscopeError):
+                one.fail_recording(without_traceback(error))
+            else:
+                self._record_ready([one])
+
+    def _answer(self, one: Ticket, number: int, is_new: bool) -> None:
+        """Answer a part that is recorded, and tell who listens."""
+        inspection = _record_of(one)
+        if not is_new and (used := self._key_conflict(inspection)) is not None:
+            one.fail_recording(used)
+            return
+        if is_new:
+            inspection = self._with_fate(one, number)
+        recorded = RecordedInspection(number, inspection, is_new, one.predictions, _seconds(one))
+        if inspection.purpose == CHALLENGE:
+            one.fail_recording(self._answer_other(recorded), may_have_record=True)
+            return
+        one.finish(recorded)
+        if is_new and inspection.purpose == PRODUCTION:
+            with suppress(Exception):  # a listener's error does not harm the answers
+                self.announce(recorded)
+
+    # ---- the answer to COMMIT was lost
+
+    def _find_standing(self, ready: list[Ticket]) -> Sequence[tuple[int, bool] | None] | None:
+        """Return what `Store.record` would have returned, for each part whose record stands: all or none do.
+        None for one that has none, or had one under its key before: who sends that again gets it. None in
+        place of all where that cannot be known soon; then the parts are remembered."""
+        ends = time.monotonic() + LOOK_SECONDS
+        inspections = [_record_of(one) for one in ready]
+        while True:
+            try:
+                numbers = self.store.find_recorded(inspections)
+                return [None if number is None else (number, True) for number in numbers]
+            except StoreError:
+                if time.monotonic() > ends:
+                    since = time.monotonic()
+                    self._doubts += [Doubt(_record_of(one), one.predictions, since) for one in ready]
+                    return None
+            time.sleep(LOOK_INTERVAL)
+
+    def _settle_doubts(self) -> None:
+        """Look whether records stand of which nobody knew, and say that their senders were refused."""
+        since = time.monotonic() - RESENT_SECONDS
+        self._doubts = [one for one in self._doubts if one.number is None or one.since > since]
+        open_doubts = [one for one in self._doubts if one.number is None]
+        if not open_doubts:
+            return
+        try:
+            numbers = self.store.find_recorded([one.inspection for one in open_doubts])
+        except StoreError:  # it is away still
+            return
+        for doubt, number in zip(open_doubts, numbers, strict=True):
+            self._doubts.remove(doubt)
+            if number is None:
+                continue
+            self._doubts.append(replace(doubt, number=number, since=time.monotonic()))
+            inspection = replace(doubt.inspection, unanswered=LATE)
+            recorded = RecordedInspection(number, inspection, True, doubt.predictions)
+            with suppress(Exception):  # the store is away again
+                self.store.set_unanswered(number, LATE)
+            if inspection.purpose == PRODUCTION:
+                with suppress(Exception):
+                    self.announce(recorded)
+
+    def _answer_resent(self, one: Ticket) -> bool:
+        """Answer a part that its sender sends again because it was refused, though its record stands; return
+        whether it is one."""
+        for doubt in self._doubts:
+            if doubt.number is None or not doubt.is_sent_again(_record_of(one)):
+                continue
+            why = one.decide()
+            if why is None:
+                self.store.set_unanswered(doubt.number, None)
+            self._doubts.remove(doubt)
+            inspection = replace(doubt.inspection, unanswered=why)
+            one.finish(RecordedInspection(doubt.number, inspection, False, one.predictions))
+            return True
+        return False
+
+    def _answer_other(self, recorded: RecordedInspection) -> Exception:
+        """Return what answers a part that is none of the production."""
+        try:
+            self.refuse(recorded)
+        except Exception as error:
+            return without_traceback(error)
+        return RuntimeError(f"nobody answers an inspection with purpose {recorded.inspection.purpose}")
+
+    def _with_fate(self, one: Ticket, number: int) -> NewInspection:
+        """Return the inspection with what became of its answer, which may have been given up meanwhile."""
+        inspection, why = _record_of(one), one.decide()
+        if why == inspection.unanswered:
+            return inspection
+        with suppress(Exception):  # the store is away again: the answer says it all the same
+            self.store.set_unanswered(number, why)
+        return replace(inspection, unanswered=why)
+
+    def _key_conflict(self, taken: NewInspection) -> Exception | None:
+        """Return an error where the key is another request's, recorded while this one was under way."""
+        try:
+            rows = self.store.find_by_keys(taken.address or taken.product_id, [taken.key or ""])
+        except Exception as error:
+            return without_traceback(error)
+        if all(row.request_hash == taken.request_hash for row in rows):
+            return None
+        return KeyUsedError(f"request, inspection {rows[0].id}")

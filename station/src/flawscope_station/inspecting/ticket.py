@@ -1,0 +1,377 @@
+"""Ticket of a part: what carries it through the station, from its place to its end.
+
+A part has one ticket with one state. Who moves it on holds it until the next one does:
+
+    TAKEN      it has a place (`admission.Inspector.submit_all`)
+    READ       its pictures' headers are read, and say that they can be judged (`admission`, a pool)
+    QUEUED     it waits for the model, or is judged just now (`judge.Judge.put`)
+    JUDGED     its record is made, and waits for the recorder and the files (`judge`)
+    RECORDING  it is being written (`recorder.Recorder`)
+    DONE       its record stands
+    FAILED     it has none, or nobody knows whether it has one
+
+Before RECORDING whoever finds a reason may fail it: the pool, the judge, a deadline, the end of the station.
+From RECORDING on the recorder alone ends it, for it alone knows whether the record stands. Who asks for the
+part are waiters. Their deadlines end their own waits, and not that of another who waits for the same part.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, NamedTuple
+
+from flawscope import Prediction
+from flawscope.pictures import decoding
+from flawscope_station.inspecting.picture import Part, Picture
+from flawscope_station.store.insert import NewInspection
+from flawscope_station.store.inspection import RefusalError
+from flawscope_station.store.open_models import Model
+from flawscope_station.store.schema import LATE
+
+
+class State(Enum):
+    """State of a ticket."""
+
+    TAKEN = "taken"
+    READ = "read"
+    QUEUED = "queued"
+    JUDGED = "judged"
+    RECORDING = "recording"
+    DONE = "done"
+    FAILED = "failed"
+
+
+BEFORE_RECORDING = frozenset({State.TAKEN, State.READ, State.QUEUED, State.JUDGED})
+ENDS = frozenset({State.DONE, State.FAILED})
+
+
+class IllegalMoveError(RuntimeError):
+    """A ticket was to be moved out of a state in which it is not: a bug."""
+
+    def __init__(self, state: State, after: State):
+        super().__init__(f"a ticket that is {state.value} cannot be {after.value}")
+
+
+class LateError(RefusalError):
+    """A part cannot be judged before its deadline, or was not. why: for a person."""
+
+    status, code = 504, "late"
+
+    def __init__(self, why: str):
+        super().__init__(f"not judged in time: {why}; send fewer at once, or allow more time")
+
+
+class OverdueError(RefusalError):
+    """A part had no answer for as long as `limits: wait` allows."""
+
+    status, code = 504, "overdue"
+
+    def __init__(self, seconds: float):
+        super().__init__(
+            f"it was not answered for {seconds:.0f} s (`limits: wait`): see what *Problems* says, and send "
+            "it again"
+        )
+
+
+class EndingError(RefusalError):
+    """The station ends, and could not answer a part before."""
+
+    code = "ending"
+
+    def __init__(self) -> None:
+        super().__init__("the station ends: send the part again when it has started")
+
+
+class ModelError(RefusalError):
+    """The model failed on pictures that can be read."""
+
+    code = "model_failed"
+
+
+@dataclass(frozen=True)
+class RecordedInspection:
+    """Inspection that is on the disk. is_new: False where its key had been taken before. predictions: of its
+    pictures, where they are still known. seconds: that each stage took."""
+
+    number: int
+    inspection: NewInspection
+    is_new: bool
+    predictions: tuple[Prediction, ...] = field(default=(), repr=False)
+    seconds: Mapping[str, float] = field(default_factory=dict, repr=False)
+
+
+Outcome = RecordedInspection | BaseException
+
+
+@dataclass
+class View:
+    """Picture of a part that was read. suffix: of its file. file: SHA-256 of its file, as soon as that is on
+    the disk. prepared: as decoded for a model, where that is done. found: what the model said; None: nothing
+    yet."""
+
+    picture: Picture
+    suffix: str
+    source: decoding.HashedPicture
+    file: str | None = None
+    prepared: tuple[Model, Any] | None = None
+    found: Prediction | None = None
+
+    def model_input(self, model: Model) -> Any:
+        """The picture as decoded for this model, else its data."""
+        if self.prepared is not None and self.prepared[0] is model:
+            return self.prepared[1]
+        return self.source
+
+
+class KeptFile(NamedTuple):
+    """File of a picture that is held on the disk until its part has ended."""
+
+    digest: str
+    suffix: str
+
+
+class Waiter(Future[RecordedInspection]):
+    """Somebody who asks for a part: a client, a PLC, a folder, a camera. It is told what became of the part,
+    once, and may leave before.
+
+    Attributes:
+        due: its own deadline, as `time.monotonic` counts.
+        has_left: it waits no more.
+    """
+
+    has_left = False
+
+    def __init__(self, ticket: Ticket, due: float):
+        super().__init__()
+        self.ticket, self.due = ticket, due
+        self.set_running_or_notify_cancel()  # so that a client that goes away does not cancel it
+
+    def leave(self, why: str) -> bool:
+        """Wait no more, for one of the reasons `schema.UNANSWERED`; return False where the part has ended, or
+        is about to: then this one is told."""
+        return self.has_left or self.ticket.leave(self, why)
+
+    def tell(self, outcome: Outcome) -> None:
+        """Tell it what became of the part."""
+        if isinstance(outcome, BaseException):
+            self.set_exception(outcome)
+        else:
+            self.set_result(outcome)
+
+
+class Ticket:
+    """A part on its way.
+
+    Args:
+        part: as it came.
+        at: microseconds since 1970, which no other part has: a record is known by them, its product and its
+            picture.
+        ended: is told once what became of it, before those who wait are.
+
+    Attributes:
+        state: moved under one lock.
+        times: when it came into each state, as `time.monotonic` counts.
+        begun: when the model began with it.
+        due: the last deadline of all who asked.
+        unanswered: why nobody waits for it any more, as the last who left said; None: somebody does.
+        size: bytes of its pictures. They are held no more when it has ended, whoever holds the ticket.
+        memory: bytes that are claimed to decode it.
+        views: its pictures, as soon as it is read.
+        files: on the disk, which are held for it.
+        record: as soon as it is judged. predictions: of its pictures.
+        may_have_record: a record names its files, or may do so.
+    """
+
+    def __init__(self, part: Part, at: int, ended: Callable[[Ticket, Outcome], object]):
+        self.part, self.at, self.size = part, at, part.size
+        self._ended = ended
+        self._changed = threading.Condition(threading.Lock())
+        self.state = State.TAKEN
+        self.times = {State.TAKEN: time.monotonic()}
+        self.begun = self.due = 0.0
+        self._waiters: list[Waiter] = []
+        self.unanswered: str | None = None
+        self._is_decided = False
+        self.memory = 0
+        self.views: Sequence[View] = ()
+        self.files: list[KeptFile] = []
+        self.record: NewInspection | None = None
+        self.predictions: tuple[Prediction, ...] = ()
+        self.may_have_record = False
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state in ENDS
+
+    @property
+    def since(self) -> float:
+        """When it was taken, as `time.monotonic` counts."""
+        return self.times[State.TAKEN]
+
+    # ---- its way
+
+    def read(self, views: Sequence[View]) -> bool:
+        """Its pictures can be judged. As of all moves: False where it has failed meanwhile."""
+        with self._changed:
+            if not self._move(State.TAKEN, State.READ):
+                return False
+            self.views = views
+            return True
+
+    def queue(self) -> bool:
+        """It waits for the model."""
+        with self._changed:
+            return self._move(State.READ, State.QUEUED)
+
+    def judge(self, record: NewInspection, predictions: tuple[Prediction, ...]) -> bool:
+        """It is judged, and to be recorded."""
+        with self._changed:
+            if not self._move(State.QUEUED, State.JUDGED):
+                return False
+            self.record, self.predictions = record, predictions
+            return True
+
+    def begin_recording(self) -> bool:
+        """The recorder has it, and ends it."""
+        with self._changed:
+            return self._move(State.JUDGED, State.RECORDING)
+
+    def _move(self, before: State, after: State) -> bool:
+        if self.state is State.FAILED:
+            return False
+        if self.state is not before:
+            raise IllegalMoveError(self.state, after)
+        self._enter(after)
+        return True
+
+    def _enter(self, state: State) -> None:
+        self.state = state
+        self.times[state] = time.monotonic()
+        self._changed.notify_all()
+
+    def is_recording(self, seconds: float) -> bool:
+        """Whether the recorder has had it for no longer than so many seconds."""
+        is_recording = self.state is State.RECORDING
+        return is_recording and time.monotonic() < self.times[State.RECORDING] + seconds
+
+    # ---- its end
+
+    def fail(self, error: BaseException) -> bool:
+        """It cannot be judged or recorded; return False where the recorder has it, or it has ended."""
+        with self._changed:
+            if self.state not in BEFORE_RECORDING:
+                return False
+            waiters = self._end(State.FAILED)
+        self._tell(waiters, error)
+        return True
+
+    def give_up(self, error: BaseException) -> bool:
+        """Let all leave who wait, with an error. It fails, unless the recorder has it, which ends it later.
+        Return False where it has ended, or is about to: they are told."""
+        if self.fail(error):
+            return True
+        with self._changed:
+            if self.has_ended or self._is_decided:
+                return False
+            waiters, self._waiters = self._waiters, []
+            if self.unanswered is None:
+                self.unanswered = LATE
+        for waiter in waiters:
+            waiter.tell(error)
+        return True
+
+    def finish(self, recorded: RecordedInspection) -> None:
+        """Its record stands. For the recorder, as `fail_recording`."""
+        with self._changed:
+            if self.state is not State.RECORDING:
+                raise IllegalMoveError(self.state, State.DONE)
+            self.may_have_record = True
+            waiters = self._end(State.DONE)
+        self._tell(waiters, recorded)
+
+    def fail_recording(self, error: BaseException, *, may_have_record: bool = False) -> None:
+        """It could not be recorded, or is not answered though it was."""
+        with self._changed:
+            if self.state is not State.RECORDING:
+                raise IllegalMoveError(self.state, State.FAILED)
+            self.may_have_record = may_have_record
+            waiters = self._end(State.FAILED)
+        self._tell(waiters, error)
+
+    def _end(self, state: State) -> list[Waiter]:
+        """End, and return who is to be told."""
+        self._enter(state)
+        waiters, self._waiters = self._waiters, []
+        self.part, self.views = self.part.without_data(), ()
+        return waiters
+
+    def _tell(self, waiters: Sequence[Waiter], outcome: Outcome) -> None:
+        self._ended(self, outcome)
+        for waiter in waiters:
+            waiter.tell(outcome)
+
+    # ---- who waits
+
+    def join(self, due: float) -> Waiter | None:
+        """Return one more who waits for it, with a deadline of its own; None where it has ended."""
+        with self._changed:
+            if self.has_ended:
+                return None
+            waiter = Waiter(self, due)
+            self._waiters.append(waiter)
+            self.due = max(self.due, due)
+            if not self._is_decided:
+                self.unanswered = None
+            return waiter
+
+    def leave(self, waiter: Waiter, why: str) -> bool:
+        """Let one who waits leave (`Waiter.leave`)."""
+        with self._changed:
+            if self._is_decided or self.has_ended:
+                return False
+            waiter.has_left = True
+            if all(one.has_left for one in self._waiters):
+                self.unanswered = why
+            return True
+
+    def decide(self) -> str | None:
+        """Return why nobody waits for it; nobody leaves any more. For the recorder, before it ends it."""
+        with self._changed:
+            self._is_decided = True
+            return self.unanswered
+
+    # ---- what it holds
+
+    def claim(self, memory: int) -> bool:
+        """Note memory that is given back when it ends; False where it has ended."""
+        with self._changed:
+            if self.has_ended:
+                return False
+            self.memory = memory
+            return True
+
+    def keep(self, view: View, digest: str) -> bool:
+        """Note that the file of a picture is on the disk; False where the part has ended: the recorder looks
+        after its files once more."""
+        with self._changed:
+            view.file = digest
+            self.files.append(KeptFile(digest, view.suffix))
+            self._changed.notify_all()
+            return not self.has_ended
+
+    def wait_for_files(self) -> bool:
+        """Return whether all files are on the disk, as soon as that is known; False where it has failed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.has_ended or all(one.file for one in self.views))
+            return not self.has_ended
+
+    def take_files(self) -> list[KeptFile]:
+        """Return the files that are held for it, once."""
+        with self._changed:
+            files, self.files = self.files, []
+            return files
