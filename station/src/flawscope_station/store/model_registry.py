@@ -537,7 +537,8 @@ def _is_removable() -> ColumnElement[bool]:
     uses = (
         exists().where(hours.c.product_id == product_id, hours.c.version_id == number),
         exists().where(*inspected, IS_CHALLENGE),
-        exists().where(*inspected, IS_TRIAL),  # what was tried by hand counts in no hour
+        # what was tried by hand counts in no hour; by an index of its own
+        exists().where(inspections.c.version_id == number, IS_TRIAL),
         exists().where(challenges.c.product_id == product_id, challenges.c.version_id == number),
         exists().where(learnt.c.version_id == number),
         exists().where(jobs.c.product_id == product_id, jobs.c.start_version_id == number),

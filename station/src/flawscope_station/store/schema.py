@@ -248,6 +248,7 @@ IS_CHALLENGE = inspections.c.purpose == literal_column(f"'{CHALLENGE}'")
 _partial_index("inspections_challenge", IS_CHALLENGE, inspections.c.product_id, inspections.c.id)
 IS_TRIAL = inspections.c.purpose == literal_column(f"'{TRIAL}'")
 _partial_index("inspections_trial", IS_TRIAL, inspections.c.product_id, inspections.c.id)
+_partial_index("inspections_trial_version", IS_TRIAL, inspections.c.version_id)  # whether it was tried
 
 # Pictures of a part in several views, in the order of the model's views
 views = Table(

@@ -22,6 +22,7 @@ INDEXES = (
     "UNIQUE INDEX versions_active ON versions (product_id) WHERE state = 'active'",
     "UNIQUE INDEX versions_once ON versions (product_id, hash) WHERE state != 'removed'",
     "INDEX versions_hash ON versions (hash)",
+    "INDEX inspections_trial_version ON inspections (version_id) WHERE purpose = 'trial'",
 )
 
 
