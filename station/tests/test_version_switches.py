@@ -1,5 +1,6 @@
 """Versions that two people activate and remove at once: a product never loses its judge by it."""
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -8,6 +9,13 @@ import pytest
 from sqlalchemy import select
 
 from flawscope import Predictor
+from flawscope_station.core.page_products import MADE_ON_PAGES
+from flawscope_station.inspecting.capacity import MemoryBudget
+from flawscope_station.learning.jobs import JobQueue
+from flawscope_station.settings.station import Limits
+from flawscope_station.setup.draft import DRAFTS_FOLDER, STATE_FILE
+from flawscope_station.setup.drafts import Drafts
+from flawscope_station.setup.live_products import LiveProducts
 from flawscope_station.store import model_registry
 from flawscope_station.store.addresses import Addresses
 from flawscope_station.store.files import Files
@@ -173,3 +181,31 @@ def test_a_product_that_is_being_removed_is_not_found(registry):
     with pytest.raises(NotFoundError, match="product plate is removed"):
         addresses.settings_of("plate")
     assert addresses.configured_numbers() == {}
+
+
+def test_a_draft_of_an_earlier_flawscope_gives_its_version_what_it_said_itself(registry, tmp_path):
+    """`.draft.json` said which version went live, by whom, and which product it is."""
+    home = tmp_path / "files" / DRAFTS_FOLDER / "plate"
+    home.mkdir(parents=True)
+    state = {"by": "anna", "at": "2026-01-01", "result": {"asked_at": 5}, "product": 1}
+    state["live"] = {"version": 1, "by": "berta", "learnt": 5}
+    (home / STATE_FILE).write_text(json.dumps(state))
+    registry.database.change(versions.update().values(origin=MADE_ON_PAGES))
+    addresses = addresses_of(registry)
+    addresses.store = Store(registry.database)
+    for _ in range(2):  # the second time there is nothing to carry over
+        queue, memory = JobQueue(registry.database), MemoryBudget(0)
+        drafts = Drafts(queue, registry.files, Limits(), memory, "cpu", lambda: False, lambda line: None)
+        live = LiveProducts([], [], addresses, {}, drafts, None)
+        (draft,) = drafts
+        assert live.live_of(draft) == {"version": 1, "by": "berta", "learnt": 5}
+        kept = json.loads((home / STATE_FILE).read_text())
+        assert kept == {"by": "anna", "at": "2026-01-01", "result": {"asked_at": 5}}
+    registry.deactivate(1, "anna", "no longer made")
+    del addresses.products["plate"]
+    assert live.live_of(draft) is None
+    live._free_name(draft, "anna")
+    assert addresses.store.find_product("plate").id == 1, "its own records are taken up again"
+    drafts.remove("plate")
+    live._free_name(drafts.begin("plate", "anna", [], []), "anna")
+    assert addresses.store.find_product("plate") is None, "another part gets the name"

@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import select
@@ -187,7 +188,12 @@ class Addresses:
         return added[product_id]
 
     def add_product(
-        self, name: str, product: ProductSettings, origin: str, who: str, facts: Mapping[str, Any]
+        self,
+        name: str,
+        product: ProductSettings,
+        origin: str,
+        who: str,
+        facts: Mapping[str, Any] = MappingProxyType({}),
     ) -> int:
         """Add a product with its model, which judges from now on, or give the product a further version.
         Return the number of the version; open questions are accepted by that. InputError where the model
