@@ -151,7 +151,7 @@ def _events(database: Database) -> list[dict[str, Any]]:
 
 
 def _versions(database: Database) -> list[dict[str, Any]]:
-    query = select(versions, products.c.name.label("product"), products.c.active_version_id)
+    query = select(versions, products.c.name.label("product"))
     rows = database.rows(query.join(products, products.c.id == versions.c.product_id))
     return [dict(row._mapping) for row in rows]
 
