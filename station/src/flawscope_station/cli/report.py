@@ -19,7 +19,6 @@ from dataclasses import asdict
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import select
 
@@ -105,7 +104,7 @@ def _collect(pieces: dict[str, Callable[[], str]]) -> tuple[dict[str, str], list
 # ------------------------------------------------------------------------------------------------ the pieces
 
 
-def _json(value: Any) -> str:
+def _json(value: object) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n"
 
 
@@ -136,7 +135,7 @@ def _disk_text(settings: Settings) -> str:
     return _json({**facts, "files": files})
 
 
-def _read_store(settings: Settings, read: Callable[[Database], Any]) -> str:
+def _read_store(settings: Settings, read: Callable[[Database], object]) -> str:
     database = Database(settings.url)
     try:
         if not database.check_tables():
@@ -146,11 +145,11 @@ def _read_store(settings: Settings, read: Callable[[Database], Any]) -> str:
         database.close()
 
 
-def _events(database: Database) -> list[dict[str, Any]]:
+def _events(database: Database) -> list[audit.Event]:
     return audit.search(database, limit=MAX_EVENTS)
 
 
-def _versions(database: Database) -> list[dict[str, Any]]:
+def _versions(database: Database) -> list[dict[str, object]]:
     query = select(versions, products.c.name.label("product"))
     rows = database.rows(query.join(products, products.c.id == versions.c.product_id))
     return [dict(row._mapping) for row in rows]

@@ -17,7 +17,7 @@ from flawscope_station.settings.station import ProductSettings, Settings
 from flawscope_station.sinks.cursors import StoredCursor, cursor_key, delete_cursors, hand_on_cursors
 from flawscope_station.sinks.delivery import Delivery, MessagePictures, Sink
 from flawscope_station.sinks.outbox import MAX_COUNTED, Message, Outbox
-from flawscope_station.sinks.undelivered import Undelivered
+from flawscope_station.sinks.undelivered import RefusedBySink, Undelivered
 from flawscope_station.store.database import StoreError
 from flawscope_station.store.records import Store
 from flawscope_station.store.station_identity import public_address
@@ -131,7 +131,7 @@ class Sinks:
         """Return the sinks of a product, as the API shows them."""
         return [_delivery_facts(one, box) for one, box in self.for_product(name)]
 
-    def undelivered(self, name: str) -> list[dict[str, object]]:
+    def undelivered(self, name: str) -> list[RefusedBySink]:
         """Return the messages of a product that were refused for good, by sink. StoreError."""
         return [
             {"sink": one.sink.label, **message}

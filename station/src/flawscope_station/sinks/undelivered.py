@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict
 
 from sqlalchemy import ColumnElement, Row, delete, func, select, update
 
@@ -13,6 +13,22 @@ from flawscope_station.store.schema import undelivered
 
 MAX_KEPT = 1000  # messages of a sink that are remembered, the latest
 NO_VERDICT = 0  # in the place of a verdict's number: the message is about the inspection itself
+
+
+class RefusedMessage(TypedDict):
+    """Message as the API shows it. verdict: that it is about; None: it is about the inspection."""
+
+    inspection: int
+    verdict: int | None
+    why: str
+    at: str
+    again: bool
+
+
+class RefusedBySink(RefusedMessage):
+    """The same with the label of its sink."""
+
+    sink: str
 
 
 class Undelivered:
@@ -66,7 +82,7 @@ class Undelivered:
         place = undelivered.c.inspection_id == inspection, undelivered.c.verdict_id == (verdict or NO_VERDICT)
         self.database.change(delete(undelivered).where(*self._own, *place))
 
-    def facts(self) -> list[dict[str, Any]]:
+    def facts(self) -> list[RefusedMessage]:
         """Return the messages as the API shows them, the latest first."""
         query = select(undelivered).where(*self._own).order_by(undelivered.c.at.desc())
         return [_describe(row) for row in self.database.rows(query)]
@@ -80,6 +96,11 @@ class Undelivered:
         return {**key, "inspection_id": message.number, "verdict_id": message.verdict or NO_VERDICT}
 
 
-def _describe(row: Row[Any]) -> dict[str, Any]:
-    facts = {"inspection": row.inspection_id, "verdict": row.verdict_id or None, "why": row.why}
-    return {**facts, "at": iso(row.at), "again": row.again}
+def _describe(row: Row[Any]) -> RefusedMessage:
+    return {
+        "inspection": row.inspection_id,
+        "verdict": row.verdict_id or None,
+        "why": row.why,
+        "at": iso(row.at),
+        "again": row.again,
+    }

@@ -363,14 +363,19 @@ def problems(page: Annotated[Page, product_page(PROBLEMS_PAGE)], health: HealthD
         row["product"] = names.get(problem.product or 0)
         rows.append(row)
     data = [[problem.code, problem.acknowledged_by] for problem in problems]
-    more = {"settings_hash": page.overview.settings_hash(), "release": __version__}
-    more["undelivered"] = _undelivered(page)
-    return page.render(PROBLEMS_PAGE, problems=rows, data=data, **more)
+    return page.render(
+        PROBLEMS_PAGE,
+        problems=rows,
+        data=data,
+        settings_hash=page.overview.settings_hash(),
+        release=__version__,
+        undelivered=_undelivered(page),
+    )
 
 
-def _undelivered(page: Page) -> dict[str, list[dict[str, Any]]]:
+def _undelivered(page: Page) -> dict[str, list[Mapping[str, object]]]:
     """Return the messages that a receiver refused for good, by sink; none while the store is away."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, list[Mapping[str, object]]] = {}
     with suppress(StoreError):
         for message in page.overview.sinks.undelivered(page.product or ""):
             found.setdefault(message["sink"], []).append(message)
