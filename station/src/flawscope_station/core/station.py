@@ -227,7 +227,8 @@ class Station:
         self._services += extension.services
         self._inputs += extension.inputs
         self._watched += [(part, True) for part in extension.inspecting]
-        self._watched += [(part, False) for part in (*extension.watched, *extension.services)]
+        self._watched += [(part, False) for part in extension.watched]
+        self._watched += [(service, False) for service in extension.services]
         self.observers += extension.observers
         self.interlocks += extension.interlocks
         self.records.on_verdict += extension.on_verdict
@@ -235,7 +236,8 @@ class Station:
         self.metrics.gauges += extension.gauges
         self.metrics.store_gauges += extension.store_gauges
         self._request_enders += extension.request_enders
-        for end in (*extension.ends, *(service.stop for service in extension.services)):
+        stops = [service.stop for service in extension.services]
+        for end in (*extension.ends, *stops):
             self._ending.callback(end)
 
     def start(self) -> None:
@@ -268,7 +270,9 @@ class Station:
 
     def _threads(self) -> Iterator[tuple[GuardedThread, bool]]:
         """Yield all threads, and whether pictures cannot be inspected without it."""
-        yield from ((thread, inspects) for part, inspects in self._watched for thread in part.threads)
+        for part, inspects in self._watched:
+            for thread in part.threads:
+                yield thread, inspects
 
     # ---- observers
 
