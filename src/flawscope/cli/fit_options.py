@@ -95,7 +95,7 @@ def _add_group(group: common.Options, name: str) -> None:
 
 
 def _argument(option: options.FitOption) -> dict[str, Any]:
-    """How argparse reads an option."""
+    """Returns how argparse reads an option."""
     if option.value == options.SWITCH:
         return {"action": "store_true", "help": option.help}
     how: dict[str, Any] = {"metavar": option.metavar, "help": option.help}
