@@ -30,7 +30,7 @@ STATION: dict[str, str] = {
     "drift": "settings store monitoring inspecting",
     "setup": "settings store monitoring inspecting sources core learning",
     "web": "settings store monitoring access inspecting sources core shifts learning challenge drift setup",
-    "assembly": "settings core shifts learning challenge drift setup web",
+    "assembly": "settings core learning challenge drift setup web",
     "client": "settings store web",
     "cli": "settings store monitoring access inspecting web assembly",
     "plugins": "settings store monitoring inspecting sources sinks core",
