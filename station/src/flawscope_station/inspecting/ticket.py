@@ -262,7 +262,7 @@ class Ticket:
     # ---- its end
 
     def fail(self, error: BaseException) -> bool:
-        """End it: it cannot be judged or recorded; return False where the recorder has it, or has ended it."""
+        """End it: it cannot be judged or recorded; return False where the recorder has or had it."""
         with self._changed:
             if self.state not in BEFORE_RECORDING:
                 return False
