@@ -27,6 +27,13 @@ def cells(name: str, begins: str = "") -> Cells:
     return {key: cell for key, cell in found.items() if key.startswith(begins)}
 
 
+def only_cell(name: str, begins: str) -> tuple[Cells, Any]:
+    """The one cell of a results file whose name begins so: by its name, and itself."""
+    found = cells(name, begins)
+    (cell,) = found.values()
+    return found, cell
+
+
 def source(name: str, of: Cells) -> str:
     """The link to a file, and the commits at which these cells of it were measured."""
     commits = sorted({cell["_"]["commit"] for cell in of.values()})
@@ -91,8 +98,7 @@ def installed() -> tuple[str, str]:
 
 
 def fit() -> tuple[str, str]:
-    found = cells("peers.json", "patchcore/toothbrush/fit")
-    (cell,) = found.values()
+    found, cell = only_cell("peers.json", "patchcore/toothbrush/fit")
     ours, theirs = (cell["seconds"][name] for name in ("flawscope", "anomalib"))
     pictures = round(cell["anomalib"]["bank"][0] / (0.1 * 32 * 32))  # a tenth of their patches
     text = (
@@ -103,8 +109,7 @@ def fit() -> tuple[str, str]:
 
 
 def picture() -> tuple[str, str]:
-    found = cells("peers.json", "latency/toothbrush")
-    (cell,) = found.values()
+    found, cell = only_cell("peers.json", "latency/toothbrush")
     medians = {name: 1000 * seconds["median"] for name, seconds in cell["seconds"].items()}
     text = (
         f"OpenVINO, fp32: {medians['openvino/flawscope']:.1f} ms; anomalib: "
@@ -115,8 +120,7 @@ def picture() -> tuple[str, str]:
 
 
 def outline() -> tuple[str, str]:
-    found = cells("peers.json", "patchcore/toothbrush/test")
-    (cell,) = found.values()
+    found, cell = only_cell("peers.json", "patchcore/toothbrush/test")
     pairs = [
         f"{name} {cell['flawscope'][key]:.3f} / {cell['anomalib'][key]:.3f}"
         for name, key in (("image AUROC", "image_auroc"), ("AU-PRO", "au_pro"), ("pixel AP", "pixel_ap"))
