@@ -11,22 +11,32 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol, TypedDict
 
 import numpy as np
 
 from flawscope.errors import InputError
 from flawscope_station.core.refusals import Refusals
-from flawscope_station.inspecting.admission import Inspector
+from flawscope_station.inspecting.inspector import Inspector
 from flawscope_station.monitoring.background import GuardedThread, stop_all
 from flawscope_station.monitoring.problems import Listener
 from flawscope_station.settings.plugins import ConfiguredPlugin
 from flawscope_station.sources import find_camera
-from flawscope_station.sources.source import ReportProblem, Source, StateOf, TriggeredSource
+from flawscope_station.sources.source import ReportProblem, Source, TriggeredSource
 from flawscope_station.store.addresses import Addresses
 from flawscope_station.store.records import Store
 
 MAX_TIMES = 1000  # latest times of a product, which are kept
+
+
+class TimingFacts(TypedDict):
+    """Times of a product's triggers, of the latest `MAX_TIMES`. missed: not answered within the budget."""
+
+    triggers: int
+    p50_ms: float
+    p99_ms: float
+    budget_ms: int | None
+    missed: int
 
 
 class Timing:
@@ -45,9 +55,10 @@ class Timing:
         self._missed[product] += missed
         self._budgets[product] = budget
 
-    def facts(self, product: str) -> dict[str, Any] | None:
+    def facts(self, product: str) -> TimingFacts | None:
         """Return the times of a product as the API shows them; None before its first trigger."""
-        if not (times := list(self._seconds.get(product, ()))):
+        times = list(self._seconds.get(product, ()))
+        if not times:
             return None
         p50, p99 = (round(1000 * float(np.percentile(times, share)), 1) for share in (50, 99))
         budget = self._budgets[product]
@@ -85,7 +96,6 @@ class ConnectionContext:
     listen: gets a name and a function, which is told of each problem that begins and ends, and whether it is
         over, in a thread of its own: for a mail, a lamp, a message.
     refusals: take note of each part that is not judged.
-    state_of: why nothing of a product is judged (`Health.state_of`).
     """
 
     addresses: Addresses
@@ -96,7 +106,6 @@ class ConnectionContext:
     report: ReportProblem
     listen: Callable[[str, Listener], None]
     refusals: Refusals
-    state_of: StateOf
 
     def camera(self, name: str, number: int | None = None) -> TriggeredSource:
         """Return a camera that can be triggered, by its number among the product's; None: the only one.

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 from fastapi import Depends, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -16,13 +15,15 @@ from flawscope.errors import FlawscopeError
 from flawscope_station.access.roles import SENDER
 from flawscope_station.core.connections import ConnectionContext
 from flawscope_station.core.refusals import sender_text, status_and_code
+from flawscope_station.inspecting.asking import submit_parts, wait_for_inspection
 from flawscope_station.inspecting.capacity import without_traceback
 from flawscope_station.inspecting.picture import Part, Picture
 from flawscope_station.inspecting.ticket import RecordedInspection, Waiter
-from flawscope_station.sources.trigger import check_room, shoot, submit_parts, wait_for_inspection
+from flawscope_station.sources.trigger import shoot
 from flawscope_station.store.inspection import (
     HTTP,
     Inspection,
+    InspectionFacts,
     KeyedRequest,
     Label,
     make_label,
@@ -33,7 +34,7 @@ from flawscope_station.store.purposes import TRIAL
 from flawscope_station.store.records import describe_new
 from flawscope_station.store.schema import ABANDONED
 from flawscope_station.web import schemas, uploads
-from flawscope_station.web.api import PictureName, api_router, file_body_schema, key_header_schema
+from flawscope_station.web.api import Answer, PictureName, api_router, file_body_schema, key_header_schema
 from flawscope_station.web.components import FloorDep, find_component
 from flawscope_station.web.errors import RefusedError, error_response
 from flawscope_station.web.middleware import ARRIVED_KEY
@@ -103,7 +104,7 @@ async def inspect(
     file: PictureName = "",
     deadline: Deadline = None,
     purpose: Purpose = "production",
-) -> Any:
+) -> Answer | Response:
     """Judge a part: the body is its picture. Where the model judges parts in views, a form holds the pictures
     of all of them. Else a form may hold several parts, whose results come in its order.
 
@@ -117,13 +118,12 @@ async def inspect(
     """
     product_id = floor.addresses.address_id(name)
     due = floor.due(name, deadline, request.scope.get(ARRIVED_KEY))
-    check_room(floor, name, due, label.part)
+    floor.inspector.intake.check(product_id, label.part, due)
     files, is_form = await uploads.read_uploads(request, file)
     is_several = is_form and not floor.inspector.judge.parts.takes_views(product_id)
-    keyed = await _keyed_request(floor, name, request, files, is_form, is_several, label, due, purpose)
-    parts = _parts_of(product_id, files, is_several, keyed, label, due)
-    parts = [replace(part, purpose=purpose) for part in parts]
-    numbers, waiters = await submit_parts(floor, product_id, keyed, parts, due)
+    keyed, known = await _look_up(floor, name, request, files, is_form, is_several, label, due, purpose)
+    parts = _parts_of(product_id, files, is_several, keyed, label, due, purpose)
+    numbers, waiters = await submit_parts(floor, parts, keyed, known)
     watching = asyncio.create_task(_watch_client(request, partial(_leave, waiters.values())))
     try:
         results, first_error, is_new = await _results(floor, name, label, parts, numbers, waiters)
@@ -138,7 +138,7 @@ async def inspect(
     return {"results": results} if is_form else results[0]["inspection"]
 
 
-async def _keyed_request(
+async def _look_up(
     floor: ConnectionContext,
     name: str,
     request: Request,
@@ -148,13 +148,19 @@ async def _keyed_request(
     label: Label,
     due: float,
     purpose: str,
-) -> KeyedRequest | None:
-    """Return the request under its sender's key; None: it has none."""
+) -> tuple[KeyedRequest | None, dict[int, int]]:
+    """Return the request under its sender's key, and the numbers of the inspections that answered it before,
+    by place; None: it has no key."""
     if not (key := uploads.idempotency_key(request)):
-        return None
-    data, scheme = [one.data for one in files], floor.addresses.scheme(name)
-    call = floor.inspector.in_thread
-    return await call(due, upload_request, key, data, is_form, is_several, label, scheme, purpose)
+        return None, {}
+    product_id, scheme = floor.addresses.address_id(name), floor.addresses.scheme(name)
+
+    def find() -> tuple[KeyedRequest, dict[int, int]]:
+        data = [one.data for one in files]
+        keyed = upload_request(key, data, is_form, is_several, label, scheme, purpose)
+        return keyed, floor.store.find_answers(product_id, keyed)
+
+    return await floor.inspector.in_thread(due, find)
 
 
 def _parts_of(
@@ -164,6 +170,7 @@ def _parts_of(
     keyed: KeyedRequest | None,
     label: Label,
     due: float,
+    purpose: str,
 ) -> list[Part]:
     """Return the parts of a request. is_several: each picture is one, else they are one part."""
     hashes = [""] * len(files) if keyed is None else keyed.pictures
@@ -174,9 +181,18 @@ def _parts_of(
     groups = [(one,) for one in pictures] if is_several else [tuple(pictures)]
     keys = [None] * len(groups) if keyed is None else keyed.part_keys()
     return [
-        Part(product_id, own, HTTP, label.part, label.batch, key, keyed, due=due)
+        Part(product_id, own, HTTP, label.part, label.batch, key, keyed, due=due, purpose=purpose)
         for own, key in zip(groups, keys, strict=True)
     ]
+
+
+class PartResult(TypedDict, total=False):
+    """Result of a part: its inspection, or why there is none. name: of the picture."""
+
+    inspection: InspectionFacts
+    name: str
+    error: str
+    code: str
 
 
 async def _results(
@@ -186,11 +202,11 @@ async def _results(
     parts: Sequence[Part],
     numbers: Mapping[int, int],
     waiters: Mapping[int, Waiter],
-) -> tuple[list[dict[str, Any]], FlawscopeError | None, bool]:
+) -> tuple[list[PartResult], FlawscopeError | None, bool]:
     """Return the result of each part, the first error, and whether an inspection is new. numbers: of those
     that were answered before, by place."""
     product_id = floor.addresses.address_id(name)
-    results: list[dict[str, Any]] = []
+    results: list[PartResult] = []
     first_error: FlawscopeError | None = None
     is_new = False
     for place, part in enumerate(parts):
@@ -227,7 +243,7 @@ def _leave(waiters: Iterable[Waiter]) -> None:
 
 async def inspection_answer(
     floor: ConnectionContext, product_id: int, recorded: RecordedInspection, due: float
-) -> dict[str, Any]:
+) -> InspectionFacts:
     """Return an inspection as the API answers it. product_id: of the product or joint model to which the
     request went. due: deadline of the request, as `time.monotonic` counts."""
     if recorded.is_new:
@@ -238,7 +254,7 @@ async def inspection_answer(
 
 async def _answered_again(
     floor: ConnectionContext, product_id: int, number: int, due: float
-) -> dict[str, Any]:
+) -> InspectionFacts:
     """Return the inspection that answered the same request before, which its sender gets now."""
     call = floor.inspector.in_thread
     inspection = await call(due, floor.store.inspection, product_id, number)
@@ -268,7 +284,7 @@ async def trigger(
         float, Query(gt=0, le=MAX_FRAME_SECONDS, description="in which the frame must come", examples=[5.0])
     ] = 5.0,
     deadline: Deadline = None,
-) -> Any:
+) -> Answer | Response:
     """Judge what a camera shows now: the first frame that is decoded after the request. Where the model
     judges parts in views, it is a frame of each view's camera.
 
