@@ -21,7 +21,7 @@ from flawscope.cluster.connect import prepare_node
 from flawscope.cluster.listing import Entry, FileStore, ListingInfo, TruncatedList
 from flawscope.errors import FlawscopeError, InputError, one_line_message
 from flawscope.pictures.listing import printable
-from flawscope.results.prediction import Prediction
+from flawscope.results.prediction import Prediction, codes_beyond_promise
 from flawscope.results.table import FLOAT_COLUMNS, ResultRow, Unjudged, table_columns
 
 RUN_FILE, PARTS_FOLDER = "run.json", "parts"
@@ -189,7 +189,7 @@ def _judge_entries(store: FileStore, run: Run, predictor: Any, shard: int, entri
                 "height": height,
                 "width": width,
                 "shifts": [*map(float, result.shifts)],
-                "beyond_promise": result.beyond_promise,
+                "beyond_promise": codes_beyond_promise(result),
             }
             first, *others = map(asdict, ResultRow.rows(named))
             rows += [first | more, *others]

@@ -213,11 +213,6 @@ class Prediction:
         return INCOMPLETE if is_incomplete else "good"
 
     @property
-    def beyond_promise(self) -> list[str]:
-        """Codes of the findings for which the false-alarm rate is not promised, of a picture called good."""
-        return [] if self.is_anomalous else [one.code for one in self.findings if one.is_beyond_promise]
-
-    @property
     def is_tolerated(self) -> bool:
         """Whether it is anomalous by its score alone, and within the tolerances."""
         codes = {finding.code for finding in self.findings}
@@ -456,6 +451,11 @@ CHANGED_LIGHT_REMEDY = (
 )
 
 
+def codes_beyond_promise(found: Prediction) -> list[str]:
+    """Codes of the findings for which the false-alarm rate is not promised, of a picture called good."""
+    return [] if found.is_anomalous else [one.code for one in found.findings if one.is_beyond_promise]
+
+
 @dataclass
 class MismatchDetector:
     """Collects predictions, and warns of pictures that do not belong to the model.
@@ -481,7 +481,7 @@ class MismatchDetector:
         self.count += 1
         self.anomalous += prediction.is_anomalous and not prediction.is_tolerated
         self.tolerated += prediction.is_tolerated
-        self.beyond_promise.update(prediction.beyond_promise)
+        self.beyond_promise.update(codes_beyond_promise(prediction))
         self.severities.append(prediction.severity)
         if prediction.shifts:
             self.shifts.append(prediction.shifts)
