@@ -105,6 +105,7 @@ class Station:
         # of judging; one core is left for requests, for which computing threads would wait
         threads = settings.threads or max(1, machine.usable_cores() - 1)
         self.versions = ModelRegistry(self.database, self.files, settings.device, threads, settings.engine)
+        self.versions.remove_unfinished()
         self.with_model = [name for name, product in settings.products.items() if product.model is not None]
         made = page_products(self.store, self.files, settings.products.keys())
         with_made = replace(settings, products={**made, **settings.products})

@@ -29,7 +29,7 @@ from flawscope_station.sinks.delivery import MAX_REFUSALS, MessagePictures, Sink
 from flawscope_station.sinks.outbox import Cursor, Message, Outbox
 from flawscope_station.store.database import now
 from flawscope_station.store.records import describe_inspections, inspection_query
-from flawscope_station.store.schema import HOUR, inspections, on_line, products
+from flawscope_station.store.schema import HOUR, active_version, inspections, on_line
 
 ONLINE, OFFLINE = "online", "offline"
 AT_LEAST_ONCE = 1  # quality of service
@@ -217,10 +217,9 @@ class MqttSink(Sink):
         counts, of_day = store.counts(product_id), store.counts_since(product_id, now() - DAY)
         query = inspection_query().where(on_line(product_id))
         latest = query.order_by(inspections.c.id.desc()).limit(1)
-        active = select(products.c.active_version_id).where(products.c.id == product_id)
         with box.database.reading() as connection:
             found = describe_inspections(connection, connection.execute(latest).all())
-            version = connection.execute(active).scalar_one_or_none()
+            version = connection.scalar(select(active_version(product_id)))
         inspection: Mapping[str, object] = found[0] if found else {}
         total = of_day["inspected"]
         state = {name: inspection.get(name) for name in _STATE_FIELDS}

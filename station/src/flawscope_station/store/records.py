@@ -18,7 +18,6 @@ from typing import Any, NamedTuple, TypedDict, cast
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Row,
     Select,
     Table,
     case,
@@ -165,14 +164,6 @@ class WaitingInspections(TypedDict):
 def iso(at: int) -> str:
     """Microseconds since 1970 as 2026-11-22T02:04:51.123Z."""
     return format_time(datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at))
-
-
-def fetch_row(database: Database, table: Table, product_id: int, number: int) -> Row[Any]:
-    """Row of a product's version or candidate. NotFoundError."""
-    row = database.row(select(table).filter_by(product_id=product_id, id=number))
-    if row is None:
-        raise NotFoundError(f"there is no {table.name[:-1]} {number} of this product")
-    return row
 
 
 def parse_time(text: str) -> int:

@@ -17,8 +17,8 @@ from flawscope.artefact import files as model_files
 from flawscope.errors import InputError
 from flawscope_station.access.roles import has_role
 from flawscope_station.learning.activation import Learning
-from flawscope_station.learning.candidate_records import Candidate, advice, list_history
-from flawscope_station.learning.jobs import READY, REJECTED
+from flawscope_station.learning.candidate_records import Candidate, advice, list_history, status_of
+from flawscope_station.learning.jobs import REJECTED
 from flawscope_station.setup.drafts import NameTakenError
 from flawscope_station.setup.live_products import LiveProducts
 from flawscope_station.store.files import write_error
@@ -26,6 +26,7 @@ from flawscope_station.store.line_alarms import hold_promise
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.open_models import NoModelError
 from flawscope_station.store.records import GOOD, valid_id_or_zero
+from flawscope_station.store.schema import READY
 from flawscope_station.store.throughput import ReviewedDefect, pictures_a_day, reviewed_defects
 from flawscope_station.web import schemas, uploads
 from flawscope_station.web.api import Answer, Engineer, api_router, file_body_schema, refusals
@@ -84,7 +85,6 @@ class LearningState(BaseModel):
     """State of a product's learning."""
 
     why_not: str | None = Field(description="why it cannot")
-    rule: Literal["click", "ask", "auto"]
     after: int | None = Field(description="corrections after which a candidate is made by itself")
     keep: int = Field(description="candidates that nobody used and that are kept, the newest")
     false_alarms: int
@@ -194,11 +194,10 @@ async def save_body(request: Request, path: Path) -> None:
 @router.delete("/versions/{number}", status_code=204, responses=refusals(409))
 def remove_version(product_id: ProductId, number: int, versions: VersionsDep, person: Engineer) -> None:
     """Remove a version that was never used and belongs to no joint model, with its file. Refused for any
-    other, which inspections name, and for the newest version of the station, whose number would be given
-    again."""
+    other, which inspections name."""
     number = versions.version(product_id, valid_id_or_zero(number))["id"]
     if not versions.remove(product_id, number, person.name):
-        text = f"version {number} cannot be removed: it was used, belongs to a joint model, or is the newest"
+        text = f"version {number} cannot be removed: it was used, or belongs to a joint model"
         raise RefusedError(409, text, "version_used")
 
 
@@ -319,7 +318,7 @@ def models(
     active = next((version for version in all_versions if version["id"] == listed["active"]), None)
     candidates: list[Candidate] = state["candidates"][:MAX_CANDIDATES]
     made = learning.candidates.by_version(product_id)
-    elsewhere: set[int | None] = {number for number, row in made.items() if row.status == REJECTED}
+    elsewhere: set[int | None] = {number for number, row in made.items() if status_of(row) == REJECTED}
     elsewhere |= {candidate.version for candidate in candidates if candidate.status == READY}
     others = [version for version in all_versions if version is not active and version["id"] not in elsewhere]
     advice_by_candidate = {candidate.id: advice(candidate, listed["active"]) for candidate in candidates}
