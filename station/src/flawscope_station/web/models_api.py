@@ -369,7 +369,7 @@ class ListedVersion(TypedDict):
 
 
 class RateFacts(TypedDict):
-    """What other false-alarm rates would mean for the active version. day: pictures a day. known_defects: how
+    """Meaning of other false-alarm rates for the active version. day: pictures a day. known_defects: how
     many were reviewed."""
 
     rates: list[dict[str, object]]
