@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -258,10 +258,10 @@ class Trends(BaseModel):
 
     unit: Literal["inspection", "minute", "hour", "day"]
     threshold: float | None
-    points: list[list[float | str | None]]
+    points: list[list[object]]
     buckets: list[list[float]]
     totals: dict[str, int]
-    versions: list[dict[str, Any]]
+    versions: list[dict[str, object]]
 
 
 class Problem(BaseModel):
@@ -284,7 +284,7 @@ class SettingsInForce(BaseModel):
     """Settings that hold, as `station.yaml` names them, with the defaults of those that it leaves out."""
 
     hash: str = Field(description="SHA-256; equal where all values are, secrets among them")
-    settings: dict[str, Any] = Field(description="secrets masked; times in seconds, sizes in bytes")
+    settings: dict[str, object] = Field(description="secrets masked; times in seconds, sizes in bytes")
 
 
 class WatchedThread(BaseModel):
