@@ -271,7 +271,7 @@ def test_a_preset_is_asked_for_by_programs_too_and_advised_for_few(http, good):
         ("no parts stand out", {"several": True, "align": "full"}, ["align", "several"]),
         ("no space left", {"method": "patchcore", "false_alarm_rate": 0.1}, []),
         ("take --method patchcore", {"method": "prnet", "light": 0.2}, ["light"]),
-        ("--alignment is full", {"align": "full", "light": 0.1}, ["align", "light"]),
+        ("--alignment is full", {"align": "full", "light": 0.1}, ["light", "align"]),
     ],
 )
 def test_an_error_of_learning_is_about_options_of_the_page(error, given, options):
