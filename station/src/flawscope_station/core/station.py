@@ -230,6 +230,7 @@ class Station:
         self._watched += [(part, False) for part in (*extension.watched, *extension.services)]
         self.observers += extension.observers
         self.interlocks += extension.interlocks
+        self.interlocks.gates += extension.gates
         self.records.on_verdict += extension.on_verdict
         self.addresses.on_added += extension.on_added
         self.metrics.gauges += extension.gauges
