@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flawscope import machine
 from flawscope.pictures import decoding
@@ -50,6 +50,9 @@ from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.records import Store, describe_new
 from flawscope_station.store.station_identity import check_owner, claim_identity
 
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
 
 class Station:
     """Station without its pages and its API, which get those of its components that they ask for.
@@ -75,8 +78,8 @@ class Station:
         self.say = say = unfailing(say)
         self._problems = Problems(say)
         self.report = self._problems.report
-        self.components: dict[type, Any] = {}
-        self.routers: list[Any] = []
+        self.components: dict[type, Any] = {}  # of each class its object
+        self.routers: list[APIRouter] = []
         self._services: list[Service] = []
         self._inputs: list[Input] = []
         self._watched: list[tuple[HasThreads, bool]] = []
@@ -102,6 +105,7 @@ class Station:
         # of judging; one core is left for requests, for which computing threads would wait
         threads = settings.threads or max(1, machine.usable_cores() - 1)
         self.versions = ModelRegistry(self.database, self.files, settings.device, threads, settings.engine)
+        self.versions.remove_unfinished()
         self.with_model = [name for name, product in settings.products.items() if product.model is not None]
         made = page_products(self.store, self.files, settings.products.keys())
         with_made = replace(settings, products={**made, **settings.products})
@@ -227,7 +231,8 @@ class Station:
         self._services += extension.services
         self._inputs += extension.inputs
         self._watched += [(part, True) for part in extension.inspecting]
-        self._watched += [(part, False) for part in (*extension.watched, *extension.services)]
+        self._watched += [(part, False) for part in extension.watched]
+        self._watched += [(service, False) for service in extension.services]
         self.observers += extension.observers
         self.interlocks += extension.interlocks
         self.interlocks.gates += extension.gates
@@ -236,7 +241,8 @@ class Station:
         self.metrics.gauges += extension.gauges
         self.metrics.store_gauges += extension.store_gauges
         self._request_enders += extension.request_enders
-        for end in (*extension.ends, *(service.stop for service in extension.services)):
+        stops = [service.stop for service in extension.services]
+        for end in (*extension.ends, *stops):
             self._ending.callback(end)
 
     def start(self) -> None:
@@ -269,7 +275,9 @@ class Station:
 
     def _threads(self) -> Iterator[tuple[GuardedThread, bool]]:
         """Yield all threads, and whether pictures cannot be inspected without it."""
-        yield from ((thread, inspects) for part, inspects in self._watched for thread in part.threads)
+        for part, inspects in self._watched:
+            for thread in part.threads:
+                yield thread, inspects
 
     # ---- observers
 

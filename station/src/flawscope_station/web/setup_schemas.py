@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -135,7 +135,7 @@ class SettingsSearch(BaseModel):
 
     chosen: list[SeenHow]
     reason: str
-    options: dict[str, Any] = Field(description="of `flawscope fit` that were chosen")
+    options: dict[str, object] = Field(description="of `flawscope fit` that were chosen")
     trials: list[TriedSettings] = Field(description="the last trial of each, the best first")
     ended: bool = Field(description="there was time for all; else learning again goes on")
 
@@ -237,7 +237,7 @@ class NewProductState(FitOptions):
     goes_on: bool = Field(description="a stopped training can go on")
     result: LearningResult | None
     changed: bool = Field(description="the pictures have changed since it learnt from them")
-    live: dict[str, Any] | None = Field(description="version and person, when it went live")
+    live: dict[str, object] | None = Field(description="version and person, when it went live")
     live_is_this: bool = Field(description="what was learnt last is what is live")
 
 
@@ -261,6 +261,34 @@ class AddedPictures(BaseModel):
     """Fate of each picture that was sent: those that are kept are on the disk."""
 
     results: list[AddedPicture]
+
+
+class StillRequest(BaseModel):
+    """Wish to measure a camera by frames of one part that lies still."""
+
+    model_config = ConfigDict(extra="forbid")
+    product: str = Field(description="whose camera it is")
+    camera: int | None = Field(None, ge=1, le=1000, description="its number; null: the only one")
+
+
+class StillMeasurement(BaseModel):
+    """Measured property of a camera's frames."""
+
+    code: str = Field(description="name for a program, such as noise or slow_movement")
+    value: float | None = Field(description="null: the part shows no edges that tell it")
+    unit: str
+    limit: float = Field(description="from which value on it is a fault")
+    fault: bool
+    cost: str = Field(description="in words, in English")
+    remedy: str
+
+
+class StillState(BaseModel):
+    """Measurements of a camera by frames of one part that lies still."""
+
+    frames: int
+    size: tuple[int, int] = Field(description="rows and columns of a frame")
+    measurements: list[StillMeasurement]
 
 
 class CaptureRequest(BaseModel):
