@@ -41,7 +41,7 @@ class Undelivered:
         self.database, self.product_id, self.key = database, product_id, key
 
     def keep(self, inspection: int, verdict: int | None, why: str) -> None:
-        """Remember a message that was refused. verdict: that it is about; None: it is about the inspection."""
+        """Remember a message that was refused. verdict: None: it is about the inspection itself."""
         row = {**self._key_of(inspection, verdict), "at": now(), "why": why, "again": False}
         values = {name: row[name] for name in ("at", "why", "again")}
         with self.database.writing() as connection:
@@ -86,8 +86,12 @@ class Undelivered:
         return undelivered.c.product_id == self.product_id, undelivered.c.sink == self.key
 
     def _key_of(self, inspection: int, verdict: int | None) -> dict[str, int | str]:
-        key = {"product_id": self.product_id, "sink": self.key}
-        return {**key, "inspection_id": inspection, "verdict_id": verdict or NO_VERDICT}
+        return {
+            "product_id": self.product_id,
+            "sink": self.key,
+            "inspection_id": inspection,
+            "verdict_id": verdict or NO_VERDICT,
+        }
 
 
 def _describe(row: Row[Any]) -> RefusedMessage:
