@@ -10,7 +10,10 @@ import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from flawscope.types import Json
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -195,7 +198,7 @@ def check_arguments(*, but: Sequence[str] = ()) -> Callable[[F], F]:
 
 
 @functools.cache
-def _annotations(function: Callable[..., Any]) -> tuple[Any, dict[str, Any]]:
+def _annotations(function: Callable[..., Any]) -> tuple[Any, Json]:
     import inspect
 
     signature = inspect.signature(function)

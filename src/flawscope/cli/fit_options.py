@@ -28,12 +28,20 @@ from flawscope.methods import registry
 
 # Of the call, not of what is fitted; those in `CALL_IN_FILE` may stand in the file, above `categories`
 CALL_IN_FILE = ("out", "joint", "evaluate")
-OF_THE_CALL = frozenset(
-    (
-        *(*CALL_IN_FILE, "data", "category", "config", "set", "update", "fair", "each_view"),
-        *("json", "cluster", "quiet", "verbose", "only_view"),
-    )
-)
+OF_THE_CALL = frozenset(CALL_IN_FILE) | {
+    "data",
+    "category",
+    "config",
+    "set",
+    "update",
+    "fair",
+    "each_view",
+    "json",
+    "cluster",
+    "quiet",
+    "verbose",
+    "only_view",
+}
 AUTO_MINUTES = 10.0
 # Settings of every method, and the file's own
 COMMON_SETTINGS = frozenset(("method", "preset", "seen", "scale"))
@@ -84,7 +92,7 @@ class _HelpAll(argparse.Action):
         super().__init__(option_strings, nargs=0, **{**how, "default": argparse.SUPPRESS})
         self._texts = texts
 
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         for action, text in self._texts.items():
             action.help = text
         print(parser.format_help())
@@ -287,7 +295,7 @@ def name_as_typed(args: argparse.Namespace, text: str) -> str:
     return written(args, found[1]) + text[found.end() :]
 
 
-def _check_names(file: str | None, values: Mapping[str, Any]) -> None:
+def _check_names(file: str | None, values: Mapping[str, object]) -> None:
     known = file_options() | _settings()
     for name in values:
         if name in known:
@@ -313,7 +321,7 @@ def _actions() -> dict[str, argparse.Action]:
     return {one.dest: one for one in parser._actions if one.default is not argparse.SUPPRESS}
 
 
-def _read(file: str, name: str, value: Any) -> Any:
+def _read(file: str, name: str, value: object) -> object:
     """Reads a value of the file as the command line reads it."""
     action, where = _actions()[name], f"config {file}: {name}"
     if action.nargs == 0:

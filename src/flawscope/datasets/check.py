@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from flawscope.datasets.class_labels import read_class_labels
 from flawscope.datasets.copies import CheckedPicture, exact_copies, near_copies
@@ -36,6 +36,9 @@ from flawscope.pictures.mask_files import seem_masks
 from flawscope.pictures.masks import marks_most
 from flawscope.pictures.near_duplicates import Look
 from flawscope.pictures.other_files import OTHER_FILES
+
+if TYPE_CHECKING:
+    from flawscope.types import Json
 
 _T = TypeVar("_T", str, tuple[int, int])
 Progress = Callable[[int, int], None]
@@ -83,7 +86,7 @@ class CheckReport:
         told = [f.severity for f in self.findings if f.code not in BY_REMARKS]
         return {s: told.count(s) + (s == "note") * len(self.remarks) for s in SEVERITIES}
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Returns the report as values that JSON knows."""
         return {
             "root": self.root,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from flawscope.pictures.channels import displayed
 from flawscope.pictures.decoding import decode
 from flawscope.results import drawing
 from flawscope.results.findings import part_not_found
+from flawscope.types import Json
 from flawscope.views.congealing import learn_reference
 from flawscope.views.frames import PartPose
 from flawscope.views.pose import MAX_ERROR, SIDE, PoseKind, PoseReference
@@ -132,7 +132,7 @@ class Alignment:
         what = "parts found" if self.learnt is None else "parts found and counted right"
         return f"{what} in {len(self.poses) - len(self.lost)} of {len(self.poses)} pictures"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Returns values that JSON knows."""
         several = None if self.learnt is None else self.learnt.settings
         return {
@@ -144,7 +144,7 @@ class Alignment:
             "pictures": [{"path": self._name(path), **self._facts(one)} for path, one in self.poses.items()],
         }
 
-    def _facts(self, one: Poses) -> dict[str, Any]:
+    def _facts(self, one: Poses) -> Json:
         poses = [pose.to_dict() for pose in one.poses]
         if self.learnt is not None:
             return {"wrong": one.problem, "part_poses": poses}

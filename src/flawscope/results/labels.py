@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -16,6 +16,7 @@ from flawscope.artefact.files import atomic_write
 from flawscope.errors import InputError
 from flawscope.results.prediction import Prediction
 from flawscope.results.table import OutputFiles
+from flawscope.types import Json
 
 KIND = "anomalous"  # name of the label
 TOLERANCE = (
@@ -108,12 +109,12 @@ class LabelWriter:
 
 
 def coco_document(
-    pictures: Iterable[tuple[str, tuple[int, ...], Iterable[dict[str, Any]]]],
-) -> dict[str, Any]:
+    pictures: Iterable[tuple[str, tuple[int, ...], Iterable[Json]]],
+) -> Json:
     """COCO data set of pictures: the name, size (H, W) and marks of each, with all of an annotation but its
     numbers."""
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    images: list[Json] = []
+    annotations: list[Json] = []
     for number, (name, (height, width), marks) in enumerate(pictures, start=1):
         images.append({"id": number, "file_name": name, "width": width, "height": height})
         for mark in marks:
@@ -123,14 +124,14 @@ def coco_document(
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _coco_marks(picture: LabelledPicture) -> Iterator[dict[str, Any]]:
+def _coco_marks(picture: LabelledPicture) -> Iterator[Json]:
     for outline, area, score in picture.regions:
         low, high = outline.min(0), outline.max(0)
         place = {"bbox": [*low.tolist(), *(high - low).tolist()], "segmentation": [outline.ravel().tolist()]}
         yield {**place, "area": area, "score": score, "p_value": picture.p_value}
 
 
-def _labelme_document(picture: LabelledPicture) -> dict[str, Any]:
+def _labelme_document(picture: LabelledPicture) -> Json:
     """File of LabelMe, to lie beside the picture. A description keeps the score: the tool knows none."""
     (height, width), common = picture.size, {"label": KIND, "shape_type": "polygon"}
     shapes = [
@@ -145,7 +146,7 @@ def _labelme_document(picture: LabelledPicture) -> dict[str, Any]:
     )
 
 
-def _task(picture: LabelledPicture) -> dict[str, Any]:
+def _task(picture: LabelledPicture) -> Json:
     """Task of Label Studio with a prediction; the picture is in its local storage."""
     name, (height, width), p_value, regions = picture
     shape = {"type": "polygonlabels", "from_name": "label", "to_name": "image", "image_rotation": 0}

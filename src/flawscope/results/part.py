@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from flawscope.results.findings import MIN_ANOMALOUS_SEVERITY, Finding, severity_text, shown_part
 from flawscope.results.prediction import INCOMPLETE, Prediction
+
+if TYPE_CHECKING:
+    from flawscope.types import Json
 
 GOOD, ANOMALOUS = "good", "anomalous"  # decisions, beside INCOMPLETE
 
@@ -98,7 +101,7 @@ class PartPrediction:
             f"p {self.p_value:.3f}, most unusual: {self.worst}{without}{product}{remarks}"
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """The document that `predict --json` prints."""
         return {
             "part": self.part,

@@ -4,11 +4,10 @@ whether many pictures are unlike a model's training pictures: another product, c
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from html import escape
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +31,7 @@ from flawscope.results.findings import (
 from flawscope.results.found_parts import NOT_SEARCHED, FoundParts, PartSearch
 from flawscope.results.region import KindSet, bound_sizes, measure_region
 from flawscope.results.region import Region as Region
+from flawscope.types import Facts, Json
 from flawscope.views.frames import PartPose
 from flawscope.views.geometry import Geometry
 
@@ -271,7 +271,7 @@ class Prediction:
             )
         return tuple(found)
 
-    def _bounded_sizes(self) -> list[dict[str, Any]]:
+    def _bounded_sizes(self) -> list[Json]:
         """Bounds of each of `regions`; those that share a place are measured once."""
         places = {id(rows): (rows, columns) for rows, columns in self.doubted_pixels}
         found = {key: bound_sizes(*place, self.geometry, self.size_bounds) for key, place in places.items()}
@@ -304,7 +304,7 @@ class Prediction:
         some = self.regions[:MAX_SHOWN_REGIONS]
         return [(r.box[0] * across, r.box[3] * down, r.kinds_text) for r in some]
 
-    def drawing_facts(self) -> dict[str, Any]:
+    def drawing_facts(self) -> Json:
         """Values that JSON knows, by which `from_map` draws the map as this prediction does."""
         return {
             **asdict(self.levels),
@@ -314,7 +314,7 @@ class Prediction:
         }
 
     @classmethod
-    def from_map(cls, values: NDArray[np.float32], facts: Mapping[str, Any]) -> Prediction:
+    def from_map(cls, values: NDArray[np.float32], facts: Facts) -> Prediction:
         """A prediction to be drawn, of a map and its `drawing_facts`; it knows no score and decides nothing.
         KeyError, TypeError: they are damaged."""
         pose, several = facts.get("part_pose"), facts.get("found_parts")
@@ -373,7 +373,7 @@ class Prediction:
     def _repr_html_(self) -> str:
         return prediction_html(self)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """The document that `predict --json` prints."""
         return {
             "path": self.path,
@@ -393,7 +393,7 @@ class Prediction:
             **({"findings": [one.to_dict() for one in self.findings]} if self.findings else {}),
         }
 
-    def _product_entries(self) -> dict[str, Any]:
+    def _product_entries(self) -> Json:
         return {"product": self.product, "product_p_value": self.product_p_value}
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from flawscope.artefact.files import CSV_ENCODING, check_replaceable, write_error
 from flawscope.artefact.files import csv_cell as csv_cell
@@ -25,6 +25,9 @@ from flawscope.results.findings import measure_places
 from flawscope.results.found_parts import PartSearch
 from flawscope.results.prediction import Prediction
 
+if TYPE_CHECKING:
+    from flawscope.types import Json
+
 TABLE_SUFFIX, EXCEL_SUFFIX = ".csv", ".xlsx"  # of `--out` for a table alone
 DIGITS = 7  # of a number in a CSV file: as many as a float32 has
 
@@ -35,7 +38,7 @@ class Unjudged(NamedTuple):
     path: str
     error: str
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """The document that `predict --json` prints."""
         return {"path": self.path, "decision": None, "error": self.error}
 
@@ -152,7 +155,7 @@ class ResultRow:
         return [tuple(map(float, box.split())) for box in self.regions.split(";") if box.strip()]
 
 
-def _part_columns(parts: PartSearch) -> dict[str, Any]:
+def _part_columns(parts: PartSearch) -> Json:
     if not parts.searched:
         return {}
     count = parts.several and len(parts.several.parts)
@@ -190,7 +193,7 @@ def table_columns(
     return (*COLUMNS, *(name for wanted, names in groups if wanted for name in names))
 
 
-def csv_line(values: Sequence[Any], *, decimal_comma: bool = False) -> str:
+def csv_line(values: Sequence[object], *, decimal_comma: bool = False) -> str:
     """Returns a line of a CSV file. decimal_comma: with semicolons and decimal commas."""
     text = io.StringIO()
     cells = [float(f"{one:.{DIGITS}g}") if isinstance(one, float) else csv_cell(one) for one in values]
@@ -198,6 +201,16 @@ def csv_line(values: Sequence[Any], *, decimal_comma: bool = False) -> str:
         cells = [str(one).replace(".", ",") if isinstance(one, float) else one for one in cells]
     csv.writer(text, delimiter=";" if decimal_comma else ",", lineterminator="\n").writerow(cells)
     return text.getvalue()
+
+
+class TableForm(TypedDict, total=False):
+    """Which columns a table has, as `TableWriter` takes them."""
+
+    kinds: bool
+    products: bool
+    aligned: bool
+    part_of: PartOf
+    model: str
 
 
 class TableWriter:
@@ -245,7 +258,9 @@ class TableWriter:
         with self._report_errors():
             self._write([getattr(row, name) for name in self.columns])
 
-    def close(self, totals: Iterable[tuple[str, Any]] = (), parts: Sequence[Sequence[Any]] = ()) -> None:
+    def close(
+        self, totals: Iterable[tuple[str, object]] = (), parts: Sequence[Sequence[object]] = ()
+    ) -> None:
         """Ends the table. totals, parts: of a workbook (`ExcelTable.close`); CSV has rows alone."""
         with self._report_errors():
             self.file.close()

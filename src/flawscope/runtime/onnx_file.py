@@ -22,7 +22,6 @@ from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flawscope.artefact import files
 from flawscope.artefact.certificate import MAP_STRIDE
@@ -32,6 +31,7 @@ from flawscope.pictures.near_duplicates import SIDE
 from flawscope.pictures.table import LOOK_NOISE, LOOK_ROWS, LOOK_TENSORS, LOOKS
 from flawscope.runtime import onnx_check
 from flawscope.runtime.onnx_check import METADATA_PROPS, Buffer, parse_fields
+from flawscope.types import Array
 
 SHA256, METADATA_SHA256 = f"{METADATA_KEY}.sha256", f"{METADATA_KEY}.metadata_sha256"
 # The artefact's tensors that are needed beside the network: for self-test and new calibration
@@ -213,7 +213,7 @@ def _parse_manifest(entries: Mapping[str, str], path: Any) -> Manifest:
     return found
 
 
-def _unpack_tensors(entries: Mapping[str, str], manifest: Manifest, path: Any) -> dict[str, NDArray[Any]]:
+def _unpack_tensors(entries: Mapping[str, str], manifest: Manifest, path: Any) -> dict[str, Array]:
     """Reads sample pictures and region of interest, where they are kept."""
     size = manifest.preprocess.network_size
     count, grid = len(manifest.samples), tuple(-(-side // MAP_STRIDE) for side in size)
@@ -245,7 +245,7 @@ def _look_shapes(entries: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
     return {LOOKS: (count, SIDE, SIDE), LOOK_NOISE: (count,), LOOK_ROWS: (count,)}
 
 
-def _unpack_array(text: str, shape: tuple[int, ...], kind: np.dtype[Any]) -> NDArray[Any]:
+def _unpack_array(text: str, shape: tuple[int, ...], kind: np.dtype[Any]) -> Array:
     """Unpacks an array. ValueError or zlib.error if it has another size; no more than that is unpacked."""
     size = math.prod(shape) * kind.itemsize
     if size > MAX_TENSOR_BYTES:
@@ -253,7 +253,7 @@ def _unpack_array(text: str, shape: tuple[int, ...], kind: np.dtype[Any]) -> NDA
     data = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), size + 1)
     if kind == np.bool_:  # any other byte than 0 and 1 would be no bool
         data = (np.frombuffer(data, np.uint8) != 0).tobytes()
-    found: NDArray[Any] = np.frombuffer(data, kind).reshape(shape)
+    found: Array = np.frombuffer(data, kind).reshape(shape)
     return found
 
 

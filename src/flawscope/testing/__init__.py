@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from flawscope.methods.method import Method
 from flawscope.testing import fits, models
@@ -55,7 +54,7 @@ def checks_for(method: Method) -> list[Check]:
 
 
 def check_method(
-    method: Method, *, settings: Mapping[str, Any] | None = None, data: Path | None = None
+    method: Method, *, settings: Mapping[str, object] | None = None, data: Path | None = None
 ) -> None:
     """Run all checks.
 

@@ -32,6 +32,7 @@ from flawscope.testing.case import (
     preprocess_pictures,
     torch_threads,
 )
+from flawscope.types import Json
 
 
 def is_registered(case: Case) -> None:
@@ -53,7 +54,7 @@ def settings_are_checked(case: Case) -> None:
         method.configure(preset)
     small: PictureSettings = method.configure(values=dict(case.settings))
     must_refuse(lambda: method.configure("no such preset"), "an unknown preset")
-    wrong: list[dict[str, Any]] = [
+    wrong: list[Json] = [
         {"no_such_setting": 1},
         {"seed": -1},
         {"seed": "x"},

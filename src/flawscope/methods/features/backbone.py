@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,9 @@ from torch.utils._pytree import tree_leaves
 from flawscope.errors import InputError, pluralize
 from flawscope.methods.features.transformer import Transformer, is_transformer, read_graph
 from flawscope.methods.features.weights import locate
+
+if TYPE_CHECKING:
+    from flawscope.types import Json
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -244,7 +247,7 @@ def _element_count(name: str, stages: tuple[int, ...], size: tuple[int, int]) ->
 
 def _create(name: str, stages: tuple[int, ...], size: tuple[int, int], **kwargs: Any) -> nn.Module:
     timm = import_timm()
-    extra: dict[str, Any] = {}
+    extra: Json = {}
     cfg = timm.get_pretrained_cfg(name)
     if cfg is not None and cfg.fixed_input_size:
         extra["img_size"] = size  # transformers: position embeddings follow the picture

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ from flawscope.methods.training.state import json_settings, network_digest
 from flawscope.methods.training.state_file import load_checkpoint
 from flawscope.methods.training.trainer import Trainer
 from flawscope.progress import ProgressCallback, format_duration, ignore_progress
+
+if TYPE_CHECKING:
+    from flawscope.types import Json
 
 CHECK_SHARE = 0.1  # share of the minutes that is set aside for the check, at most
 TIMED_PICTURES = 2  # by which the time of the work after the training is measured
@@ -48,7 +51,7 @@ class TrainedFit:
         assert isinstance(model.config, TrainingSettings)
         self.config: TrainingSettings = model.config
         self.max_bytes = int(self.config.memory * 2**30)  # bytes
-        self.deciding_facts: dict[str, Any] = {}
+        self.deciding_facts: Json = {}
 
     def divide(self, more: int = 0) -> HeldOut:
         """Read the pictures, and hold some out, as `hold_out` does."""
