@@ -319,6 +319,19 @@ Anode !Kathode_Riss
 CognexOK !CognexReview
 Keyence_Pass !Keyence_Hold
 ViDi_Good !ViDi_Unknown
+neu !alt
+Neuteile !Altteile
+new !old
+train/neu !train/alt
+Serie/neu !Serie/alt
+neuf !usé
+nuevo !gastado
+vergine !consumato
+nowy !zużyty
+vers !bedorven
+propre !sale
+jasny !ciemny
+antes !depois
 """.strip("\n")
 
 
@@ -330,6 +343,8 @@ def _name_cases() -> Iterator[tuple[str, Layout]]:
 
 
 DEFECTIVE_NAMES = """
+neu_{k:04} alt_{k:04}
+{k:04}_new {k:04}_old
 {k:04}_ok {k:04}_almost_ok
 {k:04}_OK {k:04}_ej_OK
 {k:04}_OK {k:04}_quasi_OK
@@ -379,6 +394,9 @@ DEFECTIVE_LISTS: dict[str, Layout] = {
     "Excel took the zeros, words of another tongue": table("file,label", "jó", "rossz", file="{k}"),
     "Excel wrote powers of ten": table("serial;result", "OK", "NG", file="7,39E+08", of="7390000{k:02}.png"),
     "powers of ten with a point": table("serial,result", "OK", "NG", file="7.39E+08", of="7390000{k:02}.png"),
+    "new and old": table("Datei;Zustand", "neu", "alt"),
+    "age": table("image,age", "new", "old"),
+    "état": table("image,état", "neuf", "usé"),
     "Judge 0 and 1": table("image,Judge", "1", "0"),
     "judge OK and NG": table("image,Judge", "OK", "NG"),
     "result and review": table("image,result,review", "OK,", "OK,Escape"),
@@ -481,6 +499,19 @@ def _xml(tag: str, attribute: str, inside: Row) -> str:
 
 
 _OBJECT = {"classTitle": "scratch", "points": {"exterior": _POINTS, "interior": []}}
+
+
+def _coco(name: str) -> Layout:
+    """COCO beside numbered pictures, which calls them by another pattern of their number k."""
+    images = [{"id": k, "file_name": name.format(k=k), "width": 8, "height": 8} for k in range(GOOD + BAD)]
+    marks = [
+        {"id": k, "image_id": k, "category_id": 1, "bbox": [1, 1, 3, 3], "area": 9}
+        for k in range(GOOD, GOOD + BAD)
+    ]
+    document = {"images": images, "annotations": marks, "categories": [{"id": 1, "name": "chip"}]}
+    return beside({"coco.json": json.dumps(document)})
+
+
 DEFECTIVE_TOOLS: dict[str, Layout] = {
     "0004.txt with NG": sidecars("{k:04}.txt", "OK", "NG"),
     "0004.txt with P": sidecars("{k:04}.txt", "P", "F"),
@@ -626,39 +657,8 @@ DEFECTIVE_TOOLS: dict[str, Layout] = {
             )
         }
     ),
-    "COCO without zeros": beside(
-        {
-            "coco.json": json.dumps(
-                {
-                    "images": [
-                        {"id": k, "file_name": f"{k}.png", "width": 8, "height": 8} for k in range(GOOD + BAD)
-                    ],
-                    "annotations": [
-                        {"id": k, "image_id": k, "category_id": 1, "bbox": [1, 1, 3, 3], "area": 9}
-                        for k in range(GOOD, GOOD + BAD)
-                    ],
-                    "categories": [{"id": 1, "name": "chip"}],
-                }
-            )
-        }
-    ),
-    "COCO by other names": beside(
-        {
-            "coco.json": json.dumps(
-                {
-                    "images": [
-                        {"id": k, "file_name": f"frame_{k:04}.png", "width": 8, "height": 8}
-                        for k in range(GOOD + BAD)
-                    ],
-                    "annotations": [
-                        {"id": k, "image_id": k, "category_id": 1, "bbox": [1, 1, 3, 3], "area": 9}
-                        for k in range(GOOD, GOOD + BAD)
-                    ],
-                    "categories": [{"id": 1, "name": "chip"}],
-                }
-            )
-        }
-    ),
+    "COCO without zeros": _coco("{k}.png"),
+    "COCO by other names": _coco("frame_{k:04}.png"),
     "Halcon dictionary": beside(
         {
             "labels.json": json.dumps(
@@ -736,6 +736,16 @@ def mixed_up() -> Iterator[tuple[str, Layout]]:
 # --------------------------------------------------------------------------------------------- plain ones
 
 PLAIN_FOLDERS = """
+gut/neu gut/alt !schlecht
+2026-11-30|neu 2026-12-01|alt
+bonnes/Ligne|2 !rebuts/Ligne|2
+buenas/turno|noche !rechazadas/turno|noche
+buoni/lotto_12 !scarti/lotto_12
+dobre/zmiana|1 !wady/zmiana|1
+aprovados/lote|7 !refugos/lote|7
+goed/machine|1 !afkeur/machine|1
+iO/Kamera|links iO/Kamera|rechts !niO/Kamera|links
+conformes/équipe|matin !non|conformes/équipe|matin
 good
 good !bad
 good !bad/scratch !bad/dent

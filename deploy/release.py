@@ -218,6 +218,8 @@ def try_wheels(out: Path) -> None:
             try_commands(
                 make_environment(f"core-{version}", core, python=python), ["info", model, "--self-test"]
             )
+        if version != PYTHONS[0]:  # there are no wheels of versions that are older than a Python
+            continue
         with step(f"Python {version}: the lowest versions of the core's dependencies"):
             lowest = make_environment(f"lowest-{version}", core, *lowest_pins(), python=python)
             try_commands(lowest, ["info", model, "--self-test"])

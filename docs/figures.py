@@ -1,4 +1,4 @@
-"""Draws the README's table of figures, and the table of accuracy in measurements.md, from the results files.
+"""Draws the README's table of figures, and the table of accuracy in results.md, from the results files.
 
 python docs/figures.py
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-README, MEASUREMENTS = ROOT / "README.md", ROOT / "docs" / "measurements.md"
+README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results.md"
 BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->\n"
 PRODUCTS = {"transistor": "transistors", "toothbrush": "toothbrushes", "pcb": "bare boards", "lens": "lenses"}
 MORE_PRODUCTS = {"commutator": "commutators", "cookie": "cookies", "fabric": "fabric"}
@@ -27,14 +27,13 @@ def cells(name: str, begins: str = "") -> Cells:
     return {key: cell for key, cell in found.items() if key.startswith(begins)}
 
 
-def source(name: str, of: Cells) -> str:
-    """The link to a file, and the commits at which these cells of it were measured."""
-    commits = sorted({cell["_"]["commit"] for cell in of.values()})
-    return f"[{name}](bench/results/{name}), {', '.join(commits)}"
+def source(name: str) -> str:
+    """The link to a file, whose cells say at which commit they were measured."""
+    return f"[{name}](bench/results/{name})"
 
 
-def false_alarms(product: str, of: str) -> tuple[str, Cells]:
-    """Good pictures that were not learnt from and are called anomalous, and the cells that say so.
+def false_alarms(product: str, of: str) -> str:
+    """Good pictures that were not learnt from and are called anomalous.
 
     Args:
         product: its name in the results.
@@ -50,29 +49,26 @@ def false_alarms(product: str, of: str) -> tuple[str, Cells]:
         decided = Calibration(known, known, 0.0, 0.05).is_anomalous(cell["held_out"])
         count += int(decided.sum())
         total += len(decided)
-    return f"{count} of {total} {PRODUCTS[product]} ({100 * count / total:.1f} %)", found
+    return f"{count} of {total} {PRODUCTS[product]} ({100 * count / total:.1f} %)"
 
 
 def rate() -> tuple[str, str]:
-    shown, used = [], {}
-    for of in ("fold ", "test"):
-        for product in ("toothbrush", "transistor"):
-            text, found = false_alarms(product, of)
-            shown.append(text)
-            used |= found
+    shown = [
+        false_alarms(product, of) for of in ("fold ", "test") for product in ("toothbrush", "transistor")
+    ]
     text = (
-        f"nominal 5 %: {shown[0]} and {shown[1]} of left-out good pictures. **On MVTec's own test pictures "
-        f"{shown[2]} and {shown[3]}**: `evaluate` warns there that the transistors look otherwise as a whole"
+        f"left-out good pictures: {shown[0]}, {shown[1]}. MVTec's test pictures: {shown[2]}, **{shown[3]}**, "
+        "of which `evaluate` says that they look otherwise"
     )
-    return text, source("calibration-default.json", used)
+    return text, source("calibration-default.json")
 
 
 def parity() -> tuple[str, str]:
     found = cells("parity.json")
     assert not any(cell["decisions"] for cell in found.values())
     largest = f"{max(cell['score'] for cell in found.values()):.1e}".replace("e-0", "e-")
-    text = f"scores differ by {largest} at most, no decision differs"
-    return f"{text} (256 px, and the default before today's)", source("parity.json", found)
+    text = f"scores differ by {largest} at most, no decision; 256 px, and an earlier default"
+    return text, source("parity.json")
 
 
 def megabytes(which: str) -> int:
@@ -83,11 +79,9 @@ def installed() -> tuple[str, str]:
     ours, theirs = "flawscope core", "anomalib, to predict"
     both = cells("peers.json", f"install/{ours}") | cells("peers.json", f"install/{theirs}")
     without_torch = int(both[f"install/{theirs}"]["mib_without_torch"])
-    text = (
-        f"{megabytes(ours):,} MiB; anomalib 2.7.0: {without_torch:,} MiB and torch "
-        f"({megabytes(theirs) - without_torch:,} MiB with CUDA)"
-    )
-    return text, source("peers.json", both)
+    torch = megabytes(theirs) - without_torch
+    text = f"{megabytes(ours):,} MiB; anomalib {without_torch:,} MiB and torch ({torch:,} MiB with CUDA)"
+    return text, source("peers.json")
 
 
 def fit() -> tuple[str, str]:
@@ -96,10 +90,10 @@ def fit() -> tuple[str, str]:
     ours, theirs = (cell["seconds"][name] for name in ("flawscope", "anomalib"))
     pictures = round(cell["anomalib"]["bank"][0] / (0.1 * 32 * 32))  # a tenth of their patches
     text = (
-        f"{pictures} pictures at 256 px: {ours['median']:.1f} s (median of {len(ours['all'])}); "
-        f"anomalib: {theirs['median']:.0f} s (measured once)"
+        f"{pictures} pictures, 256 px: {ours['median']:.1f} s (median of {len(ours['all'])}); "
+        f"anomalib {theirs['median']:.0f} s (once)"
     )
-    return f"{text}, same backbone, size and ratio, side by side", source("peers.json", found)
+    return text, source("peers.json")
 
 
 def picture() -> tuple[str, str]:
@@ -107,11 +101,10 @@ def picture() -> tuple[str, str]:
     (cell,) = found.values()
     medians = {name: 1000 * seconds["median"] for name, seconds in cell["seconds"].items()}
     text = (
-        f"OpenVINO, fp32: {medians['openvino/flawscope']:.1f} ms; anomalib: "
-        f"{medians['openvino/anomalib']:.1f} ms, as shipped (bf16) "
-        f"{medians['openvino as shipped/anomalib']:.1f} ms"
+        f"{medians['openvino/flawscope']:.1f} ms; anomalib {medians['openvino/anomalib']:.1f} ms, "
+        f"as shipped (bf16) {medians['openvino as shipped/anomalib']:.1f} ms"
     )
-    return text, source("peers.json", found)
+    return text, source("peers.json")
 
 
 def outline() -> tuple[str, str]:
@@ -121,16 +114,16 @@ def outline() -> tuple[str, str]:
         f"{name} {cell['flawscope'][key]:.3f} / {cell['anomalib'][key]:.3f}"
         for name, key in (("image AUROC", "image_auroc"), ("AU-PRO", "au_pro"), ("pixel AP", "pixel_ap"))
     ]
-    return f"toothbrushes, flawscope / anomalib: {', '.join(pairs)}", source("peers.json", found)
+    return f"flawscope / anomalib: {', '.join(pairs)}", source("peers.json")
 
 
 ROWS = {
-    rate: "**The threshold comes from good pictures alone**, at a rate that you choose",
-    parity: "**The exported model is the fitted model**: `export` writes nothing where both differ",
-    installed: "**Predicting needs no torch**",
-    fit: "**A fit takes seconds on a CPU**, with the exact coreset",
-    picture: "**A picture takes milliseconds on a CPU**, from path to answer",
-    outline: "**Behind**: at anomalib's own settings (one size, 256 px) its outlines are better",
+    rate: "False alarms at a nominal 5 %",
+    parity: "Exported against fitted model",
+    installed: "Installed, to predict",
+    fit: "Fit on a CPU",
+    picture: "One picture, OpenVINO in fp32",
+    outline: "**Behind**: anomalib's settings (256 px), toothbrushes",
 }
 
 
@@ -143,15 +136,11 @@ def accuracy() -> str:
     found = cells("accuracy-default.json", "test/")
     judged = of_products(found)
     shown = [f"{judged[name]['metrics']['image_auroc']:.4f} on {PRODUCTS[name]}" for name in PRODUCTS]
-    where = source("accuracy-default.json", found)
-    return (
-        f"Accuracy of the default: image AUROC {', '.join(shown[:2])} of MVTec AD, {', '.join(shown[2:])} "
-        f"({where}; [three settings](docs/measurements.md#patchcore-accuracy))."
-    )
+    return f"Image AUROC of the default: {', '.join(shown)} ({source('accuracy-default.json')})."
 
 
 def figures() -> Iterator[str]:
-    yield "| | measured | results, commit |"
+    yield "| | measured | file |"
     yield "|---|---|---|"
     for row, what in ROWS.items():
         yield f"| {what} | {' | '.join(row())} |"
@@ -181,7 +170,7 @@ def presets() -> Iterator[str]:
         yield f"| {' | '.join(columns)} |"
 
 
-TABLES = {README: figures, MEASUREMENTS: presets}
+TABLES = {README: figures, RESULTS: presets}
 
 
 def drawn(page: Path) -> str:

@@ -24,7 +24,7 @@ from flawscope.synthesis.demo.dataset import draw_dataset, draw_picture
 from flawscope_station.assembly import open_station
 from flawscope_station.client import Client
 from flawscope_station.core.station import Station
-from flawscope_station.inspecting import admission
+from flawscope_station.inspecting import intake
 from flawscope_station.learning.activation import Learning
 from flawscope_station.settings.station import override_settings, single_product_settings
 from flawscope_station.web.app import StationServer
@@ -88,7 +88,7 @@ def work(url: str) -> None:
                 stamp(shown, rng)
             shown.save(file, "PNG")
             moment = round((begun + k * EVERY) * 1e6)
-            admission.now = lambda moment=moment: moment
+            intake.now = lambda moment=moment: moment
             found = client.inspect(file.getvalue(), name=f"part-{k:04d}.png")
             if found.review == "waiting" and k < PARTS // 2:
                 client.verdict(found.id, "defect" if defect else "good")

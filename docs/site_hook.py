@@ -2,12 +2,15 @@
 
 So one link works in the built site and on GitHub. Markdown becomes a page, other text a page that shows it,
 a folder its README or a list of its files; pictures, JSON and CSV are copied.
+
+In command-line.md all options of each command (options.py) stand where the page has `OPTIONS`.
 """
 
 from __future__ import annotations
 
 import posixpath
 import re
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +23,9 @@ ALWAYS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")  # the navigation has 
 COPIED = (".json", ".csv", ".png", ".webp")
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".cpp": "cpp", ".hpp": "cpp", ".txt": "text"}
 OUTSIDE = "repository"
+# reasons and laboratory notes: pages that others link to, and no answers for who searches
+NOT_SEARCHED = ("decisions/", f"{OUTSIDE}/bench/")
+OPTIONS = "<!-- options -->"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -47,6 +53,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Links as they are in the repository become links between the site's files."""
     root = Path(config.docs_dir).parent
     here = page.file.src_uri
+    if OPTIONS in markdown:
+        made = runpy.run_path(str(Path(__file__).with_name("options.py")))
+        markdown = markdown.replace(OPTIONS, "\n".join(made["options"]()))
+    if here.startswith(NOT_SEARCHED):
+        page.meta.setdefault("search", {"exclude": True})
     path = source_of(here, Path(config.docs_dir), root)
 
     def moved(found: re.Match[str]) -> str:

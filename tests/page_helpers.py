@@ -10,6 +10,7 @@ from flawscope.cli import commands, load_command
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+NOTES = ROOT / "bench" / "NOTES.md"  # the laboratory notebook
 PAGES = sorted(DOCS.rglob("*.md"))
 
 

@@ -17,7 +17,7 @@ from flawscope.cli import commands
 from flawscope.errors import InputError
 from flawscope.methods import registry
 from flawscope.predictor import Predictor
-from page_helpers import DOCS, PAGES, ROOT, drawing, error_lines, parser_of
+from page_helpers import DOCS, NOTES, PAGES, ROOT, drawing, error_lines, parser_of
 
 LINK = re.compile(r"\]\(([^()\s#]*)(?:#([^()\s]*))?\)")
 
@@ -71,7 +71,7 @@ def anchors(page):
     return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [ROOT / "README.md", NOTES, *PAGES], ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     for link, anchor in LINK.findall(page.read_text(encoding="utf-8")):
         if "://" in link:
@@ -109,7 +109,7 @@ def test_the_search_needs_no_server_and_no_network():
     assert hashlib.sha256(text.partition(b"*/\n")[2]).hexdigest().encode() in text  # as it was published
 
 
-def test_the_site_shows_every_page_once():
+def test_the_navigation_has_every_page_once_but_decisions():
     def pages(entry):
         if isinstance(entry, str):
             yield entry
@@ -118,7 +118,8 @@ def test_the_site_shows_every_page_once():
 
     shown = list(pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]))
     own = [name for name in shown if not name.startswith("repository/")]
-    assert sorted(own) == [page.relative_to(DOCS).as_posix() for page in PAGES]
+    pages_of_docs = [page.relative_to(DOCS).as_posix() for page in PAGES]
+    assert sorted(own) == [name for name in pages_of_docs if not name.startswith("decisions/")]
     for name in set(shown) - set(own):
         assert (ROOT / name.removeprefix("repository/")).is_file()
 
@@ -195,12 +196,12 @@ def test_files_and_modules_that_pages_name_exist():
 
 def test_figures_come_from_the_scripts_that_are_named():
     """And in the table of bench/README.md, where a script that is gone has a commit."""
-    page = (DOCS / "measurements.md").read_text(encoding="utf-8")
+    page = NOTES.read_text(encoding="utf-8")
     table = (ROOT / "bench" / "README.md").read_text(encoding="utf-8")
     made = dict(re.findall(r"^\| `([\w-]+\.json)` \|.*\| `([^|]+) \|$", table, re.M))
     named = set()
     for script, files in re.findall(
-        r"`bench/([\w/]+\.py)`: ((?:\[[\w-]+\.json\]\(\.\./bench/results/[\w-]+\.json\)(?:, )?)+)", page
+        r"`bench/([\w/]+\.py)`: ((?:\[[\w-]+\.json\]\(results/[\w-]+\.json\)(?:, )?)+)", page
     ):
         for name in re.findall(r"\[([\w-]+\.json)\]", files):
             named.add(name)
@@ -224,7 +225,7 @@ def test_figures_are_those_of_the_results_files():
 
 def test_what_is_not_measured_yet_is_not():
     """Neither is there a results file, nor, of a script's parts that are named, a cell of one."""
-    page = (DOCS / "measurements.md").read_text(encoding="utf-8")
+    page = NOTES.read_text(encoding="utf-8")
     rows = re.findall(
         r"^\| .* \| `python (bench/[\w/]+\.py)(?: --only (\S+))?` \| `(\S+\.json)` \|$",
         page[page.index("## Not measured yet") :],

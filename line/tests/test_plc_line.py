@@ -43,11 +43,9 @@ class Floor:
         versions = SimpleNamespace(models=models, resume=self._load, joint_entries=())
         self.addresses: Any = SimpleNamespace(address_id=lambda name: 1, versions=versions)
         self.inspector: Any = SimpleNamespace(
-            check_room=lambda number, due=0.0: self.room(), parts=SimpleNamespace(views=lambda number: [])
+            intake=SimpleNamespace(check=lambda *asked: self.room()),
+            parts=SimpleNamespace(views=lambda number: []),
         )
-
-    def state_of(self, name: str, number: str | None = None, cameras: Any = None) -> None:
-        return None
 
     def camera(self, name: str, number: int | None = None) -> Any:
         return SimpleNamespace(state=self.state)

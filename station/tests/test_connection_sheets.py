@@ -14,7 +14,7 @@ DEFINED = re.compile(r"^(?:async )?def (test_\w+)", re.M)
 
 
 def script():
-    spec = importlib.util.spec_from_file_location("connections", ROOT / "docs/connections.py")
+    spec = importlib.util.spec_from_file_location("connections", ROOT / "station/connections.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -64,4 +64,4 @@ def test_each_test_and_page_that_a_sheet_names_is_there():
 def test_the_page_has_the_tables_of_the_sheets():
     module = script()
     text = module.PAGE.read_text(encoding="utf-8")
-    assert module.make_page(text) == text, "python docs/connections.py"
+    assert module.make_page(text) == text, "python station/connections.py"

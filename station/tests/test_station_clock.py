@@ -103,7 +103,7 @@ def test_a_jump_is_told_everywhere_and_ends_when_an_engineer_confirms(running, p
         client.inspect(parts[0], name="before")
         monkeypatch.setattr(clock, "_wall", lambda: now() - 9000 * DAY)
         station.housekeeping.check_clock()
-        monkeypatch.setattr("flawscope_station.inspecting.admission.now", lambda: now() - 9000 * DAY)
+        monkeypatch.setattr("flawscope_station.inspecting.intake.now", lambda: now() - 9000 * DAY)
         client.inspect(parts[1], name="after")
         assert [one.name for one in client.search()] == ["after", "before"], "the order in which they came"
     ready = httpx.get(f"{running.url}/readyz")

@@ -120,9 +120,9 @@ def test_a_product_that_was_removed_keeps_no_places(open_station, settings):
     model = ProductSettings(settings.products[NAME].model)
     running = open_station(products={NAME: model, "other": model}, limits=Limits(queue=4))
     station = running.station
-    assert station.inspector._is_full(station.products[NAME], 4), "one place is the other's"
+    assert station.inspector.intake._is_full(station.products[NAME], 4), "one place is the other's"
     station.addresses.remove_product("other", "anna")
-    assert not station.inspector._is_full(station.products[NAME], 4)
+    assert not station.inspector.intake._is_full(station.products[NAME], 4)
 
 
 def test_memory_is_given_in_the_order_in_which_it_was_asked_for():

@@ -188,7 +188,7 @@ def test_a_turn_waits_until_pictures_are_answered(station, parts):
         assert waited == [1]
     until(lambda: not inspector.backlog())
     begun = time.monotonic()
-    inspector.wait_idle(60.0)
+    inspector.intake.wait_idle(60.0)
     assert time.monotonic() - begun < 30
 
 

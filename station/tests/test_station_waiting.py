@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from flawscope_station.core.station import Station
-from flawscope_station.inspecting import admission, capacity
+from flawscope_station.inspecting import capacity
+from flawscope_station.inspecting import inspector as inspector_module
 from flawscope_station.inspecting.capacity import BusyError, MemoryBudget
 from flawscope_station.inspecting.picture import Picture, TooLargeError
 from flawscope_station.inspecting.ticket import EndingError, OverdueError
@@ -25,7 +26,7 @@ PLACES = ["the model", "the disk", "the data base", "memory"]
 @pytest.fixture
 def impatient(settings, monkeypatch) -> Iterator[Station]:
     """A part has a second for its answer, and the recorder no more for its transaction."""
-    monkeypatch.setattr(admission, "RECORDING_SECONDS", 0.5)
+    monkeypatch.setattr(inspector_module, "RECORDING_SECONDS", 0.5)
     station = started(replace(settings, limits=Limits(wait=1.0)))
     yield station
     station.close()
@@ -65,7 +66,7 @@ def test_a_part_that_is_held_up_fails_in_its_time(impatient, hang, parts, where)
     with pytest.raises(OverdueError, match="not answered for 1 s"):
         answer.result(30)
     assert time.monotonic() - begun < 20
-    until(lambda: (station.inspector.backlog(), station.inspector.oldest()) == (0, None))
+    until(lambda: (station.inspector.backlog(), station.inspector.intake.oldest()) == (0, None))
     until(lambda: station.inspector.memory.used == used, "its memory is free again")
     until(lambda: [event.text for event in station.store.events(MISSED, number)])
     (event,) = station.store.events(MISSED, number)
@@ -90,9 +91,9 @@ def test_the_age_of_the_oldest_part_is_told(station, parts, monkeypatch):
 
 @pytest.mark.parametrize("where", PLACES)
 def test_a_station_ends_in_its_time_whatever_hangs(settings, hang, parts, monkeypatch, where):
-    monkeypatch.setattr(admission, "END_SECONDS", 0.5)
-    monkeypatch.setattr(admission, "FAILED_SECONDS", 0.5)
-    monkeypatch.setattr(admission, "RECORDING_SECONDS", 0.1)
+    monkeypatch.setattr(inspector_module, "END_SECONDS", 0.5)
+    monkeypatch.setattr(inspector_module, "FAILED_SECONDS", 0.5)
+    monkeypatch.setattr(inspector_module, "RECORDING_SECONDS", 0.1)
     monkeypatch.setattr("flawscope_station.inspecting.recorder.STOP_TIMEOUT", 0.5)
     station = started(settings)
     hang(station, where)
@@ -124,7 +125,7 @@ def test_a_key_that_comes_again_while_it_is_answered_is_answered(station, parts,
     monkeypatch.undo()
     assert len(again) >= 3
     assert found == {one.result(60).number for one in again}
-    assert inspector._by_key == {}
+    assert inspector.intake._by_key == {}
     assert len(recorded(station)) == 1
 
 

@@ -3,6 +3,7 @@
 import ast
 import re
 
+from flawscope.cli import COMMANDS
 from flawscope.methods import registry
 from page_helpers import DOCS, PAGES, ROOT, calls, drawing, error_lines, parser_of
 
@@ -16,6 +17,18 @@ def test_every_call_is_understood():
         assert len(found) > 3 or page not in CALLING
         for command, *words in found:
             parser_of(command).parse_args(words)  # raises InputError
+
+
+def test_the_page_on_commands_gets_every_option_of_the_library(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    made = drawing("options")
+    sections = dict(re.findall(r"### (\S+)\n\n``` text\n(.*?)\n```", "\n".join(made.options()), re.S))
+    assert list(sections) == list(COMMANDS)
+    for command, text in sections.items():
+        known = {option for action in parser_of(command)._actions for option in action.option_strings}
+        shown = {option for option in known if re.search(rf"{option}\b", text)}
+        assert known - shown <= {"-h", "--help", "--help-all", "--debug"}, command
+    assert "<!-- options -->" in (DOCS / "command-line.md").read_text(encoding="utf-8")
 
 
 def texts():

@@ -99,6 +99,12 @@ def draw_pictures(folder):
         for k in range(2):
             draw(f"known/{trial}/good/p{k}.png")
             draw(f"known/{trial}/defective/d{k}.png", "hole")
+    still, _ = draw_picture("fabric", rng, size=SIDE)
+    for k in range(12):  # of a camera whose noise is small
+        frame = np.clip(np.rint(still + rng.normal(0, 1, still.shape)), 0, 255).astype(np.uint8)
+        for name in (f"frames/{k:02d}", f"put_in_again/{k:02d}"):
+            (folder / name).parent.mkdir(exist_ok=True)
+            Image.fromarray(frame).save(folder / f"{name}.png")
     rows = [f"{part},Eva,{trial},ok" for part in ("p0", "p1", "d0", "d1") for trial in (1, 2)]
     (folder / "people.csv").write_text("\n".join(["part,appraiser,trial,decision", *rows]))
 

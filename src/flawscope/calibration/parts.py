@@ -47,8 +47,8 @@ class PartPattern:
     """Reads part and view from the name of a picture's file.
 
     part, view: regular expressions. The text is that of their groups if they have any, else of the match;
-        they are looked for in the file's name, without its suffix and then with it, then with its folder's
-        name, and so on. Without `view`, the view is the rest of the file's name.
+        they are looked for in the file's name, then with its folder's name, and so on; `$` is its end with
+        or without the suffix. Without `view`, the view is the rest of the file's name.
     """
 
     part: str

@@ -183,7 +183,7 @@ class DefectScores:
     def remark(self) -> str | None:
         """Remark on a model that surely misses many clear defects: those that are not small, else small ones.
         None: it does not, or fewer than `MIN_DEFECTS` tell. What share of real ones it finds they do not
-        say (docs/measurements.md)."""
+        say (bench/NOTES.md)."""
         for sizes in (list(self.scores)[1:], list(self.scores)[:1]):
             found, count = (sum(self.count_found(size, CLEAR)[k] for size in sizes) for k in (0, 1))
             low, high = wilson_interval(found, count)

@@ -16,7 +16,7 @@ from typing import Any
 from flawscope.errors import InputError
 
 SIZE_BOUNDS = "size_bounds"  # among a model's facts
-HALF_WAY = 0.5  # of the way from good pictures' level to the mask threshold (docs/measurements.md)
+HALF_WAY = 0.5  # of the way from good pictures' level to the mask threshold (bench/NOTES.md)
 RESERVE = 1.1  # factor of each size at least, for what simulated defects do not show
 SHARE = 0.01  # of the defects that may be larger than their bound
 SIZES = ("length", "width", "area")

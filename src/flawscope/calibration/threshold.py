@@ -44,7 +44,7 @@ MIN_FOR_SOLE = 5  # units, from which on it can be said that one lies apart from
 SOLE_SHARE = 0.5  # of the threshold's height above the middle, which is left without the picture that sets it
 FAR_SEVERITY = 3.0  # of a picture, by many others, from which on it may be as far out as defects are
 FEW_FAR_SEVERITY = 2.6  # the same by few: times n / (n - 4), for n units; see `far_severity`
-DEFAULT_OUTLINE = 0.65  # of the height nearby: chosen on simulated defects (docs/resolution-and-threshold.md)
+DEFAULT_OUTLINE = 0.65  # of the height nearby: chosen on simulated defects (docs/threshold.md)
 MIN_SPREAD = 0.1  # of the way from good maps' level to their maxima; 0.13 to 0.36 was found on eight models
 
 

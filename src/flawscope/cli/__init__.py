@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from flawscope._version import __version__
 
-# For commands of other packages (docs/api.md)
+# For commands of other packages (station/library-names.md)
 from flawscope.cli.common import add_engine as add_engine
 from flawscope.cli.common import add_quiet as add_quiet
 from flawscope.cli.common import format_table as format_table

@@ -171,9 +171,9 @@ def add_rate(parser: Options, default: str) -> None:
     )
 
 
-def add_data(parser: Options, *, several: str = "") -> None:
+def add_data(parser: Options, *, several: str = "", required: bool = True) -> None:
     """Adds the options of the data set. several: further meanings of `--category`, for the help."""
-    parser.add_argument("--data", required=True, metavar="ROOT", help="folder of pictures or categories")
+    parser.add_argument("--data", required=required, metavar="ROOT", help="folder of pictures or categories")
     text = f"which one, if ROOT holds several{several}"
     parser.add_argument("--category", metavar="NAME", help=text)
     add_good(parser)

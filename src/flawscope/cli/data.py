@@ -1,4 +1,7 @@
-"""Check a folder of pictures: counts, sizes, unreadable files, masks, copies; `data check --data ROOT`."""
+"""Check a folder of pictures: counts, sizes, unreadable files, masks, copies; `data check --data ROOT`.
+
+Or check the camera, by frames of one part that lies still: `data check --still FOLDER`.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,9 @@ from typing import TYPE_CHECKING
 from flawscope.artefact.files import check_writable
 from flawscope.cli import common
 from flawscope.errors import InputError
+from flawscope.evaluation.repeatability import Repeatability
+from flawscope.pictures.listing import list_pictures, natural_key
+from flawscope.pictures.still_frames import StillReport, check_still_frames
 
 if TYPE_CHECKING:
     from flawscope.datasets import Dataset
@@ -22,7 +28,19 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", metavar="check", choices=["check"], help="what to do: check")
-    common.add_data(parser)
+    common.add_data(parser, required=False)
+    parser.add_argument(
+        "--still",
+        metavar="FOLDER",
+        help="frames of one part that lies still, about 30, from the running camera: measures noise, light, "
+        "movement, focus and white pixels, names faults and what they cost",
+    )
+    parser.add_argument(
+        "--again",
+        metavar="FOLDER",
+        help="pictures of one part that was put in five times: says how well the score of --model repeats",
+    )
+    parser.add_argument("--model", metavar="MODEL", help="model file that judges the pictures of --again")
     parser.add_argument(
         "--align",
         choices=["shift", "turn", "full"],
@@ -44,6 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.still or args.again:
+        return _check_camera(args)
+    if not args.data:
+        raise InputError("give --data ROOT, or --still FOLDER with frames of one part that lies still")
     if args.several and not args.align:
         raise InputError("--several needs to know how parts lie: give --align shift, turn or full")
     from flawscope.datasets import open_dataset
@@ -88,6 +110,46 @@ def run(args: argparse.Namespace) -> int:
     if problem is not None:
         raise problem
     return 0 if report.ok and not (aligned and aligned.problem) else 1
+
+
+def _check_camera(args: argparse.Namespace) -> int:
+    """Measures frames of a still part, and how well a model's score repeats."""
+    if args.data:
+        raise InputError("--data checks a data set, --still and --again a camera: check one at a time")
+    if bool(args.again) != bool(args.model):
+        raise InputError("--again needs --model, which judges its pictures, and --model needs --again")
+    reports = list[StillReport | Repeatability]()
+    if args.still:
+        reports.append(_measure_still_frames(args))
+    if args.again:
+        reports.append(_measure_repeatability(args))
+    if args.json:
+        document = {}
+        for report in reports:
+            document["again" if isinstance(report, Repeatability) else "still"] = report.to_dict()
+        common.show(common.as_json(document))
+    else:
+        for report in reports:
+            common.show("\n".join(report.lines()))
+    has_faults = any(report.is_fault for report in reports)
+    return 1 if has_faults else 0
+
+
+def _measure_still_frames(args: argparse.Namespace) -> StillReport:
+    step = common.progress_for(args)
+    frames = sorted(list_pictures(args.still), key=natural_key)
+    return check_still_frames(frames, lambda done, total: step("still frames", done, total))
+
+
+def _measure_repeatability(args: argparse.Namespace) -> Repeatability:
+    from flawscope import load
+
+    severities = list[float]()
+    for _, judged in load(args.model).stream(list_pictures(args.again)):
+        if isinstance(judged, InputError):
+            raise judged
+        severities.append(judged.severity)
+    return Repeatability.of(severities)
 
 
 def _check_alignment(args: argparse.Namespace, dataset: Dataset, step: ProgressCallback) -> Alignment:

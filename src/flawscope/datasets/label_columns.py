@@ -15,6 +15,7 @@ from flawscope.pictures.folder_words import (
     ColumnSubject,
     Said,
     answer,
+    are_new_and_old,
     read_words,
     rest_words,
     says_good,
@@ -63,7 +64,7 @@ def is_open(subject: ColumnSubject, values: Values, count: int) -> bool:
     each = [", ".join(own) for own in values.values()]
     each += [""] * (count - len(each))
     if subject is ColumnSubject.OTHER:
-        return form_groups(each, 2) and not all(map(_is_place_or_time, each))
+        return form_groups(each, 2) and (are_new_and_old(each) or not all(map(_is_place_or_time, each)))
     return len({*each}) > 1
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 require_installed("fitting", "torch", "timm", extras="train")
 
-# Names for other packages, imported when they are first used (docs/api.md)
+# Names for other packages, imported when they are first used (station/library-names.md)
 __getattr__ = lazy_names(
     __name__,
     {

@@ -26,7 +26,7 @@ MAX_GROUP = 6  # nearest pictures that are left out, at most
 MIN_PICTURES, MIN_UNITS = 16, 8  # below which nothing can be said
 MAX_COMPARED = 1000  # pictures, drawn evenly: the time grows with their square
 # Factors between the nearest of the pictures apart and the farthest of the rest: of several units, and of one
-# (docs/measurements.md)
+# (bench/NOTES.md)
 GROUP_GAP, SINGLE_GAP = 1.65, 2.0
 LOOK_GAP, SINGLE_LOOK_GAP = 2.4, 4.2
 NORMAL_MAD = 1.4826  # standard deviations of normal values in their median absolute deviation

@@ -2,7 +2,7 @@
 
 Sizes are (height, width), defects are measured along their longer side, in pixels.
 
-`MIN_PIXELS` was measured with PatchCore (docs/measurements.md): of spots a quarter of full scale darker or
+`MIN_PIXELS` was measured with PatchCore (bench/NOTES.md): of spots a quarter of full scale darker or
 brighter than what they lie on, these shares were found at 5 % false alarms, mean of one size of 256, 384 and
 512 px:
 

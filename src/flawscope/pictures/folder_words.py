@@ -169,6 +169,7 @@ _TURNED = "|".join(sorted(_PREFIXES, key=len, reverse=True))
 _SAYING = "|".join(sorted(_GOOD_WORDS | _BAD_WORDS, key=len, reverse=True))
 _NOUN = "|".join(sorted(_NOUNS, key=len, reverse=True))
 _SORTED = re.compile(rf"(?:{'|'.join(word for word in _SORTING | _NOUNS if len(word) > 2)})+")
+_AGE = re.compile(rf"(?:(?P<new>new|neu)|old|alt)(?:{_NOUN})?")  # "new", "Altteile"
 SPLITS = ("train", "validation", "test")
 _SPLIT = re.compile(  # words that say them, in seven languages
     rf"(?:(?P<train>train(?:ing)?|trainings|entrenamiento|entrainement|addestramento|treino)|"
@@ -269,7 +270,8 @@ def read_side_by_side(
     """Reads the names of folders that lie side by side.
 
     Words that all have tell none from another, such as the product's. Numbers that nobody explains are those
-    of classes and grades, if the numbers are short: UNKNOWN.
+    of classes and grades, if the numbers are short: UNKNOWN. So are old ones beside new ones: old pictures,
+    or worn parts.
 
     Args:
         above: the folders that hold them.
@@ -280,21 +282,40 @@ def read_side_by_side(
     shared = frozenset.intersection(*(unknown_words(name) for name in names)) if names else frozenset()
     if len(names) == 1 and beside_pictures:
         shared = frozenset()
+    new_and_old = are_new_and_old(names)
     found = {}
     for name in names:
         said = read_words(name, shared)
         if are_good and split_said(name):
             said = Said.SORTED
-        elif said is Said.SORTED and not is_alone and not _explains(name, above, are_good):
+        elif said is Said.SORTED and not is_alone and not _explains(name, above, are_good, new_and_old):
             said = Said.UNKNOWN
         found[name] = said
     return found
 
 
-def _explains(name: str, above: Sequence[str], are_good: bool) -> bool:
-    """Whether a name says by what it sorts pictures."""
+def are_new_and_old(texts: Iterable[str]) -> bool:
+    """Whether some of the texts say new, and others old: of pictures, or of parts before and after use."""
+    ages = {age for text in texts for age in ages_in(text).values()}
+    return len(ages) > 1
+
+
+def ages_in(text: str) -> dict[str, str]:
+    """Words of a text that say new or old, each with which of the two it says."""
+    found = {}
+    for word in split_words(text):
+        age = _AGE.fullmatch(word)
+        if age is not None:
+            found[word] = "new" if age["new"] else "old"
+    return found
+
+
+def _explains(name: str, above: Sequence[str], are_good: bool, new_and_old: bool) -> bool:
+    """Whether a name says by what it sorts pictures. new_and_old: it lies beside others of another age."""
     words, _, unknown, _ = _read(name)
     sorting = {word for word in words if _is_sorting(word)}
+    if new_and_old:
+        sorting -= {*ages_in(name)}
     if sorting - _AGES or (sorting and not unknown) or {*words} & _THINGS or _CAMERA_FOLDER.fullmatch(name):
         return True
     if _DATE_PATH.fullmatch("/".join((*above, name))) or (are_good and not unknown):

@@ -1,7 +1,7 @@
 """Reads what is marked in a mask, however it was stored: the one reader of ground truth, regions of interest,
 seen defects and foregrounds.
 
-The rule, which docs/your-pictures.md tells: the background is black, or the darkest grey, or in coloured
+The rule, which docs/labels.md tells: the background is black, or the darkest grey, or in coloured
 masks without black the colour that fills most of them, or what is transparent; all else is marked. Edges that
 were smoothed, and the noise of JPEG, count from half of the way up. What leaves a doubt is refused.
 """

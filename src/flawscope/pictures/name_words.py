@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 from flawscope.pictures.folder_words import (
     Said,
+    ages_in,
+    are_new_and_old,
     is_mistake,
     is_sorting,
     is_turning,
@@ -201,9 +203,14 @@ def _doubt_groups(
 
 
 def _unknown_in(cores: Sequence[Chunks]) -> list[str]:
-    """The words of no list, of two letters at least, in each name that not all have, and those that say how a
-    decision was wrong."""
-    each = [[word for word in split_words(" ".join(core)) if _is_open(word)] for core in cores]
+    """The words of no list, of two letters at least, in each name that not all have, those that say how a
+    decision was wrong, and "new" and "old" beside each other."""
+    texts = [" ".join(core) for core in cores]
+    has_ages = are_new_and_old(texts)
+    each = []
+    for text in texts:
+        ages = ages_in(text) if has_ages else {}
+        each.append([word for word in split_words(text) if word in ages or _is_open(word)])
     shared = {*each[0]}.intersection(*each) if each else set()
     return [" ".join(word for word in words if word not in shared) for words in each]
 

@@ -39,9 +39,10 @@ def file_stem(name: str) -> str:
 
 
 def search_name(expression: re.Pattern[str], name: str) -> re.Match[str] | None:
-    """Searches a pattern in a file's name: without its suffix, so that `$` is the end of the name as people
-    say it, and then with it, for patterns that name the suffix."""
-    return expression.search(file_stem(name)) or expression.search(name)
+    """Searches a pattern in a file's name. One that ends with `$` may mean the end with or without the
+    suffix: `_(\\d+)$` is looked for in the name without it first."""
+    without = expression.search(file_stem(name)) if expression.pattern.endswith("$") else None
+    return without or expression.search(name)
 
 
 def part_key(name: str, expression: re.Pattern[str] | None) -> PartKey | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flawscope import lazy_names
 
-# Names for other packages, imported when they are first used (docs/api.md)
+# Names for other packages, imported when they are first used (station/library-names.md)
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from flawscope.results.found_parts import FoundParts as FoundParts

@@ -49,7 +49,7 @@ _FOLDS = 10  # of the cross-validation
 # Parts lie elsewhere where their places, in sides of the part, or their angles spread by more
 _MIN_SHIFT, _MIN_TURN = 0.1, math.radians(8)
 _MIN_FOUND = 0.8  # share of the pictures that must show the part
-# What a few pictures, each as the reference, tell of how parts lie: docs/measurements.md
+# What a few pictures, each as the reference, tell of how parts lie: bench/NOTES.md
 _FEW = 5  # pictures that are tried so, at most
 _MOST, _NEAR = 0.75, 5.0  # share of the pictures that one must find; pixels, within which parts lie alike
 

@@ -5,6 +5,7 @@
 
 from flawscope_station.core.connections import Connection as Connection
 from flawscope_station.core.connections import ConnectionContext as ConnectionContext
+from flawscope_station.inspecting.asking import check_room as check_room
 from flawscope_station.inspecting.capacity import BusyError as BusyError
 from flawscope_station.inspecting.interlock import NotProductionError as NotProductionError
 from flawscope_station.inspecting.interlock import NotReadyError as NotReadyError
@@ -43,7 +44,6 @@ from flawscope_station.sources.source import SourceContext as SourceContext
 from flawscope_station.sources.source import State as State
 from flawscope_station.sources.source import TriggeredSource as TriggeredSource
 from flawscope_station.sources.source import lost_camera as lost_camera
-from flawscope_station.sources.trigger import check_room as check_room
 from flawscope_station.sources.trigger import check_triggers as check_triggers
 from flawscope_station.sources.trigger import shoot as shoot
 from flawscope_station.store.database import StoreError as StoreError

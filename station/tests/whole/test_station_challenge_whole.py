@@ -14,7 +14,7 @@ from selenium.webdriver.support.ui import Select
 
 from challenge_helpers import HOUR, Line, settings_with
 from flawscope_station.challenge.readiness import LEAST
-from flawscope_station.inspecting import admission
+from flawscope_station.inspecting import intake
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.settings.sources import FolderSourceSettings
 from flawscope_station.settings.station import read_settings
@@ -168,7 +168,7 @@ def test_it_is_due_at_its_time_whatever_the_clock_says(prepare, monkeypatch):
     line = prepare("06:00", "14:00", shifts=ShiftSettings({"early": "06:00"}, zone="Europe/Berlin"))
     clock, wall = ManualClock(), [round(datetime(2026, 11, 26, 9, tzinfo=UTC).timestamp() * 1e6)]
     line.challenge.clock, line.challenge.wall = clock, lambda: wall[0]
-    monkeypatch.setattr(admission, "now", lambda: wall[0])
+    monkeypatch.setattr(intake, "now", lambda: wall[0])
     line.pass_all()
     assert line.state()["next_at"] == "2026-11-26T13:00:00.000Z"
     assert line.answers_good()

@@ -16,7 +16,7 @@ from sqlalchemy import select
 from flawscope.pictures import decoding
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope_station.core.housekeeping import Housekeeping
-from flawscope_station.inspecting.admission import Inspector
+from flawscope_station.inspecting.inspector import Inspector
 from flawscope_station.settings.sources import FolderSourceSettings
 from flawscope_station.settings.station import ProductSettings, RetentionSettings
 from flawscope_station.sinks import Sinks

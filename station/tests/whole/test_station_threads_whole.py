@@ -18,7 +18,7 @@ from sqlalchemy.exc import OperationalError
 from flawscope.errors import FlawscopeError
 from flawscope_station.core.station import Station
 from flawscope_station.drift.drift import Drift
-from flawscope_station.inspecting import admission
+from flawscope_station.inspecting import inspector as inspector_module
 from flawscope_station.learning.jobs import JobQueue
 from flawscope_station.store import files as store_files
 from flawscope_station.store.database import StoreError
@@ -151,7 +151,10 @@ FAULTS: dict[str, tuple[Break, str]] = {
         _set(lambda one: one.inspector._pool, "submit", RuntimeError("can't start new thread")),
         "not_inspecting",
     ),
-    "checking pictures has a bug": (_set(lambda one: admission, "check_picture", BUG), "not_inspecting"),
+    "checking pictures has a bug": (
+        _set(lambda one: inspector_module, "check_picture", BUG),
+        "not_inspecting",
+    ),
     "the data base is away": (_set(lambda one: one.database, "check_answers", AWAY), "store_unreachable"),
     "the data base is read only": (_set(lambda one: one.database, "_writer", READ_ONLY), "store_unreachable"),
     "the folder's round has a bug": (_set(watched, "look", BUG), "folder_waits"),

@@ -17,12 +17,12 @@ import numpy as np
 
 from flawscope.errors import InputError
 from flawscope_station.core.refusals import Refusals
-from flawscope_station.inspecting.admission import Inspector
+from flawscope_station.inspecting.inspector import Inspector
 from flawscope_station.monitoring.background import GuardedThread, stop_all
 from flawscope_station.monitoring.problems import Listener
 from flawscope_station.settings.plugins import ConfiguredPlugin
 from flawscope_station.sources import find_camera
-from flawscope_station.sources.source import ReportProblem, Source, StateOf, TriggeredSource
+from flawscope_station.sources.source import ReportProblem, Source, TriggeredSource
 from flawscope_station.store.addresses import Addresses
 from flawscope_station.store.records import Store
 
@@ -85,7 +85,6 @@ class ConnectionContext:
     listen: gets a name and a function, which is told of each problem that begins and ends, and whether it is
         over, in a thread of its own: for a mail, a lamp, a message.
     refusals: take note of each part that is not judged.
-    state_of: why nothing of a product is judged (`Health.state_of`).
     """
 
     addresses: Addresses
@@ -96,7 +95,6 @@ class ConnectionContext:
     report: ReportProblem
     listen: Callable[[str, Listener], None]
     refusals: Refusals
-    state_of: StateOf
 
     def camera(self, name: str, number: int | None = None) -> TriggeredSource:
         """Return a camera that can be triggered, by its number among the product's; None: the only one.

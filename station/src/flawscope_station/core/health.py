@@ -8,8 +8,7 @@ from contextlib import suppress
 
 from flawscope.errors import FlawscopeError, message_with_type
 from flawscope_station.core.housekeeping import Housekeeping
-from flawscope_station.inspecting.admission import Inspector
-from flawscope_station.inspecting.interlock import NotReadyError
+from flawscope_station.inspecting.inspector import Inspector
 from flawscope_station.monitoring.background import GuardedThread, ThreadWatch
 from flawscope_station.monitoring.problems import (
     PROBLEM_ACKNOWLEDGED,
@@ -23,7 +22,6 @@ from flawscope_station.sources.camera import SOURCE as CAMERA
 from flawscope_station.sources.source import Source, State, lost_camera
 from flawscope_station.store.addresses import Addresses
 from flawscope_station.store.database import SILENT
-from flawscope_station.store.open_models import NoModelError
 from flawscope_station.store.records import NotFoundError, Store
 
 LATE_SECONDS = 600.0  # seconds for which a late part is reported as a problem
@@ -57,7 +55,7 @@ class Health:
         self._problems, self.report = problems, problems.report
         self.store, self.database, self.addresses = store, store.database, addresses
         self.inspector, self.housekeeping = inspector, housekeeping
-        self.machine = inspector.machine
+        self.machine = inspector.intake.machine
         self.watch = ThreadWatch(threads, self._failure, self.report, self._look)
         self._check_failure: str | None = None
 
@@ -94,7 +92,7 @@ class Health:
         for name, number in numbers.items():
             why = None if models.is_open(number) else f"no model is open for {name}"
             self.report(f"no_model_{number}", why, stops=True)
-        late = self.inspector.late_products(LATE_SECONDS)
+        late = self.inspector.intake.late_products(LATE_SECONDS)
         for number, name in list(self.addresses.names.items()):
             why = f"parts of {name} are not judged in time: send fewer at once, or allow more time"
             self.report(f"late_{number}", why if number in late else None)
@@ -108,8 +106,8 @@ class Health:
     def state_of(
         self, name: str, number: str | None = None, cameras: Sequence[State] | None = None
     ) -> Standstill | None:
-        """Return why nothing of a product is judged, the one answer for `/readyz`, pages, requests, triggers
-        and PLCs; None: it is judged. NotFoundError.
+        """Return why nothing of a product is judged, the one answer for `/readyz`, pages and metrics; None:
+        it is judged. It asks `Intake`, as requests, triggers and PLCs do. NotFoundError.
 
         Args:
             name: of the product, or of an entry that finds it.
@@ -118,15 +116,8 @@ class Health:
                 parts have one view.
         """
         product_id, entry = self.addresses.address_id(name), self.addresses.configured_name(name)
-        store_stop = self._store_standstill()
-        if store_stop is not None and store_stop.error is not None:
-            return store_stop
-        try:
-            self.inspector.check_ready(product_id, number)
-        except NoModelError as error:
-            return Standstill("no_model", error)
-        except NotReadyError as error:
-            return Standstill("challenge", error)
+        if (stop := self.inspector.intake.standstill(product_id, number)) is not None:
+            return stop
         has_camera = cameras is not None
         if cameras is None:
             own = [one.state for one in self.sources.get(entry, ()) if one.state.kind == CAMERA]
@@ -160,7 +151,7 @@ class Health:
 
     def oldest_seconds(self) -> float:
         """Seconds for which the oldest part that is not answered has waited; 0: none waits."""
-        oldest = self.inspector.oldest()
+        oldest = self.inspector.intake.oldest()
         return 0.0 if oldest is None else time.monotonic() - oldest.since
 
     def _failure(self) -> str | None:

@@ -117,7 +117,7 @@ class Overview:
         waiting = {number, self.addresses.entries.get(entry, number)}  # a picture's product is not known yet
         return {
             "backlog": sum(map(self.inspector.backlog, waiting)),
-            "rate": round(self.inspector.rate(number), 2),
+            "rate": round(self.inspector.intake.rate(number), 2),
             "views": self.inspector.judge.parts.views(number),
             "problem": problems[0].text if problems else None,
             "problems": [problem.kind for problem in open_problems],
@@ -134,7 +134,7 @@ class Overview:
         """Return metrics that are known without asking the store."""
         known, problems = self.addresses.names, self.health.problems()
         names = list(known.items())
-        state = self.inspector.machine.state
+        state = self.inspector.intake.machine.state
         gauges: Gauges = {
             "oldest_waiting_seconds": (
                 "For which the oldest part that is not answered has waited.",

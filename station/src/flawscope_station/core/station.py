@@ -29,7 +29,7 @@ from flawscope_station.core.live import EventBroadcaster, Metrics
 from flawscope_station.core.page_products import page_products
 from flawscope_station.core.queries import Overview, Records
 from flawscope_station.core.refusals import Refusals
-from flawscope_station.inspecting.admission import Inspector
+from flawscope_station.inspecting.inspector import Inspector
 from flawscope_station.inspecting.interlock import Interlocks
 from flawscope_station.inspecting.judge import Judge
 from flawscope_station.inspecting.recorder import Recorder
@@ -142,7 +142,7 @@ class Station:
             self.addresses,
             settings.limits,
             self.refusals.note,
-            self.inspector.interlocks.check,
+            self.inspector.intake.check_standstill,
             self.inspector.judge.parts,
         )
         self.health = Health(
@@ -164,7 +164,6 @@ class Station:
             report,
             self.health.listen,
             self.refusals,
-            self.health.state_of,
         )
         self.connections = Connections(settings.connections, self.floor)
         self.sinks = Sinks(

@@ -35,7 +35,7 @@ class Sources(dict[str, list[Source]]):
 
     Args:
         refused: gets the name of a product, and why one of its parts was not judged.
-        check: raises NotReadyError where an interlock holds a product's part of a number back.
+        check: raises why no part of a product and a number is taken now (`Intake.check_standstill`).
         parts: knows which products are judged in views.
     """
 

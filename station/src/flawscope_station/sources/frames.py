@@ -198,7 +198,7 @@ def encode_png(frame: VideoFrame, pixels: int) -> bytes:
 
     FFmpeg's encoder stores rows as differences to those above, with the least compression, in half the time
     of Pillow's. BMP and plain TIFF take less time, but up to eleven times the space, and pictures are kept
-    (docs/measurements.md).
+    (bench/NOTES.md).
 
     Raises:
         TooLargeError: the frame has more pixels than are accepted.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -82,14 +82,6 @@ def lost_camera(cameras: Iterable[State]) -> Standstill | None:
     if lost.state == FROZEN:
         return Standstill("camera_frozen", CameraFrozenError(why))
     return Standstill("camera_away", AwayError(why))
-
-
-class StateOf(Protocol):
-    """`Health.state_of`."""
-
-    def __call__(
-        self, name: str, number: str | None = None, cameras: Sequence[State] | None = None
-    ) -> Standstill | None: ...
 
 
 class Source(Protocol):
@@ -188,7 +180,8 @@ class SourceContext:
     store: holds the keys of pictures that were inspected before.
     share: of the queue, one for all sources of a station.
     refused: gets why a part was not judged, where it was not submitted.
-    check: raises NotReadyError where an interlock holds this part back; asked before a picture is read.
+    check: raises why no part of this number is taken now (`Intake.check_standstill`): StoreError,
+        NoModelError, or NotReadyError where an interlock holds it back. Asked before a picture is read.
     parts: knows whether the model judges parts in views; None: it does not.
     part_seconds: for which the other views of a part may be missing before that is told.
     """

@@ -4,33 +4,25 @@ connections such as that of a PLC."""
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from flawscope.errors import InputError
-from flawscope_station.inspecting.admission import Inspector
+from flawscope_station.inspecting.asking import (
+    InspectingStation,
+    check_room,
+    submit_parts,
+    wait_for_inspection,
+)
 from flawscope_station.inspecting.picture import Part
-from flawscope_station.inspecting.ticket import RecordedInspection, Waiter
+from flawscope_station.inspecting.ticket import RecordedInspection
 from flawscope_station.sources.camera import SOURCE, LiveCamera, Shot
-from flawscope_station.sources.source import ApartError, NoFrameError, State, StateOf, TriggeredSource
-from flawscope_station.store.addresses import Addresses
-from flawscope_station.store.inspection import KeyedRequest, KeyUsedError, Label
-from flawscope_station.store.records import Store
-from flawscope_station.store.schema import UNANSWERED
+from flawscope_station.sources.source import ApartError, NoFrameError, TriggeredSource, lost_camera
+from flawscope_station.store.inspection import KeyedRequest, Label
 
 MOST_APART = 1.0  # seconds between the exposures of the views of a part, where `part_deadline` is not less
-
-
-class InspectingStation(Protocol):
-    """Part of a station that inspects pictures on request."""
-
-    addresses: Addresses
-    inspector: Inspector
-    store: Store
-    state_of: StateOf
 
 
 async def shoot(
@@ -59,14 +51,17 @@ async def shoot(
     """
     product_id = station.addresses.address_id(name)
     call = station.inspector.in_thread
+    known: dict[int, int] | None = None
     if request is not None:
-        answered = await call(due, station.store.find_answers, product_id, request)
-        if answered:
-            return answered[0]
+        known = await call(due, station.store.find_answers, product_id, request)
+        if known:
+            return known[0]
     cameras = find()
     for camera in cameras:
         check_triggers(camera)
-    check_room(station, name, due, label.part, [camera.state for camera in cameras])
+    check_room(station, name, due, label.part)
+    if (lost := lost_camera([camera.state for camera in cameras])) is not None and lost.error is not None:
+        raise lost.error
     left = min(seconds, due - time.monotonic())
     shots = await asyncio.gather(*(wait_for_shot(camera, left, request) for camera in cameras))
     check_together(shots, min(MOST_APART, station.addresses.settings_of(name).part_deadline))
@@ -78,27 +73,8 @@ async def shoot(
     triggers = max(getattr(shot, "triggers", 1) for shot in shots)  # other cameras answer each by itself
     number, batch = label.part, label.batch
     part = Part(product_id, tuple(pictures), SOURCE, number, batch, key, request, triggers, due)
-    answered, answers = await submit_parts(station, product_id, request, [part], due)
-    return answered[0] if answered else await wait_for_inspection(station, answers[0])
-
-
-def check_room(
-    station: InspectingStation,
-    name: str,
-    due: float = math.inf,
-    number: str | None = None,
-    cameras: Sequence[State] | None = (),
-) -> None:
-    """Check before a part is taken whether it could be judged, and whether there is place and time. It waits
-    for nothing: neither disk nor data base is asked.
-
-    Raises:
-        FlawscopeError: why nothing of the product is judged (`Health.state_of`), BusyError, LateError.
-    """
-    stop = station.state_of(name, number, cameras)
-    if stop is not None and stop.error is not None:
-        raise stop.error
-    station.inspector.check_room(station.addresses.address_id(name), due)
+    answered, waiters = await submit_parts(station, [part], request)
+    return answered[0] if answered else await wait_for_inspection(station, waiters[0])
 
 
 def check_triggers(camera: TriggeredSource) -> None:
@@ -130,57 +106,3 @@ async def wait_for_shot(camera: TriggeredSource, seconds: float, request: KeyedR
         ) from None
     finally:
         camera.forget(waiting)
-
-
-async def submit_parts(
-    station: InspectingStation,
-    product_id: int,
-    request: KeyedRequest | None,
-    parts: Sequence[Part],
-    due: float,
-) -> tuple[dict[int, int], dict[int, Waiter]]:
-    """Submit the parts of a request that were not answered before, all or none; return the numbers of the
-    inspections that answered the others, and who waits for those submitted, by place.
-
-    Raises:
-        KeyUsedError: another request has come under its key.
-        LateError, StoreError: whether it was answered before is not known in time.
-    """
-
-    async def begin() -> tuple[dict[int, int], dict[int, Waiter]]:
-        answered: dict[int, int] = {}
-        if request is not None:
-            find = station.store.find_answers
-            answered = await station.inspector.in_thread(due, find, product_id, request)
-        left = [place for place in range(len(parts)) if place not in answered]
-        waiters = station.inspector.submit_all([parts[one] for one in left])
-        return answered, dict(zip(left, waiters, strict=True))
-
-    try:
-        return await begin()
-    except KeyUsedError:  # another request came under the key after ours had been recorded: ask again
-        return await begin()
-
-
-async def wait_for_inspection(station: InspectingStation, waiter: Waiter) -> RecordedInspection:
-    """Wait for the inspection. LateError where it is not recorded by the waiter's deadline. A task that is
-    cancelled with one of `schema.UNANSWERED` leaves for that reason."""
-    waiting, call = asyncio.wrap_future(waiter), station.inspector.in_thread
-    waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # also where nobody asks
-    seconds = None if waiter.due == math.inf else waiter.due - time.monotonic()
-    try:
-        done, _ = await asyncio.wait([waiting], timeout=seconds)
-    except asyncio.CancelledError as cancelled:
-        why = cancelled.args[0] if cancelled.args else None
-        is_given = why in UNANSWERED and not waiter.leave(why)
-        if is_given and waiter.done() and waiter.exception() is None:  # it was recorded a moment ago
-            await call(math.inf, station.store.set_unanswered, waiter.result().number, why)
-        raise
-    if not done and (error := station.inspector.abandon(waiter)) is not None:
-        raise error
-    recorded = await waiting
-    if recorded.inspection.unanswered is None or waiter.has_left:
-        return recorded
-    # all who had asked before had left when it was recorded
-    await call(waiter.due, station.store.set_unanswered, recorded.number, None)
-    return replace(recorded, inspection=replace(recorded.inspection, unanswered=None))

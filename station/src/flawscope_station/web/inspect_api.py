@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -16,10 +15,11 @@ from flawscope.errors import FlawscopeError
 from flawscope_station.access.roles import SENDER
 from flawscope_station.core.connections import ConnectionContext
 from flawscope_station.core.refusals import sender_text, status_and_code
+from flawscope_station.inspecting.asking import submit_parts, wait_for_inspection
 from flawscope_station.inspecting.capacity import without_traceback
 from flawscope_station.inspecting.picture import Part, Picture
 from flawscope_station.inspecting.ticket import RecordedInspection, Waiter
-from flawscope_station.sources.trigger import check_room, shoot, submit_parts, wait_for_inspection
+from flawscope_station.sources.trigger import shoot
 from flawscope_station.store.inspection import (
     HTTP,
     Inspection,
@@ -117,13 +117,12 @@ async def inspect(
     """
     product_id = floor.addresses.address_id(name)
     due = floor.due(name, deadline, request.scope.get(ARRIVED_KEY))
-    check_room(floor, name, due, label.part)
+    floor.inspector.intake.check(product_id, label.part, due)
     files, is_form = await uploads.read_uploads(request, file)
     is_several = is_form and not floor.inspector.judge.parts.takes_views(product_id)
-    keyed = await _keyed_request(floor, name, request, files, is_form, is_several, label, due, purpose)
-    parts = _parts_of(product_id, files, is_several, keyed, label, due)
-    parts = [replace(part, purpose=purpose) for part in parts]
-    numbers, waiters = await submit_parts(floor, product_id, keyed, parts, due)
+    keyed, known = await _look_up(floor, name, request, files, is_form, is_several, label, due, purpose)
+    parts = _parts_of(product_id, files, is_several, keyed, label, due, purpose)
+    numbers, waiters = await submit_parts(floor, parts, keyed, known)
     watching = asyncio.create_task(_watch_client(request, partial(_leave, waiters.values())))
     try:
         results, first_error, is_new = await _results(floor, name, label, parts, numbers, waiters)
@@ -138,7 +137,7 @@ async def inspect(
     return {"results": results} if is_form else results[0]["inspection"]
 
 
-async def _keyed_request(
+async def _look_up(
     floor: ConnectionContext,
     name: str,
     request: Request,
@@ -148,13 +147,19 @@ async def _keyed_request(
     label: Label,
     due: float,
     purpose: str,
-) -> KeyedRequest | None:
-    """Return the request under its sender's key; None: it has none."""
+) -> tuple[KeyedRequest | None, dict[int, int]]:
+    """Return the request under its sender's key, and the numbers of the inspections that answered it before,
+    by place; None: it has no key."""
     if not (key := uploads.idempotency_key(request)):
-        return None
-    data, scheme = [one.data for one in files], floor.addresses.scheme(name)
-    call = floor.inspector.in_thread
-    return await call(due, upload_request, key, data, is_form, is_several, label, scheme, purpose)
+        return None, {}
+    product_id, scheme = floor.addresses.address_id(name), floor.addresses.scheme(name)
+
+    def find() -> tuple[KeyedRequest, dict[int, int]]:
+        data = [one.data for one in files]
+        keyed = upload_request(key, data, is_form, is_several, label, scheme, purpose)
+        return keyed, floor.store.find_answers(product_id, keyed)
+
+    return await floor.inspector.in_thread(due, find)
 
 
 def _parts_of(
@@ -164,6 +169,7 @@ def _parts_of(
     keyed: KeyedRequest | None,
     label: Label,
     due: float,
+    purpose: str,
 ) -> list[Part]:
     """Return the parts of a request. is_several: each picture is one, else they are one part."""
     hashes = [""] * len(files) if keyed is None else keyed.pictures
@@ -174,7 +180,7 @@ def _parts_of(
     groups = [(one,) for one in pictures] if is_several else [tuple(pictures)]
     keys = [None] * len(groups) if keyed is None else keyed.part_keys()
     return [
-        Part(product_id, own, HTTP, label.part, label.batch, key, keyed, due=due)
+        Part(product_id, own, HTTP, label.part, label.batch, key, keyed, due=due, purpose=purpose)
         for own, key in zip(groups, keys, strict=True)
     ]
 

@@ -1,6 +1,6 @@
-"""Writes the tables of docs/connections.md from docs/connections.yaml.
+"""Writes the tables of station/connections.md from station/connections.yaml.
 
-python docs/connections.py
+python station/connections.py
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-DOCS = Path(__file__).parent
-PAGE, SHEETS = DOCS / "connections.md", DOCS / "connections.yaml"
+HERE = Path(__file__).parent
+PAGE, SHEETS = HERE / "connections.md", HERE / "connections.yaml"
 BEGIN, END = "<!-- sheets -->", "<!-- end of sheets -->"
 TITLES = {"Sources, PLCs, sinks": ("source", "plc", "sink"), "Forms of labels": ("label",)}
 

@@ -1,8 +1,8 @@
-"""Admission of parts: who is taken, under which key and until when, and what is not answered yet.
+"""Work on the parts that are taken: what becomes of a ticket between its place and the judge, and its end.
 
-A part that is taken is checked and kept in a thread, and waits to be judged (`judge`). One with large
-pictures claims memory for all of them at once, and they are decoded beside the others before. Nothing waits
-for ever: what has no answer for `Limits.wait` seconds fails, and all that is left when the station ends.
+A part that is taken (`intake`) is checked and kept in a thread, and waits to be judged (`judge`). One with
+large pictures claims memory for all of them at once, and they are decoded beside the others before. Nothing
+waits for ever: what has no answer for `Limits.wait` seconds fails, and all that is left at the station's end.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import math
 import os
 import threading
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -22,12 +21,12 @@ from typing import ParamSpec, TypeVar
 from flawscope.errors import FlawscopeError, InputError, message_with_type
 from flawscope.pictures import decoding
 from flawscope_station.inspecting.capacity import (
-    BusyError,
     MemoryBudget,
     Turns,
     decoding_bytes,
     without_traceback,
 )
+from flawscope_station.inspecting.intake import Intake
 from flawscope_station.inspecting.judge import Judge
 from flawscope_station.inspecting.picture import Part, TooLargeError, check_picture
 from flawscope_station.inspecting.ticket import (
@@ -45,9 +44,8 @@ from flawscope_station.inspecting.ticket import (
 from flawscope_station.monitoring.background import STUCK_SECONDS, GuardedThread, WatchedPool
 from flawscope_station.monitoring.machine import MachineWatch, silent_error
 from flawscope_station.settings.station import Limits
-from flawscope_station.store.database import StoreError, now
+from flawscope_station.store.database import StoreError
 from flawscope_station.store.files import PICTURES, Files
-from flawscope_station.store.inspection import UNANSWERED_REQUEST, KeyUsedError
 from flawscope_station.store.records import Store
 from flawscope_station.store.schema import LATE, MISSED
 
@@ -56,11 +54,9 @@ P = ParamSpec("P")
 
 # seconds after a failure for which nothing can be inspected, unless a part is; the store is checked, too
 FAILING_SECONDS, STORE_FAILING_SECONDS = 60.0, 5.0
-RATE_SECONDS = 60.0  # seconds over which a rate is counted
 END_SECONDS = 20.0  # in which parts may still be answered when the station ends
 FAILED_SECONDS = 5.0  # in which threads may end whose parts have failed
 RECORDING_SECONDS = 30.0  # for which the recorder may hold a part: longer than the store takes to fail
-BURST = 1000  # microseconds by which the times of parts that come at once may lie ahead of the clock
 REQUEST_SECONDS = 15.0  # that a request waits for what it asks the store, where its deadline is not earlier
 UPLOAD_SECONDS, REQUEST_PATIENCE = 60.0, 30.0  # after which a thread that checks or asks is told to hang
 
@@ -70,12 +66,11 @@ class Inspector:
 
     Args:
         judge: gets them when they can be judged.
-        machine: knows whether the disk and the data base can keep them.
-        products: returns the numbers of those that are inspected now.
+        machine, products: as of `Intake`.
 
     Attributes:
+        intake: gives parts their places.
         memory: for decoding large pictures; its turns wait until all parts are answered.
-        interlocks: may hold parts back.
         has_ended: all threads have, for which the process would wait.
     """
 
@@ -91,144 +86,45 @@ class Inspector:
         products: Callable[[], Collection[int]],
     ):
         self.judge, self.store, self.files, self.limits = judge, store, files, limits
-        self.machine = machine
-        self.memory = MemoryBudget(limits.decoding_bytes, Turns(wait_idle=self.wait_idle))
-        self.interlocks, self._products = judge.interlocks, products
-        self._changed = threading.Condition()
-        self._tickets: dict[Ticket, None] = {}  # that have a place, the oldest first
-        self._by_key: dict[tuple[int, str], Ticket] = {}  # of these
-        self._unanswered: Counter[int] = Counter()  # of these, by product
-        self._unanswered_bytes = 0  # of their pictures
-        self._answer_times: dict[int, deque[float]] = {}  # when, by product
-        self._late_times: dict[int, float] = {}  # when, by product
+        self.intake, self._products = Intake(judge, machine, limits, products), products
+        self.memory = MemoryBudget(limits.decoding_bytes, Turns(wait_idle=self.intake.wait_idle))
         self._failure = 0.0, ""  # until when parts fail, and why, unless one is inspected before
-        self._last_moment = 0  # of the last part
         self._ends_at = math.inf  # when all fail that are not answered
         cores = os.cpu_count() or 1
         self._beside = WatchedPool(min(4, cores), "beside", STUCK_SECONDS + limits.wait)
         self._pool = WatchedPool(min(8, 2 + cores), "upload", UPLOAD_SECONDS)
         self._requests = WatchedPool(min(8, 2 + cores), "request", REQUEST_PATIENCE)
-        judge.start(self.backlog)
+        judge.start(self.intake.backlog)
 
     # ---- taking
 
     def submit(self, part: Part) -> Waiter:
         """Take a part; who waits for it is told when the inspection is on the disk.
 
-        It raises InputError where a picture cannot be read, KeyUsedError, ModelError, StoreError, LateError,
-        OverdueError, or EndingError.
-
-        Raises:
-            InputError: the pictures are not all views of one part.
-            BusyError: there is no room.
-            NotReadyError: an interlock holds.
-            LateError: it cannot be judged in time.
-            KeyUsedError: another request under the same key is not answered yet.
+        It is told InputError where a picture cannot be read, KeyUsedError, ModelError, StoreError, LateError,
+        OverdueError, or EndingError. Raises as `Intake.take`.
         """
         return self.submit_all([part])[0]
 
     def submit_all(self, parts: Sequence[Part]) -> list[Waiter]:
         """Take the parts of a request, all or none. Errors as of `submit`."""
-        parts = [self.judge.parts.named(one) for one in parts]
-        taken = list[Ticket]()
-        with self._changed:
-            self._check_keys(parts)
-            new = [one for one in parts if (one.product_id, one.key or "") not in self._by_key]
-            size = sum(one.size for one in new)
-            is_too_large = 0 < self._unanswered_bytes > 4 * self.limits.upload - size
-            is_full = any(self._is_full(one.product_id, len(new)) for one in new)
-            if self._is_ending or (new and (is_too_large or is_full)):
-                raise BusyError(self._retry_seconds())
-            for one in new:
-                self.interlocks.check(one.product_id, one.number)
-                self._check_time(one.product_id, one.due)
-            waiters = [self._join(one) or self._take(one, taken) for one in parts]
+        waiters, taken = self.intake.take(parts, self._end)
         for ticket in taken:
             self._run(self._pool, ticket, self._read)
         return waiters
-
-    def check_ready(self, product_id: int, number: str | None = None) -> None:
-        """Check whether parts of a product could be judged: NotReadyError where an interlock holds the one of
-        a number, NoModelError where no model is open. Asks neither disk nor data base."""
-        self.judge.versions.models.model_of(product_id)
-        self.interlocks.check(product_id, number)
-
-    def check_room(self, product_id: int, due: float = math.inf) -> None:
-        """Check before a picture of a part is read: BusyError where there is no place, LateError where there
-        is no time."""
-        with self._changed:
-            if self._is_ending or self._is_full(product_id, 1):
-                raise BusyError(self._retry_seconds())
-            self._check_time(product_id, due)
-
-    @property
-    def _is_ending(self) -> bool:
-        return self._ends_at < math.inf
-
-    def _check_keys(self, parts: Sequence[Part]) -> None:
-        under_way = {
-            (ticket.part.product_id, ticket.part.request.key): ticket.part.request
-            for ticket in self._by_key.values()
-            if ticket.part.request is not None
-        }
-        for one in parts:
-            if one.request and under_way.get((one.product_id, one.request.key), one.request) != one.request:
-                raise KeyUsedError(UNANSWERED_REQUEST)
-
-    def _is_full(self, product_id: int, count: int) -> bool:
-        """Whether `count` more parts would take places that are reserved for other products."""
-        products = self._products()
-        # half of all places are divided among the products
-        own = self.limits.queue // (2 * len(products)) if len(products) > 1 else 0
-        kept = sum(max(0, own - self._unanswered[one]) for one in products if one != product_id)
-        return self.backlog() + count + kept > self.limits.queue
-
-    def _check_time(self, product_id: int, due: float) -> None:
-        delay = 0.0 if due == math.inf else self.judge.expected_delay(product_id, self._unanswered)
-        left = max(0.0, due - time.monotonic())
-        if left <= delay:
-            self._late_times[product_id] = time.monotonic()
-            raise LateError(f"it would take {delay:.1f} s, and {left:.1f} s are left")
 
     def abandon(self, waiter: Waiter) -> LateError | None:
         """Let one leave whose deadline has passed. Where nobody else waits for the part, its place is free
         again, or its record says so where it is being judged. Return the error; None: the answer is there
         already."""
         error, ticket = LateError("its deadline has passed"), waiter.ticket
-        with self._changed:  # nobody joins meanwhile
+        with self.intake.changed:  # nobody joins meanwhile
             if not waiter.leave(LATE):
                 return None
-            self._late_times[ticket.part.product_id] = time.monotonic()
+            self.intake.note_late(ticket.part.product_id)
             if ticket.unanswered is not None and self.judge.remove(ticket):
                 ticket.fail(error)
         return error
-
-    def _join(self, part: Part) -> Waiter | None:
-        """Wait with others for a part that came under the same key; None: it did not, or has its answer."""
-        ticket = self._by_key.get((part.product_id, part.key)) if part.key else None
-        return None if ticket is None else ticket.join(part.due)
-
-    def _take(self, part: Part, taken: list[Ticket]) -> Waiter:
-        """Give a part a place; its ticket is appended to `taken`."""
-        ticket = Ticket(part, self._moment(), self._end)
-        waiter = ticket.join(part.due)
-        assert waiter is not None, "it has just begun"
-        self._tickets[ticket] = None
-        self._unanswered_bytes += ticket.size
-        self._unanswered[part.product_id] += 1
-        if part.key:
-            self._by_key[part.product_id, part.key] = ticket
-        taken.append(ticket)
-        return waiter
-
-    def _moment(self) -> int:
-        """Return the present time, microseconds since 1970, which no other part has: by it, its product and
-        its picture a part is known."""
-        at = now()
-        if 0 <= self._last_moment - at < BURST:
-            at = self._last_moment + 1
-        self._last_moment = at
-        return at
 
     def _run(self, pool: WatchedPool, ticket: Ticket, step: Callable[[Ticket], None]) -> None:
         """Run a step of a part's way in a pool; its error is the part's end, whatever it is."""
@@ -249,7 +145,6 @@ class Inspector:
     def _read(self, ticket: Ticket) -> None:
         """Check and queue a part, then write its files while it waits. Runs in a thread of the pool."""
         part, views, memory = ticket.part, list[View](), 0
-        self.machine.check_room(self.limits.upload)
         for one in part.pictures:
             suffix, about = check_picture(one.data, one.name, self.limits)
             views.append(View(one, suffix, decoding.HashedPicture(one.data)))
@@ -301,7 +196,7 @@ class Inspector:
         self._release(ticket)
         if ticket.files and ticket.state is State.FAILED:
             self.judge.recorder.add(ticket)
-        if self._is_ending:
+        if self.intake.is_ending:
             self.judge.wake()
 
     def _note_outcome(self, ticket: Ticket, outcome: Outcome) -> None:
@@ -311,27 +206,16 @@ class Inspector:
             product_id = outcome.inspection.product_id
             self._failure = 0.0, ""
         elif isinstance(outcome, LateError):
-            self._late_times[product_id] = at
+            self.intake.note_late(product_id)
         elif isinstance(outcome, StoreError):
             self._failure = at + STORE_FAILING_SECONDS, str(outcome)
         elif isinstance(outcome, ModelError | OverdueError) or not isinstance(outcome, FlawscopeError):
             self._failure = at + FAILING_SECONDS, message_with_type(outcome)
-        with self._changed:
-            self._answer_times.setdefault(product_id, deque(maxlen=10_000)).append(at)
+        self.intake.note_answer(product_id)
 
     def _release(self, ticket: Ticket) -> None:
         """Give back the place and the memory of a part, once."""
-        with self._changed:
-            if ticket not in self._tickets:
-                return
-            del self._tickets[ticket]
-            self._unanswered_bytes -= ticket.size
-            self._unanswered[ticket.part.product_id] -= 1
-            key = ticket.part.product_id, ticket.part.key or ""
-            if self._by_key.get(key) is ticket:
-                del self._by_key[key]
-            self._changed.notify_all()
-        if ticket.memory:
+        if self.intake.release(ticket) and ticket.memory:
             self.memory.release(ticket.memory)
 
     # ---- requests
@@ -373,19 +257,12 @@ class Inspector:
 
     # ---- how it goes
 
-    def oldest(self) -> Ticket | None:
-        """The part that has waited longest for its answer; None: none waits."""
-        with self._changed:
-            return next(iter(self._tickets), None)
-
     def end_overdue(self) -> None:
         """Fail the parts that have waited too long: their places and memory are free again, whatever holds
         them up, and an event says so. Those that are being recorded are the recorder's: who waits for one is
         told no sooner than after as long as a transaction may take."""
         at, is_over = time.monotonic(), time.monotonic() >= self._ends_at
-        with self._changed:
-            waiting = list(self._tickets)
-        for ticket in waiting:
+        for ticket in self.intake.tickets():
             if ticket.is_recording(RECORDING_SECONDS):
                 continue
             if not is_over and at - ticket.since < self.limits.wait:
@@ -414,47 +291,27 @@ class Inspector:
     def _known_product(self, part: Part) -> int | None:
         return part.product_id if part.product_id in self._products() else None
 
-    def wait_idle(self, seconds: float) -> None:
-        """Return when all parts are answered, or after so many seconds."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self.backlog(), seconds)
-
-    def backlog(self, product_id: int | None = None) -> int:
-        """Number of parts that are not answered yet."""
-        return self._unanswered.total() if product_id is None else self._unanswered[product_id]
-
-    def late_products(self, seconds: float) -> list[int]:
-        """Return the products of which a part was not judged in time within the last seconds."""
-        since = time.monotonic() - seconds
-        return [product for product, at in list(self._late_times.items()) if at >= since]
-
     def failure(self) -> str | None:
         """Return why the last part could not be inspected, for a while; None: it could, or that was its own
         fault."""
         until, why = self._failure
         return why if time.monotonic() < until else None
 
-    def rate(self, product_id: int) -> float:
-        """Parts a second that were answered in the last minute."""
-        since = time.monotonic() - RATE_SECONDS
-        with self._changed:
-            return sum(at >= since for at in self._answer_times.get(product_id, ())) / RATE_SECONDS
-
-    def _retry_seconds(self) -> float:
-        """Return the seconds until half of the queue is done, at the rate of the last minute."""
-        rate = sum(map(self.rate, list(self._answer_times))) or 1.0
-        return min(60.0, max(1.0, self.backlog() / 2 / rate))
+    def backlog(self, product_id: int | None = None) -> int:
+        """Number of parts that are not answered yet."""
+        return self.intake.backlog(product_id)
 
     def end_soon(self) -> None:
         """Take nothing more; what is not answered in `END_SECONDS` fails."""
-        with self._changed:
-            if self._is_ending:
+        with self.intake.changed:
+            if self.intake.is_ending:
                 return
+            self.intake.is_ending = True
             self._ends_at = time.monotonic() + END_SECONDS
         threading.Thread(target=self._end_waiting, name="end", daemon=True).start()
 
     def _end_waiting(self) -> None:
-        self.wait_idle(max(0.0, self._ends_at - time.monotonic()))
+        self.intake.wait_idle(max(0.0, self._ends_at - time.monotonic()))
         if self.backlog():
             self._ends_at = 0.0
             self.end_overdue()
@@ -469,9 +326,7 @@ class Inspector:
     def close_pools(self) -> None:
         """Return when what runs beside the parts is done, or after a moment. Observers of the last ones still
         need that. Parts that the recorder did not answer either fail."""
-        with self._changed:
-            left = list(self._tickets)
-        for ticket in left:
+        for ticket in self.intake.tickets():
             self._give_up(ticket, EndingError())
         ends = threading.Thread(target=self._join_pools, daemon=True)
         ends.start()

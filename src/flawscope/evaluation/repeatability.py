@@ -1,0 +1,79 @@
+"""Tells how well a model's score repeats on one part that is put in again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from flawscope.errors import InputError, pluralize
+
+MIN_PICTURES = 3
+MIN_DISTANCE = 3.0  # standard deviations between the scores and the threshold: closer ones go to and fro
+
+
+@dataclass(frozen=True)
+class Repeatability:
+    """Severities of pictures of one part: scores above the threshold, in units of good pictures' spread."""
+
+    severities: tuple[float, ...]
+
+    @classmethod
+    def of(cls, severities: Sequence[float]) -> Repeatability:
+        """Raises InputError where the pictures are fewer than `MIN_PICTURES`."""
+        if len(severities) < MIN_PICTURES:
+            given = pluralize(len(severities), "picture")
+            raise InputError(f"{given} of the part: put it in five times, with a picture each")
+        return cls(tuple(severities))
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.severities))
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of the severities."""
+        return float(np.std(self.severities, ddof=1))
+
+    @property
+    def distance(self) -> float:
+        """Distance of the threshold from the mean, in standard deviations."""
+        return abs(self.mean) / self.deviation if self.deviation else float("inf")
+
+    @property
+    def anomalous(self) -> int:
+        """Number of pictures that are called anomalous."""
+        return sum(severity > 0 for severity in self.severities)
+
+    @property
+    def is_fault(self) -> bool:
+        return self.distance < MIN_DISTANCE or 0 < self.anomalous < len(self.severities)
+
+    def lines(self) -> list[str]:
+        """Text for people."""
+        count = len(self.severities)
+        text = [
+            f"{pluralize(count, 'picture')} of one part: severity {self.mean:+.2f} in the mean, "
+            f"standard deviation {self.deviation:.2f}; {self.anomalous} of {count} called anomalous"
+        ]
+        if self.is_fault:
+            text.append(
+                f"! the threshold is {self.distance:.1f} standard deviations away: the decision on this part "
+                "is chance. Put parts in more alike, find them in the picture (--align), or learn from parts "
+                "that were put in again"
+            )
+        else:
+            text.append(f"  the threshold is {self.distance:.1f} standard deviations away")
+        return text
+
+    def to_dict(self) -> dict[str, object]:
+        """Return what was measured as values that JSON knows."""
+        return {
+            "severities": [*self.severities],
+            "mean": self.mean,
+            "standard_deviation": self.deviation,
+            "distance": None if self.deviation == 0 else self.distance,
+            "anomalous": self.anomalous,
+            "fault": self.is_fault,
+        }

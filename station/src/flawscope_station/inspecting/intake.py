@@ -1,0 +1,251 @@
+"""Intake of parts: whether one may be taken now, and the places of those that are not answered yet.
+
+Whoever hands a part in, a client, a PLC, a folder or a camera, does so by `Intake.take`. All that may refuse
+a part before it has a place is asked here, in one order: the disk and the data base, the model, interlocks,
+room and time. Nothing of it asks disk or data base: `MachineWatch` has measured them. Who asks before a
+picture is read (`check`) gets the same answer.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Sequence
+
+from flawscope_station.inspecting.capacity import BusyError
+from flawscope_station.inspecting.interlock import Interlocks, NotReadyError
+from flawscope_station.inspecting.judge import Judge
+from flawscope_station.inspecting.picture import Part
+from flawscope_station.inspecting.ticket import LateError, Outcome, Ticket, Waiter
+from flawscope_station.monitoring.machine import MachineWatch
+from flawscope_station.monitoring.problems import Standstill
+from flawscope_station.settings.station import Limits
+from flawscope_station.store.database import now
+from flawscope_station.store.inspection import UNANSWERED_REQUEST, KeyUsedError
+from flawscope_station.store.open_models import NoModelError
+
+RATE_SECONDS = 60.0  # seconds over which a rate is counted
+BURST = 1000  # microseconds by which the times of parts that come at once may lie ahead of the clock
+
+
+class Intake:
+    """Places of the parts that are not answered yet, and all checks before one is given.
+
+    Args:
+        judge: knows the models, how they see parts in views, and how long parts take.
+        machine: knows whether the disk and the data base can keep them.
+        products: returns the numbers of those that are inspected now.
+
+    Attributes:
+        changed: told when a part has left. Held by whoever looks at several facts at once.
+        is_ending: nothing more is taken.
+        interlocks: may hold parts back.
+    """
+
+    is_ending = False
+
+    def __init__(
+        self, judge: Judge, machine: MachineWatch, limits: Limits, products: Callable[[], Collection[int]]
+    ):
+        self._judge, self.machine, self.limits, self._products = judge, machine, limits, products
+        self.interlocks: Interlocks = judge.interlocks
+        self.changed = threading.Condition()
+        self._tickets: dict[Ticket, None] = {}  # that have a place, the oldest first
+        self._by_key: dict[tuple[int, str], Ticket] = {}  # of these
+        self._counts: Counter[int] = Counter()  # of these, by product
+        self._bytes = 0  # of their pictures
+        self._answer_times: dict[int, deque[float]] = {}  # when, by product
+        self._late_times: dict[int, float] = {}  # when, by product
+        self._last_moment = 0  # of the last part
+
+    # ---- whether one may be taken
+
+    def standstill(self, product_id: int, number: str | None = None) -> Standstill | None:
+        """Return why no part of a product or entry, or the one of a number, is taken; None: nothing holds it
+        up but room and time."""
+        stop = self.machine.standstill(self.limits.upload)
+        if stop is not None and stop.error is not None:
+            return stop
+        try:
+            self._judge.versions.models.model_of(product_id)
+            self.interlocks.check(product_id, number)
+        except NoModelError as error:
+            return Standstill("no_model", error)
+        except NotReadyError as error:
+            return Standstill("challenge", error)
+        return None
+
+    def check_standstill(self, product_id: int, number: str | None = None) -> None:
+        """Raise what `standstill` says: StoreError, NoModelError or NotReadyError."""
+        stop = self.standstill(product_id, number)
+        if stop is not None and stop.error is not None:
+            raise stop.error
+
+    def check(
+        self,
+        product_id: int,
+        number: str | None = None,
+        due: float = math.inf,
+        count: int = 1,
+        size: int = 0,
+    ) -> None:
+        """Raise why a part could not be taken now.
+
+        Args:
+            number: of the part; some pass an interlock. due: its deadline, as `time.monotonic` counts.
+            count: of parts that come together, of this product. size: bytes of all their pictures.
+
+        Raises:
+            StoreError, NoModelError, NotReadyError: nothing of the product, or of this number, is judged.
+            BusyError: there is no room.
+            LateError: it cannot be judged in time.
+        """
+        self.check_standstill(product_id, number)
+        with self.changed:
+            is_too_large = 0 < self._bytes > 4 * self.limits.upload - size
+            if self.is_ending or is_too_large or self._is_full(product_id, count):
+                raise BusyError(self._retry_seconds())
+            self._check_time(product_id, due)
+
+    def _is_full(self, product_id: int, count: int) -> bool:
+        """Whether `count` more parts would take places that are reserved for other products."""
+        products = self._products()
+        # half of all places are divided among the products
+        own = self.limits.queue // (2 * len(products)) if len(products) > 1 else 0
+        kept = sum(max(0, own - self._counts[one]) for one in products if one != product_id)
+        return self._counts.total() + count + kept > self.limits.queue
+
+    def _check_time(self, product_id: int, due: float) -> None:
+        if due == math.inf:
+            return
+        delay = self._judge.expected_delay(product_id, self._counts)
+        left = max(0.0, due - time.monotonic())
+        if left <= delay:
+            self.note_late(product_id)
+            raise LateError(f"it would take {delay:.1f} s, and {left:.1f} s are left")
+
+    def _retry_seconds(self) -> float:
+        """Return the seconds until half of the queue is done, at the rate of the last minute."""
+        rate = sum(map(self.rate, list(self._answer_times))) or 1.0
+        return min(60.0, max(1.0, self.backlog() / 2 / rate))
+
+    # ---- places
+
+    def take(
+        self, parts: Sequence[Part], ended: Callable[[Ticket, Outcome], object]
+    ) -> tuple[list[Waiter], list[Ticket]]:
+        """Give parts that came together a place each, all or none; return who waits for each, and the tickets
+        of those that are not under way already.
+
+        Args:
+            ended: as of `Ticket`.
+
+        Raises:
+            InputError: the pictures are not all views of one part.
+            KeyUsedError: another request under the same key is not answered yet.
+            FlawscopeError: as of `check`.
+        """
+        parts = [self._judge.parts.named(one) for one in parts]
+        taken: list[Ticket] = []
+        with self.changed:
+            if self.is_ending:
+                raise BusyError(self._retry_seconds())
+            self._check_keys(parts)
+            new = [one for one in parts if (one.product_id, one.key or "") not in self._by_key]
+            size = sum(one.size for one in new)
+            for one in new:
+                self.check(one.product_id, one.number, one.due, len(new), size)
+            waiters = [self._join(one) or self._place(one, ended, taken) for one in parts]
+        return waiters, taken
+
+    def _check_keys(self, parts: Sequence[Part]) -> None:
+        for ticket in self._by_key.values():
+            under_way = ticket.part.request
+            for one in parts:
+                if under_way is None or one.request is None or one.product_id != ticket.part.product_id:
+                    continue
+                if one.request.key == under_way.key and one.request != under_way:
+                    raise KeyUsedError(UNANSWERED_REQUEST)
+
+    def _join(self, part: Part) -> Waiter | None:
+        """Wait with others for a part that came under the same key; None: it did not, or has its answer."""
+        ticket = self._by_key.get((part.product_id, part.key)) if part.key else None
+        return None if ticket is None else ticket.join(part.due)
+
+    def _place(self, part: Part, ended: Callable[[Ticket, Outcome], object], taken: list[Ticket]) -> Waiter:
+        ticket = Ticket(part, self._moment(), ended)
+        waiter = ticket.join(part.due)
+        assert waiter is not None, "it has just begun"
+        self._tickets[ticket] = None
+        self._bytes += ticket.size
+        self._counts[part.product_id] += 1
+        if part.key:
+            self._by_key[part.product_id, part.key] = ticket
+        taken.append(ticket)
+        return waiter
+
+    def _moment(self) -> int:
+        """Return the present time, microseconds since 1970, which no other part has: by it, its product and
+        its picture a part is known."""
+        at = now()
+        if 0 <= self._last_moment - at < BURST:
+            at = self._last_moment + 1
+        self._last_moment = at
+        return at
+
+    def release(self, ticket: Ticket) -> bool:
+        """Give back the place of a part; return False where it has none any more."""
+        with self.changed:
+            if ticket not in self._tickets:
+                return False
+            del self._tickets[ticket]
+            product_id, key = ticket.part.product_id, ticket.part.key or ""
+            self._bytes -= ticket.size
+            self._counts[product_id] -= 1
+            if self._by_key.get((product_id, key)) is ticket:
+                del self._by_key[product_id, key]
+            self.changed.notify_all()
+            return True
+
+    def tickets(self) -> list[Ticket]:
+        """The parts that have a place, the oldest first."""
+        with self.changed:
+            return list(self._tickets)
+
+    def oldest(self) -> Ticket | None:
+        """The part that has waited longest for its answer; None: none waits."""
+        with self.changed:
+            return next(iter(self._tickets), None)
+
+    def backlog(self, product_id: int | None = None) -> int:
+        """Number of parts that are not answered yet."""
+        return self._counts.total() if product_id is None else self._counts[product_id]
+
+    def wait_idle(self, seconds: float) -> None:
+        """Return when all parts are answered, or after so many seconds."""
+        with self.changed:
+            self.changed.wait_for(lambda: not self.backlog(), seconds)
+
+    # ---- how it goes
+
+    def note_answer(self, product_id: int) -> None:
+        """Note that a part has its answer."""
+        with self.changed:
+            self._answer_times.setdefault(product_id, deque(maxlen=10_000)).append(time.monotonic())
+
+    def note_late(self, product_id: int) -> None:
+        """Note that a part was, or would be, too late."""
+        self._late_times[product_id] = time.monotonic()
+
+    def late_products(self, seconds: float) -> list[int]:
+        """Return the products of which a part was not judged in time within the last seconds."""
+        since = time.monotonic() - seconds
+        return [product for product, at in list(self._late_times.items()) if at >= since]
+
+    def rate(self, product_id: int) -> float:
+        """Parts a second that were answered in the last minute."""
+        since = time.monotonic() - RATE_SECONDS
+        with self.changed:
+            return sum(at >= since for at in self._answer_times.get(product_id, ())) / RATE_SECONDS
