@@ -118,13 +118,16 @@ class Alignment:
         errors = [one.error for one in self.poses.values() if not one.problem]
         far = f"median {np.median(errors):.2f}, largest {max(errors):.2f}" if errors else "none"
         lost = "no part found" if self.learnt is None else "parts counted wrong"
-        return [
-            *([f"error: {self.problem}"] if self.problem else []),
-            *([] if self.learnt is None else [self.learnt.describe()]),
-            self.reference.describe(),
-            f"{self._found_line}; spreads off: {far}",
-            *([f"{lost} in {join_names(self.lost)}"] if self.lost else []),
-        ]
+        lines = []
+        if self.problem:
+            lines.append(f"error: {self.problem}")
+        if self.learnt is not None:
+            lines.append(self.learnt.describe())
+        lines.append(self.reference.describe())
+        lines.append(f"{self._found_line}; spreads off: {far}")
+        if self.lost:
+            lines.append(f"{lost} in {join_names(self.lost)}")
+        return lines
 
     @property
     def _found_line(self) -> str:
@@ -134,15 +137,21 @@ class Alignment:
 
     def to_dict(self) -> Json:
         """Returns values that JSON knows."""
-        several = None if self.learnt is None else self.learnt.settings
-        return {
+        document: Json = {
             "kind": self.reference.kind,
             "period": self.reference.period,
             "limit": MAX_ERROR,
-            **({"problem": self.problem} if self.problem else {}),
-            **({} if several is None else {"expected": [several.least, several.most]}),
-            "pictures": [{"path": self._name(path), **self._facts(one)} for path, one in self.poses.items()],
         }
+        if self.problem:
+            document["problem"] = self.problem
+        if self.learnt is not None:
+            several = self.learnt.settings
+            document["expected"] = [several.least, several.most]
+        pictures = []
+        for path, one in self.poses.items():
+            pictures.append({"path": self._name(path)} | self._facts(one))
+        document["pictures"] = pictures
+        return document
 
     def _facts(self, one: Poses) -> Json:
         poses = [pose.to_dict() for pose in one.poses]
@@ -160,10 +169,10 @@ class Alignment:
             width, height = small.size
             small.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
             scale = small.width / width, small.height / height
-            squares = [
-                drawing.Square(pose.corners(), str(k) if self.learnt else "").scaled(*scale)
-                for k, pose in enumerate(one.poses, 1)
-            ]
+            squares = []
+            for number, pose in enumerate(one.poses, 1):
+                square = drawing.Square(pose.corners(), str(number) if self.learnt else "")
+                squares.append(square.scaled(*scale))
             drawn = drawing.draw_squares(np.asarray(small), squares)
             drawn = drawing.draw_note(drawn, one.problem, squares)
             yield drawn, self._name(path), one.problem or f"{one.error:.2f} spreads off"

@@ -249,10 +249,13 @@ def draw_note(picture: Pixels, words: str, squares: Sequence[Square] = ()) -> Pi
     draw = ImageDraw.Draw(image)
     box = draw.textbbox((4, 2), words, font)
     width, height = box[2] + 4, box[3] + 4
-    x, y = min(
-        ((x, y) for y in (0, image.height - height) for x in (0, image.width - width)),
-        key=lambda at: _covered((*at, at[0] + width, at[1] + height), squares),
-    )
+    right, bottom = image.width - width, image.height - height
+
+    def covered(corner: tuple[float, float]) -> float:
+        left, top = corner
+        return _covered((left, top, left + width, top + height), squares)
+
+    x, y = min(((0, 0), (right, 0), (0, bottom), (right, bottom)), key=covered)
     draw.rectangle((x, y, x + width, y + height), fill=BAD_COLOUR)
     draw.text((x + 4, y + 2), words, WHITE, font)
     return np.asarray(image)

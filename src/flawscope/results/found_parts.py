@@ -69,15 +69,18 @@ class FoundParts:
         and of objects in a colour of their own."""
         boxes = [np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)]) for x0, y0, x1, y1 in self.objects]
         colours = drawing.POSE_COLOUR, drawing.BAD_COLOUR
-        parts = (
-            drawing.Square(one.part_pose.corners(), str(one.part_index), colours[one.is_anomalous])
-            for one in self.parts
-        )
-        return [*parts, *(drawing.Square(box, "", drawing.BAD_COLOUR) for box in boxes)]
+        squares = []
+        for one in self.parts:
+            colour = colours[one.is_anomalous]
+            squares.append(drawing.Square(one.part_pose.corners(), str(one.part_index), colour))
+        squares += [drawing.Square(box, "", drawing.BAD_COLOUR) for box in boxes]
+        return squares
 
     def to_dict(self) -> Json:
         """Returns values that JSON knows, for `from_dict`."""
-        return {**asdict(self), "objects": [[round(at, 1) for at in box] for box in self.objects]}
+        data: Json = asdict(self)
+        data["objects"] = [[round(at, 1) for at in box] for box in self.objects]
+        return data
 
     @classmethod
     def from_dict(cls, data: Json) -> FoundParts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -84,24 +84,33 @@ class LabelWriter:
             for p in self._pictures
         ]
         if self.form == "yolo":
-            scores: dict[str, list[float]] = {}
-            for picture in (picture for picture in pictures if picture.regions):
-                file = f"labels/{picture.name.with_suffix('.txt').as_posix()}"
-                scores[file] = [region.score for region in picture.regions]
-                shares = (region.outline / picture.size[::-1] for region in picture.regions)
-                lines = (" ".join(["0", *(f"{v:.7g}" for v in share.ravel())]) for share in shares)
-                self._write(file, "\n".join(lines))
-            self._write("data.yaml", f"path: .\ntrain: images\nval: images\nnames:\n  0: {KIND}")
-            self._write("scores.json", json.dumps(scores, indent=1, allow_nan=False))
+            self._write_yolo(pictures)
         elif self.form == "labelme":
-            for picture in (picture for picture in pictures if picture.regions):
-                file = f"labels/{picture.name.with_suffix('.json').as_posix()}"
-                self._write(file, json.dumps(_labelme_document(picture), allow_nan=False))
+            for picture in pictures:
+                if picture.regions:
+                    file = f"labels/{picture.name.with_suffix('.json').as_posix()}"
+                    self._write(file, json.dumps(_labelme_document(picture), allow_nan=False))
         elif self.form == "coco":
             document = coco_document((p.name.as_posix(), p.size, _coco_marks(p)) for p in pictures)
             self._write("labels.json", json.dumps(document, allow_nan=False))
         else:
-            self._write("label_studio.json", json.dumps([*map(_task, pictures)], allow_nan=False))
+            tasks = [_task(picture) for picture in pictures]
+            self._write("label_studio.json", json.dumps(tasks, allow_nan=False))
+
+    def _write_yolo(self, pictures: Sequence[LabelledPicture]) -> None:
+        scores: dict[str, list[float]] = {}
+        for picture in pictures:
+            if not picture.regions:
+                continue
+            file = f"labels/{picture.name.with_suffix('.txt').as_posix()}"
+            scores[file] = [region.score for region in picture.regions]
+            lines = []
+            for region in picture.regions:
+                shares = region.outline / picture.size[::-1]
+                lines.append(" ".join(["0", *(f"{share:.7g}" for share in shares.ravel())]))
+            self._write(file, "\n".join(lines))
+        self._write("data.yaml", f"path: .\ntrain: images\nval: images\nnames:\n  0: {KIND}")
+        self._write("scores.json", json.dumps(scores, indent=1, allow_nan=False))
 
     def _write(self, name: str, text: str) -> None:
         with atomic_write(self.own.path(name)) as file:

@@ -258,17 +258,13 @@ class Prediction:
         for number, (peak, (rows, columns)) in enumerate(self._peaks):
             cy, cx = float(rows.mean()) + 0.5, float(columns.mean()) + 0.5
             x, y, _, _ = geometry.to_picture((cx, cy, cx, cy))
-            found.append(
-                Region(
-                    box=geometry.box_around(rows, columns),
-                    area=float(len(rows) / (sy * sx)),
-                    peak=peak,
-                    centroid=(x, y),
-                    **(self.region_kinds[number]._asdict() if self.region_kinds else {}),
-                    **measure_region(rows, columns, geometry),
-                    **({} if bounds is None else bounds[number]),
-                )
-            )
+            facts = measure_region(rows, columns, geometry)
+            if self.region_kinds:
+                facts |= self.region_kinds[number]._asdict()
+            if bounds is not None:
+                facts |= bounds[number]
+            box, area = geometry.box_around(rows, columns), float(len(rows) / (sy * sx))
+            found.append(Region(box=box, area=area, peak=peak, centroid=(x, y), **facts))
         return tuple(found)
 
     def _bounded_sizes(self) -> list[Json]:
@@ -375,7 +371,11 @@ class Prediction:
 
     def to_dict(self) -> Json:
         """The document that `predict --json` prints."""
-        return {
+        shifts = {}
+        if self.shifts:
+            for feature, shift in zip(FEATURES, self.shifts, strict=True):
+                shifts[feature.name] = round(shift, 3)
+        document: Json = {
             "path": self.path,
             "score": self.score,
             "p_value": self.p_value,
@@ -385,13 +385,17 @@ class Prediction:
             "score_threshold": self.score_threshold,
             "mask_threshold": self.levels.mask_threshold,
             "outline": self.levels.outline,
-            "shifts": {f.name: round(s, 3) for f, s in zip(FEATURES, self.shifts, strict=bool(self.shifts))},
-            "regions": [r.to_dict() for r in self.regions],
-            **({} if self.outside_light is None else {OUTSIDE_LIGHT: self.outside_light}),
-            **(self._product_entries() if self.product_name else {}),
-            **self.parts.to_dict(),
-            **({"findings": [one.to_dict() for one in self.findings]} if self.findings else {}),
+            "shifts": shifts,
+            "regions": [region.to_dict() for region in self.regions],
         }
+        if self.outside_light is not None:
+            document[OUTSIDE_LIGHT] = self.outside_light
+        if self.product_name:
+            document |= self._product_entries()
+        document |= self.parts.to_dict()
+        if self.findings:
+            document["findings"] = [finding.to_dict() for finding in self.findings]
+        return document
 
     def _product_entries(self) -> Json:
         return {"product": self.product, "product_p_value": self.product_p_value}
@@ -406,15 +410,17 @@ def prediction_html(prediction: Prediction, caption: str = "") -> str:
         f"severity {severity_text(prediction.severity)}",
         f"p {prediction.p_value:.3f}",
         f"score {prediction.score:.4g}, threshold {prediction.score_threshold:.4g}",
-        *(f"<b>{escape(finding.words)}</b>" for finding in prediction.findings),
-        *([escape(caption)] if caption else []),
-        *([f"<code>{html.escape_text(name)}</code>"] if name else []),
     ]
-    boxes = [
-        f"({', '.join(f'{v:.0f}' for v in region.box)})"
-        + (f" {escape(region.kinds_text)}" if region.kinds_text else "")
-        for region in prediction.regions
-    ]
+    words += [f"<b>{escape(finding.words)}</b>" for finding in prediction.findings]
+    if caption:
+        words.append(escape(caption))
+    if name:
+        words.append(f"<code>{html.escape_text(name)}</code>")
+    boxes = []
+    for region in prediction.regions:
+        box = ", ".join(f"{side:.0f}" for side in region.box)
+        kinds = f" {escape(region.kinds_text)}" if region.kinds_text else ""
+        boxes.append(f"({box}){kinds}")
     if boxes:
         more = f" and {len(boxes) - MAX_SHOWN_REGIONS} more" if len(boxes) > MAX_SHOWN_REGIONS else ""
         words.append(f"regions {' '.join(boxes[:MAX_SHOWN_REGIONS])}{more}")

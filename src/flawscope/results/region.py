@@ -69,22 +69,31 @@ class Region:
         return max(x1 - x0, y1 - y0)
 
     def to_dict(self) -> Json:
-        return {
-            "box": [round(v, 2) for v in self.box],
+        document: Json = {
+            "box": [round(side, 2) for side in self.box],
             "area": round(self.area, 2),
             "peak": self.peak,
-            "centroid": [round(v, 2) for v in self.centroid],
-            **({} if self.kinds is None else self._kind_entries(self.kinds)),
-            **({} if self.length_mm is None else self._size_entries()),
+            "centroid": [round(place, 2) for place in self.centroid],
         }
+        if self.kinds is not None:
+            document |= self._kind_entries(self.kinds)
+        if self.length_mm is not None:
+            document |= self._size_entries()
+        return document
 
     def _kind_entries(self, kinds: tuple[str, ...]) -> Json:
         p_values = {name: float(f"{p:.3g}") for name, p in self.kind_p_values.items()}
         return {"kinds": [*kinds], "kind_p_values": p_values}
 
     def _size_entries(self) -> Json:
-        sizes = ("length_mm", "width_mm", "area_mm2")
-        return {name: getattr(self, name) for name in (*sizes, *(f"{size}_at_most" for size in sizes))}
+        return {
+            "length_mm": self.length_mm,
+            "width_mm": self.width_mm,
+            "area_mm2": self.area_mm2,
+            "length_mm_at_most": self.length_mm_at_most,
+            "width_mm_at_most": self.width_mm_at_most,
+            "area_mm2_at_most": self.area_mm2_at_most,
+        }
 
 
 def measure_region(rows: NDArray[np.intp], columns: NDArray[np.intp], geometry: Geometry) -> Json:

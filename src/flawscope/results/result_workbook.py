@@ -102,10 +102,10 @@ class ResultWorkbook:
         self.book.add(JUDGED, [shown.get(name) for name in self.names])
         for number, (name, one) in enumerate(places, start=1):
             x0, y0, x1, y1 = one.box
-            box = (*one.centroid, x1 - x0, y1 - y0)
-            sizes = (one.area, one.length_mm, one.width_mm, one.area_mm2)
-            where = (values.get("part"), _linked(name, link), number)
-            self.book.add(PLACES, (*where, *box, *sizes, one.kinds_text))
+            row = [values.get("part"), _linked(name, link), number]
+            row += [*one.centroid, x1 - x0, y1 - y0]
+            row += [one.area, one.length_mm, one.width_mm, one.area_mm2, one.kinds_text]
+            self.book.add(PLACES, row)
 
     @property
     def is_full(self) -> bool:

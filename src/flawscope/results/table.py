@@ -115,6 +115,10 @@ class ResultRow:
         known: dict[str, Any] = {"part": part_of(path), "time": file_time(path), "model": model}
         if isinstance(result, Unjudged):
             return cls(path, error=result.error, **known)
+        boxes = []
+        for region in result.regions:
+            boxes.append(" ".join(f"{side:.5g}" for side in region.box))
+        kinds = [region.kinds_text for region in result.regions if region.kinds_text]
         return cls(
             path=path,
             score=result.score,
@@ -122,8 +126,8 @@ class ResultRow:
             severity=result.severity,
             decision=result.decision,
             threshold=result.score_threshold,
-            regions="; ".join(" ".join(f"{v:.5g}" for v in region.box) for region in result.regions),
-            kinds="; ".join(region.kinds_text for region in result.regions if region.kinds_text),
+            regions="; ".join(boxes),
+            kinds="; ".join(kinds),
             product=result.product_name,
             product_p_value=result.product_p_value,
             remark=result.remark,
@@ -170,11 +174,8 @@ PRODUCT_COLUMNS = ("product", "product_p_value")  # columns that only a joint mo
 # Columns that only an aligning model's table has
 PART_COLUMNS = tuple(field.name for field in fields(ResultRow) if field.name.startswith("part_"))
 MODEL_COLUMNS = ("model",)  # columns of a table that knows the model's file
-COLUMNS = tuple(
-    field.name
-    for field in fields(ResultRow)
-    if field.name not in (*KIND_COLUMNS, *PRODUCT_COLUMNS, *PART_COLUMNS, *MODEL_COLUMNS)
-)
+_SOME_COLUMNS = {*KIND_COLUMNS, *PRODUCT_COLUMNS, *PART_COLUMNS, *MODEL_COLUMNS}  # not of every table
+COLUMNS = tuple(field.name for field in fields(ResultRow) if field.name not in _SOME_COLUMNS)
 # What a table must have to be one; the tables of another version may lack other columns, or have more
 NEEDED_COLUMNS = ("path", "score", "severity", "decision")
 FLOAT_COLUMNS = tuple(field.name for field in fields(ResultRow) if field.type == "float | None")
@@ -184,13 +185,16 @@ def table_columns(
     *, kinds: bool = False, products: bool = False, aligned: bool = False, model: str = ""
 ) -> tuple[str, ...]:
     """Columns of a table, as `TableWriter` has them."""
-    groups = (
-        (kinds, KIND_COLUMNS),
-        (products, PRODUCT_COLUMNS),
-        (aligned, PART_COLUMNS),
-        (model, MODEL_COLUMNS),
-    )
-    return (*COLUMNS, *(name for wanted, names in groups if wanted for name in names))
+    columns = list(COLUMNS)
+    if kinds:
+        columns += KIND_COLUMNS
+    if products:
+        columns += PRODUCT_COLUMNS
+    if aligned:
+        columns += PART_COLUMNS
+    if model:
+        columns += MODEL_COLUMNS
+    return tuple(columns)
 
 
 def csv_line(values: Sequence[object], *, decimal_comma: bool = False) -> str:
@@ -204,7 +208,7 @@ def csv_line(values: Sequence[object], *, decimal_comma: bool = False) -> str:
 
 
 class TableForm(TypedDict, total=False):
-    """Which columns a table has, as `TableWriter` takes them."""
+    """Columns of a table, as `TableWriter` takes them."""
 
     kinds: bool
     products: bool

@@ -307,7 +307,7 @@ def model_facts(manifest: Manifest, parts: KnownParts | None = None) -> Pairs:
 
 
 def _picture_text(manifest: Manifest) -> str:
-    """How a picture becomes what the network sees."""
+    """Describes what becomes of a picture before the network sees it."""
     preprocess = manifest.preprocess
     texts = [preprocess.described()]
     sizes = str(manifest.config.get("size", ""))
