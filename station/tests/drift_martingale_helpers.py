@@ -6,7 +6,7 @@ import numpy as np
 
 from flawscope_station.drift import martingale
 from flawscope_station.drift.martingale import SHIFTS, SPREADS, Ranks, uniform
-from flawscope_station.drift.sequential_tests import ScoreTest
+from flawscope_station.drift.sequential_tests import JudgedScore, ScoreTest
 
 BETS = len(SHIFTS) + len(SPREADS)
 Draw = Callable[[np.random.Generator, int], np.ndarray]
@@ -27,5 +27,5 @@ def run_of(scores: np.ndarray, flagged: np.ndarray | None = None, bound: float =
     made = ScoreTest(1, 0, bound)
     flags = np.zeros(len(scores), bool) if flagged is None else flagged
     rows = enumerate(zip(scores.tolist(), flags.tolist(), strict=True))
-    made.extend([(k + 1, 1_000_000 * k, score, bad) for k, (score, bad) in rows])
+    made.extend([JudgedScore(k + 1, 1_000_000 * k, score, bad) for k, (score, bad) in rows])
     return made

@@ -14,10 +14,11 @@ from flawscope.errors import InputError
 from flawscope_station.learning import activation
 from flawscope_station.learning import jobs as jobs_module
 from flawscope_station.learning.activation import CannotLearnError, Learning
+from flawscope_station.learning.candidate_records import status_of
 from flawscope_station.learning.jobs import EVENT_QUEUED, JobQueue, Jobs
 from flawscope_station.settings.station import LearningSettings
 from flawscope_station.store.database import Database, StoreError
-from flawscope_station.store.schema import events, jobs, products
+from flawscope_station.store.schema import events, jobs, versions
 from station_helpers import add_version
 
 COUNTS = DecisionCounts(9, [3, 0.1, 0.7], [0, 0.0, 0.3])
@@ -40,6 +41,10 @@ class Kept(Jobs):
         with self.database.reading() as connection:
             return list(connection.execute(select(jobs).order_by(jobs.c.id)))
 
+    def statuses(self) -> list[str]:
+        """As candidates are shown, the oldest first."""
+        return [status_of(self.row(row.product_id, row.id)) for row in self.rows()]
+
     def facts(self, number: int) -> dict[str, Any]:
         return dict(json.loads(self.rows()[number - 1].facts))
 
@@ -51,7 +56,7 @@ class Kept(Jobs):
 
 
 class Versions:
-    """Of each product version 1 is active, and 2 is what is made."""
+    """Of each product the version of its number is active."""
 
     device = "cpu"
 
@@ -59,11 +64,10 @@ class Versions:
         return None
 
     def __init__(self, database: Database, folder: Path) -> None:
-        self.database, self.now = database, {1: 1, 2: 1}
+        self.database, self.made = database, 0
         self.files = SimpleNamespace(
             temporary_path=lambda name: folder / name, remove_temporary=lambda path: None
         )
-        self.cannot: Exception | None = None
 
     def is_open(self, product_id: int) -> bool:
         return False  # no room is looked for
@@ -72,21 +76,19 @@ class Versions:
         return Path("model.safetensors")
 
     def number(self, product_id: int) -> int:
-        return self.now[product_id]
+        return product_id
 
-    def add(self, *told: Any) -> int:
-        return 2
+    def add(self, product_id: int, *told: Any, is_ready: bool) -> int:
+        self.made += 1
+        name = "one" if product_id == 1 else "two"
+        return add_version(self.database, name, f"{self.made:064}", "ready" if is_ready else "making")[1]
 
-    def activate(self, product_id: int, number: int, who: str, instead_of: int) -> bool:
-        if self.cannot is not None:
-            raise self.cannot
-        if self.now[product_id] != instead_of:
-            return False
-        self.now[product_id] = number
-        with self.database.writing() as connection:
-            ours = products.update().where(products.c.id == product_id)
-            connection.execute(ours.values(active_version_id=number))
-        return True
+    def state(self, number: int) -> str:
+        (row,) = self.database.rows(select(versions.c.state).where(versions.c.id == number))
+        return str(row.state)
+
+    def put(self, number: int, state: str) -> None:
+        self.database.change(versions.update().where(versions.c.id == number).values(state=state))
 
 
 class Made:
@@ -101,8 +103,8 @@ class Made:
         self.full: StoreError | None = None
         self.versions, self.candidates = Versions(database, tmp_path), Kept(database)
         for name in ("one", "two"):
-            add_version(database, name)
-        learn = LearningSettings(rule="auto", after=1)
+            add_version(database, name, state="active")
+        learn = LearningSettings(after=1)
         self.queue = JobQueue(database)
         self.queue.jobs = self.candidates
         self.learning = Learning(
@@ -125,7 +127,7 @@ class Made:
                 raise CannotLearnError("version 1 is an export")
             if product_id in self.unreadable:
                 raise InputError("model.safetensors is damaged; copy it again")
-            return SimpleNamespace(number=1, file=Path("model.safetensors"), is_trained=True)
+            return SimpleNamespace(number=product_id, file=Path("model.safetensors"), is_trained=True)
 
         plan = SimpleNamespace(learnt=[], start=1, verdicts=words, pictures=[])
         monkeypatch.setattr(jobs_module, "RETRY_SECONDS", 0.01)

@@ -386,10 +386,13 @@ def taken_file(files: Files, product: int, version: int, data: bytes, at: int, *
     )
 
 
-def add_version(database: Database, product: str = NAME, content: str = "0" * 64) -> tuple[int, int]:
+def add_version(
+    database: Database, product: str = NAME, content: str = "0" * 64, state: str = "ready"
+) -> tuple[int, int]:
     """A product and a version of it that has no file: their numbers."""
     number = Store(database).add_product(product)
     row = {"product_id": number, "hash": content, "file": "none", "origin": "", "created_at": 0}
+    row["state"] = state
     row["facts"] = '{"score_threshold": 1.0}'
     with database.writing() as connection:
         new = versions.insert().values(**row).returning(versions.c.id)

@@ -9,7 +9,7 @@ import pytest
 from drift_martingale_helpers import BETS, LINES, p_values, run_of
 from flawscope_station.drift import martingale
 from flawscope_station.drift.martingale import Capital, Ranks, uniform
-from flawscope_station.drift.sequential_tests import Change, ScoreTest, read_note
+from flawscope_station.drift.sequential_tests import Change, JudgedScore, ScoreTest, read_note
 
 
 @pytest.mark.parametrize("values", [3, 10**9])
@@ -102,14 +102,15 @@ def test_what_is_no_number_takes_no_part():
     made = ScoreTest(1, 0, 0.01)
     assert made.limit == pytest.approx(2)
     assert made.extend([]) is None
-    made.extend([(k + 1, k, score, False) for k, score in enumerate((1.0, math.nan, math.inf, 2.0))])
+    scores = [1.0, math.nan, math.inf, 2.0]
+    made.extend([JudgedScore(k + 1, k, score, False) for k, score in enumerate(scores)])
     assert (made.seen, made.last) == (2, 4)
 
 
 def test_it_does_not_matter_how_many_are_added_at_once():
     scores = np.random.default_rng(3).standard_normal(900)
     scores[600:] += 1
-    rows = [(k + 1, 1_000_000 * k, score, k % 50 == 0) for k, score in enumerate(scores.tolist())]
+    rows = [JudgedScore(k + 1, 1_000_000 * k, score, k % 50 == 0) for k, score in enumerate(scores.tolist())]
     at_once, one_by_one = ScoreTest(1, 0, 0.01), ScoreTest(1, 0, 0.01)
     found = [one_by_one.extend([row]) for row in rows]
     assert at_once.extend(rows) == at_once.alarm == one_by_one.alarm

@@ -8,7 +8,7 @@ import pytest
 
 from flawscope_station.inspecting.capacity import MemoryBudget
 from flawscope_station.learning import jobs as jobs_module
-from flawscope_station.learning.jobs import CORRECTIONS, FAILED, FIT, READY, STOPPED, JobQueue
+from flawscope_station.learning.jobs import CORRECTIONS, DONE, FAILED, FIT, STOPPED, JobQueue
 from flawscope_station.learning.process import StoppedError
 from flawscope_station.settings.station import Limits
 from flawscope_station.setup.draft import DRAFTS_FOLDER, STATE_FILE
@@ -41,7 +41,7 @@ class Played:
         self.meanwhile(row)
         if self.stopped > before:
             raise StoppedError("as the worker")
-        self.queue.jobs.change(row.id, READY, only=(RUNNING,))
+        self.queue.jobs.change(row.id, DONE, only=(RUNNING,))
 
     def look(self) -> None:
         self.queue._make_all()
@@ -62,7 +62,7 @@ def test_the_oldest_comes_first_whatever_it_is(played, database):
     played.queue.add(FIT, "anna", {}, draft="cup")
     played.look()
     assert played.made == [CORRECTIONS, "cup"]
-    assert played.statuses() == [READY] * 2
+    assert played.statuses() == [DONE] * 2
 
 
 def test_a_job_that_an_earlier_station_queued_and_nobody_makes_is_removed(played):
@@ -70,7 +70,7 @@ def test_a_job_that_an_earlier_station_queued_and_nobody_makes_is_removed(played
     played.queue.add(FIT, "anna", {}, draft="cup")
     played.look()
     assert played.made == ["cup"]
-    assert played.statuses() == [READY]
+    assert played.statuses() == [DONE]
 
 
 def test_a_job_that_was_stopped_is_not_made_again_and_one_that_was_cut_off_is(played):
@@ -85,7 +85,7 @@ def test_a_job_that_was_stopped_is_not_made_again_and_one_that_was_cut_off_is(pl
     assert played.statuses() == [RUNNING], "the station ended; of a product's fits the last is kept"
     again = Played(played.queue.jobs.database)
     again.look()
-    assert (again.made, again.statuses()) == (["lid"], [READY])
+    assert (again.made, again.statuses()) == (["lid"], [DONE])
 
 
 def test_how_far_a_job_is(played):
@@ -111,10 +111,11 @@ def test_how_far_a_job_is(played):
 def test_jobs_that_became_no_version_are_bounded(played, database, monkeypatch):
     monkeypatch.setattr(jobs_module, "MAX_JOBS", 3)
     product, version = add_version(database)
+    _, gone = add_version(database, content="1" * 64, state="removed")
     kept = played.queue.jobs
     for number in range(8):
         new = kept.add(CORRECTIONS, "rule", {}, product_id=product, start=version)
-        kept.change(new, FAILED, **({"version_id": version} if number == 0 else {}))
+        kept.change(new, FAILED, **({"version_id": {0: version, 1: gone}[number]} if number < 2 else {}))
     rows = kept.latest(product)
     assert [row.version_id for row in rows] == [None] * 3 + [version]
 

@@ -1,23 +1,20 @@
 """Learning without a model: what a product, the data base or the process does to the others and to itself."""
 
 import sqlite3
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from sqlalchemy import create_engine
 
-from flawscope.artefact.judgement import DecisionCounts
-from flawscope.errors import FlawscopeError
 from flawscope.pages.templates import LANGUAGES
 from flawscope_station.learning import candidate_plan as plans
 from flawscope_station.learning import candidate_records as states
 from flawscope_station.learning import jobs
-from flawscope_station.learning.candidate_records import Candidate, advice, wait_reasons
+from flawscope_station.learning.candidate_records import Candidate, advice
 from flawscope_station.store.database import StoreError
 from flawscope_station.store.open_models import NoModelError
 from flawscope_station.store.records import Store, verdict_stacks
-from flawscope_station.store.schema import RUNNING, metadata, pictures, products, verdicts
+from flawscope_station.store.schema import RUNNING, metadata, pictures, verdicts, versions
 from flawscope_station.web.templates import PAGES
 from learning_steps_helpers import FOUND, Made
 from station_helpers import add_version, taken
@@ -31,13 +28,13 @@ def made(monkeypatch, tmp_path, database):
 def test_a_model_that_cannot_be_read_is_that_products_problem_alone(made):
     made.unreadable.add(1)
     made.look()
-    assert [(row.product_id, row.status) for row in made.candidates.rows()] == [(2, jobs.LIVE)]
+    assert [(row.product_id, row.status) for row in made.candidates.rows()] == [(2, jobs.DONE)]
     why = "no version can be made from corrections: model.safetensors is damaged; copy it again"
     assert made.reported == {"learning_model_1": why, "learning_model_2": None, "learning_2": None}
     made.unreadable.clear()
     made.look()
     assert made.reported["learning_model_1"] is None
-    assert made.versions.now == {1: 2, 2: 2}
+    assert made.candidates.statuses() == ["ready", "ready"]
 
 
 def test_an_unforeseen_fault_ends_its_candidate_alone(made, monkeypatch):
@@ -50,7 +47,7 @@ def test_an_unforeseen_fault_ends_its_candidate_alone(made, monkeypatch):
 
     monkeypatch.setattr(made.queue.worker, "run", run)
     made.look()
-    assert [row.status for row in made.candidates.rows()] == [jobs.FAILED, jobs.LIVE]
+    assert [row.status for row in made.candidates.rows()] == [jobs.FAILED, jobs.DONE]
     assert made.candidates.facts(1)["error"] == "KeyError: 'learnt'"
     assert made.reported["learning_1"] == "no version could be made from corrections: KeyError: 'learnt'"
 
@@ -65,9 +62,11 @@ def test_a_product_that_is_removed_while_it_learns_leaves_no_version_and_no_prob
         return number(product_id)
 
     monkeypatch.setattr(made.versions, "number", removed)
-    monkeypatch.setattr(made.versions, "add", lambda product_id, *told: added.append(product_id) or add())
+    monkeypatch.setattr(
+        made.versions, "add", lambda one, *told, **how: added.append(one) or add(one, *told, **how)
+    )
     made.look()
-    assert [row.status for row in made.candidates.rows()] == [jobs.FAILED, jobs.LIVE]
+    assert [row.status for row in made.candidates.rows()] == [jobs.FAILED, jobs.DONE]
     assert (added, made.reported["learning_1"]) == ([2], None)
 
 
@@ -90,64 +89,41 @@ def test_a_full_disk_makes_it_wait(made):
     made.full = StoreError("the disk is full; free some space", "disk_full")
     made.look(2)
     assert made.reported["learning_1"] == f"a version waits to be made from corrections: {made.full}"
-    assert made.versions.now == {1: 1, 2: 1}
+    assert made.candidates.statuses() == ["running", "queued"]
     made.full = None
     made.look()
-    assert [row.status for row in made.candidates.rows()] == [jobs.LIVE, jobs.LIVE]
+    assert made.candidates.statuses() == ["ready", "ready"]
 
 
-def test_a_station_that_ended_after_the_switch_knows_what_is_live(made):
-    number, other = (
-        made.candidates.add("corrections", "rule", {}, product_id=one, start=one) for one in (1, 2)
-    )
-    for one in (number, other):
-        made.candidates.change(one, jobs.READY, version_id=2)
-    with made.candidates.database.writing() as connection:
-        connection.execute(products.update().where(products.c.id == 1).values(active_version_id=2))
-        connection.execute(products.update().where(products.c.id == 2).values(active_version_id=1))
-    for product_id in (1, 2):
-        made.candidates.mark_live(product_id)
-    assert [row.status for row in made.candidates.rows()] == [jobs.LIVE, jobs.READY]
+def test_what_became_of_a_candidate_is_the_state_of_its_version(made):
+    number = made.candidates.add("corrections", "anna", {}, product_id=1, start=1)
+    _, version = add_version(made.versions.database, "one", "f" * 64, "making")
+    made.candidates.change(number, jobs.DONE, version_id=version)
+    assert (made.versions.state(version), made.candidates.statuses()) == ("ready", ["ready"])
+    for state, status in (("active", "live"), ("retired", "live"), ("removed", "removed")):
+        made.versions.put(1, "retired")
+        made.versions.put(version, state)
+        assert made.candidates.statuses() == [status]
 
 
-def test_what_was_made_waits_for_a_store_that_is_away(made, monkeypatch):
-    """Nothing is made twice, and a switch is not unsaid."""
+def test_what_was_made_waits_for_a_store_that_is_away(made):
+    """Nothing is made twice, and what was made is ready when its candidate says what it learnt."""
     made.learning.settings[2] = None
-    away = {jobs.READY: 1, jobs.LIVE: 1}
-    settle = made.candidates.mark_live
+    away, states_seen = {jobs.DONE: 1}, list[str]()
 
     def fail(status: str) -> None:
         if away.get(status):
             away[status] -= 1
+            states_seen.append(made.versions.state(3))
             raise StoreError("it is away", "store_unreachable")
 
-    def settle_or_fail(product_id: int) -> None:
-        if made.versions.now[1] == 2:
-            fail(jobs.LIVE)
-        settle(product_id)
-
-    monkeypatch.setattr(made.candidates, "mark_live", settle_or_fail)
     made.candidates.fail = fail
     made.look(2)
     assert not any(away.values())
     (row,) = made.candidates.rows()
-    assert (row.status, made.versions.now[1], made.candidates.facts(1)["waits"]) == (jobs.LIVE, 2, [])
-    assert [kind for kind, _ in made.candidates.events()] == [states.EVENT_READY], "once, and nothing waits"
-
-
-def test_a_version_that_cannot_be_opened_waits(made):
-    """It was made and is kept: it has not failed, and is forgotten with the others that are not used."""
-    made.versions.cannot = FlawscopeError("cannot open it")
-    made.learning.settings[2] = None
-    made.look()
-    row = made.candidates.rows()[0]
-    assert (row.status, row.version_id, made.candidates.facts(1)["waits"]) == (
-        jobs.READY,
-        2,
-        ["not_opened"],
-    )
-    text = "candidate 1: version 2 does not go live by the rule (not_opened): cannot open it"
-    assert made.candidates.events()[-1] == (states.EVENT_WAITS, text)
+    assert (made.candidates.statuses(), row.version_id) == (["ready"], 3)
+    assert (states_seen, made.versions.state(3)) == (["making"], "ready")
+    assert [kind for kind, _ in made.candidates.events()] == ["version added", states.EVENT_READY], "once"
 
 
 def test_verdicts_are_not_read_while_a_product_cannot_learn(made):
@@ -156,7 +132,7 @@ def test_verdicts_are_not_read_while_a_product_cannot_learn(made):
     assert made.asked == 0
     made.unable = False
     made.look()
-    assert made.versions.now == {1: 2, 2: 2}
+    assert made.candidates.statuses() == ["ready", "ready"]
 
 
 def test_corrections_are_read_again_once_something_was_said_or_done(made):
@@ -172,7 +148,7 @@ def test_corrections_are_read_again_once_something_was_said_or_done(made):
     made.look(5)
     assert made.asked == before + 1, "of the product that it is about"
     with made.candidates.database.writing() as connection:
-        connection.execute(products.update().where(products.c.id == 1).values(active_version_id=1))
+        connection.execute(versions.update().where(versions.c.id == 1).values(state="retired"))
     made.look(5)
     assert made.asked == before + 2
 
@@ -217,26 +193,6 @@ def test_more_corrections_than_a_question_may_name():
     assert {number: [one.verdict for one in stack] for number, stack in found.items()} == {
         40_000: ["good", "defect"]
     }
-
-
-@pytest.mark.parametrize(
-    ("changes", "why"),
-    [
-        ({}, []),
-        ({"lost": [3]}, ["lost"]),
-        ({"weaker": [3]}, ["weaker"]),
-        ({"questions": []}, []),
-        ({"refused": ["simulated"], "responsible": [4]}, ["simulated"]),
-        ({"good": DecisionCounts(9, [2], [2])}, ["no_gain"]),
-        ({"good": DecisionCounts(9, [2], [3]), "lost": [1]}, ["lost", "no_gain"]),
-    ],
-)
-def test_the_rule(changes, why):
-    judgement = replace(FOUND, **changes)
-    assert wait_reasons(judgement, 5, 5) == why
-    assert wait_reasons(judgement, 4, 5) == [*why, "few"]
-    assert wait_reasons(replace(judgement, questions=["a"]), 5, 5) == [*why, "asked"]
-    assert wait_reasons(judgement, 5, 5, is_active=False) == [*why, "switched"]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from sqlalchemy import Column, Connection, Text, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
 from flawscope.errors import InputError
+from flawscope_station.learning.candidate_records import status_of
+from flawscope_station.learning.jobs import Jobs
 from flawscope_station.settings.station import Settings
 from flawscope_station.store import migrations, schema
 from flawscope_station.store.database import Database
@@ -24,12 +26,13 @@ from flawscope_station.store.records import Store
 from flawscope_station.store.schema import (
     EARLIER_RELEASE,
     REPORT_VIEW,
+    active_version,
     challenges,
     deliveries,
     hours,
     jobs,
     metadata,
-    products,
+    versions,
 )
 from flawscope_station.store.search import Filters, search
 from flawscope_station.store.station_identity import check_owner
@@ -99,6 +102,7 @@ def test_the_tables_are_those_of_the_schema_and_hold_what_they_promise(database)
     product, version = add_version(database)
     rows = [taken(product, version, picture=f"{k:064}", anomalous=k == 1) for k in range(3)]
     Store(database).record(rows)
+    add_version(database, content="1" * 64)
     with database.reading() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
@@ -112,7 +116,7 @@ def test_the_tables_are_those_of_the_schema_and_hold_what_they_promise(database)
     for wrong in (
         f"UPDATE inspections SET picture = '{'a' * 64}' WHERE id = 3",
         "UPDATE products SET station_id = 99 WHERE id = 1",
-        "UPDATE products SET active_version_id = 99 WHERE id = 1",
+        "UPDATE versions SET state = 'active'",
         "DELETE FROM pictures",
     ):
         with pytest.raises(IntegrityError), database.writing() as connection:
@@ -234,7 +238,7 @@ def test_a_store_of_an_earlier_version_is_opened_with_all_that_it_had(empty_data
             connection.execute(select(jobs.c.facts).filter_by(kind="corrections")).scalar_one()
         )
         assert connection.execute(select(deliveries.c.inspection_id)).scalar_one() == 9
-        assert connection.execute(select(products.c.active_version_id)).scalars().all() == [None]
+        assert connection.execute(select(versions.c.state)).scalars().all() == ["retired"]
         counted = connection.execute(select(hours)).mappings().one()
         assert connection.execute(select(challenges.c.state_hash)).scalar_one() == EARLIER_RELEASE
     found = {one["part"]: one for one in search(database, product, Filters()).inspections}
@@ -260,6 +264,33 @@ def test_a_store_of_an_earlier_version_is_opened_with_all_that_it_had(empty_data
     store.add_verdict(product, flagged["id"], "undo", "anna")
     new = taken(product, 1, picture="9" * 64)
     assert store.record([new])[0][0] == 11, "no number is given again"
+
+
+@pytest.mark.parametrize("version", ["0005", "0006"])
+def test_states_of_versions_are_carried_over(empty_database, version):
+    """The first was used before, the second judges, the third waits, the fourth was rejected."""
+    database = empty_database
+    make_earlier(database, version)
+    database.migrate()
+    states = select(versions.c.id, versions.c.state).order_by(versions.c.id)
+    assert [tuple(row) for row in database.rows(states)] == [
+        *((1, "retired"), (2, "active"), (3, "ready"), (4, "ready"), (5, "ready")),
+    ]
+    candidates = Jobs(database).latest(1)
+    assert [status_of(row) for row in reversed(candidates)] == [
+        *("live", "ready", "rejected", "rejected", "failed", "removed", "queued"),
+    ]
+    drafts = select(jobs.c.draft, jobs.c.status).where(jobs.c.kind == "fit").order_by(jobs.c.draft)
+    assert [tuple(row) for row in database.rows(drafts)] == [("disc", "done"), ("ring", "stopped")]
+    with database.reading() as connection:
+        assert connection.execute(select(active_version(1))).scalar_one() == 2
+    assert [one["part"] for one in search(database, 1, Filters()).inspections] == [
+        "part 2",
+        "part 1",
+        "part 0",
+    ]
+    with pytest.raises(IntegrityError), database.writing() as connection:
+        connection.execute(versions.update().where(versions.c.id == 1).values(state="active"))
 
 
 def test_tables_of_another_version_are_looked_at_and_stay_as_they_are(empty_database):

@@ -22,6 +22,7 @@ from flawscope_station.settings.station import ProductSettings
 from flawscope_station.setup import draft, drafts
 from flawscope_station.setup import job as setup_job
 from flawscope_station.setup.job import search_facts
+from flawscope_station.web import setup_api
 from flawscope_station.web.templates import PAGES
 from setup_helpers import (
     NEW,
@@ -294,6 +295,23 @@ def test_a_camera_of_a_product_takes_pictures_of_another(open_station, settings)
         wrong = http.post(f"{NEW}/bracket/capture", json={"product": "plate", "camera": 2})
         assert "no live camera 2" in wrong.json()["error"]
         assert "camera 1 of plate" in http.get("/-/new/bracket").text.lower()
+
+
+def test_a_camera_is_measured_by_frames_of_a_still_part(open_station, settings, monkeypatch):
+    monkeypatch.setattr(setup_api, "STILL_FRAMES", 12)
+    camera = CameraSourceSettings("lavfi:testsrc2=size=96x64:rate=25,realtime", "trigger", latency="1 ms")
+    product = replace(settings.products["plate"], sources=(camera,))
+    running = open_station(products={"plate": product})
+    with httpx.Client(base_url=running.url, timeout=60) as http:
+        until(lambda: http.get("/api/v1/products/plate").json()["sources"][0]["state"] == "running")
+        begin(http, "bracket")
+        report = http.post(f"{NEW}/bracket/still", json={"product": "plate"}).json()
+        assert (report["frames"], report["size"]) == (12, [64, 96])
+        codes = {one["code"]: one["fault"] for one in report["measurements"]}
+        assert codes["changing_places"], "the test picture moves"
+        assert listed(http, "bracket")["pictures"] == []
+        words = PAGES.texts["de"].sections("still")
+        assert {f"still.fault_{code}" for code in codes} <= set(words)
 
 
 def test_a_camera_takes_no_pictures_while_the_disk_is_full(open_station, settings, monkeypatch):

@@ -1,16 +1,27 @@
 """Versions that two people activate and remove at once: a product never loses its judge by it."""
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
+from sqlalchemy import select
 
 from flawscope import Predictor
+from flawscope_station.core.page_products import MADE_ON_PAGES
+from flawscope_station.inspecting.capacity import MemoryBudget
+from flawscope_station.learning.jobs import JobQueue
+from flawscope_station.settings.station import Limits
+from flawscope_station.setup.draft import DRAFTS_FOLDER, STATE_FILE
+from flawscope_station.setup.drafts import Drafts
+from flawscope_station.setup.live_products import LiveProducts
+from flawscope_station.store import model_registry
 from flawscope_station.store.addresses import Addresses
 from flawscope_station.store.files import Files
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.records import REMOVED_EVENT, NotFoundError, Store
+from flawscope_station.store.schema import versions
 from station_helpers import PATIENCE, add_version
 
 pytestmark = pytest.mark.both_databases
@@ -66,15 +77,14 @@ def test_a_version_that_judges_cannot_be_removed(registry):
     assert judge_and_page(registry) == (2, 2)
 
 
-def test_removal_and_activation_wait_for_each_other(registry, monkeypatch):
-    """Between the end of the transaction and the change of the open models nobody removes anything."""
+def test_what_was_activated_is_not_removed_before_its_model_judges(registry, monkeypatch):
+    """Between the end of the transaction and the change of the open models the row says that it is active."""
     activate, removed = registry.models.activate, []
     thread = threading.Thread(target=lambda: removed.append(registry.remove(1, 2, "berta")))
 
     def remove_meanwhile(models):
         thread.start()
-        thread.join(0.05)
-        assert removed == []
+        thread.join(PATIENCE)
         activate(models)
 
     monkeypatch.setattr(registry.models, "activate", remove_meanwhile)
@@ -82,6 +92,46 @@ def test_removal_and_activation_wait_for_each_other(registry, monkeypatch):
     thread.join(PATIENCE)
     assert removed == [False]
     assert judge_and_page(registry) == (2, 2)
+
+
+def test_one_version_judges_whatever_is_asked_at_once(registry):
+    """Eight people, each another version; the index would refuse a second one."""
+    for k in range(3, 9):
+        add_version(registry.database, content=f"{k:064}")
+
+    def activate(number):
+        registry.activate(1, number, "anna")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(activate, [2, 3, 4, 5, 6, 7, 8, 9] * 3))
+    states = [row.state for row in registry.database.rows(select(versions.c.state))]
+    assert states.count("active") == 1
+    assert judge_and_page(registry)[0] == judge_and_page(registry)[1] == registry.resume(1)
+
+
+def test_a_removed_version_keeps_its_number_and_its_content_may_come_again(registry, monkeypatch):
+    monkeypatch.setattr(model_registry, "MAX_REMOVED", 2)
+    assert registry.removable(1) == [2, 3]
+    assert registry.remove(1, 3)
+    assert not registry.remove(1, 3), "it is gone"
+    with pytest.raises(NotFoundError, match="there is no version 3 of this product"):
+        registry.activate(1, 3, "anna")
+    _, again = add_version(registry.database, content=f"{2:064}")
+    assert again == 4
+    for k in range(3):
+        registry.remove(1, add_version(registry.database, content=f"{9 + k:064}")[1])
+    rows = registry.database.rows(select(versions.c.id).order_by(versions.c.id))
+    assert [row.id for row in rows] == [1, 2, 4, 6, 7], "of the removed ones the newest two are kept"
+
+
+def test_what_was_being_made_when_the_station_ended_is_removed(registry):
+    _, number = add_version(registry.database, content="a" * 64, state="making")
+    assert number not in [one["id"] for one in registry.list_versions(1)["versions"]]
+    with pytest.raises(NotFoundError):
+        registry.activate(1, number, "anna")
+    registry.remove_unfinished()
+    (row,) = registry.database.rows(select(versions.c.state).where(versions.c.id == number))
+    assert row.state == "removed"
 
 
 def test_a_product_is_removed_by_one_transaction(registry):
@@ -131,3 +181,31 @@ def test_a_product_that_is_being_removed_is_not_found(registry):
     with pytest.raises(NotFoundError, match="product plate is removed"):
         addresses.settings_of("plate")
     assert addresses.configured_numbers() == {}
+
+
+def test_a_draft_of_an_earlier_flawscope_gives_its_version_what_it_said_itself(registry, tmp_path):
+    """`.draft.json` said which version went live, by whom, and which product it is."""
+    home = tmp_path / "files" / DRAFTS_FOLDER / "plate"
+    home.mkdir(parents=True)
+    state = {"by": "anna", "at": "2026-01-01", "result": {"asked_at": 5}, "product": 1}
+    state["live"] = {"version": 1, "by": "berta", "learnt": 5}
+    (home / STATE_FILE).write_text(json.dumps(state))
+    registry.database.change(versions.update().values(origin=MADE_ON_PAGES))
+    addresses = addresses_of(registry)
+    addresses.store = Store(registry.database)
+    for _ in range(2):  # the second time there is nothing to carry over
+        queue, memory = JobQueue(registry.database), MemoryBudget(0)
+        drafts = Drafts(queue, registry.files, Limits(), memory, "cpu", lambda: False, lambda line: None)
+        live = LiveProducts([], [], addresses, {}, drafts, None)
+        (draft,) = drafts
+        assert live.live_of(draft) == {"version": 1, "by": "berta", "learnt": 5}
+        kept = json.loads((home / STATE_FILE).read_text())
+        assert kept == {"by": "anna", "at": "2026-01-01", "result": {"asked_at": 5}}
+    registry.deactivate(1, "anna", "no longer made")
+    del addresses.products["plate"]
+    assert live.live_of(draft) is None
+    live._free_name(draft, "anna")
+    assert addresses.store.find_product("plate").id == 1, "its own records are taken up again"
+    drafts.remove("plate")
+    live._free_name(drafts.begin("plate", "anna", [], []), "anna")
+    assert addresses.store.find_product("plate") is None, "another part gets the name"

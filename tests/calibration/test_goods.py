@@ -31,6 +31,28 @@ def test_a_picture_that_is_lost_is_above_all_scores_and_keeps_its_unit():
         calibrate(judged([None, None]))
 
 
+def test_the_line_tells_how_many_are_lost_not_the_pictures_of_a_fit():
+    """Of 24 pictures of a fit none is lost, of 8 of the line two: a quarter of the line is."""
+    values = [*range(24), *range(100, 106), None, None]
+    rows = [replace(one, drawn=k >= 24) for k, one in enumerate(judged(values))]
+    made = calibrate(rows, 0.3)
+    assert (made.count, made.line, made.miscounted) == (32, (2.0, 8), 2)
+    assert made.weights.sum() == pytest.approx(32)
+    assert made.weights[-2:].sum() == pytest.approx(8)
+    assert made.expected_rate == pytest.approx((1 + 8 + 24 / 30) / 33)  # above the second highest
+    assert made.score_threshold == 104
+    assert made.with_rate(0.05).effective_rate == pytest.approx(9 / 33)
+    scores = np.array([-1.0, 50, 103, 200])
+    assert (made.unit_p_values(scores) == made.p_values(scores)).all()
+    assert made.p_values(200.0) == pytest.approx(9 / 33)
+    assert made.p_values(-1.0) == pytest.approx(1)
+    assert made.rate_bound >= made.expected_rate
+    assert "2 of them for parts counted wrong or not found, 2 of 8 drawn from" in made.promise()
+    fewer = calibrate([replace(one, drawn=k < 24) for k, one in enumerate(rows)], 0.3)
+    assert (fewer.line.lost, fewer.weights.tolist()) == (0.0, [1.0] * 32)  # lost ones are never fewer
+    assert made.without_units([0]).line == made.line
+
+
 def test_in_several_lights_the_envelope_counts_and_the_middle_is_that_of_their_own():
     rng = np.random.default_rng(0)
     values = rng.normal(size=(8, 3, 3))

@@ -160,7 +160,6 @@ def test_a_candidate_that_cannot_be_exported_is_refused_before_it_is_trained(
             None,
             str(tmp_path / file),
             how=how,
-            strict=False,
             pictures=[],
             good=None,
             engine=None,

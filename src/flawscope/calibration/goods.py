@@ -15,7 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.calibration.threshold import DEFAULT_OUTLINE, DEFAULT_RATE, Calibration, envelope
+from flawscope.calibration.threshold import (
+    DEFAULT_OUTLINE,
+    DEFAULT_RATE,
+    NO_LINE,
+    Calibration,
+    LineSample,
+    envelope,
+)
 from flawscope.errors import InputError
 from flawscope.pictures.table import Picture
 
@@ -94,8 +101,18 @@ def calibrate(rows: Iterable[Picture], rate: float = DEFAULT_RATE, **how: Any) -
         rate=rate,
         miscounted=len(wrong),
         units=tuple(row.unit for row in (*known, *wrong)) if promised else (),
+        line=_line_sample(every) if promised else NO_LINE,
         **{"outline": DEFAULT_OUTLINE, **how},
     )
+
+
+def _line_sample(rows: Sequence[Picture]) -> LineSample:
+    """The rows that were drawn from the line by chance."""
+    lost_of: dict[int, list[bool]] = {}
+    for row in rows:
+        if row.drawn:
+            lost_of.setdefault(row.unit, []).append(row.is_lost)
+    return LineSample(float(sum(np.mean(pictures) for pictures in lost_of.values())), len(lost_of))
 
 
 def counted(rows: Iterable[Picture]) -> list[Picture]:

@@ -14,6 +14,11 @@ which unit k has n_k scores s_ki, the p-value is (1 + sum_k mean_i 1{s_ki >= s})
 the same, and a picture of a new unit, drawn by chance, keeps the rate (hierarchical conformal prediction:
 Lee, Barber & Willett, Distribution-free inference with hierarchical data, 2023). Where each picture is a
 unit, this is the formula above.
+
+Whether a part is found is a matter of the line: people give pictures to a fit of which few are lost. Where a
+larger share of the pictures is lost that were drawn from the line by chance, that share is the line's: the
+lost ones weigh as much among all K, and the others share the rest. The K scores of those that were found stay
+exchangeable, wherever they come from.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,6 +91,21 @@ def _spread(
     return max(NORMAL_MAD * float(np.median(deviation)), MIN_SPREAD * reach, least)
 
 
+class LineSample(NamedTuple):
+    """Units that were drawn from the line by chance. lost: how many of these; of a unit with several pictures
+    the share that is lost."""
+
+    lost: float = 0.0
+    units: int = 0
+
+    @property
+    def lost_share(self) -> float:
+        return self.lost / self.units if self.units else 0.0
+
+
+NO_LINE = LineSample()
+
+
 @dataclass(frozen=True)
 class Calibration:
     """Thresholds and scales for new pictures, from the scores and maps of good ones.
@@ -102,6 +122,7 @@ class Calibration:
         they score, and so count as above all scores.
     units: [count], number of the unit of each score, then of each miscounted picture; pictures of one part,
         and near-copies, share one. Empty: each picture is a unit.
+    line: of these the ones drawn from the line by chance, which tell how many of its pictures are lost.
     outline: where an outline lies, as a share of the way from `map_level` to its region's peak nearby; 0: at
         the mask threshold.
     """
@@ -117,6 +138,7 @@ class Calibration:
     outline: float = 0.0
     miscounted: int = 0
     units: tuple[int, ...] = ()
+    line: LineSample = NO_LINE
 
     def __post_init__(self) -> None:
         if not self.scores or len(self.scores) != len(self.map_maxima):
@@ -182,6 +204,7 @@ class Calibration:
         """Bound, 0..1, on the false-alarm rate of this one model that holds with 95 % for all thresholds at
         once: also for one that was chosen by what it finds (`promise.simultaneous_bound`)."""
         above = int((self._unit_maxima > self.score_threshold).sum())
+        above = max(above, math.ceil(self._score_rank[1] - 1e-9))  # more are lost on the line
         return simultaneous_bound(above + 1, self.unit_count) if above < self.unit_count else 1.0
 
     @cached_property
@@ -197,7 +220,9 @@ class Calibration:
         """P-values of raw scores, any shape, of pictures of new units among the largest scores of the good
         ones: `p_values` where each picture is a unit, else never smaller. A batch is judged by these."""
         place = np.searchsorted(self._unit_maxima, np.asarray(scores, dtype=np.float64), side="left")
-        return np.asarray((1.0 + self.unit_count - place) / (self.unit_count + 1.0), dtype=np.float64)
+        by_units = (1.0 + self.unit_count - place) / (self.unit_count + 1.0)
+        at_least = self.p_values(scores)  # more may be lost on the line
+        return np.asarray(np.maximum(by_units, at_least), dtype=np.float64)
 
     @property
     def pictures_missing(self) -> int:
@@ -207,11 +232,18 @@ class Calibration:
 
     @cached_property
     def weights(self) -> NDArray[np.float64]:
-        """Weights [count] of the scores, then of the miscounted pictures: those of a unit have 1 together."""
-        if not self.units:
-            return np.ones(self.count)
-        _, unit, sizes = np.unique(self.units, return_inverse=True, return_counts=True)
-        return np.asarray(1.0 / sizes[unit], dtype=np.float64)
+        """Weights [count] of the scores, then of the miscounted pictures, `unit_count` together: those of a
+        unit have 1, unless a larger share is lost on the line."""
+        weights = np.ones(self.count)
+        if self.units:
+            _, unit, sizes = np.unique(self.units, return_inverse=True, return_counts=True)
+            weights = np.asarray(1.0 / sizes[unit], dtype=np.float64)
+        found, total = len(self.scores), float(weights.sum())
+        lost, wanted = float(weights[found:].sum()), total * self.line.lost_share
+        if 0 < lost < wanted:
+            weights[:found] *= (total - wanted) / (total - lost)
+            weights[found:] *= wanted / lost
+        return weights
 
     @property
     def _miscounted_weight(self) -> float:
@@ -362,6 +394,8 @@ class Calibration:
         )
         if self.miscounted:
             text += f"; {self.miscounted} of them for parts counted wrong or not found"
+            if self.miscounted < self.count * self.line.lost_share:
+                text += f", {self.line.lost:g} of {self.line.units} drawn from the line"
         return "; ".join(filter(None, (text, self._lack)))
 
     @property

@@ -15,6 +15,7 @@ from flawscope.cli.output import file_remarks
 from flawscope.errors import InputError, join_names, pluralize, require_installed
 from flawscope.methods import registry
 from flawscope.methods.conflicts import ConflictError
+from flawscope.methods.options import READING, SEEING, names_of
 from flawscope.progress import Detail, Say
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 # Settings that have a flag with every method
 COMMON_FLAGS = (*("method", "preset", "size", "tile", "backbone", "seed", "seen", "steps"),)
+
+# Options of the call that are of the data set, have other defaults there, or are told with what is done
+CHOSEN_ELSEWHERE = frozenset({"category", "false_alarm_rate", "group", "device", "drop_suspects"})
 
 
 class FitSettings(NamedTuple):
@@ -46,25 +50,8 @@ def read_fit_settings(args: argparse.Namespace) -> FitSettings:
     options = common.read_settings(args, (*COMMON_FLAGS, *own), category)
     options = {name: value for name, value in options.items() if name not in fit_options.file_options()}
     if args.update:
-        flags = (
-            "roi",
-            "light",
-            "align",
-            "several",
-            "channels",
-            "part",
-            "view",
-            "min_defect",
-            "scale_mm",
-            "no_samples",
-            "no_looks",
-            "minutes",
-            "auto",
-            "resume",
-            "false_alarm_rate",
-        )
         given = [name for name, value in options.items() if value is not None]
-        given += [flag for flag in flags if getattr(args, flag)]
+        given += [flag for flag in names_of(kept_by_update=True) if getattr(args, flag)]
         if given:
             names = ", ".join(fit_options.written(args, name) for name in given)
             raise InputError(f"--update keeps the model's own settings: leave out {names}")
@@ -119,17 +106,9 @@ def picture_options(args: argparse.Namespace, call: FitSettings) -> Json:
     return {
         "method": call.method,
         "preset": call.preset,
+        **{name: getattr(args, name) for name in names_of(SEEING, READING) if name not in CHOSEN_ELSEWHERE},
         "seen": call.seen,
-        "roi": args.roi,
-        "light": args.light,
         "align": args.align or "none",
-        "several": args.several,
-        "channels": args.channels,
-        "part": args.part,
-        "view": args.view,
-        "min_defect": args.min_defect,
-        "scale_mm": args.scale_mm,
-        "force": args.force,
         **call.settings,
     }
 

@@ -24,57 +24,27 @@ from flawscope.config import (
     setting_names,
 )
 from flawscope.errors import InputError, suggest_name
-from flawscope.methods import registry
+from flawscope.methods import options, registry
 
 # Of the call, not of what is fitted; those in `CALL_IN_FILE` may stand in the file, above `categories`
-CALL_IN_FILE = ("out", "joint", "evaluate")
-OF_THE_CALL = frozenset(CALL_IN_FILE) | {
-    "data",
-    "category",
-    "config",
-    "set",
-    "update",
-    "fair",
-    "each_view",
-    "json",
-    "cluster",
-    "quiet",
-    "verbose",
-    "only_view",
-}
+CALL_IN_FILE = options.names_of(file=options.WHOLE)
+OF_THE_CALL = frozenset((*CALL_IN_FILE, *options.names_of(file=options.NOWHERE), "only_view"))
 AUTO_MINUTES = 10.0
 # Settings of every method, and the file's own
 COMMON_SETTINGS = frozenset(("method", "preset", "seen", "scale"))
-
-
-# Reachable, and shown by --help-all alone
-RARE = frozenset(
-    (
-        *("part", "view", "each_view", "channels", "backbone", "steps", "resume"),
-        *(
-            "fair",
-            "json",
-            "seed",
-            "no_samples",
-            "no_looks",
-            "no_check",
-            "threads",
-            "cluster",
-            "quiet",
-            "verbose",
-            "debug",
-        ),
-    )
-)
+# `--help-all` alone shows them
+RARE = frozenset(option.name for option in options.FIT_OPTIONS if option.rare)
+# How this command adds the options that it shares with others
+SHARED: Mapping[str, Mapping[str, Any]]
+SHARED = {"data": {"several": "; a,b; all"}, "rate": {"default": "5%%"}}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "flawscope fit --data ROOT --out MODEL [OPTION]..."
-    _add_pictures(parser.add_argument_group("pictures"))
-    _add_views(parser.add_argument_group("how parts lie, and how they are seen"))
-    _add_promise(parser.add_argument_group("what is promised"))
-    own = _add_method(parser.add_argument_group("method"))
-    _add_running(parser.add_argument_group("running"))
+    for name in (options.PICTURES, options.VIEWS, options.PROMISE):
+        _add_group(parser.add_argument_group(name), name)
+    own = _add_method(parser.add_argument_group(options.METHOD))
+    _add_group(parser.add_argument_group(options.RUNNING), options.RUNNING)
     parser.set_defaults(only_view=None, typed=None, filed=())  # of `router.fit`, and of `with_file`
     texts = {action: action.help for action in parser._actions if action.dest in RARE | own}
     parser.register("action", "help_all", partial(_HelpAll, texts))
@@ -111,65 +81,30 @@ class _HelpAll(argparse.Action):
         parser.exit()
 
 
-def _add_pictures(group: common.Options) -> None:
-    common.add_data(group, several="; a,b; all")
-    common.add_roi(group)
-    common.add_group(group)
-    common.add_part(group)
-    common.add_view(group)
-    group.add_argument(
-        "--each-view",
-        action="store_true",
-        help="--part: learn each view by itself, in one file: for cameras that see quite different things",
-    )
-    group.add_argument(
-        "--channels",
-        metavar="all|1-3,4|PATTERN",
-        help="judge more channels than three together: colours, and each other one by itself (all), or "
-        "groups by numbers; or files of one part under several lights, such as {part}_{light}.png",
-    )
-    group.add_argument(
-        "--seen", metavar="N|FOLDER|FILE", help="defects to learn from: N test pictures, or a folder"
-    )
+def _add_group(group: common.Options, name: str) -> None:
+    """Adds the options of a group of the help, those that other commands share as they have them."""
+    added = set[str]()
+    for option in options.FIT_OPTIONS:
+        if option.group != name or option.shared in added:
+            continue
+        if option.shared:
+            added.add(option.shared)
+            getattr(common, f"add_{option.shared}")(group, **SHARED.get(option.shared, {}))
+        else:
+            group.add_argument(flag_of(option.name), **_argument(option))
 
 
-def _add_views(group: common.Options) -> None:
-    group.add_argument(
-        "--auto",
-        nargs="?",
-        type=common.parse_minutes,
-        const=AUTO_MINUTES,
-        metavar="MINUTES",
-        help=f"find out how they are best seen (default: {AUTO_MINUTES:g})",
-    )
-    group.add_argument(
-        "--align",
-        choices=("none", "shift", "turn", "full", "auto"),
-        metavar="HOW",
-        help="find parts: shift, turn, full (mirrors), auto",
-    )
-    group.add_argument("--several", action="store_true", help="--align: pictures show several parts")
-    group.add_argument("--size", metavar="N|HxW|N+N", help="that the network sees (default: 256+512 pixels)")
-    group.add_argument("--tile", metavar="N|HxW", help="large pictures: see tiles of so many pixels, too")
-    group.add_argument("--min-defect", metavar="Npx", help="the smallest defect to be found, sets --tile")
-    common.add_scale(group)
-
-
-def _add_promise(group: common.Options) -> None:
-    common.add_rate(group, "5%%")
-    group.add_argument("--light", metavar="SHARE", help="in any light that is up to 10%% brighter or darker")
-    group.add_argument(
-        "--drop-suspects", action="store_true", help="leave out pictures that do not look good"
-    )
-    group.add_argument("--force", action="store_true", help="all are good: accept what a question names")
-    group.add_argument(
-        "--fair",
-        action="store_true",
-        help="--update: the pictures are good ones as they come, chosen by nobody; they set the threshold",
-    )
-    group.add_argument(
-        "--no-check", action="store_true", help="do not measure what share of simulated defects it finds"
-    )
+def _argument(option: options.FitOption) -> dict[str, Any]:
+    """Returns how argparse reads an option."""
+    if option.value == options.SWITCH:
+        return {"action": "store_true", "help": option.help}
+    how: dict[str, Any] = {"metavar": option.metavar, "help": option.help}
+    if option.choices:
+        how["choices"] = option.choices
+    if option.value == options.OPTIONAL_MINUTES:
+        how |= {"nargs": "?", "const": AUTO_MINUTES, "type": common.parse_minutes}
+        how["help"] = option.help.format(default=AUTO_MINUTES)
+    return how
 
 
 def _add_method(group: common.Options) -> set[str]:
@@ -194,26 +129,6 @@ def _add_method(group: common.Options) -> set[str]:
     for flag_, (metavar, text) in flags.items():
         group.add_argument(flag_, metavar=metavar, help=text)
     return {flag_.removeprefix("--").replace("-", "_") for flag_ in flags}
-
-
-def _add_running(group: common.Options) -> None:
-    group.add_argument("--out", metavar="MODEL", help="model file; for several categories a folder")
-    group.add_argument("--update", metavar="MODEL", help="add the pictures to this model")
-    group.add_argument("--joint", action="store_true", help="one file for all, `predict` tells them apart")
-    group.add_argument("--evaluate", action="store_true", help="measure the model on the test pictures")
-    group.add_argument("--json", action="store_true", help="--evaluate: print its one JSON document")
-    group.add_argument("--no-samples", action="store_true", help="store no pictures for the self-test")
-    group.add_argument(
-        "--no-looks",
-        action="store_true",
-        help="store no small pictures of the good ones: copies of them are not known again later",
-    )
-    common.add_device(group)
-    common.add_cluster(group)
-    common.add_quiet(group)
-    group.add_argument(
-        "--verbose", action="store_true", help="also time, memory, and what the promise comes from"
-    )
 
 
 def _method_flags() -> dict[str, tuple[str, str]]:

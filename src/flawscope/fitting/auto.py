@@ -49,6 +49,7 @@ from flawscope.fitting.trial_pictures import LONG, SHORT, SimulatedPatch, Stage,
 from flawscope.methods import registry
 from flawscope.methods.feature_memory import FeatureMemory
 from flawscope.methods.features.backbone import import_timm
+from flawscope.methods.options import NOTHING, SIZES, WITHOUT_EFFECT, names_of
 from flawscope.pictures.decoded import decoded_or_none
 from flawscope.pictures.decoding import PictureSource, decode, pixel_hash, to_eight_bits
 from flawscope.pictures.listing import picture_names, relative_names
@@ -62,12 +63,8 @@ MIN_PARTS = 12  # good parts to try by: of more than ten PatchCore puts no turne
 BEYOND = float(np.finfo(np.float32).max)  # score of a picture in which parts are not found
 BATCH = 8  # pictures that are judged between two looks at the clock
 LOOKED_AT = 24  # pictures that settings are proposed from
-# Options that say how large pictures are seen, and by what
-SEEN = ("size", "tile", "scale", "min_defect", "crop", "preset", "backbone", "count", "ratio")
-# Options of a fit that change nothing of what is tried
-WITHOUT_EFFECT = ("device", "force")
-# Options of a fit that leave nothing to try, or for which pictures are not as they lie in the file
-NOT_TRIED = ("part", "view", "channels", "resume", "minutes")
+# Options and settings that say how large pictures are seen, and by what
+SEEN = (*names_of(search=SIZES), "scale", "crop", "count", "ratio")
 
 
 class _TimeIsUpError(Exception):
@@ -225,7 +222,7 @@ class _Search:
 
     def _why_nothing(self) -> str | None:
         """Why nothing can be tried; None: something can."""
-        if fixed := [name for name in NOT_TRIED if self.options.get(name)]:
+        if fixed := [name for name in names_of(search=NOTHING) if self.options.get(name)]:
             return f"nothing is tried with {fixed[0]}"
         with self.time.measured() as used:
             looks = look_at(self.sources, self.step, Preprocess())
@@ -247,8 +244,9 @@ class _Search:
 
     def _take_up(self, thumbnails: Sequence[bytes]) -> None:
         """Takes from the earlier search what it tried to the end, if it was of the same."""
-        options = {name: value for name, value in self.options.items() if name not in WITHOUT_EFFECT}
-        digest = hashlib.sha256(repr((sorted(options.items()), sorted(self.given))).encode())
+        same = names_of(search=WITHOUT_EFFECT)
+        given = {name: value for name, value in self.options.items() if name not in same}
+        digest = hashlib.sha256(repr((sorted(given.items()), sorted(self.given))).encode())
         for one in thumbnails:
             digest.update(one)
         self.digest = digest.hexdigest()[:16]

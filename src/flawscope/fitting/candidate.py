@@ -30,7 +30,6 @@ def make_candidate(
     out: str,
     *,
     how: str,
-    strict: bool,
     pictures: Sequence[Mapping[str, Any]],
     good: str | None,
     engine: str | None,
@@ -44,7 +43,7 @@ def make_candidate(
         active: file of the model in use; its rate holds for the candidate.
         trained: file of the trained model that it was exported from; None: the same.
         out: file of the candidate, exported where its suffix says so.
-        how, strict: as `update` takes them.
+        how: as `update` takes it.
         pictures: each with the fields of `ReviewedPicture`.
         good: folder of the pictures that the model was fitted on; None: it extends without them.
 
@@ -66,7 +65,6 @@ def make_candidate(
         in_use,
         [ReviewedPicture(**one) for one in pictures],
         how=how,
-        strict=strict,
         good=open_fitted_dataset(good, old) if good else None,
         device=device,
         step=step,

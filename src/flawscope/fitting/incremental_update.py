@@ -14,7 +14,6 @@ from pathlib import Path
 from flawscope.artefact.model_file import Artefact
 from flawscope.artefact.parts import parts_of_model, stored_part_reader
 from flawscope.calibration.defect_like import Strength, defect_like
-from flawscope.calibration.goods import scored
 from flawscope.calibration.outliers import LIKE_DEFECTS, SUSPECTS, Suspect, odd_looks, refuse
 from flawscope.calibration.parts import name_reader
 from flawscope.calibration.promise import judge_pictures
@@ -57,7 +56,6 @@ BUILDERS = {EXTENDED: extend_bank, RECALIBRATED: recalibrate_model, RETRAINED: r
 MAX_KNOWN_DEFECTS = 200  # known defects that `extend` looks at
 MAX_TRIED_CORRECTIONS = 12  # corrections that are tried alone, and lost defects that each is tried on
 BLAME_SHARE = 0.5  # of a defect's loss of score: a correction that alone causes as much is responsible
-SIMILAR_SHARE = 0.75  # of a false alarm's severity: with no more when left out, similar ones were learnt
 
 
 class PowerLostError(InputError):
@@ -186,7 +184,6 @@ def update(
     pictures: Sequence[ReviewedPicture],
     *,
     how: str = "",
-    strict: bool = False,
     fair: bool = False,
     refuse_unsure: bool = False,
     force: bool = False,
@@ -208,9 +205,6 @@ def update(
         old: the trained model that learns.
         active: the model that judges now, in the same or another engine; the next one is compared with it.
         how: extended, recalibrated or retrained; empty: as the method can.
-        strict: learn from a false alarm only where two of three speak for it: it does not look like a defect,
-            others like it were corrected, it was looked at twice. For versions that nobody looks at: a single
-            wrong word is then not enough. Else it must not look like a defect, or be looked at twice.
         fair: somebody says that the drawn pictures are a fair sample, which is tested; they decide the
             threshold whatever is lost.
         refuse_unsure: a picture that looks like a defect is an error.
@@ -229,7 +223,8 @@ def update(
     judged_before = [one for one in usable if one.judged]
     before = score_pictures(active, judged_before, new.places, new.table.pictures, known, step)
     new = new.with_units([one.digest for one in usable if _needs_unit(one, how)], old, say)
-    unsure = _find_unsure(old, usable, new, before, strict and how == EXTENDED, device, step)
+    odd = find_defect_like(old, usable, before)
+    unsure = {one.number for one in usable if one.number in odd and not one.sure}
     if unsure and refuse_unsure:
         defect_like = [one for one in usable if one.number in unsure]
         raise PowerLostError(
@@ -360,38 +355,6 @@ def find_defect_like(
     learn = {one.number: before[one.number] for one in pictures if one.learn and one.number in before}
     strengths = {number: Strength(score.score, score.severity) for number, score in learn.items()}
     return defect_like(strengths, found, old.manifest.suspicious_above)
-
-
-def _find_unsure(
-    old: Artefact,
-    usable: Sequence[ReviewedPicture],
-    new: UpdatePictures,
-    before: Mapping[int, Score],
-    strict: bool,
-    device: str,
-    step: ProgressCallback,
-) -> set[int]:
-    """Numbers of the false alarms that the model must not learn from.
-
-    strict: also those for which fewer than two of three reasons speak: the picture is not odd, it was looked
-        at twice, others like it were corrected. The last is so where the picture stands out less with the
-        others in the bank and itself left out.
-    """
-    odd = find_defect_like(old, usable, before)
-    unsure = {one.number for one in usable if one.number in odd and not one.sure}
-    wanted = [one for one in usable if one.learn and one.number not in unsure]
-    if not strict or not wanted:
-        return unsure
-    several = list({one.digest: one for one in wanted}.values())
-    model = learn_pictures(with_room(old), new, several, device=device, check=False, step=step)
-    known, rows = old.manifest.calibration, scored(model.manifest.pictures[len(old.manifest.pictures) :])
-    left_out = {row.hash: float(known.severity(row.score)) for row in rows if row.score is not None}
-    for one in wanted:
-        score = before.get(one.number)
-        alike = score is not None and left_out.get(one.digest, 0.0) <= SIMILAR_SHARE * score.severity
-        if (one.number not in odd) + one.sure + alike < 2:
-            unsure.add(one.number)
-    return unsure
 
 
 def _fence_severity(old: Artefact) -> float | None:

@@ -7,16 +7,9 @@ from typing import NamedTuple
 
 from flawscope.config import flag_of
 from flawscope.errors import InputError
+from flawscope.methods.options import FIT_OPTIONS
 
-# option: those that it does not go with
-_APART = {
-    "several": ("part",),  # each of its parts would have a name
-    "channels": ("several", "light"),  # views of one place; each channel has its own light
-    "min_defect": ("tile", "scale", "size", "crop"),  # it chooses them
-    "part": ("group",),  # whole parts are left out already
-}
-# option: the one that it makes no sense without, and how to give that
-_NEEDS = {"several": ("align", "give --align shift, turn or full"), "view": ("part", "give --part too")}
+_NEEDS = {option.name: option.needs for option in FIT_OPTIONS if option.needs is not None}
 _NO_ALIGNMENT = ("none", "auto")  # auto may choose none
 
 
@@ -53,10 +46,10 @@ def find_conflicts(options: Mapping[str, object]) -> list[Conflict]:
     if options.get("align") in _NO_ALIGNMENT:
         given.discard("align")
     found = [
-        Conflict(name, other, is_missing=False)
-        for name, others in _APART.items()
-        for other in others
-        if {name, other} <= given
+        Conflict(option.name, other, is_missing=False)
+        for option in FIT_OPTIONS
+        for other in option.apart
+        if {option.name, other} <= given
     ]
     missing = [(name, other) for name, (other, _) in _NEEDS.items() if name in given and other not in given]
     return found + [Conflict(name, other, is_missing=True) for name, other in missing]

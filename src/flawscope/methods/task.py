@@ -257,7 +257,17 @@ class LeaveOut:
         """Score an image of a picture of the task's `group`, from its features (`embed`, without the batch)
         and the pixels `inside` [H, W] that count (None: the region of interest). None: the method cannot
         leave out what it has learnt from."""
-        return self.bound(group, features, inside)
+        found = self.bound(group, features, inside)
+        if found is None or group not in self.learnt:
+            return found
+        above_score, above_map = self.model.left_out_excess(group, self.tensors)
+        if above_score <= 0 and above_map <= 0:
+            return found
+        # as in the fit, but not below what it scores where its own part is in the bank
+        score, drawn = found
+        plain, plain_map = self.model.score(features[None], None if inside is None else inside[None])
+        highest = torch.maximum(drawn.amax() - above_map, torch.minimum(drawn.amax(), plain_map.amax()))
+        return torch.maximum(score - above_score, torch.minimum(score, plain)), drawn.clamp(max=highest)
 
     def embed(self, images: Tensor) -> Tensor:
         """Features of images [1, 3, H, W]."""

@@ -21,6 +21,7 @@ from flawscope.errors import InputError, pluralize
 from flawscope.pictures.decoding import decode, pixel_hash
 
 Floats = NDArray[np.float32]
+Frame = Path | bytes | NDArray[np.generic]  # a file, its content, or pixels
 
 MIN_FRAMES = 10
 MAX_FRAMES = 60  # the first ones: more tell nothing new
@@ -92,6 +93,11 @@ class Measurement:
     remedy: str
 
     @property
+    def code(self) -> str:
+        """Name for a program."""
+        return self.name.replace(" ", "_")
+
+    @property
     def is_fault(self) -> bool:
         return self.value is not None and self.value >= self.limit
 
@@ -130,12 +136,12 @@ class StillReport:
 
     def to_dict(self) -> dict[str, object]:
         """Return the report as values that JSON knows."""
-        rows = [{**asdict(one), "fault": one.is_fault} for one in self.measurements]
+        rows = [{"code": one.code, **asdict(one), "fault": one.is_fault} for one in self.measurements]
         return {"frames": self.count, "size": [*self.size], "measurements": rows}
 
 
 def check_still_frames(
-    sources: Sequence[Path | NDArray[np.generic]], progress: Callable[[int, int], None] | None = None
+    sources: Sequence[Frame], progress: Callable[[int, int], None] | None = None
 ) -> StillReport:
     """Measure noise, light, movement, focus and saturation in frames of one part that lies still.
 
@@ -154,7 +160,7 @@ def check_still_frames(
 # ---------------------------------------------------------------------------------------------------- reading
 
 
-def _read(sources: Sequence[Path | NDArray[np.generic]], progress: Callable[[int, int], None]) -> Frames:
+def _read(sources: Sequence[Frame], progress: Callable[[int, int], None]) -> Frames:
     if len(sources) < MIN_FRAMES:
         given = pluralize(len(sources), "frame")
         raise InputError(f"{given} of the still part: give {MIN_FRAMES} or more, about 30, one after another")

@@ -1,4 +1,4 @@
-"""What people say becomes a version: made beside the inspections, judged, live by a click or by the rule."""
+"""What people say becomes a version: made beside the inspections, judged, live by a click."""
 
 import json
 import os
@@ -44,9 +44,6 @@ def line(running):
     made.http.close()
 
 
-AUTO = {NAME: LearningSettings(rule="auto", after=3)}
-
-
 def trail(running: Any) -> list[dict[str, Any]]:
     """What was done, as the page Models tells it."""
     return list_history(running.station.database, 1, 100)
@@ -61,7 +58,7 @@ def test_corrections_become_a_version_and_back_is_the_old(line, running, model_f
     before = scores(line, parts)
     found = line.shift()
     said = line.http.get(f"{API}/learning").json()
-    assert (said["why_not"], said["rule"], said["false_alarms"]) == (None, "click", 3)
+    assert (said["why_not"], said["after"], said["false_alarms"]) == (None, None, 3)
     candidate = line.learn()
     assert (candidate["status"], candidate["error"], candidate["how"]) == ("ready", None, "extended")
     assert (candidate["start"], candidate["version"], line.active()) == (1, 2, 1), "it waits for a click"
@@ -82,7 +79,7 @@ def test_corrections_become_a_version_and_back_is_the_old(line, running, model_f
     # one that loses something wants it named, once
     facts = json.loads(running.station.components[Learning].candidates.row(1, candidate["id"]).facts)
     facts["judgement"] |= {"lost": [8], "refused": ["simulated"], "responsible": [9]}
-    running.station.components[Learning].candidates.change(candidate["id"], "ready", facts=facts)
+    running.station.components[Learning].candidates.change(candidate["id"], "done", facts=facts)
     page = line.http.get(f"/{NAME}/models").text
     assert f"{API}/inspections/9/" in page, "a small picture of the correction that is responsible"
     assert 'data-losing="8,9"' in page
@@ -113,15 +110,20 @@ def test_corrections_become_a_version_and_back_is_the_old(line, running, model_f
     assert line.http.get(f"{API}/candidates/{candidate['id']}").json()["status"] == "live"
 
 
-def test_the_rule_makes_it_live_and_what_is_taken_back_is_forgotten(open_station, settings):
-    product = replace(settings.products[NAME], learn=AUTO[NAME])
+def test_a_version_is_made_by_itself_and_what_is_taken_back_is_forgotten(open_station, settings):
+    product = replace(settings.products[NAME], learn=LearningSettings(after=3))
     running = open_station(products={NAME: product})
     line = Line(running.url)
     found = line.shift()
-    until(lambda: line.active() == 2)
-    first = line.http.get(f"{API}/learning").json()["candidates"][-1]
-    assert (first["status"], first["by"], first["waits"]) == ("live", "rule", [])
-    assert next(one["by"] for one in trail(running) if one["kind"] == "version activated") == "rule"
+
+    def candidates() -> list[dict[str, Any]]:
+        return list(line.http.get(f"{API}/learning").json()["candidates"])
+
+    until(lambda: candidates() and candidates()[-1]["status"] == "ready")
+    first = candidates()[-1]
+    assert (first["by"], line.active()) == ("station", 1), "a person activates it"
+    assert line.use(first["version"]).status_code == 200
+    assert candidates()[-1]["status"] == "live"
     # a word that is taken back: the next one starts before it
     line.say(found["stained"][0], "undo")
     line.say(found["stained"][0], "undo")
@@ -279,11 +281,9 @@ def test_using_a_version_accepts_its_open_question(running, model_file, tmp_path
     line.http.close()
 
 
-@pytest.mark.parametrize("rule", ["ask", "auto"])
-def test_another_version_is_put_to_use_meanwhile(open_station, settings, model_file, tmp_path, rule):
-    """What was made from version 1 is shown as that, and does not go live by the rule; another one is made
-    from the version that judges."""
-    product = replace(settings.products[NAME], learn=LearningSettings(rule=rule, after=1000))
+def test_another_version_is_put_to_use_meanwhile(open_station, settings, model_file, tmp_path):
+    """What was made from version 1 is shown as that; another one is made from the version that judges."""
+    product = replace(settings.products[NAME], learn=LearningSettings(after=1000))
     running = open_station(products={NAME: product})
     line = Line(running.url)
     line.shift()
@@ -292,21 +292,9 @@ def test_another_version_is_put_to_use_meanwhile(open_station, settings, model_f
         assert line.use(other).status_code == 200
     first = line.ended(number)
     assert (first["status"], first["start"], first["compared_with"]) == ("ready", 1, 1)
-    assert "switched" in first["waits"]
-    said = f"candidate {first['id']}: version {first['version']} does not go live by the rule ("
-
-    def is_told() -> bool:
-        return any(one["text"].startswith(said) for one in trail(running))
-
-    if rule == "auto":  # it is ready a moment before
-        until(is_told)
-    else:
-        assert not is_told()
-    assert ("version activated", "rule") not in [(one["kind"], one["by"]) for one in trail(running)]
     assert line.active() == other
     second = line.ended(until(lambda: newest(line, first["id"])))
     assert (second["status"], second["start"], second["compared_with"]) == ("ready", other, other)
-    assert "switched" not in second["waits"]
     assert line.active() == other, "neither goes live without a click"
     assert line.send(drawn_part(9), "now.png")["version"] == other
     assert line.use(first["version"]).status_code == 200, "and who wants the first one may have it"
@@ -317,21 +305,6 @@ def newest(line: Line, after: int) -> int | None:
     """Of the candidates, if there is one after this."""
     number = int(line.http.get(f"{API}/learning").json()["candidates"][0]["id"])
     return number if number > after else None
-
-
-def test_a_version_judges_instead_of_the_named_one(running, model_file, tmp_path):
-    """The rule's last look: somebody may be quicker while it opens the model."""
-    line = Line(running.url)
-    versions = running.station.versions
-    one = other_version(line, model_file, tmp_path)
-    two = other_version(line, model_file, tmp_path, "4%")
-    assert versions.activate(1, one, "operator", instead_of=1) is True
-    assert versions.activate(1, one, "operator", instead_of=1) is True, "as where the answer was lost"
-    assert versions.activate(1, two, "rule", instead_of=1) is False
-    assert (line.active(), line.send(drawn_part(9))["version"]) == (one, one)
-    switched = [one for one in trail(running) if "activated" in one["kind"]]
-    assert [one["by"] for one in switched] == ["operator", "operator", "station"]
-    line.http.close()
 
 
 @needs_chromium

@@ -433,6 +433,10 @@ def test_a_camera_gives_pictures_to_learn_from_until_a_pause(open_station, setti
         assert tablet.text("#capture-all") == "Pause"
         tablet.click("#capture-all")
         assert tablet.text("#capture-all") == "Take one every 2 seconds"
+        tablet.click("#still summary")
+        tablet.click("#measure")
+        tablet.wait(lambda: tablet.text("#measured") == "Found:")
+        assert "of the picture change" in tablet.text("#camera-faults"), "the test picture moves"
         tablet.driver.get(address)
         tablet.wait(lambda: tablet.find("#keep-good").is_displayed())
         before = kept()

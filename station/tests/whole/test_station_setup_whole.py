@@ -167,13 +167,16 @@ def test_a_live_product_is_removed_keeps_its_records_and_can_come_back(empty, ht
 
     def make_live(station):
         station.sources.setdefault("plate", [])
-        station.addresses.add_product("plate", ProductSettings(str(model_file)), MADE_ON_PAGES, "test")
+        begun = station.components[drafts.Drafts].draft("plate").state["at"]
+        facts = {"draft": {"begun": begun, "by": "test", "learnt": 7}}
+        product = ProductSettings(str(model_file))
+        station.addresses.add_product("plate", product, MADE_ON_PAGES, "test", facts)
 
     def inspect(http):
         return http.post("/api/v1/products/plate/inspections", content=parts[0], headers=PNG).status_code
 
     make_live(station)
-    station.components[drafts.Drafts].draft("plate").change(live={"version": 1, "by": "test", "learnt": ""})
+    assert begin(http)["live"] == {"version": 1, "by": "test", "learnt": 7}
     assert inspect(http) == 201
     station.report("drift_1", "good parts look different", stops=True)
     assert 'id="remove-product"' in http.get("/plate/models").text

@@ -1,5 +1,5 @@
-"""Two people activate and remove versions of a product while the station is killed, in the middle of any
-step: whenever it starts again, the version that the page names judges, and it is there."""
+"""Two people learn, activate and remove versions of a product while the station is killed, in the middle of
+any step: whenever it starts again, the version that the page names judges, and it is there."""
 
 import os
 import random
@@ -9,11 +9,14 @@ import threading
 import time
 from pathlib import Path
 
+from sqlalchemy import select
+
 from flawscope import Predictor
 from flawscope.errors import FlawscopeError, InputError
 from flawscope_station.store.database import Database
 from flawscope_station.store.files import MODELS, Files
-from flawscope_station.store.model_registry import ModelRegistry
+from flawscope_station.store.model_registry import ModelRegistry, make_ready
+from flawscope_station.store.schema import versions
 from station_helpers import add_version
 
 ROUNDS = 20
@@ -33,18 +36,23 @@ class Registry(ModelRegistry):
 def opened(home: Path) -> Registry:
     database = Database(f"sqlite:///{home / 'station.sqlite'}")
     database.migrate()
-    return Registry(database, Files(home / "files"))
+    registry = Registry(database, Files(home / "files"))
+    registry.remove_unfinished()
+    return registry
 
 
 def add(registry: Registry) -> None:
+    """Add a version as learning does: it is being made, then its file is there, then it is ready."""
     digest = secrets.token_hex(32)
     file = registry.files.model_folder(digest) / "a.onnx"
     file.parent.mkdir(exist_ok=True)
     file.write_bytes(b"no model")
-    _, number = add_version(registry.database, content=digest)
+    _, number = add_version(registry.database, content=digest, state="making")
     name = f"{MODELS}/{file.parent.name}/{file.name}"
     with registry.database.writing() as connection:
         connection.exec_driver_sql("UPDATE versions SET file = ? WHERE id = ?", (name, number))
+    with registry.database.writing() as connection:
+        make_ready(connection, number, "anna")
 
 
 def work(home: Path, seed: int, begun: int) -> None:
@@ -110,6 +118,8 @@ def run_rounds(home: Path, rounds: int) -> dict[str, int]:
         assert judging is not None
         assert judging == page["active"] == registry.number(1)
         assert judging in [one["id"] for one in page["versions"]]
+        states = [row.state for row in registry.database.rows(select(versions.c.state))]
+        assert (states.count("active"), states.count("making")) == (1, 0)
         there = {one["id"] for one in page["versions"]}
         found["removed"] += not {one["id"] for one in before["versions"]} <= there
         found["switched"] += judging != before["active"]

@@ -24,6 +24,8 @@ from flawscope.methods.patchcore.bank_selection import (
     select_banks,
 )
 from flawscope.methods.patchcore.leave_one_out import (
+    EXCESS,
+    EXCESS_GROUPS,
     ONE_PART_METHOD,
     GoodValues,
     LeaveOutOfBanks,
@@ -31,6 +33,7 @@ from flawscope.methods.patchcore.leave_one_out import (
     calibrate,
     calibrate_one_part,
     leave_one_out,
+    measured_excess,
     score_left_out,
     scores_above,
     suspicion_fence,
@@ -134,6 +137,9 @@ def _make_result(
         "suspicious_above": limit if np.isfinite(limit) else None,  # JSON has no infinity
     }
     extra = {f"bank_groups.{v}": one.groups.int() for v, one in enumerate(selections)}
+    old = {} if job.task.old is None else job.task.old.tensors
+    kept = {name: torch.from_numpy(old[name]) for name in (EXCESS, EXCESS_GROUPS) if name in old}
+    extra |= measured_excess(good, [job.task.groups[i] for i in pictures], kept)
     cells = {number: job.cells[number] for number in used if number in job.cells}
     how = "leave-one-picture-out" if alone else "leave-one-group-out"
     values = dict(zip(pictures, good.values, strict=True))

@@ -33,6 +33,36 @@ FIRST_PICTURES = 32  # that a first scale is taken from, by which maps are joine
 ONE_PART_METHOD = "compared with itself elsewhere"  # how one part alone is calibrated
 SURROUNDINGS = 1 / 8  # of a side: what is nearer to a patch in its own picture shows the same
 BLOCK_ROWS = 512  # patches compared at once
+# Tensors of a model file: how much higher `left_out` puts the score and the map's maximum of a group's
+# pictures than the fit does, [K, 2], and the numbers of these groups, [K]
+EXCESS, EXCESS_GROUPS = "left_out_excess", "left_out_groups"
+
+
+def left_out_excess(model: Model, group: int, kept: Mapping[str, Tensor]) -> tuple[float, float]:
+    """Tells how much higher `left_out` puts score and map's maximum of a group's pictures than a fit, which
+    selects the bank anew; of a group that was not compared the median of the others, of older files 0."""
+    excess, groups = kept.get(EXCESS), kept.get(EXCESS_GROUPS)
+    if excess is None or groups is None or not len(excess):
+        return 0.0, 0.0
+    own = excess[groups == group]
+    of_score, of_map = (own[0] if len(own) else excess.median(0).values).tolist()
+    return of_score, of_map
+
+
+def measured_excess(good: GoodValues, groups: Sequence[int], kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of `left_out_excess`, of the pictures of a fit in these groups [N]: the mean of each group.
+    kept: tensors of the model that is extended, whose other groups keep theirs."""
+    by_group: dict[int, list[tuple[float, float]]] = {}
+    for group, (score, maximum), values in zip(groups, good.poorer, good.values, strict=True):
+        by_group.setdefault(group, []).append((score - values.score, maximum - values.maximum))
+    found = {group: np.mean(several, axis=0) for group, several in by_group.items()}
+    if EXCESS in kept:
+        earlier = zip(kept[EXCESS_GROUPS].tolist(), kept[EXCESS].numpy(), strict=True)
+        found = {group: one for group, one in earlier if group not in found} | found
+    return {
+        EXCESS: torch.from_numpy(np.array([*found.values()], np.float32).reshape(-1, 2)),
+        EXCESS_GROUPS: torch.tensor([*found], dtype=torch.int32),
+    }
 
 
 def left_out(
@@ -55,21 +85,33 @@ def left_out(
 
 @dataclass(frozen=True)
 class LeftOutPicture:
-    """Image score and patch distances [P] of every branch; the pixels [H, W] that count, None: the region."""
+    """Image score and patch distances [P] of every branch; the pixels [H, W] that count, None: the region.
+
+    poorer: the branches by the banks' other elements alone, as `left_out` has them; empty: not known.
+    """
 
     branches: Sequence[tuple[Tensor, Tensor]]
     inside: Tensor | None
+    poorer: Sequence[tuple[Tensor, Tensor]] = ()
 
     @classmethod
     def settled(cls, model: Model, banks: Sequence[BankWithout], inside: Tensor | None) -> LeftOutPicture:
         """The picture of these banks, which look at what decides."""
+        poorer = [(bank.score(), bank.distances) for bank in banks]
         settle(banks, model.join)
-        return cls([(bank.score(), bank.distances) for bank in banks], inside)
+        return cls([(bank.score(), bank.distances) for bank in banks], inside, poorer)
 
     def combine(self, model: Model) -> tuple[Tensor, Tensor]:
         """Score [1] and map [1, H, W]."""
         scores, distances = ([one[None] for one in part] for part in zip(*self.branches, strict=True))
         return model.combine(scores, distances, None if self.inside is None else self.inside[None])
+
+    def combine_poorer(self, model: Model) -> tuple[float, float] | None:
+        """Score and map's maximum by the banks' other elements alone; None: not known."""
+        if not self.poorer:
+            return None
+        score, drawn = replace(self, branches=self.poorer).combine(model)
+        return float(score), float(drawn.max())
 
 
 class LeaveOutOfBanks(LeaveOut):
@@ -88,10 +130,15 @@ class LeaveOutOfBanks(LeaveOut):
 
 @dataclass(frozen=True)
 class GoodValues:
-    """Leave-one-out values of the good pictures [N]. strengths: [N, sizes], each size's own score."""
+    """Leave-one-out values of the good pictures [N].
+
+    strengths: [N, sizes], each size's own score. poorer: score and map's maximum of each by the banks' other
+    elements alone, where that is known.
+    """
 
     values: list[Values]
     strengths: np.ndarray
+    poorer: list[tuple[float, float]]
 
     @property
     def scores(self) -> np.ndarray:
@@ -236,13 +283,15 @@ def calibrate(job: FitJob, raw: Sequence[LeftOutPicture]) -> GoodValues:
     """Bring the sizes to one scale, unless an earlier fit has done it, and combine them."""
     model, strengths = job.model, set_scales(job, raw)
 
-    def join(picture: LeftOutPicture) -> Values:
+    def join(picture: LeftOutPicture) -> tuple[Values, tuple[float, float]]:
         found, whole = picture.combine(model)
         of_good = some_pixels(whole[0], model.region(picture.inside))
-        return Values(float(found), float(whole.max()), float(of_good.median()))
+        values = Values(float(found), float(whole.max()), float(of_good.median()))
+        return values, picture.combine_poorer(model) or (values.score, values.maximum)
 
     with workers(job.device) as each:
-        return GoodValues(each(join, raw), strengths)
+        values, poorer = zip(*each(join, raw), strict=True)
+        return GoodValues([*values], strengths, [*poorer])
 
 
 def suspicion_fence(model: Model, strengths: np.ndarray) -> float:

@@ -156,6 +156,8 @@ class Model(PatchDetector):
 
     left_out = deferred("flawscope.methods.patchcore.leave_one_out:left_out")
 
+    left_out_excess = deferred("flawscope.methods.patchcore.leave_one_out:left_out_excess")
+
     # ---- calibration and comparison of an exported model
 
     def for_export(self) -> None:

@@ -9,17 +9,17 @@ import hashlib
 import re
 import secrets
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
 
-from sqlalchemy import Connection, Row, Table, delete, select, update
+from sqlalchemy import Connection, Table, delete, select, update
 
 from flawscope.errors import InputError
 from flawscope_station.access.roles import LOCAL_PERSON, ROLES, SENDER
 from flawscope_station.access.sign_in import Passwords, check_password
 from flawscope_station.store.database import Database, StoreError, now, upsert
 from flawscope_station.store.records import add_event, iso
+from flawscope_station.store.rows import AccountRow, MemberRow, TokenRow, UserRow
 from flawscope_station.store.schema import sessions, tokens, users
 
 COMMAND_LINE = "command line"  # `who` of an event; no user can have this name
@@ -48,10 +48,10 @@ class Accounts:
     def _kind(self) -> str:
         return self.table.name[:-1]
 
-    def all(self) -> list[Row[Any]]:
+    def all(self) -> Sequence[AccountRow]:
         """Return the columns `shown` of all accounts, by name."""
-        query = select(*(self.table.c[name] for name in self.shown)).order_by(self.table.c.name)
-        return self.database.rows(query)
+        columns = [self.table.c[name] for name in self.shown]
+        return self.database.rows(select(*columns).order_by(self.table.c.name))
 
     def remove(self, name: str, *, who: str = COMMAND_LINE) -> None:
         """Remove an account, with its sessions."""
@@ -61,12 +61,12 @@ class Accounts:
             if connection.scalar(deletion) is None:
                 raise self._not_found(name)
 
-    def _add(self, who: str, until: str, row: dict[str, Any]) -> None:
+    def _add(self, who: str, until: str, row: Mapping[str, object]) -> None:
         text = f"{self._kind} {row['name']} added as {row['role']}{until}"
         with self._change(f"{self._kind}_added", who, text) as connection:
             self._insert(connection, row)
 
-    def _insert(self, connection: Connection, row: dict[str, Any]) -> None:
+    def _insert(self, connection: Connection, row: Mapping[str, object]) -> None:
         """Insert an account. No name is of both kinds, for verdicts are stored with the name alone."""
         name, other = row["name"], tokens if self.table is users else users
         is_taken = connection.scalar(select(other.c.id).where(other.c.name == name)) is not None
@@ -114,12 +114,12 @@ class Users(Accounts):
                 raise InputError(f"{name} signs in with the company's account: the password is changed there")
             connection.execute(delete(sessions).where(sessions.c.user_id == row.id))
 
-    def find(self, name: str) -> Row[Any] | None:
+    def find(self, name: str) -> UserRow | None:
         if not _NAME_PATTERN.fullmatch(name):  # not every text is allowed in the data base
             return None
         return self.database.row(select(users).where(users.c.name == name))
 
-    def confirm(self, connection: Connection, user: Row[Any], new_hash: str | None) -> bool:
+    def confirm(self, connection: Connection, user: UserRow, new_hash: str | None) -> bool:
         """Lock a user within a transaction, and store a new hash of the same password; return False where the
         user or the password was changed meanwhile."""
         is_unchanged = (users.c.id == user.id) & (users.c.password == user.password)
@@ -129,13 +129,13 @@ class Users(Accounts):
             connection.execute(update(users).where(users.c.id == user.id).values(password=new_hash))
         return True
 
-    def member(self, connection: Connection, subject: str, name: str, role: str) -> Row[Any]:
+    def member(self, connection: Connection, subject: str, name: str, role: str) -> MemberRow:
         """Return id and name of a company's member within a transaction, with the role of now. A new member
         becomes a user; one who is known keeps the name. InputError: a new one's name cannot be one here, or
         is another's."""
         query = update(users).where(users.c.subject == subject).values(role=_check_role(role))
         query = query.returning(users.c.id, users.c.name)
-        user = connection.execute(query).one_or_none()
+        user: MemberRow | None = connection.execute(query).one_or_none()
         if user is None:
             row = {"name": check_name(name), "password": "", "role": role, "created_at": now()}
             self._insert(connection, {**row, "subject": subject})
@@ -158,7 +158,7 @@ class Tokens(Accounts):
         self._add(who, "" if until is None else f" until {iso(until)[:10]}", {**row, "expires_at": until})
         return secret
 
-    def find(self, hashed: str) -> Row[Any] | None:
+    def find(self, hashed: str) -> TokenRow | None:
         return self.database.row(select(tokens).where(tokens.c.hash == hashed))
 
     def note_use(self, number: int, at: int) -> None:

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TypedDict
 
 from sqlalchemy import ColumnElement, delete, or_, select, update
 
@@ -48,6 +48,18 @@ _BOUNDS = (
 )
 
 
+class Event(TypedDict):
+    """Event as the API shows it. address: of the request's sender. product: its name."""
+
+    id: int
+    at: str
+    kind: str
+    who: str
+    address: str | None
+    product: str | None
+    text: str
+
+
 def search(
     database: Database,
     *,
@@ -57,7 +69,7 @@ def search(
     until: int | None = None,
     before: int | None = None,
     limit: int = 50,
-) -> list[dict[str, Any]]:
+) -> list[Event]:
     """Return events as records, newest first.
 
     Args:
@@ -70,22 +82,46 @@ def search(
         InputError: the text or `about` is not allowed.
         StoreError: the data base cannot be used.
     """
+    event = events.c
+    query = select(events, products.c.name.label("product")).select_from(events.outerjoin(products))
+    query = query.where(*_conditions(text, about))
+    if since is not None:
+        query = query.where(event.at >= since)
+    if until is not None:
+        query = query.where(event.at < until)
+    if before is not None:
+        query = query.where(event.id < before)
+    found: list[Event] = []
+    for row in database.rows(query.order_by(event.id.desc()).limit(limit)):
+        found.append(
+            {
+                "id": row.id,
+                "at": iso(row.at),
+                "kind": row.kind,
+                "who": row.who,
+                "address": row.address,
+                "product": row.product,
+                "text": row.text,
+            }
+        )
+    return found
+
+
+def _conditions(text: str, about: str) -> list[ColumnElement[bool]]:
+    """Conditions of a search for a text and a subject. InputError where one is not allowed."""
     if about and about not in SUBJECTS:
         raise InputError(f"about: {about!r:.40} is none of {', '.join(SUBJECTS)}")
     if not (text.isprintable() and len(text) <= 200):
         raise InputError("text: use letters and signs that can be seen, 200 at most")
     event = events.c
-    query = select(events, products.c.name.label("product")).select_from(events.outerjoin(products))
+    conditions: list[ColumnElement[bool]] = []
     if text:
         columns = event.who, event.address, event.kind, event.text
-        query = query.where(or_(*(column.icontains(text, autoescape=True) for column in columns)))
+        matches = [column.icontains(text, autoescape=True) for column in columns]
+        conditions.append(or_(*matches))
     if about:
-        query = query.where(event.kind.in_(SUBJECTS[about]))
-    bounds = (since, event.at.__ge__), (until, event.at.__lt__), (before, event.id.__lt__)
-    query = query.where(*(compare(bound) for bound, compare in bounds if bound is not None))
-    rows = database.rows(query.order_by(event.id.desc()).limit(limit))
-    names = ("id", "kind", "who", "address", "product", "text")
-    return [{"at": iso(row.at), **{name: getattr(row, name) for name in names}} for row in rows]
+        conditions.append(event.kind.in_(SUBJECTS[about]))
+    return conditions
 
 
 def trim_events(
@@ -126,7 +162,7 @@ def note_changed_settings(database: Database, settings: Settings, who: str) -> N
         connection.execute(update(stations).values(settings=json.dumps(hashes)))
 
 
-def flatten_settings(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def flatten_settings(value: object, path: str = "") -> Iterator[tuple[str, object]]:
     """Yield path and value of each single setting; a path is such as `products.plate.sinks.1.webhook`."""
     if isinstance(value, Mapping):
         items = {str(key): item for key, item in value.items()}
@@ -138,5 +174,7 @@ def flatten_settings(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
         return
     for key, item in items.items():
-        is_plugin = key in ("plugin", "values") and isinstance(item, Mapping)  # stand below its name
-        yield from flatten_settings(item, path if is_plugin else f"{path}.{key}" if path else key)
+        below = f"{path}.{key}" if path else key
+        if key in ("plugin", "values") and isinstance(item, Mapping):  # a plugin's stand below its name
+            below = path
+        yield from flatten_settings(item, below)

@@ -6,9 +6,9 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sqlalchemy import Row, exists, or_, select
+from sqlalchemy import exists, or_, select
 
 from flawscope.errors import FlawscopeError
 from flawscope_station.access.accounts import Tokens, Users, digest, normalize_name
@@ -17,6 +17,7 @@ from flawscope_station.access.sessions import Sessions, is_current
 from flawscope_station.access.sign_in import MAX_LENGTH, SignInError, SignInThrottle, subnet
 from flawscope_station.store.database import Database, StoreError, now
 from flawscope_station.store.records import SENDER_ADDRESS, add_event, iso
+from flawscope_station.store.rows import UserRow
 from flawscope_station.store.schema import tokens, users
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class Access:
         self._note_failed_sign_in(who, f"wrong sign-in of {subject}", address=address)
         raise SignInError("name or password is wrong")
 
-    def _start_session(self, user: Row[Any], password: str, address: str) -> str | None:
+    def _start_session(self, user: UserRow, password: str, address: str) -> str | None:
         """Start a session; return its cookie, None where user or password was changed during the check."""
         passwords = self.users.passwords
         needs_rehash = passwords.hasher.check_needs_rehash(user.password)

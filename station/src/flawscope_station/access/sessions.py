@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, or_, select
+from sqlalchemy import ColumnElement, Connection, delete, or_, select
 
 from flawscope_station.access.accounts import digest
 from flawscope_station.store.database import Database, now
+from flawscope_station.store.rows import SessionRow
 from flawscope_station.store.schema import sessions, users
 
 SESSION_SECONDS = 12 * 3600
@@ -36,10 +36,10 @@ class Sessions:
         """Remove sessions that have ended, as every sign-in does."""
         self.database.change(delete(sessions).where(_ended(now())))
 
-    def find(self, hashed: str) -> Row[Any] | None:
+    def find(self, hashed: str) -> SessionRow | None:
         """Return name and role of a session's user, and its end; it may have ended."""
-        columns: list[Any] = [users.c.name, users.c.role, sessions.c.expires_at]
-        query = select(*columns).join_from(sessions, users).where(sessions.c.hash == hashed)
+        columns = select(users.c.name, users.c.role, sessions.c.expires_at)
+        query = columns.join_from(sessions, users).where(sessions.c.hash == hashed)
         return self.database.row(query)
 
 

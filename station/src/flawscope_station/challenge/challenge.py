@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from typing import Any
+from typing import NamedTuple
 
-from sqlalchemy import Connection, Row, insert, update
+from sqlalchemy import Connection, insert, update
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope_station.challenge import records
@@ -45,6 +45,7 @@ from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.inspection import make_label
 from flawscope_station.store.purposes import CHALLENGE
 from flawscope_station.store.records import NotFoundError, add_event, find_views, inspection_query, iso
+from flawscope_station.store.rows import ChallengePartRow, ChallengeViewRow, ShownInspectionRow, ViewRow
 from flawscope_station.store.schema import (
     GOOD,
     challenge_parts,
@@ -77,10 +78,34 @@ class State:
     none yet. number: of the last challenge."""
 
     history: History
-    parts: Mapping[str, Row[Any]] = field(default_factory=dict)
-    wanted: Mapping[str, Row[Any]] = field(default_factory=dict)
-    views: Mapping[int, Mapping[str, Row[Any]]] = field(default_factory=dict)
+    parts: Mapping[str, ChallengePartRow] = field(default_factory=dict)
+    wanted: Mapping[str, ChallengePartRow] = field(default_factory=dict)
+    views: Mapping[int, Mapping[str, ChallengeViewRow]] = field(default_factory=dict)
     number: int | None = None
+
+
+class StoredView(NamedTuple):
+    """Picture of a challenge part to be stored. view: "": the only one. boxes: JSON of its regions."""
+
+    view: str
+    pixels: str | None
+    boxes: str
+    picture: bytes
+
+
+class ChallengeFacts(records.ChallengeRecords):
+    """Challenges of a product, as the API shows them.
+
+    asked: the settings ask for challenges. ready: nothing is held back; else `cause` says why.
+    missing: names of the parts to be shown. next_at: when the next challenge is due.
+    """
+
+    asked: bool
+    ready: bool
+    cause: str | None
+    under_way: bool
+    missing: list[str]
+    next_at: str | None
 
 
 class Challenge(BackgroundThread):
@@ -134,7 +159,8 @@ class Challenge(BackgroundThread):
             return replace(record, purpose=CHALLENGE, key=None)
         if self._is_unchallenged(record.product_id):
             return record
-        if (known := state.parts.get(record.part or "")) is not None:
+        known = state.parts.get(record.part or "")
+        if known is not None:
             return self._shown(state, known, part, record)
         self._hold(record.product_id, state, record.version_id)
         return record
@@ -149,35 +175,58 @@ class Challenge(BackgroundThread):
         self.wake()
         raise NotProductionError(f"the challenge part {inspection.part} {said}")
 
-    def _shown(self, state: State, known: Row[Any], part: Part, record: NewInspection) -> NewInspection:
+    def _shown(
+        self, state: State, known: ChallengePartRow, part: Part, record: NewInspection
+    ) -> NewInspection:
         """Return the record of a challenge part, of the challenge under way or a new one that is due."""
-        product_id, version = record.product_id, record.version_id
-        alike, at_place = list[float](), list[bool]()
-        data = {one.view: one.data for one in part.pictures}
-        for seen in record.pictures:
-            if (view := state.views.get(known.id, {}).get(seen.view or "")) is None:
-                alike.append(-1.0)
-                continue
-            given = (data[seen.view], bytes(view.picture))
-            reduced = (reduce_picture(one, known.name, VIEW_SIDE, self._memory) for one in given)
-            alike.append(resemblance(*reduced))
-            if stored := json.loads(view.boxes):
-                at_place.append(lies_alike(relative_boxes(seen.regions, seen.width, seen.height), stored))
-        with self._lock:
-            state, run = self._load(product_id), None
-            if (cause := self._readiness(product_id, state, version).cause) is not None:
-                last, judging = state.history.last, (version, self._state_hash(product_id, state))
-                if last is None or last.outcome is not None or last.judging != judging:
-                    state = self._begin(product_id, cause, version, "station")
-                run = state.number
+        alike, is_at_place = self._compare(state, known, part, record)
+        run = self._due_run(record.product_id, record.version_id)
         pixels = [str(one.pixels) for one in record.pictures]
         with self.store.database.reading() as connection:
-            is_copy = any(records.was_taken_before(connection, product_id, one) for one in pixels)
-        is_at_place = any(at_place) or not at_place
-        facts = {"resemblance": min(alike), "is_at_place": is_at_place, "is_copy": is_copy, "pixels": pixels}
-        said = {**record.record, "challenge": facts}
-        of_challenge = {"purpose": CHALLENGE, "challenge_id": run, "challenge_part_id": known.id}
-        return replace(record, record=said, key=None, **of_challenge)
+            is_copy = any(records.was_taken_before(connection, record.product_id, one) for one in pixels)
+        facts = {"resemblance": alike, "is_at_place": is_at_place, "is_copy": is_copy, "pixels": pixels}
+        return replace(
+            record,
+            record={**record.record, "challenge": facts},
+            key=None,
+            purpose=CHALLENGE,
+            challenge_id=run,
+            challenge_part_id=known.id,
+        )
+
+    def _compare(
+        self, state: State, known: ChallengePartRow, part: Part, record: NewInspection
+    ) -> tuple[float, bool]:
+        """Compare the pictures of a challenge part with its stored ones. Return the lowest resemblance, -1
+        where a view has no stored picture, and whether a region lies where a stored one does."""
+        stored_views = state.views.get(known.id, {})
+        data = {one.view: one.data for one in part.pictures}
+        alike, at_place = list[float](), list[bool]()
+        for seen in record.pictures:
+            view = stored_views.get(seen.view or "")
+            if view is None:
+                alike.append(-1.0)
+                continue
+            picture = reduce_picture(data[seen.view], known.name, VIEW_SIDE, self._memory)
+            stored = reduce_picture(bytes(view.picture), known.name, VIEW_SIDE, self._memory)
+            alike.append(resemblance(picture, stored))
+            stored_boxes = json.loads(view.boxes)
+            if stored_boxes:
+                boxes = relative_boxes(seen.regions, seen.width, seen.height)
+                at_place.append(lies_alike(boxes, stored_boxes))
+        return min(alike), any(at_place) or not at_place
+
+    def _due_run(self, product_id: int, version: int) -> int | None:
+        """Return the number of the challenge under way, or of a new one that is due; None: none is due."""
+        with self._lock:
+            state = self._load(product_id)
+            cause = self._readiness(product_id, state, version).cause
+            if cause is None:
+                return None
+            last, judging = state.history.last, (version, self._state_hash(product_id, state))
+            if last is None or last.outcome is not None or last.judging != judging:
+                state = self._begin(product_id, cause, version, "station")
+            return state.number
 
     def _take(self, found: RecordedInspection, number: int) -> str:
         """Return in words what became of a challenge part that was recorded, and note the outcome."""
@@ -189,7 +238,7 @@ class Challenge(BackgroundThread):
             run = state.history.last
             if state.number != first.challenge_id or run is None:
                 return "was not taken, for another challenge has begun: show it again"
-            place = next(i for i, one in enumerate(run.shown) if one.inspection == found.number)
+            place = [one.inspection for one in run.shown].index(found.number)
             shown, before = run.shown[place], replace(run, shown=run.shown[:place])
             after = replace(run, shown=run.shown[: place + 1])  # others may have been recorded since
             if before.outcome is None and after.outcome is not None:
@@ -197,14 +246,18 @@ class Challenge(BackgroundThread):
                     f"challenge_{after.outcome}", "station", str(first.part), first.product_id
                 )
         outcome = shown.outcome(run.parts[number], before.shown)
-        if outcome != PASSED or after.outcome == FAILED:
-            return _SAID[FAILED if outcome == PASSED else outcome]
+        if outcome != PASSED:
+            return _SAID[outcome]
+        if after.outcome == FAILED:
+            return _SAID[FAILED]
         if after.outcome == PASSED:
             return "has passed; all have: parts are inspected again"
         if number in before.result[2]:
             return "has passed already: show the next one"
         missing = self._readiness(first.product_id, state, first.version_id).missing
-        return f"has passed; {f'next is {missing[0]}' if missing else 'a part of the other kind is missing'}"
+        if missing:
+            return f"has passed; next is {missing[0]}"
+        return "has passed; a part of the other kind is missing"
 
     def _hold(self, product_id: int, state: State, version: int | None) -> None:
         found = self._readiness(product_id, state, version)
@@ -259,7 +312,8 @@ class Challenge(BackgroundThread):
     def _next_due(self, product_id: int, after: int) -> int | None:
         times = times_of_day(self.settings(product_id).challenge or (), self.shifts)
         zone = None if self.shifts is None else self.shifts.tz
-        return min((at for at, _ in moments(times, zone, after, range(-1, 3)) if at > after), default=None)
+        later = [at for at, _ in moments(times, zone, after, range(-1, 3)) if at > after]
+        return min(later, default=None)
 
     # ---- a challenge
 
@@ -280,11 +334,13 @@ class Challenge(BackgroundThread):
     def override(self, product_id: int, reason: str, who: str) -> None:
         """Let a product be ready without its challenge parts, until the next challenge is due. InputError
         where no reason is given, or it is ready."""
-        if not (reason := _checked_text(reason, "reason")):
+        reason = _checked_text(reason, "reason")
+        if not reason:
             raise InputError("reason: write why the challenge parts are not shown")
         with self._lock:
             self._load(product_id)
-            if (cause := self._checked_cause(product_id)) is None:
+            cause = self._checked_cause(product_id)
+            if cause is None:
                 raise InputError(f"{self.names[product_id]} is ready: there is nothing to override")
             self._begin(product_id, cause, self.versions.number(product_id), who, reason)
         self.wake()
@@ -321,7 +377,7 @@ class Challenge(BackgroundThread):
 
     def add_part(
         self, product_id: int, number: int | None, name: str, expected: str, note: str, who: str
-    ) -> dict[str, Any]:
+    ) -> records.PartFacts:
         """Keep the part of an inspection as a challenge part, and return it as the API shows it; one in
         several views with all of them.
 
@@ -367,7 +423,7 @@ class Challenge(BackgroundThread):
             self._load(first.product_id)
         return f"is kept, and was judged {'as good' if first.decision == GOOD else 'as defective'}"
 
-    def _views_of(self, product_id: int, number: int) -> list[dict[str, Any]]:
+    def _views_of(self, product_id: int, number: int) -> list[StoredView]:
         """Return the stored pictures that the part of an inspection would have. NotFoundError."""
         query = inspection_query().add_columns(pictures.c.pixels)
         query = query.where(inspections.c.product_id == product_id, inspections.c.id == number)
@@ -375,16 +431,15 @@ class Challenge(BackgroundThread):
             row = connection.execute(query).one_or_none()
             if row is None:
                 raise NotFoundError(f"there is no inspection {number}")
-            rows = find_views(connection, [number]) or [row]
-        return [
-            {
-                "view": one.view or "",
-                "pixels": one.pixels,
-                "boxes": json.dumps(relative_boxes(json.loads(one.record)["regions"], one.width, one.height)),
-                "picture": self._reduced(product_id, number, None if one is row else one.view),
-            }
-            for one in rows
-        ]
+            seen = find_views(connection, [number])
+        if not seen:
+            reduced = self._reduced(product_id, number, None)
+            return [StoredView(row.view or "", row.pixels, _boxes_of(row), reduced)]
+        stored = []
+        for view in seen:
+            reduced = self._reduced(product_id, number, view.view)
+            stored.append(StoredView(view.view or "", view.pixels, _boxes_of(view), reduced))
+        return stored
 
     def _reduced(self, product_id: int, number: int, view: str | None) -> bytes:
         data, _, name = self.renderer.picture(product_id, number, view)
@@ -416,7 +471,7 @@ class Challenge(BackgroundThread):
 
     # ---- for people
 
-    def facts(self, product_id: int) -> dict[str, Any]:
+    def facts(self, product_id: int) -> ChallengeFacts:
         """Return the challenges of a product as the API shows them."""
         state = self._states[product_id]
         found = self._readiness(product_id, state, self._version(product_id))
@@ -425,8 +480,8 @@ class Challenge(BackgroundThread):
             "ready": found.cause is None,
             "cause": found.cause,
             "under_way": state.history.is_under_way,
-            "missing": [*found.missing],
-            "next_at": iso(found.next_at) if found.next_at is not None else None,
+            "missing": list(found.missing),
+            "next_at": None if found.next_at is None else iso(found.next_at),
             **records.describe(self.store.database, product_id),
         }
 
@@ -448,10 +503,17 @@ class Challenge(BackgroundThread):
                 self.report(f"challenge_{product_id}", self._why_held(product_id), stops=True)
 
 
-def _keep(connection: Connection, part_id: int, views: Sequence[Mapping[str, Any]]) -> None:
+def _keep(connection: Connection, part_id: int, views: Sequence[StoredView]) -> None:
     """Store the pictures of a challenge part."""
-    if views:
-        connection.execute(insert(challenge_views), [{**view, "part_id": part_id} for view in views])
+    rows = [{**view._asdict(), "part_id": part_id} for view in views]
+    if rows:
+        connection.execute(insert(challenge_views), rows)
+
+
+def _boxes_of(row: ShownInspectionRow | ViewRow) -> str:
+    """Return the boxes of a picture's regions, as `challenge_views` stores them."""
+    regions = json.loads(row.record)["regions"]
+    return json.dumps(relative_boxes(regions, row.width, row.height))
 
 
 def _checked_text(text: str, name: str) -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypedDict
 
-from sqlalchemy import Connection, Row, exists, select
+from sqlalchemy import Connection, exists, select
 
 from flawscope_station.challenge.readiness import REPLACED, Run, Shown
 from flawscope_station.store.database import Database
 from flawscope_station.store.insert import decision_of
 from flawscope_station.store.records import iso
+from flawscope_station.store.rows import ChallengeInspectionRow, ChallengePartRow, ChallengeViewRow
 from flawscope_station.store.schema import (
     IS_CHALLENGE,
     challenge_parts,
@@ -34,18 +35,21 @@ class ShownRow(NamedTuple):
     shown: Shown
 
 
-def current_parts(connection: Connection, product_id: int) -> Sequence[Row[Any]]:
+def current_parts(connection: Connection, product_id: int) -> Sequence[ChallengePartRow]:
     """Return the challenge parts of a product, in the order in which they were added."""
-    of_product = challenge_parts.c.product_id == product_id, challenge_parts.c.removed_at.is_(None)
-    return connection.execute(select(challenge_parts).where(*of_product).order_by(challenge_parts.c.id)).all()
+    column = challenge_parts.c
+    query = select(challenge_parts).where(column.product_id == product_id, column.removed_at.is_(None))
+    return connection.execute(query.order_by(column.id)).all()
 
 
-def stored_views(connection: Connection, product_id: int) -> dict[int, dict[str, Row[Any]]]:
+def stored_views(connection: Connection, product_id: int) -> dict[int, dict[str, ChallengeViewRow]]:
     """Return the stored picture of each view, by number of the challenge part; one with a region first."""
     query = select(challenge_views).join_from(challenge_views, challenge_parts)
     query = query.where(challenge_parts.c.product_id == product_id, challenge_parts.c.removed_at.is_(None))
-    found: dict[int, dict[str, Row[Any]]] = {}
-    for row in sorted(connection.execute(query), key=lambda row: (row.boxes == "[]", row.view)):
+    rows: list[ChallengeViewRow] = [*connection.execute(query)]
+    rows.sort(key=lambda row: (row.boxes == "[]", row.view))
+    found: dict[int, dict[str, ChallengeViewRow]] = {}
+    for row in rows:
         found.setdefault(row.part_id, {})[row.view] = row
     return found
 
@@ -55,21 +59,13 @@ def find_runs(connection: Connection, product_id: int, count: int = 1) -> list[t
     query = select(challenges).where(challenges.c.product_id == product_id)
     rows = connection.execute(query.order_by(challenges.c.id.desc()).limit(count)).all()
     shown = find_shown(connection, product_id, runs=[row.id for row in rows])
-    return [
-        (
-            row.id,
-            Run(
-                (row.version_id, row.state_hash),
-                {int(number): expected for number, expected in json.loads(row.parts).items()},
-                row.begun_at,
-                row.cause,
-                row.who,
-                row.reason,
-                tuple(one.shown for one in shown if one.run == row.id),
-            ),
-        )
-        for row in rows
-    ]
+    runs = []
+    for row in rows:
+        judging = row.version_id, row.state_hash
+        parts = {int(number): expected for number, expected in json.loads(row.parts).items()}
+        of_run = tuple(one.shown for one in shown if one.run == row.id)
+        runs.append((row.id, Run(judging, parts, row.begun_at, row.cause, row.who, row.reason, of_run)))
+    return runs
 
 
 def find_shown(
@@ -85,8 +81,8 @@ def find_shown(
     return [_shown(row) for row in connection.execute(query).all()[::-1]]
 
 
-def _shown(row: Row[Any]) -> ShownRow:
-    facts: Mapping[str, Any] = json.loads(row.record)["challenge"]
+def _shown(row: ChallengeInspectionRow) -> ShownRow:
+    facts = json.loads(row.record)["challenge"]
     shown = Shown(
         row.challenge_part_id,
         row.id,
@@ -116,48 +112,98 @@ def was_taken_before(connection: Connection, product_id: int, pixels: str) -> bo
     return bool(connection.scalar(select(exists(stored) | exists(shown) | exists(seen))))
 
 
-def describe(database: Database, product_id: int) -> dict[str, Any]:
+class ResultFacts(TypedDict):
+    """What became of a challenge part that was shown."""
+
+    at: str
+    outcome: str
+    score: float
+    score_threshold: float
+    resemblance: float
+    inspection: int
+
+
+class PartFacts(TypedDict):
+    """Challenge part with its results, the oldest first. views: those of which a picture is stored."""
+
+    id: int
+    name: str
+    expected: str
+    note: str
+    views: list[str]
+    results: list[ResultFacts]
+
+
+class RunFacts(TypedDict):
+    """Challenge. outcome: None while it is under way."""
+
+    id: int
+    version_id: int | None
+    cause: str
+    who: str
+    outcome: str | None
+    reason: str | None
+    begun_at: str
+
+
+class ChallengeRecords(TypedDict):
+    """Challenge parts, and the latest challenges first."""
+
+    parts: list[PartFacts]
+    challenges: list[RunFacts]
+
+
+def describe(database: Database, product_id: int) -> ChallengeRecords:
     """Return parts with their scores over time, and the latest challenges, as the API shows them."""
     with database.reading() as connection:
         rows, views = current_parts(connection, product_id), stored_views(connection, product_id)
         every = find_shown(connection, product_id)
         runs = find_runs(connection, product_id, MAX_CHALLENGES)
-    same = ("id", "name", "expected", "note")
-    return {
-        "parts": [
-            {name: getattr(part, name) for name in same}
-            | {"views": [*views.get(part.id, ())], "results": _results(part, every)}
-            for part in rows
-        ],
-        "challenges": [
+    parts: list[PartFacts] = []
+    for part in rows:
+        parts.append(
+            {
+                "id": part.id,
+                "name": part.name,
+                "expected": part.expected,
+                "note": part.note,
+                "views": [*views.get(part.id, ())],
+                "results": _results(part, every),
+            }
+        )
+    challenges: list[RunFacts] = []
+    for place, (number, run) in enumerate(runs):
+        is_latest = place == 0
+        challenges.append(
             {
                 "id": number,
                 "version_id": run.judging[0],
                 "cause": run.cause,
                 "who": run.who,
-                "outcome": run.outcome or (REPLACED if place else None),
+                "outcome": run.outcome or (None if is_latest else REPLACED),
                 "reason": run.reason,
                 "begun_at": iso(run.begun_at),
             }
-            for place, (number, run) in enumerate(runs)
-        ],
-    }
+        )
+    return {"parts": parts, "challenges": challenges}
 
 
-def _results(part: Row[Any], every: Sequence[ShownRow]) -> list[dict[str, Any]]:
+def _results(part: ChallengePartRow, every: Sequence[ShownRow]) -> list[ResultFacts]:
     """Return what became of a challenge part, the oldest first, where a challenge was due."""
     due = [one for one in every if one.run is not None]
-    return [
-        {
-            "at": iso(one.shown.at),
-            "outcome": one.shown.outcome(
-                part.expected, [other.shown for other in due[:place] if other.run == one.run]
-            ),
-            "score": one.score,
-            "score_threshold": one.score_threshold,
-            "resemblance": one.shown.resemblance,
-            "inspection": one.shown.inspection,
-        }
-        for place, one in enumerate(due)
-        if one.shown.number == part.id
-    ]
+    results: list[ResultFacts] = []
+    for place, one in enumerate(due):
+        if one.shown.number != part.id:
+            continue
+        before = [other.shown for other in due[:place] if other.run == one.run]
+        results.append(
+            {
+                "at": iso(one.shown.at),
+                "outcome": one.shown.outcome(part.expected, before),
+                "score": one.score,
+                "score_threshold": one.score_threshold,
+                "resemblance": one.shown.resemblance,
+                "inspection": one.shown.inspection,
+            }
+        )
+    return results

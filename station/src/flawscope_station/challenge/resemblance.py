@@ -7,12 +7,12 @@ part from another of the same kind. A defective part must have a region where it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.pictures import near_duplicates
+from flawscope_station.store.inspection import RegionFacts
 
 SIDE, MAX_SHIFT, SHIFT_STEP = 64, 8, 2  # pixels: of the compared pictures, and of the shifts between them
 MARGIN = 0.1  # of a picture's sides, by which a region may lie elsewhere
@@ -28,7 +28,7 @@ def resemblance(picture: NDArray[np.uint8], stored: NDArray[np.uint8]) -> float:
     return max(_correlation(_cut(one, y, x), _cut(other, -y, -x)) for y in shifts for x in shifts)
 
 
-def relative_boxes(regions: Sequence[dict[str, Any]], width: int, height: int) -> list[Box]:
+def relative_boxes(regions: Sequence[RegionFacts], width: int, height: int) -> list[Box]:
     """Return the boxes of regions as shares of a picture's sides, the highest peak first."""
     ordered = sorted(regions, key=lambda region: -region["peak"])
     boxes = (region["box"] for region in ordered)

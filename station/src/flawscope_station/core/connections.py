@@ -11,7 +11,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol, TypedDict
 
 import numpy as np
 
@@ -27,6 +27,16 @@ from flawscope_station.store.addresses import Addresses
 from flawscope_station.store.records import Store
 
 MAX_TIMES = 1000  # latest times of a product, which are kept
+
+
+class TimingFacts(TypedDict):
+    """Times of a product's triggers, of the latest `MAX_TIMES`. missed: not answered within the budget."""
+
+    triggers: int
+    p50_ms: float
+    p99_ms: float
+    budget_ms: int | None
+    missed: int
 
 
 class Timing:
@@ -45,9 +55,10 @@ class Timing:
         self._missed[product] += missed
         self._budgets[product] = budget
 
-    def facts(self, product: str) -> dict[str, Any] | None:
+    def facts(self, product: str) -> TimingFacts | None:
         """Return the times of a product as the API shows them; None before its first trigger."""
-        if not (times := list(self._seconds.get(product, ()))):
+        times = list(self._seconds.get(product, ()))
+        if not times:
             return None
         p50, p99 = (round(1000 * float(np.percentile(times, share)), 1) for share in (50, 99))
         budget = self._budgets[product]

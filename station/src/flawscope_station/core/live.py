@@ -34,7 +34,7 @@ class EventBroadcaster:
         ] = {}
         self._ended = False
 
-    def publish(self, product_id: int, found: dict[str, Any], event: str = "inspection") -> None:
+    def publish(self, product_id: int, found: Mapping[str, object], event: str = "inspection") -> None:
         """Send an inspection, or a refusal, to the listeners of a product. Thread-safe."""
         listeners = [(loop, queue) for queue, (of, loop) in list(self._listeners.items()) if product_id in of]
         message = _format_event(event, found) if listeners else ""  # once: the recorder waits for it
@@ -48,7 +48,7 @@ class EventBroadcaster:
             _put_soon(loop, queue, None)
 
     async def stream(
-        self, product_ids: Iterable[int], states: Callable[[], Sequence[dict[str, Any]]]
+        self, product_ids: Iterable[int], states: Callable[[], Sequence[Mapping[str, object]]]
     ) -> AsyncIterator[str]:
         """Yield inspections and refusals of products as they come, and every second the states, until there
         are none."""
@@ -93,7 +93,7 @@ def _put_soon(loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[str | None],
         loop.call_soon_threadsafe(put)
 
 
-def _format_event(event: str, data: dict[str, Any]) -> str:
+def _format_event(event: str, data: Mapping[str, object]) -> str:
     return f"event: {event}\ndata: {json.dumps(data)}\n\n"
 
 
@@ -168,7 +168,8 @@ class ReviewLeases:
 _BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 # Name (`_total`: a counter) -> help text, and values by product ("": of the station), by product and sink, or
 # by pairs of a label and its value
-Gauges = dict[str, tuple[str, dict[Any, float]]]
+GaugeKey = str | tuple[str | tuple[str, str], ...]
+Gauges = dict[str, tuple[str, dict[Any, float]]]  # of a `GaugeKey`; a dict's keys are of one type
 
 
 class Metrics(Collector):
@@ -236,18 +237,22 @@ class Metrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Yield the present values and the last known of the store, when the registry asks for them."""
-        for found in [*(gauges() for gauges in self.gauges), *self._stored.copy().values()]:
+        present = [gauges() for gauges in self.gauges]
+        for found in (*present, *self._stored.copy().values()):
             for name, (what, values) in found.items():
-                yield _metric_family(name, what, {_labels(key): one for key, one in values.items()})
+                labelled = {_labels(key): value for key, value in values.items()}
+                yield _metric_family(name, what, labelled)
 
 
-def _labels(key: Any) -> tuple[tuple[str, str], ...]:
+def _labels(key: GaugeKey) -> tuple[tuple[str, str], ...]:
     """Return labels with their values, of a key of gauges."""
-    names = ((key,) if key else ()) if isinstance(key, str) else tuple(key)
-    return tuple(
-        one if isinstance(one, tuple) else (label, one)
-        for one, label in zip(names, ("product", "sink", "", ""), strict=False)
-    )
+    if key == "":
+        return ()
+    names = (key,) if isinstance(key, str) else key
+    labels = []
+    for name, default_label in zip(names, ("product", "sink", "", ""), strict=False):
+        labels.append(name if isinstance(name, tuple) else (default_label, name))
+    return tuple(labels)
 
 
 def _metric_family(name: str, what: str, values: Mapping[tuple[tuple[str, str], ...], float]) -> Metric:

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.store.files import Files
 from flawscope_station.store.records import Store
-from flawscope_station.store.schema import products, versions
+from flawscope_station.store.schema import active_version, products, versions
 
 MADE_ON_PAGES = "made on the station's pages"  # origin of versions whose product no settings need to name
 
@@ -20,7 +20,7 @@ def page_products(store: Store, files: Files, configured: Collection[str]) -> di
     query = (
         select(products.c.name, versions.c.file)
         .join(versions, versions.c.product_id == products.c.id)
-        .where(versions.c.origin == MADE_ON_PAGES, products.c.active_version_id.is_not(None))
+        .where(versions.c.origin == MADE_ON_PAGES, active_version(products.c.id).is_not(None))
         .where(products.c.name.not_in(configured))
         .order_by(versions.c.id)
     )

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TypedDict
 
-from flawscope_station.core.connections import ConnectionContext
+from flawscope_station.core.connections import ConnectionContext, TimingFacts
 from flawscope_station.core.health import Health
 from flawscope_station.core.live import Gauges, ReviewLeases
+from flawscope_station.core.refusals import Refusal
 from flawscope_station.inspecting.capacity import Turns
 from flawscope_station.monitoring.problems import Problem
 from flawscope_station.sinks import Sinks
-from flawscope_station.sources.source import State
+from flawscope_station.store.inspection import InspectionFacts
 from flawscope_station.store.line_alarms import hold_promise, promise_facts
-from flawscope_station.store.records import Store, iso
-from flawscope_station.store.search import Filters, InspectionPage, search, trends
+from flawscope_station.store.records import Store, WaitingInspections, iso
+from flawscope_station.store.search import Filters, InspectionPage, Trends, search, trends
 
 PROMISE_INTERVAL = 600.0  # seconds between two counts of a product's false alarms
 
@@ -38,11 +39,13 @@ class Records:
         with self.turns.take():
             return search(self.store.database, product_id, filters)
 
-    def trends(self, product_id: int, since: int | None = None, until: int | None = None) -> dict[str, Any]:
+    def trends(self, product_id: int, since: int | None = None, until: int | None = None) -> Trends:
         with self.turns.take():
             return trends(self.store.database, product_id, since, until)
 
-    def waiting(self, product_id: int, limit: int = 20, after: int = 0, reader: str = "") -> dict[str, Any]:
+    def waiting(
+        self, product_id: int, limit: int = 20, after: int = 0, reader: str = ""
+    ) -> WaitingInspections:
         """Return inspections to be reviewed, and lease them to a reader; "": to nobody. Those that are leased
         to others are left out. Of the last ones a reader gets half, so that there is work for the next."""
         if not reader:
@@ -68,12 +71,58 @@ class Records:
             tell(product_id)
 
 
-def _fair_share(waiting: list[dict[str, Any]], own: Collection[int], limit: int) -> list[dict[str, Any]]:
+def _fair_share(
+    waiting: Sequence[InspectionFacts], own: Collection[int], limit: int
+) -> list[InspectionFacts]:
     """Return the inspections that a reader gets, in their order: those of `own`, and of the others at most
     half, rounded up. waiting: up to twice as many as the limit."""
     free = [one["id"] for one in waiting if one["id"] not in own]
-    given = {*own, *free[: -(-len(free) // 2)]}
+    half = -(-len(free) // 2)
+    given = {*own, *free[:half]}
     return [one for one in waiting if one["id"] in given][:limit]
+
+
+class ProductState(TypedDict):
+    """Product at a moment. problem_products: that each of the `problems` is of; None: it is not said."""
+
+    backlog: int
+    rate: float
+    views: list[str]
+    problem: str | None
+    problems: list[str]
+    problem_products: list[str | None]
+    stopped: str | None
+    refused: Refusal | None
+    started: str
+    sources: list[dict[str, object]]
+    timing: TimingFacts | None
+    promised: dict[str, object] | None
+
+
+class ProductFacts(ProductState):
+    """Product as the API shows it. found_at: entry that finds it."""
+
+    name: str
+    version: int | None
+    method: str | None
+    file: str | None
+    score_threshold: float | None
+    false_alarm_rate: float | None
+    inspections: int
+    waiting: int
+    folder: str | None
+    found_at: str | None
+    tolerances: dict[str, str] | None
+    sinks: list[dict[str, object]]
+
+
+class VersionSummary(TypedDict, total=False):
+    """Version that judges, as far as a product shows it."""
+
+    method: str
+    file: str
+    score_threshold: float
+    false_alarm_rate: float | None
 
 
 class Overview:
@@ -90,17 +139,23 @@ class Overview:
         self.menu: list[str] = []
         self._promised: dict[str, tuple[float, str]] = {}  # by product: when it was held, and the state
 
-    def facts(self, name: str) -> dict[str, Any]:
+    def facts(self, name: str) -> ProductFacts:
         """Return a product as the API shows it. NotFoundError."""
         number = self.addresses.product_id(name)
         listed = self.versions.list_versions(number)
-        active: dict[str, Any] = next((one for one in listed["versions"] if one["active"]), {})
+        in_use: list[VersionSummary] = [one for one in listed["versions"] if one["active"]]
+        active = in_use[0] if in_use else VersionSummary()
         entry = self.addresses.configured_name(name)
+        totals = self.store.totals(number)
         return {
             "name": name,
             "version": listed["active"],
-            **{key: active.get(key) for key in ("method", "file", "score_threshold", "false_alarm_rate")},
-            **self.store.totals(number),
+            "method": active.get("method"),
+            "file": active.get("file"),
+            "score_threshold": active.get("score_threshold"),
+            "false_alarm_rate": active.get("false_alarm_rate"),
+            "inspections": totals["inspections"],
+            "waiting": totals["waiting"],
             **self.state(name),
             "folder": self.addresses.settings_of(name).folder,
             "found_at": None if entry == name else entry,
@@ -108,42 +163,48 @@ class Overview:
             "sinks": self.sinks.facts(name),
         }
 
-    def state(self, name: str) -> dict[str, Any]:
+    def state(self, name: str) -> ProductState:
         """Return backlog, rate, problems and sources of a product at the moment. NotFoundError."""
         number, entry = self.addresses.product_id(name), self.addresses.configured_name(name)
         problems = self.health.problems()
-        names = self.addresses.names if len(self.addresses.products) > 1 else {}  # else it is known
         open_problems = [problem for problem in problems if problem.acknowledged_by is None]
+        problem_kinds = [problem.kind for problem in open_problems]
+        problem_products = [self._problem_product(problem) for problem in open_problems]
+        stop = self.health.state_of(name)
+        sources = [source.state.to_dict() for source in self.floor.sources[entry]]
         waiting = {number, self.addresses.entries.get(entry, number)}  # a picture's product is not known yet
+        backlog = sum(self.inspector.backlog(one) for one in waiting)
         return {
-            "backlog": sum(map(self.inspector.backlog, waiting)),
+            "backlog": backlog,
             "rate": round(self.inspector.intake.rate(number), 2),
             "views": self.inspector.judge.parts.views(number),
             "problem": problems[0].text if problems else None,
-            "problems": [problem.kind for problem in open_problems],
-            "problem_products": [names.get(problem.product or 0) for problem in open_problems],
-            "stopped": None if (stop := self.health.state_of(name)) is None else stop.kind,
+            "problems": problem_kinds,
+            "problem_products": problem_products,
+            "stopped": None if stop is None else stop.kind,
             "refused": self.floor.refusals.last(number),
             "started": iso(self.floor.refusals.since),
-            "sources": [source.state.to_dict() for source in self.floor.sources[entry]],
+            "sources": sources,
             "timing": self.floor.timing.facts(entry),
             "promised": promise_facts(self.versions, number),
         }
 
+    def _problem_product(self, problem: Problem) -> str | None:
+        """Return the product that a problem is of; None: the station's, or the only product's."""
+        if len(self.addresses.products) < 2:
+            return None
+        return self.addresses.names.get(problem.product or 0)
+
     def gauges(self) -> Gauges:
         """Return metrics that are known without asking the store."""
         known, problems = self.addresses.names, self.health.problems()
-        names = list(known.items())
-        state = self.inspector.intake.machine.state
-        gauges: Gauges = {
+        backlog = {name: float(self.inspector.backlog(number)) for number, name in list(known.items())}
+        return {
             "oldest_waiting_seconds": (
                 "For which the oldest part that is not answered has waited.",
                 {"": self.health.oldest_seconds()},
             ),
-            "backlog": (
-                "Parts not answered yet.",
-                {name: float(self.inspector.backlog(number)) for number, name in names},
-            ),
+            "backlog": ("Parts not answered yet.", backlog),
             "problems": ("Shown on the page.", {"": float(len(problems))}),
             "problem": ("Problems, by code and product.", {_place(one, known): 1.0 for one in problems}),
             "ready": ("1 where parts of all products are judged.", {"": float(self.health.is_ready())}),
@@ -152,18 +213,35 @@ class Overview:
                 {"": self.health.housekeeping.clock.jump / 1e6},
             ),
             **self.floor.timing.gauges(),
+            **self._source_gauges(),
+            **self._machine_gauges(),
         }
-        states = {n: [one.state for one in several] for n, several in self.floor.sources.items() if several}
-        counted: dict[str, tuple[str, Callable[[State], int]]] = {
-            "frames_dropped": ("Frames that came while others were inspected.", lambda state: state.dropped),
-            "frames_broken": ("Frames that could not be decoded or were refused.", lambda one: one.broken),
+
+    def _source_gauges(self) -> Gauges:
+        """Return counts of the sources, by product; nothing where no product has a source."""
+        dropped, broken, away = dict[str, float](), dict[str, float](), dict[str, float]()
+        for name, sources in self.floor.sources.items():
+            if not sources:
+                continue
+            states = [source.state for source in sources]
+            dropped[name] = float(sum(state.dropped for state in states))
+            broken[name] = float(sum(state.broken for state in states))
+            away[name] = float(sum(state.is_lost for state in states))
+        if not dropped:
+            return {}
+        return {
+            "frames_dropped": ("Frames that came while others were inspected.", dropped),
+            "frames_broken": ("Frames that could not be decoded or were refused.", broken),
             "sources_away": (
                 "Folders and cameras that cannot be reached, and cameras that repeat a frame.",
-                lambda one: one.is_lost,
+                away,
             ),
         }
-        for name, (what, count) in counted.items() if states else ():
-            gauges[name] = what, {n: float(sum(map(count, several))) for n, several in states.items()}
+
+    def _machine_gauges(self) -> Gauges:
+        """Return what is known of disk, memory and backup."""
+        gauges: Gauges = {}
+        state = self.inspector.intake.machine.state
         if state.disk.free_bytes is not None:
             free = {"": float(state.disk.free_bytes)}
             gauges["disk_free_bytes"] = "Where the station keeps its files.", free
@@ -176,24 +254,22 @@ class Overview:
 
     def store_gauges(self) -> Gauges:
         """Return metrics for which the store is asked. StoreError."""
-        products = list(self.addresses.products.items())
-        active = {name: self.versions.active_row(number) for name, number in products}
-        hashes = {(name, ("hash", row.hash)): 1.0 for name, row in active.items() if row is not None}
-        latest = {name: self.store.last_at(number) for name, number in products}
+        waiting, version, latest = dict[str, float](), dict[str, float](), dict[str, float]()
+        hashes: dict[tuple[str, tuple[str, str]], float] = {}
+        for name, number in list(self.addresses.products.items()):
+            waiting[name] = float(self.store.waiting_count(number))
+            row = self.versions.active_row(number)
+            version[name] = 0.0 if row is None else float(row.id)
+            if row is not None:
+                hashes[name, ("hash", row.hash)] = 1.0
+            last_at = self.store.last_at(number)
+            if last_at is not None:
+                latest[name] = last_at / 1e6
         return {
-            "review_waiting": (
-                "Pictures to be reviewed.",
-                {name: float(self.store.waiting_count(number)) for name, number in products},
-            ),
-            "version": (
-                "The model that judges.",
-                {name: 0.0 if row is None else float(row.id) for name, row in active.items()},
-            ),
+            "review_waiting": ("Pictures to be reviewed.", waiting),
+            "version": ("The model that judges.", version),
             "model": ("SHA-256 of the file of the model that judges.", hashes),
-            "last_inspection_timestamp_seconds": (
-                "Of the last part recorded.",
-                {name: at / 1e6 for name, at in latest.items() if at is not None},
-            ),
+            "last_inspection_timestamp_seconds": ("Of the last part recorded.", latest),
             "store_bytes": ("Of the data base.", {"": float(self.store.database.size())}),
             "promise_kept": ("1 where the false-alarm rate is kept on the line.", self._promises()),
         }
@@ -202,14 +278,18 @@ class Overview:
         """Return what is known of each product's promise. One at a time is held against the line anew, and
         none more than every ten minutes, for that reads thousands of records."""
         before = time.monotonic() - PROMISE_INTERVAL
-        products = self.addresses.products.items()
-        due = ((n, i) for n, i in list(products) if self._promised.get(n, (-math.inf, ""))[0] < before)
-        if (first := next(due, None)) is not None:
-            found = hold_promise(self.versions, first[1])
-            self._promised[first[0]] = time.monotonic(), found["state"] if found else ""
-        told, there = {"kept": 1.0, "broken": 0.0}, set(self.addresses.products)
-        known = [(name, state) for name, (_, state) in list(self._promised.items()) if name in there]
-        return {name: told[state] for name, state in known if state in told}
+        for name, number in list(self.addresses.products.items()):
+            counted_at, _ = self._promised.get(name, (-math.inf, ""))
+            if counted_at < before:
+                found = hold_promise(self.versions, number)
+                self._promised[name] = time.monotonic(), found["state"] if found else ""
+                break  # the others have their turn at the next calls
+        gauge_of_state = {"kept": 1.0, "broken": 0.0}
+        gauges = {}
+        for name, (_, state) in list(self._promised.items()):
+            if name in self.addresses.products and state in gauge_of_state:
+                gauges[name] = gauge_of_state[state]
+        return gauges
 
 
 def _place(problem: Problem, names: Mapping[int, str]) -> tuple[str | tuple[str, str], ...]:

@@ -4,7 +4,7 @@ to the open pages of its product, where it stands in the place of an earlier par
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypedDict
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.methods import conflicts
@@ -32,6 +32,16 @@ def sender_text(error: BaseException) -> str:
     return error.sender_text if isinstance(error, StoreError) else str(error)
 
 
+class Refusal(TypedDict):
+    """Refusal as the pages show it. picture: what its sender calls it. product: its name."""
+
+    at: str
+    code: str
+    part: str | None
+    picture: str | None
+    product: str
+
+
 class Refusals:
     """Refusals of a station's products.
 
@@ -43,7 +53,7 @@ class Refusals:
     def __init__(self, addresses: Addresses, live: EventBroadcaster):
         self.addresses, self.live, self.since = addresses, live, now()
         self.on_refused: list[Callable[[str, str], object]] = []
-        self._last: dict[int, dict[str, Any]] = {}  # by product
+        self._last: dict[int, Refusal] = {}  # by product
 
     def note(
         self,
@@ -69,11 +79,17 @@ class Refusals:
             entry = self.addresses.configured_name(name)
             for product, number in list(self.addresses.products.items()):
                 if product == name or self.addresses.configured_name(product) == entry == name:
-                    refusal = {"at": iso(now()), "code": code, "part": part, "picture": picture or None}
-                    self._last[number] = refusal = {**refusal, "product": product}
+                    refusal: Refusal = {
+                        "at": iso(now()),
+                        "code": code,
+                        "part": part,
+                        "picture": picture or None,
+                        "product": product,
+                    }
+                    self._last[number] = refusal
                     self.live.publish(number, refusal, REFUSAL_EVENT)
         return code
 
-    def last(self, product_id: int) -> dict[str, Any] | None:
+    def last(self, product_id: int) -> Refusal | None:
         """Return a product's last refusal since the start, as the pages show it; None: there was none."""
         return self._last.get(product_id)

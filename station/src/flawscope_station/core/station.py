@@ -102,6 +102,7 @@ class Station:
         # of judging; one core is left for requests, for which computing threads would wait
         threads = settings.threads or max(1, machine.usable_cores() - 1)
         self.versions = ModelRegistry(self.database, self.files, settings.device, threads, settings.engine)
+        self.versions.remove_unfinished()
         self.with_model = [name for name, product in settings.products.items() if product.model is not None]
         made = page_products(self.store, self.files, settings.products.keys())
         with_made = replace(settings, products={**made, **settings.products})
@@ -227,7 +228,8 @@ class Station:
         self._services += extension.services
         self._inputs += extension.inputs
         self._watched += [(part, True) for part in extension.inspecting]
-        self._watched += [(part, False) for part in (*extension.watched, *extension.services)]
+        self._watched += [(part, False) for part in extension.watched]
+        self._watched += [(service, False) for service in extension.services]
         self.observers += extension.observers
         self.interlocks += extension.interlocks
         self.records.on_verdict += extension.on_verdict
@@ -235,7 +237,8 @@ class Station:
         self.metrics.gauges += extension.gauges
         self.metrics.store_gauges += extension.store_gauges
         self._request_enders += extension.request_enders
-        for end in (*extension.ends, *(service.stop for service in extension.services)):
+        stops = [service.stop for service in extension.services]
+        for end in (*extension.ends, *stops):
             self._ending.callback(end)
 
     def start(self) -> None:
@@ -268,7 +271,9 @@ class Station:
 
     def _threads(self) -> Iterator[tuple[GuardedThread, bool]]:
         """Yield all threads, and whether pictures cannot be inspected without it."""
-        yield from ((thread, inspects) for part, inspects in self._watched for thread in part.threads)
+        for part, inspects in self._watched:
+            for thread in part.threads:
+                yield thread, inspects
 
     # ---- observers
 

@@ -10,7 +10,6 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Any
 
 from flawscope_station.inspecting.interlock import FrozenError
 from flawscope_station.inspecting.picture import Part
@@ -128,7 +127,7 @@ class CameraChecks:
         self._recent: dict[tuple[int, str | None], _Recent] = {}  # by product and view
         self._lock = threading.Lock()
 
-    def facts(self, product_id: int) -> dict[str, Any]:
+    def facts(self, product_id: int) -> dict[str, object]:
         """Return the state of the camera, as the API shows it."""
         found = self._faults.get(product_id, set())
         return {
@@ -153,24 +152,30 @@ class CameraChecks:
         or of nobody knows which."""
         if record.product_id not in self.names or record.source == "camera":
             return record
-        label, at = (record.part, record.batch), self._clock.monotonic()
         with self._lock:
-            views = [(self._recent_of(record.product_id, one.view), one) for one in record.pictures]
-            repeated = [
-                (recent, one)
-                for recent, one in views
-                if recent.is_repeat(one.pixels, part.key or one.key, label, at)
-            ]
-            for recent, one in repeated:
-                recent.refuse(one.pixels)
-            if not repeated:
-                for recent, one in views:
-                    recent.remember(one.pixels, part.key or one.key, label)
-            is_frozen = any(recent.repeats >= FROZEN_PICTURES for recent, _ in views)
+            is_repeated = self._note_pictures(part, record)
+            recents = [self._recent_of(record.product_id, one.view) for one in record.pictures]
+            is_frozen = any(recent.repeats >= FROZEN_PICTURES for recent in recents)
             self._set_fault(record.product_id, FROZEN, is_frozen)
-        if repeated:
+        if is_repeated:
             raise FrozenError(f"{part.name}: {_REPEATED}")
         return record
+
+    def _note_pictures(self, part: Part, record: NewInspection) -> bool:
+        """Remember the pictures of a part, or refuse those that came before; return whether any did."""
+        label, at = (record.part, record.batch), self._clock.monotonic()
+        views = [(self._recent_of(record.product_id, one.view), one) for one in record.pictures]
+        repeated = []
+        for recent, one in views:
+            if recent.is_repeat(one.pixels, part.key or one.key, label, at):
+                repeated.append((recent, one))
+        for recent, one in repeated:
+            recent.refuse(one.pixels)
+        if repeated:
+            return True
+        for recent, one in views:
+            recent.remember(one.pixels, part.key or one.key, label)
+        return False
 
     def _recent_of(self, product_id: int, view: str | None) -> _Recent:
         return self._recent.setdefault((product_id, view), _Recent())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from flawscope_station.drift.camera_checks import CameraChecks
 from flawscope_station.drift.monitor import DriftMonitor
@@ -45,6 +44,6 @@ class Drift:
         self.monitor.mark_new(recorded.inspection.product_id)
         self.camera.observe(recorded)
 
-    def facts(self, product_id: int) -> dict[str, Any]:
+    def facts(self, product_id: int) -> dict[str, object]:
         """Return the drift of good parts and the faults of the camera, as the API shows them."""
         return {**self.monitor.facts(product_id), "camera": self.camera.facts(product_id)}

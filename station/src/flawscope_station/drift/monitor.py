@@ -6,16 +6,15 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from sqlalchemy import func, select
 
 from flawscope.errors import InputError, message_with_type
-from flawscope_station.drift.sequential_tests import Change, ScoreTest, read_note
+from flawscope_station.drift.sequential_tests import Change, JudgedScore, ScoreTest, read_note
 from flawscope_station.monitoring.background import BackgroundThread
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.open_models import NoModelError
-from flawscope_station.store.records import Store, iso
+from flawscope_station.store.records import Store
 from flawscope_station.store.schema import inspections, on_line
 
 ALARM_EVENT, ACKNOWLEDGED_EVENT = "drift", "drift acknowledged"
@@ -91,10 +90,11 @@ class DriftMonitor(BackgroundThread):
         except NoModelError:
             return
         test = self._tests.get(product_id)
-        if test is not None and test.version == version and product_id not in self._dirty:
+        is_known = test is not None and test.version == version
+        if is_known and product_id not in self._dirty:
             return
         self._dirty.discard(product_id)
-        if test is None or test.version != version:
+        if test is None or not is_known:
             test = self._begin(product_id, version)
             with self._lock:
                 self._ready.discard(product_id)
@@ -102,20 +102,27 @@ class DriftMonitor(BackgroundThread):
         while not self._ended.is_set():
             self.threads[0].go_on()
             begun = time.monotonic()
-            rows = self._read_rows(product_id, test)
-            with self._lock:
-                if self._tests[product_id] is not test:  # acknowledged meanwhile: its alarm is over
-                    self._dirty.add(product_id)
-                    return
-                if (found := test.extend(rows)) is not None:
-                    self.store.note_event(ALARM_EVENT, "station", found.note, product_id)
-                if len(rows) < ROWS_PER_QUERY:
-                    self._ready.add(product_id)
-                    self._report_alarm(product_id, test.alarm)
-                    return
+            if self._is_read(product_id, test):
+                return
             self._pause(time.monotonic() - begun)  # old inspections leave half of the time to others
 
-    def _read_rows(self, product_id: int, test: ScoreTest) -> list[Any]:
+    def _is_read(self, product_id: int, test: ScoreTest) -> bool:
+        """Add the next inspections to a test; return whether no more are to be added now."""
+        rows = self._read_rows(product_id, test)
+        with self._lock:
+            if self._tests[product_id] is not test:  # acknowledged meanwhile: its alarm is over
+                self._dirty.add(product_id)
+                return True
+            found = test.extend(rows)
+            if found is not None:
+                self.store.note_event(ALARM_EVENT, "station", found.note, product_id)
+            if len(rows) == ROWS_PER_QUERY:
+                return False
+            self._ready.add(product_id)
+            self._report_alarm(product_id, test.alarm)
+            return True
+
+    def _read_rows(self, product_id: int, test: ScoreTest) -> list[JudgedScore]:
         column = inspections.c
         query = (
             select(column.id, column.at, column.score, column.anomalous)
@@ -124,7 +131,7 @@ class DriftMonitor(BackgroundThread):
             .limit(ROWS_PER_QUERY)
         )
         with self.store.database.reading() as connection:
-            return [tuple(row) for row in connection.execute(query).all()]
+            return [JudgedScore(*row) for row in connection.execute(query)]
 
     def _begin(self, product_id: int, version: int) -> ScoreTest:
         """Return the test of a version: of the last inspections, after the last by another version, or
@@ -172,27 +179,15 @@ class DriftMonitor(BackgroundThread):
             self._report_alarm(product_id, None)
         self.wake()
 
-    def facts(self, product_id: int) -> dict[str, Any]:
+    def facts(self, product_id: int) -> dict[str, object]:
         """Return the drift of a product, as the API shows it."""
         with self._lock:
             test, bound = self._tests.get(product_id), self.bounds.get(product_id)
-            ready = product_id in self._ready
+            is_ready = product_id in self._ready
+            watched: dict[str, object] = {"watched": bound is not None, "bound": bound, "ready": is_ready}
             if test is None or bound is None:
-                return {"watched": bound is not None, "bound": bound, "ready": ready}
-            return {
-                "watched": True,
-                "bound": bound,
-                "ready": ready,
-                "version": test.version,
-                "since": None if test.begun is None else iso(test.begun),
-                "pictures": test.seen,
-                "good": test.good,
-                "value": test.value,
-                "limit": test.limit,
-                "flagged": 1 - test.good / test.seen if test.seen else None,
-                "alarm": test.alarm.to_dict() if test.alarm else None,
-                "points": [[at, value] for at, value in test.curve],
-            }
+                return watched
+            return watched | test.facts()
 
     def gauges(self) -> dict[str, tuple[str, dict[str, float]]]:
         """Return Prometheus gauges: name -> help text and values by product name."""

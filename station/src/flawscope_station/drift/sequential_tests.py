@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,14 +24,23 @@ from flawscope_station.store.records import iso
 
 MAX_POINTS = 800  # points of the curve
 HIGHER, LOWER, WIDER, NARROWER = "higher", "lower", "wider", "narrower"
-_CHANGES = tuple(HIGHER if d > 0 else LOWER for d in SHIFTS) + tuple(
-    WIDER if c > 1 else NARROWER for c in SPREADS
-)  # bet by bet
+_OF_SHIFTS = [HIGHER if shift > 0 else LOWER for shift in SHIFTS]
+_OF_SPREADS = [WIDER if spread > 1 else NARROWER for spread in SPREADS]
+_CHANGES = (*_OF_SHIFTS, *_OF_SPREADS)  # bet by bet
 _PHRASES = {HIGHER: "are higher", LOWER: "are lower", WIDER: "spread more widely", NARROWER: "lie closer"}
 _NOTED = re.compile(
     rf"at inspection (?P<at>\d+): scores of good parts (?P<how>{'|'.join(_PHRASES.values())}) "
     r"since about (?P<since>\S+ \S+) UTC \(inspection (?P<first>\d+)\)"
 )
+
+
+class JudgedScore(NamedTuple):
+    """Score of an inspection. number: of the inspection. at: microseconds since 1970."""
+
+    number: int
+    at: int
+    score: float
+    is_anomalous: bool
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,7 @@ class Change:
     how: str
     now: float | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return {**vars(self), "since": iso(self.since)}
 
     def describe(self) -> str:
@@ -111,32 +120,52 @@ class ScoreTest:
         """Logarithm to base 10 of the capital."""
         return self._capital.log / math.log(10)
 
-    def extend(self, rows: Sequence[tuple[int, int, float, bool]]) -> Change | None:
-        """Add the next inspections, in the order of numbers; return the change that is certain now.
+    def facts(self) -> dict[str, object]:
+        """Return what was seen and found, as the API shows it."""
+        return {
+            "version": self.version,
+            "since": None if self.begun is None else iso(self.begun),
+            "pictures": self.seen,
+            "good": self.good,
+            "value": self.value,
+            "limit": self.limit,
+            "flagged": 1 - self.good / self.seen if self.seen else None,
+            "alarm": None if self.alarm is None else self.alarm.to_dict(),
+            "points": [list(point) for point in self.curve],
+        }
 
-        Args:
-            rows: of each number, time, score, and whether it is anomalous.
-        """
+    def extend(self, rows: Sequence[JudgedScore]) -> Change | None:
+        """Add the next inspections, in the order of numbers; return the change that is certain now."""
         if rows:
-            self.begun = rows[0][1] if self.begun is None else self.begun
-            self.last = rows[-1][0]
-        finite = [row for row in rows if math.isfinite(row[2])]
-        passed = [row for row in finite if not row[3]]
+            self.begun = rows[0].at if self.begun is None else self.begun
+            self.last = rows[-1].number
+        finite = [row for row in rows if math.isfinite(row.score)]
+        passed = [row for row in finite if not row.is_anomalous]
         self.seen += len(finite)
-        p = [self._ranks.p_value(score, uniform(number)) for number, _, score, _ in passed]
-        log_gains, before = score_bets(np.array(p)), self.alarm  # of all at once: a single one costs as much
-        for (number, at, _, _), one, gains, paid in zip(passed, p, log_gains, np.exp(log_gains), strict=True):
-            self._since[self._won <= 0.0] = number, at, self.good, self._sum
-            self._won = np.maximum(self._won, 0.0) + gains
-            self._capital.stake(paid)
-            self.good, self._sum = self.good + 1, self._sum + one
-            if (self.good - 1) % self._stride == 0:
-                self.curve.append((at / 1e6, self.value))
-                if len(self.curve) > MAX_POINTS:
-                    self.curve, self._stride = self.curve[::2], 2 * self._stride
-            if self.alarm is None and self.value >= self.limit:
-                best = int(np.argmax(self._won))
-                first, since, count, earlier = self._since[best].tolist()
-                now = 1 - (self._sum - earlier) / (self.good - count)
-                self.alarm = Change(number, int(since), int(first), _CHANGES[best], now)
+        p_values = [self._ranks.p_value(row.score, uniform(row.number)) for row in passed]
+        before = self.alarm
+        log_gains = score_bets(np.array(p_values))  # of all at once: a single one costs as much
+        bets = zip(passed, p_values, log_gains, np.exp(log_gains), strict=True)
+        for row, p_value, log_gain, gain in bets:
+            self._bet(row, p_value, log_gain, gain)
         return None if before is self.alarm else self.alarm
+
+    def _bet(self, row: JudgedScore, p_value: float, log_gain: Floats, gain: Floats) -> None:
+        """Bet on the p-value of one passed inspection. log_gain, gain: of each bet [bets]."""
+        self._since[self._won <= 0.0] = row.number, row.at, self.good, self._sum
+        self._won = np.maximum(self._won, 0.0) + log_gain
+        self._capital.stake(gain)
+        if self.good % self._stride == 0:
+            self._add_point(row.at)
+        self.good, self._sum = self.good + 1, self._sum + p_value
+        if self.alarm is None and self.value >= self.limit:
+            best = int(np.argmax(self._won))
+            first, since, count, earlier = self._since[best].tolist()
+            now = 1 - (self._sum - earlier) / (self.good - count)
+            self.alarm = Change(row.number, int(since), int(first), _CHANGES[best], now)
+
+    def _add_point(self, at: int) -> None:
+        """Add a point to the curve; of too many every second one is kept."""
+        self.curve.append((at / 1e6, self.value))
+        if len(self.curve) > MAX_POINTS:
+            self.curve, self._stride = self.curve[::2], 2 * self._stride

@@ -1,5 +1,4 @@
-"""Candidates made from corrections one after another, beside the inspections, and the rule by which they go
-live."""
+"""Candidates made from corrections one after another, beside the inspections. A person activates them."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from sqlalchemy import Row
 
 from flawscope import machine
 from flawscope.artefact import judgement as judgements
-from flawscope.errors import FlawscopeError, InputError, message_with_type, pluralize
+from flawscope.errors import InputError, message_with_type, pluralize
 from flawscope_station.learning import candidate_records as records
 from flawscope_station.learning import jobs
 from flawscope_station.learning.candidate_plan import (
@@ -34,10 +33,10 @@ from flawscope_station.store.addresses import CANNOT_LEARN
 from flawscope_station.store.database import StoreError
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.open_models import NoModelError
-from flawscope_station.store.schema import QUEUED, RUNNING
+from flawscope_station.store.schema import QUEUED, READY, RUNNING
 
 T = TypeVar("T")
-RULE_USER = "rule"  # user name in events: the rule acted, no person
+STATION = "station"  # user name in events: the station queued it, no person
 
 
 class DefectsLostError(InputError):
@@ -63,7 +62,7 @@ class CannotLearnError(InputError):
 
 
 class Learning:
-    """Makes candidates, and activates them by the rule.
+    """Makes candidates, and activates them for a person.
 
     Args:
         products: name -> number.
@@ -114,11 +113,12 @@ class Learning:
 
     def reject(self, product_id: int, number: int, who: str) -> records.Candidate:
         """Reject a candidate that is not done, is ready or failed. InputError for any other."""
-        row = self.candidates.row(product_id, number)
+        status = records.status_of(self.candidates.row(product_id, number))
         event: dict[str, Any] = {"kind": records.EVENT_REJECTED, "who": who}
-        only = (*jobs.UNFINISHED, jobs.READY, jobs.FAILED)
-        if not self.queue.stop_job(number, jobs.REJECTED, only=only, **event):
-            raise InputError(f"candidate {number} is {row.status}: it cannot be rejected any more")
+        only = (*jobs.UNFINISHED, jobs.DONE, jobs.FAILED)
+        is_open = status in (*jobs.UNFINISHED, READY, jobs.FAILED)
+        if not is_open or not self.queue.stop_job(number, jobs.REJECTED, only=only, **event):
+            raise InputError(f"candidate {number} is {status}: it cannot be rejected any more")
         self.report(f"learning_{product_id}", None)
         return self.candidate(product_id, number)
 
@@ -135,7 +135,7 @@ class Learning:
         used = self.versions.accept_questions(product_id, number, who)
         self.versions.activate(product_id, used, who)
         if (candidate := self.candidates.of_version(product_id, number)) is not None:
-            self.candidates.change(candidate.id, jobs.LIVE, only=jobs.UNUSED, version_id=used)
+            self.candidates.replace_version(candidate.id, used)
         return used
 
     def losses(self, product_id: int, versions: Sequence[Mapping[str, Any]]) -> dict[int, list[int]]:
@@ -164,7 +164,6 @@ class Learning:
             why = str(error)
         return {
             "why_not": why,
-            "rule": "click" if learn is None else learn.rule,
             "after": None if learn is None else learn.after,
             "keep": (learn or LearningSettings()).keep,
             "false_alarms": sum(verdict.verdict == "good" for verdict in valid.corrections),
@@ -208,8 +207,6 @@ class Learning:
         for product_id, learn in self.settings.items():
             state = self.candidates.state(product_id)
             known, is_done = self._looked.get(product_id, (None, False))
-            if state != known:
-                self.candidates.mark_live(product_id)
             if state != known or not is_done:
                 is_done = learn is None or self._queue_if_enough(product_id, learn)
             self._looked[product_id] = state, is_done
@@ -227,7 +224,7 @@ class Learning:
             if not any(row.status in jobs.UNFINISHED for row in rows):
                 active = self._check_can_learn(product_id)  # first: reading all verdicts takes longer
                 if self._count_new(self._read_verdicts(product_id), rows) >= learn.after:
-                    self._queue(product_id, active.number, RULE_USER)
+                    self._queue(product_id, active.number, STATION)
         except StoreError:
             raise
         except CannotLearnError:
@@ -258,7 +255,6 @@ class Learning:
                 "trained": start if active.is_trained else learn.trained,
                 "out": str(out),
                 "how": how,
-                "strict": learn.rule == "auto",
                 "pictures": plan.pictures,
                 "good": learn.pictures if how == "retrained" else None,
                 "threads": max(1, machine.usable_cores() // 2),
@@ -268,7 +264,7 @@ class Learning:
             found: judgements.Judgement = self.queue.run(make_candidate, job)
             gone, contradictory = plan.verdicts.gone, {*found.contradictory, *plan.verdicts.contradictory}
             found = replace(found, contradictory=sorted(contradictory), gone=gone)
-            self._add_version(row, plan, active, learn, found, out, begun)
+            self._add_version(row, plan, active, learn.keep, found, out, begun)
         except StoppedError:
             raise
         except Exception as error:  # any: else the candidate would be running for ever
@@ -327,17 +323,18 @@ class Learning:
         row: Row[Any],
         plan: Plan,
         active: ActiveVersion,
-        learn: LearningSettings,
+        keep: int,
         judgement: judgements.Judgement,
         out: Path,
         begun: float,
     ) -> None:
-        """Add the worker's model as a version, and activate it if the rule says so."""
+        """Add the worker's model as a version, which is ready once the candidate says what it learnt from;
+        remove those beyond `keep` that nobody used."""
         product_id, valid = row.product_id, plan.verdicts
         learnt = sorted({*plan.learnt, *judgement.learnt})
         text = f"{pluralize(len(learnt), 'correction')}, on version {plan.start}"
-        is_active = self.versions.number(product_id) == active.number  # first: the product may be removed
-        version = self._retry_write(lambda: self.versions.add(product_id, out, text, row.who))
+        self.versions.number(product_id)  # first: the product may be removed
+        version = self._retry_write(lambda: self.versions.add(product_id, out, text, row.who, is_ready=False))
         seconds = round(time.monotonic() - begun, 2)
         facts: dict[str, Any] = {
             "how": judgement.how,
@@ -351,44 +348,22 @@ class Learning:
             "judgement": asdict(judgement),
             "seconds": {"total": seconds},
             "error": None,
-            "waits": records.wait_reasons(judgement, len(valid.corrections), learn.after, is_active),
         }
         event: dict[str, Any] = {"kind": records.EVENT_READY, "text": f" became version {version}"}
         event |= {"who": row.who, "version_id": version, "start_version_id": plan.start}
-        only = RUNNING, jobs.READY  # a person may have rejected it meanwhile; READY: written a moment ago
+        only = RUNNING, jobs.DONE  # a person may have rejected it meanwhile; DONE: written a moment ago
         if not self._retry_write(
-            lambda: self.candidates.change(row.id, jobs.READY, facts=facts, only=only, **event)
+            lambda: self.candidates.change(row.id, jobs.DONE, facts=facts, only=only, **event)
         ):
             self.versions.remove(product_id, version)
             return
         self._report(product_id, None)
         self.say(f"version {version} was made from corrections in {seconds:.1f} s")
-        if learn.rule == "auto" and self.settings.get(product_id) is not None:
-            self._activate_by_rule(row, version, active.number, facts["waits"])
         with suppress(NoModelError):  # the product was removed meanwhile
             current = self.versions.number(product_id)
             if current not in (active.number, version):
-                self._queue(product_id, current, RULE_USER)
-        unused = [one for one in self.candidates.latest(product_id, 1000) if one.status in jobs.UNUSED]
-        for one in [one for one in unused if one.version_id is not None][learn.keep :]:
-            event = {"kind": records.EVENT_REMOVED, "text": f": version {one.version_id}"}
-            self.candidates.change(one.id, jobs.REMOVED, version_id=None, **event)
+                self._queue(product_id, current, STATION)
+        made = [one for one in self.candidates.latest(product_id, 1000) if one.version_id is not None]
+        unused = [one for one in made if records.status_of(one) in records.UNUSED]
+        for one in unused[keep:]:
             self.versions.remove(product_id, one.version_id)
-
-    def _activate_by_rule(self, row: Row[Any], version: int, instead_of: int, reasons: list[str]) -> None:
-        """Activate a version that need not wait; else note why it waits."""
-        error = ""
-        if not reasons:
-            try:
-                if self.versions.activate(row.product_id, version, RULE_USER, instead_of):
-                    self.candidates.mark_live(row.product_id)
-                    return
-                reasons = [records.SWITCHED]  # by a person, while it was opened
-            except StoreError:
-                raise
-            except FlawscopeError as why:  # kept, so that a person may try again
-                reasons, error = [records.NOT_OPENED], f": {why}"
-        text = f": version {version} does not go live by the rule ({', '.join(reasons)}){error}"
-        event: dict[str, Any] = {"kind": records.EVENT_WAITS, "who": RULE_USER, "text": text}
-        only = (jobs.READY,)  # a person may have activated or rejected it meanwhile
-        self.candidates.change(row.id, jobs.READY, facts={"waits": reasons}, only=only, **event)

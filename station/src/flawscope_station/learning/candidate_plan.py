@@ -24,6 +24,7 @@ from flawscope_station.settings.station import LearningSettings
 from flawscope_station.store.files import MASK_SUFFIX, MASKS, PICTURES, Files
 from flawscope_station.store.model_registry import rate_root
 from flawscope_station.store.records import DEFECT, GOOD, find_views, verdict_stacks
+from flawscope_station.store.rows import VerdictRow, ViewRow
 from flawscope_station.store.schema import (
     IS_REVIEWED,
     challenge_parts,
@@ -151,7 +152,7 @@ def read_verdicts(connection: Connection, product_id: int) -> ValidVerdicts:
     query = query.select_from(inspections.join(pictures)).where(on_line(product_id), IS_REVIEWED)
     latest = query.where(_may_teach(inspections)).order_by(inspections.c.id.desc())
     is_wrong = inspections.c.anomalous != (inspections.c.verdict == DEFECT)
-    rows, stacks = list[Any](), dict[int, list[Row[Any]]]()
+    rows, stacks = list[Any](), dict[int, list[VerdictRow]]()
     for which, most in ((is_wrong, MAX_CORRECTIONS), (~is_wrong, MAX_REVIEWED)):
         chosen = latest.where(which).limit(max(0, most - len(rows)))
         rows += connection.execute(chosen).all()
@@ -240,14 +241,14 @@ def draw_good_pictures(connection: Connection, product_id: int, count: int, seed
         .order_by(inspections.c.id)
     )
     drawn: list[Any] = list(connection.execute(query))
-    seen: dict[int, list[Row[Any]]] = {}
+    seen: dict[int, list[ViewRow]] = {}
     for one in find_views(connection, [row.id for row in drawn if row.view is not None]):
         if one.removed_at is None:
             seen.setdefault(one.inspection_id, []).append(one)
     return [_with_picture(row, rng.choice(seen[row.id])) if row.id in seen else row for row in drawn]
 
 
-def _with_picture(row: Any, seen: Row[Any]) -> Any:
+def _with_picture(row: Any, seen: ViewRow) -> Any:
     """Row of an inspection with the picture of one of its views."""
     own = {name: getattr(seen, name) for name in ("picture", "suffix", "name")}
     return SimpleNamespace(**{**row._mapping, **own})

@@ -12,18 +12,15 @@ from pydantic import BaseModel, Field
 from sqlalchemy import Row, select
 
 from flawscope.artefact import judgement as judgements
-from flawscope_station.learning.jobs import READY, JobStep
+from flawscope_station.learning.jobs import DONE, REJECTED, JobStep
 from flawscope_station.store.database import Database
 from flawscope_station.store.records import VERDICT_EVENT, iso
-from flawscope_station.store.schema import events, inspections, verdicts
+from flawscope_station.store.schema import ACTIVE, READY, REMOVED, RETIRED, events, inspections, verdicts
 
-EVENT_READY, EVENT_FAILED, EVENT_REJECTED, EVENT_WAITS, EVENT_REMOVED = (
-    "candidate ready",
-    "candidate failed",
-    "candidate rejected",
-    "candidate waits",
-    "candidate removed",
-)
+EVENT_READY, EVENT_FAILED, EVENT_REJECTED = "candidate ready", "candidate failed", "candidate rejected"
+LIVE = "live"  # status of a candidate whose version judges, or did
+# those whose version was never used
+UNUSED = (READY, REJECTED)
 
 
 class Correction(BaseModel):
@@ -46,9 +43,6 @@ class Candidate(BaseModel):
     how: str = ""
     corrections: list[Correction] = []
     error: str | None = None
-    waits: list[
-        Literal["lost", "simulated", "weaker", "no_gain", "few", "asked", "switched", "not_opened"]
-    ] = Field([], description="why the rule does not let it go live")
     judgement: judgements.Judgement | None = None
     at_risk: list[int] = Field([], description="what `losing` must name to use it")
     seconds: dict[str, float] | None = None
@@ -58,10 +52,20 @@ class Candidate(BaseModel):
     def of(cls, row: Row[Any], step: JobStep | None = None) -> Candidate:
         """Return a candidate of its row. step: how far what is being made is."""
         times = {name: iso(getattr(row, name)) for name in ("created_at", "changed_at")}
-        own = {"id": row.id, "status": row.status, "start": row.start_version_id, "version": row.version_id}
+        version = None if row.model == REMOVED else row.version_id
+        own = {"id": row.id, "status": status_of(row), "start": row.start_version_id, "version": version}
         found = cls.model_validate({**json.loads(row.facts), **own, **times, "by": row.who, "step": step})
         found.at_risk = found.judgement.at_risk if found.judgement else []
         return found
+
+
+def status_of(row: Row[Any]) -> str:
+    """Status of a candidate by its job and by the state of the version that it became."""
+    if row.model in (ACTIVE, RETIRED):
+        return LIVE
+    if row.model == REMOVED or (row.status == DONE and row.version_id is None):
+        return REMOVED
+    return READY if row.status == DONE else str(row.status)
 
 
 def list_history(database: Database, product_id: int, limit: int) -> list[dict[str, Any]]:
@@ -91,37 +95,7 @@ def list_history(database: Database, product_id: int, limit: int) -> list[dict[s
     ]
 
 
-# ------------------------------------------------------------------------- the rule, and advice for a person
-
-SWITCHED, NOT_OPENED = "switched", "not_opened"
-
-
-def wait_reasons(
-    judgement: judgements.Judgement, corrections: int, after: int, is_active: bool = True
-) -> list[str]:
-    """Return the reasons why a candidate waits for a person; empty: it goes live.
-
-    A candidate goes live where it finds all known defects that the active version finds (`lost`) and 98 % of
-    the simulated ones (`simulated`), no defect stands out less than half as much and no more than odd good
-    pictures do (`weaker`), it has fewer false alarms (`no_gain`), enough was corrected (`few`), no question
-    about its pictures is open (`asked`), and it was compared with the version that is still active
-    (`switched`). A version that cannot be opened then waits, too (`not_opened`).
-
-    Args:
-        corrections: number of them.
-        after: number that is enough.
-    """
-    good = judgement.good
-    reasons = {
-        "lost": bool(judgement.lost),
-        "simulated": "simulated" in judgement.refused,
-        "weaker": bool(judgement.weaker),
-        "no_gain": good.after[0] >= good.before[0],
-        "few": corrections < after,
-        "asked": bool(judgement.questions),
-        SWITCHED: not is_active,
-    }
-    return [reason for reason, holds in reasons.items() if holds]
+# ------------------------------------------------------------------------------------- advice for a person
 
 
 class Advice(NamedTuple):

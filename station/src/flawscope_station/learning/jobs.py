@@ -10,18 +10,29 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from pydantic import BaseModel, Field
-from sqlalchemy import Connection, Row, delete, func, select, update
+from sqlalchemy import Connection, Row, Select, delete, func, or_, select, update
 
 from flawscope_station.learning.process import STEP_SECONDS, JobFunction, StoppedError, Worker
 from flawscope_station.monitoring.background import BackgroundThread
 from flawscope_station.store.database import Database, StoreError, now
-from flawscope_station.store.records import add_event, fetch_row
-from flawscope_station.store.schema import IS_UNFINISHED, QUEUED, RUNNING, jobs, products, verdicts
+from flawscope_station.store.model_registry import make_ready
+from flawscope_station.store.records import NotFoundError, add_event
+from flawscope_station.store.schema import (
+    IS_UNFINISHED,
+    QUEUED,
+    REMOVED,
+    RUNNING,
+    active_version,
+    jobs,
+    verdicts,
+    versions,
+)
 
 # kinds: a version from corrections, the model of a new product
 CORRECTIONS, FIT = "corrections", "fit"
-READY, LIVE, STOPPED, REJECTED, FAILED, REMOVED = "ready", "live", "stopped", "rejected", "failed", "removed"
-UNFINISHED, UNUSED = (QUEUED, RUNNING), (READY, REJECTED)
+# of the work; what became of the model is the state of its version
+DONE, STOPPED, REJECTED, FAILED = "done", "stopped", "rejected", "failed"
+UNFINISHED = (QUEUED, RUNNING)
 MAX_JOBS = 1000  # of a product, that became no version: older ones are removed
 MAX_LATEST = 50  # jobs of a product that are looked at
 CHECK_INTERVAL = 60.0  # seconds between two looks at what is to be made
@@ -67,7 +78,10 @@ class Jobs:
             if product_id is not None:
                 text = f"candidate {number} on version {start}"
                 add_event(connection, EVENT_QUEUED, who, text, product_id)
-                own = jobs.c.product_id == product_id, jobs.c.version_id.is_(None)
+                gone = select(versions.c.id)
+                gone = gone.where(versions.c.product_id == product_id, versions.c.state == REMOVED)
+                has_none = or_(jobs.c.version_id.is_(None), jobs.c.version_id.in_(gone))
+                own = jobs.c.product_id == product_id, has_none
                 kept = select(jobs.c.id).where(*own).order_by(jobs.c.id.desc()).offset(MAX_JOBS).limit(1)
                 if (last := connection.scalar(kept)) is not None:
                     connection.execute(delete(jobs).where(*own, jobs.c.id <= last, ~IS_UNFINISHED))
@@ -86,7 +100,7 @@ class Jobs:
         **columns: int | None,
     ) -> bool:
         """Set a job's status and note an event of this kind; return False and change nothing where its status
-        is not among `only`, or it was removed.
+        is not among `only`, or it was removed. With DONE, the version that it became is ready by that.
 
         Args:
             facts: added to those of the job.
@@ -98,23 +112,22 @@ class Jobs:
             known = {**json.loads(row.facts), **(facts or {})}
             values = {"status": status, "changed_at": now(), "facts": json.dumps(known), **columns}
             connection.execute(update(jobs).where(jobs.c.id == number).values(values))
+            if status == DONE and (version := columns.get("version_id")) is not None:
+                make_ready(connection, version, who)
             if kind:
                 add_event(connection, kind, who, f"candidate {number}{text}", row.product_id)
         return True
 
-    def mark_live(self, product_id: int) -> None:
-        """Mark the one as live whose version judges: the station may have ended in between."""
-        active = select(products.c.active_version_id).where(products.c.id == product_id).scalar_subquery()
-        ours = jobs.c.product_id == product_id, jobs.c.status.in_(UNUSED), jobs.c.version_id == active
-        self.database.change(update(jobs).where(*ours).values(status=LIVE))
+    def replace_version(self, number: int, version: int) -> None:
+        """Note that a job's version was made anew as another one."""
+        self.database.change(update(jobs).where(jobs.c.id == number).values(version_id=version))
 
     def state(self, product_id: int) -> tuple[Any, ...]:
         """Return the active version, the last verdict, and the status of the latest jobs: what is learnt
         depends on them alone."""
         last = select(verdicts.c.id).where(verdicts.c.product_id == product_id)
         last = last.order_by(verdicts.c.id.desc()).limit(1)
-        active = select(products.c.active_version_id, last.scalar_subquery())
-        active = active.where(products.c.id == product_id)
+        active = select(active_version(product_id), last.scalar_subquery())
         latest = select(jobs.c.id, jobs.c.status).where(jobs.c.product_id == product_id)
         latest = latest.order_by(jobs.c.id.desc()).limit(MAX_LATEST)
         with self.database.reading() as connection:
@@ -138,16 +151,19 @@ class Jobs:
     def by_version(self, product_id: int) -> dict[int, Row[Any]]:
         """Return the last job that became each version."""
         ours = jobs.c.product_id == product_id, jobs.c.version_id.is_not(None)
-        rows = self.database.rows(select(jobs).where(*ours).order_by(jobs.c.id))
+        rows = self.database.rows(_with_model().where(*ours).order_by(jobs.c.id))
         return {int(row.version_id): row for row in rows}
 
     def row(self, product_id: int, number: int) -> Row[Any]:
-        """Return a product's job. NotFoundError."""
-        return fetch_row(self.database, jobs, product_id, number)
+        """Return a product's job, with the state of its version as `model`. NotFoundError."""
+        row = self.database.row(_with_model().where(jobs.c.product_id == product_id, jobs.c.id == number))
+        if row is None:
+            raise NotFoundError(f"there is no candidate {number} of this product")
+        return row
 
     def latest(self, product_id: int, most: int = MAX_LATEST) -> list[Row[Any]]:
-        """Return a product's latest jobs, newest first."""
-        query = select(jobs).where(jobs.c.product_id == product_id)
+        """Return a product's latest jobs, newest first, each with the state of its version as `model`."""
+        query = _with_model().where(jobs.c.product_id == product_id)
         return self.database.rows(query.order_by(jobs.c.id.desc()).limit(most))
 
     def of_draft(self, name: str) -> Row[Any] | None:
@@ -161,6 +177,12 @@ class Jobs:
     def forget_draft(self, name: str) -> None:
         """Remove the jobs of a new product."""
         self.database.change(delete(jobs).where(jobs.c.draft == name))
+
+
+def _with_model() -> Select[Any]:
+    """Query of jobs, each with the state of the version that it became as `model`; NULL: it became none."""
+    became = jobs.outerjoin(versions, versions.c.id == jobs.c.version_id)
+    return select(jobs, versions.c.state.label("model")).select_from(became)
 
 
 def job_of_version(connection: Connection, product_id: int, version: int) -> Row[Any] | None:

@@ -10,7 +10,6 @@ import re
 import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from typing import Any
 
 from flawscope.errors import FlawscopeError
 from flawscope_station.monitoring.background import BackgroundThread, GuardedThread, Said, stop_all, unfailing
@@ -74,11 +73,11 @@ class Problem:
         assert found is not None, self.code
         return found
 
-    def without_text(self) -> dict[str, Any]:
+    def without_text(self) -> dict[str, object]:
         """Return the problem as anybody may know it: without names."""
         return {"code": self.code, "kind": self.kind, "since": iso(self.since)}
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the problem as the API shows it."""
         shown = {"code": self.code, "kind": self.kind, "text": self.text}
         return {**shown, "since": iso(self.since), "acknowledged_by": self.acknowledged_by}
@@ -125,8 +124,13 @@ class Problems:
                 self._active[code] = Problem(code, why, now(), action, stops)
             else:
                 self._active[code] = replace(before, text=why, action=action, stops=stops)
-        if (before.text if before else None) != why:
-            self.say(Said(f"{code}: {why or 'over'}", "warning" if why else "info", code=code))
+        self._tell(code, None if before is None else before.text, why)
+
+    def _tell(self, code: str, before: str | None, why: str | None) -> None:
+        """Say that a problem begins, changes or ends, and wake the listeners. before: why it was one."""
+        if before != why:
+            level = "warning" if why else "info"
+            self.say(Said(f"{code}: {why or 'over'}", level, code=code))
         if (before is None) != (why is None):
             for listener in self._listeners:
                 listener.wake()

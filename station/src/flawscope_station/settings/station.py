@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar
 from unicodedata import combining, normalize
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
@@ -93,15 +93,16 @@ def _one_of_engines(engine: str) -> str:
 class LearningSettings(Section):
     """Settings of learning from verdicts.
 
-    rule: `ask`: a version waits for a click; `auto`: it goes live where it loses no known defect and has
-    fewer false alarms.
     after: number of corrections after which a version is made.
     keep: number of versions that were made and never used and are kept.
     trained: the trained model (.safetensors) of which `model` is an export.
     pictures: folder of the pictures that the model was fitted on, for methods that are trained anew.
     """
 
-    rule: Literal["ask", "auto"] = "ask"
+    REMOVED: ClassVar[Mapping[str, str]] = {
+        "rule": "a person activates a version, on the page Models or by the API: leave it out"
+    }
+
     after: AtLeastOne = 5
     keep: AtLeastOne = 5
     trained: FilePath | None = None

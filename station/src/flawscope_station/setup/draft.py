@@ -27,6 +27,7 @@ from flawscope.pictures import decoding, listing
 from flawscope_station.inspecting.capacity import MemoryBudget
 from flawscope_station.inspecting.picture import TooLargeError, base_name, check_picture
 from flawscope_station.inspecting.renderings import encode_webp, reduce_picture
+from flawscope_station.learning.jobs import DONE
 from flawscope_station.settings.station import Limits
 from flawscope_station.settings.values import size_text
 from flawscope_station.setup.other_files import check_zip_entries, other_kind
@@ -43,7 +44,8 @@ MAX_NAME_LENGTH = 120  # characters
 MAX_UNPACKED_BYTES, MAX_ZIP_RATIO = 256 * 1024**2, 50  # of any zip; of a larger one, times its own size
 
 COLLECTING = "collecting"  # stage of a draft before its first fit
-KEPT = ("by", "at", "live", "product", "result")  # keys of a state
+KEPT = ("by", "at", "result")  # keys of a state
+OF_LIVE = ("live", "product")  # keys that an earlier flawscope kept there
 RefusalCode = Literal["raw", "too_large", "full", "unreadable", "defects", "document", "video", "archive"]
 
 
@@ -136,13 +138,14 @@ class Draft:
             return None
         facts: dict[str, Any] = {"learns_from": []}
         facts |= {key: self.state[key] for key in told if key in self.state}
-        others = {*KEPT, *told, "stage", "asked_at"}
+        others = {*KEPT, *OF_LIVE, *told, "stage", "asked_at"}
         facts["options"] = {key: one for key, one in self.state.items() if key not in others}
-        return {"waiting": QUEUED, "learning": QUEUED}.get(stage, stage), facts
+        return {"waiting": QUEUED, "learning": QUEUED, "ready": DONE}.get(stage, stage), facts
 
-    def forget_earlier_job(self) -> None:
+    def forget_earlier(self, *kept: str) -> None:
+        """Keep of the state of an earlier flawscope what is still said there, and these keys."""
         with self._lock:
-            self.state = {key: self.state[key] for key in KEPT if key in self.state}
+            self.state = {key: self.state[key] for key in (*KEPT, *kept) if key in self.state}
             self.change()
 
     @property

@@ -19,7 +19,7 @@ from flawscope.artefact import tried
 from flawscope.errors import InputError, message_with_type, suggest_name
 from flawscope.methods import conflicts, registry
 from flawscope_station.inspecting.capacity import MemoryBudget, Turns
-from flawscope_station.learning.jobs import FAILED, FIT, READY, STOPPED, UNFINISHED, JobQueue
+from flawscope_station.learning.jobs import DONE, FAILED, FIT, STOPPED, UNFINISHED, JobQueue
 from flawscope_station.learning.process import STEP_SECONDS, TRIAL_NICENESS, StoppedError, Worker
 from flawscope_station.monitoring.background import BackgroundThread
 from flawscope_station.settings.station import Limits, check_product_name, find_namesake
@@ -30,7 +30,7 @@ from flawscope_station.setup.job import run_job
 from flawscope_station.store.database import StoreError, now
 from flawscope_station.store.files import DISK_FULL_ERRORS, Files
 from flawscope_station.store.records import NotFoundError, iso
-from flawscope_station.store.schema import QUEUED, RUNNING
+from flawscope_station.store.schema import QUEUED, READY, RUNNING
 
 SETTLE_SECONDS = 0.7  # seconds without a new picture after which the pictures are checked
 MIN_PICTURES = 2  # pictures that can be learnt from
@@ -56,6 +56,9 @@ class NameTakenError(InputError):
 class Drafts:
     """Drafts by name, whose models are made among the jobs of the station.
 
+    Attributes:
+        live_of: returns what of a draft went live, where it inspects (`LiveProducts.live_of`).
+
     Args:
         is_busy: whether the station inspects.
         say: gets a line for the log.
@@ -76,6 +79,7 @@ class Drafts:
         self.device, self.is_busy, self.say = device, is_busy, say
         self.work, self.trier = run_job, Worker(TRIAL_NICENESS)
         self.checks = Checks(self)
+        self.live_of: Callable[[Draft], Mapping[str, Any] | None] = lambda draft: None
         homes = sorted((files.folder / draft_module.DRAFTS_FOLDER).glob(f"*/{draft_module.STATE_FILE}"))
         self._drafts = {home.parent.name: self._load_draft(home.parent.name) for home in homes}
         self._lock = threading.RLock()
@@ -90,7 +94,7 @@ class Drafts:
                 status, facts = old
                 number = self.jobs.add(FIT, str(draft.state.get("by", "")), facts, draft=name)
                 self.jobs.change(number, status)
-            draft.forget_earlier_job()
+            draft.forget_earlier(*draft_module.OF_LIVE)  # `LiveProducts` looks at these
         return draft
 
     # ---- drafts
@@ -168,9 +172,8 @@ class Drafts:
     # ---- learning
 
     def stage(self, draft: Draft) -> str:
-        """Return how far a draft is: collecting, or the status of its fit."""
-        job = self.jobs.of_draft(draft.name)
-        return draft_module.COLLECTING if job is None else job.status
+        """Return how far a draft is: collecting, or the status of its fit, `ready` where that is done."""
+        return _stage(self.jobs.of_draft(draft.name))
 
     def learn(
         self, draft: Draft, given: dict[str, Any], who: str, *, go_on: bool, all_good: bool = False
@@ -270,8 +273,8 @@ class Drafts:
                 return  # a person stopped or removed it meanwhile
             of = {"options": given, "learns_from": pictures, "asked_at": row.created_at}
             draft.change(result={**found, **of})
-            self.jobs.change(row.id, READY)
-        self.say(f"new product {draft.name}: {READY}")
+            self.jobs.change(row.id, DONE)
+        self.say(f"new product {draft.name}: it has learnt")
 
     # ---- trying
 
@@ -306,12 +309,12 @@ class Drafts:
 
     def facts(self, draft: Draft, *, looked_at: bool = True) -> dict[str, Any]:
         """Return the state of a draft, as the API shows it. looked_at: its pictures are to be checked."""
-        state, result, job = draft.state, draft.result, self.jobs.of_draft(draft.name)
-        stage = draft_module.COLLECTING if job is None else job.status
+        result, job = draft.result, self.jobs.of_draft(draft.name)
+        stage = _stage(job)
         asked: dict[str, Any] = {} if job is None else json.loads(job.facts)
         if looked_at:
             self.checks.request(draft)
-        pictures, live = draft.pictures(), state.get("live")
+        pictures, live = draft.pictures(), self.live_of(draft)
         step = None if job is None else self.queue.step(job.id)
         return {
             "name": draft.name,
@@ -339,6 +342,12 @@ class Drafts:
             "live": live,
             "live_is_this": result is not None and (live or {}).get("learnt") == result["asked_at"],
         }
+
+
+def _stage(job: Row[Any] | None) -> str:
+    if job is None:
+        return draft_module.COLLECTING
+    return READY if job.status == DONE else str(job.status)
 
 
 def _options_behind(error: str, given: Mapping[str, Any]) -> list[str]:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import suppress
+from typing import Any
 
 from flawscope.errors import InputError
 from flawscope_station.core.health import Health
 from flawscope_station.core.page_products import MADE_ON_PAGES, page_products
 from flawscope_station.settings.station import ProductSettings
-from flawscope_station.setup.draft import Draft
+from flawscope_station.setup.draft import OF_LIVE, Draft
 from flawscope_station.setup.drafts import Drafts, NameTakenError
 from flawscope_station.sources import Sources
 from flawscope_station.store.addresses import Addresses
 from flawscope_station.store.database import StoreError
+from flawscope_station.store.model_registry import DRAFT
 from flawscope_station.store.records import REMOVED_EVENT, parse_time
+from flawscope_station.store.schema import ACTIVE, RETIRED
 
 
 class LiveProducts:
@@ -36,11 +39,45 @@ class LiveProducts:
     ):
         self.with_model, self.asked_for, self.addresses = with_model, asked_for, addresses
         self.sources, self.drafts, self.health = sources, drafts, health
-        self.store, self.files = addresses.store, drafts.files
-        for draft in drafts:  # a removal that was cut off left it so
-            if draft.state.get("live") and draft.name not in addresses.products:
+        self.store, self.files, self.versions = addresses.store, drafts.files, addresses.versions
+        drafts.live_of = self.live_of
+        for draft in drafts:
+            if not draft.state.keys().isdisjoint(OF_LIVE):
                 with suppress(StoreError):  # a full disk: the next start tries again
-                    draft.change(live=None)
+                    self._note_earlier(draft)
+
+    def _note_earlier(self, draft: Draft) -> None:
+        """Note with the versions what a draft of an earlier flawscope went live as, which it said itself."""
+        live = draft.state.get("live") or {}
+        product = draft.state.get("product", self.addresses.products.get(draft.name))
+        if product is not None:
+            for version in self.versions.made_as(product, MADE_ON_PAGES):
+                is_live = version["id"] == live.get("version")
+                learnt = live.get("learnt") if is_live else None
+                self.versions.note_draft(version["id"], self._mark(draft, live.get("by", ""), learnt))
+        draft.forget_earlier()
+
+    @staticmethod
+    def _mark(draft: Draft, who: str, learnt: Any) -> dict[str, Any]:
+        """Fact of a version that a draft went live as. begun: when, by which one knows a draft from a later
+        one of its name. learnt: when its learning was asked for."""
+        return {"begun": draft.state.get("at"), "by": who, "learnt": learnt}
+
+    def live_of(self, draft: Draft) -> dict[str, Any] | None:
+        """Return version, person and time of learning of what went live last; None: nothing inspects."""
+        number = self.addresses.products.get(draft.name)
+        made = [] if number is None else self._made_of(draft, number)
+        used = [one for one in made if one["state"] in (ACTIVE, RETIRED)]
+        if not used:
+            return None
+        mark = used[0][DRAFT]
+        return {"version": used[0]["id"], "by": mark["by"], "learnt": mark["learnt"]}
+
+    def _made_of(self, draft: Draft, product: int) -> list[dict[str, Any]]:
+        """Return the versions of a product that a draft went live as, the newest first."""
+        made = self.versions.made_as(product, MADE_ON_PAGES)
+        begun = draft.state.get("at")
+        return [one for one in made if DRAFT in one and one[DRAFT]["begun"] == begun]
 
     def begin(self, name: str, who: str) -> Draft:
         """Begin a draft, or return the one of this name. InputError as `Drafts.begin`."""
@@ -63,19 +100,20 @@ class LiveProducts:
             raise InputError(f"{name} has no model yet: let it learn first")
         self._free_name(draft, who)
         self.sources.setdefault(name, [])
-        version = self.addresses.add_product(name, ProductSettings(str(draft.model)), MADE_ON_PAGES, who)
-        live = {"version": version, "by": who, "learnt": draft.result["asked_at"]}
-        draft.change(live=live, product=self.addresses.product_id(name))
+        facts = {DRAFT: self._mark(draft, who, draft.result["asked_at"])}
+        product = ProductSettings(str(draft.model))
+        self.addresses.add_product(name, product, MADE_ON_PAGES, who, facts)
 
     def _free_name(self, draft: Draft, who: str) -> None:
         """Let a product that was removed keep its records for itself, where another part gets its name. The
         draft that made it goes live again as the same product."""
         before = None if draft.name in self.addresses.products else self.store.find_product(draft.name)
-        if before is None or draft.state.get("product") == before.id:
+        if before is None or self._made_of(draft, before.id):
             return
-        # drafts of an earlier release do not say what they made: it was begun before that was there
+        # versions of an earlier release do not say what made them: it was begun before the product was there
         begun = draft.state.get("at")
-        if "product" not in draft.state and begun is not None and parse_time(begun) <= before.created_at:
+        is_told = any(DRAFT in one for one in self.versions.made_as(before.id, MADE_ON_PAGES))
+        if not is_told and begun is not None and parse_time(begun) <= before.created_at:
             return
         self.addresses.names[before.id] = self.store.free_name(draft.name, who)
 
@@ -95,6 +133,3 @@ class LiveProducts:
         for problem in self.health.problems():
             if problem.product == number:
                 self.health.report(problem.code, None)
-        for draft in self.drafts:
-            if draft.name == name:
-                draft.change(live=None)

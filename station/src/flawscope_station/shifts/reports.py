@@ -8,9 +8,10 @@ import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import tzinfo
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.errors import FlawscopeError
@@ -24,30 +25,46 @@ HEAT_MAP_SIDE, OVERLAY_SIDE = 640, 320  # pixels of the heat map's picture, and 
 HEAT_MAP_CELLS = 64  # fields of the heat map, to either side
 
 
-def shift_data(product: str, shift: Shift, found: PeriodSummary, zone: tzinfo | None) -> dict[str, Any]:
+def shift_data(product: str, shift: Shift, found: PeriodSummary, zone: tzinfo | None) -> dict[str, object]:
     """Counts of a shift, with its times by the clocks of a zone."""
-    told = shift.to_dict(zone)
-    kinds = {"kinds": found.kinds, "kinds_within_tolerance": found.tolerated_kinds}
-    counts = {**found.counts, **{name: counted._asdict() for name, counted in kinds.items()}}
-    return {"product": product, "shift": told.pop("name"), **told, **counts}
+    times = shift.to_dict(zone)
+    return {
+        "product": product,
+        "shift": times["name"],
+        "since": times["since"],
+        "until": times["until"],
+        **found.counts,
+        "kinds": found.kinds._asdict(),
+        "kinds_within_tolerance": found.tolerated_kinds._asdict(),
+    }
 
 
-def hourly_rows(found: PeriodSummary, zone: tzinfo | None) -> list[list[Any]]:
+def hourly_rows(found: PeriodSummary, zone: tzinfo | None) -> list[list[str | int]]:
     """Counts of each hour by the clocks of a zone, below a header."""
-    hours = ([local_time(hour["at"], zone), *(hour[name] for name in COUNT_NAMES)] for hour in found.hours)
-    return [["hour", *COUNT_NAMES], *hours]
+    rows: list[list[str | int]] = [["hour", *COUNT_NAMES]]
+    for hour in found.hours:
+        counts = [hour[name] for name in COUNT_NAMES]
+        rows.append([local_time(hour["at"], zone), *counts])
+    return rows
 
 
-def csv_text(rows: Iterable[Iterable[Any]]) -> str:
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
     """Rows as CSV."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
-def report_images(pictures: InspectionRenderer, product_id: int, found: PeriodSummary) -> dict[str, Any]:
-    """Pictures of a report as data URLs: `heat`, None where no part is there to draw it on, and `worst`, by
-    the numbers of their inspections."""
+class ReportImages(TypedDict):
+    """Pictures of a report as data URLs. heat: None where no part is there to draw it on. worst: by the
+    numbers of their inspections."""
+
+    heat: str | None
+    worst: dict[int, str]
+
+
+def report_images(pictures: InspectionRenderer, product_id: int, found: PeriodSummary) -> ReportImages:
+    """Draw the pictures of a report."""
     heat, worst = None, dict[int, str]()
     if found.good is not None and found.boxes:
         with _missing_is_left_out():
@@ -78,18 +95,21 @@ def _worst_picture(pictures: InspectionRenderer, product_id: int, number: int) -
         return pictures.view(product_id, number, OVERLAY_SIDE)
 
 
-def heat_map(picture: Any, boxes: list[Box]) -> Any:
+def heat_map(picture: NDArray[np.uint8], boxes: list[Box]) -> NDArray[np.uint8]:
     """Draw how often boxes lie where on a picture [H, W, 3] uint8; x0 y0 x1 y1 are shares of its sides."""
     grid = np.zeros((HEAT_MAP_CELLS, HEAT_MAP_CELLS), np.float32)
     for x0, y0, x1, y1 in boxes:
-        rows, columns = (
-            slice(int(low), max(int(low) + 1, int(np.ceil(high))))
-            for low, high in (np.array([[y0, y1], [x0, x1]]) * HEAT_MAP_CELLS).tolist()
-        )
-        grid[rows, columns] += 1
+        grid[_cells_between(y0, y1), _cells_between(x0, x1)] += 1
     height, width = picture.shape[:2]
     values = np.asarray(Image.fromarray(grid).resize((width, height), Image.Resampling.BILINEAR))
     return drawing.overlay(picture, values, 0.0, 2 * float(grid.max()))  # the most is the middle of its scale
+
+
+def _cells_between(low: float, high: float) -> slice:
+    """Cells of the heat map, one at least, between two shares of a side."""
+    first = int(low * HEAT_MAP_CELLS)
+    end = int(np.ceil(high * HEAT_MAP_CELLS))
+    return slice(first, max(first + 1, end))
 
 
 def _data_url(data: bytes) -> str:

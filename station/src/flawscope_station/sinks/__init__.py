@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from operator import attrgetter
 
 from flawscope.errors import InputError, pluralize
 from flawscope_station.inspecting.renderings import InspectionRenderer
 from flawscope_station.inspecting.ticket import RecordedInspection
 from flawscope_station.monitoring.background import GuardedThread
+from flawscope_station.monitoring.problems import Problem
 from flawscope_station.settings.sinks import SinkSettings
 from flawscope_station.settings.station import ProductSettings, Settings
 from flawscope_station.sinks.cursors import StoredCursor, cursor_key, delete_cursors, hand_on_cursors
@@ -50,16 +51,17 @@ class Sinks:
         store: Store,
         pictures: InspectionRenderer,
         report: Callable[[str, str | None], None],
-        problems: Callable[[], list[Any]],
+        problems: Callable[[], list[Problem]],
     ):
         self.settings, self.products, self.store, self.report = settings, products, store, report
         self._sender_id = identity[:SENDER_DIGITS]
-        shown = lambda: [one.to_dict() for one in problems()]  # noqa: E731
-        self._context = MessagePictures(pictures, settings.name, self._sender_id, shown)
+        self._problems = problems
+        self._context = MessagePictures(pictures, settings.name, self._sender_id, self._shown_problems)
         self._broker: Delivery | None = None  # one sink of all products
         self.deliveries = list[Delivery]()
+        broker = settings.mqtt
         sinks = {products[name]: dict(enumerate(one.sinks, 1)) for name, one in settings.products.items()}
-        if (broker := settings.mqtt) is not None:
+        if broker is not None:
             sinks = {number: {BROKER_PLACE: broker, **sinks.get(number, {})} for number in products.values()}
         left = hand_on_cursors(store.database, sinks)
         for name, product in settings.products.items():
@@ -115,22 +117,28 @@ class Sinks:
 
     # ---- reports
 
+    def _shown_problems(self) -> list[dict[str, object]]:
+        """Return the station's problems, as the API shows them."""
+        return [problem.to_dict() for problem in self._problems()]
+
     def for_product(self, name: str) -> list[tuple[Delivery, Outbox]]:
         """Return the sinks of a product, in the order of the settings, the broker last."""
         return [(one, outbox) for one in self.deliveries for outbox in one.outboxes if outbox.product == name]
 
-    def facts(self, name: str) -> list[dict[str, Any]]:
+    def facts(self, name: str) -> list[dict[str, object]]:
         """Return the sinks of a product, as the API shows them."""
         return [_delivery_facts(one, box) for one, box in self.for_product(name)]
 
     def gauges(self) -> SinkGauges:
         """Return Prometheus metrics: name -> help text and values by product and sink."""
-        counts: dict[str, tuple[str, Callable[[Outbox], int]]] = {
-            "delivered_total": ("Messages that a sink took.", lambda box: box.delivered),
-            "delivery_failures_total": ("Tries that failed.", lambda box: box.failed),
-            "undelivered_total": ("Messages that a sink refused for good.", lambda box: box.refused),
+        delivered = self._count(attrgetter("delivered"))
+        failed = self._count(attrgetter("failed"))
+        refused = self._count(attrgetter("refused"))
+        return {
+            "delivered_total": ("Messages that a sink took.", delivered),
+            "delivery_failures_total": ("Tries that failed.", failed),
+            "undelivered_total": ("Messages that a sink refused for good.", refused),
         }
-        return {name: (what, self._count(count)) for name, (what, count) in counts.items()}
 
     def store_gauges(self) -> SinkGauges:
         """Return those for which the store is asked. StoreError."""
@@ -147,7 +155,8 @@ class Sinks:
     def _make_delivery(self, name: str, place: int, settings: SinkSettings) -> Delivery:
         made = self._open(settings, place, [name], f"sink_{self.products[name]}_{place}")
         labels = [one.sink.label.partition(" (")[0] for one, _ in self.for_product(name)]
-        if same_label := labels.count(settings.label):  # on one host
+        same_label = labels.count(settings.label)
+        if same_label:  # on one host
             made.sink.label += f" ({same_label + 1})"
         return made
 
@@ -207,7 +216,7 @@ class Sinks:
             self.report(code, "; ".join(texts))
 
 
-def _delivery_facts(delivery: Delivery, outbox: Outbox) -> dict[str, Any]:
+def _delivery_facts(delivery: Delivery, outbox: Outbox) -> dict[str, object]:
     waiting, error = 0, delivery.error
     try:
         waiting = outbox.waiting()

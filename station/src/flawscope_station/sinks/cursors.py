@@ -7,30 +7,29 @@ sink is found again by its name or address; without a name also by its place, an
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
-from sqlalchemy import ColumnElement, Row, delete, select, update
+from sqlalchemy import ColumnElement, delete, select, update
 
 from flawscope_station.settings.sinks import SinkSettings
 from flawscope_station.store.database import Database
+from flawscope_station.store.rows import DeliveryRow
 from flawscope_station.store.schema import deliveries
-
-POSITIONS = ("inspection_id", "verdict_id")  # columns
 
 
 @dataclass(frozen=True)
 class StoredCursor:
     """Cursor in the store. place: of its sink among the product's, from 1, 0 of the broker."""
 
-    row: Row[Any]
+    row: DeliveryRow
     kind: str
     hash: str
     place: int
 
     @staticmethod
-    def of(row: Row[Any]) -> StoredCursor:
+    def of(row: DeliveryRow) -> StoredCursor:
         kind, digest, place = row.sink.split(":")
         return StoredCursor(row, kind, digest, int(place))
 
@@ -88,32 +87,50 @@ def _match(
     Where it is not sure which of several changed sinks had which cursor, each goes on from the position that
     is furthest behind: a message may be sent again, and none is lost.
     """
-    left, found, guessed = list(stored), dict[int, StoredCursor](), dict[int, bool]()  # whether by its place
+    left, found = list(stored), dict[int, StoredCursor]()
 
-    def take(place: int, fits: Any) -> bool:
+    def take(place: int, fits: Callable[[StoredCursor], bool]) -> bool:
+        """Give a place without a cursor the first of its kind that fits; return whether it got one."""
         kind = sinks[place].kind
-        one = next((one for one in left if one.kind == kind and fits(one)), None)
-        if place in found or one is None:
+        fitting = [cursor for cursor in left if cursor.kind == kind and fits(cursor)]
+        if place in found or not fitting:
             return False
-        found[place] = one
-        left.remove(one)
+        found[place] = fitting[0]
+        left.remove(fitting[0])
         return True
 
     for name in ("cursor_name", "address"):  # it may have got a name since
         for place, sink in sinks.items():
-            digest = _digest(getattr(sink, name))
-            take(place, lambda one, digest=digest: one.hash == digest)
+            take(place, partial(_has_hash, _digest(getattr(sink, name))))
     unnamed = [place for place, sink in sinks.items() if sink.name is None]
-    guessed |= {place: True for place in unnamed if take(place, lambda one, at=place: one.place == at)}
-    guessed |= {place: False for place in unnamed if take(place, lambda one: True)}
-    rest = {one.kind for one in left} | {found[place].kind for place, sure in guessed.items() if not sure}
-    positions = {place: {name: getattr(one.row, name) for name in POSITIONS} for place, one in found.items()}
-    for place in guessed:
-        if (kind := found[place].kind) in rest:
-            several = [found[other] for other in guessed if found[other].kind == kind]
-            several += [one for one in left if one.kind == kind]
-            positions[place] = {name: min(getattr(one.row, name) for one in several) for name in POSITIONS}
-    return {place: (one, positions[place]) for place, one in found.items()}, left
+    by_place = [place for place in unnamed if take(place, partial(_is_at_place, place))]
+    by_kind = [place for place in unnamed if take(place, lambda cursor: True)]
+    unsure_kinds = {cursor.kind for cursor in left} | {found[place].kind for place in by_kind}
+    guessed = by_place + by_kind
+    placed: dict[int, tuple[StoredCursor, dict[str, int]]] = {}
+    for place, cursor in found.items():
+        candidates = [cursor]
+        if place in guessed and cursor.kind in unsure_kinds:
+            candidates = [found[other] for other in guessed] + left
+            candidates = [candidate for candidate in candidates if candidate.kind == cursor.kind]
+        placed[place] = cursor, _furthest_behind(candidates)
+    return placed, left
+
+
+def _has_hash(digest: str, cursor: StoredCursor) -> bool:
+    return cursor.hash == digest
+
+
+def _is_at_place(place: int, cursor: StoredCursor) -> bool:
+    return cursor.place == place
+
+
+def _furthest_behind(cursors: Sequence[StoredCursor]) -> dict[str, int]:
+    """Return the positions, by column, of what none of the cursors has passed."""
+    return {
+        "inspection_id": min(cursor.row.inspection_id for cursor in cursors),
+        "verdict_id": min(cursor.row.verdict_id for cursor in cursors),
+    }
 
 
 def _digest(name: str) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from flawscope.errors import FlawscopeError, message_with_type, pluralize
 from flawscope_station.inspecting.renderings import InspectionRenderer
@@ -37,7 +37,7 @@ class MessagePictures:
         renderings: InspectionRenderer,
         station: str = "station",
         sender: str = "",
-        problems: Callable[[], list[dict[str, Any]]] = list,
+        problems: Callable[[], list[dict[str, object]]] = list,
     ):
         self.renderings, self.station, self.sender, self.problems = renderings, station, sender, problems
 
@@ -60,7 +60,7 @@ class MessagePictures:
         return _read_or_none(lambda: overlay(message.product_id, number, PICTURE_SIDE, patient=True))
 
 
-def missing_picture_fields(message: Message, found: dict[str, Any]) -> dict[str, Any]:
+def missing_picture_fields(message: Message, found: Mapping[str, str | None]) -> dict[str, str | None]:
     """Return a message's fields about missing pictures; empty where none is missing.
 
     Args:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from flawscope.artefact import files
 from flawscope.errors import InputError
@@ -84,24 +84,47 @@ class FolderSink(Sink):
 
     def _write_files(self, day: Path, stem: str, record: Path, message: Message) -> bool:
         """Write the files of a message; return False where a name is taken by something else."""
-        files: dict[str, str | None] = {}
+        written: dict[str, str | None] = {}
         wanted = self.settings.picture if message.type == INSPECTION else "none"
-        views: list[str | None] = [one["view"] for one in message.data["views"]]
-        for view in (views or [None]) if wanted in ("picture", "both") else ():
-            found = self.pictures.original(message, view)
-            name = stem if view is None else f"{stem}-{_in_file_name(view)}"
-            key = "picture" if view in (None, message.data["view"]) else f"picture of {view}"
-            files[key] = None if found is None else f"{name}{found[1]}"
-            if found is not None and not _write_new_file(day / f"{name}{found[1]}", found[0], message.id):
-                return False
+        if wanted in ("picture", "both") and not self._write_pictures(day, stem, message, written):
+            return False
         if wanted in ("overlay", "both"):
-            drawn = self.pictures.overlay(message)
-            files["overlay"] = None if drawn is None else f"{stem}-overlay.webp"
-            if drawn is not None:  # one that exists was drawn before a restart, and is nearly the same
-                _write_new_file(day / f"{stem}-overlay.webp", drawn, message.id)
-        fields: dict[str, Any] = {"files": files, **missing_picture_fields(message, files)} if files else {}
+            written["overlay"] = self._write_overlay(day, stem, message)
+        fields: dict[str, object] = {}
+        if written:
+            fields = {"files": written, **missing_picture_fields(message, written)}
         text = json.dumps(message.envelope(**fields), ensure_ascii=False, indent=1) + "\n"
         return _write_new_file(record, text.encode(), message.id) or _holds_message(record, message.id)
+
+    def _write_pictures(self, day: Path, stem: str, message: Message, written: dict[str, str | None]) -> bool:
+        """Write the pictures as they came; return False where a name is taken by something else.
+
+        Args:
+            written: gets the name of each file, by what it shows; None: there is no picture.
+        """
+        views: list[str | None] = [view["view"] for view in message.data["views"]]
+        for view in views or [None]:
+            key = "picture" if view in (None, message.data["view"]) else f"picture of {view}"
+            found = self.pictures.original(message, view)
+            if found is None:
+                written[key] = None
+                continue
+            data, suffix = found
+            view_stem = stem if view is None else f"{stem}-{_in_file_name(view)}"
+            written[key] = name = f"{view_stem}{suffix}"
+            if not _write_new_file(day / name, data, message.id):
+                return False
+        return True
+
+    def _write_overlay(self, day: Path, stem: str, message: Message) -> str | None:
+        """Write the picture with heat map; return the name of its file, None where there is none."""
+        drawn = self.pictures.overlay(message)
+        if drawn is None:
+            return None
+        name = f"{stem}-overlay.webp"
+        # one that exists was drawn before a restart, and is nearly the same
+        _write_new_file(day / name, drawn, message.id)
+        return name
 
 
 def _stem(message: Message) -> str:

@@ -11,14 +11,15 @@ import re
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.reasoncodes import ReasonCode
 from sqlalchemy import select
 
 from flawscope.errors import InputError, one_line_message
@@ -28,7 +29,7 @@ from flawscope_station.sinks.delivery import MAX_REFUSALS, MessagePictures, Sink
 from flawscope_station.sinks.outbox import Cursor, Message, Outbox
 from flawscope_station.store.database import now
 from flawscope_station.store.records import describe_inspections, inspection_query
-from flawscope_station.store.schema import HOUR, inspections, on_line, products
+from flawscope_station.store.schema import HOUR, active_version, inspections, on_line
 
 ONLINE, OFFLINE = "online", "offline"
 AT_LEAST_ONCE = 1  # quality of service
@@ -68,6 +69,13 @@ class MqttSettings:
     topic: str = "flawscope"
 
     def __post_init__(self) -> None:
+        self._check_address()
+        self._check_credentials()
+        if not _TOPIC.fullmatch(self.topic) or self.topic.endswith("/"):
+            raise InputError(f"topic: {self.topic!r:.60} cannot begin a topic: leave out +, #, $ and outer /")
+
+    def _check_address(self) -> None:
+        """Raise InputError where `broker` is no address of a broker."""
         parts = split_address(self.broker, "broker")
         if parts.username is not None or parts.password is not None:
             raise InputError("broker: write `user` and `password_file` instead of a password in the address")
@@ -75,14 +83,16 @@ class MqttSettings:
             raise InputError(
                 f"broker: {redact_address(self.broker)!r} is not mqtt://host:1883 or mqtts://host:8883"
             )
+
+    def _check_credentials(self) -> None:
+        """Raise InputError where credentials or certificates do not fit each other, or the address."""
         if self.password_file is not None and self.user is None:
             raise InputError("password_file wants a `user`")
         if (self.certificate_file is None) != (self.key_file is None):
             raise InputError("certificate_file and key_file belong together: write both, or none")
-        if parts.scheme == "mqtt" and (self.ca_file or self.certificate_file):
+        has_tls = split_address(self.broker, "broker").scheme == "mqtts"
+        if not has_tls and (self.ca_file or self.certificate_file):
             raise InputError("certificates are TLS's: write broker as mqtts://, or leave them out")
-        if not _TOPIC.fullmatch(self.topic) or self.topic.endswith("/"):
-            raise InputError(f"topic: {self.topic!r:.60} cannot begin a topic: leave out +, #, $ and outer /")
 
     @property
     def address(self) -> str:
@@ -171,7 +181,7 @@ class MqttSink(Sink):
             "have one name; give one of them another `name`"
         )
 
-    def _hear_status(self, client: paho.Client, data: Any, message: paho.MQTTMessage) -> None:
+    def _hear_status(self, client: paho.Client, data: object, message: paho.MQTTMessage) -> None:
         """Hear the station's own topic: what it has not written there comes from another station."""
         if message.retain:  # what was there before
             return
@@ -201,21 +211,26 @@ class MqttSink(Sink):
             self._client.disconnect()
             self._client.loop_stop()
 
-    def _product_state(self, box: Outbox) -> dict[str, Any]:
+    def _product_state(self, box: Outbox) -> dict[str, object]:
         """State of a product, which the broker keeps."""
         product_id, store = box.product_id, self._renderings.store
         counts, of_day = store.counts(product_id), store.counts_since(product_id, now() - DAY)
-        query = inspection_query().where(on_line(product_id)).order_by(inspections.c.id.desc()).limit(1)
-        active = select(products.c.active_version_id).where(products.c.id == product_id)
+        query = inspection_query().where(on_line(product_id))
+        latest = query.order_by(inspections.c.id.desc()).limit(1)
         with box.database.reading() as connection:
-            found = describe_inspections(connection, connection.execute(query).all())
-            version = connection.execute(active).scalar_one_or_none()
+            found = describe_inspections(connection, connection.execute(latest).all())
+            version = connection.scalar(select(active_version(product_id)))
+        inspection: Mapping[str, object] = found[0] if found else {}
+        total = of_day["inspected"]
+        state = {name: inspection.get(name) for name in _STATE_FIELDS}
         return {
-            **{name: found[0][name] if found else None for name in _STATE_FIELDS},
+            **state,
             "version": version,
             "inspections": counts["inspected"],
-            **{name: counts[name] for name in ("anomalous", "within_tolerance", "unanswered")},
-            "inspections_24_hours": (total := of_day["inspected"]),
+            "anomalous": counts["anomalous"],
+            "within_tolerance": counts["within_tolerance"],
+            "unanswered": counts["unanswered"],
+            "inspections_24_hours": total,
             "share_24_hours": round(of_day["anomalous"] / total, 6) if total else None,
         }
 
@@ -264,11 +279,15 @@ class MqttSink(Sink):
             self._client.loop_stop()
         answered = threading.Event()
 
-        def connected(client: paho.Client, data: Any, flags: Any, reason: Any, properties: Any) -> None:
+        def connected(
+            client: paho.Client, data: object, flags: object, reason: ReasonCode, properties: object
+        ) -> None:
             self._lost_reason = f"it refuses the station: {reason}" if reason.is_failure else None
             answered.set()
 
-        def disconnected(client: paho.Client, data: Any, flags: Any, reason: Any, properties: Any) -> None:
+        def disconnected(
+            client: paho.Client, data: object, flags: object, reason: ReasonCode, properties: object
+        ) -> None:
             self._is_cut = self._lost_reason is None
             self._lost_reason = self._lost_reason or f"the connection is lost: {reason}"
             answered.set()

@@ -3,19 +3,47 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 from sqlalchemy import ColumnElement, Connection, func, select, update
 
 from flawscope_station.sinks.cursors import cursor_conditions
 from flawscope_station.store.database import Database, upsert
+from flawscope_station.store.inspection import InspectionFacts
 from flawscope_station.store.records import describe_inspections, inspection_query, iso, parse_time
+from flawscope_station.store.rows import VerdictRow
 from flawscope_station.store.schema import deliveries, inspections, on_line, verdicts
 
 INSPECTION, VERDICT = "inspection.created", "verdict.given"  # types
 MAX_COUNTED = 1000  # messages that wait are counted no further: each page and scrape asks
 SAVE_INTERVAL = 60.0  # seconds after which a cursor is stored that passed unwanted records alone
+
+
+class MessageData(InspectionFacts):
+    """Inspection that a message is about. link: address of its page; None: others cannot reach it."""
+
+    station: str
+    link: str | None
+
+
+class VerdictData(MessageData):
+    """Inspection with the verdict that a message is about."""
+
+    said: SaidFacts
+
+
+class SaidFacts(TypedDict):
+    """Verdict that a message is about."""
+
+    id: int
+    verdict: str
+    at: str
+    by: str
+    note: str
+    kind: str | None
+    has_mask: bool
 
 
 @dataclass(frozen=True)
@@ -32,11 +60,11 @@ class Message:
     product_id: int
     number: int
     verdict: int | None
-    data: dict[str, Any]
+    data: MessageData | VerdictData
 
-    def envelope(self, **more: Any) -> dict[str, Any]:
+    def envelope(self, **more: object) -> dict[str, object]:
         """Return the body of Standard Webhooks: type, timestamp, data; and the id, for receivers without
-        headers."""
+        headers. more: of the data."""
         return {"id": self.id, "type": self.type, "timestamp": iso(self.at), "data": {**self.data, **more}}
 
 
@@ -142,9 +170,10 @@ class Outbox:
         kinds = [select(inspections.c.id).where(*self._inspection_conditions(cursor))]
         if self.wants_verdicts:
             kinds.append(select(verdicts.c.id).where(*self._verdict_conditions(cursor)))
-        counts = [select(func.count()).select_from(one.limit(MAX_COUNTED).subquery()) for one in kinds]
+        counted = [kind.limit(MAX_COUNTED).subquery() for kind in kinds]
         with self.database.reading() as connection:
-            return min(MAX_COUNTED, sum(connection.execute(one).scalar_one() for one in counts))
+            counts = [connection.scalar(select(func.count()).select_from(one)) or 0 for one in counted]
+        return min(MAX_COUNTED, sum(counts))
 
     def advance(self, cursor: Cursor, delivered: int = 0, refused: int = 0) -> None:
         """Set the cursor; `save` writes it."""
@@ -154,7 +183,8 @@ class Outbox:
     def save(self) -> None:
         """Write the cursor and the counts where they changed: they survive a power cut when this returns.
         StoreError."""
-        if (progress := self._progress) != self._saved:
+        progress = self._progress
+        if progress != self._saved:
             row = cursor_conditions(self.product_id, self.key)
             self.database.change(update(deliveries).where(*row).values(progress))
         self._saved, self._saved_at = progress, time.monotonic()
@@ -171,7 +201,7 @@ class Outbox:
 
     def _read_verdicts(self, connection: Connection, cursor: Cursor, limit: int) -> list[Message]:
         query = select(verdicts).where(*self._verdict_conditions(cursor)).order_by(verdicts.c.id)
-        found = connection.execute(query.limit(limit)).all()
+        found: Sequence[VerdictRow] = connection.execute(query.limit(limit)).all()
         judged = inspections.c.id.in_({row.inspection_id for row in found})
         rows = connection.execute(inspection_query().where(judged)).all()
         described_by_id = {one["id"]: one for one in describe_inspections(connection, rows)}
@@ -179,33 +209,43 @@ class Outbox:
 
     def _newest_cursor(self, connection: Connection) -> Cursor:
         """Return the cursor after all records."""
-        inspection = select(func.max(inspections.c.id)).where(inspections.c.product_id == self.product_id)
-        queries = inspection, select(func.max(verdicts.c.id))
-        return Cursor(*(int(connection.execute(one).scalar_one() or 0) for one in queries))
+        newest = select(func.max(inspections.c.id)).where(inspections.c.product_id == self.product_id)
+        inspection = connection.execute(newest).scalar_one()
+        verdict = connection.execute(select(func.max(verdicts.c.id))).scalar_one()
+        return Cursor(int(inspection or 0), int(verdict or 0))
 
     # ---- messages
 
-    def _inspection_message(self, one: dict[str, Any]) -> Message:
-        number, at = int(one["id"]), parse_time(one["at"])
+    def _inspection_message(self, inspection: InspectionFacts) -> Message:
+        number, at = int(inspection["id"]), parse_time(inspection["at"])
         id = self._message_id("inspection", number, at)
-        data = {**one, **self._common_fields(number)}
+        data = self._message_data(inspection)
         return Message(id, INSPECTION, at, self.product_id, number, None, data)
 
-    def _verdict_message(self, row: Any, one: dict[str, Any]) -> Message:
-        said = {"id": row.id, "verdict": row.verdict, "at": iso(row.at), "by": row.who, "note": row.note}
-        said["kind"] = row.kind
-        number = int(row.inspection_id)
-        data = {**one, **self._common_fields(number), "said": {**said, "has_mask": row.mask is not None}}
+    def _verdict_message(self, row: VerdictRow, inspection: InspectionFacts) -> Message:
+        said: SaidFacts = {
+            "id": row.id,
+            "verdict": row.verdict,
+            "at": iso(row.at),
+            "by": row.who,
+            "note": row.note,
+            "kind": row.kind,
+            "has_mask": row.mask is not None,
+        }
+        data: VerdictData = {**self._message_data(inspection), "said": said}
         id = self._message_id("verdict", row.id, row.at)
-        return Message(id, VERDICT, row.at, self.product_id, number, int(row.id), data)
+        return Message(id, VERDICT, row.at, self.product_id, int(row.inspection_id), int(row.id), data)
 
     def _message_id(self, kind: str, number: int, at: int) -> str:
         """Return an id with the time in ms: after a restore of the data base, numbers are given again."""
-        return "-".join(filter(None, (kind, self.sender, str(number), str(at // 1000))))
+        parts = [kind, self.sender, str(number), str(at // 1000)]
+        return "-".join(part for part in parts if part)
 
-    def _common_fields(self, number: int) -> dict[str, Any]:
-        link = f"{self.address}/{self.product}/inspections/{number}"
-        return {"station": self.station, "link": None if self.address is None else link}
+    def _message_data(self, inspection: InspectionFacts) -> MessageData:
+        link = None
+        if self.address is not None:
+            link = f"{self.address}/{self.product}/inspections/{inspection['id']}"
+        return {**inspection, "station": self.station, "link": link}
 
 
 def _cursor_columns(cursor: Cursor) -> dict[str, int]:

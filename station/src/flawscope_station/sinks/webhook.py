@@ -10,7 +10,7 @@ import json
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import httpx
 
@@ -103,12 +103,12 @@ class Webhook(Sink):
             self._loop.run_until_complete(self._client.aclose())
             self._loop.close()
 
-    def body(self, message: Message) -> dict[str, Any]:
+    def body(self, message: Message) -> dict[str, object]:
         """Return the JSON of a message, with its pictures in base64."""
         chosen = self.settings.picture
         if chosen == "none" or self.pictures is None:
             return message.envelope()
-        images = {}
+        images: dict[str, str | None] = {}
         for name, read in (("picture", self.pictures.view), ("overlay", self.pictures.overlay)):
             if chosen in (name, "both"):
                 data = read(message)

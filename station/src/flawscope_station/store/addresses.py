@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
 
 from sqlalchemy import select
 
@@ -185,17 +187,30 @@ class Addresses:
         self._load_products(entry)
         return added[product_id]
 
-    def add_product(self, name: str, product: ProductSettings, origin: str, who: str) -> int:
+    def add_product(
+        self,
+        name: str,
+        product: ProductSettings,
+        origin: str,
+        who: str,
+        facts: Mapping[str, Any] = MappingProxyType({}),
+    ) -> int:
         """Add a product with its model, which judges from now on, or give the product a further version.
         Return the number of the version; open questions are accepted by that. InputError where the model
-        cannot be opened."""
-        with self._changing:
-            return self._add_product(name, product, origin, who)
+        cannot be opened.
 
-    def _add_product(self, name: str, product: ProductSettings, origin: str, who: str) -> int:
+        Args:
+            facts: of the version, beside those of the file.
+        """
+        with self._changing:
+            return self._add_product(name, product, origin, who, facts)
+
+    def _add_product(
+        self, name: str, product: ProductSettings, origin: str, who: str, facts: Mapping[str, Any]
+    ) -> int:
         number = self.store.add_product(name)
         assert product.model is not None
-        version = self.versions.add(number, product.model, origin, who)
+        version = self.versions.add(number, product.model, origin, who, facts)
         version = self.versions.accept_questions(number, version, who)
         self.versions.activate(number, version, who)
         if name not in self.products:

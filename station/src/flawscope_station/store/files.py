@@ -24,7 +24,7 @@ from sqlalchemy import select
 from flawscope.artefact import files
 from flawscope.errors import InputError
 from flawscope_station.store.database import Database, StoreError
-from flawscope_station.store.schema import pictures, verdicts, versions
+from flawscope_station.store.schema import IS_KEPT, pictures, verdicts, versions
 
 PICTURES, MASKS, MAPS, MODELS = "pictures", "masks", "maps", "models"
 MASK_SUFFIX = ".png"  # suffix of a mask
@@ -392,7 +392,7 @@ class StrayFiles:
     def needed_hashes(self, kind: str, digests: list[str]) -> set[str]:
         """Hashes of the files that a record names, and whose picture was not removed."""
         if kind == MODELS:
-            query = select(versions.c.file)
+            query = select(versions.c.file).where(IS_KEPT)
         elif kind == MASKS:
             query = select(verdicts.c.mask).where(verdicts.c.mask.in_(digests))
         else:

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, or_, select, text
+from sqlalchemy import ColumnElement, Connection, or_, select, text
 
 from flawscope_station.store.database import now, upsert
-from flawscope_station.store.inspection import Finding
+from flawscope_station.store.inspection import Finding, RegionFacts
 from flawscope_station.store.purposes import PRODUCTION
+from flawscope_station.store.rows import DecisionRow, InspectionRow
 from flawscope_station.store.schema import (
     ANOMALOUS,
     GOOD,
@@ -63,7 +64,7 @@ class SeenPicture:
         return decision_of(self)
 
     @property
-    def regions(self) -> list[dict[str, Any]]:
+    def regions(self) -> list[RegionFacts]:
         return list(self.record.get("regions", ()))
 
     @property
@@ -198,24 +199,26 @@ def _find_by_key(connection: Connection, address: int, key: str) -> int | None:
     return connection.scalar(select(inspections.c.id).where(is_at_address(address), inspections.c.key == key))
 
 
-def review_state(one: NewInspection | Row[Any]) -> str:
+def review_state(one: NewInspection | InspectionRow) -> str:
     """State of the review of an inspection without a verdict; a person's rules have decided on one within
     tolerance."""
     is_doubtful = decision_of(one) == ANOMALOUS or one.near
     return WAITING if is_doubtful and one.purpose == PRODUCTION else NO_REVIEW
 
 
-def decision_of(row: Any) -> str:
+def decision_of(row: DecisionRow) -> str:
     """Decision on a recorded inspection, or one to be recorded."""
-    return WITHIN if row.tolerated else ANOMALOUS if row.anomalous else GOOD
+    if row.tolerated:
+        return WITHIN
+    return ANOMALOUS if row.anomalous else GOOD
 
 
-def _picture_columns(one: NewInspection, seen: SeenPicture) -> dict[str, Any]:
+def _picture_columns(one: NewInspection, seen: SeenPicture) -> dict[str, object]:
     values = {name: getattr(seen, name, None) for name in _PICTURE_FIELDS}
     return values | {"product_id": one.product_id, "hash": seen.picture, "created_at": one.at}
 
 
-def inspection_columns(one: NewInspection) -> dict[str, Any]:
+def inspection_columns(one: NewInspection) -> dict[str, object]:
     """Columns of a new inspection."""
     values = {name: getattr(one, name) for name in _INSPECTION_FIELDS}
     return values | {
@@ -225,10 +228,12 @@ def inspection_columns(one: NewInspection) -> dict[str, Any]:
     }
 
 
-def _view_columns(number: int, one: NewInspection) -> list[dict[str, Any]]:
-    own = {"inspection_id": number, "product_id": one.product_id}
-    return [
-        {name: getattr(seen, name) for name in _VIEW_FIELDS}
-        | {"name": seen.name[:MAX_NAME_LENGTH], "record": json.dumps(seen.record), "place": place, **own}
-        for place, seen in enumerate(one.views)
-    ]
+def _view_columns(number: int, one: NewInspection) -> list[dict[str, object]]:
+    """Columns of the views of a new inspection."""
+    rows = []
+    for place, seen in enumerate(one.views):
+        row = {name: getattr(seen, name) for name in _VIEW_FIELDS}
+        row |= {"name": seen.name[:MAX_NAME_LENGTH], "record": json.dumps(seen.record)}
+        row |= {"inspection_id": number, "product_id": one.product_id, "place": place}
+        rows.append(row)
+    return rows

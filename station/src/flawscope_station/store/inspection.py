@@ -11,17 +11,19 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, NotRequired, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, TypeAdapter, WithJsonSchema
+from pydantic.config import JsonDict
 
 from flawscope import Region
 from flawscope.errors import FlawscopeError
 from flawscope.results import FoundParts, PartPose, findings
 from flawscope_station.store.purposes import PRODUCTION
+from flawscope_station.store.rows import KeyedInspectionRow
 
 Finding = findings.Finding  # the name of a field hides the module
-EXAMPLE: dict[str, Any] = {
+EXAMPLE: JsonDict = {
     "id": 17,
     "product": "plate",
     "version": 1,
@@ -180,7 +182,61 @@ class Inspection(BaseModel):
         return self.decision != "good"
 
 
-def other_fields(inspection: Mapping[str, Any]) -> dict[str, Any]:
+class RegionFacts(TypedDict):
+    """Region as it is recorded; JSON has lists where `flawscope.Region` has tuples."""
+
+    box: tuple[float, float, float, float]
+    area: float
+    peak: float
+    centroid: tuple[float, float]
+    kinds: NotRequired[tuple[str, ...]]
+
+
+class FindingFacts(TypedDict):
+    """Finding as it is recorded: what the station itself reads of one."""
+
+    code: str
+    words: str
+
+
+class ViewFacts(TypedDict):
+    """Picture of a part in several views, as JSON: those fields of `SeenView` that the station reads."""
+
+    view: str
+    name: str
+    picture: str | None
+    width: int
+    height: int
+    decision: str
+    regions: list[RegionFacts]
+
+
+class InspectionFacts(TypedDict):
+    """Inspection as JSON: those fields of `Inspection` that the station itself reads."""
+
+    id: int
+    at: str
+    product: str
+    version: int
+    name: str
+    decision: str
+    score: float
+    width: int
+    height: int
+    picture: str | None
+    near: bool
+    part: str | None
+    batch: str | None
+    view: str | None
+    unanswered: str | None
+    verdict: str | None
+    verdict_id: int | None
+    regions: list[RegionFacts]
+    views: list[ViewFacts]
+    findings: list[FindingFacts]
+
+
+def other_fields(inspection: Mapping[str, object]) -> dict[str, object]:
     """Entries of an inspection that the library has named, beside the fields of `Inspection`."""
     return {name: value for name, value in inspection.items() if name not in Inspection.model_fields}
 
@@ -226,7 +282,7 @@ class Label(NamedTuple):
     batch: str | None = None
     view: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, str]:
         """Return the texts that the sender gave, by name."""
         return {name: text for name, text in self._asdict().items() if text is not None}
 
@@ -275,12 +331,14 @@ class KeyedRequest:
 
     def possible_keys(self) -> list[str]:
         """Keys in the store under which any request with the sender's key may have been recorded."""
-        most = replace(self, is_several=True, pictures=("",) * (MAX_FILES if self.is_several else 1))
-        return [*replace(self, is_several=False).part_keys(), *most.part_keys()]
+        most_files = MAX_FILES if self.is_several else 1
+        one_part = replace(self, is_several=False)
+        most_parts = replace(self, is_several=True, pictures=("",) * most_files)
+        return one_part.part_keys() + most_parts.part_keys()
 
-    def matches(self, row: Any) -> bool:
+    def matches(self, row: KeyedInspectionRow) -> bool:
         """Whether an inspection that was recorded under the key came from this request."""
-        return bool(row.request_hash == self.hash)
+        return row.request_hash == self.hash
 
 
 def upload_request(
@@ -295,15 +353,17 @@ def upload_request(
     """Request that sends pictures. A trial is another one than the same of the production, which no trial's
     answer may answer."""
     pictures = tuple(hashlib.sha256(data).hexdigest() for data in files)
-    own = () if purpose == PRODUCTION else (f"purpose={purpose}",)
-    said = *label[:2], *pictures, *_view_fields(label), *own
+    said = [label.part, label.batch, *pictures, *_view_fields(label)]
+    if purpose != PRODUCTION:
+        said.append(f"purpose={purpose}")
     return KeyedRequest(key, _hash("form" if is_form else "file", *said), pictures, is_several, scheme)
 
 
 def trigger_request(key: str, camera: int | None, label: Label, scheme: str = HTTP) -> KeyedRequest:
     """Request that takes a frame of a camera."""
-    said = None if camera is None else str(camera), *label[:2], *_view_fields(label)
-    return KeyedRequest(key, _hash("trigger", *said), scheme=scheme)
+    number = None if camera is None else str(camera)
+    hashed = _hash("trigger", number, label.part, label.batch, *_view_fields(label))
+    return KeyedRequest(key, hashed, scheme=scheme)
 
 
 def _view_fields(label: Label) -> tuple[str, ...]:

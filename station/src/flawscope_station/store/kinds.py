@@ -4,8 +4,10 @@ strongest region."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from flawscope_station.store.inspection import RegionFacts
 
 
 class KindCounts(NamedTuple):
@@ -24,10 +26,14 @@ class KindCounts(NamedTuple):
         return max(self.several, self.new, *self.named.values(), 0)
 
 
-def count_kinds(rows: Iterable[tuple[str | None, list[dict[str, Any]]]]) -> KindCounts:
+def count_kinds(rows: Iterable[tuple[str | None, Sequence[RegionFacts]]]) -> KindCounts:
     """Count inspections by kind. rows: what a person named, and the regions, the strongest first."""
-    each = [[named] if named else regions[0].get("kinds") for named, regions in rows if named or regions]
-    sets = [kinds for kinds in each if kinds is not None]
+    sets: list[Sequence[str]] = []
+    for named_kind, regions in rows:
+        if named_kind:
+            sets.append([named_kind])
+        elif regions and (kinds := regions[0].get("kinds")) is not None:
+            sets.append(kinds)
     single = Counter(kinds[0] for kinds in sets if len(kinds) == 1)
     several = sum(len(kinds) > 1 for kinds in sets)
     named = dict(sorted(single.items(), key=lambda pair: (-pair[1], pair[0])))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 from sqlalchemy import exists, select
 
@@ -52,7 +52,7 @@ def active_promise(
     return version, predictor.manifest, rates.promise_of(predictor.manifest)
 
 
-def promise_facts(versions: ModelRegistry, product_id: int) -> dict[str, Any] | None:
+def promise_facts(versions: ModelRegistry, product_id: int) -> dict[str, object] | None:
     """Return what the active version promises, as the API shows it; None: none is active."""
     version, manifest, promise = active_promise(versions, product_id)
     if manifest is None or promise is None:
@@ -70,7 +70,21 @@ def promise_facts(versions: ModelRegistry, product_id: int) -> dict[str, Any] | 
     }
 
 
-def hold_promise(versions: ModelRegistry, product_id: int) -> dict[str, Any] | None:
+class KeptPromise(TypedDict):
+    """Promise of a version beside what was counted on the line (`LineAlarms`). rate, interval: as promised.
+    line_interval: of the rate on the line. state: nothing, kept, broken or open."""
+
+    version: int
+    rate: float
+    interval: list[float]
+    good: int
+    alarms: int
+    unreviewed: int
+    line_interval: list[float]
+    state: str
+
+
+def hold_promise(versions: ModelRegistry, product_id: int) -> KeptPromise | None:
     """Return what the active version promises, what was counted on the line, and the verdict of
     `Promise.judge_line`, as the API shows it; None without a promise."""
     version, _, promise = active_promise(versions, product_id)
@@ -78,8 +92,16 @@ def hold_promise(versions: ModelRegistry, product_id: int) -> dict[str, Any] | N
         return None
     count = count_parts(versions.database, product_id, version)
     verdict = promise.judge_line(*count)
-    told = {"version": version, "rate": promise.rate, "interval": [*promise.interval], **count._asdict()}
-    return {**told, "line_interval": [*verdict.interval], "state": verdict.state}
+    return {
+        "version": version,
+        "rate": promise.rate,
+        "interval": list(promise.interval),
+        "good": count.good,
+        "alarms": count.alarms,
+        "unreviewed": count.unreviewed,
+        "line_interval": list(verdict.interval),
+        "state": verdict.state,
+    }
 
 
 def count_parts(database: Database, product_id: int, version: int) -> LineAlarms:
@@ -88,14 +110,11 @@ def count_parts(database: Database, product_id: int, version: int) -> LineAlarms
     learnt = exists().where(
         learnt_pixels.c.version_id == version, learnt_pixels.c.pixels == pictures.c.pixels
     )
-    query = (
-        select(*(inspections.c[name] for name in ("picture", "part", "batch", "anomalous", "verdict")))
-        .select_from(inspections.join(pictures))
-        .where(on_line(product_id), inspections.c.version_id == version)
-        .where(~inspections.c.tolerated, ~learnt)
-        .order_by(inspections.c.id.desc())
-        .limit(RECENT_PARTS)
-    )
+    column = inspections.c
+    query = select(column.picture, column.part, column.batch, column.anomalous, column.verdict)
+    query = query.select_from(inspections.join(pictures))
+    query = query.where(on_line(product_id), column.version_id == version).where(~column.tolerated, ~learnt)
+    query = query.order_by(column.id.desc()).limit(RECENT_PARTS)
     found = {}
     with database.reading() as connection:
         for picture, part, batch, is_flagged, verdict in connection.execute(query):

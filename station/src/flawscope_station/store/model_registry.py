@@ -6,14 +6,14 @@ import json
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, exists, or_, select, update
 
 from flawscope import Predictor
 from flawscope.artefact import Manifest, files, rates
@@ -23,10 +23,18 @@ from flawscope_station.store.database import Database, now, upsert
 from flawscope_station.store.files import MODELS, Files, write_error
 from flawscope_station.store.insert import add_product, lock_products
 from flawscope_station.store.open_models import AddressModel, Model, OpenModels, ProductModel
-from flawscope_station.store.records import REMOVED_EVENT, NotFoundError, add_event, fetch_row, iso
+from flawscope_station.store.records import REMOVED_EVENT, NotFoundError, add_event, iso
 from flawscope_station.store.schema import (
+    ACTIVE,
+    IS_ACTIVE,
     IS_CHALLENGE,
+    IS_KEPT,
     IS_TRIAL,
+    MAKING,
+    READY,
+    REMOVED,
+    RETIRED,
+    active_version,
     challenges,
     events,
     hours,
@@ -40,11 +48,19 @@ from flawscope_station.store.schema import (
 
 VERSION_ADDED, VERSION_ACTIVATED = "version added", "version activated"  # events
 QUESTION_ACCEPTED = "question accepted"  # event: a version without it was made
+MAX_REMOVED = 1000  # rows of removed versions of a product that are kept
+IS_THERE = versions.c.state.in_([READY, ACTIVE, RETIRED])  # condition: whoever asks for versions sees these
+DRAFT = "draft"  # fact of a version that a draft of a new product went live as
 RATE_OF = "rate_of"  # fact of a version that differs from another one, which this names, by its rate alone
 
 
 class ModelRegistry:
     """Model versions of all products, and their open models.
+
+    A version is `making` until its file is kept and whoever made it says that it is ready; then `ready`,
+    `active` while it judges, `retired` after that. One that never judged can be `removed`. Each step is one
+    statement that names the states which it may come from, so that of two steps at once one finds nothing to
+    change; that a product has one active version at most is an index.
 
     Args:
         device, threads, engine: to open models with.
@@ -61,7 +77,7 @@ class ModelRegistry:
         self.database, self.files = database, files
         self.device, self.threads, self.engine = device, threads, engine
         self.models = OpenModels()
-        self._switch_lock = threading.Lock()  # versions are switched and removed one after another
+        self._switch_lock = threading.Lock()  # rows and open models are switched together
         self.joint_entries: set[int] = set()  # entries whose settings name a joint model
         self.rates: dict[int, float] = {}  # false-alarm rates that the settings name, by product
 
@@ -74,11 +90,14 @@ class ModelRegistry:
         origin: str,
         who: str,
         facts: Mapping[str, Any] = MappingProxyType({}),
+        *,
+        is_ready: bool = True,
     ) -> int:
         """Keep a copy of a model file as a version; return its number. The same content is the same version.
 
         Args:
             facts: beside those of the file.
+            is_ready: otherwise it is `making` until `make_ready`, or until the station ends.
 
         Raises:
             InputError: the file is no model of one product, or damaged.
@@ -86,13 +105,21 @@ class ModelRegistry:
         """
         with self._copy(Path(model), origin) as (copy, file):
             manifest = router.read_manifest(copy)
-            if (existing := self._find_by_hash(product_id, file["hash"])) is not None:
-                self._keep(copy, {"file": self._row(product_id, existing).file})  # it may have been lost
-                return existing
-            self._keep(copy, file)
+            known = {**_model_facts(manifest), **facts}
             with self.database.writing() as connection:
-                known = {**_model_facts(manifest), **facts}
-                return self._insert(connection, product_id, file, who, known, manifest)
+                number = self._insert(connection, product_id, file, known, manifest)
+                kept = connection.scalar(select(versions.c.file).where(versions.c.id == number))
+            self._keep(copy, {"file": str(kept)})  # that of a known version may have been lost
+            if is_ready:
+                with self.database.writing() as connection:
+                    make_ready(connection, number, who)
+            return number
+
+    def remove_unfinished(self) -> None:
+        """Remove the versions that were being made when the station ended."""
+        query = select(versions.c.id, versions.c.product_id).where(versions.c.state == MAKING)
+        for row in self.database.rows(query):
+            self.remove(row.product_id, row.id)
 
     def add_at_rate(self, product_id: int, number: int, rate: float, who: str) -> int:
         """Keep a version's model at another false-alarm rate as a version; return its number.
@@ -141,11 +168,13 @@ class ModelRegistry:
             with self.database.writing() as connection:
                 self._lock_all(connection, [entry_id])
                 facts: dict[str, Any] = {"products": [*names.values()]}
-                found = {entry_id: self._insert(connection, entry_id, file, who, facts)}
+                found = {entry_id: self._insert(connection, entry_id, file, facts)}
                 for name, manifest in manifests.items():
                     number = add_product(connection, names[name], entry_id)
                     facts = {**_model_facts(manifest), "product": name}
-                    found[number] = self._insert(connection, number, file, who, facts, manifest)
+                    found[number] = self._insert(connection, number, file, facts, manifest)
+                for version in found.values():
+                    make_ready(connection, version, who)
         return found
 
     def _lock_all(self, connection: Connection, ids: Sequence[int]) -> None:
@@ -186,49 +215,46 @@ class ModelRegistry:
         connection: Connection,
         product_id: int,
         file: Mapping[str, str],
-        who: str,
         facts: dict[str, Any],
         manifest: Manifest | None = None,
     ) -> int:
-        """Add a version unless it is there; return its number."""
+        """Add a version that is being made unless it is there; return its number."""
         values = {**file, "product_id": product_id, "facts": json.dumps(facts), "created_at": now()}
+        values["state"] = MAKING
         new = upsert(connection.dialect.name, versions).values(values).on_conflict_do_nothing()
         number = connection.execute(new.returning(versions.c.id)).scalar_one_or_none()
         if number is None:
             existing = select(versions.c.id).filter_by(product_id=product_id, hash=file["hash"])
-            return int(connection.execute(existing).scalar_one())
+            return int(connection.execute(existing.where(IS_KEPT)).scalar_one())
         pixels = {picture.hash for picture in manifest.pictures} if manifest else ()
         if pixel_rows := [{"version_id": number, "pixels": one} for one in sorted(pixels)]:
             connection.execute(learnt_pixels.insert(), pixel_rows)
-        add_event(connection, VERSION_ADDED, who, f"version {number} from {file['origin']}", product_id)
         return int(number)
 
-    def _find_by_hash(self, product_id: int, digest: str) -> int | None:
-        query = select(versions.c.id).filter_by(product_id=product_id, hash=digest)
-        with self.database.reading() as connection:
-            return connection.scalar(query)
-
     def removable(self, product_id: int) -> list[int]:
-        """Return the versions that were never used and that nothing names."""
-        with self.database.reading() as connection:
-            return [*_unused(connection, product_id)]
+        """Return the versions that never judged, that nothing names, and that are of no joint model."""
+        query = select(versions).where(versions.c.product_id == product_id, _is_removable())
+        rows = self.database.rows(query.where(versions.c.state == READY).order_by(versions.c.id))
+        return [row.id for row in rows if not _is_joint(row)]
 
     def remove(self, product_id: int, number: int, who: str = "station") -> bool:
-        """Remove a version that was never used, and its file unless another one needs it. False where it was
-        used, or cannot be removed."""
-        # what may name it is asked here
-        with self._switch_lock, self.database.writing_unchecked() as connection:
-            lock_products(connection, [product_id])
-            row = _unused(connection, product_id).get(number)
-            if row is None:
+        """Remove a version that never judged, and its file unless another one needs it. False where it
+        judged, or something names it, or it is of a joint model, a version of others, too."""
+        row = self.database.row(select(versions).where(versions.c.id == number))
+        if row is None or _is_joint(row):
+            return False
+        own = versions.c.id == number, versions.c.product_id == product_id
+        with self.database.writing() as connection:
+            change = update(versions).where(*own, _is_removable()).values(state=REMOVED)
+            if connection.execute(change).rowcount == 0:
                 return False
             connection.execute(delete(learnt_pixels).where(learnt_pixels.c.version_id == number))
-            connection.execute(delete(versions).where(versions.c.id == number))
             add_event(connection, REMOVED_EVENT, who, f"version {number}, which was never used", product_id)
+            _forget_removed(connection, product_id)
 
         def is_unused() -> bool:
             with self.database.reading() as connection:
-                query = select(versions.c.id).where(versions.c.hash == row.hash)
+                query = select(versions.c.id).where(versions.c.hash == row.hash, IS_KEPT)
                 return connection.execute(query).first() is None
 
         self.files.discard(self.files.model_folder(row.hash), row.hash, is_unused)
@@ -240,15 +266,9 @@ class ModelRegistry:
         """Number of the version that judges. NoModelError."""
         return self.active(product_id)[0]
 
-    def activate(self, product_id: int, number: int, who: str, instead_of: int | None = None) -> bool:
+    def activate(self, product_id: int, number: int, who: str) -> None:
         """Open a version and let it judge from now on, also the pictures that wait. One of a joint model does
         so for all products of the model; those of the entry that it does not know have no model then.
-
-        Args:
-            instead_of: number of the version that must be active until then; any other one stays active.
-
-        Returns:
-            Whether the version judges.
 
         Raises:
             NotFoundError: the product has no such version, or somebody removed it while it was opened.
@@ -260,26 +280,17 @@ class ModelRegistry:
         with self._switch_lock:
             with self.database.writing() as connection:
                 self._lock_all(connection, [*models])
-                _check_there(connection, rows)
-                # `number` itself: an earlier call wrote it, and its answer was lost
-                allowed = (instead_of, number)
-                if instead_of is not None and _active_number(connection, product_id) not in allowed:
-                    return False
-                left = products.c.entry_id.in_(models), products.c.id.not_in(models)
-                connection.execute(update(products).where(*left).values(active_version_id=None))
+                _activate(connection, models.keys(), [row.id for row in rows])
                 for row in rows:
-                    where = products.c.id == row.product_id
-                    connection.execute(update(products).where(where).values(active_version_id=row.id))
                     add_event(connection, VERSION_ACTIVATED, who, str(row.id), row.product_id)
             self.models.activate(models)
-        return True
 
     def deactivate(self, product_id: int, who: str, why: str) -> None:
         """Let no version of a product judge any more, which is an event with its reason."""
         with self._switch_lock:
             with self.database.writing() as connection:
-                where = products.c.id == product_id
-                connection.execute(update(products).where(where).values(active_version_id=None))
+                own = versions.c.product_id == product_id, IS_ACTIVE
+                connection.execute(update(versions).where(*own).values(state=RETIRED))
                 add_event(connection, REMOVED_EVENT, who, why, product_id)
             self.models.deactivate(product_id)
 
@@ -291,10 +302,10 @@ class ModelRegistry:
         if not asked:
             return number
         facts, origin = json.loads(rows[0].facts), rows[0].origin
-        rate_of = {RATE_OF: facts[RATE_OF]} if RATE_OF in facts else {}
+        same = {name: facts[name] for name in (RATE_OF, DRAFT) if name in facts}
         with self._saved(model, rows[0].file) as path:
             if isinstance(model, Predictor):
-                new = self.add(product_id, path, origin, who, rate_of)
+                new = self.add(product_id, path, origin, who, same)
             else:
                 names = {json.loads(row.facts).get("product"): row for row in rows}
                 entry = names.pop(None).product_id
@@ -325,7 +336,7 @@ class ModelRegistry:
             number = _active_number(connection, product_id)
         if number is not None:
             rows = self._same_file_rows(product_id, number)
-            is_active = all(row.id == row.active_version_id for row in rows)
+            is_active = all(row.state == ACTIVE for row in rows)
             before, number = number, self._at_configured_rate(product_id, number)
             if is_active and before == number:
                 self.models.activate(self._load_models(rows))
@@ -341,8 +352,7 @@ class ModelRegistry:
 
     def active_row(self, product_id: int) -> Row[Any] | None:
         """Row of the version that was active last; None: there is none."""
-        judging = select(products.c.active_version_id).where(products.c.id == product_id).scalar_subquery()
-        return self.database.row(select(versions).where(versions.c.id == judging))
+        return self.database.row(select(versions).where(versions.c.product_id == product_id, IS_ACTIVE))
 
     def active(self, product_id: int) -> tuple[int, Predictor]:
         """Number and model of the version that judges a product. NoModelError where none could be opened."""
@@ -361,9 +371,9 @@ class ModelRegistry:
         """The version, or those of a joint model's entry and all of its products, with `called`, the
         product's name. NotFoundError; InputError where the settings name a model of another kind."""
         found = self._row(product_id, number)
-        known = products.c.name.label("called"), products.c.active_version_id
-        query = select(versions, *known).join(products, products.c.id == versions.c.product_id)
-        is_joint = not {"product", "products"}.isdisjoint(json.loads(found.facts))
+        query = select(versions, products.c.name.label("called")).where(IS_THERE)
+        query = query.join(products, products.c.id == versions.c.product_id)
+        is_joint = _is_joint(found)
         with self.database.reading() as connection:
             entry = connection.scalar(select(products.c.entry_id).where(products.c.id == product_id))
             entry = product_id if product_id in self.joint_entries else entry
@@ -406,6 +416,20 @@ class ModelRegistry:
         """Engine to open a model file with; None: the default."""
         return None if path.suffix.lower() == files.TRAINED_SUFFIX else self.engine
 
+    def made_as(self, product_id: int, origin: str) -> list[dict[str, Any]]:
+        """Return number, state and facts of a product's versions of this origin, the newest first."""
+        own = versions.c.product_id == product_id, versions.c.origin == origin, IS_THERE
+        rows = self.database.rows(select(versions).where(*own).order_by(versions.c.id.desc()))
+        return [{**json.loads(row.facts), "id": row.id, "state": row.state} for row in rows]
+
+    def note_draft(self, number: int, mark: Mapping[str, Any]) -> None:
+        """Note with a version which draft went live as it. StoreError."""
+        own = versions.c.id == number
+        with self.database.writing() as connection:
+            facts = json.loads(connection.execute(select(versions.c.facts).where(own)).scalar_one())
+            changed = json.dumps({**facts, DRAFT: dict(mark)})
+            connection.execute(update(versions).where(own).values(facts=changed))
+
     # ---- facts for people
 
     def path(self, product_id: int, number: int) -> Path:
@@ -416,21 +440,22 @@ class ModelRegistry:
         """All versions of a product as the API shows them, the newest first."""
         with self.database.reading() as connection:
             rows = connection.execute(
-                select(versions).where(versions.c.product_id == product_id).order_by(versions.c.id.desc())
+                select(versions)
+                .where(versions.c.product_id == product_id, IS_THERE)
+                .order_by(versions.c.id.desc())
             ).all()
-            active, switches = _active_number(connection, product_id), _activations(connection, product_id)
+            switches = _activations(connection, product_id)
         return {
-            "versions": [_describe_version(row, active, switches.get(row.id, [])) for row in rows],
-            "active": active,
+            "versions": [_describe_version(row, switches.get(row.id, [])) for row in rows],
+            "active": next((row.id for row in rows if row.state == ACTIVE), None),
         }
 
     def version(self, product_id: int, number: int) -> dict[str, Any]:
         """A version as the API shows it. NotFoundError."""
         row = self._row(product_id, number)
         with self.database.reading() as connection:
-            active = _active_number(connection, product_id)
             switches = _activations(connection, product_id, number).get(number, [])
-        return _describe_version(row, active, switches)
+        return _describe_version(row, switches)
 
     def previous_version(self, product_id: int, active: int | None) -> int | None:
         """Number of the version that was active before `active`; None: there was none."""
@@ -446,7 +471,11 @@ class ModelRegistry:
         return None if number is None else int(number)
 
     def _row(self, product_id: int, number: int) -> Row[Any]:
-        return fetch_row(self.database, versions, product_id, number)
+        own = versions.c.product_id == product_id, versions.c.id == number
+        row = self.database.row(select(versions).where(*own, IS_THERE))
+        if row is None:
+            raise NotFoundError(f"there is no version {number} of this product")
+        return row
 
 
 def rate_root(connection: Connection, number: int) -> int:
@@ -473,46 +502,61 @@ def _model_facts(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _check_there(connection: Connection, rows: Sequence[Row[Any]]) -> None:
-    """Raise NotFoundError where one of these versions was removed since its row was read."""
-    there = connection.execute(select(versions.c.id).where(versions.c.id.in_([row.id for row in rows])))
-    if gone := {row.id for row in rows} - {*there.scalars()}:
-        raise NotFoundError(f"version {min(gone)} was removed while it was opened: choose another one")
+def make_ready(connection: Connection, number: int, who: str) -> None:
+    """Let a version that was being made be activated; any other one stays as it is."""
+    change = update(versions).where(versions.c.id == number, versions.c.state == MAKING).values(state=READY)
+    row = connection.execute(change.returning(versions.c.product_id, versions.c.origin)).one_or_none()
+    if row is not None:
+        add_event(connection, VERSION_ADDED, who, f"version {number} from {row.origin}", row.product_id)
+
+
+def _activate(connection: Connection, product_ids: Collection[int], numbers: Sequence[int]) -> None:
+    """Let these versions judge, and no others of the products, and of those that are found by one of them.
+    NotFoundError where one was removed since its row was read."""
+    entries = select(products.c.id).where(products.c.entry_id.in_(product_ids))
+    own = or_(versions.c.product_id.in_(product_ids), versions.c.product_id.in_(entries))
+    # first: an index allows one active version, also within a statement
+    before = update(versions).where(own, IS_ACTIVE, versions.c.id.not_in(numbers))
+    connection.execute(before.values(state=RETIRED))
+    there = versions.c.id.in_(numbers), IS_THERE
+    if connection.execute(update(versions).where(*there).values(state=ACTIVE)).rowcount != len(numbers):
+        raise NotFoundError(
+            f"version {', '.join(map(str, numbers))} was removed while it was opened: choose another one"
+        )
 
 
 def _active_number(connection: Connection, product_id: int) -> int | None:
-    query = select(products.c.active_version_id).where(products.c.id == product_id)
-    number = connection.execute(query).scalar_one()
+    number = connection.scalar(select(active_version(product_id)))
     return None if number is None else int(number)
 
 
-def _unused(connection: Connection, product_id: int) -> dict[int, Row[Any]]:
-    """Versions by number that were never used and that nothing names. The newest of all is none of them, for
-    SQLite would give its number to another; nor is one of a joint model, a version of others, too."""
-    number = versions.c.id
+def _is_removable() -> ColumnElement[bool]:
+    """Condition of versions that never judged and that nothing names."""
+    number, product_id = versions.c.id, versions.c.product_id
     inspected = inspections.c.product_id == product_id, inspections.c.version_id == number
-    starts = or_(jobs.c.start_version_id == number, jobs.c.version_id == number)
     uses = (
         exists().where(hours.c.product_id == product_id, hours.c.version_id == number),
         exists().where(*inspected, IS_CHALLENGE),
+        # what was tried by hand counts in no hour; by an index of its own
+        exists().where(inspections.c.version_id == number, IS_TRIAL),
         exists().where(challenges.c.product_id == product_id, challenges.c.version_id == number),
         exists().where(learnt.c.version_id == number),
-        exists().where(jobs.c.product_id == product_id, starts),
+        exists().where(jobs.c.product_id == product_id, jobs.c.start_version_id == number),
     )
-    newest = select(func.max(versions.alias().c.id)).scalar_subquery()
-    activated = {_active_number(connection, product_id), *_activations(connection, product_id)} - {None}
-    query = select(versions).where(versions.c.product_id == product_id, number.not_in(activated))
-    rows = connection.execute(query.where(number != newest, ~or_(*uses))).all()
-    tried = select(inspections.c.version_id).distinct()  # what was tried by hand counts in no table of hours
-    tried = tried.where(
-        inspections.c.product_id == product_id,
-        inspections.c.version_id.in_([row.id for row in rows]),
-        IS_TRIAL,
-    )
-    used = {*connection.scalars(tried)} if rows else {*()}
-    is_joint = {"product", "products"}
-    unused = (row for row in rows if row.id not in used)
-    return {row.id: row for row in unused if is_joint.isdisjoint(json.loads(row.facts))}
+    return and_(versions.c.state.in_([MAKING, READY]), ~or_(*uses))
+
+
+def _is_joint(row: Row[Any]) -> bool:
+    return not {"product", "products"}.isdisjoint(json.loads(row.facts))
+
+
+def _forget_removed(connection: Connection, product_id: int) -> None:
+    """Remove the rows of the oldest removed versions; the newest stay, so that no number is given again."""
+    own = versions.c.product_id == product_id, versions.c.state == REMOVED
+    kept = select(versions.c.id).where(*own).order_by(versions.c.id.desc()).offset(MAX_REMOVED).limit(1)
+    if (last := connection.scalar(kept)) is not None:
+        is_named = exists().where(jobs.c.product_id == product_id, jobs.c.version_id == versions.c.id)
+        connection.execute(delete(versions).where(*own, versions.c.id <= last, ~is_named))
 
 
 def _activations(
@@ -530,14 +574,14 @@ def _activations(
     return found
 
 
-def _describe_version(row: Row[Any], active: int | None, switches: list[dict[str, str]]) -> dict[str, Any]:
+def _describe_version(row: Row[Any], switches: list[dict[str, str]]) -> dict[str, Any]:
     return {
         "id": row.id,
         "file": Path(row.file).name,
         "hash": row.hash,
         "origin": row.origin,
         "created_at": iso(row.created_at),
-        "active": row.id == active,
+        "active": row.state == ACTIVE,
         "switches": switches,
         **json.loads(row.facts),
     }

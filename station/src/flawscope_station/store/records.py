@@ -13,11 +13,11 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from operator import attrgetter
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, cast
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
-    Row,
     Select,
     Table,
     case,
@@ -43,12 +43,24 @@ from flawscope_station.store.insert import (
 )
 from flawscope_station.store.inspection import (
     Inspection,
+    InspectionFacts,
     KeyedRequest,
     KeyUsedError,
+    ViewFacts,
     format_time,
 )
 from flawscope_station.store.purposes import CHALLENGE, PRODUCTION, TRIAL
 from flawscope_station.store.removed_files import find_file_keys
+from flawscope_station.store.rows import (
+    DecisionRow,
+    EventRow,
+    InspectionRow,
+    KeyedInspectionRow,
+    ProductRow,
+    ShownInspectionRow,
+    VerdictRow,
+    ViewRow,
+)
 from flawscope_station.store.schema import (
     ANOMALOUS,
     HOUR,
@@ -80,11 +92,18 @@ VERDICT_EVENT, REMOVED_EVENT, TOLERANCES_EVENT = "verdict", "removed", "toleranc
 DONE, SKIPPED = "done", "skipped"  # states of a review, beside those in `recording`
 MAX_NOTE_LENGTH = 2000  # characters
 MAX_IDS_PER_QUERY = 10_000  # inspections that one query names; SQLite takes 32,766
-# fields of an inspection, of which nothing is said
-_UNSAID: dict[str, Any] = {
-    name: [] if (default := one.get_default()) == () else default
-    for name, one in Inspection.model_fields.items()
-}
+
+
+def _unsaid_fields() -> dict[str, object]:
+    """Return the fields of an inspection of which nothing is said, with their values."""
+    values: dict[str, object] = {}
+    for name, field in Inspection.model_fields.items():
+        default = field.get_default()
+        values[name] = [] if default == () else default  # as JSON has it
+    return values
+
+
+_UNSAID = _unsaid_fields()
 # Address of the current request's sender, for the events that it causes in any thread
 SENDER_ADDRESS: ContextVar[str | None] = ContextVar("address", default=None)
 
@@ -104,18 +123,22 @@ class DecidedError(InputError):
 
     status, code = 409, "decided"
 
-    def __init__(self, number: int, held: Row[Any] | None):
-        names = ("verdict_id", "verdict", "by", "at")
+    def __init__(self, number: int, held: VerdictRow | None):
+        self.details: dict[str, int | str | None]
         if held is None:
             text = f"inspection {number} has no verdict any more: send replaces=0 to give one"
-            self.details: dict[str, Any] = dict.fromkeys(names)
+            self.details = {"verdict_id": None, "verdict": None, "by": None, "at": None}
         else:
-            said = held.id, held.verdict, held.who, iso(held.at)
             text = (
                 f"{held.who} said {held.verdict} on inspection {number} already: send replaces={held.id} to "
                 "replace it"
             )
-            self.details = dict(zip(names, said, strict=True))
+            self.details = {
+                "verdict_id": held.id,
+                "verdict": held.verdict,
+                "by": held.who,
+                "at": iso(held.at),
+            }
         super().__init__(text)
 
 
@@ -131,17 +154,16 @@ class PictureRecord(NamedTuple):
     tolerated: bool
 
 
+class WaitingInspections(TypedDict):
+    """Inspections that wait for a review, and the number of all that wait."""
+
+    inspections: list[InspectionFacts]
+    waiting: int
+
+
 def iso(at: int) -> str:
     """Microseconds since 1970 as 2026-11-22T02:04:51.123Z."""
     return format_time(datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at))
-
-
-def fetch_row(database: Database, table: Table, product_id: int, number: int) -> Row[Any]:
-    """Row of a product's version or candidate. NotFoundError."""
-    row = database.row(select(table).filter_by(product_id=product_id, id=number))
-    if row is None:
-        raise NotFoundError(f"there is no {table.name[:-1]} {number} of this product")
-    return row
 
 
 def parse_time(text: str) -> int:
@@ -180,7 +202,7 @@ class Store:
         with self.database.writing() as connection:
             return add_product(connection, name, entry_id)
 
-    def find_product(self, name: str) -> Row[Any] | None:
+    def find_product(self, name: str) -> ProductRow | None:
         """Row of the product of a name, also of one that was removed."""
         return self.database.row(select(products).where(products.c.name == name))
 
@@ -227,7 +249,8 @@ class Store:
     def counts(self, product_id: int) -> Counter[str]:
         """Numbers of all inspections of a product: `COUNTED`. They are read once, and counted on."""
         with self._counting:
-            if (known := self._counts.get(product_id)) is not None:
+            known = self._counts.get(product_id)
+            if known is not None:
                 return known.copy()
             before = self._writes
         found = Counter(self.counts_since(product_id, 0))
@@ -239,12 +262,12 @@ class Store:
     def counts_since(self, product_id: int, since: int) -> dict[str, int]:
         """Numbers of inspections since a time: `COUNTED`."""
         first_hour = -(-since // HOUR)  # that is whole
-        sums = (func.coalesce(func.sum(hours.c[name]), 0) for name in COUNTED)
+        sums = [func.coalesce(func.sum(hours.c[name]), 0) for name in COUNTED]
         whole = select(*sums).where(hours.c.product_id == product_id, hours.c.hour >= first_hour)
         column = inspections.c
         is_anomalous = column.anomalous & ~column.tolerated
         conditions = (true(), is_anomalous, column.tolerated, column.unanswered.is_not(None))
-        ones = (func.coalesce(func.sum(case((holds, 1), else_=0)), 0) for holds in conditions)
+        ones = [_count_where(holds) for holds in conditions]
         begun = select(*ones).where(on_line(product_id), column.at >= since, column.at < first_hour * HOUR)
         with self.database.reading() as connection:
             rows = [connection.execute(whole).one()]
@@ -265,7 +288,8 @@ class Store:
             with self._counting:
                 self._writing, self._writes = self._writing - 1, self._writes + 1
                 for product_id, change in done:
-                    if (known := self._counts.get(product_id)) is not None:
+                    known = self._counts.get(product_id)
+                    if known is not None:
                         known.update(change)
 
     # ---- inspections
@@ -308,17 +332,20 @@ class Store:
         """Number of the inspection under each key, and hash of its picture; of a folder's files also where
         the record was removed, or where there was none (`GIVEN_UP`)."""
         removed = find_file_keys(self.database, product_id, removed_files.c.key.in_(keys))
-        there = {str(row.key): (int(row.id), str(row.picture)) for row in self.find_by_keys(product_id, keys)}
         of_part = is_at_address(product_id, views.c.product_id), views.c.key.in_(keys)
         seen = self.database.rows(select(views.c.key, views.c.inspection_id, views.c.picture).where(*of_part))
-        every = {str(row.key): (int(row.inspection_id), str(row.picture)) for row in (*removed, *seen)}
-        return {**every, **{key: one for key, one in there.items() if key not in every}}
+        known: dict[str, tuple[int, str]] = {}
+        for row in (*removed, *seen):
+            known[str(row.key)] = int(row.inspection_id), str(row.picture)
+        for inspection in self.find_by_keys(product_id, keys):
+            known.setdefault(str(inspection.key), (int(inspection.id), str(inspection.picture)))
+        return known
 
-    def find_by_keys(self, product_id: int, keys: Sequence[str]) -> Sequence[Row[Any]]:
+    def find_by_keys(self, product_id: int, keys: Sequence[str]) -> Sequence[KeyedInspectionRow]:
         """Inspections under these keys, with the columns that `KeyedRequest.matches` needs."""
-        columns = (inspections.c[name] for name in ("id", "key", "picture", "source", "request_hash"))
-        query = select(*columns).where(is_at_address(product_id), inspections.c.key.in_(keys))
-        return self.database.rows(query)
+        column = inspections.c
+        query = select(column.id, column.key, column.picture, column.source, column.request_hash)
+        return self.database.rows(query.where(is_at_address(product_id), column.key.in_(keys)))
 
     def find_answers(self, product_id: int, request: KeyedRequest) -> dict[int, int]:
         """Inspections that a request led to before: place of its part -> number.
@@ -332,7 +359,7 @@ class Store:
                 raise KeyUsedError(f"request, inspection {row.id}")
         return {place: int(rows[key].id) for place, key in enumerate(request.part_keys()) if key in rows}
 
-    def inspection(self, product_id: int, number: int) -> dict[str, Any]:
+    def inspection(self, product_id: int, number: int) -> InspectionFacts:
         """An inspection as the API shows it, of a product or of those of an entry. NotFoundError."""
         query = inspection_query().where(is_at_address(product_id), inspections.c.id == number)
         with self.database.reading() as connection:
@@ -341,19 +368,18 @@ class Store:
             raise NotFoundError(f"there is no inspection {number}")
         return found[0]
 
-    def inspections_by_number(self, product_id: int, numbers: Collection[int]) -> dict[int, dict[str, Any]]:
+    def inspections_by_number(self, product_id: int, numbers: Collection[int]) -> dict[int, InspectionFacts]:
         """Inspections as the API shows them, by number; numbers without an inspection are left out."""
         query = inspection_query().where(
             inspections.c.product_id == product_id, inspections.c.id.in_(numbers)
         )
         with self.database.reading() as connection:
-            return {
-                one["id"]: one for one in describe_inspections(connection, connection.execute(query).all())
-            }
+            found = describe_inspections(connection, connection.execute(query).all())
+        return {one["id"]: one for one in found}
 
     def waiting(
         self, product_id: int, limit: int, after: int = 0, without: Sequence[int] = ()
-    ) -> dict[str, Any]:
+    ) -> WaitingInspections:
         """Oldest inspections that wait for a review, and the number of all that wait.
 
         Args:
@@ -369,7 +395,7 @@ class Store:
             count = _waiting_count(connection, product_id)
             return {"inspections": describe_inspections(connection, rows), "waiting": count}
 
-    def last_defective(self, product_id: int) -> dict[str, Any] | None:
+    def last_defective(self, product_id: int) -> InspectionFacts | None:
         """The last part that was called anomalous, as the API shows it; None where a person called the latest
         `MAX_FLAGGED` good."""
         column = inspections.c
@@ -388,7 +414,7 @@ class Store:
 
     def picture(self, product_id: int, number: int, view: str | None = None) -> PictureRecord:
         """Picture of an inspection. view: of the part; None: that of the inspection. NotFoundError."""
-        of_picture = select(*(pictures.c[name] for name in ("hash", "suffix", "removed_at")))
+        of_picture = select(pictures.c.hash, pictures.c.suffix, pictures.c.removed_at)
         if view is None:
             query = of_picture.add_columns(
                 inspections.c.name, inspections.c.version_id, inspections.c.tolerated
@@ -434,7 +460,7 @@ class Store:
         key: str | None = None,
         kind: str = "",
         replaces: int | None = None,
-    ) -> dict[str, Any]:
+    ) -> InspectionFacts:
         """Record a person's verdict on an inspection; `undo` takes the last verdict back.
 
         Args:
@@ -483,7 +509,7 @@ class Store:
         """Hash of the mask of the last verdict; None where it has none."""
         with self.database.reading() as connection:
             last = last_verdicts(connection, [number]).get(number)
-        return last and last.mask
+        return None if last is None else last.mask
 
     # ---- events
 
@@ -510,10 +536,16 @@ class Store:
             new = [text for text in dict.fromkeys(batch) if text not in known]
             self.note_events(kind, who, new, product_id)
 
-    def events(self, kind: str, product_id: int | None = None) -> list[Row[Any]]:
+    def events(self, kind: str, product_id: int | None = None) -> Sequence[EventRow]:
         """Events of a kind and product, None: of the station itself, the latest first, 500 at most."""
         query = select(events).where(events.c.kind == kind, events.c.product_id == product_id)
         return self.database.rows(query.order_by(events.c.id.desc()).limit(MAX_EVENTS))
+
+
+def _count_where(condition: ColumnElement[bool]) -> ColumnElement[int]:
+    """Number of rows for which a condition holds."""
+    ones = case((condition, 1), else_=0)
+    return func.coalesce(func.sum(ones), 0)
 
 
 def _waiting_count(connection: Connection, product_id: int) -> int:
@@ -526,7 +558,8 @@ def _counts_of(one: NewInspection) -> dict[str, int]:
     """Numbers that an inspection adds to `Store.counts`."""
     is_anomalous, is_tolerated = one.decision == ANOMALOUS, one.decision == WITHIN
     is_unanswered = one.unanswered is not None
-    return dict(zip(COUNTED, (1, int(is_anomalous), int(is_tolerated), int(is_unanswered)), strict=True))
+    counts = 1, int(is_anomalous), int(is_tolerated), int(is_unanswered)
+    return dict(zip(COUNTED, counts, strict=True))
 
 
 def add_event(
@@ -547,7 +580,7 @@ def add_event(
 # --------------------------------------------------------------------------------------------------- verdicts
 
 
-def _verdict_content(verdict: str, mask: str | None, note: str, kind: str) -> dict[str, Any]:
+def _verdict_content(verdict: str, mask: str | None, note: str, kind: str) -> dict[str, str | None]:
     """Check what a person says; return it by column of `verdicts`. InputError."""
     if verdict not in (GOOD, DEFECT, SKIP, UNDO):
         raise InputError(f"{verdict!r:.40} is not a verdict: good, defect, skip or undo")
@@ -555,14 +588,22 @@ def _verdict_content(verdict: str, mask: str | None, note: str, kind: str) -> di
     if len(note) > MAX_NOTE_LENGTH:
         raise InputError(f"the note has {len(note)} characters; {MAX_NOTE_LENGTH} at most")
     kind = kind.strip()
-    if kind and (len(kind) > MAX_KIND_LENGTH or not kind.isprintable()):
-        raise InputError(f"kind={kind!r:.60} has not 1 to {MAX_KIND_LENGTH} characters that can be printed")
-    if kind and verdict != DEFECT:
-        raise InputError(f"kind={kind!r:.60} is of a defect: leave it out of the verdict {verdict}")
+    if kind:
+        _check_kind(kind, verdict)
     return {"verdict": verdict, "mask": mask, "note": note, "kind": kind or None}
 
 
-def _check_replaced(number: int, last: Row[Any] | None, who: str, verdict: str, replaces: int | None) -> None:
+def _check_kind(kind: str, verdict: str) -> None:
+    """Raise InputError where a kind of defect cannot be one, or does not belong to the verdict."""
+    if len(kind) > MAX_KIND_LENGTH or not kind.isprintable():
+        raise InputError(f"kind={kind!r:.60} has not 1 to {MAX_KIND_LENGTH} characters that can be printed")
+    if verdict != DEFECT:
+        raise InputError(f"kind={kind!r:.60} is of a defect: leave it out of the verdict {verdict}")
+
+
+def _check_replaced(
+    number: int, last: VerdictRow | None, who: str, verdict: str, replaces: int | None
+) -> None:
     """Raise DecidedError where a verdict would replace another one than its giver knows of. The inspection is
     locked, so that of two verdicts at the same moment the second sees the first. A skip decided nothing,
     and a verdict that agrees replaces nothing."""
@@ -575,14 +616,14 @@ def _check_replaced(number: int, last: Row[Any] | None, who: str, verdict: str, 
         raise DecidedError(number, held)
 
 
-def _replaced_text(verdict: str, last: Row[Any] | None) -> str:
+def _replaced_text(verdict: str, last: VerdictRow | None) -> str:
     """Return what the audit says of the verdict that another one replaces, or takes back."""
     if last is None:
         return ""
     return f", {'takes back' if verdict == UNDO else 'replaces'} {last.verdict} by {last.who}"
 
 
-def _is_repeated(connection: Connection, number: int, key: str, content: dict[str, Any]) -> bool:
+def _is_repeated(connection: Connection, number: int, key: str, content: Mapping[str, str | None]) -> bool:
     """Whether this verdict came under this key before. KeyUsedError where another did."""
     query = select(verdicts).where(verdicts.c.inspection_id == number, verdicts.c.key == key)
     before = connection.execute(query).one_or_none()
@@ -599,13 +640,15 @@ def _in_parts(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
         yield numbers[start : start + MAX_IDS_PER_QUERY]
 
 
-def verdict_stacks(connection: Connection, numbers: Sequence[int] | Select[Any]) -> dict[int, list[Row[Any]]]:
+def verdict_stacks(
+    connection: Connection, numbers: Sequence[int] | Select[Any]
+) -> dict[int, list[VerdictRow]]:
     """Verdicts that hold, by inspection, the oldest first; those taken back are left out. numbers: of the
     inspections, or their query."""
-    stacks: dict[int, list[Row[Any]]] = defaultdict(list)
-    several = [select(numbers.subquery())] if isinstance(numbers, Select) else _in_parts(numbers)
-    for some in several:
-        where = verdicts.c.inspection_id.in_(some)
+    stacks: dict[int, list[VerdictRow]] = defaultdict(list)
+    chunks = [select(numbers.subquery())] if isinstance(numbers, Select) else _in_parts(numbers)
+    for chunk in chunks:
+        where = verdicts.c.inspection_id.in_(chunk)
         rows = connection.execute(select(verdicts).where(where)).all()
         for row in sorted(rows, key=attrgetter("id")):
             if row.verdict != UNDO:
@@ -615,12 +658,12 @@ def verdict_stacks(connection: Connection, numbers: Sequence[int] | Select[Any])
     return {number: stack for number, stack in stacks.items() if stack}
 
 
-def last_verdicts(connection: Connection, numbers: Sequence[int]) -> dict[int, Row[Any]]:
+def last_verdicts(connection: Connection, numbers: Sequence[int]) -> dict[int, VerdictRow]:
     """Last verdict that holds, by inspection; inspections without a verdict are left out."""
     return {number: stack[-1] for number, stack in verdict_stacks(connection, numbers).items()}
 
 
-def _apply_verdicts(connection: Connection, before: Row[Any]) -> None:
+def _apply_verdicts(connection: Connection, before: InspectionRow) -> None:
     """Update an inspection and its hour to the verdicts."""
     last = last_verdicts(connection, [before.id]).get(before.id)
     verdict = None if last is None or last.verdict == SKIP else last.verdict
@@ -630,7 +673,7 @@ def _apply_verdicts(connection: Connection, before: Row[Any]) -> None:
     values = {"verdict": verdict, "review": review, "kind": last and last.kind}
     connection.execute(update(inspections).where(inspections.c.id == before.id).values(values))
     decision = decision_of(before)
-    old_counts, now_counts = (_verdict_counts(decision, word) for word in (before.verdict, verdict))
+    old_counts, now_counts = _verdict_counts(decision, before.verdict), _verdict_counts(decision, verdict)
     changes = {name: hours.c[name] + now_counts[name] - old_counts[name] for name in old_counts}
     place = {"product_id": before.product_id, "version_id": before.version_id, "hour": before.at // HOUR}
     connection.execute(update(hours).filter_by(**place).values(changes))
@@ -655,67 +698,75 @@ def inspection_query() -> Select[Any]:
     return select(inspections, *of_picture, products.c.name.label("product")).select_from(there)
 
 
-def _is_of(table: Table) -> Any:
+def _is_of(table: Table) -> ColumnElement[bool]:
     """Condition that a row of a table is about a picture."""
     return (pictures.c.product_id == table.c.product_id) & (pictures.c.hash == table.c.picture)
 
 
-def describe_new(number: int, taken: NewInspection, product: str) -> dict[str, Any]:
+def describe_new(number: int, taken: NewInspection, product: str) -> InspectionFacts:
     """An inspection that was just recorded, as the API shows it."""
     facts = {**vars(taken), **inspection_columns(taken), "id": number, "product": product, "removed_at": None}
     seen = [_describe_view(one, one.record, one.picture) for one in taken.views]
-    return _describe(SimpleNamespace(**facts, verdict=None, kind=None), taken.record, None, seen)
+    row: ShownInspectionRow = SimpleNamespace(**facts, verdict=None, kind=None)
+    return _describe(row, taken.record, None, seen)
 
 
-def describe_inspections(connection: Connection, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
+def describe_inspections(connection: Connection, rows: Sequence[ShownInspectionRow]) -> list[InspectionFacts]:
     """Inspections as the API shows them."""
     last = last_verdicts(connection, [row.id for row in rows if row.review in (DONE, SKIPPED)])
-    seen: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    seen: dict[int, list[ViewFacts]] = defaultdict(list)
     for one in find_views(connection, [row.id for row in rows if row.view is not None]):
         picture = None if one.removed_at else one.picture
         seen[one.inspection_id].append(_describe_view(one, json.loads(one.record), picture))
     return [_describe(row, json.loads(row.record), last.get(row.id), seen[row.id]) for row in rows]
 
 
-def find_views(connection: Connection, numbers: Sequence[int]) -> list[Row[Any]]:
+def find_views(connection: Connection, numbers: Sequence[int]) -> list[ViewRow]:
     """Rows of `views` of inspections, in their order, with what is known of the files."""
     known = (pictures.c[name] for name in ("suffix", "width", "height", "removed_at", "pixels"))
     query = select(views, *known).select_from(views.join(pictures, _is_of(views)))
     query = query.order_by(views.c.inspection_id, views.c.place)
-    found: list[Row[Any]] = []
-    for some in _in_parts(numbers):
-        found += connection.execute(query.where(views.c.inspection_id.in_(some)))
+    found: list[ViewRow] = []
+    for chunk in _in_parts(numbers):
+        found += connection.execute(query.where(views.c.inspection_id.in_(chunk)))
     return found
 
 
 _VIEW_FIELDS = ("view", "name", "width", "height", "score", "p_value", "severity", "score_threshold")
 
 
-def _describe_view(row: Any, record: dict[str, Any], picture: str | None) -> dict[str, Any]:
+def _describe_view(row: DecisionRow, record: Mapping[str, object], picture: str | None) -> ViewFacts:
     """Fields of `SeenView`, by name, and others of the record."""
-    own = {name: getattr(row, name) for name in _VIEW_FIELDS}
-    return {"regions": [], "findings": [], **record, **own, "decision": decision_of(row), "picture": picture}
+    facts: dict[str, object] = {"regions": [], "findings": [], **record}
+    facts.update({name: getattr(row, name) for name in _VIEW_FIELDS})
+    facts.update({"decision": decision_of(row), "picture": picture})
+    return cast(ViewFacts, facts)
 
 
 def _describe(
-    row: Row[Any] | SimpleNamespace,
-    record: dict[str, Any],
-    last: Row[Any] | None,
-    seen: list[dict[str, Any]],
-) -> dict[str, Any]:
+    row: ShownInspectionRow,
+    record: Mapping[str, object],
+    last: VerdictRow | None,
+    seen: list[ViewFacts],
+) -> InspectionFacts:
     """Fields of `Inspection`, by name, and others of the record. last: verdict. seen: its views."""
-    computed = {
+    computed: dict[str, object] = {
         "views": seen,
         "version": row.version_id,
         "at": iso(row.at),
         "picture": None if row.removed_at else row.picture,
         "decision": decision_of(row),
         "near": bool(row.near),
-        "verdict_id": last.id if last and row.verdict else None,
-        "verdict_at": iso(last.at) if last and row.verdict else None,
-        "verdict_by": last.who if last and row.verdict else None,
-        "note": last.note if last else "",
-        "has_mask": bool(last and last.mask),
+        "note": "" if last is None else last.note,
+        "has_mask": last is not None and bool(last.mask),
     }
+    computed |= _describe_verdict(last if row.verdict else None)
     own = {name: getattr(row, name) for name in _UNSAID if name not in computed and hasattr(row, name)}
-    return {**_UNSAID, **record, **own, **computed}
+    return cast(InspectionFacts, {**_UNSAID, **record, **own, **computed})
+
+
+def _describe_verdict(verdict: VerdictRow | None) -> dict[str, object]:
+    """Fields of `Inspection` about the verdict that holds."""
+    if verdict is None:
+        return {"verdict_id": None, "verdict_at": None, "verdict_by": None}
+    return {"verdict_id": verdict.id, "verdict_at": iso(verdict.at), "verdict_by": verdict.who}

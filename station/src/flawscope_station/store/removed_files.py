@@ -4,18 +4,18 @@ that stays there is not inspected again."""
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, or_, select
+from sqlalchemy import ColumnElement, Connection, delete, or_, select
 
 from flawscope_station.store.database import Database, upsert
+from flawscope_station.store.rows import FileKeyRow, RemovableRow
 from flawscope_station.store.schema import products, removed_files
 
 KEYS_PER_QUERY = 500
 GIVEN_UP = 0  # in the place of a record's number: there was none
 
 
-def keep_file_keys(connection: Connection, rows: Sequence[Row[Any]]) -> None:
+def keep_file_keys(connection: Connection, rows: Sequence[RemovableRow]) -> None:
     """Keep the keys of records that are removed in this transaction.
 
     Args:
@@ -39,7 +39,7 @@ def keep_given_up(database: Database, product_id: int, key: str, picture: str) -
     )
 
 
-def find_file_keys(database: Database, address: int, *wanted: ColumnElement[bool]) -> Sequence[Row[Any]]:
+def find_file_keys(database: Database, address: int, *wanted: ColumnElement[bool]) -> Sequence[FileKeyRow]:
     """Rows of `removed_files` of a product, or of those of an entry."""
     query = select(removed_files).where(_is_at_address(address), *wanted)
     return database.rows(query)

@@ -16,9 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from itertools import groupby
-from typing import Any
 
-from sqlalchemy import Connection, Row, and_, delete, exists, false, func, or_, select, update
+from sqlalchemy import Connection, and_, delete, exists, false, func, or_, select, update
 
 from flawscope.errors import pluralize
 from flawscope_station.settings.station import RetentionSettings
@@ -44,6 +43,7 @@ from flawscope_station.store.removable import (
     removable_keys,
 )
 from flawscope_station.store.removed_files import keep_file_keys
+from flawscope_station.store.rows import RemovableRow, StoredPictureRow
 from flawscope_station.store.schema import (
     deliveries,
     inspections,
@@ -291,7 +291,11 @@ class Retention:
             return int(connection.execute(total).scalar_one())
 
     def _remove_pictures(
-        self, group: list[Row[Any]], last: Mapping[str, int], stays: Condition, summary: RemovalSummary
+        self,
+        group: list[StoredPictureRow],
+        last: Mapping[str, int],
+        stays: Condition,
+        summary: RemovalSummary,
     ) -> None:
         """Remove pictures, first in the data base, then as files, but for those that `stays` says, those with
         an inspection beyond the last one of its kind, and those that were learnt from."""
@@ -299,7 +303,7 @@ class Retention:
         there = {(old.product_id, old.picture): old for old in group if old.removed_at is None}
         if not there:
             return
-        later = (and_(is_of_kind(kind), inspections.c.id > number) for kind, number in last.items())
+        later = [and_(is_of_kind(kind), inspections.c.id > number) for kind, number in last.items()]
         stays = or_(stays, is_shown(or_(*later)))
         due = self._not_learnt(there, stays, summary)
         stays = or_(stays, IS_LEARNT)
@@ -308,7 +312,8 @@ class Retention:
                 lock_products(connection, {product for product, _ in due})
                 due = removable_keys(connection, due, stays)  # one may have been recorded again
                 connection.execute(update(pictures).where(PICTURE.in_(due)).values(removed_at=now()))
-            for old in {there[key].picture: there[key] for key in due}.values():
+            by_hash = {there[key].picture: there[key] for key in due}
+            for old in by_hash.values():
                 # where another product has the picture, too, the file stays
                 if self._stray_files.discard(PICTURES, old.picture, old.suffix):
                     summary.pictures += 1
@@ -316,7 +321,7 @@ class Retention:
         self._pause(time.monotonic() - begun)
 
     def _not_learnt(
-        self, there: Mapping[tuple[int, str], Row[Any]], stays: Condition, summary: RemovalSummary
+        self, there: Mapping[tuple[int, str], StoredPictureRow], stays: Condition, summary: RemovalSummary
     ) -> list[tuple[int, str]]:
         """Keys of the pictures that need not stay, and that no model version was learnt from."""
         with self.database.reading() as connection:
@@ -337,26 +342,9 @@ class Retention:
         begun = time.monotonic()
         with self.database.writing() as connection:
             lock_products(connection, self._products(connection))
-            found = (
-                select(inspections.c.id, *KEY, inspections.c.key, inspections.c.source)
-                .join_from(inspections, pictures)
-                .where(inspections.c.id.in_(numbers), pictures.c.removed_at.is_not(None), ~HAS_VIEW)
-                # the newest one stays: SQLite would give its number to another
-                .where(inspections.c.id < select(func.max(inspections.c.id)).scalar_subquery())
-                # where there are sinks, the inspection of the last verdict stays, too
-                .where(or_(inspections.c.id != last_with_verdict(), ~exists(select(deliveries.c.sink))))
-                .where(~IS_UNDELIVERED)
-            )
-            rows: list[Row[Any]] = list(connection.execute(found.with_for_update(of=inspections)))
+            rows = _removable_inspections(connection, numbers)
             numbers = [row.id for row in rows]
-            of_views = views.c.picture.label("hash"), views.c.inspection_id.label("id")
-            seen = select(*of_views, views.c.product_id, views.c.key, inspections.c.source)
-            rows = [
-                *rows,
-                *connection.execute(
-                    seen.join_from(views, inspections).where(views.c.inspection_id.in_(numbers))
-                ),
-            ]
+            rows += _views_of(connection, numbers)
             theirs = verdicts.c.inspection_id.in_(numbers)
             masks = set(connection.execute(select(verdicts.c.mask).where(theirs)).scalars()) - {None}
             connection.execute(delete(verdicts).where(theirs))
@@ -381,38 +369,41 @@ class Retention:
 
     def _groups(
         self, kind: str, last: int, enough: Callable[[], float] = lambda: math.inf
-    ) -> Iterator[list[Row[Any]]]:
+    ) -> Iterator[list[StoredPictureRow]]:
         """Pictures of inspections of a kind up to a number, the oldest first, in groups for one transaction
         each, from where today's last run ended. enough: bytes of pictures after which a group ends."""
         with self.database.reading() as connection:
             known = self._products(connection)
         oldest = heapq.merge(*(self._read_oldest(product_id, kind, last) for product_id in known))
-        while enough() > 0 and (group := _take_group(oldest, enough())):
+        while enough() > 0:
+            group = _take_group(oldest, enough())
+            if not group:
+                return
             yield group
             for old in group:
                 self._checked[old.product_id, kind] = old.number
 
-    def _read_oldest(self, product_id: int, kind: str, last: int) -> Iterator[list[Row[Any]]]:
+    def _read_oldest(self, product_id: int, kind: str, last: int) -> Iterator[list[StoredPictureRow]]:
         """Yield the pictures of each inspection."""
         column, picture = inspections.c, func.coalesce(views.c.picture, inspections.c.picture)
-        there = inspections.outerjoin(views, views.c.inspection_id == column.id)
-        there = there.join(
-            pictures, and_(pictures.c.product_id == column.product_id, pictures.c.hash == picture)
-        )
-        query = (
-            select(column.id.label("number"), column.product_id, pictures.c.hash.label("picture"))
-            .add_columns(*(pictures.c[name] for name in ("suffix", "bytes", "removed_at")))
-            .select_from(there)
-            .where(column.product_id == product_id, is_of_kind(kind), column.id <= last)
-            .order_by(column.id, views.c.place)
-            .limit(ROWS_PER_QUERY)
-        )
+        is_picture = and_(pictures.c.product_id == column.product_id, pictures.c.hash == picture)
+        there = inspections.outerjoin(views, views.c.inspection_id == column.id).join(pictures, is_picture)
+        query = select(
+            column.id.label("number"),
+            column.product_id,
+            pictures.c.hash.label("picture"),
+            pictures.c.suffix,
+            pictures.c.bytes,
+            pictures.c.removed_at,
+        ).select_from(there)
+        query = query.where(column.product_id == product_id, is_of_kind(kind), column.id <= last)
+        query = query.order_by(column.id, views.c.place).limit(ROWS_PER_QUERY)
         start = self._checked.get((product_id, kind), 0)
         while start < last:
             begun = time.monotonic()
             rows = self.database.rows(query.where(column.id > start))
             self._pause(time.monotonic() - begun)
-            parts = [list(own) for _, own in groupby(rows, lambda row: row.number)]
+            parts: list[list[StoredPictureRow]] = [list(own) for _, own in groupby(rows, _number_of)]
             is_last = len(rows) < ROWS_PER_QUERY
             whole = parts if is_last else parts[:-1]  # the last may have more pictures
             yield from whole
@@ -427,9 +418,41 @@ class Retention:
             self._freed += self.make_room()
 
 
-def _take_group(oldest: Iterable[list[Row[Any]]], enough: float) -> list[Row[Any]]:
+def _number_of(row: StoredPictureRow) -> int:
+    return row.number
+
+
+def _removable_inspections(connection: Connection, numbers: list[int]) -> list[RemovableRow]:
+    """Read and lock those of the inspections whose pictures are gone, and that nothing needs any more."""
+    column = inspections.c
+    is_newest_verdict = column.id == last_with_verdict()
+    has_sinks = exists(select(deliveries.c.sink))
+    query = select(column.id, *KEY, column.key, column.source).join_from(inspections, pictures)
+    query = query.where(column.id.in_(numbers), pictures.c.removed_at.is_not(None), ~HAS_VIEW)
+    # the newest one stays: SQLite would give its number to another
+    query = query.where(column.id < select(func.max(column.id)).scalar_subquery())
+    # where there are sinks, the inspection of the last verdict stays, too
+    query = query.where(or_(~is_newest_verdict, ~has_sinks))
+    query = query.where(~IS_UNDELIVERED).with_for_update(of=inspections)
+    return [*connection.execute(query)]
+
+
+def _views_of(connection: Connection, numbers: list[int]) -> list[RemovableRow]:
+    """Read the views of inspections."""
+    query = select(
+        views.c.picture.label("hash"),
+        views.c.inspection_id.label("id"),
+        views.c.product_id,
+        views.c.key,
+        inspections.c.source,
+    )
+    query = query.join_from(views, inspections).where(views.c.inspection_id.in_(numbers))
+    return [*connection.execute(query)]
+
+
+def _take_group(oldest: Iterable[list[StoredPictureRow]], enough: float) -> list[StoredPictureRow]:
     """Pictures of the next inspections: those of a transaction, or fewer, which have `enough` bytes."""
-    group: list[Row[Any]] = []
+    group: list[StoredPictureRow] = []
     size = 0
     for pictures_of in oldest:
         group += pictures_of

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    ScalarSelect,
     String,
     Table,
     Text,
@@ -27,6 +28,7 @@ from sqlalchemy import (
     and_,
     literal_column,
     or_,
+    select,
 )
 
 from flawscope_station.store.purposes import CHALLENGE, PRODUCTION, TRIAL
@@ -121,16 +123,13 @@ products = Table(
     Column("station_id", Key, ForeignKey("stations.id"), nullable=False),
     Column("name", String(64), nullable=False),
     Column("created_at", BigInteger, nullable=False),
-    # versions have a key to products, so this one is added when both are there; SQLite has it from the start
-    Column(
-        "active_version_id",
-        Key,
-        ForeignKey("versions.id", name="products_active_version_id_of", ondelete="RESTRICT", use_alter=True),
-    ),
     Column("entry_id", Key),  # entry of the settings whose joint model has the product; NULL: its own
     UniqueConstraint("station_id", "name"),
 )
 
+# States of a version: its file is being kept, or judged; it may be activated; it judges; it judged once; its
+# file is gone. The row stays, for a number names one file for ever
+MAKING, READY, ACTIVE, RETIRED, REMOVED = "making", "ready", "active", "retired", "removed"
 versions = Table(
     "versions",
     metadata,
@@ -141,8 +140,24 @@ versions = Table(
     Column("origin", Text, nullable=False),  # where it came from, for a person
     Column("facts", Text, nullable=False),  # JSON: facts about the model, for a person
     Column("created_at", BigInteger, nullable=False),
-    UniqueConstraint("product_id", "hash"),
+    Column("state", String(8), nullable=False),
 )
+Index("versions_product", versions.c.product_id, versions.c.id)
+# literals: a partial index serves only queries that state its condition
+IS_ACTIVE = versions.c.state == literal_column(f"'{ACTIVE}'")
+IS_KEPT = versions.c.state != literal_column(f"'{REMOVED}'")
+_partial_index("versions_active", IS_ACTIVE, versions.c.product_id, unique=True)
+_partial_index("versions_once", IS_KEPT, versions.c.product_id, versions.c.hash, unique=True)
+
+Index("versions_hash", versions.c.hash)  # whether any product needs a file
+
+
+def active_version(product: Column[int] | int) -> ScalarSelect[int]:
+    """Number of a product's active version, as a part of a query; NULL: it has none."""
+    judging = versions.alias()  # the query may ask for versions itself
+    is_active = judging.c.state == literal_column(f"'{ACTIVE}'")
+    return select(judging.c.id).where(judging.c.product_id == product, is_active).scalar_subquery()
+
 
 pictures = Table(  # two products may have the same picture, and keep it for different times
     "pictures",
@@ -233,6 +248,7 @@ IS_CHALLENGE = inspections.c.purpose == literal_column(f"'{CHALLENGE}'")
 _partial_index("inspections_challenge", IS_CHALLENGE, inspections.c.product_id, inspections.c.id)
 IS_TRIAL = inspections.c.purpose == literal_column(f"'{TRIAL}'")
 _partial_index("inspections_trial", IS_TRIAL, inspections.c.product_id, inspections.c.id)
+_partial_index("inspections_trial_version", IS_TRIAL, inspections.c.version_id)  # whether it was tried
 
 # Pictures of a part in several views, in the order of the model's views
 views = Table(
@@ -337,7 +353,7 @@ jobs = Table(
     Column("draft", String(64)),  # name of the new product
     Column("start_version_id", Key, ForeignKey("versions.id")),  # that it is made from
     Column("version_id", Key, ForeignKey("versions.id")),  # that it became
-    # queued, running, ready, live, stopped, rejected, failed, removed
+    # of the work: queued, running, done, stopped, rejected, failed. What became of the model is the version's
     Column("status", String(12), nullable=False),
     Column("who", String(64), nullable=False),
     Column("created_at", BigInteger, nullable=False),

@@ -6,7 +6,7 @@ import base64
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.dataclasses import dataclass as checked_dataclass
@@ -27,7 +27,7 @@ from sqlalchemy import (
 from flawscope.errors import InputError
 from flawscope_station.settings.values import CONFIG, read_as
 from flawscope_station.store.database import Database, now
-from flawscope_station.store.inspection import PADDING, label_text
+from flawscope_station.store.inspection import PADDING, InspectionFacts, label_text
 from flawscope_station.store.kinds import KindCounts, count_kinds
 from flawscope_station.store.purposes import PRODUCTION, TRIAL
 from flawscope_station.store.records import (
@@ -42,7 +42,6 @@ from flawscope_station.store.records import (
 from flawscope_station.store.schema import (
     HOUR,
     NOT_INSPECTED_EVENTS,
-    UNANSWERED,
     WITHIN,
     events,
     hours,
@@ -59,7 +58,7 @@ _UNINDEXED_AT: ColumnElement[int] = literal_column("+inspections.at", BigInteger
 _PREFIX_FILTERS = ("name", "part", "batch")  # filters that may be a prefix, as A12*
 
 
-def _moment(given: Any) -> Any:
+def _moment(given: object) -> object:
     return parse_time(given) if isinstance(given, str) else given
 
 
@@ -113,7 +112,7 @@ class Filters:
 
 @dataclass(frozen=True)
 class InspectionPage:
-    inspections: list[dict[str, Any]]
+    inspections: list[InspectionFacts]
     next: str | None  # cursor of the next page
 
 
@@ -138,13 +137,14 @@ def search(database: Database, product_id: int, filters: Filters) -> InspectionP
     return InspectionPage(found, encode_cursor(rows[-1].id) if more else None)
 
 
-def iterate_pages(database: Database, product_id: int, filters: Filters) -> Iterator[list[dict[str, Any]]]:
+def iterate_pages(database: Database, product_id: int, filters: Filters) -> Iterator[list[InspectionFacts]]:
     """All inspections that match, a page at a time."""
     cursor: str | None = filters.cursor
     while True:
         page = search(database, product_id, replace(filters, cursor=cursor, limit=MAX_PAGE_SIZE))
         yield page.inspections
-        if (cursor := page.next) is None:
+        cursor = page.next
+        if cursor is None:
             return
 
 
@@ -155,43 +155,71 @@ def _match_many(connection: Connection, product_id: int, wanted: list[ColumnElem
         return False
     there = select(inspections.c.id).where(inspections.c.product_id == product_id, *wanted)
     few = there.limit(MAX_SORTED_MATCHES).subquery()
-    return int(connection.execute(select(func.count()).select_from(few)).scalar_one()) == MAX_SORTED_MATCHES
+    count = connection.execute(select(func.count()).select_from(few)).scalar_one()
+    return int(count) == MAX_SORTED_MATCHES
 
 
 def _text_filters(filters: Filters) -> list[tuple[str, str]]:
     """Name and text of the filters in `_PREFIX_FILTERS` that are set."""
-    return [(name, text) for name in _PREFIX_FILTERS if (text := getattr(filters, name)) is not None]
+    texts = ((name, getattr(filters, name)) for name in _PREFIX_FILTERS)
+    return [(name, text) for name, text in texts if text is not None]
 
 
 def _time_conditions(filters: Filters, at: ColumnElement[int]) -> list[ColumnElement[bool]]:
-    ends = ((filters.since, at.__ge__), (filters.until, at.__lt__))
-    return [compare(end) for end, compare in ends if end is not None]
+    conditions = []
+    if filters.since is not None:
+        conditions.append(at >= filters.since)
+    if filters.until is not None:
+        conditions.append(at < filters.until)
+    return conditions
 
 
 def _build_query(product_id: int, filters: Filters, walk: bool) -> Select[Any]:
-    column, asked = inspections.c, filters
-    tolerated = None if asked.decision in (None, GOOD) else asked.decision == WITHIN
-    compared = (
-        (None if asked.decision is None else asked.decision != GOOD, column.anomalous.is_),
-        (tolerated, column.tolerated.is_),
-        (None if asked.verdict == "none" else asked.verdict, column.verdict.__eq__),
-        (asked.review, column.review.__eq__),
-        (asked.unanswered if asked.unanswered in UNANSWERED else None, column.unanswered.__eq__),
-        (asked.score_min, column.score.__ge__),
-        (asked.score_max, column.score.__le__),
-        (asked.version, column.version_id.__eq__),
-        (None if asked.cursor is None else decode_cursor(asked.cursor), column.id.__lt__),
-    )
-    wanted = [compare(value) for value, compare in compared if value is not None]
-    if asked.verdict == "none":
-        wanted.append(column.verdict.is_(None))
-    if asked.unanswered in ("any", "none"):
-        was_answered = column.unanswered.is_(None)
-        wanted.append(was_answered if asked.unanswered == "none" else ~was_answered)
-    wanted += [text_condition(name, text, walk) for name, text in _text_filters(filters)]
-    purposes = (PRODUCTION, TRIAL) if asked.purpose == WITH_TRIALS else (asked.purpose,)
-    wanted += [column.product_id == product_id, column.purpose.in_(purposes)]
-    return inspection_query().where(*wanted).order_by(column.id.desc())
+    column = inspections.c
+    purposes = (PRODUCTION, TRIAL) if filters.purpose == WITH_TRIALS else (filters.purpose,)
+    conditions = _state_conditions(filters) + _number_conditions(filters)
+    for name, text in _text_filters(filters):
+        conditions.append(text_condition(name, text, walk))
+    conditions += [column.product_id == product_id, column.purpose.in_(purposes)]
+    return inspection_query().where(*conditions).order_by(column.id.desc())
+
+
+def _state_conditions(filters: Filters) -> list[ColumnElement[bool]]:
+    """Conditions on decision, verdict, review and answer."""
+    column = inspections.c
+    conditions: list[ColumnElement[bool]] = []
+    if filters.decision is not None:
+        conditions.append(column.anomalous.is_(filters.decision != GOOD))
+    if filters.decision is not None and filters.decision != GOOD:
+        conditions.append(column.tolerated.is_(filters.decision == WITHIN))
+    if filters.verdict == "none":
+        conditions.append(column.verdict.is_(None))
+    elif filters.verdict is not None:
+        conditions.append(column.verdict == filters.verdict)
+    if filters.review is not None:
+        conditions.append(column.review == filters.review)
+    if filters.unanswered == "none":
+        conditions.append(column.unanswered.is_(None))
+    elif filters.unanswered == "any":
+        conditions.append(~column.unanswered.is_(None))
+    elif filters.unanswered is not None:
+        conditions.append(column.unanswered == filters.unanswered)
+    return conditions
+
+
+def _number_conditions(filters: Filters) -> list[ColumnElement[bool]]:
+    """Conditions on score, version and the place in the pages."""
+    column = inspections.c
+    conditions: list[ColumnElement[bool]] = []
+    if filters.score_min is not None:
+        conditions.append(column.score >= filters.score_min)
+    if filters.score_max is not None:
+        conditions.append(column.score <= filters.score_max)
+    if filters.version is not None:
+        conditions.append(column.version_id == filters.version)
+    if filters.cursor is not None:
+        conditions.append(column.id < decode_cursor(filters.cursor))
+    return conditions
 
 
 def text_condition(name: str, text: str, walk: bool = False) -> ColumnElement[bool]:
@@ -241,9 +269,41 @@ COUNT_NAMES = (
 )
 
 
-def trends(
-    database: Database, product_id: int, since: int | None = None, until: int | None = None
-) -> dict[str, Any]:
+Point = list[float | str | None]  # of an inspection: seconds, score, 0 to 2, verdict, id
+
+
+class JudgingVersion(TypedDict):
+    """Version that has judged. since: its first hour."""
+
+    id: int
+    threshold: float
+    spread: float | None
+    since: str
+
+
+class Trends(TypedDict):
+    """Scores and counts between two times, as `trends` returns them."""
+
+    unit: str
+    points: list[Point]
+    buckets: list[list[float | int]]
+    totals: dict[str, int]
+    versions: list[JudgingVersion]
+    threshold: float | None
+
+
+class TrendPeriod(NamedTuple):
+    """Time that trends are of. unit, length: of what is counted together, the length in microseconds. first,
+    until: microseconds since 1970. counts: query of the counts in it."""
+
+    unit: str
+    length: int
+    first: int
+    until: int
+    counts: Select[Any]
+
+
+def trends(database: Database, product_id: int, since: int | None = None, until: int | None = None) -> Trends:
     """Scores and counts between two times, microseconds since 1970; None: from the beginning, until now.
 
     Returns:
@@ -254,36 +314,59 @@ def trends(
             three hours, hours are whole at both ends.
     """
     until = now() if until is None else until
+    points: list[Point] = []
+    buckets: list[list[float | int]] = []
     with database.reading() as connection:
-        begun = connection.execute(
-            select(func.min(hours.c.hour)).where(hours.c.product_id == product_id)
-        ).scalar_one()
-        first = until if begun is None else max(int(begun) * HOUR, since or 0)
-        span = until - first
-        unit, length, rows = "minute", HOUR // 60, inspection_counts(product_id)
-        if span > MAX_MINUTE_SPAN:
-            first, until = first // HOUR * HOUR, -(-until // HOUR) * HOUR
-            unit, length = ("hour", HOUR) if span <= MAX_HOUR_SPAN else ("day", 24 * HOUR)
-            rows = _hour_counts(product_id)
-        rows = rows.where(rows.selected_columns.at >= first, rows.selected_columns.at < until)
-        counted = rows.subquery()
+        period = _period_of(product_id, _first_moment(connection, product_id, since, until), until)
+        counted = period.counts.subquery()
         totals = _totals(connection, counted)
-        if totals["inspections"] <= MAX_POINTS:
-            points = _points(connection, product_id, first, until)
-            answer: dict[str, Any] = {"unit": "inspection", "points": points, "buckets": []}
+        shows_points = totals["inspections"] <= MAX_POINTS
+        if shows_points:
+            points = _points(connection, product_id, period.first, period.until)
         else:
-            answer = {"unit": unit, "points": [], "buckets": _buckets(connection, counted, length)}
+            buckets = _buckets(connection, counted, period.length)
         shown_versions = _judging_versions(connection, product_id)
-        uninspected = select(func.count()).where(
-            events.c.product_id == product_id,
-            events.c.kind.in_(NOT_INSPECTED_EVENTS),
-            events.c.at >= (since or 0),
-            events.c.at < until,
-        )
-        totals["not_inspected"] = int(connection.execute(uninspected).scalar_one())
+        totals["not_inspected"] = _count_uninspected(connection, product_id, since or 0, period.until)
     thresholds = {version["threshold"] for version in shown_versions}
-    threshold = thresholds.pop() if len(thresholds) == 1 else None
-    return {**answer, "totals": totals, "versions": shown_versions, "threshold": threshold}
+    return {
+        "unit": "inspection" if shows_points else period.unit,
+        "points": points,
+        "buckets": buckets,
+        "totals": totals,
+        "versions": shown_versions,
+        "threshold": thresholds.pop() if len(thresholds) == 1 else None,
+    }
+
+
+def _first_moment(connection: Connection, product_id: int, since: int | None, until: int) -> int:
+    """Return the first moment that has inspections, `since` at the earliest; `until` where none is there."""
+    first_hour = select(func.min(hours.c.hour)).where(hours.c.product_id == product_id)
+    begun = connection.execute(first_hour).scalar_one()
+    return until if begun is None else max(int(begun) * HOUR, since or 0)
+
+
+def _period_of(product_id: int, first: int, until: int) -> TrendPeriod:
+    """Choose the unit in which a period is counted, and its query."""
+    if until - first <= MAX_MINUTE_SPAN:
+        rows = inspection_counts(product_id)
+        unit, length = "minute", HOUR // 60
+    else:
+        rows = _hour_counts(product_id)
+        unit, length = ("hour", HOUR) if until - first <= MAX_HOUR_SPAN else ("day", 24 * HOUR)
+        first, until = first // HOUR * HOUR, -(-until // HOUR) * HOUR
+    at = rows.selected_columns.at
+    return TrendPeriod(unit, length, first, until, rows.where(at >= first, at < until))
+
+
+def _count_uninspected(connection: Connection, product_id: int, since: int, until: int) -> int:
+    """Count the files that were not inspected."""
+    uninspected = select(func.count()).where(
+        events.c.product_id == product_id,
+        events.c.kind.in_(NOT_INSPECTED_EVENTS),
+        events.c.at >= since,
+        events.c.at < until,
+    )
+    return int(connection.execute(uninspected).scalar_one())
 
 
 def _hour_counts(product_id: int) -> Select[Any]:
@@ -320,35 +403,37 @@ def _buckets(connection: Connection, counted: Subquery, length: int) -> list[lis
     column = counted.c
     unit = column.at.op("/")(length).label("unit")  # integer division in SQLite and PostgreSQL
     inspected = func.sum(column.inspected)
-    query = (
-        select(
-            *(unit, inspected, func.sum(column.anomalous)),
-            *(func.min(column.score_min), func.sum(column.score_sum) / inspected, func.max(column.score_max)),
-            *(func.sum(column.false_alarms), func.sum(column.misses), func.sum(column.within_tolerance)),
-        )
-        .group_by("unit")
-        .order_by("unit")
+    query = select(
+        unit,
+        inspected,
+        func.sum(column.anomalous),
+        func.min(column.score_min),
+        func.sum(column.score_sum) / inspected,
+        func.max(column.score_max),
+        func.sum(column.false_alarms),
+        func.sum(column.misses),
+        func.sum(column.within_tolerance),
     )
-    kinds = (int, int, float, float, float, int, int, int)
-    return [
-        [at * length / 1e6, *(kind(value) for kind, value in zip(kinds, row, strict=True))]
-        for at, *row in connection.execute(query)
-    ]
+    query = query.group_by("unit").order_by("unit")
+    buckets: list[list[float | int]] = []
+    for at, count, anomalous, lowest, mean, highest, *verdict_counts in connection.execute(query):
+        bucket = [at * length / 1e6, int(count), int(anomalous), float(lowest), float(mean), float(highest)]
+        buckets.append(bucket + [int(count) for count in verdict_counts])
+    return buckets
 
 
-def _points(connection: Connection, product_id: int, first: int, until: int) -> list[list[Any]]:
+def _points(connection: Connection, product_id: int, first: int, until: int) -> list[Point]:
     column = inspections.c
-    query = (
-        select(column.at, column.score, column.anomalous, column.tolerated, column.verdict, column.id)
-        .where(on_line(product_id), column.at >= first, column.at < until)
-        .order_by(column.at.desc(), column.id.desc())
-        .limit(MAX_POINTS)
-    )
-    rows = connection.execute(query).all()
-    return [[at / 1e6, score, bad + tolerated, *more] for at, score, bad, tolerated, *more in reversed(rows)]
+    query = select(column.at, column.score, column.anomalous, column.tolerated, column.verdict, column.id)
+    query = query.where(on_line(product_id), column.at >= first, column.at < until)
+    query = query.order_by(column.at.desc(), column.id.desc()).limit(MAX_POINTS)
+    points = []
+    for at, score, is_anomalous, is_tolerated, verdict, number in reversed(connection.execute(query).all()):
+        points.append([at / 1e6, score, is_anomalous + is_tolerated, verdict, number])
+    return points
 
 
-def _judging_versions(connection: Connection, product_id: int) -> list[dict[str, Any]]:
+def _judging_versions(connection: Connection, product_id: int) -> list[JudgingVersion]:
     """Versions that have judged, each with threshold and spread of its scores, which make severities of them
     (None of one that was added before it was kept), and its first hour."""
     first = select(func.min(hours.c.hour)).where(
@@ -359,17 +444,15 @@ def _judging_versions(connection: Connection, product_id: int) -> list[dict[str,
         .where(versions.c.product_id == product_id)
         .order_by(versions.c.id)
     )
-    judging = [(number, json.loads(facts), hour) for number, facts, hour in connection.execute(query)]
-    return [
-        {
-            "id": number,
-            "threshold": facts["score_threshold"],
-            "spread": facts.get("spread"),
-            "since": iso(int(hour) * HOUR),
-        }
-        for number, facts, hour in judging
-        if hour is not None
-    ]
+    judging: list[JudgingVersion] = []
+    for number, stored_facts, hour in connection.execute(query):
+        if hour is None:
+            continue
+        facts = json.loads(stored_facts)
+        threshold, spread = facts["score_threshold"], facts.get("spread")
+        since = iso(int(hour) * HOUR)
+        judging.append({"id": number, "threshold": threshold, "spread": spread, "since": since})
+    return judging
 
 
 # ---------------------------------------------------------------------------------------- summary of a time
@@ -405,37 +488,54 @@ def summarize_period(database: Database, product_id: int, since: int, until: int
     within = (on_line(product_id), column.at >= since, column.at < until)
     with_picture = (pictures.c.product_id == column.product_id) & (pictures.c.hash == column.picture)
     confirmed = column.anomalous & ~column.tolerated & (column.verdict.is_(None) | (column.verdict != GOOD))
-
-    def select_with_picture(*columns: Any) -> Select[Any]:
-        return select(*columns).join_from(inspections, pictures, with_picture).where(*within)
-
-    counted = inspection_counts(product_id).where(column.at >= since, column.at < until).subquery()
-    hour = counted.c.at.op("/")(HOUR).label("hour")  # integer division in SQLite and PostgreSQL
-    sums = [func.sum(counted.c[name]) for name in COUNT_NAMES]
+    counts = inspection_counts(product_id).where(column.at >= since, column.at < until)
+    judged = select(column.version_id).where(*within).distinct().order_by(column.version_id)
+    there = select(column.id).join_from(inspections, pictures, with_picture).where(*within)
+    there = there.where(pictures.c.removed_at.is_(None))
+    worst = there.where(confirmed).order_by(column.severity.desc(), column.id.desc())
+    good = there.where(~column.anomalous).order_by(column.id.desc())
+    marked = select(column.kind, column.record, pictures.c.width, pictures.c.height)
+    marked = marked.join_from(inspections, pictures, with_picture).where(*within, confirmed)
+    marked = marked.order_by(column.id.desc())
+    tolerated = select(column.kind, column.record).where(*within, column.tolerated)
+    tolerated = tolerated.order_by(column.id.desc())
     with database.reading() as connection:
-        by_hour = [
-            dict(zip(("at", *COUNT_NAMES), (int(at) * HOUR, *map(int, row)), strict=True))
-            for at, *row in connection.execute(select(hour, *sums).group_by("hour").order_by("hour"))
-        ]
-        judged = select(column.version_id).where(*within).distinct().order_by(column.version_id)
+        by_hour = _count_by_hour(connection, counts)
         versions = [int(one) for one in connection.scalars(judged)]
-        there = select_with_picture(column.id).where(pictures.c.removed_at.is_(None))
-        worst = there.where(confirmed).order_by(column.severity.desc(), column.id.desc())
-        good = there.where(~column.anomalous).order_by(column.id.desc())
-        marked = select_with_picture(column.kind, column.record, pictures.c.width, pictures.c.height)
-        marked = marked.where(confirmed).order_by(column.id.desc())
-        newest = connection.execute(marked.limit(MAX_MAPPED))
-        rows = [(kind, json.loads(record)["regions"], *size) for kind, record, *size in newest]
-        boxes = [
-            (x0 / width, y0 / height, x1 / width, y1 / height)
-            for _, regions, width, height in rows
-            for x0, y0, x1, y1 in (region["box"] for region in regions)
-        ]
-        kinds = count_kinds(row[:2] for row in rows)
-        tolerated = select(column.kind, column.record).where(*within, column.tolerated)
-        newest = connection.execute(tolerated.order_by(column.id.desc()).limit(MAX_MAPPED))
-        tolerated_kinds = count_kinds((kind, json.loads(record)["regions"]) for kind, record in newest)
+        boxes: list[Box] = []
+        found_kinds = []
+        for kind, record, width, height in connection.execute(marked.limit(MAX_MAPPED)):
+            regions = json.loads(record)["regions"]
+            found_kinds.append((kind, regions))
+            for region in regions:
+                x0, y0, x1, y1 = region["box"]
+                boxes.append((x0 / width, y0 / height, x1 / width, y1 / height))
+        tolerated_kinds = []
+        for kind, record in connection.execute(tolerated.limit(MAX_MAPPED)):
+            tolerated_kinds.append((kind, json.loads(record)["regions"]))
         numbers = [int(one) for one in connection.scalars(worst.limit(MAX_WORST))]
         example = connection.scalar(good.limit(1))
-    totals = {name: sum(one[name] for one in by_hour) for name in COUNT_NAMES}
-    return PeriodSummary(totals, by_hour, versions, numbers, example, boxes, kinds, tolerated_kinds)
+    return PeriodSummary(
+        counts={name: sum(one[name] for one in by_hour) for name in COUNT_NAMES},
+        hours=by_hour,
+        versions=versions,
+        worst=numbers,
+        good=example,
+        boxes=boxes,
+        kinds=count_kinds(found_kinds),
+        tolerated_kinds=count_kinds(tolerated_kinds),
+    )
+
+
+def _count_by_hour(connection: Connection, counts: Select[Any]) -> list[dict[str, int]]:
+    """Return the counts of each hour that has inspections, with its beginning as `at`."""
+    counted = counts.subquery()
+    hour = counted.c.at.op("/")(HOUR).label("hour")  # integer division in SQLite and PostgreSQL
+    sums = [func.sum(counted.c[name]) for name in COUNT_NAMES]
+    by_hour = []
+    for number, *row in connection.execute(select(hour, *sums).group_by("hour").order_by("hour")):
+        of_hour = {"at": int(number) * HOUR}
+        for name, value in zip(COUNT_NAMES, row, strict=True):
+            of_hour[name] = int(value)
+        by_hour.append(of_hour)
+    return by_hour

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import Depends
 from pydantic import BaseModel, ConfigDict, Field
@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from flawscope_station.access.roles import ADMIN, LOCAL_PERSON, Person
 from flawscope_station.settings.values import parse_age
 from flawscope_station.store.records import iso
-from flawscope_station.web.api import api_router, refusals
+from flawscope_station.store.rows import AccountRow
+from flawscope_station.web.api import Answer, api_router, refusals
 from flawscope_station.web.components import AccessDep
 from flawscope_station.web.errors import RefusedError
 from flawscope_station.web.middleware import require_role
@@ -68,12 +69,12 @@ class Secret(BaseModel):
 
 
 @router.get("/users", response_model=Users)
-def users(access: AccessDep) -> Any:
+def users(access: AccessDep) -> Answer:
     return {"users": [_shown(row) for row in access.users.all()]}
 
 
 @router.post("/users", status_code=201, response_model=Users, responses=refusals(409))
-def add_user(new: NewUser, access: AccessDep, person: Admin) -> Any:
+def add_user(new: NewUser, access: AccessDep, person: Admin) -> Answer:
     """Let somebody sign in. On an open station it is an administrator: from then on everybody signs in."""
     if person == LOCAL_PERSON and new.role != ADMIN:
         text = f"from now on everybody signs in, and {new.name} could add nobody: begin with an admin"
@@ -83,26 +84,26 @@ def add_user(new: NewUser, access: AccessDep, person: Admin) -> Any:
 
 
 @router.post("/users/{user}/password", response_model=Users)
-def set_password(user: str, new: NewPassword, access: AccessDep, person: Admin) -> Any:
+def set_password(user: str, new: NewPassword, access: AccessDep, person: Admin) -> Answer:
     """Give somebody a new password, and end the sessions."""
     access.users.set_password(user, new.password, who=person.name)
     return users(access)
 
 
 @router.delete("/users/{user}", response_model=Users)
-def remove_user(user: str, access: AccessDep, person: Admin) -> Any:
+def remove_user(user: str, access: AccessDep, person: Admin) -> Answer:
     """Let somebody sign in no longer, and end the sessions."""
     access.users.remove(user, who=person.name)
     return users(access)
 
 
 @router.get("/tokens", response_model=Tokens)
-def tokens(access: AccessDep) -> Any:
+def tokens(access: AccessDep) -> Answer:
     return {"tokens": [_shown(row) for row in access.tokens.all()]}
 
 
 @router.post("/tokens", status_code=201, response_model=Secret, responses=refusals(409))
-def add_token(new: NewToken, access: AccessDep, person: Admin) -> Any:
+def add_token(new: NewToken, access: AccessDep, person: Admin) -> Answer:
     """Make a token, which is shown once. On an open station there is a user first."""
     if person == LOCAL_PERSON:
         text = "a token ends the open access, and nobody could sign in at the pages: first add a user, with "
@@ -115,15 +116,16 @@ def add_token(new: NewToken, access: AccessDep, person: Admin) -> Any:
 
 
 @router.delete("/tokens/{token}", response_model=Tokens)
-def remove_token(token: str, access: AccessDep, person: Admin) -> Any:
+def remove_token(token: str, access: AccessDep, person: Admin) -> Answer:
     """Accept a token no longer."""
     access.tokens.remove(token, who=person.name)
     return tokens(access)
 
 
-def _shown(row: Any) -> dict[str, Any]:
+def _shown(row: AccountRow) -> dict[str, object]:
     """Return an account; times as text."""
-    return {
-        name: iso(value) if name.endswith("_at") and value is not None else value
-        for name, value in row._mapping.items()
-    }
+    shown: dict[str, object] = {}
+    for name, value in row._mapping.items():
+        is_time = name.endswith("_at") and value is not None
+        shown[name] = iso(value) if is_time else value
+    return shown

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -27,9 +27,15 @@ from flawscope_station.settings.station import Limits
 from flawscope_station.shifts import shift_begin
 from flawscope_station.store.database import StoreError, now
 from flawscope_station.store.files import MASK_SUFFIX, MASKS
-from flawscope_station.store.inspection import HTTP_PREFIX, Inspection
-from flawscope_station.store.records import NotFoundError, iso, parse_time, valid_id_or_zero
-from flawscope_station.store.search import MAX_PAGE_SIZE, Filters
+from flawscope_station.store.inspection import HTTP_PREFIX, Inspection, InspectionFacts
+from flawscope_station.store.records import (
+    NotFoundError,
+    WaitingInspections,
+    iso,
+    parse_time,
+    valid_id_or_zero,
+)
+from flawscope_station.store.search import MAX_PAGE_SIZE, Filters, Trends
 from flawscope_station.web import schemas, uploads
 from flawscope_station.web.components import (
     AccessDep,
@@ -47,6 +53,8 @@ from flawscope_station.web.components import (
     component,
 )
 from flawscope_station.web.middleware import require_role
+
+Answer = Mapping[str, object]  # of a route, before its `response_model` checks it
 
 DEFAULT_SIDE = 1600  # pixels of the longer side of a view
 MAX_MASK_BYTES = 8 * 1024**2  # of a mask in base64
@@ -95,11 +103,10 @@ PictureName = Annotated[str, Query(alias="name", max_length=300, description="wh
 RecordNumber = Annotated[int, Query(ge=0, lt=2**63)]
 
 
-def file_body_schema(*media_types: str, allow_form: bool = False) -> dict[str, Any]:
+def file_body_schema(*media_types: str, allow_form: bool = False) -> dict[str, object]:
     """Describe a body for OpenAPI: a file of these media types, or a form with several files."""
-    content: dict[str, Any] = {
-        name: {"schema": {"type": "string", "format": "binary"}} for name in media_types
-    }
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    content: dict[str, object] = dict.fromkeys(media_types, binary)
     if allow_form:
         files = {"type": "array", "items": {"type": "string", "format": "binary"}}
         form = {"type": "object", "required": ["files"], "properties": {"files": files}}
@@ -107,7 +114,7 @@ def file_body_schema(*media_types: str, allow_form: bool = False) -> dict[str, A
     return {"requestBody": {"required": True, "content": content}}
 
 
-def key_header_schema(effect: str) -> list[dict[str, Any]]:
+def key_header_schema(effect: str) -> list[dict[str, object]]:
     """Describe the header with the sender's key for OpenAPI. effect: what the same key does."""
     schema = {"type": "string", "maxLength": uploads.MAX_KEY_LENGTH}
     text = f"the same key {effect}, however often it is sent"
@@ -132,25 +139,25 @@ product_router = APIRouter(prefix="/products/{name}")
 
 
 @router.get("/products", response_model=schemas.Products)
-def products(overview: OverviewDep) -> Any:
+def products(overview: OverviewDep) -> Answer:
     """List the products that are inspected here."""
     return {"products": [overview.facts(name) for name in list(overview.addresses.products)]}
 
 
 @router.get("/removed-products", response_model=schemas.RemovedProducts)
-def removed_products(addresses: AddressesDep) -> Any:
+def removed_products(addresses: AddressesDep) -> Answer:
     """List the products that were removed: their inspections can be found, seen and exported by these names,
     for as long as they are kept."""
     return {"products": list(addresses.removed())}
 
 
 @product_router.get("", response_model=schemas.Product)
-def one_product(name: str, overview: OverviewDep) -> Any:
+def one_product(name: str, overview: OverviewDep) -> Answer:
     return overview.facts(name)
 
 
 @router.get("/status", response_model=schemas.Status)
-def status(health: HealthDep) -> Any:
+def status(health: HealthDep) -> Answer:
     """Return the state of the station, with its problems."""
     problems = [problem.to_dict() for problem in health.problems()]
     return {
@@ -162,7 +169,7 @@ def status(health: HealthDep) -> Any:
 
 
 @router.post("/problems/{code}/acknowledge", response_model=schemas.Problem)
-def acknowledge_problem(code: str, health: HealthDep, person: Engineer) -> Any:
+def acknowledge_problem(code: str, health: HealthDep, person: Engineer) -> Answer:
     """Acknowledge a problem: the bar on the pages leaves it out until it is over."""
     return health.acknowledge(code, person.name).to_dict()
 
@@ -170,7 +177,7 @@ def acknowledge_problem(code: str, health: HealthDep, person: Engineer) -> Any:
 @router.post("/clock/confirm", response_model=schemas.Status)
 def confirm_clock(
     housekeeping: Annotated[Housekeeping, component(Housekeeping)], health: HealthDep, person: Engineer
-) -> Any:
+) -> Answer:
     """Confirm the computer's clock, which jumped: pictures are removed for their age again."""
     housekeeping.confirm_clock(person.name)
     return status(health)
@@ -179,7 +186,7 @@ def confirm_clock(
 @router.post("/keep/confirm", response_model=schemas.Status)
 def confirm_keep(
     housekeeping: Annotated[Housekeeping, component(Housekeeping)], health: HealthDep, person: Engineer
-) -> Any:
+) -> Answer:
     """Confirm the setting `keep`, which would remove more than a tenth of what is there at once: it does."""
     housekeeping.confirm_keep(person.name)
     return status(health)
@@ -222,14 +229,14 @@ FiltersDep = Annotated[Filters, Depends(parse_filters)]
 
 
 @product_router.get("/inspections", response_model=schemas.Inspections)
-def find_inspections(product_id: RecordsId, records: RecordsDep, filters: FiltersDep) -> Any:
+def find_inspections(product_id: RecordsId, records: RecordsDep, filters: FiltersDep) -> Answer:
     """Search inspections, the newest first."""
     page = records.search(product_id, filters)
     return {"inspections": page.inspections, "next": page.next}
 
 
 @product_router.get("/inspections/{number}", response_model=Inspection)
-def one_inspection(product_id: RecordsId, number: int, store: StoreDep) -> Any:
+def one_inspection(product_id: RecordsId, number: int, store: StoreDep) -> InspectionFacts:
     return store.inspection(product_id, valid_id_or_zero(number))
 
 
@@ -309,7 +316,7 @@ def decide(
     metrics: MetricsDep,
     person: Operator,
     reader: Reader = "",
-) -> Any:
+) -> InspectionFacts:
     """Give a verdict on an inspection; `undo` takes the last verdict back. 409: somebody else decided
     meanwhile; the answer says who and what, and the same with `replaces` replaces it."""
     store, number, key = records.store, valid_id_or_zero(number), uploads.idempotency_key(request)
@@ -318,9 +325,16 @@ def decide(
         mask = _read_mask(verdict.mask, store.inspection(product_id, number), settings.limits)
         mask_hash = files.keep(MASKS, mask, MASK_SUFFIX, hold=True)
     try:
-        details = verdict.verdict, person.name, mask_hash, verdict.note, key and f"{HTTP_PREFIX}{key}"
         inspection = store.add_verdict(
-            product_id, number, *details, kind=verdict.kind, replaces=verdict.replaces
+            product_id,
+            number,
+            verdict.verdict,
+            person.name,
+            mask=mask_hash,
+            note=verdict.note,
+            key=f"{HTTP_PREFIX}{key}" if key else key,
+            kind=verdict.kind,
+            replaces=verdict.replaces,
         )
     finally:
         if mask_hash is not None:
@@ -330,7 +344,7 @@ def decide(
     return inspection
 
 
-def _read_mask(encoded: str, inspection: dict[str, Any], limits: Limits) -> bytes:
+def _read_mask(encoded: str, inspection: InspectionFacts, limits: Limits) -> bytes:
     """Return a mask that a person drew, as it is kept. InputError."""
     if len(encoded) > MAX_MASK_BYTES:
         raise InputError("the mask has more than 8 MB: send a PNG of two values")
@@ -349,7 +363,7 @@ def review(
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)] = 20,
     after: RecordNumber = 0,
     reader: Reader = "",
-) -> Any:
+) -> WaitingInspections:
     """List inspections that wait for a review, the oldest first, after the number `after`. With a reader they
     are lent: no other reader gets them until five minutes after this one's last verdict. Of the last ones a
     reader gets half. `waiting` counts all, also those that are lent."""
@@ -366,10 +380,11 @@ def release_review(product_id: ProductId, records: RecordsDep, person: Operator,
 @product_router.get("/trends", response_model=schemas.Trends)
 def trends(
     product_id: ProductId, records: RecordsDep, since: str | None = None, until: str | None = None
-) -> Any:
+) -> Trends:
     """Return scores over time: single inspections where they are few."""
-    bounds = (parse_time(text) if text else None for text in (since, until))
-    return records.trends(product_id, *bounds)
+    begin = parse_time(since) if since else None
+    end = parse_time(until) if until else None
+    return records.trends(product_id, begin, end)
 
 
 # ------------------------------------------------------------------------------------------------------- live
@@ -383,7 +398,7 @@ MAX_LIVE_PRODUCTS = 100  # of a stream
 EventsDep = Annotated[EventBroadcaster, component(EventBroadcaster)]
 
 
-def live_state(overview: Overview, shifts: ShiftSettings | None, name: str) -> dict[str, Any]:
+def live_state(overview: Overview, shifts: ShiftSettings | None, name: str) -> dict[str, object]:
     """Return how a product is at the moment, as the stream and the page *Live* show it. NotFoundError."""
     product_id, at = overview.addresses.product_id(name), now()
     begin = shift_begin(shifts, at)
@@ -402,7 +417,7 @@ def _stream(
 ) -> StreamingResponse:
     """Return the events of products. It ends when nobody may see them any more, or none of them is there."""
 
-    def states() -> list[dict[str, Any]]:
+    def states() -> list[dict[str, object]]:
         try:
             if not has_role(access.authenticate(request), VIEWER):  # signed out, or removed
                 return []

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from flawscope.pictures.folder_words import says_good
-from flawscope_station.challenge.challenge import Challenge
+from flawscope_station.challenge.challenge import Challenge, ChallengeFacts
 from flawscope_station.challenge.readiness import LEAST
+from flawscope_station.challenge.records import PartFacts, ResultFacts
+from flawscope_station.core.queries import Records
 from flawscope_station.sources.source import TriggeredSource
+from flawscope_station.store.inspection import InspectionFacts
 from flawscope_station.store.records import valid_id_or_zero
 from flawscope_station.store.schema import ANOMALOUS, GOOD
 from flawscope_station.store.search import Filters
@@ -35,7 +39,7 @@ class ChallengePart(BaseModel):
     views: list[str] = Field(
         description="of the part, each with a stored picture; an empty one: the only; none: it has none yet"
     )
-    results: list[dict[str, Any]] = Field(
+    results: list[dict[str, object]] = Field(
         description="the oldest first: `at`, `outcome` (passed, failed, wrong_part, old_picture), `score`, "
         f"`score_threshold`, `resemblance` to the stored picture, -1 to 1, of which {LEAST} is needed, and "
         "`inspection`, its number"
@@ -103,13 +107,13 @@ class Override(BaseModel):
 
 
 @router.get("/challenge", response_model=ChallengeState)
-def challenge_state(product_id: ProductId, challenge: ChallengeDep) -> Any:
+def challenge_state(product_id: ProductId, challenge: ChallengeDep) -> ChallengeFacts:
     """Return whether the challenge parts have passed, and their scores over time."""
     return challenge.facts(product_id)
 
 
 @router.post("/challenge", response_model=ChallengeState, responses=refusals(409))
-def begin_challenge(product_id: ProductId, challenge: ChallengeDep, person: Operator) -> Any:
+def begin_challenge(product_id: ProductId, challenge: ChallengeDep, person: Operator) -> ChallengeFacts:
     """Begin a challenge, such as before a batch: nothing is answered until its parts have passed.
 
     Each is sent or triggered as a picture whose `part` is its name; the answer is 409, `not_production`, with
@@ -121,7 +125,7 @@ def begin_challenge(product_id: ProductId, challenge: ChallengeDep, person: Oper
 @router.post("/challenge/override", response_model=ChallengeState)
 def override_challenge(
     product_id: ProductId, challenge: ChallengeDep, person: Engineer, wish: Override
-) -> Any:
+) -> ChallengeFacts:
     """Be ready without the challenge parts, until the next challenge is due; the audit keeps the reason."""
     challenge.override(product_id, wish.reason, person.name)
     return challenge.facts(product_id)
@@ -130,7 +134,7 @@ def override_challenge(
 @router.post("/challenge/parts", status_code=201, response_model=ChallengePart)
 def add_challenge_part(
     product_id: ProductId, challenge: ChallengeDep, person: Engineer, new: NewChallengePart
-) -> Any:
+) -> PartFacts:
     """Keep the part of an inspection, with its picture, as a challenge part. Without an inspection the next
     picture whose `part` is this name is kept, also while nothing else is answered; its answer is 409,
     `not_production`."""
@@ -141,7 +145,7 @@ def add_challenge_part(
 @router.delete("/challenge/parts/{number}", response_model=ChallengeState)
 def remove_challenge_part(
     product_id: ProductId, number: int, challenge: ChallengeDep, person: Engineer
-) -> Any:
+) -> ChallengeFacts:
     """Remove a challenge part; its results stay in the data base."""
     challenge.remove_part(product_id, number, person.name)
     return challenge.facts(product_id)
@@ -166,39 +170,51 @@ def challenge_page(
 ) -> Response:
     """Show the challenge parts. inspection: number of the one that is chosen to be kept."""
     chosen = int(inspection) if inspection.isdecimal() and len(inspection) < 20 else 0
-    choices = records.search(page.product_id, Filters(limit=SHOWN_CHOICES)).inspections
-    if chosen and chosen not in (one["id"] for one in choices):
-        choices.insert(0, floor.store.inspection(page.product_id, valid_id_or_zero(chosen)))
+    choices = _choices(records, page.product_id, chosen)
     state = challenge.facts(page.product_id)
     entry = floor.addresses.configured_name(product)
     sources, configured = floor.sources[entry], floor.addresses.settings_of(entry)
     # what a station without a settings file needs in one: its version goes on, and its folder
-    own: dict[str, Any] = {"model": None if entry == product else configured.model}
-    own |= {"folder": configured.folder} if configured.folder else {}
+    own: dict[str, object] = {"model": None if entry == product else configured.model}
+    if configured.folder:
+        own["folder"] = configured.folder
+    line = {"products": {entry: {**own, "challenge": ["06:00"]}}}
+    has_camera = any(isinstance(source, TriggeredSource) for source in sources)
+    missing = [part for part in state["parts"] if part["name"] in state["missing"]]
     return page.render(
         "challenge",
         sections=("challenge",),
         state=state,
-        next=next((one for one in state["parts"] if one["name"] in state["missing"]), None),
-        charts={one["id"]: score_chart(one["results"]) for one in state["parts"]},
+        next=missing[0] if missing else None,
+        charts={part["id"]: score_chart(part["results"]) for part in state["parts"]},
         choices=[one for one in choices if one["picture"]],
         chosen=chosen,
-        has_camera=any(isinstance(source, TriggeredSource) for source in sources),
+        has_camera=has_camera,
         size=(CHART_WIDTH, CHART_HEIGHT),
-        line=json.dumps({"products": {entry: {**own, "challenge": ["06:00"]}}}, ensure_ascii=False),
+        line=json.dumps(line, ensure_ascii=False),
     )
 
 
-def score_chart(results: list[dict[str, Any]]) -> dict[str, str] | None:
+def _choices(records: Records, product_id: int, chosen: int) -> list[InspectionFacts]:
+    """Return inspections that may be kept: the newest, and the one that is chosen (0: none is) first."""
+    newest = records.search(product_id, Filters(limit=SHOWN_CHOICES)).inspections
+    if not chosen or chosen in [one["id"] for one in newest]:
+        return newest
+    return [records.store.inspection(product_id, valid_id_or_zero(chosen)), *newest]
+
+
+def score_chart(results: Sequence[ResultFacts]) -> dict[str, str] | None:
     """Return points of scores and thresholds in their order, in pixels of a chart; None below two results."""
     if len(results) < 2:
         return None
-    values = [one[name] for one in results for name in ("score", "score_threshold")]
+    scores = [one["score"] for one in results]
+    thresholds = [one["score_threshold"] for one in results]
+    values = scores + thresholds
     low, step = min(values), CHART_WIDTH / (len(results) - 1)
     scale = CHART_HEIGHT / ((max(values) - low) or 1.0)
 
-    def line(name: str) -> str:
-        heights = (CHART_HEIGHT - scale * (one[name] - low) for one in results)
+    def line(values: Sequence[float]) -> str:
+        heights = (CHART_HEIGHT - scale * (value - low) for value in values)
         return " ".join(f"{step * place:.1f},{height:.1f}" for place, height in enumerate(heights))
 
-    return {"scores": line("score"), "thresholds": line("score_threshold")}
+    return {"scores": line(scores), "thresholds": line(thresholds)}

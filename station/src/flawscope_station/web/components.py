@@ -3,7 +3,7 @@ others."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import anyio.to_thread
 from fastapi import Depends, Request
@@ -30,7 +30,7 @@ def find_component(request: Request, kind: type[T]) -> T:
     return found
 
 
-def component(kind: type[T]) -> Any:
+def component(kind: type[T]) -> object:
     """Make the dependency of a component of the station."""
 
     async def find(request: Request) -> T:  # async: FastAPI calls plain functions in another thread

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from flawscope_station.drift.drift import Drift
 from flawscope_station.web import schemas
-from flawscope_station.web.api import Engineer, api_router
+from flawscope_station.web.api import Answer, Engineer, api_router
 from flawscope_station.web.components import ProductId, component
 
 DriftDep = Annotated[Drift, component(Drift)]
@@ -15,13 +15,13 @@ router = api_router()
 
 
 @router.get("/drift", response_model=schemas.DriftState)
-def drift(product_id: ProductId, drift: DriftDep) -> Any:
+def drift(product_id: ProductId, drift: DriftDep) -> Answer:
     """Return whether scores of good parts are as before, and the camera is all right."""
     return drift.facts(product_id)
 
 
 @router.post("/drift/acknowledge", response_model=schemas.DriftState)
-def acknowledge_drift(product_id: ProductId, drift: DriftDep, person: Engineer) -> Any:
+def acknowledge_drift(product_id: ProductId, drift: DriftDep, person: Engineer) -> Answer:
     """Accept the present state as the new normal: the test begins anew."""
     drift.monitor.acknowledge(product_id, person.name)
     return drift.facts(product_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 from fastapi import Depends, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -23,6 +23,7 @@ from flawscope_station.sources.trigger import shoot
 from flawscope_station.store.inspection import (
     HTTP,
     Inspection,
+    InspectionFacts,
     KeyedRequest,
     Label,
     make_label,
@@ -33,7 +34,7 @@ from flawscope_station.store.purposes import TRIAL
 from flawscope_station.store.records import describe_new
 from flawscope_station.store.schema import ABANDONED
 from flawscope_station.web import schemas, uploads
-from flawscope_station.web.api import PictureName, api_router, file_body_schema, key_header_schema
+from flawscope_station.web.api import Answer, PictureName, api_router, file_body_schema, key_header_schema
 from flawscope_station.web.components import FloorDep, find_component
 from flawscope_station.web.errors import RefusedError, error_response
 from flawscope_station.web.middleware import ARRIVED_KEY
@@ -103,7 +104,7 @@ async def inspect(
     file: PictureName = "",
     deadline: Deadline = None,
     purpose: Purpose = "production",
-) -> Any:
+) -> Answer | Response:
     """Judge a part: the body is its picture. Where the model judges parts in views, a form holds the pictures
     of all of them. Else a form may hold several parts, whose results come in its order.
 
@@ -185,6 +186,15 @@ def _parts_of(
     ]
 
 
+class PartResult(TypedDict, total=False):
+    """Result of a part: its inspection, or why there is none. name: of the picture."""
+
+    inspection: InspectionFacts
+    name: str
+    error: str
+    code: str
+
+
 async def _results(
     floor: ConnectionContext,
     name: str,
@@ -192,11 +202,11 @@ async def _results(
     parts: Sequence[Part],
     numbers: Mapping[int, int],
     waiters: Mapping[int, Waiter],
-) -> tuple[list[dict[str, Any]], FlawscopeError | None, bool]:
+) -> tuple[list[PartResult], FlawscopeError | None, bool]:
     """Return the result of each part, the first error, and whether an inspection is new. numbers: of those
     that were answered before, by place."""
     product_id = floor.addresses.address_id(name)
-    results: list[dict[str, Any]] = []
+    results: list[PartResult] = []
     first_error: FlawscopeError | None = None
     is_new = False
     for place, part in enumerate(parts):
@@ -233,7 +243,7 @@ def _leave(waiters: Iterable[Waiter]) -> None:
 
 async def inspection_answer(
     floor: ConnectionContext, product_id: int, recorded: RecordedInspection, due: float
-) -> dict[str, Any]:
+) -> InspectionFacts:
     """Return an inspection as the API answers it. product_id: of the product or joint model to which the
     request went. due: deadline of the request, as `time.monotonic` counts."""
     if recorded.is_new:
@@ -244,7 +254,7 @@ async def inspection_answer(
 
 async def _answered_again(
     floor: ConnectionContext, product_id: int, number: int, due: float
-) -> dict[str, Any]:
+) -> InspectionFacts:
     """Return the inspection that answered the same request before, which its sender gets now."""
     call = floor.inspector.in_thread
     inspection = await call(due, floor.store.inspection, product_id, number)
@@ -274,7 +284,7 @@ async def trigger(
         float, Query(gt=0, le=MAX_FRAME_SECONDS, description="in which the frame must come", examples=[5.0])
     ] = 5.0,
     deadline: Deadline = None,
-) -> Any:
+) -> Answer | Response:
     """Judge what a camera shows now: the first frame that is decoded after the request. Where the model
     judges parts in views, it is a frame of each view's camera.
 

@@ -6,19 +6,19 @@ import asyncio
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, NotRequired, TypedDict
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from flawscope.artefact import Manifest, rates
 from flawscope.artefact import files as model_files
-from flawscope.artefact import rates
 from flawscope.errors import InputError
 from flawscope_station.access.roles import has_role
 from flawscope_station.learning.activation import Learning
-from flawscope_station.learning.candidate_records import Candidate, advice, list_history
-from flawscope_station.learning.jobs import READY, REJECTED
+from flawscope_station.learning.candidate_records import Candidate, advice, list_history, status_of
+from flawscope_station.learning.jobs import REJECTED
 from flawscope_station.setup.drafts import NameTakenError
 from flawscope_station.setup.live_products import LiveProducts
 from flawscope_station.store.files import write_error
@@ -26,9 +26,10 @@ from flawscope_station.store.line_alarms import hold_promise
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.open_models import NoModelError
 from flawscope_station.store.records import GOOD, valid_id_or_zero
-from flawscope_station.store.throughput import pictures_a_day, reviewed_defects
+from flawscope_station.store.schema import READY
+from flawscope_station.store.throughput import ReviewedDefect, pictures_a_day, reviewed_defects
 from flawscope_station.web import schemas, uploads
-from flawscope_station.web.api import Engineer, api_router, file_body_schema, refusals
+from flawscope_station.web.api import Answer, Engineer, api_router, file_body_schema, refusals
 from flawscope_station.web.components import (
     AddressesDep,
     DatabaseDep,
@@ -84,7 +85,6 @@ class LearningState(BaseModel):
     """State of a product's learning."""
 
     why_not: str | None = Field(description="why it cannot")
-    rule: Literal["click", "ask", "auto"]
     after: int | None = Field(description="corrections after which a candidate is made by itself")
     keep: int = Field(description="candidates that nobody used and that are kept, the newest")
     false_alarms: int
@@ -138,7 +138,7 @@ def remove_product(name: str, live_products: LiveProductsDep, person: Engineer) 
 
 
 @router.get("/versions", response_model=schemas.Versions)
-def versions(product_id: ProductId, versions: VersionsDep) -> Any:
+def versions(product_id: ProductId, versions: VersionsDep) -> Answer:
     """List the model versions of a product, the newest first."""
     return versions.list_versions(product_id)
 
@@ -160,12 +160,11 @@ async def add_version(
     file: Annotated[
         str, Query(alias="name", max_length=200, description="part.safetensors or .onnx, or .zip")
     ],
-) -> Any:
+) -> Answer:
     """Add a model file as a version, which judges nothing until it is activated."""
     file_name = uploads.clean_name(file)
-    if PurePosixPath(file_name).suffix.lower() not in model_files.MODEL_SUFFIXES or not re.fullmatch(
-        r"\w[\w. -]*", file_name
-    ):
+    is_model = PurePosixPath(file_name).suffix.lower() in model_files.MODEL_SUFFIXES
+    if not is_model or not re.fullmatch(r"\w[\w. -]*", file_name):
         raise InputError(f"name={file:.60} is not a model's: send {' or '.join(model_files.MODEL_SUFFIXES)}")
     temporary = files.temporary_path(file_name)
     try:
@@ -195,11 +194,10 @@ async def save_body(request: Request, path: Path) -> None:
 @router.delete("/versions/{number}", status_code=204, responses=refusals(409))
 def remove_version(product_id: ProductId, number: int, versions: VersionsDep, person: Engineer) -> None:
     """Remove a version that was never used and belongs to no joint model, with its file. Refused for any
-    other, which inspections name, and for the newest version of the station, whose number would be given
-    again."""
+    other, which inspections name."""
     number = versions.version(product_id, valid_id_or_zero(number))["id"]
     if not versions.remove(product_id, number, person.name):
-        text = f"version {number} cannot be removed: it was used, belongs to a joint model, or is the newest"
+        text = f"version {number} cannot be removed: it was used, or belongs to a joint model"
         raise RefusedError(409, text, "version_used")
 
 
@@ -212,7 +210,7 @@ def activate(
     overview: OverviewDep,
     person: Engineer,
     options: ActivationOptions | None = None,
-) -> Any:
+) -> Answer:
     """Activate a version, which judges from now on. If it cannot be opened, the version before goes on. One
     that was learnt from corrections and loses known defects is refused unless `losing` names all of their
     inspections."""
@@ -232,7 +230,7 @@ def change_rate(
     versions: VersionsDep,
     learning: LearningDep,
     person: Engineer,
-) -> Any:
+) -> Answer:
     """Make a version of another that has another false-alarm rate, and activate it. A rate that the version's
     good pictures do not support is refused; so is any where the settings file names one."""
     if product_id in versions.rates:
@@ -242,7 +240,7 @@ def change_rate(
 
 
 @router.get("/promise", response_model=KeptPromise | None)
-def promise(product_id: ProductId, versions: VersionsDep, records: RecordsDep) -> Any:
+def promise(product_id: ProductId, versions: VersionsDep, records: RecordsDep) -> Answer | None:
     """Return whether the version in use keeps its promised false-alarm rate on the line; null where it
     promises none."""
     with records.turns.take():
@@ -257,7 +255,7 @@ def version_file(product_id: ProductId, number: int, versions: VersionsDep, pers
 
 
 @router.get("/learning", response_model=LearningState)
-def learning(product_id: ProductId, records: RecordsDep, learning: LearningDep) -> Any:
+def learning(product_id: ProductId, records: RecordsDep, learning: LearningDep) -> Answer:
     """Return corrections, and the candidates that were made of them, the newest first."""
     with records.turns.take():
         return learning.facts(product_id)
@@ -270,12 +268,13 @@ def learn(
     store: StoreDep,
     person: Engineer,
     options: LearnOptions | None = None,
-) -> Any:
+) -> Candidate:
     """Make a candidate from verdicts, or return the one that waits already. Those in `good` get the verdict
     good once more first."""
     options = options or LearnOptions()  # type: ignore[call-arg]  # all have defaults
     known = learning.facts(product_id)["unsure"] if options.good else []
-    if unknown := sorted({*options.good} - {*known}):
+    unknown = sorted(set(options.good) - set(known))
+    if unknown:
         raise InputError(f"inspection {unknown[0]} is not among `unsure`: name in `good` only what is")
     for number in dict.fromkeys(options.good):
         seen = store.inspection(product_id, number)["verdict_id"] or 0  # the page shows it
@@ -284,12 +283,12 @@ def learn(
 
 
 @router.get("/candidates/{number}", response_model=Candidate)
-def candidate(product_id: ProductId, number: int, learning: LearningDep) -> Any:
+def candidate(product_id: ProductId, number: int, learning: LearningDep) -> Candidate:
     return learning.candidate(product_id, valid_id_or_zero(number))
 
 
 @router.post("/candidates/{number}/reject", response_model=Candidate)
-def reject(product_id: ProductId, number: int, learning: LearningDep, person: Engineer) -> Any:
+def reject(product_id: ProductId, number: int, learning: LearningDep, person: Engineer) -> Candidate:
     """Reject a candidate. Its version is kept, and can still be activated."""
     return learning.reject(product_id, valid_id_or_zero(number), person.name)
 
@@ -297,7 +296,7 @@ def reject(product_id: ProductId, number: int, learning: LearningDep, person: En
 @router.get("/trail", response_model=AuditTrail)
 def audit_trail(
     product_id: ProductId, database: DatabaseDep, limit: Annotated[int, Query(ge=1, le=500)] = 100
-) -> Any:
+) -> Answer:
     """List who added and activated versions, made candidates and gave verdicts, the latest first."""
     return {"entries": list_history(database, product_id, limit)}
 
@@ -315,63 +314,124 @@ def models(
 ) -> Response:
     product_id = page.product_id
     listed, state = versions.list_versions(product_id), learning.facts(product_id)
-    active = next((v for v in listed["versions"] if v["id"] == listed["active"]), None)
-    candidates = state["candidates"][:MAX_CANDIDATES]
+    all_versions = listed["versions"]
+    active = next((version for version in all_versions if version["id"] == listed["active"]), None)
+    candidates: list[Candidate] = state["candidates"][:MAX_CANDIDATES]
     made = learning.candidates.by_version(product_id)
-    elsewhere = {number for number, row in made.items() if row.status == REJECTED}
-    elsewhere |= {c.version for c in candidates if c.status == READY}
-    judgements = [c.judgement for c in candidates if c.judgement]
-    lists = [getattr(judgement, key)[:MAX_THUMBNAILS] for judgement in judgements for key in THUMBNAIL_LISTS]
-    lists.append(state["unsure"][:MAX_THUMBNAILS])
-    lists += [[one.id for one in judgement.missed[:MAX_THUMBNAILS]] for judgement in judgements]
+    elsewhere: set[int | None] = {number for number, row in made.items() if status_of(row) == REJECTED}
+    elsewhere |= {candidate.version for candidate in candidates if candidate.status == READY}
+    others = [version for version in all_versions if version is not active and version["id"] not in elsewhere]
+    may_change = has_role(page.person, "engineer")
     return page.render(
         "models",
         sections=("models", "learning", "progress", "promise", "rates"),
-        **_rate_facts(page, versions, active, listed["versions"]),
+        **_rate_facts(page, versions, active, all_versions),
         missed_rates=lambda missed: {one.id: one.rate for one in missed},
         learning=state,
         candidates=candidates,
         trail=list_history(store.database, product_id, 100),
         active=active,
-        others=[v for v in listed["versions"] if v is not active and v["id"] not in elsewhere],
+        others=others,
         kept=hold_promise(versions, product_id),
-        losses=learning.losses(product_id, listed["versions"]),
-        advice={c.id: advice(c, listed["active"]) for c in candidates},
-        known=store.inspections_by_number(product_id, set().union(*lists)),
+        losses=learning.losses(product_id, all_versions),
+        advice={candidate.id: advice(candidate, listed["active"]) for candidate in candidates},
+        known=store.inspections_by_number(product_id, _shown_inspections(candidates, state["unsure"])),
         MOST=MAX_THUMBNAILS,
         previous=versions.previous_version(product_id, listed["active"]),
         roles=PICTURE_ROLES,
         removable=live_products.is_removable(page.product or ""),
-        unused=versions.removable(product_id) if has_role(page.person, "engineer") else [],
+        unused=versions.removable(product_id) if may_change else [],
     )
 
 
-def _rate_facts(page: Page, versions: ModelRegistry, active: Any, listed: Sequence[Any]) -> dict[str, Any]:
-    """Return what other false-alarm rates would mean for the active version: `rates`, `day` (pictures a day),
-    `known_defects` (how many were reviewed), `may_rate`, `rate_by_file`."""
+def _shown_inspections(candidates: Sequence[Candidate], unsure: Sequence[int]) -> set[int]:
+    """Return the inspections whose thumbnails the page shows."""
+    shown = set(unsure[:MAX_THUMBNAILS])
+    for candidate in candidates:
+        judgement = candidate.judgement
+        if judgement is None:
+            continue
+        for name in THUMBNAIL_LISTS:
+            shown.update(getattr(judgement, name)[:MAX_THUMBNAILS])
+        shown.update(missed.id for missed in judgement.missed[:MAX_THUMBNAILS])
+    return shown
+
+
+class ListedVersion(TypedDict):
+    """Version of a product, as lists have it. rate_of: the version that it differs from by its rate alone.
+    product: of a joint model."""
+
+    id: int
+    rate_of: NotRequired[int]
+    product: NotRequired[str]
+
+
+class RateFacts(TypedDict):
+    """What other false-alarm rates would mean for the active version. day: pictures a day. known_defects: how
+    many were reviewed."""
+
+    rates: list[dict[str, object]]
+    day: float | None
+    known_defects: int
+    may_rate: bool
+    rate_by_file: bool
+
+
+def _rate_facts(
+    page: Page,
+    versions: ModelRegistry,
+    active: ListedVersion | None,
+    listed: Sequence[ListedVersion],
+) -> RateFacts:
+    """Return what other false-alarm rates would mean for the active version."""
     product_id = page.product_id
     by_file = product_id in versions.rates
     is_joint = active is None or "product" in active
-    facts: dict[str, Any] = {"rates": [], "day": None, "known_defects": 0, "rate_by_file": by_file}
-    facts["may_rate"] = has_role(page.person, "engineer") and not by_file and not is_joint
+    facts: RateFacts = {
+        "rates": [],
+        "day": None,
+        "known_defects": 0,
+        "may_rate": has_role(page.person, "engineer") and not by_file and not is_joint,
+        "rate_by_file": by_file,
+    }
     try:
         manifest = versions.active(product_id)[1].manifest
     except NoModelError:
         return facts
-    root = active.get("rate_of", active["id"])
-    same_network = [one["id"] for one in listed if one.get("rate_of", one["id"]) == root]
+    if active is None:
+        return facts
+    root = _network_of(active)
+    same_network = [version["id"] for version in listed if _network_of(version) == root]
     reviewed = reviewed_defects(versions.database, product_id, same_network)
+    facts["rates"] = _describe_rates(manifest, reviewed)
+    facts["day"] = pictures_a_day(versions.database, product_id)
+    facts["known_defects"] = len(reviewed)
+    return facts
+
+
+def _network_of(version: ListedVersion) -> int:
+    """Return the version that has this one's network; one that differs by its rate alone names another."""
+    return version.get("rate_of", version["id"])
+
+
+def _describe_rates(manifest: Manifest, reviewed: Sequence[ReviewedDefect]) -> list[dict[str, object]]:
+    """Return the rates that are offered, each with what it would find: `hits` of `defects` that were
+    simulated, `known` of those that were reviewed. `is_own`: the version has this rate."""
     by_part = rates.promise_of(manifest).by_part
     rows = []
     for row in rates.describe_rates(manifest):
-        hits, defects = (
-            (sum(column) for column in zip(*row["found"].values(), strict=True)) if row["found"] else (0, 0)
-        )
         if by_part:  # a part has no threshold of its own
             known = sum(one.p_value <= row["expected"] + _ROUNDING for one in reviewed)
         else:
             known = sum(not one.score <= row["threshold"] for one in reviewed)
-        rows.append({**row, "hits": hits, "defects": defects, "known": known})
-        rows[-1]["is_own"] = row["rate"] == manifest.calibration.rate
-    day = pictures_a_day(versions.database, product_id)
-    return {**facts, "rates": rows, "day": day, "known_defects": len(reviewed)}
+        of_sizes = row["found"].values()
+        rows.append(
+            {
+                **row,
+                "hits": sum(hits for hits, _ in of_sizes),
+                "defects": sum(defects for _, defects in of_sizes),
+                "known": known,
+                "is_own": row["rate"] == manifest.calibration.rate,
+            }
+        )
+    return rows

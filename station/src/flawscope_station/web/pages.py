@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Depends, Request
@@ -15,7 +15,7 @@ from flawscope import pages
 from flawscope.config import keep_known_settings
 from flawscope.errors import FlawscopeError, InputError
 from flawscope_station.access.roles import LOCAL_PERSON, PERSON_KEY, Person, has_role
-from flawscope_station.core.queries import Overview
+from flawscope_station.core.queries import Overview, ProductState
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.settings.station import Settings
 from flawscope_station.shifts import Shift, ended_shifts
@@ -23,7 +23,7 @@ from flawscope_station.store.database import StoreError, now
 from flawscope_station.store.inspection import other_fields
 from flawscope_station.store.line_alarms import hold_promise
 from flawscope_station.store.records import iso, valid_id_or_zero
-from flawscope_station.store.search import WITH_TRIALS, Filters
+from flawscope_station.store.search import WITH_TRIALS, Filters, InspectionPage
 from flawscope_station.web.api import live_state
 from flawscope_station.web.components import (
     HealthDep,
@@ -51,6 +51,27 @@ RANGE_SECONDS = {"hour": 3600, "day": 86400, "week": 7 * 86400, "month": 30 * 86
 QUICK_RANGES = ("hour", "day", "week", "all")  # ranges in the history
 RECENT_PICTURES = 16  # below the live one
 PER_PAGE = 48  # inspections in the history; divides by 2, 3, 4, 6 and 8 columns
+
+
+class PageFacts(TypedDict):
+    """Facts about a product that all of its pages show. problem_products: that each of the `problems` is of;
+    None: it is not said."""
+
+    waiting: int
+    problems: list[str]
+    problem_products: list[str | None]
+
+
+class FoundPageFacts(PageFacts):
+    """Facts about a product without a state. found_at: entry that finds it."""
+
+    found_at: str | None
+
+
+class WaitingState(ProductState):
+    """State of a product while the store is away."""
+
+    waiting: int
 
 
 class Page:
@@ -81,10 +102,16 @@ class Page:
         product, person, settings = self.product, self.person, find_component(self.request, Settings)
         facts = self._product_facts(product) if product else None
         api = f"/api/v1/products/{quote(product, safe='')}" if product else ""
-        texts = self.texts.sections(*COMMON_SECTIONS, *sections) if product or sections else {}
-        script: dict[str, Any] = {"texts": texts, "product": product, "api": api}
-        script["person"] = person.name if person else ""
-        script |= {"data": more.pop("data", None), "over": self.is_removed}  # over: nothing is asked any more
+        shown_sections = [*COMMON_SECTIONS, *sections] if product or sections else []
+        script = {
+            "texts": self.texts.sections(*shown_sections),
+            "product": product,
+            "api": api,
+            "person": person.name if person else "",
+            "data": more.pop("data", None),
+            "over": self.is_removed,  # nothing is asked any more
+        }
+        bar = self._problem_bar(facts) if facts else ""
         html = PAGES.render(
             template,
             self.texts,
@@ -96,7 +123,7 @@ class Page:
             facts=facts,
             removed=self.is_removed,
             menu=self.overview.menu,
-            bar=self._problem_bar(facts) if facts else "",
+            bar=bar,
             person=person,
             may_judge=has_role(person, "operator") and not self.is_removed,
             may_audit=has_role(person, "admin"),
@@ -117,28 +144,35 @@ class Page:
         verbs = [FIRST_USER] if self.person == LOCAL_PERSON else [NEW_USER, NEW_PASSWORD, NO_USER]
         return [user_command(settings, os.path.abspath(settings.store), verb) for verb in verbs]
 
-    def _product_facts(self, product: str) -> dict[str, Any]:
+    def _product_facts(self, product: str) -> PageFacts:
         """Return the product's facts; while the store is away only those that the page of problems needs, and
         of a removed one those of any page."""
         if self.is_removed:
-            return {"waiting": 0, "problems": [], "problem_products": [], "found_at": None}
+            removed: FoundPageFacts = {
+                "waiting": 0,
+                "problems": [],
+                "problem_products": [],
+                "found_at": None,
+            }
+            return removed
         try:
             return self.overview.facts(product)
         except StoreError:
             if self.page != PROBLEMS_PAGE:
                 raise
-            return {"waiting": 0, **self.overview.state(product)}
+            away: WaitingState = {**self.overview.state(product), "waiting": 0}
+            return away
 
-    def _problem_bar(self, facts: Mapping[str, Any]) -> str:
+    def _problem_bar(self, facts: PageFacts) -> str:
         """Return the line on each page about problems that nobody has acknowledged, or ""."""
         kinds, products = facts["problems"], facts["problem_products"]
-        titles = [self.texts.text_or(f"wrong.{kind}", "wrong.other") for kind in kinds]
-        named = [f"{name}: {title}" if name else title for name, title in zip(products, titles, strict=True)]
-        return (
-            self.texts.count("problems.bar", len(kinds), what=" · ".join(dict.fromkeys(named)))
-            if kinds
-            else ""
-        )
+        if not kinds:
+            return ""
+        named = []
+        for kind, product in zip(kinds, products, strict=True):
+            title = self.texts.text_or(f"wrong.{kind}", "wrong.other")
+            named.append(f"{product}: {title}" if product else title)
+        return self.texts.count("problems.bar", len(kinds), what=" · ".join(dict.fromkeys(named)))
 
 
 def error_page(request: Request, status: int, text: str, error: FlawscopeError | None = None) -> Response:
@@ -160,7 +194,7 @@ def html_router(role: str) -> APIRouter:
     return APIRouter(include_in_schema=False, dependencies=[Depends(require_role(role))])
 
 
-def product_page(name: str, *, of_records: bool = False) -> Any:
+def product_page(name: str, *, of_records: bool = False) -> object:
     """Make the dependency of a product's page. NotFoundError where there is no such product. of_records: the
     page shows records, also of a product that was removed."""
 
@@ -205,7 +239,7 @@ def live(
     last = store.last_defective(product_id)
     facts = live_state(overview, settings.shifts, product)
     del facts["problem"]  # that is for engineers
-    data: dict[str, Any] = {"newest": newest, "anomalous": last, "facts": facts}
+    data = {"newest": newest, "anomalous": last, "facts": facts}
     return page.render("live", sections=("live", "refused", "capture"), data=data)
 
 
@@ -228,24 +262,20 @@ def history(
     query = {key: value for key, value in page.request.query_params.items() if value.strip()}
     cursor = query.pop("cursor", "")
     base = f"/{quote(product, safe='')}/history"
-    error, inspections, older, search = "", list[dict[str, Any]](), None, dict[str, str]()
+    search = _search_query(query)
+    error, result = "", InspectionPage([], None)
     try:
-        search = {key: _to_utc(text) if key in ("since", "until") else text for key, text in query.items()}
-        search |= {key: text.replace(",", ".") for key, text in query.items() if key.startswith("score_")}
         shown = {"purpose": WITH_TRIALS, **search, "cursor": cursor, "limit": str(PER_PAGE)}
-        filters = Filters.from_query(shown)
-        result = records.search(page.product_id, filters)
-        inspections = result.inspections
-        if result.next:
-            older = f"{base}?{urlencode({**query, 'cursor': result.next})}"
+        result = records.search(page.product_id, Filters.from_query(shown))
     except InputError as invalid:
         error = str(invalid)
+    older = f"{base}?{urlencode({**query, 'cursor': result.next})}" if result.next else None
     listed = versions.list_versions(page.product_id)["versions"]
     return page.render(
         "history",
         422 if error else 200,
         sections=("history",),
-        items=inspections,
+        items=result.inspections,
         error=error,
         older=older,
         newest=f"{base}?{urlencode(query)}" if cursor else None,
@@ -257,6 +287,19 @@ def history(
     )
 
 
+def _search_query(query: Mapping[str, str]) -> dict[str, str]:
+    """Return the filters of a page's address as a search reads them: times in UTC, numbers with a point."""
+    search = {}
+    for key, text in query.items():
+        if key in ("since", "until"):
+            search[key] = _to_utc(text)
+        elif key.startswith("score_"):
+            search[key] = text.replace(",", ".")
+        else:
+            search[key] = text
+    return search
+
+
 @page_router.get("/{product}/trends")
 def trends(
     page: Annotated[Page, product_page("trends")],
@@ -266,9 +309,8 @@ def trends(
 ) -> Response:
     chosen_range = range if range in RANGE_SECONDS else "day"
     data = {"range": chosen_range, "seconds": RANGE_SECONDS[chosen_range]}
-    begun = min(
-        (one["created_at"] for one in versions.list_versions(page.product_id)["versions"]), default=""
-    )
+    listed = versions.list_versions(page.product_id)["versions"]
+    begun = min((version["created_at"] for version in listed), default="")
     return page.render(
         "trends",
         sections=("trends", "drift", "promise"),
@@ -294,17 +336,15 @@ def _report_periods(shifts: ShiftSettings | None, seconds: float | None, begun: 
 def problems(page: Annotated[Page, product_page(PROBLEMS_PAGE)], health: HealthDep) -> Response:
     """Show all problems of the station."""
     problems = health.problems()
-    names = {**health.addresses.names, **{n: name for name, n in health.addresses.entries.items()}}
-    text_or = page.texts.text_or
-    rows = [
-        {
-            **{**vars(problem), "since": iso(problem.since), "number": problem.number},
-            "title": text_or(f"wrong.{problem.kind}", "wrong.other"),
-            "remedy": text_or(f"remedy.{problem.kind}", "remedy.other"),
-            "product": names.get(problem.product or 0),
-        }
-        for problem in problems
-    ]
+    entry_names = {number: name for name, number in health.addresses.entries.items()}
+    names = health.addresses.names | entry_names
+    rows = []
+    for problem in problems:
+        row = vars(problem) | {"since": iso(problem.since), "number": problem.number}
+        row["title"] = page.texts.text_or(f"wrong.{problem.kind}", "wrong.other")
+        row["remedy"] = page.texts.text_or(f"remedy.{problem.kind}", "remedy.other")
+        row["product"] = names.get(problem.product or 0)
+        rows.append(row)
     data = [[problem.code, problem.acknowledged_by] for problem in problems]
     return page.render(PROBLEMS_PAGE, problems=rows, data=data)
 
@@ -314,16 +354,18 @@ def inspection(
     number: int, page: Annotated[Page, product_page("inspection", of_records=True)], store: StoreDep
 ) -> Response:
     item = store.inspection(page.product_id, valid_id_or_zero(number))
-    shown: dict[str, Any] = {"item": item, "more": other_fields(item)}
     data = {"id": number, "verdict_id": item["verdict_id"]}
-    return page.render("inspection", sections=("inspection", "review"), data=data, **shown)
+    return page.render(
+        "inspection", sections=("inspection", "review"), data=data, item=item, more=other_fields(item)
+    )
 
 
 def _export_query(query: dict[str, str]) -> dict[str, str]:
     """Return filters as a query of the API, whose `name` is the product's: `file` is the picture's."""
-    return {
-        "file" if key == "name" else key: text for key, text in keep_known_settings(Filters, query).items()
-    }
+    export = {}
+    for key, text in keep_known_settings(Filters, query).items():
+        export["file" if key == "name" else key] = text
+    return export
 
 
 def _quick_links(base: str, given: dict[str, str]) -> list[tuple[str, str, bool]]:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, tzinfo
 from itertools import chain
-from typing import IO, Annotated, Any, Literal, TypeVar
+from typing import IO, Annotated, Literal, TypedDict, TypeVar
 from urllib.parse import quote, urlencode
 
 from fastapi import Query, Request, Response
@@ -25,7 +25,7 @@ from flawscope_station.access import audit
 from flawscope_station.access.roles import ADMIN
 from flawscope_station.inspecting.capacity import Turns
 from flawscope_station.store import line_alarms
-from flawscope_station.store.inspection import Inspection, other_fields
+from flawscope_station.store.inspection import Inspection, InspectionFacts, ViewFacts, other_fields
 from flawscope_station.store.records import parse_time, valid_id_or_zero
 from flawscope_station.store.search import MAX_PAGE_SIZE, iterate_pages
 from flawscope_station.web.api import Engineer, FiltersDep, api_router, attachment
@@ -79,6 +79,13 @@ class AuditPage(BaseModel):
     next: int | None = Field(description="`before` of the next page; null: there is none")
 
 
+class AuditLog(TypedDict):
+    """Page of the audit, as it was read. next: `before` of the next one."""
+
+    entries: list[audit.Event]
+    next: int | None
+
+
 @router.get("/export", response_class=Response, responses={200: {"content": {CSV: {}, XLSX: {}}}})
 def export(
     name: str,
@@ -103,7 +110,8 @@ def export(
     address = f"{request.base_url}{quote(name)}/inspections"
     zone = None if settings.shifts is None else settings.shifts.tz
     version, _, promise = line_alarms.active_promise(versions, product_id)
-    totals = [("Product", name), ("Version in use", version), ("Promise", promise and promise.text)]
+    totals: list[tuple[str, object]] = [("Product", name), ("Version in use", version)]
+    totals.append(("Promise", None if promise is None else promise.text))
     file = write_workbook(pages, turns, address, zone, totals)
     return StreamingResponse(read_blocks(file), media_type=XLSX, headers=headers)
 
@@ -117,12 +125,18 @@ def audit_log(
     until: TimeQuery = "",
     before: Annotated[int | None, Query(description="`next` of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)] = 50,
-) -> Any:
+) -> AuditLog:
     """List who did what, when and from where, the latest first: sign-ins good and bad, users, tokens,
     settings, versions, verdicts, deletions."""
-    ends = {"since": parse_time(since) if since else None, "until": parse_time(until) if until else None}
-    last_id = None if before is None else valid_id_or_zero(before)
-    found = audit.search(database, text=text, about=about, **ends, before=last_id, limit=limit + 1)
+    found = audit.search(
+        database,
+        text=text,
+        about=about,
+        since=parse_time(since) if since else None,
+        until=parse_time(until) if until else None,
+        before=None if before is None else valid_id_or_zero(before),
+        limit=limit + 1,
+    )
     has_more = len(found) > limit
     return {"entries": found[:limit], "next": found[limit - 1]["id"] if has_more else None}
 
@@ -131,8 +145,9 @@ def audit_log(
 def audit_page(request: Request, addresses: AddressesDep, database: DatabaseDep) -> Response:
     page = Page(request, "audit", next(iter(addresses.products), None))
     names = ("text", "about", "since", "until", "before")
-    query = {name: value.strip() for name in names if (value := request.query_params.get(name, "")).strip()}
-    error, log = "", dict[str, Any](entries=[], next=None)
+    texts = {name: request.query_params.get(name, "").strip() for name in names}
+    query = {name: text for name, text in texts.items() if text}
+    error, log = "", AuditLog(entries=[], next=None)
     try:
         before = query.pop("before", "")
         if not before.isdecimal() and before:
@@ -141,12 +156,9 @@ def audit_page(request: Request, addresses: AddressesDep, database: DatabaseDep)
     except InputError as invalid:
         error = str(invalid)
     older = f"?{urlencode({**query, 'before': log['next']})}" if log["next"] else None
-    context = {
-        "entries": log["entries"],
-        "older": older,
-        "kinds": [(subject, page.texts(f"audit.{subject}")) for subject in audit.SUBJECTS],
-    }
-    return page.render("audit", 422 if error else 200, error=error, **context)
+    kinds = [(subject, page.texts(f"audit.{subject}")) for subject in audit.SUBJECTS]
+    status = 422 if error else 200
+    return page.render("audit", status, error=error, entries=log["entries"], older=older, kinds=kinds)
 
 
 def in_turns(turns: Turns, items: Iterator[T], work: Callable[[T], R]) -> Iterator[R]:
@@ -163,20 +175,21 @@ def in_turns(turns: Turns, items: Iterator[T], work: Callable[[T], R]) -> Iterat
         yield result
 
 
-def _table_pages(pages: Iterator[list[dict[str, Any]]]) -> Iterator[list[Sequence[Any]]]:
+def _table_pages(pages: Iterator[list[InspectionFacts]]) -> Iterator[list[Sequence[object]]]:
     """Yield the header of a spreadsheet with the rows of the first page, then the rows of each page."""
-    header: list[Sequence[Any]] = [COLUMNS]
+    header: list[Sequence[object]] = [COLUMNS]
     for page in pages:
-        yield header + [[*map(_text_cell, _cells(inspection))] for inspection in page]
+        rows = [[_text_cell(value) for value in _cells(inspection)] for inspection in page]
+        yield [*header, *rows]
         header = []
 
 
 def write_workbook(
-    pages: Iterator[list[dict[str, Any]]],
+    pages: Iterator[list[InspectionFacts]],
     turns: Turns,
     address: str,
     zone: tzinfo | None,
-    totals: list[tuple[str, Any]],
+    totals: list[tuple[str, object]],
 ) -> IO[bytes]:
     """Write a workbook of inspections to a temporary file, whose position is its beginning; closing removes
     it. BusyError where too many wait.
@@ -187,7 +200,7 @@ def write_workbook(
     """
     book, counts = result_workbook.ResultWorkbook(SHEET_COLUMNS), Counter[str]()
 
-    def append(page: list[dict[str, Any]]) -> None:
+    def append(page: list[InspectionFacts]) -> None:
         for inspection in page:
             counts[inspection["decision"]] += 1
             link = f"{address}/{inspection['id']}"
@@ -196,26 +209,27 @@ def write_workbook(
     for _ in in_turns(turns, pages, append):
         if book.is_full:
             break
-    told = [*totals, ("Inspections", counts.total()), *((f"of them {one}", n) for one, n in counts.items())]
+    of_decisions = [(f"of them {decision}", count) for decision, count in counts.items()]
+    lines = [*totals, ("Inspections", counts.total()), *of_decisions]
     file = tempfile.TemporaryFile()  # noqa: SIM115 (who sends it closes it)
     with turns.take(patient=True):
-        book.save(file, told)
+        book.save(file, lines)
     file.seek(0)
     return file
 
 
-def _places(inspection: dict[str, Any]) -> list[tuple[str, Region]]:
+def _places(inspection: InspectionFacts) -> list[tuple[str, Region]]:
     """Return the regions of an inspection, of all its pictures, each with the picture's name."""
-    pictures = inspection["views"] or [inspection]
+    pictures: Sequence[InspectionFacts | ViewFacts] = inspection["views"] or [inspection]
     return [(str(one["name"]), Region(**region)) for one in pictures for region in one["regions"]]
 
 
-def _measured(inspection: dict[str, Any]) -> dict[str, Any]:
+def _measured(inspection: InspectionFacts) -> dict[str, object]:
     """Return the values of `PLACES`."""
     return findings.measure_places([region for _, region in _places(inspection)])
 
 
-def _sheet_values(inspection: dict[str, Any], zone: tzinfo | None) -> dict[str, Any]:
+def _sheet_values(inspection: InspectionFacts, zone: tzinfo | None) -> dict[str, object]:
     """Return an inspection's values for the workbook, by name."""
     at = datetime.fromisoformat(inspection["at"]).astimezone(zone).replace(tzinfo=None, microsecond=0)
     kinds = dict.fromkeys(region.kinds_text for _, region in _places(inspection) if region.kinds_text)
@@ -236,18 +250,22 @@ def read_blocks(file: IO[bytes]) -> Iterator[bytes]:
             yield block
 
 
-def _cells(inspection: dict[str, Any]) -> list[Any]:
+def _cells(inspection: InspectionFacts) -> list[object]:
     """Return the values of the columns."""
-    own, places = map(inspection.get, Inspection.model_fields), map(_measured(inspection).get, PLACES)
+    own = [inspection.get(name) for name in Inspection.model_fields]
+    measured = _measured(inspection)
+    places = [measured.get(name) for name in PLACES]
     return [*own, *places, other_fields(inspection) or None]
 
 
-def _text_cell(value: Any) -> Any:
-    is_nested = isinstance(value, dict | list)
-    return "" if value is None else files.csv_cell(json.dumps(value) if is_nested else value)
+def _text_cell(value: object) -> object:
+    """Return a value as a cell of a spreadsheet; what is nested as JSON."""
+    if value is None:
+        return ""
+    return files.csv_cell(json.dumps(value) if isinstance(value, dict | list) else value)
 
 
-def _csv_block(rows: list[Sequence[Any]]) -> str:
+def _csv_block(rows: list[Sequence[object]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\r\n").writerows(rows)
     return text.getvalue()

@@ -227,7 +227,7 @@ class Trends(BaseModel):
 
     unit: Literal["inspection", "minute", "hour", "day"]
     threshold: float | None
-    points: list[list[Any]]
+    points: list[list[float | str | None]]
     buckets: list[list[float]]
     totals: dict[str, int]
     versions: list[dict[str, Any]]

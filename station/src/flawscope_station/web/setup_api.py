@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Depends, Request, Response
 from fastapi.responses import FileResponse
@@ -12,6 +12,7 @@ from fastapi.responses import FileResponse
 from flawscope.artefact import rates
 from flawscope.errors import InputError
 from flawscope.methods import conflicts, registry
+from flawscope.pictures import still_frames
 from flawscope_station.access.roles import ENGINEER
 from flawscope_station.setup import part_names
 from flawscope_station.setup.draft import (
@@ -30,6 +31,7 @@ from flawscope_station.store.throughput import pictures_a_day
 from flawscope_station.web import schemas, setup_schemas, uploads
 from flawscope_station.web.api import (
     DEFAULT_SIDE,
+    Answer,
     Engineer,
     PictureName,
     Side,
@@ -54,6 +56,7 @@ from flawscope_station.web.uploads import Upload
 
 ZIP_SIGNATURE = b"PK\x03\x04"
 FRAME_SECONDS = 5.0  # in which a camera must give a frame
+STILL_FRAMES = 30  # by which a camera is measured
 
 router = api_router(409, prefix="/api/v1/new", role=ENGINEER)
 page_router = html_router(ENGINEER)
@@ -81,19 +84,19 @@ LearntDraftDep = Annotated[Draft, Depends(_get_learnt_draft)]
 
 
 @router.get("", response_model=setup_schemas.NewProducts)
-def list_drafts(drafts: DraftsDep) -> Any:
+def list_drafts(drafts: DraftsDep) -> Answer:
     """List the products that are being made, or were made here."""
     return {"products": [drafts.facts(draft, looked_at=False) for draft in drafts]}
 
 
 @router.post("", status_code=201, response_model=setup_schemas.NewProductState)
-def begin_draft(body: setup_schemas.NewProduct, live_products: LiveProductsDep, person: Engineer) -> Any:
+def begin_draft(body: setup_schemas.NewProduct, live_products: LiveProductsDep, person: Engineer) -> Answer:
     """Begin a product, or return the one of this name that was begun."""
     return live_products.drafts.facts(live_products.begin(body.name, person.name))
 
 
 @router.get("/{name}", response_model=setup_schemas.NewProductState)
-def draft_state(draft: DraftDep, drafts: DraftsDep) -> Any:
+def draft_state(draft: DraftDep, drafts: DraftsDep) -> Answer:
     return drafts.facts(draft)
 
 
@@ -107,7 +110,7 @@ def remove_draft(name: str, live_products: LiveProductsDep, person: Engineer) ->
 
 
 @router.get("/{name}/pictures", response_model=setup_schemas.NewPictures)
-def pictures(draft: DraftDep) -> Any:
+def pictures(draft: DraftDep) -> Answer:
     """List the pictures to learn from, and those that were left out."""
     return {"pictures": draft.pictures(), "left_out": draft.left_out()}
 
@@ -121,7 +124,7 @@ def pictures(draft: DraftDep) -> Any:
 )
 async def add_pictures(
     draft: DraftDep, request: Request, drafts: DraftsDep, files: FilesDep, file: PictureName = ""
-) -> Any:
+) -> Answer:
     """Add pictures of good parts: the body is a picture or a zip of them; a form may hold several. Those that
     are kept are on the disk when the answer comes; the same content is kept once."""
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
@@ -150,7 +153,7 @@ async def capture(
     drafts: DraftsDep,
     floor: FloorDep,
     renderer: RendererDep,
-) -> Any:
+) -> Answer:
     """Add what a camera shows now, or the picture of an inspection."""
     if body.inspection is not None:
         product_id = floor.addresses.product_id(body.product)
@@ -161,6 +164,19 @@ async def capture(
     picture = await asyncio.to_thread(camera.picture, await wait_for_shot(camera, FRAME_SECONDS, None))
     added = await asyncio.to_thread(drafts.add, draft, [(picture.name, picture.data)])
     return {"results": [one._asdict() for one in added]}
+
+
+@router.post("/{name}/still", response_model=setup_schemas.StillState, responses=refusals(504))
+async def measure_camera(draft: DraftDep, body: setup_schemas.StillRequest, floor: FloorDep) -> Answer:
+    """Measure noise, light, movement and focus of a camera, by frames of one part that lies still."""
+    camera = floor.camera(body.product, body.camera)
+    frames = list[bytes]()
+    for _ in range(STILL_FRAMES):
+        shot = await wait_for_shot(camera, FRAME_SECONDS, None)
+        picture = await asyncio.to_thread(camera.picture, shot)
+        frames.append(picture.data)
+    report = await asyncio.to_thread(still_frames.check_still_frames, frames)
+    return report.to_dict()
 
 
 async def _receive_zip(
@@ -197,7 +213,7 @@ def view(draft: DraftDep, picture: str, side: Side = DEFAULT_SIDE) -> Response:
 
 
 @router.post("/{name}/leave-out", response_model=setup_schemas.NewProductState)
-def leave_out(draft: DraftDep, body: setup_schemas.LeaveOutRequest, drafts: DraftsDep) -> Any:
+def leave_out(draft: DraftDep, body: setup_schemas.LeaveOutRequest, drafts: DraftsDep) -> Answer:
     """Leave pictures out, or with `undo` take them back."""
     drafts.move(draft, body.pictures, out=not body.undo)
     return drafts.facts(draft)
@@ -207,14 +223,14 @@ def leave_out(draft: DraftDep, body: setup_schemas.LeaveOutRequest, drafts: Draf
 
 
 @router.post("/{name}/options", response_model=setup_schemas.Conflicts)
-def check_options(draft: DraftDep, body: setup_schemas.LearningOptions) -> Any:
+def check_options(draft: DraftDep, body: setup_schemas.LearningOptions) -> Answer:
     """Return which of these options do not go together: nothing is learnt."""
     given = body.model_dump(exclude={"go_on", "all_good"})
     return {"conflicts": [one._asdict() for one in conflicts.find_conflicts(given)]}
 
 
 @router.post("/{name}/names", response_model=setup_schemas.NameGroups)
-def read_names(draft: DraftDep, body: setup_schemas.NameMarks) -> Any:
+def read_names(draft: DraftDep, body: setup_schemas.NameMarks) -> Answer:
     """Return the parts and views that the pictures' names tell, by marks on one of them."""
     draft.path(body.name)
     part, view = part_names.pattern_of(body.name, body.part), part_names.pattern_of(body.name, body.view)
@@ -226,7 +242,7 @@ def read_names(draft: DraftDep, body: setup_schemas.NameMarks) -> Any:
 @router.post("/{name}/learn", response_model=setup_schemas.NewProductState)
 def learn(
     draft: DraftDep, drafts: DraftsDep, person: Engineer, body: setup_schemas.LearningOptions | None = None
-) -> Any:
+) -> Answer:
     """Learn from the pictures, as `flawscope fit` does, when the products before it are done. Where their
     names leave open which are good, that is a question."""
     options = body or setup_schemas.LearningOptions.model_validate({})
@@ -236,7 +252,7 @@ def learn(
 
 
 @router.post("/{name}/stop", response_model=setup_schemas.NewProductState)
-def stop(draft: DraftDep, drafts: DraftsDep) -> Any:
+def stop(draft: DraftDep, drafts: DraftsDep) -> Answer:
     """Stop the learning. A method that learns in steps can go on later. Of a search for settings the first
     stop ends the search: the best so far is learnt."""
     drafts.stop_learning(draft)
@@ -249,7 +265,9 @@ def stop(draft: DraftDep, drafts: DraftsDep) -> Any:
     responses=refusals(408, 413),
     openapi_extra=file_body_schema("image/*", allow_form=True),
 )
-async def try_pictures(draft: DraftDep, request: Request, drafts: DraftsDep, file: PictureName = "") -> Any:
+async def try_pictures(
+    draft: DraftDep, request: Request, drafts: DraftsDep, file: PictureName = ""
+) -> Answer:
     """Judge a few pictures with what was learnt; nothing is kept."""
     uploaded, _ = await uploads.read_uploads(request, file)
     sent = [(upload.name, upload.data) for upload in uploaded]
@@ -270,7 +288,7 @@ def example(draft: DraftDep, file: str) -> FileResponse:
 
 
 @router.post("/{name}/live", response_model=schemas.Product)
-def go_live(name: str, live_products: LiveProductsDep, overview: OverviewDep, person: Engineer) -> Any:
+def go_live(name: str, live_products: LiveProductsDep, overview: OverviewDep, person: Engineer) -> Answer:
     """Let what was learnt inspect from now on, as a product of the station."""
     live_products.go_live(name, person.name)
     return overview.facts(name)
@@ -288,10 +306,10 @@ def report(draft: LearntDraftDep, request: Request) -> Response:
     page, result, name = Page(request, "new"), draft.result, draft.name
     assert result is not None, "it was asked for above"
     result = describe_result(result)
-    examples = [
-        {**example, "picture": base64.b64encode((draft.examples / example["file"]).read_bytes()).decode()}
-        for example in result["examples"]
-    ]
+    examples = []
+    for example in result["examples"]:
+        data = (draft.examples / example["file"]).read_bytes()
+        examples.append({**example, "picture": base64.b64encode(data).decode()})
     facts = {"name": name, "result": result, "shown": examples}
     text = PAGES.render_standalone("new-report", page.texts, **facts)
     return Response(text, media_type="text/html", headers=attachment(f"{name}.html"))
@@ -312,20 +330,23 @@ def new_page(request: Request, drafts: DraftsDep, addresses: AddressesDep) -> Re
 def draft_page(name: str, request: Request, draft: DraftDep, drafts: DraftsDep, floor: FloorDep) -> Response:
     page, state = Page(request, "new"), drafts.facts(draft)
     methods = {m.name: m.learns_in_steps for m in registry.loadable_methods()}
-    cameras = [
-        (product, source.number)
-        for product, sources in floor.sources.items()
-        for source in sources
-        if isinstance(source, TriggeredSource)
-    ]
-    facts: dict[str, Any] = {"name": name, "methods": methods, "cameras": cameras}
-    facts["rates"] = rates.offered_rates()
-    facts |= {"few": registry.FEW, "accurate_lacks": registry.missing_package("patchcore", "accurate")}
+    cameras = []
+    for product, sources in floor.sources.items():
+        numbers = [source.number for source in sources if isinstance(source, TriggeredSource)]
+        cameras += [(product, number) for number in numbers]
     number = floor.addresses.products.get(name)
-    facts["day"] = None if number is None else pictures_a_day(floor.store.database, number)
+    day = None if number is None else pictures_a_day(floor.store.database, number)
     example = next(iter(draft.pictures()), "")
     marks = {key: part_names.marked_in(example, state[key]) for key in ("part", "view")}
-    data = {"state": state, "marks": marks, "day": facts["day"]}
     return page.render(
-        "draft", sections=("new", "progress", "capture", "promise", "rates"), data=data, **facts
+        "draft",
+        sections=("new", "progress", "capture", "still", "promise", "rates"),
+        data={"state": state, "marks": marks, "day": day},
+        name=name,
+        methods=methods,
+        cameras=cameras,
+        rates=rates.offered_rates(),
+        few=registry.FEW,
+        accurate_lacks=registry.missing_package("patchcore", "accurate"),
+        day=day,
     )

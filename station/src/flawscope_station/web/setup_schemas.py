@@ -263,6 +263,34 @@ class AddedPictures(BaseModel):
     results: list[AddedPicture]
 
 
+class StillRequest(BaseModel):
+    """Wish to measure a camera by frames of one part that lies still."""
+
+    model_config = ConfigDict(extra="forbid")
+    product: str = Field(description="whose camera it is")
+    camera: int | None = Field(None, ge=1, le=1000, description="its number; null: the only one")
+
+
+class StillMeasurement(BaseModel):
+    """Measured property of a camera's frames."""
+
+    code: str = Field(description="name for a program, such as noise or slow_movement")
+    value: float | None = Field(description="null: the part shows no edges that tell it")
+    unit: str
+    limit: float = Field(description="from which value on it is a fault")
+    fault: bool
+    cost: str = Field(description="in words, in English")
+    remedy: str
+
+
+class StillState(BaseModel):
+    """Measurements of a camera by frames of one part that lies still."""
+
+    frames: int
+    size: tuple[int, int] = Field(description="rows and columns of a frame")
+    measurements: list[StillMeasurement]
+
+
 class CaptureRequest(BaseModel):
     """Wish to take a picture: what a camera shows now, or that of an inspection."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, tzinfo
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import Query, Request, Response
 from fastapi.responses import JSONResponse
@@ -13,7 +13,7 @@ from flawscope.errors import InputError
 from flawscope.results import excel
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.shifts import DAY, Shift, ended_shifts
-from flawscope_station.shifts.reports import csv_text, hourly_rows, report_images, shift_data
+from flawscope_station.shifts.reports import ReportImages, csv_text, hourly_rows, report_images, shift_data
 from flawscope_station.store.database import now
 from flawscope_station.store.records import Store, iso, parse_time
 from flawscope_station.store.search import PeriodSummary, summarize_period
@@ -40,16 +40,17 @@ def shifts(
     records: RecordsDep,
     settings: SettingsDep,
     format: Literal["json", "csv"] = "json",
-) -> Any:
+) -> Response | list[dict[str, str | int]]:
     """List the shifts that ended in the last days with their counts, the latest first; none where the
     settings name none."""
-    zone, found = _zone(settings.shifts), list[dict[str, Any]]()
+    zone, found = _zone(settings.shifts), list[dict[str, str | int]]()
     for shift in ended_shifts(settings.shifts, now())[::-1]:
         with records.turns.take():
             summary = summarize_period(records.store.database, product_id, shift.since, shift.until)
         found.append({**shift.to_dict(zone), **summary.counts})
     if format == "csv":
-        rows = [list(schemas.Shift.model_fields), *([*one.values()] for one in found)]
+        rows: list[list[str | int]] = [[*schemas.Shift.model_fields]]
+        rows += [[*shift_counts.values()] for shift_counts in found]
         return Response(csv_text(rows), media_type=CSV, headers=attachment(f"{name}-shifts.csv"))
     return found
 
@@ -106,7 +107,7 @@ def _render_report(
     product_id: int,
     shift: Shift,
     found: PeriodSummary,
-    drawings: dict[str, Any],
+    drawings: ReportImages,
 ) -> str:
     """Render a report as one HTML file."""
 

@@ -30,6 +30,32 @@
     byId("capture").focus();
   });
 
+  // Faults of the camera, by frames of one part that lies still
+  byId("measure").addEventListener("click", async () => {
+    const [option] = byId("camera").selectedOptions;
+    const body = { product: option.dataset.product, camera: Number(option.value) };
+    byId("measure").disabled = true;
+    byId("camera-faults").replaceChildren();
+    station.write(byId("measured"), t("still.measuring"));
+    try {
+      const { measurements } = await api(`${draft.home}/still`, { body });
+      const faults = measurements.filter(({ fault }) => fault);
+      station.write(byId("measured"), t(faults.length ? "still.faults" : "still.fine"));
+      byId("camera-faults").replaceChildren(...faults.map(faultItem));
+    } catch (error) {
+      station.write(byId("measured"), "");
+      draft.failed(error);
+    }
+    byId("measure").disabled = false;
+    byId("measure").focus();
+  });
+
+  function faultItem({ code, value }) {
+    const item = document.createElement("li");
+    item.textContent = t(`still.fault_${code}`, { value: station.number(Number(value.toPrecision(2))) });
+    return item;
+  }
+
   // Again and again until a second click: a pause, after which a further one goes on
   let running = false;
   function run(on) {

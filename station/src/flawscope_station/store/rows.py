@@ -1,0 +1,232 @@
+"""Rows that queries return, by the table that they are of: what columns the reader of a row may ask for.
+
+SQLAlchemy's own `Row` knows no columns. Each class names those of its query; the columns themselves, with
+what they mean, stand in `schema`.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from sqlalchemy import RowMapping
+
+
+class UserRow(Protocol):
+    """Row of `users`."""
+
+    id: int
+    name: str
+    password: str
+    role: str
+    subject: str | None
+
+
+class MemberRow(Protocol):
+    """Who a session begins for."""
+
+    id: int
+    name: str
+
+
+class AccountRow(Protocol):
+    """Account as lists show it; `used_at` and `expires_at` of tokens alone."""
+
+    name: str
+    role: str
+    created_at: int
+    used_at: int | None
+    expires_at: int | None
+
+    @property
+    def _mapping(self) -> RowMapping: ...
+
+
+class TokenRow(Protocol):
+    """Row of `tokens`."""
+
+    id: int
+    name: str
+    role: str
+    used_at: int | None
+    expires_at: int | None
+
+
+class SessionRow(Protocol):
+    """Session of a user: the user's name and role, and its end."""
+
+    name: str
+    role: str
+    expires_at: int
+
+
+class ProductRow(Protocol):
+    """Row of `products`."""
+
+    id: int
+    name: str
+    created_at: int
+    active_version_id: int | None
+    entry_id: int | None
+
+
+class EventRow(Protocol):
+    """Row of `events`."""
+
+    id: int
+    at: int
+    kind: str
+    who: str
+    product_id: int | None
+    text: str
+    address: str | None
+
+
+class DecisionRow(Protocol):
+    """Judged picture: of an inspection, or of one of its views."""
+
+    @property
+    def anomalous(self) -> bool: ...
+
+    @property
+    def tolerated(self) -> bool: ...
+
+
+class InspectionRow(DecisionRow, Protocol):
+    """Row of `inspections`."""
+
+    id: int
+    product_id: int
+    version_id: int
+    at: int
+    name: str
+    source: str
+    key: str | None
+    score: float
+    score_threshold: float
+    near: bool
+    record: str
+    verdict: str | None
+    review: str
+    kind: str | None
+    part: str | None
+    batch: str | None
+    unanswered: str | None
+    view: str | None
+    purpose: str
+
+
+class ShownInspectionRow(InspectionRow, Protocol):
+    """Inspection with what is known of its picture and product, as the API shows it."""
+
+    picture: str
+    width: int
+    height: int
+    removed_at: int | None
+    product: str
+
+
+class ChallengeInspectionRow(InspectionRow, Protocol):
+    """Inspection of a challenge part, with the hash of its pixels."""
+
+    challenge_id: int | None
+    challenge_part_id: int
+    pixels: str | None
+
+
+class KeyedInspectionRow(Protocol):
+    """Inspection under a sender's key."""
+
+    id: int
+    key: str
+    picture: str
+    source: str
+    request_hash: str | None
+
+
+class ViewRow(DecisionRow, Protocol):
+    """Row of `views`, with what is known of its picture."""
+
+    inspection_id: int
+    place: int
+    picture: str
+    view: str
+    name: str
+    record: str
+    suffix: str
+    width: int
+    height: int
+    removed_at: int | None
+    pixels: str | None
+
+
+class VerdictRow(Protocol):
+    """Row of `verdicts`."""
+
+    id: int
+    inspection_id: int
+    verdict: str
+    at: int
+    who: str
+    mask: str | None
+    note: str
+    kind: str | None
+
+
+class ChallengePartRow(Protocol):
+    """Row of `challenge_parts`."""
+
+    id: int
+    name: str
+    expected: str
+    note: str
+
+
+class ChallengeViewRow(Protocol):
+    """Row of `challenge_views`."""
+
+    part_id: int
+    view: str
+    pixels: str
+    boxes: str
+    picture: bytes
+
+
+class StoredPictureRow(Protocol):
+    """Picture that may be removed. number: of its inspection. picture: hash of the file."""
+
+    number: int
+    product_id: int
+    picture: str
+    suffix: str
+    bytes: int
+    removed_at: int | None
+
+
+class RemovableRow(Protocol):
+    """Inspection or view that is removed. id: of the inspection. hash: of the picture."""
+
+    id: int
+    product_id: int
+    hash: str
+    key: str | None
+    source: str
+
+
+class FileKeyRow(Protocol):
+    """Row of `removed_files`."""
+
+    product_id: int
+    key: str
+    picture: str
+    inspection_id: int
+
+
+class DeliveryRow(Protocol):
+    """Row of `deliveries`."""
+
+    product_id: int
+    sink: str
+    inspection_id: int
+    verdict_id: int
+    delivered: int
+    refused: int
