@@ -240,7 +240,8 @@ def _wrong_part(name: str, value: object, hint: Any) -> tuple[str, object, Any] 
     if not isinstance(kind, type):
         return None  # such as Any
     if getattr(kind, "_is_protocol", False) and kind.__module__.startswith("flawscope"):
-        members = [one for one in (*vars(kind), *kind.__annotations__) if not one.startswith("_")]
+        names = [*vars(kind), *kind.__annotations__]
+        members = [name for name in names if not name.startswith("_")]
         return None if all(hasattr(value, one) for one in members) else (name, value, hint)
     if not _is_of(value, kind):
         return name, value, hint

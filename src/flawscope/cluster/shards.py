@@ -193,7 +193,9 @@ def _judge_entries(store: FileStore, run: Run, predictor: Any, shard: int, entri
             rows += [first | more, *others]
         else:
             text = entry.error or str(result)
-            rows.append(asdict(ResultRow.from_result(Unjudged(path, printable(" ".join(text.split()))))))
+            reason = printable(" ".join(text.split()))
+            row = ResultRow.from_result(Unjudged(path, reason))
+            rows.append(asdict(row))
     manifest = predictor.manifest
     columns = table_columns(
         kinds=manifest.kinds is not None, aligned=manifest.preprocess.reference is not None

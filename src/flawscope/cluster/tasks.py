@@ -169,4 +169,8 @@ def _run_task(
 ) -> Any:
     prepare_node(version, folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # how Ray cancels; Python may ignore it
-    return function(*args, throttled(lambda *progress: queue.put(label, *progress)))
+
+    def report(*progress: object) -> None:
+        queue.put(label, *progress)
+
+    return function(*args, throttled(report))

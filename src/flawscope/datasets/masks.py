@@ -33,7 +33,9 @@ class GroundTruth:
 
     def __init__(self, root: Path, beside: Iterable[Path] = (), good_kinds: Iterable[str] = ()):
         files = picture_files_in(root, own=True)
-        every = dict.fromkeys([*files, *(path for folder in beside for path in picture_files_in(folder))])
+        every = dict.fromkeys(files)
+        for folder in beside:
+            every |= dict.fromkeys(picture_files_in(folder))
         self.masks = find_masks(every)
         shown = [path for path in files if path not in self.masks]
         self.overlays = _find_overlays(shown)

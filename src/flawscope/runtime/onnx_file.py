@@ -173,13 +173,13 @@ def _memory_map(path: Place) -> Iterator[memoryview]:
 def _build_entries(artefact: Artefact, network: str) -> dict[str, str]:
     """Metadata for a network of this digest. ASCII only."""
     stored = artefact.stored_tensors()
-    tensors = {
-        f"{METADATA_KEY}.{entry}": base64.b64encode(zlib.compress(tensor.tobytes())).decode("ascii")
-        for entry, (name, kind) in KEPT_TENSORS.items()
-        if (tensor := stored.get(name)) is not None
-        and tensor.dtype == kind
-        and tensor.nbytes <= MAX_TENSOR_BYTES
-    }
+    tensors = {}
+    for entry, (name, kind) in KEPT_TENSORS.items():
+        tensor = stored.get(name)
+        if tensor is None or tensor.dtype != kind or tensor.nbytes > MAX_TENSOR_BYTES:
+            continue
+        packed = zlib.compress(tensor.tobytes())
+        tensors[f"{METADATA_KEY}.{entry}"] = base64.b64encode(packed).decode("ascii")
     manifest = artefact.manifest
     packed_samples = {f"{METADATA_KEY}.samples", f"{METADATA_KEY}.samples_int16"}
     if not packed_samples & tensors.keys():  # nothing to compare with

@@ -50,7 +50,9 @@ def checks_for(method: Method) -> list[Check]:
     """Checks of a method: what it declares must hold, and what it does not declare must be refused. Exports
     are checked for the engines that are installed."""
     repeated = [] if method.learns_in_steps else [fits.same_again]  # `resumes` checks it of the others
-    return [Check(run.__name__, run) for run in (*fits.CHECKS, *repeated, *models.CHECKS, *models.exports())]
+    runs = [*fits.CHECKS, *repeated]
+    runs += [*models.CHECKS, *models.exports()]
+    return [Check(run.__name__, run) for run in runs]
 
 
 def check_method(

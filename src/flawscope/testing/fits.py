@@ -283,10 +283,8 @@ def extends(case: Case) -> None:
         new.calibration.count == count + len(more), "the new pictures are not calibrated on, or old ones are"
     )
     hashes = {p.hash for p in new.manifest.pictures if p.role != "duplicate"}
-    must(
-        hashes >= {pixel_hash(decode(s)) for s in (*more, *case.good_pictures)},
-        "it does not know its pictures",
-    )
+    given = [*more, *case.good_pictures]
+    must(hashes >= {pixel_hash(decode(source)) for source in given}, "it does not know its pictures")
     must(new.self_test().passed, "the self-test fails")
     must_refuse(lambda: partial_fit(new.artefact, list(more), device="cpu"), "nothing but known pictures")
 
