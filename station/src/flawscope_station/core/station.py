@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flawscope import machine
 from flawscope.pictures import decoding
@@ -27,8 +27,10 @@ from flawscope_station.core.health import Health
 from flawscope_station.core.housekeeping import Housekeeping
 from flawscope_station.core.live import EventBroadcaster, Metrics
 from flawscope_station.core.page_products import page_products
+from flawscope_station.core.pauses import Pauses
 from flawscope_station.core.queries import Overview, Records
 from flawscope_station.core.refusals import Refusals
+from flawscope_station.core.syslog import EventForwarder
 from flawscope_station.inspecting.inspector import Inspector
 from flawscope_station.inspecting.interlock import Interlocks
 from flawscope_station.inspecting.judge import Judge
@@ -49,6 +51,9 @@ from flawscope_station.store.files import Files
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.records import Store, describe_new
 from flawscope_station.store.station_identity import check_owner, claim_identity
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
 
 
 class Station:
@@ -75,8 +80,8 @@ class Station:
         self.say = say = unfailing(say)
         self._problems = Problems(say)
         self.report = self._problems.report
-        self.components: dict[type, Any] = {}
-        self.routers: list[Any] = []
+        self.components: dict[type, Any] = {}  # of each class its object
+        self.routers: list[APIRouter] = []
         self._services: list[Service] = []
         self._inputs: list[Input] = []
         self._watched: list[tuple[HasThreads, bool]] = []
@@ -122,7 +127,8 @@ class Station:
         )
         self.machine.on_clock_jump.append(self.housekeeping.note_clock_jump)
         self.observers = Observers(report)
-        self.interlocks = Interlocks()
+        self.pauses = Pauses(self.store, self.addresses.names)
+        self.interlocks = Interlocks([self.pauses])
         self.recorder = Recorder(self.store, self.files, self.observers, self.interlocks.recorded)
         self.tolerances = ProductTolerances(self.store, self.versions, report)
         for name, product in settings.products.items():
@@ -170,7 +176,7 @@ class Station:
         self.sinks = Sinks(
             settings, self.files.identity(), self.products, self.store, self.renderer, report, self.problems
         )
-        self.overview = Overview(self.floor, self.sinks, self.health)
+        self.overview = Overview(self.floor, self.sinks, self.health, self.pauses)
         self.metrics = Metrics()
         self.refusals.on_refused.append(lambda *labels: self.metrics.refused.labels(*labels).inc())
         kept = settings, self.files, self.database, self.access, self.store, self.versions, self.addresses
@@ -178,6 +184,9 @@ class Station:
             Extension((*kept, self.records, self.metrics), observers=(self._count,), watched=(self.metrics,))
         )
         self._add(Extension((self.machine,), services=(self.machine,)))
+        if settings.syslog is not None:
+            kept_events = self.database, self.files, report
+            self._add(Extension(services=(EventForwarder(settings.syslog, settings.name, *kept_events),)))
         self._add(
             Extension((self.housekeeping,), (self.housekeeping,), observers=(self.housekeeping.check_space,))
         )
@@ -203,9 +212,9 @@ class Station:
         )
         self._add(
             Extension(
-                (self.live,),
+                (self.live, self.pauses),
                 observers=(self._publish,),
-                gauges=(self.overview.gauges, self.live.gauges),
+                gauges=(self.overview.gauges, self.live.gauges, self.pauses.gauges),
                 store_gauges=(self.overview.store_gauges,),
                 request_enders=(self.live.close,),
             )

@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 
 from flawscope_station.inspecting.capacity import BusyError
-from flawscope_station.inspecting.interlock import Interlocks, NotReadyError
+from flawscope_station.inspecting.interlock import PAUSED, Interlocks, NotReadyError, PausedError
 from flawscope_station.inspecting.judge import Judge
 from flawscope_station.inspecting.picture import Part
 from flawscope_station.inspecting.ticket import LateError, Outcome, Ticket, Waiter
@@ -73,6 +73,8 @@ class Intake:
             self.interlocks.check(product_id, number)
         except NoModelError as error:
             return Standstill("no_model", error)
+        except PausedError as error:
+            return Standstill(PAUSED, error)
         except NotReadyError as error:
             return Standstill("challenge", error)
         return None

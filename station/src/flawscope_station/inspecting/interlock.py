@@ -30,6 +30,15 @@ class FrozenError(NotReadyError):
     code = "camera_frozen"
 
 
+PAUSED = "paused"  # code of the refusal, and kind of the standstill
+
+
+class PausedError(NotReadyError):
+    """A person paused the product, which is no fault: nobody is told of a problem."""
+
+    code = PAUSED
+
+
 class NotProductionError(RefusalError):
     """The part was judged for an interlock and recorded with another purpose than production: its decision is
     not answered. It is done with, and not sent again."""

@@ -32,6 +32,7 @@ from flawscope_station.settings.values import (
     redact_address,
     seconds_such_as,
     secret,
+    split_host_port,
     with_password,
     worded_errors,
 )
@@ -71,10 +72,11 @@ def _check_namesakes(
     return products
 
 
-def _read_sources(given: Any, info: ValidationInfo) -> tuple[SourceSettings, ...]:
-    if not isinstance(given or [], list | tuple):
+def _read_sources(given: object, info: ValidationInfo) -> tuple[SourceSettings, ...]:
+    entries = given or []
+    if not isinstance(entries, list | tuple):
         raise InputError("sources is not a list: write `- folder: DIR` or `- camera: ADDRESS` below it")
-    return tuple(read_source(one, info.context or Path()) for one in given or ())
+    return tuple(read_source(entry, info.context or Path()) for entry in entries)
 
 
 def _enough_for_pages(upload: int, info: ValidationInfo) -> int:
@@ -149,7 +151,7 @@ class ProductSettings(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _read_model(cls, given: Any) -> Any:
+    def _read_model(cls, given: object) -> object:
         if given is None:
             raise InputError("it has no model: write `model: FILE` below it, or `model: null`")
         return {"model": given} if isinstance(given, str) else given
@@ -214,6 +216,11 @@ def _without_path(address: str) -> str:
     return address
 
 
+def _host_and_port(text: str) -> str:
+    split_host_port(text, "syslog")
+    return text
+
+
 @dataclass(frozen=True, config=CONFIG)
 class Settings(Section):
     """Settings of a station.
@@ -232,6 +239,7 @@ class Settings(Section):
     connections: plugins that have pictures judged and are answered, such as a PLC.
     shifts: when shifts begin.
     openid: the provider of a company's accounts; None: people have accounts of the station alone.
+    syslog: HOST:PORT of a syslog server, which gets the events; None: nobody does.
     """
 
     products: Annotated[
@@ -261,16 +269,15 @@ class Settings(Section):
     ] = ()
     shifts: ShiftSettings | None = None
     openid: OpenIdSettings | None = None
+    syslog: Annotated[str, AfterValidator(_host_and_port)] | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _leave_out_null(cls, given: Any) -> Any:
+    def _leave_out_null(cls, given: object) -> object:
         """A setting without a value has its default."""
-        return (
-            {key: one for key, one in given.items() if one is not None}
-            if isinstance(given, Mapping)
-            else given
-        )
+        if not isinstance(given, Mapping):
+            return given
+        return {name: value for name, value in given.items() if value is not None}
 
     def __post_init__(self) -> None:
         _ = self.url

@@ -432,6 +432,19 @@ deliveries = Table(
     Column("refused", BigInteger, nullable=False),  # messages that the receiver refused
 )
 
+# Messages that the receiver refused for good, which a person may send again
+undelivered = Table(
+    "undelivered",
+    metadata,
+    _product_column(primary_key=True),
+    Column("sink", String(80), primary_key=True),  # as of `deliveries`
+    Column("inspection_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("verdict_id", BigInteger, primary_key=True, autoincrement=False),  # 0: of the inspection itself
+    Column("at", BigInteger, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("again", Boolean, nullable=False),  # it is to be sent again
+)
+
 # Known parts that a product must judge rightly before it answers
 challenge_parts = Table(
     "challenge_parts",

@@ -62,6 +62,7 @@ class ActivationOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     losing: list[int] = Field([], description="inspections of the known defects that it may lose (`at_risk`)")
+    hash: str | None = Field(None, description="SHA-256 that the version's file must have, else 409")
 
 
 class RateRequest(BaseModel):
@@ -201,21 +202,25 @@ def remove_version(product_id: ProductId, number: int, versions: VersionsDep, pe
         raise RefusedError(409, text, "version_used")
 
 
-@router.post("/versions/{number}/activate", response_model=schemas.Product)
+@router.post("/versions/{number}/activate", response_model=schemas.Product, responses=refusals(409))
 def activate(
     name: str,
     product_id: ProductId,
     number: int,
     learning: LearningDep,
+    versions: VersionsDep,
     overview: OverviewDep,
     person: Engineer,
     options: ActivationOptions | None = None,
 ) -> Answer:
     """Activate a version, which judges from now on. If it cannot be opened, the version before goes on. One
     that was learnt from corrections and loses known defects is refused unless `losing` names all of their
-    inspections."""
-    losing = [] if options is None else options.losing
-    learning.activate(product_id, valid_id_or_zero(number), person.name, losing)
+    inspections; and one whose file is another than `hash` says."""
+    options = options or ActivationOptions()  # type: ignore[call-arg]  # all have defaults
+    number = valid_id_or_zero(number)
+    if options.hash is not None and versions.version(product_id, number)["hash"] != options.hash:
+        raise RefusedError(409, f"version {number} has another file than the hash says", "other_version")
+    learning.activate(product_id, number, person.name, options.losing)
     return overview.facts(name)
 
 
@@ -321,6 +326,8 @@ def models(
     elsewhere: set[int | None] = {number for number, row in made.items() if status_of(row) == REJECTED}
     elsewhere |= {candidate.version for candidate in candidates if candidate.status == READY}
     others = [version for version in all_versions if version is not active and version["id"] not in elsewhere]
+    advice_by_candidate = {candidate.id: advice(candidate, listed["active"]) for candidate in candidates}
+    known = store.inspections_by_number(product_id, _shown_inspections(candidates, state["unsure"]))
     may_change = has_role(page.person, "engineer")
     return page.render(
         "models",
@@ -334,8 +341,8 @@ def models(
         others=others,
         kept=hold_promise(versions, product_id),
         losses=learning.losses(product_id, all_versions),
-        advice={candidate.id: advice(candidate, listed["active"]) for candidate in candidates},
-        known=store.inspections_by_number(product_id, _shown_inspections(candidates, state["unsure"])),
+        advice=advice_by_candidate,
+        known=known,
         MOST=MAX_THUMBNAILS,
         previous=versions.previous_version(product_id, listed["active"]),
         roles=PICTURE_ROLES,
@@ -367,7 +374,7 @@ class ListedVersion(TypedDict):
 
 
 class RateFacts(TypedDict):
-    """What other false-alarm rates would mean for the active version. day: pictures a day. known_defects: how
+    """Meaning of other false-alarm rates for the active version. day: pictures a day. known_defects: how
     many were reviewed."""
 
     rates: list[dict[str, object]]

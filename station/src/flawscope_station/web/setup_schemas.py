@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -82,14 +82,6 @@ class FitOptions(BaseModel):
         None, description="how parts lie: each is found, and seen as if all lay alike; null: none"
     )
     several: bool | None = Field(None, description="pictures show several parts each")
-    part: str | None = Field(
-        None,
-        max_length=500,
-        description="pattern of names, by which one decision is made on all of its views",
-    )
-    view: str | None = Field(
-        None, max_length=500, description="pattern of the view; null: the rest of the name"
-    )
     false_alarm_rate: float | None = Field(
         None, gt=0, le=0.5, description="share of good pictures that may be called anomalous; null: 0.05"
     )
@@ -135,7 +127,7 @@ class SettingsSearch(BaseModel):
 
     chosen: list[SeenHow]
     reason: str
-    options: dict[str, Any] = Field(description="of `flawscope fit` that were chosen")
+    options: dict[str, object] = Field(description="of `flawscope fit` that were chosen")
     trials: list[TriedSettings] = Field(description="the last trial of each, the best first")
     ended: bool = Field(description="there was time for all; else learning again goes on")
 
@@ -189,33 +181,6 @@ class Conflicts(BaseModel):
     conflicts: list[Conflict]
 
 
-class NameMarks(BaseModel):
-    """Marks on the name of a picture: what tells the part, and what the view. Places of `pieces`."""
-
-    model_config = ConfigDict(extra="forbid")
-    name: str = Field(max_length=300)
-    part: list[int] = Field(max_length=100)
-    view: list[int] = Field([], max_length=100)
-
-
-class FoundPart(BaseModel):
-    part: str
-    pictures: dict[str, str] = Field(description="picture by view")
-
-
-class NameGroups(BaseModel):
-    """Parts and views that names tell."""
-
-    pieces: list[str] = Field(description="of the name: words, numbers and separators")
-    part: str | None = Field(description="pattern, as an option of learning; null: nothing is marked")
-    view: str | None
-    count: int = Field(description="of parts")
-    views: list[str]
-    parts: list[FoundPart] = Field(description="the first ones")
-    problem: Literal["unmatched", "twice", "one_part", "all_alone"] | None
-    pictures: list[str] = Field(description="some that show the problem")
-
-
 class NewProductState(FitOptions):
     """A product that is being made."""
 
@@ -237,7 +202,7 @@ class NewProductState(FitOptions):
     goes_on: bool = Field(description="a stopped training can go on")
     result: LearningResult | None
     changed: bool = Field(description="the pictures have changed since it learnt from them")
-    live: dict[str, Any] | None = Field(description="version and person, when it went live")
+    live: dict[str, object] | None = Field(description="version and person, when it went live")
     live_is_this: bool = Field(description="what was learnt last is what is live")
 
 
