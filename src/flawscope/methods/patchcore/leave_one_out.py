@@ -59,10 +59,9 @@ def measured_excess(good: GoodValues, groups: Sequence[int], kept: Mapping[str, 
     if EXCESS in kept:
         earlier = zip(kept[EXCESS_GROUPS].tolist(), kept[EXCESS].numpy(), strict=True)
         found = {group: one for group, one in earlier if group not in found} | found
-    return {
-        EXCESS: torch.from_numpy(np.array([*found.values()], np.float32).reshape(-1, 2)),
-        EXCESS_GROUPS: torch.tensor([*found], dtype=torch.int32),
-    }
+    excess = np.array(list(found.values()), np.float32).reshape(-1, 2)
+    numbers = torch.tensor(list(found), dtype=torch.int32)
+    return {EXCESS: torch.from_numpy(excess), EXCESS_GROUPS: numbers}
 
 
 def left_out(
@@ -103,7 +102,8 @@ class LeftOutPicture:
 
     def combine(self, model: Model) -> tuple[Tensor, Tensor]:
         """Score [1] and map [1, H, W]."""
-        scores, distances = ([one[None] for one in part] for part in zip(*self.branches, strict=True))
+        scores = [score[None] for score, _ in self.branches]
+        distances = [distance[None] for _, distance in self.branches]
         return model.combine(scores, distances, None if self.inside is None else self.inside[None])
 
     def combine_poorer(self, model: Model) -> tuple[float, float] | None:

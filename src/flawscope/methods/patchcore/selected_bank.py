@@ -157,7 +157,9 @@ class BankWithout:
         if not len(far):
             return False
         away = self.distances.masked_fill(~self._left, -1.0)
-        far = torch.cat([far, away.topk(min(FARTHEST, int(self._left.sum()))).indices]).unique()
+        count = min(FARTHEST, int(self._left.sum()))
+        farthest = away.topk(count).indices
+        far = torch.cat([far, farthest]).unique()
         self._left[far] = False
         freed, picks = self._select_again(self.features[far])
         self.missing = self.missing.index_fill(0, freed, True)

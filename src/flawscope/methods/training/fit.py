@@ -91,16 +91,16 @@ class TrainedFit:
             later: settings that training does not depend on, beside `POST_TRAINING`.
             decisive: facts that decide the result beside the settings, the pictures and the seen defects.
         """
-        left_out = (*self.config.PATHS, *POST_TRAINING, *REGION_SETTINGS, *later)
-        identity = {
-            **json_settings(asdict(self.config), without=left_out),
-            "region of interest": _tensor_digest(self.model.roi),
-            "training set": self.digest,
-            "seen defects": sha256("".join(map(_defect_digest, self.task.seen)).encode()).hexdigest(),
-            **self.deciding_facts,
-            **decisive,
-            "precision while it learns": trainer.precision,
-        }
+        left_out = [*self.config.PATHS, *POST_TRAINING]
+        left_out += [*REGION_SETTINGS, *later]
+        defect_digests = "".join(_defect_digest(seen) for seen in self.task.seen)
+        identity = json_settings(asdict(self.config), without=left_out)
+        identity["region of interest"] = _tensor_digest(self.model.roi)
+        identity["training set"] = self.digest
+        identity["seen defects"] = sha256(defect_digests.encode()).hexdigest()
+        identity |= self.deciding_facts
+        identity |= decisive
+        identity["precision while it learns"] = trainer.precision
         trainer.learn(self.task.budget, self.checkpoint, identity, lambda: self._rehearse(calibrate))
         self.model.config = replace(self.config, steps=trainer.steps)
 

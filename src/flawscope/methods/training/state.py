@@ -111,10 +111,10 @@ def restore_adam(
                 continue  # it has not had a gradient
             count = tensors[f"step.{name}"].clone()
             # in the layout of the parameter, as the optimiser itself makes them
-            optimiser.state[values] = {
-                "step": count.to(values.device) if fused else count,
-                **{key: torch.empty_like(values).copy_(tensors[f"{key}.{name}"]) for key in MOMENTS},
-            }
+            state = {"step": count.to(values.device) if fused else count}
+            for key in MOMENTS:
+                state[key] = torch.empty_like(values).copy_(tensors[f"{key}.{name}"])
+            optimiser.state[values] = state
 
 
 def describe_difference(facts: Facts, identity: Facts) -> str:
