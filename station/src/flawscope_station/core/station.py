@@ -128,7 +128,9 @@ class Station:
         self.machine.on_clock_jump.append(self.housekeeping.note_clock_jump)
         self.observers = Observers(report)
         self.pauses = Pauses(self.store, self.addresses.names)
-        self.interlocks = Interlocks([self.pauses])
+        self.interlocks = Interlocks()
+        self.interlocks.append(self.pauses)
+        self.interlocks.gates.append(self.pauses.check)
         self.recorder = Recorder(self.store, self.files, self.observers, self.interlocks.recorded)
         self.tolerances = ProductTolerances(self.store, self.versions, report)
         for name, product in settings.products.items():
@@ -241,6 +243,7 @@ class Station:
         self._watched += [(service, False) for service in extension.services]
         self.observers += extension.observers
         self.interlocks += extension.interlocks
+        self.interlocks.gates += extension.gates
         self.records.on_verdict += extension.on_verdict
         self.addresses.on_added += extension.on_added
         self.metrics.gauges += extension.gauges

@@ -206,8 +206,9 @@ class Outbox:
 
     def _inspection_conditions(self, cursor: Cursor) -> list[ColumnElement[bool]]:
         conditions = [on_line(self.product_id), inspections.c.id > cursor.inspection]
-        anomalous = inspections.c.anomalous.is_(True), inspections.c.tolerated.is_(False)
-        return conditions if self.only == "all" else [*conditions, *anomalous]
+        if self.only != "all":
+            conditions += [inspections.c.anomalous.is_(True), inspections.c.tolerated.is_(False)]
+        return conditions
 
     def _verdict_conditions(self, cursor: Cursor) -> list[ColumnElement[bool]]:
         return [verdicts.c.product_id == self.product_id, verdicts.c.id > cursor.verdict]

@@ -217,8 +217,16 @@ inspections = Table(
 # whatever the clock said
 Index(
     "inspections_search",
-    *(inspections.c[name] for name in ("product_id", "id", "at", "anomalous", "verdict", "review", "score")),
-    *(inspections.c.version_id, inspections.c.tolerated, inspections.c.purpose),
+    inspections.c.product_id,
+    inspections.c.id,
+    inspections.c.at,
+    inspections.c.anomalous,
+    inspections.c.verdict,
+    inspections.c.review,
+    inspections.c.score,
+    inspections.c.version_id,
+    inspections.c.tolerated,
+    inspections.c.purpose,
 )
 Index("inspections_at", inspections.c.product_id, inspections.c.at)
 _is_waiting = inspections.c.review == "waiting"

@@ -431,14 +431,8 @@ def _describe_rates(manifest: Manifest, reviewed: Sequence[ReviewedDefect]) -> l
             known = sum(one.p_value <= row["expected"] + _ROUNDING for one in reviewed)
         else:
             known = sum(not one.score <= row["threshold"] for one in reviewed)
-        of_sizes = row["found"].values()
-        rows.append(
-            {
-                **row,
-                "hits": sum(hits for hits, _ in of_sizes),
-                "defects": sum(defects for _, defects in of_sizes),
-                "known": known,
-                "is_own": row["rate"] == manifest.calibration.rate,
-            }
-        )
+        hits = sum(found for found, _ in row["found"].values())
+        defects = sum(tried for _, tried in row["found"].values())
+        is_own = row["rate"] == manifest.calibration.rate
+        rows.append({**row, "hits": hits, "defects": defects, "known": known, "is_own": is_own})
     return rows
