@@ -34,6 +34,7 @@ class Distribution:
         package: the import name.
         suffixes: those of the files that its wheel holds beside its metadata.
         holds_weights: whether its files may be large.
+        extra: of the library, which needs its weights.
         is_typed: whether it has type annotations for its users.
     """
 
@@ -42,6 +43,7 @@ class Distribution:
     package: str
     suffixes: frozenset[str]
     holds_weights: bool = False
+    extra: str = ""
     is_typed: bool = True
 
     @property
@@ -66,6 +68,7 @@ DISTRIBUTIONS = (
         "flawscope_weights",
         frozenset({".py", ".pth", ".safetensors"}),
         holds_weights=True,
+        extra="train",
         is_typed=False,
     ),
     Distribution(
@@ -74,6 +77,7 @@ DISTRIBUTIONS = (
         "flawscope_weights_dinov2",
         frozenset({".py", ".onnx"}),
         holds_weights=True,
+        extra="accurate",
         is_typed=False,
     ),
 )

@@ -22,6 +22,8 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
+from built_files import DISTRIBUTIONS, Distribution
+
 ROOT = Path(__file__).resolve().parents[1]
 GLIBC = (17, 24, 27, 28, 31, 34, 35)  # versions 2.x that wheels are built for
 PLATFORMS = {
@@ -30,11 +32,7 @@ PLATFORMS = {
     "win_amd64": ["win_amd64"],
 }
 EXTRAS = "train,export,openvino"
-DISTRIBUTIONS = {"flawscope": ".", "flawscope_station": "station", "flawscope_line": "line"}
-WEIGHTS = {  # by the extras that need them
-    "train": ("flawscope_weights", "weights"),
-    "accurate": ("flawscope_weights_dinov2", "weights/dinov2"),
-}
+PROGRAMS = [one for one in DISTRIBUTIONS if not one.holds_weights]  # the library, the station, the line
 FILES = ("README.md", "CHANGELOG.md", "LICENSE", "NOTICE")
 INSTALLER = {
     "linux": ("install.sh", "flawscope-station.service"),
@@ -51,18 +49,22 @@ def wheels(target: str, python: str, extras: str, folder: Path) -> None:
     chosen = extras.split(",")
     if "accurate" in chosen:
         chosen.append("train")
-    weights = dict(WEIGHTS[extra] for extra in WEIGHTS if extra in chosen)
-    sources = [ROOT / path for path in (*DISTRIBUTIONS.values(), *weights.values())]
+    weights = [one for one in DISTRIBUTIONS if one.extra in chosen]
+    sources = [ROOT / one.folder for one in (*PROGRAMS, *weights)]
     subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", folder, *sources], check=True)
-    library, station, line = (next(folder.glob(f"{name}-*.whl")) for name in DISTRIBUTIONS)
+    library, station, line = (_wheel_of(one, folder) for one in PROGRAMS)
     wanted = [f"{library}[{extras}]" if extras else str(library), str(station), f"{line}[plc]"]
-    wanted += [str(next(folder.glob(f"{name}-*.whl"))) for name in weights]
+    wanted += [str(_wheel_of(one, folder)) for one in weights]
     if target.startswith("win"):
         wanted.append("pywin32")  # runs the station as a service
     platforms = [word for name in PLATFORMS[target] for word in ("--platform", name)]
     download = [*pip, "download", "--only-binary=:all:", "--implementation=cp", f"--python-version={python}"]
     constraints = ["--constraint", ROOT / "constraints.txt"]
     subprocess.run([*download, *platforms, *constraints, "--dest", folder, *wanted], check=True)
+
+
+def _wheel_of(distribution: Distribution, folder: Path) -> Path:
+    return next(folder.glob(f"{distribution.file_name}-*.whl"))
 
 
 def bundle(target: str, python: str, extras: str, out: Path) -> Path:

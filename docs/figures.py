@@ -27,6 +27,12 @@ def cells(name: str, begins: str = "") -> Cells:
     return {key: cell for key, cell in found.items() if key.startswith(begins)}
 
 
+def only_cell(name: str, begins: str) -> Any:
+    """The one cell of a results file whose name begins so."""
+    (cell,) = cells(name, begins).values()
+    return cell
+
+
 def source(name: str) -> str:
     """The link to a file, whose cells say at which commit they were measured."""
     return f"[{name}](bench/results/{name})"
@@ -85,8 +91,7 @@ def installed() -> tuple[str, str]:
 
 
 def fit() -> tuple[str, str]:
-    found = cells("peers.json", "patchcore/toothbrush/fit")
-    (cell,) = found.values()
+    cell = only_cell("peers.json", "patchcore/toothbrush/fit")
     ours, theirs = (cell["seconds"][name] for name in ("flawscope", "anomalib"))
     pictures = round(cell["anomalib"]["bank"][0] / (0.1 * 32 * 32))  # a tenth of their patches
     text = (
@@ -97,8 +102,7 @@ def fit() -> tuple[str, str]:
 
 
 def picture() -> tuple[str, str]:
-    found = cells("peers.json", "latency/toothbrush")
-    (cell,) = found.values()
+    cell = only_cell("peers.json", "latency/toothbrush")
     medians = {name: 1000 * seconds["median"] for name, seconds in cell["seconds"].items()}
     text = (
         f"{medians['openvino/flawscope']:.1f} ms; anomalib {medians['openvino/anomalib']:.1f} ms, "
@@ -108,8 +112,7 @@ def picture() -> tuple[str, str]:
 
 
 def outline() -> tuple[str, str]:
-    found = cells("peers.json", "patchcore/toothbrush/test")
-    (cell,) = found.values()
+    cell = only_cell("peers.json", "patchcore/toothbrush/test")
     pairs = [
         f"{name} {cell['flawscope'][key]:.3f} / {cell['anomalib'][key]:.3f}"
         for name, key in (("image AUROC", "image_auroc"), ("AU-PRO", "au_pro"), ("pixel AP", "pixel_ap"))

@@ -1,6 +1,7 @@
 """Learning without a model: what a product, the data base or the process does to the others and to itself."""
 
 import sqlite3
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from flawscope_station.learning import candidate_plan as plans
 from flawscope_station.learning import candidate_records as states
 from flawscope_station.learning import jobs
 from flawscope_station.learning.candidate_records import Candidate, advice
+from flawscope_station.settings.station import LearningSettings
 from flawscope_station.store.database import StoreError
 from flawscope_station.store.open_models import NoModelError
 from flawscope_station.store.records import Store, verdict_stacks
@@ -221,3 +223,10 @@ def test_a_version_that_loses_something_is_not_advised(judged, active, use, reas
         else:
             assert texts(f"advice.{reason}", **found.values)
     assert advice(Candidate.model_validate({**made, "status": "running"}), active) is None
+
+
+@pytest.mark.parametrize(("how", "may"), [("recalibrated", True), ("extended", False), ("", False)])
+def test_an_export_of_another_precision_is_recalibrated_but_makes_no_new_export(how, may):
+    active = plans.ActiveVersion(1, Path("part.onnx"), "patchcore", "bf16")
+    why = plans.reason_not_to_learn(active, LearningSettings(trained="part.safetensors"), how)
+    assert (why is None) is may, why

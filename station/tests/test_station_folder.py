@@ -21,6 +21,7 @@ from flawscope_station.settings.station import Limits
 from flawscope_station.sources import folder as module
 from flawscope_station.sources.arrivals import FileStamp
 from flawscope_station.sources.folder import MAX_RETRY_DELAY, WatchedFolder
+from flawscope_station.sources.moved_files import move_unchanged
 from flawscope_station.sources.source import QueueShare
 from flawscope_station.store.database import StoreError
 from flawscope_station.store.files import PICTURES
@@ -234,7 +235,7 @@ def test_what_a_crash_left_is_done_at_the_next_start(line, tmp_path, monkeypatch
     (tmp_path / "done").mkdir()
     os.link(line.folder / "0.png", tmp_path / "done/0.png")
     shutil.copy2(line.folder / "1.png", tmp_path / "done/1.png")
-    (line.folder / "2.png").rename(line.folder / ".2.png.01234567.taken")
+    (line.folder / "2.png").rename(line.folder / ".2.png~01ab~")
     line.tried.clear()
     line.open(then=then)
     line.until(lambda: files_of(line.folder) == [])
@@ -639,3 +640,13 @@ def test_a_full_queue_is_waited_for_until_the_station_ends(line):
     line.sources[:] = []
     line.open()
     line.until(lambda: line.names() == ["a.png"])
+
+
+@pytest.mark.parametrize("length", [244, 248])
+def test_a_file_with_a_long_name_is_moved(tmp_path, length):
+    """File systems allow 255 bytes."""
+    path = tmp_path / f"{'a' * (length - 4)}.png"
+    path.write_bytes(b"picture")
+    moved = move_unchanged(path, FileStamp.from_stat(path.stat()), tmp_path / "done" / path.name)
+    assert moved is not None
+    assert (files_of(tmp_path), moved.read_bytes()) == ([f"done/{path.name}"], b"picture")

@@ -284,6 +284,19 @@ def test_much_that_a_start_would_remove_waits_for_a_person(database, tmp_path, k
     assert begun()._may_remove()
 
 
+@pytest.mark.parametrize(("keep", "makes"), [({"good": 1.0, "space": 7500}, True), ({"space": 3000}, False)])
+def test_a_question_about_ages_fills_no_disk(database, tmp_path, keep, makes):
+    files = Files(tmp_path / "files")
+    product, version = add_version(database)
+    store = Store(database)
+    store.record([taken_file(files, product, version, f"{k:03}".encode() * 60, now()) for k in range(40)])
+    bounds = RetentionSettings(**{"good": None, **keep})
+    house = Housekeeping(store, files, bounds, Access(database), lambda *_, **__: None)
+    house.clock = house._retention.clock = aged(database)
+    assert not house._may_remove()
+    assert house._may_make_room() is makes
+
+
 def test_a_start_waits_for_no_walk_through_files(settings, monkeypatch):
     Files(settings.store)
     left = Path(settings.store) / PICTURES / "abc" / f".a.png.1{PARTIAL_SUFFIX}"

@@ -268,3 +268,13 @@ def test_a_part_is_known_by_the_moment_in_which_it_was_taken(line):
     record = line.sends(first).result(60).inspection
     twin = replace(record, at=record.at + 1)
     assert line.store.find_recorded([record, twin]) == [1, None]
+
+
+def test_parts_in_doubt_are_bounded(line, monkeypatch):
+    monkeypatch.setattr(recording, "MAX_DOUBTS", 3)
+    line.store.loses = line.store.is_away = True
+    for number in range(5):
+        with pytest.raises(StoreError):
+            line.sends(line.part(str(number))).result(60)
+    line.store.loses = line.store.is_away = False
+    until(lambda: [why for _, why in line.rows()] == [None, None, LATE, LATE, LATE])

@@ -2,13 +2,15 @@
 
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 from brightness import GREEN, RED, draw, draw_mask, model
 from flawscope.datasets import open_dataset
-from flawscope.evaluation.comparison import Difference, Pair, _differences, compare
+from flawscope.errors import InputError
+from flawscope.evaluation.comparison import Difference, Pair, _differences, _pairs, compare
 from flawscope.evaluation.decided import Decided
 from flawscope.views.preprocess import Preprocess
 
@@ -120,3 +122,12 @@ def test_the_f1_of_parts_compares_parts_with_parts(root):
         one for one in _differences(evaluations, pairs, 10, 0) if one.name == "image_f1_calibrated"
     )
     assert (calibrated.a, calibrated.b) == (1.0, 0.5)
+
+
+def test_models_that_name_no_part_alike_are_not_compared():
+    def decided(name):
+        return Decided(name, "good", False, 0.0, -1.0, 0.5, False)
+
+    first, second = (Mock(parts={"x": 1}, decided=[decided(name)]) for name in ("part1", "1"))
+    with pytest.raises(InputError, match=r"no part in common: .* the same --part and --view"):
+        _pairs(first, second)

@@ -43,6 +43,15 @@ def test_names_twice_or_unknown_are_reported_and_the_others_decided(model, tmp_p
     answer("predict", model, tmp_path / "again", "--only-anomalous", printed="part p01: incomplete")
 
 
+def test_an_incomplete_part_is_told_as_soon_as_the_next_one_comes(model, tmp_path, run):
+    """Its maps wait for nothing: files of a part are judged one after another."""
+    names = ("p01_side.png", "p02_side.png", "p02_top.png", "p03_top.png")
+    save(tmp_path, {name: view(1, int("top" in name)) for name in names})
+    printed = run("predict", model, tmp_path)[1]
+    told = [line.partition(",")[0] for line in printed.splitlines() if line.startswith("part ")]
+    assert told == ["part p01: incomplete", "part p02: good", "part p03: incomplete"]
+
+
 def test_pictures_say_what_their_part_decides(model, tmp_path, answer):
     """Views that are odd by themselves in parts that are not, in the console, the tables and the page."""
     names = {f"p{k}_{name}.png": (k, n) for k in range(100, 112) for n, name in enumerate(VIEWS)}

@@ -161,7 +161,7 @@ def test_parts_are_numbered_at_one_place():
         "pictures.near_duplicates",
         "pictures.units",
     ]
-    assert modules_that_call("near_duplicates") == ["evaluation.promise"]
+    assert modules_that_call("near_duplicates") == ["evaluation.promise", "evaluation.unlearnt"]
 
 
 def modules_that_import(module, name):

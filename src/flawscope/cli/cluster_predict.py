@@ -8,7 +8,7 @@ import sys
 import time
 
 from flawscope.cli import common
-from flawscope.cli.output import run_facts, say_remarks, totals_line
+from flawscope.cli.output import fail_on_anomaly, run_facts, say_remarks, totals_line
 from flawscope.config import flag_of
 from flawscope.errors import InputError
 
@@ -73,8 +73,10 @@ def predict_on_cluster(args: argparse.Namespace) -> int:
         common.say(f"results in {args.out}: a row for every input in parts, a summary in {SUMMARY_NAME}")
         if found.totals.count:
             common.say(totals_line(found.totals, found.manifest.calibration))
+            if beyond := found.totals.beyond_line():
+                common.say(beyond)
         say_remarks(found.side_files, found.totals)
     code = common.report_failures(found.unjudged)
     if more := len(found.unjudged) - len(found.unjudged.first):
         common.say(f"{more:,} of them are not named here: see the column error of the rows")
-    return 3 if args.fail_on_anomaly and found.totals.anomalous else code
+    return fail_on_anomaly(code, found.totals) if args.fail_on_anomaly else code

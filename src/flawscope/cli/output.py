@@ -167,8 +167,10 @@ class Output:
         from flawscope.results.run import ResultsFolder, WriteErrors
 
         self.args, self.products, self.parts, self.count = args, form.get("products", False), parts, count
-        # sources of pictures whose part is not decided yet, by path
-        self._waiting: dict[str, PictureSource] = {}
+        # sources of pictures whose part is not decided yet, by its name and their paths
+        self._waiting: dict[str, dict[str, PictureSource]] = {}
+        self._is_grouped = inputs is not None  # `PartCollector.group` has put the pictures of a part together
+        self._part = ""  # of the last picture
         self.total = 0  # inputs
         self.flush_each = inputs is None  # somebody may wait for every line
         self.decided_parts: list[PartPrediction] = []
@@ -195,18 +197,22 @@ class Output:
         if self.parts is None or isinstance(result, Unjudged):
             self._tell(result, source)
             return
+        part = self.parts.name_part(str(result.path))
+        if self._is_grouped and part != self._part:
+            self.decide_incomplete()  # of the parts before no more pictures come
+        self._part = part
         own = replace(result, map=result.map.copy())  # not a part of a batch, all of which would be kept
         try:
             decided = self.parts.add(own)
         except InputError as error:
             self._tell(Unjudged(str(result.path), str(error)), source)
             return
-        self._waiting[str(result.path)] = source
+        self._waiting.setdefault(part, {})[str(result.path)] = source
         if decided is not None:
             self._tell_part(decided)
 
     def decide_incomplete(self) -> None:
-        """Tells the parts of which views are missing: nothing more is judged."""
+        """Tells the parts of which views are missing: no more pictures of them come."""
         for found in self.parts.decide_incomplete() if self.parts else ():
             self._tell_part(found)
 
@@ -245,14 +251,11 @@ class Output:
         """Tells a part's pictures, then the part."""
         from flawscope.results.table import Unjudged
 
+        sources = self._waiting.pop(found.part)
         for picture in found.pictures().values():
-            self._tell(picture, self._waiting.pop(str(picture.path)))
-        assert self.parts is not None, "it has decided"
-        for path in [*self._waiting]:
-            if (
-                self.parts.name_part(path) == found.part
-            ):  # another product's, and gone when it was judged anew
-                self._tell(Unjudged(path, f"{path}: it cannot be read any more"), self._waiting.pop(path))
+            self._tell(picture, sources.pop(str(picture.path)))
+        for path, source in sources.items():  # another product's, and gone when it was judged anew
+            self._tell(Unjudged(path, f"{path}: it cannot be read any more"), source)
         views = {view: replace(one, map=one.map[:0]) for view, one in found.views.items()}
         self.decided_parts.append(replace(found, views=views))
         if found.decision != "good" or not self.args.only_anomalous:
@@ -321,6 +324,15 @@ class Output:
         """Exit code: 1 where an input was not judged, or a result not written."""
         code = common.report_failures(self.failures, named=self.flush_each, total=self.total)
         return code or int(bool(self.unwritten.counts))
+
+
+def fail_on_anomaly(code: int, totals: MismatchDetector) -> int:
+    """Exit code of `--fail-on-anomaly`: 3, a picture is anomalous; 4, none is, and some are within tolerance,
+    or called good beyond what the rate is promised for; else that of the run."""
+    if totals.anomalous:
+        return 3
+    is_unsure = totals.tolerated or totals.beyond_promise
+    return 4 if is_unsure and not code else code
 
 
 def part_rows(found: Iterable[PartPrediction], products: bool) -> Iterator[Sequence[Any]]:

@@ -149,8 +149,7 @@ def run(args: argparse.Namespace) -> int:
     bad = {part.decision for part in results.decided_parts} - {"good"} if results.parts else totals.anomalous
     if not args.fail_on_anomaly:
         return code
-    is_unsure = totals.tolerated or totals.beyond_promise
-    return 3 if bad else 4 if is_unsure and not code else code
+    return 3 if bad else output.fail_on_anomaly(code, totals)
 
 
 def _judge(

@@ -258,6 +258,8 @@ def _collect_results(store: FileStore, run: Run, results: Results) -> Results:
             judged = table.filter(compute.equal(errors, ""))
             totals.count += len(judged)
             totals.anomalous += judged.column("decision").to_pylist().count("anomalous")
+            for codes in judged.column("beyond_promise").to_pylist():
+                totals.beyond_promise.update(codes or ())
             judged = judged.slice(max(0, len(judged) - MAX_REMEMBERED))
             totals.severities.extend(judged.column("severity").to_pylist())
             totals.shifts.extend(tuple(one) for one in judged.column("shifts").to_pylist() if one)

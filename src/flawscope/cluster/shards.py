@@ -21,7 +21,7 @@ from flawscope.cluster.connect import prepare_node
 from flawscope.cluster.listing import Entry, FileStore, ListingInfo, TruncatedList
 from flawscope.errors import FlawscopeError, InputError, one_line_message
 from flawscope.pictures.listing import printable
-from flawscope.results.prediction import Prediction
+from flawscope.results.prediction import Prediction, codes_beyond_promise
 from flawscope.results.table import FLOAT_COLUMNS, ResultRow, Unjudged, table_columns
 
 RUN_FILE, PARTS_FOLDER = "run.json", "parts"
@@ -78,14 +78,14 @@ def shard_path(shard: int) -> str:
 
 
 def read_shard(store: FileStore, shard: int) -> Any:
-    """Reads a written shard: its decisions, severities, errors and shifts as a pyarrow table without rows of
-    parts. FlawscopeError: it cannot be read."""
+    """Reads a written shard: its decisions, severities, errors, shifts and what its rate is not promised for,
+    as a pyarrow table without rows of parts. FlawscopeError: it cannot be read."""
     from pyarrow import ArrowException, parquet
 
     data = store.read(shard_path(shard))
     try:
         file = parquet.ParquetFile(io.BytesIO(data))
-        table = file.read(["decision", "severity", "error", "shifts", "part_index"])
+        table = file.read(["decision", "severity", "error", "shifts", "beyond_promise", "part_index"])
         if "part_index" in table.column_names:
             table = table.filter(table["part_index"].is_null())
         return table
@@ -185,7 +185,12 @@ def _judge_entries(store: FileStore, run: Run, predictor: Any, shard: int, entri
         if isinstance(result, Prediction):
             named = replace(result, path=path)
             height, width = result.geometry.picture_size
-            more = {"height": height, "width": width, "shifts": [*map(float, result.shifts)]}
+            more = {
+                "height": height,
+                "width": width,
+                "shifts": [*map(float, result.shifts)],
+                "beyond_promise": codes_beyond_promise(result),
+            }
             first, *others = map(asdict, ResultRow.rows(named))
             rows += [first | more, *others]
         else:
@@ -200,7 +205,8 @@ def _judge_entries(store: FileStore, run: Run, predictor: Any, shard: int, entri
 
 def encode_shard(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> bytes:
     """Encodes a shard's Parquet file: the columns of `predict --out FILE.csv`, the picture's size in
-    pixels, and its shifts from the training pictures (`appearance.FEATURES`)."""
+    pixels, its shifts from the training pictures (`appearance.FEATURES`), and for a picture called good the
+    codes of findings for which the rate is not promised."""
     import pyarrow
     from pyarrow import parquet
 
@@ -209,6 +215,7 @@ def encode_shard(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> byte
     for column in ("height", "width"):
         schema = schema.append(pyarrow.field(column, pyarrow.int32()))
     schema = schema.append(pyarrow.field("shifts", pyarrow.list_(pyarrow.float64())))
+    schema = schema.append(pyarrow.field("beyond_promise", pyarrow.list_(pyarrow.string())))
     file = io.BytesIO()
     parquet.write_table(pyarrow.Table.from_pylist([*rows], schema=schema), file)
     return file.getvalue()

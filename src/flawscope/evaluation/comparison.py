@@ -265,6 +265,11 @@ def _pairs(first: Evaluation, second: Evaluation) -> tuple[Pair, ...]:
         )
     others = {one.name: one for one in b}
     both = [one for one in a if one.name in others]
+    if not both:
+        raise InputError(
+            "the models decide on no part in common: their names tell other parts; compare models that were "
+            "fitted with the same --part and --view"
+        )
     return tuple(Pair(one, others[one.name]) for one in both)
 
 

@@ -451,6 +451,11 @@ CHANGED_LIGHT_REMEDY = (
 )
 
 
+def codes_beyond_promise(found: Prediction) -> list[str]:
+    """Codes of the findings for which the false-alarm rate is not promised, of a picture called good."""
+    return [] if found.is_anomalous else [one.code for one in found.findings if one.is_beyond_promise]
+
+
 @dataclass
 class MismatchDetector:
     """Collects predictions, and warns of pictures that do not belong to the model.
@@ -476,8 +481,7 @@ class MismatchDetector:
         self.count += 1
         self.anomalous += prediction.is_anomalous and not prediction.is_tolerated
         self.tolerated += prediction.is_tolerated
-        if not prediction.is_anomalous:
-            self.beyond_promise.update(one.code for one in prediction.findings if one.is_beyond_promise)
+        self.beyond_promise.update(codes_beyond_promise(prediction))
         self.severities.append(prediction.severity)
         if prediction.shifts:
             self.shifts.append(prediction.shifts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flawscope_station.client import Client as Client
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 __all__ = ["Client"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "Client":  # a program that only sends pictures does not load the server
         from flawscope_station.client import Client
 

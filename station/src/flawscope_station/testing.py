@@ -29,7 +29,7 @@ PRODUCT = "plate"
 
 def check_source(
     plugin: Plugin,
-    settings: Mapping[str, Any],
+    settings: Mapping[str, object],
     model: Path,
     away: Callable[[], None] | None = None,
     back: Callable[[], None] | None = None,
@@ -125,7 +125,7 @@ def _check_disconnection(station: Station, away: Callable[[], None], back: Calla
 
 
 def check_sink(
-    plugin: Plugin, settings: Mapping[str, Any], model: Path, received: Callable[[], Sequence[str]]
+    plugin: Plugin, settings: Mapping[str, object], model: Path, received: Callable[[], Sequence[str]]
 ) -> None:
     """Check a sink: it gets every inspection in order, and none counts twice for the other side, although the
     station sends what it is not sure of again after it was killed.
@@ -169,7 +169,7 @@ def check_sink(
     testing.must(numbers == sorted(numbers), "their order is lost")
 
 
-def _read_settings(plugin: Plugin, settings: Mapping[str, Any]) -> ConfiguredPlugin:
+def _read_settings(plugin: Plugin, settings: Mapping[str, object]) -> ConfiguredPlugin:
     """Check a plugin's settings, and return them as a station reads them."""
     from flawscope_station.settings.plugins import Plugin as Wanted
 
@@ -207,7 +207,7 @@ def _draw_png(rng: np.random.Generator, folder: Path) -> bytes:
     return path.read_bytes()
 
 
-def _wait_for(condition: Callable[[], Any], message: str) -> None:
+def _wait_for(condition: Callable[[], object], message: str) -> None:
     end = time.monotonic() + WAIT_TIMEOUT
     while not condition():
         testing.must(time.monotonic() < end, message)

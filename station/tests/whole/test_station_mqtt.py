@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from flawscope_station.client import Client
+from flawscope_station.sinks import UNDELIVERED
 from flawscope_station.sinks.delivery import POLL_INTERVAL
 from flawscope_station.sinks.mqtt import MqttSink
 from sink_helpers import Cable, Listener, Mosquitto, certified_folder, listens, make_broker, new_folder
@@ -247,3 +248,43 @@ def test_mosquitto_takes_the_file_of_the_container(tmp_path):
         said = process.communicate()[0].decode()
         shutil.rmtree(folder, ignore_errors=True)
     assert "Error" not in said, said
+
+
+@needs_mosquitto
+def test_one_message_that_is_too_large_for_the_broker_holds_up_no_later_one(
+    open_station, listen, parts, monkeypatch
+):
+    """Mosquitto ends the connection at a packet above its limit, again at each try."""
+    monkeypatch.setattr("flawscope_station.sinks.delivery.MIN_RETRY_DELAY", 0.1)
+    with listening(new_folder(), "max_packet_size 1500\n") as broker:
+        running = open_station(mqtt=make_broker(broker=broker.url, topic="plant/hall 2"))
+        listener = listen(broker.port, TOPIC, STATUS)
+        until(lambda: online(listener))
+        with Client(running.url) as client:
+            first = client.inspect(parts[0], name="a.png")
+            until(lambda: listener.numbers(TOPIC)[first.id])
+            large = client.inspect(parts[1], name="b.png", part="ä" * 450)
+            later = client.inspect(parts[2], name="c.png", part="4711")
+        until(lambda: listener.numbers(TOPIC)[later.id], "it waits behind one that nobody takes")
+        assert not listener.numbers(TOPIC)[large.id]
+        (facts,) = running.station.sinks.facts(NAME)
+        assert facts["refused"] == 1
+        until(lambda: broker_of(running).is_connected)
+        until(lambda: online(listener))
+        (product,) = {box.product_id for one in running.station.sinks.deliveries for box in one.outboxes}
+        (event,) = running.station.store.events(UNDELIVERED, product)
+        assert "let it take larger ones" in event.text
+
+
+@needs_mosquitto
+def test_two_stations_of_one_name_are_told(broker, open_station, listen, tmp_path):
+    """A copied settings file. The one that ends says that it is offline: the other one is not."""
+    settings = {"mqtt": make_broker(broker=broker.url, topic="plant/hall 2")}
+    running = open_station(**settings)
+    listener = listen(broker.port, STATUS)
+    until(lambda: online(listener))
+    other = open_station(store=str(tmp_path / "other"), **settings)
+    for one in (running, other):
+        until(lambda one=one: "two stations have one name" in str(broker_of(one).remark))
+    other.close()
+    until(lambda: online(listener) and broker_of(running).is_connected)

@@ -172,17 +172,23 @@ def _says_both(column: Sequence[str]) -> bool:
 
 def _widest_cut(text: str) -> list[list[str]]:
     """Rows of a text, cut where most have several cells."""
+    best, most = [[line] for line in text.splitlines()], 0
+    for _, rows in _cuts(text):
+        count = sum(len(row) > 1 for row in rows)
+        if count > most:
+            best, most = rows, count
+    return best
+
+
+def _cuts(text: str) -> Iterator[tuple[str, list[list[str]]]]:
+    """Yields each delimiter that can cut a text, and the rows that it makes."""
     lines = text.splitlines()
-    best, most = [[line] for line in lines], 0
     for delimiter in _DELIMITERS:
         try:
             rows = [*csv.reader(lines, delimiter=delimiter, skipinitialspace=True)]
         except csv.Error:
             continue
-        count = sum(len(row) > 1 for row in rows)
-        if count > most:
-            best, most = rows, count
-    return best
+        yield delimiter, rows
 
 
 def _table_rows(table: list[list[str]], is_name: IsName) -> Iterator[Row]:
@@ -224,13 +230,8 @@ def table_text(data: bytes) -> str:
 def _best_cut(text: str, is_name: IsName) -> list[list[str]]:
     """Rows of a text, cut where most pictures' names and something beside them come out; else one cell a
     row."""
-    lines = text.splitlines()
-    best, most = [[line] for line in lines], 0
-    for delimiter in _DELIMITERS:
-        try:
-            rows = [*csv.reader(lines, delimiter=delimiter, skipinitialspace=True)]
-        except csv.Error:
-            continue
+    best, most = [[line] for line in text.splitlines()], 0
+    for delimiter, rows in _cuts(text):
         named = [row for row in rows if len(row) > 1 and any(is_name(cell.strip()) for cell in row)]
         count = len(named)
         if delimiter == " " and count == 1 and not any(is_picture(PurePosixPath(cell)) for cell in named[0]):

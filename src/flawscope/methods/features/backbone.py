@@ -161,8 +161,7 @@ def load_backbone(
                 f"{found.path.name} lacks {pluralize(len(unfilled), 'tensor')} that {name} needs for stages "
                 f"{','.join(map(str, stages))}, first {unfilled[0]}: choose other stages or another file"
             )
-    backbone = Backbone(name, stages, size, network)
-    fold_batch_norm(backbone.network, torch.zeros(1, 3, *size))
+    backbone = _folded(name, stages, size, network)
     return backbone, {"name": name, "origin": found.origin, "licence": licence}
 
 
@@ -190,7 +189,11 @@ def empty_backbone(
     held = sum(t.numel() for key, t in tensors.items() if key.startswith(prefix) and t.ndim > 1)
     if held < _element_count(name, stages, size):
         raise InputError(f"the model's tensors are too few for its backbone {name}: fit anew")
-    network = _create(name, stages, size, pretrained=False)
+    return _folded(name, stages, size, _create(name, stages, size, pretrained=False))
+
+
+def _folded(name: str, stages: tuple[int, ...], size: tuple[int, int], network: nn.Module) -> Backbone:
+    """The backbone of a network, with batch normalization folded into its convolutions."""
     backbone = Backbone(name, stages, size, network)
     fold_batch_norm(backbone.network, torch.zeros(1, 3, *size))
     return backbone

@@ -113,7 +113,7 @@ def was_taken_before(connection: Connection, product_id: int, pixels: str) -> bo
 
 
 class ResultFacts(TypedDict):
-    """What became of a challenge part that was shown."""
+    """Result of a challenge part that was shown."""
 
     at: str
     outcome: str

@@ -107,14 +107,7 @@ def _end_process(say: Callable[[str], None]) -> None:
 
 def station_settings(args: argparse.Namespace) -> Settings:
     """Reads the settings file; arguments of the call win over it."""
-    from flawscope.predictor import router
-    from flawscope_station.settings.station import (
-        Settings,
-        override_settings,
-        read_settings,
-        single_product_settings,
-        suggest_product_name,
-    )
+    from flawscope_station.settings.station import Settings, override_settings, read_settings
 
     if args.model is None:
         if args.folder or args.product:
@@ -125,11 +118,7 @@ def station_settings(args: argparse.Namespace) -> Settings:
             raise InputError(f"--folder and --product stand in {args.model}, below `products`")
         settings = read_settings(args.model)
     else:
-        category = "" if router.is_router(args.model) else router.read_manifest(args.model).category
-        stem = os.path.splitext(os.path.basename(args.model))[0]
-        settings = single_product_settings(
-            args.model, args.product or suggest_product_name(category or stem), args.folder
-        )
+        settings = _model_settings(args.model, args.product, args.folder)
     return override_settings(
         settings,
         store=args.station,
@@ -140,3 +129,13 @@ def station_settings(args: argparse.Namespace) -> Settings:
         device=None if args.device == "auto" else args.device,
         threads=args.threads,
     )
+
+
+def _model_settings(model: str, product: str | None, folder: str | None) -> Settings:
+    """Returns the settings of a station for a model file. product: None: the file says its name."""
+    from flawscope.predictor import router
+    from flawscope_station.settings.station import single_product_settings, suggest_product_name
+
+    category = "" if router.is_router(model) else router.read_manifest(model).category
+    stem = os.path.splitext(os.path.basename(model))[0]
+    return single_product_settings(model, product or suggest_product_name(category or stem), folder)

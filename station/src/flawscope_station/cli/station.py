@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from getpass import getpass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flawscope import cli
 from flawscope.errors import InputError
@@ -18,6 +18,8 @@ from flawscope_station.access.roles import ROLES
 if TYPE_CHECKING:
     from flawscope_station.access.authenticator import Access
     from flawscope_station.settings.station import Settings
+
+    Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -119,9 +121,10 @@ def _remove_token(args: argparse.Namespace) -> None:
 
 def _list_tokens(args: argparse.Namespace) -> None:
     with _open_access(args) as access:
-        rows = [
-            (t.name, t.role, *map(_utc, (t.created_at, t.expires_at, t.used_at))) for t in access.tokens.all()
-        ]
+        rows = []
+        for token in access.tokens.all():
+            times = _utc(token.created_at), _utc(token.expires_at), _utc(token.used_at)
+            rows.append((token.name, token.role, *times))
         _show(rows, ("token", "role", "since", "expires", "last used"), access)
 
 
@@ -242,19 +245,16 @@ def _open_access(args: argparse.Namespace, *, make: bool = False) -> Iterator[Ac
 # -------------------------------------------------------------------------------------------------- arguments
 
 
-def _add_subparsers(parser: argparse.ArgumentParser, metavar: str) -> Any:
+def _add_subparsers(parser: argparse.ArgumentParser, metavar: str) -> Verbs:
     return parser.add_subparsers(metavar=metavar, dest=metavar.lower(), required=True)
 
 
-def _add_parser(verbs: Any, name: str, text: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = verbs.add_parser(
-        name, help=text, description=text, formatter_class=cli.HelpFormatter
-    )
-    return parser
+def _add_parser(verbs: Verbs, name: str, text: str) -> argparse.ArgumentParser:
+    return verbs.add_parser(name, help=text, description=text, formatter_class=cli.HelpFormatter)
 
 
 def _add_verb(
-    verbs: Any, name: str, call: Callable[[argparse.Namespace], int | None], text: str
+    verbs: Verbs, name: str, call: Callable[[argparse.Namespace], int | None], text: str
 ) -> argparse.ArgumentParser:
     """Adds a sub-command that `call` runs."""
     parser = _add_parser(verbs, name, text)

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 Verdict = Literal["good", "defect", "skip", "undo"]
 Query = Mapping[str, str | int | float | None]
+FilterValue = str | int | float | datetime | None
 
 TOKEN_VARIABLE = "FLAWSCOPE_TOKEN"  # environment variable
 PAGE_SIZE = 500  # inspections in one answer
@@ -185,7 +186,7 @@ class Client:
     def inspection(self, number: int, product: str | None = None) -> Inspection:
         return parse(Inspection, self._call("GET", f"{self._path(product)}/inspections/{number:d}"))
 
-    def search(self, product: str | None = None, **filters: Any) -> Iterator[Inspection]:
+    def search(self, product: str | None = None, **filters: FilterValue) -> Iterator[Inspection]:
         """All inspections that match, the newest first, fetched page by page.
 
         Args:
@@ -223,7 +224,7 @@ class Client:
                 verdict, or none.
         """
         drawn = None if mask is None else encode_mask(mask)
-        body: dict[str, Any] = {"verdict": verdict, "mask": drawn, "note": note, "kind": kind}
+        body: dict[str, object] = {"verdict": verdict, "mask": drawn, "note": note, "kind": kind}
         if replaces is not None:
             body["replaces"] = replaces
         path = f"{self._path(product)}/inspections/{number:d}/verdict"

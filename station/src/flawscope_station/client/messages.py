@@ -6,7 +6,7 @@ import base64
 import io
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -26,16 +26,25 @@ T = TypeVar("T", bound=BaseModel)
 def normalize_url(url: str) -> str:
     """Return a station's URL with its scheme, http:// by default, and no slash at its end. InputError."""
     full = url.strip() if "://" in url else f"http://{url.strip()}"
-    try:
-        parts = urlsplit(full)
-        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
-        is_valid = False
-    if not is_valid or parts.query or parts.fragment or not full.isprintable() or " " in full:
+    if not _is_station_url(full):
         raise InputError(
             f"{redact_address(full)} is no address of a station: write for example http://127.0.0.1:8080"
         )
     return full.rstrip("/")
+
+
+def _is_station_url(url: str) -> bool:
+    """Whether a URL has host and port of a server, and no query."""
+    if not url.isprintable() or " " in url:
+        return False
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # it is a number
+    except ValueError:
+        return False
+    if parts.query or parts.fragment:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def check_token(text: str) -> str:
@@ -78,7 +87,7 @@ def encode_mask(mask: NDArray[np.bool_]) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def parse(cls: type[T], answer: Any) -> T:
+def parse(cls: type[T], answer: object) -> T:
     """Validate a station's answer; fields that a newer station adds are ignored. FlawscopeError where a field
     is missing, or has a value that this version does not know."""
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from flawscope.errors import message_with_type
 from flawscope_station.core.live import Gauges
@@ -16,6 +16,9 @@ from flawscope_station.inspecting.interlock import Interlock
 from flawscope_station.inspecting.ticket import RecordedInspection
 from flawscope_station.monitoring.background import GuardedThread
 from flawscope_station.settings.station import ProductSettings
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
 
 Observer = Callable[[RecordedInspection], object]
 
@@ -80,7 +83,7 @@ class Extension:
     on_added: Sequence[Callable[[int, str, ProductSettings], object]] = ()
     gauges: Sequence[Callable[[], Gauges]] = ()
     store_gauges: Sequence[Callable[[], Gauges]] = ()
-    routers: Sequence[Any] = ()
+    routers: Sequence[APIRouter] = ()
     menu: Sequence[str] = ()
     request_enders: Sequence[Callable[[], object]] = ()
 

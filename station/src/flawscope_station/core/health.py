@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from flawscope.errors import FlawscopeError, message_with_type
@@ -116,38 +116,41 @@ class Health:
                 parts have one view.
         """
         product_id, entry = self.addresses.address_id(name), self.addresses.configured_name(name)
-        if (stop := self.inspector.intake.standstill(product_id, number)) is not None:
+        stop = self.inspector.intake.standstill(product_id, number)
+        if stop is not None:
             return stop
         has_camera = cameras is not None
         if cameras is None:
-            own = [one.state for one in self.sources.get(entry, ()) if one.state.kind == CAMERA]
-            is_any_enough = not self.inspector.judge.parts.views(product_id)
-            has_camera = any(not one.is_lost for one in own)
-            cameras = [] if is_any_enough and has_camera else own
-        if (lost := lost_camera(cameras)) is not None:
+            cameras, has_camera = self._needed_cameras(product_id, entry)
+        lost = lost_camera(cameras)
+        if lost is not None:
             return lost
-        own_ids = {
-            product_id,
-            self.addresses.entries.get(entry, product_id),
-        }  # a part's product is found later
-        stopping = (
-            one.kind
-            for one in self._problems.all()
-            if one.stops_product(own_ids) and not (one.kind in CAMERA_PROBLEMS and one.number and has_camera)
-        )
-        return next((Standstill(kind) for kind in stopping), None)
+        # a part's product is found later
+        own_ids = {product_id, self.addresses.entries.get(entry, product_id)}
+        for problem in self._problems.all():
+            is_of_other_camera = problem.kind in CAMERA_PROBLEMS and problem.number and has_camera
+            if problem.stops_product(own_ids) and not is_of_other_camera:
+                return Standstill(problem.kind)
+        return None
+
+    def _needed_cameras(self, product_id: int, entry: str) -> tuple[Sequence[State], bool]:
+        """Return the cameras that all have to show a part, and whether any of the product's shows one. Where
+        parts have one view, one camera is enough."""
+        own = [source.state for source in self.sources.get(entry, ()) if source.state.kind == CAMERA]
+        has_camera = any(not state.is_lost for state in own)
+        has_views = bool(self.inspector.judge.parts.views(product_id))
+        return ([] if has_camera and not has_views else own), has_camera
 
     def is_ready(self) -> bool:
         """Whether parts of all products are judged, as was found out last."""
-        return not any(one.stops and one.product is None for one in self._problems.all()) and not any(
-            self._standstills()
-        )
+        if any(problem.stops and problem.product is None for problem in self._problems.all()):
+            return False
+        return not any(self._is_stopped(name) for name in self.addresses.configured_numbers())
 
-    def _standstills(self) -> Iterator[Standstill]:
-        for name in self.addresses.configured_numbers():
-            with suppress(NotFoundError):  # it is being removed
-                if (found := self.state_of(name)) is not None:
-                    yield found
+    def _is_stopped(self, name: str) -> bool:
+        with suppress(NotFoundError):  # it is being removed
+            return self.state_of(name) is not None
+        return False
 
     def oldest_seconds(self) -> float:
         """Seconds for which the oldest part that is not answered has waited; 0: none waits."""

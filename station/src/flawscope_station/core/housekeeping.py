@@ -59,6 +59,7 @@ class Housekeeping(BackgroundThread):
         self._clock_jumped = False  # since it was checked
         self._keep = json.dumps(asdict(keep), sort_keys=True)
         self._question: str | None = None  # whether `keep` is right; "": it is; None: nobody has looked yet
+        self._asks_of_space = False  # whether it is about `space`, and not about ages alone
         self._removes_at = 0.0  # as `time.monotonic` counts
         self._removed = RemovalSummary()  # for space, since the last event
         self._sweeper = threading.Thread(target=files.sweep, name="sweep", daemon=True)
@@ -113,11 +114,16 @@ class Housekeeping(BackgroundThread):
                 self.report("keep_asks", self._question or None, CONFIRM_KEEP)
         return self._question == ""
 
+    def _may_make_room(self) -> bool:
+        """Whether pictures may be removed for space: a question about ages alone does not fill the disk."""
+        return self._question == "" or (bool(self._question) and not self._asks_of_space)
+
     def _ask(self) -> str:
         """Return the question whether `keep` is right; "" where it removes little, or was confirmed."""
         due = self._retention.due()
         if due.share <= ASKED_SHARE or self._keep in [row.text for row in self.store.events(KEEP_CONFIRMED)]:
             return ""
+        self._asks_of_space = due.space_share > ASKED_SHARE
         return (
             f"`keep` would remove {due.words()}, and nothing is removed before somebody says that this is "
             "right: press the button, or change `keep` and start the station anew"
@@ -129,7 +135,7 @@ class Housekeeping(BackgroundThread):
                 self._note_jump_event()
                 self.check_clock()
                 may_remove = self._may_remove()
-                if may_remove and self._retention.is_full:
+                if self._may_make_room() and self._retention.is_full:
                     self._make_room()
                 if may_remove and time.monotonic() >= self._removes_at:
                     self._removes_at = time.monotonic() + REMOVAL_INTERVAL

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flawscope import machine
 from flawscope.pictures import decoding
@@ -50,6 +50,9 @@ from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.records import Store, describe_new
 from flawscope_station.store.station_identity import check_owner, claim_identity
 
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
 
 class Station:
     """Station without its pages and its API, which get those of its components that they ask for.
@@ -75,8 +78,8 @@ class Station:
         self.say = say = unfailing(say)
         self._problems = Problems(say)
         self.report = self._problems.report
-        self.components: dict[type, Any] = {}
-        self.routers: list[Any] = []
+        self.components: dict[type, Any] = {}  # of each class its object
+        self.routers: list[APIRouter] = []
         self._services: list[Service] = []
         self._inputs: list[Input] = []
         self._watched: list[tuple[HasThreads, bool]] = []

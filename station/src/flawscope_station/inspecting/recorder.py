@@ -26,6 +26,7 @@ from flawscope_station.store.schema import LATE
 LOOK_SECONDS = 4.0  # for which the recorder looks whether a record stands, before its sender is refused
 LOOK_INTERVAL = 0.5  # seconds between two such looks
 RESENT_SECONDS = 60.0  # for which a part whose sender was refused though its record stands is known again
+MAX_DOUBTS = 256  # parts of which it is not known whether they are recorded; of more the oldest are forgotten
 MAX_GROUP = 64  # inspections in a transaction, at most: flushing the disk costs as much for a single one
 
 
@@ -243,6 +244,7 @@ class Recorder:
                 if time.monotonic() > ends:
                     since = time.monotonic()
                     self._doubts += [Doubt(_record_of(one), one.predictions, since) for one in ready]
+                    del self._doubts[:-MAX_DOUBTS]  # a data base that answers nothing for hours
                     return None
             time.sleep(LOOK_INTERVAL)
 

@@ -210,7 +210,7 @@ class Ticket:
 
     @property
     def since(self) -> float:
-        """When it was taken, as `time.monotonic` counts."""
+        """Time at which it was taken, as `time.monotonic` counts."""
         return self.times[State.TAKEN]
 
     # ---- its way
@@ -224,12 +224,12 @@ class Ticket:
             return True
 
     def queue(self) -> bool:
-        """It waits for the model."""
+        """Let it wait for the model."""
         with self._changed:
             return self._move(State.READ, State.QUEUED)
 
     def judge(self, record: NewInspection, predictions: tuple[Prediction, ...]) -> bool:
-        """It is judged, and to be recorded."""
+        """Keep what the model said: it is to be recorded."""
         with self._changed:
             if not self._move(State.QUEUED, State.JUDGED):
                 return False
@@ -262,7 +262,7 @@ class Ticket:
     # ---- its end
 
     def fail(self, error: BaseException) -> bool:
-        """It cannot be judged or recorded; return False where the recorder has it, or it has ended."""
+        """End it: it cannot be judged or recorded; return False where the recorder has or had it."""
         with self._changed:
             if self.state not in BEFORE_RECORDING:
                 return False
@@ -295,7 +295,7 @@ class Ticket:
         self._tell(waiters, recorded)
 
     def fail_recording(self, error: BaseException, *, may_have_record: bool = False) -> None:
-        """It could not be recorded, or is not answered though it was."""
+        """End it: it could not be recorded, or is not answered though it was."""
         with self._changed:
             if self.state is not State.RECORDING:
                 raise IllegalMoveError(self.state, State.FAILED)

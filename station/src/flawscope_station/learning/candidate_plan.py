@@ -88,7 +88,7 @@ def reason_not_to_learn(active: ActiveVersion | None, learn: LearningSettings, h
         return (
             f"version {active.number} is an export: name the trained model as `learn: trained` of the product"
         )
-    if active.precision != "fp32":
+    if active.precision != "fp32" and how != "recalibrated":  # which changes the export itself
         return (
             f"version {active.number} is of {active.precision}, and what is learnt is exported in fp32 "
             "alone: use a version of fp32"

@@ -15,11 +15,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from queue import Full, Queue
-from typing import Any, TypeVar
+from typing import ParamSpec, TypeVar
 
 from flawscope.errors import message_with_type
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 STOP_TIMEOUT = 30.0  # seconds to wait for the end of a thread
 MIN_RESTART_DELAY, MAX_RESTART_DELAY = 0.1, 5.0  # seconds before work that failed is begun again
@@ -221,12 +222,12 @@ class WatchedPool(ThreadPoolExecutor):
         super().__init__(size, name)
         self.calls = WatchedCalls(name, patience)
 
-    def submit(self, function: Callable[..., T], /, *args: Any, **given: Any) -> Future[T]:
-        return super().submit(self._run_watched, function, *args, **given)
+    def submit(self, function: Callable[P, T], /, *args: P.args, **given: P.kwargs) -> Future[T]:
+        def watched() -> T:
+            with self.calls.call():
+                return function(*args, **given)
 
-    def _run_watched(self, function: Callable[..., T], *args: Any, **given: Any) -> T:
-        with self.calls.call():
-            return function(*args, **given)
+        return super().submit(watched)
 
 
 class BackgroundThread:
@@ -318,10 +319,14 @@ class ThreadWatch(BackgroundThread):
                 stuck.append(text)
             if inspects and (thread.is_down or (thread.is_stuck and thread.stops_all)):
                 down.append(text)
-        told = f"threads that failed were begun again: {'; '.join(failed)}" if failed else None
+        self._report_threads(failed, stuck, down)
+
+    def _report_threads(self, failed: Sequence[str], stuck: Sequence[str], down: Sequence[str]) -> None:
+        """Report threads: those that failed, those that hang, and those for which pictures wait."""
+        why = f"threads that failed were begun again: {'; '.join(failed)}" if failed else None
         if stuck:
-            told = f"threads hang; start the station anew: {'; '.join(stuck)}"
-        self._report("thread_failed", told)
+            why = f"threads hang; start the station anew: {'; '.join(stuck)}"
+        self._report("thread_failed", why)
         waits = f"pictures wait, for a thread failed or hangs: {'; '.join(down)}" if down else None
         self._report("not_inspecting", waits or self._failure(), stops=True)
 

@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from flawscope.config import read_config
 from flawscope.errors import InputError
@@ -15,36 +14,38 @@ INCLUDE = "include"  # setting: a file, or several, that what stands beside it w
 _VARIABLE = re.compile(r"\$\{(\w*)\}")
 
 
-def read_file(path: str | Path) -> dict[str, Any]:
+def read_file(path: str | Path) -> dict[str, object]:
     """Return the settings of a file, names and texts. `${NAME}` stands for a variable of the environment.
     InputError: a file cannot be read or includes itself, or there is no such variable."""
-    found: dict[str, Any] = _with_environment(_with_included(Path(path), ()))
-    return found
+    given = _with_included(Path(path), ())
+    return {name: _with_environment(value) for name, value in given.items()}
 
 
-def _with_included(path: Path, above: Sequence[Path]) -> dict[str, Any]:
+def _with_included(path: Path, above: Sequence[Path]) -> dict[str, object]:
     own, place = read_config(path), path.resolve()
     names = own.pop(INCLUDE, None) or []
     if not isinstance(names, str | list) or not all(isinstance(one, str) for one in names):
         raise InputError(f"{INCLUDE}: write a file, or a list of files")
     if place in above:
         raise InputError(f"{INCLUDE}: {path} includes itself")
-    whole: dict[str, Any] = {}
+    whole: dict[str, object] = {}
     for name in [names] if isinstance(names, str) else names:
-        whole = _merged(whole, _with_included(path.parent / Path(name).expanduser(), (*above, place)))
+        included = path.parent / Path(name).expanduser()
+        whole = _merged(whole, _with_included(included, (*above, place)))
     return _merged(whole, own)
 
 
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(below: Mapping[str, object], above: Mapping[str, object]) -> dict[str, object]:
     """Return both; of a setting that both have the one above, of `key: value` lines those of both."""
     found = {**below, **above}
     for key in below.keys() & above.keys():
-        if isinstance(below[key], Mapping) and isinstance(above[key], Mapping):
-            found[key] = _merged(below[key], above[key])
+        lower, upper = below[key], above[key]
+        if isinstance(lower, Mapping) and isinstance(upper, Mapping):
+            found[key] = _merged(lower, upper)
     return found
 
 
-def _with_environment(value: Any) -> Any:
+def _with_environment(value: object) -> object:
     if isinstance(value, Mapping):
         return {key: _with_environment(one) for key, one in value.items()}
     if isinstance(value, list):
@@ -53,6 +54,7 @@ def _with_environment(value: Any) -> Any:
 
 
 def _variable(found: re.Match[str]) -> str:
-    if (value := os.environ.get(found[1])) is None:
+    value = os.environ.get(found[1])
+    if value is None:
         raise InputError(f"{found[0]} is no variable of the environment: set it, or write the value")
     return value

@@ -18,7 +18,7 @@ from flawscope_station.settings.values import check_names, field_names
 
 SOURCE_GROUP, SINK_GROUP, CONNECTION_GROUP = "flawscope.sources", "flawscope.sinks", "flawscope.connections"
 
-
+_NO_CONNECTIONS = "it must be a list: write `- NAME:` and its settings below it"
 # found as those of other packages are
 _OWN = [
     metadata.EntryPoint(name, f"flawscope_station.sinks.{name}:PLUGIN", SINK_GROUP)
@@ -50,19 +50,22 @@ class Plugin:
         """Name of the first setting; "" where there is none."""
         return next((one.name for one in fields(self.settings)), "")
 
-    def read(self, given: Any, home: Path) -> ConfiguredPlugin:
+    def read(self, given: object, home: Path) -> ConfiguredPlugin:
         """Read its settings; paths are relative to `home`. InputError."""
-        values = given if isinstance(given, Mapping) else {} if given is None else {self.first: given}
+        values = given if isinstance(given, Mapping) else {self.first: given}
+        if given is None:
+            values = {}
         try:
             check_names(values, field_names(self.settings))
             settings = build_config(self.settings, values)
         except InputError as error:
             raise InputError(f"{self.name}: {error}") from None
-        paths = {name: getattr(settings, name) for name in self.paths}
-        found = {
-            name: str(home / Path(path).expanduser()) for name, path in paths.items() if path is not None
-        }
-        return ConfiguredPlugin(self.name, replace(settings, **found), self.open)
+        paths = {}
+        for name in self.paths:
+            path = getattr(settings, name)
+            if path is not None:
+                paths[name] = str(home / Path(path).expanduser())
+        return ConfiguredPlugin(self.name, replace(settings, **paths), self.open)
 
 
 @dataclass(frozen=True)
@@ -99,13 +102,18 @@ def load_plugin(group: str, name: str) -> Plugin:
     return found
 
 
-def read_connections(given: Any, home: Path) -> tuple[ConfiguredPlugin, ...]:
+def read_connections(given: object, home: Path) -> tuple[ConfiguredPlugin, ...]:
     """Read the setting `connections` of a station. InputError."""
     entries = given or []
-    if all(isinstance(one, ConfiguredPlugin) for one in entries):
-        return tuple(entries)
-    if not isinstance(entries, list) or any(not isinstance(one, Mapping) or len(one) != 1 for one in entries):
-        raise InputError("it must be a list: write `- NAME:` and its settings below it")
-    return tuple(
-        load_plugin(CONNECTION_GROUP, str(name)).read(one[name], home) for one in entries for name in one
-    )
+    if not isinstance(entries, list | tuple):
+        raise InputError(_NO_CONNECTIONS)
+    connections = []
+    for entry in entries:
+        if isinstance(entry, ConfiguredPlugin):
+            connections.append(entry)
+            continue
+        if not isinstance(entry, Mapping) or len(entry) != 1:
+            raise InputError(_NO_CONNECTIONS)
+        [(name, own)] = entry.items()
+        connections.append(load_plugin(CONNECTION_GROUP, str(name)).read(own, home))
+    return tuple(connections)

@@ -21,9 +21,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 def find_proxy(address: str) -> str | None:
     """Return the URL of the proxy for an address, or None: it is reached directly."""
     target, named = urlsplit(address), getproxies()
-    host = (target.hostname or "").rstrip(".")
-    direct = re.split(r"[\s,;|]+", named.get("no", ""))
-    if _is_here(host) or any(_matches(one, target, host) for one in direct):
+    if _is_direct(target, named.get("no", "")):
         return None
     proxy = named.get(target.scheme) or named.get("all") or ""
     proxy = proxy if "://" in proxy else f"http://{proxy}"
@@ -32,6 +30,13 @@ def find_proxy(address: str) -> str | None:
         if found.scheme in _DEFAULT_PORTS and found.host:
             return str(found)
     return None
+
+
+def _is_direct(target: SplitResult, no_proxy: str) -> bool:
+    """Whether an address is on this machine, or `no_proxy` names it."""
+    host = (target.hostname or "").rstrip(".")
+    entries = re.split(r"[\s,;|]+", no_proxy)
+    return _is_here(host) or any(_matches(entry, target, host) for entry in entries)
 
 
 def _is_here(host: str) -> bool:
@@ -49,13 +54,16 @@ def _matches(entry: str, target: SplitResult, host: str) -> bool:
         return fnmatchcase(host, entry.lower())
     entry = entry.partition("://")[2] or entry
     with suppress(ValueError):  # also ::1, which has colons and no port
-        network = ipaddress.ip_network(entry.strip("[]"), strict=False)
-        try:
-            return ipaddress.ip_address(host) in network
-        except ValueError:
-            return False  # a name: it is not looked up
+        return _is_in_network(host, ipaddress.ip_network(entry.strip("[]"), strict=False))
     name, _, port = entry.rpartition(":") if re.search(r":\d+$", entry) else (entry, "", "")
     name = name.strip("[]").lower().removeprefix("*").strip(".")
     if port and int(port) != (target.port or _DEFAULT_PORTS.get(target.scheme)):
         return False
     return bool(name) and (host == name or host.endswith(f".{name}"))
+
+
+def _is_in_network(host: str, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
+    try:
+        return ipaddress.ip_address(host) in network
+    except ValueError:
+        return False  # a name: it is not looked up

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic.dataclasses import dataclass
 
@@ -52,11 +52,12 @@ class SinkSettings(Section):
         return self.name or self.address
 
 
-def read_sinks(given: Any, home: Path) -> tuple[SinkSettings, ...]:
+def read_sinks(given: object, home: Path) -> tuple[SinkSettings, ...]:
     """Read the setting `sinks` of a product; paths are relative to `home`. InputError."""
-    if not isinstance(given or [], list | tuple):
+    entries = given or []
+    if not isinstance(entries, list | tuple):
         raise InputError("sinks must be a list: write `- webhook: ADDRESS` or `- folder: DIR` below it")
-    found = tuple(one if isinstance(one, SinkSettings) else _read_sink(one, home) for one in given or ())
+    found = tuple(one if isinstance(one, SinkSettings) else _read_sink(one, home) for one in entries)
     places = [one.cursor_name for one in found]
     for one, place in zip(found, places, strict=True):
         if places.count(place) > 1:
@@ -64,7 +65,7 @@ def read_sinks(given: Any, home: Path) -> tuple[SinkSettings, ...]:
     return found
 
 
-def read_broker(given: Any, home: Path) -> SinkSettings | None:
+def read_broker(given: object, home: Path) -> SinkSettings | None:
     """Read the setting `mqtt`; a text is the broker. InputError."""
     if given is None or isinstance(given, SinkSettings):
         return given
@@ -73,7 +74,7 @@ def read_broker(given: Any, home: Path) -> SinkSettings | None:
     return _sink_of(BROKER, {BROKER: given} if isinstance(given, str) else given, home)
 
 
-def _read_sink(given: Any, home: Path) -> SinkSettings:
+def _read_sink(given: object, home: Path) -> SinkSettings:
     if not isinstance(given, Mapping):
         raise InputError("one is neither: write `- webhook: ADDRESS` or `- folder: DIR`")
     kinds = [name for name in plugin_names(SINK_GROUP) if name != BROKER]
@@ -86,15 +87,16 @@ def _read_sink(given: Any, home: Path) -> SinkSettings:
     return _sink_of(named[0], given, home)
 
 
-def _sink_of(kind: str, given: Mapping[Any, Any], home: Path) -> SinkSettings:
+def _sink_of(kind: str, given: Mapping[object, object], home: Path) -> SinkSettings:
     """Read a sink. Its own settings stand below its kind or, where that is one value, beside it."""
-    plugin, common = (
-        load_plugin(SINK_GROUP, kind),
-        [name for name in field_names(SinkSettings) if name != "plugin"],
-    )
+    plugin = load_plugin(SINK_GROUP, kind)
+    common = [name for name in field_names(SinkSettings) if name != "plugin"]
     beside = {key: one for key, one in given.items() if key not in common and key != kind}
     check_names(beside, [*common, *field_names(plugin.settings)])
     below = given.get(kind, {})
     below = below if isinstance(below, Mapping) else {plugin.first: below}
-    own = plugin.read({**below, **beside}, home)
-    return read_as(SinkSettings, {"plugin": own, **{key: given[key] for key in common if key in given}}, home)
+    settings: dict[str, object] = {"plugin": plugin.read({**below, **beside}, home)}
+    for name in common:
+        if name in given:
+            settings[name] = given[name]
+    return read_as(SinkSettings, settings, home)

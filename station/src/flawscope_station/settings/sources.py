@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import quote, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, ValidationInfo
@@ -62,16 +62,21 @@ def check_address(address: str) -> None:
     """Raise InputError for what is no address of a stream or a device."""
     if not address or not address.isprintable():
         raise InputError("camera has no address: write rtsp://HOST/PATH or /dev/video0")
-    if "://" not in address:
-        device = _split_device(address)
-        if device is None:
-            raise InputError(
-                "it is no stream and no device: write rtsp://HOST/PATH or /dev/video0; for a folder write "
-                "`folder:`, and take single pictures out of a video"
-            )
-        if not device[1]:
-            raise InputError(f"{address} names no device: write for example /dev/video0")
+    if "://" in address:
+        _check_stream(address)
         return
+    device = _split_device(address)
+    if device is None:
+        raise InputError(
+            "it is no stream and no device: write rtsp://HOST/PATH or /dev/video0; for a folder write "
+            "`folder:`, and take single pictures out of a video"
+        )
+    if not device[1]:
+        raise InputError(f"{address} names no device: write for example /dev/video0")
+
+
+def _check_stream(address: str) -> None:
+    """Raise InputError for what is no address of a stream."""
     try:
         parts = urlsplit(address)
         is_valid = bool(parts.hostname) and (parts.port or 1) > 0
@@ -167,14 +172,16 @@ def _every(text: str) -> str:
     return text
 
 
-def _options(given: Any) -> Any:
+def _options(given: object) -> object:
     if isinstance(given, tuple):
         return given
-    if not isinstance(given or {}, Mapping):
+    options = given or {}
+    if not isinstance(options, Mapping):
         raise InputError("options are not `name: value` lines, such as `video_size: 1920x1080`")
-    if own := [name for name in given or () if name in _OPTIONS_OF_STATION]:
-        raise InputError(f"option {own[0]} is the station's own; leave it out")
-    return tuple(sorted((given or {}).items()))
+    for name in options:
+        if name in _OPTIONS_OF_STATION:
+            raise InputError(f"option {name} is the station's own; leave it out")
+    return tuple(sorted(options.items()))
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -242,36 +249,42 @@ class CameraSourceSettings(Section):
 SourceSettings = FolderSourceSettings | CameraSourceSettings | ConfiguredPlugin
 
 
-def read_source(value: Any, home: Path) -> SourceSettings:
+def read_source(value: object, home: Path) -> SourceSettings:
     """Read an entry of the list `sources`; paths are relative to `home`. InputError."""
     if isinstance(value, SourceSettings):
         return value
     if not isinstance(value, Mapping):
         given = redact_value(f"{value!r:.80}")
         raise InputError(f"source {given} is no source: write `- folder: DIR` or `- camera: ADDRESS`")
-    known = ("folder", "camera", *plugin_names(SOURCE_GROUP))
-    kinds = [kind for kind in known if kind in value]
-    if kinds[:2] == ["folder", "camera"]:
-        raise InputError("a source is a folder or a camera, not both: make two of it, each with its own `-`")
-    if not kinds:
-        hint = (
-            suggest_name(str(next(iter(value))), known) if value else "it names neither `folder` nor `camera`"
-        )
-        raise InputError(f"source with {', '.join(map(redact_value, value)) or 'nothing'}: {hint}")
-    if kinds[0] not in ("folder", "camera"):
+    kind = _kind_of(value)
+    if kind not in ("folder", "camera"):
         if len(value) > 1:
-            raise InputError(f"{kinds[0]}: write its settings below it, and nothing beside it")
-        return load_plugin(SOURCE_GROUP, kinds[0]).read(value[kinds[0]], home)
-    address = quote_password(str(value[kinds[0]] or ""))
-    shown = redact_camera_address(address) if kinds[0] == "camera" else address
+            raise InputError(f"{kind}: write its settings below it, and nothing beside it")
+        return load_plugin(SOURCE_GROUP, kind).read(value[kind], home)
+    address = quote_password(str(value[kind] or ""))
+    shown = redact_camera_address(address) if kind == "camera" else address
     try:
-        if kinds[0] == "folder":
+        if kind == "folder":
             return read_as(FolderSourceSettings, value, home)
         found = read_as(CameraSourceSettings, {**value, "camera": address}, home)
         _check_camera(found)
         return found
     except InputError as error:
-        raise InputError(f"{kinds[0]} {shown}: {error}") from None
+        raise InputError(f"{kind} {shown}: {error}") from None
+
+
+def _kind_of(given: Mapping[object, object]) -> str:
+    """Return what a source is: folder, camera, or the name of a plugin. InputError where it is none."""
+    known = ("folder", "camera", *plugin_names(SOURCE_GROUP))
+    kinds = [kind for kind in known if kind in given]
+    if kinds[:2] == ["folder", "camera"]:
+        raise InputError("a source is a folder or a camera, not both: make two of it, each with its own `-`")
+    if kinds:
+        return kinds[0]
+    names = list(given)
+    hint = suggest_name(str(names[0]), known) if names else "it names neither `folder` nor `camera`"
+    shown = ", ".join(redact_value(name) for name in names)
+    raise InputError(f"source with {shown or 'nothing'}: {hint}")
 
 
 def _check_camera(given: CameraSourceSettings) -> None:

@@ -71,10 +71,11 @@ def _check_namesakes(
     return products
 
 
-def _read_sources(given: Any, info: ValidationInfo) -> tuple[SourceSettings, ...]:
-    if not isinstance(given or [], list | tuple):
+def _read_sources(given: object, info: ValidationInfo) -> tuple[SourceSettings, ...]:
+    entries = given or []
+    if not isinstance(entries, list | tuple):
         raise InputError("sources is not a list: write `- folder: DIR` or `- camera: ADDRESS` below it")
-    return tuple(read_source(one, info.context or Path()) for one in given or ())
+    return tuple(read_source(entry, info.context or Path()) for entry in entries)
 
 
 def _enough_for_pages(upload: int, info: ValidationInfo) -> int:
@@ -149,7 +150,7 @@ class ProductSettings(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _read_model(cls, given: Any) -> Any:
+    def _read_model(cls, given: object) -> object:
         if given is None:
             raise InputError("it has no model: write `model: FILE` below it, or `model: null`")
         return {"model": given} if isinstance(given, str) else given
@@ -264,13 +265,11 @@ class Settings(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _leave_out_null(cls, given: Any) -> Any:
+    def _leave_out_null(cls, given: object) -> object:
         """A setting without a value has its default."""
-        return (
-            {key: one for key, one in given.items() if one is not None}
-            if isinstance(given, Mapping)
-            else given
-        )
+        if not isinstance(given, Mapping):
+            return given
+        return {name: value for name, value in given.items() if value is not None}
 
     def __post_init__(self) -> None:
         _ = self.url

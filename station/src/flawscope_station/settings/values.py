@@ -63,7 +63,7 @@ class Section:
 
     @model_validator(mode="before")
     @classmethod
-    def _check_names(cls, given: Any) -> Any:
+    def _check_names(cls, given: object) -> object:
         if isinstance(given, Mapping):
             for name, remedy in cls.REMOVED.items():
                 if name in given:
@@ -77,7 +77,7 @@ def field_names(kind: type[Any]) -> dict[str, None]:
     return {one.name: None for one in fields(kind)}
 
 
-def check_names(given: Mapping[Any, Any], known: Collection[str]) -> None:
+def check_names(given: Mapping[object, object], known: Collection[str]) -> None:
     """Raise InputError where a name is unknown; a secret itself stands in no settings."""
     for key in given:
         if key not in known and key in ("password", "secret", "token"):
@@ -86,7 +86,7 @@ def check_names(given: Mapping[Any, Any], known: Collection[str]) -> None:
             raise InputError(f"unknown setting {redact_value(key)}; {suggest_name(str(key), known)}")
 
 
-def read_as(kind: type[T], given: Any, home: Path | None) -> T:
+def read_as(kind: type[T], given: object, home: Path | None) -> T:
     """Return settings as `station.yaml` gives them; paths are relative to `home`. InputError."""
     with worded_errors():
         return TypeAdapter(kind).validate_python(given, context=home)
@@ -141,9 +141,10 @@ def _resolved(path: str, info: ValidationInfo) -> str:
 def _quantity(read: Callable[[str], float]) -> BeforeValidator:
     """Read a text; in Python a number is one, in `station.yaml` it wants its unit."""
 
-    def parse(given: Any, info: ValidationInfo) -> float:
-        is_number = isinstance(given, int | float) and info.context is None
-        return given if is_number else read(str(given))
+    def parse(given: object, info: ValidationInfo) -> float:
+        if isinstance(given, int | float) and info.context is None:
+            return given
+        return read(str(given))
 
     return BeforeValidator(parse)
 

@@ -21,7 +21,7 @@ from flawscope.artefact import files
 from flawscope_station.sources.arrivals import COARSE_NS, FileStamp
 from flawscope_station.store.files import rename_without_overwrite
 
-_TAKEN_NAME = re.compile(r"\.(.+)\.[0-9a-f]{8}\.taken", re.DOTALL)
+_TAKEN_NAME = re.compile(r"\.(.+)~[0-9a-f]{4}~", re.DOTALL)  # short: file systems allow 255 bytes
 
 
 def read_unchanged(path: Path, stamp: FileStamp) -> bytes | None:
@@ -79,7 +79,7 @@ def _take(path: Path, stamp: FileStamp, digest: bytes | None) -> Path | None:
     """Give a file a hidden name; return it. None: the file changed or went away."""
     if not is_unchanged(path, stamp):
         return None
-    taken = path.with_name(f".{path.name}.{secrets.token_hex(4)}.taken")
+    taken = _free_hidden_name(path)
     try:
         os.rename(path, taken)
     except FileNotFoundError:
@@ -88,6 +88,14 @@ def _take(path: Path, stamp: FileStamp, digest: bytes | None) -> Path | None:
         return taken
     give_back(taken)
     return None
+
+
+def _free_hidden_name(path: Path) -> Path:
+    """Return a hidden name in the file's folder that no file has."""
+    while True:
+        hidden = path.with_name(f".{path.name}~{secrets.token_hex(2)}~")
+        if not os.path.lexists(hidden):
+            return hidden
 
 
 def _is_the_same(path: Path, stamp: FileStamp, digest: bytes | None) -> bool:

@@ -107,7 +107,12 @@ class Due:
         """The largest share of what is there that would go; 0 where hardly anything is there."""
         if self.pictures < LEAST_ASKED:
             return 0.0
-        return max(self.by_age / self.pictures, self.by_space / max(1, self.bytes), self.records)
+        return max(self.by_age / self.pictures, self.space_share, self.records)
+
+    @property
+    def space_share(self) -> float:
+        """The share of the pictures' bytes that would go for space."""
+        return self.by_space / max(1, self.bytes)
 
     def words(self) -> str:
         """Return what would go as text."""

@@ -6,9 +6,10 @@ what they mean, stand in `schema`.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from sqlalchemy import RowMapping
+if TYPE_CHECKING:
+    from sqlalchemy import RowMapping  # not loaded by clients, which know rows, too
 
 
 class UserRow(Protocol):
@@ -22,7 +23,7 @@ class UserRow(Protocol):
 
 
 class MemberRow(Protocol):
-    """Who a session begins for."""
+    """Person for whom a session begins."""
 
     id: int
     name: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import shutil
 import socket
@@ -13,6 +14,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flawscope import __version__
 from flawscope.errors import InputError
@@ -46,7 +48,7 @@ def max_connections() -> int:
     return MAX_CONNECTIONS if files == resource.RLIM_INFINITY else max(1, min(MAX_CONNECTIONS, files // 2))
 
 
-def create_app(station: Station) -> Any:
+def create_app(station: Station) -> ASGIApp:
     """Make the ASGI application of a station that was started."""
     app = FastAPI(
         title="flawscope station",
@@ -100,7 +102,7 @@ def _add_health_routes(app: FastAPI) -> None:
 class HttpServer(uvicorn.Server):
     """HTTP server at the settings' host and port. InputError where another program listens there."""
 
-    def __init__(self, settings: Settings, app: Any, **more: Any):
+    def __init__(self, settings: Settings, app: ASGIApp, **more: Any):
         self.settings = settings
         super().__init__(
             uvicorn.Config(
@@ -117,7 +119,7 @@ class HttpServer(uvicorn.Server):
             )
         )
 
-    async def startup(self, sockets: Any = None) -> None:
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         try:
             await super().startup(sockets)
         except SystemExit:  # how uvicorn says that the port is taken
@@ -151,17 +153,19 @@ class StationServer(HttpServer):
         self.config.load()
         protocol: Any = self.config.http_protocol_class
 
-        def connect(app_state: dict[str, Any], **given: Any) -> ClientConnection:
-            return ClientConnection(
-                lambda state: protocol(app_state={**app_state, **state}, **given),
-                self.connections,
-                max_count,
-                lambda: self.station.settings.limits.stalled,
-            )
+        def connect(app_state: dict[str, object], **given: Any) -> ClientConnection:
+            def make_protocol(state: dict[str, object]) -> asyncio.Protocol:
+                made: asyncio.Protocol = protocol(app_state=app_state | state, **given)
+                return made
+
+            return ClientConnection(make_protocol, self.connections, max_count, self._stall_seconds)
 
         self.config.http_protocol_class = connect  # type: ignore[assignment]
 
-    async def startup(self, sockets: Any = None) -> None:
+    def _stall_seconds(self) -> float:
+        return self.station.settings.limits.stalled
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for listener in self.servers[0].sockets:  # asyncio took its batch for the backlog, too
             with socket.fromfd(listener.fileno(), listener.family, listener.type) as duplicate:
@@ -181,7 +185,7 @@ class StationServer(HttpServer):
                 connection.close_if_stalled()
         return await super().on_tick(counter)
 
-    async def shutdown(self, sockets: Any = None) -> None:
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._on_ending()
         self.station.end_requests()
         await super().shutdown(sockets)
@@ -226,7 +230,7 @@ class DiskFullServer(HttpServer):
         is_over = counter % 10 == 0 and has_disk_space(self.settings)  # ten are a second
         return is_over or await super().on_tick(counter)
 
-    async def serve_request(self, scope: Any, receive: Any, send: Any) -> None:
+    async def serve_request(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request (ASGI). Its sender is unknown, so answers say nothing of the machine."""
         await self._respond(Request(scope))(scope, receive, send)
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import cast
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flawscope_station.access.roles import PERSON_KEY
 
@@ -33,7 +35,7 @@ class ClientConnection(asyncio.Protocol):
 
     def __init__(
         self,
-        make_protocol: Callable[[dict[str, Any]], Any],
+        make_protocol: Callable[[dict[str, object]], asyncio.Protocol],
         connections: set[ClientConnection],
         max_count: int,
         timeout: Callable[[], float],
@@ -41,9 +43,9 @@ class ClientConnection(asyncio.Protocol):
         self._protocol = make_protocol({STATE_KEY: self})
         self._connections, self._max_count, self._stalled = connections, max_count, timeout
         self._loop = asyncio.get_running_loop()
-        self._transport: Any = None
+        self._transport: asyncio.Transport
         self._requests = 0  # that are being received or answered
-        self._scope: dict[str, Any] = {}  # of the last request
+        self._scope: Scope = {}  # of the last request
         self._tail = b""  # of all that came
         self._has_body = self._has_more_body = self._is_write_paused = False
         self._is_idle = False  # between two requests
@@ -52,7 +54,7 @@ class ClientConnection(asyncio.Protocol):
     # ---- what asyncio tells
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
         self._connections.add(self)
         self._protocol.connection_made(transport)
         if len(self._connections) > self._max_count:
@@ -69,8 +71,7 @@ class ClientConnection(asyncio.Protocol):
         self._protocol.data_received(data)
 
     def eof_received(self) -> bool | None:
-        answer: bool | None = self._protocol.eof_received()
-        return answer
+        return self._protocol.eof_received()
 
     def pause_writing(self) -> None:
         self._is_write_paused, self._waiting_since = True, self._loop.time()
@@ -82,7 +83,7 @@ class ClientConnection(asyncio.Protocol):
 
     # ---- what the requests tell
 
-    def begin_request(self, scope: dict[str, Any]) -> None:
+    def begin_request(self, scope: Scope) -> None:
         """Note a request whose head has come."""
         self._requests, self._scope = self._requests + 1, scope
         names = {name for name, value in scope["headers"] if value != b"0"}
@@ -143,16 +144,16 @@ class ClientConnection(asyncio.Protocol):
 class RequestTracker:
     """Tells a connection of its requests (ASGI)."""
 
-    def __init__(self, app: Any):
+    def __init__(self, app: ASGIApp):
         self.app = app
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         connection = scope.get("state", {}).get(STATE_KEY)
         if connection is None:  # no request, or of a server without limits
             await self.app(scope, receive, send)
             return
 
-        async def tracked_receive() -> Any:
+        async def tracked_receive() -> Message:
             message = await receive()
             if not message.get("more_body", False):
                 connection.end_body()

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import anyio.to_thread
@@ -79,11 +79,14 @@ def check_role(person: Person, role: str) -> None:
 
 def set_cookie(response: Response, request: HTTPConnection, access: Access, value: str) -> None:
     """Sign the browser in."""
-    response.set_cookie(access.cookie, value, max_age=SESSION_SECONDS, **_cookie_attributes(request))
+    is_secure = _is_secure(request)
+    response.set_cookie(
+        access.cookie, value, max_age=SESSION_SECONDS, httponly=True, samesite="strict", secure=is_secure
+    )
 
 
 def delete_cookie(response: Response, request: HTTPConnection, access: Access) -> None:
-    response.delete_cookie(access.cookie, **_cookie_attributes(request))
+    response.delete_cookie(access.cookie, httponly=True, samesite="strict", secure=_is_secure(request))
 
 
 def client_ip(request: HTTPConnection) -> str:
@@ -139,13 +142,7 @@ class Guard:
             return await send({"type": "websocket.close", "code": 1008})
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        path = scope["path"]
-        if path.startswith(("http://", "https://")):  # a client that takes the station for a proxy
-            path = scope["path"] = f"/{path.partition('://')[2].partition('/')[2]}"
-        # With a slash behind it is the same address, for not every program follows a redirect; but that of
-        # the mounted application to sign in ends with one
-        if path.endswith("/") and path != f"{COMPANY_PATH}/":
-            path = scope["path"] = path.rstrip("/") or "/"
+        path = scope["path"] = _normalize_path(scope["path"])
         if scope["method"] == "HEAD" and not (path.startswith("/api/") and path.endswith("/live")):
             scope = {**scope, "method": "GET"}  # the server leaves the body away; a stream would not end
         scope[ARRIVED_KEY] = time.monotonic()
@@ -191,26 +188,29 @@ class Guard:
         self._check_host(request)
         if path in _HEALTH_PATHS or path.startswith("/static/"):
             return None
-        if not path.startswith("/api/") and (prefix := request.headers.get(_PREFIX_HEADER, "").strip("/")):
-            text = f"a proxy has this station below /{prefix[:80]}, and pages have to lie at the top: "
-            raise RefusedError(421, f"{text}give it a name or a port of its own there", "wrong_path")
+        if not path.startswith("/api/"):
+            _check_prefix(request)
         person = self.access.authenticate_cached(request)
         if person is None:
             person = await self._look_up(request)
         scope[PERSON_KEY] = person
-        if person == LOCAL_PERSON:
-            self._check_local(request)
-        if scope["method"] not in _SAFE_METHODS and not (person is not None and person.has_token):
-            self._check_origin(request)
-        if person is not None and (scope["method"] in _SAFE_METHODS or not path.startswith("/api/")):
-            check_role(person, VIEWER)  # senders read only the answers to their requests
+        self._check_sender(request, person)
         if person is not None or path in _SIGNED_OUT_PATHS or path.startswith(f"{COMPANY_PATH}/"):
             return None
         if path.startswith("/api/") or path == "/metrics":
             raise _not_signed_in()
-        query = scope["query_string"].decode("latin-1")
-        next_path = path + (f"?{query}" if query else "") if scope["method"] == "GET" else "/"
-        return RedirectResponse(f"{SIGN_IN}?next={quote(next_path, safe='/')}", 303)
+        return _to_sign_in(scope)
+
+    def _check_sender(self, request: HTTPConnection, person: Person | None) -> None:
+        """Refuse a request that its sender may not send from there. person: None: nobody knows the sender."""
+        is_safe = request.scope["method"] in _SAFE_METHODS
+        has_token = person is not None and person.has_token
+        if person == LOCAL_PERSON:
+            self._check_local(request)
+        if not is_safe and not has_token:
+            self._check_origin(request)
+        if person is not None and (is_safe or not request.scope["path"].startswith("/api/")):
+            check_role(person, VIEWER)  # senders read only the answers to their requests
 
     async def _look_up(self, request: HTTPConnection) -> Person | None:
         """Look the sender up in the data base; where that does not answer in time, return who it was within
@@ -266,6 +266,17 @@ class Guard:
             raise RefusedError(403, text, "foreign_request")
 
 
+def _normalize_path(path: str) -> str:
+    """Return the path by which routes know a request."""
+    if path.startswith(("http://", "https://")):  # of a client that takes the station for a proxy
+        path = f"/{path.partition('://')[2].partition('/')[2]}"
+    # With a slash behind it is the same address, for not every program follows a redirect; but that of the
+    # mounted application to sign in ends with one
+    if path.endswith("/") and path != f"{COMPANY_PATH}/":
+        path = path.rstrip("/") or "/"
+    return path
+
+
 def _lookup_seconds(request: HTTPConnection) -> float:
     """Return how long the sender of a request may be looked up: not beyond the request's own deadline."""
     deadline = request.query_params.get("deadline", "")
@@ -288,6 +299,23 @@ class FailedRequests:
         self._told_at, self._untold = at, 0
         text = f"{method} {path!r:.200}: {status}"
         self._say(Said(text, "warning", request=number, status=status, **more))
+
+
+def _check_prefix(request: HTTPConnection) -> None:
+    """Refuse a page's request that a proxy has passed on from a path below its top."""
+    prefix = request.headers.get(_PREFIX_HEADER, "").strip("/")
+    if prefix:
+        text = f"a proxy has this station below /{prefix[:80]}, and pages have to lie at the top: "
+        raise RefusedError(421, f"{text}give it a name or a port of its own there", "wrong_path")
+
+
+def _to_sign_in(scope: Scope) -> Response:
+    """Return the redirect to the page to sign in, which leads back."""
+    next_path = "/"
+    if scope["method"] == "GET":
+        query = scope["query_string"].decode("latin-1")
+        next_path = f"{scope['path']}?{query}" if query else scope["path"]
+    return RedirectResponse(f"{SIGN_IN}?next={quote(next_path, safe='/')}", 303)
 
 
 def _not_signed_in() -> RefusedError:
@@ -334,7 +362,6 @@ def _parse_host(address: str) -> str:
     return _strip_brackets(address) if ":" in address and _parse_ip(_strip_brackets(address)) else ""
 
 
-def _cookie_attributes(request: HTTPConnection) -> dict[str, Any]:
-    """Return the cookie's attributes: hidden from scripts and other sites; TLS alone where TLS was used."""
-    secure = request.scope["scheme"] == "https"
-    return {"path": "/", "httponly": True, "samesite": "strict", "secure": secure}
+def _is_secure(request: HTTPConnection) -> bool:
+    """Whether a request came by TLS, by which alone its cookie comes back then."""
+    return bool(request.scope["scheme"] == "https")

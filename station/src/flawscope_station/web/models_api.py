@@ -321,6 +321,8 @@ def models(
     elsewhere: set[int | None] = {number for number, row in made.items() if status_of(row) == REJECTED}
     elsewhere |= {candidate.version for candidate in candidates if candidate.status == READY}
     others = [version for version in all_versions if version is not active and version["id"] not in elsewhere]
+    advice_by_candidate = {candidate.id: advice(candidate, listed["active"]) for candidate in candidates}
+    known = store.inspections_by_number(product_id, _shown_inspections(candidates, state["unsure"]))
     may_change = has_role(page.person, "engineer")
     return page.render(
         "models",
@@ -334,8 +336,8 @@ def models(
         others=others,
         kept=hold_promise(versions, product_id),
         losses=learning.losses(product_id, all_versions),
-        advice={candidate.id: advice(candidate, listed["active"]) for candidate in candidates},
-        known=store.inspections_by_number(product_id, _shown_inspections(candidates, state["unsure"])),
+        advice=advice_by_candidate,
+        known=known,
         MOST=MAX_THUMBNAILS,
         previous=versions.previous_version(product_id, listed["active"]),
         roles=PICTURE_ROLES,
@@ -367,7 +369,7 @@ class ListedVersion(TypedDict):
 
 
 class RateFacts(TypedDict):
-    """What other false-alarm rates would mean for the active version. day: pictures a day. known_defects: how
+    """Meaning of other false-alarm rates for the active version. day: pictures a day. known_defects: how
     many were reviewed."""
 
     rates: list[dict[str, object]]

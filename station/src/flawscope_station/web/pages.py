@@ -270,6 +270,7 @@ def history(
     except InputError as invalid:
         error = str(invalid)
     older = f"{base}?{urlencode({**query, 'cursor': result.next})}" if result.next else None
+    newest = f"{base}?{urlencode(query)}" if cursor else None
     listed = versions.list_versions(page.product_id)["versions"]
     return page.render(
         "history",
@@ -278,11 +279,11 @@ def history(
         items=result.inspections,
         error=error,
         older=older,
-        newest=f"{base}?{urlencode(query)}" if cursor else None,
+        newest=newest,
         filtered=bool(query.keys() - {"since"}),
-        local={key: _to_local_input(query.get(key, "")) for key in ("since", "until")},
+        local={name: _to_local_input(query.get(name, "")) for name in ("since", "until")},
         quick=_quick_links(base, query),
-        versions=[(v["id"], v["id"]) for v in listed],
+        versions=[(version["id"], version["id"]) for version in listed],
         export=f"/api/v1/products/{quote(product, safe='')}/export?{urlencode(_export_query(search))}",
     )
 

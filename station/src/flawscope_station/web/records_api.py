@@ -52,10 +52,9 @@ TimeQuery = Annotated[str, Query(description="2026-11-22 or 2026-11-22T14:30:00Z
 PLACES = ("places", "largest_px", "largest_mm", "largest_x", "largest_y")  # of all its pictures
 COLUMNS = (*Inspection.model_fields, *PLACES, "more")  # the last: what else the library says
 PEOPLE_SAY = ("verdict", "kind", "verdict_by", "note")
-SHEET_COLUMNS = (
-    *("id", "part", "batch", "path", "decision", *PLACES, "p_value", "severity", "kinds", "time", "model"),
-    *("remark", "unanswered", *PEOPLE_SAY),
-)
+_BEFORE_PLACES = ("id", "part", "batch", "path", "decision")
+_AFTER_PLACES = ("p_value", "severity", "kinds", "time", "model", "remark", "unanswered")
+SHEET_COLUMNS = (*_BEFORE_PLACES, *PLACES, *_AFTER_PLACES, *PEOPLE_SAY)
 CSV = "text/csv"
 XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 BLOCK_BYTES = 1 << 20
@@ -128,14 +127,11 @@ def audit_log(
 ) -> AuditLog:
     """List who did what, when and from where, the latest first: sign-ins good and bad, users, tokens,
     settings, versions, verdicts, deletions."""
+    begin = parse_time(since) if since else None
+    end = parse_time(until) if until else None
+    last_id = None if before is None else valid_id_or_zero(before)
     found = audit.search(
-        database,
-        text=text,
-        about=about,
-        since=parse_time(since) if since else None,
-        until=parse_time(until) if until else None,
-        before=None if before is None else valid_id_or_zero(before),
-        limit=limit + 1,
+        database, text=text, about=about, since=begin, until=end, before=last_id, limit=limit + 1
     )
     has_more = len(found) > limit
     return {"entries": found[:limit], "next": found[limit - 1]["id"] if has_more else None}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -227,10 +227,10 @@ class Trends(BaseModel):
 
     unit: Literal["inspection", "minute", "hour", "day"]
     threshold: float | None
-    points: list[list[float | str | None]]
+    points: list[list[object]]
     buckets: list[list[float]]
     totals: dict[str, int]
-    versions: list[dict[str, Any]]
+    versions: list[dict[str, object]]
 
 
 class Problem(BaseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -135,7 +135,7 @@ class SettingsSearch(BaseModel):
 
     chosen: list[SeenHow]
     reason: str
-    options: dict[str, Any] = Field(description="of `flawscope fit` that were chosen")
+    options: dict[str, object] = Field(description="of `flawscope fit` that were chosen")
     trials: list[TriedSettings] = Field(description="the last trial of each, the best first")
     ended: bool = Field(description="there was time for all; else learning again goes on")
 
@@ -237,7 +237,7 @@ class NewProductState(FitOptions):
     goes_on: bool = Field(description="a stopped training can go on")
     result: LearningResult | None
     changed: bool = Field(description="the pictures have changed since it learnt from them")
-    live: dict[str, Any] | None = Field(description="version and person, when it went live")
+    live: dict[str, object] | None = Field(description="version and person, when it went live")
     live_is_this: bool = Field(description="what was learnt last is what is live")
 
 

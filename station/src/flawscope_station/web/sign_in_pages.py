@@ -177,12 +177,13 @@ def _to_provider_error(error: Exception) -> ProviderError:
     return ProviderError(one_line_message(error) or type(error).__name__)
 
 
-def company_sign_in_app(components: Mapping[type, Any], settings: OpenIdSettings) -> ASGIApp:
+def company_sign_in_app(components: Mapping[type, object], settings: OpenIdSettings) -> ASGIApp:
     """Make the pages below `COMPANY` that lead to a company's sign-in and back. Their own cookie, which a
     provider's redirect brings along, keeps state, nonce and code verifier."""
     from starlette.middleware.sessions import SessionMiddleware  # needs itsdangerous, of an extra
 
     provider, access = OpenIdProvider(settings), components[Access]
+    assert isinstance(access, Access)
 
     async def begin(request: Request) -> Response:
         request.session["next"] = local_path(request.query_params.get("next"))

@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 from fastapi import Query
 from PIL import Image
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartParser
 from starlette.requests import Request
 
@@ -202,13 +202,7 @@ async def _read_form(request: Request) -> list[Upload]:
             )
             form = await parser.parse()
         try:
-            files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
-            for name in Label._fields:
-                if isinstance(form.get(name), str):
-                    text = f"{name} is no field of the form: write it into the address, ?{name}=..."
-                    raise RefusedError(422, text, "invalid")
-            names = [clean_name(file.filename or "") or UNNAMED for file in files]
-            uploads = [Upload(name, await file.read()) for name, file in zip(names, files, strict=True)]
+            uploads = await _uploads_of(form)
         finally:
             await form.close()
     except RefusedError:
@@ -218,6 +212,20 @@ async def _read_form(request: Request) -> list[Upload]:
         raise RefusedError(422, f"the form cannot be read: {reason}", "broken_form") from None
     if not uploads:
         raise RefusedError(422, "the form has no file: call the field `files`", "empty")
+    return uploads
+
+
+async def _uploads_of(form: FormData) -> list[Upload]:
+    """Return the files of a form. RefusedError where it has a field that belongs into the address."""
+    for name in Label._fields:
+        if isinstance(form.get(name), str):
+            text = f"{name} is no field of the form: write it into the address, ?{name}=..."
+            raise RefusedError(422, text, "invalid")
+    uploads = []
+    for _, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            name = clean_name(value.filename or "") or UNNAMED
+            uploads.append(Upload(name, await value.read()))
     return uploads
 
 
