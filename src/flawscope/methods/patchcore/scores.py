@@ -8,15 +8,28 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from flawscope.methods.patchcore.model import BankBranch
+from flawscope.methods.patchcore import Config
 
 TIE_TOLERANCE = 1e-5  # relative
+
+
+class MemoryBank(Protocol):
+    """Memory bank as a score asks it (`model.BankBranch`).
+
+    centre: [D], the mean of its elements. bank, norms: [M, D] relative to it, and their squared lengths [M].
+    table: [M, b], the nearest elements of each, itself first.
+    """
+
+    config: Config
+    centre: Tensor
+    bank: Tensor
+    norms: Tensor
+    table: Tensor
 
 
 class PictureScore(ABC):
@@ -31,14 +44,14 @@ class PictureScore(ABC):
 
     @abstractmethod
     def of_pictures(
-        self, branch: BankBranch, features: Tensor, distances: Tensor, valid_mask: Tensor
+        self, branch: MemoryBank, features: Tensor, distances: Tensor, valid_mask: Tensor
     ) -> Tensor:
         """Scores `[B]` of patches `[B, P, D]`, relative to the bank's centre, at these distances `[B, P]`."""
 
     @abstractmethod
     def without(
         self,
-        branch: BankBranch,
+        branch: MemoryBank,
         features: Tensor,
         hidden: Tensor,
         valid_mask: Tensor,
@@ -62,7 +75,7 @@ class PictureScore(ABC):
         """Numbers of the patches that decide it, by their distances [P]: these have to be exact."""
 
     @abstractmethod
-    def ties(self, branch: BankBranch, features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
+    def ties(self, branch: MemoryBank, features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
         """Whether the score of each picture, `[B]` bool, rests on a tie that rounding alone decides."""
 
 
@@ -72,13 +85,13 @@ class MapMaximum(PictureScore):
     is_map_maximum = True
 
     def of_pictures(
-        self, branch: BankBranch, features: Tensor, distances: Tensor, valid_mask: Tensor
+        self, branch: MemoryBank, features: Tensor, distances: Tensor, valid_mask: Tensor
     ) -> Tensor:
         return distances.new_zeros(len(distances))  # the joined map has it
 
     def without(
         self,
-        branch: BankBranch,
+        branch: MemoryBank,
         features: Tensor,
         hidden: Tensor,
         valid_mask: Tensor,
@@ -93,7 +106,7 @@ class MapMaximum(PictureScore):
     def deciding_patches(self, distances: Tensor) -> Tensor:
         return distances.argmax()[None]  # beside those at the maxima of maps
 
-    def ties(self, branch: BankBranch, features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
+    def ties(self, branch: MemoryBank, features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
         return torch.zeros(len(features), dtype=torch.bool)
 
 
@@ -103,7 +116,7 @@ class Reweighted(PictureScore):
     needs_table = True
 
     def of_pictures(
-        self, branch: BankBranch, features: Tensor, distances: Tensor, valid_mask: Tensor
+        self, branch: MemoryBank, features: Tensor, distances: Tensor, valid_mask: Tensor
     ) -> Tensor:
         patch = farthest_patch(features, distances, valid_mask)  # m_t*, [B, D]
         nearest = torch.addmm(branch.norms, patch, branch.bank.T, alpha=-2).argmin(1)  # m*
@@ -112,7 +125,7 @@ class Reweighted(PictureScore):
 
     def without(
         self,
-        branch: BankBranch,
+        branch: MemoryBank,
         features: Tensor,
         hidden: Tensor,
         valid_mask: Tensor,
@@ -145,7 +158,7 @@ class Reweighted(PictureScore):
     def deciding_patches(self, distances: Tensor) -> Tensor:
         return distances.argmax()[None]
 
-    def ties(self, branch: BankBranch, features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
+    def ties(self, branch: MemoryBank, features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
         """Pictures with another patch as far as the farthest, or another element as near to it as the
         nearest, within 1e-5 of the distance. Equal ones are no choice: they give the same score."""
         found, patches = [], farthest_patch(features, distances, valid_mask)
