@@ -32,19 +32,16 @@ TEXT = "return document.querySelector(arguments[0])?.textContent ?? ''"
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        views = [folder / f"part{k // 2:02d}_{('left', 'top')[k % 2]}.png" for k in range(8)]
         root = draw_dataset(folder / "drawn", category="plate", train=39)
         good = sorted((root / "train" / "good").glob("*.png"))
         Image.open(good[7]).save(copy := folder / "copy.bmp")  # the check finds it
         tried = [*sorted((root / "test").glob("[!g]*/*.png"))[::9][:3]]
         tried += sorted((root / "test" / "good").glob("*.png"))[:1]
         with served(open_station(Settings(store=str(folder / "station"), port=0, device="cpu"))) as (_, url):
-            for source, path in zip(good, views, strict=False):
-                path.write_bytes(source.read_bytes())
-            photograph(url, [*good, copy], tried, views)
+            photograph(url, [*good, copy], tried)
 
 
-def photograph(url: str, good: list[Path], tried: list[Path], views: list[Path]) -> None:
+def photograph(url: str, good: list[Path], tried: list[Path]) -> None:
     options = webdriver.ChromeOptions()
     for argument in ("--headless=new", "--no-sandbox", "--hide-scrollbars", "--lang=en"):
         options.add_argument(argument)
@@ -77,27 +74,8 @@ def photograph(url: str, good: list[Path], tried: list[Path], views: list[Path])
         take(browser, "live", "#live")
         screen(browser, 390, 844, dark=True)
         take(browser, "phone", "#result")
-        screen(browser, *SIZE)
-        mark_views(browser, url, views)
     finally:
         browser.quit()
-
-
-def mark_views(browser: Any, url: str, views: list[Path]) -> None:
-    """Click what tells part and side in a file's name."""
-    browser.get(f"{url}/-/new")
-    browser.find_element(By.ID, "name").send_keys("Cover\n")
-    until(lambda: browser.current_url.endswith("/-/new/Cover"))
-    until(lambda: browser.execute_script("return document.documentElement.dataset.ready"))
-    drag(browser, "#drop", views)
-    until(lambda: text(browser, "#count").startswith("8 "))
-    browser.find_element(By.CSS_SELECTOR, "#look-at summary").click()
-    browser.find_element(By.ID, "by-parts").click()
-    for piece in ("#part [data-place='1']", "#part-view [data-place='3']"):
-        until(lambda piece=piece: browser.find_elements(By.CSS_SELECTOR, piece))
-        browser.find_element(By.CSS_SELECTOR, piece).click()
-    until(lambda: text(browser, "#names-said").startswith("4 "))
-    take(browser, "parts", "label:has(#align)")
 
 
 def screen(browser: Any, width: int, height: int, *, dark: bool = False) -> None:

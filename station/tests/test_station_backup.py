@@ -13,6 +13,7 @@ from backup_helpers import contents, filled_fixture, made_fixture, other_fixture
 from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope_station.store.backup import backup, restore, restore_tables
+from flawscope_station.store.backup_check import verify
 from flawscope_station.store.database import Database
 from flawscope_station.store.files import LOCK_FILE, Files
 from flawscope_station.store.records import DEFECT, Store
@@ -93,3 +94,40 @@ def test_errors_name_the_remedy(filled, tmp_path, capsys):
     assert "make it first" in said("backup", str(tmp_path / "no/x.tar"), "--station", filled.store)
     assert "choose another folder" in said("backup", f"{filled.store}/x.tar", "--station", filled.store)
     assert "there is no backup" in said("restore", str(tmp_path / "x.tar"), "--station", str(tmp_path / "no"))
+
+
+# ----------------------------------------------------------------------------- the settings file, and a check
+
+
+def test_the_settings_file_is_in_it_with_what_it_includes(filled, tmp_path, capsys):
+    (tmp_path / "common").mkdir()
+    (tmp_path / "common/station.yaml").write_text("near: 2\n")
+    own = tmp_path / "station.yaml"
+    own.write_text(f"include: common/station.yaml\nstore: {filled.store}\nproducts: {{}}\n")
+    path, there = tmp_path / "b.tar", tmp_path / "there"
+    assert main(["station", "backup", str(path), "--settings", str(own)]) == 0
+    assert main(["station", "restore", str(path), "--verify"]) == 0
+    assert "6 inspections, with the settings file" in capsys.readouterr().out
+    assert main(["station", "restore", str(path), "--station", str(there)]) == 0
+    assert (there / "settings/station.yaml").read_bytes() == own.read_bytes()
+    assert (there / "settings/1-station.yaml").read_text() == "near: 2\n"
+    backup(replace(filled, store=str(there)), again := tmp_path / "again.tar")
+    assert not verify(again).settings_file, "those of a restored folder are nobody's"
+
+
+def test_a_check_finds_what_is_damaged_and_writes_nothing(made, filled, tmp_path):
+    found = verify(made)
+    assert (found.inspections, found.missing, found.settings_file) == (6, 0, False)
+    whole, (picture, *_) = made.read_bytes(), sorted((Path(filled.store) / "pictures").rglob("*.*"))
+    content = picture.read_bytes()
+    before = sorted(tmp_path.rglob("*"))
+    made.write_bytes(whole.replace(content, content.upper()))
+    with pytest.raises(InputError, match=f"{picture.name} is damaged"):
+        verify(made)
+    made.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="damaged, or no backup"):
+        verify(made)
+    assert sorted(tmp_path.rglob("*")) == before
+    picture.unlink()
+    backup(filled, short := tmp_path / "short.tar")
+    assert verify(short).missing == 1

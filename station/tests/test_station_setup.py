@@ -233,7 +233,6 @@ def test_a_search_is_one_stage_that_ends_with_its_minutes(monkeypatch, tmp_path)
 @pytest.mark.parametrize(
     ("options", "conflict"),
     [
-        ({"align": "turn", "several": True, "part": "x"}, ["several", "part", False]),
         ({"several": True}, ["several", "align", True]),
         ({"min_defect": 5, "size": "64"}, ["min_defect", "size", False]),
     ],
@@ -272,7 +271,7 @@ def test_a_preset_is_asked_for_by_programs_too_and_advised_for_few(http, good):
         ("no parts stand out", {"several": True, "align": "full"}, ["align", "several"]),
         ("no space left", {"method": "patchcore", "false_alarm_rate": 0.1}, []),
         ("take --method patchcore", {"method": "prnet", "light": 0.2}, ["light"]),
-        ("--partition is full", {"part": "a", "view": "b"}, ["part", "view"]),
+        ("--alignment is full", {"align": "full", "light": 0.1}, ["light", "align"]),
     ],
 )
 def test_an_error_of_learning_is_about_options_of_the_page(error, given, options):

@@ -50,6 +50,7 @@ from flawscope_station.store.database import StoreError as StoreError
 from flawscope_station.store.database import now as now
 from flawscope_station.store.inspection import Label as Label
 from flawscope_station.store.inspection import RefusalError as RefusalError
+from flawscope_station.store.inspection import RegionFacts as RegionFacts
 from flawscope_station.store.inspection import make_label as make_label
 from flawscope_station.store.open_models import NoModelError as NoModelError
 from flawscope_station.store.schema import ANOMALOUS as ANOMALOUS

@@ -32,7 +32,7 @@ STATION: dict[str, str] = {
     "web": "settings store monitoring access inspecting sources core shifts learning challenge drift setup",
     "assembly": "settings core learning challenge drift setup web",
     "client": "settings store web",
-    "cli": "settings store monitoring access inspecting web assembly",
+    "cli": "settings store monitoring access inspecting web assembly client",
     "plugins": "settings store monitoring inspecting sources sinks core",
     "testing": "settings store inspecting sources core assembly",
 }

@@ -95,6 +95,7 @@ def test_a_viewer_looks_and_changes_nothing(running, by_token, browser, parts):
 # of routes that change something, by their last part; of all others: engineer
 LEAST_ROLES = {"inspections": "sender", "trigger": "sender", "verdict": "operator", "challenge": "operator"}
 LEAST_ROLES["release"] = "operator"  # what a reviewer was lent
+LEAST_ROLES |= {"pause": "operator", "resume": "operator"}
 
 
 def test_what_changes_something_wants_a_role(by_token):

@@ -92,7 +92,7 @@ def test_a_version_that_was_rejected_or_loses_something_is_not_just_offered(runn
     learning = running.station.components[Learning]
     facts = json.loads(learning.candidates.row(1, made["id"]).facts)
     facts["judgement"] |= {"lost": [8, 9]}
-    learning.candidates.change(made["id"], "ready", facts=facts)
+    learning.candidates.change(made["id"], "done", facts=facts)
     assert line.http.post(f"{API}/candidates/{made['id']}/reject", json={}).status_code == 200
     page = line.http.get(f"/{NAME}/models").text
     assert ">Use this version<" not in page

@@ -307,7 +307,7 @@ def choose(tablet: Tablet, selector: str, value: str) -> None:
 
 @pytest.mark.parametrize(
     ("language", "words"),
-    [("en", "do not go together"), ("de", "gehen nicht zusammen"), ("fr", "ne vont pas ensemble")],
+    [("en", "needs to know how"), ("de", "geht nur mit der Angabe"), ("fr", "demande comment")],
 )
 def test_what_does_not_go_together_is_refused_at_the_click(beginner, forty, language, words):
     """In the page's language, beside what was changed; and learning begins again when it is put right."""
@@ -319,14 +319,12 @@ def test_what_does_not_go_together_is_refused_at_the_click(beginner, forty, lang
     choose(beginner, "#smallest", "5")
     assert not shown(beginner, "#conflicts")
     beginner.click("#several")
-    choose(beginner, "#align", "turn")
-    beginner.click("#by-parts")
     beginner.wait(lambda: words in beginner.text("#conflicts"))
-    assert words in beginner.text("label:has(#by-parts) + .beside")
+    assert words in beginner.text("label:has(#several) + .beside")
     assert "--" not in beginner.text("#conflicts")
     assert not beginner.find("#start").is_enabled()
     assert beginner.unfit(PHONE, NIGHT, WIDE) == []
-    beginner.click("#by-parts")
+    choose(beginner, "#align", "turn")
     beginner.wait(lambda: beginner.find("#start").is_enabled())
     assert not shown(beginner, "#conflicts")
     choose(beginner, "#light", "10")
@@ -334,9 +332,6 @@ def test_what_does_not_go_together_is_refused_at_the_click(beginner, forty, lang
     beginner.wait(lambda: shown(beginner, "#conflicts"))
     choose(beginner, "#align", "shift")
     beginner.wait(lambda: beginner.find("#start").is_enabled())
-    beginner.click("#by-parts")  # before anything is marked
-    beginner.wait(lambda: words in beginner.text("#conflicts"))
-    beginner.click("#by-parts")
     beginner.click("#several")
     beginner.click("#methods [value=efficientad]")
     wrong = [
@@ -353,50 +348,6 @@ def test_what_does_not_go_together_is_refused_at_the_click(beginner, forty, lang
         assert not beginner.find("#start").is_enabled()
         choose(beginner, field, good)
     beginner.wait(lambda: beginner.find("#start").is_enabled())
-    assert beginner.complaints() == []
-
-
-def test_parts_are_told_by_clicks_on_a_name(beginner, forty, tmp_path):
-    """No pattern is written: what was clicked is what it learns with, and on the page when it comes anew."""
-    begin(beginner)
-    named = [
-        tmp_path / f"Teil{number // 2:02d}_{'oben' if number % 2 else 'links'}.png" for number in range(8)
-    ]
-    for source, path in zip(sorted((forty / "train" / "good").iterdir()), named, strict=False):
-        path.write_bytes(source.read_bytes())
-    drag(beginner, "#drop", *named)
-    beginner.wait(lambda: beginner.text("#count").startswith("8 "))
-    beginner.click("#look-at summary")
-    beginner.click("#by-parts")
-    beginner.wait(lambda: beginner.all("#part button"))
-    assert [one.text for one in beginner.all("#part button")] == ["Teil", "00", "links"]
-    assert not beginner.find("#start").is_enabled()
-    beginner.click("#part [data-place='1']")
-    beginner.wait(lambda: "4 parts, seen from: links, oben" in beginner.text("#names-said"))
-    beginner.wait(lambda: len(beginner.all("#parts-found li")) == 4)
-    beginner.click("#part [data-place='0']")
-    beginner.click("#part-view [data-place='1']")  # it cannot be both
-    beginner.wait(lambda: "the same part from the same side" in beginner.text("#names-said"))
-    assert not beginner.find("#start").is_enabled()
-    beginner.click("#part [data-place='1']")
-    beginner.click("#part-view [data-place='3']")
-    beginner.wait(lambda: "4 parts, seen from: links, oben" in beginner.text("#names-said"))
-    beginner.wait(lambda: beginner.js(LOADED))
-    assert beginner.unfit(PHONE, NIGHT, WIDE) == []
-    choose(beginner, "#rate", "0.1")
-    assert "5 more good parts" in beginner.text("#rate-few")
-    choose(beginner, "#rate", "0.05")
-    assert "15 more good parts" in beginner.text("#rate-few")
-    beginner.wait(lambda: beginner.find("#start").is_enabled())
-    beginner.click("#start")
-    beginner.wait(lambda: beginner.http.get("/api/v1/new/Bracket-left").json()["part"])
-    state = beginner.http.get("/api/v1/new/Bracket-left").json()
-    assert (state["part"], state["false_alarm_rate"]) == (r"^([^\W_]+)", 0.05)
-    assert re.search(state["view"], "Teil07_oben.png").group(1) == "oben"
-    beginner.driver.refresh()
-    beginner.wait(lambda: len(beginner.all("#part [aria-pressed=true]")) == 2)
-    assert len(beginner.all("#part-view [aria-pressed=true]")) == 1
-    assert beginner.find("#by-parts").is_selected()
     assert beginner.complaints() == []
 
 

@@ -278,24 +278,12 @@ def test_a_question_is_shown_and_going_live_accepts_it(empty, http):
     assert "version 2: accepted of version 1: 18.png" in http.get("/api/v1/audit").text
 
 
-def test_light_and_views_are_those_of_a_fit(empty, http, good, tmp_path):
-    """What it promises is the parts'."""
-    begin(http)
-    for number, path in enumerate(good):
-        send(http, f"part{number // 2:02d}_{'ab'[number % 2]}.png", path.read_bytes())
-    found = learnt(http, light=0.1, roi="0.1,0.1,0.9,0.9", part=r"part\d+")
-    check_model(empty, http, tmp_path, "--light", "10%", "--roi", "0.1,0.1,0.9,0.9", "--part", r"part\d+")
-    result = found["result"]
-    told = found["light"], found["part"], result["calibrated"], result["missing"]
-    assert told == (0.1, r"part\d+", 6, 13)
-    assert result["rate"] == pytest.approx(1 / 7)
-    assert result["promise"].startswith("parts of 2 views (a, b): ")
-    assert http.post(f"{NEW}/plate/live").status_code == 200
-    views = [("files", (view, path.read_bytes())) for view, path in zip("ab", good, strict=False)]
-    whole = http.post("/api/v1/products/plate/inspections?part=7", files=views).json()
-    (part,) = whole["results"]
-    assert part["inspection"]["decision"] in ("good", "anomalous")
-    assert [one["view"] for one in part["inspection"]["views"]] == ["a", "b"]
+def test_light_and_region_are_those_of_a_fit(empty, http, good, tmp_path):
+    begin_with(http, good[:20])
+    found = learnt(http, light=0.1, roi="0.1,0.1,0.9,0.9")
+    check_model(empty, http, tmp_path, "--light", "10%", "--roi", "0.1,0.1,0.9,0.9")
+    assert (found["light"], found["result"]["missing"]) == (0.1, 7)
+    assert http.post(f"{NEW}/plate/learn", json={"part": "x"}).status_code == 422, "by `flawscope fit` alone"
 
 
 def test_parts_that_lie_anyhow_are_a_fits(http, tmp_path):

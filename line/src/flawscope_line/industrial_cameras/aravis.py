@@ -76,7 +76,7 @@ class AravisDevice:
             self._stream.push_buffer(self._library.Buffer.new_allocate(self._camera.get_payload()))
         self._camera.start_acquisition()
 
-    def _on_control_lost(self, _: Any) -> None:
+    def _on_control_lost(self, device: object) -> None:
         self._is_gone = True
 
     def _apply_settings(self, settings: IndustrialCameraSettings) -> None:

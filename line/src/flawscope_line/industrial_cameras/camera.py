@@ -24,6 +24,7 @@ from flawscope_station.plugins import (
     NoFrameError,
     Shot,
     SourceContext,
+    Trigger,
 )
 
 if TYPE_CHECKING:
@@ -105,10 +106,7 @@ class TriggeredCamera(LiveCamera):
     def _answer_triggers(self, device: Device, backoff: Backoff) -> None:
         """Trigger an exposure for the triggers that wait, again and again until the end."""
         # the first frame shows that the camera answers, and its number; it answers no trigger
-        device.trigger()
-        first = device.next(self.settings.frame_timeout)
-        if first is None:
-            raise CameraLostError(self._no_frame_text)
+        first = self._take_first(device)
         last, ordered, missed_in_row = first.number, 0, 0  # ordered: exposures after the last frame
         backoff.reset()
         self._mark_running()
@@ -137,15 +135,28 @@ class TriggeredCamera(LiveCamera):
                 if missed_in_row >= MAX_MISSED_FRAMES:
                     raise CameraLostError(self._no_frame_text)
                 continue
-            is_new = self._is_new_frame(frame)
-            if frame.picture is not None and frames_after(last, frame.number) == ordered:
-                if is_new:
-                    self._handle_frame(frame.picture, triggers)
-                else:
-                    self._handle_repeat(triggers)
-            else:
-                self._fail_triggers(triggers, "it did not arrive whole")
+            self._answer_with(frame, triggers, frames_after(last, frame.number) == ordered)
             last, ordered, missed_in_row = frame.number, 0, 0
+
+    def _answer_with(
+        self, frame: NumberedFrame, triggers: dict[Future[Shot], Trigger], is_awaited: bool
+    ) -> None:
+        """Answer triggers with a frame. is_awaited: it is of the last exposure."""
+        is_new = self._is_new_frame(frame)
+        if frame.picture is None or not is_awaited:
+            self._fail_triggers(triggers, "it did not arrive whole")
+        elif is_new:
+            self._handle_frame(frame.picture, triggers)
+        else:
+            self._handle_repeat(triggers)
+
+    def _take_first(self, device: Device) -> NumberedFrame:
+        """Return the first frame of a device. CameraLostError where none comes."""
+        device.trigger()
+        first = device.next(self.settings.frame_timeout)
+        if first is None:
+            raise CameraLostError(self._no_frame_text)
+        return first
 
     def _wait_for_frame(self, device: Device, last: int, ordered: int) -> NumberedFrame | None:
         """Return the frame of the newest exposure, or a later one; None: there is none in time."""

@@ -63,7 +63,7 @@ class PylonDevice:
             self._write_feature(("GainAuto",), "Off", is_needed=False)
             self._write_feature(GAIN_FEATURES, settings.gain)
 
-    def _write_feature(self, names: tuple[str, ...], value: Any, is_needed: bool = True) -> None:
+    def _write_feature(self, names: tuple[str, ...], value: str | float, is_needed: bool = True) -> None:
         """Set the first of these features that the camera has. InputError."""
         nodes = (self._camera.GetNodeMap().GetNode(name) for name in names)
         node = next((one for one in nodes if one is not None and genicam.IsWritable(one)), None)

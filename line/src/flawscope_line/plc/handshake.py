@@ -182,27 +182,40 @@ def step(state: State, observation: Observation, rules: Rules) -> State:
     state = _apply_observation(state, observation, rules)
     if not state.is_alive:
         return _withdraw_part(state)
-    if state.phase is Phase.WAITING and state.is_triggered:
+    if not state.is_triggered:
+        return _request_recipe(_end_trigger(state), rules)
+    if state.phase is Phase.WAITING:
         return _end_unjudged(_note_trigger(state, rules), Code.UNKNOWN_PART)
-    if state.phase is not Phase.IDLE and not state.is_triggered:
-        note = Code.WITHDRAWN if state.phase is Phase.BUSY else Code.NONE
-        state = replace(state, phase=Phase.IDLE, answer=None, last_code=note)
     if state.phase is Phase.IDLE:
-        return _accept_trigger(state, rules) if state.is_triggered else _request_recipe(state, rules)
+        return _accept_trigger(state, rules)
     requested = None if state.plc is None else (state.plc.part, _wanted_recipe(state, rules))
     if requested not in (None, state.triggered):
         return _end_unjudged(state, Code.CHANGED)
     return _apply_answer(state, observation.answer) if state.phase is Phase.BUSY else state
 
 
+def _end_trigger(state: State) -> State:
+    """Return the state without a trigger: a part that was being judged is withdrawn."""
+    if state.phase is Phase.IDLE:
+        return state
+    code = Code.WITHDRAWN if state.phase is Phase.BUSY else Code.NONE
+    return replace(state, phase=Phase.IDLE, answer=None, last_code=code)
+
+
 def outputs(state: State, rules: Rules) -> Outputs:
     """Return the signals that the PLC reads."""
     answer = state.answer if state.phase is Phase.DONE else None
+    without_answer = _outputs_without_answer(state, answer, rules)
+    return without_answer if answer is None else _with_answer(without_answer, answer)
+
+
+def _outputs_without_answer(state: State, answer: Answer | None, rules: Rules) -> Outputs:
+    """Return the signals that do not depend on what an answer says."""
     blocking_code = Code.LINK if not state.is_alive else _blocking_code(state, rules)
     is_idle = state.phase in (Phase.IDLE, Phase.WAITING)
     is_judged = state.phase is Phase.BUSY or (answer is not None and answer.good is not None)
     is_waiting = blocking_code in (Code.NONE, Code.LOADING, Code.NO_RECIPE)
-    without_answer = Outputs(
+    return Outputs(
         ready=state.phase is Phase.IDLE and not blocking_code and not state.is_triggered,
         busy=state.phase is Phase.BUSY,
         heartbeat=int(state.now * 4) % 65536,
@@ -211,16 +224,19 @@ def outputs(state: State, rules: Rules) -> Outputs:
         code=(blocking_code or state.last_code) if is_idle else Code.NONE,
         part=state.triggered.part if state.phase in (Phase.BUSY, Phase.DONE) else "",
     )
-    if answer is None:
-        return without_answer
+
+
+def _with_answer(without_answer: Outputs, answer: Answer) -> Outputs:
+    """Return the signals with an answer, which the PLC reads while Done is there."""
     tolerated = answer.good is True and answer.tolerated
+    result = {True: 1, False: 2, None: 3}[answer.good]
     return replace(
         without_answer,
         done=True,
         ok=answer.good is True,
         nok=answer.good is False,
         error=answer.good is None,
-        result=4 if tolerated else {True: 1, False: 2, None: 3}[answer.good],
+        result=4 if tolerated else result,
         code=answer.code,
         regions=answer.regions,
         score=answer.score,

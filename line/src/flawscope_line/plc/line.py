@@ -7,7 +7,7 @@ import asyncio
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
@@ -49,6 +49,7 @@ from flawscope_station.plugins import (
     NotProductionError,
     NotReadyError,
     RecordedInspection,
+    RegionFacts,
     StoreError,
     TooLargeError,
     TriggeredSource,
@@ -255,50 +256,57 @@ class PlcLine:
             fault = self._camera_fault() or self._fault
             observation = Observation(self.clock.monotonic(), plc, answer, loaded, fault)
             self.state = state = step(before, observation, self.rules)
-            if state.job != before.job:
-                self._trigger_time = state.now
-                recipe = self.settings.recipes[state.recipe]
-                part, due = state.triggered.part, state.due
-                self._inspecting = self._spawn(self._inspect_part(state.job, recipe, part, due))
-            self._note_refusal(before, state)
-            self._give_up_answer(before, state, answer)
-            if state.phase is Phase.IDLE:
-                self._trigger_time = None  # it was withdrawn
-            if state.requested_recipe and state.requested_recipe != before.requested_recipe:
-                self._load_due = 0.0
-                self._load_backoff.reset()
-                self._load_if_due()
-            if state.is_alive != before.is_alive:
-                self._report_link()
+            self._follow_step(before, state, answer)
             if not self._events:
                 return outputs(state, self.rules)
+
+    def _follow_step(self, before: State, state: State, answer: Answer | None) -> None:
+        """Do what a step asks for: inspect, load, and tell of what has ended."""
+        if state.job != before.job:
+            self._trigger_time = state.now
+            recipe = self.settings.recipes[state.recipe]
+            part, due = state.triggered.part, state.due
+            self._inspecting = self._spawn(self._inspect_part(state.job, recipe, part, due))
+        self._note_refusal(before, state)
+        self._give_up_answer(before, state, answer)
+        if state.phase is Phase.IDLE:
+            self._trigger_time = None  # it was withdrawn
+        if state.requested_recipe and state.requested_recipe != before.requested_recipe:
+            self._load_due = 0.0
+            self._load_backoff.reset()
+            self._load_if_due()
+        if state.is_alive != before.is_alive:
+            self._report_link()
 
     def _give_up_answer(self, before: State, state: State, answer: Answer | None) -> None:
         """Write down that the PLC did not get the answer of a part that is recorded, or will be: it withdrew
         the part, or the answer came too late."""
         why = LATE if state.answer is not None and state.answer.code is Code.LATE else WITHDRAWN
-        is_over = before.phase is Phase.BUSY and state.phase is not Phase.BUSY and answer is None
-        if is_over and self._inspecting is not None:
+        was_busy, is_busy = before.phase is Phase.BUSY, state.phase is Phase.BUSY
+        if was_busy and not is_busy and answer is None and self._inspecting is not None:
             self._inspecting.cancel(why)
-        stood = before.answer if before.phase is Phase.DONE and state.phase is Phase.DONE else None
-        for given in (answer, stood):  # that just came, or that the PLC may not have read
-            if given is not None and given.inspection and state.answer is not given:
-                mark = partial(self.floor.store.set_unanswered, given.inspection, why)
-                self._spawn(asyncio.to_thread(mark))
+        self._mark_unanswered(answer, state, why)  # it just came
+        if before.phase is Phase.DONE and state.phase is Phase.DONE:
+            self._mark_unanswered(before.answer, state, why)  # the PLC may not have read it
+
+    def _mark_unanswered(self, answer: Answer | None, state: State, why: str) -> None:
+        """Write down that the PLC did not get an answer, unless it is the present one."""
+        if answer is None or not answer.inspection or state.answer is answer:
+            return
+        mark = partial(self.floor.store.set_unanswered, answer.inspection, why)
+        self._spawn(asyncio.to_thread(mark))
 
     def _note_refusal(self, before: State, state: State) -> None:
         """Tell the pages of a part that this step ended without a judgement."""
-        code, part, recipe = Code.NONE, state.triggered.part, state.triggered.recipe
-        if before.phase is Phase.BUSY and state.phase is Phase.IDLE:
-            code = Code.WITHDRAWN
-        elif state.phase is Phase.DONE and state.answer is not None and state.answer is not before.answer:
-            code = state.answer.code
-        if code and (product := self.settings.recipes.get(recipe)) is not None:
-            job, error = self._error
-            known = error if job == state.job and error_code(error) is code else None
-            word = "" if known else code.name.lower()
-            number = _label_of(part).part
-            self.floor.refusals.note(product, known or FlawscopeError(word), number, word)
+        code = _code_of_end(before, state)
+        product = self.settings.recipes.get(state.triggered.recipe)
+        if not code or product is None:
+            return
+        job, error = self._error
+        known = error if job == state.job and error_code(error) is code else None
+        word = "" if known else code.name.lower()
+        number = _label_of(state.triggered.part).part
+        self.floor.refusals.note(product, known or FlawscopeError(word), number, word)
 
     def _report_link(self) -> None:
         """Report whether the PLC is away: its transport is broken, or its heartbeat stood still."""
@@ -419,11 +427,20 @@ def _answer_of_inspection(job: int, inspection: RecordedInspection | int) -> Ans
     return Answer(job, decision != ANOMALOUS, Code.NONE, *facts)
 
 
-def kind_number(regions: Sequence[Mapping[str, Any]]) -> int:
+def _code_of_end(before: State, state: State) -> Code:
+    """Return the code of a part that a step ended without a judgement; NONE: it ended none."""
+    if before.phase is Phase.BUSY and state.phase is Phase.IDLE:
+        return Code.WITHDRAWN
+    if state.phase is Phase.DONE and state.answer is not None and state.answer is not before.answer:
+        return state.answer.code
+    return Code.NONE
+
+
+def kind_number(regions: Sequence[RegionFacts]) -> int:
     """Return the strongest region's kind: from 1 in the order of the model's kinds, or one of `Kind`."""
     if not regions or "kinds" not in regions[0]:
         return Kind.UNKNOWN
-    kinds, names = regions[0]["kinds"], [*regions[0]["kind_p_values"]]
+    kinds, names = regions[0]["kinds"], list(regions[0]["kind_p_values"])
     if len(kinds) != 1:
         return Kind.SEVERAL if kinds else Kind.NEW
     number = 1 + names.index(kinds[0])

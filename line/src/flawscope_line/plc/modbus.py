@@ -6,11 +6,11 @@ All signals of a side are read and written together, in one request.
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import Any
 
 from pymodbus import ModbusException
 from pymodbus.client import AsyncModbusTcpClient
 from pymodbus.constants import ExcCodes
+from pymodbus.pdu import ModbusPDU
 from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
@@ -115,7 +115,7 @@ class ModbusClient:
         self._client.close()
 
 
-async def _await_response(request: Awaitable[Any], first: int, count: int) -> Any:
+async def _await_response(request: Awaitable[ModbusPDU], first: int, count: int) -> ModbusPDU:
     """Return the PLC's response on `count` registers. TransportError."""
     try:
         response = await request

@@ -104,7 +104,9 @@ class _Plc(UserManager):
     def __init__(self, settings: OpcUaSettings):
         self._settings = settings
 
-    def get_user(self, *given: Any, username: Any = None, password: Any = None, **more: Any) -> User | None:
+    def get_user(
+        self, *given: object, username: object = None, password: object = None, **more: object
+    ) -> User | None:
         user, file = self._settings.user, self._settings.password_file
         if user is not None and file is not None:
             pairs = (username, user), (password, secret(file, "password_file"))
@@ -137,7 +139,7 @@ class _Core(InternalServer):
     def lookup_external_session(self, auth_token: ua.NodeId) -> None:
         return None
 
-    def register_server(self, server: Any, conf: Any = None) -> None:
+    def register_server(self, server: object, conf: object = None) -> None:
         raise ServiceError(ua.StatusCodes.BadServiceUnsupported)
 
 

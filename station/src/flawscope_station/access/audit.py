@@ -7,20 +7,28 @@ out nothing that people did.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import TypedDict
+from typing import Any, TypedDict
 
-from sqlalchemy import ColumnElement, delete, or_, select, update
+from sqlalchemy import ColumnElement, Row, delete, func, or_, select, update
 
 from flawscope.errors import InputError
 from flawscope_station.access.authenticator import SIGN_IN_FAILED
+from flawscope_station.settings.shown import hash_values
 from flawscope_station.settings.station import Settings
 from flawscope_station.store.database import Database
 from flawscope_station.store.model_registry import QUESTION_ACCEPTED, VERSION_ACTIVATED, VERSION_ADDED
-from flawscope_station.store.records import REMOVED_EVENT, TOLERANCES_EVENT, VERDICT_EVENT, add_event, iso
+from flawscope_station.store.records import (
+    PAUSED_EVENT,
+    REMOVED_EVENT,
+    RESUMED_EVENT,
+    TOLERANCES_EVENT,
+    VERDICT_EVENT,
+    add_event,
+    iso,
+)
 from flawscope_station.store.retention import KEEP_CONFIRMED
 from flawscope_station.store.schema import events, products, stations
 from flawscope_station.store.station_identity import CLOCK_CONFIRMED
@@ -34,17 +42,21 @@ SUBJECTS = {  # subject of a search -> kinds of its events
     "versions": (VERSION_ADDED, VERSION_ACTIVATED, QUESTION_ACCEPTED),
     "verdicts": (VERDICT_EVENT,),
     "deletions": (REMOVED_EVENT,),
+    "pauses": (PAUSED_EVENT, RESUMED_EVENT),
 }
 MAX_FAILED_SIGN_INS, MAX_EVENTS, MAX_NOTES = 100_000, 500_000, 100_000  # events that are kept
 DELETED_AT_ONCE = 500  # events that one transaction removes
 MAX_NAMED = 20  # settings that one event of changed settings names
-# Events of versions are kept for ever: they tell the station when each was in use
-_DONE = [kind for about, kinds in SUBJECTS.items() if about != "versions" for kind in kinds]
+# Events of versions are kept for ever: they tell the station when each was in use; so are those of pauses,
+# which tell whether a product is paused
+FOREVER = ("versions", "pauses")
+_DONE = [kind for about, kinds in SUBJECTS.items() if about not in FOREVER for kind in kinds]
+_KEPT = [kind for about in FOREVER for kind in SUBJECTS[about]]
 _DONE.remove(SIGN_IN_FAILED)
 _BOUNDS = (
     (events.c.kind == SIGN_IN_FAILED, MAX_FAILED_SIGN_INS),
     (events.c.kind.in_(_DONE), MAX_EVENTS),
-    (events.c.kind.not_in([SIGN_IN_FAILED, *_DONE, *SUBJECTS["versions"]]), MAX_NOTES),
+    (events.c.kind.not_in([SIGN_IN_FAILED, *_DONE, *_KEPT]), MAX_NOTES),
 )
 
 
@@ -91,20 +103,7 @@ def search(
         query = query.where(event.at < until)
     if before is not None:
         query = query.where(event.id < before)
-    found: list[Event] = []
-    for row in database.rows(query.order_by(event.id.desc()).limit(limit)):
-        found.append(
-            {
-                "id": row.id,
-                "at": iso(row.at),
-                "kind": row.kind,
-                "who": row.who,
-                "address": row.address,
-                "product": row.product,
-                "text": row.text,
-            }
-        )
-    return found
+    return [_describe(row) for row in database.rows(query.order_by(event.id.desc()).limit(limit))]
 
 
 def _conditions(text: str, about: str) -> list[ColumnElement[bool]]:
@@ -122,6 +121,31 @@ def _conditions(text: str, about: str) -> list[ColumnElement[bool]]:
     if about:
         conditions.append(event.kind.in_(SUBJECTS[about]))
     return conditions
+
+
+def events_after(database: Database, number: int, last: int, limit: int) -> list[Event]:
+    """Return the events after the one of this number, up to the last one, oldest first. StoreError."""
+    query = select(events, products.c.name.label("product")).select_from(events.outerjoin(products))
+    query = query.where(events.c.id > number, events.c.id <= last).order_by(events.c.id)
+    return [_describe(row) for row in database.rows(query.limit(limit))]
+
+
+def newest_event(database: Database) -> int:
+    """Return the number of the newest event; 0: there is none. StoreError."""
+    with database.reading() as connection:
+        return int(connection.scalar(select(func.max(events.c.id))) or 0)
+
+
+def _describe(row: Row[Any]) -> Event:
+    return {
+        "id": row.id,
+        "at": iso(row.at),
+        "kind": row.kind,
+        "who": row.who,
+        "address": row.address,
+        "product": row.product,
+        "text": row.text,
+    }
 
 
 def trim_events(
@@ -147,10 +171,7 @@ def trim_events(
 def note_changed_settings(database: Database, settings: Settings, who: str) -> None:
     """Add an event that names the settings that have changed since the station's last start. The store has
     only 16 bits of a hash of each value, from which nobody gets a password."""
-    values = dict(flatten_settings(asdict(settings)))
-    hashes = {
-        key: hashlib.sha256(f"{key}={value!r}".encode()).hexdigest()[:4] for key, value in values.items()
-    }
+    hashes = hash_values(asdict(settings))
     with database.writing() as connection:
         stored = connection.execute(select(stations.c.settings)).scalar_one_or_none()
         previous = hashes if stored is None else json.loads(stored)
@@ -160,21 +181,3 @@ def note_changed_settings(database: Database, settings: Settings, who: str) -> N
             text = f"settings of {settings.name} changed: {', '.join(changed[:MAX_NAMED])}{more}"
             add_event(connection, SETTINGS_CHANGED, who, text)
         connection.execute(update(stations).values(settings=json.dumps(hashes)))
-
-
-def flatten_settings(value: object, path: str = "") -> Iterator[tuple[str, object]]:
-    """Yield path and value of each single setting; a path is such as `products.plate.sinks.1.webhook`."""
-    if isinstance(value, Mapping):
-        items = {str(key): item for key, item in value.items()}
-    elif isinstance(value, list | tuple):
-        items = {str(place): item for place, item in enumerate(value, 1)}
-    elif callable(value):  # a plugin's function is no setting
-        return
-    else:
-        yield path, value
-        return
-    for key, item in items.items():
-        below = f"{path}.{key}" if path else key
-        if key in ("plugin", "values") and isinstance(item, Mapping):  # a plugin's stand below its name
-            below = path
-        yield from flatten_settings(item, below)

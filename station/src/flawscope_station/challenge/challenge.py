@@ -131,6 +131,7 @@ class Challenge(BackgroundThread):
         self.store, self.versions, self.renderer = renderer.store, renderer.versions, renderer
         self.report, self.clock, self.wall = report, CLOCK, now
         self._states: dict[int, State] = {}
+        self._unchallenged: set[int] = set()  # products that need no challenge, though they may have parts
         self._lock = threading.Lock()  # of changes; who reads takes a state as it is
         # for one picture beyond the common budget, which the picture itself holds until it is answered
         self._memory = MemoryBudget(0)
@@ -138,15 +139,20 @@ class Challenge(BackgroundThread):
     def add_product(self, product_id: int) -> None:
         with self._lock:
             self._load(product_id)
-        if not self._is_unchallenged(product_id):
-            self.wake()
+        if self.settings(product_id).challenge is None:
+            self._unchallenged.add(product_id)
+            return
+        self._unchallenged.discard(product_id)
+        self.wake()
 
     # ---- interlock
 
-    def check(self, product_id: int, part: str | None) -> None:
+    def check(self, product_id: int, number: str | None) -> None:
         """Raise NotReadyError unless the product is ready, or the part is one of its challenge parts."""
         state = self._states.get(product_id)
-        if state is not None and part not in state.parts and part not in state.wanted:
+        if state is None or product_id in self._unchallenged:
+            return
+        if number not in state.parts and number not in state.wanted:
             self._hold(product_id, state, self._version(product_id))
 
     def release(self, part: Part, record: NewInspection) -> NewInspection:
@@ -274,7 +280,7 @@ class Challenge(BackgroundThread):
         return None
 
     def _is_unchallenged(self, product_id: int) -> bool:
-        return self.settings(product_id).challenge is None
+        return product_id in self._unchallenged
 
     # ---- whether a product is ready
 

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from flawscope.errors import FlawscopeError, InputError, one_line_message
 from flawscope.predictor import router, tolerating
-from flawscope_station.access.audit import flatten_settings
+from flawscope_station.settings.shown import flatten_settings
 from flawscope_station.settings.sources import FolderSourceSettings
 from flawscope_station.settings.station import DATABASE_FILE, ProductSettings, Settings
 from flawscope_station.settings.values import redact_address

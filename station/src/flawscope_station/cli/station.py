@@ -1,5 +1,6 @@
 """Users of a station: `station user add NAME --role ROLE`, `station token add NAME`; copies of all that it
-keeps: `station backup FILE`, `station restore FILE`. The station may be running meanwhile."""
+keeps: `station backup FILE`, `station restore FILE`; an archive for support: `station report`; a model
+for many stations: `station rollout`. The stations may be running meanwhile."""
 
 from __future__ import annotations
 
@@ -50,7 +51,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     there = _add_verb(what, "restore", _restore, text)
     _add_file(there, "that `backup` made")
     text = "put its data base into the place of that of the same station, which is not running"
-    there.add_argument("--tables", action="store_true", help=text)
+    which = there.add_mutually_exclusive_group()
+    which.add_argument("--tables", action="store_true", help=text)
+    which.add_argument("--verify", action="store_true", help="read and check it all; nothing is restored")
+
+    text = (
+        "write one archive for support: settings without secrets, problems, threads, events, versions, disk"
+    )
+    report = _add_verb(what, "report", _report, text)
+    report.add_argument("--out", metavar="FILE.zip", required=True, help="that is made")
+
+    text = "give a model to many stations: to the first, and to the others where it does well there; or back"
+    rollout = _add_parser(what, "rollout", text)
+    rollout.set_defaults(call=_rollout, debug=False)
+    rollout.add_argument("model", metavar="MODEL", help="model file")
+    rollout.add_argument(
+        "--stations", metavar="FILE", required=True, help="YAML: `stations`, each with `url`, `product`"
+    )
+    text = "that the first has to do without alarms and problems (default: 60)"
+    rollout.add_argument("--minutes", type=float, default=60.0, metavar="N", help=text)
+
+    text = "fetch the pictures that people corrected at many stations, as one training set"
+    corrections = _add_parser(what, "corrections", text)
+    corrections.set_defaults(call=_corrections, debug=False)
+    corrections.add_argument(
+        "--stations", metavar="FILE", required=True, help="YAML, as that of `station rollout`"
+    )
+    corrections.add_argument("--out", metavar="DIR", required=True, help="where they are put")
 
     text = "say what of the settings, and of what they name, keeps a station from working; nothing is started"
     check = _add_parser(what, "check", text)
@@ -168,23 +195,69 @@ def _utc(at: int | None) -> str:
 
 
 def _backup(args: argparse.Namespace) -> None:
+    from flawscope_station.settings.files import settings_files
     from flawscope_station.store.backup import backup
 
-    size = backup(station_settings(args), args.file, tables_only=args.tables)
+    own = settings_files(args.settings) if args.settings else []
+    size = backup(station_settings(args), args.file, tables_only=args.tables, settings_files=own)
     cli.show(f"{args.file}: {size / 1e6:.1f} MB")
+    if not (own or args.tables):
+        cli.say("the settings file is not in it: name it with --settings, if there is one")
 
 
 def _restore(args: argparse.Namespace) -> None:
     from flawscope_station.store.backup import restore, restore_tables
 
+    if args.verify:
+        _verify(args.file)
+        return
     settings = station_settings(args)
     if args.tables:
         cli.say(f"the data base before is kept in {restore_tables(args.file, settings)}")
         return
     cli.show(f"{settings.store}: {restore(args.file, settings) / 1e6:.1f} MB")
+    own = Path(settings.store) / "settings"
+    if own.is_dir():
+        cli.say(f"the settings file is in {own}: look at its paths before it is used")
+
+
+def _verify(file: str) -> None:
+    from flawscope_station.store.backup_check import verify
+
+    found = verify(file)
+    records = "without a data base" if found.inspections is None else f"{found.inspections} inspections"
+    own = "with" if found.settings_file else "without"
+    cli.show(f"{file}: whole; {found.files} files, {records}, {own} the settings file")
+    if found.missing:
+        cli.say(f"{found.missing} files that records name are not in it: removed while it was made")
 
 
 # --------------------------------------------------------------------------------------------------- stations
+
+
+def _report(args: argparse.Namespace) -> None:
+    from flawscope_station.cli.report import write_report
+
+    missing = write_report(station_settings(args), args.out)
+    cli.show(args.out)
+    for line in missing:
+        cli.say(f"missing: {line}")
+
+
+def _rollout(args: argparse.Namespace) -> int:
+    """Ends with 1 where the stations went back."""
+    from flawscope_station.cli.rollout import read_stations, roll_out
+
+    stations = read_stations(args.stations)
+    return 0 if roll_out(args.model, stations, args.minutes * 60, cli.show) else 1
+
+
+def _corrections(args: argparse.Namespace) -> None:
+    from flawscope_station.cli.corrections import PICTURES, collect
+    from flawscope_station.cli.rollout import read_stations
+
+    count = collect(read_stations(args.stations), Path(args.out), cli.show)
+    cli.show(f"{Path(args.out) / PICTURES}: {count} pictures")
 
 
 def _check(args: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -203,6 +204,21 @@ class Client:
                 return
             query["cursor"] = page["next"]
 
+    def picture(self, number: int, product: str | None = None, view: str | None = None) -> tuple[bytes, str]:
+        """Return the picture file of an inspection as it was sent, and its ending, such as `.png`.
+
+        Args:
+            view: of the part; None: the most unusual one.
+        """
+        path = f"{self._path(product)}/inspections/{number:d}/picture"
+        response = self._request("GET", path, query={"of": view})
+        found = re.search(r'filename="[^"]*(\.\w+)"', response.headers.get("Content-Disposition", ""))
+        return response.content, found[1] if found else ""
+
+    def mask(self, number: int, product: str | None = None) -> bytes:
+        """Return the mask that a person drew, else that of the model, as PNG."""
+        return self._request("GET", f"{self._path(product)}/inspections/{number:d}/mask").content
+
     # ---- verdicts
 
     def verdict(
@@ -251,9 +267,17 @@ class Client:
         name, data = os.path.basename(model), read_file(Path(model), "model")
         return parse(Version, self._call("POST", path, query={"name": name}, content=data, headers=headers))
 
-    def activate(self, product: str | None, number: int) -> Product:
-        """Activate a version: it judges from now on."""
-        return parse(Product, self._call("POST", f"{self._path(product)}/versions/{number:d}/activate"))
+    def activate(self, product: str | None, number: int, hash: str | None = None) -> Product:
+        """Activate a version: it judges from now on. hash: that its file must have, else it is refused."""
+        body = {} if hash is None else {"hash": hash}
+        path = f"{self._path(product)}/versions/{number:d}/activate"
+        return parse(Product, self._call("POST", path, json=body))
+
+    # ---- the station
+
+    def read(self, path: str) -> Any:
+        """Return what a GET of the API answers, as JSON has it. path: below /api/v1, such as `status`."""
+        return self._call("GET", path)
 
     # ---- requests
 

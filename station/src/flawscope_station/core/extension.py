@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from flawscope.errors import message_with_type
 from flawscope_station.core.live import Gauges
-from flawscope_station.inspecting.interlock import Interlock
+from flawscope_station.inspecting.interlock import Gate, Interlock
 from flawscope_station.inspecting.ticket import RecordedInspection
 from flawscope_station.monitoring.background import GuardedThread
 from flawscope_station.settings.station import ProductSettings
@@ -62,7 +62,7 @@ class Extension:
     inspecting: pictures wait where a thread of theirs fails or hangs. watched: they do not.
     ends: functions that end the part, called in the reverse order, after those of all that was added later.
     observers: get every new inspection after it was recorded and answered, in the recorder's thread.
-    interlocks: may hold pictures back.
+    interlocks: may hold pictures back. gates: may do so before one is taken.
     on_verdict: get the number of a product when somebody gave a verdict.
     on_added: get number, name and settings of a product that the station has from now on.
     gauges: return metrics at once, from memory. store_gauges: may ask the store.
@@ -79,6 +79,7 @@ class Extension:
     ends: Sequence[Callable[[], object]] = ()
     observers: Sequence[Observer] = ()
     interlocks: Sequence[Interlock] = ()
+    gates: Sequence[Gate] = ()
     on_verdict: Sequence[Callable[[int], object]] = ()
     on_added: Sequence[Callable[[int, str, ProductSettings], object]] = ()
     gauges: Sequence[Callable[[], Gauges]] = ()

@@ -9,6 +9,7 @@ from contextlib import suppress
 from flawscope.errors import FlawscopeError, message_with_type
 from flawscope_station.core.housekeeping import Housekeeping
 from flawscope_station.inspecting.inspector import Inspector
+from flawscope_station.inspecting.interlock import PAUSED
 from flawscope_station.monitoring.background import GuardedThread, ThreadWatch
 from flawscope_station.monitoring.problems import (
     PROBLEM_ACKNOWLEDGED,
@@ -142,14 +143,15 @@ class Health:
         return ([] if has_camera and not has_views else own), has_camera
 
     def is_ready(self) -> bool:
-        """Whether parts of all products are judged, as was found out last."""
+        """Whether parts of all products that nobody paused are judged, as was found out last."""
         if any(problem.stops and problem.product is None for problem in self._problems.all()):
             return False
         return not any(self._is_stopped(name) for name in self.addresses.configured_numbers())
 
     def _is_stopped(self, name: str) -> bool:
         with suppress(NotFoundError):  # it is being removed
-            return self.state_of(name) is not None
+            found = self.state_of(name)
+            return found is not None and found.kind != PAUSED  # a pause is wanted, and no fault
         return False
 
     def oldest_seconds(self) -> float:

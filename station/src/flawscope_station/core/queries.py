@@ -10,9 +10,11 @@ from typing import TypedDict
 from flawscope_station.core.connections import ConnectionContext, TimingFacts
 from flawscope_station.core.health import Health
 from flawscope_station.core.live import Gauges, ReviewLeases
+from flawscope_station.core.pauses import Pauses
 from flawscope_station.core.refusals import Refusal
 from flawscope_station.inspecting.capacity import Turns
 from flawscope_station.monitoring.problems import Problem
+from flawscope_station.settings.shown import hash_settings, mask_settings, with_products
 from flawscope_station.sinks import Sinks
 from flawscope_station.store.inspection import InspectionFacts
 from flawscope_station.store.line_alarms import hold_promise, promise_facts
@@ -82,6 +84,13 @@ def _fair_share(
     return [one for one in waiting if one["id"] in given][:limit]
 
 
+class SettingsInForce(TypedDict):
+    """Settings that hold, secrets masked, and the hash of all."""
+
+    hash: str
+    settings: object
+
+
 class ProductState(TypedDict):
     """Product at a moment. problem_products: that each of the `problems` is of; None: it is not said."""
 
@@ -92,6 +101,7 @@ class ProductState(TypedDict):
     problems: list[str]
     problem_products: list[str | None]
     stopped: str | None
+    paused: dict[str, str] | None
     refused: Refusal | None
     started: str
     sources: list[dict[str, object]]
@@ -132,8 +142,8 @@ class Overview:
         menu: names of the pages of a product that features add; its text `NAME.title` names each.
     """
 
-    def __init__(self, floor: ConnectionContext, sinks: Sinks, health: Health):
-        self.floor, self.sinks, self.health = floor, sinks, health
+    def __init__(self, floor: ConnectionContext, sinks: Sinks, health: Health, pauses: Pauses):
+        self.floor, self.sinks, self.health, self.pauses = floor, sinks, health, pauses
         self.addresses, self.store, self.inspector = floor.addresses, floor.store, floor.inspector
         self.versions = floor.addresses.versions
         self.menu: list[str] = []
@@ -163,6 +173,18 @@ class Overview:
             "sinks": self.sinks.facts(name),
         }
 
+    def settings(self) -> SettingsInForce:
+        """Return the settings that hold, secrets masked, and their hash, as the API shows them."""
+        values = self._settings()
+        return {"hash": hash_settings(values), "settings": mask_settings(values)}
+
+    def settings_hash(self) -> str:
+        """Return the hash of the settings that hold."""
+        return hash_settings(self._settings())
+
+    def _settings(self) -> dict[str, object]:
+        return with_products(self.sinks.settings, self.addresses.configured)
+
     def state(self, name: str) -> ProductState:
         """Return backlog, rate, problems and sources of a product at the moment. NotFoundError."""
         number, entry = self.addresses.product_id(name), self.addresses.configured_name(name)
@@ -170,7 +192,7 @@ class Overview:
         open_problems = [problem for problem in problems if problem.acknowledged_by is None]
         problem_kinds = [problem.kind for problem in open_problems]
         problem_products = [self._problem_product(problem) for problem in open_problems]
-        stop = self.health.state_of(name)
+        stop, pause = self.health.state_of(name), self.pauses.of(number)
         sources = [source.state.to_dict() for source in self.floor.sources[entry]]
         waiting = {number, self.addresses.entries.get(entry, number)}  # a picture's product is not known yet
         backlog = sum(self.inspector.backlog(one) for one in waiting)
@@ -182,6 +204,7 @@ class Overview:
             "problems": problem_kinds,
             "problem_products": problem_products,
             "stopped": None if stop is None else stop.kind,
+            "paused": None if pause is None else pause.to_dict(),
             "refused": self.floor.refusals.last(number),
             "started": iso(self.floor.refusals.since),
             "sources": sources,
@@ -207,6 +230,7 @@ class Overview:
             "backlog": ("Parts not answered yet.", backlog),
             "problems": ("Shown on the page.", {"": float(len(problems))}),
             "problem": ("Problems, by code and product.", {_place(one, known): 1.0 for one in problems}),
+            "settings": ("Hash of the settings that hold.", {(("hash", self.settings_hash()),): 1.0}),
             "ready": ("1 where parts of all products are judged.", {"": float(self.health.is_ready())}),
             "clock_jump_seconds": (
                 "The computer's clock, less what it should be; 0 where it can be right.",

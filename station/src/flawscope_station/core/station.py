@@ -27,8 +27,10 @@ from flawscope_station.core.health import Health
 from flawscope_station.core.housekeeping import Housekeeping
 from flawscope_station.core.live import EventBroadcaster, Metrics
 from flawscope_station.core.page_products import page_products
+from flawscope_station.core.pauses import Pauses
 from flawscope_station.core.queries import Overview, Records
 from flawscope_station.core.refusals import Refusals
+from flawscope_station.core.syslog import EventForwarder
 from flawscope_station.inspecting.inspector import Inspector
 from flawscope_station.inspecting.interlock import Interlocks
 from flawscope_station.inspecting.judge import Judge
@@ -125,7 +127,10 @@ class Station:
         )
         self.machine.on_clock_jump.append(self.housekeeping.note_clock_jump)
         self.observers = Observers(report)
+        self.pauses = Pauses(self.store, self.addresses.names)
         self.interlocks = Interlocks()
+        self.interlocks.append(self.pauses)
+        self.interlocks.gates.append(self.pauses.check)
         self.recorder = Recorder(self.store, self.files, self.observers, self.interlocks.recorded)
         self.tolerances = ProductTolerances(self.store, self.versions, report)
         for name, product in settings.products.items():
@@ -173,7 +178,7 @@ class Station:
         self.sinks = Sinks(
             settings, self.files.identity(), self.products, self.store, self.renderer, report, self.problems
         )
-        self.overview = Overview(self.floor, self.sinks, self.health)
+        self.overview = Overview(self.floor, self.sinks, self.health, self.pauses)
         self.metrics = Metrics()
         self.refusals.on_refused.append(lambda *labels: self.metrics.refused.labels(*labels).inc())
         kept = settings, self.files, self.database, self.access, self.store, self.versions, self.addresses
@@ -181,6 +186,9 @@ class Station:
             Extension((*kept, self.records, self.metrics), observers=(self._count,), watched=(self.metrics,))
         )
         self._add(Extension((self.machine,), services=(self.machine,)))
+        if settings.syslog is not None:
+            kept_events = self.database, self.files, report
+            self._add(Extension(services=(EventForwarder(settings.syslog, settings.name, *kept_events),)))
         self._add(
             Extension((self.housekeeping,), (self.housekeeping,), observers=(self.housekeeping.check_space,))
         )
@@ -206,9 +214,9 @@ class Station:
         )
         self._add(
             Extension(
-                (self.live,),
+                (self.live, self.pauses),
                 observers=(self._publish,),
-                gauges=(self.overview.gauges, self.live.gauges),
+                gauges=(self.overview.gauges, self.live.gauges, self.pauses.gauges),
                 store_gauges=(self.overview.store_gauges,),
                 request_enders=(self.live.close,),
             )
@@ -235,6 +243,7 @@ class Station:
         self._watched += [(service, False) for service in extension.services]
         self.observers += extension.observers
         self.interlocks += extension.interlocks
+        self.interlocks.gates += extension.gates
         self.records.on_verdict += extension.on_verdict
         self.addresses.on_added += extension.on_added
         self.metrics.gauges += extension.gauges

@@ -144,9 +144,6 @@ class CameraChecks:
 
     # ---- interlock
 
-    def check(self, product_id: int, part: str | None) -> None:
-        """Let every picture pass: nothing is known of one before it is decoded."""
-
     def release(self, part: Part, record: NewInspection) -> NewInspection:
         """Raise FrozenError for a part with a picture that has the pixels of an earlier one of another part,
         or of nobody knows which."""

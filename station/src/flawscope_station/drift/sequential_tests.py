@@ -122,6 +122,7 @@ class ScoreTest:
 
     def facts(self) -> dict[str, object]:
         """Return what was seen and found, as the API shows it."""
+        alarm = None if self.alarm is None else self.alarm.to_dict()
         return {
             "version": self.version,
             "since": None if self.begun is None else iso(self.begun),
@@ -130,7 +131,7 @@ class ScoreTest:
             "value": self.value,
             "limit": self.limit,
             "flagged": 1 - self.good / self.seen if self.seen else None,
-            "alarm": None if self.alarm is None else self.alarm.to_dict(),
+            "alarm": alarm,
             "points": [list(point) for point in self.curve],
         }
 

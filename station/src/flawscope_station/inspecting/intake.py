@@ -15,14 +15,14 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 
 from flawscope_station.inspecting.capacity import BusyError
-from flawscope_station.inspecting.interlock import Interlocks, NotReadyError
+from flawscope_station.inspecting.interlock import PAUSED, Interlocks, NotReadyError, PausedError
 from flawscope_station.inspecting.judge import Judge
 from flawscope_station.inspecting.picture import Part
 from flawscope_station.inspecting.ticket import LateError, Outcome, Ticket, Waiter
 from flawscope_station.monitoring.machine import MachineWatch
 from flawscope_station.monitoring.problems import Standstill
 from flawscope_station.settings.station import Limits
-from flawscope_station.store.database import now
+from flawscope_station.store.database import StoreError, now
 from flawscope_station.store.inspection import UNANSWERED_REQUEST, KeyUsedError
 from flawscope_station.store.open_models import NoModelError
 
@@ -65,37 +65,33 @@ class Intake:
     def standstill(self, product_id: int, number: str | None = None) -> Standstill | None:
         """Return why no part of a product or entry, or the one of a number, is taken; None: nothing holds it
         up but room and time."""
-        stop = self.machine.standstill(self.limits.upload)
-        if stop is not None and stop.error is not None:
-            return stop
         try:
-            self._judge.versions.models.model_of(product_id)
-            self.interlocks.check(product_id, number)
+            self.check_standstill(product_id, number)
+        except StoreError as error:
+            return Standstill(error.code, error)
         except NoModelError as error:
             return Standstill("no_model", error)
+        except PausedError as error:
+            return Standstill(PAUSED, error)
         except NotReadyError as error:
             return Standstill("challenge", error)
         return None
 
     def check_standstill(self, product_id: int, number: str | None = None) -> None:
         """Raise what `standstill` says: StoreError, NoModelError or NotReadyError."""
-        stop = self.standstill(product_id, number)
-        if stop is not None and stop.error is not None:
-            raise stop.error
+        self._check_means(product_id)
+        self.interlocks.check(product_id, number)
 
-    def check(
-        self,
-        product_id: int,
-        number: str | None = None,
-        due: float = math.inf,
-        count: int = 1,
-        size: int = 0,
-    ) -> None:
+    def _check_means(self, product_id: int) -> None:
+        """Check whether anything of a product or entry can be judged and recorded."""
+        self.machine.check_room(self.limits.upload)
+        self._judge.versions.models.model_of(product_id)
+
+    def check(self, product_id: int, number: str | None = None, due: float = math.inf) -> None:
         """Raise why a part could not be taken now.
 
         Args:
             number: of the part; some pass an interlock. due: its deadline, as `time.monotonic` counts.
-            count: of parts that come together, of this product. size: bytes of all their pictures.
 
         Raises:
             StoreError, NoModelError, NotReadyError: nothing of the product, or of this number, is judged.
@@ -103,6 +99,10 @@ class Intake:
             LateError: it cannot be judged in time.
         """
         self.check_standstill(product_id, number)
+        self._check_room(product_id, due, 1, 0)
+
+    def _check_room(self, product_id: int, due: float, count: int, size: int) -> None:
+        """Check whether there is a place and time for parts that come together."""
         with self.changed:
             is_too_large = 0 < self._bytes > 4 * self.limits.upload - size
             if self.is_ending or is_too_large or self._is_full(product_id, count):
@@ -147,6 +147,8 @@ class Intake:
             KeyUsedError: another request under the same key is not answered yet.
             FlawscopeError: as of `check`.
         """
+        for product_id in {one.product_id for one in parts}:
+            self._check_means(product_id)
         parts = [self._judge.parts.named(one) for one in parts]
         taken: list[Ticket] = []
         with self.changed:
@@ -156,7 +158,8 @@ class Intake:
             new = [one for one in parts if (one.product_id, one.key or "") not in self._by_key]
             size = sum(one.size for one in new)
             for one in new:
-                self.check(one.product_id, one.number, one.due, len(new), size)
+                self.interlocks.check(one.product_id, one.number)
+                self._check_room(one.product_id, one.due, len(new), size)
             waiters = [self._join(one) or self._place(one, ended, taken) for one in parts]
         return waiters, taken
 

@@ -30,6 +30,15 @@ class FrozenError(NotReadyError):
     code = "camera_frozen"
 
 
+PAUSED = "paused"  # code of the refusal, and kind of the standstill
+
+
+class PausedError(NotReadyError):
+    """A person paused the product, which is no fault: nobody is told of a problem."""
+
+    code = PAUSED
+
+
 class NotProductionError(RefusalError):
     """The part was judged for an interlock and recorded with another purpose than production: its decision is
     not answered. It is done with, and not sent again."""
@@ -40,10 +49,6 @@ class NotProductionError(RefusalError):
 class Interlock(Protocol):
     """Holds answers back. Called from any thread, also with locks of the inspector held."""
 
-    def check(self, product_id: int, number: str | None) -> None:
-        """Raise NotReadyError where a part of this product or entry, of this number, may not be taken now.
-        Waits for nothing."""
-
     def release(self, part: Part, record: NewInspection) -> NewInspection:
         """Return a judged part as it is to be recorded, maybe with another purpose than production; raise
         NotReadyError where it may not be."""
@@ -53,12 +58,27 @@ class Interlock(Protocol):
         purpose than production."""
 
 
+class Gate(Protocol):
+    """Knows before a part is taken that it may not be. Waits for nothing."""
+
+    def __call__(self, product_id: int, number: str | None) -> None:
+        """Raise NotReadyError where a part of this product or entry, of this number, may not be taken now."""
+
+
 class Interlocks(list[Interlock]):
-    """Interlocks of a station: each may hold a part back."""
+    """Interlocks of a station: each may hold a part back.
+
+    Attributes:
+        gates: of those that know before a part is taken.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gates: list[Gate] = []
 
     def check(self, product_id: int, number: str | None) -> None:
-        for interlock in self:
-            interlock.check(product_id, number)
+        for gate in self.gates:
+            gate(product_id, number)
 
     def release(self, part: Part, record: NewInspection) -> NewInspection:
         if part.purpose == TRIAL:  # no part of the line waits for it, and it shows nothing of its camera

@@ -186,30 +186,36 @@ class Judge:
             self._feed(tickets, judging.model, fed, MAX_PICTURES_PER_TURN if feed else 1)
         )
         for number in count():
-            with self.threads[0].call():  # the model is told where it hangs on one
+            with self.threads[0].call():  # people are told where the model, or an interlock, hangs on one
                 result = next(results, None)
-            if result is None:
-                break
-            ticket, view = fed[number]
-            if ticket.has_ended:
-                continue
-            if isinstance(result[1], InputError):
-                ticket.fail(view.picture.decoding_error(without_traceback(result[1])))
-                continue
-            works, view.found = True, result[1]
-            if all(one.found is not None for one in ticket.views):
-                self._finish(ticket, judging)
+                if result is None:
+                    break
+                works |= self._take_result(*fed[number], result[1], judging)
         with self._changed:
             self._queue.add_time(address, (time.monotonic() - begun) / len(tickets))
         if works:
             self.report_error("")
 
+    def _take_result(
+        self, ticket: Ticket, view: View, result: Prediction | InputError, judging: AddressModel
+    ) -> bool:
+        """Note what the model says of a picture, and decide on its part where that was the last one; return
+        whether the model works."""
+        if ticket.has_ended:
+            return False
+        if isinstance(result, InputError):
+            ticket.fail(view.picture.decoding_error(without_traceback(result)))
+            return False
+        view.found = result
+        if all(one.found is not None for one in ticket.views):
+            self._finish(ticket, judging)
+        return True
+
     def _finish(self, ticket: Ticket, judging: AddressModel) -> None:
         """Decide on a part whose pictures are judged, and hand it to the recorder."""
         try:
-            with self.threads[0].call():  # an interlock may hang, too
-                record, found = self._decide(ticket, judging)
-                record = self.interlocks.release(ticket.part, record)
+            record, found = self._decide(ticket, judging)
+            record = self.interlocks.release(ticket.part, record)
             if ticket.judge(record, found):
                 self.recorder.add(ticket)
         except Exception as error:  # another version judges than when the part came, or it is damaged

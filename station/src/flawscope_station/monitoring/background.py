@@ -298,7 +298,7 @@ class ThreadWatch(BackgroundThread):
         look: Callable[[], object] = lambda: None,
     ):
         super().__init__("watch")
-        self._list_threads, self._failure, self._report = threads, failure, report
+        self.list_threads, self._failure, self._report = threads, failure, report
         self._look = look
         self._lock = threading.Lock()
 
@@ -309,7 +309,7 @@ class ThreadWatch(BackgroundThread):
 
     def _check(self) -> None:
         failed, stuck, down = list[str](), list[str](), list[str]()
-        for thread, inspects in self._list_threads():
+        for thread, inspects in self.list_threads():
             thread.revive()
             text = f"{thread.name}: {thread.failure}"
             if thread.is_down or thread.was_down(TOLD_SECONDS):

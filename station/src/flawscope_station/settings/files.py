@@ -21,15 +21,36 @@ def read_file(path: str | Path) -> dict[str, object]:
     return {name: _with_environment(value) for name, value in given.items()}
 
 
+def settings_files(path: str | Path) -> list[Path]:
+    """Return a settings file and those that it includes, each once. InputError as of `read_file`."""
+    found: dict[Path, None] = {}
+    waiting = [Path(path)]
+    while waiting:
+        place = waiting.pop(0).resolve()
+        if place in found:
+            continue
+        found[place] = None
+        waiting += [place.parent / Path(name).expanduser() for name in _included_names(read_config(place))]
+    return list(found)
+
+
+def _included_names(settings: Mapping[str, object]) -> list[str]:
+    names = settings.get(INCLUDE) or []
+    if isinstance(names, str):
+        return [names]
+    if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
+        raise InputError(f"{INCLUDE}: write a file, or a list of files")
+    return names
+
+
 def _with_included(path: Path, above: Sequence[Path]) -> dict[str, object]:
     own, place = read_config(path), path.resolve()
-    names = own.pop(INCLUDE, None) or []
-    if not isinstance(names, str | list) or not all(isinstance(one, str) for one in names):
-        raise InputError(f"{INCLUDE}: write a file, or a list of files")
+    names = _included_names(own)
+    own.pop(INCLUDE, None)
     if place in above:
         raise InputError(f"{INCLUDE}: {path} includes itself")
     whole: dict[str, object] = {}
-    for name in [names] if isinstance(names, str) else names:
+    for name in names:
         included = path.parent / Path(name).expanduser()
         whole = _merged(whole, _with_included(included, (*above, place)))
     return _merged(whole, own)

@@ -80,7 +80,8 @@ class ConfiguredPlugin:
 def plugin_names(group: str) -> list[str]:
     """Return the names of the plugins of a group, the station's own first."""
     own = [entry.name for entry in _OWN if entry.group == group]
-    return [*own, *sorted({entry.name for entry in metadata.entry_points(group=group)} - set(own))]
+    installed = {entry.name for entry in metadata.entry_points(group=group)}
+    return own + sorted(installed - set(own))
 
 
 def load_plugin(group: str, name: str) -> Plugin:

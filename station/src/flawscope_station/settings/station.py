@@ -32,6 +32,7 @@ from flawscope_station.settings.values import (
     redact_address,
     seconds_such_as,
     secret,
+    split_host_port,
     with_password,
     worded_errors,
 )
@@ -215,6 +216,11 @@ def _without_path(address: str) -> str:
     return address
 
 
+def _host_and_port(text: str) -> str:
+    split_host_port(text, "syslog")
+    return text
+
+
 @dataclass(frozen=True, config=CONFIG)
 class Settings(Section):
     """Settings of a station.
@@ -233,6 +239,7 @@ class Settings(Section):
     connections: plugins that have pictures judged and are answered, such as a PLC.
     shifts: when shifts begin.
     openid: the provider of a company's accounts; None: people have accounts of the station alone.
+    syslog: HOST:PORT of a syslog server, which gets the events; None: nobody does.
     """
 
     products: Annotated[
@@ -262,6 +269,7 @@ class Settings(Section):
     ] = ()
     shifts: ShiftSettings | None = None
     openid: OpenIdSettings | None = None
+    syslog: Annotated[str, AfterValidator(_host_and_port)] | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -225,6 +225,15 @@ def split_address(address: str, name: str) -> SplitResult:
     return parts
 
 
+def split_host_port(text: str, name: str) -> tuple[str, int]:
+    """Return host and port of `HOST:PORT`. InputError, which begins with `name`."""
+    parts = split_address(f"//{text}", name)
+    is_more = parts.path or parts.query or parts.fragment or parts.username is not None
+    if not parts.hostname or not parts.port or is_more:
+        raise InputError(f"{name}: {redact_value(text)} is not HOST:PORT, such as log.example:514")
+    return parts.hostname, parts.port
+
+
 def check_web_address(address: str, name: str = "webhook") -> str:
     """Return https://host/path, which holds no password. InputError, which begins with `name`."""
     parts = split_address(address, name)

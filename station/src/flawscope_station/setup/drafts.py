@@ -24,7 +24,6 @@ from flawscope_station.learning.process import STEP_SECONDS, TRIAL_NICENESS, Sto
 from flawscope_station.monitoring.background import BackgroundThread
 from flawscope_station.settings.station import Limits, check_product_name, find_namesake
 from flawscope_station.setup import draft as draft_module
-from flawscope_station.setup import part_names
 from flawscope_station.setup.draft import AddedPicture, Draft, read_zip
 from flawscope_station.setup.job import run_job
 from flawscope_station.store.database import StoreError, now
@@ -37,9 +36,9 @@ MIN_PICTURES = 2  # pictures that can be learnt from
 DEFAULT_MINUTES = 30.0  # of a method that learns in steps
 FIT_OPTIONS = (
     *("method", "preset", "auto", "minutes", "size", "roi", "min_defect", "light", "align", "several"),
-    *("part", "view", "false_alarm_rate"),
+    "false_alarm_rate",
 )
-PICTURE_OPTIONS = ("roi", "min_defect", "light", "align", "several", "part", "view")
+PICTURE_OPTIONS = ("roi", "min_defect", "light", "align", "several")
 MAX_TRIED = 8  # pictures that are tried at once
 MAX_TRIALS = 4  # trials that wait for the one before
 OPTION_PREFIX = re.compile(r"(?<![\w-])--(?=\w)")  # left out on a page, as of `more --minutes`
@@ -183,8 +182,7 @@ class Drafts:
         Raises:
             ConflictError: options do not go together.
             GoodQuestionError: names leave open which pictures are good, and nobody said that all are.
-            InputError: the method or its preset is unknown, there is nothing to learn from, or the names tell
-                no parts.
+            InputError: the method or its preset is unknown, or there is nothing to learn from.
 
         Args:
             given: `FIT_OPTIONS` as `flawscope fit` takes them; `minutes` of a method that learns in steps;
@@ -201,8 +199,6 @@ class Drafts:
         if given["auto"] is not None and given["method"] != "patchcore":
             raise InputError(f"auto is for patchcore, not {given['method']}: leave it out")
         conflicts.check_options(given)
-        if given["part"] is not None:
-            part_names.check_part_names(draft.pictures(), given["part"], given["view"])
         if not all_good:
             draft.refuse_unknown()
         with self._lock:

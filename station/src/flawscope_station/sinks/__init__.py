@@ -17,11 +17,13 @@ from flawscope_station.settings.station import ProductSettings, Settings
 from flawscope_station.sinks.cursors import StoredCursor, cursor_key, delete_cursors, hand_on_cursors
 from flawscope_station.sinks.delivery import Delivery, MessagePictures, Sink
 from flawscope_station.sinks.outbox import MAX_COUNTED, Message, Outbox
+from flawscope_station.sinks.undelivered import RefusedBySink, Undelivered
 from flawscope_station.store.database import StoreError
 from flawscope_station.store.records import Store
 from flawscope_station.store.station_identity import public_address
 
 UNDELIVERED = "undelivered"  # event, and kind of a problem
+SENT_AGAIN = "sent_again"  # event
 MQTT_NAME = "mqtt_name"  # kind of a problem: another station has this one's name at the broker
 BROKER_PLACE = 0  # of the station's broker beside a product's sinks, which begin with 1
 EVENT_SOURCE = "station"  # who notes the event
@@ -129,6 +131,23 @@ class Sinks:
         """Return the sinks of a product, as the API shows them."""
         return [_delivery_facts(one, box) for one, box in self.for_product(name)]
 
+    def undelivered(self, name: str) -> list[RefusedBySink]:
+        """Return the messages of a product that were refused for good, by sink. StoreError."""
+        return [
+            {"sink": one.sink.label, **message}
+            for one, box in self.for_product(name)
+            for message in _undelivered(box).facts()
+        ]
+
+    def send_again(self, name: str, who: str) -> int:
+        """Send again what was refused for good of a product; return how many messages. StoreError."""
+        count = sum(_undelivered(box).request_again() for _, box in self.for_product(name))
+        if count:
+            text = f"{pluralize(count, 'message')} of {name} that were refused are sent again"
+            self.store.note_event(SENT_AGAIN, who, text, self.products[name])
+        self.wake(self.products[name])
+        return count
+
     def gauges(self) -> SinkGauges:
         """Return Prometheus metrics: name -> help text and values by product and sink."""
         delivered = self._count(attrgetter("delivered"))
@@ -214,6 +233,10 @@ class Sinks:
         delete_cursors(self.store.database, cursors)
         for code, texts in told.items():
             self.report(code, "; ".join(texts))
+
+
+def _undelivered(box: Outbox) -> Undelivered:
+    return Undelivered(box.database, box.product_id, box.key)
 
 
 def _delivery_facts(delivery: Delivery, outbox: Outbox) -> dict[str, object]:

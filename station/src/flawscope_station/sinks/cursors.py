@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, delete, select, update
 from flawscope_station.settings.sinks import SinkSettings
 from flawscope_station.store.database import Database
 from flawscope_station.store.rows import DeliveryRow
-from flawscope_station.store.schema import deliveries
+from flawscope_station.store.schema import deliveries, undelivered
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,8 @@ def hand_on_cursors(
                 if one.hash not in key:  # nothing was delivered there
                     values |= {"delivered": 0, "refused": 0}
                 connection.execute(update(deliveries).where(*row).values(values))
+                refused = undelivered.c.product_id == product_id, undelivered.c.sink == one.row.sink
+                connection.execute(update(undelivered).where(*refused).values(sink=key))
             left += unused
     return left
 
@@ -77,6 +79,8 @@ def delete_cursors(database: Database, cursors: Sequence[StoredCursor]) -> None:
         for one in cursors:
             row = cursor_conditions(one.row.product_id, one.row.sink)
             connection.execute(delete(deliveries).where(*row))
+            refused = undelivered.c.product_id == one.row.product_id, undelivered.c.sink == one.row.sink
+            connection.execute(delete(undelivered).where(*refused))
 
 
 def _match(

@@ -10,6 +10,7 @@ from flawscope.errors import FlawscopeError, message_with_type, pluralize
 from flawscope_station.inspecting.renderings import InspectionRenderer
 from flawscope_station.monitoring.background import STOP_TIMEOUT, BackgroundThread, Backoff
 from flawscope_station.sinks.outbox import MAX_COUNTED, Batch, Message, Outbox
+from flawscope_station.sinks.undelivered import Undelivered
 from flawscope_station.store.database import StoreError
 from flawscope_station.store.records import NotFoundError
 
@@ -224,6 +225,7 @@ class Delivery(BackgroundThread):
         """Deliver a page of an outbox; return whether it was the last."""
         box.is_due = False  # first: what comes meanwhile is read in the next round
         try:
+            self._send_again(box)
             batch = box.read_batch(PAGE_SIZE)
             self._deliver_batch(box, batch)
         except BaseException:  # of some libraries
@@ -232,6 +234,21 @@ class Delivery(BackgroundThread):
         if not batch.is_last:
             box.is_due = True
         return batch.is_last
+
+    def _send_again(self, box: Outbox) -> None:
+        """Send the messages that were refused for good and that a person wants to be sent again."""
+        refused = Undelivered(box.database, box.product_id, box.key)
+        while wanted := refused.wanted(PAGE_SIZE):
+            for inspection, verdict in wanted:
+                if self._ended.is_set():
+                    return
+                message = box.message(inspection, verdict)
+                if message is None:
+                    refused.drop(inspection, verdict)
+                elif self._send_message(box, message):
+                    refused.forget(message)
+                    box.advance(box.cursor, delivered=1)
+                    box.save()
 
     def _tell_if_behind(self) -> None:
         """Report that messages have always waited for a while, also in the midst of a page: each message may
@@ -268,6 +285,7 @@ class Delivery(BackgroundThread):
             if tries < MAX_REFUSALS:
                 raise
             self.refused(message, str(error))
+            Undelivered(box.database, box.product_id, box.key).keep(message, str(error))
             del self._refusals[message.id]
             return False
         self._refusals.pop(message.id, None)

@@ -158,6 +158,19 @@ class Outbox:
             last = newest.verdict if len(found) < room else found[-1].verdict or 0
             return Batch(messages + found, end._replace(verdict=max(cursor.verdict, last)), len(found) < room)
 
+    def message(self, inspection: int, verdict: int | None) -> Message | None:
+        """Return the message about an inspection, or about a verdict on it; None: the record is gone.
+        StoreError."""
+        with self.database.reading() as connection:
+            if verdict is not None:
+                rows = connection.execute(select(verdicts).where(verdicts.c.id == verdict)).all()
+                found = self._verdict_messages(connection, rows)
+            else:
+                query = inspection_query().where(inspections.c.id == inspection)
+                described = describe_inspections(connection, connection.execute(query).all())
+                found = [self._inspection_message(one) for one in described]
+        return found[0] if found else None
+
     def cursor_after(self, message: Message) -> Cursor:
         """Return the cursor after a message."""
         if message.verdict is None:
@@ -193,15 +206,18 @@ class Outbox:
 
     def _inspection_conditions(self, cursor: Cursor) -> list[ColumnElement[bool]]:
         conditions = [on_line(self.product_id), inspections.c.id > cursor.inspection]
-        anomalous = inspections.c.anomalous.is_(True), inspections.c.tolerated.is_(False)
-        return conditions if self.only == "all" else [*conditions, *anomalous]
+        if self.only != "all":
+            conditions += [inspections.c.anomalous.is_(True), inspections.c.tolerated.is_(False)]
+        return conditions
 
     def _verdict_conditions(self, cursor: Cursor) -> list[ColumnElement[bool]]:
         return [verdicts.c.product_id == self.product_id, verdicts.c.id > cursor.verdict]
 
     def _read_verdicts(self, connection: Connection, cursor: Cursor, limit: int) -> list[Message]:
         query = select(verdicts).where(*self._verdict_conditions(cursor)).order_by(verdicts.c.id)
-        found: Sequence[VerdictRow] = connection.execute(query.limit(limit)).all()
+        return self._verdict_messages(connection, connection.execute(query.limit(limit)).all())
+
+    def _verdict_messages(self, connection: Connection, found: Sequence[VerdictRow]) -> list[Message]:
         judged = inspections.c.id.in_({row.inspection_id for row in found})
         rows = connection.execute(inspection_query().where(judged)).all()
         described_by_id = {one["id"]: one for one in describe_inspections(connection, rows)}

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope_station.inspecting.capacity import BusyError
+from flawscope_station.inspecting.interlock import PausedError
 from flawscope_station.inspecting.picture import Part, Picture
 from flawscope_station.inspecting.ticket import RecordedInspection
 from flawscope_station.monitoring.background import Backoff, GuardedThread
@@ -396,6 +397,8 @@ class LiveCamera:
 
     def _report_refusal(self, error: BaseException) -> None:
         """Report that a frame was not inspected; the next may be."""
+        if isinstance(error, PausedError):
+            return
         self.state.broken += 1
         why = why_refused(error)
         self._report("camera_refused", f"frames of {self._label} are not inspected: {why}")

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flawscope.errors import FlawscopeError, InputError, message_with_type, pluralize
-from flawscope_station.inspecting.interlock import FrozenError, NotProductionError, NotReadyError
+from flawscope_station.inspecting.interlock import FrozenError, NotProductionError, NotReadyError, PausedError
 from flawscope_station.inspecting.picture import Part, Picture, TooLargeError
 from flawscope_station.inspecting.ticket import RecordedInspection
 from flawscope_station.monitoring.background import (
@@ -377,7 +377,8 @@ class WatchedFolder:
 
     def _hold(self, arrivals: Arrivals, path: Path, error: NotReadyError) -> None:
         """Keep a picture that an interlock holds back for later, and go on: challenge parts may be behind."""
-        self._problem(arrivals, path, CODE_WAITING).why = str(error)
+        if not isinstance(error, PausedError):
+            self._problem(arrivals, path, CODE_WAITING).why = str(error)
         arrivals.later(path, self._clock.monotonic() + HELD_SECONDS)
 
     def _problem(self, arrivals: Arrivals, path: Path, code: str) -> _ProblemFile:

@@ -1,4 +1,5 @@
-"""Backup of a station to one archive: SQLite's data base at one moment, and the files of its folder.
+"""Backup of a station to one archive: SQLite's data base at one moment, the files of its folder, and its
+settings file.
 
 Pictures, masks and models are named by their content and never change, so the station keeps running
 meanwhile. The data base is copied first and written last, before the folder's identity: where that is there,
@@ -13,6 +14,7 @@ import shutil
 import sqlite3
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -21,16 +23,25 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope_station.settings.station import DATABASE_FILE, Settings
 from flawscope_station.store.files import BACKUP_FILE, IDENTITY_FILE, LOCK_FILE, MAPS, Files
 
+SETTINGS = "settings"  # folder of the settings file and those that it includes, in a backup
 KEPT_TABLES = "tables-"  # begins the folder of the tables that others took the place of
 IGNORED_ENTRIES = {"lost+found"}  # entries that an empty folder may have
 
 
-def backup(settings: Settings, target: str | os.PathLike[str], *, tables_only: bool = False) -> int:
+def backup(
+    settings: Settings,
+    target: str | os.PathLike[str],
+    *,
+    tables_only: bool = False,
+    settings_files: Sequence[Path] = (),
+) -> int:
     """Write a station, which may be running, to a new file; of one with PostgreSQL the files alone. Return
     the file's bytes.
 
     Args:
         tables_only: SQLite's data base alone, as before an upgrade, which changes no picture and no model.
+        settings_files: of the station, the first one includes the others. Passwords are in files of their
+            own, which are not copied.
 
     Raises:
         InputError: there is no such station, its data base cannot be read, or the file exists.
@@ -49,7 +60,7 @@ def backup(settings: Settings, target: str | os.PathLike[str], *, tables_only: b
         raise InputError("the tables of this station are PostgreSQL's: copy them with pg_dump")
     Files(home).identity()
     # maps can be computed again; -wal and -shm are in the copy; other tables are of earlier
-    left_out = (DATABASE_FILE, IDENTITY_FILE, LOCK_FILE, MAPS, BACKUP_FILE, KEPT_TABLES)
+    left_out = (DATABASE_FILE, IDENTITY_FILE, LOCK_FILE, MAPS, BACKUP_FILE, KEPT_TABLES, SETTINGS)
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".", suffix=files.PARTIAL_SUFFIX) as folder:
             copy = Path(folder, DATABASE_FILE)
@@ -60,11 +71,15 @@ def backup(settings: Settings, target: str | os.PathLike[str], *, tables_only: b
                     os.fchmod(file.fileno(), 0o600)
                 with tarfile.open(fileobj=file, mode="w") as tar:
                     for one in () if tables_only else home.rglob("*"):
-                        name = one.relative_to(home)
-                        if not name.parts[0].startswith(left_out):
+                        place = one.relative_to(home)
+                        if not place.parts[0].startswith(left_out):
                             with suppress(FileNotFoundError):  # removed meanwhile, as `keep` says
-                                tar.add(one, name, recursive=False)
+                                tar.add(one, place, recursive=False)
                             tar.members = []  # type: ignore[attr-defined]  # there may be millions
+                    for number, one in enumerate(settings_files):  # two may have the same name
+                        tar.add(
+                            one, f"{SETTINGS}/{number}-{one.name}" if number else f"{SETTINGS}/{one.name}"
+                        )
                     if has_database:
                         tar.add(copy, DATABASE_FILE)
                     tar.add(home / IDENTITY_FILE, IDENTITY_FILE)
@@ -86,14 +101,15 @@ def _copy_sqlite(source: Path, target: Path) -> None:
             closing(sqlite3.connect(target)) as copy,
         ):
             original.backup(copy)
-            _check_sqlite(copy)
+            check_sqlite(copy)
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
         raise InputError(f"cannot copy {source}: {error}; check the disk, or restore a backup") from None
 
 
-def _check_sqlite(connection: sqlite3.Connection) -> None:
+def check_sqlite(connection: sqlite3.Connection) -> None:
+    """Raise sqlite3.Error where a data base is damaged."""
     (result,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if result != "ok":
         raise sqlite3.DatabaseError(f"it is damaged ({result:.100})")
@@ -114,7 +130,7 @@ def restore_tables(source: str | os.PathLike[str], settings: Settings) -> Path:
             if (Path(folder) / IDENTITY_FILE).read_bytes() != (home / IDENTITY_FILE).read_bytes():
                 raise InputError(f"{source} is of another station: name a backup of this one")
             with closing(sqlite3.connect(Path(folder) / DATABASE_FILE)) as connection:
-                _check_sqlite(connection)
+                check_sqlite(connection)
             kept = Path(tempfile.mkdtemp(dir=home, prefix=KEPT_TABLES, suffix=""))
             for path in home.glob(f"{DATABASE_FILE}*"):  # with copies from before migrations: of these tables
                 path.rename(kept / path.name)
@@ -163,7 +179,7 @@ def restore(source: str | os.PathLike[str], settings: Settings) -> int:
             raise InputError(f"{path} is of a station with PostgreSQL: name its `database` with --settings")
         if has_database:
             with closing(sqlite3.connect(folder / DATABASE_FILE)) as connection:
-                _check_sqlite(connection)
+                check_sqlite(connection)
         for entry in list(folder.iterdir()):
             entry.rename(home / entry.name)
     except (tarfile.TarError, EOFError, sqlite3.Error):

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import Connection, Engine, Executable, Row, create_engine, event, text
+from sqlalchemy import Connection, Engine, Executable, Row, Table, create_engine, event, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -138,7 +138,7 @@ class Database:
         made anew, and where no index tells who names it, a table of millions is not read from end to end."""
         with self._translated_errors(), self._turn(), self._writer.connect() as connection:
             self._set_patience(connection, None)  # a table of millions takes its time
-            checks: Any = connection.connection.driver_connection if self.is_sqlite else None
+            checks = self._sqlite_connection(connection) if self.is_sqlite else None
             if checks is not None:
                 checks.execute("PRAGMA foreign_keys = OFF")
             try:
@@ -149,6 +149,10 @@ class Database:
             finally:
                 if checks is not None:
                     checks.execute("PRAGMA foreign_keys = ON")
+
+    def _sqlite_connection(self, connection: Connection) -> sqlite3.Connection:
+        """Return the connection of Python's own SQLite, which runs statements outside of transactions."""
+        return cast(sqlite3.Connection, connection.connection.driver_connection)
 
     def _check_silence(self) -> None:
         """Raise StoreError where the data base is known not to answer: nobody more waits for it."""
@@ -386,7 +390,7 @@ class Database:
         if not self.is_sqlite:
             return
         with self._translated_errors(), self.engine.connect() as connection:
-            raw: Any = connection.connection.driver_connection
+            raw = self._sqlite_connection(connection)
             if raw.execute("PRAGMA auto_vacuum").fetchone()[0] != INCREMENTAL:
                 raw.execute(f"PRAGMA auto_vacuum = {INCREMENTAL}")
                 with suppress(sqlite3.Error):  # the disk is too full: it goes on as it is
@@ -417,10 +421,9 @@ class Database:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK_ID})
 
 
-def upsert(dialect: str, table: Any) -> Any:
+def upsert(dialect: str, table: Table) -> sqlite.Insert | postgresql.Insert:
     """Return the dialect's INSERT, which has ON CONFLICT."""
-    insert: Callable[[Any], Any] = sqlite.insert if dialect == "sqlite" else postgresql.insert
-    return insert(table)
+    return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
 
 
 def _create_engine(url: str, *, is_probe: bool = False) -> Engine:
@@ -466,7 +469,7 @@ def _create_engine(url: str, *, is_probe: bool = False) -> Engine:
     return engine
 
 
-def _configure_sqlite(connection: Any, record: object) -> None:
+def _configure_sqlite(connection: sqlite3.Connection, record: object) -> None:
     """Set up an SQLite connection: readers do not wait for writers, and commits survive a power cut."""
     connection.isolation_level = None  # `_begin_sqlite` begins transactions
     cursor = connection.cursor()

@@ -10,6 +10,8 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, or_, select, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.dml import ReturningInsert
 
 from flawscope_station.store.database import now, upsert
 from flawscope_station.store.inspection import Finding, RegionFacts
@@ -151,7 +153,7 @@ def insert_inspections(connection: Connection, several: Sequence[NewInspection])
 
 
 @cache
-def _build_statements(dialect: str) -> tuple[Any, Any]:
+def _build_statements(dialect: str) -> tuple[sqlite.Insert | postgresql.Insert, ReturningInsert[Any]]:
     """Statements that keep a picture and add an inspection; building them costs more than running them."""
     new = upsert(dialect, pictures)
     keep = new.on_conflict_do_update(index_elements=["product_id", "hash"], set_={"removed_at": None})
@@ -186,12 +188,11 @@ def add_product(connection: Connection, name: str, entry_id: int | None) -> int:
     return int(connection.execute(select(products.c.id).filter_by(**own)).scalar_one())
 
 
-def is_at_address(address: int, column: Any = inspections.c.product_id) -> ColumnElement[bool]:
+def is_at_address(address: int, column: ColumnElement[int] = inspections.c.product_id) -> ColumnElement[bool]:
     """Condition that an inspection, or what the column is of, is of the product with this number, or of one
     that this entry finds."""
     where = or_(products.c.id == address, products.c.entry_id == address)
-    found: ColumnElement[bool] = column.in_(select(products.c.id).where(where))
-    return found
+    return column.in_(select(products.c.id).where(where))
 
 
 def _find_by_key(connection: Connection, address: int, key: str) -> int | None:

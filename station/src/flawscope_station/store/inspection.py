@@ -190,6 +190,7 @@ class RegionFacts(TypedDict):
     peak: float
     centroid: tuple[float, float]
     kinds: NotRequired[tuple[str, ...]]
+    kind_p_values: NotRequired[dict[str, float]]
 
 
 class FindingFacts(TypedDict):

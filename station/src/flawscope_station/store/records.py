@@ -89,6 +89,7 @@ MAX_EVENTS = 500  # that are read or written at once
 MAX_WAITING = 10_000  # inspections that wait for a review, as far as they are counted
 COUNTED = ("inspected", "anomalous", "within_tolerance", "unanswered")  # columns of `hours` of all time
 VERDICT_EVENT, REMOVED_EVENT, TOLERANCES_EVENT = "verdict", "removed", "tolerances_changed"  # events
+PAUSED_EVENT, RESUMED_EVENT = "product_paused", "product_resumed"  # events
 DONE, SKIPPED = "done", "skipped"  # states of a review, beside those in `recording`
 MAX_NOTE_LENGTH = 2000  # characters
 MAX_IDS_PER_QUERY = 10_000  # inspections that one query names; SQLite takes 32,766

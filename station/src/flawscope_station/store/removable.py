@@ -36,12 +36,10 @@ IS_LEARNT = or_(
 )
 # A sink that is away gets what it waits for when it is back
 _NEW_VERDICT = verdicts.c.inspection_id == inspections.c.id, verdicts.c.id > deliveries.c.verdict_id
+_HAS_NEW_VERDICT = exists().where(*_NEW_VERDICT).correlate(inspections, deliveries)
 IS_UNDELIVERED = exists().where(
     deliveries.c.product_id == inspections.c.product_id,
-    or_(
-        inspections.c.id > deliveries.c.inspection_id,
-        exists().where(*_NEW_VERDICT).correlate(inspections, deliveries),
-    ),
+    or_(inspections.c.id > deliveries.c.inspection_id, _HAS_NEW_VERDICT),
 )
 HAS_MASK = is_shown(
     inspections.c.verdict.is_not(None),
@@ -78,5 +76,5 @@ def removable_keys(
     connection: Connection, keys: list[tuple[int, str]], stays: Condition
 ) -> list[tuple[int, str]]:
     """Keys of the pictures that are there and need not stay."""
-    there = PICTURE.in_(keys), pictures.c.removed_at.is_(None)
-    return [tuple(row) for row in connection.execute(select(*KEY).where(*there, ~stays))]
+    query = select(*KEY).where(PICTURE.in_(keys), pictures.c.removed_at.is_(None), ~stays)
+    return [(row.product_id, row.hash) for row in connection.execute(query)]

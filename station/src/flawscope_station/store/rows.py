@@ -66,7 +66,6 @@ class ProductRow(Protocol):
     id: int
     name: str
     created_at: int
-    active_version_id: int | None
     entry_id: int | None
 
 

@@ -217,8 +217,16 @@ inspections = Table(
 # whatever the clock said
 Index(
     "inspections_search",
-    *(inspections.c[name] for name in ("product_id", "id", "at", "anomalous", "verdict", "review", "score")),
-    *(inspections.c.version_id, inspections.c.tolerated, inspections.c.purpose),
+    inspections.c.product_id,
+    inspections.c.id,
+    inspections.c.at,
+    inspections.c.anomalous,
+    inspections.c.verdict,
+    inspections.c.review,
+    inspections.c.score,
+    inspections.c.version_id,
+    inspections.c.tolerated,
+    inspections.c.purpose,
 )
 Index("inspections_at", inspections.c.product_id, inspections.c.at)
 _is_waiting = inspections.c.review == "waiting"
@@ -430,6 +438,19 @@ deliveries = Table(
     Column("verdict_id", BigInteger, nullable=False),
     Column("delivered", BigInteger, nullable=False),  # messages, since the sink was added
     Column("refused", BigInteger, nullable=False),  # messages that the receiver refused
+)
+
+# Messages that the receiver refused for good, which a person may send again
+undelivered = Table(
+    "undelivered",
+    metadata,
+    _product_column(primary_key=True),
+    Column("sink", String(80), primary_key=True),  # as of `deliveries`
+    Column("inspection_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("verdict_id", BigInteger, primary_key=True, autoincrement=False),  # 0: of the inspection itself
+    Column("at", BigInteger, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("again", Boolean, nullable=False),  # it is to be sent again
 )
 
 # Known parts that a product must judge rightly before it answers

@@ -22,6 +22,7 @@ from flawscope_station.access.roles import ENGINEER, OPERATOR, PERSON_KEY, VIEWE
 from flawscope_station.core.housekeeping import Housekeeping
 from flawscope_station.core.live import EventBroadcaster
 from flawscope_station.core.queries import Overview
+from flawscope_station.monitoring.threads import describe_threads, thread_stacks
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.settings.station import Limits
 from flawscope_station.shifts import shift_begin
@@ -44,6 +45,7 @@ from flawscope_station.web.components import (
     HealthDep,
     MetricsDep,
     OverviewDep,
+    PausesDep,
     ProductId,
     RecordsDep,
     RecordsId,
@@ -156,16 +158,67 @@ def one_product(name: str, overview: OverviewDep) -> Answer:
     return overview.facts(name)
 
 
+@product_router.post("/pause", response_model=schemas.Product)
+def pause_product(
+    name: str,
+    product_id: ProductId,
+    overview: OverviewDep,
+    pauses: PausesDep,
+    person: Operator,
+    body: schemas.PauseRequest | None = None,
+) -> Answer:
+    """Pause a product, also across starts: its parts are refused with 503 `paused`, and a PLC sees it as not
+    ready. It is no problem of the station."""
+    pauses.pause(product_id, person.name, "" if body is None else body.reason)
+    return overview.facts(name)
+
+
+@product_router.post("/resume", response_model=schemas.Product)
+def resume_product(
+    name: str, product_id: ProductId, overview: OverviewDep, pauses: PausesDep, person: Operator
+) -> Answer:
+    """Take parts of a paused product again."""
+    pauses.resume(product_id, person.name)
+    return overview.facts(name)
+
+
+@product_router.get("/undelivered", response_model=schemas.UndeliveredMessages)
+def undelivered(name: str, product_id: ProductId, overview: OverviewDep) -> Answer:
+    """List the messages that a sink of the product refused for good."""
+    return {"messages": overview.sinks.undelivered(name)}
+
+
+@product_router.post("/undelivered/again", response_model=schemas.UndeliveredMessages)
+def send_again(name: str, product_id: ProductId, overview: OverviewDep, person: Engineer) -> Answer:
+    """Send all messages again that a sink of the product refused for good."""
+    overview.sinks.send_again(name, person.name)
+    return {"messages": overview.sinks.undelivered(name)}
+
+
 @router.get("/status", response_model=schemas.Status)
-def status(health: HealthDep) -> Answer:
+def status(health: HealthDep, overview: OverviewDep) -> Answer:
     """Return the state of the station, with its problems."""
     problems = [problem.to_dict() for problem in health.problems()]
     return {
         "state": "degraded" if problems else "ok",
         "problems": problems,
         "version": __version__,
+        "settings": overview.settings_hash(),
         "queue": {"waiting": health.inspector.backlog(), "most": health.inspector.limits.queue},
     }
+
+
+@router.get("/settings", response_model=schemas.SettingsInForce)
+def settings_in_force(overview: OverviewDep, person: Engineer) -> Answer:
+    """Return the settings that hold, also of products that were made on the pages. What may be secret in an
+    address is left out; passwords stand in files of their own."""
+    return overview.settings()
+
+
+@router.get("/threads", response_model=schemas.Threads)
+async def threads(health: HealthDep, person: Engineer) -> Answer:  # no thread: those of the pool may hang
+    """Return the threads of the station, and where each is at the moment."""
+    return {"watched": describe_threads(health.watch.list_threads()), "stacks": thread_stacks()}
 
 
 @router.post("/problems/{code}/acknowledge", response_model=schemas.Problem)
@@ -176,20 +229,26 @@ def acknowledge_problem(code: str, health: HealthDep, person: Engineer) -> Answe
 
 @router.post("/clock/confirm", response_model=schemas.Status)
 def confirm_clock(
-    housekeeping: Annotated[Housekeeping, component(Housekeeping)], health: HealthDep, person: Engineer
+    housekeeping: Annotated[Housekeeping, component(Housekeeping)],
+    health: HealthDep,
+    overview: OverviewDep,
+    person: Engineer,
 ) -> Answer:
     """Confirm the computer's clock, which jumped: pictures are removed for their age again."""
     housekeeping.confirm_clock(person.name)
-    return status(health)
+    return status(health, overview)
 
 
 @router.post("/keep/confirm", response_model=schemas.Status)
 def confirm_keep(
-    housekeeping: Annotated[Housekeeping, component(Housekeeping)], health: HealthDep, person: Engineer
+    housekeeping: Annotated[Housekeeping, component(Housekeeping)],
+    health: HealthDep,
+    overview: OverviewDep,
+    person: Engineer,
 ) -> Answer:
     """Confirm the setting `keep`, which would remove more than a tenth of what is there at once: it does."""
     housekeeping.confirm_keep(person.name)
-    return status(health)
+    return status(health, overview)
 
 
 # ------------------------------------------------------------------------------------------------ inspections

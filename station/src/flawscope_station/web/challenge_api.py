@@ -179,6 +179,7 @@ def challenge_page(
     if configured.folder:
         own["folder"] = configured.folder
     line = {"products": {entry: {**own, "challenge": ["06:00"]}}}
+    with_picture = [choice for choice in choices if choice["picture"]]
     has_camera = any(isinstance(source, TriggeredSource) for source in sources)
     missing = [part for part in state["parts"] if part["name"] in state["missing"]]
     return page.render(
@@ -187,7 +188,7 @@ def challenge_page(
         state=state,
         next=missing[0] if missing else None,
         charts={part["id"]: score_chart(part["results"]) for part in state["parts"]},
-        choices=[one for one in choices if one["picture"]],
+        choices=with_picture,
         chosen=chosen,
         has_camera=has_camera,
         size=(CHART_WIDTH, CHART_HEIGHT),

@@ -12,6 +12,7 @@ from flawscope_station.access.authenticator import Access
 from flawscope_station.core.connections import ConnectionContext
 from flawscope_station.core.health import Health
 from flawscope_station.core.live import Metrics
+from flawscope_station.core.pauses import Pauses
 from flawscope_station.core.queries import Overview, Records
 from flawscope_station.inspecting.renderings import InspectionRenderer
 from flawscope_station.settings.station import Settings
@@ -46,6 +47,7 @@ FilesDep = Annotated[Files, component(Files)]
 FloorDep = Annotated[ConnectionContext, component(ConnectionContext)]
 HealthDep = Annotated[Health, component(Health)]
 MetricsDep = Annotated[Metrics, component(Metrics)]
+PausesDep = Annotated[Pauses, component(Pauses)]
 OverviewDep = Annotated[Overview, component(Overview)]
 RecordsDep = Annotated[Records, component(Records)]
 RendererDep = Annotated[InspectionRenderer, component(InspectionRenderer)]

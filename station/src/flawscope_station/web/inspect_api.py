@@ -205,7 +205,7 @@ async def _results(
 ) -> tuple[list[PartResult], FlawscopeError | None, bool]:
     """Return the result of each part, the first error, and whether an inspection is new. numbers: of those
     that were answered before, by place."""
-    product_id = floor.addresses.address_id(name)
+    product_id = parts[0].product_id
     results: list[PartResult] = []
     first_error: FlawscopeError | None = None
     is_new = False

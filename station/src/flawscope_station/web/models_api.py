@@ -62,6 +62,7 @@ class ActivationOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     losing: list[int] = Field([], description="inspections of the known defects that it may lose (`at_risk`)")
+    hash: str | None = Field(None, description="SHA-256 that the version's file must have, else 409")
 
 
 class RateRequest(BaseModel):
@@ -201,21 +202,25 @@ def remove_version(product_id: ProductId, number: int, versions: VersionsDep, pe
         raise RefusedError(409, text, "version_used")
 
 
-@router.post("/versions/{number}/activate", response_model=schemas.Product)
+@router.post("/versions/{number}/activate", response_model=schemas.Product, responses=refusals(409))
 def activate(
     name: str,
     product_id: ProductId,
     number: int,
     learning: LearningDep,
+    versions: VersionsDep,
     overview: OverviewDep,
     person: Engineer,
     options: ActivationOptions | None = None,
 ) -> Answer:
     """Activate a version, which judges from now on. If it cannot be opened, the version before goes on. One
     that was learnt from corrections and loses known defects is refused unless `losing` names all of their
-    inspections."""
-    losing = [] if options is None else options.losing
-    learning.activate(product_id, valid_id_or_zero(number), person.name, losing)
+    inspections; and one whose file is another than `hash` says."""
+    options = options or ActivationOptions()  # type: ignore[call-arg]  # all have defaults
+    number = valid_id_or_zero(number)
+    if options.hash is not None and versions.version(product_id, number)["hash"] != options.hash:
+        raise RefusedError(409, f"version {number} has another file than the hash says", "other_version")
+    learning.activate(product_id, number, person.name, options.losing)
     return overview.facts(name)
 
 
@@ -426,14 +431,8 @@ def _describe_rates(manifest: Manifest, reviewed: Sequence[ReviewedDefect]) -> l
             known = sum(one.p_value <= row["expected"] + _ROUNDING for one in reviewed)
         else:
             known = sum(not one.score <= row["threshold"] for one in reviewed)
-        of_sizes = row["found"].values()
-        rows.append(
-            {
-                **row,
-                "hits": sum(hits for hits, _ in of_sizes),
-                "defects": sum(defects for _, defects in of_sizes),
-                "known": known,
-                "is_own": row["rate"] == manifest.calibration.rate,
-            }
-        )
+        hits = sum(found for found, _ in row["found"].values())
+        defects = sum(tried for _, tried in row["found"].values())
+        is_own = row["rate"] == manifest.calibration.rate
+        rows.append({**row, "hits": hits, "defects": defects, "known": known, "is_own": is_own})
     return rows

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, TypedDict
 from urllib.parse import quote, urlencode
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from flawscope import pages
+from flawscope import __version__, pages
 from flawscope.config import keep_known_settings
 from flawscope.errors import FlawscopeError, InputError
-from flawscope_station.access.roles import LOCAL_PERSON, PERSON_KEY, Person, has_role
+from flawscope_station.access.roles import LOCAL_PERSON, OPERATOR, PERSON_KEY, Person, has_role
 from flawscope_station.core.queries import Overview, ProductState
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.settings.station import Settings
@@ -28,6 +29,7 @@ from flawscope_station.web.api import live_state
 from flawscope_station.web.components import (
     HealthDep,
     OverviewDep,
+    PausesDep,
     RecordsDep,
     SettingsDep,
     StoreDep,
@@ -243,6 +245,21 @@ def live(
     return page.render("live", sections=("live", "refused", "capture"), data=data)
 
 
+@page_router.post("/{product}/pause")
+def pause(
+    page: Annotated[Page, product_page("live")],
+    pauses: PausesDep,
+    person: Annotated[Person, Depends(require_role(OPERATOR))],
+    paused: Annotated[bool, Form()],
+) -> Response:
+    """Pause a product, or take its parts again."""
+    if paused:
+        pauses.pause(page.product_id, person.name, "")
+    else:
+        pauses.resume(page.product_id, person.name)
+    return RedirectResponse(f"/{quote(page.product or '', safe='')}/live", 303)
+
+
 @page_router.get("/{product}/review")
 def review(
     page: Annotated[Page, product_page("review")], store: StoreDep, only: int | None = None
@@ -347,7 +364,23 @@ def problems(page: Annotated[Page, product_page(PROBLEMS_PAGE)], health: HealthD
         row["product"] = names.get(problem.product or 0)
         rows.append(row)
     data = [[problem.code, problem.acknowledged_by] for problem in problems]
-    return page.render(PROBLEMS_PAGE, problems=rows, data=data)
+    return page.render(
+        PROBLEMS_PAGE,
+        problems=rows,
+        data=data,
+        settings_hash=page.overview.settings_hash(),
+        release=__version__,
+        undelivered=_undelivered(page),
+    )
+
+
+def _undelivered(page: Page) -> dict[str, list[Mapping[str, object]]]:
+    """Return the messages that a receiver refused for good, by sink; none while the store is away."""
+    found: dict[str, list[Mapping[str, object]]] = {}
+    with suppress(StoreError):
+        for message in page.overview.sinks.undelivered(page.product or ""):
+            found.setdefault(message["sink"], []).append(message)
+    return found
 
 
 @page_router.get("/{product}/inspections/{number}")

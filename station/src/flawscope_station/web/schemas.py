@@ -54,6 +54,21 @@ class Sink(BaseModel):
     error: str | None = Field(description="why messages wait")
 
 
+class UndeliveredMessage(BaseModel):
+    """Message that a sink refused for good."""
+
+    sink: str
+    inspection: int
+    verdict: int | None = Field(description="that the message is about; null: it is about the inspection")
+    why: str
+    at: str
+    again: bool = Field(description="it is being sent again")
+
+
+class UndeliveredMessages(BaseModel):
+    messages: list[UndeliveredMessage] = Field(description="the latest 1,000 of each sink, the latest first")
+
+
 class Source(BaseModel):
     """Source from which pictures come by themselves."""
 
@@ -116,6 +131,21 @@ class Promised(BaseModel):
     several: bool = Field(description="a picture shows several parts, and the rate is that of pictures")
 
 
+class Pause(BaseModel):
+    """Pause of a product: its parts are refused with the code `paused` until somebody resumes it."""
+
+    by: str
+    at: str
+    reason: str
+
+
+class PauseRequest(BaseModel):
+    """Wish that a product be paused."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"reason": "new tool"}})
+    reason: str = Field("", max_length=200)
+
+
 class Product(BaseModel):
     """Product that is inspected, with the model that is active."""
 
@@ -144,6 +174,7 @@ class Product(BaseModel):
         description="the product of each of them; null: of all, or of the only one"
     )
     stopped: str | None = Field(description="kind of the problem for which nothing is inspected; null: none")
+    paused: Pause | None = Field(description="of a product that a person paused")
     refused: RefusedPart | None = Field(description="the last part that was not judged, since the start")
     started: str = Field(description="when the station began: what came before is no present part")
     sources: list[Source]
@@ -245,7 +276,37 @@ class Status(BaseModel):
     state: Literal["ok", "degraded"]
     problems: list[Problem]
     version: str
+    settings: str = Field(description="hash of the settings that hold")
     queue: dict[str, int]
+
+
+class SettingsInForce(BaseModel):
+    """Settings that hold, as `station.yaml` names them, with the defaults of those that it leaves out."""
+
+    hash: str = Field(description="SHA-256; equal where all values are, secrets among them")
+    settings: dict[str, object] = Field(description="secrets masked; times in seconds, sizes in bytes")
+
+
+class WatchedThread(BaseModel):
+    """Thread that the station watches."""
+
+    name: str
+    inspects: bool = Field(description="pictures are not inspected without it")
+    state: Literal["running", "failed", "hangs"]
+    failure: str | None = Field(description="why it was begun again last")
+    calling_seconds: float | None = Field(description="since it called what it waits for; null: nothing")
+
+
+class ThreadStack(BaseModel):
+    """Place in the program at which a thread is."""
+
+    name: str
+    stack: list[str] = Field(description="calls, the innermost last")
+
+
+class Threads(BaseModel):
+    watched: list[WatchedThread]
+    stacks: list[ThreadStack]
 
 
 class DriftChange(BaseModel):

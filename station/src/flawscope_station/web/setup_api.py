@@ -14,7 +14,6 @@ from flawscope.errors import InputError
 from flawscope.methods import conflicts, registry
 from flawscope.pictures import still_frames
 from flawscope_station.access.roles import ENGINEER
-from flawscope_station.setup import part_names
 from flawscope_station.setup.draft import (
     AddedPicture,
     Draft,
@@ -229,16 +228,6 @@ def check_options(draft: DraftDep, body: setup_schemas.LearningOptions) -> Answe
     return {"conflicts": [one._asdict() for one in conflicts.find_conflicts(given)]}
 
 
-@router.post("/{name}/names", response_model=setup_schemas.NameGroups)
-def read_names(draft: DraftDep, body: setup_schemas.NameMarks) -> Answer:
-    """Return the parts and views that the pictures' names tell, by marks on one of them."""
-    draft.path(body.name)
-    part, view = part_names.pattern_of(body.name, body.part), part_names.pattern_of(body.name, body.view)
-    found = {"pieces": part_names.split_name(body.name), "part": part, "view": view}
-    nothing = {"count": 0, "views": [], "parts": [], "problem": None, "pictures": []}
-    return found | (nothing if part is None else part_names.describe_parts(draft.pictures(), part, view))
-
-
 @router.post("/{name}/learn", response_model=setup_schemas.NewProductState)
 def learn(
     draft: DraftDep, drafts: DraftsDep, person: Engineer, body: setup_schemas.LearningOptions | None = None
@@ -336,12 +325,10 @@ def draft_page(name: str, request: Request, draft: DraftDep, drafts: DraftsDep, 
         cameras += [(product, number) for number in numbers]
     number = floor.addresses.products.get(name)
     day = None if number is None else pictures_a_day(floor.store.database, number)
-    example = next(iter(draft.pictures()), "")
-    marks = {key: part_names.marked_in(example, state[key]) for key in ("part", "view")}
     return page.render(
         "draft",
         sections=("new", "progress", "capture", "still", "promise", "rates"),
-        data={"state": state, "marks": marks, "day": day},
+        data={"state": state, "day": day},
         name=name,
         methods=methods,
         cameras=cameras,

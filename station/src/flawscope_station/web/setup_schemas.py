@@ -82,14 +82,6 @@ class FitOptions(BaseModel):
         None, description="how parts lie: each is found, and seen as if all lay alike; null: none"
     )
     several: bool | None = Field(None, description="pictures show several parts each")
-    part: str | None = Field(
-        None,
-        max_length=500,
-        description="pattern of names, by which one decision is made on all of its views",
-    )
-    view: str | None = Field(
-        None, max_length=500, description="pattern of the view; null: the rest of the name"
-    )
     false_alarm_rate: float | None = Field(
         None, gt=0, le=0.5, description="share of good pictures that may be called anomalous; null: 0.05"
     )
@@ -187,33 +179,6 @@ class Conflict(BaseModel):
 
 class Conflicts(BaseModel):
     conflicts: list[Conflict]
-
-
-class NameMarks(BaseModel):
-    """Marks on the name of a picture: what tells the part, and what the view. Places of `pieces`."""
-
-    model_config = ConfigDict(extra="forbid")
-    name: str = Field(max_length=300)
-    part: list[int] = Field(max_length=100)
-    view: list[int] = Field([], max_length=100)
-
-
-class FoundPart(BaseModel):
-    part: str
-    pictures: dict[str, str] = Field(description="picture by view")
-
-
-class NameGroups(BaseModel):
-    """Parts and views that names tell."""
-
-    pieces: list[str] = Field(description="of the name: words, numbers and separators")
-    part: str | None = Field(description="pattern, as an option of learning; null: nothing is marked")
-    view: str | None
-    count: int = Field(description="of parts")
-    views: list[str]
-    parts: list[FoundPart] = Field(description="the first ones")
-    problem: Literal["unmatched", "twice", "one_part", "all_alone"] | None
-    pictures: list[str] = Field(description="some that show the problem")
 
 
 class NewProductState(FitOptions):

@@ -1,17 +1,13 @@
 "use strict";
-// How a new product learns: false alarms, region, light, how parts lie, views. What does not go together is said
+// How a new product learns: false alarms, region, light, how parts lie. What does not go together is said
 // at the click; the station knows the rules.
 (() => {
-  const { byId, page, t, count, api, toggle, draft } = station;
+  const { byId, t, count, api, draft } = station;
   if (!draft) return;
   const { home, make, listed } = draft;
   const state = draft.of();
   const DELAY = 150; // ms after a change until the station is asked
-  let [part, view] = [state.part, state.view]; // patterns of names
   let conflicts = 0;
-  let named = ""; // the picture whose name is marked
-  let problem = null; // of the names
-  let parts = 0; // that they tell
 
   const method = () => byId("methods").querySelector("input:checked");
   const edges = ["left", "top", "right", "bottom"].map((name) => byId(`edge-${name}`));
@@ -33,7 +29,6 @@
 
   /** The options as the API takes them. */
   function chosen() {
-    const byParts = byId("by-parts").checked;
     return {
       method: method().value,
       preset: isAccurate() ? "accurate" : null,
@@ -45,8 +40,6 @@
       light: Number(byId("light").value) / 100 || null,
       align: byId("align").value === "none" ? null : byId("align").value,
       several: byId("several").checked || null,
-      part: byParts ? part : null,
-      view: byParts && part ? view : null,
     };
   }
 
@@ -75,7 +68,6 @@
     let sentences = outOfRange();
     if (!sentences.length) {
       const body = chosen();
-      if (byId("by-parts").checked) body.part ??= "."; // whatever will be marked
       try {
         sentences = (await api(`${home}/options`, { body })).conflicts.map(conflictWords);
       } catch (error) {
@@ -121,10 +113,9 @@
 
   // False alarms -----------------------------------------------------------------------------------------
   function showRate() {
-    const isOfParts = Boolean(chosen().part) && !problem;
-    const there = isOfParts ? parts : draft.of().pictures;
+    const there = draft.of().pictures;
     const missing = Number(byId("rate").selectedOptions[0].dataset.needed) - there;
-    byId("rate-few").textContent = missing > 0 && there ? count(isOfParts ? "new.rate_few_parts" : "new.rate_few", missing) : "";
+    byId("rate-few").textContent = missing > 0 && there ? count("new.rate_few", missing) : "";
   }
   byId("rate").addEventListener("change", showRate);
 
@@ -174,81 +165,6 @@
     ask(byId("region"));
   });
 
-  // Parts seen from several sides: what tells them is clicked in a file's name ------------------------------
-  const marked = (id) => [...byId(id).querySelectorAll("[aria-pressed=true]")].map((one) => Number(one.dataset.place));
-
-  function pieces(id, texts, marks) {
-    byId(id).replaceChildren(
-      ...texts.map((text, k) => {
-        if (!/[\p{L}\p{N}]/u.test(text)) return make("span", {}, text);
-        const button = make("button", { type: "button" }, text);
-        button.dataset.place = k;
-        button.setAttribute("aria-pressed", marks.includes(k));
-        toggle(button, () => mark(button));
-        return button;
-      }),
-    );
-  }
-
-  /** A piece tells the part or the side, not both. */
-  function mark(button) {
-    for (const other of document.querySelectorAll(`.pieces [data-place="${button.dataset.place}"]`)) {
-      if (other !== button) other.setAttribute("aria-pressed", false);
-    }
-    readNames();
-  }
-
-  let reading = Promise.resolve();
-  let turn = 0;
-  function readNames(marks = { part: marked("part"), view: marked("part-view") }, isAsked = true) {
-    turn += 1;
-    reading = readMarks(marks, isAsked, turn);
-  }
-
-  async function readMarks(marks, isAsked, mine) {
-    const name = listed.pictures[0];
-    if (!byId("by-parts").checked || !name) {
-      problem = byId("by-parts").checked ? "pictures" : null;
-      byId("names-said").textContent = problem ? t("new.views_pictures") : "";
-      showRate();
-      return draft.restart();
-    }
-    try {
-      const found = await api(`${home}/names`, { body: { name, ...marks } });
-      if (mine !== turn) return; // something else was clicked meanwhile
-      if (name !== named) {
-        named = name;
-        pieces("part", found.pieces, marks.part);
-        pieces("part-view", found.pieces, marks.view);
-      }
-      if (isAsked) [part, view] = [found.part, found.view]; // else as they were chosen, perhaps by a program
-      [problem, parts] = [found.problem, found.count];
-      showRate();
-      showParts(found);
-    } catch (error) {
-      draft.failed(error);
-    }
-    draft.restart();
-  }
-
-  function showParts(found) {
-    const said = byId("names-said");
-    said.classList.toggle("bad", Boolean(problem));
-    if (!part) said.textContent = t("new.views_none");
-    else if (problem) said.textContent = t(`new.views_${problem}`, { names: found.pictures.join(", ") });
-    else said.textContent = count("new.views_found", found.count, { views: found.views.join(", ") });
-    const row = ({ part: number, pictures }) => {
-      const sides = Object.entries(pictures).map(([side, name]) => make("figure", {}, make("img", { src: draft.small(name), alt: "" }), make("figcaption", { className: "small" }, side)));
-      return make("li", {}, make("strong", {}, number), ...sides);
-    };
-    byId("parts-found").replaceChildren(...(problem ? [] : found.parts.map(row)));
-  }
-
-  byId("by-parts").addEventListener("change", () => {
-    byId("names").hidden = !byId("by-parts").checked;
-    readNames();
-  });
-
   // As it was chosen before ------------------------------------------------------------------------------
   byId("auto").checked = !state.method || Boolean(state.auto);
   byId("auto-minutes").value = state.auto ?? 10;
@@ -259,30 +175,26 @@
   byId("light").value = state.light ? Math.round(100 * state.light) : "";
   byId("align").value = state.align ?? "none";
   byId("several").checked = state.several;
-  byId("by-parts").checked = Boolean(state.part);
-  byId("names").hidden = !state.part;
   const rates = [...byId("rate").options];
   rates.sort((one, other) => Math.abs(one.value - (state.false_alarm_rate ?? 0.05)) - Math.abs(other.value - (state.false_alarm_rate ?? 0.05)));
   rates[0].selected = true;
 
-  let version = 0; // of the pictures whose names were read
+  let version = 0; // of the pictures that are shown
   function changed() {
     showRate();
     showAccurate();
     if (version === listed.version) return;
     showWhole();
-    version = listed.version; // the pictures are others, and perhaps their names
-    if (named) readNames();
-    else readNames(page.data.marks, !state.part);
+    version = listed.version;
+    draft.restart();
   }
   /** Whether it can learn with what is chosen now: the last click counts. */
   async function ready() {
     clearTimeout(timer);
-    await reading;
     await check(null);
     return !station.options.blocked();
   }
-  station.options = { chosen, changed, ready, blocked: () => conflicts > 0 || Boolean(problem) || (byId("by-parts").checked && !part) };
+  station.options = { chosen, changed, ready, blocked: () => conflicts > 0 };
   changed();
-  if (state.part || state.align || state.light) check(null);
+  if (state.align || state.light) check(null);
 })();

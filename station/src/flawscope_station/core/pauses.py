@@ -1,0 +1,98 @@
+"""Pauses: products of which a person wants nothing inspected for a while, such as a line that is set up.
+
+A paused product is no fault: its senders are refused with a code, a PLC sees it as not ready, and the station
+counts as ready all the same. The audit is where a pause is kept: the latest event of a product tells whether
+it is paused, also after a start.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+
+from flawscope_station.core.live import Gauges
+from flawscope_station.inspecting.interlock import PausedError
+from flawscope_station.inspecting.picture import Part
+from flawscope_station.inspecting.ticket import RecordedInspection
+from flawscope_station.store.database import now
+from flawscope_station.store.insert import NewInspection
+from flawscope_station.store.records import PAUSED_EVENT, RESUMED_EVENT, Store, iso
+from flawscope_station.store.schema import events
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Pause of a product. at: microseconds since 1970."""
+
+    by: str
+    at: int
+    reason: str
+
+    def to_dict(self) -> dict[str, str]:
+        """Return the pause as the API shows it."""
+        return {"by": self.by, "at": iso(self.at), "reason": self.reason}
+
+
+class Pauses:
+    """Interlock of the products that are paused.
+
+    Args:
+        names: of products, by number; they may grow.
+    """
+
+    def __init__(self, store: Store, names: Mapping[int, str]):
+        self.store, self.names = store, names
+        self._pauses: dict[int, Pause] = {}  # by product
+        self._lock = threading.Lock()  # of changes; who reads takes them as they are
+        self._load()
+
+    def _load(self) -> None:
+        column = events.c
+        latest = select(func.max(column.id)).where(column.kind.in_((PAUSED_EVENT, RESUMED_EVENT)))
+        query = select(events).where(column.id.in_(latest.group_by(column.product_id)))
+        for row in self.store.database.rows(query):
+            if row.kind == PAUSED_EVENT and row.product_id is not None:
+                self._pauses[row.product_id] = Pause(row.who, row.at, row.text)
+
+    def of(self, product_id: int) -> Pause | None:
+        """Return the pause of a product; None: it is not paused."""
+        return self._pauses.get(product_id)
+
+    def pause(self, product_id: int, who: str, reason: str) -> None:
+        """Take no parts of a product until `resume`. StoreError: it goes on."""
+        with self._lock:
+            self.store.note_event(PAUSED_EVENT, who, reason, product_id)
+            self._pauses[product_id] = Pause(who, now(), reason)
+
+    def resume(self, product_id: int, who: str) -> None:
+        """Take parts of a product again. StoreError: it stays paused."""
+        with self._lock:
+            if product_id in self._pauses:
+                self.store.note_event(RESUMED_EVENT, who, "", product_id)
+                del self._pauses[product_id]
+
+    def gauges(self) -> Gauges:
+        """Return metrics."""
+        paused = {self.names[number]: 1.0 for number in list(self._pauses) if number in self.names}
+        return {"paused": ("1 where a person paused the product.", paused)}
+
+    # ---- interlock
+
+    def check(self, product_id: int, number: str | None) -> None:
+        """Raise PausedError where the product is paused."""
+        pause = self._pauses.get(product_id)
+        if pause is not None:
+            raise PausedError(f"{self.names[product_id]} was paused by {pause.by}: send it when it goes on")
+
+    def release(self, part: Part, record: NewInspection) -> NewInspection:
+        """Return a part that was taken before the pause; raise PausedError where its joint model found a
+        product that is paused."""
+        if record.product_id != part.product_id:
+            self.check(record.product_id, record.part)
+        return record
+
+    def recorded(self, found: RecordedInspection) -> None:
+        """Hold nothing back: what is recorded is answered."""

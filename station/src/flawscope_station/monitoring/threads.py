@@ -1,0 +1,43 @@
+"""Threads of a station as its engineers see them: what each of them waits for."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterable
+from typing import Any
+
+from flawscope_station.monitoring.background import GuardedThread
+
+
+def describe_threads(threads: Iterable[tuple[GuardedThread, bool]]) -> list[dict[str, Any]]:
+    """Return the state of threads, each with whether pictures cannot be inspected without it."""
+    return [_describe(thread, inspects) for thread, inspects in threads]
+
+
+def _describe(thread: GuardedThread, inspects: bool) -> dict[str, Any]:
+    state = "running"
+    if thread.is_down:
+        state = "failed"
+    if thread.is_stuck:
+        state = "hangs"
+    since = thread.calling_since
+    return {
+        "name": thread.name,
+        "inspects": inspects,
+        "state": state,
+        "failure": thread.failure,
+        "calling_seconds": None if since is None else round(max(0.0, time.monotonic() - since), 3),
+    }
+
+
+def thread_stacks() -> list[dict[str, Any]]:
+    """Return where each thread of the process is at the moment, the innermost call last."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    found = []
+    for number, frame in sys._current_frames().items():
+        lines = [f"{one.filename}:{one.lineno} {one.name}" for one in traceback.extract_stack(frame)]
+        found.append({"name": names.get(number, "of a library"), "stack": lines})
+    return found
