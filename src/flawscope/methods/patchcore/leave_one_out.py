@@ -20,7 +20,6 @@ from flawscope.methods.patchcore.selected_bank import (
     BankWithout,
     SelectedBank,
     distances_without,
-    score_without,
     settle,
 )
 from flawscope.methods.task import LeaveOut, LeftOut
@@ -74,7 +73,8 @@ def left_out(
         valid_mask = branch.valid_mask(inside).view(-1)
         hidden = kept[f"bank_groups.{v}"] == group
         known = distances_without(branch, part[0], hidden, valid_mask)
-        scores.append(score_without(branch, part[0], hidden, valid_mask, known, branch.bank[:0])[None])
+        score = model.picture_score.without(branch, part[0], hidden, valid_mask, known, branch.bank[:0])
+        scores.append(score[None])
         distances.append(known[None])
     return model.combine(scores, distances, inside)
 
@@ -243,7 +243,8 @@ def valid_mask_of(branch: BankBranch, inside: Tensor | None) -> Tensor:
 def set_scales(job: FitJob, raw: Sequence[LeftOutPicture]) -> np.ndarray:
     """Bring the maps of all branches to one scale, unless an earlier fit has done it; return each branch's
     own scores [N, branches], distances: good pictures spread alike in their units."""
-    model, of_map, found = job.model, job.config.score == "map", list[tuple[float, ...]]()
+    model, found = job.model, list[tuple[float, ...]]()
+    of_map = model.score_is_map_maximum
 
     def look(v: int, picture: LeftOutPicture) -> tuple[float, np.ndarray, float, float]:
         """The mean of a picture's map values in one branch, some of them, their maximum, and the branch's own
@@ -300,7 +301,7 @@ def suspicion_fence(model: Model, strengths: np.ndarray) -> float:
     limits = [upper_fence(column) for column in strengths.T]
     if len(limits) == 1:
         return limits[0]
-    part = slice(0, 2) if model.config.score == "map" else slice(2, 4)
+    part = slice(0, 2) if model.score_is_map_maximum else slice(2, 4)
     normal = model.normal[:, part].double().cpu()
     return float(model.fuse([(f - n[0]) / n[1] for f, n in zip(limits, normal, strict=True)]))
 
@@ -328,8 +329,7 @@ def calibrate_one_part(job: FitJob, patches: Patches, selections: Sequence[Selec
                 away = torch.maximum(away, known) * valid_mask_of(bank.branch, inside)
             else:
                 away = distances_in_branch(patches, i, v, bank)
-            # without Eq. 7's weight, which is at most 1: its neighbours would be of the patch itself
-            found.append((away.amax(), away))
+            found.append((job.model.picture_score.of_distances(away), away))
         return LeftOutPicture(found, inside)
 
     with workers(job.device) as each:
