@@ -139,7 +139,8 @@ def test_what_happens_is_seen_live(api, parts):
         assert kind == "state"
         assert set(state) == {
             "rate", "backlog", "waiting", "problem", "problems", "sources", "timing", "views",
-            "problem_products", "stopped", "refused", "started", "at", "promised", "counts", "product"
+            "problem_products", "stopped", "refused", "started", "at", "promised", "counts", "product",
+            "paused"
         }  # fmt: skip
         sent = [send(api, part, f"{k}.png").json() for k, part in enumerate(parts[:3])]
         seen = []
