@@ -163,6 +163,7 @@ def of_plate(**given: Any) -> dict[str, Any]:
         *((of_plate(sources=[{"folder": "in", "pattern": text}]), said) for text, said in PATTERNS.items()),
         *((of_plate() | {"mqtt": given}, said) for given, said in MQTT),
         *(({"shifts": given}, said) for given, said in SHIFTS),
+        (of_plate(learn={"rule": "auto"}), "rule is no setting any more: a person activates a version"),
         *(
             (of_plate(**{name: text}), f"product plate: {name}: '{text}' {SHARE}")
             for name in ("drift", "false_alarm_rate")

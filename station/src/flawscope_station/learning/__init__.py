@@ -1,2 +1,2 @@
 """Learning from verdicts: candidates for the next version of a model are made beside the inspections, judged,
-and activated by a person or by a rule."""
+and activated by a person."""
