@@ -41,7 +41,7 @@ SHARPEST = 20  # percentile of the edges' widths: some edges of a part are round
 TRIMMED, TRIMMED_VARIANCE = 90, 0.623  # percentile of squares; mean of those below, of a normal variable
 MAX_POSITION_ERROR = 0.1  # pixels: a movement that is known less well is not told
 BLINK_LEVELS, BLINK_NOISE = 30.0, 10.0  # grey levels, and standard deviations, by which a pixel blinks
-WHITE_LEVEL = 252.5  # grey levels: some of the light of brighter pixels is lost
+WHITE_LEVEL = 254.0  # grey levels: of brighter light no more is seen
 BACKLIGHT_SHARE = 0.3  # of the pixels: more white is a light behind the part
 
 
